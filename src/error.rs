@@ -1,0 +1,117 @@
+//! The one error of the program: what was being done, why it failed, and what to do about it.
+//!
+//! Its [`Kind`] is what callers act on: the command line turns it into an exit code. What is only told to a person is text.
+
+use std::borrow::Cow;
+use std::io;
+
+/// What an error means for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The request itself is wrong: an unknown snapshot, a bad pattern.
+    Usage,
+    /// The store, the disk or the source refused or failed.
+    Failed,
+    /// What is stored is not what was stored: missing, cut short, altered, or made to do harm.
+    Damage,
+}
+
+/// An error with what was being done, why it failed and, where something can be done, what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {doing}: {why}{}", hint.as_ref().map(|h| format!("\n  {h}")).unwrap_or_default())]
+pub struct Error {
+    kind: Kind,
+    doing: String,
+    why: String,
+    hint: Option<Cow<'static, str>>,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    fn new(kind: Kind, doing: impl Into<String>, why: impl ToString) -> Self {
+        Error { kind, doing: doing.into(), why: why.to_string(), hint: None }
+    }
+
+    /// The request is wrong.
+    pub fn usage(doing: impl Into<String>, why: impl ToString) -> Self {
+        Self::new(Kind::Usage, doing, why)
+    }
+
+    /// Something outside refused or failed.
+    pub fn failed(doing: impl Into<String>, why: impl ToString) -> Self {
+        Self::new(Kind::Failed, doing, why)
+    }
+
+    /// Stored bytes are not what they should be.
+    pub fn damage(doing: impl Into<String>, why: impl ToString) -> Self {
+        Self::new(Kind::Damage, doing, why)
+    }
+
+    /// A failed system call, with the hint that its error number deserves.
+    pub fn io(doing: impl Into<String>, source: &io::Error) -> Self {
+        let hint = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Some("The disk is full. Free some space and run it again; nothing that was stored is lost.")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Some("That filesystem is read-only. Remount it for writing or name another place.")
+            }
+            io::ErrorKind::PermissionDenied => {
+                Some("Run it as a user who may, or change the owner or mode of what is named above.")
+            }
+            _ => None,
+        };
+        Error { hint: hint.map(Cow::Borrowed), ..Self::new(Kind::Failed, doing, source) }
+    }
+
+    /// Adds what the user can do about it.
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says in what larger work it happened; the reason and the hint stay.
+    pub fn within(mut self, doing: impl Into<String>) -> Self {
+        self.why = format!("{}: {}", self.doing, self.why);
+        self.doing = doing.into();
+        self
+    }
+
+    /// What the caller should make of it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+/// Names what was being done when a system call failed.
+pub trait Doing<T> {
+    /// Turns the failure into an [`Error`]; `what` continues "could not …".
+    fn doing<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|e| Error::io(what(), &e))
+    }
+}
+
+impl<T> Doing<T> for rustix::io::Result<T> {
+    fn doing<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|e| Error::io(what(), &e.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_why_and_what_to_do() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let said = Error::io("write packs/ab", &full).within("take a snapshot of ./data").to_string();
+        assert!(said.starts_with("could not take a snapshot of ./data: write packs/ab: "), "{said}");
+        assert!(said.contains("Free some space"), "{said}");
+    }
+}

@@ -1,0 +1,9 @@
+//! lastgood keeps the state of an app that lives on disposable machines: it takes snapshots of a data directory into a
+//! vault, and puts the last good one back.
+//!
+//! Data flows down this list on backup, and up it on restore.
+
+pub mod error;
+pub mod monitor;
+pub mod store;
+pub mod vault;

@@ -1,0 +1,78 @@
+//! How the engine tells what it is doing. It never prints: it calls a [`Monitor`], and the caller decides what that does.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Hears of progress. Called from several threads.
+pub trait Monitor: Send + Sync {
+    /// A part of the work begins, over so many bytes where that is known.
+    fn begin(&self, _what: &str, _bytes: Option<u64>) {}
+    /// It has become known over how many bytes the part goes.
+    fn total(&self, _bytes: u64) {}
+    /// More bytes are done.
+    fn advance(&self, _bytes: u64) {}
+    /// Something that the user should know, and that does not stop the work.
+    fn warn(&self, _what: &str) {}
+    /// Whether it is worth finding out how much work there is before it is done.
+    fn wants_total(&self) -> bool {
+        false
+    }
+}
+
+/// Hears nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Monitor for Silent {}
+
+/// Keeps the warnings, for tests.
+#[derive(Debug, Default)]
+pub struct Collect {
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Collect {
+    /// The warnings so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Monitor for Collect {
+    fn warn(&self, what: &str) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(what.to_owned());
+    }
+}
+
+/// What the engine is given from outside: nothing in it asks the environment.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Fills a buffer with random bytes.
+    pub random: &'a (dyn Fn(&mut [u8]) -> crate::error::Result<()> + Sync),
+    /// Threads for each kind of work that uses all cores.
+    pub threads: usize,
+    /// Set from outside to stop the work; it ends with an error soon after, and nothing is committed.
+    pub stop: &'a std::sync::atomic::AtomicBool,
+    /// Hears of progress.
+    pub monitor: &'a dyn Monitor,
+}
+
+impl Context<'_> {
+    /// Fails when the work was told to stop.
+    ///
+    /// # Errors
+    /// That it was.
+    pub fn check(&self, doing: &str) -> crate::error::Result<()> {
+        if self.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(crate::error::Error::failed(doing, "it was told to stop"));
+        }
+        Ok(())
+    }
+}
+
+/// Random bytes from the system.
+///
+/// # Errors
+/// A system that has none.
+pub fn system_random(buffer: &mut [u8]) -> crate::error::Result<()> {
+    getrandom::fill(buffer).map_err(|e| crate::error::Error::failed("get random bytes", e))
+}

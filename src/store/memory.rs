@@ -1,0 +1,76 @@
+//! A store in memory, for tests of what stands above stores.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Error, Meta, Result, Store};
+
+/// Objects in a map.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    objects: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+impl MemoryStore {
+    /// The objects themselves, for a test that breaks them.
+    pub fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        // A panic elsewhere leaves the map whole: each change is a single call.
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn url(&self) -> String {
+        "memory:".into()
+    }
+
+    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        match self.objects().entry(name.to_owned()) {
+            std::collections::btree_map::Entry::Occupied(_) => Err(Error::AlreadyExists { name: name.into() }),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(body.concat());
+                Ok(())
+            }
+        }
+    }
+
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let objects = self.objects();
+        let object = objects.get(name).ok_or_else(|| Error::NotFound { name: name.into() })?;
+        let size = object.len() as u64;
+        if size > limit {
+            return Err(Error::OutOfRange { name: name.into(), size, wanted: limit });
+        }
+        Ok(object.clone())
+    }
+
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+        let objects = self.objects();
+        let object = objects.get(name).ok_or_else(|| Error::NotFound { name: name.into() })?;
+        let end = offset.saturating_add(length);
+        object.get(offset as usize..end as usize).map(<[u8]>::to_vec).ok_or_else(|| Error::OutOfRange {
+            name: name.into(),
+            size: object.len() as u64,
+            wanted: end,
+        })
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        Ok(self
+            .objects()
+            .range(folder.to_owned()..)
+            .take_while(|(name, _)| name.starts_with(folder))
+            .map(|(name, body)| Meta { name: name.clone(), size: body.len() as u64 })
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_contract() {
+        crate::store::contract::run(&|| (Box::new(MemoryStore::default()), Box::new(())));
+    }
+}

@@ -1,0 +1,70 @@
+//! A store that writes down what is asked of it, so that tests can assert order and number of calls.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{Meta, Result, Store};
+
+/// One call, after it was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// `create`, `get`, `range` or `list`.
+    pub verb: &'static str,
+    /// The object or folder.
+    pub name: String,
+    /// Bytes sent or received; for a listing, objects.
+    pub amount: u64,
+    /// Whether it succeeded.
+    pub ok: bool,
+}
+
+/// Passes every call on and remembers it.
+#[derive(Debug)]
+pub struct RecordStore<S> {
+    inner: S,
+    calls: Mutex<Vec<Call>>,
+}
+
+impl<S: Store> RecordStore<S> {
+    /// Records the calls to `inner`.
+    pub fn new(inner: S) -> Self {
+        RecordStore { inner, calls: Mutex::default() }
+    }
+
+    /// The calls since the last time this was asked, in the order in which they were answered.
+    pub fn take(&self) -> Vec<Call> {
+        std::mem::take(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note<T>(&self, verb: &'static str, name: &str, answer: Result<T>, amount: impl Fn(&T) -> u64) -> Result<T> {
+        let call = Call {
+            verb,
+            name: name.into(),
+            amount: answer.as_ref().map(amount).unwrap_or_default(),
+            ok: answer.is_ok(),
+        };
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        answer
+    }
+}
+
+impl<S: Store> Store for RecordStore<S> {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        let size = body.iter().map(|c| c.len() as u64).sum();
+        self.note("create", name, self.inner.create(name, body), |_| size)
+    }
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        self.note("get", name, self.inner.get(name, limit), |b| b.len() as u64)
+    }
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.note("range", name, self.inner.get_range(name, offset, length), |b| b.len() as u64)
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        self.note("list", folder, self.inner.list(folder), |l| l.len() as u64)
+    }
+    fn now(&self) -> Result<jiff::Timestamp> {
+        self.inner.now()
+    }
+}

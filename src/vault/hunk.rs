@@ -1,0 +1,325 @@
+//! A run of entries as the content of one index frame.
+//!
+//! Hunks end where the hash of a path says so, so that an added or removed file changes one hunk and not all that follow,
+//! and a hunk whose entries did not change is the same bytes again, which is how it is found and reused.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Entry, Extent, FrameRef, Kind, Map, MapFrame};
+use super::hex::{Hash, PackId};
+use super::lines::{Frame, Lines, PackNumbers};
+use super::list::List;
+use super::path::{Bytes, EntryPath};
+use crate::error::{Error, Result};
+
+/// A hunk ends after an entry whose path hashes to zero under this mask: every 512th, on average.
+const CUT_MASK: u16 = 0x1ff;
+/// And at this many bytes.
+const MAX_HUNK: usize = 1 << 20;
+
+type WireExtent = (Option<u32>, u64, u64);
+type WireFrame = (u32, u64, u64, Hash);
+type WireMapFrame = (u32, u64, u64, Hash, u64);
+
+#[derive(Serialize, Deserialize)]
+struct WireMap {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    items: Option<Vec<WireMapFrame>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frames: Option<Vec<WireFrame>>,
+    packs: Vec<u32>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+fn one_block() -> u64 {
+    super::entry::TAR_BLOCK
+}
+
+fn is_one_block(value: &u64) -> bool {
+    *value == one_block()
+}
+
+/// An entry as it is written; see `format.md`.
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    path: Cow<'a, EntryPath>,
+    #[serde(rename = "type")]
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    size: u64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: i64,
+    ctime: i64,
+    inode: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target: Option<Cow<'a, Bytes>>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    xattrs: Cow<'a, [(Bytes, Bytes)]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hash: Option<Hash>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    link: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    racy: bool,
+    #[serde(default = "one_block", skip_serializing_if = "is_one_block")]
+    header: u64,
+    extents: Vec<WireExtent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    map: Option<WireMap>,
+}
+
+/// Collects entries until a hunk is full.
+#[derive(Debug)]
+pub struct HunkBuilder {
+    frame: Frame,
+    packs: PackNumbers,
+    entries: u64,
+    first: EntryPath,
+    line: Vec<u8>,
+}
+
+/// A finished hunk.
+#[derive(Debug)]
+pub struct Hunk {
+    /// The frame's content.
+    pub bytes: Vec<u8>,
+    /// How many entries it holds.
+    pub entries: u64,
+    /// The path of the first one.
+    pub first: EntryPath,
+    /// Every pack that its entries and their maps reach.
+    pub packs: Vec<PackId>,
+}
+
+impl Default for HunkBuilder {
+    fn default() -> Self {
+        HunkBuilder {
+            frame: Frame::new("hunk"),
+            packs: PackNumbers::default(),
+            entries: 0,
+            first: EntryPath::root(),
+            line: Vec::new(),
+        }
+    }
+}
+
+impl HunkBuilder {
+    /// Adds the next entry in path order; gives the hunk when it ends with this entry.
+    ///
+    /// # Errors
+    /// An entry that no reader would take: a fault of the program, found before it is stored.
+    pub fn push(&mut self, entry: &Entry) -> Result<Option<Hunk>> {
+        let refused = |why: String| Error::failed(format!("record the entry {}", entry.path), why);
+        entry.check().map_err(refused)?;
+        if self.entries == 0 {
+            self.first = entry.path.clone();
+        }
+        self.entries += 1;
+        let wire = to_wire(entry, &mut self.packs);
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()))?;
+        self.frame.line(&self.line);
+        let hash = Hash::of(entry.path.bytes()).0;
+        let ends = u16::from_le_bytes([hash[0], hash[1]]) & CUT_MASK == 0 || self.frame.len() > MAX_HUNK;
+        Ok(if ends { self.finish() } else { None })
+    }
+
+    /// The hunk of what was added since the last one; none if nothing was.
+    pub fn finish(&mut self) -> Option<Hunk> {
+        if self.entries == 0 {
+            return None;
+        }
+        let done = std::mem::take(self);
+        let packs = done.packs.packs().to_vec();
+        Some(Hunk { bytes: done.frame.finish(&packs), entries: done.entries, first: done.first, packs })
+    }
+}
+
+fn to_wire<'a>(entry: &'a Entry, packs: &mut PackNumbers) -> Wire<'a> {
+    let extents = entry.extents.iter().map(|e| (e.pack.map(|p| packs.of(p)), e.offset, e.length)).collect();
+    let map = entry.map.as_ref().map(|map| {
+        let frame = |packs: &mut PackNumbers, f: &FrameRef| (packs.of(f.pack), f.offset, f.length, f.hash);
+        let (mut items, mut frames) = (None, None);
+        match &map.frames {
+            List::Items(list) => {
+                let wire = |m: &MapFrame| {
+                    let (pack, offset, length, hash) = frame(packs, &m.frame);
+                    (pack, offset, length, hash, m.content)
+                };
+                items = Some(list.iter().map(wire).collect());
+            }
+            List::Frames(list) => frames = Some(list.iter().map(|f| frame(packs, f)).collect()),
+        }
+        WireMap { items, frames, packs: map.packs.iter().map(|p| packs.of(*p)).collect() }
+    });
+    Wire {
+        path: Cow::Borrowed(&entry.path),
+        kind: entry.kind,
+        size: entry.size,
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+        ctime: entry.ctime,
+        inode: entry.inode,
+        target: entry.target.as_ref().map(Cow::Borrowed),
+        xattrs: Cow::Borrowed(&entry.xattrs),
+        hash: entry.hash,
+        link: entry.link.as_deref().map(Cow::Borrowed),
+        racy: entry.racy,
+        header: entry.header,
+        extents,
+        map,
+    }
+}
+
+fn from_wire(wire: Wire, packs: &[PackId]) -> Result<Entry, String> {
+    let pack = |n: u32| {
+        packs.get(n as usize).copied().ok_or_else(|| format!("{}: pack number {n} of {}", wire.path, packs.len()))
+    };
+    let extents = wire
+        .extents
+        .iter()
+        .map(|&(number, offset, length)| Ok(Extent { pack: number.map(pack).transpose()?, offset, length }));
+    let frame =
+        |&(number, offset, length, hash): &WireFrame| Ok(FrameRef { pack: pack(number)?, offset, length, hash });
+    let map = wire.map.as_ref().map(|map| {
+        let frames = match (&map.items, &map.frames) {
+            (Some(items), None) => {
+                let one =
+                    |&(p, o, l, h, content): &WireMapFrame| Ok(MapFrame { frame: frame(&(p, o, l, h))?, content });
+                List::Items(items.iter().map(one).collect::<Result<_, String>>()?)
+            }
+            (None, Some(frames)) => List::Frames(frames.iter().map(frame).collect::<Result<_, String>>()?),
+            _ => return Err(format!("{}: a map needs either items or frames", wire.path)),
+        };
+        Ok(Map { frames, packs: map.packs.iter().map(|&n| pack(n)).collect::<Result<_, _>>()? })
+    });
+    let entry = Entry {
+        extents: extents.collect::<Result<_, String>>()?,
+        map: map.transpose()?,
+        path: wire.path.into_owned(),
+        kind: wire.kind,
+        size: wire.size,
+        mode: wire.mode,
+        uid: wire.uid,
+        gid: wire.gid,
+        mtime: wire.mtime,
+        ctime: wire.ctime,
+        inode: wire.inode,
+        target: wire.target.map(Cow::into_owned),
+        xattrs: wire.xattrs.into_owned(),
+        hash: wire.hash,
+        link: wire.link.map(Cow::into_owned),
+        racy: wire.racy,
+        header: wire.header,
+    };
+    entry.check()?;
+    Ok(entry)
+}
+
+/// The entries of a hunk.
+///
+/// # Errors
+/// Text that says what is wrong with the bytes.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+    let (lines, packs) = Lines::parse("hunk", bytes)?;
+    lines
+        .map(|line| {
+            let wire = serde_json::from_slice::<Wire>(line).map_err(|e| format!("an entry: {e}"))?;
+            from_wire(wire, &packs)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::vault::hex::Hex;
+    use proptest::prelude::*;
+
+    /// An entry of every shape that the format has.
+    pub fn any_entry() -> impl Strategy<Value = Entry> {
+        let name = prop::collection::vec(prop_oneof![Just(b'a'), Just(b'\\'), 1..=255u8], 1..20);
+        let path = name.prop_filter_map("a path", |bytes| EntryPath::new(bytes).ok().filter(|p| !p.is_root()));
+        let numbers = (any::<i64>(), any::<i64>(), any::<u64>(), 0..=0o7777u32, any::<u32>(), any::<bool>());
+        let shape = (0..4u8, 0..2_000_000u64, any::<bool>(), prop::collection::vec(any::<u8>(), 0..9));
+        (path, numbers, shape).prop_map(|(path, (mtime, ctime, inode, mode, uid, racy), (kind, size, long, value))| {
+            let kind = [Kind::File, Kind::Folder, Kind::Symlink, Kind::Fifo][usize::from(kind)];
+            let is_file = kind == Kind::File;
+            let size = if is_file { size } else { 0 };
+            let pack = |n| Hex([n; 16]);
+            let mapped = is_file && size > 1_000_000;
+            let mut extents = Vec::new();
+            Extent { pack: Some(pack(1)), offset: size, length: 512 }.push(&mut extents);
+            if !mapped {
+                Extent { pack: Some(pack(2)), offset: 0, length: size }.push(&mut extents);
+            }
+            Extent::zeros(crate::vault::entry::padding(size)).push(&mut extents);
+            let frame = FrameRef { pack: pack(3), offset: 7, length: 9, hash: Hash::of(b"frame") };
+            let frames =
+                if long { List::Frames(vec![frame]) } else { List::Items(vec![MapFrame { frame, content: size }]) };
+            Entry {
+                path,
+                kind,
+                size,
+                mode,
+                uid,
+                gid: uid ^ 1,
+                mtime,
+                ctime,
+                inode,
+                target: (kind == Kind::Symlink).then(|| Bytes(b"../\xff\\".to_vec())),
+                xattrs: if value.is_empty() { vec![] } else { vec![(Bytes(b"user.x".to_vec()), Bytes(value))] },
+                hash: is_file.then(|| Hash::of(b"content")),
+                link: (is_file && long).then(|| "2a-77".to_owned()),
+                racy,
+                header: 512,
+                extents,
+                map: mapped.then(|| Map { frames, packs: vec![pack(2), pack(3)] }),
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn entries_come_back(entries in prop::collection::vec(any_entry(), 1..20)) {
+            let mut builder = HunkBuilder::default();
+            let mut hunks = Vec::new();
+            for entry in &entries {
+                hunks.extend(builder.push(entry).unwrap());
+            }
+            hunks.extend(builder.finish());
+            let back: Vec<_> = hunks.iter().flat_map(|h| parse(&h.bytes).unwrap()).collect();
+            prop_assert_eq!(back, entries);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), entry in any_entry(), at in any::<prop::sample::Index>(), byte: u8) {
+            let _ = parse(&bytes);
+            let mut builder = HunkBuilder::default();
+            let mut hunk = builder.push(&entry).unwrap().or_else(|| builder.finish()).unwrap().bytes;
+            let at = at.index(hunk.len());
+            hunk[at] = byte;
+            let _ = parse(&hunk);
+        }
+    }
+
+    #[test]
+    fn what_the_head_does_not_number_is_refused() {
+        let bytes = b"{\"lastgood\":\"hunk\",\"packs\":[]}\n{\"path\":\"a\",\"type\":\"folder\",\"mode\":493,\"uid\":0,\"gid\":0,\
+            \"mtime\":0,\"ctime\":0,\"inode\":1,\"extents\":[[0,0,512]]}\n";
+        assert!(parse(bytes).unwrap_err().contains("pack number 0 of 0"));
+    }
+}

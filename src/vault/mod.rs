@@ -1,0 +1,206 @@
+//! The format: what a vault's objects are and what their bytes mean. `format.md` writes it down for readers of other kinds.
+//!
+//! [`root`] names [`hunk`]s, those hold [`entry`]s, entries name ranges of [`pack`]s' content, directly or through a [`map`].
+
+pub mod entry;
+pub mod hex;
+pub mod hunk;
+pub mod lines;
+pub mod list;
+pub mod map;
+pub mod pack;
+pub mod path;
+pub mod read;
+pub mod root;
+pub mod tar;
+pub mod tree;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use self::hex::Hex;
+use self::root::{CHECKPOINTS, FORMAT, MAX_ROOT, Root, SNAPSHOTS, SnapshotName, check_format};
+use crate::error::{Error, Result};
+use crate::store::{self, Store};
+
+/// The object without which there is no vault.
+pub const CONFIG: &str = "vault.json";
+/// The object that tells a person how to restore without this program.
+pub const README: &str = "README.md";
+
+/// What `vault.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VaultConfig {
+    /// The version of the format.
+    pub format: u32,
+    /// The vault's own random name; roots repeat it.
+    pub id: Hex<16>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// The key of short block hashes, so that nobody can make blocks collide on purpose.
+    pub hash_key: Hex<32>,
+    /// How objects are encrypted; always null in this format.
+    pub encryption: Option<String>,
+    /// The first 16 bytes of the BLAKE3 of this document with this field empty.
+    pub check: String,
+}
+
+impl VaultConfig {
+    fn checksum(&self) -> Result<String> {
+        let unchecked = VaultConfig { check: String::new(), ..self.clone() };
+        let bytes = serde_json::to_vec(&unchecked).map_err(|e| Error::failed("write vault.json", e))?;
+        Ok(hex::Hash::of(&bytes).to_string())
+    }
+
+    /// Reads `vault.json`.
+    ///
+    /// # Errors
+    /// Text that says what is wrong with the bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        check_format(bytes)?;
+        let config: Self = serde_json::from_slice(bytes).map_err(|e| format!("it is not a vault.json: {e}"))?;
+        if config.encryption.is_some() {
+            return Err("it is encrypted, which this version of lastgood cannot read".into());
+        }
+        if config.checksum().map_err(|e| e.to_string())? != config.check {
+            return Err("its bytes are not those that were written".into());
+        }
+        Ok(config)
+    }
+}
+
+/// An open vault.
+pub struct Vault {
+    /// Where its objects are.
+    pub store: Box<dyn Store>,
+    /// What `vault.json` says.
+    pub config: VaultConfig,
+}
+
+impl Vault {
+    /// Opens the vault in `store`; none if there is no `vault.json` and nothing that belongs to a vault either.
+    ///
+    /// # Errors
+    /// A store that fails; damage to `vault.json`, its loss among them.
+    pub fn find(store: Box<dyn Store>) -> Result<Result<Vault, Box<dyn Store>>> {
+        let doing = || format!("open the vault {}", store.url());
+        let bytes = match store.get(CONFIG, MAX_ROOT) {
+            Ok(bytes) => bytes,
+            Err(store::Error::NotFound { .. }) => {
+                if store.list(SNAPSHOTS).map_err(|e| e.while_doing(doing()))?.is_empty() {
+                    return Ok(Err(store));
+                }
+                let why = "vault.json is missing, but there are snapshots";
+                return Err(Error::damage(doing(), why).hint(
+                    "Put vault.json back from a copy of the vault. README.md in the vault says how to restore without it.",
+                ));
+            }
+            Err(why) => return Err(why.while_doing(doing())),
+        };
+        let config = VaultConfig::parse(&bytes).map_err(|why| {
+            Error::damage(doing(), format!("vault.json: {why}")).hint(
+                "Put vault.json back from a copy of the vault. README.md in the vault says how to restore without it.",
+            )
+        })?;
+        Ok(Ok(Vault { store, config }))
+    }
+
+    /// Opens the vault in `store`, which must be one.
+    ///
+    /// # Errors
+    /// As [`Vault::find`]; and where there is no vault.
+    pub fn open(store: Box<dyn Store>) -> Result<Vault> {
+        Self::find(store)?.map_err(|store| {
+            Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)").hint(
+                "Check the address. `lastgood init` makes a new, empty vault; `lastgood backup` does for a local one.",
+            )
+        })
+    }
+
+    /// Makes a new vault: README.md, then `vault.json`. When another process makes it at the same time, its vault is opened.
+    ///
+    /// # Errors
+    /// A store that fails, or that already holds a vault.
+    pub fn init(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Vault> {
+        let doing = || format!("make a vault at {}", store.url());
+        let (mut id, mut key) = ([0; 16], [0; 32]);
+        random(&mut id)?;
+        random(&mut key)?;
+        let mut config = VaultConfig {
+            format: FORMAT,
+            id: Hex(id),
+            created: store.now().map_err(|e| e.while_doing(doing()))?,
+            hash_key: Hex(key),
+            encryption: None,
+            check: String::new(),
+        };
+        config.check = config.checksum()?;
+        match store.create(README, &[include_bytes!("restore-by-hand.md")]) {
+            Ok(()) | Err(store::Error::AlreadyExists { .. }) => {}
+            Err(why) => return Err(why.while_doing(doing())),
+        }
+        let mut bytes = serde_json::to_vec(&config).map_err(|e| Error::failed(doing(), e))?;
+        bytes.push(b'\n');
+        match store.create(CONFIG, &[&bytes]) {
+            Ok(()) => Ok(Vault { store, config }),
+            Err(why) => Err(why.while_doing(doing())),
+        }
+    }
+
+    /// The names of all snapshots, oldest first: by number, then time.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotName>> {
+        self.names(SNAPSHOTS)
+    }
+
+    /// The names of all checkpoints, oldest first.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn checkpoints(&self) -> Result<Vec<SnapshotName>> {
+        self.names(CHECKPOINTS)
+    }
+
+    fn names(&self, folder: &str) -> Result<Vec<SnapshotName>> {
+        let doing = || format!("list the {} of {}", folder.trim_end_matches('/'), self.store.url());
+        let objects = self.store.list(folder).map_err(|e| e.while_doing(doing()))?;
+        let mut names = Vec::with_capacity(objects.len());
+        for object in objects {
+            match SnapshotName::parse_object(folder, &object.name) {
+                Some(name) => names.push(name),
+                None => tracing::warn!("{} is not named as a snapshot is; it is left alone", object.name),
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// A snapshot's root.
+    ///
+    /// # Errors
+    /// A store that fails; a missing or altered root, or one of another vault or format.
+    pub fn root(&self, name: SnapshotName) -> Result<Root> {
+        self.read_root(SNAPSHOTS, name)
+    }
+
+    /// A checkpoint's root.
+    ///
+    /// # Errors
+    /// As [`Vault::root`].
+    pub fn checkpoint(&self, name: SnapshotName) -> Result<Root> {
+        self.read_root(CHECKPOINTS, name)
+    }
+
+    fn read_root(&self, folder: &str, name: SnapshotName) -> Result<Root> {
+        let doing = || format!("read the root of snapshot {name}");
+        let bytes = self.store.get(&name.object(folder), MAX_ROOT).map_err(|e| e.while_doing(doing()))?;
+        let root = Root::parse(name, &bytes)?;
+        if root.vault != self.config.id {
+            let why = format!("it belongs to the vault {}, and this one is {}", root.vault, self.config.id);
+            return Err(Error::damage(doing(), why));
+        }
+        Ok(root)
+    }
+}

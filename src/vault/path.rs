@@ -1,0 +1,271 @@
+//! Names inside a snapshot: paths, and other bytes that are nearly always text.
+//!
+//! Names on Unix are bytes. In JSON they are written as text with two escapes: a backslash is `\\` and a byte that is not
+//! part of valid UTF-8 is `\xNN`, so that every sequence of bytes has exactly one spelling.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The longest path that an entry may have, in bytes.
+pub const MAX_PATH: usize = 32 << 10;
+
+/// Bytes as text, escaped where they are not UTF-8.
+pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && !text.contains('\\')
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(bytes.len() + 16);
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(&chunk.valid().replace('\\', "\\\\"));
+        chunk.invalid().iter().for_each(|byte| out.push_str(&format!("\\x{byte:02x}")));
+    }
+    Cow::Owned(out)
+}
+
+/// The bytes that [`escape`] wrote as `text`.
+///
+/// # Errors
+/// A backslash that begins no escape.
+pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|&b| b == b'\\') {
+        out.extend_from_slice(&rest[..at]);
+        rest = match &rest[at + 1..] {
+            [b'\\', rest @ ..] => {
+                out.push(b'\\');
+                rest
+            }
+            [b'x', high, low, rest @ ..] => {
+                let digit = |c: u8| (c as char).to_digit(16).ok_or_else(|| format!("a bad \\x escape in {text:?}"));
+                out.push((digit(*high)? << 4 | digit(*low)?) as u8);
+                rest
+            }
+            _ => return Err(format!("a backslash that begins no escape in {text:?}")),
+        };
+    }
+    out.extend_from_slice(rest);
+    Ok(out)
+}
+
+/// Any bytes, as escaped text in JSON: link targets, names and values of extended attributes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Bytes(pub Vec<u8>);
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", escape(&self.0))
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&escape(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(from)?;
+        unescape(&text).map(Bytes).map_err(de::Error::custom)
+    }
+}
+
+/// An entry's path below the data directory; the data directory itself is the empty path, written `.`.
+///
+/// Neither absolute nor with `.`, `..`, empty components or NUL, so that joining it to a folder stays in that folder. The
+/// order is that of a depth-first walk with names compared as bytes: component by component.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct EntryPath(Vec<u8>);
+
+impl EntryPath {
+    /// The data directory itself.
+    pub fn root() -> Self {
+        EntryPath(Vec::new())
+    }
+
+    /// Checks a path; `.` is the data directory.
+    ///
+    /// # Errors
+    /// What is wrong with it, as text.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, String> {
+        let bytes = bytes.into();
+        let wrong = |why| Err(format!("the path {:?} {why}", escape(&bytes[..bytes.len().min(200)])));
+        if bytes == b"." {
+            return Ok(Self::root());
+        }
+        if bytes.len() > MAX_PATH {
+            return wrong("is too long");
+        }
+        for part in bytes.split(|&b| b == b'/') {
+            match part {
+                b"" => return wrong("is absolute or has an empty component"),
+                b"." | b".." => return wrong("has a component . or .."),
+                _ if part.contains(&0) => return wrong("has a NUL byte"),
+                _ => {}
+            }
+        }
+        Ok(EntryPath(bytes))
+    }
+
+    /// The path of `name` in this folder.
+    pub fn join(&self, name: &[u8]) -> Self {
+        let mut path = Vec::with_capacity(self.0.len() + 1 + name.len());
+        path.extend_from_slice(&self.0);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        EntryPath(path)
+    }
+
+    /// The bytes, with `/` between components; none for the data directory.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether this is the data directory itself.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The folder that it is in; the data directory is in none.
+    pub fn parent(&self) -> Option<&[u8]> {
+        (!self.is_root()).then(|| match self.0.iter().rposition(|&b| b == b'/') {
+            Some(at) => &self.0[..at],
+            None => &[],
+        })
+    }
+
+    /// Its last component.
+    pub fn name(&self) -> &[u8] {
+        self.0.rsplit(|&b| b == b'/').next().unwrap_or_default()
+    }
+
+    /// Whether `self` is `above` or lies in it.
+    pub fn is_in(&self, above: &EntryPath) -> bool {
+        match self.0.strip_prefix(above.0.as_slice()) {
+            Some(rest) => above.is_root() || rest.is_empty() || rest[0] == b'/',
+            None => false,
+        }
+    }
+
+    /// As a relative path of the filesystem; empty for the data directory.
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+}
+
+impl Ord for EntryPath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // A separator sorts before every byte of a name, which makes the order of bytes that of components.
+        let rank = |b: &u8| if *b == b'/' { 0 } else { *b };
+        let common = self.0.iter().zip(&other.0).position(|(a, b)| a != b);
+        match common {
+            Some(at) => rank(&self.0[at]).cmp(&rank(&other.0[at])),
+            None => self.0.len().cmp(&other.0.len()),
+        }
+    }
+}
+
+impl PartialOrd for EntryPath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_root() { "." } else { "" })?;
+        f.write_str(&escape(&self.0))
+    }
+}
+
+impl fmt::Debug for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+impl Serialize for EntryPath {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if self.is_root() { to.serialize_str(".") } else { to.serialize_str(&escape(&self.0)) }
+    }
+}
+
+impl<'de> Deserialize<'de> for EntryPath {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let bytes = Bytes::deserialize(from)?;
+        EntryPath::new(bytes.0).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::new(text).unwrap()
+    }
+
+    #[test]
+    fn what_leaves_the_folder_is_no_path() {
+        for bad in ["", "/", "/a", "a/", "a//b", "..", "a/..", "a/../b", "./a", "a/.", "a\0b"] {
+            assert!(EntryPath::new(bad).is_err(), "{bad:?}");
+        }
+        for good in [".", "a", "...", "a/..b", "-", "a b/\n"] {
+            assert!(EntryPath::new(good).is_ok(), "{good:?}");
+        }
+        assert!(EntryPath::new(vec![b'a'; MAX_PATH + 1]).is_err());
+    }
+
+    #[test]
+    fn the_order_is_that_of_a_walk() {
+        let order = [".", "a", "a/b", "a/b/c", "a\u{1}", "a b", "a-b", "a.b", "a0", "b"];
+        let mut sorted: Vec<_> = order.iter().rev().map(|p| path(p)).collect();
+        sorted.sort();
+        assert_eq!(sorted, order.map(path));
+    }
+
+    #[test]
+    fn containment_is_by_component() {
+        assert!(path("a/b").is_in(&path("a")));
+        assert!(path("a").is_in(&path("a")));
+        assert!(path("a").is_in(&path(".")));
+        assert!(!path("ab").is_in(&path("a")));
+        assert!(!path("a").is_in(&path("a/b")));
+        assert_eq!(path("a/b/c").parent(), Some(&b"a/b"[..]));
+        assert_eq!(path("a").parent(), Some(&b""[..]));
+        assert_eq!(path(".").parent(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_has_one_spelling(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let text = escape(&bytes).into_owned();
+            prop_assert_eq!(unescape(&text).unwrap(), bytes);
+        }
+
+        #[test]
+        fn unescape_takes_any_text(text in "\\PC*|[\\\\xX0-9a-f]*") {
+            let _ = unescape(&text);
+        }
+
+        #[test]
+        fn order_by_components(a in "[ab.!/]{1,8}", b in "[ab.!/]{1,8}") {
+            if let (Ok(a), Ok(b)) = (EntryPath::new(a), EntryPath::new(b)) {
+                let parts = |p: &EntryPath| p.bytes().split(|&c| c == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
+                prop_assert_eq!(a.cmp(&b), parts(&a).cmp(&parts(&b)));
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! A snapshot's root: the JSON document whose existence commits the snapshot.
+//!
+//! The object is named `snapshots/<seq>-<UTC time>-<id>.json`, and the id is the first 8 bytes of the BLAKE3 of the
+//! object's bytes. So a listing alone tells the order, and no altered root passes for the one that was written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::entry::FrameRef;
+use super::hex::{Hex, PackId};
+use super::list::List;
+use super::pack::PackInfo;
+use super::path::EntryPath;
+use crate::error::{Error, Result};
+
+/// The format that this program writes, and the only one that it reads.
+pub const FORMAT: u32 = 1;
+/// The largest root that is read, in bytes; writers stay near 100 KB.
+pub const MAX_ROOT: u64 = 4 << 20;
+/// The folder of roots.
+pub const SNAPSHOTS: &str = "snapshots/";
+/// The folder of checkpoints: roots of backups that are not finished.
+pub const CHECKPOINTS: &str = "checkpoints/";
+
+/// A snapshot's name: what its object's name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotName {
+    /// The parent's number and one; the order of snapshots.
+    pub seq: u64,
+    /// When it was committed, to the second.
+    pub time: Timestamp,
+    /// The first 8 bytes of its root's BLAKE3.
+    pub id: Hex<8>,
+}
+
+impl SnapshotName {
+    /// The name of the root `bytes`.
+    pub fn of(seq: u64, time: Timestamp, bytes: &[u8]) -> Self {
+        let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
+        SnapshotName { seq, time, id: id_of(bytes) }
+    }
+
+    /// The object's name in `folder`.
+    pub fn object(&self, folder: &str) -> String {
+        format!("{folder}{self}.json")
+    }
+
+    /// Reads the name of an object in `folder`.
+    pub fn parse_object(folder: &str, object: &str) -> Option<Self> {
+        object.strip_prefix(folder)?.strip_suffix(".json")?.parse().ok()
+    }
+}
+
+fn id_of(bytes: &[u8]) -> Hex<8> {
+    let mut id = [0; 8];
+    id.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
+    Hex(id)
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:010}-{}-{}", self.seq, self.time.strftime("%Y%m%dT%H%M%SZ"), self.id)
+    }
+}
+
+impl FromStr for SnapshotName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not the name of a snapshot");
+        let parts: Vec<&str> = text.split('-').collect();
+        let [seq, time, id] = parts[..] else { return Err(wrong()) };
+        if seq.len() < 10 || !seq.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(wrong());
+        }
+        let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time)
+            .and_then(|t| t.to_zoned(jiff::tz::TimeZone::UTC))
+            .map_err(|_| wrong())?;
+        Ok(SnapshotName { seq: seq.parse().map_err(|_| wrong())?, time: time.timestamp(), id: id.parse()? })
+    }
+}
+
+impl Serialize for SnapshotName {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SnapshotName {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What started a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// Somebody asked for it.
+    #[default]
+    Manual,
+    /// It was time.
+    Schedule,
+    /// The app reported an error.
+    Critical,
+    /// The machine is going away.
+    Shutdown,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::Manual => "manual",
+            Reason::Schedule => "schedule",
+            Reason::Critical => "critical",
+            Reason::Shutdown => "shutdown",
+        })
+    }
+}
+
+/// How much of the data directory a snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// All of it.
+    Complete,
+    /// Some entries could not be read; `problems` names them.
+    Partial,
+    /// It was empty, or less than half of what it had been.
+    Suspect,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Complete => "complete",
+            State::Partial => "partial",
+            State::Suspect => "suspect",
+        })
+    }
+}
+
+/// Where the data directory was. Inode numbers and change times mean something only within one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The kernel's boot id; empty where there is none.
+    pub boot: String,
+    /// The directory's device.
+    pub device: u64,
+    /// The directory's inode.
+    pub inode: u64,
+    /// When the directory was made, ns since 1970; none where the filesystem does not tell.
+    pub born: Option<i64>,
+}
+
+/// A hunk as a root lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HunkRef {
+    /// Where it is.
+    #[serde(flatten)]
+    pub frame: FrameRef,
+    /// How many entries it holds.
+    pub entries: u64,
+    /// The path of its first entry.
+    pub first: EntryPath,
+}
+
+/// An entry that could not be read, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The entry.
+    pub path: EntryPath,
+    /// Why it is not in the snapshot.
+    pub why: String,
+}
+
+/// All packs that a snapshot reaches. What lists the packs cannot list itself, so those that hold the list's own frames
+/// are named beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PackList {
+    /// Packs of content, hunks, maps and lists.
+    #[serde(flatten)]
+    pub list: List<PackInfo>,
+    /// The index packs that hold the list's frames.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<PackInfo>,
+}
+
+/// Sums over a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Entries of every kind.
+    pub entries: u64,
+    /// Files among them.
+    pub files: u64,
+    /// Bytes of all files' content.
+    pub bytes: u64,
+    /// Bytes of the objects that this backup created, the root apart.
+    pub uploaded_bytes: u64,
+    /// Packs that this backup created.
+    pub new_packs: u64,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Root {
+    /// The version of the format.
+    pub format: u32,
+    /// The vault it belongs to.
+    pub vault: Hex<16>,
+    /// The parent's and one; 1 without a parent.
+    pub seq: u64,
+    /// The snapshot that it was made from.
+    pub parent: Option<SnapshotName>,
+    /// When the capture began.
+    pub started: Timestamp,
+    /// When it was committed.
+    pub finished: Timestamp,
+    /// What started it.
+    pub reason: Reason,
+    /// Whatever the user attached.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// How much of the directory it holds.
+    pub state: State,
+    /// The data directory's path, for people.
+    pub data: String,
+    /// The host's name, for people.
+    pub host: String,
+    /// The program that wrote it.
+    pub writer: String,
+    /// Where the directory was.
+    pub place: Place,
+    /// In a checkpoint: every path up to this one is covered, and none after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covers: Option<EntryPath>,
+    /// Sums.
+    pub totals: Totals,
+    /// The hunks, in path order.
+    pub hunks: List<HunkRef>,
+    /// The packs.
+    pub packs: PackList,
+    /// What could not be read.
+    #[serde(default)]
+    pub problems: List<Problem>,
+}
+
+impl Root {
+    /// Whether it may be restored without being asked for by name, and compared with.
+    pub fn good(&self) -> bool {
+        self.state == State::Complete && self.covers.is_none()
+    }
+
+    /// The object's bytes and the name that follows from them.
+    ///
+    /// # Errors
+    /// None in practice: every field has a JSON form.
+    pub fn encode(&self) -> Result<(SnapshotName, Vec<u8>)> {
+        let mut bytes = serde_json::to_vec(self).map_err(|e| Error::failed("write the snapshot's root", e))?;
+        bytes.push(b'\n');
+        Ok((SnapshotName::of(self.seq, self.finished, &bytes), bytes))
+    }
+
+    /// Reads the root `name`.
+    ///
+    /// # Errors
+    /// Damage: bytes that are not the ones that were written, or not a root of this format.
+    pub fn parse(name: SnapshotName, bytes: &[u8]) -> Result<Root> {
+        let doing = || format!("read the root of snapshot {name}");
+        if id_of(bytes) != name.id {
+            let why = "its bytes are not those that its name was made from: it was altered or cut short";
+            return Err(Error::damage(doing(), why));
+        }
+        let root = Self::parse_bytes(bytes).map_err(|why| Error::damage(doing(), why))?;
+        match SnapshotName::of(root.seq, root.finished, bytes) == name {
+            true => Ok(root),
+            false => Err(Error::damage(doing(), "its name does not say what it says")),
+        }
+    }
+
+    /// Reads a root's bytes, whatever its name.
+    ///
+    /// # Errors
+    /// Text that says what is wrong with them.
+    pub fn parse_bytes(bytes: &[u8]) -> Result<Root, String> {
+        check_format(bytes)?;
+        serde_json::from_slice(bytes).map_err(|e| format!("it is not a root: {e}"))
+    }
+
+    /// Every pack that is named in the root itself, without reading list frames.
+    pub fn holders(&self) -> impl Iterator<Item = &PackInfo> {
+        let items = match &self.packs.list {
+            List::Items(items) => items.as_slice(),
+            List::Frames(_) => &[],
+        };
+        items.iter().chain(&self.packs.holders)
+    }
+}
+
+/// Refuses a document of another format by naming both versions.
+///
+/// # Errors
+/// Text that says so.
+pub fn check_format(bytes: &[u8]) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    match serde_json::from_slice::<Version>(bytes) {
+        Ok(Version { format: FORMAT }) => Ok(()),
+        Ok(Version { format }) => Err(format!(
+            "it has format {format}, and this is lastgood {}, which reads format {FORMAT}; use a version that reads {format}",
+            env!("CARGO_PKG_VERSION")
+        )),
+        Err(e) => Err(format!("it has no format: {e}")),
+    }
+}
+
+/// Packs by id.
+pub type PackBook = std::collections::HashMap<PackId, PackInfo>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub fn sample() -> Root {
+        Root {
+            format: FORMAT,
+            vault: Hex([1; 16]),
+            seq: 7,
+            parent: None,
+            started: "2026-11-21T10:00:00Z".parse().unwrap(),
+            finished: "2026-11-21T10:00:01.5Z".parse().unwrap(),
+            reason: Reason::Critical,
+            labels: [("k".into(), "v".into())].into(),
+            state: State::Complete,
+            data: "/data".into(),
+            host: "here".into(),
+            writer: "lastgood".into(),
+            place: Place { boot: "b".into(), device: 1, inode: 2, born: Some(3) },
+            covers: None,
+            totals: Totals::default(),
+            hunks: List::default(),
+            packs: PackList::default(),
+            problems: List::default(),
+        }
+    }
+
+    #[test]
+    fn a_root_comes_back_and_its_name_guards_its_bytes() {
+        let (name, bytes) = sample().encode().unwrap();
+        assert_eq!(name.to_string(), format!("0000000007-20261121T100001Z-{}", name.id));
+        assert_eq!(name.to_string().parse::<SnapshotName>().unwrap(), name);
+        assert_eq!(SnapshotName::parse_object(SNAPSHOTS, &name.object(SNAPSHOTS)), Some(name));
+        assert_eq!(Root::parse(name, &bytes).unwrap(), sample());
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            assert_eq!(Root::parse(name, &bad).unwrap_err().kind(), crate::error::Kind::Damage);
+        }
+        assert!(Root::parse(SnapshotName { seq: 8, ..name }, &bytes).is_err());
+    }
+
+    #[test]
+    fn another_format_is_refused_by_name() {
+        let said = Root::parse_bytes(br#"{"format":9,"what":"ever"}"#).unwrap_err();
+        assert!(said.contains("format 9") && said.contains("format 1"), "{said}");
+        assert!(Root::parse_bytes(&[b'['; 100_000]).is_err());
+    }
+}
