@@ -3,6 +3,7 @@
 //!
 //! Data flows down this list on backup, and up it on restore.
 
+pub mod backup;
 pub mod error;
 pub mod monitor;
 pub mod store;
