@@ -79,6 +79,16 @@ impl Error {
         self
     }
 
+    /// What was being done and why it failed, without the hint.
+    pub fn what(&self) -> String {
+        format!("could not {}: {}", self.doing, self.why)
+    }
+
+    /// What the user can do about it, where something can be done.
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// What the caller should make of it.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod error;
+pub mod inspect;
 pub mod monitor;
 pub mod store;
 pub mod vault;

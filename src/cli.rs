@@ -1,0 +1,250 @@
+//! The command line: clap structs only. What the arguments mean together is settled in `config.rs`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
+
+/// Keeps the state of apps that live on disposable machines.
+///
+/// Takes snapshots of a data directory into a vault, and puts the last good one back. Without any option the data is
+/// ./data and the vault is ./backups.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lastgood",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 partial or suspect snapshot, or a restore that left \
+                  something out; 4 damage found in the vault."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Global {
+    /// Where the snapshots are kept: a folder, or file:///folder [env: LASTGOOD_VAULT] [default: ./backups]
+    #[arg(long, value_name = "URL", global = true)]
+    pub vault: Option<OsString>,
+    /// Print one JSON document on stdout; the log stays on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Log what is being done; -vv and -vvv log more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Show no progress bar, on a terminal either
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new, empty vault
+    ///
+    /// `lastgood backup` does it by itself where there is nothing yet.
+    Init,
+    /// Take a snapshot of a directory
+    Backup(Backup),
+    /// Put a snapshot back; what is there moves aside
+    Restore(Restore),
+    /// List the snapshots, newest first
+    List,
+    /// List what is in a snapshot
+    Ls(Ls),
+    /// Write the content of a file in a snapshot to stdout
+    Cat(Cat),
+    /// Show what differs between two snapshots
+    Diff(Diff),
+    /// Write a snapshot as a plain .tar.zst file
+    Export(Export),
+    /// Check that everything that the snapshots need is there and undamaged
+    Verify(Verify),
+}
+
+/// Arguments of `backup`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lastgood backup                                    ./data into ./backups
+  lastgood backup /srv/app --vault /mnt/backups      another directory, another vault
+  lastgood backup --exclude '*.tmp' --exclude cache  without some of it
+  lastgood backup --reason schedule --json           from a timer, for a program to read")]
+pub struct Backup {
+    /// The directory to take a snapshot of [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
+    pub data: Option<PathBuf>,
+    /// Why it is taken; kept with the snapshot
+    #[arg(long, value_enum, default_value_t = Reason::Manual, help_heading = "About the snapshot")]
+    pub reason: Reason,
+    /// A label that is kept with the snapshot; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, help_heading = "About the snapshot")]
+    pub labels: Vec<(String, String)>,
+    /// Take only what matches this pattern; repeatable
+    #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
+    pub include: Vec<String>,
+    /// Leave out what matches this pattern; repeatable
+    #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
+    pub exclude: Vec<String>,
+    /// Read every file again, even those whose size and times say that nothing changed
+    #[arg(long, help_heading = "How it is taken")]
+    pub verify_content: bool,
+    /// Count the snapshot as good although it holds less than half of what the last one did, or nothing
+    #[arg(long, help_heading = "How it is taken")]
+    pub accept_shrink: bool,
+    /// How hard zstd compresses, from 1 (fast) to 19 (small)
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19),
+          help_heading = "How it is taken")]
+    pub level: i32,
+    /// How often a long backup saves its progress, from which the next one goes on if this one is cut off
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "How it is taken")]
+    pub checkpoint_every: Duration,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lastgood restore                                   the newest good snapshot into ./data
+  lastgood restore /srv/app --vault /mnt/backups     another directory, another vault
+  lastgood restore --snapshot 2026-11-20T18:00:00Z   as it was on Friday evening
+  lastgood restore /tmp/look --path uploads          only some of it, somewhere else")]
+pub struct Restore {
+    /// The directory to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
+    pub target: Option<PathBuf>,
+    /// Which snapshot: latest (the newest good one), an id or the beginning of one, or a time
+    #[arg(long, default_value = "latest")]
+    pub snapshot: String,
+    /// Restore only this file or folder, named relative to the data directory; repeatable
+    #[arg(long = "path", value_name = "PATH")]
+    pub paths: Vec<OsString>,
+    /// Fill the directory itself, file by file, where it cannot be renamed: a mount point
+    #[arg(long)]
+    pub in_place: bool,
+    /// Restore what can be read of a damaged snapshot, and list the rest
+    #[arg(long)]
+    pub skip_damaged: bool,
+}
+
+/// Arguments of `ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// Which snapshot: latest, an id or the beginning of one, or a time
+    pub snapshot: String,
+    /// The file or folder to list
+    #[arg(default_value = ".")]
+    pub path: OsString,
+    /// List folders with all that is in them
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+}
+
+/// Arguments of `cat`.
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// Which snapshot: latest, an id or the beginning of one, or a time
+    pub snapshot: String,
+    /// The file to write
+    pub path: OsString,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Lines begin with + (added), - (removed) or M (modified: what changed stands behind the name). The \
+                        exit code says whether it worked, not whether they differ."
+)]
+pub struct Diff {
+    /// The older snapshot
+    pub a: String,
+    /// The newer snapshot
+    pub b: String,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Which snapshot: latest, an id or the beginning of one, or a time
+    pub snapshot: String,
+    /// The file to write, which must not exist; - is stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Also decompress the data and compare its hashes, for this many percent of it [default: all of it]
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
+          value_parser = percent)]
+    pub read_data: Option<f64>,
+}
+
+/// What started a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reason {
+    /// Somebody asked for it
+    Manual,
+    /// It was time
+    Schedule,
+    /// The app reported an error
+    Critical,
+    /// The machine is going away
+    Shutdown,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is KEY=VALUE".into()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = |e: jiff::Error| format!("{e}; write it as 90s, 10m or 1h30m");
+    let duration: Duration = text.parse::<SignedDuration>().map_err(wrong)?.try_into().map_err(wrong)?;
+    if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("it must be a number above 0 and up to 100".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_checked_where_they_are_read() {
+        assert_eq!(label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(label("a="), Ok(("a".into(), String::new())));
+        assert!(label("=b").is_err() && label("a").is_err());
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert!(duration("0s").is_err() && duration("-5m").is_err() && duration("ten").is_err());
+        assert_eq!(percent("2.5%"), Ok(2.5));
+        assert!(percent("0").is_err() && percent("101").is_err() && percent("NaN").is_err());
+        let read = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
+            Command::Verify(verify) => verify.read_data,
+            _ => panic!("not verify"),
+        };
+        assert_eq!(read(&["lastgood", "verify"]), None);
+        assert_eq!(read(&["lastgood", "verify", "--read-data"]), Some(100.0));
+        assert_eq!(read(&["lastgood", "verify", "--read-data=5"]), Some(5.0));
+    }
+}

@@ -1,0 +1,145 @@
+//! What differs between two snapshots: both are read in order, side by side; hunks that they share are not read at all.
+
+use std::cmp::Ordering;
+
+use serde::Serialize;
+
+use super::entries::Entries;
+use crate::error::Result;
+use crate::monitor::Context;
+use crate::vault::Vault;
+use crate::vault::entry::{Entry, Kind};
+use crate::vault::path::EntryPath;
+use crate::vault::read::PackReader;
+use crate::vault::root::Root;
+
+/// How an entry differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// Only the second snapshot has it.
+    Added,
+    /// Only the first snapshot has it.
+    Removed,
+    /// Both have it, not alike.
+    Modified,
+}
+
+/// A property that differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// It is something else: a file became a folder.
+    Type,
+    /// A file's bytes.
+    Content,
+    /// Where a symlink points.
+    Target,
+    /// Permission bits.
+    Mode,
+    /// User or group.
+    Owner,
+    /// The time of the last change.
+    Time,
+    /// Extended attributes.
+    Xattrs,
+}
+
+impl What {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            What::Type => "type",
+            What::Content => "content",
+            What::Target => "target",
+            What::Mode => "mode",
+            What::Owner => "owner",
+            What::Time => "time",
+            What::Xattrs => "xattrs",
+        }
+    }
+}
+
+/// One entry that differs.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The entry.
+    pub path: EntryPath,
+    /// How it differs.
+    pub change: Change,
+    /// What differs, of one that both have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub what: Vec<What>,
+    /// What it is; in the second snapshot, where both have it.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// Bytes of content, likewise.
+    pub size: u64,
+}
+
+impl Difference {
+    fn of(entry: Entry, change: Change, what: Vec<What>) -> Self {
+        Difference { path: entry.path, change, what, kind: entry.kind, size: entry.size }
+    }
+}
+
+/// Calls `take` with every difference from the snapshot `a` to `b`, in the order of their paths.
+///
+/// # Errors
+/// A store that fails; damage; those of `take`.
+pub fn diff(
+    vault: &Vault,
+    a: &Root,
+    b: &Root,
+    mut take: impl FnMut(Difference) -> Result<()>,
+    ctx: &Context,
+) -> Result<()> {
+    let (packs_a, packs_b) = (PackReader::for_root(&*vault.store, a)?, PackReader::for_root(&*vault.store, b)?);
+    let (mut a, mut b) = (Entries::all(&packs_a, a)?, Entries::all(&packs_b, b)?);
+    let (mut left, mut right) = (None, None);
+    loop {
+        ctx.check("compare two snapshots")?;
+        if left.is_none() && right.is_none() {
+            Entries::skip_common(&mut a, &mut b);
+        }
+        let x = if left.is_some() { left.take() } else { a.next()? };
+        let y = if right.is_some() { right.take() } else { b.next()? };
+        let order = match (&x, &y) {
+            (Some(x), Some(y)) => x.path.cmp(&y.path),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return Ok(()),
+        };
+        match (order, x, y) {
+            (Ordering::Less, Some(x), y) => {
+                right = y;
+                take(Difference::of(x, Change::Removed, Vec::new()))?;
+            }
+            (Ordering::Greater, x, Some(y)) => {
+                left = x;
+                take(Difference::of(y, Change::Added, Vec::new()))?;
+            }
+            (_, Some(x), Some(y)) => {
+                let what = changes(&x, &y);
+                if !what.is_empty() {
+                    take(Difference::of(y, Change::Modified, what))?;
+                }
+            }
+            (_, None, _) | (_, _, None) => {}
+        }
+    }
+}
+
+/// What differs between two entries of one path.
+fn changes(a: &Entry, b: &Entry) -> Vec<What> {
+    let found = [
+        (What::Type, a.kind != b.kind),
+        (What::Content, a.kind == b.kind && (a.size, a.hash) != (b.size, b.hash)),
+        (What::Target, a.kind == b.kind && a.target != b.target),
+        (What::Mode, a.mode != b.mode),
+        (What::Owner, (a.uid, a.gid) != (b.uid, b.gid)),
+        (What::Time, a.mtime != b.mtime),
+        (What::Xattrs, a.xattrs != b.xattrs),
+    ];
+    found.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
+}

@@ -1,0 +1,129 @@
+//! The entries of a snapshot on demand: all of them, or those of the hunks that can hold a path.
+
+use crate::error::{Error, Result};
+use crate::vault::entry::Entry;
+use crate::vault::path::EntryPath;
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::root::{HunkRef, Root};
+use crate::vault::tree;
+
+/// Gives entries one by one, holding one hunk at a time.
+pub struct Entries<'p> {
+    packs: &'p PackReader<'p>,
+    hunks: std::vec::IntoIter<HunkRef>,
+    entries: std::vec::IntoIter<Entry>,
+    last: Option<EntryPath>,
+    decoder: Decoder,
+}
+
+impl<'p> Entries<'p> {
+    /// All entries of a snapshot.
+    ///
+    /// # Errors
+    /// A store that fails; damage.
+    pub fn all(packs: &'p PackReader<'p>, root: &Root) -> Result<Self> {
+        Self::of(packs, tree::hunks(packs, root)?)
+    }
+
+    /// The entries of the hunks that can hold `path`, its children and, with `deep`, all that is in them; others among them.
+    ///
+    /// # Errors
+    /// A store that fails; damage.
+    pub fn in_path(packs: &'p PackReader<'p>, root: &Root, path: &EntryPath, deep: bool) -> Result<Self> {
+        Self::of(packs, holding(tree::hunks(packs, root)?, path, deep))
+    }
+
+    fn of(packs: &'p PackReader<'p>, hunks: Vec<HunkRef>) -> Result<Self> {
+        let entries = Vec::new().into_iter();
+        Ok(Entries { packs, hunks: hunks.into_iter(), entries, last: None, decoder: Decoder::new()? })
+    }
+
+    /// The next entry.
+    ///
+    /// # Errors
+    /// A store that fails; damage, entries out of order among it.
+    pub fn next(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if let Some(entry) = self.entries.next() {
+                if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
+                    let why = format!("{} comes where it cannot be", entry.path);
+                    return Err(Error::damage("read the entries of a snapshot", why));
+                }
+                self.last = Some(entry.path.clone());
+                return Ok(Some(entry));
+            }
+            let Some(hunk) = self.hunks.next() else { return Ok(None) };
+            self.entries = tree::read_hunk(self.packs, &hunk, &mut self.decoder)?.into_iter();
+        }
+    }
+
+    /// The hunk that the next entry begins, where it begins one.
+    fn next_hunk(&self) -> Option<&HunkRef> {
+        if self.entries.len() == 0 { self.hunks.as_slice().first() } else { None }
+    }
+
+    /// Passes over the hunks that come next in both, unread: what they hold is the same.
+    pub fn skip_common(a: &mut Self, b: &mut Self) {
+        while let (Some(x), Some(y)) = (a.next_hunk(), b.next_hunk())
+            && x.frame == y.frame
+        {
+            a.hunks.next();
+            b.hunks.next();
+        }
+    }
+}
+
+/// The hunks that can hold `path`, its children and, with `deep`, all that is in them.
+fn holding(hunks: Vec<HunkRef>, path: &EntryPath, deep: bool) -> Vec<HunkRef> {
+    let from = hunks.partition_point(|h| h.first <= *path).saturating_sub(1);
+    let to = hunks.iter().skip(from + 1).position(|h| h.first > *path && !h.first.is_in(path));
+    let to = to.map_or(hunks.len(), |n| from + 1 + n);
+    let nexts: Vec<_> = hunks.iter().skip(1).map(|h| h.first.clone()).collect();
+    let inside = |n: usize, hunk: &HunkRef| {
+        // A hunk that begins within a child, as the one after it does, has nothing but what is in that child.
+        let child = child(path, &hunk.first).filter(|c| c.len() < hunk.first.bytes().len());
+        child.is_some() && child == nexts.get(n).and_then(|next| self::child(path, next))
+    };
+    let chosen = hunks.into_iter().enumerate().take(to).skip(from);
+    chosen.filter(|(n, hunk)| deep || !inside(*n, hunk)).map(|(_, hunk)| hunk).collect()
+}
+
+/// The path of the child of `above` that `path` is or lies in.
+fn child<'a>(above: &EntryPath, path: &'a EntryPath) -> Option<&'a [u8]> {
+    if path == above || !path.is_in(above) {
+        return None;
+    }
+    let start = if above.is_root() { 0 } else { above.bytes().len() + 1 };
+    let end = path.bytes()[start..].iter().position(|&b| b == b'/').map_or(path.bytes().len(), |n| start + n);
+    Some(&path.bytes()[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::entry::FrameRef;
+    use crate::vault::hex::{Hash, Hex};
+
+    fn chosen(firsts: &[&str], path: &str, deep: bool) -> Vec<String> {
+        let hunk = |first: &&str| HunkRef {
+            frame: FrameRef { pack: Hex([0; 16]), offset: 0, length: 1, hash: Hash::of(first.as_bytes()) },
+            entries: 1,
+            first: EntryPath::new(*first).unwrap(),
+        };
+        let hunks = holding(firsts.iter().map(hunk).collect(), &EntryPath::new(path).unwrap(), deep);
+        hunks.iter().map(|h| h.first.to_string()).collect()
+    }
+
+    #[test]
+    fn only_hunks_that_can_hold_it_are_read() {
+        let firsts = [".", "a/b", "a/c/1", "a/c/5", "a/c/9", "b", "c/d/e"];
+        assert_eq!(chosen(&firsts, ".", true), firsts);
+        assert_eq!(chosen(&firsts, ".", false), [".", "a/c/9", "b", "c/d/e"]);
+        assert_eq!(chosen(&firsts, "a", false), [".", "a/b", "a/c/9"]);
+        assert_eq!(chosen(&firsts, "a", true), [".", "a/b", "a/c/1", "a/c/5", "a/c/9"]);
+        assert_eq!(chosen(&firsts, "a/c/5", false), ["a/c/5"]);
+        assert_eq!(chosen(&firsts, "a/c/6", false), ["a/c/5"]);
+        assert_eq!(chosen(&firsts, "z", false), ["c/d/e"]);
+        assert_eq!(chosen(&[], "z", false), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,228 @@
+//! Looking into a vault without restoring: `list`, `ls`, `cat`, `diff`.
+
+mod content;
+mod diff;
+mod entries;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+pub use self::diff::{Change, Difference, What, diff};
+use self::entries::Entries;
+use crate::error::{self, Doing, Error, Result};
+use crate::monitor::Context;
+use crate::vault::Vault;
+use crate::vault::entry::{Entry, Kind};
+use crate::vault::hex::Hash;
+use crate::vault::path::{Bytes, EntryPath};
+use crate::vault::read::PackReader;
+use crate::vault::root::{Reason, Root, SnapshotName, State};
+
+/// What `list` tells of a snapshot.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    /// The snapshot.
+    pub id: SnapshotName,
+    /// When it was committed.
+    pub created: Timestamp,
+    /// What its root says; nothing where it cannot be read.
+    #[serde(flatten)]
+    pub root: Option<Summary>,
+    /// Why its root cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// The part of a root that `list` tells.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// What started the backup.
+    pub reason: Reason,
+    /// How much of the data directory it holds.
+    pub state: State,
+    /// Entries of every kind.
+    pub entries: u64,
+    /// Files among them.
+    pub files: u64,
+    /// Bytes of all files' content.
+    pub bytes: u64,
+    /// Bytes of the objects that the backup created.
+    pub uploaded_bytes: u64,
+    /// The snapshot that it was made from.
+    pub parent: Option<SnapshotName>,
+    /// What the user attached.
+    pub labels: BTreeMap<String, String>,
+    /// The data directory that it was taken of.
+    pub data: String,
+    /// The host that took it.
+    pub host: String,
+}
+
+impl From<Root> for Summary {
+    fn from(root: Root) -> Self {
+        let totals = root.totals;
+        Summary {
+            reason: root.reason,
+            state: root.state,
+            entries: totals.entries,
+            files: totals.files,
+            bytes: totals.bytes,
+            uploaded_bytes: totals.uploaded_bytes,
+            parent: root.parent,
+            labels: root.labels,
+            data: root.data,
+            host: root.host,
+        }
+    }
+}
+
+/// Calls `take` with every snapshot of a vault, newest first. One whose root is damaged does not hide the others; gives how
+/// many were.
+///
+/// # Errors
+/// A store that fails; those of `take`.
+pub fn list(vault: &Vault, mut take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
+    let mut damaged = 0;
+    for name in vault.snapshots()?.into_iter().rev() {
+        ctx.check("list the snapshots")?;
+        take(match vault.root(name) {
+            Ok(root) => Listed { id: name, created: root.finished, root: Some(root.into()), damage: None },
+            Err(why) if why.kind() == error::Kind::Damage => {
+                damaged += 1;
+                Listed { id: name, created: name.time, root: None, damage: Some(why.what()) }
+            }
+            Err(why) => return Err(why),
+        })?;
+    }
+    Ok(damaged)
+}
+
+fn not_there(path: &EntryPath) -> Error {
+    Error::usage(format!("find {path} in the snapshot"), "it is not there")
+        .hint("Paths are relative to the data directory. `lastgood ls` lists what is in a snapshot.")
+}
+
+/// What `ls` tells of an entry.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// Its path below the data directory.
+    pub path: EntryPath,
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// Bytes of content.
+    pub size: u64,
+    /// Permission bits; in JSON as four octal digits.
+    #[serde(serialize_with = "octal")]
+    pub mode: u32,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// Last change of content.
+    pub mtime: Timestamp,
+    /// Where a symlink points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Bytes>,
+    /// The BLAKE3 of a file's content, its first 16 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Hash>,
+}
+
+fn octal<S: serde::Serializer>(mode: &u32, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{mode:04o}"))
+}
+
+impl From<Entry> for Shown {
+    fn from(entry: Entry) -> Self {
+        Shown {
+            path: entry.path,
+            kind: entry.kind,
+            size: entry.size,
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            // Every time that fits an entry's 64 bits of ns is in the range of a timestamp.
+            mtime: Timestamp::from_nanosecond(entry.mtime.into()).unwrap_or_default(),
+            target: entry.target,
+            hash: entry.hash,
+        }
+    }
+}
+
+/// Calls `take` with what `path` is in a snapshot: a folder's entries in order, with `recursive` those in its folders too;
+/// anything else itself. Reads only the hunks that can hold them.
+///
+/// # Errors
+/// A path that is not in the snapshot; a store that fails; damage; those of `take`.
+pub fn ls(
+    vault: &Vault,
+    root: &Root,
+    path: &EntryPath,
+    recursive: bool,
+    mut take: impl FnMut(Shown) -> Result<()>,
+    ctx: &Context,
+) -> Result<()> {
+    let packs = PackReader::for_root(&*vault.store, root)?;
+    let mut entries = Entries::in_path(&packs, root, path, recursive)?;
+    let first = loop {
+        match entries.next()? {
+            Some(entry) if entry.path == *path => break entry,
+            Some(entry) if entry.path < *path => {}
+            _ => return Err(not_there(path)),
+        }
+    };
+    if first.kind != Kind::Folder {
+        return take(first.into());
+    }
+    while let Some(entry) = entries.next()? {
+        if !entry.path.is_in(path) {
+            break;
+        }
+        ctx.check("list a snapshot")?;
+        if recursive || entry.path.parent() == Some(path.bytes()) {
+            take(entry.into())?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the content of one file of a snapshot, holes as zeros.
+///
+/// # Errors
+/// A path that is not in the snapshot, or is not a file; a store or a writer that fails; damage, which for content that does
+/// not hash to what was stored shows only after the last byte.
+pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ctx: &Context) -> Result<()> {
+    let packs = PackReader::for_root(&*vault.store, root)?;
+    let mut entries = Entries::in_path(&packs, root, path, false)?;
+    let entry = loop {
+        match entries.next()? {
+            Some(entry) if entry.path == *path => break entry,
+            Some(entry) if entry.path < *path => {}
+            _ => return Err(not_there(path)),
+        }
+    };
+    if entry.kind != Kind::File {
+        let what = match entry.kind {
+            Kind::Folder => "it is a folder",
+            Kind::Symlink => "it is a symbolic link",
+            _ => "it is a named pipe",
+        };
+        return Err(Error::usage(format!("write the content of {path}"), what));
+    }
+    let mut hasher = blake3::Hasher::new();
+    content::each_piece(&packs, &entry, |piece| {
+        ctx.check("write a file's content")?;
+        hasher.update(piece);
+        out.write_all(piece).doing(|| format!("write the content of {path}"))
+    })?;
+    out.flush().doing(|| format!("write the content of {path}"))?;
+    if entry.hash != Some(Hash::from(&hasher.finalize())) {
+        let why = "what was written is not what was stored: its BLAKE3 differs";
+        return Err(Error::damage(format!("read the content of {path}"), why));
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! What a person reads: reports and listings as text. Pure functions, so that tests read it too.
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::path::Path;
+
+use indicatif::{BinaryBytes, HumanCount};
+use jiff::Timestamp;
+use lastgood::inspect::{Change, Difference, Listed, Shown};
+use lastgood::vault::entry::Kind;
+use lastgood::vault::path::escape;
+use lastgood::vault::root::{Problem, State};
+use lastgood::{backup, restore, verify};
+
+use crate::terminal::printable;
+
+/// Problems that are written out; how many more there are is said.
+const PROBLEMS: usize = 20;
+
+/// What was backed up, and how to get it back.
+pub fn backup(report: &backup::Report, data: &Path, vault: &Path, new_vault: bool) -> String {
+    let mut text = String::new();
+    if new_vault {
+        line(&mut text, format_args!("Made a new vault in {}", path(vault)));
+    }
+    let good = if report.state == State::Complete { "good" } else { "NOT GOOD" };
+    line(&mut text, format_args!("Snapshot {} is {} ({good})", report.snapshot, report.state));
+    let (entries, bytes) = (HumanCount(report.entries), BinaryBytes(report.bytes));
+    line(&mut text, format_args!("  holds    {entries} entries, {bytes}, of {}", path(data)));
+    let (new, took) = (BinaryBytes(report.uploaded_bytes), seconds(report.seconds));
+    line(&mut text, format_args!("  new      {new} written to {} in {took}", path(vault)));
+    if !report.warnings.is_empty() {
+        line(&mut text, format_args!("  warnings {}", report.warnings.len()));
+    }
+    let (vault, data) = (shell(vault.as_os_str()), shell(data.as_os_str()));
+    line(&mut text, format_args!("  restore  lastgood restore --vault {vault} --snapshot {} {data}", report.snapshot));
+    text
+}
+
+/// Why a snapshot is not good, a line each.
+pub fn not_good(state: State, problems: &[Problem], new_entries: u64) -> Vec<String> {
+    match state {
+        State::Complete => Vec::new(),
+        State::Partial => some("could not back up", problems),
+        State::Suspect if new_entries <= 1 => vec![
+            "the data directory is empty: this looks like an unmounted volume; the snapshot is kept but never restored or \
+             built upon unasked (--accept-shrink accepts it)"
+                .into(),
+        ],
+        State::Suspect => vec![
+            "the data directory holds less than half of what the last good snapshot does; the snapshot is kept but never \
+             restored or built upon unasked (--accept-shrink accepts it)"
+                .into(),
+        ],
+    }
+}
+
+/// Problems, a line each, and how many more there are.
+pub fn some(what: &str, problems: &[Problem]) -> Vec<String> {
+    let line = |p: &Problem| format!("{what} {}: {}", name(p.path.bytes()), printable(&p.why));
+    let mut lines: Vec<_> = problems.iter().take(PROBLEMS).map(line).collect();
+    if problems.len() > PROBLEMS {
+        lines.push(format!("{what} {} more; --json names them all", problems.len() - PROBLEMS));
+    }
+    lines
+}
+
+/// What was restored, and where what was there has gone.
+pub fn restore(report: &restore::Report, now: Timestamp) -> String {
+    let mut text = String::new();
+    let taken = report.snapshot.time;
+    let target = path(&report.target);
+    line(&mut text, format_args!("Restored {target} from snapshot {}", report.snapshot));
+    line(&mut text, format_args!("  taken    {}, {} ago", time(taken), age(now, taken)));
+    let (entries, bytes, took) = (HumanCount(report.entries), BinaryBytes(report.bytes), seconds(report.seconds));
+    let files = HumanCount(report.files);
+    line(&mut text, format_args!("  holds    {entries} entries, {files} files among them, {bytes}; took {took}"));
+    if let Some(aside) = &report.moved_aside {
+        line(
+            &mut text,
+            format_args!("  before   what was there is in {}; delete it when nothing is missing", path(aside)),
+        );
+    }
+    for newer in &report.passed_over {
+        line(&mut text, format_args!("  newer    {} was passed over: {}", newer.snapshot, printable(&newer.why)));
+    }
+    if !report.not_restored.is_empty() {
+        line(&mut text, format_args!("  LEFT OUT {} entries", HumanCount(report.not_restored.len() as u64)));
+    }
+    text
+}
+
+/// What was verified.
+pub fn verify(report: &verify::Report) -> String {
+    let mut text = String::new();
+    let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));
+    let (bytes, took) = (BinaryBytes(report.bytes), seconds(report.seconds));
+    let verdict = match report.damage.len() {
+        0 => "no damage".to_owned(),
+        n => format!("{n} DAMAGED"),
+    };
+    line(&mut text, format_args!("Verified {snapshots} snapshots, {objects} objects, {bytes}, in {took}: {verdict}"));
+    for damage in &report.damage {
+        line(&mut text, format_args!("  {}: {}", printable(&damage.object), printable(&damage.why)));
+        for snapshot in &damage.snapshots {
+            line(&mut text, format_args!("    hurts {snapshot}"));
+        }
+    }
+    text
+}
+
+/// The line above a list of snapshots.
+pub fn list_head() -> String {
+    format!(
+        "{:44}  {:20}  {:8}  {:8}  {:>11}  {:>11}  {:>11}",
+        "ID", "TIME (UTC)", "REASON", "STATE", "ENTRIES", "SIZE", "ADDED"
+    )
+}
+
+/// One snapshot in a list.
+pub fn listed(listed: &Listed) -> String {
+    let Some(root) = &listed.root else {
+        let why = printable(listed.damage.as_deref().unwrap_or_default());
+        return format!("{:44}  {:20}  {:8}  damaged   {why}", listed.id, time(listed.created), "");
+    };
+    let (reason, state) = (root.reason.to_string(), root.state.to_string());
+    let (size, added) = (BinaryBytes(root.bytes).to_string(), BinaryBytes(root.uploaded_bytes).to_string());
+    let entries = HumanCount(root.entries).to_string();
+    let labels: String = root.labels.iter().map(|(k, v)| format!("  {}={}", printable(k), printable(v))).collect();
+    let created = time(listed.created);
+    format!("{:44}  {created:20}  {reason:8}  {state:8}  {entries:>11}  {size:>11}  {added:>11}{labels}", listed.id)
+}
+
+/// One entry as `ls -l` shows it.
+pub fn entry(entry: &Shown) -> String {
+    let target = entry.target.as_ref().map(|t| format!(" -> {}", name(&t.0))).unwrap_or_default();
+    let (mode, name) = (permissions(entry.kind, entry.mode), name(entry.path.bytes()));
+    format!("{mode} {:5} {:5} {:>12} {} {name}{target}", entry.uid, entry.gid, entry.size, time(entry.mtime))
+}
+
+/// One difference between snapshots.
+pub fn difference(difference: &Difference) -> String {
+    let sign = match difference.change {
+        Change::Added => '+',
+        Change::Removed => '-',
+        Change::Modified => 'M',
+    };
+    let slash = if difference.kind == Kind::Folder && !difference.path.is_root() { "/" } else { "" };
+    let what: Vec<_> = difference.what.iter().map(|what| what.name()).collect();
+    let what = if what.is_empty() { String::new() } else { format!("  ({})", what.join(", ")) };
+    format!("{sign} {}{slash}{what}", name(difference.path.bytes()))
+}
+
+fn permissions(kind: Kind, mode: u32) -> String {
+    let mut text = String::with_capacity(10);
+    text.push(match kind {
+        Kind::File => '-',
+        Kind::Folder => 'd',
+        Kind::Symlink => 'l',
+        Kind::Fifo => 'p',
+    });
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = mode >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (bits & 1 != 0, mode & special != 0) {
+            (false, false) => '-',
+            (true, false) => 'x',
+            (true, true) => letter,
+            (false, true) => letter.to_ascii_uppercase(),
+        });
+    }
+    text
+}
+
+/// A name from a snapshot on one line: bytes that are not text and characters that act on a terminal are escaped, so that
+/// every name has one spelling.
+fn name(bytes: &[u8]) -> String {
+    if bytes.is_empty() { ".".into() } else { printable(&escape(bytes)) }
+}
+
+/// A path of this machine on one line.
+pub fn path(path: &Path) -> String {
+    printable(&path.display().to_string())
+}
+
+fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds < 90.0 { format!("{seconds:.1} s") } else { format!("{:.0} min", seconds / 60.0) }
+}
+
+/// How long ago something was, in the two largest units.
+fn age(now: Timestamp, then: Timestamp) -> String {
+    let minutes = (now.as_second() - then.as_second()).max(0) / 60;
+    match (minutes / 1440, minutes / 60 % 24, minutes % 60) {
+        (0, 0, 0) => "less than a minute".into(),
+        (0, 0, m) => format!("{m} min"),
+        (0, h, m) => format!("{h} h {m} min"),
+        (d, h, _) => format!("{d} d {h} h"),
+    }
+}
+
+/// A word as a shell takes it.
+fn shell(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", printable(&text).replace('\'', "'\\''"))
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments) {
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permissions_look_as_in_ls() {
+        for (kind, mode, text) in [
+            (Kind::File, 0o4755, "-rwsr-xr-x"),
+            (Kind::File, 0o4644, "-rwSr--r--"),
+            (Kind::Folder, 0o1777, "drwxrwxrwt"),
+            (Kind::Folder, 0o2750, "drwxr-s---"),
+            (Kind::Symlink, 0o777, "lrwxrwxrwx"),
+            (Kind::Fifo, 0, "p---------"),
+        ] {
+            assert_eq!(permissions(kind, mode), text);
+        }
+    }
+
+    #[test]
+    fn names_do_no_harm_and_have_one_spelling() {
+        assert_eq!(name(b""), ".");
+        assert_eq!(name(b"a\x1b[2J"), "a\\x1b[2J");
+        assert_eq!(name(b"a\\x1b"), "a\\\\x1b");
+        assert_eq!(name(b"\xff\n"), "\\xff\\x0a");
+    }
+
+    #[test]
+    fn words_for_a_shell() {
+        assert_eq!(shell(OsStr::new("/srv/app-1")), "/srv/app-1");
+        assert_eq!(shell(OsStr::new("it's here")), "'it'\\''s here'");
+        assert_eq!(shell(OsStr::new("$(x)")), "'$(x)'");
+    }
+
+    #[test]
+    fn ages() {
+        let then: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
+        for (now, text) in [
+            ("2026-11-21T10:00:59Z", "less than a minute"),
+            ("2026-11-21T10:05:00Z", "5 min"),
+            ("2026-11-21T13:05:00Z", "3 h 5 min"),
+            ("2026-11-23T13:05:00Z", "2 d 3 h"),
+            ("2026-11-20T10:00:00Z", "less than a minute"),
+        ] {
+            assert_eq!(age(now.parse().unwrap(), then), text);
+        }
+    }
+}

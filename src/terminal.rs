@@ -1,0 +1,199 @@
+//! Progress for people: a bar on a terminal, a line in the log now and then elsewhere.
+//!
+//! Warnings and the log go the same way in both cases, through `tracing`, whose writer ([`Stderr`]) lifts the bar for as
+//! long as it writes.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lastgood::monitor::Monitor;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How often the log tells of progress where there is no bar.
+const LOG_EVERY: Duration = Duration::from_secs(15);
+
+const WITH_TOTAL: &str = "{msg} [{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+const WITHOUT_TOTAL: &str = "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}, {elapsed}";
+
+/// A monitor that shows a bar on stderr, or logs.
+pub struct Terminal {
+    bar: ProgressBar,
+    shown: bool,
+    done: AtomicU64,
+    total: AtomicU64,
+    log: Mutex<Log>,
+}
+
+struct Log {
+    what: String,
+    began: Instant,
+    last: Instant,
+}
+
+impl Terminal {
+    /// A monitor with a bar, if one is wanted and stderr is a terminal.
+    pub fn new(wanted: bool) -> Self {
+        let shown = wanted && io::stderr().is_terminal();
+        let target = if shown { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
+        let now = Instant::now();
+        Terminal {
+            bar: ProgressBar::with_draw_target(None, target),
+            shown,
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            log: Mutex::new(Log { what: String::new(), began: now, last: now }),
+        }
+    }
+
+    /// Where the log is written: stderr, above the bar.
+    pub fn stderr(&self) -> Stderr {
+        Stderr { bar: self.bar.clone() }
+    }
+
+    /// Removes the bar for good.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn style(&self, template: &str) {
+        // The templates are constants: a test builds them.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style.progress_chars("=> "));
+        }
+    }
+
+    /// The line for the log, when it is time for one.
+    fn line(&self, now: Instant, done: u64) -> Option<String> {
+        // Whoever finds the lock taken leaves the line to the other thread: this is called for every block.
+        let mut log = self.log.try_lock().ok()?;
+        if now.saturating_duration_since(log.last) < LOG_EVERY {
+            return None;
+        }
+        log.last = now;
+        let total = self.total.load(Ordering::Relaxed);
+        let of = if total == 0 { String::new() } else { format!(" of {}", BinaryBytes(total)) };
+        let rate = done as f64 / now.saturating_duration_since(log.began).as_secs_f64();
+        Some(format!("{}: {}{of}, {}/s", log.what, BinaryBytes(done), BinaryBytes(rate as u64)))
+    }
+}
+
+impl Monitor for Terminal {
+    fn begin(&self, what: &str, bytes: Option<u64>) {
+        self.done.store(0, Ordering::Relaxed);
+        self.total.store(bytes.unwrap_or(0), Ordering::Relaxed);
+        let now = Instant::now();
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Log { what: what.to_owned(), began: now, last: now };
+        tracing::info!("{what}");
+        if self.shown {
+            self.bar.reset();
+            match bytes {
+                Some(bytes) => self.bar.set_length(bytes),
+                None => self.bar.unset_length(),
+            }
+            self.style(if bytes.is_some() { WITH_TOTAL } else { WITHOUT_TOTAL });
+            self.bar.set_message(printable(what));
+            self.bar.enable_steady_tick(Duration::from_millis(250));
+        }
+    }
+
+    fn total(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+        if self.shown {
+            self.bar.set_length(bytes);
+            self.style(WITH_TOTAL);
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        if self.shown {
+            self.bar.inc(bytes);
+            return;
+        }
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if tracing::enabled!(tracing::Level::INFO)
+            && let Some(line) = self.line(Instant::now(), done)
+        {
+            tracing::info!("{line}");
+        }
+    }
+
+    fn warn(&self, what: &str) {
+        tracing::warn!("{}", printable(what));
+    }
+
+    fn wants_total(&self) -> bool {
+        self.shown
+    }
+}
+
+/// Text from outside (names of files, answers of systems) with whatever could act on a terminal made visible: control
+/// characters, and those that turn the direction of text. Bytes are written as `\xNN`, as everywhere.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}') {
+            let mut bytes = [0; 4];
+            c.encode_utf8(&mut bytes).bytes().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Writes to stderr with the bar out of the way.
+#[derive(Clone)]
+pub struct Stderr {
+    bar: ProgressBar,
+}
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bar.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl MakeWriter<'_> for Stderr {
+    type Writer = Stderr;
+
+    fn make_writer(&self) -> Stderr {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_are_templates() {
+        for template in [WITH_TOTAL, WITHOUT_TOTAL] {
+            ProgressStyle::with_template(template).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_acts_on_a_terminal_is_made_visible() {
+        assert_eq!(printable("größe \u{1b}[2J\n\u{202e}"), "größe \\x1b[2J\\x0a\\xe2\\x80\\xae");
+    }
+
+    #[test]
+    fn without_a_terminal_a_line_now_and_then() {
+        let terminal = Terminal::new(false);
+        assert!(!terminal.wants_total());
+        terminal.begin("back up", Some(4 << 20));
+        assert_eq!(terminal.line(Instant::now(), 1 << 20), None);
+        let later = Instant::now() + LOG_EVERY * 2;
+        let line = terminal.line(later, 1 << 20).unwrap();
+        assert!(line.starts_with("back up: 1.00 MiB of 4.00 MiB, "), "{line}");
+        assert_eq!(terminal.line(later, 1 << 20), None);
+    }
+}
