@@ -4,6 +4,7 @@
 //! Data flows down this list on backup, and up it on restore.
 
 pub mod error;
+pub mod export;
 pub mod monitor;
 pub mod store;
 pub mod vault;
