@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod error;
 pub mod inspect;
+pub mod export;
 pub mod monitor;
 pub mod store;
 pub mod vault;
