@@ -5,5 +5,6 @@
 
 pub mod error;
 pub mod monitor;
+pub mod restore;
 pub mod store;
 pub mod vault;
