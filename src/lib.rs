@@ -8,5 +8,6 @@ pub mod error;
 pub mod inspect;
 pub mod export;
 pub mod monitor;
+pub mod restore;
 pub mod store;
 pub mod vault;

@@ -1,0 +1,311 @@
+//! Getting a snapshot back: choose it, make it in a staging folder, verify every file, and only then put it in place.
+//!
+//! ```text
+//! select ──► plan: entries to windows ──► read: frames, ahead, each once ──► content: order and hash ──► write: staging
+//!                                                                        stage, place, fill: into the target ◄──┘
+//! ```
+
+pub mod content;
+pub mod fill;
+pub mod place;
+pub mod plan;
+pub mod read;
+pub mod select;
+pub mod stage;
+pub mod write;
+
+#[cfg(test)]
+pub mod sample;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use self::place::Place;
+use self::plan::{Limits, Planner, Wanted, Window};
+use self::read::Reader;
+use self::select::{Choice, PassedOver};
+use self::write::Tree;
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Context;
+use crate::store::Store;
+use crate::vault::Vault;
+use crate::vault::entry::Entry;
+use crate::vault::pack::PackInfo;
+use crate::vault::path::EntryPath;
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::root::{Problem, Root, SnapshotName, State};
+use crate::vault::tree;
+
+const SKIP: &str = "`lastgood restore --skip-damaged` gets out what can be got; `lastgood verify` names all damage.";
+
+/// What to restore, and where to.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which snapshot: `latest`, an id or the beginning of one, or a time.
+    pub snapshot: String,
+    /// The folder that becomes what the data directory was.
+    pub target: PathBuf,
+    /// Only these entries and what is in them; none for all.
+    pub paths: Vec<EntryPath>,
+    /// Fill the target itself, for a mount point.
+    pub in_place: bool,
+    /// Get out what can be got, and list what could not.
+    pub skip_damaged: bool,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The snapshot.
+    pub snapshot: SnapshotName,
+    /// Where it is now.
+    pub target: PathBuf,
+    /// Entries of every kind.
+    pub entries: u64,
+    /// Files among them.
+    pub files: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+    /// Where that is now which was there before.
+    pub moved_aside: Option<PathBuf>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// With `skip_damaged`: what could not be restored. Not empty means that the snapshot is damaged.
+    pub not_restored: Vec<Problem>,
+    /// Newer snapshots that were not chosen because they are not good.
+    pub passed_over: Vec<PassedOver>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Restores a snapshot. The target is not touched before every file is there and verified.
+///
+/// # Errors
+/// Usage: no such snapshot, path or target. Damage, unless it is skipped. Failed: the store or the disk. In all of these
+/// the target is as it was, except where an in-place restore was cut off by the disk itself: its marker is there then.
+pub fn restore(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
+    restore_within(vault, options, Limits::default(), ctx)
+}
+
+fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Context) -> Result<Report> {
+    let began = Instant::now();
+    let Choice { name, root, passed_over } = select::choose(vault, &options.snapshot)?;
+    let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
+    let paths = if all { &[][..] } else { &options.paths };
+    let place = Place::check(&options.target, options.in_place, paths)?;
+    let mut report = Report {
+        snapshot: name,
+        target: place.target.clone(),
+        entries: 0,
+        files: 0,
+        bytes: 0,
+        moved_aside: None,
+        warnings: Vec::new(),
+        not_restored: Vec::new(),
+        passed_over,
+        seconds: 0.0,
+    };
+    if root.state != State::Complete {
+        report.warnings.push(format!("the snapshot {name} is {}", root.state));
+    }
+    if place.is_broken() {
+        let text = "the target was broken: an in-place restore had been interrupted; it is completed now";
+        report.warnings.push(text.into());
+    }
+    let within = |why: Error| {
+        let hint = why.kind() == Kind::Damage && !options.skip_damaged;
+        let why = why.within(format!("restore the snapshot {name} to {}", place.target.display()));
+        if hint { why.hint(SKIP) } else { why }
+    };
+    let packs = PackReader::for_root(&*vault.store, &root).map_err(within)?;
+    let missing = absent(&*vault.store, packs.book().values())?;
+    match missing.first() {
+        Some((pack, why)) if !options.skip_damaged => {
+            let more = if missing.len() > 1 { format!(" ({} packs in all)", missing.len()) } else { String::new() };
+            return Err(within(Error::damage(format!("read {}", pack.name()), format!("{why}{more}"))));
+        }
+        _ => report.warnings.extend(missing.iter().map(|(pack, why)| format!("{}: {why}", pack.name()))),
+    }
+    for path in paths {
+        locate(&packs, &root, path, options.skip_damaged).map_err(within)?;
+    }
+
+    let bytes = all.then_some(root.totals.bytes);
+    ctx.monitor.begin("restoring", bytes);
+    let staging = place.stage(ctx)?;
+    let wanted = if all { Wanted::All } else { Wanted::Paths(paths) };
+    let planner = Planner { packs: &packs, wanted, limits, skip_damaged: options.skip_damaged, ctx };
+    let filled = staging.begin().and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
+    let filled = filled.and_then(|made| ctx.check("restore").map(|()| made));
+    let (tree, top) = match filled {
+        Ok(made) => made,
+        Err(why) => {
+            // The reason why it failed matters more than what cannot be cleaned up, which the next restore does.
+            if let Err(left) = staging.remove() {
+                tracing::warn!("{left}");
+            }
+            return Err(within(why));
+        }
+    };
+    let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
+    let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
+    report.moved_aside = place.put(staging, now, &dress).map_err(within)?;
+    shortfall(&tree, &mut report);
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// The packs that are missing or of another size than they should be, and which of both.
+///
+/// # Errors
+/// A store that fails.
+pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) -> Result<Vec<(PackInfo, String)>> {
+    let mut sizes = HashMap::new();
+    for folder in ["packs/", "index/"] {
+        let listed = store.list(folder).map_err(|e| e.while_doing(format!("list {folder} of {}", store.url())))?;
+        sizes.extend(listed.into_iter().map(|object| (object.name, object.size)));
+    }
+    let wrong = packs.filter_map(|pack| match sizes.get(&pack.name()) {
+        None => Some((*pack, "it is missing".to_owned())),
+        Some(size) if *size != pack.size => {
+            Some((*pack, format!("it has {size} bytes, and {} were stored", pack.size)))
+        }
+        Some(_) => None,
+    });
+    let mut wrong: Vec<_> = wrong.collect();
+    wrong.sort_by_key(|(pack, _)| pack.name());
+    Ok(wrong)
+}
+
+/// Checks that the snapshot has `path`.
+fn locate(packs: &PackReader, root: &Root, path: &EntryPath, skip_damaged: bool) -> Result<()> {
+    let hunks = tree::hunks(packs, root)?;
+    let after = hunks.partition_point(|hunk| hunk.first <= *path);
+    if let Some(hunk) = after.checked_sub(1).map(|n| &hunks[n]) {
+        match tree::read_hunk(packs, hunk, &mut Decoder::new()?) {
+            Ok(entries) if entries.iter().any(|entry| entry.path == *path) => return Ok(()),
+            Ok(_) => {}
+            // Whether it is there cannot be told; the report will say what is lost.
+            Err(why) if skip_damaged && why.kind() == Kind::Damage => return Ok(()),
+            Err(why) => return Err(why),
+        }
+    }
+    Err(Error::usage(format!("find {path}"), "the snapshot has no such entry")
+        .hint("`lastgood ls SNAPSHOT` shows what it has."))
+}
+
+/// Makes all that is wanted in the staging folder. Gives the tree and the data directory's own entry.
+fn fill_staging(
+    planner: &Planner,
+    root: &Root,
+    tree: Tree,
+    place: &Place,
+    report: &mut Report,
+) -> Result<(Tree, Option<Arc<Entry>>)> {
+    let mut top = None;
+    let not_read = std::thread::scope(|scope| {
+        let (send, windows) = crossbeam_channel::bounded(0);
+        // Entries are read while the window before is written.
+        let planning = scope.spawn(move || {
+            planner.each_window(root, |window| {
+                send.send(window).map_err(|_| Error::failed("read the snapshot's entries", "the restore was stopped"))
+            })
+        });
+        let written =
+            windows.iter().try_for_each(|window| write_window(planner, &window, &tree, place, report, &mut top));
+        drop(windows);
+        let planned = planning.join().map_err(|_| Error::failed("read the snapshot's entries", "a thread panicked"))?;
+        written.and(planned)
+    })?;
+    report.not_restored.extend(not_read);
+    report.not_restored.sort_by(|a, b| a.path.cmp(&b.path));
+    if report.files == 0 && !report.not_restored.is_empty() {
+        let first = &report.not_restored[0];
+        return Err(Error::damage("get any file out of the snapshot", format!("{}: {}", first.path, first.why)));
+    }
+    Ok((tree, top))
+}
+
+fn write_window(
+    planner: &Planner,
+    window: &Window,
+    tree: &Tree,
+    place: &Place,
+    report: &mut Report,
+    top: &mut Option<Arc<Entry>>,
+) -> Result<()> {
+    let files = || window.items.iter().filter(|item| item.last);
+    let folders = window.folders.iter().map(|entry| &**entry);
+    let leaves = window.others.iter().chain(window.links.iter().map(|(_, entry)| entry));
+    for entry in folders.chain(leaves).chain(window.items.iter().map(|item| &*item.entry)) {
+        if place.is_reserved(&entry.path) {
+            let why = "its name is one that a restore in place uses itself";
+            return Err(Error::failed(format!("restore {}", entry.path), why).hint("Restore it without --in-place."));
+        }
+    }
+    window.folders.iter().try_for_each(|entry| tree.folder(entry))?;
+    window.others.iter().try_for_each(|entry| tree.other(entry))?;
+    let reader =
+        Reader { packs: planner.packs, limits: planner.limits, skip_damaged: planner.skip_damaged, ctx: planner.ctx };
+    reader.read(window, tree)?;
+    for item in files() {
+        match item.lost.get() {
+            Some(why) => report.not_restored.push(Problem { path: item.entry.path.clone(), why: why.clone() }),
+            None => {
+                item.group.iter().try_for_each(|group| tree.first_link(group, &item.entry))?;
+                report.files += 1;
+                report.bytes += item.entry.size;
+            }
+        }
+    }
+    for (group, entry) in &window.links {
+        if tree.link(group, entry)? {
+            report.files += 1;
+            report.bytes += entry.size;
+        } else {
+            let why = "the file that it is a hard link of could not be restored";
+            if !planner.skip_damaged {
+                return Err(Error::damage(format!("restore {}", entry.path), why));
+            }
+            report.not_restored.push(Problem { path: entry.path.clone(), why: why.into() });
+        }
+    }
+    for entry in &window.left {
+        if entry.path.is_root() {
+            *top = Some(entry.clone());
+        }
+        // A target that stays keeps its own metadata, or gets it at the very end.
+        if !entry.path.is_root() || !place.keeps_target() {
+            tree.leave(entry)?;
+        }
+    }
+    report.entries = report.entries + (window.folders.len() + window.others.len()) as u64;
+    Ok(())
+}
+
+/// Adds to the report what could not be given to entries.
+fn shortfall(tree: &Tree, report: &mut Report) {
+    report.entries += report.files;
+    let owners = tree.shortfall.owners.load(Ordering::Relaxed);
+    if owners > 0 {
+        let text = "could not get their owner or group (this needs root); they belong to the user who restored";
+        report.warnings.push(format!("{owners} entries {text}"));
+    }
+    let xattrs = tree.shortfall.xattrs.load(Ordering::Relaxed);
+    if xattrs > 0 {
+        report
+            .warnings
+            .push(format!("{xattrs} extended attributes could not be set: not allowed, or not supported there"));
+    }
+    if !report.not_restored.is_empty() {
+        let places: BTreeSet<_> = report.not_restored.iter().map(|problem| &problem.path).collect();
+        report.warnings.push(format!("the snapshot is damaged: {} places could not be restored", places.len()));
+    }
+}

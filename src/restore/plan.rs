@@ -1,0 +1,392 @@
+//! From a snapshot's entries to windows: as much of the tree as fits into bounded memory, in order.
+//!
+//! A window's content pieces may be read in any order. All that a window makes lies in folders of the same or an earlier
+//! window, and a folder is left (its times set) in the window after which nothing more goes into it.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::content::Progress;
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Context;
+use crate::vault::entry::{self, Entry, Extent};
+use crate::vault::hex::{Hash, PackId};
+use crate::vault::path::EntryPath;
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::root::{HunkRef, Problem, Root};
+use crate::vault::tree::{self, TreeCheck};
+
+/// How much a window may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Entries.
+    pub entries: usize,
+    /// Pieces of content.
+    pub pieces: usize,
+    /// Bytes of memory for the entries, about.
+    pub memory: usize,
+    /// Compressed bytes of one read, about.
+    pub read: u64,
+    /// A gap between two frames of at most so many bytes is read through.
+    pub gap: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { entries: 32 << 10, pieces: 64 << 10, memory: 16 << 20, read: 4 << 20, gap: 128 << 10 }
+    }
+}
+
+/// A file whose content is (partly) in a window.
+pub struct Item {
+    /// The file.
+    pub entry: Arc<Entry>,
+    /// The hard-link group that it is the first member of.
+    pub group: Option<Hash>,
+    /// Whether this window has the end of its content.
+    pub last: bool,
+    /// Bytes of pieces of this window that are still to come.
+    pub left: AtomicU64,
+    /// What is known of it when its content does not come in one piece; shared by its windows.
+    pub progress: OnceLock<Arc<Progress>>,
+    /// It came in one piece, and is there.
+    pub done: AtomicBool,
+    /// Why it could not be read.
+    pub lost: Arc<OnceLock<String>>,
+}
+
+impl Item {
+    fn new(
+        entry: Arc<Entry>,
+        group: Option<Hash>,
+        progress: OnceLock<Arc<Progress>>,
+        lost: Arc<OnceLock<String>>,
+    ) -> Self {
+        Item { entry, group, last: false, left: AtomicU64::new(0), progress, done: AtomicBool::new(false), lost }
+    }
+}
+
+/// A range of a pack's content that belongs to a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece {
+    /// The pack's place in the window's `packs`.
+    pub pack: u32,
+    /// The file's place in the window's `items`.
+    pub item: u32,
+    /// Where it begins in the pack's content.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Where it begins in the file.
+    pub at: u64,
+}
+
+/// A part of a tree that is made in one go.
+#[derive(Default)]
+pub struct Window {
+    /// Folders to make, in order, before anything else.
+    pub folders: Vec<Arc<Entry>>,
+    /// Symlinks and fifos.
+    pub others: Vec<Entry>,
+    /// Files.
+    pub items: Vec<Item>,
+    /// The files' content.
+    pub pieces: Vec<Piece>,
+    /// The packs that the pieces are in, in the order of their first piece.
+    pub packs: Vec<PackId>,
+    /// Further members of hard-link groups, to be linked when the files are there.
+    pub links: Vec<(Hash, Entry)>,
+    /// Folders that nothing more goes into, innermost first.
+    pub left: Vec<Arc<Entry>>,
+    memory: usize,
+}
+
+impl Window {
+    fn is_full(&self, limits: &Limits) -> bool {
+        let entries = self.folders.len() + self.others.len() + self.items.len() + self.links.len();
+        entries >= limits.entries || self.pieces.len() >= limits.pieces || self.memory >= limits.memory
+    }
+
+    fn pack(&mut self, id: PackId) -> u32 {
+        // Content nearly always continues in one of the packs that came last.
+        let found = self.packs.iter().rposition(|p| *p == id).unwrap_or_else(|| {
+            self.packs.push(id);
+            self.packs.len() - 1
+        });
+        found as u32
+    }
+}
+
+/// Which entries are wanted.
+pub enum Wanted<'a> {
+    /// All of them.
+    All,
+    /// These, what is in them, and the folders above.
+    Paths(&'a [EntryPath]),
+}
+
+impl Wanted<'_> {
+    fn takes(&self, entry: &EntryPath) -> bool {
+        match self {
+            Wanted::All => true,
+            Wanted::Paths(paths) => paths.iter().any(|p| entry.is_in(p) || p.is_in(entry)),
+        }
+    }
+
+    /// Whether entries from `first` on and before `next` may be wanted.
+    fn touches(&self, first: &EntryPath, next: Option<&EntryPath>) -> bool {
+        let Wanted::Paths(paths) = self else { return true };
+        let before_end = |path: &EntryPath| next.is_none_or(|next| path < next);
+        paths.iter().any(|path| {
+            // The folders above the path lie before it, those in it directly after.
+            let above = std::iter::successors(Some(path.clone()), |p| {
+                p.parent()
+                    .map(|up| if up.is_empty() { EntryPath::root() } else { EntryPath::new(up).unwrap_or_default() })
+            });
+            first.is_in(path) || above.into_iter().any(|p| *first <= p && before_end(&p))
+        })
+    }
+}
+
+/// Reads a snapshot's entries and cuts them into windows.
+pub struct Planner<'a> {
+    /// Reads the packs.
+    pub packs: &'a PackReader<'a>,
+    /// Which entries are wanted.
+    pub wanted: Wanted<'a>,
+    /// The size of windows.
+    pub limits: Limits,
+    /// Whether damaged hunks and maps are passed over.
+    pub skip_damaged: bool,
+    /// Stops it.
+    pub ctx: &'a Context<'a>,
+}
+
+/// What is carried from entry to entry.
+struct Walk<F> {
+    window: Window,
+    check: TreeCheck,
+    open: Vec<Arc<Entry>>,
+    groups: HashSet<u64>,
+    not_read: Vec<Problem>,
+    take: F,
+}
+
+impl Planner<'_> {
+    /// Calls `take` with every window, in order; gives what could not be read.
+    ///
+    /// # Errors
+    /// A store that fails; damage, unless it is passed over; those of `take`.
+    pub fn each_window(&self, root: &Root, take: impl FnMut(Window) -> Result<()>) -> Result<Vec<Problem>> {
+        let mut walk = Walk {
+            window: Window::default(),
+            check: TreeCheck::default(),
+            open: Vec::new(),
+            groups: HashSet::new(),
+            not_read: Vec::new(),
+            take,
+        };
+        let hunks = tree::hunks(self.packs, root)?;
+        let mut decoder = Decoder::new()?;
+        let mut gap = false;
+        for (n, hunk) in hunks.iter().enumerate() {
+            self.ctx.check("read the snapshot's entries")?;
+            let next = hunks.get(n + 1).map(|h| &h.first);
+            if !self.wanted.touches(&hunk.first, next) {
+                continue;
+            }
+            match self.hunk(hunk, &mut decoder, &mut gap, &mut walk) {
+                Err(why) if self.skip_damaged && why.kind() == Kind::Damage => {
+                    let end = next.map_or("the end".to_owned(), |next| format!("before {next}"));
+                    let why = format!("all entries from here to {end}: {why}");
+                    walk.not_read.push(Problem { path: hunk.first.clone(), why });
+                    gap = true;
+                }
+                done => done?,
+            }
+        }
+        while let Some(folder) = walk.open.pop() {
+            walk.window.left.push(folder);
+        }
+        (walk.take)(walk.window)?;
+        Ok(walk.not_read)
+    }
+
+    fn hunk<F: FnMut(Window) -> Result<()>>(
+        &self,
+        hunk: &HunkRef,
+        decoder: &mut Decoder,
+        gap: &mut bool,
+        walk: &mut Walk<F>,
+    ) -> Result<()> {
+        for entry in tree::read_hunk(self.packs, hunk, decoder)? {
+            if !self.wanted.takes(&entry.path) {
+                continue;
+            }
+            if std::mem::take(gap) {
+                walk.bridge(&entry.path)?;
+            }
+            walk.check.next(&entry)?;
+            self.entry(entry, walk)?;
+        }
+        Ok(())
+    }
+
+    fn entry<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, walk: &mut Walk<F>) -> Result<()> {
+        walk.leave(&entry.path);
+        if walk.window.is_full(&self.limits) {
+            walk.flush()?;
+        }
+        let extras = entry.xattrs.iter().map(|(name, value)| 96 + name.0.len() + value.0.len()).sum::<usize>();
+        let map = entry.map.as_ref().map_or(0, |m| 16 * m.packs.len() + 1024);
+        walk.window.memory += 384 + entry.path.bytes().len() + 40 * entry.extents.len() + extras + map;
+        match entry.kind {
+            entry::Kind::Folder => walk.folder(entry),
+            entry::Kind::Symlink | entry::Kind::Fifo => walk.window.others.push(entry),
+            entry::Kind::File => return self.file(entry, walk),
+        }
+        Ok(())
+    }
+
+    fn file<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, walk: &mut Walk<F>) -> Result<()> {
+        let group = entry.link.as_ref().map(|link| {
+            // A group is one content under one name: what claims to be a link of another content stays a file of its own.
+            let content = entry.hash.map(|h| h.0).unwrap_or_default();
+            Hash::of(&[&content[..], link.as_bytes()].concat())
+        });
+        if let Some(group) = group {
+            let short = group.0.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+            if !walk.groups.insert(short) {
+                walk.window.links.push((group, entry));
+                return Ok(());
+            }
+        }
+        let entry = Arc::new(entry);
+        walk.item(&entry, group);
+        let mut at = 0;
+        if entry.map.is_none() {
+            for extent in entry.content_extents() {
+                self.piece(extent, &mut at, walk)?;
+            }
+        } else {
+            let read = tree::each_run(self.packs, &entry, |run| {
+                self.ctx.check("read the snapshot's entries")?;
+                self.piece(run.extent, &mut at, walk)
+            });
+            if let Err(why) = read {
+                if !self.skip_damaged || why.kind() != Kind::Damage {
+                    return Err(why);
+                }
+                if let Some(item) = walk.window.items.last() {
+                    // What is lost already keeps its first reason.
+                    let _ = item.lost.set(why.to_string());
+                }
+            }
+        }
+        if let Some(item) = walk.window.items.last_mut() {
+            item.last = true;
+        }
+        Ok(())
+    }
+
+    /// Adds a range of the content of the window's last file; a file that does not fit goes on in the next window.
+    fn piece<F: FnMut(Window) -> Result<()>>(&self, extent: Extent, at: &mut u64, walk: &mut Walk<F>) -> Result<()> {
+        if let Some(pack) = extent.pack {
+            if walk.window.pieces.len() >= self.limits.pieces {
+                walk.go_on()?;
+            }
+            let item = walk.window.items.len().saturating_sub(1);
+            if let Some(item) = walk.window.items.last() {
+                item.left.fetch_add(extent.length, Ordering::Relaxed);
+            }
+            let pack = walk.window.pack(pack);
+            let piece = Piece { pack, item: item as u32, offset: extent.offset, length: extent.length, at: *at };
+            walk.window.pieces.push(piece);
+        }
+        *at += extent.length;
+        Ok(())
+    }
+}
+
+impl<F: FnMut(Window) -> Result<()>> Walk<F> {
+    fn flush(&mut self) -> Result<()> {
+        (self.take)(std::mem::take(&mut self.window))
+    }
+
+    fn item(&mut self, entry: &Arc<Entry>, group: Option<Hash>) {
+        let (progress, lost) = (OnceLock::new(), Arc::default());
+        self.window.items.push(Item::new(entry.clone(), group, progress, lost));
+    }
+
+    /// Ends the window in the middle of its last file.
+    fn go_on(&mut self) -> Result<()> {
+        let Some(item) = self.window.items.last() else { return self.flush() };
+        let (entry, group) = (item.entry.clone(), item.group);
+        let progress = item.progress.get_or_init(Arc::default).clone();
+        let lost = item.lost.clone();
+        self.flush()?;
+        self.window.items.push(Item::new(entry, group, OnceLock::from(progress), lost));
+        Ok(())
+    }
+
+    fn folder(&mut self, entry: Entry) {
+        let entry = Arc::new(entry);
+        self.window.folders.push(entry.clone());
+        self.open.push(entry);
+    }
+
+    /// Leaves the folders that `next` is not in.
+    fn leave(&mut self, next: &EntryPath) {
+        while let Some(folder) = self.open.pop_if(|folder| !next.is_in(&folder.path)) {
+            self.window.left.push(folder);
+        }
+    }
+
+    /// Makes the folders above `path` that were lost with a damaged hunk, closed to everybody else.
+    fn bridge(&mut self, path: &EntryPath) -> Result<()> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        self.leave(path);
+        let mut ends: Vec<usize> = (0..parent.len()).filter(|&at| parent[at] == b'/').collect();
+        ends.insert(0, 0);
+        ends.push(parent.len());
+        ends.dedup();
+        for end in ends {
+            let above = match end {
+                0 => EntryPath::root(),
+                _ => EntryPath::new(&parent[..end]).map_err(|why| Error::damage("read a snapshot", why))?,
+            };
+            if self.open.last().is_some_and(|open| open.path.is_in(&above)) {
+                continue;
+            }
+            let made = lost_folder(above);
+            self.check.next(&made)?;
+            self.folder(made);
+        }
+        Ok(())
+    }
+}
+
+/// Stands for a folder of which only the path is known.
+fn lost_folder(path: EntryPath) -> Entry {
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Entry {
+        path,
+        kind: entry::Kind::Folder,
+        size: 0,
+        mode: 0o700,
+        uid: me.0,
+        gid: me.1,
+        mtime: 0,
+        ctime: 0,
+        inode: 0,
+        target: None,
+        xattrs: Vec::new(),
+        hash: None,
+        link: None,
+        racy: false,
+        header: entry::TAR_BLOCK,
+        extents: Vec::new(),
+        map: None,
+    }
+}

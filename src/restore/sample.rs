@@ -1,0 +1,257 @@
+//! Vaults for tests, made entry by entry, also such as no backup makes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use crate::error::Result;
+use crate::monitor::{Context, Silent};
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use crate::vault::Vault;
+use crate::vault::entry::{Entry, Extent, FrameRef, Kind, Map, MapFrame, padding};
+use crate::vault::hex::{Hash, Hex, PackId};
+use crate::vault::hunk::HunkBuilder;
+use crate::vault::list::List;
+use crate::vault::map::MapBuilder;
+use crate::vault::pack::{PackInfo, PackKind, name, write_table};
+use crate::vault::path::{Bytes, EntryPath};
+use crate::vault::root::{FORMAT, HunkRef, PackList, Place, Reason, Root, SNAPSHOTS, SnapshotName, State, Totals};
+
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+/// A context with two threads that hears nothing.
+pub fn context() -> Context<'static> {
+    Context { random: &crate::monitor::system_random, threads: 2, stop: &GO_ON, monitor: &Silent }
+}
+
+fn random_id() -> PackId {
+    let mut id = [0; 16];
+    crate::monitor::system_random(&mut id).unwrap();
+    Hex(id)
+}
+
+/// Content that becomes a pack.
+pub struct PackWriter {
+    pub id: PackId,
+    kind: PackKind,
+    frames: Vec<(Vec<u8>, u32)>,
+    content: u64,
+}
+
+impl PackWriter {
+    pub fn new(kind: PackKind) -> Self {
+        PackWriter { id: random_id(), kind, frames: Vec::new(), content: 0 }
+    }
+
+    /// Adds a frame; says where its content begins.
+    pub fn frame(&mut self, content: &[u8]) -> u64 {
+        self.raw_frame(zstd::bulk::compress(content, 1).unwrap(), content.len() as u32)
+    }
+
+    /// Adds a frame that claims to have `length` bytes of content.
+    pub fn raw_frame(&mut self, compressed: Vec<u8>, length: u32) -> u64 {
+        self.frames.push((compressed, length));
+        self.content += u64::from(length);
+        self.content - u64::from(length)
+    }
+
+    pub fn store(self, store: &MemoryStore) -> PackInfo {
+        let table = write_table(self.frames.iter().map(|(bytes, length)| (bytes.len() as u32, *length)));
+        let mut bytes = self.frames.into_iter().flat_map(|(bytes, _)| bytes).collect::<Vec<_>>();
+        bytes.extend(table);
+        let info = PackInfo {
+            id: self.id,
+            kind: self.kind,
+            size: bytes.len() as u64,
+            content: self.content,
+            crc32c: crc32c::crc32c(&bytes),
+        };
+        store.create(&name(self.kind, self.id), &[&bytes]).unwrap();
+        info
+    }
+}
+
+/// A vault that is being made, and the snapshot that is next.
+pub struct Sample {
+    pub store: &'static MemoryStore,
+    pub vault: Vault,
+    pub entries: Vec<Entry>,
+    pub packs: Vec<PackInfo>,
+    /// Content of a frame, in bytes.
+    pub frame: usize,
+    /// Entries of a hunk.
+    pub hunk: usize,
+    /// Where the hunks of the last snapshot are.
+    pub hunks: Vec<HunkRef>,
+    seq: u64,
+}
+
+impl Sample {
+    /// A vault without snapshots; the next one begins with the data directory.
+    pub fn new() -> Self {
+        let store: &'static MemoryStore = Box::leak(Box::default());
+        let vault = Vault::init(Box::new(store), crate::monitor::system_random).unwrap();
+        let mut sample = Sample {
+            store,
+            vault,
+            entries: Vec::new(),
+            packs: Vec::new(),
+            frame: 100,
+            hunk: 4,
+            hunks: Vec::new(),
+            seq: 0,
+        };
+        sample.folder(".");
+        sample
+    }
+
+    /// Adds an entry without content.
+    pub fn add(&mut self, path: impl AsRef<[u8]>, kind: Kind) -> &mut Entry {
+        self.entries.push(Entry {
+            path: EntryPath::new(path.as_ref()).unwrap(),
+            kind,
+            size: 0,
+            mode: if kind == Kind::Folder { 0o755 } else { 0o644 },
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            mtime: 1_700_000_000_123_456_789,
+            ctime: 0,
+            inode: 1,
+            target: None,
+            xattrs: Vec::new(),
+            hash: (kind == Kind::File).then(|| Hash::of(&[])),
+            link: None,
+            racy: false,
+            header: 512,
+            extents: vec![Extent::zeros(512)],
+            map: None,
+        });
+        self.entries.last_mut().unwrap()
+    }
+
+    pub fn folder(&mut self, path: &str) -> &mut Entry {
+        self.add(path, Kind::Folder)
+    }
+
+    pub fn symlink(&mut self, path: &str, target: &[u8]) -> &mut Entry {
+        let entry = self.add(path, Kind::Symlink);
+        entry.target = Some(Bytes(target.to_vec()));
+        entry
+    }
+
+    /// Adds a file whose content is in these extents.
+    pub fn file_at(&mut self, path: impl AsRef<[u8]>, content: &[u8], extents: &[Extent]) -> &mut Entry {
+        let entry = self.add(path, Kind::File);
+        entry.size = content.len() as u64;
+        entry.hash = Some(Hash::of(content));
+        extents.iter().for_each(|extent| extent.push(&mut entry.extents));
+        Extent::zeros(padding(entry.size)).push(&mut entry.extents);
+        entry
+    }
+
+    /// Stores content in a new pack, as frames.
+    pub fn put(&mut self, content: &[u8]) -> Extent {
+        let mut pack = PackWriter::new(PackKind::Data);
+        content.chunks(self.frame).for_each(|chunk| _ = pack.frame(chunk));
+        let extent = Extent { pack: Some(pack.id), offset: 0, length: content.len() as u64 };
+        if !content.is_empty() {
+            self.packs.push(pack.store(self.store));
+        }
+        extent
+    }
+
+    /// Adds a file with a pack of its own.
+    pub fn file(&mut self, path: impl AsRef<[u8]>, content: &[u8]) -> &mut Entry {
+        let extent = self.put(content);
+        self.file_at(path, content, &[extent])
+    }
+
+    /// Adds a file whose content is in the extents of a map.
+    pub fn mapped(&mut self, path: &str, content: &[u8], extents: &[Extent]) -> &mut Entry {
+        let mut builder = MapBuilder::default();
+        let mut parts = Vec::new();
+        for extent in extents {
+            parts.extend(match extent.pack {
+                Some(_) => builder.push(*extent, Hash::of(&extent.offset.to_le_bytes())),
+                None => builder.push_hole(extent.length),
+            });
+        }
+        parts.extend(builder.finish());
+        let mut pack = PackWriter::new(PackKind::Index);
+        let mut frames = Vec::new();
+        let mut packs = vec![pack.id];
+        for part in parts {
+            let offset = pack.frame(&part.bytes);
+            let (length, hash) = (part.bytes.len() as u64, Hash::of(&part.bytes));
+            frames.push(MapFrame { frame: FrameRef { pack: pack.id, offset, length, hash }, content: part.content });
+            packs.extend(part.packs);
+        }
+        self.packs.push(pack.store(self.store));
+        let entry = self.file_at(path, content, &[]);
+        entry.map = Some(Map { frames: List::Items(frames), packs });
+        entry
+    }
+
+    /// Stores the entries so far as a snapshot, and goes on with the same ones.
+    pub fn commit(&mut self, state: State) -> SnapshotName {
+        let mut pack = PackWriter::new(PackKind::Index);
+        let mut hunks = Vec::new();
+        for entries in self.entries.chunks(self.hunk) {
+            let mut builder = HunkBuilder::default();
+            let mut done = Vec::new();
+            for entry in entries {
+                done.extend(builder.push(entry).unwrap());
+            }
+            done.extend(builder.finish());
+            hunks.extend(done.into_iter().map(|hunk| (hunk.bytes, hunk.entries, hunk.first)));
+        }
+        self.hunks.clear();
+        for (bytes, entries, first) in hunks {
+            let offset = pack.frame(&bytes);
+            let frame = FrameRef { pack: pack.id, offset, length: bytes.len() as u64, hash: Hash::of(&bytes) };
+            self.hunks.push(HunkRef { frame, entries, first });
+        }
+        let mut packs = self.packs.clone();
+        packs.push(pack.store(self.store));
+        self.commit_root(state, packs)
+    }
+
+    /// Stores a root over the current hunks.
+    pub fn commit_root(&mut self, state: State, packs: Vec<PackInfo>) -> SnapshotName {
+        self.seq += 1;
+        let finished = jiff::Timestamp::from_second(1_800_000_000 + self.seq as i64 * 3600).unwrap();
+        let root = Root {
+            format: FORMAT,
+            vault: self.vault.config.id,
+            seq: self.seq,
+            parent: None,
+            started: finished,
+            finished,
+            reason: Reason::Manual,
+            labels: BTreeMap::new(),
+            state,
+            data: "/data".into(),
+            host: "here".into(),
+            writer: "test".into(),
+            place: Place { boot: String::new(), device: 1, inode: 2, born: None },
+            covers: None,
+            totals: Totals::default(),
+            hunks: List::Items(self.hunks.clone()),
+            packs: PackList { list: List::Items(packs), holders: Vec::new() },
+            problems: List::default(),
+        };
+        let (name, bytes) = root.encode().unwrap();
+        self.store.create(&name.object(SNAPSHOTS), &[&bytes]).unwrap();
+        name
+    }
+
+    /// The name of the last index pack, which holds the hunks.
+    pub fn index_pack(&self) -> String {
+        name(PackKind::Index, self.hunks[0].frame.pack)
+    }
+
+    /// Opens the vault again, as a command does.
+    pub fn open(&self) -> Result<Vault> {
+        Vault::open(Box::new(self.store))
+    }
+}

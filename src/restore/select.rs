@@ -1,0 +1,129 @@
+//! Which snapshot is meant.
+
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result};
+use crate::vault::Vault;
+use crate::vault::root::{Root, SnapshotName};
+
+/// The most snapshots that an error names.
+const CANDIDATES: usize = 5;
+
+/// A snapshot that is newer than the chosen one and was not chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PassedOver {
+    /// The snapshot.
+    pub snapshot: SnapshotName,
+    /// Why it is not good.
+    pub why: String,
+}
+
+/// A chosen snapshot, and what was not chosen.
+#[derive(Debug)]
+pub struct Choice {
+    /// Its name.
+    pub name: SnapshotName,
+    /// What it says.
+    pub root: Root,
+    /// Newer snapshots that are not good, newest first; none where the snapshot was named by its id.
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// The snapshot that `spec` means: `latest`, an id or the beginning of one, a whole name, or a time.
+///
+/// # Errors
+/// As [`choose`].
+pub fn find(vault: &Vault, spec: &str) -> Result<(SnapshotName, Root)> {
+    choose(vault, spec).map(|choice| (choice.name, choice.root))
+}
+
+/// As [`find`], and says which newer snapshots were passed over.
+///
+/// `latest` is the newest good snapshot; a time (RFC 3339, or a date or date and time in UTC) means the newest good one
+/// that is not after it. An id is taken whatever its snapshot's state.
+///
+/// # Errors
+/// Usage: nothing, or more than one snapshot, fits. Failed: there is no good snapshot. Damage: the named root is damaged.
+pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
+    let names = vault.snapshots()?;
+    if spec == "latest" {
+        return newest_good(vault, &names, "the newest good snapshot");
+    }
+    let by_id: Vec<_> = names.iter().filter(|name| is_named(name, spec)).collect();
+    match by_id[..] {
+        [name] => return Ok(Choice { name: *name, root: vault.root(*name)?, passed_over: Vec::new() }),
+        [] => {}
+        _ => {
+            let why = format!("{} snapshots begin so: {}", by_id.len(), list(by_id.iter().copied()));
+            return Err(Error::usage(format!("find the snapshot {spec}"), why).hint("Give more of the id."));
+        }
+    }
+    let Some(time) = parse_time(spec) else {
+        let known = match names.is_empty() {
+            true => "the vault has no snapshots".to_owned(),
+            false => format!("no id begins so, and it is not a time; the newest are {}", list(names.iter().rev())),
+        };
+        return Err(Error::usage(format!("find the snapshot {spec}"), known)
+            .hint("Give `latest`, the beginning of an id, or a time such as 2026-11-21T10:00:00Z or 2026-11-21."));
+    };
+    let before: Vec<_> = names.iter().filter(|name| name.time <= time).copied().collect();
+    if before.is_empty() {
+        let why = match names.iter().min_by_key(|name| name.time) {
+            Some(first) => format!("the first is {first}"),
+            None => "the vault has no snapshots".to_owned(),
+        };
+        return Err(Error::usage(format!("find a snapshot not after {time}"), why));
+    }
+    newest_good(vault, &before, &format!("a good snapshot not after {time}"))
+}
+
+fn is_named(name: &SnapshotName, spec: &str) -> bool {
+    let is_id = (1..=16).contains(&spec.len()) && spec.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (is_id && name.id.to_string().starts_with(spec)) || name.to_string() == spec
+}
+
+fn list<'a>(names: impl ExactSizeIterator<Item = &'a SnapshotName>) -> String {
+    let more = names.len().saturating_sub(CANDIDATES);
+    let shown: Vec<_> = names.take(CANDIDATES).map(SnapshotName::to_string).collect();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &rest
+}
+
+/// RFC 3339, or a date and time, or a date (its first second), in UTC.
+fn parse_time(spec: &str) -> Option<Timestamp> {
+    let utc = |time: DateTime| time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+    spec.parse::<Timestamp>().ok().or_else(|| {
+        let date = spec
+            .parse::<Date>()
+            .ok()
+            .filter(|_| spec.len() <= 10)
+            .map(|date| date.to_datetime(jiff::civil::Time::midnight()));
+        date.or_else(|| spec.parse::<DateTime>().ok()).and_then(utc)
+    })
+}
+
+/// The last good one of `names`, which are in order.
+fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice> {
+    let mut passed_over = Vec::new();
+    for name in names.iter().rev() {
+        let why = match vault.root(*name) {
+            Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over }),
+            Ok(root) if root.covers.is_some() => "it is a checkpoint".to_owned(),
+            Ok(root) => format!("it is {}", root.state),
+            Err(damage) if damage.kind() == Kind::Damage => format!("its root is damaged ({damage})"),
+            Err(why) => return Err(why),
+        };
+        passed_over.push(PassedOver { snapshot: *name, why });
+    }
+    let doing = format!("find {wanted} in {}", vault.store.url());
+    Err(match passed_over.iter().find(|p| !p.why.contains("damaged")).or(passed_over.first()) {
+        None => Error::failed(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
+        Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len())).hint(format!(
+            "The newest is {}: {}. To use it all the same, name it: --snapshot {}",
+            newest.snapshot, newest.why, newest.snapshot.id
+        )),
+    })
+}
