@@ -3,8 +3,10 @@
 //!
 //! Data flows down this list on backup, and up it on restore.
 
+pub mod backup;
 pub mod error;
 pub mod inspect;
+pub mod export;
 pub mod monitor;
 pub mod store;
 pub mod vault;

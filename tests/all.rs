@@ -1,1 +1,1 @@
-
+mod fuzz_corpus;

@@ -30,6 +30,11 @@ impl<S: Store> RecordStore<S> {
         RecordStore { inner, calls: Mutex::default() }
     }
 
+    /// The store that answers.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
     /// The calls since the last time this was asked, in the order in which they were answered.
     pub fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))

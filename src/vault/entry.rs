@@ -180,7 +180,7 @@ impl Entry {
         if self.path.is_root() && self.kind != Kind::Folder {
             return wrong("is not a folder");
         }
-        if self.header == 0 || self.header % TAR_BLOCK != 0 || self.header > MAX_HEADER {
+        if self.header == 0 || !self.header.is_multiple_of(TAR_BLOCK) || self.header > MAX_HEADER {
             return wrong("has a header of an impossible size");
         }
         let content = if self.map.is_some() { 0 } else { self.size };

@@ -85,6 +85,7 @@ pub struct HunkBuilder {
     frame: Frame,
     packs: PackNumbers,
     entries: u64,
+    maps: u64,
     first: EntryPath,
     line: Vec<u8>,
 }
@@ -96,6 +97,8 @@ pub struct Hunk {
     pub bytes: Vec<u8>,
     /// How many entries it holds.
     pub entries: u64,
+    /// How many of them have maps.
+    pub maps: u64,
     /// The path of the first one.
     pub first: EntryPath,
     /// Every pack that its entries and their maps reach.
@@ -108,6 +111,7 @@ impl Default for HunkBuilder {
             frame: Frame::new("hunk"),
             packs: PackNumbers::default(),
             entries: 0,
+            maps: 0,
             first: EntryPath::root(),
             line: Vec::new(),
         }
@@ -126,6 +130,7 @@ impl HunkBuilder {
             self.first = entry.path.clone();
         }
         self.entries += 1;
+        self.maps += u64::from(entry.map.is_some());
         let wire = to_wire(entry, &mut self.packs);
         self.line.clear();
         serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()))?;
@@ -142,7 +147,13 @@ impl HunkBuilder {
         }
         let done = std::mem::take(self);
         let packs = done.packs.packs().to_vec();
-        Some(Hunk { bytes: done.frame.finish(&packs), entries: done.entries, first: done.first, packs })
+        Some(Hunk {
+            bytes: done.frame.finish(&packs),
+            entries: done.entries,
+            maps: done.maps,
+            first: done.first,
+            packs,
+        })
     }
 }
 

@@ -167,6 +167,13 @@ pub struct HunkRef {
     pub entries: u64,
     /// The path of its first entry.
     pub first: EntryPath,
+    /// How many of its entries have maps.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub maps: u64,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// An entry that could not be read, and why.

@@ -130,6 +130,11 @@ mod tests {
             entry.size = entry.size.min(2000) * u64::from(entry.kind == Kind::File);
             let mut stream = header(&entry).unwrap();
             prop_assert_eq!(stream.len() as u64 % TAR_BLOCK, 0);
+            // The tar crate reads PAX records line by line, and so no value with a line break; look at the bytes instead.
+            if let Some((_, value)) = entry.xattrs.first() {
+                let record = [b"SCHILY.xattr.user.x=", &value.0[..], b"\n"].concat();
+                prop_assert!(stream.windows(record.len()).any(|w| w == record));
+            }
             stream.resize(stream.len() + (entry.size + padding(entry.size)) as usize, 7);
             stream.extend(END);
             let mut archive = tar::Archive::new(&stream[..]);
@@ -141,11 +146,6 @@ mod tests {
             prop_assert_eq!(read.header().mode().unwrap(), entry.mode);
             prop_assert_eq!(read.header().uid().unwrap(), u64::from(entry.uid));
             prop_assert_eq!(read.link_name_bytes().map(|l| l.into_owned()), entry.target.as_ref().map(|t| t.0.clone()));
-            let extensions = read.pax_extensions().unwrap();
-            if let Some((_, value)) = entry.xattrs.first() {
-                let wanted = extensions.unwrap().map(|e| e.unwrap()).find(|e| e.key() == Ok("SCHILY.xattr.user.x"));
-                prop_assert_eq!(wanted.unwrap().value_bytes(), &value.0[..]);
-            }
             let mut content = Vec::new();
             read.read_to_end(&mut content).unwrap();
             prop_assert_eq!(content.len() as u64, entry.size);

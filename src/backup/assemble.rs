@@ -1,0 +1,387 @@
+//! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
+
+use std::collections::{HashMap, HashSet};
+
+use super::base::Base;
+use super::index::IndexWriter;
+use super::packer::{PackWriter, Packer};
+use super::read::{Content, Extra, Part};
+use super::seen::Seen;
+use super::walk::Found;
+use crate::error::{Error, Result};
+use crate::monitor::Context;
+use crate::vault::entry::{Entry, Extent, Kind, Map, MapFrame, padding};
+use crate::vault::hex::{Hash, PackId};
+use crate::vault::hunk::{Hunk, HunkBuilder};
+use crate::vault::list;
+use crate::vault::map::{MapBuilder, MapPart};
+use crate::vault::pack::PackKind;
+use crate::vault::path::EntryPath;
+use crate::vault::root::{HunkRef, Problem, Totals};
+use crate::vault::tar;
+
+/// A smaller file is not looked for among the blocks of this run, in bytes: an extent of its own would cost as much.
+const WORTH_FINDING: usize = 4096;
+static ZEROS: [u8; 512] = [0; 512];
+
+/// Puts a snapshot together.
+pub struct Assembly<'a> {
+    data: PackWriter<'a>,
+    /// Hunks, maps and lists.
+    pub index: IndexWriter<'a>,
+    seen: Seen<'a>,
+    builder: HunkBuilder,
+    /// The finished hunks.
+    pub hunks: Vec<HunkRef>,
+    /// Every pack that they reach.
+    pub reached: HashSet<PackId>,
+    /// By hard-link group, its first member.
+    links: HashMap<String, Entry>,
+    /// Sums so far.
+    pub totals: Totals,
+    /// Bytes that were read from files.
+    pub read_bytes: u64,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// The last entry's path.
+    pub last: EntryPath,
+    ctx: &'a Context<'a>,
+}
+
+/// A large file that is coming in.
+struct Incoming {
+    known: Option<Entry>,
+    sampled: bool,
+    map: MapBuilder,
+    frames: Vec<MapFrame>,
+    packs: Vec<PackId>,
+}
+
+impl<'a> Assembly<'a> {
+    /// A snapshot that builds on `base` and writes through `packer`.
+    ///
+    /// # Errors
+    /// No memory for a decoder.
+    pub fn new(base: &'a Base<'a>, packer: &'a Packer<'a>, ctx: &'a Context<'a>) -> Result<Self> {
+        Ok(Assembly {
+            data: PackWriter::new(packer, PackKind::Data),
+            index: IndexWriter::new(packer, base),
+            seen: Seen::new(&base.packs, &base.hunks)?,
+            builder: HunkBuilder::default(),
+            hunks: Vec::new(),
+            reached: HashSet::new(),
+            links: HashMap::new(),
+            totals: Totals::default(),
+            read_bytes: 0,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            last: EntryPath::root(),
+            ctx,
+        })
+    }
+
+    /// Takes all that comes of one batch of steps.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn take(&mut self, mut parts: impl Iterator<Item = Part>) -> Result<()> {
+        while let Some(part) = parts.next() {
+            match part {
+                Part::Keep(entry) => self.keep(entry)?,
+                Part::Adopt(found, known, extra) => self.adopt(found, known, extra)?,
+                Part::Link(found) => self.link(found)?,
+                Part::Other(found, known, extra) => self.other(found, known, extra)?,
+                Part::File(content, bytes, known, sampled) => self.file(content, &bytes, known, sampled)?,
+                Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
+                Part::Gone(path, why) => self.warn(format!("{path} is not in the snapshot: {why}")),
+                Part::Failed(path, why) => self.failed(path, why),
+                Part::Blocks(..) | Part::Hole(_) | Part::Again | Part::End(_) => {
+                    return Err(Error::failed(
+                        "put the snapshot together",
+                        "content without a file came from a reader",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the user and remembers for the report.
+    pub fn warn(&mut self, what: String) {
+        self.ctx.monitor.warn(&what);
+        self.warnings.push(what);
+    }
+
+    /// An entry that is missing in the snapshot.
+    pub fn failed(&mut self, path: EntryPath, why: String) {
+        self.ctx.monitor.warn(&format!("{path} is not in the snapshot: {why}"));
+        self.problems.push(Problem { path, why });
+    }
+
+    fn keep(&mut self, entry: Entry) -> Result<()> {
+        self.ctx.monitor.advance(entry.size);
+        // A group's first member may have been found changed by the sample.
+        let first = entry.link.as_ref().and_then(|link| self.links.get(link));
+        if let Some(first) = first
+            && first.hash != entry.hash
+        {
+            let mut changed = Entry { path: entry.path.clone(), ..first.clone() };
+            changed.extents = changed.content_extents();
+            let changed = self.place(changed, Some(&entry))?;
+            return self.add(changed);
+        }
+        self.add(entry)
+    }
+
+    /// The content is as it was; the rest is taken anew.
+    fn adopt(&mut self, found: Found, known: Entry, extra: Extra) -> Result<()> {
+        self.ctx.monitor.advance(found.size);
+        let mut entry = entry_of(found, extra, known.hash);
+        entry.map = known.map.clone();
+        entry.extents = known.content_extents();
+        let entry = self.place(entry, Some(&known))?;
+        self.add(entry)
+    }
+
+    fn other(&mut self, found: Found, known: Option<Entry>, extra: Extra) -> Result<()> {
+        let entry = self.place(entry_of(found, extra, None), known.as_ref())?;
+        self.add(entry)
+    }
+
+    fn link(&mut self, found: Found) -> Result<()> {
+        let first = found.link().and_then(|link| self.links.get(&link)).cloned();
+        let Some(first) = first else {
+            self.failed(found.path, "another name of the same file could not be read".into());
+            return Ok(());
+        };
+        self.ctx.monitor.advance(first.size);
+        let mut entry = Entry { path: found.path, ..first };
+        entry.extents = entry.content_extents();
+        let entry = self.place(entry, None)?;
+        self.add(entry)
+    }
+
+    fn file(&mut self, content: Content, bytes: &[u8], known: Option<Entry>, sampled: bool) -> Result<()> {
+        self.read_bytes += bytes.len() as u64;
+        let hash = content.hash;
+        let Some(mut entry) = self.read(content, known.as_ref(), sampled)? else { return Ok(()) };
+        if let Some(known) = known.as_ref().filter(|k| k.hash == entry.hash && k.size == entry.size && k.map.is_none())
+        {
+            entry.extents = known.content_extents();
+        } else if bytes.len() >= WORTH_FINDING {
+            let found = self.seen.recent(&hash, bytes.len() as u32);
+            match found {
+                Some(extent) => entry.extents = vec![extent],
+                None => {
+                    let whole = self.whole(&entry, bytes)?;
+                    let content = Extent { offset: whole.offset + entry_header(&entry)?.len() as u64, ..whole };
+                    self.seen.remember(hash, Extent { length: bytes.len() as u64, ..content });
+                    entry.header = content.offset - whole.offset;
+                    entry.extents = vec![whole];
+                    return self.add(entry);
+                }
+            }
+        } else if !bytes.is_empty() {
+            entry.header = entry_header(&entry)?.len() as u64;
+            entry.extents = vec![self.whole(&entry, bytes)?];
+            return self.add(entry);
+        }
+        let entry = self.place(entry, known.as_ref())?;
+        self.add(entry)
+    }
+
+    /// Stores header, content and padding in one piece: in its pack the file is a piece of a tar stream.
+    fn whole(&mut self, entry: &Entry, bytes: &[u8]) -> Result<Extent> {
+        self.data.append(&[&entry_header(entry)?, bytes, &ZEROS[..padding(entry.size) as usize]])
+    }
+
+    /// What a file that was read becomes; none if it is the entry that was known, which is then added.
+    fn read(&mut self, content: Content, known: Option<&Entry>, sampled: bool) -> Result<Option<Entry>> {
+        if let Some(note) = &content.note {
+            self.warn(format!("{}: {note}", content.found.path));
+        }
+        if sampled && let Some(known) = known {
+            if known.hash == Some(content.hash) && known.size == content.found.size && content.note.is_none() {
+                self.add(known.clone())?;
+                return Ok(None);
+            }
+            if known.mtime == content.found.mtime {
+                self.warn(format!("{} was changed without its time changing; it is stored anew", content.found.path));
+            }
+        }
+        let mut entry = entry_of(content.found, content.extra, Some(content.hash));
+        entry.racy = content.racy;
+        Ok(Some(entry))
+    }
+
+    /// Takes a large file's content, and puts it down as a map.
+    fn large(&mut self, known: Option<Entry>, sampled: bool, parts: &mut impl Iterator<Item = Part>) -> Result<()> {
+        let map = MapBuilder::default;
+        self.seen.begin(known.as_ref().and_then(|k| k.map.as_ref()));
+        let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
+        loop {
+            match parts.next() {
+                Some(Part::Blocks(bytes, blocks)) => {
+                    self.read_bytes += bytes.len() as u64;
+                    self.blocks(&mut file, &bytes, &blocks)?;
+                }
+                Some(Part::Hole(length)) => {
+                    let part = file.map.push_hole(length);
+                    self.map_part(&mut file, part)?;
+                }
+                Some(Part::Again) => {
+                    self.seen.begin(file.known.as_ref().and_then(|k| k.map.as_ref()));
+                    file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
+                }
+                Some(Part::End(content)) => {
+                    let part = file.map.finish();
+                    self.map_part(&mut file, part)?;
+                    for warning in self.seen.warnings() {
+                        self.warn(warning);
+                    }
+                    return self.large_end(file, content);
+                }
+                Some(Part::Failed(path, why)) => {
+                    self.failed(path, why);
+                    return Ok(());
+                }
+                _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
+            }
+        }
+    }
+
+    fn blocks(&mut self, file: &mut Incoming, bytes: &[u8], blocks: &[(u32, Hash)]) -> Result<()> {
+        let mut at = 0;
+        for (length, hash) in blocks {
+            let block = &bytes[at..at + *length as usize];
+            at += block.len();
+            let extent = match self.seen.find(hash, *length) {
+                Some(extent) => extent,
+                None => {
+                    let extent = self.data.append(&[block])?;
+                    self.seen.remember(*hash, extent);
+                    extent
+                }
+            };
+            let part = file.map.push(extent, *hash);
+            self.map_part(file, part)?;
+        }
+        Ok(())
+    }
+
+    fn map_part(&mut self, file: &mut Incoming, part: Option<MapPart>) -> Result<()> {
+        let Some(part) = part else { return Ok(()) };
+        let frame = match self.seen.frame(&Hash::of(&part.bytes)) {
+            Some(frame) => frame,
+            None => self.index.store(&part.bytes)?,
+        };
+        for pack in part.packs.iter().chain([&frame.pack]) {
+            if !file.packs.contains(pack) {
+                file.packs.push(*pack);
+            }
+        }
+        file.frames.push(MapFrame { frame, content: part.content });
+        Ok(())
+    }
+
+    fn large_end(&mut self, file: Incoming, content: Content) -> Result<()> {
+        let Some(mut entry) = self.read(content, file.known.as_ref(), file.sampled)? else { return Ok(()) };
+        let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && k.map.is_some();
+        if let Some(known) = file.known.as_ref().filter(same) {
+            entry.map = known.map.clone();
+        } else {
+            let (mut packs, index) = (file.packs, &mut self.index);
+            let frames = list::write(file.frames, |frame| {
+                let frame = index.store(&frame.finish(&[]))?;
+                if !packs.contains(&frame.pack) {
+                    packs.push(frame.pack);
+                }
+                Ok(frame)
+            })?;
+            entry.map = Some(Map { frames, packs });
+        }
+        let entry = self.place(entry, file.known.as_ref())?;
+        self.add(entry)
+    }
+
+    /// Gives an entry, whose extents cover its content, its header and padding. The header of the entry that was known is
+    /// used again where it is the same.
+    fn place(&mut self, mut entry: Entry, known: Option<&Entry>) -> Result<Entry> {
+        let header = entry_header(&entry)?;
+        let content = std::mem::take(&mut entry.extents);
+        entry.header = header.len() as u64;
+        let same =
+            |known: &&Entry| known.header == entry.header && entry_header(known).is_ok_and(|known| known == header);
+        entry.extents = match known.filter(same) {
+            Some(known) => known.header_extents(),
+            None => vec![self.data.append(&[&header])?],
+        };
+        content.into_iter().for_each(|extent| extent.push(&mut entry.extents));
+        Extent::zeros(padding(entry.size)).push(&mut entry.extents);
+        Ok(entry)
+    }
+
+    fn add(&mut self, entry: Entry) -> Result<()> {
+        self.totals.entries += 1;
+        self.totals.files += u64::from(entry.kind == Kind::File);
+        self.totals.bytes += entry.size;
+        if let Some(hunk) = self.builder.push(&entry)? {
+            self.hunk(hunk)?;
+        }
+        if let Some(link) = &entry.link
+            && !self.links.contains_key(link)
+        {
+            self.links.insert(link.clone(), entry.clone());
+        }
+        self.last = entry.path;
+        Ok(())
+    }
+
+    fn hunk(&mut self, hunk: Hunk) -> Result<()> {
+        let frame = self.index.store(&hunk.bytes)?;
+        self.reached.extend(hunk.packs.iter().chain([&frame.pack]));
+        self.hunks.push(HunkRef { frame, entries: hunk.entries, first: hunk.first, maps: hunk.maps });
+        Ok(())
+    }
+
+    /// Ends the last hunk and the pack of data.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn flush(&mut self) -> Result<()> {
+        if let Some(hunk) = self.builder.finish() {
+            self.hunk(hunk)?;
+        }
+        self.data.flush()
+    }
+}
+
+/// An entry without its bytes.
+fn entry_of(found: Found, extra: Extra, hash: Option<Hash>) -> Entry {
+    let link = found.link();
+    Entry {
+        path: found.path,
+        kind: found.kind,
+        size: found.size,
+        mode: found.mode,
+        uid: found.uid,
+        gid: found.gid,
+        mtime: found.mtime,
+        ctime: found.ctime,
+        inode: found.inode,
+        target: extra.target,
+        xattrs: extra.xattrs,
+        hash,
+        link,
+        racy: false,
+        header: 0,
+        extents: Vec::new(),
+        map: None,
+    }
+}
+
+fn entry_header(entry: &Entry) -> Result<Vec<u8>> {
+    tar::header(entry).map_err(|why| Error::failed(format!("write the tar header of {}", entry.path), why))
+}

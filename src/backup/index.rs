@@ -1,0 +1,59 @@
+//! Frames of index packs: hunks, maps and lists. One that the vault has already is named again, not written again.
+
+use std::collections::HashMap;
+
+use super::base::Base;
+use super::packer::{PackWriter, Packer};
+use crate::error::Result;
+use crate::vault::entry::FrameRef;
+use crate::vault::hex::Hash;
+use crate::vault::list::List;
+use crate::vault::pack::PackKind;
+
+/// Writes index frames.
+pub struct IndexWriter<'p> {
+    writer: PackWriter<'p>,
+    known: HashMap<Hash, FrameRef>,
+}
+
+impl<'p> IndexWriter<'p> {
+    /// Writes through `packer`; the hunks and lists of `base` are known.
+    pub fn new(packer: &'p Packer<'p>, base: &Base) -> Self {
+        let mut known: HashMap<_, _> = base.hunks.iter().map(|hunk| (hunk.frame.hash, hunk.frame)).collect();
+        if let Some((_, root)) = &base.parent {
+            let mut learn = |frames: &[FrameRef]| known.extend(frames.iter().map(|frame| (frame.hash, *frame)));
+            if let List::Frames(frames) = &root.hunks {
+                learn(frames);
+            }
+            if let List::Frames(frames) = &root.packs.list {
+                learn(frames);
+            }
+            if let List::Frames(frames) = &root.problems {
+                learn(frames);
+            }
+        }
+        IndexWriter { writer: PackWriter::new(packer, PackKind::Index), known }
+    }
+
+    /// Where this content is, after it was stored if it was not known.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn store(&mut self, content: &[u8]) -> Result<FrameRef> {
+        let hash = Hash::of(content);
+        if let Some(frame) = self.known.get(&hash).filter(|frame| frame.length == content.len() as u64) {
+            return Ok(*frame);
+        }
+        let frame = self.writer.frame(content)?;
+        self.known.insert(hash, frame);
+        Ok(frame)
+    }
+
+    /// Ends the pack.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn flush(&mut self) -> Result<()> {
+        self.writer.flush()
+    }
+}

@@ -1,0 +1,201 @@
+//! The walk beside the known entries, both in path order: what is unchanged is copied, the rest is read.
+
+use std::collections::HashSet;
+use std::iter::Peekable;
+
+use super::base::Known;
+use super::walk::Found;
+use crate::vault::entry::{Entry, Kind};
+use crate::vault::hex::Hash;
+use crate::vault::path::EntryPath;
+
+/// Of the files that look unchanged, one in so many is read all the same, another one at each backup: a store through a
+/// memory map may change a file without any time showing it.
+const SAMPLE: u64 = 64;
+
+/// What is to be done about one entry.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing changed: the entry is copied as it is.
+    Keep(Entry),
+    /// Its content is as it was, but the directory is in another place: times and numbers are taken anew.
+    Adopt(Found, Entry),
+    /// It is new, or changed, or may have: it is read. The known entry of its path, if there is one.
+    Read(Found, Option<Entry>),
+    /// It looks unchanged and is read to make sure.
+    Sample(Found, Entry),
+    /// Another name of a file that came before.
+    Link(Found),
+    /// It cannot be in the snapshot, and why.
+    Failed(EntryPath, String),
+}
+
+/// How the merge decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Trust nothing: read every file.
+    pub verify_content: bool,
+    /// The snapshot's number, which turns the sample.
+    pub seq: u64,
+}
+
+/// Joins what is found with what is known.
+pub struct Merge<K: Iterator<Item = Known>> {
+    known: Peekable<K>,
+    rule: Rule,
+    /// Files with several names, of which one has come.
+    links: HashSet<(u64, u64)>,
+}
+
+impl<K: Iterator<Item = Known>> Merge<K> {
+    /// A merge with `known`, which is in path order.
+    pub fn new(known: K, rule: Rule) -> Self {
+        Merge { known: known.peekable(), rule, links: HashSet::new() }
+    }
+
+    /// What is to be done about the next entry of the walk.
+    pub fn next(&mut self, found: Found) -> Step {
+        while self.known.next_if(|known| known.entry.path < found.path).is_some() {}
+        let known = self.known.next_if(|known| known.entry.path == found.path);
+        let again = found.linked && !self.links.insert((found.device, found.inode));
+        let Some(known) = known else {
+            return if again { Step::Link(found) } else { Step::Read(found, None) };
+        };
+        match self.compare(&found, &known) {
+            Sameness::Entry if self.sampled(&found) => Step::Sample(found, known.entry),
+            Sameness::Entry => Step::Keep(known.entry),
+            _ if again => Step::Link(found),
+            Sameness::Content if self.sampled(&found) => Step::Read(found, Some(known.entry)),
+            Sameness::Content => Step::Adopt(found, known.entry),
+            Sameness::None => Step::Read(found, Some(known.entry)),
+        }
+    }
+
+    fn compare(&self, found: &Found, known: &Known) -> Sameness {
+        let Known { entry, same_place } = known;
+        let looks_same = entry.kind == found.kind && entry.size == found.size && entry.mtime == found.mtime;
+        if !looks_same || entry.racy || (self.rule.verify_content && found.kind == Kind::File) {
+            return Sameness::None;
+        }
+        if !same_place {
+            return Sameness::Content;
+        }
+        let same = entry.ctime == found.ctime
+            && entry.inode == found.inode
+            && (entry.mode, entry.uid, entry.gid) == (found.mode, found.uid, found.gid)
+            && entry.link == found.link();
+        if same { Sameness::Entry } else { Sameness::None }
+    }
+
+    fn sampled(&self, found: &Found) -> bool {
+        let hash = Hash::of(found.path.bytes()).0;
+        found.kind == Kind::File && u64::from(hash[0]) % SAMPLE == self.rule.seq % SAMPLE
+    }
+}
+
+enum Sameness {
+    /// All that is compared is equal.
+    Entry,
+    /// Type, size and time are equal; the rest means nothing in another place.
+    Content,
+    None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::entry::Extent;
+
+    fn found(path: &str, mtime: i64, inode: u64) -> Found {
+        Found {
+            path: EntryPath::new(path).unwrap(),
+            kind: Kind::File,
+            size: 10,
+            mode: 0o644,
+            uid: 1,
+            gid: 1,
+            mtime,
+            ctime: mtime,
+            device: 1,
+            inode,
+            linked: false,
+            sparse: false,
+        }
+    }
+
+    fn entry(found: &Found) -> Entry {
+        Entry {
+            path: found.path.clone(),
+            kind: found.kind,
+            size: found.size,
+            mode: found.mode,
+            uid: found.uid,
+            gid: found.gid,
+            mtime: found.mtime,
+            ctime: found.ctime,
+            inode: found.inode,
+            target: None,
+            xattrs: vec![],
+            hash: Some(Hash::of(b"x")),
+            link: found.link(),
+            racy: false,
+            header: 512,
+            extents: vec![Extent::zeros(1024)],
+            map: None,
+        }
+    }
+
+    fn steps(known: Vec<(Found, bool, bool)>, now: Vec<Found>, rule: Rule) -> String {
+        let known = known
+            .into_iter()
+            .map(|(found, same_place, racy)| Known { entry: Entry { racy, ..entry(&found) }, same_place });
+        let mut merge = Merge::new(known, rule);
+        now.into_iter()
+            .map(|found| match merge.next(found) {
+                Step::Keep(_) => 'k',
+                Step::Adopt(..) => 'a',
+                Step::Read(_, Some(_)) => 'r',
+                Step::Read(_, None) => 'n',
+                Step::Sample(..) => 's',
+                Step::Link(_) => 'l',
+                Step::Failed(..) => 'f',
+            })
+            .collect()
+    }
+
+    /// A sequence number at which none of the paths is sampled.
+    const RULE: Rule = Rule { verify_content: false, seq: 63 };
+
+    #[test]
+    fn what_is_kept_and_what_is_read() {
+        let (a, b, c) = (found("a", 1, 1), found("b", 1, 2), found("c", 1, 3));
+        let here = |f: &Found| (f.clone(), true, false);
+        assert_eq!(steps(vec![here(&a), here(&b), here(&c)], vec![a.clone(), c.clone()], RULE), "kk");
+        assert_eq!(steps(vec![here(&b)], vec![a.clone(), b.clone(), c.clone()], RULE), "nkn");
+        assert_eq!(steps(vec![here(&a)], vec![found("a", 2, 1)], RULE), "r");
+        assert_eq!(steps(vec![here(&a)], vec![found("a", 1, 9)], RULE), "r");
+        assert_eq!(steps(vec![(a.clone(), false, false)], vec![found("a", 1, 9)], RULE), "a");
+        assert_eq!(steps(vec![(a.clone(), true, true)], vec![a.clone()], RULE), "r");
+        assert_eq!(steps(vec![here(&a)], vec![a.clone()], Rule { verify_content: true, ..RULE }), "r");
+        assert_eq!(steps(vec![here(&a)], vec![Found { mode: 0o600, ..a.clone() }], RULE), "r");
+        assert_eq!(steps(vec![here(&a)], vec![Found { kind: Kind::Fifo, ..a }], RULE), "r");
+    }
+
+    #[test]
+    fn links_are_read_once() {
+        let link = |path| Found { linked: true, ..found(path, 1, 7) };
+        let here = |f: Found| (f, true, false);
+        assert_eq!(steps(vec![], vec![link("a"), link("b")], RULE), "nl");
+        assert_eq!(steps(vec![here(link("a")), here(link("b"))], vec![link("a"), link("b")], RULE), "kk");
+        assert_eq!(steps(vec![(link("a"), false, false)], vec![link("a"), link("b")], RULE), "al");
+    }
+
+    #[test]
+    fn every_file_is_sampled_once_in_64_backups() {
+        let a = found("some/file", 1, 1);
+        let all: String =
+            (0..64).map(|seq| steps(vec![(a.clone(), true, false)], vec![a.clone()], Rule { seq, ..RULE })).collect();
+        assert_eq!(all.matches('s').count(), 1);
+        assert_eq!(all.matches('k').count(), 63);
+    }
+}

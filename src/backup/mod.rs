@@ -1,0 +1,268 @@
+//! Taking a snapshot.
+//!
+//! [`walk`] and [`base`] (what is known) meet in [`merge`], path by path; what is new or changed is [`read`] by several
+//! threads and [`assemble`]d in order: headers and blocks go through the [`packer`] into packs, entries into hunks, and
+//! when all is durable, [`commit`] writes the root. Each stage is a thread or several, the channels between them hold
+//! little, and nothing holds the whole of a snapshot.
+
+pub mod assemble;
+pub mod base;
+pub mod block;
+pub mod commit;
+pub mod index;
+pub mod merge;
+pub mod packer;
+pub mod read;
+pub mod seen;
+pub mod walk;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use serde::Serialize;
+
+use self::assemble::Assembly;
+use self::base::{Base, Known};
+use self::commit::{Run, check_labels};
+use self::merge::{Merge, Rule, Step};
+use self::packer::with_packer;
+use self::read::{Feed, Part};
+use self::walk::{Met, Select, walk};
+use crate::error::{Doing, Error, Result};
+use crate::monitor::Context;
+use crate::vault::Vault;
+use crate::vault::root::{PackBook, Place, Problem, Reason, SnapshotName, State};
+
+/// What to take a snapshot of, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The data directory.
+    pub data: PathBuf,
+    /// What started it.
+    pub reason: Reason,
+    /// What the user attaches.
+    pub labels: BTreeMap<String, String>,
+    /// Only files that match one of these; all, when there is none.
+    pub include: Vec<String>,
+    /// Nothing that matches one of these.
+    pub exclude: Vec<String>,
+    /// Read every file, whatever its times say.
+    pub verify_content: bool,
+    /// An empty or halved directory is meant to be so.
+    pub accept_shrink: bool,
+    /// zstd's level.
+    pub level: i32,
+    /// How often what is done so far is secured for the next backup.
+    pub checkpoint_every: Duration,
+    /// Folders that are no data, such as a vault inside the data directory.
+    pub not_walked: Vec<PathBuf>,
+    /// The host's name, for people.
+    pub host: String,
+    /// The kernel's boot id; empty where there is none.
+    pub boot: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            data: PathBuf::from("data"),
+            reason: Reason::Manual,
+            labels: BTreeMap::new(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            verify_content: false,
+            accept_shrink: false,
+            level: 3,
+            checkpoint_every: Duration::from_secs(600),
+            not_walked: Vec::new(),
+            host: String::new(),
+            boot: String::new(),
+        }
+    }
+}
+
+/// What a backup did.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The snapshot that was taken.
+    pub snapshot: SnapshotName,
+    /// The one that it builds on.
+    pub parent: Option<SnapshotName>,
+    /// How much of the directory it holds.
+    pub state: State,
+    /// Its entries of every kind.
+    pub entries: u64,
+    /// Files among them.
+    pub files: u64,
+    /// Bytes of all files' content.
+    pub bytes: u64,
+    /// Bytes that were read from files.
+    pub read_bytes: u64,
+    /// Bytes of all objects that were created.
+    pub uploaded_bytes: u64,
+    /// Packs among them.
+    pub new_packs: u64,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// What could not be read.
+    pub errors: Vec<Problem>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+fn doing(options: &Options) -> String {
+    format!("take a snapshot of {}", options.data.display())
+}
+
+/// Takes a snapshot of a data directory into a vault.
+///
+/// # Errors
+/// A data directory that is missing or cannot be listed; a store that fails; options that make no sense. Without a report
+/// there is no snapshot, and all that was good before is as it was.
+pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
+    let clock = Instant::now();
+    check_labels(&options.labels)?;
+    let select = Select::new(&options.include, &options.exclude, &options.not_walked)?;
+    let place = place(options)?;
+    let early = Mutex::new(Vec::new());
+    let warn = |what: String| {
+        ctx.monitor.warn(&what);
+        early.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(what);
+    };
+    let base = Base::find(vault, &place, warn)?;
+    let seq = base.parent.as_ref().map_or(0, |(name, _)| name.seq) + 1;
+    let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
+    let run = Run { vault, options, base: &base, place, seq, started };
+    let (committed, assembly) = with_packer(&*vault.store, options.level, ctx, |packer| {
+        let mut assembly = Assembly::new(&base, packer, ctx)?;
+        let mut stored = PackBook::new();
+        let mut secured = Instant::now();
+        ctx.monitor.begin("backup", None);
+        through(&run, &select, warn, ctx, |parts| {
+            assembly.take(parts)?;
+            if secured.elapsed() >= options.checkpoint_every {
+                let covers = assembly.last.clone();
+                run.commit(&mut assembly, packer, &mut stored, Some(covers))?;
+                secured = Instant::now();
+            }
+            ctx.check(&doing(options))
+        })?;
+        let committed = run.commit(&mut assembly, packer, &mut stored, None)?;
+        Ok((committed, (assembly.warnings, assembly.problems, assembly.read_bytes)))
+    })?;
+    let (later, errors, read_bytes) = assembly;
+    let mut warnings = early.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    warnings.extend(later);
+    Ok(Report {
+        snapshot: committed.name,
+        parent: base.parent.as_ref().map(|(name, _)| *name),
+        state: committed.state,
+        entries: committed.totals.entries,
+        files: committed.totals.files,
+        bytes: committed.totals.bytes,
+        read_bytes,
+        uploaded_bytes: committed.uploaded_bytes,
+        new_packs: committed.totals.new_packs,
+        warnings,
+        errors,
+        seconds: clock.elapsed().as_secs_f64(),
+    })
+}
+
+/// Sends the whole directory through walk, merge and readers; `take` gets what comes of it, batch by batch, in path order.
+fn through(
+    run: &Run,
+    select: &Select,
+    warn: impl Fn(String) + Sync,
+    ctx: &Context,
+    mut take: impl FnMut(&mut dyn Iterator<Item = Part>) -> Result<()>,
+) -> Result<()> {
+    let Run { options, base, .. } = run;
+    let rule = Rule { verify_content: options.verify_content, seq: run.seq };
+    std::thread::scope(|scope| {
+        // Two hunks ahead keep the merge busy.
+        let (known_to, known) = bounded::<Vec<Known>>(2);
+        let warn = &warn;
+        let sender = scope.spawn(move || base.send(&known_to, warn));
+        let (feed, in_order) = read::start(scope, &options.data, ctx);
+        let walker = scope.spawn(move || merge_walk(options, select, known, rule, feed, warn, ctx));
+        if ctx.monitor.wants_total() {
+            scope.spawn(move || count(options, select, ctx));
+        }
+        let mut taken = Ok(());
+        for batch in in_order {
+            taken = take(&mut batch.into_iter().flatten());
+            if taken.is_err() {
+                break;
+            }
+        }
+        // The threads end when nobody listens; what made this one end comes first.
+        let ended = |joined: std::thread::Result<Result<()>>| {
+            joined.unwrap_or_else(|_| Err(Error::failed(doing(options), "a thread ended in a panic")))
+        };
+        let (walked, sent) = (ended(walker.join()), ended(sender.join()));
+        taken.and(walked).and(sent)
+    })
+}
+
+/// Walks the directory beside what is known, and hands on what is to be done.
+fn merge_walk(
+    options: &Options,
+    select: &Select,
+    known: Receiver<Vec<Known>>,
+    rule: Rule,
+    mut feed: Feed,
+    warn: &(impl Fn(String) + Sync),
+    ctx: &Context,
+) -> Result<()> {
+    let mut merge = Merge::new(known.into_iter().flatten(), rule);
+    let over = |_| Error::failed(doing(options), "it ended early");
+    walk(&options.data, select, ctx.threads, |met| {
+        match met {
+            Met::Entry(found) => feed.push(merge.next(found)).map_err(over)?,
+            Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(over)?,
+            Met::Skipped(path, why) => warn(format!("{path} is skipped: {why}")),
+        }
+        ctx.check(&doing(options))
+    })?;
+    feed.flush().map_err(over)
+}
+
+/// Finds out how much there is, for whoever watches.
+fn count(options: &Options, select: &Select, ctx: &Context) {
+    let mut bytes = 0;
+    let counted = walk(&options.data, select, 1, |met| {
+        if let Met::Entry(found) = met {
+            bytes += found.size;
+        }
+        ctx.check("count")
+    });
+    // A failure shows in the backup itself.
+    if counted.is_ok() {
+        ctx.monitor.total(bytes);
+    }
+}
+
+/// Where the data directory is now.
+fn place(options: &Options) -> Result<Place> {
+    let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let doing = || format!("read the data directory {}", options.data.display());
+    match statx(CWD, &options.data, AtFlags::empty(), flags) {
+        Ok(stat) => Ok(Place {
+            boot: options.boot.clone(),
+            device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0)
+                .then(|| walk::nanos(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec.into())),
+        }),
+        Err(rustix::io::Errno::NOENT) => Err(Error::failed(doing(), "it does not exist").hint(walk::MISSING)),
+        Err(why) => Err(why).doing(doing),
+    }
+}
+
+#[cfg(test)]
+mod tests;

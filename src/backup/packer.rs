@@ -1,0 +1,446 @@
+//! Bytes into frames, frames into packs, packs into the store.
+//!
+//! Frames are compressed by several threads at once; a pack is stored when its last frame is compressed. The threads live
+//! only inside [`with_packer`], and what was written is durable when [`Packer::drain`] returns, so a root that is written
+//! after it never names a pack that is not there.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::error::{Error, Result};
+use crate::monitor::Context;
+use crate::store::Store;
+use crate::vault::entry::{Extent, FrameRef};
+use crate::vault::hex::{Hash, Hex, PackId};
+use crate::vault::pack::{MAX_FRAME, PackInfo, PackKind, write_table};
+
+/// A pack is closed when it is about this large, in bytes.
+const PACK_SIZE: u64 = 16 << 20;
+/// And before it can become larger than this, whatever the frames still being compressed come to.
+const PACK_LIMIT: u64 = 30 << 20;
+/// And at this much content: a snapshot of zeros is still made of small frames and seek tables.
+const PACK_CONTENT: u64 = 1 << 30;
+/// Packs that are being stored at the same time.
+const UPLOADS: usize = 2;
+
+/// A pack that is being filled.
+struct Open {
+    id: PackId,
+    kind: PackKind,
+    frames: Mutex<Frames>,
+    /// Compressed bytes of the frames that are done, and the content that they came from.
+    compressed: AtomicU64,
+    content_done: AtomicU64,
+}
+
+#[derive(Default)]
+struct Frames {
+    /// Compressed bytes and length of the content, by place in the pack.
+    done: Vec<Option<(Vec<u8>, u32)>>,
+    missing: usize,
+    closed: bool,
+}
+
+/// One frame to be compressed.
+struct Job {
+    pack: Arc<Open>,
+    place: usize,
+    content: Vec<u8>,
+}
+
+/// What the threads share.
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    failed: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    error: Option<Error>,
+    /// Packs that are begun and not yet durable.
+    pending: usize,
+    stored: Vec<PackInfo>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn fail(&self, why: Error) {
+        self.failed.store(true, Ordering::Relaxed);
+        lock(&self.state).error.get_or_insert(why);
+        self.changed.notify_all();
+    }
+
+    fn check(&self) -> Result<()> {
+        if !self.failed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // The first caller gets the error itself; any later one learns that there was one.
+        let first = lock(&self.state).error.take();
+        Err(first.unwrap_or_else(|| Error::failed("store a pack", "an earlier pack could not be stored")))
+    }
+}
+
+/// Hands frames to the threads and tells what became durable. One for a whole run.
+pub struct Packer<'p> {
+    jobs: Sender<Job>,
+    packs: Sender<Arc<Open>>,
+    shared: &'p Shared,
+    /// Buffers that come back from the compressing threads.
+    buffers: Receiver<Vec<u8>>,
+    random: &'p (dyn Fn(&mut [u8]) -> Result<()> + Sync),
+}
+
+/// Runs `work` with a packer whose threads end when it does.
+///
+/// # Errors
+/// Those of `work`; a store that fails.
+pub fn with_packer<T>(
+    store: &dyn Store,
+    level: i32,
+    ctx: &Context,
+    work: impl FnOnce(&Packer) -> Result<T>,
+) -> Result<T> {
+    let shared = Shared { state: Mutex::default(), changed: Condvar::new(), failed: AtomicBool::new(false) };
+    let shared = &shared;
+    std::thread::scope(|scope| {
+        // One frame waits for each thread; more would only take memory.
+        let (jobs, to_compress) = bounded::<Job>(ctx.threads);
+        let (packs, to_store) = bounded::<Arc<Open>>(0);
+        let (emptied, buffers) = bounded(2 * ctx.threads + 1);
+        for _ in 0..ctx.threads {
+            let (jobs, packs, emptied) = (to_compress.clone(), packs.clone(), emptied.clone());
+            scope.spawn(move || compress_all(&jobs, &packs, &emptied, level, shared));
+        }
+        for _ in 0..UPLOADS {
+            let packs = to_store.clone();
+            scope.spawn(move || store_all(&packs, store, shared));
+        }
+        drop((to_compress, to_store, emptied));
+        work(&Packer { jobs, packs, shared, buffers, random: ctx.random })
+    })
+}
+
+fn compress_all(
+    jobs: &Receiver<Job>,
+    packs: &Sender<Arc<Open>>,
+    emptied: &Sender<Vec<u8>>,
+    level: i32,
+    shared: &Shared,
+) {
+    let mut compressor = match compressor(level) {
+        Ok(compressor) => Some(compressor),
+        Err(why) => {
+            shared.fail(why);
+            None
+        }
+    };
+    let mut out = Vec::new();
+    for job in jobs {
+        let Job { pack, place, mut content } = job;
+        let Some(compressor) = compressor.as_mut().filter(|_| !shared.failed.load(Ordering::Relaxed)) else { continue };
+        out.clear();
+        out.reserve(zstd::zstd_safe::compress_bound(content.len()));
+        if let Err(why) = compressor.compress_to_buffer(&content, &mut out) {
+            shared.fail(Error::failed("compress a frame", why));
+            continue;
+        }
+        let length = content.len() as u32;
+        pack.compressed.fetch_add(out.len() as u64, Ordering::Relaxed);
+        pack.content_done.fetch_add(u64::from(length), Ordering::Relaxed);
+        let whole = {
+            let mut frames = lock(&pack.frames);
+            frames.done[place] = Some((out.as_slice().to_vec(), length));
+            frames.missing -= 1;
+            frames.closed && frames.missing == 0
+        };
+        content.clear();
+        // A buffer that nobody waits for is simply freed.
+        let _ = emptied.try_send(content);
+        if whole && packs.send(pack).is_err() {
+            shared.fail(Error::failed("store a pack", "the storing threads ended early"));
+        }
+    }
+}
+
+fn compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> {
+    let start = || -> std::io::Result<_> {
+        let mut compressor = zstd::bulk::Compressor::new(level)?;
+        compressor.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
+        Ok(compressor)
+    };
+    start().map_err(|why| Error::failed(format!("start zstd at level {level}"), why))
+}
+
+fn store_all(packs: &Receiver<Arc<Open>>, store: &dyn Store, shared: &Shared) {
+    for pack in packs {
+        if shared.failed.load(Ordering::Relaxed) {
+            continue;
+        }
+        match store_pack(&pack, store) {
+            Ok(info) => {
+                let mut state = lock(&shared.state);
+                state.stored.push(info);
+                state.pending -= 1;
+                shared.changed.notify_all();
+            }
+            Err(why) => shared.fail(why),
+        }
+    }
+}
+
+fn store_pack(pack: &Open, store: &dyn Store) -> Result<PackInfo> {
+    let frames: Vec<(Vec<u8>, u32)> = std::mem::take(&mut lock(&pack.frames).done).into_iter().flatten().collect();
+    let table = write_table(frames.iter().map(|(bytes, length)| (bytes.len() as u32, *length)));
+    let body: Vec<&[u8]> = frames.iter().map(|(bytes, _)| bytes.as_slice()).chain([table.as_slice()]).collect();
+    let info = PackInfo {
+        id: pack.id,
+        kind: pack.kind,
+        size: body.iter().map(|b| b.len() as u64).sum(),
+        content: frames.iter().map(|(_, length)| u64::from(*length)).sum(),
+        crc32c: body.iter().fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk)),
+    };
+    store.create(&info.name(), &body).map_err(|e| e.while_doing(format!("store {}", info.name())))?;
+    Ok(info)
+}
+
+impl Packer<'_> {
+    /// Waits until all closed packs are durable; gives those that became so since the last time.
+    ///
+    /// # Errors
+    /// A store that failed.
+    pub fn drain(&self) -> Result<Vec<PackInfo>> {
+        let mut state = lock(&self.shared.state);
+        while state.pending > 0 && !self.shared.failed.load(Ordering::Relaxed) {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let stored = std::mem::take(&mut state.stored);
+        drop(state);
+        self.shared.check()?;
+        Ok(stored)
+    }
+
+    fn open(&self, kind: PackKind) -> Result<Arc<Open>> {
+        let mut id = [0; 16];
+        (self.random)(&mut id)?;
+        lock(&self.shared.state).pending += 1;
+        Ok(Arc::new(Open {
+            id: Hex(id),
+            kind,
+            frames: Mutex::default(),
+            compressed: AtomicU64::new(0),
+            content_done: AtomicU64::new(0),
+        }))
+    }
+}
+
+/// Writes one kind of pack, one pack after the other.
+pub struct PackWriter<'p> {
+    packer: &'p Packer<'p>,
+    kind: PackKind,
+    pack: Option<Arc<Open>>,
+    /// Content of the pack so far, the unfinished frame included.
+    position: u64,
+    frame: Vec<u8>,
+    /// How well the content before compressed, in 1/256: what a frame that is not done yet will come to.
+    ratio: u64,
+}
+
+impl<'p> PackWriter<'p> {
+    /// Writes packs of `kind`.
+    pub fn new(packer: &'p Packer<'p>, kind: PackKind) -> Self {
+        PackWriter { packer, kind, pack: None, position: 0, frame: Vec::new(), ratio: 128 }
+    }
+
+    /// Appends the parts, one after the other, as one extent. It may lie across frames but never across packs.
+    ///
+    /// # Errors
+    /// A store that failed at an earlier pack.
+    pub fn append(&mut self, parts: &[&[u8]]) -> Result<Extent> {
+        debug_assert!(parts.iter().any(|part| !part.is_empty()), "an extent of nothing");
+        let pack = self.pack()?;
+        let offset = self.position;
+        for part in parts {
+            let mut rest = *part;
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(rest.len().min(MAX_FRAME - self.frame.len()));
+                self.frame.extend_from_slice(now);
+                self.position += now.len() as u64;
+                rest = later;
+                if self.frame.len() == MAX_FRAME {
+                    self.end_frame()?;
+                }
+            }
+        }
+        Ok(Extent { pack: Some(pack.id), offset, length: self.position - offset })
+    }
+
+    /// Stores `content` as a frame of its own, which is how index frames are read.
+    ///
+    /// # Errors
+    /// A store that failed at an earlier pack.
+    pub fn frame(&mut self, content: &[u8]) -> Result<FrameRef> {
+        let Extent { offset, length, pack } = self.append(&[content])?;
+        self.end_frame()?;
+        let pack = pack.ok_or_else(|| Error::failed("store an index frame", "it has no pack"))?;
+        Ok(FrameRef { pack, offset, length, hash: Hash::of(content) })
+    }
+
+    /// Ends the pack; the next bytes begin another.
+    ///
+    /// # Errors
+    /// A store that failed at an earlier pack.
+    pub fn flush(&mut self) -> Result<()> {
+        self.end_frame()?;
+        self.close()
+    }
+
+    /// The pack to append to: the current one, or a new one when it is full.
+    fn pack(&mut self) -> Result<Arc<Open>> {
+        self.packer.shared.check()?;
+        if let Some(pack) = &self.pack {
+            let (compressed, done) =
+                (pack.compressed.load(Ordering::Relaxed), pack.content_done.load(Ordering::Relaxed));
+            if done > 0 {
+                self.ratio = (compressed * 256).div_ceil(done).min(256);
+            }
+            let waiting = self.position.saturating_sub(done);
+            let expected = compressed + waiting * self.ratio / 256;
+            if expected < PACK_SIZE && compressed + waiting < PACK_LIMIT && self.position < PACK_CONTENT {
+                return Ok(pack.clone());
+            }
+            self.flush()?;
+        }
+        let pack = self.packer.open(self.kind)?;
+        self.pack = Some(pack.clone());
+        self.position = 0;
+        Ok(pack)
+    }
+
+    fn end_frame(&mut self) -> Result<()> {
+        let Some(pack) = self.pack.as_ref().filter(|_| !self.frame.is_empty()) else { return Ok(()) };
+        let next = self.packer.buffers.try_recv().unwrap_or_default();
+        let content = std::mem::replace(&mut self.frame, next);
+        let place = {
+            let mut frames = lock(&pack.frames);
+            frames.missing += 1;
+            frames.done.push(None);
+            frames.done.len() - 1
+        };
+        let job = Job { pack: pack.clone(), place, content };
+        if self.packer.jobs.send(job).is_err() {
+            return Err(Error::failed("compress a frame", "the compressing threads ended early"));
+        }
+        self.packer.shared.check()
+    }
+
+    /// Closes the pack, and hands it on when its last frame is compressed already.
+    fn close(&mut self) -> Result<()> {
+        let Some(pack) = self.pack.take() else { return Ok(()) };
+        let whole = {
+            let mut frames = lock(&pack.frames);
+            frames.closed = true;
+            frames.missing == 0
+        };
+        if whole && self.packer.packs.send(pack).is_err() {
+            return Err(Error::failed("store a pack", "the storing threads ended early"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::{Silent, system_random};
+    use crate::store::fault::FaultStore;
+    use crate::store::memory::MemoryStore;
+    use crate::vault::read::{Decoder, PackReader};
+
+    fn context<T>(work: impl FnOnce(&Context) -> T) -> T {
+        let stop = AtomicBool::new(false);
+        work(&Context { random: &system_random, threads: 2, stop: &stop, monitor: &Silent })
+    }
+
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut out = vec![0; length];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+        out
+    }
+
+    #[test]
+    fn what_is_appended_is_read_back_and_packs_keep_their_size() {
+        let store = MemoryStore::default();
+        let pieces: Vec<Vec<u8>> = (0..220).map(|n| noise(n, 150_000 + n as usize * 1000)).collect();
+        let (extents, infos) = context(|ctx| {
+            with_packer(&store, 1, ctx, |packer| {
+                let mut data = PackWriter::new(packer, PackKind::Data);
+                let mut extents = Vec::new();
+                for piece in &pieces {
+                    extents.push(data.append(&[&piece[..10], &piece[10..]])?);
+                }
+                data.flush()?;
+                Ok((extents, packer.drain()?))
+            })
+        })
+        .unwrap();
+        assert!(infos.len() >= 3, "{}", infos.len());
+        for info in &infos {
+            assert!(info.size <= 32 << 20, "a pack of {} bytes", info.size);
+            let object = store.get(&info.name(), u64::MAX).unwrap();
+            assert_eq!((object.len() as u64, crc32c::crc32c(&object)), (info.size, info.crc32c));
+        }
+        let reader = PackReader::new(&store, infos.iter().map(|i| (i.id, *i)).collect());
+        let mut decoder = Decoder::new().unwrap();
+        for (piece, extent) in pieces.iter().zip(&extents) {
+            assert!(reader.extent(extent, 1 << 20, &mut decoder).unwrap() == *piece);
+        }
+    }
+
+    #[test]
+    fn index_frames_are_frames() {
+        let store = MemoryStore::default();
+        let contents: Vec<Vec<u8>> = (1..50).map(|n| noise(n, n as usize * 17)).collect();
+        let (refs, infos) = context(|ctx| {
+            with_packer(&store, 3, ctx, |packer| {
+                let mut index = PackWriter::new(packer, PackKind::Index);
+                let refs = contents.iter().map(|c| index.frame(c)).collect::<Result<Vec<_>>>()?;
+                index.flush()?;
+                Ok((refs, packer.drain()?))
+            })
+        })
+        .unwrap();
+        let reader = PackReader::new(&store, infos.iter().map(|i| (i.id, *i)).collect());
+        let mut decoder = Decoder::new().unwrap();
+        for (content, frame) in contents.iter().zip(&refs) {
+            assert_eq!(reader.index_frame(frame, &mut decoder).unwrap(), *content);
+        }
+        let wrong = FrameRef { hash: refs[1].hash, ..refs[0] };
+        assert_eq!(reader.index_frame(&wrong, &mut decoder).unwrap_err().kind(), crate::error::Kind::Damage);
+    }
+
+    #[test]
+    fn a_store_that_fails_ends_the_work() {
+        let store =
+            FaultStore::new(MemoryStore::default(), |verb, name| verb == "create" && name.starts_with("packs/"));
+        let said = context(|ctx| {
+            with_packer(&store, 1, ctx, |packer| {
+                let mut data = PackWriter::new(packer, PackKind::Data);
+                for n in 0..400 {
+                    data.append(&[&noise(n, 500_000)])?;
+                }
+                data.flush()?;
+                packer.drain()
+            })
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(said.contains("injected fault"), "{said}");
+    }
+}

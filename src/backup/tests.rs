@@ -1,0 +1,460 @@
+//! Backups of real directories into a store in memory, read back through the format alone.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use super::*;
+use crate::monitor::{Collect, Monitor, system_random};
+use crate::store::memory::MemoryStore;
+use crate::store::record::{Call, RecordStore};
+use crate::store::{self, Meta, Store};
+use crate::vault::entry::{Entry, Kind};
+use crate::vault::hex::Hash;
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::tree;
+
+/// A store that a test looks at while a vault owns it.
+#[derive(Clone)]
+struct Shared(Arc<RecordStore<MemoryStore>>);
+
+impl Store for Shared {
+    fn url(&self) -> String {
+        self.0.url()
+    }
+    fn create(&self, name: &str, body: &[&[u8]]) -> store::Result<()> {
+        self.0.create(name, body)
+    }
+    fn get(&self, name: &str, limit: u64) -> store::Result<Vec<u8>> {
+        self.0.get(name, limit)
+    }
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> store::Result<Vec<u8>> {
+        self.0.get_range(name, offset, length)
+    }
+    fn list(&self, folder: &str) -> store::Result<Vec<Meta>> {
+        self.0.list(folder)
+    }
+}
+
+struct World {
+    data: tempfile::TempDir,
+    store: Shared,
+    vault: Vault,
+    stop: AtomicBool,
+    monitor: Arc<dyn Monitor>,
+    options: Options,
+}
+
+impl World {
+    fn new() -> Self {
+        let store = Shared(Arc::new(RecordStore::new(MemoryStore::default())));
+        let vault = Vault::init(Box::new(store.clone()), system_random).unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let options = Options { data: data.path().to_path_buf(), boot: "boot".into(), ..Options::default() };
+        World { data, store, vault, stop: AtomicBool::new(false), monitor: Arc::new(Collect::default()), options }
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        let path = self.data.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        age(&path);
+    }
+
+    fn try_backup(&self) -> Result<Report> {
+        let ctx = Context { random: &system_random, threads: 2, stop: &self.stop, monitor: &*self.monitor };
+        backup(&self.vault, &self.options, &ctx)
+    }
+
+    fn backup(&self) -> Report {
+        self.try_backup().unwrap()
+    }
+
+    fn calls(&self) -> Vec<Call> {
+        self.store.0.take()
+    }
+
+    /// The entries of a snapshot with their content, read by the format's rules; the tar bytes are checked on the way.
+    fn entries(&self, name: SnapshotName) -> Vec<(Entry, Vec<u8>)> {
+        let root = self.vault.root(name).unwrap();
+        let packs = PackReader::for_root(&self.store, &root).unwrap();
+        let mut decoder = Decoder::new().unwrap();
+        let mut out = Vec::new();
+        tree::each_entry(&packs, &root, |entry| {
+            let mut bytes = |extents: &[crate::vault::entry::Extent]| -> Result<Vec<u8>> {
+                let parts =
+                    extents.iter().map(|e| packs.extent(e, 1 << 30, &mut decoder)).collect::<Result<Vec<_>>>()?;
+                Ok(parts.concat())
+            };
+            assert_eq!(bytes(&entry.header_extents())?, crate::vault::tar::header(&entry).unwrap(), "{}", entry.path);
+            let mut content = bytes(&entry.content_extents())?;
+            tree::each_run(&packs, &entry, |run| {
+                content.extend(bytes(&[run.extent])?);
+                Ok(())
+            })?;
+            if entry.kind == Kind::File {
+                assert_eq!(Some(Hash::of(&content)), entry.hash, "{}", entry.path);
+            }
+            out.push((entry, content));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(out.len() as u64, root.totals.entries);
+        out
+    }
+
+    fn content(&self, name: SnapshotName, path: &str) -> Vec<u8> {
+        self.entries(name).into_iter().find(|(e, _)| e.path.to_string() == path).unwrap().1
+    }
+
+    /// Bytes of new data packs of the last backup, by its calls.
+    fn sent(&self) -> u64 {
+        self.calls().iter().filter(|c| c.verb == "create" && c.name.starts_with("packs/")).map(|c| c.amount).sum()
+    }
+}
+
+/// Makes a file old enough to be trusted by the next backup.
+fn age(path: &Path) {
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    File::open(path).unwrap().set_modified(old).unwrap();
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut out = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+#[test]
+fn a_tree_is_stored_and_an_unchanged_one_sends_a_root() {
+    let world = World::new();
+    world.write("a/empty", b"");
+    world.write("a/small.json", b"{}");
+    world.write("b/medium", &noise(1, 200_000));
+    world.write("b/large.bin", &noise(2, 3_000_000));
+    fs::create_dir(world.data.path().join("c")).unwrap();
+    fs::set_permissions(world.data.path().join("c"), fs::Permissions::from_mode(0o750)).unwrap();
+    symlink("../nowhere", world.data.path().join("a/link")).unwrap();
+    fs::hard_link(world.data.path().join("b/large.bin"), world.data.path().join("c/same.bin")).unwrap();
+
+    let first = world.backup();
+    assert_eq!((first.state, first.entries, first.files, first.parent), (State::Complete, 10, 5, None));
+    assert_eq!((first.warnings.len(), first.errors.len()), (0, 0));
+    let entries = world.entries(first.snapshot);
+    let paths: Vec<_> = entries.iter().map(|(e, _)| e.path.to_string()).collect();
+    let expected = [".", "a", "a/empty", "a/link", "a/small.json", "b", "b/large.bin", "b/medium", "c", "c/same.bin"];
+    assert_eq!(paths, expected);
+    assert_eq!(entries[9].1, noise(2, 3_000_000));
+    assert!(entries[6].0.link.is_some() && entries[6].0.link == entries[9].0.link);
+    // The link's content is not stored twice.
+    assert!(first.uploaded_bytes < 3_300_000, "{}", first.uploaded_bytes);
+
+    world.calls();
+    let second = world.backup();
+    let created: Vec<_> = world.calls().into_iter().filter(|c| c.verb == "create").map(|c| c.name).collect();
+    assert_eq!(created, [second.snapshot.object("snapshots/")]);
+    assert_eq!((second.parent, second.new_packs), (Some(first.snapshot), 0));
+    assert_eq!(world.entries(second.snapshot), entries);
+}
+
+#[test]
+fn only_what_changed_is_read() {
+    let mut world = World::new();
+    for n in 0..50 {
+        world.write(&format!("f{n}"), &noise(n, 1000));
+    }
+    world.write("big", &noise(99, 1_000_000));
+    world.backup();
+    world.write("f7", b"changed");
+    let second = world.backup();
+    // The changed file, and the files of the sample.
+    let sampled = (0..50).filter(|n| u64::from(Hash::of(format!("f{n}").as_bytes()).0[0]) % 64 == 2).count() as u64;
+    let big = if Hash::of(b"big").0[0] % 64 == 2 { 1_000_000 } else { 0 };
+    assert_eq!(second.read_bytes, 7 + 1000 * sampled + big);
+    assert_eq!(world.content(second.snapshot, "f7"), b"changed");
+
+    // In another place times and inodes mean nothing, and yet nothing is read again.
+    world.options.boot = "another".into();
+    let third = world.backup();
+    assert!(third.read_bytes <= 1_003_000 && third.uploaded_bytes < 20_000, "{third:?}");
+    assert_eq!(world.entries(third.snapshot).len(), 52);
+
+    world.options.verify_content = true;
+    let fourth = world.backup();
+    assert_eq!(fourth.read_bytes, 49 * 1000 + 7 + 1_000_000);
+    assert_eq!(fourth.new_packs, 0);
+}
+
+#[test]
+fn shifted_grown_and_moved_files_send_a_few_blocks() {
+    let world = World::new();
+    let log = noise(5, 24 << 20);
+    world.write("app.log", &log);
+    world.write("other", &noise(6, 300_000));
+    world.backup();
+    world.sent();
+
+    let shifted = [b"x", &log[..]].concat();
+    world.write("app.log", &shifted);
+    let second = world.backup();
+    assert!(world.sent() < 500_000);
+    assert_eq!(world.content(second.snapshot, "app.log"), shifted);
+
+    fs::rename(world.data.path().join("app.log"), world.data.path().join("app.log.1")).unwrap();
+    world.write("app.log", &noise(7, 400_000));
+    world.write("z/app.log.copy", &[&shifted, &b"more"[..]].concat());
+    let third = world.backup();
+    let sent = world.sent();
+    assert!((400_000..1_200_000).contains(&sent), "{sent}");
+    assert!(world.content(third.snapshot, "app.log.1") == shifted);
+    assert_eq!(world.content(third.snapshot, "z/app.log.copy").len(), shifted.len() + 4);
+}
+
+#[test]
+fn holes_are_stored_as_holes() {
+    let world = World::new();
+    let path = world.data.path().join("sparse");
+    let mut file = File::create(&path).unwrap();
+    file.write_all(b"begin").unwrap();
+    file.seek(SeekFrom::Start(40 << 20)).unwrap();
+    file.write_all(b"end").unwrap();
+    file.set_len(50 << 20).unwrap();
+    drop(file);
+    age(&path);
+    let report = world.backup();
+    assert!(report.uploaded_bytes < 10_000, "{}", report.uploaded_bytes);
+    let root = world.vault.root(report.snapshot).unwrap();
+    let packs = PackReader::for_root(&world.store, &root).unwrap();
+    let mut holes = 0;
+    tree::each_entry(&packs, &root, |entry| {
+        tree::each_run(&packs, &entry, |run| {
+            holes += if run.extent.pack.is_none() { run.extent.length } else { 0 };
+            Ok(())
+        })
+    })
+    .unwrap();
+    assert!(holes > 49 << 20, "{holes}");
+    assert_eq!(world.content(report.snapshot, "sparse").len(), 50 << 20);
+}
+
+#[test]
+fn what_changed_without_its_time_is_found_by_the_sample() {
+    let mut world = World::new();
+    world.write("quiet", &noise(1, 1000));
+    world.backup();
+    // The inode's change time moves with any ordinary write, so the place is made another one; only size and mtime count.
+    let file = File::options().write(true).open(world.data.path().join("quiet")).unwrap();
+    file.write_all_at(b"new", 10).unwrap();
+    drop(file);
+    age(&world.data.path().join("quiet"));
+    let stamp = fs::metadata(world.data.path().join("quiet")).unwrap().modified().unwrap();
+    let mut expected = noise(1, 1000);
+    expected[10..13].copy_from_slice(b"new");
+    for n in 0..66 {
+        world.options.boot = format!("boot {n}");
+        File::open(world.data.path().join("quiet")).unwrap().set_modified(stamp).unwrap();
+        let report = world.backup();
+        if world.content(report.snapshot, "quiet") == expected {
+            return;
+        }
+    }
+    panic!("66 backups did not find it");
+}
+
+#[test]
+fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
+    let mut world = World::new();
+    let empty = world.backup();
+    assert_eq!(empty.state, State::Suspect);
+    for n in 0..10 {
+        world.write(&format!("f{n}"), &noise(n, 100));
+    }
+    let good = world.backup();
+    assert_eq!((good.state, good.parent), (State::Complete, None));
+    for n in 0..7 {
+        fs::remove_file(world.data.path().join(format!("f{n}"))).unwrap();
+    }
+    let halved = world.backup();
+    assert_eq!((halved.state, halved.parent), (State::Suspect, Some(good.snapshot)));
+    let again = world.backup();
+    assert_eq!((again.state, again.parent), (State::Suspect, Some(good.snapshot)));
+    world.options.accept_shrink = true;
+    let meant = world.backup();
+    assert_eq!((meant.state, meant.parent), (State::Complete, Some(good.snapshot)));
+    world.options.accept_shrink = false;
+    assert_eq!(world.backup().state, State::Complete);
+
+    fs::remove_dir_all(world.data.path()).unwrap();
+    let said = world.try_backup().unwrap_err().to_string();
+    assert!(said.contains("does not exist"), "{said}");
+    fs::create_dir(world.data.path()).unwrap();
+}
+
+/// Changes a file while it is read: what the monitor hears is the moment.
+struct Meddler {
+    at: u64,
+    seen: std::sync::atomic::AtomicU64,
+    done: AtomicBool,
+    act: Box<dyn Fn() + Send + Sync>,
+    inner: Collect,
+}
+
+impl Monitor for Meddler {
+    fn advance(&self, bytes: u64) {
+        let seen = self.seen.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if seen >= self.at && !self.done.swap(true, Ordering::Relaxed) {
+            (self.act)();
+        }
+    }
+    fn warn(&self, what: &str) {
+        self.inner.warn(what);
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_taken_as_it_stands() {
+    let grow = |path: &Path| File::options().append(true).open(path).unwrap().write_all(&[7; 100_000]).unwrap();
+    let shrink = |path: &Path| File::options().write(true).open(path).unwrap().set_len(2_000_000).unwrap();
+    let rewrite =
+        |path: &Path| File::options().write(true).open(path).unwrap().write_all_at(b"new", 5_000_000).unwrap();
+    let remove = |path: &Path| fs::remove_file(path).unwrap();
+    type Act = fn(&Path);
+    let acts: [(&str, Act); 4] = [("grow", grow), ("shrink", shrink), ("rewrite", rewrite), ("remove", remove)];
+    for (what, act) in acts {
+        let mut world = World::new();
+        world.write("busy", &noise(3, 6_000_000));
+        world.write("calm", b"calm");
+        let path = world.data.path().join("busy");
+        world.monitor = Arc::new(Meddler {
+            at: 3_000_000,
+            seen: Default::default(),
+            done: AtomicBool::new(false),
+            act: Box::new(move || act(&path)),
+            inner: Collect::default(),
+        });
+        let report = world.backup();
+        assert_eq!((report.state, report.errors.len()), (State::Complete, 0), "{what}");
+        let content = world.content(report.snapshot, "busy");
+        match what {
+            // It was read again, and had come to rest.
+            "grow" => assert_eq!((content.len(), report.warnings.len()), (6_100_000, 0)),
+            "shrink" => assert_eq!((content.len(), report.warnings.len()), (2_000_000, 0)),
+            "rewrite" => assert_eq!((&content[5_000_000..5_000_003], report.warnings.len()), (&b"new"[..], 0)),
+            _ => {
+                assert_eq!(content, noise(3, 6_000_000));
+                assert!(report.warnings[0].contains("removed"), "{:?}", report.warnings);
+            }
+        }
+        assert_eq!(world.content(report.snapshot, "calm"), b"calm");
+    }
+}
+
+#[test]
+fn a_file_that_never_rests_is_taken_with_a_warning() {
+    let mut world = World::new();
+    world.write("busy", &noise(3, 6_000_000));
+    let path = world.data.path().join("busy");
+    struct Always(std::path::PathBuf);
+    impl Monitor for Always {
+        fn advance(&self, _: u64) {
+            File::options().append(true).open(&self.0).unwrap().write_all(b"more").unwrap();
+        }
+    }
+    world.monitor = Arc::new(Always(path));
+    let report = world.backup();
+    assert_eq!(report.state, State::Complete);
+    assert!(report.warnings.len() == 1 && report.warnings[0].contains("grew"), "{:?}", report.warnings);
+    let content = world.content(report.snapshot, "busy");
+    assert!(content.starts_with(&noise(3, 6_000_000)));
+    let (entry, _) = world.entries(report.snapshot).remove(1);
+    assert!(entry.racy);
+}
+
+#[test]
+fn a_checkpoint_serves_the_next_backup() {
+    let mut world = World::new();
+    for n in 0..2000u64 {
+        world.write(&format!("{:02}/{n}", n % 40), &noise(n, 3000));
+    }
+    world.options.checkpoint_every = Duration::ZERO;
+    struct StopAt(std::sync::atomic::AtomicU64, Arc<AtomicBool>);
+    impl Monitor for StopAt {
+        fn advance(&self, bytes: u64) {
+            if self.0.fetch_add(bytes, Ordering::Relaxed) > 4_000_000 {
+                self.1.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let monitor = StopAt(Default::default(), stop.clone());
+    let ctx = Context { random: &system_random, threads: 2, stop: &stop, monitor: &monitor };
+    let said = backup(&world.vault, &world.options, &ctx).unwrap_err().to_string();
+    assert!(said.contains("told to stop"), "{said}");
+    assert_eq!(world.vault.snapshots().unwrap(), []);
+    assert!(!world.vault.checkpoints().unwrap().is_empty());
+
+    world.options.checkpoint_every = Duration::from_secs(600);
+    let report = world.backup();
+    assert!(report.read_bytes < 5_900_000 && report.read_bytes > 0, "{}", report.read_bytes);
+    assert_eq!((report.state, report.parent, report.files), (State::Complete, None, 2000));
+    for (entry, content) in world.entries(report.snapshot).iter().filter(|(e, _)| e.kind == Kind::File) {
+        let n: u64 = String::from_utf8_lossy(entry.path.name()).parse().unwrap();
+        assert_eq!(*content, noise(n, 3000));
+    }
+    // Once there is a snapshot, the checkpoint has served.
+    let next = world.backup();
+    assert_eq!((next.parent, next.new_packs), (Some(report.snapshot), 0));
+}
+
+#[test]
+fn long_lists_are_cut_and_reused() {
+    let world = World::new();
+    for n in 0..60_000u64 {
+        let path = world.data.path().join(format!("{:03}", n % 300));
+        if n < 300 {
+            fs::create_dir(&path).unwrap();
+        }
+        fs::write(path.join(format!("{n}")), n.to_le_bytes()).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(2100));
+    let first = world.backup();
+    world.write("007/extra", b"one more");
+    let second = world.backup();
+    world.write("200/extra", b"one more");
+    let third = world.backup();
+    assert_eq!(world.vault.root(third.snapshot).unwrap().totals.files, 60_002);
+    // A hunk or two, the list's frame, a header and eight bytes.
+    assert!(third.uploaded_bytes < first.uploaded_bytes / 20, "{} {}", first.uploaded_bytes, third.uploaded_bytes);
+    let root = world.vault.root(second.snapshot).unwrap();
+    let packs = PackReader::for_root(&world.store, &root).unwrap();
+    let mut entries = 0;
+    tree::each_entry(&packs, &root, |_| {
+        entries += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(entries, 60_302);
+}
+
+#[test]
+fn the_root_comes_last_and_a_lost_pack_stops_it() {
+    let world = World::new();
+    world.write("a", &noise(1, 5_000_000));
+    world.calls();
+    let first = world.backup();
+    let creates: Vec<_> = world.calls().into_iter().filter(|c| c.verb == "create").map(|c| c.name).collect();
+    assert_eq!(creates.last().unwrap(), &first.snapshot.object("snapshots/"));
+    assert_eq!(creates.iter().filter(|name| name.starts_with("snapshots/")).count(), 1);
+
+    let pack = creates.iter().find(|name| name.starts_with("packs/")).unwrap().clone();
+    world.store.0.inner().objects().remove(&pack);
+    world.write("b", b"new");
+    let said = world.try_backup().unwrap_err();
+    assert!(said.to_string().contains(&pack) && said.kind() == crate::error::Kind::Damage, "{said}");
+    assert_eq!(world.vault.snapshots().unwrap(), [first.snapshot]);
+    assert!(creates.iter().any(|name| name.starts_with("index/")));
+}

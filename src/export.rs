@@ -1,0 +1,278 @@
+//! A snapshot as a plain `.tar.zst`, streamed: the entries in order, then two zero blocks.
+//!
+//! ```text
+//! plan (entries in order) ──► jobs ──► workers: read, decode, compress ──► written in order, hashes checked
+//! ```
+//!
+//! A frame of a pack whose whole content the stream has in one run is copied as it is stored. All else is decoded and
+//! compressed again, in frames of at most 4 MiB. The later members of a hard-link group become link headers, so the names
+//! stay links of one file; which paths the first ones have is all that is held in memory for longer than a few frames.
+//!
+//! What is checked: index frames by their hash, and every file by its BLAKE3 whose content was decoded from end to end. A
+//! copied frame is not decoded. It has the place and length that its pack's seek table says, its blocks follow each other,
+//! and zstd's own checksum of its content stays in it, so whoever decompresses the archive finds a flipped bit. Its BLAKE3
+//! is what `verify --read-data` checks. Headers are copied as they are stored; tar programs refuse names that would leave
+//! the folder that they extract to.
+
+mod plan;
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::Serialize;
+
+use self::plan::{Job, Mark, Piece, Plan, Task};
+use crate::error::{Doing, Error, Result};
+use crate::monitor::Context;
+use crate::vault::Vault;
+use crate::vault::hex::{Hash, PackId};
+use crate::vault::pack::{self, FrameAt, PackKind};
+use crate::vault::path::EntryPath;
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::root::Root;
+
+/// What it is compressed with.
+const LEVEL: i32 = 3;
+/// Decoded frames that are kept: an entry's neighbours are often in the same ones.
+const DECODED: usize = 6;
+/// More workers would hold more memory, and one stream feeds no more.
+const MAX_WORKERS: usize = 4;
+
+const DOING: &str = "export a snapshot";
+
+/// What was exported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Entries of every kind.
+    pub entries: u64,
+    /// Bytes of the tar stream.
+    pub bytes: u64,
+    /// Bytes of the archive.
+    pub written: u64,
+    /// Frames that are in the archive as they are in the vault.
+    pub frames_copied: u64,
+    /// Frames that were compressed for it.
+    pub frames_recompressed: u64,
+    /// Files whose hash was not checked, because frames of their content were copied.
+    pub files_not_hashed: u64,
+}
+
+/// A frame of the archive.
+struct Frame {
+    bytes: Vec<u8>,
+    /// Its content; none for a copied one, which was not decoded.
+    content: Option<Vec<u8>>,
+    marks: Vec<Mark>,
+    length: u64,
+}
+
+/// Where a frame will come from.
+type Outcome = Receiver<Result<Frame>>;
+/// A job and where its frame goes.
+type Request = (Job, Sender<Result<Frame>>);
+
+/// Writes the snapshot `root` to `out` as a `.tar.zst`.
+///
+/// # Errors
+/// A store that fails, `out` that fails, damage. What was written until then is no whole archive: it has no end, which
+/// every tar program notices.
+pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) -> Result<Report> {
+    let doing = || format!("export snapshot number {} of {}", root.seq, vault.store.url());
+    let packs = PackReader::for_root(&*vault.store, root).map_err(|e| e.within(doing()))?;
+    ctx.monitor.begin("export", Some(root.totals.bytes));
+    let workers = ctx.threads.clamp(1, MAX_WORKERS);
+    let frames = Frames { packs: &packs, decoded: Mutex::default() };
+    let (jobs, work) = bounded(workers);
+    // The outcomes stand in the order of the stream, whichever is ready first.
+    let (outcomes, line) = bounded(workers);
+    let done = std::thread::scope(|scope| {
+        for _ in 0..workers {
+            let (work, frames) = (work.clone(), &frames);
+            scope.spawn(move || run_jobs(&work, frames));
+        }
+        drop(work);
+        let plan = Plan::new(&packs, jobs, outcomes);
+        let plan = scope.spawn(|| plan.run(root, ctx));
+        // When writing fails, `line` is gone, which stops the plan, which stops the workers.
+        let written = write(line, out, ctx);
+        let planned = plan.join().map_err(|_| Error::failed(DOING, "a thread of it ended early"))?;
+        let (report, entries) = (written?, planned?);
+        Ok(Report { entries, ..report })
+    });
+    done.map_err(|e: Error| e.within(doing()))
+}
+
+/// A frame's pack, its place in the object, and its content.
+type Decoded = (PackId, u64, Arc<Vec<u8>>);
+
+/// Decoded frames, shared by the workers.
+struct Frames<'a> {
+    packs: &'a PackReader<'a>,
+    decoded: Mutex<VecDeque<Decoded>>,
+}
+
+impl Frames<'_> {
+    /// A frame's content.
+    fn content(&self, pack: PackId, frame: &FrameAt, decoder: &mut Decoder) -> Result<Arc<Vec<u8>>> {
+        let decoded = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, _, content)) = decoded().iter().find(|(p, at, _)| (*p, *at) == (pack, frame.at)) {
+            return Ok(content.clone());
+        }
+        let compressed = self.stored(pack, frame)?;
+        let mut content = Vec::new();
+        decoder.frame(&compressed, frame.length, &mut content).map_err(|why| damaged(pack, why))?;
+        let content = Arc::new(content);
+        let mut decoded = decoded();
+        decoded.truncate(DECODED - 1);
+        decoded.push_front((pack, frame.at, content.clone()));
+        Ok(content)
+    }
+
+    fn stored(&self, pack: PackId, frame: &FrameAt) -> Result<Vec<u8>> {
+        self.packs.compressed(pack, PackKind::Data, std::slice::from_ref(frame))
+    }
+
+    /// A frame as it is stored: one zstd frame of the length that the table says, as far as its headers tell.
+    fn copy(&self, pack: PackId, frame: &FrameAt) -> Result<Vec<u8>> {
+        let stored = self.stored(pack, frame)?;
+        let wrong = |what: &str| damaged(pack, format!("the frame at {} {what}", frame.at));
+        match zstd::zstd_safe::find_frame_compressed_size(&stored) {
+            Ok(length) if length == stored.len() => {}
+            _ => return Err(wrong("does not end where its pack's table says")),
+        }
+        match zstd::zstd_safe::get_frame_content_size(&stored) {
+            // A frame need not say it.
+            Ok(Some(length)) if length != u64::from(frame.length) => {
+                Err(wrong("is not as long as its pack's table says"))
+            }
+            Ok(_) => Ok(stored),
+            Err(_) => Err(wrong("is no zstd frame")),
+        }
+    }
+}
+
+fn damaged(pack: PackId, why: String) -> Error {
+    Error::damage(format!("read {}", pack::name(PackKind::Data, pack)), why)
+}
+
+/// One worker: makes frames until there are no more jobs.
+fn run_jobs(work: &Receiver<Request>, frames: &Frames) {
+    let mut tools = None;
+    for (job, done) in work {
+        // Nobody waits for the outcome any more when writing failed; that error is the one to tell.
+        let _ = done.send(run_job(job, frames, &mut tools));
+    }
+}
+
+struct Tools {
+    decoder: Decoder,
+    compressor: zstd::bulk::Compressor<'static>,
+}
+
+impl Tools {
+    fn new() -> Result<Self> {
+        let compressor = zstd::bulk::Compressor::new(LEVEL).and_then(|mut compressor| {
+            compressor.include_checksum(true)?;
+            Ok(compressor)
+        });
+        Ok(Tools { decoder: Decoder::new()?, compressor: compressor.doing(|| "start zstd")? })
+    }
+}
+
+fn run_job(job: Job, frames: &Frames, tools: &mut Option<Tools>) -> Result<Frame> {
+    let Job { task, marks, length } = job;
+    let pieces = match task {
+        Task::Copy(pack, frame) => {
+            return Ok(Frame { bytes: frames.copy(pack, &frame)?, content: None, marks, length });
+        }
+        Task::Compress(pieces) => pieces,
+    };
+    let tools = match tools {
+        Some(tools) => tools,
+        None => tools.insert(Tools::new()?),
+    };
+    let mut content = Vec::with_capacity(length as usize);
+    for piece in pieces {
+        match piece {
+            Piece::Bytes(bytes) => content.extend_from_slice(&bytes),
+            Piece::Zeros(count) => content.resize(content.len() + count as usize, 0),
+            Piece::Part(part) => {
+                let frame = frames.content(part.pack, &part.frame, &mut tools.decoder)?;
+                content.extend_from_slice(&frame[part.from as usize..part.to as usize]);
+            }
+        }
+    }
+    let bytes = tools.compressor.compress(&content).doing(|| "compress a part of the archive")?;
+    Ok(Frame { bytes, content: Some(content), marks, length })
+}
+
+/// Writes the frames as they come, and checks the hash of every file that was decoded as a whole.
+fn write(line: Receiver<Outcome>, out: &mut dyn Write, ctx: &Context) -> Result<Report> {
+    let mut report = Report::default();
+    let mut check = HashCheck::default();
+    for outcome in line {
+        let frame = outcome.recv().map_err(|_| Error::failed(DOING, "a thread of it ended early"))??;
+        ctx.check(DOING)?;
+        check.frame(&frame, &mut report)?;
+        out.write_all(&frame.bytes).doing(|| "write the archive")?;
+        report.bytes += frame.length;
+        report.written += frame.bytes.len() as u64;
+        match frame.content {
+            Some(_) => report.frames_recompressed += 1,
+            None => report.frames_copied += 1,
+        }
+        ctx.monitor.advance(frame.length);
+    }
+    out.flush().doing(|| "write the archive")?;
+    Ok(report)
+}
+
+/// Follows the files through the stream.
+#[derive(Default)]
+struct HashCheck {
+    file: Option<(EntryPath, Hash)>,
+    /// None once bytes of the file went by that were not decoded.
+    hasher: Option<blake3::Hasher>,
+}
+
+impl HashCheck {
+    fn frame(&mut self, frame: &Frame, report: &mut Report) -> Result<()> {
+        let mut at = 0;
+        for mark in &frame.marks {
+            match mark {
+                Mark::Begin(path, hash) => {
+                    self.file = Some((path.clone(), *hash));
+                    self.hasher = Some(blake3::Hasher::new());
+                }
+                Mark::Other(length) => at += *length as usize,
+                Mark::Content(length) => {
+                    let bytes = at..at + *length as usize;
+                    at = bytes.end;
+                    match (&frame.content, &mut self.hasher) {
+                        (Some(content), Some(hasher)) => {
+                            hasher.update(&content[bytes]);
+                        }
+                        _ => self.hasher = None,
+                    }
+                }
+                Mark::End => self.end(report)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, report: &mut Report) -> Result<()> {
+        match (self.file.take(), self.hasher.take()) {
+            (Some((path, hash)), Some(hasher)) if Hash::from(&hasher.finalize()) != hash => {
+                Err(Error::damage(format!("export {path}"), "its content is not what was stored"))
+            }
+            (Some(_), None) => {
+                report.files_not_hashed += 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What the archive is made of, frame by frame: the entries' extents in order, cut where frames of packs begin and end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::{DOING, Outcome, Request};
+use crate::error::{Doing, Error, Result};
+use crate::monitor::Context;
+use crate::vault::entry::{Entry, Extent, cut};
+use crate::vault::hex::{Hash, PackId};
+use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
+use crate::vault::path::EntryPath;
+use crate::vault::read::PackReader;
+use crate::vault::root::Root;
+use crate::vault::{tar, tree};
+
+/// The most content of a frame that is compressed here, in bytes.
+const FRAME: u64 = pack::MAX_FRAME as u64;
+
+/// What a stretch of the stream is, for the check of files' hashes.
+pub enum Mark {
+    /// A file's content begins.
+    Begin(EntryPath, Hash),
+    /// Bytes of its content.
+    Content(u64),
+    /// Bytes of headers and padding.
+    Other(u64),
+    /// The file's content ends.
+    End,
+}
+
+/// Bytes of the stream that are not a whole frame.
+pub enum Piece {
+    /// These.
+    Bytes(Vec<u8>),
+    /// So many zeros.
+    Zeros(u64),
+    /// A part of a frame's content.
+    Part(PartOfFrame),
+}
+
+/// Consecutive bytes of a frame's content.
+pub struct PartOfFrame {
+    /// The pack.
+    pub pack: PackId,
+    /// Its frame.
+    pub frame: FrameAt,
+    /// Where the part begins in the frame's content, in bytes.
+    pub from: u64,
+    /// Where it ends.
+    pub to: u64,
+}
+
+impl PartOfFrame {
+    fn is_whole(&self) -> bool {
+        self.from == 0 && self.to == u64::from(self.frame.length)
+    }
+}
+
+/// What a worker does to make a frame.
+pub enum Task {
+    /// Copies a frame as it is stored.
+    Copy(PackId, FrameAt),
+    /// Makes a frame of the pieces.
+    Compress(Vec<Piece>),
+}
+
+/// A frame of the archive, to be made.
+pub struct Job {
+    /// How.
+    pub task: Task,
+    /// What its content is, from its first byte to its last.
+    pub marks: Vec<Mark>,
+    /// Bytes of content.
+    pub length: u64,
+}
+
+/// Turns entries into jobs.
+pub struct Plan<'a> {
+    packs: &'a PackReader<'a>,
+    jobs: Sender<Request>,
+    outcomes: Sender<Outcome>,
+    /// What is being collected to be compressed.
+    pieces: Vec<Piece>,
+    length: u64,
+    marks: Vec<Mark>,
+    /// A part of one frame that may yet become all of it, and what it is.
+    part: Option<(PartOfFrame, Vec<Mark>)>,
+    /// The first path of every hard-link group.
+    first: HashMap<String, EntryPath>,
+    /// The seek table that was used last.
+    table: Option<(PackId, Arc<SeekTable>)>,
+}
+
+impl<'a> Plan<'a> {
+    /// A plan that sends its jobs to `jobs`, and where their frames will come from, in order, to `outcomes`.
+    pub fn new(packs: &'a PackReader<'a>, jobs: Sender<Request>, outcomes: Sender<Outcome>) -> Self {
+        let (pieces, marks) = (Vec::new(), Vec::new());
+        Plan { packs, jobs, outcomes, pieces, length: 0, marks, part: None, first: HashMap::new(), table: None }
+    }
+
+    /// Plans the whole stream; gives the number of entries.
+    ///
+    /// # Errors
+    /// A store that fails, damage, and nobody who takes the jobs.
+    pub fn run(mut self, root: &Root, ctx: &Context) -> Result<u64> {
+        let mut entries = 0;
+        tree::each_entry(self.packs, root, |entry| {
+            ctx.check(DOING)?;
+            entries += 1;
+            self.entry(entry)
+        })?;
+        self.bytes(tar::END.to_vec())?;
+        self.send_pieces()?;
+        Ok(entries)
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<()> {
+        if let Some(first) = entry.link.as_ref().and_then(|group| self.first.get(group)) {
+            let header = tar::link_header(&entry, first).doing(|| format!("make the header of {}", entry.path))?;
+            return self.bytes(header);
+        }
+        for extent in entry.header_extents() {
+            self.extent(&extent, Mark::Other)?;
+        }
+        if let Some(hash) = entry.hash {
+            self.mark(Mark::Begin(entry.path.clone(), hash));
+            let packs = self.packs;
+            // One of the two is empty.
+            entry.content_extents().iter().try_for_each(|extent| self.extent(extent, Mark::Content))?;
+            tree::each_run(packs, &entry, |run| self.extent(&run.extent, Mark::Content))?;
+            self.mark(Mark::End);
+        }
+        let content = if entry.map.is_some() { 0 } else { entry.size };
+        for extent in cut(&entry.extents, entry.header + content, u64::MAX) {
+            self.extent(&extent, Mark::Other)?;
+        }
+        if let Some(group) = entry.link {
+            self.first.insert(group, entry.path);
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        self.part.as_mut().map_or(&mut self.marks, |(_, marks)| marks).push(mark);
+    }
+
+    fn extent(&mut self, extent: &Extent, mark: fn(u64) -> Mark) -> Result<()> {
+        let Some(pack) = extent.pack else { return self.zeros(extent.length, mark) };
+        let table = self.table(pack)?;
+        let range = table.covering(extent.offset, extent.length).ok_or_else(|| {
+            let name = pack::name(PackKind::Data, pack);
+            Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end")
+        })?;
+        for frame in &table.frames()[range] {
+            let from = extent.offset.saturating_sub(frame.offset);
+            let to = (extent.end() - frame.offset).min(u64::from(frame.length));
+            match &mut self.part {
+                Some((part, _)) if part.pack == pack && part.frame.at == frame.at && part.to == from => part.to = to,
+                _ => {
+                    self.take_part()?;
+                    self.part = Some((PartOfFrame { pack, frame: *frame, from, to }, Vec::new()));
+                }
+            }
+            self.mark(mark(to - from));
+            if to == u64::from(frame.length) {
+                self.take_part()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, pack: PackId) -> Result<Arc<SeekTable>> {
+        match &self.table {
+            Some((last, table)) if *last == pack => Ok(table.clone()),
+            _ => {
+                let table = self.packs.table(pack, PackKind::Data)?;
+                self.table = Some((pack, table.clone()));
+                Ok(table)
+            }
+        }
+    }
+
+    /// The part of a frame will not grow further: it is copied if it is all of it.
+    fn take_part(&mut self) -> Result<()> {
+        let Some((part, marks)) = self.part.take() else { return Ok(()) };
+        if part.is_whole() {
+            self.send_pieces()?;
+            let length = u64::from(part.frame.length);
+            // Files may have begun or ended since the last byte that was sent.
+            let marks = self.marks.drain(..).chain(marks).collect();
+            return self.send(Job { task: Task::Copy(part.pack, part.frame), marks, length });
+        }
+        let length = part.to - part.from;
+        self.room_for(length)?;
+        self.marks.extend(marks);
+        self.add(Piece::Part(part), length);
+        Ok(())
+    }
+
+    fn zeros(&mut self, mut length: u64, mark: fn(u64) -> Mark) -> Result<()> {
+        self.take_part()?;
+        while length > 0 {
+            self.room_for(1)?;
+            let now = length.min(FRAME - self.length);
+            self.marks.push(mark(now));
+            self.add(Piece::Zeros(now), now);
+            length -= now;
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self, bytes: Vec<u8>) -> Result<()> {
+        self.take_part()?;
+        for bytes in bytes.chunks(pack::MAX_FRAME) {
+            let length = bytes.len() as u64;
+            self.room_for(length)?;
+            self.marks.push(Mark::Other(length));
+            self.add(Piece::Bytes(bytes.to_vec()), length);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, piece: Piece, length: u64) {
+        self.pieces.push(piece);
+        self.length += length;
+    }
+
+    /// Sends what was collected, if `length` more would be too much.
+    fn room_for(&mut self, length: u64) -> Result<()> {
+        if self.length + length > FRAME { self.send_pieces() } else { Ok(()) }
+    }
+
+    fn send_pieces(&mut self) -> Result<()> {
+        if self.pieces.is_empty() {
+            return Ok(());
+        }
+        let task = Task::Compress(std::mem::take(&mut self.pieces));
+        let (marks, length) = (std::mem::take(&mut self.marks), std::mem::take(&mut self.length));
+        self.send(Job { task, marks, length })
+    }
+
+    fn send(&self, job: Job) -> Result<()> {
+        let (done, outcome) = bounded(1);
+        let stopped = || Error::failed(DOING, "it stopped early");
+        self.jobs.send((job, done)).map_err(|_| stopped())?;
+        self.outcomes.send(outcome).map_err(|_| stopped())
+    }
+}
