@@ -8,3 +8,4 @@ pub mod monitor;
 pub mod restore;
 pub mod store;
 pub mod vault;
+pub mod verify;
