@@ -17,7 +17,7 @@ pub mod write;
 #[cfg(test)]
 pub mod sample;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
