@@ -4,7 +4,7 @@
 //! decoded, compared with its hash, and must name only packs that its root lists. What snapshots share is read once. With
 //! `read_data`, files are decoded and hashed too. Damage is collected: one broken object hides no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -155,7 +155,8 @@ impl Found {
 
     /// Takes in a file that cannot be read, unless the reason is an object that is known to be damaged.
     fn add_file(&mut self, lost: data::Lost, name: SnapshotName) {
-        if self.objects.keys().any(|(object, detail)| detail.is_empty() && lost.why.contains(object.as_str())) {
+        let known = |object: &str| lost.object.as_deref() == Some(object) || lost.why.contains(object);
+        if self.objects.keys().any(|(object, detail)| detail.is_empty() && known(object)) {
             return;
         }
         let object = lost.object.unwrap_or_else(|| name.object(SNAPSHOTS));
@@ -341,19 +342,21 @@ impl State<'_> {
         tree::each_map_frame(packs, map, |frame, content| {
             self.ctx.check("verify the vault")?;
             total = total.saturating_add(content);
-            if !self.seen.contains_key(&frame.hash) {
-                let (mut sum, mut named) = (0u64, HashSet::new());
-                for run in tree::read_map_frame(packs, &frame, decoder)? {
-                    in_range(packs, &run.extent, entry)?;
-                    sum = sum.saturating_add(run.extent.length);
-                    named.extend(run.extent.pack);
+            let named = match self.seen.entry(frame.hash) {
+                hash_map::Entry::Occupied(seen) => seen.into_mut(),
+                hash_map::Entry::Vacant(place) => {
+                    let (mut sum, mut named) = (0u64, HashSet::new());
+                    for run in tree::read_map_frame(packs, &frame, decoder)? {
+                        in_range(packs, &run.extent, entry)?;
+                        sum = sum.saturating_add(run.extent.length);
+                        named.extend(run.extent.pack);
+                    }
+                    if sum != content {
+                        return Err(wrong(format!("a frame covers {sum} bytes where {content} belong")));
+                    }
+                    place.insert(named.into_iter().collect())
                 }
-                if sum != content {
-                    return Err(wrong(format!("a frame covers {sum} bytes where {content} belong")));
-                }
-                self.seen.insert(frame.hash, named.into_iter().collect());
-            }
-            let named = self.seen.get(&frame.hash).map(|packs| &**packs).unwrap_or_default();
+            };
             match named.iter().chain([&frame.pack]).find(|pack| !allowed.contains(pack)) {
                 Some(stray) => Err(wrong(format!("it names the pack {stray}, which its entry does not"))),
                 None => Ok(()),

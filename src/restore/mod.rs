@@ -286,7 +286,7 @@ fn write_window(
             tree.leave(entry)?;
         }
     }
-    report.entries = report.entries + (window.folders.len() + window.others.len()) as u64;
+    report.entries += (window.folders.len() + window.others.len()) as u64;
     Ok(())
 }
 

@@ -229,7 +229,8 @@ fn what_was_there_moves_aside_whole() {
         let mut kept = look(&aside);
         let mut now = look(&target);
         // The folder itself: in place it is a new one.
-        (kept.remove(&b""[..]), before.remove(&b""[..]));
+        kept.remove(&b""[..]);
+        before.remove(&b""[..]);
         assert_eq!(kept, before);
         now.retain(|path, _| !path.starts_with(b"lastgood.replaced-"));
         assert_eq!(now, expected(&sample));
@@ -301,8 +302,11 @@ fn a_target_that_is_no_folder_is_refused() {
     assert!(said.contains("mount point") && said.contains("--in-place"), "{said}");
 }
 
+/// Damages an object.
+type Harm = fn(&Sample, &str);
+
 /// Ways in which an object can be damaged.
-pub fn damages() -> [(&'static str, fn(&Sample, &str)); 4] {
+pub fn damages() -> [(&'static str, Harm); 4] {
     [
         ("delete", |sample, name| _ = sample.store.objects().remove(name).unwrap()),
         ("truncate", |sample, name| {
@@ -342,7 +346,7 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
             let folder = tempfile::tempdir().unwrap();
             let target = folder.path().join("data");
             old_tree(&target);
-            let before = look(folder.path());
+            let before = look(&target);
             let wanted = |spec: String, skip_damaged| {
                 let chosen = Options { snapshot: spec, skip_damaged, ..options(&target) };
                 sample.open().and_then(|vault| restore(&vault, &chosen, &context()))
@@ -354,7 +358,8 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
             assert_eq!(said.kind(), if gone { Kind::Usage } else { Kind::Damage }, "{how} {what}: {said}");
             let named = object.rsplit('/').next().unwrap().split('.').next().unwrap();
             assert!(gone || said.to_string().contains(named), "{how} {what}: {said}");
-            assert_eq!(look(folder.path()), before, "{how} {what}");
+            assert_eq!(look(&target), before, "{how} {what}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{how} {what}: staging is left");
             if lost_vault {
                 continue;
             }
