@@ -10,9 +10,10 @@ use lastgood::backup::{self, backup};
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::store::local::LocalStore;
 use lastgood::vault::hex::Hash;
+use lastgood::vault::list::List;
 use lastgood::vault::pack::{self, PackKind};
-use lastgood::vault::root::{SnapshotName, State};
-use lastgood::vault::{README, Vault};
+use lastgood::vault::root::{Root, SnapshotName, State};
+use lastgood::vault::{README, Vault, VaultConfig, hunk};
 use tempfile::TempDir;
 
 use crate::support::compare::differences;
@@ -129,7 +130,7 @@ fn every_snapshot_comes_back() {
     fs::write(data.join("new"), noise(2, 700_000)).unwrap();
     let third = world.backup();
     let root = world.vault.root(third).unwrap();
-    assert!(matches!(root.hunks, lastgood::vault::list::List::Frames(_)), "no list of this vault is in frames");
+    assert!(matches!(root.hunks, List::Frames(_)), "no list of this vault is in frames");
 
     same(&data, &world.restore("newest", None));
     same(&then, &world.restore("oldest", Some(&first.to_string())));
@@ -189,6 +190,26 @@ fn what_is_left_of_a_damaged_vault_comes_back() {
     assert!(said.contains("NOT WHOLE: grown"), "{said}");
     assert!(!target.join("small").exists());
     assert_eq!(fs::read(target.join("kept")).unwrap(), noise(1, 400_000));
+}
+
+/// What `format.md` shows is what was written, and the checks that it tells of pass.
+#[test]
+fn the_example_of_the_format_is_real() {
+    let text = include_str!("../src/vault/format.md");
+    let example = text.split("## An example").nth(1).unwrap().split("\n## ").next().unwrap();
+    let blocks: Vec<&str> =
+        example.split("```json\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let [config, root, hunk] = blocks[..] else { panic!("{} blocks", blocks.len()) };
+    let config = VaultConfig::parse(config.as_bytes()).unwrap();
+    let name = example.split("snapshots/").nth(1).unwrap().split(".json").next().unwrap();
+    let root = Root::parse(name.parse().unwrap(), root.as_bytes()).unwrap();
+    assert_eq!(root.vault, config.id);
+    let List::Items(hunks) = &root.hunks else { panic!("{:?}", root.hunks) };
+    assert_eq!((hunks[0].frame.length, hunks[0].frame.hash), (hunk.len() as u64, Hash::of(hunk.as_bytes())));
+    let entries = hunk::parse(hunk.as_bytes()).unwrap();
+    assert_eq!(entries.len() as u64, root.totals.entries);
+    assert_eq!(entries[1].extents.len(), 3);
+    assert_eq!(entries[1].hash, Some(Hash::of(b"hello\n")));
 }
 
 /// A vault whose one snapshot has the given entries, whatever they are.
