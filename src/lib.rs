@@ -5,8 +5,8 @@
 
 pub mod backup;
 pub mod error;
-pub mod inspect;
 pub mod export;
+pub mod inspect;
 pub mod monitor;
 pub mod restore;
 pub mod store;

@@ -68,7 +68,7 @@ impl<'a> Assembly<'a> {
         Ok(Assembly {
             data: PackWriter::new(packer, PackKind::Data),
             index: IndexWriter::new(packer, base),
-            seen: Seen::new(&base.packs, &base.hunks)?,
+            seen: Seen::new(base)?,
             builder: HunkBuilder::default(),
             hunks: Vec::new(),
             reached: HashSet::new(),

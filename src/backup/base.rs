@@ -1,11 +1,14 @@
 //! What a backup starts from: the parent snapshot and, before it, the checkpoint of a backup that did not finish.
 
+use std::collections::HashSet;
+
 use crossbeam_channel::Sender;
 
 use crate::error::{Kind, Result};
 use crate::store::Store;
 use crate::vault::Vault;
-use crate::vault::entry::Entry;
+use crate::vault::entry::{Entry, Extent};
+use crate::vault::hex::PackId;
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::root::{HunkRef, Place, Root, SnapshotName, State};
@@ -22,6 +25,8 @@ pub struct Base<'v> {
     /// The hunks of both.
     pub hunks: Vec<HunkRef>,
     sections: Vec<Section>,
+    /// Packs that a snapshot names and the vault has lost: what lies in them counts as unknown, and is stored anew.
+    absent: HashSet<PackId>,
 }
 
 /// A run of known entries.
@@ -50,7 +55,12 @@ impl<'v> Base<'v> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn find(vault: &'v Vault, place: &Place, mut warn: impl FnMut(String)) -> Result<Base<'v>> {
+    pub fn find(
+        vault: &'v Vault,
+        place: &Place,
+        absent: HashSet<PackId>,
+        mut warn: impl FnMut(String),
+    ) -> Result<Base<'v>> {
         let mut parent = None;
         let mut measure = None;
         for name in vault.snapshots()?.into_iter().rev() {
@@ -80,6 +90,7 @@ impl<'v> Base<'v> {
             packs: PackReader::new(&*vault.store, Default::default()),
             hunks: Vec::new(),
             sections: Vec::new(),
+            absent,
         };
         let mut covered = None;
         if let Some((name, root)) = newest_checkpoint(vault, parent.as_ref(), &mut warn)?
@@ -111,7 +122,8 @@ impl<'v> Base<'v> {
             Ok((packs, hunks))
         };
         match read() {
-            Ok((packs, hunks)) => {
+            Ok((packs, mut hunks)) => {
+                hunks.retain(|hunk| !self.absent.contains(&hunk.frame.pack));
                 self.packs.learn(packs.book().values().copied());
                 self.hunks.extend(hunks.iter().cloned());
                 self.sections.push(Section { hunks, after, same_place: root.place == *place });
@@ -145,6 +157,7 @@ impl<'v> Base<'v> {
                 };
                 let known = entries
                     .into_iter()
+                    .filter(|entry| self.holds(entry))
                     .filter(|entry| section.after.as_ref().is_none_or(|after| entry.path > *after))
                     .map(|entry| Known { entry, same_place: section.same_place })
                     .collect();
@@ -154,6 +167,23 @@ impl<'v> Base<'v> {
             }
         }
         Ok(())
+    }
+}
+
+impl Base<'_> {
+    /// Whether a pack may be named by a new snapshot.
+    pub fn has(&self, pack: PackId) -> bool {
+        !self.absent.contains(&pack)
+    }
+
+    /// Whether the content of an extent is in the vault, as far as is known.
+    pub fn has_extent(&self, extent: &Extent) -> bool {
+        extent.pack.is_none_or(|pack| self.has(pack))
+    }
+
+    fn holds(&self, entry: &Entry) -> bool {
+        let mut packs = entry.map.iter().flat_map(|map| &map.packs);
+        self.absent.is_empty() || (entry.extents.iter().all(|e| self.has_extent(e)) && packs.all(|p| self.has(*p)))
     }
 }
 

@@ -34,6 +34,14 @@ pub struct Run<'a> {
     pub started: Timestamp,
 }
 
+/// How an attempt to commit ended.
+pub enum Outcome {
+    /// The root is there.
+    Committed(Committed),
+    /// Packs that the snapshot would name are not in the vault, or not as they were stored. Nothing was committed.
+    Absent(HashSet<PackId>),
+}
+
 /// A committed root.
 pub struct Committed {
     /// Its name.
@@ -50,14 +58,14 @@ impl Run<'_> {
     /// Commits what was put together so far: a snapshot, or a checkpoint that `covers` a part of it.
     ///
     /// # Errors
-    /// A store that fails; a pack that is not as it was stored. Nothing is committed then.
+    /// A store that fails. Nothing is committed then.
     pub fn commit(
         &self,
         assembly: &mut Assembly,
         packer: &Packer,
         stored: &mut PackBook,
         covers: Option<EntryPath>,
-    ) -> Result<Committed> {
+    ) -> Result<Outcome> {
         let store = |content: &[u8], reached: &mut HashSet<PackId>, assembly: &mut Assembly| {
             let frame = assembly.index.store(content)?;
             reached.insert(frame.pack);
@@ -81,7 +89,10 @@ impl Run<'_> {
         stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
         let mut holders = holders.iter().map(|id| self.info(*id, stored)).collect::<Result<Vec<_>>>()?;
         holders.sort_by_key(|info| info.id);
-        self.check(infos.iter().chain(&holders))?;
+        let absent = self.absent(infos.iter().chain(&holders))?;
+        if !absent.is_empty() {
+            return Ok(Outcome::Absent(absent));
+        }
 
         let state = if covers.is_some() { State::Complete } else { self.state(assembly) };
         let uploaded: u64 = stored.values().map(|info| info.size).sum();
@@ -110,7 +121,8 @@ impl Run<'_> {
         let (name, bytes) = root.encode()?;
         let object = name.object(folder);
         self.vault.store.create(&object, &[&bytes]).map_err(|e| e.while_doing(format!("commit {object}")))?;
-        Ok(Committed { name, state, totals, uploaded_bytes: uploaded + bytes.len() as u64 })
+        let uploaded_bytes = uploaded + bytes.len() as u64;
+        Ok(Outcome::Committed(Committed { name, state, totals, uploaded_bytes }))
     }
 
     fn info(&self, id: PackId, stored: &PackBook) -> Result<PackInfo> {
@@ -118,25 +130,15 @@ impl Run<'_> {
         info.ok_or_else(|| Error::failed("list the snapshot's packs", format!("nothing is known of the pack {id}")))
     }
 
-    /// Sees that every pack is in the store, whole, before a root names it.
-    fn check<'i>(&self, infos: impl Iterator<Item = &'i PackInfo>) -> Result<()> {
+    /// Which of the packs are not in the store, whole.
+    fn absent<'i>(&self, infos: impl Iterator<Item = &'i PackInfo>) -> Result<HashSet<PackId>> {
         let mut sizes: HashMap<String, u64> = HashMap::new();
         for folder in ["packs/", "index/"] {
             let listed = self.vault.store.list(folder);
             let listed = listed.map_err(|e| e.while_doing("check that all packs are stored"))?;
             sizes.extend(listed.into_iter().map(|meta| (meta.name, meta.size)));
         }
-        for info in infos {
-            let why = match sizes.get(&info.name()) {
-                Some(size) if *size == info.size => continue,
-                Some(size) => format!("{} has {size} bytes, and {} were stored", info.name(), info.size),
-                None => format!("{} is not there", info.name()),
-            };
-            let hint = "Something removed or changed it. `lastgood verify` tells what is damaged; \
-                        `lastgood backup --verify-content` after moving the damaged snapshots' roots away stores all anew.";
-            return Err(Error::damage("commit the snapshot: not every pack is in the vault", why).hint(hint));
-        }
-        Ok(())
+        Ok(infos.filter(|info| sizes.get(&info.name()) != Some(&info.size)).map(|info| info.id).collect())
     }
 
     fn state(&self, assembly: &Assembly) -> State {

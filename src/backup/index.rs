@@ -32,6 +32,7 @@ impl<'p> IndexWriter<'p> {
                 learn(frames);
             }
         }
+        known.retain(|_, frame| base.has(frame.pack));
         IndexWriter { writer: PackWriter::new(packer, PackKind::Index), known }
     }
 

@@ -16,9 +16,9 @@ pub mod read;
 pub mod seen;
 pub mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use self::assemble::Assembly;
 use self::base::{Base, Known};
-use self::commit::{Run, check_labels};
+use self::commit::{Outcome, Run, check_labels};
 use self::merge::{Merge, Rule, Step};
 use self::packer::with_packer;
 use self::read::{Feed, Part};
@@ -35,6 +35,7 @@ use self::walk::{Met, Select, walk};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
 use crate::vault::Vault;
+use crate::vault::hex::PackId;
 use crate::vault::root::{PackBook, Place, Problem, Reason, SnapshotName, State};
 
 /// What to take a snapshot of, and how.
@@ -127,37 +128,78 @@ pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     let clock = Instant::now();
     check_labels(&options.labels)?;
     let select = Select::new(&options.include, &options.exclude, &options.not_walked)?;
+    let mut absent = HashSet::new();
+    loop {
+        match attempt(vault, options, &select, &absent, clock, ctx)? {
+            Attempt::Done(report) => return Ok(*report),
+            Attempt::Absent(more) => {
+                let known = absent.len();
+                absent.extend(more);
+                if absent.len() == known {
+                    return Err(Error::failed(doing(options), "packs vanish from the vault while they are written")
+                        .hint("Something else deletes objects there: a lifecycle rule, a cleanup script. Stop it."));
+                }
+            }
+        }
+    }
+}
+
+/// How one attempt at a backup ended.
+enum Attempt {
+    Done(Box<Report>),
+    /// Packs that earlier snapshots name are missing: the next attempt does without them.
+    Absent(HashSet<PackId>),
+}
+
+fn attempt(
+    vault: &Vault,
+    options: &Options,
+    select: &Select,
+    absent: &HashSet<PackId>,
+    clock: Instant,
+    ctx: &Context,
+) -> Result<Attempt> {
     let place = place(options)?;
     let early = Mutex::new(Vec::new());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
-        early.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(what);
+        early.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     };
-    let base = Base::find(vault, &place, warn)?;
+    if !absent.is_empty() {
+        let what =
+            "packs are missing in the vault; what they held is stored anew. `lastgood verify` tells whom it hurts";
+        warn(format!("{} {what}", absent.len()));
+    }
+    let base = Base::find(vault, &place, absent.clone(), warn)?;
     let seq = base.parent.as_ref().map_or(0, |(name, _)| name.seq) + 1;
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
     let run = Run { vault, options, base: &base, place, seq, started };
-    let (committed, assembly) = with_packer(&*vault.store, options.level, ctx, |packer| {
+    let (outcome, assembled) = with_packer(&*vault.store, options.level, ctx, |packer| {
         let mut assembly = Assembly::new(&base, packer, ctx)?;
         let mut stored = PackBook::new();
         let mut secured = Instant::now();
         ctx.monitor.begin("backup", None);
-        through(&run, &select, warn, ctx, |parts| {
+        through(&run, select, warn, ctx, |parts| {
             assembly.take(parts)?;
             if secured.elapsed() >= options.checkpoint_every {
                 let covers = assembly.last.clone();
+                // Packs that are found missing here are found missing at the end too.
                 run.commit(&mut assembly, packer, &mut stored, Some(covers))?;
                 secured = Instant::now();
             }
             ctx.check(&doing(options))
         })?;
-        let committed = run.commit(&mut assembly, packer, &mut stored, None)?;
-        Ok((committed, (assembly.warnings, assembly.problems, assembly.read_bytes)))
+        let outcome = run.commit(&mut assembly, packer, &mut stored, None)?;
+        Ok((outcome, (assembly.warnings, assembly.problems, assembly.read_bytes)))
     })?;
-    let (later, errors, read_bytes) = assembly;
-    let mut warnings = early.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let committed = match outcome {
+        Outcome::Committed(committed) => committed,
+        Outcome::Absent(packs) => return Ok(Attempt::Absent(packs)),
+    };
+    let (later, errors, read_bytes) = assembled;
+    let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(later);
-    Ok(Report {
+    Ok(Attempt::Done(Box::new(Report {
         snapshot: committed.name,
         parent: base.parent.as_ref().map(|(name, _)| *name),
         state: committed.state,
@@ -170,7 +212,7 @@ pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         warnings,
         errors,
         seconds: clock.elapsed().as_secs_f64(),
-    })
+    })))
 }
 
 /// Sends the whole directory through walk, merge and readers; `take` gets what comes of it, batch by batch, in path order.

@@ -286,8 +286,7 @@ fn finish(
         xattrs: xattrs(|list| flistxattr(file, list), |name, value| fgetxattr(file, name, value))?,
         target: None,
     };
-    let racy =
-        note.is_some() || found.mtime >= began - RACY || found.ctime >= began - RACY && found.mtime >= found.ctime;
+    let racy = note.is_some() || found.mtime >= began - RACY;
     let note = note.map(|what| format!("{what}; taken as it stood, {read} bytes"));
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note })
 }

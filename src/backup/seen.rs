@@ -7,11 +7,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::base::Base;
 use crate::error::Result;
 use crate::vault::entry::{Extent, FrameRef, Map};
 use crate::vault::hex::Hash;
-use crate::vault::read::{Decoder, PackReader};
-use crate::vault::root::HunkRef;
+use crate::vault::read::Decoder;
 use crate::vault::tree;
 
 /// Blocks of this run that are remembered: 4 GiB of content.
@@ -25,8 +25,7 @@ const LOST: u32 = 256;
 
 /// Finds stored blocks.
 pub struct Seen<'b> {
-    packs: &'b PackReader<'b>,
-    hunks: &'b [HunkRef],
+    base: &'b Base<'b>,
     decoder: Decoder,
     recent: HashMap<Hash, Extent>,
     recent_order: VecDeque<Hash>,
@@ -50,14 +49,13 @@ fn short(hash: &Hash) -> u64 {
 }
 
 impl<'b> Seen<'b> {
-    /// Finds blocks of what `hunks` hold, read through `packs`.
+    /// Finds blocks of what `base` holds.
     ///
     /// # Errors
     /// No memory for a decoder.
-    pub fn new(packs: &'b PackReader<'b>, hunks: &'b [HunkRef]) -> Result<Self> {
+    pub fn new(base: &'b Base<'b>) -> Result<Self> {
         Ok(Seen {
-            packs,
-            hunks,
+            base,
             decoder: Decoder::new()?,
             recent: HashMap::new(),
             recent_order: VecDeque::new(),
@@ -87,7 +85,8 @@ impl<'b> Seen<'b> {
 
     /// The frame of the same content, if a map that is known of has it.
     pub fn frame(&self, content: &Hash) -> Option<FrameRef> {
-        self.numbers.get(content).map(|n| self.frames[*n as usize])
+        let frame = self.numbers.get(content).map(|n| self.frames[*n as usize]);
+        frame.filter(|frame| self.base.has(frame.pack))
     }
 
     /// What went wrong while maps were read; the blocks are stored anew.
@@ -159,7 +158,7 @@ impl<'b> Seen<'b> {
     /// Makes a map's frames known; gives the number of its first.
     fn register(&mut self, map: &Map) -> Option<u32> {
         let mut refs = Vec::new();
-        let read = tree::each_map_frame(self.packs, map, |frame, _| {
+        let read = tree::each_map_frame(&self.base.packs, map, |frame, _| {
             refs.push(frame);
             Ok(())
         });
@@ -182,7 +181,7 @@ impl<'b> Seen<'b> {
             return;
         }
         let Some(frame) = self.frames.get(number as usize).copied() else { return };
-        let runs = match tree::read_map_frame(self.packs, &frame, &mut self.decoder) {
+        let runs = match tree::read_map_frame(&self.base.packs, &frame, &mut self.decoder) {
             Ok(runs) => runs,
             Err(why) => {
                 self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}"));
@@ -199,7 +198,7 @@ impl<'b> Seen<'b> {
             }
         }
         let mut hashes = Vec::new();
-        for run in runs {
+        for run in runs.into_iter().filter(|run| self.base.has_extent(&run.extent)) {
             let mut offset = run.extent.offset;
             for (length, hash) in run.blocks {
                 let extent = Extent { offset, length: u64::from(length), ..run.extent };
@@ -214,8 +213,8 @@ impl<'b> Seen<'b> {
     /// Goes through all maps of the known snapshots once and keeps a sample of their blocks.
     fn sample(&mut self) {
         self.sampled = true;
-        for hunk in self.hunks.iter().filter(|hunk| hunk.maps > 0) {
-            match tree::read_hunk(self.packs, hunk, &mut self.decoder) {
+        for hunk in self.base.hunks.iter().filter(|hunk| hunk.maps > 0) {
+            match tree::read_hunk(&self.base.packs, hunk, &mut self.decoder) {
                 Ok(entries) => {
                     for map in entries.into_iter().filter_map(|entry| entry.map) {
                         self.register(&map);
@@ -226,7 +225,7 @@ impl<'b> Seen<'b> {
         }
         for number in 0..self.frames.len() as u32 {
             let frame = self.frames[number as usize];
-            match tree::read_map_frame(self.packs, &frame, &mut self.decoder) {
+            match tree::read_map_frame(&self.base.packs, &frame, &mut self.decoder) {
                 Ok(runs) => {
                     for (n, (_, hash)) in runs.iter().flat_map(|run| &run.blocks).enumerate() {
                         let key = short(hash);

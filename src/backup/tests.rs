@@ -441,7 +441,7 @@ fn long_lists_are_cut_and_reused() {
 }
 
 #[test]
-fn the_root_comes_last_and_a_lost_pack_stops_it() {
+fn the_root_comes_last() {
     let world = World::new();
     world.write("a", &noise(1, 5_000_000));
     world.calls();
@@ -450,11 +450,25 @@ fn the_root_comes_last_and_a_lost_pack_stops_it() {
     assert_eq!(creates.last().unwrap(), &first.snapshot.object("snapshots/"));
     assert_eq!(creates.iter().filter(|name| name.starts_with("snapshots/")).count(), 1);
 
-    let pack = creates.iter().find(|name| name.starts_with("packs/")).unwrap().clone();
-    world.store.0.inner().objects().remove(&pack);
-    world.write("b", b"new");
-    let said = world.try_backup().unwrap_err();
-    assert!(said.to_string().contains(&pack) && said.kind() == crate::error::Kind::Damage, "{said}");
-    assert_eq!(world.vault.snapshots().unwrap(), [first.snapshot]);
     assert!(creates.iter().any(|name| name.starts_with("index/")));
+}
+
+#[test]
+fn what_lay_in_a_lost_pack_is_stored_anew() {
+    for folder in ["packs/", "index/"] {
+        let world = World::new();
+        world.write("a", &noise(1, 5_000_000));
+        world.write("b", &noise(2, 100));
+        let first = world.backup();
+        let pack = world.store.list(folder).unwrap()[0].name.clone();
+        world.store.0.inner().objects().remove(&pack);
+        world.write("c", b"new");
+        let second = world.backup();
+        assert_eq!((second.state, second.parent), (State::Complete, Some(first.snapshot)));
+        assert!(second.warnings.iter().any(|w| w.contains("anew")), "{:?}", second.warnings);
+        assert!(world.content(second.snapshot, "a") == noise(1, 5_000_000));
+        assert_eq!(world.content(second.snapshot, "b"), noise(2, 100));
+        let third = world.backup();
+        assert_eq!((third.parent, third.new_packs, third.warnings.len()), (Some(second.snapshot), 0, 0));
+    }
 }

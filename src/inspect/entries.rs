@@ -106,6 +106,7 @@ mod tests {
 
     fn chosen(firsts: &[&str], path: &str, deep: bool) -> Vec<String> {
         let hunk = |first: &&str| HunkRef {
+            maps: 0,
             frame: FrameRef { pack: Hex([0; 16]), offset: 0, length: 1, hash: Hash::of(first.as_bytes()) },
             entries: 1,
             first: EntryPath::new(*first).unwrap(),

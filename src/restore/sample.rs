@@ -209,7 +209,7 @@ impl Sample {
         for (bytes, entries, first) in hunks {
             let offset = pack.frame(&bytes);
             let frame = FrameRef { pack: pack.id, offset, length: bytes.len() as u64, hash: Hash::of(&bytes) };
-            self.hunks.push(HunkRef { frame, entries, first });
+            self.hunks.push(HunkRef { frame, entries, first, maps: 0 });
         }
         let mut packs = self.packs.clone();
         packs.push(pack.store(self.store));
