@@ -11,3 +11,4 @@ pub mod monitor;
 pub mod restore;
 pub mod store;
 pub mod vault;
+pub mod verify;

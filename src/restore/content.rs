@@ -203,7 +203,7 @@ impl Item {
 
 /// Hashes so many zeros.
 pub fn zeros(hasher: &mut blake3::Hasher, mut length: u64) {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while length > 0 {
         let step = length.min(ZEROS.len() as u64);
         hasher.update(&ZEROS[..step as usize]);

@@ -17,7 +17,7 @@ pub mod write;
 #[cfg(test)]
 pub mod sample;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -286,7 +286,7 @@ fn write_window(
             tree.leave(entry)?;
         }
     }
-    report.entries = report.entries + (window.folders.len() + window.others.len()) as u64;
+    report.entries += (window.folders.len() + window.others.len()) as u64;
     Ok(())
 }
 

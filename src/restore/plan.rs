@@ -164,7 +164,7 @@ pub struct Planner<'a> {
 }
 
 /// What is carried from entry to entry.
-struct Walk<F> {
+pub struct Walk<F> {
     window: Window,
     check: TreeCheck,
     open: Vec<Arc<Entry>>,
@@ -179,14 +179,7 @@ impl Planner<'_> {
     /// # Errors
     /// A store that fails; damage, unless it is passed over; those of `take`.
     pub fn each_window(&self, root: &Root, take: impl FnMut(Window) -> Result<()>) -> Result<Vec<Problem>> {
-        let mut walk = Walk {
-            window: Window::default(),
-            check: TreeCheck::default(),
-            open: Vec::new(),
-            groups: HashSet::new(),
-            not_read: Vec::new(),
-            take,
-        };
+        let mut walk = Walk::new(take);
         let hunks = tree::hunks(self.packs, root)?;
         let mut decoder = Decoder::new()?;
         let mut gap = false;
@@ -206,11 +199,7 @@ impl Planner<'_> {
                 done => done?,
             }
         }
-        while let Some(folder) = walk.open.pop() {
-            walk.window.left.push(folder);
-        }
-        (walk.take)(walk.window)?;
-        Ok(walk.not_read)
+        walk.finish()
     }
 
     fn hunk<F: FnMut(Window) -> Result<()>>(
@@ -235,12 +224,9 @@ impl Planner<'_> {
 
     fn entry<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, walk: &mut Walk<F>) -> Result<()> {
         walk.leave(&entry.path);
-        if walk.window.is_full(&self.limits) {
-            walk.flush()?;
+        if entry.kind != entry::Kind::File {
+            walk.make_room(&entry, &self.limits)?;
         }
-        let extras = entry.xattrs.iter().map(|(name, value)| 96 + name.0.len() + value.0.len()).sum::<usize>();
-        let map = entry.map.as_ref().map_or(0, |m| 16 * m.packs.len() + 1024);
-        walk.window.memory += 384 + entry.path.bytes().len() + 40 * entry.extents.len() + extras + map;
         match entry.kind {
             entry::Kind::Folder => walk.folder(entry),
             entry::Kind::Symlink | entry::Kind::Fifo => walk.window.others.push(entry),
@@ -249,7 +235,12 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn file<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, walk: &mut Walk<F>) -> Result<()> {
+    /// Adds a file and its content.
+    ///
+    /// # Errors
+    /// As [`Planner::each_window`].
+    pub fn file<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, walk: &mut Walk<F>) -> Result<()> {
+        walk.make_room(&entry, &self.limits)?;
         let group = entry.link.as_ref().map(|link| {
             // A group is one content under one name: what claims to be a link of another content stays a file of its own.
             let content = entry.hash.map(|h| h.0).unwrap_or_default();
@@ -310,6 +301,41 @@ impl Planner<'_> {
 }
 
 impl<F: FnMut(Window) -> Result<()>> Walk<F> {
+    /// Begins with an empty window; full ones are given to `take`.
+    pub fn new(take: F) -> Self {
+        Walk {
+            window: Window::default(),
+            check: TreeCheck::default(),
+            open: Vec::new(),
+            groups: HashSet::new(),
+            not_read: Vec::new(),
+            take,
+        }
+    }
+
+    /// Gives the last window away; what could not be read is returned.
+    ///
+    /// # Errors
+    /// Those of who takes it.
+    pub fn finish(mut self) -> Result<Vec<Problem>> {
+        while let Some(folder) = self.open.pop() {
+            self.window.left.push(folder);
+        }
+        self.flush()?;
+        Ok(self.not_read)
+    }
+
+    /// Begins a new window when the last one is full, and counts the entry.
+    fn make_room(&mut self, entry: &Entry, limits: &Limits) -> Result<()> {
+        if self.window.is_full(limits) {
+            self.flush()?;
+        }
+        let extras = entry.xattrs.iter().map(|(name, value)| 96 + name.0.len() + value.0.len()).sum::<usize>();
+        let map = entry.map.as_ref().map_or(0, |m| 16 * m.packs.len() + 1024);
+        self.window.memory += 384 + entry.path.bytes().len() + 40 * entry.extents.len() + extras + map;
+        Ok(())
+    }
+
     fn flush(&mut self) -> Result<()> {
         (self.take)(std::mem::take(&mut self.window))
     }

@@ -45,7 +45,9 @@ impl PackWriter {
 
     /// Adds a frame; says where its content begins.
     pub fn frame(&mut self, content: &[u8]) -> u64 {
-        self.raw_frame(zstd::bulk::compress(content, 1).unwrap(), content.len() as u32)
+        let mut compressor = zstd::bulk::Compressor::new(1).unwrap();
+        compressor.include_checksum(true).unwrap();
+        self.raw_frame(compressor.compress(content).unwrap(), content.len() as u32)
     }
 
     /// Adds a frame that claims to have `length` bytes of content.
@@ -84,6 +86,12 @@ pub struct Sample {
     /// Where the hunks of the last snapshot are.
     pub hunks: Vec<HunkRef>,
     seq: u64,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Sample {

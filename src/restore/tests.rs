@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::sample::{PackWriter, Sample, context};
 use super::*;
-use crate::vault::entry::{Extent, Kind as EntryKind};
+use crate::vault::entry::{Extent, Kind as EntryKind, MapFrame};
+use crate::vault::hex::Hash;
+use crate::vault::list::List;
 use crate::vault::pack::PackKind;
 use crate::vault::path::Bytes;
 
@@ -49,8 +51,6 @@ fn look(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     walk(folder, folder, &mut out);
     out
 }
-
-use crate::vault::hex::Hash;
 
 fn expected(sample: &Sample) -> BTreeMap<Vec<u8>, String> {
     let describe = |entry: &Entry| {
@@ -187,4 +187,364 @@ fn shallow(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     let was = format!("folder 755 {}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
     seen.insert(path, was);
     seen
+}
+
+/// A small tree: two folders with two files each.
+fn small() -> Sample {
+    let mut sample = Sample::new();
+    for folder in ["a", "b"] {
+        sample.folder(folder);
+        for name in ["one", "two"] {
+            sample.file(format!("{folder}/{name}"), &noise(350, u64::from(folder.as_bytes()[0]) + name.len() as u64));
+        }
+    }
+    sample
+}
+
+fn old_tree(target: &Path) -> BTreeMap<Vec<u8>, String> {
+    fs::create_dir_all(target.join("a")).unwrap();
+    fs::write(target.join("a/one"), "old").unwrap();
+    fs::write(target.join("mine"), "mine").unwrap();
+    look(target)
+}
+
+#[test]
+fn what_was_there_moves_aside_whole() {
+    let mut sample = small();
+    sample.commit(State::Complete);
+    for in_place in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("data");
+        let mut before = old_tree(&target);
+        let stale = if in_place {
+            target.join(".lastgood-restoring-00")
+        } else {
+            folder.path().join(".data.lastgood-restoring-00")
+        };
+        let stale = std::path::PathBuf::from(format!("{}11223344556677", stale.display()));
+        fs::create_dir_all(stale.join("tree/half")).unwrap();
+        let report = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        assert!(!stale.exists(), "what a killed restore left is still there");
+        let aside = report.moved_aside.unwrap();
+        let mut kept = look(&aside);
+        let mut now = look(&target);
+        // The folder itself: in place it is a new one.
+        kept.remove(&b""[..]);
+        before.remove(&b""[..]);
+        assert_eq!(kept, before);
+        now.retain(|path, _| !path.starts_with(b"lastgood.replaced-"));
+        assert_eq!(now, expected(&sample));
+        assert_eq!(aside.parent().unwrap(), if in_place { &target } else { folder.path() });
+        let again = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        assert_ne!(again.moved_aside.unwrap(), aside);
+        assert!(aside.join("mine").exists());
+    }
+}
+
+#[test]
+fn an_interrupted_restore_in_place_is_told_and_completed() {
+    let mut sample = small();
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(fill::MARKER), "").unwrap();
+    fs::write(folder.path().join("half"), "").unwrap();
+    let report = restore(&sample.vault, &Options { in_place: true, ..options(folder.path()) }, &context()).unwrap();
+    assert!(report.warnings.iter().any(|w| w.contains("broken")), "{:?}", report.warnings);
+    assert!(!folder.path().join(fill::MARKER).exists());
+    assert!(report.moved_aside.unwrap().join("half").exists());
+}
+
+#[test]
+fn single_paths_go_back_to_their_places() {
+    let mut sample = small();
+    sample.commit(State::Complete);
+    let path = |p: &str| EntryPath::new(p).unwrap();
+    for in_place in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("data");
+        old_tree(&target);
+        let paths = vec![path("a/one"), path("b/two"), path("b/one")];
+        let chosen = Options { paths, in_place, ..options(&target) };
+        let report = restore_within(&sample.vault, &chosen, tiny(), &context()).unwrap();
+        assert_eq!(report.files, 3);
+        let (now, wanted) = (look(&target), expected(&sample));
+        for path in [&b"a/one"[..], b"b", b"b/one", b"b/two"] {
+            assert_eq!(now[path], wanted[path]);
+        }
+        assert_eq!(fs::read(target.join("mine")).unwrap(), b"mine");
+        assert!(!now.contains_key(&b"a/two"[..]));
+        assert_eq!(fs::read(report.moved_aside.unwrap().join("a/one")).unwrap(), b"old");
+
+        let before = look(folder.path());
+        let wrong =
+            restore(&sample.vault, &Options { paths: vec![path("a/none")], in_place, ..options(&target) }, &context());
+        assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
+        assert_eq!(look(folder.path()), before);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("new");
+    restore(&sample.vault, &Options { paths: vec![path("b/two")], ..options(&target) }, &context()).unwrap();
+    assert_eq!(look(&target).len(), 3);
+}
+
+#[test]
+fn a_target_that_is_no_folder_is_refused() {
+    let mut sample = small();
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
+    for name in ["file", "link"] {
+        let said = restore(&sample.vault, &options(&folder.path().join(name)), &context()).unwrap_err();
+        assert_eq!(said.kind(), Kind::Usage);
+    }
+    let said = restore(&sample.vault, &options(Path::new("/proc")), &context()).unwrap_err().to_string();
+    assert!(said.contains("mount point") && said.contains("--in-place"), "{said}");
+}
+
+/// Damages an object.
+type Harm = fn(&Sample, &str);
+
+/// Ways in which an object can be damaged.
+pub fn damages() -> [(&'static str, Harm); 4] {
+    [
+        ("delete", |sample, name| _ = sample.store.objects().remove(name).unwrap()),
+        ("truncate", |sample, name| {
+            let mut objects = sample.store.objects();
+            let bytes = objects.get_mut(name).unwrap();
+            bytes.truncate(bytes.len() / 2);
+        }),
+        ("flip", |sample, name| {
+            let mut objects = sample.store.objects();
+            let bytes = objects.get_mut(name).unwrap();
+            let at = bytes.len() / 3;
+            bytes[at] ^= 0x10;
+        }),
+        ("replace", |sample, name| {
+            let mut objects = sample.store.objects();
+            let other = objects.iter().find(|(n, _)| *n != name && n[..4] == name[..4]).map(|(_, b)| b.clone());
+            objects.insert(name.to_owned(), other.unwrap_or(b"{}".to_vec()));
+        }),
+    ]
+}
+
+#[test]
+fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
+    for (how, damage) in damages() {
+        for what in ["pack", "index", "root", "vault.json"] {
+            let mut sample = small();
+            let good = sample.commit(State::Complete);
+            sample.file("c", b"only in the second");
+            let second = sample.commit(State::Complete);
+            let object = match what {
+                "pack" => sample.packs[0].name(),
+                "index" => sample.index_pack(),
+                "root" => second.object("snapshots/"),
+                _ => "vault.json".into(),
+            };
+            damage(&sample, &object);
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("data");
+            old_tree(&target);
+            let before = look(&target);
+            let wanted = |spec: String, skip_damaged| {
+                let chosen = Options { snapshot: spec, skip_damaged, ..options(&target) };
+                sample.open().and_then(|vault| restore(&vault, &chosen, &context()))
+            };
+            let said = wanted(second.id.to_string(), false).unwrap_err();
+            let lost_vault = what == "vault.json";
+            // A root that is gone is a snapshot that is not there: keepers let them go.
+            let gone = (how, what) == ("delete", "root");
+            assert_eq!(said.kind(), if gone { Kind::Usage } else { Kind::Damage }, "{how} {what}: {said}");
+            let named = object.rsplit('/').next().unwrap().split('.').next().unwrap();
+            assert!(gone || said.to_string().contains(named), "{how} {what}: {said}");
+            assert_eq!(look(&target), before, "{how} {what}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{how} {what}: staging is left");
+            if lost_vault {
+                continue;
+            }
+            if what == "pack" {
+                // Its file is left out, and all others are there.
+                let report = wanted("latest".into(), true).unwrap();
+                let lost: Vec<_> = report.not_restored.iter().map(|p| p.path.to_string()).collect();
+                assert_eq!(lost, ["a/one"], "{how}");
+                let mut all = expected(&sample);
+                all.remove(&b"a/one"[..]);
+                assert_eq!(look(&target), all);
+            } else {
+                let report = wanted(good.id.to_string(), false).unwrap();
+                assert_eq!(report.files, 4);
+                let latest = wanted("latest".into(), false);
+                match what {
+                    "root" => {
+                        let over: Vec<_> = latest.unwrap().passed_over.iter().map(|p| p.snapshot).collect();
+                        assert_eq!(over, if gone { vec![] } else { vec![second] });
+                    }
+                    _ => assert_eq!(latest.unwrap_err().kind(), Kind::Damage),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_hunk_costs_its_own_entries_only() {
+    // Hunks of [., a], [a/one, a/two], [b, b/one] and [b/two]: files in folders whose entries are lost come back too.
+    for (lost, left) in [(1, 2), (0, 4), (2, 3)] {
+        let mut broken = small();
+        broken.hunk = 2;
+        broken.commit(State::Complete);
+        let name = broken.index_pack();
+        let mut objects = broken.store.objects();
+        let bytes = objects.get_mut(&name).unwrap();
+        let starts: Vec<usize> =
+            (0..bytes.len() - 4).filter(|&n| bytes[n..n + 4] == [0x28, 0xb5, 0x2f, 0xfd]).collect();
+        bytes[starts[lost] + 12] ^= 0xff;
+        drop(objects);
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("data");
+        let skipped = Options { skip_damaged: true, ..options(&target) };
+        let report = restore(&broken.vault, &skipped, &context()).unwrap();
+        assert_eq!(report.files, left, "hunk {lost}");
+        assert!(report.not_restored[0].why.contains("all entries"), "{:?}", report.not_restored);
+    }
+}
+
+/// Restores what must not be restored; nothing may come to be outside of the target, and the target stays missing.
+fn refuse(what: &str, sample: &mut Sample) {
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("in/data");
+    let said = restore_within(&sample.vault, &options(&target), tiny(), &context()).expect_err(what);
+    assert_eq!(said.kind(), Kind::Damage, "{what}: {said}");
+    let left: Vec<_> = look(folder.path()).into_keys().collect();
+    assert_eq!(left, [b"".to_vec(), b"in".to_vec()], "{what}");
+}
+
+#[test]
+fn hostile_vaults_do_no_harm() {
+    for path in ["../out", "/out", "a/../../out"] {
+        assert!(EntryPath::new(path).is_err(), "{path}");
+    }
+    let mut sample = Sample::new();
+    sample.symlink("a", b"..");
+    sample.file("a/out", b"x");
+    refuse("an entry under a symlink", &mut sample);
+
+    let mut sample = Sample::new();
+    sample.file("a", b"x");
+    sample.file("a", b"y");
+    refuse("two entries of one path", &mut sample);
+
+    let mut sample = Sample::new();
+    let mut extent = sample.put(b"0123456789");
+    extent.offset = 5;
+    sample.file_at("a", b"0123456789", &[extent]);
+    refuse("an extent out of range", &mut sample);
+
+    for claimed in [5, 20, 4 << 20] {
+        let mut sample = Sample::new();
+        let mut pack = PackWriter::new(PackKind::Data);
+        let bomb = if claimed == 5 { vec![0; 64 << 20] } else { vec![0; 10] };
+        pack.raw_frame(zstd::bulk::compress(&bomb, 1).unwrap(), claimed);
+        let extent = Extent { pack: Some(pack.id), offset: 0, length: 5 };
+        let info = pack.store(sample.store);
+        sample.packs.push(info);
+        sample.file_at("a", &[0; 5], &[extent]);
+        refuse("a frame whose claimed size lies", &mut sample);
+    }
+
+    let mut sample = Sample::new();
+    let extent = sample.put(b"0123456789");
+    sample.packs.clear();
+    sample.file_at("a", b"0123456789", &[extent]);
+    refuse("a pack that is not listed", &mut sample);
+
+    let mut sample = Sample::new();
+    let extent = sample.put(b"0123456789");
+    sample.mapped("a", b"0123456789", &[extent]);
+    sample.mapped("b", b"0123456789", &[Extent { length: 9, ..extent }]);
+    refuse("a map that does not add up", &mut sample);
+
+    let mut sample = Sample::new();
+    sample.file("a", b"content").hash = Some(Hash::of(b"other content"));
+    refuse("a file of another hash", &mut sample);
+    let mut sample = Sample::new();
+    sample.file("a", &noise(1000, 1)).hash = Some(Hash::of(b"other content"));
+    refuse("a large file of another hash", &mut sample);
+
+    let mut sample = Sample::new();
+    let extent = sample.put(b"0123456789");
+    sample.mapped("a", b"0123456789", &[extent]);
+    sample.commit(State::Complete);
+    let before = sample.vault.snapshots().unwrap()[0];
+    // The pack of the first snapshot's hunks, listed in the second one too, so that only its kind is wrong.
+    sample.packs.extend(sample.vault.root(before).unwrap().holders().last().copied());
+    let wrong = sample.hunks[0].frame;
+    let map = sample.entries[1].map.as_mut().unwrap();
+    map.frames = List::Items(vec![MapFrame { frame: wrong, content: 10 }]);
+    refuse("a map whose frame is a hunk", &mut sample);
+
+    // Depth: a root that is nothing but brackets, under the name that its bytes make.
+    let sample = small();
+    let bytes = [&b"{\"format\":1,\"labels\":"[..], &vec![b'['; 1 << 20]].concat();
+    let name = SnapshotName::of(9, "2026-11-21T10:00:00Z".parse().unwrap(), &bytes);
+    sample.store.create(&name.object("snapshots/"), &[&bytes]).unwrap();
+    let said = restore(
+        &sample.vault,
+        &Options { snapshot: name.id.to_string(), ..options(Path::new("/nowhere")) },
+        &context(),
+    );
+    assert_eq!(said.unwrap_err().kind(), Kind::Damage);
+}
+
+#[test]
+fn a_link_group_of_two_contents_stays_two_files() {
+    let mut sample = Sample::new();
+    sample.file("a", b"first").link = Some("g".into());
+    sample.file("b", b"second").link = Some("g".into());
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("data");
+    restore(&sample.vault, &options(&target), &context()).unwrap();
+    assert_eq!(look(&target), expected(&sample));
+}
+
+#[test]
+fn snapshots_are_found_by_word_id_and_time() {
+    let mut sample = small();
+    let none = select::find(&sample.vault, "latest").unwrap_err().to_string();
+    assert!(none.contains("no snapshots"), "{none}");
+    let partial = sample.commit(State::Partial);
+    let said = select::find(&sample.vault, "latest").unwrap_err();
+    assert_eq!(said.kind(), Kind::Failed);
+    assert!(said.to_string().contains(&format!("--snapshot {}", partial.id)), "{said}");
+    let good = sample.commit(State::Complete);
+    let suspect = sample.commit(State::Suspect);
+    let find = |spec: &str| select::find(&sample.vault, spec).map(|(name, _)| name);
+    for (spec, wanted) in [
+        ("latest".to_owned(), good),
+        (suspect.id.to_string(), suspect),
+        (suspect.id.to_string()[..15].to_owned(), suspect),
+        (partial.to_string(), partial),
+        (good.time.to_string(), good),
+        ("2027-02-01".to_owned(), good),
+        ("2027-02-01T10:00:00".to_owned(), good),
+        ("2027-02-01T10:00:00+02:00".to_owned(), good),
+    ] {
+        assert_eq!(find(&spec).unwrap(), wanted, "{spec}");
+    }
+    for spec in ["", "nonsense", "2001-01-01", "zz", "../x"] {
+        assert_eq!(find(spec).unwrap_err().kind(), Kind::Usage, "{spec:?}");
+    }
+    let choice = select::choose(&sample.vault, "latest").unwrap();
+    assert_eq!(choice.passed_over.iter().map(|p| p.snapshot).collect::<Vec<_>>(), [suspect]);
+    for _ in 0..30 {
+        sample.commit(State::Complete);
+    }
+    let twice = sample.vault.snapshots().unwrap().iter().map(|n| n.id.to_string()[..1].to_owned()).collect::<Vec<_>>();
+    let digit = twice.iter().find(|d| twice.iter().filter(|e| e == d).count() > 1).unwrap();
+    let said = select::find(&sample.vault, digit).unwrap_err();
+    assert_eq!(said.kind(), Kind::Usage);
+    assert!(said.to_string().contains("begin so"), "{said}");
 }

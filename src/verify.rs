@@ -1,0 +1,428 @@
+//! Whether everything that any snapshot needs is in the vault, and is what was stored.
+//!
+//! Every pack that a root or checkpoint lists is read and compared with its size and CRC32C; every hunk, map and list is
+//! decoded, compared with its hash, and must name only packs that its root lists. What snapshots share is read once. With
+//! `read_data`, files are decoded and hashed too. Damage is collected: one broken object hides no other.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Context;
+use crate::restore;
+use crate::restore::plan::Walk;
+use crate::store::Store;
+use crate::vault::entry::{Entry, Extent};
+use crate::vault::hex::{Hash, PackId};
+use crate::vault::pack::{self, PackInfo, PackKind};
+use crate::vault::path::EntryPath;
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, Root, SNAPSHOTS, SnapshotName};
+use crate::vault::{CONFIG, Vault, tree};
+
+mod data;
+
+/// A pack is read in steps of so many bytes.
+const STEP: u64 = 4 << 20;
+
+/// How thoroughly to look.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Options {
+    /// Decode and hash so many percent of the files, chosen at random.
+    pub read_data: Option<f64>,
+}
+
+/// Something that is not what was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The object's name.
+    pub object: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// The snapshots that cannot be restored whole because of it.
+    pub snapshots: Vec<SnapshotName>,
+}
+
+/// What was looked at and found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Snapshots and checkpoints.
+    pub snapshots: u64,
+    /// Objects that they reach, the roots and vault.json among them.
+    pub objects: u64,
+    /// Bytes of these objects.
+    pub bytes: u64,
+    /// Files that were decoded and hashed.
+    pub files_read: u64,
+    /// Packs that no root names: of backups under way or broken off. No damage.
+    pub unused: u64,
+    /// What is wrong.
+    pub damage: Vec<Damage>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Verifies the vault in `store`, of which it is not known whether it can be opened: a damaged or missing `vault.json` is
+/// reported as damage.
+///
+/// # Errors
+/// As [`verify`]; and where there is no vault at all.
+pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> Result<Report> {
+    let began = Instant::now();
+    // Opening takes the store away, also when it fails; this reads vault.json once more for its text.
+    let names: Vec<_> = store.list(SNAPSHOTS).map(|l| l.into_iter().map(|o| o.name).collect()).unwrap_or_default();
+    match Vault::open(store) {
+        Ok(vault) => verify(&vault, options, ctx),
+        Err(why) if why.kind() == Kind::Damage => {
+            let snapshots = names.iter().filter_map(|name| SnapshotName::parse_object(SNAPSHOTS, name)).collect();
+            let damage = vec![Damage { object: CONFIG.into(), why: why.to_string(), snapshots }];
+            let seconds = began.elapsed().as_secs_f64();
+            Ok(Report { snapshots: 0, objects: 1, bytes: 0, files_read: 0, unused: 0, damage, seconds })
+        }
+        Err(why) => Err(why),
+    }
+}
+
+/// Verifies all that any snapshot or checkpoint reaches.
+///
+/// # Errors
+/// Failed: a store that cannot be read. Damage is no error; it is in the report.
+pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
+    let began = Instant::now();
+    let mut state = State {
+        vault,
+        ctx,
+        found: Found::default(),
+        packs: HashMap::new(),
+        seen: HashMap::new(),
+        sample: data::Sample::new(options.read_data, ctx)?,
+        files_read: 0,
+    };
+    state.config()?;
+    let (mut snapshots, mut objects, mut bytes) = (0, 1, 0);
+    let mut roots = Vec::new();
+    for folder in [SNAPSHOTS, CHECKPOINTS] {
+        let listed = vault.store.list(folder).map_err(|e| e.while_doing(format!("list {folder}")))?;
+        for object in listed {
+            let Some(name) = SnapshotName::parse_object(folder, &object.name) else { continue };
+            (snapshots, objects, bytes) = (snapshots + 1, objects + 1, bytes + object.size);
+            let root = if folder == SNAPSHOTS { vault.root(name) } else { vault.checkpoint(name) };
+            match root {
+                Ok(root) => {
+                    if state.learn(name, &root)? {
+                        roots.push((folder, name));
+                    }
+                }
+                Err(why) => state.found.add(&object.name, [name], why)?,
+            }
+        }
+    }
+    let unused = state.objects()?;
+    for (folder, name) in &roots {
+        ctx.check("verify the vault")?;
+        let root = if *folder == SNAPSHOTS { vault.root(*name)? } else { vault.checkpoint(*name)? };
+        state.entries(*name, &root)?;
+    }
+    objects += state.packs.len() as u64;
+    bytes += state.packs.values().map(|pack| pack.size).sum::<u64>();
+    let files_read = state.files_read;
+    let damage = state.hurt(&roots);
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(Report { snapshots, objects, bytes, files_read, unused, damage, seconds })
+}
+
+/// Damage by object and, for a file in it, by path: the first reason for each, and the snapshots known to be hurt.
+#[derive(Default)]
+struct Found {
+    objects: BTreeMap<(String, String), (String, BTreeSet<SnapshotName>)>,
+}
+
+impl Found {
+    /// Takes damage to an object in; passes every other failure on.
+    fn add(&mut self, object: &str, hurt: impl IntoIterator<Item = SnapshotName>, why: Error) -> Result<()> {
+        if why.kind() != Kind::Damage {
+            return Err(why);
+        }
+        let key = (object.to_owned(), String::new());
+        self.objects.entry(key).or_insert_with(|| (why.to_string(), BTreeSet::new())).1.extend(hurt);
+        Ok(())
+    }
+
+    /// Takes in a file that cannot be read, unless the reason is an object that is known to be damaged.
+    fn add_file(&mut self, lost: data::Lost, name: SnapshotName) {
+        let known = |object: &str| lost.object.as_deref() == Some(object) || lost.why.contains(object);
+        if self.objects.keys().any(|(object, detail)| detail.is_empty() && known(object)) {
+            return;
+        }
+        let object = lost.object.unwrap_or_else(|| name.object(SNAPSHOTS));
+        let found = self.objects.entry((object, lost.path)).or_insert_with(|| (lost.why, BTreeSet::new()));
+        found.1.insert(name);
+    }
+
+    fn has(&self, object: &str) -> bool {
+        self.objects.contains_key(&(object.to_owned(), String::new()))
+    }
+}
+
+struct State<'a> {
+    vault: &'a Vault,
+    ctx: &'a Context<'a>,
+    found: Found,
+    packs: HashMap<PackId, PackInfo>,
+    /// The packs that hunks and maps' frames name, once they were read and are right, by hash.
+    seen: HashMap<Hash, Box<[PackId]>>,
+    /// Decides which files are read.
+    sample: data::Sample,
+    files_read: u64,
+}
+
+impl State<'_> {
+    fn config(&mut self) -> Result<()> {
+        let doing = "read vault.json";
+        let bytes = match self.vault.store.get(CONFIG, MAX_ROOT) {
+            Ok(bytes) => bytes,
+            Err(why) => return self.found.add(CONFIG, self.vault.snapshots()?, why.while_doing(doing)),
+        };
+        match crate::vault::VaultConfig::parse(&bytes) {
+            Ok(_) => Ok(()),
+            Err(why) => self.found.add(CONFIG, self.vault.snapshots()?, Error::damage(doing, why)),
+        }
+    }
+
+    /// Takes in the packs that a root lists. Says whether the list can be read.
+    fn learn(&mut self, name: SnapshotName, root: &Root) -> Result<bool> {
+        self.packs.extend(root.holders().map(|pack| (pack.id, *pack)));
+        let packs = match PackReader::for_root(&*self.vault.store, root) {
+            Ok(packs) => packs,
+            Err(why) => {
+                // Which object it is shows when the holders are read; the root is hurt in any case.
+                let object = root.packs.holders.first().map_or(name.object(SNAPSHOTS), PackInfo::name);
+                self.found.add(&object, [name], why)?;
+                return Ok(false);
+            }
+        };
+        for (id, info) in packs.book() {
+            let known = self.packs.entry(*id).or_insert(*info);
+            if known != info {
+                let why = "snapshots do not agree on its size, kind or checksum";
+                self.found.add(&info.name(), [name], Error::damage(format!("verify {}", info.name()), why))?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads every pack whole. Says how many objects are used by no root.
+    fn objects(&mut self) -> Result<u64> {
+        let store = &*self.vault.store;
+        let mut unused = 0;
+        for kind in [PackKind::Data, PackKind::Index] {
+            let folder = if kind == PackKind::Data { "packs/" } else { "index/" };
+            for object in store.list(folder).map_err(|e| e.while_doing(format!("list {folder}")))? {
+                let id = object.name.strip_prefix(folder).and_then(|rest| rest.split('.').next()?.parse().ok());
+                let used = id.is_some_and(|id| self.packs.get(&id).is_some_and(|info| info.name() == object.name));
+                unused += u64::from(!used);
+            }
+        }
+        let absent = restore::absent(store, self.packs.values())?;
+        let skip: HashSet<PackId> = absent.iter().map(|(info, _)| info.id).collect();
+        for (info, why) in absent {
+            self.found.add(&info.name(), [], Error::damage(format!("verify {}", info.name()), why))?;
+        }
+        let mut packs: Vec<_> = self.packs.values().filter(|info| !skip.contains(&info.id)).collect();
+        packs.sort_by_key(|info| info.id);
+        self.ctx.monitor.begin("verifying objects", Some(packs.iter().map(|info| info.size).sum()));
+        let next = AtomicUsize::new(0);
+        let wrong = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..self.ctx.threads.max(1) {
+                scope.spawn(|| {
+                    while let Some(info) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(why) = check_object(store, info, self.ctx) {
+                            wrong.lock().unwrap_or_else(PoisonError::into_inner).push((info.name(), why));
+                        }
+                    }
+                });
+            }
+        });
+        for (name, why) in wrong.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            self.found.add(&name, [], why)?;
+        }
+        Ok(unused)
+    }
+
+    /// Reads a snapshot's hunks and maps, and a sample of its files, as far as no other snapshot had them.
+    fn entries(&mut self, name: SnapshotName, root: &Root) -> Result<()> {
+        let object = name.object(if root.covers.is_some() { CHECKPOINTS } else { SNAPSHOTS });
+        let opened = PackReader::for_root(&*self.vault.store, root)
+            .and_then(|packs| tree::hunks(&packs, root).map(|hunks| (packs, hunks)));
+        let (packs, hunks) = match opened {
+            Ok(opened) => opened,
+            Err(why) => return self.found.add(&object, [name], why),
+        };
+        if let Err(why) = packs.each(&root.problems, |_| Ok(())) {
+            self.found.add(&object, [name], why)?;
+        }
+        let (mut lost, mut read) = (Vec::new(), 0);
+        let planner = data::planner(&packs, self.ctx);
+        let mut files = Walk::new(|window| data::read(&planner, &window, &mut lost, &mut read));
+        let mut decoder = Decoder::new()?;
+        let mut last: Option<&EntryPath> = None;
+        for hunk in &hunks {
+            self.ctx.check("verify the vault")?;
+            if last.is_some_and(|last| *last >= hunk.first) {
+                let why = Error::damage("verify a snapshot", format!("the hunk of {} is out of order", hunk.first));
+                self.found.add(&object, [name], why)?;
+            }
+            last = Some(&hunk.first);
+            for entry in self.hunk(name, hunk, &packs, &mut decoder)? {
+                if self.sample.takes(&entry) {
+                    planner.file(entry, &mut files)?;
+                }
+            }
+        }
+        files.finish()?;
+        self.files_read += read;
+        lost.into_iter().for_each(|lost| self.found.add_file(lost, name));
+        Ok(())
+    }
+
+    /// Checks a hunk. Gives its entries when no snapshot before had it.
+    fn hunk(
+        &mut self,
+        name: SnapshotName,
+        hunk: &HunkRef,
+        packs: &PackReader,
+        decoder: &mut Decoder,
+    ) -> Result<Vec<Entry>> {
+        let object = pack::name(PackKind::Index, hunk.frame.pack);
+        let mut entries = Vec::new();
+        if !self.seen.contains_key(&hunk.frame.hash) {
+            entries = match tree::read_hunk(packs, hunk, decoder) {
+                Ok(entries) => entries,
+                Err(why) => return self.found.add(&object, [name], why).map(|()| Vec::new()),
+            };
+            let mut named = HashSet::new();
+            let mut last: Option<&EntryPath> = None;
+            for entry in &entries {
+                named.extend(entry.extents.iter().filter_map(|extent| extent.pack));
+                named.extend(entry.map.iter().flat_map(|map| &map.packs));
+                let in_order = match last {
+                    Some(last) if *last >= entry.path => {
+                        let why = format!("{} comes after {last}, where it cannot be", entry.path);
+                        Err(Error::damage("verify a snapshot", why))
+                    }
+                    _ => entry.extents.iter().try_for_each(|extent| in_range(packs, extent, entry)),
+                };
+                last = Some(&entry.path);
+                if let Err(why) = in_order.and_then(|()| self.map(packs, entry, decoder)) {
+                    self.found.add(&object, [name], why)?;
+                }
+            }
+            self.seen.insert(hunk.frame.hash, named.into_iter().collect());
+        }
+        let named = self.seen.get(&hunk.frame.hash).map(|packs| &**packs).unwrap_or_default();
+        if let Some(stray) = named.iter().find(|pack| !packs.book().contains_key(pack)) {
+            let why = format!("the hunk of {} names the pack {stray}, which the snapshot does not list", hunk.first);
+            self.found.add(&object, [name], Error::damage("verify a snapshot", why))?;
+        }
+        Ok(entries)
+    }
+
+    /// Reads the frames of a file's map that were not read before; they may name only packs that the entry names.
+    fn map(&mut self, packs: &PackReader, entry: &Entry, decoder: &mut Decoder) -> Result<()> {
+        let Some(map) = &entry.map else { return Ok(()) };
+        let wrong = |why: String| Error::damage(format!("read the map of {}", entry.path), why);
+        let allowed: HashSet<PackId> = map.packs.iter().copied().collect();
+        let mut total = 0u64;
+        tree::each_map_frame(packs, map, |frame, content| {
+            self.ctx.check("verify the vault")?;
+            total = total.saturating_add(content);
+            let named = match self.seen.entry(frame.hash) {
+                hash_map::Entry::Occupied(seen) => seen.into_mut(),
+                hash_map::Entry::Vacant(place) => {
+                    let (mut sum, mut named) = (0u64, HashSet::new());
+                    for run in tree::read_map_frame(packs, &frame, decoder)? {
+                        in_range(packs, &run.extent, entry)?;
+                        sum = sum.saturating_add(run.extent.length);
+                        named.extend(run.extent.pack);
+                    }
+                    if sum != content {
+                        return Err(wrong(format!("a frame covers {sum} bytes where {content} belong")));
+                    }
+                    place.insert(named.into_iter().collect())
+                }
+            };
+            match named.iter().chain([&frame.pack]).find(|pack| !allowed.contains(pack)) {
+                Some(stray) => Err(wrong(format!("it names the pack {stray}, which its entry does not"))),
+                None => Ok(()),
+            }
+        })?;
+        match total == entry.size {
+            true => Ok(()),
+            false => Err(wrong(format!("it covers {total} bytes of {}", entry.size))),
+        }
+    }
+
+    /// The damage, each with all snapshots that it hurts.
+    fn hurt(mut self, roots: &[(&str, SnapshotName)]) -> Vec<Damage> {
+        let broken: Vec<(PackId, String)> = self
+            .packs
+            .values()
+            .filter(|info| self.found.has(&info.name()))
+            .map(|info| (info.id, info.name()))
+            .collect();
+        if !broken.is_empty() {
+            for (folder, name) in roots {
+                let root = if *folder == SNAPSHOTS { self.vault.root(*name) } else { self.vault.checkpoint(*name) };
+                let Ok(packs) = root.and_then(|root| PackReader::for_root(&*self.vault.store, &root)) else { continue };
+                for (_, object) in broken.iter().filter(|(id, _)| packs.book().contains_key(id)) {
+                    let key = (object.clone(), String::new());
+                    self.found.objects.entry(key).or_default().1.insert(*name);
+                }
+            }
+        }
+        let damage = |((object, _), (why, snapshots)): ((String, String), (String, BTreeSet<_>))| Damage {
+            object,
+            why,
+            snapshots: snapshots.into_iter().collect(),
+        };
+        self.found.objects.into_iter().map(damage).collect()
+    }
+}
+
+/// Compares an object's bytes with its checksum.
+fn check_object(store: &dyn Store, info: &PackInfo, ctx: &Context) -> Result<()> {
+    let name = info.name();
+    let (mut at, mut crc) = (0, 0);
+    while at < info.size {
+        ctx.check("verify the vault")?;
+        let step = STEP.min(info.size - at);
+        let bytes = store.get_range(&name, at, step).map_err(|e| e.while_doing(format!("verify {name}")))?;
+        crc = crc32c::crc32c_append(crc, &bytes);
+        at += step;
+        ctx.monitor.advance(step);
+    }
+    match crc == info.crc32c {
+        true => Ok(()),
+        false => Err(Error::damage(format!("verify {name}"), "its bytes are not those that were stored (CRC32C)")),
+    }
+}
+
+/// Checks that an extent lies in a data pack that the snapshot lists; a pack that it does not list is told elsewhere.
+fn in_range(packs: &PackReader, extent: &Extent, entry: &Entry) -> Result<()> {
+    match extent.pack.and_then(|pack| packs.book().get(&pack)) {
+        Some(info) if info.kind != PackKind::Data || extent.end() > info.content => {
+            let why = format!("it refers to what {} does not hold", info.name());
+            Err(Error::damage(format!("verify {}", entry.path), why))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! What verify finds, and what it does not invent.
+
+use super::*;
+use crate::restore::sample::{Sample, context};
+use crate::restore::tests::damages;
+use crate::vault::entry::Extent;
+use crate::vault::root::State as SnapshotState;
+
+fn all() -> Options {
+    Options { read_data: Some(100.0) }
+}
+
+fn noise(length: usize, seed: u8) -> Vec<u8> {
+    let mut out = vec![0; length];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut out);
+    out
+}
+
+/// Two snapshots that share most, the second with a file and a map more.
+fn two() -> (Sample, SnapshotName, SnapshotName) {
+    let mut sample = Sample::new();
+    sample.file("a", &noise(1000, 1));
+    sample.file("b", &noise(50, 2));
+    let first = sample.commit(SnapshotState::Complete);
+    let (one, two) = (sample.put(&noise(300, 3)), sample.put(&noise(300, 4)));
+    let half = |extent: Extent, offset| Extent { offset, length: 150, ..extent };
+    // Out of order, so that the hash needs a second reading.
+    let parts = [half(two, 150), half(one, 0), Extent::zeros(70_000), half(two, 0), half(one, 150)];
+    let (a, b) = (noise(300, 3), noise(300, 4));
+    let content = [&b[150..], &a[..150], &[0; 70_000], &b[..150], &a[150..]].concat();
+    sample.mapped("m", &content, &parts);
+    let second = sample.commit(SnapshotState::Complete);
+    (sample, first, second)
+}
+
+#[test]
+fn a_whole_vault_has_no_damage() {
+    let (sample, ..) = two();
+    let report = verify(&sample.vault, &all(), &context()).unwrap();
+    assert_eq!(report.damage, []);
+    assert_eq!((report.snapshots, report.unused), (2, 0));
+    assert!(report.files_read >= 3, "{report:?}");
+    let none = verify(&sample.vault, &Options::default(), &context()).unwrap();
+    assert_eq!(none.files_read, 0);
+    sample.store.create(&format!("packs/{}.tar.zst", "0".repeat(32)), &[b"of a backup under way"]).unwrap();
+    assert_eq!(verify(&sample.vault, &all(), &context()).unwrap().unused, 1);
+    let wrong = verify(&sample.vault, &Options { read_data: Some(101.0) }, &context());
+    assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
+}
+
+#[test]
+fn damage_is_named_with_the_snapshots_that_it_hurts() {
+    for (how, damage) in damages() {
+        for what in ["shared pack", "pack", "index", "root", "vault.json"] {
+            let (sample, first, second) = two();
+            let (object, hurt) = match what {
+                "shared pack" => (sample.packs[0].name(), vec![first, second]),
+                "pack" => (sample.packs[2].name(), vec![second]),
+                "index" => (sample.index_pack(), vec![second]),
+                // A root that is gone is a snapshot that is not there: keepers let them go.
+                "root" if how == "delete" => continue,
+                "root" => (second.object(SNAPSHOTS), vec![second]),
+                _ => (CONFIG.to_owned(), vec![first, second]),
+            };
+            damage(&sample, &object);
+            for options in [Options::default(), all()] {
+                let report = verify_store(Box::new(sample.store), &options, &context()).unwrap();
+                let found: Vec<_> = report.damage.iter().map(|d| (d.object.clone(), d.snapshots.clone())).collect();
+                assert_eq!(found, [(object.clone(), hurt.clone())], "{how} {what}: {:?}", report.damage);
+            }
+        }
+    }
+}
+
+#[test]
+fn content_that_is_not_what_its_hash_says_is_found_by_reading_it() {
+    let mut sample = Sample::new();
+    sample.file("a", b"content").hash = Some(Hash::of(b"other"));
+    let name = sample.commit(SnapshotState::Complete);
+    assert_eq!(verify(&sample.vault, &Options::default(), &context()).unwrap().damage, []);
+    let report = verify(&sample.vault, &all(), &context()).unwrap();
+    assert_eq!(report.damage.len(), 1);
+    assert!(report.damage[0].why.contains("hash") && report.damage[0].snapshots == [name], "{report:?}");
+}
+
+#[test]
+fn references_to_what_is_not_listed_or_not_there_are_damage() {
+    let mut sample = Sample::new();
+    let extent = sample.put(b"0123456789");
+    let pack = sample.packs.pop();
+    sample.file_at("a", b"0123456789", &[extent]);
+    sample.commit(SnapshotState::Complete);
+    let report = verify(&sample.vault, &Options::default(), &context()).unwrap();
+    assert!(report.damage[0].why.contains("does not list"), "{report:?}");
+
+    sample.packs.extend(pack);
+    sample.file_at("b", b"0123456789", &[Extent { offset: 5, ..extent }]);
+    sample.commit(SnapshotState::Complete);
+    let report = verify(&sample.vault, &Options::default(), &context()).unwrap();
+    assert!(report.damage.iter().any(|d| d.why.contains("does not hold")), "{report:?}");
+}
