@@ -76,8 +76,8 @@ type Request = (Job, Sender<Result<Frame>>);
 /// Writes the snapshot `root` to `out` as a `.tar.zst`.
 ///
 /// # Errors
-/// A store that fails, `out` that fails, damage. What was written until then is no whole archive: it has no end, which
-/// every tar program notices.
+/// A store that fails, `out` that fails, damage. What was written until then is no whole archive, and some tar programs
+/// do not notice that: the caller removes it.
 pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) -> Result<Report> {
     let doing = || format!("export snapshot number {} of {}", root.seq, vault.store.url());
     let packs = PackReader::for_root(&*vault.store, root).map_err(|e| e.within(doing()))?;
