@@ -122,7 +122,10 @@ fn parse_run(line: &[u8], packs: &[PackId]) -> Result<Run, String> {
     if length == 0 || length > 1 << 62 || offset.checked_add(length).is_none_or(|end| pack.is_some() && end > 1 << 48) {
         return Err("a map: an extent out of range".into());
     }
-    if !wire.sizes.is_empty() && wire.sizes.iter().map(|&s| u64::from(s)).sum::<u64>() != length {
+    if wire.sizes.contains(&0) || wire.sizes.is_empty() != pack.is_none() {
+        return Err("a map: a block of nothing, or content without blocks".into());
+    }
+    if pack.is_some() && wire.sizes.iter().map(|&s| u64::from(s)).sum::<u64>() != length {
         return Err("a map: blocks that do not add up to their extent".into());
     }
     if !wire.hashes.is_ascii() || wire.hashes.len() != 32 * wire.sizes.len() {
@@ -176,6 +179,8 @@ mod tests {
             (r#"{"extent":[1,0,5]}"#.into(), "pack number 1"),
             (r#"{"extent":[0,18446744073709551615,5]}"#.into(), "out of range"),
             (r#"{"extent":[null,0,0]}"#.into(), "out of range"),
+            (r#"{"extent":[0,0,5]}"#.into(), "without blocks"),
+            (format!(r#"{{"extent":[0,0,5],"sizes":[5,0],"hashes":"{hash}{hash}"}}"#), "block of nothing"),
             (format!(r#"{{"extent":[0,0,5],"sizes":[4],"hashes":"{hash}"}}"#), "add up"),
             (format!(r#"{{"extent":[0,0,5],"sizes":[4,1],"hashes":"{hash}"}}"#), "one hash"),
             (format!(r#"{{"extent":[0,0,5],"sizes":[5],"hashes":"{}"}}"#, "x".repeat(32)), "hex"),

@@ -33,7 +33,7 @@ pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
 /// The bytes that [`escape`] wrote as `text`.
 ///
 /// # Errors
-/// A backslash that begins no escape.
+/// A backslash that begins no escape, or an escape that was not needed: every name has one spelling.
 pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -53,6 +53,9 @@ pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
         };
     }
     out.extend_from_slice(rest);
+    if text.contains('\\') && escape(&out) != text {
+        return Err(format!("{text:?} is not how its bytes are written"));
+    }
     Ok(out)
 }
 
