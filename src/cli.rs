@@ -88,10 +88,10 @@ pub struct Backup {
     /// A label that is kept with the snapshot; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, help_heading = "About the snapshot")]
     pub labels: Vec<(String, String)>,
-    /// Take only what matches this pattern; repeatable
+    /// Take only files that match: a name like '*.db' at any depth, or a path like 'uploads/**'; repeatable
     #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
     pub include: Vec<String>,
-    /// Leave out what matches this pattern; repeatable
+    /// Leave out what matches, a folder with all that is in it: a name, or a path, likewise; repeatable
     #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
     pub exclude: Vec<String>,
     /// Read every file again, even those whose size and times say that nothing changed

@@ -30,8 +30,6 @@ pub struct Config {
     pub vault: PathBuf,
     /// What to do.
     pub job: Job,
-    /// How to tell about it.
-    pub output: Output,
 }
 
 /// How the program tells what it did.
@@ -89,7 +87,7 @@ impl Config {
     /// # Errors
     /// Wrong usage: an address of an unknown kind, a bad path, a vault and a directory that are in each other's way.
     pub fn new(cli: Cli, outside: &Outside) -> Result<Config> {
-        let output = Output::new(&cli.global);
+        let json = cli.global.json;
         let set = |name: &str| (outside.env)(name).filter(|value| !value.is_empty());
         let vault = cli.global.vault.or_else(|| set("LASTGOOD_VAULT")).unwrap_or_else(|| VAULT.into());
         let vault = vault_folder(&vault)?;
@@ -107,7 +105,7 @@ impl Config {
             Command::Ls(args) => {
                 Job::Ls { snapshot: args.snapshot, path: entry_path(&args.path)?, recursive: args.recursive }
             }
-            Command::Cat(_) if output.json => {
+            Command::Cat(_) if json => {
                 return Err(Error::usage("write a file's content as JSON", "`cat` writes the content itself"));
             }
             Command::Cat(args) => Job::Cat { snapshot: args.snapshot, path: entry_path(&args.path)? },
@@ -115,7 +113,7 @@ impl Config {
             Command::Export(args) => {
                 let to =
                     if args.output == Path::new("-") { Destination::Stdout } else { Destination::File(args.output) };
-                if output.json && to == Destination::Stdout {
+                if json && to == Destination::Stdout {
                     let why = "the snapshot and the JSON document would both go to stdout";
                     return Err(Error::usage("export to stdout", why).hint("Name a file: `-o snapshot.tar.zst`."));
                 }
@@ -123,7 +121,7 @@ impl Config {
             }
             Command::Verify(args) => Job::Verify(verify::Options { read_data: args.read_data }),
         };
-        Ok(Config { vault, job, output })
+        Ok(Config { vault, job })
     }
 }
 
@@ -368,7 +366,9 @@ mod tests {
         for line in ["--json cat latest a", "--json export latest -o -", "backup --label a=1 --label a=2"] {
             assert_eq!(config(line, &[]).unwrap_err().kind(), Kind::Usage, "{line}");
         }
-        let output = |line: &str| config(line, &[]).unwrap().output;
+        let output = |line: &str| {
+            Output::new(&Cli::try_parse_from(format!("lastgood {line}").split_whitespace()).unwrap().global)
+        };
         assert!(output("list").progress && !output("list --json").progress && !output("-q list").progress);
         assert_eq!(output("list -vv").level, tracing::Level::DEBUG);
         assert_eq!(output("-q list").level, tracing::Level::ERROR);

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use lastgood::inspect::{Change, Difference, Listed, Shown};
 use lastgood::vault::entry::Kind;
 use lastgood::vault::path::escape;
-use lastgood::vault::root::{Problem, State};
+use lastgood::vault::root::{Problem, SnapshotName, State};
 use lastgood::{backup, restore, verify};
 
 use crate::terminal::printable;
@@ -24,16 +24,19 @@ pub fn backup(report: &backup::Report, data: &Path, vault: &Path, new_vault: boo
         line(&mut text, format_args!("Made a new vault in {}", path(vault)));
     }
     let good = if report.state == State::Complete { "good" } else { "NOT GOOD" };
-    line(&mut text, format_args!("Snapshot {} is {} ({good})", report.snapshot, report.state));
-    let (entries, bytes) = (HumanCount(report.entries), BinaryBytes(report.bytes));
-    line(&mut text, format_args!("  holds    {entries} entries, {bytes}, of {}", path(data)));
+    line(&mut text, format_args!("Snapshot {} is {} ({good})", report.snapshot.id, report.state));
+    let (entries, bytes) = (entries(report.entries), BinaryBytes(report.bytes));
+    line(&mut text, format_args!("  holds    {entries}, {bytes}, of {}", path(data)));
     let (new, took) = (BinaryBytes(report.uploaded_bytes), seconds(report.seconds));
     line(&mut text, format_args!("  new      {new} written to {} in {took}", path(vault)));
     if !report.warnings.is_empty() {
         line(&mut text, format_args!("  warnings {}", report.warnings.len()));
     }
     let (vault, data) = (shell(vault.as_os_str()), shell(data.as_os_str()));
-    line(&mut text, format_args!("  restore  lastgood restore --vault {vault} --snapshot {} {data}", report.snapshot));
+    line(
+        &mut text,
+        format_args!("  restore  lastgood restore --vault {vault} --snapshot {} {data}", report.snapshot.id),
+    );
     text
 }
 
@@ -70,11 +73,11 @@ pub fn restore(report: &restore::Report, now: Timestamp) -> String {
     let mut text = String::new();
     let taken = report.snapshot.time;
     let target = path(&report.target);
-    line(&mut text, format_args!("Restored {target} from snapshot {}", report.snapshot));
+    line(&mut text, format_args!("Restored {target} from snapshot {}", report.snapshot.id));
     line(&mut text, format_args!("  taken    {}, {} ago", time(taken), age(now, taken)));
-    let (entries, bytes, took) = (HumanCount(report.entries), BinaryBytes(report.bytes), seconds(report.seconds));
-    let files = HumanCount(report.files);
-    line(&mut text, format_args!("  holds    {entries} entries, {files} files among them, {bytes}; took {took}"));
+    let (entries, files, bytes) = (entries(report.entries), HumanCount(report.files), BinaryBytes(report.bytes));
+    let took = seconds(report.seconds);
+    line(&mut text, format_args!("  holds    {entries}, files among them: {files}, {bytes}; took {took}"));
     if let Some(aside) = &report.moved_aside {
         line(
             &mut text,
@@ -82,10 +85,13 @@ pub fn restore(report: &restore::Report, now: Timestamp) -> String {
         );
     }
     for newer in &report.passed_over {
-        line(&mut text, format_args!("  newer    {} was passed over: {}", newer.snapshot, printable(&newer.why)));
+        line(
+            &mut text,
+            format_args!("  newer    {} was passed over: {}", named(&newer.snapshot), printable(&newer.why)),
+        );
     }
     if !report.not_restored.is_empty() {
-        line(&mut text, format_args!("  LEFT OUT {} entries", HumanCount(report.not_restored.len() as u64)));
+        line(&mut text, format_args!("  LEFT OUT {}", self::entries(report.not_restored.len() as u64)));
     }
     text
 }
@@ -103,7 +109,7 @@ pub fn verify(report: &verify::Report) -> String {
     for damage in &report.damage {
         line(&mut text, format_args!("  {}: {}", printable(&damage.object), printable(&damage.why)));
         for snapshot in &damage.snapshots {
-            line(&mut text, format_args!("    hurts {snapshot}"));
+            line(&mut text, format_args!("    hurts {}", named(snapshot)));
         }
     }
     text
@@ -112,7 +118,7 @@ pub fn verify(report: &verify::Report) -> String {
 /// The line above a list of snapshots.
 pub fn list_head() -> String {
     format!(
-        "{:44}  {:20}  {:8}  {:8}  {:>11}  {:>11}  {:>11}",
+        "{:16}  {:20}  {:8}  {:8}  {:>11}  {:>11}  {:>11}",
         "ID", "TIME (UTC)", "REASON", "STATE", "ENTRIES", "SIZE", "ADDED"
     )
 }
@@ -121,14 +127,14 @@ pub fn list_head() -> String {
 pub fn listed(listed: &Listed) -> String {
     let Some(root) = &listed.root else {
         let why = printable(listed.damage.as_deref().unwrap_or_default());
-        return format!("{:44}  {:20}  {:8}  damaged   {why}", listed.id, time(listed.created), "");
+        return format!("{:16}  {:20}  {:8}  damaged   {why}", listed.id.id, time(listed.created), "");
     };
     let (reason, state) = (root.reason.to_string(), root.state.to_string());
     let (size, added) = (BinaryBytes(root.bytes).to_string(), BinaryBytes(root.uploaded_bytes).to_string());
     let entries = HumanCount(root.entries).to_string();
     let labels: String = root.labels.iter().map(|(k, v)| format!("  {}={}", printable(k), printable(v))).collect();
     let created = time(listed.created);
-    format!("{:44}  {created:20}  {reason:8}  {state:8}  {entries:>11}  {size:>11}  {added:>11}{labels}", listed.id)
+    format!("{:16}  {created:20}  {reason:8}  {state:8}  {entries:>11}  {size:>11}  {added:>11}{labels}", listed.id.id)
 }
 
 /// One entry as `ls -l` shows it.
@@ -184,8 +190,17 @@ pub fn path(path: &Path) -> String {
     printable(&path.display().to_string())
 }
 
+/// A snapshot as a person needs it to find it again.
+fn named(snapshot: &SnapshotName) -> String {
+    format!("{} of {}", snapshot.id, time(snapshot.time))
+}
+
 fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+fn entries(count: u64) -> String {
+    format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
 }
 
 fn seconds(seconds: f64) -> String {

@@ -88,13 +88,14 @@ impl Monitor for Terminal {
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Log { what: what.to_owned(), began: now, last: now };
         tracing::info!("{what}");
         if self.shown {
-            self.bar.reset();
+            // The style first: every other call may draw.
+            self.style(if bytes.is_some() { WITH_TOTAL } else { WITHOUT_TOTAL });
+            self.bar.set_message(printable(what));
             match bytes {
                 Some(bytes) => self.bar.set_length(bytes),
                 None => self.bar.unset_length(),
             }
-            self.style(if bytes.is_some() { WITH_TOTAL } else { WITHOUT_TOTAL });
-            self.bar.set_message(printable(what));
+            self.bar.reset();
             self.bar.enable_steady_tick(Duration::from_millis(250));
         }
     }

@@ -1,0 +1,180 @@
+//! What tests of the whole program stand on: a place of their own, the compiled program, trees and their comparison.
+
+pub mod compare;
+pub mod tree;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The compiled program.
+pub const LASTGOOD: &str = env!("CARGO_BIN_EXE_lastgood");
+
+/// A run that takes longer hangs.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Variables that the program or its libraries read; none comes from outside into a test.
+const VARIABLES: [&str; 5] = ["LASTGOOD_VAULT", "LASTGOOD_DATA", "K_SERVICE", "CLOUD_RUN_JOB", "RUST_LOG"];
+
+/// A folder of its own, which is the working directory of all commands: data in `data`, vault in `backups`.
+pub struct World {
+    folder: TempDir,
+}
+
+impl World {
+    /// An empty one.
+    pub fn new() -> Self {
+        World { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// One with a data directory of every kind of entry.
+    pub fn with_everything() -> Self {
+        let world = World::new();
+        tree::everything(&world.data());
+        world
+    }
+
+    /// One with a data directory of a few ordinary files.
+    pub fn with_files() -> Self {
+        let world = World::new();
+        for (path, content) in
+            [("a.txt", "first\n"), ("logs/app.log", "one\ntwo\n"), ("uploads/x/y.bin", "\0\u{1}\u{2}")]
+        {
+            world.write(path, content);
+        }
+        world
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// The vault's folder.
+    pub fn vault(&self) -> PathBuf {
+        self.path("backups")
+    }
+
+    /// Writes a file of the data directory, with the folders above it.
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.data().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// The program with arguments, to be spawned.
+    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(LASTGOOD);
+        command.current_dir(self.folder.path()).args(args);
+        for name in VARIABLES {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// What a run gave.
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        Ran::of(self.command(args))
+    }
+
+    /// The JSON document of a run, which must end with `code`.
+    pub fn json<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, code: i32) -> Value {
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).chain(["--json".into()]);
+        let ran = self.run(args);
+        ran.ended(code);
+        serde_json::from_slice(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
+    }
+
+    /// Backs up `data` into `backups`, which must succeed; the report.
+    pub fn backup(&self) -> Value {
+        self.json(["backup"], 0)
+    }
+
+    /// Restores the newest good snapshot into the new folder `target`, which must succeed; the report.
+    pub fn restore(&self, target: &str) -> Value {
+        self.json(["restore", target], 0)
+    }
+
+    /// Restores one snapshot of `backups` into the new folder `target`, which must succeed; the report.
+    pub fn restore_snapshot(&self, snapshot: &str, target: &str) -> Value {
+        self.json(["restore", target, "--snapshot", snapshot], 0)
+    }
+}
+
+/// How a run ended and what it wrote.
+#[derive(Clone)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Runs a command to its end.
+    pub fn of(command: Command) -> Self {
+        let Output { status, stdout, stderr } =
+            assert_cmd::Command::from_std(command).timeout(TIMEOUT).output().unwrap();
+        Ran { code: status.code(), stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() }
+    }
+
+    /// Asserts the exit code.
+    #[track_caller]
+    pub fn ended(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    /// Standard output as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    /// Asserts that stderr says something.
+    #[track_caller]
+    pub fn says(&self, what: &str) -> &Self {
+        assert!(self.stderr.contains(what), "no {what:?} in {self:?}");
+        self
+    }
+}
+
+impl std::fmt::Debug for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = String::from_utf8_lossy(&self.stdout[..self.stdout.len().min(4000)]);
+        write!(f, "exit code {:?}\nstdout: {shown}\nstderr: {}", self.code, self.stderr)
+    }
+}
+
+/// Whether the tests run as root, who may read, own and chown everything.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The name of the snapshot that a report is about.
+pub fn id(report: &Value) -> &str {
+    report["snapshot"].as_str().unwrap()
+}
+
+/// The part of that name that people type.
+pub fn short(report: &Value) -> &str {
+    id(report).rsplit('-').next().unwrap()
+}
+
+/// A number of a report.
+pub fn number(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("{field} of {report}"))
+}
+
+/// The paths of an `ls --json` or `diff --json`.
+pub fn paths(listing: &Value) -> Vec<&str> {
+    listing.as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect()
+}
