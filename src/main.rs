@@ -176,7 +176,7 @@ fn back_up(folder: &Path, mut options: backup::Options, console: &mut Console, c
         Ok(vault) => (vault, false),
         Err(store) => {
             check_free(folder)?;
-            (Vault::init(store, ctx.random)?, true)
+            (Vault::open_or_init(store, ctx.random)?, true)
         }
     };
     let done = backup::backup(&vault, &options, ctx)?;
@@ -196,7 +196,9 @@ fn check_free(folder: &Path) -> Result<()> {
     for entry in entries {
         let name = entry.doing(doing)?.file_name();
         // A new filesystem has the first; a vault whose making was cut short has the others.
-        if !["lost+found", "tmp", lastgood::vault::README].iter().any(|known| name == *known) {
+        let known = ["lost+found", "tmp", lastgood::vault::README].iter().any(|known| name == *known);
+        // And another process may have made the vault just now.
+        if !known && !folder.join(lastgood::vault::CONFIG).exists() {
             let why = format!("it is not empty ({}), and has no vault.json", printable(&name.to_string_lossy()));
             return Err(Error::failed(doing(), why)
                 .hint("Check the address. If a vault shall be made there all the same: `lastgood init`."));

@@ -155,11 +155,12 @@ impl Found {
 
     /// Takes in a file that cannot be read, unless the reason is an object that is known to be damaged.
     fn add_file(&mut self, lost: data::Lost, name: SnapshotName) {
-        let known = |object: &str| lost.object.as_deref() == Some(object) || lost.why.contains(object);
+        // One of its packs is known to be damaged, or the reason names what is.
+        let known = |object: &str| lost.objects.iter().any(|o| o == object) || lost.why.contains(object);
         if self.objects.keys().any(|(object, detail)| detail.is_empty() && known(object)) {
             return;
         }
-        let object = lost.object.unwrap_or_else(|| name.object(SNAPSHOTS));
+        let object = lost.objects.into_iter().next().unwrap_or_else(|| name.object(SNAPSHOTS));
         let found = self.objects.entry((object, lost.path)).or_insert_with(|| (lost.why, BTreeSet::new()));
         found.1.insert(name);
     }

@@ -1,6 +1,11 @@
 //! Tests of the whole program, in one binary: each file beside this one is one subject.
 
+mod by_hand;
 mod cli;
+mod crash;
+mod durable;
+mod export;
 mod fuzz_corpus;
 mod inspect;
+mod roundtrip;
 mod support;

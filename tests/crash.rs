@@ -90,7 +90,7 @@ fn a_killed_backup_harms_nothing() {
     let mut newest = None;
     let (mut kills, mut commits, mut checkpoints) = (0, 0, 0);
     for round in 1..=14 {
-        let backup = world.command(["backup", "--checkpoint-every", "0s"]);
+        let backup = world.command(["backup", "--checkpoint-every", "1ms"]);
         if !killed_after(backup, Duration::from_millis(dice.roll(whole * 5 / 4) + 1)) {
             kills += 1;
         }
@@ -127,7 +127,7 @@ fn a_backup_goes_on_from_the_last_checkpoint() {
         world.write(&path, noise(n, 1_000_000));
         set_mtime(&world.data().join(path), 1_700_000_000, 0);
     }
-    let mut backup = quiet(world.command(["backup", "--checkpoint-every", "0s"]));
+    let mut backup = quiet(world.command(["backup", "--checkpoint-every", "1ms"]));
     let checkpoints = world.vault().join("checkpoints");
     let begin = Instant::now();
     while fs::read_dir(&checkpoints).map_or(0, Iterator::count) < 4 {
@@ -166,7 +166,7 @@ fn a_killed_restore_leaves_the_old_tree_or_the_new_one() {
         let _ = fs::remove_dir_all(world.path("old"));
         copy(&world.data(), &world.path("old"));
         // The moments around the swap are the interesting ones.
-        let time = if round % 2 == 0 { dice.roll(whole) } else { whole * 3 / 4 + dice.roll(whole / 2 + 1) };
+        let time = if round % 2 == 0 { dice.roll(whole) } else { whole * 3 / 4 + dice.roll(whole * 3 / 2) };
         killed_after(world.command(["restore", "data"]), Duration::from_millis(time));
         if differences(&world.path("new"), &world.data()).is_empty() {
             new += 1;
@@ -245,7 +245,7 @@ impl Drop for Mounted<'_> {
 #[test]
 fn a_full_disk_harms_nothing() {
     let world = World::new();
-    let Some(vault) = Mounted::new(&world, "6m") else { return };
+    let Some(vault) = Mounted::new(&world, "4m") else { return };
     world.write("a.bin", noise(1, 3_000_000));
     let first = world.backup();
     copy(&world.data(), &world.path("was"));

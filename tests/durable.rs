@@ -22,7 +22,16 @@ fn trace(world: &World, args: &[&str]) -> Option<Vec<Call>> {
     let out = world.path("trace");
     fs::create_dir_all(&out).unwrap();
     let mut command = Command::new("strace");
-    command.args(["-ff", "-ttt", "-T", "-y", "-s", "4096", "-e", "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2,linkat"]);
+    command.args([
+        "-ff",
+        "-ttt",
+        "-T",
+        "-y",
+        "-s",
+        "4096",
+        "-e",
+        "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2,linkat",
+    ]);
     command.arg("-o").arg(out.join("t")).arg(LASTGOOD).args(args).current_dir(world.path(""));
     match Command::new("strace").args(["-o", "/dev/null", "true"]).status() {
         Ok(status) if status.success() => {}
@@ -53,7 +62,7 @@ fn trace(world: &World, args: &[&str]) -> Option<Vec<Call>> {
 impl Call {
     /// The quoted paths of a rename.
     fn names(&self) -> Vec<PathBuf> {
-        self.text.split('"').skip(1).step_by(2).map(PathBuf::from).collect()
+        self.text.split('"').skip(1).step_by(2).map(|name| name.strip_prefix("./").unwrap_or(name).into()).collect()
     }
 
     fn is_rename(&self) -> bool {
@@ -83,9 +92,14 @@ fn objects_are_durable_before_the_root_that_names_them() {
         let file = calls.iter().find(|c| c.syncs(&from) && c.end <= rename.begin);
         assert!(file.is_some(), "{} is named before its bytes are durable", to.display());
         let folder = calls.iter().find(|c| c.syncs(to.parent().unwrap()) && c.begin >= rename.end);
-        durable.push((to.clone(), rename.begin, folder.unwrap_or_else(|| panic!("{}: no fsync of its folder", to.display())).end));
+        durable.push((
+            to.clone(),
+            rename.begin,
+            folder.unwrap_or_else(|| panic!("{}: no fsync of its folder", to.display())).end,
+        ));
     }
-    let (roots, objects): (Vec<_>, Vec<_>) = durable.iter().partition(|(to, ..)| to.to_string_lossy().contains("/snapshots/"));
+    let (roots, objects): (Vec<_>, Vec<_>) =
+        durable.iter().partition(|(to, ..)| to.to_string_lossy().contains("/snapshots/"));
     assert_eq!(roots.len(), 1);
     let packs = objects.iter().filter(|(to, ..)| to.to_string_lossy().contains("/packs/")).count();
     assert!(packs >= 2, "{packs} packs");
@@ -108,6 +122,9 @@ fn a_restored_tree_is_durable_before_it_takes_the_name() {
         let synced = calls.iter().find(|c| c.name == "syncfs" && c.end <= swap.begin);
         assert!(synced.is_some(), "{target} takes its name before its content is durable");
         let folder = fs::canonicalize(world.path("")).unwrap();
-        assert!(calls.iter().any(|c| c.syncs(&folder) && c.begin >= swap.end), "the name of {target} is not made durable");
+        assert!(
+            calls.iter().any(|c| c.syncs(&folder) && c.begin >= swap.end),
+            "the name of {target} is not made durable"
+        );
     }
 }

@@ -193,18 +193,24 @@ fn newest_checkpoint(
     parent: Option<&(SnapshotName, Root)>,
     warn: &mut impl FnMut(String),
 ) -> Result<Option<(SnapshotName, Root)>> {
-    let Some(name) = vault.checkpoints()?.into_iter().next_back() else { return Ok(None) };
+    let names = vault.checkpoints()?;
     let parent = parent.map(|(name, _)| *name);
-    if parent.is_some_and(|parent| parent.seq >= name.seq) {
+    let Some(last) = names.last().filter(|last| parent.is_none_or(|parent| parent.seq < last.seq)) else {
         return Ok(None);
-    }
-    match vault.checkpoint(name) {
-        Ok(root) if root.parent == parent && root.covers.is_some() => Ok(Some((name, root))),
-        Ok(_) => Ok(None),
-        Err(why) if why.kind() == Kind::Damage => {
-            warn(format!("the checkpoint {name} is passed over: {why}"));
-            Ok(None)
+    };
+    let mut best = None;
+    // Those of one second are told apart by how far they reach.
+    for name in names.iter().rev().take_while(|name| (name.seq, name.time) == (last.seq, last.time)) {
+        match vault.checkpoint(*name) {
+            Ok(root) if root.parent == parent && root.covers.is_some() => {
+                if best.as_ref().is_none_or(|(_, best): &(_, Root)| best.covers < root.covers) {
+                    best = Some((*name, root));
+                }
+            }
+            Ok(_) => {}
+            Err(why) if why.kind() == Kind::Damage => warn(format!("the checkpoint {name} is passed over: {why}")),
+            Err(why) => return Err(why),
         }
-        Err(why) => Err(why),
     }
+    Ok(best)
 }

@@ -117,11 +117,32 @@ impl Vault {
         })
     }
 
-    /// Makes a new vault: README.md, then `vault.json`. When another process makes it at the same time, its vault is opened.
+    /// Makes a new vault: README.md, then `vault.json`.
     ///
     /// # Errors
     /// A store that fails, or that already holds a vault.
     pub fn init(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Vault> {
+        let there = |store: Box<dyn Store>| {
+            Error::failed(format!("make a vault at {}", store.url()), "there is one already")
+                .hint("It can be used as it is: `lastgood list` shows what it holds.")
+        };
+        Self::make(store, random)?.map_err(there)
+    }
+
+    /// Opens the vault in `store`, which is made when there is none. Of several processes that make it at the same time
+    /// one does, and all open the same.
+    ///
+    /// # Errors
+    /// A store that fails; damage to `vault.json`.
+    pub fn open_or_init(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Vault> {
+        match Self::find(store)? {
+            Ok(vault) => Ok(vault),
+            Err(store) => Self::make(store, random)?.or_else(Self::open),
+        }
+    }
+
+    /// Makes a vault; gives the store back when it holds one already.
+    fn make(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Result<Vault, Box<dyn Store>>> {
         let doing = || format!("make a vault at {}", store.url());
         let (mut id, mut key) = ([0; 16], [0; 32]);
         random(&mut id)?;
@@ -142,7 +163,8 @@ impl Vault {
         let mut bytes = serde_json::to_vec(&config).map_err(|e| Error::failed(doing(), e))?;
         bytes.push(b'\n');
         match store.create(CONFIG, &[&bytes]) {
-            Ok(()) => Ok(Vault { store, config }),
+            Ok(()) => Ok(Ok(Vault { store, config })),
+            Err(store::Error::AlreadyExists { .. }) => Ok(Err(store)),
             Err(why) => Err(why.while_doing(doing())),
         }
     }

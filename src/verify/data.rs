@@ -48,8 +48,8 @@ impl Sample {
 
 /// A file that cannot be read.
 pub struct Lost {
-    /// A pack that holds its content.
-    pub object: Option<String>,
+    /// The packs that hold its content.
+    pub objects: Vec<String>,
     /// Its path.
     pub path: String,
     /// Why not.
@@ -71,13 +71,12 @@ pub fn read(planner: &Planner, window: &Window, lost: &mut Vec<Lost>, read: &mut
     for item in window.items.iter().filter(|item| item.last) {
         *read += 1;
         if let Some(why) = item.lost.get() {
-            let content = item.entry.content_extents().iter().find_map(|extent| extent.pack);
-            let object = content.map(|id| pack::name(PackKind::Data, id)).or_else(|| {
-                let packs = item.entry.map.iter().flat_map(|map| &map.packs);
-                packs.filter_map(|id| planner.packs.book().get(id)).map(|info| info.name()).next()
-            });
+            let content = item.entry.content_extents().into_iter().filter_map(|extent| extent.pack);
+            let mapped = item.entry.map.iter().flat_map(|map| map.packs.iter().copied());
+            let infos = content.chain(mapped).filter_map(|id| planner.packs.book().get(&id));
+            let objects = infos.filter(|info| info.kind == PackKind::Data).map(|info| info.name()).collect();
             let path = item.entry.path.to_string();
-            lost.push(Lost { object, why: format!("{path}: {why}"), path });
+            lost.push(Lost { objects, why: format!("{path}: {why}"), path });
         }
     }
     debug_assert!(window.pieces.iter().all(|piece| (piece.item as usize) < window.items.len()));
