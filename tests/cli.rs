@@ -343,7 +343,7 @@ fn a_signal_stops_a_backup_and_leaves_no_snapshot() {
         world.write(&format!("{n}"), tree::noise(n, 32 << 20));
     }
     for signal in [Signal::TERM, Signal::INT] {
-        let child = world.command(["backup"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = world.command(["backup"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let began = Instant::now();
         let packs = || fs::read_dir(world.vault().join("packs")).map_or(0, Iterator::count);
         let before = packs();
@@ -351,6 +351,14 @@ fn a_signal_stops_a_backup_and_leaves_no_snapshot() {
             std::thread::sleep(Duration::from_millis(2));
         }
         kill_process(Pid::from_child(&child), signal).unwrap();
+        let told = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if told.elapsed() > Duration::from_secs(60) {
+                child.kill().unwrap();
+                panic!("a minute after {signal:?} it is still there");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let done = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.code() == Some(1) && said.contains("told to stop"), "{:?} {said}", done.status);
