@@ -101,7 +101,7 @@ pub struct Backup {
     #[arg(long, help_heading = "How it is taken")]
     pub accept_shrink: bool,
     /// How hard zstd compresses, from 1 (fast) to 19 (small)
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19),
+    #[arg(long, value_name = "N", default_value_t = lastgood::backup::packer::DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=19),
           help_heading = "How it is taken")]
     pub level: i32,
     /// How often a long backup saves its progress, from which the next one goes on if this one is cut off

@@ -80,7 +80,7 @@ pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> 
         Ok(vault) => verify(&vault, options, ctx),
         Err(why) if why.kind() == Kind::Damage => {
             let snapshots = names.iter().filter_map(|name| SnapshotName::parse_object(SNAPSHOTS, name)).collect();
-            let damage = vec![Damage { object: CONFIG.into(), why: why.to_string(), snapshots }];
+            let damage = vec![Damage { object: CONFIG.into(), why: why.what(), snapshots }];
             let seconds = began.elapsed().as_secs_f64();
             Ok(Report { snapshots: 0, objects: 1, bytes: 0, files_read: 0, unused: 0, damage, seconds })
         }
@@ -149,7 +149,7 @@ impl Found {
             return Err(why);
         }
         let key = (object.to_owned(), String::new());
-        self.objects.entry(key).or_insert_with(|| (why.to_string(), BTreeSet::new())).1.extend(hurt);
+        self.objects.entry(key).or_insert_with(|| (why.what(), BTreeSet::new())).1.extend(hurt);
         Ok(())
     }
 

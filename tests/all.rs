@@ -9,3 +9,4 @@ mod fuzz_corpus;
 mod inspect;
 mod roundtrip;
 mod support;
+mod vaults;

@@ -18,10 +18,11 @@ pub mod walk;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use serde::Serialize;
 
@@ -30,7 +31,7 @@ use self::base::{Base, Known};
 use self::commit::{Outcome, Run, check_labels};
 use self::merge::{Merge, Rule, Step};
 use self::packer::with_packer;
-use self::read::{Feed, Part};
+use self::read::{Feed, Over, Part};
 use self::walk::{Met, Select, walk};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
@@ -77,7 +78,7 @@ impl Default for Options {
             exclude: Vec::new(),
             verify_content: false,
             accept_shrink: false,
-            level: 3,
+            level: packer::DEFAULT_LEVEL,
             checkpoint_every: Duration::from_secs(600),
             not_walked: Vec::new(),
             host: String::new(),
@@ -225,24 +226,27 @@ fn through(
 ) -> Result<()> {
     let Run { options, base, .. } = run;
     let rule = Rule { verify_content: options.verify_content, seq: run.seq };
+    let over = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         // Two hunks ahead keep the merge busy.
         let (known_to, known) = bounded::<Vec<Known>>(2);
         let warn = &warn;
         let sender = scope.spawn(move || base.send(&known_to, warn));
         let (feed, in_order) = read::start(scope, &options.data, ctx);
-        let walker = scope.spawn(move || merge_walk(options, select, known, rule, feed, warn, ctx));
+        let merge = Merge::new(known.into_iter().flatten(), rule);
+        let walker = scope.spawn(move || merge_walk(options, select, merge, feed, over, warn, ctx));
         if ctx.monitor.wants_total() {
             scope.spawn(move || count(options, select, ctx));
         }
         let mut taken = Ok(());
+        // After a failure the channel is emptied all the same: a reader or the walk may be waiting to send into it.
         for batch in in_order {
-            taken = take(&mut batch.into_iter().flatten());
-            if taken.is_err() {
-                break;
+            if taken.is_ok() {
+                taken = take(&mut batch.into_iter().flatten());
+                over.store(taken.is_err(), Ordering::Relaxed);
             }
         }
-        // The threads end when nobody listens; what made this one end comes first.
+        // What made this thread give up comes first; the others then only say that they ended early.
         let ended = |joined: std::thread::Result<Result<()>>| {
             joined.unwrap_or_else(|_| Err(Error::failed(doing(options), "a thread ended in a panic")))
         };
@@ -251,27 +255,29 @@ fn through(
     })
 }
 
-/// Walks the directory beside what is known, and hands on what is to be done.
+/// Walks the directory beside what is known, and hands on what is to be done, until it is `over`.
 fn merge_walk(
     options: &Options,
     select: &Select,
-    known: Receiver<Vec<Known>>,
-    rule: Rule,
+    mut merge: Merge<impl Iterator<Item = Known>>,
     mut feed: Feed,
+    over: &AtomicBool,
     warn: &(impl Fn(String) + Sync),
     ctx: &Context,
 ) -> Result<()> {
-    let mut merge = Merge::new(known.into_iter().flatten(), rule);
-    let over = |_| Error::failed(doing(options), "it ended early");
+    let early = |_| Error::failed(doing(options), "it ended early");
     walk(&options.data, select, ctx.threads, |met| {
         match met {
-            Met::Entry(found) => feed.push(merge.next(found)).map_err(over)?,
-            Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(over)?,
+            Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
+            Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
             Met::Skipped(path, why) => warn(format!("{path} is skipped: {why}")),
+        }
+        if over.load(Ordering::Relaxed) {
+            return Err(early(Over));
         }
         ctx.check(&doing(options))
     })?;
-    feed.flush().map_err(over)
+    feed.flush().map_err(early)
 }
 
 /// Finds out how much there is, for whoever watches.

@@ -63,14 +63,14 @@ pub struct Summary {
 
 impl From<Root> for Summary {
     fn from(root: Root) -> Self {
-        let totals = root.totals;
+        let (totals, uploaded_bytes) = (root.totals, root.uploaded_bytes());
         Summary {
+            uploaded_bytes,
             reason: root.reason,
             state: root.state,
             entries: totals.entries,
             files: totals.files,
             bytes: totals.bytes,
-            uploaded_bytes: totals.uploaded_bytes,
             parent: root.parent,
             labels: root.labels,
             data: root.data,

@@ -83,9 +83,15 @@ pub struct Cut {
     pub after: Option<u64>,
 }
 
-/// What is wrong with a file whose bytes were all there.
+/// What is wrong with a file whose bytes were all there. One of its packs is not the one that was stored.
 pub fn not_the_same(entry: &Entry) -> Error {
-    Error::damage(format!("read {}", entry.path), "its content is not what was stored (its hash differs)")
+    let mut packs: Vec<_> = entry.content_extents().iter().filter_map(|extent| extent.pack).collect();
+    packs.extend(entry.map.iter().flat_map(|map| &map.packs));
+    packs.dedup();
+    let more = if packs.len() > 3 { " and others" } else { "" };
+    let names: Vec<_> = packs.iter().take(3).map(|pack| pack.to_string()).collect();
+    let why = format!("its content is not what was stored (its hash differs); it is in {}{more}", names.join(", "));
+    Error::damage(format!("read {}", entry.path), why)
 }
 
 impl Progress {

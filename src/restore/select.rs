@@ -32,7 +32,7 @@ pub struct Choice {
     pub passed_over: Vec<PassedOver>,
 }
 
-/// The snapshot that `spec` means: `latest`, an id or the beginning of one, a whole name, or a time.
+/// The snapshot that `spec` means: `latest`, an id or a whole name or the beginning of one, or a time.
 ///
 /// # Errors
 /// As [`choose`].
@@ -82,7 +82,8 @@ pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
 
 fn is_named(name: &SnapshotName, spec: &str) -> bool {
     let is_id = (1..=16).contains(&spec.len()) && spec.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    (is_id && name.id.to_string().starts_with(spec)) || name.to_string() == spec
+    // A whole name begins with the ten digits of its number; no time does.
+    (is_id && name.id.to_string().starts_with(spec)) || (spec.len() >= 10 && name.to_string().starts_with(spec))
 }
 
 fn list<'a>(names: impl ExactSizeIterator<Item = &'a SnapshotName>) -> String {

@@ -123,7 +123,7 @@ impl Vault {
     /// A store that fails, or that already holds a vault.
     pub fn init(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Vault> {
         let there = |store: Box<dyn Store>| {
-            Error::failed(format!("make a vault at {}", store.url()), "there is one already")
+            Error::failed(format!("make a vault at {}", store.url()), "a vault exists there already")
                 .hint("It can be used as it is: `lastgood list` shows what it holds.")
         };
         Self::make(store, random)?.map_err(there)

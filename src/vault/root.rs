@@ -262,6 +262,11 @@ impl Root {
         self.state == State::Complete && self.covers.is_none()
     }
 
+    /// Bytes of all objects that the backup created, the root itself among them.
+    pub fn uploaded_bytes(&self) -> u64 {
+        self.totals.uploaded_bytes + self.encode().map_or(0, |(_, bytes)| bytes.len() as u64)
+    }
+
     /// The object's bytes and the name that follows from them.
     ///
     /// # Errors

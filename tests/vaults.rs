@@ -1,0 +1,72 @@
+//! Vaults of every released format are read: a sample of each lies in `vaults/`, with what its snapshots hold.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use lastgood::vault::path::escape;
+use lastgood::vault::root::FORMAT;
+
+use crate::support::World;
+
+fn samples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vaults")
+}
+
+/// A tree as text, a line for each entry: type and mode, mtime, size, content or target, path.
+fn manifest(root: &Path) -> String {
+    let mut lines = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        let meta = path.symlink_metadata().unwrap();
+        let content = match () {
+            () if meta.is_symlink() => escape(fs::read_link(&path).unwrap().as_os_str().as_bytes()).into_owned(),
+            () if meta.is_file() => blake3::hash(&fs::read(&path).unwrap()).to_hex()[..32].to_owned(),
+            () => "-".to_owned(),
+        };
+        if meta.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        let size = if meta.is_file() { meta.len() } else { 0 };
+        let name = escape(path.strip_prefix(root).unwrap().as_os_str().as_bytes()).replace('\n', "\\n");
+        let links = if meta.is_file() { meta.nlink() } else { 1 };
+        let (mode, mtime) = (meta.mode(), format!("{}.{:09}", meta.mtime(), meta.mtime_nsec()));
+        lines.push(format!("{name}\t{mode:o}\t{links}\t{mtime}\t{size}\t{content}\n"));
+    }
+    lines.sort();
+    lines.concat()
+}
+
+#[test]
+fn the_samples_of_all_formats_are_read() {
+    for format in 1..=FORMAT {
+        let sample = samples().join(format.to_string());
+        let world = World::new();
+        // A copy: a test must not be able to change the sample.
+        let copied = std::process::Command::new("cp").arg("-a").arg(&sample).arg(world.vault()).status();
+        assert!(copied.unwrap().success());
+        world.run(["verify", "--read-data"]).ended(0);
+        let list = world.json(["list"], 0);
+        let mut found = String::new();
+        for (n, snapshot) in list.as_array().unwrap().iter().enumerate() {
+            let id = snapshot["id"].as_str().unwrap();
+            world.restore_snapshot(id, &format!("out{n}"));
+            found += &format!("snapshot {id} {} {}\n", snapshot["reason"], snapshot["state"]);
+            found += &manifest(&world.path(format!("out{n}")));
+        }
+        let expected = fs::read_to_string(samples().join(format!("{format}.txt"))).unwrap_or_default();
+        assert!(found == expected, "format {format}: expected\n{expected}\nfound\n{found}");
+    }
+}
+
+#[test]
+fn there_is_a_sample_of_every_format_and_no_other() {
+    let folders = fs::read_dir(samples()).unwrap().map(|entry| entry.unwrap());
+    let mut found: Vec<_> = folders
+        .filter(|entry| entry.file_type().unwrap().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap().parse::<u32>().unwrap())
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, (1..=FORMAT).collect::<Vec<_>>());
+}
