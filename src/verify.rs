@@ -14,14 +14,13 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::restore;
 use crate::restore::plan::Walk;
 use crate::store::Store;
 use crate::vault::entry::{Entry, Extent};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{self, PackInfo, PackKind};
 use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::{Decoder, PackReader, absent};
 use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, Root, SNAPSHOTS, SnapshotName};
 use crate::vault::{CONFIG, Vault, tree};
 
@@ -229,7 +228,7 @@ impl State<'_> {
                 unused += u64::from(!used);
             }
         }
-        let absent = restore::absent(store, self.packs.values())?;
+        let absent = absent(store, self.packs.values())?;
         let skip: HashSet<PackId> = absent.iter().map(|(info, _)| info.id).collect();
         for (info, why) in absent {
             self.found.add(&info.name(), [], Error::damage(format!("verify {}", info.name()), why))?;

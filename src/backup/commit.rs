@@ -1,6 +1,6 @@
 //! The end of a backup: lists, the check that every pack is there, and the root, which is the commit.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -14,6 +14,7 @@ use crate::vault::hex::PackId;
 use crate::vault::list;
 use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
+use crate::vault::read::absent;
 use crate::vault::root::{
     CHECKPOINTS, FORMAT, PackBook, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals,
 };
@@ -89,9 +90,9 @@ impl Run<'_> {
         stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
         let mut holders = holders.iter().map(|id| self.info(*id, stored)).collect::<Result<Vec<_>>>()?;
         holders.sort_by_key(|info| info.id);
-        let absent = self.absent(infos.iter().chain(&holders))?;
+        let absent = absent(&*self.vault.store, infos.iter().chain(&holders))?;
         if !absent.is_empty() {
-            return Ok(Outcome::Absent(absent));
+            return Ok(Outcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));
         }
 
         let state = if covers.is_some() { State::Complete } else { self.state(assembly) };
@@ -128,17 +129,6 @@ impl Run<'_> {
     fn info(&self, id: PackId, stored: &PackBook) -> Result<PackInfo> {
         let info = stored.get(&id).or_else(|| self.base.packs.book().get(&id)).copied();
         info.ok_or_else(|| Error::failed("list the snapshot's packs", format!("nothing is known of the pack {id}")))
-    }
-
-    /// Which of the packs are not in the store, whole.
-    fn absent<'i>(&self, infos: impl Iterator<Item = &'i PackInfo>) -> Result<HashSet<PackId>> {
-        let mut sizes: HashMap<String, u64> = HashMap::new();
-        for folder in ["packs/", "index/"] {
-            let listed = self.vault.store.list(folder);
-            let listed = listed.map_err(|e| e.while_doing("check that all packs are stored"))?;
-            sizes.extend(listed.into_iter().map(|meta| (meta.name, meta.size)));
-        }
-        Ok(infos.filter(|info| sizes.get(&info.name()) != Some(&info.size)).map(|info| info.id).collect())
     }
 
     fn state(&self, assembly: &Assembly) -> State {

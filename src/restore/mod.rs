@@ -15,11 +15,13 @@ pub mod stage;
 pub mod write;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 pub mod sample;
 #[cfg(test)]
 pub mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,12 +36,10 @@ use self::select::{Choice, PassedOver};
 use self::write::Tree;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::store::Store;
 use crate::vault::Vault;
 use crate::vault::entry::Entry;
-use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::{Decoder, PackReader, absent};
 use crate::vault::root::{Problem, Root, SnapshotName, State};
 use crate::vault::tree;
 
@@ -160,28 +160,6 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     shortfall(&tree, &mut report);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
-}
-
-/// The packs that are missing or of another size than they should be, and which of both.
-///
-/// # Errors
-/// A store that fails.
-pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) -> Result<Vec<(PackInfo, String)>> {
-    let mut sizes = HashMap::new();
-    for folder in ["packs/", "index/"] {
-        let listed = store.list(folder).map_err(|e| e.while_doing(format!("list {folder} of {}", store.url())))?;
-        sizes.extend(listed.into_iter().map(|object| (object.name, object.size)));
-    }
-    let wrong = packs.filter_map(|pack| match sizes.get(&pack.name()) {
-        None => Some((*pack, "it is missing".to_owned())),
-        Some(size) if *size != pack.size => {
-            Some((*pack, format!("it has {size} bytes, and {} were stored", pack.size)))
-        }
-        Some(_) => None,
-    });
-    let mut wrong: Vec<_> = wrong.collect();
-    wrong.sort_by_key(|(pack, _)| pack.name());
-    Ok(wrong)
 }
 
 /// Checks that the snapshot has `path`.

@@ -7,15 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use super::sample::{PackWriter, Sample, context};
+use super::sample::{Sample, context};
 use super::*;
-use crate::vault::entry::{Extent, Kind as EntryKind, MapFrame};
+use crate::vault::entry::{Extent, Kind as EntryKind};
 use crate::vault::hex::Hash;
-use crate::vault::list::List;
-use crate::vault::pack::PackKind;
 use crate::vault::path::Bytes;
 
-fn options(target: &Path) -> Options {
+pub fn options(target: &Path) -> Options {
     Options {
         snapshot: "latest".into(),
         target: target.to_path_buf(),
@@ -26,12 +24,12 @@ fn options(target: &Path) -> Options {
 }
 
 /// Windows and reads so small that every way of cutting happens.
-fn tiny() -> Limits {
+pub fn tiny() -> Limits {
     Limits { entries: 3, pieces: 2, memory: 4000, read: 150, gap: 30 }
 }
 
 /// What a tree holds: for each path its kind and all that is kept of it.
-fn look(folder: &Path) -> BTreeMap<Vec<u8>, String> {
+pub fn look(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     fn walk(folder: &Path, at: &Path, out: &mut BTreeMap<Vec<u8>, String>) {
         let meta = at.symlink_metadata().unwrap();
         let kind = match meta.file_type() {
@@ -52,7 +50,7 @@ fn look(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     out
 }
 
-fn expected(sample: &Sample) -> BTreeMap<Vec<u8>, String> {
+pub fn expected(sample: &Sample) -> BTreeMap<Vec<u8>, String> {
     let describe = |entry: &Entry| {
         let kind = match entry.kind {
             EntryKind::Folder => "folder".to_owned(),
@@ -67,7 +65,7 @@ fn expected(sample: &Sample) -> BTreeMap<Vec<u8>, String> {
     sample.entries.iter().map(|e| (e.path.bytes().to_vec(), describe(e))).collect()
 }
 
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut out = vec![0; length];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
     out
@@ -190,7 +188,7 @@ fn shallow(folder: &Path) -> BTreeMap<Vec<u8>, String> {
 }
 
 /// A small tree: two folders with two files each.
-fn small() -> Sample {
+pub fn small() -> Sample {
     let mut sample = Sample::new();
     for folder in ["a", "b"] {
         sample.folder(folder);
@@ -201,7 +199,7 @@ fn small() -> Sample {
     sample
 }
 
-fn old_tree(target: &Path) -> BTreeMap<Vec<u8>, String> {
+pub fn old_tree(target: &Path) -> BTreeMap<Vec<u8>, String> {
     fs::create_dir_all(target.join("a")).unwrap();
     fs::write(target.join("a/one"), "old").unwrap();
     fs::write(target.join("mine"), "mine").unwrap();
@@ -318,11 +316,14 @@ pub fn damages() -> [(&'static str, Harm); 4] {
             let mut objects = sample.store.objects();
             let bytes = objects.get_mut(name).unwrap();
             let at = bytes.len() / 3;
-            bytes[at] ^= 0x10;
+            // All of its bits: zstd's frame header has one that means nothing.
+            bytes[at] ^= 0xff;
         }),
         ("replace", |sample, name| {
             let mut objects = sample.store.objects();
-            let other = objects.iter().find(|(n, _)| *n != name && n[..4] == name[..4]).map(|(_, b)| b.clone());
+            // Another object of its kind with other bytes: some files of the samples are alike.
+            let like = |(n, b): &(&String, &Vec<u8>)| n[..4] == name[..4] && **b != objects[name];
+            let other = objects.iter().find(like).map(|(_, b)| b.clone());
             objects.insert(name.to_owned(), other.unwrap_or(b"{}".to_vec()));
         }),
     ]
@@ -351,7 +352,10 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
                 let chosen = Options { snapshot: spec, skip_damaged, ..options(&target) };
                 sample.open().and_then(|vault| restore(&vault, &chosen, &context()))
             };
-            let said = wanted(second.id.to_string(), false).unwrap_err();
+            let said = match wanted(second.id.to_string(), false) {
+                Err(said) => said,
+                Ok(report) => panic!("{how} {what}: {report:?}"),
+            };
             let lost_vault = what == "vault.json";
             // A root that is gone is a snapshot that is not there: keepers let them go.
             let gone = (how, what) == ("delete", "root");
@@ -408,106 +412,6 @@ fn a_damaged_hunk_costs_its_own_entries_only() {
         assert_eq!(report.files, left, "hunk {lost}");
         assert!(report.not_restored[0].why.contains("all entries"), "{:?}", report.not_restored);
     }
-}
-
-/// Restores what must not be restored; nothing may come to be outside of the target, and the target stays missing.
-fn refuse(what: &str, sample: &mut Sample) {
-    sample.commit(State::Complete);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("in/data");
-    let said = restore_within(&sample.vault, &options(&target), tiny(), &context()).expect_err(what);
-    assert_eq!(said.kind(), Kind::Damage, "{what}: {said}");
-    let left: Vec<_> = look(folder.path()).into_keys().collect();
-    assert_eq!(left, [b"".to_vec(), b"in".to_vec()], "{what}");
-}
-
-#[test]
-fn hostile_vaults_do_no_harm() {
-    for path in ["../out", "/out", "a/../../out"] {
-        assert!(EntryPath::new(path).is_err(), "{path}");
-    }
-    let mut sample = Sample::new();
-    sample.symlink("a", b"..");
-    sample.file("a/out", b"x");
-    refuse("an entry under a symlink", &mut sample);
-
-    let mut sample = Sample::new();
-    sample.file("a", b"x");
-    sample.file("a", b"y");
-    refuse("two entries of one path", &mut sample);
-
-    let mut sample = Sample::new();
-    let mut extent = sample.put(b"0123456789");
-    extent.offset = 5;
-    sample.file_at("a", b"0123456789", &[extent]);
-    refuse("an extent out of range", &mut sample);
-
-    for claimed in [5, 20, 4 << 20] {
-        let mut sample = Sample::new();
-        let mut pack = PackWriter::new(PackKind::Data);
-        let bomb = if claimed == 5 { vec![0; 64 << 20] } else { vec![0; 10] };
-        pack.raw_frame(zstd::bulk::compress(&bomb, 1).unwrap(), claimed);
-        let extent = Extent { pack: Some(pack.id), offset: 0, length: 5 };
-        let info = pack.store(sample.store);
-        sample.packs.push(info);
-        sample.file_at("a", &[0; 5], &[extent]);
-        refuse("a frame whose claimed size lies", &mut sample);
-    }
-
-    let mut sample = Sample::new();
-    let extent = sample.put(b"0123456789");
-    sample.packs.clear();
-    sample.file_at("a", b"0123456789", &[extent]);
-    refuse("a pack that is not listed", &mut sample);
-
-    let mut sample = Sample::new();
-    let extent = sample.put(b"0123456789");
-    sample.mapped("a", b"0123456789", &[extent]);
-    sample.mapped("b", b"0123456789", &[Extent { length: 9, ..extent }]);
-    refuse("a map that does not add up", &mut sample);
-
-    let mut sample = Sample::new();
-    sample.file("a", b"content").hash = Some(Hash::of(b"other content"));
-    refuse("a file of another hash", &mut sample);
-    let mut sample = Sample::new();
-    sample.file("a", &noise(1000, 1)).hash = Some(Hash::of(b"other content"));
-    refuse("a large file of another hash", &mut sample);
-
-    let mut sample = Sample::new();
-    let extent = sample.put(b"0123456789");
-    sample.mapped("a", b"0123456789", &[extent]);
-    sample.commit(State::Complete);
-    let before = sample.vault.snapshots().unwrap()[0];
-    // The pack of the first snapshot's hunks, listed in the second one too, so that only its kind is wrong.
-    sample.packs.extend(sample.vault.root(before).unwrap().holders().last().copied());
-    let wrong = sample.hunks[0].frame;
-    let map = sample.entries[1].map.as_mut().unwrap();
-    map.frames = List::Items(vec![MapFrame { frame: wrong, content: 10 }]);
-    refuse("a map whose frame is a hunk", &mut sample);
-
-    // Depth: a root that is nothing but brackets, under the name that its bytes make.
-    let sample = small();
-    let bytes = [&b"{\"format\":1,\"labels\":"[..], &vec![b'['; 1 << 20]].concat();
-    let name = SnapshotName::of(9, "2026-11-21T10:00:00Z".parse().unwrap(), &bytes);
-    sample.store.create(&name.object("snapshots/"), &[&bytes]).unwrap();
-    let said = restore(
-        &sample.vault,
-        &Options { snapshot: name.id.to_string(), ..options(Path::new("/nowhere")) },
-        &context(),
-    );
-    assert_eq!(said.unwrap_err().kind(), Kind::Damage);
-}
-
-#[test]
-fn a_link_group_of_two_contents_stays_two_files() {
-    let mut sample = Sample::new();
-    sample.file("a", b"first").link = Some("g".into());
-    sample.file("b", b"second").link = Some("g".into());
-    sample.commit(State::Complete);
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("data");
-    restore(&sample.vault, &options(&target), &context()).unwrap();
-    assert_eq!(look(&target), expected(&sample));
 }
 
 #[test]

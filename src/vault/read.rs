@@ -210,3 +210,25 @@ impl<'v> PackReader<'v> {
         }
     }
 }
+
+/// The packs that are missing or of another size than they should be, and which of both.
+///
+/// # Errors
+/// A store that fails.
+pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) -> Result<Vec<(PackInfo, String)>> {
+    let mut sizes = HashMap::new();
+    for folder in ["packs/", "index/"] {
+        let listed = store.list(folder).map_err(|e| e.while_doing(format!("list {folder} of {}", store.url())))?;
+        sizes.extend(listed.into_iter().map(|object| (object.name, object.size)));
+    }
+    let wrong = packs.filter_map(|pack| match sizes.get(&pack.name()) {
+        None => Some((*pack, "it is missing".to_owned())),
+        Some(size) if *size != pack.size => {
+            Some((*pack, format!("it has {size} bytes, and {} were stored", pack.size)))
+        }
+        Some(_) => None,
+    });
+    let mut wrong: Vec<_> = wrong.collect();
+    wrong.sort_by_key(|(pack, _)| pack.name());
+    Ok(wrong)
+}

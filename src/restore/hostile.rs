@@ -1,0 +1,112 @@
+//! Vaults that were made to do harm: each is refused with a clear error, and nothing is made outside the target.
+
+use std::path::Path;
+
+use super::sample::{PackWriter, Sample, context};
+use super::tests::{expected, look, noise, options, small, tiny};
+use super::*;
+use crate::store::Store;
+use crate::vault::entry::{Extent, MapFrame};
+use crate::vault::hex::Hash;
+use crate::vault::list::List;
+use crate::vault::pack::PackKind;
+
+/// Restores what must not be restored; nothing may come to be outside of the target, and the target stays missing.
+fn refuse(what: &str, sample: &mut Sample) {
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("in/data");
+    let said = restore_within(&sample.vault, &options(&target), tiny(), &context()).expect_err(what);
+    assert_eq!(said.kind(), Kind::Damage, "{what}: {said}");
+    let left: Vec<_> = look(folder.path()).into_keys().collect();
+    assert_eq!(left, [b"".to_vec(), b"in".to_vec()], "{what}");
+}
+
+#[test]
+fn hostile_vaults_do_no_harm() {
+    for path in ["../out", "/out", "a/../../out"] {
+        assert!(EntryPath::new(path).is_err(), "{path}");
+    }
+    let mut sample = Sample::new();
+    sample.symlink("a", b"..");
+    sample.file("a/out", b"x");
+    refuse("an entry under a symlink", &mut sample);
+
+    let mut sample = Sample::new();
+    sample.file("a", b"x");
+    sample.file("a", b"y");
+    refuse("two entries of one path", &mut sample);
+
+    let mut sample = Sample::new();
+    let mut extent = sample.put(b"0123456789");
+    extent.offset = 5;
+    sample.file_at("a", b"0123456789", &[extent]);
+    refuse("an extent out of range", &mut sample);
+
+    for claimed in [5, 20, 4 << 20] {
+        let mut sample = Sample::new();
+        let mut pack = PackWriter::new(PackKind::Data);
+        let bomb = if claimed == 5 { vec![0; 64 << 20] } else { vec![0; 10] };
+        pack.raw_frame(zstd::bulk::compress(&bomb, 1).unwrap(), claimed);
+        let extent = Extent { pack: Some(pack.id), offset: 0, length: 5 };
+        let info = pack.store(sample.store);
+        sample.packs.push(info);
+        sample.file_at("a", &[0; 5], &[extent]);
+        refuse("a frame whose claimed size lies", &mut sample);
+    }
+
+    let mut sample = Sample::new();
+    let extent = sample.put(b"0123456789");
+    sample.packs.clear();
+    sample.file_at("a", b"0123456789", &[extent]);
+    refuse("a pack that is not listed", &mut sample);
+
+    let mut sample = Sample::new();
+    let extent = sample.put(b"0123456789");
+    sample.mapped("a", b"0123456789", &[extent]);
+    sample.mapped("b", b"0123456789", &[Extent { length: 9, ..extent }]);
+    refuse("a map that does not add up", &mut sample);
+
+    let mut sample = Sample::new();
+    sample.file("a", b"content").hash = Some(Hash::of(b"other content"));
+    refuse("a file of another hash", &mut sample);
+    let mut sample = Sample::new();
+    sample.file("a", &noise(1000, 1)).hash = Some(Hash::of(b"other content"));
+    refuse("a large file of another hash", &mut sample);
+
+    let mut sample = Sample::new();
+    let extent = sample.put(b"0123456789");
+    sample.mapped("a", b"0123456789", &[extent]);
+    sample.commit(State::Complete);
+    let before = sample.vault.snapshots().unwrap()[0];
+    // The pack of the first snapshot's hunks, listed in the second one too, so that only its kind is wrong.
+    sample.packs.extend(sample.vault.root(before).unwrap().holders().last().copied());
+    let wrong = sample.hunks[0].frame;
+    let map = sample.entries[1].map.as_mut().unwrap();
+    map.frames = List::Items(vec![MapFrame { frame: wrong, content: 10 }]);
+    refuse("a map whose frame is a hunk", &mut sample);
+
+    // Depth: a root that is nothing but brackets, under the name that its bytes make.
+    let sample = small();
+    let bytes = [&b"{\"format\":1,\"labels\":"[..], &vec![b'['; 1 << 20]].concat();
+    let name = SnapshotName::of(9, "2026-11-21T10:00:00Z".parse().unwrap(), &bytes);
+    sample.store.create(&name.object("snapshots/"), &[&bytes]).unwrap();
+    let said = restore(
+        &sample.vault,
+        &Options { snapshot: name.id.to_string(), ..options(Path::new("/nowhere")) },
+        &context(),
+    );
+    assert_eq!(said.unwrap_err().kind(), Kind::Damage);
+}
+
+#[test]
+fn a_link_group_of_two_contents_stays_two_files() {
+    let mut sample = Sample::new();
+    sample.file("a", b"first").link = Some("g".into());
+    sample.file("b", b"second").link = Some("g".into());
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("data");
+    restore(&sample.vault, &options(&target), &context()).unwrap();
+    assert_eq!(look(&target), expected(&sample));
+}
