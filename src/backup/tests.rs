@@ -472,3 +472,22 @@ fn what_lay_in_a_lost_pack_is_stored_anew() {
         assert_eq!((third.parent, third.new_packs, third.warnings.len()), (Some(second.snapshot), 0, 0));
     }
 }
+
+#[test]
+fn a_store_that_fails_ends_the_backup_and_nothing_waits_for_ever() {
+    let world = World::new();
+    for n in 0..3000u64 {
+        world.write(&format!("{:02}/{n}", n % 50), &noise(n, 12_000));
+    }
+    world.write("20/large", &noise(1, 20_000_000));
+    let packs = |verb: &str, name: &str| verb == "create" && name.starts_with("packs/");
+    for _ in 0..10 {
+        let store = crate::store::fault::FaultStore::new(world.store.clone(), packs);
+        let vault = Vault::open(Box::new(store)).unwrap();
+        let ctx = Context { random: &system_random, threads: 2, stop: &world.stop, monitor: &*world.monitor };
+        let said = backup(&vault, &world.options, &ctx).unwrap_err().to_string();
+        assert!(said.contains("injected fault"), "{said}");
+        assert_eq!(world.vault.snapshots().unwrap(), []);
+    }
+    assert_eq!(world.backup().files, 3001);
+}
