@@ -109,6 +109,7 @@ fn run(config: Config, console: &mut Console, ctx: &Context) -> Result<Outcome> 
         Job::Backup(options) => back_up(&folder, options, console, ctx),
         Job::Restore(options) => {
             let done = restore::restore(&Vault::open(store())?, &options, ctx)?;
+            done.warnings.iter().for_each(|what| ctx.monitor.warn(what));
             show::some("did not restore", &done.not_restored).iter().for_each(|line| tracing::error!("{line}"));
             console.report(&done, || show::restore(&done, Timestamp::now()))?;
             Ok(if done.not_restored.is_empty() { Outcome::Done } else { Outcome::NotWhole })

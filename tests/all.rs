@@ -7,6 +7,7 @@ mod durable;
 mod export;
 mod fuzz_corpus;
 mod inspect;
+mod restore;
 mod roundtrip;
 mod support;
 mod vaults;

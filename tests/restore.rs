@@ -1,0 +1,287 @@
+//! Restores as they happen on real machines: by a user who is not root, onto a mount point, of one name among several, of
+//! a file larger than the disk, cut off by Ctrl-C; and which snapshot a word on the command line means.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::compare::{assert_same, data, differences};
+use crate::support::tree::{self, noise};
+use crate::support::{LASTGOOD, Ran, World, id, number, paths, short};
+
+/// Says why a test cannot be made here; in CI that is a failure.
+fn skipped(why: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
+    eprintln!("SKIPPED: {why}");
+}
+
+/// The program run by a user who owns nothing; none where this user cannot be had.
+fn as_nobody(world: &World, args: &[&str]) -> Option<Ran> {
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    let mut probe = Command::new("setpriv");
+    let probed = probe.args(setpriv.get_args()).arg("true").output();
+    if !probed.as_ref().is_ok_and(|done| done.status.success()) {
+        skipped(&format!("setpriv gives no other user here: {probed:?}"));
+        return None;
+    }
+    // The folder that cargo builds in may be closed to others.
+    let program = world.path("lastgood");
+    if !program.exists() {
+        tree::set_mode(&world.path(""), 0o777);
+        fs::copy(LASTGOOD, &program).unwrap();
+        tree::set_mode(&program, 0o755);
+    }
+    setpriv.arg(program).args(args).current_dir(world.path("")).env_clear();
+    Some(Ran::of(setpriv))
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn who_is_not_root_gets_all_but_the_owners() {
+    let world = World::with_files();
+    world.write("closed/in/file", "in folders that nobody may write to");
+    for (path, bits) in
+        [("closed/in/file", 0o444), ("closed/in", 0o555), ("closed", 0o555), ("a.txt", 0o400), ("logs/app.log", 0o640)]
+    {
+        tree::set_mode(&world.data().join(path), bits);
+    }
+    for path in ["a.txt", "closed/in", "closed/in/file", ""] {
+        let _ = lchown(world.data().join(path), Some(12), Some(13));
+    }
+    world.backup();
+    let Some(ran) = as_nobody(&world, &["restore", "back"]) else { return };
+    ran.ended(0).says("owner");
+    let found = differences(&world.data(), &world.path("back"));
+    assert!(!found.is_empty() && found.iter().all(|d| d.contains(": owner: ")), "{found:?}");
+    assert_eq!((mode(&world.path("back/closed/in")), mode(&world.path("back/a.txt"))), (0o555, 0o400));
+    assert_eq!(world.path("back/a.txt").metadata().unwrap().uid(), 65_534);
+
+    // And once more over what is there, with its closed folders.
+    let Some(ran) = as_nobody(&world, &["restore", "back"]) else { return };
+    ran.ended(0);
+    let found = differences(&world.data(), &world.path("back"));
+    assert!(found.iter().all(|d| d.contains(": owner: ")), "{found:?}");
+    assert_eq!(names(&world.path("")).iter().filter(|name| name.starts_with("back.replaced-")).count(), 1);
+    assert!(!names(&world.path("")).iter().any(|name| name.contains("lastgood-restoring")));
+}
+
+#[test]
+fn a_parent_folder_that_is_not_writable_is_told_with_what_to_do() {
+    let world = World::with_files();
+    world.backup();
+    fs::create_dir_all(world.path("closed/old")).unwrap();
+    fs::write(world.path("closed/old/file"), "old").unwrap();
+    tree::set_mode(&world.path("closed"), 0o755);
+    for target in ["closed/new", "closed/old"] {
+        let Some(ran) = as_nobody(&world, &["restore", target]) else { return };
+        ran.ended(1).says("Permission denied").says("closed").says("Run it as a user who may");
+    }
+    assert_eq!(names(&world.path("closed")), set(&["old"]));
+    assert_eq!(names(&world.path("closed/old")), set(&["file"]));
+    assert_eq!(fs::read(world.path("closed/old/file")).unwrap(), b"old");
+}
+
+/// A filesystem of its own, unmounted at the end.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: PathBuf) -> Option<Self> {
+        fs::create_dir(&at).unwrap();
+        let made = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(&at).output();
+        if made.as_ref().is_ok_and(|made| made.status.success()) {
+            return Some(Mounted(at));
+        }
+        skipped(&format!("a tmpfs cannot be mounted: {made:?}"));
+        None
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_mount_point_is_filled_in_place_and_only_when_told_to() {
+    let world = World::with_files();
+    world.write("uploads/large", noise(1, 2_000_000));
+    world.backup();
+    let Some(mount) = Mounted::new(world.path("mnt")) else { return };
+    let mount = &mount.0;
+    fs::create_dir_all(mount.join("uploads/mine")).unwrap();
+    fs::write(mount.join("uploads/mine/old"), "old").unwrap();
+    fs::write(mount.join("a.txt"), "changed").unwrap();
+    assert!(Command::new("cp").arg("-a").arg(mount).arg(world.path("was")).status().unwrap().success());
+
+    world.run(["restore", "mnt"]).ended(2).says("mount point").says("--in-place");
+    assert_same(&world.path("was"), mount);
+
+    let report = world.json(["restore", "mnt", "--in-place"], 0);
+    let aside = PathBuf::from(report["moved_aside"].as_str().unwrap());
+    let aside_name = aside.file_name().unwrap().to_str().unwrap();
+    assert_eq!(names(mount), set(&["a.txt", "logs", "uploads", aside_name]));
+    assert_eq!(fs::read(aside.join("a.txt")).unwrap(), b"changed");
+    assert_eq!(fs::read(aside.join("uploads/mine/old")).unwrap(), b"old");
+    let found = differences(&world.data(), mount);
+    let others: Vec<_> = found.iter().filter(|d| !d.starts_with(&format!("\"{aside_name}"))).collect();
+    assert!(others.is_empty(), "{others:?}");
+
+    // What was moved aside is no data.
+    world.json(["backup", "mnt"], 0);
+    assert_eq!(paths(&world.json(["ls", "latest"], 0)), ["a.txt", "logs", "uploads"]);
+}
+
+/// What `export` gives of the newest snapshot, as GNU tar unpacks it.
+fn unpacked(world: &World) -> PathBuf {
+    let folder = world.path("unpacked");
+    fs::create_dir(&folder).unwrap();
+    world.run(["export", "latest", "-o", "out.tar.zst"]).ended(0);
+    let mut zstd =
+        Command::new("zstd").args(["-dc"]).arg(world.path("out.tar.zst")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut tar = Command::new("tar");
+    let tar = tar.args(["--numeric-owner", "-xpf", "-", "-C"]).arg(&folder).stdin(zstd.stdout.take().unwrap()).status();
+    assert!(tar.unwrap().success() && zstd.wait().unwrap().success());
+    folder
+}
+
+#[test]
+fn one_name_of_several_and_the_last_one_left_have_the_content() {
+    let world = World::with_files();
+    let (small, large) = (noise(1, 5_000), noise(2, 1_500_000));
+    for (name, content) in [("small", &small), ("large", &large)] {
+        world.write(&format!("a/{name}"), content);
+        world.write(&format!("z/{name} too"), "");
+        fs::remove_file(world.data().join(format!("z/{name} too"))).unwrap();
+        fs::hard_link(world.data().join(format!("a/{name}")), world.data().join(format!("z/{name} too"))).unwrap();
+    }
+    world.backup();
+    world.run(["restore", "some", "--path", "z/small too", "--path", "z/large too"]).ended(0);
+    assert_eq!(names(&world.path("some")), set(&["z"]));
+    assert!(fs::read(world.path("some/z/small too")).unwrap() == small);
+    assert!(fs::read(world.path("some/z/large too")).unwrap() == large);
+
+    fs::remove_dir_all(world.data().join("a")).unwrap();
+    world.backup();
+    world.restore("out");
+    assert_same(&world.data(), &world.path("out"));
+    assert!(fs::read(world.path("out/z/small too")).unwrap() == small);
+    assert_eq!(world.path("out/z/large too").metadata().unwrap().nlink(), 1);
+    let unpacked = unpacked(&world);
+    assert!(fs::read(unpacked.join("z/small too")).unwrap() == small);
+    assert!(fs::read(unpacked.join("z/large too")).unwrap() == large);
+    world.run(["verify", "--read-data"]).ended(0);
+}
+
+#[test]
+fn a_sparse_file_of_9_gib_keeps_its_size_and_its_holes() {
+    const SIZE: u64 = (9 << 30) + 5;
+    let world = World::new();
+    fs::create_dir(world.data()).unwrap();
+    let (first, middle, last) = (noise(1, 100_000), noise(2, 300_000), noise(3, 1000));
+    let islands: [(u64, &[u8]); 3] = [(0, &first), (5 << 30, &middle), (SIZE - 1000, &last)];
+    tree::sparse(&world.data().join("disk.img"), SIZE, &islands);
+    let report = world.backup();
+    assert_eq!(number(&report, "bytes"), SIZE);
+    assert!(number(&report, "uploaded_bytes") < 1_000_000, "{report}");
+    assert_eq!(number(&world.restore("out"), "bytes"), SIZE);
+    let out = world.path("out/disk.img");
+    assert_eq!(out.metadata().unwrap().len(), SIZE);
+    let (was, is) = (data(&world.data().join("disk.img")), data(&out));
+    assert!(is <= was + (256 << 10), "{was} bytes of data became {is}");
+    let file = File::open(&out).unwrap();
+    for (at, bytes) in islands {
+        let mut found = vec![0; bytes.len()];
+        file.read_exact_at(&mut found, at).unwrap();
+        assert!(found == bytes, "the island at {at} is another");
+    }
+}
+
+#[test]
+fn ctrl_c_leaves_the_target_as_it_was() {
+    let world = World::new();
+    for n in 0..60 {
+        world.write(&format!("{n}.bin"), noise(n, 4_000_000));
+    }
+    world.backup();
+    fs::create_dir(world.path("target")).unwrap();
+    fs::write(world.path("target/old"), "old").unwrap();
+    for target in ["target", "new"] {
+        let mut command = world.command(["restore", target]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let staging = format!(".{target}.lastgood-restoring-");
+        let begin = Instant::now();
+        while !names(&world.path("")).iter().any(|name| name.starts_with(&staging)) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it began to write");
+            assert!(begin.elapsed() < Duration::from_secs(60), "it never began to write");
+        }
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        let ended = child.wait().unwrap();
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(!ended.success(), "it was not stopped: {said}");
+        assert_eq!(names(&world.path("")), set(&["backups", "data", "target"]), "{said}");
+        assert_eq!(names(&world.path("target")), set(&["old"]));
+    }
+    world.run(["verify"]).ended(0);
+    world.restore("target");
+    assert_same(&world.data(), &world.path("target"));
+}
+
+#[test]
+fn a_snapshot_has_many_names() {
+    let world = World::new();
+    let mut taken = Vec::new();
+    for n in 0..3 {
+        world.write("file", format!("version {n}"));
+        taken.push(world.backup());
+        // A time names a snapshot to the second.
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    let time = |n: usize| {
+        let text = id(&taken[n]).split('-').nth(1).unwrap();
+        let part = |from: usize, to: usize| text[from..to].to_owned();
+        let (date, clock) =
+            ([part(0, 4), part(4, 6), part(6, 8)].join("-"), [part(9, 11), part(11, 13), part(13, 15)].join(":"));
+        format!("{date}T{clock}")
+    };
+    let specs = [
+        ("latest".to_owned(), 2),
+        (short(&taken[0]).to_owned(), 0),
+        (short(&taken[1])[..10].to_owned(), 1),
+        (id(&taken[1]).to_owned(), 1),
+        ("0000000001".to_owned(), 0),
+        (id(&taken[2])[..20].to_owned(), 2),
+        (format!("{}Z", time(0)), 0),
+        (time(1), 1),
+        (format!("{}+00:00", time(2)), 2),
+        ("2999-01-01".to_owned(), 2),
+    ];
+    for (n, (spec, expected)) in specs.iter().enumerate() {
+        let report = world.restore_snapshot(spec, &format!("out{n}"));
+        assert_eq!(report["snapshot"], taken[*expected]["snapshot"], "{spec}");
+        assert_eq!(fs::read_to_string(world.path(format!("out{n}/file"))).unwrap(), format!("version {expected}"));
+    }
+    for (spec, why) in [("no-such", "not a time"), ("2001-01-01", "the first is"), ("000000000", "no id begins so")] {
+        world.run(["restore", "none", "--snapshot", spec]).ended(2).says(why);
+    }
+    assert!(!world.path("none").exists());
+}
