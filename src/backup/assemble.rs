@@ -324,12 +324,17 @@ impl<'a> Assembly<'a> {
     }
 
     fn add(&mut self, entry: Entry) -> Result<()> {
+        match self.builder.push(&entry) {
+            Ok(None) => {}
+            Ok(Some(hunk)) => self.hunk(hunk)?,
+            Err(why) => {
+                self.failed(entry.path, why.what());
+                return Ok(());
+            }
+        }
         self.totals.entries += 1;
         self.totals.files += u64::from(entry.kind == Kind::File);
         self.totals.bytes += entry.size;
-        if let Some(hunk) = self.builder.push(&entry)? {
-            self.hunk(hunk)?;
-        }
         if let Some(link) = &entry.link
             && !self.links.contains_key(link)
         {

@@ -9,6 +9,7 @@ use crate::store::Store;
 use crate::vault::Vault;
 use crate::vault::entry::{Entry, Extent};
 use crate::vault::hex::PackId;
+use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::root::{HunkRef, Place, Root, SnapshotName, State};
@@ -20,6 +21,8 @@ pub struct Base<'v> {
     pub parent: Option<(SnapshotName, Root)>,
     /// What a good snapshot looked like last: this one is suspect if it is less than half of it.
     pub measure: Option<(u64, u64)>,
+    /// This snapshot's number.
+    pub seq: u64,
     /// Reads what parent and checkpoint reach.
     pub packs: PackReader<'v>,
     /// The hunks of both.
@@ -28,6 +31,9 @@ pub struct Base<'v> {
     /// Packs that a snapshot names and the vault has lost: what lies in them counts as unknown, and is stored anew.
     absent: HashSet<PackId>,
 }
+
+/// A root's packs and hunks.
+type Loaded = (Vec<PackInfo>, Vec<HunkRef>);
 
 /// A run of known entries.
 struct Section {
@@ -48,10 +54,11 @@ pub struct Known {
 }
 
 impl<'v> Base<'v> {
-    /// Finds the parent (the newest snapshot that is not suspect) and a checkpoint that is newer.
+    /// Finds the parent (the newest snapshot that is not suspect and whose lists can be read) and a checkpoint that is
+    /// newer.
     ///
     /// A partial snapshot serves too: what it lacks is read as new, and a directory with one file that can never be read
-    /// would otherwise be sent whole at every backup. A root that is damaged is passed over with a warning.
+    /// would otherwise be sent whole at every backup. What is damaged is passed over with a warning.
     ///
     /// # Errors
     /// A store that fails.
@@ -61,9 +68,20 @@ impl<'v> Base<'v> {
         absent: HashSet<PackId>,
         mut warn: impl FnMut(String),
     ) -> Result<Base<'v>> {
-        let mut parent = None;
-        let mut measure = None;
-        for name in vault.snapshots()?.into_iter().rev() {
+        let names = vault.snapshots()?;
+        let mut base = Base {
+            parent: None,
+            measure: None,
+            // Greater than all, also than those that cannot be read: the newest snapshot must be the newest.
+            seq: names.iter().map(|name| name.seq).max().unwrap_or(0) + 1,
+            packs: PackReader::new(&*vault.store, Default::default()),
+            hunks: Vec::new(),
+            sections: Vec::new(),
+            absent,
+        };
+        let mut found = None;
+        let mut partial = None;
+        for name in names.into_iter().rev() {
             let root = match vault.root(name) {
                 Ok(root) => root,
                 Err(why) if why.kind() == Kind::Damage => {
@@ -73,67 +91,63 @@ impl<'v> Base<'v> {
                 Err(why) => return Err(why),
             };
             let totals = (root.totals.entries, root.totals.bytes);
-            if root.good() {
-                measure = Some(totals);
+            match root.state {
+                State::Complete if base.measure.is_none() => base.measure = Some(totals),
+                State::Partial if partial.is_none() => partial = Some(totals),
+                _ => {}
             }
-            if parent.is_none() && root.state != State::Suspect {
-                parent = Some((name, root));
+            if found.is_none() && root.state != State::Suspect {
+                let what = format!("the snapshot {name}");
+                found = base.load(&*vault.store, &root, &what, &mut warn)?.map(|loaded| (name, root, loaded));
             }
-            if measure.is_some() {
+            if base.measure.is_some() && found.is_some() {
                 break;
             }
         }
-        let measure = measure.or(parent.as_ref().map(|(_, root)| (root.totals.entries, root.totals.bytes)));
-        let mut base = Base {
-            parent: None,
-            measure,
-            packs: PackReader::new(&*vault.store, Default::default()),
-            hunks: Vec::new(),
-            sections: Vec::new(),
-            absent,
-        };
+        base.measure = base.measure.or(partial);
         let mut covered = None;
-        if let Some((name, root)) = newest_checkpoint(vault, parent.as_ref(), &mut warn)?
-            && base.add(&*vault.store, &root, place, None, &format!("the checkpoint {name}"), &mut warn)
+        if let Some((name, root)) = newest_checkpoint(vault, found.as_ref().map(|(name, ..)| *name), &mut warn)?
+            && let Some(loaded) = base.load(&*vault.store, &root, &format!("the checkpoint {name}"), &mut warn)?
         {
+            base.add(loaded, root.place == *place, None);
             covered = root.covers;
         }
-        if let Some((name, root)) = parent
-            && base.add(&*vault.store, &root, place, covered, &format!("the snapshot {name}"), &mut warn)
-        {
+        if let Some((name, root, loaded)) = found {
+            base.add(loaded, root.place == *place, covered);
             base.parent = Some((name, root));
         }
         Ok(base)
     }
 
-    /// Adds a root's entries; says whether it could be read.
-    fn add(
-        &mut self,
+    /// Reads a root's lists; none, with a warning, where they are damaged.
+    fn load(
+        &self,
         store: &'v dyn Store,
         root: &Root,
-        place: &Place,
-        after: Option<EntryPath>,
         what: &str,
         warn: &mut impl FnMut(String),
-    ) -> bool {
+    ) -> Result<Option<Loaded>> {
         let read = || -> Result<_> {
             let packs = PackReader::for_root(store, root)?;
             let hunks = tree::hunks(&packs, root)?;
-            Ok((packs, hunks))
+            Ok((packs.book().values().copied().collect(), hunks))
         };
         match read() {
-            Ok((packs, mut hunks)) => {
-                hunks.retain(|hunk| !self.absent.contains(&hunk.frame.pack));
-                self.packs.learn(packs.book().values().copied());
-                self.hunks.extend(hunks.iter().cloned());
-                self.sections.push(Section { hunks, after, same_place: root.place == *place });
-                true
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(why) if why.kind() == Kind::Damage => {
+                warn(format!("{what} cannot be built upon: {why}"));
+                Ok(None)
             }
-            Err(why) => {
-                warn(format!("{what} cannot be built upon, and what it holds is read anew: {why}"));
-                false
-            }
+            Err(why) => Err(why),
         }
+    }
+
+    /// Adds what a root lists, for paths after `after`.
+    fn add(&mut self, (packs, mut hunks): Loaded, same_place: bool, after: Option<EntryPath>) {
+        hunks.retain(|hunk| !self.absent.contains(&hunk.frame.pack));
+        self.packs.learn(packs);
+        self.hunks.extend(hunks.iter().cloned());
+        self.sections.push(Section { hunks, after, same_place });
     }
 
     /// Sends all known entries in path order, a hunk at a time, until nobody listens any more. A hunk that cannot be read
@@ -190,11 +204,10 @@ impl Base<'_> {
 /// The newest checkpoint, if it is newer than the parent and was made from it.
 fn newest_checkpoint(
     vault: &Vault,
-    parent: Option<&(SnapshotName, Root)>,
+    parent: Option<SnapshotName>,
     warn: &mut impl FnMut(String),
 ) -> Result<Option<(SnapshotName, Root)>> {
     let names = vault.checkpoints()?;
-    let parent = parent.map(|(name, _)| *name);
     let Some(last) = names.last().filter(|last| parent.is_none_or(|parent| parent.seq < last.seq)) else {
         return Ok(None);
     };

@@ -128,7 +128,7 @@ fn doing(options: &Options) -> String {
 pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
     let clock = Instant::now();
     check_labels(&options.labels)?;
-    let select = Select::new(&options.include, &options.exclude, &options.not_walked)?;
+    let select = Select::new(&options.data, &options.include, &options.exclude, &options.not_walked)?;
     let mut absent = HashSet::new();
     loop {
         match attempt(vault, options, &select, &absent, clock, ctx)? {
@@ -172,9 +172,8 @@ fn attempt(
         warn(format!("{} {what}", absent.len()));
     }
     let base = Base::find(vault, &place, absent.clone(), warn)?;
-    let seq = base.parent.as_ref().map_or(0, |(name, _)| name.seq) + 1;
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
-    let run = Run { vault, options, base: &base, place, seq, started };
+    let run = Run { vault, options, base: &base, place, seq: base.seq, started };
     let (outcome, assembled) = with_packer(&*vault.store, options.level, ctx, |packer| {
         let mut assembly = Assembly::new(&base, packer, ctx)?;
         let mut stored = PackBook::new();
@@ -236,7 +235,7 @@ fn through(
         let merge = Merge::new(known.into_iter().flatten(), rule);
         let walker = scope.spawn(move || merge_walk(options, select, merge, feed, over, warn, ctx));
         if ctx.monitor.wants_total() {
-            scope.spawn(move || count(options, select, ctx));
+            scope.spawn(move || count(options, select, over, ctx));
         }
         let mut taken = Ok(());
         // After a failure the channel is emptied all the same: a reader or the walk may be waiting to send into it.
@@ -281,11 +280,14 @@ fn merge_walk(
 }
 
 /// Finds out how much there is, for whoever watches.
-fn count(options: &Options, select: &Select, ctx: &Context) {
+fn count(options: &Options, select: &Select, over: &AtomicBool, ctx: &Context) {
     let mut bytes = 0;
     let counted = walk(&options.data, select, 1, |met| {
         if let Met::Entry(found) = met {
             bytes += found.size;
+        }
+        if over.load(Ordering::Relaxed) {
+            return Err(Error::failed("count", "it is over"));
         }
         ctx.check("count")
     });

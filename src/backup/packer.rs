@@ -293,8 +293,12 @@ impl<'p> PackWriter<'p> {
     /// Stores `content` as a frame of its own, which is how index frames are read.
     ///
     /// # Errors
-    /// A store that failed at an earlier pack.
+    /// A store that failed at an earlier pack; more content than a frame may have.
     pub fn frame(&mut self, content: &[u8]) -> Result<FrameRef> {
+        if content.is_empty() || content.len() > MAX_FRAME {
+            let why = format!("it has {} bytes, and a frame has 1 to {MAX_FRAME}", content.len());
+            return Err(Error::failed("store an index frame", why));
+        }
         let Extent { offset, length, pack } = self.append(&[content])?;
         self.end_frame()?;
         let pack = pack.ok_or_else(|| Error::failed("store an index frame", "it has no pack"))?;
@@ -430,6 +434,11 @@ mod tests {
         for (content, frame) in contents.iter().zip(&refs) {
             assert_eq!(reader.index_frame(frame, &mut decoder).unwrap(), *content);
         }
+        let too_much = vec![0; MAX_FRAME + 1];
+        let refused = context(|ctx| {
+            with_packer(&store, 3, ctx, |packer| PackWriter::new(packer, PackKind::Index).frame(&too_much))
+        });
+        assert!(refused.unwrap_err().to_string().contains("4194305"));
         let wrong = FrameRef { hash: refs[1].hash, ..refs[0] };
         assert_eq!(reader.index_frame(&wrong, &mut decoder).unwrap_err().kind(), crate::error::Kind::Damage);
     }

@@ -34,6 +34,8 @@ const BATCH: usize = 256;
 const PIECE: usize = 1 << 20;
 /// A file changed this recently may change again without its time moving, in ns.
 const RACY: i64 = 2_000_000_000;
+/// How often an entry is looked at again that is not what it was.
+const AGAIN: u32 = 4;
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// What a look at an entry adds to its metadata.
@@ -173,78 +175,95 @@ fn take_steps(data: &Path, steps: Vec<Step>, to: &Sender<Vec<Part>>, ctx: &Conte
             Step::Failed(path, why) => Part::Failed(path, why),
             Step::Adopt(found, entry) => match extra_of(&data.join(found.path.as_path()), found.kind) {
                 Ok(extra) => Part::Adopt(found, entry, extra),
-                Err(why) => lost(found.path, why),
+                Err(_) => look(data, found, Some(entry), false, to, &mut parts, ctx)?,
             },
-            Step::Read(found, known) if found.kind != Kind::File => {
-                match extra_of(&data.join(found.path.as_path()), found.kind) {
-                    Ok(extra) => Part::Other(found, known, extra),
-                    Err(why) => lost(found.path, why),
-                }
-            }
-            Step::Read(found, known) => match read_file(data, found, known, false, to, &mut parts, ctx)? {
-                Some(part) => part,
-                None => continue,
-            },
-            Step::Sample(found, known) => match read_file(data, found, Some(known), true, to, &mut parts, ctx)? {
-                Some(part) => part,
-                None => continue,
-            },
+            Step::Read(found, known) => look(data, found, known, false, to, &mut parts, ctx)?,
+            Step::Sample(found, known) => look(data, found, Some(known), true, to, &mut parts, ctx)?,
         };
         parts.push(part);
     }
     to.send(parts).map_err(|_| Over)
 }
 
-/// What becomes of an entry that could not be looked at.
-fn lost(path: EntryPath, why: Errno) -> Part {
-    match why {
-        Errno::NOENT | Errno::NOTDIR => Part::Gone(path, "it disappeared before it was read".into()),
-        Errno::LOOP | Errno::NXIO => Part::Gone(path, "it was replaced by something else before it was read".into()),
-        why => Part::Failed(path, why.to_string()),
-    }
-}
-
-/// Reads a file: a small one comes back as a part, a large one has gone into the channel when this returns.
-fn read_file(
+/// Looks at an entry as what it was found to be and, where something else has taken its place, as what it is now.
+fn look(
     data: &Path,
-    found: Found,
+    mut found: Found,
     known: Option<Entry>,
     sampled: bool,
     to: &Sender<Vec<Part>>,
     before: &mut Vec<Part>,
     ctx: &Context,
-) -> Result<Option<Part>, Over> {
+) -> Result<Part, Over> {
+    for _ in 0..AGAIN {
+        let path = data.join(found.path.as_path());
+        let why = match found.kind {
+            Kind::File => match read_file(&path, &found.path, &known, sampled, to, before, ctx)? {
+                Ok(part) => return Ok(part),
+                Err(why) => why,
+            },
+            kind => match extra_of(&path, kind) {
+                Ok(extra) => return Ok(Part::Other(found, known, extra)),
+                Err(why) => why,
+            },
+        };
+        // Not what it was: a link that was swapped, a name that was given away and taken again.
+        if !matches!(why, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL) {
+            return Ok(Part::Failed(found.path, why.to_string()));
+        }
+        let now = match rustix::fs::lstat(&path) {
+            Ok(stat) => Found::new(found.path.clone(), &stat),
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                return Ok(Part::Gone(found.path, "it disappeared before it was read".into()));
+            }
+            Err(why) => return Ok(Part::Failed(found.path, why.to_string())),
+        };
+        match now {
+            // What is in a new folder was not walked.
+            Some(now) if now.kind != Kind::Folder => found = now,
+            _ => return Ok(Part::Failed(found.path, "it was replaced by something else before it was read".into())),
+        }
+    }
+    Ok(Part::Failed(found.path, "it is replaced again and again".into()))
+}
+
+/// Reads a file: a small one comes back as a part, a large one has gone into the channel when this returns.
+fn read_file(
+    whole: &Path,
+    path: &EntryPath,
+    known: &Option<Entry>,
+    sampled: bool,
+    to: &Sender<Vec<Part>>,
+    before: &mut Vec<Part>,
+    ctx: &Context,
+) -> Result<Result<Part, Errno>, Over> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match open(data.join(found.path.as_path()), flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(why) => return Ok(Some(lost(found.path, why))),
+    let opened = open(whole, flags, Mode::empty()).and_then(|file| fstat(&file).map(|stat| (File::from(file), stat)));
+    let (file, stat) = match opened {
+        Ok(opened) => opened,
+        Err(why) => return Ok(Err(why)),
     };
-    let stat = match fstat(&file) {
-        Ok(stat) => stat,
-        Err(why) => return Ok(Some(lost(found.path, why))),
-    };
-    let opened = Found::new(found.path.clone(), &stat).filter(|opened| opened.kind == Kind::File);
-    let Some(opened) = opened else {
-        return Ok(Some(lost(found.path, Errno::LOOP)));
+    let Some(opened) = Found::new(path.clone(), &stat).filter(|opened| opened.kind == Kind::File) else {
+        return Ok(Err(Errno::LOOP));
     };
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
-        return Ok(Some(match read_small(&file, &found.path, &stat) {
+        return Ok(Ok(match read_small(&file, path, &stat) {
             Ok((content, bytes)) => {
                 ctx.monitor.advance(bytes.len() as u64);
-                Part::File(content, bytes, known, sampled)
+                Part::File(content, bytes, known.clone(), sampled)
             }
-            Err(why) => Part::Failed(found.path, format!("it cannot be read: {why}")),
+            Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}")),
         }));
     }
     // What came before goes first; this thread stays with the file to its end.
     let mut first = std::mem::take(before);
-    first.push(Part::Begin(known, sampled));
+    first.push(Part::Begin(known.clone(), sampled));
     to.send(first).map_err(|_| Over)?;
     let mut large = Large { file: &file, to, held: Vec::new(), hash: blake3::Hasher::new(), ctx };
-    Ok(Some(match large.read(&found.path, stat)? {
+    Ok(Ok(match large.read(path, stat)? {
         Ok(content) => Part::End(content),
-        Err(why) => Part::Failed(found.path, format!("it cannot be read: {why}")),
+        Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}")),
     }))
 }
 
@@ -484,4 +503,38 @@ fn xattrs(
     }
     out.sort();
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::{Silent, system_random};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::AtomicBool;
+
+    /// What comes of a path that was found to be a file of `size` bytes.
+    fn looked(data: &Path, name: &str, size: u64) -> Part {
+        let stat = rustix::fs::stat(data.join("file")).unwrap();
+        let found = Found { size, ..Found::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
+        let stop = AtomicBool::new(false);
+        let ctx = Context { random: &system_random, threads: 1, stop: &stop, monitor: &Silent };
+        let (to, from) = bounded(4);
+        take_steps(data, vec![Step::Read(found, None)], &to, &ctx).unwrap();
+        from.recv().unwrap().remove(0)
+    }
+
+    #[test]
+    fn what_took_the_place_of_a_file_is_taken_as_what_it_is() {
+        let data = tempfile::tempdir().unwrap();
+        fs::write(data.path().join("file"), "content").unwrap();
+        symlink("elsewhere", data.path().join("link")).unwrap();
+        fs::create_dir(data.path().join("folder")).unwrap();
+        let Part::File(content, bytes, None, false) = looked(data.path(), "file", 3) else { panic!("a file") };
+        assert_eq!((content.found.size, &bytes[..], content.hash), (7, &b"content"[..], Hash::of(b"content")));
+        let Part::Other(found, None, extra) = looked(data.path(), "link", 3) else { panic!("a symlink") };
+        assert_eq!((found.kind, extra.target), (Kind::Symlink, Some(Bytes(b"elsewhere".to_vec()))));
+        assert!(matches!(looked(data.path(), "folder", 3), Part::Failed(..)));
+        assert!(matches!(looked(data.path(), "none", 3), Part::Gone(..)));
+    }
 }

@@ -438,6 +438,14 @@ fn long_lists_are_cut_and_reused() {
     })
     .unwrap();
     assert_eq!(entries, 60_302);
+
+    // When all lists are lost, the next snapshot is whole, and it is the newest.
+    world.store.0.inner().objects().retain(|name, _| !name.starts_with("index/"));
+    let fourth = world.backup();
+    assert_eq!((fourth.snapshot.seq, fourth.parent, fourth.files), (4, None, 60_002));
+    assert_eq!(fourth.read_bytes, first.read_bytes + 16);
+    let fifth = world.backup();
+    assert_eq!((fifth.snapshot.seq, fifth.parent, fifth.new_packs), (5, Some(fourth.snapshot), 0));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, open, statat};
@@ -19,6 +20,9 @@ use crate::vault::path::EntryPath;
 
 /// Listed entries that may wait for the walk.
 const AHEAD: usize = 32_768;
+
+/// How often a folder is tried again that has disappeared since it was seen.
+const AGAIN: u32 = 5;
 
 /// The marker of a folder that a restore in place has not finished filling.
 pub const HALF_RESTORED: &str = ".lastgood-in-place";
@@ -120,14 +124,11 @@ impl Select {
     ///
     /// # Errors
     /// A pattern that is none.
-    pub fn new(include: &[String], exclude: &[String], not_walked: &[PathBuf]) -> Result<Self> {
+    pub fn new(data: &Path, include: &[String], exclude: &[String], not_walked: &[PathBuf]) -> Result<Self> {
         let set = |patterns: &[String]| {
             let mut set = GlobSetBuilder::new();
             for pattern in patterns {
-                let anchored = match pattern.trim_end_matches('/') {
-                    p if p.contains('/') => p.trim_start_matches('/').to_owned(),
-                    p => format!("**/{p}"),
-                };
+                let anchored = anchor(pattern, data)?;
                 let wrong = |e: globset::Error| Error::usage(format!("read the pattern {pattern:?}"), e.kind());
                 set.add(GlobBuilder::new(&anchored).literal_separator(true).build().map_err(wrong)?);
             }
@@ -152,6 +153,25 @@ impl Select {
             _ => self.include.as_ref().is_none_or(|include| include.is_match(path)),
         }
     }
+}
+
+/// A pattern as it is matched with paths below the data directory.
+fn anchor(pattern: &str, data: &Path) -> Result<String> {
+    let below = Path::new(pattern).strip_prefix(data).ok().and_then(Path::to_str).map(|below| format!("/{below}"));
+    let text = below.as_deref().unwrap_or(pattern);
+    let text = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
+    let name = text.trim_start_matches('/');
+    let why = match () {
+        () if name.is_empty() || name == "." => "it means everything or nothing",
+        () if name.split('/').any(|part| part == "." || part == "..") => "`.` and `..` match no path",
+        () if name.starts_with('!') => "there are no exceptions; use --include and --exclude together",
+        () if name.len() < text.len() || name.contains('/') || text.len() < pattern.trim_end_matches('/').len() => {
+            return Ok(name.to_owned());
+        }
+        () => return Ok(format!("**/{name}")),
+    };
+    Err(Error::usage(format!("read the pattern {pattern:?}"), why)
+        .hint("A name (`*.tmp`) matches at any depth, a path (`cache/**`) below the data directory."))
 }
 
 /// Whether a folder is one that a restore leaves: staging, or what it moved aside (`<name>.replaced-<UTC time>`).
@@ -232,10 +252,9 @@ fn descend(shared: &Shared, root: Found, listing: Listing, take: &mut impl FnMut
         };
         take(met)?;
         let Some(below) = below else { continue };
-        match shared.take(&below) {
+        match shared.take(&below).or_else(|why| shared.again(&below, why)) {
             Ok(listing) => open.push(listing.into_iter()),
-            // Gone since it was seen: then it is empty now.
-            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(Errno::NOENT) => take(Met::Skipped(below, "it disappeared before its entries were listed"))?,
             Err(why) => take(Met::Failed(below, format!("its entries could not be listed: {why}")))?,
         }
     }
@@ -279,6 +298,24 @@ impl Shared<'_> {
             }
         }
         Ok(listing)
+    }
+
+    /// Tries a folder again that was not there when it was listed: it may have been renamed and put back.
+    fn again(&self, folder: &EntryPath, mut why: Errno) -> std::result::Result<Listing, Errno> {
+        for _ in 0..AGAIN {
+            if !matches!(why, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            match self.list(folder) {
+                Ok(listing) => {
+                    self.announce(&listing);
+                    return Ok(listing);
+                }
+                Err(next) => why = next,
+            }
+        }
+        Err(why)
     }
 
     /// Makes the folders of a listing known to the listing threads.
@@ -386,7 +423,7 @@ mod tests {
     #[test]
     fn all_in_path_order_whatever_the_threads() {
         let data = tree();
-        let all = Select::new(&[], &[], &[]).unwrap();
+        let all = Select::new(Path::new("data"), &[], &[], &[]).unwrap();
         let expected = [
             ".",
             "a",
@@ -409,18 +446,34 @@ mod tests {
     #[test]
     fn what_is_selected() {
         let data = tree();
-        let some =
-            Select::new(&["*.csv".into(), "a/**/y.json".into()], &["b".into()], &[data.path().join("a.d")]).unwrap();
+        let some = Select::new(
+            data.path(),
+            &["*.csv".into(), "a/**/y.json".into()],
+            &["b".into()],
+            &[data.path().join("a.d")],
+        )
+        .unwrap();
         let expected = [".", "a", "a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "b.replaced-now"];
         assert_eq!(paths(data.path(), &some, 2), expected);
-        assert_eq!(Select::new(&["a[".into()], &[], &[]).unwrap_err().kind(), crate::error::Kind::Usage);
+        for pattern in ["a[", "", "/", ".", "./", "..", "a/../b", "!a"] {
+            let said = Select::new(data.path(), &[], &[pattern.into()], &[]).unwrap_err();
+            assert_eq!(said.kind(), crate::error::Kind::Usage, "{pattern}");
+        }
+        for pattern in ["./a", "/a", "a/", data.path().join("a").to_str().unwrap()] {
+            let select = Select::new(data.path(), &[], &[pattern.into()], &[]).unwrap();
+            let found = paths(data.path(), &select, 1);
+            assert!(
+                found.contains(&"b/w.csv".into()) && !found.iter().any(|p| p.starts_with("a/")),
+                "{pattern}: {found:?}"
+            );
+        }
     }
 
     #[test]
     fn sockets_are_skipped_and_missing_data_is_an_error() {
         let data = tempfile::tempdir().unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(data.path().join("s")).unwrap();
-        let all = Select::new(&[], &[], &[]).unwrap();
+        let all = Select::new(Path::new("data"), &[], &[], &[]).unwrap();
         assert_eq!(paths(data.path(), &all, 1), [".", "s: it is a socket"]);
         let said = walk(&data.path().join("none"), &all, 1, |_| Ok(())).unwrap_err().to_string();
         assert!(said.contains("does not exist") && said.contains("lastgood restore"), "{said}");

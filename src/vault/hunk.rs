@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 const CUT_MASK: u16 = 0x1ff;
 /// And at this many bytes.
 const MAX_HUNK: usize = 1 << 20;
+/// The longest line that an entry may take, so that a hunk with it is still an index frame.
+const MAX_LINE: usize = 2 << 20;
 
 type WireExtent = (Option<u32>, u64, u64);
 type WireFrame = (u32, u64, u64, Hash);
@@ -122,18 +124,26 @@ impl HunkBuilder {
     /// Adds the next entry in path order; gives the hunk when it ends with this entry.
     ///
     /// # Errors
-    /// An entry that no reader would take: a fault of the program, found before it is stored.
+    /// An entry that no reader would take, such as one with too many extended attributes; it is not added.
     pub fn push(&mut self, entry: &Entry) -> Result<Option<Hunk>> {
         let refused = |why: String| Error::failed(format!("record the entry {}", entry.path), why);
         entry.check().map_err(refused)?;
+        let wire = to_wire(entry, &mut self.packs);
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()))?;
+        if self.line.len() > MAX_LINE {
+            let why = format!(
+                "what there is to say of it takes {} bytes, and at most {MAX_LINE} can be kept; \
+                has it very many or large extended attributes?",
+                self.line.len()
+            );
+            return Err(refused(why));
+        }
         if self.entries == 0 {
             self.first = entry.path.clone();
         }
         self.entries += 1;
         self.maps += u64::from(entry.map.is_some());
-        let wire = to_wire(entry, &mut self.packs);
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()))?;
         self.frame.line(&self.line);
         let hash = Hash::of(entry.path.bytes()).0;
         let ends = u16::from_le_bytes([hash[0], hash[1]]) & CUT_MASK == 0 || self.frame.len() > MAX_HUNK;
@@ -325,6 +335,42 @@ pub mod tests {
             hunk[at] = byte;
             let _ = parse(&hunk);
         }
+    }
+
+    #[test]
+    fn an_entry_that_is_too_long_is_refused_and_the_hunk_goes_on() {
+        let entry = |name: &str, xattr: usize| {
+            let path = EntryPath::new(name).unwrap();
+            let extents = vec![Extent { pack: Some(Hex([1; 16])), offset: 0, length: 512 }];
+            let xattrs = vec![(Bytes(b"user.x".to_vec()), Bytes(vec![0xff; xattr]))];
+            Entry {
+                path,
+                kind: Kind::Folder,
+                size: 0,
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+                mtime: 0,
+                ctime: 0,
+                inode: 1,
+                target: None,
+                xattrs,
+                hash: None,
+                link: None,
+                racy: false,
+                header: 512,
+                extents,
+                map: None,
+            }
+        };
+        let mut builder = HunkBuilder::default();
+        assert!(builder.push(&entry("a", 100)).unwrap().is_none());
+        let said = builder.push(&entry("b", 1 << 20)).unwrap_err().to_string();
+        assert!(said.contains("extended attributes"), "{said}");
+        assert!(builder.push(&entry("c", 100)).unwrap().is_none());
+        let hunk = builder.finish().unwrap();
+        let names: Vec<_> = parse(&hunk.bytes).unwrap().iter().map(|e| e.path.to_string()).collect();
+        assert_eq!((names, hunk.entries), (vec!["a".to_owned(), "c".to_owned()], 2));
     }
 
     #[test]
