@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::base::Base;
+use super::extra::Extra;
 use super::index::IndexWriter;
 use super::packer::{PackWriter, Packer};
-use super::read::{Content, Extra, Part};
+use super::read::{Content, Part};
 use super::seen::Seen;
 use super::walk::Found;
 use crate::error::{Error, Result};

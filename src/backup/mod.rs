@@ -9,6 +9,7 @@ pub mod assemble;
 pub mod base;
 pub mod block;
 pub mod commit;
+pub mod extra;
 pub mod index;
 pub mod merge;
 pub mod packer;

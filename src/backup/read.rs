@@ -10,19 +10,18 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::fs::{
-    Mode, OFlags, SeekFrom, Stat, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, open, readlink, seek,
-};
+use rustix::fs::{Mode, OFlags, SeekFrom, Stat, fstat, open, seek};
 use rustix::io::Errno;
 
 use super::block;
+use super::extra::{Extra, extra_of, extra_of_file};
 use super::merge::Step;
 use super::walk::Found;
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
-use crate::vault::path::{Bytes, EntryPath};
+use crate::vault::path::EntryPath;
 
 /// Files of at most this size are read whole and are one block, in bytes.
 pub const SMALL: u64 = block::MAX as u64;
@@ -37,15 +36,6 @@ const RACY: i64 = 2_000_000_000;
 /// How often an entry is looked at again that is not what it was.
 const AGAIN: u32 = 4;
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-
-/// What a look at an entry adds to its metadata.
-#[derive(Debug, Default)]
-pub struct Extra {
-    /// Extended attributes, by name.
-    pub xattrs: Vec<(Bytes, Bytes)>,
-    /// Where a symlink points.
-    pub target: Option<Bytes>,
-}
 
 /// A file that was read.
 #[derive(Debug)]
@@ -301,10 +291,7 @@ fn finish(
     note: Option<String>,
 ) -> io::Result<Content> {
     let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
-    let extra = Extra {
-        xattrs: xattrs(|list| flistxattr(file, list), |name, value| fgetxattr(file, name, value))?,
-        target: None,
-    };
+    let extra = extra_of_file(file)?;
     let racy = note.is_some() || found.mtime >= began - RACY;
     let note = note.map(|what| format!("{what}; taken as it stood, {read} bytes"));
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note })
@@ -461,54 +448,11 @@ impl Large<'_> {
     }
 }
 
-/// What a path adds to its metadata.
-fn extra_of(path: &Path, kind: Kind) -> Result<Extra, Errno> {
-    let target = match kind {
-        Kind::Symlink => Some(Bytes(readlink(path, Vec::new())?.into_bytes())),
-        _ => None,
-    };
-    let xattrs = xattrs(|list| llistxattr(path, list), |name, value| lgetxattr(path, name, value))?;
-    Ok(Extra { xattrs, target })
-}
-
-/// All extended attributes, by name. A filesystem without them has none.
-fn xattrs(
-    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
-    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
-) -> Result<Vec<(Bytes, Bytes)>, Errno> {
-    let mut small = [0u8; 256];
-    let names = match list(&mut small) {
-        Ok(0) | Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => return Ok(Vec::new()),
-        Ok(length) => small[..length].to_vec(),
-        Err(Errno::RANGE) => {
-            // The kernel's own limit for a list of names is 64 KiB.
-            let mut large = vec![0; 64 << 10];
-            let length = list(&mut large)?;
-            large.truncate(length);
-            large
-        }
-        Err(why) => return Err(why),
-    };
-    let mut out = Vec::new();
-    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
-        let mut value = vec![0; 64 << 10];
-        match get(name, &mut value) {
-            Ok(length) => {
-                value.truncate(length);
-                out.push((Bytes(name.to_vec()), Bytes(value)));
-            }
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
-            Err(why) => return Err(why),
-        }
-    }
-    out.sort();
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::monitor::{Silent, system_random};
+    use crate::vault::path::Bytes;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::AtomicBool;
