@@ -105,20 +105,32 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     state.config()?;
     let (mut snapshots, mut objects, mut bytes) = (0, 1, 0);
     let mut roots = Vec::new();
+    let (mut there, mut parents) = (HashSet::new(), Vec::new());
     for folder in [SNAPSHOTS, CHECKPOINTS] {
         let listed = vault.store.list(folder).map_err(|e| e.while_doing(format!("list {folder}")))?;
         for object in listed {
             let Some(name) = SnapshotName::parse_object(folder, &object.name) else { continue };
+            there.insert(object.name);
             (snapshots, objects, bytes) = (snapshots + 1, objects + 1, bytes + object.size);
             let root = if folder == SNAPSHOTS { vault.root(name) } else { vault.checkpoint(name) };
             match root {
                 Ok(root) => {
+                    parents.extend(root.parent.filter(|_| folder == SNAPSHOTS));
                     if state.learn(name, &root)? {
                         roots.push((folder, name));
                     }
                 }
-                Err(why) => state.found.add(&object.name, [name], why)?,
+                Err(why) => state.found.add(&name.object(folder), [name], why)?,
             }
+        }
+    }
+    // Nothing lets snapshots go yet, so a root that another one was made from, and that is not there, was lost. Of the
+    // newest one nothing else tells.
+    for parent in parents {
+        let object = parent.object(SNAPSHOTS);
+        if !there.contains(&object) {
+            let why = Error::damage(format!("read {object}"), "it is missing, and a later snapshot was made from it");
+            state.found.add(&object, [parent], why)?;
         }
     }
     let unused = state.objects()?;

@@ -145,3 +145,27 @@ fn diff_says_what_changed_how() {
     assert_eq!(world.json(["diff", x, x], 0), json!([]));
     assert_eq!(world.run(["diff", y, y]).ended(0).text(), "");
 }
+
+#[test]
+fn a_lost_root_is_found_by_the_snapshot_that_was_made_from_it() {
+    let world = World::with_files();
+    let names: Vec<_> = (0..3)
+        .map(|n| {
+            world.write("a.txt", format!("round {n}"));
+            id(&world.backup()).to_owned()
+        })
+        .collect();
+    world.run(["verify"]).ended(0);
+    let object = format!("snapshots/{}.json", names[1]);
+    fs::remove_file(world.vault().join(&object)).unwrap();
+    let found = world.json(["verify"], 4);
+    let damage = found["damage"].as_array().unwrap();
+    assert_eq!(damage.len(), 1, "{found}");
+    assert_eq!(
+        (damage[0]["object"].as_str(), damage[0]["snapshots"][0].as_str()),
+        (Some(&object[..]), Some(&names[1][..]))
+    );
+    // The others do not need it.
+    world.restore_snapshot(&names[0], "first");
+    world.restore_snapshot(&names[2], "last");
+}

@@ -57,7 +57,7 @@ fn damage_is_named_with_the_snapshots_that_it_hurts() {
                 "shared pack" => (sample.packs[0].name(), vec![first, second]),
                 "pack" => (sample.packs[2].name(), vec![second]),
                 "index" => (sample.index_pack(), vec![second]),
-                // A root that is gone is a snapshot that is not there: keepers let them go.
+                // Of the newest root nothing else tells; the program's own tests remove an older one.
                 "root" if how == "delete" => continue,
                 "root" => (second.object(SNAPSHOTS), vec![second]),
                 _ => (CONFIG.to_owned(), vec![first, second]),
