@@ -29,8 +29,6 @@ pub struct Run<'a> {
     pub base: &'a Base<'a>,
     /// Where the data directory is.
     pub place: Place,
-    /// The snapshot's number.
-    pub seq: u64,
     /// When it began, by the store's clock.
     pub started: Timestamp,
 }
@@ -102,7 +100,7 @@ impl Run<'_> {
         let root = Root {
             format: FORMAT,
             vault: self.vault.config.id,
-            seq: self.seq,
+            seq: self.base.seq,
             parent: self.base.parent.as_ref().map(|(name, _)| *name),
             started: self.started,
             finished: self.vault.store.now().map_err(|e| e.while_doing(doing(self.options)))?,

@@ -174,7 +174,7 @@ fn attempt(
     }
     let base = Base::find(vault, &place, absent.clone(), warn)?;
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
-    let run = Run { vault, options, base: &base, place, seq: base.seq, started };
+    let run = Run { vault, options, base: &base, place, started };
     let (outcome, assembled) = with_packer(&*vault.store, options.level, ctx, |packer| {
         let mut assembly = Assembly::new(&base, packer, ctx)?;
         let mut stored = PackBook::new();
@@ -225,7 +225,7 @@ fn through(
     mut take: impl FnMut(&mut dyn Iterator<Item = Part>) -> Result<()>,
 ) -> Result<()> {
     let Run { options, base, .. } = run;
-    let rule = Rule { verify_content: options.verify_content, seq: run.seq };
+    let rule = Rule { verify_content: options.verify_content, seq: base.seq };
     let over = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         // Two hunks ahead keep the merge busy.
