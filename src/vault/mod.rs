@@ -12,6 +12,7 @@ pub mod pack;
 pub mod path;
 pub mod read;
 pub mod root;
+pub mod subtree;
 pub mod tar;
 pub mod tree;
 
