@@ -16,8 +16,9 @@ use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::restore::plan::Walk;
 use crate::store::Store;
-use crate::vault::entry::{Entry, Extent};
+use crate::vault::entry::{Entry, Extent, MapForm, PageMap};
 use crate::vault::hex::{Hash, PackId};
+use crate::vault::list::List;
 use crate::vault::pack::{self, PackInfo, PackKind};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader, absent};
@@ -350,8 +351,12 @@ impl State<'_> {
         let Some(map) = &entry.map else { return Ok(()) };
         let wrong = |why: String| Error::damage(format!("read the map of {}", entry.path), why);
         let allowed: HashSet<PackId> = map.packs.iter().copied().collect();
+        let frames = match &map.form {
+            MapForm::Blocks(frames) => frames,
+            MapForm::Pages(pages) => return self.pages(packs, entry, pages, &allowed),
+        };
         let mut total = 0u64;
-        tree::each_map_frame(packs, map, |frame, content| {
+        tree::each_map_frame(packs, frames, |frame, content| {
             self.ctx.check("verify the vault")?;
             total = total.saturating_add(content);
             let named = match self.seen.entry(frame.hash) {
@@ -378,6 +383,29 @@ impl State<'_> {
             true => Ok(()),
             false => Err(wrong(format!("it covers {total} bytes of {}", entry.size))),
         }
+    }
+
+    /// Reads the layers of a page map. They, and where a block is that no newer layer hides, lie in packs that the entry
+    /// names.
+    fn pages(&self, packs: &PackReader, entry: &Entry, map: &PageMap, allowed: &HashSet<PackId>) -> Result<()> {
+        let named = |pack: PackId| match allowed.contains(&pack) {
+            true => Ok(()),
+            false => {
+                let why = format!("it names the pack {pack}, which its entry does not");
+                Err(Error::damage(format!("read the map of {}", entry.path), why))
+            }
+        };
+        for layer in &map.layers {
+            if let List::Frames(lists) = layer {
+                lists.iter().try_for_each(|list| named(list.pack))?;
+            }
+            tree::each_map_frame(packs, layer, |frame, _| named(frame.pack))?;
+        }
+        tree::each_run(packs, entry, |extent| {
+            self.ctx.check("verify the vault")?;
+            extent.pack.map_or(Ok(()), named)?;
+            in_range(packs, &extent, entry)
+        })
     }
 
     /// The damage, each with all snapshots that it hurts.

@@ -11,10 +11,10 @@ use super::seen::Seen;
 use super::walk::Found;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
-use crate::vault::entry::{Entry, Extent, Kind, Map, MapFrame, padding};
+use crate::vault::entry::{Entry, Extent, Kind, Map, MapForm, MapFrame, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::hunk::{Hunk, HunkBuilder};
-use crate::vault::list;
+use crate::vault::list::{self, List};
 use crate::vault::map::{MapBuilder, MapPart};
 use crate::vault::pack::PackKind;
 use crate::vault::path::EntryPath;
@@ -141,6 +141,7 @@ impl<'a> Assembly<'a> {
         self.ctx.monitor.advance(found.size);
         let mut entry = entry_of(found, extra, known.hash);
         entry.map = known.map.clone();
+        entry.database = known.database.clone();
         entry.extents = known.content_extents();
         let entry = self.place(entry, Some(&known))?;
         self.add(entry)
@@ -220,7 +221,7 @@ impl<'a> Assembly<'a> {
     /// Takes a large file's content, and puts it down as a map.
     fn large(&mut self, known: Option<Entry>, sampled: bool, parts: &mut impl Iterator<Item = Part>) -> Result<()> {
         let map = MapBuilder::default;
-        self.seen.begin(known.as_ref().and_then(|k| k.map.as_ref()));
+        self.seen.begin(known.as_ref().and_then(known_blocks));
         let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
         loop {
             match parts.next() {
@@ -233,7 +234,7 @@ impl<'a> Assembly<'a> {
                     self.map_part(&mut file, part)?;
                 }
                 Some(Part::Again) => {
-                    self.seen.begin(file.known.as_ref().and_then(|k| k.map.as_ref()));
+                    self.seen.begin(file.known.as_ref().and_then(known_blocks));
                     file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
                 }
                 Some(Part::End(content)) => {
@@ -289,7 +290,7 @@ impl<'a> Assembly<'a> {
 
     fn large_end(&mut self, file: Incoming, content: Content) -> Result<()> {
         let Some(mut entry) = self.read(content, file.known.as_ref(), file.sampled)? else { return Ok(()) };
-        let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && k.map.is_some();
+        let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && known_blocks(k).is_some();
         if let Some(known) = file.known.as_ref().filter(same) {
             entry.map = known.map.clone();
         } else {
@@ -301,7 +302,7 @@ impl<'a> Assembly<'a> {
                 }
                 Ok(frame)
             })?;
-            entry.map = Some(Map { frames, packs });
+            entry.map = Some(Map { form: MapForm::Blocks(frames), packs });
         }
         let entry = self.place(entry, file.known.as_ref())?;
         self.add(entry)
@@ -385,7 +386,13 @@ fn entry_of(found: Found, extra: Extra, hash: Option<Hash>) -> Entry {
         header: 0,
         extents: Vec::new(),
         map: None,
+        database: None,
     }
+}
+
+/// The frames of a known entry's map; none if it has none, or a page map, whose blocks are of another kind.
+fn known_blocks(known: &Entry) -> Option<&List<MapFrame>> {
+    known.map.as_ref().and_then(Map::blocks)
 }
 
 fn entry_header(entry: &Entry) -> Result<Vec<u8>> {

@@ -11,7 +11,7 @@ use super::{Options, doing};
 use crate::error::{Error, Result};
 use crate::vault::Vault;
 use crate::vault::hex::PackId;
-use crate::vault::list;
+use crate::vault::list::{self, List};
 use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
 use crate::vault::read::absent;
@@ -116,6 +116,8 @@ impl Run<'_> {
             hunks,
             packs: PackList { list: packs, holders },
             problems,
+            databases: List::default(),
+            failed_checks: 0,
         };
         let (name, bytes) = root.encode()?;
         let object = name.object(folder);

@@ -149,6 +149,7 @@ mod tests {
             header: 512,
             extents: vec![Extent::zeros(1024)],
             map: None,
+            database: None,
         }
     }
 

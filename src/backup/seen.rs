@@ -9,8 +9,9 @@ use std::collections::{HashMap, VecDeque};
 
 use super::base::Base;
 use crate::error::Result;
-use crate::vault::entry::{Extent, FrameRef, Map};
+use crate::vault::entry::{Extent, FrameRef, MapFrame};
 use crate::vault::hex::Hash;
+use crate::vault::list::List;
 use crate::vault::read::Decoder;
 use crate::vault::tree;
 
@@ -72,12 +73,12 @@ impl<'b> Seen<'b> {
         })
     }
 
-    /// A file begins, which had this map.
-    pub fn begin(&mut self, map: Option<&Map>) {
+    /// A file begins, which had a map of these frames.
+    pub fn begin(&mut self, frames: Option<&List<MapFrame>>) {
         self.misses = 0;
         self.next = None;
-        match map {
-            Some(map) => self.next = self.register(map),
+        match frames {
+            Some(frames) => self.next = self.register(frames),
             // A new name may be a file that was moved here.
             None => self.misses = LOST,
         }
@@ -156,9 +157,9 @@ impl<'b> Seen<'b> {
     }
 
     /// Makes a map's frames known; gives the number of its first.
-    fn register(&mut self, map: &Map) -> Option<u32> {
+    fn register(&mut self, frames: &List<MapFrame>) -> Option<u32> {
         let mut refs = Vec::new();
-        let read = tree::each_map_frame(&self.base.packs, map, |frame, _| {
+        let read = tree::each_map_frame(&self.base.packs, frames, |frame, _| {
             refs.push(frame);
             Ok(())
         });
@@ -216,8 +217,9 @@ impl<'b> Seen<'b> {
         for hunk in self.base.hunks.iter().filter(|hunk| hunk.maps > 0) {
             match tree::read_hunk(&self.base.packs, hunk, &mut self.decoder) {
                 Ok(entries) => {
+                    // The blocks of page maps begin and end where no others do.
                     for map in entries.into_iter().filter_map(|entry| entry.map) {
-                        self.register(&map);
+                        map.blocks().map(|frames| self.register(frames));
                     }
                 }
                 Err(why) => self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}")),

@@ -92,8 +92,8 @@ impl World {
             };
             assert_eq!(bytes(&entry.header_extents())?, crate::vault::tar::header(&entry).unwrap(), "{}", entry.path);
             let mut content = bytes(&entry.content_extents())?;
-            tree::each_run(&packs, &entry, |run| {
-                content.extend(bytes(&[run.extent])?);
+            tree::each_run(&packs, &entry, |extent| {
+                content.extend(bytes(&[extent])?);
                 Ok(())
             })?;
             if entry.kind == Kind::File {
@@ -231,8 +231,8 @@ fn holes_are_stored_as_holes() {
     let packs = PackReader::for_root(&world.store, &root).unwrap();
     let mut holes = 0;
     tree::each_entry(&packs, &root, |entry| {
-        tree::each_run(&packs, &entry, |run| {
-            holes += if run.extent.pack.is_none() { run.extent.length } else { 0 };
+        tree::each_run(&packs, &entry, |extent| {
+            holes += if extent.pack.is_none() { extent.length } else { 0 };
             Ok(())
         })
     })

@@ -130,7 +130,7 @@ impl<'a> Plan<'a> {
             let packs = self.packs;
             // One of the two is empty.
             entry.content_extents().iter().try_for_each(|extent| self.extent(extent, Mark::Content))?;
-            tree::each_run(packs, &entry, |run| self.extent(&run.extent, Mark::Content))?;
+            tree::each_run(packs, &entry, |extent| self.extent(&extent, Mark::Content))?;
             self.mark(Mark::End);
         }
         let content = if entry.map.is_some() { 0 } else { entry.size };

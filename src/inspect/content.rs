@@ -21,7 +21,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 pub fn each_piece(packs: &PackReader, entry: &Entry, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut frames = Frames { packs, decoder: Decoder::new()?, held: VecDeque::new() };
     match entry.map {
-        Some(_) => tree::each_run(packs, entry, |run| frames.extent(run.extent, &mut take)),
+        Some(_) => tree::each_run(packs, entry, |extent| frames.extent(extent, &mut take)),
         None => entry.content_extents().into_iter().try_for_each(|extent| frames.extent(extent, &mut take)),
     }
 }

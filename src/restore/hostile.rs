@@ -6,7 +6,7 @@ use super::sample::{PackWriter, Sample, context};
 use super::tests::{expected, look, noise, options, small, tiny};
 use super::*;
 use crate::store::Store;
-use crate::vault::entry::{Extent, MapFrame};
+use crate::vault::entry::{Extent, MapForm, MapFrame};
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::pack::PackKind;
@@ -83,7 +83,7 @@ fn hostile_vaults_do_no_harm() {
     sample.packs.extend(sample.vault.root(before).unwrap().holders().last().copied());
     let wrong = sample.hunks[0].frame;
     let map = sample.entries[1].map.as_mut().unwrap();
-    map.frames = List::Items(vec![MapFrame { frame: wrong, content: 10 }]);
+    map.form = MapForm::Blocks(List::Items(vec![MapFrame { frame: wrong, content: 10 }]));
     refuse("a map whose frame is a hunk", &mut sample);
 
     // Depth: a root that is nothing but brackets, under the name that its bytes make.

@@ -261,9 +261,9 @@ impl Planner<'_> {
                 self.piece(extent, &mut at, walk)?;
             }
         } else {
-            let read = tree::each_run(self.packs, &entry, |run| {
+            let read = tree::each_run(self.packs, &entry, |extent| {
                 self.ctx.check("read the snapshot's entries")?;
-                self.piece(run.extent, &mut at, walk)
+                self.piece(extent, &mut at, walk)
             });
             if let Err(why) = read {
                 if !self.skip_damaged || why.kind() != Kind::Damage {
@@ -414,5 +414,6 @@ fn lost_folder(path: EntryPath) -> Entry {
         header: entry::TAR_BLOCK,
         extents: Vec::new(),
         map: None,
+        database: None,
     }
 }

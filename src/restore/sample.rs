@@ -8,7 +8,7 @@ use crate::monitor::{Context, Silent};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::vault::Vault;
-use crate::vault::entry::{Entry, Extent, FrameRef, Kind, Map, MapFrame, padding};
+use crate::vault::entry::{Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, padding};
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::hunk::HunkBuilder;
 use crate::vault::list::List;
@@ -133,6 +133,7 @@ impl Sample {
             header: 512,
             extents: vec![Extent::zeros(512)],
             map: None,
+            database: None,
         });
         self.entries.last_mut().unwrap()
     }
@@ -196,7 +197,7 @@ impl Sample {
         }
         self.packs.push(pack.store(self.store));
         let entry = self.file_at(path, content, &[]);
-        entry.map = Some(Map { frames: List::Items(frames), packs });
+        entry.map = Some(Map { form: MapForm::Blocks(List::Items(frames)), packs });
         entry
     }
 
@@ -247,6 +248,8 @@ impl Sample {
             hunks: List::Items(self.hunks.clone()),
             packs: PackList { list: List::Items(packs), holders: Vec::new() },
             problems: List::default(),
+            databases: List::default(),
+            failed_checks: 0,
         };
         let (name, bytes) = root.encode().unwrap();
         self.store.create(&name.object(SNAPSHOTS), &[&bytes]).unwrap();

@@ -1,5 +1,7 @@
 //! One file, folder, symlink or fifo of a snapshot, and where its tar bytes are.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::hex::{Hash, PackId};
@@ -33,15 +35,18 @@ impl Extent {
         self.offset + self.length
     }
 
+    /// Whether `next` lies right after it in the same pack, or both are zeros.
+    pub fn continued_by(&self, next: &Extent) -> bool {
+        self.pack == next.pack && (self.pack.is_none() || self.end() == next.offset)
+    }
+
     /// Appends an extent, joined to the last one where it continues it; an empty one vanishes.
     pub fn push(self, list: &mut Vec<Extent>) {
         if self.length == 0 {
             return;
         }
         match list.last_mut() {
-            Some(last) if last.pack == self.pack && (self.pack.is_none() || last.end() == self.offset) => {
-                last.length += self.length;
-            }
+            Some(last) if last.continued_by(&self) => last.length += self.length,
             _ => list.push(self),
         }
     }
@@ -88,13 +93,169 @@ pub enum Kind {
     Fifo,
 }
 
-/// Where a large file's content is: frames that each cover a run of its bytes.
+/// Where a large file's content is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
-    /// The frames in the order of the content.
-    pub frames: List<MapFrame>,
-    /// Every pack that the map reaches: the packs of its content, and the index packs of list frames' frames.
+    /// The frames that tell it.
+    pub form: MapForm,
+    /// Every pack that the map reaches: the packs of its content, of its frames, and the index packs of list frames.
     pub packs: Vec<PackId>,
+}
+
+impl Map {
+    /// The frames of a map of content-defined blocks; none if it is a page map.
+    pub fn blocks(&self) -> Option<&List<MapFrame>> {
+        match &self.form {
+            MapForm::Blocks(frames) => Some(frames),
+            MapForm::Pages(_) => None,
+        }
+    }
+
+    /// The page map; none if it is of content-defined blocks.
+    pub fn pages(&self) -> Option<&PageMap> {
+        match &self.form {
+            MapForm::Blocks(_) => None,
+            MapForm::Pages(pages) => Some(pages),
+        }
+    }
+}
+
+/// The two forms of a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MapForm {
+    /// Frames of kind `map`, in the order of the content: blocks that end where the content says so ([`super::map`]).
+    Blocks(List<MapFrame>),
+    /// Blocks of one size, by position: a database ([`super::pages`]).
+    Pages(PageMap),
+}
+
+/// Where the pages of a database are: layers of which a newer one hides what older ones say of the same blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageMap {
+    /// Bytes of a block: a power of two, from [`SMALLEST_BLOCK`] to [`LARGEST_BLOCK`].
+    pub block: u32,
+    /// The layers, oldest first: frames of kind `pages`, each layer's in ascending order of blocks.
+    pub layers: Vec<List<MapFrame>>,
+    /// For every pack that holds live blocks, how many.
+    pub live: Vec<PackUse>,
+    /// Bytes that the writer may spend on storing anew what is spread too thin; only writers read it.
+    pub credit: u64,
+}
+
+/// The smallest block of a page map, in bytes: the smallest part of a file that is a subtree of its hash.
+pub const SMALLEST_BLOCK: u32 = 1024;
+/// The largest block of a page map, in bytes: SQLite's largest page.
+pub const LARGEST_BLOCK: u32 = 65_536;
+/// The most layers of a page map. Writers fold layers long before: 4/3 to the power of this is more than any file has blocks.
+pub const MAX_LAYERS: usize = 128;
+
+/// How much of a pack a database uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackUse {
+    /// The pack.
+    pub pack: PackId,
+    /// Blocks of the file that are there now.
+    pub live: u64,
+    /// Blocks that were ever stored there for this file.
+    pub stored: u64,
+}
+
+impl PageMap {
+    /// How many blocks a file of `size` bytes has.
+    pub fn blocks(&self, size: u64) -> u64 {
+        size.div_ceil(u64::from(self.block.max(1)))
+    }
+
+    /// Checks what no writer gets wrong, for a file of `size` bytes; `packs` is what the map says that it reaches.
+    fn check(&self, size: u64, packs: &[PackId]) -> Result<(), String> {
+        if !self.block.is_power_of_two() || !(SMALLEST_BLOCK..=LARGEST_BLOCK).contains(&self.block) {
+            return Err(format!("has a page map of impossible blocks of {} bytes", self.block));
+        }
+        if self.layers.len() > MAX_LAYERS || (self.layers.is_empty() && size > 0) {
+            return Err(format!("has a page map of {} layers", self.layers.len()));
+        }
+        let packs: HashSet<_> = packs.iter().collect();
+        let (mut seen, mut live) = (HashSet::new(), 0u64);
+        for used in &self.live {
+            if used.live == 0 || used.live > used.stored || !packs.contains(&used.pack) || !seen.insert(used.pack) {
+                return Err(format!("has a page map whose use of the pack {} cannot be", used.pack));
+            }
+            live = live.saturating_add(used.live);
+        }
+        // Zeros are blocks too, and in no pack.
+        if live > self.blocks(size) {
+            return Err(format!("has a page map with {live} live blocks where the file has {}", self.blocks(size)));
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a file that is a SQLite database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// How it was read.
+    pub taken: Taken,
+    /// The write-ahead log beside it, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<Side>,
+    /// The rollback journal beside it, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Side>,
+    /// What a check of it said; none if it was not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+}
+
+/// How a database was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Taken {
+    /// Through SQLite, in one transaction: one committed state.
+    Live,
+    /// As a file, with its side files beside it as files of their own.
+    Raw,
+}
+
+/// A file beside a database as it was when that was read; only compared. Written `[size, mtime]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, i64)", into = "(u64, i64)")]
+pub struct Side {
+    /// Its size in bytes.
+    pub size: u64,
+    /// Last change of its content, ns since 1970.
+    pub mtime: i64,
+}
+
+impl From<(u64, i64)> for Side {
+    fn from((size, mtime): (u64, i64)) -> Self {
+        Side { size, mtime }
+    }
+}
+
+impl From<Side> for (u64, i64) {
+    fn from(side: Side) -> Self {
+        (side.size, side.mtime)
+    }
+}
+
+/// A check that SQLite made of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Which one.
+    pub kind: CheckKind,
+    /// The first line of what it found; none if the database is sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+/// How thoroughly a database is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckKind {
+    /// `PRAGMA quick_check`: all but indexes against their tables.
+    Quick,
+    /// `PRAGMA integrity_check`.
+    Full,
 }
 
 /// A frame of a map and how many bytes of the file it covers.
@@ -147,6 +308,8 @@ pub struct Entry {
     pub extents: Vec<Extent>,
     /// Where a large file's content is.
     pub map: Option<Map>,
+    /// What is known of it if it is a SQLite database.
+    pub database: Option<Database>,
 }
 
 /// How many bytes of zeros follow `size` bytes of content in a tar stream.
@@ -170,6 +333,15 @@ impl Entry {
         }
         if is_file != self.hash.is_some() || (!is_file && (self.map.is_some() || self.link.is_some())) {
             return wrong("has a hash, map or link that does not fit what it is");
+        }
+        if self.database.is_some() && !is_file {
+            return wrong("is called a database and is not a file");
+        }
+        if let Some(map) = &self.map
+            && let MapForm::Pages(pages) = &map.form
+            && let Err(why) = pages.check(self.size, &map.packs)
+        {
+            return wrong(&why);
         }
         if (self.kind == Kind::Symlink) != self.target.is_some() {
             return wrong("has a link target that does not fit what it is");

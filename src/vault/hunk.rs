@@ -3,14 +3,16 @@
 //! Hunks end where the hash of a path says so, so that an added or removed file changes one hunk and not all that follow,
 //! and a hunk whose entries did not change is the same bytes again, which is how it is found and reused.
 
+mod map;
+
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Entry, Extent, FrameRef, Kind, Map, MapFrame};
+use self::map::WireMap;
+use super::entry::{Database, Entry, Extent, Kind};
 use super::hex::{Hash, PackId};
 use super::lines::{Frame, Lines, PackNumbers};
-use super::list::List;
 use super::path::{Bytes, EntryPath};
 use crate::error::{Error, Result};
 
@@ -22,18 +24,6 @@ const MAX_HUNK: usize = 1 << 20;
 const MAX_LINE: usize = 2 << 20;
 
 type WireExtent = (Option<u32>, u64, u64);
-type WireFrame = (u32, u64, u64, Hash);
-type WireMapFrame = (u32, u64, u64, Hash, u64);
-
-#[derive(Serialize, Deserialize)]
-struct WireMap {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    items: Option<Vec<WireMapFrame>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    frames: Option<Vec<WireFrame>>,
-    packs: Vec<u32>,
-}
-
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -79,6 +69,8 @@ struct Wire<'a> {
     extents: Vec<WireExtent>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     map: Option<WireMap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    database: Option<Cow<'a, Database>>,
 }
 
 /// Collects entries until a hunk is full.
@@ -169,21 +161,7 @@ impl HunkBuilder {
 
 fn to_wire<'a>(entry: &'a Entry, packs: &mut PackNumbers) -> Wire<'a> {
     let extents = entry.extents.iter().map(|e| (e.pack.map(|p| packs.of(p)), e.offset, e.length)).collect();
-    let map = entry.map.as_ref().map(|map| {
-        let frame = |packs: &mut PackNumbers, f: &FrameRef| (packs.of(f.pack), f.offset, f.length, f.hash);
-        let (mut items, mut frames) = (None, None);
-        match &map.frames {
-            List::Items(list) => {
-                let wire = |m: &MapFrame| {
-                    let (pack, offset, length, hash) = frame(packs, &m.frame);
-                    (pack, offset, length, hash, m.content)
-                };
-                items = Some(list.iter().map(wire).collect());
-            }
-            List::Frames(list) => frames = Some(list.iter().map(|f| frame(packs, f)).collect()),
-        }
-        WireMap { items, frames, packs: map.packs.iter().map(|p| packs.of(*p)).collect() }
-    });
+    let map = entry.map.as_ref().map(|map| WireMap::of(map, packs));
     Wire {
         path: Cow::Borrowed(&entry.path),
         kind: entry.kind,
@@ -202,6 +180,7 @@ fn to_wire<'a>(entry: &'a Entry, packs: &mut PackNumbers) -> Wire<'a> {
         header: entry.header,
         extents,
         map,
+        database: entry.database.as_ref().map(Cow::Borrowed),
     }
 }
 
@@ -213,20 +192,7 @@ fn from_wire(wire: Wire, packs: &[PackId]) -> Result<Entry, String> {
         .extents
         .iter()
         .map(|&(number, offset, length)| Ok(Extent { pack: number.map(pack).transpose()?, offset, length }));
-    let frame =
-        |&(number, offset, length, hash): &WireFrame| Ok(FrameRef { pack: pack(number)?, offset, length, hash });
-    let map = wire.map.as_ref().map(|map| {
-        let frames = match (&map.items, &map.frames) {
-            (Some(items), None) => {
-                let one =
-                    |&(p, o, l, h, content): &WireMapFrame| Ok(MapFrame { frame: frame(&(p, o, l, h))?, content });
-                List::Items(items.iter().map(one).collect::<Result<_, String>>()?)
-            }
-            (None, Some(frames)) => List::Frames(frames.iter().map(frame).collect::<Result<_, String>>()?),
-            _ => return Err(format!("{}: a map needs either items or frames", wire.path)),
-        };
-        Ok(Map { frames, packs: map.packs.iter().map(|&n| pack(n)).collect::<Result<_, _>>()? })
-    });
+    let map = wire.map.as_ref().map(|map| map.read(packs).map_err(|why| format!("{}: {why}", wire.path)));
     let entry = Entry {
         extents: extents.collect::<Result<_, String>>()?,
         map: map.transpose()?,
@@ -245,6 +211,7 @@ fn from_wire(wire: Wire, packs: &[PackId]) -> Result<Entry, String> {
         link: wire.link.map(Cow::into_owned),
         racy: wire.racy,
         header: wire.header,
+        database: wire.database.map(Cow::into_owned),
     };
     entry.check()?;
     Ok(entry)
@@ -267,7 +234,9 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::vault::entry::{Check, CheckKind, FrameRef, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken};
     use crate::vault::hex::Hex;
+    use crate::vault::list::List;
     use proptest::prelude::*;
 
     /// An entry of every shape that the format has.
@@ -291,6 +260,21 @@ pub mod tests {
             let frame = FrameRef { pack: pack(3), offset: 7, length: 9, hash: Hash::of(b"frame") };
             let frames =
                 if long { List::Frames(vec![frame]) } else { List::Items(vec![MapFrame { frame, content: size }]) };
+            let paged = mapped && racy;
+            let form = if paged {
+                let live = vec![PackUse { pack: pack(2), live: size / 4096, stored: size }];
+                let layers = vec![frames.clone(), List::Items(vec![]), frames];
+                MapForm::Pages(PageMap { block: 4096, layers, live, credit: inode })
+            } else {
+                MapForm::Blocks(frames)
+            };
+            let check = Check { kind: CheckKind::Full, failed: long.then(|| "row 1 missing".to_owned()) };
+            let database = Database {
+                taken: if long { Taken::Live } else { Taken::Raw },
+                wal: long.then_some(Side { size, mtime }),
+                journal: (!long).then_some(Side { size: 0, mtime }),
+                check: (size & 1 == 0).then_some(check),
+            };
             Entry {
                 path,
                 kind,
@@ -308,7 +292,8 @@ pub mod tests {
                 racy,
                 header: 512,
                 extents,
-                map: mapped.then(|| Map { frames, packs: vec![pack(2), pack(3)] }),
+                map: mapped.then(|| Map { form, packs: vec![pack(2), pack(3)] }),
+                database: paged.then_some(database),
             }
         })
     }
@@ -361,6 +346,7 @@ pub mod tests {
                 header: 512,
                 extents,
                 map: None,
+                database: None,
             }
         };
         let mut builder = HunkBuilder::default();

@@ -1,14 +1,17 @@
 //! The format: what a vault's objects are and what their bytes mean. `format.md` writes it down for readers of other kinds.
 //!
-//! [`root`] names [`hunk`]s, those hold [`entry`]s, entries name ranges of [`pack`]s' content, directly or through a [`map`].
+//! [`root`] names [`hunk`]s, those hold [`entry`]s, entries name ranges of [`pack`]s' content, directly through a [`map`],
+//! or through the [`pages`] of a database.
 
 pub mod entry;
 pub mod hex;
 pub mod hunk;
+mod layered;
 pub mod lines;
 pub mod list;
 pub mod map;
 pub mod pack;
+pub mod pages;
 pub mod path;
 pub mod read;
 pub mod root;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::entry::FrameRef;
+use super::entry::{Check, FrameRef, Taken};
 use super::hex::{Hex, PackId};
 use super::list::List;
 use super::pack::PackInfo;
@@ -185,6 +185,25 @@ pub struct Problem {
     pub why: String,
 }
 
+/// A SQLite database of the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseRecord {
+    /// The file.
+    pub path: EntryPath,
+    /// How it was read.
+    pub taken: Taken,
+    /// Why it was not read live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// What a check of it said; none if it was not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+}
+
+fn is_empty<T>(list: &List<T>) -> bool {
+    matches!(list, List::Items(items) if items.is_empty())
+}
+
 /// All packs that a snapshot reaches. What lists the packs cannot list itself, so those that hold the list's own frames
 /// are named beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -254,12 +273,18 @@ pub struct Root {
     /// What could not be read.
     #[serde(default)]
     pub problems: List<Problem>,
+    /// The SQLite databases, in path order.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub databases: List<DatabaseRecord>,
+    /// How many of them did not pass the check that was made of them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_checks: u64,
 }
 
 impl Root {
     /// Whether it may be restored without being asked for by name, and compared with.
     pub fn good(&self) -> bool {
-        self.state == State::Complete && self.covers.is_none()
+        self.state == State::Complete && self.covers.is_none() && self.failed_checks == 0
     }
 
     /// Bytes of all objects that the backup created, the root itself among them.
@@ -359,6 +384,8 @@ mod tests {
             hunks: List::default(),
             packs: PackList::default(),
             problems: List::default(),
+            databases: List::default(),
+            failed_checks: 0,
         }
     }
 

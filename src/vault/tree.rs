@@ -4,10 +4,12 @@
 //! a reader that makes folders, files and links in this order never reaches a path through anything but folders that it
 //! made itself, whatever a hostile vault says.
 
-use super::entry::{Entry, FrameRef, Kind, Map};
+use super::entry::{Entry, Extent, FrameRef, Kind, MapForm, MapFrame};
 use super::hunk;
+use super::list::List;
 use super::map::{self, Run};
 use super::pack::{self, PackKind};
+use super::pages::Layered;
 use super::path::EntryPath;
 use super::read::{Decoder, PackReader};
 use super::root::{HunkRef, Root};
@@ -96,28 +98,61 @@ pub fn each_entry(packs: &PackReader, root: &Root, mut take: impl FnMut(Entry) -
 ///
 /// # Errors
 /// A store that fails; damage; those of `take`.
-pub fn each_map_frame(packs: &PackReader, map: &Map, mut take: impl FnMut(FrameRef, u64) -> Result<()>) -> Result<()> {
-    packs.each(&map.frames, |part| take(part.frame, part.content))
+pub fn each_map_frame(
+    packs: &PackReader,
+    frames: &List<MapFrame>,
+    mut take: impl FnMut(FrameRef, u64) -> Result<()>,
+) -> Result<()> {
+    packs.each(frames, |part| take(part.frame, part.content))
 }
 
-/// Calls `take` with every run of a file's map, in order, and checks that they add up to the file.
+/// Calls `take` with every extent of a file's map, in the order of the file, and checks that they add up to it.
 ///
 /// # Errors
 /// A store that fails; damage; those of `take`.
-pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Run) -> Result<()>) -> Result<()> {
-    let Some(map) = &entry.map else { return Ok(()) };
-    let mut decoder = Decoder::new()?;
-    let mut left = entry.size;
+pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) -> Result<()>) -> Result<()> {
     let wrong = || Error::damage(format!("read the map of {}", entry.path), "it does not add up to the file's size");
-    each_map_frame(packs, map, |frame, content| {
-        let mut sum = 0u64;
-        for run in read_map_frame(packs, &frame, &mut decoder)? {
-            sum = sum.saturating_add(run.extent.length);
-            left = left.checked_sub(run.extent.length).ok_or_else(wrong)?;
-            take(run)?;
+    let mut left = entry.size;
+    match entry.map.as_ref().map(|map| &map.form) {
+        None => return Ok(()),
+        Some(MapForm::Blocks(frames)) => {
+            let mut decoder = Decoder::new()?;
+            each_map_frame(packs, frames, |frame, content| {
+                let mut sum = 0u64;
+                for run in read_map_frame(packs, &frame, &mut decoder)? {
+                    sum = sum.saturating_add(run.extent.length);
+                    left = left.checked_sub(run.extent.length).ok_or_else(wrong)?;
+                    take(run.extent)?;
+                }
+                if sum == content { Ok(()) } else { Err(wrong()) }
+            })?;
         }
-        if sum == content { Ok(()) } else { Err(wrong()) }
-    })?;
+        Some(MapForm::Pages(map)) => {
+            let mut layers = Layered::without_tags(packs, map, entry.size)?;
+            let mut next = 0;
+            // Runs of two layers may lie one after the other in one pack.
+            let mut last: Option<Extent> = None;
+            while let Some((block, extent)) = layers.next_run()? {
+                if block != next {
+                    let why = format!("no layer says where the block {next} is");
+                    return Err(Error::damage(format!("read the map of {}", entry.path), why));
+                }
+                next = block + extent.length.div_ceil(u64::from(map.block));
+                left = left.checked_sub(extent.length).ok_or_else(wrong)?;
+                last = match last {
+                    Some(last) if last.continued_by(&extent) => {
+                        Some(Extent { length: last.length + extent.length, ..last })
+                    }
+                    Some(last) => {
+                        take(last)?;
+                        Some(extent)
+                    }
+                    None => Some(extent),
+                };
+            }
+            last.map_or(Ok(()), &mut take)?;
+        }
+    }
     if left == 0 { Ok(()) } else { Err(wrong()) }
 }
 
@@ -153,6 +188,7 @@ mod tests {
             header: 512,
             extents: vec![],
             map: None,
+            database: None,
         }
     }
 

@@ -114,7 +114,7 @@ impl Output for Nowhere<'_> {
         for extent in entry.content_extents() {
             frames.hash(&extent, &mut hasher, self.ctx)?;
         }
-        tree::each_run(self.packs, entry, |run| frames.hash(&run.extent, &mut hasher, self.ctx))?;
+        tree::each_run(self.packs, entry, |extent| frames.hash(&extent, &mut hasher, self.ctx))?;
         Ok(Hash::from(&hasher.finalize()))
     }
 }

@@ -1,0 +1,363 @@
+//! Where the pages of a database are: blocks of one size, by position, in layers of which a newer one hides older ones.
+//!
+//! A layer is a list of index frames of kind `pages`, in ascending order of blocks. A line of a frame is a stretch of a
+//! pack's content and the blocks whose bytes lie there one after the other. [`Layered`] joins the layers of a file.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use blake3::hazmat::ChainingValue;
+use serde::{Deserialize, Serialize};
+
+use super::entry::Extent;
+use super::hex::{Hex, PackId};
+use super::lines::{Frame, Lines, PackNumbers};
+use super::map::MapPart;
+
+pub use super::layered::Layered;
+
+/// The most blocks of a frame.
+pub const MAX_BLOCKS: u64 = 8192;
+/// No file has a block of a greater number.
+const MAX_BLOCK_NUMBER: u64 = 1 << 54;
+/// Hex digits of a tag.
+const DIGITS: usize = 16;
+
+/// Tells blocks apart: short, and keyed so that nobody can make two blocks that are told for one.
+pub type Tag = Hex<8>;
+
+/// The tag of a block whose chaining value in its file's hash is `value`; `key` is the vault's `hash_key`.
+pub fn tag(key: &[u8; 32], value: &ChainingValue) -> Tag {
+    let hash = blake3::keyed_hash(key, value);
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    Hex(first)
+}
+
+/// A block and where its bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Its number in the file: it begins at this many block sizes.
+    pub block: u64,
+    /// Where its bytes are; shorter than a block only at the file's end.
+    pub extent: Extent,
+    /// Its tag.
+    pub tag: Tag,
+}
+
+/// Consecutive blocks of the file whose bytes lie consecutively in a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The first block.
+    pub block: u64,
+    /// How many blocks.
+    pub count: u64,
+    /// Where they are; only the last block may be short.
+    pub extent: Extent,
+    /// Where the tags of its blocks begin in the frame's.
+    pub tags: usize,
+}
+
+impl Piece {
+    /// The block after its last one.
+    pub fn end(&self) -> u64 {
+        self.block + self.count
+    }
+
+    /// The part of it from block `from` until before block `to`, which lie in it in this order.
+    pub fn part(&self, from: u64, to: u64, block: u32) -> Extent {
+        let (skip, end) = ((from - self.block) * u64::from(block), (to - self.block) * u64::from(block));
+        let offset = if self.extent.pack.is_some() { self.extent.offset + skip } else { 0 };
+        Extent { pack: self.extent.pack, offset, length: end.min(self.extent.length) - skip }
+    }
+}
+
+/// What a frame says.
+#[derive(Debug, Default)]
+pub struct Pieces {
+    /// In ascending order of blocks; none overlap.
+    pub list: Vec<Piece>,
+    /// The blocks' tags, line by line; empty if they were not asked for.
+    pub tags: Vec<Tag>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    extent: (Option<u32>, u64, u64),
+    places: Vec<u64>,
+    #[serde(borrow)]
+    tags: Cow<'a, str>,
+}
+
+/// A line that is being collected.
+#[derive(Debug)]
+struct Line {
+    extent: Extent,
+    places: Vec<u64>,
+    /// The block after the last one.
+    end: u64,
+    tags: String,
+}
+
+/// Collects blocks until a frame is full.
+#[derive(Debug)]
+pub struct LayerBuilder {
+    block: u32,
+    lines: Vec<Line>,
+    /// The lines that can go on, by pack and offset of what would continue them.
+    open: HashMap<(Option<PackId>, u64), usize>,
+    blocks: u64,
+}
+
+impl LayerBuilder {
+    /// A builder for blocks of so many bytes.
+    pub fn new(block: u32) -> Self {
+        LayerBuilder { block, lines: Vec::new(), open: HashMap::new(), blocks: 0 }
+    }
+
+    /// Adds the next block, which comes after all before it; gives the frame when it ends with this block.
+    pub fn push(&mut self, placed: &Placed) -> Option<MapPart> {
+        let Placed { block, extent, tag } = placed;
+        let key = |at| (extent.pack, if extent.pack.is_some() { at } else { 0 });
+        let line = match self.open.remove(&key(extent.offset)) {
+            Some(number) => number,
+            None => {
+                let start = Extent { length: 0, ..*extent };
+                self.lines.push(Line { extent: start, places: Vec::new(), end: 0, tags: String::new() });
+                self.lines.len() - 1
+            }
+        };
+        let going_on = &mut self.lines[line];
+        match going_on.places.last_mut() {
+            Some(count) if going_on.end == *block => *count += 1,
+            _ => going_on.places.extend([block - going_on.end, 1]),
+        }
+        going_on.end = block + 1;
+        going_on.extent.length += extent.length;
+        push_hex(tag, &mut going_on.tags);
+        // A short block is the last of its line.
+        if extent.length == u64::from(self.block) {
+            self.open.insert(key(extent.end()), line);
+        }
+        self.blocks += 1;
+        if self.blocks >= MAX_BLOCKS { self.finish() } else { None }
+    }
+
+    /// The frame of what was added since the last one; none if nothing was.
+    pub fn finish(&mut self) -> Option<MapPart> {
+        let lines = std::mem::replace(self, LayerBuilder::new(self.block)).lines;
+        if lines.is_empty() {
+            return None;
+        }
+        let mut frame = Frame::new("pages");
+        let mut packs = PackNumbers::default();
+        let mut content = 0;
+        for line in lines {
+            content += line.extent.length;
+            let wire = Wire {
+                extent: (line.extent.pack.map(|p| packs.of(p)), line.extent.offset, line.extent.length),
+                places: line.places,
+                tags: Cow::Owned(line.tags),
+            };
+            // Numbers, and strings of hex digits, are always JSON.
+            frame.line(&serde_json::to_vec(&wire).unwrap_or_default());
+        }
+        Some(MapPart { bytes: frame.finish(packs.packs()), content, packs: packs.packs().to_vec() })
+    }
+}
+
+fn push_hex(tag: &Tag, text: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in tag.0 {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+}
+
+/// The blocks of a `pages` frame, in ascending order; blocks are of `block` bytes.
+///
+/// # Errors
+/// Text that says what is wrong with the bytes.
+pub fn parse(bytes: &[u8], block: u32) -> Result<Vec<Placed>, String> {
+    let pieces = parse_pieces(bytes, block, true)?;
+    let mut placed = Vec::with_capacity(pieces.tags.len());
+    for piece in &pieces.list {
+        let tags = &pieces.tags[piece.tags..];
+        placed.extend((piece.block..piece.end()).zip(tags).map(|(number, tag)| {
+            let extent = piece.part(number, number + 1, block);
+            Placed { block: number, extent, tag: *tag }
+        }));
+    }
+    Ok(placed)
+}
+
+/// The pieces of a `pages` frame, with the blocks' tags or without them.
+///
+/// # Errors
+/// Text that says what is wrong with the bytes.
+pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces, String> {
+    let (lines, packs) = Lines::parse("pages", bytes)?;
+    let mut pieces = Pieces::default();
+    let mut blocks = 0;
+    for line in lines {
+        let wire: Wire = serde_json::from_slice(line).map_err(|e| format!("a line of a page map: {e}"))?;
+        let before = blocks;
+        parse_line(&wire, &packs, u64::from(block.max(1)), &mut blocks, &mut pieces.list)?;
+        if wire.tags.len() as u64 != (blocks - before) * DIGITS as u64 {
+            return Err("a page map: not one tag for every block".into());
+        }
+        if with_tags {
+            for digits in wire.tags.as_bytes().as_chunks::<DIGITS>().0 {
+                pieces.tags.push(unhex(digits).ok_or("a page map: a tag that is not 16 lowercase hex digits")?);
+            }
+        }
+    }
+    // The blocks of one line ascend; those of several interleave.
+    pieces.list.sort_unstable_by_key(|piece| piece.block);
+    match pieces.list.windows(2).find(|pair| pair[1].block < pair[0].end()) {
+        Some(pair) => Err(format!("a page map: the block {} twice in one frame", pair[1].block)),
+        None => Ok(pieces),
+    }
+}
+
+/// Adds the pieces of a line; `blocks` counts those of the frame.
+fn parse_line(
+    wire: &Wire,
+    packs: &[PackId],
+    block: u64,
+    blocks: &mut u64,
+    list: &mut Vec<Piece>,
+) -> Result<(), String> {
+    let (number, mut offset, length) = wire.extent;
+    let pack = number.map(|n| packs.get(n as usize).copied().ok_or(n)).transpose();
+    let pack = pack.map_err(|n| format!("a page map: pack number {n} of {}", packs.len()))?;
+    let in_range = |end| if pack.is_some() { end <= 1 << 48 } else { offset == 0 };
+    if !offset.checked_add(length).is_some_and(in_range) {
+        return Err("a page map: an extent out of range".into());
+    }
+    let (places, odd) = wire.places.as_chunks::<2>();
+    if places.is_empty() || !odd.is_empty() {
+        return Err("a page map: a line without places".into());
+    }
+    let (mut at, mut left) = (0u64, length);
+    for &[skip, count] in places {
+        let first = at.checked_add(skip).filter(|first| *first <= MAX_BLOCK_NUMBER);
+        let first = first.ok_or("a page map: a block beyond every file")?;
+        if count == 0 || count > MAX_BLOCKS - *blocks || left == 0 {
+            return Err("a page map: places that do not fit their extent, or too many".into());
+        }
+        let length = left.min(count * block);
+        list.push(Piece { block: first, count, extent: Extent { pack, offset, length }, tags: *blocks as usize });
+        at = first + count;
+        left -= length;
+        offset += if pack.is_some() { length } else { 0 };
+        *blocks += count;
+        // All blocks are whole but the last of the line, which has at least one byte.
+        if length <= (count - 1) * block {
+            return Err("a page map: blocks that do not add up to their extent".into());
+        }
+    }
+    if left == 0 { Ok(()) } else { Err("a page map: blocks that do not add up to their extent".into()) }
+}
+
+/// For every byte the value of the hex digit that it is; 255 if it is none.
+const VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut n = 0;
+    while n < 16 {
+        values[b"0123456789abcdef"[n] as usize] = n as u8;
+        n += 1;
+    }
+    values
+};
+
+fn unhex(digits: &[u8; DIGITS]) -> Option<Tag> {
+    let (mut tag, mut all) = ([0; DIGITS / 2], 0);
+    for (byte, &[high, low]) in tag.iter_mut().zip(digits.as_chunks::<2>().0) {
+        let (high, low) = (VALUES[usize::from(high)], VALUES[usize::from(low)]);
+        all |= high | low;
+        *byte = high << 4 | low & 15;
+    }
+    (all < 16).then_some(Hex(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(block: u64, pack: u8, offset: u64, length: u64) -> Placed {
+        let tag = Hex(block.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        Placed { block, extent: Extent { pack: (pack > 0).then_some(Hex([pack; 16])), offset, length }, tag }
+    }
+
+    fn text(part: &MapPart) -> String {
+        String::from_utf8(part.bytes.clone()).unwrap()
+    }
+
+    #[test]
+    fn blocks_come_back_and_interleaved_sources_make_few_lines() {
+        let mut builder = LayerBuilder::new(1024);
+        let blocks: Vec<_> = (0..20_000u64)
+            .filter(|n| n % 7 != 3)
+            .map(|n| match n {
+                19_999 => placed(n, 1, 900 << 10, 1000),
+                _ if n % 100 == 50 => placed(n, 0, 0, 1024),
+                _ => placed(n, 1 + (n % 2) as u8, (n / 2) << 10, 1024),
+            })
+            .collect();
+        let mut parts: Vec<MapPart> = blocks.iter().filter_map(|placed| builder.push(placed)).collect();
+        parts.extend(builder.finish());
+        assert!(builder.finish().is_none());
+        assert_eq!(parts.iter().map(|p| p.content).sum::<u64>(), blocks.iter().map(|b| b.extent.length).sum::<u64>());
+        let back: Vec<_> = parts.iter().flat_map(|part| parse(&part.bytes, 1024).unwrap()).collect();
+        assert_eq!(back, blocks);
+
+        let mut builder = LayerBuilder::new(1024);
+        for n in 0..6 {
+            assert!(builder.push(&placed(10 + n, 1 + (n % 2) as u8, 5000 + (n / 2) * 1024, 1024)).is_none());
+        }
+        let part = builder.finish().unwrap();
+        assert_eq!((text(&part).lines().count(), part.packs.len()), (3, 2));
+        assert!(text(&part).contains(r#"{"extent":[0,5000,3072],"places":[10,1,1,1,1,1],"tags":"#), "{}", text(&part));
+    }
+
+    #[test]
+    fn lies_are_refused() {
+        let frame = |lines: &str| format!("{{\"lastgood\":\"pages\",\"packs\":[\"{}\"]}}\n{lines}\n", "0".repeat(32));
+        let line = |extent: &str, places: &str, tags: usize| {
+            format!(r#"{{"extent":{extent},"places":{places},"tags":"{}"}}"#, "0123456789abcdef".repeat(tags))
+        };
+        let whole = line("[0,0,2048]", "[5,1,3,1]", 2);
+        assert_eq!(parse(frame(&whole).as_bytes(), 1024).unwrap()[1].block, 9);
+        let max = u64::MAX;
+        for (lines, why) in [
+            (line("[1,0,5]", "[0,1]", 1), "pack number 1"),
+            (line(&format!("[0,{max},5]"), "[0,1]", 1), "out of range"),
+            (line("[null,7,5]", "[0,1]", 1), "out of range"),
+            (line("[0,0,0]", "[0,1]", 1), "do not fit"),
+            (line("[0,0,5]", "[]", 0), "without places"),
+            (line("[0,0,5]", "[0]", 0), "without places"),
+            (line("[0,0,5]", "[0,0]", 0), "do not fit"),
+            (line("[0,0,5]", &format!("[{max},1]"), 1), "beyond every file"),
+            (line("[0,0,2048]", &format!("[5,1,{max},1]"), 2), "beyond every file"),
+            (line("[0,0,2048]", &format!("[0,{max}]"), 1), "too many"),
+            (line("[0,0,8389632]", "[0,8193]", 8193), "too many"),
+            (line("[0,0,1024]", "[0,2]", 2), "add up"),
+            (line("[0,0,1025]", "[0,1]", 1), "add up"),
+            (line("[0,0,1000]", "[0,1,1,1]", 2), "do not fit"),
+            (line("[0,0,2048]", "[0,2]", 1), "one tag"),
+            (line("[0,0,1024]", "[0,1]", 1).replace("abcdef", "ABCDEF"), "hex"),
+            (line("[0,0,1024]", "[0,1]", 1).replace("abcdef", "µµµ"), "hex"),
+            (format!("{whole}\n{}", line("[0,8192,1024]", "[9,1]", 1)), "twice"),
+        ] {
+            let said = parse(frame(&lines).as_bytes(), 1024).unwrap_err();
+            assert!(said.contains(why), "{lines:.200}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_tag_depends_on_the_key_and_the_whole_value() {
+        assert_ne!(tag(&[1; 32], &[0; 32]), tag(&[2; 32], &[0; 32]));
+        assert_ne!(tag(&[1; 32], &[0; 32]), tag(&[1; 32], &[1; 32]));
+    }
+}
