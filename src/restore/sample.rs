@@ -8,12 +8,16 @@ use crate::monitor::{Context, Silent};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::vault::Vault;
-use crate::vault::entry::{Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, padding};
+use crate::vault::entry::{
+    Database, Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, PackUse, PageMap, Taken, padding,
+};
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::hunk::HunkBuilder;
+use crate::vault::lines::Frame;
 use crate::vault::list::List;
 use crate::vault::map::MapBuilder;
 use crate::vault::pack::{PackInfo, PackKind, name, write_table};
+use crate::vault::pages::{LayerBuilder, Placed};
 use crate::vault::path::{Bytes, EntryPath};
 use crate::vault::root::{FORMAT, HunkRef, PackList, Place, Reason, Root, SNAPSHOTS, SnapshotName, State, Totals};
 
@@ -22,6 +26,16 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 /// A context with two threads that hears nothing.
 pub fn context() -> Context<'static> {
     Context { random: &crate::monitor::system_random, threads: 2, stop: &GO_ON, monitor: &Silent }
+}
+
+/// Blocks of these numbers, one after the other in an extent, whose last one may be short.
+pub fn pages(extent: Extent, block: u32, numbers: impl IntoIterator<Item = u64>) -> Vec<Placed> {
+    let offsets = (0..extent.length).step_by(block as usize);
+    let place = |(number, skip): (u64, u64)| {
+        let part = Extent { offset: extent.offset + skip, length: (extent.length - skip).min(block.into()), ..extent };
+        Placed { block: number, extent: part, tag: Hex(number.to_be_bytes()) }
+    };
+    numbers.into_iter().zip(offsets).map(place).collect()
 }
 
 fn random_id() -> PackId {
@@ -198,6 +212,60 @@ impl Sample {
         self.packs.push(pack.store(self.store));
         let entry = self.file_at(path, content, &[]);
         entry.map = Some(Map { form: MapForm::Blocks(List::Items(frames)), packs });
+        entry
+    }
+
+    /// Stores the layers of a page map, three blocks a frame, every other one's frames in list frames; also gives the packs
+    /// that hold them.
+    pub fn layers(&mut self, block: u32, layers: &[Vec<Placed>]) -> (Vec<List<MapFrame>>, Vec<PackId>) {
+        let mut packs = Vec::new();
+        let mut layer = |(number, layer): (usize, &Vec<Placed>)| {
+            let mut pack = PackWriter::new(PackKind::Index);
+            let mut frame = |bytes: &[u8]| {
+                let offset = pack.frame(bytes);
+                FrameRef { pack: pack.id, offset, length: bytes.len() as u64, hash: Hash::of(bytes) }
+            };
+            let mut frames = Vec::new();
+            for some in layer.chunks(3) {
+                let mut builder = LayerBuilder::new(block);
+                assert!(some.iter().all(|placed| builder.push(placed).is_none()));
+                let part = builder.finish().unwrap();
+                frames.push(MapFrame { frame: frame(&part.bytes), content: part.content });
+            }
+            let list = if number % 2 == 0 {
+                List::Items(frames)
+            } else {
+                let mut lists = Vec::new();
+                for some in frames.chunks(2) {
+                    let mut list = Frame::new("list");
+                    some.iter().for_each(|item| list.line(&serde_json::to_vec(item).unwrap()));
+                    lists.push(frame(&list.finish(&[])));
+                }
+                List::Frames(lists)
+            };
+            if !layer.is_empty() {
+                packs.push(pack.id);
+                self.packs.push(pack.store(self.store));
+            }
+            list
+        };
+        let lists = layers.iter().enumerate().map(&mut layer).collect();
+        (lists, packs)
+    }
+
+    /// Adds a database whose blocks are in these layers, the oldest first.
+    pub fn paged(&mut self, path: &str, content: &[u8], block: u32, layers: &[Vec<Placed>]) -> &mut Entry {
+        let (lists, mut packs) = self.layers(block, layers);
+        let all = layers.iter().flatten().filter(|placed| placed.block * u64::from(block) < content.len() as u64);
+        let newest: BTreeMap<u64, Option<PackId>> = all.map(|placed| (placed.block, placed.extent.pack)).collect();
+        let mut live = BTreeMap::new();
+        newest.into_values().flatten().for_each(|pack| *live.entry(pack).or_insert(0u64) += 1);
+        packs.extend(live.keys());
+        let live = live.into_iter().map(|(pack, live)| PackUse { pack, live, stored: live + 1 }).collect();
+        let form = MapForm::Pages(PageMap { block, layers: lists, live, credit: 7 });
+        let entry = self.file_at(path, content, &[]);
+        entry.map = Some(Map { form, packs });
+        entry.database = Some(Database { taken: Taken::Live, wal: None, journal: None, check: None });
         entry
     }
 

@@ -18,6 +18,8 @@ pub struct Layered<'a> {
     block: u32,
     size: u64,
     with_tags: bool,
+    /// Whether the layers are all that the file has, so that no block may be shorter than it has to be.
+    whole: bool,
     /// Newest first.
     layers: Vec<Layer>,
     /// Blocks up to here were given or are in no layer.
@@ -51,7 +53,7 @@ impl<'a> Layered<'a> {
     /// # Errors
     /// No memory for a decoder.
     pub fn new(packs: &'a PackReader<'a>, map: &PageMap, size: u64) -> Result<Self> {
-        Self::of(packs, map, 0, size, true)
+        Self::of(packs, map, 0, size)
     }
 
     /// The blocks without their tags, for [`Layered::next_run`].
@@ -59,21 +61,27 @@ impl<'a> Layered<'a> {
     /// # Errors
     /// No memory for a decoder.
     pub fn without_tags(packs: &'a PackReader<'a>, map: &PageMap, size: u64) -> Result<Self> {
-        Self::of(packs, map, 0, size, false)
+        Ok(Layered { with_tags: false, ..Self::of(packs, map, 0, size)? })
     }
 
-    /// The blocks that the layer of number `oldest` and all newer ones have.
-    ///
-    /// # Errors
-    /// No memory for a decoder.
-    pub fn newest(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64) -> Result<Self> {
-        Self::of(packs, map, oldest, size, true)
+    /// The blocks that the layer of number `oldest` and all newer ones have, for whoever puts another layer over them:
+    /// a block that it hides may be of any length.
+    pub(super) fn hidden(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64) -> Result<Self> {
+        Ok(Layered { whole: false, ..Self::of(packs, map, oldest, size)? })
     }
 
-    fn of(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64, with_tags: bool) -> Result<Self> {
-        let layers = map.layers.iter().skip(oldest).rev().map(Layer::of).collect();
-        let run = Run { layer: 0, from: 0, to: 0 };
-        Ok(Layered { packs, decoder: Decoder::new()?, block: map.block.max(1), size, with_tags, layers, at: 0, run })
+    fn of(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64) -> Result<Self> {
+        Ok(Layered {
+            packs,
+            decoder: Decoder::new()?,
+            block: map.block.max(1),
+            size,
+            with_tags: true,
+            whole: true,
+            layers: map.layers.iter().skip(oldest).rev().map(Layer::of).collect(),
+            at: 0,
+            run: Run { layer: 0, from: 0, to: 0 },
+        })
     }
 
     /// The next block that some layer has and the file has too.
@@ -126,13 +134,22 @@ impl<'a> Layered<'a> {
         self.at = run.to;
         let layer = &self.layers[run.layer];
         let extent = layer.pieces.list[layer.next].part(run.from, run.to, self.block);
-        let block = u64::from(self.block);
-        if extent.length != (run.to * block).min(self.size) - run.from * block {
-            let why = format!("the blocks from {} to {} are not as long as they have to be", run.from, run.to - 1);
-            return Err(Error::damage("read the map of a database", why));
+        if self.whole && extent.length != length(run.from, run.to, self.block, self.size) {
+            return Err(wrong_length(run.from));
         }
         Ok(Some(run))
     }
+}
+
+/// How many bytes of a file the blocks from `from` until before `to` are, which it has.
+pub(super) fn length(from: u64, to: u64, block: u32, size: u64) -> u64 {
+    (to * u64::from(block)).min(size) - from * u64::from(block)
+}
+
+/// What is wrong where a block that is not the file's last is short, or the last too long.
+pub(super) fn wrong_length(block: u64) -> Error {
+    let why = format!("a block, the number {block} or one after it, is not as long as the file's size says");
+    Error::damage("read the map of a database", why)
 }
 
 impl Layer {
@@ -185,5 +202,178 @@ impl Layer {
             let damage = |why| Error::damage(format!("read {}", pack::name(PackKind::Index, list.pack)), why);
             self.frames = list::parse(&bytes).map_err(damage)?.into();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::restore::sample::Sample;
+    use crate::vault::fold::{Fold, blocks_of_layers, fold, suffix_to_fold};
+    use crate::vault::map::MapPart;
+    use crate::vault::pages::parse;
+
+    const BLOCK: u32 = 1024;
+
+    /// A layer, by block: a pack (0 for zeros) and a place in it.
+    type Said = BTreeMap<u64, (u8, u64)>;
+
+    fn placed(layer: &Said, size: u64) -> Vec<Placed> {
+        let place = |(&block, &(pack, place)): (&u64, &(u8, u64))| {
+            let length = size.saturating_sub(block * 1024).clamp(1, 1024);
+            let offset = if pack == 0 { 0 } else { place * 1024 };
+            let extent = Extent { pack: (pack > 0).then_some(Hex([pack; 16])), offset, length };
+            let tag = Hex((block << 32 | u64::from(pack) << 16 | place).to_be_bytes());
+            Placed { block, extent, tag }
+        };
+        layer.iter().map(place).collect()
+    }
+
+    fn all(mut layers: Layered) -> Vec<Placed> {
+        std::iter::from_fn(|| layers.next().unwrap()).collect()
+    }
+
+    fn any_layers() -> impl Strategy<Value = (Vec<Said>, u64)> {
+        let layer = prop::collection::btree_map(0..40u64, (0..3u8, 0..40u64), 0..30);
+        (prop::collection::vec(layer, 1..6), 1..42_000u64)
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_layer_that_has_a_block_says_where_it_is((said, size) in any_layers(), oldest: prop::sample::Index) {
+            let mut sample = Sample::new();
+            let layers: Vec<_> = said.iter().map(|layer| placed(layer, size)).collect();
+            let (lists, _) = sample.layers(BLOCK, &layers);
+            let map = PageMap { block: BLOCK, layers: lists, live: vec![], credit: 0 };
+            let packs = PackReader::new(sample.store, sample.packs.iter().map(|p| (p.id, *p)).collect());
+            let model = |layers: &[Vec<Placed>]| -> Vec<Placed> {
+                let all: BTreeMap<_, _> = layers.iter().flatten().map(|placed| (placed.block, *placed)).collect();
+                all.into_values().filter(|placed| placed.block * 1024 < size).collect()
+            };
+            let expected = model(&layers);
+            prop_assert_eq!(&all(Layered::new(&packs, &map, size).unwrap()), &expected);
+
+            let mut runs = Layered::without_tags(&packs, &map, size).unwrap();
+            let mut by_run = Vec::new();
+            while let Some((block, extent)) = runs.next_run().unwrap() {
+                let piece = Piece { block, count: extent.length.div_ceil(1024), extent, tags: 0 };
+                by_run.extend((block..piece.end()).map(|n| (n, piece.part(n, n + 1, BLOCK))));
+            }
+            prop_assert_eq!(by_run, expected.iter().map(|p| (p.block, p.extent)).collect::<Vec<_>>());
+
+            // The newest layers as one, from any on; and all but the very newest, which comes in block by block.
+            let parts = std::cell::RefCell::new(Vec::new());
+            let mut store = |part: &MapPart| {
+                parts.borrow_mut().extend(parse(&part.bytes, BLOCK).unwrap());
+                Ok(FrameRef { pack: Hex([9; 16]), offset: 0, length: 0, hash: Hex([0; 16]) })
+            };
+            let oldest = oldest.index(layers.len());
+            let frames = fold(&packs, &map, oldest, size, &mut store).unwrap();
+            prop_assert_eq!(&parts.take(), &model(&layers[oldest..]));
+            prop_assert_eq!(frames.len(), usize::from(!model(&layers[oldest..]).is_empty()));
+
+            let (newest, older) = layers.split_last().unwrap();
+            let below = PageMap { layers: map.layers[..older.len()].to_vec(), ..map.clone() };
+            let mut fold = Fold::new(&packs, &below, 0, size).unwrap();
+            for placed in newest.iter().filter(|placed| placed.block * 1024 < size) {
+                fold.push(placed, &mut store).unwrap();
+            }
+            fold.finish(&mut store).unwrap();
+            prop_assert_eq!(parts.take(), expected);
+            let blocks: Vec<_> = layers.iter().map(|layer| layer.len() as u64).collect();
+            if size > 40 * 1024 {
+                prop_assert_eq!(blocks_of_layers(&packs, &map).unwrap(), blocks);
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_writer_writes_is_damage() {
+        let layer = |blocks: &[(u64, u64)]| {
+            let place = |&(block, length)| {
+                let extent = Extent { pack: Some(Hex([1; 16])), offset: block * 1024, length };
+                Placed { block, extent, tag: Hex([0; 8]) }
+            };
+            blocks.iter().map(place).collect::<Vec<_>>()
+        };
+        let whole: Vec<_> = (0..8).map(|n| (n, 1024)).collect();
+        let read = |layers: &[Vec<Placed>], size, change: &dyn Fn(&mut PageMap)| {
+            let mut sample = Sample::new();
+            let (layers, _) = sample.layers(BLOCK, layers);
+            let mut map = PageMap { block: BLOCK, layers, live: vec![], credit: 0 };
+            change(&mut map);
+            let packs = PackReader::new(sample.store, sample.packs.iter().map(|p| (p.id, *p)).collect());
+            let mut layered = Layered::new(&packs, &map, size).unwrap();
+            loop {
+                match layered.next() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return "nothing".to_owned(),
+                    Err(why) => return why.to_string(),
+                }
+            }
+        };
+        let items = |map: &mut PageMap, change: &dyn Fn(&mut Vec<MapFrame>)| match &mut map.layers[0] {
+            List::Items(items) => change(items),
+            List::Frames(_) => panic!("the first layer's frames are in place"),
+        };
+        type Case<'a> = (Vec<Vec<Placed>>, u64, &'a dyn Fn(&mut PageMap), &'a str);
+        let cases: [Case; 9] = [
+            (vec![layer(&whole)], 8192, &|_| {}, "nothing"),
+            (vec![layer(&whole)], 8191, &|_| {}, "not as long"),
+            (vec![layer(&[(0, 1000)]), layer(&[(1, 1024)])], 2048, &|_| {}, "not as long"),
+            (vec![layer(&[(0, 1000)]), layer(&[(0, 1024)])], 1024, &|_| {}, "nothing"),
+            (vec![layer(&whole)], 8192, &|map| map.block = 2048, "add up"),
+            (vec![layer(&whole)], 8192, &|map| items(map, &|frames| frames.swap(0, 1)), "out of order"),
+            (vec![layer(&whole)], 8192, &|map| items(map, &|frames| frames[1].content -= 1), "holds 3072 bytes"),
+            (
+                vec![layer(&whole)],
+                8192,
+                &|map| items(map, &|frames| frames[1].frame.hash = Hex([0; 16])),
+                "not the one",
+            ),
+            (
+                vec![layer(&whole)],
+                8192,
+                &|map| {
+                    map.layers.push(List::Frames(vec![match &map.layers[0] {
+                        List::Items(items) => items[0].frame,
+                        List::Frames(lists) => lists[0],
+                    }]))
+                },
+                "kind \"pages\" where \"list\"",
+            ),
+        ];
+        for (layers, size, change, why) in cases {
+            let said = read(&layers, size, change);
+            assert!(said.contains(why), "{why}: {said}");
+        }
+    }
+
+    #[test]
+    fn layers_stay_few_and_blocks_are_seldom_written_again() {
+        let (mut layers, mut written, mut most) = (vec![264_000u64], 0, 0);
+        for _ in 0..1000 {
+            layers.push(2640);
+            if let Some(first) = suffix_to_fold(&layers) {
+                let one = layers.drain(first..).sum::<u64>();
+                layers.push(if first == 0 { 264_000 } else { one });
+                written += one;
+            }
+            assert!(suffix_to_fold(&layers).is_none());
+            most = most.max(layers.len());
+        }
+        assert!(most <= 12, "{most} layers");
+        assert!(written < 1000 * 2640 * 12, "{written} blocks written again");
+        assert_eq!(suffix_to_fold(&[]), None);
+        assert_eq!(suffix_to_fold(&[0]), None);
+        assert_eq!(suffix_to_fold(&[10, 4]), None);
+        assert_eq!(suffix_to_fold(&[10, 5]), Some(0));
+        assert_eq!(suffix_to_fold(&[100, 4, 1, 3]), Some(2));
+        assert_eq!(suffix_to_fold(&[100, 4, 8, 4]), Some(1));
+        assert_eq!(suffix_to_fold(&[u64::MAX, u64::MAX, u64::MAX]), Some(0));
     }
 }

@@ -4,6 +4,7 @@
 //! or through the [`pages`] of a database.
 
 pub mod entry;
+pub mod fold;
 pub mod hex;
 pub mod hunk;
 mod layered;
