@@ -84,6 +84,10 @@ pub fn restore(report: &restore::Report, now: Timestamp) -> String {
             format_args!("  before   what was there is in {}; delete it when nothing is missing", path(aside)),
         );
     }
+    for side in &report.moved_beside {
+        let why = "it would have brought the old database's data back";
+        line(&mut text, format_args!("  before   {} is there too: {why}", name(side.bytes())));
+    }
     for newer in &report.passed_over {
         line(
             &mut text,

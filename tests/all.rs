@@ -8,6 +8,7 @@ mod export;
 mod fuzz_corpus;
 mod inspect;
 mod restore;
+mod restore_beside;
 mod roundtrip;
 mod support;
 mod vaults;

@@ -5,6 +5,7 @@
 //!                                                                        stage, place, fill: into the target ◄──┘
 //! ```
 
+pub mod beside;
 pub mod content;
 pub mod fill;
 pub mod place;
@@ -75,6 +76,8 @@ pub struct Report {
     pub bytes: u64,
     /// Where that is now which was there before.
     pub moved_aside: Option<PathBuf>,
+    /// Side files of databases that lay beside restored ones, and are there too now.
+    pub moved_beside: Vec<EntryPath>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// With `skip_damaged`: what could not be restored. Not empty means that the snapshot is damaged.
@@ -107,6 +110,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         files: 0,
         bytes: 0,
         moved_aside: None,
+        moved_beside: Vec::new(),
         warnings: Vec::new(),
         not_restored: Vec::new(),
         passed_over,
@@ -156,7 +160,8 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     };
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
     let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
-    report.moved_aside = place.put(staging, now, &dress).map_err(within)?;
+    let replaced = place.put(staging, now, &dress).map_err(within)?;
+    (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
     shortfall(&tree, &mut report);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)

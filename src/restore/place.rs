@@ -15,13 +15,22 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags, renameat_with, statx};
 use rustix::io::Errno;
 
-use super::fill;
 use super::stage::Staging;
+use super::{beside, fill};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
 use crate::vault::path::EntryPath;
 
 const USE_IN_PLACE: &str = "Use --in-place: what is there is then moved into a folder inside the target.";
+
+/// What there was in the way.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// The folder where it is now; none if there was nothing.
+    pub aside: Option<PathBuf>,
+    /// Side files among it of databases that were put back one by one.
+    pub beside: Vec<EntryPath>,
+}
 
 /// Where a restore goes.
 #[derive(Debug)]
@@ -110,24 +119,20 @@ impl Place {
         self.in_place || (self.exists && !self.paths.is_empty())
     }
 
-    /// Puts what is in `staging`, which is whole and verified, into place. Says where the old went. `dress` gives a target
+    /// Puts what is in `staging`, which is whole and verified, into place. Says what was there. `dress` gives a target
     /// that is filled in place what the snapshot says of it.
     ///
     /// # Errors
     /// What the system refuses; the target is then as it was, or, filled in place, marked as broken.
-    pub fn put(
-        &self,
-        staging: Staging,
-        now: Timestamp,
-        dress: &dyn Fn(&OwnedFd) -> Result<()>,
-    ) -> Result<Option<PathBuf>> {
+    pub fn put(&self, staging: Staging, now: Timestamp, dress: &dyn Fn(&OwnedFd) -> Result<()>) -> Result<Replaced> {
         staging.sync()?;
         let aside = self.aside(now)?;
+        let mut beside = Vec::new();
         let moved = if self.in_place && self.paths.is_empty() {
             fill::fill(&self.target, staging, &aside, dress)?
         } else {
             let done = match self.keeps_target() {
-                true => self.put_paths(&staging, &aside),
+                true => self.put_paths(&staging, &aside, &mut beside),
                 false => swap(&staging.tree(), &self.target, &aside),
             };
             let removed = staging.remove();
@@ -137,7 +142,7 @@ impl Place {
         };
         sync_folder(&self.target)?;
         sync_folder(self.parent())?;
-        Ok(moved.then_some(aside))
+        Ok(Replaced { aside: (moved || !beside.is_empty()).then_some(aside), beside })
     }
 
     /// A name that is free, for what was there.
@@ -183,28 +188,57 @@ impl Place {
         Ok(found)
     }
 
-    fn put_paths(&self, staging: &Staging, aside: &Path) -> Result<bool> {
+    fn put_paths(&self, staging: &Staging, aside: &Path, beside: &mut Vec<EntryPath>) -> Result<bool> {
         let mut moved = false;
         for path in &self.paths {
             let part = self.missing_from(path)?;
-            let (new, at, old) = (staging.tree().join(&part), self.target.join(&part), aside.join(&part));
-            // A folder above was missing for an earlier path too, and is in place with all that is selected in it; or
-            // the entry was damaged and left out.
-            if new.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-                continue;
-            }
-            if at.symlink_metadata().is_ok() {
-                let above = old.parent().unwrap_or(aside);
-                let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(above);
-                made.doing(|| format!("make {}", above.display()))?;
-            }
-            // The new one leaves a folder that may not be writable, and that is not used itself.
-            let from = new.parent().unwrap_or(&new);
-            let open = fs::set_permissions(from, fs::Permissions::from_mode(0o700));
-            open.doing(|| format!("open {}", from.display()))?;
-            moved |= swap(&new, &at, &old)?;
-            sync_folder(at.parent().unwrap_or(&self.target))?;
+            moved |= match staging.tree().join(&part).symlink_metadata() {
+                Ok(new) if new.is_file() => self.put_file(staging, aside, path, beside)?,
+                _ => self.put_part(staging, aside, &part)?,
+            };
         }
+        Ok(moved)
+    }
+
+    /// Puts one file in, and aside what is there, with the side files of a database.
+    fn put_file(&self, staging: &Staging, aside: &Path, path: &EntryPath, beside: &mut Vec<EntryPath>) -> Result<bool> {
+        let (new, at) = (staging.tree().join(path.as_path()), self.target.join(path.as_path()));
+        // Side files that the new one brings come before it, and nothing of the old one is beside any of them.
+        let own: Vec<_> = beside::sides(path).filter(|side| self.paths.binary_search(side).is_ok()).collect();
+        let cleared = beside::clear(&new, &at, &aside.join(path.as_path()), !own.is_empty())?;
+        let put = own.iter().chain([path]).try_fold(!cleared.is_empty(), |moved, path| {
+            self.put_part(staging, aside, path.as_path()).map(|some| moved | some)
+        });
+        match put {
+            // What belongs to the old one must not lie beside the new one.
+            Err(why) if new.symlink_metadata().is_ok() => Err(cleared.undo(why)),
+            done => {
+                let gone = cleared.sides().filter_map(|from| from.strip_prefix(&self.target).ok());
+                beside.extend(gone.filter_map(|path| EntryPath::new(path.as_os_str().as_bytes()).ok()));
+                done
+            }
+        }
+    }
+
+    /// Puts one file or folder in, and aside what is there. Says whether something was.
+    fn put_part(&self, staging: &Staging, aside: &Path, part: &Path) -> Result<bool> {
+        let (new, at, old) = (staging.tree().join(part), self.target.join(part), aside.join(part));
+        // A folder above was missing for an earlier path too, and is in place with all that is selected in it; or the entry
+        // was damaged and left out; or it is a side file, and came with its database.
+        if new.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            return Ok(false);
+        }
+        if at.symlink_metadata().is_ok() {
+            let above = old.parent().unwrap_or(aside);
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(above);
+            made.doing(|| format!("make {}", above.display()))?;
+        }
+        // The new one leaves a folder that may not be writable, and that is not used itself.
+        let from = new.parent().unwrap_or(&new);
+        let open = fs::set_permissions(from, fs::Permissions::from_mode(0o700));
+        open.doing(|| format!("open {}", from.display()))?;
+        let moved = swap(&new, &at, &old)?;
+        sync_folder(at.parent().unwrap_or(&self.target))?;
         Ok(moved)
     }
 }

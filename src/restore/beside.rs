@@ -1,0 +1,215 @@
+//! The side files of a database that lie in the target: moved aside before a restored database takes the old one's place.
+//!
+//! SQLite plays a `-wal` or a hot `-journal` that it finds beside a database into it, and does not ask whether they belong
+//! together. One that is left over beside a restored database brings the old data back, and `integrity_check` says ok.
+//! Where a whole folder is exchanged, or a target filled in place, they go with everything else; this is for the files
+//! that are put back one by one.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::place::{rename, sync_folder};
+use crate::error::{Doing, Error, Result};
+use crate::vault::path::EntryPath;
+
+/// What SQLite appends to a database's name.
+const SIDES: [&str; 3] = ["-journal", "-wal", "-shm"];
+/// How a database begins.
+const DATABASE: &[u8] = b"SQLite format 3\0";
+/// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
+const MARKS: [&[u8]; 3] =
+    [&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7], &[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]];
+
+/// The entries that are side files of the database `path`, if it is one.
+pub fn sides(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
+    // A name that grows too long for an entry is none's.
+    SIDES.iter().filter_map(|side| EntryPath::new([path.bytes(), side.as_bytes()].concat()).ok())
+}
+
+/// What was moved aside for one database, and can be moved back as long as the database is not there.
+#[derive(Debug)]
+pub struct Cleared {
+    database: PathBuf,
+    /// Where each was and is.
+    moved: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Cleared {
+    /// Whether nothing was moved.
+    pub fn is_empty(&self) -> bool {
+        self.moved.is_empty()
+    }
+
+    /// Where each side file was.
+    pub fn sides(&self) -> impl Iterator<Item = &Path> {
+        self.moved.iter().map(|(from, _)| &**from).filter(|from| *from != self.database)
+    }
+
+    /// Moves all back, the first of them last. Adds to `why`, for which it is done, what stays where it is.
+    pub fn undo(self, mut why: Error) -> Error {
+        for (from, to) in self.moved.iter().rev() {
+            if let Err(stays) = rename(to, from) {
+                let place = format!("{} is now {} and could not be moved back: {stays}.", from.display(), to.display());
+                why = match why.advice() {
+                    Some(advice) => {
+                        let both = format!("{advice}\n  {place}");
+                        why.hint(both)
+                    }
+                    None => why.hint(place),
+                };
+            }
+        }
+        why
+    }
+}
+
+/// Moves the side files of the database `at` to beside `aside`, which is where that database itself will go, if the file
+/// `new` that takes its place is a database, or one of them is SQLite's by its content. With `itself`, `at` is moved as
+/// well: for a database that brings side files of its own, which must not lie beside the old one for a moment.
+///
+/// # Errors
+/// What the system refuses; nothing is moved then.
+pub fn clear(new: &Path, at: &Path, aside: &Path, itself: bool) -> Result<Cleared> {
+    let named = |of: &Path, side: &str| {
+        let mut name = of.as_os_str().to_owned();
+        name.push(side);
+        PathBuf::from(name)
+    };
+    let mut wanted: Vec<_> = SIDES.iter().map(|side| (named(at, side), named(aside, side))).collect();
+    if itself {
+        wanted.push((at.to_owned(), aside.to_owned()));
+    }
+    wanted.retain(|(from, _)| from.symlink_metadata().is_ok());
+    let mut cleared = Cleared { database: at.to_owned(), moved: Vec::new() };
+    let is_database =
+        || may_begin_with(new, &[DATABASE]) || wanted.iter().any(|(from, _)| may_begin_with(from, &MARKS));
+    if wanted.is_empty() || !is_database() {
+        return Ok(cleared);
+    }
+    let folder = aside.parent().unwrap_or(aside);
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).doing(|| format!("make {}", folder.display()))?;
+    for (from, to) in wanted {
+        let doing = || format!("move {} aside, which belongs to the database that was there", from.display());
+        if let Err(why) = rename(&from, &to).doing(doing) {
+            return Err(cleared.undo(why));
+        }
+        cleared.moved.push((from, to));
+    }
+    // In this order: a crash leaves them in one of both folders, and never beside the new database.
+    for folder in [folder, at.parent().unwrap_or(at)] {
+        if let Err(why) = sync_folder(folder) {
+            return Err(cleared.undo(why));
+        }
+    }
+    Ok(cleared)
+}
+
+/// Whether a file begins with one of `marks`; of a file that cannot be read it is taken that it does.
+fn may_begin_with(path: &Path, marks: &[&[u8]]) -> bool {
+    // Opening a fifo would wait for somebody to write into it.
+    if !path.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        return false;
+    }
+    let begin = || -> io::Result<Vec<u8>> {
+        let mut begin = Vec::with_capacity(DATABASE.len());
+        File::open(path)?.take(DATABASE.len() as u64).read_to_end(&mut begin)?;
+        Ok(begin)
+    };
+    begin().map_or(true, |begin| marks.iter().any(|mark| begin.starts_with(mark)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::restore::sample::{Sample, context};
+    use crate::restore::tests::options;
+    use crate::restore::{Options, restore};
+    use crate::vault::root::State;
+
+    /// A target with a database `a` and all side files, and an empty folder for what moves aside.
+    fn target() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("target/a");
+        fs::create_dir(folder.path().join("target")).unwrap();
+        for name in ["a", "a-journal", "a-wal", "a-shm", "a-walrus", "b-wal"] {
+            fs::write(at.with_file_name(name), name).unwrap();
+        }
+        let aside = folder.path().join("aside/deep/a");
+        (folder, at, aside)
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).map(|entries| entries.map(|e| e.unwrap().file_name()).collect::<Vec<_>>());
+        let mut names: Vec<_> = entries.unwrap_or_default().iter().map(|n| n.to_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_what_belongs_to_a_database_is_moved() {
+        for (content, mark, itself, moved) in [
+            (DATABASE, &b"x"[..], false, &["a-journal", "a-shm", "a-wal"][..]),
+            (DATABASE, b"x", true, &["a", "a-journal", "a-shm", "a-wal"]),
+            (b"some text", b"x", false, &[]),
+            (b"some text", MARKS[1], false, &["a-journal", "a-shm", "a-wal"]),
+        ] {
+            let (folder, at, aside) = target();
+            let new = folder.path().join("new");
+            fs::write(&new, content).unwrap();
+            fs::write(at.with_file_name("a-wal"), mark).unwrap();
+            let before = names(at.parent().unwrap());
+            let cleared = clear(&new, &at, &aside, itself).unwrap();
+            assert_eq!(names(aside.parent().unwrap()), moved);
+            assert_eq!(cleared.sides().count(), moved.len() - usize::from(itself));
+            let why = cleared.undo(Error::failed("put it", "no"));
+            assert_eq!((names(at.parent().unwrap()), why.advice()), (before, None));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_moved_is_told_and_the_rest_moved_back() {
+        let (folder, at, aside) = target();
+        let new = folder.path().join("new");
+        fs::write(&new, DATABASE).unwrap();
+        let before = names(at.parent().unwrap());
+        fs::create_dir_all(aside.parent().unwrap()).unwrap();
+        fs::write(aside.with_file_name("a-shm"), "in the way").unwrap();
+        let said = clear(&new, &at, &aside, false).unwrap_err().to_string();
+        assert!(said.contains("a-shm"), "{said}");
+        assert_eq!(names(at.parent().unwrap()), before);
+
+        fs::remove_file(aside.with_file_name("a-shm")).unwrap();
+        let cleared = clear(&new, &at, &aside, false).unwrap();
+        fs::write(at.with_file_name("a-wal"), "a new one").unwrap();
+        let why = cleared.undo(Error::failed("put it", "no").hint("Do that."));
+        let advice = why.advice().unwrap();
+        assert!(advice.starts_with("Do that.") && advice.contains("aside/deep/a-wal"), "{advice}");
+        assert_eq!(names(aside.parent().unwrap()), ["a-wal"]);
+    }
+
+    #[test]
+    fn side_files_of_the_snapshot_come_with_their_database() {
+        let mut sample = Sample::new();
+        for (name, content) in [("a", [DATABASE, b"new"].concat()), ("a-wal", b"new".to_vec()), ("b", b"new".to_vec())]
+        {
+            sample.file(name, &content);
+        }
+        sample.commit(State::Complete);
+        let (folder, at, _) = target();
+        let target = at.parent().unwrap();
+        let paths = ["b", "a-wal", "a"].map(|path| EntryPath::new(path).unwrap()).to_vec();
+        let report = restore(&sample.vault, &Options { paths, ..options(target) }, &context()).unwrap();
+        assert_eq!(names(target), ["a", "a-wal", "a-walrus", "b", "b-wal"]);
+        for name in ["a", "a-wal", "b"] {
+            assert!(fs::read(target.join(name)).unwrap().ends_with(b"new"), "{name}");
+        }
+        assert_eq!(names(&report.moved_aside.unwrap()), ["a", "a-journal", "a-shm", "a-wal"]);
+        let told: Vec<_> = report.moved_beside.iter().map(EntryPath::to_string).collect();
+        assert_eq!(told, ["a-journal", "a-wal", "a-shm"]);
+        assert_eq!(names(folder.path()).len(), 2, "staging is left");
+    }
+}
