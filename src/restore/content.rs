@@ -1,13 +1,14 @@
 //! A file's content on its way out: where it goes, and whether it is what was stored.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::plan::Item;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::vault::entry::Entry;
 use crate::vault::hex::Hash;
+use crate::vault::scattered::{self, Scattered};
 
 /// Takes the content of files. Called from several threads; of one file never twice at once for the same bytes.
 pub trait Output: Sync {
@@ -21,16 +22,11 @@ pub trait Output: Sync {
     /// # Errors
     /// What could not be made.
     fn begin(&self, entry: &Entry) -> Result<()>;
-    /// A piece of a file that has begun.
+    /// Pieces of a file that has begun, each with where it begins in the file.
     ///
     /// # Errors
     /// What could not be written.
-    fn piece(&self, entry: &Entry, at: u64, bytes: &[u8]) -> Result<()>;
-    /// The hash of a file whose pieces have all come, out of order.
-    ///
-    /// # Errors
-    /// What could not be read.
-    fn read_back(&self, entry: &Entry) -> Result<Hash>;
+    fn pieces(&self, entry: &Entry, pieces: &[(u64, &[u8])]) -> Result<()>;
     /// Ends a file that came in pieces and is what was stored.
     ///
     /// # Errors
@@ -44,28 +40,10 @@ pub trait Output: Sync {
 }
 
 /// A file that does not come in one piece.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
-    so_far: Mutex<SoFar>,
-    turn: Condvar,
-    /// Some piece came after one that lies behind it: the hash has to be made at the end.
-    pub disorder: AtomicBool,
-    /// Where the last piece that was handed out ends; used by who hands them out.
-    pub handed_out: std::sync::atomic::AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct SoFar {
-    began: bool,
-    /// Only while it is used: it is large, and there may be many files.
-    hasher: Option<Box<blake3::Hasher>>,
-    hashed: u64,
-}
-
-impl SoFar {
-    fn hasher(&mut self) -> &mut blake3::Hasher {
-        self.hasher.get_or_insert_default()
-    }
+    began: Mutex<bool>,
+    hash: Mutex<Scattered>,
 }
 
 /// A piece of content in a decoded frame.
@@ -79,8 +57,10 @@ pub struct Cut {
     pub length: u32,
     /// Where it begins in the file.
     pub at: u64,
-    /// Where the piece before it ends when the pieces come in order; none when they do not.
-    pub after: Option<u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is wrong with a file whose bytes were all there. One of its packs is not the one that was stored.
@@ -94,19 +74,25 @@ pub fn not_the_same(entry: &Entry) -> Error {
     Error::damage(format!("read {}", entry.path), why)
 }
 
-impl Progress {
-    fn lock(&self) -> MutexGuard<'_, SoFar> {
-        self.so_far.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Item {
-    /// Takes a piece of the file.
+    /// What is known of the file as one that comes in pieces.
+    pub fn progress(&self) -> &Arc<Progress> {
+        self.progress.get_or_init(|| {
+            Arc::new(Progress { began: Mutex::new(false), hash: Mutex::new(Scattered::new(self.entry.size)) })
+        })
+    }
+
+    /// Takes pieces of the file, which lie in `content`.
     ///
     /// # Errors
     /// Damage; what could not be written.
-    pub fn take(&self, cut: &Cut, bytes: &[u8], output: &dyn Output) -> Result<()> {
-        if cut.at == 0 && bytes.len() as u64 == self.entry.size {
+    pub fn take(&self, cuts: &[Cut], content: &[u8], output: &dyn Output) -> Result<()> {
+        let size = self.entry.size;
+        let pieces = cuts.iter().map(|cut| (cut.at, &content[cut.from as usize..(cut.from + cut.length) as usize]));
+        let pieces: Vec<(u64, &[u8])> = pieces.collect();
+        if let [(0, bytes)] = pieces[..]
+            && bytes.len() as u64 == size
+        {
             if Some(Hash::of(bytes)) != self.entry.hash {
                 return Err(not_the_same(&self.entry));
             }
@@ -114,49 +100,32 @@ impl Item {
             self.done.store(true, Ordering::Release);
             return Ok(());
         }
-        let progress = self.progress.get_or_init(Arc::default);
+        let progress = self.progress();
         self.begin(progress, output)?;
-        output.piece(&self.entry, cut.at, bytes)?;
-        let Some(after) = cut.after else { return Ok(()) };
-        // The piece before this one was handed out before it: it is done, or another thread works on it, and tells.
-        let mut so_far = progress.lock();
-        while so_far.hashed != after && self.lost.get().is_none() {
-            so_far = progress.turn.wait(so_far).unwrap_or_else(PoisonError::into_inner);
-        }
-        if self.lost.get().is_some() {
-            return Ok(());
-        }
-        zeros(so_far.hasher(), cut.at - after);
-        so_far.hasher().update(bytes);
-        so_far.hashed = cut.at + bytes.len() as u64;
-        drop(so_far);
-        progress.turn.notify_all();
+        // Without the lock, so that all threads hash.
+        let hashed: Vec<_> = pieces.iter().map(|(at, bytes)| scattered::hash(bytes, *at, size)).collect();
+        output.pieces(&self.entry, &pieces)?;
+        let mut hash = lock(&progress.hash);
+        hashed.iter().for_each(|piece| hash.add(piece));
         Ok(())
     }
 
     fn begin(&self, progress: &Progress, output: &dyn Output) -> Result<()> {
-        let mut so_far = progress.lock();
-        if !so_far.began {
+        let mut began = lock(&progress.began);
+        if !*began {
             output.begin(&self.entry)?;
-            so_far.began = true;
+            *began = true;
         }
         Ok(())
     }
 
-    /// Gives the file up, and wakes who waits for a piece of it.
+    /// Gives the file up.
     pub fn lose(&self, why: String) {
-        let Some(progress) = self.progress.get() else {
-            // The first reason stays.
-            let _ = self.lost.set(why);
-            return;
-        };
-        let held = progress.lock();
+        // The first reason stays.
         let _ = self.lost.set(why);
-        drop(held);
-        progress.turn.notify_all();
     }
 
-    /// Ends a file whose pieces have all come: checks its hash.
+    /// Called when all pieces of a window have come, unless it is given up; after the last window it checks the file's hash.
     ///
     /// # Errors
     /// Damage; what could not be written.
@@ -167,32 +136,23 @@ impl Item {
                 false => Err(not_the_same(&self.entry)),
             };
         }
-        let progress = self.progress.get_or_init(Arc::default);
-        self.begin(progress, output)?;
-        let hash = if progress.disorder.load(Ordering::Acquire) {
-            output.read_back(&self.entry)?
-        } else {
-            let mut so_far = progress.lock();
-            let mut hole = self.entry.size - so_far.hashed;
-            while hole > 0 {
-                ctx.check("restore a hole")?;
-                let step = hole.min(1 << 30);
-                zeros(so_far.hasher(), step);
-                hole -= step;
-            }
-            let hash = Hash::from(&so_far.hasher().finalize());
-            so_far.hasher = None;
-            hash
-        };
-        if Some(hash) != self.entry.hash {
+        let progress = self.progress();
+        let mut hash = lock(&progress.hash);
+        // What has not come by now is a hole.
+        hash.fill(self.until, &|| ctx.check("restore a hole"))?;
+        if !self.last {
+            return Ok(());
+        }
+        if hash.finish() != self.entry.hash {
             return Err(not_the_same(&self.entry));
         }
+        self.begin(progress, output)?;
         output.end(&self.entry)
     }
 
-    /// Whether [`Item::end`] has to be called when the last piece of the last window has come.
+    /// Whether [`Item::end`] has to be called when all pieces have come.
     pub fn needs_end(&self) -> bool {
-        self.last && self.lost.get().is_none() && !self.done.load(Ordering::Acquire)
+        self.lost.get().is_none() && !self.done.load(Ordering::Acquire)
     }
 
     /// Removes what there is of a file that was given up.
@@ -200,19 +160,9 @@ impl Item {
     /// # Errors
     /// What could not be removed.
     pub fn discard(&self, output: &dyn Output) -> Result<()> {
-        match self.progress.get().is_some_and(|progress| progress.lock().began) {
+        match self.progress.get().is_some_and(|progress| *lock(&progress.began)) {
             true => output.discard(&self.entry),
             false => Ok(()),
         }
-    }
-}
-
-/// Hashes so many zeros.
-pub fn zeros(hasher: &mut blake3::Hasher, mut length: u64) {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    while length > 0 {
-        let step = length.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..step as usize]);
-        length -= step;
     }
 }

@@ -8,6 +8,7 @@
 pub mod beside;
 pub mod content;
 pub mod fill;
+pub mod open_files;
 pub mod place;
 pub mod plan;
 pub mod read;

@@ -15,14 +15,19 @@ use crate::vault::hex::{Hash, PackId};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::root::{HunkRef, Problem, Root};
+use crate::vault::subtree::SMALLEST;
 use crate::vault::tree::{self, TreeCheck};
+
+/// How many pieces one counts as that does not begin at a multiple of [`SMALLEST`] bytes in its file.
+pub const LOOSE: usize = 8;
 
 /// How much a window may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Entries.
     pub entries: usize,
-    /// Pieces of content.
+    /// Pieces of content. One that does not begin with a chunk of the file's hash tree counts as [`LOOSE`], for the memory
+    /// that its chunk takes until the rest of it comes.
     pub pieces: usize,
     /// Bytes of memory for the entries, about.
     pub memory: usize,
@@ -34,7 +39,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { entries: 32 << 10, pieces: 64 << 10, memory: 16 << 20, read: 4 << 20, gap: 128 << 10 }
+        Limits { entries: 32 << 10, pieces: 256 << 10, memory: 16 << 20, read: 4 << 20, gap: 128 << 10 }
     }
 }
 
@@ -44,7 +49,9 @@ pub struct Item {
     pub entry: Arc<Entry>,
     /// The hard-link group that it is the first member of.
     pub group: Option<Hash>,
-    /// Whether this window has the end of its content.
+    /// Where the content that is in this and earlier windows ends, in bytes.
+    pub until: u64,
+    /// Whether that is all of it.
     pub last: bool,
     /// Bytes of pieces of this window that are still to come.
     pub left: AtomicU64,
@@ -63,7 +70,8 @@ impl Item {
         progress: OnceLock<Arc<Progress>>,
         lost: Arc<OnceLock<String>>,
     ) -> Self {
-        Item { entry, group, last: false, left: AtomicU64::new(0), progress, done: AtomicBool::new(false), lost }
+        let left = AtomicU64::new(0);
+        Item { entry, group, until: 0, last: false, left, progress, done: AtomicBool::new(false), lost }
     }
 }
 
@@ -82,6 +90,14 @@ pub struct Piece {
     pub at: u64,
 }
 
+impl Piece {
+    /// Whether `next` comes directly after it, in the pack and in the file.
+    fn continued_by(&self, next: &Piece) -> bool {
+        (self.pack, self.item) == (next.pack, next.item)
+            && (self.offset + self.length, self.at + self.length) == (next.offset, next.at)
+    }
+}
+
 /// A part of a tree that is made in one go.
 #[derive(Default)]
 pub struct Window {
@@ -91,7 +107,7 @@ pub struct Window {
     pub others: Vec<Entry>,
     /// Files.
     pub items: Vec<Item>,
-    /// The files' content.
+    /// The files' content, by pack and offset.
     pub pieces: Vec<Piece>,
     /// The packs that the pieces are in, in the order of their first piece.
     pub packs: Vec<PackId>,
@@ -99,13 +115,15 @@ pub struct Window {
     pub links: Vec<(Hash, Entry)>,
     /// Folders that nothing more goes into, innermost first.
     pub left: Vec<Arc<Entry>>,
+    /// What the pieces count as.
+    weight: usize,
     memory: usize,
 }
 
 impl Window {
     fn is_full(&self, limits: &Limits) -> bool {
         let entries = self.folders.len() + self.others.len() + self.items.len() + self.links.len();
-        entries >= limits.entries || self.pieces.len() >= limits.pieces || self.memory >= limits.memory
+        entries >= limits.entries || self.weight >= limits.pieces || self.memory >= limits.memory
     }
 
     fn pack(&mut self, id: PackId) -> u32 {
@@ -276,7 +294,7 @@ impl Planner<'_> {
             }
         }
         if let Some(item) = walk.window.items.last_mut() {
-            item.last = true;
+            (item.until, item.last) = (item.entry.size, true);
         }
         Ok(())
     }
@@ -284,16 +302,23 @@ impl Planner<'_> {
     /// Adds a range of the content of the window's last file; a file that does not fit goes on in the next window.
     fn piece<F: FnMut(Window) -> Result<()>>(&self, extent: Extent, at: &mut u64, walk: &mut Walk<F>) -> Result<()> {
         if let Some(pack) = extent.pack {
-            if walk.window.pieces.len() >= self.limits.pieces {
-                walk.go_on()?;
+            if walk.window.weight >= self.limits.pieces {
+                walk.go_on(*at)?;
             }
-            let item = walk.window.items.len().saturating_sub(1);
-            if let Some(item) = walk.window.items.last() {
+            let window = &mut walk.window;
+            let item = window.items.len().saturating_sub(1);
+            if let Some(item) = window.items.last() {
                 item.left.fetch_add(extent.length, Ordering::Relaxed);
             }
-            let pack = walk.window.pack(pack);
+            let pack = window.pack(pack);
             let piece = Piece { pack, item: item as u32, offset: extent.offset, length: extent.length, at: *at };
-            walk.window.pieces.push(piece);
+            match window.pieces.last_mut() {
+                Some(last) if last.continued_by(&piece) => last.length += piece.length,
+                _ => {
+                    window.weight += if at.is_multiple_of(SMALLEST) { 1 } else { LOOSE };
+                    window.pieces.push(piece);
+                }
+            }
         }
         *at += extent.length;
         Ok(())
@@ -337,7 +362,10 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        (self.take)(std::mem::take(&mut self.window))
+        let mut window = std::mem::take(&mut self.window);
+        // Packs in the order of their first piece, so that content comes about in the order of the files.
+        window.pieces.sort_unstable_by_key(|p| (p.pack, p.offset, p.item, p.at));
+        (self.take)(window)
     }
 
     fn item(&mut self, entry: &Arc<Entry>, group: Option<Hash>) {
@@ -345,11 +373,12 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
         self.window.items.push(Item::new(entry.clone(), group, progress, lost));
     }
 
-    /// Ends the window in the middle of its last file.
-    fn go_on(&mut self) -> Result<()> {
-        let Some(item) = self.window.items.last() else { return self.flush() };
+    /// Ends the window in the middle of its last file, `at` so many bytes.
+    fn go_on(&mut self, at: u64) -> Result<()> {
+        let Some(item) = self.window.items.last_mut() else { return self.flush() };
+        item.until = at;
         let (entry, group) = (item.entry.clone(), item.group);
-        let progress = item.progress.get_or_init(Arc::default).clone();
+        let progress = item.progress().clone();
         let lost = item.lost.clone();
         self.flush()?;
         self.window.items.push(Item::new(entry, group, OnceLock::from(progress), lost));

@@ -1,8 +1,7 @@
 //! Reading the content of a window: each frame once, neighbouring frames in one read, decoded on all cores.
 //!
-//! Fetching threads claim reads in order and read ahead; decoding threads take frames in the same order. A piece that has
-//! to wait for the one before it (see [`Item::take`]) therefore waits for a frame that another thread is busy with, never
-//! for one that nobody has begun.
+//! Fetching threads claim reads in order and read ahead; decoding threads take frames in the same order. The pieces of a
+//! file may come in any order.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,8 +50,7 @@ struct Gather<'w> {
     packs: &'w PackReader<'w>,
     limits: Limits,
     window: &'w Window,
-    /// Sorted by pack and offset.
-    pieces: Vec<Piece>,
+    /// The piece that is next.
     next: usize,
     table: Option<Arc<SeekTable>>,
     /// The next frame of the pack, and the pieces that reach into it from before.
@@ -62,18 +60,15 @@ struct Gather<'w> {
 
 impl Gather<'_> {
     fn new<'w>(packs: &'w PackReader<'w>, window: &'w Window, limits: Limits) -> Gather<'w> {
-        let mut pieces = window.pieces.clone();
-        // Packs in the order of their first piece, so that content comes about in the order of the files.
-        pieces.sort_unstable_by_key(|p| (p.pack, p.offset, p.item, p.at));
-        Gather { packs, limits, window, pieces, next: 0, table: None, frame: 0, open: Vec::new() }
+        Gather { packs, limits, window, next: 0, table: None, frame: 0, open: Vec::new() }
     }
 
     /// The next read; none when the window's pieces are all handed out.
     fn next(&mut self) -> Option<Read> {
-        let number = match (self.open.first(), self.pieces.get(self.next)) {
+        let number = match (self.open.first(), self.window.pieces.get(self.next)) {
             (Some(piece), _) => piece.pack,
             (None, Some(piece)) => {
-                if self.next == 0 || self.pieces[self.next - 1].pack != piece.pack {
+                if self.next == 0 || self.window.pieces[self.next - 1].pack != piece.pack {
                     self.table = None;
                 }
                 piece.pack
@@ -89,7 +84,7 @@ impl Gather<'_> {
                     self.table.insert(table).clone()
                 }
                 Err(why) => {
-                    let all = self.pieces[self.next..].iter().take_while(|p| p.pack == number);
+                    let all = self.window.pieces[self.next..].iter().take_while(|p| p.pack == number);
                     let lost: Vec<_> = all.copied().collect();
                     self.next += lost.len();
                     return Some(Read { pack, frames: Vec::new(), lost: Some((lost, why)) });
@@ -103,7 +98,7 @@ impl Gather<'_> {
         let mut read = Read { pack, frames: Vec::new(), lost: None };
         let (mut cuts, mut from) = (0, 0);
         loop {
-            let next = self.pieces.get(self.next).filter(|p| p.pack == number);
+            let next = self.window.pieces.get(self.next).filter(|p| p.pack == number);
             if self.open.is_empty() {
                 let Some(piece) = next else { break };
                 // Nothing reaches over: go on at the frame where the next piece begins.
@@ -131,14 +126,14 @@ impl Gather<'_> {
             } else {
                 from = at.at;
             }
-            while let Some(piece) = self.pieces.get(self.next).filter(|p| p.pack == number && p.offset < end) {
+            while let Some(piece) = self.window.pieces.get(self.next).filter(|p| p.pack == number && p.offset < end) {
                 if table.covering(piece.offset, piece.length).is_none() {
                     break;
                 }
                 self.open.push(*piece);
                 self.next += 1;
             }
-            let frame = Frame { at, cuts: self.open.iter().map(|piece| self.cut(piece, &at)).collect() };
+            let frame = Frame { at, cuts: self.open.iter().map(|piece| Self::cut(piece, &at)).collect() };
             self.open.retain(|piece| piece.offset + piece.length > end);
             cuts += frame.cuts.len();
             read.frames.push(frame);
@@ -148,27 +143,11 @@ impl Gather<'_> {
     }
 
     /// The part of a piece that lies in a frame.
-    fn cut(&self, piece: &Piece, frame: &FrameAt) -> Cut {
-        let item = &self.window.items[piece.item as usize];
+    fn cut(piece: &Piece, frame: &FrameAt) -> Cut {
         let start = piece.offset.max(frame.offset);
         let end = (piece.offset + piece.length).min(frame.offset + u64::from(frame.length));
         let at = piece.at + (start - piece.offset);
-        let mut cut = Cut {
-            item: piece.item,
-            from: (start - frame.offset) as u32,
-            length: (end - start) as u32,
-            at,
-            after: None,
-        };
-        if at > 0 || end - start < item.entry.size {
-            let progress = item.progress.get_or_init(Arc::default);
-            let before = progress.handed_out.fetch_max(at + (end - start), Ordering::AcqRel);
-            if before > at {
-                progress.disorder.store(true, Ordering::Release);
-            }
-            cut.after = (!progress.disorder.load(Ordering::Acquire)).then_some(before);
-        }
-        cut
+        Cut { item: piece.item, from: (start - frame.offset) as u32, length: (end - start) as u32, at }
     }
 }
 
@@ -341,17 +320,17 @@ impl Reader<'_> {
 
     fn hand_out(&self, shared: &Shared, cuts: &[Cut], content: &[u8]) {
         let mut bytes = 0;
-        for cut in cuts {
-            let item = &shared.window.items[cut.item as usize];
+        for cuts in cuts.chunk_by(|a, b| a.item == b.item) {
+            let item = &shared.window.items[cuts[0].item as usize];
+            let length = cuts.iter().map(|cut| u64::from(cut.length)).sum();
             if item.lost.get().is_none() {
                 // A cut lies in its frame, whose content has the length that its table says: the decoder checked.
-                let part = &content[cut.from as usize..(cut.from + cut.length) as usize];
-                if let Err(why) = item.take(cut, part, shared.output) {
+                if let Err(why) = item.take(cuts, content, shared.output) {
                     self.give_up(shared, item, why);
                 }
-                bytes += u64::from(cut.length);
+                bytes += length;
             }
-            self.count(shared, item, cut.length.into());
+            self.count(shared, item, length);
         }
         self.ctx.monitor.advance(bytes);
     }

@@ -5,11 +5,12 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
@@ -20,6 +21,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::content::Output;
+use super::open_files::OpenFiles;
 use crate::error::{Doing, Result};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
@@ -44,6 +46,8 @@ pub struct Tree {
     root: OwnedFd,
     /// One link of the first member of each hard-link group, by group.
     groups: OwnedFd,
+    /// Files that came in part.
+    open_files: OpenFiles,
     made: Made,
     /// What could not be set.
     pub shortfall: Shortfall,
@@ -98,7 +102,7 @@ impl Tree {
         let stat = fstat(&probe).doing(doing)?;
         unlinkat(&groups, "probe", AtFlags::empty()).doing(doing)?;
         let made = Made { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o777 };
-        Ok(Tree { root, groups, made, shortfall: Shortfall::default() })
+        Ok(Tree { root, groups, open_files: OpenFiles::default(), made, shortfall: Shortfall::default() })
     }
 
     /// The folder and the name in it by which a path is reached.
@@ -219,13 +223,13 @@ impl Tree {
 
     /// Owner, attributes, mode and time, in the order in which none undoes another. `created` is the mode that the entry
     /// was created with, where that may already be right.
-    fn finish(&self, fd: &OwnedFd, entry: &Entry, created: Option<u32>) -> rustix::io::Result<()> {
-        self.owner(entry, |uid, gid| fchown(fd, uid, gid))?;
-        self.xattrs(entry, |name, value| fsetxattr(fd, name, value, XattrFlags::empty()))?;
+    fn finish(&self, fd: impl AsFd, entry: &Entry, created: Option<u32>) -> rustix::io::Result<()> {
+        self.owner(entry, |uid, gid| fchown(&fd, uid, gid))?;
+        self.xattrs(entry, |name, value| fsetxattr(&fd, name, value, XattrFlags::empty()))?;
         if created.map(|mode| mode & self.made.mode) != Some(entry.mode) {
-            fchmod(fd, Mode::from_raw_mode(entry.mode))?;
+            fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
         }
-        futimens(fd, &times(entry.mtime))
+        futimens(&fd, &times(entry.mtime))
     }
 
     fn owner(
@@ -269,38 +273,49 @@ impl Output for Tree {
         let mode = if entry.xattrs.is_empty() { entry.mode & 0o777 } else { 0o600 };
         let mut file = File::from(self.create(entry, mode).doing(doing)?);
         file.write_all(bytes).doing(doing)?;
-        self.finish(&file.into(), entry, Some(mode)).doing(doing)
+        self.finish(&file, entry, Some(mode)).doing(doing)
     }
 
     fn begin(&self, entry: &Entry) -> Result<()> {
-        let make = || ftruncate(self.create(entry, 0o600)?, entry.size);
-        make().doing(|| format!("make the file {} of {} bytes", entry.path, entry.size))
+        let make = || {
+            let file = self.create(entry, 0o600)?;
+            ftruncate(&file, entry.size)?;
+            rustix::io::Result::Ok(file)
+        };
+        let file = make().doing(|| format!("make the file {} of {} bytes", entry.path, entry.size))?;
+        self.open_files.keep(&entry.path, Arc::new(file.into()));
+        Ok(())
     }
 
-    fn piece(&self, entry: &Entry, at: u64, bytes: &[u8]) -> Result<()> {
-        let doing = || format!("write {} bytes at {at} of {}", bytes.len(), entry.path);
-        self.open(entry, OFlags::WRONLY).doing(doing)?.write_all_at(bytes, at).doing(doing)
-    }
-
-    fn read_back(&self, entry: &Entry) -> Result<Hash> {
-        let doing = || format!("read back {}", entry.path);
-        let mut file = self.open(entry, OFlags::RDONLY).doing(doing)?;
-        let mut buffer = vec![0; 256 << 10];
-        let mut hasher = blake3::Hasher::new();
-        loop {
-            match file.read(&mut buffer).doing(doing)? {
-                0 => return Ok(Hash::from(&hasher.finalize())),
-                n => _ = hasher.update(&buffer[..n]),
+    fn pieces(&self, entry: &Entry, pieces: &[(u64, &[u8])]) -> Result<()> {
+        let file = match self.open_files.get(&entry.path) {
+            Some(file) => file,
+            None => {
+                let again = self.open(entry, OFlags::WRONLY).doing(|| format!("open {} again", entry.path))?;
+                let again = Arc::new(again);
+                self.open_files.keep(&entry.path, again.clone());
+                again
             }
+        };
+        for (at, bytes) in pieces {
+            file.write_all_at(bytes, *at).doing(|| format!("write {} bytes at {at} of {}", bytes.len(), entry.path))?;
         }
+        Ok(())
     }
 
     fn end(&self, entry: &Entry) -> Result<()> {
-        let end = || self.finish(&self.open(entry, OFlags::WRONLY)?.into(), entry, None);
+        let end = || {
+            let file = match self.open_files.take(&entry.path) {
+                Some(file) => file,
+                None => Arc::new(self.open(entry, OFlags::WRONLY)?),
+            };
+            self.finish(&file, entry, None)
+        };
         end().doing(|| format!("set the mode and times of {}", entry.path))
     }
 
     fn discard(&self, entry: &Entry) -> Result<()> {
+        self.open_files.take(&entry.path);
         let remove = || {
             let (folder, name) = self.at(&entry.path)?;
             unlinkat(folder, name, AtFlags::empty())

@@ -16,6 +16,7 @@ pub mod pages;
 pub mod path;
 pub mod read;
 pub mod root;
+pub mod scattered;
 pub mod subtree;
 pub mod tar;
 pub mod tree;
