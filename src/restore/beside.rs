@@ -128,6 +128,7 @@ mod tests {
     use crate::restore::sample::{Sample, context};
     use crate::restore::tests::options;
     use crate::restore::{Options, restore};
+    use crate::vault::entry::{Database, Taken};
     use crate::vault::root::State;
 
     /// A target with a database `a` and all side files, and an empty folder for what moves aside.
@@ -198,10 +199,18 @@ mod tests {
         {
             sample.file(name, &content);
         }
-        sample.commit(State::Complete);
+        for (raw, paths) in [(false, &["b", "a-wal", "a"][..]), (true, &["b", "a"])] {
+            let database = Database { taken: Taken::Raw, wal: None, journal: None, check: None };
+            sample.entries[1].database = raw.then_some(database);
+            sample.commit(State::Complete);
+            come_together(&sample, paths);
+        }
+    }
+
+    fn come_together(sample: &Sample, paths: &[&str]) {
         let (folder, at, _) = target();
         let target = at.parent().unwrap();
-        let paths = ["b", "a-wal", "a"].map(|path| EntryPath::new(path).unwrap()).to_vec();
+        let paths = paths.iter().map(|path| EntryPath::new(*path).unwrap()).collect();
         let report = restore(&sample.vault, &Options { paths, ..options(target) }, &context()).unwrap();
         assert_eq!(names(target), ["a", "a-wal", "a-walrus", "b", "b-wal"]);
         for name in ["a", "a-wal", "b"] {

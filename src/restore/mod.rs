@@ -39,7 +39,7 @@ use self::write::Tree;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::Vault;
-use crate::vault::entry::Entry;
+use crate::vault::entry::{Entry, Taken};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader, absent};
 use crate::vault::root::{Problem, Root, SnapshotName, State};
@@ -54,7 +54,7 @@ pub struct Options {
     pub snapshot: String,
     /// The folder that becomes what the data directory was.
     pub target: PathBuf,
-    /// Only these entries and what is in them; none for all.
+    /// Only these entries and what is in them, and the side files of raw databases; none for all.
     pub paths: Vec<EntryPath>,
     /// Fill the target itself, for a mount point.
     pub in_place: bool,
@@ -103,7 +103,8 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     let Choice { name, root, passed_over } = select::choose(vault, &options.snapshot)?;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
-    let place = Place::check(&options.target, options.in_place, paths)?;
+    let mut place = Place::check(&options.target, options.in_place, paths)?;
+    let target = place.target.clone();
     let mut report = Report {
         snapshot: name,
         target: place.target.clone(),
@@ -126,7 +127,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     }
     let within = |why: Error| {
         let hint = why.kind() == Kind::Damage && !options.skip_damaged;
-        let why = why.within(format!("restore the snapshot {name} to {}", place.target.display()));
+        let why = why.within(format!("restore the snapshot {name} to {}", target.display()));
         if hint { why.hint(SKIP) } else { why }
     };
     let packs = PackReader::for_root(&*vault.store, &root).map_err(within)?;
@@ -138,14 +139,14 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         }
         _ => report.warnings.extend(missing.iter().map(|(pack, why)| format!("{}: {why}", pack.name()))),
     }
-    for path in paths {
-        locate(&packs, &root, path, options.skip_damaged).map_err(within)?;
+    if !all {
+        place.also(locate(&packs, &root, paths, options.skip_damaged).map_err(within)?);
     }
 
     let bytes = all.then_some(root.totals.bytes);
     ctx.monitor.begin("restoring", bytes);
     let staging = place.stage(ctx)?;
-    let wanted = if all { Wanted::All } else { Wanted::Paths(paths) };
+    let wanted = if all { Wanted::All } else { Wanted::Paths(place.paths()) };
     let planner = Planner { packs: &packs, wanted, limits, skip_damaged: options.skip_damaged, ctx };
     let filled = staging.begin().and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
     let filled = filled.and_then(|made| ctx.check("restore").map(|()| made));
@@ -168,21 +169,40 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     Ok(report)
 }
 
-/// Checks that the snapshot has `path`.
-fn locate(packs: &PackReader, root: &Root, path: &EntryPath, skip_damaged: bool) -> Result<()> {
+/// Checks that the snapshot has all of `paths`. Gives the side files of those that are databases taken as files: without
+/// them such a database is not what it was.
+fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bool) -> Result<Vec<EntryPath>> {
     let hunks = tree::hunks(packs, root)?;
-    let after = hunks.partition_point(|hunk| hunk.first <= *path);
-    if let Some(hunk) = after.checked_sub(1).map(|n| &hunks[n]) {
-        match tree::read_hunk(packs, hunk, &mut Decoder::new()?) {
-            Ok(entries) if entries.iter().any(|entry| entry.path == *path) => return Ok(()),
-            Ok(_) => {}
+    let mut decoder = Decoder::new()?;
+    let mut find = |path: &EntryPath| -> Result<Option<Entry>> {
+        let after = hunks.partition_point(|hunk| hunk.first <= *path);
+        let Some(hunk) = after.checked_sub(1).map(|n| &hunks[n]) else { return Ok(None) };
+        let entries = tree::read_hunk(packs, hunk, &mut decoder)?;
+        Ok(entries.into_iter().find(|entry| entry.path == *path))
+    };
+    let mut sides = Vec::new();
+    for path in paths {
+        let entry = match find(path) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => {
+                return Err(Error::usage(format!("find {path}"), "the snapshot has no such entry")
+                    .hint("`lastgood ls SNAPSHOT` shows what it has."));
+            }
             // Whether it is there cannot be told; the report will say what is lost.
-            Err(why) if skip_damaged && why.kind() == Kind::Damage => return Ok(()),
+            Err(why) if skip_damaged && why.kind() == Kind::Damage => continue,
             Err(why) => return Err(why),
+        };
+        if entry.database.is_some_and(|database| database.taken == Taken::Raw) {
+            for side in beside::sides(path) {
+                match find(&side) {
+                    Ok(found) => sides.extend(found.map(|entry| entry.path)),
+                    Err(why) if skip_damaged && why.kind() == Kind::Damage => {}
+                    Err(why) => return Err(why),
+                }
+            }
         }
     }
-    Err(Error::usage(format!("find {path}"), "the snapshot has no such entry")
-        .hint("`lastgood ls SNAPSHOT` shows what it has."))
+    Ok(sides)
 }
 
 /// Makes all that is wanted in the staging folder. Gives the tree and the data directory's own entry.

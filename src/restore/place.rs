@@ -80,6 +80,17 @@ impl Place {
         Ok(place)
     }
 
+    /// Puts back these entries as well, which lie beside others of its paths.
+    pub fn also(&mut self, paths: impl IntoIterator<Item = EntryPath>) {
+        let all: Vec<_> = self.paths.drain(..).chain(paths).collect();
+        self.paths = outermost(&all);
+    }
+
+    /// The entries that are put back, none inside another; none for all.
+    pub fn paths(&self) -> &[EntryPath] {
+        &self.paths
+    }
+
     /// Whether an in-place restore of this target was interrupted.
     pub fn is_broken(&self) -> bool {
         self.target.join(fill::MARKER).symlink_metadata().is_ok()
