@@ -6,6 +6,7 @@ mod crash;
 mod durable;
 mod export;
 mod fuzz_corpus;
+mod gcs_fuse;
 mod inspect;
 mod restore;
 mod restore_beside;

@@ -13,13 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::compare::{assert_same, data, differences};
 use crate::support::tree::{self, noise};
-use crate::support::{LASTGOOD, Ran, World, id, number, paths, short};
-
-/// Says why a test cannot be made here; in CI that is a failure.
-fn skipped(why: &str) {
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
-    eprintln!("SKIPPED: {why}");
-}
+use crate::support::{LASTGOOD, Ran, World, id, number, paths, short, skipped};
 
 /// The program run by a user who owns nothing; none where this user cannot be had.
 fn as_nobody(world: &World, args: &[&str]) -> Option<Ran> {
