@@ -9,11 +9,18 @@ use std::sync::atomic::AtomicBool;
 use lastgood::backup::{self, backup};
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::store::local::LocalStore;
-use lastgood::vault::hex::Hash;
+use lastgood::vault::entry::{
+    Database, Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, PageMap, Taken, padding,
+};
+use lastgood::vault::hex::{Hash, Hex};
+use lastgood::vault::lines::Frame;
 use lastgood::vault::list::List;
 use lastgood::vault::pack::{self, PackKind};
+use lastgood::vault::pages::{LayerBuilder, Placed};
+use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::{Root, SnapshotName, State};
-use lastgood::vault::{README, Vault, VaultConfig, hunk};
+use lastgood::vault::{README, Vault, VaultConfig, hunk, tar};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::compare::differences;
@@ -212,35 +219,167 @@ fn the_example_of_the_format_is_real() {
     assert_eq!(entries[1].hash, Some(Hash::of(b"hello\n")));
 }
 
+/// Stores an object whose content is one zstd frame; gives what a root says of it.
+fn stored(world: &World, kind: PackKind, content: &[u8]) -> Value {
+    let object = zstd::encode_all(content, 3).unwrap();
+    let id = Hash::of(content);
+    let path = world.path("vault").join(pack::name(kind, id));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, &object).unwrap();
+    json!({"id": id, "kind": kind, "size": object.len(), "content": content.len(), "crc32c": 0})
+}
+
+/// Stores a hunk and a root; `more` are fields of the root.
+fn commit(world: &World, seq: u64, hunk: &[u8], entries: usize, mut packs: Vec<Value>, more: Value) {
+    let index = stored(world, PackKind::Index, hunk);
+    let hunk =
+        json!({"pack": index["id"], "offset": 0, "length": hunk.len(), "hash": "", "entries": entries, "first": "."});
+    packs.push(index);
+    let mut root = json!({"format": 1, "state": "complete", "reason": "manual", "data": "",
+        "totals": {"entries": entries, "bytes": 0}, "hunks": {"items": [hunk]}, "packs": {"items": packs}});
+    root.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    fs::create_dir_all(world.path("vault/snapshots")).unwrap();
+    let name = format!("vault/snapshots/{seq:010}-20261121T100000Z-0{seq}.json");
+    fs::write(world.path(&name), root.to_string()).unwrap();
+}
+
 /// A vault whose one snapshot has the given entries, whatever they are.
 fn hostile(world: &World, entries: &[String]) {
-    let stored = |kind: PackKind, content: &[u8]| {
-        let object = zstd::encode_all(content, 3).unwrap();
-        let id = Hash::of(content);
-        let path = world.path("vault").join(pack::name(kind, id));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, &object).unwrap();
-        serde_json::json!({"id": id, "kind": kind, "size": object.len(), "content": content.len(), "crc32c": 0})
-    };
-    let data = stored(PackKind::Data, &tar_header());
+    let data = stored(world, PackKind::Data, &tar_header());
     let lines = format!("{{\"lastgood\":\"hunk\",\"packs\":[{}]}}\n{}\n", data["id"], entries.join("\n"));
-    let index = stored(PackKind::Index, lines.as_bytes());
-    let hunk = serde_json::json!({"pack": index["id"], "offset": 0, "length": lines.len(), "hash": "", "entries": entries.len(), "first": "."});
-    let root = serde_json::json!({"format": 1, "state": "complete", "reason": "manual", "data": "",
-        "totals": {"entries": entries.len(), "bytes": 0}, "hunks": {"items": [hunk]}, "packs": {"items": [data, index]}});
-    fs::create_dir_all(world.path("vault/snapshots")).unwrap();
-    fs::write(world.path("vault/snapshots/0000000001-20261121T100000Z-00.json"), root.to_string()).unwrap();
+    commit(world, 1, lines.as_bytes(), entries.len(), vec![data], json!({}));
 }
 
 /// The header of a folder named `.`.
 fn tar_header() -> Vec<u8> {
-    let mut header = tar::Header::new_gnu();
+    let mut header = ::tar::Header::new_gnu();
     header.set_path("./").unwrap();
-    header.set_entry_type(tar::EntryType::Directory);
+    header.set_entry_type(::tar::EntryType::Directory);
     header.set_mode(0o755);
     header.set_size(0);
     header.set_cksum();
     header.as_bytes().to_vec()
+}
+
+/// A folder, or a file with this content, without where it is.
+fn entry(path: &str, content: Option<&[u8]>) -> Entry {
+    Entry {
+        path: EntryPath::new(path).unwrap(),
+        kind: if content.is_some() { Kind::File } else { Kind::Folder },
+        size: content.map_or(0, |content| content.len() as u64),
+        mode: 0o755,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        mtime: 1_700_000_000_000_000_001,
+        ctime: 0,
+        inode: 1,
+        target: None,
+        xattrs: Vec::new(),
+        hash: content.map(Hash::of),
+        link: None,
+        racy: false,
+        header: 512,
+        extents: Vec::new(),
+        map: None,
+        database: None,
+    }
+}
+
+/// The whole vault of a database of seven blocks, the last of them short, in three layers: what the second says is
+/// hidden by the third, and its pack is not there. Gives the content, and the objects that hold the layers.
+fn database(world: &World) -> (Vec<u8>, Vec<PathBuf>) {
+    let old = noise(1, 9 << 10);
+    let new = noise(2, 3 << 10);
+    let content = [&new[..1 << 10], &old[1 << 10..3 << 10], &[0; 1 << 10], &old[4 << 10..5 << 10], &new[1 << 10..2500]];
+    let content = content.concat();
+    let (mut root, mut file) = (entry(".", None), entry("app.db", Some(&content)));
+    let headers = [tar::header(&root).unwrap(), tar::header(&file).unwrap()].concat();
+    let pieces = [&headers[..], &old, &new].map(|piece| stored(world, PackKind::Data, piece));
+    let extent = |piece: &[u8], offset, length| Extent { pack: Some(Hash::of(piece)), offset, length };
+    root.extents = vec![extent(&headers, 0, 512)];
+    file.extents = vec![extent(&headers, 512, 512), Extent::zeros(padding(file.size))];
+
+    let place = |block, extent| Placed { block, extent, tag: Hex([0xab; 8]) };
+    let layers: [Vec<Placed>; 3] = [
+        (0..9).map(|n| place(n, extent(&old, n << 10, 1 << 10))).collect(),
+        [3, 5].map(|n| place(n, extent(b"gone", n << 10, 1 << 10))).to_vec(),
+        vec![
+            place(0, extent(&new, 0, 1 << 10)),
+            place(3, Extent::zeros(1 << 10)),
+            place(5, extent(&new, 1 << 10, 1 << 10)),
+            place(6, extent(&new, 2 << 10, 2500 - (2 << 10))),
+        ],
+    ];
+    let (mut packs, mut objects, mut lists) = (pieces.to_vec(), Vec::new(), Vec::new());
+    for (n, layer) in layers.iter().enumerate() {
+        let (mut bytes, mut frames) = (Vec::new(), Vec::new());
+        for some in layer.chunks(2) {
+            let mut builder = LayerBuilder::new(1024);
+            assert!(some.iter().all(|placed| builder.push(placed).is_none()));
+            let part = builder.finish().unwrap();
+            frames.push((bytes.len() as u64, part.bytes.len() as u64, Hash::of(&part.bytes), part.content));
+            bytes.extend(part.bytes);
+        }
+        let pack = Hash::of(&bytes);
+        let reference =
+            |&(offset, length, hash, content)| MapFrame { frame: FrameRef { pack, offset, length, hash }, content };
+        let items: Vec<MapFrame> = frames.iter().map(reference).collect();
+        packs.push(stored(world, PackKind::Index, &bytes));
+        objects.push(world.path("vault").join(pack::name(PackKind::Index, pack)));
+        lists.push(if n == 1 {
+            let mut frame = Frame::new("list");
+            items.iter().for_each(|item| frame.line(&serde_json::to_vec(item).unwrap()));
+            let bytes = frame.finish(&[]);
+            packs.push(stored(world, PackKind::Index, &bytes));
+            let (pack, hash) = (Hash::of(&bytes), Hash::of(&bytes));
+            List::Frames(vec![FrameRef { pack, offset: 0, length: bytes.len() as u64, hash }])
+        } else {
+            List::Items(items)
+        });
+    }
+    let map = PageMap { block: 1024, layers: lists, live: Vec::new(), credit: 0 };
+    file.map = Some(Map { form: MapForm::Pages(map), packs: Vec::new() });
+    file.database = Some(Database { taken: Taken::Live, wal: None, journal: None, check: None });
+    let mut builder = hunk::HunkBuilder::default();
+    let mut hunks = [&root, &file].into_iter().filter_map(|entry| builder.push(entry).unwrap()).collect::<Vec<_>>();
+    hunks.extend(builder.finish());
+    assert_eq!(hunks.len(), 1);
+    commit(world, 1, &hunks[0].bytes, 2, packs, json!({}));
+    (content, objects)
+}
+
+#[test]
+fn a_database_comes_back_in_its_newest_layers() {
+    let world = World::new();
+    let (content, objects) = database(&world);
+    assert!(world.restore("first", None).join("app.db").is_file());
+    assert_eq!(fs::read(world.path("first/app.db")).unwrap(), content);
+
+    // A newer snapshot whose check failed is restored when it is named only.
+    let empty = format!("{{\"lastgood\":\"hunk\",\"packs\":[{}]}}\n", json!(Hash::of(&tar_header())));
+    let line = r#"{"path":".","type":"folder","mode":493,"mtime":0,"extents":[[0,0,512]]}"#;
+    let data = stored(&world, PackKind::Data, &tar_header());
+    commit(&world, 2, format!("{empty}{line}\n").as_bytes(), 1, vec![data], json!({"failed_checks": 1}));
+    assert_eq!(fs::read(world.restore("newest", None).join("app.db")).unwrap(), content);
+    assert!(!world.restore("named", Some("0000000002")).join("app.db").exists());
+    let listed = text(&world.run(&[Path::new("--list"), &world.path("vault")]));
+    assert!(listed.contains("unsound"), "{listed}");
+
+    // Without the newest layer there are older pages; without the oldest one, some are nowhere.
+    for (layer, wrong, right) in [(2, 0, 1), (0, 1, 0)] {
+        let bytes = fs::read(&objects[layer]).unwrap();
+        fs::remove_file(&objects[layer]).unwrap();
+        let target = world.path(&format!("without layer {layer}"));
+        let output = world.run(&[&world.path("vault"), &target]);
+        let said = text(&output);
+        assert!(output.status.code() == Some(1) && said.contains("NOT WHOLE: app.db"), "{said}");
+        let found = fs::read(target.join("app.db")).unwrap();
+        let block = |bytes: &[u8], n: usize| bytes[n << 10..(n + 1) << 10].to_vec();
+        assert_eq!(found.len(), content.len());
+        assert_ne!(block(&found, wrong), block(&content, wrong));
+        assert_eq!(block(&found, right), block(&content, right));
+        fs::write(&objects[layer], bytes).unwrap();
+    }
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::sample::{PackWriter, Sample, context};
+use super::sample::{PackWriter, Sample, context, pages};
 use super::tests::{expected, look, noise, options, small, tiny};
 use super::*;
 use crate::store::Store;
-use crate::vault::entry::{Extent, MapForm, MapFrame};
+use crate::vault::entry::{Extent, Map, MapForm, MapFrame, PageMap};
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::pack::PackKind;
@@ -86,6 +86,8 @@ fn hostile_vaults_do_no_harm() {
     map.form = MapForm::Blocks(List::Items(vec![MapFrame { frame: wrong, content: 10 }]));
     refuse("a map whose frame is a hunk", &mut sample);
 
+    hostile_page_maps();
+
     // Depth: a root that is nothing but brackets, under the name that its bytes make.
     let sample = small();
     let bytes = [&b"{\"format\":1,\"labels\":"[..], &vec![b'['; 1 << 20]].concat();
@@ -97,6 +99,58 @@ fn hostile_vaults_do_no_harm() {
         &context(),
     );
     assert_eq!(said.unwrap_err().kind(), Kind::Damage);
+}
+
+fn hostile_page_maps() {
+    let change = |what, change: &dyn Fn(&mut PageMap)| {
+        let mut sample = Sample::new();
+        match &mut sample.database("a").map.as_mut().unwrap().form {
+            MapForm::Pages(map) => change(map),
+            MapForm::Blocks(_) => panic!("a database without a page map"),
+        }
+        refuse(what, &mut sample);
+    };
+    let first = |map: &mut PageMap| match &map.layers[0] {
+        List::Items(items) => items.clone(),
+        List::Frames(_) => panic!("the first layer's frames are in place"),
+    };
+    change("a block in no layer", &|map| _ = map.layers.remove(0));
+    change("a block whose pack is gone", &|map| _ = map.layers.remove(2));
+    change("no last block", &|map| map.layers = vec![List::Items(first(map)[..3].to_vec())]);
+    change("a last block that is too long", &|map| map.layers.truncate(1));
+    change("blocks of another size", &|map| (map.block, map.live) = (2048, vec![]));
+    change("frames out of order", &|map| {
+        let mut items = first(map);
+        items.swap(1, 2);
+        map.layers[0] = List::Items(items);
+    });
+    change("a frame that claims more", &|map| {
+        let mut items = first(map);
+        items[0].content += 1;
+        map.layers[0] = List::Items(items);
+    });
+    change("a frame in a pack that is no index pack", &|map| {
+        let mut items = first(map);
+        items[0].frame.pack = map.live[0].pack;
+        map.layers[0] = List::Items(items);
+    });
+    change("a frame twice in a layer", &|map| {
+        let items = first(map);
+        map.layers[0] = List::Items([&items[..2], &items[1..]].concat());
+    });
+
+    let mut sample = Sample::new();
+    let extent = sample.put(&noise(2048, 1));
+    sample.mapped("a", &noise(2048, 1), &[extent]);
+    let Some(Map { form: MapForm::Blocks(frames), packs }) = sample.entries[1].map.clone() else { panic!("no map") };
+    let form = MapForm::Pages(PageMap { block: 1024, layers: vec![frames], live: vec![], credit: 0 });
+    sample.entries[1].map = Some(Map { form, packs });
+    refuse("a page map whose frame is of another map", &mut sample);
+
+    let mut sample = Sample::new();
+    let extent = sample.put(&noise(2048, 1));
+    sample.paged("a", &noise(2048, 1), 1024, &[pages(Extent { offset: 5, ..extent }, 1024, 0..2)]);
+    refuse("a page map with an extent out of range", &mut sample);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
+use super::tests::noise;
 use crate::error::Result;
 use crate::monitor::{Context, Silent};
 use crate::store::Store;
@@ -99,6 +100,8 @@ pub struct Sample {
     pub hunk: usize,
     /// Where the hunks of the last snapshot are.
     pub hunks: Vec<HunkRef>,
+    /// What the root says of checks of databases.
+    pub failed_checks: u64,
     seq: u64,
 }
 
@@ -121,6 +124,7 @@ impl Sample {
             frame: 100,
             hunk: 4,
             hunks: Vec::new(),
+            failed_checks: 0,
             seq: 0,
         };
         sample.folder(".");
@@ -269,6 +273,26 @@ impl Sample {
         entry
     }
 
+    /// Adds a database of ten blocks, the last of them short. The file had been longer; of its three layers the second is
+    /// hidden by the third, and the pack that it names is gone.
+    pub fn database(&mut self, path: &str) -> &mut Entry {
+        let mut content = noise(9 << 10, 90);
+        content.extend(noise(500, 91));
+        let mut first = content.clone();
+        first.resize(12 << 10, 7);
+        let (newer, changed) = (noise(2 << 10, 92), [2, 4, 6, 9]);
+        content[2 << 10..3 << 10].copy_from_slice(&newer[..1 << 10]);
+        content[3 << 10..4 << 10].fill(0);
+        content[6 << 10..7 << 10].copy_from_slice(&newer[1 << 10..]);
+        let newer = [&newer[..1 << 10], &content[4 << 10..5 << 10], &newer[1 << 10..], &content[9 << 10..]].concat();
+        let (first, newer) = (self.put(&first), self.put(&newer));
+        let gone = Extent { pack: Some(random_id()), offset: 0, length: 2 << 10 };
+        let mut newest = pages(newer, 1024, changed);
+        newest.extend(pages(Extent::zeros(1024), 1024, [3]));
+        newest.sort_by_key(|placed| placed.block);
+        self.paged(path, &content, 1024, &[pages(first, 1024, 0..12), pages(gone, 1024, [2, 6]), newest])
+    }
+
     /// Stores the entries so far as a snapshot, and goes on with the same ones.
     pub fn commit(&mut self, state: State) -> SnapshotName {
         let mut pack = PackWriter::new(PackKind::Index);
@@ -317,7 +341,7 @@ impl Sample {
             packs: PackList { list: List::Items(packs), holders: Vec::new() },
             problems: List::default(),
             databases: List::default(),
-            failed_checks: 0,
+            failed_checks: self.failed_checks,
         };
         let (name, bytes) = root.encode().unwrap();
         self.store.create(&name.object(SNAPSHOTS), &[&bytes]).unwrap();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::vault::Vault;
-use crate::vault::root::{Root, SnapshotName};
+use crate::vault::root::{Root, SnapshotName, State};
 
 /// The most snapshots that an error names.
 const CANDIDATES: usize = 5;
@@ -113,6 +113,9 @@ fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
         let why = match vault.root(*name) {
             Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over }),
             Ok(root) if root.covers.is_some() => "it is a checkpoint".to_owned(),
+            Ok(root) if root.state == State::Complete => {
+                format!("of its databases, {} did not pass the check that was made", root.failed_checks)
+            }
             Ok(root) => format!("it is {}", root.state),
             Err(damage) if damage.kind() == Kind::Damage => format!("its root is damaged ({damage})"),
             Err(why) => return Err(why),

@@ -85,6 +85,7 @@ fn everything() -> Sample {
     let parts = [cut(two, 100, 150), cut(one, 250, 150), cut(two, 0, 100), cut(one, 0, 130)];
     let mixed = [&noise(300, 3)[100..250], &noise(400, 2)[250..], &noise(300, 3)[..100], &noise(400, 2)[..130]];
     sample.file_at("a/mixed", &mixed.concat(), &parts).mode = 0o400;
+    sample.database("app.db").mode = 0o640;
     sample.folder("deep").mode = 0o555;
     sample.folder("deep/er").mode = 0o500;
     sample.file("deep/er/file", b"in a folder without write permission");
@@ -451,4 +452,17 @@ fn snapshots_are_found_by_word_id_and_time() {
     let said = select::find(&sample.vault, digit).unwrap_err();
     assert_eq!(said.kind(), Kind::Usage);
     assert!(said.to_string().contains("begin so"), "{said}");
+}
+
+#[test]
+fn a_snapshot_with_a_failed_check_is_passed_over() {
+    let mut sample = small();
+    let good = sample.commit(State::Complete);
+    sample.failed_checks = 1;
+    let unsound = sample.commit(State::Complete);
+    assert_eq!(select::find(&sample.vault, "latest").unwrap().0, good);
+    assert_eq!(select::find(&sample.vault, &unsound.id.to_string()).unwrap().0, unsound);
+    let choice = select::choose(&sample.vault, "latest").unwrap();
+    let over = &choice.passed_over[0];
+    assert!(over.snapshot == unsound && over.why.contains("databases"), "{over:?}");
 }

@@ -21,6 +21,7 @@ fn two() -> (Sample, SnapshotName, SnapshotName) {
     let mut sample = Sample::new();
     sample.file("a", &noise(1000, 1));
     sample.file("b", &noise(50, 2));
+    sample.database("d");
     let first = sample.commit(SnapshotState::Complete);
     let (one, two) = (sample.put(&noise(300, 3)), sample.put(&noise(300, 4)));
     let half = |extent: Extent, offset| Extent { offset, length: 150, ..extent };
@@ -55,7 +56,7 @@ fn damage_is_named_with_the_snapshots_that_it_hurts() {
             let (sample, first, second) = two();
             let (object, hurt) = match what {
                 "shared pack" => (sample.packs[0].name(), vec![first, second]),
-                "pack" => (sample.packs[2].name(), vec![second]),
+                "pack" => (sample.packs[7].name(), vec![second]),
                 "index" => (sample.index_pack(), vec![second]),
                 // Of the newest root nothing else tells; the program's own tests remove an older one.
                 "root" if how == "delete" => continue,
@@ -92,6 +93,22 @@ fn references_to_what_is_not_listed_or_not_there_are_damage() {
     sample.commit(SnapshotState::Complete);
     let report = verify(&sample.vault, &Options::default(), &context()).unwrap();
     assert!(report.damage[0].why.contains("does not list"), "{report:?}");
+
+    // The same through a page map whose entry names one pack less.
+    for lost in 0..5 {
+        let mut sample = Sample::new();
+        let map = sample.database("d").map.as_mut().unwrap();
+        map.packs.swap(0, lost);
+        let stray = map.packs.remove(0);
+        if let MapForm::Pages(pages) = &mut map.form {
+            pages.live.retain(|used| used.pack != stray);
+        }
+        sample.commit(SnapshotState::Complete);
+        let report = verify(&sample.vault, &Options::default(), &context()).unwrap();
+        let why = format!("it names the pack {stray}, which its entry does not");
+        // The layer that is hidden is read as the others are.
+        assert!(report.damage.iter().any(|d| d.why.contains(&why)), "{lost}: {report:?}");
+    }
 
     sample.packs.extend(pack);
     sample.file_at("b", b"0123456789", &[Extent { offset: 5, ..extent }]);
