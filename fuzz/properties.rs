@@ -9,8 +9,9 @@ use lastgood::vault::hex::{Hash, PackId};
 use lastgood::vault::lines::Frame;
 use lastgood::vault::map::{self, MapBuilder, Run};
 use lastgood::vault::pack::{MAX_FRAME, PackInfo, SeekTable, Tail, write_table};
+use lastgood::vault::pages::{self, LayerBuilder, Placed};
 use lastgood::vault::path::{Bytes, EntryPath, escape, unescape};
-use lastgood::vault::root::{FORMAT, HunkRef, Problem, Root};
+use lastgood::vault::root::{DatabaseRecord, FORMAT, HunkRef, Problem, Root};
 use lastgood::vault::{hunk, list, tar};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -108,6 +109,29 @@ fn blocks(runs: &[Run]) -> Vec<(Option<PackId>, u64, u64, Option<Hash>)> {
     out
 }
 
+/// The blocks of a frame of a page map ascend, are not empty and not longer than a block, and are the same after they were
+/// written again.
+pub fn pages(bytes: &[u8]) {
+    for block in [1024, 4096] {
+        let Ok(blocks) = pages::parse(bytes, block) else { continue };
+        assert!(blocks.len() as u64 <= pages::MAX_BLOCKS);
+        assert!(blocks.windows(2).all(|pair| pair[0].block < pair[1].block));
+        for Placed { extent, .. } in &blocks {
+            assert!((1..=u64::from(block)).contains(&extent.length));
+            assert!(if extent.pack.is_some() { extent.end() <= 1 << 48 } else { extent.offset == 0 });
+        }
+        let pieces = pages::parse_pieces(bytes, block, false).unwrap();
+        assert_eq!(pieces.list, pages::parse_pieces(bytes, block, true).unwrap().list);
+        let mut builder = LayerBuilder::new(block);
+        let mut parts: Vec<_> = blocks.iter().filter_map(|placed| builder.push(placed)).collect();
+        parts.extend(builder.finish());
+        let content = blocks.iter().map(|placed| placed.extent.length).sum::<u64>();
+        assert_eq!(parts.iter().map(|part| part.content).sum::<u64>(), content);
+        let again: Vec<_> = parts.iter().flat_map(|part| pages::parse(&part.bytes, block).unwrap()).collect();
+        assert_eq!(again, blocks);
+    }
+}
+
 /// A seek table of an object whose size is the first 8 bytes, little-endian, and whose end is the rest: what is taken is
 /// the one table with these frames, they follow each other, and a range is covered by the frames that it needs.
 pub fn seek_table(bytes: &[u8]) {
@@ -141,6 +165,7 @@ pub fn list(bytes: &[u8]) {
     items::<PackInfo>(bytes);
     items::<MapFrame>(bytes);
     items::<Problem>(bytes);
+    items::<DatabaseRecord>(bytes);
 }
 
 fn items<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) {

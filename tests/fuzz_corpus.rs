@@ -36,6 +36,11 @@ fn maps() {
 }
 
 #[test]
+fn pages() {
+    each("pages", properties::pages);
+}
+
+#[test]
 fn seek_tables() {
     each("seek_table", properties::seek_table);
 }
@@ -61,7 +66,7 @@ fn every_target_has_a_corpus_and_a_test() {
         names.sort();
         names
     };
-    let tested = ["entry_path", "hunk", "list", "map", "root", "seek_table"];
+    let tested = ["entry_path", "hunk", "list", "map", "pages", "root", "seek_table"];
     assert_eq!(names("corpus"), tested);
     assert_eq!(names("fuzz_targets"), tested);
 }
