@@ -15,6 +15,7 @@ pub mod merge;
 pub mod packer;
 pub mod read;
 pub mod seen;
+pub mod sqlite;
 pub mod walk;
 
 use std::collections::{BTreeMap, HashSet};

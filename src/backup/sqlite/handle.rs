@@ -1,0 +1,50 @@
+//! What SQLite tells only to C: of the files that a connection has open.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use rusqlite::{Connection, ffi};
+
+/// Whether the database's path no longer leads to the file that the connection has open.
+pub fn has_moved(connection: &Connection) -> bool {
+    let mut moved: c_int = 0;
+    // SAFETY: the handle lives as long as the borrow; a null name is the main database; the operation writes one int.
+    let said = unsafe {
+        let out = (&raw mut moved).cast::<c_void>();
+        ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_HAS_MOVED, out)
+    };
+    said != ffi::SQLITE_OK || moved != 0
+}
+
+/// The system's reason for what failed last.
+pub fn system_errno(connection: &Connection) -> i32 {
+    // SAFETY: the handle lives as long as the borrow.
+    unsafe { ffi::sqlite3_system_errno(connection.handle()) }
+}
+
+/// Reads from the write-ahead log that the connection has open, which no path needs to lead to any more. Tells whether there
+/// were as many bytes; the connection is in WAL mode, and in a transaction.
+///
+/// # Errors
+/// SQLite's code.
+pub fn read_wal(connection: &Connection, at: u64, out: &mut [u8]) -> Result<bool, c_int> {
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    let (Ok(length), Ok(at)) = (c_int::try_from(out.len()), i64::try_from(at)) else { return Err(ffi::SQLITE_TOOBIG) };
+    // SAFETY: the handle lives as long as the borrow, which this thread alone has; the operation writes one pointer. The file
+    // that it leads to is the connection's, and its methods are null while it is not open. SQLite seeks before it reads.
+    let said = unsafe {
+        let to = (&raw mut file).cast::<c_void>();
+        match ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_JOURNAL_POINTER, to) {
+            ffi::SQLITE_OK => {}
+            code => return Err(code),
+        }
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
+        let Some(read) = methods.and_then(|methods| methods.xRead) else { return Err(ffi::SQLITE_MISUSE) };
+        read(file, out.as_mut_ptr().cast(), length, at)
+    };
+    match said {
+        ffi::SQLITE_OK => Ok(true),
+        ffi::SQLITE_IOERR_SHORT_READ => Ok(false),
+        code => Err(code),
+    }
+}

@@ -1,0 +1,106 @@
+//! Who in this process may have a file of the data directory open.
+//!
+//! POSIX locks belong to the process, not to a descriptor: when *any* descriptor of a file is closed, all locks that the
+//! process has on that file are gone, also those that SQLite took through another one and relies on. So every file of a data
+//! directory is opened under a hold, there is one hold per file at a time, and a live database keeps those of its files until
+//! SQLite has closed them. Files are known by device and inode: a hard link is the same file.
+
+use std::collections::HashSet;
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+
+static HELD: LazyLock<Mutex<HashSet<(u64, u64)>>> = LazyLock::new(Mutex::default);
+static GIVEN_BACK: Condvar = Condvar::new();
+
+fn held() -> MutexGuard<'static, HashSet<(u64, u64)>> {
+    // A panic elsewhere cannot leave a set half changed.
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The right to open and close one file; given back when it is dropped, after every descriptor of the file.
+#[derive(Debug)]
+#[must_use = "the file may be opened only while this lives"]
+pub struct Hold {
+    device: u64,
+    inode: u64,
+}
+
+impl Hold {
+    /// The file's device and inode.
+    pub fn id(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        held().remove(&(self.device, self.inode));
+        // Whoever waits, waits for one file among many.
+        GIVEN_BACK.notify_all();
+    }
+}
+
+/// Waits until nobody in this process holds the file. Who holds one file waits for no other, but for the side files of the
+/// database that it holds: so nobody waits for ever.
+pub fn hold(device: u64, inode: u64) -> Hold {
+    let mut set = held();
+    while !set.insert((device, inode)) {
+        set = GIVEN_BACK.wait(set).unwrap_or_else(PoisonError::into_inner);
+    }
+    Hold { device, inode }
+}
+
+/// Holds the file if nobody in this process does.
+pub fn try_hold(device: u64, inode: u64) -> Option<Hold> {
+    held().insert((device, inode)).then_some(Hold { device, inode })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// No filesystem has this device.
+    const DEVICE: u64 = u64::MAX;
+
+    #[test]
+    fn a_file_is_held_once_and_again_when_it_is_given_back() {
+        let first = try_hold(DEVICE, 1).unwrap();
+        assert_eq!(first.id(), (DEVICE, 1));
+        assert!(try_hold(DEVICE, 1).is_none());
+        let other = try_hold(DEVICE, 2).unwrap();
+        drop(first);
+        assert!(try_hold(DEVICE, 2).is_none());
+        drop((try_hold(DEVICE, 1).unwrap(), other));
+    }
+
+    #[test]
+    fn who_waits_gets_the_file_after_it_was_given_back() {
+        let released = AtomicBool::new(false);
+        let first = hold(DEVICE, 3);
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let _mine = hold(DEVICE, 3);
+                        released.load(Ordering::SeqCst)
+                    })
+                })
+                .collect();
+            released.store(true, Ordering::SeqCst);
+            drop(first);
+            assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
+        });
+        drop(try_hold(DEVICE, 3).unwrap());
+    }
+
+    #[test]
+    fn a_panic_gives_back_what_was_held() {
+        let panicked = std::thread::spawn(|| {
+            let _mine = hold(DEVICE, 4);
+            panic!("on purpose");
+        })
+        .join();
+        assert!(panicked.is_err());
+        drop(try_hold(DEVICE, 4).unwrap());
+    }
+}

@@ -1,0 +1,105 @@
+//! Why a database cannot be read, and what is to be done about it.
+
+use std::ffi::c_int;
+use std::fmt;
+
+use rusqlite::ffi;
+
+/// Why a database was not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Others kept it locked for all of the patience that there was.
+    Busy(String),
+    /// It cannot be read safely through SQLite, and why; it can be taken raw.
+    Raw(String),
+    /// Reading failed.
+    Failed(String),
+    /// Its path leads to another file now, or to none.
+    Replaced,
+    /// The work was told to stop.
+    Stopped,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Trouble::Busy(why) | Trouble::Raw(why) | Trouble::Failed(why) => f.write_str(why),
+            Trouble::Replaced => f.write_str("it was replaced while it was read"),
+            Trouble::Stopped => f.write_str("it was told to stop"),
+        }
+    }
+}
+
+/// What an error of SQLite's means for whoever wants to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// Somebody has it locked, and who waits may succeed.
+    Busy,
+    /// A journal lies beside it that nobody works on, or did for a moment.
+    Journal,
+    /// Waiting does not help.
+    Trouble(Trouble),
+}
+
+/// Sorts an error by its extended code; `errno` is the system's reason, 0 for none.
+pub fn meaning(error: &rusqlite::Error, errno: i32) -> Meaning {
+    let said = match error {
+        // The message says more than the code, which it follows.
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        other => other.to_string(),
+    };
+    match error {
+        rusqlite::Error::SqliteFailure(code, _) => sort(code.extended_code, &said, errno),
+        _ => Meaning::Trouble(Trouble::Failed(format!("SQLite's answer makes no sense: {said}"))),
+    }
+}
+
+fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
+    let system = if errno == 0 { String::new() } else { format!(": {}", std::io::Error::from_raw_os_error(errno)) };
+    let raw = |why: String| Meaning::Trouble(Trouble::Raw(why));
+    let failed = |why: String| Meaning::Trouble(Trouble::Failed(why));
+    match code {
+        ffi::SQLITE_READONLY_ROLLBACK => return Meaning::Journal,
+        ffi::SQLITE_READONLY_RECOVERY | ffi::SQLITE_READONLY_CANTINIT | ffi::SQLITE_READONLY_CANTLOCK => {
+            return raw(format!("its write-ahead log needs a -shm file that cannot be written to{system}"));
+        }
+        ffi::SQLITE_READONLY_DIRECTORY => {
+            return raw(format!("its write-ahead log needs files beside it that cannot be created{system}"));
+        }
+        ffi::SQLITE_IOERR_LOCK
+        | ffi::SQLITE_IOERR_RDLOCK
+        | ffi::SQLITE_IOERR_UNLOCK
+        | ffi::SQLITE_IOERR_CHECKRESERVEDLOCK => return raw(format!("its filesystem has no locks{system}")),
+        ffi::SQLITE_IOERR_SHMOPEN
+        | ffi::SQLITE_IOERR_SHMSIZE
+        | ffi::SQLITE_IOERR_SHMLOCK
+        | ffi::SQLITE_IOERR_SHMMAP => {
+            return raw(format!("its write-ahead log needs shared memory, which fails{system}"));
+        }
+        _ => {}
+    }
+    match code & 0xff {
+        ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED | ffi::SQLITE_PROTOCOL => Meaning::Busy,
+        ffi::SQLITE_NOTADB => raw(format!("SQLite does not read it: {said}")),
+        ffi::SQLITE_CORRUPT => raw(format!("it is damaged: {said}")),
+        // The process has run out of something; the database is not to blame.
+        ffi::SQLITE_CANTOPEN if is_shortage(errno) => failed(format!("SQLite cannot open its files{system}")),
+        ffi::SQLITE_CANTOPEN => raw(format!("SQLite cannot open it or a file beside it{system}")),
+        ffi::SQLITE_READONLY | ffi::SQLITE_PERM | ffi::SQLITE_AUTH => {
+            raw(format!("SQLite may not read it: {said}{system}"))
+        }
+        // Of a file format that this SQLite does not know.
+        ffi::SQLITE_ERROR if said.contains("no such table: sqlite_dbpage") => failed(
+            "this program's SQLite cannot show pages: build it with LIBSQLITE3_FLAGS=-DSQLITE_ENABLE_DBPAGE_VTAB=1"
+                .into(),
+        ),
+        ffi::SQLITE_ERROR => raw(format!("SQLite does not understand it: {said}")),
+        ffi::SQLITE_INTERRUPT => Meaning::Trouble(Trouble::Stopped),
+        _ => failed(format!("SQLite cannot read it: {said}{system}")),
+    }
+}
+
+fn is_shortage(errno: i32) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|shortage| shortage.raw_os_error() == errno)
+}

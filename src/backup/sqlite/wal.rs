@@ -1,0 +1,166 @@
+//! Which pages of a database may be newer in its write-ahead log than in its file.
+//!
+//! A reader in WAL mode holds one of SQLite's read marks from the beginning of its transaction to the end, and sees the log up
+//! to some frame M. What is in the file changes meanwhile, and yet a page that no frame up to M names may be read straight
+//! from it:
+//!
+//! - Only a checkpoint writes to the file, since every connection in WAL mode has a shared lock on it. It copies frames up
+//!   to the lowest mark that a reader holds, so none after M: the pages that it writes are named by frames up to M. It cuts the
+//!   file only when the last frame of all was copied, then to the size of M's commit, and SQLite grows it only to more.
+//! - A reader on mark 0 found the whole log copied and ignores it: its state is the file. A checkpoint has to lock mark 0
+//!   before it writes, so it waits until there is no such reader; then no page is newer in the log, whatever frames say.
+//! - A log begins anew, or is cut, only under a lock of all marks but 0. So for any other reader, its frames up to M stay
+//!   where they are, and were there before the transaction began: whoever reads their headers after that misses none. Frames
+//!   after M, or half-written ones, name pages for which asking SQLite is needless and not wrong.
+//!
+//! Frames of the log as it now is carry the salts of its header; SQLite itself stops at the first that does not, and so does
+//! this. <https://www.sqlite.org/fileformat.html#the_write_ahead_log>
+
+use std::ffi::c_int;
+
+use rusqlite::Connection;
+
+use super::handle::read_wal;
+use super::header::{is_page_size, locks_page};
+
+/// The log's header, in bytes.
+const HEADER: usize = 32;
+/// A frame's header, in bytes; a page follows.
+const FRAME: usize = 24;
+/// The log's first four bytes; the lowest bit tells the byte order of its checksums.
+const MAGIC: u32 = 0x377F_0682;
+/// Bytes to read at a time where frames are small.
+const WINDOW: usize = 16 << 10;
+/// Pages that one piece of a set is about.
+const PIECE: u32 = 1 << 15;
+
+/// A set of page numbers. Its memory grows with how many pages are in it, and hardly with how large the numbers are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageSet {
+    /// One bit per page; pieces without any are not there.
+    pieces: Vec<Option<Box<[u64; PIECE as usize / 64]>>>,
+    /// This page and all that follow are in the set, but for `never`.
+    from: Option<u32>,
+    /// Not in the set, whatever was added.
+    never: Option<u32>,
+}
+
+impl PageSet {
+    /// Whether the page with this number is in the set.
+    pub fn contains(&self, page: u32) -> bool {
+        if self.never == Some(page) {
+            return false;
+        }
+        if self.from.is_some_and(|from| page >= from) {
+            return true;
+        }
+        let bit = page % PIECE;
+        let piece = self.pieces.get((page / PIECE) as usize).and_then(Option::as_ref);
+        piece.is_some_and(|piece| piece[(bit / 64) as usize] >> (bit % 64) & 1 != 0)
+    }
+
+    /// Whether the set is empty, as it is for most databases.
+    pub fn is_empty(&self) -> bool {
+        self.from.is_none() && self.pieces.iter().all(Option::is_none)
+    }
+
+    fn insert(&mut self, page: u32) {
+        let at = (page / PIECE) as usize;
+        if self.pieces.len() <= at {
+            self.pieces.resize(at + 1, None);
+        }
+        let piece = self.pieces[at].get_or_insert_with(|| Box::new([0; PIECE as usize / 64]));
+        let bit = page % PIECE;
+        piece[(bit / 64) as usize] |= 1 << (bit % 64);
+    }
+}
+
+/// Why the log was not read to its end.
+#[derive(Debug)]
+pub enum Ended {
+    /// SQLite's code.
+    Failed(c_int),
+    /// The work was told to stop.
+    Stopped,
+}
+
+/// The pages of a database that are to be read through SQLite. `logged`: whether it has a log now. `pages` is their number and
+/// `whole` how many the file holds whole: what lies beyond is in the log, or is zeros as SQLite gives them. The page of SQLite's
+/// locks is never among them, since SQLite does not read it.
+///
+/// # Errors
+/// A log that cannot be read.
+pub fn pages_in_wal(
+    connection: &Connection,
+    logged: bool,
+    page_size: u32,
+    pages: u64,
+    whole: u64,
+    go_on: &dyn Fn() -> bool,
+) -> Result<PageSet, Ended> {
+    let mut set = PageSet { never: u32::try_from(locks_page(page_size)).ok(), ..PageSet::default() };
+    if logged {
+        let read = |at, out: &mut [u8]| read_wal(connection, at, out).map_err(Ended::Failed);
+        add_frames(&mut set, page_size, pages, read, go_on)?;
+    }
+    if whole < pages {
+        set.from = Some(set.from.unwrap_or(u32::MAX).min(u32::try_from(whole + 1).unwrap_or(u32::MAX)));
+    }
+    Ok(set)
+}
+
+/// Adds the pages that the log's frames name. `read` gives the bytes at an offset, and tells whether there were as many.
+fn add_frames(
+    set: &mut PageSet,
+    page_size: u32,
+    pages: u64,
+    read: impl Fn(u64, &mut [u8]) -> Result<bool, Ended>,
+    go_on: &dyn Fn() -> bool,
+) -> Result<(), Ended> {
+    let mut header = [0; HEADER];
+    if !read(0, &mut header)? || number(&header, 0) & !1 != MAGIC {
+        // SQLite takes no frame from such a log either.
+        return Ok(());
+    }
+    if number(&header, 8) != page_size {
+        if is_page_size(number(&header, 8)) {
+            // Of a log in use this cannot be; SQLite knows better what to make of it.
+            set.from = Some(1);
+        }
+        return Ok(());
+    }
+    let salts = &header[16..24];
+    let stride = FRAME + page_size as usize;
+    let at_once = (WINDOW / stride).max(1);
+    // The last page of a window is not needed.
+    let mut window = vec![0; (at_once - 1) * stride + FRAME];
+    let mut at = HEADER as u64;
+    loop {
+        if !go_on() {
+            return Err(Ended::Stopped);
+        }
+        let mut length = window.len();
+        if !read(at, &mut window)? {
+            // The log's end lies within the window, or it was cut: frame by frame from here.
+            length = FRAME;
+            if !read(at, &mut window[..FRAME])? {
+                return Ok(());
+            }
+        }
+        for frame in window[..length].chunks(stride) {
+            let page = number(frame, 0);
+            if frame.len() < FRAME || &frame[8..16] != salts || page == 0 {
+                return Ok(());
+            }
+            // A page beyond the state's end was there in an earlier commit, or comes in a later one.
+            if u64::from(page) <= pages {
+                set.insert(page);
+            }
+            at += stride as u64;
+        }
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_be_bytes)
+}
