@@ -29,9 +29,12 @@ use super::trouble::{Meaning, meaning};
 use super::wal::{Ended, PageSet, pages_in_wal};
 
 /// The longest path that SQLite takes, with a side file's ending, in bytes.
-const LONGEST_PATH: usize = 504;
-/// The longest sleep between two attempts.
-const STEP: Duration = Duration::from_millis(100);
+pub const LONGEST_PATH: usize = 504;
+/// The sleep between two attempts. A program that commits without pause leaves the database open to others for a moment of
+/// each commit only, and that has to be met.
+const STEP: Duration = Duration::from_millis(1);
+/// How often it is asked whether a check is to stop.
+const WATCH: Duration = Duration::from_millis(50);
 /// How often the same journal must be met, with sleeps between, before it is nobody's.
 const HOT: u32 = 3;
 const LOCKED: &str = "another program keeps it locked";
@@ -194,7 +197,7 @@ impl<'a> Live<'a> {
         if self.begun {
             return Err(failed("a transaction is open already"));
         }
-        let (mut step, mut journal, mut met, mut unheld) = (Duration::from_millis(1), None, 0, 0);
+        let (mut journal, mut met, mut unheld) = (None, 0, 0);
         loop {
             let refused = match self.attempt() {
                 Ok(state) => {
@@ -216,7 +219,7 @@ impl<'a> Live<'a> {
                         return Err(Trouble::Raw(CUT_OFF.into()));
                     }
                     if met > 0 {
-                        thread::sleep(step);
+                        thread::sleep(STEP);
                         continue;
                     }
                     LOCKED
@@ -232,8 +235,7 @@ impl<'a> Live<'a> {
                 }
                 Refused::Trouble(trouble) => return Err(trouble),
             };
-            self.wait(step, why)?;
-            step = (step * 2).min(STEP);
+            self.wait(why)?;
         }
     }
 
@@ -278,7 +280,7 @@ impl<'a> Live<'a> {
                     if self.options.stop.load(Ordering::Relaxed) {
                         interrupt.interrupt();
                     }
-                    thread::park_timeout(STEP);
+                    thread::park_timeout(WATCH);
                 }
             });
             let watcher = watcher.thread();
@@ -414,7 +416,7 @@ impl<'a> Live<'a> {
             // SQLite deletes a log beside an empty file.
             return Err(Trouble::Raw("it has become empty".into()).into());
         }
-        let (wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
+        let (mut wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
         let shm = self.beside("-shm")?;
         let read = self.read();
         let (wal_now, shm_now) = (self.beside("-wal")?, self.beside("-shm")?);
@@ -437,6 +439,8 @@ impl<'a> Live<'a> {
             Ended::Stopped => Trouble::Stopped,
             Ended::Failed(code) => failed(format!("its write-ahead log cannot be read: SQLite's error {code}")),
         })?;
+        // One that is only there because an attempt before this created it is not there.
+        wal = wal.filter(|wal| wal.st_size > 0 || self.created.wal != Some(id(wal)));
         Ok(State { page_size, pages, version: self.generation << 32 | version, logged, in_wal, stat, wal, journal })
     }
 
@@ -478,7 +482,7 @@ impl<'a> Live<'a> {
         }
     }
 
-    fn wait(&mut self, step: Duration, why: &str) -> Result<(), Trouble> {
+    fn wait(&mut self, why: &str) -> Result<(), Trouble> {
         if self.options.stop.load(Ordering::Relaxed) {
             return Err(Trouble::Stopped);
         }
@@ -486,7 +490,7 @@ impl<'a> Live<'a> {
             return Err(Trouble::Busy(format!("{why}, for {:?} now", self.options.patience)));
         }
         let clock = Instant::now();
-        thread::sleep(step.min(self.left));
+        thread::sleep(STEP.min(self.left));
         self.left = self.left.saturating_sub(clock.elapsed());
         Ok(())
     }

@@ -16,3 +16,5 @@ pub mod wal;
 
 #[cfg(test)]
 mod peer;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,223 @@
-//! Another process with a database open, for tests: locks do not bind the process that has them.
+//! Another process, for tests: locks do not bind the process that has them, and looking at a file from this one would drop
+//! them. It is this test program again, running [`another_process`] and doing what it is told line by line.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+
+/// Set for the other process.
+const TOLD: &str = "LASTGOOD_TEST_PEER";
+/// Begins a line that is an answer; the test harness prints others.
+const ANSWER: &str = "answer ";
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Order {
+    /// Opens a database, instead of the one before.
+    Open(Vec<u8>),
+    /// Executes statements.
+    Run(String),
+    /// Asks for one value.
+    Ask(String),
+    /// Looks at a folder.
+    Look(Vec<u8>),
+    /// Begins to write to a database without pause, with checkpoints of this kind in between.
+    Hammer(Vec<u8>, Option<String>),
+    /// Ends that.
+    Rest,
+}
+
+/// What is in a folder: hash, size and mtime by name.
+pub type Listing = BTreeMap<Vec<u8>, (String, u64, i128)>;
+
+/// The other process; killed when it is dropped.
+pub struct Peer {
+    child: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Peer {
+    pub fn start() -> Peer {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "backup::sqlite::peer::another_process", "--ignored", "--nocapture"])
+            .env(TOLD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (orders, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Peer { child, orders, answers: BufReader::new(answers).lines() }
+    }
+
+    /// One that has a database open.
+    pub fn with(path: &Path) -> Peer {
+        let mut peer = Peer::start();
+        peer.order(&Order::Open(path.as_os_str().as_bytes().to_vec())).unwrap();
+        peer
+    }
+
+    fn order(&mut self, order: &Order) -> Result<String, String> {
+        writeln!(self.orders, "{}", serde_json::to_string(order).unwrap()).unwrap();
+        let mut lines = self.answers.by_ref().map(Result::unwrap);
+        // The harness's own output may come before it in the same line.
+        let answer = lines.find_map(|line| Some(line.split_once(ANSWER)?.1.to_owned())).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    pub fn run(&mut self, sql: &str) -> Result<String, String> {
+        self.order(&Order::Run(sql.into()))
+    }
+
+    pub fn ask(&mut self, sql: &str) -> String {
+        self.order(&Order::Ask(sql.into())).unwrap()
+    }
+
+    pub fn look(&mut self, folder: &Path) -> Listing {
+        let said = self.order(&Order::Look(folder.as_os_str().as_bytes().to_vec())).unwrap();
+        serde_json::from_str::<Vec<_>>(&said).unwrap().into_iter().collect()
+    }
+
+    /// Writes to the table `t(id, x)` all the time, keeping the sum of `x`.
+    pub fn hammer(&mut self, path: &Path, checkpoint: Option<&str>) {
+        let path = path.as_os_str().as_bytes().to_vec();
+        self.order(&Order::Hammer(path, checkpoint.map(str::to_owned))).unwrap();
+    }
+
+    /// Ends that; tells how many commits there were.
+    pub fn rest(&mut self) -> u64 {
+        self.order(&Order::Rest).unwrap().parse().unwrap()
+    }
+
+    /// Ends it with SIGKILL, in the middle of what it does.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It may have been killed before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "other tests start it as another process"]
+fn another_process() {
+    if std::env::var_os(TOLD).is_none() {
+        return;
+    }
+    let mut served = Served::default();
+    for line in std::io::stdin().lock().lines() {
+        let answer = served.serve(serde_json::from_str(&line.unwrap()).unwrap());
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{ANSWER}{}", serde_json::to_string(&answer).unwrap()).unwrap();
+        out.flush().unwrap();
+    }
+    std::process::exit(0);
+}
+
+#[derive(Default)]
+struct Served {
+    connection: Option<Connection>,
+    hammer: Option<(Arc<AtomicBool>, JoinHandle<u64>)>,
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+fn opened(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+    connection
+}
+
+impl Served {
+    fn serve(&mut self, order: Order) -> Result<String, String> {
+        let connection = self.connection.as_ref();
+        match order {
+            Order::Open(bytes) => {
+                self.connection = None;
+                self.connection = Some(opened(&path(bytes)));
+                Ok(String::new())
+            }
+            Order::Run(sql) => {
+                connection.unwrap().execute_batch(&sql).map(|()| String::new()).map_err(|e| e.to_string())
+            }
+            Order::Ask(sql) => {
+                let value = connection.unwrap().query_row(&sql, [], |row| row.get::<_, rusqlite::types::Value>(0));
+                value
+                    .map(|value| match value {
+                        rusqlite::types::Value::Integer(n) => n.to_string(),
+                        rusqlite::types::Value::Text(text) => text,
+                        other => format!("{other:?}"),
+                    })
+                    .map_err(|e| e.to_string())
+            }
+            Order::Look(folder) => {
+                let mut listing = Listing::new();
+                for found in fs::read_dir(path(folder)).unwrap() {
+                    let found = found.unwrap();
+                    let stat = found.metadata().unwrap();
+                    let hash = blake3::hash(&fs::read(found.path()).unwrap()).to_string();
+                    let mtime = i128::from(stat.mtime()) * 1_000_000_000 + i128::from(stat.mtime_nsec());
+                    listing.insert(found.file_name().into_vec(), (hash, stat.len(), mtime));
+                }
+                Ok(serde_json::to_string(&listing.into_iter().collect::<Vec<_>>()).unwrap())
+            }
+            Order::Hammer(bytes, checkpoint) => {
+                let stop = Arc::new(AtomicBool::new(false));
+                let stopped = stop.clone();
+                let path = path(bytes);
+                self.hammer = Some((stop, std::thread::spawn(move || hammer(&path, checkpoint, &stopped))));
+                Ok(String::new())
+            }
+            Order::Rest => {
+                let (stop, thread) = self.hammer.take().unwrap();
+                stop.store(true, Ordering::Relaxed);
+                Ok(thread.join().unwrap().to_string())
+            }
+        }
+    }
+}
+
+/// Moves one from a row to another until it is told to stop.
+fn hammer(path: &Path, checkpoint: Option<String>, stop: &AtomicBool) -> u64 {
+    let connection = opened(path);
+    let rows: i64 = connection.query_row("select count(*) from t", [], |row| row.get(0)).unwrap();
+    let mut commits = 0;
+    for n in 1_i64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (from, to) = (n * 7919 % rows + 1, n * 104_729 % rows + 1);
+        let moved = connection.execute_batch(&format!(
+            "begin immediate; update t set x = x - 1 where id = {from}; update t set x = x + 1 where id = {to};
+             insert into junk(b) values (randomblob(2000)); delete from junk where id < last_insert_rowid() - 50; commit"
+        ));
+        match moved {
+            Ok(()) => commits += 1,
+            // A reader is in the way.
+            Err(_) if connection.is_autocommit() => {}
+            Err(_) => connection.execute_batch("rollback").unwrap(),
+        }
+        if let Some(kind) = checkpoint.as_ref().filter(|_| n % 17 == 0) {
+            // Busy is an answer in the row, or an error; both are as good here.
+            let _ = connection.query_row(&format!("pragma wal_checkpoint({kind})"), [], |_| Ok(()));
+        }
+    }
+    commits
+}

@@ -51,7 +51,9 @@ pub fn hold(device: u64, inode: u64) -> Hold {
 
 /// Holds the file if nobody in this process does.
 pub fn try_hold(device: u64, inode: u64) -> Option<Hold> {
-    held().insert((device, inode)).then_some(Hold { device, inode })
+    let free = held().insert((device, inode));
+    // Made only when it is free: a hold that is made is given back.
+    free.then(|| Hold { device, inode })
 }
 
 #[cfg(test)]

@@ -1,0 +1,92 @@
+//! Databases that other processes use, read live.
+
+mod rollback;
+mod trouble;
+mod wal;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::live::{Live, Options, State};
+use super::registry::hold;
+use super::trouble::Trouble;
+
+static GO_ON: AtomicBool = AtomicBool::new(false);
+/// Longer than any test waits for what is going to happen.
+const PATIENT: Options = Options { patience: Duration::from_secs(120), stop: &GO_ON };
+/// For what is not going to happen.
+const HASTY: Options = Options { patience: Duration::from_millis(20), stop: &GO_ON };
+
+/// A folder with a database of a table `t` whose column `x` has 100 in each of 100 rows.
+fn database(setup: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().canonicalize().unwrap().join("app.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(setup).unwrap();
+    connection
+        .execute_batch(
+            "create table t(id integer primary key, x, padding);
+             create table junk(id integer primary key autoincrement, b);
+             with recursive n(n) as (select 1 union all select n + 1 from n where n < 100)
+             insert into t select n, 100, randomblob(700) from n;",
+        )
+        .unwrap();
+    connection.close().unwrap();
+    (folder, path)
+}
+
+fn try_open<'a>(path: &Path, options: Options<'a>) -> Result<Live<'a>, Trouble> {
+    let stat = fs::symlink_metadata(path).unwrap();
+    Live::open(path, hold(stat.dev(), stat.ino()), options)
+}
+
+fn opened(path: &Path) -> Live<'static> {
+    try_open(path, PATIENT).unwrap()
+}
+
+/// The state's bytes, read as a backup does.
+fn taken(live: &Live, state: &State) -> Vec<u8> {
+    let size = state.page_size as usize;
+    let mut bytes = vec![0; size * usize::try_from(state.pages).unwrap()];
+    for (page, number) in bytes.chunks_mut(size).zip(1..) {
+        if state.in_wal.contains(number) {
+            live.page(number, page).unwrap();
+        } else {
+            live.file().read_exact_at(page, u64::from(number - 1) * size as u64).unwrap();
+        }
+    }
+    bytes
+}
+
+/// The state's bytes as SQLite gives them.
+fn through_sqlite(live: &Live, state: &State) -> Vec<u8> {
+    let mut bytes = vec![0; state.page_size as usize * usize::try_from(state.pages).unwrap()];
+    for (page, number) in bytes.chunks_mut(state.page_size as usize).zip(1..) {
+        live.page(number, page).unwrap();
+    }
+    bytes
+}
+
+/// Fails unless these bytes are a sound database; gives the sum and the count of `x`.
+fn restored(bytes: &[u8]) -> (i64, i64) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("restored.db");
+    fs::write(&path, bytes).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    let check: String = connection.query_row("pragma integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+    connection.query_row("select sum(x), count(*) from t", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+}
+
+fn raw_because(trouble: Trouble, what: &str) {
+    match trouble {
+        Trouble::Raw(why) => assert!(why.contains(what), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}

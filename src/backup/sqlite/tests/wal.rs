@@ -1,0 +1,256 @@
+//! Databases with a write-ahead log.
+
+use std::thread;
+
+use super::super::peer::Peer;
+use super::super::registry::try_hold;
+use super::super::side::{beside, id, status};
+use super::*;
+
+const WAL: &str = "pragma journal_mode = wal";
+
+#[test]
+fn a_closed_database_is_its_file_and_nothing_stays_beside_it() {
+    for size in [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536] {
+        let (folder, path) = database(&format!("pragma page_size = {size}; {WAL}"));
+        let before = Peer::start().look(folder.path());
+        assert_eq!(before.len(), 1);
+        let mut live = opened(&path);
+        let state = live.begin().unwrap();
+        assert_eq!((state.page_size, state.logged), (size, true));
+        assert!(state.in_wal.is_empty() && state.wal.is_none() && state.journal.is_none());
+        let bytes = taken(&live, &state);
+        assert_eq!(bytes, through_sqlite(&live, &state));
+        live.end().unwrap();
+        live.close().unwrap();
+        assert_eq!(bytes, fs::read(&path).unwrap(), "{size}");
+        assert_eq!(before, Peer::start().look(folder.path()));
+    }
+}
+
+#[test]
+fn a_writer_never_waits_and_what_it_does_is_not_seen() {
+    let (folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    let write = "update t set x = x + 1";
+    writer.run(write).unwrap();
+    let mut live = opened(&path);
+    let first = live.begin().unwrap();
+    writer.run(write).unwrap();
+    assert_eq!(restored(&taken(&live, &first)), (101 * 100, 100));
+    live.end().unwrap();
+    let second = live.begin().unwrap();
+    assert_ne!(first.version, second.version);
+    live.end().unwrap();
+    let third = live.begin().unwrap();
+    assert_eq!(second.version, third.version);
+    assert_eq!(restored(&taken(&live, &third)), (102 * 100, 100));
+    live.close().unwrap();
+    // They are the writer's.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    writer.run(write).unwrap();
+    assert_eq!(writer.ask("pragma integrity_check"), "ok");
+}
+
+#[test]
+fn states_are_consistent_while_others_write_and_checkpoint() {
+    for (setup, checkpoint) in [
+        ("", Some("truncate")),
+        ("", Some("restart")),
+        ("pragma page_size = 512", Some("passive")),
+        ("pragma page_size = 65536", None),
+        ("pragma auto_vacuum = full", Some("truncate")),
+    ] {
+        let (_folder, path) = database(&format!("{setup}; {WAL}"));
+        let (mut writer, mut other) = (Peer::start(), Peer::start());
+        writer.hammer(&path, checkpoint);
+        other.hammer(&path, None);
+        let mut live = opened(&path);
+        for _ in 0..15 {
+            let state = live.begin().unwrap();
+            let bytes = taken(&live, &state);
+            assert_eq!(bytes, through_sqlite(&live, &state), "{setup} {checkpoint:?}");
+            live.end().unwrap();
+            assert_eq!(restored(&bytes), (100 * 100, 100));
+        }
+        live.close().unwrap();
+        assert!(writer.rest() + other.rest() > 0);
+    }
+}
+
+#[test]
+fn pages_that_only_the_log_has_are_read_from_it() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma wal_autocheckpoint = 0; insert into junk(b) values (zeroblob(3000000))").unwrap();
+    let mut live = opened(&path);
+    let state = live.begin().unwrap();
+    let size = fs::metadata(&path).unwrap().len();
+    assert!(state.pages * u64::from(state.page_size) > size + 2_900_000);
+    let bytes = taken(&live, &state);
+    assert_eq!(bytes, through_sqlite(&live, &state));
+    assert_eq!(restored(&bytes), (100 * 100, 100));
+    // Not everything comes through SQLite.
+    assert!((1..=u32::try_from(state.pages).unwrap()).any(|page| !state.in_wal.contains(page)));
+    assert!(state.wal.unwrap().st_size > 2_900_000);
+}
+
+#[test]
+fn a_state_may_be_smaller_than_the_file() {
+    let (_folder, path) = database(&format!("pragma auto_vacuum = full; {WAL}"));
+    let mut writer = Peer::with(&path);
+    writer.run("insert into junk(b) values (zeroblob(3000000))").unwrap();
+    assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "0");
+    writer.run("pragma wal_autocheckpoint = 0; delete from junk").unwrap();
+    let mut live = opened(&path);
+    let state = live.begin().unwrap();
+    assert!(state.pages * u64::from(state.page_size) + 2_900_000 < fs::metadata(&path).unwrap().len());
+    let bytes = taken(&live, &state);
+    assert_eq!(bytes, through_sqlite(&live, &state));
+    assert_eq!(restored(&bytes), (100 * 100, 100));
+}
+
+#[test]
+fn checkpoints_wait_for_the_transaction_and_writers_do_not() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("update t set x = x + 1").unwrap();
+    let mut live = opened(&path);
+    let state = live.begin().unwrap();
+    writer.run("update t set x = x + 1").unwrap();
+    assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "1");
+    assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
+    live.end().unwrap();
+    assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "0");
+    // The log is empty now: this transaction is on mark 0, and the log begins anew while it lasts.
+    let state = live.begin().unwrap();
+    writer.run("update t set x = x + 1").unwrap();
+    assert_eq!(restored(&taken(&live, &state)), (102 * 100, 100));
+    assert_eq!(taken(&live, &state), through_sqlite(&live, &state));
+    live.close().unwrap();
+}
+
+#[test]
+fn the_log_of_a_killed_writer_is_read_and_left_as_it_is() {
+    let (folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("update t set x = x + 1; begin; update t set x = 0").unwrap();
+    writer.kill();
+    let (wal, shm) = (beside(&path, "-wal"), beside(&path, "-shm"));
+    for with_shm in [true, false] {
+        if !with_shm {
+            fs::remove_file(&shm).unwrap();
+        }
+        let before = Peer::start().look(folder.path());
+        let mut live = opened(&path);
+        let state = live.begin().unwrap();
+        assert!(state.wal.is_some());
+        assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
+        live.close().unwrap();
+        let mut after = Peer::start().look(folder.path());
+        assert_eq!(after.len(), before.len());
+        if with_shm {
+            // Whoever comes first after a crash rebuilds it.
+            after.insert(b"app.db-shm".to_vec(), before[&b"app.db-shm"[..]].clone());
+        }
+        assert_eq!(before, after);
+        assert!(fs::metadata(&wal).unwrap().len() > 0);
+    }
+    assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "10100");
+}
+
+#[test]
+fn dropping_it_in_a_transaction_leaves_nothing_either() {
+    let (folder, path) = database(WAL);
+    let before = Peer::start().look(folder.path());
+    let mut live = opened(&path);
+    live.begin().unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    drop(live);
+    assert_eq!(before, Peer::start().look(folder.path()));
+    let panicked = thread::spawn({
+        let path = path.clone();
+        move || {
+            let mut live = opened(&path);
+            live.begin().unwrap();
+            panic!("on purpose");
+        }
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(before, Peer::start().look(folder.path()));
+    drop(opened(&path));
+}
+
+#[test]
+fn side_files_that_others_came_to_use_stay() {
+    let (folder, path) = database(WAL);
+    let mut live = opened(&path);
+    live.begin().unwrap();
+    let mut writer = Peer::with(&path);
+    writer.ask("select count(*) from t");
+    live.close().unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    writer.run("update t set x = 1").unwrap();
+    // Now the same with one who has written, and is gone when we are.
+    let mut live = opened(&path);
+    live.begin().unwrap();
+    writer.run("update t set x = 2").unwrap();
+    drop(writer);
+    live.close().unwrap();
+    assert!(fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
+    assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "200");
+}
+
+#[test]
+fn a_log_that_was_written_meanwhile_is_never_removed() {
+    let (_folder, path) = database(WAL);
+    let mut live = opened(&path);
+    live.begin().unwrap();
+    let mut writer = Peer::with(&path);
+    writer.run("update t set x = 3").unwrap();
+    // It does not remove the log, since we have the database open.
+    assert_eq!(writer.ask("select sum(x) from t"), "300");
+    drop(writer);
+    live.close().unwrap();
+    assert!(fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
+    assert!(!beside(&path, "-shm").exists());
+    assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "300");
+}
+
+#[test]
+fn the_shared_memory_is_held_while_it_is_open() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("update t set x = 5").unwrap();
+    let shm = id(&status(&beside(&path, "-shm")).unwrap().unwrap());
+    let held = try_hold(shm.0, shm.1).unwrap();
+    let mut live = try_open(&path, HASTY).unwrap();
+    assert!(matches!(live.begin().unwrap_err(), Trouble::Busy(why) if why.contains("-shm")));
+    drop(live);
+    let mut live = opened(&path);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| live.begin().map(|state| state.pages));
+        drop(held);
+        assert!(waiting.join().unwrap().unwrap() > 0);
+    });
+    assert!(try_hold(shm.0, shm.1).is_none());
+    live.end().unwrap();
+    assert!(try_hold(shm.0, shm.1).is_none());
+    live.close().unwrap();
+    drop((try_hold(shm.0, shm.1).unwrap(), writer));
+}
+
+#[test]
+fn the_shared_memory_that_reading_created_is_held_too() {
+    let (_folder, path) = database(WAL);
+    let mut live = opened(&path);
+    live.begin().unwrap();
+    let shm = id(&status(&beside(&path, "-shm")).unwrap().unwrap());
+    assert!(try_hold(shm.0, shm.1).is_none());
+    // A writer that comes now takes it for used, and does not begin it anew under our feet.
+    let mut writer = Peer::with(&path);
+    writer.run("update t set x = x + 1").unwrap();
+    live.end().unwrap();
+    let state = live.begin().unwrap();
+    assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
+}
