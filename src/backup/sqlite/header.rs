@@ -2,6 +2,10 @@
 //!
 //! <https://www.sqlite.org/fileformat.html#the_database_header>
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
 /// What every database begins with. An encrypted one does not.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// The smallest page that SQLite knows, in bytes.
@@ -21,6 +25,24 @@ pub struct Header {
 }
 
 impl Header {
+    /// Reads the beginning of a file, which may be empty; none: it is not a database.
+    ///
+    /// # Errors
+    /// What the system says when it cannot be read.
+    pub fn read(file: &File) -> io::Result<Option<Header>> {
+        let mut first = [0; 20];
+        let mut length = 0;
+        while length < first.len() {
+            match file.read_at(&mut first[length..], length as u64) {
+                Ok(0) => break,
+                Ok(more) => length += more,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(Header::parse(&first[..length]))
+    }
+
     /// Reads the first bytes of a file, 20 or more where there are so many; none: it is not a database.
     pub fn parse(first: &[u8]) -> Option<Header> {
         let rest = first.strip_prefix(MAGIC)?;

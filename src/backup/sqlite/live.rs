@@ -9,16 +9,17 @@
 //! close it leaves the log as it is; the next to open it goes on from there.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{Mode, OFlags, Stat, fstat, open};
 
+use super::check;
+pub use super::check::{CheckKind, Checked};
 use super::filesystem::unfit;
 use super::handle::{has_moved, system_errno};
 use super::header::{Header, is_page_size};
@@ -33,8 +34,6 @@ pub const LONGEST_PATH: usize = 504;
 /// The sleep between two attempts. A program that commits without pause leaves the database open to others for a moment of
 /// each commit only, and that has to be met.
 const STEP: Duration = Duration::from_millis(1);
-/// How often it is asked whether a check is to stop.
-const WATCH: Duration = Duration::from_millis(50);
 /// How often the same journal must be met, with sleeps between, before it is nobody's.
 const HOT: u32 = 3;
 const LOCKED: &str = "another program keeps it locked";
@@ -70,26 +69,6 @@ pub struct State {
     pub wal: Option<Stat>,
     /// Of its `-journal`, likewise.
     pub journal: Option<Stat>,
-}
-
-/// How thoroughly to check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckKind {
-    /// `PRAGMA quick_check`: pages and rows.
-    Quick,
-    /// `PRAGMA integrity_check`: also that indexes and tables agree.
-    Full,
-}
-
-/// What a check came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Checked {
-    /// Nothing was found.
-    Sound,
-    /// The first that was found.
-    Damaged(String),
-    /// It cannot be told, and why: a collation that only the app has.
-    Unknown(String),
 }
 
 /// A database that is open for reading.
@@ -157,7 +136,7 @@ impl<'a> Live<'a> {
         if id(&fstat(&file).map_err(failed)?) != hold.id() {
             return Err(Trouble::Replaced);
         }
-        let Some(header) = header(&file)? else {
+        let Some(header) = Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))? else {
             return Err(Trouble::Raw("it is no SQLite database any more".into()));
         };
         if let Some(why) =
@@ -233,7 +212,7 @@ impl<'a> Live<'a> {
                     }
                     "the file beside it that its programs share (-shm) is replaced again and again"
                 }
-                Refused::Trouble(trouble) => return Err(trouble),
+                Refused::Trouble(trouble) => return Err(self.replaced_or(trouble)),
             };
             self.wait(why)?;
         }
@@ -267,41 +246,7 @@ impl<'a> Live<'a> {
     /// # Errors
     /// A check that was stopped, or that could not read the file.
     pub fn check(&mut self, kind: CheckKind) -> Result<Checked, Trouble> {
-        let connection = self.transaction()?;
-        let sql = match kind {
-            CheckKind::Quick => "pragma quick_check(1)",
-            CheckKind::Full => "pragma integrity_check(1)",
-        };
-        let interrupt = connection.get_interrupt_handle();
-        let over = AtomicBool::new(false);
-        let said = thread::scope(|scope| {
-            let watcher = scope.spawn(|| {
-                while !over.load(Ordering::Acquire) {
-                    if self.options.stop.load(Ordering::Relaxed) {
-                        interrupt.interrupt();
-                    }
-                    thread::park_timeout(WATCH);
-                }
-            });
-            let watcher = watcher.thread();
-            let said = connection.query_row(sql, [], |row| row.get::<_, String>(0));
-            over.store(true, Ordering::Release);
-            watcher.unpark();
-            said
-        });
-        let why = match said {
-            Ok(said) if said == "ok" => return Ok(Checked::Sound),
-            Ok(said) => return Ok(Checked::Damaged(said)),
-            Err(why) => why,
-        };
-        match &why {
-            rusqlite::Error::SqliteFailure(code, _) => match code.extended_code & 0xff {
-                ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => Ok(Checked::Damaged(why.to_string())),
-                ffi::SQLITE_ERROR => Ok(Checked::Unknown(why.to_string())),
-                _ => Err(self.trouble(&why)),
-            },
-            _ => Err(self.trouble(&why)),
-        }
+        check::check(self.transaction()?, kind, self.options.stop).map_err(|why| self.trouble(&why))
     }
 
     /// Ends the transaction.
@@ -330,7 +275,7 @@ impl<'a> Live<'a> {
     fn shut(&mut self) -> Result<(), String> {
         self.begun = false;
         self.connection = None;
-        std::mem::take(&mut self.created).remove(&self.path, &self.file)
+        std::mem::take(&mut self.created).remove(&self.path, self.hold.id())
     }
 
     fn transaction(&self) -> Result<&Connection, Trouble> {
@@ -363,6 +308,14 @@ impl<'a> Live<'a> {
         }
     }
 
+    /// What went wrong, or that it did because the path does not lead to our file any more.
+    fn replaced_or(&self, trouble: Trouble) -> Trouble {
+        match self.still_there() {
+            Err(Trouble::Replaced) => Trouble::Replaced,
+            _ => trouble,
+        }
+    }
+
     /// Opens a connection; SQLite takes no lock yet, and creates nothing.
     fn connect(&mut self) -> Result<(), Trouble> {
         self.still_there()?;
@@ -379,7 +332,7 @@ impl<'a> Live<'a> {
         });
         match opened {
             Ok(connection) => self.connection = Some(connection),
-            Err(why) => return Err(self.trouble(&why)),
+            Err(why) => return Err(self.replaced_or(self.trouble(&why))),
         }
         self.generation += 1;
         self.same()
@@ -512,18 +465,4 @@ fn resolve(path: &Path) -> Result<PathBuf, Trouble> {
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => Err(Trouble::Replaced),
         Err(why) => Err(failed(format!("its folder cannot be found: {why}"))),
     }
-}
-
-fn header(file: &File) -> Result<Option<Header>, Trouble> {
-    let mut first = [0; 100];
-    let mut length = 0;
-    while length < first.len() {
-        match file.read_at(&mut first[length..], length as u64) {
-            Ok(0) => break,
-            Ok(more) => length += more,
-            Err(why) if why.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(why) => return Err(failed(format!("it cannot be read: {why}"))),
-        }
-    }
-    Ok(Header::parse(&first[..length]))
 }

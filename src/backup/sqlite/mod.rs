@@ -5,6 +5,7 @@
 //! risk says why ([`trouble`], [`filesystem`]) and is taken raw. [`registry`] keeps everything else in this process away from a
 //! file while SQLite has locks on it, and [`side`] removes the files beside it that exist only for us.
 
+pub mod check;
 pub mod filesystem;
 mod handle;
 pub mod header;

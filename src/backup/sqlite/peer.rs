@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -28,6 +29,10 @@ enum Order {
     Run(String),
     /// Asks for one value.
     Ask(String),
+    /// Reads a database live.
+    Live(Vec<u8>),
+    /// Opens a file and closes it.
+    Touch(Vec<u8>),
     /// Looks at a folder.
     Look(Vec<u8>),
     /// Begins to write to a database without pause, with checkpoints of this kind in between.
@@ -48,7 +53,22 @@ pub struct Peer {
 
 impl Peer {
     pub fn start() -> Peer {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Peer::of(&mut Command::new(std::env::current_exe().unwrap()))
+    }
+
+    /// One with no rights but those that everybody has; `folder` is where everybody can start it from.
+    pub fn nobody(folder: &Path) -> Peer {
+        let (program, copy) = (std::env::current_exe().unwrap(), folder.join("peer"));
+        fs::hard_link(&program, &copy).or_else(|_| fs::copy(&program, &copy).map(drop)).unwrap();
+        let mut command = Command::new(copy);
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        Peer::of(command.current_dir("/"))
+    }
+
+    fn of(command: &mut Command) -> Peer {
+        let mut child = command
             .args(["--exact", "backup::sqlite::peer::another_process", "--ignored", "--nocapture"])
             .env(TOLD, "1")
             .stdin(Stdio::piped())
@@ -80,6 +100,16 @@ impl Peer {
 
     pub fn ask(&mut self, sql: &str) -> String {
         self.order(&Order::Ask(sql.into())).unwrap()
+    }
+
+    /// Reads a database live; gives the sum of `x` in `t` and whether there is a log, and what it said when it was closed.
+    pub fn live(&mut self, path: &Path) -> Result<String, String> {
+        self.order(&Order::Live(path.as_os_str().as_bytes().to_vec()))
+    }
+
+    /// Drops the process's locks of a file.
+    pub fn touch(&mut self, path: &Path) {
+        self.order(&Order::Touch(path.as_os_str().as_bytes().to_vec())).unwrap();
     }
 
     pub fn look(&mut self, folder: &Path) -> Listing {
@@ -167,6 +197,11 @@ impl Served {
                     })
                     .map_err(|e| e.to_string())
             }
+            Order::Live(bytes) => live(&path(bytes)),
+            Order::Touch(bytes) => {
+                drop(fs::File::open(path(bytes)).unwrap());
+                Ok(String::new())
+            }
             Order::Look(folder) => {
                 let mut listing = Listing::new();
                 for found in fs::read_dir(path(folder)).unwrap() {
@@ -192,6 +227,14 @@ impl Served {
             }
         }
     }
+}
+
+fn live(path: &Path) -> Result<String, String> {
+    let mut live = super::tests::try_open(path, super::tests::HASTY).map_err(|trouble| format!("{trouble:?}"))?;
+    let state = live.begin().map_err(|trouble| format!("{trouble:?}"))?;
+    let bytes = super::tests::taken(&live, &state);
+    let closed = live.close();
+    Ok(format!("{:?} {} {closed:?}", super::tests::restored(&bytes), state.logged))
 }
 
 /// Moves one from a row to another until it is told to stop.

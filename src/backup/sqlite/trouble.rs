@@ -103,3 +103,66 @@ fn is_shortage(errno: i32) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|shortage| shortage.raw_os_error() == errno)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    fn sorted(code: c_int, errno: i32) -> Meaning {
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("said".into()));
+        meaning(&error, errno)
+    }
+
+    #[test]
+    fn locks_are_waited_for_in_all_their_forms() {
+        for code in [
+            ffi::SQLITE_BUSY,
+            ffi::SQLITE_BUSY_RECOVERY,
+            ffi::SQLITE_BUSY_SNAPSHOT,
+            ffi::SQLITE_BUSY_TIMEOUT,
+            ffi::SQLITE_LOCKED,
+            ffi::SQLITE_PROTOCOL,
+        ] {
+            assert_eq!(sorted(code, 0), Meaning::Busy);
+        }
+        assert_eq!(sorted(ffi::SQLITE_READONLY_ROLLBACK, 0), Meaning::Journal);
+        assert_eq!(sorted(ffi::SQLITE_INTERRUPT, 0), Meaning::Trouble(Trouble::Stopped));
+    }
+
+    #[test]
+    fn what_sqlite_cannot_read_is_raw_and_says_why() {
+        for (code, why) in [
+            (ffi::SQLITE_NOTADB, "SQLite does not read it: said"),
+            (ffi::SQLITE_CORRUPT_INDEX, "it is damaged: said"),
+            (ffi::SQLITE_ERROR, "does not understand it: said"),
+            (ffi::SQLITE_CANTOPEN, "beside it: Permission denied"),
+            (ffi::SQLITE_READONLY_CANTINIT, "-shm file that cannot be written to: Permission denied"),
+            (ffi::SQLITE_READONLY_DIRECTORY, "cannot be created: Permission denied"),
+            (ffi::SQLITE_IOERR_RDLOCK, "has no locks: Permission denied"),
+            (ffi::SQLITE_IOERR_SHMMAP, "shared memory, which fails: Permission denied"),
+        ] {
+            let Meaning::Trouble(Trouble::Raw(said)) = sorted(code, Errno::ACCESS.raw_os_error()) else {
+                panic!("{why}")
+            };
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_another_time_may_read_fails() {
+        for (code, errno) in [
+            (ffi::SQLITE_IOERR_READ, Errno::IO),
+            (ffi::SQLITE_NOMEM, Errno::NOMEM),
+            (ffi::SQLITE_CANTOPEN, Errno::MFILE),
+        ] {
+            assert!(matches!(sorted(code, errno.raw_os_error()), Meaning::Trouble(Trouble::Failed(_))));
+        }
+        let unreadable = rusqlite::Error::QueryReturnedNoRows;
+        assert!(matches!(meaning(&unreadable, 0), Meaning::Trouble(Trouble::Failed(_))));
+        let Meaning::Trouble(Trouble::Failed(why)) = sort(ffi::SQLITE_ERROR, "no such table: sqlite_dbpage", 0) else {
+            panic!("the program was built wrong")
+        };
+        assert!(why.contains("SQLITE_ENABLE_DBPAGE_VTAB"), "{why}");
+    }
+}

@@ -164,3 +164,111 @@ fn add_frames(
 fn number(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SALTS: [u8; 8] = *b"salts!!!";
+
+    /// A log with a frame of the current salts for each of `pages`, then frames of older ones.
+    fn log(page_size: u32, pages: &[u32], old: &[u32]) -> Vec<u8> {
+        let mut log = [MAGIC + 1, 3_007_000, page_size, 0].iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<_>>();
+        log.extend(SALTS);
+        log.extend([0; 8]);
+        for (salts, pages) in [(SALTS, pages), (*b"other!!!", old)] {
+            for page in pages {
+                log.extend(page.to_be_bytes());
+                log.extend([0; 4]);
+                log.extend(salts);
+                log.extend([0; 8]);
+                log.resize(log.len() + page_size as usize, 0xEE);
+            }
+        }
+        log
+    }
+
+    fn found(log: &[u8], page_size: u32, pages: u64) -> PageSet {
+        let read = |at: u64, out: &mut [u8]| {
+            let rest = usize::try_from(at).ok().and_then(|at| log.get(at..)).unwrap_or(&[]);
+            let length = rest.len().min(out.len());
+            out[..length].copy_from_slice(&rest[..length]);
+            // As SQLite does.
+            out[length..].fill(0);
+            Ok(length == out.len())
+        };
+        let mut set = PageSet::default();
+        add_frames(&mut set, page_size, pages, read, &|| true).unwrap();
+        set
+    }
+
+    fn members(set: &PageSet, below: u32) -> Vec<u32> {
+        (0..below).filter(|&page| set.contains(page)).collect()
+    }
+
+    #[test]
+    fn frames_of_this_log_are_found_and_older_ones_are_not() {
+        for size in [512, 4096, 65_536] {
+            let many: Vec<u32> = (1..=70).rev().collect();
+            assert_eq!(members(&found(&log(size, &many, &[80, 81]), size, 90), 100), (1..=70).collect::<Vec<_>>());
+            assert!(found(&log(size, &[], &[1, 2]), size, 90).is_empty());
+        }
+        // One beyond the state's end is of another commit.
+        assert_eq!(members(&found(&log(512, &[3, 91, 5, u32::MAX], &[]), 512, 90), 100), [3, 5]);
+    }
+
+    #[test]
+    fn what_is_no_log_names_nothing() {
+        let whole = log(512, &[7], &[]);
+        for log in [&b""[..], &whole[..31], &whole[..32], &whole[..55], &[0; 4096][..], &[0xFF; 4096][..]] {
+            assert!(found(log, 512, 90).is_empty());
+        }
+        // The frame's header is enough: its page may be on its way.
+        assert_eq!(members(&found(&whole[..56], 512, 90), 100), [7]);
+    }
+
+    #[test]
+    fn of_a_log_for_another_page_size_sqlite_knows_better() {
+        let set = found(&log(1024, &[7], &[]), 512, 90);
+        assert!((1..=90).all(|page| set.contains(page)));
+    }
+
+    #[test]
+    fn it_stops_when_it_is_told_to() {
+        let read = |_, out: &mut [u8]| {
+            out.copy_from_slice(&log(512, &[1], &[])[..out.len()]);
+            Ok(true)
+        };
+        assert!(matches!(add_frames(&mut PageSet::default(), 512, 9, read, &|| false), Err(Ended::Stopped)));
+        let fails = |_, _: &mut [u8]| Err(Ended::Failed(10));
+        assert!(matches!(add_frames(&mut PageSet::default(), 512, 9, fails, &|| true), Err(Ended::Failed(10))));
+    }
+
+    #[test]
+    fn a_set_has_an_end_that_is_open_and_a_page_that_is_never_in_it() {
+        let mut set = PageSet::default();
+        assert!(set.is_empty());
+        set.insert(u32::MAX);
+        assert!(set.contains(u32::MAX) && !set.is_empty());
+        let set = PageSet { from: Some(10), never: Some(12), ..PageSet::default() };
+        assert_eq!(members(&set, 15), [10, 11, 13, 14]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_has_what_was_put_in(pages in prop::collection::btree_set(0u32..200_000, 0..100)) {
+            let mut set = PageSet::default();
+            pages.iter().for_each(|&page| set.insert(page));
+            prop_assert_eq!(members(&set, 200_000), pages.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn no_bytes_make_it_fail(start in 0usize..40, noise in prop::collection::vec(any::<u8>(), 0..3000)) {
+            let mut bytes = log(512, &[1, 2, 3], &[4]);
+            bytes.truncate(start * 50);
+            bytes.extend(noise);
+            found(&bytes, 512, 90);
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Databases that other processes use, read live.
 
+mod rights;
 mod rollback;
 mod trouble;
 mod wal;
@@ -21,7 +22,7 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 /// Longer than any test waits for what is going to happen.
 const PATIENT: Options = Options { patience: Duration::from_secs(120), stop: &GO_ON };
 /// For what is not going to happen.
-const HASTY: Options = Options { patience: Duration::from_millis(20), stop: &GO_ON };
+pub const HASTY: Options = Options { patience: Duration::from_millis(20), stop: &GO_ON };
 
 /// A folder with a database of a table `t` whose column `x` has 100 in each of 100 rows.
 fn database(setup: &str) -> (TempDir, PathBuf) {
@@ -41,7 +42,7 @@ fn database(setup: &str) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn try_open<'a>(path: &Path, options: Options<'a>) -> Result<Live<'a>, Trouble> {
+pub fn try_open<'a>(path: &Path, options: Options<'a>) -> Result<Live<'a>, Trouble> {
     let stat = fs::symlink_metadata(path).unwrap();
     Live::open(path, hold(stat.dev(), stat.ino()), options)
 }
@@ -51,7 +52,7 @@ fn opened(path: &Path) -> Live<'static> {
 }
 
 /// The state's bytes, read as a backup does.
-fn taken(live: &Live, state: &State) -> Vec<u8> {
+pub fn taken(live: &Live, state: &State) -> Vec<u8> {
     let size = state.page_size as usize;
     let mut bytes = vec![0; size * usize::try_from(state.pages).unwrap()];
     for (page, number) in bytes.chunks_mut(size).zip(1..) {
@@ -74,7 +75,7 @@ fn through_sqlite(live: &Live, state: &State) -> Vec<u8> {
 }
 
 /// Fails unless these bytes are a sound database; gives the sum and the count of `x`.
-fn restored(bytes: &[u8]) -> (i64, i64) {
+pub fn restored(bytes: &[u8]) -> (i64, i64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("restored.db");
     fs::write(&path, bytes).unwrap();

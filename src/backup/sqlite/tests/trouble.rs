@@ -166,7 +166,8 @@ fn checks_tell_sound_from_damaged_from_unknown() {
     let mut live = opened(&path);
     live.begin().unwrap();
     assert_eq!(live.check(CheckKind::Quick).unwrap(), Checked::Sound);
-    assert!(matches!(live.check(CheckKind::Full).unwrap(), Checked::Damaged(_)));
+    let Checked::Damaged(why) = live.check(CheckKind::Full).unwrap() else { panic!("it is damaged") };
+    assert!(why.contains("ia") && !why.contains('\n'), "{why}");
     live.close().unwrap();
 
     let (_folder, path) = database("");
@@ -183,6 +184,40 @@ fn checks_tell_sound_from_damaged_from_unknown() {
     assert_eq!(taken(&live, &state), fs::read(&path).unwrap());
     let Checked::Unknown(why) = live.check(CheckKind::Full).unwrap() else { panic!("it cannot be told") };
     assert!(why.contains("theirs"), "{why}");
+}
+
+#[test]
+fn what_a_check_found_first_is_told() {
+    let (_folder, path) = database("pragma page_size = 4096");
+    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+    // A page in the middle of the table `t`: its kind of page does not exist.
+    file.write_all_at(&[0x77], 9 * 4096).unwrap();
+    drop(file);
+    let mut live = opened(&path);
+    let state = live.begin().unwrap();
+    assert_eq!(taken(&live, &state), fs::read(&path).unwrap());
+    for kind in [CheckKind::Quick, CheckKind::Full] {
+        let Checked::Damaged(why) = live.check(kind).unwrap() else { panic!("it is damaged") };
+        assert!(why.contains("page 10") && !why.contains('\n'), "{why}");
+    }
+}
+
+#[test]
+fn extensions_do_not_disturb_a_check() {
+    let (_folder, path) = database("");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "create virtual table f5 using fts5(a); insert into f5 values ('words here');
+             create virtual table f4 using fts4(a); insert into f4 values ('words here');
+             create virtual table r using rtree(i, a, b); insert into r values (1, 2, 3);
+             create table g(a, b as (a + 1) stored, check (a > 0)); insert into g values (1)",
+        )
+        .unwrap();
+    drop(connection);
+    let mut live = opened(&path);
+    live.begin().unwrap();
+    assert_eq!(live.check(CheckKind::Full).unwrap(), Checked::Sound);
 }
 
 #[test]

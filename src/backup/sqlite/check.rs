@@ -1,0 +1,71 @@
+//! Whether a database is sound, as SQLite sees it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, Error, ffi};
+
+/// How often a check is asked whether to stop.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// How thoroughly to check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckKind {
+    /// `PRAGMA quick_check`: pages and rows.
+    Quick,
+    /// `PRAGMA integrity_check`: also that indexes and tables agree.
+    Full,
+}
+
+/// What a check came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// Nothing was found.
+    Sound,
+    /// The first that was found.
+    Damaged(String),
+    /// It cannot be told, and why: a collation that only the app has.
+    Unknown(String),
+}
+
+/// Checks what a connection sees, until it is told to stop.
+///
+/// # Errors
+/// A file that cannot be read; an interruption.
+pub fn check(connection: &Connection, kind: CheckKind, stop: &AtomicBool) -> rusqlite::Result<Checked> {
+    let sql = match kind {
+        CheckKind::Quick => "pragma quick_check(1)",
+        CheckKind::Full => "pragma integrity_check(1)",
+    };
+    let interrupt = connection.get_interrupt_handle();
+    let over = AtomicBool::new(false);
+    let said = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                if stop.load(Ordering::Relaxed) {
+                    interrupt.interrupt();
+                }
+                thread::park_timeout(WATCH);
+            }
+        });
+        let said = connection.query_row(sql, [], |row| row.get::<_, String>(0));
+        over.store(true, Ordering::Release);
+        watcher.thread().unpark();
+        said
+    });
+    match said {
+        Ok(said) if said == "ok" => Ok(Checked::Sound),
+        Ok(said) => {
+            // Before what was found may stand where.
+            let first = said.lines().find(|line| !line.starts_with("*** in database"));
+            Ok(Checked::Damaged(first.unwrap_or(&said).to_owned()))
+        }
+        Err(Error::SqliteFailure(code, why)) => match code.extended_code & 0xff {
+            ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => Ok(Checked::Damaged(why.unwrap_or_else(|| code.to_string()))),
+            ffi::SQLITE_ERROR => Ok(Checked::Unknown(why.unwrap_or_else(|| code.to_string()))),
+            _ => Err(Error::SqliteFailure(code, why)),
+        },
+        Err(why) => Err(why),
+    }
+}
