@@ -8,7 +8,9 @@
 //!   to the lowest mark that a reader holds, so none after M: the pages that it writes are named by frames up to M. It cuts the
 //!   file only when the last frame of all was copied, then to the size of M's commit, and SQLite grows it only to more.
 //! - A reader on mark 0 found the whole log copied and ignores it: its state is the file. A checkpoint has to lock mark 0
-//!   before it writes, so it waits until there is no such reader; then no page is newer in the log, whatever frames say.
+//!   before it writes, so it waits until there is no such reader; asking SQLite for what frames name is needless then.
+//!   (SQLite also takes mark 0 when it may not write to the `-shm`: it then reads the log, from which frames are found here
+//!   too, and which cannot begin anew before a checkpoint.)
 //! - A log begins anew, or is cut, only under a lock of all marks but 0. So for any other reader, its frames up to M stay
 //!   where they are, and were there before the transaction began: whoever reads their headers after that misses none. Frames
 //!   after M, or half-written ones, name pages for which asking SQLite is needless and not wrong.
