@@ -16,8 +16,8 @@ use jiff::SignedDuration;
     name = "lastgood",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 partial or suspect snapshot, or a restore that left \
-                  something out; 4 damage found in the vault."
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 partial or suspect snapshot, a database that \
+                  failed its check, or a restore that left something out; 4 damage found in the vault."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -100,6 +100,15 @@ pub struct Backup {
     /// Count the snapshot as good although it holds less than half of what the last one did, or nothing
     #[arg(long, help_heading = "How it is taken")]
     pub accept_shrink: bool,
+    /// Take SQLite databases as ordinary files, whatever is written to them meanwhile
+    #[arg(long, help_heading = "SQLite databases")]
+    pub no_sqlite: bool,
+    /// Have SQLite check every database that is read [default: quick with --reason critical, else off]
+    #[arg(long, value_name = "HOW", value_enum, conflicts_with = "no_sqlite", help_heading = "SQLite databases")]
+    pub check_databases: Option<CheckDatabases>,
+    /// How long to wait for a database that is locked before it is left out
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "SQLite databases")]
+    pub busy_timeout: Duration,
     /// How hard zstd compresses, from 1 (fast) to 19 (small)
     #[arg(long, value_name = "N", default_value_t = lastgood::backup::packer::DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=19),
           help_heading = "How it is taken")]
@@ -185,6 +194,20 @@ pub struct Verify {
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
           value_parser = percent)]
     pub read_data: Option<f64>,
+    /// Also restore each SQLite database of a snapshot to a temporary folder and have SQLite check it [default: of latest]
+    #[arg(long, value_name = "SNAPSHOT", num_args = 0..=1, require_equals = true, default_missing_value = "latest")]
+    pub databases: Option<String>,
+}
+
+/// How databases are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CheckDatabases {
+    /// As PRAGMA quick_check does: every page, without comparing indexes with tables
+    Quick,
+    /// As PRAGMA integrity_check does
+    Full,
+    /// Not at all
+    Off,
 }
 
 /// What started a backup.

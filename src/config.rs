@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use lastgood::error::{Error, Result};
+use lastgood::vault::entry::CheckKind;
 use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::Reason;
 use lastgood::{backup, restore, verify};
@@ -119,7 +120,9 @@ impl Config {
                 }
                 Job::Export { snapshot: args.snapshot, to }
             }
-            Command::Verify(args) => Job::Verify(verify::Options { read_data: args.read_data }),
+            Command::Verify(args) => {
+                Job::Verify(verify::Options { read_data: args.read_data, databases: args.databases })
+            }
         };
         Ok(Config { vault, job })
     }
@@ -151,6 +154,15 @@ fn backup_options(data: PathBuf, vault: &Path, args: cli::Backup, outside: &Outs
             cli::Reason::Shutdown => Reason::Shutdown,
         },
         labels,
+        sqlite: !args.no_sqlite,
+        check: match args.check_databases {
+            Some(cli::CheckDatabases::Quick) => Some(CheckKind::Quick),
+            Some(cli::CheckDatabases::Full) => Some(CheckKind::Full),
+            Some(cli::CheckDatabases::Off) => None,
+            None if args.reason == cli::Reason::Critical && !args.no_sqlite => Some(CheckKind::Quick),
+            None => None,
+        },
+        busy_timeout: args.busy_timeout,
         include: args.include,
         exclude: args.exclude,
         verify_content: args.verify_content,

@@ -193,16 +193,28 @@ fn run_job(job: Job, frames: &Frames, tools: &mut Option<Tools>) -> Result<Frame
         Some(tools) => tools,
         None => tools.insert(Tools::new()?),
     };
-    let mut content = Vec::with_capacity(length as usize);
+    let (mut content, mut parts) = (vec![0; length as usize], Vec::new());
+    let mut at = 0;
     for piece in pieces {
+        let from = at;
         match piece {
-            Piece::Bytes(bytes) => content.extend_from_slice(&bytes),
-            Piece::Zeros(count) => content.resize(content.len() + count as usize, 0),
+            Piece::Bytes(bytes) => {
+                at += bytes.len();
+                content[from..at].copy_from_slice(&bytes);
+            }
+            Piece::Zeros(count) => at += count as usize,
             Piece::Part(part) => {
-                let frame = frames.content(part.pack, &part.frame, &mut tools.decoder)?;
-                content.extend_from_slice(&frame[part.from as usize..part.to as usize]);
+                at += (part.to - part.from) as usize;
+                parts.push((from, part));
             }
         }
+    }
+    // A database's pages go back and forth between the frames of many backups; each is decoded once.
+    parts.sort_by_key(|(_, part)| (part.pack, part.frame.offset));
+    for (at, part) in parts {
+        let frame = frames.content(part.pack, &part.frame, &mut tools.decoder)?;
+        let part = &frame[part.from as usize..part.to as usize];
+        content[at..at + part.len()].copy_from_slice(part);
     }
     let bytes = tools.compressor.compress(&content).doing(|| "compress a part of the archive")?;
     Ok(Frame { bytes, content: Some(content), marks, length })

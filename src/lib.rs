@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod error;
 pub mod export;
+pub mod filesystem;
 pub mod inspect;
 pub mod monitor;
 pub mod restore;

@@ -21,7 +21,7 @@ use lastgood::monitor::{Context, system_random};
 use lastgood::restore::select;
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
-use lastgood::vault::root::{Root, State};
+use lastgood::vault::root::Root;
 use lastgood::{backup, export, inspect, restore, verify};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -157,7 +157,7 @@ fn run(config: Config, console: &mut Console, ctx: &Context) -> Result<Outcome> 
         Job::Verify(options) => {
             let done = verify::verify_store(store(), &options, ctx)?;
             console.report(&done, || show::verify(&done))?;
-            Ok(if done.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
+            Ok(if done.sound() { Outcome::Done } else { Outcome::Damage })
         }
     }
 }
@@ -181,9 +181,9 @@ fn back_up(folder: &Path, mut options: backup::Options, console: &mut Console, c
         }
     };
     let done = backup::backup(&vault, &options, ctx)?;
-    show::not_good(done.state, &done.errors, done.entries).iter().for_each(|line| tracing::error!("{line}"));
+    show::not_good(&done).iter().for_each(|line| tracing::error!("{line}"));
     console.report(&done, || show::backup(&done, &absolute(&options.data), &absolute(folder), new))?;
-    Ok(if done.state == State::Complete { Outcome::Done } else { Outcome::NotWhole })
+    Ok(if done.good { Outcome::Done } else { Outcome::NotWhole })
 }
 
 /// Refuses to make a vault unasked among other things: the path may be wrong, or a vault may have lost its `vault.json`.

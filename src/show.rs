@@ -7,9 +7,9 @@ use std::path::Path;
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 use lastgood::inspect::{Change, Difference, Listed, Shown};
-use lastgood::vault::entry::Kind;
+use lastgood::vault::entry::{Kind, Taken};
 use lastgood::vault::path::escape;
-use lastgood::vault::root::{Problem, SnapshotName, State};
+use lastgood::vault::root::{DatabaseRecord, Problem, SnapshotName, State};
 use lastgood::{backup, restore, verify};
 
 use crate::terminal::printable;
@@ -23,12 +23,15 @@ pub fn backup(report: &backup::Report, data: &Path, vault: &Path, new_vault: boo
     if new_vault {
         line(&mut text, format_args!("Made a new vault in {}", path(vault)));
     }
-    let good = if report.state == State::Complete { "good" } else { "NOT GOOD" };
+    let good = if report.good { "good" } else { "NOT GOOD" };
     line(&mut text, format_args!("Snapshot {} is {} ({good})", report.snapshot.id, report.state));
     let (entries, bytes) = (entries(report.entries), BinaryBytes(report.bytes));
     line(&mut text, format_args!("  holds    {entries}, {bytes}, of {}", path(data)));
     let (new, took) = (BinaryBytes(report.uploaded_bytes), seconds(report.seconds));
     line(&mut text, format_args!("  new      {new} written to {} in {took}", path(vault)));
+    if !report.databases.is_empty() {
+        line(&mut text, format_args!("  sqlite   {}", databases(&report.databases)));
+    }
     if !report.warnings.is_empty() {
         line(&mut text, format_args!("  warnings {}", report.warnings.len()));
     }
@@ -40,8 +43,34 @@ pub fn backup(report: &backup::Report, data: &Path, vault: &Path, new_vault: boo
     text
 }
 
+/// How many databases there are, and how they were taken.
+fn databases(databases: &[DatabaseRecord]) -> String {
+    let count = |which: &dyn Fn(&DatabaseRecord) -> bool| databases.iter().filter(|d| which(d)).count();
+    let checked = |failed| count(&|d| d.check.as_ref().is_some_and(|check| check.failed.is_some() == failed));
+    let (raw, sound, failed) = (count(&|d| d.taken == Taken::Raw), checked(false), checked(true));
+    let mut text = count_of(databases.len(), "database");
+    for (count, what) in [(raw, "raw, unchecked"), (sound, "checked"), (failed, "FAILED THE CHECK")] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    text
+}
+
 /// Why a snapshot is not good, a line each.
-pub fn not_good(state: State, problems: &[Problem], new_entries: u64) -> Vec<String> {
+pub fn not_good(report: &backup::Report) -> Vec<String> {
+    let mut lines = bad_state(report.state, &report.errors, report.entries);
+    if report.databases.iter().any(DatabaseRecord::failed) {
+        lines.push(
+            "a database failed its check; the snapshot is kept but never restored unasked: `lastgood restore` takes the \
+             newest one before it"
+                .into(),
+        );
+    }
+    lines
+}
+
+fn bad_state(state: State, problems: &[Problem], new_entries: u64) -> Vec<String> {
     match state {
         State::Complete => Vec::new(),
         State::Partial => some("could not back up", problems),
@@ -116,6 +145,17 @@ pub fn verify(report: &verify::Report) -> String {
             line(&mut text, format_args!("    hurts {}", named(snapshot)));
         }
     }
+    if let Some(first) = report.databases.first() {
+        let failed = report.databases.iter().filter(|database| database.failed.is_some()).count();
+        let verdict = if failed == 0 { "all sound".to_owned() } else { format!("{failed} FAILED") };
+        let (count, snapshot) = (count_of(report.databases.len(), "database"), named(&first.snapshot));
+        line(&mut text, format_args!("Restored and checked {count} of {snapshot}: {verdict}"));
+        for database in &report.databases {
+            if let Some(why) = &database.failed {
+                line(&mut text, format_args!("  {}: {}", name(database.path.bytes()), printable(why)));
+            }
+        }
+    }
     text
 }
 
@@ -133,7 +173,10 @@ pub fn listed(listed: &Listed) -> String {
         let why = printable(listed.damage.as_deref().unwrap_or_default());
         return format!("{:16}  {:20}  {:8}  damaged   {why}", listed.id.id, time(listed.created), "");
     };
-    let (reason, state) = (root.reason.to_string(), root.state.to_string());
+    let reason = root.reason.to_string();
+    // Of a complete one with a database that failed its check, this is what counts.
+    let unsound = root.state == State::Complete && root.failed_checks > 0;
+    let state = if unsound { "unsound".to_owned() } else { root.state.to_string() };
     let (size, added) = (BinaryBytes(root.bytes).to_string(), BinaryBytes(root.uploaded_bytes).to_string());
     let entries = HumanCount(root.entries).to_string();
     let labels: String = root.labels.iter().map(|(k, v)| format!("  {}={}", printable(k), printable(v))).collect();
@@ -205,6 +248,10 @@ fn time(at: Timestamp) -> String {
 
 fn entries(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
+}
+
+fn count_of(count: usize, what: &str) -> String {
+    format!("{} {what}{}", HumanCount(count as u64), if count == 1 { "" } else { "s" })
 }
 
 fn seconds(seconds: f64) -> String {

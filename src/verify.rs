@@ -26,15 +26,20 @@ use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, Root, SNAPSHOTS, Snapsh
 use crate::vault::{CONFIG, Vault, tree};
 
 mod data;
+mod databases;
+
+pub use self::databases::Restored;
 
 /// A pack is read in steps of so many bytes.
 const STEP: u64 = 4 << 20;
 
 /// How thoroughly to look.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// Decode and hash so many percent of the files, chosen at random.
     pub read_data: Option<f64>,
+    /// Restore the databases of this snapshot to a temporary folder, and have SQLite check them.
+    pub databases: Option<String>,
 }
 
 /// Something that is not what was stored.
@@ -63,6 +68,8 @@ pub struct Report {
     pub unused: u64,
     /// What is wrong.
     pub damage: Vec<Damage>,
+    /// The databases that were restored and checked.
+    pub databases: Vec<Restored>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -82,7 +89,8 @@ pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> 
             let snapshots = names.iter().filter_map(|name| SnapshotName::parse_object(SNAPSHOTS, name)).collect();
             let damage = vec![Damage { object: CONFIG.into(), why: why.what(), snapshots }];
             let seconds = began.elapsed().as_secs_f64();
-            Ok(Report { snapshots: 0, objects: 1, bytes: 0, files_read: 0, unused: 0, damage, seconds })
+            let databases = Vec::new();
+            Ok(Report { snapshots: 0, objects: 1, bytes: 0, files_read: 0, unused: 0, damage, databases, seconds })
         }
         Err(why) => Err(why),
     }
@@ -144,8 +152,12 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     bytes += state.packs.values().map(|pack| pack.size).sum::<u64>();
     let files_read = state.files_read;
     let damage = state.hurt(&roots);
+    let databases = match &options.databases {
+        Some(snapshot) => databases::check(vault, snapshot, ctx)?,
+        None => Vec::new(),
+    };
     let seconds = began.elapsed().as_secs_f64();
-    Ok(Report { snapshots, objects, bytes, files_read, unused, damage, seconds })
+    Ok(Report { snapshots, objects, bytes, files_read, unused, damage, databases, seconds })
 }
 
 /// Damage by object and, for a file in it, by path: the first reason for each, and the snapshots known to be hurt.
@@ -192,6 +204,13 @@ struct State<'a> {
     /// Decides which files are read.
     sample: data::Sample,
     files_read: u64,
+}
+
+impl Report {
+    /// Whether all is as it should be.
+    pub fn sound(&self) -> bool {
+        self.damage.is_empty() && self.databases.iter().all(|database| database.failed.is_none())
+    }
 }
 
 impl State<'_> {

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::compare::differences;
+use crate::support::database;
 use crate::support::tree::{everything, noise, set_mode, set_mtime};
 
 /// A data directory, a vault, and the script.
@@ -118,6 +119,9 @@ fn every_snapshot_comes_back() {
     let data = world.path("data");
     everything(&data);
     long_paths(&data);
+    let orders = data.join("app.db");
+    database::orders(&orders, 1024, 1 << 20);
+    let change = "UPDATE orders SET amount = amount + 1 WHERE abs(random()) % 20 = 0";
     let first = world.backup();
     let then = world.remember("first");
 
@@ -129,9 +133,11 @@ fn every_snapshot_comes_back() {
     fs::rename(data.join("names/-dash"), data.join("names/moved")).unwrap();
     set_mode(&data.join("modes/644"), 0o604);
     set_mtime(&data.join("times/ns"), 1_700_000_001, 987_654_321);
+    database::run(&orders, change);
     fs::write(data.join("sizes/513"), noise(1, 513)).unwrap();
     let second = world.backup();
 
+    database::run(&orders, change);
     fs::remove_dir_all(data.join("names")).unwrap();
     fs::write(data.join("sizes/large text"), "another\n".repeat(200_000)).unwrap();
     fs::write(data.join("new"), noise(2, 700_000)).unwrap();
@@ -287,7 +293,7 @@ fn entry(path: &str, content: Option<&[u8]>) -> Entry {
 
 /// The whole vault of a database of seven blocks, the last of them short, in three layers: what the second says is
 /// hidden by the third, and its pack is not there. Gives the content, and the objects that hold the layers.
-fn database(world: &World) -> (Vec<u8>, Vec<PathBuf>) {
+fn layered(world: &World) -> (Vec<u8>, Vec<PathBuf>) {
     let old = noise(1, 9 << 10);
     let new = noise(2, 3 << 10);
     let content = [&new[..1 << 10], &old[1 << 10..3 << 10], &[0; 1 << 10], &old[4 << 10..5 << 10], &new[1 << 10..2500]];
@@ -351,7 +357,7 @@ fn database(world: &World) -> (Vec<u8>, Vec<PathBuf>) {
 #[test]
 fn a_database_comes_back_in_its_newest_layers() {
     let world = World::new();
-    let (content, objects) = database(&world);
+    let (content, objects) = layered(&world);
     assert!(world.restore("first", None).join("app.db").is_file());
     assert_eq!(fs::read(world.path("first/app.db")).unwrap(), content);
 

@@ -9,18 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::compare::{assert_same, differences};
+use crate::support::dice::Dice;
+use crate::support::machine::Mounted;
 use crate::support::tree::{noise, set_mtime};
-use crate::support::{Ran, World, id, number};
-
-/// Numbers that look random and are the same in every run of a test.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % below
-    }
-}
+use crate::support::{World, id, number};
 
 fn quiet(mut command: Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
@@ -212,40 +204,10 @@ fn two_backups_at_once_both_succeed() {
     assert_same(&world.data(), &world.path("out"));
 }
 
-/// A small filesystem of its own at `backups`, unmounted at the end.
-struct Mounted<'w>(&'w World);
-
-impl<'w> Mounted<'w> {
-    /// None, with a word why, where one cannot be had; in CI that is a failure.
-    fn new(world: &'w World, size: &str) -> Option<Self> {
-        fs::create_dir(world.vault()).unwrap();
-        let options = format!("size={size}");
-        let made = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(world.vault()).output();
-        if made.as_ref().is_ok_and(|made| made.status.success()) {
-            return Some(Mounted(world));
-        }
-        assert!(std::env::var("CI").is_err(), "a tmpfs cannot be mounted: {made:?}");
-        eprintln!("SKIPPED: a tmpfs cannot be mounted here: {made:?}");
-        None
-    }
-
-    fn remount(&self, options: &str) {
-        let mut command = Command::new("mount");
-        command.args(["-o", &format!("remount,{options}")]).arg(self.0.vault());
-        Ran::of(command).ended(0);
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.vault()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_harms_nothing() {
     let world = World::new();
-    let Some(vault) = Mounted::new(&world, "4m") else { return };
+    let Some(vault) = Mounted::new(world.vault(), "4m") else { return };
     world.write("a.bin", noise(1, 3_000_000));
     let first = world.backup();
     copy(&world.data(), &world.path("was"));
@@ -267,7 +229,7 @@ fn a_full_disk_harms_nothing() {
 #[test]
 fn a_vault_that_turns_read_only_still_restores() {
     let world = World::new();
-    let Some(vault) = Mounted::new(&world, "32m") else { return };
+    let Some(vault) = Mounted::new(world.vault(), "32m") else { return };
     world.write("a.bin", noise(1, 3_000_000));
     world.backup();
     copy(&world.data(), &world.path("was"));
@@ -288,7 +250,7 @@ fn a_full_disk_fails_a_restore_before_the_target_is_touched() {
     world.write("a.bin", noise(1, 6_000_000));
     let report = world.json(["backup", "--vault", "elsewhere"], 0);
     assert_eq!(number(&report, "files"), 1);
-    let Some(_disk) = Mounted::new(&world, "4m") else { return };
+    let Some(_disk) = Mounted::new(world.vault(), "4m") else { return };
     let target = world.vault().join("target");
     fs::create_dir(&target).unwrap();
     fs::write(target.join("old"), "old").unwrap();

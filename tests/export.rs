@@ -9,13 +9,16 @@ use std::sync::atomic::AtomicBool;
 use lastgood::backup::{self, backup};
 use lastgood::error::Kind;
 use lastgood::export::{self, export};
+use lastgood::inspect::cat;
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
+use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::{Root, SnapshotName};
 use tempfile::TempDir;
 
 use crate::support::compare::differences;
+use crate::support::database;
 use crate::support::tree::{everything, noise, set_mtime};
 
 struct World {
@@ -244,4 +247,28 @@ fn an_archive_that_cannot_be_written_is_an_error() {
     let why = with_context(|ctx| export(&world.vault, &world.root(name), &mut Full, ctx)).unwrap_err();
     assert_eq!(why.kind(), Kind::Failed);
     assert!(why.to_string().contains("disk is full"), "{why}");
+}
+
+/// Every page may lie in a pack of another backup.
+#[test]
+fn a_database_of_many_backups_is_whole_in_the_archive_and_by_itself() {
+    let world = World::new();
+    let path = world.path("data/app.db");
+    database::orders(&path, 4096, 4 << 20);
+    let mut name = world.backup();
+    for n in 0..6 {
+        database::run(&path, &format!("UPDATE orders SET amount = {n} WHERE abs(random()) % 40 = 0"));
+        name = world.backup();
+    }
+    let (report, archive) = world.export(name).unwrap();
+    assert_eq!(report.entries, 2);
+    let out = world.path("out");
+    fs::create_dir(&out).unwrap();
+    piped(&archive, Command::new("tar").args(["-xf", "-", "-C"]).arg(&out));
+    let expected = fs::read(&path).unwrap();
+    assert!(fs::read(out.join("app.db")).unwrap() == expected, "the archive has another database");
+    let mut content = Vec::new();
+    let entry = EntryPath::new("app.db").unwrap();
+    with_context(|ctx| cat(&world.vault, &world.root(name), &entry, &mut content, ctx)).unwrap();
+    assert!(content == expected, "cat gives another database");
 }

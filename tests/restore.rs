@@ -12,29 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::compare::{assert_same, data, differences};
+use crate::support::machine::{Mounted, as_nobody};
 use crate::support::tree::{self, noise};
-use crate::support::{LASTGOOD, Ran, World, id, number, paths, short, skipped};
-
-/// The program run by a user who owns nothing; none where this user cannot be had.
-fn as_nobody(world: &World, args: &[&str]) -> Option<Ran> {
-    let mut setpriv = Command::new("setpriv");
-    setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    let mut probe = Command::new("setpriv");
-    let probed = probe.args(setpriv.get_args()).arg("true").output();
-    if !probed.as_ref().is_ok_and(|done| done.status.success()) {
-        skipped(&format!("setpriv gives no other user here: {probed:?}"));
-        return None;
-    }
-    // The folder that cargo builds in may be closed to others.
-    let program = world.path("lastgood");
-    if !program.exists() {
-        tree::set_mode(&world.path(""), 0o777);
-        fs::copy(LASTGOOD, &program).unwrap();
-        tree::set_mode(&program, 0o755);
-    }
-    setpriv.arg(program).args(args).current_dir(world.path("")).env_clear();
-    Some(Ran::of(setpriv))
-}
+use crate::support::{World, id, number, paths, short};
 
 fn names(folder: &Path) -> BTreeSet<String> {
     fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
@@ -93,34 +73,13 @@ fn a_parent_folder_that_is_not_writable_is_told_with_what_to_do() {
     assert_eq!(fs::read(world.path("closed/old/file")).unwrap(), b"old");
 }
 
-/// A filesystem of its own, unmounted at the end.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(at: PathBuf) -> Option<Self> {
-        fs::create_dir(&at).unwrap();
-        let made = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(&at).output();
-        if made.as_ref().is_ok_and(|made| made.status.success()) {
-            return Some(Mounted(at));
-        }
-        skipped(&format!("a tmpfs cannot be mounted: {made:?}"));
-        None
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_mount_point_is_filled_in_place_and_only_when_told_to() {
     let world = World::with_files();
     world.write("uploads/large", noise(1, 2_000_000));
     world.backup();
-    let Some(mount) = Mounted::new(world.path("mnt")) else { return };
-    let mount = &mount.0;
+    let Some(_mounted) = Mounted::new(world.path("mnt"), "64m") else { return };
+    let mount = &world.path("mnt");
     fs::create_dir_all(mount.join("uploads/mine")).unwrap();
     fs::write(mount.join("uploads/mine/old"), "old").unwrap();
     fs::write(mount.join("a.txt"), "changed").unwrap();

@@ -142,7 +142,7 @@ proptest! {
             copy(&data, &was);
             taken.push((report.snapshot, was));
         }
-        let report = verify(&vault, &verify::Options { read_data: Some(100.0) }, &ctx).unwrap();
+        let report = verify(&vault, &verify::Options { read_data: Some(100.0), databases: None }, &ctx).unwrap();
         prop_assert!(report.damage.is_empty(), "{report:?}");
         for (snapshot, was) in taken {
             let target = world.path().join("out");

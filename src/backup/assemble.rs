@@ -1,29 +1,32 @@
 //! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::base::Base;
 use super::extra::Extra;
 use super::index::IndexWriter;
 use super::packer::{PackWriter, Packer};
-use super::read::{Content, Part};
+use super::part::{Content, Part};
 use super::seen::Seen;
+use super::sqlite::beside::database_of;
 use super::walk::Found;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
-use crate::vault::entry::{Entry, Extent, Kind, Map, MapForm, MapFrame, padding};
+use crate::vault::entry::{Entry, Extent, Kind, Map, MapForm, MapFrame, Taken, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::hunk::{Hunk, HunkBuilder};
 use crate::vault::list::{self, List};
 use crate::vault::map::{MapBuilder, MapPart};
 use crate::vault::pack::PackKind;
 use crate::vault::path::EntryPath;
-use crate::vault::root::{HunkRef, Problem, Totals};
+use crate::vault::root::{DatabaseRecord, HunkRef, PackBook, Problem, Totals};
 use crate::vault::tar;
 
 /// A smaller file is not looked for among the blocks of this run, in bytes: an extent of its own would cost as much.
 const WORTH_FINDING: usize = 4096;
 static ZEROS: [u8; 512] = [0; 512];
+
+mod database;
 
 /// Puts a snapshot together.
 pub struct Assembly<'a> {
@@ -48,10 +51,27 @@ pub struct Assembly<'a> {
     pub warnings: Vec<String>,
     /// The last entry's path.
     pub last: EntryPath,
+    /// How each database was taken.
+    pub database_records: Vec<DatabaseRecord>,
+    /// Entries and bytes that are there and could not be read.
+    pub unread: (u64, u64),
+    /// Packs that this run has stored.
+    pub stored: PackBook,
+    /// Databases that were read and may still have something beside them, and whether they are raw.
+    databases: Vec<(EntryPath, bool)>,
+    /// Raw databases of the snapshot that may still have something beside them.
+    raw: Vec<EntryPath>,
+    /// What lies beside raw ones, until its turn comes.
+    held: BTreeMap<EntryPath, Entry>,
+    /// Why databases were taken raw, until they are recorded.
+    reasons: HashMap<EntryPath, String>,
+    base: &'a Base<'a>,
+    packer: &'a Packer<'a>,
     ctx: &'a Context<'a>,
 }
 
 /// A large file that is coming in.
+#[derive(Default)]
 struct Incoming {
     known: Option<Entry>,
     sampled: bool,
@@ -79,6 +99,15 @@ impl<'a> Assembly<'a> {
             problems: Vec::new(),
             warnings: Vec::new(),
             last: EntryPath::root(),
+            database_records: Vec::new(),
+            unread: (0, 0),
+            stored: PackBook::new(),
+            databases: Vec::new(),
+            raw: Vec::new(),
+            held: BTreeMap::new(),
+            reasons: HashMap::new(),
+            base,
+            packer,
             ctx,
         })
     }
@@ -96,9 +125,20 @@ impl<'a> Assembly<'a> {
                 Part::Other(found, known, extra) => self.other(found, known, extra)?,
                 Part::File(content, bytes, known, sampled) => self.file(content, &bytes, known, sampled)?,
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
+                Part::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
+                Part::Warn(what) => self.warn(what),
                 Part::Gone(path, why) => self.warn(format!("{path} is not in the snapshot: {why}")),
-                Part::Failed(path, why) => self.failed(path, why),
-                Part::Blocks(..) | Part::Hole(_) | Part::Again | Part::End(_) => {
+                Part::Failed(path, why, size) => self.unreadable(path, why, size),
+                Part::Blocks(..)
+                | Part::Hole(_)
+                | Part::Again
+                | Part::End(_)
+                | Part::Pages(_)
+                | Part::Settle(_)
+                | Part::Side
+                | Part::SideEnd(_)
+                | Part::SidesAgain
+                | Part::DatabaseEnd(_) => {
                     return Err(Error::failed(
                         "put the snapshot together",
                         "content without a file came from a reader",
@@ -121,6 +161,13 @@ impl<'a> Assembly<'a> {
         self.problems.push(Problem { path, why });
     }
 
+    /// An entry that is missing in the snapshot and has not gone.
+    fn unreadable(&mut self, path: EntryPath, why: String, size: u64) {
+        self.unread.0 += 1;
+        self.unread.1 += size;
+        self.failed(path, why);
+    }
+
     fn keep(&mut self, entry: Entry) -> Result<()> {
         self.ctx.monitor.advance(entry.size);
         // A group's first member may have been found changed by the sample.
@@ -140,6 +187,8 @@ impl<'a> Assembly<'a> {
     fn adopt(&mut self, found: Found, known: Entry, extra: Extra) -> Result<()> {
         self.ctx.monitor.advance(found.size);
         let mut entry = entry_of(found, extra, known.hash);
+        // Not the file's, where a part of a database is in its WAL.
+        entry.size = known.size;
         entry.map = known.map.clone();
         entry.database = known.database.clone();
         entry.extents = known.content_extents();
@@ -229,29 +278,29 @@ impl<'a> Assembly<'a> {
                     self.read_bytes += bytes.len() as u64;
                     self.blocks(&mut file, &bytes, &blocks)?;
                 }
-                Some(Part::Hole(length)) => {
-                    let part = file.map.push_hole(length);
-                    self.map_part(&mut file, part)?;
-                }
+                Some(Part::Hole(length)) => self.hole(&mut file, length)?,
                 Some(Part::Again) => {
                     self.seen.begin(file.known.as_ref().and_then(known_blocks));
                     file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
                 }
                 Some(Part::End(content)) => {
-                    let part = file.map.finish();
-                    self.map_part(&mut file, part)?;
                     for warning in self.seen.warnings() {
                         self.warn(warning);
                     }
                     return self.large_end(file, content);
                 }
-                Some(Part::Failed(path, why)) => {
-                    self.failed(path, why);
+                Some(Part::Failed(path, why, size)) => {
+                    self.unreadable(path, why, size);
                     return Ok(());
                 }
                 _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
             }
         }
+    }
+
+    fn hole(&mut self, file: &mut Incoming, length: u64) -> Result<()> {
+        let part = file.map.push_hole(length);
+        self.map_part(file, part)
     }
 
     fn blocks(&mut self, file: &mut Incoming, bytes: &[u8], blocks: &[(u32, Hash)]) -> Result<()> {
@@ -288,24 +337,34 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    fn large_end(&mut self, file: Incoming, content: Content) -> Result<()> {
+    fn large_end(&mut self, mut file: Incoming, content: Content) -> Result<()> {
         let Some(mut entry) = self.read(content, file.known.as_ref(), file.sampled)? else { return Ok(()) };
         let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && known_blocks(k).is_some();
         if let Some(known) = file.known.as_ref().filter(same) {
             entry.map = known.map.clone();
         } else {
-            let (mut packs, index) = (file.packs, &mut self.index);
-            let frames = list::write(file.frames, |frame| {
-                let frame = index.store(&frame.finish(&[]))?;
-                if !packs.contains(&frame.pack) {
-                    packs.push(frame.pack);
-                }
-                Ok(frame)
-            })?;
-            entry.map = Some(Map { form: MapForm::Blocks(frames), packs });
+            let known = file.known.take();
+            entry.map = Some(self.block_map(file)?);
+            let entry = self.place(entry, known.as_ref())?;
+            return self.add(entry);
         }
         let entry = self.place(entry, file.known.as_ref())?;
         self.add(entry)
+    }
+
+    /// Ends the map of a file whose blocks have all come.
+    fn block_map(&mut self, mut file: Incoming) -> Result<Map> {
+        let part = file.map.finish();
+        self.map_part(&mut file, part)?;
+        let (mut packs, index) = (file.packs, &mut self.index);
+        let frames = list::write(file.frames, |frame| {
+            let frame = index.store(&frame.finish(&[]))?;
+            if !packs.contains(&frame.pack) {
+                packs.push(frame.pack);
+            }
+            Ok(frame)
+        })?;
+        Ok(Map { form: MapForm::Blocks(frames), packs })
     }
 
     /// Gives an entry, whose extents cover its content, its header and padding. The header of the entry that was known is
@@ -316,8 +375,10 @@ impl<'a> Assembly<'a> {
         entry.header = header.len() as u64;
         let same =
             |known: &&Entry| known.header == entry.header && entry_header(known).is_ok_and(|known| known == header);
-        entry.extents = match known.filter(same) {
-            Some(known) => known.header_extents(),
+        // A database is known though packs are lost, its header's perhaps among them.
+        let there = |extents: &Vec<Extent>| extents.iter().all(|extent| self.base.has_extent(extent));
+        entry.extents = match known.filter(same).map(Entry::header_extents).filter(there) {
+            Some(extents) => extents,
             None => vec![self.data.append(&[&header])?],
         };
         content.into_iter().for_each(|extent| extent.push(&mut entry.extents));
@@ -325,7 +386,52 @@ impl<'a> Assembly<'a> {
         Ok(entry)
     }
 
+    /// Adds an entry, and before it what waits for a place before it.
     fn add(&mut self, entry: Entry) -> Result<()> {
+        self.add_held(Some(&entry.path))?;
+        // What is no file belongs to no database, whatever its name.
+        let file = entry.kind == Kind::File;
+        let database = database_of(entry.path.bytes()).filter(|_| file).unwrap_or_default();
+        // It was listed as a file of its own, and its database was taken with all that belongs to it.
+        if !database.is_empty() && self.databases.iter().any(|(path, _)| path.bytes() == database) {
+            return Ok(());
+        }
+        self.put(entry)
+    }
+
+    fn add_held(&mut self, before: Option<&EntryPath>) -> Result<()> {
+        while let Some(first) = self.held.first_entry()
+            && before.is_none_or(|path| first.key() < path)
+        {
+            let held = first.remove();
+            self.put(held)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what still waits for its place: nothing comes after it.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn end(&mut self) -> Result<()> {
+        self.add_held(None)
+    }
+
+    /// Warnings, problems, databases and bytes read, when all is done.
+    pub fn outcome(self) -> (Vec<String>, Vec<Problem>, Vec<DatabaseRecord>, u64) {
+        (self.warnings, self.problems, self.database_records, self.read_bytes)
+    }
+
+    fn put(&mut self, entry: Entry) -> Result<()> {
+        if let Some(database) = &entry.database {
+            if database.taken == Taken::Raw {
+                self.raw.retain(|path| entry.path.bytes().starts_with(path.bytes()));
+                self.raw.push(entry.path.clone());
+            }
+            let why = self.reasons.remove(&entry.path);
+            let (path, check) = (entry.path.clone(), database.check.clone());
+            self.database_records.push(DatabaseRecord { path, taken: database.taken, why, check });
+        }
         match self.builder.push(&entry) {
             Ok(None) => {}
             Ok(Some(hunk)) => self.hunk(hunk)?,
@@ -337,6 +443,9 @@ impl<'a> Assembly<'a> {
         self.totals.entries += 1;
         self.totals.files += u64::from(entry.kind == Kind::File);
         self.totals.bytes += entry.size;
+        if database_of(entry.path.bytes()).is_some_and(|path| self.raw.iter().any(|raw| raw.bytes() == path)) {
+            self.totals.beside += entry.size;
+        }
         if let Some(link) = &entry.link
             && !self.links.contains_key(link)
         {

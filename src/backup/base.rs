@@ -1,9 +1,10 @@
 //! What a backup starts from: the parent snapshot and, before it, the checkpoint of a backup that did not finish.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crossbeam_channel::Sender;
 
+use super::sqlite::known_pages;
 use crate::error::{Kind, Result};
 use crate::store::Store;
 use crate::vault::Vault;
@@ -28,9 +29,16 @@ pub struct Base<'v> {
     /// The hunks of both.
     pub hunks: Vec<HunkRef>,
     sections: Vec<Section>,
+    /// What older snapshots know of entries that the parent could not read.
+    missed: Vec<Known>,
     /// Packs that a snapshot names and the vault has lost: what lies in them counts as unknown, and is stored anew.
     absent: HashSet<PackId>,
 }
+
+/// Entries that the parent could not read, and that older snapshots are asked for.
+const MISSED: usize = 1000;
+/// So many older snapshots are asked.
+const OLDER: usize = 8;
 
 /// A root's packs and hunks.
 type Loaded = (Vec<PackInfo>, Vec<HunkRef>);
@@ -45,12 +53,14 @@ struct Section {
 }
 
 /// A known entry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Known {
     /// As it was stored.
     pub entry: Entry,
     /// Whether its inode number and change time can be compared.
     pub same_place: bool,
+    /// Whether all of it is in the vault. Of a database, pages may have been lost; the others are not sent again.
+    pub whole: bool,
 }
 
 impl<'v> Base<'v> {
@@ -60,11 +70,14 @@ impl<'v> Base<'v> {
     /// A partial snapshot serves too: what it lacks is read as new, and a directory with one file that can never be read
     /// would otherwise be sent whole at every backup. What is damaged is passed over with a warning.
     ///
+    /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem.
+    ///
     /// # Errors
     /// A store that fails.
     pub fn find(
         vault: &'v Vault,
         place: &Place,
+        comparable: bool,
         absent: HashSet<PackId>,
         mut warn: impl FnMut(String),
     ) -> Result<Base<'v>> {
@@ -77,11 +90,12 @@ impl<'v> Base<'v> {
             packs: PackReader::new(&*vault.store, Default::default()),
             hunks: Vec::new(),
             sections: Vec::new(),
+            missed: Vec::new(),
             absent,
         };
         let mut found = None;
         let mut partial = None;
-        for name in names.into_iter().rev() {
+        for name in names.iter().rev().copied() {
             let root = match vault.root(name) {
                 Ok(root) => root,
                 Err(why) if why.kind() == Kind::Damage => {
@@ -90,7 +104,7 @@ impl<'v> Base<'v> {
                 }
                 Err(why) => return Err(why),
             };
-            let totals = (root.totals.entries, root.totals.bytes);
+            let totals = (root.totals.entries, root.totals.bytes.saturating_sub(root.totals.beside));
             match root.state {
                 State::Complete if base.measure.is_none() => base.measure = Some(totals),
                 State::Partial if partial.is_none() => partial = Some(totals),
@@ -109,14 +123,87 @@ impl<'v> Base<'v> {
         if let Some((name, root)) = newest_checkpoint(vault, found.as_ref().map(|(name, ..)| *name), &mut warn)?
             && let Some(loaded) = base.load(&*vault.store, &root, &format!("the checkpoint {name}"), &mut warn)?
         {
-            base.add(loaded, root.place == *place, None);
+            base.add(loaded, comparable && root.place == *place, None);
             covered = root.covers;
         }
         if let Some((name, root, loaded)) = found {
-            base.add(loaded, root.place == *place, covered);
+            base.add(loaded, comparable && root.place == *place, covered);
+            base.find_missed(vault, &names, name, &root, |older| comparable && older.place == *place, &mut warn)?;
             base.parent = Some((name, root));
         }
         Ok(base)
+    }
+
+    /// Looks in older snapshots for what the parent could not read: a large file that was locked once is not sent whole
+    /// the next time.
+    fn find_missed(
+        &mut self,
+        vault: &Vault,
+        names: &[SnapshotName],
+        parent: SnapshotName,
+        root: &Root,
+        same_place: impl Fn(&Root) -> bool,
+        warn: &mut impl FnMut(String),
+    ) -> Result<()> {
+        let mut wanted: Vec<EntryPath> = Vec::new();
+        let mut loaded = Vec::new();
+        self.packs.each(&root.problems, |problem| {
+            if wanted.len() < MISSED {
+                wanted.push(problem.path);
+            }
+            Ok(())
+        })?;
+        for name in names.iter().rev().filter(|name| **name < parent).take(OLDER) {
+            if wanted.is_empty() {
+                break;
+            }
+            let root = match vault.root(*name) {
+                Ok(root) if root.state != State::Suspect => root,
+                Ok(_) => continue,
+                // It was said when the parent was looked for, or is when the vault is verified.
+                Err(why) if why.kind() == Kind::Damage => continue,
+                Err(why) => return Err(why),
+            };
+            let Some((packs, hunks)) = self.load(&*vault.store, &root, &format!("the snapshot {name}"), warn)? else {
+                continue;
+            };
+            let reader = self.packs.with(packs);
+            let mut decoder = Decoder::new()?;
+            let (mut read, mut left): (Option<(usize, Vec<Entry>)>, Vec<EntryPath>) = (None, Vec::new());
+            for path in wanted {
+                let Some(at) = hunks.partition_point(|hunk| hunk.first <= path).checked_sub(1) else {
+                    left.push(path);
+                    continue;
+                };
+                if read.as_ref().is_none_or(|(number, _)| *number != at) {
+                    match tree::read_hunk(&reader, &hunks[at], &mut decoder) {
+                        Ok(entries) => read = Some((at, entries)),
+                        Err(why) if why.kind() == Kind::Damage => {
+                            warn(format!("what the snapshot {name} says of {path} is not used: {why}"));
+                            left.push(path);
+                            continue;
+                        }
+                        Err(why) => return Err(why),
+                    }
+                }
+                let entry = read.iter().flat_map(|(_, entries)| entries).find(|entry| entry.path == path);
+                match entry.and_then(|entry| self.known(entry.clone(), same_place(&root))) {
+                    Some(known) => {
+                        self.missed.push(known);
+                        loaded.extend(reader.book().values().copied());
+                    }
+                    None => left.push(path),
+                }
+            }
+            wanted = left;
+        }
+        self.packs.learn(loaded);
+        Ok(())
+    }
+
+    /// What older snapshots know of entries that the parent could not read.
+    pub fn missed(&self) -> HashMap<EntryPath, Known> {
+        self.missed.iter().map(|known| (known.entry.path.clone(), known.clone())).collect()
     }
 
     /// Reads a root's lists; none, with a warning, where they are damaged.
@@ -171,9 +258,8 @@ impl<'v> Base<'v> {
                 };
                 let known = entries
                     .into_iter()
-                    .filter(|entry| self.holds(entry))
                     .filter(|entry| section.after.as_ref().is_none_or(|after| entry.path > *after))
-                    .map(|entry| Known { entry, same_place: section.same_place })
+                    .filter_map(|entry| self.known(entry, section.same_place))
                     .collect();
                 if to.send(known).is_err() {
                     return Ok(());
@@ -195,9 +281,12 @@ impl Base<'_> {
         extent.pack.is_none_or(|pack| self.has(pack))
     }
 
-    fn holds(&self, entry: &Entry) -> bool {
+    /// What is known of an entry; nothing, where it lies in packs that are lost.
+    fn known(&self, entry: Entry, same_place: bool) -> Option<Known> {
         let mut packs = entry.map.iter().flat_map(|map| &map.packs);
-        self.absent.is_empty() || (entry.extents.iter().all(|e| self.has_extent(e)) && packs.all(|p| self.has(*p)))
+        let placed = entry.extents.iter().all(|extent| self.has_extent(extent));
+        let whole = placed && (self.absent.is_empty() || packs.all(|pack| self.has(*pack)));
+        (whole || known_pages(&entry).is_some()).then_some(Known { entry, same_place, whole })
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Options, doing};
 use crate::error::{Error, Result};
 use crate::vault::Vault;
 use crate::vault::hex::PackId;
-use crate::vault::list::{self, List};
+use crate::vault::list;
 use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
 use crate::vault::read::absent;
@@ -47,6 +47,8 @@ pub struct Committed {
     pub name: SnapshotName,
     /// Its state.
     pub state: State,
+    /// Whether it may be restored without being asked for by name.
+    pub good: bool,
     /// Its sums.
     pub totals: Totals,
     /// Bytes of all objects that the run created, the root among them.
@@ -58,13 +60,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// A store that fails. Nothing is committed then.
-    pub fn commit(
-        &self,
-        assembly: &mut Assembly,
-        packer: &Packer,
-        stored: &mut PackBook,
-        covers: Option<EntryPath>,
-    ) -> Result<Outcome> {
+    pub fn commit(&self, assembly: &mut Assembly, packer: &Packer, covers: Option<EntryPath>) -> Result<Outcome> {
         let store = |content: &[u8], reached: &mut HashSet<PackId>, assembly: &mut Assembly| {
             let frame = assembly.index.store(content)?;
             reached.insert(frame.pack);
@@ -76,17 +72,20 @@ impl Run<'_> {
         let hunks = list::write(hunks, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let problems = assembly.problems.clone();
         let problems = list::write(problems, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
+        let databases = assembly.database_records.clone();
+        let failed_checks = databases.iter().filter(|record| record.failed()).count() as u64;
+        let databases = list::write(databases, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         assembly.index.flush()?;
-        stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
+        assembly.stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
 
         // The packs can be listed now, all but those that the list itself comes to lie in.
-        let mut infos = reached.iter().map(|id| self.info(*id, stored)).collect::<Result<Vec<_>>>()?;
+        let mut infos = reached.iter().map(|id| self.info(*id, &assembly.stored)).collect::<Result<Vec<_>>>()?;
         infos.sort_by_key(|info| info.id);
         let mut holders = HashSet::new();
         let packs = list::write(infos.clone(), |frame| store(&frame.finish(&[]), &mut holders, assembly))?;
         assembly.index.flush()?;
-        stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
-        let mut holders = holders.iter().map(|id| self.info(*id, stored)).collect::<Result<Vec<_>>>()?;
+        assembly.stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
+        let mut holders = holders.iter().map(|id| self.info(*id, &assembly.stored)).collect::<Result<Vec<_>>>()?;
         holders.sort_by_key(|info| info.id);
         let absent = absent(&*self.vault.store, infos.iter().chain(&holders))?;
         if !absent.is_empty() {
@@ -94,8 +93,8 @@ impl Run<'_> {
         }
 
         let state = if covers.is_some() { State::Complete } else { self.state(assembly) };
-        let uploaded: u64 = stored.values().map(|info| info.size).sum();
-        let totals = Totals { uploaded_bytes: uploaded, new_packs: stored.len() as u64, ..assembly.totals };
+        let uploaded: u64 = assembly.stored.values().map(|info| info.size).sum();
+        let totals = Totals { uploaded_bytes: uploaded, new_packs: assembly.stored.len() as u64, ..assembly.totals };
         let folder = if covers.is_some() { CHECKPOINTS } else { SNAPSHOTS };
         let root = Root {
             format: FORMAT,
@@ -116,14 +115,15 @@ impl Run<'_> {
             hunks,
             packs: PackList { list: packs, holders },
             problems,
-            databases: List::default(),
-            failed_checks: 0,
+            databases,
+            failed_checks,
         };
         let (name, bytes) = root.encode()?;
         let object = name.object(folder);
         self.vault.store.create(&object, &[&bytes]).map_err(|e| e.while_doing(format!("commit {object}")))?;
         let uploaded_bytes = uploaded + bytes.len() as u64;
-        Ok(Outcome::Committed(Committed { name, state, totals, uploaded_bytes }))
+        let good = root.good();
+        Ok(Outcome::Committed(Committed { name, state, good, totals, uploaded_bytes }))
     }
 
     fn info(&self, id: PackId, stored: &PackBook) -> Result<PackInfo> {
@@ -132,7 +132,9 @@ impl Run<'_> {
     }
 
     fn state(&self, assembly: &Assembly) -> State {
-        let Totals { entries, bytes, .. } = assembly.totals;
+        // What is there and cannot be read has not vanished.
+        let entries = assembly.totals.entries + assembly.unread.0;
+        let bytes = assembly.totals.bytes - assembly.totals.beside + assembly.unread.1;
         // The data directory itself is an entry.
         let empty = entries <= 1;
         let shrunk = self

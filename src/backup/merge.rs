@@ -1,11 +1,12 @@
 //! The walk beside the known entries, both in path order: what is unchanged is copied, the rest is read.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::iter::Peekable;
 
 use super::base::Known;
-use super::walk::Found;
-use crate::vault::entry::{Entry, Kind};
+use super::sqlite::beside::database_of;
+use super::walk::{Found, Role};
+use crate::vault::entry::{CheckKind, Entry, Kind, Taken};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
 
@@ -26,6 +27,8 @@ pub enum Step {
     Sample(Found, Entry),
     /// Another name of a file that came before.
     Link(Found),
+    /// It is a part of a database that is taken as a whole.
+    Part,
     /// It cannot be in the snapshot, and why.
     Failed(EntryPath, String),
 }
@@ -37,6 +40,10 @@ pub struct Rule {
     pub verify_content: bool,
     /// The snapshot's number, which turns the sample.
     pub seq: u64,
+    /// Whether databases are told from other files.
+    pub sqlite: bool,
+    /// How databases are to be checked: one that was not is read.
+    pub check: Option<CheckKind>,
 }
 
 /// Joins what is found with what is known.
@@ -45,18 +52,59 @@ pub struct Merge<K: Iterator<Item = Known>> {
     rule: Rule,
     /// Files with several names, of which one has come.
     links: HashSet<(u64, u64)>,
+    /// Databases that may still have something beside them, and whether that is copied: they are raw and unchanged.
+    databases: Vec<(EntryPath, Beside)>,
+    /// What is known of an entry that the parent could not read.
+    missed: HashMap<EntryPath, Known>,
 }
 
 impl<K: Iterator<Item = Known>> Merge<K> {
     /// A merge with `known`, which is in path order.
     pub fn new(known: K, rule: Rule) -> Self {
-        Merge { known: known.peekable(), rule, links: HashSet::new() }
+        let (links, databases, missed) = (HashSet::new(), Vec::new(), HashMap::new());
+        Merge { known: known.peekable(), rule, links, databases, missed }
+    }
+
+    /// Adds what older snapshots say of entries that the parent could not read.
+    pub fn with_missed(self, missed: HashMap<EntryPath, Known>) -> Self {
+        Merge { missed, ..self }
     }
 
     /// What is to be done about the next entry of the walk.
     pub fn next(&mut self, found: Found) -> Step {
         while self.known.next_if(|known| known.entry.path < found.path).is_some() {}
         let known = self.known.next_if(|known| known.entry.path == found.path);
+        let known = known.or_else(|| self.missed.remove(&found.path));
+        if found.role == Role::Side {
+            return self.side(found, known);
+        }
+        let step = self.step(found, known);
+        if let Some((path, beside)) = beside(&step) {
+            self.databases.retain(|(database, _)| path.bytes().starts_with(database.bytes()));
+            self.databases.push((path, beside));
+        }
+        step
+    }
+
+    /// What lies beside a database goes its way.
+    fn side(&mut self, found: Found, known: Option<Known>) -> Step {
+        let database = database_of(found.path.bytes()).unwrap_or_default();
+        let beside = self.databases.iter().find(|(path, _)| path.bytes() == database).map(|(_, beside)| *beside);
+        match (beside, known) {
+            (Some(Beside::Copied), Some(known)) => match self.compare(&found, &known) {
+                Sameness::Entry => Step::Keep(known.entry),
+                Sameness::Content => Step::Adopt(found, known.entry),
+                // Its size and time are those that its database knows it by.
+                Sameness::None => Step::Read(found, Some(known.entry)),
+            },
+            (Some(Beside::Alone), known) if !found.path.bytes().ends_with(b"-shm") => {
+                Step::Read(found, known.map(|known| known.entry))
+            }
+            _ => Step::Part,
+        }
+    }
+
+    fn step(&mut self, found: Found, known: Option<Known>) -> Step {
         let again = found.linked && !self.links.insert((found.device, found.inode));
         let Some(known) = known else {
             return if again { Step::Link(found) } else { Step::Read(found, None) };
@@ -72,9 +120,14 @@ impl<K: Iterator<Item = Known>> Merge<K> {
     }
 
     fn compare(&self, found: &Found, known: &Known) -> Sameness {
-        let Known { entry, same_place } = known;
-        let looks_same = entry.kind == found.kind && entry.size == found.size && entry.mtime == found.mtime;
-        if !looks_same || entry.racy || (self.rule.verify_content && found.kind == Kind::File) {
+        let Known { entry, same_place, whole } = known;
+        // A part of a live database may be in its WAL alone: then its size is not its file's, and the WAL's tells.
+        let sized = entry.size == found.size || is_logged(entry);
+        let looks_same = entry.kind == found.kind && sized && entry.mtime == found.mtime;
+        if !whole || !looks_same || entry.racy || (self.rule.verify_content && found.kind == Kind::File) {
+            return Sameness::None;
+        }
+        if !self.same_database(found, entry) {
             return Sameness::None;
         }
         if !same_place {
@@ -90,6 +143,29 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         if same { Sameness::Entry } else { Sameness::None }
     }
 
+    /// Whether a database is as it was with what lies beside it, and was checked as it is to be.
+    fn same_database(&self, found: &Found, entry: &Entry) -> bool {
+        let beside = match found.role {
+            Role::Database { wal, journal } => Some((wal, journal)),
+            Role::Alone | Role::Side => None,
+        };
+        let Some(database) = &entry.database else { return beside.is_none() };
+        if !self.rule.sqlite {
+            // What lies beside it is an entry of its own now.
+            return false;
+        }
+        let checked = match (&database.check, self.rule.check) {
+            // What was damaged may have been mended without a trace, and must not be taken for good before it is known.
+            (Some(check), _) if check.failed.is_some() => false,
+            (_, None) => true,
+            (Some(check), Some(CheckKind::Quick)) => matches!(check.kind, CheckKind::Quick | CheckKind::Full),
+            (Some(check), Some(CheckKind::Full)) => check.kind == CheckKind::Full,
+            // A raw one cannot be checked.
+            (None, Some(_)) => database.taken == Taken::Raw,
+        };
+        checked && beside.unwrap_or_default() == (database.wal, database.journal)
+    }
+
     fn sampled(&self, found: &Found) -> bool {
         // All names of a file together: their entries must not come to differ.
         let hash = match found.link() {
@@ -97,6 +173,39 @@ impl<K: Iterator<Item = Known>> Merge<K> {
             None => Hash::of(found.path.bytes()).0,
         };
         found.kind == Kind::File && u64::from(hash[0]) % SAMPLE == self.rule.seq % SAMPLE
+    }
+}
+
+/// Whether an entry is a live database with something in its WAL.
+fn is_logged(entry: &Entry) -> bool {
+    let database = entry.database.as_ref().filter(|database| database.taken == Taken::Live);
+    database.and_then(|database| database.wal).is_some_and(|wal| wal.size > 0)
+}
+
+/// How what lies beside a database is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// It is copied, as the database is.
+    Copied,
+    /// By who reads the database.
+    Part,
+    /// As an ordinary file: the database is read under another of its names, and this may belong to it all the same.
+    Alone,
+}
+
+/// Of a file that may be a database: its path, and how what lies beside it is taken.
+fn beside(step: &Step) -> Option<(EntryPath, Beside)> {
+    let raw = |entry: &Entry| match &entry.database {
+        Some(database) if database.taken == Taken::Raw => Beside::Copied,
+        _ => Beside::Part,
+    };
+    let database = |found: &Found| matches!(found.role, Role::Database { .. });
+    match step {
+        Step::Keep(entry) if entry.kind == Kind::File => Some((entry.path.clone(), raw(entry))),
+        Step::Adopt(found, entry) if found.kind == Kind::File => Some((found.path.clone(), raw(entry))),
+        Step::Read(found, _) | Step::Sample(found, _) if database(found) => Some((found.path.clone(), Beside::Part)),
+        Step::Link(found) if database(found) => Some((found.path.clone(), Beside::Alone)),
+        _ => None,
     }
 }
 
@@ -127,6 +236,7 @@ mod tests {
             inode,
             linked: false,
             sparse: false,
+            role: Role::Alone,
         }
     }
 
@@ -154,9 +264,11 @@ mod tests {
     }
 
     fn steps(known: Vec<(Found, bool, bool)>, now: Vec<Found>, rule: Rule) -> String {
-        let known = known
-            .into_iter()
-            .map(|(found, same_place, racy)| Known { entry: Entry { racy, ..entry(&found) }, same_place });
+        let known = known.into_iter().map(|(found, same_place, racy)| Known {
+            entry: Entry { racy, ..entry(&found) },
+            same_place,
+            whole: true,
+        });
         let mut merge = Merge::new(known, rule);
         now.into_iter()
             .map(|found| match merge.next(found) {
@@ -166,13 +278,14 @@ mod tests {
                 Step::Read(_, None) => 'n',
                 Step::Sample(..) => 's',
                 Step::Link(_) => 'l',
+                Step::Part => 'p',
                 Step::Failed(..) => 'f',
             })
             .collect()
     }
 
     /// A sequence number at which none of the paths is sampled.
-    const RULE: Rule = Rule { verify_content: false, seq: 63 };
+    const RULE: Rule = Rule { verify_content: false, seq: 63, sqlite: true, check: None };
 
     #[test]
     fn what_is_kept_and_what_is_read() {

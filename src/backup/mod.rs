@@ -11,10 +11,13 @@ pub mod block;
 pub mod commit;
 pub mod extra;
 pub mod index;
+pub mod large;
 pub mod merge;
 pub mod packer;
+pub mod part;
 pub mod read;
 pub mod seen;
+pub mod select;
 pub mod sqlite;
 pub mod walk;
 
@@ -33,13 +36,17 @@ use self::base::{Base, Known};
 use self::commit::{Outcome, Run, check_labels};
 use self::merge::{Merge, Rule, Step};
 use self::packer::with_packer;
-use self::read::{Feed, Over, Part};
-use self::walk::{Met, Select, walk};
+use self::part::Part;
+use self::read::{Desk, Feed, Over};
+use self::select::Select;
+use self::walk::{Met, walk};
 use crate::error::{Doing, Error, Result};
+use crate::filesystem;
 use crate::monitor::Context;
 use crate::vault::Vault;
+use crate::vault::entry::CheckKind;
 use crate::vault::hex::PackId;
-use crate::vault::root::{PackBook, Place, Problem, Reason, SnapshotName, State};
+use crate::vault::root::{DatabaseRecord, Place, Problem, Reason, SnapshotName, State};
 
 /// What to take a snapshot of, and how.
 #[derive(Debug, Clone)]
@@ -58,6 +65,12 @@ pub struct Options {
     pub verify_content: bool,
     /// An empty or halved directory is meant to be so.
     pub accept_shrink: bool,
+    /// Take files that are SQLite databases by their content as such.
+    pub sqlite: bool,
+    /// Have SQLite check every database in the transaction in which it is read.
+    pub check: Option<CheckKind>,
+    /// How long a database may stay locked before it is given up.
+    pub busy_timeout: Duration,
     /// zstd's level.
     pub level: i32,
     /// How often what is done so far is secured for the next backup.
@@ -80,6 +93,9 @@ impl Default for Options {
             exclude: Vec::new(),
             verify_content: false,
             accept_shrink: false,
+            sqlite: true,
+            check: None,
+            busy_timeout: Duration::from_secs(10),
             level: packer::DEFAULT_LEVEL,
             checkpoint_every: Duration::from_secs(600),
             not_walked: Vec::new(),
@@ -98,6 +114,8 @@ pub struct Report {
     pub parent: Option<SnapshotName>,
     /// How much of the directory it holds.
     pub state: State,
+    /// Whether it may be restored without being asked for by name: it is complete, and no database failed its check.
+    pub good: bool,
     /// Its entries of every kind.
     pub entries: u64,
     /// Files among them.
@@ -114,6 +132,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// What could not be read.
     pub errors: Vec<Problem>,
+    /// How each database was taken.
+    pub databases: Vec<DatabaseRecord>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -130,7 +150,7 @@ fn doing(options: &Options) -> String {
 pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
     let clock = Instant::now();
     check_labels(&options.labels)?;
-    let select = Select::new(&options.data, &options.include, &options.exclude, &options.not_walked)?;
+    let select = Select::new(&options.data, &options.include, &options.exclude, &options.not_walked, options.sqlite)?;
     let mut absent = HashSet::new();
     loop {
         match attempt(vault, options, &select, &absent, clock, ctx)? {
@@ -173,12 +193,11 @@ fn attempt(
             "packs are missing in the vault; what they held is stored anew. `lastgood verify` tells whom it hurts";
         warn(format!("{} {what}", absent.len()));
     }
-    let base = Base::find(vault, &place, absent.clone(), warn)?;
+    let base = Base::find(vault, &place, is_local(options)?, absent.clone(), warn)?;
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
     let run = Run { vault, options, base: &base, place, started };
     let (outcome, assembled) = with_packer(&*vault.store, options.level, ctx, |packer| {
         let mut assembly = Assembly::new(&base, packer, ctx)?;
-        let mut stored = PackBook::new();
         let mut secured = Instant::now();
         ctx.monitor.begin("backup", None);
         through(&run, select, warn, ctx, |parts| {
@@ -186,25 +205,27 @@ fn attempt(
             if secured.elapsed() >= options.checkpoint_every {
                 let covers = assembly.last.clone();
                 // Packs that are found missing here are found missing at the end too.
-                run.commit(&mut assembly, packer, &mut stored, Some(covers))?;
+                run.commit(&mut assembly, packer, Some(covers))?;
                 secured = Instant::now();
             }
             ctx.check(&doing(options))
         })?;
-        let outcome = run.commit(&mut assembly, packer, &mut stored, None)?;
-        Ok((outcome, (assembly.warnings, assembly.problems, assembly.read_bytes)))
+        assembly.end()?;
+        let outcome = run.commit(&mut assembly, packer, None)?;
+        Ok((outcome, assembly.outcome()))
     })?;
     let committed = match outcome {
         Outcome::Committed(committed) => committed,
         Outcome::Absent(packs) => return Ok(Attempt::Absent(packs)),
     };
-    let (later, errors, read_bytes) = assembled;
+    let (later, errors, databases, read_bytes) = assembled;
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(later);
     Ok(Attempt::Done(Box::new(Report {
         snapshot: committed.name,
         parent: base.parent.as_ref().map(|(name, _)| *name),
         state: committed.state,
+        good: committed.good,
         entries: committed.totals.entries,
         files: committed.totals.files,
         bytes: committed.totals.bytes,
@@ -213,6 +234,7 @@ fn attempt(
         new_packs: committed.totals.new_packs,
         warnings,
         errors,
+        databases,
         seconds: clock.elapsed().as_secs_f64(),
     })))
 }
@@ -226,15 +248,22 @@ fn through(
     mut take: impl FnMut(&mut dyn Iterator<Item = Part>) -> Result<()>,
 ) -> Result<()> {
     let Run { options, base, .. } = run;
-    let rule = Rule { verify_content: options.verify_content, seq: base.seq };
+    let Options { verify_content, sqlite, check, .. } = **options;
+    let rule = Rule { verify_content, seq: base.seq, sqlite, check };
+    let databases = &sqlite::Settings {
+        enabled: options.sqlite,
+        check: options.check,
+        patience: options.busy_timeout,
+        key: run.vault.config.hash_key.0,
+    };
     let over = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         // Two hunks ahead keep the merge busy.
         let (known_to, known) = bounded::<Vec<Known>>(2);
         let warn = &warn;
         let sender = scope.spawn(move || base.send(&known_to, warn));
-        let (feed, in_order) = read::start(scope, &options.data, ctx);
-        let merge = Merge::new(known.into_iter().flatten(), rule);
+        let (feed, in_order) = read::start(scope, Desk { data: &options.data, base, databases, ctx });
+        let merge = Merge::new(known.into_iter().flatten(), rule).with_missed(base.missed());
         let walker = scope.spawn(move || merge_walk(options, select, merge, feed, over, warn, ctx));
         if ctx.monitor.wants_total() {
             scope.spawn(move || count(options, select, over, ctx));
@@ -297,6 +326,13 @@ fn count(options: &Options, select: &Select, over: &AtomicBool, ctx: &Context) {
     if counted.is_ok() {
         ctx.monitor.total(bytes);
     }
+}
+
+/// Whether the data directory is on a filesystem of this machine: on another's, inode numbers mean nothing.
+fn is_local(options: &Options) -> Result<bool> {
+    let doing = || format!("ask for the filesystem of {}", options.data.display());
+    let folder = std::fs::File::open(&options.data).doing(doing)?;
+    Ok(filesystem::remote(&folder).doing(doing)?.is_none())
 }
 
 /// Where the data directory is now.

@@ -13,10 +13,16 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{Mode, OFlags, SeekFrom, Stat, fstat, open, seek};
 use rustix::io::Errno;
 
+use super::base::Base;
 use super::block;
-use super::extra::{Extra, extra_of, extra_of_file};
+use super::extra::{extra_of, extra_of_file};
+use super::large::Large;
 use super::merge::Step;
-use super::walk::Found;
+use super::part::{Content, Part};
+use super::sqlite::registry::{self, Hold};
+use super::sqlite::trouble::Trouble;
+use super::sqlite::{self, header::Header};
+use super::walk::{Found, Role};
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::vault::entry::{Entry, Kind};
@@ -29,57 +35,10 @@ pub const SMALL: u64 = block::MAX as u64;
 const BATCH_BYTES: u64 = 1 << 20;
 /// Entries that one batch may have.
 const BATCH: usize = 256;
-/// Read at a time from a large file, in bytes.
-const PIECE: usize = 1 << 20;
 /// A file changed this recently may change again without its time moving, in ns.
 const RACY: i64 = 2_000_000_000;
 /// How often an entry is looked at again that is not what it was.
 const AGAIN: u32 = 4;
-static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-
-/// A file that was read.
-#[derive(Debug)]
-pub struct Content {
-    /// Its metadata as of the reading, with as many bytes as were read.
-    pub found: Found,
-    /// Its attributes.
-    pub extra: Extra,
-    /// Of all its bytes.
-    pub hash: Hash,
-    /// Whether it may have changed since without any time showing it.
-    pub racy: bool,
-    /// What happened to it while it was read.
-    pub note: Option<String>,
-}
-
-/// What is known of an entry after it was looked at; of a large file, one after the other.
-#[derive(Debug)]
-pub enum Part {
-    /// The entry is copied.
-    Keep(Entry),
-    /// The entry's content is kept, its metadata is new.
-    Adopt(Found, Entry, Extra),
-    /// Another name of a file that came before.
-    Link(Found),
-    /// A folder, symlink or fifo.
-    Other(Found, Option<Entry>, Extra),
-    /// A whole file, its bytes, the known entry and whether that looked unchanged.
-    File(Content, Vec<u8>, Option<Entry>, bool),
-    /// A large file begins; what follows is its content.
-    Begin(Option<Entry>, bool),
-    /// Bytes and the blocks that they are.
-    Blocks(Vec<u8>, Vec<(u32, Hash)>),
-    /// A hole of so many bytes.
-    Hole(u64),
-    /// The file changed: what came since its beginning is void.
-    Again,
-    /// The file's end.
-    End(Content),
-    /// It is not there any more.
-    Gone(EntryPath, String),
-    /// It cannot be read, and why.
-    Failed(EntryPath, String),
-}
 
 /// Steps that one thread takes, and where it sends what comes of them.
 struct Job {
@@ -95,13 +54,26 @@ pub struct Feed {
     bytes: u64,
 }
 
+/// What the reading threads work with.
+#[derive(Clone, Copy)]
+pub struct Desk<'a> {
+    /// The data directory.
+    pub data: &'a Path,
+    /// What the vault has.
+    pub base: &'a Base<'a>,
+    /// How databases are taken.
+    pub databases: &'a sqlite::Settings,
+    /// Threads, and who hears of progress.
+    pub ctx: &'a Context<'a>,
+}
+
 /// Starts the reading threads in `scope`. Steps go into the feed; what comes of them comes out of the receivers, one per
 /// batch, in the order of the steps.
 pub fn start<'s, 'e: 's>(
     scope: &'s std::thread::Scope<'s, 'e>,
-    data: &'e Path,
-    ctx: &'e Context<'e>,
+    desk: Desk<'e>,
 ) -> (Feed, Receiver<Receiver<Vec<Part>>>) {
+    let ctx = desk.ctx;
     let (jobs, to_do) = bounded::<Job>(ctx.threads);
     let (order, in_order) = bounded(2 * ctx.threads + 2);
     for _ in 0..ctx.threads {
@@ -109,7 +81,7 @@ pub fn start<'s, 'e: 's>(
         scope.spawn(move || {
             for Job { steps, to } in to_do {
                 // A receiver that is gone has failed, and says why itself.
-                let _ = take_steps(data, steps, &to, ctx);
+                let _ = take_steps(desk, steps, &to);
             }
         });
     }
@@ -126,6 +98,9 @@ impl Feed {
     /// # Errors
     /// When nobody reads any more.
     pub fn push(&mut self, step: Step) -> Result<(), Over> {
+        if matches!(step, Step::Part) {
+            return Ok(());
+        }
         let size = match &step {
             Step::Read(found, _) | Step::Sample(found, _) => found.size,
             _ => 0,
@@ -156,19 +131,20 @@ impl Feed {
     }
 }
 
-fn take_steps(data: &Path, steps: Vec<Step>, to: &Sender<Vec<Part>>, ctx: &Context) -> Result<(), Over> {
+fn take_steps(desk: Desk, steps: Vec<Step>, to: &Sender<Vec<Part>>) -> Result<(), Over> {
     let mut parts = Vec::with_capacity(steps.len());
     for step in steps {
         let part = match step {
             Step::Keep(entry) => Part::Keep(entry),
             Step::Link(found) => Part::Link(found),
-            Step::Failed(path, why) => Part::Failed(path, why),
-            Step::Adopt(found, entry) => match extra_of(&data.join(found.path.as_path()), found.kind) {
+            Step::Part => continue,
+            Step::Failed(path, why) => Part::Failed(path, why, 0),
+            Step::Adopt(found, entry) => match extra_of(&desk.data.join(found.path.as_path()), found.kind) {
                 Ok(extra) => Part::Adopt(found, entry, extra),
-                Err(_) => look(data, found, Some(entry), false, to, &mut parts, ctx)?,
+                Err(_) => look(desk, found, Some(entry), false, to, &mut parts)?,
             },
-            Step::Read(found, known) => look(data, found, known, false, to, &mut parts, ctx)?,
-            Step::Sample(found, known) => look(data, found, Some(known), true, to, &mut parts, ctx)?,
+            Step::Read(found, known) => look(desk, found, known, false, to, &mut parts)?,
+            Step::Sample(found, known) => look(desk, found, Some(known), true, to, &mut parts)?,
         };
         parts.push(part);
     }
@@ -177,18 +153,17 @@ fn take_steps(data: &Path, steps: Vec<Step>, to: &Sender<Vec<Part>>, ctx: &Conte
 
 /// Looks at an entry as what it was found to be and, where something else has taken its place, as what it is now.
 fn look(
-    data: &Path,
+    desk: Desk,
     mut found: Found,
     known: Option<Entry>,
     sampled: bool,
     to: &Sender<Vec<Part>>,
     before: &mut Vec<Part>,
-    ctx: &Context,
 ) -> Result<Part, Over> {
     for _ in 0..AGAIN {
-        let path = data.join(found.path.as_path());
+        let path = desk.data.join(found.path.as_path());
         let why = match found.kind {
-            Kind::File => match read_file(&path, &found.path, &known, sampled, to, before, ctx)? {
+            Kind::File => match read_file(desk, &path, &found, &known, sampled, to, before)? {
                 Ok(part) => return Ok(part),
                 Err(why) => why,
             },
@@ -199,43 +174,88 @@ fn look(
         };
         // Not what it was: a link that was swapped, a name that was given away and taken again.
         if !matches!(why, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL) {
-            return Ok(Part::Failed(found.path, why.to_string()));
+            return Ok(Part::Failed(found.path, why.to_string(), found.size));
         }
         let now = match rustix::fs::lstat(&path) {
             Ok(stat) => Found::new(found.path.clone(), &stat),
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 return Ok(Part::Gone(found.path, "it disappeared before it was read".into()));
             }
-            Err(why) => return Ok(Part::Failed(found.path, why.to_string())),
+            Err(why) => return Ok(Part::Failed(found.path, why.to_string(), found.size)),
         };
         match now {
             // What is in a new folder was not walked.
             Some(now) if now.kind != Kind::Folder => found = now,
-            _ => return Ok(Part::Failed(found.path, "it was replaced by something else before it was read".into())),
+            _ => {
+                let why = "it was replaced by something else before it was read";
+                return Ok(Part::Failed(found.path, why.into(), 0));
+            }
         }
     }
-    Ok(Part::Failed(found.path, "it is replaced again and again".into()))
+    Ok(Part::Failed(found.path, "it is replaced again and again".into(), found.size))
 }
 
-/// Reads a file: a small one comes back as a part, a large one has gone into the channel when this returns.
+/// Opens a file under a hold, and looks at it.
+///
+/// # Errors
+/// As `open`; `LOOP` for what is no regular file.
+fn open_held(whole: &Path, found: &Found) -> Result<(File, Stat, Hold), Errno> {
+    let hold = registry::hold(found.device, found.inode);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(whole, flags, Mode::empty())?);
+    let stat = fstat(&file)?;
+    if (stat.st_dev, stat.st_ino) == (found.device, found.inode) {
+        return Ok((file, stat, hold));
+    }
+    // Another file has the name now. Whoever has that one open in this process is waited for before this is closed.
+    drop(hold);
+    let hold = registry::hold(stat.st_dev, stat.st_ino);
+    Ok((file, stat, hold))
+}
+
+/// Reads a file: a small one comes back as a part, of a large one or a database all but the end has gone into the channel
+/// when this returns.
 fn read_file(
+    desk: Desk,
     whole: &Path,
-    path: &EntryPath,
+    found: &Found,
     known: &Option<Entry>,
     sampled: bool,
     to: &Sender<Vec<Part>>,
     before: &mut Vec<Part>,
-    ctx: &Context,
 ) -> Result<Result<Part, Errno>, Over> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = open(whole, flags, Mode::empty()).and_then(|file| fstat(&file).map(|stat| (File::from(file), stat)));
-    let (file, stat) = match opened {
+    let (path, ctx) = (&found.path, desk.ctx);
+    // Declared before the file, so that it is given back after that is closed.
+    let hold;
+    let (file, stat);
+    (file, stat, hold) = match open_held(whole, found) {
         Ok(opened) => opened,
         Err(why) => return Ok(Err(why)),
     };
     let Some(opened) = Found::new(path.clone(), &stat).filter(|opened| opened.kind == Kind::File) else {
         return Ok(Err(Errno::LOOP));
     };
+    let mut first = [0; 100];
+    let begins = if desk.databases.enabled { read_some(&file, &mut first).unwrap_or(0) } else { 0 };
+    if Header::parse(&first[..begins]).is_some() {
+        drop(file);
+        let mut begin = || {
+            let mut first = std::mem::take(before);
+            first.push(Part::Database(known.clone(), sampled));
+            to.send(first).map_err(|_| Over)
+        };
+        let reader = sqlite::Reader { base: desk.base, settings: desk.databases, to, ctx };
+        return match reader.take(whole, &opened, known.as_ref(), hold, &mut begin)? {
+            Ok(part) => Ok(Ok(part)),
+            Err(Trouble::Replaced) => Ok(Err(Errno::NOENT)),
+            Err(trouble) => Ok(Ok(Part::Failed(path.clone(), trouble.to_string(), opened.size))),
+        };
+    }
+    if let Role::Database { .. } = found.role {
+        let what =
+            "it was a database when its folder was listed, and is none any more; what lies beside it is not taken";
+        before.push(Part::Warn(format!("{path}: {what}")));
+    }
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
         return Ok(Ok(match read_small(&file, path, &stat) {
@@ -243,26 +263,48 @@ fn read_file(
                 ctx.monitor.advance(bytes.len() as u64);
                 Part::File(content, bytes, known.clone(), sampled)
             }
-            Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}")),
+            Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
         }));
     }
     // What came before goes first; this thread stays with the file to its end.
     let mut first = std::mem::take(before);
     first.push(Part::Begin(known.clone(), sampled));
     to.send(first).map_err(|_| Over)?;
-    let mut large = Large { file: &file, to, held: Vec::new(), hash: blake3::Hasher::new(), ctx };
-    Ok(Ok(match large.read(path, stat)? {
+    Ok(Ok(match Large::new(&file, to, ctx).read(path, stat)? {
         Ok(content) => Part::End(content),
-        Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}")),
+        Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
     }))
 }
 
-fn now() -> i64 {
+/// Reads from a file's beginning until the buffer is full or the file ends.
+///
+/// # Errors
+/// What the system refuses.
+pub fn read_some(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(read)
+}
+
+/// Whether a file of this mtime may be written to once more, after it was looked at at `began`, without its time moving.
+pub fn is_racy(mtime: i64, began: i64) -> bool {
+    mtime >= began - RACY
+}
+
+/// Now, in ns since 1970.
+pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| i64::try_from(t.as_nanos()).unwrap_or(i64::MAX))
 }
 
 /// Whether a file is as it was; if not, what happened to it.
-fn compare(before: &Stat, after: &Stat, read: u64) -> Option<String> {
+pub(super) fn compare(before: &Stat, after: &Stat, read: u64) -> Option<String> {
     let times = |s: &Stat| (s.st_mtime, s.st_mtime_nsec, s.st_ctime, s.st_ctime_nsec);
     let size = |s: &Stat| u64::try_from(s.st_size).unwrap_or(0);
     let (was, is) = (size(before), size(after));
@@ -281,7 +323,7 @@ fn compare(before: &Stat, after: &Stat, read: u64) -> Option<String> {
 }
 
 /// The outcome of reading a file, from its metadata before and after.
-fn finish(
+pub(super) fn finish(
     file: &File,
     path: &EntryPath,
     stat: &Stat,
@@ -292,7 +334,7 @@ fn finish(
 ) -> io::Result<Content> {
     let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
     let extra = extra_of_file(file)?;
-    let racy = note.is_some() || found.mtime >= began - RACY;
+    let racy = note.is_some() || is_racy(found.mtime, began);
     let note = note.map(|what| format!("{what}; taken as it stood, {read} bytes"));
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note })
 }
@@ -303,15 +345,7 @@ fn read_small(file: &File, path: &EntryPath, first: &Stat) -> io::Result<(Conten
         let began = now();
         let size = usize::try_from(stat.st_size).unwrap_or(0);
         let mut bytes = vec![0; size];
-        let mut read = 0;
-        while read < size {
-            match file.read_at(&mut bytes[read..], read as u64) {
-                Ok(0) => break,
-                Ok(more) => read += more,
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(why) => return Err(why),
-            }
-        }
+        let read = read_some(file, &mut bytes)?;
         bytes.truncate(read);
         let after = fstat(file)?;
         let note = compare(&stat, &after, read as u64);
@@ -324,138 +358,18 @@ fn read_small(file: &File, path: &EntryPath, first: &Stat) -> io::Result<(Conten
     Err(io::Error::other("it keeps changing"))
 }
 
-/// A large file on its way.
-struct Large<'a> {
-    file: &'a File,
-    to: &'a Sender<Vec<Part>>,
-    /// Bytes that are read and not yet a block.
-    held: Vec<u8>,
-    hash: blake3::Hasher,
-    ctx: &'a Context<'a>,
-}
-
-impl Large<'_> {
-    fn send(&self, part: Part) -> Result<(), Over> {
-        self.to.send(vec![part]).map_err(|_| Over)
-    }
-
-    /// Sends the file's content, a second time if it changed.
-    fn read(&mut self, path: &EntryPath, first: Stat) -> Result<io::Result<Content>, Over> {
-        let mut stat = first;
-        for last in [false, true] {
-            let began = now();
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
-            self.hash.reset();
-            self.held.clear();
-            let read = match self.content(size)? {
-                Ok(read) => read,
-                Err(why) => return Ok(Err(why)),
-            };
-            let after = match fstat(self.file) {
-                Ok(after) => after,
-                Err(why) => return Ok(Err(why.into())),
-            };
-            let note = compare(&stat, &after, read);
-            if note.is_none() || last || after.st_nlink == 0 {
-                let hash = Hash::from(&self.hash.finalize());
-                return Ok(finish(self.file, path, &stat, read, began, hash, note));
-            }
-            self.send(Part::Again)?;
-            stat = after;
-        }
-        Ok(Err(io::Error::other("it keeps changing")))
-    }
-
-    /// Sends up to `size` bytes of content, as data and holes; tells how many there were.
-    fn content(&mut self, size: u64) -> Result<io::Result<u64>, Over> {
-        let mut at = 0;
-        while at < size {
-            let data = match seek(self.file, SeekFrom::Data(at)) {
-                Ok(data) => data.min(size),
-                Err(Errno::NXIO) => size,
-                // A filesystem that knows no holes has none.
-                Err(_) => at,
-            };
-            if data > at {
-                if data == size && fstat(self.file).is_ok_and(|now| (now.st_size as u64) < size) {
-                    break;
-                }
-                self.hole(data - at)?;
-                at = data;
-                continue;
-            }
-            let end = match seek(self.file, SeekFrom::Hole(at)) {
-                Ok(hole) if hole > at => hole.min(size),
-                _ => size,
-            };
-            let wanted = end - at;
-            match self.data(at, wanted)? {
-                Ok(read) if read == wanted => at = end,
-                Ok(read) => return Ok(Ok(at + read)),
-                Err(why) => return Ok(Err(why)),
-            }
-        }
-        Ok(Ok(at))
-    }
-
-    fn hole(&mut self, length: u64) -> Result<(), Over> {
-        let mut left = length;
-        while left > 0 && !self.ctx.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            let now = left.min(ZEROS.len() as u64);
-            self.hash.update(&ZEROS[..now as usize]);
-            left -= now;
-        }
-        self.ctx.monitor.advance(length);
-        self.send(Part::Hole(length))
-    }
-
-    /// Sends `length` bytes from `at`, or what there is of them.
-    fn data(&mut self, at: u64, length: u64) -> Result<io::Result<u64>, Over> {
-        let mut read = 0;
-        loop {
-            let room = (PIECE as u64).min(length - read) as usize;
-            let begin = self.held.len();
-            self.held.resize(begin + room, 0);
-            let got = loop {
-                match self.file.read_at(&mut self.held[begin..], at + read) {
-                    Ok(got) => break got,
-                    Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                    Err(why) => return Ok(Err(why)),
-                }
-            };
-            self.held.truncate(begin + got);
-            self.hash.update(&self.held[begin..]);
-            read += got as u64;
-            let end = got == 0 || read == length;
-            let lengths = block::cut(&self.held, end);
-            let cut: usize = lengths.iter().sum();
-            if cut > 0 {
-                let rest = self.held.split_off(cut);
-                let bytes = std::mem::replace(&mut self.held, rest);
-                let mut from = 0;
-                let hashed = |length: usize| {
-                    from += length;
-                    (length as u32, Hash::of(&bytes[from - length..from]))
-                };
-                let blocks = lengths.into_iter().map(hashed).collect();
-                self.ctx.monitor.advance(cut as u64);
-                self.send(Part::Blocks(bytes, blocks))?;
-            }
-            if end {
-                return Ok(Ok(read));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::monitor::{Silent, system_random};
+    use crate::store::memory::MemoryStore;
+    use crate::vault::Vault;
     use crate::vault::path::Bytes;
+    use crate::vault::root::Place;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
 
     /// What comes of a path that was found to be a file of `size` bytes.
     fn looked(data: &Path, name: &str, size: u64) -> Part {
@@ -463,8 +377,13 @@ mod tests {
         let found = Found { size, ..Found::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
         let stop = AtomicBool::new(false);
         let ctx = Context { random: &system_random, threads: 1, stop: &stop, monitor: &Silent };
+        let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
+        let place = Place { boot: String::new(), device: 0, inode: 0, born: None };
+        let base = Base::find(&vault, &place, true, Default::default(), |_| {}).unwrap();
+        let databases = sqlite::Settings { enabled: true, check: None, patience: Duration::ZERO, key: [0; 32] };
+        let desk = Desk { data, base: &base, databases: &databases, ctx: &ctx };
         let (to, from) = bounded(4);
-        take_steps(data, vec![Step::Read(found, None)], &to, &ctx).unwrap();
+        take_steps(desk, vec![Step::Read(found, None)], &to).unwrap();
         from.recv().unwrap().remove(0)
     }
 

@@ -6,16 +6,17 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, open, statat};
 use rustix::io::Errno;
 
+use super::select::Select;
+use super::sqlite::beside;
 use crate::error::{Error, Result};
-use crate::vault::entry::Kind;
+use crate::vault::entry::{Kind, Side};
 use crate::vault::path::EntryPath;
 
 /// Listed entries that may wait for the walk.
@@ -58,6 +59,25 @@ pub struct Found {
     pub linked: bool,
     /// Whether it takes less space than its size needs: it may have holes.
     pub sparse: bool,
+    /// What it is to the files beside it.
+    pub role: Role,
+}
+
+/// What a file is to the files beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Nothing that is known of.
+    #[default]
+    Alone,
+    /// A database by its content, with a WAL or a rollback journal beside it.
+    Database {
+        /// Its `-wal`.
+        wal: Option<Side>,
+        /// Its `-journal`.
+        journal: Option<Side>,
+    },
+    /// A `-wal`, `-journal` or `-shm` beside a database: a part of that.
+    Side,
 }
 
 /// What the walk meets.
@@ -100,6 +120,7 @@ impl Found {
             inode: stat.st_ino,
             linked: kind == Kind::File && stat.st_nlink > 1,
             sparse: kind == Kind::File && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size,
+            role: Role::Alone,
         })
     }
 
@@ -107,83 +128,6 @@ impl Found {
     pub fn link(&self) -> Option<String> {
         self.linked.then(|| format!("{:x}-{:x}", self.device, self.inode))
     }
-}
-
-/// Which entries a snapshot holds.
-#[derive(Debug)]
-pub struct Select {
-    include: Option<GlobSet>,
-    exclude: GlobSet,
-    /// Device and inode of folders that are not walked.
-    folders: Vec<(u64, u64)>,
-}
-
-impl Select {
-    /// Files that match one of `include` (all, when there is none) and are not in or below what matches `exclude`.
-    /// A pattern is matched with the path below the data directory, and one without a slash with the name alone.
-    ///
-    /// # Errors
-    /// A pattern that is none.
-    pub fn new(data: &Path, include: &[String], exclude: &[String], not_walked: &[PathBuf]) -> Result<Self> {
-        let set = |patterns: &[String]| {
-            let mut set = GlobSetBuilder::new();
-            for pattern in patterns {
-                let anchored = anchor(pattern, data)?;
-                let wrong = |e: globset::Error| Error::usage(format!("read the pattern {pattern:?}"), e.kind());
-                set.add(GlobBuilder::new(&anchored).literal_separator(true).build().map_err(wrong)?);
-            }
-            set.build().map_err(|e| Error::usage("read the patterns", e.kind()))
-        };
-        let folders = not_walked.iter().filter_map(|folder| rustix::fs::stat(folder).ok());
-        Ok(Select {
-            include: if include.is_empty() { None } else { Some(set(include)?) },
-            exclude: set(exclude)?,
-            folders: folders.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
-        })
-    }
-
-    /// Whether an entry, and what is below it, may be in the snapshot.
-    fn takes(&self, found: &Found) -> bool {
-        let path = found.path.as_path();
-        if self.exclude.is_match(path) {
-            return false;
-        }
-        match found.kind {
-            Kind::Folder => !self.folders.contains(&(found.device, found.inode)) && !is_ours(found.path.name()),
-            _ => self.include.as_ref().is_none_or(|include| include.is_match(path)),
-        }
-    }
-}
-
-/// A pattern as it is matched with paths below the data directory.
-fn anchor(pattern: &str, data: &Path) -> Result<String> {
-    let below = Path::new(pattern).strip_prefix(data).ok().and_then(Path::to_str).map(|below| format!("/{below}"));
-    let text = below.as_deref().unwrap_or(pattern);
-    let text = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
-    let name = text.trim_start_matches('/');
-    let why = match () {
-        () if name.is_empty() || name == "." => "it means everything or nothing",
-        () if name.split('/').any(|part| part == "." || part == "..") => "`.` and `..` match no path",
-        () if name.starts_with('!') => "there are no exceptions; use --include and --exclude together",
-        () if name.len() < text.len() || name.contains('/') || text.len() < pattern.trim_end_matches('/').len() => {
-            return Ok(name.to_owned());
-        }
-        () => return Ok(format!("**/{name}")),
-    };
-    Err(Error::usage(format!("read the pattern {pattern:?}"), why)
-        .hint("A name (`*.tmp`) matches at any depth, a path (`cache/**`) below the data directory."))
-}
-
-/// Whether a folder is one that a restore leaves: staging, or what it moved aside (`<name>.replaced-<UTC time>`).
-fn is_ours(name: &[u8]) -> bool {
-    let name = String::from_utf8_lossy(name);
-    if name.starts_with('.') && name.contains(".lastgood-restoring-") || name.starts_with(".lastgood-restoring-") {
-        return true;
-    }
-    let Some((_, time)) = name.rsplit_once(".replaced-") else { return false };
-    let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    // A second move within one second gets a number.
-    shape.starts_with("00000000T000000Z") && shape[16..].chars().all(|c| matches!(c, '-' | '0'))
 }
 
 /// The children of one folder, by name.
@@ -280,6 +224,12 @@ impl Shared<'_> {
             }
         }
         names.sort_unstable();
+        // A filesystem that is changed while it is listed may give a name twice.
+        names.dedup();
+        let databases = match self.select.sqlite {
+            true => beside::databases(&fd, &names),
+            false => Default::default(),
+        };
         let mut listing = Vec::with_capacity(names.len());
         for name in names {
             let path = folder.join(&name);
@@ -292,7 +242,13 @@ impl Shared<'_> {
                 }
             };
             match Found::new(path.clone(), &stat) {
-                Some(found) if self.select.takes(&found) => listing.push(Met::Entry(found)),
+                Some(found) if databases.is_side(&name) && found.kind == Kind::File => {
+                    listing.push(Met::Entry(Found { role: Role::Side, ..found }));
+                }
+                Some(found) if self.select.takes(&found) => {
+                    let role = databases.role(&name);
+                    listing.push(Met::Entry(Found { role, ..found }));
+                }
                 Some(_) => {}
                 None => listing.push(Met::Skipped(path, what(stat.st_mode))),
             }
@@ -423,7 +379,7 @@ mod tests {
     #[test]
     fn all_in_path_order_whatever_the_threads() {
         let data = tree();
-        let all = Select::new(Path::new("data"), &[], &[], &[]).unwrap();
+        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
         let expected = [
             ".",
             "a",
@@ -451,16 +407,17 @@ mod tests {
             &["*.csv".into(), "a/**/y.json".into()],
             &["b".into()],
             &[data.path().join("a.d")],
+            true,
         )
         .unwrap();
         let expected = [".", "a", "a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "b.replaced-now"];
         assert_eq!(paths(data.path(), &some, 2), expected);
         for pattern in ["a[", "", "/", ".", "./", "..", "a/../b", "!a"] {
-            let said = Select::new(data.path(), &[], &[pattern.into()], &[]).unwrap_err();
+            let said = Select::new(data.path(), &[], &[pattern.into()], &[], true).unwrap_err();
             assert_eq!(said.kind(), crate::error::Kind::Usage, "{pattern}");
         }
         for pattern in ["./a", "/a", "a/", data.path().join("a").to_str().unwrap()] {
-            let select = Select::new(data.path(), &[], &[pattern.into()], &[]).unwrap();
+            let select = Select::new(data.path(), &[], &[pattern.into()], &[], true).unwrap();
             let found = paths(data.path(), &select, 1);
             assert!(
                 found.contains(&"b/w.csv".into()) && !found.iter().any(|p| p.starts_with("a/")),
@@ -473,7 +430,7 @@ mod tests {
     fn sockets_are_skipped_and_missing_data_is_an_error() {
         let data = tempfile::tempdir().unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(data.path().join("s")).unwrap();
-        let all = Select::new(Path::new("data"), &[], &[], &[]).unwrap();
+        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
         assert_eq!(paths(data.path(), &all, 1), [".", "s: it is a socket"]);
         let said = walk(&data.path().join("none"), &all, 1, |_| Ok(())).unwrap_err().to_string();
         assert!(said.contains("does not exist") && said.contains("lastgood restore"), "{said}");

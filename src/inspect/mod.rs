@@ -43,6 +43,10 @@ pub struct Summary {
     pub reason: Reason,
     /// How much of the data directory it holds.
     pub state: State,
+    /// Whether it may be restored without being asked for by name.
+    pub good: bool,
+    /// Databases in it that failed their check.
+    pub failed_checks: u64,
     /// Entries of every kind.
     pub entries: u64,
     /// Files among them.
@@ -63,11 +67,13 @@ pub struct Summary {
 
 impl From<Root> for Summary {
     fn from(root: Root) -> Self {
-        let (totals, uploaded_bytes) = (root.totals, root.uploaded_bytes());
+        let (totals, uploaded_bytes, good) = (root.totals, root.uploaded_bytes(), root.good());
         Summary {
             uploaded_bytes,
             reason: root.reason,
             state: root.state,
+            good,
+            failed_checks: root.failed_checks,
             entries: totals.entries,
             files: totals.files,
             bytes: totals.bytes,

@@ -10,14 +10,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::place::{rename, sync_folder};
+use super::lacking::sync_folder;
+use super::place::rename;
+use crate::backup::sqlite::beside::SUFFIXES;
+use crate::backup::sqlite::header::MAGIC;
 use crate::error::{Doing, Error, Result};
 use crate::vault::path::EntryPath;
 
-/// What SQLite appends to a database's name.
-const SIDES: [&str; 3] = ["-journal", "-wal", "-shm"];
-/// How a database begins.
-const DATABASE: &[u8] = b"SQLite format 3\0";
 /// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
 const MARKS: [&[u8]; 3] =
     [&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7], &[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]];
@@ -25,7 +24,7 @@ const MARKS: [&[u8]; 3] =
 /// The entries that are side files of the database `path`, if it is one.
 pub fn sides(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
     // A name that grows too long for an entry is none's.
-    SIDES.iter().filter_map(|side| EntryPath::new([path.bytes(), side.as_bytes()].concat()).ok())
+    SUFFIXES.iter().filter_map(|side| EntryPath::new([path.bytes(), side.as_bytes()].concat()).ok())
 }
 
 /// What was moved aside for one database, and can be moved back as long as the database is not there.
@@ -77,14 +76,13 @@ pub fn clear(new: &Path, at: &Path, aside: &Path, itself: bool) -> Result<Cleare
         name.push(side);
         PathBuf::from(name)
     };
-    let mut wanted: Vec<_> = SIDES.iter().map(|side| (named(at, side), named(aside, side))).collect();
+    let mut wanted: Vec<_> = SUFFIXES.iter().map(|side| (named(at, side), named(aside, side))).collect();
     if itself {
         wanted.push((at.to_owned(), aside.to_owned()));
     }
     wanted.retain(|(from, _)| from.symlink_metadata().is_ok());
     let mut cleared = Cleared { database: at.to_owned(), moved: Vec::new() };
-    let is_database =
-        || may_begin_with(new, &[DATABASE]) || wanted.iter().any(|(from, _)| may_begin_with(from, &MARKS));
+    let is_database = || may_begin_with(new, &[MAGIC]) || wanted.iter().any(|(from, _)| may_begin_with(from, &MARKS));
     if wanted.is_empty() || !is_database() {
         return Ok(cleared);
     }
@@ -113,8 +111,8 @@ fn may_begin_with(path: &Path, marks: &[&[u8]]) -> bool {
         return false;
     }
     let begin = || -> io::Result<Vec<u8>> {
-        let mut begin = Vec::with_capacity(DATABASE.len());
-        File::open(path)?.take(DATABASE.len() as u64).read_to_end(&mut begin)?;
+        let mut begin = Vec::with_capacity(MAGIC.len());
+        File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
         Ok(begin)
     };
     begin().map_or(true, |begin| marks.iter().any(|mark| begin.starts_with(mark)))
@@ -130,6 +128,8 @@ mod tests {
     use crate::restore::{Options, restore};
     use crate::vault::entry::{Database, Taken};
     use crate::vault::root::State;
+
+    const DATABASE: &[u8] = MAGIC;
 
     /// A target with a database `a` and all side files, and an empty folder for what moves aside.
     fn target() -> (tempfile::TempDir, PathBuf, PathBuf) {
@@ -218,7 +218,7 @@ mod tests {
         }
         assert_eq!(names(&report.moved_aside.unwrap()), ["a", "a-journal", "a-shm", "a-wal"]);
         let told: Vec<_> = report.moved_beside.iter().map(EntryPath::to_string).collect();
-        assert_eq!(told, ["a-journal", "a-wal", "a-shm"]);
+        assert_eq!(told, ["a-journal", "a-shm", "a-wal"]);
         assert_eq!(names(folder.path()).len(), 2, "staging is left");
     }
 }

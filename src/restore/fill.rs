@@ -9,12 +9,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Timespec, Timestamps, fsync, futimens, syncfs};
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens, syncfs};
+use rustix::io::Errno;
 
-use super::place::{rename, sync_folder};
+use super::lacking::{kept, sync, sync_folder};
+use super::place::rename;
 use super::stage::{STAGING, Staging};
 use crate::error::{Doing, Error, Result};
 
@@ -80,6 +82,7 @@ fn plain(escaped: &[u8]) -> Vec<u8> {
 pub fn fill(target: &Path, staging: Staging, aside: &Path, dress: &dyn Fn(&OwnedFd) -> Result<()>) -> Result<bool> {
     let doing = || format!("fill {} in place", target.display());
     mark(target).doing(doing)?;
+    sync_folder(target)?;
     let moved = exchange(target, &staging, aside).map_err(|why| {
         let old = if aside.is_dir() { format!("What was there is in {}. ", aside.display()) } else { String::new() };
         why.within(doing()).hint(format!("{old}Restore again to complete it: {MARKER} marks the folder as broken."))
@@ -89,7 +92,7 @@ pub fn fill(target: &Path, staging: Staging, aside: &Path, dress: &dyn Fn(&Owned
     staging.remove()?;
     fs::remove_file(target.join(MARKER)).doing(doing)?;
     dress(&folder)?;
-    fsync(&folder).doing(doing)?;
+    sync(&folder).doing(doing)?;
     Ok(moved)
 }
 
@@ -120,8 +123,7 @@ fn mark(target: &Path) -> io::Result<()> {
         .open(target.join(MARKER))?;
     marker
         .write_all(b"lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n")?;
-    marker.sync_all()?;
-    File::open(target)?.sync_all()
+    marker.sync_all()
 }
 
 fn names(folder: &Path) -> io::Result<Vec<OsString>> {
@@ -129,7 +131,10 @@ fn names(folder: &Path) -> io::Result<Vec<OsString>> {
 }
 
 /// Moves an entry to a free name; a folder that cannot be renamed entry by entry.
-fn move_in(from: &Path, to: &Path) -> Result<()> {
+///
+/// # Errors
+/// What the system refuses.
+pub fn move_in(from: &Path, to: &Path) -> Result<()> {
     let doing = || format!("move {} to {}", from.display(), to.display());
     let why = match rename(from, to) {
         Ok(()) => return Ok(()),
@@ -153,19 +158,23 @@ fn move_in(from: &Path, to: &Path) -> Result<()> {
     fs::remove_dir(from).doing(doing)
 }
 
-/// Gives the folder `to` the owner, mode and time of the folder `from`.
-fn like(from: &Path, to: &Path) -> io::Result<()> {
-    let meta = from.symlink_metadata()?;
-    let folder = File::open(to)?;
-    let now = folder.metadata()?;
+/// Gives the folder `to` the owner, mode and time of the folder `from`, as far as their filesystem keeps such things.
+fn like(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    let meta = from.symlink_metadata().map_err(errno)?;
+    let folder = File::open(to).map_err(errno)?;
+    let now = folder.metadata().map_err(errno)?;
     if (meta.uid(), meta.gid()) != (now.uid(), now.gid()) {
-        std::os::unix::fs::fchown(&folder, Some(meta.uid()), Some(meta.gid()))?;
+        kept(fchown(&folder, Some(Uid::from_raw(meta.uid())), Some(Gid::from_raw(meta.gid()))))?;
     }
-    folder.set_permissions(fs::Permissions::from_mode(meta.mode() & 0o7777))?;
+    kept(fchmod(&folder, Mode::from_raw_mode(meta.mode() & 0o7777)))?;
     let time = |seconds, nanos: i64| Timespec { tv_sec: seconds, tv_nsec: nanos as _ };
     let times = Timestamps {
         last_access: time(meta.atime(), meta.atime_nsec()),
         last_modification: time(meta.mtime(), meta.mtime_nsec()),
     };
-    Ok(futimens(&folder, &times)?)
+    kept(futimens(&folder, &times)).map(|_| ())
+}
+
+fn errno(why: io::Error) -> Errno {
+    Errno::from_io_error(&why).unwrap_or(Errno::IO)
 }

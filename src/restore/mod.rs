@@ -8,6 +8,7 @@
 pub mod beside;
 pub mod content;
 pub mod fill;
+pub mod lacking;
 pub mod open_files;
 pub mod place;
 pub mod plan;
@@ -25,8 +26,7 @@ pub mod tests;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -81,7 +81,7 @@ pub struct Report {
     pub moved_beside: Vec<EntryPath>,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// With `skip_damaged`: what could not be restored. Not empty means that the snapshot is damaged.
+    /// What could not be restored: what is damaged, with `skip_damaged`, and what the target's filesystem does not have.
     pub not_restored: Vec<Problem>,
     /// Newer snapshots that were not chosen because they are not good.
     pub passed_over: Vec<PassedOver>,
@@ -121,6 +121,9 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     if root.state != State::Complete {
         report.warnings.push(format!("the snapshot {name} is {}", root.state));
     }
+    if root.failed_checks > 0 {
+        report.warnings.push(format!("the snapshot {name} is not good: {}", select::failed_check(&root)));
+    }
     if place.is_broken() {
         let text = "the target was broken: an in-place restore had been interrupted; it is completed now";
         report.warnings.push(text.into());
@@ -145,7 +148,11 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
 
     let bytes = all.then_some(root.totals.bytes);
     ctx.monitor.begin("restoring", bytes);
-    let staging = place.stage(ctx)?;
+    let (staging, left) = place.stage(ctx)?;
+    report.warnings.extend(left.iter().map(|left| {
+        let why = "a restore is under way in it, or one that was killed left it; remove it when none is";
+        format!("{} stays: {why}", left.display())
+    }));
     let wanted = if all { Wanted::All } else { Wanted::Paths(place.paths()) };
     let planner = Planner { packs: &packs, wanted, limits, skip_damaged: options.skip_damaged, ctx };
     let filled = staging.begin().and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
@@ -164,7 +171,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
     let replaced = place.put(staging, now, &dress).map_err(within)?;
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
-    shortfall(&tree, &mut report);
+    shortfall(tree, &mut report);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -294,22 +301,31 @@ fn write_window(
     Ok(())
 }
 
-/// Adds to the report what could not be given to entries.
-fn shortfall(tree: &Tree, report: &mut Report) {
+/// Adds to the report what could not be made of entries and given to them.
+fn shortfall(tree: Tree, report: &mut Report) {
     report.entries += report.files;
-    let owners = tree.shortfall.owners.load(Ordering::Relaxed);
-    if owners > 0 {
-        let text = "could not get their owner or group (this needs root); they belong to the user who restored";
-        report.warnings.push(format!("{owners} entries {text}"));
-    }
-    let xattrs = tree.shortfall.xattrs.load(Ordering::Relaxed);
-    if xattrs > 0 {
-        report
-            .warnings
-            .push(format!("{xattrs} extended attributes could not be set: not allowed, or not supported there"));
-    }
     if !report.not_restored.is_empty() {
         let places: BTreeSet<_> = report.not_restored.iter().map(|problem| &problem.path).collect();
         report.warnings.push(format!("the snapshot is damaged: {} places could not be restored", places.len()));
     }
+    let short = tree.shortfall;
+    let mut warn = |count: u64, text: &str| {
+        if count > 0 {
+            report.warnings.push(format!("{count} {text}"));
+        }
+    };
+    let owners = "entries could not get their owner or group (this needs root, and a filesystem that keeps them)";
+    warn(short.owners.into_inner(), owners);
+    warn(
+        short.attributes.into_inner(),
+        "entries could not get their mode or time: the filesystem there does not keep them",
+    );
+    let xattrs = "extended attributes could not be set: not allowed, or not supported there";
+    warn(short.xattrs.into_inner(), xattrs);
+    warn(short.links.into_inner(), "hard links are copies: the filesystem there has no hard links");
+    let left_out = short.left_out.into_inner().unwrap_or_else(PoisonError::into_inner);
+    warn(left_out.len() as u64, "entries could not be made: the filesystem there has none of their kind");
+    report.entries -= left_out.len() as u64;
+    report.not_restored.extend(left_out);
+    report.not_restored.sort_by(|a, b| a.path.cmp(&b.path));
 }

@@ -9,35 +9,44 @@ use crate::vault::path::EntryPath;
 /// Files that are open at once.
 const OPEN: usize = 16;
 
+/// A file that is open for writing.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// The file.
+    pub file: File,
+    /// Held by the thread that writes.
+    pub turn: Mutex<()>,
+}
+
 /// The files that were used last.
 #[derive(Debug, Default)]
-pub struct OpenFiles(Mutex<VecDeque<(EntryPath, Arc<File>)>>);
+pub struct OpenFiles(Mutex<VecDeque<(EntryPath, Arc<OpenFile>)>>);
 
 impl OpenFiles {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(EntryPath, Arc<File>)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(EntryPath, Arc<OpenFile>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An open file.
-    pub fn get(&self, path: &EntryPath) -> Option<Arc<File>> {
+    pub fn get(&self, path: &EntryPath) -> Option<Arc<OpenFile>> {
         self.lock().iter().find(|(open, _)| open == path).map(|(_, file)| file.clone())
     }
 
-    /// Keeps a file open; the one that was opened first may be closed.
-    pub fn keep(&self, path: &EntryPath, file: Arc<File>) {
+    /// Keeps a file open, or takes the one that another thread opened meanwhile. Also gives the file that was opened first
+    /// where that is one too many.
+    pub fn keep(&self, path: &EntryPath, file: File) -> (Arc<OpenFile>, Option<(EntryPath, Arc<OpenFile>)>) {
         let mut files = self.lock();
-        if files.iter().any(|(open, _)| open == path) {
-            // Two threads opened it again at once.
-            return;
+        if let Some((_, open)) = files.iter().find(|(open, _)| open == path) {
+            return (open.clone(), None);
         }
-        if files.len() >= OPEN {
-            files.pop_front();
-        }
-        files.push_back((path.clone(), file));
+        let file = Arc::new(OpenFile { file, turn: Mutex::new(()) });
+        files.push_back((path.clone(), file.clone()));
+        let closed = if files.len() > OPEN { files.pop_front() } else { None };
+        (file, closed)
     }
 
     /// An open file, which is not kept any longer.
-    pub fn take(&self, path: &EntryPath) -> Option<Arc<File>> {
+    pub fn take(&self, path: &EntryPath) -> Option<Arc<OpenFile>> {
         let mut files = self.lock();
         let at = files.iter().position(|(open, _)| open == path)?;
         files.remove(at).map(|(_, file)| file)

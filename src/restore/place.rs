@@ -4,7 +4,7 @@
 //! is then found under another name. Only a mount point cannot be exchanged: it is filled in place (see [`fill`]).
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags, renameat_with, statx};
 use rustix::io::Errno;
 
+use super::lacking::{moves_files_only, sync_folder};
 use super::stage::Staging;
 use super::{beside, fill};
 use crate::error::{Doing, Error, Result};
@@ -101,18 +102,24 @@ impl Place {
         self.in_place && path.parent() == Some(b"") && fill::is_reserved(OsStr::from_bytes(path.name()))
     }
 
-    /// Makes the staging folder.
+    /// Makes the staging folder. Gives others that may be in use as well, as [`Staging::make`].
     ///
     /// # Errors
-    /// What the system refuses.
-    pub fn stage(&self, ctx: &Context) -> Result<Staging> {
+    /// What the system refuses; that the target could not be exchanged there.
+    pub fn stage(&self, ctx: &Context) -> Result<(Staging, Vec<PathBuf>)> {
         let doing = || format!("make the folder that {} goes into", self.target.display());
         if self.in_place {
             fs::create_dir_all(&self.target).doing(doing)?;
             return Staging::make(&self.target, OsStr::new(""), ctx);
         }
         fs::create_dir_all(self.parent()).doing(doing)?;
-        Staging::make(self.parent(), self.name()?, ctx)
+        let (staging, left) = Staging::make(self.parent(), self.name()?, ctx)?;
+        if !self.keeps_target() && !staging.moves_folders()? {
+            staging.remove()?;
+            let why = "folders cannot be renamed on that filesystem";
+            return Err(Error::usage(format!("restore to {}", self.target.display()), why).hint(USE_IN_PLACE));
+        }
+        Ok((staging, left))
     }
 
     fn parent(&self) -> &Path {
@@ -246,8 +253,10 @@ impl Place {
         }
         // The new one leaves a folder that may not be writable, and that is not used itself.
         let from = new.parent().unwrap_or(&new);
-        let open = fs::set_permissions(from, fs::Permissions::from_mode(0o700));
-        open.doing(|| format!("open {}", from.display()))?;
+        let doing = || format!("open {}", from.display());
+        if from.symlink_metadata().doing(doing)?.mode() & 0o700 != 0o700 {
+            fs::set_permissions(from, fs::Permissions::from_mode(0o700)).doing(doing)?;
+        }
         let moved = swap(&new, &at, &old)?;
         sync_folder(at.parent().unwrap_or(&self.target))?;
         Ok(moved)
@@ -275,26 +284,44 @@ fn swap(new: &Path, at: &Path, aside: &Path) -> Result<bool> {
     let doing = || format!("put the restored {} into place", at.display());
     match at.symlink_metadata() {
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
-            rename(new, at).doing(doing)?;
+            move_over(new, at).map_err(|why| why.within(doing()))?;
             return Ok(false);
         }
         found => _ = found.doing(doing)?,
     }
-    rename(new, aside).doing(doing)?;
-    let why = match renameat_with(CWD, aside, CWD, at, RenameFlags::EXCHANGE) {
-        Ok(()) => return Ok(true),
-        Err(why) => why,
+    let why = match rename(new, aside) {
+        Ok(()) => {
+            let why = match renameat_with(CWD, aside, CWD, at, RenameFlags::EXCHANGE) {
+                Ok(()) => return Ok(true),
+                Err(why) => why,
+            };
+            rename(aside, new).doing(doing)?;
+            why
+        }
+        Err(why) if moves_files_only(&why) => Errno::NOSYS,
+        Err(why) => return Err(Error::io(doing(), &why)),
     };
-    rename(aside, new).doing(doing)?;
     match why {
         // A filesystem that cannot exchange: the target is missing for a moment.
         Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
-            rename(at, aside).doing(doing)?;
-            rename(new, at).or_else(|why| rename(aside, at).and(Err(why))).doing(doing)?;
-            Ok(true)
+            let moved = move_over(at, aside).and_then(|()| {
+                move_over(new, at).map_err(|why| match rename(aside, at) {
+                    Ok(()) => why,
+                    Err(_) => why.hint(format!("What was there is in {}.", aside.display())),
+                })
+            });
+            moved.map_err(|why| why.within(doing())).map(|()| true)
         }
         Errno::BUSY | Errno::XDEV => Err(Error::failed(doing(), "it is a mount point").hint(USE_IN_PLACE)),
         why => Err(why).doing(doing),
+    }
+}
+
+/// Renames without replacing anything, folder by folder where a filesystem does not rename them.
+fn move_over(from: &Path, to: &Path) -> Result<()> {
+    match rename(from, to) {
+        Err(why) if moves_files_only(&why) => fill::move_in(from, to),
+        done => done.doing(|| format!("move {} to {}", from.display(), to.display())),
     }
 }
 
@@ -303,14 +330,7 @@ fn swap(new: &Path, at: &Path, aside: &Path) -> Result<bool> {
 /// # Errors
 /// As `rename`; and when `to` exists.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    let done = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match to.symlink_metadata() {
-            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
-            Err(_) => rustix::fs::renameat(CWD, from, CWD, to),
-        },
-        done => done,
-    };
-    match done {
+    match rename_free(from, to) {
         // A folder that moves gets a new `..`, for which it must be writable: it is for that moment.
         Err(why @ (Errno::ACCESS | Errno::PERM)) => {
             let meta = from.symlink_metadata()?;
@@ -319,7 +339,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
             }
             let modified = meta.permissions();
             fs::set_permissions(from, fs::Permissions::from_mode(meta.mode() & 0o7777 | 0o700))?;
-            let moved = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+            let moved = rename_free(from, to);
             fs::set_permissions(if moved.is_ok() { to } else { from }, modified)?;
             Ok(moved?)
         }
@@ -327,12 +347,14 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a folder's names durable.
-///
-/// # Errors
-/// A disk that fails.
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).doing(|| format!("write the folder {} to the disk", folder.display()))
+fn rename_free(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match to.symlink_metadata() {
+            Ok(_) => Err(Errno::EXIST),
+            Err(_) => rustix::fs::renameat(CWD, from, CWD, to),
+        },
+        done => done,
+    }
 }
 
 /// Whether a folder is where a filesystem is mounted.

@@ -33,7 +33,8 @@ pub fn context() -> Context<'static> {
 pub fn pages(extent: Extent, block: u32, numbers: impl IntoIterator<Item = u64>) -> Vec<Placed> {
     let offsets = (0..extent.length).step_by(block as usize);
     let place = |(number, skip): (u64, u64)| {
-        let part = Extent { offset: extent.offset + skip, length: (extent.length - skip).min(block.into()), ..extent };
+        let offset = if extent.pack.is_some() { extent.offset + skip } else { 0 };
+        let part = Extent { offset, length: (extent.length - skip).min(block.into()), ..extent };
         Placed { block: number, extent: part, tag: Hex(number.to_be_bytes()) }
     };
     numbers.into_iter().zip(offsets).map(place).collect()

@@ -106,6 +106,14 @@ fn parse_time(spec: &str) -> Option<Timestamp> {
     })
 }
 
+/// What is wrong with a snapshot of which databases failed their check.
+pub fn failed_check(root: &Root) -> &'static str {
+    match root.failed_checks {
+        1 => "a database in it failed its check when it was taken",
+        _ => "databases in it failed their check when it was taken",
+    }
+}
+
 /// The last good one of `names`, which are in order.
 fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice> {
     let mut passed_over = Vec::new();
@@ -113,9 +121,7 @@ fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
         let why = match vault.root(*name) {
             Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over }),
             Ok(root) if root.covers.is_some() => "it is a checkpoint".to_owned(),
-            Ok(root) if root.state == State::Complete => {
-                format!("of its databases, {} did not pass the check that was made", root.failed_checks)
-            }
+            Ok(root) if root.state == State::Complete => failed_check(&root).to_owned(),
             Ok(root) => format!("it is {}", root.state),
             Err(damage) if damage.kind() == Kind::Damage => format!("its root is damaged ({damage})"),
             Err(why) => return Err(why),

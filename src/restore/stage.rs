@@ -9,9 +9,12 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, flock, syncfs};
+use rustix::io::Errno;
 
+use super::lacking::{kept, moves_files_only};
 use super::write::{Tree, open_folder};
 use crate::error::{Doing, Error, Result};
+use crate::filesystem::remote;
 use crate::monitor::Context;
 use crate::vault::hex::Hex;
 
@@ -26,18 +29,18 @@ pub struct Staging {
 
 impl Staging {
     /// Makes a staging folder in `folder` for the target `name` (empty: for the folder itself), and removes those that
-    /// killed restores of the same target left.
+    /// killed restores of the same target left. Gives those of which it cannot be told whether a restore uses them.
     ///
     /// # Errors
     /// A folder in which none can be made.
-    pub fn make(folder: &Path, name: &OsStr, ctx: &Context) -> Result<Staging> {
+    pub fn make(folder: &Path, name: &OsStr, ctx: &Context) -> Result<(Staging, Vec<PathBuf>)> {
         let mut prefix = OsString::new();
         if !name.is_empty() {
             prefix.push(".");
             prefix.push(name);
         }
         prefix.push(STAGING);
-        sweep(folder, &prefix)?;
+        let left = sweep(folder, &prefix)?;
         let mut random = [0; 8];
         (ctx.random)(&mut random)?;
         let mut name = prefix;
@@ -47,10 +50,27 @@ impl Staging {
         let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
         make(&path).doing(doing)?;
         let lock = open_folder(CWD, path.as_os_str()).doing(doing)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).doing(doing)?;
+        // Where there are no locks, nobody removes what may be in use.
+        kept(flock(&lock, FlockOperation::NonBlockingLockExclusive)).doing(doing)?;
         make(&path.join("tree")).doing(doing)?;
         make(&path.join("groups")).doing(doing)?;
-        Ok(Staging { path, lock })
+        Ok((Staging { path, lock }, left))
+    }
+
+    /// Whether folders with something in them can be renamed here.
+    ///
+    /// # Errors
+    /// A folder in which nothing can be made.
+    pub fn moves_folders(&self) -> Result<bool> {
+        let doing = || format!("try to rename a folder in {}", self.path.display());
+        let (from, to) = (self.path.join("probe"), self.path.join("moved"));
+        DirBuilder::new().mode(0o700).create(&from).and_then(|()| fs::write(from.join("file"), "")).doing(doing)?;
+        let moved = match fs::rename(&from, &to) {
+            Err(why) if moves_files_only(&why) => false,
+            done => done.doing(doing).map(|()| true)?,
+        };
+        remove_tree(if moved { &to } else { &from }).doing(doing)?;
+        Ok(moved)
     }
 
     /// The folder that becomes the target.
@@ -90,8 +110,9 @@ impl Staging {
     }
 }
 
-/// Removes the staging folders that nobody holds.
-fn sweep(folder: &Path, prefix: &OsStr) -> Result<()> {
+/// Removes the staging folders that nobody holds. Gives those of which that cannot be told.
+fn sweep(folder: &Path, prefix: &OsStr) -> Result<Vec<PathBuf>> {
+    let mut left = Vec::new();
     let doing = || format!("look for staging folders in {}", folder.display());
     for entry in fs::read_dir(folder).doing(doing)? {
         let entry = entry.doing(doing)?;
@@ -102,14 +123,21 @@ fn sweep(folder: &Path, prefix: &OsStr) -> Result<()> {
         }
         // What is not a folder, or of another user, is not ours.
         let Ok(held) = open_folder(CWD, entry.path().as_os_str()) else { continue };
-        if flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let locked = match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => continue,
+            // What a lock says there may be true of this machine only.
+            done => done.is_ok() && remote(&held).is_ok_and(|name| name.is_none()),
+        };
+        if !locked {
+            left.push(entry.path());
+        } else {
             tracing::info!("removing {}, which a killed restore left", entry.path().display());
             remove_tree(&entry.path())
                 .map_err(|why| Error::io(format!("remove {}", entry.path().display()), &why))
                 .map_err(|why| why.hint("A killed restore left that folder. Remove it by hand."))?;
         }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// Removes a folder and all in it, also folders without write permission.

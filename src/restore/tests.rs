@@ -464,5 +464,5 @@ fn a_snapshot_with_a_failed_check_is_passed_over() {
     assert_eq!(select::find(&sample.vault, &unsound.id.to_string()).unwrap().0, unsound);
     let choice = select::choose(&sample.vault, "latest").unwrap();
     let over = &choice.passed_over[0];
-    assert!(over.snapshot == unsound && over.why.contains("databases"), "{over:?}");
+    assert!(over.snapshot == unsound && over.why.contains("database"), "{over:?}");
 }

@@ -3,29 +3,33 @@
 //! Every entry lies in a folder that was made here before it ([`TreeCheck`](crate::vault::tree::TreeCheck)), nothing that
 //! exists is ever opened for creation, and no symlink is followed. So nothing is made outside, whatever the vault says.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod,
-    fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr, mkdirat, mknodat, openat, symlinkat, unlinkat,
-    utimensat,
+    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
+    chownat, fallocate, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr, mkdirat, mknodat,
+    openat, symlinkat, unlinkat, utimensat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::content::Output;
-use super::open_files::OpenFiles;
+use super::lacking::{kept, sync};
+use super::open_files::{OpenFile, OpenFiles};
 use crate::error::{Doing, Result};
-use crate::vault::entry::{Entry, Kind};
+use crate::filesystem::remote;
+use crate::vault::entry::{Entry, Kind, Map};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
+use crate::vault::root::Problem;
 
 /// Paths of more bytes are walked in parts: the kernel takes 4,095.
 const LONG: usize = 4000;
@@ -39,6 +43,19 @@ pub struct Shortfall {
     pub owners: AtomicU64,
     /// Extended attributes that could not be set.
     pub xattrs: AtomicU64,
+    /// Entries whose mode or time could not be set.
+    pub attributes: AtomicU64,
+    /// Hard links that are copies.
+    pub links: AtomicU64,
+    /// Symlinks and fifos that the filesystem has not.
+    pub left_out: Mutex<Vec<Problem>>,
+}
+
+impl Shortfall {
+    fn count(&self, owned: bool, dressed: bool) {
+        self.owners.fetch_add((!owned).into(), Ordering::Relaxed);
+        self.attributes.fetch_add((!dressed).into(), Ordering::Relaxed);
+    }
 }
 
 /// A tree that is being made.
@@ -46,8 +63,12 @@ pub struct Tree {
     root: OwnedFd,
     /// One link of the first member of each hard-link group, by group.
     groups: OwnedFd,
+    /// Where there are no hard links: the first member of each group.
+    firsts: Mutex<HashMap<Hash, EntryPath>>,
     /// Files that came in part.
     open_files: OpenFiles,
+    /// Whether it may only be heard when a file is closed that it could not be written.
+    remote: bool,
     made: Made,
     /// What could not be set.
     pub shortfall: Shortfall,
@@ -101,8 +122,17 @@ impl Tree {
         let probe = openat(&groups, "probe", flags, Mode::from_raw_mode(0o777)).doing(doing)?;
         let stat = fstat(&probe).doing(doing)?;
         unlinkat(&groups, "probe", AtFlags::empty()).doing(doing)?;
+        let remote = remote(&root).doing(|| "look at the filesystem of the staging folder")?.is_some();
         let made = Made { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o777 };
-        Ok(Tree { root, groups, open_files: OpenFiles::default(), made, shortfall: Shortfall::default() })
+        Ok(Tree {
+            root,
+            groups,
+            firsts: Mutex::default(),
+            open_files: OpenFiles::default(),
+            remote,
+            made,
+            shortfall: Shortfall::default(),
+        })
     }
 
     /// The folder and the name in it by which a path is reached.
@@ -156,7 +186,7 @@ impl Tree {
         self.finish(folder, entry, None).doing(|| "set the mode and times of the target")
     }
 
-    /// Makes a symlink or a fifo.
+    /// Makes a symlink or a fifo, or counts it where the filesystem has none.
     ///
     /// # Errors
     /// What the system refuses.
@@ -166,20 +196,30 @@ impl Tree {
 
     fn make_other(&self, entry: &Entry) -> rustix::io::Result<()> {
         let (folder, name) = self.at(&entry.path)?;
-        match &entry.target {
-            Some(target) => symlinkat(OsStr::from_bytes(&target.0), &folder, name)?,
-            None => mknodat(&folder, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?,
+        let made = match &entry.target {
+            Some(target) => symlinkat(OsStr::from_bytes(&target.0), &folder, name),
+            None => mknodat(&folder, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0),
+        };
+        if !kept(made)? {
+            let what = if entry.target.is_some() { "symbolic links" } else { "named pipes" };
+            let why = format!("the filesystem there has no {what}");
+            let mut left_out = self.shortfall.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+            left_out.push(Problem { path: entry.path.clone(), why });
+            return Ok(());
         }
-        self.owner(entry, |uid, gid| chownat(&folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
+        let owned = self.owner(entry, |uid, gid| chownat(&folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
         if !entry.xattrs.is_empty() {
             // There is no lsetxattrat: the folder's descriptor stands for its path.
             let path: PathBuf = Path::new("/proc/self/fd").join(folder.as_fd().as_raw_fd().to_string()).join(name);
             self.xattrs(entry, |name, value| lsetxattr(&path, name, value, XattrFlags::empty()))?;
         }
+        let mut dressed = true;
         if entry.kind == Kind::Fifo {
-            chmodat(&folder, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
+            dressed = kept(chmodat(&folder, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()))?;
         }
-        utimensat(&folder, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+        dressed &= kept(utimensat(&folder, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW))?;
+        self.shortfall.count(owned, dressed);
+        Ok(())
     }
 
     /// Keeps a file for the links of its group that follow.
@@ -191,14 +231,26 @@ impl Tree {
             let (folder, name) = self.at(&entry.path)?;
             linkat(folder, name, &self.groups, group.to_string(), AtFlags::empty())
         };
-        link().doing(|| format!("keep a link of {}", entry.path))
+        if !kept(link()).doing(|| format!("keep a link of {}", entry.path))? {
+            self.firsts().insert(*group, entry.path.clone());
+        }
+        Ok(())
     }
 
-    /// Links a further member of a group; `false` when the group's first is not there.
+    fn firsts(&self) -> MutexGuard<'_, HashMap<Hash, EntryPath>> {
+        self.firsts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Links a further member of a group, or copies it where there are no links; `false` when the group's first is not
+    /// there.
     ///
     /// # Errors
     /// What the system refuses.
     pub fn link(&self, group: &Hash, entry: &Entry) -> Result<bool> {
+        let first = self.firsts().get(group).cloned();
+        if let Some(first) = first {
+            return self.copy(&first, entry).doing(|| format!("copy {first} to {}", entry.path)).map(|()| true);
+        }
         let link = || {
             let (folder, name) = self.at(&entry.path)?;
             linkat(&self.groups, group.to_string(), folder, name, AtFlags::empty())
@@ -209,11 +261,48 @@ impl Tree {
         }
     }
 
+    fn copy(&self, first: &EntryPath, entry: &Entry) -> io::Result<()> {
+        let (folder, name) = self.at(first)?;
+        let mut from = File::from(openat(folder, name, SAFE | OFlags::RDONLY, Mode::empty())?);
+        let mut to = File::from(self.create(entry, 0o600)?);
+        io::copy(&mut from, &mut to)?;
+        self.finish(&to, entry, None)?;
+        self.settle(&to)?;
+        self.shortfall.links.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Hears, before a file is closed, whether it could be written: afterwards nobody is told.
+    fn settle(&self, file: &File) -> rustix::io::Result<()> {
+        if self.remote { sync(file) } else { Ok(()) }
+    }
+
     /// Makes a file; `None` for the mode when it is set later.
     fn create(&self, entry: &Entry, mode: u32) -> rustix::io::Result<OwnedFd> {
         let (folder, name) = self.at(&entry.path)?;
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         openat(folder, name, flags, Mode::from_raw_mode(mode))
+    }
+
+    /// Keeps a file open for its next pieces; another one may be closed for it.
+    fn keep_open(&self, entry: &Entry, file: File) -> Result<Arc<OpenFile>> {
+        let (file, closed) = self.open_files.keep(&entry.path, file);
+        if let Some((path, closed)) = closed {
+            self.settle(&closed.file).doing(|| format!("write {path}"))?;
+        }
+        Ok(file)
+    }
+
+    /// Takes the room for a database, whose pages come in any order; every write is then cheaper. Says whether that was done.
+    fn reserve(&self, file: &OwnedFd, entry: &Entry) -> rustix::io::Result<bool> {
+        // What is zeros in no pack stays a hole.
+        let pages = entry.map.as_ref().and_then(Map::pages);
+        let full =
+            pages.is_some_and(|map| map.live.iter().map(|used| used.live).sum::<u64>() == map.blocks(entry.size));
+        if !full || self.remote {
+            return Ok(false);
+        }
+        kept(retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, entry.size)))
     }
 
     fn open(&self, entry: &Entry, access: OFlags) -> rustix::io::Result<File> {
@@ -224,39 +313,44 @@ impl Tree {
     /// Owner, attributes, mode and time, in the order in which none undoes another. `created` is the mode that the entry
     /// was created with, where that may already be right.
     fn finish(&self, fd: impl AsFd, entry: &Entry, created: Option<u32>) -> rustix::io::Result<()> {
-        self.owner(entry, |uid, gid| fchown(&fd, uid, gid))?;
+        let mut owned = self.owner(entry, |uid, gid| fchown(&fd, uid, gid))?;
         self.xattrs(entry, |name, value| fsetxattr(&fd, name, value, XattrFlags::empty()))?;
+        let mut dressed = true;
         if created.map(|mode| mode & self.made.mode) != Some(entry.mode) {
-            fchmod(&fd, Mode::from_raw_mode(entry.mode))?;
+            dressed = kept(fchmod(&fd, Mode::from_raw_mode(entry.mode)))?;
         }
-        futimens(&fd, &times(entry.mtime))
+        dressed &= kept(futimens(&fd, &times(entry.mtime)))?;
+        if self.remote {
+            // Some take a change and do nothing. Times may be coarser than the snapshot's.
+            let is = fstat(&fd)?;
+            owned &= (is.st_uid, is.st_gid) == (entry.uid, entry.gid);
+            dressed &=
+                is.st_mode & 0o7777 == entry.mode && is.st_mtime.abs_diff(entry.mtime.div_euclid(1_000_000_000)) < 2;
+        }
+        self.shortfall.count(owned, dressed);
+        Ok(())
     }
 
+    /// Sets the owner; says whether that could be done.
     fn owner(
         &self,
         entry: &Entry,
         set: impl Fn(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
-    ) -> rustix::io::Result<()> {
+    ) -> rustix::io::Result<bool> {
         if (entry.uid, entry.gid) == (self.made.uid, self.made.gid) {
-            return Ok(());
+            return Ok(true);
         }
         // The number -1 means no change to the system: no file has it.
         let uid = (entry.uid != u32::MAX).then(|| Uid::from_raw(entry.uid));
         let gid = (entry.gid != u32::MAX).then(|| Gid::from_raw(entry.gid));
-        match set(uid, gid) {
-            Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP) => {
-                self.shortfall.owners.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-            done => done,
-        }
+        kept(set(uid, gid))
     }
 
     fn xattrs(&self, entry: &Entry, set: impl Fn(&OsStr, &[u8]) -> rustix::io::Result<()>) -> rustix::io::Result<()> {
         for (name, value) in &entry.xattrs {
             match set(OsStr::from_bytes(&name.0), &value.0) {
                 // A filesystem may hold fewer or smaller ones than the one that they came from.
-                Err(Errno::PERM | Errno::NOTSUP | Errno::NOSPC | Errno::RANGE | Errno::TOOBIG) => {
+                Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::NOSPC | Errno::RANGE | Errno::TOOBIG) => {
                     _ = self.shortfall.xattrs.fetch_add(1, Ordering::Relaxed)
                 }
                 done => done?,
@@ -273,18 +367,20 @@ impl Output for Tree {
         let mode = if entry.xattrs.is_empty() { entry.mode & 0o777 } else { 0o600 };
         let mut file = File::from(self.create(entry, mode).doing(doing)?);
         file.write_all(bytes).doing(doing)?;
-        self.finish(&file, entry, Some(mode)).doing(doing)
+        self.finish(&file, entry, Some(mode)).doing(doing)?;
+        self.settle(&file).doing(doing)
     }
 
     fn begin(&self, entry: &Entry) -> Result<()> {
         let make = || {
             let file = self.create(entry, 0o600)?;
-            ftruncate(&file, entry.size)?;
+            if !self.reserve(&file, entry)? {
+                ftruncate(&file, entry.size)?;
+            }
             rustix::io::Result::Ok(file)
         };
         let file = make().doing(|| format!("make the file {} of {} bytes", entry.path, entry.size))?;
-        self.open_files.keep(&entry.path, Arc::new(file.into()));
-        Ok(())
+        self.keep_open(entry, file.into()).map(|_| ())
     }
 
     fn pieces(&self, entry: &Entry, pieces: &[(u64, &[u8])]) -> Result<()> {
@@ -292,26 +388,29 @@ impl Output for Tree {
             Some(file) => file,
             None => {
                 let again = self.open(entry, OFlags::WRONLY).doing(|| format!("open {} again", entry.path))?;
-                let again = Arc::new(again);
-                self.open_files.keep(&entry.path, again.clone());
-                again
+                self.keep_open(entry, again)?
             }
         };
+        // One thread after the other: they would wait for each other at every page.
+        let _turn = file.turn.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, bytes) in pieces {
-            file.write_all_at(bytes, *at).doing(|| format!("write {} bytes at {at} of {}", bytes.len(), entry.path))?;
+            file.file
+                .write_all_at(bytes, *at)
+                .doing(|| format!("write {} bytes at {at} of {}", bytes.len(), entry.path))?;
         }
         Ok(())
     }
 
     fn end(&self, entry: &Entry) -> Result<()> {
-        let end = || {
-            let file = match self.open_files.take(&entry.path) {
-                Some(file) => file,
-                None => Arc::new(self.open(entry, OFlags::WRONLY)?),
-            };
-            self.finish(&file, entry, None)
+        let end = |file: &File| {
+            self.finish(file, entry, None)?;
+            self.settle(file)
         };
-        end().doing(|| format!("set the mode and times of {}", entry.path))
+        let done = match self.open_files.take(&entry.path) {
+            Some(open) => end(&open.file),
+            None => self.open(entry, OFlags::WRONLY).and_then(|file| end(&file)),
+        };
+        done.doing(|| format!("finish {}", entry.path))
     }
 
     fn discard(&self, entry: &Entry) -> Result<()> {

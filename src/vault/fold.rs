@@ -4,9 +4,8 @@
 //! layers when together they outweigh the one below; each block is written again a few times at most.
 
 use super::entry::{FrameRef, MapFrame, PageMap};
-use super::layered::{Layered, length, wrong_length};
 use super::map::MapPart;
-use super::pages::{LayerBuilder, Placed};
+use super::pages::{LayerBuilder, Layered};
 use super::read::PackReader;
 use crate::error::Result;
 
@@ -45,83 +44,11 @@ pub fn blocks_of_layers(packs: &PackReader, map: &PageMap) -> Result<Vec<u64>> {
         .collect()
 }
 
-/// A layer that takes the place of the newest ones of a map, and of a newer one that comes in block by block.
-pub struct Fold<'a> {
-    older: Layered<'a>,
-    /// The next block of the older layers, once it was read.
-    next: Option<Placed>,
-    builder: LayerBuilder,
-    frames: Vec<MapFrame>,
-    block: u32,
-    size: u64,
-}
-
-impl<'a> Fold<'a> {
-    /// Takes the place of the layer of number `oldest` and all newer ones, for a file that has `size` bytes now.
-    ///
-    /// # Errors
-    /// No memory for a decoder.
-    pub fn new(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64) -> Result<Self> {
-        Ok(Fold {
-            older: Layered::hidden(packs, map, oldest, size)?,
-            next: None,
-            builder: LayerBuilder::new(map.block),
-            frames: Vec::new(),
-            block: map.block.max(1),
-            size,
-        })
-    }
-
-    /// Adds the next block of the newer layer, after the older ones' blocks before it; it hides theirs. `store` stores
-    /// frames.
-    ///
-    /// # Errors
-    /// Those of `store`; a store that fails; damage.
-    pub fn push(&mut self, newer: &Placed, store: &mut impl FnMut(&MapPart) -> Result<FrameRef>) -> Result<()> {
-        self.older_before(newer.block, store)?;
-        self.next = self.next.filter(|older| older.block != newer.block);
-        self.add(newer, store)
-    }
-
-    /// Adds the older blocks that are left; gives the layer's frames.
-    ///
-    /// # Errors
-    /// As [`Fold::push`].
-    pub fn finish(mut self, store: &mut impl FnMut(&MapPart) -> Result<FrameRef>) -> Result<Vec<MapFrame>> {
-        self.older_before(u64::MAX, store)?;
-        if let Some(part) = self.builder.finish() {
-            self.frames.push(MapFrame { frame: store(&part)?, content: part.content });
-        }
-        Ok(self.frames)
-    }
-
-    fn older_before(&mut self, end: u64, store: &mut impl FnMut(&MapPart) -> Result<FrameRef>) -> Result<()> {
-        loop {
-            self.next = match self.next {
-                None => self.older.next()?,
-                known => known,
-            };
-            let Some(older) = self.next.filter(|older| older.block < end) else { return Ok(()) };
-            if older.extent.length != length(older.block, older.block + 1, self.block, self.size) {
-                return Err(wrong_length(older.block));
-            }
-            self.add(&older, store)?;
-            self.next = None;
-        }
-    }
-
-    fn add(&mut self, placed: &Placed, store: &mut impl FnMut(&MapPart) -> Result<FrameRef>) -> Result<()> {
-        if let Some(part) = self.builder.push(placed) {
-            self.frames.push(MapFrame { frame: store(&part)?, content: part.content });
-        }
-        Ok(())
-    }
-}
-
-/// Writes the layer of number `oldest` and all newer ones as one; gives its frames, which `store` stored.
+/// Writes the layer of number `oldest` and all newer ones, of a file of `size` bytes, as one; gives its frames, which
+/// `store` stored. Blocks that are hidden, and those beyond the file's end, are not in it.
 ///
 /// # Errors
-/// As [`Fold::push`].
+/// Those of `store`; a store that fails; damage.
 pub fn fold(
     packs: &PackReader,
     map: &PageMap,
@@ -129,5 +56,15 @@ pub fn fold(
     size: u64,
     mut store: impl FnMut(&MapPart) -> Result<FrameRef>,
 ) -> Result<Vec<MapFrame>> {
-    Fold::new(packs, map, oldest, size)?.finish(&mut store)
+    let mut blocks = Layered::newest(packs, map, oldest, size)?;
+    let (mut builder, mut frames) = (LayerBuilder::new(map.block), Vec::new());
+    let mut take = |part: MapPart| -> Result<()> {
+        frames.push(MapFrame { frame: store(&part)?, content: part.content });
+        Ok(())
+    };
+    while let Some(placed) = blocks.next()? {
+        builder.push(&placed).map_or(Ok(()), &mut take)?;
+    }
+    builder.finish().map_or(Ok(()), take)?;
+    Ok(frames)
 }

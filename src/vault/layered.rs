@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::vec::IntoIter;
 
 use super::entry::{Extent, FrameRef, MapFrame, PageMap};
-use super::hex::Hex;
 use super::list::{self, List};
 use super::pack::{self, PackKind};
 use super::pages::{self, Piece, Pieces, Placed};
@@ -18,10 +17,10 @@ pub struct Layered<'a> {
     block: u32,
     size: u64,
     with_tags: bool,
-    /// Whether the layers are all that the file has, so that no block may be shorter than it has to be.
-    whole: bool,
     /// Newest first.
     layers: Vec<Layer>,
+    /// For every layer the first block of the piece that is looked at, and the block after its last one.
+    fronts: Vec<(u64, u64)>,
     /// Blocks up to here were given or are in no layer.
     at: u64,
     /// What [`Layered::next`] gives block by block.
@@ -53,7 +52,7 @@ impl<'a> Layered<'a> {
     /// # Errors
     /// No memory for a decoder.
     pub fn new(packs: &'a PackReader<'a>, map: &PageMap, size: u64) -> Result<Self> {
-        Self::of(packs, map, 0, size)
+        Self::newest(packs, map, 0, size)
     }
 
     /// The blocks without their tags, for [`Layered::next_run`].
@@ -61,24 +60,23 @@ impl<'a> Layered<'a> {
     /// # Errors
     /// No memory for a decoder.
     pub fn without_tags(packs: &'a PackReader<'a>, map: &PageMap, size: u64) -> Result<Self> {
-        Ok(Layered { with_tags: false, ..Self::of(packs, map, 0, size)? })
+        Ok(Layered { with_tags: false, ..Self::newest(packs, map, 0, size)? })
     }
 
-    /// The blocks that the layer of number `oldest` and all newer ones have, for whoever puts another layer over them:
-    /// a block that it hides may be of any length.
-    pub(super) fn hidden(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64) -> Result<Self> {
-        Ok(Layered { whole: false, ..Self::of(packs, map, oldest, size)? })
-    }
-
-    fn of(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64) -> Result<Self> {
+    /// The blocks that the layer of number `oldest` and all newer ones have.
+    ///
+    /// # Errors
+    /// No memory for a decoder.
+    pub fn newest(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64) -> Result<Self> {
+        let layers: Vec<_> = map.layers.iter().skip(oldest).rev().map(Layer::of).collect();
         Ok(Layered {
             packs,
             decoder: Decoder::new()?,
             block: map.block.max(1),
             size,
             with_tags: true,
-            whole: true,
-            layers: map.layers.iter().skip(oldest).rev().map(Layer::of).collect(),
+            fronts: vec![(0, 0); layers.len()],
+            layers,
             at: 0,
             run: Run { layer: 0, from: 0, to: 0 },
         })
@@ -99,9 +97,7 @@ impl<'a> Layered<'a> {
         let Run { layer, from: block, .. } = self.run;
         self.run.from += 1;
         let Layer { pieces, next, .. } = &self.layers[layer];
-        let piece = &pieces.list[*next];
-        let tag = pieces.tags.get(piece.tags + (block - piece.block) as usize).copied().unwrap_or(Hex([0; 8]));
-        Ok(Some(Placed { block, extent: piece.part(block, block + 1, self.block), tag }))
+        Ok(Some(pieces.placed(&pieces.list[*next], block, self.block)))
     }
 
     /// The next blocks that lie together, as the number of the first and where they are. Not to be mixed with
@@ -112,44 +108,40 @@ impl<'a> Layered<'a> {
     pub fn next_run(&mut self) -> Result<Option<(u64, Extent)>> {
         let Some(run) = self.step()? else { return Ok(None) };
         let Layer { pieces, next, .. } = &self.layers[run.layer];
-        Ok(Some((run.from, pieces.list[*next].part(run.from, run.to, self.block))))
+        Ok(Some((run.from, pieces.extent(&pieces.list[*next], run.from, run.to, self.block))))
     }
 
     fn step(&mut self) -> Result<Option<Run>> {
         let blocks = self.size.div_ceil(u64::from(self.block));
         let mut found: Option<Run> = None;
-        for (number, layer) in self.layers.iter_mut().enumerate() {
-            let front = layer.front(self.at, self.packs, &mut self.decoder, (self.block, self.with_tags))?;
-            let Some(piece) = front else { continue };
-            let from = piece.block.max(self.at);
+        for (number, front) in self.fronts.iter_mut().enumerate() {
+            if front.1 <= self.at {
+                let layer = &mut self.layers[number];
+                *front = layer.advance(self.at, self.packs, &mut self.decoder, (self.block, self.with_tags))?;
+            }
+            let from = front.0.max(self.at);
             match &mut found {
                 // A newer layer has these blocks, at least until this one begins.
                 Some(newer) if newer.from <= from => {}
-                Some(newer) => *newer = Run { layer: number, from, to: newer.from.min(piece.end()) },
-                None => found = Some(Run { layer: number, from, to: piece.end() }),
+                Some(newer) => *newer = Run { layer: number, from, to: newer.from.min(front.1) },
+                None => found = Some(Run { layer: number, from, to: front.1 }),
+            }
+            if from == self.at {
+                break;
             }
         }
         let Some(mut run) = found.filter(|run| run.from < blocks) else { return Ok(None) };
         run.to = run.to.min(blocks);
         self.at = run.to;
-        let layer = &self.layers[run.layer];
-        let extent = layer.pieces.list[layer.next].part(run.from, run.to, self.block);
-        if self.whole && extent.length != length(run.from, run.to, self.block, self.size) {
-            return Err(wrong_length(run.from));
+        let Layer { pieces, next, .. } = &self.layers[run.layer];
+        let extent = pieces.extent(&pieces.list[*next], run.from, run.to, self.block);
+        let block = u64::from(self.block);
+        if extent.length != (run.to * block).min(self.size) - run.from * block {
+            let why = format!("the block {} or one after it is not as long as the file's size says", run.from);
+            return Err(Error::damage("read the map of a database", why));
         }
         Ok(Some(run))
     }
-}
-
-/// How many bytes of a file the blocks from `from` until before `to` are, which it has.
-pub(super) fn length(from: u64, to: u64, block: u32, size: u64) -> u64 {
-    (to * u64::from(block)).min(size) - from * u64::from(block)
-}
-
-/// What is wrong where a block that is not the file's last is short, or the last too long.
-pub(super) fn wrong_length(block: u64) -> Error {
-    let why = format!("a block, the number {block} or one after it, is not as long as the file's size says");
-    Error::damage("read the map of a database", why)
 }
 
 impl Layer {
@@ -161,26 +153,27 @@ impl Layer {
         Layer { lists: lists.into_iter(), frames: items, pieces: Pieces::default(), next: 0 }
     }
 
-    /// The first piece that ends after block `at`; reads frames until there is one.
-    fn front(
+    /// Goes on to the first piece that ends after block `at`, and gives its first block and the one after its last; reads
+    /// frames until there is one. Behind the last piece there is nothing but the end of all numbers.
+    fn advance(
         &mut self,
         at: u64,
         packs: &PackReader,
         decoder: &mut Decoder,
         (block, with_tags): (u32, bool),
-    ) -> Result<Option<&Piece>> {
+    ) -> Result<(u64, u64)> {
         loop {
-            while self.pieces.list.get(self.next).is_some_and(|piece| piece.end() <= at) {
+            while let Some(piece) = self.pieces.list.get(self.next) {
+                if piece.end() > at {
+                    return Ok((piece.block, piece.end()));
+                }
                 self.next += 1;
             }
-            if self.next < self.pieces.list.len() {
-                return Ok(self.pieces.list.get(self.next));
-            }
-            let Some(frame) = self.next_frame(packs, decoder)? else { return Ok(None) };
+            let Some(frame) = self.next_frame(packs, decoder)? else { return Ok((u64::MAX, u64::MAX)) };
             let damage = |why| Error::damage(format!("read {}", pack::name(PackKind::Index, frame.frame.pack)), why);
             let bytes = packs.index_frame(&frame.frame, decoder)?;
             let pieces = pages::parse_pieces(&bytes, block, with_tags).map_err(damage)?;
-            let content = pieces.list.iter().map(|piece| piece.extent.length).sum::<u64>();
+            let content = pieces.content(block);
             if content != frame.content {
                 return Err(damage(format!("a frame holds {content} bytes of a file, not {}", frame.content)));
             }
@@ -212,8 +205,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::restore::sample::Sample;
-    use crate::vault::fold::{Fold, blocks_of_layers, fold, suffix_to_fold};
+    use crate::restore::sample::{Sample, pages};
+    use crate::vault::fold::{blocks_of_layers, fold, suffix_to_fold};
+    use crate::vault::hex::Hex;
     use crate::vault::map::MapPart;
     use crate::vault::pages::parse;
 
@@ -260,12 +254,11 @@ mod tests {
             let mut runs = Layered::without_tags(&packs, &map, size).unwrap();
             let mut by_run = Vec::new();
             while let Some((block, extent)) = runs.next_run().unwrap() {
-                let piece = Piece { block, count: extent.length.div_ceil(1024), extent, tags: 0 };
-                by_run.extend((block..piece.end()).map(|n| (n, piece.part(n, n + 1, BLOCK))));
+                by_run.extend(pages(extent, BLOCK, block..u64::MAX).iter().map(|p| (p.block, p.extent)));
             }
             prop_assert_eq!(by_run, expected.iter().map(|p| (p.block, p.extent)).collect::<Vec<_>>());
 
-            // The newest layers as one, from any on; and all but the very newest, which comes in block by block.
+            // The newest layers as one, from any on.
             let parts = std::cell::RefCell::new(Vec::new());
             let mut store = |part: &MapPart| {
                 parts.borrow_mut().extend(parse(&part.bytes, BLOCK).unwrap());
@@ -276,14 +269,6 @@ mod tests {
             prop_assert_eq!(&parts.take(), &model(&layers[oldest..]));
             prop_assert_eq!(frames.len(), usize::from(!model(&layers[oldest..]).is_empty()));
 
-            let (newest, older) = layers.split_last().unwrap();
-            let below = PageMap { layers: map.layers[..older.len()].to_vec(), ..map.clone() };
-            let mut fold = Fold::new(&packs, &below, 0, size).unwrap();
-            for placed in newest.iter().filter(|placed| placed.block * 1024 < size) {
-                fold.push(placed, &mut store).unwrap();
-            }
-            fold.finish(&mut store).unwrap();
-            prop_assert_eq!(parts.take(), expected);
             let blocks: Vec<_> = layers.iter().map(|layer| layer.len() as u64).collect();
             if size > 40 * 1024 {
                 prop_assert_eq!(blocks_of_layers(&packs, &map).unwrap(), blocks);

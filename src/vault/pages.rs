@@ -45,30 +45,26 @@ pub struct Placed {
     pub tag: Tag,
 }
 
-/// Consecutive blocks of the file whose bytes lie consecutively in a pack.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Consecutive blocks of the file whose bytes lie consecutively in a pack. Small: a large database has very many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// The first block.
     pub block: u64,
-    /// How many blocks.
-    pub count: u64,
-    /// Where they are; only the last block may be short.
-    pub extent: Extent,
-    /// Where the tags of its blocks begin in the frame's.
-    pub tags: usize,
+    /// Where the first block begins in the pack's content.
+    offset: u64,
+    count: u32,
+    /// The length of the last block; all others are whole.
+    last: u32,
+    /// The pack's place in [`Pieces::packs`]; beyond it for zeros.
+    pack: u32,
+    /// The place of the first block's tag in [`Pieces::tags`].
+    tags: u32,
 }
 
 impl Piece {
     /// The block after its last one.
     pub fn end(&self) -> u64 {
-        self.block + self.count
-    }
-
-    /// The part of it from block `from` until before block `to`, which lie in it in this order.
-    pub fn part(&self, from: u64, to: u64, block: u32) -> Extent {
-        let (skip, end) = ((from - self.block) * u64::from(block), (to - self.block) * u64::from(block));
-        let offset = if self.extent.pack.is_some() { self.extent.offset + skip } else { 0 };
-        Extent { pack: self.extent.pack, offset, length: end.min(self.extent.length) - skip }
+        self.block + u64::from(self.count)
     }
 }
 
@@ -77,8 +73,31 @@ impl Piece {
 pub struct Pieces {
     /// In ascending order of blocks; none overlap.
     pub list: Vec<Piece>,
+    packs: Vec<PackId>,
     /// The blocks' tags, line by line; empty if they were not asked for.
-    pub tags: Vec<Tag>,
+    tags: Vec<Tag>,
+}
+
+impl Pieces {
+    /// Where the blocks from `from` until before `to` are, which lie in `piece` in this order and are of `block` bytes.
+    pub fn extent(&self, piece: &Piece, from: u64, to: u64, block: u32) -> Extent {
+        let pack = self.packs.get(piece.pack as usize).copied();
+        let offset = if pack.is_some() { piece.offset + (from - piece.block) * u64::from(block) } else { 0 };
+        let short = if to == piece.end() { block - piece.last } else { 0 };
+        Extent { pack, offset, length: (to - from) * u64::from(block) - u64::from(short) }
+    }
+
+    /// The block of this number, which lies in `piece`.
+    pub fn placed(&self, piece: &Piece, number: u64, block: u32) -> Placed {
+        let tag = self.tags.get(piece.tags as usize + (number - piece.block) as usize);
+        let extent = self.extent(piece, number, number + 1, block);
+        Placed { block: number, extent, tag: tag.copied().unwrap_or(Hex([0; DIGITS / 2])) }
+    }
+
+    /// Bytes that all of them hold, which are of `block` bytes.
+    pub fn content(&self, block: u32) -> u64 {
+        self.list.iter().map(|piece| self.extent(piece, piece.block, piece.end(), block).length).sum()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -180,13 +199,9 @@ fn push_hex(tag: &Tag, text: &mut String) {
 /// Text that says what is wrong with the bytes.
 pub fn parse(bytes: &[u8], block: u32) -> Result<Vec<Placed>, String> {
     let pieces = parse_pieces(bytes, block, true)?;
-    let mut placed = Vec::with_capacity(pieces.tags.len());
+    let mut placed = Vec::new();
     for piece in &pieces.list {
-        let tags = &pieces.tags[piece.tags..];
-        placed.extend((piece.block..piece.end()).zip(tags).map(|(number, tag)| {
-            let extent = piece.part(number, number + 1, block);
-            Placed { block: number, extent, tag: *tag }
-        }));
+        placed.extend((piece.block..piece.end()).map(|number| pieces.placed(piece, number, block)));
     }
     Ok(placed)
 }
@@ -197,13 +212,14 @@ pub fn parse(bytes: &[u8], block: u32) -> Result<Vec<Placed>, String> {
 /// Text that says what is wrong with the bytes.
 pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces, String> {
     let (lines, packs) = Lines::parse("pages", bytes)?;
-    let mut pieces = Pieces::default();
-    let mut blocks = 0;
+    let mut pieces = Pieces { packs, ..Pieces::default() };
+    let (mut blocks, mut number) = (0, 0);
     for line in lines {
+        number += 1;
         let wire: Wire = serde_json::from_slice(line).map_err(|e| format!("a line of a page map: {e}"))?;
         let before = blocks;
-        parse_line(&wire, &packs, u64::from(block.max(1)), &mut blocks, &mut pieces.list)?;
-        if wire.tags.len() as u64 != (blocks - before) * DIGITS as u64 {
+        parse_line(&wire, block.max(1), &mut blocks, &mut pieces)?;
+        if wire.tags.len() != (blocks - before) as usize * DIGITS {
             return Err("a page map: not one tag for every block".into());
         }
         if with_tags {
@@ -213,7 +229,9 @@ pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces,
         }
     }
     // The blocks of one line ascend; those of several interleave.
-    pieces.list.sort_unstable_by_key(|piece| piece.block);
+    if number > 1 {
+        pieces.list.sort_by_key(|piece| piece.block);
+    }
     match pieces.list.windows(2).find(|pair| pair[1].block < pair[0].end()) {
         Some(pair) => Err(format!("a page map: the block {} twice in one frame", pair[1].block)),
         None => Ok(pieces),
@@ -221,17 +239,12 @@ pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces,
 }
 
 /// Adds the pieces of a line; `blocks` counts those of the frame.
-fn parse_line(
-    wire: &Wire,
-    packs: &[PackId],
-    block: u64,
-    blocks: &mut u64,
-    list: &mut Vec<Piece>,
-) -> Result<(), String> {
+fn parse_line(wire: &Wire, block: u32, blocks: &mut u32, pieces: &mut Pieces) -> Result<(), String> {
     let (number, mut offset, length) = wire.extent;
-    let pack = number.map(|n| packs.get(n as usize).copied().ok_or(n)).transpose();
-    let pack = pack.map_err(|n| format!("a page map: pack number {n} of {}", packs.len()))?;
-    let in_range = |end| if pack.is_some() { end <= 1 << 48 } else { offset == 0 };
+    if let Some(number) = number.filter(|n| *n as usize >= pieces.packs.len()) {
+        return Err(format!("a page map: pack number {number} of {}", pieces.packs.len()));
+    }
+    let in_range = |end| if number.is_some() { end <= 1 << 48 } else { offset == 0 };
     if !offset.checked_add(length).is_some_and(in_range) {
         return Err("a page map: an extent out of range".into());
     }
@@ -243,19 +256,27 @@ fn parse_line(
     for &[skip, count] in places {
         let first = at.checked_add(skip).filter(|first| *first <= MAX_BLOCK_NUMBER);
         let first = first.ok_or("a page map: a block beyond every file")?;
-        if count == 0 || count > MAX_BLOCKS - *blocks || left == 0 {
+        if count == 0 || count > MAX_BLOCKS - u64::from(*blocks) || left == 0 {
             return Err("a page map: places that do not fit their extent, or too many".into());
         }
-        let length = left.min(count * block);
-        list.push(Piece { block: first, count, extent: Extent { pack, offset, length }, tags: *blocks as usize });
-        at = first + count;
-        left -= length;
-        offset += if pack.is_some() { length } else { 0 };
-        *blocks += count;
         // All blocks are whole but the last of the line, which has at least one byte.
-        if length <= (count - 1) * block {
+        let whole = (count - 1) * u64::from(block);
+        if left <= whole {
             return Err("a page map: blocks that do not add up to their extent".into());
         }
+        let last = (left - whole).min(u64::from(block));
+        pieces.list.push(Piece {
+            block: first,
+            offset,
+            count: count as u32,
+            last: last as u32,
+            pack: number.unwrap_or(u32::MAX),
+            tags: *blocks,
+        });
+        at = first + count;
+        left -= whole + last;
+        offset += whole + last;
+        *blocks += count as u32;
     }
     if left == 0 { Ok(()) } else { Err("a page map: blocks that do not add up to their extent".into()) }
 }

@@ -75,6 +75,13 @@ impl<'v> PackReader<'v> {
         Ok(reader)
     }
 
+    /// A reader that knows more packs.
+    pub fn with(&self, more: impl IntoIterator<Item = PackInfo>) -> PackReader<'v> {
+        let mut reader = PackReader::new(self.store, self.book.clone());
+        reader.learn(more);
+        reader
+    }
+
     /// The packs that it knows.
     pub fn book(&self) -> &PackBook {
         &self.book

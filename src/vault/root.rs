@@ -200,6 +200,13 @@ pub struct DatabaseRecord {
     pub check: Option<Check>,
 }
 
+impl DatabaseRecord {
+    /// Whether it did not pass its check.
+    pub fn failed(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.failed.is_some())
+    }
+}
+
 fn is_empty<T>(list: &List<T>) -> bool {
     matches!(list, List::Items(items) if items.is_empty())
 }
@@ -225,6 +232,9 @@ pub struct Totals {
     pub files: u64,
     /// Bytes of all files' content.
     pub bytes: u64,
+    /// Those of them that lie beside raw databases, and go when SQLite recovers what they hold.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub beside: u64,
     /// Bytes of the objects that this backup created, the root apart.
     pub uploaded_bytes: u64,
     /// Packs that this backup created.

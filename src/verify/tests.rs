@@ -7,7 +7,7 @@ use crate::vault::entry::Extent;
 use crate::vault::root::State as SnapshotState;
 
 fn all() -> Options {
-    Options { read_data: Some(100.0) }
+    Options { read_data: Some(100.0), databases: None }
 }
 
 fn noise(length: usize, seed: u8) -> Vec<u8> {
@@ -45,7 +45,7 @@ fn a_whole_vault_has_no_damage() {
     assert_eq!(none.files_read, 0);
     sample.store.create(&format!("packs/{}.tar.zst", "0".repeat(32)), &[b"of a backup under way"]).unwrap();
     assert_eq!(verify(&sample.vault, &all(), &context()).unwrap().unused, 1);
-    let wrong = verify(&sample.vault, &Options { read_data: Some(101.0) }, &context());
+    let wrong = verify(&sample.vault, &Options { read_data: Some(101.0), databases: None }, &context());
     assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
 }
 

@@ -1,8 +1,14 @@
 //! What tests of the whole program stand on: a place of their own, the compiled program, trees and their comparison.
 
+pub mod bank;
 pub mod bucket;
 pub mod compare;
+pub mod database;
+pub mod dice;
 pub mod fuse;
+pub mod machine;
+pub mod other;
+pub mod slow;
 pub mod tree;
 
 use std::ffi::OsStr;
@@ -154,12 +160,6 @@ impl std::fmt::Debug for Ran {
         let shown = String::from_utf8_lossy(&self.stdout[..self.stdout.len().min(4000)]);
         write!(f, "exit code {:?}\nstdout: {shown}\nstderr: {}", self.code, self.stderr)
     }
-}
-
-/// Says why a test cannot be made here; in CI that is a failure.
-pub fn skipped(why: &str) {
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
-    eprintln!("SKIPPED: {why}");
 }
 
 /// Whether the tests run as root, who may read, own and chown everything.

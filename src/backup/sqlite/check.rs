@@ -6,17 +6,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Error, ffi};
 
+use crate::vault::entry::CheckKind;
+
 /// How often a check is asked whether to stop.
 const WATCH: Duration = Duration::from_millis(50);
-
-/// How thoroughly to check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckKind {
-    /// `PRAGMA quick_check`: pages and rows.
-    Quick,
-    /// `PRAGMA integrity_check`: also that indexes and tables agree.
-    Full,
-}
 
 /// What a check came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,15 +20,15 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{Mode, OFlags, Stat, fstat, open};
 
 use super::check;
-pub use super::check::{CheckKind, Checked};
+use super::check::Checked;
 use super::filesystem::unfit;
 use super::handle::{has_moved, system_errno};
 use super::header::{Header, is_page_size};
 use super::registry::{Hold, try_hold};
-use super::side::{Created, Id, beside, id, status};
-pub use super::trouble::Trouble;
-use super::trouble::{Meaning, meaning};
+use super::side::{Created, Id, beside, creates_as_owner, id, is_file, status};
+use super::trouble::{Meaning, Trouble, meaning};
 use super::wal::{Ended, PageSet, pages_in_wal};
+use crate::vault::entry::CheckKind;
 
 /// The longest path that SQLite takes, with a side file's ending, in bytes.
 pub const LONGEST_PATH: usize = 504;
@@ -38,6 +39,10 @@ const STEP: Duration = Duration::from_millis(1);
 const HOT: u32 = 3;
 const LOCKED: &str = "another program keeps it locked";
 const IN_USE_HERE: &str = "the file beside it that its programs share (-shm) is being read";
+const SEVERAL: &str =
+    "it has several names (hard links), and what its app left beside one of them is not seen from another";
+const ANOTHERS: &str =
+    "it has a write-ahead log and belongs to another user, who could not write to the files that reading it creates";
 const CUT_OFF: &str =
     "a transaction was cut off: a journal lies beside it that no program has rolled back (hot journal)";
 
@@ -75,7 +80,7 @@ pub struct State {
 pub struct Live<'a> {
     // SQLite's descriptors are closed before ours, since that drops the locks; the holds go when both are closed.
     connection: Option<Connection>,
-    file: File,
+    file: Arc<File>,
     /// Of the `-shm`, since before the connection opened it.
     shm: Option<Hold>,
     hold: Hold,
@@ -133,8 +138,13 @@ impl<'a> Live<'a> {
             }
             Err(why) => return Err(failed(format!("it cannot be opened: {why}"))),
         };
-        if id(&fstat(&file).map_err(failed)?) != hold.id() {
+        let stat = fstat(&file).map_err(failed)?;
+        if id(&stat) != hold.id() {
             return Err(Trouble::Replaced);
+        }
+        let used = |ending| status(&beside(&path, ending)).map(|stat| stat.is_some());
+        if stat.st_nlink > 1 && !used("-wal").map_err(failed)? && !used("-journal").map_err(failed)? {
+            return Err(Trouble::Raw(SEVERAL.into()));
         }
         let Some(header) = Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))? else {
             return Err(Trouble::Raw("it is no SQLite database any more".into()));
@@ -149,7 +159,7 @@ impl<'a> Live<'a> {
         }
         let mut live = Live {
             connection: None,
-            file,
+            file: Arc::new(file),
             shm: None,
             hold,
             path,
@@ -163,9 +173,10 @@ impl<'a> Live<'a> {
         Ok(live)
     }
 
-    /// Our own descriptor of the database, for reading pages with `pread`.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// Our own descriptor of the database, for reading pages with `pread`. It is let go before this is closed or dropped:
+    /// whoever closes it takes away SQLite's locks.
+    pub fn file(&self) -> Arc<File> {
+        self.file.clone()
     }
 
     /// Begins a transaction.
@@ -295,8 +306,13 @@ impl<'a> Live<'a> {
     }
 
     fn beside(&self, ending: &str) -> Result<Option<Stat>, Trouble> {
-        status(&beside(&self.path, ending))
-            .map_err(|why| failed(format!("its {ending} file cannot be looked at: {why}")))
+        match status(&beside(&self.path, ending)) {
+            Ok(Some(stat)) if !is_file(&stat) => {
+                Err(Trouble::Raw(format!("what lies beside it under the name of its {ending} file is no file")))
+            }
+            Ok(found) => Ok(found),
+            Err(why) => Err(failed(format!("its {ending} file cannot be looked at: {why}"))),
+        }
     }
 
     /// Fails when the path does not lead to our file any more.
@@ -371,6 +387,9 @@ impl<'a> Live<'a> {
         }
         let (mut wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
         let shm = self.beside("-shm")?;
+        if (wal.is_none() || shm.is_none()) && !creates_as_owner(&stat) && self.is_logged()? {
+            return Err(Trouble::Raw(ANOTHERS.into()).into());
+        }
         let read = self.read();
         let (wal_now, shm_now) = (self.beside("-wal")?, self.beside("-shm")?);
         for (before, now, created) in [(&wal, &wal_now, &mut self.created.wal), (&shm, &shm_now, &mut self.created.shm)]
@@ -395,6 +414,12 @@ impl<'a> Live<'a> {
         // One that is only there because an attempt before this created it is not there.
         wal = wal.filter(|wal| wal.st_size > 0 || self.created.wal != Some(id(wal)));
         Ok(State { page_size, pages, version: self.generation << 32 | version, logged, in_wal, stat, wal, journal })
+    }
+
+    /// Whether the file says that readers must use a log.
+    fn is_logged(&self) -> Result<bool, Trouble> {
+        let header = Header::read(&self.file).map_err(|why| failed(format!("it cannot be read: {why}")))?;
+        Ok(header.is_some_and(|header| header.wal))
     }
 
     fn holds_shm(&self, now: Id) -> bool {

@@ -1,17 +1,27 @@
-//! SQLite databases, read while their apps write to them.
+//! A SQLite database in a snapshot: one committed state of it, taken while its app writes to it.
 //!
-//! [`live`] opens one through SQLite and begins a read transaction: its state is that of one commit. Most pages are then read
-//! straight from the file; those that the [`wal`] may have newer ones of come through SQLite. What cannot be read so without
-//! risk says why ([`trouble`], [`filesystem`]) and is taken raw. [`registry`] keeps everything else in this process away from a
-//! file while SQLite has locks on it, and [`side`] removes the files beside it that exist only for us.
+//! Copying a database that is being written to gives a broken copy. So a file that is a database by its content is read
+//! [`live`]: through SQLite, in a read transaction, page by page and without a copy anywhere. Where that cannot be done
+//! safely it is taken [`raw`]: the file and what its app left beside it, as they lie on the disk, for SQLite to recover
+//! after a restore. Either way it is compared block by block with what the vault has ([`known`], [`pass`]), so that a change
+//! of one page sends one page.
+//!
+//! POSIX locks vanish when any descriptor of a file is closed in the process: every file of a data directory is opened under
+//! a hold of the [`registry`].
 
+pub mod beside;
 pub mod check;
+pub mod compaction;
 pub mod filesystem;
 mod handle;
 pub mod header;
+pub mod known;
 pub mod live;
+pub mod pass;
+pub mod raw;
 pub mod registry;
 pub mod side;
+pub mod source;
 pub mod trouble;
 pub mod wal;
 
@@ -19,3 +29,354 @@ pub mod wal;
 mod peer;
 #[cfg(test)]
 mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use rustix::fs::{Stat, stat};
+use rustix::io::Errno;
+
+use self::check::Checked;
+use self::compaction::victims;
+use self::known::Stack;
+use self::live::Live;
+use self::pass::{Cut, Sweeper, Swept};
+use self::registry::Hold;
+use self::source::{Source, State, block_of};
+use self::trouble::Trouble;
+use super::base::Base;
+use super::part::{Content, Part};
+use super::read::{Over, is_racy, now};
+use super::walk::{Found, nanos};
+use crate::backup::extra::extra_of_file;
+use crate::monitor::Context;
+use crate::vault::entry::{Check, CheckKind, Database, Entry, MapForm, PageMap, Side, Taken};
+use crate::vault::pack::PackInfo;
+
+/// How often a database is begun again that was replaced.
+const AGAIN: u32 = 4;
+
+/// How often it is begun again because what it was compared with does not fit.
+const RESTARTS: u32 = 8;
+
+/// How databases are taken.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whether files that are databases by their content are treated as such.
+    pub enabled: bool,
+    /// Whether SQLite checks each database in the transaction in which it is read.
+    pub check: Option<CheckKind>,
+    /// How long a database may stay locked before it is given up.
+    pub patience: Duration,
+    /// The vault's key for tags.
+    pub key: [u8; 32],
+}
+
+/// A database's end, after all its blocks.
+#[derive(Debug)]
+pub struct Ended {
+    /// What was read.
+    pub content: Content,
+    /// How it was taken.
+    pub database: Database,
+    /// Why it was taken raw.
+    pub why: Option<String>,
+    /// Whether the blocks that were sent lie over those that the known entry has.
+    pub over_known: bool,
+    /// What the passes did.
+    pub swept: Swept,
+}
+
+/// What is needed to read the layer that a pass left behind.
+#[derive(Debug)]
+pub struct Settled {
+    /// The layer; none if nothing was sent.
+    pub layer: Option<crate::vault::list::List<crate::vault::entry::MapFrame>>,
+    /// The packs that became durable with it.
+    pub packs: Vec<PackInfo>,
+}
+
+/// Reads databases.
+pub struct Reader<'a> {
+    /// What the vault has.
+    pub base: &'a Base<'a>,
+    /// How to take them.
+    pub settings: &'a Settings,
+    /// Where the content goes.
+    pub to: &'a Sender<Vec<Part>>,
+    /// Threads, and who hears of progress.
+    pub ctx: &'a Context<'a>,
+}
+
+/// A database on its way.
+struct Taking<'a> {
+    whole: &'a Path,
+    found: &'a Found,
+    known: Option<&'a Entry>,
+    /// All that the passes since the last beginning did.
+    swept: Swept,
+    over_known: bool,
+    /// How often it was begun again in vain.
+    restarts: u32,
+}
+
+impl<'a> Reader<'a> {
+    /// Takes the database that was found at `whole`, whose inode is held. `begin` is called before the first part of it is
+    /// sent, and what comes before its last part has gone into the channel when this returns. Of one that was not begun,
+    /// why not.
+    ///
+    /// # Errors
+    /// When nobody listens any more.
+    pub fn take(
+        &self,
+        whole: &Path,
+        found: &Found,
+        known: Option<&Entry>,
+        hold: Hold,
+        begin: &mut dyn FnMut() -> Result<(), Over>,
+    ) -> Result<Result<Part, Trouble>, Over> {
+        let options = || live::Options { patience: self.settings.patience, stop: self.ctx.stop };
+        let mut taking = Taking { whole, found, known, swept: Swept::default(), over_known: false, restarts: 0 };
+        let failed = |trouble: Trouble| Part::Failed(found.path.clone(), trouble.to_string(), found.size);
+        let mut opened = match Live::open(whole, hold, options()) {
+            Err(trouble) if !matches!(trouble, Trouble::Raw(_)) => return Ok(Err(trouble)),
+            opened => opened,
+        };
+        begin()?;
+        for _ in 0..AGAIN {
+            let taken = match opened {
+                Ok(live) => self.live(live, &mut taking)?,
+                Err(trouble) => Err(trouble),
+            };
+            let taken = match taken {
+                Err(Trouble::Raw(why)) => {
+                    self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+                    self.raw(why, &mut taking)?
+                }
+                taken => taken,
+            };
+            match taken {
+                Ok(part) => return Ok(Ok(part)),
+                // Another file has taken its place: that one is the database now.
+                Err(Trouble::Replaced) => {}
+                Err(trouble) => return Ok(Ok(failed(trouble))),
+            }
+            self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+            opened = match stat(whole) {
+                Ok(now) => Live::open(whole, registry::hold(now.st_dev, now.st_ino), options()),
+                Err(why) => Err(Trouble::Failed(format!("it was replaced or removed while it was read: {why}"))),
+            };
+        }
+        Ok(Ok(failed(Trouble::Failed("it is replaced again and again".into()))))
+    }
+
+    fn live(&self, live: Live, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
+        let damaged = taking.known.and_then(|k| k.database.as_ref()?.check.as_ref()).filter(|c| c.failed.is_some());
+        // What was found damaged is looked at until it is sound again.
+        let check = self.settings.check.or(damaged.map(|check| check.kind));
+        let mut source = Through { live, check, found: None, unknown: None, seen: None };
+        let swept = self.passes(&mut source, taking)?;
+        let ended = swept.and_then(|()| source.ended(taking));
+        let unknown = source.unknown.take().map(|why| format!("it could not be checked: {why}"));
+        // What is left behind is empty and harms nobody; the next backup, or the app, removes it.
+        for what in unknown.into_iter().chain(source.live.close().err()) {
+            self.to.send(vec![Part::Warn(format!("{}: {what}", taking.found.path))]).map_err(|_| Over)?;
+        }
+        Ok(ended.map(|ended| Part::DatabaseEnd(Box::new(ended))))
+    }
+
+    /// Goes through the database until one state of it is stored.
+    fn passes(&self, source: &mut dyn Source, taking: &mut Taking) -> Result<Result<(), Trouble>, Over> {
+        let mut stack = self.stack(taking);
+        let mut number = 1;
+        loop {
+            let swept = match self.sweeper().sweep(source, &stack, number) {
+                Ok(swept) => swept,
+                Err(cut) => match self.cut(cut, &mut stack, taking, &mut number)? {
+                    Ok(()) => continue,
+                    Err(trouble) => return Ok(Err(trouble)),
+                },
+            };
+            let steady = swept.steady;
+            taking.add(swept);
+            if steady {
+                return Ok(Ok(()));
+            }
+            number += 1;
+            self.settle(&mut stack, taking)?;
+        }
+    }
+
+    fn sweeper(&self) -> Sweeper<'a> {
+        Sweeper { base: self.base, key: &self.settings.key, to: self.to, ctx: self.ctx }
+    }
+
+    /// What is known to be compared with.
+    fn stack(&self, taking: &mut Taking) -> Stack<'a> {
+        let map = taking.known.and_then(known_pages);
+        taking.over_known = map.is_some();
+        let Some(map) = map else { return Stack::empty(&self.base.packs, 0) };
+        Stack {
+            map: map.clone(),
+            size: taking.known.map_or(0, |known| known.size),
+            victims: victims(map),
+            ..Stack::empty(&self.base.packs, map.block)
+        }
+    }
+
+    /// After a pass that broke off: begins again without what is known, where that helps.
+    fn cut(
+        &self,
+        cut: Cut,
+        stack: &mut Stack<'a>,
+        taking: &mut Taking,
+        number: &mut u32,
+    ) -> Result<Result<(), Trouble>, Over> {
+        let block = match cut {
+            Cut::Over => return Err(Over),
+            Cut::Trouble(trouble) => return Ok(Err(trouble)),
+            Cut::Resized(block) => block,
+            Cut::Unknown(why) => {
+                let what = format!("{}: blocks of an earlier snapshot are stored anew: {why}", taking.found.path);
+                self.to.send(vec![Part::Warn(what)]).map_err(|_| Over)?;
+                stack.map.block
+            }
+        };
+        taking.restarts += 1;
+        if taking.restarts > RESTARTS {
+            return Ok(Err(Trouble::Failed("the size of its pages changes again and again".into())));
+        }
+        self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+        (taking.over_known, taking.swept, *number) = (false, Swept::default(), 1);
+        *stack = Stack::empty(&self.base.packs, block);
+        Ok(Ok(()))
+    }
+
+    /// Makes what a pass has sent a layer that the next one is compared with.
+    fn settle(&self, stack: &mut Stack<'a>, taking: &Taking) -> Result<(), Over> {
+        let (reply, settled) = bounded(1);
+        self.to.send(vec![Part::Settle(reply)]).map_err(|_| Over)?;
+        let Settled { layer, packs } = settled.recv().map_err(|_| Over)?;
+        stack.own = Some(self.base.packs.with(packs));
+        stack.map.layers.extend(layer);
+        stack.size = taking.swept.size;
+        Ok(())
+    }
+}
+
+impl Taking<'_> {
+    fn add(&mut self, swept: Swept) {
+        let all = &mut self.swept;
+        for (pack, blocks) in swept.freed {
+            *all.freed.entry(pack).or_default() += blocks;
+        }
+        all.changed += swept.changed;
+        all.moved += swept.moved;
+        all.read += swept.read;
+        (all.steady, all.size, all.block, all.hash) = (swept.steady, swept.size, swept.block, swept.hash);
+    }
+}
+
+/// The page map of a known entry.
+pub fn known_pages(entry: &Entry) -> Option<&PageMap> {
+    match &entry.map.as_ref()?.form {
+        MapForm::Pages(pages) => Some(pages),
+        MapForm::Blocks(_) => None,
+    }
+}
+
+fn side_of(stat: &Stat) -> Side {
+    Side { size: u64::try_from(stat.st_size).unwrap_or(0), mtime: nanos(stat.st_mtime, stat.st_mtime_nsec) }
+}
+
+/// A database that is read through SQLite.
+struct Through<'a> {
+    live: Live<'a>,
+    check: Option<CheckKind>,
+    /// What the check said, or why there was none.
+    found: Option<Check>,
+    unknown: Option<String>,
+    seen: Option<Seen>,
+}
+
+/// What was there when the state that is being stored was first seen.
+struct Seen {
+    version: i64,
+    began: i64,
+    stat: Stat,
+    wal: Option<Stat>,
+    journal: Option<Stat>,
+}
+
+impl Source for Through<'_> {
+    fn begin(&mut self) -> Result<State, Trouble> {
+        let began = now();
+        let live::State { page_size, pages, version, in_wal, stat, wal, journal, .. } = self.live.begin()?;
+        if pages == 0 {
+            // It is closed next: that it cannot be read is what counts.
+            let _ = self.live.end();
+            return Err(Trouble::Raw("it is too short to have a page".into()));
+        }
+        let block = block_of(page_size);
+        if self.seen.as_ref().is_none_or(|seen| seen.version != version) {
+            self.seen = Some(Seen { version, began, stat, wal, journal });
+        }
+        Ok(State { block, page: page_size, size: pages * u64::from(page_size), version, elsewhere: in_wal })
+    }
+
+    fn file(&self) -> Arc<std::fs::File> {
+        self.live.file()
+    }
+
+    fn page(&mut self, number: u32, out: &mut [u8]) -> Result<(), Trouble> {
+        self.live.page(number, out)
+    }
+
+    fn settled(&mut self) -> Result<(), Trouble> {
+        let Some(kind) = self.check else { return Ok(()) };
+        self.found = match self.live.check(kind)? {
+            Checked::Sound => Some(Check { kind, failed: None }),
+            Checked::Damaged(what) => Some(Check { kind, failed: Some(what) }),
+            Checked::Unknown(why) => {
+                self.unknown = Some(why);
+                None
+            }
+        };
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Trouble> {
+        self.live.end()
+    }
+}
+
+impl Through<'_> {
+    fn ended(&mut self, taking: &mut Taking) -> Result<Ended, Trouble> {
+        let nothing = || Trouble::Failed("it was not read".into());
+        let seen = self.seen.take().ok_or_else(nothing)?;
+        let swept = std::mem::take(&mut taking.swept);
+        let hash = swept.hash.ok_or_else(nothing)?;
+        let failed = |why: Errno| Trouble::Failed(why.to_string());
+        let found = Found::new(taking.found.path.clone(), &seen.stat).ok_or(Trouble::Replaced)?;
+        let racy = [Some(&seen.stat), seen.wal.as_ref(), seen.journal.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|stat| is_racy(nanos(stat.st_mtime, stat.st_mtime_nsec), seen.began));
+        let content = Content {
+            found: Found { size: swept.size, ..found },
+            extra: extra_of_file(&self.live.file()).map_err(failed)?,
+            hash,
+            racy,
+            note: None,
+        };
+        let database = Database {
+            taken: Taken::Live,
+            wal: seen.wal.as_ref().map(side_of),
+            journal: seen.journal.as_ref().map(side_of),
+            check: self.found.take(),
+        };
+        Ok(Ended { content, database, why: None, over_known: taking.over_known, swept })
+    }
+}

@@ -7,9 +7,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, Stat, fcntl_lock, fstat, lstat, open, unlink};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat, fcntl_lock, fstat, lstat, open, unlink};
 use rustix::io::Errno;
-use rustix::process::{Flock, FlockType, fcntl_getlk};
+use rustix::process::{Flock, FlockType, fcntl_getlk, geteuid};
 
 use super::registry::try_hold;
 
@@ -38,9 +38,21 @@ pub fn beside(database: &Path, ending: &str) -> PathBuf {
 pub fn status(path: &Path) -> Result<Option<Stat>, Errno> {
     match lstat(path) {
         Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        // Nothing has a name that is too long.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(None),
         Err(why) => Err(why),
     }
+}
+
+/// Whether it is a regular file.
+pub fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// Whether files that SQLite creates beside a database belong to the database's owner: root gives them to that user.
+pub fn creates_as_owner(database: &Stat) -> bool {
+    let user = geteuid();
+    user.is_root() || user.as_raw() == database.st_uid
 }
 
 /// Side files that appeared when we read the database.

@@ -26,9 +26,28 @@ fn a_journal_needs_no_right_but_to_read() {
     assert_eq!(peer.live(&path).unwrap(), "(10000, 100) false Ok(())");
 }
 
+/// Gives a file to the user that [`Peer::nobody`] is.
+fn give(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
+    }
+}
+
+#[test]
+fn a_log_of_another_user_is_not_read_with_files_that_are_not_theirs() {
+    let (_program, folder, path, mut peer) = shared(WAL, 0o777, 0o666);
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let why = peer.live(&path).unwrap_err();
+    assert!(why.starts_with("Raw(") && why.contains("belongs to another user"), "{why}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
 #[test]
 fn a_log_needs_files_beside_it() {
     let (_program, folder, path, mut peer) = shared(WAL, 0o555, 0o666);
+    give(&path);
     let why = peer.live(&path).unwrap_err();
     assert!(why.starts_with("Raw(") && why.contains("cannot be created"), "{why}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -37,6 +56,7 @@ fn a_log_needs_files_beside_it() {
 #[test]
 fn files_that_cannot_be_removed_safely_are_named() {
     let (_program, folder, path, mut peer) = shared(WAL, 0o777, 0o444);
+    give(&path);
     let said = peer.live(&path).unwrap();
     assert!(said.starts_with("(10000, 100) true Err(") && said.contains("does no harm: Permission denied"), "{said}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);

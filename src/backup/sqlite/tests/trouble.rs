@@ -1,10 +1,11 @@
 //! Databases that cannot be read live, and checks.
 
-use super::super::live::{CheckKind, Checked};
+use super::super::check::Checked;
 use super::super::peer::Peer;
 use super::super::registry::try_hold;
 use super::super::side::beside;
 use super::*;
+use crate::vault::entry::CheckKind;
 
 const WAL: &str = "pragma journal_mode = wal";
 

@@ -1,0 +1,259 @@
+//! A database on its way into the snapshot: its blocks become layers of a page map, what lies beside a raw one waits for
+//! its place in the order of paths.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Assembly, Incoming, entry_of};
+use crate::backup::part::{Content, PageBlocks, Part};
+use crate::backup::sqlite::compaction::credit;
+use crate::backup::sqlite::pass::Swept;
+use crate::backup::sqlite::{Ended, Settled, known_pages};
+use crate::error::{Error, Result};
+use crate::vault::entry::{Entry, Extent, Map, MapForm, MapFrame, PackUse, PageMap, Taken};
+use crate::vault::fold::{blocks_of_layers, fold, suffix_to_fold};
+use crate::vault::hex::PackId;
+use crate::vault::list::{self, List};
+use crate::vault::map::MapPart;
+use crate::vault::pages::{LayerBuilder, Placed};
+
+/// A database that is coming in.
+#[derive(Default)]
+struct Laying {
+    builder: Option<LayerBuilder>,
+    /// Frames of the layer that is being made.
+    frames: Vec<MapFrame>,
+    /// Layers that are done.
+    layers: Vec<Layer>,
+    /// Blocks that were stored, by pack.
+    put: HashMap<PackId, u64>,
+    /// What lies beside it, if it is raw.
+    sides: Vec<Entry>,
+}
+
+/// A layer, and the index packs that its frames lie in.
+struct Layer {
+    frames: List<MapFrame>,
+    packs: HashSet<PackId>,
+}
+
+impl Assembly<'_> {
+    /// Takes a database's content and what follows of it.
+    pub(super) fn database(
+        &mut self,
+        known: Option<Entry>,
+        sampled: bool,
+        parts: &mut impl Iterator<Item = Part>,
+    ) -> Result<()> {
+        let mut laying = Laying::default();
+        loop {
+            match parts.next() {
+                Some(Part::Pages(blocks)) => self.pages(&mut laying, &blocks)?,
+                Some(Part::Settle(reply)) => {
+                    let settled = self.settle(&mut laying)?;
+                    // A reader that is gone has failed, and says why itself.
+                    let _ = reply.send(settled);
+                }
+                Some(Part::Again) => laying = Laying::default(),
+                Some(Part::Side) => {
+                    // Without one of its files the database is none: its reader has said why.
+                    let Some(side) = self.side(parts)? else { return Ok(()) };
+                    laying.sides.push(side);
+                }
+                Some(Part::SidesAgain) => laying.sides.clear(),
+                Some(Part::Warn(what)) => self.warn(what),
+                Some(Part::DatabaseEnd(ended)) => return self.database_end(laying, known, sampled, *ended),
+                Some(Part::Failed(path, why, size)) => {
+                    self.unreadable(path, why, size);
+                    return Ok(());
+                }
+                _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
+            }
+        }
+    }
+
+    fn pages(&mut self, laying: &mut Laying, part: &PageBlocks) -> Result<()> {
+        if part.bytes.is_empty() {
+            return Ok(());
+        }
+        let whole = self.data.append(&[&part.bytes])?;
+        let mut left = whole;
+        for (block, tag) in &part.blocks {
+            let length = left.length.min(u64::from(part.size));
+            let extent = Extent { length, ..left };
+            left = Extent { offset: left.offset + length, length: left.length - length, ..left };
+            let builder = laying.builder.get_or_insert_with(|| LayerBuilder::new(part.size));
+            let done = builder.push(&Placed { block: *block, extent, tag: *tag });
+            self.layer_part(laying, done)?;
+        }
+        if let Some(pack) = whole.pack {
+            *laying.put.entry(pack).or_default() += part.blocks.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn layer_part(&mut self, laying: &mut Laying, part: Option<MapPart>) -> Result<()> {
+        if let Some(part) = part {
+            let frame = self.index.store(&part.bytes)?;
+            laying.frames.push(MapFrame { frame, content: part.content });
+        }
+        Ok(())
+    }
+
+    /// Ends the layer that is being made. Says whether there was anything in it.
+    fn end_layer(&mut self, laying: &mut Laying) -> Result<bool> {
+        let part = laying.builder.as_mut().and_then(LayerBuilder::finish);
+        self.layer_part(laying, part)?;
+        let frames = std::mem::take(&mut laying.frames);
+        if frames.is_empty() {
+            return Ok(false);
+        }
+        let layer = self.layer(frames)?;
+        laying.layers.push(layer);
+        Ok(true)
+    }
+
+    fn layer(&mut self, frames: Vec<MapFrame>) -> Result<Layer> {
+        let mut packs: HashSet<PackId> = frames.iter().map(|frame| frame.frame.pack).collect();
+        let index = &mut self.index;
+        let frames = list::write(frames, |frame| {
+            let frame = index.store(&frame.finish(&[]))?;
+            packs.insert(frame.pack);
+            Ok(frame)
+        })?;
+        Ok(Layer { frames, packs })
+    }
+
+    /// Makes what was sent so far a layer, and durable, so that a reader can compare with it.
+    fn settle(&mut self, laying: &mut Laying) -> Result<Settled> {
+        let layer = if self.end_layer(laying)? { laying.layers.last().map(|layer| layer.frames.clone()) } else { None };
+        self.data.flush()?;
+        self.index.flush()?;
+        let stored = self.packer.drain()?;
+        self.stored.extend(stored.iter().map(|info| (info.id, *info)));
+        // Later passes name the packs of all earlier ones.
+        Ok(Settled { layer, packs: self.stored.values().copied().collect() })
+    }
+
+    /// Takes a file beside a raw database; none where the database could not be read.
+    fn side(&mut self, parts: &mut impl Iterator<Item = Part>) -> Result<Option<Entry>> {
+        let mut file = Incoming::default();
+        self.seen.begin(None);
+        loop {
+            match parts.next() {
+                Some(Part::Blocks(bytes, blocks)) => {
+                    self.read_bytes += bytes.len() as u64;
+                    self.blocks(&mut file, &bytes, &blocks)?;
+                }
+                Some(Part::Hole(length)) => self.hole(&mut file, length)?,
+                Some(Part::SideEnd(content)) => {
+                    let Content { found, extra, hash, racy, .. } = *content;
+                    let mut entry = entry_of(found, extra, Some(hash));
+                    entry.racy = racy;
+                    if entry.size > 0 {
+                        entry.map = Some(self.block_map(file)?);
+                    }
+                    return self.place(entry, None).map(Some);
+                }
+                Some(Part::Failed(path, why, size)) => {
+                    self.unreadable(path, why, size);
+                    return Ok(None);
+                }
+                _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
+            }
+        }
+    }
+
+    fn database_end(&mut self, mut laying: Laying, known: Option<Entry>, sampled: bool, ended: Ended) -> Result<()> {
+        let Ended { content, database, why, over_known, swept } = ended;
+        self.read_bytes += swept.read;
+        self.end_layer(&mut laying)?;
+        let path = content.found.path.clone();
+        if let Some(why) = &why {
+            self.warn(format!("{path} is taken raw, unchecked: {why}"));
+        }
+        if let Some(what) = database.check.as_ref().and_then(|check| check.failed.as_ref()) {
+            self.warn(format!("{path} failed its check: {what}"));
+        }
+        let raw = database.taken == Taken::Raw;
+        let untouched = laying.layers.is_empty() && over_known && !raw;
+        let mut checked = known.clone();
+        if let Some(checked) = &mut checked {
+            checked.database = Some(database.clone());
+        }
+        self.databases.retain(|(base, _)| path.bytes().starts_with(base.bytes()));
+        self.databases.push((path, raw));
+        self.held.extend(std::mem::take(&mut laying.sides).into_iter().map(|side| (side.path.clone(), side)));
+        // Of a sampled one that is the same, the entry stays; only what its check said is new.
+        let Some(mut entry) = self.read(content, checked.as_ref(), sampled && untouched)? else { return Ok(()) };
+        entry.database = Some(database);
+        let below = known.as_ref().filter(|_| over_known);
+        entry.map = Some(match below.and_then(|known| known.map.as_ref()) {
+            Some(map) if laying.layers.is_empty() && below.is_some_and(|known| known.size == entry.size) => map.clone(),
+            _ => self.page_map(laying, below, &entry, &swept)?,
+        });
+        let entry = self.place(entry, known.as_ref())?;
+        self.reasons.extend(why.map(|why| (entry.path.clone(), why)));
+        self.add(entry)
+    }
+
+    /// The map of a database whose new layers lie over those that `below` has.
+    fn page_map(&mut self, laying: Laying, below: Option<&Entry>, entry: &Entry, swept: &Swept) -> Result<Map> {
+        let known = below.and_then(known_pages);
+        let block = swept.block;
+        let mut layers = match below.and_then(|below| Some((known_pages(below)?, below.size))) {
+            Some((known, size)) => self.folded(known, size)?,
+            None => Vec::new(),
+        };
+        layers.extend(laying.layers);
+        let mut uses: HashMap<PackId, PackUse> = HashMap::new();
+        for used in known.iter().flat_map(|known| &known.live) {
+            uses.insert(used.pack, *used);
+        }
+        for (pack, blocks) in laying.put {
+            let used = uses.entry(pack).or_insert(PackUse { pack, live: 0, stored: 0 });
+            (used.live, used.stored) = (used.live + blocks, used.stored + blocks);
+        }
+        for (pack, blocks) in &swept.freed {
+            if let Some(used) = uses.get_mut(pack) {
+                used.live = used.live.saturating_sub(*blocks);
+            }
+        }
+        let mut live: Vec<PackUse> = uses.into_values().filter(|used| used.live > 0).collect();
+        live.sort_by_key(|used| used.pack);
+        let mut packs: Vec<PackId> = live.iter().map(|used| used.pack).collect();
+        let mut index: Vec<PackId> = layers.iter().flat_map(|layer| &layer.packs).copied().collect();
+        index.sort();
+        index.dedup();
+        packs.extend(index);
+        let layers = layers.into_iter().map(|layer| layer.frames).collect();
+        let blocks = entry.size.div_ceil(u64::from(block));
+        let saved = known.map_or(0, |known| credit(known.credit, swept.changed, swept.moved, blocks));
+        Ok(Map { form: MapForm::Pages(PageMap { block, layers, live, credit: saved }), packs })
+    }
+
+    /// The layers of an entry's map, those of them as one that have become many.
+    fn folded(&mut self, known: &PageMap, size: u64) -> Result<Vec<Layer>> {
+        let packs = &self.base.packs;
+        let first = suffix_to_fold(&blocks_of_layers(packs, known)?).unwrap_or(known.layers.len());
+        let mut layers = Vec::new();
+        for frames in &known.layers[..first] {
+            let mut reached = HashSet::new();
+            if let List::Frames(frames) = frames {
+                reached.extend(frames.iter().map(|frame| frame.pack));
+            }
+            packs.each(frames, |frame: MapFrame| {
+                reached.insert(frame.frame.pack);
+                Ok(())
+            })?;
+            layers.push(Layer { frames: frames.clone(), packs: reached });
+        }
+        if first < known.layers.len() {
+            let index = &mut self.index;
+            let frames = fold(packs, known, first, size, |part| index.store(&part.bytes))?;
+            if !frames.is_empty() {
+                layers.push(self.layer(frames)?);
+            }
+        }
+        Ok(layers)
+    }
+}

@@ -1,0 +1,169 @@
+//! A large file on its way into the snapshot: read in pieces, cut into blocks and hashed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crossbeam_channel::Sender;
+use rustix::fs::{SeekFrom, Stat, fstat, seek};
+use rustix::io::Errno;
+
+use super::block;
+use super::part::{Content, Part};
+use super::read::{Over, compare, finish, now};
+use crate::error::Result;
+use crate::monitor::Context;
+use crate::vault::hex::Hash;
+use crate::vault::path::EntryPath;
+
+/// Read at a time, in bytes.
+const PIECE: usize = 1 << 20;
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
+/// Sends a file's content once, as it is. The content is what was read, whatever the file has become since.
+///
+/// # Errors
+/// When nobody listens any more; within, what cannot be read.
+pub fn stream(
+    file: &File,
+    path: &EntryPath,
+    stat: &Stat,
+    to: &Sender<Vec<Part>>,
+    ctx: &Context,
+) -> Result<io::Result<Content>, Over> {
+    let mut large = Large::new(file, to, ctx);
+    let began = now();
+    Ok(match large.content(u64::try_from(stat.st_size).unwrap_or(0))? {
+        Ok(read) => finish(file, path, stat, read, began, Hash::from(&large.hash.finalize()), None),
+        Err(why) => Err(why),
+    })
+}
+
+/// A large file on its way.
+pub(super) struct Large<'a> {
+    file: &'a File,
+    to: &'a Sender<Vec<Part>>,
+    /// Bytes that are read and not yet a block.
+    held: Vec<u8>,
+    hash: blake3::Hasher,
+    ctx: &'a Context<'a>,
+}
+
+impl<'a> Large<'a> {
+    /// The file, which goes into `to`.
+    pub(super) fn new(file: &'a File, to: &'a Sender<Vec<Part>>, ctx: &'a Context<'a>) -> Self {
+        Large { file, to, held: Vec::new(), hash: blake3::Hasher::new(), ctx }
+    }
+
+    fn send(&self, part: Part) -> Result<(), Over> {
+        self.to.send(vec![part]).map_err(|_| Over)
+    }
+
+    /// Sends the file's content, a second time if it changed.
+    pub(super) fn read(&mut self, path: &EntryPath, first: Stat) -> Result<io::Result<Content>, Over> {
+        let mut stat = first;
+        for last in [false, true] {
+            let began = now();
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            self.hash.reset();
+            self.held.clear();
+            let read = match self.content(size)? {
+                Ok(read) => read,
+                Err(why) => return Ok(Err(why)),
+            };
+            let after = match fstat(self.file) {
+                Ok(after) => after,
+                Err(why) => return Ok(Err(why.into())),
+            };
+            let note = compare(&stat, &after, read);
+            if note.is_none() || last || after.st_nlink == 0 {
+                let hash = Hash::from(&self.hash.finalize());
+                return Ok(finish(self.file, path, &stat, read, began, hash, note));
+            }
+            self.send(Part::Again)?;
+            stat = after;
+        }
+        Ok(Err(io::Error::other("it keeps changing")))
+    }
+
+    /// Sends up to `size` bytes of content, as data and holes; tells how many there were.
+    fn content(&mut self, size: u64) -> Result<io::Result<u64>, Over> {
+        let mut at = 0;
+        while at < size {
+            let data = match seek(self.file, SeekFrom::Data(at)) {
+                Ok(data) => data.min(size),
+                Err(Errno::NXIO) => size,
+                // A filesystem that knows no holes has none.
+                Err(_) => at,
+            };
+            if data > at {
+                if data == size && fstat(self.file).is_ok_and(|now| (now.st_size as u64) < size) {
+                    break;
+                }
+                self.hole(data - at)?;
+                at = data;
+                continue;
+            }
+            let end = match seek(self.file, SeekFrom::Hole(at)) {
+                Ok(hole) if hole > at => hole.min(size),
+                _ => size,
+            };
+            let wanted = end - at;
+            match self.data(at, wanted)? {
+                Ok(read) if read == wanted => at = end,
+                Ok(read) => return Ok(Ok(at + read)),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        Ok(Ok(at))
+    }
+
+    fn hole(&mut self, length: u64) -> Result<(), Over> {
+        let mut left = length;
+        while left > 0 && !self.ctx.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let now = left.min(ZEROS.len() as u64);
+            self.hash.update(&ZEROS[..now as usize]);
+            left -= now;
+        }
+        self.ctx.monitor.advance(length);
+        self.send(Part::Hole(length))
+    }
+
+    /// Sends `length` bytes from `at`, or what there is of them.
+    fn data(&mut self, at: u64, length: u64) -> Result<io::Result<u64>, Over> {
+        let mut read = 0;
+        loop {
+            let room = (PIECE as u64).min(length - read) as usize;
+            let begin = self.held.len();
+            self.held.resize(begin + room, 0);
+            let got = loop {
+                match self.file.read_at(&mut self.held[begin..], at + read) {
+                    Ok(got) => break got,
+                    Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                    Err(why) => return Ok(Err(why)),
+                }
+            };
+            self.held.truncate(begin + got);
+            self.hash.update(&self.held[begin..]);
+            read += got as u64;
+            let end = got == 0 || read == length;
+            let lengths = block::cut(&self.held, end);
+            let cut: usize = lengths.iter().sum();
+            if cut > 0 {
+                let rest = self.held.split_off(cut);
+                let bytes = std::mem::replace(&mut self.held, rest);
+                let mut from = 0;
+                let hashed = |length: usize| {
+                    from += length;
+                    (length as u32, Hash::of(&bytes[from - length..from]))
+                };
+                let blocks = lengths.into_iter().map(hashed).collect();
+                self.ctx.monitor.advance(cut as u64);
+                self.send(Part::Blocks(bytes, blocks))?;
+            }
+            if end {
+                return Ok(Ok(read));
+            }
+        }
+    }
+}

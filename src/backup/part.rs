@@ -1,0 +1,82 @@
+//! What the reading threads hand on: entries, and the content of files piece by piece.
+
+use crossbeam_channel::Sender;
+
+use super::extra::Extra;
+use super::sqlite::{Ended, Settled};
+use super::walk::Found;
+use crate::vault::entry::Entry;
+use crate::vault::hex::Hash;
+use crate::vault::pages::Tag;
+use crate::vault::path::EntryPath;
+
+/// A file that was read.
+#[derive(Debug)]
+pub struct Content {
+    /// Its metadata as of the reading, with as many bytes as were read.
+    pub found: Found,
+    /// Its attributes.
+    pub extra: Extra,
+    /// Of all its bytes.
+    pub hash: Hash,
+    /// Whether it may have changed since without any time showing it.
+    pub racy: bool,
+    /// What happened to it while it was read.
+    pub note: Option<String>,
+}
+
+/// What is known of an entry after it was looked at; of a large file, one after the other.
+#[derive(Debug)]
+pub enum Part {
+    /// The entry is copied.
+    Keep(Entry),
+    /// The entry's content is kept, its metadata is new.
+    Adopt(Found, Entry, Extra),
+    /// Another name of a file that came before.
+    Link(Found),
+    /// A folder, symlink or fifo.
+    Other(Found, Option<Entry>, Extra),
+    /// A whole file, its bytes, the known entry and whether that looked unchanged.
+    File(Content, Vec<u8>, Option<Entry>, bool),
+    /// A large file begins; what follows is its content.
+    Begin(Option<Entry>, bool),
+    /// Bytes and the blocks that they are.
+    Blocks(Vec<u8>, Vec<(u32, Hash)>),
+    /// A hole of so many bytes.
+    Hole(u64),
+    /// The file changed: what came since its beginning is void.
+    Again,
+    /// The file's end.
+    End(Content),
+    /// A database begins; what follows is its content.
+    Database(Option<Entry>, bool),
+    /// Blocks of a database, one after the other, and which they are.
+    Pages(PageBlocks),
+    /// What came since the beginning, or the last of these, is a layer for itself; whoever waits is told how to read it.
+    Settle(Sender<Settled>),
+    /// A file beside a raw database begins; what follows is its content.
+    Side,
+    /// Its end.
+    SideEnd(Box<Content>),
+    /// All files beside the raw database are void.
+    SidesAgain,
+    /// The database's end.
+    DatabaseEnd(Box<Ended>),
+    /// Something that the user should know.
+    Warn(String),
+    /// It is not there any more.
+    Gone(EntryPath, String),
+    /// It cannot be read, why, and how many bytes it has, as far as is known.
+    Failed(EntryPath, String, u64),
+}
+
+/// Consecutive blocks that are sent.
+#[derive(Debug)]
+pub struct PageBlocks {
+    /// Bytes of a block; only a file's last one may have fewer.
+    pub size: u32,
+    /// Their bytes.
+    pub bytes: Vec<u8>,
+    /// Number and tag of each.
+    pub blocks: Vec<(u64, Tag)>,
+}

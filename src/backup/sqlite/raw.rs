@@ -1,0 +1,224 @@
+//! A database that SQLite cannot be let near: it, its WAL and its rollback journal as plain files.
+//!
+//! Together they are what SQLite recovers the last committed state from, if none of them changed while they were read. So
+//! all are read again until none did. `-shm` is made anew by SQLite and never stored.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, Stat, fstat, open};
+use rustix::io::Errno;
+
+use super::header::Header;
+use super::side::{self, beside};
+use super::source::{Source, State, block_of};
+use super::trouble::Trouble;
+use super::wal::PageSet;
+use super::{Ended, Reader, Taking, registry, side_of};
+use crate::backup::extra::extra_of_file;
+use crate::backup::large::stream;
+use crate::backup::part::{Content, Part};
+use crate::backup::read::{Over, is_racy, now, read_some};
+use crate::backup::sqlite::pass::{PASSES, Swept};
+use crate::backup::walk::{Found, nanos};
+use crate::vault::entry::{Check, CheckKind, Database, Taken};
+use crate::vault::path::EntryPath;
+
+/// A block where the header does not tell the size of a page, in bytes.
+const BLOCK: u32 = 4096;
+
+/// A database file that is read as it lies there.
+struct Raw {
+    file: Arc<File>,
+    page: u32,
+    version: i64,
+    last: Option<[i64; 6]>,
+    /// Given back after the file is closed.
+    _hold: registry::Hold,
+}
+
+impl Source for Raw {
+    fn begin(&mut self) -> Result<State, Trouble> {
+        let now = fstat(&*self.file).map_err(refused)?;
+        let look = looks(&now);
+        if self.last.replace(look).is_some_and(|last| last != look) {
+            self.version += 1;
+        }
+        let size = u64::try_from(now.st_size).unwrap_or(0);
+        let block = block_of(self.page);
+        Ok(State { block, page: block, size, version: self.version, elsewhere: PageSet::default() })
+    }
+
+    fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    fn page(&mut self, number: u32, _: &mut [u8]) -> Result<(), Trouble> {
+        Err(Trouble::Failed(format!("page {number} of a plain file was looked for elsewhere")))
+    }
+
+    fn settled(&mut self) -> Result<(), Trouble> {
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Trouble> {
+        Ok(())
+    }
+}
+
+fn refused(why: Errno) -> Trouble {
+    Trouble::Failed(why.to_string())
+}
+
+/// What shows that a file was written to.
+fn looks(stat: &Stat) -> [i64; 6] {
+    let times = [nanos(stat.st_mtime, stat.st_mtime_nsec), nanos(stat.st_ctime, stat.st_ctime_nsec)];
+    [stat.st_size, times[0], times[1], stat.st_ino as i64, stat.st_dev as i64, stat.st_nlink as i64]
+}
+
+/// A file beside a database, if there is one; whatever else has its name is nothing to SQLite.
+fn look(path: &Path) -> Result<Option<Stat>, Trouble> {
+    match side::status(path) {
+        Ok(found) => Ok(found.filter(side::is_file)),
+        Err(why) => Err(Trouble::Failed(format!("{}: {why}", path.display()))),
+    }
+}
+
+/// The files of a database as they are at one moment.
+struct Set {
+    database: Stat,
+    journal: Option<Stat>,
+    wal: Option<Stat>,
+}
+
+impl Set {
+    fn of(whole: &Path) -> Result<Set, Trouble> {
+        Ok(Set {
+            database: look(whole)?.ok_or(Trouble::Replaced)?,
+            journal: look(&beside(whole, "-journal"))?,
+            wal: look(&beside(whole, "-wal"))?,
+        })
+    }
+
+    fn looks(&self) -> [Option<[i64; 6]>; 3] {
+        [Some(looks(&self.database)), self.journal.as_ref().map(looks), self.wal.as_ref().map(looks)]
+    }
+}
+
+impl Reader<'_> {
+    /// Takes a database and what lies beside it as plain files.
+    pub(super) fn raw(&self, why: String, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
+        taking.swept = Swept::default();
+        let mut source = match open_raw(taking.whole) {
+            Ok(opened) => opened,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        let mut stack = self.stack(taking);
+        let mut number = 1;
+        loop {
+            let began = now();
+            let before = match Set::of(taking.whole) {
+                Ok(set) => set,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
+            let swept = match self.sweeper().sweep(&mut source, &stack, number) {
+                Ok(swept) => swept,
+                Err(cut) => match self.cut(cut, &mut stack, taking, &mut number)? {
+                    Ok(()) => continue,
+                    Err(trouble) => return Ok(Err(trouble)),
+                },
+            };
+            let steady = swept.steady;
+            taking.add(swept);
+            let sides = match self.sides(taking, &before)? {
+                Ok(sides) => sides,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
+            let after = match Set::of(taking.whole) {
+                Ok(set) => set,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
+            let stable = steady && sides && before.looks() == after.looks();
+            if !stable && number < PASSES {
+                number += 1;
+                self.to.send(vec![Part::SidesAgain]).map_err(|_| Over)?;
+                self.settle(&mut stack, taking)?;
+                continue;
+            }
+            return Ok(ended(why, stable, began, &source.file, &before, taking));
+        }
+    }
+
+    /// Sends what lies beside the database. Says whether each file was there as it had been found.
+    fn sides(&self, taking: &Taking, set: &Set) -> Result<Result<bool, Trouble>, Over> {
+        let mut as_found = true;
+        for (suffix, found) in [("-journal", &set.journal), ("-wal", &set.wal)] {
+            let Some(found) = found else { continue };
+            let whole = beside(taking.whole, suffix);
+            let path = match EntryPath::new([taking.found.path.bytes(), suffix.as_bytes()].concat()) {
+                Ok(path) => path,
+                Err(why) => return Ok(Err(Trouble::Failed(why))),
+            };
+            let _hold = registry::hold(found.st_dev, found.st_ino);
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = match open(&whole, flags, Mode::empty()) {
+                Ok(file) => File::from(file),
+                Err(Errno::NOENT) => {
+                    as_found = false;
+                    continue;
+                }
+                Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
+            };
+            let opened = match fstat(&file) {
+                Ok(opened) => opened,
+                Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
+            };
+            as_found &= looks(&opened) == looks(found);
+            self.to.send(vec![Part::Side]).map_err(|_| Over)?;
+            match stream(&file, &path, &opened, self.to, self.ctx)? {
+                Ok(content) => self.to.send(vec![Part::SideEnd(Box::new(content))]).map_err(|_| Over)?,
+                Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
+            }
+        }
+        Ok(Ok(as_found))
+    }
+}
+
+fn open_raw(whole: &Path) -> Result<Raw, Trouble> {
+    let found = look(whole)?.ok_or(Trouble::Replaced)?;
+    let hold = registry::hold(found.st_dev, found.st_ino);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(whole, flags, Mode::empty()).map_err(refused)?);
+    let opened = fstat(&file).map_err(refused)?;
+    if (opened.st_dev, opened.st_ino) != (found.st_dev, found.st_ino) {
+        // Closed under a hold of its own, as every file of the directory.
+        let _hold = registry::hold(opened.st_dev, opened.st_ino);
+        drop(file);
+        return Err(Trouble::Replaced);
+    }
+    let mut first = [0; 100];
+    let length = read_some(&file, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;
+    let page = Header::parse(&first[..length]).and_then(|header| header.page_size).unwrap_or(BLOCK);
+    Ok(Raw { file: Arc::new(file), page, version: 0, last: None, _hold: hold })
+}
+
+fn ended(why: String, stable: bool, began: i64, file: &File, set: &Set, taking: &mut Taking) -> Result<Part, Trouble> {
+    let swept = std::mem::take(&mut taking.swept);
+    let hash = swept.hash.ok_or_else(|| Trouble::Failed("it was not read".into()))?;
+    let found = Found::new(taking.found.path.clone(), &set.database).ok_or(Trouble::Replaced)?;
+    let extra = extra_of_file(file).map_err(refused)?;
+    let all = [Some(&set.database), set.journal.as_ref(), set.wal.as_ref()];
+    let recent = |stat: &Stat| is_racy(nanos(stat.st_mtime, stat.st_mtime_nsec), began);
+    let racy = !stable || all.into_iter().flatten().any(recent);
+    let torn = "it was written to while it was read, again and again, and may be torn";
+    let database = Database {
+        taken: Taken::Raw,
+        wal: set.wal.as_ref().map(side_of),
+        journal: set.journal.as_ref().map(side_of),
+        // What may be torn is kept, and never taken for good.
+        check: (!stable).then(|| Check { kind: CheckKind::Quick, failed: Some(torn.into()) }),
+    };
+    let content = Content { found: Found { size: swept.size, ..found }, extra, hash, racy, note: None };
+    Ok(Part::DatabaseEnd(Box::new(Ended { content, database, why: Some(why), over_known: taking.over_known, swept })))
+}

@@ -1,0 +1,54 @@
+//! What the filesystem of a target may not do: mounted buckets and other machines' folders know no links or modes, do not
+//! rename folders, and do not make them durable.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::fsync;
+use rustix::io::Errno;
+
+use crate::error::{Doing, Result};
+
+/// Whether an error means that a filesystem does not do such a thing at all.
+pub fn not_done(why: Errno) -> bool {
+    matches!(why, Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)
+}
+
+/// Whether an error of renaming a folder means that its files have to be renamed one by one. GCS FUSE has too many open
+/// files where it would have to copy too many.
+pub fn moves_files_only(why: &io::Error) -> bool {
+    matches!(Errno::from_io_error(why), Some(Errno::MFILE | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+/// What a change of an attribute came to: `false` where the filesystem does not keep it.
+///
+/// # Errors
+/// Every other one.
+pub fn kept(done: rustix::io::Result<()>) -> rustix::io::Result<bool> {
+    match done {
+        Err(why) if not_done(why) => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+/// Makes an open file durable where that can be asked for.
+///
+/// # Errors
+/// A disk that fails.
+pub fn sync(fd: impl AsFd) -> rustix::io::Result<()> {
+    match fsync(fd) {
+        Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => Ok(()),
+        done => done,
+    }
+}
+
+/// Makes a folder's names durable.
+///
+/// # Errors
+/// A disk that fails.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    let open = File::open(folder).map_err(|why| Errno::from_io_error(&why).unwrap_or(Errno::IO));
+    open.and_then(sync).doing(|| format!("write the folder {} to the disk", folder.display()))
+}

@@ -1,0 +1,118 @@
+//! Restoring the databases of a snapshot to a scratch folder, and having SQLite check them.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+use serde::Serialize;
+use tempfile::TempDir;
+
+use crate::backup::sqlite::check::{self, Checked};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::monitor::Context;
+use crate::restore::{self, select};
+use crate::vault::Vault;
+use crate::vault::entry::{CheckKind, Taken};
+use crate::vault::path::EntryPath;
+use crate::vault::read::PackReader;
+use crate::vault::root::{DatabaseRecord, SnapshotName};
+
+/// A database of a snapshot, and whether it is one after it was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// The snapshot.
+    pub snapshot: SnapshotName,
+    /// The database.
+    pub path: EntryPath,
+    /// How it was taken.
+    pub taken: Taken,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+/// Restores every database of the snapshot that `spec` names, one after the other, and checks it in full. Of a raw one SQLite
+/// recovers first what its app left beside it, as it would have in its place.
+///
+/// # Errors
+/// Usage: no such snapshot. Failed: a store or disk that fails. Damage to the vault is told of the database that it hurts.
+pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> {
+    let (snapshot, root) = select::find(vault, spec)?;
+    let packs = PackReader::for_root(&*vault.store, &root)?;
+    let mut databases: Vec<DatabaseRecord> = Vec::new();
+    packs.each(&root.databases, |database| {
+        databases.push(database);
+        Ok(())
+    })?;
+    let mut checked = Vec::new();
+    for DatabaseRecord { path, taken, .. } in databases {
+        ctx.check("check the snapshot's databases")?;
+        let doing = || format!("check the database {path} of {snapshot}");
+        let scratch = TempDir::with_prefix("lastgood-verify-").doing(doing)?;
+        let failed = match get_out(vault, snapshot, &path, taken, scratch.path(), ctx) {
+            Ok(()) => look(&scratch.path().join("data").join(path.as_path()), ctx)?,
+            Err(why) if why.kind() == Kind::Damage => Some(why.to_string()),
+            Err(why) => {
+                let hint = "It is restored to a temporary folder; TMPDIR=/somewhere names one with more room.";
+                return Err(why.within(doing()).hint(hint));
+            }
+        };
+        scratch.close().doing(doing)?;
+        checked.push(Restored { snapshot, path, taken, failed });
+    }
+    Ok(checked)
+}
+
+/// Restores a database with what lies beside it in the snapshot.
+fn get_out(
+    vault: &Vault,
+    snapshot: SnapshotName,
+    path: &EntryPath,
+    taken: Taken,
+    scratch: &Path,
+    ctx: &Context,
+) -> Result<()> {
+    let restore = |paths| {
+        let options = restore::Options {
+            snapshot: snapshot.to_string(),
+            target: scratch.join("data"),
+            paths,
+            in_place: false,
+            skip_damaged: false,
+        };
+        restore::restore(vault, &options, ctx).map(drop)
+    };
+    restore(vec![path.clone()])?;
+    if taken == Taken::Live {
+        return Ok(());
+    }
+    for suffix in ["-journal", "-wal"] {
+        let beside = EntryPath::new([path.bytes(), suffix.as_bytes()].concat());
+        let beside = beside.map_err(|why| Error::damage(format!("look beside {path}"), why))?;
+        match restore(vec![beside]) {
+            // It had none.
+            Err(why) if why.kind() == Kind::Usage => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a database, if anything is.
+fn look(file: &Path, ctx: &Context) -> Result<Option<String>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let said = Connection::open_with_flags(file, flags).and_then(|connection| {
+        // What lies beside it is recovered before the first look at it.
+        check::check(&connection, CheckKind::Full, ctx.stop)
+    });
+    ctx.check("check the snapshot's databases")?;
+    Ok(match said {
+        Ok(Checked::Sound) => None,
+        Ok(Checked::Damaged(what)) => Some(what),
+        // What only the app has, a collation or a module, says nothing against the file.
+        Ok(Checked::Unknown(why)) => {
+            tracing::warn!("{} could only be read, and not checked: {why}", file.display());
+            None
+        }
+        Err(why) => Some(why.to_string()),
+    })
+}

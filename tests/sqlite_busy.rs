@@ -1,0 +1,167 @@
+//! Databases that others keep to themselves: after a time the entry is a problem, and the rest of the snapshot is there.
+
+use std::fs;
+use std::process::Stdio;
+
+use crate::support::bank::{COUNTER, audit, create};
+use crate::support::database::{assert_recovers_same, number as ask, run, table, taken};
+use crate::support::other::{Other, Transfers};
+use crate::support::{World, number, paths, short};
+
+/// What keeps everybody else out, as an app's first SQL and what it does then.
+const KEEPERS: [(&str, &str, &str); 3] = [
+    ("an exclusive transaction", "", "BEGIN EXCLUSIVE"),
+    ("exclusive locking", "PRAGMA locking_mode=EXCLUSIVE", "UPDATE t SET x = x WHERE id = 1"),
+    (
+        "a WAL without shared memory",
+        "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL",
+        "UPDATE t SET x = x WHERE id = 1",
+    ),
+];
+
+#[test]
+fn a_busy_database_is_a_problem_and_the_next_backup_has_it() {
+    for (what, first, then) in KEEPERS {
+        let world = World::new();
+        let path = world.data().join("busy.db");
+        run(&path, &table(2000, 1000));
+        run(&world.data().join("other.db"), &table(10, 100));
+        world.write("a.txt", "text");
+        world.backup();
+
+        let mut keeper = Other::serving(&path, first);
+        keeper.ask(then);
+        let report = world.json(["backup", "--busy-timeout", "300ms", "--verify-content"], 3);
+        assert_eq!(report["state"], "partial", "{what}: {report}");
+        assert_eq!(report["errors"][0]["path"], "busy.db", "{what}: {report}");
+        assert_eq!(report["errors"].as_array().unwrap().len(), 1, "{what}: {report}");
+        let listing = world.json(["ls", short(&report)], 0);
+        assert!(paths(&listing).contains(&"other.db") && paths(&listing).contains(&"a.txt"), "{what}: {listing}");
+        assert!(!paths(&listing).iter().any(|path| path.starts_with("busy.db")), "{what}: {listing}");
+
+        keeper.close();
+        let report = world.backup();
+        assert_eq!(taken(&report)["busy.db"], "live", "{what}: {report}");
+        assert!(number(&report, "uploaded_bytes") < 64 << 10, "{what}: {report}");
+        world.restore("back");
+        assert_recovers_same(&world.data(), &world.path("back"), "busy.db");
+    }
+}
+
+#[test]
+fn a_database_that_is_busy_for_a_while_is_waited_for() {
+    let world = World::new();
+    let path = world.data().join("busy.db");
+    run(&path, &table(100, 1000));
+    let mut keeper = Other::serving(&path, "");
+    keeper.ask("BEGIN EXCLUSIVE");
+    keeper.ask("DELETE FROM t WHERE id <= 50");
+    let backup = std::thread::scope(|scope| {
+        let backup = scope.spawn(|| world.json(["backup", "--busy-timeout", "120s"], 0));
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        assert!(!backup.is_finished(), "it did not wait");
+        keeper.ask("COMMIT");
+        backup.join().unwrap()
+    });
+    assert_eq!(taken(&backup)["busy.db"], "live");
+    world.restore("back");
+    assert_eq!(ask(&world.path("back/busy.db"), "SELECT count(*) FROM t"), 50);
+}
+
+#[test]
+fn many_busy_databases_do_not_add_up() {
+    let world = World::new();
+    let mut keepers = Vec::new();
+    for n in 0..3 {
+        let path = world.data().join(format!("{n}.db"));
+        run(&path, &table(10, 100));
+        keepers.push(Other::serving(&path, "BEGIN EXCLUSIVE"));
+    }
+    let report = world.json(["backup", "--busy-timeout", "300ms"], 3);
+    let problems: Vec<_> = report["errors"].as_array().unwrap().iter().map(|e| e["path"].as_str().unwrap()).collect();
+    assert_eq!(problems, ["0.db", "1.db", "2.db"]);
+    keepers.into_iter().for_each(Other::close);
+    assert_eq!(taken(&world.backup()).len(), 3);
+}
+
+#[test]
+fn a_database_that_is_replaced_during_the_backup_is_one_or_the_other() {
+    let world = World::new();
+    fs::create_dir_all(world.data()).unwrap();
+    let banks = [world.path("one.db"), world.path("two.db")];
+    for (bank, transfers) in banks.iter().zip([3, 7]) {
+        create(bank, "DELETE", 3000, 600);
+        let mut clerk = Other::serving(bank, "");
+        for n in 1..=transfers {
+            clerk.ask(&format!("INSERT INTO ledger VALUES ({n}, 1, 2, 1)"));
+            clerk.ask("UPDATE counter SET n = n + 1");
+            clerk.ask(&format!("UPDATE account SET balance = balance - 1, stamp = {n} WHERE id = 1"));
+            clerk.ask(&format!("UPDATE account SET balance = balance + 1, stamp = {n} WHERE id = 2"));
+        }
+        clerk.close();
+    }
+    let path = world.data().join("bank.db");
+    fs::copy(&banks[0], &path).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let reports = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for bank in banks.iter().cycle() {
+                if over.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                fs::copy(bank, world.path("new.db")).unwrap();
+                fs::rename(world.path("new.db"), &path).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        });
+        let reports: Vec<_> = (0..12).map(|_| world.run(["backup", "--json", "--verify-content"])).collect();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        reports
+    });
+    let mut whole = 0;
+    for (n, ran) in reports.iter().enumerate() {
+        let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+        let lost = report["errors"].as_array().unwrap().iter().any(|e| e["path"] == "bank.db");
+        ran.ended(if lost { 3 } else { 0 });
+        if lost {
+            continue;
+        }
+        whole += 1;
+        let target = format!("back{n}");
+        world.restore_snapshot(short(&report), &target);
+        let counter = audit(&world.path(target).join("bank.db"));
+        assert!([3, 7].contains(&counter), "round {n}: {counter}");
+    }
+    assert!(whole > 0, "{reports:?}");
+    // Replaced for good, it is simply another file.
+    assert_eq!(ask(&path, COUNTER), {
+        world.backup();
+        world.restore("last");
+        audit(&world.path("last/bank.db"))
+    });
+}
+
+#[test]
+fn a_database_that_is_deleted_and_made_again_during_the_backup() {
+    let world = World::new();
+    let path = world.data().join("bank.db");
+    for mode in ["DELETE", "WAL"] {
+        create(&path, mode, 500, 600);
+        let writer =
+            Other::transferring(&path, "PRAGMA synchronous=OFF", Transfers { seed: 1, ..Transfers::default() });
+        let mut backup = world.command(["backup", "-q"]).stderr(Stdio::null()).spawn().unwrap();
+        writer.kill();
+        for side in ["", "-wal", "-shm", "-journal"] {
+            let _ = fs::remove_file(crate::support::database::beside(&path, side));
+        }
+        create(&path, mode, 500, 600);
+        // Gone, there, or a problem; what is in the snapshot is one committed state all the same.
+        let code = backup.wait().unwrap().code();
+        assert!(matches!(code, Some(0 | 3)), "{mode}: {code:?}");
+        world.backup();
+        let target = format!("back {mode}");
+        world.restore(&target);
+        assert_eq!(audit(&world.path(target).join("bank.db")), 0, "{mode}");
+        fs::remove_dir_all(world.data()).unwrap();
+    }
+}

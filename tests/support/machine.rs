@@ -1,0 +1,64 @@
+//! What tests ask of the machine and do not get everywhere: mounts, another user.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::tree::set_mode;
+use super::{LASTGOOD, Ran, World};
+
+/// Says why a test cannot be made here; in CI that is a failure.
+pub fn skipped(why: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
+    eprintln!("SKIPPED: {why}");
+}
+
+/// A filesystem of its own in memory, unmounted at the end.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// One of `size`, such as `64m`, at the new folder `at`; none, with a word why, where it cannot be had.
+    pub fn new(at: PathBuf, size: &str) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let options = format!("size={size}");
+        let made = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).output();
+        if made.as_ref().is_ok_and(|made| made.status.success()) {
+            return Some(Mounted(at));
+        }
+        skipped(&format!("a tmpfs cannot be mounted: {made:?}"));
+        None
+    }
+
+    /// Changes its options.
+    pub fn remount(&self, options: &str) {
+        let mut command = Command::new("mount");
+        command.args(["-o", &format!("remount,{options}")]).arg(&self.0);
+        Ran::of(command).ended(0);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// The program run by a user who owns nothing; none where this user cannot be had.
+pub fn as_nobody(world: &World, args: &[&str]) -> Option<Ran> {
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    let mut probe = Command::new("setpriv");
+    let probed = probe.args(setpriv.get_args()).arg("true").output();
+    if !probed.as_ref().is_ok_and(|done| done.status.success()) {
+        skipped(&format!("setpriv gives no other user here: {probed:?}"));
+        return None;
+    }
+    // The folder that cargo builds in may be closed to others.
+    let program = world.path("lastgood");
+    if !program.exists() {
+        set_mode(&world.path(""), 0o777);
+        std::fs::copy(LASTGOOD, &program).unwrap();
+        set_mode(&program, 0o755);
+    }
+    setpriv.arg(program).args(args).current_dir(world.path("")).env_clear();
+    Some(Ran::of(setpriv))
+}
