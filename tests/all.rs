@@ -19,6 +19,7 @@ mod sqlite_large;
 mod sqlite_locks;
 mod sqlite_lost;
 mod sqlite_races;
+mod sqlite_random;
 mod sqlite_raw;
 mod sqlite_shapes;
 mod sqlite_slow;
