@@ -1,6 +1,7 @@
 //! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::Ordering;
 
 use super::base::Base;
 use super::extra::Extra;
@@ -163,6 +164,10 @@ impl<'a> Assembly<'a> {
 
     /// An entry that is missing in the snapshot and has not gone.
     fn unreadable(&mut self, path: EntryPath, why: String, size: u64) {
+        // Whoever was told to stop commits nothing, and says that and no more.
+        if self.ctx.stop.load(Ordering::Relaxed) {
+            return;
+        }
         self.unread.0 += 1;
         self.unread.1 += size;
         self.failed(path, why);
