@@ -58,8 +58,8 @@ pub struct Assembly<'a> {
     pub unread: (u64, u64),
     /// Packs that this run has stored.
     pub stored: PackBook,
-    /// Databases that were read and may still have something beside them, and whether they are raw.
-    databases: Vec<(EntryPath, bool)>,
+    /// Databases that were read and may still have something beside them.
+    databases: Vec<EntryPath>,
     /// Raw databases of the snapshot that may still have something beside them.
     raw: Vec<EntryPath>,
     /// What lies beside raw ones, until its turn comes.
@@ -398,7 +398,7 @@ impl<'a> Assembly<'a> {
         let file = entry.kind == Kind::File;
         let database = database_of(entry.path.bytes()).filter(|_| file).unwrap_or_default();
         // It was listed as a file of its own, and its database was taken with all that belongs to it.
-        if !database.is_empty() && self.databases.iter().any(|(path, _)| path.bytes() == database) {
+        if !database.is_empty() && self.databases.iter().any(|path| path.bytes() == database) {
             return Ok(());
         }
         self.put(entry)

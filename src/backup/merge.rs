@@ -157,8 +157,8 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         let checked = match (&database.check, self.rule.check) {
             // What was damaged may have been mended without a trace, and must not be taken for good before it is known.
             (Some(check), _) if check.failed.is_some() => false,
-            (_, None) => true,
-            (Some(check), Some(CheckKind::Quick)) => matches!(check.kind, CheckKind::Quick | CheckKind::Full),
+            // A full check is a quick one, and more.
+            (_, None) | (Some(_), Some(CheckKind::Quick)) => true,
             (Some(check), Some(CheckKind::Full)) => check.kind == CheckKind::Full,
             // A raw one cannot be checked.
             (None, Some(_)) => database.taken == Taken::Raw,

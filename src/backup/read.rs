@@ -236,7 +236,7 @@ fn read_file(
         return Ok(Err(Errno::LOOP));
     };
     let mut first = [0; 100];
-    let begins = if desk.databases.enabled { read_some(&file, &mut first).unwrap_or(0) } else { 0 };
+    let begins = if desk.databases.enabled { read_some(&file, 0, &mut first).unwrap_or(0) } else { 0 };
     if Header::parse(&first[..begins]).is_some() {
         drop(file);
         let mut begin = || {
@@ -276,14 +276,14 @@ fn read_file(
     }))
 }
 
-/// Reads from a file's beginning until the buffer is full or the file ends.
+/// Reads from `at` in a file until the buffer is full or the file ends.
 ///
 /// # Errors
 /// What the system refuses.
-pub fn read_some(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut read = 0;
     while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], read as u64) {
+        match file.read_at(&mut buffer[read..], at + read as u64) {
             Ok(0) => break,
             Ok(more) => read += more,
             Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
@@ -345,7 +345,7 @@ fn read_small(file: &File, path: &EntryPath, first: &Stat) -> io::Result<(Conten
         let began = now();
         let size = usize::try_from(stat.st_size).unwrap_or(0);
         let mut bytes = vec![0; size];
-        let read = read_some(file, &mut bytes)?;
+        let read = read_some(file, 0, &mut bytes)?;
         bytes.truncate(read);
         let after = fstat(file)?;
         let note = compare(&stat, &after, read as u64);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::backup::sqlite::check::{self, Checked};
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Kind, Result};
 use crate::monitor::Context;
 use crate::restore::{self, select};
 use crate::vault::Vault;
@@ -48,7 +48,7 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
         ctx.check("check the snapshot's databases")?;
         let doing = || format!("check the database {path} of {snapshot}");
         let scratch = TempDir::with_prefix("lastgood-verify-").doing(doing)?;
-        let failed = match get_out(vault, snapshot, &path, taken, scratch.path(), ctx) {
+        let failed = match get_out(vault, snapshot, &path, scratch.path(), ctx) {
             Ok(()) => look(&scratch.path().join("data").join(path.as_path()), ctx)?,
             Err(why) if why.kind() == Kind::Damage => Some(why.to_string()),
             Err(why) => {
@@ -62,39 +62,16 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
     Ok(checked)
 }
 
-/// Restores a database with what lies beside it in the snapshot.
-fn get_out(
-    vault: &Vault,
-    snapshot: SnapshotName,
-    path: &EntryPath,
-    taken: Taken,
-    scratch: &Path,
-    ctx: &Context,
-) -> Result<()> {
-    let restore = |paths| {
-        let options = restore::Options {
-            snapshot: snapshot.to_string(),
-            target: scratch.join("data"),
-            paths,
-            in_place: false,
-            skip_damaged: false,
-        };
-        restore::restore(vault, &options, ctx).map(drop)
+/// Restores a database, which brings what lies beside it in the snapshot.
+fn get_out(vault: &Vault, snapshot: SnapshotName, path: &EntryPath, scratch: &Path, ctx: &Context) -> Result<()> {
+    let options = restore::Options {
+        snapshot: snapshot.to_string(),
+        target: scratch.join("data"),
+        paths: vec![path.clone()],
+        in_place: false,
+        skip_damaged: false,
     };
-    restore(vec![path.clone()])?;
-    if taken == Taken::Live {
-        return Ok(());
-    }
-    for suffix in ["-journal", "-wal"] {
-        let beside = EntryPath::new([path.bytes(), suffix.as_bytes()].concat());
-        let beside = beside.map_err(|why| Error::damage(format!("look beside {path}"), why))?;
-        match restore(vec![beside]) {
-            // It had none.
-            Err(why) if why.kind() == Kind::Usage => {}
-            done => done?,
-        }
-    }
-    Ok(())
+    restore::restore(vault, &options, ctx).map(drop)
 }
 
 /// What is wrong with a database, if anything is.

@@ -180,8 +180,8 @@ impl Assembly<'_> {
         if let Some(checked) = &mut checked {
             checked.database = Some(database.clone());
         }
-        self.databases.retain(|(base, _)| path.bytes().starts_with(base.bytes()));
-        self.databases.push((path, raw));
+        self.databases.retain(|base| path.bytes().starts_with(base.bytes()));
+        self.databases.push(path);
         self.held.extend(std::mem::take(&mut laying.sides).into_iter().map(|side| (side.path.clone(), side)));
         // Of a sampled one that is the same, the entry stays; only what its check said is new.
         let Some(mut entry) = self.read(content, checked.as_ref(), sampled && untouched)? else { return Ok(()) };
@@ -200,8 +200,8 @@ impl Assembly<'_> {
     fn page_map(&mut self, laying: Laying, below: Option<&Entry>, entry: &Entry, swept: &Swept) -> Result<Map> {
         let known = below.and_then(known_pages);
         let block = swept.block;
-        let mut layers = match below.and_then(|below| Some((known_pages(below)?, below.size))) {
-            Some((known, size)) => self.folded(known, size)?,
+        let mut layers = match known.zip(below) {
+            Some((known, below)) => self.folded(known, below.size)?,
             None => Vec::new(),
         };
         layers.extend(laying.layers);

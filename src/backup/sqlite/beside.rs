@@ -66,7 +66,7 @@ fn is_database(folder: &OwnedFd, name: &[u8]) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = openat(folder, name, flags, Mode::empty()).map(File::from) else { return false };
     let mut first = [0; 100];
-    let database = read_some(&file, &mut first).is_ok_and(|n| header::Header::parse(&first[..n]).is_some());
+    let database = read_some(&file, 0, &mut first).is_ok_and(|n| header::Header::parse(&first[..n]).is_some());
     // Another file may have come under the name: it is closed under its own hold.
     let _other = match fstat(&file) {
         Ok(now) if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) => {

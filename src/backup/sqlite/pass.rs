@@ -8,7 +8,6 @@
 //! holds its transaction to the end, whatever it has to send.
 
 use std::collections::HashMap;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blake3::hazmat::ChainingValue;
@@ -19,7 +18,7 @@ use super::source::{Source, State};
 use super::trouble::Trouble;
 use crate::backup::base::Base;
 use crate::backup::part::{PageBlocks, Part};
-use crate::backup::read::Over;
+use crate::backup::read::{Over, read_some};
 use crate::error::{Error, Kind};
 use crate::monitor::Context;
 use crate::vault::hex::{Hash, PackId};
@@ -250,20 +249,12 @@ impl Sweeper<'_> {
         piece.failed = None;
         piece.values.clear();
         piece.bytes.resize((to - from) as usize, 0);
-        let mut read = 0;
-        while read < piece.bytes.len() {
-            match file.read_at(&mut piece.bytes[read..], from + read as u64) {
-                // Pages beyond the file's end are elsewhere; of a plain file that shrank, the next look tells.
-                Ok(0) => {
-                    piece.bytes[read..].fill(0);
-                    break;
-                }
-                Ok(more) => read += more,
-                Err(why) if why.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(why) => {
-                    piece.failed = Some(why);
-                    return piece;
-                }
+        match read_some(file, from, &mut piece.bytes) {
+            // Pages beyond the file's end are elsewhere; of a plain file that shrank, the next look tells.
+            Ok(read) => piece.bytes[read..].fill(0),
+            Err(why) => {
+                piece.failed = Some(why);
+                return piece;
             }
         }
         for (n, bytes) in piece.bytes.chunks(state.block as usize).enumerate() {

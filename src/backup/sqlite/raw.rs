@@ -198,7 +198,7 @@ fn open_raw(whole: &Path) -> Result<Raw, Trouble> {
         return Err(Trouble::Replaced);
     }
     let mut first = [0; 100];
-    let length = read_some(&file, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;
+    let length = read_some(&file, 0, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;
     let page = Header::parse(&first[..length]).and_then(|header| header.page_size).unwrap_or(BLOCK);
     Ok(Raw { file: Arc::new(file), page, version: 0, last: None, _hold: hold })
 }
