@@ -30,9 +30,11 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
-    /// Where the snapshots are kept: a folder, or file:///folder [env: LASTGOOD_VAULT] [default: ./backups]
-    #[arg(long, value_name = "URL", global = true)]
-    pub vault: Option<OsString>,
+    /// Where the snapshots are kept: a folder or gs://bucket/prefix; repeatable, the first is preferred
+    /// [env: LASTGOOD_VAULT, with commas; else BACKUP_BUCKET_NAME or GCS_BUCKET_NAME for gs://NAME/lastgood]
+    /// [default: ./backups]
+    #[arg(long = "vault", value_name = "URL", global = true)]
+    pub vaults: Vec<OsString>,
     /// Print one JSON document on stdout; the log stays on stderr
     #[arg(long, global = true)]
     pub json: bool,
@@ -45,6 +47,22 @@ pub struct Global {
     /// Show no progress bar, on a terminal either
     #[arg(long, global = true)]
     pub no_progress: bool,
+    #[command(flatten)]
+    pub cloud: CloudFlags,
+}
+
+/// How buckets are reached.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Google Cloud Storage")]
+pub struct CloudFlags {
+    /// How many uploads, and reads, are under way at the same time
+    /// [env: LASTGOOD_PARALLEL] [default: the number of cores, from 2 to 8]
+    #[arg(long, value_name = "N", global = true, value_parser = parallel)]
+    pub parallel: Option<usize>,
+    /// For how long a bucket that does not answer is asked again before it is given up
+    /// [env: LASTGOOD_STORE_TIMEOUT] [default: 2m]
+    #[arg(long, value_name = "DURATION", global = true, value_parser = duration)]
+    pub store_timeout: Option<Duration>,
 }
 
 /// What to do.
@@ -52,14 +70,19 @@ pub struct Global {
 pub enum Command {
     /// Make a new, empty vault
     ///
-    /// `lastgood backup` does it by itself where there is nothing yet.
+    /// `lastgood backup` does it by itself in a folder where there is nothing yet. With several vaults, one is made and
+    /// the others become replicas of it; where some exist already, those that do not become replicas of them.
     Init,
     /// Take a snapshot of a directory
     Backup(Backup),
     /// Put a snapshot back; what is there moves aside
     Restore(Restore),
+    /// Copy snapshots from one vault to a replica of it, which is made where there is none yet
+    Copy(Copy),
     /// List the snapshots, newest first
     List,
+    /// List what was run, newest first, or show one run's report in full
+    Runs(Runs),
     /// List what is in a snapshot
     Ls(Ls),
     /// Write the content of a file in a snapshot to stdout
@@ -70,6 +93,11 @@ pub enum Command {
     Export(Export),
     /// Check that everything that the snapshots need is there and undamaged
     Verify(Verify),
+    /// Find out what stands in the way of a backup or a restore, and what to do about it
+    ///
+    /// Looks at the credentials, the buckets and what may be done in them, the vaults with their newest snapshots, and
+    /// the data directory. Writes nothing. Ends with 1 when something would stop a backup or a restore.
+    Doctor(Doctor),
 }
 
 /// Arguments of `backup`.
@@ -78,10 +106,17 @@ pub enum Command {
   lastgood backup                                    ./data into ./backups
   lastgood backup /srv/app --vault /mnt/backups      another directory, another vault
   lastgood backup --exclude '*.tmp' --exclude cache  without some of it
-  lastgood backup --reason schedule --json           from a timer, for a program to read")]
+  lastgood backup --reason schedule --json           from a timer, for a program to read
+  lastgood backup --vault gs://b/app --vault /mnt/b  into the first that can be reached; then copied to the other
+
+With several vaults the exit code is 0 when at least one holds the snapshot and it is good. Those that do not hold it are
+named as errors on stderr, and in the report.")]
 pub struct Backup {
     /// The directory to take a snapshot of [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub data: Option<PathBuf>,
+    /// Make the vault where there is none yet, in buckets too; in a folder where there is nothing it is made anyway
+    #[arg(long, help_heading = "How it is taken")]
+    pub init: bool,
     /// Why it is taken; kept with the snapshot
     #[arg(long, value_enum, default_value_t = Reason::Manual, help_heading = "About the snapshot")]
     pub reason: Reason,
@@ -124,7 +159,9 @@ pub struct Backup {
   lastgood restore                                   the newest good snapshot into ./data
   lastgood restore /srv/app --vault /mnt/backups     another directory, another vault
   lastgood restore --snapshot 2026-11-20T18:00:00Z   as it was on Friday evening
-  lastgood restore /tmp/look --path uploads          only some of it, somewhere else")]
+  lastgood restore /tmp/look --path uploads          only some of it, somewhere else
+
+With several vaults the first one is taken that has a good snapshot that fits and can give it back.")]
 pub struct Restore {
     /// The directory to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub target: Option<PathBuf>,
@@ -140,6 +177,37 @@ pub struct Restore {
     /// Restore what can be read of a damaged snapshot, and list the rest
     #[arg(long)]
     pub skip_damaged: bool,
+}
+
+/// Arguments of `copy`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lastgood copy --from ./backups --to gs://bucket/app      all snapshots that are not there yet
+  lastgood copy --from gs://bucket/app --to /mnt/usb/app --snapshot latest
+
+Only what is missing is sent; a copy that was cut off goes on where it was when it is run again. Snapshots that need
+something damaged are named and left out (exit code 4). --vault is not looked at.")]
+pub struct Copy {
+    /// The vault to copy from
+    #[arg(long, value_name = "URL")]
+    pub from: OsString,
+    /// The vault to copy to: a replica of the other one, or a place where there is nothing yet
+    #[arg(long, value_name = "URL")]
+    pub to: OsString,
+    /// Copy only this one: latest, an id or the beginning of one, or a time; repeatable. If it is there, what it has lost
+    /// there is sent again [default: all that are not there]
+    #[arg(long = "snapshot", value_name = "SNAPSHOT")]
+    pub snapshots: Vec<String>,
+}
+
+/// Arguments of `runs`.
+#[derive(Debug, Args)]
+pub struct Runs {
+    /// The run to show: its id or the beginning of it
+    pub run: Option<String>,
+    /// List at most so many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
 }
 
 /// Arguments of `ls`.
@@ -199,6 +267,16 @@ pub struct Verify {
     pub databases: Option<String>,
 }
 
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The data directory [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
+    pub data: Option<PathBuf>,
+    /// How old the newest good snapshot may be before that is worth a warning
+    #[arg(long, value_name = "DURATION", default_value = "26h", value_parser = duration)]
+    pub max_age: Duration,
+}
+
 /// How databases are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CheckDatabases {
@@ -230,7 +308,22 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// How many at the same time.
+///
+/// # Errors
+/// Text that says what is wrong with it.
+pub fn parallel(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=64) => Ok(number),
+        _ => Err("it must be a number from 1 to 64".into()),
+    }
+}
+
+/// A length of time.
+///
+/// # Errors
+/// Text that says what is wrong with it.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = |e: jiff::Error| format!("{e}; write it as 90s, 10m or 1h30m");
     let duration: Duration = text.parse::<SignedDuration>().map_err(wrong)?.try_into().map_err(wrong)?;
     if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }

@@ -1,10 +1,16 @@
 //! From flags and environment to one checked [`Config`] of concrete values. Nothing after this asks either again.
 
+mod doctor;
+
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use lastgood::error::{Error, Result};
+use lastgood::job::Job;
+use lastgood::report::Place;
+use lastgood::store::address::Address;
+use lastgood::store::cloud::{Cloud, PATIENCE};
 use lastgood::vault::entry::CheckKind;
 use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::Reason;
@@ -15,6 +21,8 @@ use crate::cli::{self, Cli, Command};
 const DATA: &str = "./data";
 const DATA_IN_CLOUD_RUN: &str = "/app/data";
 const VAULT: &str = "./backups";
+/// Where in a bucket the vault is when only the bucket is named.
+const PREFIX: &str = "lastgood";
 
 /// What the surroundings tell, passed in so that [`Config::new`] has no other input.
 pub struct Outside<'a> {
@@ -22,15 +30,25 @@ pub struct Outside<'a> {
     pub env: &'a dyn Fn(&str) -> Option<OsString>,
     /// The absolute path of a file or folder, symlinks followed as far as it exists.
     pub resolve: &'a dyn Fn(&Path) -> PathBuf,
+    /// The host's name.
+    pub host: String,
+    /// The kernel's boot id; empty where there is none.
+    pub boot: String,
 }
 
 /// What to do, and where.
 #[derive(Debug)]
 pub struct Config {
-    /// The vault's folder.
-    pub vault: PathBuf,
+    /// The vaults, the one to be preferred first; at least one.
+    pub vaults: Vec<Address>,
+    /// How buckets are reached.
+    pub cloud: Cloud,
+    /// Uploads, and reads, at the same time; by the number of cores where it is not said.
+    pub parallel: Option<usize>,
+    /// What the surroundings say of the place where it runs.
+    pub place: Place,
     /// What to do.
-    pub job: Job,
+    pub task: Task,
 }
 
 /// How the program tells what it did.
@@ -48,16 +66,38 @@ pub struct Output {
 
 /// One command with its checked options.
 #[derive(Debug)]
-pub enum Job {
+pub enum Task {
     Init,
-    Backup(backup::Options),
-    Restore(restore::Options),
+    /// A backup, a restore or a verification: what can be asked for in other ways, too.
+    Run(Job),
+    Runs {
+        run: Option<String>,
+        limit: usize,
+    },
+    Copy {
+        from: Address,
+        to: Address,
+        snapshots: Vec<String>,
+    },
     List,
-    Ls { snapshot: String, path: EntryPath, recursive: bool },
-    Cat { snapshot: String, path: EntryPath },
-    Diff { a: String, b: String },
-    Export { snapshot: String, to: Destination },
-    Verify(verify::Options),
+    Ls {
+        snapshot: String,
+        path: EntryPath,
+        recursive: bool,
+    },
+    Cat {
+        snapshot: String,
+        path: EntryPath,
+    },
+    Diff {
+        a: String,
+        b: String,
+    },
+    Export {
+        snapshot: String,
+        to: Destination,
+    },
+    Doctor(lastgood::doctor::Place),
 }
 
 /// Where an export goes.
@@ -90,27 +130,48 @@ impl Config {
     pub fn new(cli: Cli, outside: &Outside) -> Result<Config> {
         let json = cli.global.json;
         let set = |name: &str| (outside.env)(name).filter(|value| !value.is_empty());
-        let vault = cli.global.vault.or_else(|| set("LASTGOOD_VAULT")).unwrap_or_else(|| VAULT.into());
-        let vault = vault_folder(&vault)?;
+        let vaults = vaults(cli.global.vaults, &set)?;
+        let cloud = cloud(&cli.global.cloud, &set)?;
+        let parallel = match (cli.global.cloud.parallel, set("LASTGOOD_PARALLEL")) {
+            (Some(parallel), _) => Some(parallel),
+            (None, None) => None,
+            (None, Some(text)) => Some(
+                cli::parallel(&text.to_string_lossy())
+                    .map_err(|why| Error::usage(format!("take LASTGOOD_PARALLEL={}", text.to_string_lossy()), why))?,
+            ),
+        };
         let data = |given: Option<PathBuf>| {
             given.or_else(|| set("LASTGOOD_DATA").map(PathBuf::from)).unwrap_or_else(|| {
                 let in_cloud_run = set("K_SERVICE").is_some() || set("CLOUD_RUN_JOB").is_some();
                 PathBuf::from(if in_cloud_run { DATA_IN_CLOUD_RUN } else { DATA })
             })
         };
-        let job = match cli.command {
-            Command::Init => Job::Init,
-            Command::Backup(args) => Job::Backup(backup_options(data(args.data.clone()), &vault, args, outside)?),
-            Command::Restore(args) => Job::Restore(restore_options(data(args.target.clone()), &vault, args, outside)?),
-            Command::List => Job::List,
+        let task = match cli.command {
+            Command::Init => Task::Init,
+            Command::Backup(args) => {
+                let init = args.init;
+                Task::Run(Job::Backup {
+                    options: Box::new(backup_options(data(args.data.clone()), &vaults, args, outside)?),
+                    init,
+                })
+            }
+            Command::Restore(args) => {
+                Task::Run(Job::Restore(restore_options(data(args.target.clone()), &vaults, args, outside)?))
+            }
+            Command::Copy(args) => copy_job(args, outside)?,
+            Command::Doctor(args) => {
+                Task::Doctor(doctor::place(data(args.data), &vaults, &cloud, args.max_age, outside))
+            }
+            Command::List => Task::List,
+            Command::Runs(args) => Task::Runs { run: args.run, limit: args.limit },
             Command::Ls(args) => {
-                Job::Ls { snapshot: args.snapshot, path: entry_path(&args.path)?, recursive: args.recursive }
+                Task::Ls { snapshot: args.snapshot, path: entry_path(&args.path)?, recursive: args.recursive }
             }
             Command::Cat(_) if json => {
                 return Err(Error::usage("write a file's content as JSON", "`cat` writes the content itself"));
             }
-            Command::Cat(args) => Job::Cat { snapshot: args.snapshot, path: entry_path(&args.path)? },
-            Command::Diff(args) => Job::Diff { a: args.a, b: args.b },
+            Command::Cat(args) => Task::Cat { snapshot: args.snapshot, path: entry_path(&args.path)? },
+            Command::Diff(args) => Task::Diff { a: args.a, b: args.b },
             Command::Export(args) => {
                 let to =
                     if args.output == Path::new("-") { Destination::Stdout } else { Destination::File(args.output) };
@@ -118,19 +179,28 @@ impl Config {
                     let why = "the snapshot and the JSON document would both go to stdout";
                     return Err(Error::usage("export to stdout", why).hint("Name a file: `-o snapshot.tar.zst`."));
                 }
-                Job::Export { snapshot: args.snapshot, to }
+                Task::Export { snapshot: args.snapshot, to }
             }
             Command::Verify(args) => {
-                Job::Verify(verify::Options { read_data: args.read_data, databases: args.databases })
+                Task::Run(Job::Verify(verify::Options { read_data: args.read_data, databases: args.databases }))
             }
         };
-        Ok(Config { vault, job })
+        Ok(Config { vaults, cloud, parallel, place: place(&set, outside), task })
     }
 }
 
-fn backup_options(data: PathBuf, vault: &Path, args: cli::Backup, outside: &Outside) -> Result<backup::Options> {
-    let (at, vault_at) = ((outside.resolve)(&data), (outside.resolve)(vault));
-    if at.starts_with(&vault_at) {
+/// The folders among the vaults, and where they really are.
+fn folders<'v>(vaults: &'v [Address], outside: &Outside) -> Vec<(&'v Path, PathBuf)> {
+    let folder = |vault: &'v Address| match vault {
+        Address::Folder(path) => Some((&**path, (outside.resolve)(path))),
+        Address::Bucket { .. } => None,
+    };
+    vaults.iter().filter_map(folder).collect()
+}
+
+fn backup_options(data: PathBuf, vaults: &[Address], args: cli::Backup, outside: &Outside) -> Result<backup::Options> {
+    let (at, folders) = ((outside.resolve)(&data), folders(vaults, outside));
+    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| at.starts_with(vault_at)) {
         let why = format!("it is the vault {} or lies in it", vault.display());
         return Err(Error::usage(format!("back up {}", data.display()), why)
             .hint("Keep the vault beside the data directory: `--vault URL`."));
@@ -169,18 +239,25 @@ fn backup_options(data: PathBuf, vault: &Path, args: cli::Backup, outside: &Outs
         accept_shrink: args.accept_shrink,
         level: args.level,
         checkpoint_every: args.checkpoint_every,
-        not_walked: vec![vault_at],
+        host: outside.host.clone(),
+        boot: outside.boot.clone(),
+        not_walked: folders.into_iter().map(|(_, vault_at)| vault_at).collect(),
         ..backup::Options::default()
     })
 }
 
-fn restore_options(target: PathBuf, vault: &Path, args: cli::Restore, outside: &Outside) -> Result<restore::Options> {
-    let (at, vault_at) = ((outside.resolve)(&target), (outside.resolve)(vault));
+fn restore_options(
+    target: PathBuf,
+    vaults: &[Address],
+    args: cli::Restore,
+    outside: &Outside,
+) -> Result<restore::Options> {
+    let (at, folders) = ((outside.resolve)(&target), folders(vaults, outside));
     let doing = || format!("restore into {}", target.display());
-    if at.starts_with(&vault_at) {
+    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| at.starts_with(vault_at)) {
         return Err(Error::usage(doing(), format!("it is the vault {} or lies in it", vault.display())));
     }
-    if vault_at.starts_with(&at) {
+    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| vault_at.starts_with(&at)) {
         // What is in the target moves aside, and the vault would go with it.
         let why = format!("the vault {} lies in it, and would move aside with what is there", vault.display());
         return Err(Error::usage(doing(), why)
@@ -194,6 +271,18 @@ fn restore_options(target: PathBuf, vault: &Path, args: cli::Restore, outside: &
         in_place: args.in_place,
         skip_damaged: args.skip_damaged,
     })
+}
+
+fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {
+    let (from, to) = (Address::parse(&args.from)?, Address::parse(&args.to)?);
+    let at = |address: &Address| match address {
+        Address::Folder(path) => Address::Folder((outside.resolve)(path)),
+        bucket => bucket.clone(),
+    };
+    if at(&from) == at(&to) {
+        return Err(Error::usage(format!("copy from {from} to {to}"), "both are the same place"));
+    }
+    Ok(Task::Copy { from, to, snapshots: args.snapshots })
 }
 
 /// A path inside a snapshot as a person types it: with `./` before it or `/` after it, too.
@@ -214,51 +303,108 @@ fn entry_path(text: &OsStr) -> Result<EntryPath> {
     })
 }
 
-/// The folder that a vault's address names: a bare path or a `file://` URL.
-fn vault_folder(address: &OsStr) -> Result<PathBuf> {
-    let bytes = address.as_bytes();
-    let wrong = |why: &str| Err(Error::usage(format!("use the vault {}", address.display()), why));
-    let scheme = bytes.windows(3).position(|part| part == b"://").map(|at| &bytes[..at]);
-    let scheme = scheme.filter(|s| !s.is_empty() && s.iter().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(c)));
-    let Some(scheme) = scheme else {
-        return if bytes.is_empty() { wrong("the address is empty") } else { Ok(address.into()) };
-    };
-    if !scheme.eq_ignore_ascii_case(b"file") {
-        let scheme = String::from_utf8_lossy(scheme);
-        let why = format!("this version keeps vaults in local folders, and not at {scheme}://");
-        return Err(Error::usage(format!("use the vault {}", address.display()), why)
-            .hint("Name a folder: `--vault /mnt/backups` or `--vault file:///mnt/backups`."));
-    }
-    let rest = &bytes[scheme.len() + 3..];
-    let path_at = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
-    let (host, path) = rest.split_at(path_at);
-    if !(host.is_empty() || host.eq_ignore_ascii_case(b"localhost")) {
-        return wrong("a file:// address has no host: write file:///folder, with three slashes");
-    }
-    match percent_decoded(path) {
-        Some(path) if path.contains(&0) => wrong("its path has a NUL byte"),
-        Some(path) if !path.is_empty() => Ok(OsString::from_vec(path).into()),
-        Some(_) => wrong("it names no folder"),
-        None => wrong("a % in it is not followed by two hex digits; write a percent sign as %25"),
+/// Where this runs.
+fn place(set: &dyn Fn(&str) -> Option<OsString>, outside: &Outside) -> Place {
+    let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
+    Place {
+        host: outside.host.clone(),
+        writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
+        execution: text("CLOUD_RUN_EXECUTION"),
+        task: text("CLOUD_RUN_TASK_INDEX"),
+        attempt: text("CLOUD_RUN_TASK_ATTEMPT"),
+        service: text("K_SERVICE"),
+        revision: text("K_REVISION"),
     }
 }
 
-fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16);
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, after @ ..] = rest {
-        rest = after;
-        out.push(match (first, after) {
-            (b'%', [high, low, after @ ..]) => {
-                rest = after;
-                (digit(*high)? << 4 | digit(*low)?) as u8
+/// The vaults to use, the first one first: flags, else the variable of our own, else the bucket that other backup scripts
+/// know by one of two names, else a folder beside the data.
+fn vaults(flags: Vec<OsString>, set: &dyn Fn(&str) -> Option<OsString>) -> Result<Vec<Address>> {
+    let mut named = flags;
+    if named.is_empty()
+        && let Some(list) = set("LASTGOOD_VAULT")
+    {
+        named = list.as_bytes().split(|b| *b == b',').map(|part| OsStr::from_bytes(part.trim_ascii()).into()).collect();
+    }
+    let mut vaults: Vec<Address> = Vec::with_capacity(named.len());
+    for address in named {
+        let address = Address::parse(&address)?;
+        if vaults.contains(&address) {
+            return Err(Error::usage(format!("use the vault {address}"), "it is given twice"));
+        }
+        vaults.push(address);
+    }
+    if vaults.is_empty() {
+        vaults.push(match same("bucket", &["BACKUP_BUCKET_NAME", "GCS_BUCKET_NAME"], set)? {
+            None => Address::Folder(VAULT.into()),
+            Some((name, value)) => {
+                let doing = || format!("use the bucket {value} of {name}");
+                let bare = value.strip_prefix("gs://").unwrap_or(&value).trim_end_matches('/');
+                Address::bucket(bare, PREFIX).map_err(|why| {
+                    Error::usage(doing(), why).hint("It is the name alone; `--vault gs://bucket/prefix` names more.")
+                })?
             }
-            (b'%', _) => return None,
-            _ => *first,
         });
     }
-    Some(out)
+    Ok(vaults)
+}
+
+/// How buckets are reached.
+fn cloud(flags: &cli::CloudFlags, set: &dyn Fn(&str) -> Option<OsString>) -> Result<Cloud> {
+    let text = |name: &str| match set(name).map(OsString::into_string) {
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => Err(Error::usage(format!("read {name}"), "it is not UTF-8")),
+        None => Ok(None),
+    };
+    let emulator = text("STORAGE_EMULATOR_HOST")?.map(|host| {
+        let host = if host.contains("://") { host } else { format!("http://{host}") };
+        host.trim_end_matches('/').trim_end_matches("/storage/v1").to_owned()
+    });
+    let patience = match (flags.store_timeout, text("LASTGOOD_STORE_TIMEOUT")?) {
+        (Some(time), _) => time,
+        (None, Some(text)) => {
+            cli::duration(&text).map_err(|why| Error::usage(format!("take LASTGOOD_STORE_TIMEOUT={text}"), why))?
+        }
+        (None, None) => PATIENCE,
+    };
+    let project = same("project", &["GOOGLE_CLOUD_PROJECT", "GCP_PROJECT_ID"], set)?.map(|(_, project)| project);
+    let home = set("HOME").map(PathBuf::from);
+    Ok(Cloud {
+        project,
+        emulator,
+        endpoint: text("LASTGOOD_STORAGE_ENDPOINT")?.map(|url| url.trim_end_matches('/').to_owned()),
+        credentials: set("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
+        well_known: home.map(|home| home.join(".config/gcloud/application_default_credentials.json")),
+        metadata_host: text("GCE_METADATA_HOST")?,
+        in_cloud_run: set("K_SERVICE").is_some() || set("CLOUD_RUN_JOB").is_some(),
+        patience,
+    })
+}
+
+/// The value of the first of several variables that mean the same thing, and that variable's name.
+///
+/// # Errors
+/// Usage: two are set to different values.
+fn same<'n>(
+    what: &str,
+    names: &[&'n str],
+    set: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Option<(&'n str, String)>> {
+    let mut found: Option<(&str, String)> = None;
+    for name in names {
+        let Some(value) = set(name) else { continue };
+        let value = value.into_string().map_err(|_| Error::usage(format!("read {name}"), "it is not UTF-8"))?;
+        match &found {
+            Some((first, before)) if *before != value => {
+                let why = format!("{first} says {before}, and {name} says {value}");
+                return Err(Error::usage(format!("find out which {what} is meant"), why)
+                    .hint("Unset one of the two, or name the vault: `--vault URL`."));
+            }
+            Some(_) => {}
+            None => found = Some((*name, value)),
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -280,17 +426,17 @@ mod tests {
             whole
         };
         let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
-        Config::new(cli, &Outside { env: &env, resolve: &resolve })
+        Config::new(cli, &Outside { env: &env, resolve: &resolve, host: "host".into(), boot: String::new() })
     }
 
     fn places(line: &str, env: &[(&str, &str)]) -> (String, String) {
         let config = config(line, env).unwrap();
-        let data = match config.job {
-            Job::Backup(options) => options.data,
-            Job::Restore(options) => options.target,
+        let data = match config.task {
+            Task::Run(Job::Backup { options, .. }) => options.data,
+            Task::Run(Job::Restore(options)) => options.target,
             other => panic!("{other:?}"),
         };
-        (data.to_str().unwrap().to_owned(), config.vault.to_str().unwrap().to_owned())
+        (data.to_str().unwrap().to_owned(), config.vaults[0].to_string())
     }
 
     #[test]
@@ -312,32 +458,48 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_vaults() {
-        for (address, folder) in [
-            ("b", "b"),
-            ("/mnt/b", "/mnt/b"),
-            ("file:///mnt/b%20c", "/mnt/b c"),
-            ("FILE://localhost/b", "/b"),
-            ("./gs:/odd", "./gs:/odd"),
-            ("a%20b", "a%20b"),
-            ("/odd/x://y", "/odd/x://y"),
+    fn vaults_as_people_configure_them() {
+        let gs = "gs://state-1/lastgood";
+        for (line, env, vaults) in [
+            ("list", &[("BACKUP_BUCKET_NAME", "state-1")][..], &[gs][..]),
+            ("list", &[("GCS_BUCKET_NAME", "gs://state-1/")], &[gs]),
+            ("list", &[("GCS_BUCKET_NAME", "state-1"), ("BACKUP_BUCKET_NAME", "state-1")], &[gs]),
+            ("list", &[("GCS_BUCKET_NAME", "state-1"), ("LASTGOOD_VAULT", "a, gs://b-1/c")], &["a", "gs://b-1/c"]),
+            ("list --vault v", &[("GCS_BUCKET_NAME", "a-1"), ("BACKUP_BUCKET_NAME", "b-1")], &["v"]),
+            ("list --vault v --vault w", &[("LASTGOOD_VAULT", "a")], &["v", "w"]),
+            ("list", &[], &["./backups"]),
         ] {
-            assert_eq!(vault_folder(OsStr::new(address)).unwrap(), Path::new(folder), "{address}");
+            let found: Vec<_> = config(line, env).unwrap().vaults.iter().map(Address::to_string).collect();
+            assert_eq!(found, vaults, "{line} {env:?}");
         }
-        for (address, why) in [
-            ("gs://bucket/prefix", "local folders"),
-            ("s3://bucket", "local folders"),
-            ("file://host/b", "three slashes"),
-            ("file://b", "three slashes"),
-            ("file://", "no folder"),
-            ("file:///b%2", "hex digits"),
-            ("file:///b%zz", "hex digits"),
-            ("file:///b%00", "NUL"),
-            ("", "empty"),
+        for (env, why) in [
+            (&[("GCS_BUCKET_NAME", "a-1"), ("BACKUP_BUCKET_NAME", "b-1")][..], "BACKUP_BUCKET_NAME says b-1"),
+            (&[("GCS_BUCKET_NAME", "gs://a-1/x")], "the name alone"),
+            (&[("LASTGOOD_VAULT", "a,a")], "given twice"),
+            (&[("LASTGOOD_VAULT", "a,")], "empty"),
+            (&[("GCP_PROJECT_ID", "a"), ("GOOGLE_CLOUD_PROJECT", "b")], "which project"),
+            (&[("LASTGOOD_STORE_TIMEOUT", "soon")], "LASTGOOD_STORE_TIMEOUT=soon"),
+            (&[("LASTGOOD_PARALLEL", "0")], "LASTGOOD_PARALLEL=0"),
         ] {
-            let said = vault_folder(OsStr::new(address)).unwrap_err();
-            assert!(said.kind() == Kind::Usage && said.to_string().contains(why), "{address}: {said}");
+            let said = config("list", env).unwrap_err();
+            assert!(said.kind() == Kind::Usage && said.to_string().contains(why), "{env:?}: {said}");
         }
+    }
+
+    #[test]
+    fn how_buckets_are_reached() {
+        let cloud = |line: &str, env: &[(&str, &str)]| config(line, env).unwrap().cloud;
+        assert_eq!(cloud("list", &[]), Cloud::default());
+        for host in ["127.0.0.1:9000", "http://127.0.0.1:9000/", "http://127.0.0.1:9000/storage/v1/"] {
+            let found = cloud("list", &[("STORAGE_EMULATOR_HOST", host)]);
+            assert_eq!(found.emulator.as_deref(), Some("http://127.0.0.1:9000"), "{host}");
+        }
+        let found = cloud("list --store-timeout 5s", &[("LASTGOOD_STORE_TIMEOUT", "1m"), ("GCP_PROJECT_ID", "p")]);
+        assert_eq!((found.patience.as_secs(), found.project.as_deref()), (5, Some("p")));
+        assert_eq!(cloud("list", &[("LASTGOOD_STORE_TIMEOUT", "1m")]).patience.as_secs(), 60);
+        let parallel = |line: &str, env: &[(&str, &str)]| config(line, env).unwrap().parallel;
+        assert_eq!(parallel("list --parallel 3", &[("LASTGOOD_PARALLEL", "4")]), Some(3));
+        assert_eq!((parallel("list", &[("LASTGOOD_PARALLEL", "4")]), parallel("list", &[])), (Some(4), None));
     }
 
     #[test]
@@ -360,8 +522,24 @@ mod tests {
                 Err(why) => assert!(!fine && why.kind() == Kind::Usage, "{line}: {why}"),
             }
         }
-        let Job::Backup(options) = config("backup data --vault data/b", &[]).unwrap().job else { panic!() };
+        let Task::Run(Job::Backup { options, init: false }) = config("backup data --vault data/b", &[]).unwrap().task
+        else {
+            panic!()
+        };
         assert_eq!(options.not_walked, [PathBuf::from("/work/data/b")]);
+    }
+
+    #[test]
+    fn a_copy_goes_from_one_place_to_another() {
+        let job = config("copy --from a --to gs://bucket/b --snapshot latest --snapshot 12ab", &[]).unwrap().task;
+        let Task::Copy { from, to, snapshots } = job else { panic!("{job:?}") };
+        assert_eq!((from.to_string().as_str(), to.to_string().as_str()), ("a", "gs://bucket/b"));
+        assert_eq!(snapshots, ["latest", "12ab"]);
+        for same in ["--from a --to ./a", "--from a/../b --to b", "--from gs://bucket/b/ --to gs://bucket/b"] {
+            assert_eq!(config(&format!("copy {same}"), &[]).unwrap_err().kind(), Kind::Usage, "{same}");
+        }
+        let job = config("backup --init", &[]).unwrap().task;
+        assert!(matches!(job, Task::Run(Job::Backup { init: true, .. })), "{job:?}");
     }
 
     #[test]

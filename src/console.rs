@@ -24,6 +24,11 @@ impl<'t> Console<'t> {
         &mut self.out
     }
 
+    /// Whether the user wants to hear of errors only.
+    pub fn quiet(&self) -> bool {
+        self.output.quiet
+    }
+
     /// Lines, or the items of a JSON array.
     pub fn items(&mut self) -> Items<'_> {
         Items::new(&mut self.out, self.output.json)
@@ -57,12 +62,7 @@ impl<'t> Console<'t> {
 
 /// Writes an error as a JSON document.
 pub fn write_error(out: &mut Stdout, kind: Kind, error: &str, hint: Option<&str>) {
-    let kind = match kind {
-        Kind::Usage => "usage",
-        Kind::Failed => "failed",
-        Kind::Damage => "damage",
-    };
-    let text = format!("{}\n", serde_json::json!({ "error": error, "kind": kind, "hint": hint }));
+    let text = format!("{}\n", serde_json::json!({ "error": error, "kind": kind.name(), "hint": hint }));
     if let Err(why) = out.report(&text) {
         eprintln!("lastgood: {}", why.what());
     }

@@ -12,8 +12,22 @@ pub enum Kind {
     Usage,
     /// The store, the disk or the source refused or failed.
     Failed,
+    /// The store could not be reached: another one may serve, and a later attempt may succeed.
+    Unreachable,
     /// What is stored is not what was stored: missing, cut short, altered, or made to do harm.
     Damage,
+}
+
+impl Kind {
+    /// The word for it in documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Usage => "usage",
+            Kind::Failed => "failed",
+            Kind::Unreachable => "unreachable",
+            Kind::Damage => "damage",
+        }
+    }
 }
 
 /// An error with what was being done, why it failed and, where something can be done, what to do.
@@ -24,6 +38,7 @@ pub struct Error {
     doing: String,
     why: String,
     hint: Option<Cow<'static, str>>,
+    of_store: bool,
 }
 
 /// The crate's result.
@@ -31,7 +46,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     fn new(kind: Kind, doing: impl Into<String>, why: impl ToString) -> Self {
-        Error { kind, doing: doing.into(), why: why.to_string(), hint: None }
+        Error { kind, doing: doing.into(), why: why.to_string(), hint: None, of_store: false }
     }
 
     /// The request is wrong.
@@ -42,6 +57,11 @@ impl Error {
     /// Something outside refused or failed.
     pub fn failed(doing: impl Into<String>, why: impl ToString) -> Self {
         Self::new(Kind::Failed, doing, why)
+    }
+
+    /// The store does not answer.
+    pub fn unreachable(doing: impl Into<String>, why: impl ToString) -> Self {
+        Self::new(Kind::Unreachable, doing, why)
     }
 
     /// Stored bytes are not what they should be.
@@ -72,6 +92,12 @@ impl Error {
         self
     }
 
+    /// Says that it was the vault's store that failed or refused.
+    pub fn from_store(mut self) -> Self {
+        self.of_store = true;
+        self
+    }
+
     /// Says in what larger work it happened; the reason and the hint stay.
     pub fn within(mut self, doing: impl Into<String>) -> Self {
         self.why = format!("{}: {}", self.doing, self.why);
@@ -87,6 +113,12 @@ impl Error {
     /// What the user can do about it, where something can be done.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// Whether it was the vault's store that failed or refused, and not the source, the target or the request: another
+    /// vault may serve.
+    pub fn of_store(&self) -> bool {
+        self.of_store
     }
 
     /// What the caller should make of it.

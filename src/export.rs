@@ -18,19 +18,20 @@ mod plan;
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 
-use self::plan::{Job, Mark, Piece, Plan, Task};
+use self::plan::{Job, Mark, PartOfFrame, Piece, Plan, Task};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
 use crate::vault::Vault;
+use crate::vault::ahead::in_order;
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{self, FrameAt, PackKind};
 use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::{Decoder, PackReader, twice};
 use crate::vault::root::Root;
 
 /// What it is compressed with.
@@ -39,6 +40,9 @@ const LEVEL: i32 = 3;
 const DECODED: usize = 6;
 /// More workers would hold more memory, and one stream feeds no more.
 const MAX_WORKERS: usize = 4;
+
+/// Frames that a worker has read ahead, for the same reason.
+const READS: usize = 2;
 
 const DOING: &str = "export a snapshot";
 
@@ -82,8 +86,9 @@ pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) ->
     let doing = || format!("export snapshot number {} of {}", root.seq, vault.store.url());
     let packs = PackReader::for_root(&*vault.store, root).map_err(|e| e.within(doing()))?;
     ctx.monitor.begin("export", Some(root.totals.bytes));
-    let workers = ctx.threads.clamp(1, MAX_WORKERS);
-    let frames = Frames { packs: &packs, decoded: Mutex::default() };
+    // While one waits for the store, another one can work.
+    let workers = ctx.threads.max(ctx.parallel).clamp(1, MAX_WORKERS);
+    let frames = Frames { packs: &packs, decoded: Mutex::default(), parallel: (ctx.parallel / workers).min(READS) };
     let (jobs, work) = bounded(workers);
     // The outcomes stand in the order of the stream, whichever is ready first.
     let (outcomes, line) = bounded(workers);
@@ -111,20 +116,39 @@ type Decoded = (PackId, u64, Arc<Vec<u8>>);
 struct Frames<'a> {
     packs: &'a PackReader<'a>,
     decoded: Mutex<VecDeque<Decoded>>,
+    /// How many reads each worker may have under way.
+    parallel: usize,
+}
+
+/// What there is of a frame before it is decoded.
+enum Fetched {
+    Content(Arc<Vec<u8>>),
+    Stored(Vec<u8>),
 }
 
 impl Frames<'_> {
-    /// A frame's content.
-    fn content(&self, pack: PackId, frame: &FrameAt, decoder: &mut Decoder) -> Result<Arc<Vec<u8>>> {
-        let decoded = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, content)) = decoded().iter().find(|(p, at, _)| (*p, *at) == (pack, frame.at)) {
-            return Ok(content.clone());
+    fn decoded(&self) -> MutexGuard<'_, VecDeque<Decoded>> {
+        self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A frame's content if it is kept, or its compressed bytes.
+    fn fetch(&self, pack: PackId, frame: &FrameAt) -> Result<Fetched> {
+        if let Some((_, _, content)) = self.decoded().iter().find(|(p, at, _)| (*p, *at) == (pack, frame.at)) {
+            return Ok(Fetched::Content(content.clone()));
         }
-        let compressed = self.stored(pack, frame)?;
+        self.stored(pack, frame).map(Fetched::Stored)
+    }
+
+    /// A frame's content, which is kept for a while.
+    fn content(&self, pack: PackId, frame: &FrameAt, fetched: Fetched, decoder: &mut Decoder) -> Result<Arc<Vec<u8>>> {
+        let compressed = match fetched {
+            Fetched::Content(content) => return Ok(content),
+            Fetched::Stored(compressed) => compressed,
+        };
         let mut content = Vec::new();
-        decoder.frame(&compressed, frame.length, &mut content).map_err(|why| damaged(pack, why))?;
+        self.packs.decode((pack, PackKind::Data), frame, &compressed, decoder, &mut content)?;
         let content = Arc::new(content);
-        let mut decoded = decoded();
+        let mut decoded = self.decoded();
         decoded.truncate(DECODED - 1);
         decoded.push_front((pack, frame.at, content.clone()));
         Ok(content)
@@ -136,25 +160,27 @@ impl Frames<'_> {
 
     /// A frame as it is stored: one zstd frame of the length that the table says, as far as its headers tell.
     fn copy(&self, pack: PackId, frame: &FrameAt) -> Result<Vec<u8>> {
-        let stored = self.stored(pack, frame)?;
-        let wrong = |what: &str| damaged(pack, format!("the frame at {} {what}", frame.at));
-        match zstd::zstd_safe::find_frame_compressed_size(&stored) {
-            Ok(length) if length == stored.len() => {}
-            _ => return Err(wrong("does not end where its pack's table says")),
-        }
-        match zstd::zstd_safe::get_frame_content_size(&stored) {
-            // A frame need not say it.
-            Ok(Some(length)) if length != u64::from(frame.length) => {
-                Err(wrong("is not as long as its pack's table says"))
+        let mut anew = false;
+        twice(&pack::name(PackKind::Data, pack), || {
+            let stored = match std::mem::replace(&mut anew, true) {
+                false => self.stored(pack, frame)?,
+                true => self.packs.anew((pack, PackKind::Data), frame)?,
+            };
+            let wrong = |what: &str| Ok(Err(format!("the frame at {} {what}", frame.at)));
+            match zstd::zstd_safe::find_frame_compressed_size(&stored) {
+                Ok(length) if length == stored.len() => {}
+                _ => return wrong("does not end where its pack's table says"),
             }
-            Ok(_) => Ok(stored),
-            Err(_) => Err(wrong("is no zstd frame")),
-        }
+            match zstd::zstd_safe::get_frame_content_size(&stored) {
+                // A frame need not say it.
+                Ok(Some(length)) if length != u64::from(frame.length) => {
+                    wrong("is not as long as its pack's table says")
+                }
+                Ok(_) => Ok(Ok(stored)),
+                Err(_) => wrong("is no zstd frame"),
+            }
+        })
     }
-}
-
-fn damaged(pack: PackId, why: String) -> Error {
-    Error::damage(format!("read {}", pack::name(PackKind::Data, pack)), why)
 }
 
 /// One worker: makes frames until there are no more jobs.
@@ -211,11 +237,18 @@ fn run_job(job: Job, frames: &Frames, tools: &mut Option<Tools>) -> Result<Frame
     }
     // A database's pages go back and forth between the frames of many backups; each is decoded once.
     parts.sort_by_key(|(_, part)| (part.pack, part.frame.offset));
-    for (at, part) in parts {
-        let frame = frames.content(part.pack, &part.frame, &mut tools.decoder)?;
-        let part = &frame[part.from as usize..part.to as usize];
-        content[at..at + part.len()].copy_from_slice(part);
-    }
+    let of_frames: Vec<&[(usize, PartOfFrame)]> =
+        parts.chunk_by(|(_, a), (_, b)| (a.pack, a.frame.at) == (b.pack, b.frame.at)).collect();
+    let fetch = |parts: &&[(usize, PartOfFrame)]| frames.fetch(parts[0].1.pack, &parts[0].1.frame);
+    in_order(&of_frames, frames.parallel, fetch, |parts, fetched| {
+        let PartOfFrame { pack, frame, .. } = &parts[0].1;
+        let frame = frames.content(*pack, frame, fetched?, &mut tools.decoder)?;
+        for (at, part) in *parts {
+            let part = &frame[part.from as usize..part.to as usize];
+            content[*at..*at + part.len()].copy_from_slice(part);
+        }
+        Ok(())
+    })?;
     let bytes = tools.compressor.compress(&content).doing(|| "compress a part of the archive")?;
     Ok(Frame { bytes, content: Some(content), marks, length })
 }

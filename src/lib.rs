@@ -4,11 +4,16 @@
 //! Data flows down this list on backup, and up it on restore.
 
 pub mod backup;
+pub mod copy;
+pub mod doctor;
 pub mod error;
 pub mod export;
 pub mod filesystem;
 pub mod inspect;
+pub mod job;
 pub mod monitor;
+pub mod replicas;
+pub mod report;
 pub mod restore;
 pub mod store;
 pub mod vault;

@@ -7,6 +7,7 @@ mod new_file;
 mod show;
 mod stdout;
 mod terminal;
+mod vaults;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -15,23 +16,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
-use jiff::Timestamp;
 use lastgood::error::{Doing, Error, Kind, Result};
 use lastgood::monitor::{Context, system_random};
+use lastgood::replicas::vaults::Vaults;
 use lastgood::restore::select;
-use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
-use lastgood::vault::root::Root;
-use lastgood::{backup, export, inspect, restore, verify};
+use lastgood::{doctor, export, inspect, report};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use self::cli::Cli;
-use self::config::{Config, Destination, Job, Output, Outside};
+use self::config::{Config, Destination, Output, Outside, Task};
 use self::console::Console;
 use self::new_file::NewFile;
 use self::stdout::Stdout;
-use self::terminal::{Terminal, printable};
+use self::terminal::Terminal;
+use self::vaults::Commands;
 
 /// What a second signal, or a reader of stdout that hangs up, ends the program with: 128 and the signal's number, as a shell
 /// has it for programs that such a signal ends.
@@ -49,11 +49,22 @@ enum Outcome {
     Damage = 4,
 }
 
+impl From<report::Outcome> for Outcome {
+    fn from(outcome: report::Outcome) -> Self {
+        match outcome {
+            report::Outcome::Complete => Outcome::Done,
+            report::Outcome::Partial | report::Outcome::Suspect | report::Outcome::Unsound => Outcome::NotWhole,
+            report::Outcome::Damaged => Outcome::Damage,
+            report::Outcome::Failed | report::Outcome::Refused => Outcome::Failed,
+        }
+    }
+}
+
 impl From<Kind> for Outcome {
     fn from(kind: Kind) -> Self {
         match kind {
             Kind::Usage => Outcome::Usage,
-            Kind::Failed => Outcome::Failed,
+            Kind::Failed | Kind::Unreachable => Outcome::Failed,
             Kind::Damage => Outcome::Damage,
         }
     }
@@ -69,16 +80,26 @@ fn main() -> ExitCode {
     let terminal = Terminal::new(output.progress);
     start_log(&terminal, output.level);
     let stop = Arc::new(AtomicBool::new(false));
-    let ctx = Context {
-        random: &system_random,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        stop: &stop,
-        monitor: &terminal,
-    };
     let mut console = Console::new(out, output, &terminal);
-    let outside = Outside { env: &|name| std::env::var_os(name), resolve: &resolve };
+    let outside = Outside {
+        env: &|name| std::env::var_os(name),
+        resolve: &resolve,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        // Not every sandbox shows it; without it every start counts as a new machine, which only costs time.
+        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
+    };
     let done = watch_signals(&stop).and_then(|()| Config::new(cli, &outside));
-    let outcome = match done.and_then(|config| run(config, &mut console, &ctx)) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let run = |config: Config, console: &mut Console| {
+        let parallel = config.parallel.unwrap_or(threads.clamp(2, 8));
+        run(
+            config,
+            console,
+            &stop,
+            &Context { random: &system_random, threads, parallel, stop: &stop, monitor: &terminal },
+        )
+    };
+    let outcome = match done.and_then(|config| run(config, &mut console)) {
         Ok(outcome) => outcome,
         Err(_) if console.out().closed() => return ExitCode::from(PIPE_CLOSED),
         Err(why) => {
@@ -90,122 +111,63 @@ fn main() -> ExitCode {
 }
 
 /// Does what was asked for.
-fn run(config: Config, console: &mut Console, ctx: &Context) -> Result<Outcome> {
-    let Config { vault: folder, job } = config;
-    let store = || Box::new(LocalStore::new(&folder));
-    let find = |spec: &str| -> Result<(Vault, Root)> {
-        let vault = Vault::open(store())?;
-        let (_, root) = select::find(&vault, spec)?;
-        Ok((vault, root))
-    };
-    match job {
-        Job::Init => {
-            let vault = Vault::init(store(), ctx.random)?;
-            let folder = absolute(&folder);
-            let made = serde_json::json!({ "vault": folder.to_string_lossy(), "id": vault.config.id });
-            console.report(&made, || format!("Made a new, empty vault in {}\n", show::path(&folder)))?;
-            Ok(Outcome::Done)
-        }
-        Job::Backup(options) => back_up(&folder, options, console, ctx),
-        Job::Restore(options) => {
-            let done = restore::restore(&Vault::open(store())?, &options, ctx)?;
-            done.warnings.iter().for_each(|what| ctx.monitor.warn(what));
-            show::some("did not restore", &done.not_restored).iter().for_each(|line| tracing::error!("{line}"));
-            console.report(&done, || show::restore(&done, Timestamp::now()))?;
-            Ok(if done.not_restored.is_empty() { Outcome::Done } else { Outcome::NotWhole })
-        }
-        Job::List => list(&Vault::open(store())?, console, ctx),
-        Job::Ls { snapshot, path, recursive } => {
-            let (vault, root) = find(&snapshot)?;
+fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Context) -> Result<Outcome> {
+    let vaults = Vaults::new(config.vaults, config.cloud, stop.clone());
+    let commands = Commands(&vaults);
+    match config.task {
+        Task::Init => commands.init(console, ctx),
+        Task::Run(job) => commands.run(job, config.place, console, ctx),
+        Task::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),
+        Task::Copy { from, to, snapshots } => commands.copy((&from, &to), &snapshots, console, ctx),
+        Task::List => list(&vaults.first(ctx)?, console, ctx),
+        Task::Ls { snapshot, path, recursive } => {
+            let (vault, root) = vaults.find(&snapshot, ctx)?;
             let mut items = console.items();
             inspect::ls(&vault, &root, &path, recursive, |entry| items.item(&entry, show::entry), ctx)?;
             items.end()?;
             Ok(Outcome::Done)
         }
-        Job::Cat { snapshot, path } => {
-            let (vault, root) = find(&snapshot)?;
+        Task::Cat { snapshot, path } => {
+            let (vault, root) = vaults.find(&snapshot, ctx)?;
             inspect::cat(&vault, &root, &path, console.out(), ctx)?;
             Ok(Outcome::Done)
         }
-        Job::Diff { a, b } => {
-            let vault = Vault::open(store())?;
+        Task::Diff { a, b } => {
+            let vault = vaults.first(ctx)?;
             let ((_, a), (_, b)) = (select::find(&vault, &a)?, select::find(&vault, &b)?);
             let mut items = console.items();
             inspect::diff(&vault, &a, &b, |difference| items.item(&difference, show::difference), ctx)?;
             items.end()?;
             Ok(Outcome::Done)
         }
-        Job::Export { snapshot, to: Destination::Stdout } => {
+        Task::Export { snapshot, to: Destination::Stdout } => {
             if io::stdout().is_terminal() {
                 return Err(Error::usage("export to stdout", "it is a terminal").hint(
                     "Name a file (`-o snapshot.tar.zst`), or send it to a program: `… -o - | zstd -dc | tar t`.",
                 ));
             }
-            let (vault, root) = find(&snapshot)?;
+            let (vault, root) = vaults.find(&snapshot, ctx)?;
             export::export(&vault, &root, console.out(), ctx)?;
             io::Write::flush(console.out()).doing(|| "write the export to stdout")?;
             Ok(Outcome::Done)
         }
-        Job::Export { snapshot, to: Destination::File(path) } => {
-            let (vault, root) = find(&snapshot)?;
+        Task::Export { snapshot, to: Destination::File(path) } => {
+            let (vault, root) = vaults.find(&snapshot, ctx)?;
             let mut file = NewFile::create(&path)?;
             let done = export::export(&vault, &root, &mut file, ctx)?;
             file.finish()?;
             console.report(&done, || format!("Exported to {}\n", show::path(&absolute(&path))))?;
             Ok(Outcome::Done)
         }
-        Job::Verify(options) => {
-            let done = verify::verify_store(store(), &options, ctx)?;
-            console.report(&done, || show::verify(&done))?;
-            Ok(if done.sound() { Outcome::Done } else { Outcome::Damage })
+        Task::Doctor(place) => {
+            let report = doctor::examine(&place, ctx)?;
+            if console.quiet() {
+                show::stopping(&report).iter().for_each(|line| tracing::error!("{line}"));
+            }
+            console.report(&report, || show::doctor(&report))?;
+            Ok(if report.problems == 0 { Outcome::Done } else { Outcome::Failed })
         }
     }
-}
-
-/// Takes a snapshot, into a new vault where there is none yet.
-fn back_up(folder: &Path, mut options: backup::Options, console: &mut Console, ctx: &Context) -> Result<Outcome> {
-    // Looked at before a vault is made: a wrong path must leave nothing behind.
-    if !options.data.is_dir() {
-        let why = if options.data.exists() { "it is not a directory" } else { "it does not exist" };
-        return Err(Error::failed(format!("back up {}", options.data.display()), why)
-            .hint("Name the directory: `lastgood backup DIR`, or LASTGOOD_DATA. If it is a volume, is it mounted?"));
-    }
-    options.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // Not every sandbox shows it; without it every start counts as a new machine, which only costs time.
-    options.boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    let (vault, new) = match Vault::find(Box::new(LocalStore::new(folder)))? {
-        Ok(vault) => (vault, false),
-        Err(store) => {
-            check_free(folder)?;
-            (Vault::open_or_init(store, ctx.random)?, true)
-        }
-    };
-    let done = backup::backup(&vault, &options, ctx)?;
-    show::not_good(&done).iter().for_each(|line| tracing::error!("{line}"));
-    console.report(&done, || show::backup(&done, &absolute(&options.data), &absolute(folder), new))?;
-    Ok(if done.good { Outcome::Done } else { Outcome::NotWhole })
-}
-
-/// Refuses to make a vault unasked among other things: the path may be wrong, or a vault may have lost its `vault.json`.
-fn check_free(folder: &Path) -> Result<()> {
-    let doing = || format!("make a vault in {}", folder.display());
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(why) => return Err(why).doing(doing),
-    };
-    for entry in entries {
-        let name = entry.doing(doing)?.file_name();
-        // A new filesystem has the first; a vault whose making was cut short has the others.
-        let known = ["lost+found", "tmp", lastgood::vault::README].iter().any(|known| name == *known);
-        // And another process may have made the vault just now.
-        if !known && !folder.join(lastgood::vault::CONFIG).exists() {
-            let why = format!("it is not empty ({}), and has no vault.json", printable(&name.to_string_lossy()));
-            return Err(Error::failed(doing(), why)
-                .hint("Check the address. If a vault shall be made there all the same: `lastgood init`."));
-        }
-    }
-    Ok(())
 }
 
 fn list(vault: &Vault, console: &mut Console, ctx: &Context) -> Result<Outcome> {

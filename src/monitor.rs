@@ -50,6 +50,8 @@ pub struct Context<'a> {
     pub random: &'a (dyn Fn(&mut [u8]) -> crate::error::Result<()> + Sync),
     /// Threads for each kind of work that uses all cores.
     pub threads: usize,
+    /// Uploads, and reads, that are in flight at the same time.
+    pub parallel: usize,
     /// Set from outside to stop the work; it ends with an error soon after, and nothing is committed.
     pub stop: &'a std::sync::atomic::AtomicBool,
     /// Hears of progress.

@@ -1,5 +1,7 @@
 //! What a person reads: reports and listings as text. Pure functions, so that tests read it too.
 
+mod doctor;
+
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::Path;
@@ -7,39 +9,111 @@ use std::path::Path;
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 use lastgood::inspect::{Change, Difference, Listed, Shown};
+use lastgood::replicas::backup::Held;
+use lastgood::replicas::verify::Verified;
+use lastgood::replicas::{self, Made};
+use lastgood::store::Traffic;
 use lastgood::vault::entry::{Kind, Taken};
 use lastgood::vault::path::escape;
 use lastgood::vault::root::{DatabaseRecord, Problem, SnapshotName, State};
 use lastgood::{backup, restore, verify};
 
+pub use self::doctor::{doctor, stopping};
 use crate::terminal::printable;
+use crate::vaults::Copied;
 
 /// Problems that are written out; how many more there are is said.
 const PROBLEMS: usize = 20;
 
-/// What was backed up, and how to get it back.
-pub fn backup(report: &backup::Report, data: &Path, vault: &Path, new_vault: bool) -> String {
+/// What was backed up, where it is, and how to get it back.
+pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
     let mut text = String::new();
-    if new_vault {
-        line(&mut text, format_args!("Made a new vault in {}", path(vault)));
+    let replicas::backup::Report { taken, vault, vaults } = report;
+    for held in vaults.iter().filter(|held| held.made) {
+        let what = if held.vault == *vault { "new vault" } else { "replica of the vault" };
+        line(&mut text, format_args!("Made a {what} in {}", printable(&held.vault)));
     }
-    let good = if report.good { "good" } else { "NOT GOOD" };
-    line(&mut text, format_args!("Snapshot {} is {} ({good})", report.snapshot.id, report.state));
-    let (entries, bytes) = (entries(report.entries), BinaryBytes(report.bytes));
+    let good = if taken.good { "good" } else { "NOT GOOD" };
+    line(&mut text, format_args!("Snapshot {} is {} ({good})", taken.snapshot.id, taken.state));
+    let (entries, bytes) = (entries(taken.entries), BinaryBytes(taken.bytes));
     line(&mut text, format_args!("  holds    {entries}, {bytes}, of {}", path(data)));
-    let (new, took) = (BinaryBytes(report.uploaded_bytes), seconds(report.seconds));
-    line(&mut text, format_args!("  new      {new} written to {} in {took}", path(vault)));
-    if !report.databases.is_empty() {
-        line(&mut text, format_args!("  sqlite   {}", databases(&report.databases)));
+    let (new, took) = (BinaryBytes(taken.uploaded_bytes), took(taken.seconds, taken.traffic));
+    line(&mut text, format_args!("  new      {new} written to {} in {took}", printable(vault)));
+    for held in vaults.iter().filter(|held| held.vault != *vault || held.copied_snapshots > 0) {
+        let name = printable(&held.vault);
+        let bytes = BinaryBytes(held.copied_bytes);
+        let snapshots = count_of(held.copied_snapshots as usize, "snapshot");
+        let copied = format!("{bytes} copied to {name}, {snapshots}");
+        let what = if held.holds { format!("  and      {copied}") } else { format!("  NOT IN   {name}") };
+        line(&mut text, format_args!("{what}"));
     }
-    if !report.warnings.is_empty() {
-        line(&mut text, format_args!("  warnings {}", report.warnings.len()));
+    if !taken.databases.is_empty() {
+        line(&mut text, format_args!("  sqlite   {}", databases(&taken.databases)));
     }
-    let (vault, data) = (shell(vault.as_os_str()), shell(data.as_os_str()));
+    if !taken.warnings.is_empty() {
+        line(&mut text, format_args!("  warnings {}", taken.warnings.len()));
+    }
+    let (vault, data) = (shell(OsStr::new(vault)), shell(data.as_os_str()));
     line(
         &mut text,
-        format_args!("  restore  lastgood restore --vault {vault} --snapshot {} {data}", report.snapshot.id),
+        format_args!("  restore  lastgood restore --vault {vault} --snapshot {} {data}", taken.snapshot.id),
     );
+    text
+}
+
+/// Which vaults do not hold a snapshot and why, a line each.
+pub fn not_held(report: &replicas::backup::Report) -> Vec<String> {
+    let line = |held: &Held| {
+        let why = held.why.as_ref()?;
+        Some(format!("the vault {} does not hold the snapshot: {}", printable(&held.vault), printable(why)))
+    };
+    report.vaults.iter().filter_map(line).collect()
+}
+
+/// Which vaults were made.
+pub fn made(places: &[Made]) -> String {
+    let mut text = String::new();
+    let other = places.iter().any(|place| !place.made);
+    for (at, place) in places.iter().enumerate().filter(|(_, place)| place.made) {
+        let what = if at == 0 && !other { "new, empty vault" } else { "replica of the vault" };
+        line(&mut text, format_args!("Made a {what} in {}", printable(&place.vault)));
+    }
+    text
+}
+
+/// What was copied.
+pub fn copied(done: &Copied) -> String {
+    let mut text = String::new();
+    let Copied { report, .. } = done;
+    let (from, to) = (printable(&done.from), printable(&done.to));
+    if done.made {
+        line(&mut text, format_args!("Made a replica of the vault in {to}"));
+    }
+    let snapshots = count_of(report.snapshots.len(), "snapshot");
+    line(&mut text, format_args!("Copied {snapshots} from {from} to {to} in {}", seconds(report.seconds)));
+    let (objects, there) = (objects(report.objects), self::objects(report.objects_there));
+    line(&mut text, format_args!("  new      {objects}, {}", BinaryBytes(report.bytes)));
+    if report.objects_there > 0 || report.snapshots_there > 0 {
+        let (bytes, snapshots) = (BinaryBytes(report.bytes_there), report.snapshots_there as usize);
+        let roots = if snapshots > 0 { format!(", {}", count_of(snapshots, "snapshot")) } else { String::new() };
+        line(&mut text, format_args!("  there    {there}, {bytes}{roots}, and not sent again"));
+    }
+    for lost in &report.not_copied {
+        line(&mut text, format_args!("  NOT COPIED {}: {}", named(&lost.snapshot), printable(&lost.why)));
+    }
+    text
+}
+
+/// What was verified in each of several vaults.
+pub fn verified(vaults: &[Verified]) -> String {
+    let mut text = String::new();
+    for Verified { vault, report, error, .. } in vaults {
+        line(&mut text, format_args!("{}:", printable(vault)));
+        match report {
+            Some(report) => text.push_str(&verify(report)),
+            None => line(&mut text, format_args!("NOT VERIFIED: {}", printable(error.as_deref().unwrap_or_default()))),
+        }
+    }
     text
 }
 
@@ -97,15 +171,18 @@ pub fn some(what: &str, problems: &[Problem]) -> Vec<String> {
     lines
 }
 
-/// What was restored, and where what was there has gone.
-pub fn restore(report: &restore::Report, now: Timestamp) -> String {
+/// What was restored, `from` which of several vaults, and where what was there has gone.
+pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> String {
     let mut text = String::new();
     let taken = report.snapshot.time;
     let target = path(&report.target);
     line(&mut text, format_args!("Restored {target} from snapshot {}", report.snapshot.id));
     line(&mut text, format_args!("  taken    {}, {} ago", time(taken), age(now, taken)));
+    if let Some(from) = from {
+        line(&mut text, format_args!("  from     {}", printable(from)));
+    }
     let (entries, files, bytes) = (entries(report.entries), HumanCount(report.files), BinaryBytes(report.bytes));
-    let took = seconds(report.seconds);
+    let took = took(report.seconds, report.traffic);
     line(&mut text, format_args!("  holds    {entries}, files among them: {files}, {bytes}; took {took}"));
     if let Some(aside) = &report.moved_aside {
         line(
@@ -129,11 +206,34 @@ pub fn restore(report: &restore::Report, now: Timestamp) -> String {
     text
 }
 
+/// The head of `runs`.
+pub fn runs_head() -> String {
+    format!("{:<16}  {:<20}  {:<8}  {:<8}  {:<12}  {}", "ID", "TIME (UTC)", "ACTION", "RESULT", "BY", "ABOUT")
+}
+
+/// A run, by its report; what a newer version added to that is left out.
+pub fn run(report: &serde_json::Value) -> String {
+    let text = |field: &str| report[field].as_str().map(printable).unwrap_or_default();
+    let started = text("started").parse().map(time).unwrap_or_default();
+    let about = match report["error"]["error"].as_str() {
+        Some(error) => printable(error),
+        None => text("snapshot"),
+    };
+    let (id, action, result, way) = (text("run"), text("action"), text("result"), text("way"));
+    format!("{id:<16}  {started:<20}  {action:<8}  {result:<8}  {way:<12}  {about}")
+}
+
+/// A run's report, for people, who can read JSON that is laid out.
+pub fn run_in_full(report: &serde_json::Value) -> String {
+    let text = serde_json::to_string_pretty(report).unwrap_or_default();
+    text.lines().map(|line| printable(line) + "\n").collect()
+}
+
 /// What was verified.
 pub fn verify(report: &verify::Report) -> String {
     let mut text = String::new();
     let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));
-    let (bytes, took) = (BinaryBytes(report.bytes), seconds(report.seconds));
+    let (bytes, took) = (BinaryBytes(report.bytes), took(report.seconds, report.traffic));
     let verdict = match report.damage.len() {
         0 => "no damage".to_owned(),
         n => format!("{n} DAMAGED"),
@@ -144,6 +244,12 @@ pub fn verify(report: &verify::Report) -> String {
         for snapshot in &damage.snapshots {
             line(&mut text, format_args!("    hurts {}", named(snapshot)));
         }
+    }
+    for gap in report.gaps.iter().take(PROBLEMS) {
+        line(&mut text, format_args!("  not here: {}, which a later snapshot was made from", named(gap)));
+    }
+    if report.gaps.len() > PROBLEMS {
+        line(&mut text, format_args!("  not here: {} more; --json names them all", report.gaps.len() - PROBLEMS));
     }
     if let Some(first) = report.databases.first() {
         let failed = report.databases.iter().filter(|database| database.failed.is_some()).count();
@@ -250,8 +356,19 @@ fn entries(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
 }
 
+fn objects(count: u64) -> String {
+    count_of(count as usize, "object")
+}
+
 fn count_of(count: usize, what: &str) -> String {
     format!("{} {what}{}", HumanCount(count as u64), if count == 1 { "" } else { "s" })
+}
+
+/// The time that it took and, for a bucket, the requests.
+fn took(time: f64, traffic: Option<Traffic>) -> String {
+    let Some(Traffic { requests, retries, .. }) = traffic else { return seconds(time) };
+    let again = if retries > 0 { format!(", {retries} of them again") } else { String::new() };
+    format!("{} by {} requests{again}", seconds(time), requests.total())
 }
 
 fn seconds(seconds: f64) -> String {

@@ -5,9 +5,6 @@
 //! `read_data`, files are decoded and hashed too. Damage is collected: one broken object hides no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -15,23 +12,22 @@ use serde::Serialize;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::restore::plan::Walk;
-use crate::store::Store;
+use crate::store::{Store, Traffic};
+use crate::vault::ahead::in_order;
 use crate::vault::entry::{Entry, Extent, MapForm, PageMap};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::list::List;
 use crate::vault::pack::{self, PackInfo, PackKind};
 use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader, absent};
-use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, Root, SNAPSHOTS, SnapshotName};
+use crate::vault::read::{Decoder, PackReader, absent_of, listed};
+use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, PackBook, Root, SNAPSHOTS, SnapshotName};
 use crate::vault::{CONFIG, Vault, tree};
 
 mod data;
 mod databases;
+mod objects;
 
 pub use self::databases::Restored;
-
-/// A pack is read in steps of so many bytes.
-const STEP: u64 = 4 << 20;
 
 /// How thoroughly to look.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -66,12 +62,18 @@ pub struct Report {
     pub files_read: u64,
     /// Packs that no root names: of backups under way or broken off. No damage.
     pub unused: u64,
+    /// Snapshots that others were made from and that are not here: let go, lost, or never copied here. No damage: no other
+    /// snapshot needs them.
+    pub gaps: Vec<SnapshotName>,
     /// What is wrong.
     pub damage: Vec<Damage>,
     /// The databases that were restored and checked.
     pub databases: Vec<Restored>,
     /// How long it took.
     pub seconds: f64,
+    /// What was asked of the store since it was opened, where that is counted: of a bucket.
+    #[serde(flatten)]
+    pub traffic: Option<Traffic>,
 }
 
 /// Verifies the vault in `store`, of which it is not known whether it can be opened: a damaged or missing `vault.json` is
@@ -89,8 +91,19 @@ pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> 
             let snapshots = names.iter().filter_map(|name| SnapshotName::parse_object(SNAPSHOTS, name)).collect();
             let damage = vec![Damage { object: CONFIG.into(), why: why.what(), snapshots }];
             let seconds = began.elapsed().as_secs_f64();
-            let databases = Vec::new();
-            Ok(Report { snapshots: 0, objects: 1, bytes: 0, files_read: 0, unused: 0, damage, databases, seconds })
+            let (gaps, databases, traffic) = (Vec::new(), Vec::new(), None);
+            Ok(Report {
+                snapshots: 0,
+                objects: 1,
+                bytes: 0,
+                files_read: 0,
+                unused: 0,
+                gaps,
+                damage,
+                databases,
+                seconds,
+                traffic,
+            })
         }
         Err(why) => Err(why),
     }
@@ -106,6 +119,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         vault,
         ctx,
         found: Found::default(),
+        reader: PackReader::new(&*vault.store, PackBook::default()),
         packs: HashMap::new(),
         seen: HashMap::new(),
         sample: data::Sample::new(options.read_data, ctx)?,
@@ -114,40 +128,35 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     state.config()?;
     let (mut snapshots, mut objects, mut bytes) = (0, 1, 0);
     let mut roots = Vec::new();
-    let (mut there, mut parents) = (HashSet::new(), Vec::new());
+    let (mut there, mut parents) = (HashSet::new(), BTreeSet::new());
     for folder in [SNAPSHOTS, CHECKPOINTS] {
         let listed = vault.store.list(folder).map_err(|e| e.while_doing(format!("list {folder}")))?;
+        let mut names = Vec::new();
         for object in listed {
             let Some(name) = SnapshotName::parse_object(folder, &object.name) else { continue };
             there.insert(object.name);
             (snapshots, objects, bytes) = (snapshots + 1, objects + 1, bytes + object.size);
-            let root = if folder == SNAPSHOTS { vault.root(name) } else { vault.checkpoint(name) };
-            match root {
-                Ok(root) => {
-                    parents.extend(root.parent.filter(|_| folder == SNAPSHOTS));
-                    if state.learn(name, &root)? {
-                        roots.push((folder, name));
-                    }
+            names.push((folder, name));
+        }
+        each_root(vault, &names, ctx, |name, root| match root {
+            Ok(root) => {
+                parents.extend(root.parent.filter(|_| folder == SNAPSHOTS));
+                if state.learn(name, &root)? {
+                    roots.push((folder, name));
                 }
-                Err(why) => state.found.add(&name.object(folder), [name], why)?,
+                Ok(())
             }
-        }
+            Err(why) => state.found.add(&name.object(folder), [name], why),
+        })?;
     }
-    // Nothing lets snapshots go yet, so a root that another one was made from, and that is not there, was lost. Of the
-    // newest one nothing else tells.
-    for parent in parents {
-        let object = parent.object(SNAPSHOTS);
-        if !there.contains(&object) {
-            let why = Error::damage(format!("read {object}"), "it is missing, and a later snapshot was made from it");
-            state.found.add(&object, [parent], why)?;
-        }
+    parents.retain(|parent: &SnapshotName| !there.contains(&parent.object(SNAPSHOTS)));
+    let gaps: Vec<_> = parents.into_iter().collect();
+    if !gaps.is_empty() {
+        let what = "snapshots that later ones were made from are not in the vault: let go, lost, or never copied here";
+        ctx.monitor.warn(&format!("{} {what}", gaps.len()));
     }
     let unused = state.objects()?;
-    for (folder, name) in &roots {
-        ctx.check("verify the vault")?;
-        let root = if *folder == SNAPSHOTS { vault.root(*name)? } else { vault.checkpoint(*name)? };
-        state.entries(*name, &root)?;
-    }
+    each_root(vault, &roots, ctx, |name, root| state.entries(name, &root?))?;
     objects += state.packs.len() as u64;
     bytes += state.packs.values().map(|pack| pack.size).sum::<u64>();
     let files_read = state.files_read;
@@ -156,8 +165,26 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         Some(snapshot) => databases::check(vault, snapshot, ctx)?,
         None => Vec::new(),
     };
-    let seconds = began.elapsed().as_secs_f64();
-    Ok(Report { snapshots, objects, bytes, files_read, unused, damage, databases, seconds })
+    let (seconds, traffic) = (began.elapsed().as_secs_f64(), vault.store.traffic());
+    Ok(Report { snapshots, objects, bytes, files_read, unused, gaps, damage, databases, seconds, traffic })
+}
+
+/// Calls `take` with every root of these folders and names, in order, or why it cannot be read; the next ones are read
+/// meanwhile.
+fn each_root(
+    vault: &Vault,
+    names: &[(&str, SnapshotName)],
+    ctx: &Context,
+    mut take: impl FnMut(SnapshotName, Result<Root>) -> Result<()>,
+) -> Result<()> {
+    let read = |(folder, name): &(&str, SnapshotName)| match *folder {
+        SNAPSHOTS => vault.root(*name),
+        _ => vault.checkpoint(*name),
+    };
+    in_order(names, ctx.parallel, read, |(_, name), root| {
+        ctx.check("verify the vault")?;
+        take(*name, root)
+    })
 }
 
 /// Damage by object and, for a file in it, by path: the first reason for each, and the snapshots known to be hurt.
@@ -198,6 +225,8 @@ struct State<'a> {
     vault: &'a Vault,
     ctx: &'a Context<'a>,
     found: Found,
+    /// Keeps what roots share.
+    reader: PackReader<'a>,
     packs: HashMap<PackId, PackInfo>,
     /// The packs that hunks and maps' frames name, once they were read and are right, by hash.
     seen: HashMap<Hash, Box<[PackId]>>,
@@ -229,7 +258,7 @@ impl State<'_> {
     /// Takes in the packs that a root lists. Says whether the list can be read.
     fn learn(&mut self, name: SnapshotName, root: &Root) -> Result<bool> {
         self.packs.extend(root.holders().map(|pack| (pack.id, *pack)));
-        let packs = match PackReader::for_root(&*self.vault.store, root) {
+        let packs = match self.reader.for_another(root) {
             Ok(packs) => packs,
             Err(why) => {
                 // Which object it is shows when the holders are read; the root is hurt in any case.
@@ -251,38 +280,22 @@ impl State<'_> {
     /// Reads every pack whole. Says how many objects are used by no root.
     fn objects(&mut self) -> Result<u64> {
         let store = &*self.vault.store;
-        let mut unused = 0;
-        for kind in [PackKind::Data, PackKind::Index] {
-            let folder = if kind == PackKind::Data { "packs/" } else { "index/" };
-            for object in store.list(folder).map_err(|e| e.while_doing(format!("list {folder}")))? {
-                let id = object.name.strip_prefix(folder).and_then(|rest| rest.split('.').next()?.parse().ok());
-                let used = id.is_some_and(|id| self.packs.get(&id).is_some_and(|info| info.name() == object.name));
-                unused += u64::from(!used);
-            }
-        }
-        let absent = absent(store, self.packs.values())?;
+        let listed = listed(store)?;
+        let info = |name: &str| {
+            let id: PackId = name.split_once('/')?.1.split('.').next()?.parse().ok()?;
+            self.packs.get(&id)
+        };
+        let used = |name: &&String| info(name).is_some_and(|info| info.name() == **name);
+        let unused = (listed.len() - listed.keys().filter(used).count()) as u64;
+        let absent = absent_of(&listed, self.packs.values());
         let skip: HashSet<PackId> = absent.iter().map(|(info, _)| info.id).collect();
         for (info, why) in absent {
             self.found.add(&info.name(), [], Error::damage(format!("verify {}", info.name()), why))?;
         }
         let mut packs: Vec<_> = self.packs.values().filter(|info| !skip.contains(&info.id)).collect();
         packs.sort_by_key(|info| info.id);
-        self.ctx.monitor.begin("verifying objects", Some(packs.iter().map(|info| info.size).sum()));
-        let next = AtomicUsize::new(0);
-        let wrong = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..self.ctx.threads.max(1) {
-                scope.spawn(|| {
-                    while let Some(info) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(why) = check_object(store, info, self.ctx) {
-                            wrong.lock().unwrap_or_else(PoisonError::into_inner).push((info.name(), why));
-                        }
-                    }
-                });
-            }
-        });
-        for (name, why) in wrong.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            self.found.add(&name, [], why)?;
+        for (info, why) in objects::check(store, &packs, self.ctx) {
+            self.found.add(&info.name(), [], why)?;
         }
         Ok(unused)
     }
@@ -290,8 +303,8 @@ impl State<'_> {
     /// Reads a snapshot's hunks and maps, and a sample of its files, as far as no other snapshot had them.
     fn entries(&mut self, name: SnapshotName, root: &Root) -> Result<()> {
         let object = name.object(if root.covers.is_some() { CHECKPOINTS } else { SNAPSHOTS });
-        let opened = PackReader::for_root(&*self.vault.store, root)
-            .and_then(|packs| tree::hunks(&packs, root).map(|hunks| (packs, hunks)));
+        let opened =
+            self.reader.for_another(root).and_then(|packs| tree::hunks(&packs, root).map(|hunks| (packs, hunks)));
         let (packs, hunks) = match opened {
             Ok(opened) => opened,
             Err(why) => return self.found.add(&object, [name], why),
@@ -438,7 +451,7 @@ impl State<'_> {
         if !broken.is_empty() {
             for (folder, name) in roots {
                 let root = if *folder == SNAPSHOTS { self.vault.root(*name) } else { self.vault.checkpoint(*name) };
-                let Ok(packs) = root.and_then(|root| PackReader::for_root(&*self.vault.store, &root)) else { continue };
+                let Ok(packs) = root.and_then(|root| self.reader.for_another(&root)) else { continue };
                 for (_, object) in broken.iter().filter(|(id, _)| packs.book().contains_key(id)) {
                     let key = (object.clone(), String::new());
                     self.found.objects.entry(key).or_default().1.insert(*name);
@@ -451,24 +464,6 @@ impl State<'_> {
             snapshots: snapshots.into_iter().collect(),
         };
         self.found.objects.into_iter().map(damage).collect()
-    }
-}
-
-/// Compares an object's bytes with its checksum.
-fn check_object(store: &dyn Store, info: &PackInfo, ctx: &Context) -> Result<()> {
-    let name = info.name();
-    let (mut at, mut crc) = (0, 0);
-    while at < info.size {
-        ctx.check("verify the vault")?;
-        let step = STEP.min(info.size - at);
-        let bytes = store.get_range(&name, at, step).map_err(|e| e.while_doing(format!("verify {name}")))?;
-        crc = crc32c::crc32c_append(crc, &bytes);
-        at += step;
-        ctx.monitor.advance(step);
-    }
-    match crc == info.crc32c {
-        true => Ok(()),
-        false => Err(Error::damage(format!("verify {name}"), "its bytes are not those that were stored (CRC32C)")),
     }
 }
 

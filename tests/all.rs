@@ -2,11 +2,16 @@
 
 mod by_hand;
 mod cli;
+mod cloud_server;
 mod crash;
+mod doctor;
 mod durable;
 mod export;
+mod far;
 mod fuzz_corpus;
+mod gcs_faults;
 mod gcs_fuse;
+mod gcs_refusals;
 mod inspect;
 mod restore;
 mod restore_beside;
@@ -27,3 +32,5 @@ mod sqlite_small;
 mod sqlite_source;
 mod support;
 mod vaults;
+mod vaults_cloud;
+mod vaults_several;

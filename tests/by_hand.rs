@@ -57,7 +57,7 @@ impl World {
 
     fn backup(&self) -> SnapshotName {
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 2, stop: &stop, monitor: &Silent };
+        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
         let options = backup::Options { data: self.path("data"), ..Default::default() };
         let report = backup(&self.vault, &options, &ctx).unwrap();
         assert_eq!(report.state, State::Complete, "{report:?}");

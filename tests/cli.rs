@@ -139,7 +139,7 @@ fn wrong_usage_ends_with_2() {
         &["backup", "--reason", "boredom"],
         &["backup", "--level", "0"],
         &["backup", "--checkpoint-every", "0s"],
-        &["backup", "--vault", "gs://bucket/prefix"],
+        &["backup", "--vault", "gs://Bucket/prefix"],
         &["backup", "--vault", "data"],
         &["backup", "--vault", "."],
         &["restore", "backups/in"],

@@ -67,7 +67,7 @@ impl World {
 
 fn with_context<T>(work: impl FnOnce(&Context) -> T) -> T {
     let stop = AtomicBool::new(false);
-    work(&Context { random: &system_random, threads: 2, stop: &stop, monitor: &Silent })
+    work(&Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent })
 }
 
 fn run(command: &mut Command) -> Vec<u8> {

@@ -120,7 +120,7 @@ proptest! {
         let store = Box::new(LocalStore::new(world.path().join("vault")));
         let vault = Vault::init(store, system_random).unwrap();
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 2, stop: &stop, monitor: &Silent };
+        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
         let mut taken = Vec::new();
         for (n, edits) in rounds.iter().enumerate() {
             for edit in edits {

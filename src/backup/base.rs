@@ -5,8 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crossbeam_channel::Sender;
 
 use super::sqlite::known_pages;
-use crate::error::{Kind, Result};
-use crate::store::Store;
+use crate::error::{Error, Kind, Result};
 use crate::vault::Vault;
 use crate::vault::entry::{Entry, Extent};
 use crate::vault::hex::PackId;
@@ -81,12 +80,19 @@ impl<'v> Base<'v> {
         absent: HashSet<PackId>,
         mut warn: impl FnMut(String),
     ) -> Result<Base<'v>> {
-        let names = vault.snapshots()?;
+        // Both listings at once: each costs a request.
+        let (names, checkpoints) = std::thread::scope(|scope| {
+            let checkpoints = scope.spawn(|| vault.checkpoints());
+            (vault.snapshots(), checkpoints.join())
+        });
+        let names = names?;
+        let checkpoints =
+            checkpoints.map_err(|_| Error::failed("list the checkpoints", "a thread of it ended early"))??;
         let mut base = Base {
             parent: None,
             measure: None,
             // Greater than all, also than those that cannot be read: the newest snapshot must be the newest.
-            seq: names.iter().map(|name| name.seq).max().unwrap_or(0) + 1,
+            seq: names.iter().map(|name| name.seq).max().unwrap_or(0).saturating_add(1),
             packs: PackReader::new(&*vault.store, Default::default()),
             hunks: Vec::new(),
             sections: Vec::new(),
@@ -112,7 +118,7 @@ impl<'v> Base<'v> {
             }
             if found.is_none() && root.state != State::Suspect {
                 let what = format!("the snapshot {name}");
-                found = base.load(&*vault.store, &root, &what, &mut warn)?.map(|loaded| (name, root, loaded));
+                found = base.load(&root, &what, &mut warn)?.map(|loaded| (name, root, loaded));
             }
             if base.measure.is_some() && found.is_some() {
                 break;
@@ -120,8 +126,9 @@ impl<'v> Base<'v> {
         }
         base.measure = base.measure.or(partial);
         let mut covered = None;
-        if let Some((name, root)) = newest_checkpoint(vault, found.as_ref().map(|(name, ..)| *name), &mut warn)?
-            && let Some(loaded) = base.load(&*vault.store, &root, &format!("the checkpoint {name}"), &mut warn)?
+        let parent = found.as_ref().map(|(name, ..)| *name);
+        if let Some((name, root)) = newest_checkpoint(vault, &checkpoints, parent, &mut warn)?
+            && let Some(loaded) = base.load(&root, &format!("the checkpoint {name}"), &mut warn)?
         {
             base.add(loaded, comparable && root.place == *place, None);
             covered = root.covers;
@@ -164,7 +171,7 @@ impl<'v> Base<'v> {
                 Err(why) if why.kind() == Kind::Damage => continue,
                 Err(why) => return Err(why),
             };
-            let Some((packs, hunks)) = self.load(&*vault.store, &root, &format!("the snapshot {name}"), warn)? else {
+            let Some((packs, hunks)) = self.load(&root, &format!("the snapshot {name}"), warn)? else {
                 continue;
             };
             let reader = self.packs.with(packs);
@@ -207,15 +214,9 @@ impl<'v> Base<'v> {
     }
 
     /// Reads a root's lists; none, with a warning, where they are damaged.
-    fn load(
-        &self,
-        store: &'v dyn Store,
-        root: &Root,
-        what: &str,
-        warn: &mut impl FnMut(String),
-    ) -> Result<Option<Loaded>> {
+    fn load(&self, root: &Root, what: &str, warn: &mut impl FnMut(String)) -> Result<Option<Loaded>> {
         let read = || -> Result<_> {
-            let packs = PackReader::for_root(store, root)?;
+            let packs = self.packs.for_another(root)?;
             let hunks = tree::hunks(&packs, root)?;
             Ok((packs.book().values().copied().collect(), hunks))
         };
@@ -251,6 +252,8 @@ impl<'v> Base<'v> {
                 }
                 let entries = match tree::read_hunk(&self.packs, hunk, &mut decoder) {
                     Ok(entries) => entries,
+                    // Nothing can be stored there either.
+                    Err(why) if why.kind() == Kind::Unreachable => return Err(why),
                     Err(why) => {
                         warn(format!("what the parent says from {} on is read anew: {why}", hunk.first));
                         continue;
@@ -293,10 +296,10 @@ impl Base<'_> {
 /// The newest checkpoint, if it is newer than the parent and was made from it.
 fn newest_checkpoint(
     vault: &Vault,
+    names: &[SnapshotName],
     parent: Option<SnapshotName>,
     warn: &mut impl FnMut(String),
 ) -> Result<Option<(SnapshotName, Root)>> {
-    let names = vault.checkpoints()?;
     let Some(last) = names.last().filter(|last| parent.is_none_or(|parent| parent.seq < last.seq)) else {
         return Ok(None);
     };

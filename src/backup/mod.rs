@@ -43,6 +43,7 @@ use self::walk::{Met, walk};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem;
 use crate::monitor::Context;
+use crate::store::Traffic;
 use crate::vault::Vault;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::PackId;
@@ -75,6 +76,9 @@ pub struct Options {
     pub level: i32,
     /// How often what is done so far is secured for the next backup.
     pub checkpoint_every: Duration,
+    /// The snapshot's number is greater than this one, too: the greatest that the vault's replicas have, so that the newest
+    /// snapshot is the newest in each of them.
+    pub seq_after: u64,
     /// Folders that are no data, such as a vault inside the data directory.
     pub not_walked: Vec<PathBuf>,
     /// The host's name, for people.
@@ -98,6 +102,7 @@ impl Default for Options {
             busy_timeout: Duration::from_secs(10),
             level: packer::DEFAULT_LEVEL,
             checkpoint_every: Duration::from_secs(600),
+            seq_after: 0,
             not_walked: Vec::new(),
             host: String::new(),
             boot: String::new(),
@@ -136,6 +141,9 @@ pub struct Report {
     pub databases: Vec<DatabaseRecord>,
     /// How long it took.
     pub seconds: f64,
+    /// What was asked of the store since it was opened, where that is counted: of a bucket.
+    #[serde(flatten)]
+    pub traffic: Option<Traffic>,
 }
 
 fn doing(options: &Options) -> String {
@@ -193,7 +201,8 @@ fn attempt(
             "packs are missing in the vault; what they held is stored anew. `lastgood verify` tells whom it hurts";
         warn(format!("{} {what}", absent.len()));
     }
-    let base = Base::find(vault, &place, is_local(options)?, absent.clone(), warn)?;
+    let mut base = Base::find(vault, &place, is_local(options)?, absent.clone(), warn)?;
+    base.seq = base.seq.max(options.seq_after.saturating_add(1));
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
     let run = Run { vault, options, base: &base, place, started };
     let (outcome, assembled) = with_packer(&*vault.store, options.level, ctx, |packer| {
@@ -236,6 +245,7 @@ fn attempt(
         errors,
         databases,
         seconds: clock.elapsed().as_secs_f64(),
+        traffic: vault.store.traffic(),
     })))
 }
 

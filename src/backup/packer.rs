@@ -17,10 +17,14 @@ use crate::vault::entry::{Extent, FrameRef};
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::pack::{MAX_FRAME, PackInfo, PackKind, write_table};
 
-/// A pack is closed when it is about this large, in bytes.
+/// A pack is closed when it is about this large, in bytes, or smaller where many are stored at a time.
 const PACK_SIZE: u64 = 16 << 20;
-/// And before it can become larger than this, whatever the frames still being compressed come to.
-const PACK_LIMIT: u64 = 30 << 20;
+/// What the packs that are being stored and the one that is being filled take together, in bytes.
+const PACKS_SIZE: u64 = 48 << 20;
+/// A pack is not made smaller than this: one frame can be as large.
+const SMALLEST_PACK: u64 = MAX_FRAME as u64;
+/// And it is closed before it can become so much larger than that, whatever the frames still being compressed come to.
+const PACK_EXCESS: u64 = 14 << 20;
 /// And at this much content: a snapshot of zeros is still made of small frames and seek tables.
 const PACK_CONTENT: u64 = 1 << 30;
 /// zstd's level where none is asked for.
@@ -28,8 +32,14 @@ pub const DEFAULT_LEVEL: i32 = 3;
 /// At that level zstd looks for matches of 5 bytes; short ones cost it time and, in numbers, logs and database pages, find
 /// little. See `benches/README.md`: a third faster on an app's data, and no larger there, on small files or on sources.
 const MIN_MATCH: u32 = 6;
-/// Packs that are being stored at the same time.
-const UPLOADS: usize = 2;
+
+/// How many packs are stored at the same time, and about how large they are, so that together they take the same memory: the
+/// whole of it is one pack more than are stored. Two packs of 16 MiB keep a disk busy; on a network it takes more streams to
+/// use the line, and smaller packs then do as well: what is stored in many requests at a time does not wait for any of them.
+fn uploads(parallel: usize) -> (usize, u64) {
+    let size = (PACKS_SIZE / (parallel as u64 + 1)).clamp(SMALLEST_PACK, PACK_SIZE);
+    (parallel.clamp(1, (PACKS_SIZE / size) as usize - 1), size)
+}
 
 /// A pack that is being filled.
 struct Open {
@@ -100,6 +110,11 @@ pub struct Packer<'p> {
     shared: &'p Shared,
     /// Buffers that come back from the compressing threads.
     buffers: Receiver<Vec<u8>>,
+    /// About how large a pack becomes, in bytes.
+    pack_size: u64,
+    /// Packs that there may be at the same time: those that are being stored, one of data that is being filled, one of the
+    /// index.
+    most: usize,
     random: &'p (dyn Fn(&mut [u8]) -> Result<()> + Sync),
 }
 
@@ -115,6 +130,7 @@ pub fn with_packer<T>(
 ) -> Result<T> {
     let shared = Shared { state: Mutex::default(), changed: Condvar::new(), failed: AtomicBool::new(false) };
     let shared = &shared;
+    let (uploads, pack_size) = uploads(ctx.parallel);
     std::thread::scope(|scope| {
         // One frame waits for each thread; more would only take memory.
         let (jobs, to_compress) = bounded::<Job>(ctx.threads);
@@ -124,12 +140,12 @@ pub fn with_packer<T>(
             let (jobs, packs, emptied) = (to_compress.clone(), packs.clone(), emptied.clone());
             scope.spawn(move || compress_all(&jobs, &packs, &emptied, level, shared));
         }
-        for _ in 0..UPLOADS {
+        for _ in 0..uploads {
             let packs = to_store.clone();
             scope.spawn(move || store_all(&packs, store, shared));
         }
         drop((to_compress, to_store, emptied));
-        work(&Packer { jobs, packs, shared, buffers, random: ctx.random })
+        work(&Packer { jobs, packs, shared, buffers, pack_size, most: uploads + 2, random: ctx.random })
     })
 }
 
@@ -238,7 +254,14 @@ impl Packer<'_> {
     fn open(&self, kind: PackKind) -> Result<Arc<Open>> {
         let mut id = [0; 16];
         (self.random)(&mut id)?;
-        lock(&self.shared.state).pending += 1;
+        let mut state = lock(&self.shared.state);
+        // No more than one of each kind is open, so there are others to wait for, and they need nobody to go on here.
+        while state.pending >= self.most && !self.shared.failed.load(Ordering::Relaxed) {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.pending += 1;
+        drop(state);
+        self.shared.check()?;
         Ok(Arc::new(Open {
             id: Hex(id),
             kind,
@@ -325,7 +348,8 @@ impl<'p> PackWriter<'p> {
             }
             let waiting = self.position.saturating_sub(done);
             let expected = compressed + waiting * self.ratio / 256;
-            if expected < PACK_SIZE && compressed + waiting < PACK_LIMIT && self.position < PACK_CONTENT {
+            let size = self.packer.pack_size;
+            if expected < size && compressed + waiting < size + PACK_EXCESS && self.position < PACK_CONTENT {
                 return Ok(pack.clone());
             }
             self.flush()?;
@@ -378,7 +402,7 @@ mod tests {
 
     fn context<T>(work: impl FnOnce(&Context) -> T) -> T {
         let stop = AtomicBool::new(false);
-        work(&Context { random: &system_random, threads: 2, stop: &stop, monitor: &Silent })
+        work(&Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent })
     }
 
     fn noise(seed: u64, length: usize) -> Vec<u8> {

@@ -376,7 +376,7 @@ mod tests {
         let stat = rustix::fs::stat(data.join("file")).unwrap();
         let found = Found { size, ..Found::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 1, stop: &stop, monitor: &Silent };
+        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
         let place = Place { boot: String::new(), device: 0, inode: 0, born: None };
         let base = Base::find(&vault, &place, true, Default::default(), |_| {}).unwrap();

@@ -84,7 +84,7 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
 }
 
 /// Whether a folder is one that a restore leaves: staging, or what it moved aside (`<name>.replaced-<UTC time>`).
-fn is_ours(name: &[u8]) -> bool {
+pub fn is_ours(name: &[u8]) -> bool {
     let name = String::from_utf8_lossy(name);
     if name.starts_with('.') && name.contains(".lastgood-restoring-") || name.starts_with(".lastgood-restoring-") {
         return true;

@@ -66,7 +66,8 @@ impl World {
     }
 
     fn try_backup(&self) -> Result<Report> {
-        let ctx = Context { random: &system_random, threads: 2, stop: &self.stop, monitor: &*self.monitor };
+        let ctx =
+            Context { random: &system_random, threads: 2, parallel: 2, stop: &self.stop, monitor: &*self.monitor };
         backup(&self.vault, &self.options, &ctx)
     }
 
@@ -391,7 +392,7 @@ fn a_checkpoint_serves_the_next_backup() {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let monitor = StopAt(Default::default(), stop.clone());
-    let ctx = Context { random: &system_random, threads: 2, stop: &stop, monitor: &monitor };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &monitor };
     let said = backup(&world.vault, &world.options, &ctx).unwrap_err().to_string();
     assert!(said.contains("told to stop"), "{said}");
     assert_eq!(world.vault.snapshots().unwrap(), []);
@@ -492,7 +493,8 @@ fn a_store_that_fails_ends_the_backup_and_nothing_waits_for_ever() {
     for _ in 0..10 {
         let store = crate::store::fault::FaultStore::new(world.store.clone(), packs);
         let vault = Vault::open(Box::new(store)).unwrap();
-        let ctx = Context { random: &system_random, threads: 2, stop: &world.stop, monitor: &*world.monitor };
+        let ctx =
+            Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &*world.monitor };
         let said = backup(&vault, &world.options, &ctx).unwrap_err().to_string();
         assert!(said.contains("injected fault"), "{said}");
         assert_eq!(world.vault.snapshots().unwrap(), []);

@@ -1,9 +1,14 @@
 //! A file's content in order, a stretch at a time.
 
+use std::collections::HashMap;
+
 use crate::error::{Error, Result};
+use crate::monitor::Context;
+use crate::restore::plan::Limits;
+use crate::vault::ahead::in_order;
 use crate::vault::entry::{Entry, Extent};
 use crate::vault::hex::PackId;
-use crate::vault::pack::{self, FrameAt, PackKind};
+use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::tree;
 
@@ -13,16 +18,34 @@ const STRETCH: u64 = 32 << 20;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
+/// Extents that are looked up together.
+const TOGETHER: usize = 4096;
+
 /// Calls `take` with every piece of a file's content, in order.
 ///
 /// # Errors
 /// A store that fails; damage; those of `take`.
-pub fn each_piece(packs: &PackReader, entry: &Entry, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut stretch = Stretch { packs, decoder: Decoder::new()?, parts: Vec::new(), length: 0, content: Vec::new() };
+pub fn each_piece(
+    packs: &PackReader,
+    entry: &Entry,
+    ctx: &Context,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut stretch = Stretch {
+        packs,
+        ctx,
+        decoder: Decoder::new()?,
+        waiting: Vec::new(),
+        waiting_length: 0,
+        parts: Vec::new(),
+        length: 0,
+        content: Vec::new(),
+    };
     match entry.map {
         Some(_) => tree::each_run(packs, entry, |extent| stretch.extent(extent, &mut take))?,
         None => entry.content_extents().into_iter().try_for_each(|extent| stretch.extent(extent, &mut take))?,
     }
+    stretch.look_up(&mut take)?;
     stretch.finish(&mut take)
 }
 
@@ -38,33 +61,68 @@ struct Part {
 /// The content that is being put together.
 struct Stretch<'p> {
     packs: &'p PackReader<'p>,
+    ctx: &'p Context<'p>,
     decoder: Decoder,
+    /// What comes next, and was not looked up in the packs' seek tables yet.
+    waiting: Vec<Extent>,
+    waiting_length: u64,
     parts: Vec<Part>,
     length: u64,
     content: Vec<u8>,
 }
 
-fn damaged(pack: PackId, why: String) -> Error {
-    Error::damage(format!("read {}", pack::name(PackKind::Data, pack)), why)
+fn beyond(pack: PackId) -> Error {
+    let name = pack::name(PackKind::Data, pack);
+    Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end")
 }
 
 impl Stretch<'_> {
     fn extent(&mut self, extent: Extent, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let Some(pack) = extent.pack else {
-            let long = extent.length > ZEROS.len() as u64;
-            if long || self.length >= STRETCH {
-                self.finish(take)?;
-            }
-            if long {
-                return zeros(extent.length, take);
-            }
-            self.length += extent.length;
-            return Ok(());
-        };
-        let table = self.packs.table(pack, PackKind::Data)?;
+        self.waiting.push(extent);
+        self.waiting_length = self.waiting_length.saturating_add(extent.length);
+        if self.waiting_length >= STRETCH || self.waiting.len() >= TOGETHER { self.look_up(take) } else { Ok(()) }
+    }
+
+    /// Finds the frames of all that waits.
+    fn look_up(&mut self, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.waiting_length = 0;
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut packs: Vec<PackId> = waiting.iter().filter_map(|extent| extent.pack).collect();
+        packs.sort_unstable();
+        packs.dedup();
+        let mut tables = HashMap::with_capacity(packs.len());
+        let table = |pack: &PackId| self.packs.table(*pack, PackKind::Data);
+        in_order(&packs, self.ctx.parallel, table, |pack, table| {
+            tables.insert(*pack, table?);
+            Ok(())
+        })?;
+        waiting.into_iter().try_for_each(|extent| match extent.pack.and_then(|pack| Some((pack, tables.get(&pack)?))) {
+            Some((pack, table)) => self.data(pack, table, &extent, take),
+            None => self.hole(extent.length, take),
+        })
+    }
+
+    fn hole(&mut self, length: u64, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let long = length > ZEROS.len() as u64;
+        if long || self.length >= STRETCH {
+            self.finish(take)?;
+        }
+        if long {
+            return zeros(length, take);
+        }
+        self.length += length;
+        Ok(())
+    }
+
+    fn data(
+        &mut self,
+        pack: PackId,
+        table: &SeekTable,
+        extent: &Extent,
+        take: &mut impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let range = table.covering(extent.offset, extent.length);
-        let beyond = || damaged(pack, "an entry refers to what lies beyond its end".into());
-        for frame in &table.frames()[range.ok_or_else(beyond)?] {
+        for frame in &table.frames()[range.ok_or_else(|| beyond(pack))?] {
             // It ends with a frame, which is not begun again then by what goes on behind it.
             if self.length >= STRETCH {
                 self.finish(take)?;
@@ -77,26 +135,53 @@ impl Stretch<'_> {
         Ok(())
     }
 
-    /// Reads the stretch and hands it out.
+    /// Reads the stretch, several reads at a time, and hands it out.
     fn finish(&mut self, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.parts.sort_by_key(|part| (part.pack, part.frame.offset));
         self.content.clear();
         self.content.resize(self.length as usize, 0);
+        let (limits, packs) = (Limits::suiting(self.packs.store(), self.ctx), self.packs);
+        let reads = reads(&self.parts, &limits);
+        let fetch = |parts: &&[Part]| match **parts {
+            [ref first, .., ref last] => packs.compressed(first.pack, PackKind::Data, &[first.frame, last.frame]),
+            [ref only] => packs.compressed(only.pack, PackKind::Data, &[only.frame]),
+            [] => Ok(Vec::new()),
+        };
         let mut decoded = Vec::new();
-        let of_a_frame = |a: &Part, b: &Part| (a.pack, a.frame.offset) == (b.pack, b.frame.offset);
-        for parts in self.parts.chunk_by(of_a_frame) {
-            let Some(Part { pack, frame, .. }) = parts.first() else { continue };
-            let compressed = self.packs.compressed(*pack, PackKind::Data, std::slice::from_ref(frame))?;
-            self.decoder.frame(&compressed, frame.length, &mut decoded).map_err(|why| damaged(*pack, why))?;
-            for part in parts {
-                let (at, end) = (part.at as usize, (part.at + part.to - part.from) as usize);
-                self.content[at..end].copy_from_slice(&decoded[part.from as usize..part.to as usize]);
+        in_order(&reads, self.ctx.parallel, fetch, |parts, fetched| {
+            let compressed = fetched?;
+            for of_frame in parts.chunk_by(|a, b| a.frame.at == b.frame.at) {
+                let Part { pack, frame, .. } = &of_frame[0];
+                let stored = frame.within(&compressed, parts[0].frame.at);
+                packs.decode((*pack, PackKind::Data), frame, stored, &mut self.decoder, &mut decoded)?;
+                for part in of_frame {
+                    let (at, end) = (part.at as usize, (part.at + part.to - part.from) as usize);
+                    self.content[at..end].copy_from_slice(&decoded[part.from as usize..part.to as usize]);
+                }
             }
-        }
+            Ok(())
+        })?;
         self.parts.clear();
         self.length = 0;
         if self.content.is_empty() { Ok(()) } else { take(&self.content) }
     }
+}
+
+/// Cuts parts, which are in order, into those that are read together.
+fn reads<'p>(mut parts: &'p [Part], limits: &Limits) -> Vec<&'p [Part]> {
+    let mut reads = Vec::new();
+    while let Some(first) = parts.first() {
+        let (mut end, until) = (first.frame.end(), first.frame.at + limits.read.max(first.frame.compressed.into()));
+        let more = parts.iter().take_while(|part| {
+            let near = part.pack == first.pack && part.frame.at <= end.saturating_add(limits.gap);
+            end = part.frame.end();
+            near && end <= until
+        });
+        let (now, later) = parts.split_at(more.count().max(1));
+        reads.push(now);
+        parts = later;
+    }
+    reads
 }
 
 fn zeros(mut length: u64, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
@@ -146,7 +231,7 @@ mod tests {
                 longest = longest.max(piece.len());
                 context().check("read")
             };
-            each_piece(&packs, entry, take).unwrap();
+            each_piece(&packs, entry, &context(), take).unwrap();
             assert_eq!(Some(Hash::from(&hasher.finalize())), entry.hash);
             assert!(longest as u64 <= STRETCH + (5 << 20), "{longest}");
         }

@@ -15,6 +15,7 @@ use self::entries::Entries;
 use crate::error::{self, Doing, Error, Result};
 use crate::monitor::Context;
 use crate::vault::Vault;
+use crate::vault::ahead::in_order;
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
 use crate::vault::path::{Bytes, EntryPath};
@@ -92,17 +93,20 @@ impl From<Root> for Summary {
 /// A store that fails; those of `take`.
 pub fn list(vault: &Vault, mut take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
     let mut damaged = 0;
-    for name in vault.snapshots()?.into_iter().rev() {
+    let mut names = vault.snapshots()?;
+    names.reverse();
+    let read = |name: &SnapshotName| vault.root(*name).map(|root| (root.finished, Summary::from(root)));
+    in_order(&names, ctx.parallel, read, |&id, root| {
         ctx.check("list the snapshots")?;
-        take(match vault.root(name) {
-            Ok(root) => Listed { id: name, created: root.finished, root: Some(root.into()), damage: None },
+        take(match root {
+            Ok((created, summary)) => Listed { id, created, root: Some(summary), damage: None },
             Err(why) if why.kind() == error::Kind::Damage => {
                 damaged += 1;
-                Listed { id: name, created: name.time, root: None, damage: Some(why.what()) }
+                Listed { id, created: id.time, root: None, damage: Some(why.what()) }
             }
             Err(why) => return Err(why),
-        })?;
-    }
+        })
+    })?;
     Ok(damaged)
 }
 
@@ -220,7 +224,7 @@ pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ct
         return Err(Error::usage(format!("write the content of {path}"), what));
     }
     let mut hasher = blake3::Hasher::new();
-    content::each_piece(&packs, &entry, |piece| {
+    content::each_piece(&packs, &entry, ctx, |piece| {
         ctx.check("write a file's content")?;
         hasher.update(piece);
         out.write_all(piece).doing(|| format!("write the content of {path}"))

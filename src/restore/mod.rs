@@ -8,11 +8,13 @@
 pub mod beside;
 pub mod content;
 pub mod fill;
+pub mod gather;
 pub mod lacking;
 pub mod open_files;
 pub mod place;
 pub mod plan;
 pub mod read;
+pub mod room;
 pub mod select;
 pub mod stage;
 pub mod write;
@@ -38,6 +40,7 @@ use self::select::{Choice, PassedOver};
 use self::write::Tree;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
+use crate::store::Traffic;
 use crate::vault::Vault;
 use crate::vault::entry::{Entry, Taken};
 use crate::vault::path::EntryPath;
@@ -87,6 +90,9 @@ pub struct Report {
     pub passed_over: Vec<PassedOver>,
     /// How long it took.
     pub seconds: f64,
+    /// What was asked of the store since it was opened, where that is counted: of a bucket.
+    #[serde(flatten)]
+    pub traffic: Option<Traffic>,
 }
 
 /// Restores a snapshot. The target is not touched before every file is there and verified.
@@ -95,7 +101,7 @@ pub struct Report {
 /// Usage: no such snapshot, path or target. Damage, unless it is skipped. Failed: the store or the disk. In all of these
 /// the target is as it was, except where an in-place restore was cut off by the disk itself: its marker is there then.
 pub fn restore(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
-    restore_within(vault, options, Limits::default(), ctx)
+    restore_within(vault, options, Limits::suiting(&*vault.store, ctx), ctx)
 }
 
 fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Context) -> Result<Report> {
@@ -117,6 +123,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         not_restored: Vec::new(),
         passed_over,
         seconds: 0.0,
+        traffic: None,
     };
     if root.state != State::Complete {
         report.warnings.push(format!("the snapshot {name} is {}", root.state));
@@ -173,6 +180,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
     shortfall(tree, &mut report);
     report.seconds = began.elapsed().as_secs_f64();
+    report.traffic = vault.store.traffic();
     Ok(report)
 }
 

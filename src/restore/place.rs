@@ -358,7 +358,10 @@ fn rename_free(from: &Path, to: &Path) -> rustix::io::Result<()> {
 }
 
 /// Whether a folder is where a filesystem is mounted.
-fn is_mount(folder: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// A folder that cannot be looked at.
+pub fn is_mount(folder: &Path) -> io::Result<bool> {
     let told = statx(CWD, folder, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
     if let Ok(told) = told
         && told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)

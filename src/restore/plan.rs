@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::content::Progress;
+use super::read::ROOM;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
+use crate::store::Store;
 use crate::vault::entry::{self, Entry, Extent};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::path::EntryPath;
@@ -40,6 +42,16 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits { entries: 32 << 10, pieces: 256 << 10, memory: 16 << 20, read: 4 << 20, gap: 128 << 10 }
+    }
+}
+
+impl Limits {
+    /// What suits a store and the reads that may be under way at the same time: many are smaller, for the memory that they
+    /// take, but not so small that most of their time would go into the request.
+    pub fn suiting(store: &dyn Store, ctx: &Context) -> Self {
+        // One is being decoded, and one waits to be.
+        let reads = ctx.parallel as u64 + 2;
+        Limits { read: (ROOM / reads).clamp(1 << 20, 4 << 20), gap: store.request_worth(), ..Self::default() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reading the content of a window: each frame once, neighbouring frames in one read, decoded on all cores.
 //!
-//! Fetching threads claim reads in order and read ahead; decoding threads take frames in the same order. The pieces of a
+//! Fetching threads claim reads in order and read ahead, as many at a time as the context allows; before each read one of
+//! them fetches the seek table of a pack that comes later. Decoding threads take frames in the same order. The pieces of a
 //! file may come in any order.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,146 +10,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::content::{Cut, Output};
-use super::plan::{Item, Limits, Piece, Window};
+use super::gather::{Frame, Gather, Read};
+use super::plan::{Item, Limits, Window};
+use super::room::{Room, Taken};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::hex::PackId;
-use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
+use crate::vault::pack::PackKind;
 use crate::vault::read::{Decoder, PackReader};
 
-/// Threads that fetch, and reads that are ahead of the decoders.
-const AHEAD: usize = 2;
-/// A read ends when so many pieces lie in its frames.
-const CUTS: usize = 32 << 10;
+/// Compressed bytes that are held at the same time: reads that are under way, that wait, and that are being decoded.
+pub const ROOM: u64 = 32 << 20;
+/// Seek tables that are fetched ahead: small packs come with them, and wait in little room.
+const TABLES: usize = 8;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A frame and the pieces that lie in it.
-struct Frame {
-    at: FrameAt,
-    cuts: Vec<Cut>,
-}
-
-/// Frames that are fetched in one read.
-struct Read {
+/// Compressed bytes of frames.
+struct Bytes<'w> {
+    bytes: Vec<u8>,
+    /// Where they begin in the object.
+    from: u64,
     pack: PackId,
-    frames: Vec<Frame>,
-    /// Pieces that cannot be read at all, and why.
-    lost: Option<(Vec<Piece>, Error)>,
+    _room: Taken<'w>,
 }
 
 /// A read that is under way or done.
-struct Fetched {
+struct Fetched<'w> {
     read: Read,
-    bytes: Receiver<Result<Vec<u8>>>,
-}
-
-/// Cuts a window into reads, lazily: pieces over very many tiny frames take no memory ahead of time.
-struct Gather<'w> {
-    packs: &'w PackReader<'w>,
-    limits: Limits,
-    window: &'w Window,
-    /// The piece that is next.
-    next: usize,
-    table: Option<Arc<SeekTable>>,
-    /// The next frame of the pack, and the pieces that reach into it from before.
-    frame: usize,
-    open: Vec<Piece>,
-}
-
-impl Gather<'_> {
-    fn new<'w>(packs: &'w PackReader<'w>, window: &'w Window, limits: Limits) -> Gather<'w> {
-        Gather { packs, limits, window, next: 0, table: None, frame: 0, open: Vec::new() }
-    }
-
-    /// The next read; none when the window's pieces are all handed out.
-    fn next(&mut self) -> Option<Read> {
-        let number = match (self.open.first(), self.window.pieces.get(self.next)) {
-            (Some(piece), _) => piece.pack,
-            (None, Some(piece)) => {
-                if self.next == 0 || self.window.pieces[self.next - 1].pack != piece.pack {
-                    self.table = None;
-                }
-                piece.pack
-            }
-            (None, None) => return None,
-        };
-        let pack = self.window.packs[number as usize];
-        let table = match &self.table {
-            Some(table) => table.clone(),
-            None => match self.packs.table(pack, PackKind::Data) {
-                Ok(table) => {
-                    self.frame = 0;
-                    self.table.insert(table).clone()
-                }
-                Err(why) => {
-                    let all = self.window.pieces[self.next..].iter().take_while(|p| p.pack == number);
-                    let lost: Vec<_> = all.copied().collect();
-                    self.next += lost.len();
-                    return Some(Read { pack, frames: Vec::new(), lost: Some((lost, why)) });
-                }
-            },
-        };
-        Some(self.in_pack(pack, number, &table))
-    }
-
-    fn in_pack(&mut self, pack: PackId, number: u32, table: &SeekTable) -> Read {
-        let mut read = Read { pack, frames: Vec::new(), lost: None };
-        let (mut cuts, mut from) = (0, 0);
-        loop {
-            let next = self.window.pieces.get(self.next).filter(|p| p.pack == number);
-            if self.open.is_empty() {
-                let Some(piece) = next else { break };
-                // Nothing reaches over: go on at the frame where the next piece begins.
-                match table.covering(piece.offset, piece.length) {
-                    Some(range) => self.frame = range.start,
-                    None => {
-                        let name = pack::name(PackKind::Data, pack);
-                        let why = Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end");
-                        if read.frames.is_empty() {
-                            read.lost = Some((vec![*piece], why));
-                            self.next += 1;
-                        }
-                        break;
-                    }
-                }
-            }
-            // A piece in range always has its frames; without one there is nothing left to cut.
-            let Some(&at) = table.frames().get(self.frame) else { break };
-            let end = at.offset + u64::from(at.length);
-            if let Some(last) = read.frames.last().map(|f: &Frame| f.at.at + u64::from(f.at.compressed)) {
-                let far = at.at - last > self.limits.gap;
-                if far || at.at + u64::from(at.compressed) - from > self.limits.read || cuts >= CUTS {
-                    break;
-                }
-            } else {
-                from = at.at;
-            }
-            while let Some(piece) = self.window.pieces.get(self.next).filter(|p| p.pack == number && p.offset < end) {
-                if table.covering(piece.offset, piece.length).is_none() {
-                    break;
-                }
-                self.open.push(*piece);
-                self.next += 1;
-            }
-            let frame = Frame { at, cuts: self.open.iter().map(|piece| Self::cut(piece, &at)).collect() };
-            self.open.retain(|piece| piece.offset + piece.length > end);
-            cuts += frame.cuts.len();
-            read.frames.push(frame);
-            self.frame += 1;
-        }
-        read
-    }
-
-    /// The part of a piece that lies in a frame.
-    fn cut(piece: &Piece, frame: &FrameAt) -> Cut {
-        let start = piece.offset.max(frame.offset);
-        let end = (piece.offset + piece.length).min(frame.offset + u64::from(frame.length));
-        let at = piece.at + (start - piece.offset);
-        Cut { item: piece.item, from: (start - frame.offset) as u32, length: (end - start) as u32, at }
-    }
+    bytes: Receiver<Result<Bytes<'w>>>,
 }
 
 /// Whether no piece of this window is the file's.
@@ -172,10 +64,14 @@ pub struct Reader<'a> {
 struct Shared<'w> {
     window: &'w Window,
     output: &'w dyn Output,
+    room: &'w Room,
     /// What is still to be read, and where the decoders get it; the last fetcher takes that away.
-    gather: Mutex<(Gather<'w>, Option<Sender<Fetched>>)>,
+    gather: Mutex<(Gather<'w>, Option<Sender<Fetched<'w>>>)>,
+    /// The place of the pack that is read now among the window's, and of the next one whose table is fetched.
+    pack: AtomicUsize,
+    next_table: AtomicUsize,
     /// The read whose frames are handed out, its bytes, and the next frame.
-    current: Mutex<Feed>,
+    current: Mutex<Feed<'w>>,
     /// The files without pieces, and how many of them are taken.
     empty: Vec<u32>,
     next_empty: AtomicUsize,
@@ -183,20 +79,16 @@ struct Shared<'w> {
     stop: AtomicBool,
 }
 
-struct Feed {
-    reads: Receiver<Fetched>,
+struct Feed<'w> {
+    reads: Receiver<Fetched<'w>>,
     frames: std::vec::IntoIter<Frame>,
-    bytes: Arc<Vec<u8>>,
-    from: u64,
-    pack: PackId,
+    bytes: Option<Arc<Bytes<'w>>>,
 }
 
 /// One frame for a decoding thread.
-struct Task {
+struct Task<'w> {
     frame: Frame,
-    bytes: Arc<Vec<u8>>,
-    from: u64,
-    pack: PackId,
+    bytes: Arc<Bytes<'w>>,
 }
 
 impl Reader<'_> {
@@ -205,23 +97,26 @@ impl Reader<'_> {
     /// # Errors
     /// What could not be written; a store that fails; damage, unless it is passed over.
     pub fn read(&self, window: &Window, output: &dyn Output) -> Result<()> {
-        let (ready, reads) = bounded(AHEAD);
-        let feed =
-            Feed { reads, frames: Vec::new().into_iter(), bytes: Arc::default(), from: 0, pack: PackId::of(&[]) };
+        let parallel = self.ctx.parallel.max(1);
+        let (ready, reads) = bounded(parallel);
+        let room = &Room::new(ROOM);
         let shared = Shared {
             window,
             output,
+            room,
             gather: Mutex::new((Gather::new(self.packs, window, self.limits), Some(ready))),
-            current: Mutex::new(feed),
+            pack: AtomicUsize::new(0),
+            next_table: AtomicUsize::new(0),
+            current: Mutex::new(Feed { reads, frames: Vec::new().into_iter(), bytes: None }),
             empty: (0..window.items.len() as u32).filter(|&n| is_empty(&window.items[n as usize])).collect(),
             next_empty: AtomicUsize::new(0),
             failed: Mutex::new(None),
             stop: AtomicBool::new(false),
         };
         let decoders = (0..self.ctx.threads.max(1)).map(|_| Decoder::new()).collect::<Result<Vec<_>>>()?;
-        let fetching = AtomicUsize::new(AHEAD);
+        let fetching = AtomicUsize::new(parallel);
         std::thread::scope(|scope| {
-            for _ in 0..AHEAD {
+            for _ in 0..parallel {
                 scope.spawn(|| {
                     self.fetch(&shared);
                     if fetching.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -243,22 +138,40 @@ impl Reader<'_> {
 
     fn fetch(&self, shared: &Shared) {
         while !shared.stop.load(Ordering::Acquire) {
+            self.fetch_table(shared);
             let (send, bytes) = bounded(1);
-            let wanted = {
+            let (pack, span, room) = {
                 let mut gather = lock(&shared.gather);
-                let Some(read) = gather.0.next() else { return };
-                let span: Vec<_> = read.frames.first().into_iter().chain(read.frames.last()).map(|f| f.at).collect();
-                let pack = read.pack;
+                let Some(read) = gather.0.next_read() else { return };
+                shared.pack.store(read.number as usize, Ordering::Relaxed);
+                let (pack, span) = (read.pack, read.span());
+                let length = span.last().map_or(0, |last| last.end() - span[0].at);
                 // In order, because the lock is held; it waits here when the decoders are behind.
+                let room = shared.room.take(length);
                 match &gather.1 {
                     Some(decoders) if decoders.send(Fetched { read, bytes }).is_ok() => {}
                     _ => return,
                 }
-                (pack, span)
+                (pack, span, room)
             };
-            let read = self.packs.compressed(wanted.0, PackKind::Data, &wanted.1);
+            let read = self.packs.compressed(pack, PackKind::Data, &span);
+            let from = span.first().map_or(0, |first| first.at);
             // Nobody waits for it any more when the work was stopped.
-            let _ = send.send(read);
+            let _ = send.send(read.map(|bytes| Bytes { bytes, from, pack, _room: room }));
+        }
+    }
+
+    /// Fetches the seek table of a pack that is read soon. What is wrong with it is told when its turn comes.
+    fn fetch_table(&self, shared: &Shared) {
+        let reach =
+            (shared.pack.load(Ordering::Relaxed) + self.ctx.parallel.min(TABLES)).min(shared.window.packs.len());
+        let next =
+            shared.next_table.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < reach).then_some(n + 1));
+        if let Ok(next) = next
+            && let Err(why) = self.packs.table(shared.window.packs[next], PackKind::Data)
+            && why.kind() != Kind::Damage
+        {
+            self.fail(shared, why);
         }
     }
 
@@ -273,12 +186,13 @@ impl Reader<'_> {
             if let Err(why) = self.ctx.check("restore") {
                 self.fail(shared, why);
             }
-            let damage = |why| Error::damage(format!("read {}", pack::name(PackKind::Data, task.pack)), why);
-            let at = (task.frame.at.at - task.from) as usize;
-            let compressed = task.bytes.get(at..at + task.frame.at.compressed as usize).unwrap_or_default();
+            let (frame, Bytes { bytes, from, pack, .. }) = (&task.frame.at, &*task.bytes);
             let decoded = match shared.stop.load(Ordering::Acquire) {
                 true => Err(Error::failed("restore", "it was stopped")),
-                false => decoder.frame(compressed, task.frame.at.length, &mut content).map_err(damage),
+                false => {
+                    let compressed = frame.within(bytes, *from);
+                    self.packs.decode((*pack, PackKind::Data), frame, compressed, decoder, &mut content)
+                }
             };
             match decoded {
                 Ok(()) => self.hand_out(shared, &task.frame.cuts, &content),
@@ -291,13 +205,15 @@ impl Reader<'_> {
     }
 
     /// The next frame; none when all are handed out.
-    fn next(&self, shared: &Shared) -> Option<Task> {
+    fn next<'w>(&self, shared: &Shared<'w>) -> Option<Task<'w>> {
         let mut feed = lock(&shared.current);
         loop {
-            if let Some(frame) = feed.frames.next() {
-                return Some(Task { frame, bytes: feed.bytes.clone(), from: feed.from, pack: feed.pack });
+            if let Some(bytes) = feed.bytes.clone()
+                && let Some(frame) = feed.frames.next()
+            {
+                return Some(Task { frame, bytes });
             }
-            feed.bytes = Arc::default();
+            feed.bytes = None;
             let fetched = feed.reads.recv().ok()?;
             if let Some((pieces, why)) = fetched.read.lost {
                 self.lose(shared, pieces.iter().map(|p| (p.item, p.length)), why);
@@ -305,9 +221,7 @@ impl Reader<'_> {
             let gone = |_| Error::failed("read the vault", "a reading thread ended early");
             match fetched.bytes.recv().map_err(gone).flatten() {
                 Ok(bytes) => {
-                    feed.from = fetched.read.frames.first().map_or(0, |f| f.at.at);
-                    feed.bytes = Arc::new(bytes);
-                    feed.pack = fetched.read.pack;
+                    feed.bytes = Some(Arc::new(bytes));
                     feed.frames = fetched.read.frames.into_iter();
                 }
                 Err(why) => {

@@ -26,7 +26,7 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// A context with two threads that hears nothing.
 pub fn context() -> Context<'static> {
-    Context { random: &crate::monitor::system_random, threads: 2, stop: &GO_ON, monitor: &Silent }
+    Context { random: &crate::monitor::system_random, threads: 2, parallel: 2, stop: &GO_ON, monitor: &Silent }
 }
 
 /// Blocks of these numbers, one after the other in an extent, whose last one may be short.
@@ -103,6 +103,8 @@ pub struct Sample {
     pub hunks: Vec<HunkRef>,
     /// What the root says of checks of databases.
     pub failed_checks: u64,
+    /// The last snapshot, of which the next one says that it was made from it.
+    last: Option<SnapshotName>,
     seq: u64,
 }
 
@@ -126,6 +128,7 @@ impl Sample {
             hunk: 4,
             hunks: Vec::new(),
             failed_checks: 0,
+            last: None,
             seq: 0,
         };
         sample.folder(".");
@@ -326,7 +329,7 @@ impl Sample {
             format: FORMAT,
             vault: self.vault.config.id,
             seq: self.seq,
-            parent: None,
+            parent: self.last,
             started: finished,
             finished,
             reason: Reason::Manual,
@@ -346,6 +349,7 @@ impl Sample {
         };
         let (name, bytes) = root.encode().unwrap();
         self.store.create(&name.object(SNAPSHOTS), &[&bytes]).unwrap();
+        self.last = Some(name);
         name
     }
 

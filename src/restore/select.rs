@@ -115,7 +115,10 @@ pub fn failed_check(root: &Root) -> &'static str {
 }
 
 /// The last good one of `names`, which are in order.
-fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice> {
+///
+/// # Errors
+/// Failed: there is none, or the store fails.
+pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice> {
     let mut passed_over = Vec::new();
     for name in names.iter().rev() {
         let why = match vault.root(*name) {

@@ -10,8 +10,15 @@ type Make<'a> = &'a dyn Fn() -> (Box<dyn Store>, Box<dyn Any>);
 
 /// Runs the whole suite, each part on a store of its own.
 pub fn run(make: Make) {
-    for part in [reads_what_was_created, never_overwrites, refuses_what_is_not_there, lists_in_order, one_creator_wins]
-    {
+    let parts = [
+        reads_what_was_created,
+        never_overwrites,
+        refuses_what_is_not_there,
+        lists_in_order,
+        tells_whether_anything_lies_there,
+        one_creator_wins,
+    ];
+    for part in parts {
         let (store, _keep) = make();
         part(&*store);
     }
@@ -59,6 +66,18 @@ fn lists_in_order(store: &dyn Store) {
     let names = |folder| store.list(folder).unwrap().into_iter().map(|m| (m.name, m.size)).collect::<Vec<_>>();
     assert_eq!(names("packs/"), [("packs/a".into(), 7), ("packs/ab".into(), 8), ("packs/b".into(), 7)]);
     assert_eq!(names("claims/"), [("claims/x/10.json".into(), 16), ("claims/x/2.json".into(), 15)]);
+    let all = ["claims/x/10.json", "claims/x/2.json", "packs/a", "packs/ab", "packs/b", "packsish"];
+    assert_eq!(names("").into_iter().map(|(name, _)| name).collect::<Vec<_>>(), all);
+}
+
+fn tells_whether_anything_lies_there(store: &dyn Store) {
+    assert_eq!(store.other_than(&[]).unwrap(), None);
+    store.create("README.md", &[b"read"]).unwrap();
+    assert_eq!(store.other_than(&["README.md"]).unwrap(), None);
+    assert_eq!(store.other_than(&["vault.json"]).unwrap().as_deref(), Some("README.md"));
+    store.create("packs/a", &[]).unwrap();
+    let found = store.other_than(&["README.md", "pack", "packs/a"]).unwrap().unwrap();
+    assert_eq!(found.trim_end_matches('/'), "packs");
 }
 
 fn one_creator_wins(store: &dyn Store) {

@@ -11,19 +11,29 @@ type Plan = Box<dyn Fn(&'static str, &str) -> bool + Send + Sync>;
 pub struct FaultStore<S> {
     inner: S,
     plan: Plan,
+    unreachable: bool,
 }
 
 impl<S: Store> FaultStore<S> {
     /// Fails the calls to `inner` for which `plan(verb, name)` is true.
     pub fn new(inner: S, plan: impl Fn(&'static str, &str) -> bool + Send + Sync + 'static) -> Self {
-        FaultStore { inner, plan: Box::new(plan) }
+        FaultStore { inner, plan: Box::new(plan), unreachable: false }
+    }
+
+    /// The same, but the store does not answer those calls, in place of failing at them.
+    pub fn unreachable(self) -> Self {
+        FaultStore { unreachable: true, ..self }
     }
 
     fn check(&self, verb: &'static str, name: &str) -> Result<()> {
         if !(self.plan)(verb, name) {
             return Ok(());
         }
-        Err(Error::Failed { doing: format!("{verb} {name}"), source: io::Error::other("injected fault") })
+        let (doing, why) = (format!("{verb} {name}"), "injected fault");
+        Err(match self.unreachable {
+            true => Error::Unreachable { doing, why: why.into() },
+            false => Error::Failed { doing, source: io::Error::other(why) },
+        })
     }
 }
 
@@ -47,7 +57,17 @@ impl<S: Store> Store for FaultStore<S> {
         self.check("list", folder)?;
         self.inner.list(folder)
     }
+    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
+        self.check("list", "")?;
+        self.inner.other_than(known)
+    }
     fn now(&self) -> Result<jiff::Timestamp> {
         self.inner.now()
+    }
+    fn request_worth(&self) -> u64 {
+        self.inner.request_worth()
+    }
+    fn traffic(&self) -> Option<super::Traffic> {
+        self.inner.traffic()
     }
 }

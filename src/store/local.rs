@@ -155,9 +155,9 @@ impl Store for LocalStore {
 
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
         let mut found = Vec::new();
-        let mut folders = vec![folder.trim_end_matches('/').to_owned()];
-        while let Some(name) = folders.pop() {
-            let path = self.path(&name);
+        let mut folders = vec![folder.to_owned()];
+        while let Some(within) = folders.pop() {
+            let path = self.folder.join(&within);
             let failed = |source| Error::Failed { doing: format!("list {}", path.display()), source };
             let entries = match fs::read_dir(&path) {
                 Ok(entries) => entries,
@@ -168,9 +168,10 @@ impl Store for LocalStore {
                 let entry = entry.map_err(failed)?;
                 // A name that is not ours is not an object.
                 let Ok(last) = entry.file_name().into_string() else { continue };
-                let name = format!("{name}/{last}");
+                let name = format!("{within}{last}");
                 match entry.metadata() {
-                    Ok(meta) if meta.is_dir() => folders.push(name),
+                    Ok(meta) if meta.is_dir() && name == TMP => {}
+                    Ok(meta) if meta.is_dir() => folders.push(name + "/"),
                     Ok(meta) => found.push(Meta { name, size: meta.len() }),
                     Err(why) if why.kind() == io::ErrorKind::NotFound => {}
                     Err(why) => return Err(failed(why)),
@@ -179,6 +180,25 @@ impl Store for LocalStore {
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
+    }
+
+    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
+        let failed = |source| Error::Failed { doing: format!("list {}", self.folder.display()), source };
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(failed(why)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // A new filesystem has the first.
+            if name != "lost+found" && name != TMP && !known.contains(&name.as_str()) {
+                let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                return Ok(Some(if folder { name + "/" } else { name }));
+            }
+        }
+        Ok(None)
     }
 }
 

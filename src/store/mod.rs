@@ -4,18 +4,34 @@
 //! network store needs only a handful of requests in flight: one of the engine's threads each. A store whose client is
 //! asynchronous enters its runtime inside these methods, so the border between the two worlds is that store's file.
 
+pub mod address;
+pub mod cloud;
+pub mod far;
 pub mod fault;
+pub mod flip;
+pub mod gcs;
 pub mod local;
+pub mod login;
 pub mod memory;
 pub mod record;
+pub mod retry;
+pub mod since;
 
 #[cfg(test)]
 mod contract;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
+use self::address::Address;
+use self::cloud::Cloud;
+use self::gcs::{GcsBucket, Limits};
+use self::local::LocalStore;
+use self::retry::{Pace, RetryStore};
 use crate::error;
 
 /// What a listing tells of an object.
@@ -25,6 +41,16 @@ pub struct Meta {
     pub name: String,
     /// Its size in bytes.
     pub size: u64,
+}
+
+impl Meta {
+    /// The object's name, or that of the folder at the top that it lies in, with its slash.
+    fn at_top(self) -> String {
+        match self.name.split_once('/') {
+            Some((folder, _)) => format!("{folder}/"),
+            None => self.name,
+        }
+    }
 }
 
 /// Why a store did not do what it was asked.
@@ -52,6 +78,30 @@ pub enum Error {
         /// The end of the range, or the limit that it exceeds, in bytes.
         wanted: u64,
     },
+    /// The object's bytes do not have the checksum that the store keeps of them, however often they are read.
+    #[error("the bytes of {name} do not have the CRC32C that the store keeps of them")]
+    Corrupt {
+        /// The object asked for.
+        name: String,
+    },
+    /// The store answered, and does not do it, however often it is asked: no permission, no such bucket, a wrong clock.
+    #[error("{doing}: {why}")]
+    Refused {
+        /// What was being done, to which object.
+        doing: String,
+        /// What the store said.
+        why: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The store did not answer, or only with failures that pass, until its time was up.
+    #[error("{doing}: {why}")]
+    Unreachable {
+        /// What was being done, to which object.
+        doing: String,
+        /// The last failure, how often it was tried and for how long.
+        why: String,
+    },
     /// The medium failed.
     #[error("{doing}: {source}")]
     Failed {
@@ -67,15 +117,37 @@ impl Error {
     /// root or a listing gave are ever asked for.
     pub fn while_doing(self, doing: impl Into<String>) -> error::Error {
         match self {
-            Error::Failed { doing: inner, source } => error::Error::io(inner, &source).within(doing),
+            Error::Failed { doing: inner, source } => error::Error::io(inner, &source).within(doing).from_store(),
+            Error::Refused { doing: inner, why, hint } => {
+                error::Error::failed(inner, why).hint(hint).within(doing).from_store()
+            }
+            Error::Unreachable { doing: inner, why } => {
+                error::Error::unreachable(inner, why).within(doing).from_store()
+            }
             Error::AlreadyExists { .. } => error::Error::failed(doing, self),
-            Error::NotFound { .. } | Error::OutOfRange { .. } => error::Error::damage(doing, self),
+            Error::NotFound { .. } | Error::OutOfRange { .. } | Error::Corrupt { .. } => {
+                error::Error::damage(doing, self)
+            }
         }
     }
 }
 
 /// A store's result.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The store at an address. It gives up what it is doing once `stop` is set.
+///
+/// # Errors
+/// Credentials that cannot be used. Whether the place exists is not asked yet.
+pub fn open(address: &Address, cloud: &Cloud, stop: Arc<AtomicBool>) -> error::Result<Box<dyn Store>> {
+    Ok(match address {
+        Address::Folder(folder) => Box::new(LocalStore::new(folder)),
+        Address::Bucket { bucket, prefix } => {
+            let bucket = GcsBucket::new(cloud, bucket, prefix, Limits::default(), stop.clone())?;
+            Box::new(RetryStore::new(bucket, Pace::new(cloud.patience), stop))
+        }
+    })
+}
 
 /// A place for immutable objects. Names are relative, made of `[A-Za-z0-9._-]` and `/`.
 ///
@@ -94,12 +166,80 @@ pub trait Store: Send + Sync {
     /// Exactly `length` bytes from `offset`.
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>>;
 
-    /// All objects whose names start with `folder`, which ends in `/`, in the order of their names' bytes.
+    /// All objects whose names start with `folder`, which ends in `/`, in the order of their names' bytes; all that there
+    /// are where it is empty.
     fn list(&self, folder: &str) -> Result<Vec<Meta>>;
+
+    /// The name of something that lies at the top here and is none of `known`; a folder's name ends in `/`.
+    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
+        Ok(self.list("")?.into_iter().map(Meta::at_top).find(|name| !known.contains(&name.as_str())))
+    }
 
     /// The store's time; vaults know no other.
     fn now(&self) -> Result<Timestamp> {
         Ok(Timestamp::now())
+    }
+
+    /// How many bytes are read in the time that one more request takes: so much is better read along than left out.
+    fn request_worth(&self) -> u64 {
+        128 << 10
+    }
+
+    /// What was asked of the store so far; none where nothing counts it.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
+}
+
+/// What was asked of a store that is reached by requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Requests, by kind; each attempt counts.
+    pub requests: Requests,
+    /// Attempts that failed and were followed by another one.
+    pub retries: u64,
+    /// Bytes of objects that were sent, in attempts that failed, too.
+    pub sent: u64,
+    /// Bytes of objects that were received, likewise.
+    pub received: u64,
+}
+
+/// Requests by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Requests {
+    /// Objects to be created.
+    pub create: u64,
+    /// Objects or ranges of them to be read.
+    pub read: u64,
+    /// Pages of listings.
+    pub list: u64,
+    /// What is known of one object, the time among it.
+    pub describe: u64,
+}
+
+impl Requests {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.create + self.read + self.list + self.describe
+    }
+}
+
+impl std::ops::Sub for Traffic {
+    type Output = Traffic;
+
+    fn sub(self, before: Traffic) -> Traffic {
+        let (now, then) = (self.requests, before.requests);
+        Traffic {
+            requests: Requests {
+                create: now.create - then.create,
+                read: now.read - then.read,
+                list: now.list - then.list,
+                describe: now.describe - then.describe,
+            },
+            retries: self.retries - before.retries,
+            sent: self.sent - before.sent,
+            received: self.received - before.received,
+        }
     }
 }
 
@@ -119,7 +259,16 @@ impl<S: Store + ?Sized> Store for &S {
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
         (**self).list(folder)
     }
+    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
+        (**self).other_than(known)
+    }
     fn now(&self) -> Result<Timestamp> {
         (**self).now()
+    }
+    fn request_worth(&self) -> u64 {
+        (**self).request_worth()
+    }
+    fn traffic(&self) -> Option<Traffic> {
+        (**self).traffic()
     }
 }

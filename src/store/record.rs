@@ -69,7 +69,16 @@ impl<S: Store> Store for RecordStore<S> {
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
         self.note("list", folder, self.inner.list(folder), |l| l.len() as u64)
     }
+    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
+        self.note("list", "", self.inner.other_than(known), |found| u64::from(found.is_some()))
+    }
     fn now(&self) -> Result<jiff::Timestamp> {
         self.inner.now()
+    }
+    fn request_worth(&self) -> u64 {
+        self.inner.request_worth()
+    }
+    fn traffic(&self) -> Option<super::Traffic> {
+        self.inner.traffic()
     }
 }

@@ -3,6 +3,7 @@
 //! [`root`] names [`hunk`]s, those hold [`entry`]s, entries name ranges of [`pack`]s' content, directly through a [`map`],
 //! or through the [`pages`] of a database.
 
+pub mod ahead;
 pub mod entry;
 pub mod fold;
 pub mod hex;
@@ -33,6 +34,7 @@ use crate::store::{self, Store};
 pub const CONFIG: &str = "vault.json";
 /// The object that tells a person how to restore without this program.
 pub const README: &str = "README.md";
+const RESTORE_BY_HAND: &[u8] = include_bytes!("restore-by-hand.md");
 
 /// What `vault.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,23 +118,100 @@ impl Vault {
     /// # Errors
     /// As [`Vault::find`]; and where there is no vault.
     pub fn open(store: Box<dyn Store>) -> Result<Vault> {
-        Self::find(store)?.map_err(|store| {
-            Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)").hint(
-                "Check the address. `lastgood init` makes a new, empty vault; `lastgood backup` does for a local one.",
-            )
-        })
+        Self::find(store)?.map_err(|store| Self::missing(&*store))
+    }
+
+    /// The error that there is none.
+    pub fn missing(store: &dyn Store) -> Error {
+        Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)").hint(
+            "Check the address. `lastgood init` makes a new, empty vault; `lastgood backup` does for a local one, and \
+             `lastgood backup --init` for any.",
+        )
+    }
+
+    /// Refuses to make a vault unasked among other things: the address may be wrong, or a vault may have lost its
+    /// `vault.json`.
+    ///
+    /// # Errors
+    /// Failed: something lies there; a store that fails.
+    pub fn check_free(store: &dyn Store) -> Result<()> {
+        let doing = || format!("make a vault in {}", store.url());
+        // A vault whose making was cut short has the first.
+        let Some(name) = store.other_than(&[README, CONFIG]).map_err(|e| e.while_doing(doing()))? else {
+            return Ok(());
+        };
+        match store.get(CONFIG, MAX_ROOT) {
+            Err(store::Error::NotFound { .. }) => {
+                Err(Error::failed(doing(), format!("it is not empty ({name}), and has no vault.json"))
+                    .hint("Check the address. If a vault shall be made there all the same: `lastgood init`."))
+            }
+            // Another process made it just now.
+            Ok(_) | Err(store::Error::OutOfRange { .. }) => Ok(()),
+            Err(why) => Err(why.while_doing(doing())),
+        }
+    }
+
+    /// Makes a replica of this vault in `store`, which has no vault: README.md and `vault.json` as they are here, no
+    /// snapshot yet. When another process makes it at the same time, it is opened.
+    ///
+    /// # Errors
+    /// A store that fails; another vault that is there now.
+    pub fn replicate(&self, store: Box<dyn Store>) -> Result<Vault> {
+        let doing = || format!("make a replica of the vault {} at {}", self.store.url(), store.url());
+        let config = self.store.get(CONFIG, MAX_ROOT).map_err(|e| e.while_doing(doing()))?;
+        if VaultConfig::parse(&config).as_ref() != Ok(&self.config) {
+            return Err(Error::damage(doing(), format!("{CONFIG} is not what it was when the vault was opened")));
+        }
+        let readme = match self.store.get(README, MAX_ROOT) {
+            Ok(readme) => readme,
+            Err(store::Error::NotFound { .. }) => RESTORE_BY_HAND.to_vec(),
+            Err(why) => return Err(why.while_doing(doing())),
+        };
+        for (name, bytes) in [(README, &readme), (CONFIG, &config)] {
+            match store.create(name, &[bytes]) {
+                Ok(()) | Err(store::Error::AlreadyExists { .. }) => {}
+                Err(why) => return Err(why.while_doing(doing())),
+            }
+        }
+        let made = Self::open(store)?;
+        self.check_same(&made)?;
+        Ok(made)
+    }
+
+    /// Checks that another vault is a replica of this one.
+    ///
+    /// # Errors
+    /// Usage: it is another vault.
+    pub fn check_same(&self, other: &Vault) -> Result<()> {
+        let (id, theirs) = (self.config.id, other.config.id);
+        if (id, self.config.hash_key) == (theirs, other.config.hash_key) {
+            return Ok(());
+        }
+        let why = match id == theirs {
+            true => format!("both say that they are the vault {id}, but their keys differ"),
+            false => format!("they are different vaults: the first is {id}, the second {theirs}"),
+        };
+        Err(Error::usage(format!("use {} and {} together", self.store.url(), other.store.url()), why).hint(
+            "Vaults that are used together are replicas of one. Use these one by one; `lastgood copy --from URL --to URL` makes \
+             a replica where there is no vault yet.",
+        ))
     }
 
     /// Makes a new vault: README.md, then `vault.json`.
     ///
     /// # Errors
-    /// A store that fails, or that already holds a vault.
+    /// A store that fails, or that already holds a vault; snapshots whose `vault.json` is lost, which a new one would shut out.
     pub fn init(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Vault> {
-        let there = |store: Box<dyn Store>| {
-            Error::failed(format!("make a vault at {}", store.url()), "a vault exists there already")
-                .hint("It can be used as it is: `lastgood list` shows what it holds.")
-        };
-        Self::make(store, random)?.map_err(there)
+        match Self::find(store)? {
+            Ok(vault) => Err(Self::exists(&*vault.store)),
+            Err(store) => Self::make(store, random)?.map_err(|store| Self::exists(&*store)),
+        }
+    }
+
+    /// The error that there is one already.
+    pub fn exists(store: &dyn Store) -> Error {
+        Error::failed(format!("make a vault at {}", store.url()), "a vault exists there already")
+            .hint("It can be used as it is: `lastgood list` shows what it holds.")
     }
 
     /// Opens the vault in `store`, which is made when there is none. Of several processes that make it at the same time
@@ -162,7 +241,7 @@ impl Vault {
             check: String::new(),
         };
         config.check = config.checksum()?;
-        match store.create(README, &[include_bytes!("restore-by-hand.md")]) {
+        match store.create(README, &[RESTORE_BY_HAND]) {
             Ok(()) | Err(store::Error::AlreadyExists { .. }) => {}
             Err(why) => return Err(why.while_doing(doing())),
         }
@@ -210,6 +289,14 @@ impl Vault {
     /// # Errors
     /// A store that fails; a missing or altered root, or one of another vault or format.
     pub fn root(&self, name: SnapshotName) -> Result<Root> {
+        self.read_root(SNAPSHOTS, name).map(|(root, _)| root)
+    }
+
+    /// A snapshot's root, and its bytes as they are stored.
+    ///
+    /// # Errors
+    /// As [`Vault::root`].
+    pub fn root_as_stored(&self, name: SnapshotName) -> Result<(Root, Vec<u8>)> {
         self.read_root(SNAPSHOTS, name)
     }
 
@@ -218,10 +305,10 @@ impl Vault {
     /// # Errors
     /// As [`Vault::root`].
     pub fn checkpoint(&self, name: SnapshotName) -> Result<Root> {
-        self.read_root(CHECKPOINTS, name)
+        self.read_root(CHECKPOINTS, name).map(|(root, _)| root)
     }
 
-    fn read_root(&self, folder: &str, name: SnapshotName) -> Result<Root> {
+    fn read_root(&self, folder: &str, name: SnapshotName) -> Result<(Root, Vec<u8>)> {
         let doing = || format!("read the root of snapshot {name}");
         let bytes = self.store.get(&name.object(folder), MAX_ROOT).map_err(|e| e.while_doing(doing()))?;
         let root = Root::parse(name, &bytes)?;
@@ -229,6 +316,6 @@ impl Vault {
             let why = format!("it belongs to the vault {}, and this one is {}", root.vault, self.config.id);
             return Err(Error::damage(doing(), why));
         }
-        Ok(root)
+        Ok((root, bytes))
     }
 }

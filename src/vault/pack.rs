@@ -73,6 +73,19 @@ pub struct FrameAt {
     pub length: u32,
 }
 
+impl FrameAt {
+    /// Where it ends in the object, in bytes.
+    pub fn end(&self) -> u64 {
+        self.at + u64::from(self.compressed)
+    }
+
+    /// Its compressed bytes, of `bytes` that begin at `from` of the object; none where they are not there.
+    pub fn within<'b>(&self, bytes: &'b [u8], from: u64) -> &'b [u8] {
+        let at = self.at.saturating_sub(from) as usize;
+        bytes.get(at..at.saturating_add(self.compressed as usize)).unwrap_or_default()
+    }
+}
+
 /// The frames of a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeekTable {

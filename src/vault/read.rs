@@ -1,10 +1,20 @@
 //! Reading packs: seek tables, frames, and the lists that roots keep in index frames.
+//!
+//! Where a request is dear, as on a bucket, fewer are made: an index frame comes with those that follow it, a small pack or
+//! the end of an index pack with its seek table, and what came along is kept for a while. Elsewhere only what is asked for
+//! is read.
+
+mod kept;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use self::kept::Kept;
+use super::ahead::in_order;
 use super::entry::{Extent, FrameRef};
 use super::hex::{Hash, PackId};
 use super::list::{self, List};
@@ -15,14 +25,16 @@ use crate::store::Store;
 
 /// Read from a pack's end to find its seek table: enough for 2,000 frames.
 const TAIL: u64 = 16 << 10;
-/// Seek tables that are kept.
-const TABLES: usize = 1024;
+/// Where a request costs no more than so many bytes, as on a disk, nothing is read along.
+const NEAR: u64 = 128 << 10;
 
 /// Reads content out of the packs that a snapshot names; shared by threads.
 pub struct PackReader<'v> {
     store: &'v dyn Store,
     book: PackBook,
-    tables: Mutex<HashMap<PackId, Arc<SeekTable>>>,
+    kept: Arc<Kept>,
+    /// So many bytes are read along with what is asked for, if they are likely to be wanted.
+    ahead: u64,
 }
 
 /// Decompresses frames, reusing its memory.
@@ -53,10 +65,24 @@ impl Decoder {
     }
 }
 
+/// Reads something that says itself whether it is right; `read` also gives what is wrong with it. Bytes can flip on their
+/// way: what is wrong is read anew once, and is damage when it is wrong again.
+///
+/// # Errors
+/// Those of `read`; damage.
+pub fn twice<T>(name: &str, mut read: impl FnMut() -> Result<Result<T, String>>) -> Result<T> {
+    match read()? {
+        Ok(right) => return Ok(right),
+        Err(why) => tracing::info!("{name} is read once more: {why}"),
+    }
+    read()?.map_err(|why| Error::damage(format!("read {name}"), why))
+}
+
 impl<'v> PackReader<'v> {
     /// Reads the packs of `book`.
     pub fn new(store: &'v dyn Store, book: PackBook) -> Self {
-        PackReader { store, book, tables: Mutex::default() }
+        let worth = store.request_worth();
+        PackReader { store, book, kept: Arc::default(), ahead: if worth > NEAR { worth } else { 0 } }
     }
 
     /// A reader for everything that `root` reaches; reads the root's pack list where that is in frames.
@@ -64,8 +90,15 @@ impl<'v> PackReader<'v> {
     /// # Errors
     /// A store that fails; damage.
     pub fn for_root(store: &'v dyn Store, root: &Root) -> Result<Self> {
-        let holders = root.holders().map(|p| (p.id, *p)).collect();
-        let mut reader = PackReader::new(store, holders);
+        PackReader::new(store, PackBook::default()).for_another(root)
+    }
+
+    /// As [`PackReader::for_root`], for another root of the vault. What one of the readers has read, both have.
+    ///
+    /// # Errors
+    /// A store that fails; damage.
+    pub fn for_another(&self, root: &Root) -> Result<PackReader<'v>> {
+        let mut reader = self.of(root.holders().map(|p| (p.id, *p)).collect());
         let mut all = HashMap::new();
         reader.each(&root.packs.list, |info: PackInfo| {
             all.insert(info.id, info);
@@ -77,9 +110,13 @@ impl<'v> PackReader<'v> {
 
     /// A reader that knows more packs.
     pub fn with(&self, more: impl IntoIterator<Item = PackInfo>) -> PackReader<'v> {
-        let mut reader = PackReader::new(self.store, self.book.clone());
+        let mut reader = self.of(self.book.clone());
         reader.learn(more);
         reader
+    }
+
+    fn of(&self, book: PackBook) -> PackReader<'v> {
+        PackReader { store: self.store, book, kept: self.kept.clone(), ahead: self.ahead }
     }
 
     /// The packs that it knows.
@@ -92,6 +129,11 @@ impl<'v> PackReader<'v> {
         self.book.extend(packs.into_iter().map(|p| (p.id, p)));
     }
 
+    /// Where the packs are.
+    pub fn store(&self) -> &'v dyn Store {
+        self.store
+    }
+
     fn info(&self, pack: PackId, kind: PackKind) -> Result<&PackInfo> {
         let info = self.book.get(&pack).filter(|info| info.kind == kind);
         info.ok_or_else(|| {
@@ -100,37 +142,46 @@ impl<'v> PackReader<'v> {
         })
     }
 
-    /// A pack's seek table.
+    /// A pack's seek table. Of several threads that ask for it at the same time one reads it.
     ///
     /// # Errors
     /// A store that fails; a pack that is missing, of another size or without a table.
     pub fn table(&self, pack: PackId, kind: PackKind) -> Result<Arc<SeekTable>> {
-        let tables = || self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = tables().get(&pack) {
+        let info = self.info(pack, kind)?;
+        let pack = self.kept.pack(info);
+        let mut known = pack.table();
+        if let Some(table) = &*known {
             return Ok(table.clone());
         }
-        let info = self.info(pack, kind)?;
+        let table = Arc::new(twice(&info.name(), || self.read_table(info))?);
+        Ok(known.insert(table).clone())
+    }
+
+    /// Reads a pack's end, and keeps it where it holds more than the table. Gives also what is wrong with it.
+    fn read_table(&self, info: &PackInfo) -> Result<Result<SeekTable, String>> {
         let name = info.name();
-        let damage = |why: String| Error::damage(format!("read {name}"), why);
-        let mut wanted = TAIL.min(info.size);
-        let table = loop {
-            let tail = self.store.get_range(&name, info.size - wanted, wanted);
+        let along = info.kind == PackKind::Index || info.size <= self.ahead;
+        let mut wanted = if along { TAIL.max(self.ahead) } else { TAIL }.min(info.size);
+        loop {
+            let at = info.size - wanted;
+            let tail = self.store.get_range(&name, at, wanted);
             let tail = tail.map_err(|e| e.while_doing(format!("read the seek table of {name}")))?;
-            match SeekTable::parse(&tail, info.size).map_err(damage)? {
-                Tail::Table(table) => break Arc::new(table),
-                Tail::Longer(length) => wanted = length,
+            match SeekTable::parse(&tail, info.size) {
+                Ok(Tail::Longer(length)) if length > wanted => wanted = length,
+                Ok(Tail::Table(table)) if table.content() == info.content => {
+                    if self.ahead > 0 && along {
+                        self.kept.keep(info.id, at, Arc::new(tail));
+                    }
+                    return Ok(Ok(table));
+                }
+                Ok(Tail::Table(table)) => {
+                    let content = table.content();
+                    return Ok(Err(format!("it has {content} bytes of content, and {} were stored", info.content)));
+                }
+                Ok(Tail::Longer(_)) => return Ok(Err("its seek table is longer than it says".into())),
+                Err(why) => return Ok(Err(why)),
             }
-        };
-        if table.content() != info.content {
-            let why = format!("it has {} bytes of content, and {} were stored", table.content(), info.content);
-            return Err(damage(why));
         }
-        let mut tables = tables();
-        if tables.len() >= TABLES {
-            tables.clear();
-        }
-        tables.insert(pack, table.clone());
-        Ok(table)
     }
 
     /// The compressed bytes of consecutive frames.
@@ -139,9 +190,61 @@ impl<'v> PackReader<'v> {
     /// A store that fails; a pack that is missing or short.
     pub fn compressed(&self, pack: PackId, kind: PackKind, frames: &[FrameAt]) -> Result<Vec<u8>> {
         let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(Vec::new()) };
+        let length = last.end() - first.at;
+        if self.ahead > 0
+            && let Some(bytes) = self.kept.bytes(pack, first.at, length)
+        {
+            return Ok(bytes);
+        }
+        self.range(pack, kind, first.at, length)
+    }
+
+    fn range(&self, pack: PackId, kind: PackKind, at: u64, length: u64) -> Result<Vec<u8>> {
         let name = pack::name(kind, pack);
-        let length = last.at + u64::from(last.compressed) - first.at;
-        self.store.get_range(&name, first.at, length).map_err(|e| e.while_doing(format!("read {name}")))
+        self.store.get_range(&name, at, length).map_err(|e| e.while_doing(format!("read {name}")))
+    }
+
+    /// The compressed bytes of a frame, from the store itself: those that it gave before are not right.
+    ///
+    /// # Errors
+    /// A store that fails; a pack that is missing or short.
+    pub fn anew(&self, (pack, kind): (PackId, PackKind), frame: &FrameAt) -> Result<Vec<u8>> {
+        self.kept.forget(pack, frame.at);
+        self.range(pack, kind, frame.at, u64::from(frame.compressed))
+    }
+
+    /// Decompresses a frame of which these are the compressed bytes into `out`. If they are not what they should be, they are
+    /// read anew, once.
+    ///
+    /// # Errors
+    /// A store that fails; damage.
+    pub fn decode(
+        &self,
+        (pack, kind): (PackId, PackKind),
+        frame: &FrameAt,
+        compressed: &[u8],
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.decode_checked((pack, kind), frame, compressed, decoder, out, |_| Ok(()))
+    }
+
+    fn decode_checked(
+        &self,
+        (pack, kind): (PackId, PackKind),
+        frame: &FrameAt,
+        compressed: &[u8],
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+        check: impl Fn(&[u8]) -> Result<(), String>,
+    ) -> Result<()> {
+        let mut decode =
+            |compressed: &[u8]| decoder.frame(compressed, frame.length, out).and_then(|()| check(out.as_slice()));
+        let mut first = Some(compressed);
+        twice(&pack::name(kind, pack), || match first.take() {
+            Some(compressed) => Ok(decode(compressed)),
+            None => Ok(decode(&self.anew((pack, kind), frame)?)),
+        })
     }
 
     /// The content of an index frame, checked against its hash.
@@ -149,20 +252,50 @@ impl<'v> PackReader<'v> {
     /// # Errors
     /// A store that fails; damage.
     pub fn index_frame(&self, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
-        let name = pack::name(PackKind::Index, frame.pack);
-        let damage = |why: String| Error::damage(format!("read {name}"), why);
         let table = self.table(frame.pack, PackKind::Index)?;
-        let at = table.covering(frame.offset, frame.length).map(|range| &table.frames()[range]);
-        let Some([at]) = at.filter(|at| at.len() == 1 && at[0].offset == frame.offset) else {
-            return Err(damage(format!("no frame begins at {} of its content", frame.offset)));
+        let range = table.covering(frame.offset, frame.length);
+        let number = range.filter(|range| range.len() == 1).map(|range| range.start);
+        let Some(number) = number.filter(|&number| table.frames()[number].offset == frame.offset) else {
+            let name = pack::name(PackKind::Index, frame.pack);
+            let why = format!("no frame begins at {} of its content", frame.offset);
+            return Err(Error::damage(format!("read {name}"), why));
         };
+        let compressed = self.with_following(frame.pack, &table.frames()[number..])?;
         let mut content = Vec::new();
-        let compressed = self.compressed(frame.pack, PackKind::Index, std::slice::from_ref(at))?;
-        decoder.frame(&compressed, at.length, &mut content).map_err(damage)?;
-        if content.len() as u64 != frame.length || Hash::of(&content) != frame.hash {
-            return Err(damage(format!("the frame at {} of its content is not the one that was stored", frame.offset)));
-        }
+        let check = |content: &[u8]| match content.len() as u64 == frame.length && Hash::of(content) == frame.hash {
+            true => Ok(()),
+            false => Err(format!("the frame at {} of its content is not the one that was stored", frame.offset)),
+        };
+        let (pack, at) = ((frame.pack, PackKind::Index), &table.frames()[number]);
+        self.decode_checked(pack, at, &compressed, decoder, &mut content, check)?;
         Ok(content)
+    }
+
+    /// The compressed bytes of the first of these frames of an index pack. Where a request is dear it is read with those that
+    /// follow: a hunk, map or list is mostly wanted after the one before it.
+    fn with_following(&self, pack: PackId, frames: &[FrameAt]) -> Result<Vec<u8>> {
+        let Some((frame, following)) = frames.split_first() else { return Ok(Vec::new()) };
+        let length = u64::from(frame.compressed);
+        if self.ahead == 0 {
+            return self.range(pack, PackKind::Index, frame.at, length);
+        }
+        let kept = || self.kept.bytes(pack, frame.at, length);
+        if let Some(bytes) = kept() {
+            return Ok(bytes);
+        }
+        let info = self.kept.pack(self.info(pack, PackKind::Index)?);
+        let _right = info.stretch();
+        // Somebody may have read it while this thread waited.
+        if let Some(bytes) = kept() {
+            return Ok(bytes);
+        }
+        let (until, next) = (frame.at + self.ahead, self.kept.next(pack, frame.at).unwrap_or(u64::MAX));
+        let along = following.iter().take_while(|along| along.end() <= until && along.at < next).last();
+        let length = along.unwrap_or(frame).end() - frame.at;
+        let bytes = self.range(pack, PackKind::Index, frame.at, length)?;
+        let bytes = Arc::new(bytes);
+        self.kept.keep(pack, frame.at, bytes.clone());
+        Ok(bytes.get(..frame.compressed as usize).unwrap_or_default().to_vec())
     }
 
     /// The content of an extent of data, at most `limit` bytes.
@@ -176,15 +309,16 @@ impl<'v> PackReader<'v> {
         }
         let Some(pack) = extent.pack else { return Ok(vec![0; extent.length as usize]) };
         let table = self.table(pack, PackKind::Data)?;
-        let name = pack::name(PackKind::Data, pack);
-        let damage = |why: String| Error::damage(format!("read {name}"), why);
-        let range = table.covering(extent.offset, extent.length);
-        let frames =
-            &table.frames()[range.ok_or_else(|| damage("an entry refers to what lies beyond its end".into()))?];
+        let Some(range) = table.covering(extent.offset, extent.length) else {
+            let name = pack::name(PackKind::Data, pack);
+            return Err(Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end"));
+        };
+        let frames = &table.frames()[range];
+        let compressed = self.compressed(pack, PackKind::Data, frames)?;
         let (mut out, mut content) = (Vec::with_capacity(extent.length as usize), Vec::new());
         for frame in frames {
-            let compressed = self.compressed(pack, PackKind::Data, std::slice::from_ref(frame))?;
-            decoder.frame(&compressed, frame.length, &mut content).map_err(damage)?;
+            let stored = frame.within(&compressed, frames[0].at);
+            self.decode((pack, PackKind::Data), frame, stored, decoder, &mut content)?;
             let from = extent.offset.saturating_sub(frame.offset) as usize;
             let to = (extent.end() - frame.offset).min(u64::from(frame.length)) as usize;
             out.extend_from_slice(&content[from..to]);
@@ -218,16 +352,39 @@ impl<'v> PackReader<'v> {
     }
 }
 
+/// The sizes of all packs in a store, by name.
+///
+/// # Errors
+/// A store that fails.
+pub fn listed(store: &dyn Store) -> Result<HashMap<String, u64>> {
+    let mut sizes = HashMap::new();
+    let folders = ["packs/", "index/"];
+    in_order(
+        &folders,
+        folders.len(),
+        |folder| store.list(folder),
+        |folder, listed| {
+            let listed = listed.map_err(|e| e.while_doing(format!("list {folder} of {}", store.url())))?;
+            sizes.extend(listed.into_iter().map(|object| (object.name, object.size)));
+            Ok(())
+        },
+    )?;
+    Ok(sizes)
+}
+
 /// The packs that are missing or of another size than they should be, and which of both.
 ///
 /// # Errors
 /// A store that fails.
 pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) -> Result<Vec<(PackInfo, String)>> {
-    let mut sizes = HashMap::new();
-    for folder in ["packs/", "index/"] {
-        let listed = store.list(folder).map_err(|e| e.while_doing(format!("list {folder} of {}", store.url())))?;
-        sizes.extend(listed.into_iter().map(|object| (object.name, object.size)));
-    }
+    Ok(absent_of(&listed(store)?, packs))
+}
+
+/// As [`absent`], by the sizes that were [`listed`].
+pub fn absent_of<'p>(
+    sizes: &HashMap<String, u64>,
+    packs: impl Iterator<Item = &'p PackInfo>,
+) -> Vec<(PackInfo, String)> {
     let wrong = packs.filter_map(|pack| match sizes.get(&pack.name()) {
         None => Some((*pack, "it is missing".to_owned())),
         Some(size) if *size != pack.size => {
@@ -237,5 +394,5 @@ pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) 
     });
     let mut wrong: Vec<_> = wrong.collect();
     wrong.sort_by_key(|(pack, _)| pack.name());
-    Ok(wrong)
+    wrong
 }

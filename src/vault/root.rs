@@ -29,7 +29,7 @@ pub const CHECKPOINTS: &str = "checkpoints/";
 /// A snapshot's name: what its object's name tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotName {
-    /// One more than the greatest in the vault; the order of snapshots.
+    /// Greater than all in the vault and in its replicas; the order of snapshots.
     pub seq: u64,
     /// When it was committed, to the second.
     pub time: Timestamp,
@@ -248,7 +248,7 @@ pub struct Root {
     pub format: u32,
     /// The vault it belongs to.
     pub vault: Hex<16>,
-    /// One more than the greatest in the vault: the order of snapshots.
+    /// Greater than all in the vault and in its replicas: the order of snapshots.
     pub seq: u64,
     /// The snapshot that it was made from.
     pub parent: Option<SnapshotName>,

@@ -58,7 +58,7 @@ fn damage_is_named_with_the_snapshots_that_it_hurts() {
                 "shared pack" => (sample.packs[0].name(), vec![first, second]),
                 "pack" => (sample.packs[7].name(), vec![second]),
                 "index" => (sample.index_pack(), vec![second]),
-                // Of the newest root nothing else tells; the program's own tests remove an older one.
+                // Of the newest root nothing else tells; that an older one is gone is no damage.
                 "root" if how == "delete" => continue,
                 "root" => (second.object(SNAPSHOTS), vec![second]),
                 _ => (CONFIG.to_owned(), vec![first, second]),
@@ -71,6 +71,19 @@ fn damage_is_named_with_the_snapshots_that_it_hurts() {
             }
         }
     }
+}
+
+#[test]
+fn snapshots_that_others_were_made_from_and_that_are_gone_are_gaps() {
+    let (mut sample, first, second) = two();
+    let third = sample.commit(SnapshotState::Complete);
+    let verify = || verify(&sample.vault, &Options::default(), &context()).unwrap();
+    assert_eq!(verify().gaps, []);
+    sample.store.objects().remove(&second.object(SNAPSHOTS)).unwrap();
+    let (report, parent) = (verify(), sample.vault.root(third).unwrap().parent);
+    assert_eq!((report.gaps, report.damage, parent), (vec![second], vec![], Some(second)));
+    sample.store.objects().remove(&first.object(SNAPSHOTS)).unwrap();
+    assert_eq!(verify().gaps, [second]);
 }
 
 #[test]

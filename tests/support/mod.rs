@@ -2,6 +2,7 @@
 
 pub mod bank;
 pub mod bucket;
+pub mod cloud;
 pub mod compare;
 pub mod database;
 pub mod dice;
@@ -11,7 +12,7 @@ pub mod other;
 pub mod slow;
 pub mod tree;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -26,18 +27,57 @@ pub const LASTGOOD: &str = env!("CARGO_BIN_EXE_lastgood");
 /// A run that takes longer hangs.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Variables that the program or its libraries read; none comes from outside into a test.
-const VARIABLES: [&str; 5] = ["LASTGOOD_VAULT", "LASTGOOD_DATA", "K_SERVICE", "CLOUD_RUN_JOB", "RUST_LOG"];
+/// What the names of variables begin with that the program or its libraries read; none comes from outside into a test, so
+/// that no test finds credentials.
+const VARIABLES: [&str; 22] = [
+    "LASTGOOD_",
+    "K_SERVICE",
+    "CLOUD_RUN_",
+    "RUST_LOG",
+    "GOOGLE_",
+    "GCLOUD_",
+    "GCP_",
+    "GCS_",
+    "GCE_",
+    "BACKUP_BUCKET_NAME",
+    "STORAGE_",
+    "CLOUDSDK_",
+    "AWS_",
+    "SSL_CERT_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+];
+
+/// Where no metadata server is: a port of this machine that nothing listens on.
+const NO_METADATA_SERVER: &str = "127.0.0.1:9";
 
 /// A folder of its own, which is the working directory of all commands: data in `data`, vault in `backups`.
 pub struct World {
     folder: TempDir,
+    variables: Vec<(String, OsString)>,
 }
 
 impl World {
     /// An empty one.
     pub fn new() -> Self {
-        World { folder: tempfile::tempdir().unwrap() }
+        World { folder: tempfile::tempdir().unwrap(), variables: Vec::new() }
+    }
+
+    /// The same with a variable in the environment of all commands.
+    pub fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The same with its vault in a bucket of a server that stands for Google Cloud Storage, for all commands.
+    pub fn on(self, server: &str, vault: &str) -> Self {
+        self.with("STORAGE_EMULATOR_HOST", server).with("LASTGOOD_VAULT", vault)
     }
 
     /// One with a data directory of every kind of entry.
@@ -84,9 +124,13 @@ impl World {
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(LASTGOOD);
         command.current_dir(self.folder.path()).args(args);
-        for name in VARIABLES {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            if VARIABLES.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {
+                command.env_remove(name);
+            }
         }
+        command.env("HOME", self.folder.path()).env("GCE_METADATA_HOST", NO_METADATA_SERVER);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -65,7 +65,7 @@ pub fn backup(vault: &Vault, data: &Path) -> Report {
 /// The same with options; how long it waits for locks is not for them to say.
 pub fn backup_as(vault: &Vault, options: Options) -> Report {
     let stop = AtomicBool::new(false);
-    let ctx = Context { random: &system_random, threads: 2, stop: &stop, monitor: &Silent };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
     let options = Options { busy_timeout: Duration::from_secs(120), ..options };
     backup::backup(vault, &options, &ctx).unwrap()
 }

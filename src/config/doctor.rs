@@ -1,0 +1,30 @@
+//! What `doctor` looks at.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lastgood::doctor::{Place, Proxy, VaultPlace};
+use lastgood::store::address::Address;
+use lastgood::store::cloud::Cloud;
+
+use super::Outside;
+
+/// Variables that name a proxy for https, in the order in which they count.
+const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
+/// Whatever is configured, however it goes together: to say what is wrong with that is the doctor's task.
+pub fn place(data: PathBuf, vaults: &[Address], cloud: &Cloud, max_age: Duration, outside: &Outside) -> Place {
+    let vault = |address: &Address| VaultPlace {
+        address: address.clone(),
+        at: match address {
+            Address::Folder(path) => Some((outside.resolve)(path)),
+            Address::Bucket { .. } => None,
+        },
+    };
+    let proxy = PROXIES.iter().find_map(|name| {
+        let value = (outside.env)(name).filter(|value| !value.is_empty())?;
+        Some(Proxy::new(name, &value.to_string_lossy()))
+    });
+    let data_at = (outside.resolve)(&data);
+    Place { vaults: vaults.iter().map(vault).collect(), cloud: cloud.clone(), proxy, data, data_at, max_age }
+}

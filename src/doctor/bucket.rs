@@ -1,0 +1,398 @@
+//! A bucket: who asks, whether it answers, and what may be done.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+
+use super::grants::{self, Member};
+use super::network::{Proxy, Trouble, trouble};
+use super::notes::Notes;
+use super::{Check, Outcome, span, vault};
+use crate::store::cloud::Cloud;
+use crate::store::gcs::{GcsBucket, Limits};
+use crate::store::login::{self, Found};
+use crate::store::retry::{Fault, Pace, Requests, RetryStore};
+use crate::vault::root::SNAPSHOTS;
+
+/// A request is given up without progress for so long,
+const STALL: Duration = Duration::from_secs(5);
+/// tried again for so long where it fails sooner,
+const AGAIN: Duration = Duration::from_secs(3);
+/// and a token is waited for so long.
+const TOKEN: Duration = Duration::from_secs(7);
+/// A clock that is further off than this will be too far off soon.
+const OFF: Duration = Duration::from_secs(60);
+
+/// What is looked at.
+pub struct About {
+    pub vault: vault::About,
+    pub bucket: String,
+    pub prefix: String,
+    pub cloud: Cloud,
+    pub proxy: Option<Proxy>,
+}
+
+/// Makes the checks.
+pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
+    let unasked =
+        |why: &str| notes.add(Check::skipped("the rest", format!("bucket, permissions, vault: not asked, {why}")));
+    let found = match login::find(&about.cloud) {
+        Ok(found) => found,
+        Err(fault) => {
+            let (why, hint) = refusal(fault);
+            notes.add(Check::problem("credentials", why).advice(lost(&about.cloud).unwrap_or(hint)));
+            return unasked("for want of credentials");
+        }
+    };
+    let limits = Limits { stall: STALL, answer: STALL * 2 };
+    let bucket = match GcsBucket::new(&about.cloud, &about.bucket, &about.prefix, limits, stop.clone()) {
+        Ok(bucket) => bucket,
+        Err(why) => {
+            notes.add(Check::problem("network", why.what()).advice(why.advice().unwrap_or_default()));
+            return unasked("as it cannot be reached");
+        }
+    };
+    let account = bucket.account();
+    let credentials = credentials(about, &bucket, &found, account.as_deref());
+    let usable = credentials.outcome == Outcome::Ok;
+    notes.add(credentials);
+    notes.add(match &about.cloud.project {
+        Some(project) => Check::ok("project", project),
+        None => Check::skipped("project", "none is named (GOOGLE_CLOUD_PROJECT, GCP_PROJECT_ID), and none is needed"),
+    });
+    if let Some(failed) = network(about, &bucket) {
+        notes.add(failed);
+        return unasked("as it cannot be reached");
+    }
+    notes.add(Check::ok("network", format!("{} answers", about.cloud.base())));
+    notes.add(clock(bucket.ahead(), bucket.time().err()));
+    if !usable {
+        return unasked("for want of credentials");
+    }
+    if found != Found::Emulator {
+        if let Err(fault) = tried(|| bucket.sign_in(TOKEN)) {
+            notes.add(no_token(&found, fault));
+            return unasked("for want of a token");
+        }
+        notes.add(Check::ok("token", "one can be had"));
+    }
+    let member = Member::of(&found, account.as_deref());
+    if !listed(about, &bucket, &found, &member, notes) {
+        return;
+    }
+    let pace = Pace {
+        first: Duration::from_millis(200),
+        longest: Duration::from_secs(1),
+        patience: about.cloud.patience.min(AGAIN),
+    };
+    vault::look(Box::new(RetryStore::new(bucket, pace, stop.clone())), &about.vault, notes, stop);
+}
+
+/// What was found. The metadata server, which is in this machine or nowhere, is asked whether it is there.
+fn credentials(about: &About, bucket: &GcsBucket, found: &Found, account: Option<&str>) -> Check {
+    let name = "credentials";
+    let Found::Metadata { host } = found else { return Check::ok(name, found.to_string()) };
+    match tried(|| bucket.sign_in(TOKEN)) {
+        Ok(()) => {
+            let account = account.unwrap_or("without a name");
+            Check::ok(name, format!("the attached service account, {account}, from the metadata server {host}"))
+        }
+        Err(fault) => {
+            let check = Check::problem(name, refusal(fault).0);
+            if about.cloud.in_cloud_run {
+                return check.advice(
+                    "Is a service account attached (`gcloud run services describe NAME` or `gcloud run jobs describe NAME` \
+                     shows it), and is it enabled?",
+                );
+            }
+            check
+                .advice(
+                    "On a laptop log in, or let GOOGLE_APPLICATION_CREDENTIALS name a key file. In Cloud Run and on Google's \
+                     machines an attached service account is enough.",
+                )
+                .run("gcloud auth application-default login")
+        }
+    }
+}
+
+/// Looks at the bucket and at what may be done in it; whether a vault can be looked for.
+fn listed(about: &About, bucket: &GcsBucket, found: &Found, member: &Member, notes: &Notes) -> bool {
+    let name = "bucket";
+    let page = tried(|| bucket.page(SNAPSHOTS, None));
+    let forbidden = match page {
+        Ok(_) => {
+            notes.add(Check::ok(name, format!("gs://{} exists and can be listed", about.bucket)));
+            None
+        }
+        Err(fault) => {
+            let (failed, may_be_there) = unlisted(about, fault, found);
+            if !may_be_there {
+                notes.add(failed);
+                notes.add(Check::skipped("the rest", "permissions, vault: not asked, as the bucket cannot be used"));
+                return false;
+            }
+            Some(failed)
+        }
+    };
+    let permissions = permissions(about, bucket, found, member);
+    let missing: Vec<_> = permissions.iter().filter(|check| check.outcome == Outcome::Problem).collect();
+    let needed: Vec<_> = missing.iter().map(|check| check.name).filter(|name| *name != grants::MAY_CREATE).collect();
+    match forbidden {
+        // Then one thing is missing, and is named once.
+        Some(failed) if !needed.is_empty() => notes.add(Check::skipped(name, failed.found)),
+        Some(failed) => notes.add(failed),
+        None => {}
+    }
+    let usable = needed.is_empty();
+    permissions.into_iter().for_each(|check| notes.add(check));
+    if !usable {
+        notes.add(Check::skipped("vault", "not looked for, as nothing may be read"));
+    }
+    usable
+}
+
+/// A request that is made again, though not for long, where its fault may pass.
+fn tried<T>(once: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
+    let began = Instant::now();
+    let mut renewed = false;
+    loop {
+        match once() {
+            Err(Fault::Passing { .. }) if began.elapsed() < AGAIN => std::thread::sleep(Duration::from_millis(300)),
+            Err(Fault::Token { .. }) if !renewed => renewed = true,
+            done => return done,
+        }
+    }
+}
+
+/// Why, and what to do.
+fn refusal(fault: Fault) -> (String, String) {
+    match fault {
+        Fault::Refused { why, hint } => (why, hint),
+        Fault::Passing { why, .. } | Fault::Token { why } => (why, String::new()),
+        Fault::NotFound => ("404 Not Found".into(), String::new()),
+        Fault::Stopped => ("its time was up before it answered".into(), "Run it again.".into()),
+        other => (format!("an answer that makes no sense: {other:?}"), String::new()),
+    }
+}
+
+/// What to do about a file that is not where a relative path says.
+fn lost(cloud: &Cloud) -> Option<String> {
+    let path: &Path = cloud.credentials.as_deref().filter(|path| path.is_relative() && !path.exists())?;
+    let at = std::path::absolute(path).ok()?;
+    let cloud_run = if cloud.in_cloud_run { "Or unset it: inside Cloud Run none is needed." } else { "" };
+    Some(format!(
+        "The path is relative, so that it depends on where the program is started: here it is {}. Set \
+         GOOGLE_APPLICATION_CREDENTIALS to the whole path. {cloud_run}",
+        at.display()
+    ))
+}
+
+fn network(about: &About, bucket: &GcsBucket) -> Option<Check> {
+    let fault = tried(|| bucket.reach()).err()?;
+    let (why, hint) = refusal(fault.clone());
+    if !matches!(fault, Fault::Passing { .. }) {
+        return Some(Check::problem("network", why).advice(hint));
+    }
+    let Trouble { found, advice } =
+        trouble(&why, about.cloud.base(), about.cloud.emulator.is_some(), about.proxy.as_ref());
+    Some(Check::problem("network", found).advice(advice))
+}
+
+/// How far the clock is off; `wrong` is the store's refusal of it.
+fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> Check {
+    let name = "clock";
+    if let Some(fault) = wrong {
+        let (why, hint) = refusal(fault);
+        return Check::problem(name, why).advice(hint);
+    }
+    let Some(ahead) = ahead else {
+        return Check::skipped(name, "the answer has no Date to compare with");
+    };
+    let off = ahead.unsigned_abs();
+    let direction = if ahead.is_positive() { "ahead of" } else { "behind" };
+    // The store's time has whole seconds.
+    if off < Duration::from_secs(2) {
+        return Check::ok(name, "as the store's");
+    }
+    let found = format!("{} {direction} the store's", span(off));
+    if off <= OFF {
+        return Check::ok(name, found);
+    }
+    Check::warning(name, format!("{found}; from 5 min on, nothing works"))
+        .advice("Set it, and see to it that it stays right (`timedatectl set-ntp true`, or the host's).")
+}
+
+/// What to do where there are credentials and no token.
+fn no_token(found: &Found, fault: Fault) -> Check {
+    let passes = matches!(fault, Fault::Passing { .. });
+    let (why, hint) = refusal(fault);
+    // The file was named already.
+    let reason = why.strip_prefix(&format!("no token with {found}: ")).unwrap_or(&why);
+    let problem = Check::problem("token", format!("none can be had: {reason}"));
+    let Found::File { path, r#type, account } = found else { return problem.advice(hint) };
+    let path = path.display();
+    let account = account.as_deref().unwrap_or("ACCOUNT");
+    if passes {
+        return problem.advice(
+            "The bucket's server answers, the one that gives tokens does not: is oauth2.googleapis.com (sts.googleapis.com, \
+             iamcredentials.googleapis.com) let through here?",
+        );
+    }
+    match r#type.as_str() {
+        "authorized_user" => problem
+            .advice("Has the login expired, or was it revoked? Log in again:")
+            .run("gcloud auth application-default login"),
+        "service_account" => problem
+            .advice(format!(
+                "Is {path} the whole file that Google made? One that was filled in by hand from a sample, or cut short, \
+                 cannot sign. This makes a new one:"
+            ))
+            .run(format!("gcloud iam service-accounts keys create FILE --iam-account={account}")),
+        "impersonated_service_account" => problem
+            .advice(format!(
+                "Who acts as {account} needs roles/iam.serviceAccountTokenCreator on it, and a login that has not expired:"
+            ))
+            .run(format!("gcloud auth application-default login --impersonate-service-account={account}")),
+        "external_account" => problem.advice(format!(
+            "{path} names where the workload's own token comes from, the pool and the provider: do they exist, and does the \
+             provider's condition let this token pass?"
+        )),
+        _ => problem.advice(hint),
+    }
+}
+
+/// What it means that the bucket is not listed, and whether it is there all the same.
+fn unlisted(about: &About, fault: Fault, found: &Found) -> (Check, bool) {
+    let name = "bucket";
+    let bucket = &about.bucket;
+    let project = about.cloud.project.as_deref();
+    if let Fault::Token { why } = &fault {
+        let advice = match found {
+            Found::File { r#type, account, .. } if r#type == "service_account" => format!(
+                "Is the key deleted, or the account disabled? `gcloud iam service-accounts keys list --iam-account={}` lists \
+                 the keys that are good. A wrong clock has the same effect.",
+                account.as_deref().unwrap_or("ACCOUNT")
+            ),
+            _ => "Are the credentials revoked, or is the account disabled? Log in again, or make a new key.".into(),
+        };
+        return (Check::problem(name, format!("the token is refused: {why}")).advice(advice), false);
+    }
+    if let Fault::Passing { why, .. } = &fault {
+        let Trouble { found, advice } =
+            trouble(why, about.cloud.base(), about.cloud.emulator.is_some(), about.proxy.as_ref());
+        return (Check::problem(name, found).advice(advice), false);
+    }
+    let (why, hint) = refusal(fault);
+    let has = |word: &str| why.contains(word);
+    let check = Check::problem(name, &why);
+    if has("there is no bucket") {
+        let of = project.map(|project| format!(" --project={project}")).unwrap_or_default();
+        let check = Check::problem(name, format!("gs://{bucket} does not exist"))
+            .advice("Is the name right? These list the buckets that there are, and make this one:")
+            .run(format!("gcloud storage ls{of}"))
+            .run(format!("gcloud storage buckets create gs://{bucket} --uniform-bucket-level-access{of}"));
+        return (check, false);
+    }
+    if !why.starts_with("403") {
+        return (check.advice(hint), false);
+    }
+    if has("has not been used in project") || has("it is disabled") {
+        let of = project.map(|project| format!(" --project={project}")).unwrap_or_default();
+        let advice = "The interface is not switched on in the project:";
+        return (check.advice(advice).run(format!("gcloud services enable storage.googleapis.com{of}")), false);
+    }
+    if has("billing") {
+        let advice = "Cloud Storage serves nothing of a project whose billing is off. Check the project's billing account \
+                      in the console; the objects are still there.";
+        return (check.advice(advice), false);
+    }
+    if has("organization's policy") || has("VPC Service Controls") {
+        return (check.advice("A service perimeter (VPC Service Controls) does not let this machine in."), false);
+    }
+    let found = format!("gs://{bucket} may not be listed, or is another's: names are shared by everybody");
+    (Check::problem(name, found).advice(format!("Is the name right? {why}")), true)
+}
+
+fn permissions(about: &About, bucket: &GcsBucket, found: &Found, member: &Member) -> Vec<Check> {
+    let name = "permissions";
+    if *found == Found::Emulator {
+        return vec![Check::skipped(name, "cannot be asked here: an emulator has none")];
+    }
+    match tried(|| bucket.test_permissions(&grants::asked())) {
+        Ok(held) => grants::judge(&held, &about.bucket, member, about.cloud.project.as_deref()),
+        Err(Fault::NotFound) => vec![Check::skipped(name, "cannot be asked here: the server does not know how")],
+        Err(fault) => {
+            let (why, hint) = refusal(fault);
+            vec![Check::warning(name, format!("not known: {why}")).advice(hint)]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_right_a_bit_off_or_wrong() {
+        for (ahead, outcome, found) in [
+            (0, Outcome::Ok, "as the store's"),
+            (-30, Outcome::Ok, "30 s behind"),
+            (90, Outcome::Warning, "1 min ahead of"),
+        ] {
+            let said = clock(Some(SignedDuration::from_secs(ahead)), None);
+            assert!(said.outcome == outcome && said.found.contains(found), "{said:?}");
+        }
+        assert_eq!(clock(None, None).outcome, Outcome::Skipped);
+        let wrong = clock(Some(SignedDuration::from_mins(10)), Some(Fault::refused("10m ahead", "Set it.")));
+        assert_eq!((wrong.outcome, wrong.advice.as_deref()), (Outcome::Problem, Some("Set it.")));
+    }
+
+    #[test]
+    fn refusals_of_a_bucket_are_told_apart() {
+        let about = About {
+            vault: vault::About { name: "gs://b-1/x".into(), max_age: Duration::from_secs(60) },
+            bucket: "b-1".into(),
+            prefix: "x".into(),
+            cloud: Cloud { project: Some("p-1".into()), ..Cloud::default() },
+            proxy: None,
+        };
+        let found = Found::Metadata { host: "m".into() };
+        for (fault, answers, advice, command) in [
+            (Fault::refused("there is no bucket b-1", ""), false, "Is the name right", "buckets create gs://b-1"),
+            (
+                Fault::refused("403 Forbidden: w does not have storage.objects.list access", ""),
+                true,
+                "storage.objects.list",
+                "",
+            ),
+            (
+                Fault::refused("403 Forbidden: Cloud Storage JSON API has not been used in project 7 before", ""),
+                false,
+                "switched on",
+                "services enable storage.googleapis.com --project=p-1",
+            ),
+            (
+                Fault::refused("403 Forbidden: The billing account for the owning project is disabled", ""),
+                false,
+                "billing",
+                "",
+            ),
+            (
+                Fault::refused("403 Forbidden: Request is prohibited by organization's policy", ""),
+                false,
+                "perimeter",
+                "",
+            ),
+            (Fault::Token { why: "401 Unauthorized".into() }, false, "revoked", ""),
+            (Fault::passing("503 Service Unavailable"), false, "outages", ""),
+        ] {
+            let (check, there) = unlisted(&about, fault.clone(), &found);
+            assert!(check.outcome == Outcome::Problem && there == answers, "{fault:?}: {check:?}");
+            assert!(check.advice.as_ref().unwrap().contains(advice), "{fault:?}: {check:?}");
+            assert!(command.is_empty() || check.commands.iter().any(|c| c.contains(command)), "{fault:?}: {check:?}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The data directory: whether a backup can read it, and a restore can bring it back.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::notes::{Good, Noted, Notes};
+use super::space::{existing, free, size, writable};
+use super::walk::{Seen, walk};
+use super::{Check, Place, word};
+use crate::filesystem::remote;
+use crate::restore::fill::MARKER;
+use crate::restore::place::{self, is_mount};
+
+/// So many entries that cannot be read are named.
+const NAMED: usize = 3;
+
+/// What is looked at.
+pub struct About {
+    /// The directory as it was named.
+    data: PathBuf,
+    /// Where it is.
+    at: PathBuf,
+    /// The vaults in folders: their names, and where they are.
+    vaults: Vec<(String, PathBuf)>,
+    /// The vault that a restore takes, and its newest good snapshot.
+    good: Option<(String, Good)>,
+}
+
+impl About {
+    /// From what is configured and what the vaults hold.
+    pub fn new(place: &Place, vaults: &[(String, Noted)]) -> Self {
+        let folders = place.vaults.iter().filter_map(|vault| Some((vault.shown(), vault.at.clone()?)));
+        let good = vaults.iter().find_map(|(name, noted)| Some((name.clone(), noted.good?)));
+        About { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good }
+    }
+
+    /// The command that brings the directory back, if anything can.
+    fn restore(&self, option: &str) -> Option<String> {
+        let (vault, _) = self.good.as_ref()?;
+        let (vault, at) = (word(vault), word(&self.at.to_string_lossy()));
+        Some(format!("lastgood restore --vault {vault}{option} {at}"))
+    }
+}
+
+/// Makes the checks.
+pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
+    let seen = match there(about, stop) {
+        Ok(seen) => {
+            notes.add(content(about, &seen));
+            notes.add(readable(&seen));
+            if let Some(check) = filesystem(&about.at, &seen) {
+                notes.add(check);
+            }
+            Some(seen)
+        }
+        Err(failed) => {
+            notes.add(*failed);
+            None
+        }
+    };
+    if let Some(check) = apart(about) {
+        notes.add(check);
+    }
+    let (check, staging) = target(about);
+    notes.add(check);
+    if let Some(staging) = staging {
+        notes.add(space(about, existing(&staging), seen.as_ref()));
+    }
+}
+
+/// What is in the directory, if it is one.
+fn there(about: &About, stop: &AtomicBool) -> Result<Seen, Box<Check>> {
+    let name = "directory";
+    let meta = match about.at.metadata() {
+        Ok(meta) => meta,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {
+            let check = Check::problem(name, "it does not exist");
+            return Err(Box::new(match about.restore("") {
+                Some(command) => check
+                    .advice("If it is a volume, mount it. If it was lost, this brings the newest good snapshot back:")
+                    .run(command),
+                None => check.advice(
+                    "Name the right one (`lastgood doctor DIR`, LASTGOOD_DATA), or make it. If it is a volume, is it mounted?",
+                ),
+            }));
+        }
+        Err(why) => return Err(Box::new(unreadable(name, &why))),
+    };
+    if !meta.is_dir() {
+        return Err(Box::new(
+            Check::problem(name, "it is not a directory")
+                .advice("Name the directory: `lastgood doctor DIR`, LASTGOOD_DATA."),
+        ));
+    }
+    let vaults: Vec<_> = about.vaults.iter().map(|(_, at)| at.as_path()).collect();
+    walk(&about.at, &vaults, stop).map_err(|why| Box::new(unreadable(name, &why)))
+}
+
+fn unreadable(name: &'static str, why: &io::Error) -> Check {
+    let advice = "Run it as the user who owns it, as the backup has to, or change its owner or mode.";
+    Check::problem(name, format!("it cannot be read: {why}")).advice(advice)
+}
+
+/// What is in it.
+fn content(about: &About, seen: &Seen) -> Check {
+    let name = "directory";
+    if about.at.join(MARKER).symlink_metadata().is_ok() {
+        let check = Check::problem(name, format!("it is broken: a restore in place was cut off ({MARKER} is there)"));
+        return match about.restore(" --in-place") {
+            Some(command) => {
+                check.advice("This completes it; what was there is in a folder lastgood.replaced-* in it:").run(command)
+            }
+            None => check
+                .advice("What was there is in a folder lastgood.replaced-* in it. No vault here has a good snapshot."),
+        };
+    }
+    if seen.entries == 0 {
+        let found = "it is empty: that is what a volume that is not mounted looks like";
+        return match about.restore("") {
+            Some(command) => Check::problem(name, format!("{found}, and there is a good snapshot of what was in it"))
+                .advice("If it is a volume, mount it. If its content was lost, this brings it back:")
+                .run(command),
+            None => Check::warning(name, found)
+                .advice("If it is a volume, mount it. A backup of an empty directory is not good."),
+        };
+    }
+    let databases = match seen.databases {
+        0 => String::new(),
+        1 => ", 1 SQLite database".into(),
+        n => format!(", {n} SQLite databases"),
+    };
+    let entries = if seen.entries == 1 { "1 entry".into() } else { format!("{} entries", seen.entries) };
+    let part = if seen.whole { "" } else { ", and more, which was not looked at" };
+    Check::ok(name, format!("{entries}, {}{databases}{part}", size(seen.bytes)))
+}
+
+/// Whether all of what was looked at can be read.
+fn readable(seen: &Seen) -> Check {
+    let name = "readable";
+    if seen.unreadable == 0 {
+        return Check::ok(name, if seen.whole { "all of it" } else { "all that was looked at" });
+    }
+    let named: Vec<_> =
+        seen.first_unreadable.iter().take(NAMED).map(|(path, why)| format!("{}: {why}", path.display())).collect();
+    let more = match seen.unreadable.saturating_sub(named.len() as u64) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    Check::problem(name, format!("{}{more}", named.join("; "))).advice(
+        "A snapshot without them is partial, and no good one. Run backups as the user who owns them or as root, change \
+         their modes, or leave them out on purpose: `--exclude`.",
+    )
+}
+
+/// What the directory's filesystem means for databases; nothing where it says nothing.
+fn filesystem(at: &Path, seen: &Seen) -> Option<Check> {
+    let name = "filesystem";
+    let kind = match kind(at) {
+        Ok(kind) => kind,
+        Err(why) => return Some(Check::skipped(name, format!("not known: {why}"))),
+    };
+    let Some(kind) = kind else { return Some(Check::ok(name, "local")) };
+    Some(match seen.databases {
+        0 => Check::ok(name, format!("{kind}, of another machine or program: fine for files, not for SQLite databases")),
+        _ => Check::warning(name, format!("SQLite databases are on {kind}, where no lock can be relied on"))
+            .advice(
+                "They are taken as plain files, unchecked (`raw`), and the app itself can damage them there. Keep them on a local disk, \
+                 in Cloud Run the instance's own: `lastgood restore` puts them there at the start, backups keep them.",
+            ),
+    })
+}
+
+/// The filesystem, where it is another machine's or program's.
+fn kind(at: &Path) -> io::Result<Option<&'static str>> {
+    Ok(remote(File::open(at)?)?)
+}
+
+/// Whether the vaults and the directory are in each other's way.
+fn apart(about: &About) -> Option<Check> {
+    let name = "apart";
+    let advice = "Keep the vault beside the data directory, not around it or in it: `--vault URL`.";
+    about.vaults.iter().find_map(|(vault, at)| {
+        let found = if about.at.starts_with(at) {
+            format!("the directory is the vault {vault} or lies in it: neither backup nor restore work")
+        } else if at.starts_with(&about.at) {
+            format!("the vault {vault} lies in the directory: a restore would move it aside, and is refused")
+        } else {
+            return None;
+        };
+        Some(Check::problem(name, found).advice(advice))
+    })
+}
+
+/// Whether a restore can replace the directory, and where it makes the new one.
+fn target(about: &About) -> (Check, Option<PathBuf>) {
+    let name = "restore";
+    let exists = about.at.is_dir();
+    let mount = exists && is_mount(&about.at).unwrap_or(false);
+    if let Err(why) = place::Place::check(&about.data, mount, &[]) {
+        return (Check::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None);
+    }
+    let parent = about.at.parent().unwrap_or(Path::new("/"));
+    let (beside, inside) = (writable(existing(parent)), exists && writable(&about.at).is_ok());
+    let change = "Run it as a user who may write there, or change its owner or mode.";
+    match (mount, beside) {
+        (true, _) if inside => {
+            let found = "it is a mount point, which cannot be exchanged: `lastgood restore --in-place` fills it";
+            (Check::ok(name, found), Some(about.at.clone()))
+        }
+        (true, _) => (Check::problem(name, "it is a mount point that cannot be written to").advice(change), None),
+        (false, Ok(())) => {
+            let beside = parent.display();
+            let found = match exists && kind(&about.at).is_ok_and(|kind| kind == Some("FUSE")) {
+                // What moves folders cannot be told without moving one.
+                true => format!("would be made beside it, in {beside}; a mounted bucket may need --in-place"),
+                false if exists => format!("would be made beside it, in {beside}, and take its place"),
+                false => format!("would be made in {beside}"),
+            };
+            (Check::ok(name, found), Some(parent.to_owned()))
+        }
+        (false, Err(why)) if inside => {
+            let found = format!("nothing can be put beside it in {} ({why})", parent.display());
+            let advice = "`lastgood restore --in-place` fills the directory itself.";
+            (Check::warning(name, found).advice(advice), Some(about.at.clone()))
+        }
+        (false, Err(why)) => {
+            (Check::problem(name, format!("{} cannot be written to: {why}", parent.display())).advice(change), None)
+        }
+    }
+}
+
+/// Whether what a restore makes fits where it is made, beside what is there now.
+fn space(about: &About, staging: &Path, seen: Option<&Seen>) -> Check {
+    let name = "space";
+    let free = match free(staging) {
+        Ok(Some(free)) => free,
+        Ok(None) => return Check::skipped(name, format!("the filesystem of {} does not say", staging.display())),
+        Err(why) => return Check::skipped(name, format!("not known: {why}")),
+    };
+    match (about.good.as_ref().map(|(_, good)| good.bytes), seen.filter(|seen| seen.whole)) {
+        (Some(bytes), _) => fits(free, bytes, "the newest good snapshot"),
+        (None, Some(seen)) if seen.entries > 0 => fits(free, seen.bytes, "what is there now"),
+        _ => Check::ok(name, format!("{} free", size(free))),
+    }
+}
+
+fn fits(free: u64, bytes: u64, what: &str) -> Check {
+    let found = format!("{} free; {what} takes {}", size(free), size(bytes));
+    match free < bytes {
+        false => Check::ok("space", found),
+        true => Check::problem("space", found).advice(
+            "A restore builds the new directory beside the old one. Free some space, or restore to another place: \
+             `lastgood restore DIR`.",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Outcome;
+    use crate::vault::hex::Hex;
+    use crate::vault::root::SnapshotName;
+
+    fn about(at: &Path, good: Option<u64>) -> About {
+        let name = SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([1; 8]) };
+        let good = good.map(|bytes| ("gs://b-1/x".to_owned(), Good { name, bytes, uploaded: 1 }));
+        About { data: at.into(), at: at.into(), vaults: Vec::new(), good }
+    }
+
+    fn checks(about: &About) -> Vec<Check> {
+        let notes = Notes::default();
+        look(about, &notes, &Arc::default());
+        notes.get().checks.clone()
+    }
+
+    #[test]
+    fn a_missing_an_empty_and_a_broken_directory_with_what_brings_them_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().canonicalize().unwrap().join("data");
+        let first = |good| checks(&about(&at, good)).swap_remove(0);
+        let command = format!("lastgood restore --vault gs://b-1/x {}", at.display());
+        let in_place = format!("lastgood restore --vault gs://b-1/x --in-place {}", at.display());
+
+        let missing = first(Some(10));
+        assert_eq!((missing.outcome, &missing.commands[..]), (Outcome::Problem, &[command.clone()][..]));
+        assert!(first(None).outcome == Outcome::Problem && first(None).commands.is_empty());
+
+        std::fs::create_dir(&at).unwrap();
+        let empty = first(Some(10));
+        assert_eq!((empty.outcome, &empty.commands[..]), (Outcome::Problem, &[command][..]));
+        assert_eq!(first(None).outcome, Outcome::Warning);
+
+        std::fs::write(at.join(MARKER), "").unwrap();
+        let broken = first(Some(10));
+        assert_eq!((broken.outcome, &broken.commands[..]), (Outcome::Problem, &[in_place][..]));
+        std::fs::remove_file(at.join(MARKER)).unwrap();
+
+        std::fs::write(at.join("a"), "abc").unwrap();
+        let all = checks(&about(&at, Some(10)));
+        assert!(all.iter().all(|check| check.outcome == Outcome::Ok), "{all:?}");
+        assert!(all[0].found.starts_with("1 entry, 3 B"), "{all:?}");
+
+        let full = checks(&about(&at, Some(u64::MAX)));
+        assert_eq!(full.last().map(|check| (check.name, check.outcome)), Some(("space", Outcome::Problem)));
+    }
+
+    #[test]
+    fn a_vault_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().canonicalize().unwrap();
+        for (data, vault, wrong) in
+            [("d", "v", None), ("d", "d/v", Some("lies in the directory")), ("v/d", "v", Some("is the vault"))]
+        {
+            let mut about = about(&at.join(data), None);
+            about.vaults.push(("v".into(), at.join(vault)));
+            let found = apart(&about).map(|check| check.found);
+            assert_eq!(found.is_some(), wrong.is_some());
+            assert!(found.unwrap_or_default().contains(wrong.unwrap_or_default()), "{data} {vault}");
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_cannot_be_exchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let about = About { data: link, ..about(&real, None) };
+        let (check, staging) = target(&about);
+        assert!(
+            check.outcome == Outcome::Problem && check.found.contains("symbolic link") && staging.is_none(),
+            "{check:?}"
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! A vault in a folder: whether it can be written, and what is there.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use rustix::fs::{Access, access};
+
+use super::notes::Notes;
+use super::space::{existing, free, size, writable};
+use super::{Check, Outcome, vault};
+use crate::filesystem::remote;
+use crate::store::local::LocalStore;
+
+/// A vault's filesystem with less room than this is full.
+const FULL: u64 = 1 << 20;
+/// So many more backups like the last one should fit.
+const BACKUPS: u64 = 10;
+
+/// What is looked at.
+pub struct About {
+    pub vault: vault::About,
+    pub folder: PathBuf,
+    pub in_cloud_run: bool,
+}
+
+/// Makes the checks.
+pub fn look(about: &About, notes: &Notes, stop: &AtomicBool) {
+    let folder = about.folder.as_path();
+    let found = place(folder, about.in_cloud_run);
+    let usable = found.outcome != Outcome::Problem;
+    notes.add(found);
+    if !usable && !folder.is_dir() {
+        return notes.add(Check::skipped("vault", "not looked for"));
+    }
+    vault::look(Box::new(LocalStore::new(folder)), &about.vault, notes, stop);
+    notes.add(space(folder, notes));
+}
+
+fn place(folder: &Path, in_cloud_run: bool) -> Check {
+    let name = "folder";
+    let may = "Run it as the user who owns it, or change its owner or mode.";
+    let above = existing(folder);
+    let kind = fs::File::open(above).ok().and_then(|file| remote(file).ok().flatten());
+    let on = kind.map(|kind| format!(", on {kind}")).unwrap_or_default();
+    let check = match fs::metadata(folder) {
+        Ok(meta) if !meta.is_dir() => {
+            Check::problem(name, "it is not a folder").advice("Name another one: `--vault DIR`.")
+        }
+        Ok(_) => match access(folder, Access::READ_OK | Access::EXEC_OK).map_err(io::Error::from) {
+            Err(why) => Check::problem(name, format!("it cannot be read: {why}")).advice(may),
+            Ok(()) => match writable(folder) {
+                Err(why) => Check::problem(name, format!("a backup cannot write to it: {why}")).advice(may),
+                Ok(()) => Check::ok(name, format!("can be read and written{on}")),
+            },
+        },
+        Err(why) if why.kind() == io::ErrorKind::NotFound => match writable(above) {
+            Err(why) => {
+                Check::problem(name, format!("does not exist, and {} cannot be written to: {why}", above.display()))
+                    .advice(
+                        "Name a folder that can: `--vault DIR` or LASTGOOD_VAULT. If it is a volume, is it mounted?",
+                    )
+            }
+            Ok(()) => Check::ok(name, format!("does not exist yet; it can be made{on}")),
+        },
+        Err(why) => Check::problem(name, format!("it cannot be looked at: {why}")).advice(may),
+    };
+    // The disk of an instance there is its memory. A bucket that is mounted as a volume is FUSE.
+    if in_cloud_run && kind.is_none() && check.outcome == Outcome::Ok {
+        return Check::warning(
+            name,
+            "on the disk of a Cloud Run instance, which is lost with the instance, and the backups with it",
+        )
+        .advice("Keep the vault in a bucket: `--vault gs://BUCKET/PREFIX`, or BACKUP_BUCKET_NAME.");
+    }
+    check
+}
+
+fn space(folder: &Path, notes: &Notes) -> Check {
+    let name = "space";
+    let free = match free(existing(folder)) {
+        Ok(Some(free)) => free,
+        Ok(None) => return Check::skipped(name, "the filesystem does not say"),
+        Err(why) => return Check::skipped(name, format!("not known: {why}")),
+    };
+    enough(free, notes.get().good.map(|good| good.uploaded))
+}
+
+/// Whether so much room is enough for backups such as the last one, which wrote so much.
+fn enough(free: u64, last: Option<u64>) -> Check {
+    let name = "space";
+    let advice = "Free some space, or keep the vault elsewhere: `--vault`.";
+    if free < FULL {
+        return Check::problem(name, format!("full: {} free", size(free))).advice(advice);
+    }
+    let Some(last) = last else { return Check::ok(name, format!("{} free", size(free))) };
+    let found = format!("{} free; the last good backup wrote {}", size(free), size(last));
+    match free / BACKUPS < last {
+        false => Check::ok(name, found),
+        true => Check::warning(name, found).advice(advice),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_more_backups() {
+        for (free, last, outcome) in [
+            (FULL - 1, None, Outcome::Problem),
+            (FULL, None, Outcome::Ok),
+            (100 << 20, Some(10 << 20), Outcome::Ok),
+            (99 << 20, Some(10 << 20), Outcome::Warning),
+        ] {
+            assert_eq!(enough(free, last).outcome, outcome, "{free} {last:?}");
+        }
+    }
+
+    #[test]
+    fn where_a_vault_may_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(place(folder.path(), false).outcome, Outcome::Ok);
+        assert_eq!(place(&folder.path().join("not/yet"), false).outcome, Outcome::Ok);
+        assert_eq!(place(&file, false).outcome, Outcome::Problem);
+        assert_eq!(place(&file.join("below"), false).outcome, Outcome::Problem);
+        let lost = place(folder.path(), true);
+        assert!(lost.outcome == Outcome::Warning && lost.advice.unwrap().contains("gs://"), "{}", lost.found);
+    }
+}

@@ -1,0 +1,234 @@
+//! What stands in the way of a backup or a restore, and what to do about it: the checks of `lastgood doctor`.
+//!
+//! ```text
+//! each vault, at the same time:  credentials ► network, clock ► token ► bucket ► permissions ─┐
+//!                                folder ─────────────────────────────────────────────────────┴► vault ► snapshots ► space
+//! all vaults:                    are they replicas of one, and does each have the newest snapshot
+//! the data directory:            there, whole, readable; can it be restored to, and is there room
+//! ```
+//!
+//! Nothing is written anywhere: in a bucket a writer could not remove it. And an answer comes soon, whatever is broken: each
+//! part has a time limit, and one that does not come back (a network mount whose server is gone) is left behind.
+
+mod bucket;
+mod data;
+mod folder;
+mod grants;
+mod network;
+mod notes;
+mod space;
+mod vault;
+mod walk;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use self::network::Proxy;
+use self::notes::{Noted, Running};
+use crate::error::Result;
+use crate::monitor::Context;
+use crate::store::address::Address;
+use crate::store::cloud::Cloud;
+
+/// How long the checks of a vault, and those of the data directory, may take.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// What is looked at.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The vaults, the preferred one first.
+    pub vaults: Vec<VaultPlace>,
+    /// How buckets are reached.
+    pub cloud: Cloud,
+    /// The proxy that the environment names for https.
+    pub proxy: Option<Proxy>,
+    /// The data directory as it was named.
+    pub data: PathBuf,
+    /// Where that is: absolute, symlinks followed as far as it exists.
+    pub data_at: PathBuf,
+    /// How old the newest good snapshot may be.
+    pub max_age: Duration,
+}
+
+/// A vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultPlace {
+    /// Its address.
+    pub address: Address,
+    /// Where a folder is: absolute, symlinks followed as far as it exists.
+    pub at: Option<PathBuf>,
+}
+
+impl VaultPlace {
+    /// The address as people are told it, and as a command takes it from any working directory.
+    fn shown(&self) -> String {
+        match &self.at {
+            Some(at) => at.display().to_string(),
+            None => self.address.to_string(),
+        }
+    }
+}
+
+/// What a check came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// Could not be asked, or was not needed.
+    Skipped,
+    /// Nothing is stopped, but somebody should look.
+    Warning,
+    /// This stops a backup or a restore.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What it is called; within its part of the report no other one is called so.
+    pub name: &'static str,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+    /// With which commands, in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, outcome: Outcome, found: impl Into<String>) -> Self {
+        Check { name, outcome, found: found.into(), advice: None, commands: Vec::new() }
+    }
+
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Ok, found)
+    }
+
+    fn skipped(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Skipped, found)
+    }
+
+    fn warning(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Warning, found)
+    }
+
+    fn problem(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Problem, found)
+    }
+
+    fn advice(self, advice: impl Into<String>) -> Self {
+        Check { advice: Some(advice.into()).filter(|advice| !advice.is_empty()), ..self }
+    }
+
+    fn run(mut self, command: impl Into<String>) -> Self {
+        self.commands.push(command.into());
+        self
+    }
+}
+
+/// What a part of the report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// One vault.
+    Vault,
+    /// All vaults together.
+    Vaults,
+    /// The data directory.
+    Data,
+}
+
+/// A part of the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// What it is about.
+    pub subject: Subject,
+    /// Where that is.
+    pub place: String,
+    /// What was looked at, in this order.
+    pub checks: Vec<Check>,
+}
+
+/// All that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// How many checks found something that stops a backup or a restore.
+    pub problems: usize,
+    /// How many found something that somebody should look at.
+    pub warnings: usize,
+    /// The checks, by what they are about.
+    pub parts: Vec<Part>,
+}
+
+/// Makes all checks.
+///
+/// # Errors
+/// That it was told to stop. Whatever else fails is in the report.
+pub fn examine(place: &Place, ctx: &Context) -> Result<Report> {
+    let running: Vec<_> = place.vaults.iter().map(|vault| (vault.shown(), begin(vault, place))).collect();
+    let found = running.into_iter().map(|(name, running)| Ok((name, running.wait(ctx)?)));
+    let mut vaults = found.collect::<Result<Vec<(String, Noted)>>>()?;
+    vault::replicas_to_make(&mut vaults);
+
+    let about = data::About::new(place, &vaults);
+    let data = Running::begin("data", LIMIT, move |notes, stop| data::look(&about, notes, stop)).wait(ctx)?;
+
+    let together = if vaults.len() > 1 { vault::together(&vaults) } else { Vec::new() };
+    let part = |subject, place, checks| Part { subject, place, checks };
+    let mut parts: Vec<_> = vaults.into_iter().map(|(name, noted)| part(Subject::Vault, name, noted.checks)).collect();
+    if !together.is_empty() {
+        parts.push(part(Subject::Vaults, String::new(), together));
+    }
+    parts.push(part(Subject::Data, place.data_at.display().to_string(), data.checks));
+    let count = |wanted| parts.iter().flat_map(|part| &part.checks).filter(|check| check.outcome == wanted).count();
+    Ok(Report { problems: count(Outcome::Problem), warnings: count(Outcome::Warning), parts })
+}
+
+fn begin(vault: &VaultPlace, place: &Place) -> Running {
+    let about = vault::About { name: vault.shown(), max_age: place.max_age };
+    match &vault.address {
+        Address::Folder(folder) => {
+            let folder = vault.at.clone().unwrap_or_else(|| folder.clone());
+            let about = folder::About { vault: about, folder, in_cloud_run: place.cloud.in_cloud_run };
+            Running::begin("vault", LIMIT, move |notes, stop| folder::look(&about, notes, stop))
+        }
+        Address::Bucket { bucket, prefix } => {
+            let about = bucket::About {
+                vault: about,
+                bucket: bucket.clone(),
+                prefix: prefix.clone(),
+                cloud: place.cloud.clone(),
+                proxy: place.proxy.clone(),
+            };
+            Running::begin("vault", LIMIT, move |notes, stop| bucket::look(&about, notes, stop))
+        }
+    }
+}
+
+/// A word as a shell takes it.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+/// A length of time in its two largest units.
+fn span(time: Duration) -> String {
+    let (seconds, minutes) = (time.as_secs(), time.as_secs() / 60);
+    match (minutes / 1440, minutes / 60 % 24, minutes % 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, m) => format!("{m} min"),
+        (0, h, 0) => format!("{h} h"),
+        (0, h, m) => format!("{h} h {m} min"),
+        (d, h, _) => format!("{d} d {h} h"),
+    }
+}

@@ -1,0 +1,153 @@
+//! Checks that are made on a thread of their own, and what they have found so far.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{Check, span};
+use crate::error::{Doing, Result};
+use crate::monitor::Context;
+use crate::vault::hex::Hex;
+use crate::vault::root::SnapshotName;
+
+/// How long after its time limit a part that was told to stop is waited for.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub struct Noted {
+    /// The checks so far.
+    pub checks: Vec<Check>,
+    /// Of a vault that could be opened: what it says that it is, its key too, which replicas have in common.
+    pub vault: Option<(Hex<16>, Hex<32>)>,
+    /// Whether there is none.
+    pub missing: bool,
+    /// Its newest snapshot.
+    pub newest: Option<SnapshotName>,
+    /// Its newest good one.
+    pub good: Option<Good>,
+}
+
+/// The newest good snapshot of a vault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Good {
+    /// Its name.
+    pub name: SnapshotName,
+    /// Bytes of all files' content.
+    pub bytes: u64,
+    /// Bytes of the objects that its backup created.
+    pub uploaded: u64,
+}
+
+/// Where the checks put what they find.
+#[derive(Debug, Clone, Default)]
+pub struct Notes(Arc<Mutex<Noted>>);
+
+impl Notes {
+    /// What there is, to be read or written.
+    pub fn get(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a check.
+    pub fn add(&self, check: Check) {
+        self.get().checks.push(check);
+    }
+}
+
+/// Checks under way.
+pub struct Running {
+    what: &'static str,
+    thread: std::io::Result<JoinHandle<()>>,
+    notes: Notes,
+    stop: Arc<AtomicBool>,
+    began: Instant,
+    limit: Duration,
+}
+
+impl Running {
+    /// Begins checks, which shall end when they are told to.
+    pub fn begin(
+        what: &'static str,
+        limit: Duration,
+        checks: impl FnOnce(&Notes, &Arc<AtomicBool>) + Send + 'static,
+    ) -> Running {
+        let (notes, stop) = (Notes::default(), Arc::<AtomicBool>::default());
+        let (to, told) = (notes.clone(), stop.clone());
+        let thread = std::thread::Builder::new().name(what.into()).spawn(move || checks(&to, &told));
+        Running { what, thread, notes, stop, began: Instant::now(), limit }
+    }
+
+    /// Waits for their end, or for the end of their time: then a check says so.
+    ///
+    /// # Errors
+    /// That the program was told to stop; a system without threads.
+    pub fn wait(self, ctx: &Context) -> Result<Noted> {
+        let thread = self.thread.doing(|| format!("begin to look at the {}", self.what))?;
+        while !thread.is_finished() {
+            ctx.check("examine the configuration").inspect_err(|_| self.stop.store(true, Ordering::Relaxed))?;
+            let passed = self.began.elapsed();
+            if passed > self.limit {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            if passed > self.limit + GRACE {
+                let found = format!("no answer for {}: what comes after this was not looked at", span(passed));
+                let advice = "Is it a network mount whose server is gone? `mount` lists what is mounted; `umount -l` \
+                              lets go of what does not answer.";
+                self.notes.add(Check::problem("answer", found).advice(advice));
+                // The thread waits for the system; it ends with the program.
+                return Ok(self.notes.get().clone());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+        Ok(self.notes.get().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::{Silent, system_random};
+
+    fn wait(
+        limit: Duration,
+        stop: bool,
+        checks: impl FnOnce(&Notes, &Arc<AtomicBool>) + Send + 'static,
+    ) -> Result<Noted> {
+        let stop = AtomicBool::new(stop);
+        let ctx = Context { random: &system_random, threads: 1, parallel: 1, stop: &stop, monitor: &Silent };
+        Running::begin("vault", limit, checks).wait(&ctx)
+    }
+
+    fn names(noted: &Noted) -> Vec<&'static str> {
+        noted.checks.iter().map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn what_does_not_come_back_is_left_behind_with_what_was_found() {
+        let long = Duration::from_secs(60);
+        let done = wait(long, false, |notes, _| notes.add(Check::ok("a", ""))).unwrap();
+        assert_eq!(names(&done), ["a"]);
+
+        let told = wait(Duration::from_millis(20), false, |notes, stop| {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            notes.add(Check::skipped("told", ""));
+        });
+        assert_eq!(names(&told.unwrap()), ["told"]);
+
+        let began = Instant::now();
+        let gone = wait(Duration::from_millis(20), false, move |notes, _| {
+            notes.add(Check::ok("before", ""));
+            std::thread::sleep(long);
+        });
+        assert_eq!(names(&gone.unwrap()), ["before", "answer"]);
+        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(wait(long, true, move |_, _| std::thread::sleep(long)).is_err());
+    }
+}

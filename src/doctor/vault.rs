@@ -1,0 +1,219 @@
+//! What is at a vault's address: the vault, and its snapshots.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::notes::{Good, Noted, Notes};
+use super::{Check, span, word};
+use crate::error::Error;
+use crate::restore::select::{self, Choice};
+use crate::store::Store;
+use crate::vault::Vault;
+
+/// What is looked at, and by which measure.
+pub struct About {
+    /// The address as people are told it.
+    pub name: String,
+    /// How old the newest good snapshot may be.
+    pub max_age: Duration,
+}
+
+/// Makes the checks.
+pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBool) {
+    let vault = match Vault::find(store) {
+        Ok(Ok(vault)) => vault,
+        Ok(Err(store)) => {
+            notes.get().missing = true;
+            notes.add(none(&about.name));
+            if let Err(why) = Vault::check_free(&*store) {
+                notes.add(problem("other files", &why, stop));
+            }
+            return;
+        }
+        Err(why) => return notes.add(problem("vault", &why, stop)),
+    };
+    notes.get().vault = Some((vault.config.id, vault.config.hash_key));
+    let (format, made) = (vault.config.format, vault.config.created.strftime("%Y-%m-%d"));
+    notes.add(Check::ok("vault", format!("{}, format {format}, made on {made}", vault.config.id)));
+    if let Err(why) = snapshots(&vault, about, notes) {
+        notes.add(problem("snapshots", &why, stop));
+    }
+}
+
+fn problem(name: &'static str, why: &Error, stop: &AtomicBool) -> Check {
+    if stop.load(Ordering::Relaxed) {
+        return Check::problem(name, "not known: the time for all of this was up before it answered").advice(
+            "The network or the store is very slow. Run it again; `lastgood list` waits for longer (--store-timeout).",
+        );
+    }
+    Check::problem(name, why.what()).advice(why.advice().unwrap_or_default())
+}
+
+const NONE: &str = "there is none at this address: no vault.json, and no snapshots";
+
+/// Nothing is there. A first backup makes a vault in a folder, and none in a bucket, where the prefix may be wrong.
+fn none(name: &str) -> Check {
+    let init = format!("lastgood init --vault {}", word(name));
+    match name.strip_prefix("gs://").and_then(|rest| rest.split('/').next()) {
+        Some(bucket) => Check::problem("vault", NONE)
+            .advice(
+                "If there should be one, the prefix is wrong: the first command lists the vaults in the bucket. The second \
+                 makes a new, empty one.",
+            )
+            .run(format!("gcloud storage ls 'gs://{bucket}/**vault.json'"))
+            .run(init),
+        None => Check::warning("vault", NONE).advice(
+            "The first `lastgood backup` makes one. If there should be one already: is the address right, is its volume \
+             mounted?",
+        ),
+    }
+}
+
+/// Of several vaults that are used together, one that is missing is no vault of its own but a replica of the others.
+pub fn replicas_to_make(vaults: &mut [(String, Noted)]) {
+    if vaults.len() < 2 {
+        return;
+    }
+    let there = vaults.iter().find(|(_, noted)| noted.vault.is_some()).map(|(name, _)| word(name));
+    let all: String = vaults.iter().map(|(name, _)| format!(" --vault {}", word(name))).collect();
+    for (name, noted) in vaults.iter_mut().filter(|(_, noted)| noted.missing) {
+        let Some(check) = noted.checks.iter_mut().find(|check| check.name == "vault") else { continue };
+        *check = match &there {
+            Some(there) => Check::warning("vault", NONE)
+                .advice("If there should be one, the address is wrong. This makes a replica of the other vault here:")
+                .run(format!("lastgood copy --from {there} --to {}", word(name))),
+            None => Check::new("vault", check.outcome, NONE)
+                .advice("If there should be one, the address is wrong. This makes a new one, and replicas of it:")
+                .run(format!("lastgood init{all}")),
+        };
+    }
+}
+
+fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Result<()> {
+    let names = vault.snapshots()?;
+    let Some(newest) = names.last().copied() else {
+        notes.add(Check::warning("snapshots", "none yet").advice("Take one: `lastgood backup`."));
+        return Ok(());
+    };
+    notes.get().newest = Some(newest);
+    let now = vault.store.now().map_err(|why| why.while_doing("ask for the time"))?;
+    let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
+    let count = names.len();
+    let Choice { name, root, passed_over } = select::newest_good(vault, &names, "the newest good snapshot")?;
+    notes.get().good = Some(Good { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
+    notes.add(match passed_over.first() {
+        None => Check::ok("snapshots", format!("{count}; the newest, {}, is good", name.id)),
+        Some(passed) => Check::warning(
+            "snapshots",
+            format!(
+                "{count}; the newest, {} of {} ago, is not good: {}",
+                newest.id,
+                span(age(newest.time)),
+                passed.why
+            ),
+        )
+        .advice(format!("A restore takes {}, the newest good one. `lastgood list` shows all of them.", name.id)),
+    });
+    let old = age(root.finished);
+    let found = format!("the newest good snapshot is {} old", span(old));
+    notes.add(if old <= about.max_age {
+        Check::ok("age", found)
+    } else {
+        Check::warning("age", format!("{found}, and more than {} is too old (--max-age)", span(about.max_age))).advice(
+            "Does what starts the backups (cron, Cloud Scheduler, a timer) still run, and what does its log say? \
+             `lastgood backup` takes one now.",
+        )
+    });
+    Ok(())
+}
+
+/// What several vaults have to do with each other: they are replicas of one, of which each should have every snapshot.
+pub fn together(vaults: &[(String, Noted)]) -> Vec<Check> {
+    let open: Vec<_> = vaults.iter().filter_map(|(name, noted)| Some((name, noted, noted.vault?))).collect();
+    let [(first, _, id), rest @ ..] = &open[..] else {
+        return vec![Check::skipped("replicas", "none of the vaults could be opened")];
+    };
+    let mut checks = Vec::new();
+    let others: Vec<&str> = rest.iter().filter(|(.., other)| other != id).map(|(name, ..)| name.as_str()).collect();
+    checks.push(match (rest, others.is_empty()) {
+        ([], _) => Check::skipped("replicas", format!("only {first} could be opened")),
+        (_, true) => Check::ok("replicas", format!("of one vault, {}", id.0)),
+        (_, false) => {
+            Check::problem("replicas", format!("different vaults: {} is not a replica of {first}", others.join(", "))).advice(
+                "Vaults that are used together are replicas of one. Use different ones one by one; where there is no vault yet, \
+                 `lastgood copy --from URL --to URL` makes a replica.",
+            )
+        }
+    });
+    let newest = open.iter().filter(|(.., other)| other == id).max_by_key(|(_, noted, _)| noted.newest);
+    let Some((leader, Noted { newest: Some(newest), .. }, _)) = newest else { return checks };
+    let behind: Vec<_> = open
+        .iter()
+        .filter(|(_, noted, other)| other == id && noted.newest != Some(*newest))
+        .map(|(name, ..)| name)
+        .collect();
+    checks.push(match behind[..] {
+        [] if others.is_empty() && !rest.is_empty() => {
+            Check::ok("copies", format!("each has the newest snapshot, {}", newest.id))
+        }
+        [] => return checks,
+        _ => {
+            let list: Vec<_> = behind.iter().map(|name| name.as_str()).collect();
+            let found = format!("the newest snapshot, {}, is in {leader} and not in {}", newest.id, list.join(", "));
+            behind.iter().fold(Check::warning("copies", found).advice("The next backup copies it, or:"), |check, to| {
+                check.run(format!("lastgood copy --from {} --to {}", word(leader), word(to)))
+            })
+        }
+    });
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Outcome;
+    use crate::vault::hex::Hex;
+    use crate::vault::root::SnapshotName;
+
+    fn noted(id: Option<u8>, seq: Option<u64>) -> Noted {
+        let name = |seq| SnapshotName { seq, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([seq as u8; 8]) };
+        Noted { vault: id.map(|id| (Hex([id; 16]), Hex([0; 32]))), newest: seq.map(name), ..Noted::default() }
+    }
+
+    #[test]
+    fn vaults_that_are_used_together() {
+        use Outcome::{Ok, Problem, Skipped, Warning};
+        for (vaults, replicas, copies) in [
+            (&[(Some(1), Some(3)), (Some(1), Some(3))][..], Ok, Some(Ok)),
+            (&[(Some(1), Some(3)), (Some(1), Some(4)), (Some(1), None)], Ok, Some(Warning)),
+            (&[(Some(1), None), (Some(1), None)], Ok, None),
+            (&[(Some(1), Some(3)), (Some(2), Some(4))], Problem, None),
+            (&[(None, None), (Some(2), Some(4))], Skipped, None),
+            (&[(None, None), (None, None)], Skipped, None),
+        ] {
+            let noted: Vec<_> = vaults.iter().map(|(id, seq)| noted(*id, *seq)).collect();
+            let named: Vec<_> = noted.into_iter().enumerate().map(|(n, noted)| (format!("/v{n}"), noted)).collect();
+            let checks = together(&named);
+            assert_eq!(checks[0].outcome, replicas, "{vaults:?}: {checks:?}");
+            assert_eq!(checks.get(1).map(|check| check.outcome), copies, "{vaults:?}: {checks:?}");
+        }
+        let there = ("gs://b-1/x y".to_owned(), noted(Some(1), Some(4)));
+        let checks = together(&[("/a".into(), noted(Some(1), Some(3))), there.clone()]);
+        assert_eq!(checks[1].commands, ["lastgood copy --from 'gs://b-1/x y' --to /a"]);
+
+        // A new vault of its own would be no replica.
+        let missing = Noted { missing: true, checks: vec![none("gs://b-2/x")], ..Noted::default() };
+        let mut vaults = [("gs://b-2/x".to_owned(), missing), there];
+        assert!(vaults[0].1.checks[0].commands[1].contains("lastgood init"), "{vaults:?}");
+        replicas_to_make(&mut vaults);
+        assert_eq!(vaults[0].1.checks[0].commands, ["lastgood copy --from 'gs://b-1/x y' --to gs://b-2/x"]);
+        assert_eq!(vaults[0].1.checks[0].outcome, Warning);
+        let mut vaults = ["gs://b-2/x", "gs://b-3/x"]
+            .map(|name| (name.to_owned(), Noted { missing: true, checks: vec![none(name)], ..Noted::default() }));
+        replicas_to_make(&mut vaults);
+        for (_, noted) in &vaults {
+            assert_eq!(noted.checks[0].commands, ["lastgood init --vault gs://b-2/x --vault gs://b-3/x"]);
+            assert_eq!(noted.checks[0].outcome, Problem);
+        }
+    }
+}

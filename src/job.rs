@@ -1,0 +1,198 @@
+//! One job, whoever asks for it: the command line, a Cloud Run job, a request, a message. One function runs it.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::error::{Error, Result};
+use crate::monitor::Context;
+use crate::replicas::vaults::Vaults;
+use crate::replicas::{self};
+use crate::report::{Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
+use crate::store::address::Address;
+use crate::vault::hex::Hex;
+use crate::{backup, restore, verify};
+
+/// What is to be done, in full: a request chooses little of it, the configuration the rest.
+#[derive(Debug, Clone)]
+pub enum Job {
+    /// Take a snapshot.
+    Backup {
+        /// Of what, and how.
+        options: Box<backup::Options>,
+        /// Whether a vault may be made in a bucket that has none.
+        init: bool,
+    },
+    /// Put one back.
+    Restore(restore::Options),
+    /// Look whether all is there.
+    Verify(verify::Options),
+}
+
+impl Job {
+    /// What it is for.
+    pub fn action(&self) -> Action {
+        match self {
+            Job::Backup { .. } => Action::Backup,
+            Job::Restore(_) => Action::Restore,
+            Job::Verify(_) => Action::Verify,
+        }
+    }
+}
+
+/// Why a job is run, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Cause {
+    /// How it was asked for.
+    pub way: Way,
+    /// By what.
+    pub events: Vec<Event>,
+    /// Where it takes place.
+    pub place: Place,
+}
+
+/// What a run came to.
+pub struct Ran {
+    /// Its report.
+    pub report: Report,
+    /// The report's object, where it could be stored, and the vault that holds it.
+    pub stored: Option<(Address, String)>,
+    /// The error itself, which the report only tells of.
+    pub error: Option<Error>,
+}
+
+impl Ran {
+    /// What was done.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub fn done(self) -> Result<Done> {
+        match (self.error, self.report.done) {
+            (Some(why), _) => Err(why),
+            (None, Some(done)) => Ok(done),
+            (None, None) => Err(Error::failed("run the job", "it left nothing behind")),
+        }
+    }
+}
+
+/// A new random name for a run.
+///
+/// # Errors
+/// A system without random bytes.
+pub fn new_run(ctx: &Context) -> Result<RunId> {
+    let mut id = [0; 8];
+    (ctx.random)(&mut id)?;
+    Ok(Hex(id))
+}
+
+/// Runs a job to its end. Its report is stored in the vault that it used, else in the first that can be opened, and a line
+/// in the log tells of it.
+pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) -> Ran {
+    let (began, started) = (Instant::now(), Timestamp::now());
+    let done = carry_out(job, vaults, ctx);
+    let (done, error) = match done {
+        Ok(done) => (Some(done), None),
+        Err(why) => (None, Some(why)),
+    };
+    let outcome = done.as_ref().map(Done::outcome).or(error.as_ref().map(Outcome::of));
+    let mut report = Report {
+        format: Report::format(),
+        run,
+        action: job.action(),
+        result: outcome.unwrap_or(Outcome::Failed),
+        way: cause.way,
+        events: cause.events,
+        place: cause.place,
+        started,
+        finished: Timestamp::now(),
+        snapshot: done.as_ref().and_then(Done::snapshot),
+        error: error.as_ref().map(Failure::from),
+        done,
+    };
+    let stored = store(&mut report, vaults, ctx);
+    let stored =
+        stored.inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not kept: {}", why.what()))).ok();
+    log(&report, began.elapsed().as_secs_f64());
+    Ran { report, stored, error }
+}
+
+fn carry_out(job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Done> {
+    match job {
+        Job::Backup { options, init } => {
+            check_data(options)?;
+            replicas::backup::back_up(vaults.sites(*init)?, options, ctx).map(|done| Done::Backup(Box::new(done)))
+        }
+        Job::Restore(options) => {
+            replicas::restore::restore(vaults.sites(false)?, options, ctx).map(|done| Done::Restore(Box::new(done)))
+        }
+        Job::Verify(options) => replicas::verify::verify(vaults, options, ctx).map(Done::Verify),
+    }
+}
+
+/// Looked at before a vault is made: a wrong path must leave nothing behind.
+fn check_data(options: &backup::Options) -> Result<()> {
+    let data = &options.data;
+    if data.is_dir() {
+        return Ok(());
+    }
+    let why = if data.exists() { "it is not a directory" } else { "it does not exist" };
+    Err(Error::failed(format!("back up {}", data.display()), why)
+        .hint("Name the directory: `lastgood backup DIR`, or LASTGOOD_DATA. If it is a volume, is it mounted?"))
+}
+
+/// Keeps the report in the vault that the run used, or in the first that opens.
+fn store(report: &mut Report, vaults: &Vaults, ctx: &Context) -> Result<(Address, String)> {
+    let used = match &report.done {
+        Some(Done::Backup(done)) => Some(done.vault.clone()),
+        Some(Done::Restore(done)) => Some(done.vault.clone()),
+        Some(Done::Verify(_)) | None => None,
+    };
+    let stopped = ctx.stop.load(Ordering::Relaxed);
+    let mut first = None;
+    for address in vaults.addresses() {
+        let known = used.as_ref().is_some_and(|used| address.absolute() == *used);
+        if used.is_some() && !known {
+            continue;
+        }
+        let written = (|| {
+            let store = if stopped { vaults.store_for_last_words(address)? } else { vaults.store(address)? };
+            // A run that failed may not have found a vault; none is begun by its report.
+            let store = if known { store } else { crate::vault::Vault::open(store)?.store };
+            let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+            // The store's clock: names sort by one clock.
+            let long = report.finished.duration_since(report.started);
+            (report.started, report.finished) = (now.saturating_sub(long).unwrap_or(now), now);
+            let (object, bytes) = (report.object(), report.encode()?);
+            store.create(&object, &[&bytes]).map_err(|why| why.while_doing(format!("store {object}")))?;
+            Ok(object)
+        })();
+        match written {
+            Ok(object) => return Ok((address.clone(), object)),
+            Err(why) => _ = first.get_or_insert(why),
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::failed("keep the report", "no vault is configured")))
+}
+
+/// Tells the log of a run, in one line with always the same fields.
+fn log(report: &Report, seconds: f64) {
+    let (run, action, result) = (report.run.to_string(), report.action.name(), report.result.name());
+    let snapshot = report.snapshot.map(|name| name.to_string()).unwrap_or_default();
+    let error = report.error.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();
+    let (execution, attempt) = (&report.place.execution, &report.place.attempt);
+    let (execution, attempt) = (execution.as_deref().unwrap_or_default(), attempt.as_deref().unwrap_or_default());
+    tracing::info!(
+        target: "lastgood::run",
+        run,
+        action,
+        result,
+        snapshot,
+        seconds,
+        events = report.events.len(),
+        execution,
+        attempt,
+        error,
+        "run ended: {action} is {result}"
+    );
+}

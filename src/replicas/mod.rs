@@ -1,0 +1,168 @@
+//! Several vaults that are replicas of one: where a backup goes and what the others get of it, which of them a restore
+//! takes.
+//!
+//! Replicas have the same `vault.json`, and a snapshot has the same name and bytes in each that holds it, so that any of
+//! them serves when the others cannot. Which snapshots each holds is its own: one that was away lacks what was taken
+//! meanwhile until somebody copies it.
+
+pub mod backup;
+pub mod restore;
+pub mod vaults;
+pub mod verify;
+
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Context;
+use crate::store::Store;
+use crate::vault::Vault;
+
+/// One of the places that hold, or shall hold, the vault.
+pub struct Site {
+    /// Its address, as people are told it.
+    pub url: String,
+    /// Whether a vault may be made there unasked, if nothing lies there.
+    pub may_make: bool,
+    /// What was found there.
+    pub found: Found,
+}
+
+/// What is at a place.
+pub enum Found {
+    /// A vault.
+    Vault(Vault),
+    /// No vault.
+    Nothing(Box<dyn Store>),
+    /// It could not be told, or what is there is damaged.
+    Failed(Error),
+}
+
+impl Site {
+    /// Looks what is there.
+    pub fn look(url: String, may_make: bool, store: Result<Box<dyn Store>>) -> Self {
+        let found = match store.and_then(Vault::find) {
+            Ok(Ok(vault)) => Found::Vault(vault),
+            Ok(Err(store)) => Found::Nothing(store),
+            Err(why) => Found::Failed(why),
+        };
+        Site { url, may_make, found }
+    }
+
+    /// The vault, which must be there.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be told.
+    pub fn vault(self) -> Result<Vault> {
+        match self.found {
+            Found::Vault(vault) => Ok(vault),
+            Found::Nothing(store) => Err(Vault::missing(&*store)),
+            Found::Failed(why) => Err(why),
+        }
+    }
+
+    fn held(&self) -> Option<&Vault> {
+        match &self.found {
+            Found::Vault(vault) => Some(vault),
+            _ => None,
+        }
+    }
+}
+
+/// A place, and why it does not serve.
+type Failure = (String, Error);
+
+/// The first vault that opens. Those after it are not looked at.
+///
+/// # Errors
+/// None opens; the error tells of each, why.
+pub fn first(sites: impl IntoIterator<Item = Site>, ctx: &Context) -> Result<Vault> {
+    let mut failures: Vec<Failure> = Vec::new();
+    for site in sites {
+        let url = site.url.clone();
+        match site.vault() {
+            Ok(vault) => {
+                failures.iter().for_each(|(url, why)| ctx.monitor.warn(&passed_over(url, why)));
+                return Ok(vault);
+            }
+            Err(why) => failures.push((url, why)),
+        }
+    }
+    Err(none_serves("open a vault", failures))
+}
+
+/// A place of [`init`], and whether the vault there is new.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Made {
+    /// The place.
+    pub vault: String,
+    /// Whether it was made now.
+    pub made: bool,
+}
+
+/// Makes one vault: a new one in the first place and replicas of it in the others, or, where some have it, replicas of
+/// that in those that have none. Gives the vault, and what was done where.
+///
+/// # Errors
+/// All have one already; they have different ones; a place that cannot be asked whether it has one, before any is made.
+pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<Made>)> {
+    check_same(&sites)?;
+    let (mut vault, mut empty, mut done) = (None, Vec::new(), Vec::new());
+    for site in sites {
+        done.push(Made { vault: site.url, made: matches!(site.found, Found::Nothing(_)) });
+        match site.found {
+            Found::Failed(why) => return Err(why),
+            Found::Nothing(store) => empty.push(store),
+            Found::Vault(held) => _ = vault.get_or_insert(held),
+        }
+    }
+    let mut empty = empty.into_iter();
+    let vault = match (vault, empty.len()) {
+        (Some(vault), 0) => return Err(Vault::exists(&*vault.store)),
+        (Some(vault), _) => vault,
+        (None, _) => match empty.next() {
+            Some(store) => Vault::init(store, ctx.random)?,
+            None => return Err(Error::usage("make a vault", "no place is named")),
+        },
+    };
+    for store in empty {
+        vault.replicate(store)?;
+    }
+    Ok((vault, done))
+}
+
+/// Checks that all vaults that were found are replicas of one.
+fn check_same(sites: &[Site]) -> Result<()> {
+    let mut vaults = sites.iter().filter_map(Site::held);
+    match vaults.next() {
+        Some(first) => vaults.try_for_each(|other| first.check_same(other)),
+        None => Ok(()),
+    }
+}
+
+fn passed_over(url: &str, why: &Error) -> String {
+    format!("the vault {url} is passed over: {}", why.what())
+}
+
+/// The error that tells why each of several vaults could not serve; where it is one, its own.
+fn none_serves(doing: &str, mut failures: Vec<Failure>) -> Error {
+    if failures.len() == 1
+        && let Some((_, why)) = failures.pop()
+    {
+        return why;
+    }
+    let told: Vec<_> = failures.iter().map(|(url, why)| format!("{url}: {}", why.what())).collect();
+    let why = format!("none of the {} vaults serves. {}", told.len(), told.join(". "));
+    let is = |kind| failures.iter().any(|(_, why)| why.kind() == kind);
+    let error = match () {
+        // One that comes back may serve; after that, what is wrong with the vaults matters more than what was asked.
+        () if is(Kind::Unreachable) => Error::unreachable(doing, why),
+        () if is(Kind::Damage) => Error::damage(doing, why),
+        () if is(Kind::Failed) || failures.is_empty() => Error::failed(doing, why),
+        () => Error::usage(doing, why),
+    };
+    match failures.iter().find_map(|(_, why)| why.advice()) {
+        Some(advice) => error.hint(advice.to_owned()),
+        None => error,
+    }
+}

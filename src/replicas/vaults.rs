@@ -1,0 +1,109 @@
+//! The vaults of one configuration, and the connections to them, which last as long as the process.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Site, first};
+use crate::error::{Error, Result};
+use crate::monitor::Context;
+use crate::restore::select;
+use crate::store::address::Address;
+use crate::store::cloud::Cloud;
+use crate::store::since::Since;
+use crate::store::{self, Store};
+use crate::vault::Vault;
+use crate::vault::root::Root;
+
+/// For how long a store is asked again for a last word, once the program was told to stop: Cloud Run gives it 10 s in all.
+const LAST_WORDS: Duration = Duration::from_secs(4);
+
+/// The vaults to use, the one to be preferred first.
+pub struct Vaults {
+    addresses: Vec<Address>,
+    cloud: Cloud,
+    stop: Arc<AtomicBool>,
+    stores: Mutex<HashMap<Address, Arc<dyn Store>>>,
+}
+
+impl Vaults {
+    /// At least one; their stores give up once `stop` is set.
+    pub fn new(addresses: Vec<Address>, cloud: Cloud, stop: Arc<AtomicBool>) -> Self {
+        Vaults { addresses, cloud, stop, stores: Mutex::default() }
+    }
+
+    /// Where they are.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// How buckets are reached.
+    pub fn cloud(&self) -> &Cloud {
+        &self.cloud
+    }
+
+    /// The store at an address, which counts its traffic from now on.
+    ///
+    /// # Errors
+    /// As [`store::open`].
+    pub fn store(&self, address: &Address) -> Result<Box<dyn Store>> {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = match stores.get(address) {
+            Some(store) => store.clone(),
+            None => {
+                let opened: Arc<dyn Store> = store::open(address, &self.cloud, self.stop.clone())?.into();
+                stores.insert(address.clone(), opened.clone());
+                opened
+            }
+        };
+        Ok(Box::new(Since::new(store)))
+    }
+
+    /// The store at an address for what is written when the program has been told to stop: it does not give up at once, and
+    /// soon.
+    ///
+    /// # Errors
+    /// As [`store::open`].
+    pub fn store_for_last_words(&self, address: &Address) -> Result<Box<dyn Store>> {
+        let cloud = Cloud { patience: LAST_WORDS, ..self.cloud.clone() };
+        store::open(address, &cloud, Arc::default())
+    }
+
+    /// What is in a place; in buckets a vault may be made only with `init`.
+    pub fn look(&self, address: &Address, init: bool) -> Site {
+        let may_make = init || matches!(address, Address::Folder(_));
+        Site::look(address.absolute(), may_make, self.store(address))
+    }
+
+    /// What is in each place, asked at the same time.
+    ///
+    /// # Errors
+    /// A thread that ends in a panic.
+    pub fn sites(&self, init: bool) -> Result<Vec<Site>> {
+        let ended = |_| Error::failed("open the vaults", "a thread ended in a panic");
+        std::thread::scope(|scope| {
+            let look = |address| scope.spawn(move || self.look(address, init));
+            let threads: Vec<_> = self.addresses.iter().map(look).collect();
+            threads.into_iter().map(|thread| thread.join().map_err(ended)).collect()
+        })
+    }
+
+    /// The first vault that opens.
+    ///
+    /// # Errors
+    /// None does.
+    pub fn first(&self, ctx: &Context) -> Result<Vault> {
+        first(self.addresses.iter().map(|address| self.look(address, false)), ctx)
+    }
+
+    /// A snapshot in the first vault that opens.
+    ///
+    /// # Errors
+    /// None does; the snapshot is not there.
+    pub fn find(&self, spec: &str, ctx: &Context) -> Result<(Vault, Root)> {
+        let vault = self.first(ctx)?;
+        let (_, root) = select::find(&vault, spec)?;
+        Ok((vault, root))
+    }
+}

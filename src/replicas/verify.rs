@@ -1,0 +1,57 @@
+//! Verifying each of several vaults.
+
+use serde::Serialize;
+
+use super::vaults::Vaults;
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Context;
+use crate::verify::{self, Options};
+
+/// One of the vaults after it was verified.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    /// Its address.
+    pub vault: String,
+    /// What was found.
+    #[serde(flatten)]
+    pub report: Option<verify::Report>,
+    /// Why it could not be verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What kind of failure that was.
+    #[serde(skip)]
+    pub kind: Option<Kind>,
+}
+
+impl Verified {
+    /// Whether damage was found.
+    pub fn damaged(&self) -> bool {
+        self.kind == Some(Kind::Damage) || self.report.as_ref().is_some_and(|report| !report.sound())
+    }
+}
+
+/// Verifies every vault. One that cannot be read does not keep the others from it.
+///
+/// # Errors
+/// The only vault cannot be read. Of several, that is in the report.
+pub fn verify(vaults: &Vaults, options: &Options, ctx: &Context) -> Result<Vec<Verified>> {
+    let mut done = Vec::new();
+    for address in vaults.addresses() {
+        let vault = address.absolute();
+        let failed = |why: &Error| Verified {
+            vault: vault.clone(),
+            report: None,
+            error: Some(why.what()),
+            kind: Some(why.kind()),
+        };
+        match vaults.store(address).and_then(|store| verify::verify_store(store, options, ctx)) {
+            Ok(report) => done.push(Verified { vault, report: Some(report), error: None, kind: None }),
+            Err(why) if vaults.addresses().len() == 1 => return Err(why),
+            Err(why) => {
+                ctx.check("verify the vaults")?;
+                done.push(failed(&why));
+            }
+        }
+    }
+    Ok(done)
+}

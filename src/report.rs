@@ -1,0 +1,334 @@
+//! What a run did, as the vault keeps it under `runs/`: a failed run leaves a report, too.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::replicas;
+use crate::store::{self, Store};
+use crate::vault::hex::Hex;
+use crate::vault::root::{SnapshotName, State};
+
+/// The folder of reports.
+pub const RUNS: &str = "runs/";
+/// The version of a report's form.
+const FORMAT: u32 = 1;
+/// The most bytes of one.
+pub const MAX_REPORT: u64 = 16 << 20;
+
+/// A run's random name.
+pub type RunId = Hex<8>;
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Take a snapshot.
+    Backup,
+    /// Put one back.
+    Restore,
+    /// Look whether all is there.
+    Verify,
+}
+
+impl Action {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Backup => "backup",
+            Action::Restore => "restore",
+            Action::Verify => "verify",
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// All of it was done, and what there is is good.
+    Complete,
+    /// A snapshot without some entries, or a restore that left something out.
+    Partial,
+    /// A snapshot that looks like an unmounted volume.
+    Suspect,
+    /// A snapshot with a database that failed its check.
+    Unsound,
+    /// The vault, or what was to be read of it, is damaged.
+    Damaged,
+    /// It was not done; the error says why.
+    Failed,
+    /// It will never be done: what asked for it may not, or asks for what cannot be.
+    Refused,
+}
+
+impl Outcome {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Complete => "complete",
+            Outcome::Partial => "partial",
+            Outcome::Suspect => "suspect",
+            Outcome::Unsound => "unsound",
+            Outcome::Damaged => "damaged",
+            Outcome::Failed => "failed",
+            Outcome::Refused => "refused",
+        }
+    }
+
+    /// How an error ends a run.
+    pub fn of(why: &Error) -> Self {
+        match why.kind() {
+            Kind::Damage => Outcome::Damaged,
+            Kind::Usage => Outcome::Refused,
+            Kind::Failed | Kind::Unreachable => Outcome::Failed,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The way by which a run was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Somebody's shell, or a script.
+    #[default]
+    CommandLine,
+    /// A Cloud Run job.
+    CloudRunJob,
+    /// A request to `lastgood serve`.
+    Http,
+    /// A message that `lastgood listen` pulled.
+    PubSub,
+}
+
+/// What asked for a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What makes a redelivery of it known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Its type, or what kind of message it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// When it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    /// What the app says of the error: `CRITICAL`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
+    /// And in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Whatever else it carries.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a run took place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The host's name.
+    pub host: String,
+    /// The program and its version.
+    pub writer: String,
+    /// `CLOUD_RUN_EXECUTION`: the execution of a Cloud Run job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution: Option<String>,
+    /// `CLOUD_RUN_TASK_INDEX`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// `CLOUD_RUN_TASK_ATTEMPT`: 0 for the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
+    /// `K_SERVICE`: the Cloud Run service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// `K_REVISION`: its revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+}
+
+/// An error, as a report keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done and why it failed.
+    pub error: String,
+    /// `usage`, `failed`, `unreachable` or `damage`.
+    pub kind: String,
+    /// What can be done about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl From<&Error> for Failure {
+    fn from(why: &Error) -> Self {
+        let kind = why.kind().name().to_owned();
+        Failure { error: why.what(), kind, hint: why.advice().map(str::to_owned) }
+    }
+}
+
+/// What was done, in full.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Done {
+    /// A snapshot was taken.
+    Backup(Box<replicas::backup::Report>),
+    /// One was put back.
+    Restore(Box<replicas::restore::Report>),
+    /// Vaults were verified.
+    Verify(Vec<replicas::verify::Verified>),
+}
+
+impl Done {
+    /// The snapshot that it is about.
+    pub fn snapshot(&self) -> Option<SnapshotName> {
+        match self {
+            Done::Backup(report) => Some(report.taken.snapshot),
+            Done::Restore(report) => Some(report.restored.snapshot),
+            Done::Verify(_) => None,
+        }
+    }
+
+    /// How it ended.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Done::Backup(report) => match (report.taken.state, report.taken.good) {
+                (State::Partial, _) => Outcome::Partial,
+                (State::Suspect, _) => Outcome::Suspect,
+                (State::Complete, false) => Outcome::Unsound,
+                (State::Complete, true) => Outcome::Complete,
+            },
+            Done::Restore(report) if report.restored.not_restored.is_empty() => Outcome::Complete,
+            Done::Restore(_) => Outcome::Partial,
+            Done::Verify(vaults) if vaults.iter().any(replicas::verify::Verified::damaged) => Outcome::Damaged,
+            Done::Verify(vaults) if vaults.iter().any(|vault| vault.error.is_some()) => Outcome::Failed,
+            Done::Verify(_) => Outcome::Complete,
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The version of this form.
+    pub format: u32,
+    /// The run.
+    pub run: RunId,
+    /// What it was for.
+    pub action: Action,
+    /// How it ended.
+    pub result: Outcome,
+    /// How it was asked for.
+    pub way: Way,
+    /// What asked for it; several, where they came while another run was under way and were served by one.
+    pub events: Vec<Event>,
+    /// Where it took place.
+    pub place: Place,
+    /// When it began, by the store's clock where that could be asked.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+    /// The snapshot that it is about.
+    pub snapshot: Option<SnapshotName>,
+    /// Why it failed.
+    pub error: Option<Failure>,
+    /// What was done.
+    #[serde(flatten)]
+    pub done: Option<Done>,
+}
+
+impl Report {
+    /// The name of its object.
+    pub fn object(&self) -> String {
+        object(self.started, self.run)
+    }
+
+    /// A report's JSON.
+    ///
+    /// # Errors
+    /// Never, for what a run makes.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed("write the run's report", why))?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// The version that is written.
+    pub fn format() -> u32 {
+        FORMAT
+    }
+}
+
+fn object(started: Timestamp, run: RunId) -> String {
+    format!("{RUNS}{}-{run}.json", started.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+/// What the name of a report's object says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Named {
+    /// The object.
+    pub object: String,
+    /// The run.
+    pub run: RunId,
+    /// When it began.
+    pub started: Timestamp,
+}
+
+/// The reports in a vault's store, newest first.
+///
+/// # Errors
+/// A store that fails.
+pub fn list(store: &dyn Store) -> Result<Vec<Named>> {
+    let objects = store.list(RUNS).map_err(|why| why.while_doing(format!("list the runs of {}", store.url())))?;
+    let mut named: Vec<_> = objects.into_iter().filter_map(|object| parse(object.name)).collect();
+    named.reverse();
+    Ok(named)
+}
+
+fn parse(object: String) -> Option<Named> {
+    let (time, run) = object.strip_prefix(RUNS)?.strip_suffix(".json")?.split_once('-')?;
+    let run = run.parse().ok()?;
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time).ok()?;
+    let started = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+    Some(Named { object, run, started })
+}
+
+/// The report of a run, or of the only one whose name begins so.
+///
+/// # Errors
+/// Usage: none or several begin so. A store that fails.
+pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
+    let doing = || format!("find the run {run}");
+    let mut found = list(store)?;
+    found.retain(|named| !run.is_empty() && named.run.to_string().starts_with(run));
+    match &found[..] {
+        [named] => read(store, &named.object),
+        [] => Err(Error::usage(doing(), "no run's id begins so").hint("`lastgood runs` lists them.")),
+        many => Err(Error::usage(doing(), format!("{} runs' ids begin so", many.len())).hint("Give more of the id.")),
+    }
+}
+
+/// A report by its object's name.
+///
+/// # Errors
+/// A store that fails; bytes that are no report.
+pub fn read(store: &dyn Store, object: &str) -> Result<serde_json::Value> {
+    let doing = || format!("read {object}");
+    let bytes = match store.get(object, MAX_REPORT) {
+        Err(store::Error::NotFound { .. }) => return Err(Error::failed(doing(), "it is not there")),
+        other => other.map_err(|why| why.while_doing(doing()))?,
+    };
+    serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))
+}

@@ -1,0 +1,77 @@
+//! Room for the bytes that are read ahead, so that more reads at a time do not take more memory.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// So many bytes may be held at the same time.
+pub struct Room {
+    size: u64,
+    taken: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// Bytes of a room that are taken, until this is dropped.
+pub struct Taken<'r> {
+    room: &'r Room,
+    bytes: u64,
+}
+
+impl Room {
+    /// Room for `size` bytes.
+    pub fn new(size: u64) -> Self {
+        Room { size, taken: Mutex::new(0), freed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room for so many bytes, or until they are the only ones.
+    pub fn take(&self, bytes: u64) -> Taken<'_> {
+        let mut taken = self.lock();
+        while *taken > 0 && taken.saturating_add(bytes) > self.size {
+            taken = self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken = taken.saturating_add(bytes);
+        Taken { room: self, bytes }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.room.lock();
+        *taken = taken.saturating_sub(self.bytes);
+        drop(taken);
+        self.room.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn no_more_is_held_than_there_is_room_for() {
+        let (room, held, most) = (Room::new(100), AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..6 {
+                let (room, held, most) = (&room, &held, &most);
+                scope.spawn(move || {
+                    for n in 0..200 {
+                        let bytes = 10 + (n * 7 + thread * 13) % 50;
+                        let taken = room.take(bytes);
+                        most.fetch_max(held.fetch_add(bytes, Ordering::SeqCst) + bytes, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        held.fetch_sub(bytes, Ordering::SeqCst);
+                        drop(taken);
+                    }
+                });
+            }
+        });
+        assert!((60..=100).contains(&most.into_inner()));
+        // What is larger than all of it has it for itself.
+        drop(room.take(1000));
+        assert_eq!(*room.lock(), 0);
+    }
+}

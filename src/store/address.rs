@@ -1,0 +1,181 @@
+//! Where a vault is: a folder, or a prefix in a bucket.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// A vault's address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A folder of a mounted filesystem.
+    Folder(PathBuf),
+    /// Objects of a Google Cloud Storage bucket.
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// What the names of the vault's objects begin with, a slash coming after; the bucket itself when empty.
+        prefix: String,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Folder(path) => write!(f, "{}", path.display()),
+            Address::Bucket { bucket, prefix } if prefix.is_empty() => write!(f, "gs://{bucket}"),
+            Address::Bucket { bucket, prefix } => write!(f, "gs://{bucket}/{prefix}"),
+        }
+    }
+}
+
+impl Address {
+    /// Reads a bare path, a `file://` URL (percent-encoded) or a `gs://` URL (which is not, as in Google's own tools).
+    ///
+    /// # Errors
+    /// Usage: an address of another kind, or one that names nothing.
+    pub fn parse(address: &OsStr) -> Result<Address> {
+        let bytes = address.as_bytes();
+        let wrong = |why: &str| Error::usage(format!("use the vault {}", address.display()), why);
+        let scheme = bytes.windows(3).position(|part| part == b"://").map(|at| &bytes[..at]);
+        let scheme =
+            scheme.filter(|s| !s.is_empty() && s.iter().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(c)));
+        let Some(scheme) = scheme else {
+            return if bytes.is_empty() {
+                Err(wrong("the address is empty"))
+            } else {
+                Ok(Self::Folder(address.into()))
+            };
+        };
+        let rest = &bytes[scheme.len() + 3..];
+        match scheme.to_ascii_lowercase().as_slice() {
+            b"file" => folder(rest).map(Self::Folder).map_err(wrong),
+            b"gs" => {
+                let rest = std::str::from_utf8(rest).map_err(|_| wrong("it is not UTF-8"))?;
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                Self::bucket(bucket, prefix).map_err(wrong)
+            }
+            scheme => {
+                let why =
+                    format!("vaults are folders and Google Cloud Storage, not {}://", String::from_utf8_lossy(scheme));
+                Err(wrong(&why)
+                    .hint("Name a folder (`--vault /mnt/backups`) or a bucket (`--vault gs://bucket/prefix`)."))
+            }
+        }
+    }
+
+    /// The address as people are told it: of a folder, the absolute path.
+    pub fn absolute(&self) -> String {
+        match self {
+            Address::Folder(path) => {
+                std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned()
+            }
+            bucket => bucket.to_string(),
+        }
+    }
+
+    /// A prefix in a bucket.
+    ///
+    /// # Errors
+    /// Text that says what is wrong with either.
+    pub fn bucket(bucket: &str, prefix: &str) -> Result<Address, &'static str> {
+        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+        if !(3..=222).contains(&bucket.len()) || !bucket.bytes().all(fits) {
+            return Err("a bucket's name has 3 to 222 lower-case letters, digits, dashes, underscores and dots");
+        }
+        let prefix = prefix.trim_end_matches('/');
+        if prefix.len() > 512 || prefix.chars().any(char::is_control) {
+            return Err("the prefix is longer than 512 bytes, or has control characters");
+        }
+        if !prefix.is_empty() && prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err("a part of the prefix is empty, . or ..");
+        }
+        Ok(Self::Bucket { bucket: bucket.into(), prefix: prefix.into() })
+    }
+}
+
+/// The folder of a `file://` URL, from what follows that.
+fn folder(rest: &[u8]) -> Result<PathBuf, &'static str> {
+    let path_at = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+    let (host, path) = rest.split_at(path_at);
+    if !(host.is_empty() || host.eq_ignore_ascii_case(b"localhost")) {
+        return Err("a file:// address has no host: write file:///folder, with three slashes");
+    }
+    let path: Vec<u8> =
+        percent_decoded(path).ok_or("a % in it is not followed by two hex digits; write a percent sign as %25")?;
+    match path {
+        path if path.contains(&0) => Err("its path has a NUL byte"),
+        path if path.is_empty() => Err("it names no folder"),
+        path => Ok(OsString::from_vec(path).into()),
+    }
+}
+
+fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16);
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        out.push(match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                rest = after;
+                (digit(*high)? << 4 | digit(*low)?) as u8
+            }
+            (b'%', _) => return None,
+            _ => *first,
+        });
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn addresses_of_vaults() {
+        for (address, folder) in [
+            ("b", "b"),
+            ("/mnt/b", "/mnt/b"),
+            ("file:///mnt/b%20c", "/mnt/b c"),
+            ("FILE://localhost/b", "/b"),
+            ("./gs:/odd", "./gs:/odd"),
+            ("a%20b", "a%20b"),
+            ("/odd/x://y", "/odd/x://y"),
+        ] {
+            assert_eq!(Address::parse(OsStr::new(address)).unwrap(), Address::Folder(folder.into()), "{address}");
+        }
+        for (address, bucket, prefix) in [
+            ("gs://my-bucket/app/state", "my-bucket", "app/state"),
+            ("GS://my-bucket", "my-bucket", ""),
+            ("gs://my-bucket/", "my-bucket", ""),
+            ("gs://b.example.com/a%20b é/", "b.example.com", "a%20b é"),
+        ] {
+            let parsed = Address::parse(OsStr::new(address)).unwrap();
+            assert_eq!(parsed, Address::Bucket { bucket: bucket.into(), prefix: prefix.into() }, "{address}");
+            assert_eq!(Address::parse(OsStr::new(&parsed.to_string())).unwrap(), parsed);
+        }
+        for (address, why) in [
+            ("s3://bucket", "not s3://"),
+            ("gs://", "3 to 222"),
+            ("gs://Bucket/x", "lower-case"),
+            ("gs:///x", "3 to 222"),
+            ("gs://bucket//x", "empty"),
+            ("gs://bucket/a/../b", "empty, . or .."),
+            ("gs://bucket/a\nb", "control"),
+            ("file://host/b", "three slashes"),
+            ("file://b", "three slashes"),
+            ("file://", "no folder"),
+            ("file:///b%2", "hex digits"),
+            ("file:///b%zz", "hex digits"),
+            ("file:///b%00", "NUL"),
+            ("", "empty"),
+        ] {
+            let said = Address::parse(OsStr::new(address)).unwrap_err();
+            assert!(said.kind() == Kind::Usage && said.to_string().contains(why), "{address}: {said}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! How buckets are reached: what is configured, not yet a connection.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// For how long a store that fails is asked again, where nothing else is configured.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Google's own endpoint.
+const GOOGLE: &str = "https://storage.googleapis.com";
+
+/// What is configured about Google Cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cloud {
+    /// The project, where one is named; only messages need it.
+    pub project: Option<String>,
+    /// An emulator in place of Google's service, without credentials: `http://127.0.0.1:9000`.
+    pub emulator: Option<String>,
+    /// Another way to Google's service, with credentials: a Private Service Connect endpoint.
+    pub endpoint: Option<String>,
+    /// The file that `GOOGLE_APPLICATION_CREDENTIALS` names. `google-cloud-auth`, which uses it, looks there by itself.
+    pub credentials: Option<PathBuf>,
+    /// Where `gcloud auth application-default login` leaves its file. The library looks there, too.
+    pub well_known: Option<PathBuf>,
+    /// The metadata server's host where it is not `metadata.google.internal`. The library knows the variable, too.
+    pub metadata_host: Option<String>,
+    /// Whether this is Cloud Run, where there always is a metadata server.
+    pub in_cloud_run: bool,
+    /// For how long one operation is tried again and again before the store counts as unreachable.
+    pub patience: Duration,
+}
+
+impl Default for Cloud {
+    fn default() -> Self {
+        Cloud {
+            project: None,
+            emulator: None,
+            endpoint: None,
+            credentials: None,
+            well_known: None,
+            metadata_host: None,
+            in_cloud_run: false,
+            patience: PATIENCE,
+        }
+    }
+}
+
+impl Cloud {
+    /// Where requests go: scheme, host and port, without a slash at the end.
+    pub fn base(&self) -> &str {
+        self.emulator.as_deref().or(self.endpoint.as_deref()).unwrap_or(GOOGLE)
+    }
+}

@@ -1,0 +1,136 @@
+//! A store far away, for tests: every request takes its time, as many as are made at once are answered, and it is known how
+//! many those were.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Meta, Result, Store};
+
+/// For how long requests wait for others, at most, in a test that fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Delays every call, and counts those that are under way.
+pub struct FarStore<S> {
+    inner: S,
+    latency: Duration,
+    worth: u64,
+    /// Requests for names that begin so wait until so many of them are there.
+    meeting: Option<(&'static str, usize)>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    under_way: usize,
+    most: usize,
+    requests: u64,
+    waiting: usize,
+    met: bool,
+}
+
+impl<S: Store> FarStore<S> {
+    /// Delays the calls to `inner` by `latency`; a request is worth 1 MiB.
+    pub fn new(inner: S, latency: Duration) -> Self {
+        FarStore { inner, latency, worth: 1 << 20, meeting: None, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// The first requests for objects whose names begin with `prefix` are not answered before `count` of them are under way,
+    /// so that a machine's load does not decide whether they are.
+    #[must_use]
+    pub fn meeting(mut self, prefix: &'static str, count: usize) -> Self {
+        self.meeting = Some((prefix, count));
+        self
+    }
+
+    /// The store that answers.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// How many requests were made since the last time this was asked, and how many of them were under way at once.
+    pub fn take(&self) -> (u64, usize) {
+        let mut state = self.lock();
+        (std::mem::take(&mut state.requests), std::mem::take(&mut state.most))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn far<T>(&self, name: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut state = self.lock();
+        state.requests += 1;
+        state.under_way += 1;
+        state.most = state.most.max(state.under_way);
+        if let Some((_, count)) = self.meeting.filter(|(prefix, _)| name.starts_with(prefix) && name != *prefix) {
+            state.waiting += 1;
+            state.met |= state.waiting >= count;
+            self.changed.notify_all();
+            let waited = self.changed.wait_timeout_while(state, PATIENCE, |state| !state.met);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
+            // Who waited in vain did so for all that come later.
+            state.met = true;
+        }
+        drop(state);
+        std::thread::sleep(self.latency);
+        let answer = call();
+        self.lock().under_way -= 1;
+        answer
+    }
+}
+
+impl<S: Store> Store for FarStore<S> {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        self.far(name, || self.inner.create(name, body))
+    }
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        self.far(name, || self.inner.get(name, limit))
+    }
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.far(name, || self.inner.get_range(name, offset, length))
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        self.far(folder, || self.inner.list(folder))
+    }
+    fn now(&self) -> Result<jiff::Timestamp> {
+        self.inner.now()
+    }
+    fn request_worth(&self) -> u64 {
+        self.worth
+    }
+    fn traffic(&self) -> Option<super::Traffic> {
+        self.inner.traffic()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[test]
+    fn keeps_the_contract() {
+        crate::store::contract::run(&|| {
+            (Box::new(FarStore::new(MemoryStore::default(), Duration::from_millis(1))), Box::new(()))
+        });
+    }
+
+    #[test]
+    fn counts_what_is_under_way_at_once() {
+        let store = FarStore::new(MemoryStore::default(), Duration::ZERO).meeting("packs/", 5);
+        store.create("vault.json", &[b"x"]).unwrap();
+        assert_eq!(store.take(), (1, 1));
+        std::thread::scope(|scope| {
+            for n in 0..5 {
+                let store = &store;
+                scope.spawn(move || store.create(&format!("packs/{n}"), &[b"x"]).unwrap());
+            }
+        });
+        assert_eq!(store.take(), (5, 5));
+    }
+}

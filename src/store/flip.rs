@@ -1,0 +1,58 @@
+//! A store of which bits flip on the way, for tests.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Meta, Result, Store};
+
+/// Flips a bit of the first ranges that are read of each object.
+pub struct FlipStore<S> {
+    inner: S,
+    from_end: usize,
+    times: usize,
+    flipped: Mutex<HashMap<String, usize>>,
+    worth: u64,
+}
+
+impl<S: Store> FlipStore<S> {
+    /// Of each object the first `times` ranges come with a bit flipped, in the byte that has `from_end` bytes behind it in the
+    /// range, or in the first one. A request is worth `worth` bytes.
+    pub fn new(inner: S, from_end: usize, times: usize, worth: u64) -> Self {
+        FlipStore { inner, from_end, times, flipped: Mutex::default(), worth }
+    }
+}
+
+impl<S: Store> Store for FlipStore<S> {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        self.inner.create(name, body)
+    }
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        self.inner.get(name, limit)
+    }
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+        let mut bytes = self.inner.get_range(name, offset, length)?;
+        let at = bytes.len().saturating_sub(self.from_end + 1);
+        let mut flipped = self.flipped.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = flipped.entry(name.to_owned()).or_default();
+        if let Some(byte) = bytes.get_mut(at).filter(|_| *times < self.times) {
+            *byte ^= 4;
+            *times += 1;
+        }
+        Ok(bytes)
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        self.inner.list(folder)
+    }
+    fn now(&self) -> Result<jiff::Timestamp> {
+        self.inner.now()
+    }
+    fn request_worth(&self) -> u64 {
+        self.worth
+    }
+    fn traffic(&self) -> Option<super::Traffic> {
+        self.inner.traffic()
+    }
+}

@@ -1,0 +1,55 @@
+//! Whether an upload still moves.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Limits;
+use crate::store::retry::Fault;
+
+/// When the last byte of a body was taken.
+pub struct Progress {
+    limits: Limits,
+    begin: Instant,
+    /// Milliseconds since the beginning; the highest bit says that all of it was taken.
+    last: AtomicU64,
+}
+
+impl Progress {
+    const ALL: u64 = 1 << 63;
+
+    /// Begins now.
+    pub fn new(limits: Limits) -> Self {
+        Progress { limits, begin: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    /// A chunk was taken.
+    pub fn note(&self) {
+        self.last.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// The last chunk was taken.
+    pub fn all(&self) {
+        self.last.store(self.begin.elapsed().as_millis() as u64 | Self::ALL, Ordering::Relaxed);
+    }
+
+    /// Ends when nothing has happened for too long.
+    pub async fn watch(&self) -> Fault {
+        loop {
+            let last = self.last.load(Ordering::Relaxed);
+            let (limit, what) = match last & Self::ALL {
+                0 => (self.limits.stall, "the upload stands still"),
+                _ => (self.limits.answer, "no answer to the upload"),
+            };
+            let due = Duration::from_millis(last & !Self::ALL) + limit;
+            match due.checked_sub(self.begin.elapsed()) {
+                Some(rest) if !rest.is_zero() => tokio::time::sleep(rest).await,
+                _ => return stalled(what, limit),
+            }
+        }
+    }
+}
+
+/// Nothing came for too long.
+pub fn stalled(what: &str, time: Duration) -> Fault {
+    Fault::passing(format!("{what} for {:.0} s", time.as_secs_f64()))
+}

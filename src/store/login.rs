@@ -1,0 +1,268 @@
+//! Who asks: the credentials that requests to Google carry.
+//!
+//! Google's own `google-cloud-auth` finds them (Application Default Credentials, AIP-4110), fetches tokens and renews them in
+//! time. What it leaves open is done here: saying which kind was found, and saying soon, with what to do, when there is
+//! none. Without this, a laptop without credentials would ask for a metadata server until its patience ends.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials};
+use http::{Extensions, HeaderMap};
+use serde::Serialize;
+
+use super::cloud::Cloud;
+use super::retry::Fault;
+
+/// What lastgood asks for: to read and write objects. What of that is allowed is IAM's decision.
+const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
+/// A token that does not come in this time is asked for again.
+const TOKEN_TIME: Duration = Duration::from_secs(20);
+/// The metadata server is in the next machine: it answers at once or is not there.
+const METADATA_TIME: Duration = Duration::from_secs(2);
+const METADATA_HOST: &str = "metadata.google.internal";
+
+/// A kind of credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Found {
+    /// None: an emulator asks for none.
+    Emulator,
+    /// A file of some `type`, and whom it names.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Its `type`: `service_account`, `authorized_user`, `external_account`, `impersonated_service_account`.
+        r#type: String,
+        /// The account, where the file says it.
+        account: Option<String>,
+    },
+    /// The service account of the machine or the Cloud Run service, from the metadata server.
+    Metadata {
+        /// The server that is asked.
+        host: String,
+    },
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Found::Emulator => write!(f, "none: an emulator is used"),
+            Found::File { path, r#type, account } => {
+                let account = account.as_ref().map(|account| format!(" of {account}")).unwrap_or_default();
+                write!(f, "{} file {}{account}", r#type.replace('_', " "), path.display())
+            }
+            Found::Metadata { host } => write!(f, "the attached service account, from the metadata server {host}"),
+        }
+    }
+}
+
+/// Which credentials will be used, without asking anybody.
+///
+/// # Errors
+/// What is wrong with the file, and what to do about it.
+pub fn find(cloud: &Cloud) -> Result<Found, Fault> {
+    if cloud.emulator.is_some() {
+        return Ok(Found::Emulator);
+    }
+    if let Some(path) = &cloud.credentials {
+        return read(path).map_err(|why| {
+            let why = format!("GOOGLE_APPLICATION_CREDENTIALS names {}: {why}", path.display());
+            let hint = "Let it name a key file or a configuration that Google made, or unset it: inside Cloud Run none is needed.";
+            Fault::refused(why, hint)
+        });
+    }
+    match &cloud.well_known {
+        Some(path) if path.exists() => read(path).map_err(|why| {
+            Fault::refused(format!("{}: {why}", path.display()), "Run `gcloud auth application-default login` again.")
+        }),
+        _ => Ok(Found::Metadata { host: cloud.metadata_host.clone().unwrap_or_else(|| METADATA_HOST.into()) }),
+    }
+}
+
+fn read(path: &Path) -> Result<Found, String> {
+    let text = std::fs::read(path).map_err(|why| why.to_string())?;
+    let json: serde_json::Value = serde_json::from_slice(&text).map_err(|why| format!("it is not JSON: {why}"))?;
+    let text = |name: &str| json.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+    let r#type = text("type").ok_or("it has no `type`, so that it is no file of credentials")?;
+    let impersonated = text("service_account_impersonation_url")
+        .and_then(|url| Some(url.rsplit_once('/')?.1.split(':').next()?.to_owned()));
+    let account = text("client_email").or(impersonated).or_else(|| text("account").filter(|name| !name.is_empty()));
+    Ok(Found::File { path: path.into(), r#type, account })
+}
+
+/// Gives requests their headers.
+pub struct Login {
+    found: Found,
+    in_cloud_run: bool,
+    /// Made at the first request: making them starts tasks of the runtime.
+    credentials: Mutex<Option<Credentials>>,
+}
+
+impl Login {
+    /// With what [`find`] finds.
+    ///
+    /// # Errors
+    /// As [`find`].
+    pub fn new(cloud: &Cloud) -> Result<Self, Fault> {
+        Ok(Login { found: find(cloud)?, in_cloud_run: cloud.in_cloud_run, credentials: Mutex::default() })
+    }
+
+    /// What was found.
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// The headers of a request.
+    ///
+    /// # Errors
+    /// No token: because none can be had, or none just now.
+    pub async fn headers(&self, client: &reqwest::Client) -> Result<HeaderMap, Fault> {
+        if self.found == Found::Emulator {
+            return Ok(HeaderMap::new());
+        }
+        let known = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let credentials = match known {
+            Some(credentials) => credentials,
+            None => {
+                if let Found::Metadata { host } = &self.found {
+                    self.look_for(host, client).await?;
+                }
+                let made = Builder::default().with_scopes([SCOPE]).build();
+                let made = made.map_err(|why| Fault::refused(format!("{}: {}", self.found, said(&why)), WHERE))?;
+                self.credentials.lock().unwrap_or_else(PoisonError::into_inner).insert(made).clone()
+            }
+        };
+        let token = tokio::time::timeout(TOKEN_TIME, credentials.headers(Extensions::new())).await;
+        match token {
+            Ok(Ok(CacheableResource::New { data, .. })) => Ok(data),
+            Ok(Ok(CacheableResource::NotModified)) => Err(Fault::passing("no token came, though none was known")),
+            Ok(Err(why)) if why.is_transient() => {
+                self.renew();
+                Err(Fault::passing(format!("no token: {}", refusal(&why))))
+            }
+            Ok(Err(why)) => Err(Fault::refused(format!("no token with {}: {}", self.found, refusal(&why)), WHERE)),
+            Err(_) => Err(Fault::passing(format!("no token came within {} s", TOKEN_TIME.as_secs()))),
+        }
+    }
+
+    /// Forgets the token: the next request gets another one.
+    pub fn renew(&self) {
+        *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The account, where the file names it or the metadata server does.
+    pub async fn account(&self, client: &reqwest::Client) -> Option<String> {
+        match &self.found {
+            Found::Emulator => None,
+            Found::File { account, .. } => account.clone(),
+            Found::Metadata { host } => {
+                let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/email");
+                let asked = client.get(url).header("Metadata-Flavor", "Google").timeout(METADATA_TIME).send().await;
+                let email = asked.ok()?.error_for_status().ok()?.text().await.ok()?;
+                Some(email.trim().to_owned()).filter(|email| email.contains('@') && email.len() < 256)
+            }
+        }
+    }
+
+    /// Makes sure that there is a metadata server, which otherwise would be waited for.
+    async fn look_for(&self, host: &str, client: &reqwest::Client) -> Result<(), Fault> {
+        let asked = client.get(format!("http://{host}/")).header("Metadata-Flavor", "Google").timeout(METADATA_TIME);
+        match asked.send().await {
+            Ok(_) => Ok(()),
+            Err(why) if self.in_cloud_run => {
+                Err(Fault::passing(format!("the metadata server {host}: {}", said(&why.without_url()))))
+            }
+            Err(why) => Err(Fault::refused(
+                format!(
+                    "no credentials were found: GOOGLE_APPLICATION_CREDENTIALS is not set, nobody has logged in, and there \
+                     is no metadata server ({host}: {})",
+                    said(&why.without_url())
+                ),
+                WHERE,
+            )),
+        }
+    }
+}
+
+const WHERE: &str = "On a laptop: `gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS with the path of \
+                     a key file. In Cloud Run nothing is needed: the service account attached to it is used. `lastgood \
+                     doctor` shows what is found.";
+
+/// What the library says around the reason.
+const AROUND: [&str; 5] = [
+    "Request to fetch the token failed. Subsequent calls with this credential will also fail.",
+    "cannot create the authentication headers",
+    "cannot create auth headers",
+    "and future attempts will not succeed",
+    "but future attempts may succeed",
+];
+
+/// Why there is no token: the words of the server that refused it, where they are among those of the library.
+fn refusal(why: &dyn std::error::Error) -> String {
+    let text = said(why);
+    let body = text.split_once("body=<").and_then(|(_, rest)| rest.rsplit_once('>'));
+    let json: Option<serde_json::Value> = body.and_then(|(body, _)| serde_json::from_str(body).ok());
+    if let Some(json) = json {
+        // OAuth's form, and that of Google's other services.
+        let error = json.get("error").unwrap_or_default();
+        let told = [error.as_str(), error["message"].as_str(), json["error_description"].as_str()];
+        let told: Vec<_> = told.into_iter().flatten().collect();
+        if !told.is_empty() {
+            return told.join(": ");
+        }
+    }
+    let text = AROUND.iter().fold(text, |text, around| text.replace(around, ""));
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ").replace(" :", ":");
+    text.trim_matches([':', ' ']).to_owned()
+}
+
+/// An error with its causes. Google's crates say in the outermost only that something failed.
+pub fn said(why: &dyn std::error::Error) -> String {
+    let mut text = why.to_string();
+    let mut cause = why.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Told(&'static str);
+
+    #[test]
+    fn the_reason_without_what_is_said_around_it() {
+        for (told, reason) in [
+            (
+                "Request to fetch the token failed. Subsequent calls with this credential will also fail. and future \
+                 attempts will not succeed: cannot create the authentication headers failed to refresh user access token, \
+                 body=<{\n \"error\": \"invalid_grant\",\n \"error_description\": \"Token has been expired or \
+                 revoked.\"\n}> and future attempts will not succeed: HTTP status client error (400 Bad Request)",
+                "invalid_grant: Token has been expired or revoked.",
+            ),
+            (
+                "failed to fetch token, body=<{\"error\": {\"code\": 403, \"message\": \"Permission denied\"}}> and future \
+                 attempts will not succeed",
+                "Permission denied",
+            ),
+            (
+                "failed to parse the key: InvalidCharacter(95) and future attempts will not succeed",
+                "failed to parse the key: InvalidCharacter(95)",
+            ),
+            ("failed, body=<no JSON> but future attempts may succeed: timed out", "failed, body=<no JSON>: timed out"),
+        ] {
+            assert_eq!(refusal(&Told(told)), reason);
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! Trying again: what turns single requests, each of which may fail, into a store.
+//!
+//! A fault says whether it may pass. What may is asked for again after a pause that grows (exponential backoff with full
+//! jitter, as <https://docs.cloud.google.com/storage/docs/retry-strategy> asks for; `Retry-After` is honoured), until nothing
+//! has worked for as long as the store's patience. A read goes on at the byte at which it broke, pinned to the generation that
+//! it began with. To create an object again is safe because nothing is ever overwritten; if it exists at the second attempt,
+//! it is our own, stored by the first one whose answer was lost, when its size and CRC32C are those of our bytes. That is
+//! enough: objects that two writers could write alike carry a random id.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::{Error, Meta, Requests as Counts, Result, Store, Traffic};
+
+/// How often a whole object whose CRC32C is wrong is read again.
+const FLIPPED: u32 = 3;
+/// So many more bytes of a read are progress: the store works, though its streams break.
+const PROGRESS: usize = 64 << 10;
+
+/// Why a single request did not do what it was to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It may work another time, not before `after`.
+    Passing {
+        /// What happened.
+        why: String,
+        /// How long to wait, where the store said so.
+        after: Option<Duration>,
+    },
+    /// The token was refused. It was forgotten; another one may do.
+    Token {
+        /// What the store said.
+        why: String,
+    },
+    /// There is no such object.
+    NotFound,
+    /// There is such an object already.
+    Exists,
+    /// The object is shorter than the range asked for, or longer than the limit.
+    OutOfRange {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// It will not work, however often it is tried.
+    Refused {
+        /// What the store said.
+        why: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The program was told to stop.
+    Stopped,
+}
+
+impl Fault {
+    /// A fault that may pass.
+    pub fn passing(why: impl Into<String>) -> Self {
+        Fault::Passing { why: why.into(), after: None }
+    }
+
+    /// A fault that stays.
+    pub fn refused(why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Fault::Refused { why: why.into(), hint: hint.into() }
+    }
+}
+
+/// A part of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How long it is; to the object's end where none is given.
+    pub length: Option<u64>,
+    /// How long it may be at most.
+    pub limit: u64,
+}
+
+/// What has been read of a span.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// The bytes from its beginning.
+    pub bytes: Vec<u8>,
+    /// The generation that they are of.
+    pub generation: Option<u64>,
+    /// The size of the whole object.
+    pub size: Option<u64>,
+    /// Its CRC32C.
+    pub crc32c: Option<u32>,
+}
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its CRC32C, where the store tells it.
+    pub crc32c: Option<u32>,
+}
+
+/// A page of a listing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Objects that are not released, by their names in the vault.
+    pub objects: Vec<Meta>,
+    /// What asks for the next page.
+    pub next: Option<String>,
+}
+
+/// A store's answers to single requests: each method makes one, and waits for its end.
+pub trait Requests: Send + Sync {
+    /// The vault's address, for messages.
+    fn url(&self) -> String;
+
+    /// Creates an object, unless there is one: [`Fault::Exists`].
+    ///
+    /// # Errors
+    /// Any fault. One that may pass leaves open whether the object was created.
+    fn create(&self, name: &str, body: &[&[u8]], crc32c: u32) -> Result<(), Fault>;
+
+    /// Reads what is missing in `part` of a span. What came before a fault stays in it.
+    ///
+    /// # Errors
+    /// Any fault.
+    fn read(&self, name: &str, span: Span, part: &mut Part) -> Result<(), Fault>;
+
+    /// What is known of an object.
+    ///
+    /// # Errors
+    /// Any fault.
+    fn describe(&self, name: &str) -> Result<Described, Fault>;
+
+    /// The objects whose names begin with `folder`: the first page, or that which `next` asks for.
+    ///
+    /// # Errors
+    /// Any fault.
+    fn page(&self, folder: &str, next: Option<&str>) -> Result<Page, Fault>;
+
+    /// The store's time as its last answer told it; none before the first one.
+    ///
+    /// # Errors
+    /// A local clock that is wrong.
+    fn time(&self) -> Result<Option<Timestamp>, Fault>;
+}
+
+/// How long the pauses are.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The first pause is at most this long, each further one at most twice as long as the one before.
+    pub first: Duration,
+    /// And never longer than this.
+    pub longest: Duration,
+    /// After so long without success it is given up.
+    pub patience: Duration,
+}
+
+impl Pace {
+    /// Google's advice, with this patience.
+    pub fn new(patience: Duration) -> Self {
+        Pace { first: Duration::from_millis(500), longest: Duration::from_secs(20), patience }
+    }
+
+    /// The pause after so many failures: any time up to a limit that doubles, by a random number.
+    fn pause(&self, failures: u32, random: u64) -> Duration {
+        let limit = self.first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+        // 53 bits are what a float holds.
+        limit.min(self.longest).mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    create: AtomicU64,
+    read: AtomicU64,
+    list: AtomicU64,
+    describe: AtomicU64,
+    retries: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// A store made of single requests.
+pub struct RetryStore<R> {
+    requests: R,
+    pace: Pace,
+    stop: Arc<AtomicBool>,
+    counters: Counters,
+}
+
+/// How a series of attempts ended without success.
+enum End {
+    NotFound,
+    Exists,
+    OutOfRange(u64),
+    Other(Error),
+}
+
+impl<R: Requests> RetryStore<R> {
+    /// Asks through `requests`, and no more once `stop` is set.
+    pub fn new(requests: R, pace: Pace, stop: Arc<AtomicBool>) -> Self {
+        RetryStore { requests, pace, stop, counters: Counters::default() }
+    }
+
+    /// What makes the requests.
+    pub fn requests(&self) -> &R {
+        &self.requests
+    }
+
+    /// Makes attempts until one succeeds or it is given up. `once` tells with each how many bytes there are so far.
+    fn attempt<T>(
+        &self,
+        counter: &AtomicU64,
+        doing: &str,
+        mut once: impl FnMut(u32) -> (Result<T, Fault>, usize),
+    ) -> Result<T, End> {
+        let (mut failures, mut since, mut reached, mut tokens) = (0u32, Instant::now(), 0, 0);
+        let mut tried = 0;
+        let other = |error| Err(End::Other(error));
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return other(stopped(doing));
+            }
+            counter.fetch_add(1, Ordering::Relaxed);
+            let (answer, bytes) = once(tried);
+            tried += 1;
+            let (why, after, at_once) = match answer {
+                Ok(done) => return Ok(done),
+                Err(Fault::Passing { why, after }) => (why, after, false),
+                Err(Fault::Token { why }) if tokens == 0 => {
+                    tokens += 1;
+                    (why, None, true)
+                }
+                Err(Fault::Token { why }) => {
+                    let hint =
+                        "The store refuses these credentials: are they revoked, or of another project? `lastgood \
+                                doctor` shows which are used."
+                            .into();
+                    return other(Error::Refused { doing: doing.into(), why, hint });
+                }
+                Err(Fault::NotFound) => return Err(End::NotFound),
+                Err(Fault::Exists) => return Err(End::Exists),
+                Err(Fault::OutOfRange { size }) => return Err(End::OutOfRange(size)),
+                Err(Fault::Refused { why, hint }) => {
+                    return other(Error::Refused { doing: doing.into(), why, hint });
+                }
+                Err(Fault::Stopped) => return other(stopped(doing)),
+            };
+            if failures == 0 || bytes >= reached + PROGRESS {
+                (failures, since, reached) = (0, Instant::now(), bytes);
+            }
+            failures += 1;
+            let pause = match at_once {
+                true => Duration::ZERO,
+                false => self.pace.pause(failures, random()).max(after.unwrap_or_default()),
+            };
+            let passed = since.elapsed();
+            if passed + pause > self.pace.patience {
+                let long = match after.filter(|after| *after > self.pace.patience) {
+                    Some(after) => format!(" (it asks to wait for {} s)", after.as_secs()),
+                    None => String::new(),
+                };
+                let why = format!("{why}{long}; tried {} times in {:.1} s", tried, passed.as_secs_f64());
+                return other(Error::Unreachable { doing: doing.into(), why });
+            }
+            self.counters.retries.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!("could not {doing}: {why}; trying again in {:.1} s", pause.as_secs_f64());
+            self.sleep(pause);
+        }
+    }
+
+    fn sleep(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
+            && !self.stop.load(Ordering::Relaxed)
+        {
+            std::thread::sleep(rest.min(Duration::from_millis(50)));
+        }
+    }
+
+    fn read(&self, name: &str, span: Span) -> Result<Part> {
+        let mut flipped = 0;
+        loop {
+            let mut part = Part::default();
+            let doing = format!("read {name} of {}", self.requests.url());
+            let done = self.attempt(&self.counters.read, &doing, |_| {
+                let before = part.bytes.len();
+                let answer = self.requests.read(name, span, &mut part);
+                self.counters.received.fetch_add((part.bytes.len() - before) as u64, Ordering::Relaxed);
+                (answer, part.bytes.len())
+            });
+            let wanted = span.length.map_or(span.limit, |length| span.offset.saturating_add(length));
+            match done {
+                Ok(()) => {}
+                Err(End::NotFound) => return Err(Error::NotFound { name: name.into() }),
+                Err(End::OutOfRange(size)) => return Err(Error::OutOfRange { name: name.into(), size, wanted }),
+                Err(End::Exists) => return Err(odd(&doing)),
+                Err(End::Other(why)) => return Err(why),
+            }
+            let whole = span.offset == 0 && part.size == Some(part.bytes.len() as u64);
+            match part.crc32c.filter(|_| whole) {
+                Some(crc32c) if crc32c != crc32c::crc32c(&part.bytes) => {
+                    flipped += 1;
+                    let why = "the bytes that came are not those of the object's CRC32C";
+                    if flipped == FLIPPED {
+                        return Err(Error::Corrupt { name: name.into() });
+                    }
+                    self.counters.retries.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!("could not {doing}: {why}; reading it again");
+                }
+                _ => return Ok(part),
+            }
+        }
+    }
+}
+
+impl<R: Requests> RetryStore<R> {
+    /// Gives the pages of a listing to `take`, for as long as it wants more.
+    fn pages(&self, folder: &str, mut take: impl FnMut(Vec<Meta>) -> bool) -> Result<()> {
+        let what = if folder.is_empty() { "all" } else { folder };
+        let doing = format!("list {what} of {}", self.requests.url());
+        let mut next: Option<String> = None;
+        loop {
+            let page = self.attempt(&self.counters.list, &doing, |_| (self.requests.page(folder, next.as_deref()), 0));
+            let page = page.map_err(|end| match end {
+                End::Other(why) => why,
+                End::NotFound | End::Exists | End::OutOfRange(_) => odd(&doing),
+            })?;
+            if !take(page.objects) || page.next.is_none() {
+                return Ok(());
+            }
+            if page.next == next {
+                return Err(odd(&doing));
+            }
+            next = page.next;
+        }
+    }
+}
+
+fn stopped(doing: &str) -> Error {
+    Error::Failed { doing: doing.into(), source: std::io::Error::other("it was told to stop") }
+}
+
+/// An answer that such a request does not have.
+fn odd(doing: &str) -> Error {
+    Error::Failed { doing: doing.into(), source: std::io::Error::other("the store's answer makes no sense") }
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness the pause is the longest one, which does no harm.
+    getrandom::fill(&mut bytes).map_or(u64::MAX, |()| u64::from_ne_bytes(bytes))
+}
+
+impl<R: Requests> Store for RetryStore<R> {
+    fn url(&self) -> String {
+        self.requests.url()
+    }
+
+    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        let crc32c = body.iter().fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk));
+        let size = body.iter().map(|chunk| chunk.len() as u64).sum();
+        let doing = format!("create {name} in {}", self.requests.url());
+        let exists = || Error::AlreadyExists { name: name.into() };
+        let done = self.attempt(&self.counters.create, &doing, |tried| {
+            let answer = match self.requests.create(name, body, crc32c) {
+                Err(Fault::Exists) if tried > 0 => {
+                    self.counters.describe.fetch_add(1, Ordering::Relaxed);
+                    match self.requests.describe(name) {
+                        Ok(found) if found.size == size && found.crc32c == Some(crc32c) => Ok(()),
+                        Ok(_) => Err(Fault::Exists),
+                        Err(Fault::NotFound) => Err(Fault::passing("it exists and does not exist")),
+                        Err(why) => Err(why),
+                    }
+                }
+                answer => answer,
+            };
+            self.counters.sent.fetch_add(size, Ordering::Relaxed);
+            (answer, 0)
+        });
+        match done {
+            Ok(()) => Ok(()),
+            Err(End::Exists) => Err(exists()),
+            Err(End::NotFound | End::OutOfRange(_)) => Err(odd(&doing)),
+            Err(End::Other(why)) => Err(why),
+        }
+    }
+
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        self.read(name, Span { offset: 0, length: None, limit }).map(|part| part.bytes)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+        if length > 0 {
+            let span = Span { offset, length: Some(length), limit: length };
+            return self.read(name, span).map(|part| part.bytes);
+        }
+        // No range header asks for nothing; whether the object reaches so far can be told.
+        let doing = format!("look at {name} of {}", self.requests.url());
+        match self.attempt(&self.counters.describe, &doing, |_| (self.requests.describe(name), 0)) {
+            Ok(found) if offset <= found.size => Ok(Vec::new()),
+            Ok(found) => Err(Error::OutOfRange { name: name.into(), size: found.size, wanted: offset }),
+            Err(End::NotFound) => Err(Error::NotFound { name: name.into() }),
+            Err(End::Other(why)) => Err(why),
+            Err(End::Exists | End::OutOfRange(_)) => Err(odd(&doing)),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        let mut objects = Vec::new();
+        self.pages(folder, |page| {
+            objects.extend(page);
+            true
+        })?;
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(objects)
+    }
+
+    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
+        let mut found = None;
+        self.pages("", |page| {
+            found = page.into_iter().map(Meta::at_top).find(|name| !known.contains(&name.as_str()));
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
+    fn now(&self) -> Result<Timestamp> {
+        if let Ok(Some(time)) = self.requests.time() {
+            return Ok(time);
+        }
+        let doing = format!("ask {} for the time", self.requests.url());
+        let told = self.attempt(&self.counters.describe, &doing, |_| {
+            // Any answer tells it, that there is no such object too.
+            let answer = match self.requests.describe(crate::vault::CONFIG) {
+                Ok(_) | Err(Fault::NotFound) => self.requests.time(),
+                Err(why) => Err(why),
+            };
+            (answer, 0)
+        });
+        match told {
+            Ok(Some(time)) => Ok(time),
+            Err(End::Other(why)) => Err(why),
+            Ok(None) | Err(_) => Err(odd(&doing)),
+        }
+    }
+
+    fn request_worth(&self) -> u64 {
+        1 << 20
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let of = &self.counters;
+        Some(Traffic {
+            requests: Counts {
+                create: read(&of.create),
+                read: read(&of.read),
+                list: read(&of.list),
+                describe: read(&of.describe),
+            },
+            retries: read(&of.retries),
+            sent: read(&of.sent),
+            received: read(&of.received),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! A store that is shared by several runs, as one of them sees it: its traffic begins with the run.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Meta, Result, Store, Traffic};
+
+/// A shared store, with its traffic from now on.
+pub struct Since {
+    store: Arc<dyn Store>,
+    before: Option<Traffic>,
+}
+
+impl Since {
+    /// Begins to count.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Since { before: store.traffic(), store }
+    }
+}
+
+impl Store for Since {
+    fn url(&self) -> String {
+        self.store.url()
+    }
+    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        self.store.create(name, body)
+    }
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        self.store.get(name, limit)
+    }
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.store.get_range(name, offset, length)
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        self.store.list(folder)
+    }
+    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
+        self.store.other_than(known)
+    }
+    fn now(&self) -> Result<Timestamp> {
+        self.store.now()
+    }
+    fn request_worth(&self) -> u64 {
+        self.store.request_worth()
+    }
+    fn traffic(&self) -> Option<Traffic> {
+        let now = self.store.traffic()?;
+        Some(self.before.map_or(now, |before| now - before))
+    }
+}

@@ -1,0 +1,156 @@
+//! What was read of packs and is likely to be asked for again: seek tables and, where a request is dear, the stretches of
+//! index packs and the small packs that came with them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::vault::hex::PackId;
+use crate::vault::pack::{PackInfo, SeekTable};
+
+/// Packs whose seek tables are kept.
+const PACKS: usize = 1024;
+/// Bytes of stretches that are kept, in all, and how many stretches that may be.
+const BYTES: usize = 8 << 20;
+const STRETCHES: usize = 1024;
+
+/// Kept by all readers of one vault; shared by threads.
+#[derive(Default)]
+pub struct Kept {
+    packs: Mutex<HashMap<PackId, Arc<Pack>>>,
+    stretches: Mutex<Stretches>,
+}
+
+/// A pack that was asked for. Whoever holds one of its locks reads for all who wait for it; other packs are read meanwhile.
+pub struct Pack {
+    info: PackInfo,
+    table: Mutex<Option<Arc<SeekTable>>>,
+    stretch: Mutex<()>,
+}
+
+/// Bytes of a pack's object.
+struct Stretch {
+    pack: PackId,
+    at: u64,
+    bytes: Arc<Vec<u8>>,
+}
+
+/// The one that was used last is the last.
+#[derive(Default)]
+struct Stretches {
+    all: VecDeque<Stretch>,
+    bytes: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pack {
+    /// The pack's seek table, or the right to read it.
+    pub fn table(&self) -> MutexGuard<'_, Option<Arc<SeekTable>>> {
+        lock(&self.table)
+    }
+
+    /// The right to read a stretch of it.
+    pub fn stretch(&self) -> MutexGuard<'_, ()> {
+        lock(&self.stretch)
+    }
+}
+
+impl Kept {
+    /// What is kept of a pack. Where two roots do not agree on what it is, nothing is, for either.
+    pub fn pack(&self, info: &PackInfo) -> Arc<Pack> {
+        let mut packs = lock(&self.packs);
+        if let Some(pack) = packs.get(&info.id).filter(|pack| pack.info == *info) {
+            return pack.clone();
+        }
+        if packs.len() >= PACKS {
+            packs.clear();
+        }
+        let pack = Arc::new(Pack { info: *info, table: Mutex::default(), stretch: Mutex::default() });
+        packs.insert(info.id, pack.clone());
+        pack
+    }
+
+    /// These bytes of a pack's object, if they are kept.
+    pub fn bytes(&self, pack: PackId, at: u64, length: u64) -> Option<Vec<u8>> {
+        let found = {
+            let mut stretches = lock(&self.stretches);
+            let number = stretches.all.iter().rposition(|stretch| stretch.holds(pack, at, length))?;
+            let stretch = stretches.all.remove(number)?;
+            let found = (stretch.at, stretch.bytes.clone());
+            stretches.all.push_back(stretch);
+            found
+        };
+        let from = (at - found.0) as usize;
+        Some(found.1[from..from + length as usize].to_vec())
+    }
+
+    /// Where the next stretch of the pack begins that is kept.
+    pub fn next(&self, pack: PackId, at: u64) -> Option<u64> {
+        let stretches = lock(&self.stretches);
+        stretches.all.iter().filter(|stretch| stretch.pack == pack && stretch.at > at).map(|stretch| stretch.at).min()
+    }
+
+    /// Keeps a stretch.
+    pub fn keep(&self, pack: PackId, at: u64, bytes: Arc<Vec<u8>>) {
+        if bytes.len() > BYTES / 2 {
+            return;
+        }
+        let mut stretches = lock(&self.stretches);
+        stretches.bytes += bytes.len();
+        stretches.all.push_back(Stretch { pack, at, bytes });
+        while stretches.bytes > BYTES || stretches.all.len() > STRETCHES {
+            let Some(oldest) = stretches.all.pop_front() else { break };
+            stretches.bytes -= oldest.bytes.len();
+        }
+    }
+
+    /// Keeps the stretches no longer that hold this byte of a pack: they are not what was stored.
+    pub fn forget(&self, pack: PackId, at: u64) {
+        let mut stretches = lock(&self.stretches);
+        stretches.all.retain(|stretch| !stretch.holds(pack, at, 1));
+        stretches.bytes = stretches.all.iter().map(|stretch| stretch.bytes.len()).sum();
+    }
+}
+
+impl Stretch {
+    fn holds(&self, pack: PackId, at: u64, length: u64) -> bool {
+        self.pack == pack && self.at <= at && at + length <= self.at + self.bytes.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::hex::Hex;
+
+    fn pack(n: u8) -> PackId {
+        Hex([n; 16])
+    }
+
+    #[test]
+    fn what_was_used_last_is_kept() {
+        let kept = Kept::default();
+        for n in 0..8 {
+            kept.keep(pack(n), 100, Arc::new(vec![n; 1 << 20]));
+        }
+        assert_eq!(kept.bytes(pack(0), 100, 3), Some(vec![0; 3]));
+        kept.keep(pack(8), 0, Arc::new(vec![8; 1 << 20]));
+        assert_eq!(kept.bytes(pack(1), 100, 3), None);
+        assert_eq!(kept.bytes(pack(0), 99 + (1 << 20), 1), Some(vec![0]));
+        for (at, length) in [(99, 1), (99, 2), (99 + (1 << 20), 2), (200 + (1 << 20), 1)] {
+            assert_eq!(kept.bytes(pack(0), at, length), None, "{at}");
+        }
+        assert_eq!((kept.next(pack(0), 99), kept.next(pack(0), 100)), (Some(100), None));
+        kept.forget(pack(0), 99);
+        kept.forget(pack(2), 500);
+        assert_eq!((kept.bytes(pack(0), 100, 1), kept.bytes(pack(2), 100, 1)), (Some(vec![0]), None));
+        for n in 0..20 {
+            kept.keep(pack(9), n, Arc::new(vec![9; 4 << 20]));
+        }
+        assert!(kept.bytes(pack(0), 100, 1).is_none() && kept.bytes(pack(9), 18, 4 << 20).is_some());
+        kept.keep(pack(10), 0, Arc::new(vec![0; (4 << 20) + 1]));
+        assert!(kept.bytes(pack(10), 0, 1).is_none() && kept.bytes(pack(9), 19, 1).is_some());
+    }
+}

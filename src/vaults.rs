@@ -1,0 +1,143 @@
+//! The commands that may be about several vaults.
+
+use jiff::Timestamp;
+use lastgood::copy::{self, copy};
+use lastgood::error::Result;
+use lastgood::job::{self, Cause, Job};
+use lastgood::monitor::Context;
+use lastgood::replicas;
+use lastgood::replicas::vaults::Vaults;
+use lastgood::replicas::verify::Verified;
+use lastgood::report::{self, Done, Place, Way};
+use lastgood::restore::select;
+use lastgood::store::address::Address;
+use lastgood::vault::Vault;
+use lastgood::vault::ahead::in_order;
+use serde::Serialize;
+
+use crate::console::Console;
+use crate::show;
+use crate::{Outcome, absolute};
+
+/// The commands that may be about several vaults.
+pub struct Commands<'v>(pub &'v Vaults);
+
+impl Commands<'_> {
+    /// Makes a vault, and replicas of it.
+    ///
+    /// # Errors
+    /// A place that cannot be asked; all have a vault already.
+    pub fn init(&self, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+        let (vault, places) = replicas::init(self.0.sites(true)?, ctx)?;
+        let made = serde_json::json!({ "vault": places[0].vault, "id": vault.config.id, "vaults": places });
+        console.report(&made, || show::made(&places))?;
+        Ok(Outcome::Done)
+    }
+
+    /// Runs a job, and tells of it.
+    ///
+    /// # Errors
+    /// Those of the job.
+    pub fn run(&self, job: Job, place: Place, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+        let way = if place.execution.is_some() { Way::CloudRunJob } else { Way::CommandLine };
+        let cause = Cause { way, place, ..Cause::default() };
+        let done = job::run(job::new_run(ctx)?, &job, cause, self.0, ctx).done()?;
+        match (&done, &job) {
+            (Done::Backup(done), Job::Backup { options, .. }) => {
+                show::not_good(&done.taken).iter().chain(&show::not_held(done)).for_each(|l| tracing::error!("{l}"));
+                console.report(done, || show::backup(done, &absolute(&options.data)))?;
+            }
+            (Done::Restore(done), _) => {
+                let left_out = &done.restored.not_restored;
+                show::some("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
+                let from = (self.0.addresses().len() > 1).then_some(&*done.vault);
+                console.report(done, || show::restore(&done.restored, from, Timestamp::now()))?;
+            }
+            (Done::Verify(vaults), _) => {
+                for Verified { vault, error, .. } in vaults {
+                    error.iter().for_each(|why| tracing::error!("the vault {vault} is not verified: {why}"));
+                }
+                match &vaults[..] {
+                    [Verified { report: Some(report), .. }] => console.report(report, || show::verify(report))?,
+                    _ => console.report(&serde_json::json!({ "vaults": vaults }), || show::verified(vaults))?,
+                }
+            }
+            (Done::Backup(_), _) => {}
+        }
+        Ok(done.outcome().into())
+    }
+
+    /// Lists the runs of the first vault that opens, newest first; or shows one of them.
+    ///
+    /// # Errors
+    /// No vault that opens; no such run.
+    pub fn runs(&self, run: Option<&str>, limit: usize, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+        let vault = self.0.first(ctx)?;
+        if let Some(run) = run {
+            let report = report::find(&*vault.store, run)?;
+            console.report(&report, || show::run_in_full(&report))?;
+            return Ok(Outcome::Done);
+        }
+        let mut items = console.items();
+        items.head(&show::runs_head())?;
+        let mut named = report::list(&*vault.store)?;
+        named.truncate(limit);
+        let read = |named: &report::Named| report::read(&*vault.store, &named.object);
+        in_order(&named, ctx.parallel, read, |named, report| {
+            ctx.check("list the runs")?;
+            match report {
+                Ok(report) => items.item(&report, show::run),
+                Err(why) => {
+                    tracing::warn!("the run {} is passed over: {}", named.run, why.what());
+                    Ok(())
+                }
+            }
+        })?;
+        items.end()?;
+        Ok(Outcome::Done)
+    }
+
+    /// Copies snapshots from one place to another, whatever vaults are configured.
+    ///
+    /// # Errors
+    /// As [`copy`]; no vault to copy from; a place to copy to where something else lies.
+    pub fn copy(
+        &self,
+        (from, to): (&Address, &Address),
+        snapshots: &[String],
+        console: &mut Console,
+        ctx: &Context,
+    ) -> Result<Outcome> {
+        let source = Vault::open(self.0.store(from)?)?;
+        let mut named = Vec::with_capacity(snapshots.len());
+        for spec in snapshots {
+            named.push(select::find(&source, spec)?.0);
+        }
+        let (target, made) = match Vault::find(self.0.store(to)?)? {
+            Ok(vault) => (vault, false),
+            Err(store) => {
+                Vault::check_free(&*store)?;
+                (source.replicate(store)?, true)
+            }
+        };
+        let names = if snapshots.is_empty() { copy::lacking(&source, &target)? } else { named };
+        let report = copy(&source, &target, &names, ctx)?;
+        let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
+        console.report(&done, || show::copied(&done))?;
+        Ok(if done.report.not_copied.is_empty() { Outcome::Done } else { Outcome::Damage })
+    }
+}
+
+/// What was copied, and between which places.
+#[derive(Serialize)]
+pub struct Copied {
+    /// Where it came from.
+    pub from: String,
+    /// Where it is now too.
+    pub to: String,
+    /// Whether the vault there was made for it.
+    pub made: bool,
+    /// What was copied.
+    #[serde(flatten)]
+    pub report: copy::Report,
+}
