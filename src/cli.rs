@@ -1,11 +1,15 @@
 //! The command line: clap structs only. What the arguments mean together is settled in `config.rs`.
 
+mod serve;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+
+pub use self::serve::{Auth, Serve};
 
 /// Keeps the state of apps that live on disposable machines.
 ///
@@ -44,6 +48,9 @@ pub struct Global {
     /// Log what is being done; -vv and -vvv log more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// How the log on stderr is written [env: LASTGOOD_LOG_FORMAT] [default: json inside Cloud Run, else text]
+    #[arg(long, value_name = "FORMAT", value_enum, global = true)]
+    pub log_format: Option<LogFormat>,
     /// Show no progress bar, on a terminal either
     #[arg(long, global = true)]
     pub no_progress: bool,
@@ -51,12 +58,21 @@ pub struct Global {
     pub cloud: CloudFlags,
 }
 
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// JSON as Cloud Logging reads it
+    Json,
+}
+
 /// How buckets are reached.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Google Cloud Storage")]
 pub struct CloudFlags {
     /// How many uploads, and reads, are under way at the same time
-    /// [env: LASTGOOD_PARALLEL] [default: the number of cores, from 2 to 8]
+    /// [env: LASTGOOD_PARALLEL] [default: twice the number of cores, from 4 to 6]
     #[arg(long, value_name = "N", global = true, value_parser = parallel)]
     pub parallel: Option<usize>,
     /// For how long a bucket that does not answer is asked again before it is given up
@@ -98,6 +114,8 @@ pub enum Command {
     /// Looks at the credentials, the buckets and what may be done in them, the vaults with their newest snapshots, and
     /// the data directory. Writes nothing. Ends with 1 when something would stop a backup or a restore.
     Doctor(Doctor),
+    /// Serve over HTTP: events that ask for backups, a REST interface, health and metrics
+    Serve(Box<Serve>),
 }
 
 /// Arguments of `backup`.
@@ -108,21 +126,33 @@ pub enum Command {
   lastgood backup --exclude '*.tmp' --exclude cache  without some of it
   lastgood backup --reason schedule --json           from a timer, for a program to read
   lastgood backup --vault gs://b/app --vault /mnt/b  into the first that can be reached; then copied to the other
+  lastgood backup --exit-zero-on partial,suspect     as a job that is run again when it fails
 
 With several vaults the exit code is 0 when at least one holds the snapshot and it is good. Those that do not hold it are
 named as errors on stderr, and in the report.")]
 pub struct Backup {
     /// The directory to take a snapshot of [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub data: Option<PathBuf>,
-    /// Make the vault where there is none yet, in buckets too; in a folder where there is nothing it is made anyway
-    #[arg(long, help_heading = "How it is taken")]
-    pub init: bool,
     /// Why it is taken; kept with the snapshot
     #[arg(long, value_enum, default_value_t = Reason::Manual, help_heading = "About the snapshot")]
     pub reason: Reason,
     /// A label that is kept with the snapshot; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, help_heading = "About the snapshot")]
     pub labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub taking: Taking,
+    /// End with 0, too, when the snapshot is one of these: where a failed run would be run again, ten times, for no other
+    /// result
+    #[arg(long, value_name = "RESULT,…", value_enum, value_delimiter = ',', help_heading = "About the snapshot")]
+    pub exit_zero_on: Vec<NotGood>,
+}
+
+/// How snapshots are taken.
+#[derive(Debug, Args)]
+pub struct Taking {
+    /// Make the vault where there is none yet, in buckets too; in a folder where there is nothing it is made anyway
+    #[arg(long, help_heading = "How it is taken")]
+    pub init: bool,
     /// Take only files that match: a name like '*.db' at any depth, or a path like 'uploads/**'; repeatable
     #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
     pub include: Vec<String>,
@@ -138,7 +168,7 @@ pub struct Backup {
     /// Take SQLite databases as ordinary files, whatever is written to them meanwhile
     #[arg(long, help_heading = "SQLite databases")]
     pub no_sqlite: bool,
-    /// Have SQLite check every database that is read [default: quick with --reason critical, else off]
+    /// Have SQLite check every database that is read [default: quick for critical events, else off]
     #[arg(long, value_name = "HOW", value_enum, conflicts_with = "no_sqlite", help_heading = "SQLite databases")]
     pub check_databases: Option<CheckDatabases>,
     /// How long to wait for a database that is locked before it is left out
@@ -286,6 +316,17 @@ pub enum CheckDatabases {
     Full,
     /// Not at all
     Off,
+}
+
+/// Why a snapshot is not good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NotGood {
+    /// Some of it could not be read
+    Partial,
+    /// It is empty, or less than half of what it was
+    Suspect,
+    /// A database in it failed its check
+    Unsound,
 }
 
 /// What started a backup.

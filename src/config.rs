@@ -1,14 +1,16 @@
 //! From flags and environment to one checked [`Config`] of concrete values. Nothing after this asks either again.
 
 mod doctor;
+mod serve;
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use lastgood::error::{Error, Result};
 use lastgood::job::Job;
-use lastgood::report::Place;
+use lastgood::report::{Outcome, Place};
 use lastgood::store::address::Address;
 use lastgood::store::cloud::{Cloud, PATIENCE};
 use lastgood::vault::entry::CheckKind;
@@ -17,6 +19,8 @@ use lastgood::vault::root::Reason;
 use lastgood::{backup, restore, verify};
 
 use crate::cli::{self, Cli, Command};
+
+pub use self::serve::Service;
 
 const DATA: &str = "./data";
 const DATA_IN_CLOUD_RUN: &str = "/app/data";
@@ -47,6 +51,8 @@ pub struct Config {
     pub parallel: Option<usize>,
     /// What the surroundings say of the place where it runs.
     pub place: Place,
+    /// How a run may end, besides well, and be taken for done.
+    pub exit_zero_on: Vec<Outcome>,
     /// What to do.
     pub task: Task,
 }
@@ -62,6 +68,8 @@ pub struct Output {
     pub progress: bool,
     /// The log's level.
     pub level: tracing::Level,
+    /// Whether the log is JSON.
+    pub json_log: bool,
 }
 
 /// One command with its checked options.
@@ -98,6 +106,7 @@ pub enum Task {
         to: Destination,
     },
     Doctor(lastgood::doctor::Place),
+    Serve(Box<Service>),
 }
 
 /// Where an export goes.
@@ -108,17 +117,31 @@ pub enum Destination {
 }
 
 impl Output {
-    /// How to tell, from the flags alone.
-    pub fn new(global: &cli::Global) -> Self {
+    /// How to tell, before anything that may have to be told.
+    pub fn new(global: &cli::Global, env: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| env(name).filter(|value| !value.is_empty());
+        let in_cloud_run = set("K_SERVICE").is_some() || set("CLOUD_RUN_JOB").is_some();
+        let json_log = match (global.log_format, set("LASTGOOD_LOG_FORMAT")) {
+            (Some(format), _) => format == cli::LogFormat::Json,
+            (None, Some(format)) => format.eq_ignore_ascii_case("json"),
+            (None, None) => in_cloud_run,
+        };
         let level = match (global.quiet, global.verbose) {
             (true, _) => tracing::Level::ERROR,
+            (false, 0) if json_log => tracing::Level::INFO,
             (false, 0) => tracing::Level::WARN,
             (false, 1) => tracing::Level::INFO,
             (false, 2) => tracing::Level::DEBUG,
             (false, _) => tracing::Level::TRACE,
         };
         let progress = !(global.quiet || global.json || global.no_progress);
-        Output { json: global.json, quiet: global.quiet, progress, level }
+        Output { json: global.json, quiet: global.quiet, progress, level, json_log }
+    }
+
+    /// The same for a command that serves: its log is what there is to be seen of it.
+    pub fn of_a_service(self) -> Self {
+        let level = if self.quiet { self.level } else { self.level.max(tracing::Level::INFO) };
+        Output { progress: false, level, ..self }
     }
 }
 
@@ -146,21 +169,37 @@ impl Config {
                 PathBuf::from(if in_cloud_run { DATA_IN_CLOUD_RUN } else { DATA })
             })
         };
+        let mut exit_zero_on = Vec::new();
         let task = match cli.command {
             Command::Init => Task::Init,
             Command::Backup(args) => {
-                let init = args.init;
+                let init = args.taking.init;
+                exit_zero_on = args.exit_zero_on.iter().map(|not_good| outcome(*not_good)).collect();
                 Task::Run(Job::Backup {
-                    options: Box::new(backup_options(data(args.data.clone()), &vaults, args, outside)?),
+                    options: Box::new(backup::Options {
+                        labels: labels(args.labels)?,
+                        ..backup_options(data(args.data), &vaults, args.taking, reason(args.reason), outside)?
+                    }),
                     init,
                 })
             }
             Command::Restore(args) => {
-                Task::Run(Job::Restore(restore_options(data(args.target.clone()), &vaults, args, outside)?))
+                let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
+                Task::Run(Job::Restore(restore::Options {
+                    snapshot: args.snapshot,
+                    target: target(data(args.target), &vaults, outside)?,
+                    paths,
+                    in_place: args.in_place,
+                    skip_damaged: args.skip_damaged,
+                }))
             }
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
                 Task::Doctor(doctor::place(data(args.data), &vaults, &cloud, args.max_age, outside))
+            }
+            Command::Serve(args) => {
+                let data = data(args.data.clone());
+                Task::Serve(Box::new(serve::service(*args, data, &vaults, place(&set, outside), &set, outside)?))
             }
             Command::List => Task::List,
             Command::Runs(args) => Task::Runs { run: args.run, limit: args.limit },
@@ -185,7 +224,15 @@ impl Config {
                 Task::Run(Job::Verify(verify::Options { read_data: args.read_data, databases: args.databases }))
             }
         };
-        Ok(Config { vaults, cloud, parallel, place: place(&set, outside), task })
+        Ok(Config { vaults, cloud, parallel, place: place(&set, outside), exit_zero_on, task })
+    }
+}
+
+fn outcome(not_good: cli::NotGood) -> Outcome {
+    match not_good {
+        cli::NotGood::Partial => Outcome::Partial,
+        cli::NotGood::Suspect => Outcome::Suspect,
+        cli::NotGood::Unsound => Outcome::Unsound,
     }
 }
 
@@ -198,15 +245,18 @@ fn folders<'v>(vaults: &'v [Address], outside: &Outside) -> Vec<(&'v Path, PathB
     vaults.iter().filter_map(folder).collect()
 }
 
-fn backup_options(data: PathBuf, vaults: &[Address], args: cli::Backup, outside: &Outside) -> Result<backup::Options> {
-    let (at, folders) = ((outside.resolve)(&data), folders(vaults, outside));
-    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| at.starts_with(vault_at)) {
-        let why = format!("it is the vault {} or lies in it", vault.display());
-        return Err(Error::usage(format!("back up {}", data.display()), why)
-            .hint("Keep the vault beside the data directory: `--vault URL`."));
+fn reason(reason: cli::Reason) -> Reason {
+    match reason {
+        cli::Reason::Manual => Reason::Manual,
+        cli::Reason::Schedule => Reason::Schedule,
+        cli::Reason::Critical => Reason::Critical,
+        cli::Reason::Shutdown => Reason::Shutdown,
     }
-    let mut labels = std::collections::BTreeMap::new();
-    for (key, value) in args.labels {
+}
+
+fn labels(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in given {
         if labels.contains_key(&key) {
             return Err(Error::usage(
                 format!("label the snapshot with {key}={value}"),
@@ -215,21 +265,31 @@ fn backup_options(data: PathBuf, vaults: &[Address], args: cli::Backup, outside:
         }
         labels.insert(key, value);
     }
+    Ok(labels)
+}
+
+fn backup_options(
+    data: PathBuf,
+    vaults: &[Address],
+    args: cli::Taking,
+    reason: Reason,
+    outside: &Outside,
+) -> Result<backup::Options> {
+    let (at, folders) = ((outside.resolve)(&data), folders(vaults, outside));
+    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| at.starts_with(vault_at)) {
+        let why = format!("it is the vault {} or lies in it", vault.display());
+        return Err(Error::usage(format!("back up {}", data.display()), why)
+            .hint("Keep the vault beside the data directory: `--vault URL`."));
+    }
     Ok(backup::Options {
         data,
-        reason: match args.reason {
-            cli::Reason::Manual => Reason::Manual,
-            cli::Reason::Schedule => Reason::Schedule,
-            cli::Reason::Critical => Reason::Critical,
-            cli::Reason::Shutdown => Reason::Shutdown,
-        },
-        labels,
+        reason,
         sqlite: !args.no_sqlite,
         check: match args.check_databases {
             Some(cli::CheckDatabases::Quick) => Some(CheckKind::Quick),
             Some(cli::CheckDatabases::Full) => Some(CheckKind::Full),
             Some(cli::CheckDatabases::Off) => None,
-            None if args.reason == cli::Reason::Critical && !args.no_sqlite => Some(CheckKind::Quick),
+            None if reason == Reason::Critical && !args.no_sqlite => Some(CheckKind::Quick),
             None => None,
         },
         busy_timeout: args.busy_timeout,
@@ -246,12 +306,8 @@ fn backup_options(data: PathBuf, vaults: &[Address], args: cli::Backup, outside:
     })
 }
 
-fn restore_options(
-    target: PathBuf,
-    vaults: &[Address],
-    args: cli::Restore,
-    outside: &Outside,
-) -> Result<restore::Options> {
+/// The directory to restore into, which must not be in a vault's way.
+fn target(target: PathBuf, vaults: &[Address], outside: &Outside) -> Result<PathBuf> {
     let (at, folders) = ((outside.resolve)(&target), folders(vaults, outside));
     let doing = || format!("restore into {}", target.display());
     if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| at.starts_with(vault_at)) {
@@ -263,14 +319,7 @@ fn restore_options(
         return Err(Error::usage(doing(), why)
             .hint("Restore into another directory, or move the vault out of this one first: `--vault URL` names it."));
     }
-    let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
-    Ok(restore::Options {
-        snapshot: args.snapshot,
-        target,
-        paths,
-        in_place: args.in_place,
-        skip_damaged: args.skip_damaged,
-    })
+    Ok(target)
 }
 
 fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {
@@ -414,7 +463,7 @@ mod tests {
     use lastgood::error::Kind;
 
     /// The config of a command line in `/work`, with variables.
-    fn config(line: &str, env: &[(&str, &str)]) -> Result<Config> {
+    pub fn config(line: &str, env: &[(&str, &str)]) -> Result<Config> {
         let cli = Cli::try_parse_from(std::iter::once("lastgood").chain(line.split_whitespace())).unwrap();
         let resolve = |path: &Path| {
             let mut whole = PathBuf::from("/work");
@@ -540,6 +589,8 @@ mod tests {
         }
         let job = config("backup --init", &[]).unwrap().task;
         assert!(matches!(job, Task::Run(Job::Backup { init: true, .. })), "{job:?}");
+        let tolerated = config("backup --exit-zero-on partial,suspect --exit-zero-on unsound", &[]).unwrap();
+        assert_eq!(tolerated.exit_zero_on, [Outcome::Partial, Outcome::Suspect, Outcome::Unsound]);
     }
 
     #[test]
@@ -557,7 +608,7 @@ mod tests {
             assert_eq!(config(line, &[]).unwrap_err().kind(), Kind::Usage, "{line}");
         }
         let output = |line: &str| {
-            Output::new(&Cli::try_parse_from(format!("lastgood {line}").split_whitespace()).unwrap().global)
+            Output::new(&Cli::try_parse_from(format!("lastgood {line}").split_whitespace()).unwrap().global, &|_| None)
         };
         assert!(output("list").progress && !output("list --json").progress && !output("-q list").progress);
         assert_eq!(output("list -vv").level, tracing::Level::DEBUG);

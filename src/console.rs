@@ -50,9 +50,13 @@ impl<'t> Console<'t> {
     /// Tells of an error on stderr and, where JSON was asked for and nothing was written yet, on stdout.
     pub fn fail(&mut self, why: &Error) {
         self.terminal.clear();
-        eprintln!("lastgood: {}", printable(&why.what()));
-        if let Some(advice) = why.advice() {
-            eprintln!("  {}", printable(advice));
+        if self.output.json_log {
+            tracing::error!(hint = why.advice().unwrap_or_default(), "{}", why.what());
+        } else {
+            eprintln!("lastgood: {}", printable(&why.what()));
+            if let Some(advice) = why.advice() {
+                eprintln!("  {}", printable(advice));
+            }
         }
         if self.output.json && !self.out.used() {
             write_error(&mut self.out, why.kind(), &why.what(), why.advice());

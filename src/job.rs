@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::replicas::vaults::Vaults;
@@ -38,6 +39,15 @@ impl Job {
             Job::Restore(_) => Action::Restore,
             Job::Verify(_) => Action::Verify,
         }
+    }
+
+    /// The same, which asks before it commits. Only a backup commits.
+    #[must_use]
+    pub fn asking(mut self, before: Option<BeforeCommit>) -> Self {
+        if let Job::Backup { options, .. } = &mut self {
+            options.before_commit = before;
+        }
+        self
     }
 }
 
@@ -90,7 +100,7 @@ pub fn new_run(ctx: &Context) -> Result<RunId> {
 /// in the log tells of it.
 pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) -> Ran {
     let (began, started) = (Instant::now(), Timestamp::now());
-    let done = carry_out(job, vaults, ctx);
+    let done = carry_out(run, job, vaults, ctx);
     let (done, error) = match done {
         Ok(done) => (Some(done), None),
         Err(why) => (None, Some(why)),
@@ -117,11 +127,12 @@ pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) 
     Ran { report, stored, error }
 }
 
-fn carry_out(job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Done> {
+fn carry_out(run: RunId, job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Done> {
     match job {
         Job::Backup { options, init } => {
             check_data(options)?;
-            replicas::backup::back_up(vaults.sites(*init)?, options, ctx).map(|done| Done::Backup(Box::new(done)))
+            let options = backup::Options { run: Some(run), ..(**options).clone() };
+            replicas::backup::back_up(vaults.sites(*init)?, &options, ctx).map(|done| Done::Backup(Box::new(done)))
         }
         Job::Restore(options) => {
             replicas::restore::restore(vaults.sites(false)?, options, ctx).map(|done| Done::Restore(Box::new(done)))
@@ -176,7 +187,7 @@ fn store(report: &mut Report, vaults: &Vaults, ctx: &Context) -> Result<(Address
 }
 
 /// Tells the log of a run, in one line with always the same fields.
-fn log(report: &Report, seconds: f64) {
+pub(crate) fn log(report: &Report, seconds: f64) {
     let (run, action, result) = (report.run.to_string(), report.action.name(), report.result.name());
     let snapshot = report.snapshot.map(|name| name.to_string()).unwrap_or_default();
     let error = report.error.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();

@@ -16,5 +16,6 @@ pub mod replicas;
 pub mod report;
 pub mod restore;
 pub mod store;
+pub mod trigger;
 pub mod vault;
 pub mod verify;

@@ -3,7 +3,10 @@
 mod cli;
 mod config;
 mod console;
+mod heap;
+mod log;
 mod new_file;
+mod serve;
 mod show;
 mod stdout;
 mod terminal;
@@ -20,14 +23,19 @@ use lastgood::error::{Doing, Error, Kind, Result};
 use lastgood::monitor::{Context, system_random};
 use lastgood::replicas::vaults::Vaults;
 use lastgood::restore::select;
+use lastgood::trigger::ending::Ending;
 use lastgood::vault::Vault;
 use lastgood::{doctor, export, inspect, report};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use self::cli::Cli;
 use self::config::{Config, Destination, Output, Outside, Task};
 use self::console::Console;
+use self::log::CloudLog;
 use self::new_file::NewFile;
 use self::stdout::Stdout;
 use self::terminal::Terminal;
@@ -76,13 +84,18 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(why) => return explain(&why, out),
     };
-    let output = Output::new(&cli.global);
+    let env = |name: &str| std::env::var_os(name);
+    let output = match &cli.command {
+        cli::Command::Serve(_) => Output::new(&cli.global, &env).of_a_service(),
+        _ => Output::new(&cli.global, &env),
+    };
     let terminal = Terminal::new(output.progress);
-    start_log(&terminal, output.level);
+    heap::settle();
+    start_log(&terminal, output);
     let stop = Arc::new(AtomicBool::new(false));
     let mut console = Console::new(out, output, &terminal);
     let outside = Outside {
-        env: &|name| std::env::var_os(name),
+        env: &env,
         resolve: &resolve,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         // Not every sandbox shows it; without it every start counts as a new machine, which only costs time.
@@ -91,7 +104,7 @@ fn main() -> ExitCode {
     let done = watch_signals(&stop).and_then(|()| Config::new(cli, &outside));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let run = |config: Config, console: &mut Console| {
-        let parallel = config.parallel.unwrap_or(threads.clamp(2, 8));
+        let parallel = config.parallel.unwrap_or((2 * threads).clamp(4, 6));
         run(
             config,
             console,
@@ -116,7 +129,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
     let commands = Commands(&vaults);
     match config.task {
         Task::Init => commands.init(console, ctx),
-        Task::Run(job) => commands.run(job, config.place, console, ctx),
+        Task::Run(job) => commands.run(job, config.place, &config.exit_zero_on, console, ctx),
         Task::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),
         Task::Copy { from, to, snapshots } => commands.copy((&from, &to), &snapshots, console, ctx),
         Task::List => list(&vaults.first(ctx)?, console, ctx),
@@ -158,6 +171,10 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             file.finish()?;
             console.report(&done, || format!("Exported to {}\n", show::path(&absolute(&path))))?;
             Ok(Outcome::Done)
+        }
+        Task::Serve(mut service) => {
+            (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
+            serve::serve(*service, Arc::new(vaults), &Ending::new(stop.clone()))
         }
         Task::Doctor(place) => {
             let report = doctor::examine(&place, ctx)?;
@@ -207,9 +224,17 @@ fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
     Ok(())
 }
 
-/// Sends the log to stderr as plain lines; `RUST_LOG` has the last word on what is in it.
-fn start_log(terminal: &Terminal, level: tracing::Level) {
-    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+/// Sends the log to stderr, as plain lines or as JSON; `RUST_LOG` has the last word on what is in it.
+fn start_log(terminal: &Terminal, output: Output) {
+    let filter = EnvFilter::builder().with_default_directive(output.level.into()).from_env_lossy();
+    if output.json_log {
+        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let service = text("K_SERVICE").or_else(|| text("CLOUD_RUN_JOB"));
+        let project = text("GOOGLE_CLOUD_PROJECT").or_else(|| text("GCP_PROJECT_ID"));
+        let layer = CloudLog::new(io::stderr, project, service, text("K_REVISION"));
+        tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+        return;
+    }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(terminal.stderr())

@@ -24,6 +24,19 @@ pub struct Silent;
 
 impl Monitor for Silent {}
 
+/// Tells the log of warnings, and of nothing else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Log;
+
+impl Monitor for Log {
+    fn warn(&self, what: &str) {
+        // Names of files are in it, in which control characters can be.
+        let shown: String =
+            what.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+        tracing::warn!("{shown}");
+    }
+}
+
 /// Keeps the warnings, for tests.
 #[derive(Debug, Default)]
 pub struct Collect {

@@ -2,21 +2,24 @@
 
 use jiff::Timestamp;
 use lastgood::copy::{self, copy};
-use lastgood::error::Result;
+use lastgood::error::{Error, Result};
 use lastgood::job::{self, Cause, Job};
 use lastgood::monitor::Context;
 use lastgood::replicas;
 use lastgood::replicas::vaults::Vaults;
 use lastgood::replicas::verify::Verified;
-use lastgood::report::{self, Done, Place, Way};
+use lastgood::report::{self, Action, Done, Place, Way};
 use lastgood::restore::select;
 use lastgood::store::address::Address;
+use lastgood::trigger::claim::Asker;
+use lastgood::trigger::once::{Answer, Before, once};
 use lastgood::vault::Vault;
 use lastgood::vault::ahead::in_order;
 use serde::Serialize;
 
 use crate::console::Console;
 use crate::show;
+use crate::terminal::printable;
 use crate::{Outcome, absolute};
 
 /// The commands that may be about several vaults.
@@ -34,14 +37,39 @@ impl Commands<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Runs a job, and tells of it.
+    /// Runs a job, and tells of it. A backup as a task of a Cloud Run job is run once, however often that is tried.
     ///
     /// # Errors
-    /// Those of the job.
-    pub fn run(&self, job: Job, place: Place, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+    /// Those of the job; an attempt of the same task that is not over.
+    pub fn run(
+        &self,
+        job: Job,
+        place: Place,
+        exit_zero_on: &[report::Outcome],
+        console: &mut Console,
+        ctx: &Context,
+    ) -> Result<Outcome> {
         let way = if place.execution.is_some() { Way::CloudRunJob } else { Way::CommandLine };
         let cause = Cause { way, place, ..Cause::default() };
-        let done = job::run(job::new_run(ctx)?, &job, cause, self.0, ctx).done()?;
+        let run = job::new_run(ctx)?;
+        let backs_up = job.action() == Action::Backup;
+        let ran = match Asker::task(run, job.action(), &cause).filter(|_| backs_up) {
+            None => job::run(run, &job, cause, self.0, ctx),
+            Some(asker) => {
+                let work = |before| job::run(run, &job.clone().asking(before), cause.clone(), self.0, ctx);
+                match once(self.0, &asker, &cause, ctx, work)? {
+                    Answer::Now(ran) => *ran,
+                    Answer::Before(before) => return served_before(&before, console),
+                    Answer::Elsewhere { run, .. } => {
+                        let why = format!("the run {run} of the same attempt of this task is not over");
+                        return Err(
+                            Error::failed("back up", why).hint("It is tried again by Cloud Run's next attempt.")
+                        );
+                    }
+                }
+            }
+        };
+        let done = ran.done()?;
         match (&done, &job) {
             (Done::Backup(done), Job::Backup { options, .. }) => {
                 show::not_good(&done.taken).iter().chain(&show::not_held(done)).for_each(|l| tracing::error!("{l}"));
@@ -64,7 +92,8 @@ impl Commands<'_> {
             }
             (Done::Backup(_), _) => {}
         }
-        Ok(done.outcome().into())
+        let outcome = done.outcome();
+        Ok(if exit_zero_on.contains(&outcome) { Outcome::Done } else { outcome.into() })
     }
 
     /// Lists the runs of the first vault that opens, newest first; or shows one of them.
@@ -126,6 +155,24 @@ impl Commands<'_> {
         console.report(&done, || show::copied(&done))?;
         Ok(if done.report.not_copied.is_empty() { Outcome::Done } else { Outcome::Damage })
     }
+}
+
+/// Tells of the snapshot that an earlier attempt took.
+fn served_before(before: &Before, console: &mut Console) -> Result<Outcome> {
+    let report = before.report.clone().unwrap_or_else(|| serde_json::json!({ "run": before.run }));
+    if let Some(why) = report["error"]["error"].as_str() {
+        let why = format!("an earlier attempt of this task, the run {}, ended for good: {why}", before.run);
+        return Err(Error::failed("back up", why));
+    }
+    let (result, snapshot) = (report["result"].as_str(), report["snapshot"].as_str());
+    let (result, snapshot) = (result.unwrap_or("of unknown state"), snapshot.unwrap_or("whose report is lost"));
+    tracing::warn!(
+        "an earlier attempt of this task committed the snapshot {}, which is {}; no second one is taken",
+        printable(snapshot),
+        printable(result)
+    );
+    console.report(&report, || show::run_in_full(&report))?;
+    Ok(Outcome::Done)
 }
 
 /// What was copied, and between which places.

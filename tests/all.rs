@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod cli;
+mod cloud_run_job;
 mod cloud_server;
 mod crash;
 mod doctor;
@@ -9,13 +10,17 @@ mod durable;
 mod export;
 mod far;
 mod fuzz_corpus;
+mod gcs_emulator;
 mod gcs_faults;
 mod gcs_fuse;
 mod gcs_refusals;
+mod gcs_waits;
 mod inspect;
 mod restore;
 mod restore_beside;
 mod roundtrip;
+mod serve;
+mod serve_clients;
 mod sqlite_busy;
 mod sqlite_checks;
 mod sqlite_fire;

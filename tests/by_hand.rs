@@ -27,6 +27,14 @@ use crate::support::compare::differences;
 use crate::support::database;
 use crate::support::tree::{everything, noise, set_mode, set_mtime};
 
+/// What stands in the one block of Python of a vault's README.md.
+pub fn script(vault: &Path) -> String {
+    let readme = fs::read_to_string(vault.join(README)).unwrap();
+    let blocks: Vec<&str> = readme.split("```python\n").skip(1).collect();
+    assert_eq!(blocks.len(), 1, "README.md has one script");
+    blocks[0].split("```").next().unwrap().to_owned()
+}
+
 /// A data directory, a vault, and the script.
 struct World {
     folder: TempDir,
@@ -39,20 +47,12 @@ impl World {
         let store = LocalStore::new(folder.path().join("vault"));
         let vault = Vault::init(Box::new(store), system_random).unwrap();
         let world = World { folder, vault };
-        fs::write(world.path("restore.py"), world.script()).unwrap();
+        fs::write(world.path("restore.py"), script(&world.path("vault"))).unwrap();
         world
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
-    }
-
-    /// What stands in the one block of Python of README.md.
-    fn script(&self) -> String {
-        let readme = fs::read_to_string(self.path("vault").join(README)).unwrap();
-        let blocks: Vec<&str> = readme.split("```python\n").skip(1).collect();
-        assert_eq!(blocks.len(), 1, "README.md has one script");
-        blocks[0].split("```").next().unwrap().to_owned()
     }
 
     fn backup(&self) -> SnapshotName {
@@ -98,7 +98,7 @@ fn text(output: &Output) -> String {
 
 /// Asserts that two trees are equal but for holes, which come back as zeros.
 #[track_caller]
-fn same(expected: &Path, found: &Path) {
+pub fn same(expected: &Path, found: &Path) {
     let mut found = differences(expected, found);
     found.retain(|difference| !difference.contains(": holes: "));
     assert!(found.is_empty(), "{found:#?}");

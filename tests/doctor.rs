@@ -400,7 +400,7 @@ fn an_answer_comes_soon_and_ctrl_c_ends_it() {
     let Some(key) = credentials::key_file(folder.path()) else { return };
     let world = with_file(&server, key);
     // It answers, in time for each request, and not for all of them.
-    server.latency(Duration::from_secs(4));
+    server.latency(Duration::from_millis(3500));
     let began = Instant::now();
     let report = world.json(["doctor"], 1);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());

@@ -1,6 +1,8 @@
 //! The end of a backup: lists, the check that every pack is there, and the root, which is the commit.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -18,6 +20,32 @@ use crate::vault::read::absent;
 use crate::vault::root::{
     CHECKPOINTS, FORMAT, PackBook, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals,
 };
+
+/// Asked directly before a snapshot's root is created, when all else is stored: whether the run may commit at all. Another
+/// one may have taken its place meanwhile. Checkpoints are not asked about: they do no more than save time.
+#[derive(Clone)]
+pub struct BeforeCommit(Arc<dyn Fn() -> Result<()> + Send + Sync>);
+
+impl BeforeCommit {
+    /// Asks a function; its error means that nothing is committed.
+    pub fn new(ask: impl Fn() -> Result<()> + Send + Sync + 'static) -> Self {
+        BeforeCommit(Arc::new(ask))
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// Why nothing may be committed.
+    pub fn ask(&self) -> Result<()> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for BeforeCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BeforeCommit")
+    }
+}
 
 /// What is known of a run from its beginning.
 pub struct Run<'a> {
@@ -59,7 +87,7 @@ impl Run<'_> {
     /// Commits what was put together so far: a snapshot, or a checkpoint that `covers` a part of it.
     ///
     /// # Errors
-    /// A store that fails. Nothing is committed then.
+    /// A store that fails; what `before_commit` says. Nothing is committed then.
     pub fn commit(&self, assembly: &mut Assembly, packer: &Packer, covers: Option<EntryPath>) -> Result<Outcome> {
         let store = |content: &[u8], reached: &mut HashSet<PackId>, assembly: &mut Assembly| {
             let frame = assembly.index.store(content)?;
@@ -104,6 +132,7 @@ impl Run<'_> {
             started: self.started,
             finished: self.vault.store.now().map_err(|e| e.while_doing(doing(self.options)))?,
             reason: self.options.reason,
+            run: self.options.run,
             labels: self.options.labels.clone(),
             state,
             data: self.options.data.display().to_string(),
@@ -118,6 +147,9 @@ impl Run<'_> {
             databases,
             failed_checks,
         };
+        if let Some(before) = self.options.before_commit.as_ref().filter(|_| root.covers.is_none()) {
+            before.ask()?;
+        }
         let (name, bytes) = root.encode()?;
         let object = name.object(folder);
         self.vault.store.create(&object, &[&bytes]).map_err(|e| e.while_doing(format!("commit {object}")))?;
@@ -149,17 +181,22 @@ impl Run<'_> {
     }
 }
 
+/// The most labels of a snapshot.
+pub const MAX_LABELS: usize = 32;
+/// The most bytes of a label: its name and its value.
+pub const MAX_LABEL: usize = 1024;
+
 /// What labels may be, so that a root stays small.
 ///
 /// # Errors
-/// More than 32, or one of more than 1 KiB.
+/// More than [`MAX_LABELS`], or one of more than [`MAX_LABEL`].
 pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     let wrong = |why: &str| Err(Error::usage("take the labels", why));
-    if labels.len() > 32 {
-        return wrong("there may be at most 32");
+    if labels.len() > MAX_LABELS {
+        return wrong(&format!("there may be at most {MAX_LABELS}"));
     }
-    if labels.iter().any(|(key, value)| key.is_empty() || key.len() + value.len() > 1024) {
-        return wrong("a label needs a name, and name and value together may have at most 1024 bytes");
+    if labels.iter().any(|(key, value)| key.is_empty() || key.len() + value.len() > MAX_LABEL) {
+        return wrong(&format!("a label needs a name, and name and value together may have at most {MAX_LABEL} bytes"));
     }
     Ok(())
 }

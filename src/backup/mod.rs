@@ -33,7 +33,8 @@ use serde::Serialize;
 
 use self::assemble::Assembly;
 use self::base::{Base, Known};
-use self::commit::{Outcome, Run, check_labels};
+use self::commit::{BeforeCommit, Outcome, Run};
+pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
 use self::merge::{Merge, Rule, Step};
 use self::packer::with_packer;
 use self::part::Part;
@@ -46,7 +47,7 @@ use crate::monitor::Context;
 use crate::store::Traffic;
 use crate::vault::Vault;
 use crate::vault::entry::CheckKind;
-use crate::vault::hex::PackId;
+use crate::vault::hex::{Hex, PackId};
 use crate::vault::root::{DatabaseRecord, Place, Problem, Reason, SnapshotName, State};
 
 /// What to take a snapshot of, and how.
@@ -79,6 +80,10 @@ pub struct Options {
     /// The snapshot's number is greater than this one, too: the greatest that the vault's replicas have, so that the newest
     /// snapshot is the newest in each of them.
     pub seq_after: u64,
+    /// The run that takes the snapshot, to be kept with it.
+    pub run: Option<Hex<8>>,
+    /// Asked before the snapshot is committed.
+    pub before_commit: Option<BeforeCommit>,
     /// Folders that are no data, such as a vault inside the data directory.
     pub not_walked: Vec<PathBuf>,
     /// The host's name, for people.
@@ -103,6 +108,8 @@ impl Default for Options {
             level: packer::DEFAULT_LEVEL,
             checkpoint_every: Duration::from_secs(600),
             seq_after: 0,
+            run: None,
+            before_commit: None,
             not_walked: Vec::new(),
             host: String::new(),
             boot: String::new(),
@@ -153,7 +160,8 @@ fn doing(options: &Options) -> String {
 /// Takes a snapshot of a data directory into a vault.
 ///
 /// # Errors
-/// A data directory that is missing or cannot be listed; a store that fails; options that make no sense. Without a report
+/// A data directory that is missing or cannot be listed; a store that fails; options that make no sense; what
+/// `before_commit` says. Without a report
 /// there is no snapshot, and all that was good before is as it was.
 pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
     let clock = Instant::now();

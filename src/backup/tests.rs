@@ -501,3 +501,37 @@ fn a_store_that_fails_ends_the_backup_and_nothing_waits_for_ever() {
     }
     assert_eq!(world.backup().files, 3001);
 }
+
+#[test]
+fn before_it_commits_it_asks_and_a_no_leaves_checkpoints_and_packs_only() {
+    let mut world = World::new();
+    for n in 0..400u64 {
+        world.write(&n.to_string(), &noise(n, 3000));
+    }
+    world.options.checkpoint_every = Duration::ZERO;
+    let (store, asked) = (world.store.clone(), Arc::new(std::sync::atomic::AtomicU64::new(0)));
+    let count = asked.clone();
+    world.options.before_commit = Some(BeforeCommit::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        // All is there, and was looked at; by two requests at the same time.
+        let calls = store.0.take();
+        let mut last: Vec<_> = calls.iter().rev().take(2).map(|call| (call.verb, &call.name[..])).collect();
+        last.sort();
+        assert_eq!(last, [("list", "index/"), ("list", "packs/")]);
+        Err(Error::failed("commit", "another run has taken over"))
+    }));
+    let said = world.try_backup().unwrap_err();
+    assert!(said.what().contains("another run has taken over"), "{said}");
+    assert_eq!((asked.load(Ordering::Relaxed), world.vault.snapshots().unwrap()), (1, Vec::new()));
+    assert!(!world.vault.checkpoints().unwrap().is_empty());
+    let count = asked.clone();
+    world.options.before_commit = Some(BeforeCommit::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }));
+    world.options.run = Some(Hex([7; 8]));
+    let report = world.backup();
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_eq!(world.vault.root(report.snapshot).unwrap().run, Some(Hex([7; 8])));
+    assert_eq!(world.entries(report.snapshot).len(), 401);
+}

@@ -55,8 +55,7 @@ pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
             return unasked("as it cannot be reached");
         }
     };
-    let account = bucket.account();
-    let credentials = credentials(about, &bucket, &found, account.as_deref());
+    let (credentials, account) = credentials(about, &bucket, &found);
     let usable = credentials.outcome == Outcome::Ok;
     notes.add(credentials);
     notes.add(match &about.cloud.project {
@@ -91,31 +90,34 @@ pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
     vault::look(Box::new(RetryStore::new(bucket, pace, stop.clone())), &about.vault, notes, stop);
 }
 
-/// What was found. The metadata server, which is in this machine or nowhere, is asked whether it is there.
-fn credentials(about: &About, bucket: &GcsBucket, found: &Found, account: Option<&str>) -> Check {
+/// What was found, and whose it is. The metadata server, which is in this machine or nowhere, is asked whether it is there.
+fn credentials(about: &About, bucket: &GcsBucket, found: &Found) -> (Check, Option<String>) {
     let name = "credentials";
-    let Found::Metadata { host } = found else { return Check::ok(name, found.to_string()) };
-    match tried(|| bucket.sign_in(TOKEN)) {
+    let Found::Metadata { host } = found else { return (Check::ok(name, found.to_string()), bucket.account()) };
+    let failed = match tried(|| bucket.sign_in(TOKEN)) {
         Ok(()) => {
-            let account = account.unwrap_or("without a name");
-            Check::ok(name, format!("the attached service account, {account}, from the metadata server {host}"))
+            let account = bucket.account();
+            let named = account.as_deref().unwrap_or("without a name");
+            let found = format!("the attached service account, {named}, from the metadata server {host}");
+            return (Check::ok(name, found), account);
         }
         Err(fault) => {
             let check = Check::problem(name, refusal(fault).0);
-            if about.cloud.in_cloud_run {
-                return check.advice(
+            match about.cloud.in_cloud_run {
+                true => check.advice(
                     "Is a service account attached (`gcloud run services describe NAME` or `gcloud run jobs describe NAME` \
                      shows it), and is it enabled?",
-                );
+                ),
+                false => check
+                    .advice(
+                        "On a laptop log in, or let GOOGLE_APPLICATION_CREDENTIALS name a key file. In Cloud Run and on \
+                         Google's machines an attached service account is enough.",
+                    )
+                    .run("gcloud auth application-default login"),
             }
-            check
-                .advice(
-                    "On a laptop log in, or let GOOGLE_APPLICATION_CREDENTIALS name a key file. In Cloud Run and on Google's \
-                     machines an attached service account is enough.",
-                )
-                .run("gcloud auth application-default login")
         }
-    }
+    };
+    (failed, None)
 }
 
 /// Looks at the bucket and at what may be done in it; whether a vault can be looked for.

@@ -123,8 +123,17 @@ impl Check {
         Self::new(name, Outcome::Problem, found)
     }
 
+    /// Says what to do about it. The hints of errors send people to the doctor: here they are at the doctor.
     fn advice(self, advice: impl Into<String>) -> Self {
-        Check { advice: Some(advice.into()).filter(|advice| !advice.is_empty()), ..self }
+        let mut advice = advice.into();
+        if let Some(at) = advice.find("`lastgood doctor`") {
+            advice.truncate(at);
+            advice.truncate(advice.trim_end_matches([' ', ';', ',']).len());
+            if !advice.is_empty() && !advice.ends_with(['.', '?', '!']) {
+                advice.push('.');
+            }
+        }
+        Check { advice: Some(advice).filter(|advice| !advice.is_empty()), ..self }
     }
 
     fn run(mut self, command: impl Into<String>) -> Self {
@@ -224,11 +233,40 @@ fn word(text: &str) -> String {
 /// A length of time in its two largest units.
 fn span(time: Duration) -> String {
     let (seconds, minutes) = (time.as_secs(), time.as_secs() / 60);
-    match (minutes / 1440, minutes / 60 % 24, minutes % 60) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, m) => format!("{m} min"),
-        (0, h, 0) => format!("{h} h"),
-        (0, h, m) => format!("{h} h {m} min"),
-        (d, h, _) => format!("{d} d {h} h"),
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{seconds} s"),
+        (0, m) => format!("{m} min"),
+        (48.., _) => format!("{} d {} h", minutes / 1440, minutes / 60 % 24),
+        (h, 0) => format!("{h} h"),
+        (h, m) => format!("{h} h {m} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_at_the_doctor_is_sent_to_the_doctor() {
+        for (hint, advice) in [
+            ("Check the bucket; `lastgood doctor` looks at both.", Some("Check the bucket.")),
+            ("Are they revoked? `lastgood doctor` shows which are used.", Some("Are they revoked?")),
+            ("`lastgood doctor` shows it.", None),
+            ("Name it: `lastgood doctor DIR`.", Some("Name it: `lastgood doctor DIR`.")),
+            ("", None),
+        ] {
+            assert_eq!(Check::ok("a", "b").advice(hint).advice.as_deref(), advice, "{hint}");
+        }
+    }
+
+    #[test]
+    fn words_and_times_for_people() {
+        assert_eq!(word("gs://b-1/x"), "gs://b-1/x");
+        assert_eq!(word("/it's here"), "'/it'\\''s here'");
+        for (seconds, text) in
+            [(59, "59 s"), (90, "1 min"), (26 * 3600, "26 h"), (27 * 3600 + 60, "27 h 1 min"), (50 * 3600, "2 d 2 h")]
+        {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
     }
 }

@@ -91,10 +91,19 @@ impl From<Root> for Summary {
 ///
 /// # Errors
 /// A store that fails; those of `take`.
-pub fn list(vault: &Vault, mut take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
+pub fn list(vault: &Vault, take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
+    newest(vault, usize::MAX, take, ctx)
+}
+
+/// As [`list`], for the newest ones, `most` of them.
+///
+/// # Errors
+/// As [`list`].
+pub fn newest(vault: &Vault, most: usize, mut take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
     let mut damaged = 0;
     let mut names = vault.snapshots()?;
     names.reverse();
+    names.truncate(most);
     let read = |name: &SnapshotName| vault.root(*name).map(|root| (root.finished, Summary::from(root)));
     in_order(&names, ctx.parallel, read, |&id, root| {
         ctx.check("list the snapshots")?;

@@ -1,8 +1,8 @@
 //! The vaults of one configuration, and the connections to them, which last as long as the process.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::{Site, first};
@@ -16,7 +16,8 @@ use crate::store::{self, Store};
 use crate::vault::Vault;
 use crate::vault::root::Root;
 
-/// For how long a store is asked again for a last word, once the program was told to stop: Cloud Run gives it 10 s in all.
+/// For how long stores are asked for last words, all of them together, once the program was told to stop: Cloud Run gives
+/// it 10 s in all.
 const LAST_WORDS: Duration = Duration::from_secs(4);
 
 /// The vaults to use, the one to be preferred first.
@@ -25,12 +26,14 @@ pub struct Vaults {
     cloud: Cloud,
     stop: Arc<AtomicBool>,
     stores: Mutex<HashMap<Address, Arc<dyn Store>>>,
+    /// Set when the time for last words is over, which begins with the first of them.
+    silence: OnceLock<Arc<AtomicBool>>,
 }
 
 impl Vaults {
     /// At least one; their stores give up once `stop` is set.
     pub fn new(addresses: Vec<Address>, cloud: Cloud, stop: Arc<AtomicBool>) -> Self {
-        Vaults { addresses, cloud, stop, stores: Mutex::default() }
+        Vaults { addresses, cloud, stop, stores: Mutex::default(), silence: OnceLock::new() }
     }
 
     /// Where they are.
@@ -61,13 +64,23 @@ impl Vaults {
     }
 
     /// The store at an address for what is written when the program has been told to stop: it does not give up at once, and
-    /// soon.
+    /// soon, a request that is not answered as well. All that are asked for give up at the same time.
     ///
     /// # Errors
     /// As [`store::open`].
     pub fn store_for_last_words(&self, address: &Address) -> Result<Box<dyn Store>> {
         let cloud = Cloud { patience: LAST_WORDS, ..self.cloud.clone() };
-        store::open(address, &cloud, Arc::default())
+        let silence = self.silence.get_or_init(|| {
+            let silence = Arc::new(AtomicBool::new(false));
+            let end = silence.clone();
+            // The process does not wait for it.
+            std::thread::spawn(move || {
+                std::thread::sleep(LAST_WORDS);
+                end.store(true, Ordering::Relaxed);
+            });
+            silence
+        });
+        store::open(address, &cloud, silence.clone())
     }
 
     /// What is in a place; in buckets a vault may be made only with `init`.

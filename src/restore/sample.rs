@@ -333,6 +333,7 @@ impl Sample {
             started: finished,
             finished,
             reason: Reason::Manual,
+            run: None,
             labels: BTreeMap::new(),
             state,
             data: "/data".into(),

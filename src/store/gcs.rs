@@ -240,7 +240,7 @@ impl GcsBucket {
 
     /// What an answer means.
     async fn judge(&self, answer: reqwest::Result<Response>, good: StatusCode) -> Result<Response, Fault> {
-        let response = answer.map_err(|why| broken(why))?;
+        let response = answer.map_err(broken)?;
         self.hear(response.headers());
         let status = response.status();
         if status == good || status == StatusCode::OK {
@@ -261,6 +261,8 @@ impl GcsBucket {
                 self.login.renew();
                 Fault::Token { why }
             }
+            // Not the object: that would be damage.
+            StatusCode::NOT_FOUND if text.contains("bucket does not exist") => self.no_bucket(Fault::NotFound),
             StatusCode::NOT_FOUND => Fault::NotFound,
             StatusCode::PRECONDITION_FAILED => Fault::Exists,
             // Who may not delete may not replace: nothing else that is asked here needs that permission.
@@ -301,7 +303,7 @@ impl GcsBucket {
 
     async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Fault> {
         match tokio::time::timeout(self.limits.stall, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|why| broken(why)),
+            Ok(chunk) => chunk.map_err(broken),
             Err(_) => Err(stalled("no bytes", self.limits.stall)),
         }
     }
@@ -380,10 +382,15 @@ impl Requests for GcsBucket {
                 .header(CONTENT_LENGTH, length)
                 .body(Body::wrap_stream(stream));
             let progress = Progress::new(self.limits);
-            let sent = async { tokio::join!(request.send(), Self::feed(&pieces, to, &progress)).0 };
+            // An answer may come before all was sent: no more of it is wanted then, and nobody may be taking it.
+            let feeding = async {
+                Self::feed(&pieces, to, &progress).await;
+                std::future::pending::<Infallible>().await
+            };
             let answer = tokio::select! {
-                answer = sent => answer,
+                answer = request.send() => answer,
                 fault = progress.watch() => return Err(fault),
+                never = feeding => match never {},
             };
             let response = self.judge(answer, StatusCode::OK).await.map_err(|fault| self.no_bucket(fault))?;
             // It was checked there; a server that does not check would store what nobody can read.
@@ -543,7 +550,7 @@ fn broken(why: reqwest::Error) -> Fault {
 }
 
 /// Whether an endpoint is on this machine.
-fn is_loopback(base: &str) -> bool {
+pub(crate) fn is_loopback(base: &str) -> bool {
     let host = reqwest::Url::parse(base).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
     let host = host.trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

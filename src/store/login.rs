@@ -172,7 +172,8 @@ impl Login {
         let asked = client.get(format!("http://{host}/")).header("Metadata-Flavor", "Google").timeout(METADATA_TIME);
         match asked.send().await {
             Ok(_) => Ok(()),
-            Err(why) if self.in_cloud_run => {
+            // Who takes the connection is there, and may answer another time.
+            Err(why) if self.in_cloud_run || !(why.is_connect() || why.is_timeout()) => {
                 Err(Fault::passing(format!("the metadata server {host}: {}", said(&why.without_url()))))
             }
             Err(why) => Err(Fault::refused(

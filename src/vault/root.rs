@@ -258,6 +258,9 @@ pub struct Root {
     pub finished: Timestamp,
     /// What started it.
     pub reason: Reason,
+    /// The run that made it, whose report is under `runs/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Hex<8>>,
     /// Whatever the user attached.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -383,6 +386,7 @@ mod tests {
             started: "2026-11-21T10:00:00Z".parse().unwrap(),
             finished: "2026-11-21T10:00:01.5Z".parse().unwrap(),
             reason: Reason::Critical,
+            run: Some(Hex([4; 8])),
             labels: [("k".into(), "v".into())].into(),
             state: State::Complete,
             data: "/data".into(),

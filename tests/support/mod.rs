@@ -7,6 +7,7 @@ pub mod compare;
 pub mod database;
 pub mod dice;
 pub mod fuse;
+pub mod http;
 pub mod machine;
 pub mod other;
 pub mod slow;
@@ -29,9 +30,14 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What the names of variables begin with that the program or its libraries read; none comes from outside into a test, so
 /// that no test finds credentials.
-const VARIABLES: [&str; 22] = [
+const VARIABLES: [&str; 27] = [
     "LASTGOOD_",
     "K_SERVICE",
+    "PORT",
+    "BACKUP_INTERVAL_MINUTES",
+    "DATA_FRESHNESS",
+    "CRITICAL_FILES",
+    "PUBSUB_",
     "CLOUD_RUN_",
     "RUST_LOG",
     "GOOGLE_",

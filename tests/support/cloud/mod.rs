@@ -4,9 +4,13 @@ pub mod credentials;
 pub mod emulator;
 pub mod server;
 
+use std::fs;
+
 use serde_json::Value;
 
-use super::World;
+use super::compare::assert_same;
+use super::tree::noise;
+use super::{Ran, World};
 use server::Server;
 
 /// Where in the server's bucket the vault of a test is.
@@ -27,4 +31,41 @@ pub fn snapshots(world: &World) -> Vec<String> {
     ran.ended(0);
     let list: Value = serde_json::from_slice(&ran.stdout).unwrap();
     list.as_array().unwrap().iter().map(|snapshot| snapshot["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Longer than what a test lets pass, shorter than what somebody waits for.
+pub const SHORT: &str = "--store-timeout=2s";
+
+/// A vault with one snapshot of a few files and a pack of 1.5 MB.
+pub fn small() -> (Server, World) {
+    let (server, world) = vault_in(World::with_files());
+    world.write("first.bin", noise(1, 1_500_000));
+    world.backup();
+    server.forget();
+    (server, world)
+}
+
+/// Asserts that the vault has exactly the snapshots that were reported, that all of them can be read, and that the newest
+/// one is the data directory as it is now.
+#[track_caller]
+pub fn assert_sound(server: &Server, world: &World, reported: &[String]) {
+    server.heal();
+    assert_eq!(snapshots(world), reported);
+    world.run(["verify", "--read-data"]).ended(0);
+    world.restore("out");
+    assert_same(&world.data(), &world.path("out"));
+    fs::remove_dir_all(world.path("out")).unwrap();
+    assert_eq!(server.refused(), [""; 0]);
+}
+
+/// A backup that is not to succeed, and leaves the vault as it was.
+#[track_caller]
+pub fn fails(server: &Server, world: &World, before: &[String]) -> Ran {
+    world.write("not.stored", noise(server.requests().len() as u64, 300_000));
+    let ran = world.run(["backup", SHORT]);
+    ran.ended(1);
+    assert!(ran.stdout.is_empty(), "{ran:?}");
+    server.heal();
+    assert_eq!(snapshots(world), before);
+    ran
 }

@@ -354,6 +354,13 @@ fn serve(connection: &mut Connection, shared: &Shared) -> io::Result<bool> {
             }
         }
     }
+    if let Some(Fault::Early(status)) = fault {
+        let (answer, date) = (call.failed(status), now(shared.state().skew));
+        let sent = connection.answer(&answer, false, date, None, shared)?;
+        shared.state().log.answered(number, status, sent.bytes);
+        shared.pause(Duration::from_secs(600));
+        return Ok(false);
+    }
     let read = (|| -> io::Result<()> {
         while connection.read(&mut body, usize::MAX, &shared.up)? {}
         Ok(())

@@ -37,7 +37,6 @@ pub struct Call {
     pub bucket: Option<String>,
     /// The object's name, or the prefix of a listing.
     pub name: Option<String>,
-    pub range: Option<String>,
     pub page_token: Option<String>,
     /// What stands between the parts of an upload.
     pub boundary: Option<String>,
@@ -83,7 +82,6 @@ impl Call {
             kind,
             bucket: bucket.map(decoded),
             name,
-            range: head.header("range").map(str::to_owned),
             page_token: own("pageToken"),
             boundary: boundary.filter(|_| kind == Kind::Create),
         }

@@ -21,8 +21,6 @@ pub struct Request {
     pub range: Option<String>,
     pub generation: Option<String>,
     pub if_generation_match: Option<String>,
-    pub page_token: Option<String>,
-    pub max_results: Option<String>,
     /// The `Authorization` header.
     pub authorization: Option<String>,
     /// The `User-Agent` header.
@@ -67,8 +65,6 @@ impl Log {
             range: header("range"),
             generation: of("generation"),
             if_generation_match: of("ifGenerationMatch"),
-            page_token: of("pageToken"),
-            max_results: of("maxResults"),
             authorization: header("authorization"),
             agent: header("user-agent"),
             body: 0,

@@ -25,6 +25,8 @@ pub enum Fault {
     Status(u16, Vec<(&'static str, String)>),
     /// Nothing is done; this is the answer.
     Answer(Answer),
+    /// The answer has this status and comes when the head has been read; of the body nothing more is read ever.
+    Early(u16),
     /// It is done, and the answer has this status all the same.
     DoneBut(u16),
     /// The connection is reset.
@@ -64,14 +66,13 @@ pub struct When {
     /// What the object's name, or the prefix of a listing, contains.
     name: String,
     later_pages: bool,
-    without_range: bool,
     skip: usize,
     times: usize,
 }
 
 impl When {
     fn new(kind: Option<Kind>, name: &str) -> Self {
-        When { kind, name: name.into(), later_pages: false, without_range: false, skip: 0, times: 1 }
+        When { kind, name: name.into(), later_pages: false, skip: 0, times: 1 }
     }
 
     /// The first request of any kind.
@@ -124,16 +125,10 @@ impl When {
         When { later_pages: true, ..self }
     }
 
-    /// Of readings, only those of the whole object.
-    pub fn whole(self) -> Self {
-        When { without_range: true, ..self }
-    }
-
     fn meets(&self, call: &Call) -> bool {
         self.kind.is_none_or(|kind| kind == call.kind)
             && call.name.as_deref().unwrap_or_default().contains(&self.name)
             && (!self.later_pages || call.page_token.is_some())
-            && (!self.without_range || call.range.is_none())
     }
 }
 

@@ -1,0 +1,110 @@
+//! Arguments of `serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{Taking, duration};
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lastgood serve --listen 127.0.0.1:8080                  for programs on this machine
+  lastgood serve --auth oidc --auth-audience https://backup.example.com \\
+    --auth-email scheduler@project.iam.gserviceaccount.com    for Cloud Scheduler, Pub/Sub, Eventarc
+  LASTGOOD_TOKEN=… lastgood serve --auth token --allow-download
+
+Events are posted to / or /events, and to /events/backup, /events/critical, /events/restore and /events/verify; what else is
+served, /openapi.json tells. SIGTERM ends it within 10 seconds. Requests choose what to do, why, with which labels and, for a
+restore, which snapshot; everything else is said here.")]
+pub struct Serve {
+    /// The directory to take snapshots of, and to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside
+    /// Cloud Run]
+    pub data: Option<PathBuf>,
+    /// Where to listen [default: 0.0.0.0:$PORT, and 8080 where PORT is not set]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Connections at the same time; more wait
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = connections)]
+    pub connections: usize,
+
+    /// Who may ask; to be said unless it listens on loopback
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Who may ask")]
+    pub auth: Option<Auth>,
+    /// With --auth oidc: the audience that tokens must be for, to the letter
+    #[arg(long, value_name = "URL", help_heading = "Who may ask")]
+    pub auth_audience: Option<String>,
+    /// With --auth oidc: whose tokens are taken; repeatable
+    #[arg(long = "auth-email", value_name = "ADDRESS", value_delimiter = ',', help_heading = "Who may ask")]
+    pub auth_emails: Vec<String>,
+    /// With --auth oidc: where the keys are that tokens are signed with, if not where Google publishes its own
+    #[arg(long, value_name = "URL", hide = true)]
+    pub auth_keys_url: Option<String>,
+    /// With --auth token: the file that holds the token [env: LASTGOOD_TOKEN is the token itself]
+    #[arg(long, value_name = "FILE", help_heading = "Who may ask")]
+    pub token_file: Option<PathBuf>,
+    /// With --auth none: everybody who reaches the address may ask, whoever that is
+    #[arg(long, help_heading = "Who may ask")]
+    pub insecure: bool,
+    /// Events and requests may ask for a restore
+    #[arg(long, help_heading = "Who may ask")]
+    pub allow_restore: bool,
+    /// Files of snapshots, and whole snapshots, may be had
+    #[arg(long, help_heading = "Who may ask")]
+    pub allow_download: bool,
+
+    /// A run that takes longer is ended, and another one may take over what asked for it
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, help_heading = "Runs")]
+    pub run_timeout: Duration,
+    /// Critical events within this time after one share the next snapshot
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Runs")]
+    pub coalesce: Duration,
+    /// The most snapshots for critical events in an hour
+    #[arg(long, value_name = "N", default_value_t = 20, help_heading = "Runs")]
+    pub critical_max: usize,
+    /// On Cloud Run: the CPU is always allocated, so that ?wait=false may be asked for
+    #[arg(long, help_heading = "Runs")]
+    pub background: bool,
+    /// Restores fill the directory itself, file by file, where it cannot be renamed: a mount point
+    #[arg(long, help_heading = "Runs")]
+    pub in_place: bool,
+
+    /// How old the newest good snapshot may be [default: two intervals, where one is given, else 26h]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
+    pub max_age: Option<Duration>,
+    /// How often something asks for a backup [env: BACKUP_INTERVAL_MINUTES]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
+    pub interval: Option<Duration>,
+    /// How old the newest file in the directory may be [env: DATA_FRESHNESS] [default: 2h]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
+    pub data_freshness: Option<Duration>,
+    /// What must be in the directory: a path below it, or a pattern like '*.csv' or 'uploads/**/*.db'; repeatable
+    /// [env: CRITICAL_FILES, with commas]
+    #[arg(long = "critical-file", value_name = "GLOB", help_heading = "Health")]
+    pub critical_files: Vec<String>,
+
+    #[command(flatten)]
+    pub taking: Taking,
+}
+
+/// Who may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    /// Who shows an ID token that Google has signed
+    Oidc,
+    /// Who shows the token of LASTGOOD_TOKEN or --token-file
+    Token,
+    /// Whom Cloud Run lets through; never for restores and downloads
+    CloudRun,
+    /// Everybody; off loopback with --insecure
+    None,
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=10_000) => Ok(number),
+        _ => Err("it must be a number from 1 to 10000".into()),
+    }
+}

@@ -1,0 +1,229 @@
+//! What `serve` is told.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use globset::{GlobBuilder, GlobMatcher};
+use lastgood::error::{Error, Result};
+use lastgood::report::Place;
+use lastgood::store::address::Address;
+use lastgood::trigger::auth::{self, Mode};
+use lastgood::trigger::desk::Rules;
+use lastgood::trigger::http::{Limits, Settings, health};
+use lastgood::vault::root::Reason;
+use lastgood::{restore, verify};
+
+use super::{Outside, backup_options, target};
+use crate::cli;
+
+/// The port where the environment names none.
+const PORT: u16 = 8080;
+/// How old the newest good snapshot may be where nothing says how often one is taken: a daily one, and two hours.
+const MAX_AGE: Duration = Duration::from_secs(26 * 3600);
+/// How old the newest file in the data directory may be.
+const FRESHNESS: Duration = Duration::from_secs(2 * 3600);
+/// How old a request for a restore may be when it is read.
+const RESTORE_AGE: Duration = Duration::from_secs(15 * 60);
+
+/// All that a service is told.
+pub struct Service {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Who may ask.
+    pub auth: Mode,
+    /// How runs are; threads are known later.
+    pub rules: Rules,
+    /// How it answers.
+    pub settings: Settings,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Service");
+        shown.field("listen", &self.listen).field("auth", &self.auth).field("settings", &self.settings);
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// Settles what a service is told.
+///
+/// # Errors
+/// Wrong usage; a token file that cannot be read.
+pub fn service(
+    args: cli::Serve,
+    data: PathBuf,
+    vaults: &[Address],
+    place: Place,
+    set: &dyn Fn(&str) -> Option<OsString>,
+    outside: &Outside,
+) -> Result<Service> {
+    let k_service = place.service.is_some();
+    let listen = match args.listen {
+        Some(address) => address,
+        None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, number(set, "PORT")?.unwrap_or(PORT))),
+    };
+    let auth = Mode::new(auth::Settings {
+        auth: args.auth.map(|auth| match auth {
+            cli::Auth::Oidc => auth::Kind::Oidc,
+            cli::Auth::Token => auth::Kind::Token,
+            cli::Auth::CloudRun => auth::Kind::CloudRun,
+            cli::Auth::None => auth::Kind::None,
+        }),
+        audience: args.auth_audience,
+        emails: args.auth_emails,
+        jwks_url: args.auth_keys_url,
+        token_file: args.token_file,
+        token: set("LASTGOOD_TOKEN"),
+        insecure: args.insecure,
+    })?;
+    auth.check_listen(listen, args.insecure, k_service)?;
+    let interval = match args.interval {
+        Some(interval) => Some(interval),
+        None => {
+            number::<u32>(set, "BACKUP_INTERVAL_MINUTES")?.map(|minutes| Duration::from_secs(u64::from(minutes) * 60))
+        }
+    };
+    let two = interval.filter(|interval| !interval.is_zero()).map(|interval| interval * 2);
+    let freshness = match (args.data_freshness, text(set, "DATA_FRESHNESS")?) {
+        (Some(freshness), _) => freshness,
+        (None, None) => FRESHNESS,
+        (None, Some(text)) => {
+            cli::duration(&text).map_err(|why| Error::usage(format!("take DATA_FRESHNESS={text}"), why))?
+        }
+    };
+    let mut critical = args.critical_files;
+    if critical.is_empty()
+        && let Some(list) = text(set, "CRITICAL_FILES")?
+    {
+        critical = list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    }
+    let init = args.taking.init;
+    let backup = backup_options(data.clone(), vaults, args.taking, Reason::Manual, outside)?;
+    let health = health::Settings {
+        max_age: args.max_age.or(two).unwrap_or(MAX_AGE),
+        freshness,
+        place: health::Place {
+            data: data.clone(),
+            not_walked: backup.not_walked.clone(),
+            critical: critical.into_iter().map(pattern).collect::<Result<_>>()?,
+        },
+    };
+    // Settled now, and not when somebody needs it.
+    let target = if args.allow_restore { target(data, vaults, outside)? } else { data };
+    let (snapshot, in_place) = ("latest".to_owned(), args.in_place);
+    let restore = restore::Options { snapshot, target, paths: Vec::new(), in_place, skip_damaged: false };
+    Ok(Service {
+        listen,
+        auth,
+        rules: Rules {
+            backup,
+            init,
+            restore,
+            verify: verify::Options { read_data: None, databases: None },
+            allow_restore: args.allow_restore,
+            restore_age: RESTORE_AGE,
+            run_timeout: args.run_timeout,
+            coalesce: args.coalesce,
+            critical_max: args.critical_max,
+            place,
+            threads: 1,
+            parallel: 1,
+        },
+        settings: Settings {
+            allow_download: args.allow_download,
+            cloud_run: k_service,
+            background: args.background,
+            health,
+            limits: Limits { connections: args.connections, ..Limits::default() },
+        },
+    })
+}
+
+fn text(set: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Result<Option<String>> {
+    let wrong = |_| Error::usage(format!("read {name}"), "it is not UTF-8");
+    set(name).map(|value| value.into_string().map_err(wrong)).transpose()
+}
+
+fn number<N: std::str::FromStr>(set: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Result<Option<N>> {
+    let wrong = |text: &str| Error::usage(format!("take {name}={text}"), "it is not a whole number of its range");
+    text(set, name)?.map(|text| text.trim().parse().map_err(|_| wrong(&text))).transpose()
+}
+
+/// What must be in the data directory, as it is given and as it is matched.
+fn pattern(text: String) -> Result<(String, GlobMatcher)> {
+    let wrong = |why: String| Error::usage(format!("look for the critical file {text}"), why);
+    if text.starts_with('/') || text.split('/').any(|part| part == "..") {
+        return Err(wrong("it is a path below the data directory, or a pattern for one".into()));
+    }
+    let bare = text.strip_prefix("./").unwrap_or(&text);
+    let glob = GlobBuilder::new(bare).literal_separator(true).build().map_err(|why| wrong(why.to_string()))?;
+    Ok((bare.to_owned(), glob.compile_matcher()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::config;
+    use super::super::{Config, Task};
+    use super::*;
+    use lastgood::error::Kind;
+
+    fn service(line: &str, env: &[(&str, &str)]) -> Result<Service> {
+        config(line, env).map(|config: Config| match config.task {
+            Task::Serve(service) => *service,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn where_it_listens_and_who_may_ask() {
+        let token = ("LASTGOOD_TOKEN", "0123456789abcdef0123");
+        for (line, env, listen) in [
+            ("serve --listen 127.0.0.1:0", &[][..], "127.0.0.1:0"),
+            ("serve --auth token", &[token], "0.0.0.0:8080"),
+            ("serve --auth token", &[token, ("PORT", "9000")], "0.0.0.0:9000"),
+            ("serve --auth none --insecure", &[], "0.0.0.0:8080"),
+            ("serve --auth cloud-run", &[("K_SERVICE", "backup"), ("PORT", "80")], "0.0.0.0:80"),
+        ] {
+            assert_eq!(service(line, env).unwrap().listen.to_string(), listen, "{line}");
+        }
+        for (line, env) in [
+            ("serve", &[][..]),
+            ("serve --auth none", &[]),
+            ("serve --auth cloud-run", &[]),
+            ("serve --auth token", &[]),
+            ("serve --listen 127.0.0.1:0 --insecure", &[]),
+            ("serve --auth oidc --auth-audience https://a", &[]),
+            ("serve --auth none --insecure", &[("PORT", "70000")]),
+            ("serve --listen 127.0.0.1:0", &[("DATA_FRESHNESS", "soon")]),
+            ("serve --listen 127.0.0.1:0 --critical-file ../a", &[]),
+            ("serve --listen 127.0.0.1:0 --critical-file a[", &[]),
+            ("serve data --listen 127.0.0.1:0 --vault data", &[]),
+            ("serve data --listen 127.0.0.1:0 --allow-restore --vault data/vault", &[]),
+        ] {
+            assert_eq!(service(line, env).unwrap_err().kind(), Kind::Usage, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_healthy() {
+        let ages = |line: &str, env: &[(&str, &str)]| {
+            let health = service(&format!("serve --listen 127.0.0.1:0 {line}"), env).unwrap().settings.health;
+            (health.max_age.as_secs(), health.freshness.as_secs())
+        };
+        assert_eq!(ages("", &[]), (26 * 3600, 7200));
+        let env = &[("BACKUP_INTERVAL_MINUTES", "30"), ("DATA_FRESHNESS", "10m")];
+        assert_eq!(ages("", env), (3600, 600));
+        assert_eq!(ages("--interval 1m --data-freshness 1h", env), (120, 3600));
+        assert_eq!(ages("--max-age 5h", env).0, 18_000);
+        let named = |line: &str| {
+            let line = format!("serve --listen 127.0.0.1:0 {line}");
+            let place = service(&line, &[("CRITICAL_FILES", "*.csv, ./state.json,")]).unwrap().settings.health.place;
+            place.critical.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(named(""), ["*.csv", "state.json"]);
+        assert_eq!(named("--critical-file a --critical-file b"), ["a", "b"]);
+    }
+}

@@ -1,0 +1,341 @@
+//! Who may ask.
+//!
+//! Four ways, one of which the configuration chooses:
+//! - [`Mode::Oidc`]: an ID token that Google has signed, for one audience, of one of a list of accounts ([`oidc`]).
+//! - [`Mode::Token`]: a secret that both sides know ([`secret`]).
+//! - [`Mode::CloudRun`]: Cloud Run's own check stands in front. From inside, a public service looks the same as one that
+//!   Cloud Run guards, so this way never allows a restore nor a download.
+//! - [`Mode::None`]: whoever reaches the port. For loopback.
+//!
+//! Only the header `Authorization` is read. Cloud Run prefers `X-Serverless-Authorization` for its own check and takes the
+//! signature out of a token that it has checked before a container sees it
+//! (<https://docs.cloud.google.com/run/docs/troubleshooting#signature-removed>). So that header never holds anything that
+//! could be verified here. A caller that has to pass both checks puts Cloud Run's token there, and ours in `Authorization`.
+//!
+//! What a client is told is the status and nothing else. The log says why, in words that are fixed: nothing that came with
+//! a request is in them.
+
+mod keys;
+mod oidc;
+mod secret;
+
+#[cfg(test)]
+mod key_server;
+#[cfg(test)]
+mod oidc_tests;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
+
+use crate::error::{Error, Result};
+use crate::store::gcs::is_loopback;
+
+pub use keys::Pace;
+pub use secret::Secret;
+
+/// What `--auth` can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `oidc`
+    Oidc,
+    /// `token`
+    Token,
+    /// `cloud-run`
+    CloudRun,
+    /// `none`
+    None,
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Kind, String> {
+        match text {
+            "oidc" => Ok(Kind::Oidc),
+            "token" => Ok(Kind::Token),
+            "cloud-run" => Ok(Kind::CloudRun),
+            "none" => Ok(Kind::None),
+            _ => Err("it is one of oidc, token, cloud-run, none".into()),
+        }
+    }
+}
+
+/// The flags and variables that say who may ask, as they were given.
+#[derive(Default)]
+pub struct Settings {
+    /// `--auth`
+    pub auth: Option<Kind>,
+    /// `--auth-audience`
+    pub audience: Option<String>,
+    /// Each `--auth-email`
+    pub emails: Vec<String>,
+    /// Where the keys are, if not where Google publishes its own.
+    pub jwks_url: Option<String>,
+    /// `--token-file`
+    pub token_file: Option<PathBuf>,
+    /// `LASTGOOD_TOKEN`; a token file goes before it.
+    pub token: Option<OsString>,
+    /// `--insecure`
+    pub insecure: bool,
+}
+
+/// Who may ask, checked.
+#[derive(Debug, Clone)]
+pub enum Mode {
+    /// Who shows an ID token that Google has signed.
+    Oidc {
+        /// Whom the token must be meant for, to the letter.
+        audience: String,
+        /// Whose it may be.
+        emails: Vec<String>,
+        /// Where the keys are; Google's where there is none.
+        jwks_url: Option<String>,
+    },
+    /// Who shows the secret.
+    Token(Secret),
+    /// Whom Cloud Run lets through.
+    CloudRun,
+    /// Everybody.
+    None,
+}
+
+impl Mode {
+    /// What the flags say; [`Mode::None`] without `--auth`, which [`Mode::check_listen`] lets through on loopback only.
+    ///
+    /// # Errors
+    /// Wrong usage: something is missing, or contradicts, or says nothing in this mode. A token file that cannot be read.
+    pub fn new(settings: Settings) -> Result<Mode> {
+        let wrong = |why: &str, hint: &'static str| Err(Error::usage("settle who may ask", why).hint(hint));
+        let Settings { auth, audience, emails, jwks_url, token_file, token, insecure } = settings;
+        if auth != Some(Kind::Oidc) && (audience.is_some() || !emails.is_empty() || jwks_url.is_some()) {
+            return wrong(
+                "an audience, an e-mail and a place of keys are for --auth oidc alone",
+                "Say --auth oidc, too.",
+            );
+        }
+        if auth != Some(Kind::Token) && token_file.is_some() {
+            return wrong("--token-file is for --auth token alone", "Say --auth token, too.");
+        }
+        if auth != Some(Kind::None) && insecure {
+            let hint = "Leave --insecure out, or say --auth none, too, if everybody who reaches the port may ask.";
+            return wrong("--insecure is for --auth none alone", hint);
+        }
+        match auth {
+            None | Some(Kind::None) => Ok(Mode::None),
+            Some(Kind::CloudRun) => Ok(Mode::CloudRun),
+            Some(Kind::Token) => {
+                let secret = match (&token_file, &token) {
+                    (Some(path), _) => Secret::read(path),
+                    (None, Some(token)) => Secret::new(token.as_encoded_bytes())
+                        .map_err(|why| Error::usage("take LASTGOOD_TOKEN", why).hint(secret::HINT)),
+                    (None, None) => return wrong("--auth token has no token", secret::HINT),
+                };
+                Ok(Mode::Token(secret?))
+            }
+            Some(Kind::Oidc) => {
+                let Some(audience) = audience.filter(|text| is_word(text)) else {
+                    let hint = "Give --auth-audience URL: the audience that Pub/Sub, Cloud Scheduler or the app asks for its \
+                                tokens with, to the letter. Without one, they take the URL that they post to.";
+                    return wrong("--auth oidc has no audience, or one with blanks in it", hint);
+                };
+                if emails.is_empty() || emails.iter().any(|email| !is_email(email)) {
+                    let hint = "Give --auth-email ADDRESS, as often as needed: whole addresses of the service accounts or \
+                                people who may ask. Everybody in the world can get a token that Google has signed.";
+                    return wrong("--auth oidc has no list of e-mail addresses, or one that is no address", hint);
+                }
+                if jwks_url.as_deref().is_some_and(|url| !url.starts_with("https://") && !is_plain_loopback(url)) {
+                    let why = "the place of the keys is not an https:// URL: whoever is on the way could give keys of his own";
+                    return wrong(why, "Give an https:// URL, or none: then Google's own keys are used.");
+                }
+                Ok(Mode::Oidc { audience, emails, jwks_url })
+            }
+        }
+    }
+
+    /// Whether it may be served at this address; `k_service` says whether `K_SERVICE` is set, as it is in every Cloud Run
+    /// service.
+    ///
+    /// # Errors
+    /// It may not, and what to do.
+    pub fn check_listen(&self, address: SocketAddr, insecure: bool, k_service: bool) -> Result<()> {
+        let wrong = |why: &str, hint: &'static str| Err(Error::usage(format!("serve at {address}"), why).hint(hint));
+        match self {
+            Mode::None if !address.ip().to_canonical().is_loopback() && !insecure => wrong(
+                "everybody who reaches that address could ask for backups, as nothing says who may",
+                "Say who may: --auth oidc (Pub/Sub, Cloud Scheduler, service accounts), --auth token (a secret), or --auth \
+                 cloud-run (Cloud Run's own check). Or listen on 127.0.0.1, or say --auth none --insecure.",
+            ),
+            Mode::CloudRun if !k_service => wrong(
+                "--auth cloud-run leaves the check to Cloud Run, and this is no Cloud Run service (K_SERVICE is not set)",
+                "Use --auth oidc or --auth token here.",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+fn is_email(text: &str) -> bool {
+    is_word(text)
+        && !text.contains(['*', ','])
+        && text.split_once('@').is_some_and(|(name, domain)| !name.is_empty() && !domain.is_empty())
+}
+
+fn is_plain_loopback(url: &str) -> bool {
+    url.starts_with("http://") && is_loopback(url)
+}
+
+/// Somebody who may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    email: Option<String>,
+    known: bool,
+}
+
+impl Caller {
+    /// Whether this caller may have a restore at all; whether anybody may is the configuration's (`--allow-restore`).
+    pub fn may_restore(&self) -> bool {
+        self.known
+    }
+
+    /// Whether this caller may have files of snapshots at all; `--allow-download` says whether anybody may.
+    pub fn may_download(&self) -> bool {
+        self.known
+    }
+
+    /// Whose token it was, as the configuration writes it.
+    pub fn email(&self) -> Option<&str> {
+        self.email.as_deref()
+    }
+}
+
+/// Why somebody may not ask, as far as a client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// No credentials, or none that are good.
+    Unauthorized,
+    /// Good credentials of somebody who may not.
+    Forbidden,
+    /// It cannot be told just now.
+    Unavailable {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+}
+
+impl Denied {
+    /// The status to answer with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Denied::Unauthorized => StatusCode::UNAUTHORIZED,
+            Denied::Forbidden => StatusCode::FORBIDDEN,
+            Denied::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The header that belongs to it (RFC 9110, sections 11.6.1 and 10.2.3).
+    pub fn header(self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Denied::Unauthorized => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Denied::Forbidden => None,
+            Denied::Unavailable { retry_after } => {
+                let seconds = retry_after.as_millis().div_ceil(1000).clamp(1, 3600) as u32;
+                Some((RETRY_AFTER, HeaderValue::from(seconds)))
+            }
+        }
+    }
+}
+
+/// Decides about every request.
+pub struct Auth(Way);
+
+enum Way {
+    Oidc(Box<oidc::Oidc>),
+    Token(Secret),
+    CloudRun,
+    Open,
+}
+
+impl Auth {
+    /// What the mode asks for. Asks nobody yet.
+    ///
+    /// # Errors
+    /// A system without certificates.
+    pub fn new(mode: Mode) -> Result<Auth> {
+        Self::with_pace(mode, Pace::default())
+    }
+
+    /// The same with other times for loading keys.
+    ///
+    /// # Errors
+    /// As [`Auth::new`].
+    pub fn with_pace(mode: Mode, pace: Pace) -> Result<Auth> {
+        Ok(Auth(match mode {
+            Mode::Oidc { audience, emails, jwks_url } => {
+                Way::Oidc(Box::new(oidc::Oidc::new(&audience, emails, jwks_url, pace)?))
+            }
+            Mode::Token(secret) => Way::Token(secret),
+            Mode::CloudRun => Way::CloudRun,
+            Mode::None => Way::Open,
+        }))
+    }
+
+    /// Whether the sender of these headers may ask.
+    ///
+    /// # Errors
+    /// He may not, or it cannot be told; the log says why.
+    pub async fn check(&self, headers: &HeaderMap) -> Result<Caller, Denied> {
+        let token = || {
+            bearer(headers).map_err(|why| {
+                tracing::debug!("a request is refused: {why}");
+                Denied::Unauthorized
+            })
+        };
+        match &self.0 {
+            Way::Oidc(oidc) => {
+                let email = oidc.check(token()?).await?;
+                Ok(Caller { email: Some(email.to_owned()), known: true })
+            }
+            Way::Token(secret) if secret.is(token()?) => Ok(Caller { email: None, known: true }),
+            Way::Token(_) => {
+                tracing::warn!(
+                    "a request is refused: its bearer token is not the one of LASTGOOD_TOKEN or --token-file"
+                );
+                Err(Denied::Unauthorized)
+            }
+            Way::CloudRun => Ok(Caller { email: None, known: false }),
+            Way::Open => Ok(Caller { email: None, known: true }),
+        }
+    }
+}
+
+/// The one bearer token of a request (RFC 6750, section 2.1), or why there is none.
+fn bearer(headers: &HeaderMap) -> Result<&str, &'static str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or("it has no Authorization header")?;
+    if values.next().is_some() {
+        return Err("it has more than one Authorization header");
+    }
+    let text = value.to_str().map_err(|_| "its Authorization header is not ASCII")?;
+    let (scheme, token) =
+        text.trim_ascii().split_once(' ').ok_or("its Authorization header is not a scheme and a token")?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err("its Authorization header is of another scheme than Bearer");
+    }
+    let token = token.trim_ascii_start();
+    if token.is_empty() || token.contains([' ', '\t', ',']) {
+        return Err("its Authorization header has not one token");
+    }
+    Ok(token)
+}

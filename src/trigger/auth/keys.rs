@@ -1,0 +1,231 @@
+//! The public keys that tokens are signed with: a JSON Web Key Set (RFC 7517), loaded when it is needed.
+//!
+//! Anybody can send a token that names a key, so what a name may cause is bounded: the set is loaded as a whole, at most once
+//! in ten seconds, by one request at a time for all that wait. A load goes on when the client that caused it hangs up:
+//! otherwise such clients could keep it from ever being done.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::{DecodingKey, DecodingKeyKind};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+use crate::store::gcs::is_loopback;
+use crate::store::login::said;
+
+/// Google's answer has about 2 KiB.
+const MAX_ANSWER: usize = 256 << 10;
+/// RSA keys of 2,048 to 4,096 bits. What is shorter can be broken.
+const MODULUS: std::ops::RangeInclusive<usize> = 256..=512;
+
+/// Times of loading keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// At most one load in this time.
+    pub between: Duration,
+    /// Keys older than this are loaded again while they still serve.
+    pub fresh: Duration,
+    /// Keys older than this do not serve: one that was withdrawn must end some time, even when nobody can be asked. Google
+    /// lets its answer be kept for hours.
+    pub usable: Duration,
+    /// How long a load may take.
+    pub patience: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            between: Duration::from_secs(10),
+            fresh: Duration::from_secs(3600),
+            usable: Duration::from_secs(6 * 3600),
+            patience: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why there is no key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// It is not among those that were just published.
+    Unknown,
+    /// They could not be loaded.
+    Unavailable {
+        /// When they may be tried again.
+        retry_after: Duration,
+    },
+}
+
+/// The keys of one place.
+pub(super) struct Keys(Arc<Shared>);
+
+struct Shared {
+    url: String,
+    client: reqwest::Client,
+    pace: Pace,
+    state: Mutex<State>,
+}
+
+type Set = HashMap<String, Arc<DecodingKey>>;
+
+#[derive(Default)]
+struct State {
+    /// What was loaded, and when.
+    set: Option<(Set, Instant)>,
+    /// When a load began last.
+    tried: Option<Instant>,
+    /// Whether that one failed, as far as is known.
+    failed: bool,
+    /// Closed when the load has ended, however it did.
+    loading: Option<watch::Receiver<()>>,
+}
+
+impl State {
+    /// A key, and whether it is fresh.
+    fn key(&self, name: &str, pace: &Pace) -> Option<(Arc<DecodingKey>, bool)> {
+        let (set, loaded) = self.set.as_ref()?;
+        let age = loaded.elapsed();
+        let key = set.get(name).filter(|_| age < pace.usable)?;
+        Some((key.clone(), age < pace.fresh))
+    }
+
+    /// The load that is under way.
+    fn loading(&self) -> Option<watch::Receiver<()>> {
+        self.loading.clone().filter(|end| end.has_changed().is_ok())
+    }
+
+    /// What it means that a key is not there.
+    fn lack(&self, pace: &Pace) -> Lack {
+        if !self.failed {
+            return Lack::Unknown;
+        }
+        let since = self.tried.map(|at| at.elapsed()).unwrap_or_default();
+        Lack::Unavailable { retry_after: pace.between.saturating_sub(since) }
+    }
+}
+
+impl Keys {
+    /// Those at `url`. Asks nothing yet.
+    pub fn new(url: String, pace: Pace) -> Result<Keys> {
+        // A provider that is there already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = reqwest::Client::builder()
+            .user_agent(concat!("lastgood/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            .timeout(pace.patience)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .pool_max_idle_per_host(0);
+        if is_loopback(&url) {
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|why| {
+            Error::failed(format!("prepare to load the keys at {url}"), said(&why))
+                .hint("Are the system's certificates installed (ca-certificates)?")
+        })?;
+        Ok(Keys(Arc::new(Shared { url, client, pace, state: Mutex::default() })))
+    }
+
+    /// The key of this name. Loads the keys if it is not there and the last load is long enough ago.
+    pub async fn find(&self, name: &str) -> Result<Arc<DecodingKey>, Lack> {
+        let pace = &self.0.pace;
+        let mut end = {
+            let mut state = self.0.state();
+            let known = state.key(name, pace);
+            if let Some((key, true)) = known {
+                return Ok(key);
+            }
+            let end = state.loading().or_else(|| self.0.load(&mut state));
+            match (known, end) {
+                // Old ones serve while new ones are on their way.
+                (Some((key, _)), _) => return Ok(key),
+                (None, Some(end)) => end,
+                (None, None) => return Err(state.lack(pace)),
+            }
+        };
+        // The sender sends nothing: the error is that it is gone, which is the end.
+        while end.changed().await.is_ok() {}
+        let state = self.0.state();
+        state.key(name, pace).map(|(key, _)| key).ok_or_else(|| state.lack(pace))
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a load, if there may be one.
+    fn load(self: &Arc<Self>, state: &mut State) -> Option<watch::Receiver<()>> {
+        if state.tried.is_some_and(|at| at.elapsed() < self.pace.between) {
+            return None;
+        }
+        let (running, end) = watch::channel(());
+        state.tried = Some(Instant::now());
+        state.failed = true;
+        state.loading = Some(end.clone());
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let loaded = shared.fetch().await;
+            let mut state = shared.state();
+            match loaded {
+                Ok(set) => {
+                    tracing::debug!(keys = set.len(), "loaded the keys at {}", shared.url);
+                    state.set = Some((set, Instant::now()));
+                    state.failed = false;
+                }
+                Err(why) => tracing::warn!("could not load the keys at {}: {why}", shared.url),
+            }
+            drop(state);
+            drop(running);
+        });
+        Some(end)
+    }
+
+    async fn fetch(&self) -> Result<Set, String> {
+        let mut answer = self.client.get(&self.url).send().await.map_err(|why| said(&why))?;
+        if answer.status() != http::StatusCode::OK {
+            return Err(format!("the answer is {}", answer.status()));
+        }
+        let mut text = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|why| said(&why))? {
+            if text.len() + chunk.len() > MAX_ANSWER {
+                return Err(format!("the answer is longer than {MAX_ANSWER} bytes"));
+            }
+            text.extend_from_slice(&chunk);
+        }
+        read(&text)
+    }
+}
+
+/// The keys of a set that can sign ID tokens. Others are left out, as RFC 7517, section 5, says.
+fn read(text: &[u8]) -> Result<Set, String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        keys: Vec<serde_json::Value>,
+    }
+    #[derive(Deserialize)]
+    struct Key {
+        kty: String,
+        kid: String,
+        n: String,
+        e: String,
+        r#use: Option<String>,
+        alg: Option<String>,
+    }
+    let answer: Answer = serde_json::from_slice(text).map_err(|why| format!("the answer is no set of keys: {why}"))?;
+    let usable = |value| {
+        let key: Key = serde_json::from_value(value).ok()?;
+        let fits = key.kty == "RSA"
+            && key.r#use.is_none_or(|r#use| r#use == "sig")
+            && key.alg.is_none_or(|algorithm| algorithm == "RS256");
+        let public = DecodingKey::from_rsa_components(&key.n, &key.e).ok().filter(|_| fits)?;
+        let DecodingKeyKind::RsaModulusExponent { n, .. } = public.kind() else { return None };
+        let length = n.iter().skip_while(|&&byte| byte == 0).count();
+        MODULUS.contains(&length).then(|| (key.kid, Arc::new(public)))
+    };
+    let set: Set = answer.keys.into_iter().filter_map(usable).collect();
+    if set.is_empty() { Err("the answer has no RSA key for signatures".into()) } else { Ok(set) }
+}

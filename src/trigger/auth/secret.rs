@@ -1,0 +1,73 @@
+//! A secret that both sides know. Only its hash is kept, so that nothing can print it.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::error::{Doing, Error, Result};
+
+/// Shorter ones can be guessed.
+const MIN: usize = 16;
+/// Longer ones are no tokens but the wrong file.
+const MAX: usize = 4096;
+
+pub(super) const HINT: &str = "Make one with `openssl rand -hex 32`, and give it as LASTGOOD_TOKEN or in a file that \
+                               --token-file names.";
+
+/// A bearer token, by its hash.
+#[derive(Clone)]
+pub struct Secret(blake3::Hash);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl Secret {
+    /// A newline at the end does not count: `echo` leaves one in files and in stored secrets.
+    ///
+    /// # Errors
+    /// Why it cannot serve, in words that do not repeat it.
+    pub fn new(text: &[u8]) -> Result<Secret, String> {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if text.len() > MAX {
+            return Err(format!("it is longer than {MAX} bytes, which is no token"));
+        }
+        if !text.iter().all(u8::is_ascii_graphic) || text.contains(&b',') {
+            return Err(
+                "it has blanks, commas, line breaks or characters outside ASCII, which no header can carry".into()
+            );
+        }
+        if text.len() < MIN {
+            return Err(format!("it has {} characters; it takes at least {MIN}", text.len()));
+        }
+        Ok(Secret(blake3::hash(text)))
+    }
+
+    /// Reads it from a file, now and never again.
+    ///
+    /// # Errors
+    /// The file cannot be read, or what it holds cannot serve.
+    pub fn read(path: &Path) -> Result<Secret> {
+        let doing = || format!("read the token file {}", path.display());
+        let mut file = File::open(path).doing(doing)?;
+        let about = file.metadata().doing(doing)?;
+        if about.is_file() && about.permissions().mode() & 0o004 != 0 {
+            tracing::warn!("every user of this machine may read the token file {}: chmod o-r", path.display());
+        }
+        let mut text = Vec::new();
+        // One more than a token and its line end, to tell what is longer.
+        Read::by_ref(&mut file).take(MAX as u64 + 3).read_to_end(&mut text).doing(doing)?;
+        Secret::new(&text).map_err(|why| Error::usage(doing(), why).hint(HINT))
+    }
+
+    /// Whether it is this one. Hashes are compared, in constant time, so that the time tells nothing about how much of a
+    /// wrong token is right.
+    pub fn is(&self, token: &str) -> bool {
+        blake3::hash(token.as_bytes()) == self.0
+    }
+}

@@ -1,0 +1,363 @@
+//! Claims: objects that say that an event is being served, so that its redelivery does nothing twice.
+//!
+//! An event's claims lie in a folder of their own, `claims/<hash>/`, where the hash is the first 16 bytes of the BLAKE3 of
+//! its identity; without a key, so that whoever knows the identity finds them:
+//!
+//! - `<n>.json`, n from 1: a run serves it. The greatest n counts.
+//! - `<n>.failed.json`: run n has ended and did not.
+//! - `done.json`: it is served, and this names the report.
+//!
+//! All are created once and never changed, so the store decides every race: who creates `<n>.json` has it. The next n may
+//! be created when the one before is marked failed or older than the time limit of a run, by the store's clock. A run asks,
+//! before it commits, whether it is [superseded](Claim::superseded). What is needed of the store is to create, get and list.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::execution::Execution;
+use crate::error::{Error, Result};
+use crate::report::{Action, RunId};
+use crate::store::{self, Store};
+use crate::vault::hex::Hash;
+
+/// The folder of claims.
+pub const CLAIMS: &str = "claims/";
+/// The most bytes of an object there: an identity may come in a request of 1 MiB, and JSON may write a byte of it as six.
+const MAX_CLAIM: u64 = 8 << 20;
+/// How often it is tried to be the one who creates the next claim.
+const RACES: u32 = 16;
+/// How many claims before one's own are read, the last ones: a run that failed so often has not committed in secret.
+const EARLIER: usize = 16;
+
+/// What makes a redelivery known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// An event's: whoever has the same is the same.
+    Event(String),
+    /// That of a task of a Cloud Run job.
+    Execution(Execution),
+}
+
+/// Who wants to serve an event.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// Which event.
+    pub identity: Identity,
+    /// What for.
+    pub action: Action,
+    /// The run that would serve it.
+    pub run: RunId,
+    /// The host's name, for people.
+    pub host: String,
+    /// The time limit of a run: an older one has ended, or does not commit any more.
+    pub timeout: Duration,
+}
+
+/// How an event stands.
+#[derive(Debug)]
+pub enum Entry {
+    /// The asker serves it.
+    Mine(Claim),
+    /// Another run does.
+    Running {
+        /// That run.
+        run: RunId,
+        /// After this time at the latest it has ended.
+        retry_after: Duration,
+    },
+    /// It is served.
+    Done(Served),
+}
+
+/// What `done.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The run that served it.
+    pub run: RunId,
+    /// Its report's object.
+    pub report: String,
+}
+
+/// What `<n>.json` says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Body {
+    identity: String,
+    run: RunId,
+    /// By the store's clock.
+    started: Timestamp,
+    host: String,
+    /// Of a task of a Cloud Run job: which attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
+}
+
+/// What every object of a claim says, and all that `<n>.failed.json` does.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    run: RunId,
+}
+
+/// A run that served the event before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// The run.
+    pub run: RunId,
+    /// When it entered its claim, by the store's clock.
+    pub started: Timestamp,
+}
+
+/// One's own claim.
+#[derive(Debug)]
+pub struct Claim {
+    folder: String,
+    n: u64,
+    run: RunId,
+    /// How old it was at `since`.
+    age: Duration,
+    since: Instant,
+    timeout: Duration,
+    earlier: Vec<Earlier>,
+}
+
+/// Which objects an event's folder holds.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    claims: BTreeSet<u64>,
+    failed: BTreeSet<u64>,
+    done: bool,
+}
+
+impl Seen {
+    pub(super) fn of(store: &dyn Store, folder: &str) -> Result<Seen> {
+        let objects = store.list(folder).map_err(|why| why.while_doing(format!("list {folder} of {}", store.url())))?;
+        let mut seen = Seen::default();
+        for object in objects {
+            let Some(name) = object.name.strip_prefix(folder).and_then(|name| name.strip_suffix(".json")) else {
+                continue;
+            };
+            match name.strip_suffix(".failed").map(str::parse) {
+                Some(Ok(n)) => _ = seen.failed.insert(n),
+                Some(Err(_)) => {}
+                None if name == "done" => seen.done = true,
+                None => seen.claims.extend(name.parse::<u64>()),
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Whether nobody has ever served the event.
+    pub(super) fn is_empty(&self) -> bool {
+        self.claims.is_empty() && !self.done
+    }
+
+    /// When the event was first served, where that can be read.
+    pub(super) fn begun(&self, store: &dyn Store, folder: &str) -> Result<Option<Timestamp>> {
+        let Some(first) = self.claims.first() else { return Ok(None) };
+        Ok(read_claim(store, folder, *first)?.map(|body| body.started))
+    }
+}
+
+/// The folder of an event's claims.
+pub(super) fn folder(identity: &str) -> String {
+    format!("{CLAIMS}{}/", Hash::of(identity.as_bytes()))
+}
+
+/// Where an event stands, for whoever may not, or does not want to, serve it now. None when nobody serves it.
+///
+/// # Errors
+/// A store that fails; a `done.json` that is damaged.
+pub fn look(store: &dyn Store, claim: &Claim) -> Result<Option<Entry>> {
+    let now = now(store)?;
+    let seen = Seen::of(store, &claim.folder)?;
+    if seen.done {
+        return served(store, &claim.folder).map(|served| Some(Entry::Done(served)));
+    }
+    let Some(last) = seen.claims.last().filter(|n| **n != claim.n && !seen.failed.contains(n)) else {
+        return Ok(None);
+    };
+    let body = read_claim(store, &claim.folder, *last)?;
+    Ok(body.and_then(|body| running(&body, now, claim.timeout)))
+}
+
+/// Claims an event for a run, unless another one serves it or has done so.
+///
+/// # Errors
+/// A store that fails; a `done.json` that is damaged.
+pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
+    let (identity, attempt) = match &asker.identity {
+        Identity::Event(identity) => (identity.clone(), None),
+        Identity::Execution(execution) => (execution.identity(store)?, Some(execution.attempt)),
+    };
+    let folder = folder(&identity);
+    for _ in 0..RACES {
+        // Before the clock is asked, so that no claim is older than its run believes.
+        let since = Instant::now();
+        let now = now(store)?;
+        let seen = Seen::of(store, &folder)?;
+        if seen.done {
+            return served(store, &folder).map(Entry::Done);
+        }
+        let last = seen.claims.last().copied();
+        let claim = |n, age| -> Result<Claim> {
+            let (folder, timeout) = (folder.clone(), asker.timeout);
+            let earlier = earlier(store, &folder, seen.claims.range(..n))?;
+            Ok(Claim { folder, n, run: asker.run, age, since, timeout, earlier })
+        };
+        if let Some(n) = last.filter(|n| !seen.failed.contains(n))
+            && let Some(body) = read_claim(store, &folder, n)?
+        {
+            if body.run == asker.run {
+                return claim(n, age(&body, now)).map(Entry::Mine);
+            }
+            let ended = body.attempt.zip(attempt).is_some_and(|(theirs, ours)| theirs < ours);
+            if let Some(running) = running(&body, now, asker.timeout).filter(|_| !ended) {
+                return Ok(running);
+            }
+        }
+        let n = last.unwrap_or(0).checked_add(1).ok_or_else(|| {
+            Error::damage(format!("enter a claim in {folder}"), "there is one of the greatest number that there can be")
+        })?;
+        let body = Body { identity: identity.clone(), run: asker.run, started: now, host: asker.host.clone(), attempt };
+        if !create(store, &format!("{folder}{n}.json"), &body, asker.run)? {
+            continue;
+        }
+        let claim = claim(n, Duration::ZERO)?;
+        // The run before may have ended well after the folder was listed.
+        if last.is_some() && Seen::of(store, &folder)?.done {
+            return served(store, &folder).map(Entry::Done);
+        }
+        return Ok(Entry::Mine(claim));
+    }
+    Err(Error::failed(format!("enter a claim in {folder}"), format!("another was faster {RACES} times"))
+        .hint("Something asks for the same again and again. Is an event delivered in a loop?"))
+}
+
+impl Claim {
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.n
+    }
+
+    /// The runs that served the event before this one took over, the oldest first; the last 16 of them.
+    pub fn earlier(&self) -> &[Earlier] {
+        &self.earlier
+    }
+
+    /// How long its run has been going on, by no clock that can be set.
+    pub fn age(&self) -> Duration {
+        self.age + self.since.elapsed()
+    }
+
+    /// The time limit of its run.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether another run has taken over, or has served the event.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn superseded(&self, store: &dyn Store) -> Result<bool> {
+        let seen = Seen::of(store, &self.folder)?;
+        Ok(seen.done || seen.claims.last().is_some_and(|last| *last > self.n))
+    }
+
+    /// Says that its run ended without serving the event: another may follow at once.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn failed(&self, store: &dyn Store) -> Result<()> {
+        let name = format!("{}{}.failed.json", self.folder, self.n);
+        // Nobody else writes it: if it is there, it says the same.
+        create(store, &name, &Mark { run: self.run }, self.run).map(drop)
+    }
+
+    /// Says that its run served the event, and that `report` is the object that tells how. If another run has said so
+    /// already, that one counts. Gives the one that counts.
+    ///
+    /// # Errors
+    /// A store that fails; a `done.json` that is damaged.
+    pub fn done(&self, store: &dyn Store, report: &str) -> Result<Served> {
+        let ours = Served { run: self.run, report: report.to_owned() };
+        match create(store, &done_json(&self.folder), &ours, self.run)? {
+            true => Ok(ours),
+            false => served(store, &self.folder),
+        }
+    }
+}
+
+fn done_json(folder: &str) -> String {
+    format!("{folder}done.json")
+}
+
+fn now(store: &dyn Store) -> Result<Timestamp> {
+    store.now().map_err(|why| why.while_doing("ask the store for the time"))
+}
+
+fn age(body: &Body, now: Timestamp) -> Duration {
+    // Negative where clocks differ: then it is new.
+    now.duration_since(body.started).try_into().unwrap_or_default()
+}
+
+fn running(body: &Body, now: Timestamp, timeout: Duration) -> Option<Entry> {
+    let left = timeout.checked_sub(age(body, now)).filter(|left| !left.is_zero())?;
+    Some(Entry::Running { run: body.run, retry_after: left })
+}
+
+/// The last of the claims before one's own.
+fn earlier<'n>(
+    store: &dyn Store,
+    folder: &str,
+    numbers: impl DoubleEndedIterator<Item = &'n u64>,
+) -> Result<Vec<Earlier>> {
+    let mut earlier = Vec::new();
+    for n in numbers.rev().take(EARLIER) {
+        earlier.extend(read_claim(store, folder, *n)?.map(|body| Earlier { run: body.run, started: body.started }));
+    }
+    earlier.reverse();
+    Ok(earlier)
+}
+
+/// A claim's object. None if it has gone, or is not one that this program wrote: then it hinders nobody.
+fn read_claim(store: &dyn Store, folder: &str, n: u64) -> Result<Option<Body>> {
+    let name = format!("{folder}{n}.json");
+    let bytes = match store.get(&name, MAX_CLAIM) {
+        Ok(bytes) => bytes,
+        Err(store::Error::NotFound { .. }) => return Ok(None),
+        Err(why @ store::Error::OutOfRange { .. }) => {
+            tracing::warn!("{why}: it is no claim, and does not count");
+            return Ok(None);
+        }
+        Err(why) => return Err(why.while_doing(format!("read {name}"))),
+    };
+    let read = serde_json::from_slice(&bytes);
+    Ok(read.inspect_err(|why| tracing::warn!("{name} is no claim, and does not count: {why}")).ok())
+}
+
+fn served(store: &dyn Store, folder: &str) -> Result<Served> {
+    let name = done_json(folder);
+    let doing = || format!("read {name}");
+    let bytes = store.get(&name, MAX_CLAIM).map_err(|why| why.while_doing(doing()))?;
+    serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))
+}
+
+/// Creates an object that says which run it is of; whether it is there and of this run. A store whose answer was lost may
+/// say that it exists already, or that it failed, of an object that it created at our request.
+fn create(store: &dyn Store, name: &str, body: &impl Serialize, run: RunId) -> Result<bool> {
+    let doing = || format!("create {name}");
+    let mut bytes = serde_json::to_vec(body).map_err(|why| Error::failed(doing(), why))?;
+    bytes.push(b'\n');
+    let Err(why) = store.create(name, &[&bytes]) else { return Ok(true) };
+    let found = store.get(name, MAX_CLAIM).ok().and_then(|found| serde_json::from_slice::<Mark>(&found).ok());
+    match (why, found) {
+        (_, Some(mark)) if mark.run == run => Ok(true),
+        (store::Error::AlreadyExists { .. }, _) => Ok(false),
+        (why, _) => Err(why.while_doing(doing())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,552 @@
+//! From requests to runs: what waits, what shares a run, what is answered with what was done before.
+//!
+//! One worker thread runs one job at a time. A request is served by a run that starts after it arrived; all backups that wait
+//! when a run starts share it. A burst of critical events makes one snapshot at once and at most one more when the window of
+//! [`Rules::coalesce`] is over. A client that hangs up takes back nothing: its run goes on.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::claim::{self, Claim, Entry};
+use super::event::Request;
+use crate::backup;
+use crate::error::{Error, Result};
+use crate::job::{self, Cause, Job};
+use crate::monitor::{Context, Monitor};
+use crate::replicas::vaults::Vaults;
+use crate::report::{Action, Event, Outcome, Place, RunId, Way};
+use crate::store::Store;
+use crate::vault::root::Reason;
+use crate::{restore, verify};
+
+/// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
+const KEPT: usize = 256;
+/// Requests that may wait.
+const WAITING: usize = 1000;
+
+/// What the configuration says of runs that others ask for.
+#[derive(Clone)]
+pub struct Rules {
+    /// How backups are taken.
+    pub backup: backup::Options,
+    /// Whether a vault may be made in a bucket that has none.
+    pub init: bool,
+    /// Where and how snapshots are restored; the snapshot is the request's.
+    pub restore: restore::Options,
+    /// How vaults are verified.
+    pub verify: verify::Options,
+    /// Whether a restore may be asked for.
+    pub allow_restore: bool,
+    /// A restore that was asked for longer ago than this is refused: by now it may do harm.
+    pub restore_age: Duration,
+    /// A run that takes longer ends, and another one may take over its event.
+    pub run_timeout: Duration,
+    /// After a run for a critical event, further ones wait for so long, to share one.
+    pub coalesce: Duration,
+    /// Runs for critical events in an hour.
+    pub critical_max: usize,
+    /// Where runs take place.
+    pub place: Place,
+    /// Threads for each kind of work, and uploads or reads at the same time.
+    pub threads: usize,
+    pub parallel: usize,
+}
+
+/// How a request was answered.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// A run served it: its report.
+    Done {
+        /// How it ended.
+        outcome: Outcome,
+        /// Whether it may succeed when it is asked for again.
+        retry: bool,
+        /// The report.
+        report: Value,
+    },
+    /// It was served before: that run's report.
+    Before(Value),
+    /// Another instance serves it; it may be asked again after this time.
+    Elsewhere(Duration),
+    /// Not now, for this reason; after this time.
+    Later(String, Duration),
+    /// Never, for this reason.
+    Refused(String),
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum Progress {
+    /// It waits for its turn.
+    Waiting,
+    /// It is under way.
+    Running,
+    /// It is over.
+    Over(#[serde(skip)] Arc<Answer>),
+}
+
+/// A request on its way.
+pub struct Ticket {
+    /// The run that will serve it, unless another one does.
+    pub run: RunId,
+    answer: oneshot::Receiver<Arc<Answer>>,
+}
+
+impl Ticket {
+    /// Waits for the answer.
+    pub async fn answer(self) -> Arc<Answer> {
+        self.answer
+            .await
+            .unwrap_or_else(|_| Arc::new(Answer::Later("the service ends".into(), Duration::from_secs(10))))
+    }
+
+    /// Waits for the answer on a thread.
+    pub fn wait(self) -> Arc<Answer> {
+        let ended = |_| Arc::new(Answer::Later("the service ends".into(), Duration::from_secs(10)));
+        self.answer.blocking_recv().unwrap_or_else(ended)
+    }
+}
+
+struct Waiting {
+    run: RunId,
+    request: Request,
+    way: Way,
+    answer: oneshot::Sender<Arc<Answer>>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    known: HashMap<RunId, Progress>,
+    order: VecDeque<RunId>,
+    /// When runs for critical events began, in the last hour.
+    critical: VecDeque<Instant>,
+    running: Option<RunId>,
+    last: Option<Last>,
+    closed: bool,
+}
+
+/// The last run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Last {
+    /// Which it was.
+    pub run: RunId,
+    /// What it was for.
+    pub action: Action,
+    /// How it ended.
+    pub result: Outcome,
+    /// When.
+    pub finished: Timestamp,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// What has been run so far, for metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Runs by what they were for and how they ended.
+    pub runs: BTreeMap<(&'static str, &'static str), u64>,
+    /// Seconds that they took, by what they were for.
+    pub seconds: BTreeMap<&'static str, f64>,
+    /// Bytes that backups created.
+    pub uploaded: u64,
+    /// Requests to stores that were made again.
+    pub retries: u64,
+    /// When an action last succeeded.
+    pub success: BTreeMap<&'static str, Timestamp>,
+}
+
+/// Takes requests and runs jobs.
+pub struct Desk {
+    rules: Rules,
+    vaults: Arc<Vaults>,
+    monitor: Arc<dyn Monitor>,
+    random: fn(&mut [u8]) -> Result<()>,
+    stop: Arc<AtomicBool>,
+    state: Mutex<State>,
+    changed: Condvar,
+    tally: Mutex<Tally>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn know(&mut self, run: RunId, progress: Progress) {
+        if self.known.insert(run, progress).is_none() {
+            self.order.push_back(run);
+        }
+        while self.order.len() > KEPT {
+            let Some(at) = self.order.iter().position(|run| matches!(self.known.get(run), Some(Progress::Over(_))))
+            else {
+                return;
+            };
+            if let Some(old) = self.order.remove(at) {
+                self.known.remove(&old);
+            }
+        }
+    }
+
+    fn tell(&mut self, waiting: Waiting, answer: &Arc<Answer>) {
+        self.know(waiting.run, Progress::Over(answer.clone()));
+        // Who hung up does not hear it.
+        let _ = waiting.answer.send(answer.clone());
+    }
+}
+
+impl Desk {
+    /// A desk at which nothing waits. It takes requests until `stop` is set.
+    pub fn new(
+        rules: Rules,
+        vaults: Arc<Vaults>,
+        monitor: Arc<dyn Monitor>,
+        random: fn(&mut [u8]) -> Result<()>,
+        stop: Arc<AtomicBool>,
+    ) -> Desk {
+        let (state, changed, tally) = (Mutex::default(), Condvar::new(), Mutex::default());
+        Desk { rules, vaults, monitor, random, stop, state, changed, tally }
+    }
+
+    /// The vaults that it works on.
+    pub fn vaults(&self) -> &Arc<Vaults> {
+        &self.vaults
+    }
+
+    /// What the configuration says.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What has been run so far.
+    pub fn tally(&self) -> Tally {
+        lock(&self.tally).clone()
+    }
+
+    /// The run that is under way.
+    pub fn running(&self) -> Option<RunId> {
+        lock(&self.state).running
+    }
+
+    /// The last run that ended.
+    pub fn last(&self) -> Option<Last> {
+        lock(&self.state).last.clone()
+    }
+
+    /// How far a run is, as long as that is remembered.
+    pub fn progress(&self, run: RunId) -> Option<Progress> {
+        lock(&self.state).known.get(&run).cloned()
+    }
+
+    /// A context for work beside the runs: for looking into the vault.
+    pub fn context<T>(&self, work: impl FnOnce(&Context) -> T) -> T {
+        self.within(&self.stop, work)
+    }
+
+    fn within<T>(&self, stop: &AtomicBool, work: impl FnOnce(&Context) -> T) -> T {
+        let Rules { threads, parallel, .. } = self.rules;
+        work(&Context { random: &self.random, threads, parallel, stop, monitor: &*self.monitor })
+    }
+
+    /// Takes a request, to be served by a run that begins after now.
+    ///
+    /// # Errors
+    /// The answer, where it is clear already.
+    pub fn ask(&self, request: Request, way: Way) -> Result<Ticket, Answer> {
+        if request.action == Action::Restore {
+            if !self.rules.allow_restore {
+                return Err(Answer::Refused("restores may not be asked for here (--allow-restore)".into()));
+            }
+            let limit = SignedDuration::try_from(self.rules.restore_age).unwrap_or(SignedDuration::MAX);
+            if let Some(age) = request.event.time.map(|time| Timestamp::now().duration_since(time))
+                && age > limit
+            {
+                let (age, limit) =
+                    (SignedDuration::from_secs(age.as_secs()), SignedDuration::from_secs(limit.as_secs()));
+                let why = format!("the restore was asked for {age:#} ago, and more than {limit:#} is too long");
+                return Err(Answer::Refused(why));
+            }
+        }
+        if let Err(why) = backup::commit::check_labels(&request.labels) {
+            return Err(Answer::Refused(why.what()));
+        }
+        let run = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
+        let mut state = lock(&self.state);
+        if state.closed || self.stop.load(Ordering::Relaxed) {
+            return Err(Answer::Later("the service ends".into(), Duration::from_secs(10)));
+        }
+        if state.waiting.len() >= WAITING {
+            return Err(Answer::Later(format!("{WAITING} requests wait already"), Duration::from_secs(60)));
+        }
+        let (answer, receiver) = oneshot::channel();
+        state.know(run, Progress::Waiting);
+        state.waiting.push_back(Waiting { run, request, way, answer });
+        drop(state);
+        self.changed.notify_all();
+        Ok(Ticket { run, answer: receiver })
+    }
+
+    /// Runs what is asked for, one job after the other, until it is told to stop; then answers what still waits.
+    pub fn work(&self) {
+        while let Some(group) = self.next() {
+            self.serve(group);
+        }
+    }
+
+    /// What the next run serves; it waits for that. None when it is told to stop.
+    fn next(&self) -> Option<Vec<Waiting>> {
+        let mut state = lock(&self.state);
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                state.closed = true;
+                let answer = Arc::new(Answer::Later("the service ends".into(), Duration::from_secs(10)));
+                for waiting in std::mem::take(&mut state.waiting) {
+                    state.tell(waiting, &answer);
+                }
+                return None;
+            }
+            let now = Instant::now();
+            while state.critical.front().is_some_and(|begun| now.duration_since(*begun) > Duration::from_secs(3600)) {
+                state.critical.pop_front();
+            }
+            let window = state.critical.back().map(|begun| *begun + self.rules.coalesce).filter(|end| *end > now);
+            let is_due = |waiting: &Waiting| !is_critical(waiting) || window.is_none();
+            let Some(at) = state.waiting.iter().position(is_due) else {
+                // Told to stop, it looks up soon; a signal does not wake it.
+                let tick = Duration::from_millis(100);
+                let wait = window.map_or(tick, |end| tick.min(end - now));
+                state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            };
+            if is_critical(&state.waiting[at]) && state.critical.len() >= self.rules.critical_max {
+                let free = state.critical.front().map(|begun| *begun + Duration::from_secs(3600) - now);
+                let why = format!("there were {} runs for critical events within an hour", state.critical.len());
+                let answer = Arc::new(Answer::Later(why, free.unwrap_or_default()));
+                if let Some(waiting) = state.waiting.remove(at) {
+                    tracing::error!("a critical event is put off: {:?}", answer);
+                    state.tell(waiting, &answer);
+                }
+                continue;
+            }
+            let action = state.waiting[at].request.action;
+            let mut group = Vec::new();
+            if action == Action::Backup {
+                let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting)
+                    .into_iter()
+                    .partition(|waiting| waiting.request.action == action);
+                (group, state.waiting) = (now, VecDeque::from(later));
+            } else {
+                group.extend(state.waiting.remove(at));
+            }
+            if group.iter().any(is_critical) {
+                state.critical.push_back(now);
+            }
+            for waiting in &group {
+                state.know(waiting.run, Progress::Running);
+            }
+            state.running = group.first().map(|waiting| waiting.run);
+            return Some(group);
+        }
+    }
+
+    /// Serves requests of one kind by one run, those that are not served already or elsewhere.
+    fn serve(&self, group: Vec<Waiting>) {
+        let over = Arc::new(AtomicBool::new(false));
+        let deadline = Instant::now() + self.rules.run_timeout;
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (watched, ended) = (over.clone(), &ended);
+            scope.spawn(move || {
+                while !ended.load(Ordering::Acquire) {
+                    if self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                        watched.store(true, Ordering::Relaxed);
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+            self.within(&over, |ctx| self.serve_within(group, deadline, ctx));
+            ended.store(true, Ordering::Release);
+        });
+        lock(&self.state).running = None;
+    }
+
+    fn serve_within(&self, group: Vec<Waiting>, deadline: Instant, ctx: &Context) {
+        // Without a vault that opens there are no claims; then the run itself says what is wrong.
+        let holder = self.vaults.first(ctx).ok();
+        let (mut mine, mut claims) = (Vec::new(), Vec::new());
+        for waiting in group {
+            let entered = match (&holder, &waiting.request.event.identity) {
+                (Some(vault), Some(identity)) => self.enter(&*vault.store, identity, &waiting).map(Some),
+                _ => Ok(None),
+            };
+            match entered {
+                Ok(Some(Entry::Mine(claim))) => {
+                    claims.push(Some(claim));
+                    mine.push(waiting);
+                }
+                Ok(None) => {
+                    claims.push(None);
+                    mine.push(waiting);
+                }
+                Ok(Some(Entry::Running { retry_after, .. })) => self.tell(waiting, Answer::Elsewhere(retry_after)),
+                Ok(Some(Entry::Done(served))) => {
+                    let report = holder.as_ref().map(|vault| crate::report::read(&*vault.store, &served.report));
+                    let answer = match report {
+                        Some(Ok(report)) => Answer::Before(report),
+                        _ => Answer::Before(serde_json::json!({ "run": served.run })),
+                    };
+                    self.tell(waiting, answer);
+                }
+                Err(why) => self.tell(waiting, Answer::Later(why.what(), Duration::from_secs(30))),
+            }
+        }
+        let Some(first) = mine.first() else { return };
+        let (run, way) = (first.run, first.way);
+        let claims: Arc<Vec<Option<Claim>>> = Arc::new(claims);
+        let job = self.job(&mine, &claims);
+        let events: Vec<Event> = mine.iter().map(|waiting| waiting.request.event.clone()).collect();
+        let cause = Cause { way, events, place: self.rules.place.clone() };
+        let ran = job::run(run, &job, cause, &self.vaults, ctx);
+        let stopped = ctx.stop.load(Ordering::Relaxed);
+        if let Some(vault) = &holder {
+            let last_words = stopped.then(|| self.last_words(&vault.store.url())).flatten();
+            let store = last_words.as_deref().unwrap_or(&*vault.store);
+            for claim in claims.iter().flatten() {
+                let report = ran.stored.as_ref().filter(|_| ran.report.result != Outcome::Failed);
+                let marked = match report {
+                    Some((_, object)) => claim.done(store, object).map(drop),
+                    None => claim.failed(store),
+                };
+                if let Err(why) = marked {
+                    // Until the claim is too old, redeliveries are told that it is being served.
+                    tracing::warn!("the claim of the run {run} is not closed: {}", why.what());
+                }
+            }
+        }
+        let retry = ran.report.result == Outcome::Failed;
+        let timed_out = stopped && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed);
+        if timed_out {
+            tracing::error!(
+                "the run {run} took longer than {:.0} s and was ended",
+                self.rules.run_timeout.as_secs_f64()
+            );
+        }
+        self.count(&ran.report);
+        let report = serde_json::to_value(&ran.report).unwrap_or_else(|why| Value::String(why.to_string()));
+        let answer = Arc::new(Answer::Done { outcome: ran.report.result, retry, report });
+        let mut state = lock(&self.state);
+        for waiting in mine {
+            state.tell(waiting, &answer);
+        }
+    }
+
+    fn enter(&self, store: &dyn Store, identity: &str, waiting: &Waiting) -> Result<Entry> {
+        let asker = claim::Asker {
+            identity: claim::Identity::Event(identity.to_owned()),
+            action: waiting.request.action,
+            run: waiting.run,
+            host: self.rules.place.host.clone(),
+            timeout: self.rules.run_timeout,
+        };
+        claim::enter(store, &asker)
+    }
+
+    /// The store of the vault at `url`, for when everything else has been told to stop.
+    fn last_words(&self, url: &str) -> Option<Box<dyn Store>> {
+        let address = self.vaults.addresses().iter().find(|address| address.to_string() == url)?;
+        self.vaults.store_for_last_words(address).ok()
+    }
+
+    fn tell(&self, waiting: Waiting, answer: Answer) {
+        lock(&self.state).tell(waiting, &Arc::new(answer));
+    }
+
+    /// The job that serves these requests, which are of one kind.
+    fn job(&self, group: &[Waiting], claims: &Arc<Vec<Option<Claim>>>) -> Job {
+        let request = &group[0].request;
+        match request.action {
+            Action::Verify => Job::Verify(self.rules.verify.clone()),
+            Action::Restore => {
+                let mut options = self.rules.restore.clone();
+                options.snapshot = request.snapshot.clone().unwrap_or(options.snapshot);
+                Job::Restore(options)
+            }
+            Action::Backup => {
+                let mut options = self.rules.backup.clone();
+                // The gravest of the reasons, with its labels; what each event said is in the run's report.
+                let rank = |reason: Reason| match reason {
+                    Reason::Critical => 0,
+                    Reason::Shutdown => 1,
+                    Reason::Schedule => 2,
+                    Reason::Manual => 3,
+                };
+                let gravest = group.iter().min_by_key(|waiting| rank(waiting.request.reason));
+                if let Some(Waiting { request, .. }) = gravest {
+                    options.reason = request.reason;
+                    options.labels.extend(request.labels.clone());
+                    if backup::commit::check_labels(&options.labels).is_err() {
+                        options.labels = request.labels.clone();
+                    }
+                }
+                if options.reason == Reason::Critical && options.sqlite {
+                    options.check = options.check.or(Some(crate::vault::entry::CheckKind::Quick));
+                }
+                let (claims, vaults) = (claims.clone(), self.vaults.clone());
+                options.before_commit = Some(backup::commit::BeforeCommit::new(move || still_ours(&claims, &vaults)));
+                Job::Backup { options: Box::new(options), init: self.rules.init }
+            }
+        }
+    }
+
+    fn count(&self, report: &crate::report::Report) {
+        let (action, result) = (report.action.name(), report.result.name());
+        let mut tally = lock(&self.tally);
+        *tally.runs.entry((action, result)).or_default() += 1;
+        let seconds = report.finished.duration_since(report.started).as_secs_f64();
+        *tally.seconds.entry(action).or_default() += seconds;
+        if report.result == Outcome::Complete {
+            tally.success.insert(action, report.finished);
+        }
+        if let Some(crate::report::Done::Backup(done)) = &report.done {
+            tally.uploaded += done.taken.uploaded_bytes;
+            tally.retries += done.taken.traffic.map_or(0, |traffic| traffic.retries);
+        }
+        drop(tally);
+        let error = report.error.as_ref().map(|failure| failure.error.clone());
+        let last =
+            Last { run: report.run, action: report.action, result: report.result, finished: report.finished, error };
+        lock(&self.state).last = Some(last);
+    }
+}
+
+fn is_critical(waiting: &Waiting) -> bool {
+    waiting.request.action == Action::Backup && waiting.request.reason == Reason::Critical
+}
+
+/// Fails when every event that a run serves has been taken over by another run. A request without identity has no claim, and
+/// nobody else serves it.
+fn still_ours(claims: &[Option<Claim>], vaults: &Vaults) -> Result<()> {
+    let mut all = !claims.is_empty();
+    for claim in claims {
+        let Some(claim) = claim else { return Ok(()) };
+        // Claims lie in the first vault that opened; the question is asked where they can be found now.
+        let mut superseded = false;
+        for address in vaults.addresses() {
+            superseded |= vaults.store(address).and_then(|store| claim.superseded(&*store)).unwrap_or(false);
+        }
+        all &= superseded;
+    }
+    match all {
+        true => Err(Error::failed("commit the snapshot", "another run has taken over the events that this one served")),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,90 @@
+//! The end of a program that serves: one deadline for all that has to be finished when it is told to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Cloud Run sends SIGTERM and, ten seconds later, SIGKILL.
+/// <https://cloud.google.com/run/docs/container-contract#instance-shutdown>
+pub const TIME: Duration = Duration::from_secs(9);
+
+/// Told to all that serves, by whatever way: clones are of the same end.
+#[derive(Clone)]
+pub struct Ending {
+    stop: Arc<AtomicBool>,
+    time: Duration,
+    deadline: Arc<watch::Sender<Option<Instant>>>,
+}
+
+impl Ending {
+    /// An end that has not begun; when it does, it sets `stop`.
+    pub fn new(stop: Arc<AtomicBool>) -> Self {
+        Self::within(stop, TIME)
+    }
+
+    /// The same with another time.
+    pub fn within(stop: Arc<AtomicBool>, time: Duration) -> Self {
+        Ending { stop, time, deadline: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// What runs look at.
+    pub fn stop(&self) -> &Arc<AtomicBool> {
+        &self.stop
+    }
+
+    /// Begins it: no more is taken, runs are told to stop, and the time begins. Told again, it changes nothing.
+    pub fn begin(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.deadline.send_if_modified(|deadline| {
+            let first = deadline.is_none();
+            deadline.get_or_insert_with(|| Instant::now() + self.time);
+            first
+        });
+    }
+
+    /// Waits until it has begun; gives the deadline.
+    pub async fn begun(&self) -> Instant {
+        let mut seen = self.deadline.subscribe();
+        loop {
+            if let Some(deadline) = *seen.borrow_and_update() {
+                return deadline;
+            }
+            // The sender lives as long as `self`.
+            let _ = seen.changed().await;
+        }
+    }
+
+    /// Waits until it has begun and its time is over.
+    pub async fn over(&self) {
+        tokio::time::sleep_until(self.begun().await).await;
+    }
+
+    /// What is left of its time; all, before it has begun.
+    pub fn left(&self) -> Duration {
+        let deadline = *self.deadline.borrow();
+        deadline.map_or(self.time, |deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_hear_of_one_deadline() {
+        let ending = Ending::within(Arc::default(), Duration::from_millis(200));
+        let other = ending.clone();
+        assert!(tokio::time::timeout(Duration::from_millis(10), other.begun()).await.is_err());
+        let waiting = tokio::spawn(async move { other.begun().await });
+        ending.begin();
+        let deadline = ending.begun().await;
+        ending.begin();
+        assert_eq!((ending.begun().await, waiting.await.unwrap()), (deadline, deadline));
+        assert!(ending.stop().load(Ordering::Relaxed) && ending.left() <= Duration::from_millis(200));
+        ending.over().await;
+        assert!(Instant::now() >= deadline && ending.left().is_zero());
+    }
+}

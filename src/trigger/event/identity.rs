@@ -1,0 +1,72 @@
+//! What makes an event the same event when it comes again.
+
+use std::fmt;
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+/// The most bytes of an identity that is written out.
+const MAX: usize = 1024;
+/// What would end a part of an identity, or make two of them look alike.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
+/// An event's identity.
+///
+/// Written as one line: the kind, then its two parts, each after one space. Spaces, `%`, control characters and
+/// whatever is not ASCII are percent-encoded in the parts, so no two identities look alike, of one kind or of two:
+///
+/// ```text
+/// cloudevent //pubsub.googleapis.com/projects/p/topics/t 1096434104173400
+/// pubsub projects/p/subscriptions/s 2070443601311540
+/// schedule nightly 2026-11-05T02:00:00Z
+/// ```
+///
+/// One of over 1 KiB is written as its kind and the BLAKE3 of what it would be: `cloudevent blake3:…`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// A CloudEvent: the two together are unique by its specification.
+    CloudEvent {
+        /// Who sent it.
+        source: String,
+        /// Which of the source's events.
+        id: String,
+    },
+    /// A Pub/Sub message: its id is unique within its topic, and so within a subscription.
+    Message {
+        /// The subscription's full name; empty where it was not given.
+        subscription: String,
+        /// The message's id.
+        id: String,
+    },
+    /// A turn of a Cloud Scheduler job: its retries have the same time.
+    Schedule {
+        /// The job's name.
+        job: String,
+        /// When it was due.
+        time: String,
+    },
+}
+
+impl Identity {
+    /// Of what is inside and what carried it: a CloudEvent's, the innermost's.
+    pub(super) fn innermost(inner: Option<Self>, outer: Option<Self>) -> Option<Self> {
+        match (inner, outer) {
+            (Some(Identity::Message { .. }), outer @ Some(Identity::CloudEvent { .. })) => outer,
+            (inner, outer) => inner.or(outer),
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, one, two) = match self {
+            Identity::CloudEvent { source, id } => ("cloudevent", source, id),
+            Identity::Message { subscription, id } => ("pubsub", subscription, id),
+            Identity::Schedule { job, time } => ("schedule", job, time),
+        };
+        let parts = format!("{} {}", utf8_percent_encode(one, ESCAPED), utf8_percent_encode(two, ESCAPED));
+        match parts.len() {
+            0..=MAX => write!(f, "{kind} {parts}"),
+            _ => write!(f, "{kind} blake3:{}", blake3::hash(parts.as_bytes()).to_hex()),
+        }
+    }
+}

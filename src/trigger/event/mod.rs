@@ -1,0 +1,246 @@
+//! What a request, or a pulled message, asks for. Pure: no clock, no store, no configuration.
+//!
+//! ```text
+//! request ──► what carries it: CloudEvent, Pub/Sub message, Cloud Scheduler, plain JSON
+//!         ──► what it says: attributes and data ──► what it asks for
+//! ```
+//!
+//! **What it asks for** is decided by the first of these that says something:
+//! 1. a CloudEvent of a type `google.…` other than a published message, or of a type `dev.lastgood.…` that is not one
+//!    of the four below (such as the result of a run) is ignored, whatever else it holds: no result starts a run;
+//! 2. the attribute or field `action`: `backup`, `restore` or `verify`; any other value is refused, and so are an
+//!    attribute and a field that differ;
+//! 3. the CloudEvent's type: [`BACKUP_REQUESTED`], [`CRITICAL`], [`RESTORE_REQUESTED`] or [`VERIFY_REQUESTED`];
+//! 4. the path: `/events/backup`, `/events/critical`, `/events/restore` or `/events/verify`;
+//! 5. Cloud Scheduler: a backup;
+//! 6. a severity of `ERROR` or above: a backup for a critical event. One below is ignored, and a message without a
+//!    severity says nothing: logs and alerts of all kinds are published as messages, and few of them are a reason for a
+//!    backup.
+//!
+//! Nothing else of a request is acted on. Where data comes from and goes to is the configuration's alone: a field
+//! `vault`, `data` or `target` is a label like any other.
+//!
+//! **The reason** is `critical` for a critical event (by its type, else by the path, or by its severity), else what the
+//! attribute or field `reason` says, where it is one of the four, else `schedule` for Cloud Scheduler, else `manual`.
+//!
+//! **Identity**, by which a redelivery is known: the innermost CloudEvent's source and id, else the innermost Pub/Sub
+//! message's subscription and id, else none. For a request of Cloud Scheduler it is always the job's name and the time
+//! that it was scheduled for: a body that was configured once has the same CloudEvent id every night. How it is
+//! written: [`identity::Identity`].
+
+mod cloud;
+mod content;
+pub mod identity;
+pub mod labels;
+mod pubsub;
+mod wish;
+
+use std::collections::BTreeMap;
+
+use http::HeaderMap;
+use jiff::Timestamp;
+
+use self::content::Content;
+use self::identity::Identity;
+use crate::report::{Action, Event};
+use crate::vault::root::Reason;
+
+/// The type of a CloudEvent that asks for a backup.
+pub const BACKUP_REQUESTED: &str = "dev.lastgood.backup.requested";
+/// The type of a CloudEvent that tells of an app's critical error, and so asks for a backup.
+pub const CRITICAL: &str = "dev.lastgood.critical";
+/// The type of a CloudEvent that asks for a restore.
+pub const RESTORE_REQUESTED: &str = "dev.lastgood.restore.requested";
+/// The type of a CloudEvent that asks for a look at the vault.
+pub const VERIFY_REQUESTED: &str = "dev.lastgood.verify.requested";
+
+/// The most bytes of an event's message.
+pub const MAX_MESSAGE: usize = 8 << 10;
+
+/// What came of reading a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// A run.
+    Run(Request),
+    /// Nothing, and that is as it should be. The text says why.
+    Ignored(String),
+    /// It was understood, and will never be served. The text says why; then the identity, where it has one.
+    Refused(String, Option<String>),
+}
+
+/// A run that is asked for. Nothing in it names a place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// What is attached to the snapshot: the event's labels, severity, service and message, within a snapshot's limits.
+    pub labels: BTreeMap<String, String>,
+    /// The snapshot to restore: `latest`, an id, a name or a time. Never set for a backup.
+    pub snapshot: Option<String>,
+    /// What asked for it.
+    pub event: Event,
+}
+
+/// A request that cannot be understood; it never quotes the body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("could not read {part}: {why}")]
+pub struct Unreadable {
+    /// The part that it is about: `the body`, `message.data`.
+    pub part: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Unreadable {
+    fn new(part: impl Into<String>, why: impl ToString) -> Self {
+        Unreadable { part: part.into(), why: labels::text(&why.to_string(), 300) }
+    }
+}
+
+/// What was said, whatever carried it.
+struct Said {
+    /// A CloudEvent's type.
+    kind: Option<String>,
+    /// What carried it, in words.
+    carrier: &'static str,
+    /// Extension attributes of a CloudEvent, attributes of a message.
+    attributes: BTreeMap<String, String>,
+    /// The data.
+    content: Content,
+    /// What makes a redelivery known.
+    identity: Option<Identity>,
+    /// When it was sent.
+    time: Option<Timestamp>,
+}
+
+impl Said {
+    fn plain(content: Content) -> Self {
+        let (attributes, carrier) = (BTreeMap::new(), "request");
+        Said { kind: None, carrier, attributes, content, identity: None, time: None }
+    }
+}
+
+/// What a path alone says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// Nothing.
+    Any,
+    /// A backup.
+    Backup,
+    /// A backup, for a critical event.
+    Critical,
+    /// A restore.
+    Restore,
+    /// A look at the vault.
+    Verify,
+}
+
+impl Door {
+    /// The door at a path, with or without a query and a slash at its end.
+    fn at(path: &str) -> Option<Self> {
+        let path = path.split(['?', '#']).next().unwrap_or_default();
+        match path.strip_suffix('/').unwrap_or(path) {
+            "" | "/events" => Some(Door::Any),
+            "/events/backup" => Some(Door::Backup),
+            "/events/critical" => Some(Door::Critical),
+            "/events/restore" => Some(Door::Restore),
+            "/events/verify" => Some(Door::Verify),
+            _ => None,
+        }
+    }
+}
+
+/// What a request to an events' path asks for. The body's size is the caller's to limit.
+///
+/// # Errors
+/// A part that cannot be understood: not a POST, an incomplete CloudEvent, JSON or base64 that is none, text that is
+/// not UTF-8, JSON or messages nested too deep.
+pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Unreadable> {
+    if method != "POST" {
+        return Err(Unreadable::new("the request", "events are sent with POST"));
+    }
+    let Some(door) = Door::at(path) else {
+        return Ok(Asked::Refused("no events are taken at this path".into(), None));
+    };
+    let schedule = Schedule::of(headers)?;
+    let media = match headers.get(http::header::CONTENT_TYPE) {
+        Some(value) => content::media(&content::header("Content-Type", value)?),
+        None => String::new(),
+    };
+    let mut said = if content::is_cloud_event(&media) {
+        content::envelope(&media, body, "the body", 0)?
+    } else if pubsub::is_unwrapped(headers) {
+        pubsub::unwrapped(headers, body)?
+    } else if cloud::in_headers(headers) {
+        cloud::binary(cloud::attributes(headers)?, &media, body, 0)?
+    } else {
+        plain(&media, body, schedule.is_some())?
+    };
+    let scheduled = schedule.is_some();
+    if let Some(schedule) = schedule {
+        said.carrier = "Cloud Scheduler job";
+        said.time = schedule.time.or(said.time);
+        said.identity = schedule.identity;
+    }
+    Ok(wish::asked(said, door, scheduled))
+}
+
+/// What a pulled message asks for; `subscription` is the full name, `projects/P/subscriptions/S`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_message(
+    data: &[u8],
+    attributes: &BTreeMap<String, String>,
+    message_id: &str,
+    publish_time: Option<Timestamp>,
+    subscription: &str,
+) -> Result<Asked, Unreadable> {
+    let envelope = pubsub::Envelope { subscription, id: message_id, time: publish_time };
+    let said = pubsub::message(data, attributes.clone(), &envelope, 0)?;
+    Ok(wish::asked(said, Door::Any, false))
+}
+
+/// A body without any envelope in its headers. Cloud Scheduler may send what it likes.
+fn plain(media: &str, body: &[u8], scheduled: bool) -> Result<Said, Unreadable> {
+    let content = match Content::of(body, content::is_json(media), "the body") {
+        Ok(Content::Fields(fields)) => return content::unfold(fields, 0),
+        Ok(Content::Text(text)) if media == "text/plain" && !scheduled => Content::Text(text),
+        Ok(Content::Nothing) => Content::Nothing,
+        _ if scheduled => Content::Nothing,
+        Ok(_) => return Err(Unreadable::new("the body", "it is neither empty nor a JSON object")),
+        Err(why) => return Err(why),
+    };
+    Ok(Said::plain(content))
+}
+
+/// What Cloud Scheduler says in its headers.
+/// <https://docs.cloud.google.com/scheduler/docs/reference/rpc/google.cloud.scheduler.v1#httptarget>
+struct Schedule {
+    /// Job and time, where both are given.
+    identity: Option<Identity>,
+    /// When the run was due.
+    time: Option<Timestamp>,
+}
+
+impl Schedule {
+    fn of(headers: &HeaderMap) -> Result<Option<Self>, Unreadable> {
+        let get = |name: &str| headers.get(name).map(|value| content::header(name, value)).transpose();
+        let (job, time) = (get("x-cloudscheduler-jobname")?, get("x-cloudscheduler-scheduletime")?);
+        let agent = headers.get(http::header::USER_AGENT).map(|agent| agent.as_bytes().to_ascii_lowercase());
+        let agent = agent.is_some_and(|agent| agent.starts_with(b"google-cloud-scheduler"));
+        if job.is_none() && time.is_none() && !agent && !headers.contains_key("x-cloudscheduler") {
+            return Ok(None);
+        }
+        // The same moment is sent in UTC and with an offset.
+        let parsed: Option<Timestamp> = time.as_ref().and_then(|time| time.parse().ok());
+        let written = parsed.map(|time| time.to_string()).or(time);
+        let identity = job.zip(written).map(|(job, time)| Identity::Schedule { job, time });
+        Ok(Some(Schedule { identity, time: parsed }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! Requests that cannot be understood.
+
+use super::*;
+
+/// What cannot be read says which part, and never quotes the body.
+#[test]
+fn what_cannot_be_read() {
+    let event = [("ce-specversion", "1.0"), ("ce-type", CRITICAL), ("ce-source", "s"), ("ce-id", "1")];
+    let without = |name: &str| event.iter().copied().filter(|(header, _)| *header != name).collect::<Vec<_>>();
+    let with = |name, value| without(name).into_iter().chain([(name, value)]).collect::<Vec<_>>();
+    let cloud = |value: Value| {
+        let mut body = json!({"specversion": "1.0", "id": "1", "source": "s", "type": CRITICAL});
+        body.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+        body.to_string()
+    };
+    let structured = vec![("content-type", "application/cloudevents+json")];
+    let pushed = |message: Value| json!({"subscription": "s", "message": message}).to_string();
+    let (none, deep) = (Vec::new(), format!("{}1{}", "[".repeat(200), "]".repeat(200)));
+    let mut nested = r#"{"action":"backup"}"#.to_owned();
+    for _ in 0..5 {
+        nested = pushed(json!({"data": base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &nested)}));
+    }
+    let not_json = vec![event[0], event[1], event[2], event[3], ("content-type", "Application/JSON; charset=utf-8")];
+    for (headers, body, part, why) in [
+        (&without("ce-specversion"), "", "specversion of the CloudEvent", "missing"),
+        (&with("ce-specversion", "0.3"), "", "specversion of the CloudEvent", "1.0"),
+        (&without("ce-id"), "", "the CloudEvent", "id"),
+        (&without("ce-source"), "", "the CloudEvent", "source"),
+        (&without("ce-type"), "", "the CloudEvent", "type"),
+        (&with("ce-id", ""), "", "id of the CloudEvent", "empty"),
+        (&with("ce-source", ""), "", "source of the CloudEvent", "empty"),
+        (&with("ce-type", "\"\""), "", "type of the CloudEvent", "empty"),
+        (&with("ce-time", "yesterday"), "", "the CloudEvent", "time"),
+        (&with("ce-x", "%C0%A0"), "", "the header ce-x", "UTF-8"),
+        (&event.iter().copied().chain([("ce-id", "2")]).collect(), "", "the header ce-id", "more than once"),
+        (&not_json, "secret", "data of the CloudEvent", "not JSON"),
+        (&structured, "", "the body", "object"),
+        (&structured, "[]", "the body", "object"),
+        (&structured, &cloud(json!({"id": ""})), "id of the CloudEvent", "empty"),
+        (&structured, &cloud(json!({"source": ""})), "source of the CloudEvent", "empty"),
+        (&structured, &cloud(json!({"id": null})), "the CloudEvent", "id"),
+        (&structured, &cloud(json!({"specversion": 1})), "specversion of the CloudEvent", "1.0"),
+        (&structured, &cloud(json!({"data": 1, "data_base64": "MQ=="})), "the CloudEvent", "both"),
+        (&structured, &cloud(json!({"data_base64": "***"})), "the CloudEvent", "decode"),
+        (
+            &structured,
+            &cloud(json!({"data_base64": "c2VjcmV0", "datacontenttype": "text/JSON"})),
+            "data of the CloudEvent",
+            "not JSON",
+        ),
+        (
+            &structured,
+            &cloud(json!({"type": "google.cloud.pubsub.topic.v1.messagePublished"})),
+            "data of the CloudEvent",
+            "no Pub/Sub",
+        ),
+        (&vec![("content-type", "application/cloudevents+avro")], "", "the content type", "only"),
+        (&vec![("content-type", "text/\u{e9}")], "", "", ""),
+        (&none, "{", "the body", "EOF"),
+        (&none, "secret", "the body", "neither"),
+        (&none, "\"backup\"", "the body", "neither"),
+        (&none, "[]", "the body", "neither"),
+        (&none, &deep, "the body", "recursion"),
+        (&none, &pushed(json!({"data": "***"})), "message.data", "base64"),
+        (&none, &pushed(json!({"data": 1.5, "messageId": []})), "message.messageId", "not text"),
+        (&none, &pushed(json!({"data": {}})), "message.data", "not text"),
+        (&none, &pushed(json!({"data": "eyI="})), "data of the message", "not JSON"),
+        (&none, &pushed(json!({"attributes": ["action"]})), "message.attributes", "object"),
+        (&none, &pushed(json!({"attributes": {"secret": 1}})), "message.attributes", "not text"),
+        (&none, &pushed(json!({"publishTime": "secret"})), "message.publishTime", "RFC 3339"),
+        (&none, &nested, "the message", "too deep"),
+    ] {
+        let answer = post("/events/backup", headers, body);
+        if part.is_empty() {
+            // UTF-8 in a header is no error, and a content type that is not known is not heeded.
+            assert_eq!(answer, "backup manual\nkind: request");
+            continue;
+        }
+        let begin = format!("unreadable: could not read {part}: ");
+        assert!(answer.starts_with(&begin) && answer.contains(why), "{headers:?} {body}: {answer}");
+        assert!(!answer.contains("secret") && answer.len() < 400, "{answer}");
+    }
+    assert_eq!(
+        told(read("GET", "/events/backup", &HeaderMap::new(), b"")),
+        "unreadable: could not read the request: events are sent with POST"
+    );
+    let mut headers = HeaderMap::new();
+    headers.insert("x-goog-pubsub-message-id", HeaderValue::from_static("1"));
+    headers.insert("ticket", HeaderValue::from_bytes(b"\xff").unwrap());
+    assert_eq!(told(read("POST", "/", &headers, b"")), "unreadable: could not read the header ticket: it is not UTF-8");
+}

@@ -1,0 +1,233 @@
+//! Answers: documents, errors, streams.
+
+use std::fmt::Display;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{Response, StatusCode};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::limits::Served;
+use crate::error::{Error, Kind, Result};
+
+/// An answer.
+pub type Reply = Response<Content>;
+
+/// The body of an answer.
+pub struct Content {
+    what: What,
+    /// Kept until the client has it all.
+    served: Option<Served>,
+}
+
+enum What {
+    Whole(Option<Bytes>),
+    Stream { first: Option<Bytes>, rest: mpsc::Receiver<Part>, over: bool },
+}
+
+/// What a thread sends of a body: bytes; nothing more, when that was all; or why there will be no more.
+pub type Part = Result<Option<Bytes>>;
+
+/// Ends a connection before its body is whole, so that the client sees that it is not.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off")]
+pub struct Cut;
+
+impl Content {
+    /// All of it.
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        Content { what: What::Whole(Some(bytes.into())), served: None }
+    }
+
+    /// What comes.
+    pub fn stream(first: Bytes, rest: mpsc::Receiver<Part>) -> Self {
+        Content { what: What::Stream { first: Some(first), rest, over: false }, served: None }
+    }
+
+    /// Keeps the sign that a request is being served.
+    pub fn keep(&mut self, served: Served) {
+        self.served = Some(served);
+    }
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        Poll::Ready(match &mut self.what {
+            What::Whole(bytes) => bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
+            What::Stream { over: true, .. } => None,
+            What::Stream { first, rest, over } => match first.take() {
+                Some(bytes) => Some(Ok(Frame::data(bytes))),
+                None => match ready!(rest.poll_recv(cx)) {
+                    Some(Ok(Some(bytes))) => Some(Ok(Frame::data(bytes))),
+                    end => {
+                        *over = true;
+                        match end {
+                            Some(Ok(_)) => None,
+                            Some(Err(why)) => {
+                                tracing::warn!("an answer broke off: {}", why.what());
+                                Some(Err(Cut))
+                            }
+                            // The thread ended in a panic.
+                            None => Some(Err(Cut)),
+                        }
+                    }
+                },
+            },
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.what, What::Whole(bytes) if bytes.as_ref().is_none_or(Bytes::is_empty))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.what {
+            What::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            What::Stream { .. } => SizeHint::default(),
+        }
+    }
+}
+
+/// An answer of one type.
+pub fn reply(status: StatusCode, kind: &'static str, content: Content) -> Reply {
+    let mut reply = Response::new(content);
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
+}
+
+/// A document.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => reply(status, "application/json", Content::whole(bytes)),
+        Err(why) => {
+            tracing::error!("an answer has no JSON form: {why}");
+            reply(StatusCode::INTERNAL_SERVER_ERROR, "application/json", Content::whole(r#"{"error":"no JSON form"}"#))
+        }
+    }
+}
+
+/// An error.
+pub fn error(status: StatusCode, why: impl Display) -> Reply {
+    json(status, &json!({ "error": why.to_string() }))
+}
+
+/// The answer for when it may be asked again, after a while.
+pub fn later(status: StatusCode, body: &Value, after: Duration) -> Reply {
+    let mut reply = json(status, body);
+    let seconds = after.as_millis().div_ceil(1000).clamp(1, 86_400) as u32;
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    reply
+}
+
+/// The error of another method than those that there are.
+pub fn not_allowed(allow: &str) -> Reply {
+    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, format!("this takes {allow}"));
+    if let Ok(value) = HeaderValue::from_str(allow) {
+        reply.headers_mut().insert(ALLOW, value);
+    }
+    reply
+}
+
+/// Says that the connection ends after this answer.
+pub fn last(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    reply
+}
+
+/// What came of a look into the vault that failed.
+pub fn failed(why: &Error) -> Reply {
+    let status = match why.kind() {
+        Kind::Usage => StatusCode::NOT_FOUND,
+        Kind::Failed | Kind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Damage => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    if status.is_server_error() {
+        tracing::warn!("a request is not served: {}", why.what());
+    }
+    let body = match why.advice() {
+        Some(advice) => json!({ "error": why.what(), "hint": advice }),
+        None => json!({ "error": why.what() }),
+    };
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => later(status, &body, Duration::from_secs(30)),
+        _ => json(status, &body),
+    }
+}
+
+/// Bytes that a header's extended value holds as they are: `attr-char` of RFC 8187.
+const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'!')
+    .remove(b'#')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'^')
+    .remove(b'_')
+    .remove(b'`')
+    .remove(b'|')
+    .remove(b'~');
+
+/// Makes it a file that is saved under a name, never shown (RFC 6266).
+pub fn attached(mut reply: Reply, name: &str) -> Reply {
+    if let Ok(value) = HeaderValue::from_str(&disposition(name)) {
+        reply.headers_mut().insert(CONTENT_DISPOSITION, value);
+    }
+    reply
+}
+
+fn disposition(name: &str) -> String {
+    let plain: String = name
+        .chars()
+        .map(|c| if (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\\' | '/' | '%') { c } else { '_' })
+        .collect();
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(name, NOT_ATTR_CHAR))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_cannot_break_out_of_their_header() {
+        for (name, header) in [
+            ("a.db", "attachment; filename=\"a.db\"; filename*=UTF-8''a.db"),
+            ("a b", "attachment; filename=\"a b\"; filename*=UTF-8''a%20b"),
+            (
+                "größe\"\r\nX: y",
+                "attachment; filename=\"gr__e___X: y\"; filename*=UTF-8''gr%C3%B6%C3%9Fe%22%0D%0AX%3A%20y",
+            ),
+        ] {
+            assert_eq!(disposition(name), header);
+            assert!(HeaderValue::from_str(&disposition(name)).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_failed_says_whether_to_come_again() {
+        let unreachable = failed(&Error::unreachable("open the vault", "it does not answer").hint("Wait."));
+        assert_eq!(unreachable.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(unreachable.headers()[RETRY_AFTER], "30");
+        assert_eq!(failed(&Error::usage("find x", "it is not there")).status(), StatusCode::NOT_FOUND);
+        assert_eq!(failed(&Error::damage("read x", "it is cut")).status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let soon = later(StatusCode::CONFLICT, &json!({}), Duration::from_millis(1200));
+        assert_eq!(soon.headers()[RETRY_AFTER], "2");
+    }
+}

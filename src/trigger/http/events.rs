@@ -1,0 +1,289 @@
+//! Requests that ask for a run: events, and those of the REST interface.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::answer::{self, Reply};
+use super::limits::{self, Unread};
+use super::{Server, routes};
+use crate::report::{self, Action, Outcome, Way};
+use crate::restore::select;
+use crate::trigger::auth::Caller;
+use crate::trigger::desk::Answer;
+use crate::trigger::event::{self, Asked, MAX_MESSAGE, Request, labels};
+use crate::vault::root::Reason;
+
+/// The most characters of a snapshot's name, of a label's name and of its value.
+pub const MAX_SNAPSHOT: usize = 100;
+pub const MAX_LABEL_NAME: usize = 64;
+pub const MAX_LABEL_VALUE: usize = 1024;
+/// The most labels.
+pub const MAX_LABELS: usize = 32;
+
+/// Whom an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// What delivers events: whatever is not 2xx is delivered again, so only what may succeed then has another status.
+    Deliverer,
+    /// Somebody who asks, and sees by the status whether it was done.
+    Asker,
+}
+
+/// The body of `POST /backup/trigger`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Wanted {
+    reason: Option<Reason>,
+    message: Option<String>,
+    labels: BTreeMap<String, String>,
+}
+
+/// The body of `POST /backup/restore`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Chosen {
+    snapshot: Option<String>,
+}
+
+impl Server {
+    /// Serves an event.
+    pub(super) async fn event(&self, parts: &Parts, caller: &Caller, body: &mut Incoming) -> Reply {
+        let bytes = match limits::read(body, &self.settings.limits).await {
+            Ok(bytes) => bytes,
+            Err(why) => return unread(&why),
+        };
+        match event::read(parts.method.as_str(), parts.uri.path(), &parts.headers, &bytes) {
+            Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
+            Ok(Asked::Ignored(why)) => {
+                tracing::debug!("an event is ignored: {why}");
+                answer::json(StatusCode::OK, &json!({ "status": "ignored", "why": why }))
+            }
+            Ok(Asked::Refused(why, _)) => told(&Answer::Refused(why), For::Deliverer),
+            Ok(Asked::Run(request)) if request.action == Action::Restore && !caller.may_restore() => {
+                told(&Answer::Refused("who asks in this way may not have a restore".into()), For::Deliverer)
+            }
+            Ok(Asked::Run(request)) => self.ask(request, parts, For::Deliverer).await,
+        }
+    }
+
+    /// `POST /backup/trigger`
+    pub(super) async fn backup(&self, parts: &Parts, body: &mut Incoming) -> Reply {
+        let wanted: Wanted = match self.document(&parts.headers, body).await {
+            Ok(wanted) => wanted.unwrap_or_default(),
+            Err(reply) => return reply,
+        };
+        match wanted.request() {
+            Ok(request) => self.ask(request, parts, For::Asker).await,
+            Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
+        }
+    }
+
+    /// `POST /backup/restore`
+    pub(super) async fn restore(&self, parts: &Parts, body: &mut Incoming) -> Reply {
+        let chosen: Chosen = match self.document(&parts.headers, body).await {
+            Ok(chosen) => chosen.unwrap_or_default(),
+            Err(reply) => return reply,
+        };
+        let spec = chosen.snapshot.unwrap_or_else(|| self.desk.rules().restore.snapshot.clone());
+        if spec.is_empty() || spec.chars().count() > MAX_SNAPSHOT {
+            let why = format!("the name of a snapshot has 1 to {MAX_SNAPSHOT} characters");
+            return answer::error(StatusCode::BAD_REQUEST, why);
+        }
+        // Looked up before a run is made of it: then the status says what is wrong.
+        let wanted = spec.clone();
+        let found = self.look(move |desk, ctx| select::find(&desk.vaults().first(ctx)?, &wanted).map(drop)).await;
+        match found {
+            Ok(()) => self.ask(asked(Action::Restore, Some(spec)), parts, For::Asker).await,
+            Err(reply) => reply,
+        }
+    }
+
+    /// `POST /backup/verify`
+    pub(super) async fn verify(&self, parts: &Parts) -> Reply {
+        self.ask(asked(Action::Verify, None), parts, For::Asker).await
+    }
+
+    /// Asks for a run and waits for it, unless the query says not to.
+    async fn ask(&self, request: Request, parts: &Parts, whom: For) -> Reply {
+        let wait = match routes::parameter(parts.uri.query(), "wait").as_deref() {
+            None | Some(b"true") => true,
+            Some(b"false") => false,
+            Some(_) => return answer::error(StatusCode::BAD_REQUEST, "wait is true or false"),
+        };
+        if !wait && self.settings.cloud_run && !self.settings.background {
+            let why = "on Cloud Run nothing is done after the answer, unless the CPU is always allocated; if it is, start the \
+                       service with --background";
+            return answer::error(StatusCode::BAD_REQUEST, why);
+        }
+        match self.desk.ask(request, Way::Http) {
+            Err(now) => told(&now, whom),
+            Ok(ticket) if wait => told(&*ticket.answer().await, whom),
+            Ok(ticket) => {
+                let body = json!({ "run": ticket.run, "poll": format!("/runs/{}", ticket.run) });
+                answer::json(StatusCode::ACCEPTED, &body)
+            }
+        }
+    }
+
+    /// A JSON document that a request may carry.
+    async fn document<T: for<'de> Deserialize<'de>>(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Incoming,
+    ) -> Result<Option<T>, Reply> {
+        let bytes = limits::read(body, &self.settings.limits).await.map_err(|why| unread(&why))?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("application/json") {
+            let why = "the body must be JSON, and the header Content-Type say application/json";
+            return Err(answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+        }
+        // What serde says may quote the body, which only its sender sees.
+        let why = |why: serde_json::Error| {
+            answer::error(StatusCode::BAD_REQUEST, format!("the body is not as it should be: {why}"))
+        };
+        // Of a list, serde would make a document, too.
+        let fields: Map<String, Value> = serde_json::from_slice(&bytes).map_err(why)?;
+        serde_json::from_value(fields.into()).map(Some).map_err(why)
+    }
+}
+
+impl Wanted {
+    fn request(self) -> Result<Request, String> {
+        let long = |text: &str, most: usize| text.chars().count() > most;
+        if self.message.as_deref().is_some_and(|message| long(message, MAX_MESSAGE)) {
+            return Err(format!("the message may have at most {MAX_MESSAGE} characters"));
+        }
+        if self.labels.len() > MAX_LABELS {
+            return Err(format!("there may be at most {MAX_LABELS} labels"));
+        }
+        for (name, value) in &self.labels {
+            if name.is_empty() || long(name, MAX_LABEL_NAME) || long(value, MAX_LABEL_VALUE) {
+                return Err(format!(
+                    "a label's name has 1 to {MAX_LABEL_NAME} characters, and its value at most {MAX_LABEL_VALUE}"
+                ));
+            }
+        }
+        let message = self.message.map(|message| labels::text(&message, MAX_MESSAGE));
+        let own = labels::fit(self.labels, 0);
+        let told = message.iter().map(|message| ("message".to_owned(), message.clone()));
+        let attached = labels::fit(told.chain(own.clone()), 0);
+        let mut request = asked(Action::Backup, None);
+        request.reason = self.reason.unwrap_or_default();
+        request.labels = attached;
+        (request.event.message, request.event.labels) = (message, own);
+        Ok(request)
+    }
+}
+
+/// A request of the REST interface.
+fn asked(action: Action, snapshot: Option<String>) -> Request {
+    let event = report::Event { kind: Some("request".into()), ..report::Event::default() };
+    Request { action, reason: Reason::Manual, labels: BTreeMap::new(), snapshot, event }
+}
+
+/// The answer to a body that could not be read.
+fn unread(why: &Unread) -> Reply {
+    let (status, why) = match why {
+        Unread::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
+        Unread::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        Unread::Broken => (StatusCode::BAD_REQUEST, "the body broke off"),
+    };
+    answer::last(answer::error(status, why))
+}
+
+/// What the desk answered, as HTTP has it.
+fn told(answer: &Answer, whom: For) -> Reply {
+    match answer {
+        Answer::Done { retry: true, report, .. } => answer::json(StatusCode::SERVICE_UNAVAILABLE, report),
+        Answer::Done { outcome, report, .. } => {
+            let status = match outcome {
+                _ if whom == For::Deliverer || report["error"].is_null() => StatusCode::OK,
+                Outcome::Refused => StatusCode::CONFLICT,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            answer::json(status, report)
+        }
+        Answer::Before(report) => answer::json(StatusCode::OK, report),
+        Answer::Elsewhere(after) => {
+            let body = json!({ "error": "another run serves it", "status": "elsewhere" });
+            answer::later(StatusCode::CONFLICT, &body, *after)
+        }
+        Answer::Later(why, after) => {
+            answer::later(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": why, "status": "later" }), *after)
+        }
+        Answer::Refused(why) if whom == For::Deliverer => {
+            tracing::error!("an event is refused: {why}");
+            answer::json(StatusCode::OK, &json!({ "status": "refused", "why": why }))
+        }
+        Answer::Refused(why) => answer::error(StatusCode::CONFLICT, why),
+    }
+}
+
+/// What a run that is over came to, for who polls.
+pub fn over(answer: &Arc<Answer>) -> Value {
+    let seconds = |after: &Duration| after.as_secs().max(1);
+    match &**answer {
+        Answer::Done { retry, report, .. } => json!({ "status": "over", "retry": retry, "report": report }),
+        Answer::Before(report) => json!({ "status": "over", "retry": false, "report": report }),
+        Answer::Elsewhere(after) => json!({ "status": "elsewhere", "retry_after_seconds": seconds(after) }),
+        Answer::Later(why, after) => json!({ "status": "later", "why": why, "retry_after_seconds": seconds(after) }),
+        Answer::Refused(why) => json!({ "status": "refused", "why": why }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_may_say_of_a_backup() {
+        let read = |text: &str| serde_json::from_str::<Wanted>(text).map_err(|why| why.to_string())?.request();
+        let request = read(r#"{"reason":"critical","message":"a\nb","labels":{"k":"v"}}"#).unwrap();
+        assert_eq!((request.action, request.reason), (Action::Backup, Reason::Critical));
+        assert_eq!(request.labels["k"], "v");
+        assert_eq!(request.labels["message"], request.event.message.clone().unwrap());
+        assert!(!request.labels["message"].contains('\n') && request.event.labels.len() == 1);
+        assert_eq!(read("{}").unwrap().reason, Reason::Manual);
+        let many = (0..33).map(|n| format!("\"{n}\":\"\"")).collect::<Vec<_>>().join(",");
+        for wrong in [
+            r#"{"reason":"other"}"#.to_owned(),
+            r#"{"vault":"gs://other"}"#.into(),
+            r#"{"labels":{"":"v"}}"#.into(),
+            r#"{"labels":{"k":1}}"#.into(),
+            format!(r#"{{"labels":{{{many}}}}}"#),
+            format!(r#"{{"message":"{}"}}"#, "x".repeat(MAX_MESSAGE + 1)),
+        ] {
+            assert!(read(&wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_status_tells_a_deliverer_whether_to_come_again_and_an_asker_whether_it_was_done() {
+        let done = |outcome, retry, error: Value| Answer::Done { outcome, retry, report: json!({ "error": error }) };
+        for (answer, deliverer, asker) in [
+            (done(Outcome::Complete, false, Value::Null), 200, 200),
+            (done(Outcome::Damaged, false, Value::Null), 200, 200),
+            (done(Outcome::Damaged, false, json!({})), 200, 500),
+            (done(Outcome::Refused, false, json!({})), 200, 409),
+            (done(Outcome::Failed, true, json!({})), 503, 503),
+            (Answer::Before(json!({})), 200, 200),
+            (Answer::Elsewhere(Duration::from_secs(5)), 409, 409),
+            (Answer::Later("full".into(), Duration::ZERO), 503, 503),
+            (Answer::Refused("no".into()), 200, 409),
+        ] {
+            assert_eq!(told(&answer, For::Deliverer).status(), deliverer, "{answer:?}");
+            assert_eq!(told(&answer, For::Asker).status(), asker, "{answer:?}");
+        }
+    }
+}

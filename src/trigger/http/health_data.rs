@@ -1,0 +1,132 @@
+//! A look at the data directory: when its newest file was changed, and whether what must be there is.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use globset::GlobMatcher;
+use jiff::Timestamp;
+
+use super::health::Critical;
+use crate::backup::select::is_ours;
+
+/// For how long it looks.
+const TIME: Duration = Duration::from_secs(3);
+
+/// Where data is.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// The directory.
+    pub data: PathBuf,
+    /// Folders that are not looked into: vaults.
+    pub not_walked: Vec<PathBuf>,
+    /// What must be there: patterns for paths below the directory, as they were given and as they are matched.
+    pub critical: Vec<(String, GlobMatcher)>,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// When the newest file was changed.
+    pub newest: Option<Timestamp>,
+    /// Whether all was looked at.
+    pub whole: bool,
+    /// Why nothing could be seen.
+    pub error: Option<String>,
+    /// What must be there.
+    pub critical: Vec<Critical>,
+}
+
+/// Looks at the directory, what is near its top first.
+pub fn look(place: &Place, stop: &AtomicBool) -> Seen {
+    let began = Instant::now();
+    let mut found: Vec<bool> =
+        place.critical.iter().map(|(name, _)| fs::metadata(place.data.join(name)).is_ok()).collect();
+    let mut seen = Seen { whole: true, ..Seen::default() };
+    let mut waiting = VecDeque::from([PathBuf::new()]);
+    'walk: while let Some(below) = waiting.pop_front() {
+        let listing = match fs::read_dir(place.data.join(&below)) {
+            Ok(listing) => listing,
+            Err(why) if below.as_os_str().is_empty() => {
+                seen.error = Some(why.to_string());
+                break;
+            }
+            // It has gone meanwhile, or a backup says what is wrong with it.
+            Err(_) => continue,
+        };
+        for entry in listing.flatten() {
+            if began.elapsed() > TIME || stop.load(Ordering::Relaxed) {
+                seen.whole = false;
+                break 'walk;
+            }
+            let (path, Ok(meta)) = (below.join(entry.file_name()), entry.metadata()) else { continue };
+            if meta.is_dir() {
+                if !is_ours(entry.file_name().as_bytes()) && !is_vault(place, &entry.path()) {
+                    waiting.push_back(path);
+                }
+                continue;
+            }
+            for ((_, pattern), found) in place.critical.iter().zip(&mut found) {
+                *found |= pattern.is_match(&path);
+            }
+            if meta.is_file()
+                && let Ok(changed) = meta.modified()
+                && let Ok(changed) = Timestamp::try_from(changed)
+            {
+                seen.newest = seen.newest.max(Some(changed));
+            }
+        }
+    }
+    let told = |((pattern, _), found): (&(String, GlobMatcher), bool)| Critical {
+        pattern: pattern.clone(),
+        present: (found || seen.whole).then_some(found),
+    };
+    seen.critical = place.critical.iter().zip(found).map(told).collect();
+    seen
+}
+
+fn is_vault(place: &Place, path: &Path) -> bool {
+    // The data directory may be named through a symlink; vaults are named by where they really are.
+    let real = || path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    !place.not_walked.is_empty() && place.not_walked.contains(&real())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use globset::GlobBuilder;
+
+    #[test]
+    fn the_newest_file_and_what_must_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["sub", "vault", "data.replaced-20261121T101112Z"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let times =
+            [("old.csv", 100), ("sub/app.db", 200), ("vault/p", 300), ("data.replaced-20261121T101112Z/x.log", 400)];
+        for (name, seconds) in times {
+            let file = fs::File::create(at(name)).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        }
+        let pattern = |text: &str| {
+            let glob = GlobBuilder::new(text).literal_separator(true).build().unwrap();
+            (text.to_owned(), glob.compile_matcher())
+        };
+        let critical = ["*.csv", "*.db", "sub/*.db", "**/*.db", "x.log", "sub", "[a].txt"].map(pattern).to_vec();
+        let not_walked = vec![at("vault").canonicalize().unwrap()];
+        let place = Place { data: folder.path().to_owned(), not_walked, critical };
+        let seen = look(&place, &AtomicBool::new(false));
+        let present: Vec<_> = seen.critical.iter().map(|critical| critical.present).collect();
+        assert_eq!(present, [true, false, true, true, false, true, false].map(Some));
+        assert_eq!((seen.newest, seen.whole), (Timestamp::from_second(200).ok(), true));
+
+        let stopped = look(&place, &AtomicBool::new(true));
+        assert!(!stopped.whole && stopped.critical[1].present.is_none() && stopped.critical[5].present == Some(true));
+        let gone = look(&Place { data: at("gone"), ..Place::default() }, &AtomicBool::new(false));
+        assert!(gone.error.is_some());
+    }
+}

@@ -1,0 +1,259 @@
+//! What a client may take of the service: of its memory, its time and its connections.
+//!
+//! A connection is in one of three phases, and each has its time: idle ([`Limits::idle`]), in the middle of a request's head
+//! ([`Limits::head_time`]), or served; while it is served, its client must go on taking what it is sent
+//! ([`Limits::stalled`]), and send its body within [`Limits::body_time`]. So a client that is slow, or gone without a word,
+//! holds its own connection and that not for long.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::{Body, Bytes, Incoming};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
+
+/// The limits.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at the same time; more wait until one ends.
+    pub connections: usize,
+    /// Bytes of a request's head.
+    pub head: usize,
+    /// Headers of a request.
+    pub headers: usize,
+    /// From a head's first byte to its last.
+    pub head_time: Duration,
+    /// Bytes of a request's body.
+    pub body: usize,
+    /// From a head's end to the body's.
+    pub body_time: Duration,
+    /// For how long a connection may lie idle.
+    pub idle: Duration,
+    /// For how long a client may take nothing of what it is sent.
+    pub stalled: Duration,
+    /// Downloads at the same time.
+    pub downloads: usize,
+    /// Looks into the vault at the same time.
+    pub looks: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 100,
+            head: 16 << 10,
+            headers: 64,
+            head_time: Duration::from_secs(10),
+            body: 1 << 20,
+            body_time: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            stalled: Duration::from_secs(30),
+            downloads: 2,
+            looks: 6,
+        }
+    }
+}
+
+/// Why a body was not read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It is larger than it may be.
+    TooLarge,
+    /// It took too long.
+    TooSlow,
+    /// The connection failed, or what came is no body.
+    Broken,
+}
+
+/// Reads a body whole.
+///
+/// # Errors
+/// It breaks a limit, or it breaks off.
+pub async fn read(body: &mut Incoming, limits: &Limits) -> Result<Vec<u8>, Unread> {
+    if body.size_hint().lower() > limits.body as u64 {
+        return Err(Unread::TooLarge);
+    }
+    let deadline = Instant::now() + limits.body_time;
+    let mut bytes = Vec::new();
+    while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(|_| Unread::TooSlow)? {
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+        if bytes.len() + data.len() > limits.body {
+            return Err(Unread::TooLarge);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// Takes in, and throws away, what is left of a body that nobody wants, up to a few times the size that it may have: a client
+/// that is still sending when its connection ends may never see the answer.
+pub async fn throw_away(body: &mut Incoming, limits: &Limits) {
+    let deadline = Instant::now() + limits.body_time.min(Duration::from_secs(5));
+    let mut left = limits.body * 4;
+    while !body.is_end_stream() && left > 0 {
+        match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len)),
+            Ok(Some(Err(_)) | None) | Err(_) => return,
+        }
+    }
+}
+
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const SERVED: u8 = 2;
+
+/// The phase of a connection, shared by its stream and its requests.
+#[derive(Clone, Default)]
+pub struct Phase(Arc<AtomicU8>);
+
+impl Phase {
+    /// Says that a request is served now, as long as the value is kept.
+    pub fn served(&self) -> Served {
+        self.0.store(SERVED, Ordering::Relaxed);
+        Served(self.clone())
+    }
+
+    fn begin_head(&self) {
+        // Idle to head; what comes while a request is served is of that, or of the next one, which has its turn later.
+        let _ = self.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn in_head(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == HEAD
+    }
+}
+
+/// A request that is served; dropped with the end of its answer.
+pub struct Served(Phase);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.0.store(IDLE, Ordering::Relaxed);
+    }
+}
+
+/// A stream that fails when a head takes too long, or when the other side takes nothing for too long.
+pub struct Patient {
+    stream: TcpStream,
+    phase: Phase,
+    head_time: Duration,
+    stalled: Duration,
+    head: Option<Pin<Box<Sleep>>>,
+    write: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    /// One around a new connection.
+    pub fn new(stream: TcpStream, phase: Phase, limits: &Limits) -> Self {
+        let Limits { head_time, stalled, .. } = *limits;
+        Patient { stream, phase, head_time, stalled, head: None, write: None }
+    }
+
+    fn written<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if done.is_ready() {
+            self.write = None;
+            return done;
+        }
+        let stalled = self.stalled;
+        let timer = self.write.get_or_insert_with(|| Box::pin(sleep(stalled)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let done = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.phase.begin_head();
+        }
+        if !self.phase.in_head() {
+            self.head = None;
+            return done;
+        }
+        let head_time = self.head_time;
+        let timer = self.head.get_or_insert_with(|| Box::pin(sleep(head_time)));
+        // Asked in any case: it wakes the connection later.
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of the request took too long")));
+        }
+        done
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, done)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.written(cx, done)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    async fn pair(limits: &Limits) -> (TcpStream, Patient, Phase) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let phase = Phase::default();
+        (client, Patient::new(listener.accept().await.unwrap().0, phase.clone(), limits), phase)
+    }
+
+    #[tokio::test]
+    async fn a_head_has_its_time_and_what_is_served_has_not() {
+        let limits = Limits { head_time: Duration::from_millis(150), ..Limits::default() };
+        let (mut client, mut patient, phase) = pair(&limits).await;
+        let mut byte = [0];
+        // Idle, nothing is hurried here.
+        assert!(tokio::time::timeout(Duration::from_millis(300), patient.read_exact(&mut byte)).await.is_err());
+        client.write_all(b"GE").await.unwrap();
+        patient.read_exact(&mut byte).await.unwrap();
+        let served = phase.served();
+        assert!(tokio::time::timeout(Duration::from_millis(300), patient.read_exact(&mut [0; 2])).await.is_err());
+        drop(served);
+        client.write_all(b"G").await.unwrap();
+        patient.read_exact(&mut byte).await.unwrap();
+        let late = patient.read_exact(&mut byte).await.unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_let_go() {
+        let limits = Limits { stalled: Duration::from_millis(150), ..Limits::default() };
+        let (client, mut patient, _) = pair(&limits).await;
+        let much = vec![0; 64 << 20];
+        assert_eq!(patient.write_all(&much).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(client);
+    }
+}

@@ -1,0 +1,135 @@
+//! The documents that the service answers with, as JSON schemas.
+
+use serde_json::{Value, json};
+
+/// A reference to one of [`schemas`].
+pub fn named(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// All of them.
+pub fn schemas() -> Value {
+    let text = || json!({ "type": "string" });
+    let maybe_text = || json!({ "type": ["string", "null"] });
+    let count = || json!({ "type": "integer", "minimum": 0 });
+    let maybe_count = || json!({ "type": ["integer", "null"], "minimum": 0 });
+    let yes_or_no = || json!({ "type": "boolean" });
+    let time = || json!({ "type": "string", "format": "date-time" });
+    let maybe_time = || json!({ "type": ["string", "null"], "format": "date-time" });
+    let texts = || json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let run = || json!({ "type": "string", "pattern": "^[0-9a-f]{16}$" });
+    let action = || json!({ "enum": ["backup", "restore", "verify"] });
+    let result = || json!({ "enum": ["complete", "partial", "suspect", "unsound", "damaged", "failed", "refused"] });
+    let health = || json!({ "enum": ["healthy", "degraded", "unhealthy"] });
+    let object = |required: &[&str], properties: Value| json!({ "type": "object", "required": required, "properties": properties });
+    let last = object(
+        &["run", "action", "result", "finished", "error"],
+        json!({ "run": run(), "action": action(), "result": result(), "finished": time(), "error": maybe_text() }),
+    );
+    json!({
+        "Error": object(&["error"], json!({ "error": text(), "hint": text(), "status": text() })),
+        "NotDone": object(&["status", "why"], json!({ "status": { "enum": ["ignored", "refused"] }, "why": text() })),
+        "Accepted": object(&["run", "poll"], json!({ "run": run(), "poll": text() })),
+        "Report": object(&["run"], json!({
+            "format": count(),
+            "run": run(),
+            "action": action(),
+            "result": result(),
+            "way": { "enum": ["command_line", "cloud_run_job", "http", "pub_sub"] },
+            "events": { "type": "array", "items": { "type": "object" } },
+            "place": { "type": "object" },
+            "started": time(),
+            "finished": time(),
+            "snapshot": maybe_text(),
+            "error": { "type": ["object", "null"], "required": ["error", "kind"], "properties": {
+                "error": text(), "kind": { "enum": ["usage", "failed", "unreachable", "damage"] }, "hint": text(),
+            } },
+            "backup": { "type": "object" },
+            "restore": { "type": "object" },
+            "verify": { "type": "array", "items": { "type": "object" } },
+        })),
+        "Run": object(&["run", "status"], json!({
+            "run": run(),
+            "status": { "enum": ["waiting", "running", "over", "elsewhere", "later", "refused"] },
+            "retry": yes_or_no(),
+            "report": named("Report"),
+            "why": text(),
+            "retry_after_seconds": count(),
+        })),
+        "RunSummary": object(&["run", "action", "result", "started", "finished"], json!({
+            "run": run(),
+            "action": action(),
+            "result": result(),
+            "way": text(),
+            "started": time(),
+            "finished": time(),
+            "snapshot": maybe_text(),
+            "error": maybe_text(),
+        })),
+        "Snapshot": object(&["id", "created"], json!({
+            "id": text(),
+            "created": time(),
+            "damage": text(),
+            "reason": { "enum": ["manual", "schedule", "critical", "shutdown"] },
+            "state": { "enum": ["complete", "partial", "suspect"] },
+            "good": yes_or_no(),
+            "failed_checks": count(),
+            "entries": count(),
+            "files": count(),
+            "bytes": count(),
+            "uploaded_bytes": count(),
+            "parent": maybe_text(),
+            "labels": texts(),
+            "data": text(),
+            "host": text(),
+        })),
+        "Entry": object(&["path", "type", "size", "mode", "uid", "gid", "mtime"], json!({
+            "path": text(),
+            "type": text(),
+            "size": count(),
+            "mode": { "type": "string", "pattern": "^[0-7]{4,}$" },
+            "uid": count(),
+            "gid": count(),
+            "mtime": time(),
+            "target": text(),
+            "hash": { "type": "string", "pattern": "^[0-9a-f]{32}$" },
+        })),
+        "HealthStatus": {
+            "type": "object", "required": ["status"], "additionalProperties": false, "properties": { "status": health() },
+        },
+        "Health": object(
+            &["status", "why", "checked", "vaults", "snapshot", "max_age_seconds", "data", "last_run", "last_error"],
+            json!({
+                "status": health(),
+                "why": { "type": "array", "items": text() },
+                "checked": time(),
+                "vaults": { "type": "array", "items": object(
+                    &["vault", "reachable", "error"],
+                    json!({ "vault": text(), "reachable": yes_or_no(), "error": maybe_text() }),
+                ) },
+                "snapshot": { "anyOf": [
+                    { "type": "null" },
+                    object(&["id", "created", "age_seconds"], json!({ "id": text(), "created": time(), "age_seconds": count() })),
+                ] },
+                "max_age_seconds": count(),
+                "data": object(
+                    &["present", "newest", "age_seconds", "freshness_seconds", "whole", "critical_files"],
+                    json!({
+                        "present": yes_or_no(),
+                        "newest": maybe_time(),
+                        "age_seconds": maybe_count(),
+                        "freshness_seconds": count(),
+                        "whole": yes_or_no(),
+                        "critical_files": { "type": "array", "items": object(
+                            &["pattern", "present"],
+                            json!({ "pattern": text(), "present": { "type": ["boolean", "null"] } }),
+                        ) },
+                    }),
+                ),
+                "last_run": { "anyOf": [{ "type": "null" }, last] },
+                "last_error": maybe_text(),
+                "running": maybe_text(),
+            }),
+        ),
+    })
+}

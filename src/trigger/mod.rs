@@ -1,0 +1,10 @@
+//! What starts a run from outside: who may ask, how that becomes a job, and what makes it happen once.
+
+pub mod auth;
+pub mod claim;
+pub mod desk;
+pub mod ending;
+pub mod event;
+pub mod execution;
+pub mod http;
+pub mod once;

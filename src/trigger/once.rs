@@ -1,0 +1,338 @@
+//! At least once becomes once: a run under a claim.
+//!
+//! Claims live in the first configured vault that opens and takes one. If that vault is away at one delivery and there at
+//! the next, neither knows of the other, and the event is served twice: for a backup that is wasteful, never harmful. The
+//! same goes for the first backup of all, before there is a vault: its claim is entered when it is done.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::claim::{self, Asker, Claim, Earlier, Entry, Identity, Served};
+use super::execution::{Execution, LONGEST_ATTEMPT};
+use crate::backup::commit::BeforeCommit;
+use crate::error::{Error, Kind, Result};
+use crate::job::{self, Cause, Ran};
+use crate::monitor::Context;
+use crate::replicas::vaults::Vaults;
+use crate::report::{self, Action, Outcome, Report, RunId};
+use crate::store::address::Address;
+use crate::store::{self, Store};
+use crate::vault::Vault;
+use crate::vault::root::{Root, SnapshotName, State};
+
+/// How far apart the clocks of machines that share a vault may be.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+
+/// What became of an event.
+pub enum Answer {
+    /// A run has just served it, or failed to.
+    Now(Box<Ran>),
+    /// It was served before.
+    Before(Before),
+    /// Another run is serving it.
+    Elsewhere {
+        /// That run.
+        run: RunId,
+        /// After this time at the latest it has ended, and the event may be asked for again.
+        retry_after: Duration,
+    },
+}
+
+/// How an event was served before.
+#[derive(Debug)]
+pub struct Before {
+    /// The run that did.
+    pub run: RunId,
+    /// The vault that holds its report.
+    pub vault: Address,
+    /// The report's object.
+    pub object: String,
+    /// The report; none if it has been lost.
+    pub report: Option<serde_json::Value>,
+}
+
+/// What came of asking for a claim.
+pub enum Taken {
+    /// It is held.
+    Held(Arc<Held>),
+    /// It is not, and that is the answer.
+    Not(Answer),
+    /// No vault opens, so there is nothing to hold.
+    NoVault,
+}
+
+/// A claim, and the vault that it is in.
+pub struct Held {
+    claim: Claim,
+    vault: Vault,
+    address: Address,
+}
+
+impl Asker {
+    /// The task of a Cloud Run job that this process is, where it is one.
+    pub fn task(run: RunId, action: Action, cause: &Cause) -> Option<Self> {
+        let identity = Identity::Execution(Execution::of(&cause.place)?);
+        Some(Asker { identity, action, run, host: cause.place.host.clone(), timeout: LONGEST_ATTEMPT })
+    }
+}
+
+/// Runs `work` for an event, unless that is served elsewhere or was before. Work is given what to ask before a commit, and
+/// whether it served the event is noted when it has ended.
+///
+/// # Errors
+/// A vault that opens and takes no claim; a claim that is damaged.
+pub fn once(
+    vaults: &Vaults,
+    asker: &Asker,
+    cause: &Cause,
+    ctx: &Context,
+    work: impl FnOnce(Option<BeforeCommit>) -> Ran,
+) -> Result<Answer> {
+    match take(vaults, asker, cause, ctx)? {
+        Taken::Held(held) => {
+            let ran = work(Some(held.gate()));
+            Ok(held.settle(ran, vaults, ctx))
+        }
+        Taken::Not(answer) => Ok(answer),
+        Taken::NoVault => {
+            let ran = work(None);
+            if ran.stored.is_none() || !stays(&ran.report) {
+                return Ok(Answer::Now(Box::new(ran)));
+            }
+            // It made the vault. That the claim comes late harms nothing; without it, a redelivery would be a second run.
+            match take(vaults, asker, cause, ctx) {
+                Ok(Taken::Held(held)) => Ok(held.settle(ran, vaults, ctx)),
+                Ok(Taken::Not(_) | Taken::NoVault) => Ok(Answer::Now(Box::new(ran))),
+                Err(why) => {
+                    ctx.monitor.warn(&format!("a redelivery would be served again: {}", why.what()));
+                    Ok(Answer::Now(Box::new(ran)))
+                }
+            }
+        }
+    }
+}
+
+/// Claims an event in the first vault that opens and takes a claim.
+///
+/// # Errors
+/// As [`once`].
+pub fn take(vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Result<Taken> {
+    let mut refused = None;
+    for address in vaults.addresses() {
+        // Why a vault does not open is told by the run, which tries again.
+        let Ok(vault) = vaults.store(address).and_then(Vault::open) else { continue };
+        match take_in(vault, address, asker, cause) {
+            Ok(taken) => return Ok(taken),
+            Err(why) if why.of_store() => {
+                ctx.monitor.warn(&format!("the vault {address} takes no claim: {}", why.what()));
+                refused.get_or_insert(why);
+            }
+            Err(why) => return Err(why),
+        }
+    }
+    refused.map_or(Ok(Taken::NoVault), Err)
+}
+
+fn take_in(vault: Vault, address: &Address, asker: &Asker, cause: &Cause) -> Result<Taken> {
+    let claim = match claim::enter(&*vault.store, asker)? {
+        Entry::Mine(claim) => claim,
+        other => return answer(other, &*vault.store, address).map(Taken::Not),
+    };
+    // Only backups leave something behind that can be found.
+    let found = match asker.action {
+        Action::Backup => committed(&vault, claim.earlier())?,
+        Action::Restore | Action::Verify => None,
+    };
+    if let Some((earlier, name, root)) = found {
+        let object = match good_report(&*vault.store, earlier, name)? {
+            Some(object) => object,
+            None => tell(&*vault.store, asker, cause, name, &root)?,
+        };
+        let served = claim.done(&*vault.store, &object)?;
+        return answer(Entry::Done(served), &*vault.store, address).map(Taken::Not);
+    }
+    Ok(Taken::Held(Arc::new(Held { claim, vault, address: address.clone() })))
+}
+
+impl Held {
+    /// The claim.
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Asks whether its run may still commit.
+    ///
+    /// # Errors
+    /// It has run for longer than it may; another run has taken over; a store that fails.
+    pub fn check(&self) -> Result<()> {
+        let no = |why: String| Err(Error::failed("commit the snapshot", why));
+        if self.claim.age() >= self.claim.timeout() {
+            let limit = self.claim.timeout().as_secs();
+            return no(format!("the run has taken longer than its limit of {limit} s"));
+        }
+        if self.claim.superseded(&*self.vault.store)? {
+            return no("another run has taken over what this one was to do".into());
+        }
+        Ok(())
+    }
+
+    /// What a backup asks before it commits.
+    pub fn gate(self: &Arc<Self>) -> BeforeCommit {
+        let held = self.clone();
+        BeforeCommit::new(move || held.check())
+    }
+
+    /// Notes how its run ended. What must not be done again is marked as done, what may be as failed. What was done and
+    /// left no report is neither: who takes over looks for the snapshot.
+    pub fn settle(&self, ran: Ran, vaults: &Vaults, ctx: &Context) -> Answer {
+        match self.note(&ran, vaults, ctx) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Answer::Now(Box::new(ran)),
+            Err(why) => {
+                let what = if stays(&ran.report) { "done" } else { "failed" };
+                ctx.monitor.warn(&format!("the claim of the run is not marked {what}: {}", why.what()));
+                Answer::Now(Box::new(ran))
+            }
+        }
+    }
+
+    /// The answer, where it is another than the run itself.
+    fn note(&self, ran: &Ran, vaults: &Vaults, ctx: &Context) -> Result<Option<Answer>> {
+        let last;
+        let store = if ctx.stop.load(Ordering::Relaxed) {
+            last = vaults.store_for_last_words(&self.address)?;
+            &*last
+        } else {
+            &*self.vault.store
+        };
+        let other = |served: Served| {
+            let ours = served.run == ran.report.run;
+            if ours { Ok(None) } else { answer(Entry::Done(served), store, &self.address).map(Some) }
+        };
+        match (&ran.stored, stays(&ran.report)) {
+            (Some((address, object)), true) => {
+                if *address != self.address {
+                    copy_report(store, &ran.report, object)?;
+                }
+                other(self.claim.done(store, object)?)
+            }
+            (None, true) if ran.report.result != Outcome::Refused => Ok(None),
+            _ => {
+                self.claim.failed(store)?;
+                if !self.claim.superseded(store)? {
+                    return Ok(None);
+                }
+                match claim::look(store, &self.claim)? {
+                    Some(entry) => answer(entry, store, &self.address).map(Some),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+}
+
+/// Whether what a run came to stays so: it was done, or would come to the same again.
+fn stays(report: &Report) -> bool {
+    match report.result {
+        Outcome::Complete | Outcome::Partial | Outcome::Suspect | Outcome::Unsound | Outcome::Refused => true,
+        Outcome::Damaged => report.action != Action::Backup,
+        Outcome::Failed => false,
+    }
+}
+
+fn answer(entry: Entry, store: &dyn Store, address: &Address) -> Result<Answer> {
+    let Served { run, report: object } = match entry {
+        Entry::Running { run, retry_after } => return Ok(Answer::Elsewhere { run, retry_after }),
+        Entry::Done(served) => served,
+        Entry::Mine(claim) => {
+            return Err(Error::failed("answer", format!("the claim {} is one's own", claim.number())));
+        }
+    };
+    let report = match report::read(store, &object) {
+        Ok(report) => Some(report),
+        // That it was served stands all the same.
+        Err(why) if !why.of_store() => {
+            tracing::warn!("the report of the run {run} is lost: {}", why.what());
+            None
+        }
+        Err(why) => return Err(why),
+    };
+    Ok(Answer::Before(Before { run, vault: address.clone(), object, report }))
+}
+
+/// Keeps a report beside the claim that names it, too.
+fn copy_report(store: &dyn Store, report: &Report, object: &str) -> Result<()> {
+    match store.create(object, &[&report.encode()?]) {
+        Ok(()) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
+        Err(why) => Err(why.while_doing(format!("store {object}"))),
+    }
+}
+
+/// A snapshot that one of the runs before committed, and did not live to tell. Every root names its run.
+fn committed(vault: &Vault, earlier: &[Earlier]) -> Result<Option<(RunId, SnapshotName, Root)>> {
+    let Some(begun) = earlier.iter().map(|earlier| earlier.started).min() else { return Ok(None) };
+    let begun = begun.saturating_sub(CLOCKS).unwrap_or(begun);
+    for name in vault.snapshots()?.into_iter().filter(|name| name.time >= begun) {
+        match vault.root(name) {
+            Ok(root) => {
+                if let Some(run) = root.run.filter(|run| earlier.iter().any(|earlier| earlier.run == *run)) {
+                    return Ok(Some((run, name, root)));
+                }
+            }
+            Err(why) if why.kind() == Kind::Damage => {
+                tracing::warn!("the snapshot {name} is passed over: {}", why.what());
+            }
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(None)
+}
+
+/// The object of a run's report, if it tells of the snapshot.
+fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<Option<String>> {
+    for named in report::list(store)?.into_iter().filter(|named| named.run == run) {
+        match report::read(store, &named.object) {
+            Ok(report) if report["snapshot"].as_str() == Some(&snapshot.to_string()) => {
+                return Ok(Some(named.object));
+            }
+            Ok(_) => {}
+            Err(why) if why.of_store() => return Err(why),
+            Err(why) => tracing::warn!("a report is passed over: {}", why.what()),
+        }
+    }
+    Ok(None)
+}
+
+/// Stores a report of a run that found what another had committed.
+fn tell(store: &dyn Store, asker: &Asker, cause: &Cause, name: SnapshotName, root: &Root) -> Result<String> {
+    let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+    let report = Report {
+        format: Report::format(),
+        run: asker.run,
+        action: asker.action,
+        result: match root.state {
+            State::Partial => Outcome::Partial,
+            State::Suspect => Outcome::Suspect,
+            State::Complete if root.good() => Outcome::Complete,
+            State::Complete => Outcome::Unsound,
+        },
+        way: cause.way,
+        events: cause.events.clone(),
+        place: cause.place.clone(),
+        started: now,
+        finished: now,
+        snapshot: Some(name),
+        error: None,
+        done: None,
+    };
+    let object = report.object();
+    copy_report(store, &report, &object)?;
+    job::log(&report, 0.0);
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests;

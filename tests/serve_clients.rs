@@ -1,0 +1,209 @@
+//! Clients of `lastgood serve` that are slow, gone, too many or wrong.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::World;
+use crate::support::http::Service;
+use crate::support::tree::noise;
+
+/// How many snapshots there are, once there are at least so many.
+fn snapshots(world: &World, at_least: usize) -> usize {
+    let began = Instant::now();
+    loop {
+        // Before there is a vault, it is an error.
+        let list = serde_json::from_slice::<serde_json::Value>(&world.run(["list", "--json"]).stdout).unwrap();
+        let count = list.as_array().map_or(0, Vec::len);
+        if count >= at_least {
+            return count;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{count} snapshots");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_client_that_hangs_up_stops_nothing() {
+    let world = World::new();
+    world.write("a.bin", noise(1, 8 << 20));
+    let service = Service::start(&world, []);
+    let mut client = service.connect();
+    client.request("POST", "/events/backup", "", b"").unwrap();
+    client.hang_up();
+    assert_eq!(snapshots(&world, 1), 1);
+    let mut client = service.connect();
+    client.request("POST", "/backup/trigger", "", b"").unwrap();
+    thread::sleep(Duration::from_millis(20));
+    drop(client);
+    assert_eq!(snapshots(&world, 2), 2);
+    assert_eq!(service.get("/live").status, 200);
+}
+
+#[test]
+fn limits_of_requests() {
+    let world = World::with_files();
+    let service = Service::start(&world, []);
+    let mut client = service.connect();
+    let large = client.ask("GET", "/live", &format!("X-Large: {}\r\n", "x".repeat(40 << 10)), b"").unwrap();
+    assert_eq!(large.status, 431);
+    let many: String = (0..200).map(|n| format!("X-{n}: y\r\n")).collect();
+    assert_eq!(service.connect().ask("GET", "/live", &many, b"").unwrap().status, 431);
+
+    // A body of a byte too many, with its length said and in chunks; and one that is just not too large.
+    let json = "Content-Type: application/json\r\n";
+    let body = |length: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8)).into_bytes();
+    assert_eq!(service.connect().ask("POST", "/", json, &body(1 << 20)).unwrap().status, 200);
+    let refused = service.connect().ask("POST", "/", json, &body((1 << 20) + 1)).unwrap();
+    assert_eq!((refused.status, refused.header("connection")), (413, Some("close")));
+    let mut client = service.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{json}\r\n")).unwrap();
+    for _ in 0..40 {
+        client.send(format!("{:x}\r\n{}\r\n", 32 << 10, "x".repeat(32 << 10))).unwrap();
+    }
+    client.send("0\r\n\r\n").unwrap();
+    assert_eq!(client.answer(false).unwrap().status, 413);
+    // Who says that he will send much, and waits for leave to, is told at once.
+    let mut client = service.connect();
+    client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n").unwrap();
+    let began = Instant::now();
+    let mut answer = client.answer(true).unwrap();
+    if answer.status == 100 {
+        answer = client.answer(false).unwrap();
+    }
+    assert!(answer.status == 413 && began.elapsed() < Duration::from_secs(20), "{answer:?}");
+
+    for garbage in [
+        "GET\r\n\r\n",
+        "\x16\x03\x01\x02\0\x01\0",
+        "GET / HTTP/9.9\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    ] {
+        let mut client = service.connect();
+        client.send(garbage).unwrap();
+        assert!(client.is_closed_within(Duration::from_secs(20)), "{garbage:?}");
+    }
+    assert_eq!(service.get("/live").status, 200);
+}
+
+#[test]
+fn slow_clients_are_let_go() {
+    let world = World::with_files();
+    let service = Service::start(&world, ["--connections", "3"]);
+    let began = Instant::now();
+    let mut drips = service.connect();
+    drips.send("GET /live HTTP/1.1\r\nX: ").unwrap();
+    let mut writer = drips.stream.try_clone().unwrap();
+    let dripping = thread::spawn(move || {
+        // A byte every quarter of a second, as long as it is taken.
+        while writer.write_all(b"x").is_ok() && began.elapsed() < Duration::from_secs(60) {
+            thread::sleep(Duration::from_millis(250));
+        }
+    });
+    let mut body = service.connect();
+    body.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf").unwrap();
+    // Its own connection is all that a slow client holds; the fourth waits for one to end.
+    assert_eq!(service.get("/live").status, 200);
+    let mut third = service.connect();
+    third.ask("GET", "/live", "", b"").unwrap();
+    let mut fourth = service.connect();
+    fourth.request("GET", "/live", "", b"").unwrap();
+    assert!(!fourth.is_closed_within(Duration::from_millis(500)));
+    fourth.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    assert_eq!(fourth.answer(false).unwrap().status, 200);
+    let waited = began.elapsed();
+    assert!(drips.is_closed_within(Duration::from_secs(5)));
+    println!("a slow head was let go after {waited:?}");
+    assert!((8..25).contains(&waited.as_secs()), "{waited:?}");
+    dripping.join().unwrap();
+    let late = body.answer(false).unwrap();
+    println!("a slow body was answered after {:?}", began.elapsed());
+    assert!(late.status == 408 && began.elapsed() < Duration::from_secs(50), "{late:?} after {:?}", began.elapsed());
+}
+
+#[test]
+fn a_thousand_requests_with_bad_clients_among_them_cost_no_memory() {
+    let world = World::with_files();
+    let service = Service::start(&world, ["--allow-download"]);
+    service.post("/backup/trigger", "").is(200);
+    let good = AtomicUsize::new(0);
+    let storm = || {
+        thread::scope(|scope| {
+            for n in 0..50 {
+                let (service, good) = (&service, &good);
+                scope.spawn(move || {
+                    let mut client = service.connect();
+                    for m in 0..20 {
+                        match (n + m) % 10 {
+                            // Gone in the middle of a head, of a body, of an answer.
+                            0 => {
+                                client.send("POST /events HTTP/1.1\r\nHo").unwrap();
+                                std::mem::replace(&mut client, service.connect()).hang_up();
+                            }
+                            1 => {
+                                client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n{").unwrap();
+                                std::mem::replace(&mut client, service.connect()).hang_up();
+                            }
+                            2 => {
+                                client.request("GET", "/backup/latest/archive.tar.zst", "", b"").unwrap();
+                                std::mem::replace(&mut client, service.connect()).hang_up();
+                            }
+                            // Slow.
+                            3 => {
+                                for part in ["GET /live HT", "TP/1.1\r\nHo", "st: x\r\n\r", "\n"] {
+                                    client.send(part).unwrap();
+                                    thread::sleep(Duration::from_millis(5));
+                                }
+                                assert_eq!(client.answer(false).unwrap().status, 200);
+                                good.fetch_add(1, Ordering::Relaxed);
+                            }
+                            4 => {
+                                let large = vec![b'x'; 200_000];
+                                let answer = client.ask("POST", "/", "", &large).unwrap();
+                                assert_eq!(answer.status, 400);
+                                good.fetch_add(1, Ordering::Relaxed);
+                            }
+                            5 => {
+                                let answer = client.ask("GET", "/backup/list", "", b"").unwrap();
+                                assert_eq!(answer.status, 200);
+                                good.fetch_add(1, Ordering::Relaxed);
+                            }
+                            6 => {
+                                let ignored = br#"{"severity":"INFO","message":"nothing"}"#;
+                                let answer =
+                                    client.ask("POST", "/", "Content-Type: application/json\r\n", ignored).unwrap();
+                                assert_eq!(answer.status, 200);
+                                good.fetch_add(1, Ordering::Relaxed);
+                            }
+                            _ => {
+                                let path = ["/health", "/metrics", "/openapi.json"][m % 3];
+                                let answer = client.ask("GET", path, "", b"").unwrap();
+                                assert!(answer.status == 200 && answer.whole);
+                                good.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    };
+    storm();
+    let (before, threads) = (service.memory(), service.threads());
+    assert_eq!(good.load(Ordering::Relaxed), 700);
+    for _ in 0..3 {
+        storm();
+    }
+    let after = service.memory();
+    println!(
+        "{} good answers; {} MiB before, {} MiB after; {threads} threads, then {}",
+        good.load(Ordering::Relaxed),
+        before >> 20,
+        after >> 20,
+        service.threads()
+    );
+    assert!(after < before + (16 << 20), "{before} bytes before, {after} after");
+    assert!(service.threads() < 40);
+    assert_eq!(service.get("/live").status, 200);
+    service.post("/backup/trigger", "").is(200);
+}
