@@ -212,8 +212,7 @@ fn on_cloud_run_nothing_is_promised_for_after_the_answer() {
 #[test]
 fn downloads_are_what_was_stored() {
     let world = World::with_everything();
-    // Two reads at a time do not yet look for the last pack when the first bytes are sent.
-    let service = Service::start(&world, ["--allow-download", "--parallel", "2"]);
+    let service = Service::start(&world, ["--allow-download"]);
     service.post("/backup/trigger", "").is(200);
     let file = service.get("/backup/latest/file?path=sizes/large%20text");
     assert_eq!((file.status, file.whole), (200, true));
@@ -255,10 +254,15 @@ fn downloads_are_what_was_stored() {
     fs::rename(&last, world.path("pack")).unwrap();
     for path in ["/backup/latest/file?path=zz.bin", "/backup/latest/archive.tar.zst"] {
         let cut = service.get(path);
-        println!("{path}: {}, {} bytes", cut.status, cut.body.len());
-        assert!(cut.status == 200 && !cut.whole && !cut.body.is_empty(), "{path}: {}", cut.status);
+        // Packs are looked for ahead: it may be missed before the first byte is sent, or after.
+        match cut.status {
+            200 => {
+                assert!(!cut.whole, "{path}: {} bytes", cut.body.len());
+                service.log_with("broke off");
+            }
+            status => assert_eq!(status, 500, "{path}"),
+        }
     }
-    service.log_with("broke off");
     fs::rename(world.path("pack"), last).unwrap();
 
     // Two at once.
@@ -266,8 +270,14 @@ fn downloads_are_what_was_stored() {
     for client in &mut slow {
         client.request("GET", "/backup/latest/archive.tar.zst", "", b"").unwrap();
     }
-    std::thread::sleep(Duration::from_millis(500));
-    let full = service.get("/backup/latest/archive.tar.zst");
+    // They may not have their places yet.
+    let began = Instant::now();
+    let full = loop {
+        let answer = service.get("/backup/latest/archive.tar.zst");
+        if answer.status == 503 || began.elapsed() > Duration::from_secs(30) {
+            break answer;
+        }
+    };
     assert_eq!((full.status, full.header("retry-after")), (503, Some("10")));
     slow.into_iter().for_each(|client| client.hang_up());
     let began = Instant::now();
