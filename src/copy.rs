@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -19,11 +19,13 @@ use serde::Serialize;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::restore::select::PassedOver;
-use crate::store::{self, Store};
+use crate::store;
 use crate::vault::Vault;
+use crate::vault::ahead::in_order;
 use crate::vault::hex::PackId;
 use crate::vault::pack::{MAX_PACK, PackInfo};
-use crate::vault::read::{PackReader, absent};
+use crate::vault::read::{PackReader, absent, listed};
+use crate::vault::room::Room;
 use crate::vault::root::{SNAPSHOTS, SnapshotName};
 
 /// Bytes of packs that are in memory at the same time.
@@ -77,20 +79,26 @@ pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> 
     from.check_same(to)?;
     let (source, target) = (from.store.url(), to.store.url());
     let doing = || format!("copy from {source} to {target}");
-    let done = (|| {
+    let done = (|| -> Result<Report> {
         let mut copying = Copying::new(from, to, ctx)?;
         let names: Vec<_> = names.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         ctx.monitor.begin("copying", None);
-        for some in names.chunks(ctx.parallel.max(1)) {
-            ctx.check(&doing())?;
-            for (name, read) in some.iter().zip(read_roots(from, some)?) {
+        in_order(
+            &names,
+            ctx.parallel,
+            |name| read(from, *name),
+            |name, read| {
+                ctx.check(&doing())?;
                 match read {
-                    Ok(snapshot) => copying.add(snapshot)?,
-                    Err(why) if why.kind() == Kind::Damage => copying.pass_over(*name, why.what()),
-                    Err(why) => return Err(why),
+                    Ok(snapshot) => copying.add(snapshot),
+                    Err(why) if why.kind() == Kind::Damage => {
+                        copying.pass_over(*name, why.what());
+                        Ok(())
+                    }
+                    Err(why) => Err(why),
                 }
-            }
-        }
+            },
+        )?;
         copying.flush()?;
         Ok(copying.report)
     })();
@@ -110,30 +118,13 @@ struct Snapshot {
     packs: Vec<PackInfo>,
 }
 
-/// Reads roots and their lists of packs, all at the same time.
-fn read_roots(from: &Vault, names: &[SnapshotName]) -> Result<Vec<Result<Snapshot>>> {
-    let read = |name: SnapshotName| {
-        let (root, bytes) = from.root_as_stored(name)?;
-        let reader = PackReader::for_root(&*from.store, &root)?;
-        let mut packs: Vec<_> = reader.book().values().copied().collect();
-        packs.sort_by_key(|pack| pack.id);
-        Ok(Snapshot { name, root: bytes, packs })
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || read(*name))).collect();
-        let ended = |_| Error::failed("read the roots of the snapshots", "a thread ended in a panic");
-        threads.into_iter().map(|thread| thread.join().map_err(ended)).collect()
-    })
-}
-
-/// Sizes of all packs of a store, by their objects' names.
-fn sizes(store: &dyn Store) -> Result<HashMap<String, u64>> {
-    let mut sizes = HashMap::new();
-    for folder in ["packs/", "index/"] {
-        let listed = store.list(folder).map_err(|e| e.while_doing(format!("list {folder} of {}", store.url())))?;
-        sizes.extend(listed.into_iter().map(|object| (object.name, object.size)));
-    }
-    Ok(sizes)
+/// Reads a root and its list of packs.
+fn read(from: &Vault, name: SnapshotName) -> Result<Snapshot> {
+    let (root, bytes) = from.root_as_stored(name)?;
+    let reader = PackReader::for_root(&*from.store, &root)?;
+    let mut packs: Vec<_> = reader.book().values().copied().collect();
+    packs.sort_by_key(|pack| pack.id);
+    Ok(Snapshot { name, root: bytes, packs })
 }
 
 struct Copying<'a> {
@@ -163,8 +154,8 @@ impl<'a> Copying<'a> {
             from,
             to,
             ctx,
-            here: sizes(&*from.store)?,
-            there: sizes(&*to.store)?,
+            here: listed(&*from.store)?,
+            there: listed(&*to.store)?,
             roots_there: to.snapshots()?.into_iter().collect(),
             damaged: HashMap::new(),
             counted: HashSet::new(),
@@ -290,7 +281,7 @@ impl<'a> Copying<'a> {
 
     /// Sends packs, several at once. Those that are damaged are remembered as such.
     fn send(&mut self, packs: &[PackInfo]) -> Result<()> {
-        let (next, room, ended) = (AtomicUsize::new(0), Room::default(), Mutex::new(Ended::default()));
+        let (next, room, ended) = (AtomicUsize::new(0), Room::new(IN_FLIGHT), Mutex::new(Ended::default()));
         let this = &*self;
         std::thread::scope(|scope| {
             for _ in 0..self.ctx.parallel.clamp(1, packs.len().max(1)) {
@@ -298,7 +289,10 @@ impl<'a> Copying<'a> {
                     while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed))
                         && lock(&ended).failure.is_none()
                     {
-                        let sent = room.with(pack.size, || this.send_one(pack));
+                        let sent = {
+                            let _taken = room.take(pack.size);
+                            this.send_one(pack)
+                        };
                         let mut ended = lock(&ended);
                         match sent {
                             Ok(Sent::Created) => ended.created.push(*pack),
@@ -368,29 +362,6 @@ struct Ended {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these locks guard is whole between any two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Memory for packs.
-#[derive(Default)]
-struct Room {
-    used: Mutex<u64>,
-    freed: Condvar,
-}
-
-impl Room {
-    /// Does what takes so many bytes, at most [`IN_FLIGHT`], when there is room for them.
-    fn with<T>(&self, bytes: u64, work: impl FnOnce() -> T) -> T {
-        let mut used = lock(&self.used);
-        while *used + bytes > IN_FLIGHT && *used > 0 {
-            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
-        }
-        *used += bytes;
-        drop(used);
-        let done = work();
-        *lock(&self.used) -= bytes;
-        self.freed.notify_all();
-        done
-    }
 }
 
 #[cfg(test)]

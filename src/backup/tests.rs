@@ -10,35 +10,16 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::monitor::{Collect, Monitor, system_random};
+use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::record::{Call, RecordStore};
-use crate::store::{self, Meta, Store};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::tree;
 
 /// A store that a test looks at while a vault owns it.
-#[derive(Clone)]
-struct Shared(Arc<RecordStore<MemoryStore>>);
-
-impl Store for Shared {
-    fn url(&self) -> String {
-        self.0.url()
-    }
-    fn create(&self, name: &str, body: &[&[u8]]) -> store::Result<()> {
-        self.0.create(name, body)
-    }
-    fn get(&self, name: &str, limit: u64) -> store::Result<Vec<u8>> {
-        self.0.get(name, limit)
-    }
-    fn get_range(&self, name: &str, offset: u64, length: u64) -> store::Result<Vec<u8>> {
-        self.0.get_range(name, offset, length)
-    }
-    fn list(&self, folder: &str) -> store::Result<Vec<Meta>> {
-        self.0.list(folder)
-    }
-}
+type Shared = Arc<RecordStore<MemoryStore>>;
 
 struct World {
     data: tempfile::TempDir,
@@ -51,7 +32,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let store = Shared(Arc::new(RecordStore::new(MemoryStore::default())));
+        let store = Shared::new(RecordStore::new(MemoryStore::default()));
         let vault = Vault::init(Box::new(store.clone()), system_random).unwrap();
         let data = tempfile::tempdir().unwrap();
         let options = Options { data: data.path().to_path_buf(), boot: "boot".into(), ..Options::default() };
@@ -76,7 +57,7 @@ impl World {
     }
 
     fn calls(&self) -> Vec<Call> {
-        self.store.0.take()
+        self.store.take()
     }
 
     /// The entries of a snapshot with their content, read by the format's rules; the tar bytes are checked on the way.
@@ -441,7 +422,7 @@ fn long_lists_are_cut_and_reused() {
     assert_eq!(entries, 60_302);
 
     // When all lists are lost, the next snapshot is whole, and it is the newest.
-    world.store.0.inner().objects().retain(|name, _| !name.starts_with("index/"));
+    world.store.inner().objects().retain(|name, _| !name.starts_with("index/"));
     let fourth = world.backup();
     assert_eq!((fourth.snapshot.seq, fourth.parent, fourth.files), (4, None, 60_002));
     assert_eq!(fourth.read_bytes, first.read_bytes + 16);
@@ -470,7 +451,7 @@ fn what_lay_in_a_lost_pack_is_stored_anew() {
         world.write("b", &noise(2, 100));
         let first = world.backup();
         let pack = world.store.list(folder).unwrap()[0].name.clone();
-        world.store.0.inner().objects().remove(&pack);
+        world.store.inner().objects().remove(&pack);
         world.write("c", b"new");
         let second = world.backup();
         assert_eq!((second.state, second.parent), (State::Complete, Some(first.snapshot)));
@@ -514,7 +495,7 @@ fn before_it_commits_it_asks_and_a_no_leaves_checkpoints_and_packs_only() {
     world.options.before_commit = Some(BeforeCommit::new(move || {
         count.fetch_add(1, Ordering::Relaxed);
         // All is there, and was looked at; by two requests at the same time.
-        let calls = store.0.take();
+        let calls = store.take();
         let mut last: Vec<_> = calls.iter().rev().take(2).map(|call| (call.verb, &call.name[..])).collect();
         last.sort();
         assert_eq!(last, [("list", "index/"), ("list", "packs/")]);

@@ -8,6 +8,7 @@ use crate::monitor::{Collect, system_random};
 use crate::restore::sample::{Sample, context};
 use crate::restore::tests::{damages, noise};
 use crate::store::Meta;
+use crate::store::Store;
 use crate::store::fault::FaultStore;
 use crate::store::memory::MemoryStore;
 use crate::store::record::{Call, RecordStore};
@@ -262,22 +263,21 @@ fn one_listing_serves_many_roots() {
 
 #[test]
 fn packs_in_memory_are_bounded() {
-    let (room, used, most) = (Arc::new(Room::default()), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (room, used, most) = (Arc::new(Room::new(IN_FLIGHT)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     std::thread::scope(|scope| {
         for thread in 0..8u64 {
             let (room, used, most) = (room.clone(), used.clone(), most.clone());
             scope.spawn(move || {
                 for n in 0..50 {
                     let bytes = [IN_FLIGHT, IN_FLIGHT / 3, 16 << 20, 1][((thread + n) % 4) as usize];
-                    room.with(bytes, || {
-                        let now = used.fetch_add(bytes, Ordering::SeqCst) + bytes;
-                        most.fetch_max(now, Ordering::SeqCst);
-                        std::thread::yield_now();
-                        used.fetch_sub(bytes, Ordering::SeqCst);
-                    });
+                    let _taken = room.take(bytes);
+                    let now = used.fetch_add(bytes, Ordering::SeqCst) + bytes;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    std::thread::yield_now();
+                    used.fetch_sub(bytes, Ordering::SeqCst);
                 }
             });
         }
     });
-    assert!(most.load(Ordering::SeqCst) == IN_FLIGHT && *lock(&room.used) == 0);
+    assert!(most.load(Ordering::SeqCst) == IN_FLIGHT && room.held() == 0);
 }

@@ -14,7 +14,6 @@ pub mod open_files;
 pub mod place;
 pub mod plan;
 pub mod read;
-pub mod room;
 pub mod select;
 pub mod stage;
 pub mod write;

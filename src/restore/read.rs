@@ -12,12 +12,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::content::{Cut, Output};
 use super::gather::{Frame, Gather, Read};
 use super::plan::{Item, Limits, Window};
-use super::room::{Room, Taken};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackKind;
 use crate::vault::read::{Decoder, PackReader};
+use crate::vault::room::{Room, Taken};
 
 /// Compressed bytes that are held at the same time: reads that are under way, that wait, and that are being decoded.
 pub const ROOM: u64 = 32 << 20;

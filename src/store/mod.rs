@@ -21,6 +21,7 @@ pub mod since;
 mod contract;
 
 use std::io;
+use std::ops::{Deref, Sub};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -224,7 +225,7 @@ impl Requests {
     }
 }
 
-impl std::ops::Sub for Traffic {
+impl Sub for Traffic {
     type Output = Traffic;
 
     fn sub(self, before: Traffic) -> Traffic {
@@ -243,7 +244,11 @@ impl std::ops::Sub for Traffic {
     }
 }
 
-impl<S: Store + ?Sized> Store for &S {
+/// What points to a store is that store: a reference, a box, a count of references.
+impl<P> Store for P
+where
+    P: Deref<Target: Store> + Send + Sync,
+{
     fn url(&self) -> String {
         (**self).url()
     }

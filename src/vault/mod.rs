@@ -16,6 +16,7 @@ pub mod pack;
 pub mod pages;
 pub mod path;
 pub mod read;
+pub mod room;
 pub mod root;
 pub mod scattered;
 pub mod subtree;

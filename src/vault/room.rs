@@ -1,4 +1,4 @@
-//! Room for the bytes that are read ahead, so that more reads at a time do not take more memory.
+//! Room for the bytes of several requests, so that more of them at a time do not take more memory.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +23,11 @@ impl Room {
 
     fn lock(&self) -> MutexGuard<'_, u64> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes are taken.
+    pub fn held(&self) -> u64 {
+        *self.lock()
     }
 
     /// Waits until there is room for so many bytes, or until they are the only ones.
@@ -72,6 +77,6 @@ mod tests {
         assert!((60..=100).contains(&most.into_inner()));
         // What is larger than all of it has it for itself.
         drop(room.take(1000));
-        assert_eq!(*room.lock(), 0);
+        assert_eq!(room.held(), 0);
     }
 }
