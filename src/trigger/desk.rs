@@ -4,6 +4,8 @@
 //! when a run starts share it. A burst of critical events makes one snapshot at once and at most one more when the window of
 //! [`Rules::coalesce`] is over. A client that hangs up takes back nothing: its run goes on.
 
+mod answer;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,18 +13,19 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::claim::{self, Claim, Entry};
+pub use self::answer::{Answer, Progress, Ticket};
+use super::claim::{Asker, Identity};
 use super::event::Request;
+use super::once::{self, Held, Taken};
 use crate::backup;
-use crate::error::{Error, Result};
+use crate::backup::commit::BeforeCommit;
+use crate::error::Result;
 use crate::job::{self, Cause, Job};
 use crate::monitor::{Context, Monitor};
 use crate::replicas::vaults::Vaults;
-use crate::report::{Action, Event, Outcome, Place, RunId, Way};
-use crate::store::Store;
+use crate::report::{Action, Outcome, Place, Report, RunId, Way};
 use crate::vault::root::Reason;
 use crate::{restore, verify};
 
@@ -59,59 +62,22 @@ pub struct Rules {
     pub parallel: usize,
 }
 
-/// How a request was answered.
-#[derive(Debug, Clone)]
-pub enum Answer {
-    /// A run served it: its report.
-    Done {
-        /// How it ended.
-        outcome: Outcome,
-        /// Whether it may succeed when it is asked for again.
-        retry: bool,
-        /// The report.
-        report: Value,
-    },
-    /// It was served before: that run's report.
-    Before(Value),
-    /// Another instance serves it; it may be asked again after this time.
-    Elsewhere(Duration),
-    /// Not now, for this reason; after this time.
-    Later(String, Duration),
-    /// Never, for this reason.
-    Refused(String),
+/// What keeps others from serving an event meanwhile.
+enum Claimed {
+    /// A claim.
+    Held(Arc<Held>),
+    /// Nothing, as there was no vault: it is claimed when there is one.
+    Late(Asker),
+    /// Nothing, as it could not be told from another event.
+    Nothing,
 }
 
-/// How far a run is.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "status", rename_all = "lowercase")]
-pub enum Progress {
-    /// It waits for its turn.
-    Waiting,
-    /// It is under way.
-    Running,
-    /// It is over.
-    Over(#[serde(skip)] Arc<Answer>),
-}
-
-/// A request on its way.
-pub struct Ticket {
-    /// The run that will serve it, unless another one does.
-    pub run: RunId,
-    answer: oneshot::Receiver<Arc<Answer>>,
-}
-
-impl Ticket {
-    /// Waits for the answer.
-    pub async fn answer(self) -> Arc<Answer> {
-        self.answer
-            .await
-            .unwrap_or_else(|_| Arc::new(Answer::Later("the service ends".into(), Duration::from_secs(10))))
-    }
-
-    /// Waits for the answer on a thread.
-    pub fn wait(self) -> Arc<Answer> {
-        let ended = |_| Arc::new(Answer::Later("the service ends".into(), Duration::from_secs(10)));
-        self.answer.blocking_recv().unwrap_or_else(ended)
+impl Claimed {
+    fn held(&self) -> Option<Arc<Held>> {
+        match self {
+            Claimed::Held(held) => Some(held.clone()),
+            Claimed::Late(_) | Claimed::Nothing => None,
+        }
     }
 }
 
@@ -282,7 +248,7 @@ impl Desk {
         let run = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
         let mut state = lock(&self.state);
         if state.closed || self.stop.load(Ordering::Relaxed) {
-            return Err(Answer::Later("the service ends".into(), Duration::from_secs(10)));
+            return Err(Answer::ends());
         }
         if state.waiting.len() >= WAITING {
             return Err(Answer::Later(format!("{WAITING} requests wait already"), Duration::from_secs(60)));
@@ -308,7 +274,7 @@ impl Desk {
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 state.closed = true;
-                let answer = Arc::new(Answer::Later("the service ends".into(), Duration::from_secs(10)));
+                let answer = Arc::new(Answer::ends());
                 for waiting in std::mem::take(&mut state.waiting) {
                     state.tell(waiting, &answer);
                 }
@@ -380,90 +346,64 @@ impl Desk {
     }
 
     fn serve_within(&self, group: Vec<Waiting>, deadline: Instant, ctx: &Context) {
-        // Without a vault that opens there are no claims; then the run itself says what is wrong.
-        let holder = self.vaults.first(ctx).ok();
-        let (mut mine, mut claims) = (Vec::new(), Vec::new());
-        for waiting in group {
-            let entered = match (&holder, &waiting.request.event.identity) {
-                (Some(vault), Some(identity)) => self.enter(&*vault.store, identity, &waiting).map(Some),
-                _ => Ok(None),
-            };
-            match entered {
-                Ok(Some(Entry::Mine(claim))) => {
-                    claims.push(Some(claim));
-                    mine.push(waiting);
-                }
-                Ok(None) => {
-                    claims.push(None);
-                    mine.push(waiting);
-                }
-                Ok(Some(Entry::Running { retry_after, .. })) => self.tell(waiting, Answer::Elsewhere(retry_after)),
-                Ok(Some(Entry::Done(served))) => {
-                    let report = holder.as_ref().map(|vault| crate::report::read(&*vault.store, &served.report));
-                    let answer = match report {
-                        Some(Ok(report)) => Answer::Before(report),
-                        _ => Answer::Before(serde_json::json!({ "run": served.run })),
-                    };
-                    self.tell(waiting, answer);
-                }
-                Err(why) => self.tell(waiting, Answer::Later(why.what(), Duration::from_secs(30))),
-            }
-        }
-        let Some(first) = mine.first() else { return };
+        let Some(first) = group.first() else { return };
         let (run, way) = (first.run, first.way);
-        let claims: Arc<Vec<Option<Claim>>> = Arc::new(claims);
-        let job = self.job(&mine, &claims);
-        let events: Vec<Event> = mine.iter().map(|waiting| waiting.request.event.clone()).collect();
-        let cause = Cause { way, events, place: self.rules.place.clone() };
-        let ran = job::run(run, &job, cause, &self.vaults, ctx);
-        let stopped = ctx.stop.load(Ordering::Relaxed);
-        if let Some(vault) = &holder {
-            let last_words = stopped.then(|| self.last_words(&vault.store.url())).flatten();
-            let store = last_words.as_deref().unwrap_or(&*vault.store);
-            for claim in claims.iter().flatten() {
-                let report = ran.stored.as_ref().filter(|_| ran.report.result != Outcome::Failed);
-                let marked = match report {
-                    Some((_, object)) => claim.done(store, object).map(drop),
-                    None => claim.failed(store),
-                };
-                if let Err(why) = marked {
-                    // Until the claim is too old, redeliveries are told that it is being served.
-                    tracing::warn!("the claim of the run {run} is not closed: {}", why.what());
-                }
+        let mut mine = Vec::with_capacity(group.len());
+        for waiting in group {
+            match self.claim(run, &waiting, ctx) {
+                Ok(claim) => mine.push((waiting, claim)),
+                Err(answer) => self.tell(waiting, answer),
             }
         }
-        let retry = ran.report.result == Outcome::Failed;
-        let timed_out = stopped && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed);
-        if timed_out {
+        if mine.is_empty() {
+            return;
+        }
+        let events = mine.iter().map(|(waiting, _)| waiting.request.event.clone()).collect();
+        let cause = Cause { way, events, place: self.rules.place.clone() };
+        let ran = job::run(run, &self.job(&mine), cause, &self.vaults, ctx);
+        if ctx.stop.load(Ordering::Relaxed) && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed) {
             tracing::error!(
                 "the run {run} took longer than {:.0} s and was ended",
                 self.rules.run_timeout.as_secs_f64()
             );
         }
         self.count(&ran.report);
-        let report = serde_json::to_value(&ran.report).unwrap_or_else(|why| Value::String(why.to_string()));
-        let answer = Arc::new(Answer::Done { outcome: ran.report.result, retry, report });
-        let mut state = lock(&self.state);
-        for waiting in mine {
-            state.tell(waiting, &answer);
+        let done = Arc::new(Answer::of(&ran));
+        for (waiting, claim) in mine {
+            let other = match claim {
+                Claimed::Held(held) => held.close(&ran, &self.vaults, ctx),
+                Claimed::Late(asker) => once::late(&ran, &self.vaults, &asker, &self.cause(&waiting), ctx),
+                Claimed::Nothing => None,
+            };
+            let answer = other.map_or_else(|| done.clone(), |other| Arc::new(other.into()));
+            lock(&self.state).tell(waiting, &answer);
         }
     }
 
-    fn enter(&self, store: &dyn Store, identity: &str, waiting: &Waiting) -> Result<Entry> {
-        let asker = claim::Asker {
-            identity: claim::Identity::Event(identity.to_owned()),
+    /// Claims the event of a request for a run.
+    ///
+    /// # Errors
+    /// The answer, where the run is not to serve it.
+    fn claim(&self, run: RunId, waiting: &Waiting, ctx: &Context) -> Result<Claimed, Answer> {
+        let Some(identity) = waiting.request.event.identity.clone() else { return Ok(Claimed::Nothing) };
+        let asker = Asker {
+            identity: Identity::Event(identity),
             action: waiting.request.action,
-            run: waiting.run,
+            run,
             host: self.rules.place.host.clone(),
             timeout: self.rules.run_timeout,
         };
-        claim::enter(store, &asker)
+        match once::take(&self.vaults, &asker, &self.cause(waiting), ctx) {
+            Ok(Taken::Held(held)) => Ok(Claimed::Held(held)),
+            Ok(Taken::NoVault) => Ok(Claimed::Late(asker)),
+            Ok(Taken::Not(answer)) => Err(answer.into()),
+            Err(why) => Err(Answer::Later(why.what(), Duration::from_secs(30))),
+        }
     }
 
-    /// The store of the vault at `url`, for when everything else has been told to stop.
-    fn last_words(&self, url: &str) -> Option<Box<dyn Store>> {
-        let address = self.vaults.addresses().iter().find(|address| address.to_string() == url)?;
-        self.vaults.store_for_last_words(address).ok()
+    /// Why a request's own run would be run.
+    fn cause(&self, waiting: &Waiting) -> Cause {
+        Cause { way: waiting.way, events: vec![waiting.request.event.clone()], place: self.rules.place.clone() }
     }
 
     fn tell(&self, waiting: Waiting, answer: Answer) {
@@ -471,8 +411,8 @@ impl Desk {
     }
 
     /// The job that serves these requests, which are of one kind.
-    fn job(&self, group: &[Waiting], claims: &Arc<Vec<Option<Claim>>>) -> Job {
-        let request = &group[0].request;
+    fn job(&self, group: &[(Waiting, Claimed)]) -> Job {
+        let request = &group[0].0.request;
         match request.action {
             Action::Verify => Job::Verify(self.rules.verify.clone()),
             Action::Restore => {
@@ -489,8 +429,8 @@ impl Desk {
                     Reason::Schedule => 2,
                     Reason::Manual => 3,
                 };
-                let gravest = group.iter().min_by_key(|waiting| rank(waiting.request.reason));
-                if let Some(Waiting { request, .. }) = gravest {
+                let gravest = group.iter().min_by_key(|(waiting, _)| rank(waiting.request.reason));
+                if let Some((Waiting { request, .. }, _)) = gravest {
                     options.reason = request.reason;
                     options.labels.extend(request.labels.clone());
                     if backup::commit::check_labels(&options.labels).is_err() {
@@ -500,14 +440,14 @@ impl Desk {
                 if options.reason == Reason::Critical && options.sqlite {
                     options.check = options.check.or(Some(crate::vault::entry::CheckKind::Quick));
                 }
-                let (claims, vaults) = (claims.clone(), self.vaults.clone());
-                options.before_commit = Some(backup::commit::BeforeCommit::new(move || still_ours(&claims, &vaults)));
+                let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.held()).collect();
+                options.before_commit = held.map(|held| BeforeCommit::new(move || any_is_ours(&held)));
                 Job::Backup { options: Box::new(options), init: self.rules.init }
             }
         }
     }
 
-    fn count(&self, report: &crate::report::Report) {
+    fn count(&self, report: &Report) {
         let (action, result) = (report.action.name(), report.result.name());
         let mut tally = lock(&self.tally);
         *tally.runs.entry((action, result)).or_default() += 1;
@@ -532,21 +472,14 @@ fn is_critical(waiting: &Waiting) -> bool {
     waiting.request.action == Action::Backup && waiting.request.reason == Reason::Critical
 }
 
-/// Fails when every event that a run serves has been taken over by another run. A request without identity has no claim, and
-/// nobody else serves it.
-fn still_ours(claims: &[Option<Claim>], vaults: &Vaults) -> Result<()> {
-    let mut all = !claims.is_empty();
-    for claim in claims {
-        let Some(claim) = claim else { return Ok(()) };
-        // Claims lie in the first vault that opened; the question is asked where they can be found now.
-        let mut superseded = false;
-        for address in vaults.addresses() {
-            superseded |= vaults.store(address).and_then(|store| claim.superseded(&*store)).unwrap_or(false);
+/// Fails when no event that a run serves is its own any more. A request without a claim is served by nobody else.
+fn any_is_ours(held: &[Arc<Held>]) -> Result<()> {
+    let mut lost = Ok(());
+    for held in held {
+        lost = held.check();
+        if lost.is_ok() {
+            break;
         }
-        all &= superseded;
     }
-    match all {
-        true => Err(Error::failed("commit the snapshot", "another run has taken over the events that this one served")),
-        false => Ok(()),
-    }
+    lost
 }

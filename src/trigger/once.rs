@@ -99,18 +99,23 @@ pub fn once(
         Taken::Not(answer) => Ok(answer),
         Taken::NoVault => {
             let ran = work(None);
-            if ran.stored.is_none() || !stays(&ran.report) {
-                return Ok(Answer::Now(Box::new(ran)));
-            }
-            // It made the vault. That the claim comes late harms nothing; without it, a redelivery would be a second run.
-            match take(vaults, asker, cause, ctx) {
-                Ok(Taken::Held(held)) => Ok(held.settle(ran, vaults, ctx)),
-                Ok(Taken::Not(_) | Taken::NoVault) => Ok(Answer::Now(Box::new(ran))),
-                Err(why) => {
-                    ctx.monitor.warn(&format!("a redelivery would be served again: {}", why.what()));
-                    Ok(Answer::Now(Box::new(ran)))
-                }
-            }
+            Ok(late(&ran, vaults, asker, cause, ctx).unwrap_or_else(|| Answer::Now(Box::new(ran))))
+        }
+    }
+}
+
+/// Claims an event when its run is over, if that made the vault: a claim that comes late harms nothing, and without it a
+/// redelivery would be a second run. Gives the answer, where it is another than the run itself.
+pub fn late(ran: &Ran, vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Option<Answer> {
+    if ran.stored.is_none() || !stays(&ran.report) {
+        return None;
+    }
+    match take(vaults, asker, cause, ctx) {
+        Ok(Taken::Held(held)) => held.close(ran, vaults, ctx),
+        Ok(Taken::Not(_) | Taken::NoVault) => None,
+        Err(why) => {
+            ctx.monitor.warn(&format!("a redelivery would be served again: {}", why.what()));
+            None
         }
     }
 }
@@ -188,15 +193,16 @@ impl Held {
     /// Notes how its run ended. What must not be done again is marked as done, what may be as failed. What was done and
     /// left no report is neither: who takes over looks for the snapshot.
     pub fn settle(&self, ran: Ran, vaults: &Vaults, ctx: &Context) -> Answer {
-        match self.note(&ran, vaults, ctx) {
-            Ok(Some(answer)) => answer,
-            Ok(None) => Answer::Now(Box::new(ran)),
-            Err(why) => {
-                let what = if stays(&ran.report) { "done" } else { "failed" };
-                ctx.monitor.warn(&format!("the claim of the run is not marked {what}: {}", why.what()));
-                Answer::Now(Box::new(ran))
-            }
-        }
+        self.close(&ran, vaults, ctx).unwrap_or_else(|| Answer::Now(Box::new(ran)))
+    }
+
+    /// The same for a run that served other events, too. Gives the answer, where it is another than the run itself.
+    pub fn close(&self, ran: &Ran, vaults: &Vaults, ctx: &Context) -> Option<Answer> {
+        self.note(ran, vaults, ctx).unwrap_or_else(|why| {
+            let what = if stays(&ran.report) { "done" } else { "failed" };
+            ctx.monitor.warn(&format!("the claim of the run is not marked {what}: {}", why.what()));
+            None
+        })
     }
 
     /// The answer, where it is another than the run itself.

@@ -1,0 +1,84 @@
+//! What becomes of a request: how far its run is, and how it is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::job::Ran;
+use crate::report::{Outcome, RunId};
+use crate::trigger::once;
+
+/// How a request was answered.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// A run served it: its report.
+    Done {
+        /// How it ended.
+        outcome: Outcome,
+        /// Whether it may succeed when it is asked for again.
+        retry: bool,
+        /// The report.
+        report: Value,
+    },
+    /// It was served before: that run's report.
+    Before(Value),
+    /// Another instance serves it; it may be asked again after this time.
+    Elsewhere(Duration),
+    /// Not now, for this reason; after this time.
+    Later(String, Duration),
+    /// Never, for this reason.
+    Refused(String),
+}
+
+/// How far a run is.
+#[derive(Debug, Clone)]
+pub enum Progress {
+    /// It waits for its turn.
+    Waiting,
+    /// It is under way.
+    Running,
+    /// It is over.
+    Over(Arc<Answer>),
+}
+
+/// A request on its way.
+pub struct Ticket {
+    /// The run that will serve it, unless another one does.
+    pub run: RunId,
+    pub(super) answer: oneshot::Receiver<Arc<Answer>>,
+}
+
+impl Ticket {
+    /// Waits for the answer.
+    pub async fn answer(self) -> Arc<Answer> {
+        self.answer.await.unwrap_or_else(|_| Arc::new(Answer::ends()))
+    }
+}
+
+impl From<once::Answer> for Answer {
+    fn from(answer: once::Answer) -> Self {
+        match answer {
+            once::Answer::Before(before) => {
+                Answer::Before(before.report.unwrap_or_else(|| serde_json::json!({ "run": before.run })))
+            }
+            once::Answer::Elsewhere { retry_after, .. } => Answer::Elsewhere(retry_after),
+            once::Answer::Now(ran) => Answer::of(&ran),
+        }
+    }
+}
+
+impl Answer {
+    /// That of a run.
+    pub(super) fn of(ran: &Ran) -> Self {
+        let report = serde_json::to_value(&ran.report).unwrap_or_else(|why| Value::String(why.to_string()));
+        let retry = ran.report.result == Outcome::Failed;
+        Answer::Done { outcome: ran.report.result, retry, report }
+    }
+
+    /// That of a service which is told to stop.
+    pub(super) fn ends() -> Self {
+        Answer::Later("the service ends".into(), Duration::from_secs(10))
+    }
+}
