@@ -116,6 +116,7 @@ fn the_rest_interface() {
     assert_eq!(restored["result"], "complete");
     assert_eq!(fs::read_to_string(world.data().join("a.txt")).unwrap(), "first\n");
     assert_eq!(service.post("/backup/restore", r#"{"snapshot":"ffff"}"#).status, 404);
+    assert_eq!(service.post("/backup/restore", r#"{"snapshot":null}"#).status, 400);
     assert_eq!(service.post("/backup/verify", "").is(200)["result"], "complete");
     assert_eq!(service.post("/backup/cleanup", "").status, 501);
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::answer::{self, Reply};
@@ -40,7 +40,9 @@ enum For {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Wanted {
+    #[serde(deserialize_with = "given")]
     reason: Option<Reason>,
+    #[serde(deserialize_with = "given")]
     message: Option<String>,
     labels: BTreeMap<String, String>,
 }
@@ -49,7 +51,13 @@ struct Wanted {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Chosen {
+    #[serde(deserialize_with = "given")]
     snapshot: Option<String>,
+}
+
+/// A member that may be left out; null is no value of it.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 impl Server {
@@ -259,6 +267,7 @@ mod tests {
         for wrong in [
             r#"{"reason":"other"}"#.to_owned(),
             r#"{"vault":"gs://other"}"#.into(),
+            r#"{"reason":null}"#.into(),
             r#"{"labels":{"":"v"}}"#.into(),
             r#"{"labels":{"k":1}}"#.into(),
             format!(r#"{{"labels":{{{many}}}}}"#),

@@ -109,7 +109,7 @@ fn body(carries: Carries) -> Option<Value> {
                                 headers and its own form tell. Types: dev.lastgood.backup.requested, dev.lastgood.critical, \
                                 dev.lastgood.restore.requested, dev.lastgood.verify.requested.",
                 "content": { "application/json": {
-                    "schema": { "type": "object" },
+                    "schema": { "type": ["object", "null"] },
                     "examples": {
                         "fields": { "value": { "action": "backup", "service": "shop", "message": "before the update" } },
                         "critical": { "value": { "severity": "CRITICAL", "service": "shop", "message": "disk is failing" } },
