@@ -86,10 +86,11 @@ impl Server {
         let (to, mut parts) = mpsc::channel(CHUNKS);
         let desk = self.desk.clone();
         tokio::task::spawn_blocking(move || {
-            let _permit = permit;
             let mut out = Outgoing { to, buffer: Vec::new() };
             let done = desk.context(|ctx| work(&desk, ctx, &mut out));
             let done = done.and_then(|()| if out.buffer.is_empty() { Ok(()) } else { out.send().doing(|| SENDING) });
+            // Before the end is told: who asks for one thing after the other never finds his own place taken.
+            drop(permit);
             // Who has gone does not hear it.
             let _ = out.to.blocking_send(done.map(|()| None));
         });
