@@ -124,6 +124,7 @@ fn the_rest_interface() {
         assert!(service.post("/backup/trigger", wrong).is(400)["error"].is_string(), "{wrong}");
     }
     assert_eq!(service.post("/backup/trigger?wait=perhaps", "").status, 400);
+    assert_eq!(service.post("/?wait=perhaps", r#"{"severity":"INFO"}"#).status, 400);
     let form = service.connect().ask("POST", "/backup/trigger", "Content-Type: text/plain\r\n", b"{}").unwrap();
     assert_eq!(form.status, 415);
     let browser = "Sec-Fetch-Site: cross-site\r\n";

@@ -67,6 +67,10 @@ impl Server {
             Ok(bytes) => bytes,
             Err(why) => return unread(&why),
         };
+        // First, since what is asked for may be nothing.
+        if let Err(reply) = self.waits(parts) {
+            return reply;
+        }
         match event::read(parts.method.as_str(), parts.uri.path(), &parts.headers, &bytes) {
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
             Ok(Asked::Ignored(why)) => {
@@ -118,18 +122,26 @@ impl Server {
         self.ask(asked(Action::Verify, None), parts, For::Asker).await
     }
 
+    /// Whether the query says to wait for the run.
+    fn waits(&self, parts: &Parts) -> Result<bool, Reply> {
+        let wrong = |why: &str| Err(answer::error(StatusCode::BAD_REQUEST, why));
+        match routes::parameter(parts.uri.query(), "wait").as_deref() {
+            None | Some(b"true") => Ok(true),
+            Some(b"false") if self.settings.cloud_run && !self.settings.background => wrong(
+                "on Cloud Run nothing is done after the answer, unless the CPU is always allocated; if it is, start the service \
+                 with --background",
+            ),
+            Some(b"false") => Ok(false),
+            Some(_) => wrong("wait is true or false"),
+        }
+    }
+
     /// Asks for a run and waits for it, unless the query says not to.
     async fn ask(&self, request: Request, parts: &Parts, whom: For) -> Reply {
-        let wait = match routes::parameter(parts.uri.query(), "wait").as_deref() {
-            None | Some(b"true") => true,
-            Some(b"false") => false,
-            Some(_) => return answer::error(StatusCode::BAD_REQUEST, "wait is true or false"),
+        let wait = match self.waits(parts) {
+            Ok(wait) => wait,
+            Err(reply) => return reply,
         };
-        if !wait && self.settings.cloud_run && !self.settings.background {
-            let why = "on Cloud Run nothing is done after the answer, unless the CPU is always allocated; if it is, start the \
-                       service with --background";
-            return answer::error(StatusCode::BAD_REQUEST, why);
-        }
         match self.desk.ask(request, Way::Http) {
             Err(now) => told(&now, whom),
             Ok(ticket) if wait => told(&*ticket.answer().await, whom),
