@@ -1,6 +1,8 @@
 //! From flags and environment to one checked [`Config`] of concrete values. Nothing after this asks either again.
 
 mod doctor;
+mod env;
+mod places;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,7 @@ use lastgood::error::{Error, Result};
 use lastgood::job::Job;
 use lastgood::report::{Outcome, Place};
 use lastgood::store::address::Address;
-use lastgood::store::cloud::{Cloud, PATIENCE};
+use lastgood::store::cloud::Cloud;
 use lastgood::vault::entry::CheckKind;
 use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::Reason;
@@ -20,13 +22,12 @@ use lastgood::{backup, restore, verify};
 
 use crate::cli::{self, Cli, Command};
 
+use self::env::Env;
+use self::places::{cloud, place, vaults};
 pub use self::serve::Service;
 
 const DATA: &str = "./data";
 const DATA_IN_CLOUD_RUN: &str = "/app/data";
-const VAULT: &str = "./backups";
-/// Where in a bucket the vault is when only the bucket is named.
-const PREFIX: &str = "lastgood";
 
 /// What the surroundings tell, passed in so that [`Config::new`] has no other input.
 pub struct Outside<'a> {
@@ -105,7 +106,7 @@ pub enum Task {
         snapshot: String,
         to: Destination,
     },
-    Doctor(lastgood::doctor::Place),
+    Doctor(Box<lastgood::doctor::Place>),
     Serve(Box<Service>),
 }
 
@@ -119,12 +120,11 @@ pub enum Destination {
 impl Output {
     /// How to tell, before anything that may have to be told.
     pub fn new(global: &cli::Global, env: &dyn Fn(&str) -> Option<OsString>) -> Self {
-        let set = |name: &str| env(name).filter(|value| !value.is_empty());
-        let in_cloud_run = set("K_SERVICE").is_some() || set("CLOUD_RUN_JOB").is_some();
-        let json_log = match (global.log_format, set("LASTGOOD_LOG_FORMAT")) {
+        let env = Env::new(env);
+        let json_log = match (global.log_format, env.get("LASTGOOD_LOG_FORMAT")) {
             (Some(format), _) => format == cli::LogFormat::Json,
             (None, Some(format)) => format.eq_ignore_ascii_case("json"),
-            (None, None) => in_cloud_run,
+            (None, None) => env.in_cloud_run(),
         };
         let level = match (global.quiet, global.verbose) {
             (true, _) => tracing::Level::ERROR,
@@ -152,22 +152,17 @@ impl Config {
     /// Wrong usage: an address of an unknown kind, a bad path, a vault and a directory that are in each other's way.
     pub fn new(cli: Cli, outside: &Outside) -> Result<Config> {
         let json = cli.global.json;
-        let set = |name: &str| (outside.env)(name).filter(|value| !value.is_empty());
-        let vaults = vaults(cli.global.vaults, &set)?;
-        let cloud = cloud(&cli.global.cloud, &set)?;
-        let parallel = match (cli.global.cloud.parallel, set("LASTGOOD_PARALLEL")) {
-            (Some(parallel), _) => Some(parallel),
-            (None, None) => None,
-            (None, Some(text)) => Some(
-                cli::parallel(&text.to_string_lossy())
-                    .map_err(|why| Error::usage(format!("take LASTGOOD_PARALLEL={}", text.to_string_lossy()), why))?,
-            ),
+        let env = Env::new(outside.env);
+        let vaults = vaults(cli.global.vaults, &env)?;
+        let cloud = cloud(&cli.global.cloud, &env)?;
+        let place = place(&env, &outside.host);
+        let parallel = match cli.global.cloud.parallel {
+            Some(parallel) => Some(parallel),
+            None => env.parsed("LASTGOOD_PARALLEL", cli::parallel)?,
         };
         let data = |given: Option<PathBuf>| {
-            given.or_else(|| set("LASTGOOD_DATA").map(PathBuf::from)).unwrap_or_else(|| {
-                let in_cloud_run = set("K_SERVICE").is_some() || set("CLOUD_RUN_JOB").is_some();
-                PathBuf::from(if in_cloud_run { DATA_IN_CLOUD_RUN } else { DATA })
-            })
+            let default = if env.in_cloud_run() { DATA_IN_CLOUD_RUN } else { DATA };
+            given.or_else(|| env.path("LASTGOOD_DATA")).unwrap_or_else(|| default.into())
         };
         let mut exit_zero_on = Vec::new();
         let task = match cli.command {
@@ -195,11 +190,11 @@ impl Config {
             }
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
-                Task::Doctor(doctor::place(data(args.data), &vaults, &cloud, args.max_age, outside))
+                Task::Doctor(Box::new(doctor::place(data(args.data), &vaults, &cloud, args.max_age, outside)))
             }
             Command::Serve(args) => {
                 let data = data(args.data.clone());
-                Task::Serve(Box::new(serve::service(*args, data, &vaults, place(&set, outside), &set, outside)?))
+                Task::Serve(Box::new(serve::service(*args, data, &vaults, place.clone(), &env, outside)?))
             }
             Command::List => Task::List,
             Command::Runs(args) => Task::Runs { run: args.run, limit: args.limit },
@@ -224,7 +219,7 @@ impl Config {
                 Task::Run(Job::Verify(verify::Options { read_data: args.read_data, databases: args.databases }))
             }
         };
-        Ok(Config { vaults, cloud, parallel, place: place(&set, outside), exit_zero_on, task })
+        Ok(Config { vaults, cloud, parallel, place, exit_zero_on, task })
     }
 }
 
@@ -350,110 +345,6 @@ fn entry_path(text: &OsStr) -> Result<EntryPath> {
         Error::usage("look into a snapshot", why)
             .hint("Paths in a snapshot are relative to the data directory: `uploads/a`.")
     })
-}
-
-/// Where this runs.
-fn place(set: &dyn Fn(&str) -> Option<OsString>, outside: &Outside) -> Place {
-    let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
-    Place {
-        host: outside.host.clone(),
-        writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
-        execution: text("CLOUD_RUN_EXECUTION"),
-        task: text("CLOUD_RUN_TASK_INDEX"),
-        attempt: text("CLOUD_RUN_TASK_ATTEMPT"),
-        service: text("K_SERVICE"),
-        revision: text("K_REVISION"),
-    }
-}
-
-/// The vaults to use, the first one first: flags, else the variable of our own, else the bucket that other backup scripts
-/// know by one of two names, else a folder beside the data.
-fn vaults(flags: Vec<OsString>, set: &dyn Fn(&str) -> Option<OsString>) -> Result<Vec<Address>> {
-    let mut named = flags;
-    if named.is_empty()
-        && let Some(list) = set("LASTGOOD_VAULT")
-    {
-        named = list.as_bytes().split(|b| *b == b',').map(|part| OsStr::from_bytes(part.trim_ascii()).into()).collect();
-    }
-    let mut vaults: Vec<Address> = Vec::with_capacity(named.len());
-    for address in named {
-        let address = Address::parse(&address)?;
-        if vaults.contains(&address) {
-            return Err(Error::usage(format!("use the vault {address}"), "it is given twice"));
-        }
-        vaults.push(address);
-    }
-    if vaults.is_empty() {
-        vaults.push(match same("bucket", &["BACKUP_BUCKET_NAME", "GCS_BUCKET_NAME"], set)? {
-            None => Address::Folder(VAULT.into()),
-            Some((name, value)) => {
-                let doing = || format!("use the bucket {value} of {name}");
-                let bare = value.strip_prefix("gs://").unwrap_or(&value).trim_end_matches('/');
-                Address::bucket(bare, PREFIX).map_err(|why| {
-                    Error::usage(doing(), why).hint("It is the name alone; `--vault gs://bucket/prefix` names more.")
-                })?
-            }
-        });
-    }
-    Ok(vaults)
-}
-
-/// How buckets are reached.
-fn cloud(flags: &cli::CloudFlags, set: &dyn Fn(&str) -> Option<OsString>) -> Result<Cloud> {
-    let text = |name: &str| match set(name).map(OsString::into_string) {
-        Some(Ok(text)) => Ok(Some(text)),
-        Some(Err(_)) => Err(Error::usage(format!("read {name}"), "it is not UTF-8")),
-        None => Ok(None),
-    };
-    let emulator = text("STORAGE_EMULATOR_HOST")?.map(|host| {
-        let host = if host.contains("://") { host } else { format!("http://{host}") };
-        host.trim_end_matches('/').trim_end_matches("/storage/v1").to_owned()
-    });
-    let patience = match (flags.store_timeout, text("LASTGOOD_STORE_TIMEOUT")?) {
-        (Some(time), _) => time,
-        (None, Some(text)) => {
-            cli::duration(&text).map_err(|why| Error::usage(format!("take LASTGOOD_STORE_TIMEOUT={text}"), why))?
-        }
-        (None, None) => PATIENCE,
-    };
-    let project = same("project", &["GOOGLE_CLOUD_PROJECT", "GCP_PROJECT_ID"], set)?.map(|(_, project)| project);
-    let home = set("HOME").map(PathBuf::from);
-    Ok(Cloud {
-        project,
-        emulator,
-        endpoint: text("LASTGOOD_STORAGE_ENDPOINT")?.map(|url| url.trim_end_matches('/').to_owned()),
-        credentials: set("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
-        well_known: home.map(|home| home.join(".config/gcloud/application_default_credentials.json")),
-        metadata_host: text("GCE_METADATA_HOST")?,
-        in_cloud_run: set("K_SERVICE").is_some() || set("CLOUD_RUN_JOB").is_some(),
-        patience,
-    })
-}
-
-/// The value of the first of several variables that mean the same thing, and that variable's name.
-///
-/// # Errors
-/// Usage: two are set to different values.
-fn same<'n>(
-    what: &str,
-    names: &[&'n str],
-    set: &dyn Fn(&str) -> Option<OsString>,
-) -> Result<Option<(&'n str, String)>> {
-    let mut found: Option<(&str, String)> = None;
-    for name in names {
-        let Some(value) = set(name) else { continue };
-        let value = value.into_string().map_err(|_| Error::usage(format!("read {name}"), "it is not UTF-8"))?;
-        match &found {
-            Some((first, before)) if *before != value => {
-                let why = format!("{first} says {before}, and {name} says {value}");
-                return Err(Error::usage(format!("find out which {what} is meant"), why)
-                    .hint("Unset one of the two, or name the vault: `--vault URL`."));
-            }
-            Some(_) => {}
-            None => found = Some((*name, value)),
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

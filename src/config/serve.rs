@@ -1,6 +1,5 @@
 //! What `serve` is told.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -16,6 +15,7 @@ use lastgood::trigger::http::{Limits, Settings, health};
 use lastgood::vault::root::Reason;
 use lastgood::{restore, verify};
 
+use super::env::Env;
 use super::{Outside, backup_options, target};
 use crate::cli;
 
@@ -57,13 +57,13 @@ pub fn service(
     data: PathBuf,
     vaults: &[Address],
     place: Place,
-    set: &dyn Fn(&str) -> Option<OsString>,
+    env: &Env,
     outside: &Outside,
 ) -> Result<Service> {
     let k_service = place.service.is_some();
     let listen = match args.listen {
         Some(address) => address,
-        None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, number(set, "PORT")?.unwrap_or(PORT))),
+        None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, env.number("PORT")?.unwrap_or(PORT))),
     };
     let auth = Mode::new(auth::Settings {
         auth: args.auth.map(|auth| match auth {
@@ -76,27 +76,25 @@ pub fn service(
         emails: args.auth_emails,
         jwks_url: args.auth_keys_url,
         token_file: args.token_file,
-        token: set("LASTGOOD_TOKEN"),
+        token: env.get("LASTGOOD_TOKEN"),
         insecure: args.insecure,
     })?;
     auth.check_listen(listen, args.insecure, k_service)?;
     let interval = match args.interval {
         Some(interval) => Some(interval),
         None => {
-            number::<u32>(set, "BACKUP_INTERVAL_MINUTES")?.map(|minutes| Duration::from_secs(u64::from(minutes) * 60))
+            let minutes = env.number::<u32>("BACKUP_INTERVAL_MINUTES")?;
+            minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60))
         }
     };
     let two = interval.filter(|interval| !interval.is_zero()).map(|interval| interval * 2);
-    let freshness = match (args.data_freshness, text(set, "DATA_FRESHNESS")?) {
-        (Some(freshness), _) => freshness,
-        (None, None) => FRESHNESS,
-        (None, Some(text)) => {
-            cli::duration(&text).map_err(|why| Error::usage(format!("take DATA_FRESHNESS={text}"), why))?
-        }
+    let freshness = match args.data_freshness {
+        Some(freshness) => freshness,
+        None => env.duration("DATA_FRESHNESS")?.unwrap_or(FRESHNESS),
     };
     let mut critical = args.critical_files;
     if critical.is_empty()
-        && let Some(list) = text(set, "CRITICAL_FILES")?
+        && let Some(list) = env.text("CRITICAL_FILES")?
     {
         critical = list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
     }
@@ -140,16 +138,6 @@ pub fn service(
             limits: Limits { connections: args.connections, ..Limits::default() },
         },
     })
-}
-
-fn text(set: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Result<Option<String>> {
-    let wrong = |_| Error::usage(format!("read {name}"), "it is not UTF-8");
-    set(name).map(|value| value.into_string().map_err(wrong)).transpose()
-}
-
-fn number<N: std::str::FromStr>(set: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Result<Option<N>> {
-    let wrong = |text: &str| Error::usage(format!("take {name}={text}"), "it is not a whole number of its range");
-    text(set, name)?.map(|text| text.trim().parse().map_err(|_| wrong(&text))).transpose()
 }
 
 /// What must be in the data directory, as it is given and as it is matched.

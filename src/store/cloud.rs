@@ -18,6 +18,8 @@ pub struct Cloud {
     pub emulator: Option<String>,
     /// Another way to Google's service, with credentials: a Private Service Connect endpoint.
     pub endpoint: Option<String>,
+    /// An emulator in place of Google's Pub/Sub, without credentials: `http://127.0.0.1:8085`.
+    pub pubsub_emulator: Option<String>,
     /// The file that `GOOGLE_APPLICATION_CREDENTIALS` names. `google-cloud-auth`, which uses it, looks there by itself.
     pub credentials: Option<PathBuf>,
     /// Where `gcloud auth application-default login` leaves its file. The library looks there, too.
@@ -36,6 +38,7 @@ impl Default for Cloud {
             project: None,
             emulator: None,
             endpoint: None,
+            pubsub_emulator: None,
             credentials: None,
             well_known: None,
             metadata_host: None,

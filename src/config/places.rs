@@ -1,0 +1,90 @@
+//! Where this runs, where its vaults are, and how Google Cloud is reached.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use lastgood::error::{Error, Result};
+use lastgood::report::Place;
+use lastgood::store::address::Address;
+use lastgood::store::cloud::{Cloud, PATIENCE};
+
+use super::env::Env;
+use crate::cli;
+
+const VAULT: &str = "./backups";
+/// Where in a bucket the vault is when only the bucket is named.
+const PREFIX: &str = "lastgood";
+
+/// Where this runs.
+pub fn place(env: &Env, host: &str) -> Place {
+    let text = |name: &str| env.get(name).map(|value| value.to_string_lossy().into_owned());
+    Place {
+        host: host.to_owned(),
+        writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
+        execution: text("CLOUD_RUN_EXECUTION"),
+        task: text("CLOUD_RUN_TASK_INDEX"),
+        attempt: text("CLOUD_RUN_TASK_ATTEMPT"),
+        service: text("K_SERVICE"),
+        revision: text("K_REVISION"),
+    }
+}
+
+/// The vaults to use, the first one first: flags, else the variable of our own, else the bucket that other backup scripts
+/// know by one of two names, else a folder beside the data.
+///
+/// # Errors
+/// Usage: an address of an unknown kind; the same one twice; two variables that differ.
+pub fn vaults(flags: Vec<OsString>, env: &Env) -> Result<Vec<Address>> {
+    let mut named = flags;
+    if named.is_empty()
+        && let Some(list) = env.get("LASTGOOD_VAULT")
+    {
+        named = list.as_bytes().split(|b| *b == b',').map(|part| OsStr::from_bytes(part.trim_ascii()).into()).collect();
+    }
+    let mut vaults: Vec<Address> = Vec::with_capacity(named.len());
+    for address in named {
+        let address = Address::parse(&address)?;
+        if vaults.contains(&address) {
+            return Err(Error::usage(format!("use the vault {address}"), "it is given twice"));
+        }
+        vaults.push(address);
+    }
+    if vaults.is_empty() {
+        vaults.push(match env.same("bucket", &["BACKUP_BUCKET_NAME", "GCS_BUCKET_NAME"])? {
+            None => Address::Folder(VAULT.into()),
+            Some((name, value)) => {
+                let doing = || format!("use the bucket {value} of {name}");
+                let bare = value.strip_prefix("gs://").unwrap_or(&value).trim_end_matches('/');
+                Address::bucket(bare, PREFIX).map_err(|why| {
+                    Error::usage(doing(), why).hint("It is the name alone; `--vault gs://bucket/prefix` names more.")
+                })?
+            }
+        });
+    }
+    Ok(vaults)
+}
+
+/// How Google Cloud is reached.
+///
+/// # Errors
+/// Usage: a variable that is not what it should be.
+pub fn cloud(flags: &cli::CloudFlags, env: &Env) -> Result<Cloud> {
+    let with_scheme = |host: String| if host.contains("://") { host } else { format!("http://{host}") };
+    let bare = |url: String| url.trim_end_matches('/').to_owned();
+    let storage = env.text("STORAGE_EMULATOR_HOST")?.map(with_scheme).map(bare);
+    let patience = match flags.store_timeout {
+        Some(time) => time,
+        None => env.duration("LASTGOOD_STORE_TIMEOUT")?.unwrap_or(PATIENCE),
+    };
+    Ok(Cloud {
+        project: env.same("project", &["GOOGLE_CLOUD_PROJECT", "GCP_PROJECT_ID"])?.map(|(_, project)| project),
+        emulator: storage.map(|url| url.trim_end_matches("/storage/v1").to_owned()),
+        endpoint: env.text("LASTGOOD_STORAGE_ENDPOINT")?.map(bare),
+        pubsub_emulator: env.text("PUBSUB_EMULATOR_HOST")?.map(with_scheme).map(bare),
+        credentials: env.path("GOOGLE_APPLICATION_CREDENTIALS"),
+        well_known: env.path("HOME").map(|home| home.join(".config/gcloud/application_default_credentials.json")),
+        metadata_host: env.text("GCE_METADATA_HOST")?,
+        in_cloud_run: env.in_cloud_run(),
+        patience,
+    })
+}

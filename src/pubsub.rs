@@ -1,0 +1,211 @@
+//! Google Cloud Pub/Sub: how it is reached, what topics and subscriptions are called, and publishing to one.
+//!
+//! The client is Google's own crate. What it leaves open is done here: it does not look at `PUBSUB_EMULATOR_HOST`, and without
+//! credentials it would ask for a metadata server for minutes before it says so.
+
+use std::fmt;
+use std::time::Duration;
+
+use google_cloud_auth::credentials::{Credentials, anonymous};
+use google_cloud_pubsub::client;
+use google_cloud_pubsub::model::Message;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::{Doing, Error, Result};
+use crate::store::cloud::Cloud;
+use crate::store::login::{self, said};
+use crate::store::retry::Fault;
+
+/// The longest name of a resource. <https://docs.cloud.google.com/pubsub/docs/pubsub-basics#resource_names>
+const MAX_NAME: usize = 255;
+
+/// The full name of a topic: `projects/P/topics/T`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic(String);
+
+/// The full name of a subscription: `projects/P/subscriptions/S`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription(String);
+
+impl Topic {
+    /// A topic by its full name, or by its own name where the project is known.
+    ///
+    /// # Errors
+    /// Text that says what is wrong with it.
+    pub fn new(name: &str, project: Option<&str>) -> Result<Self, String> {
+        full("topics", name, project).map(Topic)
+    }
+
+    /// The full name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Subscription {
+    /// A subscription by its full name, or by its own name where the project is known.
+    ///
+    /// # Errors
+    /// Text that says what is wrong with it.
+    pub fn new(name: &str, project: Option<&str>) -> Result<Self, String> {
+        full("subscriptions", name, project).map(Subscription)
+    }
+
+    /// The full name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The full name of a resource.
+fn full(kind: &str, name: &str, project: Option<&str>) -> Result<String, String> {
+    let is_id = |id: &str| {
+        let mut chars = id.chars();
+        let begins = chars.next().is_some_and(|first| first.is_ascii_alphabetic());
+        let rest = chars.all(|c| c.is_ascii_alphanumeric() || "-_.~+%".contains(c));
+        begins && rest && (3..=MAX_NAME).contains(&id.len())
+    };
+    // Of old projects, the id has a domain before it: `example.com:shop`.
+    let is_project = |id: &str| !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
+    match (name.split('/').collect::<Vec<_>>().as_slice(), project) {
+        (["projects", project, of, id], _) if is_project(project) && *of == kind && is_id(id) => Ok(name.to_owned()),
+        ([id], Some(project)) if is_id(id) && is_project(project) => Ok(format!("projects/{project}/{kind}/{id}")),
+        ([id], None) if is_id(id) => {
+            Err(format!("the project is not known: write projects/PROJECT/{kind}/{id}, or set GOOGLE_CLOUD_PROJECT"))
+        }
+        _ => Err(format!("it is not of the form projects/PROJECT/{kind}/NAME")),
+    }
+}
+
+/// How Pub/Sub is reached.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// `http://127.0.0.1:8085`, where it is not Google's.
+    pub endpoint: Option<String>,
+    /// Those to use where they are not found by the client itself.
+    pub credentials: Option<Credentials>,
+}
+
+impl Access {
+    /// What is configured.
+    ///
+    /// # Errors
+    /// Credentials that cannot be used.
+    pub fn new(cloud: &Cloud, doing: impl Fn() -> String) -> Result<Self> {
+        // A provider that is there already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        if let Some(emulator) = &cloud.pubsub_emulator {
+            let credentials = Some(anonymous::Builder::new().build());
+            return Ok(Access { endpoint: Some(emulator.clone()), credentials });
+        }
+        // An emulator of another service changes nothing here.
+        let google = Cloud { emulator: None, ..cloud.clone() };
+        login::find(&google).map_err(|fault| match fault {
+            Fault::Refused { why, hint } => Error::failed(doing(), why).hint(hint),
+            other => Error::failed(doing(), format!("{other:?}")),
+        })?;
+        Ok(Access { endpoint: None, credentials: None })
+    }
+}
+
+/// Publishes to one topic. It blocks: it is for threads that may.
+pub struct Publisher {
+    topic: Topic,
+    client: client::Publisher,
+    runtime: Runtime,
+}
+
+impl Publisher {
+    /// A client for a topic; asks nothing yet.
+    ///
+    /// # Errors
+    /// Credentials that cannot be used; a system without threads or certificates.
+    pub fn new(cloud: &Cloud, topic: Topic) -> Result<Self> {
+        let doing = || format!("publish to {topic}");
+        let access = Access::new(cloud, doing)?;
+        let runtime = Builder::new_current_thread().enable_all().build().doing(doing)?;
+        let client = runtime.block_on(async {
+            // One message is waited for at a time, so none waits for others.
+            let mut builder = client::Publisher::builder(topic.name()).set_message_count_threshold(1);
+            if let Some(endpoint) = access.endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            if let Some(credentials) = access.credentials {
+                builder = builder.with_credentials(credentials);
+            }
+            builder.build().await
+        });
+        let client = client.map_err(|why| Error::failed(doing(), said(&why)))?;
+        Ok(Publisher { topic, client, runtime })
+    }
+
+    /// Publishes a message, which is tried again until it is taken or the time is over; gives its id.
+    ///
+    /// # Errors
+    /// A topic that is not there, or may not be published to; a service that does not answer.
+    pub fn publish(
+        &self,
+        data: Vec<u8>,
+        attributes: impl IntoIterator<Item = (String, String)>,
+        within: Duration,
+    ) -> Result<String> {
+        let doing = || format!("publish to {}", self.topic);
+        let message = Message::new().set_data(data).set_attributes(attributes);
+        let published =
+            self.runtime.block_on(async { tokio::time::timeout(within, self.client.publish(message)).await });
+        match published {
+            Ok(Ok(id)) => Ok(id),
+            Ok(Err(why)) => Err(Error::failed(doing(), said(&why)).hint(
+                "Does the topic exist, and has this account the role roles/pubsub.publisher on it? \
+                 `gcloud pubsub topics create TOPIC`",
+            )),
+            Err(_) => Err(Error::unreachable(doing(), format!("no answer came within {} s", within.as_secs()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_full_or_completed() {
+        let topic = |name: &str, project| Topic::new(name, project).map(|topic| topic.name().to_owned());
+        for (name, project, full) in [
+            ("projects/demo/topics/backup", None, "projects/demo/topics/backup"),
+            ("projects/demo/topics/backup", Some("other"), "projects/demo/topics/backup"),
+            ("backup-now", Some("example.com:demo"), "projects/example.com:demo/topics/backup-now"),
+        ] {
+            assert_eq!(topic(name, project).unwrap(), full);
+        }
+        for (name, project) in [
+            ("backup", None),
+            ("", Some("p")),
+            ("ab", Some("p")),
+            ("1abc", Some("p")),
+            ("a b c", Some("p")),
+            ("projects/p/subscriptions/backup", None),
+            ("projects//topics/backup", None),
+            ("projects/p/topics/backup/more", None),
+            ("topics/backup", Some("p")),
+        ] {
+            assert!(topic(name, project).is_err(), "{name}");
+        }
+        assert!(topic("backup", None).unwrap_err().contains("GOOGLE_CLOUD_PROJECT"));
+        let subscription = Subscription::new("pull", Some("p")).unwrap();
+        assert_eq!(subscription.name(), "projects/p/subscriptions/pull");
+        assert!(Subscription::new("projects/p/topics/backup", None).is_err());
+    }
+}
