@@ -10,6 +10,7 @@ pub mod fuse;
 pub mod http;
 pub mod machine;
 pub mod other;
+pub mod pubsub;
 pub mod slow;
 pub mod tree;
 
