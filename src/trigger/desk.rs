@@ -5,6 +5,7 @@
 //! [`Rules::coalesce`] is over. A client that hangs up takes back nothing: its run goes on.
 
 mod answer;
+mod queue;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +17,13 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 pub use self::answer::{Answer, Progress, Ticket};
+use self::queue::{Next, Queue, WAITING, Waiting};
 use super::claim::{Asker, Identity};
-use super::event::Request;
+use super::event::{Request, labels};
 use super::once::{self, Held, Taken};
 use crate::backup;
 use crate::backup::commit::BeforeCommit;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::{self, Cause, Job};
 use crate::monitor::{Context, Monitor};
 use crate::replicas::vaults::Vaults;
@@ -31,8 +33,6 @@ use crate::{restore, verify};
 
 /// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
 const KEPT: usize = 256;
-/// Requests that may wait.
-const WAITING: usize = 1000;
 
 /// What the configuration says of runs that others ask for.
 #[derive(Clone)]
@@ -81,20 +81,10 @@ impl Claimed {
     }
 }
 
-struct Waiting {
-    run: RunId,
-    request: Request,
-    way: Way,
-    answer: oneshot::Sender<Arc<Answer>>,
-}
-
-#[derive(Default)]
 struct State {
-    waiting: VecDeque<Waiting>,
+    queue: Queue,
     known: HashMap<RunId, Progress>,
     order: VecDeque<RunId>,
-    /// When runs for critical events began, in the last hour.
-    critical: VecDeque<Instant>,
     running: Option<RunId>,
     last: Option<Last>,
     closed: bool,
@@ -162,12 +152,6 @@ impl State {
             }
         }
     }
-
-    fn tell(&mut self, waiting: Waiting, answer: &Arc<Answer>) {
-        self.know(waiting.run, Progress::Over(answer.clone()));
-        // Who hung up does not hear it.
-        let _ = waiting.answer.send(answer.clone());
-    }
 }
 
 impl Desk {
@@ -179,8 +163,15 @@ impl Desk {
         random: fn(&mut [u8]) -> Result<()>,
         stop: Arc<AtomicBool>,
     ) -> Desk {
-        let (state, changed, tally) = (Mutex::default(), Condvar::new(), Mutex::default());
-        Desk { rules, vaults, monitor, random, stop, state, changed, tally }
+        let state = Mutex::new(State {
+            queue: Queue::new(rules.coalesce, rules.critical_max),
+            known: HashMap::new(),
+            order: VecDeque::new(),
+            running: None,
+            last: None,
+            closed: false,
+        });
+        Desk { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), tally: Mutex::default() }
     }
 
     /// The vaults that it works on.
@@ -245,17 +236,18 @@ impl Desk {
         if let Err(why) = backup::commit::check_labels(&request.labels) {
             return Err(Answer::Refused(why.what()));
         }
-        let run = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
+        let new = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
         let mut state = lock(&self.state);
         if state.closed || self.stop.load(Ordering::Relaxed) {
             return Err(Answer::ends());
         }
-        if state.waiting.len() >= WAITING {
+        if state.queue.is_full() {
             return Err(Answer::Later(format!("{WAITING} requests wait already"), Duration::from_secs(60)));
         }
         let (answer, receiver) = oneshot::channel();
+        let run = state.queue.shared(request.action).unwrap_or(new);
         state.know(run, Progress::Waiting);
-        state.waiting.push_back(Waiting { run, request, way, answer });
+        state.queue.push(Waiting { run, request, way, answer });
         drop(state);
         self.changed.notify_all();
         Ok(Ticket { run, answer: receiver })
@@ -275,52 +267,35 @@ impl Desk {
             if self.stop.load(Ordering::Relaxed) {
                 state.closed = true;
                 let answer = Arc::new(Answer::ends());
-                for waiting in std::mem::take(&mut state.waiting) {
-                    state.tell(waiting, &answer);
+                for waiting in state.queue.clear() {
+                    state.know(waiting.run, Progress::Over(answer.clone()));
+                    answer::tell(waiting.answer, &answer);
                 }
                 return None;
             }
             let now = Instant::now();
-            while state.critical.front().is_some_and(|begun| now.duration_since(*begun) > Duration::from_secs(3600)) {
-                state.critical.pop_front();
-            }
-            let window = state.critical.back().map(|begun| *begun + self.rules.coalesce).filter(|end| *end > now);
-            let is_due = |waiting: &Waiting| !is_critical(waiting) || window.is_none();
-            let Some(at) = state.waiting.iter().position(is_due) else {
-                // Told to stop, it looks up soon; a signal does not wake it.
-                let tick = Duration::from_millis(100);
-                let wait = window.map_or(tick, |end| tick.min(end - now));
-                state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
-                continue;
-            };
-            if is_critical(&state.waiting[at]) && state.critical.len() >= self.rules.critical_max {
-                let free = state.critical.front().map(|begun| *begun + Duration::from_secs(3600) - now);
-                let why = format!("there were {} runs for critical events within an hour", state.critical.len());
-                let answer = Arc::new(Answer::Later(why, free.unwrap_or_default()));
-                if let Some(waiting) = state.waiting.remove(at) {
-                    tracing::error!("a critical event is put off: {:?}", answer);
-                    state.tell(waiting, &answer);
+            match state.queue.next(now, |_| true) {
+                Next::Run(group) => {
+                    state.running = group.first().map(|waiting| waiting.run);
+                    return Some(group);
                 }
-                continue;
+                Next::PutOff(waiting, runs, after) => {
+                    let why = format!("there were {runs} runs for critical events within an hour");
+                    tracing::error!("a critical event is put off for {:.0} s: {why}", after.as_secs_f64());
+                    let answer = Arc::new(Answer::Later(why, after));
+                    // Others may wait for the same run.
+                    if state.queue.shared(Action::Backup).is_none() {
+                        state.know(waiting.run, Progress::Over(answer.clone()));
+                    }
+                    answer::tell(waiting.answer, &answer);
+                }
+                Next::Nothing(until) => {
+                    // Told to stop, it looks up soon; a signal does not wake it.
+                    let tick = Duration::from_millis(100);
+                    let wait = until.map_or(tick, |until| tick.min(until.saturating_duration_since(now)));
+                    state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
-            let action = state.waiting[at].request.action;
-            let mut group = Vec::new();
-            if action == Action::Backup {
-                let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting)
-                    .into_iter()
-                    .partition(|waiting| waiting.request.action == action);
-                (group, state.waiting) = (now, VecDeque::from(later));
-            } else {
-                group.extend(state.waiting.remove(at));
-            }
-            if group.iter().any(is_critical) {
-                state.critical.push_back(now);
-            }
-            for waiting in &group {
-                state.know(waiting.run, Progress::Running);
-            }
-            state.running = group.first().map(|waiting| waiting.run);
-            return Some(group);
         }
     }
 
@@ -346,21 +321,29 @@ impl Desk {
     }
 
     fn serve_within(&self, group: Vec<Waiting>, deadline: Instant, ctx: &Context) {
-        let Some(first) = group.first() else { return };
-        let (run, way) = (first.run, first.way);
-        let mut mine = Vec::with_capacity(group.len());
+        let Some(Waiting { run, way, .. }) = group.first() else { return };
+        let (run, way) = (*run, *way);
+        self.know(run, Progress::Running);
+        let (mut mine, mut other) = (Vec::with_capacity(group.len()), None);
         for waiting in group {
             match self.claim(run, &waiting, ctx) {
                 Ok(claim) => mine.push((waiting, claim)),
-                Err(answer) => self.tell(waiting, answer),
+                Err(answer) => {
+                    let answer = Arc::new(answer);
+                    answer::tell(waiting.answer, &answer);
+                    other = Some(answer);
+                }
             }
         }
         if mine.is_empty() {
+            if let Some(answer) = other {
+                self.know(run, Progress::Over(answer));
+            }
             return;
         }
         let events = mine.iter().map(|(waiting, _)| waiting.request.event.clone()).collect();
         let cause = Cause { way, events, place: self.rules.place.clone() };
-        let ran = job::run(run, &self.job(&mine), cause, &self.vaults, ctx);
+        let ran = job::run(run, &self.job(&mine, deadline), cause, &self.vaults, ctx);
         if ctx.stop.load(Ordering::Relaxed) && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed) {
             tracing::error!(
                 "the run {run} took longer than {:.0} s and was ended",
@@ -369,15 +352,17 @@ impl Desk {
         }
         self.count(&ran.report);
         let done = Arc::new(Answer::of(&ran));
-        for (waiting, claim) in mine {
+        let close = |(waiting, claim): (Waiting, Claimed)| {
             let other = match claim {
                 Claimed::Held(held) => held.close(&ran, &self.vaults, ctx),
                 Claimed::Late(asker) => once::late(&ran, &self.vaults, &asker, &self.cause(&waiting), ctx),
                 Claimed::Nothing => None,
             };
-            let answer = other.map_or_else(|| done.clone(), |other| Arc::new(other.into()));
-            lock(&self.state).tell(waiting, &answer);
-        }
+            (waiting.answer, other.map_or_else(|| done.clone(), |other| Arc::new(other.into())))
+        };
+        let closed: Vec<_> = mine.into_iter().map(close).collect();
+        self.know(run, Progress::Over(done.clone()));
+        closed.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
     }
 
     /// Claims the event of a request for a run.
@@ -406,12 +391,12 @@ impl Desk {
         Cause { way: waiting.way, events: vec![waiting.request.event.clone()], place: self.rules.place.clone() }
     }
 
-    fn tell(&self, waiting: Waiting, answer: Answer) {
-        lock(&self.state).tell(waiting, &Arc::new(answer));
+    fn know(&self, run: RunId, progress: Progress) {
+        lock(&self.state).know(run, progress);
     }
 
     /// The job that serves these requests, which are of one kind.
-    fn job(&self, group: &[(Waiting, Claimed)]) -> Job {
+    fn job(&self, group: &[(Waiting, Claimed)], deadline: Instant) -> Job {
         let request = &group[0].0.request;
         match request.action {
             Action::Verify => Job::Verify(self.rules.verify.clone()),
@@ -432,16 +417,18 @@ impl Desk {
                 let gravest = group.iter().min_by_key(|(waiting, _)| rank(waiting.request.reason));
                 if let Some((Waiting { request, .. }, _)) = gravest {
                     options.reason = request.reason;
-                    options.labels.extend(request.labels.clone());
-                    if backup::commit::check_labels(&options.labels).is_err() {
-                        options.labels = request.labels.clone();
-                    }
+                    options.labels = labels::fit(options.labels.into_iter().chain(request.labels.clone()), 0);
                 }
                 if options.reason == Reason::Critical && options.sqlite {
                     options.check = options.check.or(Some(crate::vault::entry::CheckKind::Quick));
                 }
                 let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.held()).collect();
-                options.before_commit = held.map(|held| BeforeCommit::new(move || any_is_ours(&held)));
+                options.before_commit = Some(BeforeCommit::new(move || {
+                    if Instant::now() >= deadline {
+                        return Err(Error::failed("commit the snapshot", "the run has taken longer than it may"));
+                    }
+                    held.as_deref().map_or(Ok(()), any_is_ours)
+                }));
                 Job::Backup { options: Box::new(options), init: self.rules.init }
             }
         }
@@ -468,10 +455,6 @@ impl Desk {
     }
 }
 
-fn is_critical(waiting: &Waiting) -> bool {
-    waiting.request.action == Action::Backup && waiting.request.reason == Reason::Critical
-}
-
 /// Fails when no event that a run serves is its own any more. A request without a claim is served by nobody else.
 fn any_is_ours(held: &[Arc<Held>]) -> Result<()> {
     let mut lost = Ok(());
@@ -483,3 +466,6 @@ fn any_is_ours(held: &[Arc<Held>]) -> Result<()> {
     }
     lost
 }
+
+#[cfg(test)]
+mod tests;

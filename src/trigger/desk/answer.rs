@@ -57,6 +57,11 @@ impl Ticket {
     }
 }
 
+/// Tells who waits. Who hung up does not hear it.
+pub(super) fn tell(to: oneshot::Sender<Arc<Answer>>, answer: &Arc<Answer>) {
+    let _ = to.send(answer.clone());
+}
+
 impl From<once::Answer> for Answer {
     fn from(answer: once::Answer) -> Self {
         match answer {

@@ -1,0 +1,254 @@
+//! What waits, and what the next run serves. Pure: the time is told.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::Answer;
+use crate::report::{Action, RunId, Way};
+use crate::trigger::event::Request;
+use crate::vault::root::Reason;
+
+/// Requests that may wait.
+pub const WAITING: usize = 1000;
+/// In what time runs for critical events are counted.
+const COUNTED: Duration = Duration::from_secs(3600);
+
+/// A request that waits for its run.
+pub struct Waiting {
+    /// The run that will serve it.
+    pub run: RunId,
+    pub request: Request,
+    pub way: Way,
+    /// Whom to tell.
+    pub answer: oneshot::Sender<std::sync::Arc<Answer>>,
+}
+
+impl Waiting {
+    /// Whether it is one of those that may come in bursts.
+    fn is_critical(&self) -> bool {
+        self.request.action == Action::Backup && self.request.reason == Reason::Critical
+    }
+}
+
+/// What is to be done next.
+pub enum Next {
+    /// A run for these: one request, or all backups that wait.
+    Run(Vec<Waiting>),
+    /// This one is to be told to come again after a while: there have been so many runs for critical events.
+    PutOff(Waiting, usize, Duration),
+    /// Nothing before this time, unless something else is asked for.
+    Nothing(Option<Instant>),
+}
+
+/// Requests in the order in which they came, and when runs for critical events began.
+pub struct Queue {
+    /// After a run for a critical event, further ones wait for so long, to share one.
+    coalesce: Duration,
+    /// Runs for critical events in an hour.
+    critical_max: usize,
+    waiting: VecDeque<Waiting>,
+    critical: VecDeque<Instant>,
+}
+
+impl Queue {
+    pub fn new(coalesce: Duration, critical_max: usize) -> Self {
+        Queue { coalesce, critical_max, waiting: VecDeque::new(), critical: VecDeque::new() }
+    }
+
+    /// Whether no more may wait.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING
+    }
+
+    /// The run that a request of this kind would share. All backups that wait share one; nothing else shares any.
+    pub fn shared(&self, action: Action) -> Option<RunId> {
+        let same = |waiting: &&Waiting| waiting.request.action == action;
+        self.waiting.iter().find(same).filter(|_| action == Action::Backup).map(|waiting| waiting.run)
+    }
+
+    pub fn push(&mut self, waiting: Waiting) {
+        self.waiting.push_back(waiting);
+    }
+
+    /// All that waits, which does so no longer.
+    pub fn clear(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+        std::mem::take(&mut self.waiting).into_iter()
+    }
+
+    /// What is to be done now; `may` says of which kinds a run may begin.
+    pub fn next(&mut self, now: Instant, may: impl Fn(Action) -> bool) -> Next {
+        while self.critical.front().is_some_and(|begun| now.duration_since(*begun) >= COUNTED) {
+            self.critical.pop_front();
+        }
+        let window = self.critical.back().map(|begun| *begun + self.coalesce).filter(|end| *end > now);
+        let is_due = |waiting: &Waiting| may(waiting.request.action) && !(waiting.is_critical() && window.is_some());
+        let Some(at) = self.waiting.iter().position(is_due) else {
+            let waits = self.waiting.iter().any(Waiting::is_critical);
+            return Next::Nothing(window.filter(|_| waits));
+        };
+        if self.waiting[at].request.action != Action::Backup {
+            return Next::Run(self.waiting.remove(at).into_iter().collect());
+        }
+        // Whatever else is due takes the critical ones along, at no cost.
+        let alone = !self.waiting.iter().any(|waiting| is_due(waiting) && is_backup(waiting) && !waiting.is_critical());
+        let runs = self.critical.len();
+        if alone
+            && runs >= self.critical_max
+            && let Some(waiting) = self.waiting.remove(at)
+        {
+            let free = self.critical.front().map(|begun| COUNTED.saturating_sub(now.duration_since(*begun)));
+            return Next::PutOff(waiting, runs, free.unwrap_or(COUNTED));
+        }
+        let (group, rest): (Vec<_>, Vec<_>) = self.clear().partition(is_backup);
+        self.waiting = rest.into();
+        if group.iter().any(Waiting::is_critical) {
+            self.critical.push_back(now);
+        }
+        Next::Run(group)
+    }
+}
+
+fn is_backup(waiting: &Waiting) -> bool {
+    waiting.request.action == Action::Backup
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::hex::Hex;
+
+    /// A queue in which critical events share a run within a minute, two runs an hour; and a clock.
+    struct World {
+        queue: Queue,
+        began: Instant,
+        requests: u64,
+    }
+
+    /// What came of asking.
+    #[derive(Debug, PartialEq)]
+    enum Came {
+        Run(Vec<u64>),
+        PutOff(u64, usize, u64),
+        Nothing(Option<u64>),
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (coalesce, began) = (Duration::from_secs(60), Instant::now());
+            World { queue: Queue::new(coalesce, 2), began, requests: 0 }
+        }
+
+        fn ask(&mut self, action: Action, reason: Reason) -> RunId {
+            self.requests += 1;
+            let run = self.queue.shared(action).unwrap_or(Hex(self.requests.to_be_bytes()));
+            let (labels, snapshot, event) = Default::default();
+            let request = Request { action, reason, labels, snapshot, event };
+            // Its number goes with it as its way back.
+            let (answer, _) = oneshot::channel();
+            self.queue.push(Waiting { run, request, way: Way::Http, answer });
+            self.queue.waiting.back_mut().unwrap().request.event.message = Some(self.requests.to_string());
+            run
+        }
+
+        fn critical(&mut self) -> RunId {
+            self.ask(Action::Backup, Reason::Critical)
+        }
+
+        fn at(&mut self, seconds: u64) -> Came {
+            self.of(seconds, |_| true)
+        }
+
+        fn of(&mut self, seconds: u64, may: impl Fn(Action) -> bool) -> Came {
+            let number = |waiting: &Waiting| waiting.request.event.message.as_ref().unwrap().parse().unwrap();
+            match self.queue.next(self.began + Duration::from_secs(seconds), may) {
+                Next::Run(group) => Came::Run(group.iter().map(number).collect()),
+                Next::PutOff(waiting, runs, after) => Came::PutOff(number(&waiting), runs, after.as_secs()),
+                Next::Nothing(until) => Came::Nothing(until.map(|until| (until - self.began).as_secs())),
+            }
+        }
+    }
+
+    #[test]
+    fn backups_that_wait_share_a_run_and_others_have_their_own() {
+        let mut world = World::new();
+        assert_eq!(world.at(0), Came::Nothing(None));
+        let restore = world.ask(Action::Restore, Reason::Manual);
+        let first = world.ask(Action::Backup, Reason::Manual);
+        let verify = world.ask(Action::Verify, Reason::Manual);
+        assert_eq!(world.ask(Action::Backup, Reason::Schedule), first);
+        assert_eq!(world.critical(), first);
+        let again = world.ask(Action::Verify, Reason::Manual);
+        assert!(restore != first && verify != first && again != verify);
+        assert_eq!(world.at(0), Came::Run(vec![1]));
+        assert_eq!(world.at(0), Came::Run(vec![2, 4, 5]));
+        // What comes when a run has begun waits for the next one.
+        assert_ne!(world.ask(Action::Backup, Reason::Manual), first);
+        assert_eq!(world.at(0), Came::Run(vec![3]));
+        assert_eq!(world.at(0), Came::Run(vec![6]));
+        assert_eq!(world.at(0), Came::Run(vec![7]));
+        assert_eq!(world.at(0), Came::Nothing(None));
+    }
+
+    #[test]
+    fn of_a_burst_one_runs_at_once_and_the_rest_when_the_window_is_over() {
+        let mut world = World::new();
+        world.critical();
+        assert_eq!(world.at(10), Came::Run(vec![1]));
+        world.critical();
+        world.critical();
+        assert_eq!(world.at(11), Came::Nothing(Some(70)));
+        assert_eq!(world.at(69), Came::Nothing(Some(70)));
+        assert_eq!(world.at(70), Came::Run(vec![2, 3]));
+        assert_eq!(world.at(70), Came::Nothing(None));
+        // What else is due does not wait for the window, and takes along what does.
+        world.critical();
+        world.ask(Action::Verify, Reason::Manual);
+        assert_eq!(world.at(71), Came::Run(vec![5]));
+        world.ask(Action::Backup, Reason::Schedule);
+        assert_eq!(world.at(72), Came::Run(vec![4, 6]));
+    }
+
+    #[test]
+    fn runs_for_critical_events_are_bounded_by_the_hour() {
+        let mut world = World::new();
+        for (number, seconds) in [(1, 0), (2, 100)] {
+            world.critical();
+            assert_eq!(world.at(seconds), Came::Run(vec![number]));
+        }
+        world.critical();
+        world.critical();
+        assert_eq!(world.at(200), Came::PutOff(3, 2, 3400));
+        assert_eq!(world.at(200), Came::PutOff(4, 2, 3400));
+        assert_eq!(world.at(200), Came::Nothing(None));
+        // A backup that is run anyway takes them along, and counts.
+        world.critical();
+        world.ask(Action::Backup, Reason::Manual);
+        assert_eq!(world.at(300), Came::Run(vec![5, 6]));
+        world.critical();
+        assert_eq!(world.at(3599), Came::PutOff(7, 3, 1));
+        world.critical();
+        assert_eq!(world.at(3600), Came::PutOff(8, 2, 100));
+        world.critical();
+        assert_eq!(world.at(3700), Came::Run(vec![9]));
+    }
+
+    #[test]
+    fn what_may_not_begin_yet_waits_and_lets_others_pass() {
+        let mut world = World::new();
+        world.ask(Action::Backup, Reason::Manual);
+        world.ask(Action::Verify, Reason::Manual);
+        let no_backup = |action| action != Action::Backup;
+        assert_eq!(world.of(0, no_backup), Came::Run(vec![2]));
+        assert_eq!(world.of(0, no_backup), Came::Nothing(None));
+        assert_eq!(world.at(0), Came::Run(vec![1]));
+        for _ in 0..WAITING {
+            assert!(!world.queue.is_full());
+            world.critical();
+        }
+        assert!(world.queue.is_full());
+        assert_eq!(world.queue.clear().count(), WAITING);
+        assert!(!world.queue.is_full());
+    }
+}
