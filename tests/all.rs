@@ -22,6 +22,7 @@ mod restore_beside;
 mod roundtrip;
 mod serve;
 mod serve_clients;
+mod serve_foreign;
 mod sqlite_busy;
 mod sqlite_checks;
 mod sqlite_fire;

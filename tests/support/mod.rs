@@ -11,6 +11,7 @@ pub mod http;
 pub mod machine;
 pub mod other;
 pub mod pubsub;
+pub mod python;
 pub mod slow;
 pub mod tree;
 

@@ -37,7 +37,7 @@ pub enum Next {
     /// A run for these: one request, or all backups that wait.
     Run(Vec<Waiting>),
     /// This one is to be told to come again after a while: there have been so many runs for critical events.
-    PutOff(Waiting, usize, Duration),
+    PutOff(Box<Waiting>, usize, Duration),
     /// Nothing before this time, unless something else is asked for.
     Nothing(Option<Instant>),
 }
@@ -99,7 +99,7 @@ impl Queue {
             && let Some(waiting) = self.waiting.remove(at)
         {
             let free = self.critical.front().map(|begun| COUNTED.saturating_sub(now.duration_since(*begun)));
-            return Next::PutOff(waiting, runs, free.unwrap_or(COUNTED));
+            return Next::PutOff(waiting.into(), runs, free.unwrap_or(COUNTED));
         }
         let (group, rest): (Vec<_>, Vec<_>) = self.clear().partition(is_backup);
         self.waiting = rest.into();
