@@ -23,8 +23,8 @@ const PACK_SIZE: u64 = 16 << 20;
 const PACKS_SIZE: u64 = 48 << 20;
 /// A pack is not made smaller than this: one frame can be as large.
 const SMALLEST_PACK: u64 = MAX_FRAME as u64;
-/// And it is closed before it can become so much larger than that, whatever the frames still being compressed come to.
-const PACK_EXCESS: u64 = 14 << 20;
+/// And it is closed before it can become larger than this, whatever the frames still being compressed come to.
+const PACK_LIMIT: u64 = 30 << 20;
 /// And at this much content: a snapshot of zeros is still made of small frames and seek tables.
 const PACK_CONTENT: u64 = 1 << 30;
 /// zstd's level where none is asked for.
@@ -33,9 +33,11 @@ pub const DEFAULT_LEVEL: i32 = 3;
 /// little. See `benches/README.md`: a third faster on an app's data, and no larger there, on small files or on sources.
 const MIN_MATCH: u32 = 6;
 
-/// How many packs are stored at the same time, and about how large they are, so that together they take the same memory: the
-/// whole of it is one pack more than are stored. Two packs of 16 MiB keep a disk busy; on a network it takes more streams to
-/// use the line, and smaller packs then do as well: what is stored in many requests at a time does not wait for any of them.
+/// How many packs are stored at the same time, and about how large they are.
+///
+/// Those that are being stored and the one that is being filled take the same memory, however many they are. Two of 16 MiB
+/// keep a disk busy. A network takes more streams to fill, and smaller packs serve it as well, since none waits for another's
+/// request; more than eleven would have to be smaller than a frame can be.
 fn uploads(parallel: usize) -> (usize, u64) {
     let size = (PACKS_SIZE / (parallel as u64 + 1)).clamp(SMALLEST_PACK, PACK_SIZE);
     (parallel.clamp(1, (PACKS_SIZE / size) as usize - 1), size)
@@ -349,7 +351,7 @@ impl<'p> PackWriter<'p> {
             let waiting = self.position.saturating_sub(done);
             let expected = compressed + waiting * self.ratio / 256;
             let size = self.packer.pack_size;
-            if expected < size && compressed + waiting < size + PACK_EXCESS && self.position < PACK_CONTENT {
+            if expected < size && compressed + waiting < PACK_LIMIT && self.position < PACK_CONTENT {
                 return Ok(pack.clone());
             }
             self.flush()?;
@@ -409,6 +411,16 @@ mod tests {
         let mut out = vec![0; length];
         blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
         out
+    }
+
+    #[test]
+    fn many_uploads_take_no_more_memory_than_two() {
+        assert_eq!([1, 2].map(uploads), [(1, 16 << 20), (2, 16 << 20)]);
+        assert_eq!([3, 64].map(uploads), [(3, 12 << 20), (11, 4 << 20)]);
+        for parallel in 1..=64 {
+            let (count, size) = uploads(parallel);
+            assert!((count as u64 + 1) * size <= PACKS_SIZE && (parallel > 11 || count == parallel), "{parallel}");
+        }
     }
 
     #[test]

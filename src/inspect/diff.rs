@@ -94,7 +94,9 @@ pub fn diff(
     mut take: impl FnMut(Difference) -> Result<()>,
     ctx: &Context,
 ) -> Result<()> {
-    let (packs_a, packs_b) = (PackReader::for_root(&*vault.store, a)?, PackReader::for_root(&*vault.store, b)?);
+    let packs_a = PackReader::for_root(&*vault.store, a)?;
+    // What both share is read once.
+    let packs_b = packs_a.for_another(b)?;
     let (mut a, mut b) = (Entries::all(&packs_a, a)?, Entries::all(&packs_b, b)?);
     let (mut left, mut right) = (None, None);
     loop {
