@@ -23,6 +23,7 @@ mod roundtrip;
 mod serve;
 mod serve_clients;
 mod serve_foreign;
+mod serve_instances;
 mod sqlite_busy;
 mod sqlite_checks;
 mod sqlite_fire;
