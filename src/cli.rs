@@ -1,5 +1,6 @@
 //! The command line: clap structs only. What the arguments mean together is settled in `config.rs`.
 
+mod results;
 mod serve;
 
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
+pub use self::results::{Results, WebhookOn};
 pub use self::serve::{Auth, Serve};
 
 /// Keeps the state of apps that live on disposable machines.
@@ -145,6 +147,8 @@ pub struct Backup {
     /// result
     #[arg(long, value_name = "RESULT,…", value_enum, value_delimiter = ',', help_heading = "About the snapshot")]
     pub exit_zero_on: Vec<NotGood>,
+    #[command(flatten)]
+    pub results: Results,
 }
 
 /// How snapshots are taken.
@@ -207,6 +211,8 @@ pub struct Restore {
     /// Restore what can be read of a damaged snapshot, and list the rest
     #[arg(long)]
     pub skip_damaged: bool,
+    #[command(flatten)]
+    pub results: Results,
 }
 
 /// Arguments of `copy`.
@@ -295,6 +301,8 @@ pub struct Verify {
     /// Also restore each SQLite database of a snapshot to a temporary folder and have SQLite check it [default: of latest]
     #[arg(long, value_name = "SNAPSHOT", num_args = 0..=1, require_equals = true, default_missing_value = "latest")]
     pub databases: Option<String>,
+    #[command(flatten)]
+    pub results: Results,
 }
 
 /// Arguments of `doctor`.

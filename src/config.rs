@@ -3,6 +3,7 @@
 mod doctor;
 mod env;
 mod places;
+mod results;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use lastgood::error::{Error, Result};
 use lastgood::job::Job;
+use lastgood::notify::Notify;
 use lastgood::report::{Outcome, Place};
 use lastgood::store::address::Address;
 use lastgood::store::cloud::Cloud;
@@ -52,6 +54,8 @@ pub struct Config {
     pub parallel: Option<usize>,
     /// What the surroundings say of the place where it runs.
     pub place: Place,
+    /// Who is told how a run ended; a service's is with its rules.
+    pub notify: Notify,
     /// How a run may end, besides well, and be taken for done.
     pub exit_zero_on: Vec<Outcome>,
     /// What to do.
@@ -164,11 +168,13 @@ impl Config {
             let default = if env.in_cloud_run() { DATA_IN_CLOUD_RUN } else { DATA };
             given.or_else(|| env.path("LASTGOOD_DATA")).unwrap_or_else(|| default.into())
         };
-        let mut exit_zero_on = Vec::new();
+        let tell = |args| results::notify(args, &place, &cloud, &env);
+        let (mut exit_zero_on, mut notify) = (Vec::new(), Notify::default());
         let task = match cli.command {
             Command::Init => Task::Init,
             Command::Backup(args) => {
                 let init = args.taking.init;
+                notify = tell(args.results)?;
                 exit_zero_on = args.exit_zero_on.iter().map(|not_good| outcome(*not_good)).collect();
                 Task::Run(Job::Backup {
                     options: Box::new(backup::Options {
@@ -179,6 +185,7 @@ impl Config {
                 })
             }
             Command::Restore(args) => {
+                notify = tell(args.results)?;
                 let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
                 Task::Run(Job::Restore(restore::Options {
                     snapshot: args.snapshot,
@@ -194,7 +201,7 @@ impl Config {
             }
             Command::Serve(args) => {
                 let data = data(args.data.clone());
-                Task::Serve(Box::new(serve::service(*args, data, &vaults, place.clone(), &env, outside)?))
+                Task::Serve(Box::new(serve::service(*args, data, (&vaults, &cloud), place.clone(), &env, outside)?))
             }
             Command::List => Task::List,
             Command::Runs(args) => Task::Runs { run: args.run, limit: args.limit },
@@ -216,10 +223,11 @@ impl Config {
                 Task::Export { snapshot: args.snapshot, to }
             }
             Command::Verify(args) => {
+                notify = tell(args.results)?;
                 Task::Run(Job::Verify(verify::Options { read_data: args.read_data, databases: args.databases }))
             }
         };
-        Ok(Config { vaults, cloud, parallel, place, exit_zero_on, task })
+        Ok(Config { vaults, cloud, parallel, place, notify, exit_zero_on, task })
     }
 }
 

@@ -8,11 +8,13 @@ use jiff::Timestamp;
 use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
+use crate::notify::Notify;
 use crate::replicas::vaults::Vaults;
 use crate::replicas::{self};
 use crate::report::{Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
 use crate::store::address::Address;
 use crate::vault::hex::Hex;
+use crate::vault::root::Reason;
 use crate::{backup, restore, verify};
 
 /// What is to be done, in full: a request chooses little of it, the configuration the rest.
@@ -41,6 +43,14 @@ impl Job {
         }
     }
 
+    /// Why a snapshot is taken; for other jobs nothing says.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Job::Backup { options, .. } => Some(options.reason),
+            Job::Restore(_) | Job::Verify(_) => None,
+        }
+    }
+
     /// The same, which asks before it commits. Only a backup commits.
     #[must_use]
     pub fn asking(mut self, before: Option<BeforeCommit>) -> Self {
@@ -51,7 +61,7 @@ impl Job {
     }
 }
 
-/// Why a job is run, and where.
+/// Why a job is run, where, and who is told how it ended.
 #[derive(Debug, Clone, Default)]
 pub struct Cause {
     /// How it was asked for.
@@ -60,6 +70,8 @@ pub struct Cause {
     pub events: Vec<Event>,
     /// Where it takes place.
     pub place: Place,
+    /// Who is told how it ended.
+    pub notify: Notify,
 }
 
 /// What a run came to.
@@ -96,8 +108,8 @@ pub fn new_run(ctx: &Context) -> Result<RunId> {
     Ok(Hex(id))
 }
 
-/// Runs a job to its end. Its report is stored in the vault that it used, else in the first that can be opened, and a line
-/// in the log tells of it.
+/// Runs a job to its end. Its report is stored in the vault that it used, else in the first that can be opened, a line in the
+/// log tells of it, and so does whom the cause names. That takes some seconds at most.
 pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) -> Ran {
     let (began, started) = (Instant::now(), Timestamp::now());
     let done = carry_out(run, job, vaults, ctx);
@@ -124,6 +136,7 @@ pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) 
     let stored =
         stored.inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not kept: {}", why.what()))).ok();
     log(&report, began.elapsed().as_secs_f64());
+    cause.notify.tell(&report, job.reason(), ctx);
     Ran { report, stored, error }
 }
 

@@ -12,6 +12,7 @@ pub mod filesystem;
 pub mod inspect;
 pub mod job;
 pub mod monitor;
+pub mod notify;
 pub mod pubsub;
 pub mod replicas;
 pub mod report;

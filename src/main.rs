@@ -129,7 +129,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
     let commands = Commands(&vaults);
     match config.task {
         Task::Init => commands.init(console, ctx),
-        Task::Run(job) => commands.run(job, config.place, &config.exit_zero_on, console, ctx),
+        Task::Run(job) => commands.run(job, (config.place, config.notify), &config.exit_zero_on, console, ctx),
         Task::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),
         Task::Copy { from, to, snapshots } => commands.copy((&from, &to), &snapshots, console, ctx),
         Task::List => list(&vaults.first(ctx)?, console, ctx),

@@ -5,6 +5,7 @@ use lastgood::copy::{self, copy};
 use lastgood::error::{Error, Result};
 use lastgood::job::{self, Cause, Job};
 use lastgood::monitor::Context;
+use lastgood::notify::Notify;
 use lastgood::replicas;
 use lastgood::replicas::vaults::Vaults;
 use lastgood::replicas::verify::Verified;
@@ -37,20 +38,20 @@ impl Commands<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Runs a job, and tells of it. A backup as a task of a Cloud Run job is run once, however often that is tried.
+    /// Runs a job, and tells of it, also whom the configuration names. A backup as a task of a Cloud Run job is run once, however often that is tried.
     ///
     /// # Errors
     /// Those of the job; an attempt of the same task that is not over.
     pub fn run(
         &self,
         job: Job,
-        place: Place,
+        (place, notify): (Place, Notify),
         exit_zero_on: &[report::Outcome],
         console: &mut Console,
         ctx: &Context,
     ) -> Result<Outcome> {
         let way = if place.execution.is_some() { Way::CloudRunJob } else { Way::CommandLine };
-        let cause = Cause { way, place, ..Cause::default() };
+        let cause = Cause { way, events: Vec::new(), place, notify };
         let run = job::new_run(ctx)?;
         let backs_up = job.action() == Action::Backup;
         let ran = match Asker::task(run, job.action(), &cause).filter(|_| backs_up) {

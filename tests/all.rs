@@ -16,6 +16,7 @@ mod gcs_fuse;
 mod gcs_refusals;
 mod gcs_waits;
 mod inspect;
+mod notify;
 mod publishing;
 mod restore;
 mod restore_beside;

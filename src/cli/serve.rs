@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Taking, duration};
+use super::{Results, Taking, duration};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -87,6 +87,8 @@ pub struct Serve {
 
     #[command(flatten)]
     pub taking: Taking,
+    #[command(flatten)]
+    pub results: Results,
 }
 
 /// Who may ask.

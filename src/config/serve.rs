@@ -9,6 +9,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use lastgood::error::{Error, Result};
 use lastgood::report::Place;
 use lastgood::store::address::Address;
+use lastgood::store::cloud::Cloud;
 use lastgood::trigger::auth::{self, Mode};
 use lastgood::trigger::desk::Rules;
 use lastgood::trigger::http::{Limits, Settings, health};
@@ -16,7 +17,7 @@ use lastgood::vault::root::Reason;
 use lastgood::{restore, verify};
 
 use super::env::Env;
-use super::{Outside, backup_options, target};
+use super::{Outside, backup_options, results, target};
 use crate::cli;
 
 /// The port where the environment names none.
@@ -55,7 +56,7 @@ impl fmt::Debug for Service {
 pub fn service(
     args: cli::Serve,
     data: PathBuf,
-    vaults: &[Address],
+    (vaults, cloud): (&[Address], &Cloud),
     place: Place,
     env: &Env,
     outside: &Outside,
@@ -99,6 +100,7 @@ pub fn service(
         critical = list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
     }
     let init = args.taking.init;
+    let notify = results::notify(args.results, &place, cloud, env)?;
     let backup = backup_options(data.clone(), vaults, args.taking, Reason::Manual, outside)?;
     let health = health::Settings {
         max_age: args.max_age.or(two).unwrap_or(MAX_AGE),
@@ -127,6 +129,7 @@ pub fn service(
             coalesce: args.coalesce,
             critical_max: args.critical_max,
             place,
+            notify,
             threads: 1,
             parallel: 1,
         },

@@ -34,7 +34,8 @@ use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use self::answer::{Object, message, retry_after, stored_crc32c, total};
+pub(crate) use self::answer::retry_after;
+use self::answer::{Object, message, stored_crc32c, total};
 use self::progress::{Progress, stalled};
 use super::cloud::Cloud;
 use super::login::{Login, said};

@@ -163,7 +163,7 @@ impl Pace {
     }
 
     /// The pause after so many failures: any time up to a limit that doubles, by a random number.
-    fn pause(&self, failures: u32, random: u64) -> Duration {
+    pub(crate) fn pause(&self, failures: u32, random: u64) -> Duration {
         let limit = self.first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
         // 53 bits are what a float holds.
         limit.min(self.longest).mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
@@ -347,7 +347,7 @@ fn odd(doing: &str) -> Error {
     Error::Failed { doing: doing.into(), source: std::io::Error::other("the store's answer makes no sense") }
 }
 
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
     // Without randomness the pause is the longest one, which does no harm.
     getrandom::fill(&mut bytes).map_or(u64::MAX, |()| u64::from_ne_bytes(bytes))

@@ -26,8 +26,9 @@ use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Result};
 use crate::job::{self, Cause, Job};
 use crate::monitor::{Context, Monitor};
+use crate::notify::Notify;
 use crate::replicas::vaults::Vaults;
-use crate::report::{Action, Outcome, Place, Report, RunId, Way};
+use crate::report::{Action, Event, Outcome, Place, Report, RunId, Way};
 use crate::vault::root::Reason;
 use crate::{restore, verify};
 
@@ -57,6 +58,8 @@ pub struct Rules {
     pub critical_max: usize,
     /// Where runs take place.
     pub place: Place,
+    /// Who is told how they ended.
+    pub notify: Notify,
     /// Threads for each kind of work, and uploads or reads at the same time.
     pub threads: usize,
     pub parallel: usize,
@@ -342,7 +345,7 @@ impl Desk {
             return;
         }
         let events = mine.iter().map(|(waiting, _)| waiting.request.event.clone()).collect();
-        let cause = Cause { way, events, place: self.rules.place.clone() };
+        let cause = self.cause(way, events);
         let ran = job::run(run, &self.job(&mine, deadline), cause, &self.vaults, ctx);
         if ctx.stop.load(Ordering::Relaxed) && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed) {
             tracing::error!(
@@ -355,7 +358,7 @@ impl Desk {
         let close = |(waiting, claim): (Waiting, Claimed)| {
             let other = match claim {
                 Claimed::Held(held) => held.close(&ran, &self.vaults, ctx),
-                Claimed::Late(asker) => once::late(&ran, &self.vaults, &asker, &self.cause(&waiting), ctx),
+                Claimed::Late(asker) => once::late(&ran, &self.vaults, &asker, &self.own_cause(&waiting), ctx),
                 Claimed::Nothing => None,
             };
             (waiting.answer, other.map_or_else(|| done.clone(), |other| Arc::new(other.into())))
@@ -378,7 +381,7 @@ impl Desk {
             host: self.rules.place.host.clone(),
             timeout: self.rules.run_timeout,
         };
-        match once::take(&self.vaults, &asker, &self.cause(waiting), ctx) {
+        match once::take(&self.vaults, &asker, &self.own_cause(waiting), ctx) {
             Ok(Taken::Held(held)) => Ok(Claimed::Held(held)),
             Ok(Taken::NoVault) => Ok(Claimed::Late(asker)),
             Ok(Taken::Not(answer)) => Err(answer.into()),
@@ -386,9 +389,14 @@ impl Desk {
         }
     }
 
+    /// Why a run for these events is run.
+    fn cause(&self, way: Way, events: Vec<Event>) -> Cause {
+        Cause { way, events, place: self.rules.place.clone(), notify: self.rules.notify.clone() }
+    }
+
     /// Why a request's own run would be run.
-    fn cause(&self, waiting: &Waiting) -> Cause {
-        Cause { way: waiting.way, events: vec![waiting.request.event.clone()], place: self.rules.place.clone() }
+    fn own_cause(&self, waiting: &Waiting) -> Cause {
+        self.cause(waiting.way, vec![waiting.request.event.clone()])
     }
 
     fn know(&self, run: RunId, progress: Progress) {

@@ -129,7 +129,7 @@ pub fn take(vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Res
     for address in vaults.addresses() {
         // Why a vault does not open is told by the run, which tries again.
         let Ok(vault) = vaults.store(address).and_then(Vault::open) else { continue };
-        match take_in(vault, address, asker, cause) {
+        match take_in(vault, address, asker, cause, ctx) {
             Ok(taken) => return Ok(taken),
             Err(why) if why.of_store() => {
                 ctx.monitor.warn(&format!("the vault {address} takes no claim: {}", why.what()));
@@ -141,7 +141,7 @@ pub fn take(vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Res
     refused.map_or(Ok(Taken::NoVault), Err)
 }
 
-fn take_in(vault: Vault, address: &Address, asker: &Asker, cause: &Cause) -> Result<Taken> {
+fn take_in(vault: Vault, address: &Address, asker: &Asker, cause: &Cause, ctx: &Context) -> Result<Taken> {
     let claim = match claim::enter(&*vault.store, asker)? {
         Entry::Mine(claim) => claim,
         other => return answer(other, &*vault.store, address).map(Taken::Not),
@@ -154,7 +154,7 @@ fn take_in(vault: Vault, address: &Address, asker: &Asker, cause: &Cause) -> Res
     if let Some((earlier, name, root)) = found {
         let object = match good_report(&*vault.store, earlier, name)? {
             Some(object) => object,
-            None => tell(&*vault.store, asker, cause, name, &root)?,
+            None => tell(&*vault.store, asker, cause, (name, &root), ctx)?,
         };
         let served = claim.done(&*vault.store, &object)?;
         return answer(Entry::Done(served), &*vault.store, address).map(Taken::Not);
@@ -312,8 +312,14 @@ fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<
     Ok(None)
 }
 
-/// Stores a report of a run that found what another had committed.
-fn tell(store: &dyn Store, asker: &Asker, cause: &Cause, name: SnapshotName, root: &Root) -> Result<String> {
+/// Stores a report of a run that found what another had committed, and tells of it.
+fn tell(
+    store: &dyn Store,
+    asker: &Asker,
+    cause: &Cause,
+    (name, root): (SnapshotName, &Root),
+    ctx: &Context,
+) -> Result<String> {
     let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
     let report = Report {
         format: Report::format(),
@@ -337,6 +343,7 @@ fn tell(store: &dyn Store, asker: &Asker, cause: &Cause, name: SnapshotName, roo
     let object = report.object();
     copy_report(store, &report, &object)?;
     job::log(&report, 0.0);
+    cause.notify.tell(&report, Some(root.reason), ctx);
     Ok(object)
 }
 

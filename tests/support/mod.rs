@@ -14,6 +14,7 @@ pub mod pubsub;
 pub mod python;
 pub mod slow;
 pub mod tree;
+pub mod webhook;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

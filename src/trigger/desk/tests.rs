@@ -64,6 +64,7 @@ impl World {
             coalesce: Duration::from_secs(60),
             critical_max: 20,
             place: Place::default(),
+            notify: Notify::default(),
             threads: 1,
             parallel: 2,
         };

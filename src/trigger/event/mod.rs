@@ -7,7 +7,8 @@
 //!
 //! **What it asks for** is decided by the first of these that says something:
 //! 1. a CloudEvent of a type `google.…` other than a published message, or of a type `dev.lastgood.…` that is not one
-//!    of the four below (such as the result of a run) is ignored, whatever else it holds: no result starts a run;
+//!    of the four below (such as the result of a run) is ignored, whatever else it holds; so is a run's report that has lost its
+//!    event, and what is posted to a webhook: no result starts a run;
 //! 2. the attribute or field `action`: `backup`, `restore` or `verify`; any other value is refused, and so are an
 //!    attribute and a field that differ;
 //! 3. the CloudEvent's type: [`BACKUP_REQUESTED`], [`CRITICAL`], [`RESTORE_REQUESTED`] or [`VERIFY_REQUESTED`];

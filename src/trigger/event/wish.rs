@@ -37,6 +37,9 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Asked {
         Content::Nothing | Content::Opaque => (Map::new(), None),
         Content::Batch => return refused("a batch of events is not taken: send each by itself".into()),
     };
+    if !scheduled && tells_of_a_run(&fields) {
+        return Asked::Ignored("what tells how a run ended asks for nothing".into());
+    }
     let mut words = Words { attributes: said.attributes, fields };
 
     let action = match words.one("action") {
@@ -104,6 +107,18 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Asked {
         labels: labels::fit(free, left_out),
     };
     Asked::Run(Request { action, reason, labels: attached, snapshot, event })
+}
+
+/// Whether it is a run's report, or what is posted to a webhook: a result whose envelope is lost, as where a subscription
+/// pushes without metadata. A report has a field `action`, and every run that it started would be followed by another one.
+fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
+    let report = ["format", "run", "action", "result", "way", "finished"];
+    let of_webhook = |event: &Value| {
+        let kind = event.get("type").and_then(Value::as_str);
+        event.is_object() && kind.is_some_and(|kind| kind.starts_with("dev.lastgood."))
+    };
+    report.iter().all(|name| fields.contains_key(*name))
+        || fields.contains_key("text") && fields.get("event").is_some_and(of_webhook)
 }
 
 /// An event's severity, as far as it matters. The names are those of Cloud Logging, and what loggers call their worst.

@@ -1,0 +1,98 @@
+//! Who is told how a run ended.
+
+use clap::ValueEnum;
+use lastgood::error::{Error, Result};
+use lastgood::notify::{self, Notify, Results, Webhook, When};
+use lastgood::pubsub::Topic;
+use lastgood::report::Place;
+use lastgood::store::cloud::Cloud;
+
+use super::env::Env;
+use crate::cli;
+
+/// Settles who is told.
+///
+/// # Errors
+/// Usage: a topic or a URL that is none; the URL is in no message.
+pub fn notify(args: cli::Results, place: &Place, cloud: &Cloud, env: &Env) -> Result<Notify> {
+    let topic = match args.results_topic {
+        Some(topic) => Some(topic),
+        None => env.text("LASTGOOD_RESULTS_TOPIC")?,
+    };
+    let topic = topic.map(|name| {
+        let wrong = |why| Error::usage(format!("publish results to {name}"), why);
+        Topic::new(name.trim(), cloud.project.as_deref()).map_err(wrong)
+    });
+    let topic = topic.transpose()?.map(|topic| Results::new(topic, cloud.clone()));
+    let on = match args.webhook_on {
+        Some(on) => on,
+        None => env
+            .parsed("LASTGOOD_WEBHOOK_ON", |text| cli::WebhookOn::from_str(text, true))?
+            .unwrap_or(cli::WebhookOn::All),
+    };
+    let when = match on {
+        cli::WebhookOn::All => When::All,
+        cli::WebhookOn::Failure => When::NotComplete,
+    };
+    let url = match args.webhook {
+        Some(url) => Some(url),
+        None => env.text("LASTGOOD_WEBHOOK")?,
+    };
+    let wrong = |why| Error::usage("use the URL of --webhook or LASTGOOD_WEBHOOK", why);
+    let webhook = url.map(|url| Webhook::new(&url, when).map_err(wrong)).transpose()?;
+    let job = env.text("CLOUD_RUN_JOB")?;
+    Ok(Notify::new(notify::source(place, job.as_deref()), topic, webhook))
+}
+
+#[cfg(test)]
+mod tests {
+    use lastgood::error::Kind;
+
+    use super::super::tests::config;
+
+    #[test]
+    fn who_is_told() {
+        let hook = "https://hooks.example.com/services/T0/B0/secret";
+        let told = |line: &str, env: &[(&str, &str)]| format!("{:?}", config(line, env).unwrap().notify);
+        assert_eq!(told("backup", &[]), "Nobody");
+        assert_eq!(told("list", &[("LASTGOOD_WEBHOOK", hook)]), "Nobody");
+        for line in ["backup", "restore", "verify"] {
+            let flags = told(&format!("{line} --webhook {hook} --results-topic projects/p/topics/ended"), &[]);
+            let env = &[("LASTGOOD_WEBHOOK", hook), ("LASTGOOD_RESULTS_TOPIC", "ended"), ("GCP_PROJECT_ID", "p")];
+            for told in [flags, told(line, env)] {
+                assert!(
+                    told.contains("projects/p/topics/ended") && told.contains("//lastgood.dev/hosts/host"),
+                    "{told}"
+                );
+                assert!(told.contains("https://hooks.example.com") && told.contains("when: All"), "{told}");
+                assert!(!told.contains("secret") && !told.contains("services/T0"), "{told}");
+            }
+        }
+        let failures = told("backup", &[("LASTGOOD_WEBHOOK", hook), ("LASTGOOD_WEBHOOK_ON", "failure")]);
+        assert!(failures.contains("NotComplete"), "{failures}");
+        let all = told("backup --webhook-on all", &[("LASTGOOD_WEBHOOK", hook), ("LASTGOOD_WEBHOOK_ON", "failure")]);
+        assert!(all.contains("when: All"), "{all}");
+        let job = told("backup", &[("LASTGOOD_WEBHOOK", hook), ("CLOUD_RUN_JOB", "nightly")]);
+        assert!(job.contains("//lastgood.dev/jobs/nightly"), "{job}");
+    }
+
+    #[test]
+    fn what_cannot_be_told() {
+        for (line, env) in [
+            ("backup --webhook http://example.com/secret", &[][..]),
+            ("backup --webhook ftp://example.com/secret", &[]),
+            ("restore", &[("LASTGOOD_WEBHOOK", "example.com/secret")]),
+            ("verify --webhook https://", &[]),
+            ("backup", &[("LASTGOOD_WEBHOOK", "https://example.com/secret"), ("LASTGOOD_WEBHOOK_ON", "never")]),
+            ("backup --results-topic ended", &[]),
+            ("backup --results-topic projects/p/subscriptions/ended", &[]),
+            ("serve --listen 127.0.0.1:0 --webhook http://example.com/secret", &[]),
+        ] {
+            let why = config(line, env).unwrap_err();
+            assert!(why.kind() == Kind::Usage && !why.to_string().contains("secret"), "{line}: {why}");
+        }
+        for fine in ["http://127.0.0.1:8080/x", "http://localhost/x", "http://[::1]:9/x"] {
+            config(&format!("backup --webhook {fine}"), &[]).unwrap();
+        }
+    }
+}

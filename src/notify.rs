@@ -1,0 +1,164 @@
+//! Who is told how a run ended: a Pub/Sub topic, a webhook. Both are the configuration's alone; no request names one.
+//!
+//! ```text
+//! a run's report ──► CloudEvent (event.rs) ──► topic (topic.rs): a message, for programs
+//!                └─► sentence (sentence.rs) ─► webhook (webhook.rs): JSON, for chats and programs
+//! ```
+//!
+//! What is told is an event of the type `dev.lastgood.<backup|restore|verify>.<completed|partial|failed>`:
+//!
+//! | result of the run | type ends with |
+//! |---|---|
+//! | `complete` | `completed` |
+//! | `partial`, `suspect`, `unsound` | `partial` |
+//! | `damaged`, `failed`, `refused` | `failed` |
+//!
+//! Telling never changes what a run came to: what goes wrong is a warning. It happens before the run's end is answered, since
+//! on Cloud Run work stops with the answer; so it is bounded, by [`TIME`], and by [`LAST_WORDS`] once the program was told to
+//! stop. All are told at the same time.
+//!
+//! Each time, clients are made anew: between two runs an instance may have had no CPU for hours, after which kept connections
+//! and tokens are not worth having.
+
+mod event;
+mod sentence;
+mod topic;
+mod webhook;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use self::event::Told;
+pub use self::event::source;
+pub use self::topic::Results;
+pub use self::webhook::{Webhook, When};
+use crate::error::{Error, Result};
+use crate::monitor::Context;
+use crate::report::Report;
+use crate::vault::root::Reason;
+
+/// For how long it is tried to tell of a run.
+pub const TIME: Duration = Duration::from_secs(15);
+/// And for how long once the program was told to stop: Cloud Run gives it 10 s for all that is left to do.
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Those who tell know the time that they have; they are waited for a little longer, to hear what they say.
+const GRACE: Duration = Duration::from_millis(500);
+/// How often it is looked whether the program was told to stop.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Who is told. Nobody by default; a clone is cheap.
+#[derive(Clone, Default)]
+pub struct Notify(Option<Arc<Listeners>>);
+
+#[derive(Debug)]
+struct Listeners {
+    /// The source of the events.
+    source: String,
+    topic: Option<Results>,
+    webhook: Option<Webhook>,
+}
+
+/// Somebody is being told: how that is called, and where its end is heard of.
+struct Telling {
+    doing: String,
+    end: Receiver<Result<()>>,
+}
+
+impl Notify {
+    /// Tells these, in events of this [`source`].
+    pub fn new(source: String, topic: Option<Results>, webhook: Option<Webhook>) -> Self {
+        let anybody = topic.is_some() || webhook.is_some();
+        Notify(anybody.then(|| Arc::new(Listeners { source, topic, webhook })))
+    }
+
+    /// Tells how a run ended, and for a backup why it was made. Blocks until it is told, or the time is over; what goes wrong
+    /// is a warning.
+    pub fn tell(&self, report: &Report, reason: Option<Reason>, ctx: &Context) {
+        let Some(listeners) = &self.0 else { return };
+        let stopped = || ctx.stop.load(Ordering::Relaxed);
+        let within = if stopped() { LAST_WORDS } else { TIME };
+        let mut deadline = Instant::now() + within + GRACE;
+        let warn = |why: &Error| {
+            let advice = why.advice().map(|advice| format!(". {advice}")).unwrap_or_default();
+            ctx.monitor.warn(&format!("the end of the run {} is not told: {}{advice}", report.run, why.what()));
+        };
+        let begun = listeners.begin(report, reason, within);
+        let mut hurry = false;
+        for begun in begun {
+            let Telling { doing, end } = match begun {
+                Ok(telling) => telling,
+                Err(why) => {
+                    warn(&why);
+                    continue;
+                }
+            };
+            let told = loop {
+                match end.recv_timeout(TICK) {
+                    Ok(told) => break told,
+                    Err(RecvTimeoutError::Disconnected) => {
+                        break Err(Error::failed(&*doing, "the thread that did it ended in a panic"));
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                if !hurry && stopped() {
+                    (hurry, deadline) = (true, deadline.min(Instant::now() + LAST_WORDS));
+                }
+                if Instant::now() >= deadline {
+                    break Err(Error::unreachable(&*doing, "the time for it is over"));
+                }
+            };
+            match told {
+                Ok(()) => tracing::debug!("the end of the run {} is told: {doing}", report.run),
+                Err(why) => warn(&why),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(listeners) => listeners.fmt(f),
+            None => f.write_str("Nobody"),
+        }
+    }
+}
+
+impl Listeners {
+    /// Begins to tell all of them.
+    fn begin(&self, report: &Report, reason: Option<Reason>, within: Duration) -> Vec<Result<Telling>> {
+        let told = match Told::new(report, reason, &self.source) {
+            Ok(told) => told,
+            Err(why) => return vec![Err(why)],
+        };
+        let mut begun = Vec::new();
+        if let Some(topic) = &self.topic {
+            let (topic, message) = (topic.clone(), told.message());
+            begun.push(begin(topic.doing(), move || topic.publish(message?, within)));
+        }
+        if let Some(webhook) = self.webhook.as_ref().filter(|webhook| webhook.wants(report.result)) {
+            let (webhook, body) = (webhook.clone(), webhook.body(&sentence::of(report, reason), &told));
+            begun.push(begin(webhook.doing(), move || webhook.post(body?, within)));
+        }
+        begun
+    }
+}
+
+/// Does something that blocks in a thread of its own, which is left to itself if it takes too long.
+fn begin(doing: String, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Telling> {
+    let (sender, end) = mpsc::sync_channel(1);
+    let work = move || {
+        // Whoever does not wait any more does not hear it.
+        let _ = sender.send(work());
+    };
+    match std::thread::Builder::new().name("notify".into()).spawn(work) {
+        Ok(_) => Ok(Telling { doing, end }),
+        Err(why) => Err(Error::io(doing, &why)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

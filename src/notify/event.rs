@@ -1,0 +1,146 @@
+//! A run's end as a CloudEvent.
+//!
+//! Its data is the run's report. As a message it is in binary mode: the event's attributes are the message's, with `ce-`
+//! before their names (<https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md>). `action`, `result`
+//! and `reason` are extensions of it, and in a message attributes by these plain names, so that a subscription's filter needs
+//! no quotes: `attributes.result = "failed"`.
+
+use cloudevents::event::ExtensionValue;
+use cloudevents::{Event, EventBuilder, EventBuilderV10};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::report::{Outcome, Place, Report};
+use crate::vault::root::Reason;
+
+/// The most bytes of a report that is told. Eventarc takes events of 512 KB, and one that is pushed to it is in base64
+/// (<https://docs.cloud.google.com/eventarc/docs/quotas>). In the vault, it is whole.
+pub const MAX_DATA: usize = 256 << 10;
+/// What of a URI needs no escape in a part of a path.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The type of the data.
+const JSON: &str = "application/json";
+
+/// The source of a place's events: always the same for a Cloud Run service, for a Cloud Run job (of this name), else for a host.
+pub fn source(place: &Place, job: Option<&str>) -> String {
+    let (kind, name) = match (&place.service, job) {
+        (Some(service), _) => ("services", service.as_str()),
+        (None, Some(job)) => ("jobs", job),
+        (None, None) => ("hosts", place.host.as_str()),
+    };
+    let name = if name.is_empty() { "unknown" } else { name };
+    format!("//lastgood.dev/{kind}/{}", utf8_percent_encode(name, PLAIN))
+}
+
+/// The end of a type.
+pub fn ended(result: Outcome) -> &'static str {
+    match result {
+        Outcome::Complete => "completed",
+        Outcome::Partial | Outcome::Suspect | Outcome::Unsound => "partial",
+        Outcome::Damaged | Outcome::Failed | Outcome::Refused => "failed",
+    }
+}
+
+/// A message: its data and attributes.
+pub type Message = (Vec<u8>, Vec<(String, String)>);
+
+/// What is told of a run.
+pub struct Told {
+    event: Event,
+    data: Value,
+}
+
+impl Told {
+    /// Of a run that ended so.
+    ///
+    /// # Errors
+    /// None, for what a run makes.
+    pub fn new(report: &Report, reason: Option<Reason>, source: &str) -> Result<Self> {
+        let doing = "write the event that tells of the run";
+        let data = fit(serde_json::to_value(report).map_err(|why| Error::failed(doing, why))?);
+        let mut event = EventBuilderV10::new()
+            .id(report.run.to_string())
+            .source(source)
+            .ty(format!("dev.lastgood.{}.{}", report.action.name(), ended(report.result)))
+            .time(report.finished.to_string())
+            .extension("action", report.action.name())
+            .extension("result", report.result.name());
+        if let Some(snapshot) = report.snapshot {
+            event = event.subject(snapshot.to_string());
+        }
+        if let Some(reason) = reason {
+            event = event.extension("reason", reason.to_string());
+        }
+        let event = event.data(JSON, data.clone()).build().map_err(|why| Error::failed(doing, why))?;
+        Ok(Told { event, data })
+    }
+
+    /// As a message, in binary mode.
+    ///
+    /// # Errors
+    /// None, for what a run makes.
+    pub fn message(&self) -> Result<Message> {
+        let data = serde_json::to_vec(&self.data).map_err(|why| Error::failed("write the report as a message", why))?;
+        let mut attributes: Vec<(String, String)> = Vec::new();
+        for (name, value) in self.event.iter_attributes() {
+            let name = if name == "datacontenttype" { "content-type".into() } else { format!("ce-{name}") };
+            attributes.push((name, value.to_string()));
+        }
+        for (name, value) in self.event.iter_extensions() {
+            let ExtensionValue::String(value) = value else { continue };
+            attributes.push((name.to_owned(), value.clone()));
+        }
+        Ok((data, attributes))
+    }
+
+    /// As JSON, in structured mode.
+    ///
+    /// # Errors
+    /// None, for what a run makes.
+    pub fn structured(&self) -> Result<Value> {
+        serde_json::to_value(&self.event).map_err(|why| Error::failed("write the event that tells of the run", why))
+    }
+}
+
+/// A report without its longest lists, if it is too long with them; `left_out` names those.
+fn fit(mut report: Value) -> Value {
+    let mut left_out = Vec::new();
+    while size(&report) > MAX_DATA
+        && let Some(list) = longest_list(&report)
+    {
+        remove(&mut report, &list);
+        left_out.push(Value::String(list.join(".")));
+        if let Value::Object(members) = &mut report {
+            members.insert("left_out".into(), left_out.clone().into());
+        }
+    }
+    report
+}
+
+fn size(value: &Value) -> usize {
+    serde_json::to_vec(value).map_or(usize::MAX, |bytes| bytes.len())
+}
+
+/// Where the longest list is: in the report itself, or in what was done.
+fn longest_list(report: &Value) -> Option<Vec<String>> {
+    let lists = |members: &Map<String, Value>, of: Option<&str>| -> Vec<(usize, Vec<String>)> {
+        let lists = members.iter().filter(|(name, value)| value.is_array() && *name != "left_out");
+        let path = |name: &String| of.map(str::to_owned).into_iter().chain([name.clone()]).collect();
+        lists.map(|(name, value)| (size(value), path(name))).collect()
+    };
+    let members = report.as_object()?;
+    let mut found = lists(members, None);
+    for (name, value) in members {
+        found.extend(value.as_object().map(|inner| lists(inner, Some(name))).unwrap_or_default());
+    }
+    found.into_iter().max().map(|(_, path)| path)
+}
+
+fn remove(report: &mut Value, path: &[String]) {
+    let Some((name, above)) = path.split_last() else { return };
+    let inner = above.iter().try_fold(report, |value, name| value.get_mut(name));
+    if let Some(Value::Object(members)) = inner {
+        members.remove(name);
+    }
+}

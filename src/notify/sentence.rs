@@ -1,0 +1,163 @@
+//! A run's end in a sentence or two, for a chat.
+//!
+//! `&`, `<` and `>` are escaped as Slack asks (<https://docs.slack.dev/messaging/formatting-message-text>), so that no text
+//! that comes from outside is a link or calls anybody. Each part is bounded, and so is the whole.
+
+use std::fmt::Write;
+
+use indicatif::{BinaryBytes, HumanCount};
+use jiff::SignedDuration;
+
+use crate::replicas;
+use crate::replicas::verify::Verified;
+use crate::report::{Action, Done, Outcome, Place, Report};
+use crate::trigger::event::labels;
+use crate::vault::root::Reason;
+
+/// The most bytes of an error, and of the text of a critical event.
+const TEXT: usize = 1000;
+/// And of a name or a path.
+const NAME: usize = 200;
+
+/// What a person is told of a run.
+pub fn of(report: &Report, reason: Option<Reason>) -> String {
+    let mut text = format!("The {} {} ", noun(report.action), place(&report.place));
+    let took = took(report);
+    match (&report.error, report.result) {
+        (Some(failure), result) => {
+            let end = match result {
+                Outcome::Refused => "was refused",
+                Outcome::Damaged => "found damage",
+                _ => "failed",
+            };
+            let after = took.map(|took| format!(" after {took}")).unwrap_or_default();
+            add(&mut text, format_args!("{end}{after}: {}", labels::text(&failure.error, TEXT)));
+        }
+        (None, result) => {
+            let end = match (report.action, result) {
+                (Action::Verify, Outcome::Damaged) => "found damage".into(),
+                (Action::Verify, Outcome::Failed) => "failed".into(),
+                (_, result) => format!("is {result}"),
+            };
+            add(&mut text, format_args!("{end}"));
+            if let Some(what) = done(report) {
+                add(&mut text, format_args!(": {what}"));
+            }
+            if let Some(took) = took {
+                add(&mut text, format_args!(", in {took}"));
+            }
+        }
+    }
+    text.push('.');
+    if let Some(why) = not_good(report) {
+        add(&mut text, format_args!(" {why}."));
+    }
+    if reason == Some(Reason::Critical) {
+        text.push_str(&critical(report));
+    }
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn add(text: &mut String, more: std::fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    let _ = text.write_fmt(more);
+}
+
+fn noun(action: Action) -> &'static str {
+    match action {
+        Action::Backup => "backup",
+        Action::Restore => "restore",
+        Action::Verify => "verification",
+    }
+}
+
+fn place(place: &Place) -> String {
+    match (&place.service, &place.execution) {
+        (Some(service), _) => format!("by the service {}", labels::text(service, NAME)),
+        (None, Some(execution)) => format!("by the job execution {}", labels::text(execution, NAME)),
+        (None, None) => format!("on {}", labels::text(&place.host, NAME)),
+    }
+}
+
+/// How long it took; none where the run found what another had done.
+fn took(report: &Report) -> Option<String> {
+    let long = report.finished.duration_since(report.started);
+    match long.as_secs_f64() {
+        seconds if seconds <= 0.0 => None,
+        seconds if seconds < 60.0 => Some(format!("{seconds:.1} s")),
+        _ => Some(format!("{:#}", SignedDuration::from_secs(long.as_secs()))),
+    }
+}
+
+/// What was done.
+fn done(report: &Report) -> Option<String> {
+    let content = |files: u64, bytes: u64| format!("{}, {}", count(files, "file"), BinaryBytes(bytes));
+    Some(match &report.done {
+        None => format!("snapshot {}", report.snapshot?.id),
+        Some(Done::Backup(done)) => {
+            let replicas::backup::Report { taken, .. } = &**done;
+            let new = BinaryBytes(taken.uploaded_bytes);
+            format!("snapshot {} holds {}; {new} were sent", taken.snapshot.id, content(taken.files, taken.bytes))
+        }
+        Some(Done::Restore(done)) => {
+            let restored = &done.restored;
+            let target = labels::text(&restored.target.to_string_lossy(), NAME);
+            let content = content(restored.files, restored.bytes);
+            format!("snapshot {} is in {target}: {content}", restored.snapshot.id)
+        }
+        Some(Done::Verify(vaults)) => vaults.iter().map(verified).collect::<Vec<_>>().join("; "),
+    })
+}
+
+fn verified(vault: &Verified) -> String {
+    let name = labels::text(&vault.vault, NAME);
+    match (&vault.report, &vault.error) {
+        (Some(report), _) => {
+            let broken = report.databases.iter().filter(|database| database.failed.is_some()).count() as u64;
+            let mut text = format!("{name} has {}, {}", count(report.snapshots, "snapshot"), BinaryBytes(report.bytes));
+            for (n, what) in [(report.damage.len() as u64, "damaged object"), (broken, "broken database")] {
+                if n > 0 {
+                    add(&mut text, format_args!(", {}", count(n, what)));
+                }
+            }
+            text
+        }
+        (None, error) => format!("{name}: {}", labels::text(error.as_deref().unwrap_or("not verified"), NAME)),
+    }
+}
+
+/// Why the result is not a good one, where no error says so.
+fn not_good(report: &Report) -> Option<String> {
+    match (&report.done, report.result) {
+        (Some(Done::Backup(done)), Outcome::Partial) => {
+            Some(format!("{} could not be read", entries(done.taken.errors.len() as u64)))
+        }
+        (Some(Done::Restore(done)), Outcome::Partial) => {
+            Some(format!("{} could not be restored", entries(done.restored.not_restored.len() as u64)))
+        }
+        (_, Outcome::Suspect) => Some("It is empty, or less than half of what the last one was".into()),
+        (_, Outcome::Unsound) => Some("A database in it failed its check".into()),
+        _ => None,
+    }
+}
+
+/// The critical event that it was for, the first of them.
+fn critical(report: &Report) -> String {
+    let mut of_apps = report.events.iter().filter(|event| event.message.is_some() || event.service.is_some());
+    let Some(event) = of_apps.next() else { return " It was made for a critical event.".into() };
+    let service = event.service.as_deref().map(|service| format!(" of {}", labels::text(service, NAME)));
+    let message = event.message.as_deref().map(|message| format!(": {}", labels::text(message, TEXT)));
+    let more = match of_apps.count() {
+        0 => String::new(),
+        n => format!(" (and {} more)", HumanCount(n as u64)),
+    };
+    format!(" It was made for a critical event{}{more}{}", service.unwrap_or_default(), message.unwrap_or_default())
+}
+
+fn entries(n: u64) -> String {
+    if n == 1 { "1 entry".into() } else { format!("{} entries", HumanCount(n)) }
+}
+
+fn count(n: u64, what: &str) -> String {
+    format!("{} {what}{}", HumanCount(n), if n == 1 { "" } else { "s" })
+}

@@ -1,0 +1,35 @@
+//! Telling a Pub/Sub topic.
+
+use std::time::Duration;
+
+use super::event::Message;
+use crate::error::Result;
+use crate::pubsub::{Publisher, Topic};
+use crate::store::cloud::Cloud;
+
+/// The topic for results, and how it is reached.
+#[derive(Debug, Clone)]
+pub struct Results {
+    topic: Topic,
+    cloud: Cloud,
+}
+
+impl Results {
+    /// Asks nothing yet.
+    pub fn new(topic: Topic, cloud: Cloud) -> Self {
+        Results { topic, cloud }
+    }
+
+    /// What is being done.
+    pub(super) fn doing(&self) -> String {
+        format!("publish to {}", self.topic)
+    }
+
+    /// Publishes a message. Blocks.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub(super) fn publish(&self, (data, attributes): Message, within: Duration) -> Result<()> {
+        Publisher::new(&self.cloud, self.topic.clone())?.publish(data, attributes, within).map(drop)
+    }
+}

@@ -1,0 +1,191 @@
+//! Telling a webhook: a POST of JSON.
+//!
+//! ```json
+//! {"text": "The backup on web-1 is complete: …", "event": {"specversion": "1.0", "type": "dev.lastgood.backup.completed", …}}
+//! ```
+//!
+//! `text` is what Slack's incoming webhooks show (<https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks>),
+//! and Mattermost's, Rocket.Chat's and Google Chat's. The event is not spread over the same object, which would be a CloudEvent
+//! with one more attribute: Mattermost takes a member `type` for one of its own and refuses the message. Google Chat refuses
+//! any member that it does not know (as in ansible/awx#4665), and Slack's documentation leaves open what it does with them; so
+//! the hosts that are known to be chats are sent `text` alone. They would show nothing else.
+//!
+//! The URL is a secret: whoever has it may post. No log line and no error has more of it than scheme, host and port.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+use reqwest::{Client, Response, Url};
+use serde_json::json;
+use tokio::runtime::Builder;
+
+use super::event::Told;
+use crate::error::{Doing, Error, Result};
+use crate::report::Outcome;
+use crate::store::gcs::{is_loopback, retry_after};
+use crate::store::login::said;
+use crate::store::retry::{Fault, Pace, random};
+
+/// Chats: they show `text`, and some refuse anything beside it.
+const CHATS: [&str; 4] = ["hooks.slack.com", "hooks.slack-gov.com", "chat.googleapis.com", "discord.com"];
+/// A request that is not answered in this time is made again. What is started by it may take some seconds to start.
+const TRY: Duration = Duration::from_secs(10);
+/// The body of an answer that is none of success is looked at for so long, and so much of it.
+const WORD_TIME: Duration = Duration::from_secs(1);
+const WORD: usize = 64;
+
+/// Which results it is told of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum When {
+    /// All.
+    #[default]
+    All,
+    /// Those that are not complete.
+    NotComplete,
+}
+
+/// Where to post, and which results.
+#[derive(Clone)]
+pub struct Webhook {
+    url: Url,
+    when: When,
+}
+
+impl Webhook {
+    /// One at a URL of https; of http only on this machine.
+    ///
+    /// # Errors
+    /// Text that says what is wrong with it, and that has nothing of it.
+    pub fn new(url: &str, when: When) -> Result<Self, String> {
+        let url = Url::parse(url.trim()).map_err(|why| why.to_string())?;
+        match url.scheme() {
+            "https" => Ok(Webhook { url, when }),
+            "http" if is_loopback(url.as_str()) => Ok(Webhook { url, when }),
+            "http" => Err("it is not encrypted: a webhook off this machine is https://…".into()),
+            _ => Err("it is no https:// URL".into()),
+        }
+    }
+
+    /// Whether it is told of such a result.
+    pub(super) fn wants(&self, result: Outcome) -> bool {
+        self.when == When::All || result != Outcome::Complete
+    }
+
+    /// What is being done.
+    pub(super) fn doing(&self) -> String {
+        format!("post to the webhook at {}", self.url.origin().ascii_serialization())
+    }
+
+    /// What is posted.
+    ///
+    /// # Errors
+    /// None, for what a run makes.
+    pub(super) fn body(&self, text: &str, told: &Told) -> Result<Vec<u8>> {
+        let chat = self.url.host_str().is_some_and(|host| CHATS.contains(&host));
+        let body = if chat { json!({ "text": text }) } else { json!({ "text": text, "event": told.structured()? }) };
+        serde_json::to_vec(&body).map_err(|why| Error::failed("write the body for the webhook", why))
+    }
+
+    /// Posts until that is answered with success, or it is of no use, or the time is over. Blocks.
+    ///
+    /// # Errors
+    /// The last answer that was none of success.
+    pub(super) fn post(&self, body: Vec<u8>, within: Duration) -> Result<()> {
+        let began = Instant::now();
+        let client = self.client()?;
+        let runtime = Builder::new_current_thread().enable_all().build().doing(|| self.doing())?;
+        let pace = Pace { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
+        let posted = runtime.block_on(async {
+            let mut tried = 0;
+            loop {
+                let time = within.saturating_sub(began.elapsed()).min(TRY);
+                let answer = tokio::time::timeout(time, self.once(&client, body.clone())).await;
+                tried += 1;
+                let (why, after) = match answer {
+                    Ok(Ok(())) => return Ok(()),
+                    Ok(Err(Fault::Passing { why, after })) => (why, after),
+                    Ok(Err(Fault::Refused { why, hint })) => return Err(Error::failed(self.doing(), why).hint(hint)),
+                    Ok(Err(other)) => return Err(Error::failed(self.doing(), format!("{other:?}"))),
+                    Err(_) => (format!("no answer came within {:.0} s", time.as_secs_f64()), None),
+                };
+                let pause = pace.pause(tried, random()).max(after.unwrap_or_default());
+                let passed = began.elapsed();
+                if passed.saturating_add(pause) >= within {
+                    let asks = after.map(|after| format!(" (it asks to wait for {} s)", after.as_secs()));
+                    let asks = asks.unwrap_or_default();
+                    let why = format!("{why}{asks}; tried {tried} times in {:.1} s", passed.as_secs_f64());
+                    return Err(Error::unreachable(self.doing(), why));
+                }
+                tokio::time::sleep(pause).await;
+            }
+        });
+        // A name that is still being looked up is not waited for.
+        runtime.shutdown_background();
+        posted
+    }
+
+    fn client(&self) -> Result<Client> {
+        // A provider that is there already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = Client::builder()
+            .user_agent(concat!("lastgood/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            // Where it would lead to may have no business with what is posted.
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never());
+        if self.url.scheme() == "http" {
+            client = client.no_proxy();
+        }
+        client.build().map_err(|why| {
+            Error::failed(self.doing(), said(&why)).hint("Are the system's certificates installed (ca-certificates)?")
+        })
+    }
+
+    async fn once(&self, client: &Client, body: Vec<u8>) -> Result<(), Fault> {
+        let request = client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
+        let answer = request.send().await.map_err(|why| {
+            let builder = why.is_builder();
+            let text = said(&why.without_url());
+            if builder { Fault::refused(text, "Check the webhook's URL.") } else { Fault::passing(text) }
+        })?;
+        let (status, after) = (answer.status(), wish(answer.headers()));
+        if status.is_success() {
+            return Ok(());
+        }
+        let word = tokio::time::timeout(WORD_TIME, self.word(answer)).await.ok().flatten();
+        let word = word.map(|word| format!(", {word}")).unwrap_or_default();
+        let why = format!("it answered {status}{word}");
+        match status {
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
+                Err(Fault::Passing { why, after })
+            }
+            _ if status.is_server_error() => Err(Fault::Passing { why, after }),
+            _ if status.is_redirection() => {
+                Err(Fault::refused(why, "Give the URL that it leads to: none is followed."))
+            }
+            _ => Err(Fault::refused(why, "Is the webhook's URL right, and is it still valid?")),
+        }
+    }
+
+    /// What Slack has for an error: `no_service`, `channel_is_archived`. Pages of other servers may hold the URL itself.
+    async fn word(&self, mut answer: Response) -> Option<String> {
+        let bytes = answer.chunk().await.ok().flatten()?;
+        let word = std::str::from_utf8(&bytes).ok()?.trim();
+        let plain = (1..=WORD).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        (plain && !self.url.as_str().contains(word)).then(|| word.to_owned())
+    }
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = self.url.origin().ascii_serialization();
+        f.debug_struct("Webhook").field("origin", &origin).field("when", &self.when).finish()
+    }
+}
+
+/// How long an answer asks to wait.
+fn wish(headers: &HeaderMap) -> Option<Duration> {
+    retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?)
+}
