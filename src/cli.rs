@@ -1,5 +1,6 @@
 //! The command line: clap structs only. What the arguments mean together is settled in `config.rs`.
 
+mod pubsub;
 mod results;
 mod serve;
 
@@ -10,8 +11,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
+pub use self::pubsub::{Listen, Publish, Pulling, Sending};
 pub use self::results::{Results, WebhookOn};
-pub use self::serve::{Auth, Serve};
+pub use self::serve::{Auth, RunRules, Serve};
 
 /// Keeps the state of apps that live on disposable machines.
 ///
@@ -118,6 +120,11 @@ pub enum Command {
     Doctor(Doctor),
     /// Serve over HTTP: events that ask for backups, a REST interface, health and metrics
     Serve(Box<Serve>),
+    /// Pull events that ask for backups from a Pub/Sub subscription, where nothing can push
+    Listen(Box<Listen>),
+    /// Publish an event to a Pub/Sub topic: a critical error, or a wish for a backup, a restore or a verification
+    #[command(subcommand)]
+    Publish(Publish),
 }
 
 /// Arguments of `backup`.

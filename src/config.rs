@@ -3,6 +3,7 @@
 mod doctor;
 mod env;
 mod places;
+mod pubsub;
 mod results;
 mod serve;
 
@@ -26,7 +27,8 @@ use crate::cli::{self, Cli, Command};
 
 use self::env::Env;
 use self::places::{cloud, place, vaults};
-pub use self::serve::Service;
+pub use self::pubsub::Publication;
+pub use self::serve::{Http, Service};
 
 const DATA: &str = "./data";
 const DATA_IN_CLOUD_RUN: &str = "/app/data";
@@ -111,7 +113,9 @@ pub enum Task {
         to: Destination,
     },
     Doctor(Box<lastgood::doctor::Place>),
+    /// Over HTTP, by pulling, or both.
     Serve(Box<Service>),
+    Publish(Box<Publication>),
 }
 
 /// Where an export goes.
@@ -201,7 +205,17 @@ impl Config {
             }
             Command::Serve(args) => {
                 let data = data(args.data.clone());
-                Task::Serve(Box::new(serve::service(*args, data, (&vaults, &cloud), place.clone(), &env, outside)?))
+                let to = (&*vaults, &cloud);
+                Task::Serve(Box::new(serve::service(*args, data, to, place.clone(), &env, outside)?))
+            }
+            Command::Listen(args) => {
+                let data = data(args.data.clone());
+                let to = (&*vaults, &cloud);
+                Task::Serve(Box::new(serve::listener(*args, data, to, place.clone(), &env, outside)?))
+            }
+            Command::Publish(args) => {
+                let project = cloud.project.as_deref();
+                Task::Publish(Box::new(pubsub::publication(args, project, &outside.host, &env)?))
             }
             Command::List => Task::List,
             Command::Runs(args) => Task::Runs { run: args.run, limit: args.limit },

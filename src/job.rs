@@ -1,6 +1,5 @@
 //! One job, whoever asks for it: the command line, a Cloud Run job, a request, a message. One function runs it.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -132,7 +131,7 @@ pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) 
         error: error.as_ref().map(Failure::from),
         done,
     };
-    let stored = store(&mut report, vaults, ctx);
+    let stored = store(&mut report, vaults);
     let stored =
         stored.inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not kept: {}", why.what()))).ok();
     log(&report, began.elapsed().as_secs_f64());
@@ -166,13 +165,13 @@ fn check_data(options: &backup::Options) -> Result<()> {
 }
 
 /// Keeps the report in the vault that the run used, or in the first that opens.
-fn store(report: &mut Report, vaults: &Vaults, ctx: &Context) -> Result<(Address, String)> {
+fn store(report: &mut Report, vaults: &Vaults) -> Result<(Address, String)> {
     let used = match &report.done {
         Some(Done::Backup(done)) => Some(done.vault.clone()),
         Some(Done::Restore(done)) => Some(done.vault.clone()),
         Some(Done::Verify(_)) | None => None,
     };
-    let stopped = ctx.stop.load(Ordering::Relaxed);
+    let stopped = vaults.stopped();
     let mut first = None;
     for address in vaults.addresses() {
         let known = used.as_ref().is_some_and(|used| address.absolute() == *used);

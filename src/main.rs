@@ -6,6 +6,7 @@ mod console;
 mod heap;
 mod log;
 mod new_file;
+mod publish;
 mod serve;
 mod show;
 mod stdout;
@@ -86,7 +87,7 @@ fn main() -> ExitCode {
     };
     let env = |name: &str| std::env::var_os(name);
     let output = match &cli.command {
-        cli::Command::Serve(_) => Output::new(&cli.global, &env).of_a_service(),
+        cli::Command::Serve(_) | cli::Command::Listen(_) => Output::new(&cli.global, &env).of_a_service(),
         _ => Output::new(&cli.global, &env),
     };
     let terminal = Terminal::new(output.progress);
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
 
 /// Does what was asked for.
 fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Context) -> Result<Outcome> {
+    let cloud = config.cloud.clone();
     let vaults = Vaults::new(config.vaults, config.cloud, stop.clone());
     let commands = Commands(&vaults);
     match config.task {
@@ -174,8 +176,9 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         }
         Task::Serve(mut service) => {
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
-            serve::serve(*service, Arc::new(vaults), &Ending::new(stop.clone()))
+            serve::serve(*service, Arc::new(vaults), &cloud, &Ending::new(stop.clone()))
         }
+        Task::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
         Task::Doctor(place) => {
             let report = doctor::examine(&place, ctx)?;
             if console.quiet() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use google_cloud_auth::credentials::{Credentials, anonymous};
 use google_cloud_pubsub::client;
 use google_cloud_pubsub::model::Message;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::{Doing, Error, Result};
 use crate::store::cloud::Cloud;
@@ -124,7 +124,18 @@ impl Access {
 pub struct Publisher {
     topic: Topic,
     client: client::Publisher,
-    runtime: Runtime,
+    handle: Handle,
+    /// Taken at the end.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // What hangs, such as the look-up of a name, is not waited for.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Publisher {
@@ -135,7 +146,7 @@ impl Publisher {
     pub fn new(cloud: &Cloud, topic: Topic) -> Result<Self> {
         let doing = || format!("publish to {topic}");
         let access = Access::new(cloud, doing)?;
-        let runtime = Builder::new_current_thread().enable_all().build().doing(doing)?;
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().doing(doing)?;
         let client = runtime.block_on(async {
             // One message is waited for at a time, so none waits for others.
             let mut builder = client::Publisher::builder(topic.name()).set_message_count_threshold(1);
@@ -148,7 +159,7 @@ impl Publisher {
             builder.build().await
         });
         let client = client.map_err(|why| Error::failed(doing(), said(&why)))?;
-        Ok(Publisher { topic, client, runtime })
+        Ok(Publisher { topic, client, handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
     /// Publishes a message, which is tried again until it is taken or the time is over; gives its id.
@@ -164,14 +175,17 @@ impl Publisher {
         let doing = || format!("publish to {}", self.topic);
         let message = Message::new().set_data(data).set_attributes(attributes);
         let published =
-            self.runtime.block_on(async { tokio::time::timeout(within, self.client.publish(message)).await });
+            self.handle.block_on(async { tokio::time::timeout(within, self.client.publish(message)).await });
         match published {
             Ok(Ok(id)) => Ok(id),
             Ok(Err(why)) => Err(Error::failed(doing(), said(&why)).hint(
                 "Does the topic exist, and has this account the role roles/pubsub.publisher on it? \
                  `gcloud pubsub topics create TOPIC`",
             )),
-            Err(_) => Err(Error::unreachable(doing(), format!("no answer came within {} s", within.as_secs()))),
+            Err(_) => Err(Error::unreachable(doing(), format!("no answer came within {} s", within.as_secs_f64())).hint(
+                "Is Pub/Sub reached from here, and are there credentials? `gcloud auth application-default login`; `lastgood \
+                 doctor` says which are found.",
+            )),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `lastgood serve`: threads and tasks of the service, from the first request to the last.
+//! `lastgood serve` and `lastgood listen`: threads and tasks of the service, from the first request or message to the last.
 
 use std::sync::Arc;
 use std::thread;
@@ -7,17 +7,19 @@ use std::time::Duration;
 use lastgood::error::{Doing, Error, Result};
 use lastgood::monitor::{Log, system_random};
 use lastgood::replicas::vaults::Vaults;
+use lastgood::store::cloud::Cloud;
 use lastgood::trigger::auth::Auth;
 use lastgood::trigger::desk::Desk;
 use lastgood::trigger::ending::Ending;
 use lastgood::trigger::http::{self, Server};
+use lastgood::trigger::pull;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::Outcome;
-use crate::config::Service;
+use crate::config::{Http, Service};
 
 /// Threads that do what blocks.
 const BLOCKING: usize = 16;
@@ -25,17 +27,12 @@ const BLOCKING: usize = 16;
 /// Serves until a signal comes; then finishes what it can in the time that it has.
 ///
 /// # Errors
-/// An address that cannot be listened at; a system that gives no threads or no signals.
-pub fn serve(service: Service, vaults: Arc<Vaults>, ending: &Ending) -> Result<Outcome> {
+/// An address that cannot be listened at; a subscription that cannot be pulled from; a system that gives no threads or no
+/// signals.
+pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Ending) -> Result<Outcome> {
     let runtime = runtime()?;
-    let auth = Auth::new(service.auth)?;
     let desk = Arc::new(Desk::new(service.rules, vaults, Arc::new(Log), system_random, ending.stop().clone()));
-    let listener = runtime
-        .block_on(TcpListener::bind(service.listen))
-        .doing(|| format!("listen at {}", service.listen))
-        .map_err(|why| why.hint("Is another service there? `--listen ADDR` names another address."))?;
-    let address = listener.local_addr().doing(|| "find out the address")?;
-
+    let door = service.http.map(|http| open(http, &desk, &runtime)).transpose()?;
     let (ended, mut work_ended) = oneshot::channel::<()>();
     let worker = desk.clone();
     let work = move || {
@@ -44,26 +41,40 @@ pub fn serve(service: Service, vaults: Arc<Vaults>, ending: &Ending) -> Result<O
         worker.work();
     };
     thread::Builder::new().name("desk".into()).spawn(work).doing(|| "start a thread")?;
-    let server = Arc::new(Server::new(desk, auth, service.settings));
-    tracing::info!("listening on {address}");
     let done = runtime.block_on(async {
         watch(ending)?;
-        let mut served = std::pin::pin!(http::serve(listener, server, ending));
-        let answered = tokio::select! {
-            answered = &mut served => answered,
+        // Whichever way in there is; all end together.
+        let asked = async {
+            match door {
+                Some((listener, server)) => http::serve(listener, server, ending).await,
+                None => true,
+            }
+        };
+        let pulled = async {
+            let Some(settings) = &service.pull else { return Ok(true) };
+            let pulled = pull::pull(&desk, cloud, settings, ending).await;
+            if pulled.is_err() {
+                ending.begin();
+            }
+            pulled
+        };
+        let both = async { tokio::join!(asked, pulled) };
+        let mut both = std::pin::pin!(both);
+        let (answered, pulled) = tokio::select! {
+            both = &mut both => both,
             // Nothing can be run any more.
             _ = &mut work_ended => {
                 let told = ending.left() < lastgood::trigger::ending::TIME;
                 ending.begin();
-                let answered = served.await;
+                let (answered, pulled) = both.await;
                 if !told {
                     return Err(Error::failed("serve", "the thread that runs what is asked for ended early"));
                 }
-                return Ok(answered);
+                return Ok(answered & pulled?);
             }
         };
         let over = tokio::time::timeout(ending.left(), work_ended).await.is_ok();
-        Ok(answered && over)
+        Ok(answered & pulled? & over)
     });
     // What hangs is not waited for: the process ends.
     runtime.shutdown_timeout(Duration::ZERO);
@@ -77,6 +88,18 @@ pub fn serve(service: Service, vaults: Arc<Vaults>, ending: &Ending) -> Result<O
             Ok(Outcome::Failed)
         }
     }
+}
+
+/// Listens, and makes what answers.
+fn open(http: Http, desk: &Arc<Desk>, runtime: &Runtime) -> Result<(TcpListener, Arc<Server>)> {
+    let auth = Auth::new(http.auth)?;
+    let listener = runtime
+        .block_on(TcpListener::bind(http.listen))
+        .doing(|| format!("listen at {}", http.listen))
+        .map_err(|why| why.hint("Is another service there? `--listen ADDR` names another address."))?;
+    let address = listener.local_addr().doing(|| "find out the address")?;
+    tracing::info!("listening on {address}");
+    Ok((listener, Arc::new(Server::new(desk.clone(), auth, http.settings))))
 }
 
 fn runtime() -> Result<Runtime> {

@@ -1,16 +1,20 @@
-//! The Pub/Sub client against Google's emulator.
+//! `lastgood publish`, and what it stands on, against Google's Pub/Sub emulator.
 
-use std::time::Duration;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use lastgood::pubsub::{Publisher, Topic};
 use lastgood::store::cloud::Cloud;
+use serde_json::{Value, json};
 
 use crate::support::pubsub::PubSub;
-use serde_json::json;
+use crate::support::{Ran, World};
+
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_is_published_arrives_and_a_topic_that_is_not_there_is_told() {
-    let Some(pubsub) = PubSub::start() else { return };
+    let Some(pubsub) = PubSub::shared() else { return };
     let topic = pubsub.topic("events");
     let subscription = pubsub.subscription("look", &topic, json!({}));
     let cloud = Cloud { pubsub_emulator: Some(format!("http://{}", pubsub.host())), ..Cloud::default() };
@@ -25,4 +29,52 @@ fn what_is_published_arrives_and_a_topic_that_is_not_there_is_told() {
     let why = nowhere.publish(Vec::new(), [], within).unwrap_err();
     assert!(why.what().starts_with("could not publish to projects/demo/topics/nowhere: "), "{why}");
     assert!(why.advice().unwrap().contains("roles/pubsub.publisher"));
+}
+
+#[test]
+fn a_script_publishes_an_event() {
+    let Some(pubsub) = PubSub::shared() else { return };
+    let topic = pubsub.topic("scripts");
+    let subscription = pubsub.subscription("scripts", &topic, json!({}));
+    let world = World::new().with("PUBSUB_EMULATOR_HOST", pubsub.host()).with("GOOGLE_CLOUD_PROJECT", "demo");
+    let line =
+        ["publish", "critical", "--topic", "scripts", "--message", "-x failed", "--service", "shop", "--label", "a=b"];
+    let told = world.json(line, 0);
+    assert_eq!((&told["topic"], &told["event"]["type"]), (&json!(topic), &json!("dev.lastgood.critical")));
+    let taken = pubsub.take(&subscription, SOON);
+    let (data, attributes) = &taken[0];
+    let said = json!({ "severity": "CRITICAL", "message": "-x failed", "service": "shop", "labels": { "a": "b" } });
+    assert_eq!(serde_json::from_slice::<Value>(data).unwrap(), said);
+    for (attribute, value) in [("ce-id", "id"), ("ce-source", "source"), ("ce-time", "time")] {
+        assert_eq!(attributes[attribute], told["event"][value], "{attributes}");
+    }
+    assert_eq!(
+        (&attributes["ce-specversion"], &attributes["content-type"]),
+        (&json!("1.0"), &json!("application/json"))
+    );
+
+    // Ids are random unless they are given; the message's is all that is printed.
+    let world = world.with("LASTGOOD_TOPIC", &topic);
+    for line in [&["publish", "verify"][..], &["publish", "verify"], &["publish", "backup", "--id", "7"]] {
+        let ran = world.run(line);
+        assert!(ran.ended(0).text().trim().parse::<u64>().is_ok(), "{ran:?}");
+    }
+    let mut ids = Vec::new();
+    while ids.len() < 3 {
+        ids.extend(
+            pubsub.take(&subscription, SOON).into_iter().map(|(_, told)| told["ce-id"].as_str().unwrap().to_owned()),
+        );
+    }
+    ids.sort();
+    ids.dedup();
+    assert!(ids.len() == 3 && ids.contains(&"7".into()), "{ids:?}");
+
+    world.run(["publish", "verify", "--topic", "nowhere"]).ended(1).says("roles/pubsub.publisher");
+    // Who does not answer is not waited for longer than was said. The time to start a program comes on top.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = world.command(["publish", "verify", "--timeout", "1s"]);
+    command.env("PUBSUB_EMULATOR_HOST", silent.local_addr().unwrap().to_string());
+    let began = Instant::now();
+    Ran::of(command).ended(1).says("no answer came within 1 s");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Results, Taking, duration};
+use super::{Pulling, Results, Taking, duration};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ use super::{Results, Taking, duration};
   LASTGOOD_TOKEN=… lastgood serve --auth token --allow-download
 
 Events are posted to / or /events, and to /events/backup, /events/critical, /events/restore and /events/verify; what else is
-served, /openapi.json tells. SIGTERM ends it within 10 seconds. Requests choose what to do, why, with which labels and, for a
+served, /openapi.json tells. With --subscription, events are pulled, too. SIGTERM ends it within 10 seconds. Requests choose what to do, why, with which labels and, for a
 restore, which snapshot; everything else is said here.")]
 pub struct Serve {
     /// The directory to take snapshots of, and to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside
@@ -48,28 +48,13 @@ pub struct Serve {
     /// With --auth none: everybody who reaches the address may ask, whoever that is
     #[arg(long, help_heading = "Who may ask")]
     pub insecure: bool,
-    /// Events and requests may ask for a restore
-    #[arg(long, help_heading = "Who may ask")]
-    pub allow_restore: bool,
     /// Files of snapshots, and whole snapshots, may be had
     #[arg(long, help_heading = "Who may ask")]
     pub allow_download: bool,
 
-    /// A run that takes longer is ended, and another one may take over what asked for it
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, help_heading = "Runs")]
-    pub run_timeout: Duration,
-    /// Critical events within this time after one share the next snapshot
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Runs")]
-    pub coalesce: Duration,
-    /// The most snapshots for critical events in an hour
-    #[arg(long, value_name = "N", default_value_t = 20, help_heading = "Runs")]
-    pub critical_max: usize,
     /// On Cloud Run: the CPU is always allocated, so that ?wait=false may be asked for
     #[arg(long, help_heading = "Runs")]
     pub background: bool,
-    /// Restores fill the directory itself, file by file, where it cannot be renamed: a mount point
-    #[arg(long, help_heading = "Runs")]
-    pub in_place: bool,
 
     /// How old the newest good snapshot may be [default: two intervals, where one is given, else 26h]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
@@ -85,6 +70,30 @@ pub struct Serve {
     #[arg(long = "critical-file", value_name = "GLOB", help_heading = "Health")]
     pub critical_files: Vec<String>,
 
+    #[command(flatten)]
+    pub pulling: Pulling,
+    #[command(flatten)]
+    pub runs: RunRules,
+}
+
+/// How runs are that others ask for, in whatever way.
+#[derive(Debug, Args)]
+pub struct RunRules {
+    /// Events and requests may ask for a restore
+    #[arg(long, help_heading = "Who may ask")]
+    pub allow_restore: bool,
+    /// A run that takes longer is ended, and another one may take over what asked for it
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, help_heading = "Runs")]
+    pub run_timeout: Duration,
+    /// Critical events within this time after one share the next snapshot
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Runs")]
+    pub coalesce: Duration,
+    /// The most snapshots for critical events in an hour
+    #[arg(long, value_name = "N", default_value_t = 20, help_heading = "Runs")]
+    pub critical_max: usize,
+    /// Restores fill the directory itself, file by file, where it cannot be renamed: a mount point
+    #[arg(long, help_heading = "Runs")]
+    pub in_place: bool,
     #[command(flatten)]
     pub taking: Taking,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! What `serve` is told.
+//! What `serve` and `listen` are told.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,10 +13,12 @@ use lastgood::store::cloud::Cloud;
 use lastgood::trigger::auth::{self, Mode};
 use lastgood::trigger::desk::Rules;
 use lastgood::trigger::http::{Limits, Settings, health};
+use lastgood::trigger::pull;
 use lastgood::vault::root::Reason;
 use lastgood::{restore, verify};
 
 use super::env::Env;
+use super::pubsub::pulling;
 use super::{Outside, backup_options, results, target};
 use crate::cli;
 
@@ -29,14 +31,23 @@ const FRESHNESS: Duration = Duration::from_secs(2 * 3600);
 /// How old a request for a restore may be when it is read.
 const RESTORE_AGE: Duration = Duration::from_secs(15 * 60);
 
-/// All that a service is told.
+/// All that a service is told. It has at least one way in.
 pub struct Service {
+    /// How runs are; threads are known later.
+    pub rules: Rules,
+    /// The way by HTTP.
+    pub http: Option<Http>,
+    /// The way by messages that are pulled.
+    pub pull: Option<pull::Settings>,
+}
+
+/// What is told about HTTP.
+#[derive(Debug)]
+pub struct Http {
     /// Where it listens.
     pub listen: SocketAddr,
     /// Who may ask.
     pub auth: Mode,
-    /// How runs are; threads are known later.
-    pub rules: Rules,
     /// How it answers.
     pub settings: Settings,
 }
@@ -44,7 +55,7 @@ pub struct Service {
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Service");
-        shown.field("listen", &self.listen).field("auth", &self.auth).field("settings", &self.settings);
+        shown.field("http", &self.http).field("pull", &self.pull);
         shown.finish_non_exhaustive()
     }
 }
@@ -99,47 +110,76 @@ pub fn service(
     {
         critical = list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
     }
-    let init = args.taking.init;
-    let notify = results::notify(args.results, &place, cloud, env)?;
-    let backup = backup_options(data.clone(), vaults, args.taking, Reason::Manual, outside)?;
+    let pull = pulling(args.pulling, cloud.project.as_deref(), env)?;
+    let rules = rules(args.runs, data.clone(), (vaults, cloud), place, env, outside)?;
     let health = health::Settings {
         max_age: args.max_age.or(two).unwrap_or(MAX_AGE),
         freshness,
         place: health::Place {
-            data: data.clone(),
-            not_walked: backup.not_walked.clone(),
+            data,
+            not_walked: rules.backup.not_walked.clone(),
             critical: critical.into_iter().map(pattern).collect::<Result<_>>()?,
         },
     };
+    let settings = Settings {
+        allow_download: args.allow_download,
+        cloud_run: k_service,
+        background: args.background,
+        health,
+        limits: Limits { connections: args.connections, ..Limits::default() },
+    };
+    Ok(Service { rules, http: Some(Http { listen, auth, settings }), pull })
+}
+
+/// Settles what a service is told that only pulls.
+///
+/// # Errors
+/// Wrong usage: no subscription.
+pub fn listener(
+    args: cli::Listen,
+    data: PathBuf,
+    (vaults, cloud): (&[Address], &Cloud),
+    place: Place,
+    env: &Env,
+    outside: &Outside,
+) -> Result<Service> {
+    let pull = pulling(args.pulling, cloud.project.as_deref(), env)?.ok_or_else(|| {
+        Error::usage("listen", "no subscription is named")
+            .hint("Name it: `--subscription projects/PROJECT/subscriptions/NAME`, or LASTGOOD_SUBSCRIPTION.")
+    })?;
+    Ok(Service { rules: rules(args.runs, data, (vaults, cloud), place, env, outside)?, http: None, pull: Some(pull) })
+}
+
+/// How runs are that others ask for.
+fn rules(
+    args: cli::RunRules,
+    data: PathBuf,
+    (vaults, cloud): (&[Address], &Cloud),
+    place: Place,
+    env: &Env,
+    outside: &Outside,
+) -> Result<Rules> {
+    let init = args.taking.init;
+    let notify = results::notify(args.results, &place, cloud, env)?;
+    let backup = backup_options(data.clone(), vaults, args.taking, Reason::Manual, outside)?;
     // Settled now, and not when somebody needs it.
     let target = if args.allow_restore { target(data, vaults, outside)? } else { data };
     let (snapshot, in_place) = ("latest".to_owned(), args.in_place);
     let restore = restore::Options { snapshot, target, paths: Vec::new(), in_place, skip_damaged: false };
-    Ok(Service {
-        listen,
-        auth,
-        rules: Rules {
-            backup,
-            init,
-            restore,
-            verify: verify::Options { read_data: None, databases: None },
-            allow_restore: args.allow_restore,
-            restore_age: RESTORE_AGE,
-            run_timeout: args.run_timeout,
-            coalesce: args.coalesce,
-            critical_max: args.critical_max,
-            place,
-            notify,
-            threads: 1,
-            parallel: 1,
-        },
-        settings: Settings {
-            allow_download: args.allow_download,
-            cloud_run: k_service,
-            background: args.background,
-            health,
-            limits: Limits { connections: args.connections, ..Limits::default() },
-        },
+    Ok(Rules {
+        backup,
+        init,
+        restore,
+        verify: verify::Options { read_data: None, databases: None },
+        allow_restore: args.allow_restore,
+        restore_age: RESTORE_AGE,
+        run_timeout: args.run_timeout,
+        coalesce: args.coalesce,
+        critical_max: args.critical_max,
+        place,
+        notify,
+        threads: 1,
+        parallel: 1,
     })
 }
 
@@ -178,7 +218,7 @@ mod tests {
             ("serve --auth none --insecure", &[], "0.0.0.0:8080"),
             ("serve --auth cloud-run", &[("K_SERVICE", "backup"), ("PORT", "80")], "0.0.0.0:80"),
         ] {
-            assert_eq!(service(line, env).unwrap().listen.to_string(), listen, "{line}");
+            assert_eq!(service(line, env).unwrap().http.unwrap().listen.to_string(), listen, "{line}");
         }
         for (line, env) in [
             ("serve", &[][..]),
@@ -201,7 +241,8 @@ mod tests {
     #[test]
     fn what_is_healthy() {
         let ages = |line: &str, env: &[(&str, &str)]| {
-            let health = service(&format!("serve --listen 127.0.0.1:0 {line}"), env).unwrap().settings.health;
+            let health =
+                service(&format!("serve --listen 127.0.0.1:0 {line}"), env).unwrap().http.unwrap().settings.health;
             (health.max_age.as_secs(), health.freshness.as_secs())
         };
         assert_eq!(ages("", &[]), (26 * 3600, 7200));
@@ -211,7 +252,8 @@ mod tests {
         assert_eq!(ages("--max-age 5h", env).0, 18_000);
         let named = |line: &str| {
             let line = format!("serve --listen 127.0.0.1:0 {line}");
-            let place = service(&line, &[("CRITICAL_FILES", "*.csv, ./state.json,")]).unwrap().settings.health.place;
+            let service = service(&line, &[("CRITICAL_FILES", "*.csv, ./state.json,")]).unwrap();
+            let place = service.http.unwrap().settings.health.place;
             place.critical.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         assert_eq!(named(""), ["*.csv", "state.json"]);

@@ -63,6 +63,12 @@ impl Vaults {
         Ok(Box::new(Since::new(store)))
     }
 
+    /// Whether the program was told to stop, so that stores give up what they are asked, and only last words may be written.
+    /// A run that takes too long is told to stop, too; its stores go on.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// The store at an address for what is written when the program has been told to stop: it does not give up at once, and
     /// soon, a request that is not answered as well. All that are asked for give up at the same time.
     ///

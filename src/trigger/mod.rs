@@ -8,3 +8,4 @@ pub mod event;
 pub mod execution;
 pub mod http;
 pub mod once;
+pub mod pull;

@@ -5,7 +5,6 @@
 //! same goes for the first backup of all, before there is a vault: its claim is entered when it is done.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -198,7 +197,7 @@ impl Held {
 
     /// The same for a run that served other events, too. Gives the answer, where it is another than the run itself.
     pub fn close(&self, ran: &Ran, vaults: &Vaults, ctx: &Context) -> Option<Answer> {
-        self.note(ran, vaults, ctx).unwrap_or_else(|why| {
+        self.note(ran, vaults).unwrap_or_else(|why| {
             let what = if stays(&ran.report) { "done" } else { "failed" };
             ctx.monitor.warn(&format!("the claim of the run is not marked {what}: {}", why.what()));
             None
@@ -206,9 +205,9 @@ impl Held {
     }
 
     /// The answer, where it is another than the run itself.
-    fn note(&self, ran: &Ran, vaults: &Vaults, ctx: &Context) -> Result<Option<Answer>> {
+    fn note(&self, ran: &Ran, vaults: &Vaults) -> Result<Option<Answer>> {
         let last;
-        let store = if ctx.stop.load(Ordering::Relaxed) {
+        let store = if vaults.stopped() {
             last = vaults.store_for_last_words(&self.address)?;
             &*last
         } else {

@@ -1,23 +1,34 @@
 //! The service as a process, and a client of bytes, so that a test can be slow or wrong in any way.
 
-use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::ops::{Deref, DerefMut};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::World;
+use super::process::Running;
 
 /// A service that runs.
 pub struct Service {
-    child: Child,
+    process: Running,
     pub address: SocketAddr,
-    log: Arc<Mutex<String>>,
+}
+
+impl Deref for Service {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.process
+    }
+}
+
+impl DerefMut for Service {
+    fn deref_mut(&mut self) -> &mut Running {
+        &mut self.process
+    }
 }
 
 impl Service {
@@ -27,47 +38,12 @@ impl Service {
     }
 
     /// Starts a command that serves; waits until it listens.
-    pub fn of(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (lines, kept) = (BufReader::new(child.stderr.take().unwrap()).lines(), log.clone());
-        thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let mut log = kept.lock().unwrap();
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
-        let began = Instant::now();
-        let address = loop {
-            let said = log.lock().unwrap().clone();
-            if let Some(address) = said.split("listening on ").nth(1).and_then(|rest| rest.lines().next()) {
-                break address.trim_end_matches(['"', '}']).split('"').next().unwrap().parse().unwrap();
-            }
-            assert!(child.try_wait().unwrap().is_none(), "it does not serve: {said}");
-            assert!(began.elapsed() < Duration::from_secs(60), "it does not listen: {said}");
-            thread::sleep(Duration::from_millis(10));
-        };
-        Service { child, address, log }
-    }
-
-    /// What it logged so far.
-    pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    /// What it logged, once that says so: lines come through a pipe, and may come after an answer.
-    #[track_caller]
-    pub fn log_with(&self, text: &str) -> String {
-        let began = Instant::now();
-        loop {
-            let log = self.log();
-            if log.contains(text) {
-                return log;
-            }
-            assert!(began.elapsed() < Duration::from_secs(20), "no {text:?} in {log}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    pub fn of(command: Command) -> Self {
+        let process = Running::start(command, "listening on ");
+        let log = process.log();
+        let address = log.split("listening on ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+        let address = address.trim_end_matches(['"', '}']).split('"').next().unwrap().parse().unwrap();
+        Service { process, address }
     }
 
     /// A new connection.
@@ -85,42 +61,6 @@ impl Service {
     pub fn post(&self, path: &str, body: &str) -> Answer {
         let headers = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
         self.connect().ask("POST", path, headers, body.as_bytes()).unwrap()
-    }
-
-    /// Resident memory, in bytes.
-    pub fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    }
-
-    /// Threads.
-    pub fn threads(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
-    }
-
-    /// Sends a signal and waits for the end; the exit code and how long it took.
-    pub fn end(&mut self, signal: Signal) -> (Option<i32>, Duration) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-        let told = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return (status.code(), told.elapsed());
-            }
-            assert!(told.elapsed() < Duration::from_secs(60), "it does not end: {}", self.log());
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if thread::panicking() {
-            eprintln!("the service said:\n{}", self.log());
-        }
     }
 }
 

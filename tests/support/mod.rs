@@ -6,10 +6,12 @@ pub mod cloud;
 pub mod compare;
 pub mod database;
 pub mod dice;
+pub mod foreign;
 pub mod fuse;
 pub mod http;
 pub mod machine;
 pub mod other;
+pub mod process;
 pub mod pubsub;
 pub mod python;
 pub mod slow;
@@ -20,7 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -164,6 +166,20 @@ impl World {
     /// Restores the newest good snapshot into the new folder `target`, which must succeed; the report.
     pub fn restore(&self, target: &str) -> Value {
         self.json(["restore", target], 0)
+    }
+
+    /// The snapshots, newest first, once there are at least so many.
+    #[track_caller]
+    pub fn snapshots_once(&self, at_least: usize, within: Duration) -> Vec<Value> {
+        let began = Instant::now();
+        loop {
+            let list = self.json(["list"], 0).as_array().unwrap().clone();
+            if list.len() >= at_least {
+                return list;
+            }
+            assert!(began.elapsed() < within, "{} snapshots after {within:?}", list.len());
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Restores one snapshot of `backups` into the new folder `target`, which must succeed; the report.

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -25,7 +26,27 @@ pub struct PubSub {
     folder: tempfile::TempDir,
 }
 
+/// The attributes of a CloudEvent in binary mode.
+pub fn cloud_event(kind: &str, id: &str) -> Value {
+    json!({ "ce-specversion": "1.0", "ce-type": kind, "ce-source": "//test/app", "ce-id": id })
+}
+
+/// One that tests share which run at the same time. It ends with the last of them: what a test process leaves behind in its
+/// statics is not dropped.
+static SHARED: Mutex<Weak<PubSub>> = Mutex::new(Weak::new());
+
 impl PubSub {
+    /// One that others use at the same time, so that names are a test's own; none, with a word why, where it cannot be had.
+    pub fn shared() -> Option<Arc<Self>> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(emulator) = shared.upgrade() {
+            return Some(emulator);
+        }
+        let emulator = Arc::new(Self::start()?);
+        *shared = Arc::downgrade(&emulator);
+        Some(emulator)
+    }
+
     /// A new one without topics; none, with a word why, where it cannot be had.
     pub fn start() -> Option<Self> {
         let Some(jar) = jar() else {
@@ -68,6 +89,19 @@ impl PubSub {
         panic!("the Pub/Sub emulator does not answer after {START:?}: {}", emulator.log());
     }
 
+    /// Ends it with all that it holds, and starts an empty one at the same port.
+    pub fn restart(&mut self) {
+        self.end();
+        let jar = jar().unwrap();
+        *self = (0..20).find_map(|_| Self::on(&jar, self.port)).expect("the Pub/Sub emulator does not start again");
+    }
+
+    fn end(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
     /// `127.0.0.1:8085`, as `PUBSUB_EMULATOR_HOST` has it.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -86,6 +120,11 @@ impl PubSub {
         more["topic"] = topic.into();
         self.call("PUT", &format!("/v1/{name}"), &more);
         name
+    }
+
+    /// Takes a subscription away, with the messages in it.
+    pub fn remove(&self, subscription: &str) {
+        self.call("DELETE", &format!("/v1/{subscription}"), &json!({}));
     }
 
     /// Publishes a message; its id.
@@ -155,8 +194,7 @@ impl PubSub {
 
 impl Drop for PubSub {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.end();
     }
 }
 

@@ -34,6 +34,7 @@ mod content;
 pub mod identity;
 pub mod labels;
 mod pubsub;
+pub mod sent;
 mod wish;
 
 use std::collections::BTreeMap;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{self, Reply};
 use super::limits::{self, Unread};
 use super::{Server, routes};
+use crate::backup::MAX_LABELS;
 use crate::report::{self, Action, Outcome, Way};
 use crate::restore::select;
 use crate::trigger::auth::Caller;
@@ -24,8 +25,6 @@ use crate::vault::root::Reason;
 pub const MAX_SNAPSHOT: usize = 100;
 pub const MAX_LABEL_NAME: usize = 64;
 pub const MAX_LABEL_VALUE: usize = 1024;
-/// The most labels.
-pub const MAX_LABELS: usize = 32;
 
 /// Whom an answer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

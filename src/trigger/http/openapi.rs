@@ -4,11 +4,12 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use super::events::{MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_LABELS, MAX_SNAPSHOT};
+use super::events::{MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_SNAPSHOT};
 use super::look::{ITEMS, MAX_ITEMS};
 use super::metrics;
 use super::routes::{Carries, DOCUMENT, Does, Gate, Query, ROUTES, Route};
 use super::schemas::{named, schemas};
+use crate::backup::MAX_LABELS;
 use crate::trigger::event::MAX_MESSAGE;
 
 /// The document as it is sent.

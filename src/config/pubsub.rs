@@ -1,0 +1,176 @@
+//! What `listen` and `publish` are told: names of topics and subscriptions, and the event.
+
+use std::time::Duration;
+
+use lastgood::error::{Error, Result};
+use lastgood::pubsub::{Subscription, Topic};
+use lastgood::trigger::event::{self, sent};
+use lastgood::trigger::pull;
+use serde_json::{Map, Value};
+
+use super::env::Env;
+use super::labels;
+use crate::cli;
+
+const SUBSCRIPTION: &str = "LASTGOOD_SUBSCRIPTION";
+const TOPIC: &str = "LASTGOOD_TOPIC";
+
+/// What is to be published, and where.
+#[derive(Debug)]
+pub struct Publication {
+    /// To which topic.
+    pub topic: Topic,
+    /// The event's type.
+    pub kind: &'static str,
+    /// Its source.
+    pub source: String,
+    /// Its id; a random one where there is none.
+    pub id: Option<String>,
+    /// What it says.
+    pub fields: Map<String, Value>,
+    /// How long to try.
+    pub within: Duration,
+}
+
+/// From where messages are pulled, if they are.
+///
+/// # Errors
+/// Usage: a name that is none.
+pub fn pulling(args: cli::Pulling, project: Option<&str>, env: &Env) -> Result<Option<pull::Settings>> {
+    let subscription = match args.subscription {
+        Some(name) => Some(
+            Subscription::new(&name, project)
+                .map_err(|why| Error::usage(format!("pull from the subscription {name}"), why))?,
+        ),
+        None => env.parsed(SUBSCRIPTION, |name| Subscription::new(name, project))?,
+    };
+    Ok(subscription.map(|subscription| pull::Settings { subscription, hold: args.hold }))
+}
+
+/// What is to be published.
+///
+/// # Errors
+/// Usage: no topic, or a name that is none; a label given twice; an id that says nothing.
+pub fn publication(args: cli::Publish, project: Option<&str>, host: &str, env: &Env) -> Result<Publication> {
+    let mut fields = Map::new();
+    let (kind, sending) = match args {
+        cli::Publish::Critical { message, severity, sending } => {
+            fields.insert("severity".into(), severity.into());
+            fields.insert("message".into(), message.into());
+            (event::CRITICAL, sending)
+        }
+        cli::Publish::Backup { message, sending } => {
+            fields.extend(message.map(|message| ("message".into(), message.into())));
+            (event::BACKUP_REQUESTED, sending)
+        }
+        cli::Publish::Verify { sending } => (event::VERIFY_REQUESTED, sending),
+        cli::Publish::Restore { snapshot, sending } => {
+            fields.extend(snapshot.map(|snapshot| ("snapshot".into(), snapshot.into())));
+            (event::RESTORE_REQUESTED, sending)
+        }
+    };
+    let cli::Sending { topic, service, labels: given, id, timeout } = sending;
+    let topic = match topic {
+        Some(name) => {
+            Some(Topic::new(&name, project).map_err(|why| Error::usage(format!("publish to the topic {name}"), why))?)
+        }
+        None => env.parsed(TOPIC, |name| Topic::new(name, project))?,
+    };
+    let topic = topic.ok_or_else(|| {
+        Error::usage("publish", "no topic is named")
+            .hint("Name it: `--topic projects/PROJECT/topics/NAME`, or LASTGOOD_TOPIC.")
+    })?;
+    if id.as_deref().is_some_and(str::is_empty) {
+        return Err(Error::usage("publish", "the event's id is empty").hint("Without --id it is a random one."));
+    }
+    let source = sent::source(host, service.as_deref());
+    fields.extend(service.map(|service| ("service".into(), service.into())));
+    let labels: Map<_, _> = labels(given)?.into_iter().map(|(name, value)| (name, value.into())).collect();
+    if !labels.is_empty() {
+        fields.insert("labels".into(), labels.into());
+    }
+    Ok(Publication { topic, kind, source, id, fields, within: timeout })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::config;
+    use super::super::{Config, Task};
+    use super::*;
+    use lastgood::error::Kind;
+    use serde_json::json;
+
+    const PROJECT: (&str, &str) = ("GOOGLE_CLOUD_PROJECT", "shop");
+
+    fn subscription(line: &str, env: &[(&str, &str)]) -> Result<Option<String>> {
+        config(line, env).map(|config: Config| match config.task {
+            Task::Serve(service) => service.pull.map(|pull| pull.subscription.name().to_owned()),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn where_messages_are_pulled_from() {
+        let full = "projects/shop/subscriptions/backups";
+        let named = (SUBSCRIPTION, "backups");
+        for (line, env) in [
+            ("listen --subscription projects/shop/subscriptions/backups", &[][..]),
+            ("listen --subscription backups", &[PROJECT]),
+            ("listen", &[PROJECT, named]),
+            ("serve --listen 127.0.0.1:0 --subscription backups", &[PROJECT]),
+            ("serve --listen 127.0.0.1:0", &[PROJECT, named]),
+        ] {
+            assert_eq!(subscription(line, env).unwrap().as_deref(), Some(full), "{line}");
+        }
+        assert_eq!(subscription("serve --listen 127.0.0.1:0", &[PROJECT]).unwrap(), None);
+        for (line, env) in [
+            ("listen", &[PROJECT][..]),
+            ("listen --subscription backups", &[]),
+            ("listen", &[named]),
+            ("listen --subscription projects/shop/topics/backups", &[PROJECT]),
+            ("serve --listen 127.0.0.1:0 --subscription a/b", &[PROJECT]),
+        ] {
+            assert_eq!(subscription(line, env).unwrap_err().kind(), Kind::Usage, "{line}");
+        }
+    }
+
+    fn publication(line: &str, env: &[(&str, &str)]) -> Result<Publication> {
+        config(line, env).map(|config| match config.task {
+            Task::Publish(publication) => *publication,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn what_is_published_and_where() {
+        let all =
+            "publish critical --topic backups --message full --service web --label a=b --label action=restore --id 7";
+        let told = publication(all, &[PROJECT]).unwrap();
+        assert_eq!((told.topic.name(), told.kind), ("projects/shop/topics/backups", "dev.lastgood.critical"));
+        assert_eq!((&*told.source, told.id.as_deref(), told.within.as_secs()), ("//host/web", Some("7"), 10));
+        let fields = json!({ "severity": "CRITICAL", "message": "full", "service": "web",
+                             "labels": { "a": "b", "action": "restore" } });
+        assert_eq!(json!(told.fields), fields);
+        let env = [(TOPIC, "projects/p/topics/all")];
+        for (line, kind, fields) in [
+            ("backup", "dev.lastgood.backup.requested", json!({})),
+            ("backup --message nightly", "dev.lastgood.backup.requested", json!({ "message": "nightly" })),
+            ("verify", "dev.lastgood.verify.requested", json!({})),
+            ("restore", "dev.lastgood.restore.requested", json!({})),
+            ("restore --snapshot abcd", "dev.lastgood.restore.requested", json!({ "snapshot": "abcd" })),
+        ] {
+            let told = publication(&format!("publish {line}"), &env).unwrap();
+            assert_eq!((told.topic.name(), told.kind), ("projects/p/topics/all", kind), "{line}");
+            assert_eq!((json!(told.fields), &*told.source), (fields, "//host/lastgood"), "{line}");
+        }
+        for (line, env) in [
+            ("publish verify", &[PROJECT][..]),
+            ("publish verify --topic backups", &[]),
+            ("publish verify --topic projects/p/subscriptions/backups", &[]),
+            ("publish verify --label a=1 --label a=2", &env),
+            ("publish verify --id=", &env),
+        ] {
+            assert_eq!(publication(line, env).unwrap_err().kind(), Kind::Usage, "{line}");
+        }
+    }
+}
