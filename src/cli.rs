@@ -1,5 +1,6 @@
 //! The command line: clap structs only. What the arguments mean together is settled in `config.rs`.
 
+mod dispatched;
 mod pubsub;
 mod results;
 mod serve;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
+pub use self::dispatched::{Dispatched, Dispatching};
 pub use self::pubsub::{Listen, Publish, Pulling, Sending};
 pub use self::results::{Results, WebhookOn};
 pub use self::serve::{Auth, RunRules, Serve};
@@ -125,6 +127,10 @@ pub enum Command {
     /// Publish an event to a Pub/Sub topic: a critical error, or a wish for a backup, a restore or a verification
     #[command(subcommand)]
     Publish(Publish),
+    /// Do what a service asked for that starts a Cloud Run job for it: the job's command
+    ///
+    /// `lastgood serve --dispatch job=…` starts the job and tells it by LASTGOOD_CLAIM what it is about.
+    Dispatched(Box<Dispatched>),
 }
 
 /// Arguments of `backup`.

@@ -1,5 +1,6 @@
 //! From flags and environment to one checked [`Config`] of concrete values. Nothing after this asks either again.
 
+mod dispatched;
 mod doctor;
 mod env;
 mod places;
@@ -25,6 +26,7 @@ use lastgood::{backup, restore, verify};
 
 use crate::cli::{self, Cli, Command};
 
+pub use self::dispatched::Dispatched;
 use self::env::Env;
 use self::places::{cloud, place, vaults};
 pub use self::pubsub::Publication;
@@ -115,6 +117,7 @@ pub enum Task {
     Doctor(Box<lastgood::doctor::Place>),
     /// Over HTTP, by pulling, or both.
     Serve(Box<Service>),
+    Dispatched(Box<Dispatched>),
     Publish(Box<Publication>),
 }
 
@@ -216,6 +219,11 @@ impl Config {
             Command::Publish(args) => {
                 let project = cloud.project.as_deref();
                 Task::Publish(Box::new(pubsub::publication(args, project, &outside.host, &env)?))
+            }
+            Command::Dispatched(args) => {
+                exit_zero_on = args.exit_zero_on.iter().map(|not_good| outcome(*not_good)).collect();
+                let (data, to) = (data(args.data.clone()), (&*vaults, &cloud));
+                Task::Dispatched(Box::new(dispatched::dispatched(*args, data, to, place.clone(), &env, outside)?))
             }
             Command::List => Task::List,
             Command::Runs(args) => Task::Runs { run: args.run, limit: args.limit },

@@ -1,6 +1,6 @@
 //! One job, whoever asks for it: the command line, a Cloud Run job, a request, a message. One function runs it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -11,6 +11,7 @@ use crate::notify::Notify;
 use crate::replicas::vaults::Vaults;
 use crate::replicas::{self};
 use crate::report::{Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
+use crate::store;
 use crate::store::address::Address;
 use crate::vault::hex::Hex;
 use crate::vault::root::Reason;
@@ -110,8 +111,24 @@ pub fn new_run(ctx: &Context) -> Result<RunId> {
 /// Runs a job to its end. Its report is stored in the vault that it used, else in the first that can be opened, a line in the
 /// log tells of it, and so does whom the cause names. That takes some seconds at most.
 pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) -> Ran {
+    reported(run, job, cause, vaults, ctx, || carry_out(run, job, vaults, ctx))
+}
+
+/// The end of a run that could not even begin. It has a report like any other.
+pub fn not_run(run: RunId, job: &Job, cause: Cause, why: Error, vaults: &Vaults, ctx: &Context) -> Ran {
+    reported(run, job, cause, vaults, ctx, || Err(why))
+}
+
+fn reported(
+    run: RunId,
+    job: &Job,
+    cause: Cause,
+    vaults: &Vaults,
+    ctx: &Context,
+    work: impl FnOnce() -> Result<Done>,
+) -> Ran {
     let (began, started) = (Instant::now(), Timestamp::now());
-    let done = carry_out(run, job, vaults, ctx);
+    let done = work();
     let (done, error) = match done {
         Ok(done) => (Some(done), None),
         Err(why) => (None, Some(why)),
@@ -182,13 +199,21 @@ fn store(report: &mut Report, vaults: &Vaults) -> Result<(Address, String)> {
             let store = if stopped { vaults.store_for_last_words(address)? } else { vaults.store(address)? };
             // A run that failed may not have found a vault; none is begun by its report.
             let store = if known { store } else { crate::vault::Vault::open(store)?.store };
-            let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
-            // The store's clock: names sort by one clock.
             let long = report.finished.duration_since(report.started);
-            (report.started, report.finished) = (now.saturating_sub(long).unwrap_or(now), now);
-            let (object, bytes) = (report.object(), report.encode()?);
-            store.create(&object, &[&bytes]).map_err(|why| why.while_doing(format!("store {object}")))?;
-            Ok(object)
+            let mut again = 2;
+            loop {
+                let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+                // The store's clock: names sort by one clock.
+                (report.started, report.finished) = (now.saturating_sub(long).unwrap_or(now), now);
+                let (object, bytes) = (report.object(), report.encode()?);
+                match store.create(&object, &[&bytes]) {
+                    Ok(()) => return Ok(object),
+                    // An attempt at the same run that began in the same second, which names tell apart.
+                    Err(store::Error::AlreadyExists { .. }) if again > 0 => std::thread::sleep(Duration::from_secs(1)),
+                    Err(why) => return Err(why.while_doing(format!("store {object}"))),
+                }
+                again -= 1;
+            }
         })();
         match written {
             Ok(object) => return Ok((address.clone(), object)),

@@ -178,6 +178,10 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
             serve::serve(*service, Arc::new(vaults), &cloud, &Ending::new(stop.clone()))
         }
+        Task::Dispatched(mut told) => {
+            (told.rules.threads, told.rules.parallel) = (ctx.threads, ctx.parallel);
+            commands.dispatched(&told, &config.exit_zero_on, console, ctx)
+        }
         Task::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
         Task::Doctor(place) => {
             let report = doctor::examine(&place, ctx)?;

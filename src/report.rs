@@ -1,6 +1,6 @@
 //! What a run did, as the vault keeps it under `runs/`: a failed run leaves a report, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use jiff::Timestamp;
@@ -305,7 +305,7 @@ fn parse(object: String) -> Option<Named> {
     Some(Named { object, run, started })
 }
 
-/// The report of a run, or of the only one whose name begins so.
+/// The report of a run, or of the only one whose name begins so; the newest, where several attempts at it left one each.
 ///
 /// # Errors
 /// Usage: none or several begin so. A store that fails.
@@ -313,6 +313,9 @@ pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
     let doing = || format!("find the run {run}");
     let mut found = list(store)?;
     found.retain(|named| !run.is_empty() && named.run.to_string().starts_with(run));
+    // Newest first.
+    let mut seen = HashSet::new();
+    found.retain(|named| seen.insert(named.run));
     match &found[..] {
         [named] => read(store, &named.object),
         [] => Err(Error::usage(doing(), "no run's id begins so").hint("`lastgood runs` lists them.")),

@@ -1,9 +1,11 @@
 //! The commands that may be about several vaults.
 
+use std::path::{Path, PathBuf};
+
 use jiff::Timestamp;
 use lastgood::copy::{self, copy};
 use lastgood::error::{Error, Result};
-use lastgood::job::{self, Cause, Job};
+use lastgood::job::{self, Cause, Job, Ran};
 use lastgood::monitor::Context;
 use lastgood::notify::Notify;
 use lastgood::replicas;
@@ -13,11 +15,13 @@ use lastgood::report::{self, Action, Done, Place, Way};
 use lastgood::restore::select;
 use lastgood::store::address::Address;
 use lastgood::trigger::claim::Asker;
+use lastgood::trigger::dispatched::{self, Came};
 use lastgood::trigger::once::{Answer, Before, once};
 use lastgood::vault::Vault;
 use lastgood::vault::ahead::in_order;
 use serde::Serialize;
 
+use crate::config::Dispatched;
 use crate::console::Console;
 use crate::show;
 use crate::terminal::printable;
@@ -70,19 +74,55 @@ impl Commands<'_> {
                 }
             }
         };
-        let done = ran.done()?;
-        match (&done, &job) {
-            (Done::Backup(done), Job::Backup { options, .. }) => {
-                show::not_good(&done.taken).iter().chain(&show::not_held(done)).for_each(|l| tracing::error!("{l}"));
-                console.report(done, || show::backup(done, &absolute(&options.data)))?;
+        let data = match &job {
+            Job::Backup { options, .. } => absolute(&options.data),
+            Job::Restore(_) | Job::Verify(_) => PathBuf::new(),
+        };
+        self.told(ran, &data, exit_zero_on, console)
+    }
+
+    /// Does what a service dispatched to this execution of a job.
+    ///
+    /// # Errors
+    /// Those of the run; no order that can be carried out.
+    pub fn dispatched(
+        &self,
+        told: &Dispatched,
+        exit_zero_on: &[report::Outcome],
+        console: &mut Console,
+        ctx: &Context,
+    ) -> Result<Outcome> {
+        match dispatched::run(&told.claim, &told.rules, self.0, ctx)? {
+            Came::Ran(ran) => self.told(*ran, &absolute(&told.rules.backup.data), exit_zero_on, console),
+            Came::Before(before) => {
+                tracing::warn!("the run {} has done it already; nothing is done again", before.run);
+                if let Some(report) = &before.report {
+                    console.report(report, || show::run_in_full(report))?;
+                }
+                Ok(Outcome::Done)
             }
-            (Done::Restore(done), _) => {
+            Came::Nothing(why) => {
+                tracing::warn!("nothing is done under the claim {}: {}", told.claim, printable(&why));
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// Tells of a run, and says what to end with. `data` is the directory of a backup.
+    fn told(&self, ran: Ran, data: &Path, exit_zero_on: &[report::Outcome], console: &mut Console) -> Result<Outcome> {
+        let done = ran.done()?;
+        match &done {
+            Done::Backup(done) => {
+                show::not_good(&done.taken).iter().chain(&show::not_held(done)).for_each(|l| tracing::error!("{l}"));
+                console.report(done, || show::backup(done, data))?;
+            }
+            Done::Restore(done) => {
                 let left_out = &done.restored.not_restored;
                 show::some("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
                 let from = (self.0.addresses().len() > 1).then_some(&*done.vault);
                 console.report(done, || show::restore(&done.restored, from, Timestamp::now()))?;
             }
-            (Done::Verify(vaults), _) => {
+            Done::Verify(vaults) => {
                 for Verified { vault, error, .. } in vaults {
                     error.iter().for_each(|why| tracing::error!("the vault {vault} is not verified: {why}"));
                 }
@@ -91,7 +131,6 @@ impl Commands<'_> {
                     _ => console.report(&serde_json::json!({ "vaults": vaults }), || show::verified(vaults))?,
                 }
             }
-            (Done::Backup(_), _) => {}
         }
         let outcome = done.outcome();
         Ok(if exit_zero_on.contains(&outcome) { Outcome::Done } else { outcome.into() })

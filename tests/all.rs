@@ -5,6 +5,7 @@ mod cli;
 mod cloud_run_job;
 mod cloud_server;
 mod crash;
+mod dispatch;
 mod doctor;
 mod durable;
 mod export;

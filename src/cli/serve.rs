@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Pulling, Results, Taking, duration};
+use super::{Dispatching, Pulling, Results, Taking, duration};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -94,6 +94,8 @@ pub struct RunRules {
     /// Restores fill the directory itself, file by file, where it cannot be renamed: a mount point
     #[arg(long, help_heading = "Runs")]
     pub in_place: bool,
+    #[command(flatten)]
+    pub dispatching: Dispatching,
     #[command(flatten)]
     pub taking: Taking,
     #[command(flatten)]

@@ -81,6 +81,7 @@ pub fn cloud(flags: &cli::CloudFlags, env: &Env) -> Result<Cloud> {
         emulator: storage.map(|url| url.trim_end_matches("/storage/v1").to_owned()),
         endpoint: env.text("LASTGOOD_STORAGE_ENDPOINT")?.map(bare),
         pubsub_emulator: env.text("PUBSUB_EMULATOR_HOST")?.map(with_scheme).map(bare),
+        run_endpoint: env.text("LASTGOOD_RUN_ENDPOINT")?.map(bare),
         credentials: env.path("GOOGLE_APPLICATION_CREDENTIALS"),
         well_known: env.path("HOME").map(|home| home.join(".config/gcloud/application_default_credentials.json")),
         metadata_host: env.text("GCE_METADATA_HOST")?,

@@ -17,6 +17,7 @@ use lastgood::trigger::pull;
 use lastgood::vault::root::Reason;
 use lastgood::{restore, verify};
 
+use super::dispatched::dispatch;
 use super::env::Env;
 use super::pubsub::pulling;
 use super::{Outside, backup_options, results, target};
@@ -151,7 +152,7 @@ pub fn listener(
 }
 
 /// How runs are that others ask for.
-fn rules(
+pub(super) fn rules(
     args: cli::RunRules,
     data: PathBuf,
     (vaults, cloud): (&[Address], &Cloud),
@@ -176,6 +177,7 @@ fn rules(
         run_timeout: args.run_timeout,
         coalesce: args.coalesce,
         critical_max: args.critical_max,
+        dispatch: dispatch(args.dispatching, cloud)?,
         place,
         notify,
         threads: 1,

@@ -20,6 +20,8 @@ pub struct Cloud {
     pub endpoint: Option<String>,
     /// An emulator in place of Google's Pub/Sub, without credentials: `http://127.0.0.1:8085`.
     pub pubsub_emulator: Option<String>,
+    /// Another way to Cloud Run's Admin API: a regional or private endpoint, or what stands for it on this machine.
+    pub run_endpoint: Option<String>,
     /// The file that `GOOGLE_APPLICATION_CREDENTIALS` names. `google-cloud-auth`, which uses it, looks there by itself.
     pub credentials: Option<PathBuf>,
     /// Where `gcloud auth application-default login` leaves its file. The library looks there, too.
@@ -39,6 +41,7 @@ impl Default for Cloud {
             emulator: None,
             endpoint: None,
             pubsub_emulator: None,
+            run_endpoint: None,
             credentials: None,
             well_known: None,
             metadata_host: None,

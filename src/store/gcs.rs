@@ -13,7 +13,7 @@
 //! This file is the border between the engine's threads and the asynchronous world: a method enters the runtime, waits for
 //! its request there, and gives up when the program is told to stop.
 
-mod answer;
+pub(crate) mod answer;
 mod progress;
 
 use std::convert::Infallible;
@@ -38,7 +38,7 @@ pub(crate) use self::answer::retry_after;
 use self::answer::{Object, message, stored_crc32c, total};
 use self::progress::{Progress, stalled};
 use super::cloud::Cloud;
-use super::login::{Login, said};
+use super::login::{Login, Scope, said};
 use super::retry::{Described, Fault, Page, Part, Requests, Span};
 use super::{Meta, Result};
 use crate::error::{self, Error};
@@ -126,7 +126,7 @@ impl GcsBucket {
             let why = format!("{base} is not encrypted: it would see the credentials");
             return Err(Error::usage(doing(), why).hint("Give an https:// endpoint."));
         }
-        let login = Login::new(cloud).map_err(|fault| match fault {
+        let login = Login::new(cloud, Scope::Storage).map_err(|fault| match fault {
             Fault::Refused { why, hint } => Error::failed(doing(), why).hint(hint),
             other => Error::failed(doing(), format!("{other:?}")),
         })?;

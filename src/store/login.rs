@@ -16,8 +16,24 @@ use serde::Serialize;
 use super::cloud::Cloud;
 use super::retry::Fault;
 
-/// What lastgood asks for: to read and write objects. What of that is allowed is IAM's decision.
-const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
+/// What tokens are for. What of that is allowed is IAM's decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// To read and write objects.
+    Storage,
+    /// Whatever Google Cloud has an API for: of starting a Cloud Run job no narrower one knows.
+    Platform,
+}
+
+impl Scope {
+    fn url(self) -> &'static str {
+        match self {
+            Scope::Storage => "https://www.googleapis.com/auth/devstorage.read_write",
+            Scope::Platform => "https://www.googleapis.com/auth/cloud-platform",
+        }
+    }
+}
+
 /// A token that does not come in this time is asked for again.
 const TOKEN_TIME: Duration = Duration::from_secs(20);
 /// The metadata server is in the next machine: it answers at once or is not there.
@@ -96,6 +112,7 @@ fn read(path: &Path) -> Result<Found, String> {
 /// Gives requests their headers.
 pub struct Login {
     found: Found,
+    scope: Scope,
     in_cloud_run: bool,
     /// Made at the first request: making them starts tasks of the runtime.
     credentials: Mutex<Option<Credentials>>,
@@ -106,8 +123,8 @@ impl Login {
     ///
     /// # Errors
     /// As [`find`].
-    pub fn new(cloud: &Cloud) -> Result<Self, Fault> {
-        Ok(Login { found: find(cloud)?, in_cloud_run: cloud.in_cloud_run, credentials: Mutex::default() })
+    pub fn new(cloud: &Cloud, scope: Scope) -> Result<Self, Fault> {
+        Ok(Login { found: find(cloud)?, scope, in_cloud_run: cloud.in_cloud_run, credentials: Mutex::default() })
     }
 
     /// What was found.
@@ -130,7 +147,7 @@ impl Login {
                 if let Found::Metadata { host } = &self.found {
                     self.look_for(host, client).await?;
                 }
-                let made = Builder::default().with_scopes([SCOPE]).build();
+                let made = Builder::default().with_scopes([self.scope.url()]).build();
                 let made = made.map_err(|why| Fault::refused(format!("{}: {}", self.found, said(&why)), WHERE))?;
                 self.credentials.lock().unwrap_or_else(PoisonError::into_inner).insert(made).clone()
             }

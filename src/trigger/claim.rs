@@ -6,10 +6,13 @@
 //! - `<n>.json`, n from 1: a run serves it. The greatest n counts.
 //! - `<n>.failed.json`: run n has ended and did not.
 //! - `done.json`: it is served, and this names the report.
+//! - `<n>.order.json` and `<n>.taken.json`: run n is done by a Cloud Run job, see [`super::order`].
 //!
 //! All are created once and never changed, so the store decides every race: who creates `<n>.json` has it. The next n may
 //! be created when the one before is marked failed or older than the time limit of a run, by the store's clock. A run asks,
 //! before it commits, whether it is [superseded](Claim::superseded). What is needed of the store is to create, get and list.
+
+mod name;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,6 +20,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::name::Name;
 use super::execution::Execution;
 use crate::error::{Error, Result};
 use crate::report::{Action, RunId};
@@ -26,7 +30,7 @@ use crate::vault::hex::Hash;
 /// The folder of claims.
 pub const CLAIMS: &str = "claims/";
 /// The most bytes of an object there: an identity may come in a request of 1 MiB, and JSON may write a byte of it as six.
-const MAX_CLAIM: u64 = 8 << 20;
+pub(super) const MAX_CLAIM: u64 = 8 << 20;
 /// How often it is tried to be the one who creates the next claim.
 const RACES: u32 = 16;
 /// How many claims before one's own are read, the last ones: a run that failed so often has not committed in secret.
@@ -235,10 +239,114 @@ pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
         .hint("Something asks for the same again and again. Is an event delivered in a loop?"))
 }
 
+/// How a claim stands, for another process that is to do its run.
+#[derive(Debug)]
+pub enum Resumed {
+    /// The run still holds it, or the next one.
+    Mine(Claim),
+    /// It was given up: marked as failed.
+    GivenUp,
+    /// Another run has taken over.
+    Taken(RunId),
+    /// The event is served.
+    Done(Served),
+}
+
+/// How far the run of a claim is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// It is not over.
+    Running,
+    /// It ended without serving the event.
+    Failed,
+    /// Another run has taken over.
+    Taken(RunId),
+    /// The event is served.
+    Done(Served),
+}
+
+/// Which event a claim is of.
+///
+/// # Errors
+/// A store that fails; a claim that is not there, cannot be read, or is of another event than its name says.
+pub fn identity(store: &dyn Store, name: &Name) -> Result<Identity> {
+    let wrong = |why: &str| Error::damage(format!("read the claim {name}"), why);
+    let body = read_claim(store, &name.folder(), name.number())?;
+    let body = body.ok_or_else(|| wrong("it is not there, or cannot be read"))?;
+    if folder(&body.identity) != name.folder() {
+        return Err(wrong("it is of another event"));
+    }
+    Ok(Identity::Event(body.identity))
+}
+
+/// Goes on with a claim of an event that the asker's run entered in another process. What was given up stays so, unless this
+/// comes `after` an attempt that failed: then the next number is entered.
+///
+/// # Errors
+/// A store that fails; no claim that can be read; a `done.json` that is damaged.
+pub fn resume(store: &dyn Store, name: &Name, asker: &Asker, after: bool) -> Result<Resumed> {
+    let since = Instant::now();
+    let now = now(store)?;
+    let folder = name.folder();
+    let seen = Seen::of(store, &folder)?;
+    if seen.done {
+        return served(store, &folder).map(Resumed::Done);
+    }
+    let last = seen.claims.last().copied().unwrap_or(name.number());
+    let body = read_claim(store, &folder, last)?;
+    let body = body.ok_or_else(|| Error::damage(format!("go on with the claim {name}"), "it cannot be read"))?;
+    if body.run != asker.run {
+        return Ok(Resumed::Taken(body.run));
+    }
+    if !seen.failed.contains(&last) {
+        let (run, age, timeout) = (asker.run, age(&body, now), asker.timeout);
+        // This run's own, too: an attempt before this one may have committed.
+        let earlier = earlier(store, &folder, seen.claims.iter())?;
+        return Ok(Resumed::Mine(Claim { folder, n: last, run, age, since, timeout, earlier }));
+    }
+    if !after {
+        return Ok(Resumed::GivenUp);
+    }
+    Ok(match enter(store, asker)? {
+        Entry::Mine(claim) => Resumed::Mine(claim),
+        Entry::Running { run, .. } => Resumed::Taken(run),
+        Entry::Done(served) => Resumed::Done(served),
+    })
+}
+
+/// How far the run of a claim is, which another process does.
+///
+/// # Errors
+/// A store that fails; a `done.json` that is damaged.
+pub fn follow(store: &dyn Store, claim: &Claim) -> Result<Followed> {
+    let seen = Seen::of(store, &claim.folder)?;
+    if seen.done {
+        return served(store, &claim.folder).map(Followed::Done);
+    }
+    let last = seen.claims.last().copied().unwrap_or(claim.n);
+    if last != claim.n
+        && let Some(body) = read_claim(store, &claim.folder, last)?
+        && body.run != claim.run
+    {
+        return Ok(Followed::Taken(body.run));
+    }
+    Ok(if seen.failed.contains(&last) { Followed::Failed } else { Followed::Running })
+}
+
 impl Claim {
     /// Its number.
     pub fn number(&self) -> u64 {
         self.n
+    }
+
+    /// The run that holds it.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// What another process knows it by.
+    pub fn name(&self) -> Name {
+        Name::of(&self.folder, self.n)
     }
 
     /// The runs that served the event before this one took over, the oldest first; the last 16 of them.

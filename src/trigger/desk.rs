@@ -5,65 +5,39 @@
 //! [`Rules::coalesce`] is over. A client that hangs up takes back nothing: its run goes on.
 
 mod answer;
+mod away;
 mod queue;
+mod rules;
+mod tally;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
 use tokio::sync::oneshot;
 
 pub use self::answer::{Answer, Progress, Ticket};
+use self::away::Away;
+pub use self::away::{Dispatch, Start};
 use self::queue::{Next, Queue, WAITING, Waiting};
+pub use self::rules::Rules;
+use self::rules::gravest;
+use self::tally::Ended;
+pub use self::tally::{Last, Tally};
 use super::claim::{Asker, Identity};
-use super::event::{Request, labels};
+use super::event::Request;
+use super::limit;
 use super::once::{self, Held, Taken};
-use crate::backup;
 use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Result};
 use crate::job::{self, Cause, Job};
 use crate::monitor::{Context, Monitor};
-use crate::notify::Notify;
 use crate::replicas::vaults::Vaults;
-use crate::report::{Action, Event, Outcome, Place, Report, RunId, Way};
-use crate::vault::root::Reason;
-use crate::{restore, verify};
+use crate::report::{Action, Event, RunId, Way};
 
 /// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
 const KEPT: usize = 256;
-
-/// What the configuration says of runs that others ask for.
-#[derive(Clone)]
-pub struct Rules {
-    /// How backups are taken.
-    pub backup: backup::Options,
-    /// Whether a vault may be made in a bucket that has none.
-    pub init: bool,
-    /// Where and how snapshots are restored; the snapshot is the request's.
-    pub restore: restore::Options,
-    /// How vaults are verified.
-    pub verify: verify::Options,
-    /// Whether a restore may be asked for.
-    pub allow_restore: bool,
-    /// A restore that was asked for longer ago than this is refused: by now it may do harm.
-    pub restore_age: Duration,
-    /// A run that takes longer ends, and another one may take over its event.
-    pub run_timeout: Duration,
-    /// After a run for a critical event, further ones wait for so long, to share one.
-    pub coalesce: Duration,
-    /// Runs for critical events in an hour.
-    pub critical_max: usize,
-    /// Where runs take place.
-    pub place: Place,
-    /// Who is told how they ended.
-    pub notify: Notify,
-    /// Threads for each kind of work, and uploads or reads at the same time.
-    pub threads: usize,
-    pub parallel: usize,
-}
 
 /// What keeps others from serving an event meanwhile.
 enum Claimed {
@@ -89,38 +63,9 @@ struct State {
     known: HashMap<RunId, Progress>,
     order: VecDeque<RunId>,
     running: Option<RunId>,
+    away: Away,
     last: Option<Last>,
     closed: bool,
-}
-
-/// The last run.
-#[derive(Debug, Clone, Serialize)]
-pub struct Last {
-    /// Which it was.
-    pub run: RunId,
-    /// What it was for.
-    pub action: Action,
-    /// How it ended.
-    pub result: Outcome,
-    /// When.
-    pub finished: Timestamp,
-    /// What went wrong.
-    pub error: Option<String>,
-}
-
-/// What has been run so far, for metrics.
-#[derive(Debug, Clone, Default)]
-pub struct Tally {
-    /// Runs by what they were for and how they ended.
-    pub runs: BTreeMap<(&'static str, &'static str), u64>,
-    /// Seconds that they took, by what they were for.
-    pub seconds: BTreeMap<&'static str, f64>,
-    /// Bytes that backups created.
-    pub uploaded: u64,
-    /// Requests to stores that were made again.
-    pub retries: u64,
-    /// When an action last succeeded.
-    pub success: BTreeMap<&'static str, Timestamp>,
 }
 
 /// Takes requests and runs jobs.
@@ -171,6 +116,7 @@ impl Desk {
             known: HashMap::new(),
             order: VecDeque::new(),
             running: None,
+            away: Away::default(),
             last: None,
             closed: false,
         });
@@ -192,9 +138,10 @@ impl Desk {
         lock(&self.tally).clone()
     }
 
-    /// The run that is under way.
+    /// The run that is under way, here or elsewhere.
     pub fn running(&self) -> Option<RunId> {
-        lock(&self.state).running
+        let state = lock(&self.state);
+        state.running.or_else(|| state.away.first())
     }
 
     /// The last run that ended.
@@ -222,22 +169,8 @@ impl Desk {
     /// # Errors
     /// The answer, where it is clear already.
     pub fn ask(&self, request: Request, way: Way) -> Result<Ticket, Answer> {
-        if request.action == Action::Restore {
-            if !self.rules.allow_restore {
-                return Err(Answer::Refused("restores may not be asked for here (--allow-restore)".into()));
-            }
-            let limit = SignedDuration::try_from(self.rules.restore_age).unwrap_or(SignedDuration::MAX);
-            if let Some(age) = request.event.time.map(|time| Timestamp::now().duration_since(time))
-                && age > limit
-            {
-                let (age, limit) =
-                    (SignedDuration::from_secs(age.as_secs()), SignedDuration::from_secs(limit.as_secs()));
-                let why = format!("the restore was asked for {age:#} ago, and more than {limit:#} is too long");
-                return Err(Answer::Refused(why));
-            }
-        }
-        if let Err(why) = backup::commit::check_labels(&request.labels) {
-            return Err(Answer::Refused(why.what()));
+        if let Some(why) = self.rules.refusal(&request) {
+            return Err(Answer::Refused(why));
         }
         let new = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
         let mut state = lock(&self.state);
@@ -258,9 +191,14 @@ impl Desk {
 
     /// Runs what is asked for, one job after the other, until it is told to stop; then answers what still waits.
     pub fn work(&self) {
-        while let Some(group) = self.next() {
-            self.serve(group);
-        }
+        std::thread::scope(|scope| {
+            if let Some(dispatch) = &self.rules.dispatch {
+                scope.spawn(|| self.follow(dispatch));
+            }
+            while let Some(group) = self.next() {
+                self.serve(group);
+            }
+        });
     }
 
     /// What the next run serves; it waits for that. None when it is told to stop.
@@ -277,7 +215,8 @@ impl Desk {
                 return None;
             }
             let now = Instant::now();
-            match state.queue.next(now, |_| true) {
+            let State { queue, away, .. } = &mut *state;
+            match queue.next(now, |action| away.may(action)) {
                 Next::Run(group) => {
                     state.running = group.first().map(|waiting| waiting.run);
                     return Some(group);
@@ -304,22 +243,8 @@ impl Desk {
 
     /// Serves requests of one kind by one run, those that are not served already or elsewhere.
     fn serve(&self, group: Vec<Waiting>) {
-        let over = Arc::new(AtomicBool::new(false));
         let deadline = Instant::now() + self.rules.run_timeout;
-        let ended = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let (watched, ended) = (over.clone(), &ended);
-            scope.spawn(move || {
-                while !ended.load(Ordering::Acquire) {
-                    if self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
-                        watched.store(true, Ordering::Relaxed);
-                    }
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-            });
-            self.within(&over, |ctx| self.serve_within(group, deadline, ctx));
-            ended.store(true, Ordering::Release);
-        });
+        limit::until(deadline, &self.stop, |over| self.within(over, |ctx| self.serve_within(group, deadline, ctx)));
         lock(&self.state).running = None;
     }
 
@@ -327,9 +252,13 @@ impl Desk {
         let Some(Waiting { run, way, .. }) = group.first() else { return };
         let (run, way) = (*run, *way);
         self.know(run, Progress::Running);
-        let (mut mine, mut other) = (Vec::with_capacity(group.len()), None);
+        let (mut mine, mut other) = (Vec::<(Waiting, Claimed)>::with_capacity(group.len()), None);
         for waiting in group {
-            match self.claim(run, &waiting, ctx) {
+            // What is delivered again and again while it waits is claimed once.
+            let event = &waiting.request.event;
+            let same = mine.iter().find(|(kept, _)| kept.request.event.identity == event.identity);
+            let held = same.and_then(|(_, claim)| claim.held());
+            match held.map_or_else(|| self.claim(run, &waiting, ctx), |held| Ok(Claimed::Held(held))) {
                 Ok(claim) => mine.push((waiting, claim)),
                 Err(answer) => {
                     let answer = Arc::new(answer);
@@ -344,16 +273,28 @@ impl Desk {
             }
             return;
         }
-        let events = mine.iter().map(|(waiting, _)| waiting.request.event.clone()).collect();
-        let cause = self.cause(way, events);
-        let ran = job::run(run, &self.job(&mine, deadline), cause, &self.vaults, ctx);
+        if self.rules.dispatch.is_some() {
+            mine = self.together(mine, ctx);
+        }
+        let Some(job) = self.job(&mine, deadline) else { return };
+        let cause = self.cause(way, events_of(&mine));
+        let ran = match &self.rules.dispatch {
+            None => job::run(run, &job, cause, &self.vaults, ctx),
+            Some(dispatch) => match self.hand_over(dispatch, (run, way), (&job, &cause), &mut mine, ctx) {
+                Ok(()) => return,
+                Err(why) => {
+                    tracing::error!("{why}");
+                    job::not_run(run, &job, cause, why, &self.vaults, ctx)
+                }
+            },
+        };
         if ctx.stop.load(Ordering::Relaxed) && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed) {
             tracing::error!(
                 "the run {run} took longer than {:.0} s and was ended",
                 self.rules.run_timeout.as_secs_f64()
             );
         }
-        self.count(&ran.report);
+        self.count((&ran.report).into());
         let done = Arc::new(Answer::of(&ran));
         let close = |(waiting, claim): (Waiting, Claimed)| {
             let other = match claim {
@@ -373,7 +314,16 @@ impl Desk {
     /// # Errors
     /// The answer, where the run is not to serve it.
     fn claim(&self, run: RunId, waiting: &Waiting, ctx: &Context) -> Result<Claimed, Answer> {
-        let Some(identity) = waiting.request.event.identity.clone() else { return Ok(Claimed::Nothing) };
+        // It may have waited for long.
+        if let Some(why) = self.rules.refusal(&waiting.request) {
+            return Err(Answer::Refused(why));
+        }
+        let identity = match &waiting.request.event.identity {
+            Some(identity) => identity.clone(),
+            // A job is told what to do by a claim.
+            None if self.rules.dispatch.is_some() => format!("lastgood-run:{run}"),
+            None => return Ok(Claimed::Nothing),
+        };
         let asker = Asker {
             identity: Identity::Event(identity),
             action: waiting.request.action,
@@ -404,75 +354,30 @@ impl Desk {
     }
 
     /// The job that serves these requests, which are of one kind.
-    fn job(&self, group: &[(Waiting, Claimed)], deadline: Instant) -> Job {
-        let request = &group[0].0.request;
-        match request.action {
-            Action::Verify => Job::Verify(self.rules.verify.clone()),
-            Action::Restore => {
-                let mut options = self.rules.restore.clone();
-                options.snapshot = request.snapshot.clone().unwrap_or(options.snapshot);
-                Job::Restore(options)
+    fn job(&self, group: &[(Waiting, Claimed)], deadline: Instant) -> Option<Job> {
+        let chosen = gravest(group.iter().map(|(waiting, _)| &waiting.request))?;
+        // Of which nothing is held is served by nobody else.
+        let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.held()).collect();
+        let before = BeforeCommit::new(move || {
+            if Instant::now() >= deadline {
+                return Err(Error::failed("commit the snapshot", "the run has taken longer than it may"));
             }
-            Action::Backup => {
-                let mut options = self.rules.backup.clone();
-                // The gravest of the reasons, with its labels; what each event said is in the run's report.
-                let rank = |reason: Reason| match reason {
-                    Reason::Critical => 0,
-                    Reason::Shutdown => 1,
-                    Reason::Schedule => 2,
-                    Reason::Manual => 3,
-                };
-                let gravest = group.iter().min_by_key(|(waiting, _)| rank(waiting.request.reason));
-                if let Some((Waiting { request, .. }, _)) = gravest {
-                    options.reason = request.reason;
-                    options.labels = labels::fit(options.labels.into_iter().chain(request.labels.clone()), 0);
-                }
-                if options.reason == Reason::Critical && options.sqlite {
-                    options.check = options.check.or(Some(crate::vault::entry::CheckKind::Quick));
-                }
-                let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.held()).collect();
-                options.before_commit = Some(BeforeCommit::new(move || {
-                    if Instant::now() >= deadline {
-                        return Err(Error::failed("commit the snapshot", "the run has taken longer than it may"));
-                    }
-                    held.as_deref().map_or(Ok(()), any_is_ours)
-                }));
-                Job::Backup { options: Box::new(options), init: self.rules.init }
-            }
-        }
+            held.as_deref().map_or(Ok(()), once::check_any)
+        });
+        Some(self.rules.job(chosen, Some(before)))
     }
 
-    fn count(&self, report: &Report) {
-        let (action, result) = (report.action.name(), report.result.name());
-        let mut tally = lock(&self.tally);
-        *tally.runs.entry((action, result)).or_default() += 1;
-        let seconds = report.finished.duration_since(report.started).as_secs_f64();
-        *tally.seconds.entry(action).or_default() += seconds;
-        if report.result == Outcome::Complete {
-            tally.success.insert(action, report.finished);
-        }
-        if let Some(crate::report::Done::Backup(done)) = &report.done {
-            tally.uploaded += done.taken.uploaded_bytes;
-            tally.retries += done.taken.traffic.map_or(0, |traffic| traffic.retries);
-        }
-        drop(tally);
-        let error = report.error.as_ref().map(|failure| failure.error.clone());
-        let last =
-            Last { run: report.run, action: report.action, result: report.result, finished: report.finished, error };
+    fn count(&self, ended: Ended) {
+        let last = lock(&self.tally).count(ended);
         lock(&self.state).last = Some(last);
     }
 }
 
-/// Fails when no event that a run serves is its own any more. A request without a claim is served by nobody else.
-fn any_is_ours(held: &[Arc<Held>]) -> Result<()> {
-    let mut lost = Ok(());
-    for held in held {
-        lost = held.check();
-        if lost.is_ok() {
-            break;
-        }
-    }
-    lost
+/// The events of requests that share a run, each once.
+fn events_of(group: &[(Waiting, Claimed)]) -> Vec<Event> {
+    let mut seen = HashSet::new();
+    let events = group.iter().map(|(waiting, _)| &waiting.request.event);
+    events.filter(|event| event.identity.as_ref().is_none_or(|identity| seen.insert(identity))).cloned().collect()
 }
 
 #[cfg(test)]

@@ -3,9 +3,13 @@
 pub mod auth;
 pub mod claim;
 pub mod desk;
+pub mod dispatch;
+pub mod dispatched;
 pub mod ending;
 pub mod event;
 pub mod execution;
 pub mod http;
+pub mod limit;
 pub mod once;
+pub mod order;
 pub mod pull;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::claim::{self, Asker, Claim, Earlier, Entry, Identity, Served};
+use super::claim::{self, Asker, Claim, Earlier, Entry, Followed, Identity, Name, Served};
 use super::execution::{Execution, LONGEST_ATTEMPT};
 use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Kind, Result};
@@ -61,6 +61,30 @@ pub enum Taken {
     Not(Answer),
     /// No vault opens, so there is nothing to hold.
     NoVault,
+}
+
+/// How far a claim's run is, which another process does.
+pub enum Standing {
+    /// It is not over.
+    Running,
+    /// It ended without serving the event.
+    Failed,
+    /// Another run has taken over.
+    Elsewhere,
+    /// The event is served, by this run or another.
+    Done(Before),
+}
+
+/// What came of going on with a claim of another process.
+pub enum Resumed {
+    /// It is held.
+    Held(Arc<Held>),
+    /// The event is served.
+    Before(Before),
+    /// The claim was given up.
+    GivenUp,
+    /// Another run has taken over.
+    Elsewhere(RunId),
 }
 
 /// A claim, and the vault that it is in.
@@ -145,15 +169,26 @@ fn take_in(vault: Vault, address: &Address, asker: &Asker, cause: &Cause, ctx: &
         Entry::Mine(claim) => claim,
         other => return answer(other, &*vault.store, address).map(Taken::Not),
     };
+    hold(claim, vault, address, (asker.action, cause), ctx)
+}
+
+/// Holds a claim, unless a run before has committed for it what `cause` asks for.
+fn hold(
+    claim: Claim,
+    vault: Vault,
+    address: &Address,
+    (action, cause): (Action, &Cause),
+    ctx: &Context,
+) -> Result<Taken> {
     // Only backups leave something behind that can be found.
-    let found = match asker.action {
+    let found = match action {
         Action::Backup => committed(&vault, claim.earlier())?,
         Action::Restore | Action::Verify => None,
     };
     if let Some((earlier, name, root)) = found {
         let object = match good_report(&*vault.store, earlier, name)? {
             Some(object) => object,
-            None => tell(&*vault.store, asker, cause, (name, &root), ctx)?,
+            None => tell(&*vault.store, claim.run(), cause, (name, &root), ctx)?,
         };
         let served = claim.done(&*vault.store, &object)?;
         return answer(Entry::Done(served), &*vault.store, address).map(Taken::Not);
@@ -161,10 +196,110 @@ fn take_in(vault: Vault, address: &Address, asker: &Asker, cause: &Cause, ctx: &
     Ok(Taken::Held(Arc::new(Held { claim, vault, address: address.clone() })))
 }
 
+/// Goes on with a claim that the asker's run entered in another process; `after` an attempt that failed, under the next
+/// number.
+///
+/// # Errors
+/// A store that fails; a claim that is not what it should be.
+pub fn resume(
+    name: &Name,
+    vault: Vault,
+    address: &Address,
+    asker: &Asker,
+    (cause, after): (&Cause, bool),
+    ctx: &Context,
+) -> Result<Resumed> {
+    let taken = match claim::resume(&*vault.store, name, asker, after)? {
+        claim::Resumed::Mine(claim) => hold(claim, vault, address, (asker.action, cause), ctx)?,
+        claim::Resumed::Done(served) => return before(served, &*vault.store, address).map(Resumed::Before),
+        claim::Resumed::GivenUp => return Ok(Resumed::GivenUp),
+        claim::Resumed::Taken(run) => return Ok(Resumed::Elsewhere(run)),
+    };
+    match taken {
+        Taken::Held(held) => Ok(Resumed::Held(held)),
+        Taken::Not(Answer::Before(before)) => Ok(Resumed::Before(before)),
+        Taken::Not(Answer::Elsewhere { run, .. }) => Ok(Resumed::Elsewhere(run)),
+        Taken::Not(Answer::Now(_)) | Taken::NoVault => {
+            Err(Error::failed(format!("go on with the claim {name}"), "it is neither held nor served"))
+        }
+    }
+}
+
+/// Fails when none of the events that a run serves is its own any more. One of which nothing is held is served by nobody
+/// else.
+///
+/// # Errors
+/// As [`Held::check`].
+pub fn check_any(held: &[Arc<Held>]) -> Result<()> {
+    let mut lost = Ok(());
+    for held in held {
+        lost = held.check();
+        if lost.is_ok() {
+            break;
+        }
+    }
+    lost
+}
+
+/// The newest report of a run in one of the vaults: in which depends on which opened when it ended.
+///
+/// # Errors
+/// A vault that does not open, or a store that fails, where no other one has it.
+pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<serde_json::Value>> {
+    let mut failed = None;
+    for address in vaults.addresses() {
+        ctx.check("find a run")?;
+        let found = vaults.store(address).and_then(Vault::open).and_then(|vault| {
+            let named = report::list(&*vault.store)?.into_iter().find(|named| named.run == run);
+            named.map(|named| report::read(&*vault.store, &named.object)).transpose()
+        });
+        match found {
+            Ok(Some(report)) => return Ok(Some(report)),
+            Ok(None) => {}
+            Err(why) => failed = Some(why),
+        }
+    }
+    failed.map_or(Ok(None), Err)
+}
+
 impl Held {
     /// The claim.
     pub fn claim(&self) -> &Claim {
         &self.claim
+    }
+
+    /// The vault that it is in.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// That vault's store.
+    pub fn store(&self) -> &dyn Store {
+        &*self.vault.store
+    }
+
+    /// How far its run is, which another process does.
+    ///
+    /// # Errors
+    /// A store that fails; a `done.json` that is damaged.
+    pub fn standing(&self) -> Result<Standing> {
+        Ok(match claim::follow(self.store(), &self.claim)? {
+            Followed::Running => Standing::Running,
+            Followed::Failed => Standing::Failed,
+            Followed::Taken(_) => Standing::Elsewhere,
+            Followed::Done(served) => Standing::Done(before(served, self.store(), &self.address)?),
+        })
+    }
+
+    /// Says that its run will not be done: another may follow at once.
+    pub fn give_up(&self, vaults: &Vaults, ctx: &Context) {
+        let failed = match vaults.stopped() {
+            true => vaults.store_for_last_words(&self.address).and_then(|store| self.claim.failed(&*store)),
+            false => self.claim.failed(self.store()),
+        };
+        if let Err(why) = failed {
+            ctx.monitor.warn(&format!("the claim of the run is not marked failed: {}", why.what()));
+        }
     }
 
     /// Asks whether its run may still commit.
@@ -249,13 +384,15 @@ fn stays(report: &Report) -> bool {
 }
 
 fn answer(entry: Entry, store: &dyn Store, address: &Address) -> Result<Answer> {
-    let Served { run, report: object } = match entry {
-        Entry::Running { run, retry_after } => return Ok(Answer::Elsewhere { run, retry_after }),
-        Entry::Done(served) => served,
-        Entry::Mine(claim) => {
-            return Err(Error::failed("answer", format!("the claim {} is one's own", claim.number())));
-        }
-    };
+    match entry {
+        Entry::Running { run, retry_after } => Ok(Answer::Elsewhere { run, retry_after }),
+        Entry::Done(served) => before(served, store, address).map(Answer::Before),
+        Entry::Mine(claim) => Err(Error::failed("answer", format!("the claim {} is one's own", claim.number()))),
+    }
+}
+
+fn before(served: Served, store: &dyn Store, address: &Address) -> Result<Before> {
+    let Served { run, report: object } = served;
     let report = match report::read(store, &object) {
         Ok(report) => Some(report),
         // That it was served stands all the same.
@@ -265,7 +402,7 @@ fn answer(entry: Entry, store: &dyn Store, address: &Address) -> Result<Answer> 
         }
         Err(why) => return Err(why),
     };
-    Ok(Answer::Before(Before { run, vault: address.clone(), object, report }))
+    Ok(Before { run, vault: address.clone(), object, report })
 }
 
 /// Keeps a report beside the claim that names it, too.
@@ -314,7 +451,7 @@ fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<
 /// Stores a report of a run that found what another had committed, and tells of it.
 fn tell(
     store: &dyn Store,
-    asker: &Asker,
+    run: RunId,
     cause: &Cause,
     (name, root): (SnapshotName, &Root),
     ctx: &Context,
@@ -322,8 +459,8 @@ fn tell(
     let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
     let report = Report {
         format: Report::format(),
-        run: asker.run,
-        action: asker.action,
+        run,
+        action: Action::Backup,
         result: match root.state {
             State::Partial => Outcome::Partial,
             State::Suspect => Outcome::Suspect,

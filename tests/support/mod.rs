@@ -3,6 +3,7 @@
 pub mod bank;
 pub mod bucket;
 pub mod cloud;
+pub mod cloud_run;
 pub mod compare;
 pub mod database;
 pub mod dice;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::away::Dispatch;
+use super::tally::Ended;
 use crate::job::Ran;
 use crate::report::{Outcome, RunId};
 use crate::trigger::once;
@@ -57,6 +59,19 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// Waits for the answer, no longer than is left of the time that a request may take where a job does the runs. The run goes
+    /// on, and a redelivery finds it.
+    pub async fn answer_within(self, limit: Option<Duration>) -> Arc<Answer> {
+        match limit {
+            None => self.answer().await,
+            Some(limit) => {
+                tokio::time::timeout(limit, self.answer()).await.unwrap_or_else(|_| Arc::new(Dispatch::not_yet()))
+            }
+        }
+    }
+}
+
 /// Tells who waits. Who hung up does not hear it.
 pub(super) fn tell(to: oneshot::Sender<Arc<Answer>>, answer: &Arc<Answer>) {
     let _ = to.send(answer.clone());
@@ -80,6 +95,12 @@ impl Answer {
         let report = serde_json::to_value(&ran.report).unwrap_or_else(|why| Value::String(why.to_string()));
         let retry = ran.report.result == Outcome::Failed;
         Answer::Done { outcome: ran.report.result, retry, report }
+    }
+
+    /// That of a run by its report; none where that is no report.
+    pub(super) fn read(report: Value) -> Option<Self> {
+        let outcome = Ended::read(&report)?.outcome();
+        Some(Answer::Done { outcome, retry: outcome == Outcome::Failed, report })
     }
 
     /// That of a service which is told to stop.

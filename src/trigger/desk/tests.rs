@@ -1,17 +1,22 @@
 //! A desk at a folder: what shares a run, and what each request is told.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Barrier;
 use std::thread;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::*;
 use crate::monitor::{Log, system_random};
-use crate::report::Event;
+use crate::notify::Notify;
+use crate::report::{Event, Outcome, Place};
 use crate::store::address::Address;
 use crate::store::cloud::Cloud;
 use crate::vault::Vault;
+use crate::vault::root::Reason;
+use crate::{backup, restore, verify};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -63,6 +68,7 @@ impl World {
             run_timeout,
             coalesce: Duration::from_secs(60),
             critical_max: 20,
+            dispatch: None,
             place: Place::default(),
             notify: Notify::default(),
             threads: 1,

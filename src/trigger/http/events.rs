@@ -143,7 +143,10 @@ impl Server {
         };
         match self.desk.ask(request, Way::Http) {
             Err(now) => told(&now, whom),
-            Ok(ticket) if wait => told(&*ticket.answer().await, whom),
+            Ok(ticket) if wait => {
+                let limit = self.desk.rules().dispatch.as_ref().map(|dispatch| dispatch.wait);
+                told(&*ticket.answer_within(limit).await, whom)
+            }
             Ok(ticket) => {
                 let body = json!({ "run": ticket.run, "poll": format!("/runs/{}", ticket.run) });
                 answer::json(StatusCode::ACCEPTED, &body)

@@ -12,7 +12,7 @@ use crate::inspect::{self, Listed};
 use crate::monitor::Context;
 use crate::report::{self, RunId};
 use crate::trigger::desk::{Desk, Progress};
-use crate::vault::Vault;
+use crate::trigger::once;
 use crate::vault::ahead::in_order;
 use crate::vault::path::EntryPath;
 
@@ -161,7 +161,7 @@ impl Server {
             Some(Progress::Waiting) => json!({ "status": "waiting" }),
             Some(Progress::Running) => json!({ "status": "running" }),
             Some(Progress::Over(answer)) => events::over(&answer),
-            None => match self.look(move |desk, ctx| stored(desk, run, ctx)).await {
+            None => match self.look(move |desk, ctx| once::report_of(run, desk.vaults(), ctx)).await {
                 Ok(Some(report)) => {
                     json!({ "status": "over", "retry": report["result"] == "failed", "report": report })
                 }
@@ -172,24 +172,6 @@ impl Server {
         told["run"] = json!(run);
         answer::json(StatusCode::OK, &told)
     }
-}
-
-/// The report of a run in one of the vaults: in which depends on which opened when it ended.
-fn stored(desk: &Desk, run: RunId, ctx: &Context) -> Result<Option<Value>> {
-    let mut failed = None;
-    for address in desk.vaults().addresses() {
-        ctx.check("find a run")?;
-        let found = desk.vaults().store(address).and_then(Vault::open).and_then(|vault| {
-            let named = report::list(&*vault.store)?.into_iter().find(|named| named.run == run);
-            named.map(|named| report::read(&*vault.store, &named.object)).transpose()
-        });
-        match found {
-            Ok(Some(report)) => return Ok(Some(report)),
-            Ok(None) => {}
-            Err(why) => failed = Some(why),
-        }
-    }
-    failed.map_or(Ok(None), Err)
 }
 
 fn reply(done: Result<impl Serialize, Reply>) -> Reply {

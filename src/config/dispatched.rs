@@ -1,0 +1,134 @@
+//! What is told about runs that a Cloud Run job does: to the service that starts it, and to the job.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lastgood::error::{Error, Result};
+use lastgood::report::Place;
+use lastgood::store::address::Address;
+use lastgood::store::cloud::Cloud;
+use lastgood::trigger::claim::Name;
+use lastgood::trigger::desk::{Dispatch, Rules};
+use lastgood::trigger::dispatch::{CLAIM, Starter, Target};
+
+use super::Outside;
+use super::env::Env;
+use super::serve::rules;
+use crate::cli;
+
+/// What an execution of the job is told.
+pub struct Dispatched {
+    /// The claim whose order it carries out.
+    pub claim: Name,
+    /// How it is carried out; threads are known later.
+    pub rules: Rules,
+}
+
+impl fmt::Debug for Dispatched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dispatched").field("claim", &self.claim).finish_non_exhaustive()
+    }
+}
+
+/// The job that is started for each run, if one is.
+///
+/// # Errors
+/// Usage: a name that is none. Credentials that cannot be used.
+pub fn dispatch(args: cli::Dispatching, cloud: &Cloud) -> Result<Option<Dispatch>> {
+    let Some(text) = args.dispatch else { return Ok(None) };
+    let wrong = |why: String| Error::usage(format!("take --dispatch {text}"), why);
+    let job: Target = text.parse().map_err(wrong)?;
+    Ok(Some(Dispatch::new(Starter::new(job, cloud)?, args.dispatch_wait)))
+}
+
+/// Settles what an execution is told.
+///
+/// # Errors
+/// Usage: no claim, or a name that is none; wrong paths.
+pub fn dispatched(
+    args: cli::Dispatched,
+    data: PathBuf,
+    vaults: (&[Address], &Cloud),
+    place: Place,
+    env: &Env,
+    outside: &Outside,
+) -> Result<Dispatched> {
+    let claim = env.parsed(CLAIM, str::parse)?.ok_or_else(|| {
+        Error::usage("do what a service asked for", format!("{CLAIM} does not say which claim it is about")).hint(
+            "`lastgood serve --dispatch job=…` starts the job and sets it. By hand, `lastgood backup` takes a snapshot.",
+        )
+    })?;
+    let cli::Dispatched { allow_restore, in_place, taking, results, .. } = args;
+    let runs = cli::RunRules {
+        allow_restore,
+        in_place,
+        taking,
+        results,
+        // The order says how long it may take, and the service decided when it is run.
+        run_timeout: Duration::MAX,
+        coalesce: Duration::ZERO,
+        critical_max: usize::MAX,
+        dispatching: cli::Dispatching { dispatch: None, dispatch_wait: Duration::ZERO },
+    };
+    let rules = rules(runs, data, vaults, place, env, outside)?;
+    Ok(Dispatched { claim, rules })
+}
+
+#[cfg(test)]
+mod tests {
+    use lastgood::error::Kind;
+
+    use super::super::Task;
+    use super::super::tests::config;
+    use super::*;
+
+    const NAME: &str = "0123456789abcdef0123456789abcdef/1";
+
+    #[test]
+    fn a_job_is_told_its_claim_and_nothing_else_by_the_environment() {
+        let told = |line: &str, claim: &str| -> Result<Dispatched> {
+            let Task::Dispatched(told) = config(line, &[(CLAIM, claim)])?.task else { panic!("{line} does nothing") };
+            Ok(*told)
+        };
+        let found = told("dispatched /srv/app --allow-restore --in-place --exclude tmp", NAME).unwrap();
+        assert_eq!((found.claim.to_string().as_str(), found.rules.allow_restore), (NAME, true));
+        assert_eq!(
+            (found.rules.backup.exclude.as_slice(), found.rules.restore.in_place),
+            (&["tmp".to_owned()][..], true)
+        );
+        for wrong in ["", "1", "../../etc/1", "0123456789abcdef0123456789abcdef/1.order"] {
+            assert_eq!(told("dispatched", wrong).unwrap_err().kind(), Kind::Usage, "{wrong}");
+        }
+        let why = config("dispatched", &[]).unwrap_err();
+        assert!(why.kind() == Kind::Usage && why.to_string().contains("--dispatch"), "{why}");
+        assert_eq!(told("dispatched data --vault data", NAME).unwrap_err().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn a_service_is_told_which_job_it_starts() {
+        let local = ("LASTGOOD_RUN_ENDPOINT", "http://127.0.0.1:9");
+        let told = |line: &str, env: &[(&str, &str)]| -> Result<Option<(String, u64)>> {
+            let Task::Serve(service) = config(&format!("serve --listen 127.0.0.1:0 {line}"), env)?.task else {
+                panic!("{line} serves nothing")
+            };
+            Ok(service.rules.dispatch.map(|dispatch| (dispatch.job, dispatch.wait.as_secs())))
+        };
+        assert_eq!(told("", &[]).unwrap(), None);
+        let name = "projects/p/locations/europe-west1/jobs/long";
+        assert_eq!(told(&format!("--dispatch job={name}"), &[local]).unwrap(), Some((name.to_owned(), 240)));
+        let listen = format!("listen --subscription projects/p/subscriptions/backups --dispatch job={name}");
+        let Task::Serve(listening) = config(&listen, &[local]).unwrap().task else { panic!("it does not listen") };
+        assert_eq!(listening.rules.dispatch.unwrap().job, name);
+        let line = format!("--dispatch job={name} --dispatch-wait 50m");
+        assert_eq!(told(&line, &[]).unwrap().unwrap().1, 3000);
+        for (line, env) in [
+            ("--dispatch long", &[local][..]),
+            ("--dispatch job=long", &[local]),
+            ("--dispatch service=projects/p/locations/l/services/s", &[local]),
+            ("--dispatch job=projects/p/locations/l/jobs/long", &[("LASTGOOD_RUN_ENDPOINT", "http://example.com")]),
+        ] {
+            assert_eq!(told(line, env).unwrap_err().kind(), Kind::Usage, "{line}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Runs that a Cloud Run job does in place of the desk.
+//!
+//! The desk claims as for any run, leaves an [`Order`] beside the claim and starts the job. From then on the run is *away*: one
+//! thread looks at the claims of all such runs until the job has settled them, and answers with the report that it left.
+//!
+//! - While a backup or a restore is away, neither another backup nor a restore begins: as when the desk does them itself, one
+//!   at a time is at work on the data directory, and what asks for a backup meanwhile shares the next one. Verifications wait for
+//!   one another only. This holds for one process: others see no more than the claims.
+//! - A job that has not taken its order after [`BEGIN`] is given up: its claims are marked failed, so that it does nothing when it
+//!   comes after all, and a redelivery starts another one. Without this, one that never starts would hold up all others for a
+//!   whole time limit.
+//! - Nothing is known of a job but what its claims say. When the service is told to stop, or dies, the job goes on, and a
+//!   redelivery finds the claim.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::answer::{self, Answer, Progress};
+use super::rules::gravest;
+use super::tally::Ended;
+use super::{Claimed, Desk, Waiting, events_of, lock};
+use crate::error::{Error, Result};
+use crate::job::{self, Cause, Job};
+use crate::monitor::Context;
+use crate::report::{Action, RunId, Way};
+use crate::trigger::claim::Name;
+use crate::trigger::dispatch::Starter;
+use crate::trigger::once::{self, Before, Held, Standing};
+use crate::trigger::order::{Order, Room, Taker};
+
+/// How often, at most, a claim is looked at while somebody may be waiting; more often in the first seconds, and later more
+/// seldom.
+const POLL: Duration = Duration::from_secs(2);
+const SELDOM: u32 = 5;
+/// How long a job may take to begin: Cloud Run finds a place for it, loads the image and mounts the volumes.
+const BEGIN: Duration = Duration::from_secs(600);
+/// How often the thread that looks at claims wakes.
+const TICK: Duration = Duration::from_millis(100);
+/// When one may ask again whose event is served by a run that is away.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Starts a job for a claim; gives the execution's name, where it is told.
+pub type Start = dyn Fn(&Name, &Context) -> Result<Option<String>> + Send + Sync;
+
+/// The job that does the runs.
+#[derive(Clone)]
+pub struct Dispatch {
+    /// What it is called, for people.
+    pub job: String,
+    /// What starts it.
+    pub start: Arc<Start>,
+    /// How long a request waits for its answer.
+    pub wait: Duration,
+    /// How often a claim is looked at.
+    pub poll: Duration,
+    /// How long the job may take to begin.
+    pub begin: Duration,
+}
+
+impl Dispatch {
+    /// A job that is started so; a request waits so long for its answer.
+    pub fn new(starter: Starter, wait: Duration) -> Self {
+        let job = starter.target().to_string();
+        let start = Arc::new(move |claim: &Name, ctx: &Context| starter.start(claim, ctx));
+        Dispatch { job, start, wait, poll: POLL, begin: BEGIN }
+    }
+
+    /// What a request is told whose answer does not come in time.
+    pub fn not_yet() -> Answer {
+        Answer::Elsewhere(AGAIN)
+    }
+}
+
+/// Runs that are away.
+#[derive(Default)]
+pub(super) struct Away {
+    runs: Vec<(RunId, Action)>,
+    /// Those that the thread which follows them has not seen yet.
+    handed: Vec<Group>,
+}
+
+/// A run that is away, and who waits for it.
+struct Group {
+    run: RunId,
+    job: Job,
+    cause: Cause,
+    waiting: VecDeque<(oneshot::Sender<Arc<Answer>>, Arc<Held>)>,
+    /// Since when it is away.
+    since: Instant,
+    /// When its claims are looked at again.
+    next: Instant,
+    begun: bool,
+    known: bool,
+    unreadable: bool,
+}
+
+impl Away {
+    /// Whether a run of this kind may begin.
+    pub fn may(&self, action: Action) -> bool {
+        let looks_only = |action| action == Action::Verify;
+        self.runs.iter().all(|(_, away)| looks_only(*away) != looks_only(action))
+    }
+
+    /// The one that has been away for longest.
+    pub fn first(&self) -> Option<RunId> {
+        self.runs.first().map(|(run, _)| *run)
+    }
+}
+
+impl Desk {
+    /// Of requests that share a run, those that one order can name: their claims are in one vault, and there is room for their
+    /// events. The others are told to come again.
+    pub(super) fn together(&self, mine: Vec<(Waiting, Claimed)>, ctx: &Context) -> Vec<(Waiting, Claimed)> {
+        let Some(first) = mine.iter().find_map(|(_, claim)| claim.held()) else { return mine };
+        let (mut room, mut kept) = (Room::default(), Vec::with_capacity(mine.len()));
+        for (waiting, claim) in mine {
+            let held = claim.held();
+            let fits = held.as_ref().is_some_and(|held| held.address() == first.address());
+            if fits && room.takes(&waiting.request.event) {
+                kept.push((waiting, claim));
+                continue;
+            }
+            let name = |held: &Arc<Held>| held.claim().name();
+            let same = |(_, kept): &(Waiting, Claimed)| kept.held().as_ref().map(name) == held.as_ref().map(name);
+            if let Some(held) = held.as_ref().filter(|_| !kept.iter().any(same)) {
+                held.give_up(&self.vaults, ctx);
+            }
+            let why = "the run that it would share takes no more".to_owned();
+            answer::tell(waiting.answer, &Arc::new(Answer::Later(why, Duration::from_secs(10))));
+        }
+        kept
+    }
+
+    /// Has the job do a run. When it is started, nobody waits in `mine` any more.
+    ///
+    /// # Errors
+    /// It is not started.
+    pub(super) fn hand_over(
+        &self,
+        dispatch: &Dispatch,
+        (run, way): (RunId, Way),
+        (job, cause): (&Job, &Cause),
+        mine: &mut Vec<(Waiting, Claimed)>,
+        ctx: &Context,
+    ) -> Result<()> {
+        let doing = || format!("have the job {} do the run", dispatch.job);
+        let held: Option<Vec<_>> = mine.iter().map(|(_, claim)| claim.held()).collect();
+        let held = held.ok_or_else(|| {
+            let why = "there is no vault yet, and so nothing that could hold its claim";
+            Error::failed(doing(), why).hint("Make the vault: `lastgood init`.")
+        })?;
+        let chosen = gravest(mine.iter().map(|(waiting, _)| &waiting.request)).cloned();
+        let (Some(first), Some(chosen)) = (held.first(), chosen) else { return Ok(()) };
+        let mut order = Order::new(run, chosen, way, self.rules.run_timeout);
+        order.events = events_of(mine);
+        for held in &held {
+            let name = held.claim().name();
+            // An event that was delivered twice is named once.
+            if !order.claims.contains(&name) {
+                order.claims.push(name);
+            }
+        }
+        order.write(first.store()).map_err(|why| why.within(doing()))?;
+        let name = first.claim().name();
+        match (dispatch.start)(&name, ctx) {
+            Ok(execution) => {
+                let execution = execution.as_deref().unwrap_or("an execution whose name was not told");
+                tracing::info!("the run {run} is done by {execution}, under the claim {name}");
+            }
+            // An answer may have been lost, more than once.
+            Err(why) => match Taker::of(first.store(), &name) {
+                Ok(Some(taker)) => tracing::warn!("{}; but {} has begun", why.what(), taker.by),
+                Ok(None) | Err(_) => return Err(why),
+            },
+        }
+        let waiting = mine.drain(..).map(|(waiting, _)| waiting.answer).zip(held).collect();
+        let (since, job, cause) = (Instant::now(), job.clone(), cause.clone());
+        let action = job.action();
+        let group =
+            Group { run, job, cause, waiting, since, next: since, begun: false, known: false, unreadable: false };
+        let mut state = lock(&self.state);
+        state.running = None;
+        state.away.runs.push((run, action));
+        state.away.handed.push(group);
+        Ok(())
+    }
+
+    /// Looks at runs that are away until the desk is closed.
+    pub(super) fn follow(&self, dispatch: &Dispatch) {
+        let mut groups: Vec<Group> = Vec::new();
+        loop {
+            let closed = {
+                let mut state = lock(&self.state);
+                groups.append(&mut state.away.handed);
+                state.closed
+            };
+            if self.stop.load(Ordering::Relaxed) {
+                // Their jobs go on.
+                groups.drain(..).for_each(|group| self.end(group, Answer::Elsewhere(Duration::from_secs(10))));
+            }
+            if closed {
+                return;
+            }
+            let now = Instant::now();
+            groups = groups.into_iter().filter_map(|group| self.look(group, now, dispatch)).collect();
+            std::thread::sleep(TICK.min(dispatch.poll));
+        }
+    }
+
+    /// Looks at a run, when it is time to; gives it back when it is not over.
+    fn look(&self, mut group: Group, now: Instant, dispatch: &Dispatch) -> Option<Group> {
+        if now < group.next {
+            return Some(group);
+        }
+        self.context(|ctx| {
+            let (mut told, mut seen) = (Vec::new(), HashMap::new());
+            while let Some((_, held)) = group.waiting.front() {
+                let name = held.claim().name();
+                if let Some(answer) = seen.get(&name) {
+                    told.extend(group.waiting.pop_front().map(|(to, _)| (to, Arc::clone(answer))));
+                    continue;
+                }
+                let answer = match held.standing() {
+                    Ok(Standing::Running) => break,
+                    Ok(Standing::Failed) => self.failed(group.run, ctx),
+                    Ok(Standing::Elsewhere) => Dispatch::not_yet(),
+                    Ok(Standing::Done(before)) => settled(group.run, before),
+                    Err(why) => {
+                        if !group.unreadable && !self.stop.load(Ordering::Relaxed) {
+                            tracing::warn!("the run {} cannot be followed: {}", group.run, why.what());
+                        }
+                        group.unreadable = true;
+                        break;
+                    }
+                };
+                self.know_of(&mut group, &answer);
+                seen.insert(name, Arc::new(answer));
+            }
+            // Before anybody hears of it: who asks then finds it so.
+            if group.waiting.is_empty() {
+                self.back(group.run);
+            }
+            told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
+            let (_, held) = group.waiting.front()?;
+            if held.claim().age() >= held.claim().timeout() {
+                let limit = held.claim().timeout().as_secs();
+                let why = format!("its job has not ended within the run's time limit of {limit} s");
+                tracing::error!("the run {} is given up: {why}", group.run);
+                self.end(group, Answer::Later(why, Duration::from_secs(30)));
+                return None;
+            }
+            if !group.begun && group.since.elapsed() >= dispatch.begin {
+                match Taker::of(held.store(), &held.claim().name()) {
+                    Ok(Some(_)) => group.begun = true,
+                    Ok(None) => {
+                        self.give_up(group, dispatch, ctx);
+                        return None;
+                    }
+                    // What cannot be read now may be readable later.
+                    Err(_) => {}
+                }
+            }
+            let away = group.since.elapsed();
+            let often = if away < dispatch.wait { dispatch.poll } else { dispatch.poll * SELDOM };
+            // What is short is over soon.
+            group.next = Instant::now() + often.min(away / 4);
+            Some(group)
+        })
+    }
+
+    /// Gives up a run whose job has not begun.
+    fn give_up(&self, group: Group, dispatch: &Dispatch, ctx: &Context) {
+        let Group { run, job, cause, waiting, since, .. } = group;
+        let why = Error::failed(
+            format!("have the job {} do the run", dispatch.job),
+            format!("it was started {} s ago and has not begun", since.elapsed().as_secs()),
+        );
+        let why = why.hint("Look at the executions of the job in the console: is its argument `dispatched`, can its image, its volumes and its vault be reached?");
+        tracing::error!("{why}");
+        let ran = job::not_run(run, &job, cause, why, &self.vaults, ctx);
+        self.count((&ran.report).into());
+        let done = Arc::new(Answer::of(&ran));
+        let told: Vec<_> = waiting
+            .into_iter()
+            .map(|(to, held)| {
+                let other = held.close(&ran, &self.vaults, ctx);
+                (to, other.map_or_else(|| done.clone(), |other| Arc::new(other.into())))
+            })
+            .collect();
+        self.know(run, Progress::Over(done.clone()));
+        self.back(run);
+        told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
+    }
+
+    /// The answer for a run whose claims are marked failed.
+    fn failed(&self, run: RunId, ctx: &Context) -> Answer {
+        let report = once::report_of(run, &self.vaults, ctx).unwrap_or_else(|why| {
+            tracing::warn!("the report of the run {run} cannot be read: {}", why.what());
+            None
+        });
+        let nothing = || Answer::Later("the job gave up and left no report".into(), Duration::from_secs(30));
+        report.and_then(Answer::read).unwrap_or_else(nothing)
+    }
+
+    /// Remembers how a run ended, at the first of its answers.
+    fn know_of(&self, group: &mut Group, answer: &Answer) {
+        if group.known {
+            return;
+        }
+        group.known = true;
+        if let Answer::Done { report, .. } = answer
+            && let Some(ended) = Ended::read(report)
+        {
+            self.count(ended);
+        }
+        self.know(group.run, Progress::Over(Arc::new(answer.clone())));
+    }
+
+    /// Tells all that wait for a run the same.
+    fn end(&self, mut group: Group, answer: Answer) {
+        self.know_of(&mut group, &answer);
+        self.back(group.run);
+        let answer = Arc::new(answer);
+        group.waiting.into_iter().for_each(|(to, _)| answer::tell(to, &answer));
+    }
+
+    /// A run is no longer away: others may begin.
+    fn back(&self, run: RunId) {
+        lock(&self.state).away.runs.retain(|(away, _)| *away != run);
+        self.changed.notify_all();
+    }
+}
+
+/// The answer for an event that is served: by this run, or by another.
+fn settled(run: RunId, before: Before) -> Answer {
+    let report = if before.run == run { before.report.clone() } else { None };
+    report.and_then(Answer::read).unwrap_or_else(|| once::Answer::Before(before).into())
+}
+
+#[cfg(test)]
+mod tests;

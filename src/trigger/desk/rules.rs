@@ -1,0 +1,99 @@
+//! What the configuration says of runs that others ask for, and the job that it makes of a request.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Dispatch;
+use crate::backup::commit::{BeforeCommit, check_labels};
+use crate::job::Job;
+use crate::notify::Notify;
+use crate::report::{Action, Place};
+use crate::trigger::event::{Request, labels};
+use crate::vault::entry::CheckKind;
+use crate::vault::root::Reason;
+use crate::{backup, restore, verify};
+
+/// What the configuration says of runs that others ask for.
+#[derive(Clone)]
+pub struct Rules {
+    /// How backups are taken.
+    pub backup: backup::Options,
+    /// Whether a vault may be made in a bucket that has none.
+    pub init: bool,
+    /// Where and how snapshots are restored; the snapshot is the request's.
+    pub restore: restore::Options,
+    /// How vaults are verified.
+    pub verify: verify::Options,
+    /// Whether a restore may be asked for.
+    pub allow_restore: bool,
+    /// A restore that was asked for longer ago than this is refused: by now it may do harm.
+    pub restore_age: Duration,
+    /// A run that takes longer ends, and another one may take over its event.
+    pub run_timeout: Duration,
+    /// After a run for a critical event, further ones wait for so long, to share one.
+    pub coalesce: Duration,
+    /// Runs for critical events in an hour.
+    pub critical_max: usize,
+    /// The job that does the runs, where they are not done here.
+    pub dispatch: Option<Dispatch>,
+    /// Where runs take place.
+    pub place: Place,
+    /// Who is told how they ended.
+    pub notify: Notify,
+    /// Threads for each kind of work, and uploads or reads at the same time.
+    pub threads: usize,
+    pub parallel: usize,
+}
+
+impl Rules {
+    /// Why a request will never be served.
+    pub fn refusal(&self, request: &Request) -> Option<String> {
+        if let Err(why) = check_labels(&request.labels) {
+            return Some(why.what());
+        }
+        if request.action != Action::Restore {
+            return None;
+        }
+        if !self.allow_restore {
+            return Some("restores may not be asked for here (--allow-restore)".into());
+        }
+        let limit = SignedDuration::try_from(self.restore_age).unwrap_or(SignedDuration::MAX);
+        let age = request.event.time.map(|time| Timestamp::now().duration_since(time)).filter(|age| *age > limit)?;
+        let (age, limit) = (SignedDuration::from_secs(age.as_secs()), SignedDuration::from_secs(limit.as_secs()));
+        Some(format!("the restore was asked for {age:#} ago, and more than {limit:#} is too long"))
+    }
+
+    /// The job that a request asks for. A backup asks `before` it commits.
+    pub fn job(&self, request: &Request, before: Option<BeforeCommit>) -> Job {
+        match request.action {
+            Action::Verify => Job::Verify(self.verify.clone()),
+            Action::Restore => {
+                let mut options = self.restore.clone();
+                options.snapshot = request.snapshot.clone().unwrap_or(options.snapshot);
+                Job::Restore(options)
+            }
+            Action::Backup => {
+                let mut options = self.backup.clone();
+                options.reason = request.reason;
+                options.labels = labels::fit(options.labels.into_iter().chain(request.labels.clone()), 0);
+                if options.reason == Reason::Critical && options.sqlite {
+                    options.check = options.check.or(Some(CheckKind::Quick));
+                }
+                options.before_commit = before;
+                Job::Backup { options: Box::new(options), init: self.init }
+            }
+        }
+    }
+}
+
+/// The gravest of requests that share a run, by their reasons: its reason and labels are the snapshot's. What each event said
+/// is in the run's report.
+pub(super) fn gravest<'r>(requests: impl Iterator<Item = &'r Request>) -> Option<&'r Request> {
+    requests.min_by_key(|request| match request.reason {
+        Reason::Critical => 0,
+        Reason::Shutdown => 1,
+        Reason::Schedule => 2,
+        Reason::Manual => 3,
+    })
+}

@@ -1,0 +1,53 @@
+//! The time limit of a run.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether work has to end.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Does work that ends when the flag it is given is set: when the program is told to stop, or at the deadline.
+pub fn until<T>(deadline: Instant, stop: &AtomicBool, work: impl FnOnce(&AtomicBool) -> T) -> T {
+    /// Set also when the work panics, so that the panic is heard of.
+    struct End<'e>(&'e AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let (over, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Acquire) {
+                if stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                    over.store(true, Ordering::Relaxed);
+                }
+                std::thread::sleep(TICK);
+            }
+        });
+        let _end = End(&ended);
+        work(&over)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_goes_on_until_the_deadline_or_a_stop() {
+        let (far, stop) = (Instant::now() + Duration::from_secs(600), AtomicBool::new(false));
+        assert_eq!(until(far, &stop, |over| (1, over.load(Ordering::Relaxed))), (1, false));
+        let wait = |over: &AtomicBool| {
+            while !over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let soon = || Instant::now() + Duration::from_millis(20);
+        until(soon(), &stop, wait);
+        stop.store(true, Ordering::Relaxed);
+        until(far, &stop, wait);
+        let panics = || until(far, &stop, |_| panic!("work"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+    }
+}
