@@ -381,6 +381,9 @@ pub fn parallel(text: &str) -> Result<usize, String> {
     }
 }
 
+/// The longest length of time: it can be added to any time that a clock shows.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// A length of time.
 ///
 /// # Errors
@@ -388,7 +391,11 @@ pub fn parallel(text: &str) -> Result<usize, String> {
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = |e: jiff::Error| format!("{e}; write it as 90s, 10m or 1h30m");
     let duration: Duration = text.parse::<SignedDuration>().map_err(wrong)?.try_into().map_err(wrong)?;
-    if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
+    match () {
+        () if duration.is_zero() => Err("it must be longer than nothing".into()),
+        () if duration > CENTURY => Err("it must not be longer than a hundred years".into()),
+        () => Ok(duration),
+    }
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -414,6 +421,7 @@ mod tests {
         assert_eq!(label("a="), Ok(("a".into(), String::new())));
         assert!(label("=b").is_err() && label("a").is_err());
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert!(duration("876001h").is_err() && duration("9223372036854775807s").is_err());
         assert!(duration("0s").is_err() && duration("-5m").is_err() && duration("ten").is_err());
         assert_eq!(percent("2.5%"), Ok(2.5));
         assert!(percent("0").is_err() && percent("101").is_err() && percent("NaN").is_err());
@@ -421,6 +429,8 @@ mod tests {
             Command::Verify(verify) => verify.read_data,
             _ => panic!("not verify"),
         };
+        // None at all would put every critical event off for good.
+        assert!(Cli::try_parse_from(["lastgood", "serve", "--critical-max", "0"]).is_err());
         assert_eq!(read(&["lastgood", "verify"]), None);
         assert_eq!(read(&["lastgood", "verify", "--read-data"]), Some(100.0));
         assert_eq!(read(&["lastgood", "verify", "--read-data=5"]), Some(5.0));

@@ -21,3 +21,4 @@ pub mod store;
 pub mod trigger;
 pub mod vault;
 pub mod verify;
+pub mod web;

@@ -17,7 +17,9 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
 use lastgood::error::{Doing, Error, Kind, Result};
@@ -29,6 +31,7 @@ use lastgood::vault::Vault;
 use lastgood::{doctor, export, inspect, report};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -46,6 +49,8 @@ use self::vaults::Commands;
 /// has it for programs that such a signal ends.
 const INTERRUPTED: u8 = 130;
 const PIPE_CLOSED: u8 = 141;
+/// Signals within this time are one.
+const ONE_SIGNAL: Duration = Duration::from_millis(500);
 
 /// How a run ended; the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,13 +226,24 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
     ExitCode::from(if code == 0 { Outcome::Done } else { Outcome::Usage } as u8)
 }
 
-/// The first SIGINT or SIGTERM sets `stop`; a second one ends the program at once.
+/// The first SIGINT or SIGTERM sets `stop`; a second one, a moment later, ends the program at once. `timeout` and shells that
+/// pass a signal on send it to the process and to its group: that is one.
 fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
+    let doing = || "watch for signals";
+    let impatient = Arc::new(AtomicBool::new(false));
+    let mut first = Signals::new([SIGINT, SIGTERM]).doing(doing)?;
     for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, INTERRUPTED.into(), stop.clone())
+        flag::register_conditional_shutdown(signal, INTERRUPTED.into(), impatient.clone())
             .and_then(|_| flag::register(signal, stop.clone()))
-            .doing(|| "watch for signals")?;
+            .doing(doing)?;
     }
+    let arm = move || {
+        if first.forever().next().is_some() {
+            thread::sleep(ONE_SIGNAL);
+            impatient.store(true, Ordering::Relaxed);
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(arm).doing(doing)?;
     Ok(())
 }
 

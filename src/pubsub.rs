@@ -15,9 +15,12 @@ use crate::error::{Doing, Error, Result};
 use crate::store::cloud::Cloud;
 use crate::store::login::{self, said};
 use crate::store::retry::Fault;
+use crate::web::use_ring;
 
 /// The longest name of a resource. <https://docs.cloud.google.com/pubsub/docs/pubsub-basics#resource_names>
 const MAX_NAME: usize = 255;
+/// How often it is looked whether publishing was stopped.
+const TICK: Duration = Duration::from_millis(50);
 
 /// The full name of a topic: `projects/P/topics/T`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +88,10 @@ fn full(kind: &str, name: &str, project: Option<&str>) -> Result<String, String>
         ([id], None) if is_id(id) => {
             Err(format!("the project is not known: write projects/PROJECT/{kind}/{id}, or set GOOGLE_CLOUD_PROJECT"))
         }
-        _ => Err(format!("it is not of the form projects/PROJECT/{kind}/NAME")),
+        _ => Err(format!(
+            "it is not of the form projects/PROJECT/{kind}/NAME, with a NAME of 3 to {MAX_NAME} letters, digits and -_.~+% that \
+             begins with a letter"
+        )),
     }
 }
 
@@ -104,8 +110,7 @@ impl Access {
     /// # Errors
     /// Credentials that cannot be used.
     pub fn new(cloud: &Cloud, doing: impl Fn() -> String) -> Result<Self> {
-        // A provider that is there already is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        use_ring();
         if let Some(emulator) = &cloud.pubsub_emulator {
             let credentials = Some(anonymous::Builder::new().build());
             return Ok(Access { endpoint: Some(emulator.clone()), credentials });
@@ -118,11 +123,22 @@ impl Access {
         })?;
         Ok(Access { endpoint: None, credentials: None })
     }
+
+    /// What to look at where Pub/Sub does not answer.
+    pub fn advice(&self) -> String {
+        match &self.endpoint {
+            Some(emulator) => format!("Does the emulator run that PUBSUB_EMULATOR_HOST names, {emulator}?"),
+            None => "Is Pub/Sub reached from here, and are there credentials? `gcloud auth application-default login`; `lastgood \
+                     doctor` says which are found."
+                .into(),
+        }
+    }
 }
 
 /// Publishes to one topic. It blocks: it is for threads that may.
 pub struct Publisher {
     topic: Topic,
+    access: Access,
     client: client::Publisher,
     handle: Handle,
     /// Taken at the end.
@@ -150,42 +166,51 @@ impl Publisher {
         let client = runtime.block_on(async {
             // One message is waited for at a time, so none waits for others.
             let mut builder = client::Publisher::builder(topic.name()).set_message_count_threshold(1);
-            if let Some(endpoint) = access.endpoint {
+            if let Some(endpoint) = &access.endpoint {
                 builder = builder.with_endpoint(endpoint);
             }
-            if let Some(credentials) = access.credentials {
-                builder = builder.with_credentials(credentials);
+            if let Some(credentials) = &access.credentials {
+                builder = builder.with_credentials(credentials.clone());
             }
             builder.build().await
         });
-        let client = client.map_err(|why| Error::failed(doing(), said(&why)))?;
-        Ok(Publisher { topic, client, handle: runtime.handle().clone(), runtime: Some(runtime) })
+        let client = client.map_err(|why| Error::failed(doing(), said(&why)).hint(access.advice()))?;
+        Ok(Publisher { topic, access, client, handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    /// Publishes a message, which is tried again until it is taken or the time is over; gives its id.
+    /// Publishes a message, which is tried again until it is taken, the time is over or it was `stopped`; gives its id.
     ///
     /// # Errors
-    /// A topic that is not there, or may not be published to; a service that does not answer.
+    /// A topic that is not there, or may not be published to; a service that does not answer; that it was stopped.
     pub fn publish(
         &self,
         data: Vec<u8>,
         attributes: impl IntoIterator<Item = (String, String)>,
         within: Duration,
+        stopped: impl Fn() -> bool,
     ) -> Result<String> {
         let doing = || format!("publish to {}", self.topic);
         let message = Message::new().set_data(data).set_attributes(attributes);
-        let published =
-            self.handle.block_on(async { tokio::time::timeout(within, self.client.publish(message)).await });
+        let stopped = async {
+            while !stopped() {
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        let published = self.handle.block_on(async {
+            tokio::select! {
+                published = tokio::time::timeout(within, self.client.publish(message)) => Some(published),
+                () = stopped => None,
+            }
+        });
+        let Some(published) = published else { return Err(Error::failed(doing(), "it was told to stop")) };
         match published {
             Ok(Ok(id)) => Ok(id),
             Ok(Err(why)) => Err(Error::failed(doing(), said(&why)).hint(
                 "Does the topic exist, and has this account the role roles/pubsub.publisher on it? \
                  `gcloud pubsub topics create TOPIC`",
             )),
-            Err(_) => Err(Error::unreachable(doing(), format!("no answer came within {} s", within.as_secs_f64())).hint(
-                "Is Pub/Sub reached from here, and are there credentials? `gcloud auth application-default login`; `lastgood \
-                 doctor` says which are found.",
-            )),
+            Err(_) => Err(Error::unreachable(doing(), format!("no answer came within {} s", within.as_secs_f64()))
+                .hint(self.access.advice())),
         }
     }
 }
@@ -218,6 +243,7 @@ mod tests {
             assert!(topic(name, project).is_err(), "{name}");
         }
         assert!(topic("backup", None).unwrap_err().contains("GOOGLE_CLOUD_PROJECT"));
+        assert!(topic("ab", Some("p")).unwrap_err().contains("3 to 255"));
         let subscription = Subscription::new("pull", Some("p")).unwrap();
         assert_eq!(subscription.name(), "projects/p/subscriptions/pull");
         assert!(Subscription::new("projects/p/topics/backup", None).is_err());

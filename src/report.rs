@@ -79,6 +79,17 @@ impl Outcome {
         }
     }
 
+    /// Whether what a run came to stays so, and is not to be tried again: it was done, or would come to the same again. Of a
+    /// backup, only what left a snapshot is done. Whatever else it came to, it is no fault of what asked for it: a vault can
+    /// be mended, a configuration be put right.
+    pub fn stays(self, action: Action) -> bool {
+        match self {
+            Outcome::Complete | Outcome::Partial | Outcome::Suspect | Outcome::Unsound => true,
+            Outcome::Damaged | Outcome::Refused => action != Action::Backup,
+            Outcome::Failed => false,
+        }
+    }
+
     /// How an error ends a run.
     pub fn of(why: &Error) -> Self {
         match why.kind() {

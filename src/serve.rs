@@ -1,6 +1,7 @@
 //! `lastgood serve` and `lastgood listen`: threads and tasks of the service, from the first request or message to the last.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -64,7 +65,8 @@ pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Endi
             both = &mut both => both,
             // Nothing can be run any more.
             _ = &mut work_ended => {
-                let told = ending.left() < lastgood::trigger::ending::TIME;
+                // A signal sets the flag by itself; the task that begins the end may hear of it later than that thread does.
+                let told = ending.stop().load(Ordering::Relaxed);
                 ending.begin();
                 let (answered, pulled) = both.await;
                 if !told {

@@ -95,6 +95,10 @@ impl Commands<'_> {
         match dispatched::run(&told.claim, &told.rules, self.0, ctx)? {
             Came::Ran(ran) => self.told(*ran, &absolute(&told.rules.backup.data), exit_zero_on, console),
             Came::Before(before) => {
+                if let Some(why) = before.report.as_ref().and_then(|report| report["error"]["error"].as_str()) {
+                    let why = format!("the run {} ended for good: {}", before.run, printable(why));
+                    return Err(Error::failed("do what was asked for", why));
+                }
                 tracing::warn!("the run {} has done it already; nothing is done again", before.run);
                 if let Some(report) = &before.report {
                     console.report(report, || show::run_in_full(report))?;
@@ -200,10 +204,6 @@ impl Commands<'_> {
 /// Tells of the snapshot that an earlier attempt took.
 fn served_before(before: &Before, console: &mut Console) -> Result<Outcome> {
     let report = before.report.clone().unwrap_or_else(|| serde_json::json!({ "run": before.run }));
-    if let Some(why) = report["error"]["error"].as_str() {
-        let why = format!("an earlier attempt of this task, the run {}, ended for good: {why}", before.run);
-        return Err(Error::failed("back up", why));
-    }
     let (result, snapshot) = (report["result"].as_str(), report["snapshot"].as_str());
     let (result, snapshot) = (result.unwrap_or("of unknown state"), snapshot.unwrap_or("whose report is lost"));
     tracing::warn!(

@@ -342,7 +342,8 @@ fn a_signal_stops_a_backup_and_leaves_no_snapshot() {
     for n in 0..8 {
         world.write(&format!("{n}"), tree::noise(n, 32 << 20));
     }
-    for signal in [Signal::TERM, Signal::INT] {
+    // Two at the same time are one: `timeout` signals the process and its group.
+    for signals in [&[Signal::TERM][..], &[Signal::INT], &[Signal::TERM, Signal::INT]] {
         let mut child = world.command(["backup"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let began = Instant::now();
         let packs = || fs::read_dir(world.vault().join("packs")).map_or(0, Iterator::count);
@@ -350,12 +351,12 @@ fn a_signal_stops_a_backup_and_leaves_no_snapshot() {
         while packs() == before && began.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(2));
         }
-        kill_process(Pid::from_child(&child), signal).unwrap();
+        signals.iter().for_each(|signal| kill_process(Pid::from_child(&child), *signal).unwrap());
         let told = Instant::now();
         while child.try_wait().unwrap().is_none() {
             if told.elapsed() > Duration::from_secs(60) {
                 child.kill().unwrap();
-                panic!("a minute after {signal:?} it is still there");
+                panic!("a minute after {signals:?} it is still there");
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -89,8 +89,7 @@ fn wait_for(what: &str, mut so: impl FnMut() -> bool) {
 
 #[test]
 fn an_event_is_served_by_a_job_under_its_own_claim() {
-    // A redelivery of a critical event waits like any other.
-    let place = Place::with(World::with_files(), &["data"], 0, &["--coalesce", "1s"]);
+    let place = Place::new();
     let body = r#"{"severity":"CRITICAL","service":"shop","message":"disk full","order":"17"}"#;
     let report = event(&place.service, "critical", "1", body).is(200);
     assert_eq!((&report["result"], &report["way"]), (&json!("complete"), &json!("http")));
@@ -189,12 +188,16 @@ fn who_cannot_wait_so_long_comes_again() {
 
 #[test]
 fn a_restore_is_allowed_by_both_or_not_done() {
-    let place = Place::with(World::with_files(), &["data"], 0, &["--allow-restore"]);
+    let place = Place::with(World::with_files(), &["data"], 1, &["--allow-restore"]);
     backup(&place.service, "1").is(200);
     place.world.write("a.txt", "changed");
     let refused = event(&place.service, "restore.requested", "2", "{}").is(200);
     assert_eq!(refused["result"], "refused");
     assert!(refused["error"]["error"].as_str().unwrap().contains("--allow-restore"), "{refused}");
+    // Nor does another attempt make a success of it.
+    let attempts = place.cloud.attempts(3);
+    assert_eq!((attempts[1].code, attempts[2].code), (Some(2), Some(1)), "{attempts:?}");
+    assert!(attempts[2].said.contains("ended for good"), "{}", attempts[2].said);
     assert_eq!(event(&place.service, "restore.requested", "2", "{}").is(200), refused);
     assert_eq!(fs::read_to_string(place.world.data().join("a.txt")).unwrap(), "changed");
 

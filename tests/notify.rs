@@ -232,9 +232,9 @@ fn a_run_that_did_not_live_to_tell_is_told_of_by_the_next() {
 
 #[test]
 fn a_topic_is_told_and_what_comes_back_from_it_starts_nothing() {
-    let Some(pubsub) = PubSub::start() else { return };
+    let Some(pubsub) = PubSub::shared() else { return };
     let topic = pubsub.topic("results");
-    let subscription = pubsub.subscription("look", &topic, json!({}));
+    let subscription = pubsub.subscription("results", &topic, json!({}));
     let (hook, world) = (Webhook::new(&[]), World::with_files());
     let world = world.with("PUBSUB_EMULATOR_HOST", pubsub.host()).with("GOOGLE_CLOUD_PROJECT", PROJECT);
     let ran = world.run(["backup", "--json", "--results-topic", "results", "--webhook", &hook.url()]);
@@ -257,9 +257,12 @@ fn a_topic_is_told_and_what_comes_back_from_it_starts_nothing() {
     let service = Service::start(&world, ["-vv"]);
     let push = |path: &str| format!("http://{}{path}", service.address);
     for (id, config) in [
-        ("wrapped", json!({ "pushEndpoint": push("/events/backup") })),
-        ("metadata", json!({ "pushEndpoint": push("/events/critical"), "noWrapper": { "writeMetadata": true } })),
-        ("bare", json!({ "pushEndpoint": push("/events/backup"), "noWrapper": { "writeMetadata": false } })),
+        ("results-wrapped", json!({ "pushEndpoint": push("/events/backup") })),
+        (
+            "results-metadata",
+            json!({ "pushEndpoint": push("/events/critical"), "noWrapper": { "writeMetadata": true } }),
+        ),
+        ("results-bare", json!({ "pushEndpoint": push("/events/backup"), "noWrapper": { "writeMetadata": false } })),
     ] {
         pubsub.subscription(id, &topic, json!({ "pushConfig": config }));
     }

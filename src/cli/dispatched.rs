@@ -31,7 +31,7 @@ pub struct Dispatching {
 The service claims what it is asked for, leaves an order in the vault and starts the job, with the claim's name in
 LASTGOOD_CLAIM. What to do, why and until when is in the order; everything else is said here, and has to be as the service has it: the
 same volume with the data, the same vaults, --allow-restore where a restore may be asked for. The job's --task-timeout should not be
-shorter than the service's --run-timeout, which counts from the claim on, over all attempts.
+shorter than the service's --run-timeout, which counts from the claim on, and after an attempt that failed anew.
 
 It ends with 0 also when there is nothing to do any more: another execution has taken the order, or an earlier attempt has done
 what it says.")]

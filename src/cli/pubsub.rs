@@ -1,5 +1,6 @@
 //! Arguments of `listen` and `publish`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ pub enum Publish {
     Critical {
         /// What happened; kept with the snapshot, up to 8 KiB of it
         #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-        message: String,
+        message: OsString,
         /// How bad it is
         #[arg(long, value_name = "WORD", default_value = "CRITICAL")]
         severity: String,
@@ -70,7 +71,7 @@ pub enum Publish {
     Backup {
         /// Why; kept with the snapshot
         #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-        message: Option<String>,
+        message: Option<OsString>,
         #[command(flatten)]
         sending: Sending,
     },

@@ -1,6 +1,7 @@
 //! Arguments of `serve`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,8 +90,8 @@ pub struct RunRules {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Runs")]
     pub coalesce: Duration,
     /// The most snapshots for critical events in an hour
-    #[arg(long, value_name = "N", default_value_t = 20, help_heading = "Runs")]
-    pub critical_max: usize,
+    #[arg(long, value_name = "N", default_value = "20", help_heading = "Runs")]
+    pub critical_max: NonZeroUsize,
     /// Restores fill the directory itself, file by file, where it cannot be renamed: a mount point
     #[arg(long, help_heading = "Runs")]
     pub in_place: bool,

@@ -1,6 +1,7 @@
 //! What is told about runs that a Cloud Run job does: to the service that starts it, and to the job.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ pub fn dispatched(
         // The order says how long it may take, and the service decided when it is run.
         run_timeout: Duration::MAX,
         coalesce: Duration::ZERO,
-        critical_max: usize::MAX,
+        critical_max: NonZeroUsize::MAX,
         dispatching: cli::Dispatching { dispatch: None, dispatch_wait: Duration::ZERO },
     };
     let rules = rules(runs, data, vaults, place, env, outside)?;

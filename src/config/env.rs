@@ -71,15 +71,14 @@ impl<'e> Env<'e> {
     ///
     /// # Errors
     /// Usage: two are set to different values.
-    pub fn same<'n>(&self, what: &str, names: &[&'n str]) -> Result<Option<(&'n str, String)>> {
+    pub fn same<'n>(&self, what: &str, names: &[&'n str], hint: &'static str) -> Result<Option<(&'n str, String)>> {
         let mut found: Option<(&str, String)> = None;
         for name in names {
             let Some(value) = self.text(name)? else { continue };
             match &found {
                 Some((first, before)) if *before != value => {
                     let why = format!("{first} says {before}, and {name} says {value}");
-                    return Err(Error::usage(format!("find out which {what} is meant"), why)
-                        .hint("Unset one of the two, or name the vault: `--vault URL`."));
+                    return Err(Error::usage(format!("find out which {what} is meant"), why).hint(hint));
                 }
                 Some(_) => {}
                 None => found = Some((*name, value)),

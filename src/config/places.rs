@@ -50,7 +50,8 @@ pub fn vaults(flags: Vec<OsString>, env: &Env) -> Result<Vec<Address>> {
         vaults.push(address);
     }
     if vaults.is_empty() {
-        vaults.push(match env.same("bucket", &["BACKUP_BUCKET_NAME", "GCS_BUCKET_NAME"])? {
+        let hint = "Unset one of the two, or name the vault: `--vault URL`.";
+        vaults.push(match env.same("bucket", &["BACKUP_BUCKET_NAME", "GCS_BUCKET_NAME"], hint)? {
             None => Address::Folder(VAULT.into()),
             Some((name, value)) => {
                 let doing = || format!("use the bucket {value} of {name}");
@@ -77,7 +78,9 @@ pub fn cloud(flags: &cli::CloudFlags, env: &Env) -> Result<Cloud> {
         None => env.duration("LASTGOOD_STORE_TIMEOUT")?.unwrap_or(PATIENCE),
     };
     Ok(Cloud {
-        project: env.same("project", &["GOOGLE_CLOUD_PROJECT", "GCP_PROJECT_ID"])?.map(|(_, project)| project),
+        project: env
+            .same("project", &["GOOGLE_CLOUD_PROJECT", "GCP_PROJECT_ID"], "Unset one of the two.")?
+            .map(|(_, project)| project),
         emulator: storage.map(|url| url.trim_end_matches("/storage/v1").to_owned()),
         endpoint: env.text("LASTGOOD_STORAGE_ENDPOINT")?.map(bare),
         pubsub_emulator: env.text("PUBSUB_EMULATOR_HOST")?.map(with_scheme).map(bare),

@@ -1,5 +1,6 @@
 //! What `listen` and `publish` are told: names of topics and subscriptions, and the event.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use lastgood::error::{Error, Result};
@@ -14,6 +15,8 @@ use crate::cli;
 
 const SUBSCRIPTION: &str = "LASTGOOD_SUBSCRIPTION";
 const TOPIC: &str = "LASTGOOD_TOPIC";
+/// The most bytes of a message's attribute. <https://docs.cloud.google.com/pubsub/quotas#resource_limits>
+const MAX_ATTRIBUTE: usize = 1024;
 
 /// What is to be published, and where.
 #[derive(Debug)]
@@ -50,17 +53,19 @@ pub fn pulling(args: cli::Pulling, project: Option<&str>, env: &Env) -> Result<O
 /// What is to be published.
 ///
 /// # Errors
-/// Usage: no topic, or a name that is none; a label given twice; an id that says nothing.
+/// Usage: no topic, or a name that is none; a label given twice; an id that says nothing, or is too long.
 pub fn publication(args: cli::Publish, project: Option<&str>, host: &str, env: &Env) -> Result<Publication> {
+    // The end of a log, cut anywhere, is told, too.
+    let text = |message: OsString| Value::from(message.to_string_lossy());
     let mut fields = Map::new();
     let (kind, sending) = match args {
         cli::Publish::Critical { message, severity, sending } => {
             fields.insert("severity".into(), severity.into());
-            fields.insert("message".into(), message.into());
+            fields.insert("message".into(), text(message));
             (event::CRITICAL, sending)
         }
         cli::Publish::Backup { message, sending } => {
-            fields.extend(message.map(|message| ("message".into(), message.into())));
+            fields.extend(message.map(|message| ("message".into(), text(message))));
             (event::BACKUP_REQUESTED, sending)
         }
         cli::Publish::Verify { sending } => (event::VERIFY_REQUESTED, sending),
@@ -84,6 +89,12 @@ pub fn publication(args: cli::Publish, project: Option<&str>, host: &str, env: &
         return Err(Error::usage("publish", "the event's id is empty").hint("Without --id it is a random one."));
     }
     let source = sent::source(host, service.as_deref());
+    for (flag, text) in [("--id", id.as_deref().unwrap_or_default()), ("--service", &source)] {
+        if text.len() > MAX_ATTRIBUTE {
+            let why = format!("{flag} makes an attribute of {} bytes, and Pub/Sub takes {MAX_ATTRIBUTE}", text.len());
+            return Err(Error::usage("publish", why).hint("Say the long part with --message or --label."));
+        }
+    }
     fields.extend(service.map(|service| ("service".into(), service.into())));
     let labels: Map<_, _> = labels(given)?.into_iter().map(|(name, value)| (name, value.into())).collect();
     if !labels.is_empty() {
@@ -169,6 +180,8 @@ mod tests {
             ("publish verify --topic projects/p/subscriptions/backups", &[]),
             ("publish verify --label a=1 --label a=2", &env),
             ("publish verify --id=", &env),
+            (&*format!("publish verify --id {}", "7".repeat(1025)), &env),
+            (&*format!("publish verify --service {}", "ä".repeat(200)), &env),
         ] {
             assert_eq!(publication(line, env).unwrap_err().kind(), Kind::Usage, "{line}");
         }

@@ -13,7 +13,7 @@ use crate::cli;
 /// Settles who is told.
 ///
 /// # Errors
-/// Usage: a topic or a URL that is none; the URL is in no message.
+/// Usage: a topic or a URL that is none, or no URL where one is spoken of; the URL is in no message.
 pub fn notify(args: cli::Results, place: &Place, cloud: &Cloud, env: &Env) -> Result<Notify> {
     let topic = match args.results_topic {
         Some(topic) => Some(topic),
@@ -38,8 +38,14 @@ pub fn notify(args: cli::Results, place: &Place, cloud: &Cloud, env: &Env) -> Re
         Some(url) => Some(url),
         None => env.text("LASTGOOD_WEBHOOK")?,
     };
-    let wrong = |why| Error::usage("use the URL of --webhook or LASTGOOD_WEBHOOK", why);
+    let wrong = |why| {
+        Error::usage("use the URL of --webhook or LASTGOOD_WEBHOOK", why)
+            .hint("Give the whole URL, as the service that is told shows it: https://…")
+    };
     let webhook = url.map(|url| Webhook::new(&url, when).map_err(wrong)).transpose()?;
+    if webhook.is_none() && args.webhook_on.is_some() {
+        return Err(Error::usage("take --webhook-on", "there is no webhook").hint("Name it by LASTGOOD_WEBHOOK."));
+    }
     let job = env.text("CLOUD_RUN_JOB")?;
     Ok(Notify::new(notify::source(place, job.as_deref()), topic, webhook))
 }
@@ -87,6 +93,7 @@ mod tests {
             ("backup --results-topic ended", &[]),
             ("backup --results-topic projects/p/subscriptions/ended", &[]),
             ("serve --listen 127.0.0.1:0 --webhook http://example.com/secret", &[]),
+            ("backup --webhook-on failure", &[]),
         ] {
             let why = config(line, env).unwrap_err();
             assert!(why.kind() == Kind::Usage && !why.to_string().contains("secret"), "{line}: {why}");

@@ -176,7 +176,7 @@ pub(super) fn rules(
         restore_age: RESTORE_AGE,
         run_timeout: args.run_timeout,
         coalesce: args.coalesce,
-        critical_max: args.critical_max,
+        critical_max: args.critical_max.get(),
         dispatch: dispatch(args.dispatching, cloud)?,
         place,
         notify,

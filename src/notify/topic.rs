@@ -25,11 +25,11 @@ impl Results {
         format!("publish to {}", self.topic)
     }
 
-    /// Publishes a message. Blocks.
+    /// Publishes a message. Blocks; who waits for it has a deadline.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
     pub(super) fn publish(&self, (data, attributes): Message, within: Duration) -> Result<()> {
-        Publisher::new(&self.cloud, self.topic.clone())?.publish(data, attributes, within).map(drop)
+        Publisher::new(&self.cloud, self.topic.clone())?.publish(data, attributes, within, || false).map(drop)
     }
 }

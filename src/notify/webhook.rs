@@ -24,9 +24,10 @@ use tokio::runtime::Builder;
 use super::event::Told;
 use crate::error::{Doing, Error, Result};
 use crate::report::Outcome;
-use crate::store::gcs::{is_loopback, retry_after};
+use crate::store::gcs::retry_after;
 use crate::store::login::said;
 use crate::store::retry::{Fault, Pace, random};
+use crate::web;
 
 /// Chats: they show `text`, and some refuse anything beside it.
 const CHATS: [&str; 4] = ["hooks.slack.com", "hooks.slack-gov.com", "chat.googleapis.com", "discord.com"];
@@ -62,7 +63,7 @@ impl Webhook {
         let url = Url::parse(url.trim()).map_err(|why| why.to_string())?;
         match url.scheme() {
             "https" => Ok(Webhook { url, when }),
-            "http" if is_loopback(url.as_str()) => Ok(Webhook { url, when }),
+            "http" if web::is_loopback(url.as_str()) => Ok(Webhook { url, when }),
             "http" => Err("it is not encrypted: a webhook off this machine is https://…".into()),
             _ => Err("it is no https:// URL".into()),
         }
@@ -94,7 +95,7 @@ impl Webhook {
     /// The last answer that was none of success.
     pub(super) fn post(&self, body: Vec<u8>, within: Duration) -> Result<()> {
         let began = Instant::now();
-        let client = self.client()?;
+        let client = web::client(self.url.as_str(), || self.doing(), |client| client)?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(|| self.doing())?;
         let pace = Pace { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
         let posted = runtime.block_on(async {
@@ -124,23 +125,6 @@ impl Webhook {
         // A name that is still being looked up is not waited for.
         runtime.shutdown_background();
         posted
-    }
-
-    fn client(&self) -> Result<Client> {
-        // A provider that is there already is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = Client::builder()
-            .user_agent(concat!("lastgood/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            // Where it would lead to may have no business with what is posted.
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never());
-        if self.url.scheme() == "http" {
-            client = client.no_proxy();
-        }
-        client.build().map_err(|why| {
-            Error::failed(self.doing(), said(&why)).hint("Are the system's certificates installed (ca-certificates)?")
-        })
     }
 
     async fn once(&self, client: &Client, body: Vec<u8>) -> Result<(), Fault> {

@@ -28,12 +28,14 @@ pub struct Vaults {
     stores: Mutex<HashMap<Address, Arc<dyn Store>>>,
     /// Set when the time for last words is over, which begins with the first of them.
     silence: OnceLock<Arc<AtomicBool>>,
+    /// The stores that are asked for them: there may be many, and little time.
+    last: Mutex<HashMap<Address, Arc<dyn Store>>>,
 }
 
 impl Vaults {
     /// At least one; their stores give up once `stop` is set.
     pub fn new(addresses: Vec<Address>, cloud: Cloud, stop: Arc<AtomicBool>) -> Self {
-        Vaults { addresses, cloud, stop, stores: Mutex::default(), silence: OnceLock::new() }
+        Vaults { addresses, cloud, stop, stores: Mutex::default(), silence: OnceLock::new(), last: Mutex::default() }
     }
 
     /// Where they are.
@@ -86,7 +88,16 @@ impl Vaults {
             });
             silence
         });
-        store::open(address, &cloud, silence.clone())
+        let mut stores = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = match stores.get(address) {
+            Some(store) => store.clone(),
+            None => {
+                let opened: Arc<dyn Store> = store::open(address, &cloud, silence.clone())?.into();
+                stores.insert(address.clone(), opened.clone());
+                opened
+            }
+        };
+        Ok(Box::new(Since::new(store)))
     }
 
     /// What is in a place; in buckets a vault may be made only with `init`.

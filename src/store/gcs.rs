@@ -42,6 +42,7 @@ use super::login::{Login, Scope, said};
 use super::retry::{Described, Fault, Page, Part, Requests, Span};
 use super::{Meta, Result};
 use crate::error::{self, Error};
+use crate::web;
 
 /// What needs no escape in a part of a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -105,24 +106,9 @@ impl GcsBucket {
     ) -> error::Result<GcsBucket> {
         let doing = || format!("use the bucket {bucket}");
         let base = cloud.base().to_owned();
-        // A provider that is there already is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let plain = base.starts_with("http://");
-        let mut client = Client::builder()
-            .user_agent(concat!("lastgood/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .connect_timeout(limits.stall)
-            .redirect(reqwest::redirect::Policy::none())
-            // The store above this one decides what is tried again.
-            .retry(reqwest::retry::never())
-            .tcp_nodelay(true);
-        if plain {
-            client = client.no_proxy();
-        }
-        let client = client.build().map_err(|why| {
-            Error::failed(doing(), said(&why)).hint("Are the system's certificates installed (ca-certificates)?")
-        })?;
-        if plain && cloud.emulator.is_none() && !is_loopback(&base) {
+        let client = web::client(&base, doing, |client| client.connect_timeout(limits.stall).tcp_nodelay(true))?;
+        if plain && cloud.emulator.is_none() && !web::is_loopback(&base) {
             let why = format!("{base} is not encrypted: it would see the credentials");
             return Err(Error::usage(doing(), why).hint("Give an https:// endpoint."));
         }
@@ -548,11 +534,4 @@ fn broken(why: reqwest::Error) -> Fault {
     let builder = why.is_builder();
     let text = said(&why.without_url());
     if builder { Fault::refused(text, "Check the address of the bucket.") } else { Fault::passing(text) }
-}
-
-/// Whether an endpoint is on this machine.
-pub(crate) fn is_loopback(base: &str) -> bool {
-    let host = reqwest::Url::parse(base).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

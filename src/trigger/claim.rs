@@ -186,6 +186,14 @@ pub fn look(store: &dyn Store, claim: &Claim) -> Result<Option<Entry>> {
     Ok(body.and_then(|body| running(&body, now, claim.timeout)))
 }
 
+/// How an event was served, if it was.
+///
+/// # Errors
+/// A store that fails; a `done.json` that is damaged.
+pub fn find_served(store: &dyn Store, identity: &str) -> Result<Option<Served>> {
+    read_done(store, &folder(identity))
+}
+
 /// Claims an event for a run, unless another one serves it or has done so.
 ///
 /// # Errors
@@ -225,15 +233,22 @@ pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
             Error::damage(format!("enter a claim in {folder}"), "there is one of the greatest number that there can be")
         })?;
         let body = Body { identity: identity.clone(), run: asker.run, started: now, host: asker.host.clone(), attempt };
+        // All that may fail comes first: a claim that is entered and not held keeps others from the event.
+        let claim = claim(n, Duration::ZERO)?;
         if !create(store, &format!("{folder}{n}.json"), &body, asker.run)? {
             continue;
         }
-        let claim = claim(n, Duration::ZERO)?;
         // The run before may have ended well after the folder was listed.
-        if last.is_some() && Seen::of(store, &folder)?.done {
-            return served(store, &folder).map(Entry::Done);
+        match last.map_or(Ok(None), |_| read_done(store, &folder)) {
+            Ok(None) => return Ok(Entry::Mine(claim)),
+            Ok(Some(served)) => return Ok(Entry::Done(served)),
+            Err(why) => {
+                if let Err(why) = claim.failed(store) {
+                    tracing::warn!("the claim {} is not given up: {}", claim.name(), why.what());
+                }
+                return Err(why);
+            }
         }
-        return Ok(Entry::Mine(claim));
     }
     Err(Error::failed(format!("enter a claim in {folder}"), format!("another was faster {RACES} times"))
         .hint("Something asks for the same again and again. Is an event delivered in a loop?"))
@@ -446,10 +461,18 @@ fn read_claim(store: &dyn Store, folder: &str, n: u64) -> Result<Option<Body>> {
 }
 
 fn served(store: &dyn Store, folder: &str) -> Result<Served> {
+    let gone = || Error::damage(format!("read {}", done_json(folder)), "it was there, and is not any more");
+    read_done(store, folder)?.ok_or_else(gone)
+}
+
+fn read_done(store: &dyn Store, folder: &str) -> Result<Option<Served>> {
     let name = done_json(folder);
     let doing = || format!("read {name}");
-    let bytes = store.get(&name, MAX_CLAIM).map_err(|why| why.while_doing(doing()))?;
-    serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))
+    match store.get(&name, MAX_CLAIM) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|why| Error::damage(doing(), why)),
+        Err(store::Error::NotFound { .. }) => Ok(None),
+        Err(why) => Err(why.while_doing(doing())),
+    }
 }
 
 /// Creates an object that says which run it is of; whether it is there and of this run. A store whose answer was lost may

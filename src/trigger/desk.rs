@@ -6,6 +6,7 @@
 
 mod answer;
 mod away;
+mod claimed;
 mod queue;
 mod rules;
 mod tally;
@@ -20,43 +21,25 @@ use tokio::sync::oneshot;
 pub use self::answer::{Answer, Progress, Ticket};
 use self::away::Away;
 pub use self::away::{Dispatch, Start};
+use self::claimed::Claimed;
 use self::queue::{Next, Queue, WAITING, Waiting};
 pub use self::rules::Rules;
 use self::rules::gravest;
 use self::tally::Ended;
 pub use self::tally::{Last, Tally};
-use super::claim::{Asker, Identity};
 use super::event::Request;
 use super::limit;
-use super::once::{self, Held, Taken};
+use super::once;
+use super::order::Room;
 use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Result};
-use crate::job::{self, Cause, Job};
+use crate::job::{self, Cause, Job, Ran};
 use crate::monitor::{Context, Monitor};
 use crate::replicas::vaults::Vaults;
-use crate::report::{Action, Event, RunId, Way};
+use crate::report::{Event, Outcome, Report, RunId, Way};
 
 /// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
 const KEPT: usize = 256;
-
-/// What keeps others from serving an event meanwhile.
-enum Claimed {
-    /// A claim.
-    Held(Arc<Held>),
-    /// Nothing, as there was no vault: it is claimed when there is one.
-    Late(Asker),
-    /// Nothing, as it could not be told from another event.
-    Nothing,
-}
-
-impl Claimed {
-    fn held(&self) -> Option<Arc<Held>> {
-        match self {
-            Claimed::Held(held) => Some(held.clone()),
-            Claimed::Late(_) | Claimed::Nothing => None,
-        }
-    }
-}
 
 struct State {
     queue: Queue,
@@ -99,6 +82,14 @@ impl State {
                 self.known.remove(&old);
             }
         }
+    }
+
+    /// Answers who waits no longer. Others may wait for the same run.
+    fn dismiss(&mut self, waiting: Waiting, answer: &Arc<Answer>) {
+        if !self.queue.awaits(waiting.run) {
+            self.know(waiting.run, Progress::Over(answer.clone()));
+        }
+        answer::tell(waiting.answer, answer);
     }
 }
 
@@ -183,7 +174,7 @@ impl Desk {
         let (answer, receiver) = oneshot::channel();
         let run = state.queue.shared(request.action).unwrap_or(new);
         state.know(run, Progress::Waiting);
-        state.queue.push(Waiting { run, request, way, answer });
+        state.queue.push(Waiting { run, request, way, answer, looked: false });
         drop(state);
         self.changed.notify_all();
         Ok(Ticket { run, answer: receiver })
@@ -222,16 +213,29 @@ impl Desk {
                     return Some(group);
                 }
                 Next::PutOff(waiting, runs, after) => {
-                    let why = format!("there were {runs} runs for critical events within an hour");
-                    tracing::error!("a critical event is put off for {:.0} s: {why}", after.as_secs_f64());
-                    let answer = Arc::new(Answer::Later(why, after));
-                    // Others may wait for the same run.
-                    if state.queue.shared(Action::Backup).is_none() {
-                        state.know(waiting.run, Progress::Over(answer.clone()));
-                    }
-                    answer::tell(waiting.answer, &answer);
+                    drop(state);
+                    let identity = waiting.request.event.identity.as_deref().filter(|_| !waiting.looked);
+                    let before = identity.and_then(|identity| self.served_before(identity));
+                    let answer = before.unwrap_or_else(|| {
+                        let why = format!("there were {runs} runs for critical events within an hour");
+                        tracing::error!("a critical event is put off for {:.0} s: {why}", after.as_secs_f64());
+                        Arc::new(Answer::Later(why, after))
+                    });
+                    state = lock(&self.state);
+                    state.dismiss(*waiting, &answer);
                 }
                 Next::Nothing(until) => {
+                    // What was served before need not wait for what it would share.
+                    if let Some(identity) = state.queue.unlooked() {
+                        drop(state);
+                        let before = self.served_before(&identity);
+                        state = lock(&self.state);
+                        if let Some(answer) = before {
+                            let taken = state.queue.take(&identity);
+                            taken.into_iter().for_each(|waiting| state.dismiss(waiting, &answer));
+                        }
+                        continue;
+                    }
                     // Told to stop, it looks up soon; a signal does not wake it.
                     let tick = Duration::from_millis(100);
                     let wait = until.map_or(tick, |until| tick.min(until.saturating_duration_since(now)));
@@ -245,31 +249,45 @@ impl Desk {
     fn serve(&self, group: Vec<Waiting>) {
         let deadline = Instant::now() + self.rules.run_timeout;
         limit::until(deadline, &self.stop, |over| self.within(over, |ctx| self.serve_within(group, deadline, ctx)));
-        lock(&self.state).running = None;
+        let mut state = lock(&self.state);
+        state.running = None;
+        state.queue.look(true);
+    }
+
+    /// The answer for an event that is served already. What cannot be found out now, its claim will tell.
+    fn served_before(&self, identity: &str) -> Option<Arc<Answer>> {
+        let before = once::find_served(&self.vaults, identity).unwrap_or_else(|why| {
+            tracing::warn!("whether an event is served already cannot be seen now: {}", why.what());
+            // A store that is away would be waited for again with each.
+            lock(&self.state).queue.look(false);
+            None
+        });
+        before.map(|before| Arc::new(once::Answer::Before(before).into()))
     }
 
     fn serve_within(&self, group: Vec<Waiting>, deadline: Instant, ctx: &Context) {
         let Some(Waiting { run, way, .. }) = group.first() else { return };
         let (run, way) = (*run, *way);
         self.know(run, Progress::Running);
+        let mut room = Room::default();
+        let (group, left): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| room.takes(&waiting.request.event));
+        left.into_iter().for_each(|waiting| answer::tell(waiting.answer, &Arc::new(Answer::no_room())));
+        let claims = self.claim_all(run, &group, ctx);
         let (mut mine, mut other) = (Vec::<(Waiting, Claimed)>::with_capacity(group.len()), None);
-        for waiting in group {
-            // What is delivered again and again while it waits is claimed once.
-            let event = &waiting.request.event;
-            let same = mine.iter().find(|(kept, _)| kept.request.event.identity == event.identity);
-            let held = same.and_then(|(_, claim)| claim.held());
-            match held.map_or_else(|| self.claim(run, &waiting, ctx), |held| Ok(Claimed::Held(held))) {
+        for (waiting, claim) in group.into_iter().zip(claims) {
+            match claim {
                 Ok(claim) => mine.push((waiting, claim)),
                 Err(answer) => {
-                    let answer = Arc::new(answer);
                     answer::tell(waiting.answer, &answer);
                     other = Some(answer);
                 }
             }
         }
         if mine.is_empty() {
+            let mut state = lock(&self.state);
+            state.queue.not_run(run);
             if let Some(answer) = other {
-                self.know(run, Progress::Over(answer));
+                state.know(run, Progress::Over(answer));
             }
             return;
         }
@@ -282,10 +300,7 @@ impl Desk {
             None => job::run(run, &job, cause, &self.vaults, ctx),
             Some(dispatch) => match self.hand_over(dispatch, (run, way), (&job, &cause), &mut mine, ctx) {
                 Ok(()) => return,
-                Err(why) => {
-                    tracing::error!("{why}");
-                    job::not_run(run, &job, cause, why, &self.vaults, ctx)
-                }
+                Err(why) => job::not_run(run, &job, cause, why, &self.vaults, ctx),
             },
         };
         if ctx.stop.load(Ordering::Relaxed) && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed) {
@@ -294,59 +309,38 @@ impl Desk {
                 self.rules.run_timeout.as_secs_f64()
             );
         }
+        self.log(&ran);
         self.count((&ran.report).into());
         let done = Arc::new(Answer::of(&ran));
-        let close = |(waiting, claim): (Waiting, Claimed)| {
-            let other = match claim {
-                Claimed::Held(held) => held.close(&ran, &self.vaults, ctx),
-                Claimed::Late(asker) => once::late(&ran, &self.vaults, &asker, &self.own_cause(&waiting), ctx),
-                Claimed::Nothing => None,
-            };
-            (waiting.answer, other.map_or_else(|| done.clone(), |other| Arc::new(other.into())))
-        };
-        let closed: Vec<_> = mine.into_iter().map(close).collect();
-        self.know(run, Progress::Over(done.clone()));
-        closed.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
+        let others = self.close_all(&mine, &ran, ctx);
+        {
+            let mut state = lock(&self.state);
+            if !ran.report.result.stays(ran.report.action) {
+                state.queue.failed(run);
+            }
+            // Before anybody hears of it: who asks then finds it so.
+            state.running = None;
+            state.know(run, Progress::Over(done.clone()));
+        }
+        for ((waiting, _), other) in mine.into_iter().zip(others) {
+            answer::tell(waiting.answer, &other.map_or_else(|| done.clone(), |other| Arc::new(other.into())));
+        }
     }
 
-    /// Claims the event of a request for a run.
-    ///
-    /// # Errors
-    /// The answer, where the run is not to serve it.
-    fn claim(&self, run: RunId, waiting: &Waiting, ctx: &Context) -> Result<Claimed, Answer> {
-        // It may have waited for long.
-        if let Some(why) = self.rules.refusal(&waiting.request) {
-            return Err(Answer::Refused(why));
-        }
-        let identity = match &waiting.request.event.identity {
-            Some(identity) => identity.clone(),
-            // A job is told what to do by a claim.
-            None if self.rules.dispatch.is_some() => format!("lastgood-run:{run}"),
-            None => return Ok(Claimed::Nothing),
-        };
-        let asker = Asker {
-            identity: Identity::Event(identity),
-            action: waiting.request.action,
-            run,
-            host: self.rules.place.host.clone(),
-            timeout: self.rules.run_timeout,
-        };
-        match once::take(&self.vaults, &asker, &self.own_cause(waiting), ctx) {
-            Ok(Taken::Held(held)) => Ok(Claimed::Held(held)),
-            Ok(Taken::NoVault) => Ok(Claimed::Late(asker)),
-            Ok(Taken::Not(answer)) => Err(answer.into()),
-            Err(why) => Err(Answer::Later(why.what(), Duration::from_secs(30))),
+    /// Says of a run that it did not end as it should. The line that tells of every run is no alarm.
+    fn log(&self, ran: &Ran) {
+        let Report { run, result, .. } = &ran.report;
+        match &ran.error {
+            Some(why) if self.stop.load(Ordering::Relaxed) => tracing::warn!("the run {run} is {result}: {why}"),
+            Some(why) => tracing::error!("the run {run} is {result}: {why}"),
+            None if *result != Outcome::Complete => tracing::error!("the run {run} is {result}; its report says more"),
+            None => {}
         }
     }
 
     /// Why a run for these events is run.
     fn cause(&self, way: Way, events: Vec<Event>) -> Cause {
         Cause { way, events, place: self.rules.place.clone(), notify: self.rules.notify.clone() }
-    }
-
-    /// Why a request's own run would be run.
-    fn own_cause(&self, waiting: &Waiting) -> Cause {
-        self.cause(waiting.way, vec![waiting.request.event.clone()])
     }
 
     fn know(&self, run: RunId, progress: Progress) {

@@ -26,9 +26,9 @@ use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
 use crate::store::cloud::Cloud;
 use crate::store::gcs::answer::{message, retry_after};
-use crate::store::gcs::is_loopback;
 use crate::store::login::{self, Login, Scope, said};
 use crate::store::retry::{Fault, Pace};
+use crate::web;
 
 /// The environment variable that names the claim.
 pub const CLAIM: &str = "LASTGOOD_CLAIM";
@@ -116,7 +116,7 @@ impl Starter {
         let doing = || format!("start the job {target}");
         let base = cloud.run_endpoint.clone().unwrap_or_else(|| GOOGLE.into());
         let url = Url::parse(&base).map_err(|why| Error::usage(doing(), format!("{base}: {why}")))?;
-        let plain = url.scheme() == "http" && is_loopback(&base);
+        let plain = url.scheme() == "http" && web::is_loopback(&base);
         if url.scheme() != "https" && !plain {
             let why = format!("{base} is not encrypted: it would see the credentials");
             return Err(Error::usage(doing(), why).hint("Let LASTGOOD_RUN_ENDPOINT begin with https://, or unset it."));
@@ -140,20 +140,7 @@ impl Starter {
     /// It could not be started, or, where no answer came, may have been all the same.
     pub fn start(&self, claim: &Name, ctx: &Context) -> Result<Option<String>> {
         let doing = || format!("start the job {}", self.target);
-        // A provider that is there already is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = Client::builder()
-            .user_agent(concat!("lastgood/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .connect_timeout(ANSWER)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never());
-        if self.base.starts_with("http://") {
-            client = client.no_proxy();
-        }
-        let client = client.build().map_err(|why| {
-            Error::failed(doing(), said(&why)).hint("Are the system's certificates installed (ca-certificates)?")
-        })?;
+        let client = web::client(&self.base, doing, |client| client.connect_timeout(ANSWER))?;
         let login = Login::new(&self.cloud, Scope::Platform).map_err(|fault| error(doing(), fault))?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(doing)?;
         let done = runtime.block_on(async {

@@ -9,6 +9,7 @@
 //! whether that one has committed; one after an attempt that failed, and said so, enters the claims again under their next
 //! numbers, unless a redelivery was faster.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::claim::{self, Asker, Identity, Name};
@@ -25,6 +26,7 @@ use crate::monitor::Context;
 use crate::replicas::vaults::Vaults;
 use crate::store::address::Address;
 use crate::vault::Vault;
+use crate::vault::ahead::in_order;
 
 /// What came of it.
 pub enum Came {
@@ -67,8 +69,14 @@ pub fn run(name: &Name, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Result
             Ok(Resumed::GivenUp) => found.nothing.push(format!("the claim {name} was given up")),
             Ok(Resumed::Elsewhere(run)) => found.nothing.push(format!("the run {run} has taken the claim {name} over")),
             // The others need not suffer for it.
-            Err(why) if why.kind() == Kind::Damage => _ = found.damaged.get_or_insert(why),
-            Err(why) => return Err(why),
+            Err(why) if why.kind() == Kind::Damage => {
+                ctx.monitor.warn(&format!("the claim {name} is passed over: {}", why.what()));
+                found.damaged.get_or_insert(why);
+            }
+            Err(why) => {
+                found.held.iter().for_each(|held| held.give_up(vaults, ctx));
+                return Err(why);
+            }
         }
     }
     found.nothing.iter().for_each(|why| ctx.monitor.warn(why));
@@ -85,7 +93,7 @@ pub fn run(name: &Name, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Result
 /// How an order's claims stand.
 #[derive(Default)]
 struct Found {
-    held: Vec<std::sync::Arc<Held>>,
+    held: Vec<Arc<Held>>,
     before: Option<Before>,
     nothing: Vec<String>,
     damaged: Option<Error>,
@@ -120,18 +128,11 @@ fn resume(
     let vault = vaults.store(address).and_then(Vault::open)?;
     let identity: Identity = claim::identity(&*vault.store, name)?;
     let (action, run, host, timeout) = (order.action, order.run, rules.place.host.clone(), order.timeout());
-    once::resume(name, vault, address, &Asker { identity, action, run, host, timeout }, (cause, after), ctx)
+    once::resume(name, vault, address, &Asker { identity, action, run, host, timeout }, (cause, after), vaults, ctx)
 }
 
 /// Does the run within its time limit, and settles its claims.
-fn carry_out(
-    order: &Order,
-    held: Vec<std::sync::Arc<Held>>,
-    cause: Cause,
-    rules: &Rules,
-    vaults: &Vaults,
-    ctx: &Context,
-) -> Ran {
+fn carry_out(order: &Order, held: Vec<Arc<Held>>, cause: Cause, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Ran {
     let left = held.iter().map(|held| held.claim().timeout().saturating_sub(held.claim().age())).max();
     let deadline = Instant::now() + left.unwrap_or_default();
     let gate = held.clone();
@@ -158,10 +159,15 @@ fn carry_out(
         if Instant::now() >= deadline {
             tracing::error!("the run {} took longer than {} s", order.run, order.timeout().as_secs());
         }
-        for held in &held {
-            if held.close(&ran, vaults, ctx).is_some() {
+        let close = |held: &Arc<Held>| held.close(&ran, vaults, ctx).is_some();
+        let closed = in_order(&held, once::AT_ONCE, close, |held, other| {
+            if other {
                 ctx.monitor.warn(&format!("another run has served the event of the claim {}", held.claim().name()));
             }
+            Ok(())
+        });
+        if let Err(why) = closed {
+            ctx.monitor.warn(&format!("not all claims of the run are settled: {}", why.what()));
         }
         ran
     })

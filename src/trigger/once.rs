@@ -4,26 +4,25 @@
 //! the next, neither knows of the other, and the event is served twice: for a backup that is wasteful, never harmful. The
 //! same goes for the first backup of all, before there is a vault: its claim is entered when it is done.
 
+mod left;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-
-use super::claim::{self, Asker, Claim, Earlier, Entry, Followed, Identity, Name, Served};
+use super::claim::{self, Asker, Claim, Entry, Followed, Identity, Name, Served};
 use super::execution::{Execution, LONGEST_ATTEMPT};
 use crate::backup::commit::BeforeCommit;
-use crate::error::{Error, Kind, Result};
-use crate::job::{self, Cause, Ran};
+use crate::error::{Error, Result};
+use crate::job::{Cause, Ran};
 use crate::monitor::Context;
 use crate::replicas::vaults::Vaults;
 use crate::report::{self, Action, Outcome, Report, RunId};
 use crate::store::address::Address;
 use crate::store::{self, Store};
 use crate::vault::Vault;
-use crate::vault::root::{Root, SnapshotName, State};
 
-/// How far apart the clocks of machines that share a vault may be.
-const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+/// How many claims of one run are entered or settled at the same time.
+pub const AT_ONCE: usize = 16;
 
 /// What became of an event.
 pub enum Answer {
@@ -152,7 +151,7 @@ pub fn take(vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Res
     for address in vaults.addresses() {
         // Why a vault does not open is told by the run, which tries again.
         let Ok(vault) = vaults.store(address).and_then(Vault::open) else { continue };
-        match take_in(vault, address, asker, cause, ctx) {
+        match take_in(vault, address, asker, cause, vaults, ctx) {
             Ok(taken) => return Ok(taken),
             Err(why) if why.of_store() => {
                 ctx.monitor.warn(&format!("the vault {address} takes no claim: {}", why.what()));
@@ -164,12 +163,19 @@ pub fn take(vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Res
     refused.map_or(Ok(Taken::NoVault), Err)
 }
 
-fn take_in(vault: Vault, address: &Address, asker: &Asker, cause: &Cause, ctx: &Context) -> Result<Taken> {
+fn take_in(
+    vault: Vault,
+    address: &Address,
+    asker: &Asker,
+    cause: &Cause,
+    vaults: &Vaults,
+    ctx: &Context,
+) -> Result<Taken> {
     let claim = match claim::enter(&*vault.store, asker)? {
         Entry::Mine(claim) => claim,
         other => return answer(other, &*vault.store, address).map(Taken::Not),
     };
-    hold(claim, vault, address, (asker.action, cause), ctx)
+    hold(claim, vault, address, (asker.action, cause), vaults, ctx)
 }
 
 /// Holds a claim, unless a run before has committed for it what `cause` asks for.
@@ -178,22 +184,24 @@ fn hold(
     vault: Vault,
     address: &Address,
     (action, cause): (Action, &Cause),
+    vaults: &Vaults,
     ctx: &Context,
 ) -> Result<Taken> {
+    let held = Held { claim, vault, address: address.clone() };
     // Only backups leave something behind that can be found.
     let found = match action {
-        Action::Backup => committed(&vault, claim.earlier())?,
-        Action::Restore | Action::Verify => None,
+        Action::Backup => held.committed(cause, ctx),
+        Action::Restore | Action::Verify => Ok(None),
     };
-    if let Some((earlier, name, root)) = found {
-        let object = match good_report(&*vault.store, earlier, name)? {
-            Some(object) => object,
-            None => tell(&*vault.store, claim.run(), cause, (name, &root), ctx)?,
-        };
-        let served = claim.done(&*vault.store, &object)?;
-        return answer(Entry::Done(served), &*vault.store, address).map(Taken::Not);
+    match found {
+        Ok(None) => Ok(Taken::Held(Arc::new(held))),
+        Ok(Some(served)) => answer(Entry::Done(served), held.store(), address).map(Taken::Not),
+        Err(why) => {
+            // Nobody serves the event under it: others need not wait for its time to be over.
+            held.give_up(vaults, ctx);
+            Err(why)
+        }
     }
-    Ok(Taken::Held(Arc::new(Held { claim, vault, address: address.clone() })))
 }
 
 /// Goes on with a claim that the asker's run entered in another process; `after` an attempt that failed, under the next
@@ -207,10 +215,11 @@ pub fn resume(
     address: &Address,
     asker: &Asker,
     (cause, after): (&Cause, bool),
+    vaults: &Vaults,
     ctx: &Context,
 ) -> Result<Resumed> {
     let taken = match claim::resume(&*vault.store, name, asker, after)? {
-        claim::Resumed::Mine(claim) => hold(claim, vault, address, (asker.action, cause), ctx)?,
+        claim::Resumed::Mine(claim) => hold(claim, vault, address, (asker.action, cause), vaults, ctx)?,
         claim::Resumed::Done(served) => return before(served, &*vault.store, address).map(Resumed::Before),
         claim::Resumed::GivenUp => return Ok(Resumed::GivenUp),
         claim::Resumed::Taken(run) => return Ok(Resumed::Elsewhere(run)),
@@ -239,6 +248,26 @@ pub fn check_any(held: &[Arc<Held>]) -> Result<()> {
         }
     }
     lost
+}
+
+/// How an event was served, if one of the vaults knows that it was. Claims nothing.
+///
+/// # Errors
+/// A store that fails, or a `done.json` that is damaged, where no other vault knows.
+pub fn find_served(vaults: &Vaults, identity: &str) -> Result<Option<Before>> {
+    let mut failed = None;
+    for address in vaults.addresses() {
+        let found = vaults.store(address).and_then(|store| {
+            let served = claim::find_served(&*store, identity)?;
+            served.map(|served| before(served, &*store, address)).transpose()
+        });
+        match found {
+            Ok(Some(before)) => return Ok(Some(before)),
+            Ok(None) => {}
+            Err(why) => failed = Some(why),
+        }
+    }
+    failed.map_or(Ok(None), Err)
 }
 
 /// The newest report of a run in one of the vaults: in which depends on which opened when it ended.
@@ -276,6 +305,12 @@ impl Held {
     /// That vault's store.
     pub fn store(&self) -> &dyn Store {
         &*self.vault.store
+    }
+
+    /// Marks the event as served if one of the runs before committed for it.
+    fn committed(&self, cause: &Cause, ctx: &Context) -> Result<Option<Served>> {
+        let report = left::report(&self.vault, self.claim.earlier(), self.claim.run(), cause, ctx)?;
+        report.map(|object| self.claim.done(self.store(), &object)).transpose()
     }
 
     /// How far its run is, which another process does.
@@ -374,13 +409,8 @@ impl Held {
     }
 }
 
-/// Whether what a run came to stays so: it was done, or would come to the same again.
 fn stays(report: &Report) -> bool {
-    match report.result {
-        Outcome::Complete | Outcome::Partial | Outcome::Suspect | Outcome::Unsound | Outcome::Refused => true,
-        Outcome::Damaged => report.action != Action::Backup,
-        Outcome::Failed => false,
-    }
+    report.result.stays(report.action)
 }
 
 fn answer(entry: Entry, store: &dyn Store, address: &Address) -> Result<Answer> {
@@ -411,76 +441,6 @@ fn copy_report(store: &dyn Store, report: &Report, object: &str) -> Result<()> {
         Ok(()) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
         Err(why) => Err(why.while_doing(format!("store {object}"))),
     }
-}
-
-/// A snapshot that one of the runs before committed, and did not live to tell. Every root names its run.
-fn committed(vault: &Vault, earlier: &[Earlier]) -> Result<Option<(RunId, SnapshotName, Root)>> {
-    let Some(begun) = earlier.iter().map(|earlier| earlier.started).min() else { return Ok(None) };
-    let begun = begun.saturating_sub(CLOCKS).unwrap_or(begun);
-    for name in vault.snapshots()?.into_iter().filter(|name| name.time >= begun) {
-        match vault.root(name) {
-            Ok(root) => {
-                if let Some(run) = root.run.filter(|run| earlier.iter().any(|earlier| earlier.run == *run)) {
-                    return Ok(Some((run, name, root)));
-                }
-            }
-            Err(why) if why.kind() == Kind::Damage => {
-                tracing::warn!("the snapshot {name} is passed over: {}", why.what());
-            }
-            Err(why) => return Err(why),
-        }
-    }
-    Ok(None)
-}
-
-/// The object of a run's report, if it tells of the snapshot.
-fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<Option<String>> {
-    for named in report::list(store)?.into_iter().filter(|named| named.run == run) {
-        match report::read(store, &named.object) {
-            Ok(report) if report["snapshot"].as_str() == Some(&snapshot.to_string()) => {
-                return Ok(Some(named.object));
-            }
-            Ok(_) => {}
-            Err(why) if why.of_store() => return Err(why),
-            Err(why) => tracing::warn!("a report is passed over: {}", why.what()),
-        }
-    }
-    Ok(None)
-}
-
-/// Stores a report of a run that found what another had committed, and tells of it.
-fn tell(
-    store: &dyn Store,
-    run: RunId,
-    cause: &Cause,
-    (name, root): (SnapshotName, &Root),
-    ctx: &Context,
-) -> Result<String> {
-    let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
-    let report = Report {
-        format: Report::format(),
-        run,
-        action: Action::Backup,
-        result: match root.state {
-            State::Partial => Outcome::Partial,
-            State::Suspect => Outcome::Suspect,
-            State::Complete if root.good() => Outcome::Complete,
-            State::Complete => Outcome::Unsound,
-        },
-        way: cause.way,
-        events: cause.events.clone(),
-        place: cause.place.clone(),
-        started: now,
-        finished: now,
-        snapshot: Some(name),
-        error: None,
-        done: None,
-    };
-    let object = report.object();
-    copy_report(store, &report, &object)?;
-    job::log(&report, 0.0);
-    cause.notify.tell(&report, Some(root.reason), ctx);
-    Ok(object)
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub struct Order {
     pub events: Vec<Event>,
     /// The claims that the run holds, that which the order lies beside first.
     pub claims: Vec<Name>,
-    /// The run's time limit, counted from the claim on, over all attempts.
+    /// The run's time limit, counted from the claim on; an attempt after one that failed enters its own.
     pub timeout_seconds: u64,
 }
 
@@ -131,7 +131,7 @@ impl Order {
     }
 }
 
-/// How many bytes of events an order has room for.
+/// How many bytes of events an order has room for, and a report, which holds them as well.
 pub struct Room(usize);
 
 impl Default for Room {

@@ -73,11 +73,12 @@ pub async fn pull(desk: &Arc<Desk>, cloud: &Cloud, settings: &Settings, ending: 
     let doing = || format!("pull from {}", settings.subscription);
     let access = Access::new(cloud, doing)?;
     let subscriber = subscriber(&access).await.map_err(|why| Error::failed(doing(), why))?;
-    tokio::select! {
+    let answered = tokio::select! {
         looked = look(&access, &settings.subscription) => looked?,
         _ = ending.begun() => return Ok(true),
-    }
-    tracing::info!("pulling from {}", settings.subscription);
+    };
+    let once = if answered { "" } else { ", as soon as Pub/Sub answers" };
+    tracing::info!("pulling from {}{once}", settings.subscription);
     let puller = Puller {
         desk: desk.clone(),
         settings: settings.clone(),
@@ -85,7 +86,10 @@ pub async fn pull(desk: &Arc<Desk>, cloud: &Cloud, settings: &Settings, ending: 
         ending: ending.clone(),
     };
     let mut open = JoinSet::new();
-    puller.pull(&subscriber, &mut open).await?;
+    tokio::select! {
+        pulled = puller.pull(&subscriber, &mut open) => pulled?,
+        () = remind(&access, &settings.subscription, answered) => {}
+    }
     tokio::select! {
         () = async { while open.join_next().await.is_some() {} } => Ok(true),
         () = ending.over() => Ok(false),
@@ -103,9 +107,22 @@ async fn subscriber(access: &Access) -> Result<client::Subscriber, String> {
     builder.build().await.map_err(|why| said(&why))
 }
 
+/// Says again and again that Pub/Sub does not answer, until it does. Never ends.
+async fn remind(access: &Access, subscription: &Subscription, mut answered: bool) {
+    while !answered {
+        sleep(LONGEST_WAIT).await;
+        // What is wrong then, the stream says.
+        answered = look(access, subscription).await.unwrap_or(true);
+        if answered {
+            tracing::info!("Pub/Sub answers");
+        }
+    }
+    std::future::pending().await
+}
+
 /// Looks at the subscription once: the stream says nothing of why it cannot be opened when that may pass, however long it
-/// does not. Who may pull need not be allowed to look.
-async fn look(access: &Access, subscription: &Subscription) -> Result<()> {
+/// does not. Who may pull need not be allowed to look. Says whether there was an answer.
+async fn look(access: &Access, subscription: &Subscription) -> Result<bool> {
     let asked = async {
         let mut builder = client::SubscriptionAdmin::builder();
         if let Some(endpoint) = &access.endpoint {
@@ -120,7 +137,7 @@ async fn look(access: &Access, subscription: &Subscription) -> Result<()> {
     };
     match timeout(LOOK, asked).await {
         Ok(Ok(found)) => match found.push_config.filter(|config| !config.push_endpoint.is_empty()) {
-            None => Ok(()),
+            None => Ok(true),
             Some(_) => Err(Error::failed(format!("pull from {subscription}"), "it is a push subscription").hint(
                 "Pub/Sub pushes its messages to a URL: that of `lastgood serve`. Make one without a push endpoint.",
             )),
@@ -128,16 +145,19 @@ async fn look(access: &Access, subscription: &Subscription) -> Result<()> {
         Ok(Err((Some("NOT_FOUND"), why))) => Err(wrong(subscription, "NOT_FOUND", &why)),
         Ok(Err((Some("PERMISSION_DENIED"), why))) => {
             tracing::debug!("{subscription} may not be looked at, which need not be: {why}");
-            Ok(())
+            Ok(true)
         }
         Ok(Err((_, why))) => {
-            tracing::warn!("Pub/Sub cannot be asked about {subscription}, and is asked again and again: {why}");
-            Ok(())
+            let advice = access.advice();
+            tracing::warn!(
+                "Pub/Sub cannot be asked about {subscription}, and is asked again and again: {why}. {advice}"
+            );
+            Ok(false)
         }
         Err(_) => {
-            let seconds = LOOK.as_secs();
-            tracing::warn!("Pub/Sub does not answer within {seconds} s, and is asked again and again");
-            Ok(())
+            let (seconds, advice) = (LOOK.as_secs(), access.advice());
+            tracing::warn!("Pub/Sub does not answer within {seconds} s, and is asked again and again. {advice}");
+            Ok(false)
         }
     }
 }

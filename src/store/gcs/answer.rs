@@ -48,13 +48,16 @@ pub fn total(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.parse().ok()
 }
 
+/// The longest that is taken for a time to wait: whatever an answer says, times can be added to it.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How long `Retry-After` asks to wait: it has seconds, or a time.
 pub fn retry_after(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(LONGEST));
     }
     let then = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
-    Some(then.duration_since(Timestamp::now()).try_into().unwrap_or_default())
+    Some(Duration::try_from(then.duration_since(Timestamp::now())).unwrap_or_default().min(LONGEST))
 }
 
 /// What an error's body says: the API's JSON, or text.
@@ -93,6 +96,7 @@ mod tests {
         assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
         assert_eq!(retry_after("Thu, 01 Jan 2015 00:00:00 GMT"), Some(Duration::ZERO));
         assert!(retry_after("Fri, 01 Jan 2100 00:00:00 GMT").unwrap() > Duration::from_secs(86_400));
+        assert_eq!(retry_after("18446744073709551615"), Some(LONGEST));
         assert_eq!(retry_after("soon"), None);
     }
 

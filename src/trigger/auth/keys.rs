@@ -12,9 +12,9 @@ use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::error::{Error, Result};
-use crate::store::gcs::is_loopback;
+use crate::error::Result;
 use crate::store::login::said;
+use crate::web;
 
 /// Google's answer has about 2 KiB.
 const MAX_ANSWER: usize = 256 << 10;
@@ -109,22 +109,8 @@ impl State {
 impl Keys {
     /// Those at `url`. Asks nothing yet.
     pub fn new(url: String, pace: Pace) -> Result<Keys> {
-        // A provider that is there already is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = reqwest::Client::builder()
-            .user_agent(concat!("lastgood/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .timeout(pace.patience)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .pool_max_idle_per_host(0);
-        if is_loopback(&url) {
-            client = client.no_proxy();
-        }
-        let client = client.build().map_err(|why| {
-            Error::failed(format!("prepare to load the keys at {url}"), said(&why))
-                .hint("Are the system's certificates installed (ca-certificates)?")
-        })?;
+        let doing = || format!("prepare to load the keys at {url}");
+        let client = web::client(&url, doing, |client| client.timeout(pace.patience).pool_max_idle_per_host(0))?;
         Ok(Keys(Arc::new(Shared { url, client, pace, state: Mutex::default() })))
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::away::Dispatch;
 use super::tally::Ended;
 use crate::job::Ran;
-use crate::report::{Outcome, RunId};
+use crate::report::{Action, Outcome, RunId};
 use crate::trigger::once;
 
 /// How a request was answered.
@@ -93,14 +93,22 @@ impl Answer {
     /// That of a run.
     pub(super) fn of(ran: &Ran) -> Self {
         let report = serde_json::to_value(&ran.report).unwrap_or_else(|why| Value::String(why.to_string()));
-        let retry = ran.report.result == Outcome::Failed;
-        Answer::Done { outcome: ran.report.result, retry, report }
+        Answer::done(ran.report.result, ran.report.action, report)
     }
 
     /// That of a run by its report; none where that is no report.
     pub(super) fn read(report: Value) -> Option<Self> {
-        let outcome = Ended::read(&report)?.outcome();
-        Some(Answer::Done { outcome, retry: outcome == Outcome::Failed, report })
+        let (outcome, action) = Ended::read(&report)?.outcome();
+        Some(Answer::done(outcome, action, report))
+    }
+
+    fn done(outcome: Outcome, action: Action, report: Value) -> Self {
+        Answer::Done { outcome, retry: !outcome.stays(action), report }
+    }
+
+    /// That of who would share a run with more than it can take.
+    pub(super) fn no_room() -> Self {
+        Answer::Later("the run that it would share takes no more".into(), Duration::from_secs(10))
     }
 
     /// That of a service which is told to stop.

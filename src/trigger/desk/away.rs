@@ -30,7 +30,7 @@ use crate::report::{Action, RunId, Way};
 use crate::trigger::claim::Name;
 use crate::trigger::dispatch::Starter;
 use crate::trigger::once::{self, Before, Held, Standing};
-use crate::trigger::order::{Order, Room, Taker};
+use crate::trigger::order::{Order, Taker};
 
 /// How often, at most, a claim is looked at while somebody may be waiting; more often in the first seconds, and later more
 /// seldom.
@@ -112,15 +112,14 @@ impl Away {
 }
 
 impl Desk {
-    /// Of requests that share a run, those that one order can name: their claims are in one vault, and there is room for their
-    /// events. The others are told to come again.
+    /// Of requests that share a run, those that one order can name: their claims are in one vault. The others are told to come
+    /// again.
     pub(super) fn together(&self, mine: Vec<(Waiting, Claimed)>, ctx: &Context) -> Vec<(Waiting, Claimed)> {
         let Some(first) = mine.iter().find_map(|(_, claim)| claim.held()) else { return mine };
-        let (mut room, mut kept) = (Room::default(), Vec::with_capacity(mine.len()));
+        let mut kept = Vec::with_capacity(mine.len());
         for (waiting, claim) in mine {
             let held = claim.held();
-            let fits = held.as_ref().is_some_and(|held| held.address() == first.address());
-            if fits && room.takes(&waiting.request.event) {
+            if held.as_ref().is_some_and(|held| held.address() == first.address()) {
                 kept.push((waiting, claim));
                 continue;
             }
@@ -129,8 +128,7 @@ impl Desk {
             if let Some(held) = held.as_ref().filter(|_| !kept.iter().any(same)) {
                 held.give_up(&self.vaults, ctx);
             }
-            let why = "the run that it would share takes no more".to_owned();
-            answer::tell(waiting.answer, &Arc::new(Answer::Later(why, Duration::from_secs(10))));
+            answer::tell(waiting.answer, &Arc::new(Answer::no_room()));
         }
         kept
     }
@@ -149,9 +147,10 @@ impl Desk {
     ) -> Result<()> {
         let doing = || format!("have the job {} do the run", dispatch.job);
         let held: Option<Vec<_>> = mine.iter().map(|(_, claim)| claim.held()).collect();
-        let held = held.ok_or_else(|| {
-            let why = "there is no vault yet, and so nothing that could hold its claim";
-            Error::failed(doing(), why).hint("Make the vault: `lastgood init`.")
+        // What holds no claim found no vault that opens.
+        let held = held.ok_or_else(|| match self.vaults.first(ctx) {
+            Err(why) => why.within(doing()),
+            Ok(_) => Error::unreachable(doing(), "the vault, which would hold its claim, did not open at first"),
         })?;
         let chosen = gravest(mine.iter().map(|(waiting, _)| &waiting.request)).cloned();
         let (Some(first), Some(chosen)) = (held.first(), chosen) else { return Ok(()) };
@@ -283,6 +282,7 @@ impl Desk {
         tracing::error!("{why}");
         let ran = job::not_run(run, &job, cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
+        lock(&self.state).queue.failed(run);
         let done = Arc::new(Answer::of(&ran));
         let told: Vec<_> = waiting
             .into_iter()
@@ -317,6 +317,9 @@ impl Desk {
         {
             self.count(ended);
         }
+        if !matches!(answer, Answer::Done { retry: false, .. } | Answer::Before(_)) {
+            lock(&self.state).queue.failed(group.run);
+        }
         self.know(group.run, Progress::Over(Arc::new(answer.clone())));
     }
 
@@ -330,7 +333,10 @@ impl Desk {
 
     /// A run is no longer away: others may begin.
     fn back(&self, run: RunId) {
-        lock(&self.state).away.runs.retain(|(away, _)| *away != run);
+        let mut state = lock(&self.state);
+        state.away.runs.retain(|(away, _)| *away != run);
+        state.queue.look(true);
+        drop(state);
         self.changed.notify_all();
     }
 }

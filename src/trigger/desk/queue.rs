@@ -23,6 +23,8 @@ pub struct Waiting {
     pub way: Way,
     /// Whom to tell.
     pub answer: oneshot::Sender<std::sync::Arc<Answer>>,
+    /// Whether it has been looked, since the last run ended, if it is served already.
+    pub looked: bool,
 }
 
 impl Waiting {
@@ -42,6 +44,14 @@ pub enum Next {
     Nothing(Option<Instant>),
 }
 
+/// A run for critical events.
+struct Begun {
+    run: RunId,
+    at: Instant,
+    /// Whether it is one of those whose number is limited.
+    counts: bool,
+}
+
 /// Requests in the order in which they came, and when runs for critical events began.
 pub struct Queue {
     /// After a run for a critical event, further ones wait for so long, to share one.
@@ -49,7 +59,7 @@ pub struct Queue {
     /// Runs for critical events in an hour.
     critical_max: usize,
     waiting: VecDeque<Waiting>,
-    critical: VecDeque<Instant>,
+    critical: VecDeque<Begun>,
 }
 
 impl Queue {
@@ -77,12 +87,52 @@ impl Queue {
         std::mem::take(&mut self.waiting).into_iter()
     }
 
+    /// Whether somebody waits for this run.
+    pub fn awaits(&self, run: RunId) -> bool {
+        self.waiting.iter().any(|waiting| waiting.run == run)
+    }
+
+    /// The identity of an event that waits, of which it has not been looked whether it is served already; from now on it has.
+    pub fn unlooked(&mut self) -> Option<String> {
+        let identity = |waiting: &Waiting| waiting.request.event.identity.clone();
+        let found = self.waiting.iter().filter(|waiting| !waiting.looked).find_map(identity)?;
+        for waiting in &mut self.waiting {
+            waiting.looked |= waiting.request.event.identity.as_ref() == Some(&found);
+        }
+        Some(found)
+    }
+
+    /// Says of all that waits that it has been looked for, or is to be looked for again, as after a run.
+    pub fn look(&mut self, again: bool) {
+        self.waiting.iter_mut().for_each(|waiting| waiting.looked = !again);
+    }
+
+    /// All that waits by an event of this identity, which does so no longer.
+    pub fn take(&mut self, identity: &str) -> Vec<Waiting> {
+        let is = |waiting: &Waiting| waiting.request.event.identity.as_deref() == Some(identity);
+        let (taken, rest): (Vec<_>, Vec<_>) = self.clear().partition(is);
+        self.waiting = rest.into();
+        taken
+    }
+
+    /// Nothing was run, since others serve the events or did: it is as if the run had not begun.
+    pub fn not_run(&mut self, run: RunId) {
+        self.critical.retain(|begun| begun.run != run);
+    }
+
+    /// A run took no snapshot: it is none of those that are limited, lest what passes keeps later events from being served.
+    /// Further ones wait for the window all the same, lest what fails at once is run again for each.
+    pub fn failed(&mut self, run: RunId) {
+        self.critical.iter_mut().filter(|begun| begun.run == run).for_each(|begun| begun.counts = false);
+    }
+
     /// What is to be done now; `may` says of which kinds a run may begin.
     pub fn next(&mut self, now: Instant, may: impl Fn(Action) -> bool) -> Next {
-        while self.critical.front().is_some_and(|begun| now.duration_since(*begun) >= COUNTED) {
+        let kept = COUNTED.max(self.coalesce);
+        while self.critical.front().is_some_and(|begun| now.duration_since(begun.at) >= kept) {
             self.critical.pop_front();
         }
-        let window = self.critical.back().map(|begun| *begun + self.coalesce).filter(|end| *end > now);
+        let window = self.critical.back().map(|begun| begun.at + self.coalesce).filter(|end| *end > now);
         let is_due = |waiting: &Waiting| may(waiting.request.action) && !(waiting.is_critical() && window.is_some());
         let Some(at) = self.waiting.iter().position(is_due) else {
             let waits = self.waiting.iter().any(Waiting::is_critical);
@@ -93,18 +143,20 @@ impl Queue {
         }
         // Whatever else is due takes the critical ones along, at no cost.
         let alone = !self.waiting.iter().any(|waiting| is_due(waiting) && is_backup(waiting) && !waiting.is_critical());
-        let runs = self.critical.len();
+        let age = |begun: &Begun| now.duration_since(begun.at);
+        let mut counted = self.critical.iter().filter(|begun| begun.counts && age(begun) < COUNTED);
+        let (free, others) = (counted.next().map(|begun| COUNTED.saturating_sub(age(begun))), counted.count());
+        let runs = others + usize::from(free.is_some());
         if alone
             && runs >= self.critical_max
             && let Some(waiting) = self.waiting.remove(at)
         {
-            let free = self.critical.front().map(|begun| COUNTED.saturating_sub(now.duration_since(*begun)));
             return Next::PutOff(waiting.into(), runs, free.unwrap_or(COUNTED));
         }
         let (group, rest): (Vec<_>, Vec<_>) = self.clear().partition(is_backup);
         self.waiting = rest.into();
-        if group.iter().any(Waiting::is_critical) {
-            self.critical.push_back(now);
+        if let Some(first) = group.first().filter(|_| group.iter().any(Waiting::is_critical)) {
+            self.critical.push_back(Begun { run: first.run, at: now, counts: true });
         }
         Next::Run(group)
     }
@@ -147,7 +199,7 @@ mod tests {
             let request = Request { action, reason, labels, snapshot, event };
             // Its number goes with it as its way back.
             let (answer, _) = oneshot::channel();
-            self.queue.push(Waiting { run, request, way: Way::Http, answer });
+            self.queue.push(Waiting { run, request, way: Way::Http, answer, looked: false });
             self.queue.waiting.back_mut().unwrap().request.event.message = Some(self.requests.to_string());
             run
         }
@@ -232,6 +284,58 @@ mod tests {
         assert_eq!(world.at(3600), Came::PutOff(8, 2, 100));
         world.critical();
         assert_eq!(world.at(3700), Came::Run(vec![9]));
+    }
+
+    #[test]
+    fn a_run_that_came_to_nothing_keeps_no_event_from_being_served() {
+        let mut world = World::new();
+        // Of two redeliveries that others had served, nothing is left.
+        for seconds in [0, 1, 2] {
+            let run = world.critical();
+            assert!(matches!(world.at(seconds), Came::Run(_)));
+            world.queue.not_run(run);
+        }
+        // What fails is run again when the window is over, however often it fails.
+        let run = world.critical();
+        assert_eq!(world.at(60), Came::Run(vec![4]));
+        world.queue.failed(run);
+        for number in 5..10 {
+            let (run, end) = (world.critical(), (number - 3) * 60);
+            assert_eq!(world.at(end - 1), Came::Nothing(Some(end)));
+            assert_eq!(world.at(end), Came::Run(vec![number]));
+            world.queue.failed(run);
+        }
+    }
+
+    #[test]
+    fn what_waits_is_looked_for_once_after_each_run() {
+        let mut world = World::new();
+        for identity in ["a", "", "b", "a"] {
+            world.critical();
+            let event = &mut world.queue.waiting.back_mut().unwrap().request.event;
+            event.identity = Some(identity.to_owned()).filter(|identity| !identity.is_empty());
+        }
+        let looked = |world: &mut World| std::iter::from_fn(|| world.queue.unlooked()).collect::<Vec<_>>();
+        assert_eq!((looked(&mut world), looked(&mut world).len()), (vec!["a".to_owned(), "b".to_owned()], 0));
+        world.queue.look(true);
+        assert_eq!(world.queue.unlooked().as_deref(), Some("a"));
+        world.queue.look(false);
+        assert_eq!(world.queue.unlooked(), None);
+        let taken = world.queue.take("a");
+        assert!(taken.len() == 2 && world.queue.awaits(taken[0].run));
+        assert_eq!(world.at(0), Came::Run(vec![2, 3]));
+        assert!(!world.queue.awaits(taken[0].run));
+    }
+
+    #[test]
+    fn a_window_may_be_longer_than_an_hour() {
+        let mut world = World::new();
+        world.queue.coalesce = Duration::from_secs(7200);
+        world.critical();
+        assert_eq!(world.at(0), Came::Run(vec![1]));
+        world.critical();
+        assert_eq!(world.at(3700), Came::Nothing(Some(7200)));
+        assert_eq!(world.at(7200), Came::Run(vec![2]));
     }
 
     #[test]

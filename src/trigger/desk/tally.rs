@@ -80,9 +80,9 @@ impl Ended {
         Some(Ended { last: Last { run, action, result, finished, error }, started, uploaded, retries })
     }
 
-    /// How it ended.
-    pub fn outcome(&self) -> Outcome {
-        self.last.result
+    /// How it ended, and what it was for.
+    pub fn outcome(&self) -> (Outcome, Action) {
+        (self.last.result, self.last.action)
     }
 }
 

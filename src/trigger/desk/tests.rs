@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::*;
 use crate::monitor::{Log, system_random};
 use crate::notify::Notify;
-use crate::report::{Event, Outcome, Place};
+use crate::report::{Action, Event, Outcome, Place};
 use crate::store::address::Address;
 use crate::store::cloud::Cloud;
 use crate::vault::Vault;
@@ -220,6 +220,138 @@ fn told_to_stop_it_runs_nothing_more_and_answers_what_waits() {
     assert_eq!((world.snapshots(), world.count("runs"), world.count("claims")), (0, 0, 0));
     // Nothing was begun, so that another instance begins at once.
     assert_eq!(report(&serve(&world.desk(), request("1")))["result"], "complete");
+}
+
+/// Lets a desk work while something is asked.
+fn working<T>(desk: &Desk, ask: impl FnOnce() -> T) -> T {
+    /// Also when a test fails.
+    struct Stop<'d>(&'d Desk);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.stop.store(true, Ordering::Relaxed);
+        }
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| desk.work());
+        let _stop = Stop(desk);
+        ask()
+    })
+}
+
+/// What comes of an event that waits for nothing but the worker.
+fn answered(desk: &Desk, request: Request) -> Arc<Answer> {
+    let mut ticket = ask(desk, request);
+    let began = Instant::now();
+    loop {
+        if let Ok(answer) = ticket.answer.try_recv() {
+            return answer;
+        }
+        assert!(began.elapsed() < Duration::from_secs(120), "it is not answered");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_redelivery_is_answered_though_others_have_to_wait() {
+    let (world, critical) = (World::new(), |id| labelled(id, Reason::Critical, &[]));
+    let mut desk = world.desk();
+    desk.state.get_mut().unwrap().queue = Queue::new(LONG, 2);
+    working(&desk, || {
+        let first = answered(&desk, critical("1"));
+        assert!(matches!(&*first, Answer::Done { outcome: Outcome::Complete, retry: false, .. }), "{first:?}");
+        assert_eq!(desk.running(), None);
+        let known = |answer: &Answer| matches!(answer, Answer::Before(before) if before == report(&first));
+        let again = ask(&desk, critical("1"));
+        let run = again.run;
+        assert!(known(&again.answer.blocking_recv().unwrap()));
+        assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if known(&over)));
+        // One that is new waits for the window; what is served already does not wait with it.
+        let new = ask(&desk, critical("2"));
+        assert!(known(&answered(&desk, critical("1"))));
+        assert!(matches!(desk.progress(new.run), Some(Progress::Waiting)));
+        let manual = answered(&desk, request("3"));
+        assert_eq!(report(&new.answer.blocking_recv().unwrap()), report(&manual));
+    });
+    // Nor is it put off where there were too many runs.
+    let mut desk = world.desk();
+    desk.state.get_mut().unwrap().queue = Queue::new(Duration::ZERO, 1);
+    working(&desk, || {
+        assert!(matches!(&*answered(&desk, critical("4")), Answer::Done { .. }));
+        assert!(matches!(&*answered(&desk, critical("5")), Answer::Later(..)));
+        assert!(matches!(&*answered(&desk, critical("4")), Answer::Before(_)));
+    });
+    assert_eq!(world.snapshots(), 3);
+}
+
+#[test]
+fn what_took_no_snapshot_does_not_keep_a_critical_event_from_one() {
+    let (world, critical) = (World::new(), |id| labelled(id, Reason::Critical, &[]));
+    assert_eq!(report(&serve(&world.desk(), critical("1")))["result"], "complete");
+    let mut desk = world.desk();
+    desk.state.get_mut().unwrap().queue = Queue::new(Duration::from_millis(1), 1);
+    let (data, away) = (world.folder.path().join("data"), world.folder.path().join("away"));
+    working(&desk, || {
+        for _ in 0..2 {
+            assert!(matches!(&*answered(&desk, critical("1")), Answer::Before(_)));
+        }
+        fs::rename(&data, &away).unwrap();
+        for _ in 0..2 {
+            let failed = answered(&desk, critical("2"));
+            assert!(matches!(&*failed, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{failed:?}");
+        }
+        fs::rename(&away, &data).unwrap();
+        assert_eq!(report(&answered(&desk, critical("2")))["result"], "complete");
+        assert!(matches!(&*answered(&desk, critical("3")), Answer::Later(..)));
+    });
+}
+
+#[test]
+fn a_backup_that_finds_damage_is_asked_for_again() {
+    let world = World::new();
+    let config = world.folder.path().join("vault/vault.json");
+    let (sound, event) = (fs::read(&config).unwrap(), request("1"));
+    fs::write(&config, "{").unwrap();
+    let damaged = serve(&world.desk(), event.clone());
+    assert!(matches!(&*damaged, Answer::Done { outcome: Outcome::Damaged, retry: true, .. }), "{damaged:?}");
+    fs::write(&config, sound).unwrap();
+    assert_eq!(report(&serve(&world.desk(), event))["result"], "complete");
+}
+
+#[test]
+fn a_run_serves_no_more_than_its_report_can_hold() {
+    let world = World::new();
+    let desk = world.desk();
+    let long = |n: usize| {
+        let mut request = request(&n.to_string());
+        request.event.message = Some("x".repeat(1 << 20));
+        request
+    };
+    let tickets: Vec<_> = (0..17).map(|n| ask(&desk, long(n))).collect();
+    let answers = served(&desk, tickets);
+    let done = answers.iter().filter(|answer| matches!(&***answer, Answer::Done { .. })).count();
+    let later = answers.iter().filter(|answer| matches!(&***answer, Answer::Later(..))).count();
+    assert!(done > 10 && later > 0 && done + later == 17, "{done} {later}");
+    // It can be read again, and who was left out is served by another run.
+    let again = serve(&world.desk(), long(0));
+    assert_eq!(report(&again)["events"].as_array().unwrap().len(), done);
+    assert!(matches!(&*serve(&world.desk(), long(16)), Answer::Done { outcome: Outcome::Complete, .. }));
+    assert_eq!(world.snapshots(), 2);
+}
+
+#[test]
+fn a_store_that_is_away_is_not_waited_for_by_each() {
+    let world = World::new();
+    let mut desk = world.desk();
+    let bucket = Address::Bucket { bucket: "nobody".into(), prefix: String::new() };
+    let patience = Duration::from_secs(1);
+    let cloud = Cloud { emulator: Some("http://127.0.0.1:1".into()), patience, ..Cloud::default() };
+    desk.vaults = Arc::new(Vaults::new(vec![bucket], cloud, desk.stop.clone()));
+    let tickets: Vec<_> = (0..300).map(|n| ask(&desk, request(&n.to_string()))).collect();
+    let began = Instant::now();
+    for answer in served(&desk, tickets) {
+        assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(150), "{:?}", began.elapsed());
 }
 
 #[test]

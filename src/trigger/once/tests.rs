@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::backup;
-use crate::job::Job;
+use crate::error::Kind;
+use crate::job::{self, Job};
 use crate::monitor::{Collect, system_random};
 use crate::report::Way;
 use crate::store::cloud::Cloud;
 use crate::vault::hex::Hex;
+use crate::vault::root::SnapshotName;
 
 const LIMIT: Duration = Duration::from_secs(600);
 const NO_TIME: Duration = Duration::from_nanos(1);
@@ -146,7 +148,7 @@ fn what_failed_is_run_again_at_once() {
 }
 
 #[test]
-fn what_is_refused_is_not_asked_again() {
+fn a_backup_that_is_refused_or_finds_damage_is_not_served() {
     let world = World::made();
     let labels = [("k".to_owned(), "v".repeat(2000))].into();
     let Job::Backup { mut options, init } = world.job() else { panic!() };
@@ -155,8 +157,15 @@ fn what_is_refused_is_not_asked_again() {
     let work = |_| job::run(run(1), &job, cause(), &world.vaults, &world.ctx());
     let ran = now(once(&world.vaults, &asker(1, LIMIT), &cause(), &world.ctx(), work).unwrap());
     assert_eq!(ran.report.result, Outcome::Refused);
-    assert_eq!(before(world.once(2, LIMIT)).report.unwrap()["result"], "refused");
-    assert_eq!(world.snapshots(), []);
+    // The configuration is put right.
+    assert_eq!(now(world.once(2, LIMIT)).report.result, Outcome::Complete);
+    assert_eq!(world.snapshots().len(), 1);
+    // What would come to the same again is served.
+    for (action, stays) in [(Action::Backup, false), (Action::Restore, true), (Action::Verify, true)] {
+        for outcome in [Outcome::Damaged, Outcome::Refused] {
+            assert_eq!(outcome.stays(action), stays);
+        }
+    }
 }
 
 #[test]
@@ -211,6 +220,25 @@ fn a_snapshot_whose_run_was_killed_is_found() {
         // From now on it is as if nothing had happened.
         assert_eq!(before(world.once(3, LIMIT)).object, found.object);
     }
+}
+
+#[test]
+fn a_claim_that_is_entered_and_not_held_is_given_up() {
+    let world = World::made();
+    drop(world.take(1, LIMIT));
+    // Whether the first one committed cannot be seen.
+    let snapshots = world.folder.path().join("one/snapshots");
+    fs::write(&snapshots, "no folder").unwrap();
+    let taken = take(&world.vaults, &asker(2, NO_TIME), &cause(), &world.ctx());
+    assert!(taken.err().unwrap().of_store());
+    assert!(world.claims().join("2.failed.json").exists());
+    // So that the next one need not wait for its time to be over.
+    fs::remove_file(&snapshots).unwrap();
+    assert_eq!(now(world.once(3, LIMIT)).report.result, Outcome::Complete);
+    assert_eq!(find_served(&world.vaults, "it").unwrap().unwrap().run, run(3));
+    assert!(find_served(&world.vaults, "another").unwrap().is_none());
+    fs::write(world.claims().join("done.json"), "[]").unwrap();
+    assert_eq!(find_served(&world.vaults, "it").unwrap_err().kind(), Kind::Damage);
 }
 
 #[test]

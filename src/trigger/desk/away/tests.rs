@@ -283,6 +283,19 @@ fn a_job_that_cannot_be_started_is_a_run_that_failed() {
 }
 
 #[test]
+fn a_vault_that_does_not_open_is_told_for_what_it_is() {
+    let world = World::bare();
+    fs::write(world.folder.path().join("vault"), "no folder").unwrap();
+    let desk = world.desk(at_once);
+    let ticket = backup(&desk, "a");
+    let answer = working(&desk, || answer(ticket));
+    let Answer::Done { retry: true, report, .. } = &*answer else { panic!("{answer:?}") };
+    let said = report["error"]["error"].as_str().unwrap();
+    assert!(said.contains("Not a directory") && said.contains("have the job long do the run"), "{said}");
+    assert_eq!(world.asked(), 0);
+}
+
+#[test]
 fn a_job_that_never_begins_is_given_up_and_does_nothing_later() {
     let world = World::new();
     let desk =

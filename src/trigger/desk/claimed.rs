@@ -1,0 +1,138 @@
+//! The claims of requests that share a run: entered before it, settled after it.
+//!
+//! Several at a time, as a burst of events may bring hundreds, and between SIGTERM and the end there are seconds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::queue::Waiting;
+use super::{Answer, Desk};
+use crate::job::{Cause, Ran};
+use crate::monitor::Context;
+use crate::report::RunId;
+use crate::trigger::claim::{Asker, Identity};
+use crate::trigger::once::{self, AT_ONCE, Held, Taken};
+use crate::vault::ahead::in_order;
+
+/// What keeps others from serving an event meanwhile.
+#[derive(Clone)]
+pub(super) enum Claimed {
+    /// A claim.
+    Held(Arc<Held>),
+    /// Nothing, as there was no vault: it is claimed when there is one.
+    Late(Asker),
+    /// Nothing, as it could not be told from another event.
+    Nothing,
+}
+
+impl Claimed {
+    pub fn held(&self) -> Option<Arc<Held>> {
+        match self {
+            Claimed::Held(held) => Some(held.clone()),
+            Claimed::Late(_) | Claimed::Nothing => None,
+        }
+    }
+}
+
+/// What came of claiming an event: what is held, or the answer, where the run is not to serve it.
+type Claim = Result<Claimed, Arc<Answer>>;
+
+/// Why nothing can be claimed at all: there is no vault, or none takes a claim, which is the answer. Each would have to be
+/// waited for as long as the first.
+type Away = OnceLock<Option<Arc<Answer>>>;
+
+impl Desk {
+    /// Claims the events of requests for a run. One that was delivered again and again while it waited is claimed once. Gives
+    /// what came of it, in the order of the requests.
+    pub(super) fn claim_all(&self, run: RunId, group: &[Waiting], ctx: &Context) -> Vec<Claim> {
+        let (mut events, mut known) = (Vec::new(), HashMap::new());
+        let mut place = |waiting| {
+            events.push(waiting);
+            events.len() - 1
+        };
+        let places: Vec<_> = group
+            .iter()
+            .map(|waiting| *known.entry(&waiting.request.event.identity).or_insert_with(|| place(waiting)))
+            .collect();
+        let (away, mut claims) = (Away::new(), Vec::with_capacity(events.len()));
+        let ended = in_order(
+            &events,
+            AT_ONCE,
+            |waiting| self.claim(run, waiting, &away, ctx),
+            |_, claim| {
+                claims.push(claim);
+                Ok(())
+            },
+        );
+        let lost = || {
+            let why = ended.as_ref().err().map_or_else(|| "it was not claimed".to_owned(), |why| why.what());
+            Err(Arc::new(Answer::Later(why, Duration::from_secs(30))))
+        };
+        places.into_iter().map(|at| claims.get(at).cloned().unwrap_or_else(lost)).collect()
+    }
+
+    fn claim(&self, run: RunId, waiting: &Waiting, away: &Away, ctx: &Context) -> Claim {
+        // It may have waited for long.
+        if let Some(why) = self.rules.refusal(&waiting.request) {
+            return Err(Arc::new(Answer::Refused(why)));
+        }
+        let identity = match &waiting.request.event.identity {
+            Some(identity) => identity.clone(),
+            // A job is told what to do by a claim.
+            None if self.rules.dispatch.is_some() => format!("lastgood-run:{run}"),
+            None => return Ok(Claimed::Nothing),
+        };
+        let asker = Asker {
+            identity: Identity::Event(identity),
+            action: waiting.request.action,
+            run,
+            host: self.rules.place.host.clone(),
+            timeout: self.rules.run_timeout,
+        };
+        if let Some(away) = away.get() {
+            return away.clone().map_or(Ok(Claimed::Late(asker)), Err);
+        }
+        match once::take(&self.vaults, &asker, &self.own_cause(waiting), ctx) {
+            Ok(Taken::Held(held)) => Ok(Claimed::Held(held)),
+            Ok(Taken::NoVault) => {
+                away.get_or_init(|| None);
+                Ok(Claimed::Late(asker))
+            }
+            Ok(Taken::Not(answer)) => Err(Arc::new(answer.into())),
+            Err(why) => {
+                tracing::error!("an event cannot be served now: {why}");
+                let answer = Arc::new(Answer::Later(why.what(), Duration::from_secs(30)));
+                if why.of_store() {
+                    away.get_or_init(|| Some(answer.clone()));
+                }
+                Err(answer)
+            }
+        }
+    }
+
+    /// Settles the claims of a run that is over. Gives the answers to those whose answer is another than the run itself, in
+    /// the order of the requests.
+    pub(super) fn close_all(&self, mine: &[(Waiting, Claimed)], ran: &Ran, ctx: &Context) -> Vec<Option<once::Answer>> {
+        let close = |(waiting, claim): &(Waiting, Claimed)| match claim {
+            Claimed::Held(held) => held.close(ran, &self.vaults, ctx),
+            Claimed::Late(asker) => once::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx),
+            Claimed::Nothing => None,
+        };
+        let mut others = Vec::with_capacity(mine.len());
+        let ended = in_order(mine, AT_ONCE, close, |_, other| {
+            others.push(other);
+            Ok(())
+        });
+        if let Err(why) = ended {
+            ctx.monitor.warn(&format!("not all claims of the run are settled: {}", why.what()));
+            others.resize_with(mine.len(), || None);
+        }
+        others
+    }
+
+    /// Why a request's own run would be run.
+    fn own_cause(&self, waiting: &Waiting) -> Cause {
+        self.cause(waiting.way, vec![waiting.request.event.clone()])
+    }
+}

@@ -1,0 +1,99 @@
+//! What a run committed that did not live to tell of it.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::copy_report;
+use crate::error::{Kind, Result};
+use crate::job::{self, Cause};
+use crate::monitor::Context;
+use crate::report::{self, Action, Outcome, Report, RunId};
+use crate::store::Store;
+use crate::trigger::claim::Earlier;
+use crate::vault::Vault;
+use crate::vault::root::{Root, SnapshotName, State};
+
+/// How far apart the clocks of machines that share a vault may be.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+
+/// The object of the report of a snapshot that one of the runs before committed: its own, else one that is stored now in the
+/// name of `run`. None if they committed nothing.
+///
+/// # Errors
+/// A store that fails.
+pub fn report(vault: &Vault, earlier: &[Earlier], run: RunId, cause: &Cause, ctx: &Context) -> Result<Option<String>> {
+    let Some((by, name, root)) = committed(vault, earlier)? else { return Ok(None) };
+    match good_report(&*vault.store, by, name)? {
+        Some(object) => Ok(Some(object)),
+        None => tell(&*vault.store, run, cause, (name, &root), ctx).map(Some),
+    }
+}
+
+/// A snapshot that one of the runs before committed, and did not live to tell. Every root names its run.
+fn committed(vault: &Vault, earlier: &[Earlier]) -> Result<Option<(RunId, SnapshotName, Root)>> {
+    let Some(begun) = earlier.iter().map(|earlier| earlier.started).min() else { return Ok(None) };
+    let begun = begun.saturating_sub(CLOCKS).unwrap_or(begun);
+    for name in vault.snapshots()?.into_iter().filter(|name| name.time >= begun) {
+        match vault.root(name) {
+            Ok(root) => {
+                if let Some(run) = root.run.filter(|run| earlier.iter().any(|earlier| earlier.run == *run)) {
+                    return Ok(Some((run, name, root)));
+                }
+            }
+            Err(why) if why.kind() == Kind::Damage => {
+                tracing::warn!("the snapshot {name} is passed over: {}", why.what());
+            }
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(None)
+}
+
+/// The object of a run's report, if it tells of the snapshot.
+fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<Option<String>> {
+    for named in report::list(store)?.into_iter().filter(|named| named.run == run) {
+        match report::read(store, &named.object) {
+            Ok(report) if report["snapshot"].as_str() == Some(&snapshot.to_string()) => {
+                return Ok(Some(named.object));
+            }
+            Ok(_) => {}
+            Err(why) if why.of_store() => return Err(why),
+            Err(why) => tracing::warn!("a report is passed over: {}", why.what()),
+        }
+    }
+    Ok(None)
+}
+
+/// Stores a report of a run that found what another had committed, and tells of it.
+fn tell(
+    store: &dyn Store,
+    run: RunId,
+    cause: &Cause,
+    (name, root): (SnapshotName, &Root),
+    ctx: &Context,
+) -> Result<String> {
+    let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+    let report = Report {
+        format: Report::format(),
+        run,
+        action: Action::Backup,
+        result: match root.state {
+            State::Partial => Outcome::Partial,
+            State::Suspect => Outcome::Suspect,
+            State::Complete if root.good() => Outcome::Complete,
+            State::Complete => Outcome::Unsound,
+        },
+        way: cause.way,
+        events: cause.events.clone(),
+        place: cause.place.clone(),
+        started: now,
+        finished: now,
+        snapshot: Some(name),
+        error: None,
+        done: None,
+    };
+    let object = report.object();
+    copy_report(store, &report, &object)?;
+    job::log(&report, 0.0);
+    cause.notify.tell(&report, Some(root.reason), ctx);
+    Ok(object)
+}

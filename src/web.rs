@@ -1,0 +1,58 @@
+//! The client that all requests over HTTP are made with: storage, keys, webhooks, the Cloud Run API.
+
+use std::net::IpAddr;
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder, Url, retry};
+
+use crate::error::{Error, Result};
+use crate::store::login::said;
+
+/// A client for addresses that begin like `base`. It follows no redirect, since whoever is led to may have no business with
+/// what is sent, and asks nothing twice: that is decided where it is known what it means. What is not encrypted is on this
+/// machine, and goes through no proxy. `settle` adds what the caller needs.
+///
+/// # Errors
+/// A system without certificates.
+pub fn client(
+    base: &str,
+    doing: impl Fn() -> String,
+    settle: impl FnOnce(ClientBuilder) -> ClientBuilder,
+) -> Result<Client> {
+    use_ring();
+    let user = concat!("lastgood/", env!("CARGO_PKG_VERSION"));
+    let mut client = Client::builder().user_agent(user).http1_only().redirect(Policy::none()).retry(retry::never());
+    if base.starts_with("http://") {
+        client = client.no_proxy();
+    }
+    settle(client).build().map_err(|why| {
+        Error::failed(doing(), said(&why)).hint("Are the system's certificates installed (ca-certificates)?")
+    })
+}
+
+/// Has TLS use ring, unless the program has settled on another provider, which is as good.
+pub fn use_ring() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Whether an endpoint is on this machine.
+pub fn is_loopback(base: &str) -> bool {
+    let host = Url::parse(base).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_this_machine() {
+        for here in ["http://localhost:1/x", "http://127.0.0.1", "http://[::1]:8080", "https://127.9.9.9/"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for away in ["http://example.com", "http://127.0.0.1.example.com", "http://10.0.0.1", "localhost", ""] {
+            assert!(!is_loopback(away), "{away}");
+        }
+    }
+}
