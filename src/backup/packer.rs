@@ -90,8 +90,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn fail(&self, why: Error) {
+        let mut state = lock(&self.state);
+        state.error.get_or_insert(why);
+        // Only now: who sees that it failed finds why.
         self.failed.store(true, Ordering::Relaxed);
-        lock(&self.state).error.get_or_insert(why);
+        drop(state);
         self.changed.notify_all();
     }
 
