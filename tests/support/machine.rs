@@ -1,5 +1,6 @@
-//! What tests ask of the machine and do not get everywhere: mounts, another user.
+//! What tests ask of the machine, and do not get everywhere: mounts, another user, a free port.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -10,6 +11,11 @@ use super::{LASTGOOD, Ran, World};
 pub fn skipped(why: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
     eprintln!("SKIPPED: {why}");
+}
+
+/// A port of loopback that nobody listens at.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A filesystem of its own in memory, unmounted at the end.

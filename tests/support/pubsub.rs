@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -58,7 +58,7 @@ impl PubSub {
             return None;
         }
         // A port that was free a moment ago may be taken by the time the emulator comes to it.
-        Some((0..5).find_map(|_| Self::on(&jar, free_port())).expect("the Pub/Sub emulator does not start"))
+        Some((0..5).find_map(|_| Self::on(&jar, machine::free_port())).expect("the Pub/Sub emulator does not start"))
     }
 
     fn on(jar: &Path, port: u16) -> Option<Self> {
@@ -196,10 +196,6 @@ impl Drop for PubSub {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// The emulator's program, where the SDK is.

@@ -47,6 +47,34 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Those of tests for a data directory: limits that are not met, and no restores.
+    #[cfg(test)]
+    pub fn plain(data: std::path::PathBuf) -> Rules {
+        let (limit, snapshot) = (Duration::from_secs(600), "latest".to_owned());
+        Rules {
+            backup: backup::Options { data: data.clone(), ..backup::Options::default() },
+            init: false,
+            restore: restore::Options {
+                snapshot,
+                target: data,
+                paths: Vec::new(),
+                in_place: false,
+                skip_damaged: false,
+            },
+            verify: verify::Options { read_data: None, databases: None },
+            allow_restore: false,
+            restore_age: limit,
+            run_timeout: limit,
+            coalesce: Duration::from_secs(60),
+            critical_max: 20,
+            dispatch: None,
+            place: Place::default(),
+            notify: Notify::default(),
+            threads: 1,
+            parallel: 2,
+        }
+    }
+
     /// Why a request will never be served.
     pub fn refusal(&self, request: &Request) -> Option<String> {
         if let Err(why) = check_labels(&request.labels) {

@@ -10,13 +10,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::monitor::{Log, system_random};
-use crate::notify::Notify;
-use crate::report::{Action, Event, Outcome, Place};
+use crate::report::{Action, Event, Outcome};
 use crate::store::address::Address;
 use crate::store::cloud::Cloud;
 use crate::vault::Vault;
 use crate::vault::root::Reason;
-use crate::{backup, restore, verify};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -51,29 +49,7 @@ impl World {
 
     /// A desk whose runs may take so long: an instance of the service.
     fn desk_within(&self, run_timeout: Duration) -> Desk {
-        let data = self.folder.path().join("data");
-        let rules = Rules {
-            backup: backup::Options { data: data.clone(), ..backup::Options::default() },
-            init: false,
-            restore: restore::Options {
-                snapshot: "latest".into(),
-                target: data,
-                paths: Vec::new(),
-                in_place: false,
-                skip_damaged: false,
-            },
-            verify: verify::Options { read_data: None, databases: None },
-            allow_restore: false,
-            restore_age: LONG,
-            run_timeout,
-            coalesce: Duration::from_secs(60),
-            critical_max: 20,
-            dispatch: None,
-            place: Place::default(),
-            notify: Notify::default(),
-            threads: 1,
-            parallel: 2,
-        };
+        let rules = Rules { run_timeout, ..Rules::plain(self.folder.path().join("data")) };
         Desk::new(rules, Arc::new(self.vaults()), Arc::new(Log), system_random, Arc::default())
     }
 
@@ -122,8 +98,9 @@ fn serve(desk: &Desk, request: Request) -> Arc<Answer> {
     served(desk, vec![ask(desk, request)]).remove(0)
 }
 
+/// The report that an answer holds.
 #[track_caller]
-fn report(answer: &Answer) -> &Value {
+pub(super) fn report(answer: &Answer) -> &Value {
     match answer {
         Answer::Done { report, .. } | Answer::Before(report) => report,
         other => panic!("{other:?}"),

@@ -11,12 +11,10 @@ use serde_json::Value;
 use super::super::once::Taken;
 use super::*;
 use crate::monitor::{Collect, system_random};
-use crate::notify::Notify;
 use crate::report::{self, Action, Event, Outcome, Place, RunId, Way};
 use crate::store::cloud::Cloud;
 use crate::vault::hex::Hex;
 use crate::vault::root::Reason;
-use crate::{backup, restore, verify};
 
 const LIMIT: Duration = Duration::from_secs(600);
 const RUN: RunId = Hex([7; 8]);
@@ -84,31 +82,11 @@ impl World {
     }
 
     fn rules(&self, execution: &str, attempt: u32) -> Rules {
-        let (data, snapshot) = (self.data(), "latest".to_owned());
         let place =
             Place { execution: Some(execution.to_owned()), attempt: Some(attempt.to_string()), ..Place::default() };
-        Rules {
-            backup: backup::Options { data: data.clone(), ..backup::Options::default() },
-            init: false,
-            restore: restore::Options {
-                snapshot,
-                target: data,
-                paths: Vec::new(),
-                in_place: false,
-                skip_damaged: false,
-            },
-            verify: verify::Options { read_data: None, databases: None },
-            allow_restore: false,
-            restore_age: LIMIT,
-            run_timeout: Duration::from_secs(1),
-            coalesce: Duration::ZERO,
-            critical_max: 1,
-            dispatch: None,
-            place,
-            notify: Notify::default(),
-            threads: 1,
-            parallel: 2,
-        }
+        // What the service decides by has no meaning here.
+        let (run_timeout, coalesce) = (Duration::from_secs(1), Duration::ZERO);
+        Rules { run_timeout, coalesce, critical_max: 1, place, ..Rules::plain(self.data()) }
     }
 
     fn try_run(&self, execution: &str, attempt: u32) -> Result<Came> {

@@ -67,9 +67,10 @@ impl Server {
             Err(why) => return unread(&why),
         };
         // First, since what is asked for may be nothing.
-        if let Err(reply) = self.waits(parts) {
-            return reply;
-        }
+        let wait = match self.waits(parts) {
+            Ok(wait) => wait,
+            Err(reply) => return reply,
+        };
         match event::read(parts.method.as_str(), parts.uri.path(), &parts.headers, &bytes) {
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
             Ok(Asked::Ignored(why)) => {
@@ -80,7 +81,7 @@ impl Server {
             Ok(Asked::Run(request)) if request.action == Action::Restore && !caller.may_restore() => {
                 told(&Answer::Refused("who asks in this way may not have a restore".into()), For::Deliverer)
             }
-            Ok(Asked::Run(request)) => self.ask(request, parts, For::Deliverer).await,
+            Ok(Asked::Run(request)) => self.have_run(request, wait, For::Deliverer).await,
         }
     }
 
@@ -91,7 +92,7 @@ impl Server {
             Err(reply) => return reply,
         };
         match wanted.request() {
-            Ok(request) => self.ask(request, parts, For::Asker).await,
+            Ok(request) => self.ask(request, parts).await,
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
         }
     }
@@ -111,14 +112,14 @@ impl Server {
         let wanted = spec.clone();
         let found = self.look(move |desk, ctx| select::find(&desk.vaults().first(ctx)?, &wanted).map(drop)).await;
         match found {
-            Ok(()) => self.ask(asked(Action::Restore, Some(spec)), parts, For::Asker).await,
+            Ok(()) => self.ask(asked(Action::Restore, Some(spec)), parts).await,
             Err(reply) => reply,
         }
     }
 
     /// `POST /backup/verify`
     pub(super) async fn verify(&self, parts: &Parts) -> Reply {
-        self.ask(asked(Action::Verify, None), parts, For::Asker).await
+        self.ask(asked(Action::Verify, None), parts).await
     }
 
     /// Whether the query says to wait for the run.
@@ -135,12 +136,16 @@ impl Server {
         }
     }
 
-    /// Asks for a run and waits for it, unless the query says not to.
-    async fn ask(&self, request: Request, parts: &Parts, whom: For) -> Reply {
-        let wait = match self.waits(parts) {
-            Ok(wait) => wait,
-            Err(reply) => return reply,
-        };
+    /// Has a request of the REST interface run, as its query says.
+    async fn ask(&self, request: Request, parts: &Parts) -> Reply {
+        match self.waits(parts) {
+            Ok(wait) => self.have_run(request, wait, For::Asker).await,
+            Err(reply) => reply,
+        }
+    }
+
+    /// Asks for a run, and waits for it or not.
+    async fn have_run(&self, request: Request, wait: bool, whom: For) -> Reply {
         match self.desk.ask(request, Way::Http) {
             Err(now) => told(&now, whom),
             Ok(ticket) if wait => {

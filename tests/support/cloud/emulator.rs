@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,7 +41,7 @@ impl Emulator {
         };
         // A port that was free a moment ago may be taken by the time the emulator comes to it.
         for _ in 0..5 {
-            if let Some(emulator) = Self::on(program, free_port()) {
+            if let Some(emulator) = Self::on(program, machine::free_port()) {
                 let made = emulator.ask("POST", "/storage/v1/b?project=p", &format!("{{\"name\":\"{BUCKET}\"}}"));
                 assert!(made.starts_with("HTTP/1.0 200"), "{made}");
                 return Some(emulator);
@@ -135,10 +135,6 @@ impl Drop for Emulator {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// The emulator's program: that of the machine, else one that is fetched once and kept beside what cargo builds.

@@ -7,19 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread;
 
 use super::*;
-use crate::backup;
 use crate::monitor::{Log, system_random};
-use crate::notify::Notify;
 use crate::replicas::vaults::Vaults;
 use crate::report::{Event, Outcome, Place};
 use crate::store::address::Address;
 use crate::store::cloud::Cloud;
+use crate::trigger::desk::tests::report;
 use crate::trigger::desk::{Rules, Ticket};
 use crate::trigger::dispatched::{self, Came};
 use crate::trigger::event::Request;
 use crate::vault::Vault;
 use crate::vault::root::Reason;
-use crate::{restore, verify};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -50,29 +48,7 @@ impl World {
     }
 
     fn rules(&self, place: Place) -> Rules {
-        let (data, snapshot) = (self.folder.path().join("data"), "latest".to_owned());
-        Rules {
-            backup: backup::Options { data: data.clone(), ..backup::Options::default() },
-            init: false,
-            restore: restore::Options {
-                snapshot,
-                target: data,
-                paths: Vec::new(),
-                in_place: false,
-                skip_damaged: false,
-            },
-            verify: verify::Options { read_data: None, databases: None },
-            allow_restore: true,
-            restore_age: LONG,
-            run_timeout: LONG,
-            coalesce: Duration::from_secs(60),
-            critical_max: 20,
-            dispatch: None,
-            place,
-            notify: Notify::default(),
-            threads: 1,
-            parallel: 2,
-        }
+        Rules { allow_restore: true, place, ..Rules::plain(self.folder.path().join("data")) }
     }
 
     /// A desk that starts the job so.
@@ -167,14 +143,6 @@ fn wait_for(what: &str, so: impl Fn() -> bool) {
     while !so() {
         assert!(began.elapsed() < Duration::from_secs(60), "{what}: it does not happen");
         thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[track_caller]
-fn report(answer: &Answer) -> &serde_json::Value {
-    match answer {
-        Answer::Done { report, .. } | Answer::Before(report) => report,
-        other => panic!("{other:?}"),
     }
 }
 
