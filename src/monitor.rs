@@ -2,6 +2,29 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::vault::path::EntryPath;
+
+/// A moment of a backup between two looks at the data directory, when an app may do anything to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Moment {
+    /// A folder is listed next.
+    Listing,
+    /// The names of a folder are known, and none of them has been looked at.
+    Named,
+    /// A folder is listed.
+    Listed,
+    /// A file, folder or symlink is opened or looked at next.
+    Opening,
+    /// A file is open, and nothing of it is read.
+    Opened,
+    /// A part of a file has been read.
+    Reading,
+    /// All of a file has been read, and it is not yet compared with what it was.
+    Read,
+    /// What was found so far is committed next, as a checkpoint or as the snapshot.
+    Committing,
+}
+
 /// Hears of progress. Called from several threads.
 pub trait Monitor: Send + Sync {
     /// A part of the work begins, over so many bytes where that is known.
@@ -12,6 +35,8 @@ pub trait Monitor: Send + Sync {
     fn advance(&self, _bytes: u64) {}
     /// Something that the user should know, and that does not stop the work.
     fn warn(&self, _what: &str) {}
+    /// The backup has come to such a moment at a path. Called from several threads; the work goes on when this returns.
+    fn reached(&self, _moment: Moment, _path: &EntryPath) {}
     /// Whether it is worth finding out how much work there is before it is done.
     fn wants_total(&self) -> bool {
         false

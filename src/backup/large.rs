@@ -8,11 +8,12 @@ use crossbeam_channel::Sender;
 use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
+use super::Trust;
 use super::block;
 use super::part::{Content, Part};
-use super::read::{Over, compare, finish, now};
+use super::read::{Over, compare, finish, mtime};
 use crate::error::Result;
-use crate::monitor::Context;
+use crate::monitor::{Context, Moment};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
 
@@ -30,11 +31,14 @@ pub fn stream(
     stat: &Stat,
     to: &Sender<Vec<Part>>,
     ctx: &Context,
+    trust: Trust,
 ) -> Result<io::Result<Content>, Over> {
-    let mut large = Large::new(file, to, ctx);
-    let began = now();
+    let mut large = Large::new(file, path, to, ctx);
+    let began = (trust.now)();
     Ok(match large.content(u64::try_from(stat.st_size).unwrap_or(0))? {
-        Ok(read) => finish(file, path, stat, read, began, Hash::from(&large.hash.finalize()), None),
+        Ok(read) => {
+            finish(file, path, stat, read, trust.is_racy(mtime(stat), began), Hash::from(&large.hash.finalize()), None)
+        }
         Err(why) => Err(why),
     })
 }
@@ -42,6 +46,7 @@ pub fn stream(
 /// A large file on its way.
 pub(super) struct Large<'a> {
     file: &'a File,
+    path: &'a EntryPath,
     to: &'a Sender<Vec<Part>>,
     /// Bytes that are read and not yet a block.
     held: Vec<u8>,
@@ -51,8 +56,8 @@ pub(super) struct Large<'a> {
 
 impl<'a> Large<'a> {
     /// The file, which goes into `to`.
-    pub(super) fn new(file: &'a File, to: &'a Sender<Vec<Part>>, ctx: &'a Context<'a>) -> Self {
-        Large { file, to, held: Vec::new(), hash: blake3::Hasher::new(), ctx }
+    pub(super) fn new(file: &'a File, path: &'a EntryPath, to: &'a Sender<Vec<Part>>, ctx: &'a Context<'a>) -> Self {
+        Large { file, path, to, held: Vec::new(), hash: blake3::Hasher::new(), ctx }
     }
 
     fn send(&self, part: Part) -> Result<(), Over> {
@@ -60,10 +65,10 @@ impl<'a> Large<'a> {
     }
 
     /// Sends the file's content, a second time if it changed.
-    pub(super) fn read(&mut self, path: &EntryPath, first: Stat) -> Result<io::Result<Content>, Over> {
+    pub(super) fn read(&mut self, first: Stat, trust: Trust) -> Result<io::Result<Content>, Over> {
         let mut stat = first;
         for last in [false, true] {
-            let began = now();
+            let began = (trust.now)();
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             self.hash.reset();
             self.held.clear();
@@ -71,6 +76,7 @@ impl<'a> Large<'a> {
                 Ok(read) => read,
                 Err(why) => return Ok(Err(why)),
             };
+            self.ctx.monitor.reached(Moment::Read, self.path);
             let after = match fstat(self.file) {
                 Ok(after) => after,
                 Err(why) => return Ok(Err(why.into())),
@@ -78,7 +84,8 @@ impl<'a> Large<'a> {
             let note = compare(&stat, &after, read);
             if note.is_none() || last || after.st_nlink == 0 {
                 let hash = Hash::from(&self.hash.finalize());
-                return Ok(finish(self.file, path, &stat, read, began, hash, note));
+                let racy = note.is_some() || trust.is_racy(mtime(&stat), began);
+                return Ok(finish(self.file, self.path, &stat, read, racy, hash, note));
             }
             self.send(Part::Again)?;
             stat = after;
@@ -144,6 +151,7 @@ impl<'a> Large<'a> {
                 }
             };
             self.held.truncate(begin + got);
+            self.ctx.monitor.reached(Moment::Reading, self.path);
             self.hash.update(&self.held[begin..]);
             read += got as u64;
             let end = got == 0 || read == length;

@@ -10,10 +10,6 @@ use crate::vault::entry::{CheckKind, Entry, Kind, Taken};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
 
-/// Of the files that look unchanged, one in so many is read all the same, another one at each backup: a store through a
-/// memory map may change a file without any time showing it.
-const SAMPLE: u64 = 64;
-
 /// What is to be done about one entry.
 #[derive(Debug)]
 pub enum Step {
@@ -38,6 +34,8 @@ pub enum Step {
 pub struct Rule {
     /// Trust nothing: read every file.
     pub verify_content: bool,
+    /// Of the files that look unchanged, one in so many is read all the same.
+    pub sample: u64,
     /// The snapshot's number, which turns the sample.
     pub seq: u64,
     /// Whether databases are told from other files.
@@ -172,7 +170,8 @@ impl<K: Iterator<Item = Known>> Merge<K> {
             Some(link) => Hash::of(link.as_bytes()).0,
             None => Hash::of(found.path.bytes()).0,
         };
-        found.kind == Kind::File && u64::from(hash[0]) % SAMPLE == self.rule.seq % SAMPLE
+        let sample = self.rule.sample.max(1);
+        found.kind == Kind::File && u64::from(hash[0]) % sample == self.rule.seq % sample
     }
 }
 
@@ -285,7 +284,7 @@ mod tests {
     }
 
     /// A sequence number at which none of the paths is sampled.
-    const RULE: Rule = Rule { verify_content: false, seq: 63, sqlite: true, check: None };
+    const RULE: Rule = Rule { verify_content: false, sample: 64, seq: 63, sqlite: true, check: None };
 
     #[test]
     fn what_is_kept_and_what_is_read() {

@@ -43,12 +43,38 @@ use self::select::Select;
 use self::walk::{Met, walk};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem;
-use crate::monitor::Context;
+use crate::monitor::{Context, Moment, Silent};
 use crate::store::Traffic;
 use crate::vault::Vault;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
+use crate::vault::path::EntryPath;
 use crate::vault::root::{DatabaseRecord, Place, Problem, Reason, SnapshotName, State};
+
+/// When a file counts as unchanged though it was not read.
+#[derive(Debug, Clone, Copy)]
+pub struct Trust {
+    /// A file that changed this shortly before it was read may change again without its time moving, in ns.
+    pub window: i64,
+    /// Of the files that look unchanged, one in so many is read all the same, another one at each backup: a store through a
+    /// memory map may change a file without any time showing it.
+    pub sample: u64,
+    /// The machine's clock, in ns since 1970.
+    pub now: fn() -> i64,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Trust { window: 2_000_000_000, sample: 64, now: read::now }
+    }
+}
+
+impl Trust {
+    /// Whether a file of this mtime may be written to once more, after it was looked at at `began`, without its time moving.
+    pub fn is_racy(&self, mtime: i64, began: i64) -> bool {
+        mtime >= began - self.window
+    }
+}
 
 /// What to take a snapshot of, and how.
 #[derive(Debug, Clone)]
@@ -73,6 +99,8 @@ pub struct Options {
     pub check: Option<CheckKind>,
     /// How long a database may stay locked before it is given up.
     pub busy_timeout: Duration,
+    /// What is taken over unread.
+    pub trust: Trust,
     /// zstd's level.
     pub level: i32,
     /// How often what is done so far is secured for the next backup.
@@ -105,6 +133,7 @@ impl Default for Options {
             sqlite: true,
             check: None,
             busy_timeout: Duration::from_secs(10),
+            trust: Trust::default(),
             level: packer::DEFAULT_LEVEL,
             checkpoint_every: Duration::from_secs(600),
             seq_after: 0,
@@ -221,6 +250,7 @@ fn attempt(
             assembly.take(parts)?;
             if secured.elapsed() >= options.checkpoint_every {
                 let covers = assembly.last.clone();
+                ctx.monitor.reached(Moment::Committing, &covers);
                 // Packs that are found missing here are found missing at the end too.
                 run.commit(&mut assembly, packer, Some(covers))?;
                 secured = Instant::now();
@@ -228,6 +258,7 @@ fn attempt(
             ctx.check(&doing(options))
         })?;
         assembly.end()?;
+        ctx.monitor.reached(Moment::Committing, &EntryPath::root());
         let outcome = run.commit(&mut assembly, packer, None)?;
         Ok((outcome, assembly.outcome()))
     })?;
@@ -266,13 +297,14 @@ fn through(
     mut take: impl FnMut(&mut dyn Iterator<Item = Part>) -> Result<()>,
 ) -> Result<()> {
     let Run { options, base, .. } = run;
-    let Options { verify_content, sqlite, check, .. } = **options;
-    let rule = Rule { verify_content, seq: base.seq, sqlite, check };
+    let Options { verify_content, sqlite, check, trust, .. } = **options;
+    let rule = Rule { verify_content, sample: trust.sample, seq: base.seq, sqlite, check };
     let databases = &sqlite::Settings {
         enabled: options.sqlite,
         check: options.check,
         patience: options.busy_timeout,
         key: run.vault.config.hash_key.0,
+        trust,
     };
     let over = &AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -280,7 +312,7 @@ fn through(
         let (known_to, known) = bounded::<Vec<Known>>(2);
         let warn = &warn;
         let sender = scope.spawn(move || base.send(&known_to, warn));
-        let (feed, in_order) = read::start(scope, Desk { data: &options.data, base, databases, ctx });
+        let (feed, in_order) = read::start(scope, Desk { data: &options.data, base, databases, trust, ctx });
         let merge = Merge::new(known.into_iter().flatten(), rule).with_missed(base.missed());
         let walker = scope.spawn(move || merge_walk(options, select, merge, feed, over, warn, ctx));
         if ctx.monitor.wants_total() {
@@ -314,7 +346,7 @@ fn merge_walk(
     ctx: &Context,
 ) -> Result<()> {
     let early = |_| Error::failed(doing(options), "it ended early");
-    walk(&options.data, select, ctx.threads, |met| {
+    walk(&options.data, select, ctx.threads, ctx.monitor, |met| {
         match met {
             Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
             Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
@@ -331,7 +363,7 @@ fn merge_walk(
 /// Finds out how much there is, for whoever watches.
 fn count(options: &Options, select: &Select, over: &AtomicBool, ctx: &Context) {
     let mut bytes = 0;
-    let counted = walk(&options.data, select, 1, |met| {
+    let counted = walk(&options.data, select, 1, &Silent, |met| {
         if let Met::Entry(found) = met {
             bytes += found.size;
         }

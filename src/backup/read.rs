@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{Mode, OFlags, SeekFrom, Stat, fstat, open, seek};
 use rustix::io::Errno;
 
+use super::Trust;
 use super::base::Base;
 use super::block;
 use super::extra::{extra_of, extra_of_file};
@@ -22,9 +23,9 @@ use super::part::{Content, Part};
 use super::sqlite::registry::{self, Hold};
 use super::sqlite::trouble::Trouble;
 use super::sqlite::{self, header::Header};
-use super::walk::{Found, Role};
+use super::walk::{Found, Role, nanos};
 use crate::error::Result;
-use crate::monitor::Context;
+use crate::monitor::{Context, Moment};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
@@ -35,8 +36,6 @@ pub const SMALL: u64 = block::MAX as u64;
 const BATCH_BYTES: u64 = 1 << 20;
 /// Entries that one batch may have.
 const BATCH: usize = 256;
-/// A file changed this recently may change again without its time moving, in ns.
-const RACY: i64 = 2_000_000_000;
 /// How often an entry is looked at again that is not what it was.
 const AGAIN: u32 = 4;
 
@@ -63,6 +62,8 @@ pub struct Desk<'a> {
     pub base: &'a Base<'a>,
     /// How databases are taken.
     pub databases: &'a sqlite::Settings,
+    /// What is taken over unread.
+    pub trust: Trust,
     /// Threads, and who hears of progress.
     pub ctx: &'a Context<'a>,
 }
@@ -161,6 +162,7 @@ fn look(
     before: &mut Vec<Part>,
 ) -> Result<Part, Over> {
     for _ in 0..AGAIN {
+        desk.ctx.monitor.reached(Moment::Opening, &found.path);
         let path = desk.data.join(found.path.as_path());
         let why = match found.kind {
             Kind::File => match read_file(desk, &path, &found, &known, sampled, to, before)? {
@@ -235,6 +237,7 @@ fn read_file(
     let Some(opened) = Found::new(path.clone(), &stat).filter(|opened| opened.kind == Kind::File) else {
         return Ok(Err(Errno::LOOP));
     };
+    ctx.monitor.reached(Moment::Opened, path);
     let mut first = [0; 100];
     let begins = if desk.databases.enabled { read_some(&file, 0, &mut first).unwrap_or(0) } else { 0 };
     if Header::parse(&first[..begins]).is_some() {
@@ -258,7 +261,7 @@ fn read_file(
     }
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
-        return Ok(Ok(match read_small(&file, path, &stat) {
+        return Ok(Ok(match read_small(&file, path, &stat, desk) {
             Ok((content, bytes)) => {
                 ctx.monitor.advance(bytes.len() as u64);
                 Part::File(content, bytes, known.clone(), sampled)
@@ -270,7 +273,7 @@ fn read_file(
     let mut first = std::mem::take(before);
     first.push(Part::Begin(known.clone(), sampled));
     to.send(first).map_err(|_| Over)?;
-    Ok(Ok(match Large::new(&file, to, ctx).read(path, stat)? {
+    Ok(Ok(match Large::new(&file, path, to, ctx).read(stat, desk.trust)? {
         Ok(content) => Part::End(content),
         Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
     }))
@@ -291,11 +294,6 @@ pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(read)
-}
-
-/// Whether a file of this mtime may be written to once more, after it was looked at at `began`, without its time moving.
-pub fn is_racy(mtime: i64, began: i64) -> bool {
-    mtime >= began - RACY
 }
 
 /// Now, in ns since 1970.
@@ -322,36 +320,42 @@ pub(super) fn compare(before: &Stat, after: &Stat, read: u64) -> Option<String> 
     })
 }
 
+/// A file's mtime, in ns since 1970.
+pub(super) fn mtime(stat: &Stat) -> i64 {
+    nanos(stat.st_mtime, stat.st_mtime_nsec)
+}
+
 /// The outcome of reading a file, from its metadata before and after.
 pub(super) fn finish(
     file: &File,
     path: &EntryPath,
     stat: &Stat,
     read: u64,
-    began: i64,
+    racy: bool,
     hash: Hash,
     note: Option<String>,
 ) -> io::Result<Content> {
     let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
     let extra = extra_of_file(file)?;
-    let racy = note.is_some() || is_racy(found.mtime, began);
     let note = note.map(|what| format!("{what}; taken as it stood, {read} bytes"));
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note })
 }
 
-fn read_small(file: &File, path: &EntryPath, first: &Stat) -> io::Result<(Content, Vec<u8>)> {
+fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Result<(Content, Vec<u8>)> {
     let mut stat = *first;
     for last in [false, true] {
-        let began = now();
+        let began = (desk.trust.now)();
         let size = usize::try_from(stat.st_size).unwrap_or(0);
         let mut bytes = vec![0; size];
         let read = read_some(file, 0, &mut bytes)?;
         bytes.truncate(read);
+        desk.ctx.monitor.reached(Moment::Read, path);
         let after = fstat(file)?;
         let note = compare(&stat, &after, read as u64);
         if note.is_none() || last || after.st_nlink == 0 || after.st_size as u64 > SMALL {
             let hash = Hash::of(&bytes);
-            return Ok((finish(file, path, &stat, read as u64, began, hash, note)?, bytes));
+            let racy = note.is_some() || desk.trust.is_racy(mtime(&stat), began);
+            return Ok((finish(file, path, &stat, read as u64, racy, hash, note)?, bytes));
         }
         stat = after;
     }
@@ -380,8 +384,14 @@ mod tests {
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
         let place = Place { boot: String::new(), device: 0, inode: 0, born: None };
         let base = Base::find(&vault, &place, true, Default::default(), |_| {}).unwrap();
-        let databases = sqlite::Settings { enabled: true, check: None, patience: Duration::ZERO, key: [0; 32] };
-        let desk = Desk { data, base: &base, databases: &databases, ctx: &ctx };
+        let databases = sqlite::Settings {
+            enabled: true,
+            check: None,
+            patience: Duration::ZERO,
+            key: [0; 32],
+            trust: Trust::default(),
+        };
+        let desk = Desk { data, base: &base, databases: &databases, trust: Trust::default(), ctx: &ctx };
         let (to, from) = bounded(4);
         take_steps(desk, vec![Step::Read(found, None)], &to).unwrap();
         from.recv().unwrap().remove(0)

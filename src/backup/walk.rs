@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::select::Select;
 use super::sqlite::beside;
 use crate::error::{Error, Result};
+use crate::monitor::{Moment, Monitor};
 use crate::vault::entry::{Kind, Side};
 use crate::vault::path::EntryPath;
 
@@ -147,6 +148,7 @@ struct Ahead {
 struct Shared<'a> {
     data: &'a Path,
     select: &'a Select,
+    monitor: &'a dyn Monitor,
     ahead: Mutex<Ahead>,
     changed: Condvar,
 }
@@ -156,7 +158,13 @@ struct Shared<'a> {
 ///
 /// # Errors
 /// A data directory that is missing, cannot be read, is no folder or is half restored; those of `take`.
-pub fn walk(data: &Path, select: &Select, threads: usize, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
+pub fn walk(
+    data: &Path,
+    select: &Select,
+    threads: usize,
+    monitor: &dyn Monitor,
+    mut take: impl FnMut(Met) -> Result<()>,
+) -> Result<()> {
     let doing = || format!("read the data directory {}", data.display());
     let stat = rustix::fs::stat(data).map_err(|why| match why {
         Errno::NOENT => Error::failed(doing(), "it does not exist").hint(MISSING),
@@ -168,7 +176,7 @@ pub fn walk(data: &Path, select: &Select, threads: usize, mut take: impl FnMut(M
         let why = format!("a restore in place has not been finished (there is {HALF_RESTORED})");
         return Err(Error::failed(doing(), why).hint("Run `lastgood restore --in-place` again; it goes to the end."));
     }
-    let shared = Shared { data, select, ahead: Mutex::default(), changed: Condvar::new() };
+    let shared = Shared { data, select, monitor, ahead: Mutex::default(), changed: Condvar::new() };
     let listing = shared.list(&EntryPath::root()).map_err(|why| Error::io(doing(), &why.into()))?;
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -212,6 +220,7 @@ impl Shared<'_> {
 
     /// Lists a folder's entries, by name.
     fn list(&self, folder: &EntryPath) -> std::result::Result<Listing, Errno> {
+        self.monitor.reached(Moment::Listing, folder);
         let path = self.data.join(folder.as_path());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let nofollow = if folder.is_root() { OFlags::empty() } else { OFlags::NOFOLLOW };
@@ -226,6 +235,7 @@ impl Shared<'_> {
         names.sort_unstable();
         // A filesystem that is changed while it is listed may give a name twice.
         names.dedup();
+        self.monitor.reached(Moment::Named, folder);
         let databases = match self.select.sqlite {
             true => beside::databases(&fd, &names),
             false => Default::default(),
@@ -253,6 +263,7 @@ impl Shared<'_> {
                 None => listing.push(Met::Skipped(path, what(stat.st_mode))),
             }
         }
+        self.monitor.reached(Moment::Listed, folder);
         Ok(listing)
     }
 
@@ -349,11 +360,12 @@ fn what(mode: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::monitor::Silent;
     use std::fs;
 
     fn paths(data: &Path, select: &Select, threads: usize) -> Vec<String> {
         let mut out = Vec::new();
-        walk(data, select, threads, |met| {
+        walk(data, select, threads, &Silent, |met| {
             match met {
                 Met::Entry(found) => out.push(found.path.to_string()),
                 Met::Skipped(path, why) => out.push(format!("{path}: {why}")),
@@ -432,11 +444,11 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(data.path().join("s")).unwrap();
         let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
         assert_eq!(paths(data.path(), &all, 1), [".", "s: it is a socket"]);
-        let said = walk(&data.path().join("none"), &all, 1, |_| Ok(())).unwrap_err().to_string();
+        let said = walk(&data.path().join("none"), &all, 1, &Silent, |_| Ok(())).unwrap_err().to_string();
         assert!(said.contains("does not exist") && said.contains("lastgood restore"), "{said}");
-        let said = walk(&data.path().join("s"), &all, 1, |_| Ok(())).unwrap_err().to_string();
+        let said = walk(&data.path().join("s"), &all, 1, &Silent, |_| Ok(())).unwrap_err().to_string();
         assert!(said.contains("not a directory"), "{said}");
         fs::write(data.path().join(HALF_RESTORED), "").unwrap();
-        assert!(walk(data.path(), &all, 1, |_| Ok(())).is_err());
+        assert!(walk(data.path(), &all, 1, &Silent, |_| Ok(())).is_err());
     }
 }

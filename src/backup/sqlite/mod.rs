@@ -46,10 +46,11 @@ use self::pass::{Cut, Sweeper, Swept};
 use self::registry::Hold;
 use self::source::{Source, State, block_of};
 use self::trouble::Trouble;
+use super::Trust;
 use super::base::Base;
 use super::part::{Content, Part};
-use super::read::{Over, is_racy, now};
-use super::walk::{Found, nanos};
+use super::read::{Over, mtime};
+use super::walk::Found;
 use crate::backup::extra::extra_of_file;
 use crate::monitor::Context;
 use crate::vault::entry::{Check, CheckKind, Database, Entry, MapForm, PageMap, Side, Taken};
@@ -72,6 +73,8 @@ pub struct Settings {
     pub patience: Duration,
     /// The vault's key for tags.
     pub key: [u8; 32],
+    /// What is taken over unread.
+    pub trust: Trust,
 }
 
 /// A database's end, after all its blocks.
@@ -176,7 +179,7 @@ impl<'a> Reader<'a> {
         let damaged = taking.known.and_then(|k| k.database.as_ref()?.check.as_ref()).filter(|c| c.failed.is_some());
         // What was found damaged is looked at until it is sound again.
         let check = self.settings.check.or(damaged.map(|check| check.kind));
-        let mut source = Through { live, check, found: None, unknown: None, seen: None };
+        let mut source = Through { live, trust: self.settings.trust, check, found: None, unknown: None, seen: None };
         let swept = self.passes(&mut source, taking)?;
         let ended = swept.and_then(|()| source.ended(taking));
         let unknown = source.unknown.take().map(|why| format!("it could not be checked: {why}"));
@@ -288,12 +291,13 @@ pub fn known_pages(entry: &Entry) -> Option<&PageMap> {
 }
 
 fn side_of(stat: &Stat) -> Side {
-    Side { size: u64::try_from(stat.st_size).unwrap_or(0), mtime: nanos(stat.st_mtime, stat.st_mtime_nsec) }
+    Side { size: u64::try_from(stat.st_size).unwrap_or(0), mtime: mtime(stat) }
 }
 
 /// A database that is read through SQLite.
 struct Through<'a> {
     live: Live<'a>,
+    trust: Trust,
     check: Option<CheckKind>,
     /// What the check said, or why there was none.
     found: Option<Check>,
@@ -312,7 +316,7 @@ struct Seen {
 
 impl Source for Through<'_> {
     fn begin(&mut self) -> Result<State, Trouble> {
-        let began = now();
+        let began = (self.trust.now)();
         let live::State { page_size, pages, version, in_wal, stat, wal, journal, .. } = self.live.begin()?;
         if pages == 0 {
             // It is closed next: that it cannot be read is what counts.
@@ -363,7 +367,7 @@ impl Through<'_> {
         let racy = [Some(&seen.stat), seen.wal.as_ref(), seen.journal.as_ref()]
             .into_iter()
             .flatten()
-            .any(|stat| is_racy(nanos(stat.st_mtime, stat.st_mtime_nsec), seen.began));
+            .any(|stat| self.trust.is_racy(mtime(stat), seen.began));
         let content = Content {
             found: Found { size: swept.size, ..found },
             extra: extra_of_file(&self.live.file()).map_err(failed)?,

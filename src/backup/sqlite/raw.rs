@@ -16,12 +16,14 @@ use super::source::{Source, State, block_of};
 use super::trouble::Trouble;
 use super::wal::PageSet;
 use super::{Ended, Reader, Taking, registry, side_of};
+use crate::backup::Trust;
 use crate::backup::extra::extra_of_file;
 use crate::backup::large::stream;
 use crate::backup::part::{Content, Part};
-use crate::backup::read::{Over, is_racy, now, read_some};
+use crate::backup::read::{Over, mtime, read_some};
 use crate::backup::sqlite::pass::{PASSES, Swept};
 use crate::backup::walk::{Found, nanos};
+use crate::monitor::Moment;
 use crate::vault::entry::{Check, CheckKind, Database, Taken};
 use crate::vault::path::EntryPath;
 
@@ -117,7 +119,7 @@ impl Reader<'_> {
         let mut stack = self.stack(taking);
         let mut number = 1;
         loop {
-            let began = now();
+            let began = (self.settings.trust.now)();
             let before = match Set::of(taking.whole) {
                 Ok(set) => set,
                 Err(trouble) => return Ok(Err(trouble)),
@@ -146,7 +148,7 @@ impl Reader<'_> {
                 self.settle(&mut stack, taking)?;
                 continue;
             }
-            return Ok(ended(why, stable, began, &source.file, &before, taking));
+            return Ok(ended(why, stable, began, self.settings.trust, &source.file, &before, taking));
         }
     }
 
@@ -175,8 +177,9 @@ impl Reader<'_> {
                 Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
             };
             as_found &= looks(&opened) == looks(found);
+            self.ctx.monitor.reached(Moment::Opened, &path);
             self.to.send(vec![Part::Side]).map_err(|_| Over)?;
-            match stream(&file, &path, &opened, self.to, self.ctx)? {
+            match stream(&file, &path, &opened, self.to, self.ctx, self.settings.trust)? {
                 Ok(content) => self.to.send(vec![Part::SideEnd(Box::new(content))]).map_err(|_| Over)?,
                 Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
             }
@@ -203,13 +206,21 @@ fn open_raw(whole: &Path) -> Result<Raw, Trouble> {
     Ok(Raw { file: Arc::new(file), page, version: 0, last: None, _hold: hold })
 }
 
-fn ended(why: String, stable: bool, began: i64, file: &File, set: &Set, taking: &mut Taking) -> Result<Part, Trouble> {
+fn ended(
+    why: String,
+    stable: bool,
+    began: i64,
+    trust: Trust,
+    file: &File,
+    set: &Set,
+    taking: &mut Taking,
+) -> Result<Part, Trouble> {
     let swept = std::mem::take(&mut taking.swept);
     let hash = swept.hash.ok_or_else(|| Trouble::Failed("it was not read".into()))?;
     let found = Found::new(taking.found.path.clone(), &set.database).ok_or(Trouble::Replaced)?;
     let extra = extra_of_file(file).map_err(refused)?;
     let all = [Some(&set.database), set.journal.as_ref(), set.wal.as_ref()];
-    let recent = |stat: &Stat| is_racy(nanos(stat.st_mtime, stat.st_mtime_nsec), began);
+    let recent = |stat: &Stat| trust.is_racy(mtime(stat), began);
     let racy = !stable || all.into_iter().flatten().any(recent);
     let torn = "it was written to while it was read, again and again, and may be torn";
     let database = Database {
