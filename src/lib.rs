@@ -4,6 +4,7 @@
 //! Data flows down this list on backup, and up it on restore.
 
 pub mod backup;
+pub mod beneath;
 pub mod copy;
 pub mod doctor;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod export;
 pub mod filesystem;
 pub mod inspect;
 pub mod job;
+pub mod lock;
 pub mod monitor;
 pub mod notify;
 pub mod pubsub;

@@ -1,26 +1,29 @@
 //! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 
-use super::base::Base;
+use super::base::{Base, recorded_sides};
 use super::extra::Extra;
 use super::index::IndexWriter;
+use super::merge::{content_mark, link_name};
 use super::packer::{PackWriter, Packer};
 use super::part::{Content, Part};
 use super::seen::Seen;
 use super::sqlite::beside::database_of;
 use super::walk::Found;
+use super::writer::{Refused, SnapshotWriter, Written, is_beside};
+use crate::beneath::Identity;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::vault::entry::{Entry, Extent, Kind, Map, MapForm, MapFrame, Taken, padding};
 use crate::vault::hex::{Hash, PackId};
-use crate::vault::hunk::{Hunk, HunkBuilder};
 use crate::vault::list::{self, List};
 use crate::vault::map::{MapBuilder, MapPart};
 use crate::vault::pack::PackKind;
 use crate::vault::path::EntryPath;
-use crate::vault::root::{DatabaseRecord, HunkRef, PackBook, Problem, Totals};
+use crate::vault::read::PackReader;
+use crate::vault::root::{DatabaseRecord, PackBook, Problem};
 use crate::vault::tar;
 
 /// A smaller file is not looked for among the blocks of this run, in bytes: an extent of its own would cost as much.
@@ -35,23 +38,21 @@ pub struct Assembly<'a> {
     /// Hunks, maps and lists.
     pub index: IndexWriter<'a>,
     seen: Seen<'a>,
-    builder: HunkBuilder,
-    /// The finished hunks.
-    pub hunks: Vec<HunkRef>,
-    /// Every pack that they reach.
-    pub reached: HashSet<PackId>,
-    /// By hard-link group, its first member.
-    links: HashMap<String, Entry>,
-    /// Sums so far.
-    pub totals: Totals,
+    writer: SnapshotWriter,
+    /// By device and inode, the first name of a file that has several.
+    links: HashMap<(u64, u64), First>,
+    /// What the next entry to be put is, if it is one of those.
+    first: Option<(EntryPath, (u64, u64), Identity)>,
+    /// Entries that are to be looked at once more when all others have come.
+    later: BTreeSet<EntryPath>,
+    /// A folder that could not be recorded, and what is in it neither.
+    refused: Option<EntryPath>,
     /// Bytes that were read from files.
     pub read_bytes: u64,
     /// What could not be read.
     pub problems: Vec<Problem>,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// The last entry's path.
-    pub last: EntryPath,
     /// How each database was taken.
     pub database_records: Vec<DatabaseRecord>,
     /// Entries and bytes that are there and could not be read.
@@ -60,7 +61,10 @@ pub struct Assembly<'a> {
     pub stored: PackBook,
     /// Databases that were read and may still have something beside them.
     databases: Vec<EntryPath>,
-    /// Raw databases of the snapshot that may still have something beside them.
+    /// Databases of the snapshot that may still have something beside them, and what may be: what was taken with them. None for
+    /// one with several names, beside which lies what belongs to another of them.
+    beside: Vec<(EntryPath, Option<Vec<EntryPath>>)>,
+    /// Raw ones among them.
     raw: Vec<EntryPath>,
     /// What lies beside raw ones, until its turn comes.
     held: BTreeMap<EntryPath, Entry>,
@@ -69,6 +73,12 @@ pub struct Assembly<'a> {
     base: &'a Base<'a>,
     packer: &'a Packer<'a>,
     ctx: &'a Context<'a>,
+}
+
+/// The first name of a file that has several.
+struct First {
+    identity: Identity,
+    entry: Entry,
 }
 
 /// A large file that is coming in.
@@ -91,19 +101,19 @@ impl<'a> Assembly<'a> {
             data: PackWriter::new(packer, PackKind::Data),
             index: IndexWriter::new(packer, base),
             seen: Seen::new(base)?,
-            builder: HunkBuilder::default(),
-            hunks: Vec::new(),
-            reached: HashSet::new(),
+            writer: SnapshotWriter::default(),
             links: HashMap::new(),
-            totals: Totals::default(),
+            first: None,
+            later: BTreeSet::new(),
+            refused: None,
             read_bytes: 0,
             problems: Vec::new(),
             warnings: Vec::new(),
-            last: EntryPath::root(),
             database_records: Vec::new(),
             unread: (0, 0),
             stored: PackBook::new(),
             databases: Vec::new(),
+            beside: Vec::new(),
             raw: Vec::new(),
             held: BTreeMap::new(),
             reasons: HashMap::new(),
@@ -121,14 +131,16 @@ impl<'a> Assembly<'a> {
         while let Some(part) = parts.next() {
             match part {
                 Part::Keep(entry) => self.keep(entry)?,
-                Part::Adopt(found, known, extra) => self.adopt(found, known, extra)?,
-                Part::Link(found) => self.link(found)?,
+                Part::Written(entry) => self.add(entry)?,
+                Part::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
+                Part::Link(found, identity) => self.link(found, identity)?,
+                Part::Later(path) => _ = self.later.insert(path),
                 Part::Other(found, known, extra) => self.other(found, known, extra)?,
                 Part::File(content, bytes, known, sampled) => self.file(content, &bytes, known, sampled)?,
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
                 Part::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
                 Part::Warn(what) => self.warn(what),
-                Part::Gone(path, why) => self.warn(format!("{path} is not in the snapshot: {why}")),
+                Part::Gone(path, why) => self.gone(path, &why),
                 Part::Failed(path, why, size) => self.unreadable(path, why, size),
                 Part::Blocks(..)
                 | Part::Hole(_)
@@ -162,6 +174,12 @@ impl<'a> Assembly<'a> {
         self.problems.push(Problem { path, why });
     }
 
+    /// An entry whose name led nowhere when it was read: deleted, or away for a moment. The end of the capture tells.
+    fn gone(&mut self, path: EntryPath, why: &str) {
+        self.warn(format!("{path} is not in the snapshot: {why}"));
+        self.later.insert(path);
+    }
+
     /// An entry that is missing in the snapshot and has not gone.
     fn unreadable(&mut self, path: EntryPath, why: String, size: u64) {
         // Whoever was told to stop commits nothing, and says that and no more.
@@ -175,22 +193,13 @@ impl<'a> Assembly<'a> {
 
     fn keep(&mut self, entry: Entry) -> Result<()> {
         self.ctx.monitor.advance(entry.size);
-        // A group's first member may have been found changed by the sample.
-        let first = entry.link.as_ref().and_then(|link| self.links.get(link));
-        if let Some(first) = first
-            && first.hash != entry.hash
-        {
-            let mut changed = Entry { path: entry.path.clone(), ..first.clone() };
-            changed.extents = changed.content_extents();
-            let changed = self.place(changed, Some(&entry))?;
-            return self.add(changed);
-        }
         self.add(entry)
     }
 
     /// The content is as it was; the rest is taken anew.
-    fn adopt(&mut self, found: Found, known: Entry, extra: Extra) -> Result<()> {
+    fn adopt(&mut self, found: Found, known: Entry, extra: Extra, identity: Option<Identity>) -> Result<()> {
         self.ctx.monitor.advance(found.size);
+        self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
         let mut entry = entry_of(found, extra, known.hash);
         // Not the file's, where a part of a database is in its WAL.
         entry.size = known.size;
@@ -206,14 +215,20 @@ impl<'a> Assembly<'a> {
         self.add(entry)
     }
 
-    fn link(&mut self, found: Found) -> Result<()> {
-        let first = found.link().and_then(|link| self.links.get(&link)).cloned();
-        let Some(first) = first else {
-            self.failed(found.path, "another name of the same file could not be read".into());
+    /// Takes another name of a file, if it is one: an inode's number may have come again for another file, and the first name
+    /// may have gone before it was read. Whatever is not proven is read for itself.
+    fn link(&mut self, found: Found, identity: Identity) -> Result<()> {
+        let first = self.links.get(&(found.device, found.inode)).filter(|first| first.identity == identity);
+        let Some(first) = first.map(|first| first.entry.clone()) else {
+            self.later.insert(found.path);
             return Ok(());
         };
         self.ctx.monitor.advance(first.size);
         let mut entry = Entry { path: found.path, ..first };
+        if let Some(database) = entry.database.as_mut().filter(|database| database.taken == Taken::Raw) {
+            // What lies beside the first name does not lie beside this one.
+            (database.wal, database.journal) = (None, None);
+        }
         entry.extents = entry.content_extents();
         let entry = self.place(entry, None)?;
         self.add(entry)
@@ -267,7 +282,9 @@ impl<'a> Assembly<'a> {
                 self.warn(format!("{} was changed without its time changing; it is stored anew", content.found.path));
             }
         }
-        let mut entry = entry_of(content.found, content.extra, Some(content.hash));
+        let Content { found, extra, hash, identity, .. } = content;
+        self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
+        let mut entry = entry_of(found, extra, Some(hash));
         entry.racy = content.racy;
         Ok(Some(entry))
     }
@@ -414,74 +431,132 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// Adds what still waits for its place: nothing comes after it.
-    ///
-    /// # Errors
-    /// A store that fails.
-    pub fn end(&mut self) -> Result<()> {
-        self.add_held(None)
-    }
-
     /// Warnings, problems, databases and bytes read, when all is done.
     pub fn outcome(self) -> (Vec<String>, Vec<Problem>, Vec<DatabaseRecord>, u64) {
         (self.warnings, self.problems, self.database_records, self.read_bytes)
     }
 
-    fn put(&mut self, entry: Entry) -> Result<()> {
+    fn put(&mut self, mut entry: Entry) -> Result<()> {
+        if let Some(refused) = self.refused.as_ref().filter(|refused| entry.path.is_in(refused)) {
+            let why = format!("the folder {refused} could not be recorded");
+            self.failed(entry.path, why);
+            return Ok(());
+        }
+        if let (Some(link), Some(hash)) = (&mut entry.link, &entry.hash) {
+            // Older programs gave a group a name that another file may have as well.
+            let mark = content_mark(hash);
+            if !link.ends_with(&mark) {
+                link.push('-');
+                link.push_str(&mark);
+            }
+        }
+        if entry.kind == Kind::File
+            && let Some(database) = database_of(entry.path.bytes())
+            && let Some((_, Some(sides))) = self.beside.iter().find(|(path, _)| path.bytes() == database)
+            && !sides.contains(&entry.path)
+        {
+            // SQLite would take it for the database's, and what it holds is of another time.
+            return Ok(());
+        }
+        match self.writer.put(&entry, &mut self.index) {
+            Ok(()) => {}
+            Err(Refused::Failed(why)) => return Err(why),
+            Err(Refused::Entry(why)) if entry.xattrs.is_empty() => {
+                if entry.kind == Kind::Folder {
+                    self.refused = Some(entry.path.clone());
+                }
+                self.failed(entry.path, why);
+                return Ok(());
+            }
+            // Its content, or what is in it, is worth more than they are.
+            Err(Refused::Entry(why)) => {
+                let why = format!("its extended attributes are not in the snapshot: {why}");
+                self.ctx.monitor.warn(&format!("{}: {why}", entry.path));
+                self.problems.push(Problem { path: entry.path.clone(), why });
+                let bare = Entry { xattrs: Vec::new(), extents: entry.content_extents(), ..entry };
+                let bare = self.place(bare, None)?;
+                return self.put(bare);
+            }
+        }
+        if is_beside(&entry, &self.raw) {
+            self.writer.count_beside(entry.size);
+        }
         if let Some(database) = &entry.database {
+            self.beside.retain(|(path, _)| entry.path.bytes().starts_with(path.bytes()));
+            let several = database.taken == Taken::Raw && entry.link.is_some();
+            self.beside.push((entry.path.clone(), (!several).then(|| recorded_sides(&entry))));
             if database.taken == Taken::Raw {
                 self.raw.retain(|path| entry.path.bytes().starts_with(path.bytes()));
                 self.raw.push(entry.path.clone());
             }
-            let why = self.reasons.remove(&entry.path);
+            let why = self.reasons.get(&entry.path).cloned();
             let (path, check) = (entry.path.clone(), database.check.clone());
             self.database_records.push(DatabaseRecord { path, taken: database.taken, why, check });
         }
-        match self.builder.push(&entry) {
-            Ok(None) => {}
-            Ok(Some(hunk)) => self.hunk(hunk)?,
-            Err(why) => {
-                self.failed(entry.path, why.what());
-                return Ok(());
+        if let Some((path, file, identity)) = self.first.take() {
+            if path == entry.path {
+                self.links.entry(file).or_insert(First { identity, entry });
+            } else {
+                self.first = Some((path, file, identity));
             }
         }
-        self.totals.entries += 1;
-        self.totals.files += u64::from(entry.kind == Kind::File);
-        self.totals.bytes += entry.size;
-        if database_of(entry.path.bytes()).is_some_and(|path| self.raw.iter().any(|raw| raw.bytes() == path)) {
-            self.totals.beside += entry.size;
-        }
-        if let Some(link) = &entry.link
-            && !self.links.contains_key(link)
-        {
-            self.links.insert(link.clone(), entry.clone());
-        }
-        self.last = entry.path;
         Ok(())
     }
 
-    fn hunk(&mut self, hunk: Hunk) -> Result<()> {
-        let frame = self.index.store(&hunk.bytes)?;
-        self.reached.extend(hunk.packs.iter().chain([&frame.pack]));
-        self.hunks.push(HunkRef { frame, entries: hunk.entries, first: hunk.first, maps: hunk.maps });
-        Ok(())
+    /// Ends what is being written for a checkpoint; none where nothing could be in it.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn checkpoint(&mut self) -> Result<Option<Written>> {
+        self.data.flush()?;
+        self.writer.checkpoint(&mut self.index)
     }
 
-    /// Ends the last hunk and the pack of data.
+    /// Ends the snapshot as it is now.
+    ///
+    /// # Errors
+    /// One that readers would refuse; a store that fails.
+    pub fn finish(&mut self) -> Result<Written> {
+        self.add_held(None)?;
+        self.writer.finish(&mut self.index)
+    }
+
+    /// Makes the content of finished entries durable.
     ///
     /// # Errors
     /// A store that fails.
     pub fn flush(&mut self) -> Result<()> {
-        if let Some(hunk) = self.builder.finish() {
-            self.hunk(hunk)?;
-        }
         self.data.flush()
+    }
+
+    /// The entries that are to be looked at once more.
+    pub fn take_later(&mut self) -> BTreeSet<EntryPath> {
+        std::mem::take(&mut self.later)
+    }
+
+    /// Begins to write the snapshot once more, from what has been written and what comes of `taken` paths. Makes what has been
+    /// written readable, and gives a reader for it.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn begin_again(&mut self, taken: &[EntryPath]) -> Result<PackReader<'a>> {
+        self.index.flush()?;
+        self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
+        self.writer = SnapshotWriter::default();
+        self.links.clear();
+        self.problems.retain(|problem| !taken.iter().any(|path| problem.path.is_in(path)));
+        self.database_records.clear();
+        self.databases.clear();
+        self.beside.clear();
+        self.raw.clear();
+        self.refused = None;
+        Ok(self.base.packs.with(self.stored.values().copied().collect::<Vec<_>>()))
     }
 }
 
 /// An entry without its bytes.
 fn entry_of(found: Found, extra: Extra, hash: Option<Hash>) -> Entry {
-    let link = found.link();
+    let link = hash.as_ref().and_then(|hash| link_name(&found, hash));
     Entry {
         path: found.path,
         kind: found.kind,

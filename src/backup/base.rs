@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use super::sqlite::known_pages;
 use crate::error::{Error, Kind, Result};
 use crate::vault::Vault;
-use crate::vault::entry::{Entry, Extent};
+use crate::vault::entry::{Entry, Extent, Taken};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
@@ -60,6 +60,8 @@ pub struct Known {
     pub same_place: bool,
     /// Whether all of it is in the vault. Of a database, pages may have been lost; the others are not sent again.
     pub whole: bool,
+    /// What was taken with it: the files beside a raw database.
+    pub sides: Vec<Entry>,
 }
 
 impl<'v> Base<'v> {
@@ -195,7 +197,8 @@ impl<'v> Base<'v> {
                 }
                 let entry = read.iter().flat_map(|(_, entries)| entries).find(|entry| entry.path == path);
                 match entry.and_then(|entry| self.known(entry.clone(), same_place(&root))) {
-                    Some(known) => {
+                    Some(mut known) => {
+                        join_units(std::slice::from_mut(&mut known));
                         self.missed.push(known);
                         loaded.extend(reader.book().values().copied());
                     }
@@ -259,11 +262,12 @@ impl<'v> Base<'v> {
                         continue;
                     }
                 };
-                let known = entries
+                let mut known: Vec<_> = entries
                     .into_iter()
                     .filter(|entry| section.after.as_ref().is_none_or(|after| entry.path > *after))
                     .filter_map(|entry| self.known(entry, section.same_place))
                     .collect();
+                join_units(&mut known);
                 if to.send(known).is_err() {
                     return Ok(());
                 }
@@ -289,8 +293,33 @@ impl Base<'_> {
         let mut packs = entry.map.iter().flat_map(|map| &map.packs);
         let placed = entry.extents.iter().all(|extent| self.has_extent(extent));
         let whole = placed && (self.absent.is_empty() || packs.all(|pack| self.has(*pack)));
-        (whole || known_pages(&entry).is_some()).then_some(Known { entry, same_place, whole })
+        let sides = Vec::new();
+        (whole || known_pages(&entry).is_some()).then_some(Known { entry, same_place, whole, sides })
     }
+}
+
+/// Gives raw databases, among known entries in path order, what was taken with them. One of which a part is not there is read
+/// anew: that a part is not known does not mean that it is not needed.
+fn join_units(known: &mut [Known]) {
+    for at in 0..known.len() {
+        let recorded = recorded_sides(&known[at].entry);
+        let find = |path: &EntryPath| known.binary_search_by(|k| k.entry.path.cmp(path)).ok().map(|at| &known[at]);
+        let sides = recorded.iter().map(|path| find(path).filter(|side| side.whole).map(|side| side.entry.clone()));
+        match sides.collect::<Option<Vec<_>>>() {
+            Some(sides) => known[at].sides = sides,
+            None => known[at].whole = false,
+        }
+    }
+}
+
+/// The paths of the files that were taken with a raw database.
+pub fn recorded_sides(entry: &Entry) -> Vec<EntryPath> {
+    let Some(database) = entry.database.as_ref().filter(|database| database.taken == Taken::Raw) else {
+        return Vec::new();
+    };
+    let beside = |ending: &str| EntryPath::new([entry.path.bytes(), ending.as_bytes()].concat()).ok();
+    let journal = database.journal.and_then(|_| beside("-journal"));
+    journal.into_iter().chain(database.wal.and_then(|_| beside("-wal"))).collect()
 }
 
 /// The newest checkpoint, if it is newer than the parent and was made from it.

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use super::assemble::Assembly;
 use super::base::Base;
 use super::packer::Packer;
+use super::writer::Written;
 use super::{Options, doing};
 use crate::error::{Error, Result};
 use crate::vault::Vault;
 use crate::vault::hex::PackId;
 use crate::vault::list;
 use crate::vault::pack::PackInfo;
-use crate::vault::path::EntryPath;
 use crate::vault::read::absent;
 use crate::vault::root::{
     CHECKPOINTS, FORMAT, PackBook, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals,
@@ -84,19 +84,25 @@ pub struct Committed {
 }
 
 impl Run<'_> {
-    /// Commits what was put together so far: a snapshot, or a checkpoint that `covers` a part of it.
+    /// Commits what was `written`: a snapshot, or a checkpoint that covers a part of it.
     ///
     /// # Errors
     /// A store that fails; what `before_commit` says. Nothing is committed then.
-    pub fn commit(&self, assembly: &mut Assembly, packer: &Packer, covers: Option<EntryPath>) -> Result<Outcome> {
+    pub fn commit(
+        &self,
+        assembly: &mut Assembly,
+        packer: &Packer,
+        written: Written,
+        checkpoint: bool,
+    ) -> Result<Outcome> {
         let store = |content: &[u8], reached: &mut HashSet<PackId>, assembly: &mut Assembly| {
             let frame = assembly.index.store(content)?;
             reached.insert(frame.pack);
             Ok::<_, Error>(frame)
         };
         assembly.flush()?;
-        let mut reached = assembly.reached.clone();
-        let hunks = assembly.hunks.clone();
+        let Written { hunks, mut reached, totals, until } = written;
+        let covers = checkpoint.then_some(until);
         let hunks = list::write(hunks, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let problems = assembly.problems.clone();
         let problems = list::write(problems, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
@@ -120,9 +126,9 @@ impl Run<'_> {
             return Ok(Outcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));
         }
 
-        let state = if covers.is_some() { State::Complete } else { self.state(assembly) };
+        let state = if covers.is_some() { State::Complete } else { self.state(assembly, &totals) };
         let uploaded: u64 = assembly.stored.values().map(|info| info.size).sum();
-        let totals = Totals { uploaded_bytes: uploaded, new_packs: assembly.stored.len() as u64, ..assembly.totals };
+        let totals = Totals { uploaded_bytes: uploaded, new_packs: assembly.stored.len() as u64, ..totals };
         let folder = if covers.is_some() { CHECKPOINTS } else { SNAPSHOTS };
         let root = Root {
             format: FORMAT,
@@ -163,10 +169,10 @@ impl Run<'_> {
         info.ok_or_else(|| Error::failed("list the snapshot's packs", format!("nothing is known of the pack {id}")))
     }
 
-    fn state(&self, assembly: &Assembly) -> State {
+    fn state(&self, assembly: &Assembly, totals: &Totals) -> State {
         // What is there and cannot be read has not vanished.
-        let entries = assembly.totals.entries + assembly.unread.0;
-        let bytes = assembly.totals.bytes - assembly.totals.beside + assembly.unread.1;
+        let entries = totals.entries + assembly.unread.0;
+        let bytes = totals.bytes - totals.beside + assembly.unread.1;
         // The data directory itself is an entry.
         let empty = entries <= 1;
         let shrunk = self

@@ -1,13 +1,15 @@
 //! What an entry has beside its metadata: extended attributes, and where a symlink points.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr, readlink};
+use rustix::fs::{OFlags, fgetxattr, flistxattr, lgetxattr, llistxattr, readlinkat};
 use rustix::io::Errno;
 
+use crate::beneath::Root;
 use crate::vault::entry::Kind;
-use crate::vault::path::Bytes;
+use crate::vault::path::{Bytes, EntryPath};
 
 /// What a look at an entry adds to its metadata.
 #[derive(Debug, Default)]
@@ -18,16 +20,29 @@ pub struct Extra {
     pub target: Option<Bytes>,
 }
 
-/// What a path adds to its metadata; no symlink is followed.
+/// What an entry adds to its metadata; no symlink is followed.
 ///
 /// # Errors
-/// What the system refuses.
-pub fn extra_of(path: &Path, kind: Kind) -> Result<Extra, Errno> {
+/// What the system refuses; `INVAL` for what is no symlink any more.
+pub fn extra_of(root: &Root, path: &EntryPath, kind: Kind) -> Result<Extra, Errno> {
+    if kind == Kind::Folder {
+        let folder = root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        return extra_of_file(&File::from(folder));
+    }
     let target = match kind {
-        Kind::Symlink => Some(Bytes(readlink(path, Vec::new())?.into_bytes())),
+        Kind::Symlink => {
+            let (above, name) = root.parent(path)?;
+            Some(Bytes(readlinkat(&above, OsStr::from_bytes(&name), Vec::new())?.into_bytes()))
+        }
         _ => None,
     };
-    let xattrs = xattrs(|list| llistxattr(path, list), |name, value| lgetxattr(path, name, value))?;
+    // What is no file or folder is not opened: a pipe would wait for its writer. Without /proc there is no other way to its
+    // attributes, which are rare there.
+    let xattrs = match root.through_proc(path) {
+        Ok((_above, at)) => xattrs(|list| llistxattr(&at, list), |name, value| lgetxattr(&at, name, value))?,
+        Err(Errno::NOSYS) if kind != Kind::File => Vec::new(),
+        Err(why) => return Err(why),
+    };
     Ok(Extra { xattrs, target })
 }
 

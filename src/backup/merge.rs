@@ -5,7 +5,7 @@ use std::iter::Peekable;
 
 use super::base::Known;
 use super::sqlite::beside::database_of;
-use super::walk::{Found, Role};
+use super::walk::{Found, Role, SideFound};
 use crate::vault::entry::{CheckKind, Entry, Kind, Taken};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
@@ -21,13 +21,22 @@ pub enum Step {
     Read(Found, Option<Entry>),
     /// It looks unchanged and is read to make sure.
     Sample(Found, Entry),
-    /// Another name of a file that came before.
+    /// Another name, it seems, of a file that came before.
     Link(Found),
+    /// It stands in what this run has written already.
+    Written(Entry),
+    /// Something takes the place of what this run has written, if it can be read.
+    Instead(Box<Step>, Box<Entry>),
     /// It is a part of a database that is taken as a whole.
     Part,
     /// It cannot be in the snapshot, and why.
     Failed(EntryPath, String),
+    /// It was there, and is to be looked at once more at the end.
+    Later(EntryPath),
 }
+
+/// Files with several names that are known by their numbers at the same time. Beyond it each name is read for itself.
+const MAX_LINKS: usize = 65_536;
 
 /// How the merge decides.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +57,7 @@ pub struct Rule {
 pub struct Merge<K: Iterator<Item = Known>> {
     known: Peekable<K>,
     rule: Rule,
-    /// Files with several names, of which one has come.
+    /// Files with several names, of which one has come and is read or taken over from another place.
     links: HashSet<(u64, u64)>,
     /// Databases that may still have something beside them, and whether that is copied: they are raw and unchanged.
     databases: Vec<(EntryPath, Beside)>,
@@ -76,26 +85,31 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         if found.role == Role::Side {
             return self.side(found, known);
         }
+        let sides = known.as_ref().map_or(Vec::new(), |known| known.sides.clone());
         let step = self.step(found, known);
-        if let Some((path, beside)) = beside(&step) {
+        if let Some((path, beside)) = beside(&step, sides) {
             self.databases.retain(|(database, _)| path.bytes().starts_with(database.bytes()));
             self.databases.push((path, beside));
         }
         step
     }
 
-    /// What lies beside a database goes its way.
+    /// What lies beside a database goes its way: what was decided for the database was decided for it as well.
     fn side(&mut self, found: Found, known: Option<Known>) -> Step {
         let database = database_of(found.path.bytes()).unwrap_or_default();
-        let beside = self.databases.iter().find(|(path, _)| path.bytes() == database).map(|(_, beside)| *beside);
-        match (beside, known) {
-            (Some(Beside::Copied), Some(known)) => match self.compare(&found, &known) {
-                Sameness::Entry => Step::Keep(known.entry),
-                Sameness::Content => Step::Adopt(found, known.entry),
-                // Its size and time are those that its database knows it by.
-                Sameness::None => Step::Read(found, Some(known.entry)),
+        let beside = self.databases.iter_mut().find(|(path, _)| path.bytes() == database).map(|(_, beside)| beside);
+        match beside {
+            Some(Beside::Copied(sides)) => match sides.iter().position(|side| side.path == found.path) {
+                Some(at) => {
+                    let side = sides.swap_remove(at);
+                    let same = (side.mode, side.uid, side.gid, side.ctime, side.inode)
+                        == (found.mode, found.uid, found.gid, found.ctime, found.inode);
+                    if same { Step::Keep(side) } else { Step::Adopt(found, side) }
+                }
+                // Of a `-shm` nothing is kept.
+                None => Step::Part,
             },
-            (Some(Beside::Alone), known) if !found.path.bytes().ends_with(b"-shm") => {
+            Some(Beside::Alone) if !found.path.bytes().ends_with(b"-shm") => {
                 Step::Read(found, known.map(|known| known.entry))
             }
             _ => Step::Part,
@@ -103,11 +117,12 @@ impl<K: Iterator<Item = Known>> Merge<K> {
     }
 
     fn step(&mut self, found: Found, known: Option<Known>) -> Step {
-        let again = found.linked && !self.links.insert((found.device, found.inode));
+        let sameness = known.as_ref().map_or(Sameness::None, |known| self.compare(&found, known));
+        let again = !matches!(sameness, Sameness::Entry) && self.is_link(&found);
         let Some(known) = known else {
             return if again { Step::Link(found) } else { Step::Read(found, None) };
         };
-        match self.compare(&found, &known) {
+        match sameness {
             Sameness::Entry if self.sampled(&found) => Step::Sample(found, known.entry),
             Sameness::Entry => Step::Keep(known.entry),
             _ if again => Step::Link(found),
@@ -117,15 +132,27 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         }
     }
 
+    /// Whether another name of the file has come already.
+    fn is_link(&mut self, found: &Found) -> bool {
+        let file = (found.device, found.inode);
+        if !found.linked || self.links.contains(&file) {
+            return found.linked;
+        }
+        if self.links.len() < MAX_LINKS {
+            self.links.insert(file);
+        }
+        false
+    }
+
     fn compare(&self, found: &Found, known: &Known) -> Sameness {
-        let Known { entry, same_place, whole } = known;
+        let Known { entry, same_place, whole, .. } = known;
         // A part of a live database may be in its WAL alone: then its size is not its file's, and the WAL's tells.
         let sized = entry.size == found.size || is_logged(entry);
         let looks_same = entry.kind == found.kind && sized && entry.mtime == found.mtime;
         if !whole || !looks_same || entry.racy || (self.rule.verify_content && found.kind == Kind::File) {
             return Sameness::None;
         }
-        if !self.same_database(found, entry) {
+        if !self.same_database(found, entry) || !same_sides(found, known) {
             return Sameness::None;
         }
         if !same_place {
@@ -137,7 +164,7 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         let same = entry.ctime == found.ctime
             && entry.inode == found.inode
             && (entry.mode, entry.uid, entry.gid) == (found.mode, found.uid, found.gid)
-            && entry.link == found.link();
+            && is_group_of(entry.link.as_deref(), found);
         if same { Sameness::Entry } else { Sameness::None }
     }
 
@@ -152,6 +179,7 @@ impl<K: Iterator<Item = Known>> Merge<K> {
             // What lies beside it is an entry of its own now.
             return false;
         }
+        let beside = beside.map(|(wal, journal)| (wal.map(|found| found.side), journal.map(|found| found.side)));
         let checked = match (&database.check, self.rule.check) {
             // What was damaged may have been mended without a trace, and must not be taken for good before it is known.
             (Some(check), _) if check.failed.is_some() => false,
@@ -166,9 +194,9 @@ impl<K: Iterator<Item = Known>> Merge<K> {
 
     fn sampled(&self, found: &Found) -> bool {
         // All names of a file together: their entries must not come to differ.
-        let hash = match found.link() {
-            Some(link) => Hash::of(link.as_bytes()).0,
-            None => Hash::of(found.path.bytes()).0,
+        let hash = match found.linked {
+            true => Hash::of(link_of(found).as_bytes()).0,
+            false => Hash::of(found.path.bytes()).0,
         };
         let sample = self.rule.sample.max(1);
         found.kind == Kind::File && u64::from(hash[0]) % sample == self.rule.seq % sample
@@ -181,11 +209,49 @@ fn is_logged(entry: &Entry) -> bool {
     database.and_then(|database| database.wal).is_some_and(|wal| wal.size > 0)
 }
 
+/// Whether what lies beside a raw database is what was taken with it. Their sizes and times are compared as the database's.
+fn same_sides(found: &Found, known: &Known) -> bool {
+    let Role::Database { wal, journal } = found.role else { return true };
+    known.sides.iter().all(|entry| {
+        let now = if entry.path.bytes().ends_with(b"-wal") { wal } else { journal };
+        let same = |now: SideFound| !known.same_place || (now.ctime, now.inode) == (entry.ctime, entry.inode);
+        !entry.racy && now.is_some_and(same)
+    })
+}
+
+/// What the name of a file's hard-link group begins with.
+fn link_of(found: &Found) -> String {
+    format!("{:x}-{:x}", found.device, found.inode)
+}
+
+/// The name of a file's hard-link group, if it has other names: device and inode, and what the content is, since an inode's
+/// number may come again within one run for another file.
+pub fn link_name(found: &Found, hash: &Hash) -> Option<String> {
+    found.linked.then(|| format!("{}-{}", link_of(found), content_mark(hash)))
+}
+
+/// What the name of a hard-link group ends with: the first 16 digits of its content's hash.
+pub fn content_mark(hash: &Hash) -> String {
+    hash.to_string().chars().take(16).collect()
+}
+
+/// Whether a file is still in a hard-link group, or in none. The names of older programs do not tell the content.
+fn is_group_of(link: Option<&str>, found: &Found) -> bool {
+    let begins = link_of(found);
+    match link {
+        None => !found.linked,
+        Some(link) => {
+            let rest = link.strip_prefix(begins.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('-'));
+            found.linked && rest.is_some()
+        }
+    }
+}
+
 /// How what lies beside a database is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Beside {
-    /// It is copied, as the database is.
-    Copied,
+    /// It is copied, as the database is: these entries.
+    Copied(Vec<Entry>),
     /// By who reads the database.
     Part,
     /// As an ordinary file: the database is read under another of its names, and this may belong to it all the same.
@@ -193,15 +259,15 @@ enum Beside {
 }
 
 /// Of a file that may be a database: its path, and how what lies beside it is taken.
-fn beside(step: &Step) -> Option<(EntryPath, Beside)> {
-    let raw = |entry: &Entry| match &entry.database {
-        Some(database) if database.taken == Taken::Raw => Beside::Copied,
+fn beside(step: &Step, sides: Vec<Entry>) -> Option<(EntryPath, Beside)> {
+    let copied = |entry: &Entry| match &entry.database {
+        Some(database) if database.taken == Taken::Raw => Beside::Copied(sides),
         _ => Beside::Part,
     };
     let database = |found: &Found| matches!(found.role, Role::Database { .. });
     match step {
-        Step::Keep(entry) if entry.kind == Kind::File => Some((entry.path.clone(), raw(entry))),
-        Step::Adopt(found, entry) if found.kind == Kind::File => Some((found.path.clone(), raw(entry))),
+        Step::Keep(entry) if entry.kind == Kind::File => Some((entry.path.clone(), copied(entry))),
+        Step::Adopt(found, entry) if found.kind == Kind::File => Some((found.path.clone(), copied(entry))),
         Step::Read(found, _) | Step::Sample(found, _) if database(found) => Some((found.path.clone(), Beside::Part)),
         Step::Link(found) if database(found) => Some((found.path.clone(), Beside::Alone)),
         _ => None,
@@ -253,7 +319,7 @@ mod tests {
             target: None,
             xattrs: vec![],
             hash: Some(Hash::of(b"x")),
-            link: found.link(),
+            link: link_name(found, &Hash::of(b"x")),
             racy: false,
             header: 512,
             extents: vec![Extent::zeros(1024)],
@@ -267,6 +333,7 @@ mod tests {
             entry: Entry { racy, ..entry(&found) },
             same_place,
             whole: true,
+            sides: Vec::new(),
         });
         let mut merge = Merge::new(known, rule);
         now.into_iter()
@@ -279,6 +346,7 @@ mod tests {
                 Step::Link(_) => 'l',
                 Step::Part => 'p',
                 Step::Failed(..) => 'f',
+                Step::Written(_) | Step::Instead(..) | Step::Later(_) => panic!("of a round"),
             })
             .collect()
     }

@@ -2,48 +2,51 @@
 //!
 //! [`walk`] and [`base`] (what is known) meet in [`merge`], path by path; what is new or changed is [`read`] by several
 //! threads and [`assemble`]d in order: headers and blocks go through the [`packer`] into packs, entries into hunks, and
-//! when all is durable, [`commit`] writes the root. Each stage is a thread or several, the channels between them hold
+//! when all is durable, [`commit`] writes the root. At its end a [`capture`] looks once more at the [`folders`] that it went
+//! through: what was moved meanwhile is taken then. Each stage is a thread or several, the channels between them hold
 //! little, and nothing holds the whole of a snapshot.
 
 pub mod assemble;
 pub mod base;
 pub mod block;
+pub mod capture;
 pub mod commit;
 pub mod extra;
+pub mod folders;
 pub mod index;
 pub mod large;
 pub mod merge;
 pub mod packer;
 pub mod part;
+pub mod patch;
 pub mod read;
 pub mod seen;
 pub mod select;
 pub mod sqlite;
 pub mod walk;
+pub mod writer;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, statx};
 use serde::Serialize;
 
 use self::assemble::Assembly;
-use self::base::{Base, Known};
+use self::base::Base;
+use self::capture::Capture;
+pub use self::capture::{LookedAgain, NEVER_RESTS};
 use self::commit::{BeforeCommit, Outcome, Run};
 pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
-use self::merge::{Merge, Rule, Step};
 use self::packer::with_packer;
-use self::part::Part;
-use self::read::{Desk, Feed, Over};
 use self::select::Select;
-use self::walk::{Met, walk};
+use crate::beneath::{Identity, Root, born};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem;
-use crate::monitor::{Context, Moment, Silent};
+use crate::lock;
+use crate::monitor::{Context, Moment};
 use crate::store::Traffic;
 use crate::vault::Vault;
 use crate::vault::entry::CheckKind;
@@ -169,6 +172,8 @@ pub struct Report {
     pub uploaded_bytes: u64,
     /// Packs among them.
     pub new_packs: u64,
+    /// The look at the end of the capture.
+    pub looked_again: LookedAgain,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// What could not be read.
@@ -189,14 +194,15 @@ fn doing(options: &Options) -> String {
 /// Takes a snapshot of a data directory into a vault.
 ///
 /// # Errors
-/// A data directory that is missing or cannot be listed; a store that fails; options that make no sense; what
-/// `before_commit` says. Without a report
-/// there is no snapshot, and all that was good before is as it was.
+/// A data directory that is missing, cannot be listed, is being restored or is exchanged again and again; a store that fails;
+/// options that make no sense; what `before_commit` says. Without a report there is no snapshot, and all that was good before is
+/// as it was.
 pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
     let clock = Instant::now();
     check_labels(&options.labels)?;
     let select = Select::new(&options.data, &options.include, &options.exclude, &options.not_walked, options.sqlite)?;
     let mut absent = HashSet::new();
+    let mut exchanged = false;
     loop {
         match attempt(vault, options, &select, &absent, clock, ctx)? {
             Attempt::Done(report) => return Ok(*report),
@@ -208,6 +214,14 @@ pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
                         .hint("Something else deletes objects there: a lifecycle rule, a cleanup script. Stop it."));
                 }
             }
+            Attempt::Exchanged if exchanged => {
+                return Err(Error::failed(doing(options), "another directory has taken its place, twice")
+                    .hint("Let the app, or a restore, finish what it does there, and run this again."));
+            }
+            Attempt::Exchanged => {
+                ctx.monitor.warn("another directory has taken the data directory's place: this begins again");
+                exchanged = true;
+            }
         }
     }
 }
@@ -217,6 +231,8 @@ enum Attempt {
     Done(Box<Report>),
     /// Packs that earlier snapshots name are missing: the next attempt does without them.
     Absent(HashSet<PackId>),
+    /// The data directory's path leads to another one now.
+    Exchanged,
 }
 
 fn attempt(
@@ -227,46 +243,43 @@ fn attempt(
     clock: Instant,
     ctx: &Context,
 ) -> Result<Attempt> {
-    let place = place(options)?;
+    let (root, unlocked) = open_locked(options, ctx)?;
+    let place = place(options, &root)?;
     let early = Mutex::new(Vec::new());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
         early.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     };
+    unlocked.into_iter().for_each(warn);
     if !absent.is_empty() {
         let what =
             "packs are missing in the vault; what they held is stored anew. `lastgood verify` tells whom it hurts";
         warn(format!("{} {what}", absent.len()));
     }
-    let mut base = Base::find(vault, &place, is_local(options)?, absent.clone(), warn)?;
+    let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
+    let mut base = Base::find(vault, &place, remote.is_none(), absent.clone(), warn)?;
     base.seq = base.seq.max(options.seq_after.saturating_add(1));
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
     let run = Run { vault, options, base: &base, place, started };
+    let began = (options.trust.now)();
+    let capture = Capture { run: &run, root: &root, select, began, remote, warn: &warn, ctx };
     let (outcome, assembled) = with_packer(&*vault.store, options.level, ctx, |packer| {
         let mut assembly = Assembly::new(&base, packer, ctx)?;
-        let mut secured = Instant::now();
-        ctx.monitor.begin("backup", None);
-        through(&run, select, warn, ctx, |parts| {
-            assembly.take(parts)?;
-            if secured.elapsed() >= options.checkpoint_every {
-                let covers = assembly.last.clone();
-                ctx.monitor.reached(Moment::Committing, &covers);
-                // Packs that are found missing here are found missing at the end too.
-                run.commit(&mut assembly, packer, Some(covers))?;
-                secured = Instant::now();
-            }
-            ctx.check(&doing(options))
-        })?;
-        assembly.end()?;
+        let (written, settled) = capture.take(&mut assembly, packer)?;
         ctx.monitor.reached(Moment::Committing, &EntryPath::root());
-        let outcome = run.commit(&mut assembly, packer, None)?;
-        Ok((outcome, assembly.outcome()))
-    })?;
+        if !leads_to(&options.data, &root) {
+            return Ok((None, assembly.outcome(), settled));
+        }
+        let outcome = run.commit(&mut assembly, packer, written, false)?;
+        Ok((Some(outcome), assembly.outcome(), settled))
+    })
+    .map(|(outcome, assembled, settled)| (outcome, (assembled, settled)))?;
     let committed = match outcome {
-        Outcome::Committed(committed) => committed,
-        Outcome::Absent(packs) => return Ok(Attempt::Absent(packs)),
+        Some(Outcome::Committed(committed)) => committed,
+        Some(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
+        None => return Ok(Attempt::Exchanged),
     };
-    let (later, errors, databases, read_bytes) = assembled;
+    let ((later, errors, databases, read_bytes), settled) = assembled;
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(later);
     Ok(Attempt::Done(Box::new(Report {
@@ -280,6 +293,7 @@ fn attempt(
         read_bytes,
         uploaded_bytes: committed.uploaded_bytes,
         new_packs: committed.totals.new_packs,
+        looked_again: settled,
         warnings,
         errors,
         databases,
@@ -288,118 +302,34 @@ fn attempt(
     })))
 }
 
-/// Sends the whole directory through walk, merge and readers; `take` gets what comes of it, batch by batch, in path order.
-fn through(
-    run: &Run,
-    select: &Select,
-    warn: impl Fn(String) + Sync,
-    ctx: &Context,
-    mut take: impl FnMut(&mut dyn Iterator<Item = Part>) -> Result<()>,
-) -> Result<()> {
-    let Run { options, base, .. } = run;
-    let Options { verify_content, sqlite, check, trust, .. } = **options;
-    let rule = Rule { verify_content, sample: trust.sample, seq: base.seq, sqlite, check };
-    let databases = &sqlite::Settings {
-        enabled: options.sqlite,
-        check: options.check,
-        patience: options.busy_timeout,
-        key: run.vault.config.hash_key.0,
-        trust,
-    };
-    let over = &AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        // Two hunks ahead keep the merge busy.
-        let (known_to, known) = bounded::<Vec<Known>>(2);
-        let warn = &warn;
-        let sender = scope.spawn(move || base.send(&known_to, warn));
-        let (feed, in_order) = read::start(scope, Desk { data: &options.data, base, databases, trust, ctx });
-        let merge = Merge::new(known.into_iter().flatten(), rule).with_missed(base.missed());
-        let walker = scope.spawn(move || merge_walk(options, select, merge, feed, over, warn, ctx));
-        if ctx.monitor.wants_total() {
-            scope.spawn(move || count(options, select, over, ctx));
+/// Opens the data directory, and locks it against a restore. Gives a note where it cannot be locked.
+fn open_locked(options: &Options, ctx: &Context) -> Result<(Root, Option<String>)> {
+    loop {
+        let root = walk::open(&options.data)?;
+        let note = lock::lock(&root, lock::Kind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
+        // What was waited for may have put another one into its place.
+        if leads_to(&options.data, &root) {
+            return Ok((root, note));
         }
-        let mut taken = Ok(());
-        // After a failure the channel is emptied all the same: a reader or the walk may be waiting to send into it.
-        for batch in in_order {
-            if taken.is_ok() {
-                taken = take(&mut batch.into_iter().flatten());
-                over.store(taken.is_err(), Ordering::Relaxed);
-            }
-        }
-        // What made this thread give up comes first; the others then only say that they ended early.
-        let ended = |joined: std::thread::Result<Result<()>>| {
-            joined.unwrap_or_else(|_| Err(Error::failed(doing(options), "a thread ended in a panic")))
-        };
-        let (walked, sent) = (ended(walker.join()), ended(sender.join()));
-        taken.and(walked).and(sent)
-    })
-}
-
-/// Walks the directory beside what is known, and hands on what is to be done, until it is `over`.
-fn merge_walk(
-    options: &Options,
-    select: &Select,
-    mut merge: Merge<impl Iterator<Item = Known>>,
-    mut feed: Feed,
-    over: &AtomicBool,
-    warn: &(impl Fn(String) + Sync),
-    ctx: &Context,
-) -> Result<()> {
-    let early = |_| Error::failed(doing(options), "it ended early");
-    walk(&options.data, select, ctx.threads, ctx.monitor, |met| {
-        match met {
-            Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
-            Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
-            Met::Skipped(path, why) => warn(format!("{path} is skipped: {why}")),
-        }
-        if over.load(Ordering::Relaxed) {
-            return Err(early(Over));
-        }
-        ctx.check(&doing(options))
-    })?;
-    feed.flush().map_err(early)
-}
-
-/// Finds out how much there is, for whoever watches.
-fn count(options: &Options, select: &Select, over: &AtomicBool, ctx: &Context) {
-    let mut bytes = 0;
-    let counted = walk(&options.data, select, 1, &Silent, |met| {
-        if let Met::Entry(found) = met {
-            bytes += found.size;
-        }
-        if over.load(Ordering::Relaxed) {
-            return Err(Error::failed("count", "it is over"));
-        }
-        ctx.check("count")
-    });
-    // A failure shows in the backup itself.
-    if counted.is_ok() {
-        ctx.monitor.total(bytes);
+        ctx.check(&doing(options))?;
     }
 }
 
-/// Whether the data directory is on a filesystem of this machine: on another's, inode numbers mean nothing.
-fn is_local(options: &Options) -> Result<bool> {
-    let doing = || format!("ask for the filesystem of {}", options.data.display());
-    let folder = std::fs::File::open(&options.data).doing(doing)?;
-    Ok(filesystem::remote(&folder).doing(doing)?.is_none())
+/// Whether a path still leads to the directory that was opened.
+fn leads_to(data: &Path, root: &Root) -> bool {
+    rustix::fs::stat(data).is_ok_and(|now| (now.st_dev, now.st_ino) == root.id())
 }
 
 /// Where the data directory is now.
-fn place(options: &Options) -> Result<Place> {
-    let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+fn place(options: &Options, root: &Root) -> Result<Place> {
     let doing = || format!("read the data directory {}", options.data.display());
-    match statx(CWD, &options.data, AtFlags::empty(), flags) {
-        Ok(stat) => Ok(Place {
-            boot: options.boot.clone(),
-            device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
-            inode: stat.stx_ino,
-            born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0)
-                .then(|| walk::nanos(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec.into())),
-        }),
-        Err(rustix::io::Errno::NOENT) => Err(Error::failed(doing(), "it does not exist").hint(walk::MISSING)),
-        Err(why) => Err(why).doing(doing),
-    }
+    let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, Identity::FLAGS).doing(doing)?;
+    Ok(Place {
+        boot: options.boot.clone(),
+        device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
+        inode: stat.stx_ino,
+        born: born(&stat).map(|(seconds, part)| walk::nanos(seconds, part.into())),
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crossbeam_channel::Sender;
 use super::extra::Extra;
 use super::sqlite::{Ended, Settled};
 use super::walk::Found;
+use crate::beneath::Identity;
 use crate::vault::entry::Entry;
 use crate::vault::hex::Hash;
 use crate::vault::pages::Tag;
@@ -23,6 +24,8 @@ pub struct Content {
     pub racy: bool,
     /// What happened to it while it was read.
     pub note: Option<String>,
+    /// Which file it was, if other names lead to it.
+    pub identity: Option<Identity>,
 }
 
 /// What is known of an entry after it was looked at; of a large file, one after the other.
@@ -30,10 +33,12 @@ pub struct Content {
 pub enum Part {
     /// The entry is copied.
     Keep(Entry),
-    /// The entry's content is kept, its metadata is new.
-    Adopt(Found, Entry, Extra),
-    /// Another name of a file that came before.
-    Link(Found),
+    /// It stands in what this run has written already.
+    Written(Entry),
+    /// The entry's content is kept, its metadata is new. Which file it was, if other names lead to it.
+    Adopt(Found, Entry, Extra, Option<Identity>),
+    /// Another name, it seems, of a file that came before, and which file it leads to.
+    Link(Found, Identity),
     /// A folder, symlink or fifo.
     Other(Found, Option<Entry>, Extra),
     /// A whole file, its bytes, the known entry and whether that looked unchanged.
@@ -68,6 +73,8 @@ pub enum Part {
     Gone(EntryPath, String),
     /// It cannot be read, why, and how many bytes it has, as far as is known.
     Failed(EntryPath, String, u64),
+    /// It was there, and is to be looked at once more at the end.
+    Later(EntryPath),
 }
 
 /// Consecutive blocks that are sent.

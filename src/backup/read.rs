@@ -6,24 +6,25 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::fs::{Mode, OFlags, SeekFrom, Stat, fstat, open, seek};
+use rustix::fs::{OFlags, SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
 use super::Trust;
 use super::base::Base;
 use super::block;
-use super::extra::{extra_of, extra_of_file};
+use super::extra::{Extra, extra_of, extra_of_file};
 use super::large::Large;
 use super::merge::Step;
 use super::part::{Content, Part};
+use super::sqlite::beside;
 use super::sqlite::registry::{self, Hold};
 use super::sqlite::trouble::Trouble;
 use super::sqlite::{self, header::Header};
 use super::walk::{Found, Role, nanos};
+use crate::beneath::{Identity, Root};
 use crate::error::Result;
 use crate::monitor::{Context, Moment};
 use crate::vault::entry::{Entry, Kind};
@@ -57,7 +58,7 @@ pub struct Feed {
 #[derive(Clone, Copy)]
 pub struct Desk<'a> {
     /// The data directory.
-    pub data: &'a Path,
+    pub root: &'a Root,
     /// What the vault has.
     pub base: &'a Base<'a>,
     /// How databases are taken.
@@ -135,21 +136,56 @@ impl Feed {
 fn take_steps(desk: Desk, steps: Vec<Step>, to: &Sender<Vec<Part>>) -> Result<(), Over> {
     let mut parts = Vec::with_capacity(steps.len());
     for step in steps {
-        let part = match step {
-            Step::Keep(entry) => Part::Keep(entry),
-            Step::Link(found) => Part::Link(found),
-            Step::Part => continue,
-            Step::Failed(path, why) => Part::Failed(path, why, 0),
-            Step::Adopt(found, entry) => match extra_of(&desk.data.join(found.path.as_path()), found.kind) {
-                Ok(extra) => Part::Adopt(found, entry, extra),
-                Err(_) => look(desk, found, Some(entry), false, to, &mut parts)?,
-            },
-            Step::Read(found, known) => look(desk, found, known, false, to, &mut parts)?,
-            Step::Sample(found, known) => look(desk, found, Some(known), true, to, &mut parts)?,
-        };
-        parts.push(part);
+        if let Some(part) = take_step(desk, step, to, &mut parts)? {
+            parts.push(part);
+        }
     }
     to.send(parts).map_err(|_| Over)
+}
+
+/// Takes one step. What it gives comes after all that is in `before`, and that after what has gone into the channel.
+fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Part>) -> Result<Option<Part>, Over> {
+    Ok(Some(match step {
+        Step::Keep(entry) => Part::Keep(entry),
+        Step::Written(entry) => Part::Written(entry),
+        Step::Instead(step, written) => match take_step(desk, *step, to, before)? {
+            Some(failed @ (Part::Gone(..) | Part::Failed(..) | Part::Later(_))) => {
+                before.push(failed);
+                Part::Written(*written)
+            }
+            part => return Ok(part),
+        },
+        Step::Link(found) => match desk.root.identity_at(&found.path) {
+            Ok(identity) => Part::Link(found, identity),
+            Err(why) => gone_or_failed(desk, found, why),
+        },
+        Step::Part => return Ok(None),
+        Step::Failed(path, why) => Part::Failed(path, why, 0),
+        Step::Later(path) => Part::Later(path),
+        Step::Adopt(found, entry) => match adopted(desk, &found) {
+            Ok((extra, identity)) => Part::Adopt(found, entry, extra, identity),
+            Err(_) => look(desk, found, Some(entry), false, to, before)?,
+        },
+        Step::Read(found, known) => look(desk, found, known, false, to, before)?,
+        Step::Sample(found, known) => look(desk, found, Some(known), true, to, before)?,
+    }))
+}
+
+fn adopted(desk: Desk, found: &Found) -> Result<(Extra, Option<Identity>), Errno> {
+    let extra = extra_of(desk.root, &found.path, found.kind)?;
+    let identity = if found.linked { Some(desk.root.identity_at(&found.path)?) } else { None };
+    Ok((extra, identity))
+}
+
+/// What becomes of an entry that cannot be looked at. One whose name is gone was deleted, which is no problem; where a folder
+/// above it went away, the look at the end shows it.
+fn gone_or_failed(desk: Desk, found: Found, why: Errno) -> Part {
+    match desk.root.stat_at(&found.path) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+            Part::Gone(found.path, "it disappeared before it was read".into())
+        }
+        _ => Part::Failed(found.path, why.to_string(), found.size),
+    }
 }
 
 /// Looks at an entry as what it was found to be and, where something else has taken its place, as what it is now.
@@ -163,34 +199,42 @@ fn look(
 ) -> Result<Part, Over> {
     for _ in 0..AGAIN {
         desk.ctx.monitor.reached(Moment::Opening, &found.path);
-        let path = desk.data.join(found.path.as_path());
         let why = match found.kind {
-            Kind::File => match read_file(desk, &path, &found, &known, sampled, to, before)? {
+            Kind::File => match read_file(desk, &found, &known, sampled, to, before)? {
                 Ok(part) => return Ok(part),
                 Err(why) => why,
             },
-            kind => match extra_of(&path, kind) {
+            kind => match extra_of(desk.root, &found.path, kind) {
                 Ok(extra) => return Ok(Part::Other(found, known, extra)),
                 Err(why) => why,
             },
         };
+        let replaced = matches!(why, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL | Errno::NOTDIR);
+        if found.kind == Kind::Folder && replaced {
+            // It was listed, and what was in it comes next: it stays, as it was then.
+            return Ok(Part::Other(found, known, Extra::default()));
+        }
+        if found.kind == Kind::Folder {
+            // What is in it can be read all the same.
+            let path = found.path.clone();
+            before.push(Part::Other(found, known, Extra::default()));
+            return Ok(Part::Failed(path, format!("its extended attributes cannot be read: {why}"), 0));
+        }
         // Not what it was: a link that was swapped, a name that was given away and taken again.
-        if !matches!(why, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL) {
+        if !replaced {
             return Ok(Part::Failed(found.path, why.to_string(), found.size));
         }
-        let now = match rustix::fs::lstat(&path) {
+        let now = match desk.root.stat_at(&found.path) {
             Ok(stat) => Found::new(found.path.clone(), &stat),
-            Err(Errno::NOENT | Errno::NOTDIR) => {
-                return Ok(Part::Gone(found.path, "it disappeared before it was read".into()));
-            }
-            Err(why) => return Ok(Part::Failed(found.path, why.to_string(), found.size)),
+            Err(why) => return Ok(gone_or_failed(desk, found, why)),
         };
         match now {
             // What is in a new folder was not walked.
-            Some(now) if now.kind != Kind::Folder => found = now,
-            _ => {
-                let why = "it was replaced by something else before it was read";
-                return Ok(Part::Failed(found.path, why.into(), 0));
+            Some(now) if now.kind == Kind::Folder => return Ok(Part::Later(now.path)),
+            Some(now) => found = now,
+            None => {
+                let why = "it was replaced by something that no snapshot holds before it was read";
+                return Ok(Part::Gone(found.path, why.into()));
             }
         }
     }
@@ -201,25 +245,29 @@ fn look(
 ///
 /// # Errors
 /// As `open`; `LOOP` for what is no regular file.
-fn open_held(whole: &Path, found: &Found) -> Result<(File, Stat, Hold), Errno> {
-    let hold = registry::hold(found.device, found.inode);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(open(whole, flags, Mode::empty())?);
+fn open_held(desk: Desk, found: &Found) -> Result<(File, Stat, Hold), Errno> {
+    let hold = registry::hold(found.device, found.inode, desk.ctx.stop)?;
+    let file = File::from(desk.root.open_at(&found.path, OFlags::RDONLY | OFlags::NONBLOCK)?);
     let stat = fstat(&file)?;
     if (stat.st_dev, stat.st_ino) == (found.device, found.inode) {
         return Ok((file, stat, hold));
     }
     // Another file has the name now. Whoever has that one open in this process is waited for before this is closed.
     drop(hold);
-    let hold = registry::hold(stat.st_dev, stat.st_ino);
-    Ok((file, stat, hold))
+    match registry::hold(stat.st_dev, stat.st_ino, desk.ctx.stop) {
+        Ok(hold) => Ok((file, stat, hold)),
+        Err(why) => {
+            // Closing it would take another's locks away. It is never closed: the run ends here.
+            std::mem::forget(file);
+            Err(why)
+        }
+    }
 }
 
 /// Reads a file: a small one comes back as a part, of a large one or a database all but the end has gone into the channel
 /// when this returns.
 fn read_file(
     desk: Desk,
-    whole: &Path,
     found: &Found,
     known: &Option<Entry>,
     sampled: bool,
@@ -230,7 +278,7 @@ fn read_file(
     // Declared before the file, so that it is given back after that is closed.
     let hold;
     let (file, stat);
-    (file, stat, hold) = match open_held(whole, found) {
+    (file, stat, hold) = match open_held(desk, found) {
         Ok(opened) => opened,
         Err(why) => return Ok(Err(why)),
     };
@@ -247,17 +295,16 @@ fn read_file(
             first.push(Part::Database(known.clone(), sampled));
             to.send(first).map_err(|_| Over)
         };
-        let reader = sqlite::Reader { base: desk.base, settings: desk.databases, to, ctx };
-        return match reader.take(whole, &opened, known.as_ref(), hold, &mut begin)? {
+        let reader = sqlite::Reader { root: desk.root, base: desk.base, settings: desk.databases, to, ctx };
+        return match reader.take(&opened, known.as_ref(), hold, &mut begin)? {
             Ok(part) => Ok(Ok(part)),
             Err(Trouble::Replaced) => Ok(Err(Errno::NOENT)),
             Err(trouble) => Ok(Ok(Part::Failed(path.clone(), trouble.to_string(), opened.size))),
         };
     }
     if let Role::Database { .. } = found.role {
-        let what =
-            "it was a database when its folder was listed, and is none any more; what lies beside it is not taken";
-        before.push(Part::Warn(format!("{path}: {what}")));
+        // It was a database when its folder was listed, and is none any more: what lies beside it are files of their own.
+        before.extend(beside::sides(path).map(Part::Later));
     }
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
@@ -338,7 +385,8 @@ pub(super) fn finish(
     let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
     let extra = extra_of_file(file)?;
     let note = note.map(|what| format!("{what}; taken as it stood, {read} bytes"));
-    Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note })
+    let identity = if found.linked { Some(Identity::of_file(file)?) } else { None };
+    Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, identity })
 }
 
 fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Result<(Content, Vec<u8>)> {
@@ -372,6 +420,7 @@ mod tests {
     use crate::vault::root::Place;
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
@@ -391,7 +440,8 @@ mod tests {
             key: [0; 32],
             trust: Trust::default(),
         };
-        let desk = Desk { data, base: &base, databases: &databases, trust: Trust::default(), ctx: &ctx };
+        let root = Root::open(data).unwrap();
+        let desk = Desk { root: &root, base: &base, databases: &databases, trust: Trust::default(), ctx: &ctx };
         let (to, from) = bounded(4);
         take_steps(desk, vec![Step::Read(found, None)], &to).unwrap();
         from.recv().unwrap().remove(0)
@@ -407,7 +457,7 @@ mod tests {
         assert_eq!((content.found.size, &bytes[..], content.hash), (7, &b"content"[..], Hash::of(b"content")));
         let Part::Other(found, None, extra) = looked(data.path(), "link", 3) else { panic!("a symlink") };
         assert_eq!((found.kind, extra.target), (Kind::Symlink, Some(Bytes(b"elsewhere".to_vec()))));
-        assert!(matches!(looked(data.path(), "folder", 3), Part::Failed(..)));
+        assert!(matches!(looked(data.path(), "folder", 3), Part::Later(_)));
         assert!(matches!(looked(data.path(), "none", 3), Part::Gone(..)));
     }
 }

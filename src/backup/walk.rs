@@ -5,16 +5,20 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, open, statat};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, statat};
 use rustix::io::Errno;
 
+use super::folders::FolderRecord;
 use super::select::Select;
 use super::sqlite::beside;
+use crate::beneath::Root;
 use crate::error::{Error, Result};
 use crate::monitor::{Moment, Monitor};
 use crate::vault::entry::{Kind, Side};
@@ -22,9 +26,6 @@ use crate::vault::path::EntryPath;
 
 /// Listed entries that may wait for the walk.
 const AHEAD: usize = 32_768;
-
-/// How often a folder is tried again that has disappeared since it was seen.
-const AGAIN: u32 = 5;
 
 /// The marker of a folder that a restore in place has not finished filling.
 pub const HALF_RESTORED: &str = ".lastgood-in-place";
@@ -73,12 +74,23 @@ pub enum Role {
     /// A database by its content, with a WAL or a rollback journal beside it.
     Database {
         /// Its `-wal`.
-        wal: Option<Side>,
+        wal: Option<SideFound>,
         /// Its `-journal`.
-        journal: Option<Side>,
+        journal: Option<SideFound>,
     },
     /// A `-wal`, `-journal` or `-shm` beside a database: a part of that.
     Side,
+}
+
+/// A file beside a database, as it was found when that was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SideFound {
+    /// Its size and time.
+    pub side: Side,
+    /// ns since 1970.
+    pub ctime: i64,
+    /// Its inode number.
+    pub inode: u64,
 }
 
 /// What the walk meets.
@@ -86,6 +98,8 @@ pub enum Role {
 pub enum Met {
     /// An entry for the snapshot.
     Entry(Found),
+    /// A folder's names, after its entry: for the look at the end.
+    Listed(FolderRecord),
     /// Something that no snapshot holds, and why.
     Skipped(EntryPath, &'static str),
     /// Something that should be in the snapshot and cannot be read, and why.
@@ -124,15 +138,18 @@ impl Found {
             role: Role::Alone,
         })
     }
-
-    /// The name of its hard-link group, if it has one.
-    pub fn link(&self) -> Option<String> {
-        self.linked.then(|| format!("{:x}-{:x}", self.device, self.inode))
-    }
 }
 
-/// The children of one folder, by name.
-type Listing = Vec<Met>;
+/// A folder that was listed.
+#[derive(Debug)]
+struct Listing {
+    /// The folder itself, as it was just before.
+    folder: Found,
+    /// For the look at the end.
+    record: FolderRecord,
+    /// Its children, by name.
+    children: Vec<Met>,
+}
 
 #[derive(Default)]
 struct Ahead {
@@ -146,149 +163,228 @@ struct Ahead {
 }
 
 struct Shared<'a> {
-    data: &'a Path,
+    root: &'a Root,
     select: &'a Select,
+    now: fn() -> i64,
+    stop: &'a AtomicBool,
     monitor: &'a dyn Monitor,
     ahead: Mutex<Ahead>,
     changed: Condvar,
 }
 
-/// Walks `data` depth first, names in the order of their bytes, and calls `take` with all that it meets. The data directory
-/// itself comes first.
+/// How a walk goes.
+#[derive(Clone, Copy)]
+pub struct Walker<'a> {
+    /// The data directory.
+    pub root: &'a Root,
+    /// What is taken of it.
+    pub select: &'a Select,
+    /// Threads that list folders ahead of the walk.
+    pub threads: usize,
+    /// The machine's clock, in ns since 1970.
+    pub now: fn() -> i64,
+    /// Set from outside to stop.
+    pub stop: &'a AtomicBool,
+    /// Hears of each folder.
+    pub monitor: &'a dyn Monitor,
+}
+
+impl Walker<'_> {
+    /// Walks the whole directory depth first, names in the order of their bytes, and calls `take` with all that it meets. The
+    /// data directory itself comes first.
+    ///
+    /// # Errors
+    /// A data directory that cannot be read; those of `take`.
+    pub fn whole(self, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
+        self.with(|shared| {
+            let listing = shared.list(&EntryPath::root());
+            let listing = listing.map_err(|why| Error::io("list the data directory", &why.into()))?;
+            descend(shared, listing, &mut take)
+        })
+    }
+
+    /// Walks these entries and what is below them, as [`Walker::whole`] would meet them. They are in path order, and none lies
+    /// below another. What is not there is left out.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn some(self, paths: &[EntryPath], mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
+        self.with(|shared| {
+            // Entries of one folder may come apart, but never many folders deep.
+            let mut listed: Vec<(EntryPath, Vec<Met>)> = Vec::new();
+            for path in paths {
+                let above = path.parent().filter(|above| !above.is_empty()).unwrap_or(b".");
+                let Ok(above) = EntryPath::new(above) else { continue };
+                listed.retain(|(folder, _)| above.is_in(folder));
+                if listed.last().is_none_or(|(folder, _)| *folder != above) {
+                    // A folder that cannot be listed any more has nothing that can be taken.
+                    let children = shared.list(&above).map_or(Vec::new(), |listing| listing.children);
+                    listed.push((above, children));
+                }
+                let children = listed.last_mut().map(|(_, children)| children).into_iter().flatten();
+                for met in children.filter(|met| met.path() == path) {
+                    let met = std::mem::replace(met, Met::Skipped(EntryPath::root(), ""));
+                    shared.announce(std::slice::from_ref(&met));
+                    shared.child(met, &mut Vec::new(), &mut take)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn with(self, work: impl FnOnce(&Shared) -> Result<()>) -> Result<()> {
+        let Walker { root, select, threads, now, stop, monitor } = self;
+        let shared = Shared { root, select, now, stop, monitor, ahead: Mutex::default(), changed: Condvar::new() };
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| shared.list_ahead());
+            }
+            let _over = Over(&shared);
+            work(&shared)
+        })
+    }
+}
+
+/// Ends the listing threads when it is dropped, also by a panic.
+struct Over<'a>(&'a Shared<'a>);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Opens the data directory.
 ///
 /// # Errors
-/// A data directory that is missing, cannot be read, is no folder or is half restored; those of `take`.
-pub fn walk(
-    data: &Path,
-    select: &Select,
-    threads: usize,
-    monitor: &dyn Monitor,
-    mut take: impl FnMut(Met) -> Result<()>,
-) -> Result<()> {
+/// One that is missing, cannot be read, is no folder or is half restored.
+pub fn open(data: &Path) -> Result<Root> {
     let doing = || format!("read the data directory {}", data.display());
-    let stat = rustix::fs::stat(data).map_err(|why| match why {
+    let root = Root::open(data).map_err(|why| match why {
         Errno::NOENT => Error::failed(doing(), "it does not exist").hint(MISSING),
+        Errno::NOTDIR => Error::failed(doing(), "it is not a directory"),
         why => Error::io(doing(), &why.into()),
     })?;
-    let root = Found::new(EntryPath::root(), &stat).filter(|found| found.kind == Kind::Folder);
-    let root = root.ok_or_else(|| Error::failed(doing(), "it is not a directory"))?;
-    if data.join(HALF_RESTORED).symlink_metadata().is_ok() {
+    let marker = EntryPath::root().join(HALF_RESTORED.as_bytes());
+    if root.stat_at(&marker).is_ok() {
         let why = format!("a restore in place has not been finished (there is {HALF_RESTORED})");
         return Err(Error::failed(doing(), why).hint("Run `lastgood restore --in-place` again; it goes to the end."));
     }
-    let shared = Shared { data, select, monitor, ahead: Mutex::default(), changed: Condvar::new() };
-    let listing = shared.list(&EntryPath::root()).map_err(|why| Error::io(doing(), &why.into()))?;
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| shared.list_ahead());
-        }
-        let done = descend(&shared, root, listing, &mut take);
-        shared.lock().over = true;
-        shared.changed.notify_all();
-        done
-    })
+    Ok(root)
 }
 
-fn descend(shared: &Shared, root: Found, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
-    take(Met::Entry(root))?;
-    shared.announce(&listing);
-    let mut open = vec![listing.into_iter()];
-    while let Some(folder) = open.last_mut() {
-        let Some(met) = folder.next() else {
-            open.pop();
-            continue;
-        };
-        let below = match &met {
-            Met::Entry(found) if found.kind == Kind::Folder => Some(found.path.clone()),
-            _ => None,
-        };
-        take(met)?;
-        let Some(below) = below else { continue };
-        match shared.take(&below).or_else(|why| shared.again(&below, why)) {
-            Ok(listing) => open.push(listing.into_iter()),
-            Err(Errno::NOENT) => take(Met::Skipped(below, "it disappeared before its entries were listed"))?,
-            Err(why) => take(Met::Failed(below, format!("its entries could not be listed: {why}")))?,
+fn descend(shared: &Shared, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+    let mut open = Vec::new();
+    shared.enter(listing, &mut open, take)?;
+    shared.go(&mut open, take)
+}
+
+impl Met {
+    /// The path that it is about.
+    pub fn path(&self) -> &EntryPath {
+        match self {
+            Met::Entry(found) => &found.path,
+            Met::Listed(record) => &record.path,
+            Met::Skipped(path, _) | Met::Failed(path, _) => path,
         }
     }
-    Ok(())
 }
+
+/// Folders that the walk is in, with the children that are still to come.
+type Open = Vec<std::vec::IntoIter<Met>>;
 
 impl Shared<'_> {
     fn lock(&self) -> MutexGuard<'_, Ahead> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Goes through all that is left of the open folders.
+    fn go(&self, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+        while let Some(folder) = open.last_mut() {
+            match folder.next() {
+                Some(met) => self.child(met, open, take)?,
+                None => _ = open.pop(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a child; a folder with all that is in it, if no folder is open around it.
+    fn child(&self, met: Met, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+        let folder = match met {
+            Met::Entry(found) if found.kind == Kind::Folder => found,
+            met => return take(met),
+        };
+        let alone = open.is_empty();
+        match self.take(&folder.path) {
+            Ok(listing) => self.enter(listing, open, take)?,
+            // It went away, or something else has its place: the folder around it is looked at again at the end.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => take(Met::Listed(FolderRecord::unlisted(folder)))?,
+            Err(why) => {
+                let path = folder.path.clone();
+                take(Met::Entry(folder))?;
+                take(Met::Failed(path, format!("its entries could not be listed: {why}")))?;
+            }
+        }
+        if alone { self.go(open, take) } else { Ok(()) }
+    }
+
+    fn enter(&self, listing: Listing, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+        let Listing { folder, record, children } = listing;
+        self.announce(&children);
+        take(Met::Entry(folder))?;
+        take(Met::Listed(record))?;
+        open.push(children.into_iter());
+        Ok(())
+    }
+
     /// Lists a folder's entries, by name.
     fn list(&self, folder: &EntryPath) -> std::result::Result<Listing, Errno> {
         self.monitor.reached(Moment::Listing, folder);
-        let path = self.data.join(folder.as_path());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let nofollow = if folder.is_root() { OFlags::empty() } else { OFlags::NOFOLLOW };
-        let fd = open(&path, flags | nofollow, Mode::empty())?;
-        let mut names: Vec<Vec<u8>> = Vec::new();
-        for entry in Dir::read_from(&fd)? {
-            let name = entry?.file_name().to_bytes().to_vec();
-            if name != b"." && name != b".." {
-                names.push(name);
-            }
-        }
-        names.sort_unstable();
-        // A filesystem that is changed while it is listed may give a name twice.
-        names.dedup();
+        let fd = self.root.open_at(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        // Before its names: what changes while they are read shows in its times.
+        let at = (self.now)();
+        let itself = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
+        let names = names(&fd)?;
         self.monitor.reached(Moment::Named, folder);
+        let stats: Vec<_> = names.iter().map(|name| status(&fd, name)).collect();
+        let record = FolderRecord::new(&itself, at, &names, &stats);
         let databases = match self.select.sqlite {
-            true => beside::databases(&fd, &names),
+            true => beside::databases(&fd, &names, &stats, self.stop),
             false => Default::default(),
         };
-        let mut listing = Vec::with_capacity(names.len());
-        for name in names {
-            let path = folder.join(&name);
-            let stat = match statat(&fd, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW) {
+        let mut children = Vec::with_capacity(names.len());
+        for (name, stat) in names.iter().zip(stats) {
+            let path = folder.join(name);
+            let stat = match stat {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => continue,
                 Err(why) => {
-                    listing.push(Met::Failed(path, why.to_string()));
+                    children.push(Met::Failed(path, why.to_string()));
                     continue;
                 }
             };
             match Found::new(path.clone(), &stat) {
-                Some(found) if databases.is_side(&name) && found.kind == Kind::File => {
-                    listing.push(Met::Entry(Found { role: Role::Side, ..found }));
+                Some(found) if databases.is_side(name) && found.kind == Kind::File => {
+                    children.push(Met::Entry(Found { role: Role::Side, ..found }));
                 }
                 Some(found) if self.select.takes(&found) => {
-                    let role = databases.role(&name);
-                    listing.push(Met::Entry(Found { role, ..found }));
+                    let role = databases.role(name);
+                    children.push(Met::Entry(Found { role, ..found }));
                 }
                 Some(_) => {}
-                None => listing.push(Met::Skipped(path, what(stat.st_mode))),
+                None => children.push(Met::Skipped(path, what(stat.st_mode))),
             }
         }
         self.monitor.reached(Moment::Listed, folder);
-        Ok(listing)
+        Ok(Listing { folder: itself, record, children })
     }
 
-    /// Tries a folder again that was not there when it was listed: it may have been renamed and put back.
-    fn again(&self, folder: &EntryPath, mut why: Errno) -> std::result::Result<Listing, Errno> {
-        for _ in 0..AGAIN {
-            if !matches!(why, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-            match self.list(folder) {
-                Ok(listing) => {
-                    self.announce(&listing);
-                    return Ok(listing);
-                }
-                Err(next) => why = next,
-            }
-        }
-        Err(why)
-    }
-
-    /// Makes the folders of a listing known to the listing threads.
-    fn announce(&self, listing: &Listing) {
+    /// Makes the folders among children known to the listing threads.
+    fn announce(&self, children: &[Met]) {
         let mut ahead = self.lock();
-        for met in listing {
+        for met in children {
             if let Met::Entry(found) = met
                 && found.kind == Kind::Folder
             {
@@ -310,12 +406,13 @@ impl Shared<'_> {
             };
             ahead.listed.insert(path.clone(), None);
             drop(ahead);
-            let listing = self.list(&path);
+            // Should this panic, the walk must not wait for the folder.
+            let listing = catch_unwind(AssertUnwindSafe(|| self.list(&path))).unwrap_or(Err(Errno::IO));
             if let Ok(listing) = &listing {
-                self.announce(listing);
+                self.announce(&listing.children);
             }
             ahead = self.lock();
-            ahead.entries += listing.as_ref().map_or(0, Vec::len);
+            ahead.entries += listing.as_ref().map_or(0, |listing| listing.children.len());
             ahead.listed.insert(path, Some(listing));
             self.changed.notify_all();
         }
@@ -326,14 +423,12 @@ impl Shared<'_> {
         let mut ahead = self.lock();
         if ahead.waiting.remove(path) {
             drop(ahead);
-            let listing = self.list(path)?;
-            self.announce(&listing);
-            return Ok(listing);
+            return self.list(path);
         }
         loop {
             match ahead.listed.remove(path) {
                 Some(Some(listing)) => {
-                    ahead.entries -= listing.as_ref().map_or(0, Vec::len);
+                    ahead.entries -= listing.as_ref().map_or(0, |listing| listing.children.len());
                     drop(ahead);
                     self.changed.notify_all();
                     return listing;
@@ -343,10 +438,33 @@ impl Shared<'_> {
                     ahead = self.changed.wait(ahead).unwrap_or_else(PoisonError::into_inner);
                 }
                 // Every folder is announced before the walk comes to it.
-                None => return self.list(path),
+                None => {
+                    drop(ahead);
+                    return self.list(path);
+                }
             }
         }
     }
+}
+
+/// A folder's names, in the order of their bytes.
+pub(super) fn names(folder: &OwnedFd) -> std::result::Result<Vec<Vec<u8>>, Errno> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    // A filesystem that is changed while it is listed may give a name twice.
+    names.dedup();
+    Ok(names)
+}
+
+/// What is in a folder under a name; a symlink is not followed.
+pub(super) fn status(folder: &OwnedFd, name: &[u8]) -> std::result::Result<Stat, Errno> {
+    statat(folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 fn what(mode: u32) -> &'static str {
@@ -365,15 +483,21 @@ mod tests {
 
     fn paths(data: &Path, select: &Select, threads: usize) -> Vec<String> {
         let mut out = Vec::new();
-        walk(data, select, threads, &Silent, |met| {
-            match met {
-                Met::Entry(found) => out.push(found.path.to_string()),
-                Met::Skipped(path, why) => out.push(format!("{path}: {why}")),
-                Met::Failed(path, why) => out.push(format!("{path} failed: {why}")),
-            }
-            Ok(())
-        })
-        .unwrap();
+        let (root, stop) = (open(data).unwrap(), AtomicBool::new(false));
+        let walker = Walker { root: &root, select, threads, now: || 0, stop: &stop, monitor: &Silent };
+        let mut listed = 0;
+        walker
+            .whole(|met| {
+                match met {
+                    Met::Entry(found) => out.push(found.path.to_string()),
+                    Met::Listed(_) => listed += 1,
+                    Met::Skipped(path, why) => out.push(format!("{path}: {why}")),
+                    Met::Failed(path, why) => out.push(format!("{path} failed: {why}")),
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert!(listed > 0);
         out
     }
 
@@ -439,16 +563,34 @@ mod tests {
     }
 
     #[test]
+    fn entries_are_walked_again_as_in_the_whole_walk() {
+        let data = tree();
+        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
+        let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
+        for threads in [0, 2] {
+            let walker = Walker { root: &root, select: &all, threads, now: || 0, stop: &stop, monitor: &Silent };
+            let paths = ["a/deep", "a/gone", "a/x.csv", "a b", "b", "gone/x"].map(|path| EntryPath::new(path).unwrap());
+            let mut found = Vec::new();
+            let take = |met: Met| {
+                found.extend(matches!(met, Met::Entry(_)).then(|| met.path().to_string()));
+                Ok(())
+            };
+            walker.some(&paths, take).unwrap();
+            assert_eq!(found, ["a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "a b", "b", "b/w.csv"]);
+        }
+    }
+
+    #[test]
     fn sockets_are_skipped_and_missing_data_is_an_error() {
         let data = tempfile::tempdir().unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(data.path().join("s")).unwrap();
         let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
         assert_eq!(paths(data.path(), &all, 1), [".", "s: it is a socket"]);
-        let said = walk(&data.path().join("none"), &all, 1, &Silent, |_| Ok(())).unwrap_err().to_string();
+        let said = open(&data.path().join("none")).unwrap_err().to_string();
         assert!(said.contains("does not exist") && said.contains("lastgood restore"), "{said}");
-        let said = walk(&data.path().join("s"), &all, 1, &Silent, |_| Ok(())).unwrap_err().to_string();
+        let said = open(&data.path().join("s")).unwrap_err().to_string();
         assert!(said.contains("not a directory"), "{said}");
         fs::write(data.path().join(HALF_RESTORED), "").unwrap();
-        assert!(walk(data.path(), &all, 1, &Silent, |_| Ok(())).is_err());
+        assert!(open(data.path()).unwrap_err().to_string().contains("has not been finished"));
     }
 }

@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 const CUT_MASK: u16 = 0x1ff;
 /// And at this many bytes.
 const MAX_HUNK: usize = 1 << 20;
+/// Within what belongs together it ends at this many bytes: with the longest line after them, it is still an index frame.
+const MAX_UNIT: usize = (3 << 20) / 2;
 /// The longest line that an entry may take, so that a hunk with it is still an index frame.
 const MAX_LINE: usize = 2 << 20;
 
@@ -82,6 +84,8 @@ pub struct HunkBuilder {
     maps: u64,
     first: EntryPath,
     line: Vec<u8>,
+    /// The hunk ends as soon as it may.
+    due: bool,
 }
 
 /// A finished hunk.
@@ -108,6 +112,7 @@ impl Default for HunkBuilder {
             maps: 0,
             first: EntryPath::root(),
             line: Vec::new(),
+            due: false,
         }
     }
 }
@@ -118,6 +123,14 @@ impl HunkBuilder {
     /// # Errors
     /// An entry that no reader would take, such as one with too many extended attributes; it is not added.
     pub fn push(&mut self, entry: &Entry) -> Result<Option<Hunk>> {
+        self.push_within(entry, false)
+    }
+
+    /// As [`HunkBuilder::push`]; the hunk does not end `within` what belongs together, unless that is very long.
+    ///
+    /// # Errors
+    /// As [`HunkBuilder::push`].
+    pub fn push_within(&mut self, entry: &Entry, within: bool) -> Result<Option<Hunk>> {
         let refused = |why: String| Error::failed(format!("record the entry {}", entry.path), why);
         entry.check().map_err(refused)?;
         let wire = to_wire(entry, &mut self.packs);
@@ -138,7 +151,8 @@ impl HunkBuilder {
         self.maps += u64::from(entry.map.is_some());
         self.frame.line(&self.line);
         let hash = Hash::of(entry.path.bytes()).0;
-        let ends = u16::from_le_bytes([hash[0], hash[1]]) & CUT_MASK == 0 || self.frame.len() > MAX_HUNK;
+        self.due |= u16::from_le_bytes([hash[0], hash[1]]) & CUT_MASK == 0 || self.frame.len() > MAX_HUNK;
+        let ends = self.due && !within || self.frame.len() > MAX_UNIT;
         Ok(if ends { self.finish() } else { None })
     }
 

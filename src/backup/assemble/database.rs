@@ -62,6 +62,10 @@ impl Assembly<'_> {
                 Some(Part::SidesAgain) => laying.sides.clear(),
                 Some(Part::Warn(what)) => self.warn(what),
                 Some(Part::DatabaseEnd(ended)) => return self.database_end(laying, known, sampled, *ended),
+                Some(Part::Gone(path, why)) => {
+                    self.gone(path, &why);
+                    return Ok(());
+                }
                 Some(Part::Failed(path, why, size)) => {
                     self.unreadable(path, why, size);
                     return Ok(());
@@ -164,7 +168,13 @@ impl Assembly<'_> {
     }
 
     fn database_end(&mut self, mut laying: Laying, known: Option<Entry>, sampled: bool, ended: Ended) -> Result<()> {
-        let Ended { content, database, why, over_known, swept } = ended;
+        let Ended { content, mut database, why, over_known, swept } = ended;
+        // One that came and went while it was looked for was not taken.
+        let taken = |ending: &str| laying.sides.iter().any(|side| side.path.bytes().ends_with(ending.as_bytes()));
+        if database.taken == Taken::Raw {
+            database.wal = database.wal.filter(|_| taken("-wal"));
+            database.journal = database.journal.filter(|_| taken("-journal"));
+        }
         self.read_bytes += swept.read;
         self.end_layer(&mut laying)?;
         let path = content.found.path.clone();

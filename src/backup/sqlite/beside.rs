@@ -5,12 +5,15 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
 
 use super::{header, registry, side_of};
 use crate::backup::read::read_some;
-use crate::backup::walk::Role;
+use crate::backup::walk::{Role, SideFound, nanos};
+use crate::vault::path::EntryPath;
 
 /// The ends of the names of what lies beside a database.
 pub const SUFFIXES: [&str; 3] = ["-journal", "-shm", "-wal"];
@@ -31,23 +34,35 @@ impl Databases {
     }
 }
 
+/// The paths that the files of a database would have that are taken with it if it is raw.
+pub fn sides(database: &EntryPath) -> impl Iterator<Item = EntryPath> {
+    ["-journal", "-wal"].into_iter().filter_map(|ending| {
+        let path = [database.bytes(), ending.as_bytes()].concat();
+        EntryPath::new(path).ok()
+    })
+}
+
 /// The name, or path, of the database that a side file would belong to by its name.
 pub fn database_of(name: &[u8]) -> Option<&[u8]> {
     let database = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix.as_bytes()))?;
     if database.is_empty() || database.ends_with(b"/") { None } else { Some(database) }
 }
 
-/// Finds the databases of a folder that have something beside them, among its sorted names.
-pub fn databases(folder: &OwnedFd, names: &[Vec<u8>]) -> Databases {
+/// Finds the databases of a folder that have something beside them, among its sorted names and what they lead to.
+pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errno>], stop: &AtomicBool) -> Databases {
     let mut found = HashMap::new();
-    let has = |name: &[u8]| names.binary_search_by(|n| n.as_slice().cmp(name)).is_ok();
+    let file = |name: &[u8]| {
+        let at = names.binary_search_by(|n| n.as_slice().cmp(name)).ok()?;
+        let stat = stats.get(at)?.as_ref().ok()?;
+        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat)
+    };
     for name in names {
-        let Some(database) = database_of(name).filter(|database| has(database)) else { continue };
-        if !found.contains_key(database) && is_database(folder, database) {
+        let Some(database) = database_of(name).filter(|database| file(database).is_some()) else { continue };
+        if !found.contains_key(database) && is_database(folder, database, stop) {
             let look = |suffix: &str| {
-                let name = [database, suffix.as_bytes()].concat();
-                let stat = statat(folder, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW).ok()?;
-                (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then(|| side_of(&stat))
+                let stat = file(&[database, suffix.as_bytes()].concat())?;
+                let ctime = nanos(stat.st_ctime, stat.st_ctime_nsec);
+                Some(SideFound { side: side_of(stat), ctime, inode: stat.st_ino })
             };
             found.insert(database.to_vec(), Role::Database { wal: look("-wal"), journal: look("-journal") });
         }
@@ -56,23 +71,25 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>]) -> Databases {
 }
 
 /// Whether a file is a database by its content; what cannot be read is none, and its reader will say why.
-fn is_database(folder: &OwnedFd, name: &[u8]) -> bool {
+fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
     let name = OsStr::from_bytes(name);
     let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size == 0 {
         return false;
     }
-    let _hold = registry::hold(stat.st_dev, stat.st_ino);
+    // Without it the work is being stopped.
+    let Ok(hold) = registry::hold(stat.st_dev, stat.st_ino, stop) else { return false };
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = openat(folder, name, flags, Mode::empty()).map(File::from) else { return false };
     let mut first = [0; 100];
     let database = read_some(&file, 0, &mut first).is_ok_and(|n| header::Header::parse(&first[..n]).is_some());
-    // Another file may have come under the name: it is closed under its own hold.
+    // Another file may have come under the name: it is closed under its own hold, and nobody waits with another in hand.
     let _other = match fstat(&file) {
         Ok(now) if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) => {
-            Some(registry::hold(now.st_dev, now.st_ino))
+            drop(hold);
+            registry::hold(now.st_dev, now.st_ino, stop).ok()
         }
-        _ => None,
+        _ => Some(hold),
     };
     drop(file);
     database

@@ -9,7 +9,6 @@
 //! close it leaves the log as it is; the next to open it goes on from there.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,15 +16,17 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::{Mode, OFlags, Stat, fstat, open};
+use rustix::fs::{OFlags, Stat, fstat};
+use rustix::io::Errno;
 
+use super::at::At;
 use super::check;
 use super::check::Checked;
 use super::filesystem::unfit;
 use super::handle::{has_moved, system_errno};
 use super::header::{Header, is_page_size};
 use super::registry::{Hold, try_hold};
-use super::side::{Created, Id, beside, creates_as_owner, id, is_file, status};
+use super::side::{Created, Id, creates_as_owner, id, is_file};
 use super::trouble::{Meaning, Trouble, meaning};
 use super::wal::{Ended, PageSet, pages_in_wal};
 use crate::vault::entry::CheckKind;
@@ -84,8 +85,7 @@ pub struct Live<'a> {
     /// Of the `-shm`, since before the connection opened it.
     shm: Option<Hold>,
     hold: Hold,
-    /// Absolute, with no symlink in it.
-    path: PathBuf,
+    at: Arc<At>,
     options: Options<'a>,
     /// Patience that is left.
     left: Duration,
@@ -124,25 +124,21 @@ fn failed(what: impl std::fmt::Display) -> Trouble {
 }
 
 impl<'a> Live<'a> {
-    /// Opens the database at a path, which must be the file that the caller holds.
+    /// Opens the database at its place, which must be the file that the caller holds.
     ///
     /// # Errors
     /// Why it cannot be read so; nothing has been created then.
-    pub fn open(path: &Path, hold: Hold, options: Options<'a>) -> Result<Self, Trouble> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let path = resolve(path)?;
-        let file = match open(&path, flags, Mode::empty()) {
+    pub fn open(at: Arc<At>, hold: Hold, options: Options<'a>) -> Result<Self, Trouble> {
+        let file = match at.open("", OFlags::RDONLY) {
             Ok(file) => File::from(file),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
-                return Err(Trouble::Replaced);
-            }
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Err(Trouble::Replaced),
             Err(why) => return Err(failed(format!("it cannot be opened: {why}"))),
         };
         let stat = fstat(&file).map_err(failed)?;
         if id(&stat) != hold.id() {
             return Err(Trouble::Replaced);
         }
-        let used = |ending| status(&beside(&path, ending)).map(|stat| stat.is_some());
+        let used = |ending| at.status(ending).map(|stat| stat.is_some());
         if stat.st_nlink > 1 && !used("-wal").map_err(failed)? && !used("-journal").map_err(failed)? {
             return Err(Trouble::Raw(SEVERAL.into()));
         }
@@ -154,7 +150,7 @@ impl<'a> Live<'a> {
         {
             return Err(Trouble::Raw(why));
         }
-        if path.as_os_str().len() > LONGEST_PATH {
+        if at.path().as_os_str().len() > LONGEST_PATH {
             return Err(Trouble::Raw(format!("its path is longer than the {LONGEST_PATH} bytes that SQLite takes")));
         }
         let mut live = Live {
@@ -162,7 +158,7 @@ impl<'a> Live<'a> {
             file: Arc::new(file),
             shm: None,
             hold,
-            path,
+            at,
             options,
             left: options.patience,
             generation: 0,
@@ -286,7 +282,7 @@ impl<'a> Live<'a> {
     fn shut(&mut self) -> Result<(), String> {
         self.begun = false;
         self.connection = None;
-        std::mem::take(&mut self.created).remove(&self.path, self.hold.id())
+        std::mem::take(&mut self.created).remove(&self.at, self.hold.id())
     }
 
     fn transaction(&self) -> Result<&Connection, Trouble> {
@@ -305,23 +301,31 @@ impl<'a> Live<'a> {
         }
     }
 
+    /// A file beside the database. SQLite will find it by its path: that must lead to the same.
     fn beside(&self, ending: &str) -> Result<Option<Stat>, Trouble> {
-        match status(&beside(&self.path, ending)) {
-            Ok(Some(stat)) if !is_file(&stat) => {
+        let cannot = |why| failed(format!("its {ending} file cannot be looked at: {why}"));
+        let found = self.at.status(ending).map_err(cannot)?;
+        let by_path = self.at.status_by_path(ending).map_err(cannot)?;
+        if found.as_ref().map(id) != by_path.as_ref().map(id) {
+            // It comes or goes at this moment; unless the folder is another one now.
+            self.still_there()?;
+        }
+        match found {
+            Some(stat) if !is_file(&stat) => {
                 Err(Trouble::Raw(format!("what lies beside it under the name of its {ending} file is no file")))
             }
-            Ok(found) => Ok(found),
-            Err(why) => Err(failed(format!("its {ending} file cannot be looked at: {why}"))),
+            found => Ok(found),
         }
     }
 
-    /// Fails when the path does not lead to our file any more.
+    /// Fails when the path does not lead to our file any more, or leads there through another folder.
     fn still_there(&self) -> Result<(), Trouble> {
-        match status(&self.path) {
-            Ok(Some(stat)) if id(&stat) == self.hold.id() => Ok(()),
-            Ok(_) => Err(Trouble::Replaced),
-            Err(why) => Err(failed(format!("it cannot be looked at: {why}"))),
-        }
+        let cannot = |why| failed(format!("it cannot be looked at: {why}"));
+        let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.hold.id());
+        let same = self.at.is_where_the_path_leads().map_err(cannot)?
+            && ours(self.at.status("").map_err(cannot)?)
+            && ours(self.at.status_by_path("").map_err(cannot)?);
+        if same { Ok(()) } else { Err(Trouble::Replaced) }
     }
 
     /// What went wrong, or that it did because the path does not lead to our file any more.
@@ -338,7 +342,7 @@ impl<'a> Live<'a> {
         // Without a symlink in the path there is none to be swapped.
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let opened = Connection::open_with_flags(&self.path, flags).and_then(|connection| {
+        let opened = Connection::open_with_flags(self.at.path(), flags).and_then(|connection| {
             connection.busy_timeout(Duration::ZERO)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
@@ -478,16 +482,5 @@ impl Drop for Live<'_> {
     fn drop(&mut self) {
         // Who wants to know what was left beside it calls `close`; after that there is nothing to remove.
         let _ = self.shut();
-    }
-}
-
-/// The path with its folder's symlinks resolved, so that SQLite can refuse any.
-fn resolve(path: &Path) -> Result<PathBuf, Trouble> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Some(name) = path.file_name() else { return Err(failed("its path has no name")) };
-    match folder.canonicalize() {
-        Ok(folder) => Ok(folder.join(name)),
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Err(Trouble::Replaced),
-        Err(why) => Err(failed(format!("its folder cannot be found: {why}"))),
     }
 }

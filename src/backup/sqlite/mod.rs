@@ -9,6 +9,7 @@
 //! POSIX locks vanish when any descriptor of a file is closed in the process: every file of a data directory is opened under
 //! a hold of the [`registry`].
 
+pub mod at;
 pub mod beside;
 pub mod check;
 pub mod compaction;
@@ -30,14 +31,14 @@ mod peer;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use rustix::fs::{Stat, stat};
+use rustix::fs::Stat;
 use rustix::io::Errno;
 
+use self::at::At;
 use self::check::Checked;
 use self::compaction::victims;
 use self::known::Stack;
@@ -52,6 +53,7 @@ use super::part::{Content, Part};
 use super::read::{Over, mtime};
 use super::walk::Found;
 use crate::backup::extra::extra_of_file;
+use crate::beneath::{Identity, Root};
 use crate::monitor::Context;
 use crate::vault::entry::{Check, CheckKind, Database, Entry, MapForm, PageMap, Side, Taken};
 use crate::vault::pack::PackInfo;
@@ -103,6 +105,8 @@ pub struct Settled {
 
 /// Reads databases.
 pub struct Reader<'a> {
+    /// The data directory.
+    pub root: &'a Root,
     /// What the vault has.
     pub base: &'a Base<'a>,
     /// How to take them.
@@ -115,7 +119,7 @@ pub struct Reader<'a> {
 
 /// A database on its way.
 struct Taking<'a> {
-    whole: &'a Path,
+    at: Arc<At>,
     found: &'a Found,
     known: Option<&'a Entry>,
     /// All that the passes since the last beginning did.
@@ -126,7 +130,7 @@ struct Taking<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Takes the database that was found at `whole`, whose inode is held. `begin` is called before the first part of it is
+    /// Takes the database that was found, whose inode is held. `begin` is called before the first part of it is
     /// sent, and what comes before its last part has gone into the channel when this returns. Of one that was not begun,
     /// why not.
     ///
@@ -134,16 +138,19 @@ impl<'a> Reader<'a> {
     /// When nobody listens any more.
     pub fn take(
         &self,
-        whole: &Path,
         found: &Found,
         known: Option<&Entry>,
         hold: Hold,
         begin: &mut dyn FnMut() -> Result<(), Over>,
     ) -> Result<Result<Part, Trouble>, Over> {
         let options = || live::Options { patience: self.settings.patience, stop: self.ctx.stop };
-        let mut taking = Taking { whole, found, known, swept: Swept::default(), over_known: false, restarts: 0 };
+        let at = match At::beneath(self.root, &found.path) {
+            Ok(at) => Arc::new(at),
+            Err(_) => return Ok(Err(Trouble::Replaced)),
+        };
+        let mut taking = Taking { at, found, known, swept: Swept::default(), over_known: false, restarts: 0 };
         let failed = |trouble: Trouble| Part::Failed(found.path.clone(), trouble.to_string(), found.size);
-        let mut opened = match Live::open(whole, hold, options()) {
+        let mut opened = match Live::open(taking.at.clone(), hold, options()) {
             Err(trouble) if !matches!(trouble, Trouble::Raw(_)) => return Ok(Err(trouble)),
             opened => opened,
         };
@@ -167,9 +174,21 @@ impl<'a> Reader<'a> {
                 Err(trouble) => return Ok(Ok(failed(trouble))),
             }
             self.to.send(vec![Part::Again]).map_err(|_| Over)?;
-            opened = match stat(whole) {
-                Ok(now) => Live::open(whole, registry::hold(now.st_dev, now.st_ino), options()),
-                Err(why) => Err(Trouble::Failed(format!("it was replaced or removed while it was read: {why}"))),
+            let now = At::beneath(self.root, &found.path).and_then(|at| Ok((at.status("")?, at)));
+            opened = match now {
+                Ok((Some(now), at)) if side::is_file(&now) => {
+                    taking.at = Arc::new(at);
+                    match registry::hold(now.st_dev, now.st_ino, self.ctx.stop) {
+                        Ok(hold) => Live::open(taking.at.clone(), hold, options()),
+                        Err(_) => Err(Trouble::Stopped),
+                    }
+                }
+                // A file that is gone was deleted: that is no trouble.
+                Ok((None, _)) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    return Ok(Ok(Part::Gone(found.path.clone(), "it disappeared while it was read".into())));
+                }
+                Ok(_) => Err(Trouble::Failed("something that is no file has its place".into())),
+                Err(why) => Err(Trouble::Failed(why.to_string())),
             };
         }
         Ok(Ok(failed(Trouble::Failed("it is replaced again and again".into()))))
@@ -290,6 +309,11 @@ pub fn known_pages(entry: &Entry) -> Option<&PageMap> {
     }
 }
 
+/// Which file it is, if it has several names.
+fn identity_of(file: &std::fs::File, stat: &Stat) -> Result<Option<Identity>, Errno> {
+    if stat.st_nlink > 1 { Identity::of_file(file).map(Some) } else { Ok(None) }
+}
+
 fn side_of(stat: &Stat) -> Side {
     Side { size: u64::try_from(stat.st_size).unwrap_or(0), mtime: mtime(stat) }
 }
@@ -374,6 +398,7 @@ impl Through<'_> {
             hash,
             racy,
             note: None,
+            identity: identity_of(&self.live.file(), &seen.stat).map_err(failed)?,
         };
         let database = Database {
             taken: Taken::Live,

@@ -4,18 +4,19 @@
 //! all are read again until none did. `-shm` is made anew by SQLite and never stored.
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{Mode, OFlags, Stat, fstat, open};
+use rustix::fs::{OFlags, Stat, fstat};
 use rustix::io::Errno;
 
+use super::at::At;
 use super::header::Header;
-use super::side::{self, beside};
+use super::side::{self, id};
 use super::source::{Source, State, block_of};
 use super::trouble::Trouble;
 use super::wal::PageSet;
-use super::{Ended, Reader, Taking, registry, side_of};
+use super::{Ended, Reader, Taking, identity_of, registry, side_of};
 use crate::backup::Trust;
 use crate::backup::extra::extra_of_file;
 use crate::backup::large::stream;
@@ -79,11 +80,11 @@ fn looks(stat: &Stat) -> [i64; 6] {
     [stat.st_size, times[0], times[1], stat.st_ino as i64, stat.st_dev as i64, stat.st_nlink as i64]
 }
 
-/// A file beside a database, if there is one; whatever else has its name is nothing to SQLite.
-fn look(path: &Path) -> Result<Option<Stat>, Trouble> {
-    match side::status(path) {
+/// A database, or a file beside it, if there is one; whatever else has its name is nothing to SQLite.
+fn look(at: &At, ending: &str) -> Result<Option<Stat>, Trouble> {
+    match at.status(ending) {
         Ok(found) => Ok(found.filter(side::is_file)),
-        Err(why) => Err(Trouble::Failed(format!("{}: {why}", path.display()))),
+        Err(why) => Err(Trouble::Failed(format!("{}: {why}", at.path_beside(ending).display()))),
     }
 }
 
@@ -95,11 +96,11 @@ struct Set {
 }
 
 impl Set {
-    fn of(whole: &Path) -> Result<Set, Trouble> {
+    fn of(at: &At) -> Result<Set, Trouble> {
         Ok(Set {
-            database: look(whole)?.ok_or(Trouble::Replaced)?,
-            journal: look(&beside(whole, "-journal"))?,
-            wal: look(&beside(whole, "-wal"))?,
+            database: look(at, "")?.ok_or(Trouble::Replaced)?,
+            journal: look(at, "-journal")?,
+            wal: look(at, "-wal")?,
         })
     }
 
@@ -112,7 +113,7 @@ impl Reader<'_> {
     /// Takes a database and what lies beside it as plain files.
     pub(super) fn raw(&self, why: String, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
         taking.swept = Swept::default();
-        let mut source = match open_raw(taking.whole) {
+        let mut source = match open_raw(&taking.at, self.ctx.stop) {
             Ok(opened) => opened,
             Err(trouble) => return Ok(Err(trouble)),
         };
@@ -120,7 +121,7 @@ impl Reader<'_> {
         let mut number = 1;
         loop {
             let began = (self.settings.trust.now)();
-            let before = match Set::of(taking.whole) {
+            let before = match Set::of(&taking.at) {
                 Ok(set) => set,
                 Err(trouble) => return Ok(Err(trouble)),
             };
@@ -137,7 +138,7 @@ impl Reader<'_> {
                 Ok(sides) => sides,
                 Err(trouble) => return Ok(Err(trouble)),
             };
-            let after = match Set::of(taking.whole) {
+            let after = match Set::of(&taking.at) {
                 Ok(set) => set,
                 Err(trouble) => return Ok(Err(trouble)),
             };
@@ -157,14 +158,17 @@ impl Reader<'_> {
         let mut as_found = true;
         for (suffix, found) in [("-journal", &set.journal), ("-wal", &set.wal)] {
             let Some(found) = found else { continue };
-            let whole = beside(taking.whole, suffix);
             let path = match EntryPath::new([taking.found.path.bytes(), suffix.as_bytes()].concat()) {
                 Ok(path) => path,
                 Err(why) => return Ok(Err(Trouble::Failed(why))),
             };
-            let _hold = registry::hold(found.st_dev, found.st_ino);
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file = match open(&whole, flags, Mode::empty()) {
+            // One that is a link of the database is held already.
+            let own = id(found) == id(&set.database);
+            let hold = (!own).then(|| registry::hold(found.st_dev, found.st_ino, self.ctx.stop)).transpose();
+            let Ok(_hold) = hold else { return Ok(Err(Trouble::Stopped)) };
+            // Declared before the file, so that it is given back after that is closed.
+            let _other;
+            let file = match taking.at.open(suffix, OFlags::RDONLY) {
                 Ok(file) => File::from(file),
                 Err(Errno::NOENT) => {
                     as_found = false;
@@ -176,7 +180,18 @@ impl Reader<'_> {
                 Ok(opened) => opened,
                 Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
             };
+            _other = match id(&opened) == id(found) || id(&opened) == id(&set.database) {
+                true => None,
+                false => match registry::hold(opened.st_dev, opened.st_ino, self.ctx.stop) {
+                    Ok(hold) => Some(hold),
+                    Err(_) => return Ok(Err(Trouble::Stopped)),
+                },
+            };
             as_found &= looks(&opened) == looks(found);
+            if !side::is_file(&opened) {
+                as_found = false;
+                continue;
+            }
             self.ctx.monitor.reached(Moment::Opened, &path);
             self.to.send(vec![Part::Side]).map_err(|_| Over)?;
             match stream(&file, &path, &opened, self.to, self.ctx, self.settings.trust)? {
@@ -188,15 +203,19 @@ impl Reader<'_> {
     }
 }
 
-fn open_raw(whole: &Path) -> Result<Raw, Trouble> {
-    let found = look(whole)?.ok_or(Trouble::Replaced)?;
-    let hold = registry::hold(found.st_dev, found.st_ino);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(open(whole, flags, Mode::empty()).map_err(refused)?);
+fn open_raw(at: &At, stop: &AtomicBool) -> Result<Raw, Trouble> {
+    let found = look(at, "")?.ok_or(Trouble::Replaced)?;
+    let held = |stat: &Stat| registry::hold(stat.st_dev, stat.st_ino, stop).map_err(|_| Trouble::Stopped);
+    let hold = held(&found)?;
+    let file = File::from(at.open("", OFlags::RDONLY).map_err(|why| match why {
+        Errno::NOENT | Errno::LOOP => Trouble::Replaced,
+        why => refused(why),
+    })?);
     let opened = fstat(&file).map_err(refused)?;
-    if (opened.st_dev, opened.st_ino) != (found.st_dev, found.st_ino) {
-        // Closed under a hold of its own, as every file of the directory.
-        let _hold = registry::hold(opened.st_dev, opened.st_ino);
+    if id(&opened) != id(&found) {
+        // Closed under a hold of its own, as every file of the directory; while this one is given back, nobody waits in a ring.
+        drop(hold);
+        let _other = held(&opened)?;
         drop(file);
         return Err(Trouble::Replaced);
     }
@@ -230,6 +249,7 @@ fn ended(
         // What may be torn is kept, and never taken for good.
         check: (!stable).then(|| Check { kind: CheckKind::Quick, failed: Some(torn.into()) }),
     };
-    let content = Content { found: Found { size: swept.size, ..found }, extra, hash, racy, note: None };
+    let identity = identity_of(file, &set.database).map_err(refused)?;
+    let content = Content { found: Found { size: swept.size, ..found }, extra, hash, racy, note: None, identity };
     Ok(Part::DatabaseEnd(Box::new(Ended { content, database, why: Some(why), over_known: taking.over_known, swept })))
 }

@@ -6,7 +6,16 @@
 //! SQLite has closed them. Files are known by device and inode: a hard link is the same file.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+/// How long one thread reads a file at most while others wait for it: the largest databases take hours.
+const LONGEST: Duration = Duration::from_secs(12 * 3600);
+/// How often who waits looks whether to stop.
+const LOOK: Duration = Duration::from_millis(50);
 
 static HELD: LazyLock<Mutex<HashSet<(u64, u64)>>> = LazyLock::new(Mutex::default);
 static GIVEN_BACK: Condvar = Condvar::new();
@@ -41,12 +50,22 @@ impl Drop for Hold {
 
 /// Waits until nobody in this process holds the file. Who holds one file waits for no other, but for the side files of the
 /// database that it holds: so nobody waits for ever.
-pub fn hold(device: u64, inode: u64) -> Hold {
+///
+/// # Errors
+/// `CANCELED` when the work is told to stop, `TIMEDOUT` after [`LONGEST`]: were there a fault, the run would end all the same.
+pub fn hold(device: u64, inode: u64, stop: &AtomicBool) -> Result<Hold, Errno> {
+    let began = Instant::now();
     let mut set = held();
     while !set.insert((device, inode)) {
-        set = GIVEN_BACK.wait(set).unwrap_or_else(PoisonError::into_inner);
+        if stop.load(Ordering::Relaxed) {
+            return Err(Errno::CANCELED);
+        }
+        if began.elapsed() > LONGEST {
+            return Err(Errno::TIMEDOUT);
+        }
+        set = GIVEN_BACK.wait_timeout(set, LOOK).unwrap_or_else(PoisonError::into_inner).0;
     }
-    Hold { device, inode }
+    Ok(Hold { device, inode })
 }
 
 /// Holds the file if nobody in this process does.
@@ -59,10 +78,21 @@ pub fn try_hold(device: u64, inode: u64) -> Option<Hold> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// No filesystem has this device.
     const DEVICE: u64 = u64::MAX;
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+
+    #[test]
+    fn who_waits_hears_that_it_is_to_stop() {
+        let stop = AtomicBool::new(false);
+        let _held = hold(DEVICE, 5, &stop).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| hold(DEVICE, 5, &stop).err());
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(waiting.join().unwrap(), Some(Errno::CANCELED));
+        });
+    }
 
     #[test]
     fn a_file_is_held_once_and_again_when_it_is_given_back() {
@@ -78,12 +108,12 @@ mod tests {
     #[test]
     fn who_waits_gets_the_file_after_it_was_given_back() {
         let released = AtomicBool::new(false);
-        let first = hold(DEVICE, 3);
+        let first = hold(DEVICE, 3, &GO_ON).unwrap();
         std::thread::scope(|scope| {
             let waiting: Vec<_> = (0..3)
                 .map(|_| {
                     scope.spawn(|| {
-                        let _mine = hold(DEVICE, 3);
+                        let _mine = hold(DEVICE, 3, &GO_ON).unwrap();
                         released.load(Ordering::SeqCst)
                     })
                 })
@@ -98,7 +128,7 @@ mod tests {
     #[test]
     fn a_panic_gives_back_what_was_held() {
         let panicked = std::thread::spawn(|| {
-            let _mine = hold(DEVICE, 4);
+            let _mine = hold(DEVICE, 4, &GO_ON).unwrap();
             panic!("on purpose");
         })
         .join();

@@ -8,14 +8,16 @@ mod wal;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::at::at;
 use super::live::{Live, Options, State};
-use super::registry::hold;
+use super::registry::{self, Hold};
 use super::trouble::Trouble;
 
 static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -23,6 +25,21 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 const PATIENT: Options = Options { patience: Duration::from_secs(120), stop: &GO_ON };
 /// For what is not going to happen.
 pub const HASTY: Options = Options { patience: Duration::from_millis(20), stop: &GO_ON };
+
+/// Holds a file as soon as nobody else does.
+pub fn hold(device: u64, inode: u64) -> Hold {
+    registry::hold(device, inode, &GO_ON).unwrap()
+}
+
+/// The path of a file beside a database.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    at(path).path_beside(ending)
+}
+
+/// The status of what is at a path.
+pub fn status(path: &Path) -> Result<Option<rustix::fs::Stat>, rustix::io::Errno> {
+    at(path).status("")
+}
 
 /// A folder with a database of a table `t` whose column `x` has 100 in each of 100 rows.
 fn database(setup: &str) -> (TempDir, PathBuf) {
@@ -44,7 +61,7 @@ fn database(setup: &str) -> (TempDir, PathBuf) {
 
 pub fn try_open<'a>(path: &Path, options: Options<'a>) -> Result<Live<'a>, Trouble> {
     let stat = fs::symlink_metadata(path).unwrap();
-    Live::open(path, hold(stat.dev(), stat.ino()), options)
+    Live::open(Arc::new(at(path)), hold(stat.dev(), stat.ino()), options)
 }
 
 fn opened(path: &Path) -> Live<'static> {

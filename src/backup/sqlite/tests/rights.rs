@@ -4,7 +4,6 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
 use super::super::peer::Peer;
-use super::super::side::beside;
 use super::*;
 
 const WAL: &str = "pragma journal_mode = wal";

@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::super::peer::Peer;
-use super::super::registry::{hold, try_hold};
+use super::super::registry::try_hold;
 use super::*;
 
 #[test]

@@ -3,7 +3,6 @@
 use super::super::check::Checked;
 use super::super::peer::Peer;
 use super::super::registry::try_hold;
-use super::super::side::beside;
 use super::*;
 use crate::vault::entry::CheckKind;
 
@@ -97,12 +96,18 @@ fn another_file_at_the_path_is_noticed() {
         assert_eq!(live.begin().unwrap_err(), Trouble::Replaced);
         live.close().unwrap();
         let held = hold(stat.dev(), stat.ino());
-        assert_eq!(Live::open(&path, held, PATIENT).err().unwrap(), Trouble::Replaced);
+        assert_eq!(Live::open(Arc::new(at(&path)), held, PATIENT).err().unwrap(), Trouble::Replaced);
         let now = fs::metadata(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        assert_eq!(Live::open(&path, hold(now.dev(), now.ino()), PATIENT).err().unwrap(), Trouble::Replaced);
+        assert_eq!(
+            Live::open(Arc::new(at(&path)), hold(now.dev(), now.ino()), PATIENT).err().unwrap(),
+            Trouble::Replaced
+        );
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
-        assert_eq!(Live::open(&path, hold(now.dev(), now.ino()), PATIENT).err().unwrap(), Trouble::Replaced);
+        assert_eq!(
+            Live::open(Arc::new(at(&path)), hold(now.dev(), now.ino()), PATIENT).err().unwrap(),
+            Trouble::Replaced
+        );
         drop(try_hold(now.dev(), now.ino()).unwrap());
     }
 }

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::super::peer::Peer;
 use super::super::registry::try_hold;
-use super::super::side::{beside, id, status};
+use super::super::side::id;
 use super::*;
 
 const WAL: &str = "pragma journal_mode = wal";

@@ -1,0 +1,347 @@
+//! One capture of the data directory: the walk through it, and the look at its end.
+//!
+//! [`walk`](super::walk) and what is known meet in [`merge`](super::merge); several threads [`read`](super::read); the
+//! [`assembly`](super::assemble) puts together what comes of it. Then the [`folders`](super::folders) are looked at once more.
+//! What is lacking is walked and read in the same way, and joined with what was written ([`patch`](super::patch)), which is read
+//! back from the vault's store; that is a *round*. There are at most [`ROUNDS`], and after the first none begins when they took
+//! a tenth of the capture's time, and a second. The capture always ends with a look: what is lacking then is told.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+use serde::Serialize;
+
+use super::assemble::Assembly;
+use super::base::Known;
+use super::commit::Run;
+use super::folders::{Folders, Look, ToTake};
+use super::merge::{Merge, Rule, Step};
+use super::packer::Packer;
+use super::part::Part;
+use super::patch::Patch;
+use super::read::{self, Desk, Feed, Over};
+use super::select::Select;
+use super::walk::{Found, Met, Walker};
+use super::writer::Written;
+use super::{Options, doing, sqlite};
+use crate::beneath::Root;
+use crate::error::{Doing, Error, Result};
+use crate::monitor::{Context, Moment, Silent};
+use crate::vault::path::EntryPath;
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::tree;
+
+/// Most rounds at the end of a capture.
+const ROUNDS: u32 = 3;
+/// Time that rounds may take however short the capture was.
+const ROUNDS_TIME: Duration = Duration::from_secs(1);
+/// A folder's children, or a folder, of which this is said may be missing though it was there, under another name, all the time.
+pub const NEVER_RESTS: &str = "did not come to rest while the snapshot was taken";
+
+/// What the look at the end of a capture found and cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct LookedAgain {
+    /// Folders whose names were read once more.
+    pub folders: u64,
+    /// Entries, with all that is in them, that were taken once more.
+    pub taken: u64,
+    /// Rounds that this took.
+    pub rounds: u32,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// What a capture works with.
+#[derive(Clone, Copy)]
+pub struct Capture<'a> {
+    /// The run that it belongs to.
+    pub run: &'a Run<'a>,
+    /// The data directory.
+    pub root: &'a Root,
+    /// What is taken of it.
+    pub select: &'a Select,
+    /// When it began, in ns since 1970.
+    pub began: i64,
+    /// The name of the data directory's filesystem if that is another machine's, or another program's.
+    pub remote: Option<&'static str>,
+    /// Tells the user.
+    pub warn: &'a (dyn Fn(String) + Sync),
+    /// Threads, and who hears of progress.
+    pub ctx: &'a Context<'a>,
+}
+
+/// What goes through the threads.
+enum Pass<'a> {
+    /// The whole directory, beside what is known of it.
+    Whole,
+    /// These entries, beside what has been written.
+    Round { taken: &'a [EntryPath], written: &'a Written, reader: &'a PackReader<'a> },
+}
+
+impl Capture<'_> {
+    /// Takes the whole directory into the assembly.
+    ///
+    /// # Errors
+    /// A data directory that cannot be read; a store that fails; a stop.
+    pub fn take(&self, assembly: &mut Assembly, packer: &Packer) -> Result<(Written, LookedAgain)> {
+        let (clock, ctx) = (Instant::now(), self.ctx);
+        let mut secured = Instant::now();
+        ctx.monitor.begin("backup", None);
+        let folders = self.through(&Pass::Whole, |parts| {
+            assembly.take(parts)?;
+            if secured.elapsed() >= self.run.options.checkpoint_every {
+                ctx.monitor.reached(Moment::Committing, &EntryPath::root());
+                if let Some(written) = assembly.checkpoint()? {
+                    // Packs that are found missing here are found missing at the end too.
+                    self.run.commit(assembly, packer, written, true)?;
+                }
+                secured = Instant::now();
+            }
+            ctx.check(&doing(self.run.options))
+        })?;
+        let written = assembly.finish()?;
+        self.settle(assembly, folders, written, clock.elapsed())
+    }
+
+    /// Looks at all folders once more, and takes what is lacking.
+    fn settle(
+        &self,
+        assembly: &mut Assembly,
+        mut folders: Folders,
+        mut written: Written,
+        capture: Duration,
+    ) -> Result<(Written, LookedAgain)> {
+        let clock = Instant::now();
+        let mut done = LookedAgain::default();
+        let mut rounds_took = Duration::ZERO;
+        loop {
+            let (looked, to_take) = self.look(folders)?;
+            folders = looked;
+            let mut to_take = to_take;
+            for path in assembly.take_later() {
+                // What is gone now as well was deleted.
+                let now = self.root.stat_at(&path).ok().and_then(|stat| Found::new(path.clone(), &stat));
+                if now.is_some_and(|now| self.select.takes(&now)) {
+                    to_take.lacking.insert(path);
+                }
+            }
+            done.folders += to_take.listed;
+            if done.rounds > 0 {
+                // What has just come into being need not be in it, and must not keep it from ending.
+                to_take.newborn.clear();
+            }
+            let taken = to_take.paths();
+            let enough = done.rounds == ROUNDS || rounds_took > ROUNDS_TIME.max(capture / 10);
+            if taken.is_empty() || done.rounds > 0 && enough {
+                self.tell(assembly, &to_take, &done, clock.elapsed());
+                done.seconds = clock.elapsed().as_secs_f64();
+                return Ok((written, done));
+            }
+            let round = Instant::now();
+            done.rounds += 1;
+            done.taken += taken.len() as u64;
+            let reader = assembly.begin_again(&taken)?;
+            let pass = Pass::Round { taken: &taken, written: &written, reader: &reader };
+            let new = self.through(&pass, |parts| {
+                assembly.take(parts)?;
+                self.ctx.check(&doing(self.run.options))
+            })?;
+            folders = self.joined(folders, new)?;
+            written = assembly.finish()?;
+            rounds_took += round.elapsed();
+        }
+    }
+
+    fn look(&self, folders: Folders) -> Result<(Folders, ToTake)> {
+        let Options { trust, .. } = self.run.options;
+        let look = Look {
+            root: self.root,
+            select: self.select,
+            window: trust.window,
+            began: self.began,
+            now: trust.now,
+            times_tell: self.remote.is_none(),
+            stop: self.ctx.stop,
+        };
+        let (mut looked, mut to_take) = (Folders::default(), ToTake::default());
+        folders.each(|record| {
+            self.ctx.check(&doing(self.run.options))?;
+            looked.push(&look.at(record, &mut to_take)).doing(|| self.recording())
+        })?;
+        Ok((looked, to_take))
+    }
+
+    /// The records of folders after a round.
+    fn joined(&self, folders: Folders, new: Folders) -> Result<Folders> {
+        let mut joined = Folders::default();
+        folders.each(|record| match new.has(&record.path) {
+            true => Ok(()),
+            // What was not listed in the round is as it was, or gone: its record says no less than before.
+            false => joined.push(&record).doing(|| self.recording()),
+        })?;
+        new.each(|record| joined.push(&record).doing(|| self.recording()))?;
+        Ok(joined)
+    }
+
+    fn recording(&self) -> String {
+        format!("{}: remember its folders", doing(self.run.options))
+    }
+
+    fn tell(&self, assembly: &mut Assembly, to_take: &ToTake, done: &LookedAgain, took: Duration) {
+        let mut folders: BTreeSet<EntryPath> = BTreeSet::new();
+        for path in &to_take.lacking {
+            folders.insert(EntryPath::new(path.parent().filter(|p| !p.is_empty()).unwrap_or(b".")).unwrap_or_default());
+        }
+        for folder in folders {
+            let what = "what was moved in it may be missing";
+            assembly.warn(format!("{folder} {NEVER_RESTS}: {what}"));
+        }
+        for path in &to_take.remounted {
+            let what =
+                "another filesystem came to be there while the snapshot was taken; what had been read stays in it";
+            assembly.warn(format!("{path}: {what}"));
+        }
+        if let Some(name) = self.remote {
+            let seconds = took.as_secs_f64();
+            tracing::info!("{} folders on {name} were listed once more, in {seconds:.1} s", done.folders);
+        }
+    }
+
+    /// Sends entries through walk, merge and readers; `take` gets what comes of it, batch by batch, in path order. Gives the
+    /// folders that were listed.
+    fn through(
+        &self,
+        pass: &Pass,
+        mut take: impl FnMut(&mut dyn Iterator<Item = Part>) -> Result<()>,
+    ) -> Result<Folders> {
+        let Run { options, base, .. } = self.run;
+        let databases = &sqlite::Settings {
+            enabled: options.sqlite,
+            check: options.check,
+            patience: options.busy_timeout,
+            key: self.run.vault.config.hash_key.0,
+            trust: options.trust,
+        };
+        let over = &AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Two hunks ahead keep the merge busy.
+            let (known_to, known) = bounded::<Vec<Known>>(2);
+            let sender = scope.spawn(move || match pass {
+                Pass::Whole => base.send(&known_to, self.warn),
+                Pass::Round { written, reader, .. } => send_written(written, reader, &known_to),
+            });
+            let desk = Desk { root: self.root, base, databases, trust: options.trust, ctx: self.ctx };
+            let (feed, in_order) = read::start(scope, desk);
+            let walker = scope.spawn(move || self.walk(pass, known.into_iter().flatten(), feed, over));
+            if self.ctx.monitor.wants_total() && matches!(pass, Pass::Whole) {
+                scope.spawn(move || self.count(over));
+            }
+            let mut taken = Ok(());
+            // After a failure the channel is emptied all the same: a reader or the walk may be waiting to send into it.
+            for batch in in_order {
+                if taken.is_ok() {
+                    taken = take(&mut batch.into_iter().flatten());
+                    over.store(taken.is_err(), Ordering::Relaxed);
+                }
+            }
+            let panicked = || Error::failed(doing(options), "a thread ended in a panic");
+            let walked = walker.join().unwrap_or_else(|_| Err(panicked()));
+            let sent = sender.join().unwrap_or_else(|_| Err(panicked()));
+            // What made this thread give up comes first; the others then only say that they ended early.
+            taken.and(sent).and(walked)
+        })
+    }
+
+    fn walker(&self, threads: usize) -> Walker<'_> {
+        let Options { trust, .. } = self.run.options;
+        let monitor = self.ctx.monitor;
+        Walker { root: self.root, select: self.select, threads, now: trust.now, stop: self.ctx.stop, monitor }
+    }
+
+    /// Walks beside what is known, and hands on what is to be done, until it is `over`. Gives the folders that were listed.
+    fn walk(
+        &self,
+        pass: &Pass,
+        known: impl Iterator<Item = Known>,
+        mut feed: Feed,
+        over: &AtomicBool,
+    ) -> Result<Folders> {
+        let Run { options, base, .. } = self.run;
+        let Options { verify_content, sqlite, check, trust, .. } = **options;
+        let rule = Rule { verify_content, sample: trust.sample, seq: base.seq, sqlite, check };
+        let mut folders = Folders::default();
+        let early = |_| Error::failed(doing(options), "it ended early");
+        let go_on = || {
+            if over.load(Ordering::Relaxed) {
+                return Err(early(Over));
+            }
+            self.ctx.check(&doing(options))
+        };
+        let walker = self.walker(self.ctx.threads);
+        match pass {
+            Pass::Whole => {
+                let mut merge = Merge::new(known, rule).with_missed(base.missed());
+                walker.whole(|met| {
+                    match met {
+                        Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
+                        Met::Listed(record) => folders.push(&record).doing(|| self.recording())?,
+                        Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
+                        Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
+                    }
+                    go_on()
+                })?;
+            }
+            Pass::Round { taken, .. } => {
+                let merge = Merge::new(std::iter::empty(), rule);
+                let mut patch = Patch::new(known.map(|known| known.entry), merge);
+                walker.some(taken, |met| {
+                    match met {
+                        Met::Entry(found) => patch.next(found, |step| feed.push(step)).map_err(early)?,
+                        Met::Listed(record) => folders.push_newer(&record).doing(|| self.recording())?,
+                        Met::Failed(path, why) => {
+                            patch.failed(path, why, |step| feed.push(step)).map_err(early)?;
+                        }
+                        Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
+                    }
+                    go_on()
+                })?;
+                patch.rest(|step| feed.push(step)).map_err(early)?;
+            }
+        }
+        feed.flush().map_err(early)?;
+        Ok(folders)
+    }
+
+    /// Finds out how much there is, for whoever watches.
+    fn count(&self, over: &AtomicBool) {
+        let mut bytes = 0;
+        let counted = Walker { monitor: &Silent, ..self.walker(1) }.whole(|met| {
+            if let Met::Entry(found) = met {
+                bytes += found.size;
+            }
+            if over.load(Ordering::Relaxed) {
+                return Err(Error::failed("count", "it is over"));
+            }
+            self.ctx.check("count")
+        });
+        // A failure shows in the backup itself.
+        if counted.is_ok() {
+            self.ctx.monitor.total(bytes);
+        }
+    }
+}
+
+/// Sends what has been written, a hunk at a time, until nobody listens any more.
+fn send_written(written: &Written, reader: &PackReader, to: &Sender<Vec<Known>>) -> Result<()> {
+    let mut decoder = Decoder::new()?;
+    for hunk in &written.hunks {
+        let entries = tree::read_hunk(reader, hunk, &mut decoder)?;
+        let known = |entry| Known { entry, same_place: true, whole: true, sides: Vec::new() };
+        if to.send(entries.into_iter().map(known).collect()).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

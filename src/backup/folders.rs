@@ -1,0 +1,321 @@
+//! The folders of a capture, and the look at them at its end.
+//!
+//! An app goes on while its directory is walked. What it moves from a folder that the walk has yet to come to into one that
+//! it has left would be under neither name, and a folder that is replaced meanwhile would be a mixture. So each folder leaves
+//! a record of what it was when it was listed, and when all is read, the folders are looked at once more: one that is another
+//! one now is taken anew, and of one whose times have moved the names are read again, and those that were not there are
+//! taken.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicBool;
+
+use rustix::fs::{AtFlags, OFlags, Stat, fstat, statx};
+use rustix::io::Errno;
+
+use super::select::Select;
+use super::sqlite::beside;
+use super::walk::{Found, names, nanos, status};
+use crate::beneath::{Identity, Root, born};
+use crate::error::Doing;
+use crate::vault::entry::Kind;
+use crate::vault::path::EntryPath;
+
+/// Records that are kept in memory, in bytes; more go into a temporary file.
+const IN_MEMORY: usize = 16 << 20;
+
+/// A folder as it was when it was listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderRecord {
+    /// Its path below the data directory.
+    pub path: EntryPath,
+    device: u64,
+    inode: u64,
+    mtime: i64,
+    ctime: i64,
+    /// When its listing began, in ns since 1970.
+    at: i64,
+    /// Hashes of its names, in order, and the inode numbers that they led to; none if it could not be listed.
+    names: Option<Vec<(u64, u64)>>,
+}
+
+/// What the system says of each of a folder's names.
+type Stats = [Result<Stat, Errno>];
+
+fn hash(name: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(name);
+    hasher.finish()
+}
+
+impl FolderRecord {
+    /// The record of a folder whose listing began `at` a moment, with these names.
+    pub fn new(found: &Found, at: i64, names: &[Vec<u8>], stats: &Stats) -> Self {
+        let inode = |stat: &Result<Stat, Errno>| stat.as_ref().map_or(0, |stat| stat.st_ino);
+        let mut names: Vec<_> = names.iter().zip(stats).map(|(name, stat)| (hash(name), inode(stat))).collect();
+        names.sort_unstable();
+        FolderRecord { at, names: Some(names), ..Self::unlisted(found.clone()) }
+    }
+
+    /// The record of a folder that was seen, and was gone when it was to be listed.
+    pub fn unlisted(found: Found) -> Self {
+        let Found { path, device, inode, mtime, ctime, .. } = found;
+        FolderRecord { path, device, inode, mtime, ctime, at: 0, names: None }
+    }
+
+    fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        let path = self.path.bytes();
+        to.write_all(&(path.len() as u32).to_le_bytes())?;
+        to.write_all(path)?;
+        for number in [self.device, self.inode, self.mtime as u64, self.ctime as u64, self.at as u64] {
+            to.write_all(&number.to_le_bytes())?;
+        }
+        let count = self.names.as_ref().map_or(u64::MAX, |names| names.len() as u64);
+        to.write_all(&count.to_le_bytes())?;
+        for (name, inode) in self.names.iter().flatten() {
+            to.write_all(&name.to_le_bytes())?;
+            to.write_all(&inode.to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn read(from: &mut impl Read) -> io::Result<Self> {
+        let mut length = [0; 4];
+        from.read_exact(&mut length)?;
+        let mut path = vec![0; u32::from_le_bytes(length) as usize];
+        from.read_exact(&mut path)?;
+        let path = if path.is_empty() { Ok(EntryPath::root()) } else { EntryPath::new(path) };
+        let path = path.map_err(io::Error::other)?;
+        let mut number = || {
+            let mut bytes = [0; 8];
+            from.read_exact(&mut bytes).map(|()| u64::from_le_bytes(bytes))
+        };
+        let (device, inode) = (number()?, number()?);
+        let (mtime, ctime, at) = (number()? as i64, number()? as i64, number()? as i64);
+        let names = match number()? {
+            u64::MAX => None,
+            count => Some((0..count).map(|_| Ok((number()?, number()?))).collect::<io::Result<_>>()?),
+        };
+        Ok(FolderRecord { path, device, inode, mtime, ctime, at, names })
+    }
+}
+
+/// The records of a capture. They are written once and read once, from first to last: what does not fit into a fixed amount
+/// of memory lies in a file without a name.
+#[derive(Default)]
+pub struct Folders {
+    memory: Vec<u8>,
+    file: Option<BufWriter<File>>,
+    count: u64,
+    /// Of a round, whose folders are few, which they are.
+    paths: HashSet<EntryPath>,
+}
+
+impl Folders {
+    /// Adds a record of a round, which takes the place of an older one.
+    ///
+    /// # Errors
+    /// As [`Folders::push`].
+    pub fn push_newer(&mut self, record: &FolderRecord) -> io::Result<()> {
+        self.paths.insert(record.path.clone());
+        self.push(record)
+    }
+
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// A temporary file that cannot be written to.
+    pub fn push(&mut self, record: &FolderRecord) -> io::Result<()> {
+        self.count += 1;
+        if self.file.is_none() && self.memory.len() >= IN_MEMORY {
+            self.file = Some(BufWriter::new(tempfile::tempfile()?));
+        }
+        match &mut self.file {
+            Some(file) => record.write(file),
+            None => record.write(&mut self.memory),
+        }
+    }
+
+    /// Calls `take` with every record, in the order in which they came.
+    ///
+    /// # Errors
+    /// A temporary file that cannot be read; those of `take`.
+    pub fn each(self, mut take: impl FnMut(FolderRecord) -> crate::error::Result<()>) -> crate::error::Result<()> {
+        let doing = || "read what was remembered of the data directory's folders";
+        let file = match self.file {
+            Some(file) => {
+                let mut file = file.into_inner().map_err(io::IntoInnerError::into_error).doing(doing)?;
+                file.rewind().doing(doing)?;
+                Some(BufReader::new(file))
+            }
+            None => None,
+        };
+        let mut from = self.memory.as_slice().chain(Source(file));
+        (0..self.count).try_for_each(|_| take(FolderRecord::read(&mut from).doing(doing)?))
+    }
+
+    /// Whether there is a record of this folder.
+    pub fn has(&self, path: &EntryPath) -> bool {
+        self.paths.contains(path)
+    }
+}
+
+/// A file that may be missing, as if it were empty.
+struct Source(Option<BufReader<File>>);
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.as_mut().map_or(Ok(0), |file| file.read(buffer))
+    }
+}
+
+/// How folders are looked at again.
+pub struct Look<'a> {
+    /// The data directory.
+    pub root: &'a Root,
+    /// What is taken of it.
+    pub select: &'a Select,
+    /// A folder that changed this shortly before it was listed, in ns, may have changed since without its time moving.
+    pub window: i64,
+    /// When the capture began, in ns since 1970.
+    pub began: i64,
+    /// The machine's clock, in ns since 1970.
+    pub now: fn() -> i64,
+    /// Whether a folder's times say that nothing was put into it or taken out, and inode numbers mean something.
+    pub times_tell: bool,
+    /// Set from outside to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// What is to be taken after a look.
+#[derive(Debug, Default)]
+pub struct ToTake {
+    /// Entries that existed before the capture, or may have, and are not in it under the name that they have now.
+    pub lacking: BTreeSet<EntryPath>,
+    /// New entries of files that were born while the capture went on.
+    pub newborn: BTreeSet<EntryPath>,
+    /// Folders in whose place another filesystem is now.
+    pub remounted: Vec<EntryPath>,
+    /// Folders whose names were read again.
+    pub listed: u64,
+}
+
+impl ToTake {
+    /// All that there is to take, in path order, none below another.
+    pub fn paths(&self) -> Vec<EntryPath> {
+        let mut out: Vec<EntryPath> = Vec::new();
+        for path in self.lacking.union(&self.newborn) {
+            if !out.last().is_some_and(|above| path.is_in(above)) {
+                out.push(path.clone());
+            }
+        }
+        out
+    }
+}
+
+impl Look<'_> {
+    /// Looks at a folder. Gives its record for the next look.
+    pub fn at(&self, record: FolderRecord, out: &mut ToTake) -> FolderRecord {
+        let now = match self.root.stat_at(&record.path) {
+            Ok(stat) => Found::new(record.path.clone(), &stat),
+            // It went away, or a folder above it did, which shows there: what was captured of it was there. What else may
+            // be wrong with it, it says no more than its record.
+            Err(_) => return record,
+        };
+        let Some(now) = now.filter(|now| now.kind == Kind::Folder) else {
+            // What is there now is a name of the folder around it, and looked at with that one.
+            return record;
+        };
+        if now.device != record.device {
+            out.remounted.push(record.path.clone());
+            return record;
+        }
+        let other = self.times_tell && now.inode != record.inode;
+        let Some(known) = record.names.as_ref().filter(|_| !other) else {
+            out.lacking.insert(record.path.clone());
+            return record;
+        };
+        let moved = (now.mtime, now.ctime) != (record.mtime, record.ctime);
+        if self.times_tell && !moved && now.mtime.max(now.ctime) < record.at - self.window {
+            return record;
+        }
+        out.listed += 1;
+        // One that cannot be listed any more was captured as it could be.
+        self.list_again(&record.path, known, out).unwrap_or(record)
+    }
+
+    /// Finds what is not among the names that are known.
+    fn list_again(&self, path: &EntryPath, known: &[(u64, u64)], out: &mut ToTake) -> Result<FolderRecord, Errno> {
+        let folder = self.root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let at = (self.now)();
+        let found = Found::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?;
+        let names = names(&folder)?;
+        let stats: Vec<_> = names.iter().map(|name| status(&folder, name)).collect();
+        let databases = match self.select.sqlite {
+            // What lies beside a database comes with it.
+            true => beside::databases(&folder, &names, &stats, self.stop),
+            false => Default::default(),
+        };
+        for (name, stat) in names.iter().zip(&stats) {
+            let Some(now) = stat.as_ref().ok().and_then(|stat| Found::new(path.join(name), stat)) else { continue };
+            let first = known.partition_point(|(known, _)| *known < hash(name));
+            let was = known.get(first).filter(|(known, _)| *known == hash(name)).map(|(_, inode)| *inode);
+            let same = was.is_some_and(|was| !self.times_tell || was == now.inode);
+            // A folder that is known has a record of its own.
+            let known_folder = was.is_some() && now.kind == Kind::Folder;
+            if same || known_folder || databases.is_side(name) || !self.select.takes(&now) {
+                continue;
+            }
+            let new = now.kind != Kind::Folder && self.is_newborn(&folder, name);
+            match (new, was) {
+                (false, _) => _ = out.lacking.insert(now.path),
+                (true, None) => _ = out.newborn.insert(now.path),
+                // A file that was saved under its name anew.
+                (true, Some(_)) => {}
+            }
+        }
+        Ok(FolderRecord::new(&found, at, &names, &stats))
+    }
+
+    /// Whether a file was made after the capture began.
+    fn is_newborn(&self, folder: &OwnedFd, name: &[u8]) -> bool {
+        let said = statx(folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS);
+        let born = said.ok().and_then(|said| born(&said)).map(|(seconds, part)| nanos(seconds, part.into()));
+        // A clock that was set back makes old files look as if they were born later than now.
+        born.is_some_and(|born| self.began <= born && born <= (self.now)())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(n: u64) -> FolderRecord {
+        let path = if n == 0 { EntryPath::root() } else { EntryPath::new(format!("folder {n}")).unwrap() };
+        let names = (n % 3 > 0).then(|| (0..n % 400).map(|name| (name, n)).collect());
+        FolderRecord { path, device: n, inode: n << 40, mtime: -(n as i64), ctime: n as i64, at: 7, names }
+    }
+
+    #[test]
+    fn records_come_back_from_memory_and_from_a_file() {
+        for count in [0, 1, 100, 20_000] {
+            let mut folders = Folders::default();
+            (0..count).for_each(|n| folders.push(&record(n)).unwrap());
+            assert_eq!(folders.file.is_some(), count == 20_000);
+            let mut next = 0;
+            folders
+                .each(|back| {
+                    assert_eq!(back, record(next));
+                    next += 1;
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(next, count);
+        }
+    }
+}

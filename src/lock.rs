@@ -1,0 +1,114 @@
+//! A backup and a restore of one directory exclude each other: `flock` on the directory itself, shared and exclusive.
+//!
+//! The lock leaves no file behind, needs no right to write, and ends with its process. Where a filesystem refuses it (NFS,
+//! some FUSE mounts), or another machine or sandbox does not see it, the work goes on: a backup then sees at its end whether the
+//! directory is still the one that it began with.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock, fstat, major, minor};
+use rustix::io::Errno;
+
+use crate::beneath::Root;
+use crate::error::{Error, Result};
+
+/// How long a backup waits for a restore to end.
+pub const BACKUP_WAITS: Duration = Duration::from_secs(60);
+/// How long a restore waits for a backup to end.
+pub const RESTORE_WAITS: Duration = Duration::from_secs(30);
+/// The sleep between two attempts.
+const STEP: Duration = Duration::from_millis(50);
+
+/// Which lock is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// With others who only read.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Locks a directory until it is closed. Gives a note where its filesystem has no such locks.
+///
+/// # Errors
+/// Another process keeps it locked for longer than `patience`; a `stop`.
+pub fn lock(folder: &Root, kind: Kind, patience: Duration, stop: &AtomicBool) -> Result<Option<String>> {
+    let doing = || format!("lock the directory {}", folder.path().display());
+    let wanted = match kind {
+        Kind::Shared => FlockOperation::NonBlockingLockShared,
+        Kind::Exclusive => FlockOperation::NonBlockingLockExclusive,
+    };
+    let began = Instant::now();
+    loop {
+        match flock(folder.folder(), wanted) {
+            Ok(()) => return Ok(None),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            Err(why) => {
+                let what = "a backup and a restore of it at the same time are not kept apart";
+                return Ok(Some(format!("{} cannot be locked ({why}): {what}", folder.path().display())));
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::failed(doing(), "it was told to stop"));
+        }
+        if began.elapsed() >= patience {
+            let who = holder(folder.folder()).unwrap_or_else(|| "another process".to_owned());
+            let what = match kind {
+                Kind::Shared => "A restore into it may be under way",
+                Kind::Exclusive => "A backup of it may be under way",
+            };
+            let why = format!("{who} has kept it locked for {} s", patience.as_secs());
+            return Err(Error::failed(doing(), why).hint(format!("{what}; run this again when it has ended.")));
+        }
+        std::thread::sleep(STEP);
+    }
+}
+
+/// Who has a lock on the directory, as far as the kernel tells.
+fn holder(folder: impl AsFd) -> Option<String> {
+    let stat = fstat(folder).ok()?;
+    let wanted = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // "1: FLOCK  ADVISORY  WRITE 1234 08:01:131 0 EOF"; who waits has "->" after the number.
+    let process = locks.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        (fields.len() >= 6 && fields[1] == "FLOCK" && fields[5] == wanted).then(|| fields[4].to_owned())
+    })?;
+    let name = std::fs::read_to_string(Path::new("/proc").join(&process).join("comm")).unwrap_or_default();
+    let name: String = name.trim().chars().filter(|c| !c.is_control()).collect();
+    Some(if name.is_empty() { format!("process {process}") } else { format!("process {process} ({name})") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_share_and_a_writer_is_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = AtomicBool::new(false);
+        let open = || Root::open(folder.path()).unwrap();
+        let (a, b, c) = (open(), open(), open());
+        let lock = |root: &Root, kind| lock(root, kind, Duration::ZERO, &stop);
+        assert_eq!(lock(&a, Kind::Shared).unwrap(), None);
+        assert_eq!(lock(&b, Kind::Shared).unwrap(), None);
+        let said = lock(&c, Kind::Exclusive).unwrap_err().to_string();
+        assert!(said.contains("process") && said.contains("for 0 s"), "{said}");
+        drop((a, b));
+        assert_eq!(lock(&c, Kind::Exclusive).unwrap(), None);
+        assert!(lock(&open(), Kind::Shared).is_err());
+    }
+
+    #[test]
+    fn who_waits_can_be_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (Root::open(folder.path()).unwrap(), Root::open(folder.path()).unwrap());
+        let stop = AtomicBool::new(true);
+        lock(&a, Kind::Exclusive, Duration::ZERO, &stop).unwrap();
+        let said = lock(&b, Kind::Shared, BACKUP_WAITS, &stop).unwrap_err().to_string();
+        assert!(said.contains("told to stop"), "{said}");
+    }
+}
