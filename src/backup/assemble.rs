@@ -540,6 +540,8 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// A store that fails.
     pub fn begin_again(&mut self, taken: &[EntryPath]) -> Result<PackReader<'a>> {
+        // An open pack would be waited for.
+        self.data.flush()?;
         self.index.flush()?;
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
         self.writer = SnapshotWriter::default();

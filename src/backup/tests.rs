@@ -18,6 +18,8 @@ use crate::vault::hex::Hash;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::tree;
 
+mod moments;
+
 /// A store that a test looks at while a vault owns it.
 type Shared = Arc<RecordStore<MemoryStore>>;
 

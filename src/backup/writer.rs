@@ -36,6 +36,8 @@ pub struct SnapshotWriter {
     last: EntryPath,
     /// How many of the hunks end between units, and the last entry of those.
     whole: (usize, EntryPath),
+    /// The last entry before the unit that is open, if one is.
+    before: EntryPath,
     /// Files that belong to units whose first file was put, and have not come.
     open: BTreeSet<EntryPath>,
 }
@@ -89,7 +91,9 @@ impl SnapshotWriter {
         let mut open = self.open.clone();
         open.remove(&entry.path);
         open.extend(recorded_sides(entry));
-        let hunk = self.builder.push_within(entry, !open.is_empty()).map_err(|why| Refused::Entry(why.what()))?;
+        let begins = self.open.is_empty() && !open.is_empty();
+        let hunk =
+            self.builder.push_within(entry, begins, !open.is_empty()).map_err(|why| Refused::Entry(why.what()))?;
         // Whatever could be taken back is checked before, this by all that came.
         self.tree.next(entry).map_err(|why| Refused::Failed(Error::failed("write the snapshot", why)))?;
         if let Some(side) = Some(&entry.path).filter(|path| self.open.contains(*path))
@@ -97,12 +101,25 @@ impl SnapshotWriter {
         {
             return wrong(&format!("{side} is no file, and belongs to a database"));
         }
+        if begins {
+            self.before = self.last.clone();
+        }
         self.open = open;
         self.totals.entries += 1;
         self.totals.files += u64::from(entry.kind == Kind::File);
         self.totals.bytes += entry.size;
         self.last = entry.path.clone();
-        hunk.map_or(Ok(()), |hunk| self.hunk(hunk, index)).map_err(Refused::Failed)
+        if let Some(hunk) = hunk {
+            self.hunk(hunk, index)?;
+            self.between_units();
+        }
+        Ok(())
+    }
+
+    fn between_units(&mut self) {
+        if self.open.is_empty() {
+            self.whole = (self.hunks.len(), self.last.clone());
+        }
     }
 
     /// Counts the bytes of a file that lies beside a raw database.
@@ -114,9 +131,6 @@ impl SnapshotWriter {
         let frame = index.store(&hunk.bytes)?;
         self.reached.extend(hunk.packs.iter().chain([&frame.pack]));
         self.hunks.push(HunkRef { frame, entries: hunk.entries, first: hunk.first, maps: hunk.maps });
-        if self.open.is_empty() {
-            self.whole = (self.hunks.len(), self.last.clone());
-        }
         Ok(())
     }
 
@@ -128,10 +142,15 @@ impl SnapshotWriter {
     /// # Errors
     /// A store that fails.
     pub fn checkpoint(&mut self, index: &mut IndexWriter) -> Result<Option<Written>> {
-        if self.open.is_empty()
-            && let Some(hunk) = self.builder.finish()
-        {
+        if self.open.is_empty() {
+            if let Some(hunk) = self.builder.finish() {
+                self.hunk(hunk, index)?;
+            }
+            self.between_units();
+        } else if let Some(hunk) = self.builder.finish_marked() {
+            // The hunks before it ended with whole units, and so does this one.
             self.hunk(hunk, index)?;
+            self.whole = (self.hunks.len(), self.before.clone());
         }
         let (count, until) = self.whole.clone();
         let hunks = self.hunks[..count].to_vec();

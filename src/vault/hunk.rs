@@ -86,6 +86,18 @@ pub struct HunkBuilder {
     line: Vec<u8>,
     /// The hunk ends as soon as it may.
     due: bool,
+    /// A place at which the hunk can be split.
+    mark: Option<Mark>,
+}
+
+/// A place between two entries of a hunk.
+#[derive(Debug)]
+struct Mark {
+    bytes: usize,
+    entries: u64,
+    maps: u64,
+    /// The path of the first entry after it.
+    next: EntryPath,
 }
 
 /// A finished hunk.
@@ -113,6 +125,7 @@ impl Default for HunkBuilder {
             first: EntryPath::root(),
             line: Vec::new(),
             due: false,
+            mark: None,
         }
     }
 }
@@ -123,14 +136,15 @@ impl HunkBuilder {
     /// # Errors
     /// An entry that no reader would take, such as one with too many extended attributes; it is not added.
     pub fn push(&mut self, entry: &Entry) -> Result<Option<Hunk>> {
-        self.push_within(entry, false)
+        self.push_within(entry, false, false)
     }
 
-    /// As [`HunkBuilder::push`]; the hunk does not end `within` what belongs together, unless that is very long.
+    /// As [`HunkBuilder::push`]; the hunk does not end `within` what belongs together, unless that is very long. With `mark`,
+    /// it can be split before the entry as long as it has not ended.
     ///
     /// # Errors
     /// As [`HunkBuilder::push`].
-    pub fn push_within(&mut self, entry: &Entry, within: bool) -> Result<Option<Hunk>> {
+    pub fn push_within(&mut self, entry: &Entry, mark: bool, within: bool) -> Result<Option<Hunk>> {
         let refused = |why: String| Error::failed(format!("record the entry {}", entry.path), why);
         entry.check().map_err(refused)?;
         let wire = to_wire(entry, &mut self.packs);
@@ -147,6 +161,10 @@ impl HunkBuilder {
         if self.entries == 0 {
             self.first = entry.path.clone();
         }
+        if mark {
+            let (bytes, entries, maps) = (self.frame.len(), self.entries, self.maps);
+            self.mark = Some(Mark { bytes, entries, maps, next: entry.path.clone() });
+        }
         self.entries += 1;
         self.maps += u64::from(entry.map.is_some());
         self.frame.line(&self.line);
@@ -154,6 +172,22 @@ impl HunkBuilder {
         self.due |= u16::from_le_bytes([hash[0], hash[1]]) & CUT_MASK == 0 || self.frame.len() > MAX_HUNK;
         let ends = self.due && !within || self.frame.len() > MAX_UNIT;
         Ok(if ends { self.finish() } else { None })
+    }
+
+    /// The hunk of what was added since the last one, up to the place that was marked; what came after it begins the next one.
+    /// None if nothing was.
+    pub fn finish_marked(&mut self) -> Option<Hunk> {
+        let mark = self.mark.take()?;
+        if mark.entries == 0 {
+            return None;
+        }
+        let rest = self.frame.split_off(mark.bytes);
+        let done = std::mem::replace(&mut self.frame, rest);
+        let packs = self.packs.packs().to_vec();
+        let first = std::mem::replace(&mut self.first, mark.next);
+        (self.entries, self.maps) = (self.entries - mark.entries, self.maps - mark.maps);
+        // The numbers of packs go on: those of the first part are named by the second too.
+        Some(Hunk { bytes: done.finish(&packs), entries: mark.entries, maps: mark.maps, first, packs })
     }
 
     /// The hunk of what was added since the last one; none if nothing was.

@@ -42,6 +42,11 @@ impl Frame {
         self.body.len()
     }
 
+    /// Splits off the lines from a byte on, which begins a line.
+    pub fn split_off(&mut self, at: usize) -> Frame {
+        Frame { kind: self.kind, body: self.body.split_off(at) }
+    }
+
     /// Whether it has no lines.
     pub fn is_empty(&self) -> bool {
         self.body.is_empty()

@@ -1,0 +1,308 @@
+//! What an app does at one exact moment of a backup.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::*;
+
+/// What is done when a backup comes to a moment at a path.
+type Deed = Box<dyn FnMut(Moment, &str) -> bool + Send>;
+
+/// Does something once, or as long as it says that it is not done.
+struct App(Mutex<Option<Deed>>);
+
+impl Monitor for App {
+    fn reached(&self, moment: Moment, path: &EntryPath) {
+        let mut deed = self.0.lock().unwrap();
+        if deed.as_mut().is_some_and(|deed| deed(moment, &path.to_string())) {
+            *deed = None;
+        }
+    }
+}
+
+impl World {
+    /// A backup during which something is done at a moment.
+    fn backup_while(
+        &mut self,
+        at: Moment,
+        path: &'static str,
+        mut deed: impl FnMut(PathBuf) + Send + 'static,
+    ) -> Report {
+        let report = self.try_backup_while(at, path, move |data| {
+            deed(data);
+            true
+        });
+        report.unwrap()
+    }
+
+    fn try_backup_while(
+        &mut self,
+        at: Moment,
+        path: &'static str,
+        mut deed: impl FnMut(PathBuf) -> bool + Send + 'static,
+    ) -> Result<Report> {
+        let data = self.data.path().to_path_buf();
+        let deed: Deed = Box::new(move |moment, now| (moment, now) == (at, path) && deed(data.clone()));
+        let app = Arc::new(App(Mutex::new(Some(deed))));
+        self.monitor = app.clone();
+        let report = self.try_backup();
+        if report.is_ok() {
+            assert!(app.0.lock().unwrap().is_none(), "{at:?} {path} was never reached");
+        }
+        self.monitor = Arc::new(Collect::default());
+        report
+    }
+
+    fn paths(&self, report: &Report) -> Vec<String> {
+        self.entries(report.snapshot).iter().map(|(entry, _)| entry.path.to_string()).collect()
+    }
+}
+
+fn exchange(a: PathBuf, b: PathBuf) {
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).unwrap();
+}
+
+#[test]
+fn a_folder_that_moves_ahead_of_the_walk_or_behind_it_is_taken() {
+    for (from, to) in [("zz", "aa"), ("aa", "zz")] {
+        for moment in [Moment::Listing, Moment::Named, Moment::Listed] {
+            let mut world = World::new();
+            (0..20).for_each(|n| world.write(&format!("{from}/{n}"), format!("file {n}").as_bytes()));
+            world.write("m/file", b"x");
+            let report = world.backup_while(moment, "m", move |data| {
+                fs::rename(data.join(from), data.join(to)).unwrap();
+            });
+            assert!(report.good, "{report:?}");
+            let paths = world.paths(&report);
+            let moved = |n: &i32| [from, to].iter().any(|at| paths.contains(&format!("{at}/{n}")));
+            assert!((0..20).all(|n| moved(&n)), "{moment:?} {from}: {paths:?}");
+            assert!(paths.contains(&"m/file".to_owned()));
+        }
+    }
+}
+
+#[test]
+fn folders_that_are_exchanged_lose_nothing() {
+    for moment in [Moment::Listing, Moment::Listed, Moment::Opening] {
+        let mut world = World::new();
+        for (folder, content) in [("current", "v0"), ("next", "v1")] {
+            (0..10).for_each(|n| world.write(&format!("{folder}/{content}-{n}"), content.as_bytes()));
+        }
+        let report = world.backup_while(moment, "next", |data| exchange(data.join("current"), data.join("next")));
+        assert!(report.good);
+        let paths = world.paths(&report);
+        for (name, n) in ["v0", "v1"].iter().flat_map(|name| (0..10).map(move |n| (name, n))) {
+            let there = ["current", "next"].iter().any(|folder| paths.contains(&format!("{folder}/{name}-{n}")));
+            assert!(there, "{moment:?}: {name}-{n} in {paths:?}");
+        }
+    }
+}
+
+#[test]
+fn files_that_are_exchanged_between_their_reads_are_both_there() {
+    let mut world = World::new();
+    world.write("a", b"first");
+    world.write("b", b"second");
+    let report = world.backup_while(Moment::Opening, "b", |data| {
+        // The first has been read by then, or is on its way.
+        std::thread::sleep(Duration::from_millis(20));
+        exchange(data.join("a"), data.join("b"));
+    });
+    let mut contents: Vec<_> = ["a", "b"].map(|name| world.content(report.snapshot, name)).into();
+    contents.sort();
+    assert_eq!(contents, [b"first".to_vec(), b"second".to_vec()]);
+}
+
+#[test]
+fn a_snapshot_is_of_one_directory_though_another_takes_its_place() {
+    let mut world = World::new();
+    let other = tempfile::tempdir().unwrap();
+    for n in 0..50 {
+        world.write(&format!("d{}/{n}", n % 7), b"old");
+        let path = other.path().join(format!("d{}/{n}", n % 7));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "new").unwrap();
+    }
+    let path = other.path().to_path_buf();
+    let report = world.backup_while(Moment::Opening, "d3/3", move |data| exchange(data, path.clone()));
+    let files: Vec<_> = world.entries(report.snapshot).into_iter().filter(|(e, _)| e.kind == Kind::File).collect();
+    assert_eq!(files.len(), 50);
+    assert!(files.iter().all(|(_, content)| content == b"new"));
+
+    let path = other.path().to_path_buf();
+    let said = world.try_backup_while(Moment::Committing, ".", move |data| {
+        exchange(data, path.clone());
+        false
+    });
+    let said = said.unwrap_err().to_string();
+    assert!(said.contains("another directory has taken its place, twice"), "{said}");
+}
+
+#[test]
+fn numbers_that_come_again_make_no_links() {
+    let mut world = World::new();
+    for n in 0..40 {
+        world.write(&format!("a/{n}"), format!("old {n}").as_bytes());
+        fs::hard_link(world.data.path().join(format!("a/{n}")), world.data.path().join(format!("a/{n}.link"))).unwrap();
+    }
+    world.write("m/file", b"x");
+    fs::create_dir(world.data.path().join("z")).unwrap();
+    let report = world.backup_while(Moment::Listing, "z", |data| {
+        // All of a has been listed, and some of it read.
+        fs::remove_dir_all(data.join("a")).unwrap();
+        for n in 0..40 {
+            fs::write(data.join(format!("z/{n}")), format!("new {n}, another one")).unwrap();
+            fs::hard_link(data.join(format!("z/{n}")), data.join(format!("z/{n}.link"))).unwrap();
+        }
+    });
+    assert!(report.good && report.errors.is_empty(), "{report:?}");
+    let entries = world.entries(report.snapshot);
+    for n in 0..40 {
+        for name in [format!("z/{n}"), format!("z/{n}.link")] {
+            let (entry, content) = entries.iter().find(|(entry, _)| entry.path.to_string() == name).unwrap();
+            assert_eq!(String::from_utf8_lossy(content), format!("new {n}, another one"));
+            let named = |other: &Entry| other.link.is_some() && other.link == entry.link;
+            assert!(entries.iter().filter(|(other, _)| named(other)).all(|(_, other)| other == content));
+        }
+    }
+    // And they are links again, not copies: one name for both.
+    let link = |name: &str| entries.iter().find(|(e, _)| e.path.to_string() == name).unwrap().0.link.clone();
+    assert!(link("z/7").is_some() && link("z/7") == link("z/7.link"));
+}
+
+#[test]
+fn links_that_vanish_are_no_problem() {
+    let mut world = World::new();
+    world.write("m", b"x");
+    for n in 0..20 {
+        world.write(&format!("z/{n}"), b"content");
+        fs::hard_link(world.data.path().join(format!("z/{n}")), world.data.path().join(format!("z/{n}.link"))).unwrap();
+    }
+    let report = world.backup_while(Moment::Opening, "z/3", |data| fs::remove_dir_all(data.join("z")).unwrap());
+    assert!(report.good && report.errors.is_empty(), "{report:?}");
+}
+
+#[test]
+fn nothing_outside_is_read_through_a_symlink_that_took_a_folders_place() {
+    for moment in [Moment::Opening, Moment::Opened] {
+        let mut world = World::new();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("token"), "SECRET").unwrap();
+        world.write("x/token", b"mine");
+        world.write("w", b"w");
+        symlink(outside.path(), world.data.path().join("y")).unwrap();
+        let report = world.backup_while(moment, "x/token", |data| exchange(data.join("x"), data.join("y")));
+        let entries = world.entries(report.snapshot);
+        assert!(entries.iter().all(|(_, content)| content != b"SECRET"));
+        assert!(entries.iter().any(|(_, content)| content == b"mine"), "{moment:?}: {:?}", world.paths(&report));
+        assert!(report.good);
+    }
+}
+
+#[test]
+fn a_folder_that_is_gone_when_its_attributes_are_read_keeps_its_children() {
+    let mut world = World::new();
+    (0..10).for_each(|n| world.write(&format!("f/{n}"), b"x"));
+    let first = world.backup();
+    assert!(first.good);
+    // Its entry changes, and its children do not.
+    fs::set_permissions(world.data.path().join("f"), fs::Permissions::from_mode(0o700)).unwrap();
+    let report = world.backup_while(Moment::Opening, "f", |data| {
+        fs::rename(data.join("f"), data.with_extension("aside")).unwrap();
+    });
+    let paths = world.paths(&report);
+    assert!(report.good && paths.contains(&"f".to_owned()), "{paths:?}");
+    fs::remove_dir_all(world.data.path().with_extension("aside")).unwrap();
+}
+
+#[test]
+fn what_is_born_while_it_is_captured_does_not_keep_it_from_ending() {
+    let mut world = World::new();
+    world.write("a/file", b"x");
+    let mut count = 0;
+    // Whenever anything is listed, there is a new file in it and in the folder above.
+    let data = world.data.path().to_path_buf();
+    let deed: Deed = Box::new(move |moment, _| {
+        if moment == Moment::Listed || moment == Moment::Committing {
+            count += 1;
+            fs::write(data.join(format!("a/new {count}")), "new").unwrap();
+        }
+        false
+    });
+    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    let report = world.backup();
+    assert!(report.good && report.looked_again.rounds <= 1, "{report:?}");
+    assert!(!report.warnings.iter().any(|what| what.contains(NEVER_RESTS)), "{report:?}");
+}
+
+#[test]
+fn a_folder_that_never_rests_is_told() {
+    let mut world = World::new();
+    (0..5).for_each(|n| world.write(&format!("here/{n}"), b"x"));
+    world.write("there/x", b"x");
+    let data = world.data.path().to_path_buf();
+    let mut away = false;
+    let deed: Deed = Box::new(move |moment, path| {
+        if moment == Moment::Listing && path != "." {
+            let (from, to) = if away { ("there/moved", "here/moved") } else { ("here/moved", "there/moved") };
+            if !data.join(from).exists() {
+                fs::create_dir_all(data.join(from)).unwrap();
+                fs::write(data.join(from).join("file"), "moves").unwrap();
+            }
+            fs::rename(data.join(from), data.join(to)).unwrap();
+            away = !away;
+        }
+        false
+    });
+    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    let report = world.backup();
+    // It ends, and what stayed where it was is there.
+    assert!(report.looked_again.rounds <= 3);
+    let paths = world.paths(&report);
+    assert!((0..5).all(|n| paths.contains(&format!("here/{n}"))) && paths.contains(&"there/x".to_owned()));
+}
+
+#[test]
+fn a_checkpoint_holds_databases_with_what_lies_beside_them() {
+    let mut world = World::new();
+    // A program died in the middle of a transaction.
+    let app = world.data.path().join("app.db");
+    let scratch = tempfile::tempdir().unwrap();
+    let writer = rusqlite::Connection::open(scratch.path().join("t.db")).unwrap();
+    writer
+        .execute_batch(
+            "pragma cache_size = 5; create table t(id integer primary key, x, b);
+             with recursive n(n) as (select 1 union all select n + 1 from n where n < 200)
+             insert into t select n, 100, randomblob(3000) from n;
+             begin; update t set x = x + 1, b = randomblob(3000);",
+        )
+        .unwrap();
+    for ending in ["", "-journal"] {
+        let name = |folder: &Path, stem: &str| folder.join(format!("{stem}{ending}"));
+        fs::copy(name(scratch.path(), "t.db"), name(world.data.path(), "app.db")).unwrap();
+    }
+    drop(writer);
+    age(&app);
+    age(&app.with_extension("db-journal"));
+    world.write("app.db (copy)/in between", b"x");
+    world.write("zz", b"last");
+    // Each batch is secured, and the run is cut off at its end.
+    world.options.checkpoint_every = Duration::ZERO;
+    world.options.before_commit = Some(BeforeCommit::new(|| Err(Error::failed("commit", "cut off"))));
+    assert!(world.try_backup().is_err());
+    assert!(!world.vault.checkpoints().unwrap().is_empty());
+    world.options.before_commit = None;
+    let report = world.backup();
+    assert!(report.good, "{report:?}");
+    let paths = world.paths(&report);
+    assert!(paths.contains(&"app.db-journal".to_owned()), "{paths:?}");
+    let out = tempfile::tempdir().unwrap();
+    for name in ["app.db", "app.db-journal"] {
+        fs::write(out.path().join(name), world.content(report.snapshot, name)).unwrap();
+    }
+    let restored = rusqlite::Connection::open(out.path().join("app.db")).unwrap();
+    let sum: i64 = restored.query_row("select sum(x) from t", [], |row| row.get(0)).unwrap();
+    assert_eq!(sum, 20_000);
+}
