@@ -140,7 +140,7 @@ impl<'a> Assembly<'a> {
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
                 Part::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
                 Part::Warn(what) => self.warn(what),
-                Part::Gone(path, why) => self.gone(path, &why),
+                Part::Gone(path) => self.gone(path),
                 Part::Failed(path, why, size) => self.unreadable(path, why, size),
                 Part::Blocks(..)
                 | Part::Hole(_)
@@ -175,8 +175,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// An entry whose name led nowhere when it was read: deleted, or away for a moment. The end of the capture tells.
-    fn gone(&mut self, path: EntryPath, why: &str) {
-        self.warn(format!("{path} is not in the snapshot: {why}"));
+    fn gone(&mut self, path: EntryPath) {
         self.later.insert(path);
     }
 

@@ -37,6 +37,8 @@ use crate::vault::tree;
 const ROUNDS: u32 = 3;
 /// Time that rounds may take however short the capture was.
 const ROUNDS_TIME: Duration = Duration::from_secs(1);
+/// So many names stand in a warning about many.
+const NAMED: usize = 3;
 /// A folder's children, or a folder, of which this is said may be missing though it was there, under another name, all the time.
 pub const NEVER_RESTS: &str = "did not come to rest while the snapshot was taken";
 
@@ -116,6 +118,7 @@ impl Capture<'_> {
         let clock = Instant::now();
         let mut done = LookedAgain::default();
         let mut rounds_took = Duration::ZERO;
+        let mut vanished: BTreeSet<EntryPath> = BTreeSet::new();
         loop {
             let (looked, to_take) = self.look(folders)?;
             folders = looked;
@@ -123,8 +126,10 @@ impl Capture<'_> {
             for path in assembly.take_later() {
                 // What is gone now as well was deleted.
                 let now = self.root.stat_at(&path).ok().and_then(|stat| Found::new(path.clone(), &stat));
-                if now.is_some_and(|now| self.select.takes(&now)) {
-                    to_take.lacking.insert(path);
+                match now {
+                    Some(now) if self.select.takes(&now) => _ = to_take.lacking.insert(path),
+                    Some(_) => {}
+                    None => _ = vanished.insert(path),
                 }
             }
             done.folders += to_take.listed;
@@ -135,7 +140,7 @@ impl Capture<'_> {
             let taken = to_take.paths();
             let enough = done.rounds == ROUNDS || rounds_took > ROUNDS_TIME.max(capture / 10);
             if taken.is_empty() || done.rounds > 0 && enough {
-                self.tell(assembly, &to_take, &done, clock.elapsed());
+                self.tell(assembly, &to_take, &vanished, &done, clock.elapsed());
                 done.seconds = clock.elapsed().as_secs_f64();
                 return Ok((written, done));
             }
@@ -189,7 +194,20 @@ impl Capture<'_> {
         format!("{}: remember its folders", doing(self.run.options))
     }
 
-    fn tell(&self, assembly: &mut Assembly, to_take: &ToTake, done: &LookedAgain, took: Duration) {
+    fn tell(
+        &self,
+        assembly: &mut Assembly,
+        to_take: &ToTake,
+        vanished: &BTreeSet<EntryPath>,
+        done: &LookedAgain,
+        took: Duration,
+    ) {
+        let first: Vec<_> = vanished.iter().take(NAMED).map(EntryPath::to_string).collect();
+        match vanished.len().saturating_sub(first.len()) {
+            _ if first.is_empty() => {}
+            0 => assembly.warn(format!("gone before it was read: {}", first.join(", "))),
+            more => assembly.warn(format!("gone before it was read: {} and {more} more", first.join(", "))),
+        }
         let mut folders: BTreeSet<EntryPath> = BTreeSet::new();
         for path in &to_take.lacking {
             folders.insert(EntryPath::new(path.parent().filter(|p| !p.is_empty()).unwrap_or(b".")).unwrap_or_default());

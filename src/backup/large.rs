@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::Trust;
 use super::block;
 use super::part::{Content, Part};
-use super::read::{Over, compare, finish, mtime};
+use super::read::{Over, compare, finish, mtime, wait_a_tick};
 use crate::error::Result;
 use crate::monitor::{Context, Moment};
 use crate::vault::hex::Hash;
@@ -68,7 +68,14 @@ impl<'a> Large<'a> {
     pub(super) fn read(&mut self, first: Stat, trust: Trust) -> Result<io::Result<Content>, Over> {
         let mut stat = first;
         for last in [false, true] {
-            let began = (trust.now)();
+            let mut began = (trust.now)();
+            if wait_a_tick(&stat, began) {
+                began = (trust.now)();
+                stat = match fstat(self.file) {
+                    Ok(stat) => stat,
+                    Err(why) => return Ok(Err(why.into())),
+                };
+            }
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             self.hash.reset();
             self.held.clear();

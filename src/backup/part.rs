@@ -70,7 +70,7 @@ pub enum Part {
     /// Something that the user should know.
     Warn(String),
     /// It is not there any more.
-    Gone(EntryPath, String),
+    Gone(EntryPath),
     /// It cannot be read, why, and how many bytes it has, as far as is known.
     Failed(EntryPath, String, u64),
     /// It was there, and is to be looked at once more at the end.

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{OFlags, SeekFrom, Stat, fstat, seek};
@@ -181,9 +181,7 @@ fn adopted(desk: Desk, found: &Found) -> Result<(Extra, Option<Identity>), Errno
 /// above it went away, the look at the end shows it.
 fn gone_or_failed(desk: Desk, found: Found, why: Errno) -> Part {
     match desk.root.stat_at(&found.path) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-            Part::Gone(found.path, "it disappeared before it was read".into())
-        }
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Part::Gone(found.path),
         _ => Part::Failed(found.path, why.to_string(), found.size),
     }
 }
@@ -232,10 +230,8 @@ fn look(
             // What is in a new folder was not walked.
             Some(now) if now.kind == Kind::Folder => return Ok(Part::Later(now.path)),
             Some(now) => found = now,
-            None => {
-                let why = "it was replaced by something that no snapshot holds before it was read";
-                return Ok(Part::Gone(found.path, why.into()));
-            }
+            // Something that no snapshot holds has its place.
+            None => return Ok(Part::Gone(found.path)),
         }
     }
     Ok(Part::Failed(found.path, "it is replaced again and again".into(), found.size))
@@ -389,10 +385,28 @@ pub(super) fn finish(
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, identity })
 }
 
+/// The longest that a local filesystem's clock stands still, in ns: what is written within it does not move a file's time.
+const TICK: i64 = 12_000_000;
+
+/// Waits until a file that was written to just now could not be written to once more without its time moving, so that what is
+/// read next is known to be whole if its time is the same afterwards. Says whether it had to wait.
+pub(super) fn wait_a_tick(stat: &Stat, began: i64) -> bool {
+    let since = began.saturating_sub(mtime(stat));
+    // A time in the future, or far in the past, was set by a program.
+    let waits = (-TICK..TICK).contains(&since);
+    if waits {
+        std::thread::sleep(Duration::from_nanos((TICK - since) as u64));
+    }
+    waits
+}
+
 fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Result<(Content, Vec<u8>)> {
     let mut stat = *first;
     for last in [false, true] {
-        let began = (desk.trust.now)();
+        let mut began = (desk.trust.now)();
+        if wait_a_tick(&stat, began) {
+            (began, stat) = ((desk.trust.now)(), fstat(file)?);
+        }
         let size = usize::try_from(stat.st_size).unwrap_or(0);
         let mut bytes = vec![0; size];
         let read = read_some(file, 0, &mut bytes)?;
@@ -422,7 +436,6 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
     use std::sync::atomic::AtomicBool;
-    use std::time::Duration;
 
     /// What comes of a path that was found to be a file of `size` bytes.
     fn looked(data: &Path, name: &str, size: u64) -> Part {

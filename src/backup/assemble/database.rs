@@ -62,8 +62,8 @@ impl Assembly<'_> {
                 Some(Part::SidesAgain) => laying.sides.clear(),
                 Some(Part::Warn(what)) => self.warn(what),
                 Some(Part::DatabaseEnd(ended)) => return self.database_end(laying, known, sampled, *ended),
-                Some(Part::Gone(path, why)) => {
-                    self.gone(path, &why);
+                Some(Part::Gone(path)) => {
+                    self.gone(path);
                     return Ok(());
                 }
                 Some(Part::Failed(path, why, size)) => {

@@ -185,7 +185,7 @@ impl<'a> Reader<'a> {
                 }
                 // A file that is gone was deleted: that is no trouble.
                 Ok((None, _)) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                    return Ok(Ok(Part::Gone(found.path.clone(), "it disappeared while it was read".into())));
+                    return Ok(Ok(Part::Gone(found.path.clone())));
                 }
                 Ok(_) => Err(Trouble::Failed("something that is no file has its place".into())),
                 Err(why) => Err(Trouble::Failed(why.to_string())),
