@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod error;
 pub mod export;
 pub mod filesystem;
+pub mod fs;
 pub mod inspect;
 pub mod job;
 pub mod lock;

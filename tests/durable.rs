@@ -2,7 +2,7 @@
 //! restored tree before it takes the target's name.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::tree::noise;
@@ -60,9 +60,15 @@ fn trace(world: &World, args: &[&str]) -> Option<Vec<Call>> {
 }
 
 impl Call {
-    /// The quoted paths of a rename.
+    /// The paths of a rename: each quoted name, in the folder whose descriptor stands before it.
     fn names(&self) -> Vec<PathBuf> {
-        self.text.split('"').skip(1).step_by(2).map(|name| name.strip_prefix("./").unwrap_or(name).into()).collect()
+        let parts: Vec<&str> = self.text.split('"').collect();
+        let path = |part: &[&str]| {
+            let folder =
+                part[0].rsplit_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(path, _)| path);
+            Path::new(folder).join(part[1].strip_prefix("./").unwrap_or(part[1]))
+        };
+        parts.chunks_exact(2).map(path).collect()
     }
 
     fn is_rename(&self) -> bool {
@@ -70,7 +76,7 @@ impl Call {
     }
 
     /// Whether it makes this path durable.
-    fn syncs(&self, path: &std::path::Path) -> bool {
+    fn syncs(&self, path: &Path) -> bool {
         self.name == "fsync" && self.text.contains(&format!("<{}>", path.display()))
     }
 }
@@ -83,7 +89,8 @@ fn objects_are_durable_before_the_root_that_names_them() {
     }
     let data = fs::canonicalize(world.path("")).unwrap();
     let Some(calls) = trace(&world, &["backup"]) else { return };
-    let renames: Vec<&Call> = calls.iter().filter(|c| c.is_rename() && c.text.contains("/tmp/")).collect();
+    let from_tmp = |c: &&Call| c.is_rename() && c.names()[0].parent().is_some_and(|folder| folder.ends_with("tmp"));
+    let renames: Vec<&Call> = calls.iter().filter(from_tmp).collect();
     let mut durable = Vec::new();
     for rename in &renames {
         let names = rename.names();

@@ -81,13 +81,21 @@ fn tells_whether_anything_lies_there(store: &dyn Store) {
 }
 
 fn one_creator_wins(store: &dyn Store) {
+    let create = |n: u8| match store.create("vault.json", &[&[n; 4096]]) {
+        Ok(()) => Some(n),
+        // Who is told so reads it, whole, at once.
+        Err(Error::AlreadyExists { name }) => {
+            assert_eq!(store.get(&name, 4096).unwrap().len(), 4096);
+            None
+        }
+        Err(why) => panic!("{why}"),
+    };
     let winners: Vec<u8> = std::thread::scope(|scope| {
-        let tries: Vec<_> = (0..8u8)
-            .map(|n| scope.spawn(move || store.create("vault.json", &[&[n; 4096]]).is_ok().then_some(n)))
-            .collect();
+        let tries: Vec<_> = (0..8u8).map(|n| scope.spawn(move || create(n))).collect();
         tries.into_iter().filter_map(|t| t.join().unwrap()).collect()
     });
     assert_eq!(winners.len(), 1);
     let body: BTreeSet<u8> = store.get("vault.json", 4096).unwrap().into_iter().collect();
     assert_eq!(body.into_iter().collect::<Vec<_>>(), winners);
+    assert_eq!(store.list("").unwrap().len(), 1);
 }

@@ -2,18 +2,37 @@
 //!
 //! Creating an object: a temporary file in `tmp/`, fsync, rename without replacing, fsync of the folder. So a crash leaves
 //! at most a file in `tmp/`, which the next writer sweeps a day later, and an object that is seen is whole and durable.
+//!
+//! The folder of the vault may be reached through symlinks: its user named it. What is in it may not: each folder in it is
+//! opened in the one above without following any, and objects are names in open folders. Where something else lies in
+//! such a folder's place, nothing is read, made or removed there, and the error says what it is.
+//!
+//! What a creation that goes wrong comes to. It fails only where nobody may rely on the object, and says that the object
+//! exists only where it did before:
+//!
+//! | what fails | comes to |
+//! |---|---|
+//! | making a folder or the temporary file, writing or syncing it | an error; there is no object |
+//! | giving it its name, which is not there | an error; there is no object |
+//! | giving it its name, which is another file | it exists; the temporary file is removed |
+//! | giving it its name, which is this very file all the same: an answer was lost | it goes on as if nothing had failed |
+//! | removing the temporary file that was linked, or was not needed | nothing; it is swept later |
+//! | the fsync of the folder | an error: the object is there, and a crash may take it away again. It is not removed, since others may have seen it |
+//! | the fsync of the folder in which the object was before | an error: who gets to hear that it exists relies on it |
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{FileType, Mode, OFlags, fsync, openat};
 use rustix::io::Errno;
 
 use super::{Error, Meta, Result, Store};
+use crate::fs::{Folder, SAFE, give_name, is_folder, what};
 
 /// The folder for files that are not objects yet.
 const TMP: &str = "tmp";
@@ -43,58 +62,134 @@ impl LocalStore {
         self.folder.join(name)
     }
 
-    /// Removes what killed writers left in `tmp/` more than a day ago. What cannot be removed waits for the next time.
-    fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.folder.join(TMP)) else { return };
-        for entry in entries.flatten() {
-            let age = entry.metadata().and_then(|m| m.modified()).map(|t| SystemTime::now().duration_since(t));
-            if let Ok(Ok(age)) = age
-                && age > STALE
-                && let Err(why) = fs::remove_file(entry.path())
+    /// Opens the folder of the vault, which may not exist.
+    fn top(&self) -> Result<Option<Folder>> {
+        match Folder::open(&self.folder) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => opened.map(Some).map_err(failed(|| format!("open the folder {}", self.folder.display()))),
+        }
+    }
+
+    /// Opens a folder of the vault, which may not exist; the vault's own where the name is empty.
+    fn enter(&self, name: &str) -> Result<Option<Folder>> {
+        let Some(mut at) = self.top()? else { return Ok(None) };
+        for part in parts(name) {
+            at = match at.enter(part) {
+                Err(Errno::NOENT) => return Ok(None),
+                entered => entered.map_err(|why| in_the_way(&at, part, why))?,
+            };
+        }
+        Ok(Some(at))
+    }
+
+    /// Opens the folder of the vault, and makes it durably where it is missing.
+    fn make_top(&self) -> Result<Folder> {
+        if let Some(top) = self.top()? {
+            return Ok(top);
+        }
+        let doing = || format!("create the folder {}", self.folder.display());
+        let missing = |at: &&Path| !at.as_os_str().is_empty() && at.try_exists().is_ok_and(|there| !there);
+        let missing: Vec<&Path> = self.folder.ancestors().take_while(missing).collect();
+        fs::create_dir_all(&self.folder).map_err(|source| Error::Failed { doing: doing(), source })?;
+        for above in missing.iter().filter_map(|made| made.parent()) {
+            sync(&Folder::open(above).map_err(failed(doing))?)?;
+        }
+        self.top()?.ok_or_else(|| failed(doing)(Errno::NOENT))
+    }
+
+    /// Removes what killed writers left in `tmp/` more than a day ago, by the names that they give. What cannot be removed
+    /// waits for the next time.
+    fn sweep(tmp: &Folder) {
+        for name in tmp.names().unwrap_or_default() {
+            if !is_temporary(name.as_bytes()) {
+                continue;
+            }
+            let Ok(Some(stat)) = tmp.look(&name) else { continue };
+            let age = u64::try_from(stat.st_mtime)
+                .ok()
+                .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
+                .and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && age.is_some_and(|age| age > STALE)
+                && let Err(why) = tmp.remove_file(&name)
             {
-                tracing::debug!("could not sweep {}: {why}", entry.path().display());
+                tracing::debug!("could not sweep {}: {why}", tmp.path().join(&name).display());
             }
         }
     }
+}
 
-    /// Makes the folder that an object goes into, durably.
-    fn make_folder(&self, folder: &Path) -> Result<()> {
-        if folder.is_dir() {
-            return Ok(());
-        }
-        let failed = |source| Error::Failed { doing: format!("create the folder {}", folder.display()), source };
-        fs::create_dir_all(folder).map_err(failed)?;
-        for made in folder.ancestors().take_while(|f| f.starts_with(&self.folder)) {
-            sync_folder(made)?;
-            if let Some(above) = made.parent().filter(|p| !p.as_os_str().is_empty()) {
-                sync_folder(above)?;
+/// The name of a temporary file.
+fn temporary(random: [u8; 8], serial: u64) -> String {
+    format!("{:016x}-{serial}", u64::from_be_bytes(random))
+}
+
+/// Whether a name is one that [`temporary`] gives.
+fn is_temporary(name: &[u8]) -> bool {
+    let Some((random, serial)) = std::str::from_utf8(name).ok().and_then(|name| name.split_once('-')) else {
+        return false;
+    };
+    let (Ok(number), Ok(serial)) = (u64::from_str_radix(random, 16), serial.parse()) else { return false };
+    // As it would be written: without signs, capitals or leading zeros.
+    temporary(number.to_be_bytes(), serial).as_bytes() == name
+}
+
+/// The names of the folders of a path in the vault.
+fn parts(name: &str) -> impl Iterator<Item = &str> {
+    name.split('/').filter(|part| !part.is_empty())
+}
+
+fn failed<S: FnOnce() -> String>(doing: S) -> impl FnOnce(Errno) -> Error {
+    |why| Error::Failed { doing: doing(), source: why.into() }
+}
+
+/// Why a folder of the vault cannot be entered; where something else is in its place, what to do.
+fn in_the_way(above: &Folder, name: &str, why: Errno) -> Error {
+    let path = above.path().join(name);
+    match above.look(name) {
+        Ok(Some(there)) if !is_folder(&there) => not_followed(&path, &format!("{}, not a folder", what(&there))),
+        _ => failed(|| format!("open the folder {}", path.display()))(why),
+    }
+}
+
+fn not_followed(path: &Path, what: &str) -> Error {
+    Error::Refused {
+        doing: format!("use {}", path.display()),
+        why: format!("it is {what}"),
+        hint: format!(
+            "Who put it there? Nothing in a vault is reached through links: that is how others would have this program              write or delete elsewhere. Move {} away; if the vault's own files are where it leads, move them here.",
+            path.display()
+        ),
+    }
+}
+
+/// Makes a folder of the vault durably where it is missing, and opens it.
+fn make(top: &Folder, name: &str) -> Result<Folder> {
+    let mut at =
+        top.enter_all(Path::new("")).map_err(failed(|| format!("open the folder {}", top.path().display())))?;
+    for part in parts(name) {
+        at = match at.enter(part) {
+            Err(Errno::NOENT) => {
+                let path = at.path().join(part);
+                let made = at.make_all(Path::new(part), 0o777);
+                let made = made.map_err(failed(|| format!("create the folder {}", path.display())))?;
+                sync(&made)?;
+                sync(&at)?;
+                made
             }
-        }
-        Ok(())
+            entered => entered.map_err(|why| in_the_way(&at, part, why))?,
+        };
     }
+    Ok(at)
 }
 
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(|source| Error::Failed { doing: format!("fsync the folder {}", folder.display()), source })
+fn sync(folder: &Folder) -> Result<()> {
+    folder.readable().and_then(fsync).map_err(failed(|| format!("fsync the folder {}", folder.path().display())))
 }
 
-/// Gives a finished file its name, unless that name is taken.
-///
-/// Filesystems without `RENAME_NOREPLACE` get a hard link, and those with neither (some FUSE mounts) a plain rename after
-/// a look: no two writers choose the same name there, since names are random or carry the hash of the content.
-fn name_file(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
-        done => return Ok(done?),
-    }
-    match fs::hard_link(from, to) {
-        Ok(()) => fs::remove_file(from),
-        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Err(why),
-        Err(_) if to.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
-        Err(_) => fs::rename(from, to),
-    }
+/// The folder and the last name of an object's name.
+fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('/').unwrap_or(("", name))
 }
 
 impl Store for LocalStore {
@@ -104,37 +199,37 @@ impl Store for LocalStore {
 
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
         let path = self.path(name);
-        let folder = path.parent().unwrap_or(&self.folder).to_path_buf();
-        let tmp = self.folder.join(TMP);
+        let (folder, last) = split(name);
+        let top = self.make_top()?;
+        let tmp = make(&top, TMP)?;
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         if serial == 0 {
-            self.sweep();
+            Self::sweep(&tmp);
         }
-        self.make_folder(&folder)?;
-        self.make_folder(&tmp)?;
+        let folder = make(&top, folder)?;
         let mut random = [0u8; 8];
         getrandom::fill(&mut random)
             .map_err(|e| Error::Failed { doing: "get random bytes".into(), source: io::Error::other(e.to_string()) })?;
-        let tmp = tmp.join(format!("{:016x}-{serial}", u64::from_be_bytes(random)));
+        let temporary = temporary(random, serial);
+        let doing = || format!("write {}", path.display());
+        let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        let file = openat(&tmp, &temporary, flags, Mode::from_raw_mode(0o666)).map_err(failed(doing))?;
+        let mut file = File::from(file);
         let written = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&tmp)?;
             for chunk in body {
                 file.write_all(chunk)?;
             }
             file.sync_all()?;
-            name_file(&tmp, &path)
+            Ok(give_name(&file, (&tmp, temporary.as_ref()), (&folder, last.as_ref()))?)
         })();
-        match written {
-            Ok(()) => sync_folder(&folder),
-            Err(source) => {
-                // Best effort: what stays behind is swept later.
-                let _ = fs::remove_file(&tmp);
-                match source.kind() {
-                    io::ErrorKind::AlreadyExists => Err(Error::AlreadyExists { name: name.into() }),
-                    _ => Err(Error::Failed { doing: format!("write {}", path.display()), source }),
-                }
-            }
+        if !matches!(written, Ok(true)) {
+            // Best effort: what stays behind is swept later.
+            let _ = tmp.remove_file(&temporary);
         }
+        let new = written.map_err(|source| Error::Failed { doing: doing(), source })?;
+        // Also where another writer made it, which may not have come so far yet.
+        sync(&folder)?;
+        if new { Ok(()) } else { Err(Error::AlreadyExists { name: name.into() }) }
     }
 
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
@@ -157,24 +252,17 @@ impl Store for LocalStore {
         let mut found = Vec::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(within) = folders.pop() {
-            let path = self.folder.join(&within);
-            let failed = |source| Error::Failed { doing: format!("list {}", path.display()), source };
-            let entries = match fs::read_dir(&path) {
-                Ok(entries) => entries,
-                Err(why) if why.kind() == io::ErrorKind::NotFound => continue,
-                Err(why) => return Err(failed(why)),
-            };
-            for entry in entries {
-                let entry = entry.map_err(failed)?;
+            let doing = || format!("list {}", self.folder.join(&within).display());
+            let Some(folder) = self.enter(&within)? else { continue };
+            for last in folder.names().map_err(failed(doing))? {
                 // A name that is not ours is not an object.
-                let Ok(last) = entry.file_name().into_string() else { continue };
+                let Ok(last) = last.into_string() else { continue };
                 let name = format!("{within}{last}");
-                match entry.metadata() {
-                    Ok(meta) if meta.is_dir() && name == TMP => {}
-                    Ok(meta) if meta.is_dir() => folders.push(name + "/"),
-                    Ok(meta) => found.push(Meta { name, size: meta.len() }),
-                    Err(why) if why.kind() == io::ErrorKind::NotFound => {}
-                    Err(why) => return Err(failed(why)),
+                match folder.look(&last).map_err(failed(doing))? {
+                    Some(stat) if is_folder(&stat) && name == TMP => {}
+                    Some(stat) if is_folder(&stat) => folders.push(name + "/"),
+                    Some(stat) => found.push(Meta { name, size: stat.st_size as u64 }),
+                    None => {}
                 }
             }
         }
@@ -183,18 +271,13 @@ impl Store for LocalStore {
     }
 
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
-        let failed = |source| Error::Failed { doing: format!("list {}", self.folder.display()), source };
-        let entries = match fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(why) => return Err(failed(why)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+        let doing = || format!("list {}", self.folder.display());
+        let Some(top) = self.top()? else { return Ok(None) };
+        for name in top.names().map_err(failed(doing))? {
+            let folder = top.look(&name).is_ok_and(|stat| stat.is_some_and(|stat| is_folder(&stat)));
+            let name = name.to_string_lossy().into_owned();
             // A new filesystem has the first.
             if name != "lost+found" && name != TMP && !known.contains(&name.as_str()) {
-                let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 return Ok(Some(if folder { name + "/" } else { name }));
             }
         }
@@ -205,14 +288,25 @@ impl Store for LocalStore {
 impl LocalStore {
     fn open(&self, name: &str) -> Result<(File, u64)> {
         let path = self.path(name);
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => Error::NotFound { name: name.into() },
-            _ => Error::Failed { doing: format!("open {}", path.display()), source },
+        let doing = || format!("open {}", path.display());
+        let missing = || Error::NotFound { name: name.into() };
+        let (folder, last) = split(name);
+        let folder = self.enter(folder)?.ok_or_else(missing)?;
+        // Before it is opened: a fifo would wait for somebody to write into it.
+        let there = folder.look(last).map_err(failed(doing))?.ok_or_else(missing)?;
+        let no_file = || Error::Failed { doing: doing(), source: io::Error::other("it is not a file") };
+        match FileType::from_raw_mode(there.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Symlink => return Err(not_followed(&path, what(&there))),
+            _ => return Err(no_file()),
+        }
+        let file = match openat(&folder, last, SAFE | OFlags::RDONLY, Mode::empty()) {
+            Err(Errno::NOENT) => return Err(missing()),
+            opened => File::from(opened.map_err(failed(doing))?),
         };
-        let file = File::open(&path).map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
+        let meta = file.metadata().map_err(|source| Error::Failed { doing: doing(), source })?;
         if !meta.is_file() {
-            return Err(failed(io::Error::other("it is not a file")));
+            return Err(no_file());
         }
         Ok((file, meta.len()))
     }
@@ -229,6 +323,8 @@ impl LocalStore {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
     use crate::store::contract;
 
@@ -242,12 +338,135 @@ mod tests {
     }
 
     #[test]
+    fn keeps_the_contract_behind_a_link_that_its_user_named() {
+        contract::run(&|| {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("real")).unwrap();
+            symlink("real", folder.path().join("link")).unwrap();
+            (Box::new(LocalStore::new(folder.path().join("link"))), Box::new(folder))
+        });
+    }
+
+    #[test]
     fn a_failed_write_leaves_no_object() {
         let folder = tempfile::tempdir().unwrap();
         let store = LocalStore::new(folder.path());
         fs::write(folder.path().join("packs"), "in the way").unwrap();
         let said = store.create("packs/a", &[b"x"]).unwrap_err().to_string();
-        assert!(said.contains("packs"), "{said}");
+        assert!(said.contains("packs: it is a file, not a folder"), "{said}");
         assert_eq!(store.list("tmp/").unwrap(), []);
+    }
+
+    /// Makes a file that is three days old.
+    fn old(path: &Path) {
+        fs::write(path, "old").unwrap();
+        let time = SystemTime::now() - 3 * STALE;
+        File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_swept_are_old_files_of_this_programs_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tmp, far) = (folder.path().join("vault/tmp"), folder.path().join("far"));
+        fs::create_dir_all(tmp.join("00000000000000aa-3")).unwrap();
+        old(&far);
+        symlink(&far, tmp.join("00000000000000aa-4")).unwrap();
+        fs::write(tmp.join("00000000000000aa-5"), "new").unwrap();
+        let stay = [
+            "00000000000000aa",
+            "00000000000000aa-",
+            "00000000000000aa-01",
+            "00000000000000aa-+1",
+            "00000000000000aa-1x",
+            "00000000000000AA-1",
+            "+0000000000000aa-1",
+            "0000000000000aa-1",
+            "thesis.txt",
+        ];
+        stay.iter().for_each(|name| old(&tmp.join(name)));
+        let mut expected = names(&tmp);
+        expected.sort();
+        for name in ["00000000000000aa-0", "0123456789abcdef-18446744073709551615"] {
+            old(&tmp.join(name));
+        }
+        LocalStore::new(folder.path().join("vault")).create("a", &[b"x"]).unwrap();
+        assert_eq!(names(&tmp), expected);
+        assert!(far.exists());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_folder_is_told_and_leads_nowhere() {
+        for name in ["tmp", "packs", "claims", "claims/x"] {
+            let folder = tempfile::tempdir().unwrap();
+            let (vault, far) = (folder.path().join("vault"), folder.path().join("far"));
+            fs::create_dir_all(far.join("x")).unwrap();
+            for name in ["thesis.txt", "00000000000000aa-0", "a", "x/1"] {
+                old(&far.join(name));
+            }
+            fs::create_dir_all(vault.join(name).parent().unwrap()).unwrap();
+            symlink(&far, vault.join(name)).unwrap();
+            let store = LocalStore::new(&vault);
+            for object in ["packs/a", "packs/new", "claims/x/1", "claims/x/2"] {
+                if name != "tmp" && !object.starts_with(name) {
+                    continue;
+                }
+                let mut said = vec![store.create(object, &[b"x"]).unwrap_err()];
+                if name != "tmp" {
+                    said.push(store.get(object, 10).unwrap_err());
+                    said.push(store.get_range(object, 0, 1).unwrap_err());
+                    said.push(store.list(&format!("{}/", split(object).0)).unwrap_err());
+                }
+                for said in said {
+                    let text = said.while_doing("do it").to_string();
+                    assert!(text.contains(&format!("{name}: it is a symbolic link")), "{text}");
+                    assert!(text.contains("Move "), "{text}");
+                }
+            }
+            assert_eq!(names(&far), ["00000000000000aa-0", "a", "thesis.txt", "x"], "{name}");
+            assert_eq!(names(&far.join("x")), ["1"], "{name}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_a_link_is_neither_read_nor_written_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(folder.path().join("vault"));
+        store.create("packs/a", &[b"x"]).unwrap();
+        fs::write(folder.path().join("far"), "secret").unwrap();
+        for target in ["../../far", "../../none"] {
+            let link = folder.path().join("vault/packs/link");
+            symlink(target, &link).unwrap();
+            assert!(matches!(store.get("packs/link", 100), Err(Error::Refused { .. })));
+            assert!(matches!(store.create("packs/link", &[b"x"]), Err(Error::AlreadyExists { .. })));
+            fs::remove_file(link).unwrap();
+        }
+        assert_eq!(names(folder.path()), ["far", "vault"]);
+        assert_eq!(fs::read(folder.path().join("far")).unwrap(), b"secret");
+        assert_eq!(names(&folder.path().join("vault/tmp")), [""; 0]);
+    }
+
+    #[test]
+    fn a_folder_that_is_swapped_for_a_link_between_two_objects_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (vault, far) = (folder.path().join("vault"), folder.path().join("far"));
+        let store = LocalStore::new(&vault);
+        store.create("packs/a", &[b"x"]).unwrap();
+        for name in ["packs", "tmp"] {
+            fs::rename(vault.join(name), &far).unwrap();
+            symlink(&far, vault.join(name)).unwrap();
+            let before = names(&far);
+            assert!(matches!(store.create("packs/b", &[b"x"]), Err(Error::Refused { .. })), "{name}");
+            assert_eq!(names(&far), before, "{name}");
+            fs::remove_file(vault.join(name)).unwrap();
+            fs::rename(&far, vault.join(name)).unwrap();
+        }
+        store.create("packs/b", &[b"x"]).unwrap();
     }
 }

@@ -157,8 +157,10 @@ pub trait Store: Send + Sync {
     /// The store's address, for messages.
     fn url(&self) -> String;
 
-    /// Creates an object of the given chunks, one after the other. When it returns, the object is durable and whole; when
-    /// it fails, no object of that name came to be through this call. An existing one is left alone: `AlreadyExists`.
+    /// Creates an object of the given chunks, one after the other. When it returns, the object is durable and whole.
+    /// `AlreadyExists`: it really was there before, durable too, and was left alone. Any other error: nobody may rely on
+    /// the object. As a rule it is not there; a medium that fails in the very last step may have it all the same, and then it
+    /// is whole.
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()>;
 
     /// An object of at most `limit` bytes, whole.

@@ -1,0 +1,536 @@
+//! Work in folders that are held open.
+//!
+//! The system looks a path up anew for every call that is given one. Who may write to a folder on the way can put a
+//! symlink there between two calls, and the second one works elsewhere. So only the place that the user named is reached
+//! by its path, symlinks and all ([`Folder::open`]). Everything in it is a name in a folder that is open: nothing is
+//! followed, and what is made, renamed, changed or removed is in that folder, wherever it is by now.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Stat, StatxAttributes, StatxFlags, chmod, fchmod,
+    fstat, linkat, mkdirat, openat, renameat, renameat_with, statat, statx, unlinkat,
+};
+use rustix::io::{Errno, Result, fcntl_dupfd_cloexec};
+
+/// Never follow a symlink, and never give a descriptor to a child.
+pub const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
+/// So many folders of a tree are open at once while it is removed.
+const DEEP: usize = 64;
+
+/// Opens a folder in a folder, for reading its names.
+///
+/// # Errors
+/// As `openat`; what is not a folder is refused.
+pub fn open_folder(at: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    openat(at, name, SAFE | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
+}
+
+/// Whether that is a folder, and no symlink to one.
+pub fn is_folder(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+/// What lies where a folder or a file is expected, for messages.
+pub fn what(stat: &Stat) -> &'static str {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => "a symbolic link",
+        FileType::Directory => "a folder",
+        FileType::RegularFile => "a file",
+        _ => "neither a file nor a folder",
+    }
+}
+
+/// Only a single name is looked up in a folder: of a path, what lies before its last name would be followed.
+fn single(name: &OsStr) -> Result<&OsStr> {
+    match name.as_bytes() {
+        b"" | b"." | b".." => Err(Errno::INVAL),
+        bytes if bytes.contains(&b'/') => Err(Errno::INVAL),
+        _ => Ok(name),
+    }
+}
+
+/// A folder that is open. Entering it takes no permission to read it.
+#[derive(Debug)]
+pub struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Folder {
+    /// Opens the folder that a user named: symlinks are followed.
+    ///
+    /// # Errors
+    /// As `open`; what is not a folder is refused.
+    pub fn open(path: &Path) -> Result<Folder> {
+        let named = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let fd = openat(CWD, named, OFlags::CLOEXEC | OFlags::DIRECTORY | OFlags::PATH, Mode::empty())?;
+        Ok(Folder { fd, path: path.to_owned() })
+    }
+
+    /// Opens a folder by a path in which there were no symlinks: there must be none now.
+    ///
+    /// # Errors
+    /// As [`Folder::enter`]; a path that is not absolute.
+    pub fn straight(path: &Path) -> Result<Folder> {
+        let below = path.strip_prefix("/").map_err(|_| Errno::INVAL)?;
+        Folder::open(Path::new("/"))?.enter_all(below)
+    }
+
+    /// The path by which it was opened, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a folder in it.
+    ///
+    /// # Errors
+    /// As `openat`; what is not a folder itself is refused with `NOTDIR`.
+    pub fn enter(&self, name: impl AsRef<OsStr>) -> Result<Folder> {
+        let name = single(name.as_ref())?;
+        let fd = openat(self, name, SAFE | OFlags::DIRECTORY | OFlags::PATH, Mode::empty())?;
+        Ok(Folder { fd, path: self.path.join(name) })
+    }
+
+    /// Opens a folder at any depth in it; itself, where the path is empty.
+    ///
+    /// # Errors
+    /// As [`Folder::enter`].
+    pub fn enter_all(&self, below: &Path) -> Result<Folder> {
+        let mut at = Folder { fd: fcntl_dupfd_cloexec(self, 0)?, path: self.path.clone() };
+        for part in below.components() {
+            let Component::Normal(name) = part else { return Err(Errno::INVAL) };
+            at = at.enter(name)?;
+        }
+        Ok(at)
+    }
+
+    /// Makes a folder in it, which must not exist.
+    ///
+    /// # Errors
+    /// As `mkdirat`.
+    pub fn make(&self, name: impl AsRef<OsStr>, mode: RawMode) -> Result<Folder> {
+        mkdirat(self, single(name.as_ref())?, Mode::from_raw_mode(mode))?;
+        self.enter(name)
+    }
+
+    /// Makes what is missing of a path in it.
+    ///
+    /// # Errors
+    /// As `mkdirat`, and as [`Folder::enter`].
+    pub fn make_all(&self, below: &Path, mode: RawMode) -> Result<Folder> {
+        let mut at = self.enter_all(Path::new(""))?;
+        for part in below.components() {
+            let Component::Normal(name) = part else { return Err(Errno::INVAL) };
+            at = match at.make(name, mode) {
+                Err(Errno::EXIST) => at.enter(name)?,
+                made => made?,
+            };
+        }
+        Ok(at)
+    }
+
+    /// What lies there under a name, if anything does.
+    ///
+    /// # Errors
+    /// As `fstatat`.
+    pub fn look(&self, name: impl AsRef<OsStr>) -> Result<Option<Stat>> {
+        match statat(self, single(name.as_ref())?, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// The names in it.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn names(&self) -> Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in Dir::new(self.readable()?)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    /// The same folder, open for what takes more than to enter it: to be read, locked, changed or made durable.
+    ///
+    /// # Errors
+    /// A folder that may not be read.
+    pub fn readable(&self) -> Result<OwnedFd> {
+        openat(self, ".", SAFE | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
+    }
+
+    /// Sets its mode.
+    ///
+    /// # Errors
+    /// As `fchmod`.
+    pub fn set_mode(&self, mode: RawMode) -> Result<()> {
+        let mode = Mode::from_raw_mode(mode);
+        match self.readable() {
+            Ok(folder) => fchmod(folder, mode),
+            // One that nobody may read is only open to be entered, and there is no fchmod for that: the name of the
+            // descriptor stands for the folder itself.
+            Err(why) => match chmod(format!("/proc/self/fd/{}", self.fd.as_raw_fd()), mode) {
+                Err(Errno::NOENT) => Err(why),
+                done => done,
+            },
+        }
+    }
+
+    /// Removes a file or a symlink in it.
+    ///
+    /// # Errors
+    /// As `unlinkat`.
+    pub fn remove_file(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        unlinkat(self, single(name.as_ref())?, AtFlags::empty())
+    }
+
+    /// Removes an empty folder in it.
+    ///
+    /// # Errors
+    /// As `unlinkat`.
+    pub fn remove_folder(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        unlinkat(self, single(name.as_ref())?, AtFlags::REMOVEDIR)
+    }
+
+    /// Removes all that is in it, also what is in folders without write permission. No symlink is followed.
+    ///
+    /// # Errors
+    /// What cannot be removed; another filesystem that is mounted inside, of which nothing is removed.
+    pub fn empty(&self) -> io::Result<()> {
+        let device = fstat(self)?.st_dev;
+        let mut levels = vec![Level::new(self.enter_all(Path::new(""))?)?];
+        let mut moved = 0;
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.pop() else {
+                let done = levels.pop();
+                if let (Some(done), Some(above)) = (done, levels.last()) {
+                    above.folder.remove_folder(done.folder.path.file_name().unwrap_or_default())?;
+                }
+                continue;
+            };
+            let Some(stat) = level.folder.look(&name)? else { continue };
+            if !is_folder(&stat) {
+                level.folder.remove_file(&name)?;
+                continue;
+            }
+            let folder = level.folder.enter(&name)?;
+            if fstat(&folder)?.st_dev != device || is_mount(&folder).unwrap_or(false) {
+                let why = format!("another filesystem is mounted in it, at {}", folder.path.display());
+                return Err(io::Error::new(io::ErrorKind::CrossesDevices, why));
+            }
+            let next = Level::new(folder)?;
+            if levels.len() >= DEEP {
+                // A tree may be deeper than files may be open: the rest of it moves up. Where it cannot, it stays.
+                let up = OsString::from(format!(".lastgood-deep-{moved}"));
+                moved += 1;
+                let above = &levels[levels.len() - 1].folder;
+                if renameat_with(above, &name, &levels[0].folder, &up, RenameFlags::NOREPLACE).is_ok() {
+                    levels[0].names.push(up);
+                    continue;
+                }
+            }
+            levels.push(next);
+        }
+        Ok(())
+    }
+
+    /// Removes a folder in it and all that is in that.
+    ///
+    /// # Errors
+    /// As [`Folder::empty`].
+    pub fn remove_tree(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        self.enter(&name)?.empty()?;
+        Ok(self.remove_folder(name)?)
+    }
+}
+
+/// A folder that is being emptied.
+struct Level {
+    folder: Folder,
+    /// What is still to be removed.
+    names: Vec<OsString>,
+}
+
+impl Level {
+    fn new(folder: Folder) -> Result<Level> {
+        let mode = fstat(&folder)?.st_mode & 0o7777;
+        if mode & 0o700 != 0o700 {
+            // Whether that was needed is seen at what follows: root needs none of it.
+            let _ = folder.set_mode(mode | 0o700);
+        }
+        let names = folder.names()?;
+        Ok(Level { folder, names })
+    }
+}
+
+/// Whether a filesystem is mounted at an open folder; none where the system does not say.
+pub fn is_mount(folder: &Folder) -> Option<bool> {
+    let told = statx(folder, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).ok()?;
+    let says = told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+    says.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// A name in an open folder.
+#[derive(Debug, Clone)]
+pub struct Spot {
+    /// The folder.
+    pub folder: Arc<Folder>,
+    /// The name in it.
+    pub name: OsString,
+}
+
+impl Spot {
+    /// The name `name` in `folder`.
+    pub fn new(folder: &Arc<Folder>, name: impl Into<OsString>) -> Spot {
+        Spot { folder: folder.clone(), name: name.into() }
+    }
+
+    /// The path by which it was reached, for messages.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path.join(&self.name)
+    }
+
+    /// What lies there, if anything does.
+    ///
+    /// # Errors
+    /// As [`Folder::look`].
+    pub fn look(&self) -> Result<Option<Stat>> {
+        self.folder.look(&self.name)
+    }
+
+    /// Opens the folder there.
+    ///
+    /// # Errors
+    /// As [`Folder::enter`].
+    pub fn enter(&self) -> Result<Folder> {
+        self.folder.enter(&self.name)
+    }
+}
+
+/// Renames without replacing anything.
+///
+/// # Errors
+/// As `renameat`; and when `to` exists.
+pub fn rename(from: &Spot, to: &Spot) -> Result<()> {
+    match rename_free(from, to) {
+        // A folder that moves gets a new `..`, for which it must be writable: it is for that moment.
+        Err(why @ (Errno::ACCESS | Errno::PERM)) => {
+            let Ok(folder) = from.enter() else { return Err(why) };
+            let mode = fstat(&folder)?.st_mode & 0o7777;
+            if mode & 0o700 == 0o700 {
+                return Err(why);
+            }
+            folder.set_mode(mode | 0o700)?;
+            let moved = rename_free(from, to);
+            moved.and(folder.set_mode(mode))
+        }
+        done => done,
+    }
+}
+
+fn rename_free(from: &Spot, to: &Spot) -> Result<()> {
+    let (from_name, to_name) = (single(&from.name)?, single(&to.name)?);
+    match renameat_with(&from.folder, from_name, &to.folder, to_name, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match to.look()? {
+            Some(_) => Err(Errno::EXIST),
+            None => renameat(&from.folder, from_name, &to.folder, to_name),
+        },
+        done => done,
+    }
+}
+
+/// Exchanges what lies under two names.
+///
+/// # Errors
+/// As `renameat2`.
+pub fn exchange(one: &Spot, other: &Spot) -> Result<()> {
+    renameat_with(&one.folder, single(&one.name)?, &other.folder, single(&other.name)?, RenameFlags::EXCHANGE)
+}
+
+/// Gives `file`, which is finished and has the name `from`, the name `to`. `false` if that name was taken before; nothing
+/// is replaced then, and `from` stays.
+///
+/// Filesystems without `RENAME_NOREPLACE` get a hard link, and those with neither (some FUSE mounts) a plain rename after a
+/// look. A file that has its name has it, whatever a call said: over a network an answer may be lost and the call be made
+/// once more, and what is left under `from` is no failure.
+///
+/// # Errors
+/// What the system refuses; `to` is not this file then, as far as can be seen.
+pub fn give_name(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> Result<bool> {
+    match renameat_with(from.0, single(from.1)?, to.0, single(to.1)?, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => link_or_rename(file, from, to),
+        Err(_) if has_name(&file, from, to) => Ok(leave(from)),
+        Err(Errno::EXIST) => Ok(false),
+        Err(why) => Err(why),
+    }
+}
+
+/// Removes the name that a file had before it got another one. `true`: the file has that one all the same.
+fn leave(from: (&Folder, &OsStr)) -> bool {
+    match from.0.remove_file(from.1) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(why) => tracing::debug!("{} stays behind: {why}", from.0.path.join(from.1).display()),
+    }
+    true
+}
+
+fn link_or_rename(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> Result<bool> {
+    let linked = linkat(from.0, from.1, to.0, to.1, AtFlags::empty());
+    if linked.is_ok() || has_name(&file, from, to) {
+        return Ok(leave(from));
+    }
+    // Only where it is known that nothing is there may something be put there by a call that would replace it.
+    if linked == Err(Errno::EXIST) || to.0.look(to.1)?.is_some() {
+        return Ok(false);
+    }
+    match renameat(from.0, from.1, to.0, to.1) {
+        Err(_) if has_name(&file, from, to) => Ok(true),
+        done => done.map(|()| true),
+    }
+}
+
+/// Whether `to` is this file, and not only one with its number: some filesystems give a number twice, but those neither
+/// moved it away from `from` nor count a second name.
+fn has_name(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> bool {
+    let (Ok(file), Ok(Some(there))) = (fstat(file), to.0.look(to.1)) else { return false };
+    let same = (file.st_dev, file.st_ino, file.st_size) == (there.st_dev, there.st_ino, there.st_size);
+    same && (file.st_nlink > 1 || matches!(from.0.look(from.1), Ok(None)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    /// A folder to work in, and another one that is reached only by links, with a file that must stay.
+    fn world() -> (tempfile::TempDir, Folder, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, far) = (folder.path().join("here"), folder.path().join("far"));
+        fs::create_dir(&here).unwrap();
+        fs::create_dir(&far).unwrap();
+        fs::write(far.join("kept"), "kept").unwrap();
+        let here = Folder::open(&here).unwrap();
+        (folder, here, far)
+    }
+
+    fn untouched(far: &Path) {
+        let names: Vec<_> = fs::read_dir(far).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["kept"]);
+        assert_eq!(fs::read(far.join("kept")).unwrap(), b"kept");
+        assert_eq!(far.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+    }
+
+    #[test]
+    fn no_link_is_followed_and_no_path_is_a_name() {
+        let (_folder, here, far) = world();
+        fs::set_permissions(&far, fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(&far, here.path().join("link")).unwrap();
+        assert_eq!(here.enter("link").unwrap_err(), Errno::NOTDIR);
+        assert_eq!(here.enter_all(Path::new("link/x")).unwrap_err(), Errno::NOTDIR);
+        assert_eq!(here.make_all(Path::new("link/x"), 0o700).unwrap_err(), Errno::NOTDIR);
+        assert!(here.remove_tree("link").is_err());
+        for name in ["", ".", "..", "../far", "link/kept", "/"] {
+            assert_eq!(here.remove_file(name).unwrap_err(), Errno::INVAL, "{name:?}");
+            assert_eq!(here.enter(name).unwrap_err(), Errno::INVAL, "{name:?}");
+        }
+        assert!(here.enter_all(Path::new("../far")).is_err());
+        untouched(&far);
+    }
+
+    #[test]
+    fn what_is_emptied_is_the_open_folder_and_not_what_its_links_name() {
+        let (_folder, here, far) = world();
+        fs::set_permissions(&far, fs::Permissions::from_mode(0o755)).unwrap();
+        let here = Arc::new(here);
+        let closed = here.path().join("tree/closed/deep");
+        fs::create_dir_all(&closed).unwrap();
+        fs::write(closed.join("file"), "").unwrap();
+        symlink(&far, closed.join("link")).unwrap();
+        symlink(far.join("kept"), here.path().join("tree/link")).unwrap();
+        for (path, mode) in [(&closed, 0o000), (&here.path().join("tree/closed"), 0o500)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        // It is open, and somebody puts a link in its place.
+        let tree = here.enter("tree").unwrap();
+        fs::rename(here.path().join("tree"), here.path().join("away")).unwrap();
+        symlink(&far, here.path().join("tree")).unwrap();
+        tree.empty().unwrap();
+        assert!(here.remove_folder("tree").is_err());
+        assert_eq!(fs::read_dir(here.path().join("away")).unwrap().count(), 0);
+        untouched(&far);
+
+        // A mode is set, and a folder renamed, under the name that the folder has now.
+        let (from, to) = (Spot::new(&here, "tree"), Spot::new(&here, "renamed"));
+        assert!(from.enter().is_err());
+        rename(&from, &to).unwrap();
+        assert!(here.path().join("renamed").is_symlink());
+        untouched(&far);
+    }
+
+    #[test]
+    fn a_tree_that_is_deeper_than_files_may_be_open_is_removed() {
+        let (_folder, here, _) = world();
+        let mut at = here.make("top", 0o700).unwrap();
+        for _ in 0..3 * DEEP {
+            at = at.make("d", 0o700).unwrap();
+            fs::write(Path::new("/proc/self/fd").join(at.fd.as_raw_fd().to_string()).join("file"), "").unwrap();
+        }
+        here.remove_tree("top").unwrap();
+        assert_eq!(here.names().unwrap(), [OsString::new(); 0]);
+    }
+
+    #[test]
+    fn a_folder_that_nobody_may_read_gets_its_mode_by_its_descriptor() {
+        let (_folder, here, _) = world();
+        let inner = here.make("inner", 0o000).unwrap();
+        inner.set_mode(0o750).unwrap();
+        assert_eq!(here.look("inner").unwrap().unwrap().st_mode & 0o777, 0o750);
+        let told = chmod(format!("/proc/self/fd/{}", inner.fd.as_raw_fd()), Mode::from_raw_mode(0o710));
+        assert_eq!((told, here.look("inner").unwrap().unwrap().st_mode & 0o777), (Ok(()), 0o710));
+    }
+
+    #[test]
+    fn a_file_that_has_its_name_has_it_whatever_the_call_said() {
+        for fallback in [false, true] {
+            let (_folder, here, _) = world();
+            let at = |name: &str| here.path().join(name);
+            let name = |file: &fs::File, to: &str| {
+                let (from, to) = ((&here, OsStr::new("from")), (&here, OsStr::new(to)));
+                if fallback { link_or_rename(file, from, to) } else { give_name(file, from, to) }
+            };
+            let file = fs::File::create(at("from")).unwrap();
+            fs::write(at("taken"), "").unwrap();
+            assert_eq!(name(&file, "taken"), Ok(false));
+            assert_eq!((at("from").exists(), name(&file, "to")), (true, Ok(true)));
+            assert_eq!(here.names().unwrap().len(), 2);
+
+            // It has been linked, and the answer was lost.
+            let file = fs::File::create(at("from")).unwrap();
+            fs::hard_link(at("from"), at("linked")).unwrap();
+            assert_eq!((name(&file, "linked"), at("from").exists()), (Ok(true), false));
+            // It has been renamed, and the answer was lost.
+            let file = fs::File::create(at("renamed")).unwrap();
+            assert_eq!(name(&file, "renamed"), Ok(true));
+            assert_eq!(name(&file, "none").unwrap_err(), Errno::NOENT);
+        }
+    }
+}
