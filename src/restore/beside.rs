@@ -5,16 +5,18 @@
 //! Where a whole folder is exchanged, or a target filled in place, they go with everything else; this is for the files
 //! that are put back one by one.
 
-use std::fs::{DirBuilder, File};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use rustix::fs::{FileType, Mode, OFlags, openat};
 
 use super::lacking::sync_folder;
-use super::place::rename;
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::backup::sqlite::header::MAGIC;
 use crate::error::{Doing, Error, Result};
+use crate::fs::{SAFE, Spot, rename};
 use crate::vault::path::EntryPath;
 
 /// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
@@ -30,9 +32,9 @@ pub fn sides(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
 /// What was moved aside for one database, and can be moved back as long as the database is not there.
 #[derive(Debug)]
 pub struct Cleared {
-    database: PathBuf,
+    database: OsString,
     /// Where each was and is.
-    moved: Vec<(PathBuf, PathBuf)>,
+    moved: Vec<(Spot, Spot)>,
 }
 
 impl Cleared {
@@ -42,15 +44,17 @@ impl Cleared {
     }
 
     /// Where each side file was.
-    pub fn sides(&self) -> impl Iterator<Item = &Path> {
-        self.moved.iter().map(|(from, _)| &**from).filter(|from| *from != self.database)
+    pub fn sides(&self) -> impl Iterator<Item = PathBuf> {
+        self.moved.iter().filter(|(from, _)| from.name != self.database).map(|(from, _)| from.path())
     }
 
     /// Moves all back, the first of them last. Adds to `why`, for which it is done, what stays where it is.
     pub fn undo(self, mut why: Error) -> Error {
         for (from, to) in self.moved.iter().rev() {
             if let Err(stays) = rename(to, from) {
-                let place = format!("{} is now {} and could not be moved back: {stays}.", from.display(), to.display());
+                let (was, is) = (from.path(), to.path());
+                let stays = std::io::Error::from(stays);
+                let place = format!("{} is now {} and could not be moved back: {stays}.", was.display(), is.display());
                 why = match why.advice() {
                     Some(advice) => {
                         let both = format!("{advice}\n  {place}");
@@ -70,33 +74,34 @@ impl Cleared {
 ///
 /// # Errors
 /// What the system refuses; nothing is moved then.
-pub fn clear(new: &Path, at: &Path, aside: &Path, itself: bool) -> Result<Cleared> {
-    let named = |of: &Path, side: &str| {
-        let mut name = of.as_os_str().to_owned();
+pub fn clear(new: &Spot, at: &Spot, aside: &dyn Fn() -> Result<Spot>, itself: bool) -> Result<Cleared> {
+    let named = |of: &Spot, side: &str| {
+        let mut name = of.name.clone();
         name.push(side);
-        PathBuf::from(name)
+        Spot::new(&of.folder, name)
     };
-    let mut wanted: Vec<_> = SUFFIXES.iter().map(|side| (named(at, side), named(aside, side))).collect();
+    let mut wanted: Vec<_> = SUFFIXES.to_vec();
     if itself {
-        wanted.push((at.to_owned(), aside.to_owned()));
+        wanted.push("");
     }
-    wanted.retain(|(from, _)| from.symlink_metadata().is_ok());
-    let mut cleared = Cleared { database: at.to_owned(), moved: Vec::new() };
-    let is_database = || may_begin_with(new, &[MAGIC]) || wanted.iter().any(|(from, _)| may_begin_with(from, &MARKS));
+    wanted.retain(|side| matches!(named(at, side).look(), Ok(Some(_))));
+    let mut cleared = Cleared { database: at.name.clone(), moved: Vec::new() };
+    let is_database =
+        || may_begin_with(new, &[MAGIC]) || wanted.iter().any(|side| may_begin_with(&named(at, side), &MARKS));
     if wanted.is_empty() || !is_database() {
         return Ok(cleared);
     }
-    let folder = aside.parent().unwrap_or(aside);
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).doing(|| format!("make {}", folder.display()))?;
-    for (from, to) in wanted {
-        let doing = || format!("move {} aside, which belongs to the database that was there", from.display());
+    let aside = aside()?;
+    for side in wanted {
+        let (from, to) = (named(at, side), named(&aside, side));
+        let doing = || format!("move {} aside, which belongs to the database that was there", from.path().display());
         if let Err(why) = rename(&from, &to).doing(doing) {
             return Err(cleared.undo(why));
         }
         cleared.moved.push((from, to));
     }
     // In this order: a crash leaves them in one of both folders, and never beside the new database.
-    for folder in [folder, at.parent().unwrap_or(at)] {
+    for folder in [&aside.folder, &at.folder] {
         if let Err(why) = sync_folder(folder) {
             return Err(cleared.undo(why));
         }
@@ -105,14 +110,16 @@ pub fn clear(new: &Path, at: &Path, aside: &Path, itself: bool) -> Result<Cleare
 }
 
 /// Whether a file begins with one of `marks`; of a file that cannot be read it is taken that it does.
-fn may_begin_with(path: &Path, marks: &[&[u8]]) -> bool {
+fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
     // Opening a fifo would wait for somebody to write into it.
-    if !path.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+    let is_file = |mode| FileType::from_raw_mode(mode) == FileType::RegularFile;
+    if !file.look().is_ok_and(|stat| stat.is_some_and(|stat| is_file(stat.st_mode))) {
         return false;
     }
     let begin = || -> io::Result<Vec<u8>> {
         let mut begin = Vec::with_capacity(MAGIC.len());
-        File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
+        let file = openat(&file.folder, &file.name, SAFE | OFlags::RDONLY, Mode::empty())?;
+        File::from(file).take(MAGIC.len() as u64).read_to_end(&mut begin)?;
         Ok(begin)
     };
     begin().map_or(true, |begin| marks.iter().any(|mark| begin.starts_with(mark)))
@@ -121,8 +128,11 @@ fn may_begin_with(path: &Path, marks: &[&[u8]]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
+    use crate::fs::Folder;
     use crate::restore::sample::{Sample, context};
     use crate::restore::tests::options;
     use crate::restore::{Options, restore};
@@ -141,6 +151,19 @@ mod tests {
         }
         let aside = folder.path().join("aside/deep/a");
         (folder, at, aside)
+    }
+
+    fn spot(path: &Path) -> Spot {
+        Spot::new(&Arc::new(Folder::open(path.parent().unwrap()).unwrap()), path.file_name().unwrap())
+    }
+
+    /// As the restore does it: the folders above what moves aside are made.
+    fn clear_at(new: &Path, at: &Path, aside: &Path, itself: bool) -> Result<Cleared> {
+        let make = || {
+            fs::create_dir_all(aside.parent().unwrap()).unwrap();
+            Ok(spot(aside))
+        };
+        clear(&spot(new), &spot(at), &make, itself)
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -163,7 +186,7 @@ mod tests {
             fs::write(&new, content).unwrap();
             fs::write(at.with_file_name("a-wal"), mark).unwrap();
             let before = names(at.parent().unwrap());
-            let cleared = clear(&new, &at, &aside, itself).unwrap();
+            let cleared = clear_at(&new, &at, &aside, itself).unwrap();
             assert_eq!(names(aside.parent().unwrap()), moved);
             assert_eq!(cleared.sides().count(), moved.len() - usize::from(itself));
             let why = cleared.undo(Error::failed("put it", "no"));
@@ -179,12 +202,12 @@ mod tests {
         let before = names(at.parent().unwrap());
         fs::create_dir_all(aside.parent().unwrap()).unwrap();
         fs::write(aside.with_file_name("a-shm"), "in the way").unwrap();
-        let said = clear(&new, &at, &aside, false).unwrap_err().to_string();
+        let said = clear_at(&new, &at, &aside, false).unwrap_err().to_string();
         assert!(said.contains("a-shm"), "{said}");
         assert_eq!(names(at.parent().unwrap()), before);
 
         fs::remove_file(aside.with_file_name("a-shm")).unwrap();
-        let cleared = clear(&new, &at, &aside, false).unwrap();
+        let cleared = clear_at(&new, &at, &aside, false).unwrap();
         fs::write(at.with_file_name("a-wal"), "a new one").unwrap();
         let why = cleared.undo(Error::failed("put it", "no").hint("Do that."));
         let advice = why.advice().unwrap();

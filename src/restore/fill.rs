@@ -5,20 +5,22 @@
 //! restore completes it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens, syncfs};
+use rustix::fs::{
+    FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, fchmod, fchown, fstat, futimens, openat, syncfs,
+};
 use rustix::io::Errno;
 
 use super::lacking::{kept, sync, sync_folder};
-use super::place::rename;
 use super::stage::{STAGING, Staging};
 use crate::error::{Doing, Error, Result};
+use crate::fs::{Folder, SAFE, Spot, is_folder, rename, what};
 
 /// The file that says that a folder is being filled.
 pub const MARKER: &str = ".lastgood-in-place";
@@ -74,107 +76,108 @@ fn plain(escaped: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Moves what is in `target` to `aside` and the tree of `staging` in; then `dress` gives the target itself what the
-/// snapshot says of it. Says whether something was there.
+/// Moves what is in the folder of `staging`, the target, to `aside` and the tree of `staging` in; then `dress` gives the
+/// target itself what the snapshot says of it. Says whether something was there.
 ///
 /// # Errors
 /// What the system refuses; the target keeps its marker then.
-pub fn fill(target: &Path, staging: Staging, aside: &Path, dress: &dyn Fn(&OwnedFd) -> Result<()>) -> Result<bool> {
-    let doing = || format!("fill {} in place", target.display());
-    mark(target).doing(doing)?;
-    sync_folder(target)?;
-    let moved = exchange(target, &staging, aside).map_err(|why| {
-        let old = if aside.is_dir() { format!("What was there is in {}. ", aside.display()) } else { String::new() };
+pub fn fill(staging: Staging, aside: &Spot, dress: &dyn Fn(&OwnedFd) -> Result<()>) -> Result<bool> {
+    let target = staging.base().clone();
+    let doing = || format!("fill {} in place", target.path().display());
+    mark(&target).doing(doing)?;
+    sync_folder(&target)?;
+    let moved = exchange(&target, &staging, aside).map_err(|why| {
+        let old = match aside.look() {
+            Ok(Some(there)) if is_folder(&there) => format!("What was there is in {}. ", aside.path().display()),
+            _ => String::new(),
+        };
         why.within(doing()).hint(format!("{old}Restore again to complete it: {MARKER} marks the folder as broken."))
     })?;
-    let folder = OwnedFd::from(File::open(target).doing(doing)?);
+    let folder = target.readable().doing(doing)?;
     syncfs(&folder).doing(doing)?;
     staging.remove()?;
-    fs::remove_file(target.join(MARKER)).doing(doing)?;
+    target.remove_file(MARKER).doing(doing)?;
     dress(&folder)?;
     sync(&folder).doing(doing)?;
     Ok(moved)
 }
 
-fn exchange(target: &Path, staging: &Staging, aside: &Path) -> Result<bool> {
-    let doing = || format!("read the folder {}", target.display());
-    let old: Vec<_> = names(target).doing(doing)?.into_iter().filter(|name| !is_reserved(name)).collect();
+fn exchange(target: &Arc<Folder>, staging: &Staging, aside: &Spot) -> Result<bool> {
+    let old: Vec<_> = names(target)?.into_iter().filter(|name| !is_reserved(name)).collect();
     if !old.is_empty() {
-        DirBuilder::new().mode(0o700).create(aside).doing(|| format!("make {}", aside.display()))?;
+        let made = aside.folder.make(&aside.name, 0o700);
+        let aside = Arc::new(made.doing(|| format!("make {}", aside.path().display()))?);
         for name in &old {
-            move_in(&target.join(name), &aside.join(name))?;
+            move_in(&Spot::new(target, name), &Spot::new(&aside, name))?;
         }
-        sync_folder(aside)?;
+        sync_folder(&aside)?;
     }
     let tree = staging.tree();
-    for name in names(&tree).doing(doing)? {
-        move_in(&tree.join(&name), &target.join(&name))?;
+    let tree = Arc::new(tree.enter().doing(|| format!("open {}", tree.path().display()))?);
+    for name in names(&tree)? {
+        move_in(&Spot::new(&tree, &name), &Spot::new(target, &name))?;
     }
     Ok(!old.is_empty())
 }
 
-fn mark(target: &Path) -> io::Result<()> {
-    let mut marker = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(target.join(MARKER))?;
+fn mark(target: &Folder) -> io::Result<()> {
+    let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+    let mut marker = match openat(target, MARKER, flags, Mode::from_raw_mode(0o600)) {
+        // An earlier restore left it. It is not written again: it may be another name of some other file.
+        Err(Errno::EXIST) => {
+            return match target.look(MARKER)? {
+                Some(there) if FileType::from_raw_mode(there.st_mode) != FileType::RegularFile => {
+                    Err(io::Error::other(format!("{MARKER} in it is {}; remove that first", what(&there))))
+                }
+                _ => Ok(()),
+            };
+        }
+        made => File::from(made?),
+    };
     marker
         .write_all(b"lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n")?;
     marker.sync_all()
 }
 
-fn names(folder: &Path) -> io::Result<Vec<OsString>> {
-    fs::read_dir(folder)?.map(|entry| entry.map(|e| e.file_name())).collect()
+fn names(folder: &Folder) -> Result<Vec<OsString>> {
+    folder.names().doing(|| format!("read the folder {}", folder.path().display()))
 }
 
 /// Moves an entry to a free name; a folder that cannot be renamed entry by entry.
 ///
 /// # Errors
 /// What the system refuses.
-pub fn move_in(from: &Path, to: &Path) -> Result<()> {
-    let doing = || format!("move {} to {}", from.display(), to.display());
+pub fn move_in(from: &Spot, to: &Spot) -> Result<()> {
+    let doing = || format!("move {} to {}", from.path().display(), to.path().display());
     let why = match rename(from, to) {
         Ok(()) => return Ok(()),
         Err(why) => why,
     };
-    let final_kinds = [
-        io::ErrorKind::AlreadyExists,
-        io::ErrorKind::NotFound,
-        io::ErrorKind::StorageFull,
-        io::ErrorKind::QuotaExceeded,
-        io::ErrorKind::ReadOnlyFilesystem,
-    ];
-    if final_kinds.contains(&why.kind()) || !from.symlink_metadata().doing(doing)?.is_dir() {
-        return Err(Error::io(doing(), &why));
+    let is_final = matches!(why, Errno::EXIST | Errno::NOENT | Errno::NOSPC | Errno::DQUOT | Errno::ROFS);
+    let stat = match from.look().doing(doing)? {
+        Some(stat) if is_folder(&stat) && !is_final => stat,
+        _ => return Err(why).doing(doing),
+    };
+    let old = Arc::new(from.enter().doing(doing)?);
+    let new = Arc::new(to.folder.make(&to.name, 0o700).doing(doing)?);
+    for name in names(&old)? {
+        move_in(&Spot::new(&old, &name), &Spot::new(&new, &name))?;
     }
-    DirBuilder::new().mode(0o700).create(to).doing(doing)?;
-    for name in names(from).doing(doing)? {
-        move_in(&from.join(&name), &to.join(&name))?;
-    }
-    like(from, to).doing(doing)?;
-    fs::remove_dir(from).doing(doing)
+    like(&stat, &new).doing(doing)?;
+    from.folder.remove_folder(&from.name).doing(doing)
 }
 
-/// Gives the folder `to` the owner, mode and time of the folder `from`, as far as their filesystem keeps such things.
-fn like(from: &Path, to: &Path) -> rustix::io::Result<()> {
-    let meta = from.symlink_metadata().map_err(errno)?;
-    let folder = File::open(to).map_err(errno)?;
-    let now = folder.metadata().map_err(errno)?;
-    if (meta.uid(), meta.gid()) != (now.uid(), now.gid()) {
-        kept(fchown(&folder, Some(Uid::from_raw(meta.uid())), Some(Gid::from_raw(meta.gid()))))?;
+/// Gives the folder `to` the owner, mode and time of `meta`, as far as their filesystem keeps such things.
+fn like(meta: &Stat, to: &Folder) -> rustix::io::Result<()> {
+    let folder = to.readable()?;
+    let now = fstat(&folder)?;
+    if (meta.st_uid, meta.st_gid) != (now.st_uid, now.st_gid) {
+        kept(fchown(&folder, Some(Uid::from_raw(meta.st_uid)), Some(Gid::from_raw(meta.st_gid))))?;
     }
-    kept(fchmod(&folder, Mode::from_raw_mode(meta.mode() & 0o7777)))?;
-    let time = |seconds, nanos: i64| Timespec { tv_sec: seconds, tv_nsec: nanos as _ };
+    kept(fchmod(&folder, Mode::from_raw_mode(meta.st_mode & 0o7777)))?;
     let times = Timestamps {
-        last_access: time(meta.atime(), meta.atime_nsec()),
-        last_modification: time(meta.mtime(), meta.mtime_nsec()),
+        last_access: Timespec { tv_sec: meta.st_atime as _, tv_nsec: meta.st_atime_nsec as _ },
+        last_modification: Timespec { tv_sec: meta.st_mtime as _, tv_nsec: meta.st_mtime_nsec as _ },
     };
     kept(futimens(&folder, &times)).map(|_| ())
-}
-
-fn errno(why: io::Error) -> Errno {
-    Errno::from_io_error(&why).unwrap_or(Errno::IO)
 }

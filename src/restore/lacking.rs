@@ -1,15 +1,13 @@
 //! What the filesystem of a target may not do: mounted buckets and other machines' folders know no links or modes, do not
 //! rename folders, and do not make them durable.
 
-use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use rustix::fs::fsync;
 use rustix::io::Errno;
 
 use crate::error::{Doing, Result};
+use crate::fs::Folder;
 
 /// Whether an error means that a filesystem does not do such a thing at all.
 pub fn not_done(why: Errno) -> bool {
@@ -18,8 +16,8 @@ pub fn not_done(why: Errno) -> bool {
 
 /// Whether an error of renaming a folder means that its files have to be renamed one by one. GCS FUSE has too many open
 /// files where it would have to copy too many.
-pub fn moves_files_only(why: &io::Error) -> bool {
-    matches!(Errno::from_io_error(why), Some(Errno::MFILE | Errno::NOSYS | Errno::OPNOTSUPP))
+pub fn moves_files_only(why: Errno) -> bool {
+    matches!(why, Errno::MFILE | Errno::NOSYS | Errno::OPNOTSUPP)
 }
 
 /// What a change of an attribute came to: `false` where the filesystem does not keep it.
@@ -48,7 +46,7 @@ pub fn sync(fd: impl AsFd) -> rustix::io::Result<()> {
 ///
 /// # Errors
 /// A disk that fails.
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    let open = File::open(folder).map_err(|why| Errno::from_io_error(&why).unwrap_or(Errno::IO));
-    open.and_then(sync).doing(|| format!("write the folder {} to the disk", folder.display()))
+pub fn sync_folder(folder: &Folder) -> Result<()> {
+    let synced = folder.readable().and_then(sync);
+    synced.doing(|| format!("write the folder {} to the disk", folder.path().display()))
 }

@@ -2,23 +2,29 @@
 //!
 //! What exists is exchanged for the new in one step, so that the target is the old or the new at every moment; the old one
 //! is then found under another name. Only a mount point cannot be exchanged: it is filled in place (see [`fill`]).
+//!
+//! The folder in which that happens is opened once, before the staging folder is made in it, and all names are looked up in
+//! it and below it without following links. So nothing elsewhere is renamed or changed, whatever is put in the way.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags, renameat_with, statx};
+use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, fstat, statx};
 use rustix::io::Errno;
 
 use super::lacking::{moves_files_only, sync_folder};
 use super::stage::Staging;
 use super::{beside, fill};
 use crate::error::{Doing, Error, Result};
+use crate::fs::{Folder, Spot, exchange, rename};
 use crate::monitor::Context;
 use crate::vault::path::EntryPath;
 
@@ -75,8 +81,9 @@ impl Place {
             fill::check(&target)?;
         }
         let place = Place { target, exists, in_place, paths: outermost(paths) };
-        for path in &place.paths {
-            place.missing_from(path)?;
+        if exists && !place.paths.is_empty() {
+            let folder = Folder::straight(&place.target).doing(doing)?;
+            place.paths.iter().try_for_each(|path| missing_from(&folder, path).map(drop))?;
         }
         Ok(place)
     }
@@ -108,12 +115,23 @@ impl Place {
     /// What the system refuses; that the target could not be exchanged there.
     pub fn stage(&self, ctx: &Context) -> Result<(Staging, Vec<PathBuf>)> {
         let doing = || format!("make the folder that {} goes into", self.target.display());
-        if self.in_place {
-            fs::create_dir_all(&self.target).doing(doing)?;
-            return Staging::make(&self.target, OsStr::new(""), ctx);
+        if self.in_place && self.exists {
+            return Staging::make(Folder::straight(&self.target).doing(doing)?, OsStr::new(""), ctx);
         }
-        fs::create_dir_all(self.parent()).doing(doing)?;
-        let (staging, left) = Staging::make(self.parent(), self.name()?, ctx)?;
+        let above = match self.exists {
+            true => Folder::straight(self.parent()),
+            // Nothing was there: it is made where the user said, and links on the way are the user's.
+            false => {
+                fs::create_dir_all(self.parent()).doing(doing)?;
+                Folder::open(self.parent())
+            }
+        };
+        let above = above.doing(doing)?;
+        if self.in_place {
+            let target = above.make_all(Path::new(self.name()?), 0o777).doing(doing)?;
+            return Staging::make(target, OsStr::new(""), ctx);
+        }
+        let (staging, left) = Staging::make(above, self.name()?, ctx)?;
         if !self.keeps_target() && !staging.moves_folders()? {
             staging.remove()?;
             let why = "folders cannot be renamed on that filesystem";
@@ -144,123 +162,177 @@ impl Place {
     /// What the system refuses; the target is then as it was, or, filled in place, marked as broken.
     pub fn put(&self, staging: Staging, now: Timestamp, dress: &dyn Fn(&OwnedFd) -> Result<()>) -> Result<Replaced> {
         staging.sync()?;
-        let aside = self.aside(now)?;
+        let base = staging.base().clone();
+        let aside = self.aside(&base, now)?;
         let mut beside = Vec::new();
         let moved = if self.in_place && self.paths.is_empty() {
-            fill::fill(&self.target, staging, &aside, dress)?
+            fill::fill(staging, &aside.spot, dress)?
         } else {
             let done = match self.keeps_target() {
-                true => self.put_paths(&staging, &aside, &mut beside),
-                false => swap(&staging.tree(), &self.target, &aside),
+                true => self.put_paths(&staging, &aside).map(|(moved, told)| {
+                    beside = told;
+                    moved
+                }),
+                false => swap(&staging.tree(), &Spot::new(&base, self.name()?), || Ok(aside.spot.clone())),
             };
             let removed = staging.remove();
             let moved = done?;
             removed?;
             moved
         };
-        sync_folder(&self.target)?;
-        sync_folder(self.parent())?;
-        Ok(Replaced { aside: (moved || !beside.is_empty()).then_some(aside), beside })
+        let doing = |path: &Path| format!("open {}", path.display());
+        sync_folder(&*self.within(&base)?)?;
+        match self.in_place {
+            true => sync_folder(&Folder::open(self.parent()).doing(|| doing(self.parent()))?)?,
+            false => sync_folder(&base)?,
+        }
+        Ok(Replaced { aside: (moved || !beside.is_empty()).then(|| aside.spot.path()), beside })
+    }
+
+    /// The target, of the folder in which the staging folder is.
+    fn within(&self, base: &Arc<Folder>) -> Result<Arc<Folder>> {
+        if self.in_place {
+            return Ok(base.clone());
+        }
+        let target = base.enter(self.name()?).doing(|| format!("open {}", self.target.display()))?;
+        Ok(Arc::new(target))
     }
 
     /// A name that is free, for what was there.
-    fn aside(&self, now: Timestamp) -> Result<PathBuf> {
+    fn aside(&self, base: &Arc<Folder>, now: Timestamp) -> Result<Aside> {
         let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
         let stem = match self.in_place {
-            true => self.target.join(format!("{}{time}", fill::REPLACED)),
+            true => OsString::from(format!("{}{time}", fill::REPLACED)),
             false => {
                 let mut name = OsString::from(self.name()?);
                 name.push(format!(".replaced-{time}"));
-                self.parent().join(name)
+                name
             }
         };
         let numbered = (2..1000).map(|n| {
-            let mut name = stem.clone().into_os_string();
+            let mut name = stem.clone();
             name.push(format!("-{n}"));
-            PathBuf::from(name)
+            name
         });
         let mut names = std::iter::once(stem.clone()).chain(numbered);
-        let free = names.find(|name| name.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound));
-        free.ok_or_else(|| Error::failed("move aside what is there", format!("{} and its like exist", stem.display())))
+        let free = names.find(|name| matches!(base.look(name), Ok(None)));
+        let free = free.ok_or_else(|| {
+            let stem = base.path().join(&stem);
+            Error::failed("move aside what is there", format!("{} and its like exist", stem.display()))
+        })?;
+        Ok(Aside { spot: Spot::new(base, free), made: OnceCell::new() })
     }
 
-    /// How much of `path` has to be put in: up to the first folder above it that is missing, or all of it.
-    fn missing_from(&self, path: &EntryPath) -> Result<PathBuf> {
-        let mut found = PathBuf::new();
-        for part in path.as_path().components() {
-            found.push(part);
-            if found == path.as_path() {
-                break;
-            }
-            let above = self.target.join(&found);
-            match fs::symlink_metadata(&above) {
-                Ok(meta) if meta.is_dir() => {}
-                Ok(_) => {
-                    let why = format!("{} is not a folder, and what is in it cannot be put there", above.display());
-                    return Err(Error::usage(format!("restore {path}"), why).hint("Move it away and run it again."));
-                }
-                Err(why) if why.kind() == io::ErrorKind::NotFound => break,
-                Err(why) => return Err(Error::io(format!("look at {}", above.display()), &why)),
-            }
-        }
-        Ok(found)
-    }
-
-    fn put_paths(&self, staging: &Staging, aside: &Path, beside: &mut Vec<EntryPath>) -> Result<bool> {
-        let mut moved = false;
+    /// Puts the chosen entries in. Says whether something was moved aside, and which side files.
+    fn put_paths(&self, staging: &Staging, aside: &Aside) -> Result<(bool, Vec<EntryPath>)> {
+        let target = self.within(staging.base())?;
+        let (mut moved, mut beside) = (false, Vec::new());
         for path in &self.paths {
-            let part = self.missing_from(path)?;
-            moved |= match staging.tree().join(&part).symlink_metadata() {
-                Ok(new) if new.is_file() => self.put_file(staging, aside, path, beside)?,
-                _ => self.put_part(staging, aside, &part)?,
+            let (part, above) = missing_from(&target, path)?;
+            let at = Spot::new(&Arc::new(above), part.file_name().unwrap_or_default());
+            moved |= match in_tree(staging, &part)? {
+                Some((new, FileType::RegularFile)) => {
+                    // Side files that the new one brings come before it, and nothing of the old one is beside any of them.
+                    let own: Vec<_> =
+                        beside::sides(path).filter(|side| self.paths.binary_search(side).is_ok()).collect();
+                    let cleared = beside::clear(&new, &at, &|| aside.place(path.as_path()), !own.is_empty())?;
+                    let put = own.iter().chain([path]).try_fold(!cleared.is_empty(), |moved, path| {
+                        let at = Spot::new(&at.folder, OsStr::from_bytes(path.name()));
+                        put_part(staging, aside, &at, path.as_path()).map(|some| moved | some)
+                    });
+                    match put {
+                        // What belongs to the old one must not lie beside the new one.
+                        Err(why) if matches!(new.look(), Ok(Some(_))) => return Err(cleared.undo(why)),
+                        done => {
+                            let gone = cleared.sides().filter_map(|from| {
+                                let below = from.strip_prefix(target.path()).ok()?;
+                                EntryPath::new(below.as_os_str().as_bytes()).ok()
+                            });
+                            beside.extend(gone);
+                            done?
+                        }
+                    }
+                }
+                _ => put_part(staging, aside, &at, &part)?,
             };
         }
-        Ok(moved)
+        Ok((moved, beside))
     }
+}
 
-    /// Puts one file in, and aside what is there, with the side files of a database.
-    fn put_file(&self, staging: &Staging, aside: &Path, path: &EntryPath, beside: &mut Vec<EntryPath>) -> Result<bool> {
-        let (new, at) = (staging.tree().join(path.as_path()), self.target.join(path.as_path()));
-        // Side files that the new one brings come before it, and nothing of the old one is beside any of them.
-        let own: Vec<_> = beside::sides(path).filter(|side| self.paths.binary_search(side).is_ok()).collect();
-        let cleared = beside::clear(&new, &at, &aside.join(path.as_path()), !own.is_empty())?;
-        let put = own.iter().chain([path]).try_fold(!cleared.is_empty(), |moved, path| {
-            self.put_part(staging, aside, path.as_path()).map(|some| moved | some)
-        });
-        match put {
-            // What belongs to the old one must not lie beside the new one.
-            Err(why) if new.symlink_metadata().is_ok() => Err(cleared.undo(why)),
-            done => {
-                let gone = cleared.sides().filter_map(|from| from.strip_prefix(&self.target).ok());
-                beside.extend(gone.filter_map(|path| EntryPath::new(path.as_os_str().as_bytes()).ok()));
-                done
+/// The folder for what was in the way, which is made when there is something.
+struct Aside {
+    spot: Spot,
+    made: OnceCell<Arc<Folder>>,
+}
+
+impl Aside {
+    /// Where that goes which was at `part` of the target; the folders above it are made.
+    fn place(&self, part: &Path) -> Result<Spot> {
+        let doing = || format!("make {}", self.spot.path().join(part.parent().unwrap_or(part)).display());
+        let top = match self.made.get() {
+            Some(made) => made,
+            None => {
+                let made = self.spot.folder.make(&self.spot.name, 0o700).doing(doing)?;
+                self.made.get_or_init(|| Arc::new(made))
             }
-        }
+        };
+        let above = top.make_all(part.parent().unwrap_or(Path::new("")), 0o700).doing(doing)?;
+        Ok(Spot::new(&Arc::new(above), part.file_name().unwrap_or_default()))
     }
+}
 
-    /// Puts one file or folder in, and aside what is there. Says whether something was.
-    fn put_part(&self, staging: &Staging, aside: &Path, part: &Path) -> Result<bool> {
-        let (new, at, old) = (staging.tree().join(part), self.target.join(part), aside.join(part));
-        // A folder above was missing for an earlier path too, and is in place with all that is selected in it; or the entry
-        // was damaged and left out; or it is a side file, and came with its database.
-        if new.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            return Ok(false);
+/// How much of `path` has to be put in: up to the first folder above it that is missing, or all of it. And the folder that
+/// it goes into.
+fn missing_from(target: &Folder, path: &EntryPath) -> Result<(PathBuf, Folder)> {
+    let mut found = PathBuf::new();
+    let mut at = target.enter_all(Path::new("")).doing(|| format!("open {}", target.path().display()))?;
+    for part in path.as_path().components() {
+        found.push(part);
+        if found == path.as_path() {
+            break;
         }
-        if at.symlink_metadata().is_ok() {
-            let above = old.parent().unwrap_or(aside);
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(above);
-            made.doing(|| format!("make {}", above.display()))?;
-        }
-        // The new one leaves a folder that may not be writable, and that is not used itself.
-        let from = new.parent().unwrap_or(&new);
-        let doing = || format!("open {}", from.display());
-        if from.symlink_metadata().doing(doing)?.mode() & 0o700 != 0o700 {
-            fs::set_permissions(from, fs::Permissions::from_mode(0o700)).doing(doing)?;
-        }
-        let moved = swap(&new, &at, &old)?;
-        sync_folder(at.parent().unwrap_or(&self.target))?;
-        Ok(moved)
+        let above = at.path().join(part);
+        at = match at.enter(part) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT) => break,
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let why = format!("{} is not a folder, and what is in it cannot be put there", above.display());
+                return Err(Error::usage(format!("restore {path}"), why).hint("Move it away and run it again."));
+            }
+            Err(why) => return Err(why).doing(|| format!("look at {}", above.display())),
+        };
     }
+    Ok((found, at))
+}
+
+/// What the staging folder has at `part`, if anything.
+fn in_tree(staging: &Staging, part: &Path) -> Result<Option<(Spot, FileType)>> {
+    let tree = staging.tree();
+    let doing = || format!("look at {}", tree.path().join(part).display());
+    let above = tree.enter().and_then(|tree| tree.enter_all(part.parent().unwrap_or(Path::new(""))));
+    let above = match above {
+        Err(Errno::NOENT) => return Ok(None),
+        above => above.doing(doing)?,
+    };
+    let new = Spot::new(&Arc::new(above), part.file_name().unwrap_or_default());
+    let found = new.look().doing(doing)?;
+    Ok(found.map(|stat| (new, FileType::from_raw_mode(stat.st_mode))))
+}
+
+/// Puts one file or folder in, and aside what is there. Says whether something was.
+fn put_part(staging: &Staging, aside: &Aside, at: &Spot, part: &Path) -> Result<bool> {
+    // A folder above was missing for an earlier path too, and is in place with all that is selected in it; or the entry
+    // was damaged and left out; or it is a side file, and came with its database.
+    let Some((new, _)) = in_tree(staging, part)? else { return Ok(false) };
+    // The new one leaves a folder that may not be writable, and that is not used itself.
+    let doing = || format!("open {}", new.folder.path().display());
+    if fstat(&new.folder).doing(doing)?.st_mode & 0o700 != 0o700 {
+        new.folder.set_mode(0o700).doing(doing)?;
+    }
+    let moved = swap(&new, at, || aside.place(part))?;
+    sync_folder(&at.folder)?;
+    Ok(moved)
 }
 
 /// The paths that are in no other one of them.
@@ -280,34 +352,32 @@ fn outermost(paths: &[EntryPath]) -> Vec<EntryPath> {
 }
 
 /// Puts `new` at `at`, and what was there, if anything, at `aside`, which is free. Says whether something was there.
-fn swap(new: &Path, at: &Path, aside: &Path) -> Result<bool> {
-    let doing = || format!("put the restored {} into place", at.display());
-    match at.symlink_metadata() {
-        Err(why) if why.kind() == io::ErrorKind::NotFound => {
-            move_over(new, at).map_err(|why| why.within(doing()))?;
-            return Ok(false);
-        }
-        found => _ = found.doing(doing)?,
+fn swap(new: &Spot, at: &Spot, aside: impl FnOnce() -> Result<Spot>) -> Result<bool> {
+    let doing = || format!("put the restored {} into place", at.path().display());
+    if at.look().doing(doing)?.is_none() {
+        move_over(new, at).map_err(|why| why.within(doing()))?;
+        return Ok(false);
     }
-    let why = match rename(new, aside) {
+    let aside = aside()?;
+    let why = match rename(new, &aside) {
         Ok(()) => {
-            let why = match renameat_with(CWD, aside, CWD, at, RenameFlags::EXCHANGE) {
+            let why = match exchange(&aside, at) {
                 Ok(()) => return Ok(true),
                 Err(why) => why,
             };
-            rename(aside, new).doing(doing)?;
+            rename(&aside, new).doing(doing)?;
             why
         }
-        Err(why) if moves_files_only(&why) => Errno::NOSYS,
-        Err(why) => return Err(Error::io(doing(), &why)),
+        Err(why) if moves_files_only(why) => Errno::NOSYS,
+        Err(why) => return Err(why).doing(doing),
     };
     match why {
         // A filesystem that cannot exchange: the target is missing for a moment.
         Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
-            let moved = move_over(at, aside).and_then(|()| {
-                move_over(new, at).map_err(|why| match rename(aside, at) {
+            let moved = move_over(at, &aside).and_then(|()| {
+                move_over(new, at).map_err(|why| match rename(&aside, at) {
                     Ok(()) => why,
-                    Err(_) => why.hint(format!("What was there is in {}.", aside.display())),
+                    Err(_) => why.hint(format!("What was there is in {}.", aside.path().display())),
                 })
             });
             moved.map_err(|why| why.within(doing())).map(|()| true)
@@ -318,42 +388,10 @@ fn swap(new: &Path, at: &Path, aside: &Path) -> Result<bool> {
 }
 
 /// Renames without replacing anything, folder by folder where a filesystem does not rename them.
-fn move_over(from: &Path, to: &Path) -> Result<()> {
+fn move_over(from: &Spot, to: &Spot) -> Result<()> {
     match rename(from, to) {
-        Err(why) if moves_files_only(&why) => fill::move_in(from, to),
-        done => done.doing(|| format!("move {} to {}", from.display(), to.display())),
-    }
-}
-
-/// Renames without replacing anything.
-///
-/// # Errors
-/// As `rename`; and when `to` exists.
-pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    match rename_free(from, to) {
-        // A folder that moves gets a new `..`, for which it must be writable: it is for that moment.
-        Err(why @ (Errno::ACCESS | Errno::PERM)) => {
-            let meta = from.symlink_metadata()?;
-            if !meta.is_dir() || meta.mode() & 0o700 == 0o700 {
-                return Err(why.into());
-            }
-            let modified = meta.permissions();
-            fs::set_permissions(from, fs::Permissions::from_mode(meta.mode() & 0o7777 | 0o700))?;
-            let moved = rename_free(from, to);
-            fs::set_permissions(if moved.is_ok() { to } else { from }, modified)?;
-            Ok(moved?)
-        }
-        done => Ok(done?),
-    }
-}
-
-fn rename_free(from: &Path, to: &Path) -> rustix::io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match to.symlink_metadata() {
-            Ok(_) => Err(Errno::EXIST),
-            Err(_) => rustix::fs::renameat(CWD, from, CWD, to),
-        },
-        done => done,
+        Err(why) if moves_files_only(why) => fill::move_in(from, to),
+        done => done.doing(|| format!("move {} to {}", from.path().display(), to.path().display())),
     }
 }
 

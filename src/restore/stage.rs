@@ -1,60 +1,74 @@
 //! The staging folder: where a snapshot is made before anything is replaced.
+//!
+//! It is made in a folder that is held open, and held open itself: all that happens in it, and its end, goes by those
+//! descriptors. Who may write around it can move it away, and gains nothing by what is put in its place.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, Permissions};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use rustix::fs::{CWD, FlockOperation, flock, syncfs};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat, syncfs};
 use rustix::io::Errno;
 
 use super::lacking::{kept, moves_files_only};
-use super::write::{Tree, open_folder};
+use super::write::Tree;
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::remote;
+use crate::fs::{Folder, SAFE, Spot, open_folder, rename};
 use crate::monitor::Context;
 use crate::vault::hex::Hex;
 
 /// What a staging folder's name has after the target's name, before random digits.
 pub const STAGING: &str = ".lastgood-restoring-";
+/// The folder in it that becomes the target.
+const TREE: &str = "tree";
+/// The folder in it for hard links.
+const GROUPS: &str = "groups";
 
 /// A folder that is ours while we hold its lock.
 pub struct Staging {
-    path: PathBuf,
+    /// Where it lies.
+    spot: Spot,
+    folder: Arc<Folder>,
     lock: OwnedFd,
 }
 
 impl Staging {
-    /// Makes a staging folder in `folder` for the target `name` (empty: for the folder itself), and removes those that
+    /// Makes a staging folder in `base` for the target `name` (empty: for the folder itself), and removes those that
     /// killed restores of the same target left. Gives those of which it cannot be told whether a restore uses them.
     ///
     /// # Errors
     /// A folder in which none can be made.
-    pub fn make(folder: &Path, name: &OsStr, ctx: &Context) -> Result<(Staging, Vec<PathBuf>)> {
+    pub fn make(base: Folder, name: &OsStr, ctx: &Context) -> Result<(Staging, Vec<PathBuf>)> {
         let mut prefix = OsString::new();
         if !name.is_empty() {
             prefix.push(".");
             prefix.push(name);
         }
         prefix.push(STAGING);
-        let left = sweep(folder, &prefix)?;
+        let left = sweep(&base, &prefix)?;
         let mut random = [0; 8];
         (ctx.random)(&mut random)?;
         let mut name = prefix;
         name.push(Hex(random).to_string());
-        let path = folder.join(name);
+        let spot = Spot::new(&Arc::new(base), name);
+        let path = spot.path();
         let doing = || format!("make the staging folder {}", path.display());
-        let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
-        make(&path).doing(doing)?;
-        let lock = open_folder(CWD, path.as_os_str()).doing(doing)?;
+        let folder = spot.folder.make(&spot.name, 0o700).doing(doing)?;
+        let lock = folder.readable().doing(doing)?;
         // Where there are no locks, nobody removes what may be in use.
         kept(flock(&lock, FlockOperation::NonBlockingLockExclusive)).doing(doing)?;
-        make(&path.join("tree")).doing(doing)?;
-        make(&path.join("groups")).doing(doing)?;
-        Ok((Staging { path, lock }, left))
+        let tree = folder.make(TREE, 0o700).doing(doing)?;
+        folder.make(GROUPS, 0o700).doing(doing)?;
+        // Between making it and opening it somebody may have put another folder there, and could enter that one. What is
+        // made in it says who we are: on some filesystems that is not who runs the program.
+        if fstat(&lock).doing(doing)?.st_uid != fstat(&tree).doing(doing)?.st_uid {
+            let why = "somebody else has put a folder of their own there meanwhile";
+            return Err(Error::failed(doing(), why).hint("Restore to a folder in which only you may write."));
+        }
+        Ok((Staging { spot, folder: Arc::new(folder), lock }, left))
     }
 
     /// Whether folders with something in them can be renamed here.
@@ -62,25 +76,32 @@ impl Staging {
     /// # Errors
     /// A folder in which nothing can be made.
     pub fn moves_folders(&self) -> Result<bool> {
-        let doing = || format!("try to rename a folder in {}", self.path.display());
-        let (from, to) = (self.path.join("probe"), self.path.join("moved"));
-        DirBuilder::new().mode(0o700).create(&from).and_then(|()| fs::write(from.join("file"), "")).doing(doing)?;
-        let moved = match fs::rename(&from, &to) {
-            Err(why) if moves_files_only(&why) => false,
+        let doing = || format!("try to rename a folder in {}", self.folder.path().display());
+        let (from, to) = (Spot::new(&self.folder, "probe"), Spot::new(&self.folder, "moved"));
+        let probe = self.folder.make(&from.name, 0o700).doing(doing)?;
+        let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        openat(&probe, "file", flags, Mode::from_raw_mode(0o600)).doing(doing)?;
+        let moved = match rename(&from, &to) {
+            Err(why) if moves_files_only(why) => false,
             done => done.doing(doing).map(|()| true)?,
         };
-        remove_tree(if moved { &to } else { &from }).doing(doing)?;
+        self.folder.remove_tree(if moved { &to.name } else { &from.name }).doing(doing)?;
         Ok(moved)
     }
 
-    /// The folder that becomes the target.
-    pub fn tree(&self) -> PathBuf {
-        self.path.join("tree")
+    /// The folder that it lies in.
+    pub fn base(&self) -> &Arc<Folder> {
+        &self.spot.folder
+    }
+
+    /// Where the folder is that becomes the target.
+    pub fn tree(&self) -> Spot {
+        Spot::new(&self.folder, TREE)
     }
 
     /// The staging folder's name in its folder.
     pub fn name(&self) -> &OsStr {
-        self.path.file_name().unwrap_or_default()
+        &self.spot.name
     }
 
     /// Begins the tree in it.
@@ -88,9 +109,9 @@ impl Staging {
     /// # Errors
     /// What the system refuses.
     pub fn begin(&self) -> Result<Tree> {
-        let doing = || format!("open the staging folder {}", self.path.display());
-        let tree = open_folder(&self.lock, OsStr::new("tree")).doing(doing)?;
-        Tree::new(tree, open_folder(&self.lock, OsStr::new("groups")).doing(doing)?)
+        let doing = || format!("open the staging folder {}", self.folder.path().display());
+        let tree = open_folder(&self.lock, OsStr::new(TREE)).doing(doing)?;
+        Tree::new(tree, open_folder(&self.lock, OsStr::new(GROUPS)).doing(doing)?)
     }
 
     /// Makes everything in it durable.
@@ -98,7 +119,7 @@ impl Staging {
     /// # Errors
     /// A disk that fails.
     pub fn sync(&self) -> Result<()> {
-        syncfs(&self.lock).doing(|| format!("write {} to the disk", self.path.display()))
+        syncfs(&self.lock).doing(|| format!("write {} to the disk", self.folder.path().display()))
     }
 
     /// Removes it and what is still in it.
@@ -106,61 +127,42 @@ impl Staging {
     /// # Errors
     /// What cannot be removed.
     pub fn remove(self) -> Result<()> {
-        remove_tree(&self.path).doing(|| format!("remove the staging folder {}", self.path.display()))
+        let doing = || format!("remove the staging folder {}", self.folder.path().display());
+        self.folder.empty().doing(doing)?;
+        self.spot.folder.remove_folder(&self.spot.name).doing(doing)
     }
 }
 
+/// Whether a name is the prefix and the digits that [`Staging::make`] gives.
+fn is_staging(name: &OsStr, prefix: &OsStr) -> bool {
+    let digits = name.as_bytes().strip_prefix(prefix.as_bytes());
+    digits.is_some_and(|d| d.len() == 16 && d.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')))
+}
+
 /// Removes the staging folders that nobody holds. Gives those of which that cannot be told.
-fn sweep(folder: &Path, prefix: &OsStr) -> Result<Vec<PathBuf>> {
+fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<PathBuf>> {
     let mut left = Vec::new();
-    let doing = || format!("look for staging folders in {}", folder.display());
-    for entry in fs::read_dir(folder).doing(doing)? {
-        let entry = entry.doing(doing)?;
-        let name = entry.file_name();
-        let digits = name.as_bytes().strip_prefix(prefix.as_bytes());
-        if !digits.is_some_and(|d| d.len() == 16 && d.iter().all(u8::is_ascii_hexdigit)) {
+    for name in base.names().doing(|| format!("look for staging folders in {}", base.path().display()))? {
+        if !is_staging(&name, prefix) {
             continue;
         }
         // What is not a folder, or of another user, is not ours.
-        let Ok(held) = open_folder(CWD, entry.path().as_os_str()) else { continue };
+        let Ok(folder) = base.enter(&name) else { continue };
+        let Ok(held) = folder.readable() else { continue };
         let locked = match flock(&held, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => continue,
             // What a lock says there may be true of this machine only.
             done => done.is_ok() && remote(&held).is_ok_and(|name| name.is_none()),
         };
         if !locked {
-            left.push(entry.path());
+            left.push(folder.path().to_owned());
         } else {
-            tracing::info!("removing {}, which a killed restore left", entry.path().display());
-            remove_tree(&entry.path())
-                .map_err(|why| Error::io(format!("remove {}", entry.path().display()), &why))
+            tracing::info!("removing {}, which a killed restore left", folder.path().display());
+            let removed = folder.empty().and_then(|()| Ok(base.remove_folder(&name)?));
+            removed
+                .doing(|| format!("remove {}", folder.path().display()))
                 .map_err(|why| why.hint("A killed restore left that folder. Remove it by hand."))?;
         }
     }
     Ok(left)
-}
-
-/// Removes a folder and all in it, also folders without write permission.
-///
-/// # Errors
-/// What cannot be removed.
-pub fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => {
-            unlock(path)?;
-            fs::remove_dir_all(path)
-        }
-        done => done,
-    }
-}
-
-fn unlock(folder: &Path) -> io::Result<()> {
-    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            unlock(&entry.path())?;
-        }
-    }
-    Ok(())
 }

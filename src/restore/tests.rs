@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::sample::{Sample, context};
 use super::*;
+use crate::store::fault::FaultStore;
 use crate::vault::entry::{Extent, Kind as EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::path::Bytes;
@@ -153,7 +154,7 @@ fn every_kind_of_entry_comes_back_through_windows_of_any_size() {
         found.retain(|path, _| !long(path));
         assert_eq!(found, wanted);
         assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1, "staging folders are left");
-        stage::remove_tree(&target).unwrap();
+        crate::fs::Folder::open(target.parent().unwrap()).unwrap().remove_tree("data").unwrap();
     }
 }
 
@@ -238,6 +239,176 @@ fn what_was_there_moves_aside_whole() {
         assert_ne!(again.moved_aside.unwrap(), aside);
         assert!(aside.join("mine").exists());
     }
+}
+
+#[test]
+fn what_only_looks_like_a_staging_folder_stays() {
+    let mut sample = small();
+    sample.commit(State::Complete);
+    for in_place in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("data");
+        fs::create_dir(&target).unwrap();
+        let (beside, prefix) = if in_place { (target.as_path(), "") } else { (folder.path(), ".data") };
+        let at = |end: &str| beside.join(format!("{prefix}.lastgood-restoring-{end}"));
+        let far = tempfile::tempdir().unwrap();
+        fs::write(far.path().join("kept"), "kept").unwrap();
+        let folders = ["notes", "00112233445566", "001122334455667", "00112233445566778", "00112233445566AA", ""];
+        for end in folders {
+            fs::create_dir(at(end)).unwrap();
+            fs::write(at(end).join("thesis.txt"), "mine").unwrap();
+        }
+        fs::write(at("0011223344556600"), "a file").unwrap();
+        std::os::unix::fs::symlink(far.path(), at("0011223344556601")).unwrap();
+        // One of a killed restore, in which somebody has put a link.
+        fs::create_dir_all(at("0011223344556602/tree")).unwrap();
+        std::os::unix::fs::symlink(far.path(), at("0011223344556602/tree/link")).unwrap();
+        std::os::unix::fs::symlink(far.path().join("kept"), at("0011223344556602/groups")).unwrap();
+        restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        for end in folders {
+            assert_eq!(fs::read(at(end).join("thesis.txt")).unwrap(), b"mine", "{end}");
+        }
+        assert_eq!(fs::read(at("0011223344556600")).unwrap(), b"a file");
+        assert!(at("0011223344556601").is_symlink() && !at("0011223344556602").exists());
+        assert_eq!(fs::read(far.path().join("kept")).unwrap(), b"kept");
+    }
+}
+
+#[test]
+fn a_staging_folder_that_another_restore_holds_stays() {
+    let mut sample = small();
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    let held = folder.path().join(".data.lastgood-restoring-0011223344556677");
+    fs::create_dir_all(held.join("tree")).unwrap();
+    let lock = fs::File::open(&held).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    restore(&sample.vault, &options(&folder.path().join("data")), &context()).unwrap();
+    assert!(held.join("tree").exists());
+}
+
+/// Restores while somebody swaps something in `in/` once the staging folder is there. Gives what the restore said and what
+/// `far/` is afterwards, which must be what it was.
+fn swapped(
+    what: &str,
+    chosen: Options,
+    sample: &Sample,
+    folder: &Path,
+    swap: impl Fn(&Path) + Send + Sync + 'static,
+) -> Result<Report> {
+    for victim in ["far/data/a", "far/a", "far/tree"] {
+        fs::create_dir_all(folder.join(victim)).unwrap();
+        fs::write(folder.join(victim).join("one"), "far").unwrap();
+        fs::set_permissions(folder.join(victim), std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
+    }
+    let before = look(&folder.join("far"));
+    let (root, done) = (folder.to_path_buf(), std::sync::Mutex::new(false));
+    let store = FaultStore::new(sample.store, move |_, _| {
+        let mut done = done.lock().unwrap();
+        let names = |at: &Path| fs::read_dir(at).map(|all| all.map(|e| e.unwrap().file_name()).collect::<Vec<_>>());
+        let all = [names(&root.join("in")), names(&root.join("in/data"))].into_iter().flatten().flatten();
+        if !*done && all.into_iter().any(|name| name.to_string_lossy().contains("lastgood-restoring-")) {
+            swap(&root);
+            *done = true;
+        }
+        false
+    });
+    let vault = Vault::open(Box::new(store)).unwrap();
+    let said = restore(&vault, &chosen, &context());
+    assert_eq!(look(&folder.join("far")), before, "{what}: {said:?}");
+    said
+}
+
+#[test]
+fn who_swaps_a_folder_for_a_link_has_nothing_done_elsewhere() {
+    use std::os::unix::fs::symlink;
+    let mut sample = small();
+    sample.commit(State::Complete);
+    let one = || vec![EntryPath::new("a/one").unwrap()];
+    let replace = |from: &'static str, with: &'static str| {
+        move |root: &Path| {
+            fs::rename(root.join(from), root.join("moved")).unwrap();
+            symlink(root.join(with), root.join(from)).unwrap();
+        }
+    };
+    let staging = |root: &Path| {
+        let mut names = fs::read_dir(root.join("in")).unwrap().map(|e| e.unwrap().path());
+        let staging = names.find(|name| name.to_string_lossy().contains("lastgood-restoring-")).unwrap();
+        fs::rename(&staging, root.join("moved")).unwrap();
+        symlink(root.join("far"), &staging).unwrap();
+    };
+    let world = || {
+        let folder = tempfile::tempdir().unwrap();
+        old_tree(&folder.path().join("in/data"));
+        let target = folder.path().join("in/data");
+        (folder, options(&target))
+    };
+
+    let what = "the folder around the target";
+    let (folder, chosen) = world();
+    swapped(what, chosen, &sample, folder.path(), replace("in", "far")).unwrap();
+    assert_eq!(look(&folder.path().join("moved/data")), expected(&sample), "{what}");
+    assert_eq!(fs::read_dir(folder.path().join("moved")).unwrap().count(), 2, "{what}");
+
+    let what = "the folder around a target of which a part is put back";
+    let (folder, chosen) = world();
+    swapped(what, Options { paths: one(), ..chosen }, &sample, folder.path(), replace("in", "far")).unwrap();
+    assert_eq!(look(&folder.path().join("moved/data"))[&b"a/one"[..]], expected(&sample)[&b"a/one"[..]], "{what}");
+
+    let what = "the target that is filled in place";
+    let (folder, chosen) = world();
+    swapped(what, Options { in_place: true, ..chosen }, &sample, folder.path(), replace("in/data", "far/data"))
+        .unwrap();
+    assert_eq!(look(&folder.path().join("moved"))[&b"b/two"[..]], expected(&sample)[&b"b/two"[..]], "{what}");
+
+    let what = "the target";
+    let (folder, chosen) = world();
+    swapped(what, chosen, &sample, folder.path(), replace("in/data", "far/data")).unwrap();
+    assert_eq!(look(&folder.path().join("in/data")), expected(&sample), "{what}");
+
+    let what = "the target of which a part is put back";
+    let (folder, chosen) = world();
+    let chosen = Options { paths: one(), ..chosen };
+    swapped(what, chosen, &sample, folder.path(), replace("in/data", "far/data")).unwrap_err();
+    assert_eq!(fs::read_dir(folder.path().join("in")).unwrap().count(), 1, "{what}");
+
+    for in_place in [false, true] {
+        let what = "a folder above the entry";
+        let (folder, chosen) = world();
+        let chosen = Options { paths: one(), in_place, ..chosen };
+        let said = swapped(what, chosen, &sample, folder.path(), replace("in/data/a", "far/a")).unwrap_err();
+        assert!(said.to_string().contains("not a folder"), "{said}");
+        assert_eq!(fs::read(folder.path().join("moved/one")).unwrap(), b"old", "{what}");
+    }
+
+    let what = "the staging folder";
+    for paths in [Vec::new(), one()] {
+        let (folder, chosen) = world();
+        swapped(what, Options { paths, ..chosen }, &sample, folder.path(), staging).unwrap_err();
+        let now = look(&folder.path().join("in/data"));
+        assert_eq!(now[&b"a/one"[..]], expected(&sample)[&b"a/one"[..]], "{what}");
+        assert_eq!(fs::read_dir(folder.path().join("moved")).unwrap().count(), 0, "{what}");
+    }
+}
+
+#[test]
+fn a_marker_that_is_another_name_of_a_file_is_not_written_to() {
+    let mut sample = small();
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    let (target, far) = (folder.path().join("data"), folder.path().join("far"));
+    fs::create_dir(&target).unwrap();
+    fs::write(&far, "far").unwrap();
+    let marker = target.join(fill::MARKER);
+    let chosen = || Options { in_place: true, ..options(&target) };
+    std::os::unix::fs::symlink(&far, &marker).unwrap();
+    let said = restore(&sample.vault, &chosen(), &context()).unwrap_err().to_string();
+    assert!(said.contains("a symbolic link"), "{said}");
+    fs::remove_file(&marker).unwrap();
+    fs::hard_link(&far, &marker).unwrap();
+    restore(&sample.vault, &chosen(), &context()).unwrap();
+    assert_eq!(fs::read(&far).unwrap(), b"far");
+    assert!(!marker.exists());
 }
 
 #[test]

@@ -26,6 +26,7 @@ use super::lacking::{kept, sync};
 use super::open_files::{OpenFile, OpenFiles};
 use crate::error::{Doing, Result};
 use crate::filesystem::remote;
+use crate::fs::{SAFE, open_folder};
 use crate::vault::entry::{Entry, Kind, Map};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
@@ -33,8 +34,6 @@ use crate::vault::root::Problem;
 
 /// Paths of more bytes are walked in parts: the kernel takes 4,095.
 const LONG: usize = 4000;
-/// Never follow a symlink, and never give a descriptor to a child.
-const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
 
 /// What could not be given to entries, counted.
 #[derive(Debug, Default)]
@@ -95,14 +94,6 @@ impl AsFd for Folder<'_> {
             Folder::Deep(fd) => fd.as_fd(),
         }
     }
-}
-
-/// Opens a folder in a folder, for reading its names.
-///
-/// # Errors
-/// As `openat`; what is not a folder is refused.
-pub fn open_folder(at: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    openat(at, name, SAFE | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
 }
 
 fn times(mtime: i64) -> Timestamps {
