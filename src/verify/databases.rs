@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::backup::sqlite::check::{self, Checked};
 use crate::error::{Doing, Kind, Result};
+use crate::fs::Folder;
 use crate::monitor::Context;
 use crate::restore::{self, select};
 use crate::vault::Vault;
@@ -48,6 +49,9 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
         ctx.check("check the snapshot's databases")?;
         let doing = || format!("check the database {path} of {snapshot}");
         let scratch = TempDir::with_prefix("lastgood-verify-").doing(doing)?;
+        let (above, name) = (scratch.path().parent(), scratch.path().file_name());
+        let folder = Folder::open(above.unwrap_or(Path::new(""))).doing(doing)?;
+        let folder = folder.enter(name.unwrap_or_default()).doing(doing)?;
         let failed = match get_out(vault, snapshot, &path, scratch.path(), ctx) {
             Ok(()) => look(&scratch.path().join("data").join(path.as_path()), ctx)?,
             Err(why) if why.kind() == Kind::Damage => Some(why.to_string()),
@@ -56,6 +60,8 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
                 return Err(why.within(doing()).hint(hint));
             }
         };
+        // By descriptor, and also what is in folders that the snapshot says nobody may write to.
+        folder.empty().doing(doing)?;
         scratch.close().doing(doing)?;
         checked.push(Restored { snapshot, path, taken, failed });
     }
