@@ -1,18 +1,26 @@
 //! A file that has its name only when it is whole.
+//!
+//! The folder is held open from the beginning to the end: what is made there is named and removed there.
 
-use std::fs::{self, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use lastgood::error::{Doing, Error, Result};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use lastgood::fs::{Folder, SAFE, give_name};
+use rustix::fs::{Mode, OFlags, fsync, openat};
 use rustix::io::Errno;
 
 /// A file under a temporary name; removed when it is dropped unfinished.
 pub struct NewFile {
     path: PathBuf,
-    tmp: PathBuf,
+    folder: Folder,
+    name: OsString,
+    tmp: OsString,
     file: File,
+    /// Whether the temporary name is still this file's.
+    unfinished: bool,
 }
 
 impl NewFile {
@@ -23,34 +31,32 @@ impl NewFile {
     pub fn create(path: &Path) -> Result<Self> {
         let doing = || format!("create {}", path.display());
         let Some(name) = path.file_name() else { return Err(Error::usage(doing(), "it is not the name of a file")) };
-        if path.symlink_metadata().is_ok() {
+        let folder = Folder::open(path.parent().unwrap_or(Path::new(""))).doing(doing)?;
+        if folder.look(name).doing(doing)?.is_some() {
             return Err(exists(path));
         }
-        let mut tmp = std::ffi::OsString::from(".");
+        let mut tmp = OsString::from(".");
         tmp.push(name);
         tmp.push(format!(".{}.part", std::process::id()));
-        let tmp = path.with_file_name(tmp);
-        let file = OpenOptions::new().write(true).create_new(true).open(&tmp).doing(doing)?;
-        Ok(NewFile { path: path.to_owned(), tmp, file })
+        let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        let file = openat(&folder, &tmp, flags, Mode::from_raw_mode(0o666)).doing(doing)?.into();
+        Ok(NewFile { path: path.to_owned(), name: name.to_owned(), folder, tmp, file, unfinished: true })
     }
 
     /// Makes it durable and gives it its name.
     ///
     /// # Errors
     /// A disk that fails; a file of that name that has appeared meanwhile.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         let doing = || format!("finish {}", self.path.display());
         self.file.sync_all().doing(doing)?;
-        match renameat_with(CWD, &self.tmp, CWD, &self.path, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => return Err(exists(&self.path)),
-            // Filesystems without NOREPLACE: a hard link does not replace either.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                fs::hard_link(&self.tmp, &self.path).doing(doing)?;
-            }
-            done => done.doing(doing)?,
+        let name: (&Folder, &OsStr) = (&self.folder, &self.name);
+        if !give_name(&self.file, (&self.folder, &self.tmp), name).doing(doing)? {
+            return Err(exists(&self.path));
         }
-        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|f| f.sync_all()).doing(doing)
+        self.unfinished = false;
+        let doing = || format!("finish {}", self.path.display());
+        self.folder.readable().and_then(fsync).doing(doing)
     }
 }
 
@@ -71,17 +77,20 @@ impl Write for NewFile {
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        // After `finish` there is nothing left under that name, as a rule.
-        if let Err(why) = fs::remove_file(&self.tmp)
-            && why.kind() != io::ErrorKind::NotFound
+        if self.unfinished
+            && let Err(why) = self.folder.remove_file(&self.tmp)
+            && why != Errno::NOENT
         {
-            tracing::warn!("{} stays behind: {why}", self.tmp.display());
+            tracing::warn!("{} stays behind: {why}", self.path.with_file_name(&self.tmp).display());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -106,5 +115,33 @@ mod tests {
         fs::write(&late, "first").unwrap();
         assert!(file.finish().is_err());
         assert_eq!((fs::read(&late).unwrap(), names()), (b"first".to_vec(), 2));
+    }
+
+    #[test]
+    fn a_folder_that_is_swapped_for_a_link_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("out")).unwrap();
+        fs::create_dir(at("far")).unwrap();
+        for finished in [true, false] {
+            let mut file = NewFile::create(&at("out/a")).unwrap();
+            file.write_all(b"whole").unwrap();
+            let tmp = file.tmp.clone();
+            fs::rename(at("out"), at("moved")).unwrap();
+            symlink("far", at("out")).unwrap();
+            // Of the name that it has meanwhile.
+            fs::write(at("far").join(&tmp), "another's").unwrap();
+            if finished {
+                file.finish().unwrap()
+            } else {
+                drop(file)
+            }
+            assert_eq!(fs::read_dir(at("far")).unwrap().count(), 1);
+            assert_eq!(fs::read(at("far").join(&tmp)).unwrap(), b"another's");
+            assert_eq!(fs::read_dir(at("moved")).unwrap().count(), usize::from(finished));
+            fs::remove_file(at("out")).unwrap();
+            fs::rename(at("moved"), at("out")).unwrap();
+            let _ = fs::remove_file(at("out/a"));
+        }
     }
 }
