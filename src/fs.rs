@@ -391,7 +391,8 @@ fn leave(from: (&Folder, &OsStr)) -> bool {
     true
 }
 
-fn link_or_rename(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> Result<bool> {
+/// As [`give_name`], where a rename may replace what is there.
+pub(crate) fn link_or_rename(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> Result<bool> {
     let linked = linkat(from.0, from.1, to.0, to.1, AtFlags::empty());
     if linked.is_ok() || has_name(&file, from, to) {
         return Ok(leave(from));
@@ -495,7 +496,7 @@ mod tests {
             fs::write(Path::new("/proc/self/fd").join(at.fd.as_raw_fd().to_string()).join("file"), "").unwrap();
         }
         here.remove_tree("top").unwrap();
-        assert_eq!(here.names().unwrap(), [OsString::new(); 0]);
+        assert!(here.names().unwrap().is_empty());
     }
 
     #[test]

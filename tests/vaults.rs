@@ -70,3 +70,37 @@ fn there_is_a_sample_of_every_format_and_no_other() {
     found.sort_unstable();
     assert_eq!(found, (1..=FORMAT).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_strangers_files_stay_and_a_link_in_a_vault_leads_nowhere() {
+    let world = World::with_files();
+    let old = |path: PathBuf| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "mine").unwrap();
+        let three_days = std::time::Duration::from_secs(3 * 24 * 3600);
+        let time = std::time::SystemTime::now() - three_days;
+        fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        path
+    };
+    let thesis = old(world.vault().join("tmp/thesis.txt"));
+    world.run(["init"]).ended(0);
+    world.backup();
+    assert!(thesis.exists());
+
+    fs::remove_file(thesis).unwrap();
+    let far = old(world.path("far/other"));
+    let swept = old(world.path("far/0123456789abcdef-7"));
+    for name in ["tmp", "packs", "snapshots"] {
+        fs::rename(world.vault().join(name), world.path("moved")).unwrap();
+        std::os::unix::fs::symlink("../far", world.vault().join(name)).unwrap();
+        world.write("new", name);
+        let told = format!("{name}: it is a symbolic link");
+        world.run(["backup"]).ended(1).says(&told).says("Remove the link");
+        assert!(far.exists() && swept.exists(), "{name}");
+        assert_eq!(fs::read_dir(world.path("far")).unwrap().count(), 2, "{name}");
+        fs::remove_file(world.vault().join(name)).unwrap();
+        fs::rename(world.path("moved"), world.vault().join(name)).unwrap();
+    }
+    world.backup();
+    world.run(["verify", "--read-data"]).ended(0);
+}

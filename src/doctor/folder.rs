@@ -11,7 +11,8 @@ use super::notes::Notes;
 use super::space::{existing, free, size, writable};
 use super::{Check, Outcome, vault};
 use crate::filesystem::remote;
-use crate::store::local::LocalStore;
+use crate::fs::{Folder, is_folder, what};
+use crate::store::local::{LocalStore, TMP};
 
 /// A vault's filesystem with less room than this is full.
 const FULL: u64 = 1 << 20;
@@ -52,7 +53,11 @@ fn place(folder: &Path, in_cloud_run: bool) -> Check {
             Err(why) => Check::problem(name, format!("it cannot be read: {why}")).advice(may),
             Ok(()) => match writable(folder) {
                 Err(why) => Check::problem(name, format!("a backup cannot write to it: {why}")).advice(may),
-                Ok(()) => Check::ok(name, format!("can be read and written{on}")),
+                Ok(()) => match in_the_way(folder) {
+                    Some(what) => Check::problem(name, format!("a backup cannot write to it: {TMP} in it is {what}"))
+                        .advice(format!("Move it away: {}", folder.join(TMP).display())),
+                    None => Check::ok(name, format!("can be read and written{on}")),
+                },
             },
         },
         Err(why) if why.kind() == io::ErrorKind::NotFound => match writable(above) {
@@ -75,6 +80,12 @@ fn place(folder: &Path, in_cloud_run: bool) -> Check {
         .advice("Keep the vault in a bucket: `--vault gs://BUCKET/PREFIX`, or BACKUP_BUCKET_NAME.");
     }
     check
+}
+
+/// What lies where a backup has its temporary files, if that is no folder.
+fn in_the_way(folder: &Path) -> Option<&'static str> {
+    let there = Folder::open(folder).and_then(|folder| folder.look(TMP)).ok()??;
+    (!is_folder(&there)).then(|| what(&there))
 }
 
 fn space(folder: &Path, notes: &Notes) -> Check {
@@ -127,6 +138,10 @@ mod tests {
         assert_eq!(place(&folder.path().join("not/yet"), false).outcome, Outcome::Ok);
         assert_eq!(place(&file, false).outcome, Outcome::Problem);
         assert_eq!(place(&file.join("below"), false).outcome, Outcome::Problem);
+        std::os::unix::fs::symlink(folder.path(), folder.path().join(TMP)).unwrap();
+        let found = place(folder.path(), false);
+        assert!(found.outcome == Outcome::Problem && found.found.contains("a symbolic link"), "{}", found.found);
+        fs::remove_file(folder.path().join(TMP)).unwrap();
         let lost = place(folder.path(), true);
         assert!(lost.outcome == Outcome::Warning && lost.advice.unwrap().contains("gs://"), "{}", lost.found);
     }

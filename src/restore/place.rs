@@ -181,7 +181,8 @@ impl Place {
             moved
         };
         let doing = |path: &Path| format!("open {}", path.display());
-        sync_folder(&*self.within(&base)?)?;
+        let target = self.within(&base)?;
+        sync_folder(&target)?;
         match self.in_place {
             true => sync_folder(&Folder::open(self.parent()).doing(|| doing(self.parent()))?)?,
             false => sync_folder(&base)?,

@@ -20,6 +20,7 @@
 //! | the fsync of the folder | an error: the object is there, and a crash may take it away again. It is not removed, since others may have seen it |
 //! | the fsync of the folder in which the object was before | an error: who gets to hear that it exists relies on it |
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -28,28 +29,36 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Mode, OFlags, fsync, openat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fsync, openat};
 use rustix::io::Errno;
 
 use super::{Error, Meta, Result, Store};
 use crate::fs::{Folder, SAFE, give_name, is_folder, what};
 
 /// The folder for files that are not objects yet.
-const TMP: &str = "tmp";
+pub const TMP: &str = "tmp";
 /// Files in `tmp/` of an age that no running write has.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// Gives a finished file its name, as [`give_name`] does.
+type Naming = fn(&File, (&Folder, &OsStr), (&Folder, &OsStr)) -> rustix::io::Result<bool>;
 
 /// A store in a folder of a mounted filesystem.
 #[derive(Debug)]
 pub struct LocalStore {
     folder: PathBuf,
     serial: AtomicU64,
+    naming: Naming,
 }
 
 impl LocalStore {
     /// A store in `folder`, which need not exist: the first object creates it.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        LocalStore { folder: folder.into(), serial: AtomicU64::new(0) }
+        LocalStore {
+            folder: folder.into(),
+            serial: AtomicU64::new(0),
+            naming: |file, from, to| give_name(file, from, to),
+        }
     }
 
     /// Where the objects are.
@@ -147,20 +156,21 @@ fn failed<S: FnOnce() -> String>(doing: S) -> impl FnOnce(Errno) -> Error {
 fn in_the_way(above: &Folder, name: &str, why: Errno) -> Error {
     let path = above.path().join(name);
     match above.look(name) {
-        Ok(Some(there)) if !is_folder(&there) => not_followed(&path, &format!("{}, not a folder", what(&there))),
+        Ok(Some(there)) if !is_folder(&there) => not_followed(&path, &there, ", not a folder"),
         _ => failed(|| format!("open the folder {}", path.display()))(why),
     }
 }
 
-fn not_followed(path: &Path, what: &str) -> Error {
-    Error::Refused {
-        doing: format!("use {}", path.display()),
-        why: format!("it is {what}"),
-        hint: format!(
-            "Who put it there? Nothing in a vault is reached through links: that is how others would have this program              write or delete elsewhere. Move {} away; if the vault's own files are where it leads, move them here.",
-            path.display()
+fn not_followed(path: &Path, there: &Stat, not: &str) -> Error {
+    let shown = path.display();
+    let hint = match FileType::from_raw_mode(there.st_mode) {
+        FileType::Symlink => format!(
+            "Nothing in a vault is reached through links: others could have this program write or delete elsewhere by them. \
+             Remove the link {shown}; if what it leads to is the vault's own, move that there."
         ),
-    }
+        _ => format!("Move {shown} away."),
+    };
+    Error::Refused { doing: format!("use {shown}"), why: format!("it is {}{not}", what(there)), hint }
 }
 
 /// Makes a folder of the vault durably where it is missing, and opens it.
@@ -220,7 +230,7 @@ impl Store for LocalStore {
                 file.write_all(chunk)?;
             }
             file.sync_all()?;
-            Ok(give_name(&file, (&tmp, temporary.as_ref()), (&folder, last.as_ref()))?)
+            Ok((self.naming)(&file, (&tmp, temporary.as_ref()), (&folder, last.as_ref()))?)
         })();
         if !matches!(written, Ok(true)) {
             // Best effort: what stays behind is swept later.
@@ -297,7 +307,7 @@ impl LocalStore {
         let no_file = || Error::Failed { doing: doing(), source: io::Error::other("it is not a file") };
         match FileType::from_raw_mode(there.st_mode) {
             FileType::RegularFile => {}
-            FileType::Symlink => return Err(not_followed(&path, what(&there))),
+            FileType::Symlink => return Err(not_followed(&path, &there, ", not a file")),
             _ => return Err(no_file()),
         }
         let file = match openat(&folder, last, SAFE | OFlags::RDONLY, Mode::empty()) {
@@ -326,6 +336,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::fs::link_or_rename;
     use crate::store::contract;
 
     #[test]
@@ -345,6 +356,39 @@ mod tests {
             symlink("real", folder.path().join("link")).unwrap();
             (Box::new(LocalStore::new(folder.path().join("link"))), Box::new(folder))
         });
+    }
+
+    #[test]
+    fn keeps_the_contract_where_a_rename_may_replace() {
+        contract::run(&|| {
+            let folder = tempfile::tempdir().unwrap();
+            let naming: Naming = |file, from, to| link_or_rename(file, from, to);
+            (Box::new(LocalStore { naming, ..LocalStore::new(folder.path()) }), Box::new(folder))
+        });
+    }
+
+    #[test]
+    fn a_temporary_file_that_stays_behind_is_no_failure_and_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let naming: Naming =
+            |_, from, to| rustix::fs::linkat(from.0, from.1, to.0, to.1, rustix::fs::AtFlags::empty()).map(|()| true);
+        let store = LocalStore { naming, ..LocalStore::new(folder.path()) };
+        store.create("packs/a", &[b"x"]).unwrap();
+        assert_eq!(store.list("tmp/").unwrap().len(), 1);
+        let time = SystemTime::now() - 3 * STALE;
+        File::options().write(true).open(folder.path().join("packs/a")).unwrap().set_modified(time).unwrap();
+        let store = LocalStore::new(folder.path());
+        store.create("packs/b", &[b"x"]).unwrap();
+        assert_eq!(store.list("tmp/").unwrap(), []);
+        assert_eq!(store.get("packs/a", 1).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_given_is_an_error_that_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore { naming: |_, _, _| Err(Errno::IO), ..LocalStore::new(folder.path()) };
+        assert!(matches!(store.create("packs/a", &[b"x"]), Err(Error::Failed { .. })));
+        assert_eq!(store.list("tmp/").unwrap(), []);
     }
 
     #[test]
@@ -426,7 +470,7 @@ mod tests {
                 for said in said {
                     let text = said.while_doing("do it").to_string();
                     assert!(text.contains(&format!("{name}: it is a symbolic link")), "{text}");
-                    assert!(text.contains("Move "), "{text}");
+                    assert!(text.contains("Remove the link"), "{text}");
                 }
             }
             assert_eq!(names(&far), ["00000000000000aa-0", "a", "thesis.txt", "x"], "{name}");
