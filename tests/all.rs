@@ -17,6 +17,7 @@ mod gcs_fuse;
 mod gcs_refusals;
 mod gcs_waits;
 mod inspect;
+mod model;
 mod notify;
 mod publishing;
 mod pubsub_pull;

@@ -1,0 +1,130 @@
+//! A model of an app and its data directory, against which the engine runs.
+//!
+//! The engine takes snapshots in a process of its own ([`engine`]). At moments of a backup the app ([`app`]) does something
+//! to the directory; what was when is taken down ([`history`]). Each snapshot is restored and compared with that
+//! ([`oracle`]).
+//!
+//! `model::long` runs for `LASTGOOD_SOAK` seconds, from the seed `LASTGOOD_MODEL_SEED` on; with `LASTGOOD_MODEL_HUNT=1` it
+//! goes on after what it finds, and tells at the end what it found first with which seed. The engine has several threads,
+//! so that a seed finds the same again often, not always.
+
+mod app;
+mod counters;
+mod databases;
+mod engine;
+mod files;
+mod folders;
+mod history;
+mod oracle;
+mod rounds;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use counters::Counters;
+use oracle::Class;
+use rounds::{Found, Rounds};
+
+/// Rounds of one history.
+const ROUNDS: u64 = 60;
+/// How long the short test runs over its fixed seeds, and over one of this moment.
+const SHORT: [Duration; 2] = [Duration::from_secs(50), Duration::from_secs(15)];
+
+/// A number from the environment.
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Histories of ascending seeds until the time is over.
+struct Run {
+    began: Instant,
+    time: Duration,
+    hunt: bool,
+    counters: Counters,
+    rounds: u64,
+    /// By class: its first seed, rounds and seconds until then, and how often it was found.
+    found: BTreeMap<Class, (u64, u64, f64, u64)>,
+}
+
+impl Run {
+    fn new(time: Duration, hunt: bool) -> Self {
+        Run { began: Instant::now(), time, hunt, counters: Counters::default(), rounds: 0, found: BTreeMap::new() }
+    }
+
+    fn over(&self) -> bool {
+        self.began.elapsed() >= self.time
+    }
+
+    /// Histories of ascending seeds until the time is over.
+    fn histories(&mut self, first: u64) {
+        let mut seed = first;
+        while !self.over() {
+            self.history(seed);
+            seed += 1;
+        }
+    }
+
+    /// One history.
+    fn history(&mut self, seed: u64) {
+        let mut rounds = Rounds::new(seed);
+        println!("seed {seed}");
+        for _ in 0..ROUNDS {
+            if self.over() {
+                break;
+            }
+            self.rounds += 1;
+            let found = rounds.next();
+            if !found.is_empty() && self.take(seed, &mut rounds, &found) {
+                break;
+            }
+        }
+        self.counters.join(&rounds.app.counters);
+    }
+
+    /// Takes down what was found; whether the history ends with it.
+    fn take(&mut self, seed: u64, rounds: &mut Rounds, found: &[Found]) -> bool {
+        let mut new = false;
+        for one in found {
+            let seconds = self.began.elapsed().as_secs_f64();
+            let first = self.found.entry(one.class).or_insert((seed, self.rounds, seconds, 0));
+            first.3 += 1;
+            if first.3 == 1 {
+                new = true;
+                println!("FOUND {:?} with seed {seed} after {} rounds, {seconds:.0} s", one.class, self.rounds);
+            }
+        }
+        if new || !self.hunt {
+            rounds.explain(found);
+        }
+        assert!(self.hunt, "seed {seed}: {:?}: {}", found[0].class, found[0].what);
+        // What is missing in one snapshot spoils none after it.
+        new || !found.iter().all(|one| one.class.passes())
+    }
+
+    fn end(&self) {
+        println!("{} rounds in {:.0} s: {}", self.rounds, self.began.elapsed().as_secs_f64(), self.counters);
+        for (class, (seed, rounds, seconds, times)) in &self.found {
+            println!("{class:?}: seed {seed}, {rounds} rounds, {seconds:.0} s, {times} times in all");
+        }
+        assert_eq!(self.counters.missing(), [""; 0], "these never happened");
+    }
+}
+
+#[test]
+fn short() {
+    let mut run = Run::new(SHORT[0], false);
+    run.histories(1);
+    run.time += SHORT[1];
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    run.histories(now.as_secs());
+    run.end();
+}
+
+#[test]
+#[ignore = "it runs for as many seconds as LASTGOOD_SOAK says"]
+fn long() {
+    let seconds = variable("LASTGOOD_SOAK").filter(|seconds| *seconds > 1).unwrap_or(600);
+    let mut run = Run::new(Duration::from_secs(seconds), variable("LASTGOOD_MODEL_HUNT").is_some());
+    run.histories(variable("LASTGOOD_MODEL_SEED").unwrap_or(1));
+    run.end();
+}

@@ -1,0 +1,71 @@
+//! How often what happened, so that nobody trusts a model in which something never does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What must have happened in a run of some length.
+pub const REQUIRED: [&str; 25] = [
+    "backups",
+    "good",
+    "partial",
+    "failed",
+    "killed",
+    "full disks",
+    "entries kept",
+    "entries adopted",
+    "entries linked",
+    "backups resumed",
+    "databases raw",
+    "databases live",
+    "restores",
+    "older restores",
+    "by hand",
+    "verified",
+    "Append",
+    "ExchangeFolders",
+    "ExchangeLink",
+    "ExchangeData",
+    "MapWrite",
+    "Relink",
+    "RenameFolder",
+    "DatabaseCrash",
+    "DatabaseBegin",
+];
+
+/// Counts by name.
+#[derive(Debug, Default, Clone)]
+pub struct Counters(BTreeMap<String, u64>);
+
+impl Counters {
+    /// Once more.
+    pub fn count(&mut self, what: &str) {
+        self.add(what, 1);
+    }
+
+    /// So often more.
+    pub fn add(&mut self, what: &str, more: u64) {
+        *self.0.entry(what.to_owned()).or_default() += more;
+    }
+
+    /// How often.
+    pub fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
+    /// Adds what another history counted.
+    pub fn join(&mut self, other: &Counters) {
+        other.0.iter().for_each(|(what, more)| self.add(what, *more));
+    }
+
+    /// What never happened and should have.
+    pub fn missing(&self) -> Vec<&'static str> {
+        REQUIRED.into_iter().filter(|what| self.of(what) == 0).collect()
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<_> = self.0.iter().map(|(what, count)| format!("{what} {count}")).collect();
+        f.write_str(&all.join(", "))
+    }
+}

@@ -1,0 +1,338 @@
+//! What must be true of a snapshot, given what was when it was taken.
+//!
+//! That hard links of one another in a restore had one content follows from what is checked of each: no two files ever
+//! held the same.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use lastgood::vault::hex::Hash;
+use rusqlite::Connection;
+use serde_json::Value;
+
+use super::app::SECRET;
+use super::databases::SUM;
+use super::history::{Capture, History, Id, What, is_in, since, split};
+
+/// What a warning says of a folder that was moved again and again while it was looked at. What is in it need not be in the
+/// snapshot.
+pub const NEVER_AT_REST: &str = "it never came to rest";
+/// What a warning says of a file that was written to while it was read.
+const TORN: &str = "taken as it stood";
+/// Endings of what belongs to a database.
+const SIDES: [&str; 3] = ["-journal", "-shm", "-wal"];
+
+/// What a snapshot did wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// A backup does not end.
+    Hangs,
+    /// A backup fails though nothing stands in its way.
+    Fails,
+    /// A good snapshot cannot be restored.
+    NotRestorable,
+    /// A snapshot that is not good cannot be restored at all.
+    PartialNotRestorable,
+    /// A snapshot that could be restored before cannot be any more, or differently.
+    OlderDamaged,
+    /// What lies outside of the data directory is in it.
+    Outside,
+    /// A file holds what another one did that had the same inode number.
+    ReusedInode,
+    /// A file holds what no file of that name did while the snapshot was taken.
+    Foreign,
+    /// A file holds what it did before the snapshot was begun.
+    OldContent,
+    /// A file holds what no file ever did.
+    Torn,
+    /// Something has a kind, or a target, that it did not have.
+    WrongKind,
+    /// Two data directories are mixed.
+    Mixed,
+    /// What was there all the time, where it was, is missing.
+    Missing,
+    /// A file that was there all the time, in folders that moved, is missing.
+    MovedFolder,
+    /// A file that was there all the time, under several names, is missing.
+    MovedFile,
+    /// A database is damaged, or never was in that state.
+    DatabaseBroken,
+    /// A database that was left behind by an app that died comes back without what lay beside it.
+    RawBroken,
+    /// A database is in a state that it was in before the snapshot was begun.
+    DatabaseOld,
+    /// The app's own database does not work any more.
+    AppBroken,
+    /// The script by hand gives something else.
+    ByHand,
+    /// Verification finds damage.
+    Verify,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone)]
+pub struct Wrong {
+    /// What kind of thing.
+    pub class: Class,
+    /// What it is.
+    pub what: String,
+}
+
+impl Wrong {
+    /// Something of a class.
+    pub fn new(class: Class, what: impl Into<String>) -> Self {
+        Wrong { class, what: what.into() }
+    }
+}
+
+/// A snapshot that is compared with what was.
+pub struct Oracle<'a> {
+    /// What was.
+    pub history: &'a History,
+    /// What was while it was taken.
+    pub capture: &'a Capture,
+    /// What the engine said of it.
+    pub report: &'a Value,
+    /// Where it was restored.
+    pub restored: &'a Path,
+}
+
+/// What came back.
+#[derive(Default)]
+struct Restored {
+    /// Hash and inode number of each file that is no database.
+    files: BTreeMap<String, (Hash, u64)>,
+    /// Paths of folders.
+    folders: BTreeSet<String>,
+    /// Targets of symlinks.
+    symlinks: BTreeMap<String, String>,
+    /// Number and serial of each database, or what is wrong with it.
+    databases: BTreeMap<String, Result<(i64, i64), String>>,
+}
+
+impl Oracle<'_> {
+    /// All that is wrong.
+    pub fn check(&self) -> Vec<Wrong> {
+        let mut wrong = Vec::new();
+        let restored = self.read(&mut wrong);
+        let torn = self.torn(&restored);
+        self.contents(&restored, &torn, &mut wrong);
+        self.kinds(&restored, &mut wrong);
+        self.databases(&restored, &mut wrong);
+        if self.capture.roots.len() > 1 {
+            self.unmixed(&restored, &mut wrong);
+        } else if self.report["good"] == true {
+            self.complete(&restored, &torn, &mut wrong);
+        }
+        wrong
+    }
+
+    fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.report["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    }
+
+    fn led(&self, path: &str) -> &[Id] {
+        self.capture.led.get(path).map_or(&[], Vec::as_slice)
+    }
+
+    /// Reads what was restored.
+    fn read(&self, wrong: &mut Vec<Wrong>) -> Restored {
+        let (mut restored, mut open) = (Restored::default(), vec![String::new()]);
+        while let Some(folder) = open.pop() {
+            for found in fs::read_dir(self.restored.join(&folder)).unwrap() {
+                let found = found.unwrap();
+                let path = super::history::join(&folder, found.file_name().to_str().unwrap());
+                let meta = found.metadata().unwrap();
+                if meta.is_dir() {
+                    open.push(path.clone());
+                    restored.folders.insert(path);
+                } else if meta.is_symlink() {
+                    let target = fs::read_link(found.path()).unwrap().display().to_string();
+                    restored.symlinks.insert(path, target);
+                } else {
+                    let bytes = fs::read(found.path()).unwrap();
+                    if bytes.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()) {
+                        wrong.push(Wrong::new(Class::Outside, format!("{path} holds the secret")));
+                        continue;
+                    }
+                    let hash = Hash::of(&bytes);
+                    let is_database = |id: &Id| self.history.database(*id).is_some();
+                    let odd = self.history.contents.contains_key(&hash);
+                    if bytes.starts_with(b"SQLite format 3\0") && !odd && self.led(&path).iter().any(is_database) {
+                        restored.databases.insert(path, Ok((0, 0)));
+                    } else {
+                        restored.files.insert(path, (hash, meta.ino()));
+                    }
+                }
+            }
+        }
+        for (path, state) in &mut restored.databases {
+            *state = state_of(&self.restored.join(path));
+        }
+        restored
+    }
+
+    /// The files of which a warning says that they may be torn, and their other names.
+    fn torn(&self, restored: &Restored) -> HashSet<String> {
+        let named = |path: &str| {
+            self.warnings()
+                .any(|said| said.strip_prefix(path).is_some_and(|rest| rest.starts_with(": ")) && said.contains(TORN))
+        };
+        let inodes: HashSet<u64> =
+            restored.files.iter().filter(|(path, _)| named(path)).map(|(_, (_, inode))| *inode).collect();
+        restored.files.iter().filter(|(_, (_, inode))| inodes.contains(inode)).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Each file holds what a file of that name held while the snapshot was taken.
+    fn contents(&self, restored: &Restored, torn: &HashSet<String>, wrong: &mut Vec<Wrong>) {
+        for (path, (hash, _)) in restored.files.iter().filter(|(path, _)| !torn.contains(*path)) {
+            let led = self.led(path);
+            if led.iter().any(|id| self.history.held(*id, hash, self.capture.began)) {
+                continue;
+            }
+            let whose = self.history.contents.get(hash).copied();
+            // What lies beside a database is a part of it; and the engine may have been killed while it had it open.
+            if whose.is_none() && SIDES.iter().any(|side| path.ends_with(side)) {
+                continue;
+            }
+            let inode = |id: Id| self.history.objects[id].inode;
+            let class = match whose {
+                None => Class::Torn,
+                Some(id) if led.contains(&id) => Class::OldContent,
+                Some(id) if led.iter().any(|other| inode(*other) == inode(id)) => Class::ReusedInode,
+                Some(_) => Class::Foreign,
+            };
+            let all: Vec<_> = led.iter().map(|id| (*id, inode(*id))).collect();
+            let names = whose.and_then(|id| self.capture.names.get(&id));
+            let theirs = format!("of {whose:?} (inode {:?}), which was {names:?}", whose.map(inode));
+            wrong.push(Wrong::new(class, format!("{path} led to {all:?} and has the content {theirs}")));
+        }
+    }
+
+    /// Folders and symlinks were such.
+    fn kinds(&self, restored: &Restored, wrong: &mut Vec<Wrong>) {
+        for path in &restored.folders {
+            if !self.led(path).iter().any(|id| self.history.children(*id).is_some()) {
+                wrong.push(Wrong::new(Class::WrongKind, format!("{path} is a folder and never was one")));
+            }
+        }
+        for (path, target) in &restored.symlinks {
+            let was = |id: &Id| matches!(&self.history.objects[*id].what, What::Symlink(led) if led == target);
+            if !self.led(path).iter().any(was) {
+                wrong.push(Wrong::new(Class::WrongKind, format!("{path} is a symlink to {target} and never was")));
+            }
+        }
+    }
+
+    /// Each database is whole, and in a state that it was in while the snapshot was taken.
+    fn databases(&self, restored: &Restored, wrong: &mut Vec<Wrong>) {
+        let record = |path: &str| {
+            let all = self.report["databases"].as_array().into_iter().flatten();
+            all.clone().find(|record| record["path"] == path).cloned().unwrap_or_default()
+        };
+        for (path, state) in &restored.databases {
+            let record = record(path);
+            let databases = || self.led(path).iter().filter_map(|id| self.history.database(*id));
+            match state {
+                // It was said that it is not sound.
+                Err(_) if !record["check"]["failed"].is_null() => {}
+                Err(why) => {
+                    let raw = record["taken"] == "raw" || databases().any(|database| database.cut_off);
+                    let class = if raw { Class::RawBroken } else { Class::DatabaseBroken };
+                    wrong.push(Wrong::new(class, format!("{path}: {why}; it was taken so: {record}")));
+                }
+                Ok((number, serial)) => {
+                    let Some(database) = databases().find(|database| database.number == *number) else {
+                        wrong.push(Wrong::new(Class::Foreign, format!("{path} is another database, {number}")));
+                        continue;
+                    };
+                    if !since(&database.commits, self.capture.began).any(|commit| commit == serial) {
+                        let old = database.commits.iter().any(|(_, commit)| commit == serial);
+                        let class = if old { Class::DatabaseOld } else { Class::DatabaseBroken };
+                        let said = format!("{path} is in the state {serial} of {:?}: {record}", database.commits);
+                        wrong.push(Wrong::new(class, said));
+                    }
+                }
+            }
+        }
+    }
+
+    /// All that is in it comes from one data directory.
+    fn unmixed(&self, restored: &Restored, wrong: &mut Vec<Wrong>) {
+        let mut owners: HashMap<Id, Vec<&str>> = HashMap::new();
+        let empty = Hash::of(b"");
+        for (path, (hash, _)) in restored.files.iter().filter(|(_, (hash, _))| *hash != empty) {
+            let owner = self.history.contents.get(hash).and_then(|id| self.capture.owner.get(id));
+            owner.into_iter().for_each(|owner| owners.entry(*owner).or_default().push(path));
+        }
+        if owners.len() > 1 {
+            wrong
+                .push(Wrong::new(Class::Mixed, format!("it comes from {} data directories: {owners:?}", owners.len())));
+        }
+    }
+
+    /// What was there all the time is there.
+    fn complete(&self, restored: &Restored, torn: &HashSet<String>, wrong: &mut Vec<Wrong>) {
+        let Capture { began, stable, present, names, .. } = self.capture;
+        let restless: Vec<_> = self
+            .warnings()
+            .filter(|said| said.contains(NEVER_AT_REST))
+            .filter_map(|said| said.split(": ").next())
+            .collect();
+        let excused = |path: &str| restless.iter().any(|folder| is_in(path, folder));
+        let there = |path: &str, id: Id| match &self.history.objects[id].what {
+            What::Folder(_) => path.is_empty() || restored.folders.contains(path),
+            What::Symlink(target) => restored.symlinks.get(path) == Some(target),
+            What::File(_) => match restored.files.get(path) {
+                Some((hash, _)) => torn.contains(path) || self.history.held(id, hash, *began),
+                None => false,
+            },
+            // What it is in was looked at already.
+            What::Database(_) => restored.databases.contains_key(path),
+        };
+        for (path, id) in stable.iter().filter(|(path, id)| !there(path, **id) && !excused(path)) {
+            // What lies beside a database goes its way.
+            if self.beside(path) || restored.files.contains_key(path) {
+                continue;
+            }
+            let warned: Vec<_> = self.warnings().filter(|said| said.starts_with(path.as_str())).collect();
+            let what = format!("{path} (object {id}) was there all the time and is missing; warnings: {warned:?}");
+            wrong.push(Wrong::new(Class::Missing, what));
+        }
+        for id in present.iter().filter(|id| self.history.children(**id).is_none()) {
+            let Some(names) = names.get(id).filter(|names| names.len() > 1) else { continue };
+            let moved = !names.iter().any(|path| stable.get(path) == Some(id));
+            let unchanged = self.history.unchanged(*id, *began);
+            if !moved || !unchanged || names.iter().any(|path| there(path, *id) || excused(path) || self.beside(path)) {
+                continue;
+            }
+            let whole = names.iter().map(|path| split(path).1).collect::<BTreeSet<_>>().len() == 1;
+            let class = if whole { Class::MovedFolder } else { Class::MovedFile };
+            wrong.push(Wrong::new(class, format!("object {id} was there all the time, as {names:?}, and is missing")));
+        }
+    }
+
+    /// Whether a path is that of something beside what is, or was, a database.
+    fn beside(&self, path: &str) -> bool {
+        SIDES.iter().filter_map(|side| path.strip_suffix(side)).any(|database| !self.led(database).is_empty())
+    }
+}
+
+/// Number and serial of a database, after SQLite has recovered it.
+fn state_of(path: &Path) -> Result<(i64, i64), String> {
+    let db = Connection::open(path).map_err(|why| why.to_string())?;
+    let ask = || -> rusqlite::Result<(String, i64, i64, i64)> {
+        let said = db.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+        let sum = db.query_row("SELECT sum(x) FROM accounts", [], |row| row.get(0))?;
+        let (number, serial) =
+            db.query_row("SELECT number, serial FROM state", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok((said, sum, number, serial))
+    };
+    match ask().map_err(|why| why.to_string())? {
+        (said, ..) if said != "ok" => Err(said.chars().take(200).collect()),
+        (_, sum, ..) if sum != SUM => Err(format!("its accounts hold {sum}")),
+        (_, _, number, serial) => Ok((number, serial)),
+    }
+}

@@ -1,0 +1,397 @@
+//! One round: the app does something, time passes, a backup is taken while the app does more, and what came of it is
+//! looked at.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::store::local::LocalStore;
+use lastgood::vault::Vault;
+use lastgood::{restore, verify};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::app::App;
+use super::engine::{Engine, Heard, Order};
+use super::history::Capture;
+use super::oracle::{Class, Oracle, Wrong};
+use crate::by_hand::script;
+use crate::support::compare::differences;
+
+/// What is wrong, as the oracle says it.
+pub type Found = Wrong;
+
+/// A file that changed so shortly before it was read is not trusted.
+const WINDOW: Duration = Duration::from_millis(20);
+/// A backup that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Silence after which the app goes on by itself: the engine may be waiting for it.
+const SILENCE: Duration = Duration::from_millis(30);
+/// Good snapshots that are restored again later.
+const OLDER: usize = 6;
+
+impl Class {
+    /// Whether what is wrong with one snapshot does not go over to the next ones.
+    pub fn passes(self) -> bool {
+        use Class::{Missing, Mixed, MovedFile, MovedFolder, NotRestorable, PartialNotRestorable};
+        matches!(self, Missing | Mixed | MovedFile | MovedFolder | NotRestorable | PartialNotRestorable)
+    }
+}
+
+/// How a backup ended.
+enum Ended {
+    Report(Value),
+    Failed(String),
+    Killed,
+    Hangs,
+}
+
+/// How likely the app does something, in percent, and the engine is killed, in thousandths, at each moment.
+struct Manner {
+    busy: u64,
+    deadly: u64,
+}
+
+/// A history.
+pub struct Rounds {
+    folder: Option<TempDir>,
+    /// The app.
+    pub app: App,
+    engine: Option<Engine>,
+    vault: Vault,
+    seed: u64,
+    round: u64,
+    boot: u64,
+    /// Good snapshots, and what they were restored to.
+    good: Vec<(String, u64)>,
+    /// Files of which something was read in this backup.
+    opened: HashSet<String>,
+}
+
+impl Rounds {
+    /// A new one.
+    pub fn new(seed: u64) -> Self {
+        let folder = tempfile::Builder::new().prefix("lastgood-model-").tempdir().unwrap();
+        let app = App::new(folder.path().to_owned(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let store = LocalStore::new(folder.path().join("vault"));
+        let vault = Vault::init(Box::new(store), system_random).unwrap();
+        fs::write(folder.path().join("restore.py"), script(&folder.path().join("vault"))).unwrap();
+        Rounds {
+            folder: Some(folder),
+            app,
+            engine: None,
+            vault,
+            seed,
+            round: 0,
+            boot: 0,
+            good: Vec::new(),
+            opened: HashSet::new(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.app.base.join(name)
+    }
+
+    fn roll(&mut self, below: u64) -> u64 {
+        self.app.dice.roll(below)
+    }
+
+    /// One round; what is wrong with what came of it.
+    pub fn next(&mut self) -> Vec<Wrong> {
+        self.round += 1;
+        self.app.log.push(format!("round {}", self.round));
+        let moved = self.between();
+        let order = self.order();
+        let resumes = self.resumes();
+        self.app.log.push(format!("backup {order:?}"));
+        self.app.history.begin();
+        let ended = self.capture(&order);
+        self.app.engine = None;
+        self.app.focus = None;
+        self.app.may_exchange_data = false;
+        let capture = self.app.history.end();
+        self.app.counters.count("backups");
+        let mut wrong: Vec<_> = self.app.faults.drain(..).map(|why| Wrong::new(Class::AppBroken, why)).collect();
+        match ended {
+            Ended::Report(report) => {
+                self.app.log.push(format!("report {report}"));
+                if resumes {
+                    self.app.counters.count("backups resumed");
+                }
+                wrong.extend(self.look(&report, &capture, moved));
+            }
+            Ended::Killed => self.app.counters.count("killed"),
+            Ended::Failed(why) => {
+                self.app.log.push(format!("failed: {why}"));
+                self.app.counters.count("failed");
+                match order.room {
+                    Some(_) => self.app.counters.count("full disks"),
+                    // It may say that it was not there for a moment, or is another one now.
+                    None if capture.roots.len() > 1 => {}
+                    None => wrong.push(Wrong::new(Class::Fails, why)),
+                }
+            }
+            Ended::Hangs => wrong.push(Wrong::new(Class::Hangs, format!("it takes longer than {LIMIT:?}"))),
+        }
+        wrong.extend(self.older());
+        wrong
+    }
+
+    /// What happens between two backups; whether the directory is in another place after it.
+    fn between(&mut self) -> bool {
+        for _ in 0..self.roll(6) {
+            self.app.act("between");
+        }
+        if self.roll(20) == 0 {
+            self.app.prepare_exchange();
+        }
+        let moved = self.roll(12);
+        if moved == 0 {
+            self.app.move_data();
+        }
+        if moved <= 1 {
+            self.boot += 1;
+        }
+        std::thread::sleep(WINDOW + Duration::from_millis(5));
+        moved <= 1
+    }
+
+    fn order(&mut self) -> Order {
+        Order {
+            vault: self.path("vault"),
+            data: self.app.data.clone(),
+            checkpoint_every: [0, 0, 1000, 600_000_000][self.roll(4) as usize],
+            busy: [50, 200, 1000][self.roll(3) as usize],
+            verify_content: self.roll(12) == 0,
+            check: self.roll(6) == 0,
+            window: WINDOW.as_nanos() as i64,
+            sample: [1 << 40, 1 << 40, 1 << 40, 5][self.roll(4) as usize],
+            room: (self.roll(15) == 0).then(|| self.app.dice.roll(4)),
+            boot: self.boot.to_string(),
+        }
+    }
+
+    /// Whether a checkpoint is there that the next backup goes on from.
+    fn resumes(&self) -> bool {
+        let newest = |names: Vec<lastgood::vault::root::SnapshotName>| names.last().map_or(0, |name| name.seq);
+        newest(self.vault.checkpoints().unwrap()) > newest(self.vault.snapshots().unwrap())
+    }
+
+    /// A backup, and what the app does meanwhile.
+    fn capture(&mut self, order: &Order) -> Ended {
+        let manner =
+            Manner { busy: [0, 2, 5, 10, 25][self.roll(5) as usize], deadly: if self.roll(5) == 0 { 30 } else { 0 } };
+        let mut engine = self.engine.take().unwrap_or_else(Engine::start);
+        self.app.engine = Some(engine.process());
+        self.opened.clear();
+        engine.begin(order);
+        let begin = Instant::now();
+        let ended = loop {
+            match engine.hear(SILENCE) {
+                Heard::Ended(Ok(report)) => break Ended::Report(report),
+                Heard::Ended(Err(why)) => break Ended::Failed(why),
+                Heard::Reached(moment, path) => {
+                    let committing = moment == "Committing";
+                    if manner.deadly > 0 && self.roll(1000) < manner.deadly * if committing { 10 } else { 1 } {
+                        self.app.log.push(format!("killed at {moment} {path}"));
+                        engine.kill();
+                        return Ended::Killed;
+                    }
+                    self.moment(&manner, &moment, &path);
+                    engine.go();
+                }
+                Heard::Nothing if begin.elapsed() > LIMIT => {
+                    engine.kill();
+                    return Ended::Hangs;
+                }
+                Heard::Nothing => {
+                    self.app.log.push("the engine is silent".into());
+                    self.app.end_all();
+                }
+            }
+        };
+        self.engine = Some(engine);
+        ended
+    }
+
+    fn moment(&mut self, manner: &Manner, moment: &str, path: &str) {
+        let path = if path == "." { "" } else { path };
+        if moment == "Opened" {
+            self.opened.insert(path.to_owned());
+        }
+        if self.roll(100) >= manner.busy {
+            return;
+        }
+        self.app.focus = Some(path.to_owned());
+        let when = format!("at {moment} {path}");
+        for _ in 0..1 + self.roll(2) {
+            self.app.act(&when);
+        }
+    }
+
+    /// Looks at a snapshot.
+    fn look(&mut self, report: &Value, capture: &Capture, moved: bool) -> Vec<Wrong> {
+        let name = report["snapshot"].as_str().unwrap().to_owned();
+        let good = report["good"] == true;
+        self.app.counters.count(if good { "good" } else { "partial" });
+        for database in report["databases"].as_array().into_iter().flatten() {
+            self.app.counters.count(&format!("databases {}", database["taken"].as_str().unwrap()));
+        }
+        let out = self.path("out");
+        if let Err(why) = self.restore(&name, &out) {
+            let class = if good { Class::NotRestorable } else { Class::PartialNotRestorable };
+            return vec![Wrong::new(class, format!("{name}: {why}"))];
+        }
+        let oracle = Oracle { history: &self.app.history, capture, report, restored: &out };
+        let mut wrong = Vec::new();
+        if self.round % 10 == 0 {
+            wrong.extend(self.by_hand(&name, &out));
+            self.app.counters.count("by hand");
+        }
+        let print = print(&out);
+        wrong.extend(oracle.check());
+        let (kept, linked) = (self.kept(&out), print.1);
+        self.app.counters.add(if moved { "entries adopted" } else { "entries kept" }, kept);
+        self.app.counters.add("entries linked", linked);
+        if good {
+            self.good.push((name, print.0));
+            if self.good.len() > OLDER {
+                let chosen = self.roll(OLDER as u64) as usize;
+                self.good.remove(chosen);
+            }
+        }
+        if wrong.is_empty() {
+            remove(&out);
+        }
+        wrong
+    }
+
+    /// Files of a snapshot of which nothing was read.
+    fn kept(&self, out: &Path) -> u64 {
+        walk(out).iter().filter(|path| out.join(path).is_file() && !self.opened.contains(path.as_str())).count() as u64
+    }
+
+    fn restore(&mut self, snapshot: &str, target: &Path) -> Result<(), String> {
+        remove(target);
+        self.app.counters.count("restores");
+        let stop = AtomicBool::new(false);
+        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
+        let options = restore::Options {
+            snapshot: snapshot.to_owned(),
+            target: target.to_owned(),
+            paths: Vec::new(),
+            in_place: false,
+            skip_damaged: false,
+        };
+        restore::restore(&self.vault, &options, &ctx).map(drop).map_err(|why| why.to_string())
+    }
+
+    /// A snapshot that was good before is so still, and so is the whole vault.
+    fn older(&mut self) -> Vec<Wrong> {
+        let mut wrong = Vec::new();
+        if self.round % 5 == 0 && !self.good.is_empty() {
+            let chosen = self.roll(self.good.len() as u64) as usize;
+            let (name, was) = self.good[chosen].clone();
+            let out = self.path("older");
+            self.app.counters.count("older restores");
+            match self.restore(&name, &out) {
+                Ok(()) if print(&out).0 == was => {}
+                Ok(()) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name} is not what it was"))),
+                Err(why) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name}: {why}"))),
+            }
+            if let Err(why) = self.restore("latest", &out) {
+                wrong.push(Wrong::new(Class::OlderDamaged, format!("latest: {why}")));
+            }
+            remove(&out);
+        }
+        if self.round % 20 == 0 {
+            let stop = AtomicBool::new(false);
+            let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
+            let options = verify::Options { read_data: Some(100.0), databases: None };
+            self.app.counters.count("verified");
+            match verify::verify(&self.vault, &options, &ctx) {
+                Ok(report) if report.damage.is_empty() => {}
+                Ok(report) => wrong.push(Wrong::new(Class::Verify, format!("{:?}", report.damage))),
+                Err(why) => wrong.push(Wrong::new(Class::Verify, why.to_string())),
+            }
+        }
+        wrong
+    }
+
+    /// What the script by hand gives, compared with a restore.
+    fn by_hand(&self, name: &str, out: &Path) -> Option<Wrong> {
+        let target = self.path("by-hand");
+        remove(&target);
+        let mut python = Command::new("python3");
+        python.arg(self.path("restore.py")).args([&self.path("vault"), &target]).arg(name);
+        let done = python.output().unwrap();
+        if !done.status.success() {
+            return Some(Wrong::new(Class::ByHand, String::from_utf8_lossy(&done.stderr)));
+        }
+        let mut all = differences(out, &target);
+        all.retain(|difference| !difference.contains(": holes: "));
+        remove(&target);
+        (!all.is_empty()).then(|| Wrong::new(Class::ByHand, format!("{all:?}")))
+    }
+
+    /// Tells what was found and what came before it, and keeps everything.
+    pub fn explain(&mut self, found: &[Wrong]) {
+        let kept = self.folder.take().map(TempDir::keep);
+        let log = self.app.log.join("\n");
+        fs::write(self.path("log"), &log).unwrap();
+        println!("seed {}, round {}; kept in {kept:?}, with all of the log", self.seed, self.round);
+        let from = self.app.log.iter().rposition(|line| line.starts_with("round ")).unwrap_or(0);
+        let last = &self.app.log[from..];
+        last.iter().skip(last.len().saturating_sub(60)).for_each(|line| println!("  {}", cut(line)));
+        found.iter().take(10).for_each(|wrong| println!("  {:?}: {}", wrong.class, cut(&wrong.what)));
+    }
+}
+
+/// The beginning of a long line.
+fn cut(line: &str) -> String {
+    line.chars().take(600).collect()
+}
+
+fn remove(folder: &Path) {
+    if folder.exists() {
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+/// All paths beneath a folder.
+fn walk(folder: &Path) -> Vec<String> {
+    let (mut all, mut open) = (Vec::new(), vec![String::new()]);
+    while let Some(at) = open.pop() {
+        for found in fs::read_dir(folder.join(&at)).unwrap() {
+            let found = found.unwrap();
+            let path = super::history::join(&at, found.file_name().to_str().unwrap());
+            if found.file_type().unwrap().is_dir() {
+                open.push(path.clone());
+            }
+            all.push(path);
+        }
+    }
+    all.sort();
+    all
+}
+
+/// A number that stands for a tree's names and contents, and how many of its names are links.
+fn print(folder: &Path) -> (u64, u64) {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    use std::os::unix::fs::MetadataExt;
+    let (mut hasher, mut linked) = (DefaultHasher::new(), 0);
+    for path in walk(folder) {
+        let meta = fs::symlink_metadata(folder.join(&path)).unwrap();
+        path.hash(&mut hasher);
+        if meta.is_file() {
+            fs::read(folder.join(&path)).unwrap().hash(&mut hasher);
+            linked += u64::from(meta.nlink() > 1);
+        }
+    }
+    (hasher.finish(), linked)
+}
