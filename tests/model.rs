@@ -19,11 +19,13 @@ mod oracle;
 mod rounds;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use counters::Counters;
 use oracle::Class;
 use rounds::{Found, Rounds};
+use tempfile::TempDir;
 
 /// Rounds of one history.
 const ROUNDS: u64 = 60;
@@ -44,11 +46,42 @@ struct Run {
     rounds: u64,
     /// By class: its first seed, rounds and seconds until then, and how often it was found.
     found: BTreeMap<Class, (u64, u64, f64, u64)>,
+    fast: Fast,
+}
+
+/// A folder for what only costs time to write to a disk: in memory, where that can be had.
+struct Fast {
+    folder: TempDir,
+    mounted: bool,
+}
+
+impl Fast {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("lastgood-model-fast-").tempdir().unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=512m", "tmpfs"]).arg(folder.path()).output();
+        Fast { folder, mounted: mount.is_ok_and(|done| done.status.success()) }
+    }
+}
+
+impl Drop for Fast {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+        }
+    }
 }
 
 impl Run {
     fn new(time: Duration, hunt: bool) -> Self {
-        Run { began: Instant::now(), time, hunt, counters: Counters::default(), rounds: 0, found: BTreeMap::new() }
+        Run {
+            began: Instant::now(),
+            time,
+            hunt,
+            counters: Counters::default(),
+            rounds: 0,
+            found: BTreeMap::new(),
+            fast: Fast::new(),
+        }
     }
 
     fn over(&self) -> bool {
@@ -66,7 +99,7 @@ impl Run {
 
     /// One history.
     fn history(&mut self, seed: u64) {
-        let mut rounds = Rounds::new(seed);
+        let mut rounds = Rounds::new(seed, self.fast.folder.path());
         println!("seed {seed}");
         for _ in 0..ROUNDS {
             if self.over() {

@@ -192,8 +192,11 @@ impl History {
 
     /// A name gives way to another one; what that led to before is returned.
     pub fn rename(&mut self, from: &str, to: &str) -> Option<Id> {
-        let id = self.set(from, None).unwrap();
-        self.put(to, id)
+        let id = self.look(from).unwrap();
+        let before = self.set(to, Some(id));
+        self.set(from, None);
+        self.note();
+        before
     }
 
     fn set(&mut self, path: &str, id: Option<Id>) -> Option<Id> {

@@ -15,7 +15,7 @@ use lastgood::{restore, verify};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::app::App;
+use super::app::{Act, App};
 use super::engine::{Engine, Heard, Order};
 use super::history::Capture;
 use super::oracle::{Class, Oracle, Wrong};
@@ -50,15 +50,51 @@ enum Ended {
     Hangs,
 }
 
-/// How likely the app does something, in percent, and the engine is killed, in thousandths, at each moment.
+/// How a backup is disturbed.
 struct Manner {
+    /// How likely the app does something at a moment, in percent.
     busy: u64,
-    deadly: u64,
+    /// When the engine is killed.
+    death: Death,
+}
+
+/// When the engine is killed.
+#[derive(Clone, Copy)]
+enum Death {
+    /// Never.
+    None,
+    /// After so many moments.
+    After(u64),
+    /// So many moments after a checkpoint, or directly before the snapshot is committed.
+    Checkpoint(u64),
+}
+
+impl Death {
+    /// Whether it is now.
+    fn comes(&mut self, moment: &str, path: &str) -> bool {
+        let last = moment == "Committing" && path == ".";
+        match self {
+            Death::None => false,
+            Death::After(left) => {
+                *left = left.saturating_sub(1);
+                *left == 0
+            }
+            Death::Checkpoint(_) if last => true,
+            Death::Checkpoint(_) if moment == "Committing" => {
+                let Death::Checkpoint(left) = *self else { return false };
+                *self = Death::After(left + 1);
+                false
+            }
+            Death::Checkpoint(_) => false,
+        }
+    }
 }
 
 /// A history.
 pub struct Rounds {
     folder: Option<TempDir>,
+    /// Where the vault and what is restored lie: on a filesystem that is fast, as they are no part of what is looked at.
+    fast: PathBuf,
     /// The app.
     pub app: App,
     engine: Option<Engine>,
@@ -68,20 +104,25 @@ pub struct Rounds {
     boot: u64,
     /// Good snapshots, and what they were restored to.
     good: Vec<(String, u64)>,
+    /// Whether the newest good snapshot cannot be restored.
+    spoilt: bool,
     /// Files of which something was read in this backup.
     opened: HashSet<String>,
 }
 
 impl Rounds {
     /// A new one.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, fast: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("lastgood-model-").tempdir().unwrap();
+        let fast = fast.join(seed.to_string());
+        fs::create_dir(&fast).unwrap();
         let app = App::new(folder.path().to_owned(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let store = LocalStore::new(folder.path().join("vault"));
+        let store = LocalStore::new(fast.join("vault"));
         let vault = Vault::init(Box::new(store), system_random).unwrap();
-        fs::write(folder.path().join("restore.py"), script(&folder.path().join("vault"))).unwrap();
+        fs::write(folder.path().join("restore.py"), script(&fast.join("vault"))).unwrap();
         Rounds {
             folder: Some(folder),
+            fast,
             app,
             engine: None,
             vault,
@@ -89,12 +130,13 @@ impl Rounds {
             round: 0,
             boot: 0,
             good: Vec::new(),
+            spoilt: false,
             opened: HashSet::new(),
         }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.app.base.join(name)
+        self.fast.join(name)
     }
 
     fn roll(&mut self, below: u64) -> u64 {
@@ -147,7 +189,10 @@ impl Rounds {
         for _ in 0..self.roll(6) {
             self.app.act("between");
         }
-        if self.roll(20) == 0 {
+        if self.roll(4) == 0 {
+            self.app.perform(Act::DatabaseCrash);
+        }
+        if self.roll(12) == 0 {
             self.app.prepare_exchange();
         }
         let moved = self.roll(12);
@@ -184,8 +229,12 @@ impl Rounds {
 
     /// A backup, and what the app does meanwhile.
     fn capture(&mut self, order: &Order) -> Ended {
-        let manner =
-            Manner { busy: [0, 2, 5, 10, 25][self.roll(5) as usize], deadly: if self.roll(5) == 0 { 30 } else { 0 } };
+        let death = match self.roll(10) {
+            0 => Death::After(1 + self.roll(150)),
+            1 => Death::Checkpoint(self.roll(12)),
+            _ => Death::None,
+        };
+        let mut manner = Manner { busy: [0, 2, 5, 10, 25][self.roll(5) as usize], death };
         let mut engine = self.engine.take().unwrap_or_else(Engine::start);
         self.app.engine = Some(engine.process());
         self.opened.clear();
@@ -196,8 +245,7 @@ impl Rounds {
                 Heard::Ended(Ok(report)) => break Ended::Report(report),
                 Heard::Ended(Err(why)) => break Ended::Failed(why),
                 Heard::Reached(moment, path) => {
-                    let committing = moment == "Committing";
-                    if manner.deadly > 0 && self.roll(1000) < manner.deadly * if committing { 10 } else { 1 } {
+                    if manner.death.comes(&moment, &path) {
                         self.app.log.push(format!("killed at {moment} {path}"));
                         engine.kill();
                         return Ended::Killed;
@@ -244,6 +292,7 @@ impl Rounds {
         }
         let out = self.path("out");
         if let Err(why) = self.restore(&name, &out) {
+            self.spoilt |= good;
             let class = if good { Class::NotRestorable } else { Class::PartialNotRestorable };
             return vec![Wrong::new(class, format!("{name}: {why}"))];
         }
@@ -259,6 +308,7 @@ impl Rounds {
         self.app.counters.add(if moved { "entries adopted" } else { "entries kept" }, kept);
         self.app.counters.add("entries linked", linked);
         if good {
+            self.spoilt = false;
             self.good.push((name, print.0));
             if self.good.len() > OLDER {
                 let chosen = self.roll(OLDER as u64) as usize;
@@ -304,7 +354,10 @@ impl Rounds {
                 Ok(()) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name} is not what it was"))),
                 Err(why) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name}: {why}"))),
             }
-            if let Err(why) = self.restore("latest", &out) {
+            // One that could not be restored from the beginning was told of.
+            if !self.spoilt
+                && let Err(why) = self.restore("latest", &out)
+            {
                 wrong.push(Wrong::new(Class::OlderDamaged, format!("latest: {why}")));
             }
             remove(&out);
@@ -328,7 +381,7 @@ impl Rounds {
         let target = self.path("by-hand");
         remove(&target);
         let mut python = Command::new("python3");
-        python.arg(self.path("restore.py")).args([&self.path("vault"), &target]).arg(name);
+        python.arg(self.app.base.join("restore.py")).args([&self.path("vault"), &target]).arg(name);
         let done = python.output().unwrap();
         if !done.status.success() {
             return Some(Wrong::new(Class::ByHand, String::from_utf8_lossy(&done.stderr)));
@@ -343,12 +396,21 @@ impl Rounds {
     pub fn explain(&mut self, found: &[Wrong]) {
         let kept = self.folder.take().map(TempDir::keep);
         let log = self.app.log.join("\n");
-        fs::write(self.path("log"), &log).unwrap();
+        fs::write(self.app.base.join("log"), &log).unwrap();
+        let copied = Command::new("cp").arg("-a").arg(&self.fast).arg(self.app.base.join("fast")).status().unwrap();
+        assert!(copied.success());
         println!("seed {}, round {}; kept in {kept:?}, with all of the log", self.seed, self.round);
         let from = self.app.log.iter().rposition(|line| line.starts_with("round ")).unwrap_or(0);
         let last = &self.app.log[from..];
         last.iter().skip(last.len().saturating_sub(60)).for_each(|line| println!("  {}", cut(line)));
         found.iter().take(10).for_each(|wrong| println!("  {:?}: {}", wrong.class, cut(&wrong.what)));
+    }
+}
+
+impl Drop for Rounds {
+    fn drop(&mut self) {
+        // Nobody needs what is left of it.
+        let _ = fs::remove_dir_all(&self.fast);
     }
 }
 
