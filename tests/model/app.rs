@@ -188,7 +188,11 @@ impl App {
             rolled = rolled.saturating_sub(*weight);
             here
         });
-        let act = chosen.map_or(Act::Create, |(act, _)| *act);
+        let mut act = chosen.map_or(Act::Create, |(act, _)| *act);
+        // It is rarely allowed, and then to happen.
+        if self.may_exchange_data && self.engine.is_some() && self.dice.roll(8) == 0 {
+            act = Act::ExchangeData;
+        }
         if let Some(did) = self.perform(act) {
             if self.engine.is_some() {
                 self.counters.count(&format!("{act:?}"));

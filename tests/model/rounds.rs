@@ -147,12 +147,13 @@ impl Rounds {
     pub fn next(&mut self) -> Vec<Wrong> {
         self.round += 1;
         self.app.log.push(format!("round {}", self.round));
-        let moved = self.between();
-        let order = self.order();
+        let mut manner = self.manner();
+        let moved = self.between(&manner);
+        let order = self.order(&manner);
         let resumes = self.resumes();
         self.app.log.push(format!("backup {order:?}"));
         self.app.history.begin();
-        let ended = self.capture(&order);
+        let ended = self.capture(&order, &mut manner);
         self.app.engine = None;
         self.app.focus = None;
         self.app.may_exchange_data = false;
@@ -184,13 +185,28 @@ impl Rounds {
         wrong
     }
 
+    fn manner(&mut self) -> Manner {
+        let death = match self.roll(10) {
+            0 => Death::After(1 + self.roll(150)),
+            1 | 2 => Death::Checkpoint(self.roll(12)),
+            _ => Death::None,
+        };
+        let few = self.resumes() && self.roll(2) == 0;
+        let busy = if few { 0 } else { [0, 2, 5, 10, 25][self.roll(5) as usize] };
+        Manner { busy, death }
+    }
+
     /// What happens between two backups; whether the directory is in another place after it.
-    fn between(&mut self) -> bool {
+    fn between(&mut self, manner: &Manner) -> bool {
         for _ in 0..self.roll(6) {
             self.app.act("between");
         }
-        if self.roll(4) == 0 {
-            self.app.perform(Act::DatabaseCrash);
+        // What is large, or has something beside it, is where a checkpoint can go wrong.
+        if matches!(manner.death, Death::Checkpoint(_)) && self.roll(3) > 0 {
+            for act in [Act::DatabaseCrash, Act::DatabaseCrash, Act::CreateLarge] {
+                let did = self.app.perform(act);
+                self.app.log.extend(did.map(|did| format!("between: {act:?} {did}")));
+            }
         }
         if self.roll(12) == 0 {
             self.app.prepare_exchange();
@@ -206,13 +222,14 @@ impl Rounds {
         moved <= 1
     }
 
-    fn order(&mut self) -> Order {
+    fn order(&mut self, manner: &Manner) -> Order {
+        let often = matches!(manner.death, Death::Checkpoint(_));
         Order {
             vault: self.path("vault"),
             data: self.app.data.clone(),
-            checkpoint_every: [0, 0, 1000, 600_000_000][self.roll(4) as usize],
+            checkpoint_every: if often { 0 } else { [0, 0, 1000, 600_000_000][self.roll(4) as usize] },
             busy: [50, 200, 1000][self.roll(3) as usize],
-            verify_content: self.roll(12) == 0,
+            verify_content: self.roll(6) == 0,
             check: self.roll(6) == 0,
             window: WINDOW.as_nanos() as i64,
             sample: [1 << 40, 1 << 40, 1 << 40, 5][self.roll(4) as usize],
@@ -228,13 +245,7 @@ impl Rounds {
     }
 
     /// A backup, and what the app does meanwhile.
-    fn capture(&mut self, order: &Order) -> Ended {
-        let death = match self.roll(10) {
-            0 => Death::After(1 + self.roll(150)),
-            1 => Death::Checkpoint(self.roll(12)),
-            _ => Death::None,
-        };
-        let mut manner = Manner { busy: [0, 2, 5, 10, 25][self.roll(5) as usize], death };
+    fn capture(&mut self, order: &Order, manner: &mut Manner) -> Ended {
         let mut engine = self.engine.take().unwrap_or_else(Engine::start);
         self.app.engine = Some(engine.process());
         self.opened.clear();
@@ -250,7 +261,7 @@ impl Rounds {
                         engine.kill();
                         return Ended::Killed;
                     }
-                    self.moment(&manner, &moment, &path);
+                    self.moment(manner, &moment, &path);
                     engine.go();
                 }
                 Heard::Nothing if begin.elapsed() > LIMIT => {
