@@ -59,8 +59,11 @@ pub enum Class {
     MovedFile,
     /// A database is damaged, or never was in that state.
     DatabaseBroken,
-    /// A database that was left behind by an app that died comes back without what lay beside it.
+    /// A database that was left behind by an app that died, and lay there all the time, comes back without what lay
+    /// beside it.
     RawBroken,
+    /// The same of one that was moved meanwhile.
+    RawMovedBroken,
     /// A database is in a state that it was in before the snapshot was begun.
     DatabaseOld,
     /// The app's own database does not work any more.
@@ -240,7 +243,7 @@ impl Oracle<'_> {
                 Err(_) if !record["check"]["failed"].is_null() => {}
                 Err(why) => {
                     let raw = record["taken"] == "raw" || databases().any(|database| database.cut_off);
-                    let class = if raw { Class::RawBroken } else { Class::DatabaseBroken };
+                    let class = if raw { self.raw_broken(path) } else { Class::DatabaseBroken };
                     wrong.push(Wrong::new(class, format!("{path}: {why}; it was taken so: {record}")));
                 }
                 Ok((number, serial)) => {
@@ -250,13 +253,21 @@ impl Oracle<'_> {
                     };
                     if !since(&database.commits, self.capture.began).any(|commit| commit == serial) {
                         let old = database.commits.iter().any(|(_, commit)| commit == serial);
-                        let class = if old { Class::DatabaseOld } else { Class::DatabaseBroken };
+                        let class = match old {
+                            true => Class::DatabaseOld,
+                            false if record["taken"] == "raw" => self.raw_broken(path),
+                            false => Class::DatabaseBroken,
+                        };
                         let said = format!("{path} is in the state {serial} of {:?}: {record}", database.commits);
                         wrong.push(Wrong::new(class, said));
                     }
                 }
             }
         }
+    }
+
+    fn raw_broken(&self, path: &str) -> Class {
+        if self.capture.stable.contains_key(path) { Class::RawBroken } else { Class::RawMovedBroken }
     }
 
     /// All that is in it comes from one data directory.
