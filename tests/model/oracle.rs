@@ -49,8 +49,10 @@ pub enum Class {
     Torn,
     /// Something has a kind, or a target, that it did not have.
     WrongKind,
-    /// Two data directories are mixed.
+    /// Two data directories are mixed in a good snapshot.
     Mixed,
+    /// Two data directories are mixed in a snapshot that is not good.
+    PartialMixed,
     /// What was there all the time, where it was, is missing.
     Missing,
     /// A file that was there all the time, in folders that moved, is missing.
@@ -279,8 +281,8 @@ impl Oracle<'_> {
             owner.into_iter().for_each(|owner| owners.entry(*owner).or_default().push(path));
         }
         if owners.len() > 1 {
-            wrong
-                .push(Wrong::new(Class::Mixed, format!("it comes from {} data directories: {owners:?}", owners.len())));
+            let class = if self.report["good"] == true { Class::Mixed } else { Class::PartialMixed };
+            wrong.push(Wrong::new(class, format!("it comes from {} data directories: {owners:?}", owners.len())));
         }
     }
 

@@ -12,6 +12,7 @@ use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
 use lastgood::{restore, verify};
+use rustix::process::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,14 +32,15 @@ const WINDOW: Duration = Duration::from_millis(20);
 const LIMIT: Duration = Duration::from_secs(20);
 /// Silence after which the app goes on by itself: the engine may be waiting for it.
 const SILENCE: Duration = Duration::from_millis(30);
+const SILENT: &str = "the engine is silent";
 /// Good snapshots that are restored again later.
 const OLDER: usize = 6;
 
 impl Class {
     /// Whether what is wrong with one snapshot does not go over to the next ones.
     pub fn passes(self) -> bool {
-        use Class::{Missing, Mixed, MovedFile, MovedFolder, NotRestorable, PartialNotRestorable};
-        matches!(self, Missing | Mixed | MovedFile | MovedFolder | NotRestorable | PartialNotRestorable)
+        use Class::{Missing, Mixed, MovedFile, MovedFolder, NotRestorable, PartialMixed, PartialNotRestorable};
+        matches!(self, Missing | Mixed | MovedFile | MovedFolder | NotRestorable | PartialMixed | PartialNotRestorable)
     }
 }
 
@@ -265,11 +267,14 @@ impl Rounds {
                     engine.go();
                 }
                 Heard::Nothing if begin.elapsed() > LIMIT => {
+                    self.app.log.push(stacks(engine.process()));
                     engine.kill();
                     return Ended::Hangs;
                 }
                 Heard::Nothing => {
-                    self.app.log.push("the engine is silent".into());
+                    if self.app.log.last().is_none_or(|line| line != SILENT) {
+                        self.app.log.push(SILENT.into());
+                    }
                     self.app.end_all();
                 }
             }
@@ -422,6 +427,16 @@ impl Drop for Rounds {
     fn drop(&mut self) {
         // Nobody needs what is left of it.
         let _ = fs::remove_dir_all(&self.fast);
+    }
+}
+
+/// Where the threads of a process are, as far as a debugger is there to tell.
+fn stacks(process: Pid) -> String {
+    let mut debugger = Command::new("gdb");
+    debugger.args(["-batch", "-ex", "thread apply all backtrace 25", "-p", &process.as_raw_nonzero().to_string()]);
+    match debugger.output() {
+        Ok(done) => String::from_utf8_lossy(&done.stdout).into_owned(),
+        Err(why) => format!("gdb: {why}"),
     }
 }
 
