@@ -21,6 +21,8 @@ pub enum Moment {
     Reading,
     /// All of a file has been read, and it is not yet compared with what it was.
     Read,
+    /// All of a database has been read, and it is not yet known whether it stood still meanwhile.
+    Swept,
     /// What was found so far is committed next, as a checkpoint or as the snapshot.
     Committing,
 }

@@ -54,7 +54,7 @@ use super::read::{Over, mtime};
 use super::walk::Found;
 use crate::backup::extra::extra_of_file;
 use crate::beneath::{Identity, Root};
-use crate::monitor::Context;
+use crate::monitor::{Context, Moment};
 use crate::vault::entry::{Check, CheckKind, Database, Entry, MapForm, PageMap, Side, Taken};
 use crate::vault::pack::PackInfo;
 
@@ -223,6 +223,7 @@ impl<'a> Reader<'a> {
             };
             let steady = swept.steady;
             taking.add(swept);
+            self.ctx.monitor.reached(Moment::Swept, &taking.found.path);
             if steady {
                 return Ok(Ok(()));
             }

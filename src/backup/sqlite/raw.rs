@@ -134,6 +134,7 @@ impl Reader<'_> {
             };
             let steady = swept.steady;
             taking.add(swept);
+            self.ctx.monitor.reached(Moment::Swept, &taking.found.path);
             let sides = match self.sides(taking, &before)? {
                 Ok(sides) => sides,
                 Err(trouble) => return Ok(Err(trouble)),
