@@ -120,8 +120,9 @@ impl History {
 
     /// What a path leads to.
     pub fn look(&self, path: &str) -> Option<Id> {
-        let names = path.split('/').filter(|name| !name.is_empty());
-        names.fold(Some(self.root), |id, name| self.children(id?)?.get(name).copied())
+        path.split('/')
+            .filter(|name| !name.is_empty())
+            .try_fold(self.root, |id, name| self.children(id)?.get(name).copied())
     }
 
     /// What is in a folder.

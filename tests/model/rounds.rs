@@ -314,7 +314,7 @@ impl Rounds {
         }
         let oracle = Oracle { history: &self.app.history, capture, report, restored: &out };
         let mut wrong = Vec::new();
-        if self.round % 10 == 0 {
+        if self.round.is_multiple_of(10) {
             wrong.extend(self.by_hand(&name, &out));
             self.app.counters.count("by hand");
         }
@@ -360,7 +360,7 @@ impl Rounds {
     /// A snapshot that was good before is so still, and so is the whole vault.
     fn older(&mut self) -> Vec<Wrong> {
         let mut wrong = Vec::new();
-        if self.round % 5 == 0 && !self.good.is_empty() {
+        if self.round.is_multiple_of(5) && !self.good.is_empty() {
             let chosen = self.roll(self.good.len() as u64) as usize;
             let (name, was) = self.good[chosen].clone();
             let out = self.path("older");
@@ -378,7 +378,7 @@ impl Rounds {
             }
             remove(&out);
         }
-        if self.round % 20 == 0 {
+        if self.round.is_multiple_of(20) {
             let stop = AtomicBool::new(false);
             let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
             let options = verify::Options { read_data: Some(100.0), databases: None };
