@@ -39,8 +39,9 @@ const ROUNDS: u32 = 3;
 const ROUNDS_TIME: Duration = Duration::from_secs(1);
 /// So many names stand in a warning about many.
 const NAMED: usize = 3;
-/// A folder's children, or a folder, of which this is said may be missing though it was there, under another name, all the time.
-pub const NEVER_RESTS: &str = "did not come to rest while the snapshot was taken";
+/// What a warning says of a folder that was changed again and again at the end of a capture: what was moved into it, and was
+/// there under another name all the time, may be missing.
+pub const NEVER_RESTS: &str = "it did not come to rest while the snapshot was taken";
 
 /// What the look at the end of a capture found and cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -213,8 +214,7 @@ impl Capture<'_> {
             folders.insert(EntryPath::new(path.parent().filter(|p| !p.is_empty()).unwrap_or(b".")).unwrap_or_default());
         }
         for folder in folders {
-            let what = "what was moved in it may be missing";
-            assembly.warn(format!("{folder} {NEVER_RESTS}: {what}"));
+            assembly.warn(format!("{folder}: {NEVER_RESTS}; what was moved in it may be missing"));
         }
         for path in &to_take.remounted {
             let what =

@@ -266,9 +266,9 @@ impl Look<'_> {
             let first = known.partition_point(|(known, _)| *known < hash(name));
             let was = known.get(first).filter(|(known, _)| *known == hash(name)).map(|(_, inode)| *inode);
             let same = was.is_some_and(|was| !self.times_tell || was == now.inode);
-            // A folder that is known has a record of its own.
-            let known_folder = was.is_some() && now.kind == Kind::Folder;
-            if same || known_folder || databases.is_side(name) || !self.select.takes(&now) {
+            // Where another filesystem is mounted, its own record tells.
+            let mount = now.kind == Kind::Folder && now.device != found.device;
+            if same || mount || databases.is_side(name) || !self.select.takes(&now) {
                 continue;
             }
             let new = now.kind != Kind::Folder && self.is_newborn(&folder, name);

@@ -1,8 +1,8 @@
 //! A round at the end of a capture: what has been written, joined with what is taken once more.
 //!
 //! Nothing that was captured whole is given up for what may not be. What is found again takes the place of what was written
-//! only when it has been read; a folder that has become something else stays what it was, with all that was in it; and
-//! databases, which come with what lies beside them, stay as they are.
+//! only when it has been read; what was in a folder stays beside what is in it now; and databases, which come with what lies
+//! beside them, stay as they are.
 
 use std::iter::Peekable;
 
@@ -48,15 +48,19 @@ impl<W: Iterator<Item = Entry>> Patch<W> {
                 step => take(Step::Instead(Box::new(step), Box::new(written))),
             };
         }
+        if folders == (false, true) {
+            return take(self.merge.next(found));
+        }
         if written.database.is_some() {
             self.stay.retain(|path| written.path.bytes().starts_with(path.bytes()));
             self.stay.push(written.path.clone());
         }
-        if written.database.is_some() || folders == (true, false) {
+        if written.database.is_some() {
             return take(Step::Written(written));
         }
-        if folders == (false, true) {
-            return take(self.merge.next(found));
+        if folders == (true, false) {
+            // What was in the folder is where that is now, and taken there.
+            while self.written.next_if(|entry| entry.path.is_in(&found.path)).is_some() {}
         }
         let step = self.merge.next(found);
         take(Step::Instead(Box::new(step), Box::new(written)))

@@ -162,6 +162,12 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
         Step::Part => return Ok(None),
         Step::Failed(path, why) => Part::Failed(path, why, 0),
         Step::Later(path) => Part::Later(path),
+        Step::Adopt(found, entry) if found.role == Role::Side => {
+            // A part of a database that is taken over: it stays with that, though its app may just have removed it.
+            let kept = || Extra { xattrs: entry.xattrs.clone(), target: None };
+            let extra = extra_of(desk.root, &found.path, found.kind).unwrap_or_else(|_| kept());
+            Part::Adopt(found, entry, extra, None)
+        }
         Step::Adopt(found, entry) => match adopted(desk, &found) {
             Ok((extra, identity)) => Part::Adopt(found, entry, extra, identity),
             Err(_) => look(desk, found, Some(entry), false, to, before)?,

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use lastgood::backup::NEVER_RESTS;
 use lastgood::vault::hex::Hash;
 use rusqlite::Connection;
 use serde_json::Value;
@@ -16,9 +17,6 @@ use super::app::SECRET;
 use super::databases::SUM;
 use super::history::{Capture, History, Id, What, is_in, since, split};
 
-/// What a warning says of a folder that was moved again and again while it was looked at. What is in it need not be in the
-/// snapshot.
-pub const NEVER_AT_REST: &str = "it never came to rest";
 /// What a warning says of a file that was written to while it was read.
 const TORN: &str = "taken as it stood";
 /// Endings of what belongs to a database.
@@ -291,8 +289,9 @@ impl Oracle<'_> {
         let Capture { began, stable, present, names, .. } = self.capture;
         let restless: Vec<_> = self
             .warnings()
-            .filter(|said| said.contains(NEVER_AT_REST))
+            .filter(|said| said.contains(NEVER_RESTS))
             .filter_map(|said| said.split(": ").next())
+            .map(|folder| if folder == "." { "" } else { folder })
             .collect();
         let excused = |path: &str| restless.iter().any(|folder| is_in(path, folder));
         let there = |path: &str, id: Id| match &self.history.objects[id].what {
