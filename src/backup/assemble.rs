@@ -1,6 +1,6 @@
 //! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
 use super::base::{Base, recorded_sides};
@@ -43,8 +43,9 @@ pub struct Assembly<'a> {
     links: HashMap<(u64, u64), First>,
     /// What the next entry to be put is, if it is one of those.
     first: Option<(EntryPath, (u64, u64), Identity)>,
-    /// Entries that are to be looked at once more when all others have come.
-    later: BTreeSet<EntryPath>,
+    /// Entries that are to be looked at once more when all others have come, and the inode numbers that they had when they were
+    /// read, where they were.
+    later: BTreeMap<EntryPath, Option<u64>>,
     /// A folder that could not be recorded, and what is in it neither.
     refused: Option<EntryPath>,
     /// Bytes that were read from files.
@@ -104,7 +105,7 @@ impl<'a> Assembly<'a> {
             writer: SnapshotWriter::default(),
             links: HashMap::new(),
             first: None,
-            later: BTreeSet::new(),
+            later: BTreeMap::new(),
             refused: None,
             read_bytes: 0,
             problems: Vec::new(),
@@ -134,7 +135,8 @@ impl<'a> Assembly<'a> {
                 Part::Written(entry) => self.add(entry)?,
                 Part::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
                 Part::Link(found, identity) => self.link(found, identity)?,
-                Part::Later(path) => _ = self.later.insert(path),
+                Part::Later(path) => _ = self.later.insert(path, None),
+                Part::Reopened(path, inode) => _ = self.later.insert(path, Some(inode)),
                 Part::Other(found, known, extra) => self.other(found, known, extra)?,
                 Part::File(content, bytes, known, sampled) => self.file(content, &bytes, known, sampled)?,
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
@@ -176,7 +178,7 @@ impl<'a> Assembly<'a> {
 
     /// An entry whose name led nowhere when it was read: deleted, or away for a moment. The end of the capture tells.
     fn gone(&mut self, path: EntryPath) {
-        self.later.insert(path);
+        self.later.insert(path, None);
     }
 
     /// An entry that is missing in the snapshot and has not gone.
@@ -219,7 +221,7 @@ impl<'a> Assembly<'a> {
     fn link(&mut self, found: Found, identity: Identity) -> Result<()> {
         let first = self.links.get(&(found.device, found.inode)).filter(|first| first.identity == identity);
         let Some(first) = first.map(|first| first.entry.clone()) else {
-            self.later.insert(found.path);
+            self.later.insert(found.path, None);
             return Ok(());
         };
         self.ctx.monitor.advance(first.size);
@@ -528,8 +530,8 @@ impl<'a> Assembly<'a> {
         self.data.flush()
     }
 
-    /// The entries that are to be looked at once more.
-    pub fn take_later(&mut self) -> BTreeSet<EntryPath> {
+    /// The entries that are to be looked at once more, and the inode numbers of those that were read.
+    pub fn take_later(&mut self) -> BTreeMap<EntryPath, Option<u64>> {
         std::mem::take(&mut self.later)
     }
 

@@ -124,13 +124,15 @@ impl Capture<'_> {
             let (looked, to_take) = self.look(folders)?;
             folders = looked;
             let mut to_take = to_take;
-            for path in assembly.take_later() {
+            for (path, read) in assembly.take_later() {
                 // What is gone now as well was deleted.
                 let now = self.root.stat_at(&path).ok().and_then(|stat| Found::new(path.clone(), &stat));
                 match now {
+                    Some(now) if read == Some(now.inode) => {}
                     Some(now) if self.select.takes(&now) => _ = to_take.lacking.insert(path),
                     Some(_) => {}
-                    None => _ = vanished.insert(path),
+                    None if read.is_none() => _ = vanished.insert(path),
+                    None => {}
                 }
             }
             done.folders += to_take.listed;
@@ -250,7 +252,14 @@ impl Capture<'_> {
                 Pass::Whole => base.send(&known_to, self.warn),
                 Pass::Round { written, reader, .. } => send_written(written, reader, &known_to),
             });
-            let desk = Desk { root: self.root, base, databases, trust: options.trust, ctx: self.ctx };
+            let desk = Desk {
+                root: self.root,
+                numbers_tell: self.remote.is_none(),
+                base,
+                databases,
+                trust: options.trust,
+                ctx: self.ctx,
+            };
             let (feed, in_order) = read::start(scope, desk);
             let walker = scope.spawn(move || self.walk(pass, known.into_iter().flatten(), feed, over));
             if self.ctx.monitor.wants_total() && matches!(pass, Pass::Whole) {

@@ -59,6 +59,8 @@ pub struct Feed {
 pub struct Desk<'a> {
     /// The data directory.
     pub root: &'a Root,
+    /// Whether inode numbers mean something on its filesystem.
+    pub numbers_tell: bool,
     /// What the vault has.
     pub base: &'a Base<'a>,
     /// How databases are taken.
@@ -209,7 +211,13 @@ fn look(
                 Err(why) => why,
             },
             kind => match extra_of(desk.root, &found.path, kind) {
-                Ok(extra) => return Ok(Part::Other(found, known, extra)),
+                Ok(extra) => {
+                    let now = desk.root.stat_at(&found.path);
+                    if desk.numbers_tell && kind != Kind::Folder && now.is_ok_and(|now| now.st_ino != found.inode) {
+                        before.push(Part::Later(found.path.clone()));
+                    }
+                    return Ok(Part::Other(found, known, extra));
+                }
                 Err(why) => why,
             },
         };
@@ -287,6 +295,10 @@ fn read_file(
     let Some(opened) = Found::new(path.clone(), &stat).filter(|opened| opened.kind == Kind::File) else {
         return Ok(Err(Errno::LOOP));
     };
+    if desk.numbers_tell && (opened.device, opened.inode) != (found.device, found.inode) {
+        // It was replaced; or folders were exchanged for a moment, and this is another name's file.
+        before.push(Part::Reopened(path.clone(), opened.inode));
+    }
     ctx.monitor.reached(Moment::Opened, path);
     let mut first = [0; 100];
     let begins = if desk.databases.enabled { read_some(&file, 0, &mut first).unwrap_or(0) } else { 0 };
@@ -460,7 +472,14 @@ mod tests {
             trust: Trust::default(),
         };
         let root = Root::open(data).unwrap();
-        let desk = Desk { root: &root, base: &base, databases: &databases, trust: Trust::default(), ctx: &ctx };
+        let desk = Desk {
+            root: &root,
+            numbers_tell: true,
+            base: &base,
+            databases: &databases,
+            trust: Trust::default(),
+            ctx: &ctx,
+        };
         let (to, from) = bounded(4);
         take_steps(desk, vec![Step::Read(found, None)], &to).unwrap();
         from.recv().unwrap().remove(0)
