@@ -71,7 +71,7 @@ impl Place {
         }
         let exists = found.is_some();
         let target = match exists {
-            true => target.canonicalize().doing(doing)?,
+            true => real(target).doing(doing)?,
             false => std::path::absolute(target).doing(doing)?,
         };
         if !in_place && exists && is_mount(&target).doing(doing)? {
@@ -334,6 +334,16 @@ fn put_part(staging: &Staging, aside: &Aside, at: &Spot, part: &Path) -> Result<
     let moved = swap(&new, at, || aside.place(part))?;
     sync_folder(&at.folder)?;
     Ok(moved)
+}
+
+/// The path of a folder without symlinks on the way. The last name is taken as it is: somebody may put a link there after it
+/// was seen to be none. One that ends in a slash or a dot means what a link leads to.
+fn real(target: &Path) -> io::Result<PathBuf> {
+    let bytes = target.as_os_str().as_bytes();
+    let name = target.file_name().filter(|_| !bytes.ends_with(b"/") && !bytes.ends_with(b"/."));
+    let (Some(name), Some(parent)) = (name, target.parent()) else { return target.canonicalize() };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    Ok(parent.canonicalize()?.join(name))
 }
 
 /// The paths that are in no other one of them.

@@ -468,6 +468,13 @@ fn a_target_that_is_no_folder_is_refused() {
         let said = restore(&sample.vault, &options(&folder.path().join(name)), &context()).unwrap_err();
         assert_eq!(said.kind(), Kind::Usage);
     }
+    // As the slash says, the folder that a link leads to is meant.
+    std::os::unix::fs::symlink("made", folder.path().join("to")).unwrap();
+    fs::create_dir_all(folder.path().join("made/data")).unwrap();
+    for (named, real) in [("to/", "made"), ("to/.", "made"), ("to/data", "made/data"), ("made/../to/data/..", "made")] {
+        let place = Place::check(&folder.path().join(named), false, &[]).unwrap();
+        assert_eq!(place.target, folder.path().canonicalize().unwrap().join(real), "{named}");
+    }
     let said = restore(&sample.vault, &options(Path::new("/proc")), &context()).unwrap_err().to_string();
     assert!(said.contains("mount point") && said.contains("--in-place"), "{said}");
 }
