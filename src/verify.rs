@@ -1,10 +1,11 @@
 //! Whether everything that any snapshot needs is in the vault, and is what was stored.
 //!
 //! Every pack that a root or checkpoint lists is read and compared with its size and CRC32C; every hunk, map and list is
-//! decoded, compared with its hash, and must name only packs that its root lists. What snapshots share is read once. With
-//! `read_data`, files are decoded and hashed too. Damage is collected: one broken object hides no other.
+//! decoded, compared with its hash, and must name only packs that its root lists. The entries of every snapshot are checked
+//! as a restore checks them, by the same code. What snapshots share is read once. With `read_data`, files are decoded and
+//! hashed too. Damage is collected: one broken object hides no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
+use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -14,20 +15,22 @@ use crate::monitor::Context;
 use crate::restore::plan::Walk;
 use crate::store::{Store, Traffic};
 use crate::vault::ahead::in_order;
-use crate::vault::entry::{Entry, Extent, MapForm, PageMap};
-use crate::vault::hex::{Hash, PackId};
+use crate::vault::entry::{Entry, Extent, FrameRef, MapForm, PageMap};
+use crate::vault::hex::PackId;
 use crate::vault::list::List;
 use crate::vault::pack::{self, PackInfo, PackKind};
-use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader, absent_of, listed};
 use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, PackBook, Root, SNAPSHOTS, SnapshotName};
-use crate::vault::{CONFIG, Vault, tree};
+use crate::vault::tree::{self, HunkSummary, SnapshotCheck};
+use crate::vault::{CONFIG, Vault};
 
 mod data;
 mod databases;
+mod found;
 mod objects;
 
 pub use self::databases::Restored;
+use self::found::Found;
 
 /// How thoroughly to look.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -120,8 +123,9 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         ctx,
         found: Found::default(),
         reader: PackReader::new(&*vault.store, PackBook::default()),
-        packs: HashMap::new(),
-        seen: HashMap::new(),
+        packs: PackBook::default(),
+        hunks: HashMap::new(),
+        maps: HashMap::new(),
         sample: data::Sample::new(options.read_data, ctx)?,
         files_read: 0,
     };
@@ -187,52 +191,27 @@ fn each_root(
     })
 }
 
-/// Damage by object and, for a file in it, by path: the first reason for each, and the snapshots known to be hurt.
-#[derive(Default)]
-struct Found {
-    objects: BTreeMap<(String, String), (String, BTreeSet<SnapshotName>)>,
-}
-
-impl Found {
-    /// Takes damage to an object in; passes every other failure on.
-    fn add(&mut self, object: &str, hurt: impl IntoIterator<Item = SnapshotName>, why: Error) -> Result<()> {
-        if why.kind() != Kind::Damage {
-            return Err(why);
-        }
-        let key = (object.to_owned(), String::new());
-        self.objects.entry(key).or_insert_with(|| (why.what(), BTreeSet::new())).1.extend(hurt);
-        Ok(())
-    }
-
-    /// Takes in a file that cannot be read, unless the reason is an object that is known to be damaged.
-    fn add_file(&mut self, lost: data::Lost, name: SnapshotName) {
-        // One of its packs is known to be damaged, or the reason names what is.
-        let known = |object: &str| lost.objects.iter().any(|o| o == object) || lost.why.contains(object);
-        if self.objects.keys().any(|(object, detail)| detail.is_empty() && known(object)) {
-            return;
-        }
-        let object = lost.objects.into_iter().next().unwrap_or_else(|| name.object(SNAPSHOTS));
-        let found = self.objects.entry((object, lost.path)).or_insert_with(|| (lost.why, BTreeSet::new()));
-        found.1.insert(name);
-    }
-
-    fn has(&self, object: &str) -> bool {
-        self.objects.contains_key(&(object.to_owned(), String::new()))
-    }
-}
-
 struct State<'a> {
     vault: &'a Vault,
     ctx: &'a Context<'a>,
     found: Found,
     /// Keeps what roots share.
     reader: PackReader<'a>,
-    packs: HashMap<PackId, PackInfo>,
-    /// The packs that hunks and maps' frames name, once they were read and are right, by hash.
-    seen: HashMap<Hash, Box<[PackId]>>,
+    packs: PackBook,
+    /// The hunks that were read.
+    hunks: HashMap<FrameRef, Hunk>,
+    /// For maps' frames that were read: so many bytes of a file they cover, and the packs that they name.
+    maps: HashMap<FrameRef, (u64, Box<[PackId]>)>,
     /// Decides which files are read.
     sample: data::Sample,
     files_read: u64,
+}
+
+/// What is known of a hunk once it was read.
+struct Hunk {
+    /// The packs that it names.
+    packs: Box<[PackId]>,
+    summary: HunkSummary,
 }
 
 impl Report {
@@ -316,21 +295,34 @@ impl State<'_> {
         let planner = data::planner(&packs, self.ctx);
         let mut files = Walk::new(|window| data::read(&planner, &window, &mut lost, &mut read));
         let mut decoder = Decoder::new()?;
-        let mut last: Option<&EntryPath> = None;
+        let (mut check, mut whole, mut told) = (SnapshotCheck::default(), true, Vec::new());
         for hunk in &hunks {
             self.ctx.check("verify the vault")?;
-            if last.is_some_and(|last| *last >= hunk.first) {
-                let why = Error::damage("verify a snapshot", format!("the hunk of {} is out of order", hunk.first));
-                self.found.add(&object, [name], why)?;
+            let entries = self.hunk(name, hunk, &packs, &mut decoder)?;
+            let known = self.hunks.get(&hunk.frame).filter(|known| known.summary.fits(hunk.entries, &hunk.first));
+            match known {
+                Some(known) => match check.hunk(&known.summary, || tree::read_hunk(&packs, hunk, &mut decoder)) {
+                    Ok(remarks) => told.extend(remarks),
+                    // It was read before, and is not what it was then.
+                    Err(why) => self.found.add(&object, [name], why)?,
+                },
+                None => {
+                    whole = false;
+                    check.pass_over();
+                }
             }
-            last = Some(&hunk.first);
-            for entry in self.hunk(name, hunk, &packs, &mut decoder)? {
+            for entry in entries {
                 if self.sample.takes(&entry) {
                     planner.file(entry, &mut files)?;
                 }
             }
         }
         files.finish()?;
+        // A checkpoint may end between a database and what lies beside it, and so may what can be read.
+        if whole && root.covers.is_none() {
+            told.extend(check.finish());
+        }
+        self.found.add_remarks(&object, name, &told, self.ctx);
         self.files_read += read;
         lost.into_iter().for_each(|lost| self.found.add_file(lost, name));
         Ok(())
@@ -346,32 +338,30 @@ impl State<'_> {
     ) -> Result<Vec<Entry>> {
         let object = pack::name(PackKind::Index, hunk.frame.pack);
         let mut entries = Vec::new();
-        if !self.seen.contains_key(&hunk.frame.hash) {
+        if !self.hunks.contains_key(&hunk.frame) {
             entries = match tree::read_hunk(packs, hunk, decoder) {
                 Ok(entries) => entries,
                 Err(why) => return self.found.add(&object, [name], why).map(|()| Vec::new()),
             };
             let mut named = HashSet::new();
-            let mut last: Option<&EntryPath> = None;
             for entry in &entries {
                 named.extend(entry.extents.iter().filter_map(|extent| extent.pack));
                 named.extend(entry.map.iter().flat_map(|map| &map.packs));
-                let in_order = match last {
-                    Some(last) if *last >= entry.path => {
-                        let why = format!("{} comes after {last}, where it cannot be", entry.path);
-                        Err(Error::damage("verify a snapshot", why))
-                    }
-                    _ => entry.extents.iter().try_for_each(|extent| in_range(packs, extent, entry)),
-                };
-                last = Some(&entry.path);
-                if let Err(why) = in_order.and_then(|()| self.map(packs, entry, decoder)) {
+                let placed = entry.extents.iter().try_for_each(|extent| in_range(&self.packs, extent, entry));
+                if let Err(why) = placed.and_then(|()| self.map(packs, entry, decoder)) {
                     self.found.add(&object, [name], why)?;
                 }
             }
-            self.seen.insert(hunk.frame.hash, named.into_iter().collect());
+            let known = Hunk { packs: named.into_iter().collect(), summary: HunkSummary::of(&entries) };
+            self.hunks.insert(hunk.frame, known);
         }
-        let named = self.seen.get(&hunk.frame.hash).map(|packs| &**packs).unwrap_or_default();
-        if let Some(stray) = named.iter().find(|pack| !packs.book().contains_key(pack)) {
+        let Some(known) = self.hunks.get(&hunk.frame) else { return Ok(entries) };
+        if !known.summary.fits(hunk.entries, &hunk.first) {
+            let why = format!("the hunk of {} does not hold what the root says", hunk.first);
+            self.found.add(&object, [name], Error::damage("verify a snapshot", why))?;
+        }
+        if let Some(stray) = known.packs.iter().chain([&hunk.frame.pack]).find(|pack| !packs.book().contains_key(pack))
+        {
             let why = format!("the hunk of {} names the pack {stray}, which the snapshot does not list", hunk.first);
             self.found.add(&object, [name], Error::damage("verify a snapshot", why))?;
         }
@@ -391,21 +381,16 @@ impl State<'_> {
         tree::each_map_frame(packs, frames, |frame, content| {
             self.ctx.check("verify the vault")?;
             total = total.saturating_add(content);
-            let named = match self.seen.entry(frame.hash) {
+            let (length, named) = match self.maps.entry(frame) {
                 hash_map::Entry::Occupied(seen) => seen.into_mut(),
                 hash_map::Entry::Vacant(place) => {
-                    let (mut sum, mut named) = (0u64, HashSet::new());
-                    for run in tree::read_map_frame(packs, &frame, decoder)? {
-                        in_range(packs, &run.extent, entry)?;
-                        sum = sum.saturating_add(run.extent.length);
-                        named.extend(run.extent.pack);
-                    }
-                    if sum != content {
-                        return Err(wrong(format!("a frame covers {sum} bytes where {content} belong")));
-                    }
-                    place.insert(named.into_iter().collect())
+                    let runs = tree::read_map_frame(packs, &frame, decoder)?;
+                    runs.iter().try_for_each(|run| in_range(&self.packs, &run.extent, entry))?;
+                    let named: HashSet<PackId> = runs.iter().filter_map(|run| run.extent.pack).collect();
+                    place.insert((tree::runs_length(&runs), named.into_iter().collect()))
                 }
             };
+            tree::covers(entry, *length, content)?;
             match named.iter().chain([&frame.pack]).find(|pack| !allowed.contains(pack)) {
                 Some(stray) => Err(wrong(format!("it names the pack {stray}, which its entry does not"))),
                 None => Ok(()),
@@ -436,7 +421,7 @@ impl State<'_> {
         tree::each_run(packs, entry, |extent| {
             self.ctx.check("verify the vault")?;
             extent.pack.map_or(Ok(()), named)?;
-            in_range(packs, &extent, entry)
+            in_range(&self.packs, &extent, entry)
         })
     }
 
@@ -453,23 +438,17 @@ impl State<'_> {
                 let root = if *folder == SNAPSHOTS { self.vault.root(*name) } else { self.vault.checkpoint(*name) };
                 let Ok(packs) = root.and_then(|root| self.reader.for_another(&root)) else { continue };
                 for (_, object) in broken.iter().filter(|(id, _)| packs.book().contains_key(id)) {
-                    let key = (object.clone(), String::new());
-                    self.found.objects.entry(key).or_default().1.insert(*name);
+                    self.found.hurts(object, *name);
                 }
             }
         }
-        let damage = |((object, _), (why, snapshots)): ((String, String), (String, BTreeSet<_>))| Damage {
-            object,
-            why,
-            snapshots: snapshots.into_iter().collect(),
-        };
-        self.found.objects.into_iter().map(damage).collect()
+        self.found.damage()
     }
 }
 
-/// Checks that an extent lies in a data pack that the snapshot lists; a pack that it does not list is told elsewhere.
-fn in_range(packs: &PackReader, extent: &Extent, entry: &Entry) -> Result<()> {
-    match extent.pack.and_then(|pack| packs.book().get(&pack)) {
+/// Checks that an extent lies in a data pack; a pack that the snapshot does not list is told elsewhere.
+fn in_range(packs: &PackBook, extent: &Extent, entry: &Entry) -> Result<()> {
+    match extent.pack.and_then(|pack| packs.get(&pack)) {
         Some(info) if info.kind != PackKind::Data || extent.end() > info.content => {
             let why = format!("it refers to what {} does not hold", info.name());
             Err(Error::damage(format!("verify {}", entry.path), why))

@@ -8,13 +8,15 @@ use crossbeam_channel::{Sender, bounded};
 use super::{DOING, Outcome, Request};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
+use crate::restore::missing;
 use crate::vault::entry::{Entry, Extent, cut};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
 use crate::vault::path::EntryPath;
 use crate::vault::read::PackReader;
 use crate::vault::root::Root;
-use crate::vault::{tar, tree};
+use crate::vault::tar;
+use crate::vault::tree::{self, Remark, Step};
 
 /// The most content of a frame that is compressed here, in bytes.
 const FRAME: u64 = pack::MAX_FRAME as u64;
@@ -89,7 +91,7 @@ pub struct Plan<'a> {
     /// A part of one frame that may yet become all of it, and what it is.
     part: Option<(PartOfFrame, Vec<Mark>)>,
     /// The first path of every hard-link group.
-    first: HashMap<String, EntryPath>,
+    first: HashMap<Hash, EntryPath>,
     /// The seek table that was used last.
     table: Option<(PackId, Arc<SeekTable>)>,
 }
@@ -107,18 +109,40 @@ impl<'a> Plan<'a> {
     /// A store that fails, damage, and nobody who takes the jobs.
     pub fn run(mut self, root: &Root, ctx: &Context) -> Result<u64> {
         let mut entries = 0;
-        tree::each_entry(self.packs, root, |entry| {
+        let mut remarks = Vec::new();
+        tree::each_step(self.packs, root, |step| {
             ctx.check(DOING)?;
-            entries += 1;
-            self.entry(entry)
+            match step {
+                Step::Entry(entry) => {
+                    entries += 1;
+                    self.entry(*entry)
+                }
+                Step::Remark(remark) => {
+                    let made = match &remark {
+                        Remark::NoFolder(path) => self.folder(path),
+                        _ => Ok(()),
+                    };
+                    remarks.push(remark);
+                    made
+                }
+            }
         })?;
+        missing::warnings(&remarks).iter().for_each(|text| ctx.monitor.warn(text));
         self.bytes(tar::END.to_vec())?;
         self.send_pieces()?;
         Ok(entries)
     }
 
+    /// A folder that the snapshot has no entry of.
+    fn folder(&mut self, path: &EntryPath) -> Result<()> {
+        let folder = missing::folder(path.clone(), missing::LEFT_OUT);
+        let header = tar::header(&folder).doing(|| format!("make the header of {path}"))?;
+        self.bytes(header)
+    }
+
     fn entry(&mut self, entry: Entry) -> Result<()> {
-        if let Some(first) = entry.link.as_ref().and_then(|group| self.first.get(group)) {
+        let group = tree::link_group(&entry);
+        if let Some(first) = group.and_then(|group| self.first.get(&group)) {
             let header = tar::link_header(&entry, first).doing(|| format!("make the header of {}", entry.path))?;
             return self.bytes(header);
         }
@@ -137,7 +161,7 @@ impl<'a> Plan<'a> {
         for extent in cut(&entry.extents, entry.header + content, u64::MAX) {
             self.extent(&extent, Mark::Other)?;
         }
-        if let Some(group) = entry.link {
+        if let Some(group) = group {
             self.first.insert(group, entry.path);
         }
         Ok(())

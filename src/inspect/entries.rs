@@ -1,18 +1,24 @@
 //! The entries of a snapshot on demand: all of them, or those of the hunks that can hold a path.
 
-use crate::error::{Error, Result};
-use crate::vault::entry::Entry;
+use crate::error::Result;
+use crate::restore::missing;
+use crate::vault::entry::{Entry, Kind};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::root::{HunkRef, Root};
-use crate::vault::tree;
+use crate::vault::tree::{self, TreeCheck};
 
 /// Gives entries one by one, holding one hunk at a time.
 pub struct Entries<'p> {
     packs: &'p PackReader<'p>,
     hunks: std::vec::IntoIter<HunkRef>,
     entries: std::vec::IntoIter<Entry>,
-    last: Option<EntryPath>,
+    check: TreeCheck,
+    /// Folders that no entry stands for, and the entry before which they come.
+    made: std::vec::IntoIter<Entry>,
+    then: Option<Entry>,
+    /// Where all hunks are read that can hold a folder: the path, and whether in all depths.
+    complete: Option<(EntryPath, bool)>,
     decoder: Decoder,
 }
 
@@ -26,40 +32,64 @@ impl<'p> Entries<'p> {
     }
 
     /// The entries of the hunks that can hold `path`, its children and, with `deep`, all that is in them; others among them.
+    /// Of the folders that are there some may have no entry: one is made up.
     ///
     /// # Errors
     /// A store that fails; damage.
     pub fn in_path(packs: &'p PackReader<'p>, root: &Root, path: &EntryPath, deep: bool) -> Result<Self> {
-        Self::of(packs, holding(tree::hunks(packs, root)?, path, deep))
+        let entries = Self::of(packs, holding(tree::hunks(packs, root)?, path, deep))?;
+        Ok(Entries { complete: Some((path.clone(), deep)), ..entries })
     }
 
     fn of(packs: &'p PackReader<'p>, hunks: Vec<HunkRef>) -> Result<Self> {
-        let entries = Vec::new().into_iter();
-        Ok(Entries { packs, hunks: hunks.into_iter(), entries, last: None, decoder: Decoder::new()? })
+        let nothing = || Vec::new().into_iter();
+        let (check, decoder) = (TreeCheck::default(), Decoder::new()?);
+        let (hunks, complete) = (hunks.into_iter(), None);
+        Ok(Entries { packs, hunks, entries: nothing(), check, made: nothing(), then: None, complete, decoder })
     }
 
-    /// The next entry.
+    /// The next entry, and whether it was made up.
     ///
     /// # Errors
-    /// A store that fails; damage, entries out of order among it.
-    pub fn next(&mut self) -> Result<Option<Entry>> {
+    /// A store that fails; damage, entries out of order or below what is no folder among it.
+    pub fn next_or_made(&mut self) -> Result<Option<(Entry, bool)>> {
         loop {
+            if let Some(folder) = self.made.next() {
+                return Ok(Some((folder, true)));
+            }
+            if let Some(entry) = self.then.take() {
+                return Ok(Some((entry, false)));
+            }
             if let Some(entry) = self.entries.next() {
-                if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
-                    let why = format!("{} comes where it cannot be", entry.path);
-                    return Err(Error::damage("read the entries of a snapshot", why));
-                }
-                self.last = Some(entry.path.clone());
-                return Ok(Some(entry));
+                let missing = self.check.next(&entry.path, entry.kind == Kind::Folder)?;
+                let missing = missing.into_iter().filter(|folder| self.could_be_told(folder));
+                let made: Vec<_> = missing.map(|folder| missing::folder(folder, missing::LEFT_OUT)).collect();
+                (self.made, self.then) = (made.into_iter(), Some(entry));
+                continue;
             }
             let Some(hunk) = self.hunks.next() else { return Ok(None) };
             self.entries = tree::read_hunk(self.packs, &hunk, &mut self.decoder)?.into_iter();
         }
     }
 
+    /// The next entry.
+    ///
+    /// # Errors
+    /// As [`Entries::next_or_made`].
+    pub fn next(&mut self) -> Result<Option<Entry>> {
+        Ok(self.next_or_made()?.map(|(entry, _)| entry))
+    }
+
+    /// Whether the entry of a folder would have been read, if there were one.
+    fn could_be_told(&self, folder: &EntryPath) -> bool {
+        self.complete.as_ref().is_some_and(|(path, deep)| {
+            folder == path || folder.is_in(path) && (*deep || folder.parent() == Some(path.bytes()))
+        })
+    }
+
     /// The hunk that the next entry begins, where it begins one.
     fn next_hunk(&self) -> Option<&HunkRef> {
-        if self.entries.len() == 0 { self.hunks.as_slice().first() } else { None }
+        if self.entries.len() == 0 && self.then.is_none() { self.hunks.as_slice().first() } else { None }
     }
 
     /// Passes over the hunks that come next in both, unread: what they hold is the same.

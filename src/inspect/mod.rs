@@ -21,6 +21,7 @@ use crate::vault::hex::Hash;
 use crate::vault::path::{Bytes, EntryPath};
 use crate::vault::read::PackReader;
 use crate::vault::root::{Reason, Root, SnapshotName, State};
+use crate::vault::tree::Remark;
 
 /// What `list` tells of a snapshot.
 #[derive(Debug, Serialize)]
@@ -188,25 +189,36 @@ pub fn ls(
     let packs = PackReader::for_root(&*vault.store, root)?;
     let mut entries = Entries::in_path(&packs, root, path, recursive)?;
     let first = loop {
-        match entries.next()? {
-            Some(entry) if entry.path == *path => break entry,
-            Some(entry) if entry.path < *path => {}
+        match entries.next_or_made()? {
+            Some((entry, made)) if entry.path == *path => {
+                told(&entry, made, ctx);
+                break entry;
+            }
+            Some((entry, _)) if entry.path < *path => {}
             _ => return Err(not_there(path)),
         }
     };
     if first.kind != Kind::Folder {
         return take(first.into());
     }
-    while let Some(entry) = entries.next()? {
+    while let Some((entry, made)) = entries.next_or_made()? {
         if !entry.path.is_in(path) {
             break;
         }
         ctx.check("list a snapshot")?;
         if recursive || entry.path.parent() == Some(path.bytes()) {
+            told(&entry, made, ctx);
             take(entry.into())?;
         }
     }
     Ok(())
+}
+
+/// Says of a folder that only its path is known.
+fn told(entry: &Entry, made: bool, ctx: &Context) {
+    if made {
+        ctx.monitor.warn(&Remark::NoFolder(entry.path.clone()).to_string());
+    }
 }
 
 /// Writes the content of one file of a snapshot, holes as zeros.

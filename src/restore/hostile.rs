@@ -10,6 +10,7 @@ use crate::vault::entry::{Extent, Map, MapForm, MapFrame, PageMap};
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::pack::PackKind;
+use crate::verify;
 
 /// Restores what must not be restored; nothing may come to be outside of the target, and the target stays missing.
 fn refuse(what: &str, sample: &mut Sample) {
@@ -20,6 +21,15 @@ fn refuse(what: &str, sample: &mut Sample) {
     assert_eq!(said.kind(), Kind::Damage, "{what}: {said}");
     let left: Vec<_> = look(folder.path()).into_keys().collect();
     assert_eq!(left, [b"".to_vec(), b"in".to_vec()], "{what}");
+    named_by_verify(what, sample);
+}
+
+/// What a restore refuses, verify names as damage of the snapshot.
+fn named_by_verify(what: &str, sample: &Sample) {
+    let newest = *sample.vault.snapshots().unwrap().last().unwrap();
+    let all = verify::Options { read_data: Some(100.0), databases: None };
+    let report = verify::verify_store(Box::new(sample.store), &all, &context()).unwrap();
+    assert!(report.damage.iter().any(|damage| damage.snapshots.contains(&newest)), "{what}: {:?}", report.damage);
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod content;
 pub mod fill;
 pub mod gather;
 pub mod lacking;
+pub mod missing;
 pub mod open_files;
 pub mod place;
 pub mod plan;
@@ -18,6 +19,8 @@ pub mod select;
 pub mod stage;
 pub mod write;
 
+#[cfg(test)]
+mod faulty;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -188,35 +191,52 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
 fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bool) -> Result<Vec<EntryPath>> {
     let hunks = tree::hunks(packs, root)?;
     let mut decoder = Decoder::new()?;
-    let mut find = |path: &EntryPath| -> Result<Option<Entry>> {
+    let mut find = |path: &EntryPath| -> Result<Located> {
         let after = hunks.partition_point(|hunk| hunk.first <= *path);
-        let Some(hunk) = after.checked_sub(1).map(|n| &hunks[n]) else { return Ok(None) };
-        let entries = tree::read_hunk(packs, hunk, &mut decoder)?;
-        Ok(entries.into_iter().find(|entry| entry.path == *path))
+        let entries = match after.checked_sub(1).map(|n| &hunks[n]) {
+            None => Vec::new(),
+            Some(hunk) => match tree::read_hunk(packs, hunk, &mut decoder) {
+                Err(why) if skip_damaged && why.kind() == Kind::Damage => return Ok(Located::Unknown),
+                read => read?,
+            },
+        };
+        // A folder may have no entry of its own; it is made then.
+        let holds = entries.iter().any(|entry| entry.path.is_in(path))
+            || hunks.get(after).is_some_and(|hunk| hunk.first.is_in(path));
+        Ok(match entries.into_iter().find(|entry| entry.path == *path) {
+            Some(entry) => Located::There(Box::new(entry)),
+            None if holds => Located::Unknown,
+            None => Located::Nowhere,
+        })
     };
     let mut sides = Vec::new();
     for path in paths {
-        let entry = match find(path) {
-            Ok(Some(entry)) => entry,
-            Ok(None) => {
+        let entry = match find(path)? {
+            Located::There(entry) => entry,
+            // The report will say what is lost.
+            Located::Unknown => continue,
+            Located::Nowhere => {
                 return Err(Error::usage(format!("find {path}"), "the snapshot has no such entry")
                     .hint("`lastgood ls SNAPSHOT` shows what it has."));
             }
-            // Whether it is there cannot be told; the report will say what is lost.
-            Err(why) if skip_damaged && why.kind() == Kind::Damage => continue,
-            Err(why) => return Err(why),
         };
         if entry.database.is_some_and(|database| database.taken == Taken::Raw) {
             for side in beside::sides(path) {
-                match find(&side) {
-                    Ok(found) => sides.extend(found.map(|entry| entry.path)),
-                    Err(why) if skip_damaged && why.kind() == Kind::Damage => {}
-                    Err(why) => return Err(why),
+                if let Located::There(entry) = find(&side)? {
+                    sides.push(entry.path);
                 }
             }
         }
     }
     Ok(sides)
+}
+
+/// Whether an entry is in a snapshot.
+enum Located {
+    There(Box<Entry>),
+    /// What there is of it was lost, or lies in it.
+    Unknown,
+    Nowhere,
 }
 
 /// Makes all that is wanted in the staging folder. Gives the tree and the data directory's own entry.
@@ -228,7 +248,7 @@ fn fill_staging(
     report: &mut Report,
 ) -> Result<(Tree, Option<Arc<Entry>>)> {
     let mut top = None;
-    let not_read = std::thread::scope(|scope| {
+    let told = std::thread::scope(|scope| {
         let (send, windows) = crossbeam_channel::bounded(0);
         // Entries are read while the window before is written.
         let planning = scope.spawn(move || {
@@ -242,7 +262,8 @@ fn fill_staging(
         let planned = planning.join().map_err(|_| Error::failed("read the snapshot's entries", "a thread panicked"))?;
         written.and(planned)
     })?;
-    report.not_restored.extend(not_read);
+    report.not_restored.extend(told.not_read);
+    report.warnings.extend(missing::warnings(&told.remarks));
     report.not_restored.sort_by(|a, b| a.path.cmp(&b.path));
     if report.files == 0 && !report.not_restored.is_empty() {
         let first = &report.not_restored[0];

@@ -8,17 +8,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::content::Progress;
+use super::missing;
 use super::read::ROOM;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::monitor::Context;
 use crate::store::Store;
 use crate::vault::entry::{self, Entry, Extent};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
-use crate::vault::root::{HunkRef, Problem, Root};
+use crate::vault::root::{Problem, Root};
 use crate::vault::subtree::SMALLEST;
-use crate::vault::tree::{self, TreeCheck};
+use crate::vault::tree::{self, Remark, SnapshotCheck};
 
 /// How many pieces one counts as that does not begin at a multiple of [`SMALLEST`] bytes in its file.
 pub const LOOSE: usize = 8;
@@ -157,7 +158,8 @@ pub enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn takes(&self, entry: &EntryPath) -> bool {
+    /// Whether an entry is wanted, or a folder above one that is.
+    pub fn takes(&self, entry: &EntryPath) -> bool {
         match self {
             Wanted::All => true,
             Wanted::Paths(paths) => paths.iter().any(|p| entry.is_in(p) || p.is_in(entry)),
@@ -165,7 +167,7 @@ impl Wanted<'_> {
     }
 
     /// Whether entries from `first` on and before `next` may be wanted.
-    fn touches(&self, first: &EntryPath, next: Option<&EntryPath>) -> bool {
+    pub fn touches(&self, first: &EntryPath, next: Option<&EntryPath>) -> bool {
         let Wanted::Paths(paths) = self else { return true };
         let before_end = |path: &EntryPath| next.is_none_or(|next| path < next);
         paths.iter().any(|path| {
@@ -196,34 +198,49 @@ pub struct Planner<'a> {
 /// What is carried from entry to entry.
 pub struct Walk<F> {
     window: Window,
-    check: TreeCheck,
+    check: SnapshotCheck,
     open: Vec<Arc<Entry>>,
     groups: HashSet<u64>,
-    not_read: Vec<Problem>,
+    told: Told,
     take: F,
 }
 
+/// What there is to say of a snapshot that was read.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What could not be read.
+    pub not_read: Vec<Problem>,
+    /// What is wrong with it otherwise.
+    pub remarks: Vec<Remark>,
+}
+
 impl Planner<'_> {
-    /// Calls `take` with every window, in order; gives what could not be read.
+    /// Calls `take` with every window, in order; gives what could not be read, and what is wrong.
     ///
     /// # Errors
     /// A store that fails; damage, unless it is passed over; those of `take`.
-    pub fn each_window(&self, root: &Root, take: impl FnMut(Window) -> Result<()>) -> Result<Vec<Problem>> {
+    pub fn each_window(&self, root: &Root, take: impl FnMut(Window) -> Result<()>) -> Result<Told> {
         let mut walk = Walk::new(take);
         let hunks = tree::hunks(self.packs, root)?;
-        let mut decoder = Decoder::new()?;
-        let mut gap = false;
+        let (mut decoder, mut gap) = (Decoder::new()?, false);
         for (n, hunk) in hunks.iter().enumerate() {
             self.ctx.check("read the snapshot's entries")?;
             let next = hunks.get(n + 1).map(|h| &h.first);
             if !self.wanted.touches(&hunk.first, next) {
                 continue;
             }
-            match self.hunk(hunk, &mut decoder, &mut gap, &mut walk) {
+            let read = tree::read_hunk(self.packs, hunk, &mut decoder).and_then(|entries| {
+                entries.into_iter().try_for_each(|entry| {
+                    let path = entry.path.clone();
+                    self.next(entry, if gap { missing::LOST } else { missing::LEFT_OUT }, &mut walk)?;
+                    gap &= !self.wanted.takes(&path);
+                    Ok(())
+                })
+            });
+            match read {
                 Err(why) if self.skip_damaged && why.kind() == Kind::Damage => {
                     let end = next.map_or("the end".to_owned(), |next| format!("before {next}"));
-                    let why = format!("all entries from here to {end}: {why}");
-                    walk.not_read.push(Problem { path: hunk.first.clone(), why });
+                    walk.not_read(hunk.first.clone(), format!("all entries from here to {end}: {why}"));
                     gap = true;
                 }
                 done => done?,
@@ -232,24 +249,22 @@ impl Planner<'_> {
         walk.finish()
     }
 
-    fn hunk<F: FnMut(Window) -> Result<()>>(
-        &self,
-        hunk: &HunkRef,
-        decoder: &mut Decoder,
-        gap: &mut bool,
-        walk: &mut Walk<F>,
-    ) -> Result<()> {
-        for entry in tree::read_hunk(self.packs, hunk, decoder)? {
-            if !self.wanted.takes(&entry.path) {
-                continue;
-            }
-            if std::mem::take(gap) {
-                walk.bridge(&entry.path)?;
-            }
-            walk.check.next(&entry)?;
-            self.entry(entry, walk)?;
+    /// Takes the next entry, if it is wanted. Folders that are missing above it are made, with this mode.
+    ///
+    /// # Errors
+    /// As [`Planner::each_window`]; damage, also where that is passed over, if the entry may not stand there: it is not
+    /// taken then.
+    pub fn next<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, mode: u32, walk: &mut Walk<F>) -> Result<()> {
+        if !self.wanted.takes(&entry.path) {
+            return Ok(());
         }
-        Ok(())
+        for remark in walk.check.next(&entry)? {
+            if let Remark::NoFolder(path) = &remark {
+                self.entry(missing::folder(path.clone(), mode), walk)?;
+            }
+            walk.told.remarks.push(remark);
+        }
+        self.entry(entry, walk)
     }
 
     fn entry<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, walk: &mut Walk<F>) -> Result<()> {
@@ -271,11 +286,7 @@ impl Planner<'_> {
     /// As [`Planner::each_window`].
     pub fn file<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, walk: &mut Walk<F>) -> Result<()> {
         walk.make_room(&entry, &self.limits)?;
-        let group = entry.link.as_ref().map(|link| {
-            // A group is one content under one name: what claims to be a link of another content stays a file of its own.
-            let content = entry.hash.map(|h| h.0).unwrap_or_default();
-            Hash::of(&[&content[..], link.as_bytes()].concat())
-        });
+        let group = tree::link_group(&entry);
         if let Some(group) = group {
             let short = group.0.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
             if !walk.groups.insert(short) {
@@ -342,24 +353,30 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
     pub fn new(take: F) -> Self {
         Walk {
             window: Window::default(),
-            check: TreeCheck::default(),
+            check: SnapshotCheck::default(),
             open: Vec::new(),
             groups: HashSet::new(),
-            not_read: Vec::new(),
+            told: Told::default(),
             take,
         }
     }
 
-    /// Gives the last window away; what could not be read is returned.
+    /// Gives the last window away; what there is to say of all is returned.
     ///
     /// # Errors
     /// Those of who takes it.
-    pub fn finish(mut self) -> Result<Vec<Problem>> {
+    pub fn finish(mut self) -> Result<Told> {
         while let Some(folder) = self.open.pop() {
             self.window.left.push(folder);
         }
         self.flush()?;
-        Ok(self.not_read)
+        self.told.remarks.extend(self.check.finish());
+        Ok(self.told)
+    }
+
+    /// Tells of what could not be read.
+    pub fn not_read(&mut self, path: EntryPath, why: String) {
+        self.told.not_read.push(Problem { path, why });
     }
 
     /// Begins a new window when the last one is full, and counts the entry.
@@ -408,53 +425,5 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
         while let Some(folder) = self.open.pop_if(|folder| !next.is_in(&folder.path)) {
             self.window.left.push(folder);
         }
-    }
-
-    /// Makes the folders above `path` that were lost with a damaged hunk, closed to everybody else.
-    fn bridge(&mut self, path: &EntryPath) -> Result<()> {
-        let Some(parent) = path.parent() else { return Ok(()) };
-        self.leave(path);
-        let mut ends: Vec<usize> = (0..parent.len()).filter(|&at| parent[at] == b'/').collect();
-        ends.insert(0, 0);
-        ends.push(parent.len());
-        ends.dedup();
-        for end in ends {
-            let above = match end {
-                0 => EntryPath::root(),
-                _ => EntryPath::new(&parent[..end]).map_err(|why| Error::damage("read a snapshot", why))?,
-            };
-            if self.open.last().is_some_and(|open| open.path.is_in(&above)) {
-                continue;
-            }
-            let made = lost_folder(above);
-            self.check.next(&made)?;
-            self.folder(made);
-        }
-        Ok(())
-    }
-}
-
-/// Stands for a folder of which only the path is known.
-fn lost_folder(path: EntryPath) -> Entry {
-    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    Entry {
-        path,
-        kind: entry::Kind::Folder,
-        size: 0,
-        mode: 0o700,
-        uid: me.0,
-        gid: me.1,
-        mtime: 0,
-        ctime: 0,
-        inode: 0,
-        target: None,
-        xattrs: Vec::new(),
-        hash: None,
-        link: None,
-        racy: false,
-        header: entry::TAR_BLOCK,
-        extents: Vec::new(),
-        map: None,
-        database: None,
     }
 }

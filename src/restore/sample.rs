@@ -8,9 +8,8 @@ use crate::error::Result;
 use crate::monitor::{Context, Silent};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
-use crate::vault::Vault;
 use crate::vault::entry::{
-    Database, Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, PackUse, PageMap, Taken, padding,
+    Database, Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken, padding,
 };
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::hunk::HunkBuilder;
@@ -21,6 +20,7 @@ use crate::vault::pack::{PackInfo, PackKind, name, write_table};
 use crate::vault::pages::{LayerBuilder, Placed};
 use crate::vault::path::{Bytes, EntryPath};
 use crate::vault::root::{FORMAT, HunkRef, PackList, Place, Reason, Root, SNAPSHOTS, SnapshotName, State, Totals};
+use crate::vault::{Vault, tar};
 
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
@@ -295,6 +295,27 @@ impl Sample {
         newest.extend(pages(Extent::zeros(1024), 1024, [3]));
         newest.sort_by_key(|placed| placed.block);
         self.paged(path, &content, 1024, &[pages(first, 1024, 0..12), pages(gone, 1024, [2, 6]), newest])
+    }
+
+    /// Adds a database that was taken as a file, with these side files beside it, which are not added.
+    pub fn raw(&mut self, path: &str, content: &[u8], journal: bool, wal: bool) -> &mut Entry {
+        let side = |there: bool| there.then_some(Side { size: 1, mtime: 0 });
+        let entry = self.file(path, content);
+        entry.database = Some(Database { taken: Taken::Raw, wal: side(wal), journal: side(journal), check: None });
+        entry
+    }
+
+    /// Stores tar headers for all entries, which only restoring by hand needs.
+    pub fn with_headers(&mut self) {
+        for n in 0..self.entries.len() {
+            let header = tar::header(&self.entries[n]).unwrap();
+            let stored = self.put(&header);
+            let entry = &mut self.entries[n];
+            let content = entry.content_extents();
+            (entry.header, entry.extents) = (header.len() as u64, Vec::new());
+            let padding = Extent::zeros(padding(entry.size));
+            [stored].iter().chain(&content).chain([&padding]).for_each(|extent| extent.push(&mut entry.extents));
+        }
     }
 
     /// Stores the entries so far as a snapshot, and goes on with the same ones.

@@ -13,6 +13,7 @@ use crate::store::fault::FaultStore;
 use crate::vault::entry::{Extent, Kind as EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::path::Bytes;
+use crate::verify;
 
 pub fn options(target: &Path) -> Options {
     Options {
@@ -543,6 +544,10 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
             assert!(gone || said.to_string().contains(named), "{how} {what}: {said}");
             assert_eq!(look(&target), before, "{how} {what}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{how} {what}: staging is left");
+            // Whatever a restore refuses, verify names.
+            let found = verify::verify_store(Box::new(sample.store), &verify::Options::default(), &context()).unwrap();
+            let hurts = |damage: &verify::Damage| damage.object == object && damage.snapshots.contains(&second);
+            assert!(gone || found.damage.iter().any(hurts), "{how} {what}: {:?}", found.damage);
             if lost_vault {
                 continue;
             }

@@ -2,54 +2,20 @@
 //!
 //! The order is that of a depth-first walk, every entry lies in a folder that came before it, and no path comes twice. So
 //! a reader that makes folders, files and links in this order never reaches a path through anything but folders that it
-//! made itself, whatever a hostile vault says.
+//! made itself, whatever a hostile vault says. Where a faulty writer left the entry of a folder out, readers make that folder.
 
-use super::entry::{Entry, Extent, FrameRef, Kind, MapForm, MapFrame};
+mod check;
+
+pub use self::check::{HunkSummary, Remark, SnapshotCheck, TreeCheck, link_group};
+use super::entry::{Entry, Extent, FrameRef, MapForm, MapFrame};
 use super::hunk;
 use super::list::List;
 use super::map::{self, Run};
 use super::pack::{self, PackKind};
 use super::pages::Layered;
-use super::path::EntryPath;
 use super::read::{Decoder, PackReader};
 use super::root::{HunkRef, Root};
 use crate::error::{Error, Result};
-
-/// Checks that entries come as a depth-first walk gives them.
-#[derive(Debug, Default)]
-pub struct TreeCheck {
-    last: Option<EntryPath>,
-    /// The folders above the last entry, outermost first.
-    open: Vec<EntryPath>,
-}
-
-impl TreeCheck {
-    /// Takes the next entry.
-    ///
-    /// # Errors
-    /// Damage: an entry out of order, twice, or not in a folder.
-    pub fn next(&mut self, entry: &Entry) -> Result<()> {
-        let wrong = |why: &str| Err(Error::damage("read the entries of a snapshot", format!("{} {why}", entry.path)));
-        match &self.last {
-            Some(last) if *last >= entry.path => return wrong(&format!("comes after {last}, where it cannot be")),
-            None if !entry.path.is_root() => return wrong("comes first, before the data directory itself"),
-            _ => {}
-        }
-        if let Some(parent) = entry.path.parent() {
-            while self.open.last().is_some_and(|folder| folder.bytes() != parent) {
-                self.open.pop();
-            }
-            if self.open.is_empty() {
-                return wrong("is not in a folder");
-            }
-        }
-        if entry.kind == Kind::Folder {
-            self.open.push(entry.path.clone());
-        }
-        self.last = Some(entry.path.clone());
-        Ok(())
-    }
-}
 
 /// Reads one hunk's entries.
 ///
@@ -78,19 +44,43 @@ pub fn hunks(packs: &PackReader, root: &Root) -> Result<Vec<HunkRef>> {
     Ok(hunks)
 }
 
-/// Calls `take` with every entry of a snapshot, in order, checked to be a tree.
+/// What a reader of a whole snapshot comes to.
+#[derive(Debug)]
+pub enum Step {
+    /// The next entry.
+    Entry(Box<Entry>),
+    /// Something that is wrong with the snapshot. A missing folder is told before what lies in it.
+    Remark(Remark),
+}
+
+/// Calls `take` with every entry of a snapshot, in order, checked to be a tree, and with all that is wrong and need not
+/// stop a reader.
+///
+/// # Errors
+/// A store that fails; damage; those of `take`.
+pub fn each_step(packs: &PackReader, root: &Root, mut take: impl FnMut(Step) -> Result<()>) -> Result<()> {
+    let mut check = SnapshotCheck::default();
+    let mut decoder = Decoder::new()?;
+    packs.each(&root.hunks, |hunk: HunkRef| {
+        for entry in read_hunk(packs, &hunk, &mut decoder)? {
+            check.next(&entry)?.into_iter().map(Step::Remark).try_for_each(&mut take)?;
+            take(Step::Entry(Box::new(entry)))?;
+        }
+        Ok(())
+    })?;
+    check.finish().into_iter().map(Step::Remark).try_for_each(take)
+}
+
+/// Calls `take` with every entry of a snapshot that is what writers make: of one that [`each_step`] has something to say
+/// of, it is damage.
 ///
 /// # Errors
 /// A store that fails; damage; those of `take`.
 pub fn each_entry(packs: &PackReader, root: &Root, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
-    let mut check = TreeCheck::default();
-    let mut decoder = Decoder::new()?;
-    packs.each(&root.hunks, |hunk: HunkRef| {
-        for entry in read_hunk(packs, &hunk, &mut decoder)? {
-            check.next(&entry)?;
-            take(entry)?;
-        }
-        Ok(())
+    each_step(packs, root, |step| match step {
+        Step::Entry(entry) => take(*entry),
+        Step::Remark(remark) if remark.is_damage() => Err(Error::damage("read the entries of a snapshot", remark)),
+        Step::Remark(_) => Ok(()),
     })
 }
 
@@ -118,13 +108,10 @@ pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) 
         Some(MapForm::Blocks(frames)) => {
             let mut decoder = Decoder::new()?;
             each_map_frame(packs, frames, |frame, content| {
-                let mut sum = 0u64;
-                for run in read_map_frame(packs, &frame, &mut decoder)? {
-                    sum = sum.saturating_add(run.extent.length);
-                    left = left.checked_sub(run.extent.length).ok_or_else(wrong)?;
-                    take(run.extent)?;
-                }
-                if sum == content { Ok(()) } else { Err(wrong()) }
+                let runs = read_map_frame(packs, &frame, &mut decoder)?;
+                covers(entry, runs_length(&runs), content)?;
+                left = left.checked_sub(content).ok_or_else(wrong)?;
+                runs.into_iter().try_for_each(|run| take(run.extent))
             })?;
         }
         Some(MapForm::Pages(map)) => {
@@ -156,6 +143,23 @@ pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) 
     if left == 0 { Ok(()) } else { Err(wrong()) }
 }
 
+/// So many bytes of a file are in these runs.
+pub fn runs_length(runs: &[Run]) -> u64 {
+    runs.iter().fold(0, |sum, run| sum.saturating_add(run.extent.length))
+}
+
+/// Checks that a frame of a file's map covers what the map says.
+///
+/// # Errors
+/// Damage.
+pub fn covers(entry: &Entry, length: u64, content: u64) -> Result<()> {
+    if length == content {
+        return Ok(());
+    }
+    let why = format!("it does not add up: a frame covers {length} bytes where {content} belong");
+    Err(Error::damage(format!("read the map of {}", entry.path), why))
+}
+
 /// Reads the runs of one frame of a map.
 ///
 /// # Errors
@@ -163,56 +167,4 @@ pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) 
 pub fn read_map_frame(packs: &PackReader, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<Run>> {
     let bytes = packs.index_frame(frame, decoder)?;
     map::parse(&bytes).map_err(|why| Error::damage(format!("read {}", pack::name(PackKind::Index, frame.pack)), why))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(path: &str, kind: Kind) -> Entry {
-        Entry {
-            path: EntryPath::new(path).unwrap(),
-            kind,
-            size: 0,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            mtime: 0,
-            ctime: 0,
-            inode: 0,
-            target: None,
-            xattrs: vec![],
-            hash: None,
-            link: None,
-            racy: false,
-            header: 512,
-            extents: vec![],
-            map: None,
-            database: None,
-        }
-    }
-
-    fn check(paths: &[(&str, Kind)]) -> Result<()> {
-        let mut check = TreeCheck::default();
-        paths.iter().try_for_each(|(path, kind)| check.next(&entry(path, *kind)))
-    }
-
-    #[test]
-    fn only_trees_pass() {
-        use Kind::{File, Folder, Symlink};
-        let root = (".", Folder);
-        assert!(check(&[root, ("a", Folder), ("a/b", Folder), ("a/b/c", File), ("a/d", File), ("b", File)]).is_ok());
-        for bad in [
-            &[("a", File)][..],
-            &[root, root],
-            &[root, ("a", File), ("a", File)],
-            &[root, ("b", File), ("a", File)],
-            &[root, ("a/b", File)],
-            &[root, ("a", Symlink), ("a/b", File)],
-            &[root, ("a", File), ("a/b", File)],
-            &[root, ("a", Folder), ("b", Folder), ("a/c", File)],
-        ] {
-            assert!(check(bad).is_err(), "{bad:?}");
-        }
-    }
 }

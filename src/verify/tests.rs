@@ -4,6 +4,7 @@ use super::*;
 use crate::restore::sample::{Sample, context};
 use crate::restore::tests::damages;
 use crate::vault::entry::Extent;
+use crate::vault::hex::Hash;
 use crate::vault::root::State as SnapshotState;
 
 fn all() -> Options {

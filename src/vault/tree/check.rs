@@ -1,0 +1,319 @@
+//! What the entries of a snapshot say of each other: their order, the folders that they lie in, links, and side files.
+//!
+//! One check, for all who read. A reader gives it entry after entry. `verify` gives it a [`HunkSummary`] of each hunk
+//! that it has read, so that a hunk of many snapshots is decoded once. That finds the same because of what [`TreeCheck`]
+//! remembers: the last entry and nothing else. All folders above that one are there, or it would not have been taken. So what a
+//! hunk's first entry leaves behind does not depend on what came before it, once it is taken itself.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::vault::entry::{Entry, Kind, Taken};
+use crate::vault::hex::Hash;
+use crate::vault::path::EntryPath;
+
+/// The names of the side files that a database may be recorded with, after its own name.
+const SIDES: [&str; 2] = ["-journal", "-wal"];
+
+/// Checks that entries come as a depth-first walk gives them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TreeCheck {
+    /// The last entry that was taken, and whether it is a folder. All folders above it are there.
+    last: Option<(EntryPath, bool)>,
+}
+
+impl TreeCheck {
+    /// Takes the next entry. Gives the folders above it that no entry stands for, the outermost first: to go on, a reader
+    /// makes them. They are never given again.
+    ///
+    /// # Errors
+    /// Damage: an entry out of order, twice, or below something that is no folder. It is not taken.
+    pub fn next(&mut self, path: &EntryPath, is_folder: bool) -> Result<Vec<EntryPath>> {
+        let wrong = |why: String| Err(Error::damage("read the entries of a snapshot", format!("{path} {why}")));
+        match &self.last {
+            Some((last, _)) if last >= path => return wrong(format!("comes after {last}, where it cannot be")),
+            Some((last, false)) if path.is_in(last) => {
+                return wrong(format!("is not in a folder: {last} is none"));
+            }
+            _ => {}
+        }
+        let there = |above: &[u8]| self.last.as_ref().is_some_and(|(last, _)| holds(above, last));
+        let missing = match path.parent() {
+            Some(parent) if !there(parent) => above(path).filter(|above| !there(above.bytes())).collect(),
+            _ => Vec::new(),
+        };
+        self.last = Some((path.clone(), is_folder));
+        Ok(missing)
+    }
+}
+
+/// Whether `path` is the folder `above` or lies in it.
+fn holds(above: &[u8], path: &EntryPath) -> bool {
+    let rest = path.bytes().strip_prefix(above);
+    rest.is_some_and(|rest| above.is_empty() || rest.first().is_none_or(|&byte| byte == b'/'))
+}
+
+/// The folders above a path that is not the data directory, the outermost first.
+fn above(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
+    let bytes = path.bytes();
+    let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+    // What a path begins with, up to a separator, is a path.
+    std::iter::once(EntryPath::root()).chain(ends.filter_map(|end| EntryPath::new(&bytes[..end]).ok()))
+}
+
+/// Something that is wrong with a snapshot as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remark {
+    /// An entry that may not stand where it stands, and why. No reader takes it.
+    Refused(EntryPath, String),
+    /// A folder without an entry, though what lies in it has some. Readers make it.
+    NoFolder(EntryPath),
+    /// A file that is called another name of one whose content is not the same. Readers keep it a file of its own.
+    OtherContent(EntryPath),
+    /// A database that was taken with a side file that is not there: the database, and its side file.
+    NoSide(EntryPath, EntryPath),
+}
+
+impl Remark {
+    /// The entry that it is about.
+    pub fn path(&self) -> &EntryPath {
+        match self {
+            Remark::Refused(path, _) | Remark::NoFolder(path) | Remark::OtherContent(path) => path,
+            Remark::NoSide(database, _) => database,
+        }
+    }
+
+    /// Whether the snapshot is not what was there when it was taken. Of a link with another content that cannot be told:
+    /// each name has the content that is recorded for it.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Remark::OtherContent(_))
+    }
+
+    /// That an entry was refused.
+    pub fn refused(entry: &Entry, why: &Error) -> Self {
+        Remark::Refused(entry.path.clone(), why.what())
+    }
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remark::Refused(_, why) => f.write_str(why),
+            Remark::NoFolder(path) => write!(f, "the folder {path} is not in the snapshot, and what lies in it is"),
+            Remark::OtherContent(path) => {
+                write!(f, "{path} is called another name of a file that has another content; it is a file of its own")
+            }
+            Remark::NoSide(database, side) => write!(
+                f,
+                "the database {database} was taken together with {side}, which is not in the snapshot: \
+                without it the database may be torn, or lack what was committed"
+            ),
+        }
+    }
+}
+
+/// The hard-link group of an entry: one content under one name. What claims to be a link of another content is none.
+pub fn link_group(entry: &Entry) -> Option<Hash> {
+    entry.link.as_ref().map(|link| {
+        let content = entry.hash.map(|hash| hash.0).unwrap_or_default();
+        Hash::of(&[&content[..], link.as_bytes()].concat())
+    })
+}
+
+fn short(hash: &Hash) -> u64 {
+    hash.0.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// A link's name and the content that it has here, both hashed.
+fn link_of(entry: &Entry) -> Option<(u64, u64)> {
+    Some((short(&Hash::of(entry.link.as_ref()?.as_bytes())), short(&entry.hash?)))
+}
+
+/// A database that needs side files, or one of whose names may have them beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Base {
+    path: EntryPath,
+    /// Which of [`SIDES`] it was taken with.
+    wants: [bool; 2],
+    group: Option<u64>,
+}
+
+impl Base {
+    fn of(entry: &Entry) -> Option<Base> {
+        let database = entry.database.as_ref()?;
+        let raw = database.taken == Taken::Raw;
+        let wants = [raw && database.journal.is_some(), raw && database.wal.is_some()];
+        let group = link_group(entry).as_ref().map(short);
+        (wants != [false; 2] || group.is_some()).then(|| Base { path: entry.path.clone(), wants, group })
+    }
+}
+
+/// Databases and the files that have the name of a side file.
+#[derive(Debug, Clone, Default)]
+struct Sides {
+    bases: Vec<Base>,
+    files: HashSet<EntryPath>,
+}
+
+impl Sides {
+    fn add(&mut self, entry: &Entry) {
+        self.bases.extend(Base::of(entry));
+        if entry.kind == Kind::File && SIDES.iter().any(|side| entry.path.bytes().ends_with(side.as_bytes())) {
+            self.files.insert(entry.path.clone());
+        }
+    }
+
+    fn extend(&mut self, other: &Sides) {
+        self.bases.extend_from_slice(&other.bases);
+        self.files.extend(other.files.iter().cloned());
+    }
+
+    /// The side files of those that are wanted and not beside a name of a database.
+    fn lacking(&self, path: &EntryPath, wants: [bool; 2]) -> Vec<EntryPath> {
+        let wanted = SIDES.iter().zip(wants).filter(|(_, wanted)| *wanted);
+        let named = wanted.filter_map(|(side, _)| EntryPath::new([path.bytes(), side.as_bytes()].concat()).ok());
+        named.filter(|side| !self.files.contains(side)).collect()
+    }
+
+    /// What is not there. Of a database with several names the side files lie beside one of them.
+    fn remarks(&self) -> Vec<Remark> {
+        let mut names: HashMap<u64, Vec<&EntryPath>> = HashMap::new();
+        for base in &self.bases {
+            base.group.iter().for_each(|group| names.entry(*group).or_default().push(&base.path));
+        }
+        let mut remarks = Vec::new();
+        for base in &self.bases {
+            let lacking = self.lacking(&base.path, base.wants);
+            let mut others = base.group.iter().flat_map(|group| &names[group]);
+            if lacking.is_empty() || others.any(|name| self.lacking(name, base.wants).is_empty()) {
+                continue;
+            }
+            remarks.extend(lacking.into_iter().map(|side| Remark::NoSide(base.path.clone(), side)));
+        }
+        remarks
+    }
+}
+
+/// Checks a snapshot's entries, one after the other or a hunk at a time.
+#[derive(Debug, Default)]
+pub struct SnapshotCheck {
+    tree: TreeCheck,
+    /// Whether what lies above the next entry may have been lost before it.
+    gap: bool,
+    /// By the name of a link, the content that its first entry has.
+    links: HashMap<u64, u64>,
+    sides: Sides,
+}
+
+impl SnapshotCheck {
+    /// Takes the next entry. Folders that are missing above it come first, the outermost before the others.
+    ///
+    /// # Errors
+    /// As [`TreeCheck::next`].
+    pub fn next(&mut self, entry: &Entry) -> Result<Vec<Remark>> {
+        let missing = self.tree.next(&entry.path, entry.kind == Kind::Folder)?;
+        let mut remarks = self.told(missing);
+        if let Some((name, content)) = link_of(entry)
+            && *self.links.entry(name).or_insert(content) != content
+        {
+            remarks.push(Remark::OtherContent(entry.path.clone()));
+        }
+        self.sides.add(entry);
+        Ok(remarks)
+    }
+
+    fn told(&mut self, missing: Vec<EntryPath>) -> Vec<Remark> {
+        match std::mem::take(&mut self.gap) {
+            true => Vec::new(),
+            false => missing.into_iter().map(Remark::NoFolder).collect(),
+        }
+    }
+
+    /// Entries could not be read here; that was told. Folders that are missing above the next one are not told again.
+    pub fn pass_over(&mut self) {
+        self.gap = true;
+    }
+
+    /// Takes the entries of a hunk. They are read with `entries` only where what is wrong lies between hunks. Gives all that
+    /// is wrong, as taking entry by entry would.
+    ///
+    /// # Errors
+    /// Those of `entries`.
+    pub fn hunk(&mut self, hunk: &HunkSummary, entries: impl FnOnce() -> Result<Vec<Entry>>) -> Result<Vec<Remark>> {
+        let Some(first) = &hunk.first else { return Ok(Vec::new()) };
+        let mut tree = self.tree.clone();
+        let agree = |(name, content): &(u64, u64)| self.links.get(name).is_none_or(|known| known == content);
+        let same = !hunk.mixed && hunk.links.iter().all(agree);
+        // Whether the first one is a folder matters for those after it, which the summary knows.
+        let Some(missing) = same.then(|| tree.next(first, true).ok()).flatten() else {
+            return Ok(self.entries(&entries()?));
+        };
+        let mut remarks = self.told(missing);
+        remarks.extend_from_slice(&hunk.remarks);
+        self.tree = hunk.end.clone();
+        self.links.extend(hunk.links.iter().copied());
+        self.sides.extend(&hunk.sides);
+        Ok(remarks)
+    }
+
+    fn entries(&mut self, entries: &[Entry]) -> Vec<Remark> {
+        let mut remarks = Vec::new();
+        for entry in entries {
+            match self.next(entry) {
+                Ok(more) => remarks.extend(more),
+                Err(why) => remarks.push(Remark::refused(entry, &why)),
+            }
+        }
+        remarks
+    }
+
+    /// What is not there after all entries have come.
+    pub fn finish(&self) -> Vec<Remark> {
+        self.sides.remarks()
+    }
+}
+
+/// What [`SnapshotCheck`] has to know of a hunk, whichever snapshot it is a part of.
+#[derive(Debug)]
+pub struct HunkSummary {
+    count: u64,
+    first: Option<EntryPath>,
+    /// What is wrong in it once its first entry is taken.
+    remarks: Vec<Remark>,
+    end: TreeCheck,
+    links: Vec<(u64, u64)>,
+    /// One name of a link stands in it for two contents.
+    mixed: bool,
+    sides: Sides,
+}
+
+impl HunkSummary {
+    /// The summary of a hunk's entries.
+    pub fn of(entries: &[Entry]) -> Self {
+        let mut check = SnapshotCheck::default();
+        // The folders above the first entry come before the hunk.
+        check.pass_over();
+        let mut remarks = check.entries(entries);
+        remarks.shrink_to_fit();
+        let mixed = remarks.iter().any(|remark| matches!(remark, Remark::OtherContent(_)));
+        let SnapshotCheck { tree, links, sides, .. } = check;
+        HunkSummary {
+            count: entries.len() as u64,
+            first: entries.first().map(|entry| entry.path.clone()),
+            remarks,
+            end: tree,
+            links: links.into_iter().collect(),
+            mixed,
+            sides,
+        }
+    }
+
+    /// Whether the hunk is what a root says: so many entries, the first of this path.
+    pub fn fits(&self, count: u64, first: &EntryPath) -> bool {
+        self.count == count && self.first.as_ref().is_none_or(|path| path == first)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! The damage that was found, collected: one broken object hides no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Damage;
+use super::data::Lost;
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Context;
+use crate::vault::root::{SNAPSHOTS, SnapshotName};
+use crate::vault::tree::Remark;
+
+/// Damage by object and, for a file in it, by path: the first reason for each, and the snapshots known to be hurt.
+#[derive(Default)]
+pub struct Found {
+    objects: BTreeMap<(String, String), (String, BTreeSet<SnapshotName>)>,
+}
+
+impl Found {
+    /// Takes damage to an object in; passes every other failure on.
+    ///
+    /// # Errors
+    /// What is no damage.
+    pub fn add(&mut self, object: &str, hurt: impl IntoIterator<Item = SnapshotName>, why: Error) -> Result<()> {
+        if why.kind() != Kind::Damage {
+            return Err(why);
+        }
+        let key = (object.to_owned(), String::new());
+        self.objects.entry(key).or_insert_with(|| (why.what(), BTreeSet::new())).1.extend(hurt);
+        Ok(())
+    }
+
+    /// Takes in a file that cannot be read, unless the reason is an object that is known to be damaged.
+    pub fn add_file(&mut self, lost: Lost, name: SnapshotName) {
+        // One of its packs is known to be damaged, or the reason names what is.
+        let known = |object: &str| lost.objects.iter().any(|o| o == object) || lost.why.contains(object);
+        if self.objects.keys().any(|(object, detail)| detail.is_empty() && known(object)) {
+            return;
+        }
+        let object = lost.objects.into_iter().next().unwrap_or_else(|| name.object(SNAPSHOTS));
+        let found = self.objects.entry((object, lost.path)).or_insert_with(|| (lost.why, BTreeSet::new()));
+        found.1.insert(name);
+    }
+
+    /// Takes in what is wrong with the entries of a snapshot.
+    pub fn add_remarks(&mut self, object: &str, name: SnapshotName, remarks: &[Remark], ctx: &Context) {
+        for remark in remarks {
+            let why = remark.to_string();
+            if !remark.is_damage() {
+                ctx.monitor.warn(&format!("{object}: {why}"));
+                continue;
+            }
+            let key = (object.to_owned(), why.clone());
+            self.objects.entry(key).or_insert_with(|| (why, BTreeSet::new())).1.insert(name);
+        }
+    }
+
+    /// Whether an object is damaged.
+    pub fn has(&self, object: &str) -> bool {
+        self.objects.contains_key(&(object.to_owned(), String::new()))
+    }
+
+    /// A snapshot needs a damaged object.
+    pub fn hurts(&mut self, object: &str, name: SnapshotName) {
+        self.objects.entry((object.to_owned(), String::new())).or_default().1.insert(name);
+    }
+
+    /// All that was found, in the order of objects.
+    pub fn damage(self) -> Vec<Damage> {
+        let damage = |((object, _), (why, snapshots)): ((String, String), (String, BTreeSet<_>))| Damage {
+            object,
+            why,
+            snapshots: snapshots.into_iter().collect(),
+        };
+        self.objects.into_iter().map(damage).collect()
+    }
+}
