@@ -10,6 +10,7 @@ pub mod content;
 pub mod fill;
 pub mod gather;
 pub mod lacking;
+pub mod left;
 pub mod missing;
 pub mod open_files;
 pub mod place;
@@ -19,6 +20,8 @@ pub mod select;
 pub mod stage;
 pub mod write;
 
+#[cfg(test)]
+mod by_hand;
 #[cfg(test)]
 mod faulty;
 #[cfg(test)]
@@ -36,7 +39,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use self::place::Place;
-use self::plan::{Limits, Planner, Wanted, Window};
+use self::plan::{Limits, Planner, Walk, Wanted, Window};
 use self::read::Reader;
 use self::select::{Choice, PassedOver};
 use self::write::Tree;
@@ -48,7 +51,7 @@ use crate::vault::entry::{Entry, Taken};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader, absent};
 use crate::vault::root::{Problem, Root, SnapshotName, State};
-use crate::vault::tree;
+use crate::vault::tree::{self, HunksLeft};
 
 const SKIP: &str = "`lastgood restore --skip-damaged` gets out what can be got; `lastgood verify` names all damage.";
 
@@ -189,23 +192,32 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
 /// Checks that the snapshot has all of `paths`. Gives the side files of those that are databases taken as files: without
 /// them such a database is not what it was.
 fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bool) -> Result<Vec<EntryPath>> {
-    let hunks = tree::hunks(packs, root)?;
+    let HunksLeft { hunks, lost } = match skip_damaged {
+        true => tree::hunks_left(packs, root)?,
+        false => HunksLeft { hunks: tree::hunks(packs, root)?, lost: Vec::new() },
+    };
     let mut decoder = Decoder::new()?;
     let mut find = |path: &EntryPath| -> Result<Located> {
         let after = hunks.partition_point(|hunk| hunk.first <= *path);
+        let mut damaged = !lost.is_empty();
         let entries = match after.checked_sub(1).map(|n| &hunks[n]) {
             None => Vec::new(),
-            Some(hunk) => match tree::read_hunk(packs, hunk, &mut decoder) {
-                Err(why) if skip_damaged && why.kind() == Kind::Damage => return Ok(Located::Unknown),
-                read => read?,
+            Some(hunk) if skip_damaged => match tree::read_left(packs, hunk, &mut decoder) {
+                Ok(left) => {
+                    damaged |= !left.bad.is_empty();
+                    left.entries
+                }
+                Err(why) if why.kind() == Kind::Damage => return Ok(Located::Unknown),
+                Err(why) => return Err(why),
             },
+            Some(hunk) => tree::read_hunk(packs, hunk, &mut decoder)?,
         };
         // A folder may have no entry of its own; it is made then.
         let holds = entries.iter().any(|entry| entry.path.is_in(path))
             || hunks.get(after).is_some_and(|hunk| hunk.first.is_in(path));
         Ok(match entries.into_iter().find(|entry| entry.path == *path) {
             Some(entry) => Located::There(Box::new(entry)),
-            None if holds => Located::Unknown,
+            None if holds || damaged => Located::Unknown,
             None => Located::Nowhere,
         })
     };
@@ -308,12 +320,14 @@ fn write_window(
         if tree.link(group, entry)? {
             report.files += 1;
             report.bytes += entry.size;
+        } else if planner.skip_damaged {
+            // Its own record of the content may lead to other places than that of the first member.
+            let mut alone = Walk::new(|window: Window| write_window(planner, &window, tree, place, report, top));
+            planner.file(entry.clone(), &mut alone)?;
+            alone.finish()?;
         } else {
             let why = "the file that it is a hard link of could not be restored";
-            if !planner.skip_damaged {
-                return Err(Error::damage(format!("restore {}", entry.path), why));
-            }
-            report.not_restored.push(Problem { path: entry.path.clone(), why: why.into() });
+            return Err(Error::damage(format!("restore {}", entry.path), why));
         }
     }
     for entry in &window.left {

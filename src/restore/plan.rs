@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::content::Progress;
-use super::missing;
 use super::read::ROOM;
+use super::{left, missing};
 use crate::error::{Kind, Result};
 use crate::monitor::Context;
 use crate::store::Store;
@@ -221,29 +221,18 @@ impl Planner<'_> {
     /// A store that fails; damage, unless it is passed over; those of `take`.
     pub fn each_window(&self, root: &Root, take: impl FnMut(Window) -> Result<()>) -> Result<Told> {
         let mut walk = Walk::new(take);
+        if self.skip_damaged {
+            left::each_entry(self, root, &mut walk)?;
+            return walk.finish();
+        }
         let hunks = tree::hunks(self.packs, root)?;
-        let (mut decoder, mut gap) = (Decoder::new()?, false);
+        let mut decoder = Decoder::new()?;
         for (n, hunk) in hunks.iter().enumerate() {
             self.ctx.check("read the snapshot's entries")?;
-            let next = hunks.get(n + 1).map(|h| &h.first);
-            if !self.wanted.touches(&hunk.first, next) {
-                continue;
-            }
-            let read = tree::read_hunk(self.packs, hunk, &mut decoder).and_then(|entries| {
-                entries.into_iter().try_for_each(|entry| {
-                    let path = entry.path.clone();
-                    self.next(entry, if gap { missing::LOST } else { missing::LEFT_OUT }, &mut walk)?;
-                    gap &= !self.wanted.takes(&path);
-                    Ok(())
-                })
-            });
-            match read {
-                Err(why) if self.skip_damaged && why.kind() == Kind::Damage => {
-                    let end = next.map_or("the end".to_owned(), |next| format!("before {next}"));
-                    walk.not_read(hunk.first.clone(), format!("all entries from here to {end}: {why}"));
-                    gap = true;
+            if self.wanted.touches(&hunk.first, hunks.get(n + 1).map(|h| &h.first)) {
+                for entry in tree::read_hunk(self.packs, hunk, &mut decoder)? {
+                    self.next(entry, missing::LEFT_OUT, &mut walk)?;
                 }
-                done => done?,
             }
         }
         walk.finish()

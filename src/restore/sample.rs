@@ -89,6 +89,9 @@ impl PackWriter {
     }
 }
 
+/// What becomes of the lines of a hunk.
+pub type Rewrite = Box<dyn Fn(usize, &mut Vec<String>)>;
+
 /// A vault that is being made, and the snapshot that is next.
 pub struct Sample {
     pub store: &'static MemoryStore,
@@ -99,10 +102,14 @@ pub struct Sample {
     pub frame: usize,
     /// Entries of a hunk.
     pub hunk: usize,
+    /// Hunks of a list frame, each in a pack of its own; 0 for a list in place.
+    pub listed: usize,
     /// Where the hunks of the last snapshot are.
     pub hunks: Vec<HunkRef>,
     /// What the root says of checks of databases.
     pub failed_checks: u64,
+    /// Changes the lines of each hunk by its number, the head first, as no writer would write them.
+    pub rewrite: Option<Rewrite>,
     /// The last snapshot, of which the next one says that it was made from it.
     last: Option<SnapshotName>,
     seq: u64,
@@ -126,8 +133,10 @@ impl Sample {
             packs: Vec::new(),
             frame: 100,
             hunk: 4,
+            listed: 0,
             hunks: Vec::new(),
             failed_checks: 0,
+            rewrite: None,
             last: None,
             seq: 0,
         };
@@ -332,7 +341,12 @@ impl Sample {
             hunks.extend(done.into_iter().map(|hunk| (hunk.bytes, hunk.entries, hunk.first)));
         }
         self.hunks.clear();
-        for (bytes, entries, first) in hunks {
+        for (n, (mut bytes, entries, first)) in hunks.into_iter().enumerate() {
+            if let Some(rewrite) = &self.rewrite {
+                let mut lines: Vec<_> = String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect();
+                rewrite(n, &mut lines);
+                bytes = lines.into_iter().map(|line| line + "\n").collect::<String>().into_bytes();
+            }
             let offset = pack.frame(&bytes);
             let frame = FrameRef { pack: pack.id, offset, length: bytes.len() as u64, hash: Hash::of(&bytes) };
             self.hunks.push(HunkRef { frame, entries, first, maps: 0 });
@@ -343,7 +357,16 @@ impl Sample {
     }
 
     /// Stores a root over the current hunks.
-    pub fn commit_root(&mut self, state: State, packs: Vec<PackInfo>) -> SnapshotName {
+    pub fn commit_root(&mut self, state: State, mut packs: Vec<PackInfo>) -> SnapshotName {
+        let mut frames = Vec::new();
+        for hunks in self.hunks.chunks(self.listed.max(1)).take_while(|_| self.listed > 0) {
+            let (mut list, mut pack) = (Frame::new("list"), PackWriter::new(PackKind::Index));
+            hunks.iter().for_each(|hunk| list.line(&serde_json::to_vec(hunk).unwrap()));
+            let bytes = list.finish(&[]);
+            let (offset, length, hash) = (pack.frame(&bytes), bytes.len() as u64, Hash::of(&bytes));
+            frames.push(FrameRef { pack: pack.id, offset, length, hash });
+            packs.push(pack.store(self.store));
+        }
         self.seq += 1;
         let finished = jiff::Timestamp::from_second(1_800_000_000 + self.seq as i64 * 3600).unwrap();
         let root = Root {
@@ -363,7 +386,7 @@ impl Sample {
             place: Place { boot: String::new(), device: 1, inode: 2, born: None },
             covers: None,
             totals: Totals::default(),
-            hunks: List::Items(self.hunks.clone()),
+            hunks: if self.listed > 0 { List::Frames(frames) } else { List::Items(self.hunks.clone()) },
             packs: PackList { list: List::Items(packs), holders: Vec::new() },
             problems: List::default(),
             databases: List::default(),

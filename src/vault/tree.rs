@@ -5,8 +5,10 @@
 //! made itself, whatever a hostile vault says. Where a faulty writer left the entry of a folder out, readers make that folder.
 
 mod check;
+mod left;
 
 pub use self::check::{HunkSummary, Remark, SnapshotCheck, TreeCheck, link_group};
+pub use self::left::{HunksLeft, Left, hunks_left, read_left};
 use super::entry::{Entry, Extent, FrameRef, MapForm, MapFrame};
 use super::hunk;
 use super::list::List;

@@ -1,0 +1,119 @@
+//! Planning what is left of a damaged snapshot: whatever can be read is planned, and each thing that cannot is told.
+//!
+//! An entry that is bad costs itself and no other. Entries out of order are put in order as far as they are read: inside of a
+//! hunk, and those that belong behind the beginning of the next hunk wait for that. So none is lost for having been written in the
+//! wrong place, unless what comes after it was planned already.
+
+use super::missing;
+use super::plan::{Planner, Walk, Window};
+use crate::error::{Kind, Result};
+use crate::vault::entry;
+use crate::vault::entry::Entry;
+use crate::vault::path::EntryPath;
+use crate::vault::read::Decoder;
+use crate::vault::root::Root;
+use crate::vault::tree::{self, HunksLeft};
+
+/// So many entries wait for a later hunk.
+const WAITING: usize = 64 << 10;
+
+/// Plans all wanted entries that can be read.
+///
+/// # Errors
+/// A store that fails; those of who takes windows.
+pub fn each_entry<F>(planner: &Planner, root: &Root, walk: &mut Walk<F>) -> Result<()>
+where
+    F: FnMut(Window) -> Result<()>,
+{
+    let HunksLeft { hunks, lost } = tree::hunks_left(planner.packs, root)?;
+    let mut decoder = Decoder::new()?;
+    let mut batch = Batch::default();
+    for (n, hunk) in hunks.iter().enumerate() {
+        planner.ctx.check("read the snapshot's entries")?;
+        for (_, why) in lost.iter().filter(|(before, _)| *before == n) {
+            batch.lose(
+                hunk.first.clone(),
+                format!("entries before this one, of a part of the list of all: {why}"),
+                walk,
+            );
+        }
+        let next = hunks.get(n + 1).map(|next| &next.first);
+        if !planner.wanted.touches(&hunk.first, next) {
+            continue;
+        }
+        match tree::read_left(planner.packs, hunk, &mut decoder) {
+            Ok(left) => {
+                for (path, why) in left.bad {
+                    batch.lose(path.unwrap_or_else(|| hunk.first.clone()), why, walk);
+                }
+                batch.add(left.entries);
+            }
+            Err(why) if why.kind() == Kind::Damage => {
+                let end = next.map_or("the end".to_owned(), |next| format!("before {next}"));
+                batch.lose(hunk.first.clone(), format!("all entries from here to {end}: {why}"), walk);
+            }
+            Err(why) => return Err(why),
+        }
+        batch.plan(next, planner, walk)?;
+    }
+    batch.plan(None, planner, walk)?;
+    for (_, why) in lost.iter().filter(|(before, _)| *before >= hunks.len()) {
+        batch.lose(EntryPath::root(), format!("the last entries, of a part of the list of all: {why}"), walk);
+    }
+    Ok(())
+}
+
+/// Entries that wait to be planned.
+#[derive(Default)]
+struct Batch {
+    /// Each with its number in the order in which they are written.
+    entries: Vec<(u64, Entry)>,
+    count: u64,
+    /// Whether something was lost since the last entry that was planned.
+    gap: bool,
+}
+
+impl Batch {
+    fn add(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            self.entries.push((self.count, entry));
+            self.count += 1;
+        }
+        // Stable: of two entries of one path the first one counts.
+        self.entries.sort_by(|(_, a), (_, b)| a.path.cmp(&b.path));
+    }
+
+    fn lose<F: FnMut(Window) -> Result<()>>(&mut self, path: EntryPath, why: String, walk: &mut Walk<F>) {
+        walk.not_read(path, why);
+        self.gap = true;
+    }
+
+    /// Plans the entries before `next`.
+    fn plan<F>(&mut self, next: Option<&EntryPath>, planner: &Planner, walk: &mut Walk<F>) -> Result<()>
+    where
+        F: FnMut(Window) -> Result<()>,
+    {
+        let until = next.map_or(self.entries.len(), |next| self.entries.partition_point(|(_, e)| e.path < *next));
+        let mut waiting = self.entries.split_off(until);
+        for (_, entry) in waiting.drain(waiting.len().min(WAITING)..) {
+            self.lose(entry.path, "it stands far from where it belongs".into(), walk);
+        }
+        let mut now = std::mem::replace(&mut self.entries, waiting).into_iter().peekable();
+        while let Some((number, entry)) = now.next() {
+            let path = entry.path.clone();
+            // What came first stays: something in a folder of this name, which this is not.
+            let usurps = |(before, other): &(u64, Entry)| *before < number && other.path.is_in(&path);
+            if entry.kind != entry::Kind::Folder && now.peek().is_some_and(usurps) {
+                self.lose(path, "it comes after what lies in a folder of its name".into(), walk);
+                continue;
+            }
+            let mode = if self.gap { missing::LOST } else { missing::LEFT_OUT };
+            match planner.next(entry, mode, walk) {
+                Ok(()) => self.gap &= !planner.wanted.takes(&path),
+                Err(why) if why.kind() == Kind::Damage => self.lose(path, why.what(), walk),
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(())
+    }
+}
