@@ -174,3 +174,37 @@ fn a_link_group_of_two_contents_stays_two_files() {
     restore(&sample.vault, &options(&target), &context()).unwrap();
     assert_eq!(look(&target), expected(&sample));
 }
+
+/// Entries that lead through a symlink, in every order, over hunks of any size: skipping damage follows none of them.
+#[test]
+fn what_skips_damage_leaves_the_target_no_more_than_what_does_not() {
+    let parts = [("a", false), ("a", true), ("a/out", false), ("a/deep/out", false), ("z", false)];
+    for order in 0..120usize {
+        for hunk in [1, 3] {
+            let (mut left, mut at, mut sample) = (parts.to_vec(), order, Sample::new());
+            sample.hunk = hunk;
+            while !left.is_empty() {
+                let (path, is_folder) = left.remove(at % left.len());
+                at /= left.len() + 1;
+                match path {
+                    "a" if is_folder => _ = sample.folder(path),
+                    "a" => _ = sample.symlink(path, b"../../beside"),
+                    _ => _ = sample.file(path, b"content"),
+                }
+            }
+            sample.commit(State::Complete);
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(folder.path().join("beside/deep")).unwrap();
+            let target = folder.path().join("in/data");
+            let chosen = Options { skip_damaged: true, ..options(&target) };
+            let report = restore_within(&sample.vault, &chosen, tiny(), &context()).unwrap();
+            let beside: Vec<_> = look(&folder.path().join("beside")).into_keys().collect();
+            assert_eq!(beside, [b"".to_vec(), b"deep".to_vec()], "{order}");
+            // What lies below is there where its folder is, and told where it is not.
+            let told = |path: &str| report.not_restored.iter().any(|problem| problem.path.to_string() == path);
+            for path in ["a/out", "a/deep/out", "z"] {
+                assert_ne!(told(path), target.join(path).exists(), "{order} {hunk} {path}: {report:?}");
+            }
+        }
+    }
+}
