@@ -22,7 +22,7 @@ const STEP: usize = 4000;
 
 /// A folder, beneath which things are opened.
 #[derive(Debug)]
-pub struct Root {
+pub struct Directory {
     folder: OwnedFd,
     stat: Stat,
     /// The folder's path without symlinks, as of its opening.
@@ -33,18 +33,18 @@ pub struct Root {
     proc: bool,
 }
 
-impl Root {
+impl Directory {
     /// Opens a folder. Symlinks in this path are the user's own, and are followed.
     ///
     /// # Errors
     /// What the system refuses; `NOTDIR` for what is no folder.
-    pub fn open(folder: &Path) -> Result<Root, Errno> {
+    pub fn open(folder: &Path) -> Result<Directory, Errno> {
         let path = folder.canonicalize().map_err(|why| Errno::from_io_error(&why).unwrap_or(Errno::IO))?;
         let folder = openat(CWD, folder, FOLDER, Mode::empty())?;
         let stat = fstat(&folder)?;
         let resolves = openat2(&folder, ".", FOLDER, Mode::empty(), RESOLVE).is_ok();
         let proc = statat(CWD, through(&folder), AtFlags::empty()).is_ok();
-        Ok(Root { folder, stat, path, resolves, proc })
+        Ok(Directory { folder, stat, path, resolves, proc })
     }
 
     /// The folder as it was when it was opened.
@@ -87,7 +87,7 @@ impl Root {
     /// The folder that `path` is in, opened for looking up names in it, and the name.
     ///
     /// # Errors
-    /// As [`Root::open_at`].
+    /// As [`Directory::open_at`].
     pub fn parent(&self, path: &EntryPath) -> Result<(OwnedFd, Vec<u8>), Errno> {
         let above = EntryPath::new(path.parent().filter(|above| !above.is_empty()).unwrap_or(b"."));
         let above = above.map_err(|_| Errno::INVAL)?;
@@ -98,7 +98,7 @@ impl Root {
     /// The status of what is at `path`, which may be a symlink.
     ///
     /// # Errors
-    /// As [`Root::open_at`].
+    /// As [`Directory::open_at`].
     pub fn stat_at(&self, path: &EntryPath) -> Result<Stat, Errno> {
         if path.is_root() {
             return fstat(&self.folder);
@@ -110,7 +110,7 @@ impl Root {
     /// Which file is at `path`.
     ///
     /// # Errors
-    /// As [`Root::open_at`].
+    /// As [`Directory::open_at`].
     pub fn identity_at(&self, path: &EntryPath) -> Result<Identity, Errno> {
         let (above, name) = self.parent(path)?;
         let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS)?;
@@ -121,7 +121,7 @@ impl Root {
     /// as long as the descriptor is open. The last component is not looked up yet.
     ///
     /// # Errors
-    /// As [`Root::open_at`]; `NOSYS` where `/proc` is not mounted.
+    /// As [`Directory::open_at`]; `NOSYS` where `/proc` is not mounted.
     pub fn through_proc(&self, path: &EntryPath) -> Result<(OwnedFd, PathBuf), Errno> {
         if !self.proc {
             return Err(Errno::NOSYS);
@@ -234,14 +234,14 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     /// The folder `data` in a scratch folder, once with `openat2` and once without.
-    fn both(test: impl Fn(&Path, &Root)) {
+    fn both(test: impl Fn(&Path, &Directory)) {
         for resolves in [true, false] {
             let scratch = tempfile::tempdir().unwrap();
             let data = scratch.path().join("data");
             fs::create_dir_all(data.join("a/b")).unwrap();
             fs::write(data.join("a/b/file"), "content").unwrap();
-            let root = Root::open(&data).unwrap();
-            test(&data, &Root { resolves: root.resolves && resolves, ..root });
+            let root = Directory::open(&data).unwrap();
+            test(&data, &Directory { resolves: root.resolves && resolves, ..root });
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
         EntryPath::new(text).unwrap()
     }
 
-    fn read(root: &Root, at: &str) -> Result<String, Errno> {
+    fn read(root: &Directory, at: &str) -> Result<String, Errno> {
         let mut content = String::new();
         fs::File::from(root.open_at(&path(at), OFlags::RDONLY)?).read_to_string(&mut content).unwrap();
         Ok(content)

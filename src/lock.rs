@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock, fstat, major, minor};
 use rustix::io::Errno;
 
-use crate::beneath::Root;
+use crate::beneath::Directory;
 use crate::error::{Error, Result};
 
 /// How long a backup waits for a restore to end.
@@ -35,7 +35,7 @@ pub enum Kind {
 ///
 /// # Errors
 /// Another process keeps it locked for longer than `patience`; a `stop`.
-pub fn lock(folder: &Root, kind: Kind, patience: Duration, stop: &AtomicBool) -> Result<Option<String>> {
+pub fn lock(folder: &Directory, kind: Kind, patience: Duration, stop: &AtomicBool) -> Result<Option<String>> {
     let doing = || format!("lock the directory {}", folder.path().display());
     let wanted = match kind {
         Kind::Shared => FlockOperation::NonBlockingLockShared,
@@ -46,10 +46,7 @@ pub fn lock(folder: &Root, kind: Kind, patience: Duration, stop: &AtomicBool) ->
         match flock(folder.folder(), wanted) {
             Ok(()) => return Ok(None),
             Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-            Err(why) => {
-                let what = "a backup and a restore of it at the same time are not kept apart";
-                return Ok(Some(format!("{} cannot be locked ({why}): {what}", folder.path().display())));
-            }
+            Err(why) => return Ok(Some(not_locked(folder.path(), &why))),
         }
         if stop.load(Ordering::Relaxed) {
             return Err(Error::failed(doing(), "it was told to stop"));
@@ -65,6 +62,12 @@ pub fn lock(folder: &Root, kind: Kind, patience: Duration, stop: &AtomicBool) ->
         }
         std::thread::sleep(STEP);
     }
+}
+
+/// The note that a directory cannot be locked.
+pub fn not_locked(folder: &Path, why: &Errno) -> String {
+    let what = "a backup and a restore of it at the same time are not kept apart";
+    format!("{} cannot be locked ({why}): {what}", folder.display())
 }
 
 /// Who has a lock on the directory, as far as the kernel tells.
@@ -90,9 +93,9 @@ mod tests {
     fn readers_share_and_a_writer_is_alone() {
         let folder = tempfile::tempdir().unwrap();
         let stop = AtomicBool::new(false);
-        let open = || Root::open(folder.path()).unwrap();
+        let open = || Directory::open(folder.path()).unwrap();
         let (a, b, c) = (open(), open(), open());
-        let lock = |root: &Root, kind| lock(root, kind, Duration::ZERO, &stop);
+        let lock = |root: &Directory, kind| lock(root, kind, Duration::ZERO, &stop);
         assert_eq!(lock(&a, Kind::Shared).unwrap(), None);
         assert_eq!(lock(&b, Kind::Shared).unwrap(), None);
         let said = lock(&c, Kind::Exclusive).unwrap_err().to_string();
@@ -105,7 +108,7 @@ mod tests {
     #[test]
     fn who_waits_can_be_stopped() {
         let folder = tempfile::tempdir().unwrap();
-        let (a, b) = (Root::open(folder.path()).unwrap(), Root::open(folder.path()).unwrap());
+        let (a, b) = (Directory::open(folder.path()).unwrap(), Directory::open(folder.path()).unwrap());
         let stop = AtomicBool::new(true);
         lock(&a, Kind::Exclusive, Duration::ZERO, &stop).unwrap();
         let said = lock(&b, Kind::Shared, BACKUP_WAITS, &stop).unwrap_err().to_string();

@@ -238,3 +238,31 @@ fn a_snapshot_has_many_names() {
     }
     assert!(!world.path("none").exists());
 }
+
+#[test]
+fn a_backup_and_a_restore_of_one_directory_wait_for_each_other() {
+    use rustix::fs::{FlockOperation, flock};
+    let world = World::with_files();
+    world.backup();
+    let data = world.data();
+    for (held, command) in [
+        (FlockOperation::LockExclusive, vec!["backup"]),
+        (FlockOperation::LockShared, vec!["restore", data.to_str().unwrap()]),
+    ] {
+        let folder = File::open(&data).unwrap();
+        flock(&folder, held).unwrap();
+        let mut child = world.command(&command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(child.try_wait().unwrap().is_none(), "{command:?} did not wait");
+        drop(folder);
+        assert!(child.wait().unwrap().success(), "{command:?}");
+        // Who waits can be stopped.
+        let folder = File::open(&data).unwrap();
+        flock(&folder, held).unwrap();
+        let mut child = world.command(&command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let began = Instant::now();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(!child.wait().unwrap().success() && began.elapsed() < Duration::from_secs(10));
+    }
+}

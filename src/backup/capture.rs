@@ -26,7 +26,7 @@ use super::select::Select;
 use super::walk::{Found, Met, Walker};
 use super::writer::Written;
 use super::{Options, doing, sqlite};
-use crate::beneath::Root;
+use crate::beneath::Directory;
 use crate::error::{Doing, Error, Result};
 use crate::monitor::{Context, Moment, Silent};
 use crate::vault::path::EntryPath;
@@ -62,7 +62,7 @@ pub struct Capture<'a> {
     /// The run that it belongs to.
     pub run: &'a Run<'a>,
     /// The data directory.
-    pub root: &'a Root,
+    pub root: &'a Directory,
     /// What is taken of it.
     pub select: &'a Select,
     /// When it began, in ns since 1970.

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{OFlags, fgetxattr, flistxattr, lgetxattr, llistxattr, readlinkat};
 use rustix::io::Errno;
 
-use crate::beneath::Root;
+use crate::beneath::Directory;
 use crate::vault::entry::Kind;
 use crate::vault::path::{Bytes, EntryPath};
 
@@ -24,7 +24,7 @@ pub struct Extra {
 ///
 /// # Errors
 /// What the system refuses; `INVAL` for what is no symlink any more.
-pub fn extra_of(root: &Root, path: &EntryPath, kind: Kind) -> Result<Extra, Errno> {
+pub fn extra_of(root: &Directory, path: &EntryPath, kind: Kind) -> Result<Extra, Errno> {
     if kind == Kind::Folder {
         let folder = root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         return extra_of_file(&File::from(folder));

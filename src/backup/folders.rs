@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::select::Select;
 use super::sqlite::beside;
 use super::walk::{Found, names, nanos, status};
-use crate::beneath::{Identity, Root, born};
+use crate::beneath::{Directory, Identity, born};
 use crate::error::Doing;
 use crate::vault::entry::Kind;
 use crate::vault::path::EntryPath;
@@ -177,7 +177,7 @@ impl Read for Source {
 /// How folders are looked at again.
 pub struct Look<'a> {
     /// The data directory.
-    pub root: &'a Root,
+    pub root: &'a Directory,
     /// What is taken of it.
     pub select: &'a Select,
     /// A folder that changed this shortly before it was listed, in ns, may have changed since without its time moving.

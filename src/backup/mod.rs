@@ -42,7 +42,7 @@ use self::commit::{BeforeCommit, Outcome, Run};
 pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
 use self::packer::with_packer;
 use self::select::Select;
-use crate::beneath::{Identity, Root, born};
+use crate::beneath::{Directory, Identity, born};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem;
 use crate::lock;
@@ -303,7 +303,7 @@ fn attempt(
 }
 
 /// Opens the data directory, and locks it against a restore. Gives a note where it cannot be locked.
-fn open_locked(options: &Options, ctx: &Context) -> Result<(Root, Option<String>)> {
+fn open_locked(options: &Options, ctx: &Context) -> Result<(Directory, Option<String>)> {
     loop {
         let root = walk::open(&options.data)?;
         let note = lock::lock(&root, lock::Kind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
@@ -316,12 +316,12 @@ fn open_locked(options: &Options, ctx: &Context) -> Result<(Root, Option<String>
 }
 
 /// Whether a path still leads to the directory that was opened.
-fn leads_to(data: &Path, root: &Root) -> bool {
+fn leads_to(data: &Path, root: &Directory) -> bool {
     rustix::fs::stat(data).is_ok_and(|now| (now.st_dev, now.st_ino) == root.id())
 }
 
 /// Where the data directory is now.
-fn place(options: &Options, root: &Root) -> Result<Place> {
+fn place(options: &Options, root: &Directory) -> Result<Place> {
     let doing = || format!("read the data directory {}", options.data.display());
     let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, Identity::FLAGS).doing(doing)?;
     Ok(Place {

@@ -24,7 +24,7 @@ use super::sqlite::registry::{self, Hold};
 use super::sqlite::trouble::Trouble;
 use super::sqlite::{self, header::Header};
 use super::walk::{Found, Role, nanos};
-use crate::beneath::{Identity, Root};
+use crate::beneath::{Directory, Identity};
 use crate::error::Result;
 use crate::monitor::{Context, Moment};
 use crate::vault::entry::{Entry, Kind};
@@ -58,7 +58,7 @@ pub struct Feed {
 #[derive(Clone, Copy)]
 pub struct Desk<'a> {
     /// The data directory.
-    pub root: &'a Root,
+    pub root: &'a Directory,
     /// Whether inode numbers mean something on its filesystem.
     pub numbers_tell: bool,
     /// What the vault has.
@@ -471,7 +471,7 @@ mod tests {
             key: [0; 32],
             trust: Trust::default(),
         };
-        let root = Root::open(data).unwrap();
+        let root = Directory::open(data).unwrap();
         let desk = Desk {
             root: &root,
             numbers_tell: true,

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::folders::FolderRecord;
 use super::select::Select;
 use super::sqlite::beside;
-use crate::beneath::Root;
+use crate::beneath::Directory;
 use crate::error::{Error, Result};
 use crate::monitor::{Moment, Monitor};
 use crate::vault::entry::{Kind, Side};
@@ -163,7 +163,7 @@ struct Ahead {
 }
 
 struct Shared<'a> {
-    root: &'a Root,
+    root: &'a Directory,
     select: &'a Select,
     now: fn() -> i64,
     stop: &'a AtomicBool,
@@ -176,7 +176,7 @@ struct Shared<'a> {
 #[derive(Clone, Copy)]
 pub struct Walker<'a> {
     /// The data directory.
-    pub root: &'a Root,
+    pub root: &'a Directory,
     /// What is taken of it.
     pub select: &'a Select,
     /// Threads that list folders ahead of the walk.
@@ -259,9 +259,9 @@ impl Drop for Over<'_> {
 ///
 /// # Errors
 /// One that is missing, cannot be read, is no folder or is half restored.
-pub fn open(data: &Path) -> Result<Root> {
+pub fn open(data: &Path) -> Result<Directory> {
     let doing = || format!("read the data directory {}", data.display());
-    let root = Root::open(data).map_err(|why| match why {
+    let root = Directory::open(data).map_err(|why| match why {
         Errno::NOENT => Error::failed(doing(), "it does not exist").hint(MISSING),
         Errno::NOTDIR => Error::failed(doing(), "it is not a directory"),
         why => Error::io(doing(), &why.into()),

@@ -95,7 +95,11 @@ impl SnapshotWriter {
         let hunk =
             self.builder.push_within(entry, begins, !open.is_empty()).map_err(|why| Refused::Entry(why.what()))?;
         // Whatever could be taken back is checked before, this by all that came.
-        self.tree.next(entry).map_err(|why| Refused::Failed(Error::failed("write the snapshot", why)))?;
+        let missing = self.tree.next(&entry.path, entry.kind == Kind::Folder);
+        match missing.map_err(|why| Refused::Failed(Error::failed("write the snapshot", why)))?.first() {
+            Some(missing) => return wrong(&format!("the folder {missing} is missing")),
+            None => {}
+        }
         if let Some(side) = Some(&entry.path).filter(|path| self.open.contains(*path))
             && entry.kind != Kind::File
         {

@@ -32,10 +32,11 @@ pub mod sample;
 pub mod tests;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use rustix::io::Errno;
 use serde::Serialize;
 
 use self::place::Place;
@@ -43,7 +44,9 @@ use self::plan::{Limits, Planner, Walk, Wanted, Window};
 use self::read::Reader;
 use self::select::{Choice, PassedOver};
 use self::write::Tree;
+use crate::beneath::Directory;
 use crate::error::{Error, Kind, Result};
+use crate::lock;
 use crate::monitor::Context;
 use crate::store::Traffic;
 use crate::vault::Vault;
@@ -116,6 +119,8 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     let paths = if all { &[][..] } else { &options.paths };
     let mut place = Place::check(&options.target, options.in_place, paths)?;
     let target = place.target.clone();
+    // Held to the end: a backup that begins meanwhile waits, and then finds what has been put into place.
+    let (_locked, unlocked) = lock_target(&target, ctx)?;
     let mut report = Report {
         snapshot: name,
         target: place.target.clone(),
@@ -130,6 +135,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         seconds: 0.0,
         traffic: None,
     };
+    report.warnings.extend(unlocked);
     if root.state != State::Complete {
         report.warnings.push(format!("the snapshot {name} is {}", root.state));
     }
@@ -187,6 +193,18 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     report.seconds = began.elapsed().as_secs_f64();
     report.traffic = vault.store.traffic();
     Ok(report)
+}
+
+/// Locks the target, if there is one, against a backup of it. Gives a note where it cannot be locked.
+fn lock_target(target: &Path, ctx: &Context) -> Result<(Option<Directory>, Option<String>)> {
+    let folder = match Directory::open(target) {
+        Ok(folder) => folder,
+        Err(Errno::NOENT) => return Ok((None, None)),
+        // Whoever may not read it may put something into its place all the same.
+        Err(why) => return Ok((None, Some(lock::not_locked(target, &why)))),
+    };
+    let note = lock::lock(&folder, lock::Kind::Exclusive, lock::RESTORE_WAITS, ctx.stop)?;
+    Ok((Some(folder), note))
 }
 
 /// Checks that the snapshot has all of `paths`. Gives the side files of those that are databases taken as files: without

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, lstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use crate::beneath::Root;
+use crate::beneath::Directory;
 use crate::vault::path::EntryPath;
 
 /// A database's place.
@@ -27,7 +27,7 @@ impl At {
     ///
     /// # Errors
     /// What the system refuses; `NOENT`, `NOTDIR` or `LOOP` where its folder is not there any more.
-    pub fn beneath(root: &Root, path: &EntryPath) -> Result<At, Errno> {
+    pub fn beneath(root: &Directory, path: &EntryPath) -> Result<At, Errno> {
         let (folder, name) = root.parent(path)?;
         Ok(At { folder, name: OsString::from_vec(name), path: root.path().join(path.as_path()) })
     }
@@ -106,6 +106,6 @@ fn found(said: Result<Stat, Errno>) -> Result<Option<Stat>, Errno> {
 /// For tests: the place of a file.
 #[cfg(test)]
 pub fn at(path: &Path) -> At {
-    let root = Root::open(path.parent().unwrap()).unwrap();
+    let root = Directory::open(path.parent().unwrap()).unwrap();
     At::beneath(&root, &EntryPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap()).unwrap()
 }

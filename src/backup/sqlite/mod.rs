@@ -53,7 +53,7 @@ use super::part::{Content, Part};
 use super::read::{Over, mtime};
 use super::walk::Found;
 use crate::backup::extra::extra_of_file;
-use crate::beneath::{Identity, Root};
+use crate::beneath::{Directory, Identity};
 use crate::monitor::{Context, Moment};
 use crate::vault::entry::{Check, CheckKind, Database, Entry, MapForm, PageMap, Side, Taken};
 use crate::vault::pack::PackInfo;
@@ -106,7 +106,7 @@ pub struct Settled {
 /// Reads databases.
 pub struct Reader<'a> {
     /// The data directory.
-    pub root: &'a Root,
+    pub root: &'a Directory,
     /// What the vault has.
     pub base: &'a Base<'a>,
     /// How to take them.
