@@ -188,11 +188,12 @@ impl App {
             rolled = rolled.saturating_sub(*weight);
             here
         });
-        let mut act = chosen.map_or(Act::Create, |(act, _)| *act);
-        // It is rarely allowed, and then to happen.
-        if self.may_exchange_data && self.engine.is_some() && self.dice.roll(8) == 0 {
-            act = Act::ExchangeData;
-        }
+        let act = chosen.map_or(Act::Create, |(act, _)| *act);
+        self.act_as(act, when);
+    }
+
+    /// Does a certain thing, if it can, and takes that down.
+    pub fn act_as(&mut self, act: Act, when: &str) {
         if let Some(did) = self.perform(act) {
             if self.engine.is_some() {
                 self.counters.count(&format!("{act:?}"));

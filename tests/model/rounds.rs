@@ -150,7 +150,7 @@ impl Rounds {
         self.round += 1;
         self.app.log.push(format!("round {}", self.round));
         let mut manner = self.manner();
-        let moved = self.between(&manner);
+        let moved = self.between(&mut manner);
         let order = self.order(&manner);
         let resumes = self.resumes();
         self.app.log.push(format!("backup {order:?}"));
@@ -199,19 +199,20 @@ impl Rounds {
     }
 
     /// What happens between two backups; whether the directory is in another place after it.
-    fn between(&mut self, manner: &Manner) -> bool {
+    fn between(&mut self, manner: &mut Manner) -> bool {
         for _ in 0..self.roll(6) {
             self.app.act("between");
         }
         // What is large, or has something beside it, is where a checkpoint can go wrong.
         if matches!(manner.death, Death::Checkpoint(_)) && self.roll(3) > 0 {
             for act in [Act::DatabaseCrash, Act::DatabaseCrash, Act::CreateLarge] {
-                let did = self.app.perform(act);
-                self.app.log.extend(did.map(|did| format!("between: {act:?} {did}")));
+                self.app.act_as(act, "between");
             }
         }
-        if self.roll(12) == 0 {
+        if self.roll(8) == 0 {
             self.app.prepare_exchange();
+            // Who mixes two directories often notices that something else changed, if something does.
+            manner.busy = [0, 0, manner.busy][self.roll(3) as usize];
         }
         let moved = self.roll(12);
         if moved == 0 {
@@ -275,7 +276,9 @@ impl Rounds {
                     if self.app.log.last().is_none_or(|line| line != SILENT) {
                         self.app.log.push(SILENT.into());
                     }
-                    self.app.end_all();
+                    if self.roll(2) == 0 {
+                        self.app.end_all();
+                    }
                 }
             }
         };
@@ -288,11 +291,15 @@ impl Rounds {
         if moment == "Opened" {
             self.opened.insert(path.to_owned());
         }
+        let when = format!("at {moment} {path}");
+        // It is rarely allowed, and then to happen.
+        if self.app.may_exchange_data && self.roll(25) == 0 {
+            self.app.act_as(Act::ExchangeData, &when);
+        }
         if self.roll(100) >= manner.busy {
             return;
         }
         self.app.focus = Some(path.to_owned());
-        let when = format!("at {moment} {path}");
         for _ in 0..1 + self.roll(2) {
             self.app.act(&when);
         }
