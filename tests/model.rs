@@ -4,9 +4,14 @@
 //! to the directory; what was when is taken down ([`history`]). Each snapshot is restored and compared with that
 //! ([`oracle`]).
 //!
-//! `model::long` runs for `LASTGOOD_SOAK` seconds, from the seed `LASTGOOD_MODEL_SEED` on; with `LASTGOOD_MODEL_HUNT=1` it
-//! goes on after what it finds, and tells at the end what it found first with which seed. The engine has several threads,
-//! so that a seed finds the same again often, not always.
+//! ```text
+//! LASTGOOD_SOAK=600 LASTGOOD_MODEL_SEED=1 cargo test --test all model::long -- --exact --ignored --nocapture
+//! ```
+//!
+//! runs for so many seconds, over histories of ascending seeds from that one on, and stops at the first thing that is wrong;
+//! its seed, the last operations and a folder with everything are told then. With `LASTGOOD_MODEL_HUNT=1` it goes on, and
+//! tells at the end what it found first with which seed. The engine has several threads, so that a seed finds the same again
+//! often, not always.
 
 mod app;
 mod counters;

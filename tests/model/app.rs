@@ -13,38 +13,71 @@ use crate::support::tree::noise;
 /// What the app can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
+    /// Makes a small file.
     Create,
+    /// Makes a file that takes several reads.
     CreateLarge,
+    /// Writes into a file.
     Overwrite,
+    /// Writes at its end.
     Append,
+    /// Cuts it off.
     Truncate,
+    /// Renames a new file over it.
     Replace,
+    /// Writes into it through a memory map.
     MapWrite,
+    /// Renames it.
     RenameFile,
+    /// Gives it one more name.
     Link,
+    /// Takes a name away.
     Unlink,
+    /// Removes linked files, and makes others with the same inode numbers.
     Relink,
+    /// Makes a symlink.
     Symlink,
+    /// Changes permissions.
     Chmod,
+    /// Sets an extended attribute.
     Xattr,
+    /// Makes a folder.
     MakeFolder,
+    /// Puts many files into a folder.
     Fill,
+    /// Removes a folder with all that is in it.
     RemoveTree,
+    /// Moves a folder.
     RenameFolder,
+    /// Exchanges two folders.
     ExchangeFolders,
+    /// Exchanges a folder with a symlink that leads out of the data directory.
     ExchangeLink,
+    /// Exchanges the data directory with another one.
     ExchangeData,
+    /// Takes a move or an exchange back.
     Undo,
+    /// Makes a database.
     DatabaseCreate,
+    /// Commits a transaction.
     DatabaseWrite,
+    /// Begins one that stays open.
     DatabaseBegin,
+    /// Ends it.
     DatabaseEnd,
+    /// Puts a log into its database.
     DatabaseCheckpoint,
+    /// Writes a database anew.
     DatabaseVacuum,
+    /// Closes a connection.
     DatabaseClose,
+    /// Removes a database.
     DatabaseRemove,
+    /// Leaves a database with the journal or log of a transaction that was cut off.
     DatabaseCrash,
+    /// Opens such a one.
     DatabaseRecover,
+    /// Makes a file that looks like a database.
     DatabaseOdd,
 }
 

@@ -103,6 +103,7 @@ impl App {
         id
     }
 
+    /// Makes a database in some journal mode; of too many, one goes instead.
     pub fn database_create(&mut self) -> Option<String> {
         if self.full() {
             return self.database_remove();
@@ -171,6 +172,7 @@ impl App {
         self.history.database_mut(id).commits.push((now, serial));
     }
 
+    /// Commits a transaction.
     pub fn database_write(&mut self) -> Option<String> {
         let (path, id) = self.pick_database(Some(false))?;
         if self.databases.pending.contains_key(&id) {
@@ -187,6 +189,7 @@ impl App {
         done.then(|| format!("{path} serial {serial}"))
     }
 
+    /// Begins a transaction that stays open, with pages that have gone to the file already.
     pub fn database_begin(&mut self) -> Option<String> {
         let (path, id) = self.pick_database(Some(false))?;
         if self.databases.pending.contains_key(&id) {
@@ -203,6 +206,7 @@ impl App {
         Some(format!("{path} serial {serial}"))
     }
 
+    /// Ends an open transaction.
     pub fn database_end(&mut self) -> Option<String> {
         let mut all = self.all(|_, what| matches!(what, What::Database(_)));
         all.retain(|(_, id)| self.databases.pending.contains_key(id));
@@ -235,6 +239,7 @@ impl App {
         }
     }
 
+    /// Has SQLite do something to a database as a whole.
     pub fn database_upkeep(&mut self, sql: &str) -> Option<String> {
         let (path, id) = self.pick_database(Some(false))?;
         if self.databases.pending.contains_key(&id) {
@@ -253,6 +258,7 @@ impl App {
         done.then_some(path)
     }
 
+    /// Closes a connection.
     pub fn database_close(&mut self) -> Option<String> {
         let (path, id) = self.pick_database(Some(false))?;
         self.roll_back(id);
@@ -260,6 +266,7 @@ impl App {
         Some(path)
     }
 
+    /// Removes a database.
     pub fn database_remove(&mut self) -> Option<String> {
         let (path, _) = self.pick_database(None)?;
         self.remove_database(&path);

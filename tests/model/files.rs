@@ -52,6 +52,7 @@ impl App {
         self.history.take(path);
     }
 
+    /// Makes a small file or a large one; of too many, some go instead.
     pub fn create(&mut self, large: bool) -> Option<String> {
         if self.crowded() {
             return if self.dice.roll(20) == 0 { self.remove_tree() } else { self.unlink_one() };
@@ -88,6 +89,7 @@ impl App {
         self.history.write(id, bytes);
     }
 
+    /// Writes somewhere into a file.
     pub fn overwrite(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
         let bytes = self.before_change(id);
@@ -102,6 +104,7 @@ impl App {
         Some(format!("{path}: {length} bytes at {at}"))
     }
 
+    /// Writes at the end of a file.
     pub fn append(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
         let bytes = self.before_change(id);
@@ -115,6 +118,7 @@ impl App {
         Some(format!("{path}: {length} bytes after {end}"))
     }
 
+    /// Cuts a file off, or writes it anew from its beginning.
     pub fn truncate(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
         let mut bytes = self.before_change(id);
@@ -135,6 +139,7 @@ impl App {
         Some(format!("{path} to {length} bytes"))
     }
 
+    /// Writes a new file beside one, and renames it over that.
     pub fn replace(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
         let length = match self.history.file(id)?.bytes.len() {
@@ -149,6 +154,7 @@ impl App {
         Some(format!("{path} by {length} bytes"))
     }
 
+    /// Writes into a file through a memory map.
     pub fn map_write(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
         let mut bytes = self.before_change(id);
@@ -165,6 +171,7 @@ impl App {
         Some(format!("{path}: {length} bytes at {at}"))
     }
 
+    /// Renames a file, now and then over another one.
     pub fn rename_file(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
         let to = match self.dice.roll(4) {
@@ -180,6 +187,7 @@ impl App {
         Some(format!("{path} to {to}"))
     }
 
+    /// Gives a file one more name.
     pub fn link(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
         let to = self.pick_free(false)?;
@@ -188,6 +196,7 @@ impl App {
         Some(format!("{path} as {to}"))
     }
 
+    /// Removes a name of a file, or a symlink.
     pub fn unlink_one(&mut self) -> Option<String> {
         let all = self.all(|_, what| matches!(what, What::File(_) | What::Symlink(_)));
         let (path, _) = self.pick(all)?;
@@ -215,6 +224,7 @@ impl App {
         Some(did + &format!("{first} comes with {second}, inode {}", self.history.objects[id].inode))
     }
 
+    /// Makes a symlink that leads nowhere, or out of the data directory.
     pub fn symlink(&mut self) -> Option<String> {
         let path = self.pick_free(true)?;
         let target = match self.dice.roll(4) {
@@ -227,6 +237,7 @@ impl App {
         Some(path)
     }
 
+    /// Changes permissions.
     pub fn chmod(&mut self) -> Option<String> {
         let all = self.all(|path, what| !path.is_empty() && !matches!(what, What::Symlink(_)));
         let (path, id) = self.pick(all)?;
@@ -236,6 +247,7 @@ impl App {
         Some(format!("{path} {mode:o}"))
     }
 
+    /// Sets an extended attribute.
     pub fn xattr(&mut self) -> Option<String> {
         let (path, _) = self.pick_file()?;
         let value = self.serial().to_string();

@@ -19,6 +19,7 @@ fn swap(a: &Path, b: &Path) {
 }
 
 impl App {
+    /// Makes a folder, unless there are many.
     pub fn make_folder(&mut self) -> Option<String> {
         if self.all(|_, what| matches!(what, What::Folder(_))).len() > 9 {
             return None;
@@ -30,6 +31,7 @@ impl App {
         Some(path)
     }
 
+    /// Puts many files into a folder.
     pub fn fill(&mut self) -> Option<String> {
         // Once in a while, as each of these files is read and compared.
         if self.crowded() || self.dice.roll(4) > 0 {
@@ -47,6 +49,7 @@ impl App {
         Some(format!("{folder} with {count} files"))
     }
 
+    /// Removes a folder with all that is in it.
     pub fn remove_tree(&mut self) -> Option<String> {
         let (path, _) = self.pick_folder(false)?;
         self.remove(&path);
@@ -87,6 +90,7 @@ impl App {
         panic!("{} is never empty", whole.display());
     }
 
+    /// Moves a folder.
     pub fn rename_folder(&mut self) -> Option<String> {
         let (from, _) = self.pick_folder(false)?;
         let to = self.pick_free(true)?;
@@ -104,6 +108,7 @@ impl App {
         self.history.rename(from, to);
     }
 
+    /// Exchanges two folders.
     pub fn exchange_folders(&mut self) -> Option<String> {
         let (a, _) = self.pick_folder(false)?;
         let (b, _) = self.pick_folder(false)?;
@@ -178,6 +183,7 @@ impl App {
         self.data = data;
     }
 
+    /// Exchanges the data directory with the one that was prepared, where that is allowed.
     pub fn exchange_data(&mut self) -> Option<String> {
         let next = self.next.filter(|_| self.may_exchange_data)?;
         self.close_in("");
