@@ -62,8 +62,10 @@ pub enum Class {
     /// A database that was left behind by an app that died, and lay there all the time, comes back without what lay
     /// beside it.
     RawBroken,
-    /// The same of one that was moved meanwhile.
+    /// The same of one that was moved, removed or replaced meanwhile.
     RawMovedBroken,
+    /// The same where it was said that what lay beside it had gone.
+    RawApart,
     /// A database is in a state that it was in before the snapshot was begun.
     DatabaseOld,
     /// The app's own database does not work any more.
@@ -267,7 +269,12 @@ impl Oracle<'_> {
     }
 
     fn raw_broken(&self, path: &str) -> Class {
-        if self.capture.stable.contains_key(path) { Class::RawBroken } else { Class::RawMovedBroken }
+        let said = |side| self.warnings().any(|said| said.starts_with(&format!("{path}{side} ")));
+        match () {
+            () if SIDES.iter().any(said) => Class::RawApart,
+            () if self.capture.stable.contains_key(path) => Class::RawBroken,
+            () => Class::RawMovedBroken,
+        }
     }
 
     /// All that is in it comes from one data directory.
