@@ -136,7 +136,7 @@ impl<'a> Assembly<'a> {
                 Part::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
                 Part::Link(found, identity) => self.link(found, identity)?,
                 Part::Later(path) => _ = self.later.insert(path, None),
-                Part::Reopened(path, inode) => _ = self.later.insert(path, Some(inode)),
+                Part::Reopened(path, inode) => self.look_later(path, inode),
                 Part::Other(found, known, extra) => self.other(found, known, extra)?,
                 Part::File(content, bytes, known, sampled) => self.file(content, &bytes, known, sampled)?,
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
@@ -174,6 +174,11 @@ impl<'a> Assembly<'a> {
     pub fn failed(&mut self, path: EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path} is not in the snapshot: {why}"));
         self.problems.push(Problem { path, why });
+    }
+
+    /// An entry that was read from the file of this inode number, which was not the one that was listed.
+    fn look_later(&mut self, path: EntryPath, inode: u64) {
+        self.later.insert(path, Some(inode));
     }
 
     /// An entry whose name led nowhere when it was read: deleted, or away for a moment. The end of the capture tells.

@@ -40,7 +40,7 @@ pub struct FolderRecord {
     ctime: i64,
     /// When its listing began, in ns since 1970.
     at: i64,
-    /// Hashes of its names, in order, and the inode numbers that they led to; none if it could not be listed.
+    /// Hashes of its names, in order, and what they led to; none if it could not be listed.
     names: Option<Vec<(u64, u64)>>,
 }
 
@@ -53,10 +53,16 @@ fn hash(name: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// What a name leads to: the inode's number, which may have come again for something of another kind, with the kind in its
+/// upper bits.
+fn what(stat: &Stat) -> u64 {
+    stat.st_ino ^ u64::from(stat.st_mode & 0o170_000) << 48
+}
+
 impl FolderRecord {
     /// The record of a folder whose listing began `at` a moment, with these names.
     pub fn new(found: &Found, at: i64, names: &[Vec<u8>], stats: &Stats) -> Self {
-        let inode = |stat: &Result<Stat, Errno>| stat.as_ref().map_or(0, |stat| stat.st_ino);
+        let inode = |stat: &Result<Stat, Errno>| stat.as_ref().map_or(0, what);
         let mut names: Vec<_> = names.iter().zip(stats).map(|(name, stat)| (hash(name), inode(stat))).collect();
         names.sort_unstable();
         FolderRecord { at, names: Some(names), ..Self::unlisted(found.clone()) }
@@ -265,7 +271,10 @@ impl Look<'_> {
             let Some(now) = stat.as_ref().ok().and_then(|stat| Found::new(path.join(name), stat)) else { continue };
             let first = known.partition_point(|(known, _)| *known < hash(name));
             let was = known.get(first).filter(|(known, _)| *known == hash(name)).map(|(_, inode)| *inode);
-            let same = was.is_some_and(|was| !self.times_tell || was == now.inode);
+            let same = was.is_some_and(|was| match self.times_tell {
+                true => stat.as_ref().is_ok_and(|stat| what(stat) == was),
+                false => true,
+            });
             // Where another filesystem is mounted, its own record tells.
             let mount = now.kind == Kind::Folder && now.device != found.device;
             if same || mount || databases.is_side(name) || !self.select.takes(&now) {

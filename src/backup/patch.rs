@@ -1,8 +1,8 @@
 //! A round at the end of a capture: what has been written, joined with what is taken once more.
 //!
 //! Nothing that was captured whole is given up for what may not be. What is found again takes the place of what was written
-//! only when it has been read; what was in a folder stays beside what is in it now; and databases, which come with what lies
-//! beside them, stay as they are.
+//! only when it has been read, but for databases, which come with what lies beside them; and what was in a folder stays beside
+//! what is in it now.
 
 use std::iter::Peekable;
 
@@ -51,12 +51,20 @@ impl<W: Iterator<Item = Entry>> Patch<W> {
         if folders == (false, true) {
             return take(self.merge.next(found));
         }
-        if written.database.is_some() {
-            self.stay.retain(|path| written.path.bytes().starts_with(path.bytes()));
-            self.stay.push(written.path.clone());
+        let looks = |size, mtime, ctime, inode| (size, mtime, ctime, inode);
+        let was = looks(written.size, written.mtime, written.ctime, written.inode);
+        let same = was == looks(found.size, found.mtime, found.ctime, found.inode) && !written.racy;
+        if same && written.kind == found.kind && found.kind != Kind::Folder {
+            // It came with a folder that is another one now, and is what was captured.
+            if written.database.is_some() {
+                self.stay.retain(|path| written.path.bytes().starts_with(path.bytes()));
+                self.stay.push(written.path.clone());
+            }
+            return take(Step::Written(written));
         }
         if written.database.is_some() {
-            return take(Step::Written(written));
+            // What was taken with it goes with it, should it not be there any more.
+            return take(self.merge.next(found));
         }
         if folders == (true, false) {
             // What was in the folder is where that is now, and taken there.

@@ -221,6 +221,9 @@ fn look(
                 Err(why) => why,
             },
         };
+        if why == Errno::TIMEDOUT && found.kind == Kind::File {
+            return Ok(Part::Later(found.path));
+        }
         let replaced = matches!(why, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL | Errno::NOTDIR);
         if found.kind == Kind::Folder && replaced {
             // It was listed, and what was in it comes next: it stays, as it was then.
@@ -311,7 +314,16 @@ fn read_file(
         };
         let reader = sqlite::Reader { root: desk.root, base: desk.base, settings: desk.databases, to, ctx };
         return match reader.take(&opened, known.as_ref(), hold, &mut begin)? {
-            Ok(part) => Ok(Ok(part)),
+            Ok(part) => {
+                if let Part::DatabaseEnd(ended) = &part
+                    && desk.numbers_tell
+                    && ended.content.found.inode != found.inode
+                {
+                    // What came before has gone already; this is for the end alone.
+                    before.push(Part::Reopened(path.clone(), ended.content.found.inode));
+                }
+                Ok(Ok(part))
+            }
             Err(Trouble::Replaced) => Ok(Err(Errno::NOENT)),
             Err(trouble) => Ok(Ok(Part::Failed(path.clone(), trouble.to_string(), opened.size))),
         };

@@ -62,7 +62,8 @@ impl Assembly<'_> {
                 Some(Part::SidesAgain) => laying.sides.clear(),
                 Some(Part::Warn(what)) => self.warn(what),
                 Some(Part::DatabaseEnd(ended)) => return self.database_end(laying, known, sampled, *ended),
-                Some(Part::Gone(path)) => {
+                Some(Part::Reopened(path, inode)) => self.look_later(path, inode),
+                Some(Part::Later(path) | Part::Gone(path)) => {
                     self.gone(path);
                     return Ok(());
                 }

@@ -180,6 +180,7 @@ impl<'a> Reader<'a> {
                     taking.at = Arc::new(at);
                     match registry::hold(now.st_dev, now.st_ino, self.ctx.stop) {
                         Ok(hold) => Live::open(taking.at.clone(), hold, options()),
+                        Err(Errno::TIMEDOUT) => return Ok(Ok(Part::Later(found.path.clone()))),
                         Err(_) => Err(Trouble::Stopped),
                     }
                 }

@@ -38,7 +38,7 @@ struct Raw {
     version: i64,
     last: Option<[i64; 6]>,
     /// Given back after the file is closed.
-    _hold: registry::Hold,
+    hold: registry::Hold,
 }
 
 impl Source for Raw {
@@ -67,6 +67,13 @@ impl Source for Raw {
 
     fn end(&mut self) -> Result<(), Trouble> {
         Ok(())
+    }
+}
+
+fn not_held(why: Errno) -> Trouble {
+    match why {
+        Errno::CANCELED => Trouble::Stopped,
+        _ => Trouble::Busy("another part of this backup reads it, under another name".into()),
     }
 }
 
@@ -125,6 +132,9 @@ impl Reader<'_> {
                 Ok(set) => set,
                 Err(trouble) => return Ok(Err(trouble)),
             };
+            if id(&before.database) != source.hold.id() {
+                return Ok(Err(Trouble::Replaced));
+            }
             let swept = match self.sweeper().sweep(&mut source, &stack, number) {
                 Ok(swept) => swept,
                 Err(cut) => match self.cut(cut, &mut stack, taking, &mut number)? {
@@ -166,7 +176,10 @@ impl Reader<'_> {
             // One that is a link of the database is held already.
             let own = id(found) == id(&set.database);
             let hold = (!own).then(|| registry::hold(found.st_dev, found.st_ino, self.ctx.stop)).transpose();
-            let Ok(_hold) = hold else { return Ok(Err(Trouble::Stopped)) };
+            let _hold = match hold {
+                Ok(hold) => hold,
+                Err(why) => return Ok(Err(not_held(why))),
+            };
             // Declared before the file, so that it is given back after that is closed.
             let _other;
             let file = match taking.at.open(suffix, OFlags::RDONLY) {
@@ -185,7 +198,7 @@ impl Reader<'_> {
                 true => None,
                 false => match registry::hold(opened.st_dev, opened.st_ino, self.ctx.stop) {
                     Ok(hold) => Some(hold),
-                    Err(_) => return Ok(Err(Trouble::Stopped)),
+                    Err(why) => return Ok(Err(not_held(why))),
                 },
             };
             as_found &= looks(&opened) == looks(found);
@@ -206,7 +219,7 @@ impl Reader<'_> {
 
 fn open_raw(at: &At, stop: &AtomicBool) -> Result<Raw, Trouble> {
     let found = look(at, "")?.ok_or(Trouble::Replaced)?;
-    let held = |stat: &Stat| registry::hold(stat.st_dev, stat.st_ino, stop).map_err(|_| Trouble::Stopped);
+    let held = |stat: &Stat| registry::hold(stat.st_dev, stat.st_ino, stop).map_err(not_held);
     let hold = held(&found)?;
     let file = File::from(at.open("", OFlags::RDONLY).map_err(|why| match why {
         Errno::NOENT | Errno::LOOP => Trouble::Replaced,
@@ -223,7 +236,7 @@ fn open_raw(at: &At, stop: &AtomicBool) -> Result<Raw, Trouble> {
     let mut first = [0; 100];
     let length = read_some(&file, 0, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;
     let page = Header::parse(&first[..length]).and_then(|header| header.page_size).unwrap_or(BLOCK);
-    Ok(Raw { file: Arc::new(file), page, version: 0, last: None, _hold: hold })
+    Ok(Raw { file: Arc::new(file), page, version: 0, last: None, hold })
 }
 
 fn ended(

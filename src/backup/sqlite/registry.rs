@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-/// How long one thread reads a file at most while others wait for it: the largest databases take hours.
-const LONGEST: Duration = Duration::from_secs(12 * 3600);
+/// How long a file is waited for that another thread holds.
+///
+/// That thread may itself be waiting: for what it read to be taken, which is done in the order of paths, and so for whoever
+/// waits here, when the file was renamed to a name that comes before. Then one of them has to give up.
+const LONGEST: Duration = Duration::from_secs(2);
 /// How often who waits looks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -48,11 +51,10 @@ impl Drop for Hold {
     }
 }
 
-/// Waits until nobody in this process holds the file. Who holds one file waits for no other, but for the side files of the
-/// database that it holds: so nobody waits for ever.
+/// Waits until nobody in this process holds the file.
 ///
 /// # Errors
-/// `CANCELED` when the work is told to stop, `TIMEDOUT` after [`LONGEST`]: were there a fault, the run would end all the same.
+/// `CANCELED` when the work is told to stop; `TIMEDOUT` after [`LONGEST`]: the file is looked at again when others are done.
 pub fn hold(device: u64, inode: u64, stop: &AtomicBool) -> Result<Hold, Errno> {
     let began = Instant::now();
     let mut set = held();

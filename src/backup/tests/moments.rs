@@ -306,3 +306,56 @@ fn a_checkpoint_holds_databases_with_what_lies_beside_them() {
     let sum: i64 = restored.query_row("select sum(x) from t", [], |row| row.get(0)).unwrap();
     assert_eq!(sum, 20_000);
 }
+
+#[test]
+fn a_large_file_that_takes_an_earlier_name_while_it_is_read_makes_nobody_wait_for_ever() {
+    let mut world = World::new();
+    world.write("a", b"small");
+    world.write("z", &noise(3, 8 << 20));
+    let report = world.backup_while(Moment::Opening, "a", |data| {
+        // By then the other thread reads it, and waits for what comes before to be taken.
+        std::thread::sleep(Duration::from_millis(300));
+        fs::rename(data.join("z"), data.join("a")).unwrap();
+    });
+    assert!(report.good, "{report:?}");
+    assert!(world.content(report.snapshot, "a") == noise(3, 8 << 20));
+}
+
+#[test]
+fn files_of_folders_that_were_exchanged_for_a_moment_are_their_own() {
+    let mut world = World::new();
+    for name in ["one", "two"] {
+        (0..4).for_each(|n| world.write(&format!("{name}/{n}"), format!("{name} {n}").as_bytes()));
+    }
+    let data = world.data.path().to_path_buf();
+    let deed: Deed = Box::new(move |moment, path| {
+        if path == "one/2" && (moment == Moment::Opening || moment == Moment::Opened) {
+            exchange(data.join("one"), data.join("two"));
+        }
+        path == "one/2" && moment == Moment::Opened
+    });
+    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    let report = world.backup();
+    for name in ["one", "two"] {
+        (0..4).for_each(|n| {
+            let content = world.content(report.snapshot, &format!("{name}/{n}"));
+            assert_eq!(String::from_utf8_lossy(&content), format!("{name} {n}"));
+        });
+    }
+}
+
+#[test]
+fn a_folder_that_takes_a_databases_place_is_taken_with_all_that_is_in_it() {
+    let mut world = World::new();
+    let path = world.data.path().join("app.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("create table t(x); insert into t values (1)").unwrap();
+    world.write("zz", b"x");
+    let report = world.backup_while(Moment::Opening, "zz", |data| {
+        std::thread::sleep(Duration::from_millis(100));
+        fs::remove_file(data.join("app.db")).unwrap();
+        fs::create_dir(data.join("app.db")).unwrap();
+        fs::write(data.join("app.db/file"), "new").unwrap();
+    });
+    assert!(report.good, "{report:?}");
+    assert_eq!(world.content(report.snapshot, "app.db/file"), b"new");
+}
