@@ -41,6 +41,15 @@ pub fn remote(file: impl AsFd) -> Result<Option<&'static str>, Errno> {
     Ok(REMOTE.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name))
 }
 
+/// ZFS, as `statfs` names it.
+const ZFS: u32 = 0x2FC1_2FC1;
+
+/// Whether a file's filesystem may call a range a hole that an app has written to, and that has not reached the disk: OpenZFS
+/// did until 2.2.2, for some seconds after the write (its issue 15526).
+pub fn may_invent_holes(file: impl AsFd) -> bool {
+    fstatfs(file).is_ok_and(|said| said.f_type as u32 == ZFS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

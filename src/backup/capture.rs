@@ -315,6 +315,7 @@ impl Capture<'_> {
                         Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
                         Met::Listed(record) => folders.push(&record).doing(|| self.recording())?,
                         Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
+                        Met::Away(path) => feed.push(Step::Later(path)).map_err(early)?,
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
                     }
                     go_on()
@@ -330,6 +331,8 @@ impl Capture<'_> {
                         Met::Failed(path, why) => {
                             patch.failed(path, why, |step| feed.push(step)).map_err(early)?;
                         }
+                        // Its name is known by now: who does not look for it again would take it for taken.
+                        Met::Away(path) => feed.push(Step::Later(path)).map_err(early)?,
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
                     }
                     go_on()

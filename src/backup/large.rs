@@ -13,6 +13,7 @@ use super::block;
 use super::part::{Content, Part};
 use super::read::{Over, compare, finish, mtime, wait_a_tick};
 use crate::error::Result;
+use crate::filesystem::may_invent_holes;
 use crate::monitor::{Context, Moment};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
@@ -35,12 +36,21 @@ pub fn stream(
 ) -> Result<io::Result<Content>, Over> {
     let mut large = Large::new(file, path, to, ctx);
     let began = (trust.now)();
-    Ok(match large.content(u64::try_from(stat.st_size).unwrap_or(0))? {
+    let trusted = trusts_holes(file, stat, began);
+    Ok(match large.content(u64::try_from(stat.st_size).unwrap_or(0), trusted)? {
         Ok(read) => {
             finish(file, path, stat, read, trust.is_racy(mtime(stat), began), Hash::from(&large.hash.finalize()), None)
         }
         Err(why) => Err(why),
     })
+}
+
+/// Holes of a file that was written to within so many ns are read where the filesystem may invent them.
+const HOLES_SETTLE: i64 = 60_000_000_000;
+
+/// Whether what the filesystem calls a hole is one.
+pub(super) fn trusts_holes(file: &File, stat: &Stat, began: i64) -> bool {
+    mtime(stat) < began - HOLES_SETTLE || !may_invent_holes(file)
 }
 
 /// A large file on its way.
@@ -79,7 +89,8 @@ impl<'a> Large<'a> {
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             self.hash.reset();
             self.held.clear();
-            let read = match self.content(size)? {
+            let trusted = trusts_holes(self.file, &stat, began);
+            let read = match self.content(size, trusted)? {
                 Ok(read) => read,
                 Err(why) => return Ok(Err(why)),
             };
@@ -100,8 +111,11 @@ impl<'a> Large<'a> {
         Ok(Err(io::Error::other("it keeps changing")))
     }
 
-    /// Sends up to `size` bytes of content, as data and holes; tells how many there were.
-    fn content(&mut self, size: u64) -> Result<io::Result<u64>, Over> {
+    /// Sends up to `size` bytes of content, as data and, where they are trusted, holes; tells how many there were.
+    fn content(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Over> {
+        if !holes {
+            return self.data(0, size);
+        }
         let mut at = 0;
         while at < size {
             let data = match seek(self.file, SeekFrom::Data(at)) {

@@ -100,6 +100,8 @@ pub enum Met {
     Entry(Found),
     /// A folder's names, after its entry: for the look at the end.
     Listed(FolderRecord),
+    /// An entry that was to be walked again and is not there now.
+    Away(EntryPath),
     /// Something that no snapshot holds, and why.
     Skipped(EntryPath, &'static str),
     /// Something that should be in the snapshot and cannot be read, and why.
@@ -204,7 +206,7 @@ impl Walker<'_> {
     }
 
     /// Walks these entries and what is below them, as [`Walker::whole`] would meet them. They are in path order, and none lies
-    /// below another. What is not there is left out.
+    /// below another.
     ///
     /// # Errors
     /// Those of `take`.
@@ -221,12 +223,14 @@ impl Walker<'_> {
                     let children = shared.list(&above).map_or(Vec::new(), |listing| listing.children);
                     listed.push((above, children));
                 }
-                let children = listed.last_mut().map(|(_, children)| children).into_iter().flatten();
-                for met in children.filter(|met| met.path() == path) {
-                    let met = std::mem::replace(met, Met::Skipped(EntryPath::root(), ""));
-                    shared.announce(std::slice::from_ref(&met));
-                    shared.child(met, &mut Vec::new(), &mut take)?;
-                }
+                let mut children = listed.last_mut().map(|(_, children)| children).into_iter().flatten();
+                let Some(met) = children.find(|met| met.path() == path) else {
+                    take(Met::Away(path.clone()))?;
+                    continue;
+                };
+                let met = std::mem::replace(met, Met::Away(EntryPath::root()));
+                shared.announce(std::slice::from_ref(&met));
+                shared.child(met, &mut Vec::new(), &mut take)?;
             }
             Ok(())
         })
@@ -286,7 +290,7 @@ impl Met {
         match self {
             Met::Entry(found) => &found.path,
             Met::Listed(record) => &record.path,
-            Met::Skipped(path, _) | Met::Failed(path, _) => path,
+            Met::Away(path) | Met::Skipped(path, _) | Met::Failed(path, _) => path,
         }
     }
 }
@@ -491,6 +495,7 @@ mod tests {
                 match met {
                     Met::Entry(found) => out.push(found.path.to_string()),
                     Met::Listed(_) => listed += 1,
+                    Met::Away(path) => out.push(format!("{path} is away")),
                     Met::Skipped(path, why) => out.push(format!("{path}: {why}")),
                     Met::Failed(path, why) => out.push(format!("{path} failed: {why}")),
                 }
