@@ -187,3 +187,158 @@ impl SnapshotWriter {
 pub fn is_beside(entry: &Entry, databases: &[EntryPath]) -> bool {
     database_of(entry.path.bytes()).is_some_and(|path| databases.iter().any(|database| database.bytes() == path))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::backup::base::Base;
+    use crate::backup::packer::with_packer;
+    use crate::monitor::{Context, Silent, system_random};
+    use crate::store::memory::MemoryStore;
+    use crate::vault::Vault;
+    use crate::vault::entry::{Database, Extent, Side, Taken};
+    use crate::vault::hex::Hash;
+    use crate::vault::root::Place;
+
+    fn entry(path: &str, kind: Kind) -> Entry {
+        Entry {
+            path: EntryPath::new(path).unwrap(),
+            kind,
+            size: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            ctime: 0,
+            inode: 0,
+            target: None,
+            xattrs: vec![],
+            hash: (kind == Kind::File).then(|| Hash::of(b"")),
+            link: None,
+            racy: false,
+            header: 512,
+            extents: vec![Extent::zeros(512)],
+            map: None,
+            database: None,
+        }
+    }
+
+    fn file(path: &str) -> Entry {
+        entry(path, Kind::File)
+    }
+
+    /// A raw database that was taken with its journal.
+    fn raw(path: &str) -> Entry {
+        let journal = Some(Side { size: 0, mtime: 0 });
+        Entry { database: Some(Database { taken: Taken::Raw, wal: None, journal, check: None }), ..file(path) }
+    }
+
+    /// Has a writer, which has the data directory's own entry, do something.
+    fn writing<T>(work: impl FnOnce(&mut SnapshotWriter, &mut IndexWriter) -> T) -> T {
+        let stop = AtomicBool::new(false);
+        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
+        let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
+        let place = Place { boot: String::new(), device: 0, inode: 0, born: None };
+        let base = Base::find(&vault, &place, true, Default::default(), |_| {}).unwrap();
+        let done = with_packer(&*vault.store, 1, &ctx, |packer| {
+            let mut index = IndexWriter::new(packer, &base);
+            let mut writer = SnapshotWriter::default();
+            writer.put(&entry(".", Kind::Folder), &mut index).unwrap();
+            Ok(work(&mut writer, &mut index))
+        });
+        done.unwrap()
+    }
+
+    fn refused(entries: &[Entry]) -> String {
+        writing(|writer, index| {
+            let (last, first) = entries.split_last().unwrap();
+            first.iter().for_each(|entry| writer.put(entry, index).unwrap());
+            match writer.put(last, index) {
+                Err(Refused::Failed(why)) => why.to_string(),
+                other => panic!("{other:?}"),
+            }
+        })
+    }
+
+    #[test]
+    fn what_readers_refuse_is_not_written() {
+        assert!(refused(&[file("b"), file("a")]).contains("comes after b"));
+        assert!(refused(&[file("b"), file("b")]).contains("comes after b"));
+        assert!(refused(&[file("folder/a")]).contains("the folder folder is missing"));
+        assert!(refused(&[file("a"), file("a/b")]).contains("a/b"));
+        assert!(refused(&[raw("app.db"), file("b")]).contains("app.db-journal, which belongs to a database before it"));
+        let folder = entry("app.db-journal", Kind::Folder);
+        assert!(refused(&[raw("app.db"), folder]).contains("is no file"));
+        let link = Entry { link: Some("1-2".into()), ..file("a") };
+        assert!(refused(&[link]).contains("hard links"));
+        let mark = content_mark(&Hash::of(b""));
+        writing(|writer, index| {
+            writer.put(&Entry { link: Some(format!("1-2-{mark}")), ..file("a") }, index).unwrap();
+            writer.put(&raw("b"), index).unwrap();
+            assert!(writer.finish(index).unwrap_err().to_string().contains("b-journal"));
+            writer.put(&file("b-journal"), index).unwrap();
+            let written = writer.finish(index).unwrap();
+            assert_eq!((written.totals.entries, written.totals.files), (4, 3));
+            assert_eq!(written.until.to_string(), "b-journal");
+        });
+    }
+
+    #[test]
+    fn an_entry_that_no_reader_takes_leaves_the_others() {
+        writing(|writer, index| {
+            let impossible = Entry { mode: 0o10_000, ..file("a") };
+            assert!(matches!(writer.put(&impossible, index), Err(Refused::Entry(_))));
+            writer.put(&file("a"), index).unwrap();
+            assert_eq!(writer.finish(index).unwrap().totals.entries, 2);
+        });
+    }
+
+    #[test]
+    fn a_checkpoint_covers_whole_units() {
+        writing(|writer, index| {
+            let names = |written: Option<Written>| written.map(|w| (w.until.to_string(), w.hunks.len())).unwrap();
+            for path in ["a", "b"] {
+                writer.put(&file(path), index).unwrap();
+            }
+            writer.put(&raw("db"), index).unwrap();
+            assert_eq!(names(writer.checkpoint(index).unwrap()), ("b".into(), 1));
+            // What lies between a database and its journal waits with them, however often one asks.
+            writer.put(&entry("db (copy)", Kind::Folder), index).unwrap();
+            writer.put(&raw("db (copy)/inner"), index).unwrap();
+            assert_eq!(names(writer.checkpoint(index).unwrap()), ("b".into(), 1));
+            writer.put(&file("db (copy)/inner-journal"), index).unwrap();
+            assert_eq!(names(writer.checkpoint(index).unwrap()), ("b".into(), 1));
+            writer.put(&file("db-journal"), index).unwrap();
+            assert_eq!(names(writer.checkpoint(index).unwrap()), ("db-journal".into(), 2));
+            writer.put(&file("z"), index).unwrap();
+            let written = writer.finish(index).unwrap();
+            let entries: Vec<_> = written.hunks.iter().map(|hunk| (hunk.first.to_string(), hunk.entries)).collect();
+            assert_eq!(entries, [(".".into(), 3), ("db".into(), 5), ("z".into(), 1)]);
+        });
+    }
+
+    #[test]
+    fn a_hunk_does_not_end_within_a_unit_unless_that_is_very_long() {
+        let many: Vec<_> = (0..3000).map(|n| file(&format!("db (copies)/{n:05}"))).collect();
+        writing(|writer, index| {
+            writer.put(&raw("db"), index).unwrap();
+            writer.put(&entry("db (copies)", Kind::Folder), index).unwrap();
+            many.iter().for_each(|entry| writer.put(entry, index).unwrap());
+            writer.put(&file("db-journal"), index).unwrap();
+            let written = writer.finish(index).unwrap();
+            assert!(written.hunks[0].entries >= 3004, "{:?}", written.hunks[0]);
+        });
+        let long = "x".repeat(200);
+        writing(|writer, index| {
+            writer.put(&raw("db"), index).unwrap();
+            writer.put(&entry("db (copies)", Kind::Folder), index).unwrap();
+            (0..20_000).for_each(|n| writer.put(&file(&format!("db (copies)/{n:05} {long}")), index).unwrap());
+            writer.put(&file("db-journal"), index).unwrap();
+            let written = writer.finish(index).unwrap();
+            assert!(written.hunks.len() > 2 && written.hunks.iter().all(|hunk| hunk.frame.length < 4 << 20));
+            assert_eq!(written.totals.entries, 20_004);
+        });
+    }
+}
