@@ -135,6 +135,7 @@ impl<'a> Assembly<'a> {
                 Part::Written(entry) => self.add(entry)?,
                 Part::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
                 Part::Link(found, identity) => self.link(found, identity)?,
+                Part::Broken => return Err(Error::failed("read the data directory", "a thread ended in a panic")),
                 Part::Later(path) => _ = self.later.insert(path, None),
                 Part::Reopened(path, inode) => self.look_later(path, inode),
                 Part::Other(found, known, extra) => self.other(found, known, extra)?,

@@ -4,6 +4,7 @@
 //! only inside [`with_packer`], and what was written is durable when [`Packer::drain`] returns, so a root that is written
 //! after it never names a pack that is not there.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -89,6 +90,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// Does a thread's work. Should it panic, whoever waits for what the thread had hears of it.
+    fn guard(&self, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.fail(Error::failed("store a pack", "a thread ended in a panic"));
+        }
+    }
+
     fn fail(&self, why: Error) {
         let mut state = lock(&self.state);
         state.error.get_or_insert(why);
@@ -143,11 +151,11 @@ pub fn with_packer<T>(
         let (emptied, buffers) = bounded(2 * ctx.threads + 1);
         for _ in 0..ctx.threads {
             let (jobs, packs, emptied) = (to_compress.clone(), packs.clone(), emptied.clone());
-            scope.spawn(move || compress_all(&jobs, &packs, &emptied, level, shared));
+            scope.spawn(move || shared.guard(|| compress_all(&jobs, &packs, &emptied, level, shared)));
         }
         for _ in 0..uploads {
             let packs = to_store.clone();
-            scope.spawn(move || store_all(&packs, store, shared));
+            scope.spawn(move || shared.guard(|| store_all(&packs, store, shared)));
         }
         drop((to_compress, to_store, emptied));
         work(&Packer { jobs, packs, shared, buffers, pack_size, most: uploads + 2, random: ctx.random })

@@ -75,6 +75,8 @@ pub enum Part {
     Failed(EntryPath, String, u64),
     /// It was there, and is to be looked at once more at the end.
     Later(EntryPath),
+    /// Who reads has panicked: what comes of these steps is not all.
+    Broken,
     /// It was another file, of this inode number, than the one that was listed: what is there at the end is to be that one too.
     Reopened(EntryPath, u64),
 }

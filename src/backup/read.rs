@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -85,7 +86,9 @@ pub fn start<'s, 'e: 's>(
         scope.spawn(move || {
             for Job { steps, to } in to_do {
                 // A receiver that is gone has failed, and says why itself.
-                let _ = take_steps(desk, steps, &to);
+                if catch_unwind(AssertUnwindSafe(|| take_steps(desk, steps, &to))).is_err() {
+                    let _ = to.send(vec![Part::Broken]);
+                }
             }
         });
     }

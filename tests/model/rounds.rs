@@ -310,6 +310,10 @@ impl Rounds {
         let name = report["snapshot"].as_str().unwrap().to_owned();
         let good = report["good"] == true;
         self.app.counters.count(if good { "good" } else { "partial" });
+        for problem in report["errors"].as_array().into_iter().flatten() {
+            let why: String = problem["why"].as_str().unwrap().chars().take(60).collect();
+            self.app.counters.count(&format!("problem: {why}"));
+        }
         for database in report["databases"].as_array().into_iter().flatten() {
             self.app.counters.count(&format!("databases {}", database["taken"].as_str().unwrap()));
         }

@@ -359,3 +359,36 @@ fn a_folder_that_takes_a_databases_place_is_taken_with_all_that_is_in_it() {
     assert!(report.good, "{report:?}");
     assert_eq!(world.content(report.snapshot, "app.db/file"), b"new");
 }
+
+#[test]
+fn a_panic_of_any_thread_ends_the_run_with_an_error() {
+    for moment in [Moment::Listing, Moment::Opening, Moment::Opened, Moment::Reading, Moment::Read] {
+        let mut world = World::new();
+        (0..5).for_each(|n| world.write(&format!("f/{n}"), &noise(n, 400_000)));
+        let deed: Deed = Box::new(move |now, path| {
+            if now == moment && path.starts_with('f') {
+                panic!("on purpose");
+            }
+            false
+        });
+        world.monitor = Arc::new(Unguarded(Mutex::new(deed)));
+        match world.try_backup() {
+            Err(said) => {
+                assert!(said.to_string().contains("a thread ended in a panic"), "{moment:?}: {said}");
+                assert_eq!(world.vault.snapshots().unwrap(), []);
+            }
+            // A thread that lists ahead of the walk tells that it could not.
+            Ok(report) => assert!(moment == Moment::Listing && !report.good, "{moment:?}"),
+        }
+    }
+}
+
+/// Does something at every moment, from several threads at once.
+struct Unguarded(Mutex<Deed>);
+
+impl Monitor for Unguarded {
+    fn reached(&self, moment: Moment, path: &EntryPath) {
+        let mut deed = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        deed(moment, &path.to_string());
+    }
+}
