@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 pub const BACKUP_WAITS: Duration = Duration::from_secs(60);
 /// How long a restore waits for a backup to end.
 pub const RESTORE_WAITS: Duration = Duration::from_secs(30);
+/// After this time it is told that a lock is waited for.
+const TELL: Duration = Duration::from_secs(1);
 /// The sleep between two attempts.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -42,6 +44,7 @@ pub fn lock(folder: &Directory, kind: Kind, patience: Duration, stop: &AtomicBoo
         Kind::Exclusive => FlockOperation::NonBlockingLockExclusive,
     };
     let began = Instant::now();
+    let mut told = false;
     loop {
         match flock(folder.folder(), wanted) {
             Ok(()) => return Ok(None),
@@ -51,8 +54,14 @@ pub fn lock(folder: &Directory, kind: Kind, patience: Duration, stop: &AtomicBoo
         if stop.load(Ordering::Relaxed) {
             return Err(Error::failed(doing(), "it was told to stop"));
         }
+        let who = || holder(folder.folder()).unwrap_or_else(|| "another process".to_owned());
+        if !told && began.elapsed() >= TELL {
+            let name = folder.path().display();
+            tracing::warn!("{name} is locked by {}: waiting up to {} s for it", who(), patience.as_secs());
+            told = true;
+        }
         if began.elapsed() >= patience {
-            let who = holder(folder.folder()).unwrap_or_else(|| "another process".to_owned());
+            let who = who();
             let what = match kind {
                 Kind::Shared => "A restore into it may be under way",
                 Kind::Exclusive => "A backup of it may be under way",

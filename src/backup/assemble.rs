@@ -5,21 +5,19 @@ use std::sync::atomic::Ordering;
 
 use super::base::{Base, recorded_sides};
 use super::extra::Extra;
+use super::found::Found;
 use super::index::IndexWriter;
 use super::merge::{content_mark, link_name};
 use super::packer::{PackWriter, Packer};
 use super::part::{Content, Part};
 use super::seen::Seen;
 use super::sqlite::beside::database_of;
-use super::walk::Found;
 use super::writer::{Refused, SnapshotWriter, Written, is_beside};
 use crate::beneath::Identity;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
-use crate::vault::entry::{Entry, Extent, Kind, Map, MapForm, MapFrame, Taken, padding};
-use crate::vault::hex::{Hash, PackId};
-use crate::vault::list::{self, List};
-use crate::vault::map::{MapBuilder, MapPart};
+use crate::vault::entry::{Entry, Extent, Kind, Taken, padding};
+use crate::vault::hex::Hash;
 use crate::vault::pack::PackKind;
 use crate::vault::path::EntryPath;
 use crate::vault::read::PackReader;
@@ -31,6 +29,7 @@ const WORTH_FINDING: usize = 4096;
 static ZEROS: [u8; 512] = [0; 512];
 
 mod database;
+mod large;
 
 /// Puts a snapshot together.
 pub struct Assembly<'a> {
@@ -80,16 +79,6 @@ pub struct Assembly<'a> {
 struct First {
     identity: Identity,
     entry: Entry,
-}
-
-/// A large file that is coming in.
-#[derive(Default)]
-struct Incoming {
-    known: Option<Entry>,
-    sampled: bool,
-    map: MapBuilder,
-    frames: Vec<MapFrame>,
-    packs: Vec<PackId>,
 }
 
 impl<'a> Assembly<'a> {
@@ -296,106 +285,6 @@ impl<'a> Assembly<'a> {
         Ok(Some(entry))
     }
 
-    /// Takes a large file's content, and puts it down as a map.
-    fn large(&mut self, known: Option<Entry>, sampled: bool, parts: &mut impl Iterator<Item = Part>) -> Result<()> {
-        let map = MapBuilder::default;
-        self.seen.begin(known.as_ref().and_then(known_blocks));
-        let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
-        loop {
-            match parts.next() {
-                Some(Part::Blocks(bytes, blocks)) => {
-                    self.read_bytes += bytes.len() as u64;
-                    self.blocks(&mut file, &bytes, &blocks)?;
-                }
-                Some(Part::Hole(length)) => self.hole(&mut file, length)?,
-                Some(Part::Again) => {
-                    self.seen.begin(file.known.as_ref().and_then(known_blocks));
-                    file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
-                }
-                Some(Part::End(content)) => {
-                    for warning in self.seen.warnings() {
-                        self.warn(warning);
-                    }
-                    return self.large_end(file, content);
-                }
-                Some(Part::Failed(path, why, size)) => {
-                    self.unreadable(path, why, size);
-                    return Ok(());
-                }
-                _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
-            }
-        }
-    }
-
-    fn hole(&mut self, file: &mut Incoming, length: u64) -> Result<()> {
-        let part = file.map.push_hole(length);
-        self.map_part(file, part)
-    }
-
-    fn blocks(&mut self, file: &mut Incoming, bytes: &[u8], blocks: &[(u32, Hash)]) -> Result<()> {
-        let mut at = 0;
-        for (length, hash) in blocks {
-            let block = &bytes[at..at + *length as usize];
-            at += block.len();
-            let extent = match self.seen.find(hash, *length) {
-                Some(extent) => extent,
-                None => {
-                    let extent = self.data.append(&[block])?;
-                    self.seen.remember(*hash, extent);
-                    extent
-                }
-            };
-            let part = file.map.push(extent, *hash);
-            self.map_part(file, part)?;
-        }
-        Ok(())
-    }
-
-    fn map_part(&mut self, file: &mut Incoming, part: Option<MapPart>) -> Result<()> {
-        let Some(part) = part else { return Ok(()) };
-        let frame = match self.seen.frame(&Hash::of(&part.bytes)) {
-            Some(frame) => frame,
-            None => self.index.store(&part.bytes)?,
-        };
-        for pack in part.packs.iter().chain([&frame.pack]) {
-            if !file.packs.contains(pack) {
-                file.packs.push(*pack);
-            }
-        }
-        file.frames.push(MapFrame { frame, content: part.content });
-        Ok(())
-    }
-
-    fn large_end(&mut self, mut file: Incoming, content: Content) -> Result<()> {
-        let Some(mut entry) = self.read(content, file.known.as_ref(), file.sampled)? else { return Ok(()) };
-        let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && known_blocks(k).is_some();
-        if let Some(known) = file.known.as_ref().filter(same) {
-            entry.map = known.map.clone();
-        } else {
-            let known = file.known.take();
-            entry.map = Some(self.block_map(file)?);
-            let entry = self.place(entry, known.as_ref())?;
-            return self.add(entry);
-        }
-        let entry = self.place(entry, file.known.as_ref())?;
-        self.add(entry)
-    }
-
-    /// Ends the map of a file whose blocks have all come.
-    fn block_map(&mut self, mut file: Incoming) -> Result<Map> {
-        let part = file.map.finish();
-        self.map_part(&mut file, part)?;
-        let (mut packs, index) = (file.packs, &mut self.index);
-        let frames = list::write(file.frames, |frame| {
-            let frame = index.store(&frame.finish(&[]))?;
-            if !packs.contains(&frame.pack) {
-                packs.push(frame.pack);
-            }
-            Ok(frame)
-        })?;
-        Ok(Map { form: MapForm::Blocks(frames), packs })
-    }
-
     /// Gives an entry, whose extents cover its content, its header and padding. The header of the entry that was known is
     /// used again where it is the same.
     fn place(&mut self, mut entry: Entry, known: Option<&Entry>) -> Result<Entry> {
@@ -586,11 +475,6 @@ fn entry_of(found: Found, extra: Extra, hash: Option<Hash>) -> Entry {
         map: None,
         database: None,
     }
-}
-
-/// The frames of a known entry's map; none if it has none, or a page map, whose blocks are of another kind.
-fn known_blocks(known: &Entry) -> Option<&List<MapFrame>> {
-    known.map.as_ref().and_then(Map::blocks)
 }
 
 fn entry_header(entry: &Entry) -> Result<Vec<u8>> {

@@ -18,9 +18,10 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{AtFlags, OFlags, Stat, fstat, statx};
 use rustix::io::Errno;
 
+use super::found::{Found, nanos};
 use super::select::Select;
 use super::sqlite::beside;
-use super::walk::{Found, names, nanos, status};
+use super::walk::{names, status};
 use crate::beneath::{Directory, Identity, born};
 use crate::error::Doing;
 use crate::vault::entry::Kind;
@@ -57,6 +58,11 @@ fn hash(name: &[u8]) -> u64 {
 /// upper bits.
 fn what(stat: &Stat) -> u64 {
     stat.st_ino ^ u64::from(stat.st_mode & 0o170_000) << 48
+}
+
+/// Whether [`what`] is a regular file.
+fn is_file(what: u64) -> bool {
+    what >> 48 & 0o170_000 == 0o100_000
 }
 
 impl FolderRecord {
@@ -281,11 +287,12 @@ impl Look<'_> {
                 continue;
             }
             let new = now.kind != Kind::Folder && self.is_newborn(&folder, name);
-            match (new, was) {
-                (false, _) => _ = out.lacking.insert(now.path),
-                (true, None) => _ = out.newborn.insert(now.path),
-                // A file that was saved under its name anew.
-                (true, Some(_)) => {}
+            match was.map(is_file) {
+                None if new => _ = out.newborn.insert(now.path),
+                // A file that was saved under its name anew: what it was has been captured.
+                Some(true) if new && now.kind == Kind::File => {}
+                // What was there in another form, such as a folder that a symlink replaces, is there in none otherwise.
+                _ => _ = out.lacking.insert(now.path),
             }
         }
         Ok(FolderRecord::new(&found, at, &names, &stats))
@@ -306,7 +313,7 @@ mod tests {
 
     fn record(n: u64) -> FolderRecord {
         let path = if n == 0 { EntryPath::root() } else { EntryPath::new(format!("folder {n}")).unwrap() };
-        let names = (n % 3 > 0).then(|| (0..n % 400).map(|name| (name, n)).collect());
+        let names = (!n.is_multiple_of(3)).then(|| (0..n % 400).map(|name| (name, n)).collect());
         FolderRecord { path, device: n, inode: n << 40, mtime: -(n as i64), ctime: n as i64, at: 7, names }
     }
 

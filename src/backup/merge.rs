@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::iter::Peekable;
 
 use super::base::Known;
+use super::found::{Found, Role, SideFound};
 use super::sqlite::beside::database_of;
-use super::walk::{Found, Role, SideFound};
 use crate::vault::entry::{CheckKind, Entry, Kind, Taken};
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;

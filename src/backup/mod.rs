@@ -13,6 +13,7 @@ pub mod capture;
 pub mod commit;
 pub mod extra;
 pub mod folders;
+pub mod found;
 pub mod index;
 pub mod large;
 pub mod merge;
@@ -219,7 +220,7 @@ pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
                     .hint("Let the app, or a restore, finish what it does there, and run this again."));
             }
             Attempt::Exchanged => {
-                ctx.monitor.warn("another directory has taken the data directory's place: this begins again");
+                ctx.monitor.warn("the data directory's path does not lead to it any more: this begins again");
                 exchanged = true;
             }
         }
@@ -328,7 +329,7 @@ fn place(options: &Options, root: &Directory) -> Result<Place> {
         boot: options.boot.clone(),
         device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
         inode: stat.stx_ino,
-        born: born(&stat).map(|(seconds, part)| walk::nanos(seconds, part.into())),
+        born: born(&stat).map(|(seconds, part)| found::nanos(seconds, part.into())),
     })
 }
 

@@ -3,8 +3,8 @@
 use crossbeam_channel::Sender;
 
 use super::extra::Extra;
+use super::found::Found;
 use super::sqlite::{Ended, Settled};
-use super::walk::Found;
 use crate::beneath::Identity;
 use crate::vault::entry::Entry;
 use crate::vault::hex::Hash;

@@ -7,9 +7,9 @@
 use std::iter::Peekable;
 
 use super::base::Known;
+use super::found::{Found, Role};
 use super::merge::{Merge, Step};
 use super::sqlite::beside::database_of;
-use super::walk::{Found, Role};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::path::EntryPath;
 

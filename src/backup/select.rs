@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::walk::Found;
+use super::found::Found;
 use crate::error::{Error, Result};
 use crate::vault::entry::Kind;
 

@@ -16,12 +16,13 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, statat};
 use rustix::io::Errno;
 
 use super::folders::FolderRecord;
+use super::found::{Found, Role};
 use super::select::Select;
 use super::sqlite::beside;
 use crate::beneath::Directory;
 use crate::error::{Error, Result};
 use crate::monitor::{Moment, Monitor};
-use crate::vault::entry::{Kind, Side};
+use crate::vault::entry::Kind;
 use crate::vault::path::EntryPath;
 
 /// Listed entries that may wait for the walk.
@@ -33,65 +34,6 @@ pub const HALF_RESTORED: &str = ".lastgood-in-place";
 /// What to do about a missing data directory.
 pub const MISSING: &str =
     "Name the directory (`lastgood backup DIR`, or LASTGOOD_DATA). If it was lost, `lastgood restore` brings it back.";
-
-/// One thing that the walk found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Its path below the data directory.
-    pub path: EntryPath,
-    /// What it is.
-    pub kind: Kind,
-    /// Bytes of content; 0 unless it is a file.
-    pub size: u64,
-    /// Permission bits.
-    pub mode: u32,
-    /// The owner's number.
-    pub uid: u32,
-    /// The group's number.
-    pub gid: u32,
-    /// ns since 1970.
-    pub mtime: i64,
-    /// ns since 1970.
-    pub ctime: i64,
-    /// The device that it is on.
-    pub device: u64,
-    /// Its number there.
-    pub inode: u64,
-    /// Whether other names lead to it.
-    pub linked: bool,
-    /// Whether it takes less space than its size needs: it may have holes.
-    pub sparse: bool,
-    /// What it is to the files beside it.
-    pub role: Role,
-}
-
-/// What a file is to the files beside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Role {
-    /// Nothing that is known of.
-    #[default]
-    Alone,
-    /// A database by its content, with a WAL or a rollback journal beside it.
-    Database {
-        /// Its `-wal`.
-        wal: Option<SideFound>,
-        /// Its `-journal`.
-        journal: Option<SideFound>,
-    },
-    /// A `-wal`, `-journal` or `-shm` beside a database: a part of that.
-    Side,
-}
-
-/// A file beside a database, as it was found when that was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SideFound {
-    /// Its size and time.
-    pub side: Side,
-    /// ns since 1970.
-    pub ctime: i64,
-    /// Its inode number.
-    pub inode: u64,
-}
 
 /// What the walk meets.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,40 +48,6 @@ pub enum Met {
     Skipped(EntryPath, &'static str),
     /// Something that should be in the snapshot and cannot be read, and why.
     Failed(EntryPath, String),
-}
-
-/// Nanoseconds since 1970, as far as 64 bits reach (the year 2262).
-pub fn nanos(seconds: i64, nanos: u64) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add_unsigned(nanos)
-}
-
-impl Found {
-    /// What `stat` says of `path`; none for what no snapshot holds.
-    pub fn new(path: EntryPath, stat: &Stat) -> Option<Found> {
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::File,
-            FileType::Directory => Kind::Folder,
-            FileType::Symlink => Kind::Symlink,
-            FileType::Fifo => Kind::Fifo,
-            _ => return None,
-        };
-        let size = if kind == Kind::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
-        Some(Found {
-            path,
-            kind,
-            size,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: nanos(stat.st_mtime, stat.st_mtime_nsec),
-            ctime: nanos(stat.st_ctime, stat.st_ctime_nsec),
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            linked: kind == Kind::File && stat.st_nlink > 1,
-            sparse: kind == Kind::File && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size,
-            role: Role::Alone,
-        })
-    }
 }
 
 /// A folder that was listed.

@@ -96,9 +96,9 @@ impl SnapshotWriter {
             self.builder.push_within(entry, begins, !open.is_empty()).map_err(|why| Refused::Entry(why.what()))?;
         // Whatever could be taken back is checked before, this by all that came.
         let missing = self.tree.next(&entry.path, entry.kind == Kind::Folder);
-        match missing.map_err(|why| Refused::Failed(Error::failed("write the snapshot", why)))?.first() {
-            Some(missing) => return wrong(&format!("the folder {missing} is missing")),
-            None => {}
+        let missing = missing.map_err(|why| Refused::Failed(Error::failed("write the snapshot", why)))?;
+        if let Some(missing) = missing.first() {
+            return wrong(&format!("the folder {missing} is missing"));
         }
         if let Some(side) = Some(&entry.path).filter(|path| self.open.contains(*path))
             && entry.kind != Kind::File

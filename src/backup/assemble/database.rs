@@ -3,7 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Assembly, Incoming, entry_of};
+use super::large::Incoming;
+use super::{Assembly, entry_of};
 use crate::backup::part::{Content, PageBlocks, Part};
 use crate::backup::sqlite::compaction::credit;
 use crate::backup::sqlite::pass::Swept;

@@ -11,8 +11,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::{header, registry, side_of};
+use crate::backup::found::{Role, SideFound, nanos};
 use crate::backup::read::read_some;
-use crate::backup::walk::{Role, SideFound, nanos};
 use crate::vault::path::EntryPath;
 
 /// The ends of the names of what lies beside a database.

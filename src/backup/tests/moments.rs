@@ -392,3 +392,22 @@ impl Monitor for Unguarded {
         deed(moment, &path.to_string());
     }
 }
+
+#[test]
+fn what_takes_a_folders_place_is_taken_in_its_new_form() {
+    let mut world = World::new();
+    world.write("m/file", b"x");
+    world.write("zz/current/old", b"old");
+    world.write("zz/release2/new", b"new");
+    fs::create_dir(world.data.path().join("zz/state")).unwrap();
+    let report = world.backup_while(Moment::Listed, "zz", |data| {
+        fs::remove_dir_all(data.join("zz/current")).unwrap();
+        symlink("release2", data.join("zz/current")).unwrap();
+        fs::remove_dir(data.join("zz/state")).unwrap();
+        fs::write(data.join("zz/state"), "now a file").unwrap();
+    });
+    let entries = world.entries(report.snapshot);
+    let kind = |name: &str| entries.iter().find(|(e, _)| e.path.to_string() == name).map(|(e, _)| e.kind);
+    assert_eq!(kind("zz/current"), Some(Kind::Symlink), "{report:?}");
+    assert_eq!(kind("zz/state"), Some(Kind::File), "{report:?}");
+}

@@ -1,0 +1,131 @@
+//! A large file on its way into the snapshot: its blocks are looked for, stored where they are new, and put down as a map.
+
+use super::Assembly;
+use crate::backup::part::{Content, Part};
+use crate::error::{Error, Result};
+use crate::vault::entry::{Entry, Map, MapForm, MapFrame};
+use crate::vault::hex::{Hash, PackId};
+use crate::vault::list::{self, List};
+use crate::vault::map::{MapBuilder, MapPart};
+
+/// A large file that is coming in.
+#[derive(Default)]
+pub(super) struct Incoming {
+    pub(super) known: Option<Entry>,
+    pub(super) sampled: bool,
+    pub(super) map: MapBuilder,
+    pub(super) frames: Vec<MapFrame>,
+    pub(super) packs: Vec<PackId>,
+}
+
+impl Assembly<'_> {
+    /// Takes a large file's content, and puts it down as a map.
+    pub(super) fn large(
+        &mut self,
+        known: Option<Entry>,
+        sampled: bool,
+        parts: &mut impl Iterator<Item = Part>,
+    ) -> Result<()> {
+        let map = MapBuilder::default;
+        self.seen.begin(known.as_ref().and_then(known_blocks));
+        let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
+        loop {
+            match parts.next() {
+                Some(Part::Blocks(bytes, blocks)) => {
+                    self.read_bytes += bytes.len() as u64;
+                    self.blocks(&mut file, &bytes, &blocks)?;
+                }
+                Some(Part::Hole(length)) => self.hole(&mut file, length)?,
+                Some(Part::Again) => {
+                    self.seen.begin(file.known.as_ref().and_then(known_blocks));
+                    file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
+                }
+                Some(Part::End(content)) => {
+                    for warning in self.seen.warnings() {
+                        self.warn(warning);
+                    }
+                    return self.large_end(file, content);
+                }
+                Some(Part::Failed(path, why, size)) => {
+                    self.unreadable(path, why, size);
+                    return Ok(());
+                }
+                _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
+            }
+        }
+    }
+
+    pub(super) fn hole(&mut self, file: &mut Incoming, length: u64) -> Result<()> {
+        let part = file.map.push_hole(length);
+        self.map_part(file, part)
+    }
+
+    pub(super) fn blocks(&mut self, file: &mut Incoming, bytes: &[u8], blocks: &[(u32, Hash)]) -> Result<()> {
+        let mut at = 0;
+        for (length, hash) in blocks {
+            let block = &bytes[at..at + *length as usize];
+            at += block.len();
+            let extent = match self.seen.find(hash, *length) {
+                Some(extent) => extent,
+                None => {
+                    let extent = self.data.append(&[block])?;
+                    self.seen.remember(*hash, extent);
+                    extent
+                }
+            };
+            let part = file.map.push(extent, *hash);
+            self.map_part(file, part)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn map_part(&mut self, file: &mut Incoming, part: Option<MapPart>) -> Result<()> {
+        let Some(part) = part else { return Ok(()) };
+        let frame = match self.seen.frame(&Hash::of(&part.bytes)) {
+            Some(frame) => frame,
+            None => self.index.store(&part.bytes)?,
+        };
+        for pack in part.packs.iter().chain([&frame.pack]) {
+            if !file.packs.contains(pack) {
+                file.packs.push(*pack);
+            }
+        }
+        file.frames.push(MapFrame { frame, content: part.content });
+        Ok(())
+    }
+
+    pub(super) fn large_end(&mut self, mut file: Incoming, content: Content) -> Result<()> {
+        let Some(mut entry) = self.read(content, file.known.as_ref(), file.sampled)? else { return Ok(()) };
+        let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && known_blocks(k).is_some();
+        if let Some(known) = file.known.as_ref().filter(same) {
+            entry.map = known.map.clone();
+        } else {
+            let known = file.known.take();
+            entry.map = Some(self.block_map(file)?);
+            let entry = self.place(entry, known.as_ref())?;
+            return self.add(entry);
+        }
+        let entry = self.place(entry, file.known.as_ref())?;
+        self.add(entry)
+    }
+
+    /// Ends the map of a file whose blocks have all come.
+    pub(super) fn block_map(&mut self, mut file: Incoming) -> Result<Map> {
+        let part = file.map.finish();
+        self.map_part(&mut file, part)?;
+        let (mut packs, index) = (file.packs, &mut self.index);
+        let frames = list::write(file.frames, |frame| {
+            let frame = index.store(&frame.finish(&[]))?;
+            if !packs.contains(&frame.pack) {
+                packs.push(frame.pack);
+            }
+            Ok(frame)
+        })?;
+        Ok(Map { form: MapForm::Blocks(frames), packs })
+    }
+}
+
+/// The frames of a known entry's map; none if it has none, or a page map, whose blocks are of another kind.
+pub(super) fn known_blocks(known: &Entry) -> Option<&List<MapFrame>> {
+    known.map.as_ref().and_then(Map::blocks)
+}
