@@ -316,7 +316,7 @@ impl Capture<'_> {
                         Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
                         Met::Listed(record) => folders.push(&record).doing(|| self.recording())?,
                         Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
-                        Met::Away(path) => feed.push(Step::Later(path)).map_err(early)?,
+                        Met::Away(path) => feed.push(Step::Later(path, None)).map_err(early)?,
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
                     }
                     go_on()
@@ -327,13 +327,19 @@ impl Capture<'_> {
                 let mut patch = Patch::new(known.map(|known| known.entry), merge);
                 walker.some(taken, |met| {
                     match met {
-                        Met::Entry(found) => patch.next(found, |step| feed.push(step)).map_err(early)?,
+                        Met::Entry(found) => {
+                            // What was there when it was looked for may have gone meanwhile to where something else was.
+                            if self.remote.is_none() && taken.binary_search(&found.path).is_ok() {
+                                feed.push(Step::Later(found.path.clone(), Some(found.inode))).map_err(early)?;
+                            }
+                            patch.next(found, |step| feed.push(step)).map_err(early)?;
+                        }
                         Met::Listed(record) => folders.push_newer(&record).doing(|| self.recording())?,
                         Met::Failed(path, why) => {
                             patch.failed(path, why, |step| feed.push(step)).map_err(early)?;
                         }
                         // Its name is known by now: who does not look for it again would take it for taken.
-                        Met::Away(path) => feed.push(Step::Later(path)).map_err(early)?,
+                        Met::Away(path) => feed.push(Step::Later(path, None)).map_err(early)?,
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
                     }
                     go_on()

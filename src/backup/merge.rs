@@ -31,8 +31,8 @@ pub enum Step {
     Part,
     /// It cannot be in the snapshot, and why.
     Failed(EntryPath, String),
-    /// It was there, and is to be looked at once more at the end.
-    Later(EntryPath),
+    /// It is to be looked at once more at the end: unless it has this inode number then, it is to be taken.
+    Later(EntryPath, Option<u64>),
 }
 
 /// Files with several names that are known by their numbers at the same time. Beyond it each name is read for itself.
@@ -346,7 +346,7 @@ mod tests {
                 Step::Link(_) => 'l',
                 Step::Part => 'p',
                 Step::Failed(..) => 'f',
-                Step::Written(_) | Step::Instead(..) | Step::Later(_) => panic!("of a round"),
+                Step::Written(_) | Step::Instead(..) | Step::Later(..) => panic!("of a round"),
             })
             .collect()
     }

@@ -77,7 +77,7 @@ pub enum Part {
     Later(EntryPath),
     /// Who reads has panicked: what comes of these steps is not all.
     Broken,
-    /// It was another file, of this inode number, than the one that was listed: what is there at the end is to be that one too.
+    /// It was something of this inode number, which is not what was listed: what is there at the end is to be that too.
     Reopened(EntryPath, u64),
 }
 

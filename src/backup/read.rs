@@ -166,7 +166,8 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
         },
         Step::Part => return Ok(None),
         Step::Failed(path, why) => Part::Failed(path, why, 0),
-        Step::Later(path) => Part::Later(path),
+        Step::Later(path, None) => Part::Later(path),
+        Step::Later(path, Some(inode)) => Part::Reopened(path, inode),
         Step::Adopt(found, entry) if found.role == Role::Side => {
             // A part of a database that is taken over: it stays with that, though its app may just have removed it.
             let kept = || Extra { xattrs: entry.xattrs.clone(), target: None };
