@@ -39,7 +39,8 @@ impl Directory {
     /// # Errors
     /// What the system refuses; `NOTDIR` for what is no folder.
     pub fn open(folder: &Path) -> Result<Directory, Errno> {
-        let path = folder.canonicalize().map_err(|why| Errno::from_io_error(&why).unwrap_or(Errno::IO))?;
+        // Only SQLite needs it, and compares it with the descriptor: one that cannot be found is no reason to fail.
+        let path = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
         let folder = openat(CWD, folder, FOLDER, Mode::empty())?;
         let stat = fstat(&folder)?;
         let resolves = openat2(&folder, ".", FOLDER, Mode::empty(), RESOLVE).is_ok();

@@ -67,7 +67,10 @@ pub fn lock(folder: &Directory, kind: Kind, patience: Duration, stop: &AtomicBoo
                 Kind::Exclusive => "A backup of it may be under way",
             };
             let why = format!("{who} has kept it locked for {} s", patience.as_secs());
-            return Err(Error::failed(doing(), why).hint(format!("{what}; run this again when it has ended.")));
+            let other =
+                "a program that locks the directory itself, such as flock(1), has to use a file of its own for that";
+            return Err(Error::failed(doing(), why)
+                .hint(format!("{what}: then run this again when it has ended. Otherwise {other}.")));
         }
         std::thread::sleep(STEP);
     }

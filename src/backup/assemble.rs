@@ -7,7 +7,7 @@ use super::base::{Base, recorded_sides};
 use super::extra::Extra;
 use super::found::Found;
 use super::index::IndexWriter;
-use super::merge::{content_mark, link_name};
+use super::merge::{MAX_LINKS, content_mark, link_name};
 use super::packer::{PackWriter, Packer};
 use super::part::{Content, Part};
 use super::seen::Seen;
@@ -390,10 +390,10 @@ impl<'a> Assembly<'a> {
             self.database_records.push(DatabaseRecord { path, taken: database.taken, why, check });
         }
         if let Some((path, file, identity)) = self.first.take() {
-            if path == entry.path {
-                self.links.entry(file).or_insert(First { identity, entry });
-            } else {
+            if path != entry.path {
                 self.first = Some((path, file, identity));
+            } else if self.links.len() < MAX_LINKS {
+                self.links.entry(file).or_insert(First { identity, entry });
             }
         }
         Ok(())

@@ -28,7 +28,7 @@ use super::walk::{Met, Walker};
 use super::writer::Written;
 use super::{Options, doing, sqlite};
 use crate::beneath::Directory;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
 use crate::monitor::{Context, Moment, Silent};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
@@ -177,7 +177,8 @@ impl Capture<'_> {
         let (mut looked, mut to_take) = (Folders::default(), ToTake::default());
         folders.each(|record| {
             self.ctx.check(&doing(self.run.options))?;
-            looked.push(&look.at(record, &mut to_take)).doing(|| self.recording())
+            looked.push(&look.at(record, &mut to_take));
+            Ok(())
         })?;
         Ok((looked, to_take))
     }
@@ -188,14 +189,16 @@ impl Capture<'_> {
         folders.each(|record| match new.has(&record.path) {
             true => Ok(()),
             // What was not listed in the round is as it was, or gone: its record says no less than before.
-            false => joined.push(&record).doing(|| self.recording()),
+            false => {
+                joined.push(&record);
+                Ok(())
+            }
         })?;
-        new.each(|record| joined.push(&record).doing(|| self.recording()))?;
+        new.each(|record| {
+            joined.push(&record);
+            Ok(())
+        })?;
         Ok(joined)
-    }
-
-    fn recording(&self) -> String {
-        format!("{}: remember its folders", doing(self.run.options))
     }
 
     fn tell(
@@ -314,7 +317,7 @@ impl Capture<'_> {
                 walker.whole(|met| {
                     match met {
                         Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
-                        Met::Listed(record) => folders.push(&record).doing(|| self.recording())?,
+                        Met::Listed(record) => folders.push(&record),
                         Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
                         Met::Away(path) => feed.push(Step::Later(path, None)).map_err(early)?,
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
@@ -334,7 +337,7 @@ impl Capture<'_> {
                             }
                             patch.next(found, |step| feed.push(step)).map_err(early)?;
                         }
-                        Met::Listed(record) => folders.push_newer(&record).doing(|| self.recording())?,
+                        Met::Listed(record) => folders.push_newer(&record),
                         Met::Failed(path, why) => {
                             patch.failed(path, why, |step| feed.push(step)).map_err(early)?;
                         }

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicBool;
@@ -29,6 +29,9 @@ use crate::vault::path::EntryPath;
 
 /// Records that are kept in memory, in bytes; more go into a temporary file.
 const IN_MEMORY: usize = 16 << 20;
+
+/// Written to the file at a time, in bytes.
+const AT_A_TIME: usize = 1 << 20;
 
 /// A folder as it was when it was listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,20 +83,19 @@ impl FolderRecord {
         FolderRecord { path, device, inode, mtime, ctime, at: 0, names: None }
     }
 
-    fn write(&self, to: &mut impl Write) -> io::Result<()> {
+    fn write(&self, to: &mut Vec<u8>) {
         let path = self.path.bytes();
-        to.write_all(&(path.len() as u32).to_le_bytes())?;
-        to.write_all(path)?;
+        to.extend_from_slice(&(path.len() as u32).to_le_bytes());
+        to.extend_from_slice(path);
         for number in [self.device, self.inode, self.mtime as u64, self.ctime as u64, self.at as u64] {
-            to.write_all(&number.to_le_bytes())?;
+            to.extend_from_slice(&number.to_le_bytes());
         }
         let count = self.names.as_ref().map_or(u64::MAX, |names| names.len() as u64);
-        to.write_all(&count.to_le_bytes())?;
+        to.extend_from_slice(&count.to_le_bytes());
         for (name, inode) in self.names.iter().flatten() {
-            to.write_all(&name.to_le_bytes())?;
-            to.write_all(&inode.to_le_bytes())?;
+            to.extend_from_slice(&name.to_le_bytes());
+            to.extend_from_slice(&inode.to_le_bytes());
         }
-        Ok(())
     }
 
     fn read(from: &mut impl Read) -> io::Result<Self> {
@@ -118,11 +120,17 @@ impl FolderRecord {
 }
 
 /// The records of a capture. They are written once and read once, from first to last: what does not fit into a fixed amount
-/// of memory lies in a file without a name.
+/// of memory lies in a file without a name, or, where there is no room for one, in memory all the same.
 #[derive(Default)]
 pub struct Folders {
     memory: Vec<u8>,
-    file: Option<BufWriter<File>>,
+    file: Option<File>,
+    /// Bytes of whole records in the file.
+    in_file: u64,
+    /// Records that come after those in the file.
+    tail: Vec<u8>,
+    /// The file takes no more.
+    full: bool,
     count: u64,
     /// Of a round, whose folders are few, which they are.
     paths: HashSet<EntryPath>,
@@ -130,27 +138,38 @@ pub struct Folders {
 
 impl Folders {
     /// Adds a record of a round, which takes the place of an older one.
-    ///
-    /// # Errors
-    /// As [`Folders::push`].
-    pub fn push_newer(&mut self, record: &FolderRecord) -> io::Result<()> {
+    pub fn push_newer(&mut self, record: &FolderRecord) {
         self.paths.insert(record.path.clone());
-        self.push(record)
+        self.push(record);
     }
 
     /// Adds a record.
-    ///
-    /// # Errors
-    /// A temporary file that cannot be written to.
-    pub fn push(&mut self, record: &FolderRecord) -> io::Result<()> {
+    pub fn push(&mut self, record: &FolderRecord) {
         self.count += 1;
-        if self.file.is_none() && self.memory.len() >= IN_MEMORY {
-            self.file = Some(BufWriter::new(tempfile::tempfile()?));
+        if self.memory.len() < IN_MEMORY {
+            return record.write(&mut self.memory);
         }
-        match &mut self.file {
-            Some(file) => record.write(file),
-            None => record.write(&mut self.memory),
+        record.write(&mut self.tail);
+        if self.tail.len() >= AT_A_TIME && !self.full {
+            match self.spill() {
+                Ok(()) => self.tail.clear(),
+                Err(why) => {
+                    self.full = true;
+                    tracing::debug!("records of folders stay in memory: {why}");
+                }
+            }
         }
+    }
+
+    /// Writes the tail to the file. What an error leaves of it there does not count.
+    fn spill(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(tempfile::tempfile()?),
+        };
+        file.write_all(&self.tail)?;
+        self.in_file += self.tail.len() as u64;
+        Ok(())
     }
 
     /// Calls `take` with every record, in the order in which they came.
@@ -160,14 +179,13 @@ impl Folders {
     pub fn each(self, mut take: impl FnMut(FolderRecord) -> crate::error::Result<()>) -> crate::error::Result<()> {
         let doing = || "read what was remembered of the data directory's folders";
         let file = match self.file {
-            Some(file) => {
-                let mut file = file.into_inner().map_err(io::IntoInnerError::into_error).doing(doing)?;
+            Some(mut file) => {
                 file.rewind().doing(doing)?;
-                Some(BufReader::new(file))
+                Some(BufReader::new(file.take(self.in_file)))
             }
             None => None,
         };
-        let mut from = self.memory.as_slice().chain(Source(file));
+        let mut from = self.memory.as_slice().chain(Source(file)).chain(self.tail.as_slice());
         (0..self.count).try_for_each(|_| take(FolderRecord::read(&mut from).doing(doing)?))
     }
 
@@ -178,7 +196,7 @@ impl Folders {
 }
 
 /// A file that may be missing, as if it were empty.
-struct Source(Option<BufReader<File>>);
+struct Source(Option<BufReader<io::Take<File>>>);
 
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -317,21 +335,39 @@ mod tests {
         FolderRecord { path, device: n, inode: n << 40, mtime: -(n as i64), ctime: n as i64, at: 7, names }
     }
 
+    fn back(folders: Folders) -> u64 {
+        let mut next = 0;
+        folders
+            .each(|back| {
+                assert_eq!(back, record(next));
+                next += 1;
+                Ok(())
+            })
+            .unwrap();
+        next
+    }
+
     #[test]
     fn records_come_back_from_memory_and_from_a_file() {
         for count in [0, 1, 100, 20_000] {
             let mut folders = Folders::default();
-            (0..count).for_each(|n| folders.push(&record(n)).unwrap());
+            (0..count).for_each(|n| folders.push(&record(n)));
             assert_eq!(folders.file.is_some(), count == 20_000);
-            let mut next = 0;
-            folders
-                .each(|back| {
-                    assert_eq!(back, record(next));
-                    next += 1;
-                    Ok(())
-                })
-                .unwrap();
-            assert_eq!(next, count);
+            assert_eq!(back(folders), count);
+        }
+    }
+
+    #[test]
+    fn records_stay_in_memory_where_there_is_no_room_for_a_file() {
+        for full in [0, 12_000] {
+            let mut folders = Folders::default();
+            for n in 0..20_000 {
+                // As if the disk were full from here on.
+                folders.full |= n == full;
+                folders.push(&record(n));
+            }
+            assert!(folders.tail.len() > AT_A_TIME);
+            assert_eq!(back(folders), 20_000);
         }
     }
 }

@@ -36,7 +36,7 @@ pub enum Step {
 }
 
 /// Files with several names that are known by their numbers at the same time. Beyond it each name is read for itself.
-const MAX_LINKS: usize = 65_536;
+pub const MAX_LINKS: usize = 65_536;
 
 /// How the merge decides.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +83,7 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         let known = self.known.next_if(|known| known.entry.path == found.path);
         let known = known.or_else(|| self.missed.remove(&found.path));
         if found.role == Role::Side {
-            return self.side(found, known);
+            return self.side(found);
         }
         let sides = known.as_ref().map_or(Vec::new(), |known| known.sides.clone());
         let step = self.step(found, known);
@@ -95,7 +95,7 @@ impl<K: Iterator<Item = Known>> Merge<K> {
     }
 
     /// What lies beside a database goes its way: what was decided for the database was decided for it as well.
-    fn side(&mut self, found: Found, known: Option<Known>) -> Step {
+    fn side(&mut self, found: Found) -> Step {
         let database = database_of(found.path.bytes()).unwrap_or_default();
         let beside = self.databases.iter_mut().find(|(path, _)| path.bytes() == database).map(|(_, beside)| beside);
         match beside {
@@ -109,9 +109,6 @@ impl<K: Iterator<Item = Known>> Merge<K> {
                 // Of a `-shm` nothing is kept.
                 None => Step::Part,
             },
-            Some(Beside::Alone) if !found.path.bytes().ends_with(b"-shm") => {
-                Step::Read(found, known.map(|known| known.entry))
-            }
             _ => Step::Part,
         }
     }
@@ -134,6 +131,10 @@ impl<K: Iterator<Item = Known>> Merge<K> {
 
     /// Whether another name of the file has come already.
     fn is_link(&mut self, found: &Found) -> bool {
+        // What a database is depends on what lies beside the name: each name that has something is read with that.
+        if matches!(found.role, Role::Database { .. }) {
+            return false;
+        }
         let file = (found.device, found.inode);
         if !found.linked || self.links.contains(&file) {
             return found.linked;
@@ -254,8 +255,6 @@ enum Beside {
     Copied(Vec<Entry>),
     /// By who reads the database.
     Part,
-    /// As an ordinary file: the database is read under another of its names, and this may belong to it all the same.
-    Alone,
 }
 
 /// Of a file that may be a database: its path, and how what lies beside it is taken.
@@ -269,7 +268,6 @@ fn beside(step: &Step, sides: Vec<Entry>) -> Option<(EntryPath, Beside)> {
         Step::Keep(entry) if entry.kind == Kind::File => Some((entry.path.clone(), copied(entry))),
         Step::Adopt(found, entry) if found.kind == Kind::File => Some((found.path.clone(), copied(entry))),
         Step::Read(found, _) | Step::Sample(found, _) if database(found) => Some((found.path.clone(), Beside::Part)),
-        Step::Link(found) if database(found) => Some((found.path.clone(), Beside::Alone)),
         _ => None,
     }
 }

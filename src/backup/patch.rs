@@ -1,12 +1,12 @@
 //! A round at the end of a capture: what has been written, joined with what is taken once more.
 //!
 //! Nothing that was captured whole is given up for what may not be. What is found again takes the place of what was written
-//! only when it has been read, but for databases, which come with what lies beside them; and what was in a folder stays beside
-//! what is in it now.
+//! only when it has been read, but for databases that were taken with what lies beside them; and what was in a folder stays
+//! beside what is in it now.
 
 use std::iter::Peekable;
 
-use super::base::Known;
+use super::base::{Known, recorded_sides};
 use super::found::{Found, Role};
 use super::merge::{Merge, Step};
 use super::sqlite::beside::database_of;
@@ -62,7 +62,7 @@ impl<W: Iterator<Item = Entry>> Patch<W> {
             }
             return take(Step::Written(written));
         }
-        if written.database.is_some() {
+        if !recorded_sides(&written).is_empty() {
             // What was taken with it goes with it, should it not be there any more.
             return take(self.merge.next(found));
         }

@@ -422,14 +422,20 @@ pub(super) fn finish(
 /// The longest that a local filesystem's clock stands still, in ns: what is written within it does not move a file's time.
 const TICK: i64 = 12_000_000;
 
+/// As [`TICK`], of filesystems whose times are whole seconds; FAT counts two at a time.
+const COARSE_TICK: i64 = 2_000_000_000;
+
 /// Waits until a file that was written to just now could not be written to once more without its time moving, so that what is
 /// read next is known to be whole if its time is the same afterwards. Says whether it had to wait.
 pub(super) fn wait_a_tick(stat: &Stat, began: i64) -> bool {
-    let since = began.saturating_sub(mtime(stat));
-    // A time in the future, or far in the past, was set by a program.
-    let waits = (-TICK..TICK).contains(&since);
+    // A program may have set the one; the other is the filesystem's.
+    let since = began.saturating_sub(mtime(stat).max(nanos(stat.st_ctime, stat.st_ctime_nsec)));
+    let coarse = stat.st_mtime_nsec == 0 && stat.st_ctime_nsec == 0;
+    let tick = if coarse { COARSE_TICK } else { TICK };
+    // A time in the future was set by a program.
+    let waits = (-TICK..tick).contains(&since);
     if waits {
-        std::thread::sleep(Duration::from_nanos((TICK - since) as u64));
+        std::thread::sleep(Duration::from_nanos((tick - since) as u64));
     }
     waits
 }

@@ -131,12 +131,12 @@ impl Walker<'_> {
                     let children = shared.list(&above).map_or(Vec::new(), |listing| listing.children);
                     listed.push((above, children));
                 }
-                let mut children = listed.last_mut().map(|(_, children)| children).into_iter().flatten();
-                let Some(met) = children.find(|met| met.path() == path) else {
+                let Some((_, children)) = listed.last_mut() else { continue };
+                let Ok(at) = children.binary_search_by(|met| met.path().cmp(path)) else {
                     take(Met::Away(path.clone()))?;
                     continue;
                 };
-                let met = std::mem::replace(met, Met::Away(EntryPath::root()));
+                let met = std::mem::replace(&mut children[at], Met::Away(path.clone()));
                 shared.announce(std::slice::from_ref(&met));
                 shared.child(met, &mut Vec::new(), &mut take)?;
             }

@@ -248,13 +248,22 @@ impl Tree {
         };
         match link() {
             Err(Errno::NOENT) => Ok(false),
+            // The filesystem allows fewer names of one file than the one that it came from.
+            Err(Errno::MLINK) => {
+                let first = openat(&self.groups, group.to_string(), SAFE | OFlags::RDONLY, Mode::empty());
+                let copied = first.map_err(io::Error::from).and_then(|first| self.copy_from(File::from(first), entry));
+                copied.doing(|| format!("copy another name of it to {}", entry.path)).map(|()| true)
+            }
             done => done.doing(|| format!("make the hard link {}", entry.path)).map(|()| true),
         }
     }
 
     fn copy(&self, first: &EntryPath, entry: &Entry) -> io::Result<()> {
         let (folder, name) = self.at(first)?;
-        let mut from = File::from(openat(folder, name, SAFE | OFlags::RDONLY, Mode::empty())?);
+        self.copy_from(File::from(openat(folder, name, SAFE | OFlags::RDONLY, Mode::empty())?), entry)
+    }
+
+    fn copy_from(&self, mut from: File, entry: &Entry) -> io::Result<()> {
         let mut to = File::from(self.create(entry, 0o600)?);
         io::copy(&mut from, &mut to)?;
         self.finish(&to, entry, None)?;

@@ -320,7 +320,7 @@ impl<'a> Live<'a> {
 
     /// Fails when the path does not lead to our file any more, or leads there through another folder.
     fn still_there(&self) -> Result<(), Trouble> {
-        let cannot = |why| failed(format!("it cannot be looked at: {why}"));
+        let cannot = |why| Trouble::Raw(format!("its path, which SQLite needs, cannot be followed: {why}"));
         let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.hold.id());
         let same = self.at.is_where_the_path_leads().map_err(cannot)?
             && ours(self.at.status("").map_err(cannot)?)

@@ -22,7 +22,7 @@ use crate::backup::extra::extra_of_file;
 use crate::backup::found::{Found, nanos};
 use crate::backup::large::stream;
 use crate::backup::part::{Content, Part};
-use crate::backup::read::{Over, mtime, read_some};
+use crate::backup::read::{Over, mtime, read_some, wait_a_tick};
 use crate::backup::sqlite::pass::{PASSES, Swept};
 use crate::monitor::Moment;
 use crate::vault::entry::{Check, CheckKind, Database, Taken};
@@ -111,6 +111,10 @@ impl Set {
         })
     }
 
+    fn all(&self) -> impl Iterator<Item = &Stat> {
+        [Some(&self.database), self.journal.as_ref(), self.wal.as_ref()].into_iter().flatten()
+    }
+
     fn looks(&self) -> [Option<[i64; 6]>; 3] {
         [Some(looks(&self.database)), self.journal.as_ref().map(looks), self.wal.as_ref().map(looks)]
     }
@@ -128,10 +132,16 @@ impl Reader<'_> {
         let mut number = 1;
         loop {
             let began = (self.settings.trust.now)();
-            let before = match Set::of(&taking.at) {
+            let mut before = match Set::of(&taking.at) {
                 Ok(set) => set,
                 Err(trouble) => return Ok(Err(trouble)),
             };
+            if before.all().any(|stat| wait_a_tick(stat, began)) {
+                before = match Set::of(&taking.at) {
+                    Ok(set) => set,
+                    Err(trouble) => return Ok(Err(trouble)),
+                };
+            }
             if id(&before.database) != source.hold.id() {
                 return Ok(Err(Trouble::Replaced));
             }
@@ -252,9 +262,8 @@ fn ended(
     let hash = swept.hash.ok_or_else(|| Trouble::Failed("it was not read".into()))?;
     let found = Found::new(taking.found.path.clone(), &set.database).ok_or(Trouble::Replaced)?;
     let extra = extra_of_file(file).map_err(refused)?;
-    let all = [Some(&set.database), set.journal.as_ref(), set.wal.as_ref()];
     let recent = |stat: &Stat| trust.is_racy(mtime(stat), began);
-    let racy = !stable || all.into_iter().flatten().any(recent);
+    let racy = !stable || set.all().any(recent);
     let torn = "it was written to while it was read, again and again, and may be torn";
     let database = Database {
         taken: Taken::Raw,

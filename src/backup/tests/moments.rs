@@ -415,3 +415,40 @@ fn what_takes_a_folders_place_is_taken_in_its_new_form() {
     assert_eq!(kind("zz/current"), Some(Kind::Symlink), "{report:?}");
     assert_eq!(kind("zz/state"), Some(Kind::File), "{report:?}");
 }
+
+#[test]
+fn what_lies_beside_each_name_of_a_database_is_taken_with_that_name() {
+    for mode in ["delete", "wal"] {
+        let world = World::new();
+        let at = |name: &str| world.data.path().join(name);
+        let app = rusqlite::Connection::open(at("b.db")).unwrap();
+        let setup =
+            "create table t(x, b); with recursive n(n) as (select 1 union all select n + 1 from n where n < 300)
+            insert into t select 0, randomblob(2000) from n;";
+        app.execute_batch(&format!("pragma journal_mode = {mode}; pragma cache_size = 5; {setup}")).unwrap();
+        fs::hard_link(at("b.db"), at("a.db")).unwrap();
+        // Beside the first name lies something that says nothing; the app works under the second one, and dies.
+        fs::write(at(if mode == "wal" { "a.db-wal" } else { "a.db-journal" }), [0; 512]).unwrap();
+        let half = if mode == "wal" { "" } else { "begin;" };
+        app.execute_batch(&format!("{half} update t set x = 1, b = randomblob(2000)")).unwrap();
+        let (dead, side) = (tempfile::tempdir().unwrap(), if mode == "wal" { "b.db-wal" } else { "b.db-journal" });
+        for name in ["b.db", side] {
+            fs::copy(at(name), dead.path().join(name)).unwrap();
+        }
+        drop(app);
+        // As its death left them; the name leads to the same file.
+        fs::write(at("b.db"), fs::read(dead.path().join("b.db")).unwrap()).unwrap();
+        fs::copy(dead.path().join(side), at(side)).unwrap();
+        let report = world.backup();
+        assert!(report.good, "{report:?}");
+        let out = tempfile::tempdir().unwrap();
+        for (entry, content) in world.entries(report.snapshot) {
+            if entry.path.to_string().starts_with("b.db") {
+                fs::write(out.path().join(entry.path.as_path()), content).unwrap();
+            }
+        }
+        let restored = rusqlite::Connection::open(out.path().join("b.db")).unwrap();
+        let sum: i64 = restored.query_row("select sum(x) from t", [], |row| row.get(0)).unwrap();
+        assert_eq!(sum, if mode == "wal" { 300 } else { 0 }, "{mode}: {report:?}");
+    }
+}
