@@ -118,6 +118,13 @@ impl Directory {
         Ok(Identity::of(&said))
     }
 
+    /// When what is at `path` was made; none where its filesystem does not tell, or nothing is there.
+    pub fn born_at(&self, path: &EntryPath) -> Option<(i64, u32)> {
+        let (above, name) = self.parent(path).ok()?;
+        let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS);
+        said.ok().and_then(|said| born(&said))
+    }
+
     /// A path that leads to `path` through the descriptor of its folder, for system calls that take only paths; it is valid
     /// as long as the descriptor is open. The last component is not looked up yet.
     ///

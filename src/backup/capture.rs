@@ -17,7 +17,7 @@ use super::assemble::Assembly;
 use super::base::Known;
 use super::commit::Run;
 use super::folders::{Folders, Look, ToTake};
-use super::found::Found;
+use super::found::{Found, nanos};
 use super::merge::{Merge, Rule, Step};
 use super::packer::Packer;
 use super::part::Part;
@@ -30,6 +30,7 @@ use super::{Options, doing, sqlite};
 use crate::beneath::Directory;
 use crate::error::{Error, Result};
 use crate::monitor::{Context, Moment, Silent};
+use crate::vault::entry::Kind;
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::tree;
@@ -130,6 +131,8 @@ impl Capture<'_> {
                 let now = self.root.stat_at(&path).ok().and_then(|stat| Found::new(path.clone(), &stat));
                 match now {
                     Some(now) if read == Some(now.inode) => {}
+                    // A file that is saved anew all the time: what was read is one of its states.
+                    Some(now) if read.is_some() && now.kind == Kind::File && self.is_newborn(&path) => {}
                     Some(now) if self.select.takes(&now) => _ = to_take.lacking.insert(path),
                     Some(_) => {}
                     None if read.is_none() => _ = vanished.insert(path),
@@ -137,8 +140,9 @@ impl Capture<'_> {
                 }
             }
             done.folders += to_take.listed;
-            if done.rounds > 0 {
-                // What has just come into being need not be in it, and must not keep it from ending.
+            if done.rounds > 0 || (to_take.lacking.is_empty() && vanished.is_empty()) {
+                // What has just come into being need not be in it, and must not keep it from ending; unless it may be what
+                // went away elsewhere, since a file that is moved to another filesystem is born there.
                 to_take.newborn.clear();
             }
             let taken = to_take.paths();
@@ -161,6 +165,14 @@ impl Capture<'_> {
             written = assembly.finish()?;
             rounds_took += round.elapsed();
         }
+    }
+
+    fn is_newborn(&self, path: &EntryPath) -> bool {
+        let born = self.root.born_at(path);
+        born.is_some_and(|(seconds, part)| {
+            let born = nanos(seconds, part.into());
+            self.began <= born && born <= (self.run.options.trust.now)()
+        })
     }
 
     fn look(&self, folders: Folders) -> Result<(Folders, ToTake)> {

@@ -452,3 +452,21 @@ fn what_lies_beside_each_name_of_a_database_is_taken_with_that_name() {
         assert_eq!(sum, if mode == "wal" { 300 } else { 0 }, "{mode}: {report:?}");
     }
 }
+
+#[test]
+fn a_file_that_is_saved_anew_all_the_time_lets_it_end() {
+    let mut world = World::new();
+    world.write("status.json", b"saved");
+    (0..30).for_each(|n| world.write(&format!("f/{n}"), b"x"));
+    let data = world.data.path().to_path_buf();
+    let deed: Deed = Box::new(move |_, _| {
+        fs::write(data.join("status.new"), "saved").unwrap();
+        fs::rename(data.join("status.new"), data.join("status.json")).unwrap();
+        false
+    });
+    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    let report = world.backup();
+    assert!(report.good && report.looked_again.rounds == 0, "{report:?}");
+    assert!(!report.warnings.iter().any(|what| what.contains(NEVER_RESTS)), "{report:?}");
+    assert_eq!(world.content(report.snapshot, "status.json"), b"saved");
+}
