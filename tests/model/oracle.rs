@@ -57,6 +57,9 @@ pub enum Class {
     MovedFolder,
     /// A file that was there all the time, under several names, is missing.
     MovedFile,
+    /// Something that had three names or more while the snapshot was taken is missing: it was moved again and again, also while
+    /// the end of the capture was looked at. The engine looks three times; this is known, counted and no failure.
+    MovedAgain,
     /// A database is damaged, or never was in that state.
     DatabaseBroken,
     /// A database that was left behind by an app that died, and lay there all the time, comes back without what lay
@@ -328,7 +331,11 @@ impl Oracle<'_> {
                 continue;
             }
             let whole = names.iter().map(|path| split(path).1).collect::<BTreeSet<_>>().len() == 1;
-            let class = if whole { Class::MovedFolder } else { Class::MovedFile };
+            let class = match names.len() {
+                3.. => Class::MovedAgain,
+                _ if whole => Class::MovedFolder,
+                _ => Class::MovedFile,
+            };
             wrong.push(Wrong::new(class, format!("object {id} was there all the time, as {names:?}, and is missing")));
         }
     }

@@ -39,8 +39,10 @@ const OLDER: usize = 6;
 impl Class {
     /// Whether what is wrong with one snapshot does not go over to the next ones.
     pub fn passes(self) -> bool {
-        use Class::{Missing, Mixed, MovedFile, MovedFolder, NotRestorable, PartialMixed, PartialNotRestorable};
-        matches!(self, Missing | Mixed | MovedFile | MovedFolder | NotRestorable | PartialMixed | PartialNotRestorable)
+        use Class::{Missing, Mixed, MovedAgain, MovedFile, MovedFolder};
+        use Class::{NotRestorable, PartialMixed, PartialNotRestorable};
+        let moved = matches!(self, MovedAgain | MovedFile | MovedFolder);
+        moved || matches!(self, Missing | Mixed | NotRestorable | PartialMixed | PartialNotRestorable)
     }
 }
 
