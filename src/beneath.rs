@@ -90,10 +90,8 @@ impl Directory {
     /// # Errors
     /// As [`Directory::open_at`].
     pub fn parent(&self, path: &EntryPath) -> Result<(OwnedFd, Vec<u8>), Errno> {
-        let above = EntryPath::new(path.parent().filter(|above| !above.is_empty()).unwrap_or(b"."));
-        let above = above.map_err(|_| Errno::INVAL)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        Ok((self.open_at(&above, flags)?, path.name().to_vec()))
+        Ok((self.open_at(&path.folder().unwrap_or_default(), flags)?, path.name().to_vec()))
     }
 
     /// The status of what is at `path`, which may be a symlink.

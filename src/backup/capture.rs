@@ -16,8 +16,8 @@ use serde::Serialize;
 use super::assemble::Assembly;
 use super::base::Known;
 use super::commit::Run;
-use super::folders::{Folders, Look, ToTake};
-use super::found::{Found, nanos};
+use super::folders::{Folders, Look, ToTake, is_newborn};
+use super::found::Found;
 use super::merge::{Merge, Rule, Step};
 use super::packer::Packer;
 use super::part::Part;
@@ -123,9 +123,8 @@ impl Capture<'_> {
         let mut rounds_took = Duration::ZERO;
         let mut vanished: BTreeSet<EntryPath> = BTreeSet::new();
         loop {
-            let (looked, to_take) = self.look(folders)?;
-            folders = looked;
-            let mut to_take = to_take;
+            let mut to_take;
+            (folders, to_take) = self.look(folders)?;
             for (path, read) in assembly.take_later() {
                 // What is gone now as well was deleted.
                 let now = self.root.stat_at(&path).ok().and_then(|stat| Found::new(path.clone(), &stat));
@@ -168,11 +167,7 @@ impl Capture<'_> {
     }
 
     fn is_newborn(&self, path: &EntryPath) -> bool {
-        let born = self.root.born_at(path);
-        born.is_some_and(|(seconds, part)| {
-            let born = nanos(seconds, part.into());
-            self.began <= born && born <= (self.run.options.trust.now)()
-        })
+        is_newborn(self.root.born_at(path), self.began, self.run.options.trust.now)
     }
 
     fn look(&self, folders: Folders) -> Result<(Folders, ToTake)> {
@@ -227,10 +222,7 @@ impl Capture<'_> {
             0 => assembly.warn(format!("gone before it was read: {}", first.join(", "))),
             more => assembly.warn(format!("gone before it was read: {} and {more} more", first.join(", "))),
         }
-        let mut folders: BTreeSet<EntryPath> = BTreeSet::new();
-        for path in &to_take.lacking {
-            folders.insert(EntryPath::new(path.parent().filter(|p| !p.is_empty()).unwrap_or(b".")).unwrap_or_default());
-        }
+        let folders: BTreeSet<_> = to_take.lacking.iter().map(|path| path.folder().unwrap_or_default()).collect();
         for folder in folders {
             assembly.warn(format!("{folder}: {NEVER_RESTS}; what was moved in it may be missing"));
         }

@@ -11,7 +11,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, BufReader, Read, Seek, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicBool;
 
@@ -304,7 +303,9 @@ impl Look<'_> {
             if same || mount || databases.is_side(name) || !self.select.takes(&now) {
                 continue;
             }
-            let new = now.kind != Kind::Folder && self.is_newborn(&folder, name);
+            let said = || statx(&folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS);
+            let born = || said().ok().and_then(|said| born(&said));
+            let new = now.kind != Kind::Folder && is_newborn(born(), self.began, self.now);
             match was.map(is_file) {
                 None if new => _ = out.newborn.insert(now.path),
                 // A file that was saved under its name anew: what it was has been captured.
@@ -315,14 +316,13 @@ impl Look<'_> {
         }
         Ok(FolderRecord::new(&found, at, &names, &stats))
     }
+}
 
-    /// Whether a file was made after the capture began.
-    fn is_newborn(&self, folder: &OwnedFd, name: &[u8]) -> bool {
-        let said = statx(folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS);
-        let born = said.ok().and_then(|said| born(&said)).map(|(seconds, part)| nanos(seconds, part.into()));
-        // A clock that was set back makes old files look as if they were born later than now.
-        born.is_some_and(|born| self.began <= born && born <= (self.now)())
-    }
+/// Whether a file of this birth, seconds and ns since 1970, was made after the capture `began`, in ns.
+pub fn is_newborn(born: Option<(i64, u32)>, began: i64, now: fn() -> i64) -> bool {
+    let born = born.map(|(seconds, part)| nanos(seconds, part.into()));
+    // A clock that was set back makes old files look as if they were born later than now.
+    born.is_some_and(|born| began <= born && born <= now())
 }
 
 #[cfg(test)]

@@ -264,7 +264,7 @@ fn attempt(
     let run = Run { vault, options, base: &base, place, started };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, root: &root, select, began, remote, warn: &warn, ctx };
-    let (outcome, assembled) = with_packer(&*vault.store, options.level, ctx, |packer| {
+    let (outcome, assembled, settled) = with_packer(&*vault.store, options.level, ctx, |packer| {
         let mut assembly = Assembly::new(&base, packer, ctx)?;
         let (written, settled) = capture.take(&mut assembly, packer)?;
         ctx.monitor.reached(Moment::Committing, &EntryPath::root());
@@ -273,14 +273,13 @@ fn attempt(
         }
         let outcome = run.commit(&mut assembly, packer, written, false)?;
         Ok((Some(outcome), assembly.outcome(), settled))
-    })
-    .map(|(outcome, assembled, settled)| (outcome, (assembled, settled)))?;
+    })?;
     let committed = match outcome {
         Some(Outcome::Committed(committed)) => committed,
         Some(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
         None => return Ok(Attempt::Exchanged),
     };
-    let ((later, errors, databases, read_bytes), settled) = assembled;
+    let (later, errors, databases, read_bytes) = assembled;
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(later);
     Ok(Attempt::Done(Box::new(Report {

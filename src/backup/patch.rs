@@ -51,9 +51,8 @@ impl<W: Iterator<Item = Entry>> Patch<W> {
         if folders == (false, true) {
             return take(self.merge.next(found));
         }
-        let looks = |size, mtime, ctime, inode| (size, mtime, ctime, inode);
-        let was = looks(written.size, written.mtime, written.ctime, written.inode);
-        let same = was == looks(found.size, found.mtime, found.ctime, found.inode) && !written.racy;
+        let was = (written.size, written.mtime, written.ctime, written.inode);
+        let same = was == (found.size, found.mtime, found.ctime, found.inode) && !written.racy;
         if same && written.kind == found.kind && found.kind != Kind::Folder {
             // It came with a folder that is another one now, and is what was captured.
             if written.database.is_some() {

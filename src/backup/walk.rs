@@ -123,8 +123,7 @@ impl Walker<'_> {
             // Entries of one folder may come apart, but never many folders deep.
             let mut listed: Vec<(EntryPath, Vec<Met>)> = Vec::new();
             for path in paths {
-                let above = path.parent().filter(|above| !above.is_empty()).unwrap_or(b".");
-                let Ok(above) = EntryPath::new(above) else { continue };
+                let above = path.folder().unwrap_or_default();
                 listed.retain(|(folder, _)| above.is_in(folder));
                 if listed.last().is_none_or(|(folder, _)| *folder != above) {
                     // A folder that cannot be listed any more has nothing that can be taken.

@@ -148,6 +148,12 @@ impl EntryPath {
         })
     }
 
+    /// As [`EntryPath::parent`], as a path of its own.
+    pub fn folder(&self) -> Option<EntryPath> {
+        // What is left of a path up to a separator is a path.
+        self.parent().map(|above| EntryPath(above.to_vec()))
+    }
+
     /// Its last component.
     pub fn name(&self) -> &[u8] {
         self.0.rsplit(|&b| b == b'/').next().unwrap_or_default()
@@ -249,6 +255,7 @@ mod tests {
         assert_eq!(path("a/b/c").parent(), Some(&b"a/b"[..]));
         assert_eq!(path("a").parent(), Some(&b""[..]));
         assert_eq!(path(".").parent(), None);
+        assert_eq!(["a/b/c", "a", "."].map(|p| path(p).folder()), [Some(path("a/b")), Some(path(".")), None]);
     }
 
     proptest! {
