@@ -103,6 +103,30 @@ fn a_mount_point_is_filled_in_place_and_only_when_told_to() {
     assert_eq!(paths(&world.json(["ls", "latest"], 0)), ["a.txt", "logs", "uploads"]);
 }
 
+#[test]
+fn a_file_whose_attributes_cannot_be_read_is_kept_without_them() {
+    let world = World::with_files();
+    let Some(_mounted) = Mounted::new(world.path("mnt"), "64m") else { return };
+    let (data, both) = (world.path("mnt"), ["many", "folder"]);
+    fs::write(data.join("many"), "content").unwrap();
+    fs::create_dir(data.join("folder")).unwrap();
+    fs::write(data.join("folder/inside"), "more content").unwrap();
+    // Only a list of less than 64 KiB can be had of the kernel.
+    for (name, n) in both.into_iter().flat_map(|name| (0..400).map(move |n| (name, n))) {
+        let attribute = format!("trusted.{n:0>240}");
+        rustix::fs::setxattr(data.join(name), &attribute, b"", rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    let report = world.json(["backup", "mnt"], 3);
+    let mut told: Vec<_> = report["errors"].as_array().unwrap().iter().map(|e| e["path"].as_str().unwrap()).collect();
+    told.sort_unstable();
+    assert_eq!(told, ["folder", "many"]);
+    assert!(report["errors"][0]["why"].as_str().unwrap().contains("extended attributes cannot be read"), "{report}");
+    let snapshot = report["snapshot"].as_str().unwrap();
+    world.run(["restore", "out", "--snapshot", snapshot]).ended(0);
+    assert_eq!(fs::read(world.path("out/many")).unwrap(), b"content");
+    assert_eq!(fs::read(world.path("out/folder/inside")).unwrap(), b"more content");
+}
+
 /// What `export` gives of the newest snapshot, as GNU tar unpacks it.
 fn unpacked(world: &World) -> PathBuf {
     let folder = world.path("unpacked");

@@ -67,7 +67,7 @@ pub struct Assembly<'a> {
     /// Raw ones among them.
     raw: Vec<EntryPath>,
     /// What lies beside raw ones, until its turn comes.
-    held: BTreeMap<EntryPath, Entry>,
+    held: BTreeMap<EntryPath, Box<Entry>>,
     /// Why databases were taken raw, until they are recorded.
     reasons: HashMap<EntryPath, String>,
     base: &'a Base<'a>,
@@ -78,7 +78,7 @@ pub struct Assembly<'a> {
 /// The first name of a file that has several.
 struct First {
     identity: Identity,
-    entry: Entry,
+    entry: Box<Entry>,
 }
 
 impl<'a> Assembly<'a> {
@@ -128,7 +128,7 @@ impl<'a> Assembly<'a> {
                 Part::Later(path) => _ = self.later.insert(path, None),
                 Part::Reopened(path, inode) => self.look_later(path, inode),
                 Part::Other(found, known, extra) => self.other(found, known, extra)?,
-                Part::File(content, bytes, known, sampled) => self.file(content, &bytes, known, sampled)?,
+                Part::File(content, bytes, known, sampled) => self.file(*content, &bytes, known, sampled)?,
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
                 Part::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
                 Part::Warn(what) => self.warn(what),
@@ -187,16 +187,16 @@ impl<'a> Assembly<'a> {
         self.failed(path, why);
     }
 
-    fn keep(&mut self, entry: Entry) -> Result<()> {
+    fn keep(&mut self, entry: Box<Entry>) -> Result<()> {
         self.ctx.monitor.advance(entry.size);
         self.add(entry)
     }
 
     /// The content is as it was; the rest is taken anew.
-    fn adopt(&mut self, found: Found, known: Entry, extra: Extra, identity: Option<Identity>) -> Result<()> {
+    fn adopt(&mut self, found: Found, known: Box<Entry>, extra: Extra, identity: Option<Identity>) -> Result<()> {
         self.ctx.monitor.advance(found.size);
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
-        let mut entry = entry_of(found, extra, known.hash);
+        let mut entry = self.entry_of(found, extra, known.hash);
         // Not the file's, where a part of a database is in its WAL.
         entry.size = known.size;
         entry.map = known.map.clone();
@@ -206,8 +206,9 @@ impl<'a> Assembly<'a> {
         self.add(entry)
     }
 
-    fn other(&mut self, found: Found, known: Option<Entry>, extra: Extra) -> Result<()> {
-        let entry = self.place(entry_of(found, extra, None), known.as_ref())?;
+    fn other(&mut self, found: Found, known: Option<Box<Entry>>, extra: Extra) -> Result<()> {
+        let entry = self.entry_of(found, extra, None);
+        let entry = self.place(entry, known.as_deref())?;
         self.add(entry)
     }
 
@@ -215,12 +216,12 @@ impl<'a> Assembly<'a> {
     /// may have gone before it was read. Whatever is not proven is read for itself.
     fn link(&mut self, found: Found, identity: Identity) -> Result<()> {
         let first = self.links.get(&(found.device, found.inode)).filter(|first| first.identity == identity);
-        let Some(first) = first.map(|first| first.entry.clone()) else {
+        let Some(mut entry) = first.map(|first| first.entry.clone()) else {
             self.later.insert(found.path, None);
             return Ok(());
         };
-        self.ctx.monitor.advance(first.size);
-        let mut entry = Entry { path: found.path, ..first };
+        self.ctx.monitor.advance(entry.size);
+        entry.path = found.path;
         if let Some(database) = entry.database.as_mut().filter(|database| database.taken == Taken::Raw) {
             // What lies beside the first name does not lie beside this one.
             (database.wal, database.journal) = (None, None);
@@ -230,10 +231,10 @@ impl<'a> Assembly<'a> {
         self.add(entry)
     }
 
-    fn file(&mut self, content: Content, bytes: &[u8], known: Option<Entry>, sampled: bool) -> Result<()> {
+    fn file(&mut self, content: Content, bytes: &[u8], known: Option<Box<Entry>>, sampled: bool) -> Result<()> {
         self.read_bytes += bytes.len() as u64;
         let hash = content.hash;
-        let Some(mut entry) = self.read(content, known.as_ref(), sampled)? else { return Ok(()) };
+        let Some(mut entry) = self.read(content, known.as_deref(), sampled)? else { return Ok(()) };
         if let Some(known) = known.as_ref().filter(|k| k.hash == entry.hash && k.size == entry.size && k.map.is_none())
         {
             entry.extents = known.content_extents();
@@ -255,7 +256,7 @@ impl<'a> Assembly<'a> {
             entry.extents = vec![self.whole(&entry, bytes)?];
             return self.add(entry);
         }
-        let entry = self.place(entry, known.as_ref())?;
+        let entry = self.place(entry, known.as_deref())?;
         self.add(entry)
     }
 
@@ -265,13 +266,13 @@ impl<'a> Assembly<'a> {
     }
 
     /// What a file that was read becomes; none if it is the entry that was known, which is then added.
-    fn read(&mut self, content: Content, known: Option<&Entry>, sampled: bool) -> Result<Option<Entry>> {
+    fn read(&mut self, content: Content, known: Option<&Entry>, sampled: bool) -> Result<Option<Box<Entry>>> {
         if let Some(note) = &content.note {
             self.warn(format!("{}: {note}", content.found.path));
         }
         if sampled && let Some(known) = known {
             if known.hash == Some(content.hash) && known.size == content.found.size && content.note.is_none() {
-                self.add(known.clone())?;
+                self.add(Box::new(known.clone()))?;
                 return Ok(None);
             }
             if known.mtime == content.found.mtime {
@@ -280,14 +281,49 @@ impl<'a> Assembly<'a> {
         }
         let Content { found, extra, hash, identity, .. } = content;
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
-        let mut entry = entry_of(found, extra, Some(hash));
+        let mut entry = self.entry_of(found, extra, Some(hash));
         entry.racy = content.racy;
         Ok(Some(entry))
     }
 
+    /// An entry without its bytes.
+    fn entry_of(&mut self, found: Found, extra: Extra, hash: Option<Hash>) -> Box<Entry> {
+        if let Some(why) = extra.refused {
+            let why = format!("its extended attributes cannot be read: {why}");
+            self.without_attributes(&found.path, why);
+        }
+        let link = hash.as_ref().and_then(|hash| link_name(&found, hash));
+        Box::new(Entry {
+            path: found.path,
+            kind: found.kind,
+            size: found.size,
+            mode: found.mode,
+            uid: found.uid,
+            gid: found.gid,
+            mtime: found.mtime,
+            ctime: found.ctime,
+            inode: found.inode,
+            target: extra.target,
+            xattrs: extra.xattrs,
+            hash,
+            link,
+            racy: false,
+            header: 0,
+            extents: Vec::new(),
+            map: None,
+            database: None,
+        })
+    }
+
+    /// An entry is in the snapshot, and its extended attributes are not.
+    fn without_attributes(&mut self, path: &EntryPath, why: String) {
+        self.ctx.monitor.warn(&format!("{path}: {why}"));
+        self.problems.push(Problem { path: path.clone(), why });
+    }
+
     /// Gives an entry, whose extents cover its content, its header and padding. The header of the entry that was known is
     /// used again where it is the same.
-    fn place(&mut self, mut entry: Entry, known: Option<&Entry>) -> Result<Entry> {
+    fn place(&mut self, mut entry: Box<Entry>, known: Option<&Entry>) -> Result<Box<Entry>> {
         let header = entry_header(&entry)?;
         let content = std::mem::take(&mut entry.extents);
         entry.header = header.len() as u64;
@@ -305,7 +341,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// Adds an entry, and before it what waits for a place before it.
-    fn add(&mut self, entry: Entry) -> Result<()> {
+    fn add(&mut self, entry: Box<Entry>) -> Result<()> {
         self.add_held(Some(&entry.path))?;
         // What is no file belongs to no database, whatever its name.
         let file = entry.kind == Kind::File;
@@ -332,7 +368,7 @@ impl<'a> Assembly<'a> {
         (self.warnings, self.problems, self.database_records, self.read_bytes)
     }
 
-    fn put(&mut self, mut entry: Entry) -> Result<()> {
+    fn put(&mut self, mut entry: Box<Entry>) -> Result<()> {
         if let Some(refused) = self.refused.as_ref().filter(|refused| entry.path.is_in(refused)) {
             let why = format!("the folder {refused} could not be recorded");
             self.failed(entry.path, why);
@@ -367,10 +403,10 @@ impl<'a> Assembly<'a> {
             // Its content, or what is in it, is worth more than they are.
             Err(Refused::Entry(why)) => {
                 let why = format!("its extended attributes are not in the snapshot: {why}");
-                self.ctx.monitor.warn(&format!("{}: {why}", entry.path));
-                self.problems.push(Problem { path: entry.path.clone(), why });
-                let bare = Entry { xattrs: Vec::new(), extents: entry.content_extents(), ..entry };
-                let bare = self.place(bare, None)?;
+                self.without_attributes(&entry.path, why);
+                entry.xattrs.clear();
+                entry.extents = entry.content_extents();
+                let bare = self.place(entry, None)?;
                 return self.put(bare);
             }
         }
@@ -449,31 +485,6 @@ impl<'a> Assembly<'a> {
         self.raw.clear();
         self.refused = None;
         Ok(self.base.packs.with(self.stored.values().copied().collect::<Vec<_>>()))
-    }
-}
-
-/// An entry without its bytes.
-fn entry_of(found: Found, extra: Extra, hash: Option<Hash>) -> Entry {
-    let link = hash.as_ref().and_then(|hash| link_name(&found, hash));
-    Entry {
-        path: found.path,
-        kind: found.kind,
-        size: found.size,
-        mode: found.mode,
-        uid: found.uid,
-        gid: found.gid,
-        mtime: found.mtime,
-        ctime: found.ctime,
-        inode: found.inode,
-        target: extra.target,
-        xattrs: extra.xattrs,
-        hash,
-        link,
-        racy: false,
-        header: 0,
-        extents: Vec::new(),
-        map: None,
-        database: None,
     }
 }
 

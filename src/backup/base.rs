@@ -55,7 +55,7 @@ struct Section {
 #[derive(Debug, Clone)]
 pub struct Known {
     /// As it was stored.
-    pub entry: Entry,
+    pub entry: Box<Entry>,
     /// Whether its inode number and change time can be compared.
     pub same_place: bool,
     /// Whether all of it is in the vault. Of a database, pages may have been lost; the others are not sent again.
@@ -294,7 +294,7 @@ impl Base<'_> {
         let placed = entry.extents.iter().all(|extent| self.has_extent(extent));
         let whole = placed && (self.absent.is_empty() || packs.all(|pack| self.has(*pack)));
         let sides = Vec::new();
-        (whole || known_pages(&entry).is_some()).then_some(Known { entry, same_place, whole, sides })
+        (whole || known_pages(&entry).is_some()).then(|| Known { entry: Box::new(entry), same_place, whole, sides })
     }
 }
 
@@ -303,8 +303,11 @@ impl Base<'_> {
 fn join_units(known: &mut [Known]) {
     for at in 0..known.len() {
         let recorded = recorded_sides(&known[at].entry);
+        if recorded.is_empty() {
+            continue;
+        }
         let find = |path: &EntryPath| known.binary_search_by(|k| k.entry.path.cmp(path)).ok().map(|at| &known[at]);
-        let sides = recorded.iter().map(|path| find(path).filter(|side| side.whole).map(|side| side.entry.clone()));
+        let sides = recorded.iter().map(|path| find(path).filter(|side| side.whole).map(|side| (*side.entry).clone()));
         match sides.collect::<Option<Vec<_>>>() {
             Some(sides) => known[at].sides = sides,
             None => known[at].whole = false,

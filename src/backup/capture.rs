@@ -382,7 +382,7 @@ fn send_written(written: &Written, reader: &PackReader, to: &Sender<Vec<Known>>)
     let mut decoder = Decoder::new()?;
     for hunk in &written.hunks {
         let entries = tree::read_hunk(reader, hunk, &mut decoder)?;
-        let known = |entry| Known { entry, same_place: true, whole: true, sides: Vec::new() };
+        let known = |entry| Known { entry: Box::new(entry), same_place: true, whole: true, sides: Vec::new() };
         if to.send(entries.into_iter().map(known).collect()).is_err() {
             return Ok(());
         }

@@ -18,6 +18,8 @@ pub struct Extra {
     pub xattrs: Vec<(Bytes, Bytes)>,
     /// Where a symlink points.
     pub target: Option<Bytes>,
+    /// Why the extended attributes are not here: what they belong to is worth more than they are, and goes on without them.
+    pub refused: Option<Errno>,
 }
 
 /// What an entry adds to its metadata; no symlink is followed.
@@ -27,7 +29,7 @@ pub struct Extra {
 pub fn extra_of(root: &Directory, path: &EntryPath, kind: Kind) -> Result<Extra, Errno> {
     if kind == Kind::Folder {
         let folder = root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        return extra_of_file(&File::from(folder));
+        return Ok(extra_of_file(&File::from(folder)));
     }
     let target = match kind {
         Kind::Symlink => {
@@ -39,25 +41,32 @@ pub fn extra_of(root: &Directory, path: &EntryPath, kind: Kind) -> Result<Extra,
     // What is no file or folder is not opened: a pipe would wait for its writer. Without /proc there is no other way to its
     // attributes, which are rare there.
     let xattrs = match root.through_proc(path) {
-        Ok((_above, at)) => xattrs(|list| llistxattr(&at, list), |name, value| lgetxattr(&at, name, value))?,
-        Err(Errno::NOSYS) if kind != Kind::File => Vec::new(),
+        Ok((_above, at)) => xattrs(|list| llistxattr(&at, list), |name, value| lgetxattr(&at, name, value)),
+        Err(Errno::NOSYS) if kind != Kind::File => Ok(Vec::new()),
         Err(why) => return Err(why),
     };
-    Ok(Extra { xattrs, target })
+    match xattrs {
+        Err(why @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => Err(why),
+        xattrs => Ok(Extra { target, ..Extra::of(xattrs) }),
+    }
 }
 
 /// What an open file adds to its metadata.
-///
-/// # Errors
-/// What the system refuses.
-pub fn extra_of_file(file: &File) -> Result<Extra, Errno> {
-    Ok(Extra {
-        xattrs: xattrs(|list| flistxattr(file, list), |name, value| fgetxattr(file, name, value))?,
-        target: None,
-    })
+pub fn extra_of_file(file: &File) -> Extra {
+    Extra::of(xattrs(|list| flistxattr(file, list), |name, value| fgetxattr(file, name, value)))
 }
 
-/// All extended attributes, by name. A filesystem without them has none.
+impl Extra {
+    fn of(xattrs: Result<Vec<(Bytes, Bytes)>, Errno>) -> Self {
+        match xattrs {
+            Ok(xattrs) => Extra { xattrs, ..Extra::default() },
+            Err(why) => Extra { refused: Some(why), ..Extra::default() },
+        }
+    }
+}
+
+/// All extended attributes, by name. A filesystem without them has none. Of a file with more than 64 KiB of names the kernel
+/// tells none (xattr(7)).
 fn xattrs(
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,

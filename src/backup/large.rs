@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::Trust;
 use super::block;
 use super::part::{Content, Part};
-use super::read::{Over, compare, finish, mtime, wait_a_tick};
+use super::read::{Over, changed, compare, finish, mtime, wait_a_tick};
 use crate::error::Result;
 use crate::filesystem::may_invent_holes;
 use crate::monitor::{Context, Moment};
@@ -50,7 +50,7 @@ const HOLES_SETTLE: i64 = 60_000_000_000;
 
 /// Whether what the filesystem calls a hole is one.
 pub(super) fn trusts_holes(file: &File, stat: &Stat, began: i64) -> bool {
-    mtime(stat) < began - HOLES_SETTLE || !may_invent_holes(file)
+    changed(stat) < began - HOLES_SETTLE || !may_invent_holes(file)
 }
 
 /// A large file on its way.

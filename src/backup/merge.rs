@@ -14,17 +14,17 @@ use crate::vault::path::EntryPath;
 #[derive(Debug)]
 pub enum Step {
     /// Nothing changed: the entry is copied as it is.
-    Keep(Entry),
+    Keep(Box<Entry>),
     /// Its content is as it was, but the directory is in another place: times and numbers are taken anew.
-    Adopt(Found, Entry),
+    Adopt(Found, Box<Entry>),
     /// It is new, or changed, or may have: it is read. The known entry of its path, if there is one.
-    Read(Found, Option<Entry>),
+    Read(Found, Option<Box<Entry>>),
     /// It looks unchanged and is read to make sure.
-    Sample(Found, Entry),
+    Sample(Found, Box<Entry>),
     /// Another name, it seems, of a file that came before.
     Link(Found),
     /// It stands in what this run has written already.
-    Written(Entry),
+    Written(Box<Entry>),
     /// Something takes the place of what this run has written, if it can be read.
     Instead(Box<Step>, Box<Entry>),
     /// It is a part of a database that is taken as a whole.
@@ -59,8 +59,8 @@ pub struct Merge<K: Iterator<Item = Known>> {
     rule: Rule,
     /// Files with several names, of which one has come and is read or taken over from another place.
     links: HashSet<(u64, u64)>,
-    /// Databases that may still have something beside them, and whether that is copied: they are raw and unchanged.
-    databases: Vec<(EntryPath, Beside)>,
+    /// Raw databases that are copied and may still have something beside them, and what was taken with them.
+    databases: Vec<(EntryPath, Vec<Entry>)>,
     /// What is known of an entry that the parent could not read.
     missed: HashMap<EntryPath, Known>,
 }
@@ -85,11 +85,11 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         if found.role == Role::Side {
             return self.side(found);
         }
-        let sides = known.as_ref().map_or(Vec::new(), |known| known.sides.clone());
+        let sides = known.as_ref().filter(|known| !known.sides.is_empty()).map(|known| known.sides.clone());
         let step = self.step(found, known);
-        if let Some((path, beside)) = beside(&step, sides) {
-            self.databases.retain(|(database, _)| path.bytes().starts_with(database.bytes()));
-            self.databases.push((path, beside));
+        if let (Some(sides), Step::Keep(entry) | Step::Adopt(_, entry)) = (sides, &step) {
+            self.databases.retain(|(database, _)| entry.path.bytes().starts_with(database.bytes()));
+            self.databases.push((entry.path.clone(), sides));
         }
         step
     }
@@ -97,20 +97,16 @@ impl<K: Iterator<Item = Known>> Merge<K> {
     /// What lies beside a database goes its way: what was decided for the database was decided for it as well.
     fn side(&mut self, found: Found) -> Step {
         let database = database_of(found.path.bytes()).unwrap_or_default();
-        let beside = self.databases.iter_mut().find(|(path, _)| path.bytes() == database).map(|(_, beside)| beside);
-        match beside {
-            Some(Beside::Copied(sides)) => match sides.iter().position(|side| side.path == found.path) {
-                Some(at) => {
-                    let side = sides.swap_remove(at);
-                    let same = (side.mode, side.uid, side.gid, side.ctime, side.inode)
-                        == (found.mode, found.uid, found.gid, found.ctime, found.inode);
-                    if same { Step::Keep(side) } else { Step::Adopt(found, side) }
-                }
-                // Of a `-shm` nothing is kept.
-                None => Step::Part,
-            },
-            _ => Step::Part,
-        }
+        let copied = self.databases.iter_mut().find(|(path, _)| path.bytes() == database).map(|(_, sides)| sides);
+        let side = copied.and_then(|sides| {
+            let at = sides.iter().position(|side| side.path == found.path)?;
+            Some(Box::new(sides.swap_remove(at)))
+        });
+        // Of a `-shm` nothing is kept, and what lies beside a database that is read is taken by who reads that.
+        let Some(side) = side else { return Step::Part };
+        let same = (side.mode, side.uid, side.gid, side.ctime, side.inode)
+            == (found.mode, found.uid, found.gid, found.ctime, found.inode);
+        if same { Step::Keep(side) } else { Step::Adopt(found, side) }
     }
 
     fn step(&mut self, found: Found, known: Option<Known>) -> Step {
@@ -248,30 +244,6 @@ fn is_group_of(link: Option<&str>, found: &Found) -> bool {
     }
 }
 
-/// How what lies beside a database is taken.
-#[derive(Debug)]
-enum Beside {
-    /// It is copied, as the database is: these entries.
-    Copied(Vec<Entry>),
-    /// By who reads the database.
-    Part,
-}
-
-/// Of a file that may be a database: its path, and how what lies beside it is taken.
-fn beside(step: &Step, sides: Vec<Entry>) -> Option<(EntryPath, Beside)> {
-    let copied = |entry: &Entry| match &entry.database {
-        Some(database) if database.taken == Taken::Raw => Beside::Copied(sides),
-        _ => Beside::Part,
-    };
-    let database = |found: &Found| matches!(found.role, Role::Database { .. });
-    match step {
-        Step::Keep(entry) if entry.kind == Kind::File => Some((entry.path.clone(), copied(entry))),
-        Step::Adopt(found, entry) if found.kind == Kind::File => Some((found.path.clone(), copied(entry))),
-        Step::Read(found, _) | Step::Sample(found, _) if database(found) => Some((found.path.clone(), Beside::Part)),
-        _ => None,
-    }
-}
-
 enum Sameness {
     /// All that is compared is equal.
     Entry,
@@ -328,7 +300,7 @@ mod tests {
 
     fn steps(known: Vec<(Found, bool, bool)>, now: Vec<Found>, rule: Rule) -> String {
         let known = known.into_iter().map(|(found, same_place, racy)| Known {
-            entry: Entry { racy, ..entry(&found) },
+            entry: Box::new(Entry { racy, ..entry(&found) }),
             same_place,
             whole: true,
             sides: Vec::new(),

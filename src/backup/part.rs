@@ -32,19 +32,19 @@ pub struct Content {
 #[derive(Debug)]
 pub enum Part {
     /// The entry is copied.
-    Keep(Entry),
+    Keep(Box<Entry>),
     /// It stands in what this run has written already.
-    Written(Entry),
+    Written(Box<Entry>),
     /// The entry's content is kept, its metadata is new. Which file it was, if other names lead to it.
-    Adopt(Found, Entry, Extra, Option<Identity>),
+    Adopt(Found, Box<Entry>, Extra, Option<Identity>),
     /// Another name, it seems, of a file that came before, and which file it leads to.
     Link(Found, Identity),
     /// A folder, symlink or fifo.
-    Other(Found, Option<Entry>, Extra),
+    Other(Found, Option<Box<Entry>>, Extra),
     /// A whole file, its bytes, the known entry and whether that looked unchanged.
-    File(Content, Vec<u8>, Option<Entry>, bool),
+    File(Box<Content>, Vec<u8>, Option<Box<Entry>>, bool),
     /// A large file begins; what follows is its content.
-    Begin(Option<Entry>, bool),
+    Begin(Option<Box<Entry>>, bool),
     /// Bytes and the blocks that they are.
     Blocks(Vec<u8>, Vec<(u32, Hash)>),
     /// A hole of so many bytes.
@@ -54,7 +54,7 @@ pub enum Part {
     /// The file's end.
     End(Content),
     /// A database begins; what follows is its content.
-    Database(Option<Entry>, bool),
+    Database(Option<Box<Entry>>, bool),
     /// Blocks of a database, one after the other, and which they are.
     Pages(PageBlocks),
     /// What came since the beginning, or the last of these, is a layer for itself; whoever waits is told how to read it.

@@ -14,14 +14,14 @@ use crate::vault::entry::{Entry, Kind};
 use crate::vault::path::EntryPath;
 
 /// Joins written entries with found ones, both in path order.
-pub struct Patch<W: Iterator<Item = Entry>> {
+pub struct Patch<W: Iterator<Item = Box<Entry>>> {
     written: Peekable<W>,
     merge: Merge<std::iter::Empty<Known>>,
     /// Databases that stay as they were written, and may have something beside them.
     stay: Vec<EntryPath>,
 }
 
-impl<W: Iterator<Item = Entry>> Patch<W> {
+impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Joins what was `written`; `merge` decides about what is found, of which it knows nothing.
     pub fn new(written: W, merge: Merge<std::iter::Empty<Known>>) -> Self {
         Patch { written: written.peekable(), merge, stay: Vec::new() }
@@ -45,7 +45,7 @@ impl<W: Iterator<Item = Entry>> Patch<W> {
             }
             return match self.merge.next(found) {
                 Step::Part => Ok(()),
-                step => take(Step::Instead(Box::new(step), Box::new(written))),
+                step => take(Step::Instead(Box::new(step), written)),
             };
         }
         if folders == (false, true) {
@@ -70,7 +70,7 @@ impl<W: Iterator<Item = Entry>> Patch<W> {
             while self.written.next_if(|entry| entry.path.is_in(&found.path)).is_some() {}
         }
         let step = self.merge.next(found);
-        take(Step::Instead(Box::new(step), Box::new(written)))
+        take(Step::Instead(Box::new(step), written))
     }
 
     /// What is to be done about an entry that cannot be looked at, and about all that was written before it.

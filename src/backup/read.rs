@@ -156,7 +156,7 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
         Step::Instead(step, written) => match take_step(desk, *step, to, before)? {
             Some(failed @ (Part::Gone(..) | Part::Failed(..) | Part::Later(_))) => {
                 before.push(failed);
-                Part::Written(*written)
+                Part::Written(written)
             }
             part => return Ok(part),
         },
@@ -170,7 +170,7 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
         Step::Later(path, Some(inode)) => Part::Reopened(path, inode),
         Step::Adopt(found, entry) if found.role == Role::Side => {
             // A part of a database that is taken over: it stays with that, though its app may just have removed it.
-            let kept = || Extra { xattrs: entry.xattrs.clone(), target: None };
+            let kept = || Extra { xattrs: entry.xattrs.clone(), ..Extra::default() };
             let extra = extra_of(desk.root, &found.path, found.kind).unwrap_or_else(|_| kept());
             Part::Adopt(found, entry, extra, None)
         }
@@ -202,7 +202,7 @@ fn gone_or_failed(desk: Desk, found: Found, why: Errno) -> Part {
 fn look(
     desk: Desk,
     mut found: Found,
-    known: Option<Entry>,
+    known: Option<Box<Entry>>,
     sampled: bool,
     to: &Sender<Vec<Part>>,
     before: &mut Vec<Part>,
@@ -286,7 +286,7 @@ fn open_held(desk: Desk, found: &Found) -> Result<(File, Stat, Hold), Errno> {
 fn read_file(
     desk: Desk,
     found: &Found,
-    known: &Option<Entry>,
+    known: &Option<Box<Entry>>,
     sampled: bool,
     to: &Sender<Vec<Part>>,
     before: &mut Vec<Part>,
@@ -317,7 +317,7 @@ fn read_file(
             to.send(first).map_err(|_| Over)
         };
         let reader = sqlite::Reader { root: desk.root, base: desk.base, settings: desk.databases, to, ctx };
-        return match reader.take(&opened, known.as_ref(), hold, &mut begin)? {
+        return match reader.take(&opened, known.as_deref(), hold, &mut begin)? {
             Ok(part) => {
                 if let Part::DatabaseEnd(ended) = &part
                     && desk.numbers_tell
@@ -341,7 +341,7 @@ fn read_file(
         return Ok(Ok(match read_small(&file, path, &stat, desk) {
             Ok((content, bytes)) => {
                 ctx.monitor.advance(bytes.len() as u64);
-                Part::File(content, bytes, known.clone(), sampled)
+                Part::File(Box::new(content), bytes, known.clone(), sampled)
             }
             Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
         }));
@@ -402,6 +402,12 @@ pub(super) fn mtime(stat: &Stat) -> i64 {
     nanos(stat.st_mtime, stat.st_mtime_nsec)
 }
 
+/// When a file was changed last, in ns since 1970. Its mtime is what a program may have set, to that of a copy for example;
+/// its ctime is the filesystem's.
+pub(super) fn changed(stat: &Stat) -> i64 {
+    mtime(stat).max(nanos(stat.st_ctime, stat.st_ctime_nsec))
+}
+
 /// The outcome of reading a file, from its metadata before and after.
 pub(super) fn finish(
     file: &File,
@@ -413,7 +419,7 @@ pub(super) fn finish(
     note: Option<String>,
 ) -> io::Result<Content> {
     let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
-    let extra = extra_of_file(file)?;
+    let extra = extra_of_file(file);
     let note = note.map(|what| format!("{what}; taken as it stood, {read} bytes"));
     let identity = if found.linked { Some(Identity::of_file(file)?) } else { None };
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, identity })
@@ -428,8 +434,7 @@ const COARSE_TICK: i64 = 2_000_000_000;
 /// Waits until a file that was written to just now could not be written to once more without its time moving, so that what is
 /// read next is known to be whole if its time is the same afterwards. Says whether it had to wait.
 pub(super) fn wait_a_tick(stat: &Stat, began: i64) -> bool {
-    // A program may have set the one; the other is the filesystem's.
-    let since = began.saturating_sub(mtime(stat).max(nanos(stat.st_ctime, stat.st_ctime_nsec)));
+    let since = began.saturating_sub(changed(stat));
     let coarse = stat.st_mtime_nsec == 0 && stat.st_ctime_nsec == 0;
     let tick = if coarse { COARSE_TICK } else { TICK };
     // A time in the future was set by a program.

@@ -32,8 +32,6 @@ pub struct SnapshotWriter {
     /// Every pack that they reach.
     reached: HashSet<PackId>,
     totals: Totals,
-    /// The last entry.
-    last: EntryPath,
     /// How many of the hunks end between units, and the last entry of those.
     whole: (usize, EntryPath),
     /// The last entry before the unit that is open, if one is.
@@ -94,6 +92,9 @@ impl SnapshotWriter {
         let begins = self.open.is_empty() && !open.is_empty();
         let hunk =
             self.builder.push_within(entry, begins, !open.is_empty()).map_err(|why| Refused::Entry(why.what()))?;
+        if begins {
+            self.before = self.tree.last();
+        }
         // Whatever could be taken back is checked before, this by all that came.
         let missing = self.tree.next(&entry.path, entry.kind == Kind::Folder);
         let missing = missing.map_err(|why| Refused::Failed(Error::failed("write the snapshot", why)))?;
@@ -105,14 +106,10 @@ impl SnapshotWriter {
         {
             return wrong(&format!("{side} is no file, and belongs to a database"));
         }
-        if begins {
-            self.before = self.last.clone();
-        }
         self.open = open;
         self.totals.entries += 1;
         self.totals.files += u64::from(entry.kind == Kind::File);
         self.totals.bytes += entry.size;
-        self.last = entry.path.clone();
         if let Some(hunk) = hunk {
             self.hunk(hunk, index)?;
             self.between_units();
@@ -122,7 +119,7 @@ impl SnapshotWriter {
 
     fn between_units(&mut self) {
         if self.open.is_empty() {
-            self.whole = (self.hunks.len(), self.last.clone());
+            self.whole = (self.hunks.len(), self.tree.last());
         }
     }
 
@@ -178,7 +175,7 @@ impl SnapshotWriter {
         if entries == 0 || entries != self.totals.entries {
             return wrong(format!("{entries} entries are in its hunks, and {} were put", self.totals.entries));
         }
-        let (hunks, reached, until) = (self.hunks.clone(), self.reached.clone(), self.last.clone());
+        let (hunks, reached, until) = (self.hunks.clone(), self.reached.clone(), self.tree.last());
         Ok(Written { hunks, reached, totals: self.totals, until })
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::Assembly;
 use super::large::Incoming;
-use super::{Assembly, entry_of};
 use crate::backup::part::{Content, PageBlocks, Part};
 use crate::backup::sqlite::compaction::credit;
 use crate::backup::sqlite::pass::Swept;
@@ -41,7 +41,7 @@ impl Assembly<'_> {
     /// Takes a database's content and what follows of it.
     pub(super) fn database(
         &mut self,
-        known: Option<Entry>,
+        known: Option<Box<Entry>>,
         sampled: bool,
         parts: &mut impl Iterator<Item = Part>,
     ) -> Result<()> {
@@ -58,7 +58,7 @@ impl Assembly<'_> {
                 Some(Part::Side) => {
                     // Without one of its files the database is none: its reader has said why.
                     let Some(side) = self.side(parts)? else { return Ok(()) };
-                    laying.sides.push(side);
+                    laying.sides.push(*side);
                 }
                 Some(Part::SidesAgain) => laying.sides.clear(),
                 Some(Part::Warn(what)) => self.warn(what),
@@ -141,7 +141,7 @@ impl Assembly<'_> {
     }
 
     /// Takes a file beside a raw database; none where the database could not be read.
-    fn side(&mut self, parts: &mut impl Iterator<Item = Part>) -> Result<Option<Entry>> {
+    fn side(&mut self, parts: &mut impl Iterator<Item = Part>) -> Result<Option<Box<Entry>>> {
         let mut file = Incoming::default();
         self.seen.begin(None);
         loop {
@@ -153,7 +153,7 @@ impl Assembly<'_> {
                 Some(Part::Hole(length)) => self.hole(&mut file, length)?,
                 Some(Part::SideEnd(content)) => {
                     let Content { found, extra, hash, racy, .. } = *content;
-                    let mut entry = entry_of(found, extra, Some(hash));
+                    let mut entry = self.entry_of(found, extra, Some(hash));
                     entry.racy = racy;
                     if entry.size > 0 {
                         entry.map = Some(self.block_map(file)?);
@@ -169,7 +169,13 @@ impl Assembly<'_> {
         }
     }
 
-    fn database_end(&mut self, mut laying: Laying, known: Option<Entry>, sampled: bool, ended: Ended) -> Result<()> {
+    fn database_end(
+        &mut self,
+        mut laying: Laying,
+        known: Option<Box<Entry>>,
+        sampled: bool,
+        ended: Ended,
+    ) -> Result<()> {
         let Ended { content, mut database, why, over_known, swept } = ended;
         // One that came and went while it was looked for was not taken.
         let taken = |ending: &str| laying.sides.iter().any(|side| side.path.bytes().ends_with(ending.as_bytes()));
@@ -194,16 +200,16 @@ impl Assembly<'_> {
         }
         self.databases.retain(|base| path.bytes().starts_with(base.bytes()));
         self.databases.push(path);
-        self.held.extend(std::mem::take(&mut laying.sides).into_iter().map(|side| (side.path.clone(), side)));
+        self.held.extend(std::mem::take(&mut laying.sides).into_iter().map(|side| (side.path.clone(), Box::new(side))));
         // Of a sampled one that is the same, the entry stays; only what its check said is new.
-        let Some(mut entry) = self.read(content, checked.as_ref(), sampled && untouched)? else { return Ok(()) };
+        let Some(mut entry) = self.read(content, checked.as_deref(), sampled && untouched)? else { return Ok(()) };
         entry.database = Some(database);
-        let below = known.as_ref().filter(|_| over_known);
+        let below = known.as_deref().filter(|_| over_known);
         entry.map = Some(match below.and_then(|known| known.map.as_ref()) {
             Some(map) if laying.layers.is_empty() && below.is_some_and(|known| known.size == entry.size) => map.clone(),
             _ => self.page_map(laying, below, &entry, &swept)?,
         });
-        let entry = self.place(entry, known.as_ref())?;
+        let entry = self.place(entry, known.as_deref())?;
         self.reasons.extend(why.map(|why| (entry.path.clone(), why)));
         self.add(entry)
     }

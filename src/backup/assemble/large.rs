@@ -11,7 +11,7 @@ use crate::vault::map::{MapBuilder, MapPart};
 /// A large file that is coming in.
 #[derive(Default)]
 pub(super) struct Incoming {
-    pub(super) known: Option<Entry>,
+    pub(super) known: Option<Box<Entry>>,
     pub(super) sampled: bool,
     pub(super) map: MapBuilder,
     pub(super) frames: Vec<MapFrame>,
@@ -22,12 +22,12 @@ impl Assembly<'_> {
     /// Takes a large file's content, and puts it down as a map.
     pub(super) fn large(
         &mut self,
-        known: Option<Entry>,
+        known: Option<Box<Entry>>,
         sampled: bool,
         parts: &mut impl Iterator<Item = Part>,
     ) -> Result<()> {
         let map = MapBuilder::default;
-        self.seen.begin(known.as_ref().and_then(known_blocks));
+        self.seen.begin(known.as_deref().and_then(known_blocks));
         let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
         loop {
             match parts.next() {
@@ -37,7 +37,7 @@ impl Assembly<'_> {
                 }
                 Some(Part::Hole(length)) => self.hole(&mut file, length)?,
                 Some(Part::Again) => {
-                    self.seen.begin(file.known.as_ref().and_then(known_blocks));
+                    self.seen.begin(file.known.as_deref().and_then(known_blocks));
                     file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
                 }
                 Some(Part::End(content)) => {
@@ -95,17 +95,17 @@ impl Assembly<'_> {
     }
 
     pub(super) fn large_end(&mut self, mut file: Incoming, content: Content) -> Result<()> {
-        let Some(mut entry) = self.read(content, file.known.as_ref(), file.sampled)? else { return Ok(()) };
+        let Some(mut entry) = self.read(content, file.known.as_deref(), file.sampled)? else { return Ok(()) };
         let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && known_blocks(k).is_some();
-        if let Some(known) = file.known.as_ref().filter(same) {
+        if let Some(known) = file.known.as_deref().filter(same) {
             entry.map = known.map.clone();
         } else {
             let known = file.known.take();
             entry.map = Some(self.block_map(file)?);
-            let entry = self.place(entry, known.as_ref())?;
+            let entry = self.place(entry, known.as_deref())?;
             return self.add(entry);
         }
-        let entry = self.place(entry, file.known.as_ref())?;
+        let entry = self.place(entry, file.known.as_deref())?;
         self.add(entry)
     }
 

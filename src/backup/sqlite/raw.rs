@@ -261,7 +261,7 @@ fn ended(
     let swept = std::mem::take(&mut taking.swept);
     let hash = swept.hash.ok_or_else(|| Trouble::Failed("it was not read".into()))?;
     let found = Found::new(taking.found.path.clone(), &set.database).ok_or(Trouble::Replaced)?;
-    let extra = extra_of_file(file).map_err(refused)?;
+    let extra = extra_of_file(file);
     let recent = |stat: &Stat| trust.is_racy(mtime(stat), began);
     let racy = !stable || set.all().any(recent);
     let torn = "it was written to while it was read, again and again, and may be torn";

@@ -24,6 +24,11 @@ pub struct TreeCheck {
 }
 
 impl TreeCheck {
+    /// The path of the last entry that was taken; the data directory's before there is one.
+    pub fn last(&self) -> EntryPath {
+        self.last.as_ref().map_or_else(EntryPath::root, |(last, _)| last.clone())
+    }
+
     /// Takes the next entry. Gives the folders above it that no entry stands for, the outermost first: to go on, a reader
     /// makes them. They are never given again.
     ///
