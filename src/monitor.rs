@@ -23,6 +23,8 @@ pub enum Moment {
     Read,
     /// All of a database has been read, and it is not yet known whether it stood still meanwhile.
     Swept,
+    /// A folder is looked at once more next, at the end of a capture.
+    Looking,
     /// What was found so far is committed next, as a checkpoint or as the snapshot.
     Committing,
 }

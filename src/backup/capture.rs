@@ -4,9 +4,10 @@
 //! [`assembly`](super::assemble) puts together what comes of it. Then the [`folders`](super::folders) are looked at once more.
 //! What is lacking is walked and read in the same way, and joined with what was written ([`patch`](super::patch)), which is read
 //! back from the vault's store; that is a *round*. There are at most [`ROUNDS`], and after the first none begins when they took
-//! a tenth of the capture's time, and a second. The capture always ends with a look: what is lacking then is told.
+//! a tenth of the capture's time, and a second. The capture always ends with a look: what is lacking then is told. A look during
+//! which a folder changed is followed by another one, since an entry may move past it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,9 @@ use crate::vault::tree;
 
 /// Most rounds at the end of a capture.
 const ROUNDS: u32 = 3;
+/// How often the folders are looked at before a round, and at the end, as long as they change meanwhile: what moves about may be
+/// in none of them when that is looked at.
+const LOOKS: u32 = 3;
 /// Time that rounds may take however short the capture was.
 const ROUNDS_TIME: Duration = Duration::from_secs(1);
 /// So many names stand in a warning about many.
@@ -123,19 +127,12 @@ impl Capture<'_> {
         let mut rounds_took = Duration::ZERO;
         let mut vanished: BTreeSet<EntryPath> = BTreeSet::new();
         loop {
-            let mut to_take;
-            (folders, to_take) = self.look(folders)?;
-            for (path, read) in assembly.take_later() {
-                // What is gone now as well was deleted.
-                let now = self.root.stat_at(&path).ok().and_then(|stat| Found::new(path.clone(), &stat));
-                match now {
-                    Some(now) if read == Some(now.inode) => {}
-                    // A file that is saved anew all the time: what was read is one of its states.
-                    Some(now) if read.is_some() && now.kind == Kind::File && self.is_newborn(&path) => {}
-                    Some(now) if self.select.takes(&now) => _ = to_take.lacking.insert(path),
-                    Some(_) => {}
-                    None if read.is_none() => _ = vanished.insert(path),
-                    None => {}
+            let mut to_take = ToTake::default();
+            for _ in 0..LOOKS {
+                folders = self.look(folders, &mut to_take)?;
+                self.look_at(assembly.take_later(), &mut vanished, &mut to_take);
+                if !to_take.unrest {
+                    break;
                 }
             }
             done.folders += to_take.listed;
@@ -170,24 +167,61 @@ impl Capture<'_> {
         is_newborn(self.root.born_at(path), self.began, self.run.options.trust.now)
     }
 
-    fn look(&self, folders: Folders) -> Result<(Folders, ToTake)> {
+    /// Looks at all folders, one after the other.
+    fn look(&self, folders: Folders, to_take: &mut ToTake) -> Result<Folders> {
         let Options { trust, .. } = self.run.options;
         let look = Look {
             root: self.root,
             select: self.select,
             window: trust.window,
             began: self.began,
+            since: (trust.now)(),
             now: trust.now,
             times_tell: self.remote.is_none(),
             stop: self.ctx.stop,
         };
-        let (mut looked, mut to_take) = (Folders::default(), ToTake::default());
+        to_take.unrest = false;
+        let mut looked = Folders::default();
         folders.each(|record| {
             self.ctx.check(&doing(self.run.options))?;
-            looked.push(&look.at(record, &mut to_take));
+            self.ctx.monitor.reached(Moment::Looking, &record.path);
+            looked.push(&look.at(record, to_take));
             Ok(())
         })?;
-        Ok((looked, to_take))
+        Ok(looked)
+    }
+
+    /// Looks at entries that were not what was listed when they were read, and once more at those that had `vanished`.
+    fn look_at(
+        &self,
+        later: BTreeMap<EntryPath, Option<u64>>,
+        vanished: &mut BTreeSet<EntryPath>,
+        to_take: &mut ToTake,
+    ) {
+        let now = |path: &EntryPath| self.root.stat_at(path).ok().and_then(|stat| Found::new(path.clone(), &stat));
+        // Its name is in its folder's record, if it was there again when that was looked at, and nothing else tells.
+        let back = |path: &EntryPath| {
+            now(path).is_some_and(|now| {
+                let newborn = now.kind != Kind::Folder && self.is_newborn(path);
+                !newborn && self.select.takes(&now)
+            })
+        };
+        to_take.lacking.extend(vanished.extract_if(.., |path| back(path)));
+        for (path, read) in later {
+            match now(&path) {
+                Some(now) if read == Some(now.inode) => {}
+                // A file that is saved anew all the time: what was read is one of its states.
+                Some(now) if read.is_some() && now.kind == Kind::File && self.is_newborn(&path) => {}
+                Some(now) if self.select.takes(&now) => _ = to_take.lacking.insert(path),
+                Some(_) => {}
+                // What is gone now as well was deleted, or is in a folder that may have been looked at before.
+                None if read.is_none() => {
+                    to_take.unrest |= self.remote.is_none();
+                    vanished.insert(path);
+                }
+                None => {}
+            }
+        }
     }
 
     /// The records of folders after a round.

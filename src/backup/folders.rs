@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, OFlags, Stat, fstat, statx};
 use rustix::io::Errno;
 
 use super::found::{Found, nanos};
+use super::read::tick_of;
 use super::select::Select;
 use super::sqlite::beside;
 use super::walk::{names, status};
@@ -213,6 +214,8 @@ pub struct Look<'a> {
     pub window: i64,
     /// When the capture began, in ns since 1970.
     pub began: i64,
+    /// When this look began, in ns since 1970.
+    pub since: i64,
     /// The machine's clock, in ns since 1970.
     pub now: fn() -> i64,
     /// Whether a folder's times say that nothing was put into it or taken out, and inode numbers mean something.
@@ -232,6 +235,9 @@ pub struct ToTake {
     pub remounted: Vec<EntryPath>,
     /// Folders whose names were read again.
     pub listed: u64,
+    /// Whether a folder changed while the folders were looked at. What was moved out of it may have gone to one that had been
+    /// looked at before.
+    pub unrest: bool,
 }
 
 impl ToTake {
@@ -261,7 +267,9 @@ impl Look<'_> {
             return record;
         };
         if now.device != record.device {
-            out.remounted.push(record.path.clone());
+            if !out.remounted.contains(&record.path) {
+                out.remounted.push(record.path.clone());
+            }
             return record;
         }
         let other = self.times_tell && now.inode != record.inode;
@@ -285,6 +293,10 @@ impl Look<'_> {
         let found = Found::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?;
         let names = names(&folder)?;
         let stats: Vec<_> = names.iter().map(|name| status(&folder, name)).collect();
+        // What is renamed while the names are read may show under neither.
+        let after = fstat(&folder).ok().and_then(|stat| Found::new(path.clone(), &stat));
+        let changed = after.is_none_or(|now| now.mtime.max(now.ctime) >= self.since - tick_of(now.mtime, now.ctime));
+        out.unrest |= self.times_tell && changed;
         let databases = match self.select.sqlite {
             // What lies beside a database comes with it.
             true => beside::databases(&folder, &names, &stats, self.stop),

@@ -175,7 +175,12 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
             Part::Adopt(found, entry, extra, None)
         }
         Step::Adopt(found, entry) => match adopted(desk, &found) {
-            Ok((extra, identity)) => Part::Adopt(found, entry, extra, identity),
+            Ok((extra, identity)) => {
+                if found.kind == Kind::Symlink {
+                    before.extend(replaced(desk, &found));
+                }
+                Part::Adopt(found, entry, extra, identity)
+            }
             Err(_) => look(desk, found, Some(entry), false, to, before)?,
         },
         Step::Read(found, known) => look(desk, found, known, false, to, before)?,
@@ -187,6 +192,13 @@ fn adopted(desk: Desk, found: &Found) -> Result<(Extra, Option<Identity>), Errno
     let extra = extra_of(desk.root, &found.path, found.kind)?;
     let identity = if found.linked { Some(desk.root.identity_at(&found.path)?) } else { None };
     Ok((extra, identity))
+}
+
+/// What tells that something else had the name when its attributes, or a symlink's target, were read; of a folder the walk
+/// tells that.
+fn replaced(desk: Desk, found: &Found) -> Option<Part> {
+    let other = || desk.root.stat_at(&found.path).is_ok_and(|now| now.st_ino != found.inode);
+    (desk.numbers_tell && found.kind != Kind::Folder && other()).then(|| Part::Later(found.path.clone()))
 }
 
 /// What becomes of an entry that cannot be looked at. One whose name is gone was deleted, which is no problem; where a folder
@@ -216,10 +228,7 @@ fn look(
             },
             kind => match extra_of(desk.root, &found.path, kind) {
                 Ok(extra) => {
-                    let now = desk.root.stat_at(&found.path);
-                    if desk.numbers_tell && kind != Kind::Folder && now.is_ok_and(|now| now.st_ino != found.inode) {
-                        before.push(Part::Later(found.path.clone()));
-                    }
+                    before.extend(replaced(desk, &found));
                     return Ok(Part::Other(found, known, extra));
                 }
                 Err(why) => why,
@@ -250,7 +259,13 @@ fn look(
         match now {
             // What is in a new folder was not walked.
             Some(now) if now.kind == Kind::Folder => return Ok(Part::Later(now.path)),
-            Some(now) => found = now,
+            Some(now) => {
+                if desk.numbers_tell && now.inode != found.inode {
+                    // Its folder's record says what was listed: should that be back at the end, it is not what was read.
+                    before.push(Part::Reopened(now.path.clone(), now.inode));
+                }
+                found = now;
+            }
             // Something that no snapshot holds has its place.
             None => return Ok(Part::Gone(found.path)),
         }
@@ -430,6 +445,12 @@ const TICK: i64 = 12_000_000;
 
 /// As [`TICK`], of filesystems whose times are whole seconds; FAT counts two at a time.
 const COARSE_TICK: i64 = 2_000_000_000;
+
+/// How long a filesystem's clock stands still that gave these times, in ns.
+pub(super) fn tick_of(mtime: i64, ctime: i64) -> i64 {
+    let whole = |time: i64| time % 1_000_000_000 == 0;
+    if whole(mtime) && whole(ctime) { COARSE_TICK } else { TICK }
+}
 
 /// Waits until a file that was written to just now could not be written to once more without its time moving, so that what is
 /// read next is known to be whole if its time is the same afterwards. Says whether it had to wait.

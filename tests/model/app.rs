@@ -118,6 +118,9 @@ const WEIGHTS: [(Act, u64); 33] = [
     (Act::DatabaseOdd, 1),
 ];
 
+/// What only gives things other names.
+const MOVES: [Act; 5] = [Act::RenameFile, Act::RenameFolder, Act::ExchangeFolders, Act::ExchangeLink, Act::Undo];
+
 /// Names of files. Some come, in the order of bytes, between a database and what lies beside it.
 const FILES: [&str; 14] =
     ["a", "app.db!x", "app.db-a", "app.db-k", "b", "f", "k.db!", "log", "m", "n.csv", "token", "x!", "zz", "é"];
@@ -210,6 +213,14 @@ impl App {
         for act in [Act::Link, Act::Link, Act::CreateLarge, Act::DatabaseCreate, Act::DatabaseCrash, Act::Symlink] {
             self.perform(act);
         }
+    }
+
+    /// Moves something, if it can.
+    pub fn act_restless(&mut self, when: &str) {
+        let moves = WEIGHTS.into_iter().filter(|(act, _)| MOVES.contains(act));
+        let all: Vec<Act> = moves.flat_map(|(act, weight)| (0..weight).map(move |_| act)).collect();
+        let chosen = all[self.dice.roll(all.len() as u64) as usize];
+        self.act_as(chosen, when);
     }
 
     /// Does something, if it can.

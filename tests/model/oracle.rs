@@ -57,8 +57,7 @@ pub enum Class {
     MovedFolder,
     /// A file that was there all the time, under several names, is missing.
     MovedFile,
-    /// Something that had three names or more while the snapshot was taken is missing: it was moved again and again, also while
-    /// the end of the capture was looked at. The engine looks three times; this is known, counted and no failure.
+    /// The same of something that had three names or more: it was moved again and again.
     MovedAgain,
     /// A database is damaged, or never was in that state.
     DatabaseBroken,
@@ -336,7 +335,9 @@ impl Oracle<'_> {
                 _ if whole => Class::MovedFolder,
                 _ => Class::MovedFile,
             };
-            wrong.push(Wrong::new(class, format!("object {id} was there all the time, as {names:?}, and is missing")));
+            let inode = self.history.objects[*id].inode;
+            let what = format!("object {id} (inode {inode}) was there all the time, as {names:?}, and is missing");
+            wrong.push(Wrong::new(class, what));
         }
     }
 

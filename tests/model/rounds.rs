@@ -58,6 +58,8 @@ enum Ended {
 struct Manner {
     /// How likely the app does something at a moment, in percent.
     busy: u64,
+    /// Whether it only moves things then.
+    restless: bool,
     /// When the engine is killed.
     death: Death,
 }
@@ -197,7 +199,9 @@ impl Rounds {
         };
         let few = self.resumes() && self.roll(2) == 0;
         let busy = if few { 0 } else { [0, 2, 5, 10, 25][self.roll(5) as usize] };
-        Manner { busy, death }
+        // Now and then all that happens is that things move, so that they move past the looks at the end as well.
+        let restless = busy > 0 && (self.roll(8) == 0 || std::env::var_os("LASTGOOD_MODEL_MOVES").is_some());
+        Manner { busy: if restless { [10, 25, 60][self.roll(3) as usize] } else { busy }, restless, death }
     }
 
     /// What happens between two backups; whether the directory is in another place after it.
@@ -269,6 +273,7 @@ impl Rounds {
                     self.moment(manner, &moment, &path);
                     engine.go();
                 }
+                Heard::Said(what) => self.app.log.push(format!("  it says: {what}")),
                 Heard::Nothing if begin.elapsed() > LIMIT => {
                     self.app.log.push(stacks(engine.process()));
                     engine.kill();
@@ -289,6 +294,7 @@ impl Rounds {
     }
 
     fn moment(&mut self, manner: &Manner, moment: &str, path: &str) {
+        self.app.log.push(format!("  {moment} {path}"));
         let path = if path == "." { "" } else { path };
         if moment == "Opened" {
             self.opened.insert(path.to_owned());
@@ -303,7 +309,10 @@ impl Rounds {
         }
         self.app.focus = Some(path.to_owned());
         for _ in 0..1 + self.roll(2) {
-            self.app.act(&when);
+            match manner.restless {
+                true => self.app.act_restless(&when),
+                false => self.app.act(&when),
+            }
         }
     }
 

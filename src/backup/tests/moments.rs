@@ -470,3 +470,102 @@ fn a_file_that_is_saved_anew_all_the_time_lets_it_end() {
     assert!(!report.warnings.iter().any(|what| what.contains(NEVER_RESTS)), "{report:?}");
     assert_eq!(world.content(report.snapshot, "status.json"), b"saved");
 }
+
+#[test]
+fn what_was_something_else_only_while_it_was_read_is_taken() {
+    let mut world = World::new();
+    world.write("a/x", b"x");
+    world.write("f", b"there all the time");
+    world.write("zz/last", b"x");
+    let data = world.data.path().to_path_buf();
+    let (away, mut moved) = (data.join("a/f"), false);
+    let deed: Deed = Box::new(move |moment, path| {
+        if (moment, path) == (Moment::Opening, "f") && !moved {
+            // Its folder has been listed, and so has the other one.
+            fs::rename(data.join("f"), &away).unwrap();
+            symlink("elsewhere", data.join("f")).unwrap();
+            moved = true;
+        } else if (moment, path) == (Moment::Opening, "zz/last") {
+            std::thread::sleep(Duration::from_millis(50));
+            fs::rename(&away, data.join("f")).unwrap();
+            return true;
+        }
+        false
+    });
+    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    let report = world.backup();
+    assert!(report.good, "{report:?}");
+    assert_eq!(world.content(report.snapshot, "f"), b"there all the time", "{report:?}");
+}
+
+/// A file that is moved from the first of these names to the next one, and so on, each time that a backup comes to a moment.
+fn goes_about(steps: &'static [(Moment, &'static str, &'static str, &'static str)]) -> (World, Report) {
+    let mut world = World::new();
+    ["a", "b", "c"].iter().for_each(|folder| world.write(&format!("{folder}/stays"), b"x"));
+    world.write("b/file", b"there all the time");
+    let (data, mut done) = (world.data.path().to_path_buf(), 0);
+    let app = Arc::new(App(Mutex::new(Some(Box::new(move |now, at: &str| {
+        let (moment, path, from, to) = steps[done];
+        if (now, at) == (moment, path) {
+            fs::rename(data.join(from), data.join(to)).unwrap();
+            done += 1;
+        }
+        done == steps.len()
+    })))));
+    world.monitor = app.clone();
+    let report = world.backup();
+    assert!(app.0.lock().unwrap().is_none(), "it never came to the end: {report:?}");
+    (world, report)
+}
+
+#[test]
+fn what_moves_past_the_look_at_the_end_is_found_by_the_next_one() {
+    use Moment::{Looking, Opening};
+    let all: [&[_]; 2] = [
+        &[
+            (Opening, "b/file", "b/file", "a/file"),
+            (Looking, "a", "a/file", "c/file"),
+            (Looking, "c", "c/file", "a/file"),
+        ],
+        // Its folder's record has the name.
+        &[
+            (Opening, "b/file", "b/file", "a/file"),
+            (Looking, "a", "a/file", "b/file"),
+            (Looking, "c", "b/file", "a/file"),
+        ],
+    ];
+    for steps in all {
+        let (world, report) = goes_about(steps);
+        assert!(report.good, "{report:?}");
+        assert!(world.paths(&report).contains(&"a/file".into()), "{report:?}");
+        assert_eq!(world.content(report.snapshot, "a/file"), b"there all the time");
+    }
+    // It comes back where it was listed, and it had gone when it was to be read and after the first look.
+    let (world, report) = goes_about(&[
+        (Opening, "b/file", "b/file", "a/file"),
+        (Looking, "a", "a/file", "b/file"),
+        (Looking, "c", "b/file", "a/file"),
+        (Looking, "a", "a/file", "b/file"),
+    ]);
+    assert_eq!(world.content(report.snapshot, "b/file"), b"there all the time", "{report:?}");
+}
+
+#[test]
+fn folders_in_which_nothing_old_moves_are_not_told_of() {
+    let mut world = World::new();
+    ["log", "state"].iter().for_each(|folder| (0..5).for_each(|n| world.write(&format!("{folder}/{n}"), b"x")));
+    let (data, mut n) = (world.data.path().to_path_buf(), 0);
+    let deed: Deed = Box::new(move |_, _| {
+        n += 1;
+        fs::write(data.join(format!("log/new {n}")), "new").unwrap();
+        fs::write(data.join("state/lock"), "locked").unwrap();
+        fs::write(data.join("state/new"), "state").unwrap();
+        fs::rename(data.join("state/new"), data.join("state/3")).unwrap();
+        fs::remove_file(data.join("state/lock")).unwrap();
+        false
+    });
+    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    let report = world.backup();
+    assert!(report.good && report.looked_again.rounds == 0, "{report:?}");
+    assert!(!report.warnings.iter().any(|what| what.contains(NEVER_RESTS)), "{report:?}");
+}
