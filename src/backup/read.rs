@@ -530,7 +530,8 @@ mod tests {
         };
         let (to, from) = bounded(4);
         take_steps(desk, vec![Step::Read(found, None)], &to).unwrap();
-        from.recv().unwrap().remove(0)
+        // Before it comes what is to be looked at once more.
+        from.recv().unwrap().pop().unwrap()
     }
 
     #[test]
