@@ -55,15 +55,14 @@ pub struct Assembly<'a> {
     pub warnings: Vec<String>,
     /// How each database was taken.
     pub database_records: Vec<DatabaseRecord>,
-    /// Entries and bytes that are there and could not be read.
-    pub unread: (u64, u64),
+    /// What is there and could not be read, and how many bytes it has.
+    pub unread: BTreeMap<EntryPath, u64>,
     /// Packs that this run has stored.
     pub stored: PackBook,
     /// Databases that were read and may still have something beside them.
     databases: Vec<EntryPath>,
-    /// Databases of the snapshot that may still have something beside them, and what may be: what was taken with them. None for
-    /// one with several names, beside which lies what belongs to another of them.
-    beside: Vec<(EntryPath, Option<Vec<EntryPath>>)>,
+    /// Databases of the snapshot that may still have something beside them, and what may be: what was taken with them.
+    beside: Vec<(EntryPath, Vec<EntryPath>)>,
     /// Raw ones among them.
     raw: Vec<EntryPath>,
     /// What lies beside raw ones, until its turn comes.
@@ -100,7 +99,7 @@ impl<'a> Assembly<'a> {
             problems: Vec::new(),
             warnings: Vec::new(),
             database_records: Vec::new(),
-            unread: (0, 0),
+            unread: BTreeMap::new(),
             stored: PackBook::new(),
             databases: Vec::new(),
             beside: Vec::new(),
@@ -182,8 +181,7 @@ impl<'a> Assembly<'a> {
         if self.ctx.stop.load(Ordering::Relaxed) {
             return;
         }
-        self.unread.0 += 1;
-        self.unread.1 += size;
+        self.unread.insert(path.clone(), size);
         self.failed(path, why);
     }
 
@@ -222,10 +220,6 @@ impl<'a> Assembly<'a> {
         };
         self.ctx.monitor.advance(entry.size);
         entry.path = found.path;
-        if let Some(database) = entry.database.as_mut().filter(|database| database.taken == Taken::Raw) {
-            // What lies beside the first name does not lie beside this one.
-            (database.wal, database.journal) = (None, None);
-        }
         entry.extents = entry.content_extents();
         let entry = self.place(entry, None)?;
         self.add(entry)
@@ -384,7 +378,7 @@ impl<'a> Assembly<'a> {
         }
         if entry.kind == Kind::File
             && let Some(database) = database_of(entry.path.bytes())
-            && let Some((_, Some(sides))) = self.beside.iter().find(|(path, _)| path.bytes() == database)
+            && let Some((_, sides)) = self.beside.iter().find(|(path, _)| path.bytes() == database)
             && !sides.contains(&entry.path)
         {
             // SQLite would take it for the database's, and what it holds is of another time.
@@ -415,8 +409,7 @@ impl<'a> Assembly<'a> {
         }
         if let Some(database) = &entry.database {
             self.beside.retain(|(path, _)| entry.path.bytes().starts_with(path.bytes()));
-            let several = database.taken == Taken::Raw && entry.link.is_some();
-            self.beside.push((entry.path.clone(), (!several).then(|| recorded_sides(&entry))));
+            self.beside.push((entry.path.clone(), recorded_sides(&entry)));
             if database.taken == Taken::Raw {
                 self.raw.retain(|path| entry.path.bytes().starts_with(path.bytes()));
                 self.raw.push(entry.path.clone());
@@ -428,7 +421,7 @@ impl<'a> Assembly<'a> {
         if let Some((path, file, identity)) = self.first.take() {
             if path != entry.path {
                 self.first = Some((path, file, identity));
-            } else if self.links.len() < MAX_LINKS {
+            } else if self.links.len() < MAX_LINKS && !is_with_sides(&entry) {
                 self.links.entry(file).or_insert(First { identity, entry });
             }
         }
@@ -478,7 +471,9 @@ impl<'a> Assembly<'a> {
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
         self.writer = SnapshotWriter::default();
         self.links.clear();
-        self.problems.retain(|problem| !taken.iter().any(|path| problem.path.is_in(path)));
+        let again = |at: &EntryPath| taken.iter().any(|path| at.is_in(path));
+        self.problems.retain(|problem| !again(&problem.path));
+        self.unread.retain(|path, _| !again(path));
         self.database_records.clear();
         self.databases.clear();
         self.beside.clear();
@@ -486,6 +481,11 @@ impl<'a> Assembly<'a> {
         self.refused = None;
         Ok(self.base.packs.with(self.stored.values().copied().collect::<Vec<_>>()))
     }
+}
+
+/// Whether a database was taken with what lies beside its name: then its content is not what another name of the file has.
+fn is_with_sides(entry: &Entry) -> bool {
+    entry.database.as_ref().is_some_and(|database| database.wal.is_some() || database.journal.is_some())
 }
 
 fn entry_header(entry: &Entry) -> Result<Vec<u8>> {

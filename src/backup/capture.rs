@@ -125,6 +125,7 @@ impl Capture<'_> {
         let clock = Instant::now();
         let mut done = LookedAgain::default();
         let mut rounds_took = Duration::ZERO;
+        let stirred = folders.stirred || self.remote.is_some();
         let mut vanished: BTreeSet<EntryPath> = BTreeSet::new();
         loop {
             let mut to_take = ToTake::default();
@@ -136,9 +137,9 @@ impl Capture<'_> {
                 }
             }
             done.folders += to_take.listed;
-            if done.rounds > 0 || (to_take.lacking.is_empty() && vanished.is_empty()) {
+            if done.rounds > 0 || !stirred && to_take.lacking.is_empty() && vanished.is_empty() {
                 // What has just come into being need not be in it, and must not keep it from ending; unless it may be what
-                // went away elsewhere, since a file that is moved to another filesystem is born there.
+                // went away elsewhere: a log that was compressed into another folder, and deleted before its own was listed.
                 to_take.newborn.clear();
             }
             let taken = to_take.paths();
@@ -163,8 +164,9 @@ impl Capture<'_> {
         }
     }
 
-    fn is_newborn(&self, path: &EntryPath) -> bool {
-        is_newborn(self.root.born_at(path), self.began, self.run.options.trust.now)
+    fn is_newborn(&self, found: &Found) -> bool {
+        let born = self.root.born_at(&found.path);
+        found.kind != Kind::Folder && is_newborn(found, born, self.began, self.run.options.trust.now)
     }
 
     /// Looks at all folders, one after the other.
@@ -200,18 +202,13 @@ impl Capture<'_> {
     ) {
         let now = |path: &EntryPath| self.root.stat_at(path).ok().and_then(|stat| Found::new(path.clone(), &stat));
         // Its name is in its folder's record, if it was there again when that was looked at, and nothing else tells.
-        let back = |path: &EntryPath| {
-            now(path).is_some_and(|now| {
-                let newborn = now.kind != Kind::Folder && self.is_newborn(path);
-                !newborn && self.select.takes(&now)
-            })
-        };
+        let back = |path: &EntryPath| now(path).is_some_and(|now| !self.is_newborn(&now) && self.select.takes(&now));
         to_take.lacking.extend(vanished.extract_if(.., |path| back(path)));
         for (path, read) in later {
             match now(&path) {
                 Some(now) if read == Some(now.inode) => {}
                 // A file that is saved anew all the time: what was read is one of its states.
-                Some(now) if read.is_some() && now.kind == Kind::File && self.is_newborn(&path) => {}
+                Some(now) if read.is_some() && now.kind == Kind::File && self.is_newborn(&now) => {}
                 Some(now) if self.select.takes(&now) => _ = to_take.lacking.insert(path),
                 Some(_) => {}
                 // What is gone now as well was deleted, or is in a folder that may have been looked at before.
@@ -355,7 +352,10 @@ impl Capture<'_> {
                 walker.whole(|met| {
                     match met {
                         Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
-                        Met::Listed(record) => folders.push(&record),
+                        Met::Listed(record) => {
+                            folders.stirred |= record.changed_since(self.began);
+                            folders.push(&record);
+                        }
                         Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
                         Met::Away(path) => feed.push(Step::Later(path, None)).map_err(early)?,
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),

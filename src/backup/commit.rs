@@ -171,8 +171,8 @@ impl Run<'_> {
 
     fn state(&self, assembly: &Assembly, totals: &Totals) -> State {
         // What is there and cannot be read has not vanished.
-        let entries = totals.entries + assembly.unread.0;
-        let bytes = totals.bytes - totals.beside + assembly.unread.1;
+        let entries = totals.entries + assembly.unread.len() as u64;
+        let bytes = totals.bytes - totals.beside + assembly.unread.values().sum::<u64>();
         // The data directory itself is an entry.
         let empty = entries <= 1;
         let shrunk = self

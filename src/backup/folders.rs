@@ -83,6 +83,11 @@ impl FolderRecord {
         FolderRecord { path, device, inode, mtime, ctime, at: 0, names: None }
     }
 
+    /// Whether something may have gone from it after the capture `began`, in ns since 1970, and before it was listed.
+    pub fn changed_since(&self, began: i64) -> bool {
+        self.mtime.max(self.ctime) >= began - tick_of(self.mtime, self.ctime)
+    }
+
     fn write(&self, to: &mut Vec<u8>) {
         let path = self.path.bytes();
         to.extend_from_slice(&(path.len() as u32).to_le_bytes());
@@ -132,6 +137,8 @@ pub struct Folders {
     /// The file takes no more.
     full: bool,
     count: u64,
+    /// Whether something may have gone from one of them before it was listed.
+    pub stirred: bool,
     /// Of a round, whose folders are few, which they are.
     paths: HashSet<EntryPath>,
 }
@@ -310,14 +317,14 @@ impl Look<'_> {
                 true => stat.as_ref().is_ok_and(|stat| what(stat) == was),
                 false => true,
             });
-            // Where another filesystem is mounted, its own record tells.
-            let mount = now.kind == Kind::Folder && now.device != found.device;
+            // Where another filesystem was mounted already, its own record tells.
+            let mount = was.is_some() && now.kind == Kind::Folder && now.device != found.device;
             if same || mount || databases.is_side(name) || !self.select.takes(&now) {
                 continue;
             }
             let said = || statx(&folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS);
             let born = || said().ok().and_then(|said| born(&said));
-            let new = now.kind != Kind::Folder && is_newborn(born(), self.began, self.now);
+            let new = now.kind != Kind::Folder && is_newborn(&now, born(), self.began, self.now);
             match was.map(is_file) {
                 None if new => _ = out.newborn.insert(now.path),
                 // A file that was saved under its name anew: what it was has been captured.
@@ -330,11 +337,12 @@ impl Look<'_> {
     }
 }
 
-/// Whether a file of this birth, seconds and ns since 1970, was made after the capture `began`, in ns.
-pub fn is_newborn(born: Option<(i64, u32)>, began: i64, now: fn() -> i64) -> bool {
+/// Whether a file of this birth, seconds and ns since 1970, was made after the capture `began`, in ns. One whose content is
+/// older is none: it was moved here from another filesystem, or copied up into the upper layer of an overlay.
+pub fn is_newborn(found: &Found, born: Option<(i64, u32)>, began: i64, now: fn() -> i64) -> bool {
     let born = born.map(|(seconds, part)| nanos(seconds, part.into()));
     // A clock that was set back makes old files look as if they were born later than now.
-    born.is_some_and(|born| began <= born && born <= now())
+    began <= found.mtime && born.is_some_and(|born| began <= born && born <= now())
 }
 
 #[cfg(test)]

@@ -253,11 +253,12 @@ enum Sameness {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::vault::entry::Extent;
 
-    fn found(path: &str, mtime: i64, inode: u64) -> Found {
+    /// A file as the walk finds it.
+    pub fn found(path: &str, mtime: i64, inode: u64) -> Found {
         Found {
             path: EntryPath::new(path).unwrap(),
             kind: Kind::File,
@@ -275,7 +276,8 @@ mod tests {
         }
     }
 
-    fn entry(found: &Found) -> Entry {
+    /// The entry of a file.
+    pub fn entry(found: &Found) -> Entry {
         Entry {
             path: found.path.clone(),
             kind: found.kind,

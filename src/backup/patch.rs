@@ -19,12 +19,14 @@ pub struct Patch<W: Iterator<Item = Box<Entry>>> {
     merge: Merge<std::iter::Empty<Known>>,
     /// Databases that stay as they were written, and may have something beside them.
     stay: Vec<EntryPath>,
+    /// The folders that the next entry may lie in: they come with what is handed on.
+    folders: Vec<EntryPath>,
 }
 
 impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Joins what was `written`; `merge` decides about what is found, of which it knows nothing.
     pub fn new(written: W, merge: Merge<std::iter::Empty<Known>>) -> Self {
-        Patch { written: written.peekable(), merge, stay: Vec::new() }
+        Patch { written: written.peekable(), merge, stay: Vec::new(), folders: Vec::new() }
     }
 
     /// What is to be done about the next found entry, and about all that was written before it.
@@ -33,21 +35,29 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Those of `take`.
     pub fn next<E>(&mut self, found: Found, mut take: impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
         self.until(&found.path, &mut take)?;
+        if let Some(missing) = self.missing(&found.path) {
+            // It was something else when it was captured, and is a folder once more: the next look takes it, or tells.
+            return take(Step::Later(missing, None));
+        }
+        if found.kind == Kind::Folder {
+            self.folders.push(found.path.clone());
+        }
         let Some(written) = self.written.next_if(|entry| entry.path == found.path) else {
             return take(self.merge.next(found));
         };
-        let folders = (written.kind == Kind::Folder, found.kind == Kind::Folder);
+        let database = database_of(found.path.bytes()).unwrap_or_default();
+        if self.stay.iter().any(|path| path.bytes() == database) {
+            // Its database stays, and so does this.
+            return take(Step::Written(written));
+        }
         if found.role == Role::Side {
-            // It comes with its database, if that is taken; and if that stays, so does this.
-            let database = database_of(found.path.bytes()).unwrap_or_default();
-            if self.stay.iter().any(|path| path.bytes() == database) {
-                return take(Step::Written(written));
-            }
+            // It comes with its database, if that is taken.
             return match self.merge.next(found) {
                 Step::Part => Ok(()),
                 step => take(Step::Instead(Box::new(step), written)),
             };
         }
+        let folders = (written.kind == Kind::Folder, found.kind == Kind::Folder);
         if folders == (false, true) {
             return take(self.merge.next(found));
         }
@@ -55,11 +65,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         let same = was == (found.size, found.mtime, found.ctime, found.inode) && !written.racy;
         if same && written.kind == found.kind && found.kind != Kind::Folder {
             // It came with a folder that is another one now, and is what was captured.
-            if written.database.is_some() {
-                self.stay.retain(|path| written.path.bytes().starts_with(path.bytes()));
-                self.stay.push(written.path.clone());
-            }
-            return take(Step::Written(written));
+            return self.stays(written, &mut take);
         }
         if !recorded_sides(&written).is_empty() {
             // What was taken with it goes with it, should it not be there any more.
@@ -71,6 +77,27 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         }
         let step = self.merge.next(found);
         take(Step::Instead(Box::new(step), written))
+    }
+
+    /// The first folder above a path that is not among those that were handed on.
+    fn missing(&mut self, path: &EntryPath) -> Option<EntryPath> {
+        while self.folders.pop_if(|folder| !path.is_in(folder)).is_some() {}
+        let there = self.folders.last();
+        let above = std::iter::successors(path.folder(), EntryPath::folder);
+        above.take_while(|above| there != Some(above)).last()
+    }
+
+    /// Hands on what stays as it was written.
+    fn stays<E>(&mut self, written: Box<Entry>, take: &mut impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
+        if written.database.is_some() {
+            self.stay.retain(|path| written.path.bytes().starts_with(path.bytes()));
+            self.stay.push(written.path.clone());
+        }
+        if written.kind == Kind::Folder {
+            while self.folders.pop_if(|folder| !written.path.is_in(folder)).is_some() {}
+            self.folders.push(written.path.clone());
+        }
+        take(Step::Written(written))
     }
 
     /// What is to be done about an entry that cannot be looked at, and about all that was written before it.
@@ -97,7 +124,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Those of `take`.
     pub fn until<E>(&mut self, path: &EntryPath, take: &mut impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
         while let Some(entry) = self.written.next_if(|entry| entry.path < *path) {
-            take(Step::Written(entry))?;
+            self.stays(entry, take)?;
         }
         Ok(())
     }
@@ -108,5 +135,65 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Those of `take`.
     pub fn rest<E>(self, take: impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
         self.written.map(Step::Written).try_for_each(take)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::merge::Rule;
+    use crate::backup::merge::tests::{entry, found};
+    use crate::vault::entry::{Database, Side, Taken};
+
+    /// What comes of written and found entries: each path, with what is to be done about it.
+    fn patched(written: Vec<Entry>, now: Vec<Found>) -> Vec<String> {
+        let rule = Rule { verify_content: false, sample: 64, seq: 63, sqlite: true, check: None };
+        let mut patch = Patch::new(written.into_iter().map(Box::new), Merge::new(std::iter::empty(), rule));
+        let mut out = Vec::new();
+        let mut take = |step| {
+            out.push(match step {
+                Step::Written(entry) => format!("{} stays", entry.path),
+                Step::Read(found, _) => format!("{} is read", found.path),
+                Step::Instead(_, written) => format!("{} is read, or stays", written.path),
+                Step::Later(path, None) => format!("{path} later"),
+                other => panic!("{other:?}"),
+            });
+            Ok::<_, ()>(())
+        };
+        now.into_iter().for_each(|found| patch.next(found, &mut take).unwrap());
+        patch.rest(take).unwrap();
+        out
+    }
+
+    fn folder(path: &str) -> Found {
+        Found { kind: Kind::Folder, ..found(path, 1, 9) }
+    }
+
+    fn root() -> Entry {
+        Entry { path: EntryPath::root(), hash: None, ..entry(&folder("x")) }
+    }
+
+    #[test]
+    fn what_lies_in_a_folder_that_was_captured_as_something_else_waits_for_it() {
+        let written = || vec![root(), entry(&found("a", 1, 1)), entry(&found("y", 1, 2)), entry(&found("z", 1, 3))];
+        let found = vec![found("y/deep/file", 2, 4)];
+        assert_eq!(patched(written(), found.clone()), [". stays", "a stays", "y stays", "y later", "z stays"]);
+        // With its folders it is taken.
+        let all = vec![folder("y"), folder("y/deep"), found[0].clone()];
+        let done = [". stays", "a stays", "y is read", "y/deep is read", "y/deep/file is read", "z stays"];
+        assert_eq!(patched(written(), all), done);
+        let folders = vec![root(), entry(&folder("y")), entry(&folder("y/deep"))];
+        assert_eq!(patched(folders, found), [". stays", "y stays", "y/deep stays", "y/deep/file is read"]);
+    }
+
+    #[test]
+    fn what_lies_beside_a_database_that_stays_stays() {
+        let journal = Some(Side { size: 10, mtime: 1 });
+        let database = Some(Database { taken: Taken::Raw, wal: None, journal, check: None });
+        let raw = Entry { database, ..entry(&found("app.db", 1, 1)) };
+        let written = vec![root(), raw, entry(&found("app.db-journal", 1, 2))];
+        // The database is away, so that this is a file of its own, and not the one that was captured.
+        let other = vec![found("app.db-journal", 2, 7)];
+        assert_eq!(patched(written, other), [". stays", "app.db stays", "app.db-journal stays"]);
     }
 }

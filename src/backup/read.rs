@@ -456,8 +456,7 @@ pub(super) fn tick_of(mtime: i64, ctime: i64) -> i64 {
 /// read next is known to be whole if its time is the same afterwards. Says whether it had to wait.
 pub(super) fn wait_a_tick(stat: &Stat, began: i64) -> bool {
     let since = began.saturating_sub(changed(stat));
-    let coarse = stat.st_mtime_nsec == 0 && stat.st_ctime_nsec == 0;
-    let tick = if coarse { COARSE_TICK } else { TICK };
+    let tick = tick_of(stat.st_mtime_nsec as i64, stat.st_ctime_nsec as i64);
     // A time in the future was set by a program.
     let waits = (-TICK..tick).contains(&since);
     if waits {

@@ -70,15 +70,18 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errn
     Databases(found)
 }
 
-/// Whether a file is a database by its content; what cannot be read is none, and its reader will say why.
+/// Whether a file is a database by its content; what cannot be read is none, and its reader will say why. One that another
+/// thread has open for long may be one: whoever reads it finds out, and a database must not be taken without its WAL.
 fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
     let name = OsStr::from_bytes(name);
     let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size == 0 {
         return false;
     }
-    // Without it the work is being stopped.
-    let Ok(hold) = registry::hold(stat.st_dev, stat.st_ino, stop) else { return false };
+    let hold = match registry::hold(stat.st_dev, stat.st_ino, stop) {
+        Ok(hold) => hold,
+        Err(why) => return why == Errno::TIMEDOUT,
+    };
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = openat(folder, name, flags, Mode::empty()).map(File::from) else { return false };
     let mut first = [0; 100];
@@ -87,10 +90,41 @@ fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
     let _other = match fstat(&file) {
         Ok(now) if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) => {
             drop(hold);
-            registry::hold(now.st_dev, now.st_ino, stop).ok()
+            match registry::hold(now.st_dev, now.st_ino, stop) {
+                Ok(hold) => hold,
+                Err(_) => {
+                    // Closing it would take another's locks away. It is never closed.
+                    std::mem::forget(file);
+                    return database;
+                }
+            }
         }
-        _ => Some(hold),
+        _ => hold,
     };
     drop(file);
     database
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_another_thread_has_open_for_long_may_be_a_database() {
+        let data = tempfile::tempdir().unwrap();
+        let names = [b"a".to_vec(), b"a-wal".to_vec()];
+        for name in ["a", "a-wal"] {
+            fs::write(data.path().join(name), "no database").unwrap();
+        }
+        let folder = OwnedFd::from(File::open(data.path()).unwrap());
+        let stats: Vec<_> = names.iter().map(|name| crate::backup::walk::status(&folder, name)).collect();
+        let stop = AtomicBool::new(false);
+        let is_side = || databases(&folder, &names, &stats, &stop).is_side(b"a-wal");
+        let stat = stats[0].unwrap();
+        let held = registry::hold(stat.st_dev, stat.st_ino, &stop).unwrap();
+        assert!(is_side());
+        drop(held);
+        assert!(!is_side());
+    }
 }

@@ -136,7 +136,9 @@ impl Reader<'_> {
                 Ok(set) => set,
                 Err(trouble) => return Ok(Err(trouble)),
             };
-            if before.all().any(|stat| wait_a_tick(stat, began)) {
+            // Each of them may just have been written to.
+            let now = self.settings.trust.now;
+            if before.all().fold(false, |waited, stat| wait_a_tick(stat, now()) | waited) {
                 before = match Set::of(&taking.at) {
                     Ok(set) => set,
                     Err(trouble) => return Ok(Err(trouble)),
