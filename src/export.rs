@@ -106,6 +106,7 @@ pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) ->
         let (report, entries) = (written?, planned?);
         Ok(Report { entries, ..report })
     });
+    packs.mended().values().for_each(|what| ctx.monitor.warn(what));
     done.map_err(|e: Error| e.within(doing()))
 }
 

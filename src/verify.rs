@@ -164,6 +164,11 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     objects += state.packs.len() as u64;
     bytes += state.packs.values().map(|pack| pack.size).sum::<u64>();
     let files_read = state.files_read;
+    for (object, what) in state.reader.mended() {
+        if !state.found.has(&object) {
+            ctx.monitor.warn(&what);
+        }
+    }
     let damage = state.hurt(&roots);
     let databases = match &options.databases {
         Some(snapshot) => databases::check(vault, snapshot, ctx)?,
@@ -274,9 +279,25 @@ impl State<'_> {
         let mut packs: Vec<_> = self.packs.values().filter(|info| !skip.contains(&info.id)).collect();
         packs.sort_by_key(|info| info.id);
         for (info, why) in objects::check(store, &packs, self.ctx) {
+            let why = self.explained(info, why)?;
             self.found.add(&info.name(), [], why)?;
         }
         Ok(unused)
+    }
+
+    /// What is wrong with a pack, and whether a restore gets its content all the same.
+    fn explained(&self, info: &PackInfo, why: Error) -> Result<Error> {
+        if why.kind() != Kind::Damage {
+            return Ok(why);
+        }
+        match self.reader.with([*info]).table(info.id, info.kind) {
+            Err(other) if other.kind() != Kind::Damage => return Err(other),
+            _ => {}
+        }
+        Ok(match self.reader.mended().remove(&info.name()) {
+            Some(mended) => Error::damage(format!("verify {}", info.name()), mended),
+            None => why,
+        })
     }
 
     /// Reads a snapshot's hunks and maps, and a sample of its files, as far as no other snapshot had them.

@@ -95,7 +95,7 @@ impl<'v> Base<'v> {
             measure: None,
             // Greater than all, also than those that cannot be read: the newest snapshot must be the newest.
             seq: names.iter().map(|name| name.seq).max().unwrap_or(0).saturating_add(1),
-            packs: PackReader::new(&*vault.store, Default::default()),
+            packs: PackReader::new(&*vault.store, Default::default()).strict(),
             hunks: Vec::new(),
             sections: Vec::new(),
             missed: Vec::new(),

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use serde::Serialize;
 
 use super::entries::Entries;
+use super::tell_mended;
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::vault::Vault;
@@ -110,7 +111,10 @@ pub fn diff(
             (Some(x), Some(y)) => x.path.cmp(&y.path),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (None, None) => return Ok(()),
+            (None, None) => {
+                tell_mended(&packs_a, ctx);
+                return Ok(());
+            }
         };
         match (order, x, y) {
             (Ordering::Less, Some(x), y) => {

@@ -199,6 +199,7 @@ pub fn ls(
         }
     };
     if first.kind != Kind::Folder {
+        tell_mended(&packs, ctx);
         return take(first.into());
     }
     while let Some((entry, made)) = entries.next_or_made()? {
@@ -211,7 +212,13 @@ pub fn ls(
             take(entry.into())?;
         }
     }
+    tell_mended(&packs, ctx);
     Ok(())
+}
+
+/// Says which packs are damaged and could be read all the same.
+fn tell_mended(packs: &PackReader, ctx: &Context) {
+    packs.mended().values().for_each(|what| ctx.monitor.warn(what));
 }
 
 /// Says of a folder that only its path is known.
@@ -251,6 +258,7 @@ pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ct
         out.write_all(piece).doing(|| format!("write the content of {path}"))
     })?;
     out.flush().doing(|| format!("write the content of {path}"))?;
+    tell_mended(&packs, ctx);
     if entry.hash != Some(Hash::from(&hasher.finalize())) {
         let why = "what was written is not what was stored: its BLAKE3 differs";
         return Err(Error::damage(format!("read the content of {path}"), why));

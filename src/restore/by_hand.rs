@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,6 +14,7 @@ use crate::vault::entry::Kind as EntryKind;
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::pack::{self, PackKind};
+use crate::vault::read::tests::table_harms;
 use crate::vault::root::SnapshotName;
 use crate::verify;
 
@@ -124,6 +126,57 @@ fn damaged_objects_cost_no_more_than_by_hand() {
             compare(&format!("{how} {name}"), &sample, None);
         }
     }
+}
+
+/// zstd takes a pack's frames without its table, and so does a restore. It also does where zstd does not.
+#[test]
+fn a_damaged_seek_table_costs_nothing() {
+    for (how, zstd_takes_it, harm) in table_harms() {
+        for pack in [0, 7, 9, usize::MAX] {
+            let mut sample = sample();
+            sample.commit(State::Complete);
+            let name = sample.packs.get(pack).map_or(sample.index_pack(), |pack| pack.name());
+            {
+                let mut objects = sample.store.objects();
+                let bytes = objects.get_mut(&name).unwrap();
+                let frames = u32::from_le_bytes(bytes[bytes.len() - 9..][..4].try_into().unwrap());
+                let table = bytes.len() - pack::table_length(frames as usize) as usize;
+                harm(bytes, table);
+            }
+            let what = format!("{how} {name}");
+            let (by_hand, restored) = compare(&what, &sample, None);
+            assert_eq!(restored, 11, "{what}");
+            assert!(by_hand == 11 || !zstd_takes_it, "{what}: {by_hand}");
+
+            // It is damage, and both say so; only an object of another size keeps a restore from beginning.
+            let folder = tempfile::tempdir().unwrap();
+            let skip_damaged = how.starts_with("cut");
+            let chosen = Options { skip_damaged, ..options(&folder.path().join("data")) };
+            let report = restore(&sample.open().unwrap(), &chosen, &context()).unwrap();
+            let told = report.warnings.iter().filter(|what| what.contains("the seek table of") && what.contains(&name));
+            assert_eq!((told.count(), report.not_restored.len()), (1, 0), "{what}: {report:?}");
+            let report = verify::verify(&sample.vault, &verify::Options::default(), &context()).unwrap();
+            let [damage] = &report.damage[..] else { panic!("{what}: {:?}", report.damage) };
+            assert!(damage.object == name && damage.snapshots.len() == 1, "{what}: {damage:?}");
+            assert!(skip_damaged || damage.why.contains("was found without it"), "{what}: {damage:?}");
+        }
+    }
+}
+
+/// Early writers gave two files one `link`; each has the content that is recorded for it.
+#[test]
+fn a_link_of_two_contents_is_two_files() {
+    let mut sample = Sample::new();
+    for (path, content) in [("a", &b"first"[..]), ("b", b"second"), ("c", b"first"), ("d", b"second")] {
+        sample.file(path, content).link = Some("g".into());
+    }
+    sample.with_headers();
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(by_hand(&sample, folder.path()).len(), 4);
+    // The first names of both contents keep the others.
+    let inode = |name: &str| fs::metadata(folder.path().join("by hand").join(name)).unwrap().ino();
+    assert!(inode("a") == inode("c") && inode("b") == inode("d") && inode("a") != inode("b"));
 }
 
 /// Puts something else in the place of a hunk's line.

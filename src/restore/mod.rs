@@ -190,6 +190,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     let replaced = place.put(staging, now, &dress).map_err(within)?;
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
     shortfall(tree, &mut report);
+    report.warnings.extend(packs.mended().into_values());
     report.seconds = began.elapsed().as_secs_f64();
     report.traffic = vault.store.traffic();
     Ok(report)

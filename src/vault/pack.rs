@@ -104,7 +104,7 @@ pub enum Tail {
 /// The seek table of frames with the given (compressed, content) lengths, as the skippable frame that ends a pack.
 pub fn write_table(frames: impl ExactSizeIterator<Item = (u32, u32)>) -> Vec<u8> {
     let count = frames.len();
-    let mut out = Vec::with_capacity(8 + count * ENTRY + FOOTER);
+    let mut out = Vec::with_capacity(table_length(count) as usize);
     out.extend_from_slice(&SKIPPABLE.to_le_bytes());
     out.extend_from_slice(&((count * ENTRY + FOOTER) as u32).to_le_bytes());
     for (compressed, content) in frames {
@@ -115,6 +115,11 @@ pub fn write_table(frames: impl ExactSizeIterator<Item = (u32, u32)>) -> Vec<u8>
     out.push(0);
     out.extend_from_slice(&SEEKABLE.to_le_bytes());
     out
+}
+
+/// The length of the seek table of so many frames, in bytes.
+pub fn table_length(frames: usize) -> u64 {
+    (8 + frames * ENTRY + FOOTER) as u64
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -138,7 +143,7 @@ impl SeekTable {
         if tail[footer + 4] != 0 || count > MAX_FRAMES {
             return Err(format!("its seek table has {count} frames, descriptor {:#x}", tail[footer + 4]));
         }
-        let length = 8 + count as usize * ENTRY + FOOTER;
+        let length = table_length(count as usize) as usize;
         if length as u64 > size {
             return Err("its seek table is longer than itself".into());
         }
@@ -165,9 +170,20 @@ impl SeekTable {
         Ok(Tail::Table(SeekTable { frames }))
     }
 
+    /// The table of frames that were found one after the other.
+    pub(super) fn of(frames: Vec<FrameAt>) -> Self {
+        SeekTable { frames }
+    }
+
     /// All frames in order.
     pub fn frames(&self) -> &[FrameAt] {
         &self.frames
+    }
+
+    /// The frame whose content begins at `offset`.
+    pub fn beginning(&self, offset: u64) -> Option<&FrameAt> {
+        let number = self.frames.binary_search_by_key(&offset, |frame| frame.offset).ok()?;
+        self.frames.get(number)
     }
 
     /// Bytes of content.

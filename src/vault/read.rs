@@ -3,12 +3,16 @@
 //! Where a request is dear, as on a bucket, fewer are made: an index frame comes with those that follow it, a small pack or
 //! the end of an index pack with its seek table, and what came along is kept for a while. Elsewhere only what is asked for
 //! is read.
+//!
+//! A pack whose seek table is damaged is read without it, by its frames, which tell their own lengths. That is told all the
+//! same, as damage: see [`PackReader::mended`].
 
+mod frames;
 mod kept;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -20,7 +24,7 @@ use super::hex::{Hash, PackId};
 use super::list::{self, List};
 use super::pack::{self, FrameAt, PackInfo, PackKind, SeekTable, Tail};
 use super::root::{PackBook, Root};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::Store;
 
 /// Read from a pack's end to find its seek table: enough for 2,000 frames.
@@ -35,6 +39,8 @@ pub struct PackReader<'v> {
     kept: Arc<Kept>,
     /// So many bytes are read along with what is asked for, if they are likely to be wanted.
     ahead: u64,
+    /// Whether a pack with a damaged seek table is read all the same.
+    mends: bool,
 }
 
 /// Decompresses frames, reusing its memory.
@@ -63,6 +69,12 @@ impl Decoder {
         }
         Ok(())
     }
+
+    /// The length of a frame's content, which it does not say itself: at most a pack's frame has so much.
+    fn length(&mut self, compressed: &[u8]) -> Result<u64, String> {
+        let mut out = Vec::with_capacity(pack::MAX_FRAME);
+        self.0.decompress_to_buffer(compressed, &mut out).map(|got| got as u64).map_err(|e| format!("zstd: {e}"))
+    }
 }
 
 /// Reads something that says itself whether it is right; `read` also gives what is wrong with it. Bytes can flip on their
@@ -82,7 +94,19 @@ impl<'v> PackReader<'v> {
     /// Reads the packs of `book`.
     pub fn new(store: &'v dyn Store, book: PackBook) -> Self {
         let worth = store.request_worth();
-        PackReader { store, book, kept: Arc::default(), ahead: if worth > NEAR { worth } else { 0 } }
+        PackReader { store, book, kept: Arc::default(), ahead: if worth > NEAR { worth } else { 0 }, mends: true }
+    }
+
+    /// This reader, but for packs with a damaged seek table: to it, such a pack is lost. For writers: what they build upon
+    /// would stay damaged with every snapshot that names it, and what they do not find they store anew.
+    pub fn strict(self) -> Self {
+        PackReader { mends: false, ..self }
+    }
+
+    /// What is to be told of packs, by name, that this reader and those that it shares with found damaged and could read all
+    /// the same.
+    pub fn mended(&self) -> BTreeMap<String, String> {
+        self.kept.told()
     }
 
     /// A reader for everything that `root` reaches; reads the root's pack list where that is in frames.
@@ -116,7 +140,7 @@ impl<'v> PackReader<'v> {
     }
 
     fn of(&self, book: PackBook) -> PackReader<'v> {
-        PackReader { store: self.store, book, kept: self.kept.clone(), ahead: self.ahead }
+        PackReader { store: self.store, book, kept: self.kept.clone(), ahead: self.ahead, mends: self.mends }
     }
 
     /// The packs that it knows.
@@ -142,10 +166,11 @@ impl<'v> PackReader<'v> {
         })
     }
 
-    /// A pack's seek table. Of several threads that ask for it at the same time one reads it.
+    /// A pack's seek table; one that is damaged is made from the frames. Of several threads that ask for it at the same time
+    /// one reads it.
     ///
     /// # Errors
-    /// A store that fails; a pack that is missing, of another size or without a table.
+    /// A store that fails; a pack that is missing, of another size or without a table, and whose frames are damaged too.
     pub fn table(&self, pack: PackId, kind: PackKind) -> Result<Arc<SeekTable>> {
         let info = self.info(pack, kind)?;
         let pack = self.kept.pack(info);
@@ -153,8 +178,56 @@ impl<'v> PackReader<'v> {
         if let Some(table) = &*known {
             return Ok(table.clone());
         }
-        let table = Arc::new(twice(&info.name(), || self.read_table(info))?);
+        let table = match twice(&info.name(), || self.read_table(info)) {
+            Ok(table) => Arc::new(table),
+            Err(why) if why.kind() == Kind::Damage => match self.unlike(info, |_| true, &why)? {
+                Some(table) => table,
+                None => return Err(why),
+            },
+            Err(why) => return Err(why),
+        };
         Ok(known.insert(table).clone())
+    }
+
+    /// The table that a pack's frames give, if it is one that `differs` from what its seek table says and led to `why`. It is
+    /// told then that the seek table is not used.
+    fn unlike(
+        &self,
+        info: &PackInfo,
+        differs: impl Fn(&SeekTable) -> bool,
+        why: &Error,
+    ) -> Result<Option<Arc<SeekTable>>> {
+        let Some(table) = self.walked(info)?.filter(|table| differs(table)) else { return Ok(None) };
+        let what = format!(
+            "the seek table of {} is damaged ({}); its content was found without it and is checked as always. Put the object back \
+             from another copy of the vault, if there is one; what damaged it may damage more",
+            info.name(),
+            why.what()
+        );
+        self.kept.tell(info.name(), what);
+        Ok(Some(table))
+    }
+
+    /// The table that a pack's frames give; none where they are damaged too. A pack is gone through once.
+    fn walked(&self, info: &PackInfo) -> Result<Option<Arc<SeekTable>>> {
+        if !self.mends {
+            return Ok(None);
+        }
+        let pack = self.kept.pack(info);
+        let mut known = pack.walked();
+        if let Some(table) = &*known {
+            return Ok(table.clone());
+        }
+        let _one = self.kept.walk();
+        let name = info.name();
+        let found = match frames::find(info, |at, length| self.store.get_range(&name, at, length)) {
+            Ok(found) => found,
+            // It is missing, or was cut shorter than that.
+            Err(why) if why.kind() == Kind::Damage => Err(why.what()),
+            Err(why) => return Err(why),
+        };
+        let table = found.map_err(|why| tracing::info!("the frames of {name} give no seek table: {why}")).ok();
+        Ok(known.insert(table.map(Arc::new)).clone())
     }
 
     /// Reads a pack's end, and keeps it where it holds more than the table. Gives also what is wrong with it.
@@ -226,7 +299,34 @@ impl<'v> PackReader<'v> {
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        self.decode_checked((pack, kind), frame, compressed, decoder, out, |_| Ok(()))
+        match self.decode_checked((pack, kind), frame, compressed, decoder, out, |_| Ok(())) {
+            Err(why) if why.kind() == Kind::Damage => self.decode_anyhow((pack, kind), frame, why, decoder, out),
+            done => done,
+        }
+    }
+
+    /// The content that a seek table says is in `frame`, which cannot be decompressed because of `why`. Where the table is
+    /// wrong, although it adds up, the content is in other frames.
+    fn decode_anyhow(
+        &self,
+        (pack, kind): (PackId, PackKind),
+        frame: &FrameAt,
+        why: Error,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let is_another = |table: &SeekTable| table.beginning(frame.offset) != Some(frame);
+        let Some(table) = self.unlike(self.info(pack, kind)?, is_another, &why)? else { return Err(why) };
+        let extent = Extent { pack: Some(pack), offset: frame.offset, length: u64::from(frame.length) };
+        let Some(range) = table.covering(extent.offset, extent.length) else { return Err(why) };
+        out.clear();
+        let mut content = Vec::new();
+        for frame in &table.frames()[range] {
+            let compressed = self.anew((pack, kind), frame)?;
+            self.decode_checked((pack, kind), frame, &compressed, decoder, &mut content, |_| Ok(()))?;
+            out.extend_from_slice(within(frame, &content, &extent));
+        }
+        Ok(())
     }
 
     fn decode_checked(
@@ -253,6 +353,20 @@ impl<'v> PackReader<'v> {
     /// A store that fails; damage.
     pub fn index_frame(&self, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
         let table = self.table(frame.pack, PackKind::Index)?;
+        match self.index_frame_by(&table, frame, decoder) {
+            Err(why) if why.kind() == Kind::Damage => {
+                let info = self.info(frame.pack, PackKind::Index)?;
+                let is_another = |found: &SeekTable| found.beginning(frame.offset) != table.beginning(frame.offset);
+                match self.unlike(info, is_another, &why)? {
+                    Some(table) => self.index_frame_by(&table, frame, decoder),
+                    None => Err(why),
+                }
+            }
+            read => read,
+        }
+    }
+
+    fn index_frame_by(&self, table: &SeekTable, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
         let range = table.covering(frame.offset, frame.length);
         let number = range.filter(|range| range.len() == 1).map(|range| range.start);
         let Some(number) = number.filter(|&number| table.frames()[number].offset == frame.offset) else {
@@ -319,9 +433,7 @@ impl<'v> PackReader<'v> {
         for frame in frames {
             let stored = frame.within(&compressed, frames[0].at);
             self.decode((pack, PackKind::Data), frame, stored, decoder, &mut content)?;
-            let from = extent.offset.saturating_sub(frame.offset) as usize;
-            let to = (extent.end() - frame.offset).min(u64::from(frame.length)) as usize;
-            out.extend_from_slice(&content[from..to]);
+            out.extend_from_slice(within(frame, &content, extent));
         }
         Ok(out)
     }
@@ -350,6 +462,13 @@ impl<'v> PackReader<'v> {
             }
         }
     }
+}
+
+/// The part of a frame's content that lies in an extent, which reaches into the frame.
+fn within<'c>(frame: &FrameAt, content: &'c [u8], extent: &Extent) -> &'c [u8] {
+    let from = extent.offset.saturating_sub(frame.offset) as usize;
+    let to = (extent.end() - frame.offset).min(u64::from(frame.length)) as usize;
+    &content[from..to]
 }
 
 /// The sizes of all packs in a store, by name.

@@ -1,7 +1,7 @@
 //! What was read of packs and is likely to be asked for again: seek tables and, where a request is dear, the stretches of
 //! index packs and the small packs that came with them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::vault::hex::PackId;
@@ -18,12 +18,19 @@ const STRETCHES: usize = 1024;
 pub struct Kept {
     packs: Mutex<HashMap<PackId, Arc<Pack>>>,
     stretches: Mutex<Stretches>,
+    /// By name, the packs whose seek tables are not used, and what is told of that.
+    mended: Mutex<BTreeMap<String, String>>,
+    walk: Mutex<()>,
 }
+
+/// The table of the frames that a walk through a pack found, if it found any, or nothing before the walk.
+pub type Walked = Option<Option<Arc<SeekTable>>>;
 
 /// A pack that was asked for. Whoever holds one of its locks reads for all who wait for it; other packs are read meanwhile.
 pub struct Pack {
     info: PackInfo,
     table: Mutex<Option<Arc<SeekTable>>>,
+    walked: Mutex<Walked>,
     stretch: Mutex<()>,
 }
 
@@ -51,6 +58,11 @@ impl Pack {
         lock(&self.table)
     }
 
+    /// What a walk through its frames gave, or the right to walk.
+    pub fn walked(&self) -> MutexGuard<'_, Walked> {
+        lock(&self.walked)
+    }
+
     /// The right to read a stretch of it.
     pub fn stretch(&self) -> MutexGuard<'_, ()> {
         lock(&self.stretch)
@@ -67,9 +79,25 @@ impl Kept {
         if packs.len() >= PACKS {
             packs.clear();
         }
-        let pack = Arc::new(Pack { info: *info, table: Mutex::default(), stretch: Mutex::default() });
+        let (table, walked, stretch) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let pack = Arc::new(Pack { info: *info, table, walked, stretch });
         packs.insert(info.id, pack.clone());
         pack
+    }
+
+    /// The right to walk through a pack: one at a time, since it holds some MiB.
+    pub fn walk(&self) -> MutexGuard<'_, ()> {
+        lock(&self.walk)
+    }
+
+    /// Keeps what is to be told of a pack.
+    pub fn tell(&self, name: String, what: String) {
+        lock(&self.mended).entry(name).or_insert(what);
+    }
+
+    /// What is to be told of packs, by name.
+    pub fn told(&self) -> BTreeMap<String, String> {
+        lock(&self.mended).clone()
     }
 
     /// These bytes of a pack's object, if they are kept.
