@@ -30,15 +30,18 @@ impl<R: FnMut(u64, u64) -> store::Result<Vec<u8>>> Held<R> {
     /// Bytes from `at` on, up to `length` of them; fewer where the object ends before.
     fn at(&mut self, at: u64, length: u64) -> store::Result<&[u8]> {
         while at + length > self.from + self.bytes.len() as u64 {
-            self.bytes.drain(..((at - self.from) as usize).min(self.bytes.len()));
-            self.from = at;
-            let next = at + self.bytes.len() as u64;
+            let next = self.from + self.bytes.len() as u64;
             let step = STEP.min(self.size.saturating_sub(next));
             if step == 0 {
                 break;
             }
             match (self.read)(next, step) {
-                Ok(more) => self.bytes.extend(more),
+                Ok(more) => {
+                    // Not before there is more: small frames at the end of an object that was cut short would move it each time.
+                    self.bytes.drain(..(at - self.from) as usize);
+                    self.from = at;
+                    self.bytes.extend(more);
+                }
                 // It was cut short. The frames may be there all the same.
                 Err(store::Error::OutOfRange { size, .. }) if size < next + step => self.size = size,
                 Err(why) => return Err(why),
