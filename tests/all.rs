@@ -46,5 +46,6 @@ mod sqlite_source;
 mod support;
 mod vaults;
 mod vaults_cloud;
+mod vaults_older;
 mod vaults_several;
 mod way_through;
