@@ -5,8 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::support::compare::assert_same;
 use crate::support::{World, id, number, paths, short, tree};
 
 #[test]
@@ -165,4 +166,47 @@ fn a_snapshot_that_is_gone_and_that_another_was_made_from_is_a_gap() {
     // The others do not need it.
     world.restore_snapshot(&names[0], "first");
     world.restore_snapshot(&names[2], "last");
+}
+
+/// Packs whose frames are whole and whose seek tables are not: everything is read, and everybody says what is wrong.
+#[test]
+fn damaged_seek_tables_are_told_and_cost_nothing() {
+    let world = World::with_files();
+    let first = world.backup();
+    world.write("a.txt", "second\n");
+    let second = world.backup();
+    let folders = ["packs", "index"].map(|folder| world.vault().join(folder));
+    let packs: Vec<_> = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).collect();
+    assert_eq!(packs.len(), 4);
+    for pack in packs {
+        let path = pack.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 0xff;
+        fs::remove_file(&path).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let told = "the seek table of index/";
+    let data = "the seek table of packs/";
+    let ran = world.run(["ls", "latest"]);
+    assert!(ran.ended(0).says(told).text().contains("a.txt"), "{ran:?}");
+    assert_eq!(world.run(["cat", "latest", "a.txt"]).ended(0).says(told).says(data).text(), "second\n");
+    let ran = world.run(["diff", short(&first), short(&second)]);
+    assert!(ran.ended(0).says(told).text().contains("a.txt"), "{ran:?}");
+    world.run(["export", "latest", "--output", "out.tar.zst"]).ended(0).says(told).says(data);
+    world.run(["restore", "out"]).ended(0).says(told).says(data);
+    assert_same(&world.data(), &world.path("out"));
+    let report = world.json(["verify"], 4);
+    let damage = report["damage"].as_array().unwrap();
+    let without = |damage: &&Value| damage["why"].as_str().unwrap().contains("was found without it");
+    assert_eq!((damage.len(), damage.iter().filter(without).count()), (4, 4), "{report}");
+
+    // A backup names no index pack that is damaged, and stores anew what was in it.
+    let ran = world.run(["backup", "--json"]);
+    let third: Value = serde_json::from_slice(&ran.ended(0).says("is read anew").stdout).unwrap();
+    let report = world.json(["verify"], 4);
+    let damage = report["damage"].as_array().unwrap();
+    let hurt = |damage: &&Value| damage["snapshots"].as_array().unwrap().contains(&third["snapshot"]);
+    assert_eq!((damage.len(), damage.iter().filter(hurt).count()), (4, 0), "{report}");
+    world.restore("again");
+    assert_same(&world.data(), &world.path("again"));
 }
