@@ -5,9 +5,10 @@
 //! What is lacking is walked and read in the same way, and joined with what was written ([`patch`](super::patch)), which is read
 //! back from the vault's store; that is a *round*. There are at most [`ROUNDS`], and after the first none begins when they took
 //! a tenth of the capture's time, and a second. The capture always ends with a look: what is lacking then is told. A look during
-//! which a folder changed is followed by another one, since an entry may move past it.
+//! which a folder changed is followed by another one, since an entry may move past it; the folders that changed during the last
+//! one are told as well, if anything was moved during the capture.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use super::merge::{Merge, Rule, Step};
 use super::packer::Packer;
 use super::part::Part;
 use super::patch::Patch;
-use super::read::{self, Desk, Feed, Over};
+use super::read::{self, Desk, Feed, Over, TICK};
 use super::select::Select;
 use super::walk::{Met, Walker};
 use super::writer::Written;
@@ -61,6 +62,9 @@ pub struct LookedAgain {
     /// How long it took, in seconds.
     pub seconds: f64,
 }
+
+/// Entries that were not what was listed when they were read, and the inode numbers of what was read; none if nothing was.
+type Later = BTreeMap<EntryPath, Option<u64>>;
 
 /// What a capture works with.
 #[derive(Clone, Copy)]
@@ -126,32 +130,44 @@ impl Capture<'_> {
         let mut done = LookedAgain::default();
         let mut rounds_took = Duration::ZERO;
         let stirred = folders.stirred || self.remote.is_some();
-        let mut vanished: BTreeSet<EntryPath> = BTreeSet::new();
+        let mut moved = false;
+        let mut later = Later::new();
         loop {
+            later.extend(assembly.take_later());
             let mut to_take = ToTake::default();
-            for _ in 0..LOOKS {
-                folders = self.look(folders, &mut to_take)?;
-                self.look_at(assembly.take_later(), &mut vanished, &mut to_take);
-                if !to_take.unrest {
+            for look in 0..LOOKS {
+                if look > 0 {
+                    // What changed during the last look is not to seem to have changed during this one.
+                    std::thread::sleep(Duration::from_nanos(TICK as u64));
+                }
+                folders = self.look(folders, &mut later, &mut to_take)?;
+                if to_take.restless.is_empty() {
                     break;
                 }
             }
             done.folders += to_take.listed;
-            if done.rounds > 0 || !stirred && to_take.lacking.is_empty() && vanished.is_empty() {
+            // After a round, what was taken in it is to be looked at once more.
+            moved |= !to_take.lacking.is_empty() || done.rounds == 0 && !later.is_empty();
+            if done.rounds > 0 || !moved && !stirred {
                 // What has just come into being need not be in it, and must not keep it from ending; unless it may be what
                 // went away elsewhere: a log that was compressed into another folder, and deleted before its own was listed.
                 to_take.newborn.clear();
             }
+            if !moved {
+                // Only what is saved anew, or comes and goes, changed its folder.
+                to_take.restless.clear();
+            }
             let taken = to_take.paths();
             let enough = done.rounds == ROUNDS || rounds_took > ROUNDS_TIME.max(capture / 10);
             if taken.is_empty() || done.rounds > 0 && enough {
-                self.tell(assembly, &to_take, &vanished, &done, clock.elapsed());
+                self.tell(assembly, &to_take, &later, &done, clock.elapsed());
                 done.seconds = clock.elapsed().as_secs_f64();
                 return Ok((written, done));
             }
             let round = Instant::now();
             done.rounds += 1;
             done.taken += taken.len() as u64;
+            later.retain(|path, _| !taken.iter().any(|taken| path.is_in(taken)));
             let reader = assembly.begin_again(&taken)?;
             let pass = Pass::Round { taken: &taken, written: &written, reader: &reader };
             let new = self.through(&pass, |parts| {
@@ -169,8 +185,8 @@ impl Capture<'_> {
         found.kind != Kind::Folder && is_newborn(found, born, self.began, self.run.options.trust.now)
     }
 
-    /// Looks at all folders, one after the other.
-    fn look(&self, folders: Folders, to_take: &mut ToTake) -> Result<Folders> {
+    /// Looks at all folders, one after the other, and at what is to be looked at later.
+    fn look(&self, folders: Folders, later: &mut Later, to_take: &mut ToTake) -> Result<Folders> {
         let Options { trust, .. } = self.run.options;
         let look = Look {
             root: self.root,
@@ -182,7 +198,7 @@ impl Capture<'_> {
             times_tell: self.remote.is_none(),
             stop: self.ctx.stop,
         };
-        to_take.unrest = false;
+        to_take.restless.clear();
         let mut looked = Folders::default();
         folders.each(|record| {
             self.ctx.check(&doing(self.run.options))?;
@@ -190,35 +206,22 @@ impl Capture<'_> {
             looked.push(&look.at(record, to_take));
             Ok(())
         })?;
-        Ok(looked)
-    }
-
-    /// Looks at entries that were not what was listed when they were read, and once more at those that had `vanished`.
-    fn look_at(
-        &self,
-        later: BTreeMap<EntryPath, Option<u64>>,
-        vanished: &mut BTreeSet<EntryPath>,
-        to_take: &mut ToTake,
-    ) {
-        let now = |path: &EntryPath| self.root.stat_at(path).ok().and_then(|stat| Found::new(path.clone(), &stat));
-        // Its name is in its folder's record, if it was there again when that was looked at, and nothing else tells.
-        let back = |path: &EntryPath| now(path).is_some_and(|now| !self.is_newborn(&now) && self.select.takes(&now));
-        to_take.lacking.extend(vanished.extract_if(.., |path| back(path)));
-        for (path, read) in later {
-            match now(&path) {
-                Some(now) if read == Some(now.inode) => {}
+        later.retain(|path, read| {
+            // Its folder's record says what was listed, which may have been there again, and gone before it is looked at here.
+            look.left(path, to_take);
+            let now = self.root.stat_at(path).ok().and_then(|stat| Found::new(path.clone(), &stat));
+            let Some(now) = now.filter(|now| self.select.takes(now)) else { return true };
+            let newborn = self.is_newborn(&now);
+            match read {
                 // A file that is saved anew all the time: what was read is one of its states.
-                Some(now) if read.is_some() && now.kind == Kind::File && self.is_newborn(&now) => {}
-                Some(now) if self.select.takes(&now) => _ = to_take.lacking.insert(path),
-                Some(_) => {}
-                // What is gone now as well was deleted, or is in a folder that may have been looked at before.
-                None if read.is_none() => {
-                    to_take.unrest |= self.remote.is_none();
-                    vanished.insert(path);
-                }
-                None => {}
+                Some(_) if newborn && now.kind == Kind::File => return false,
+                Some(read) if *read == now.inode => {}
+                None if newborn => _ = to_take.newborn.insert(path.clone()),
+                _ => _ = to_take.lacking.insert(path.clone()),
             }
-        }
+            true
+        });
+        Ok(looked)
     }
 
     /// The records of folders after a round.
@@ -239,21 +242,16 @@ impl Capture<'_> {
         Ok(joined)
     }
 
-    fn tell(
-        &self,
-        assembly: &mut Assembly,
-        to_take: &ToTake,
-        vanished: &BTreeSet<EntryPath>,
-        done: &LookedAgain,
-        took: Duration,
-    ) {
-        let first: Vec<_> = vanished.iter().take(NAMED).map(EntryPath::to_string).collect();
+    fn tell(&self, assembly: &mut Assembly, to_take: &ToTake, later: &Later, done: &LookedAgain, took: Duration) {
+        let vanished: Vec<_> = later.iter().filter(|(_, read)| read.is_none()).map(|(path, _)| path).collect();
+        let first: Vec<_> = vanished.iter().take(NAMED).map(|path| path.to_string()).collect();
         match vanished.len().saturating_sub(first.len()) {
             _ if first.is_empty() => {}
             0 => assembly.warn(format!("gone before it was read: {}", first.join(", "))),
             more => assembly.warn(format!("gone before it was read: {} and {more} more", first.join(", "))),
         }
-        let folders: BTreeSet<_> = to_take.lacking.iter().map(|path| path.folder().unwrap_or_default()).collect();
+        let mut folders = to_take.restless.clone();
+        folders.extend(to_take.lacking.iter().map(|path| path.folder().unwrap_or_default()));
         for folder in folders {
             assembly.warn(format!("{folder}: {NEVER_RESTS}; what was moved in it may be missing"));
         }

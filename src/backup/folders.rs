@@ -85,7 +85,8 @@ impl FolderRecord {
 
     /// Whether something may have gone from it after the capture `began`, in ns since 1970, and before it was listed.
     pub fn changed_since(&self, began: i64) -> bool {
-        self.mtime.max(self.ctime) >= began - tick_of(self.mtime, self.ctime)
+        // A program can set the other time.
+        self.ctime >= began - tick_of(self.ctime)
     }
 
     fn write(&self, to: &mut Vec<u8>) {
@@ -242,9 +243,9 @@ pub struct ToTake {
     pub remounted: Vec<EntryPath>,
     /// Folders whose names were read again.
     pub listed: u64,
-    /// Whether a folder changed while the folders were looked at. What was moved out of it may have gone to one that had been
-    /// looked at before.
-    pub unrest: bool,
+    /// Folders that changed during the last look. What was moved out of them may have gone to one that had been looked at
+    /// before.
+    pub restless: BTreeSet<EntryPath>,
 }
 
 impl ToTake {
@@ -263,14 +264,10 @@ impl ToTake {
 impl Look<'_> {
     /// Looks at a folder. Gives its record for the next look.
     pub fn at(&self, record: FolderRecord, out: &mut ToTake) -> FolderRecord {
-        let now = match self.root.stat_at(&record.path) {
-            Ok(stat) => Found::new(record.path.clone(), &stat),
-            // It went away, or a folder above it did, which shows there: what was captured of it was there. What else may
-            // be wrong with it, it says no more than its record.
-            Err(_) => return record,
-        };
-        let Some(now) = now.filter(|now| now.kind == Kind::Folder) else {
-            // What is there now is a name of the folder around it, and looked at with that one.
+        let Some(now) = self.folder(&record.path) else {
+            // It went away, or a folder above it did, which shows there: what was captured of it was there. What is there now
+            // is a name of the folder around it, and looked at with that one.
+            self.left(&record.path, out);
             return record;
         };
         if now.device != record.device {
@@ -289,8 +286,39 @@ impl Look<'_> {
             return record;
         }
         out.listed += 1;
-        // One that cannot be listed any more was captured as it could be.
-        self.list_again(&record.path, known, out).unwrap_or(record)
+        self.list_again(&record.path, known, out).unwrap_or_else(|_| {
+            // One that cannot be listed any more was captured as it could be.
+            self.left(&record.path, out);
+            record
+        })
+    }
+
+    /// What is at a path now, if it is a folder.
+    fn folder(&self, path: &EntryPath) -> Option<Found> {
+        let stat = self.root.stat_at(path).ok()?;
+        Found::new(path.clone(), &stat).filter(|now| now.kind == Kind::Folder)
+    }
+
+    /// Takes down the folder that is left around an entry, if that one may have left it during this look.
+    pub fn left(&self, path: &EntryPath, out: &mut ToTake) {
+        let mut above = path.folder().unwrap_or_default();
+        loop {
+            if let Some(now) = self.folder(&above) {
+                return self.watch(now, out);
+            }
+            if above.is_root() {
+                return;
+            }
+            above = above.folder().unwrap_or_default();
+        }
+    }
+
+    /// Takes a folder down if it changed during this look.
+    fn watch(&self, now: Found, out: &mut ToTake) {
+        // A program can set the other time.
+        if self.times_tell && now.ctime >= self.since - tick_of(now.ctime) {
+            out.restless.insert(now.path);
+        }
     }
 
     /// Finds what is not among the names that are known.
@@ -300,10 +328,8 @@ impl Look<'_> {
         let found = Found::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?;
         let names = names(&folder)?;
         let stats: Vec<_> = names.iter().map(|name| status(&folder, name)).collect();
-        // What is renamed while the names are read may show under neither.
-        let after = fstat(&folder).ok().and_then(|stat| Found::new(path.clone(), &stat));
-        let changed = after.is_none_or(|now| now.mtime.max(now.ctime) >= self.since - tick_of(now.mtime, now.ctime));
-        out.unrest |= self.times_tell && changed;
+        // Once more: what is renamed while the names are read may show under neither.
+        self.watch(Found::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?, out);
         let databases = match self.select.sqlite {
             // What lies beside a database comes with it.
             true => beside::databases(&folder, &names, &stats, self.stop),

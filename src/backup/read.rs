@@ -441,22 +441,21 @@ pub(super) fn finish(
 }
 
 /// The longest that a local filesystem's clock stands still, in ns: what is written within it does not move a file's time.
-const TICK: i64 = 12_000_000;
+pub(super) const TICK: i64 = 12_000_000;
 
 /// As [`TICK`], of filesystems whose times are whole seconds; FAT counts two at a time.
 const COARSE_TICK: i64 = 2_000_000_000;
 
-/// How long a filesystem's clock stands still that gave these times, in ns.
-pub(super) fn tick_of(mtime: i64, ctime: i64) -> i64 {
-    let whole = |time: i64| time % 1_000_000_000 == 0;
-    if whole(mtime) && whole(ctime) { COARSE_TICK } else { TICK }
+/// How long the clock stands still of a filesystem that gave this time, in ns since 1970.
+pub(super) fn tick_of(time: i64) -> i64 {
+    if time % 1_000_000_000 == 0 { COARSE_TICK } else { TICK }
 }
 
 /// Waits until a file that was written to just now could not be written to once more without its time moving, so that what is
 /// read next is known to be whole if its time is the same afterwards. Says whether it had to wait.
 pub(super) fn wait_a_tick(stat: &Stat, began: i64) -> bool {
     let since = began.saturating_sub(changed(stat));
-    let tick = tick_of(stat.st_mtime_nsec as i64, stat.st_ctime_nsec as i64);
+    let tick = tick_of(mtime(stat)).min(tick_of(nanos(stat.st_ctime, stat.st_ctime_nsec)));
     // A time in the future was set by a program.
     let waits = (-TICK..tick).contains(&since);
     if waits {

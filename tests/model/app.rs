@@ -119,7 +119,7 @@ const WEIGHTS: [(Act, u64); 33] = [
 ];
 
 /// What only gives things other names.
-const MOVES: [Act; 5] = [Act::RenameFile, Act::RenameFolder, Act::ExchangeFolders, Act::ExchangeLink, Act::Undo];
+pub const MOVES: [Act; 5] = [Act::RenameFile, Act::RenameFolder, Act::ExchangeFolders, Act::ExchangeLink, Act::Undo];
 
 /// Names of files. Some come, in the order of bytes, between a database and what lies beside it.
 const FILES: [&str; 14] =
@@ -215,19 +215,17 @@ impl App {
         }
     }
 
-    /// Moves something, if it can.
-    pub fn act_restless(&mut self, when: &str) {
-        let moves = WEIGHTS.into_iter().filter(|(act, _)| MOVES.contains(act));
-        let all: Vec<Act> = moves.flat_map(|(act, weight)| (0..weight).map(move |_| act)).collect();
-        let chosen = all[self.dice.roll(all.len() as u64) as usize];
-        self.act_as(chosen, when);
-    }
-
     /// Does something, if it can.
     pub fn act(&mut self, when: &str) {
-        let sum: u64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
+        self.act_of(&WEIGHTS.map(|(act, _)| act), when);
+    }
+
+    /// Does one of these things, if it can.
+    pub fn act_of(&mut self, acts: &[Act], when: &str) {
+        let weights: Vec<_> = WEIGHTS.into_iter().filter(|(act, _)| acts.contains(act)).collect();
+        let sum: u64 = weights.iter().map(|(_, weight)| weight).sum();
         let mut rolled = self.dice.roll(sum);
-        let chosen = WEIGHTS.iter().find(|(_, weight)| {
+        let chosen = weights.iter().find(|(_, weight)| {
             let here = rolled < *weight;
             rolled = rolled.saturating_sub(*weight);
             here

@@ -58,8 +58,6 @@ pub enum Heard {
     Reached(String, String),
     /// The backup has ended: its report, or why there is none.
     Ended(Result<Value, String>),
-    /// It told the user something.
-    Said(String),
     /// It says nothing at the moment.
     Nothing,
 }
@@ -108,7 +106,6 @@ impl Engine {
         let said = std::mem::take(&mut self.half);
         match said.trim_end_matches('\n').split_once(' ').unwrap() {
             ("ended", what) => Heard::Ended(serde_json::from_str(what).unwrap()),
-            ("said", what) => Heard::Said(what.to_owned()),
             (moment, path) => Heard::Reached(moment.to_owned(), path.to_owned()),
         }
     }
@@ -151,10 +148,6 @@ impl Monitor for Asking {
         let mut line = self.0.lock().unwrap();
         tell(&mut line, &format!("{moment:?} {path}"));
         hear(&mut line);
-    }
-
-    fn warn(&self, what: &str) {
-        tell(&mut self.0.lock().unwrap(), &format!("said {}", what.escape_debug()));
     }
 }
 

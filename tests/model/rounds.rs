@@ -16,7 +16,7 @@ use rustix::process::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::app::{Act, App};
+use super::app::{Act, App, MOVES};
 use super::engine::{Engine, Heard, Order};
 use super::history::Capture;
 use super::oracle::{Class, Oracle, Wrong};
@@ -273,7 +273,6 @@ impl Rounds {
                     self.moment(manner, &moment, &path);
                     engine.go();
                 }
-                Heard::Said(what) => self.app.log.push(format!("  it says: {what}")),
                 Heard::Nothing if begin.elapsed() > LIMIT => {
                     self.app.log.push(stacks(engine.process()));
                     engine.kill();
@@ -294,7 +293,6 @@ impl Rounds {
     }
 
     fn moment(&mut self, manner: &Manner, moment: &str, path: &str) {
-        self.app.log.push(format!("  {moment} {path}"));
         let path = if path == "." { "" } else { path };
         if moment == "Opened" {
             self.opened.insert(path.to_owned());
@@ -310,7 +308,7 @@ impl Rounds {
         self.app.focus = Some(path.to_owned());
         for _ in 0..1 + self.roll(2) {
             match manner.restless {
-                true => self.app.act_restless(&when),
+                true => self.app.act_of(&MOVES, &when),
                 false => self.app.act(&when),
             }
         }

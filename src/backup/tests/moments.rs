@@ -551,6 +551,28 @@ fn what_moves_past_the_look_at_the_end_is_found_by_the_next_one() {
 }
 
 #[test]
+fn a_folder_is_told_out_of_which_a_file_moves_during_every_look() {
+    let mut world = World::new();
+    ["a", "b", "c"].iter().for_each(|folder| world.write(&format!("{folder}/stays"), b"x"));
+    world.write("b/file", b"there all the time");
+    let data = world.data.path().to_path_buf();
+    let deed: Deed = Box::new(move |moment, path| {
+        let (from, to) = match (moment, path) {
+            (Moment::Opening, "b/file") => ("b/file", "a/file"),
+            (Moment::Looking, "a") => ("a/file", "c/file"),
+            (Moment::Looking, "c") => ("c/file", "a/file"),
+            _ => return false,
+        };
+        fs::rename(data.join(from), data.join(to)).unwrap();
+        false
+    });
+    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    let report = world.backup();
+    assert!(report.good && report.looked_again.rounds == 0, "{report:?}");
+    assert!(report.warnings.iter().any(|what| what.starts_with(&format!("c: {NEVER_RESTS}"))), "{report:?}");
+}
+
+#[test]
 fn folders_in_which_nothing_old_moves_are_not_told_of() {
     let mut world = World::new();
     ["log", "state"].iter().for_each(|folder| (0..5).for_each(|n| world.write(&format!("{folder}/{n}"), b"x")));
