@@ -37,6 +37,9 @@ const ROUNDS: u64 = 60;
 /// How long the short test runs over its fixed seeds, and over one of this moment.
 const SHORT: [Duration; 2] = [Duration::from_secs(50), Duration::from_secs(15)];
 
+/// Set if the app only moves things during most backups.
+const MOVES: &str = "LASTGOOD_MODEL_MOVES";
+
 /// A number from the environment.
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -144,7 +147,9 @@ impl Run {
         for (class, (seed, rounds, seconds, times)) in &self.found {
             println!("{class:?}: seed {seed}, {rounds} rounds, {seconds:.0} s, {times} times in all");
         }
-        assert_eq!(self.counters.missing(), [""; 0], "these never happened");
+        if std::env::var_os(MOVES).is_none() {
+            assert_eq!(self.counters.missing(), [""; 0], "these never happened");
+        }
     }
 }
 

@@ -200,7 +200,7 @@ impl Rounds {
         let few = self.resumes() && self.roll(2) == 0;
         let busy = if few { 0 } else { [0, 2, 5, 10, 25][self.roll(5) as usize] };
         // Now and then all that happens is that things move, so that they move past the looks at the end as well.
-        let restless = busy > 0 && (self.roll(8) == 0 || std::env::var_os("LASTGOOD_MODEL_MOVES").is_some());
+        let restless = busy > 0 && (self.roll(8) == 0 || std::env::var_os(super::MOVES).is_some());
         Manner { busy: if restless { [10, 25, 60][self.roll(3) as usize] } else { busy }, restless, death }
     }
 
