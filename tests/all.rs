@@ -10,6 +10,7 @@ mod doctor;
 mod durable;
 mod export;
 mod far;
+mod files_in_use;
 mod fuzz_corpus;
 mod gcs_emulator;
 mod gcs_faults;

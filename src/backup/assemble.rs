@@ -45,6 +45,8 @@ pub struct Assembly<'a> {
     /// Entries that are to be looked at once more when all others have come, and the inode numbers that they had when they were
     /// read, where they were.
     later: BTreeMap<EntryPath, Option<u64>>,
+    /// Whether a file is smaller than it was when it was listed.
+    pub shrank: bool,
     /// A folder that could not be recorded, and what is in it neither.
     refused: Option<EntryPath>,
     /// Bytes that were read from files.
@@ -94,6 +96,7 @@ impl<'a> Assembly<'a> {
             links: HashMap::new(),
             first: None,
             later: BTreeMap::new(),
+            shrank: false,
             refused: None,
             read_bytes: 0,
             problems: Vec::new(),
@@ -126,6 +129,7 @@ impl<'a> Assembly<'a> {
                 Part::Broken => return Err(Error::failed("read the data directory", "a thread ended in a panic")),
                 Part::Later(path) => _ = self.later.insert(path, None),
                 Part::Reopened(path, inode) => self.look_later(path, inode),
+                Part::Shrank => self.shrank = true,
                 Part::Other(found, known, extra) => self.other(found, known, extra)?,
                 Part::File(content, bytes, known, sampled) => self.file(*content, &bytes, known, sampled)?,
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,

@@ -129,7 +129,8 @@ impl Capture<'_> {
         let clock = Instant::now();
         let mut done = LookedAgain::default();
         let mut rounds_took = Duration::ZERO;
-        let stirred = folders.stirred || self.remote.is_some();
+        // Whether something may have gone unseen from where it was.
+        let stirred = folders.stirred || assembly.shrank || self.remote.is_some();
         let mut moved = false;
         let mut later = Later::new();
         loop {
@@ -150,7 +151,8 @@ impl Capture<'_> {
             moved |= !to_take.lacking.is_empty() || done.rounds == 0 && !later.is_empty();
             if done.rounds > 0 || !moved && !stirred {
                 // What has just come into being need not be in it, and must not keep it from ending; unless it may be what
-                // went away elsewhere: a log that was compressed into another folder, and deleted before its own was listed.
+                // went away elsewhere: a log that was compressed into another folder and deleted before its own was listed, or
+                // copied and emptied.
                 to_take.newborn.clear();
             }
             if !moved {

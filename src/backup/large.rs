@@ -99,11 +99,11 @@ impl<'a> Large<'a> {
                 Ok(after) => after,
                 Err(why) => return Ok(Err(why.into())),
             };
-            let note = compare(&stat, &after, read);
-            if note.is_none() || last || after.st_nlink == 0 {
+            let happened = compare(&stat, &after, read);
+            if last || happened.as_ref().is_none_or(|happened| !happened.torn) {
                 let hash = Hash::from(&self.hash.finalize());
-                let racy = note.is_some() || trust.is_racy(mtime(&stat), began);
-                return Ok(finish(self.file, self.path, &stat, read, racy, hash, note));
+                let racy = happened.is_some() || trust.is_racy(mtime(&stat), began);
+                return Ok(finish(self.file, self.path, &stat, read, racy, hash, happened));
             }
             self.send(Part::Again)?;
             stat = after;

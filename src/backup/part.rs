@@ -24,6 +24,8 @@ pub struct Content {
     pub racy: bool,
     /// What happened to it while it was read.
     pub note: Option<String>,
+    /// Whether it may be a mixture of what the file was before and after that.
+    pub torn: bool,
     /// Which file it was, if other names lead to it.
     pub identity: Option<Identity>,
 }
@@ -75,6 +77,8 @@ pub enum Part {
     Failed(EntryPath, String, u64),
     /// It was there, and is to be looked at once more at the end.
     Later(EntryPath),
+    /// A file is smaller than it was when it was listed: what was in it may have gone into a new one.
+    Shrank,
     /// Who reads has panicked: what comes of these steps is not all.
     Broken,
     /// It was something of this inode number, which is not what was listed: what is there at the end is to be that too.

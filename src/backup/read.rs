@@ -3,11 +3,14 @@
 //! Small files are read whole, many in a batch; a large one flows in pieces, cut into blocks and hashed here, through a
 //! channel that holds a few. A file that changes while it is read is read once more, then taken as it stands.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{OFlags, SeekFrom, Stat, fstat, seek};
@@ -273,13 +276,31 @@ fn look(
     Ok(Part::Failed(found.path, "it is replaced again and again".into(), found.size))
 }
 
+/// How long a program may keep a file to itself that it has a lease on: after 45 s the kernel takes it away, unless it is
+/// told otherwise (fcntl(2), `/proc/sys/fs/lease-break-time`).
+const LEASE: Duration = Duration::from_secs(50);
+
+/// Opens a file. Where another program has a lease on it, as file servers do, opening begins to take that away, and is tried
+/// again until it has gone.
+fn open(desk: Desk, path: &EntryPath) -> Result<OwnedFd, Errno> {
+    let began = Instant::now();
+    loop {
+        match desk.root.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Err(Errno::AGAIN) if began.elapsed() < LEASE && !desk.ctx.stop.load(Relaxed) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Opens a file under a hold, and looks at it.
 ///
 /// # Errors
 /// As `open`; `LOOP` for what is no regular file.
 fn open_held(desk: Desk, found: &Found) -> Result<(File, Stat, Hold), Errno> {
     let hold = registry::hold(found.device, found.inode, desk.ctx.stop)?;
-    let file = File::from(desk.root.open_at(&found.path, OFlags::RDONLY | OFlags::NONBLOCK)?);
+    let file = File::from(open(desk, &found.path)?);
     let stat = fstat(&file)?;
     if (stat.st_dev, stat.st_ino) == (found.device, found.inode) {
         return Ok((file, stat, hold));
@@ -353,22 +374,41 @@ fn read_file(
     }
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
-        return Ok(Ok(match read_small(&file, path, &stat, desk) {
-            Ok((content, bytes)) => {
+        match read_small(&file, path, &stat, desk) {
+            Ok(Some((content, bytes))) => {
                 ctx.monitor.advance(bytes.len() as u64);
-                Part::File(Box::new(content), bytes, known.clone(), sampled)
+                before.extend(aftermath(&file, found, &content));
+                return Ok(Ok(Part::File(Box::new(content), bytes, known.clone(), sampled)));
             }
-            Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
-        }));
+            // It is read from its beginning once more, in pieces.
+            Ok(None) => {}
+            Err(why) => return Ok(Ok(Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size))),
+        }
     }
     // What came before goes first; this thread stays with the file to its end.
     let mut first = std::mem::take(before);
     first.push(Part::Begin(known.clone(), sampled));
     to.send(first).map_err(|_| Over)?;
     Ok(Ok(match Large::new(&file, path, to, ctx).read(stat, desk.trust)? {
-        Ok(content) => Part::End(content),
+        Ok(content) => {
+            before.extend(aftermath(&file, found, &content));
+            Part::End(content)
+        }
         Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
     }))
+}
+
+/// What is to be done at the end because of what happened to a file since it was listed.
+fn aftermath(file: &File, listed: &Found, content: &Content) -> Vec<Part> {
+    let mut out = Vec::new();
+    if content.torn && fstat(file).is_ok_and(|now| now.st_nlink == 0) {
+        // What has its name now may be whole.
+        out.push(Part::Later(listed.path.clone()));
+    }
+    if content.found.size < listed.size {
+        out.push(Part::Shrank);
+    }
+    out
 }
 
 /// Reads from `at` in a file until the buffer is full or the file ends.
@@ -393,23 +433,29 @@ pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| i64::try_from(t.as_nanos()).unwrap_or(i64::MAX))
 }
 
+/// What happened to a file while it was read.
+pub(super) struct Happened {
+    what: String,
+    /// Whether what was read may be a mixture of states.
+    pub torn: bool,
+}
+
 /// Whether a file is as it was; if not, what happened to it.
-pub(super) fn compare(before: &Stat, after: &Stat, read: u64) -> Option<String> {
-    let times = |s: &Stat| (s.st_mtime, s.st_mtime_nsec, s.st_ctime, s.st_ctime_nsec);
+pub(super) fn compare(before: &Stat, after: &Stat, read: u64) -> Option<Happened> {
     let size = |s: &Stat| u64::try_from(s.st_size).unwrap_or(0);
     let (was, is) = (size(before), size(after));
-    if after.st_nlink == 0 {
-        // Its bytes are the file's last ones, and whole.
-        return Some("it was removed or replaced while it was read".into());
+    let same = was == is && read == was && mtime(before) == mtime(after);
+    let torn = |what: String| Some(Happened { what, torn: true });
+    match is.cmp(&was) {
+        // Its bytes are the file's last ones, and whole: only its ctime has moved.
+        _ if same && after.st_nlink == 0 => {
+            Some(Happened { what: "it was removed or replaced while it was read".into(), torn: false })
+        }
+        _ if same && ctime(before) == ctime(after) => None,
+        Ordering::Greater => torn(format!("it grew from {was} to {is} bytes while it was read")),
+        Ordering::Less => torn(format!("it shrank from {was} to {is} bytes while it was read")),
+        Ordering::Equal => torn("it was written to while it was read".into()),
     }
-    if was == is && read == was && times(before) == times(after) {
-        return None;
-    }
-    Some(match is.cmp(&was) {
-        std::cmp::Ordering::Greater => format!("it grew from {was} to {is} bytes while it was read"),
-        std::cmp::Ordering::Less => format!("it shrank from {was} to {is} bytes while it was read"),
-        std::cmp::Ordering::Equal => "it was written to while it was read".into(),
-    })
 }
 
 /// A file's mtime, in ns since 1970.
@@ -417,10 +463,15 @@ pub(super) fn mtime(stat: &Stat) -> i64 {
     nanos(stat.st_mtime, stat.st_mtime_nsec)
 }
 
+/// When anything of a file changed last as the filesystem counts, in ns since 1970.
+fn ctime(stat: &Stat) -> i64 {
+    nanos(stat.st_ctime, stat.st_ctime_nsec)
+}
+
 /// When a file was changed last, in ns since 1970. Its mtime is what a program may have set, to that of a copy for example;
 /// its ctime is the filesystem's.
 pub(super) fn changed(stat: &Stat) -> i64 {
-    mtime(stat).max(nanos(stat.st_ctime, stat.st_ctime_nsec))
+    mtime(stat).max(ctime(stat))
 }
 
 /// The outcome of reading a file, from its metadata before and after.
@@ -431,13 +482,14 @@ pub(super) fn finish(
     read: u64,
     racy: bool,
     hash: Hash,
-    note: Option<String>,
+    happened: Option<Happened>,
 ) -> io::Result<Content> {
     let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
     let extra = extra_of_file(file);
-    let note = note.map(|what| format!("{what}; taken as it stood, {read} bytes"));
+    let torn = happened.as_ref().is_some_and(|happened| happened.torn);
+    let note = happened.map(|happened| format!("{}; taken as it stood, {read} bytes", happened.what));
     let identity = if found.linked { Some(Identity::of_file(file)?) } else { None };
-    Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, identity })
+    Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, torn, identity })
 }
 
 /// The longest that a local filesystem's clock stands still, in ns: what is written within it does not move a file's time.
@@ -455,7 +507,7 @@ pub(super) fn tick_of(time: i64) -> i64 {
 /// read next is known to be whole if its time is the same afterwards. Says whether it had to wait.
 pub(super) fn wait_a_tick(stat: &Stat, began: i64) -> bool {
     let since = began.saturating_sub(changed(stat));
-    let tick = tick_of(mtime(stat)).min(tick_of(nanos(stat.st_ctime, stat.st_ctime_nsec)));
+    let tick = tick_of(mtime(stat)).min(tick_of(ctime(stat)));
     // A time in the future was set by a program.
     let waits = (-TICK..tick).contains(&since);
     if waits {
@@ -464,24 +516,28 @@ pub(super) fn wait_a_tick(stat: &Stat, began: i64) -> bool {
     waits
 }
 
-fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Result<(Content, Vec<u8>)> {
+/// Reads a small file; none if it has become a large one.
+fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Result<Option<(Content, Vec<u8>)>> {
     let mut stat = *first;
     for last in [false, true] {
         let mut began = (desk.trust.now)();
         if wait_a_tick(&stat, began) {
             (began, stat) = ((desk.trust.now)(), fstat(file)?);
         }
-        let size = usize::try_from(stat.st_size).unwrap_or(0);
-        let mut bytes = vec![0; size];
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        if size > SMALL {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; size as usize];
         let read = read_some(file, 0, &mut bytes)?;
         bytes.truncate(read);
         desk.ctx.monitor.reached(Moment::Read, path);
         let after = fstat(file)?;
-        let note = compare(&stat, &after, read as u64);
-        if note.is_none() || last || after.st_nlink == 0 || after.st_size as u64 > SMALL {
+        let happened = compare(&stat, &after, read as u64);
+        if last || happened.as_ref().is_none_or(|happened| !happened.torn) {
             let hash = Hash::of(&bytes);
-            let racy = note.is_some() || desk.trust.is_racy(mtime(&stat), began);
-            return Ok((finish(file, path, &stat, read as u64, racy, hash, note)?, bytes));
+            let racy = happened.is_some() || desk.trust.is_racy(mtime(&stat), began);
+            return Ok(Some((finish(file, path, &stat, read as u64, racy, hash, happened)?, bytes)));
         }
         stat = after;
     }
@@ -501,10 +557,8 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
-    /// What comes of a path that was found to be a file of `size` bytes.
-    fn looked(data: &Path, name: &str, size: u64) -> Part {
-        let stat = rustix::fs::stat(data.join("file")).unwrap();
-        let found = Found { size, ..Found::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
+    /// Does something at a desk.
+    fn at_desk<T>(data: &Path, work: impl FnOnce(Desk) -> T) -> T {
         let stop = AtomicBool::new(false);
         let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
@@ -526,10 +580,29 @@ mod tests {
             trust: Trust::default(),
             ctx: &ctx,
         };
+        work(desk)
+    }
+
+    /// What comes of a path that was found to be a file of `size` bytes.
+    fn looked(data: &Path, name: &str, size: u64) -> Part {
+        let stat = rustix::fs::stat(data.join("file")).unwrap();
+        let found = Found { size, ..Found::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
         let (to, from) = bounded(4);
-        take_steps(desk, vec![Step::Read(found, None)], &to).unwrap();
+        at_desk(data, |desk| take_steps(desk, vec![Step::Read(found, None)], &to).unwrap());
         // Before it comes what is to be looked at once more.
         from.recv().unwrap().pop().unwrap()
+    }
+
+    #[test]
+    fn a_small_file_that_becomes_large_before_it_is_read_is_not_read_as_a_small_one() {
+        let data = tempfile::tempdir().unwrap();
+        let file = File::create(data.path().join("file")).unwrap();
+        let stat = fstat(&file).unwrap();
+        // It is read once the clock has moved on.
+        file.set_len(1 << 40).unwrap();
+        let path = EntryPath::new("file").unwrap();
+        let read = at_desk(data.path(), |desk| read_small(&file, &path, &stat, desk));
+        assert!(read.unwrap().is_none());
     }
 
     #[test]

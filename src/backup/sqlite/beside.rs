@@ -71,7 +71,7 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errn
 }
 
 /// Whether a file is a database by its content; what cannot be read is none, and its reader will say why. One that another
-/// thread has open for long may be one: whoever reads it finds out, and a database must not be taken without its WAL.
+/// thread or program keeps to itself may be one: whoever reads it finds out, and a database must not be taken without its WAL.
 fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
     let name = OsStr::from_bytes(name);
     let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
@@ -83,7 +83,11 @@ fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
         Err(why) => return why == Errno::TIMEDOUT,
     };
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(file) = openat(folder, name, flags, Mode::empty()).map(File::from) else { return false };
+    let file = match openat(folder, name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        // Another program has a lease on it.
+        Err(why) => return why == Errno::AGAIN,
+    };
     let mut first = [0; 100];
     let database = read_some(&file, 0, &mut first).is_ok_and(|n| header::Header::parse(&first[..n]).is_some());
     // Another file may have come under the name: it is closed under its own hold, and nobody waits with another in hand.

@@ -400,6 +400,7 @@ impl Through<'_> {
             hash,
             racy,
             note: None,
+            torn: false,
             identity: identity_of(&self.live.file(), &seen.stat).map_err(failed)?,
         };
         let database = Database {

@@ -275,6 +275,7 @@ fn ended(
         check: (!stable).then(|| Check { kind: CheckKind::Quick, failed: Some(torn.into()) }),
     };
     let identity = identity_of(file, &set.database).map_err(refused)?;
-    let content = Content { found: Found { size: swept.size, ..found }, extra, hash, racy, note: None, identity };
+    let content =
+        Content { found: Found { size: swept.size, ..found }, extra, hash, racy, note: None, torn: false, identity };
     Ok(Part::DatabaseEnd(Box::new(Ended { content, database, why: Some(why), over_known: taking.over_known, swept })))
 }

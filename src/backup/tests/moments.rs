@@ -677,3 +677,32 @@ fn names_of_a_database_beside_which_nothing_lies_have_one_content() {
         assert!(a != b && b == c && b == fs::read(world.data.path().join("b.db")).unwrap(), "{report:?}");
     }
 }
+
+#[test]
+fn a_file_that_is_written_to_and_then_replaced_while_it_is_read_is_no_mixture() {
+    let size = 5_000_000;
+    let mut world = World::new();
+    world.write("f", &vec![b'A'; size]);
+    let report = world.backup_while(Moment::Reading, "f", move |data| {
+        File::options().write(true).open(data.join("f")).unwrap().write_all(&vec![b'B'; size]).unwrap();
+        fs::write(data.join("new"), vec![b'C'; size]).unwrap();
+        fs::rename(data.join("new"), data.join("f")).unwrap();
+    });
+    let content = world.content(report.snapshot, "f");
+    assert!(report.good && content.len() == size && content.iter().all(|byte| *byte == content[0]), "{report:?}");
+}
+
+#[test]
+fn a_log_that_is_copied_and_emptied_is_under_its_new_name() {
+    let mut world = World::new();
+    world.write("app.log", b"there all the time");
+    world.write("z", b"x");
+    std::thread::sleep(Duration::from_millis(50));
+    let report = world.backup_while(Moment::Opening, "app.log", |data| {
+        std::thread::sleep(Duration::from_millis(20));
+        fs::copy(data.join("app.log"), data.join("app.log.1")).unwrap();
+        fs::write(data.join("app.log"), "").unwrap();
+    });
+    assert!(report.good, "{report:?}");
+    assert_eq!(world.content(report.snapshot, "app.log.1"), b"there all the time", "{report:?}");
+}
