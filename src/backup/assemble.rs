@@ -305,7 +305,7 @@ impl<'a> Assembly<'a> {
             xattrs: extra.xattrs,
             hash,
             link,
-            racy: false,
+            racy: extra.racy,
             header: 0,
             extents: Vec::new(),
             map: None,

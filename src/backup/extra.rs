@@ -1,10 +1,8 @@
 //! What an entry has beside its metadata: extended attributes, and where a symlink points.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{OFlags, fgetxattr, flistxattr, lgetxattr, llistxattr, readlinkat};
+use rustix::fs::{OFlags, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, readlinkat};
 use rustix::io::Errno;
 
 use crate::beneath::Directory;
@@ -18,6 +16,10 @@ pub struct Extra {
     pub xattrs: Vec<(Bytes, Bytes)>,
     /// Where a symlink points.
     pub target: Option<Bytes>,
+    /// The number of the inode that the target, or a folder's attributes, were read from.
+    pub inode: Option<u64>,
+    /// Whether a symlink may have been made anew since without any time showing it.
+    pub racy: bool,
     /// Why the extended attributes are not here: what they belong to is worth more than they are, and goes on without them.
     pub refused: Option<Errno>,
 }
@@ -28,15 +30,17 @@ pub struct Extra {
 /// What the system refuses; `INVAL` for what is no symlink any more.
 pub fn extra_of(root: &Directory, path: &EntryPath, kind: Kind) -> Result<Extra, Errno> {
     if kind == Kind::Folder {
-        let folder = root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        return Ok(extra_of_file(&File::from(folder)));
+        let folder = File::from(root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?);
+        return Ok(Extra { inode: Some(fstat(&folder)?.st_ino), ..extra_of_file(&folder) });
     }
-    let target = match kind {
+    let (target, inode) = match kind {
         Kind::Symlink => {
-            let (above, name) = root.parent(path)?;
-            Some(Bytes(readlinkat(&above, OsStr::from_bytes(&name), Vec::new())?.into_bytes()))
+            // Through a descriptor: its name may lead to another one for a moment.
+            let link = root.open_at(path, OFlags::PATH)?;
+            let target = readlinkat(&link, "", Vec::new())?;
+            (Some(Bytes(target.into_bytes())), Some(fstat(&link)?.st_ino))
         }
-        _ => None,
+        _ => (None, None),
     };
     // What is no file or folder is not opened: a pipe would wait for its writer. Without /proc there is no other way to its
     // attributes, which are rare there.
@@ -47,7 +51,7 @@ pub fn extra_of(root: &Directory, path: &EntryPath, kind: Kind) -> Result<Extra,
     };
     match xattrs {
         Err(why @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => Err(why),
-        xattrs => Ok(Extra { target, ..Extra::of(xattrs) }),
+        xattrs => Ok(Extra { target, inode, ..Extra::of(xattrs) }),
     }
 }
 

@@ -180,7 +180,7 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
         Step::Adopt(found, entry) => match adopted(desk, &found) {
             Ok((extra, identity)) => {
                 if found.kind == Kind::Symlink {
-                    before.extend(replaced(desk, &found));
+                    before.extend(replaced(desk, &found, &extra));
                 }
                 Part::Adopt(found, entry, extra, identity)
             }
@@ -199,8 +199,9 @@ fn adopted(desk: Desk, found: &Found) -> Result<(Extra, Option<Identity>), Errno
 
 /// What tells that something else had the name when its attributes, or a symlink's target, were read; of a folder the walk
 /// tells that.
-fn replaced(desk: Desk, found: &Found) -> Option<Part> {
-    let other = || desk.root.stat_at(&found.path).is_ok_and(|now| now.st_ino != found.inode);
+fn replaced(desk: Desk, found: &Found, extra: &Extra) -> Option<Part> {
+    let now = || desk.root.stat_at(&found.path).ok().map(|now| now.st_ino);
+    let other = || extra.inode.or_else(now).is_some_and(|inode| inode != found.inode);
     (desk.numbers_tell && found.kind != Kind::Folder && other()).then(|| Part::Later(found.path.clone()))
 }
 
@@ -224,14 +225,17 @@ fn look(
 ) -> Result<Part, Over> {
     for _ in 0..AGAIN {
         desk.ctx.monitor.reached(Moment::Opening, &found.path);
+        let began = (desk.trust.now)();
         let why = match found.kind {
             Kind::File => match read_file(desk, &found, &known, sampled, to, before)? {
                 Ok(part) => return Ok(part),
                 Err(why) => why,
             },
             kind => match extra_of(desk.root, &found.path, kind) {
-                Ok(extra) => {
-                    before.extend(replaced(desk, &found));
+                Ok(mut extra) => {
+                    before.extend(replaced(desk, &found, &extra));
+                    // Its inode's number may come again at once for another one.
+                    extra.racy = kind == Kind::Symlink && desk.trust.is_racy(found.mtime, began);
                     return Ok(Part::Other(found, known, extra));
                 }
                 Err(why) => why,

@@ -706,3 +706,16 @@ fn a_log_that_is_copied_and_emptied_is_under_its_new_name() {
     assert!(report.good, "{report:?}");
     assert_eq!(world.content(report.snapshot, "app.log.1"), b"there all the time", "{report:?}");
 }
+
+#[test]
+fn a_symlink_is_known_again_only_once_its_times_tell() {
+    let mut world = World::new();
+    symlink("target", world.data.path().join("link")).unwrap();
+    let report = world.backup();
+    let racy = |(entry, _): &(Entry, Vec<u8>)| entry.racy.then(|| entry.path.to_string());
+    let told: Vec<_> = world.entries(report.snapshot).iter().filter_map(racy).collect();
+    assert_eq!(told, ["link"]);
+    world.options.trust.window = 0;
+    let report = world.backup();
+    assert_eq!(world.entries(report.snapshot).iter().filter_map(racy).count(), 0);
+}
