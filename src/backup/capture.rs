@@ -249,8 +249,8 @@ impl Capture<'_> {
         let first: Vec<_> = vanished.iter().take(NAMED).map(|path| path.to_string()).collect();
         match vanished.len().saturating_sub(first.len()) {
             _ if first.is_empty() => {}
-            0 => assembly.warn(format!("gone before it was read: {}", first.join(", "))),
-            more => assembly.warn(format!("gone before it was read: {} and {more} more", first.join(", "))),
+            0 => assembly.warn(format!("deleted or moved before it was read: {}", first.join(", "))),
+            more => assembly.warn(format!("deleted or moved before it was read: {} and {more} more", first.join(", "))),
         }
         let mut folders = to_take.restless.clone();
         folders.extend(to_take.lacking.iter().map(|path| path.folder().unwrap_or_default()));
