@@ -9,7 +9,7 @@ use super::found::Found;
 use super::index::IndexWriter;
 use super::merge::{MAX_LINKS, content_mark, link_name};
 use super::packer::{PackWriter, Packer};
-use super::part::{Content, Part};
+use super::part::{Content, Part, Why};
 use super::seen::Seen;
 use super::sqlite::beside::database_of;
 use super::writer::{Refused, SnapshotWriter, Written, is_beside};
@@ -42,9 +42,8 @@ pub struct Assembly<'a> {
     links: HashMap<(u64, u64), First>,
     /// What the next entry to be put is, if it is one of those.
     first: Option<(EntryPath, (u64, u64), Identity)>,
-    /// Entries that are to be looked at once more when all others have come, and the inode numbers that they had when they were
-    /// read, where they were.
-    later: BTreeMap<EntryPath, Option<u64>>,
+    /// Entries that are to be looked at once more when all others have come.
+    later: BTreeMap<EntryPath, Why>,
     /// Whether a file is smaller than it was when it was listed.
     pub shrank: bool,
     /// A folder that could not be recorded, and what is in it neither.
@@ -127,15 +126,13 @@ impl<'a> Assembly<'a> {
                 Part::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
                 Part::Link(found, identity) => self.link(found, identity)?,
                 Part::Broken => return Err(Error::failed("read the data directory", "a thread ended in a panic")),
-                Part::Later(path) => _ = self.later.insert(path, None),
-                Part::Reopened(path, inode) => self.look_later(path, inode),
+                Part::Later(path, why) => _ = self.later.insert(path, why),
                 Part::Shrank => self.shrank = true,
                 Part::Other(found, known, extra) => self.other(found, known, extra)?,
                 Part::File(content, bytes, known, sampled) => self.file(*content, &bytes, known, sampled)?,
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
                 Part::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
                 Part::Warn(what) => self.warn(what),
-                Part::Gone(path) => self.gone(path),
                 Part::Failed(path, why, size) => self.unreadable(path, why, size),
                 Part::Blocks(..)
                 | Part::Hole(_)
@@ -167,16 +164,6 @@ impl<'a> Assembly<'a> {
     pub fn failed(&mut self, path: EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path} is not in the snapshot: {why}"));
         self.problems.push(Problem { path, why });
-    }
-
-    /// An entry that was read from the file of this inode number, which was not the one that was listed.
-    fn look_later(&mut self, path: EntryPath, inode: u64) {
-        self.later.insert(path, Some(inode));
-    }
-
-    /// An entry whose name led nowhere when it was read: deleted, or away for a moment. The end of the capture tells.
-    fn gone(&mut self, path: EntryPath) {
-        self.later.insert(path, None);
     }
 
     /// An entry that is missing in the snapshot and has not gone.
@@ -219,7 +206,7 @@ impl<'a> Assembly<'a> {
     fn link(&mut self, found: Found, identity: Identity) -> Result<()> {
         let first = self.links.get(&(found.device, found.inode)).filter(|first| first.identity == identity);
         let Some(mut entry) = first.map(|first| first.entry.clone()) else {
-            self.later.insert(found.path, None);
+            self.later.insert(found.path, Why::Unread);
             return Ok(());
         };
         self.ctx.monitor.advance(entry.size);
@@ -280,7 +267,7 @@ impl<'a> Assembly<'a> {
         let Content { found, extra, hash, identity, .. } = content;
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
         let mut entry = self.entry_of(found, extra, Some(hash));
-        entry.racy = content.racy;
+        entry.racy |= content.racy;
         Ok(Some(entry))
     }
 
@@ -305,7 +292,7 @@ impl<'a> Assembly<'a> {
             xattrs: extra.xattrs,
             hash,
             link,
-            racy: extra.racy,
+            racy: extra.racy || extra.refused.is_some(),
             header: 0,
             extents: Vec::new(),
             map: None,
@@ -403,6 +390,8 @@ impl<'a> Assembly<'a> {
                 let why = format!("its extended attributes are not in the snapshot: {why}");
                 self.without_attributes(&entry.path, why);
                 entry.xattrs.clear();
+                // It is not to be taken for whole the next time.
+                entry.racy = true;
                 entry.extents = entry.content_extents();
                 let bare = self.place(entry, None)?;
                 return self.put(bare);
@@ -458,8 +447,8 @@ impl<'a> Assembly<'a> {
         self.data.flush()
     }
 
-    /// The entries that are to be looked at once more, and the inode numbers of those that were read.
-    pub fn take_later(&mut self) -> BTreeMap<EntryPath, Option<u64>> {
+    /// The entries that are to be looked at once more.
+    pub fn take_later(&mut self) -> BTreeMap<EntryPath, Why> {
         std::mem::take(&mut self.later)
     }
 
@@ -475,7 +464,7 @@ impl<'a> Assembly<'a> {
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
         self.writer = SnapshotWriter::default();
         self.links.clear();
-        let again = |at: &EntryPath| taken.iter().any(|path| at.is_in(path));
+        let again = |path: &EntryPath| path.is_in_one_of(taken);
         self.problems.retain(|problem| !again(&problem.path));
         self.unread.retain(|path, _| !again(path));
         self.database_records.clear();

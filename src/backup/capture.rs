@@ -8,7 +8,7 @@
 //! which a folder changed is followed by another one, since an entry may move past it; the folders that changed during the last
 //! one are told as well, if anything was moved during the capture.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use super::folders::{Folders, Look, ToTake, is_newborn};
 use super::found::Found;
 use super::merge::{Merge, Rule, Step};
 use super::packer::Packer;
-use super::part::Part;
+use super::part::{Part, Why};
 use super::patch::Patch;
 use super::read::{self, Desk, Feed, Over, TICK};
 use super::select::Select;
@@ -63,8 +63,8 @@ pub struct LookedAgain {
     pub seconds: f64,
 }
 
-/// Entries that were not what was listed when they were read, and the inode numbers of what was read; none if nothing was.
-type Later = BTreeMap<EntryPath, Option<u64>>;
+/// Entries that are to be looked at once more.
+type Later = BTreeMap<EntryPath, Why>;
 
 /// What a capture works with.
 #[derive(Clone, Copy)]
@@ -90,7 +90,7 @@ enum Pass<'a> {
     /// The whole directory, beside what is known of it.
     Whole,
     /// These entries, beside what has been written.
-    Round { taken: &'a [EntryPath], written: &'a Written, reader: &'a PackReader<'a> },
+    Round { taken: &'a [EntryPath], new: &'a BTreeSet<EntryPath>, written: &'a Written, reader: &'a PackReader<'a> },
 }
 
 impl Capture<'_> {
@@ -148,7 +148,8 @@ impl Capture<'_> {
             }
             done.folders += to_take.listed;
             // After a round, what was taken in it is to be looked at once more.
-            moved |= !to_take.lacking.is_empty() || done.rounds == 0 && !later.is_empty();
+            let old = |why: &Why| matches!(why, Why::Gone | Why::Read(_));
+            moved |= !to_take.lacking.is_empty() || done.rounds == 0 && later.values().any(old);
             if done.rounds > 0 || !moved && !stirred {
                 // What has just come into being need not be in it, and must not keep it from ending; unless it may be what
                 // went away elsewhere: a log that was compressed into another folder and deleted before its own was listed, or
@@ -169,9 +170,9 @@ impl Capture<'_> {
             let round = Instant::now();
             done.rounds += 1;
             done.taken += taken.len() as u64;
-            later.retain(|path, _| !taken.iter().any(|taken| path.is_in(taken)));
+            later.retain(|path, _| !path.is_in_one_of(&taken));
             let reader = assembly.begin_again(&taken)?;
-            let pass = Pass::Round { taken: &taken, written: &written, reader: &reader };
+            let pass = Pass::Round { taken: &taken, new: &to_take.newborn, written: &written, reader: &reader };
             let new = self.through(&pass, |parts| {
                 assembly.take(parts)?;
                 self.ctx.check(&doing(self.run.options))
@@ -208,17 +209,17 @@ impl Capture<'_> {
             looked.push(&look.at(record, to_take));
             Ok(())
         })?;
-        later.retain(|path, read| {
+        later.retain(|path, why| {
             // Its folder's record says what was listed, which may have been there again, and gone before it is looked at here.
             look.left(path, to_take);
             let now = self.root.stat_at(path).ok().and_then(|stat| Found::new(path.clone(), &stat));
             let Some(now) = now.filter(|now| self.select.takes(now)) else { return true };
             let newborn = self.is_newborn(&now);
-            match read {
-                // A file that is saved anew all the time: what was read is one of its states.
-                Some(_) if newborn && now.kind == Kind::File => return false,
-                Some(read) if *read == now.inode => {}
-                None if newborn => _ = to_take.newborn.insert(path.clone()),
+            match why {
+                // What is saved anew all the time: what was read is one of its states.
+                Why::Read(_) if newborn => return false,
+                Why::Read(inode) if *inode == now.inode => {}
+                Why::Gone | Why::NewAndGone if newborn => _ = to_take.newborn.insert(path.clone()),
                 _ => _ = to_take.lacking.insert(path.clone()),
             }
             true
@@ -245,7 +246,8 @@ impl Capture<'_> {
     }
 
     fn tell(&self, assembly: &mut Assembly, to_take: &ToTake, later: &Later, done: &LookedAgain, took: Duration) {
-        let vanished: Vec<_> = later.iter().filter(|(_, read)| read.is_none()).map(|(path, _)| path).collect();
+        let gone = |(path, why): &(&EntryPath, &Why)| **why == Why::Gone && self.root.stat_at(path).is_err();
+        let vanished: Vec<_> = later.iter().filter(gone).map(|(path, _)| path).collect();
         let first: Vec<_> = vanished.iter().take(NAMED).map(|path| path.to_string()).collect();
         match vanished.len().saturating_sub(first.len()) {
             _ if first.is_empty() => {}
@@ -293,6 +295,7 @@ impl Capture<'_> {
             });
             let desk = Desk {
                 root: self.root,
+                began: self.began,
                 numbers_tell: self.remote.is_none(),
                 base,
                 databases,
@@ -357,13 +360,13 @@ impl Capture<'_> {
                             folders.push(&record);
                         }
                         Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
-                        Met::Away(path) => feed.push(Step::Later(path, None)).map_err(early)?,
+                        Met::Away(path) => feed.push(Step::Later(path, Why::Gone)).map_err(early)?,
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
                     }
                     go_on()
                 })?;
             }
-            Pass::Round { taken, .. } => {
+            Pass::Round { taken, new, .. } => {
                 let merge = Merge::new(std::iter::empty(), rule);
                 let mut patch = Patch::new(known.map(|known| known.entry), merge);
                 walker.some(taken, |met| {
@@ -371,7 +374,7 @@ impl Capture<'_> {
                         Met::Entry(found) => {
                             // What was there when it was looked for may have gone meanwhile to where something else was.
                             if self.remote.is_none() && taken.binary_search(&found.path).is_ok() {
-                                feed.push(Step::Later(found.path.clone(), Some(found.inode))).map_err(early)?;
+                                feed.push(Step::Later(found.path.clone(), Why::Read(found.inode))).map_err(early)?;
                             }
                             patch.next(found, |step| feed.push(step)).map_err(early)?;
                         }
@@ -380,7 +383,10 @@ impl Capture<'_> {
                             patch.failed(path, why, |step| feed.push(step)).map_err(early)?;
                         }
                         // Its name is known by now: who does not look for it again would take it for taken.
-                        Met::Away(path) => feed.push(Step::Later(path, None)).map_err(early)?,
+                        Met::Away(path) => {
+                            let why = if new.contains(&path) { Why::NewAndGone } else { Why::Gone };
+                            feed.push(Step::Later(path, why)).map_err(early)?;
+                        }
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
                     }
                     go_on()

@@ -44,6 +44,8 @@ pub struct FolderRecord {
     ctime: i64,
     /// When its listing began, in ns since 1970.
     at: i64,
+    /// Its ctime when its names had been read; not kept in a spool.
+    listed: i64,
     /// Hashes of its names, in order, and what they led to; none if it could not be listed.
     names: Option<Vec<(u64, u64)>>,
 }
@@ -63,30 +65,30 @@ fn what(stat: &Stat) -> u64 {
     stat.st_ino ^ u64::from(stat.st_mode & 0o170_000) << 48
 }
 
-/// Whether [`what`] is a regular file.
-fn is_file(what: u64) -> bool {
-    what >> 48 & 0o170_000 == 0o100_000
+/// Whether a name led to [`what`] is of the same kind as this.
+fn is_same_kind(what: u64, stat: &Stat) -> bool {
+    what >> 48 & 0o170_000 == u64::from(stat.st_mode & 0o170_000)
 }
 
 impl FolderRecord {
     /// The record of a folder whose listing began `at` a moment, with these names.
-    pub fn new(found: &Found, at: i64, names: &[Vec<u8>], stats: &Stats) -> Self {
+    pub fn new(found: &Found, at: i64, listed: i64, names: &[Vec<u8>], stats: &Stats) -> Self {
         let inode = |stat: &Result<Stat, Errno>| stat.as_ref().map_or(0, what);
         let mut names: Vec<_> = names.iter().zip(stats).map(|(name, stat)| (hash(name), inode(stat))).collect();
         names.sort_unstable();
-        FolderRecord { at, names: Some(names), ..Self::unlisted(found.clone()) }
+        FolderRecord { at, listed, names: Some(names), ..Self::unlisted(found.clone()) }
     }
 
     /// The record of a folder that was seen, and was gone when it was to be listed.
     pub fn unlisted(found: Found) -> Self {
         let Found { path, device, inode, mtime, ctime, .. } = found;
-        FolderRecord { path, device, inode, mtime, ctime, at: 0, names: None }
+        FolderRecord { path, device, inode, mtime, ctime, at: 0, listed: 0, names: None }
     }
 
     /// Whether something may have gone from it after the capture `began`, in ns since 1970, and before it was listed.
     pub fn changed_since(&self, began: i64) -> bool {
-        // A program can set the other time.
-        self.ctime >= began - tick_of(self.ctime)
+        // A program can set the other time. One that was gone when it was to be listed has no names.
+        self.names.is_none() || self.listed >= began - tick_of(self.listed)
     }
 
     fn write(&self, to: &mut Vec<u8>) {
@@ -121,7 +123,7 @@ impl FolderRecord {
             u64::MAX => None,
             count => Some((0..count).map(|_| Ok((number()?, number()?))).collect::<io::Result<_>>()?),
         };
-        Ok(FolderRecord { path, device, inode, mtime, ctime, at, names })
+        Ok(FolderRecord { path, device, inode, mtime, ctime, at, listed: 0, names })
     }
 }
 
@@ -315,8 +317,9 @@ impl Look<'_> {
 
     /// Takes a folder down if it changed during this look.
     fn watch(&self, now: Found, out: &mut ToTake) {
-        // A program can set the other time.
-        if self.times_tell && now.ctime >= self.since - tick_of(now.ctime) {
+        // A program can set the other time. One in the future says nothing.
+        let tick = tick_of(now.ctime);
+        if self.times_tell && (self.since - tick..=(self.now)() + tick).contains(&now.ctime) {
             out.restless.insert(now.path);
         }
     }
@@ -345,21 +348,22 @@ impl Look<'_> {
             });
             // Where another filesystem was mounted already, its own record tells.
             let mount = was.is_some() && now.kind == Kind::Folder && now.device != found.device;
-            if same || mount || databases.is_side(name) || !self.select.takes(&now) {
+            let side = now.kind == Kind::File && databases.is_side(name);
+            if same || mount || side || !self.select.takes(&now) {
                 continue;
             }
             let said = || statx(&folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS);
             let born = || said().ok().and_then(|said| born(&said));
             let new = now.kind != Kind::Folder && is_newborn(&now, born(), self.began, self.now);
-            match was.map(is_file) {
+            match was {
                 None if new => _ = out.newborn.insert(now.path),
-                // A file that was saved under its name anew: what it was has been captured.
-                Some(true) if new && now.kind == Kind::File => {}
+                // A file, or a symlink, that was saved under its name anew: what it was has been captured.
+                Some(was) if new && stat.as_ref().is_ok_and(|stat| is_same_kind(was, stat)) => {}
                 // What was there in another form, such as a folder that a symlink replaces, is there in none otherwise.
                 _ => _ = out.lacking.insert(now.path),
             }
         }
-        Ok(FolderRecord::new(&found, at, &names, &stats))
+        Ok(FolderRecord::new(&found, at, found.ctime, &names, &stats))
     }
 }
 
@@ -378,7 +382,7 @@ mod tests {
     fn record(n: u64) -> FolderRecord {
         let path = if n == 0 { EntryPath::root() } else { EntryPath::new(format!("folder {n}")).unwrap() };
         let names = (!n.is_multiple_of(3)).then(|| (0..n % 400).map(|name| (name, n)).collect());
-        FolderRecord { path, device: n, inode: n << 40, mtime: -(n as i64), ctime: n as i64, at: 7, names }
+        FolderRecord { path, device: n, inode: n << 40, mtime: -(n as i64), ctime: n as i64, at: 7, listed: 0, names }
     }
 
     fn back(folders: Folders) -> u64 {

@@ -42,12 +42,14 @@ pub enum Role {
     /// Nothing that is known of.
     #[default]
     Alone,
-    /// A database by its content, with a WAL or a rollback journal beside it.
+    /// A database by its content, or a file that could not be looked at, with something beside it.
     Database {
         /// Its `-wal`.
         wal: Option<SideFound>,
         /// Its `-journal`.
         journal: Option<SideFound>,
+        /// Whether it has a `-shm`.
+        shm: bool,
     },
     /// A `-wal`, `-journal` or `-shm` beside a database: a part of that.
     Side,

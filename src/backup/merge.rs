@@ -5,6 +5,7 @@ use std::iter::Peekable;
 
 use super::base::Known;
 use super::found::{Found, Role, SideFound};
+use super::part::Why;
 use super::sqlite::beside::database_of;
 use crate::vault::entry::{CheckKind, Entry, Kind, Taken};
 use crate::vault::hex::Hash;
@@ -31,8 +32,8 @@ pub enum Step {
     Part,
     /// It cannot be in the snapshot, and why.
     Failed(EntryPath, String),
-    /// It is to be looked at once more at the end: unless it has this inode number then, it is to be taken.
-    Later(EntryPath, Option<u64>),
+    /// It is to be looked at once more at the end.
+    Later(EntryPath, Why),
 }
 
 /// Files with several names that are known by their numbers at the same time. Beyond it each name is read for itself.
@@ -168,7 +169,7 @@ impl<K: Iterator<Item = Known>> Merge<K> {
     /// Whether a database is as it was with what lies beside it, and was checked as it is to be.
     fn same_database(&self, found: &Found, entry: &Entry) -> bool {
         let beside = match found.role {
-            Role::Database { wal, journal } => Some((wal, journal)),
+            Role::Database { wal, journal, .. } => Some((wal, journal)),
             Role::Alone | Role::Side => None,
         };
         let Some(database) = &entry.database else { return beside.is_none() };
@@ -208,7 +209,7 @@ fn is_logged(entry: &Entry) -> bool {
 
 /// Whether what lies beside a raw database is what was taken with it. Their sizes and times are compared as the database's.
 fn same_sides(found: &Found, known: &Known) -> bool {
-    let Role::Database { wal, journal } = found.role else { return true };
+    let Role::Database { wal, journal, .. } = found.role else { return true };
     known.sides.iter().all(|entry| {
         let now = if entry.path.bytes().ends_with(b"-wal") { wal } else { journal };
         let same = |now: SideFound| !known.same_place || (now.ctime, now.inode) == (entry.ctime, entry.inode);

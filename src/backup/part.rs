@@ -30,6 +30,19 @@ pub struct Content {
     pub identity: Option<Identity>,
 }
 
+/// Why an entry is to be looked at once more at the end of a capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It was gone when it was to be read.
+    Gone,
+    /// So was this one, which had come into being, or been written to, since the capture began.
+    NewAndGone,
+    /// Nothing was read of it, or what was read may be a mixture.
+    Unread,
+    /// It was read from what had this inode number, which is not what was listed: what is there at the end is to be that too.
+    Read(u64),
+}
+
 /// What is known of an entry after it was looked at; of a large file, one after the other.
 #[derive(Debug)]
 pub enum Part {
@@ -71,18 +84,14 @@ pub enum Part {
     DatabaseEnd(Box<Ended>),
     /// Something that the user should know.
     Warn(String),
-    /// It is not there any more.
-    Gone(EntryPath),
     /// It cannot be read, why, and how many bytes it has, as far as is known.
     Failed(EntryPath, String, u64),
-    /// It was there, and is to be looked at once more at the end.
-    Later(EntryPath),
+    /// It is to be looked at once more at the end, and why.
+    Later(EntryPath, Why),
     /// A file is smaller than it was when it was listed: what was in it may have gone into a new one.
     Shrank,
     /// Who reads has panicked: what comes of these steps is not all.
     Broken,
-    /// It was something of this inode number, which is not what was listed: what is there at the end is to be that too.
-    Reopened(EntryPath, u64),
 }
 
 /// Consecutive blocks that are sent.

@@ -9,6 +9,7 @@ use std::iter::Peekable;
 use super::base::{Known, recorded_sides};
 use super::found::{Found, Role};
 use super::merge::{Merge, Step};
+use super::part::Why;
 use super::sqlite::beside::database_of;
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::path::EntryPath;
@@ -37,18 +38,24 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         self.until(&found.path, &mut take)?;
         if let Some(missing) = self.missing(&found.path) {
             // It was something else when it was captured, and is a folder once more: the next look takes it, or tells.
-            return take(Step::Later(missing, None));
+            return take(Step::Later(missing, Why::Unread));
+        }
+        let written = self.written.next_if(|entry| entry.path == found.path);
+        let database = database_of(found.path.bytes()).unwrap_or_default();
+        if written.is_some() && self.stay.iter().any(|path| path.bytes() == database) {
+            // Its database stays, and so does this. What else has its name now is told.
+            let other = (found.kind != Kind::File).then_some(found.path);
+            written.into_iter().try_for_each(|written| self.stays(written, &mut take))?;
+            return other.into_iter().try_for_each(|path| take(Step::Later(path, Why::Unread)));
         }
         if found.kind == Kind::Folder {
             self.folders.push(found.path.clone());
         }
-        let Some(written) = self.written.next_if(|entry| entry.path == found.path) else {
-            return take(self.merge.next(found));
-        };
-        let database = database_of(found.path.bytes()).unwrap_or_default();
-        if self.stay.iter().any(|path| path.bytes() == database) {
-            // Its database stays, and so does this.
-            return take(Step::Written(written));
+        let Some(written) = written else { return take(self.merge.next(found)) };
+        let folders = (written.kind == Kind::Folder, found.kind == Kind::Folder);
+        if folders == (true, false) {
+            // What was in the folder is where that is now, and taken there.
+            while self.written.next_if(|entry| entry.path.is_in(&found.path)).is_some() {}
         }
         if found.role == Role::Side {
             // It comes with its database, if that is taken.
@@ -57,7 +64,6 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
                 step => take(Step::Instead(Box::new(step), written)),
             };
         }
-        let folders = (written.kind == Kind::Folder, found.kind == Kind::Folder);
         if folders == (false, true) {
             return take(self.merge.next(found));
         }
@@ -70,10 +76,6 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         if !recorded_sides(&written).is_empty() {
             // What was taken with it goes with it, should it not be there any more.
             return take(self.merge.next(found));
-        }
-        if folders == (true, false) {
-            // What was in the folder is where that is now, and taken there.
-            while self.written.next_if(|entry| entry.path.is_in(&found.path)).is_some() {}
         }
         let step = self.merge.next(found);
         take(Step::Instead(Box::new(step), written))
@@ -155,7 +157,7 @@ mod tests {
                 Step::Written(entry) => format!("{} stays", entry.path),
                 Step::Read(found, _) => format!("{} is read", found.path),
                 Step::Instead(_, written) => format!("{} is read, or stays", written.path),
-                Step::Later(path, None) => format!("{path} later"),
+                Step::Later(path, Why::Unread) => format!("{path} later"),
                 other => panic!("{other:?}"),
             });
             Ok::<_, ()>(())
@@ -194,6 +196,18 @@ mod tests {
         let written = vec![root(), raw, entry(&found("app.db-journal", 1, 2))];
         // The database is away, so that this is a file of its own, and not the one that was captured.
         let other = vec![found("app.db-journal", 2, 7)];
-        assert_eq!(patched(written, other), [". stays", "app.db stays", "app.db-journal stays"]);
+        assert_eq!(patched(written.clone(), other), [". stays", "app.db stays", "app.db-journal stays"]);
+        // A folder has the journal's place.
+        let other = vec![folder("app.db-journal"), found("app.db-journal/x", 2, 8)];
+        let later = "app.db-journal later";
+        assert_eq!(patched(written, other), [". stays", "app.db stays", "app.db-journal stays", later, later]);
+    }
+
+    #[test]
+    fn a_folder_that_gives_way_takes_what_is_in_it_with_it() {
+        let written = vec![root(), entry(&folder("a-wal")), entry(&found("a-wal/x", 1, 3)), entry(&found("b", 1, 4))];
+        let other = vec![Found { role: Role::Side, ..found("a-wal", 2, 7) }];
+        assert_eq!(patched(written.clone(), other), [". stays", "b stays"]);
+        assert_eq!(patched(written, vec![found("a-wal", 2, 7)]), [". stays", "a-wal is read, or stays", "b stays"]);
     }
 }

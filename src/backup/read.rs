@@ -23,7 +23,7 @@ use super::extra::{Extra, extra_of, extra_of_file};
 use super::found::{Found, Role, nanos};
 use super::large::Large;
 use super::merge::Step;
-use super::part::{Content, Part};
+use super::part::{Content, Part, Why};
 use super::sqlite::beside;
 use super::sqlite::registry::{self, Hold};
 use super::sqlite::trouble::Trouble;
@@ -63,6 +63,8 @@ pub struct Feed {
 pub struct Desk<'a> {
     /// The data directory.
     pub root: &'a Directory,
+    /// When the capture began, in ns since 1970.
+    pub began: i64,
     /// Whether inode numbers mean something on its filesystem.
     pub numbers_tell: bool,
     /// What the vault has.
@@ -157,7 +159,7 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
         Step::Keep(entry) => Part::Keep(entry),
         Step::Written(entry) => Part::Written(entry),
         Step::Instead(step, written) => match take_step(desk, *step, to, before)? {
-            Some(failed @ (Part::Gone(..) | Part::Failed(..) | Part::Later(_))) => {
+            Some(failed @ (Part::Failed(..) | Part::Later(..))) => {
                 before.push(failed);
                 Part::Written(written)
             }
@@ -169,8 +171,7 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
         },
         Step::Part => return Ok(None),
         Step::Failed(path, why) => Part::Failed(path, why, 0),
-        Step::Later(path, None) => Part::Later(path),
-        Step::Later(path, Some(inode)) => Part::Reopened(path, inode),
+        Step::Later(path, why) => Part::Later(path, why),
         Step::Adopt(found, entry) if found.role == Role::Side => {
             // A part of a database that is taken over: it stays with that, though its app may just have removed it.
             let kept = || Extra { xattrs: entry.xattrs.clone(), ..Extra::default() };
@@ -184,10 +185,10 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
                 }
                 Part::Adopt(found, entry, extra, identity)
             }
-            Err(_) => look(desk, found, Some(entry), false, to, before)?,
+            Err(_) => look_at(desk, found, Some(entry), false, to, before)?,
         },
-        Step::Read(found, known) => look(desk, found, known, false, to, before)?,
-        Step::Sample(found, known) => look(desk, found, Some(known), true, to, before)?,
+        Step::Read(found, known) => look_at(desk, found, known, false, to, before)?,
+        Step::Sample(found, known) => look_at(desk, found, Some(known), true, to, before)?,
     }))
 }
 
@@ -200,18 +201,43 @@ fn adopted(desk: Desk, found: &Found) -> Result<(Extra, Option<Identity>), Errno
 /// What tells that something else had the name when its attributes, or a symlink's target, were read; of a folder the walk
 /// tells that.
 fn replaced(desk: Desk, found: &Found, extra: &Extra) -> Option<Part> {
+    if !desk.numbers_tell || found.kind == Kind::Folder {
+        return None;
+    }
     let now = || desk.root.stat_at(&found.path).ok().map(|now| now.st_ino);
-    let other = || extra.inode.or_else(now).is_some_and(|inode| inode != found.inode);
-    (desk.numbers_tell && found.kind != Kind::Folder && other()).then(|| Part::Later(found.path.clone()))
+    let inode = extra.inode.or_else(now).filter(|inode| *inode != found.inode)?;
+    Some(Part::Later(found.path.clone(), Why::Read(inode)))
+}
+
+/// An entry that is not there any more.
+fn gone(desk: Desk, found: Found) -> Part {
+    Part::Later(found.path, if found.mtime >= desk.began { Why::NewAndGone } else { Why::Gone })
 }
 
 /// What becomes of an entry that cannot be looked at. One whose name is gone was deleted, which is no problem; where a folder
 /// above it went away, the look at the end shows it.
 fn gone_or_failed(desk: Desk, found: Found, why: Errno) -> Part {
     match desk.root.stat_at(&found.path) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Part::Gone(found.path),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => gone(desk, found),
         _ => Part::Failed(found.path, why.to_string(), found.size),
     }
+}
+
+/// Looks at an entry. What lies beside a database comes with it, or, where that is none or cannot be taken, later.
+fn look_at(
+    desk: Desk,
+    found: Found,
+    known: Option<Box<Entry>>,
+    sampled: bool,
+    to: &Sender<Vec<Part>>,
+    before: &mut Vec<Part>,
+) -> Result<Part, Over> {
+    let sides: Vec<_> = beside::sides(&found).collect();
+    let part = look(desk, found, known, sampled, to, before)?;
+    if !matches!(part, Part::DatabaseEnd(_)) {
+        before.extend(sides.into_iter().map(|side| Part::Later(side, Why::Unread)));
+    }
+    Ok(part)
 }
 
 /// Looks at an entry as what it was found to be and, where something else has taken its place, as what it is now.
@@ -242,7 +268,7 @@ fn look(
             },
         };
         if why == Errno::TIMEDOUT && found.kind == Kind::File {
-            return Ok(Part::Later(found.path));
+            return Ok(Part::Later(found.path, Why::Unread));
         }
         let replaced = matches!(why, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL | Errno::NOTDIR);
         if found.kind == Kind::Folder && replaced {
@@ -251,9 +277,7 @@ fn look(
         }
         if found.kind == Kind::Folder {
             // What is in it can be read all the same.
-            let path = found.path.clone();
-            before.push(Part::Other(found, known, Extra::default()));
-            return Ok(Part::Failed(path, format!("its extended attributes cannot be read: {why}"), 0));
+            return Ok(Part::Other(found, known, Extra { refused: Some(why), ..Extra::default() }));
         }
         // Not what it was: a link that was swapped, a name that was given away and taken again.
         if !replaced {
@@ -265,16 +289,16 @@ fn look(
         };
         match now {
             // What is in a new folder was not walked.
-            Some(now) if now.kind == Kind::Folder => return Ok(Part::Later(now.path)),
+            Some(now) if now.kind == Kind::Folder => return Ok(Part::Later(now.path, Why::Unread)),
             Some(now) => {
                 if desk.numbers_tell && now.inode != found.inode {
                     // Its folder's record says what was listed: should that be back at the end, it is not what was read.
-                    before.push(Part::Reopened(now.path.clone(), now.inode));
+                    before.push(Part::Later(now.path.clone(), Why::Read(now.inode)));
                 }
                 found = now;
             }
             // Something that no snapshot holds has its place.
-            None => return Ok(Part::Gone(found.path)),
+            None => return Ok(gone(desk, found)),
         }
     }
     Ok(Part::Failed(found.path, "it is replaced again and again".into(), found.size))
@@ -344,7 +368,7 @@ fn read_file(
     };
     if desk.numbers_tell && (opened.device, opened.inode) != (found.device, found.inode) {
         // It was replaced; or folders were exchanged for a moment, and this is another name's file.
-        before.push(Part::Reopened(path.clone(), opened.inode));
+        before.push(Part::Later(path.clone(), Why::Read(opened.inode)));
     }
     ctx.monitor.reached(Moment::Opened, path);
     let mut first = [0; 100];
@@ -364,7 +388,7 @@ fn read_file(
                     && ended.content.found.inode != found.inode
                 {
                     // What came before has gone already; this is for the end alone.
-                    before.push(Part::Reopened(path.clone(), ended.content.found.inode));
+                    before.push(Part::Later(path.clone(), Why::Read(ended.content.found.inode)));
                 }
                 Ok(Ok(part))
             }
@@ -372,16 +396,12 @@ fn read_file(
             Err(trouble) => Ok(Ok(Part::Failed(path.clone(), trouble.to_string(), opened.size))),
         };
     }
-    if let Role::Database { .. } = found.role {
-        // It was a database when its folder was listed, and is none any more: what lies beside it are files of their own.
-        before.extend(beside::sides(path).map(Part::Later));
-    }
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
         match read_small(&file, path, &stat, desk) {
             Ok(Some((content, bytes))) => {
                 ctx.monitor.advance(bytes.len() as u64);
-                before.extend(aftermath(&file, found, &content));
+                before.extend(aftermath(&file, found, known.as_deref(), &content));
                 return Ok(Ok(Part::File(Box::new(content), bytes, known.clone(), sampled)));
             }
             // It is read from its beginning once more, in pieces.
@@ -395,7 +415,7 @@ fn read_file(
     to.send(first).map_err(|_| Over)?;
     Ok(Ok(match Large::new(&file, path, to, ctx).read(stat, desk.trust)? {
         Ok(content) => {
-            before.extend(aftermath(&file, found, &content));
+            before.extend(aftermath(&file, found, known.as_deref(), &content));
             Part::End(content)
         }
         Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
@@ -403,13 +423,13 @@ fn read_file(
 }
 
 /// What is to be done at the end because of what happened to a file since it was listed.
-fn aftermath(file: &File, listed: &Found, content: &Content) -> Vec<Part> {
+fn aftermath(file: &File, listed: &Found, known: Option<&Entry>, content: &Content) -> Vec<Part> {
     let mut out = Vec::new();
     if content.torn && fstat(file).is_ok_and(|now| now.st_nlink == 0) {
         // What has its name now may be whole.
-        out.push(Part::Later(listed.path.clone()));
+        out.push(Part::Later(listed.path.clone(), Why::Unread));
     }
-    if content.found.size < listed.size {
+    if content.found.size < listed.size || known.is_some_and(|known| content.found.size < known.size) {
         out.push(Part::Shrank);
     }
     out
@@ -578,6 +598,7 @@ mod tests {
         let root = Directory::open(data).unwrap();
         let desk = Desk {
             root: &root,
+            began: i64::MAX,
             numbers_tell: true,
             base: &base,
             databases: &databases,
@@ -619,7 +640,7 @@ mod tests {
         assert_eq!((content.found.size, &bytes[..], content.hash), (7, &b"content"[..], Hash::of(b"content")));
         let Part::Other(found, None, extra) = looked(data.path(), "link", 3) else { panic!("a symlink") };
         assert_eq!((found.kind, extra.target), (Kind::Symlink, Some(Bytes(b"elsewhere".to_vec()))));
-        assert!(matches!(looked(data.path(), "folder", 3), Part::Later(_)));
-        assert!(matches!(looked(data.path(), "none", 3), Part::Gone(..)));
+        assert!(matches!(looked(data.path(), "folder", 3), Part::Later(_, Why::Unread)));
+        assert!(matches!(looked(data.path(), "none", 3), Part::Later(_, Why::Gone)));
     }
 }

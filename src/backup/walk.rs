@@ -260,7 +260,8 @@ impl Shared<'_> {
         let names = names(&fd)?;
         self.monitor.reached(Moment::Named, folder);
         let stats: Vec<_> = names.iter().map(|name| status(&fd, name)).collect();
-        let record = FolderRecord::new(&itself, at, &names, &stats);
+        let last = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
+        let record = FolderRecord::new(&itself, at, last.ctime, &names, &stats);
         let databases = match self.select.sqlite {
             true => beside::databases(&fd, &names, &stats, self.stop),
             false => Default::default(),

@@ -167,6 +167,13 @@ impl EntryPath {
         }
     }
 
+    /// Whether it lies in one of these, which are in order, none below another.
+    pub fn is_in_one_of(&self, above: &[EntryPath]) -> bool {
+        // What lies in a folder comes right after it.
+        let before = above.partition_point(|path| path <= self);
+        before > 0 && self.is_in(&above[before - 1])
+    }
+
     /// As a relative path of the filesystem; empty for the data directory.
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
@@ -224,6 +231,20 @@ mod tests {
 
     fn path(text: &str) -> EntryPath {
         EntryPath::new(text).unwrap()
+    }
+
+    #[test]
+    fn what_lies_in_one_of_several() {
+        let paths = |all: &[&str]| all.iter().map(|path| EntryPath::new(*path).unwrap()).collect::<Vec<_>>();
+        let above = paths(&["a/b", "a b", "c", "c.d/e"]);
+        for path in paths(&["a/b", "a/b/x/y", "a b/x", "c", "c/z", "c.d/e/f"]) {
+            assert!(path.is_in_one_of(&above), "{path}");
+        }
+        for path in paths(&["a", "a/bb", "a/a", "b", "c.d", "c.d/f", "d", "0"]) {
+            assert!(!path.is_in_one_of(&above), "{path}");
+        }
+        assert!(EntryPath::new("a").unwrap().is_in_one_of(&[EntryPath::root()]));
+        assert!(!EntryPath::new("a").unwrap().is_in_one_of(&[]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Assembly;
 use super::large::Incoming;
-use crate::backup::part::{Content, PageBlocks, Part};
+use crate::backup::part::{Content, PageBlocks, Part, Why};
 use crate::backup::sqlite::compaction::credit;
 use crate::backup::sqlite::pass::Swept;
 use crate::backup::sqlite::{Ended, Settled, known_pages};
@@ -63,10 +63,11 @@ impl Assembly<'_> {
                 Some(Part::SidesAgain) => laying.sides.clear(),
                 Some(Part::Warn(what)) => self.warn(what),
                 Some(Part::DatabaseEnd(ended)) => return self.database_end(laying, known, sampled, *ended),
-                Some(Part::Reopened(path, inode)) => self.look_later(path, inode),
-                Some(Part::Later(path) | Part::Gone(path)) => {
-                    self.gone(path);
-                    return Ok(());
+                Some(Part::Later(path, why)) => {
+                    self.later.insert(path, why);
+                    if !matches!(why, Why::Read(_)) {
+                        return Ok(());
+                    }
                 }
                 Some(Part::Failed(path, why, size)) => {
                     self.unreadable(path, why, size);
@@ -154,7 +155,7 @@ impl Assembly<'_> {
                 Some(Part::SideEnd(content)) => {
                     let Content { found, extra, hash, racy, .. } = *content;
                     let mut entry = self.entry_of(found, extra, Some(hash));
-                    entry.racy = racy;
+                    entry.racy |= racy;
                     if entry.size > 0 {
                         entry.map = Some(self.block_map(file)?);
                     }

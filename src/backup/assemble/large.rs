@@ -40,7 +40,7 @@ impl Assembly<'_> {
                     self.seen.begin(file.known.as_deref().and_then(known_blocks));
                     file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
                 }
-                Some(Part::Later(path)) => self.gone(path),
+                Some(Part::Later(path, why)) => _ = self.later.insert(path, why),
                 Some(Part::Shrank) => self.shrank = true,
                 Some(Part::End(content)) => {
                     for warning in self.seen.warnings() {

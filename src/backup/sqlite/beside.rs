@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::{header, registry, side_of};
-use crate::backup::found::{Role, SideFound, nanos};
+use crate::backup::found::{Found, Role, SideFound, nanos};
 use crate::backup::read::read_some;
 use crate::vault::path::EntryPath;
 
@@ -34,12 +34,16 @@ impl Databases {
     }
 }
 
-/// The paths that the files of a database would have that are taken with it if it is raw.
-pub fn sides(database: &EntryPath) -> impl Iterator<Item = EntryPath> {
-    ["-journal", "-wal"].into_iter().filter_map(|ending| {
-        let path = [database.bytes(), ending.as_bytes()].concat();
-        EntryPath::new(path).ok()
-    })
+/// The paths of the files that were listed beside a database.
+pub fn sides(found: &Found) -> impl Iterator<Item = EntryPath> {
+    let beside = match found.role {
+        Role::Database { wal, journal, shm } => {
+            [("-wal", wal.is_some()), ("-journal", journal.is_some()), ("-shm", shm)]
+        }
+        _ => Default::default(),
+    };
+    let beside = beside.into_iter().filter(|(_, there)| *there);
+    beside.filter_map(|(ending, _)| EntryPath::new([found.path.bytes(), ending.as_bytes()].concat()).ok())
 }
 
 /// The name, or path, of the database that a side file would belong to by its name.
@@ -64,7 +68,8 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errn
                 let ctime = nanos(stat.st_ctime, stat.st_ctime_nsec);
                 Some(SideFound { side: side_of(stat), ctime, inode: stat.st_ino })
             };
-            found.insert(database.to_vec(), Role::Database { wal: look("-wal"), journal: look("-journal") });
+            let (wal, journal, shm) = (look("-wal"), look("-journal"), look("-shm").is_some());
+            found.insert(database.to_vec(), Role::Database { wal, journal, shm });
         }
     }
     Databases(found)

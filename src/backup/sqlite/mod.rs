@@ -50,7 +50,7 @@ use self::trouble::Trouble;
 use super::Trust;
 use super::base::Base;
 use super::found::Found;
-use super::part::{Content, Part};
+use super::part::{Content, Part, Why};
 use super::read::{Over, mtime};
 use crate::backup::extra::extra_of_file;
 use crate::beneath::{Directory, Identity};
@@ -180,13 +180,13 @@ impl<'a> Reader<'a> {
                     taking.at = Arc::new(at);
                     match registry::hold(now.st_dev, now.st_ino, self.ctx.stop) {
                         Ok(hold) => Live::open(taking.at.clone(), hold, options()),
-                        Err(Errno::TIMEDOUT) => return Ok(Ok(Part::Later(found.path.clone()))),
+                        Err(Errno::TIMEDOUT) => return Ok(Ok(Part::Later(found.path.clone(), Why::Unread))),
                         Err(_) => Err(Trouble::Stopped),
                     }
                 }
                 // A file that is gone was deleted: that is no trouble.
                 Ok((None, _)) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                    return Ok(Ok(Part::Gone(found.path.clone())));
+                    return Ok(Ok(Part::Later(found.path.clone(), Why::Gone)));
                 }
                 Ok(_) => Err(Trouble::Failed("something that is no file has its place".into())),
                 Err(why) => Err(Trouble::Failed(why.to_string())),

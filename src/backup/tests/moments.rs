@@ -719,3 +719,80 @@ fn a_symlink_is_known_again_only_once_its_times_tell() {
     let report = world.backup();
     assert_eq!(world.entries(report.snapshot).iter().filter_map(racy).count(), 0);
 }
+
+#[test]
+fn what_lies_beside_a_file_that_could_not_be_looked_at_is_taken() {
+    let mut world = World::new();
+    ["z/big", "z/big-journal", "z/big-shm"].iter().for_each(|path| world.write(path, path.as_bytes()));
+    let report = world.backup_while(Moment::Listing, "z", |data| {
+        let (to, held) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let stat = rustix::fs::stat(data.join("z/big")).unwrap();
+            let hold = sqlite::registry::hold(stat.st_dev, stat.st_ino, &AtomicBool::new(false)).unwrap();
+            to.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(2500));
+            drop(hold);
+        });
+        held.recv().unwrap();
+    });
+    assert!(report.good && report.warnings.is_empty(), "{report:?}");
+    for path in ["z/big", "z/big-journal", "z/big-shm"] {
+        assert_eq!(world.content(report.snapshot, path), path.as_bytes());
+    }
+}
+
+#[test]
+fn a_folder_that_is_moved_beside_a_database_is_taken() {
+    let mut world = World::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let app = rusqlite::Connection::open(scratch.path().join("app")).unwrap();
+    app.execute_batch("create table t(x)").unwrap();
+    world.write("aa/app", &fs::read(scratch.path().join("app")).unwrap());
+    world.write("zz/app-journal/monday.txt", b"dear diary");
+    let report = world.backup_while(Moment::Opening, "aa/app", |data| {
+        fs::rename(data.join("zz/app-journal"), data.join("aa/app-journal")).unwrap();
+    });
+    assert!(report.good, "{report:?}");
+    let paths = world.paths(&report);
+    let there = ["aa", "zz"].iter().any(|above| paths.contains(&format!("{above}/app-journal/monday.txt")));
+    assert!(there, "{paths:?}");
+}
+
+#[test]
+fn a_log_that_was_emptied_before_it_was_listed_is_under_its_new_name() {
+    let mut world = World::new();
+    world.write("z/app.log", b"there all the time");
+    world.backup();
+    std::thread::sleep(Duration::from_millis(50));
+    let report = world.backup_while(Moment::Listing, "z", |data| {
+        std::thread::sleep(Duration::from_millis(20));
+        fs::copy(data.join("z/app.log"), data.join("app.log.1")).unwrap();
+        fs::write(data.join("z/app.log"), "").unwrap();
+    });
+    assert_eq!(world.content(report.snapshot, "app.log.1"), b"there all the time", "{report:?}");
+}
+
+#[test]
+fn files_that_are_saved_by_another_name_give_no_warning() {
+    let mut world = World::new();
+    (0..20).for_each(|n| world.write(&format!("s/{n}"), b"x"));
+    std::thread::sleep(Duration::from_millis(50));
+    let (data, mut n) = (world.data.path().to_path_buf(), 0);
+    let deed: Deed = Box::new(move |_, _| {
+        n += 1;
+        // One is half saved all the time.
+        let (last, now) = (data.join(format!("s/{}.tmp", (n - 1) % 20)), data.join(format!("s/{}.tmp", n % 20)));
+        if last.exists() {
+            fs::rename(last, data.join(format!("s/{}", (n - 1) % 20))).unwrap();
+        }
+        fs::write(now, "saved").unwrap();
+        let link = data.join("s/link.tmp");
+        symlink(format!("target {n}"), &link).unwrap();
+        fs::rename(link, data.join("s/current")).unwrap();
+        false
+    });
+    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    let report = world.backup();
+    let other = |what: &&String| !what.contains("taken as it stood");
+    assert!(report.good && !report.warnings.iter().any(|what| other(&what)), "{report:?}");
+}
