@@ -18,9 +18,9 @@ use rustix::fs::{AtFlags, OFlags, Stat, fstat, statx};
 use rustix::io::Errno;
 
 use super::found::{Found, nanos};
-use super::read::tick_of;
 use super::select::Select;
 use super::sqlite::beside;
+use super::times::tick_of;
 use super::walk::{names, status};
 use crate::beneath::{Directory, Identity, born};
 use crate::error::Doing;
@@ -46,8 +46,32 @@ pub struct FolderRecord {
     at: i64,
     /// Its ctime when its names had been read; not kept in a spool.
     listed: i64,
-    /// Hashes of its names, in order, and what they led to; none if it could not be listed.
-    names: Option<Vec<(u64, u64)>>,
+    /// Its names; none if it could not be listed.
+    names: Option<Names>,
+}
+
+/// Hashes of a folder's names, in order, and what they led to, as they lie in a spool: of most folders nobody asks for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Names(Vec<u8>);
+
+/// Bytes of a name's hash and what it led to.
+const NAME: usize = 16;
+
+impl Names {
+    fn new(mut names: Vec<(u64, u64)>) -> Self {
+        names.sort_unstable();
+        Names(names.iter().flat_map(|(name, what)| [name.to_le_bytes(), what.to_le_bytes()]).flatten().collect())
+    }
+
+    /// What a name led to, by its hash.
+    fn get(&self, name: u64) -> Option<u64> {
+        let (names, _) = self.0.as_chunks::<NAME>();
+        let of = |chunk: &[u8; NAME], half: usize| {
+            chunk.as_chunks::<8>().0.get(half).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        };
+        let first = names.partition_point(|chunk| of(chunk, 0) < name);
+        names.get(first).filter(|chunk| of(chunk, 0) == name).map(|chunk| of(chunk, 1))
+    }
 }
 
 /// What the system says of each of a folder's names.
@@ -74,8 +98,7 @@ impl FolderRecord {
     /// The record of a folder whose listing began `at` a moment, with these names.
     pub fn new(found: &Found, at: i64, listed: i64, names: &[Vec<u8>], stats: &Stats) -> Self {
         let inode = |stat: &Result<Stat, Errno>| stat.as_ref().map_or(0, what);
-        let mut names: Vec<_> = names.iter().zip(stats).map(|(name, stat)| (hash(name), inode(stat))).collect();
-        names.sort_unstable();
+        let names = Names::new(names.iter().zip(stats).map(|(name, stat)| (hash(name), inode(stat))).collect());
         FolderRecord { at, listed, names: Some(names), ..Self::unlisted(found.clone()) }
     }
 
@@ -98,12 +121,9 @@ impl FolderRecord {
         for number in [self.device, self.inode, self.mtime as u64, self.ctime as u64, self.at as u64] {
             to.extend_from_slice(&number.to_le_bytes());
         }
-        let count = self.names.as_ref().map_or(u64::MAX, |names| names.len() as u64);
-        to.extend_from_slice(&count.to_le_bytes());
-        for (name, inode) in self.names.iter().flatten() {
-            to.extend_from_slice(&name.to_le_bytes());
-            to.extend_from_slice(&inode.to_le_bytes());
-        }
+        let length = self.names.as_ref().map_or(u64::MAX, |names| names.0.len() as u64);
+        to.extend_from_slice(&length.to_le_bytes());
+        self.names.iter().for_each(|names| to.extend_from_slice(&names.0));
     }
 
     fn read(from: &mut impl Read) -> io::Result<Self> {
@@ -121,7 +141,11 @@ impl FolderRecord {
         let (mtime, ctime, at) = (number()? as i64, number()? as i64, number()? as i64);
         let names = match number()? {
             u64::MAX => None,
-            count => Some((0..count).map(|_| Ok((number()?, number()?))).collect::<io::Result<_>>()?),
+            length => {
+                let mut names = vec![0; length as usize];
+                from.read_exact(&mut names)?;
+                Some(Names(names))
+            }
         };
         Ok(FolderRecord { path, device, inode, mtime, ctime, at, listed: 0, names })
     }
@@ -325,7 +349,7 @@ impl Look<'_> {
     }
 
     /// Finds what is not among the names that are known.
-    fn list_again(&self, path: &EntryPath, known: &[(u64, u64)], out: &mut ToTake) -> Result<FolderRecord, Errno> {
+    fn list_again(&self, path: &EntryPath, known: &Names, out: &mut ToTake) -> Result<FolderRecord, Errno> {
         let folder = self.root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let at = (self.now)();
         let found = Found::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?;
@@ -340,8 +364,7 @@ impl Look<'_> {
         };
         for (name, stat) in names.iter().zip(&stats) {
             let Some(now) = stat.as_ref().ok().and_then(|stat| Found::new(path.join(name), stat)) else { continue };
-            let first = known.partition_point(|(known, _)| *known < hash(name));
-            let was = known.get(first).filter(|(known, _)| *known == hash(name)).map(|(_, inode)| *inode);
+            let was = known.get(hash(name));
             let same = was.is_some_and(|was| match self.times_tell {
                 true => stat.as_ref().is_ok_and(|stat| what(stat) == was),
                 false => true,
@@ -381,8 +404,18 @@ mod tests {
 
     fn record(n: u64) -> FolderRecord {
         let path = if n == 0 { EntryPath::root() } else { EntryPath::new(format!("folder {n}")).unwrap() };
-        let names = (!n.is_multiple_of(3)).then(|| (0..n % 400).map(|name| (name, n)).collect());
+        let names = (!n.is_multiple_of(3)).then(|| Names::new((0..n % 400).map(|name| (name, n)).collect()));
         FolderRecord { path, device: n, inode: n << 40, mtime: -(n as i64), ctime: n as i64, at: 7, listed: 0, names }
+    }
+
+    #[test]
+    fn names_are_found_by_their_hashes() {
+        let names = Names::new(vec![(7, 70), (u64::MAX, 1), (3, 30), (1 << 40, 40)]);
+        for (name, what) in [(3, 30), (7, 70), (1 << 40, 40), (u64::MAX, 1)] {
+            assert_eq!(names.get(name), Some(what));
+        }
+        assert!([0, 4, 8, u64::MAX - 1].iter().all(|name| names.get(*name).is_none()));
+        assert_eq!(Names::new(vec![]).get(0), None);
     }
 
     fn back(folders: Folders) -> u64 {

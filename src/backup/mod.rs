@@ -24,6 +24,7 @@ pub mod read;
 pub mod seen;
 pub mod select;
 pub mod sqlite;
+pub mod times;
 pub mod walk;
 pub mod writer;
 
@@ -69,7 +70,7 @@ pub struct Trust {
 
 impl Default for Trust {
     fn default() -> Self {
-        Trust { window: 2_000_000_000, sample: 64, now: read::now }
+        Trust { window: 2_000_000_000, sample: 64, now: times::now }
     }
 }
 

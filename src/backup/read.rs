@@ -3,14 +3,13 @@
 //! Small files are read whole, many in a batch; a large one flows in pieces, cut into blocks and hashed here, through a
 //! channel that holds a few. A file that changes while it is read is read once more, then taken as it stands.
 
-use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{OFlags, SeekFrom, Stat, fstat, seek};
@@ -20,7 +19,7 @@ use super::Trust;
 use super::base::Base;
 use super::block;
 use super::extra::{Extra, extra_of, extra_of_file};
-use super::found::{Found, Role, nanos};
+use super::found::{Found, Role};
 use super::large::Large;
 use super::merge::Step;
 use super::part::{Content, Part, Why};
@@ -28,6 +27,7 @@ use super::sqlite::beside;
 use super::sqlite::registry::{self, Hold};
 use super::sqlite::trouble::Trouble;
 use super::sqlite::{self, header::Header};
+use super::times::{Happened, compare, mtime, wait_a_tick};
 use crate::beneath::{Directory, Identity};
 use crate::error::Result;
 use crate::monitor::{Context, Moment};
@@ -452,52 +452,6 @@ pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(read)
 }
 
-/// Now, in ns since 1970.
-pub fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| i64::try_from(t.as_nanos()).unwrap_or(i64::MAX))
-}
-
-/// What happened to a file while it was read.
-pub(super) struct Happened {
-    what: String,
-    /// Whether what was read may be a mixture of states.
-    pub torn: bool,
-}
-
-/// Whether a file is as it was; if not, what happened to it.
-pub(super) fn compare(before: &Stat, after: &Stat, read: u64) -> Option<Happened> {
-    let size = |s: &Stat| u64::try_from(s.st_size).unwrap_or(0);
-    let (was, is) = (size(before), size(after));
-    let same = was == is && read == was && mtime(before) == mtime(after);
-    let torn = |what: String| Some(Happened { what, torn: true });
-    match is.cmp(&was) {
-        // Its bytes are the file's last ones, and whole: only its ctime has moved.
-        _ if same && after.st_nlink == 0 => {
-            Some(Happened { what: "it was removed or replaced while it was read".into(), torn: false })
-        }
-        _ if same && ctime(before) == ctime(after) => None,
-        Ordering::Greater => torn(format!("it grew from {was} to {is} bytes while it was read")),
-        Ordering::Less => torn(format!("it shrank from {was} to {is} bytes while it was read")),
-        Ordering::Equal => torn("it was written to while it was read".into()),
-    }
-}
-
-/// A file's mtime, in ns since 1970.
-pub(super) fn mtime(stat: &Stat) -> i64 {
-    nanos(stat.st_mtime, stat.st_mtime_nsec)
-}
-
-/// When anything of a file changed last as the filesystem counts, in ns since 1970.
-fn ctime(stat: &Stat) -> i64 {
-    nanos(stat.st_ctime, stat.st_ctime_nsec)
-}
-
-/// When a file was changed last, in ns since 1970. Its mtime is what a program may have set, to that of a copy for example;
-/// its ctime is the filesystem's.
-pub(super) fn changed(stat: &Stat) -> i64 {
-    mtime(stat).max(ctime(stat))
-}
-
 /// The outcome of reading a file, from its metadata before and after.
 pub(super) fn finish(
     file: &File,
@@ -514,30 +468,6 @@ pub(super) fn finish(
     let note = happened.map(|happened| format!("{}; taken as it stood, {read} bytes", happened.what));
     let identity = if found.linked { Some(Identity::of_file(file)?) } else { None };
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, torn, identity })
-}
-
-/// The longest that a local filesystem's clock stands still, in ns: what is written within it does not move a file's time.
-pub(super) const TICK: i64 = 12_000_000;
-
-/// As [`TICK`], of filesystems whose times are whole seconds; FAT counts two at a time.
-const COARSE_TICK: i64 = 2_000_000_000;
-
-/// How long the clock stands still of a filesystem that gave this time, in ns since 1970.
-pub(super) fn tick_of(time: i64) -> i64 {
-    if time % 1_000_000_000 == 0 { COARSE_TICK } else { TICK }
-}
-
-/// Waits until a file that was written to just now could not be written to once more without its time moving, so that what is
-/// read next is known to be whole if its time is the same afterwards. Says whether it had to wait.
-pub(super) fn wait_a_tick(stat: &Stat, began: i64) -> bool {
-    let since = began.saturating_sub(changed(stat));
-    let tick = tick_of(mtime(stat)).min(tick_of(ctime(stat)));
-    // A time in the future was set by a program.
-    let waits = (-TICK..tick).contains(&since);
-    if waits {
-        std::thread::sleep(Duration::from_nanos((tick - since) as u64));
-    }
-    waits
 }
 
 /// Reads a small file; none if it has become a large one.
