@@ -182,6 +182,13 @@ pub struct Taking {
     /// Count the snapshot as good although it holds less than half of what the last one did, or nothing
     #[arg(long, help_heading = "How it is taken")]
     pub accept_shrink: bool,
+    /// Count the first snapshot as good although some of it could not be read
+    #[arg(long, help_heading = "How it is taken")]
+    pub accept_missing: bool,
+    /// The app that the data belongs to, where several keep theirs in one vault
+    /// [env: LASTGOOD_SERVICE; a service's K_SERVICE, RENDER_SERVICE_NAME or FLY_APP_NAME]
+    #[arg(long, value_name = "NAME", help_heading = "About the snapshot")]
+    pub service: Option<String>,
     /// Take SQLite databases as ordinary files, whatever is written to them meanwhile
     #[arg(long, help_heading = "SQLite databases")]
     pub no_sqlite: bool,
@@ -279,6 +286,9 @@ pub struct Cat {
     pub snapshot: String,
     /// The file to write
     pub path: OsString,
+    /// What was read of it while it changed all the time, where the snapshot has an older state of it
+    #[arg(long)]
+    pub torn: bool,
 }
 
 /// Arguments of `diff`.
@@ -339,9 +349,11 @@ pub enum CheckDatabases {
     Off,
 }
 
-/// Why a snapshot is not good.
+/// What a snapshot may be instead of all that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NotGood {
+    /// It is good, and some of it could not be read: that is as it was before, or missing
+    Stale,
     /// Some of it could not be read
     Partial,
     /// It is empty, or less than half of what it was

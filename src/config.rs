@@ -106,6 +106,7 @@ pub enum Task {
     Cat {
         snapshot: String,
         path: EntryPath,
+        torn: bool,
     },
     Diff {
         a: String,
@@ -238,7 +239,7 @@ impl Config {
             Command::Cat(_) if json => {
                 return Err(Error::usage("write a file's content as JSON", "`cat` writes the content itself"));
             }
-            Command::Cat(args) => Task::Cat { snapshot: args.snapshot, path: entry_path(&args.path)? },
+            Command::Cat(args) => Task::Cat { snapshot: args.snapshot, path: entry_path(&args.path)?, torn: args.torn },
             Command::Diff(args) => Task::Diff { a: args.a, b: args.b },
             Command::Export(args) => {
                 let to =
@@ -260,6 +261,7 @@ impl Config {
 
 fn outcome(not_good: cli::NotGood) -> Outcome {
     match not_good {
+        cli::NotGood::Stale => Outcome::Stale,
         cli::NotGood::Partial => Outcome::Partial,
         cli::NotGood::Suspect => Outcome::Suspect,
         cli::NotGood::Unsound => Outcome::Unsound,
@@ -305,6 +307,10 @@ fn backup_options(
     reason: Reason,
     outside: &Outside,
 ) -> Result<backup::Options> {
+    let service = match args.service {
+        Some(service) => Some(service),
+        None => Env::new(outside.env).text("LASTGOOD_SERVICE")?,
+    };
     let (at, folders) = ((outside.resolve)(&data), folders(vaults, outside));
     if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| at.starts_with(vault_at)) {
         let why = format!("it is the vault {} or lies in it", vault.display());
@@ -327,6 +333,8 @@ fn backup_options(
         exclude: args.exclude,
         verify_content: args.verify_content,
         accept_shrink: args.accept_shrink,
+        accept_missing: args.accept_missing,
+        service: service.filter(|service| !service.is_empty()),
         level: args.level,
         checkpoint_every: args.checkpoint_every,
         host: outside.host.clone(),

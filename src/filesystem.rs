@@ -3,7 +3,11 @@
 //! There, locks and shared memory do not exist or bind only this machine while another one writes; inode numbers are given
 //! anew at every mount, and come again for other files; and what was written may fail as late as when it is closed.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::{fs, io};
 
 use rustix::fs::fstatfs;
 use rustix::io::Errno;
@@ -41,6 +45,58 @@ pub fn remote(file: impl AsFd) -> Result<Option<&'static str>, Errno> {
     Ok(REMOTE.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name))
 }
 
+/// A filesystem that is mounted somewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Where.
+    pub at: PathBuf,
+    /// What it is: `ext4`, `fuse.gcsfuse`.
+    pub filesystem: String,
+    /// What is mounted: a device, a bucket's name, a server's folder.
+    pub source: String,
+}
+
+/// All that is mounted, in the order of mounting.
+///
+/// # Errors
+/// What the system says, `NotFound` without `/proc` among it.
+pub fn mounted() -> io::Result<Vec<Mounted>> {
+    Ok(parse_mounts(&fs::read("/proc/self/mountinfo")?))
+}
+
+/// Reads the lines of `/proc/self/mountinfo`: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>.
+fn parse_mounts(text: &[u8]) -> Vec<Mounted> {
+    let line = |line: &[u8]| {
+        let mut words = line.split(|&b| b == b' ');
+        let at = PathBuf::from(OsString::from_vec(plain(words.nth(4)?)));
+        // Then come options, of any number, and a dash.
+        let mut after = words.skip_while(|word| *word != b"-").skip(1);
+        let text = |word: &[u8]| String::from_utf8_lossy(&plain(word)).into_owned();
+        Some(Mounted { at, filesystem: text(after.next()?), source: text(after.next()?) })
+    };
+    text.split(|&b| b == b'\n').filter_map(line).collect()
+}
+
+/// Undoes the octal escapes of mountinfo.
+fn plain(escaped: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| byte == b'\\') {
+            Some(value) => {
+                out.push(value);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
 /// ZFS, as `statfs` names it.
 const ZFS: u32 = 0x2FC1_2FC1;
 
@@ -53,6 +109,19 @@ pub fn may_invent_holes(file: impl AsFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_with_and_without_optional_fields() {
+        let text = b"22 1 254:1 / / rw,relatime shared:1 master:2 - ext4 /dev/vda1 rw\n\
+            40 22 0:40 / /srv/a\\040b rw - fuse.gcsfuse my-bucket rw\nnonsense\n";
+        let told: Vec<_> = parse_mounts(text)
+            .into_iter()
+            .map(|mounted| (mounted.at.display().to_string(), mounted.filesystem, mounted.source))
+            .collect();
+        let own =
+            |(at, filesystem, source): (&str, &str, &str)| (at.to_owned(), filesystem.to_owned(), source.to_owned());
+        assert_eq!(told, [("/", "ext4", "/dev/vda1"), ("/srv/a b", "fuse.gcsfuse", "my-bucket")].map(own));
+    }
 
     #[test]
     fn a_local_folder_is_not_remote() {

@@ -67,7 +67,9 @@ impl From<report::Outcome> for Outcome {
     fn from(outcome: report::Outcome) -> Self {
         match outcome {
             report::Outcome::Complete => Outcome::Done,
-            report::Outcome::Partial | report::Outcome::Suspect | report::Outcome::Unsound => Outcome::NotWhole,
+            report::Outcome::Stale | report::Outcome::Partial | report::Outcome::Suspect | report::Outcome::Unsound => {
+                Outcome::NotWhole
+            }
             report::Outcome::Damaged => Outcome::Damage,
             report::Outcome::Failed | report::Outcome::Refused => Outcome::Failed,
         }
@@ -147,9 +149,12 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             items.end()?;
             Ok(Outcome::Done)
         }
-        Task::Cat { snapshot, path } => {
+        Task::Cat { snapshot, path, torn } => {
             let (vault, root) = vaults.find(&snapshot, ctx)?;
-            inspect::cat(&vault, &root, &path, console.out(), ctx)?;
+            match torn {
+                true => inspect::cat_torn(&vault, &root, &path, console.out(), ctx)?,
+                false => inspect::cat(&vault, &root, &path, console.out(), ctx)?,
+            }
             Ok(Outcome::Done)
         }
         Task::Diff { a, b } => {

@@ -10,7 +10,7 @@
 //! | result of the run | type ends with |
 //! |---|---|
 //! | `complete` | `completed` |
-//! | `partial`, `suspect`, `unsound` | `partial` |
+//! | `stale`, `partial`, `suspect`, `unsound` | `partial` |
 //! | `damaged`, `failed`, `refused` | `failed` |
 //!
 //! Telling never changes what a run came to: what goes wrong is a warning. It happens before the run's end is answered, since
@@ -139,7 +139,7 @@ impl Listeners {
             let (topic, message) = (topic.clone(), told.message());
             begun.push(begin(topic.doing(), move || topic.publish(message?, within)));
         }
-        if let Some(webhook) = self.webhook.as_ref().filter(|webhook| webhook.wants(report.result)) {
+        if let Some(webhook) = self.webhook.as_ref().filter(|webhook| webhook.wants(report)) {
             let (webhook, body) = (webhook.clone(), webhook.body(&sentence::of(report, reason), &told));
             begun.push(begin(webhook.doing(), move || webhook.post(body?, within)));
         }

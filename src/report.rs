@@ -51,6 +51,8 @@ impl Action {
 pub enum Outcome {
     /// All of it was done, and what there is is good.
     Complete,
+    /// A good snapshot that is not whole: something in it could not be read, and is as it was before, or missing.
+    Stale,
     /// A snapshot without some entries, or a restore that left something out.
     Partial,
     /// A snapshot that looks like an unmounted volume.
@@ -70,6 +72,7 @@ impl Outcome {
     pub fn name(self) -> &'static str {
         match self {
             Outcome::Complete => "complete",
+            Outcome::Stale => "stale",
             Outcome::Partial => "partial",
             Outcome::Suspect => "suspect",
             Outcome::Unsound => "unsound",
@@ -84,7 +87,7 @@ impl Outcome {
     /// be mended, a configuration be put right.
     pub fn stays(self, action: Action) -> bool {
         match self {
-            Outcome::Complete | Outcome::Partial | Outcome::Suspect | Outcome::Unsound => true,
+            Outcome::Complete | Outcome::Stale | Outcome::Partial | Outcome::Suspect | Outcome::Unsound => true,
             Outcome::Damaged | Outcome::Refused => action != Action::Backup,
             Outcome::Failed => false,
         }
@@ -219,6 +222,7 @@ impl Done {
                 (State::Partial, _) => Outcome::Partial,
                 (State::Suspect, _) => Outcome::Suspect,
                 (State::Complete, false) => Outcome::Unsound,
+                (State::Complete, true) if !report.taken.whole => Outcome::Stale,
                 (State::Complete, true) => Outcome::Complete,
             },
             Done::Restore(report) if report.restored.not_restored.is_empty() => Outcome::Complete,

@@ -15,7 +15,7 @@ use lastgood::replicas::{self, Made};
 use lastgood::store::Traffic;
 use lastgood::vault::entry::{Kind, Taken};
 use lastgood::vault::path::escape;
-use lastgood::vault::root::{DatabaseRecord, Problem, SnapshotName, State};
+use lastgood::vault::root::{DatabaseRecord, Problem, SnapshotName, Stale, State};
 use lastgood::{backup, restore, verify};
 
 pub use self::doctor::{doctor, stopping};
@@ -33,7 +33,11 @@ pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
         let what = if held.vault == *vault { "new vault" } else { "replica of the vault" };
         line(&mut text, format_args!("Made a {what} in {}", printable(&held.vault)));
     }
-    let good = if taken.good { "good" } else { "NOT GOOD" };
+    let good = match (taken.good, taken.whole) {
+        (true, true) => "good",
+        (true, false) => "good, NOT WHOLE",
+        (false, _) => "NOT GOOD",
+    };
     line(&mut text, format_args!("Snapshot {} is {} ({good})", taken.snapshot.id, taken.state));
     let (entries, bytes) = (entries(taken.entries), BinaryBytes(taken.bytes));
     line(&mut text, format_args!("  holds    {entries}, {bytes}, of {}", path(data)));
@@ -133,7 +137,12 @@ fn databases(databases: &[DatabaseRecord]) -> String {
 
 /// Why a snapshot is not good, a line each.
 pub fn not_good(report: &backup::Report) -> Vec<String> {
-    let mut lines = bad_state(report.state, &report.errors, report.entries);
+    let mut lines = bad_state(report);
+    if report.good {
+        lines.extend(some("could not back up", &report.errors));
+        lines.extend(stale(&report.stale));
+        lines.extend(some("may be torn:", &report.torn));
+    }
     if report.databases.iter().any(DatabaseRecord::failed) {
         lines.push(
             "a database failed its check; the snapshot is kept but never restored unasked: `lastgood restore` takes the \
@@ -144,20 +153,27 @@ pub fn not_good(report: &backup::Report) -> Vec<String> {
     lines
 }
 
-fn bad_state(state: State, problems: &[Problem], new_entries: u64) -> Vec<String> {
-    match state {
+/// What is in a snapshot as it was before, in a line.
+fn stale(stale: &[Stale]) -> Option<String> {
+    let first = stale.first()?;
+    let more = more(stale.len());
+    let (path, since) = (name(first.path.bytes()), time(first.since));
+    Some(format!("could not read {path} now: it is in the snapshot as of {since}{more}"))
+}
+
+/// How many more there are than the first, which was named.
+fn more(all: usize) -> String {
+    if all > 1 { format!(", and {} more (--json names them all)", all - 1) } else { String::new() }
+}
+
+fn bad_state(report: &backup::Report) -> Vec<String> {
+    match report.state {
         State::Complete => Vec::new(),
-        State::Partial => some("could not back up", problems),
-        State::Suspect if new_entries <= 1 => vec![
-            "the data directory is empty: this looks like an unmounted volume; the snapshot is kept but never restored or \
-             built upon unasked (--accept-shrink accepts it)"
-                .into(),
-        ],
-        State::Suspect => vec![
-            "the data directory holds less than half of what the last good snapshot does; the snapshot is kept but never \
-             restored or built upon unasked (--accept-shrink accepts it)"
-                .into(),
-        ],
+        State::Partial => some("could not back up", &report.errors),
+        State::Suspect => vec![format!(
+            "{}; the snapshot is kept but never restored unasked (--accept-shrink accepts it)",
+            printable(report.suspect.as_deref().unwrap_or("it looks like an accident"))
+        )],
     }
 }
 
@@ -193,6 +209,14 @@ pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> 
     for side in &report.moved_beside {
         let why = "it would have brought the old database's data back";
         line(&mut text, format_args!("  before   {} is there too: {why}", name(side.bytes())));
+    }
+    if let Some(first) = report.stale.first() {
+        let more = more(report.stale.len());
+        let (path, since) = (name(first.path.bytes()), time(first.since));
+        line(
+            &mut text,
+            format_args!("  older    {path} is as of {since}: it could not be read when this was taken{more}"),
+        );
     }
     for newer in &report.passed_over {
         line(
@@ -282,7 +306,11 @@ pub fn listed(listed: &Listed) -> String {
     let reason = root.reason.to_string();
     // Of a complete one with a database that failed its check, this is what counts.
     let unsound = root.state == State::Complete && root.failed_checks > 0;
-    let state = if unsound { "unsound".to_owned() } else { root.state.to_string() };
+    let state = match (unsound, root.good && !root.whole) {
+        (true, _) => "unsound".to_owned(),
+        (_, true) => "stale".to_owned(),
+        _ => root.state.to_string(),
+    };
     let (size, added) = (BinaryBytes(root.bytes).to_string(), BinaryBytes(root.uploaded_bytes).to_string());
     let entries = HumanCount(root.entries).to_string();
     let labels: String = root.labels.iter().map(|(k, v)| format!("  {}={}", printable(k), printable(v))).collect();
@@ -294,7 +322,8 @@ pub fn listed(listed: &Listed) -> String {
 pub fn entry(entry: &Shown) -> String {
     let target = entry.target.as_ref().map(|t| format!(" -> {}", name(&t.0))).unwrap_or_default();
     let (mode, name) = (permissions(entry.kind, entry.mode), name(entry.path.bytes()));
-    format!("{mode} {:5} {:5} {:>12} {} {name}{target}", entry.uid, entry.gid, entry.size, time(entry.mtime))
+    let stale = entry.stale_since.map(|since| format!("  (as of {})", time(since))).unwrap_or_default();
+    format!("{mode} {:5} {:5} {:>12} {} {name}{target}{stale}", entry.uid, entry.gid, entry.size, time(entry.mtime))
 }
 
 /// One difference between snapshots.

@@ -64,7 +64,7 @@ impl Commands<'_> {
                 let work = |before| job::run(run, &job.clone().asking(before), cause.clone(), self.0, ctx);
                 match once(self.0, &asker, &cause, ctx, work)? {
                     Answer::Now(ran) => *ran,
-                    Answer::Before(before) => return served_before(&before, console),
+                    Answer::Before(before) => return served_before(&before, exit_zero_on, console),
                     Answer::Elsewhere { run, .. } => {
                         let why = format!("the run {run} of the same attempt of this task is not over");
                         return Err(
@@ -201,8 +201,8 @@ impl Commands<'_> {
     }
 }
 
-/// Tells of the snapshot that an earlier attempt took.
-fn served_before(before: &Before, console: &mut Console) -> Result<Outcome> {
+/// Tells of the snapshot that an earlier attempt took, and ends as that did.
+fn served_before(before: &Before, exit_zero_on: &[report::Outcome], console: &mut Console) -> Result<Outcome> {
     let report = before.report.clone().unwrap_or_else(|| serde_json::json!({ "run": before.run }));
     let (result, snapshot) = (report["result"].as_str(), report["snapshot"].as_str());
     let (result, snapshot) = (result.unwrap_or("of unknown state"), snapshot.unwrap_or("whose report is lost"));
@@ -212,7 +212,10 @@ fn served_before(before: &Before, console: &mut Console) -> Result<Outcome> {
         printable(result)
     );
     console.report(&report, || show::run_in_full(&report))?;
-    Ok(Outcome::Done)
+    // A result that is not known is a newer program's; a snapshot was taken.
+    let outcome =
+        serde_json::from_value::<report::Outcome>(report["result"].clone()).unwrap_or(report::Outcome::Complete);
+    Ok(if exit_zero_on.contains(&outcome) { Outcome::Done } else { outcome.into() })
 }
 
 /// What was copied, and between which places.

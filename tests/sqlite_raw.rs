@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use crate::support::World;
 use crate::support::compare::{assert_same, differences};
-use crate::support::database::{assert_recovers_same, beside, copy, dump, orders, run, seen, table, taken};
+use crate::support::database::{
+    assert_recovers_same, beside, copy, dump, leftover_wal, orders, run, seen, table, taken,
+};
 use crate::support::machine::{Mounted, as_nobody};
 use crate::support::other::Other;
 use crate::support::tree::{noise, set_mode};
@@ -35,12 +37,6 @@ fn hot_journal(path: &Path) {
     app.ask("UPDATE t SET x = randomblob(1000)");
     app.kill();
     assert!(beside(path, "-journal").metadata().unwrap().len() > 100_000);
-}
-
-/// Leaves a WAL of a killed writer.
-fn leftover_wal(path: &Path) {
-    Other::serving(path, &format!("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; {}", table(300, 1000))).kill();
-    fs::remove_file(beside(path, "-shm")).unwrap();
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
+use jiff::Timestamp;
+
 use super::base::{Base, recorded_sides};
+use super::carry::{Beside, Carry};
 use super::extra::Extra;
 use super::found::Found;
 use super::index::IndexWriter;
@@ -11,21 +14,29 @@ use super::merge::{MAX_LINKS, content_mark, link_name};
 use super::packer::{PackWriter, Packer};
 use super::part::{Content, Part, Why};
 use super::seen::Seen;
+use super::select::Select;
 use super::sqlite::beside::database_of;
 use super::writer::{Refused, SnapshotWriter, Written, is_beside};
 use crate::beneath::Identity;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::vault::entry::{Entry, Extent, Kind, Taken, padding};
-use crate::vault::hex::Hash;
-use crate::vault::pack::PackKind;
+use crate::vault::hex::{Hash, PackId};
+use crate::vault::hunk::HunkBuilder;
+use crate::vault::pack::{PackInfo, PackKind};
 use crate::vault::path::EntryPath;
 use crate::vault::read::PackReader;
-use crate::vault::root::{DatabaseRecord, PackBook, Problem};
+use crate::vault::root::{DatabaseRecord, HunkRef, PackBook, Problem, Stale};
 use crate::vault::tar;
 
 /// A smaller file is not looked for among the blocks of this run, in bytes: an extent of its own would cost as much.
 const WORTH_FINDING: usize = 4096;
+/// After so many days somebody is told again that something could not be read for so long.
+const TOLD_AFTER: [i64; 3] = [1, 7, 30];
+/// Of fewer files it says nothing that most have another content: an app may write to all that it has.
+const MANY: u64 = 100;
+/// So many warnings tell of what was carried over; all of it is in the report.
+const TOLD: usize = 20;
 static ZEROS: [u8; 512] = [0; 512];
 
 mod database;
@@ -50,8 +61,29 @@ pub struct Assembly<'a> {
     refused: Option<EntryPath>,
     /// Bytes that were read from files.
     pub read_bytes: u64,
-    /// What could not be read.
+    /// What is missing.
     pub problems: Vec<Problem>,
+    carry: Option<Carry<'a>>,
+    /// What was carried over.
+    stale: BTreeMap<EntryPath, Stale>,
+    /// How many of the last complete snapshot's databases have had their turn.
+    watched: usize,
+    /// The sizes of the files that are where those were.
+    pub sizes: HashMap<EntryPath, u64>,
+    /// What became of files that were known.
+    known_files: Known,
+    /// Files that were read, or are unchanged as far as their times tell.
+    live_files: u64,
+    /// What had been carried over before this round, of what is looked at anew in it.
+    stale_before: BTreeMap<EntryPath, Stale>,
+    /// What was taken although it never came to rest.
+    torn: BTreeMap<EntryPath, Problem>,
+    /// What was read torn of files that were carried over.
+    torn_reads: BTreeMap<EntryPath, Box<Entry>>,
+    /// Packs that what was carried over lies in.
+    carried: PackBook,
+    /// What was carried over because it lies beside a raw database.
+    carried_sides: HashSet<EntryPath>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// How each database was taken.
@@ -75,6 +107,38 @@ pub struct Assembly<'a> {
     ctx: &'a Context<'a>,
 }
 
+/// Files that the last snapshot has, too.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// Of the same content.
+    same: u64,
+    /// Of another one.
+    changed: u64,
+}
+
+impl Known {
+    fn count(&mut self, same: bool) {
+        *(if same { &mut self.same } else { &mut self.changed }) += 1;
+    }
+}
+
+/// What is to be told of a snapshot that was put together.
+#[derive(Debug)]
+pub struct Assembled {
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// What is missing.
+    pub missing: Vec<Problem>,
+    /// What was carried over.
+    pub stale: Vec<Stale>,
+    /// What was taken although it never came to rest.
+    pub torn: Vec<Problem>,
+    /// How each database was taken.
+    pub databases: Vec<DatabaseRecord>,
+    /// Bytes that were read from files.
+    pub read_bytes: u64,
+}
+
 /// The first name of a file that has several.
 struct First {
     identity: Identity,
@@ -86,7 +150,7 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// No memory for a decoder.
-    pub fn new(base: &'a Base<'a>, packer: &'a Packer<'a>, ctx: &'a Context<'a>) -> Result<Self> {
+    pub fn new(base: &'a Base<'a>, select: &'a Select, packer: &'a Packer<'a>, ctx: &'a Context<'a>) -> Result<Self> {
         Ok(Assembly {
             data: PackWriter::new(packer, PackKind::Data),
             index: IndexWriter::new(packer, base),
@@ -99,6 +163,17 @@ impl<'a> Assembly<'a> {
             refused: None,
             read_bytes: 0,
             problems: Vec::new(),
+            carry: Some(Carry::new(base, select)),
+            stale: BTreeMap::new(),
+            watched: 0,
+            sizes: HashMap::new(),
+            known_files: Known::default(),
+            live_files: 0,
+            stale_before: BTreeMap::new(),
+            torn: BTreeMap::new(),
+            torn_reads: BTreeMap::new(),
+            carried: PackBook::new(),
+            carried_sides: HashSet::new(),
             warnings: Vec::new(),
             database_records: Vec::new(),
             unread: BTreeMap::new(),
@@ -122,7 +197,8 @@ impl<'a> Assembly<'a> {
         while let Some(part) = parts.next() {
             match part {
                 Part::Keep(entry) => self.keep(entry)?,
-                Part::Written(entry) => self.add(entry)?,
+                Part::Written(entry) => self.written(entry)?,
+                Part::Stays(path) => self.stays(&path),
                 Part::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
                 Part::Link(found, identity) => self.link(found, identity)?,
                 Part::Broken => return Err(Error::failed("read the data directory", "a thread ended in a panic")),
@@ -133,7 +209,7 @@ impl<'a> Assembly<'a> {
                 Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
                 Part::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
                 Part::Warn(what) => self.warn(what),
-                Part::Failed(path, why, size) => self.unreadable(path, why, size),
+                Part::Failed(path, why, size) => self.unreadable(path, why, size)?,
                 Part::Blocks(..)
                 | Part::Hole(_)
                 | Part::Again
@@ -166,24 +242,132 @@ impl<'a> Assembly<'a> {
         self.problems.push(Problem { path, why });
     }
 
-    /// An entry that is missing in the snapshot and has not gone.
-    fn unreadable(&mut self, path: EntryPath, why: String, size: u64) {
+    /// An entry that cannot be read: it is carried over, or missing, and has not gone.
+    fn unreadable(&mut self, path: EntryPath, why: String, size: u64) -> Result<()> {
         // Whoever was told to stop commits nothing, and says that and no more.
-        if self.ctx.stop.load(Ordering::Relaxed) {
-            return;
+        if self.ctx.stop.load(Ordering::Relaxed) || self.carry_over(&path, &why)? {
+            return Ok(());
         }
         self.unread.insert(path.clone(), size);
         self.failed(path, why);
+        Ok(())
+    }
+
+    /// Puts what the newest good snapshot has at `path`, with all that belongs to it. Says whether it had anything there.
+    fn carry_over(&mut self, path: &EntryPath, why: &str) -> Result<bool> {
+        self.add_held(Some(path))?;
+        // Of a folder that cannot be listed, its own entry was put just now.
+        let below = self.writer.last() == *path;
+        // What cannot have its place in the tree is missing, and must not keep the snapshot from being taken.
+        if !below && !self.writer.has_place_for(path) {
+            return Ok(false);
+        }
+        let Some(mut carry) = self.carry.take() else { return Ok(false) };
+        let done = carry.over(path, below, why, |entry, Beside(beside)| self.carried(entry, beside));
+        self.carry = Some(carry);
+        let Some(carried) = done? else { return Ok(false) };
+        // That its attributes are as they were, too, is said with that.
+        self.problems.retain(|problem| problem.path != *path);
+        self.carried.extend(carried.packs.into_iter().map(|pack| (pack.id, pack)));
+        for Problem { path, why } in carried.lost {
+            self.failed(path, why);
+        }
+        if let Some(stale) = carried.stale.first()
+            && self.stale.len() < TOLD
+        {
+            self.warn(format!("{path} cannot be read, and is in the snapshot as of {}: {why}", stale.since));
+        }
+        self.stale.extend(carried.stale.into_iter().map(|stale| (stale.path.clone(), stale)));
+        self.torn.extend(carried.torn.into_iter().map(|torn| (torn.path.clone(), torn)));
+        Ok(true)
+    }
+
+    /// Puts an entry that is carried over, or has it wait for its place beside its database.
+    fn carried(&mut self, mut entry: Box<Entry>, beside: bool) -> Result<()> {
+        if !entry.extents.iter().all(|extent| self.base.has_extent(extent)) {
+            // Its header is lost, and can be made anew.
+            entry.extents = entry.content_extents();
+            entry = self.place(entry, None)?;
+        }
+        if beside {
+            self.carried_sides.insert(entry.path.clone());
+            self.held.insert(entry.path.clone(), entry);
+            return Ok(());
+        }
+        // What lies beside a database now is not stored.
+        let database = entry.database.is_some().then(|| entry.path.clone());
+        self.add(entry)?;
+        self.databases.extend(database);
+        Ok(())
+    }
+
+    /// An entry that this run has written already; unless it had been carried over with a folder, and that was listed now and
+    /// does not have it.
+    fn written(&mut self, entry: Box<Entry>) -> Result<()> {
+        let is_stale = |stale: &BTreeMap<EntryPath, Stale>| {
+            let side = self.carried_sides.contains(&entry.path);
+            let database = database_of(entry.path.bytes()).filter(|_| side).and_then(|path| EntryPath::new(path).ok());
+            let above = std::iter::successors(Some(entry.path.clone()), EntryPath::folder);
+            above.chain(database).any(|path| stale.contains_key(&path))
+        };
+        if is_stale(&self.stale_before) && !is_stale(&self.stale) {
+            return Ok(());
+        }
+        self.add(entry)
+    }
+
+    /// What is at `path` stays as it was written.
+    fn stays(&mut self, path: &EntryPath) {
+        let back: Vec<_> = self.stale_before.extract_if(.., |at, _| at.is_in(path)).collect();
+        self.stale.extend(back);
+        // It had been carried over with the folder that it is in.
+        let above = std::iter::successors(path.folder(), EntryPath::folder);
+        let with = above.into_iter().find_map(|folder| self.stale_before.get(&folder));
+        if let Some(with) = with.filter(|_| !self.stale.contains_key(path)) {
+            self.stale.insert(path.clone(), Stale { path: path.clone(), ..with.clone() });
+        }
+    }
+
+    /// Puts a file that was read, and what lies beside it if it is a raw database. One that never came to rest is carried
+    /// over, if it can be, and what was read is kept beside the tree.
+    fn add_read(&mut self, entry: Box<Entry>, sides: Vec<Entry>, torn: Option<String>) -> Result<()> {
+        let path = entry.path.clone();
+        if let Some(why) = torn {
+            let known = self.carry.as_mut().map_or(Ok(false), |carry| carry.has_file(&path))?;
+            // What is carried over is not what other names of the file have.
+            let first = if known { self.first.take() } else { None };
+            if known && self.carry_over(&path, &why)? {
+                let all = sides.into_iter().map(Box::new).chain([entry]);
+                self.torn_reads.extend(all.map(|entry| (entry.path.clone(), entry)));
+                return Ok(());
+            }
+            self.first = self.first.take().or(first);
+            // A database that nothing good is known of stays unsound, as long as there is no good snapshot at all.
+            if entry.database.is_none() || self.carry.as_ref().is_some_and(Carry::exists) {
+                self.torn.insert(path.clone(), Problem { path: path.clone(), why: why.clone() });
+            }
+            self.warn(format!("{path}: {why}; taken as it stood, {} bytes", entry.size));
+        }
+        self.held.extend(sides.into_iter().map(|side| (side.path.clone(), Box::new(side))));
+        self.add(entry)
     }
 
     fn keep(&mut self, entry: Box<Entry>) -> Result<()> {
         self.ctx.monitor.advance(entry.size);
+        if entry.kind == Kind::File {
+            self.live_files += 1;
+            self.known_files.count(true);
+        }
         self.add(entry)
     }
 
     /// The content is as it was; the rest is taken anew.
     fn adopt(&mut self, found: Found, known: Box<Entry>, extra: Extra, identity: Option<Identity>) -> Result<()> {
         self.ctx.monitor.advance(found.size);
+        if found.kind == Kind::File {
+            self.live_files += 1;
+            self.known_files.count(true);
+        }
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
         let mut entry = self.entry_of(found, extra, known.hash);
         // Not the file's, where a part of a database is in its WAL.
@@ -219,6 +403,7 @@ impl<'a> Assembly<'a> {
     fn file(&mut self, content: Content, bytes: &[u8], known: Option<Box<Entry>>, sampled: bool) -> Result<()> {
         self.read_bytes += bytes.len() as u64;
         let hash = content.hash;
+        let torn = content.note.clone().filter(|_| content.torn);
         let Some(mut entry) = self.read(content, known.as_deref(), sampled)? else { return Ok(()) };
         if let Some(known) = known.as_ref().filter(|k| k.hash == entry.hash && k.size == entry.size && k.map.is_none())
         {
@@ -233,16 +418,16 @@ impl<'a> Assembly<'a> {
                     self.seen.remember(hash, Extent { length: bytes.len() as u64, ..content });
                     entry.header = content.offset - whole.offset;
                     entry.extents = vec![whole];
-                    return self.add(entry);
+                    return self.add_read(entry, Vec::new(), torn);
                 }
             }
         } else if !bytes.is_empty() {
             entry.header = entry_header(&entry)?.len() as u64;
             entry.extents = vec![self.whole(&entry, bytes)?];
-            return self.add(entry);
+            return self.add_read(entry, Vec::new(), torn);
         }
         let entry = self.place(entry, known.as_deref())?;
-        self.add(entry)
+        self.add_read(entry, Vec::new(), torn)
     }
 
     /// Stores header, content and padding in one piece: in its pack the file is a piece of a tar stream.
@@ -252,17 +437,22 @@ impl<'a> Assembly<'a> {
 
     /// What a file that was read becomes; none if it is the entry that was known, which is then added.
     fn read(&mut self, content: Content, known: Option<&Entry>, sampled: bool) -> Result<Option<Box<Entry>>> {
-        if let Some(note) = &content.note {
-            self.warn(format!("{}: {note}", content.found.path));
+        if let Some(note) = content.note.as_ref().filter(|_| !content.torn) {
+            self.warn(format!("{}: {note}; taken as it stood, {} bytes", content.found.path, content.found.size));
         }
         if sampled && let Some(known) = known {
             if known.hash == Some(content.hash) && known.size == content.found.size && content.note.is_none() {
+                self.live_files += 1;
                 self.add(Box::new(known.clone()))?;
                 return Ok(None);
             }
             if known.mtime == content.found.mtime {
                 self.warn(format!("{} was changed without its time changing; it is stored anew", content.found.path));
             }
+        }
+        self.live_files += 1;
+        if let Some(known) = known.filter(|known| known.kind == Kind::File) {
+            self.known_files.count(known.hash == Some(content.hash));
         }
         let Content { found, extra, hash, identity, .. } = content;
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
@@ -273,8 +463,15 @@ impl<'a> Assembly<'a> {
 
     /// An entry without its bytes.
     fn entry_of(&mut self, found: Found, extra: Extra, hash: Option<Hash>) -> Box<Entry> {
+        let mut xattrs = extra.xattrs;
         if let Some(why) = extra.refused {
-            let why = format!("its extended attributes cannot be read: {why}");
+            let mut why = format!("its extended attributes cannot be read: {why}");
+            // A store that fails now fails the run at its next request as well.
+            let known = self.carry.as_mut().and_then(|carry| carry.xattrs(&found.path, found.kind).ok().flatten());
+            if let Some(known) = known {
+                why = format!("{why}; those of the last good snapshot are kept");
+                xattrs = known;
+            }
             self.without_attributes(&found.path, why);
         }
         let link = hash.as_ref().and_then(|hash| link_name(&found, hash));
@@ -289,7 +486,7 @@ impl<'a> Assembly<'a> {
             ctime: found.ctime,
             inode: found.inode,
             target: extra.target,
-            xattrs: extra.xattrs,
+            xattrs,
             hash,
             link,
             racy: extra.racy || extra.refused.is_some(),
@@ -328,6 +525,16 @@ impl<'a> Assembly<'a> {
     /// Adds an entry, and before it what waits for a place before it.
     fn add(&mut self, entry: Box<Entry>) -> Result<()> {
         self.add_held(Some(&entry.path))?;
+        if entry.kind != Kind::File
+            && let Some(held) = self.held.remove(&entry.path)
+        {
+            // A part of a database that is carried over has its place.
+            let (path, folder) = (entry.path, entry.kind == Kind::Folder);
+            self.put(held)?;
+            self.refused = folder.then(|| path.clone()).or(self.refused.take());
+            self.failed(path, "a file of a database that is carried over has its place in the snapshot".into());
+            return Ok(());
+        }
         // What is no file belongs to no database, whatever its name.
         let file = entry.kind == Kind::File;
         let database = database_of(entry.path.bytes()).filter(|_| file).unwrap_or_default();
@@ -348,9 +555,101 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// Warnings, problems, databases and bytes read, when all is done.
-    pub fn outcome(self) -> (Vec<String>, Vec<Problem>, Vec<DatabaseRecord>, u64) {
-        (self.warnings, self.problems, self.database_records, self.read_bytes)
+    /// Whether nothing but what was carried over is in it: then nothing was captured.
+    pub fn is_all_carried(&self) -> bool {
+        self.live_files == 0 && !self.stale.is_empty()
+    }
+
+    /// Whether what it lacks is new since the last good snapshot, or has lasted for another day, week or month: then somebody
+    /// is told.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn is_news(&mut self, started: Timestamp) -> Result<bool> {
+        if self.stale.is_empty() && self.torn.is_empty() && self.problems.is_empty() {
+            return Ok(false);
+        }
+        let Some(carry) = &mut self.carry else { return Ok(true) };
+        let Some(before) = carry.told()? else { return Ok(true) };
+        let stale = self.stale.values().any(|stale| {
+            let days = |at: Timestamp| at.duration_since(stale.since).as_hours() / 24;
+            let passed = TOLD_AFTER.iter().any(|day| days(before.started) < *day && days(started) >= *day);
+            passed || !before.knows(&stale.path)
+        });
+        let others = self.torn.keys().chain(self.problems.iter().map(|problem| &problem.path));
+        Ok(stale || others.into_iter().any(|path| !before.knows(path)))
+    }
+
+    /// That most of the files that were known have another content now, if they are many.
+    pub fn mostly_changed(&self) -> Option<String> {
+        let Known { same, changed } = self.known_files;
+        (same + changed >= MANY && changed > same).then(|| {
+            format!("{changed} of {} known files have another content than in the last snapshot", same + changed)
+        })
+    }
+
+    /// What is to be told of it, when all is done.
+    pub fn outcome(mut self) -> Assembled {
+        if self.stale.len() > TOLD {
+            self.warn(format!(
+                "{} more could not be read, and are in the snapshot as they were before",
+                self.stale.len() - TOLD
+            ));
+        }
+        Assembled {
+            warnings: self.warnings,
+            missing: self.problems,
+            stale: self.stale.into_values().collect(),
+            torn: self.torn.into_values().collect(),
+            databases: self.database_records,
+            read_bytes: self.read_bytes,
+        }
+    }
+
+    /// What was carried over, in path order.
+    pub fn stale(&self) -> Vec<Stale> {
+        self.stale.values().cloned().collect()
+    }
+
+    /// What was taken although it never came to rest, in path order.
+    pub fn torn(&self) -> Vec<Problem> {
+        self.torn.values().cloned().collect()
+    }
+
+    /// Databases that did not pass their check; those apart that were torn, where something good is there already.
+    pub fn failed_checks(&self) -> u64 {
+        let failed = self.database_records.iter().filter(|record| record.failed());
+        failed.filter(|record| !self.torn.contains_key(&record.path)).count() as u64
+    }
+
+    /// A pack that this run has stored, or that what was carried over lies in.
+    pub fn pack(&self, id: PackId) -> Option<PackInfo> {
+        self.stored.get(&id).or_else(|| self.carried.get(&id)).copied()
+    }
+
+    /// Writes what was read torn into hunks outside of the tree; gives them, and the packs that they reach.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn write_torn_reads(&mut self) -> Result<(Vec<HunkRef>, Vec<PackId>)> {
+        let (mut hunks, mut reached, mut builder) = (Vec::new(), Vec::new(), HunkBuilder::default());
+        let mut entries = std::mem::take(&mut self.torn_reads).into_values().peekable();
+        while let Some(entry) = entries.next() {
+            let full = match builder.push(&entry) {
+                Ok(full) => full,
+                Err(why) => {
+                    self.warn(format!("what was read of {} while it changed is not kept: {why}", entry.path));
+                    None
+                }
+            };
+            let last = if entries.peek().is_none() { builder.finish() } else { None };
+            for hunk in full.into_iter().chain(last) {
+                let frame = self.index.store(&hunk.bytes)?;
+                reached.extend(hunk.packs.iter().chain([&frame.pack]));
+                hunks.push(HunkRef { frame, entries: hunk.entries, first: hunk.first, maps: hunk.maps });
+            }
+        }
+        Ok((hunks, reached))
     }
 
     fn put(&mut self, mut entry: Box<Entry>) -> Result<()> {
@@ -397,6 +696,7 @@ impl<'a> Assembly<'a> {
                 return self.put(bare);
             }
         }
+        self.watch(&entry);
         if is_beside(&entry, &self.raw) {
             self.writer.count_beside(entry.size);
         }
@@ -407,9 +707,10 @@ impl<'a> Assembly<'a> {
                 self.raw.retain(|path| entry.path.bytes().starts_with(path.bytes()));
                 self.raw.push(entry.path.clone());
             }
-            let why = self.reasons.get(&entry.path).cloned();
+            let why = self.reasons.get(&entry.path).filter(|_| database.taken == Taken::Raw).cloned();
             let (path, check) = (entry.path.clone(), database.check.clone());
-            self.database_records.push(DatabaseRecord { path, taken: database.taken, why, check });
+            let size = Some(entry.size);
+            self.database_records.push(DatabaseRecord { path, taken: database.taken, why, check, size });
         }
         if let Some((path, file, identity)) = self.first.take() {
             if path != entry.path {
@@ -419,6 +720,18 @@ impl<'a> Assembly<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Remembers the size of what the last complete snapshot has as a database.
+    fn watch(&mut self, entry: &Entry) {
+        let databases = self.base.measure.as_ref().map_or(&[][..], |measure| &measure.databases);
+        // Both are in path order.
+        while databases.get(self.watched).is_some_and(|database| database.path < entry.path) {
+            self.watched += 1;
+        }
+        if entry.kind == Kind::File && databases.get(self.watched).is_some_and(|database| database.path == entry.path) {
+            self.sizes.insert(entry.path.clone(), entry.size);
+        }
     }
 
     /// Ends what is being written for a checkpoint; none where nothing could be in it.
@@ -466,13 +779,18 @@ impl<'a> Assembly<'a> {
         self.links.clear();
         let again = |path: &EntryPath| path.is_in_one_of(taken);
         self.problems.retain(|problem| !again(&problem.path));
+        self.stale_before = self.stale.extract_if(.., |path, _| again(path)).collect();
+        self.torn.retain(|path, _| !again(path));
+        self.torn_reads.retain(|path, _| !again(path));
         self.unread.retain(|path, _| !again(path));
         self.database_records.clear();
+        self.sizes.clear();
+        self.watched = 0;
         self.databases.clear();
         self.beside.clear();
         self.raw.clear();
         self.refused = None;
-        Ok(self.base.packs.with(self.stored.values().copied().collect::<Vec<_>>()))
+        Ok(self.base.packs.with(self.stored.values().chain(self.carried.values()).copied().collect::<Vec<_>>()))
     }
 }
 

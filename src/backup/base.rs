@@ -1,26 +1,39 @@
 //! What a backup starts from: the parent snapshot and, before it, the checkpoint of a backup that did not finish.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::Path;
 
 use crossbeam_channel::Sender;
 
 use super::sqlite::known_pages;
+use super::suspect::{Earlier, Measure};
 use crate::error::{Error, Kind, Result};
 use crate::vault::Vault;
 use crate::vault::entry::{Entry, Extent, Taken};
 use crate::vault::hex::PackId;
+use crate::vault::list::List;
 use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
-use crate::vault::root::{HunkRef, Place, Root, SnapshotName, State};
+use crate::vault::root::{HunkRef, Place, Root, SnapshotName, State, Totals};
 use crate::vault::tree;
 
 /// The entries that are known, and where their bytes are.
 pub struct Base<'v> {
     /// The snapshot that this one continues.
     pub parent: Option<(SnapshotName, Root)>,
-    /// What a good snapshot looked like last: this one is suspect if it is less than half of it.
-    pub measure: Option<(u64, u64)>,
+    /// The vault.
+    pub vault: &'v Vault,
+    /// All its snapshots, in their order.
+    pub names: Vec<SnapshotName>,
+    /// The newest good snapshot of the same data, from which what cannot be read is carried over.
+    pub good: Option<(SnapshotName, Root)>,
+    /// What the last complete snapshot had: by that it is judged whether this one is suspect.
+    pub measure: Option<Measure>,
+    /// The suspect ones since, newest first.
+    pub suspects: Vec<Earlier>,
+    /// What the last complete snapshot is of, where that is not what this one is of.
+    pub other_data: Option<String>,
     /// This snapshot's number.
     pub seq: u64,
     /// Reads what parent and checkpoint reach.
@@ -28,6 +41,8 @@ pub struct Base<'v> {
     /// The hunks of both.
     pub hunks: Vec<HunkRef>,
     sections: Vec<Section>,
+    /// The newest suspect snapshot, if it is newer than the parent: what it has need not be sent again.
+    suspect: Vec<Section>,
     /// What older snapshots know of entries that the parent could not read.
     missed: Vec<Known>,
     /// Packs that a snapshot names and the vault has lost: what lies in them counts as unknown, and is stored anew.
@@ -38,6 +53,9 @@ pub struct Base<'v> {
 const MISSED: usize = 1000;
 /// So many older snapshots are asked.
 const OLDER: usize = 8;
+
+/// A good snapshot of the same data is looked for among so many, where others are of something else.
+const LOOKED_AT: usize = 256;
 
 /// A root's packs and hunks.
 type Loaded = (Vec<PackInfo>, Vec<HunkRef>);
@@ -71,12 +89,14 @@ impl<'v> Base<'v> {
     /// A partial snapshot serves too: what it lacks is read as new, and a directory with one file that can never be read
     /// would otherwise be sent whole at every backup. What is damaged is passed over with a warning.
     ///
-    /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem.
+    /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem. What cannot be read
+    /// is carried over from a good snapshot `of` the same data path and service.
     ///
     /// # Errors
     /// A store that fails.
     pub fn find(
         vault: &'v Vault,
+        of: (&Path, Option<&str>),
         place: &Place,
         comparable: bool,
         absent: HashSet<PackId>,
@@ -91,19 +111,24 @@ impl<'v> Base<'v> {
         let checkpoints =
             checkpoints.map_err(|_| Error::failed("list the checkpoints", "a thread of it ended early"))??;
         let mut base = Base {
+            vault,
+            names: Vec::new(),
             parent: None,
+            good: None,
             measure: None,
+            suspects: Vec::new(),
+            other_data: None,
             // Greater than all, also than those that cannot be read: the newest snapshot must be the newest.
             seq: names.iter().map(|name| name.seq).max().unwrap_or(0).saturating_add(1),
             packs: PackReader::new(&*vault.store, Default::default()).strict(),
             hunks: Vec::new(),
             sections: Vec::new(),
+            suspect: Vec::new(),
             missed: Vec::new(),
             absent,
         };
-        let mut found = None;
-        let mut partial = None;
-        for name in names.iter().rev().copied() {
+        let (mut found, mut partial, mut suspect) = (None, None, None);
+        for (number, name) in names.iter().rev().copied().enumerate() {
             let root = match vault.root(name) {
                 Ok(root) => root,
                 Err(why) if why.kind() == Kind::Damage => {
@@ -112,21 +137,38 @@ impl<'v> Base<'v> {
                 }
                 Err(why) => return Err(why),
             };
-            let totals = (root.totals.entries, root.totals.bytes.saturating_sub(root.totals.beside));
             match root.state {
-                State::Complete if base.measure.is_none() => base.measure = Some(totals),
-                State::Partial if partial.is_none() => partial = Some(totals),
+                State::Complete if base.measure.is_none() => {
+                    base.measure = Some(base.measured(&root)?);
+                    base.other_data = (!root.is_of(of.0, of.1)).then(|| told(&root));
+                }
+                State::Partial if partial.is_none() && base.measure.is_none() => partial = Some(base.measured(&root)?),
+                State::Suspect if base.measure.is_none() => base.suspects.push(earlier(&root)),
                 _ => {}
+            }
+            if root.state == State::Suspect && found.is_none() && suspect.is_none() && root.totals.entries > 1 {
+                let what = format!("the snapshot {name}");
+                suspect = base.load(&root, &what, &mut warn)?.map(|loaded| (loaded, root.place == *place));
+            }
+            if base.good.is_none() && root.good() && root.is_of(of.0, of.1) {
+                base.good = Some((name, root.clone()));
             }
             if found.is_none() && root.state != State::Suspect {
                 let what = format!("the snapshot {name}");
                 found = base.load(&root, &what, &mut warn)?.map(|loaded| (name, root, loaded));
             }
-            if base.measure.is_some() && found.is_some() {
+            let looked_enough = base.good.is_some() || number >= LOOKED_AT;
+            if base.measure.is_some() && found.is_some() && looked_enough {
                 break;
             }
         }
         base.measure = base.measure.or(partial);
+        if let Some(((packs, mut hunks), same_place)) = suspect {
+            hunks.retain(|hunk| !base.absent.contains(&hunk.frame.pack));
+            base.packs.learn(packs);
+            base.hunks.extend(hunks.iter().cloned());
+            base.suspect = vec![Section { hunks, after: None, same_place: comparable && same_place }];
+        }
         let mut covered = None;
         let parent = found.as_ref().map(|(name, ..)| *name);
         if let Some((name, root)) = newest_checkpoint(vault, &checkpoints, parent, &mut warn)?
@@ -140,7 +182,32 @@ impl<'v> Base<'v> {
             base.find_missed(vault, &names, name, &root, |older| comparable && older.place == *place, &mut warn)?;
             base.parent = Some((name, root));
         }
+        base.names = names;
         Ok(base)
+    }
+
+    /// What a snapshot is compared with.
+    fn measured(&self, root: &Root) -> Result<Measure> {
+        let mut databases = Vec::new();
+        let listed = match &root.databases {
+            List::Items(items) => {
+                databases.extend(items.iter().cloned());
+                Ok(())
+            }
+            List::Frames(_) => self.packs.for_another(root).and_then(|packs| {
+                packs.each(&root.databases, |record| {
+                    databases.push(record);
+                    Ok(())
+                })
+            }),
+        };
+        match listed {
+            // Without the list, which is told when the snapshot is built upon, nothing is said of databases that are gone.
+            Err(why) if why.kind() != Kind::Damage => return Err(why),
+            _ => {}
+        }
+        let (entries, bytes) = (root.totals.entries, root.totals.bytes.saturating_sub(root.totals.beside));
+        Ok(Measure { entries, bytes, place: root.place.clone(), mounts: root.mounts.clone(), databases })
     }
 
     /// Looks in older snapshots for what the parent could not read: a large file that was locked once is not sent whole
@@ -241,39 +308,105 @@ impl<'v> Base<'v> {
         self.sections.push(Section { hunks, after, same_place });
     }
 
-    /// Sends all known entries in path order, a hunk at a time, until nobody listens any more. A hunk that cannot be read
+    /// Sends all known entries in path order, a hunk or so at a time, until nobody listens any more. A hunk that cannot be read
     /// makes its entries unknown: they are read and stored anew, which mends the vault for the future.
     pub fn send(&self, to: &Sender<Vec<Known>>, warn: impl Fn(String)) -> Result<()> {
-        let mut decoder = Decoder::new()?;
-        for section in &self.sections {
-            for (n, hunk) in section.hunks.iter().enumerate() {
-                let next = section.hunks.get(n + 1).map(|next| &next.first);
-                if let (Some(after), Some(next)) = (&section.after, next)
-                    && next <= after
-                {
-                    continue;
-                }
-                let entries = match tree::read_hunk(&self.packs, hunk, &mut decoder) {
-                    Ok(entries) => entries,
-                    // Nothing can be stored there either.
-                    Err(why) if why.kind() == Kind::Unreachable => return Err(why),
-                    Err(why) => {
-                        warn(format!("what the parent says from {} on is read anew: {why}", hunk.first));
-                        continue;
-                    }
-                };
-                let mut known: Vec<_> = entries
-                    .into_iter()
-                    .filter(|entry| section.after.as_ref().is_none_or(|after| entry.path > *after))
-                    .filter_map(|entry| self.known(entry, section.same_place))
-                    .collect();
-                join_units(&mut known);
-                if to.send(known).is_err() {
+        let mut known = Stream::new(self, &self.sections)?;
+        if self.suspect.is_empty() {
+            while let Some(entries) = known.hunk(&warn)? {
+                if to.send(entries).is_err() {
                     return Ok(());
                 }
             }
+            return Ok(());
         }
-        Ok(())
+        let mut suspect = Stream::new(self, &self.suspect)?;
+        loop {
+            let mut both = Vec::with_capacity(TOGETHER);
+            while both.len() < TOGETHER {
+                let (one, other) = (known.peek(&warn)?.cloned(), suspect.peek(&warn)?.cloned());
+                // Of what both have, the suspect snapshot knows the newer state.
+                both.extend(match (&one, &other) {
+                    (None, None) => break,
+                    (Some(one), Some(other)) if one < other => known.next(),
+                    (Some(_), None) => known.next(),
+                    _ => {
+                        if one == other {
+                            known.next();
+                        }
+                        suspect.next()
+                    }
+                });
+            }
+            if both.is_empty() || to.send(both).is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Known entries that are sent at a time where two snapshots are joined.
+const TOGETHER: usize = 512;
+
+/// The entries of sections, one after the other.
+struct Stream<'b> {
+    base: &'b Base<'b>,
+    hunks: std::vec::IntoIter<(&'b Section, usize)>,
+    decoder: Decoder,
+    ready: VecDeque<Known>,
+}
+
+impl<'b> Stream<'b> {
+    fn new(base: &'b Base<'b>, sections: &'b [Section]) -> Result<Self> {
+        let hunks = sections.iter().flat_map(|section| (0..section.hunks.len()).map(move |n| (section, n)));
+        let hunks = hunks.collect::<Vec<_>>().into_iter();
+        Ok(Stream { base, hunks, decoder: Decoder::new()?, ready: VecDeque::new() })
+    }
+
+    /// What the next hunk that can be read says; none at the end.
+    fn hunk(&mut self, warn: &impl Fn(String)) -> Result<Option<Vec<Known>>> {
+        for (section, n) in self.hunks.by_ref() {
+            let hunk = &section.hunks[n];
+            let next = section.hunks.get(n + 1).map(|next| &next.first);
+            if let (Some(after), Some(next)) = (&section.after, next)
+                && next <= after
+            {
+                continue;
+            }
+            let entries = match tree::read_hunk(&self.base.packs, hunk, &mut self.decoder) {
+                Ok(entries) => entries,
+                // Nothing can be stored there either.
+                Err(why) if why.kind() == Kind::Unreachable => return Err(why),
+                Err(why) => {
+                    warn(format!("what the parent says from {} on is read anew: {why}", hunk.first));
+                    continue;
+                }
+            };
+            let mut known: Vec<_> = entries
+                .into_iter()
+                .filter(|entry| section.after.as_ref().is_none_or(|after| entry.path > *after))
+                .filter_map(|entry| self.base.known(entry, section.same_place))
+                .collect();
+            join_units(&mut known);
+            return Ok(Some(known));
+        }
+        Ok(None)
+    }
+
+    /// The path of the next entry.
+    fn peek(&mut self, warn: &impl Fn(String)) -> Result<Option<&EntryPath>> {
+        while self.ready.is_empty() {
+            match self.hunk(warn)? {
+                Some(known) => self.ready.extend(known),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.ready.front().map(|known| &known.entry.path))
+    }
+
+    /// The next entry, which was looked at.
+    fn next(&mut self) -> Option<Known> {
+        self.ready.pop_front()
     }
 }
 
@@ -295,6 +428,21 @@ impl Base<'_> {
         let whole = placed && (self.absent.is_empty() || packs.all(|pack| self.has(*pack)));
         let sides = Vec::new();
         (whole || known_pages(&entry).is_some()).then(|| Known { entry: Box::new(entry), same_place, whole, sides })
+    }
+}
+
+/// What is remembered of a suspect snapshot.
+fn earlier(root: &Root) -> Earlier {
+    let Totals { entries, bytes, beside, changed, .. } = root.totals;
+    let bytes = bytes.saturating_sub(beside);
+    Earlier { started: root.started, entries, bytes, changed, mounts: root.mounts.clone() }
+}
+
+/// What a snapshot is of, for people.
+fn told(root: &Root) -> String {
+    match &root.service {
+        Some(service) => format!("{} of {service} on {}", root.data, root.host),
+        None => format!("{} on {}", root.data, root.host),
     }
 }
 

@@ -92,6 +92,8 @@ enum Pass<'a> {
     Whole,
     /// These entries, beside what has been written.
     Round { taken: &'a [EntryPath], new: &'a BTreeSet<EntryPath>, written: &'a Written, reader: &'a PackReader<'a> },
+    /// What has been written, and these, which could not be read.
+    Close { unread: &'a [EntryPath], written: &'a Written, reader: &'a PackReader<'a> },
 }
 
 impl Capture<'_> {
@@ -165,6 +167,11 @@ impl Capture<'_> {
             let enough = done.rounds == ROUNDS || rounds_took > ROUNDS_TIME.max(capture / 10);
             if taken.is_empty() || done.rounds > 0 && enough {
                 self.tell(assembly, &to_take, &later, &done, clock.elapsed());
+                let unread = later.iter().filter(|(path, why)| **why == Why::Unread && to_take.lacking.contains(*path));
+                let unread: Vec<_> = unread.map(|(path, _)| path.clone()).collect();
+                if !unread.is_empty() {
+                    written = self.close(assembly, &written, &unread)?;
+                }
                 done.seconds = clock.elapsed().as_secs_f64();
                 return Ok((written, done));
             }
@@ -182,6 +189,16 @@ impl Capture<'_> {
             written = assembly.finish()?;
             rounds_took += round.elapsed();
         }
+    }
+
+    /// Carries over, or names as missing, what is there and could never be read.
+    fn close(&self, assembly: &mut Assembly, written: &Written, unread: &[EntryPath]) -> Result<Written> {
+        let reader = assembly.begin_again(&[])?;
+        self.through(&Pass::Close { unread, written, reader: &reader }, |parts| {
+            assembly.take(parts)?;
+            self.ctx.check(&doing(self.run.options))
+        })?;
+        assembly.finish()
     }
 
     fn is_newborn(&self, found: &Found) -> bool {
@@ -292,7 +309,9 @@ impl Capture<'_> {
             let (known_to, known) = bounded::<Vec<Known>>(2);
             let sender = scope.spawn(move || match pass {
                 Pass::Whole => base.send(&known_to, self.warn),
-                Pass::Round { written, reader, .. } => send_written(written, reader, &known_to),
+                Pass::Round { written, reader, .. } | Pass::Close { written, reader, .. } => {
+                    send_written(written, reader, &known_to)
+                }
             });
             let desk = Desk {
                 root: self.root,
@@ -392,6 +411,16 @@ impl Capture<'_> {
                     }
                     go_on()
                 })?;
+                patch.rest(|step| feed.push(step)).map_err(early)?;
+            }
+            Pass::Close { unread, .. } => {
+                let merge = Merge::new(std::iter::empty(), rule);
+                let mut patch = Patch::new(known.map(|known| known.entry), merge);
+                for path in *unread {
+                    let why = "it could not be opened, or was replaced again and again".into();
+                    patch.failed(path.clone(), why, |step| feed.push(step)).map_err(early)?;
+                    go_on()?;
+                }
                 patch.rest(|step| feed.push(step)).map_err(early)?;
             }
         }

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use super::assemble::Assembly;
 use super::base::Base;
 use super::packer::Packer;
+use super::suspect::{self, Now, Verdict};
 use super::writer::Written;
-use super::{Options, doing};
+use super::{Options, absolute, doing};
 use crate::error::{Error, Result};
 use crate::vault::Vault;
 use crate::vault::hex::PackId;
@@ -18,7 +19,7 @@ use crate::vault::list;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::absent;
 use crate::vault::root::{
-    CHECKPOINTS, FORMAT, PackBook, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals,
+    CHECKPOINTS, FORMAT, Filters, Mount, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals,
 };
 
 /// Asked directly before a snapshot's root is created, when all else is stored: whether the run may commit at all. Another
@@ -57,6 +58,8 @@ pub struct Run<'a> {
     pub base: &'a Base<'a>,
     /// Where the data directory is.
     pub place: Place,
+    /// What is mounted below it.
+    pub mounts: Vec<Mount>,
     /// When it began, by the store's clock.
     pub started: Timestamp,
 }
@@ -75,8 +78,14 @@ pub struct Committed {
     pub name: SnapshotName,
     /// Its state.
     pub state: State,
+    /// Why it is suspect.
+    pub suspect: Option<String>,
     /// Whether it may be restored without being asked for by name.
     pub good: bool,
+    /// Whether all of it is what was there.
+    pub whole: bool,
+    /// Whether something about it is new that somebody should be told.
+    pub alert: bool,
     /// Its sums.
     pub totals: Totals,
     /// Bytes of all objects that the run created, the root among them.
@@ -100,33 +109,65 @@ impl Run<'_> {
             reached.insert(frame.pack);
             Ok::<_, Error>(frame)
         };
+        if !checkpoint && assembly.is_all_carried() {
+            let first = assembly.stale().into_iter().next();
+            let why = first.map(|stale| format!("{}: {}", stale.path, stale.why)).unwrap_or_default();
+            return Err(Error::failed(doing(self.options), format!("no file in it can be read. {why}"))
+                .hint("Look at its disk or mount, and at who may read it. The snapshots before are as they were."));
+        }
         assembly.flush()?;
         let Written { hunks, mut reached, totals, until } = written;
         let covers = checkpoint.then_some(until);
         let hunks = list::write(hunks, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let problems = assembly.problems.clone();
         let problems = list::write(problems, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
+        let stale = list::write(assembly.stale(), |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
+        let torn = list::write(assembly.torn(), |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
+        let (torn_reads, packs) = if checkpoint { Default::default() } else { assembly.write_torn_reads()? };
+        reached.extend(packs);
+        let torn_reads = list::write(torn_reads, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
+        let failed_checks = assembly.failed_checks();
         let databases = assembly.database_records.clone();
-        let failed_checks = databases.iter().filter(|record| record.failed()).count() as u64;
         let databases = list::write(databases, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         assembly.index.flush()?;
         assembly.stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
 
         // The packs can be listed now, all but those that the list itself comes to lie in.
-        let mut infos = reached.iter().map(|id| self.info(*id, &assembly.stored)).collect::<Result<Vec<_>>>()?;
+        let mut infos = reached.iter().map(|id| self.info(*id, assembly)).collect::<Result<Vec<_>>>()?;
         infos.sort_by_key(|info| info.id);
         let mut holders = HashSet::new();
         let packs = list::write(infos.clone(), |frame| store(&frame.finish(&[]), &mut holders, assembly))?;
         assembly.index.flush()?;
         assembly.stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
-        let mut holders = holders.iter().map(|id| self.info(*id, &assembly.stored)).collect::<Result<Vec<_>>>()?;
+        let mut holders = holders.iter().map(|id| self.info(*id, assembly)).collect::<Result<Vec<_>>>()?;
         holders.sort_by_key(|info| info.id);
         let absent = absent(&*self.vault.store, infos.iter().chain(&holders))?;
         if !absent.is_empty() {
             return Ok(Outcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));
         }
 
-        let state = if covers.is_some() { State::Complete } else { self.state(assembly, &totals) };
+        let (mut state, mut suspect, mut alert) = (State::Complete, None, false);
+        if covers.is_none() {
+            let verdict = self.judge(assembly, &totals);
+            state = self.state(assembly, &verdict);
+            alert = assembly.is_news(self.started)?;
+            match verdict {
+                Verdict::Suspect(why) if state == State::Suspect => suspect = Some(why),
+                Verdict::Noted(why) => assembly.warn(why),
+                Verdict::Accepted(why) => {
+                    alert = true;
+                    assembly.warn(why);
+                }
+                Verdict::Sound | Verdict::Suspect(_) => {}
+            }
+            if let Some(other) = self.base.other_data.as_ref().filter(|_| state != State::Suspect) {
+                assembly.warn(format!("the last complete snapshot is of {other}; from now on `latest` is this one"));
+            }
+            if let Some(why) = assembly.mostly_changed() {
+                alert = true;
+                assembly.warn(why);
+            }
+        }
         let uploaded: u64 = assembly.stored.values().map(|info| info.size).sum();
         let totals = Totals { uploaded_bytes: uploaded, new_packs: assembly.stored.len() as u64, ..totals };
         let folder = if covers.is_some() { CHECKPOINTS } else { SNAPSHOTS };
@@ -141,15 +182,22 @@ impl Run<'_> {
             run: self.options.run,
             labels: self.options.labels.clone(),
             state,
-            data: self.options.data.display().to_string(),
+            suspect,
+            data: absolute(&self.options.data).display().to_string(),
             host: self.options.host.clone(),
             writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
             place: self.place.clone(),
+            mounts: self.mounts.clone(),
             covers,
             totals,
             hunks,
             packs: PackList { list: packs, holders },
             problems,
+            stale,
+            torn,
+            torn_reads,
+            service: self.options.service.clone(),
+            filters: Filters { include: self.options.include.clone(), exclude: self.options.exclude.clone() },
             databases,
             failed_checks,
         };
@@ -160,29 +208,42 @@ impl Run<'_> {
         let object = name.object(folder);
         self.vault.store.create(&object, &[&bytes]).map_err(|e| e.while_doing(format!("commit {object}")))?;
         let uploaded_bytes = uploaded + bytes.len() as u64;
-        let good = root.good();
-        Ok(Outcome::Committed(Committed { name, state, good, totals, uploaded_bytes }))
+        let (good, whole) = (root.good(), root.whole());
+        Ok(Outcome::Committed(Committed {
+            name,
+            state,
+            suspect: root.suspect,
+            good,
+            whole,
+            alert,
+            totals,
+            uploaded_bytes,
+        }))
     }
 
-    fn info(&self, id: PackId, stored: &PackBook) -> Result<PackInfo> {
-        let info = stored.get(&id).or_else(|| self.base.packs.book().get(&id)).copied();
+    fn info(&self, id: PackId, assembly: &Assembly) -> Result<PackInfo> {
+        let info = assembly.pack(id).or_else(|| self.base.packs.book().get(&id).copied());
         info.ok_or_else(|| Error::failed("list the snapshot's packs", format!("nothing is known of the pack {id}")))
     }
 
-    fn state(&self, assembly: &Assembly, totals: &Totals) -> State {
+    /// What is to be thought of what was captured, and why.
+    fn judge(&self, assembly: &Assembly, totals: &Totals) -> Verdict {
         // What is there and cannot be read has not vanished.
         let entries = totals.entries + assembly.unread.len() as u64;
         let bytes = totals.bytes - totals.beside + assembly.unread.values().sum::<u64>();
-        // The data directory itself is an entry.
-        let empty = entries <= 1;
-        let shrunk = self
-            .base
-            .measure
-            .is_some_and(|(had, had_bytes)| entries < had.div_ceil(2) || bytes < had_bytes.div_ceil(2));
-        match () {
-            () if (empty || shrunk) && !self.options.accept_shrink => State::Suspect,
-            () if !assembly.problems.is_empty() => State::Partial,
-            () => State::Complete,
+        let sizes = &assembly.sizes;
+        let now = Now { entries, bytes, place: &self.place, mounts: &self.mounts, sizes };
+        suspect::judge(&now, self.base.measure.as_ref(), &self.base.suspects)
+    }
+
+    fn state(&self, assembly: &Assembly, verdict: &Verdict) -> State {
+        match verdict {
+            Verdict::Suspect(_) if !self.options.accept_shrink => State::Suspect,
+            // Where a good snapshot is there already, what it does not have either holds nothing back.
+            _ if !assembly.problems.is_empty() && self.base.good.is_none() && !self.options.accept_missing => {
+                State::Partial
+            }
+            _ => State::Complete,
         }
     }
 }

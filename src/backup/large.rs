@@ -75,10 +75,15 @@ impl<'a> Large<'a> {
         self.to.send(vec![part]).map_err(|_| Over)
     }
 
-    /// Sends the file's content, a second time if it changed.
+    /// Sends the file's content, once more if it changed.
+    ///
+    /// One that only grew, as a log does, is taken up to its first length: read up to there once more, it must be the same. Then
+    /// that is what was there between both.
     pub(super) fn read(&mut self, first: Stat, trust: Trust) -> Result<io::Result<Content>, Over> {
         let mut stat = first;
-        for last in [false, true] {
+        let mut grown: Option<(Stat, u64, Hash)> = None;
+        let mut passes_left = 2;
+        loop {
             let mut began = (trust.now)();
             if wait_a_tick(&stat, began) {
                 began = (trust.now)();
@@ -87,7 +92,7 @@ impl<'a> Large<'a> {
                     Err(why) => return Ok(Err(why.into())),
                 };
             }
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            let size = grown.as_ref().map_or(u64::try_from(stat.st_size).unwrap_or(0), |(_, size, _)| *size);
             self.hash.reset();
             self.held.clear();
             let trusted = trusts_holes(self.file, &stat, began);
@@ -100,16 +105,25 @@ impl<'a> Large<'a> {
                 Ok(after) => after,
                 Err(why) => return Ok(Err(why.into())),
             };
-            let happened = compare(&stat, &after, read);
-            if last || happened.as_ref().is_none_or(|happened| !happened.torn) {
-                let hash = Hash::from(&self.hash.finalize());
-                let racy = happened.is_some() || trust.is_racy(mtime(&stat), began);
-                return Ok(finish(self.file, self.path, &stat, read, racy, hash, happened));
+            let hash = Hash::from(&self.hash.finalize());
+            passes_left -= 1;
+            if let Some((first, length, before)) = grown.take() {
+                if (read, hash) == (length, before) {
+                    return Ok(finish(self.file, self.path, &first, read, true, hash, None));
+                }
+                // What was there changed as well: all of it is read.
+                passes_left = 1;
+            } else {
+                let happened = compare(&stat, &after, read);
+                if passes_left == 0 || happened.as_ref().is_none_or(|happened| !happened.torn) {
+                    let racy = happened.is_some() || trust.is_racy(mtime(&stat), began);
+                    return Ok(finish(self.file, self.path, &stat, read, racy, hash, happened));
+                }
+                grown = happened.filter(|happened| happened.grew).map(|_| (stat, read, hash));
             }
             self.send(Part::Again)?;
             stat = after;
         }
-        Ok(Err(io::Error::other("it keeps changing")))
     }
 
     /// Sends up to `size` bytes of content, as data and, where they are trusted, holes; tells how many there were.

@@ -32,6 +32,8 @@ pub enum Step {
     Part,
     /// It cannot be in the snapshot, and why.
     Failed(EntryPath, String),
+    /// It cannot be looked at anew, and what this run has written of it comes next.
+    Stays(EntryPath),
     /// It is to be looked at once more at the end.
     Later(EntryPath, Why),
 }
@@ -319,7 +321,7 @@ pub(super) mod tests {
                 Step::Link(_) => 'l',
                 Step::Part => 'p',
                 Step::Failed(..) => 'f',
-                Step::Written(_) | Step::Instead(..) | Step::Later(..) => panic!("of a round"),
+                Step::Written(_) | Step::Instead(..) | Step::Stays(_) | Step::Later(..) => panic!("of a round"),
             })
             .collect()
     }

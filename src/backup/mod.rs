@@ -10,6 +10,7 @@ pub mod assemble;
 pub mod base;
 pub mod block;
 pub mod capture;
+pub mod carry;
 pub mod commit;
 pub mod extra;
 pub mod folders;
@@ -24,6 +25,7 @@ pub mod read;
 pub mod seen;
 pub mod select;
 pub mod sqlite;
+pub mod suspect;
 pub mod times;
 pub mod walk;
 pub mod writer;
@@ -46,7 +48,7 @@ use self::packer::with_packer;
 use self::select::Select;
 use crate::beneath::{Directory, Identity, born};
 use crate::error::{Doing, Error, Result};
-use crate::filesystem;
+use crate::filesystem::{self, Mounted};
 use crate::lock;
 use crate::monitor::{Context, Moment};
 use crate::store::Traffic;
@@ -54,7 +56,7 @@ use crate::vault::Vault;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
 use crate::vault::path::EntryPath;
-use crate::vault::root::{DatabaseRecord, Place, Problem, Reason, SnapshotName, State};
+use crate::vault::root::{DatabaseRecord, Place, Problem, Reason, SnapshotName, Stale, State};
 
 /// When a file counts as unchanged though it was not read.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +100,10 @@ pub struct Options {
     pub verify_content: bool,
     /// An empty or halved directory is meant to be so.
     pub accept_shrink: bool,
+    /// What cannot be read may be missing, although no older snapshot has it.
+    pub accept_missing: bool,
+    /// The app that the data belongs to; none if that was not told.
+    pub service: Option<String>,
     /// Take files that are SQLite databases by their content as such.
     pub sqlite: bool,
     /// Have SQLite check every database in the transaction in which it is read.
@@ -135,6 +141,8 @@ impl Default for Options {
             exclude: Vec::new(),
             verify_content: false,
             accept_shrink: false,
+            accept_missing: false,
+            service: None,
             sqlite: true,
             check: None,
             busy_timeout: Duration::from_secs(10),
@@ -160,8 +168,12 @@ pub struct Report {
     pub parent: Option<SnapshotName>,
     /// How much of the directory it holds.
     pub state: State,
+    /// Why it is suspect.
+    pub suspect: Option<String>,
     /// Whether it may be restored without being asked for by name: it is complete, and no database failed its check.
     pub good: bool,
+    /// Whether all of it is what is there: nothing is missing, carried over or torn.
+    pub whole: bool,
     /// Its entries of every kind.
     pub entries: u64,
     /// Files among them.
@@ -178,8 +190,14 @@ pub struct Report {
     pub looked_again: LookedAgain,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// What could not be read.
+    /// Whether something about the snapshot is new that somebody should be told, however it ended.
+    pub alert: bool,
+    /// What is missing: it could not be read, and no older snapshot had it.
     pub errors: Vec<Problem>,
+    /// What could not be read and was carried over from an older snapshot.
+    pub stale: Vec<Stale>,
+    /// What was taken although it never came to rest.
+    pub torn: Vec<Problem>,
     /// How each database was taken.
     pub databases: Vec<DatabaseRecord>,
     /// How long it took.
@@ -246,7 +264,10 @@ fn attempt(
     ctx: &Context,
 ) -> Result<Attempt> {
     let (root, unlocked) = open_locked(options, ctx)?;
-    let place = place(options, &root)?;
+    // Where there is no /proc, nothing is known of mounts.
+    let mounted = filesystem::mounted().unwrap_or_default();
+    let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
+    let place = place(options, &root, remote.is_some(), &mounted)?;
     let early = Mutex::new(Vec::new());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
@@ -258,15 +279,18 @@ fn attempt(
             "packs are missing in the vault; what they held is stored anew. `lastgood verify` tells whom it hurts";
         warn(format!("{} {what}", absent.len()));
     }
-    let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
-    let mut base = Base::find(vault, &place, remote.is_none(), absent.clone(), warn)?;
+    let data = absolute(&options.data);
+    let of = (&*data, options.service.as_deref());
+    let mut base = Base::find(vault, of, &place, remote.is_none(), absent.clone(), warn)?;
     base.seq = base.seq.max(options.seq_after.saturating_add(1));
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
-    let run = Run { vault, options, base: &base, place, started };
+    let mounts = suspect::mounts_below(root.path(), &mounted).into_iter();
+    let mounts = mounts.filter(|mount| !select.excludes(&mount.path)).collect();
+    let run = Run { vault, options, base: &base, place, mounts, started };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, root: &root, select, began, remote, warn: &warn, ctx };
     let (outcome, assembled, settled) = with_packer(&*vault.store, options.level, ctx, |packer| {
-        let mut assembly = Assembly::new(&base, packer, ctx)?;
+        let mut assembly = Assembly::new(&base, select, packer, ctx)?;
         let (written, settled) = capture.take(&mut assembly, packer)?;
         ctx.monitor.reached(Moment::Committing, &EntryPath::root());
         if !leads_to(&options.data, &root) {
@@ -280,24 +304,28 @@ fn attempt(
         Some(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
         None => return Ok(Attempt::Exchanged),
     };
-    let (later, errors, databases, read_bytes) = assembled;
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
-    warnings.extend(later);
+    warnings.extend(assembled.warnings);
     Ok(Attempt::Done(Box::new(Report {
         snapshot: committed.name,
         parent: base.parent.as_ref().map(|(name, _)| *name),
         state: committed.state,
+        suspect: committed.suspect,
         good: committed.good,
+        whole: committed.whole,
         entries: committed.totals.entries,
         files: committed.totals.files,
         bytes: committed.totals.bytes,
-        read_bytes,
+        read_bytes: assembled.read_bytes,
         uploaded_bytes: committed.uploaded_bytes,
         new_packs: committed.totals.new_packs,
         looked_again: settled,
         warnings,
-        errors,
-        databases,
+        alert: committed.alert,
+        errors: assembled.missing,
+        stale: assembled.stale,
+        torn: assembled.torn,
+        databases: assembled.databases,
         seconds: clock.elapsed().as_secs_f64(),
         traffic: vault.store.traffic(),
     })))
@@ -316,20 +344,32 @@ fn open_locked(options: &Options, ctx: &Context) -> Result<(Directory, Option<St
     }
 }
 
+/// The data directory's path as it is kept with a snapshot.
+fn absolute(data: &Path) -> PathBuf {
+    std::path::absolute(data).unwrap_or_else(|_| data.to_owned())
+}
+
 /// Whether a path still leads to the directory that was opened.
 fn leads_to(data: &Path, root: &Directory) -> bool {
     rustix::fs::stat(data).is_ok_and(|now| (now.st_dev, now.st_ino) == root.id())
 }
 
 /// Where the data directory is now.
-fn place(options: &Options, root: &Directory) -> Result<Place> {
+fn place(options: &Options, root: &Directory, remote: bool, mounted: &[Mounted]) -> Result<Place> {
     let doing = || format!("read the data directory {}", options.data.display());
     let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, Identity::FLAGS).doing(doing)?;
+    let born = born(&stat).map(|(seconds, part)| found::nanos(seconds, part.into()));
+    // What is mounted last over a place is what is there.
+    let on = mounted.iter().filter(|mounted| root.path().starts_with(&mounted.at));
+    let on = on.max_by_key(|mounted| mounted.at.components().count()).filter(|_| remote || born.is_none());
+    let path = on.and_then(|on| root.path().strip_prefix(&on.at).ok()).map(|path| path.display().to_string());
     Ok(Place {
         boot: options.boot.clone(),
         device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
         inode: stat.stx_ino,
-        born: born(&stat).map(|(seconds, part)| found::nanos(seconds, part.into())),
+        born,
+        source: on.map(|on| on.source.clone()),
+        path,
     })
 }
 

@@ -22,12 +22,22 @@ pub struct Content {
     pub hash: Hash,
     /// Whether it may have changed since without any time showing it.
     pub racy: bool,
-    /// What happened to it while it was read.
+    /// What happened to it while it was read, for people.
     pub note: Option<String>,
     /// Whether it may be a mixture of what the file was before and after that.
     pub torn: bool,
     /// Which file it was, if other names lead to it.
     pub identity: Option<Identity>,
+}
+
+impl Content {
+    /// Says of a file that was read alone whether a log lies beside it now, without which it is not what it was.
+    pub fn came_to_be_a_database(&mut self, has_log: bool) {
+        if has_log {
+            self.torn = true;
+            self.note = Some("a log of SQLite's came to lie beside it while it was read".into());
+        }
+    }
 }
 
 /// Why an entry is to be looked at once more at the end of a capture.
@@ -50,6 +60,8 @@ pub enum Part {
     Keep(Box<Entry>),
     /// It stands in what this run has written already.
     Written(Box<Entry>),
+    /// An entry that could not be read anew is as this run has written it already; it comes next.
+    Stays(EntryPath),
     /// The entry's content is kept, its metadata is new. Which file it was, if other names lead to it.
     Adopt(Found, Box<Entry>, Extra, Option<Identity>),
     /// Another name, it seems, of a file that came before, and which file it leads to.

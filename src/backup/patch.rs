@@ -22,12 +22,14 @@ pub struct Patch<W: Iterator<Item = Box<Entry>>> {
     stay: Vec<EntryPath>,
     /// The folders that the next entry may lie in: they come with what is handed on.
     folders: Vec<EntryPath>,
+    /// The folder that was found last, if it had been captured as one.
+    again: Option<EntryPath>,
 }
 
 impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Joins what was `written`; `merge` decides about what is found, of which it knows nothing.
     pub fn new(written: W, merge: Merge<std::iter::Empty<Known>>) -> Self {
-        Patch { written: written.peekable(), merge, stay: Vec::new(), folders: Vec::new() }
+        Patch { written: written.peekable(), merge, stay: Vec::new(), folders: Vec::new(), again: None }
     }
 
     /// What is to be done about the next found entry, and about all that was written before it.
@@ -63,6 +65,9 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
                 Step::Part => Ok(()),
                 step => take(Step::Instead(Box::new(step), written)),
             };
+        }
+        if folders == (true, true) {
+            self.again = Some(found.path.clone());
         }
         if folders == (false, true) {
             return take(self.merge.next(found));
@@ -115,7 +120,9 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         self.until(&path, &mut take)?;
         match self.written.peek() {
             // It comes next, as it was captured before.
-            Some(written) if written.path.is_in(&path) => Ok(()),
+            Some(written) if written.path.is_in(&path) => take(Step::Stays(path)),
+            // It was listed when it was captured, and nothing was in it.
+            _ if self.again.as_ref() == Some(&path) => take(Step::Stays(path)),
             _ => take(Step::Failed(path, why)),
         }
     }

@@ -24,9 +24,10 @@ use super::large::Large;
 use super::merge::Step;
 use super::part::{Content, Part, Why};
 use super::sqlite::beside;
+use super::sqlite::header::{Header, SMALLEST_PAGE};
 use super::sqlite::registry::{self, Hold};
 use super::sqlite::trouble::Trouble;
-use super::sqlite::{self, header::Header};
+use super::sqlite::{self, How};
 use super::times::{Happened, compare, mtime, wait_a_tick};
 use crate::beneath::{Directory, Identity};
 use crate::error::Result;
@@ -160,7 +161,8 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
         Step::Written(entry) => Part::Written(entry),
         Step::Instead(step, written) => match take_step(desk, *step, to, before)? {
             Some(failed @ (Part::Failed(..) | Part::Later(..))) => {
-                before.push(failed);
+                before.extend(Some(failed).filter(|part| matches!(part, Part::Later(..))));
+                before.push(Part::Stays(written.path.clone()));
                 Part::Written(written)
             }
             part => return Ok(part),
@@ -169,6 +171,7 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
             Ok(identity) => Part::Link(found, identity),
             Err(why) => gone_or_failed(desk, found, why),
         },
+        Step::Stays(path) => Part::Stays(path),
         Step::Part => return Ok(None),
         Step::Failed(path, why) => Part::Failed(path, why, 0),
         Step::Later(path, why) => Part::Later(path, why),
@@ -234,7 +237,8 @@ fn look_at(
 ) -> Result<Part, Over> {
     let sides: Vec<_> = beside::sides(&found).collect();
     let part = look(desk, found, known, sampled, to, before)?;
-    if !matches!(part, Part::DatabaseEnd(_)) {
+    // What lies beside one that cannot be read is of no use.
+    if !matches!(part, Part::DatabaseEnd(_) | Part::Failed(..)) {
         before.extend(sides.into_iter().map(|side| Part::Later(side, Why::Unread)));
     }
     Ok(part)
@@ -280,6 +284,10 @@ fn look(
             return Ok(Part::Other(found, known, Extra { refused: Some(why), ..Extra::default() }));
         }
         // Not what it was: a link that was swapped, a name that was given away and taken again.
+        if !replaced && matches!(desk.root.stat_at(&found.path), Err(Errno::NOENT)) {
+            // On another machine's filesystem, what was deleted there may be refused before it is seen to be gone.
+            return Ok(gone(desk, found));
+        }
         if !replaced {
             return Ok(Part::Failed(found.path, why.to_string(), found.size));
         }
@@ -321,6 +329,9 @@ fn open(desk: Desk, path: &EntryPath) -> Result<OwnedFd, Errno> {
         }
     }
 }
+
+/// Why a database is taken raw that is known by what lies beside it.
+const ENCRYPTED: &str = "it does not begin as a database, and what lies beside it is one's: it is encrypted";
 
 /// Opens a file under a hold, and looks at it.
 ///
@@ -373,7 +384,12 @@ fn read_file(
     ctx.monitor.reached(Moment::Opened, path);
     let mut first = [0; 100];
     let begins = if desk.databases.enabled { read_some(&file, 0, &mut first).unwrap_or(0) } else { 0 };
-    if Header::parse(&first[..begins]).is_some() {
+    // An encrypted database does not say that it is one; what SQLite leaves beside it does.
+    let plain = Header::parse(&first[..begins]).is_some();
+    let pages = begins == first.len() && opened.size.is_multiple_of(SMALLEST_PAGE.into());
+    let own = (opened.device, opened.inode);
+    let encrypted = || !plain && pages && beside::has_log(desk.root, path, own, ctx.stop);
+    if plain || encrypted() {
         drop(file);
         let mut begin = || {
             let mut first = std::mem::take(before);
@@ -381,7 +397,15 @@ fn read_file(
             to.send(first).map_err(|_| Over)
         };
         let reader = sqlite::Reader { root: desk.root, base: desk.base, settings: desk.databases, to, ctx };
-        return match reader.take(&opened, known.as_deref(), hold, &mut begin)? {
+        let how = match plain {
+            true => How::Live(hold),
+            false => {
+                // It is held anew with what lies beside it.
+                drop(hold);
+                How::Raw(ENCRYPTED)
+            }
+        };
+        return match reader.take(&opened, known.as_deref(), how, &mut begin)? {
             Ok(part) => {
                 if let Part::DatabaseEnd(ended) = &part
                     && desk.numbers_tell
@@ -399,7 +423,8 @@ fn read_file(
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
         match read_small(&file, path, &stat, desk) {
-            Ok(Some((content, bytes))) => {
+            Ok(Some((mut content, bytes))) => {
+                content.came_to_be_a_database(encrypted());
                 ctx.monitor.advance(bytes.len() as u64);
                 before.extend(aftermath(&file, found, known.as_deref(), &content));
                 return Ok(Ok(Part::File(Box::new(content), bytes, known.clone(), sampled)));
@@ -414,7 +439,8 @@ fn read_file(
     first.push(Part::Begin(known.clone(), sampled));
     to.send(first).map_err(|_| Over)?;
     Ok(Ok(match Large::new(&file, path, to, ctx).read(stat, desk.trust)? {
-        Ok(content) => {
+        Ok(mut content) => {
+            content.came_to_be_a_database(encrypted());
             before.extend(aftermath(&file, found, known.as_deref(), &content));
             Part::End(content)
         }
@@ -465,14 +491,16 @@ pub(super) fn finish(
     let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
     let extra = extra_of_file(file);
     let torn = happened.as_ref().is_some_and(|happened| happened.torn);
-    let note = happened.map(|happened| format!("{}; taken as it stood, {read} bytes", happened.what));
+    let note = happened.map(|happened| happened.what);
     let identity = if found.linked { Some(Identity::of_file(file)?) } else { None };
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, torn, identity })
 }
 
-/// Reads a small file; none if it has become a large one.
+/// Reads a small file, once more if it changed; none if it has become a large one. One that only grew is taken up to its first
+/// length, as [`Large::read`] does.
 fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Result<Option<(Content, Vec<u8>)>> {
     let mut stat = *first;
+    let mut grown: Option<(Stat, Vec<u8>)> = None;
     for last in [false, true] {
         let mut began = (desk.trust.now)();
         if wait_a_tick(&stat, began) {
@@ -488,10 +516,21 @@ fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Re
         desk.ctx.monitor.reached(Moment::Read, path);
         let after = fstat(file)?;
         let happened = compare(&stat, &after, read as u64);
-        if last || happened.as_ref().is_none_or(|happened| !happened.torn) {
+        let torn = happened.as_ref().is_some_and(|happened| happened.torn);
+        if torn
+            && let Some((first, before)) = grown.take()
+            && bytes.starts_with(&before)
+        {
+            let (hash, read) = (Hash::of(&before), before.len() as u64);
+            return Ok(Some((finish(file, path, &first, read, true, hash, None)?, before)));
+        }
+        if last || !torn {
             let hash = Hash::of(&bytes);
             let racy = happened.is_some() || desk.trust.is_racy(mtime(&stat), began);
             return Ok(Some((finish(file, path, &stat, read as u64, racy, hash, happened)?, bytes)));
+        }
+        if happened.is_some_and(|happened| happened.grew) {
+            grown = Some((stat, bytes));
         }
         stat = after;
     }
@@ -516,8 +555,8 @@ mod tests {
         let stop = AtomicBool::new(false);
         let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
-        let place = Place { boot: String::new(), device: 0, inode: 0, born: None };
-        let base = Base::find(&vault, &place, true, Default::default(), |_| {}).unwrap();
+        let place = Place::default();
+        let base = Base::find(&vault, (Path::new("/data"), None), &place, true, Default::default(), |_| {}).unwrap();
         let databases = sqlite::Settings {
             enabled: true,
             check: None,

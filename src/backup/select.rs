@@ -7,6 +7,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use super::found::Found;
 use crate::error::{Error, Result};
 use crate::vault::entry::Kind;
+use crate::vault::path::EntryPath;
 
 /// Chooses entries.
 #[derive(Debug)]
@@ -53,14 +54,24 @@ impl Select {
 
     /// Whether an entry, and what is below it, may be in the snapshot.
     pub fn takes(&self, found: &Found) -> bool {
-        let path = found.path.as_path();
-        if self.exclude.is_match(path) {
+        let here = || found.kind != Kind::Folder || !self.folders.contains(&(found.device, found.inode));
+        self.takes_path(&found.path, found.kind) && here()
+    }
+
+    /// Whether an entry of this kind, and what is below it, may be in the snapshot by its path.
+    pub fn takes_path(&self, path: &EntryPath, kind: Kind) -> bool {
+        if self.excludes(path) {
             return false;
         }
-        match found.kind {
-            Kind::Folder => !self.folders.contains(&(found.device, found.inode)) && !is_ours(found.path.name()),
-            _ => self.include.as_ref().is_none_or(|include| include.is_match(path)),
+        match kind {
+            Kind::Folder => !is_ours(path.name()),
+            _ => self.include.as_ref().is_none_or(|include| include.is_match(path.as_path())),
         }
+    }
+
+    /// Whether a path, and what is below it, is excluded, whatever lies there.
+    pub fn excludes(&self, path: &EntryPath) -> bool {
+        self.exclude.is_match(path.as_path())
     }
 }
 

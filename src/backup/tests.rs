@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::*;
-use crate::monitor::{Collect, Monitor, system_random};
+use crate::monitor::{Collect, Monitor, Silent, system_random};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::record::{Call, RecordStore};
@@ -259,18 +259,53 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
     }
     let good = world.backup();
     assert_eq!((good.state, good.parent), (State::Complete, None));
+    // In the same place it may become smaller, and that is told.
     for n in 0..7 {
         fs::remove_file(world.data.path().join(format!("f{n}"))).unwrap();
     }
     let halved = world.backup();
-    assert_eq!((halved.state, halved.parent), (State::Suspect, Some(good.snapshot)));
-    let again = world.backup();
-    assert_eq!((again.state, again.parent), (State::Suspect, Some(good.snapshot)));
+    assert_eq!((halved.state, halved.parent), (State::Complete, Some(good.snapshot)));
+    assert!(halved.warnings[0].contains("less than half"), "{:?}", halved.warnings);
+    for n in 0..40 {
+        world.write(&format!("g{n}"), &noise(n, 100));
+    }
+    let good = world.backup();
+    for n in 0..40 {
+        fs::remove_file(world.data.path().join(format!("g{n}"))).unwrap();
+    }
+    let mut before = good.snapshot;
+    for _ in 0..2 {
+        let wiped = world.backup();
+        assert_eq!((wiped.state, wiped.parent), (State::Suspect, Some(good.snapshot)));
+        assert!(wiped.suspect.unwrap().contains("less than a tenth"));
+        assert!(before < wiped.snapshot);
+        before = wiped.snapshot;
+    }
     world.options.accept_shrink = true;
     let meant = world.backup();
     assert_eq!((meant.state, meant.parent), (State::Complete, Some(good.snapshot)));
     world.options.accept_shrink = false;
     assert_eq!(world.backup().state, State::Complete);
+
+    // Another directory, which holds less than half, was put into its place: it is another place.
+    for n in 0..10 {
+        world.write(&format!("h{n}"), &noise(n, 100_000));
+    }
+    world.backup();
+    let data = world.data.path();
+    fs::rename(data, data.with_extension("was")).unwrap();
+    fs::create_dir(data).unwrap();
+    for n in 0..5 {
+        world.write(&format!("i{n}"), &noise(n, 90_000));
+    }
+    let other = world.backup();
+    assert_eq!(other.state, State::Suspect);
+    assert!(other.suspect.unwrap().contains("in another place"));
+    // What it holds is sent once.
+    let again = world.backup();
+    assert_eq!((again.state, again.read_bytes < 100_000), (State::Suspect, true));
+    assert!(again.uploaded_bytes < 20_000, "{}", again.uploaded_bytes);
+    fs::remove_dir_all(data.with_extension("was")).unwrap();
 
     fs::remove_dir_all(world.data.path()).unwrap();
     let said = world.try_backup().unwrap_err().to_string();
@@ -324,8 +359,9 @@ fn a_file_that_changes_while_it_is_read_is_taken_as_it_stands() {
         assert_eq!((report.state, report.errors.len()), (State::Complete, 0), "{what}");
         let content = world.content(report.snapshot, "busy");
         match what {
+            // What was there at first is whole; the next backup takes the rest.
+            "grow" => assert!(content == noise(3, 6_000_000) && report.warnings.is_empty() && report.whole),
             // It was read again, and had come to rest.
-            "grow" => assert_eq!((content.len(), report.warnings.len()), (6_100_000, 0)),
             "shrink" => assert_eq!((content.len(), report.warnings.len()), (2_000_000, 0)),
             "rewrite" => assert_eq!((&content[5_000_000..5_000_003], report.warnings.len()), (&b"new"[..], 0)),
             _ => {
@@ -337,25 +373,77 @@ fn a_file_that_changes_while_it_is_read_is_taken_as_it_stands() {
     }
 }
 
+/// Writes to a file whenever something was read.
+struct Always(std::path::PathBuf, fn(&Path));
+
+impl Monitor for Always {
+    fn advance(&self, _: u64) {
+        (self.1)(&self.0);
+    }
+}
+
 #[test]
-fn a_file_that_never_rests_is_taken_with_a_warning() {
+fn a_file_that_never_stops_growing_is_whole_up_to_its_first_length() {
     let mut world = World::new();
     world.write("busy", &noise(3, 6_000_000));
-    let path = world.data.path().join("busy");
-    struct Always(std::path::PathBuf);
-    impl Monitor for Always {
-        fn advance(&self, _: u64) {
-            File::options().append(true).open(&self.0).unwrap().write_all(b"more").unwrap();
-        }
-    }
-    world.monitor = Arc::new(Always(path));
+    let more = |path: &Path| File::options().append(true).open(path).unwrap().write_all(b"more").unwrap();
+    world.monitor = Arc::new(Always(world.data.path().join("busy"), more));
     let report = world.backup();
-    assert_eq!(report.state, State::Complete);
-    assert!(report.warnings.len() == 1 && report.warnings[0].contains("grew"), "{:?}", report.warnings);
-    let content = world.content(report.snapshot, "busy");
-    assert!(content.starts_with(&noise(3, 6_000_000)));
-    let (entry, _) = world.entries(report.snapshot).remove(1);
-    assert!(entry.racy);
+    assert!(report.whole && report.warnings.is_empty(), "{report:?}");
+    assert!(world.content(report.snapshot, "busy") == noise(3, 6_000_000));
+    assert!(world.entries(report.snapshot).remove(1).0.racy);
+}
+
+#[test]
+fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_was() {
+    let mut world = World::new();
+    world.write("busy", &noise(3, 6_000_000));
+    world.write("calm", b"calm");
+    let write = |path: &Path| {
+        let file = File::options().write(true).open(path).unwrap();
+        file.write_all_at(&super::times::now().to_le_bytes(), 5_900_000).unwrap();
+    };
+    let path = world.data.path().join("busy");
+    // Nothing is known of it: it is taken as it is each time, and holds nothing back.
+    let mut last = Vec::new();
+    for _ in 0..2 {
+        world.monitor = Arc::new(Always(path.clone(), write));
+        let report = world.backup();
+        assert_eq!((report.state, report.good, report.whole), (State::Complete, true, false));
+        assert_eq!((report.torn.len(), report.stale.len(), report.errors.len()), (1, 0, 0));
+        assert!(report.torn[0].why.contains("written to while it was read"), "{:?}", report.torn);
+        let content = world.content(report.snapshot, "busy");
+        assert!(content.starts_with(&noise(3, 6_000_000)[..5_900_000]) && content != last);
+        last = content;
+    }
+    world.monitor = Arc::new(Silent);
+    let whole = world.backup();
+    assert!(whole.whole);
+    let known = world.content(whole.snapshot, "busy");
+    for _ in 0..2 {
+        world.monitor = Arc::new(Always(path.clone(), write));
+        let report = world.backup();
+        assert_eq!((report.good, report.whole, report.torn.len()), (true, false, 0));
+        assert_eq!(report.stale[0].since, world.vault.root(whole.snapshot).unwrap().started);
+        assert!(world.content(report.snapshot, "busy") == known);
+        // What was read is there by name.
+        let root = world.vault.root(report.snapshot).unwrap();
+        let mut torn = Vec::new();
+        let ctx = Context {
+            random: &system_random,
+            threads: 1,
+            parallel: 1,
+            stop: &AtomicBool::new(false),
+            monitor: &Silent,
+        };
+        let busy = EntryPath::new("busy").unwrap();
+        crate::inspect::cat_torn(&world.vault, &root, &busy, &mut torn, &ctx).unwrap();
+        assert!(torn.len() == 6_000_000 && torn[..5_900_000] == known[..5_900_000] && torn != known);
+        let calm = EntryPath::new("calm").unwrap();
+        assert!(crate::inspect::cat_torn(&world.vault, &root, &calm, &mut torn, &ctx).is_err());
+    }
+    world.monitor = Arc::new(Silent);
+    assert!(world.backup().whole);
 }
 
 #[test]

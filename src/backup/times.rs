@@ -18,6 +18,8 @@ pub struct Happened {
     pub what: String,
     /// Whether what was read may be a mixture of states.
     pub torn: bool,
+    /// Whether it has become longer: then what was read may be whole all the same, if what is there up to its end is still that.
+    pub grew: bool,
 }
 
 /// Whether a file is as it was; if not, what happened to it.
@@ -25,11 +27,11 @@ pub fn compare(before: &Stat, after: &Stat, read: u64) -> Option<Happened> {
     let size = |s: &Stat| u64::try_from(s.st_size).unwrap_or(0);
     let (was, is) = (size(before), size(after));
     let same = was == is && read == was && mtime(before) == mtime(after);
-    let torn = |what: String| Some(Happened { what, torn: true });
+    let torn = |what: String| Some(Happened { what, torn: true, grew: is > was && read == was });
     match is.cmp(&was) {
         // Its bytes are the file's last ones, and whole: only its ctime has moved.
         _ if same && after.st_nlink == 0 => {
-            Some(Happened { what: "it was removed or replaced while it was read".into(), torn: false })
+            Some(Happened { what: "it was removed or replaced while it was read".into(), torn: false, grew: false })
         }
         _ if same && ctime(before) == ctime(after) => None,
         Ordering::Greater => torn(format!("it grew from {was} to {is} bytes while it was read")),

@@ -121,16 +121,28 @@ impl Walker<'_> {
     pub fn some(self, paths: &[EntryPath], mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(|shared| {
             // Entries of one folder may come apart, but never many folders deep.
-            let mut listed: Vec<(EntryPath, Vec<Met>)> = Vec::new();
+            let mut listed: Vec<(EntryPath, Result<Vec<Met>, Errno>)> = Vec::new();
             for path in paths {
                 let above = path.folder().unwrap_or_default();
                 listed.retain(|(folder, _)| above.is_in(folder));
                 if listed.last().is_none_or(|(folder, _)| *folder != above) {
-                    // A folder that cannot be listed any more has nothing that can be taken.
-                    let children = shared.list(&above).map_or(Vec::new(), |listing| listing.children);
+                    let children = match shared.list(&above) {
+                        Ok(listing) => Ok(listing.children),
+                        // What was in a folder that is gone is gone.
+                        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
+                        Err(why) => Err(why),
+                    };
                     listed.push((above, children));
                 }
-                let Some((_, children)) = listed.last_mut() else { continue };
+                let children = match listed.last_mut() {
+                    Some((_, Ok(children))) => children,
+                    Some((folder, Err(why))) => {
+                        let why = format!("the entries of {folder} could not be listed: {why}");
+                        take(Met::Failed(path.clone(), why))?;
+                        continue;
+                    }
+                    None => continue,
+                };
                 let Ok(at) = children.binary_search_by(|met| met.path().cmp(path)) else {
                     take(Met::Away(path.clone()))?;
                     continue;
@@ -272,6 +284,7 @@ impl Shared<'_> {
             let stat = match stat {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => continue,
+                Err(_) if self.select.excludes(&path) => continue,
                 Err(why) => {
                     children.push(Met::Failed(path, why.to_string()));
                     continue;

@@ -110,6 +110,9 @@ impl SnapshotWriter {
         self.totals.entries += 1;
         self.totals.files += u64::from(entry.kind == Kind::File);
         self.totals.bytes += entry.size;
+        if entry.kind == Kind::File {
+            self.totals.changed = self.totals.changed.max(entry.mtime);
+        }
         if let Some(hunk) = hunk {
             self.hunk(hunk, index)?;
             self.between_units();
@@ -121,6 +124,18 @@ impl SnapshotWriter {
         if self.open.is_empty() {
             self.whole = (self.hunks.len(), self.tree.last());
         }
+    }
+
+    /// The path of the entry that was put last.
+    pub fn last(&self) -> EntryPath {
+        self.tree.last()
+    }
+
+    /// Whether an entry at `path` may come next: it comes after all others, the folder that it is in is there, and nothing that
+    /// belongs before it is still to come.
+    pub fn has_place_for(&self, path: &EntryPath) -> bool {
+        let open = self.open.first().is_none_or(|side| side >= path);
+        open && self.tree.clone().next(path, false).is_ok_and(|missing| missing.is_empty())
     }
 
     /// Counts the bytes of a file that lies beside a raw database.
@@ -187,6 +202,7 @@ pub fn is_beside(entry: &Entry, databases: &[EntryPath]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
     use super::*;
@@ -237,8 +253,8 @@ mod tests {
         let stop = AtomicBool::new(false);
         let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
-        let place = Place { boot: String::new(), device: 0, inode: 0, born: None };
-        let base = Base::find(&vault, &place, true, Default::default(), |_| {}).unwrap();
+        let place = Place::default();
+        let base = Base::find(&vault, (Path::new("/data"), None), &place, true, Default::default(), |_| {}).unwrap();
         let done = with_packer(&*vault.store, 1, &ctx, |packer| {
             let mut index = IndexWriter::new(packer, &base);
             let mut writer = SnapshotWriter::default();

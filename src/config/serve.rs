@@ -162,7 +162,12 @@ pub(super) fn rules(
 ) -> Result<Rules> {
     let init = args.taking.init;
     let notify = results::notify(args.results, &place, cloud, env)?;
-    let backup = backup_options(data.clone(), vaults, args.taking, Reason::Manual, outside)?;
+    let mut backup = backup_options(data.clone(), vaults, args.taking, Reason::Manual, outside)?;
+    for name in ["K_SERVICE", "RENDER_SERVICE_NAME", "FLY_APP_NAME"] {
+        if backup.service.is_none() {
+            backup.service = env.text(name)?;
+        }
+    }
     // Settled now, and not when somebody needs it.
     let target = if args.allow_restore { target(data, vaults, outside)? } else { data };
     let (snapshot, in_place) = ("latest".to_owned(), args.in_place);

@@ -41,6 +41,19 @@ impl<'p> Entries<'p> {
         Ok(Entries { complete: Some((path.clone(), deep)), ..entries })
     }
 
+    /// The entries of what was read torn, which are no tree.
+    ///
+    /// # Errors
+    /// A store that fails; damage.
+    pub fn torn(packs: &'p PackReader<'p>, root: &Root) -> Result<Self> {
+        let mut hunks = Vec::new();
+        packs.each(&root.torn_reads, |hunk| {
+            hunks.push(hunk);
+            Ok(())
+        })?;
+        Self::of(packs, hunks)
+    }
+
     fn of(packs: &'p PackReader<'p>, hunks: Vec<HunkRef>) -> Result<Self> {
         let nothing = || Vec::new().into_iter();
         let (check, decoder) = (TreeCheck::default(), Decoder::new()?);

@@ -20,7 +20,8 @@ use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
 use crate::vault::path::{Bytes, EntryPath};
 use crate::vault::read::PackReader;
-use crate::vault::root::{Reason, Root, SnapshotName, State};
+use crate::vault::root::{Filters, Reason, Root, SnapshotName, State};
+use crate::vault::stale::StaleBook;
 use crate::vault::tree::Remark;
 
 /// What `list` tells of a snapshot.
@@ -47,6 +48,8 @@ pub struct Summary {
     pub state: State,
     /// Whether it may be restored without being asked for by name.
     pub good: bool,
+    /// Whether all of it is what was there: nothing is missing, carried over from an older snapshot, or torn.
+    pub whole: bool,
     /// Databases in it that failed their check.
     pub failed_checks: u64,
     /// Entries of every kind.
@@ -65,16 +68,21 @@ pub struct Summary {
     pub data: String,
     /// The host that took it.
     pub host: String,
+    /// The app that the data belongs to.
+    pub service: Option<String>,
+    /// Which entries were chosen.
+    pub filters: Filters,
 }
 
 impl From<Root> for Summary {
     fn from(root: Root) -> Self {
-        let (totals, uploaded_bytes, good) = (root.totals, root.uploaded_bytes(), root.good());
+        let (totals, uploaded_bytes, good, whole) = (root.totals, root.uploaded_bytes(), root.good(), root.whole());
         Summary {
             uploaded_bytes,
             reason: root.reason,
             state: root.state,
             good,
+            whole,
             failed_checks: root.failed_checks,
             entries: totals.entries,
             files: totals.files,
@@ -83,6 +91,8 @@ impl From<Root> for Summary {
             labels: root.labels,
             data: root.data,
             host: root.host,
+            service: root.service,
+            filters: root.filters,
         }
     }
 }
@@ -150,6 +160,9 @@ pub struct Shown {
     /// The BLAKE3 of a file's content, its first 16 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash>,
+    /// As of when it is, where it could not be read when the snapshot was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_since: Option<Timestamp>,
 }
 
 fn octal<S: serde::Serializer>(mode: &u32, to: S) -> Result<S::Ok, S::Error> {
@@ -169,6 +182,7 @@ impl From<Entry> for Shown {
             mtime: Timestamp::from_nanosecond(entry.mtime.into()).unwrap_or_default(),
             target: entry.target,
             hash: entry.hash,
+            stale_since: None,
         }
     }
 }
@@ -198,9 +212,14 @@ pub fn ls(
             _ => return Err(not_there(path)),
         }
     };
+    let mut stale = StaleBook::read(&packs, root)?;
+    let mut shown = |entry: Entry| {
+        let since = stale.of(&entry).map(|stale| stale.since);
+        Shown { stale_since: since, ..entry.into() }
+    };
     if first.kind != Kind::Folder {
         tell_mended(&packs, ctx);
-        return take(first.into());
+        return take(shown(first));
     }
     while let Some((entry, made)) = entries.next_or_made()? {
         if !entry.path.is_in(path) {
@@ -209,7 +228,7 @@ pub fn ls(
         ctx.check("list a snapshot")?;
         if recursive || entry.path.parent() == Some(path.bytes()) {
             told(&entry, made, ctx);
-            take(entry.into())?;
+            take(shown(entry))?;
         }
     }
     tell_mended(&packs, ctx);
@@ -235,14 +254,41 @@ fn told(entry: &Entry, made: bool, ctx: &Context) {
 /// not hash to what was stored shows only after the last byte.
 pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ctx: &Context) -> Result<()> {
     let packs = PackReader::for_root(&*vault.store, root)?;
-    let mut entries = Entries::in_path(&packs, root, path, false)?;
-    let entry = loop {
+    let entry = find(&mut Entries::in_path(&packs, root, path, false)?, path)?.ok_or_else(|| not_there(path))?;
+    write_content(&packs, &entry, out, ctx)?;
+    if let Some(stale) = StaleBook::read(&packs, root)?.at(path) {
+        let (since, why) = (stale.since, &stale.why);
+        ctx.monitor.warn(&format!("{path} is as of {since}: it could not be read when the snapshot was taken: {why}"));
+    }
+    Ok(())
+}
+
+/// As [`cat`], of what was read of a file that changed all the while: it is kept beside the snapshot's tree where that has an
+/// older state of the file.
+///
+/// # Errors
+/// As [`cat`]; a file of which nothing is kept there.
+pub fn cat_torn(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ctx: &Context) -> Result<()> {
+    let packs = PackReader::for_root(&*vault.store, root)?;
+    let entry = find(&mut Entries::torn(&packs, root)?, path)?.ok_or_else(|| {
+        let why = "all that the snapshot has of it is in its tree, if anything is";
+        Error::usage(format!("find what was read of {path} while it changed"), why)
+            .hint("Without --torn, `lastgood cat` writes what is in the tree.")
+    })?;
+    write_content(&packs, &entry, out, ctx)
+}
+
+fn find(entries: &mut Entries, path: &EntryPath) -> Result<Option<Entry>> {
+    loop {
         match entries.next()? {
-            Some(entry) if entry.path == *path => break entry,
             Some(entry) if entry.path < *path => {}
-            _ => return Err(not_there(path)),
+            entry => return Ok(entry.filter(|entry| entry.path == *path)),
         }
-    };
+    }
+}
+
+fn write_content(packs: &PackReader, entry: &Entry, out: &mut dyn Write, ctx: &Context) -> Result<()> {
+    let path = &entry.path;
     if entry.kind != Kind::File {
         let what = match entry.kind {
             Kind::Folder => "it is a folder",
@@ -252,13 +298,13 @@ pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ct
         return Err(Error::usage(format!("write the content of {path}"), what));
     }
     let mut hasher = blake3::Hasher::new();
-    content::each_piece(&packs, &entry, ctx, |piece| {
+    content::each_piece(packs, entry, ctx, |piece| {
         ctx.check("write a file's content")?;
         hasher.update(piece);
         out.write_all(piece).doing(|| format!("write the content of {path}"))
     })?;
     out.flush().doing(|| format!("write the content of {path}"))?;
-    tell_mended(&packs, ctx);
+    tell_mended(packs, ctx);
     if entry.hash != Some(Hash::from(&hasher.finalize())) {
         let why = "what was written is not what was stored: its BLAKE3 differs";
         return Err(Error::damage(format!("read the content of {path}"), why));

@@ -37,7 +37,7 @@ pub fn source(place: &Place, job: Option<&str>) -> String {
 pub fn ended(result: Outcome) -> &'static str {
     match result {
         Outcome::Complete => "completed",
-        Outcome::Partial | Outcome::Suspect | Outcome::Unsound => "partial",
+        Outcome::Stale | Outcome::Partial | Outcome::Suspect | Outcome::Unsound => "partial",
         Outcome::Damaged | Outcome::Failed | Outcome::Refused => "failed",
     }
 }

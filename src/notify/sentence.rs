@@ -129,16 +129,37 @@ fn verified(vault: &Verified) -> String {
 /// Why the result is not a good one, where no error says so.
 fn not_good(report: &Report) -> Option<String> {
     match (&report.done, report.result) {
+        (Some(Done::Backup(done)), Outcome::Stale) => {
+            Some(not_whole(done.taken.stale.len(), done.taken.errors.len(), done.taken.torn.len()))
+        }
         (Some(Done::Backup(done)), Outcome::Partial) => {
             Some(format!("{} could not be read", entries(done.taken.errors.len() as u64)))
         }
         (Some(Done::Restore(done)), Outcome::Partial) => {
             Some(format!("{} could not be restored", entries(done.restored.not_restored.len() as u64)))
         }
-        (_, Outcome::Suspect) => Some("It is empty, or less than half of what the last one was".into()),
+        (done, Outcome::Suspect) => {
+            let why = match done {
+                Some(Done::Backup(done)) => done.taken.suspect.as_deref(),
+                _ => None,
+            };
+            let why = why.unwrap_or("an unmounted volume, or a directory that was wiped");
+            Some(format!("It looks like an accident: {}", labels::text(why, TEXT)))
+        }
         (_, Outcome::Unsound) => Some("A database in it failed its check".into()),
         _ => None,
     }
+}
+
+/// What a good snapshot lacks.
+fn not_whole(stale: usize, missing: usize, torn: usize) -> String {
+    let parts = [
+        (stale, "could not be read and are as they were before"),
+        (missing, "could not be read and are missing"),
+        (torn, "changed all the time while they were read"),
+    ];
+    let told = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", entries(*n as u64)));
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// The critical event that it was for, the first of them.

@@ -59,6 +59,7 @@ fn restored(not_restored: Vec<Problem>) -> Done {
         moved_beside: Vec::new(),
         warnings: Vec::new(),
         not_restored,
+        stale: Vec::new(),
         passed_over: Vec::new(),
         seconds: 3.25,
         traffic: None,
@@ -85,6 +86,7 @@ fn told(report: &Report, reason: Option<Reason>) -> (Value, BTreeMap<String, Str
 fn what_a_result_is_called() {
     for (result, kind) in [
         (Outcome::Complete, "completed"),
+        (Outcome::Stale, "partial"),
         (Outcome::Partial, "partial"),
         (Outcome::Suspect, "partial"),
         (Outcome::Unsound, "partial"),
@@ -228,8 +230,8 @@ fn what_a_person_is_told() {
             },
             Some(Reason::Schedule),
             format!(
-                "The backup by the service backup is suspect: snapshot {id}. It is empty, or less than half of what the last \
-                 one was."
+                "The backup by the service backup is suspect: snapshot {id}. It looks like an accident: an unmounted \
+                 volume, or a directory that was wiped."
             ),
         ),
         (
@@ -270,7 +272,8 @@ fn chats_are_sent_their_text_alone() {
     let other = body("https://example.com/hooks.slack.com");
     assert_eq!((&other["text"], &other["event"]), (&json!("It is complete."), &told.structured().unwrap()));
     let failures = Webhook::new("https://example.com", When::NotComplete).unwrap();
-    assert!(failures.wants(Outcome::Suspect) && !failures.wants(Outcome::Complete));
+    let wants = |result| failures.wants(&report(Action::Backup, result));
+    assert!(wants(Outcome::Suspect) && !wants(Outcome::Complete) && !wants(Outcome::Stale));
 }
 
 /// Answers each connection by `answer`, whatever is asked.

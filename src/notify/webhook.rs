@@ -23,7 +23,7 @@ use tokio::runtime::Builder;
 
 use super::event::Told;
 use crate::error::{Doing, Error, Result};
-use crate::report::Outcome;
+use crate::report::{Done, Outcome, Report};
 use crate::store::gcs::retry_after;
 use crate::store::login::said;
 use crate::store::retry::{Fault, Pace, random};
@@ -69,9 +69,15 @@ impl Webhook {
         }
     }
 
-    /// Whether it is told of such a result.
-    pub(super) fn wants(&self, result: Outcome) -> bool {
-        self.when == When::All || result != Outcome::Complete
+    /// Whether it is told of this. Of a good snapshot that is not whole it hears when that begins, and again when it has
+    /// lasted for long.
+    pub(super) fn wants(&self, report: &Report) -> bool {
+        let alert = || matches!(&report.done, Some(Done::Backup(done)) if done.taken.alert);
+        self.when == When::All
+            || match report.result {
+                Outcome::Complete | Outcome::Stale => alert(),
+                _ => true,
+            }
     }
 
     /// What is being done.

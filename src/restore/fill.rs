@@ -5,11 +5,11 @@
 //! restore completes it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::lacking::{kept, sync, sync_folder};
 use super::stage::{STAGING, Staging};
 use crate::error::{Doing, Error, Result};
+use crate::filesystem;
 use crate::fs::{Folder, SAFE, Spot, is_folder, rename, what};
 
 /// The file that says that a folder is being filled.
@@ -39,41 +40,17 @@ pub fn is_reserved(name: &OsStr) -> bool {
 /// Usage: that there is one.
 pub fn check(target: &Path) -> Result<()> {
     let doing = || format!("restore to {} in place", target.display());
-    let mounts = match fs::read("/proc/self/mountinfo") {
-        Ok(mounts) => mounts,
+    let mounted = match filesystem::mounted() {
+        Ok(mounted) => mounted,
         // Without /proc nobody can tell; a rename that cannot be done fails by itself.
         Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(why) => return Err(Error::io(doing(), &why)),
     };
-    for line in mounts.split(|&b| b == b'\n') {
-        let Some(point) = line.split(|&b| b == b' ').nth(4) else { continue };
-        let point = PathBuf::from(OsString::from_vec(plain(point)));
-        if point.starts_with(target) && point != target {
-            let why = format!("another filesystem is mounted inside it, at {}", point.display());
-            return Err(Error::usage(doing(), why).hint("Unmount that one, or restore to another folder."));
-        }
+    if let Some(inside) = mounted.iter().find(|mounted| mounted.at.starts_with(target) && mounted.at != target) {
+        let why = format!("another filesystem is mounted inside it, at {}", inside.at.display());
+        return Err(Error::usage(doing(), why).hint("Unmount that one, or restore to another folder."));
     }
     Ok(())
-}
-
-/// Undoes the octal escapes of mountinfo.
-fn plain(escaped: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(escaped.len());
-    let mut rest = escaped;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| byte == b'\\') {
-            Some(value) => {
-                out.push(value);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    out
 }
 
 /// Moves what is in the folder of `staging`, the target, to `aside` and the tree of `staging` in; then `dress` gives the

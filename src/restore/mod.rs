@@ -53,7 +53,8 @@ use crate::vault::Vault;
 use crate::vault::entry::{Entry, Taken};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader, absent};
-use crate::vault::root::{Problem, Root, SnapshotName, State};
+use crate::vault::root::{Problem, Root, SnapshotName, Stale, State};
+use crate::vault::stale::StaleBook;
 use crate::vault::tree::{self, HunksLeft};
 
 const SKIP: &str = "`lastgood restore --skip-damaged` gets out what can be got; `lastgood verify` names all damage.";
@@ -94,6 +95,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// What could not be restored: what is damaged, with `skip_damaged`, and what the target's filesystem does not have.
     pub not_restored: Vec<Problem>,
+    /// What is older than the snapshot: it could not be read when that was taken, and had been carried over.
+    pub stale: Vec<Stale>,
     /// Newer snapshots that were not chosen because they are not good.
     pub passed_over: Vec<PassedOver>,
     /// How long it took.
@@ -131,6 +134,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         moved_beside: Vec::new(),
         warnings: Vec::new(),
         not_restored: Vec::new(),
+        stale: Vec::new(),
         passed_over,
         seconds: 0.0,
         traffic: None,
@@ -152,6 +156,14 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         if hint { why.hint(SKIP) } else { why }
     };
     let packs = PackReader::for_root(&*vault.store, &root).map_err(within)?;
+    match StaleBook::read(&packs, &root) {
+        Ok(stale) => {
+            let wanted = |item: &Stale| all || paths.iter().any(|path| item.path.is_in(path) || path.is_in(&item.path));
+            report.stale = stale.into_items().into_iter().filter(wanted).collect();
+        }
+        Err(why) if options.skip_damaged && why.kind() == Kind::Damage => report.warnings.push(why.what()),
+        Err(why) => return Err(within(why)),
+    }
     let missing = absent(&*vault.store, packs.book().values())?;
     match missing.first() {
         Some((pack, why)) if !options.skip_damaged => {

@@ -19,7 +19,9 @@ use crate::vault::map::MapBuilder;
 use crate::vault::pack::{PackInfo, PackKind, name, write_table};
 use crate::vault::pages::{LayerBuilder, Placed};
 use crate::vault::path::{Bytes, EntryPath};
-use crate::vault::root::{FORMAT, HunkRef, PackList, Place, Reason, Root, SNAPSHOTS, SnapshotName, State, Totals};
+use crate::vault::root::{
+    FORMAT, Filters, HunkRef, PackList, Place, Reason, Root, SNAPSHOTS, SnapshotName, State, Totals,
+};
 use crate::vault::{Vault, tar};
 
 static GO_ON: AtomicBool = AtomicBool::new(false);
@@ -380,15 +382,22 @@ impl Sample {
             run: None,
             labels: BTreeMap::new(),
             state,
+            suspect: None,
             data: "/data".into(),
             host: "here".into(),
             writer: "test".into(),
-            place: Place { boot: String::new(), device: 1, inode: 2, born: None },
+            place: Place { device: 1, inode: 2, ..Place::default() },
+            mounts: Vec::new(),
             covers: None,
             totals: Totals::default(),
             hunks: if self.listed > 0 { List::Frames(frames) } else { List::Items(self.hunks.clone()) },
             packs: PackList { list: List::Items(packs), holders: Vec::new() },
             problems: List::default(),
+            stale: List::default(),
+            torn: List::default(),
+            torn_reads: List::default(),
+            service: None,
+            filters: Filters::default(),
             databases: List::default(),
             failed_checks: self.failed_checks,
         };

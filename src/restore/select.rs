@@ -125,7 +125,10 @@ pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Resul
             Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over }),
             Ok(root) if root.covers.is_some() => "it is a checkpoint".to_owned(),
             Ok(root) if root.state == State::Complete => failed_check(&root).to_owned(),
-            Ok(root) => format!("it is {}", root.state),
+            Ok(root) => match root.suspect {
+                Some(why) => format!("it is {}: {why}", root.state),
+                None => format!("it is {}", root.state),
+            },
             Err(damage) if damage.kind() == Kind::Damage => format!("its root is damaged ({damage})"),
             Err(why) => return Err(why),
         };

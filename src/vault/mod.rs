@@ -19,6 +19,7 @@ pub mod read;
 pub mod room;
 pub mod root;
 pub mod scattered;
+pub mod stale;
 pub mod subtree;
 pub mod tar;
 pub mod tree;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -144,8 +145,19 @@ impl fmt::Display for State {
     }
 }
 
-/// Where the data directory was. Inode numbers and change times mean something only within one place.
+/// A filesystem that was mounted below the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where.
+    pub path: EntryPath,
+    /// What it is: `ext4`, `fuse.gcsfuse`.
+    pub filesystem: String,
+    /// What is mounted: a device, a bucket's name, a server's folder.
+    pub source: String,
+}
+
+/// Where the data directory was. Inode numbers and change times mean something only within one place.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Place {
     /// The kernel's boot id; empty where there is none.
     pub boot: String,
@@ -155,6 +167,25 @@ pub struct Place {
     pub inode: u64,
     /// When the directory was made, ns since 1970; none where the filesystem does not tell.
     pub born: Option<i64>,
+    /// What is mounted there, where the numbers above do not tell: a bucket's name, a server's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// And the directory's path in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+impl Place {
+    /// Whether both are one directory, as far as can be told, whatever has happened to the machine since: for telling what was
+    /// made smaller from what is something else.
+    pub fn is_where(&self, other: &Place) -> bool {
+        match (&self.source, &other.source) {
+            (Some(one), Some(another)) => one == another && self.path == other.path,
+            (None, None) if self.born.is_some() => (self.inode, self.born) == (other.inode, other.born),
+            (None, None) => (self.device, self.inode, other.born) == (other.device, other.inode, None),
+            _ => false,
+        }
+    }
 }
 
 /// A hunk as a root lists it.
@@ -172,6 +203,10 @@ pub struct HunkRef {
     pub maps: u64,
 }
 
+fn is_never(value: &i64) -> bool {
+    *value == 0
+}
+
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
@@ -182,6 +217,18 @@ pub struct Problem {
     /// The entry.
     pub path: EntryPath,
     /// Why it is not in the snapshot.
+    pub why: String,
+}
+
+/// What could not be read and was carried over from an older snapshot: an entry and all that belongs to it, which is all that
+/// is below it, and the files beside it if it is a database that was taken with them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stale {
+    /// The entry.
+    pub path: EntryPath,
+    /// When the capture began that it was read in, or known to be unchanged: it is as it was then.
+    pub since: Timestamp,
+    /// Why it could not be read now.
     pub why: String,
 }
 
@@ -198,6 +245,9 @@ pub struct DatabaseRecord {
     /// What a check of it said; none if it was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// Bytes of its content; none where an early program did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
 }
 
 impl DatabaseRecord {
@@ -235,10 +285,31 @@ pub struct Totals {
     /// Those of them that lie beside raw databases, and go when SQLite recovers what they hold.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub beside: u64,
+    /// When one of the files was changed last by its mtime, ns since 1970; 0 where an early program did not say it.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub changed: i64,
     /// Bytes of the objects that this backup created, the root apart.
     pub uploaded_bytes: u64,
     /// Packs that this backup created.
     pub new_packs: u64,
+}
+
+/// Which entries of the data directory a snapshot was to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Filters {
+    /// Files that match one of these patterns; all, when there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// Nothing that matches one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+}
+
+impl Filters {
+    /// Whether they let everything through.
+    pub fn is_empty(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty()
+    }
 }
 
 /// One snapshot.
@@ -266,6 +337,9 @@ pub struct Root {
     pub labels: BTreeMap<String, String>,
     /// How much of the directory it holds.
     pub state: State,
+    /// Why it is suspect, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspect: Option<String>,
     /// The data directory's path, for people.
     pub data: String,
     /// The host's name, for people.
@@ -274,6 +348,9 @@ pub struct Root {
     pub writer: String,
     /// Where the directory was.
     pub place: Place,
+    /// Filesystems that were mounted below it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
     /// In a checkpoint: every path up to this one is covered, and none after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covers: Option<EntryPath>,
@@ -283,9 +360,26 @@ pub struct Root {
     pub hunks: List<HunkRef>,
     /// The packs.
     pub packs: PackList,
-    /// What could not be read.
+    /// What is missing: it could not be read, and no older snapshot had it. Of some entries only their extended attributes are.
     #[serde(default)]
     pub problems: List<Problem>,
+    /// What could not be read and was carried over from an older snapshot, in path order.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub stale: List<Stale>,
+    /// What was taken though it never came to rest, and may be a mixture of what it was before and after: no older snapshot had
+    /// it.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub torn: List<Problem>,
+    /// Hunks that are not part of the tree: entries, in path order, of what was read and may be such a mixture, while the tree
+    /// has the last good one.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub torn_reads: List<HunkRef>,
+    /// The app that the data belongs to; none if that was not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Which entries were chosen; none if all were.
+    #[serde(default, skip_serializing_if = "Filters::is_empty")]
+    pub filters: Filters,
     /// The SQLite databases, in path order.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub databases: List<DatabaseRecord>,
@@ -298,6 +392,20 @@ impl Root {
     /// Whether it may be restored without being asked for by name, and compared with.
     pub fn good(&self) -> bool {
         self.state == State::Complete && self.covers.is_none() && self.failed_checks == 0
+    }
+
+    /// Whether all of it is what was there: nothing is missing, carried over or torn. A snapshot may be good and not whole.
+    pub fn whole(&self) -> bool {
+        is_empty(&self.problems) && is_empty(&self.stale) && is_empty(&self.torn)
+    }
+
+    /// Whether it is of the same data as another one of this data path and service; who has no service has any.
+    pub fn is_of(&self, data: &Path, service: Option<&str>) -> bool {
+        let service = service.zip(self.service.as_deref());
+        let here = Path::new(&self.data);
+        // Early programs kept the path as it was given.
+        let same = data == here || here.is_relative() && data.ends_with(here.strip_prefix(".").unwrap_or(here));
+        same && service.is_none_or(|(one, other)| one == other)
     }
 
     /// Bytes of all objects that the backup created, the root itself among them.
@@ -389,15 +497,22 @@ mod tests {
             run: Some(Hex([4; 8])),
             labels: [("k".into(), "v".into())].into(),
             state: State::Complete,
+            suspect: None,
             data: "/data".into(),
             host: "here".into(),
             writer: "lastgood".into(),
-            place: Place { boot: "b".into(), device: 1, inode: 2, born: Some(3) },
+            place: Place { boot: "b".into(), device: 1, inode: 2, born: Some(3), ..Place::default() },
+            mounts: Vec::new(),
             covers: None,
             totals: Totals::default(),
             hunks: List::default(),
             packs: PackList::default(),
             problems: List::default(),
+            stale: List::default(),
+            torn: List::default(),
+            torn_reads: List::default(),
+            service: None,
+            filters: Filters::default(),
             databases: List::default(),
             failed_checks: 0,
         }

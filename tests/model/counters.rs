@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// What must have happened in a run of some length.
-pub const REQUIRED: [&str; 25] = [
+pub const REQUIRED: [&str; 26] = [
     "backups",
     "good",
-    "partial",
+    "stale",
+    "torn",
     "failed",
     "killed",
     "full disks",

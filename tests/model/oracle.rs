@@ -17,8 +17,6 @@ use super::app::SECRET;
 use super::databases::SUM;
 use super::history::{Capture, History, Id, What, is_in, since, split};
 
-/// What a warning says of a file that was written to while it was read.
-const TORN: &str = "taken as it stood";
 /// Endings of what belongs to a database.
 const SIDES: [&str; 3] = ["-journal", "-shm", "-wal"];
 
@@ -70,6 +68,12 @@ pub enum Class {
     RawApart,
     /// A database is in a state that it was in before the snapshot was begun.
     DatabaseOld,
+    /// What is said to be as it was before is not.
+    Stale,
+    /// Something is missing that the last good snapshot has, and that is there.
+    Worse,
+    /// A snapshot is not good although one was before, of the same directory.
+    StandsStill,
     /// The app's own database does not work any more.
     AppBroken,
     /// The script by hand gives something else.
@@ -104,7 +108,12 @@ pub struct Oracle<'a> {
     pub report: &'a Value,
     /// Where it was restored.
     pub restored: &'a Path,
+    /// What the last good snapshot of the same directory was restored to, before anything opened it.
+    pub before: Option<&'a Tree>,
 }
+
+/// Contents of files, by path.
+pub type Tree = BTreeMap<String, Hash>;
 
 /// What came back.
 #[derive(Default)]
@@ -117,12 +126,15 @@ struct Restored {
     symlinks: BTreeMap<String, String>,
     /// Number and serial of each database, or what is wrong with it.
     databases: BTreeMap<String, Result<(i64, i64), String>>,
+    /// What is as it was before.
+    stale: BTreeSet<String>,
 }
 
 impl Oracle<'_> {
     /// All that is wrong.
     pub fn check(&self) -> Vec<Wrong> {
         let mut wrong = Vec::new();
+        self.advances(&mut wrong);
         let restored = self.read(&mut wrong);
         let torn = self.torn(&restored);
         self.contents(&restored, &torn, &mut wrong);
@@ -144,6 +156,34 @@ impl Oracle<'_> {
         self.capture.led.get(path).map_or(&[], Vec::as_slice)
     }
 
+    /// The paths of a list of the report.
+    fn listed(&self, list: &str) -> impl Iterator<Item = &str> {
+        let items = self.report[list].as_array().into_iter().flatten();
+        items.filter_map(|item| item["path"].as_str()).map(|path| if path == "." { "" } else { path })
+    }
+
+    /// After a good snapshot comes a good one, and what that has and is still there is in it.
+    fn advances(&self, wrong: &mut Vec<Wrong>) {
+        let Some(before) = self.before else { return };
+        if self.report["good"] != true {
+            let why = format!("it is {} and not good: {}", self.report["state"], self.report["databases"]);
+            wrong.push(Wrong::new(Class::StandsStill, why));
+        }
+        for problem in self.report["errors"].as_array().into_iter().flatten() {
+            let (path, why) = (problem["path"].as_str().unwrap(), problem["why"].as_str().unwrap());
+            let side = SIDES.iter().any(|side| path.ends_with(side));
+            if before.contains_key(path) && !side && !why.contains("extended attributes") {
+                wrong.push(Wrong::new(Class::Worse, format!("{path} is missing ({why}), and was there before")));
+            }
+        }
+    }
+
+    /// Whether something is said to be as it was before.
+    fn is_stale(&self, path: &str) -> bool {
+        let beside = |item: &str| SIDES.iter().any(|side| path.strip_suffix(side) == Some(item));
+        self.listed("stale").any(|item| is_in(path, item) || beside(item))
+    }
+
     /// Reads what was restored.
     fn read(&self, wrong: &mut Vec<Wrong>) -> Restored {
         let (mut restored, mut open) = (Restored::default(), vec![String::new()]);
@@ -152,7 +192,19 @@ impl Oracle<'_> {
                 let found = found.unwrap();
                 let path = super::history::join(&folder, found.file_name().to_str().unwrap());
                 let meta = found.metadata().unwrap();
-                if meta.is_dir() {
+                if self.is_stale(&path) {
+                    restored.stale.insert(path.clone());
+                    match meta.is_dir() {
+                        true => open.push(path),
+                        false if !meta.is_symlink() => {
+                            let hash = Hash::of(&fs::read(found.path()).unwrap());
+                            if self.before.and_then(|before| before.get(&path)) != Some(&hash) {
+                                wrong.push(Wrong::new(Class::Stale, format!("{path} is not what it was before")));
+                            }
+                        }
+                        false => {}
+                    }
+                } else if meta.is_dir() {
                     open.push(path.clone());
                     restored.folders.insert(path);
                 } else if meta.is_symlink() {
@@ -181,12 +233,9 @@ impl Oracle<'_> {
         restored
     }
 
-    /// The files of which a warning says that they may be torn, and their other names.
+    /// The files of which is said that they may be torn, and their other names.
     fn torn(&self, restored: &Restored) -> HashSet<String> {
-        let named = |path: &str| {
-            self.warnings()
-                .any(|said| said.strip_prefix(path).is_some_and(|rest| rest.starts_with(": ")) && said.contains(TORN))
-        };
+        let named = |path: &str| self.listed("torn").any(|torn| torn == path);
         let inodes: HashSet<u64> =
             restored.files.iter().filter(|(path, _)| named(path)).map(|(_, (_, inode))| *inode).collect();
         restored.files.iter().filter(|(_, (_, inode))| inodes.contains(inode)).map(|(path, _)| path.clone()).collect()
@@ -302,7 +351,9 @@ impl Oracle<'_> {
             .filter_map(|said| said.split(": ").next())
             .map(|folder| if folder == "." { "" } else { folder })
             .collect();
-        let excused = |path: &str| restless.iter().any(|folder| is_in(path, folder));
+        let missing: HashSet<_> = self.listed("errors").collect();
+        let told = |path: &str| restored.stale.contains(path) || missing.iter().any(|item| is_in(path, item));
+        let excused = |path: &str| told(path) || restless.iter().any(|folder| is_in(path, folder));
         let there = |path: &str, id: Id| match &self.history.objects[id].what {
             What::Folder(_) => path.is_empty() || restored.folders.contains(path),
             What::Symlink(target) => restored.symlinks.get(path) == Some(target),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
+use lastgood::vault::hex::Hash;
 use lastgood::{restore, verify};
 use rustix::process::Pid;
 use serde_json::Value;
@@ -19,7 +20,7 @@ use tempfile::TempDir;
 use super::app::{Act, App, MOVES};
 use super::engine::{Engine, Heard, Order};
 use super::history::Capture;
-use super::oracle::{Class, Oracle, Wrong};
+use super::oracle::{Class, Oracle, Tree, Wrong};
 use crate::by_hand::script;
 use crate::support::compare::differences;
 
@@ -110,6 +111,8 @@ pub struct Rounds {
     boot: u64,
     /// Good snapshots, and what they were restored to.
     good: Vec<(String, u64)>,
+    /// The files of the last good snapshot, and the directory that it is of.
+    before: Option<(PathBuf, Tree)>,
     /// Whether the newest good snapshot cannot be restored.
     spoilt: bool,
     /// Files of which something was read in this backup.
@@ -136,6 +139,7 @@ impl Rounds {
             round: 0,
             boot: 0,
             good: Vec::new(),
+            before: None,
             spoilt: false,
             opened: HashSet::new(),
         }
@@ -332,7 +336,13 @@ impl Rounds {
             let class = if good { Class::NotRestorable } else { Class::PartialNotRestorable };
             return vec![Wrong::new(class, format!("{name}: {why}"))];
         }
-        let oracle = Oracle { history: &self.app.history, capture, report, restored: &out };
+        for list in ["stale", "torn"] {
+            let count = report[list].as_array().unwrap().len() as u64;
+            self.app.counters.add(list, count);
+        }
+        let files = files(&out);
+        let before = self.before.as_ref().filter(|(data, _)| *data == self.app.data).map(|(_, files)| files);
+        let oracle = Oracle { history: &self.app.history, capture, report, restored: &out, before };
         let mut wrong = Vec::new();
         if self.round.is_multiple_of(10) {
             wrong.extend(self.by_hand(&name, &out));
@@ -344,6 +354,7 @@ impl Rounds {
         self.app.counters.add(if moved { "entries adopted" } else { "entries kept" }, kept);
         self.app.counters.add("entries linked", linked);
         if good {
+            self.before = Some((self.app.data.clone(), files));
             self.spoilt = false;
             self.good.push((name, print.0));
             if self.good.len() > OLDER {
@@ -486,6 +497,16 @@ fn walk(folder: &Path) -> Vec<String> {
     }
     all.sort();
     all
+}
+
+/// The contents of a tree's files.
+fn files(folder: &Path) -> Tree {
+    let all = walk(folder).into_iter();
+    let files = all.filter(|path| fs::symlink_metadata(folder.join(path)).unwrap().is_file());
+    files
+        .map(|path| (Hash::of(&fs::read(folder.join(&path)).unwrap()), path))
+        .map(|(hash, path)| (path, hash))
+        .collect()
 }
 
 /// A number that stands for a tree's names and contents, and how many of its names are links.

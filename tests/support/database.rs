@@ -11,6 +11,7 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::dice::Dice;
+use super::other::Other;
 
 /// Opens a database, which need not exist, runs SQL, and closes it.
 #[track_caller]
@@ -154,4 +155,10 @@ pub fn beside(database: &Path, side: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(side);
     name.into()
+}
+
+/// Leaves a WAL of a killed writer.
+pub fn leftover_wal(path: &Path) {
+    Other::serving(path, &format!("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; {}", table(300, 1000))).kill();
+    fs::remove_file(beside(path, "-shm")).unwrap();
 }

@@ -69,10 +69,11 @@ impl Assembly<'_> {
                         return Ok(());
                     }
                 }
-                Some(Part::Failed(path, why, size)) => {
-                    self.unreadable(path, why, size);
+                Some(Part::Stays(path)) => {
+                    self.stays(&path);
                     return Ok(());
                 }
+                Some(Part::Failed(path, why, size)) => return self.unreadable(path, why, size),
                 _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
             }
         }
@@ -161,8 +162,12 @@ impl Assembly<'_> {
                     }
                     return self.place(entry, None).map(Some);
                 }
+                Some(Part::Stays(path)) => {
+                    self.stays(&path);
+                    return Ok(None);
+                }
                 Some(Part::Failed(path, why, size)) => {
-                    self.unreadable(path, why, size);
+                    self.unreadable(path, why, size)?;
                     return Ok(None);
                 }
                 _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
@@ -187,10 +192,10 @@ impl Assembly<'_> {
         self.read_bytes += swept.read;
         self.end_layer(&mut laying)?;
         let path = content.found.path.clone();
-        if let Some(why) = &why {
+        if let Some(why) = why.as_ref().filter(|_| !content.torn) {
             self.warn(format!("{path} is taken raw, unchecked: {why}"));
         }
-        if let Some(what) = database.check.as_ref().and_then(|check| check.failed.as_ref()) {
+        if let Some(what) = database.check.as_ref().and_then(|check| check.failed.as_ref()).filter(|_| !content.torn) {
             self.warn(format!("{path} failed its check: {what}"));
         }
         let raw = database.taken == Taken::Raw;
@@ -199,9 +204,10 @@ impl Assembly<'_> {
         if let Some(checked) = &mut checked {
             checked.database = Some(database.clone());
         }
+        let torn = content.torn.then(|| content.note.clone().unwrap_or_default());
         self.databases.retain(|base| path.bytes().starts_with(base.bytes()));
-        self.databases.push(path);
-        self.held.extend(std::mem::take(&mut laying.sides).into_iter().map(|side| (side.path.clone(), Box::new(side))));
+        self.databases.push(path.clone());
+        let sides = std::mem::take(&mut laying.sides);
         // Of a sampled one that is the same, the entry stays; only what its check said is new.
         let Some(mut entry) = self.read(content, checked.as_deref(), sampled && untouched)? else { return Ok(()) };
         entry.database = Some(database);
@@ -212,7 +218,7 @@ impl Assembly<'_> {
         });
         let entry = self.place(entry, known.as_deref())?;
         self.reasons.extend(why.map(|why| (entry.path.clone(), why)));
-        self.add(entry)
+        self.add_read(entry, sides, torn)
     }
 
     /// The map of a database whose new layers lie over those that `below` has.

@@ -48,9 +48,12 @@ impl Assembly<'_> {
                     }
                     return self.large_end(file, content);
                 }
-                Some(Part::Failed(path, why, size)) => {
-                    self.unreadable(path, why, size);
+                Some(Part::Stays(path)) => {
+                    self.stays(&path);
                     return Ok(());
+                }
+                Some(Part::Failed(path, why, size)) => {
+                    return self.unreadable(path, why, size);
                 }
                 _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
             }
@@ -97,6 +100,7 @@ impl Assembly<'_> {
     }
 
     pub(super) fn large_end(&mut self, mut file: Incoming, content: Content) -> Result<()> {
+        let torn = content.note.clone().filter(|_| content.torn);
         let Some(mut entry) = self.read(content, file.known.as_deref(), file.sampled)? else { return Ok(()) };
         let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && known_blocks(k).is_some();
         if let Some(known) = file.known.as_deref().filter(same) {
@@ -105,10 +109,10 @@ impl Assembly<'_> {
             let known = file.known.take();
             entry.map = Some(self.block_map(file)?);
             let entry = self.place(entry, known.as_deref())?;
-            return self.add(entry);
+            return self.add_read(entry, Vec::new(), torn);
         }
         let entry = self.place(entry, file.known.as_deref())?;
-        self.add(entry)
+        self.add_read(entry, Vec::new(), torn)
     }
 
     /// Ends the map of a file whose blocks have all come.

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::{header, registry, side_of};
 use crate::backup::found::{Found, Role, SideFound, nanos};
 use crate::backup::read::read_some;
+use crate::beneath::Directory;
 use crate::vault::path::EntryPath;
 
 /// The ends of the names of what lies beside a database.
@@ -62,7 +63,11 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errn
     };
     for name in names {
         let Some(database) = database_of(name).filter(|database| file(database).is_some()) else { continue };
-        if !found.contains_key(database) && is_database(folder, database, stop) {
+        // As `has_log` is asked for: a file of whole pages.
+        let page = i64::from(header::SMALLEST_PAGE);
+        let pages = || file(database).is_some_and(|stat| stat.st_size >= page && stat.st_size % page == 0);
+        let side = || !name.ends_with(b"-shm") && pages() && is_log(folder, name, stop);
+        if !found.contains_key(database) && (is_database(folder, database, stop) || side()) {
             let look = |suffix: &str| {
                 let stat = file(&[database, suffix.as_bytes()].concat())?;
                 let ctime = nanos(stat.st_ctime, stat.st_ctime_nsec);
@@ -78,8 +83,39 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errn
 /// Whether a file is a database by its content; what cannot be read is none, and its reader will say why. One that another
 /// thread or program keeps to itself may be one: whoever reads it finds out, and a database must not be taken without its WAL.
 fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
+    begins_with(folder, name, stop, |first| header::Header::parse(first).is_some())
+}
+
+/// Whether a file beside another one is SQLite's by its content: then that is a database, although it does not say so itself, as
+/// those do not that are encrypted.
+fn is_log(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
+    begins_with(folder, name, stop, header::is_log)
+}
+
+/// Whether the first bytes of a file in a folder are such.
+fn begins_with(folder: &OwnedFd, name: &[u8], stop: &AtomicBool, are: fn(&[u8]) -> bool) -> bool {
     let name = OsStr::from_bytes(name);
     let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    let open = || {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat(folder, name, flags, Mode::empty())
+    };
+    looks_so(&stat, open, stop, are)
+}
+
+/// As `is_log`, of what lies beside a file of the data directory, which the caller has open: `own` is its device and inode.
+pub fn has_log(root: &Directory, database: &EntryPath, own: (u64, u64), stop: &AtomicBool) -> bool {
+    ["-wal", "-journal"].iter().any(|ending| {
+        let Ok(path) = EntryPath::new([database.bytes(), ending.as_bytes()].concat()) else { return false };
+        // Of one that is another name of the file, the file would be asked.
+        let Some(stat) = root.stat_at(&path).ok().filter(|stat| (stat.st_dev, stat.st_ino) != own) else {
+            return false;
+        };
+        looks_so(&stat, || root.open_at(&path, OFlags::RDONLY | OFlags::NONBLOCK), stop, header::is_log)
+    })
+}
+
+fn looks_so(stat: &Stat, open: impl Fn() -> Result<OwnedFd, Errno>, stop: &AtomicBool, are: fn(&[u8]) -> bool) -> bool {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size == 0 {
         return false;
     }
@@ -87,14 +123,13 @@ fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
         Ok(hold) => hold,
         Err(why) => return why == Errno::TIMEDOUT,
     };
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(folder, name, flags, Mode::empty()) {
+    let file = match open() {
         Ok(file) => File::from(file),
         // Another program has a lease on it.
         Err(why) => return why == Errno::AGAIN,
     };
     let mut first = [0; 100];
-    let database = read_some(&file, 0, &mut first).is_ok_and(|n| header::Header::parse(&first[..n]).is_some());
+    let is_so = read_some(&file, 0, &mut first).is_ok_and(|n| are(&first[..n]));
     // Another file may have come under the name: it is closed under its own hold, and nobody waits with another in hand.
     let _other = match fstat(&file) {
         Ok(now) if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) => {
@@ -104,14 +139,14 @@ fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
                 Err(_) => {
                     // Closing it would take another's locks away. It is never closed.
                     std::mem::forget(file);
-                    return database;
+                    return is_so;
                 }
             }
         }
         _ => hold,
     };
     drop(file);
-    database
+    is_so
 }
 
 #[cfg(test)]

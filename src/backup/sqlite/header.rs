@@ -8,6 +8,11 @@ use std::os::unix::fs::FileExt;
 
 /// What every database begins with. An encrypted one does not.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// What a write-ahead log begins with, but for the lowest bit, which tells in which order of bytes its checksums are made.
+/// Encryption of a database leaves it as it is. <https://www.sqlite.org/fileformat.html#walformat>
+pub const WAL_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
+/// What a rollback journal begins with, unless it is at rest. <https://www.sqlite.org/fileformat.html#rollbackjournal>
+pub const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 /// The smallest page that SQLite knows, in bytes.
 pub const SMALLEST_PAGE: u32 = 512;
 /// The largest page that SQLite knows, in bytes.
@@ -55,6 +60,12 @@ impl Header {
         // Of the two versions the one for writing says nothing to a reader.
         Some(Header { page_size, wal: rest.get(3) == Some(&2) })
     }
+}
+
+/// Whether the first bytes of a file are those of a write-ahead log or of a rollback journal.
+pub fn is_log(first: &[u8]) -> bool {
+    let wal = first.first_chunk::<4>().is_some_and(|[a, b, c, d]| [*a, *b, *c, d & !1] == WAL_MAGIC);
+    wal || first.starts_with(&JOURNAL_MAGIC)
 }
 
 /// Whether SQLite knows pages of `size` bytes.

@@ -104,6 +104,15 @@ pub struct Settled {
     pub packs: Vec<PackInfo>,
 }
 
+/// How a database is to be read.
+#[derive(Debug)]
+pub enum How {
+    /// Through SQLite, under this hold of it, if that can be done.
+    Live(Hold),
+    /// Raw, and why.
+    Raw(&'static str),
+}
+
 /// Reads databases.
 pub struct Reader<'a> {
     /// The data directory.
@@ -131,7 +140,7 @@ struct Taking<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Takes the database that was found, whose inode is held. `begin` is called before the first part of it is
+    /// Takes the database that was found. `begin` is called before the first part of it is
     /// sent, and what comes before its last part has gone into the channel when this returns. Of one that was not begun,
     /// why not.
     ///
@@ -141,7 +150,7 @@ impl<'a> Reader<'a> {
         &self,
         found: &Found,
         known: Option<&Entry>,
-        hold: Hold,
+        how: How,
         begin: &mut dyn FnMut() -> Result<(), Over>,
     ) -> Result<Result<Part, Trouble>, Over> {
         let options = || live::Options { patience: self.settings.patience, stop: self.ctx.stop };
@@ -151,10 +160,19 @@ impl<'a> Reader<'a> {
         };
         let mut taking = Taking { at, found, known, swept: Swept::default(), over_known: false, restarts: 0 };
         let failed = |trouble: Trouble| Part::Failed(found.path.clone(), trouble.to_string(), found.size);
-        let mut opened = match Live::open(taking.at.clone(), hold, options()) {
-            Err(trouble) if !matches!(trouble, Trouble::Raw(_)) => return Ok(Err(trouble)),
-            opened => opened,
+        let raw = match how {
+            How::Live(_) => None,
+            How::Raw(why) => Some(why),
         };
+        let mut opened = match how {
+            How::Live(hold) => Live::open(taking.at.clone(), hold, options()),
+            How::Raw(why) => Err(Trouble::Raw(why.into())),
+        };
+        if let Err(trouble) = &opened
+            && !matches!(trouble, Trouble::Raw(_) | Trouble::Busy(_))
+        {
+            return Ok(Err(trouble.clone()));
+        }
         begin()?;
         for _ in 0..AGAIN {
             let taken = match opened {
@@ -164,7 +182,11 @@ impl<'a> Reader<'a> {
             let taken = match taken {
                 Err(Trouble::Raw(why)) => {
                     self.to.send(vec![Part::Again]).map_err(|_| Over)?;
-                    self.raw(why, &mut taking)?
+                    self.raw(why, false, &mut taking)?
+                }
+                Err(Trouble::Busy(why)) => {
+                    self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+                    self.raw(why, true, &mut taking)?
                 }
                 taken => taken,
             };
@@ -180,6 +202,8 @@ impl<'a> Reader<'a> {
                 Ok((Some(now), at)) if side::is_file(&now) => {
                     taking.at = Arc::new(at);
                     match registry::hold(now.st_dev, now.st_ino, self.ctx.stop) {
+                        // What took its place is read as it was to be read.
+                        Ok(_) if raw.is_some() => Err(Trouble::Raw(raw.unwrap_or_default().into())),
                         Ok(hold) => Live::open(taking.at.clone(), hold, options()),
                         Err(Errno::TIMEDOUT) => return Ok(Ok(Part::Later(found.path.clone(), Why::Unread))),
                         Err(_) => Err(Trouble::Stopped),

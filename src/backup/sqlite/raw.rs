@@ -36,6 +36,8 @@ const BLOCK: u32 = 4096;
 struct Raw {
     file: Arc<File>,
     page: u32,
+    /// Whether its commits go into a WAL.
+    wal: bool,
     version: i64,
     last: Option<[i64; 6]>,
     /// Given back after the file is closed.
@@ -68,6 +70,13 @@ impl Source for Raw {
 
     fn end(&mut self) -> Result<(), Trouble> {
         Ok(())
+    }
+}
+
+impl Raw {
+    /// Whether what lies beside it brings its last committed state back.
+    fn logged(&self, set: &Set) -> bool {
+        set.journal.is_some() || self.wal && set.wal.is_some()
     }
 }
 
@@ -123,7 +132,10 @@ impl Set {
 
 impl Reader<'_> {
     /// Takes a database and what lies beside it as plain files.
-    pub(super) fn raw(&self, why: String, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
+    ///
+    /// One that another program keeps `locked` may be in the middle of a transaction, however long it stands still: it is whole
+    /// only with a log from which SQLite gets the last committed state back, a WAL or a rollback journal.
+    pub(super) fn raw(&self, why: String, locked: bool, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
         taking.swept = Swept::default();
         let mut source = match open_raw(&taking.at, self.ctx.stop) {
             Ok(opened) => opened,
@@ -173,7 +185,14 @@ impl Reader<'_> {
                 self.settle(&mut stack, taking)?;
                 continue;
             }
-            return Ok(ended(why, stable, began, self.settings.trust, &source.file, &before, taking));
+            let torn = match () {
+                () if !stable => Some("it was written to while it was read, again and again, and may be torn"),
+                () if locked && !source.logged(&before) => Some(
+                    "another program keeps it locked, and no log lies beside it: it may hold half of a transaction",
+                ),
+                () => None,
+            };
+            return Ok(ended(why, torn, began, self.settings.trust, &source.file, &before, taking));
         }
     }
 
@@ -248,13 +267,15 @@ fn open_raw(at: &At, stop: &AtomicBool) -> Result<Raw, Trouble> {
     }
     let mut first = [0; 100];
     let length = read_some(&file, 0, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;
-    let page = Header::parse(&first[..length]).and_then(|header| header.page_size).unwrap_or(BLOCK);
-    Ok(Raw { file: Arc::new(file), page, version: 0, last: None, hold })
+    let header = Header::parse(&first[..length]);
+    let page = header.and_then(|header| header.page_size).unwrap_or(BLOCK);
+    let wal = header.is_some_and(|header| header.wal);
+    Ok(Raw { file: Arc::new(file), page, wal, version: 0, last: None, hold })
 }
 
 fn ended(
     why: String,
-    stable: bool,
+    torn: Option<&str>,
     began: i64,
     trust: Trust,
     file: &File,
@@ -266,17 +287,17 @@ fn ended(
     let found = Found::new(taking.found.path.clone(), &set.database).ok_or(Trouble::Replaced)?;
     let extra = extra_of_file(file);
     let recent = |stat: &Stat| trust.is_racy(mtime(stat), began);
-    let racy = !stable || set.all().any(recent);
-    let torn = "it was written to while it was read, again and again, and may be torn";
+    let racy = torn.is_some() || set.all().any(recent);
     let database = Database {
         taken: Taken::Raw,
         wal: set.wal.as_ref().map(side_of),
         journal: set.journal.as_ref().map(side_of),
         // What may be torn is kept, and never taken for good.
-        check: (!stable).then(|| Check { kind: CheckKind::Quick, failed: Some(torn.into()) }),
+        check: torn.map(|torn| Check { kind: CheckKind::Quick, failed: Some(torn.into()) }),
     };
     let identity = identity_of(file, &set.database).map_err(refused)?;
-    let content =
-        Content { found: Found { size: swept.size, ..found }, extra, hash, racy, note: None, torn: false, identity };
+    let found = Found { size: swept.size, ..found };
+    let note = torn.map(str::to_owned);
+    let content = Content { found, extra, hash, racy, torn: note.is_some(), note, identity };
     Ok(Part::DatabaseEnd(Box::new(Ended { content, database, why: Some(why), over_known: taking.over_known, swept })))
 }

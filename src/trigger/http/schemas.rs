@@ -19,7 +19,8 @@ pub fn schemas() -> Value {
     let texts = || json!({ "type": "object", "additionalProperties": { "type": "string" } });
     let run = || json!({ "type": "string", "pattern": "^[0-9a-f]{16}$" });
     let action = || json!({ "enum": ["backup", "restore", "verify"] });
-    let result = || json!({ "enum": ["complete", "partial", "suspect", "unsound", "damaged", "failed", "refused"] });
+    let result =
+        || json!({ "enum": ["complete", "stale", "partial", "suspect", "unsound", "damaged", "failed", "refused"] });
     let health = || json!({ "enum": ["healthy", "degraded", "unhealthy"] });
     let object = |required: &[&str], properties: Value| json!({ "type": "object", "required": required, "properties": properties });
     let last = object(
@@ -73,6 +74,7 @@ pub fn schemas() -> Value {
             "reason": { "enum": ["manual", "schedule", "critical", "shutdown"] },
             "state": { "enum": ["complete", "partial", "suspect"] },
             "good": yes_or_no(),
+            "whole": yes_or_no(),
             "failed_checks": count(),
             "entries": count(),
             "files": count(),
@@ -82,6 +84,11 @@ pub fn schemas() -> Value {
             "labels": texts(),
             "data": text(),
             "host": text(),
+            "service": maybe_text(),
+            "filters": object(&[], json!({
+                "include": { "type": "array", "items": text() },
+                "exclude": { "type": "array", "items": text() },
+            })),
         })),
         "Entry": object(&["path", "type", "size", "mode", "uid", "gid", "mtime"], json!({
             "path": text(),
@@ -93,6 +100,7 @@ pub fn schemas() -> Value {
             "mtime": time(),
             "target": text(),
             "hash": { "type": "string", "pattern": "^[0-9a-f]{32}$" },
+            "stale_since": time(),
         })),
         "HealthStatus": {
             "type": "object", "required": ["status"], "additionalProperties": false, "properties": { "status": health() },

@@ -79,6 +79,7 @@ fn tell(
         result: match root.state {
             State::Partial => Outcome::Partial,
             State::Suspect => Outcome::Suspect,
+            State::Complete if root.good() && !root.whole() => Outcome::Stale,
             State::Complete if root.good() => Outcome::Complete,
             State::Complete => Outcome::Unsound,
         },

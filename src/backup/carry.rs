@@ -1,0 +1,485 @@
+//! What cannot be read is carried over from the newest good snapshot of the same data, as it was then.
+//!
+//! An entry is carried over with all that belongs to it: of a folder, what was in it; of a raw database, what lay beside it.
+//! Only what the vault still has whole is carried over, and only what today's filters take. Where the newest good snapshot
+//! cannot tell, since its filters did not take the entry, since it was missing there, or since what the vault has of it is
+//! damaged, older ones are asked: one backup with a narrow filter must not cost what all others have.
+//!
+//! A carried entry is *racy*, so that every later backup reads it anew instead of comparing times, and its group of hard links
+//! has a name that no group has whose names were read: see [`carried`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::base::{Base, recorded_sides};
+use super::merge::content_mark;
+use super::select::Select;
+use super::sqlite::beside::database_of;
+use crate::error::{Kind as ErrorKind, Result};
+use crate::vault::entry::{Entry, Extent, Kind};
+use crate::vault::hex::PackId;
+use crate::vault::pack::PackInfo;
+use crate::vault::path::{Bytes, EntryPath};
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::root::{HunkRef, Problem, Root, SnapshotName, Stale};
+use crate::vault::tree;
+
+/// So many good snapshots are asked, the newest one among them.
+const ASKED: usize = 8;
+/// So many roots are read to find them.
+const LOOKED_AT: usize = 64;
+
+/// The newest good snapshots of the same data.
+pub struct Carry<'a> {
+    base: &'a Base<'a>,
+    select: &'a Select,
+    /// Those that were asked, newest first.
+    sources: Vec<Source<'a>>,
+    /// How many of the roots that are older than the newest good one were read.
+    looked_at: usize,
+    over: bool,
+}
+
+/// A good snapshot whose entries can be looked up.
+struct Source<'a> {
+    name: SnapshotName,
+    started: Timestamp,
+    packs: PackReader<'a>,
+    hunks: Vec<HunkRef>,
+    /// What its filters took.
+    select: Option<Select>,
+    lacks: Lacks,
+    decoder: Decoder,
+    /// The hunk that was read last; none of its entries where it is damaged.
+    last: Option<(usize, Option<Vec<Entry>>)>,
+}
+
+/// What a snapshot lacks of what was there, by path.
+#[derive(Debug, Default)]
+struct Lacks {
+    /// What it had carried over itself.
+    stale: BTreeMap<EntryPath, Stale>,
+    /// What it has that was torn.
+    torn: BTreeMap<EntryPath, Problem>,
+    /// What was missing in it.
+    missing: BTreeMap<EntryPath, Problem>,
+}
+
+/// What a snapshot has at a path.
+enum Has {
+    /// There was nothing, or nothing that can be carried over.
+    Nothing,
+    /// It cannot tell.
+    Unknown,
+    /// An entry, and what lies beside it if it is a raw database.
+    Unit(Vec<Entry>),
+    /// A folder; and whether all that it says of what was in it can be read.
+    Folder(Box<Entry>, bool),
+}
+
+/// Whether an entry lies beside the raw database that came before it, and has its place in the order of paths later.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside(pub bool);
+
+/// What a snapshot was known to lack.
+pub struct Told<'s> {
+    /// When its capture began.
+    pub started: Timestamp,
+    lacks: &'s Lacks,
+}
+
+impl Told<'_> {
+    /// Whether it was said of a path.
+    pub fn knows(&self, path: &EntryPath) -> bool {
+        let Lacks { stale, torn, missing } = self.lacks;
+        stale.contains_key(path) || torn.contains_key(path) || missing.contains_key(path)
+    }
+}
+
+/// What comes of carrying something over.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// What is to be told in the root, the thing itself first.
+    pub stale: Vec<Stale>,
+    /// What of it was torn when it was read.
+    pub torn: Vec<Problem>,
+    /// What was in it and is missing.
+    pub lost: Vec<Problem>,
+    /// Packs that are reached.
+    pub packs: Vec<PackInfo>,
+}
+
+impl<'a> Carry<'a> {
+    /// What `base` knows of good snapshots; of them, what `select` takes.
+    pub fn new(base: &'a Base<'a>, select: &'a Select) -> Self {
+        Carry { base, select, sources: Vec::new(), looked_at: 0, over: false }
+    }
+
+    /// Whether there is a good snapshot of the same data at all.
+    pub fn exists(&self) -> bool {
+        self.base.good.is_some()
+    }
+
+    /// What the newest good snapshot was known to lack; none where there is none.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn told(&mut self) -> Result<Option<Told<'_>>> {
+        Ok(if self.find(0)? {
+            self.sources.first().map(|source| Told { started: source.started, lacks: &source.lacks })
+        } else {
+            None
+        })
+    }
+
+    /// Whether the newest good snapshot has a file at `path` that was at rest when it was read.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn has_file(&mut self, path: &EntryPath) -> Result<bool> {
+        if !self.find(0)? {
+            return Ok(false);
+        }
+        let source = &mut self.sources[0];
+        Ok(source.entry(path)?.is_some_and(|entry| entry.kind == Kind::File) && !source.lacks.torn.contains_key(path))
+    }
+
+    /// The extended attributes that the newest good snapshot has of `path`.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn xattrs(&mut self, path: &EntryPath, kind: Kind) -> Result<Option<Vec<(Bytes, Bytes)>>> {
+        if !self.find(0)? {
+            return Ok(None);
+        }
+        Ok(self.sources[0].entry(path)?.filter(|entry| entry.kind == kind).map(|entry| entry.xattrs))
+    }
+
+    /// Carries over what was at `path` and what belongs to it: calls `take` with each entry, in path order. With `below` only
+    /// what is below it, since it has been put itself. Gives nothing, and takes nothing, where nothing was there that can be
+    /// carried over.
+    ///
+    /// # Errors
+    /// A store that fails; those of `take`.
+    pub fn over(
+        &mut self,
+        path: &EntryPath,
+        below: bool,
+        why: &str,
+        mut take: impl FnMut(Box<Entry>, Beside) -> Result<()>,
+    ) -> Result<Option<Carried>> {
+        let Some((at, has)) = self.newest(path, 0)? else { return Ok(None) };
+        let source = &self.sources[at];
+        let mut done = Carried { stale: vec![source.stale(path, why)], ..Carried::default() };
+        done.torn.extend(within(&source.lacks.torn, path).cloned());
+        let folder = match has {
+            // Something else has its place now, and was put.
+            Has::Unit(_) if below => return Ok(None),
+            Has::Unit(unit) => {
+                done.packs = source.packs_of(&unit);
+                for (n, entry) in unit.into_iter().enumerate() {
+                    take(carried(entry, source.name), Beside(n > 0))?;
+                }
+                return Ok(Some(done));
+            }
+            Has::Folder(folder, _) => folder,
+            Has::Nothing | Has::Unknown => return Ok(None),
+        };
+        done.stale.extend(within(&source.lacks.stale, path).filter(|stale| stale.path != *path).cloned());
+        done.lost.extend(within(&source.lacks.missing, path).cloned());
+        if !below {
+            done.packs.extend(source.packs_of([&*folder]));
+            take(carried(*folder, source.name), Beside(false))?;
+        }
+        self.folder(at, path, &mut done, &mut take)?;
+        Ok(Some(done))
+    }
+
+    /// Carries over what was in a folder.
+    fn folder(
+        &mut self,
+        at: usize,
+        path: &EntryPath,
+        done: &mut Carried,
+        take: &mut impl FnMut(Box<Entry>, Beside) -> Result<()>,
+    ) -> Result<()> {
+        let mut passed: Option<EntryPath> = None;
+        // What lies beside raw databases, and whether it goes with them.
+        let mut sides: HashMap<EntryPath, bool> = HashMap::new();
+        for hunk in self.sources[at].hunks_of(path) {
+            for entry in self.sources[at].read(hunk)?.unwrap_or_default() {
+                let outside = !entry.path.is_in(path) || entry.path == *path;
+                if outside || passed.as_ref().is_some_and(|passed| entry.path.is_in(passed)) {
+                    continue;
+                }
+                if let Some(goes) = sides.remove(&entry.path) {
+                    if goes {
+                        take(carried(entry, self.sources[at].name), Beside(false))?;
+                    }
+                    continue;
+                }
+                let recorded = recorded_sides(&entry);
+                if !self.select.takes_path(&entry.path, entry.kind) {
+                    sides.extend(recorded.into_iter().map(|side| (side, false)));
+                    passed = (entry.kind == Kind::Folder).then_some(entry.path);
+                    continue;
+                }
+                let path = entry.path.clone();
+                let unit = self.sources[at].unit(self.base, entry)?;
+                sides.extend(recorded.into_iter().map(|side| (side, unit.is_some())));
+                match unit {
+                    Some(mut unit) => {
+                        done.packs.extend(self.sources[at].packs_of(&unit));
+                        take(carried(unit.swap_remove(0), self.sources[at].name), Beside(false))?;
+                    }
+                    None => self.older(at + 1, path, done, take)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries over from an older snapshot what the vault has lost of a newer one.
+    fn older(
+        &mut self,
+        from: usize,
+        path: EntryPath,
+        done: &mut Carried,
+        take: &mut impl FnMut(Box<Entry>, Beside) -> Result<()>,
+    ) -> Result<()> {
+        let damaged = "it could not be read, and what the vault has of it is damaged";
+        let Some((at, Has::Unit(unit))) = self.newest(&path, from)? else {
+            done.lost.push(Problem { path, why: damaged.into() });
+            return Ok(());
+        };
+        let source = &self.sources[at];
+        done.packs.extend(source.packs_of(&unit));
+        done.stale.push(source.stale(&path, damaged));
+        for (n, entry) in unit.into_iter().enumerate() {
+            take(carried(entry, source.name), Beside(n > 0))?;
+        }
+        Ok(())
+    }
+
+    /// The newest snapshot, from the one of this number on, that can tell what was at `path`, and what that was.
+    fn newest(&mut self, path: &EntryPath, from: usize) -> Result<Option<(usize, Has)>> {
+        let mut damaged = None;
+        for at in from..ASKED {
+            if !self.find(at)? {
+                break;
+            }
+            match self.sources[at].has(path, self.base, self.select)? {
+                Has::Nothing => break,
+                Has::Unknown => {}
+                has @ Has::Folder(_, false) => _ = damaged.get_or_insert((at, has)),
+                has => return Ok(Some((at, has))),
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Whether there are so many snapshots, and one more, that can be asked.
+    fn find(&mut self, number: usize) -> Result<bool> {
+        while self.sources.len() <= number && !self.over {
+            let (base, first) = (self.base, self.sources.is_empty() && self.looked_at == 0);
+            let next = match (&base.good, first) {
+                (Some((name, root)), true) => Some((*name, root.clone())),
+                (None, _) => None,
+                (Some(_), false) => self.older_root()?,
+            };
+            let Some((name, root)) = next else {
+                self.over = true;
+                break;
+            };
+            self.looked_at = self.looked_at.max(1);
+            self.sources.extend(Source::load(base, name, &root)?);
+        }
+        Ok(self.sources.len() > number)
+    }
+
+    /// The next older good snapshot of the same data.
+    fn older_root(&mut self) -> Result<Option<(SnapshotName, Root)>> {
+        let Some((newest, good)) = &self.base.good else { return Ok(None) };
+        let older = self.base.names.iter().rev().filter(|name| *name < newest).skip(self.looked_at - 1);
+        for name in older.take(LOOKED_AT.saturating_sub(self.looked_at)) {
+            self.looked_at += 1;
+            match self.base.vault.root(*name) {
+                Ok(root) if root.good() && root.is_of(Path::new(&good.data), good.service.as_deref()) => {
+                    return Ok(Some((*name, root)));
+                }
+                Ok(_) => {}
+                Err(why) if why.kind() == ErrorKind::Damage => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What lies at a path and below it.
+fn within<'m, T>(all: &'m BTreeMap<EntryPath, T>, path: &EntryPath) -> impl Iterator<Item = &'m T> {
+    let path = path.clone();
+    all.range(path.clone()..).take_while(move |(at, _)| at.is_in(&path)).map(|(_, item)| item)
+}
+
+impl<'a> Source<'a> {
+    /// Reads a snapshot's lists; none where they are damaged, which whoever verifies the vault is told.
+    fn load(base: &Base<'a>, name: SnapshotName, root: &Root) -> Result<Option<Self>> {
+        let load = || -> Result<_> {
+            let packs = base.packs.for_another(root)?;
+            let hunks = tree::hunks(&packs, root)?;
+            let mut stale = BTreeMap::new();
+            packs.each(&root.stale, |item| {
+                stale.insert(item.path.clone(), item);
+                Ok(())
+            })?;
+            let by_path = |list| {
+                let mut all = BTreeMap::new();
+                packs.each(list, |problem: Problem| {
+                    all.insert(problem.path.clone(), problem);
+                    Ok(())
+                })?;
+                Ok(all)
+            };
+            let (torn, missing) = (by_path(&root.torn)?, by_path(&root.problems)?);
+            // Patterns that an earlier run took are patterns.
+            let filters = Some(&root.filters).filter(|filters| !filters.is_empty());
+            let select = filters.and_then(|filters| {
+                Select::new(Path::new(&root.data), &filters.include, &filters.exclude, &[], true).ok()
+            });
+            let (started, decoder) = (root.started, Decoder::new()?);
+            let lacks = Lacks { stale, torn, missing };
+            Ok(Source { name, started, packs, hunks, select, lacks, decoder, last: None })
+        };
+        match load() {
+            Ok(source) => Ok(Some(source)),
+            Err(why) if why.kind() == ErrorKind::Damage => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// What it has at a path.
+    fn has(&mut self, path: &EntryPath, base: &Base, select: &Select) -> Result<Has> {
+        let Some(at) = self.hunk_of(path) else { return Ok(Has::Nothing) };
+        if self.lacks.missing.contains_key(path) || self.read(at)?.is_none() {
+            return Ok(Has::Unknown);
+        }
+        let Some(entry) = self.entry(path)? else {
+            let taken = |kind| self.select.as_ref().is_none_or(|select| select.takes_path(path, kind));
+            return Ok(if taken(Kind::File) && taken(Kind::Folder) { Has::Nothing } else { Has::Unknown });
+        };
+        // What belonged to a database would be taken for another one's.
+        if !select.takes_path(path, entry.kind) || self.is_side(path)? {
+            return Ok(Has::Nothing);
+        }
+        if entry.kind == Kind::Folder {
+            let mut whole = true;
+            for at in self.hunks_of(path) {
+                whole &= self.read(at)?.is_some();
+            }
+            return Ok(Has::Folder(Box::new(entry), whole));
+        }
+        Ok(self.unit(base, entry)?.map_or(Has::Unknown, Has::Unit))
+    }
+
+    /// A hunk's entries; none, where it is damaged.
+    fn read(&mut self, at: usize) -> Result<Option<Vec<Entry>>> {
+        if let Some((_, entries)) = self.last.as_ref().filter(|(last, _)| *last == at) {
+            return Ok(entries.clone());
+        }
+        let entries = match tree::read_hunk(&self.packs, &self.hunks[at], &mut self.decoder) {
+            Ok(entries) => Some(entries),
+            Err(why) if why.kind() == ErrorKind::Damage => None,
+            Err(why) => return Err(why),
+        };
+        self.last = Some((at, entries.clone()));
+        Ok(entries)
+    }
+
+    /// The hunk that holds what is at a path, if anything is.
+    fn hunk_of(&self, path: &EntryPath) -> Option<usize> {
+        self.hunks.partition_point(|hunk| hunk.first <= *path).checked_sub(1)
+    }
+
+    fn entry(&mut self, path: &EntryPath) -> Result<Option<Entry>> {
+        let Some(at) = self.hunk_of(path) else { return Ok(None) };
+        if self.last.as_ref().is_none_or(|(last, _)| *last != at) {
+            self.read(at)?;
+        }
+        let entries = self.last.as_ref().and_then(|(_, entries)| entries.as_deref()).unwrap_or_default();
+        let found = entries.binary_search_by(|entry| entry.path.cmp(path)).ok();
+        Ok(found.map(|at| entries[at].clone()))
+    }
+
+    /// The hunks that may hold what is at `path` and below it.
+    fn hunks_of(&self, path: &EntryPath) -> Range<usize> {
+        let after = self.hunks.partition_point(|hunk| hunk.first <= *path || hunk.first.is_in(path));
+        self.hunk_of(path).unwrap_or(after)..after
+    }
+
+    /// Whether what is at `path` was taken as a part of a database.
+    fn is_side(&mut self, path: &EntryPath) -> Result<bool> {
+        let database = database_of(path.bytes()).and_then(|bytes| EntryPath::new(bytes).ok());
+        let Some(database) = database else { return Ok(false) };
+        Ok(self.entry(&database)?.is_some_and(|entry| recorded_sides(&entry).contains(path)))
+    }
+
+    /// An entry, and what lies beside it if it is a raw database; none where the vault has not all of the content.
+    fn unit(&mut self, base: &Base, entry: Entry) -> Result<Option<Vec<Entry>>> {
+        let sides = recorded_sides(&entry);
+        let mut unit = vec![entry];
+        for side in sides {
+            match self.entry(&side)? {
+                Some(side) if side.kind == Kind::File => unit.push(side),
+                _ => return Ok(None),
+            }
+        }
+        let content = |entry: &Entry| packs_of(entry, &entry.content_extents()).all(|pack| base.has(pack));
+        Ok(unit.iter().all(content).then_some(unit))
+    }
+
+    /// The packs that entries lie in.
+    fn packs_of<'e>(&self, entries: impl IntoIterator<Item = &'e Entry>) -> Vec<PackInfo> {
+        let mut packs = Vec::new();
+        for entry in entries {
+            packs.extend(packs_of(entry, &entry.extents).filter_map(|pack| self.packs.book().get(&pack)).copied());
+        }
+        packs
+    }
+
+    /// What is to be told of an entry that is carried over.
+    fn stale(&self, path: &EntryPath, why: &str) -> Stale {
+        let above = std::iter::successors(Some(path.clone()), EntryPath::folder);
+        let before = above.into_iter().find_map(|path| self.lacks.stale.get(&path));
+        Stale { path: path.clone(), since: before.map_or(self.started, |before| before.since), why: why.to_owned() }
+    }
+}
+
+/// The packs of an entry's map, and of these of its extents.
+fn packs_of<'e>(entry: &'e Entry, extents: &'e [Extent]) -> impl Iterator<Item = PackId> {
+    let extents = extents.iter().filter_map(|extent| extent.pack);
+    extents.chain(entry.map.iter().flat_map(|map| map.packs.iter().copied()))
+}
+
+/// What the name of a group of hard links begins with that was carried over.
+const KEPT: &str = "kept-";
+
+/// An entry as it is carried over from the snapshot `from`.
+///
+/// Times do not tell whether it is still that, so that nobody trusts it unread. Its group of hard links is not that of names
+/// which were read: what they hold may be something else by now. Names that were carried over from one snapshot stay one
+/// file: that is told by the name of the group, which says when it was carried over first.
+fn carried(mut entry: Entry, from: SnapshotName) -> Box<Entry> {
+    entry.racy = true;
+    if let (Some(link), Some(hash)) = (&mut entry.link, &entry.hash)
+        && !link.starts_with(KEPT)
+    {
+        let mark = content_mark(hash);
+        let name = link.strip_suffix(&mark).map_or(link.as_str(), |name| name.trim_end_matches('-'));
+        *link = format!("{KEPT}{}-{name}-{mark}", from.seq);
+    }
+    Box::new(entry)
+}

@@ -1,0 +1,303 @@
+//! Whether a snapshot looks like an accident: an unmounted volume, a directory that was wiped, another directory.
+//!
+//! Such a snapshot is kept, and neither restored nor built upon unasked. What is compared is what the last complete snapshot
+//! had, and where that was taken: what is meant to become smaller does so in one and the same place, over and over, while another
+//! place that holds much less is most often a volume that is not mounted. Nothing may stand still for ever: what looks
+//! suspect for three days, and is used meanwhile, is how it is meant to be.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::vault::path::EntryPath;
+use crate::vault::root::{DatabaseRecord, Mount, Place};
+
+/// For how long a state must have looked suspect before it is accepted by itself.
+pub const ACCEPTED_AFTER: SignedDuration = SignedDuration::from_hours(72);
+/// And in how many snapshots.
+const ACCEPTED_IN: usize = 3;
+
+/// What the last complete snapshot had.
+#[derive(Debug, Clone)]
+pub struct Measure {
+    /// Entries of every kind.
+    pub entries: u64,
+    /// Bytes of content, but for those beside raw databases.
+    pub bytes: u64,
+    /// Where it was taken.
+    pub place: Place,
+    /// Filesystems that were mounted below the data directory.
+    pub mounts: Vec<Mount>,
+    /// Its databases.
+    pub databases: Vec<DatabaseRecord>,
+}
+
+/// A suspect snapshot that was taken since.
+#[derive(Debug, Clone)]
+pub struct Earlier {
+    /// When its capture began.
+    pub started: Timestamp,
+    /// Entries of every kind.
+    pub entries: u64,
+    /// Bytes of content, as above.
+    pub bytes: u64,
+    /// When one of its files was changed last, ns since 1970; 0 where that is not known.
+    pub changed: i64,
+    /// As above.
+    pub mounts: Vec<Mount>,
+}
+
+/// What was captured now.
+#[derive(Debug, Clone, Copy)]
+pub struct Now<'a> {
+    /// Entries of every kind, those that could not be read among them.
+    pub entries: u64,
+    /// Bytes of content, as above.
+    pub bytes: u64,
+    /// Where it is.
+    pub place: &'a Place,
+    /// As above.
+    pub mounts: &'a [Mount],
+    /// The sizes of the files, databases or not, that are where the last complete snapshot has databases.
+    pub sizes: &'a HashMap<EntryPath, u64>,
+}
+
+/// What is to be thought of a capture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing looks wrong.
+    Sound,
+    /// It is sound, and somebody should know why it need not have been.
+    Noted(String),
+    /// It was suspect for so long that it is taken for what it is meant to be.
+    Accepted(String),
+    /// It looks like an accident, and why.
+    Suspect(String),
+}
+
+/// Judges a capture by the last complete snapshot and the suspect ones since, newest first.
+pub fn judge(now: &Now, measure: Option<&Measure>, since: &[Earlier]) -> Verdict {
+    // The data directory itself is an entry.
+    if now.entries <= 1 {
+        return Verdict::Suspect("the data directory is empty: this looks like an unmounted volume".into());
+    }
+    let Some(measure) = measure else { return Verdict::Sound };
+    if let Some(gone) = missing_mount(measure, now.mounts) {
+        let Mount { path, filesystem, source } = gone;
+        return Verdict::Suspect(format!("{source} ({filesystem}) is not mounted at {path} any more"));
+    }
+    let same_place = measure.place.is_where(now.place);
+    let half = now.entries < measure.entries.div_ceil(2) || now.bytes < measure.bytes.div_ceil(2);
+    let why = match same_place {
+        false if half => {
+            "it is in another place than the last complete snapshot's directory, and holds less than half of that"
+        }
+        false => return Verdict::Sound,
+        true if now.entries < measure.entries.div_ceil(10) => {
+            "it holds less than a tenth of the last complete snapshot's entries"
+        }
+        true => match lost_database(measure, now.sizes) {
+            Some(why) => return accepted(now, measure, since, why),
+            None if half => {
+                return Verdict::Noted(format!(
+                    "it holds less than half of what the last complete snapshot did: {} entries of {}, {} bytes of {}",
+                    now.entries, measure.entries, now.bytes, measure.bytes
+                ));
+            }
+            None => return Verdict::Sound,
+        },
+    };
+    accepted(
+        now,
+        measure,
+        since,
+        format!("{why}: {} entries of {}, {} bytes of {}", now.entries, measure.entries, now.bytes, measure.bytes),
+    )
+}
+
+/// A filesystem that was mounted below the data directory and is not any more.
+fn missing_mount<'m>(measure: &'m Measure, mounts: &[Mount]) -> Option<&'m Mount> {
+    measure.mounts.iter().find(|was| !mounts.iter().any(|is| is.path == was.path))
+}
+
+/// Says of a database that it is gone, or nearly empty.
+fn lost_database(measure: &Measure, sizes: &HashMap<EntryPath, u64>) -> Option<String> {
+    measure.databases.iter().find_map(|was| {
+        let Some(&size) = sizes.get(&was.path) else { return Some(format!("the database {} is gone", was.path)) };
+        let was_size = was.size?;
+        (size < was_size.div_ceil(10)).then(|| {
+            format!("the database {} has less than a tenth of what it had: {size} bytes of {was_size}", was.path)
+        })
+    })
+}
+
+/// What is suspect for `why`, unless it has been for long enough.
+fn accepted(now: &Now, measure: &Measure, since: &[Earlier], why: String) -> Verdict {
+    let is_like = |newer: (u64, u64), older: &Earlier| {
+        newer.0 >= older.entries.div_ceil(2) && newer.1 >= older.bytes.div_ceil(2) && older.entries > 1
+    };
+    let mut newer = (now.entries, now.bytes);
+    let mut chain: Vec<&Earlier> = Vec::new();
+    for earlier in since {
+        if !is_like(newer, earlier) || missing_mount(measure, &earlier.mounts).is_some() {
+            break;
+        }
+        newer = (earlier.entries, earlier.bytes);
+        chain.push(earlier);
+    }
+    if let (Some(last), Some(first)) = (chain.first(), chain.last()) {
+        let long = last.started.duration_since(first.started) >= ACCEPTED_AFTER;
+        // Somebody uses it: of a copy that was mounted by mistake, nothing changes.
+        let used = last.changed > i64::try_from(first.started.as_nanosecond()).unwrap_or(i64::MAX);
+        if chain.len() >= ACCEPTED_IN && long && used {
+            return Verdict::Accepted(format!(
+                "this was suspect since {} and is used: it is taken for what it is meant to be ({why})",
+                first.started
+            ));
+        }
+    }
+    Verdict::Suspect(why)
+}
+
+/// The mounts below a folder among all of this machine, by their paths in it.
+pub fn mounts_below(folder: &std::path::Path, all: &[crate::filesystem::Mounted]) -> Vec<Mount> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut mounts: Vec<_> = all
+        .iter()
+        .filter_map(|mounted| {
+            let path = mounted.at.strip_prefix(folder).ok().filter(|path| !path.as_os_str().is_empty())?;
+            let path = EntryPath::new(path.as_os_str().as_bytes()).ok()?;
+            Some(Mount { path, filesystem: mounted.filesystem.clone(), source: mounted.source.clone() })
+        })
+        .collect();
+    mounts.sort_by(|a, b| a.path.cmp(&b.path));
+    // What is mounted over another one hides it.
+    mounts.dedup_by(|later, earlier| {
+        let same = later.path == earlier.path;
+        if same {
+            std::mem::swap(later, earlier);
+        }
+        same
+    });
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::entry::Taken;
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::new(text).unwrap()
+    }
+
+    fn place(inode: u64) -> Place {
+        Place { boot: "b".into(), device: 1, inode, born: Some(5), ..Place::default() }
+    }
+
+    fn mount(at: &str) -> Mount {
+        Mount { path: path(at), filesystem: "ext4".into(), source: "/dev/sdb".into() }
+    }
+
+    fn database(at: &str, size: Option<u64>) -> DatabaseRecord {
+        DatabaseRecord { path: path(at), taken: Taken::Live, why: None, check: None, size }
+    }
+
+    fn measure() -> Measure {
+        let databases = vec![database("app.db", Some(1000)), database("old.db", None)];
+        Measure { entries: 100, bytes: 10_000, place: place(7), mounts: vec![mount("uploads")], databases }
+    }
+
+    const DAY: i64 = 86_400;
+
+    fn earlier(at: i64, entries: u64, changed: i64) -> Earlier {
+        let started = Timestamp::from_second(at).unwrap();
+        Earlier { started, entries, bytes: 4000, changed: changed * 1_000_000_000, mounts: vec![mount("uploads")] }
+    }
+
+    fn word(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Sound => "sound",
+            Verdict::Noted(_) => "noted",
+            Verdict::Accepted(_) => "accepted",
+            Verdict::Suspect(_) => "suspect",
+        }
+    }
+
+    #[test]
+    fn what_is_suspect() {
+        let sizes = |all: &[(&str, u64)]| all.iter().map(|(at, size)| (path(at), *size)).collect::<HashMap<_, _>>();
+        let both = sizes(&[("app.db", 1000), ("old.db", 1)]);
+        for (entries, bytes, inode, mounts, sizes, verdict) in [
+            (1, 0, 7, vec![], &both, "suspect"),
+            (100, 10_000, 7, vec![mount("uploads")], &both, "sound"),
+            (100, 10_000, 8, vec![mount("uploads")], &sizes(&[]), "sound"),
+            (100, 10_000, 7, vec![], &both, "suspect"),
+            (49, 10_000, 8, vec![mount("uploads")], &both, "suspect"),
+            (100, 4999, 8, vec![mount("uploads")], &both, "suspect"),
+            (50, 5000, 8, vec![mount("uploads")], &both, "sound"),
+            // In the same place a log may be rotated away.
+            (49, 1, 7, vec![mount("uploads")], &both, "noted"),
+            (10, 1, 7, vec![mount("uploads")], &both, "noted"),
+            (9, 9000, 7, vec![mount("uploads")], &both, "suspect"),
+            (100, 10_000, 7, vec![mount("uploads")], &sizes(&[("app.db", 1000)]), "suspect"),
+            (100, 10_000, 7, vec![mount("uploads")], &sizes(&[("app.db", 99), ("old.db", 1)]), "suspect"),
+            (100, 10_000, 7, vec![mount("uploads")], &sizes(&[("app.db", 100), ("old.db", 1)]), "sound"),
+        ] {
+            let place = place(inode);
+            let now = Now { entries, bytes, place: &place, mounts: &mounts, sizes };
+            let said = judge(&now, Some(&measure()), &[]);
+            assert_eq!(word(&said), verdict, "{now:?}: {said:?}");
+        }
+        let now = Now { entries: 2, bytes: 1, place: &place(7), mounts: &[], sizes: &HashMap::new() };
+        assert_eq!(judge(&now, None, &[]), Verdict::Sound);
+    }
+
+    #[test]
+    fn what_is_suspect_for_long_and_used_is_accepted() {
+        let at = place(8);
+        let mounts = [mount("uploads")];
+        let now = Now { entries: 40, bytes: 4000, place: &at, mounts: &mounts, sizes: &HashMap::new() };
+        let days = |days: &[i64], used| -> Vec<Earlier> {
+            days.iter().map(|day| earlier(day * DAY, 40, if used { day * DAY } else { 0 })).collect()
+        };
+        let said = |since: &[Earlier]| word(&judge(&now, Some(&measure()), since));
+        assert_eq!(said(&days(&[], true)), "suspect");
+        assert_eq!(said(&days(&[13, 10], true)), "suspect");
+        assert_eq!(said(&days(&[12, 11, 10], true)), "suspect");
+        assert_eq!(said(&days(&[13, 11, 10], true)), "accepted");
+        assert_eq!(said(&days(&[13, 11, 10], false)), "suspect");
+        // It goes on shrinking, or was something else on the first day.
+        let mut shrinks = days(&[13, 11, 10], true);
+        shrinks[2].entries = 90;
+        assert_eq!(said(&shrinks), "suspect");
+        let mut unmounted = days(&[13, 11, 10], true);
+        unmounted[1].mounts.clear();
+        assert_eq!(said(&unmounted), "suspect");
+        // Empty ones, and what is not mounted, are never accepted.
+        let empty = Now { entries: 1, bytes: 0, ..now };
+        let empties: Vec<_> = [13, 11, 10].map(|day| earlier(day * DAY, 1, 0)).into();
+        assert_eq!(word(&judge(&empty, Some(&measure()), &empties)), "suspect");
+        let unmounted = Now { mounts: &[], ..now };
+        assert_eq!(word(&judge(&unmounted, Some(&measure()), &days(&[13, 11, 10], true))), "suspect");
+    }
+
+    #[test]
+    fn mounts_are_named_by_their_paths_in_the_directory() {
+        let mounted = |at: &str, source: &str| crate::filesystem::Mounted {
+            at: at.into(),
+            filesystem: "ext4".into(),
+            source: source.into(),
+        };
+        let all = [
+            mounted("/", "a"),
+            mounted("/data", "b"),
+            mounted("/data/y", "c"),
+            mounted("/data/x", "d"),
+            mounted("/data/y", "e"),
+        ];
+        let below = mounts_below(std::path::Path::new("/data"), &all);
+        let told: Vec<_> = below.iter().map(|mount| (mount.path.to_string(), &*mount.source)).collect();
+        assert_eq!(told, [("x".to_owned(), "d"), ("y".to_owned(), "e")]);
+    }
+}
