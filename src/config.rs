@@ -46,6 +46,8 @@ pub struct Outside<'a> {
     pub host: String,
     /// The kernel's boot id; empty where there is none.
     pub boot: String,
+    /// What a file below `/proc/sys` says, such as `vm/dirty_expire_centisecs`.
+    pub kernel: &'a dyn Fn(&str) -> Option<String>,
 }
 
 /// What to do, and where.
@@ -339,9 +341,26 @@ fn backup_options(
         checkpoint_every: args.checkpoint_every,
         host: outside.host.clone(),
         boot: outside.boot.clone(),
+        trust: backup::Trust { writeback: writeback(outside), ..backup::Trust::default() },
         not_walked: folders.into_iter().map(|(_, vault_at)| vault_at).collect(),
         ..backup::Options::default()
     })
+}
+
+/// How long the kernel leaves a dirty page in memory, in ns: at least as long as it does unless it is told otherwise, since those
+/// who write out may have much to do.
+fn writeback(outside: &Outside) -> i64 {
+    const HUNDREDTH: i64 = 10_000_000;
+    // Pages are written out only when memory runs short.
+    const NEVER: i64 = 86_400 * 100 * HUNDREDTH;
+    let said = |name: &str| (outside.kernel)(&format!("vm/dirty_{name}_centisecs"))?.trim().parse::<i64>().ok();
+    match (said("expire"), said("writeback")) {
+        (_, Some(0)) => NEVER,
+        (Some(expire), Some(every)) => {
+            expire.saturating_add(every).saturating_mul(HUNDREDTH).clamp(backup::WRITEBACK, NEVER)
+        }
+        _ => backup::WRITEBACK,
+    }
 }
 
 /// The directory to restore into, which must not be in a vault's way.

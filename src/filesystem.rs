@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use rustix::fs::fstatfs;
 use rustix::io::Errno;
+use rustix::ioctl::{Updater, ioctl, opcode};
 
 /// Filesystems over a network or in another program, by the number that `statfs` gives: locks and shared memory either do not
 /// exist, or bind only this machine while another one writes.
@@ -106,6 +107,69 @@ pub fn may_invent_holes(file: impl AsFd) -> bool {
     fstatfs(file).is_ok_and(|said| said.f_type as u32 == ZFS)
 }
 
+/// Filesystems of this machine that write a file's pages out and protect them against writing meanwhile, so that the next store
+/// through a shared memory map is a fault, at which the kernel moves the file's times. Until then it moves none: a page that is
+/// dirty already can be stored to without a fault. All of them are disk filesystems that use the kernel's page cache.
+const WRITE_PROTECTS: &[u32] = &[
+    0xEF53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683E, // Btrfs
+    0xF2F5_2010, // F2FS
+    0xCA45_1A4E, // bcachefs
+    ZFS,
+    0x4D44,      // FAT
+    0x2011_BAB0, // exFAT
+    0x7366_746E, // NTFS3
+    0x3153_464A, // JFS
+    0x3434,      // NILFS2
+    0x0116_1970, // GFS2
+    0x7461_636F, // OCFS2
+    // What cannot be written to at all.
+    0x7371_7368, // SquashFS
+    0xE0F5_E1E2, // EROFS
+    0x9660,      // ISO 9660
+];
+
+/// An overlay of filesystems: a container's root.
+const OVERLAY: u32 = 0x794C_7630;
+
+/// Whether a store into a file through a shared memory map moves the file's times, at the latest when what was stored before
+/// has been written out. Where it may not, a file's times say nothing about its content.
+///
+/// On tmpfs and ramfs only the first store of a map moves the times, since their pages are never written out: a container's files
+/// in memory are such. Other filesystems that are not known count as these. What is another machine's, or another program's,
+/// learns of a store when it is sent there, and moves its own time then: there it comes late, and is not lost.
+pub fn shows_stores(file: impl AsFd) -> bool {
+    let Ok(said) = fstatfs(&file) else { return false };
+    let kind = said.f_type as u32;
+    match kind {
+        // The file lies on another filesystem, which it does not name. It passes on whether that can tell where on its disk a
+        // file is; filesystems in memory cannot.
+        OVERLAY => is_on_a_disk(&file),
+        _ => WRITE_PROTECTS.contains(&kind) || REMOTE.iter().any(|(number, _)| *number == kind),
+    }
+}
+
+/// What `FS_IOC_FIEMAP` takes, for no extents.
+#[repr(C)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+}
+
+/// Whether a filesystem tells where on its disk a file's first byte is.
+fn is_on_a_disk(file: impl AsFd) -> bool {
+    const FIEMAP: rustix::ioctl::Opcode = opcode::read_write::<Fiemap>(b'f', 11);
+    let mut asked = Fiemap { start: 0, length: 1, flags: 0, mapped_extents: 0, extent_count: 0, reserved: 0 };
+    // SAFETY: the number is that of `FS_IOC_FIEMAP`, and the structure is the kernel's `struct fiemap`, of which nothing is
+    // written beyond its end where room for no extents is offered.
+    unsafe { ioctl(file, Updater::<FIEMAP, Fiemap>::new(&mut asked)) }.is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +194,24 @@ mod tests {
         let kind = fstatfs(&file).unwrap().f_type as u32;
         assert_eq!(remote(&file).unwrap().is_some(), REMOTE.iter().any(|(number, _)| *number == kind));
         assert_eq!(remote(std::fs::File::open("/proc/self/stat").unwrap()), Ok(None));
+    }
+
+    #[test]
+    fn only_filesystems_that_are_known_to_show_stores_do() {
+        assert!(!shows_stores(std::fs::File::open("/proc/self/stat").unwrap()));
+        let folder = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(folder.path().join("file")).unwrap();
+        let kind = fstatfs(&file).unwrap().f_type as u32;
+        const TMPFS: u32 = 0x0102_1994;
+        if kind == 0xEF53 {
+            assert!(shows_stores(&file) && is_on_a_disk(&file));
+        } else if kind == TMPFS {
+            assert!(!shows_stores(&file) && !is_on_a_disk(&file));
+        }
+        if let Ok(file) = tempfile::tempfile_in("/dev/shm")
+            && fstatfs(&file).unwrap().f_type as u32 == TMPFS
+        {
+            assert!(!shows_stores(&file) && !is_on_a_disk(&file));
+        }
     }
 }

@@ -108,6 +108,7 @@ fn main() -> ExitCode {
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         // Not every sandbox shows it; without it every start counts as a new machine, which only costs time.
         boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
+        kernel: &|name| std::fs::read_to_string(format!("/proc/sys/{name}")).ok(),
     };
     let done = watch_signals(&stop).and_then(|()| Config::new(cli, &outside));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -18,6 +18,7 @@ mod gcs_fuse;
 mod gcs_refusals;
 mod gcs_waits;
 mod inspect;
+mod memory_maps;
 mod model;
 mod notify;
 mod publishing;

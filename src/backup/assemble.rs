@@ -443,7 +443,8 @@ impl<'a> Assembly<'a> {
         if sampled && let Some(known) = known {
             if known.hash == Some(content.hash) && known.size == content.found.size && content.note.is_none() {
                 self.live_files += 1;
-                self.add(Box::new(known.clone()))?;
+                // An older program may have trusted it where nothing tells of stores through a memory map.
+                self.add(Box::new(Entry { racy: content.racy, ..known.clone() }))?;
                 return Ok(None);
             }
             if known.mtime == content.found.mtime {

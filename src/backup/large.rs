@@ -40,7 +40,8 @@ pub fn stream(
     let trusted = trusts_holes(file, stat, began);
     Ok(match large.content(u64::try_from(stat.st_size).unwrap_or(0), trusted)? {
         Ok(read) => {
-            finish(file, path, stat, read, trust.is_racy(mtime(stat), began), Hash::from(&large.hash.finalize()), None)
+            let racy = trust.is_file_racy(file, mtime(stat), began);
+            finish(file, path, stat, read, racy, Hash::from(&large.hash.finalize()), None)
         }
         Err(why) => Err(why),
     })
@@ -116,7 +117,7 @@ impl<'a> Large<'a> {
             } else {
                 let happened = compare(&stat, &after, read);
                 if passes_left == 0 || happened.as_ref().is_none_or(|happened| !happened.torn) {
-                    let racy = happened.is_some() || trust.is_racy(mtime(&stat), began);
+                    let racy = happened.is_some() || trust.is_file_racy(self.file, mtime(&stat), began);
                     return Ok(finish(self.file, self.path, &stat, read, racy, hash, happened));
                 }
                 grown = happened.filter(|happened| happened.grew).map(|_| (stat, read, hash));

@@ -31,6 +31,7 @@ pub mod walk;
 pub mod writer;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,8 +62,14 @@ use crate::vault::root::{DatabaseRecord, Place, Problem, Reason, SnapshotName, S
 /// When a file counts as unchanged though it was not read.
 #[derive(Debug, Clone, Copy)]
 pub struct Trust {
-    /// A file that changed this shortly before it was read may change again without its time moving, in ns.
+    /// What changed this shortly before it was looked at may change again without its time moving, in ns: a filesystem's clock
+    /// stands still that long.
     pub window: i64,
+    /// A file that changed this shortly before it was read may hold pages that have not been written out, in ns. Until they are,
+    /// stores through a shared memory map go into them without its time moving.
+    pub writeback: i64,
+    /// Whether, when they have been written out, the next store moves a file's time.
+    pub shows_stores: fn(&File) -> bool,
     /// Of the files that look unchanged, one in so many is read all the same, another one at each backup: a store through a
     /// memory map may change a file without any time showing it.
     pub sample: u64,
@@ -70,16 +77,27 @@ pub struct Trust {
     pub now: fn() -> i64,
 }
 
+/// How long Linux leaves a dirty page in memory unless it is told otherwise, in ns: 30 s (`vm.dirty_expire_centisecs`), and then up
+/// to 5 s until it looks the next time (`vm.dirty_writeback_centisecs`).
+pub const WRITEBACK: i64 = 35_000_000_000;
+
 impl Default for Trust {
     fn default() -> Self {
-        Trust { window: 2_000_000_000, sample: 64, now: times::now }
+        let shows_stores = |file: &File| filesystem::shows_stores(file);
+        Trust { window: 2_000_000_000, writeback: WRITEBACK, shows_stores, sample: 64, now: times::now }
     }
 }
 
 impl Trust {
-    /// Whether a file of this mtime may be written to once more, after it was looked at at `began`, without its time moving.
+    /// Whether something of this mtime may be written to once more, after it was looked at at `began`, without its time moving.
     pub fn is_racy(&self, mtime: i64, began: i64) -> bool {
         mtime >= began - self.window
+    }
+
+    /// As [`Trust::is_racy`], of a file that an app may have mapped into its memory: all but databases that are read through
+    /// SQLite, which writes to none through a map.
+    pub fn is_file_racy(&self, file: &File, mtime: i64, began: i64) -> bool {
+        mtime >= began - self.window.max(self.writeback) || !(self.shows_stores)(file)
     }
 }
 

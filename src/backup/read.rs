@@ -526,7 +526,7 @@ fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Re
         }
         if last || !torn {
             let hash = Hash::of(&bytes);
-            let racy = happened.is_some() || desk.trust.is_racy(mtime(&stat), began);
+            let racy = happened.is_some() || desk.trust.is_file_racy(file, mtime(&stat), began);
             return Ok(Some((finish(file, path, &stat, read as u64, racy, hash, happened)?, bytes)));
         }
         if happened.is_some_and(|happened| happened.grew) {

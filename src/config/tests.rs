@@ -6,6 +6,10 @@ use lastgood::error::Kind;
 
 /// The config of a command line in `/work`, with variables.
 pub fn config(line: &str, env: &[(&str, &str)]) -> Result<Config> {
+    config_on(line, env, &|_| None)
+}
+
+fn config_on(line: &str, env: &[(&str, &str)], kernel: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
     let cli = Cli::try_parse_from(std::iter::once("lastgood").chain(line.split_whitespace())).unwrap();
     let resolve = |path: &Path| {
         let mut whole = PathBuf::from("/work");
@@ -17,7 +21,29 @@ pub fn config(line: &str, env: &[(&str, &str)]) -> Result<Config> {
         whole
     };
     let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
-    Config::new(cli, &Outside { env: &env, resolve: &resolve, host: "host".into(), boot: String::new() })
+    Config::new(cli, &Outside { env: &env, resolve: &resolve, host: "host".into(), boot: String::new(), kernel })
+}
+
+#[test]
+fn files_are_not_trusted_as_long_as_the_kernel_may_hold_their_pages() {
+    for (expire, every, seconds) in [
+        (None, None, 35),
+        (Some("3000\n"), Some("500\n"), 35),
+        (Some("500"), Some("100"), 35),
+        (Some("60000"), Some("60000"), 1200),
+        (Some("3000"), Some("0"), 86_400),
+        (Some("-7"), Some("x"), 35),
+    ] {
+        let kernel = |name: &str| match name {
+            "vm/dirty_expire_centisecs" => expire.map(str::to_owned),
+            "vm/dirty_writeback_centisecs" => every.map(str::to_owned),
+            other => panic!("{other}"),
+        };
+        match config_on("backup", &[], &kernel).unwrap().task {
+            Task::Run(Job::Backup { options, .. }) => assert_eq!(options.trust.writeback, seconds * 1_000_000_000),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 fn places(line: &str, env: &[(&str, &str)]) -> (String, String) {

@@ -1,7 +1,7 @@
 //! What tests ask of the machine, and do not get everywhere: mounts, another user, a free port.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::tree::set_mode;
@@ -18,11 +18,11 @@ pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// A filesystem of its own in memory, unmounted at the end.
+/// A filesystem of its own, unmounted at the end.
 pub struct Mounted(PathBuf);
 
 impl Mounted {
-    /// One of `size`, such as `64m`, at the new folder `at`; none, with a word why, where it cannot be had.
+    /// One in memory of `size`, such as `64m`, at the new folder `at`; none, with a word why, where it cannot be had.
     pub fn new(at: PathBuf, size: &str) -> Option<Self> {
         std::fs::create_dir(&at).unwrap();
         let options = format!("size={size}");
@@ -31,6 +31,24 @@ impl Mounted {
             return Some(Mounted(at));
         }
         skipped(&format!("a tmpfs cannot be mounted: {made:?}"));
+        None
+    }
+
+    /// An overlay, as a container's root is one, at the new folder `at`, whose layers are made in the folder `layers`; none, with
+    /// a word why, where it cannot be had.
+    pub fn overlay(layers: &Path, at: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let layer = |name: &str| {
+            let path = layers.join(name);
+            std::fs::create_dir(&path).unwrap();
+            path.display().to_string()
+        };
+        let options = format!("lowerdir={},upperdir={},workdir={}", layer("lower"), layer("upper"), layer("work"));
+        let made = Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(&at).output();
+        if made.as_ref().is_ok_and(|made| made.status.success()) {
+            return Some(Mounted(at));
+        }
+        skipped(&format!("an overlay cannot be mounted: {made:?}"));
         None
     }
 

@@ -286,7 +286,7 @@ fn ended(
     let hash = swept.hash.ok_or_else(|| Trouble::Failed("it was not read".into()))?;
     let found = Found::new(taking.found.path.clone(), &set.database).ok_or(Trouble::Replaced)?;
     let extra = extra_of_file(file);
-    let recent = |stat: &Stat| trust.is_racy(mtime(stat), began);
+    let recent = |stat: &Stat| trust.is_file_racy(file, mtime(stat), began);
     let racy = torn.is_some() || set.all().any(recent);
     let database = Database {
         taken: Taken::Raw,
