@@ -1,5 +1,6 @@
 //! Tests of the whole program, in one binary: each file beside this one is one subject.
 
+mod another_place;
 mod by_hand;
 mod cli;
 mod cloud_run_job;

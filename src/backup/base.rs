@@ -5,14 +5,17 @@ use std::path::Path;
 
 use crossbeam_channel::Sender;
 
+use super::place::Terms;
 use super::sqlite::known_pages;
 use super::suspect::{Earlier, Measure};
+use super::unread;
 use crate::error::{Error, Kind, Result};
 use crate::vault::Vault;
 use crate::vault::entry::{Entry, Extent, Taken};
 use crate::vault::hex::PackId;
 use crate::vault::list::List;
 use crate::vault::pack::PackInfo;
+use crate::vault::parts::Parts;
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::root::{HunkRef, Place, Root, SnapshotName, State, Totals};
@@ -43,6 +46,8 @@ pub struct Base<'v> {
     sections: Vec<Section>,
     /// The newest suspect snapshot, if it is newer than the parent: what it has need not be sent again.
     suspect: Vec<Section>,
+    /// What it takes to read all that is known, in bytes.
+    weight: u64,
     /// What older snapshots know of entries that the parent could not read.
     missed: Vec<Known>,
     /// Packs that a snapshot names and the vault has lost: what lies in them counts as unknown, and is stored anew.
@@ -65,8 +70,7 @@ struct Section {
     hunks: Vec<HunkRef>,
     /// Only paths after this one count.
     after: Option<EntryPath>,
-    /// Whether inode numbers and change times mean what they meant then.
-    same_place: bool,
+    terms: Terms,
 }
 
 /// A known entry.
@@ -76,6 +80,8 @@ pub struct Known {
     pub entry: Box<Entry>,
     /// Whether its inode number and change time can be compared.
     pub same_place: bool,
+    /// The parts of files that may have been taken over unread, from another place.
+    pub unread: Parts,
     /// Whether all of it is in the vault. Of a database, pages may have been lost; the others are not sent again.
     pub whole: bool,
     /// What was taken with it: the files beside a raw database.
@@ -124,6 +130,7 @@ impl<'v> Base<'v> {
             hunks: Vec::new(),
             sections: Vec::new(),
             suspect: Vec::new(),
+            weight: 0,
             missed: Vec::new(),
             absent,
         };
@@ -148,7 +155,8 @@ impl<'v> Base<'v> {
             }
             if root.state == State::Suspect && found.is_none() && suspect.is_none() && root.totals.entries > 1 {
                 let what = format!("the snapshot {name}");
-                suspect = base.load(&root, &what, &mut warn)?.map(|loaded| (loaded, root.place == *place));
+                let terms = Terms::of(&root, place, comparable);
+                suspect = base.load(&root, &what, &mut warn)?.map(|loaded| (loaded, terms));
             }
             if base.good.is_none() && root.good() && root.is_of(of.0, of.1) {
                 base.good = Some((name, root.clone()));
@@ -163,23 +171,24 @@ impl<'v> Base<'v> {
             }
         }
         base.measure = base.measure.or(partial);
-        if let Some(((packs, mut hunks), same_place)) = suspect {
+        let terms = |root: &Root| Terms::of(root, place, comparable);
+        if let Some(((packs, mut hunks), terms)) = suspect {
             hunks.retain(|hunk| !base.absent.contains(&hunk.frame.pack));
             base.packs.learn(packs);
             base.hunks.extend(hunks.iter().cloned());
-            base.suspect = vec![Section { hunks, after: None, same_place: comparable && same_place }];
+            base.suspect = vec![Section { hunks, after: None, terms }];
         }
         let mut covered = None;
         let parent = found.as_ref().map(|(name, ..)| *name);
         if let Some((name, root)) = newest_checkpoint(vault, &checkpoints, parent, &mut warn)?
             && let Some(loaded) = base.load(&root, &format!("the checkpoint {name}"), &mut warn)?
         {
-            base.add(loaded, comparable && root.place == *place, None);
+            base.add(loaded, &root, terms(&root), None);
             covered = root.covers;
         }
         if let Some((name, root, loaded)) = found {
-            base.add(loaded, comparable && root.place == *place, covered);
-            base.find_missed(vault, &names, name, &root, |older| comparable && older.place == *place, &mut warn)?;
+            base.add(loaded, &root, terms(&root), covered);
+            base.find_missed(vault, &names, name, &root, terms, &mut warn)?;
             base.parent = Some((name, root));
         }
         base.names = names;
@@ -218,7 +227,7 @@ impl<'v> Base<'v> {
         names: &[SnapshotName],
         parent: SnapshotName,
         root: &Root,
-        same_place: impl Fn(&Root) -> bool,
+        terms: impl Fn(&Root) -> Terms,
         warn: &mut impl FnMut(String),
     ) -> Result<()> {
         let mut wanted: Vec<EntryPath> = Vec::new();
@@ -263,7 +272,7 @@ impl<'v> Base<'v> {
                     }
                 }
                 let entry = read.iter().flat_map(|(_, entries)| entries).find(|entry| entry.path == path);
-                match entry.and_then(|entry| self.known(entry.clone(), same_place(&root))) {
+                match entry.and_then(|entry| self.known(entry.clone(), terms(&root))) {
                     Some(mut known) => {
                         join_units(std::slice::from_mut(&mut known));
                         self.missed.push(known);
@@ -301,11 +310,12 @@ impl<'v> Base<'v> {
     }
 
     /// Adds what a root lists, for paths after `after`.
-    fn add(&mut self, (packs, mut hunks): Loaded, same_place: bool, after: Option<EntryPath>) {
+    fn add(&mut self, (packs, mut hunks): Loaded, root: &Root, terms: Terms, after: Option<EntryPath>) {
+        self.weight = self.weight.max(unread::weight(&root.totals));
         hunks.retain(|hunk| !self.absent.contains(&hunk.frame.pack));
         self.packs.learn(packs);
         self.hunks.extend(hunks.iter().cloned());
-        self.sections.push(Section { hunks, after, same_place });
+        self.sections.push(Section { hunks, after, terms });
     }
 
     /// Sends all known entries in path order, a hunk or so at a time, until nobody listens any more. A hunk that cannot be read
@@ -385,7 +395,7 @@ impl<'b> Stream<'b> {
             let mut known: Vec<_> = entries
                 .into_iter()
                 .filter(|entry| section.after.as_ref().is_none_or(|after| entry.path > *after))
-                .filter_map(|entry| self.base.known(entry, section.same_place))
+                .filter_map(|entry| self.base.known(entry, section.terms))
                 .collect();
             join_units(&mut known);
             return Ok(Some(known));
@@ -411,6 +421,13 @@ impl<'b> Stream<'b> {
 }
 
 impl Base<'_> {
+    /// The parts of files whose turn to be read it is, if they were taken over unread.
+    pub fn due(&self, turn: u64, at_least: u64) -> Parts {
+        let sections = self.sections.iter().chain(&self.suspect);
+        let unread = sections.fold(Parts::NONE, |all, section| all.with(section.terms.unread));
+        unread::due(unread, turn, self.weight, at_least)
+    }
+
     /// Whether a pack may be named by a new snapshot.
     pub fn has(&self, pack: PackId) -> bool {
         !self.absent.contains(&pack)
@@ -422,12 +439,12 @@ impl Base<'_> {
     }
 
     /// What is known of an entry; nothing, where it lies in packs that are lost.
-    fn known(&self, entry: Entry, same_place: bool) -> Option<Known> {
+    fn known(&self, entry: Entry, Terms { same_place, unread }: Terms) -> Option<Known> {
         let mut packs = entry.map.iter().flat_map(|map| &map.packs);
         let placed = entry.extents.iter().all(|extent| self.has_extent(extent));
         let whole = placed && (self.absent.is_empty() || packs.all(|pack| self.has(*pack)));
         let sides = Vec::new();
-        (whole || known_pages(&entry).is_some()).then(|| Known { entry: Box::new(entry), same_place, whole, sides })
+        (whole || known_pages(&entry).is_some()).then(|| Known { entry: Box::new(entry), same_place, unread, whole, sides })
     }
 }
 

@@ -34,6 +34,7 @@ use crate::beneath::Directory;
 use crate::error::{Error, Result};
 use crate::monitor::{Context, Moment, Silent};
 use crate::vault::entry::Kind;
+use crate::vault::parts::Parts;
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::tree;
@@ -357,7 +358,7 @@ impl Capture<'_> {
         mut feed: Feed,
         over: &AtomicBool,
     ) -> Result<Folders> {
-        let Run { options, base, .. } = self.run;
+        let Run { options, base, left, .. } = self.run;
         let Options { verify_content, sqlite, check, trust, .. } = **options;
         let rule = Rule { verify_content, sample: trust.sample, seq: base.seq, sqlite, check };
         let mut folders = Folders::default();
@@ -371,7 +372,8 @@ impl Capture<'_> {
         let walker = self.walker(self.ctx.threads);
         match pass {
             Pass::Whole => {
-                let mut merge = Merge::new(known, rule).with_missed(base.missed());
+                let due = base.due(base.seq, trust.at_least);
+                let mut merge = Merge::new(known, rule).with_missed(base.missed()).reading(due, left.clone());
                 walker.whole(|met| {
                     match met {
                         Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
@@ -450,9 +452,10 @@ impl Capture<'_> {
 /// Sends what has been written, a hunk at a time, until nobody listens any more.
 fn send_written(written: &Written, reader: &PackReader, to: &Sender<Vec<Known>>) -> Result<()> {
     let mut decoder = Decoder::new()?;
+    let unread = Parts::NONE;
     for hunk in &written.hunks {
         let entries = tree::read_hunk(reader, hunk, &mut decoder)?;
-        let known = |entry| Known { entry: Box::new(entry), same_place: true, whole: true, sides: Vec::new() };
+        let known = |entry| Known { entry: Box::new(entry), same_place: true, whole: true, sides: Vec::new(), unread };
         if to.send(entries.into_iter().map(known).collect()).is_err() {
             return Ok(());
         }

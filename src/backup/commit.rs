@@ -10,6 +10,7 @@ use super::assemble::Assembly;
 use super::base::Base;
 use super::packer::Packer;
 use super::suspect::{self, Now, Verdict};
+use super::unread::Left;
 use super::writer::Written;
 use super::{Options, absolute, doing};
 use crate::error::{Error, Result};
@@ -60,6 +61,8 @@ pub struct Run<'a> {
     pub place: Place,
     /// What is mounted below it.
     pub mounts: Vec<Mount>,
+    /// What was taken over unread.
+    pub left: Left,
     /// When it began, by the store's clock.
     pub started: Timestamp,
 }
@@ -188,6 +191,7 @@ impl Run<'_> {
             writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
             place: self.place.clone(),
             mounts: self.mounts.clone(),
+            unread: Some(self.left.parts()),
             covers,
             totals,
             hunks,

@@ -7,8 +7,10 @@ use super::base::Known;
 use super::found::{Found, Role, SideFound};
 use super::part::Why;
 use super::sqlite::beside::database_of;
+use super::unread::Left;
 use crate::vault::entry::{CheckKind, Entry, Kind, Taken};
 use crate::vault::hex::Hash;
+use crate::vault::parts::Parts;
 use crate::vault::path::EntryPath;
 
 /// What is to be done about one entry.
@@ -66,18 +68,26 @@ pub struct Merge<K: Iterator<Item = Known>> {
     databases: Vec<(EntryPath, Vec<Entry>)>,
     /// What is known of an entry that the parent could not read.
     missed: HashMap<EntryPath, Known>,
+    /// The parts of files that are read if they were taken over unread, and those that stay so.
+    due: Parts,
+    left: Left,
 }
 
 impl<K: Iterator<Item = Known>> Merge<K> {
     /// A merge with `known`, which is in path order.
     pub fn new(known: K, rule: Rule) -> Self {
         let (links, databases, missed) = (HashSet::new(), Vec::new(), HashMap::new());
-        Merge { known: known.peekable(), rule, links, databases, missed }
+        Merge { known: known.peekable(), rule, links, databases, missed, due: Parts::NONE, left: Left::default() }
     }
 
     /// Adds what older snapshots say of entries that the parent could not read.
     pub fn with_missed(self, missed: HashMap<EntryPath, Known>) -> Self {
         Merge { missed, ..self }
+    }
+
+    /// Has files of the parts that are `due` read if they were taken over unread; of which parts some are not is noted in `left`.
+    pub fn reading(self, due: Parts, left: Left) -> Self {
+        Merge { due, left, ..self }
     }
 
     /// What is to be done about the next entry of the walk.
@@ -119,10 +129,10 @@ impl<K: Iterator<Item = Known>> Merge<K> {
             return if again { Step::Link(found) } else { Step::Read(found, None) };
         };
         match sameness {
-            Sameness::Entry if self.sampled(&found) => Step::Sample(found, known.entry),
+            Sameness::Entry if self.is_read(&found, known.unread) => Step::Sample(found, known.entry),
             Sameness::Entry => Step::Keep(known.entry),
             _ if again => Step::Link(found),
-            Sameness::Content if self.sampled(&found) => Step::Read(found, Some(known.entry)),
+            Sameness::Content if self.is_read(&found, known.unread) => Step::Read(found, Some(known.entry)),
             Sameness::Content => Step::Adopt(found, known.entry),
             Sameness::None => Step::Read(found, Some(known.entry)),
         }
@@ -192,14 +202,24 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         checked && beside.unwrap_or_default() == (database.wal, database.journal)
     }
 
-    fn sampled(&self, found: &Found) -> bool {
+    /// Whether a file that looks unchanged is read all the same: as one of the sample, or because it is in one of the `unread`
+    /// parts and its turn has come. If it has not, that is noted.
+    fn is_read(&self, found: &Found, unread: Parts) -> bool {
+        if found.kind != Kind::File {
+            return false;
+        }
         // All names of a file together: their entries must not come to differ.
         let hash = match found.linked {
             true => Hash::of(link_of(found).as_bytes()).0,
             false => Hash::of(found.path.bytes()).0,
         };
-        let sample = self.rule.sample.max(1);
-        found.kind == Kind::File && u64::from(hash[0]) % sample == self.rule.seq % sample
+        let (sample, part) = (self.rule.sample.max(1), Parts::of(hash[0]));
+        let unread = unread.has(part);
+        let read = u64::from(hash[0]) % sample == self.rule.seq % sample || unread && self.due.has(part);
+        if unread && !read {
+            self.left.add(part);
+        }
+        read
     }
 }
 
@@ -307,6 +327,7 @@ pub(super) mod tests {
         let known = known.into_iter().map(|(found, same_place, racy)| Known {
             entry: Box::new(Entry { racy, ..entry(&found) }),
             same_place,
+            unread: Parts::NONE,
             whole: true,
             sides: Vec::new(),
         });

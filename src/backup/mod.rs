@@ -21,12 +21,14 @@ pub mod merge;
 pub mod packer;
 pub mod part;
 pub mod patch;
+pub mod place;
 pub mod read;
 pub mod seen;
 pub mod select;
 pub mod sqlite;
 pub mod suspect;
 pub mod times;
+pub mod unread;
 pub mod walk;
 pub mod writer;
 
@@ -36,7 +38,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, statx};
 use serde::Serialize;
 
 use self::assemble::Assembly;
@@ -47,9 +48,9 @@ use self::commit::{BeforeCommit, Outcome, Run};
 pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
 use self::packer::with_packer;
 use self::select::Select;
-use crate::beneath::{Directory, Identity, born};
+use crate::beneath::Directory;
 use crate::error::{Doing, Error, Result};
-use crate::filesystem::{self, Mounted};
+use crate::filesystem;
 use crate::lock;
 use crate::monitor::{Context, Moment};
 use crate::store::Traffic;
@@ -57,7 +58,7 @@ use crate::vault::Vault;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
 use crate::vault::path::EntryPath;
-use crate::vault::root::{DatabaseRecord, Place, Problem, Reason, SnapshotName, Stale, State};
+use crate::vault::root::{DatabaseRecord, Problem, Reason, SnapshotName, Stale, State};
 
 /// When a file counts as unchanged though it was not read.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +74,9 @@ pub struct Trust {
     /// Of the files that look unchanged, one in so many is read all the same, another one at each backup: a store through a
     /// memory map may change a file without any time showing it.
     pub sample: u64,
+    /// Of the files that were taken over from another place, so many bytes are read in each backup until none is left, and at
+    /// least a sixteenth.
+    pub at_least: u64,
     /// The machine's clock, in ns since 1970.
     pub now: fn() -> i64,
 }
@@ -84,7 +88,8 @@ pub const WRITEBACK: i64 = 35_000_000_000;
 impl Default for Trust {
     fn default() -> Self {
         let shows_stores = |file: &File| filesystem::shows_stores(file);
-        Trust { window: 2_000_000_000, writeback: WRITEBACK, shows_stores, sample: 64, now: times::now }
+        let (window, writeback, at_least) = (2_000_000_000, WRITEBACK, unread::AT_LEAST);
+        Trust { window, writeback, shows_stores, sample: 64, at_least, now: times::now }
     }
 }
 
@@ -285,7 +290,7 @@ fn attempt(
     // Where there is no /proc, nothing is known of mounts.
     let mounted = filesystem::mounted().unwrap_or_default();
     let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
-    let place = place(options, &root, remote.is_some(), &mounted)?;
+    let place = place::place(options, &root, remote.is_some(), &mounted)?;
     let early = Mutex::new(Vec::new());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
@@ -304,7 +309,7 @@ fn attempt(
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
     let mounts = suspect::mounts_below(root.path(), &mounted).into_iter();
     let mounts = mounts.filter(|mount| !select.excludes(&mount.path)).collect();
-    let run = Run { vault, options, base: &base, place, mounts, started };
+    let run = Run { vault, options, base: &base, place, mounts, left: Default::default(), started };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, root: &root, select, began, remote, warn: &warn, ctx };
     let (outcome, assembled, settled) = with_packer(&*vault.store, options.level, ctx, |packer| {
@@ -370,25 +375,6 @@ fn absolute(data: &Path) -> PathBuf {
 /// Whether a path still leads to the directory that was opened.
 fn leads_to(data: &Path, root: &Directory) -> bool {
     rustix::fs::stat(data).is_ok_and(|now| (now.st_dev, now.st_ino) == root.id())
-}
-
-/// Where the data directory is now.
-fn place(options: &Options, root: &Directory, remote: bool, mounted: &[Mounted]) -> Result<Place> {
-    let doing = || format!("read the data directory {}", options.data.display());
-    let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, Identity::FLAGS).doing(doing)?;
-    let born = born(&stat).map(|(seconds, part)| found::nanos(seconds, part.into()));
-    // What is mounted last over a place is what is there.
-    let on = mounted.iter().filter(|mounted| root.path().starts_with(&mounted.at));
-    let on = on.max_by_key(|mounted| mounted.at.components().count()).filter(|_| remote || born.is_none());
-    let path = on.and_then(|on| root.path().strip_prefix(&on.at).ok()).map(|path| path.display().to_string());
-    Ok(Place {
-        boot: options.boot.clone(),
-        device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
-        inode: stat.stx_ino,
-        born,
-        source: on.map(|on| on.source.clone()),
-        path,
-    })
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use crate::store::memory::MemoryStore;
 use crate::store::record::{Call, RecordStore};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
+use crate::vault::parts::Parts;
 use crate::vault::read::{Decoder, PackReader};
+use crate::vault::root::Root;
 use crate::vault::tree;
 
 mod moments;
@@ -58,6 +60,17 @@ impl World {
 
     fn backup(&self) -> Report {
         self.try_backup().unwrap()
+    }
+
+    /// Moves the data into a new directory of the same path: another place.
+    fn elsewhere(&self) {
+        let data = self.data.path();
+        let new = tempfile::tempdir_in(data.parent().unwrap()).unwrap().keep();
+        for entry in fs::read_dir(data).unwrap() {
+            let entry = entry.unwrap();
+            fs::rename(entry.path(), new.join(entry.file_name())).unwrap();
+        }
+        fs::rename(new, data).unwrap();
     }
 
     fn calls(&self) -> Vec<Call> {
@@ -163,11 +176,16 @@ fn only_what_changed_is_read() {
     assert_eq!(second.read_bytes, 7 + 1000 * sampled + big);
     assert_eq!(world.content(second.snapshot, "f7"), b"changed");
 
-    // In another place times and inodes mean nothing, and yet nothing is read again.
+    // A boot changes nothing.
     world.options.boot = "another".into();
     let third = world.backup();
-    assert!(third.read_bytes <= 1_003_000 && third.uploaded_bytes < 20_000, "{third:?}");
+    assert!(third.read_bytes <= 1_003_000 && third.new_packs == 0, "{third:?}");
+    // In another place times and inodes mean nothing: as much is read as takes a moment, and that is all here.
+    world.elsewhere();
+    let third = world.backup();
+    assert!(third.read_bytes == 49 * 1000 + 7 + 1_000_000 && third.uploaded_bytes < 20_000, "{third:?}");
     assert_eq!(world.entries(third.snapshot).len(), 52);
+    assert_eq!(world.vault.root(third.snapshot).unwrap().unread, Some(Parts::NONE));
 
     world.options.verify_content = true;
     let fourth = world.backup();
@@ -257,28 +275,80 @@ fn a_file_is_trusted_once_all_stores_into_it_show() {
     }
 }
 
+/// Writes to a file as tools do that set its time back.
+fn edit(path: &Path, at: u64, bytes: &[u8]) {
+    let file = File::options().write(true).open(path).unwrap();
+    let stamp = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(bytes, at).unwrap();
+    file.set_modified(stamp).unwrap();
+}
+
 #[test]
-fn what_changed_without_its_time_is_found_by_the_sample() {
+fn what_is_taken_over_in_another_place_is_read_in_sixteen_backups() {
     let mut world = World::new();
-    world.write("quiet", &noise(1, 1000));
-    world.backup();
-    // The inode's change time moves with any ordinary write, so the place is made another one; only size and mtime count.
-    let file = File::options().write(true).open(world.data.path().join("quiet")).unwrap();
-    file.write_all_at(b"new", 10).unwrap();
-    drop(file);
-    age(&world.data.path().join("quiet"));
-    let stamp = fs::metadata(world.data.path().join("quiet")).unwrap().modified().unwrap();
-    let mut expected = noise(1, 1000);
-    expected[10..13].copy_from_slice(b"new");
-    for n in 0..66 {
-        world.options.boot = format!("boot {n}");
-        File::open(world.data.path().join("quiet")).unwrap().set_modified(stamp).unwrap();
-        let report = world.backup();
-        if world.content(report.snapshot, "quiet") == expected {
-            return;
-        }
+    for n in 0..200 {
+        world.write(&format!("f{n}"), &noise(n, 1000));
     }
-    panic!("66 backups did not find it");
+    fs::hard_link(world.data.path().join("f0"), world.data.path().join("link")).unwrap();
+    // As if there were very much.
+    world.options.trust = Trust { at_least: 0, sample: 1 << 40, ..world.options.trust };
+    world.backup();
+    (0..200).for_each(|n| edit(&world.data.path().join(format!("f{n}")), 3, b"edited"));
+    world.elsewhere();
+    let edited = |world: &World, report: &Report| {
+        let entries = world.entries(report.snapshot);
+        entries.iter().filter(|(entry, bytes)| entry.kind == Kind::File && bytes[3..].starts_with(b"edited")).count()
+    };
+    let mut read = 0;
+    let mut unread = Vec::new();
+    for n in 0..16 {
+        // It is as it was, wherever it came from.
+        let report = world.backup();
+        read += report.read_bytes;
+        assert!(report.read_bytes < 40_000, "{report:?}");
+        let names = (report.read_bytes - report.read_bytes % 1000) / 1000;
+        assert!(names > 0 && edited(&world, &report) as u64 >= read / 1000, "{n}: {report:?}");
+        let root = world.vault.root(report.snapshot).unwrap();
+        unread.push(root.unread.unwrap().bits().count_ones());
+    }
+    assert_eq!(unread, (0..16).rev().collect::<Vec<_>>());
+    let report = world.backup();
+    assert_eq!((report.read_bytes, report.new_packs, edited(&world, &report)), (0, 0, 201));
+
+    // What is found as it was changes nothing in the vault but the root.
+    world.elsewhere();
+    let packs: Vec<_> = (0..16).map(|_| world.backup().new_packs).collect();
+    assert!(packs[1..].iter().all(|packs| *packs == 0), "{packs:?}");
+
+    // Each file has its turn also where every backup is made in a new place.
+    (0..200).for_each(|n| edit(&world.data.path().join(format!("f{n}")), 3, b"EDITED"));
+    let mut report = None;
+    for _ in 0..16 {
+        world.elsewhere();
+        report = Some(world.backup());
+    }
+    let entries = world.entries(report.unwrap().snapshot);
+    let lost = |(entry, bytes): &&(Entry, Vec<u8>)| {
+        entry.kind == Kind::File && entry.link.is_none() && !bytes[3..].starts_with(b"EDITED")
+    };
+    assert_eq!(entries.iter().filter(lost).count(), 0);
+}
+
+#[test]
+fn what_an_older_program_took_over_counts_as_unread() {
+    let mut world = World::new();
+    world.options.trust.sample = 1 << 40;
+    world.write("file", &noise(1, 1000));
+    let first = world.backup();
+    assert_eq!(world.backup().read_bytes, 0);
+    let object = first.snapshot.object("snapshots/");
+    let older = Root { unread: None, seq: 7, ..world.vault.root(first.snapshot).unwrap() };
+    let (name, bytes) = older.encode().unwrap();
+    assert!(!String::from_utf8_lossy(&bytes).contains("unread"));
+    world.store.create(&name.object("snapshots/"), &[&bytes]).unwrap();
+    let report = world.backup();
+    assert_eq!((report.parent, report.read_bytes, report.new_packs), (Some(name), 1000, 0), "{object}");
+    assert_eq!(world.backup().read_bytes, 0);
 }
 
 #[test]

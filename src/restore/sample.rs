@@ -388,6 +388,7 @@ impl Sample {
             writer: "test".into(),
             place: Place { device: 1, inode: 2, ..Place::default() },
             mounts: Vec::new(),
+            unread: None,
             covers: None,
             totals: Totals::default(),
             hunks: if self.listed > 0 { List::Frames(frames) } else { List::Items(self.hunks.clone()) },

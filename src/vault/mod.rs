@@ -14,6 +14,7 @@ pub mod list;
 pub mod map;
 pub mod pack;
 pub mod pages;
+pub mod parts;
 pub mod path;
 pub mod read;
 pub mod room;

@@ -15,6 +15,7 @@ use super::entry::{Check, FrameRef, Taken};
 use super::hex::{Hex, PackId};
 use super::list::List;
 use super::pack::PackInfo;
+use super::parts::Parts;
 use super::path::EntryPath;
 use crate::error::{Error, Result};
 
@@ -156,7 +157,8 @@ pub struct Mount {
     pub source: String,
 }
 
-/// Where the data directory was. Inode numbers and change times mean something only within one place.
+/// Where the data directory was. Inode numbers and change times mean something only within one place. Whether two places are one
+/// is more than whether they are equal, and for the writer to say.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Place {
     /// The kernel's boot id; empty where there is none.
@@ -351,6 +353,10 @@ pub struct Root {
     /// Filesystems that were mounted below it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// The parts of its files of which some were taken over from another place and have not been read since; none if that is not
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Parts>,
     /// In a checkpoint: every path up to this one is covered, and none after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covers: Option<EntryPath>,
@@ -503,6 +509,7 @@ mod tests {
             writer: "lastgood".into(),
             place: Place { boot: "b".into(), device: 1, inode: 2, born: Some(3), ..Place::default() },
             mounts: Vec::new(),
+            unread: Some(Parts::of(5)),
             covers: None,
             totals: Totals::default(),
             hunks: List::default(),

@@ -224,15 +224,16 @@ impl Rounds {
             // Who mixes two directories often notices that something else changed, if something does.
             manner.busy = [0, 0, manner.busy][self.roll(3) as usize];
         }
-        let moved = self.roll(12);
-        if moved == 0 {
+        let moved = self.roll(8) == 0;
+        if moved {
             self.app.move_data();
         }
-        if moved <= 1 {
+        // A boot alone makes no other place.
+        if self.roll(8) == 0 {
             self.boot += 1;
         }
         std::thread::sleep(WINDOW + Duration::from_millis(5));
-        moved <= 1
+        moved
     }
 
     fn order(&mut self, manner: &Manner) -> Order {

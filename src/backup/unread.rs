@@ -1,0 +1,95 @@
+//! Files that were taken over unread, and when their turn to be read comes.
+//!
+//! In another place a file is taken over by its path, size and time. It may be another one all the same: tools edit a file and
+//! set its time back. So each such file is read in one of the next backups. Files are in sixteen [`Parts`]; a backup reads one of
+//! those that are left, or so many that it reads about 64 MiB, and the parts follow one another whatever place a
+//! backup is made in. So after at most 16 backups each file has been read once since its place changed, also where every one
+//! of them, or every second one, is in a new place: that of a container that is deployed anew.
+//!
+//! A root says which parts are left. Entries say nothing, so a file that was read and found as it was changes no hunk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::vault::parts::{PARTS, Parts};
+use crate::vault::root::Totals;
+
+/// What a backup reads of files that were taken over unread, if there is as much, in bytes.
+pub const AT_LEAST: u64 = 64 << 20;
+
+/// To open a file takes as long as to read so many bytes.
+const OPENING: u64 = 16 << 10;
+
+/// What it takes to read all files of a snapshot, in bytes.
+pub fn weight(totals: &Totals) -> u64 {
+    totals.bytes.saturating_add(totals.files.saturating_mul(OPENING))
+}
+
+/// The parts among the `unread` ones that a backup reads whose turn this is, of a directory of this `weight`: at least one, and
+/// as many as have about `at_least` bytes.
+pub fn due(unread: Parts, turn: u64, weight: u64, at_least: u64) -> Parts {
+    // A power of two, so that the parts of one turn begin where those of the turn before end.
+    let rounds = (weight / at_least.max(1)).checked_next_power_of_two().unwrap_or(u64::MAX).clamp(1, PARTS.into());
+    let count = u64::from(PARTS) / rounds;
+    unread.first(count as u32, turn.wrapping_mul(count))
+}
+
+/// The parts of which something was taken over unread in this backup: one thread decides that, another one writes it down.
+#[derive(Debug, Clone, Default)]
+pub struct Left(Arc<AtomicU16>);
+
+impl Left {
+    /// Adds a part.
+    pub fn add(&self, part: Parts) {
+        self.0.fetch_or(part.bits(), Ordering::Relaxed);
+    }
+
+    /// Those so far.
+    pub fn parts(&self) -> Parts {
+        Parts::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// How many backups it takes from a turn on until every part was read, when every so many of them are in a new place.
+    fn takes(weight: u64, first: u64, places: u64) -> u64 {
+        let (mut unread, mut never) = (Parts::ALL, Parts::ALL);
+        for n in 0..1000 {
+            if n % places == 0 {
+                unread = Parts::ALL;
+            }
+            let due = due(unread, first + n, weight, AT_LEAST);
+            assert!(unread.has(due) && !(due.is_empty() && !unread.is_empty()));
+            unread = Parts::from_bits(unread.bits() & !due.bits());
+            never = Parts::from_bits(never.bits() & !due.bits());
+            if never.is_empty() {
+                return n + 1;
+            }
+        }
+        panic!("it never ends");
+    }
+
+    #[test]
+    fn all_is_read_in_sixteen_backups_wherever_they_are_made() {
+        for (weight, backups) in [
+            (0, 1),
+            (64 * MIB, 1),
+            (100 * MIB, 1),
+            (128 * MIB, 2),
+            (300 * MIB, 4),
+            (1024 * MIB, 16),
+            (u64::MAX, 16),
+        ] {
+            for first in [0, 1, 7, 1000, u64::MAX - 500] {
+                for places in [1, 2, 3, 5, 16, 48, 1000] {
+                    assert_eq!(takes(weight, first, places), backups, "{weight} from {first}, {places} in a place");
+                }
+            }
+        }
+    }
+}

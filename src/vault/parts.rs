@@ -1,0 +1,99 @@
+//! Sixteenths of a snapshot's files, by their names: so a root can say in two bytes which files were not read in its place.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A set of sixteenths of the files. Written as the list of their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parts(u16);
+
+/// How many parts there are.
+pub const PARTS: u8 = 16;
+
+impl Parts {
+    /// No part.
+    pub const NONE: Parts = Parts(0);
+    /// All parts.
+    pub const ALL: Parts = Parts(u16::MAX);
+
+    /// The part that a file is in, by the first byte of its name's BLAKE3.
+    pub fn of(mark: u8) -> Self {
+        Parts(1 << (mark % PARTS))
+    }
+
+    /// The parts with these bits.
+    pub fn from_bits(bits: u16) -> Self {
+        Parts(bits)
+    }
+
+    /// A bit for each part.
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether all of `other` are among them.
+    pub fn has(self, other: Parts) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These and `other`.
+    pub fn with(self, other: Parts) -> Self {
+        Parts(self.0 | other.0)
+    }
+
+    /// The first `count` of them from `start` on; after the last part comes the first one.
+    pub fn first(self, count: u32, start: u64) -> Self {
+        let start = (start % u64::from(PARTS)) as u8;
+        let in_order = (0..PARTS).map(|n| Parts::of(start + n)).filter(|part| self.has(*part));
+        in_order.take(count as usize).fold(Parts::NONE, Parts::with)
+    }
+}
+
+impl Serialize for Parts {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq((0..PARTS).filter(|n| self.has(Parts::of(*n))))
+    }
+}
+
+impl<'de> Deserialize<'de> for Parts {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let numbers = Vec::<u64>::deserialize(from)?;
+        let part = |number: u64| u8::try_from(number).ok().filter(|n| *n < PARTS).map_or(Parts::ALL, Parts::of);
+        // What a later version divides otherwise is not known here, which means that nothing was read.
+        Ok(numbers.into_iter().map(part).fold(Parts::NONE, Parts::with))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(text: &str) -> Parts {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn parts_are_written_as_their_numbers() {
+        for text in ["[]", "[0]", "[3,7,15]", "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]"] {
+            assert_eq!(serde_json::to_string(&parts(text)).unwrap(), text);
+        }
+        assert_eq!((parts("[]"), parts("[3,16]"), parts("[300]")), (Parts::NONE, Parts::ALL, Parts::ALL));
+        assert_eq!(parts("[4]"), Parts::of(0x54));
+    }
+
+    #[test]
+    fn the_first_parts_are_counted_from_anywhere() {
+        let some = parts("[1,2,9,14]");
+        for (count, start, first) in
+            [(1, 0, "[1]"), (1, 3, "[9]"), (2, 10, "[1,14]"), (1, 15, "[1]"), (9, 5, "[1,2,9,14]"), (0, 0, "[]")]
+        {
+            assert_eq!(some.first(count, start), parts(first), "{count} from {start}");
+            assert_eq!(some.first(count, start + 32), parts(first), "{count} from {start}");
+        }
+        assert_eq!(Parts::NONE.first(16, 3), Parts::NONE);
+    }
+}
