@@ -106,7 +106,8 @@ fn main() -> ExitCode {
         env: &env,
         resolve: &resolve,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        // Not every sandbox shows it; without it every start counts as a new machine, which only costs time.
+        // Not every sandbox shows it. Where it does not, and the filesystem does not tell when the data directory was made, each
+        // backup is in a new place, which only costs time.
         boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
         kernel: &|name| std::fs::read_to_string(format!("/proc/sys/{name}")).ok(),
     };

@@ -444,7 +444,13 @@ impl Base<'_> {
         let placed = entry.extents.iter().all(|extent| self.has_extent(extent));
         let whole = placed && (self.absent.is_empty() || packs.all(|pack| self.has(*pack)));
         let sides = Vec::new();
-        (whole || known_pages(&entry).is_some()).then(|| Known { entry: Box::new(entry), same_place, unread, whole, sides })
+        (whole || known_pages(&entry).is_some()).then(|| Known {
+            entry: Box::new(entry),
+            same_place,
+            unread,
+            whole,
+            sides,
+        })
     }
 }
 

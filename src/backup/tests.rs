@@ -305,15 +305,15 @@ fn what_is_taken_over_in_another_place_is_read_in_sixteen_backups() {
         // It is as it was, wherever it came from.
         let report = world.backup();
         read += report.read_bytes;
-        assert!(report.read_bytes < 40_000, "{report:?}");
-        let names = (report.read_bytes - report.read_bytes % 1000) / 1000;
-        assert!(names > 0 && edited(&world, &report) as u64 >= read / 1000, "{n}: {report:?}");
+        assert!((1..40_000).contains(&report.read_bytes), "{report:?}");
+        assert!(edited(&world, &report) as u64 >= read / 1000, "{n}: {report:?}");
         let root = world.vault.root(report.snapshot).unwrap();
         unread.push(root.unread.unwrap().bits().count_ones());
     }
     assert_eq!(unread, (0..16).rev().collect::<Vec<_>>());
     let report = world.backup();
-    assert_eq!((report.read_bytes, report.new_packs, edited(&world, &report)), (0, 0, 201));
+    assert!(report.read_bytes <= 3000, "a few have their turn in the sample: {report:?}");
+    assert_eq!((report.new_packs, edited(&world, &report)), (0, 201));
 
     // What is found as it was changes nothing in the vault but the root.
     world.elsewhere();
@@ -341,13 +341,12 @@ fn what_an_older_program_took_over_counts_as_unread() {
     world.write("file", &noise(1, 1000));
     let first = world.backup();
     assert_eq!(world.backup().read_bytes, 0);
-    let object = first.snapshot.object("snapshots/");
     let older = Root { unread: None, seq: 7, ..world.vault.root(first.snapshot).unwrap() };
     let (name, bytes) = older.encode().unwrap();
     assert!(!String::from_utf8_lossy(&bytes).contains("unread"));
     world.store.create(&name.object("snapshots/"), &[&bytes]).unwrap();
     let report = world.backup();
-    assert_eq!((report.parent, report.read_bytes, report.new_packs), (Some(name), 1000, 0), "{object}");
+    assert_eq!((report.parent, report.read_bytes, report.new_packs), (Some(name), 1000, 0));
     assert_eq!(world.backup().read_bytes, 0);
 }
 

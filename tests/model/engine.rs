@@ -197,7 +197,13 @@ fn serve(order: &Order, asking: &Asking) -> Result<Value, String> {
         accept_shrink: true,
         check: order.check.then_some(CheckKind::Full),
         busy_timeout: Duration::from_millis(order.busy),
-        trust: Trust { window: order.window, writeback: order.window, sample: order.sample, at_least: 0, ..Trust::default() },
+        trust: Trust {
+            window: order.window,
+            writeback: order.window,
+            sample: order.sample,
+            at_least: 0,
+            ..Trust::default()
+        },
         checkpoint_every: Duration::from_micros(order.checkpoint_every),
         boot: order.boot.clone(),
         level: 1,
