@@ -248,7 +248,7 @@ fn a_snapshot_has_many_names() {
         (short(&taken[0]).to_owned(), 0),
         (short(&taken[1])[..10].to_owned(), 1),
         (id(&taken[1]).to_owned(), 1),
-        ("0000000001".to_owned(), 0),
+        (id(&taken[0])[..10].to_owned(), 0),
         (id(&taken[2])[..20].to_owned(), 2),
         (format!("{}Z", time(0)), 0),
         (time(1), 1),

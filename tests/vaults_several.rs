@@ -165,9 +165,9 @@ fn while_the_first_vault_is_away_the_next_one_takes_the_snapshots_and_later_both
 
     fs::remove_file(&one).unwrap();
     fs::rename(&aside, &one).unwrap();
-    let ran = world.run(with(&["restore", "old"], &BOTH));
-    ran.ended(0).says("two has a newer good snapshot").says(&taken[3]);
-    assert_eq!(fs::read_to_string(world.path("old/a.txt")).unwrap(), "first\n");
+    let ran = world.run(with(&["restore", "newest"], &BOTH));
+    ran.ended(0).says(&format!("{}, is in", taken[3])).says(&format!("one has is {}", taken[0]));
+    assert_eq!(fs::read_to_string(world.path("newest/a.txt")).unwrap(), "round 1");
     let (last, holds) = backup(&world);
     assert_eq!((holds, last["vault"].as_str()), ([true, true], one.to_str()));
     assert_eq!(last["parent"], first["snapshot"]);
@@ -185,6 +185,38 @@ fn while_the_first_vault_is_away_the_next_one_takes_the_snapshots_and_later_both
 }
 
 #[test]
+fn the_newest_is_restored_when_two_vaults_were_away_in_turn() {
+    let world = World::new();
+    let write = |text: &str| {
+        // Vaults that do not know each other number snapshots by the second.
+        std::thread::sleep(Duration::from_millis(1001));
+        world.write("f1", text);
+    };
+    write("v1");
+    backup(&world);
+    let aside = world.path("aside");
+    for (away, texts) in [("two", &["v2", "v3"][..]), ("one", &["the newest, v4"])] {
+        let away = world.path(away);
+        fs::rename(&away, &aside).unwrap();
+        fs::write(&away, "no folder").unwrap();
+        for text in texts {
+            write(text);
+            backup(&world);
+        }
+        fs::remove_file(&away).unwrap();
+        fs::rename(&aside, &away).unwrap();
+    }
+    world.run(with(&["restore", "out"], &BOTH)).ended(0).says("two");
+    assert_eq!(fs::read_to_string(world.path("out/f1")).unwrap(), "the newest, v4");
+    world.run(["copy", "--from", "two", "--to", "one"]).ended(0);
+    world.run(["restore", "out2", "--vault", "one"]).ended(0);
+    assert_eq!(fs::read_to_string(world.path("out2/f1")).unwrap(), "the newest, v4");
+    // What the other one lacks comes to it with the next snapshot, though it has a newer one.
+    backup(&world);
+    assert_eq!((snapshots(&world, "one"), snapshots(&world, "one").len()), (snapshots(&world, "two"), 5));
+}
+
+#[test]
 fn a_vault_that_cannot_be_written_to_does_not_keep_the_next_one_from_it() {
     let world = World::with_files();
     if !is_root() {
@@ -198,8 +230,10 @@ fn a_vault_that_cannot_be_written_to_does_not_keep_the_next_one_from_it() {
     let (second, holds) = backup(&world);
     assert_eq!((holds, &second["parent"]), ([false, true], &first["snapshot"]));
     assert!(second["vaults"][0]["why"].as_str().unwrap().contains("Read-only"), "{second}");
-    // It is good for a restore all the same.
-    let restored = world.json(with(&["restore", "old"], &BOTH), 0);
+    // It is good for a restore all the same, where no other one has a newer snapshot.
+    let restored = world.json(with(&["restore", "newest"], &BOTH), 0);
+    assert_eq!(restored["snapshot"], second["snapshot"]);
+    let restored = world.json(["restore", "old", "--vault", "one"], 0);
     assert_eq!(restored["snapshot"], first["snapshot"]);
     mounted.remount("rw");
     let (third, holds) = backup(&world);

@@ -37,8 +37,13 @@ pub struct Base<'v> {
     pub suspects: Vec<Earlier>,
     /// What the last complete snapshot is of, where that is not what this one is of.
     pub other_data: Option<String>,
-    /// This snapshot's number.
+    /// The greatest number in the vault; 0 where there is none. Snapshots that cannot be read count too: the newest snapshot must
+    /// be the newest.
+    pub known: u64,
+    /// This snapshot's number, once it is given.
     pub seq: u64,
+    /// Turns the sample of the files that are read though they look unchanged.
+    pub turn: u64,
     /// Reads what parent and checkpoint reach.
     pub packs: PackReader<'v>,
     /// The hunks of both.
@@ -124,8 +129,9 @@ impl<'v> Base<'v> {
             measure: None,
             suspects: Vec::new(),
             other_data: None,
-            // Greater than all, also than those that cannot be read: the newest snapshot must be the newest.
-            seq: names.iter().map(|name| name.seq).max().unwrap_or(0).saturating_add(1),
+            known: names.last().map_or(0, |name| name.seq),
+            seq: 0,
+            turn: 0,
             packs: PackReader::new(&*vault.store, Default::default()).strict(),
             hunks: Vec::new(),
             sections: Vec::new(),
@@ -189,6 +195,7 @@ impl<'v> Base<'v> {
         if let Some((name, root, loaded)) = found {
             base.add(loaded, &root, terms(&root), covered);
             base.find_missed(vault, &names, name, &root, terms, &mut warn)?;
+            base.turn = next_turn(vault, name, &root)?;
             base.parent = Some((name, root));
         }
         base.names = names;
@@ -494,6 +501,23 @@ pub fn recorded_sides(entry: &Entry) -> Vec<EntryPath> {
     let beside = |ending: &str| EntryPath::new([entry.path.bytes(), ending.as_bytes()].concat()).ok();
     let journal = database.journal.and_then(|_| beside("-journal"));
     journal.into_iter().chain(database.wal.and_then(|_| beside("-wal"))).collect()
+}
+
+/// The turn after that of a parent. Where the parent has none, an early program took it: those before it are asked, since such
+/// programs and this one may back up by turns, and this one is to get round by itself. If none has one, the parent's number
+/// counted its turns.
+fn next_turn(vault: &Vault, name: SnapshotName, parent: &Root) -> Result<u64> {
+    let (mut turn, mut before) = (parent.turn, parent.parent);
+    for _ in 0..OLDER {
+        let Some(name) = before.filter(|_| turn.is_none()) else { break };
+        match vault.root(name) {
+            Ok(root) => (turn, before) = (root.turn, root.parent),
+            // It is gone, or damaged, which is said when the vault is verified.
+            Err(why) if why.kind() == Kind::Damage => break,
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(turn.unwrap_or(name.seq).wrapping_add(1))
 }
 
 /// The newest checkpoint, if it is newer than the parent and was made from it.

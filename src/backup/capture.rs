@@ -360,7 +360,7 @@ impl Capture<'_> {
     ) -> Result<Folders> {
         let Run { options, base, left, .. } = self.run;
         let Options { verify_content, sqlite, check, trust, .. } = **options;
-        let rule = Rule { verify_content, sample: trust.sample, seq: base.seq, sqlite, check };
+        let rule = Rule { verify_content, sample: trust.sample, turn: base.turn, sqlite, check };
         let mut folders = Folders::default();
         let early = |_| Error::failed(doing(options), "it ended early");
         let go_on = || {
@@ -372,7 +372,7 @@ impl Capture<'_> {
         let walker = self.walker(self.ctx.threads);
         match pass {
             Pass::Whole => {
-                let due = base.due(base.seq, trust.at_least);
+                let due = base.due(base.turn, trust.at_least);
                 let mut merge = Merge::new(known, rule).with_missed(base.missed()).reading(due, left.clone());
                 walker.whole(|met| {
                     match met {

@@ -178,6 +178,7 @@ impl Run<'_> {
             format: FORMAT,
             vault: self.vault.config.id,
             seq: self.base.seq,
+            turn: Some(self.base.turn),
             parent: self.base.parent.as_ref().map(|(name, _)| *name),
             started: self.started,
             finished: self.vault.store.now().map_err(|e| e.while_doing(doing(self.options)))?,

@@ -50,8 +50,8 @@ pub struct Rule {
     pub verify_content: bool,
     /// Of the files that look unchanged, one in so many is read all the same.
     pub sample: u64,
-    /// The snapshot's number, which turns the sample.
-    pub seq: u64,
+    /// Which of them: the next one at each backup.
+    pub turn: u64,
     /// Whether databases are told from other files.
     pub sqlite: bool,
     /// How databases are to be checked: one that was not is read.
@@ -215,7 +215,7 @@ impl<K: Iterator<Item = Known>> Merge<K> {
         };
         let (sample, part) = (self.rule.sample.max(1), Parts::of(hash[0]));
         let unread = unread.has(part);
-        let read = u64::from(hash[0]) % sample == self.rule.seq % sample || unread && self.due.has(part);
+        let read = u64::from(hash[0]) % sample == self.rule.turn % sample || unread && self.due.has(part);
         if unread && !read {
             self.left.add(part);
         }
@@ -347,8 +347,8 @@ pub(super) mod tests {
             .collect()
     }
 
-    /// A sequence number at which none of the paths is sampled.
-    const RULE: Rule = Rule { verify_content: false, sample: 64, seq: 63, sqlite: true, check: None };
+    /// A turn at which none of the paths is sampled.
+    const RULE: Rule = Rule { verify_content: false, sample: 64, turn: 63, sqlite: true, check: None };
 
     #[test]
     fn what_is_kept_and_what_is_read() {
@@ -381,7 +381,7 @@ pub(super) mod tests {
     fn every_file_is_sampled_once_in_64_backups() {
         let a = found("some/file", 1, 1);
         let all: String =
-            (0..64).map(|seq| steps(vec![(a.clone(), true, false)], vec![a.clone()], Rule { seq, ..RULE })).collect();
+            (0..64).map(|turn| steps(vec![(a.clone(), true, false)], vec![a.clone()], Rule { turn, ..RULE })).collect();
         assert_eq!(all.matches('s').count(), 1);
         assert_eq!(all.matches('k').count(), 63);
     }

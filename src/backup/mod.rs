@@ -38,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use self::assemble::Assembly;
@@ -59,6 +60,7 @@ use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
 use crate::vault::path::EntryPath;
 use crate::vault::root::{DatabaseRecord, Problem, Reason, SnapshotName, Stale, State};
+use crate::vault::seq;
 
 /// When a file counts as unchanged though it was not read.
 #[derive(Debug, Clone, Copy)]
@@ -142,6 +144,8 @@ pub struct Options {
     /// The snapshot's number is greater than this one, too: the greatest that the vault's replicas have, so that the newest
     /// snapshot is the newest in each of them.
     pub seq_after: u64,
+    /// By how much the fastest clock of the vault's replicas is ahead of this machine's: snapshots' numbers are times.
+    pub clock_ahead: SignedDuration,
     /// The run that takes the snapshot, to be kept with it.
     pub run: Option<Hex<8>>,
     /// Asked before the snapshot is committed.
@@ -173,12 +177,21 @@ impl Default for Options {
             level: packer::DEFAULT_LEVEL,
             checkpoint_every: Duration::from_secs(600),
             seq_after: 0,
+            clock_ahead: SignedDuration::ZERO,
             run: None,
             before_commit: None,
             not_walked: Vec::new(),
             host: String::new(),
             boot: String::new(),
         }
+    }
+}
+
+impl Options {
+    /// The time by the fastest clock of this machine and the vault's replicas.
+    pub fn clock(&self) -> Timestamp {
+        let machine = Timestamp::from_nanosecond(i128::from((self.trust.now)())).unwrap_or(Timestamp::UNIX_EPOCH);
+        machine.checked_add(self.clock_ahead.max(SignedDuration::ZERO)).unwrap_or(machine)
     }
 }
 
@@ -305,8 +318,8 @@ fn attempt(
     let data = absolute(&options.data);
     let of = (&*data, options.service.as_deref());
     let mut base = Base::find(vault, of, &place, remote.is_none(), absent.clone(), warn)?;
-    base.seq = base.seq.max(options.seq_after.saturating_add(1));
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
+    base.seq = number(base.known.max(options.seq_after), options.clock().max(started), options, warn)?;
     let mounts = suspect::mounts_below(root.path(), &mounted).into_iter();
     let mounts = mounts.filter(|mount| !select.excludes(&mount.path)).collect();
     let run = Run { vault, options, base: &base, place, mounts, left: Default::default(), started };
@@ -353,6 +366,29 @@ fn attempt(
         traffic: vault.store.traffic(),
     })))
 }
+
+/// The number of a snapshot whose capture begins now: greater than `known`.
+fn number(known: u64, clock: Timestamp, options: &Options, warn: impl FnOnce(String)) -> Result<u64> {
+    let Some(number) = seq::next(known, clock) else {
+        let why = format!("no number is greater than {known}, which is that of a snapshot");
+        return Err(Error::failed(doing(options), why).hint(
+            "Numbers are times, in seconds since 1970, so that a very wrong clock, or a fault, must have given this one. Look at \
+             `lastgood list`, and move the root of that snapshot (snapshots/, in each of the vaults) to another place.",
+        ));
+    };
+    if let Some(time) = seq::ahead(number, clock) {
+        let (time, clock) = (time.strftime(SECONDS), clock.strftime(SECONDS));
+        warn(format!(
+            "the newest snapshot's number is a time in the future, {time}, and it is {clock}: a clock was wrong when it was taken, \
+             or is now. The numbers of new snapshots go on from there, and a vault that is away does not know it: what it takes \
+             meanwhile counts as older"
+        ));
+    }
+    Ok(number)
+}
+
+/// A time as warnings have it.
+const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
 
 /// Opens the data directory, and locks it against a restore. Gives a note where it cannot be locked.
 fn open_locked(options: &Options, ctx: &Context) -> Result<(Directory, Option<String>)> {

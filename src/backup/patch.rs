@@ -156,7 +156,7 @@ mod tests {
 
     /// What comes of written and found entries: each path, with what is to be done about it.
     fn patched(written: Vec<Entry>, now: Vec<Found>) -> Vec<String> {
-        let rule = Rule { verify_content: false, sample: 64, seq: 63, sqlite: true, check: None };
+        let rule = Rule { verify_content: false, sample: 64, turn: 63, sqlite: true, check: None };
         let mut patch = Patch::new(written.into_iter().map(Box::new), Merge::new(std::iter::empty(), rule));
         let mut out = Vec::new();
         let mut take = |step| {

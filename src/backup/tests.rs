@@ -615,10 +615,80 @@ fn long_lists_are_cut_and_reused() {
     // When all lists are lost, the next snapshot is whole, and it is the newest.
     world.store.inner().objects().retain(|name, _| !name.starts_with("index/"));
     let fourth = world.backup();
-    assert_eq!((fourth.snapshot.seq, fourth.parent, fourth.files), (4, None, 60_002));
+    assert!(fourth.snapshot > third.snapshot);
+    assert_eq!((fourth.parent, fourth.files), (None, 60_002));
     assert_eq!(fourth.read_bytes, first.read_bytes + 16);
     let fifth = world.backup();
-    assert_eq!((fifth.snapshot.seq, fifth.parent, fifth.new_packs), (5, Some(fourth.snapshot), 0));
+    assert!(fifth.snapshot > fourth.snapshot);
+    assert_eq!((fifth.parent, fifth.new_packs), (Some(fourth.snapshot), 0));
+}
+
+/// Replaces a snapshot's root by a changed one; gives its name.
+fn rewrite(world: &World, name: SnapshotName, change: impl FnOnce(&mut Root)) -> SnapshotName {
+    let mut root = world.vault.root(name).unwrap();
+    change(&mut root);
+    let (new, bytes) = root.encode().unwrap();
+    let mut objects = world.store.inner().objects();
+    objects.remove(&name.object("snapshots/")).unwrap();
+    objects.insert(new.object("snapshots/"), bytes);
+    new
+}
+
+#[test]
+fn numbers_are_times_and_go_on_from_the_greatest() {
+    let mut world = World::new();
+    world.write("a", b"1");
+    const NOW: i64 = 1_990_000_000;
+    world.options.trust.now = || NOW * 1_000_000_000;
+    let seq = |world: &World| world.backup().snapshot.seq as i64;
+    assert_eq!([seq(&world), seq(&world)], [NOW, NOW + 1]);
+    // The fastest clock counts: this machine's, the store's, a replica's.
+    world.options.clock_ahead = SignedDuration::from_secs(100);
+    assert_eq!(seq(&world), NOW + 100);
+    world.options.clock_ahead = SignedDuration::from_secs(-100);
+    world.options.seq_after = NOW as u64 + 200;
+    assert_eq!(seq(&world), NOW + 201);
+    assert_eq!(world.backup().warnings, [""; 0]);
+    let before = Timestamp::now().as_second();
+    world.options = Options { data: world.options.data.clone(), ..Options::default() };
+    let last = world.backup();
+    assert_eq!(last.snapshot.seq as i64, NOW + 203);
+    assert!(before < NOW && last.warnings[0].contains("a time in the future, 2033-01-"), "{:?}", last.warnings);
+    // An epoch stays, and is not left when its numbers are used up.
+    let in_epoch = rewrite(&world, last.snapshot, |root| root.seq = (7 << 32) + 5);
+    let next = world.backup().snapshot;
+    assert!(next.seq >> 32 == 7 && next.seq & 0xffff_ffff >= before as u64, "{next}");
+    assert!(in_epoch < next);
+    let end = rewrite(&world, next, |root| root.seq = (8 << 32) - 1);
+    let why = world.try_backup().unwrap_err();
+    assert!(why.to_string().contains("no number is greater than 34359738367"), "{why}");
+    assert_eq!(world.vault.snapshots().unwrap().last(), Some(&end));
+}
+
+#[test]
+fn the_sample_turns_beside_programs_that_count() {
+    let world = World::new();
+    world.write("a", b"1");
+    let turn = |name| world.vault.root(name).unwrap().turn;
+    let first = world.backup().snapshot;
+    assert_eq!(turn(first), Some(0));
+    assert_eq!(turn(world.backup().snapshot), Some(1));
+    // Another program, whose roots have no turn, takes each second snapshot, or a few in between.
+    let mut turns = Vec::new();
+    for round in 0..6 {
+        for _ in 0..=round {
+            let name = world.backup().snapshot;
+            rewrite(&world, name, |root| root.turn = None);
+        }
+        turns.push(turn(world.backup().snapshot).unwrap());
+    }
+    assert_eq!(turns, [2, 3, 4, 5, 6, 7]);
+    // Where no root has one, the number counts.
+    let old = World::new();
+    old.write("a", b"1");
+    let name = old.backup().snapshot;
+    rewrite(&old, name, |root| (root.seq, root.turn) = (41, None));
+    assert_eq!(old.vault.root(old.backup().snapshot).unwrap().turn, Some(42));
 }
 
 #[test]

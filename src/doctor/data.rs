@@ -33,7 +33,9 @@ impl About {
     /// From what is configured and what the vaults hold.
     pub fn new(place: &Place, vaults: &[(String, Noted)]) -> Self {
         let folders = place.vaults.iter().filter_map(|vault| Some((vault.shown(), vault.at.clone()?)));
-        let good = vaults.iter().find_map(|(name, noted)| Some((name.clone(), noted.good?)));
+        let good = vaults.iter().filter_map(|(name, noted)| Some((name.clone(), noted.good?)));
+        // Of several that have it, the first.
+        let good = good.rev().max_by_key(|(_, good)| good.name);
         About { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good }
     }
 

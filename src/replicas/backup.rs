@@ -1,5 +1,8 @@
 //! Backing up into the first of several vaults that can take it, and copying to the others.
 
+use std::collections::HashSet;
+
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{Found, Site, check_same, none_serves, passed_over};
@@ -7,8 +10,15 @@ use crate::backup::{self, Options};
 use crate::copy::copy;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::vault::Vault;
-use crate::vault::root::SnapshotName;
+use crate::store;
+use crate::vault::root::{MAX_ROOT, SNAPSHOTS, SnapshotName};
+use crate::vault::{Vault, seq};
+
+/// How old a snapshot may be for a backup to hand it on to a vault that lacks it: older ones are `copy`'s, so that a vault that
+/// was away for long does not keep a backup busy.
+const HANDED_ON: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// What a store's clock may be off by, within the second that it tells, when it is asked again.
+const TICK: SignedDuration = SignedDuration::from_secs(2);
 
 /// What a backup did, and which vaults hold the snapshot.
 #[derive(Debug, Serialize)]
@@ -57,8 +67,8 @@ impl Replica {
     }
 }
 
-/// Takes a snapshot into the first vault that can take it, and copies it to the others, with those that they lack and that
-/// are newer than their newest. A vault that is empty gets this snapshot only; `copy` brings the others.
+/// Takes a snapshot into the first vault that can take it, and copies it to the others. Each vault, the first one too, also gets
+/// what it lacks of the last 7 days and another one has. A vault that is empty gets this snapshot only; `copy` brings the others.
 ///
 /// Where there is no vault yet, a replica of the others is made if it may be; without any, a new vault in the first place.
 ///
@@ -93,7 +103,9 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
     let old = |made: bool| replicas.iter().enumerate().filter(move |(_, replica)| replica.made == made);
     let order: Vec<_> = old(false).chain(old(true)).map(|(at, _)| at).collect();
     let mut options = options.clone();
-    options.seq_after = replicas.iter().flat_map(|replica| &replica.names).map(|name| name.seq).max().unwrap_or(0);
+    options.seq_after =
+        replicas.iter().filter_map(|replica| replica.names.last()).map(|name| name.seq).max().unwrap_or(0);
+    options.clock_ahead = clock_ahead(&replicas, &options);
     let mut taken = None;
     for at in order {
         let Some(vault) = replicas[at].vault() else { continue };
@@ -107,8 +119,9 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
                 let url = &replicas[at].url;
                 warn(format!("the vault {url} did not take the snapshot: {}", why.what()));
                 replicas[at].vault = Err(why);
-                // The root may be there although its store did not say so.
-                options.seq_after += 1;
+                // The root may be there although its store did not say so. Its number was given before now.
+                let given = options.clock().saturating_add(TICK).unwrap_or(Timestamp::MAX);
+                options.seq_after = seq::next(options.seq_after, given).unwrap_or(options.seq_after);
             }
             Err(why) => return Err(why),
         }
@@ -128,6 +141,14 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
     }
     report.warnings.splice(..0, warnings);
     Ok(Report { taken: report, vault: replicas.swap_remove(primary).url, vaults })
+}
+
+/// By how much the fastest clock of the vaults is ahead of this machine's. One that does not answer does not count: whoever needs
+/// it asks again, and is told why. Vaults that have just been listed tell the time without another request.
+fn clock_ahead(replicas: &[Replica], options: &Options) -> SignedDuration {
+    let machine = Options { clock_ahead: SignedDuration::ZERO, ..options.clone() };
+    let now = || replicas.iter().filter(|_| replicas.len() > 1).filter_map(|replica| replica.vault()?.store.now().ok());
+    now().map(|now| now.duration_since(machine.clock())).max().unwrap_or_default().max(SignedDuration::ZERO)
 }
 
 /// Opens or makes the vault in each place. Why one does without it is told when the backup has been taken, and before that
@@ -208,7 +229,8 @@ fn may_be_another(place: &Replica, unknown: &Replica) -> Error {
     ))
 }
 
-/// Copies to a vault what it lacks of the new snapshot and of those that are newer than its newest was.
+/// Copies to a vault what it lacks: the new snapshot, and those of the last 7 days that another vault has. It is not told again
+/// what was let go there.
 fn share(
     replicas: &[Replica],
     primary: usize,
@@ -224,24 +246,27 @@ fn share(
         Err(why) => return Held { why: Some(why.what()), ..held },
     };
     held.holds = at == primary;
-    let newest = replica.names.last();
-    let lacks = |name: &SnapshotName| newest.is_some_and(|newest| name > newest) && !replica.names.contains(name);
-    let mut wanted: Vec<SnapshotName> = replicas[primary].names.iter().filter(|name| lacks(name)).copied().collect();
-    wanted.push(new);
-    let mut asked = wanted.clone();
-    let mut sources = vec![(primary, wanted)];
-    for (source, other) in replicas.iter().enumerate().filter(|(source, _)| *source != primary) {
-        let more: Vec<_> = other.names.iter().filter(|name| lacks(name) && !asked.contains(name)).copied().collect();
-        asked.extend(&more);
-        sources.push((source, more));
-    }
-    for (source, names) in sources {
-        let Some(from) = replicas[source].vault().filter(|_| source != at && !names.is_empty()) else { continue };
+    // What one vault cannot give, since it is damaged there, the next one may.
+    let mut done = HashSet::new();
+    // The new snapshot is in the first one only, which therefore comes first.
+    for source in [primary].into_iter().chain((0..replicas.len()).filter(|source| *source != primary)) {
+        let Some(from) = replicas[source].vault().filter(|_| source != at) else { continue };
+        let mut names = lacking(&replicas[source], replica, new);
+        names.retain(|name| !done.contains(name));
+        if !names.is_empty() {
+            names.retain(|name| is_gone(to, *name));
+        }
+        names.extend(Some(new).filter(|_| source == primary));
+        if names.is_empty() {
+            continue;
+        }
         match copy(from, to, &names, ctx) {
             Ok(copied) => {
                 held.copied_snapshots += copied.snapshots.len() as u64;
                 held.copied_objects += copied.objects;
                 held.copied_bytes += copied.bytes;
+                let lost: HashSet<_> = copied.not_copied.iter().map(|lost| lost.snapshot).collect();
+                done.extend(names.into_iter().filter(|name| !lost.contains(name)));
                 if source == primary {
                     let lost = copied.not_copied.into_iter().find(|lost| lost.snapshot == new);
                     held.holds = lost.is_none();
@@ -255,4 +280,25 @@ fn share(
         }
     }
     held
+}
+
+/// The snapshots of one vault that another one lacks and is to get beside a new one, oldest first: those of the last 7 days.
+/// None where it has no snapshot at all.
+fn lacking(from: &Replica, to: &Replica, new: SnapshotName) -> Vec<SnapshotName> {
+    let since = new.time.saturating_sub(HANDED_ON).unwrap_or(Timestamp::MIN);
+    let lacks = |name: &&SnapshotName| name.time >= since && to.names.binary_search(name).is_err();
+    from.names.iter().filter(|_| !to.names.is_empty()).filter(lacks).copied().collect()
+}
+
+/// Whether a vault really does not have a snapshot that it does not list. A root that was let go, and has not been deleted yet, is
+/// in no listing and can be read: it is not to come back.
+fn is_gone(vault: &Vault, name: SnapshotName) -> bool {
+    match vault.store.get(&name.object(SNAPSHOTS), MAX_ROOT) {
+        Ok(_) | Err(store::Error::OutOfRange { .. }) => {
+            tracing::info!("the snapshot {name} is not handed on to {}: it was let go there", vault.store.url());
+            false
+        }
+        // A store that fails does so again at the copy, which tells of it.
+        Err(_) => true,
+    }
 }

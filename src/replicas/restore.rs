@@ -1,4 +1,6 @@
-//! Restoring from the first of several vaults that can.
+//! Restoring the newest snapshot that any of several vaults has.
+
+use std::cmp::Reverse;
 
 use serde::Serialize;
 
@@ -26,9 +28,9 @@ struct Fit {
     name: SnapshotName,
 }
 
-/// Restores from the first vault that has a good snapshot that fits, and says when another one has a newer one. When its
-/// snapshot turns out to be damaged, or its store fails, the next vault takes over; what is damaged is skipped only where no
-/// vault has it whole.
+/// Restores the newest good snapshot that fits and that any vault has, from the first vault that has it. When it turns out to be
+/// damaged there, or the store fails, the next vault that has it takes over, then those that have an older one, aloud; what is
+/// damaged is skipped only where no vault has it whole.
 ///
 /// # Errors
 /// Usage: the vaults are not replicas of one. No vault serves; the error tells of each, why. As [`restore::restore`].
@@ -49,14 +51,13 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
     };
     let (mut fits, mut failures) = choose_all(sites, &options.snapshot)?;
     failures.iter().for_each(|(url, why)| warn(passed_over(url, why)));
-    if let [first, others @ ..] = &fits[..]
-        && let Some(newer) = others.iter().filter(|other| other.name > first.name).max_by_key(|other| other.name)
+    // The newest there is, in the first vault that has it. The others only come when it cannot be had.
+    let first = fits.first().map(|fit| (fit.url.clone(), fit.name));
+    fits.sort_by_key(|fit| Reverse(fit.name));
+    if let (Some((first, older)), Some(Fit { url, name, .. })) = (first, fits.first())
+        && older < *name
     {
-        let Fit { url, name, .. } = newer;
-        warn(format!(
-            "the vault {url} has a newer good snapshot than {}: {name}; --vault {url} restores it",
-            first.url
-        ));
+        warn(format!("the newest good snapshot, {name}, is in {url}; the newest that {first} has is {older}"));
     }
     // First those that give all of it.
     let passes = if options.skip_damaged { &[false, true][..] } else { &[false] };

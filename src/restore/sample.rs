@@ -375,6 +375,7 @@ impl Sample {
             format: FORMAT,
             vault: self.vault.config.id,
             seq: self.seq,
+            turn: None,
             parent: self.last,
             started: finished,
             finished,

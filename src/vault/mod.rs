@@ -20,6 +20,7 @@ pub mod read;
 pub mod room;
 pub mod root;
 pub mod scattered;
+pub mod seq;
 pub mod stale;
 pub mod subtree;
 pub mod tar;

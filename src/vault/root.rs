@@ -31,7 +31,7 @@ pub const CHECKPOINTS: &str = "checkpoints/";
 /// A snapshot's name: what its object's name tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotName {
-    /// Greater than all in the vault and in its replicas; the order of snapshots.
+    /// Greater than all in the vault and in its replicas; the order of snapshots. See [`seq`](super::seq).
     pub seq: u64,
     /// When it was committed, to the second.
     pub time: Timestamp,
@@ -321,8 +321,12 @@ pub struct Root {
     pub format: u32,
     /// The vault it belongs to.
     pub vault: Hex<16>,
-    /// Greater than all in the vault and in its replicas: the order of snapshots.
+    /// Greater than all in the vault and in its replicas: the order of snapshots. See [`seq`](super::seq).
     pub seq: u64,
+    /// Counts backups: which of the files that look unchanged were read all the same. `None` in roots of early programs, for
+    /// which `seq` counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<u64>,
     /// The snapshot that it was made from.
     pub parent: Option<SnapshotName>,
     /// When the capture began.
@@ -496,6 +500,7 @@ mod tests {
             format: FORMAT,
             vault: Hex([1; 16]),
             seq: 7,
+            turn: Some(3),
             parent: None,
             started: "2026-11-21T10:00:00Z".parse().unwrap(),
             finished: "2026-11-21T10:00:01.5Z".parse().unwrap(),
