@@ -6,10 +6,10 @@
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use rustix::fs::fstatfs;
+use rustix::fs::{fstatfs, statvfs};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
@@ -168,6 +168,15 @@ fn is_on_a_disk(file: impl AsFd) -> bool {
     // SAFETY: the number is that of `FS_IOC_FIEMAP`, and the structure is the kernel's `struct fiemap`, of which nothing is
     // written beyond its end where room for no extents is offered.
     unsafe { ioctl(file, Updater::<FIEMAP, Fiemap>::new(&mut asked)) }.is_ok()
+}
+
+/// How many bytes may be written in a folder that exists; none where its filesystem does not say.
+///
+/// # Errors
+/// What the system says.
+pub fn free(folder: &Path) -> io::Result<Option<u64>> {
+    let told = statvfs(folder)?;
+    Ok((told.f_blocks > 0).then(|| told.f_bavail.saturating_mul(told.f_frsize)))
 }
 
 #[cfg(test)]

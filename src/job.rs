@@ -160,7 +160,8 @@ fn carry_out(run: RunId, job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Do
     match job {
         Job::Backup { options, init } => {
             check_data(options)?;
-            let options = backup::Options { run: Some(run), ..(**options).clone() };
+            let last_words = Some(vaults.last_checkpoint());
+            let options = backup::Options { run: Some(run), last_words, ..(**options).clone() };
             replicas::backup::back_up(vaults.sites(*init)?, &options, ctx).map(|done| Done::Backup(Box::new(done)))
         }
         Job::Restore(options) => {

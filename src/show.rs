@@ -269,6 +269,11 @@ pub fn verify(report: &verify::Report) -> String {
             line(&mut text, format_args!("    hurts {}", named(snapshot)));
         }
     }
+    if report.unused > 0 {
+        let (packs, bytes) = (count_of(report.unused as usize, "pack"), BinaryBytes(report.unused_bytes));
+        let of = "no snapshot or checkpoint names: of a backup that is under way, or of some that broke off";
+        line(&mut text, format_args!("  {packs}, {bytes}, that {of}"));
+    }
     for gap in report.gaps.iter().take(PROBLEMS) {
         line(&mut text, format_args!("  not here: {}, which a later snapshot was made from", named(gap)));
     }

@@ -63,8 +63,11 @@ pub struct Report {
     pub bytes: u64,
     /// Files that were decoded and hashed.
     pub files_read: u64,
-    /// Packs that no root names: of backups under way or broken off. No damage.
+    /// Packs that no root and no checkpoint names: of backups that are under way or broke off, and of roots that cannot be read.
+    /// No damage.
     pub unused: u64,
+    /// Bytes of these packs.
+    pub unused_bytes: u64,
     /// Snapshots that others were made from and that are not here: let go, lost, or never copied here. No damage: no other
     /// snapshot needs them.
     pub gaps: Vec<SnapshotName>,
@@ -101,6 +104,7 @@ pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> 
                 bytes: 0,
                 files_read: 0,
                 unused: 0,
+                unused_bytes: 0,
                 gaps,
                 damage,
                 databases,
@@ -159,7 +163,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         let what = "snapshots that later ones were made from are not in the vault: let go, lost, or never copied here";
         ctx.monitor.warn(&format!("{} {what}", gaps.len()));
     }
-    let unused = state.objects()?;
+    let (unused, unused_bytes) = state.objects()?;
     each_root(vault, &roots, ctx, |name, root| state.entries(name, &root?))?;
     objects += state.packs.len() as u64;
     bytes += state.packs.values().map(|pack| pack.size).sum::<u64>();
@@ -175,7 +179,19 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         None => Vec::new(),
     };
     let (seconds, traffic) = (began.elapsed().as_secs_f64(), vault.store.traffic());
-    Ok(Report { snapshots, objects, bytes, files_read, unused, gaps, damage, databases, seconds, traffic })
+    Ok(Report {
+        snapshots,
+        objects,
+        bytes,
+        files_read,
+        unused,
+        unused_bytes,
+        gaps,
+        damage,
+        databases,
+        seconds,
+        traffic,
+    })
 }
 
 /// Calls `take` with every root of these folders and names, in order, or why it cannot be read; the next ones are read
@@ -261,16 +277,17 @@ impl State<'_> {
         Ok(true)
     }
 
-    /// Reads every pack whole. Says how many objects are used by no root.
-    fn objects(&mut self) -> Result<u64> {
+    /// Reads every pack whole. Gives how many packs no root names, and their bytes.
+    fn objects(&mut self) -> Result<(u64, u64)> {
         let store = &*self.vault.store;
         let listed = listed(store)?;
         let info = |name: &str| {
             let id: PackId = name.split_once('/')?.1.split('.').next()?.parse().ok()?;
             self.packs.get(&id)
         };
-        let used = |name: &&String| info(name).is_some_and(|info| info.name() == **name);
-        let unused = (listed.len() - listed.keys().filter(used).count()) as u64;
+        let used = |name: &String| info(name).is_some_and(|info| info.name() == *name);
+        let unused = listed.iter().filter(|(name, _)| !used(name));
+        let unused = unused.fold((0, 0), |(count, bytes), (_, size)| (count + 1, bytes + size));
         let absent = absent_of(&listed, self.packs.values());
         let skip: HashSet<PackId> = absent.iter().map(|(info, _)| info.id).collect();
         for (info, why) in absent {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::compare::{assert_same, differences};
@@ -253,6 +254,99 @@ fn a_full_disk_harms_nothing() {
     assert_eq!(second["parent"], first["snapshot"]);
     world.restore("out2");
     assert_same(&world.data(), &world.path("out2"));
+}
+
+/// Files that wait in a vault's `tmp/`.
+fn waiting(vault: &Path) -> usize {
+    fs::read_dir(vault.join("tmp")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn what_does_not_fit_leaves_the_room_to_what_does() {
+    let world = World::new();
+    let Some(_disk) = Mounted::new(world.vault(), "70m") else { return };
+    world.write("a", "1");
+    let first = world.backup();
+    // One file alone is too large: nothing of it stays.
+    world.write("big", noise(1, 150_000_000));
+    let failed = world.run(["backup"]);
+    failed.ended(1).says("No space left").says("144 MiB so far").says("will not fit");
+    assert_eq!(waiting(&world.vault()), 0);
+    fs::remove_file(world.data().join("big")).unwrap();
+    world.write("day", noise(2, 18_000_000));
+    let second = world.backup();
+    assert_eq!(second["parent"], first["snapshot"]);
+    let verified = world.json(["verify", "--read-data"], 0);
+    assert_eq!((number(&verified, "unused"), number(&verified, "unused_bytes")), (0, 0));
+    world.restore("out");
+    assert_same(&world.data(), &world.path("out"));
+}
+
+#[test]
+fn a_backup_that_filled_the_disk_is_gone_on_from_and_leaves_half_of_it() {
+    let world = World::new();
+    let Some(disk) = Mounted::new(world.vault(), "100m") else { return };
+    world.write("a", "1");
+    world.backup();
+    for n in 0..30 {
+        world.write(&format!("b{n:02}"), noise(10 + n, 5_000_000));
+        set_mtime(&world.data().join(format!("b{n:02}")), 1_700_000_000, 1);
+    }
+    // It keeps at most half of the room, and no more when it fails again.
+    for again in [false, true] {
+        let ran = world.run(["backup"]);
+        ran.ended(1).says("No space left");
+        assert_eq!(ran.stderr.contains("goes on from there"), !again);
+        assert_eq!(waiting(&world.vault()), 0);
+        let verified = world.json(["verify", "--read-data"], 0);
+        assert_eq!((number(&verified, "unused"), number(&verified, "snapshots")), (0, 2));
+    }
+    let aside = world.path("aside");
+    fs::rename(world.data(), &aside).unwrap();
+    world.write("a", "1");
+    world.write("other", noise(99, 30_000_000));
+    let full = world.path("full");
+    copy(&world.vault(), &full);
+    world.backup();
+    world.restore("small");
+    assert_same(&world.data(), &world.path("small"));
+    // With the room that it needs, it goes on from there.
+    disk.remount("size=400m");
+    fs::remove_dir_all(world.data()).unwrap();
+    fs::rename(&aside, world.data()).unwrap();
+    let report = world.json(["backup", "--vault", "full"], 0);
+    assert!(number(&report, "read_bytes") <= 150_000_000 - 25_000_000, "{report}");
+    world.json(["verify", "--read-data", "--vault", "full"], 0);
+    world.json(["restore", "out", "--vault", "full"], 0);
+    assert_same(&world.data(), &world.path("out"));
+}
+
+#[test]
+fn a_backup_that_is_told_to_stop_is_gone_on_from() {
+    let world = World::new();
+    for n in 0..120 {
+        let path = format!("{n:03}.bin");
+        world.write(&path, noise(n, 2_000_000));
+        set_mtime(&world.data().join(path), 1_700_000_000, 1);
+    }
+    let mut child = world.command(["backup"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while waiting(&world.vault()) < 4 {
+        assert!(began.elapsed() < Duration::from_secs(60), "nothing is stored");
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let done = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(1) && said.contains("told to stop"), "{:?} {said}", done.status);
+    assert!(said.contains("goes on from there"), "{said}");
+    assert_eq!((waiting(&world.vault()), snapshots(&world)), (0, vec![]));
+    assert_eq!(number(&world.json(["verify", "--read-data"], 0), "unused"), 0);
+    let report = world.backup();
+    assert!(number(&report, "read_bytes") < 230_000_000, "{report}");
+    world.restore("out");
+    assert_same(&world.data(), &world.path("out"));
 }
 
 #[test]

@@ -20,14 +20,15 @@ use super::writer::{Refused, SnapshotWriter, Written, is_beside};
 use crate::beneath::Identity;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
+use crate::store::staging::Staging;
 use crate::vault::entry::{Entry, Extent, Kind, Taken, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::hunk::HunkBuilder;
 use crate::vault::pack::{PackInfo, PackKind};
 use crate::vault::path::EntryPath;
-use crate::vault::read::PackReader;
+use crate::vault::read::{Decoder, PackReader};
 use crate::vault::root::{DatabaseRecord, HunkRef, PackBook, Problem, Stale};
-use crate::vault::tar;
+use crate::vault::{tar, tree};
 
 /// A smaller file is not looked for among the blocks of this run, in bytes: an extent of its own would cost as much.
 const WORTH_FINDING: usize = 4096;
@@ -92,6 +93,8 @@ pub struct Assembly<'a> {
     pub unread: BTreeMap<EntryPath, u64>,
     /// Packs that this run has stored.
     pub stored: PackBook,
+    /// What a round at the end of the capture began from: all of it is stored.
+    earlier: Option<Written>,
     /// Databases that were read and may still have something beside them.
     databases: Vec<EntryPath>,
     /// Databases of the snapshot that may still have something beside them, and what may be: what was taken with them.
@@ -178,6 +181,7 @@ impl<'a> Assembly<'a> {
             database_records: Vec::new(),
             unread: BTreeMap::new(),
             stored: PackBook::new(),
+            earlier: None,
             databases: Vec::new(),
             beside: Vec::new(),
             raw: Vec::new(),
@@ -744,6 +748,37 @@ impl<'a> Assembly<'a> {
         self.writer.checkpoint(&mut self.index)
     }
 
+    /// What a last checkpoint may say is done, after a failure or a stop: whole units of which all packs are stored, in as many of
+    /// this run's packs as take `most` bytes. Packs of which that is not known yet are waited for by the caller before. None where
+    /// nothing could be in it. The snapshot cannot be gone on with.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn rescue(&mut self, staging: &dyn Staging, most: u64) -> Result<Option<Written>> {
+        self.index.flush()?;
+        self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
+        if let Some(earlier) = self.earlier.take() {
+            return Ok(Some(earlier));
+        }
+        let (base, stored, carried) = (self.base, &self.stored, &self.carried);
+        let (mut named, mut bytes) = (HashSet::new(), 0);
+        let has = |pack: PackId| {
+            let known = || carried.contains_key(&pack) || base.packs.book().contains_key(&pack);
+            let Some(info) = stored.get(&pack) else { return base.has(pack) && known() };
+            if !named.contains(&pack) && bytes + info.size <= most {
+                named.insert(pack);
+                bytes += info.size;
+            }
+            named.contains(&pack)
+        };
+        let read = |hunk: &HunkRef| {
+            let index = |name: &str| stored.get(&hunk.frame.pack).is_some_and(|info| info.name() == name);
+            staging.publish(&index).map_err(|why| why.while_doing("end a checkpoint"))?;
+            tree::read_hunk(&base.packs.with(stored.values().copied()), hunk, &mut Decoder::new()?)
+        };
+        self.writer.durable(&mut self.index, has, read)
+    }
+
     /// Ends the snapshot as it is now.
     ///
     /// # Errors
@@ -771,11 +806,19 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn begin_again(&mut self, taken: &[EntryPath]) -> Result<PackReader<'a>> {
+    pub fn begin_again(
+        &mut self,
+        taken: &[EntryPath],
+        written: &Written,
+        staging: &dyn Staging,
+    ) -> Result<PackReader<'a>> {
         // An open pack would be waited for.
         self.data.flush()?;
         self.index.flush()?;
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
+        let is_index = |name: &str| name.starts_with("index/");
+        staging.publish(&is_index).map_err(|why| why.while_doing("store the index"))?;
+        self.earlier = Some(written.clone());
         self.writer = SnapshotWriter::default();
         self.links.clear();
         let again = |path: &EntryPath| path.is_in_one_of(taken);

@@ -48,6 +48,8 @@ pub struct Base<'v> {
     pub packs: PackReader<'v>,
     /// The hunks of both.
     pub hunks: Vec<HunkRef>,
+    /// The last path of what a checkpoint gives.
+    pub covered: Option<EntryPath>,
     sections: Vec<Section>,
     /// The newest suspect snapshot, if it is newer than the parent: what it has need not be sent again.
     suspect: Vec<Section>,
@@ -134,6 +136,7 @@ impl<'v> Base<'v> {
             turn: 0,
             packs: PackReader::new(&*vault.store, Default::default()).strict(),
             hunks: Vec::new(),
+            covered: None,
             sections: Vec::new(),
             suspect: Vec::new(),
             weight: 0,
@@ -191,6 +194,7 @@ impl<'v> Base<'v> {
         {
             base.add(loaded, &root, terms(&root), None);
             covered = root.covers;
+            base.covered = covered.clone();
         }
         if let Some((name, root, loaded)) = found {
             base.add(loaded, &root, terms(&root), covered);

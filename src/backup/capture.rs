@@ -108,7 +108,7 @@ impl Capture<'_> {
         ctx.monitor.begin("backup", None);
         let folders = self.through(&Pass::Whole, |parts| {
             assembly.take(parts)?;
-            if secured.elapsed() >= self.run.options.checkpoint_every {
+            if secured.elapsed() >= self.run.options.checkpoint_every && packer.stored_bytes() <= self.run.may_keep() {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
                 if let Some(written) = assembly.checkpoint()? {
                     // Packs that are found missing here are found missing at the end too.
@@ -180,7 +180,7 @@ impl Capture<'_> {
             done.rounds += 1;
             done.taken += taken.len() as u64;
             later.retain(|path, _| !path.is_in_one_of(&taken));
-            let reader = assembly.begin_again(&taken)?;
+            let reader = assembly.begin_again(&taken, &written, self.run.staging)?;
             let pass = Pass::Round { taken: &taken, new: &to_take.newborn, written: &written, reader: &reader };
             let new = self.through(&pass, |parts| {
                 assembly.take(parts)?;
@@ -194,7 +194,7 @@ impl Capture<'_> {
 
     /// Carries over, or names as missing, what is there and could never be read.
     fn close(&self, assembly: &mut Assembly, written: &Written, unread: &[EntryPath]) -> Result<Written> {
-        let reader = assembly.begin_again(&[])?;
+        let reader = assembly.begin_again(&[], written, self.run.staging)?;
         self.through(&Pass::Close { unread, written, reader: &reader }, |parts| {
             assembly.take(parts)?;
             self.ctx.check(&doing(self.run.options))
@@ -374,9 +374,14 @@ impl Capture<'_> {
             Pass::Whole => {
                 let due = base.due(base.turn, trust.at_least);
                 let mut merge = Merge::new(known, rule).with_missed(base.missed()).reading(due, left.clone());
+                let mut estimate = Estimate { room: self.run.room, new: 0 };
                 walker.whole(|met| {
                     match met {
-                        Met::Entry(found) => feed.push(merge.next(found)).map_err(early)?,
+                        Met::Entry(found) => {
+                            let step = merge.next(found);
+                            estimate.add(&step).map(self.warn);
+                            feed.push(step).map_err(early)?;
+                        }
                         Met::Listed(record) => {
                             folders.stirred |= record.changed_since(self.began);
                             folders.push(&record);
@@ -446,6 +451,31 @@ impl Capture<'_> {
         if counted.is_ok() {
             self.ctx.monitor.total(bytes);
         }
+    }
+}
+
+/// Whether what is new fits into the vault, as far as sizes tell.
+struct Estimate {
+    /// Bytes that were free when the backup began; none where that is not known, or was told to be too little.
+    room: Option<u64>,
+    /// Bytes of files that are new, and by which others have grown.
+    new: u64,
+}
+
+impl Estimate {
+    /// Adds what is to be done. Gives a warning, once, when it will not fit.
+    fn add(&mut self, step: &Step) -> Option<String> {
+        let Step::Read(found, known) = step else { return None };
+        if found.sparse {
+            return None;
+        }
+        self.new += found.size.saturating_sub(known.as_ref().map_or(0, |known| known.size));
+        let room = self.room.take_if(|room| *room < self.new)?;
+        let [new, room] = [self.new, room].map(|bytes| bytes.div_ceil(1 << 20));
+        Some(format!(
+            "files that are new, or what others have grown by, come to {new} MiB so far, and {room} MiB are free where the vault is: \
+             unless they compress well, this backup will not fit"
+        ))
     }
 }
 

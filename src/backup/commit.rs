@@ -14,6 +14,7 @@ use super::unread::Left;
 use super::writer::Written;
 use super::{Options, absolute, doing};
 use crate::error::{Error, Result};
+use crate::store::staging::Staging;
 use crate::vault::Vault;
 use crate::vault::hex::PackId;
 use crate::vault::list;
@@ -50,6 +51,7 @@ impl fmt::Debug for BeforeCommit {
 }
 
 /// What is known of a run from its beginning.
+#[derive(Clone)]
 pub struct Run<'a> {
     /// Where it goes.
     pub vault: &'a Vault,
@@ -65,6 +67,10 @@ pub struct Run<'a> {
     pub left: Left,
     /// When it began, by the store's clock.
     pub started: Timestamp,
+    /// Where its packs wait until they are named.
+    pub staging: &'a dyn Staging,
+    /// How much room there was when it began, where that is known.
+    pub room: Option<u64>,
 }
 
 /// How an attempt to commit ended.
@@ -96,6 +102,12 @@ pub struct Committed {
 }
 
 impl Run<'_> {
+    /// How many bytes of new packs a checkpoint may name: half of the room that there was. What it names stays in the vault, also
+    /// when no later backup has a use for it, since its files have gone meanwhile; the other half stays for those that do without.
+    pub fn may_keep(&self) -> u64 {
+        self.room.map_or(u64::MAX, |room| room / 2)
+    }
+
     /// Commits what was `written`: a snapshot, or a checkpoint that covers a part of it.
     ///
     /// # Errors
@@ -144,6 +156,9 @@ impl Run<'_> {
         assembly.stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
         let mut holders = holders.iter().map(|id| self.info(*id, assembly)).collect::<Result<Vec<_>>>()?;
         holders.sort_by_key(|info| info.id);
+        let named: HashSet<_> = infos.iter().chain(&holders).map(PackInfo::name).collect();
+        let publish = self.staging.publish(&|name| named.contains(name));
+        publish.map_err(|e| e.while_doing(doing(self.options)))?;
         let absent = absent(&*self.vault.store, infos.iter().chain(&holders))?;
         if !absent.is_empty() {
             return Ok(Outcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));

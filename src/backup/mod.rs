@@ -23,6 +23,7 @@ pub mod part;
 pub mod patch;
 pub mod place;
 pub mod read;
+pub mod rescue;
 pub mod seen;
 pub mod select;
 pub mod sqlite;
@@ -48,6 +49,7 @@ pub use self::capture::{LookedAgain, NEVER_RESTS};
 use self::commit::{BeforeCommit, Outcome, Run};
 pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
 use self::packer::with_packer;
+use self::rescue::LastWords;
 use self::select::Select;
 use crate::beneath::Directory;
 use crate::error::{Doing, Error, Result};
@@ -150,6 +152,8 @@ pub struct Options {
     pub run: Option<Hex<8>>,
     /// Asked before the snapshot is committed.
     pub before_commit: Option<BeforeCommit>,
+    /// Opens the store for the last checkpoint of a backup that is told to stop.
+    pub last_words: Option<LastWords>,
     /// Folders that are no data, such as a vault inside the data directory.
     pub not_walked: Vec<PathBuf>,
     /// The host's name, for people.
@@ -180,6 +184,7 @@ impl Default for Options {
             clock_ahead: SignedDuration::ZERO,
             run: None,
             before_commit: None,
+            last_words: None,
             not_walked: Vec::new(),
             host: String::new(),
             boot: String::new(),
@@ -322,18 +327,26 @@ fn attempt(
     base.seq = number(base.known.max(options.seq_after), options.clock().max(started), options, warn)?;
     let mounts = suspect::mounts_below(root.path(), &mounted).into_iter();
     let mounts = mounts.filter(|mount| !select.excludes(&mount.path)).collect();
-    let run = Run { vault, options, base: &base, place, mounts, left: Default::default(), started };
+    let staging = &*vault.store.staging();
+    let mut room = vault.store.room(rescue::KEPT);
+    let free = room.as_ref().map(|room| room.free);
+    let run = Run { vault, options, base: &base, place, mounts, left: Default::default(), started, staging, room: free };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, root: &root, select, began, remote, warn: &warn, ctx };
-    let (outcome, assembled, settled) = with_packer(&*vault.store, options.level, ctx, |packer| {
+    let (outcome, assembled, settled) = with_packer(staging, options.level, ctx, |packer| {
         let mut assembly = Assembly::new(&base, select, packer, ctx)?;
-        let (written, settled) = capture.take(&mut assembly, packer)?;
-        ctx.monitor.reached(Moment::Committing, &EntryPath::root());
-        if !leads_to(&options.data, &root) {
-            return Ok((None, assembly.outcome(), settled));
+        let taken = capture.take(&mut assembly, packer).and_then(|(written, settled)| {
+            ctx.monitor.reached(Moment::Committing, &EntryPath::root());
+            if !leads_to(&options.data, &root) {
+                return Ok((None, settled));
+            }
+            Ok((Some(run.commit(&mut assembly, packer, written, false)?), settled))
+        });
+        if let Err(why) = &taken {
+            rescue::rescue(&run, &mut assembly, packer, room.take(), why, ctx);
         }
-        let outcome = run.commit(&mut assembly, packer, written, false)?;
-        Ok((Some(outcome), assembly.outcome(), settled))
+        let (outcome, settled) = taken?;
+        Ok((outcome, assembly.outcome(), settled))
     })?;
     let committed = match outcome {
         Some(Outcome::Committed(committed)) => committed,

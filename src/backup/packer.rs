@@ -3,17 +3,23 @@
 //! Frames are compressed by several threads at once; a pack is stored when its last frame is compressed. The threads live
 //! only inside [`with_packer`], and what was written is durable when [`Packer::drain`] returns, so a root that is written
 //! after it never names a pack that is not there.
+//!
+//! When a pack of data cannot be stored, the index goes on: [`Packer::rescue`] gives up what is not durable of the data, so that
+//! what is durable can still be named.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use zstd::zstd_safe::CParameter;
 
 use crate::error::{Error, Result};
 use crate::monitor::Context;
+use crate::store;
 use crate::store::Store;
+use crate::store::staging::Staging;
 use crate::vault::entry::{Extent, FrameRef};
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::pack::{MAX_FRAME, PackInfo, PackKind, write_table};
@@ -70,18 +76,46 @@ struct Job {
 }
 
 /// What the threads share.
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// A pack could not be stored.
     failed: AtomicBool,
+    /// A pack of data could not be stored: those that are not durable yet are given up.
+    data_failed: AtomicBool,
+    /// An index pack could not be stored: only then does the index stop.
+    index_failed: AtomicBool,
+    /// Bytes of the packs that are stored.
+    bytes: AtomicU64,
+    /// Packs of data are not stored any more.
+    given_up: AtomicBool,
+    /// A thread is missing, or cannot work: there is nothing to wait for.
+    broken: AtomicBool,
+    /// The store for the last index packs, where the one from before does not serve any more.
+    last: OnceLock<Box<dyn Store>>,
 }
 
 #[derive(Default)]
 struct State {
     error: Option<Error>,
     /// Packs that are begun and not yet durable.
-    pending: usize,
+    pending: HashMap<PackId, PackKind>,
+    /// How many packs are being stored.
+    storing: usize,
+    /// Index packs that could not be stored, with all that is in them.
+    unsaved: Vec<Arc<Open>>,
     stored: Vec<PackInfo>,
+}
+
+/// A pack that is being stored, for as long as that takes.
+struct Storing<'s>(&'s Shared);
+
+impl Drop for Storing<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).storing -= 1;
+        self.0.changed.notify_all();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,21 +127,52 @@ impl Shared {
     /// Does a thread's work. Should it panic, whoever waits for what the thread had hears of it.
     fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            self.fail(Error::failed("store a pack", "a thread ended in a panic"));
+            self.breaks(Error::failed("store a pack", "a thread ended in a panic"));
         }
     }
 
-    fn fail(&self, why: Error) {
+    /// A thread cannot go on.
+    fn breaks(&self, why: Error) {
+        self.broken.store(true, Ordering::Relaxed);
+        self.fail(why, PackKind::Index);
+    }
+
+    fn fail(&self, why: Error, kind: PackKind) {
         let mut state = lock(&self.state);
         state.error.get_or_insert(why);
         // Only now: who sees that it failed finds why.
+        match kind {
+            PackKind::Data => &self.data_failed,
+            PackKind::Index => &self.index_failed,
+        }
+        .store(true, Ordering::Relaxed);
         self.failed.store(true, Ordering::Relaxed);
         drop(state);
         self.changed.notify_all();
     }
 
-    fn check(&self) -> Result<()> {
-        if !self.failed.load(Ordering::Relaxed) {
+    /// Whether a pack is not stored any more, after a failure. The index always is: it may still be wanted.
+    fn is_lost(&self, pack: &Open) -> bool {
+        let lost = self.data_failed.load(Ordering::Relaxed) || self.given_up.load(Ordering::Relaxed);
+        pack.kind == PackKind::Data && lost
+    }
+
+    /// Whether a pack is to be stored now, which it then counts as.
+    fn begin(&self, pack: &Open) -> Option<Storing<'_>> {
+        let mut state = lock(&self.state);
+        if self.is_lost(pack) {
+            return None;
+        }
+        state.storing += 1;
+        Some(Storing(self))
+    }
+
+    fn check(&self, kind: PackKind) -> Result<()> {
+        let failed = match kind {
+            PackKind::Data => &self.failed,
+            PackKind::Index => &self.index_failed,
+        };
+        if !failed.load(Ordering::Relaxed) {
             return Ok(());
         }
         // The first caller gets the error itself; any later one learns that there was one.
@@ -136,13 +201,12 @@ pub struct Packer<'p> {
 /// # Errors
 /// Those of `work`; a store that fails.
 pub fn with_packer<T>(
-    store: &dyn Store,
+    store: &dyn Staging,
     level: i32,
     ctx: &Context,
     work: impl FnOnce(&Packer) -> Result<T>,
 ) -> Result<T> {
-    let shared = Shared { state: Mutex::default(), changed: Condvar::new(), failed: AtomicBool::new(false) };
-    let shared = &shared;
+    let shared = &Shared::default();
     let (uploads, pack_size) = uploads(ctx.parallel);
     std::thread::scope(|scope| {
         // One frame waits for each thread; more would only take memory.
@@ -172,18 +236,18 @@ fn compress_all(
     let mut compressor = match compressor(level) {
         Ok(compressor) => Some(compressor),
         Err(why) => {
-            shared.fail(why);
+            shared.breaks(why);
             None
         }
     };
     let mut out = Vec::new();
     for job in jobs {
         let Job { pack, place, mut content } = job;
-        let Some(compressor) = compressor.as_mut().filter(|_| !shared.failed.load(Ordering::Relaxed)) else { continue };
+        let Some(compressor) = compressor.as_mut().filter(|_| !shared.is_lost(&pack)) else { continue };
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(content.len()));
         if let Err(why) = compressor.compress_to_buffer(&content, &mut out) {
-            shared.fail(Error::failed("compress a frame", why));
+            shared.breaks(Error::failed("compress a frame", why));
             continue;
         }
         let length = content.len() as u32;
@@ -199,7 +263,7 @@ fn compress_all(
         // A buffer that nobody waits for is simply freed.
         let _ = emptied.try_send(content);
         if whole && packs.send(pack).is_err() {
-            shared.fail(Error::failed("store a pack", "the storing threads ended early"));
+            shared.breaks(Error::failed("store a pack", "the storing threads ended early"));
         }
     }
 }
@@ -216,25 +280,39 @@ fn compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> {
     start().map_err(|why| Error::failed(format!("start zstd at level {level}"), why))
 }
 
-fn store_all(packs: &Receiver<Arc<Open>>, store: &dyn Store, shared: &Shared) {
+fn store_all(packs: &Receiver<Arc<Open>>, staging: &dyn Staging, shared: &Shared) {
     for pack in packs {
-        if shared.failed.load(Ordering::Relaxed) {
-            continue;
-        }
-        match store_pack(&pack, store) {
+        let Some(_storing) = shared.begin(&pack) else { continue };
+        let put = |name: &str, body: &[&[u8]]| match shared.last.get() {
+            None => staging.put(name, body),
+            // The attempt before may have got through.
+            Some(last) => match last.create(name, body) {
+                Err(store::Error::AlreadyExists { .. }) => Ok(()),
+                done => done,
+            },
+        };
+        match store_pack(&pack, put) {
             Ok(info) => {
+                shared.bytes.fetch_add(info.size, Ordering::Relaxed);
                 let mut state = lock(&shared.state);
                 state.stored.push(info);
-                state.pending -= 1;
-                shared.changed.notify_all();
+                state.pending.remove(&pack.id);
             }
-            Err(why) => shared.fail(why),
+            Err(why) => {
+                let kind = pack.kind;
+                if kind == PackKind::Index {
+                    lock(&shared.state).unsaved.push(pack);
+                }
+                shared.fail(why, kind);
+            }
         }
     }
 }
 
-fn store_pack(pack: &Open, store: &dyn Store) -> Result<PackInfo> {
-    let frames: Vec<(Vec<u8>, u32)> = std::mem::take(&mut lock(&pack.frames).done).into_iter().flatten().collect();
+/// Stores a pack. If that fails, it keeps its frames.
+fn store_pack(pack: &Open, put: impl FnOnce(&str, &[&[u8]]) -> store::Result<()>) -> Result<PackInfo> {
+    let done = std::mem::take(&mut lock(&pack.frames).done);
+    let frames: Vec<&(Vec<u8>, u32)> = done.iter().flatten().collect();
     let table = write_table(frames.iter().map(|(bytes, length)| (bytes.len() as u32, *length)));
     let body: Vec<&[u8]> = frames.iter().map(|(bytes, _)| bytes.as_slice()).chain([table.as_slice()]).collect();
     let info = PackInfo {
@@ -244,8 +322,11 @@ fn store_pack(pack: &Open, store: &dyn Store) -> Result<PackInfo> {
         content: frames.iter().map(|(_, length)| u64::from(*length)).sum(),
         crc32c: body.iter().fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk)),
     };
-    store.create(&info.name(), &body).map_err(|e| e.while_doing(format!("store {}", info.name())))?;
-    Ok(info)
+    let put = put(&info.name(), &body).map_err(|e| e.while_doing(format!("store {}", info.name())));
+    if put.is_err() {
+        lock(&pack.frames).done = done;
+    }
+    put.map(|()| info)
 }
 
 impl Packer<'_> {
@@ -255,13 +336,65 @@ impl Packer<'_> {
     /// A store that failed.
     pub fn drain(&self) -> Result<Vec<PackInfo>> {
         let mut state = lock(&self.shared.state);
-        while state.pending > 0 && !self.shared.failed.load(Ordering::Relaxed) {
+        while !state.pending.is_empty() && !self.shared.failed.load(Ordering::Relaxed) {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let stored = std::mem::take(&mut state.stored);
         drop(state);
-        self.shared.check()?;
+        self.shared.check(PackKind::Data)?;
+        Ok(std::mem::take(&mut lock(&self.shared.state).stored))
+    }
+
+    /// Waits until all packs of data are durable, or one of them cannot be stored. None of them may be open, while one of the index
+    /// may, or may have failed. Gives those that became durable since the last time.
+    pub fn drain_data(&self) -> Vec<PackInfo> {
+        let over = || self.shared.data_failed.load(Ordering::Relaxed) || self.shared.broken.load(Ordering::Relaxed);
+        let mut state = lock(&self.shared.state);
+        while state.pending.values().any(|kind| *kind == PackKind::Data) && !over() {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::take(&mut state.stored)
+    }
+
+    /// Gives up packs of data that are not durable, after a failure; index packs, also those that could not be stored, are stored once
+    /// more by `last`, or as before. Gives those that became durable since the last [`drain`](Self::drain).
+    ///
+    /// # Errors
+    /// A thread that cannot go on.
+    pub fn rescue(&self, last: Option<Box<dyn Store>>) -> Result<Vec<PackInfo>> {
+        if let Some(last) = last {
+            // There is one rescue in a packer's life.
+            let _ = self.shared.last.set(last);
+        }
+        let mut state = lock(&self.shared.state);
+        self.shared.given_up.store(true, Ordering::Relaxed);
+        while state.storing > 0 {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if self.shared.broken.load(Ordering::Relaxed) {
+            return Err(Error::failed("go on storing the index", "a thread that stores packs ended early"));
+        }
+        state.pending.retain(|_, kind| *kind == PackKind::Index);
+        state.error = None;
+        self.shared.failed.store(false, Ordering::Relaxed);
+        self.shared.index_failed.store(false, Ordering::Relaxed);
+        let (unsaved, stored) = (std::mem::take(&mut state.unsaved), std::mem::take(&mut state.stored));
+        drop(state);
+        for pack in unsaved {
+            if self.packs.send(pack).is_err() {
+                return Err(Error::failed("store a pack", "the storing threads ended early"));
+            }
+        }
         Ok(stored)
+    }
+
+    /// Bytes of the packs that are stored so far.
+    pub fn stored_bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a pack of data could not be stored.
+    pub fn data_failed(&self) -> bool {
+        self.shared.data_failed.load(Ordering::Relaxed)
     }
 
     fn open(&self, kind: PackKind) -> Result<Arc<Open>> {
@@ -269,12 +402,12 @@ impl Packer<'_> {
         (self.random)(&mut id)?;
         let mut state = lock(&self.shared.state);
         // No more than one of each kind is open, so there are others to wait for, and they need nobody to go on here.
-        while state.pending >= self.most && !self.shared.failed.load(Ordering::Relaxed) {
+        while state.pending.len() >= self.most && !self.shared.failed.load(Ordering::Relaxed) {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.pending += 1;
+        state.pending.insert(Hex(id), kind);
         drop(state);
-        self.shared.check()?;
+        self.shared.check(kind)?;
         Ok(Arc::new(Open {
             id: Hex(id),
             kind,
@@ -352,7 +485,7 @@ impl<'p> PackWriter<'p> {
 
     /// The pack to append to: the current one, or a new one when it is full.
     fn pack(&mut self) -> Result<Arc<Open>> {
-        self.packer.shared.check()?;
+        self.packer.shared.check(self.kind)?;
         if let Some(pack) = &self.pack {
             let (compressed, done) =
                 (pack.compressed.load(Ordering::Relaxed), pack.content_done.load(Ordering::Relaxed));
@@ -387,7 +520,7 @@ impl<'p> PackWriter<'p> {
         if self.packer.jobs.send(job).is_err() {
             return Err(Error::failed("compress a frame", "the compressing threads ended early"));
         }
-        self.packer.shared.check()
+        self.packer.shared.check(self.kind)
     }
 
     /// Closes the pack, and hands it on when its last frame is compressed already.
@@ -411,6 +544,7 @@ mod tests {
     use crate::monitor::{Silent, system_random};
     use crate::store::fault::FaultStore;
     use crate::store::memory::MemoryStore;
+    use crate::store::staging::Direct;
     use crate::vault::read::{Decoder, PackReader};
 
     fn context<T>(work: impl FnOnce(&Context) -> T) -> T {
@@ -439,7 +573,7 @@ mod tests {
         let store = MemoryStore::default();
         let pieces: Vec<Vec<u8>> = (0..220).map(|n| noise(n, 150_000 + n as usize * 1000)).collect();
         let (extents, infos) = context(|ctx| {
-            with_packer(&store, 1, ctx, |packer| {
+            with_packer(&Direct(&store), 1, ctx, |packer| {
                 let mut data = PackWriter::new(packer, PackKind::Data);
                 let mut extents = Vec::new();
                 for piece in &pieces {
@@ -468,7 +602,7 @@ mod tests {
         let store = MemoryStore::default();
         let contents: Vec<Vec<u8>> = (1..50).map(|n| noise(n, n as usize * 17)).collect();
         let (refs, infos) = context(|ctx| {
-            with_packer(&store, 3, ctx, |packer| {
+            with_packer(&Direct(&store), 3, ctx, |packer| {
                 let mut index = PackWriter::new(packer, PackKind::Index);
                 let refs = contents.iter().map(|c| index.frame(c)).collect::<Result<Vec<_>>>()?;
                 index.flush()?;
@@ -483,7 +617,7 @@ mod tests {
         }
         let too_much = vec![0; MAX_FRAME + 1];
         let refused = context(|ctx| {
-            with_packer(&store, 3, ctx, |packer| PackWriter::new(packer, PackKind::Index).frame(&too_much))
+            with_packer(&Direct(&store), 3, ctx, |packer| PackWriter::new(packer, PackKind::Index).frame(&too_much))
         });
         assert!(refused.unwrap_err().to_string().contains("4194305"));
         let wrong = FrameRef { hash: refs[1].hash, ..refs[0] };
@@ -495,7 +629,7 @@ mod tests {
         let store =
             FaultStore::new(MemoryStore::default(), |verb, name| verb == "create" && name.starts_with("packs/"));
         let said = context(|ctx| {
-            with_packer(&store, 1, ctx, |packer| {
+            with_packer(&Direct(&store), 1, ctx, |packer| {
                 let mut data = PackWriter::new(packer, PackKind::Data);
                 for n in 0..400 {
                     data.append(&[&noise(n, 500_000)])?;

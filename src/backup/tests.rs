@@ -21,6 +21,7 @@ use crate::vault::root::Root;
 use crate::vault::tree;
 
 mod moments;
+mod unfinished;
 
 /// A store that a test looks at while a vault owns it.
 type Shared = Arc<RecordStore<MemoryStore>>;

@@ -17,7 +17,7 @@ use super::sqlite::beside::database_of;
 use crate::error::{Error, Result};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::PackId;
-use crate::vault::hunk::{Hunk, HunkBuilder};
+use crate::vault::hunk::{Hunk, HunkBuilder, parse};
 use crate::vault::path::EntryPath;
 use crate::vault::root::{HunkRef, Totals};
 use crate::vault::tree::TreeCheck;
@@ -34,10 +34,21 @@ pub struct SnapshotWriter {
     totals: Totals,
     /// How many of the hunks end between units, and the last entry of those.
     whole: (usize, EntryPath),
+    /// Of each hunk, what of it is not told by those before it.
+    ends: Vec<End>,
     /// The last entry before the unit that is open, if one is.
     before: EntryPath,
     /// Files that belong to units whose first file was put, and have not come.
     open: BTreeSet<EntryPath>,
+}
+
+/// The end of a hunk.
+#[derive(Debug)]
+struct End {
+    /// The packs that the hunk reaches and none before it does.
+    packs: Vec<PackId>,
+    /// Its last entry, if it ends between units.
+    whole: Option<EntryPath>,
 }
 
 /// What was written, for a root.
@@ -114,7 +125,7 @@ impl SnapshotWriter {
             self.totals.changed = self.totals.changed.max(entry.mtime);
         }
         if let Some(hunk) = hunk {
-            self.hunk(hunk, index)?;
+            self.hunk(hunk, index, self.open.is_empty().then(|| self.tree.last()))?;
             self.between_units();
         }
         Ok(())
@@ -143,9 +154,11 @@ impl SnapshotWriter {
         self.totals.beside += bytes;
     }
 
-    fn hunk(&mut self, hunk: Hunk, index: &mut IndexWriter) -> Result<()> {
+    fn hunk(&mut self, hunk: Hunk, index: &mut IndexWriter, whole: Option<EntryPath>) -> Result<()> {
         let frame = index.store(&hunk.bytes)?;
-        self.reached.extend(hunk.packs.iter().chain([&frame.pack]));
+        let reached = &mut self.reached;
+        let packs = hunk.packs.iter().chain([&frame.pack]).copied().filter(|pack| reached.insert(*pack)).collect();
+        self.ends.push(End { packs, whole });
         self.hunks.push(HunkRef { frame, entries: hunk.entries, first: hunk.first, maps: hunk.maps });
         Ok(())
     }
@@ -160,18 +173,65 @@ impl SnapshotWriter {
     pub fn checkpoint(&mut self, index: &mut IndexWriter) -> Result<Option<Written>> {
         if self.open.is_empty() {
             if let Some(hunk) = self.builder.finish() {
-                self.hunk(hunk, index)?;
+                self.hunk(hunk, index, Some(self.tree.last()))?;
             }
             self.between_units();
         } else if let Some(hunk) = self.builder.finish_marked() {
             // The hunks before it ended with whole units, and so does this one.
-            self.hunk(hunk, index)?;
+            self.hunk(hunk, index, Some(self.before.clone()))?;
             self.whole = (self.hunks.len(), self.before.clone());
         }
         let (count, until) = self.whole.clone();
         let hunks = self.hunks[..count].to_vec();
         let written = Written { hunks, reached: self.reached.clone(), totals: self.totals, until };
         Ok((count > 0).then_some(written))
+    }
+
+    /// What a checkpoint may say is done when not all that was written is in the vault: the longest row of whole units of which
+    /// `has` says that each of their packs is there. None if that is nothing. `read` reads a hunk back. Nothing can be put after it.
+    ///
+    /// # Errors
+    /// A store that fails; those of `read`.
+    pub fn durable(
+        &mut self,
+        index: &mut IndexWriter,
+        mut has: impl FnMut(PackId) -> bool,
+        read: impl FnOnce(&HunkRef) -> Result<Vec<Entry>>,
+    ) -> Result<Option<Written>> {
+        let there = self.ends.iter().take_while(|end| end.packs.iter().all(|pack| has(*pack))).count();
+        let whole = |count: usize| self.ends[..count].iter().rposition(|end| end.whole.is_some());
+        let count = whole(there).map_or(0, |last| last + 1);
+        let mut until = self.ends[..count].last().and_then(|end| end.whole.clone()).unwrap_or_default();
+        self.reached = self.ends[..count].iter().flat_map(|end| &end.packs).copied().collect();
+        // Of the hunk after those, the first entries may be there.
+        let mut next = Vec::new();
+        if count == there {
+            next = match self.hunks.get(there) {
+                Some(hunk) if has(hunk.frame.pack) => read(hunk)?,
+                Some(_) => Vec::new(),
+                None => match self.builder.finish() {
+                    Some(hunk) => parse(&hunk.bytes).map_err(|why| Error::failed("end a checkpoint", why))?,
+                    None => Vec::new(),
+                },
+            };
+        }
+        next.truncate(whole_units(&next, has));
+        self.hunks.truncate(count);
+        self.ends.truncate(count);
+        if let Some(last) = next.last() {
+            until = last.path.clone();
+        }
+        let mut builder = HunkBuilder::default();
+        for entry in &next {
+            if let Some(hunk) = builder.push_within(entry, false, true)? {
+                self.hunk(hunk, index, None)?;
+            }
+        }
+        if let Some(hunk) = builder.finish() {
+            self.hunk(hunk, index, None)?;
+        }
+        let (hunks, reached) = (self.hunks.clone(), self.reached.clone());
+        Ok((!hunks.is_empty()).then_some(Written { hunks, reached, totals: self.totals, until }))
     }
 
     /// Ends the snapshot.
@@ -184,7 +244,7 @@ impl SnapshotWriter {
             return wrong(format!("{side}, which belongs to a database, is missing"));
         }
         if let Some(hunk) = self.builder.finish() {
-            self.hunk(hunk, index)?;
+            self.hunk(hunk, index, Some(self.tree.last()))?;
         }
         let entries: u64 = self.hunks.iter().map(|hunk| hunk.entries).sum();
         if entries == 0 || entries != self.totals.entries {
@@ -193,6 +253,23 @@ impl SnapshotWriter {
         let (hunks, reached, until) = (self.hunks.clone(), self.reached.clone(), self.tree.last());
         Ok(Written { hunks, reached, totals: self.totals, until })
     }
+}
+
+/// How many of these entries, which begin between units, are whole units of which all packs are there.
+fn whole_units(entries: &[Entry], mut has: impl FnMut(PackId) -> bool) -> usize {
+    let (mut open, mut whole) = (BTreeSet::new(), 0);
+    for (n, entry) in entries.iter().enumerate() {
+        let mut packs = entry.extents.iter().filter_map(|extent| extent.pack);
+        if !packs.all(&mut has) || !entry.map.iter().flat_map(|map| &map.packs).all(|pack| has(*pack)) {
+            break;
+        }
+        open.remove(&entry.path);
+        open.extend(recorded_sides(entry));
+        if open.is_empty() {
+            whole = n + 1;
+        }
+    }
+    whole
 }
 
 /// Whether a file lies beside a database at one of these paths.
@@ -255,7 +332,7 @@ mod tests {
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
         let place = Place::default();
         let base = Base::find(&vault, (Path::new("/data"), None), &place, true, Default::default(), |_| {}).unwrap();
-        let done = with_packer(&*vault.store, 1, &ctx, |packer| {
+        let done = with_packer(&*vault.store.staging(), 1, &ctx, |packer| {
             let mut index = IndexWriter::new(packer, &base);
             let mut writer = SnapshotWriter::default();
             writer.put(&entry(".", Kind::Folder), &mut index).unwrap();

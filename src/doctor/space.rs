@@ -4,7 +4,9 @@ use std::io;
 use std::path::Path;
 
 use indicatif::BinaryBytes;
-use rustix::fs::{Access, access, statvfs};
+use rustix::fs::{Access, access};
+
+pub use crate::filesystem::free;
 
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
@@ -14,15 +16,6 @@ pub fn size(bytes: u64) -> String {
 /// The folder itself where it exists, or the next one above it that does.
 pub fn existing(folder: &Path) -> &Path {
     folder.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"))
-}
-
-/// How many bytes may be written in a folder that exists; none where its filesystem does not say.
-///
-/// # Errors
-/// What the system says.
-pub fn free(folder: &Path) -> io::Result<Option<u64>> {
-    let told = statvfs(folder)?;
-    Ok((told.f_blocks > 0).then(|| told.f_bavail.saturating_mul(told.f_frsize)))
 }
 
 /// Whether entries can be made and removed in a folder that exists.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::{Site, first};
+use crate::backup::rescue::LastWords;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::restore::select;
@@ -19,6 +20,8 @@ use crate::vault::root::Root;
 /// For how long stores are asked for last words, all of them together, once the program was told to stop: Cloud Run gives
 /// it 10 s in all.
 const LAST_WORDS: Duration = Duration::from_secs(4);
+/// For how long a store is asked for a backup's last checkpoint, which comes before those.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
 
 /// The vaults to use, the one to be preferred first.
 pub struct Vaults {
@@ -98,6 +101,25 @@ impl Vaults {
             }
         };
         Ok(Box::new(Since::new(store)))
+    }
+
+    /// Opens the store for the last checkpoint of a backup once the program is told to stop, upon which a bucket's own store gives up.
+    /// This one gives up some seconds later.
+    pub fn last_checkpoint(&self) -> LastWords {
+        let (addresses, cloud, stop) = (self.addresses.clone(), self.cloud.clone(), self.stop.clone());
+        LastWords::new(move |url| {
+            let fits = |address: &&Address| matches!(address, Address::Bucket { .. }) && address.absolute() == url;
+            let address = addresses.iter().filter(|_| stop.load(Ordering::Relaxed)).find(fits)?;
+            let cloud = Cloud { patience: LAST_CHECKPOINT, ..cloud.clone() };
+            let over = Arc::new(AtomicBool::new(false));
+            let end = over.clone();
+            // The process does not wait for it.
+            std::thread::spawn(move || {
+                std::thread::sleep(LAST_CHECKPOINT);
+                end.store(true, Ordering::Relaxed);
+            });
+            Some(store::open(address, &cloud, over))
+        })
     }
 
     /// What is in a place; in buckets a vault may be made only with `init`.

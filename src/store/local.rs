@@ -29,11 +29,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fsync, openat};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fsync, openat};
 use rustix::io::Errno;
 
+use super::staging::{Room, Staging};
 use super::{Error, Meta, Result, Store};
+use crate::filesystem;
 use crate::fs::{Folder, SAFE, give_name, is_folder, what};
+
+mod staged;
+
+use self::staged::Staged;
 
 /// The folder for files that are not objects yet.
 pub const TMP: &str = "tmp";
@@ -208,38 +214,25 @@ impl Store for LocalStore {
     }
 
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
-        let path = self.path(name);
         let (folder, last) = split(name);
         let top = self.make_top()?;
-        let tmp = make(&top, TMP)?;
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        if serial == 0 {
-            Self::sweep(&tmp);
-        }
         let folder = make(&top, folder)?;
-        let mut random = [0u8; 8];
-        getrandom::fill(&mut random)
-            .map_err(|e| Error::Failed { doing: "get random bytes".into(), source: io::Error::other(e.to_string()) })?;
-        let temporary = temporary(random, serial);
-        let doing = || format!("write {}", path.display());
-        let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        let file = openat(&tmp, &temporary, flags, Mode::from_raw_mode(0o666)).map_err(failed(doing))?;
-        let mut file = File::from(file);
-        let written = (|| {
-            for chunk in body {
-                file.write_all(chunk)?;
-            }
-            file.sync_all()?;
-            Ok((self.naming)(&file, (&tmp, temporary.as_ref()), (&folder, last.as_ref()))?)
-        })();
-        if !matches!(written, Ok(true)) {
-            // Best effort: what stays behind is swept later.
-            let _ = tmp.remove_file(&temporary);
-        }
-        let new = written.map_err(|source| Error::Failed { doing: doing(), source })?;
+        let temporary = self.write(&top, name, body)?;
+        let new = self.give_name(name, &temporary, (&folder, last))?;
         // Also where another writer made it, which may not have come so far yet.
         sync(&folder)?;
         if new { Ok(()) } else { Err(Error::AlreadyExists { name: name.into() }) }
+    }
+
+    fn staging(&self) -> Box<dyn Staging + '_> {
+        Box::new(Staged::new(self))
+    }
+
+    fn room(&self, keep: u64) -> Option<Room> {
+        let free = filesystem::free(&self.folder).ok().flatten()?;
+        let kept = self.keep(keep.min(free / 16));
+        let kept = kept.inspect_err(|why| tracing::debug!("no room is kept in {}: {why}", self.folder.display())).ok();
+        Some(Room { free, kept })
     }
 
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
@@ -295,7 +288,74 @@ impl Store for LocalStore {
     }
 }
 
+/// A file that is not an object yet, in `tmp/`.
+struct Temporary {
+    tmp: Folder,
+    name: String,
+    file: File,
+}
+
+impl Temporary {
+    /// Best effort: what stays behind is swept later.
+    fn remove(&self) {
+        let _ = self.tmp.remove_file(&self.name);
+    }
+}
+
 impl LocalStore {
+    /// Opens a new temporary file.
+    fn temporary(&self, top: &Folder, doing: impl FnOnce() -> String) -> Result<Temporary> {
+        let tmp = make(top, TMP)?;
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        if serial == 0 {
+            Self::sweep(&tmp);
+        }
+        let mut random = [0u8; 8];
+        getrandom::fill(&mut random)
+            .map_err(|e| Error::Failed { doing: "get random bytes".into(), source: io::Error::other(e.to_string()) })?;
+        let name = temporary(random, serial);
+        let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        let file = File::from(openat(&tmp, &name, flags, Mode::from_raw_mode(0o666)).map_err(failed(doing))?);
+        Ok(Temporary { tmp, name, file })
+    }
+
+    /// Writes what is to become the object `name` to a temporary file, durably.
+    fn write(&self, top: &Folder, name: &str, body: &[&[u8]]) -> Result<Temporary> {
+        let doing = || format!("write {}", self.path(name).display());
+        let mut temporary = self.temporary(top, doing)?;
+        let written = body.iter().try_for_each(|chunk| temporary.file.write_all(chunk));
+        match written.and_then(|()| temporary.file.sync_all()) {
+            Ok(()) => Ok(temporary),
+            Err(source) => {
+                temporary.remove();
+                Err(Error::Failed { doing: doing(), source })
+            }
+        }
+    }
+
+    /// Makes a finished temporary file the object `name`, which is to be `to`. `false` if there is one; the file is removed then.
+    fn give_name(&self, name: &str, from: &Temporary, to: (&Folder, &str)) -> Result<bool> {
+        let given = (self.naming)(&from.file, (&from.tmp, from.name.as_ref()), (to.0, to.1.as_ref()));
+        if given != Ok(true) {
+            from.remove();
+        }
+        given.map_err(failed(|| format!("write {}", self.path(name).display())))
+    }
+
+    /// Sets bytes aside in a file that has no name: a killed process leaves nothing behind. Not over a network, where each file costs
+    /// requests, and bytes are rarely set aside.
+    fn keep(&self, bytes: u64) -> Result<File> {
+        let doing = || format!("keep {bytes} bytes of {}", self.folder.display());
+        let top = self.make_top()?;
+        if filesystem::remote(&top).map_err(failed(doing))?.is_some() {
+            return Err(failed(doing)(Errno::NOTSUP));
+        }
+        let kept = self.temporary(&top, doing)?;
+        kept.remove();
+        fallocate(&kept.file, FallocateFlags::empty(), 0, bytes).map_err(failed(doing))?;
+        Ok(kept.file)
+    }
+
     fn open(&self, name: &str) -> Result<(File, u64)> {
         let path = self.path(name);
         let doing = || format!("open {}", path.display());

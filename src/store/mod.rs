@@ -16,6 +16,7 @@ pub mod memory;
 pub mod record;
 pub mod retry;
 pub mod since;
+pub mod staging;
 
 #[cfg(test)]
 mod contract;
@@ -33,6 +34,7 @@ use self::cloud::Cloud;
 use self::gcs::{GcsBucket, Limits};
 use self::local::LocalStore;
 use self::retry::{Pace, RetryStore};
+use self::staging::{Direct, Room, Staging};
 use crate::error;
 
 /// What a listing tells of an object.
@@ -178,6 +180,16 @@ pub trait Store: Send + Sync {
         Ok(self.list("")?.into_iter().map(Meta::at_top).find(|name| !known.contains(&name.as_str())))
     }
 
+    /// Where objects wait until something is about to name them.
+    fn staging(&self) -> Box<dyn Staging + '_> {
+        Box::new(Direct(self))
+    }
+
+    /// How much room there is, of which `keep` bytes, or a small part if there is little, are set aside. None where nothing tells.
+    fn room(&self, _keep: u64) -> Option<Room> {
+        None
+    }
+
     /// The store's time; vaults know no other.
     fn now(&self) -> Result<Timestamp> {
         Ok(Timestamp::now())
@@ -268,6 +280,12 @@ where
     }
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         (**self).other_than(known)
+    }
+    fn staging(&self) -> Box<dyn Staging + '_> {
+        (**self).staging()
+    }
+    fn room(&self, keep: u64) -> Option<Room> {
+        (**self).room(keep)
     }
     fn now(&self) -> Result<Timestamp> {
         (**self).now()

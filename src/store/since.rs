@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::staging::{Room, Staging};
 use super::{Meta, Result, Store, Traffic};
 
 /// A shared store, with its traffic from now on.
@@ -37,6 +38,12 @@ impl Store for Since {
     }
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         self.store.other_than(known)
+    }
+    fn staging(&self) -> Box<dyn Staging + '_> {
+        self.store.staging()
+    }
+    fn room(&self, keep: u64) -> Option<Room> {
+        self.store.room(keep)
     }
     fn now(&self) -> Result<Timestamp> {
         self.store.now()

@@ -45,7 +45,8 @@ fn a_whole_vault_has_no_damage() {
     let none = verify(&sample.vault, &Options::default(), &context()).unwrap();
     assert_eq!(none.files_read, 0);
     sample.store.create(&format!("packs/{}.tar.zst", "0".repeat(32)), &[b"of a backup under way"]).unwrap();
-    assert_eq!(verify(&sample.vault, &all(), &context()).unwrap().unused, 1);
+    let report = verify(&sample.vault, &all(), &context()).unwrap();
+    assert_eq!((report.unused, report.unused_bytes, report.damage), (1, 21, vec![]));
     let wrong = verify(&sample.vault, &Options { read_data: Some(101.0), databases: None }, &context());
     assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
 }

@@ -1,0 +1,95 @@
+//! Packs of a folder that are not objects yet: whole and durable files in `tmp/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, openat, utimensat};
+
+use super::{Error, LocalStore, Result, SAFE, Staging, TMP, Temporary, failed, make, split, sync};
+
+/// How often the files that wait are given a new time, so that no other writer takes them for a killed one's and sweeps them.
+const TOUCHED: Duration = Duration::from_secs(3600);
+
+/// Files that wait to become objects.
+pub struct Staged<'s> {
+    store: &'s LocalStore,
+    waiting: Mutex<Waiting>,
+}
+
+struct Waiting {
+    /// The names of the temporary files, by those of the objects that they are to become.
+    files: BTreeMap<String, String>,
+    touched: Instant,
+}
+
+impl<'s> Staged<'s> {
+    /// None so far.
+    pub fn new(store: &'s LocalStore) -> Self {
+        Staged { store, waiting: Mutex::new(Waiting { files: BTreeMap::new(), touched: Instant::now() }) }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // The map is whole between any two statements.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Staging for Staged<'_> {
+    fn put(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        let temporary = self.store.write(&self.store.make_top()?, name, body)?;
+        let mut waiting = self.waiting();
+        waiting.files.insert(name.into(), temporary.name);
+        if waiting.touched.elapsed() > TOUCHED {
+            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            for file in waiting.files.values() {
+                let times = Timestamps { last_access: now, last_modification: now };
+                if let Err(why) = utimensat(&temporary.tmp, file, &times, AtFlags::SYMLINK_NOFOLLOW) {
+                    tracing::debug!("{file} keeps its time: {why}");
+                }
+            }
+            waiting.touched = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn publish(&self, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let names: Vec<_> = self.waiting().files.keys().filter(|name| wanted(name)).cloned().collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let top = self.store.make_top()?;
+        let folders: BTreeSet<&str> = names.iter().map(|name| split(name).0).collect();
+        let folders: BTreeMap<&str, _> =
+            folders.into_iter().map(|folder| Ok((folder, make(&top, folder)?))).collect::<Result<_>>()?;
+        for name in &names {
+            let Some(temporary) = self.waiting().files.remove(name) else { continue };
+            let tmp = make(&top, TMP)?;
+            let doing = || format!("write {}", self.store.path(name).display());
+            let file = openat(&tmp, &temporary, SAFE | OFlags::RDONLY, Mode::empty()).map_err(failed(doing))?;
+            let from = Temporary { tmp, name: temporary, file: File::from(file) };
+            let (folder, last) = split(name);
+            if !self.store.give_name(name, &from, (&folders[folder], last))? {
+                return Err(Error::AlreadyExists { name: name.clone() });
+            }
+        }
+        folders.values().try_for_each(sync)
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        let files = std::mem::take(&mut self.waiting().files);
+        if files.is_empty() {
+            return;
+        }
+        // What stays behind is swept later.
+        let Ok(Some(tmp)) = self.store.enter(TMP) else { return };
+        for file in files.into_values() {
+            if let Err(why) = tmp.remove_file(&file) {
+                tracing::debug!("{file} stays behind: {why}");
+            }
+        }
+    }
+}
