@@ -133,7 +133,7 @@ fn an_upload_whose_answer_is_lost_is_known_again() {
         server.script(When::describe("packs/"), Fault::status(503));
         let report = world.backup();
         assert_eq!(server.faults(), 6);
-        let of_roots: Vec<_> = server.requests().into_iter().filter(|r| r.target.contains("snapshots%2F0")).collect();
+        let of_roots: Vec<_> = server.requests().into_iter().filter(|r| r.target.contains("snapshots%2F1")).collect();
         assert!(of_roots.iter().any(|r| r.kind == Kind::Describe), "the root was not looked at: {of_roots:?}");
         server.script(When::create("snapshots/"), Fault::DoneBut(503));
         world.write("more", "more");
