@@ -318,3 +318,26 @@ fn a_claim_whose_answer_was_lost_is_ones_own() {
         assert_eq!(cloud::snapshots(&world).len(), 1);
     }
 }
+
+#[test]
+fn sigterm_leaves_a_last_checkpoint_and_a_report_in_time() {
+    let (server, world) = vault_in(World::new());
+    for n in 0..60 {
+        let path = format!("{n:02}.bin");
+        world.write(&path, noise(n, 1_000_000));
+        set_mtime(&world.data().join(path), 1_700_000_000, 0);
+    }
+    server.bandwidth(4 << 20);
+    let count = |name: &str| server.names().iter().filter(|n| n.contains(name)).count();
+    let mut child = spawn(attempt(&world, "nightly-abcde", 0, &["backup", "data", "--parallel", "1"]));
+    wait_for(&mut child, "packs", || count("/packs/") >= 2);
+    let (ran, took) = terminated(child);
+    ran.ended(1).says("told to stop").says("goes on from there");
+    assert!(took < GRACE, "{took:?}");
+    assert_eq!((count("/checkpoints/"), count("/1.failed.json"), count("/runs/")), (1, 1, 1));
+    server.bandwidth(0);
+    let next = self::ran(&world, "nightly-abcde", 1, &["backup", "data", "--json"]);
+    next.ended(0);
+    let read = number(&json(&next), "read_bytes");
+    assert!(read <= 45_000_000, "{read} of 60,000,000 bytes are read again");
+}
