@@ -340,6 +340,8 @@ fn attempt(
             if !leads_to(&options.data, &root) {
                 return Ok((None, settled));
             }
+            // What was kept for a last checkpoint is the snapshot's now: little is left to be written.
+            drop(room.take());
             Ok((Some(run.commit(&mut assembly, packer, written, false)?), settled))
         });
         if let Err(why) = &taken {
