@@ -106,6 +106,9 @@ impl<S: Store> Store for FarStore<S> {
     fn traffic(&self) -> Option<super::Traffic> {
         self.inner.traffic()
     }
+    fn forget(&self, name: &str) {
+        self.inner.forget(name);
+    }
 }
 
 #[cfg(test)]

@@ -70,4 +70,7 @@ impl<S: Store> Store for FaultStore<S> {
     fn traffic(&self) -> Option<super::Traffic> {
         self.inner.traffic()
     }
+    fn forget(&self, name: &str) {
+        self.inner.forget(name);
+    }
 }

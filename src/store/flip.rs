@@ -55,4 +55,7 @@ impl<S: Store> Store for FlipStore<S> {
     fn traffic(&self) -> Option<super::Traffic> {
         self.inner.traffic()
     }
+    fn forget(&self, name: &str) {
+        self.inner.forget(name);
+    }
 }

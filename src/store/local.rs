@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fsync, openat};
+use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fsync, openat};
 use rustix::io::Errno;
 
 use super::staging::{Room, Staging};
@@ -285,6 +285,14 @@ impl Store for LocalStore {
             }
         }
         Ok(None)
+    }
+
+    fn forget(&self, name: &str) {
+        // Pages that are not written yet are not let go. They are no objects' of a writer of ours, which syncs them first.
+        let dropped = self.open(name).map(|(file, _)| fadvise(&file, 0, None, Advice::DontNeed));
+        if !matches!(dropped, Ok(Ok(()))) {
+            tracing::debug!("what is in memory of {name} could not be let go: {dropped:?}");
+        }
     }
 }
 

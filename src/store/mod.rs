@@ -204,6 +204,10 @@ pub trait Store: Send + Sync {
     fn traffic(&self) -> Option<Traffic> {
         None
     }
+
+    /// Lets go of what this machine holds in memory of an object's bytes, so that the next read of it asks the medium. Does
+    /// nothing where nothing is held, or where that cannot be asked for.
+    fn forget(&self, _name: &str) {}
 }
 
 /// What was asked of a store that is reached by requests.
@@ -295,5 +299,8 @@ where
     }
     fn traffic(&self) -> Option<Traffic> {
         (**self).traffic()
+    }
+    fn forget(&self, name: &str) {
+        (**self).forget(name);
     }
 }

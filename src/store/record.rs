@@ -81,4 +81,7 @@ impl<S: Store> Store for RecordStore<S> {
     fn traffic(&self) -> Option<super::Traffic> {
         self.inner.traffic()
     }
+    fn forget(&self, name: &str) {
+        self.inner.forget(name);
+    }
 }

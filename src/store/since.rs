@@ -55,4 +55,7 @@ impl Store for Since {
         let now = self.store.traffic()?;
         Some(self.before.map_or(now, |before| now - before))
     }
+    fn forget(&self, name: &str) {
+        self.store.forget(name);
+    }
 }

@@ -4,6 +4,7 @@
 //! or through the [`pages`] of a database.
 
 pub mod ahead;
+pub mod doubt;
 pub mod entry;
 pub mod fold;
 pub mod hex;
@@ -22,6 +23,7 @@ pub mod root;
 pub mod scattered;
 pub mod seq;
 pub mod stale;
+pub mod state;
 pub mod subtree;
 pub mod tar;
 pub mod tree;
@@ -87,6 +89,17 @@ pub struct Vault {
     pub store: Box<dyn Store>,
     /// What `vault.json` says.
     pub config: VaultConfig,
+    /// Who uses it: what is written down about its packs says so.
+    pub user: User,
+}
+
+/// Who uses a vault.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct User {
+    /// The run, where it is one that leaves a report.
+    pub run: Option<Hex<8>>,
+    /// The host's name; empty where it is not known.
+    pub host: String,
 }
 
 impl Vault {
@@ -114,7 +127,7 @@ impl Vault {
                 "Put vault.json back from a copy of the vault. README.md in the vault says how to restore without it.",
             )
         })?;
-        Ok(Ok(Vault { store, config }))
+        Ok(Ok(Vault { store, config, user: User::default() }))
     }
 
     /// Opens the vault in `store`, which must be one.
@@ -252,7 +265,7 @@ impl Vault {
         let mut bytes = serde_json::to_vec(&config).map_err(|e| Error::failed(doing(), e))?;
         bytes.push(b'\n');
         match store.create(CONFIG, &[&bytes]) {
-            Ok(()) => Ok(Ok(Vault { store, config })),
+            Ok(()) => Ok(Ok(Vault { store, config, user: User::default() })),
             Err(store::Error::AlreadyExists { .. }) => Ok(Err(store)),
             Err(why) => Err(why.while_doing(doing())),
         }

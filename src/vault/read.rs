@@ -7,12 +7,12 @@
 //! A pack whose seek table is damaged is read without it, by its frames, which tell their own lengths. That is told all the
 //! same, as damage: see [`PackReader::mended`].
 
-mod frames;
+pub mod frames;
 mod kept;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -24,6 +24,7 @@ use super::hex::{Hash, PackId};
 use super::list::{self, List};
 use super::pack::{self, FrameAt, PackInfo, PackKind, SeekTable, Tail};
 use super::root::{PackBook, Root};
+use super::state::PackState;
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;
 
@@ -41,6 +42,8 @@ pub struct PackReader<'v> {
     ahead: u64,
     /// Whether a pack with a damaged seek table is read all the same.
     mends: bool,
+    /// Index packs that are lost to this reader, whatever the store has of them.
+    without: Arc<HashSet<PackId>>,
 }
 
 /// Decompresses frames, reusing its memory.
@@ -94,13 +97,20 @@ impl<'v> PackReader<'v> {
     /// Reads the packs of `book`.
     pub fn new(store: &'v dyn Store, book: PackBook) -> Self {
         let worth = store.request_worth();
-        PackReader { store, book, kept: Arc::default(), ahead: if worth > NEAR { worth } else { 0 }, mends: true }
+        let ahead = if worth > NEAR { worth } else { 0 };
+        PackReader { store, book, kept: Arc::default(), ahead, mends: true, without: Arc::default() }
     }
 
     /// This reader, but for packs with a damaged seek table: to it, such a pack is lost. For writers: what they build upon
     /// would stay damaged with every snapshot that names it, and what they do not find they store anew.
     pub fn strict(self) -> Self {
         PackReader { mends: false, ..self }
+    }
+
+    /// This reader, but the index packs among these are lost to it. For writers: a frame that can still be read may lie in a
+    /// pack that is damaged elsewhere, and who builds on it would name the pack once more.
+    pub fn without(self, packs: HashSet<PackId>) -> Self {
+        PackReader { without: Arc::new(packs), ..self }
     }
 
     /// What is to be told of packs, by name, that this reader and those that it shares with found damaged and could read all
@@ -140,7 +150,8 @@ impl<'v> PackReader<'v> {
     }
 
     fn of(&self, book: PackBook) -> PackReader<'v> {
-        PackReader { store: self.store, book, kept: self.kept.clone(), ahead: self.ahead, mends: self.mends }
+        let (kept, without) = (self.kept.clone(), self.without.clone());
+        PackReader { store: self.store, book, kept, ahead: self.ahead, mends: self.mends, without }
     }
 
     /// The packs that it knows.
@@ -172,6 +183,27 @@ impl<'v> PackReader<'v> {
     /// # Errors
     /// A store that fails; a pack that is missing, of another size or without a table, and whose frames are damaged too.
     pub fn table(&self, pack: PackId, kind: PackKind) -> Result<Arc<SeekTable>> {
+        self.noted(pack, kind, self.find_table(pack, kind))
+    }
+
+    /// Remembers that a pack seems damaged, where that is what reading it came to.
+    fn noted<T>(&self, pack: PackId, kind: PackKind, read: Result<T>) -> Result<T> {
+        if let Err(why) = &read
+            && why.kind() == Kind::Damage
+            && let Ok(info) = self.info(pack, kind)
+        {
+            self.kept.suspect(*info, why.what());
+        }
+        read
+    }
+
+    /// The packs that this reader, or one that shares with it, could not read because of damage, and why. What is wrong may
+    /// also lie in what refers to them.
+    pub fn suspects(&self) -> Vec<(PackInfo, String)> {
+        self.kept.suspects()
+    }
+
+    fn find_table(&self, pack: PackId, kind: PackKind) -> Result<Arc<SeekTable>> {
         let info = self.info(pack, kind)?;
         let pack = self.kept.pack(info);
         let mut known = pack.table();
@@ -299,10 +331,11 @@ impl<'v> PackReader<'v> {
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        match self.decode_checked((pack, kind), frame, compressed, decoder, out, |_| Ok(())) {
+        let done = match self.decode_checked((pack, kind), frame, compressed, decoder, out, |_| Ok(())) {
             Err(why) if why.kind() == Kind::Damage => self.decode_anyhow((pack, kind), frame, why, decoder, out),
             done => done,
-        }
+        };
+        self.noted(pack, kind, done)
     }
 
     /// The content that a seek table says is in `frame`, which cannot be decompressed because of `why`. Where the table is
@@ -352,6 +385,17 @@ impl<'v> PackReader<'v> {
     /// # Errors
     /// A store that fails; damage.
     pub fn index_frame(&self, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
+        if self.without.contains(&frame.pack) {
+            let name = pack::name(PackKind::Index, frame.pack);
+            return Err(Error::damage(
+                format!("read {name}"),
+                "it is missing or damaged, and nothing is built upon it",
+            ));
+        }
+        self.noted(frame.pack, PackKind::Index, self.checked_index_frame(frame, decoder))
+    }
+
+    fn checked_index_frame(&self, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
         let table = self.table(frame.pack, PackKind::Index)?;
         match self.index_frame_by(&table, frame, decoder) {
             Err(why) if why.kind() == Kind::Damage => {
@@ -491,11 +535,11 @@ pub fn listed(store: &dyn Store) -> Result<HashMap<String, u64>> {
     Ok(sizes)
 }
 
-/// The packs that are missing or of another size than they should be, and which of both.
+/// The packs that a listing shows not to be present: missing, or of another size than they should be.
 ///
 /// # Errors
 /// A store that fails.
-pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) -> Result<Vec<(PackInfo, String)>> {
+pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) -> Result<Vec<(PackInfo, PackState)>> {
     Ok(absent_of(&listed(store)?, packs))
 }
 
@@ -503,15 +547,9 @@ pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) 
 pub fn absent_of<'p>(
     sizes: &HashMap<String, u64>,
     packs: impl Iterator<Item = &'p PackInfo>,
-) -> Vec<(PackInfo, String)> {
-    let wrong = packs.filter_map(|pack| match sizes.get(&pack.name()) {
-        None => Some((*pack, "it is missing".to_owned())),
-        Some(size) if *size != pack.size => {
-            Some((*pack, format!("it has {size} bytes, and {} were stored", pack.size)))
-        }
-        Some(_) => None,
-    });
-    let mut wrong: Vec<_> = wrong.collect();
+) -> Vec<(PackInfo, PackState)> {
+    let states = packs.map(|pack| (*pack, PackState::listed(pack, sizes)));
+    let mut wrong: Vec<_> = states.filter(|(_, state)| *state != PackState::Present).collect();
     wrong.sort_by_key(|(pack, _)| pack.name());
     wrong
 }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::store;
 
 /// What a zstd frame begins with.
-const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+pub const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 /// No frame is longer, compressed, in bytes: one that does not compress is a little longer than its content.
 const LONGEST: u64 = MAX_FRAME as u64 + (128 << 10);
 /// Bytes that are read at a time. So much more than a frame is held.
@@ -96,8 +96,12 @@ pub fn find(
     }
 }
 
-/// The compressed and the decompressed length of the frame that `bytes` begin with.
-fn look(bytes: &[u8], decoder: &mut Decoder, budget: &mut u64) -> Result<(u32, u32), String> {
+/// The compressed and the decompressed length of the frame that `bytes` begin with. What is decompressed to learn the latter is
+/// taken from the `budget`.
+///
+/// # Errors
+/// Text that says what is wrong with the bytes.
+pub fn look(bytes: &[u8], decoder: &mut Decoder, budget: &mut u64) -> Result<(u32, u32), String> {
     if !bytes.starts_with(&MAGIC) {
         return Err("there is no frame".into());
     }

@@ -20,6 +20,8 @@ pub struct Kept {
     stretches: Mutex<Stretches>,
     /// By name, the packs whose seek tables are not used, and what is told of that.
     mended: Mutex<BTreeMap<String, String>>,
+    /// The packs that could not be read because of damage, and why.
+    suspects: Mutex<HashMap<PackId, (PackInfo, String)>>,
     walk: Mutex<()>,
 }
 
@@ -98,6 +100,21 @@ impl Kept {
     /// What is to be told of packs, by name.
     pub fn told(&self) -> BTreeMap<String, String> {
         lock(&self.mended).clone()
+    }
+
+    /// Remembers that a pack could not be read because of damage.
+    pub fn suspect(&self, pack: PackInfo, why: String) {
+        let mut suspects = lock(&self.suspects);
+        if suspects.len() < PACKS {
+            suspects.entry(pack.id).or_insert((pack, why));
+        }
+    }
+
+    /// The packs that could not be read because of damage, in the order of their names.
+    pub fn suspects(&self) -> Vec<(PackInfo, String)> {
+        let mut suspects: Vec<_> = lock(&self.suspects).values().cloned().collect();
+        suspects.sort_by_key(|(pack, _)| pack.name());
+        suspects
     }
 
     /// These bytes of a pack's object, if they are kept.

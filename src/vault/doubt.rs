@@ -1,0 +1,373 @@
+//! Doubts: hints that packs of this vault may be damaged, as objects under `doubts/`.
+//!
+//! A doubt is never a verdict. It changes neither which snapshots are good nor what is kept. Whoever would act on it reads the
+//! pack whole first, once in a run. A pack that is sound counts as if nobody had doubted it, and a doubt of which all packs are
+//! sound is lifted, by an object beside it. A doubt is of the vault that it lies in: it is copied to no replica, and says nothing
+//! about a replica's pack of the same name.
+//!
+//! The objects may come from strangers. Their sizes and numbers have limits, what is unknown in them is ignored, and one that
+//! cannot be read is passed over with a warning.
+
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ahead::in_order;
+use super::hex::{Hex, PackId};
+use super::pack::{self, PackInfo, PackKind};
+use super::root::PackBook;
+use super::state::{self, PackState, Tested};
+use super::{User, Vault};
+use crate::error::{Error, Result};
+use crate::store::{self, Store};
+
+/// The folder of doubts.
+pub const DOUBTS: &str = "doubts/";
+/// The version of a doubt's form.
+const FORMAT: u32 = 1;
+/// The largest doubt that is read, in bytes.
+const MAX_DOUBT: u64 = 256 << 10;
+/// The most packs that one doubt names: more in it are not looked at.
+const PACKS: usize = 256;
+/// The most doubts that are read, of those that stand, and that one run creates.
+const READ: usize = 256;
+const CREATED: usize = 16;
+/// The most bytes of a text in a doubt, about.
+const TEXT: usize = 500;
+/// Doubts that are read at the same time.
+const PARALLEL: usize = 4;
+
+const LIFTED: &str = ".lifted.json";
+
+/// What a run does that finds a pack damaged, or sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// It backs up.
+    Backup,
+    /// It restores.
+    Restore,
+    /// It verifies.
+    Verify,
+    /// It copies to a replica.
+    Copy,
+}
+
+impl Finding {
+    fn name(self) -> &'static str {
+        match self {
+            Finding::Backup => "backup",
+            Finding::Restore => "restore",
+            Finding::Verify => "verify",
+            Finding::Copy => "copy",
+        }
+    }
+}
+
+/// A pack that is doubted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubted {
+    /// What it holds.
+    pub kind: PackKind,
+    /// Its name's random bits.
+    pub id: PackId,
+    /// What seemed wrong with it.
+    #[serde(default)]
+    pub why: String,
+}
+
+impl Doubted {
+    /// The object's name.
+    pub fn name(&self) -> String {
+        pack::name(self.kind, self.id)
+    }
+}
+
+/// What a doubt says. `action` and the fields after it are for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// The version of this form.
+    #[serde(default)]
+    pub format: u32,
+    /// The packs that are doubted.
+    pub packs: Vec<Doubted>,
+    /// When it was made, by the store's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Timestamp>,
+    /// What the run did that found it: `backup`, `restore`, `verify` or `copy`.
+    #[serde(default)]
+    pub action: String,
+    /// The run, where it is one that leaves a report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Hex<8>>,
+    /// The host's name.
+    #[serde(default)]
+    pub host: String,
+    /// The program and its version.
+    #[serde(default)]
+    pub writer: String,
+}
+
+impl Doubt {
+    /// Reads a doubt, of which only so much is kept as is looked at.
+    ///
+    /// # Errors
+    /// Text that says what is wrong with the bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut doubt: Doubt = serde_json::from_slice(bytes).map_err(|why| format!("it is not a doubt: {why}"))?;
+        doubt.packs.truncate(PACKS);
+        let texts = [&mut doubt.action, &mut doubt.host, &mut doubt.writer];
+        texts.into_iter().chain(doubt.packs.iter_mut().map(|pack| &mut pack.why)).for_each(shorten);
+        Ok(doubt)
+    }
+}
+
+fn shorten(text: &mut String) {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+        text.push('…');
+    }
+}
+
+/// What lifts a doubt.
+#[derive(Debug, Serialize)]
+struct Lifting<'a> {
+    format: u32,
+    made: Timestamp,
+    action: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<Hex<8>>,
+    host: &'a str,
+    writer: String,
+}
+
+/// A doubt that is not lifted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// Its object.
+    pub object: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub doubt: Doubt,
+}
+
+/// The doubts that stand in a vault, and what a run found out about their packs.
+#[derive(Debug, Default)]
+pub struct Doubts {
+    standing: Vec<Standing>,
+    tested: HashMap<PackId, (PackInfo, Tested)>,
+    /// What there is to say of the doubts themselves.
+    warnings: Vec<String>,
+}
+
+impl Doubts {
+    /// Reads the doubts of a vault that are not lifted. What cannot be read is passed over with a warning, also all of them:
+    /// a hint that is not heard stops nobody.
+    pub fn read(store: &dyn Store) -> Self {
+        let mut doubts = Doubts::default();
+        let listed = match store.list(DOUBTS) {
+            Ok(listed) => listed,
+            Err(why) => {
+                let why = why.while_doing(format!("list the doubts of {}", store.url()));
+                doubts.warnings.push(format!("doubts about packs are not known: {}", why.what()));
+                return doubts;
+            }
+        };
+        let id = |name: &str, ending: &str| name.strip_prefix(DOUBTS)?.strip_suffix(ending)?.parse::<Hex<8>>().ok();
+        let lifted: HashSet<_> = listed.iter().filter_map(|object| id(&object.name, LIFTED)).collect();
+        let mut names: Vec<_> = listed.iter().filter_map(|object| id(&object.name, ".json")).collect();
+        names.retain(|name| !lifted.contains(name));
+        if names.len() > READ {
+            doubts.warnings.push(format!("{} doubts stand in {}: {READ} of them are read", names.len(), store.url()));
+            names.truncate(READ);
+        }
+        let read = |name: &Hex<8>| store.get(&object(*name), MAX_DOUBT);
+        let taken = in_order(&names, PARALLEL, read, |name, read| {
+            let object = object(*name);
+            let said = match read {
+                Ok(bytes) => Doubt::parse(&bytes),
+                Err(store::Error::NotFound { .. }) => return Ok(()),
+                Err(why) => Err(why.to_string()),
+            };
+            match said {
+                Ok(doubt) => doubts.standing.push(Standing { object, doubt }),
+                Err(why) => doubts.warnings.push(format!("the doubt {object} is passed over: {why}")),
+            }
+            Ok(())
+        });
+        if let Err(why) = taken {
+            doubts.warnings.push(format!("not all doubts about packs are known: {}", why.what()));
+        }
+        doubts
+    }
+
+    /// The doubts that are not lifted.
+    pub fn standing(&self) -> &[Standing] {
+        &self.standing
+    }
+
+    /// What there is to say of the doubts themselves: each is given once.
+    pub fn warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// Whether a standing doubt names the pack.
+    pub fn names(&self, pack: &PackInfo) -> bool {
+        let is_it = |doubted: &Doubted| (doubted.kind, doubted.id) == (pack.kind, pack.id);
+        self.standing.iter().any(|standing| standing.doubt.packs.iter().any(is_it))
+    }
+
+    /// What reading the pack whole found, in this run.
+    pub fn tested(&self, pack: &PackInfo) -> Option<&Tested> {
+        self.tested.get(&pack.id).filter(|(info, _)| info == pack).map(|(_, tested)| tested)
+    }
+
+    /// Reads a pack whole, if this run has not done it; `go_on` is asked before. Gives what was found.
+    ///
+    /// # Errors
+    /// Those of `go_on`; a store that refuses or cannot be reached.
+    pub fn test(&mut self, store: &dyn Store, pack: &PackInfo, go_on: &dyn Fn() -> Result<()>) -> Result<&Tested> {
+        if self.tested(pack).is_none() {
+            go_on()?;
+            let tested = state::test(store, pack)?;
+            self.tested.insert(pack.id, (*pack, tested));
+        }
+        let tested = self.tested.get(&pack.id).map(|(_, tested)| tested);
+        tested.ok_or_else(|| Error::failed(format!("test {}", pack.name()), "it was not read"))
+    }
+
+    /// Tests the packs of `book` that are doubted, and lifts what turns out to be wrong. Gives those that are not sound.
+    ///
+    /// # Errors
+    /// As [`Doubts::test`].
+    pub fn test_doubted(
+        &mut self,
+        vault: &Vault,
+        book: &PackBook,
+        (finding, user): (Finding, &User),
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Vec<(PackInfo, Tested)>> {
+        let doubted = self.standing.iter().flat_map(|standing| &standing.doubt.packs);
+        let known = |doubted: &Doubted| book.get(&doubted.id).filter(|pack| pack.kind == doubted.kind).copied();
+        let mut packs: Vec<_> = doubted.filter_map(known).collect();
+        packs.sort_by_key(PackInfo::name);
+        packs.dedup();
+        let mut wrong = Vec::new();
+        for pack in packs {
+            let tested = self.test(&*vault.store, &pack, go_on)?;
+            if !tested.is_sound() {
+                wrong.push((pack, tested.clone()));
+            }
+        }
+        self.lift(vault, (finding, user));
+        Ok(wrong)
+    }
+
+    /// Lifts the doubts of which all packs were tested and are sound. What cannot be lifted stands, and is tested again by the
+    /// next run.
+    fn lift(&mut self, vault: &Vault, (finding, user): (Finding, &User)) {
+        let tested = &self.tested;
+        let is_sound = |doubted: &Doubted| {
+            tested.get(&doubted.id).is_some_and(|(pack, tested)| pack.kind == doubted.kind && tested.is_sound())
+        };
+        let wrong = |standing: &Standing| !standing.doubt.packs.is_empty() && standing.doubt.packs.iter().all(is_sound);
+        let (lifted, standing): (Vec<_>, Vec<_>) = std::mem::take(&mut self.standing).into_iter().partition(wrong);
+        self.standing = standing;
+        for Standing { object, .. } in lifted {
+            let made = vault.store.now().map_err(|why| why.while_doing("ask the store for the time"));
+            let done = made.and_then(|made| {
+                let (action, host) = (finding.name(), user.host.as_str());
+                let lifting = Lifting { format: FORMAT, made, action, run: user.run, host, writer: writer() };
+                let object = format!("{}{LIFTED}", object.trim_end_matches(".json"));
+                create(vault, &object, &lifting)
+            });
+            match done {
+                Ok(()) => tracing::info!("the doubt {object} is lifted: what it names was read and is sound"),
+                Err(why) => tracing::info!("the doubt {object} is wrong and stands: {}", why.what()),
+            }
+        }
+    }
+
+    /// Doubts packs, of which it is told what is wrong, but those that a standing doubt names already. Where that may not be
+    /// written down, a warning says so, and the run's report is all that tells of it.
+    pub fn doubt(
+        &mut self,
+        vault: &Vault,
+        damaged: &[(PackInfo, String)],
+        (finding, user): (Finding, &User),
+        random: &dyn Fn(&mut [u8]) -> Result<()>,
+    ) {
+        let new = damaged.iter().filter(|(pack, _)| !self.names(pack));
+        let mut new: Vec<_> = new
+            .map(|(pack, why)| {
+                let mut why = why.clone();
+                shorten(&mut why);
+                Doubted { kind: pack.kind, id: pack.id, why }
+            })
+            .collect();
+        new.sort_by_key(Doubted::name);
+        new.dedup_by_key(|doubted| doubted.name());
+        for packs in new.chunks(PACKS).take(CREATED) {
+            let done = (|| {
+                let mut id = [0; 8];
+                random(&mut id)?;
+                let made = vault.store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+                let doubt = Doubt {
+                    format: FORMAT,
+                    packs: packs.to_vec(),
+                    made: Some(made),
+                    action: finding.name().into(),
+                    run: user.run,
+                    host: user.host.clone(),
+                    writer: writer(),
+                };
+                let object = object(Hex(id));
+                create(vault, &object, &doubt)?;
+                Ok::<_, Error>(Standing { object, doubt })
+            })();
+            match done {
+                Ok(standing) => self.standing.push(standing),
+                Err(why) => {
+                    let more = if packs.len() > 1 { format!(" and {} more", packs.len() - 1) } else { String::new() };
+                    self.warnings.push(format!(
+                        "that {}{more} is damaged could not be noted in {}, only this report tells of it: {}",
+                        packs[0].name(),
+                        vault.store.url(),
+                        why.what()
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn object(id: Hex<8>) -> String {
+    format!("{DOUBTS}{id}.json")
+}
+
+fn writer() -> String {
+    format!("lastgood {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn create(vault: &Vault, object: &str, what: &impl Serialize) -> Result<()> {
+    let doing = || format!("create {object} in {}", vault.store.url());
+    let mut bytes = serde_json::to_vec(what).map_err(|why| Error::failed(doing(), why))?;
+    bytes.push(b'\n');
+    match vault.store.create(object, &[&bytes]) {
+        // Another run lifted it.
+        Ok(()) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
+        Err(why) => Err(why.while_doing(doing())),
+    }
+}
+
+/// What is to be told of a pack that is not sound.
+pub fn told(pack: &PackInfo, state: &PackState) -> String {
+    let name = pack.name();
+    match state {
+        PackState::Damaged(why) => format!("{name} is not what was stored: {why}"),
+        state => format!("{name}: {state}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
