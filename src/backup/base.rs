@@ -57,7 +57,7 @@ pub struct Base<'v> {
     weight: u64,
     /// What older snapshots know of entries that the parent could not read.
     missed: Vec<Known>,
-    /// Packs that a snapshot names and the vault has lost: what lies in them counts as unknown, and is stored anew.
+    /// Packs that a snapshot names and the vault has lost, or has damaged: what lies in them counts as unknown, and is stored anew.
     absent: HashSet<PackId>,
 }
 
@@ -203,6 +203,8 @@ impl<'v> Base<'v> {
             base.parent = Some((name, root));
         }
         base.names = names;
+        // Lists were read for what they say, and are checked by their hashes; maps would be named again.
+        base.packs = base.packs.without(base.absent.clone());
         Ok(base)
     }
 

@@ -163,6 +163,13 @@ impl Run<'_> {
         if !absent.is_empty() {
             return Ok(Outcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));
         }
+        // Nothing takes content from these; a snapshot that names one all the same could not be restored.
+        if let Some(lost) = infos.iter().chain(&holders).find(|info| !self.base.has(info.id)) {
+            let why = format!("the snapshot would name {}, which is damaged or was missing", lost.name());
+            return Err(Error::failed(doing(self.options), why).hint(
+                "This is a fault of lastgood: please report it. `lastgood backup` into a new vault takes a snapshot.",
+            ));
+        }
 
         let (mut state, mut suspect, mut alert) = (State::Complete, None, false);
         if covers.is_none() {

@@ -3,7 +3,7 @@
 //! [`walk`] and [`base`] (what is known) meet in [`merge`], path by path; what is new or changed is [`read`] by several
 //! threads and [`assemble`]d in order: headers and blocks go through the [`packer`] into packs, entries into hunks, and
 //! when all is durable, [`commit`] writes the root. At its end a [`capture`] looks once more at the [`folders`] that it went
-//! through: what was moved meanwhile is taken then. Each stage is a thread or several, the channels between them hold
+//! through: what was moved meanwhile is taken then. Packs that may be damaged are [`doubted`], and not built upon. Each stage is a thread or several, the channels between them hold
 //! little, and nothing holds the whole of a snapshot.
 
 pub mod assemble;
@@ -12,6 +12,7 @@ pub mod block;
 pub mod capture;
 pub mod carry;
 pub mod commit;
+pub mod doubted;
 pub mod extra;
 pub mod folders;
 pub mod found;
@@ -48,6 +49,7 @@ use self::capture::Capture;
 pub use self::capture::{LookedAgain, NEVER_RESTS};
 use self::commit::{BeforeCommit, Outcome, Run};
 pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
+use self::doubted::Lost;
 use self::packer::with_packer;
 use self::rescue::LastWords;
 use self::select::Select;
@@ -58,11 +60,14 @@ use crate::lock;
 use crate::monitor::{Context, Moment};
 use crate::store::Traffic;
 use crate::vault::Vault;
+use crate::vault::doubt::{Doubts, Finding};
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
+use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
 use crate::vault::root::{DatabaseRecord, Problem, Reason, SnapshotName, Stale, State};
 use crate::vault::seq;
+use crate::vault::state::Tested;
 
 /// When a file counts as unchanged though it was not read.
 #[derive(Debug, Clone, Copy)]
@@ -262,15 +267,25 @@ pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     let clock = Instant::now();
     check_labels(&options.labels)?;
     let select = Select::new(&options.data, &options.include, &options.exclude, &options.not_walked, options.sqlite)?;
-    let mut absent = HashSet::new();
+    let (mut lost, mut doubts) = (Lost::default(), None);
     let mut exchanged = false;
     loop {
-        match attempt(vault, options, &select, &absent, clock, ctx)? {
+        match attempt(vault, options, &select, (&mut lost, &mut doubts), clock, ctx)? {
             Attempt::Done(report) => return Ok(*report),
+            Attempt::Damaged(pack, tested) => {
+                lost.add(&pack, &tested).into_iter().for_each(|what| ctx.monitor.warn(&what));
+                let damaged = [(pack, tested.state.to_string())];
+                let doubts = doubts.get_or_insert_default();
+                doubts.doubt(vault, &damaged, (Finding::Backup, &doubted::user(options)), ctx.random);
+                for what in doubts.warnings() {
+                    ctx.monitor.warn(&what);
+                    lost.told.push(what);
+                }
+            }
             Attempt::Absent(more) => {
-                let known = absent.len();
-                absent.extend(more);
-                if absent.len() == known {
+                let known = lost.missing.len();
+                lost.missing.extend(more);
+                if lost.missing.len() == known {
                     return Err(Error::failed(doing(options), "packs vanish from the vault while they are written")
                         .hint("Something else deletes objects there: a lifecycle rule, a cleanup script. Stop it."));
                 }
@@ -292,7 +307,19 @@ enum Attempt {
     Done(Box<Report>),
     /// Packs that earlier snapshots name are missing: the next attempt does without them.
     Absent(HashSet<PackId>),
+    /// A pack that earlier snapshots name was looked at, and is damaged: the next attempt does without it.
+    Damaged(PackInfo, Tested),
     /// The data directory's path leads to another one now.
+    Exchanged,
+}
+
+/// What a capture came to.
+enum Ended {
+    /// It was to be committed.
+    Told(Outcome),
+    /// A pack that it may have built upon is damaged.
+    Damaged(PackInfo, Tested),
+    /// It is another directory's.
     Exchanged,
 }
 
@@ -300,7 +327,7 @@ fn attempt(
     vault: &Vault,
     options: &Options,
     select: &Select,
-    absent: &HashSet<PackId>,
+    (lost, doubts): (&mut Lost, &mut Option<Doubts>),
     clock: Instant,
     ctx: &Context,
 ) -> Result<Attempt> {
@@ -309,20 +336,36 @@ fn attempt(
     let mounted = filesystem::mounted().unwrap_or_default();
     let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
     let place = place::place(options, &root, remote.is_some(), &mounted)?;
-    let early = Mutex::new(Vec::new());
+    let early = Mutex::new(lost.told.clone());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
         early.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     };
     unlocked.into_iter().for_each(warn);
-    if !absent.is_empty() {
+    if !lost.missing.is_empty() {
         let what =
             "packs are missing in the vault; what they held is stored anew. `lastgood verify` tells whom it hurts";
-        warn(format!("{} {what}", absent.len()));
+        warn(format!("{} {what}", lost.missing.len()));
     }
     let data = absolute(&options.data);
     let of = (&*data, options.service.as_deref());
-    let mut base = Base::find(vault, of, &place, remote.is_none(), absent.clone(), warn)?;
+    // What was found damaged by the attempt before is not tested again, nor are doubts read twice.
+    let (first, looked) = (doubts.is_none(), !lost.damaged.is_empty());
+    let (found, read) = std::thread::scope(|scope| {
+        // A listing, at the same time as others: each costs a request.
+        let reading = first.then(|| scope.spawn(|| Doubts::read(&*vault.store)));
+        let found = Base::find(vault, of, &place, remote.is_none(), lost.all(), warn);
+        (found, reading.map(std::thread::ScopedJoinHandle::join))
+    });
+    let mut base = found?;
+    if let Some(read) = read {
+        *doubts = Some(read.map_err(|_| Error::failed("read the doubts", "a thread of it ended early"))?);
+    }
+    let doubts = doubts.get_or_insert_default();
+    while doubted::test(vault, &base, doubts, lost, options, ctx, warn)? {
+        base = Base::find(vault, of, &place, remote.is_none(), lost.all(), warn)?;
+    }
+    doubts.warnings().into_iter().for_each(warn);
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
     base.seq = number(base.known.max(options.seq_after), options.clock().max(started), options, warn)?;
     let mounts = suspect::mounts_below(root.path(), &mounted).into_iter();
@@ -333,27 +376,37 @@ fn attempt(
     let run = Run { vault, options, base: &base, place, mounts, left: Default::default(), started, staging, room: free };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, root: &root, select, began, remote, warn: &warn, ctx };
-    let (outcome, assembled, settled) = with_packer(staging, options.level, ctx, |packer| {
-        let mut assembly = Assembly::new(&base, select, packer, ctx)?;
-        let taken = capture.take(&mut assembly, packer).and_then(|(written, settled)| {
-            ctx.monitor.reached(Moment::Committing, &EntryPath::root());
-            if !leads_to(&options.data, &root) {
-                return Ok((None, settled));
+    let doubts = &*doubts;
+    let (ended, assembled, settled) = std::thread::scope(|scope| {
+        // While the directory is read, since it takes a request.
+        let looking = (!looked).then(|| scope.spawn(|| doubted::glance(vault, &base, doubts, ctx)));
+        with_packer(staging, options.level, ctx, |packer| {
+            let mut assembly = Assembly::new(&base, select, packer, ctx)?;
+            let taken = capture.take(&mut assembly, packer).and_then(|(written, settled)| {
+                ctx.monitor.reached(Moment::Committing, &EntryPath::root());
+                if !leads_to(&options.data, &root) {
+                    return Ok((Ended::Exchanged, settled));
+                }
+                // One that panicked found nothing.
+                if let Some((pack, tested)) = looking.and_then(|looking| looking.join().ok().flatten()) {
+                    return Ok((Ended::Damaged(pack, tested), settled));
+                }
+                // What was kept for a last checkpoint is the snapshot's now: little is left to be written.
+                drop(room.take());
+                Ok((Ended::Told(run.commit(&mut assembly, packer, written, false)?), settled))
+            });
+            if let Err(why) = &taken {
+                rescue::rescue(&run, &mut assembly, packer, room.take(), why, ctx);
             }
-            // What was kept for a last checkpoint is the snapshot's now: little is left to be written.
-            drop(room.take());
-            Ok((Some(run.commit(&mut assembly, packer, written, false)?), settled))
-        });
-        if let Err(why) = &taken {
-            rescue::rescue(&run, &mut assembly, packer, room.take(), why, ctx);
-        }
-        let (outcome, settled) = taken?;
-        Ok((outcome, assembly.outcome(), settled))
+            let (ended, settled) = taken?;
+            Ok((ended, assembly.outcome(), settled))
+        })
     })?;
-    let committed = match outcome {
-        Some(Outcome::Committed(committed)) => committed,
-        Some(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
-        None => return Ok(Attempt::Exchanged),
+    let committed = match ended {
+        Ended::Told(Outcome::Committed(committed)) => committed,
+        Ended::Told(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
+        Ended::Damaged(pack, tested) => return Ok(Attempt::Damaged(pack, tested)),
+        Ended::Exchanged => return Ok(Attempt::Exchanged),
     };
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(assembled.warnings);

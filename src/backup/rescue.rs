@@ -87,7 +87,7 @@ fn checkpoint(run: &Run, assembly: &mut Assembly, packer: &Packer) -> Result<Opt
     if run.base.covered.as_ref().is_some_and(|covered| until <= *covered) {
         return Ok(None);
     }
-    let last = boxed().map(|store| Vault { store, config: run.vault.config.clone() });
+    let last = boxed().map(|store| Vault { store, config: run.vault.config.clone(), user: run.vault.user.clone() });
     let run = Run { vault: last.as_ref().unwrap_or(run.vault), ..run.clone() };
     match run.commit(assembly, packer, written, true)? {
         Outcome::Committed(_) => Ok(Some(until)),

@@ -1,0 +1,215 @@
+//! What a backup does about packs of earlier snapshots that may be damaged: those that are doubted are read whole before
+//! anything is built upon them, and of one pack a small part is looked at each time.
+//!
+//! A pack that is damaged counts as absent for the run. What it holds is stored anew under new names, so that the snapshot
+//! that is taken is whole.
+
+use std::collections::HashSet;
+
+use super::Options;
+use super::base::Base;
+use crate::error::Result;
+use crate::monitor::Context;
+use crate::store;
+use crate::vault::doubt::{Doubts, Finding, told};
+use crate::vault::hex::PackId;
+use crate::vault::pack::{FrameAt, PackInfo, SeekTable, Tail};
+use crate::vault::read::{Decoder, frames};
+use crate::vault::state::{self, Tested};
+use crate::vault::{User, Vault};
+
+/// Where a request is dear, so many bytes of a pack are looked at, at most.
+const PART: u64 = 960 << 10;
+/// No more content is decompressed for it, about, in bytes.
+const CONTENT: u64 = 16 << 20;
+/// Where a request costs no more than so many bytes, as on a disk, a pack's seek table is read as well, and any frame can be
+/// looked at.
+const NEAR: u64 = 128 << 10;
+/// The smallest of so many frames is looked at.
+const FRAMES: u64 = 4;
+
+/// Packs that a new snapshot may not name, although earlier ones do.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// They are missing, or have another size.
+    pub missing: HashSet<PackId>,
+    /// They were read whole, and are not what was stored.
+    pub damaged: HashSet<PackId>,
+    /// What was told of the damaged ones.
+    pub told: Vec<String>,
+}
+
+impl Lost {
+    /// All of them.
+    pub fn all(&self) -> HashSet<PackId> {
+        self.missing.union(&self.damaged).copied().collect()
+    }
+
+    /// Takes in a pack that is damaged; says what is to be told of it.
+    pub fn add(&mut self, pack: &PackInfo, tested: &Tested) -> Option<String> {
+        let what = "what it holds is stored anew, and nothing is built upon it; `lastgood verify` names the snapshots that it hurts";
+        let text = format!("{}; {what}", told(pack, &tested.state));
+        self.damaged.insert(pack.id).then(|| {
+            self.told.push(text.clone());
+            text
+        })
+    }
+}
+
+/// Who a backup is, to those who read its doubts.
+pub fn user(options: &Options) -> User {
+    User { run: options.run, host: options.host.clone() }
+}
+
+/// Reads the doubted packs whole that `base` would build upon, and that no test of this run found sound. Those that are
+/// damaged are added to `lost`; whether there are any is returned, and what to tell given to `warn`.
+///
+/// # Errors
+/// A store that fails; being told to stop.
+pub fn test(
+    vault: &Vault,
+    base: &Base,
+    doubts: &mut Doubts,
+    lost: &mut Lost,
+    options: &Options,
+    ctx: &Context,
+    warn: impl Fn(String),
+) -> Result<bool> {
+    let go_on = || ctx.check(&super::doing(options));
+    let wrong = doubts.test_doubted(vault, base.packs.book(), (Finding::Backup, &user(options)), &go_on)?;
+    let told: Vec<_> = wrong.iter().filter_map(|(pack, tested)| lost.add(pack, tested)).collect();
+    let any = !told.is_empty();
+    told.into_iter().for_each(warn);
+    Ok(any)
+}
+
+/// Looks at a small part of one of the parent's packs, another one each time. If something seems wrong there, the pack is read
+/// whole; it is given if it is damaged. What the store does not give stops nobody.
+pub fn glance(vault: &Vault, base: &Base, tested: &Doubts, ctx: &Context) -> Option<(PackInfo, Tested)> {
+    base.parent.as_ref()?;
+    let is_open = |pack: &&PackInfo| base.has(pack.id) && tested.tested(pack).is_none();
+    let packs: Vec<_> = base.packs.book().values().filter(is_open).collect();
+    let mut random = [0; 32];
+    (ctx.random)(&mut random).ok()?;
+    let mut numbers = random.chunks_exact(8).map(|part| part.iter().fold(0, |all, byte| all << 8 | u64::from(*byte)));
+    let pack = **packs.get(numbers.next()?.checked_rem(packs.len() as u64)? as usize)?;
+    let pick = [numbers.next()?, numbers.next()?];
+    let looked = match vault.store.request_worth() > NEAR {
+        true => far(vault, &pack, pick),
+        false => near(base, &pack, pick),
+    };
+    let why = match looked {
+        Ok(Ok(())) => return None,
+        Ok(Err(why)) => why,
+        Err(why) => {
+            tracing::debug!("{} could not be looked at: {}", pack.name(), why.what());
+            return None;
+        }
+    };
+    tracing::info!("{} is read whole: {why}", pack.name());
+    match state::test(&*vault.store, &pack) {
+        Ok(tested) if !tested.is_sound() => Some((pack, tested)),
+        Ok(_) => None,
+        Err(why) => {
+            tracing::info!("{} could not be read whole: {}", pack.name(), why.what());
+            None
+        }
+    }
+}
+
+/// Looks at one frame of a pack, found by its seek table.
+fn near(base: &Base, pack: &PackInfo, [pick, _]: [u64; 2]) -> Result<Result<(), String>> {
+    let read = base.packs.table(pack.id, pack.kind).and_then(|table| {
+        let count = table.frames().len() as u64;
+        let some = (0..FRAMES.min(count)).filter_map(|n| table.frames().get((pick.wrapping_add(n) % count) as usize));
+        let Some(frame) = some.min_by_key(|frame| frame.compressed) else { return Ok(Ok(())) };
+        let compressed = base.packs.compressed(pack.id, pack.kind, std::slice::from_ref(frame))?;
+        let mut content = Vec::new();
+        Ok(Decoder::new()?.frame(&compressed, frame.length, &mut content))
+    });
+    match read {
+        // Also what the medium cannot read.
+        Err(why) if why.kind() != crate::error::Kind::Unreachable => Ok(Err(why.what())),
+        read => read,
+    }
+}
+
+/// Looks at a part of a pack that one request gives: its beginning, its end, or anything between them.
+fn far(vault: &Vault, pack: &PackInfo, [which, place]: [u64; 2]) -> Result<Result<(), String>> {
+    let length = pack.size.min(PART);
+    let last = pack.size - length;
+    let at = match which % 4 {
+        0 => 0,
+        1 => last,
+        _ => place % (last + 1),
+    };
+    match vault.store.get_range(&pack.name(), at, length) {
+        Ok(bytes) => check_part(pack, at, &bytes),
+        Err(why @ (store::Error::Corrupt { .. } | store::Error::OutOfRange { .. })) => Ok(Err(why.to_string())),
+        Err(why) => Err(why.while_doing(format!("read {}", pack.name()))),
+    }
+}
+
+/// Checks the bytes of a pack from `at` on, as far as they tell themselves whether they are right.
+fn check_part(pack: &PackInfo, at: u64, bytes: &[u8]) -> Result<Result<(), String>> {
+    let whole = bytes.len() as u64 == pack.size;
+    if whole {
+        let right = crc32c::crc32c(bytes) == pack.crc32c;
+        return Ok(if right { Ok(()) } else { Err("its bytes are not those that were stored (CRC32C)".into()) });
+    }
+    let mut decoder = Decoder::new()?;
+    if at + bytes.len() as u64 == pack.size {
+        return Ok(match SeekTable::parse(bytes, pack.size) {
+            Ok(Tail::Table(table)) if table.content() == pack.content => {
+                check_frames(table.frames().iter().rev().take_while(|frame| frame.at >= at), at, bytes, &mut decoder)
+            }
+            Ok(Tail::Table(_)) => Err("its seek table does not say what was stored".into()),
+            // Its frames are beyond what was read.
+            Ok(Tail::Longer(_)) => Ok(()),
+            Err(why) => Err(why),
+        });
+    }
+    Ok(check_found(at == 0, bytes, &mut decoder))
+}
+
+fn check_frames<'f>(
+    frames: impl Iterator<Item = &'f FrameAt>,
+    from: u64,
+    bytes: &[u8],
+    decoder: &mut Decoder,
+) -> Result<(), String> {
+    let (mut content, mut decoded) = (Vec::new(), 0);
+    for frame in frames {
+        decoder.frame(frame.within(bytes, from), frame.length, &mut content)?;
+        decoded += u64::from(frame.length);
+        if decoded > CONTENT {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the frames that are found whole in `bytes`, of which it is known whether they begin with one.
+fn check_found(begins: bool, bytes: &[u8], decoder: &mut Decoder) -> Result<(), String> {
+    if begins && !bytes.starts_with(&frames::MAGIC) {
+        return Err("there is no frame at its beginning".into());
+    }
+    let (mut at, mut decoded, mut content, mut budget) = (0, 0, Vec::new(), CONTENT);
+    while decoded <= CONTENT
+        && let Some(skip) = bytes[at..].windows(frames::MAGIC.len()).position(|some| some == frames::MAGIC)
+    {
+        at += skip;
+        match frames::look(&bytes[at..], decoder, &mut budget) {
+            Ok((compressed, length)) => {
+                decoder.frame(&bytes[at..at + compressed as usize], length, &mut content)?;
+                (at, decoded) = (at + compressed as usize, decoded + u64::from(length));
+            }
+            // It ends beyond these bytes, or is no frame: only its first bytes look like one.
+            Err(_) => at += frames::MAGIC.len(),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
