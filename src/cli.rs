@@ -27,7 +27,8 @@ pub use self::serve::{Auth, RunRules, Serve};
     version,
     max_term_width = 100,
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 partial or suspect snapshot, a database that \
-                  failed its check, or a restore that left something out; 4 damage found in the vault."
+                  failed its check, or a restore that left something out or took an older snapshot because \
+                  the newest good one is damaged; 4 damage found in the vault."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -114,6 +115,9 @@ pub enum Command {
     /// Write a snapshot as a plain .tar.zst file
     Export(Export),
     /// Check that everything that the snapshots need is there and undamaged
+    ///
+    /// Packs that are damaged are doubted in the vault, so that the next backup stores their content anew, and doubts that are
+    /// wrong are lifted; both only where the vault may be written to.
     Verify(Verify),
     /// Find out what stands in the way of a backup or a restore, and what to do about it
     ///
@@ -215,7 +219,8 @@ pub struct Taking {
   lastgood restore --snapshot 2026-11-20T18:00:00Z   as it was on Friday evening
   lastgood restore /tmp/look --path uploads          only some of it, somewhere else
 
-With several vaults the first one is taken that has a good snapshot that fits and can give it back.")]
+With several vaults the first one is taken that has a good snapshot that fits and can give it back. Where all have it damaged,
+and it was not named by its id, the newest older good snapshot that is whole is restored in its place (exit code 3).")]
 pub struct Restore {
     /// The directory to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub target: Option<PathBuf>,
@@ -241,8 +246,8 @@ pub struct Restore {
   lastgood copy --from ./backups --to gs://bucket/app      all snapshots that are not there yet
   lastgood copy --from gs://bucket/app --to /mnt/usb/app --snapshot latest
 
-Only what is missing is sent; a copy that was cut off goes on where it was when it is run again. Snapshots that need
-something damaged are named and left out (exit code 4). --vault is not looked at.")]
+Only what is missing is sent; a copy that was cut off goes on where it was when it is run again. What is damaged in --from is
+taken from another --vault that is a replica and has it; snapshots for which there is none are named and left out (exit code 4).")]
 pub struct Copy {
     /// The vault to copy from
     #[arg(long, value_name = "URL")]

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Everything is create-only, and a pack that `to` lists with the right size is not sent again: a copy that was cut off
-//! goes on where it was, and several may run at once. What is damaged in `from` is named and not copied, and with it the
-//! snapshots that need it.
+//! goes on where it was, and several may run at once. What is damaged or missing in `from` is taken from another replica, where
+//! one is known that has it; else it is named and not copied, and with it the snapshots that need it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,14 +19,16 @@ use serde::Serialize;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::restore::select::PassedOver;
-use crate::store;
+use crate::store::{self, Store};
 use crate::vault::Vault;
 use crate::vault::ahead::in_order;
+use crate::vault::doubt::{Doubts, Finding};
 use crate::vault::hex::PackId;
 use crate::vault::pack::{MAX_PACK, PackInfo};
 use crate::vault::read::{PackReader, absent, listed};
 use crate::vault::room::Room;
 use crate::vault::root::{SNAPSHOTS, SnapshotName};
+use crate::vault::state::PackState;
 
 /// Bytes of packs that are in memory at the same time.
 const IN_FLIGHT: u64 = MAX_PACK;
@@ -69,18 +71,35 @@ pub fn lacking(from: &Vault, to: &Vault) -> Result<Vec<SnapshotName>> {
     Ok(from.snapshots()?.into_iter().filter(|name| !there.contains(name)).collect())
 }
 
+/// The bytes of a pack from another replica, and that replica's address; none where no other one gives them.
+pub type Elsewhere<'a> = dyn Fn(&PackInfo) -> Option<(Vec<u8>, String)> + Sync + 'a;
+
 /// Copies snapshots. Of those that `to` has, packs that it has lost are sent again.
+///
+/// # Errors
+/// As [`copy_with`].
+pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> Result<Report> {
+    copy_with(from, to, names, None, ctx)
+}
+
+/// As [`copy`]. Packs that are damaged or missing in `from` are taken from `elsewhere`, and doubted in `from`.
 ///
 /// # Errors
 /// Usage: the vaults are not replicas of one. A store that fails; being told to stop. What was copied until then stays.
 /// Damage is no error; it is in the report.
-pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> Result<Report> {
+pub fn copy_with(
+    from: &Vault,
+    to: &Vault,
+    names: &[SnapshotName],
+    elsewhere: Option<&Elsewhere>,
+    ctx: &Context,
+) -> Result<Report> {
     let began = Instant::now();
     from.check_same(to)?;
     let (source, target) = (from.store.url(), to.store.url());
     let doing = || format!("copy from {source} to {target}");
     let done = (|| -> Result<Report> {
-        let mut copying = Copying::new(from, to, ctx)?;
+        let mut copying = Copying::new(from, to, elsewhere, ctx)?;
         let names: Vec<_> = names.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         ctx.monitor.begin("copying", None);
         in_order(
@@ -100,6 +119,7 @@ pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> 
             },
         )?;
         copying.flush()?;
+        copying.doubt();
         Ok(copying.report)
     })();
     match done {
@@ -130,6 +150,7 @@ fn read(from: &Vault, name: SnapshotName) -> Result<Snapshot> {
 struct Copying<'a> {
     from: &'a Vault,
     to: &'a Vault,
+    elsewhere: Option<&'a Elsewhere<'a>>,
     ctx: &'a Context<'a>,
     /// The packs of both when the copy began, and in `there` those that were sent since.
     here: HashMap<String, u64>,
@@ -137,6 +158,8 @@ struct Copying<'a> {
     roots_there: HashSet<SnapshotName>,
     /// Packs that were found damaged, and how.
     damaged: HashMap<PackId, String>,
+    /// Packs of `from` that were read whole and are not what was stored.
+    spoiled: Vec<(PackInfo, String)>,
     /// Packs that are counted in the report as having been there.
     counted: HashSet<PackId>,
     group: Vec<Snapshot>,
@@ -149,15 +172,17 @@ struct Copying<'a> {
 }
 
 impl<'a> Copying<'a> {
-    fn new(from: &'a Vault, to: &'a Vault, ctx: &'a Context) -> Result<Self> {
+    fn new(from: &'a Vault, to: &'a Vault, elsewhere: Option<&'a Elsewhere<'a>>, ctx: &'a Context) -> Result<Self> {
         Ok(Copying {
             from,
             to,
+            elsewhere,
             ctx,
             here: listed(&*from.store)?,
             there: listed(&*to.store)?,
             roots_there: to.snapshots()?.into_iter().collect(),
             damaged: HashMap::new(),
+            spoiled: Vec::new(),
             counted: HashSet::new(),
             group: Vec::new(),
             missing: BTreeMap::new(),
@@ -221,6 +246,8 @@ impl<'a> Copying<'a> {
             // It cannot be replaced: objects are never changed.
             (Some(size), _) => Err(wrong(self.to, *size)),
             (None, Some(size)) if *size == pack.size && pack.size <= MAX_PACK => Ok(true),
+            // Another replica may have it.
+            (None, _) if self.elsewhere.is_some() && pack.size <= MAX_PACK => Ok(true),
             (None, Some(size)) => Err(wrong(self.from, *size)),
             (None, None) => Err(format!("{name} is missing in {}", self.from.store.url())),
         }
@@ -295,16 +322,21 @@ impl<'a> Copying<'a> {
                         };
                         let mut ended = lock(&ended);
                         match sent {
-                            Ok(Sent::Created) => ended.created.push(*pack),
-                            Ok(Sent::There) => {}
-                            Ok(Sent::Damaged(why)) => ended.damaged.push((pack.id, why)),
+                            Ok((sent, spoiled)) => {
+                                match sent {
+                                    Sent::Created => ended.created.push(*pack),
+                                    Sent::There => {}
+                                    Sent::Damaged(why) => ended.damaged.push((pack.id, why)),
+                                }
+                                ended.spoiled.extend(spoiled.map(|why| (*pack, why)));
+                            }
                             Err(why) => _ = ended.failure.get_or_insert(why),
                         }
                     }
                 });
             }
         });
-        let Ended { created, damaged, failure } = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Ended { created, damaged, spoiled, failure } = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
         for pack in created {
             self.report.objects += 1;
             self.report.bytes += pack.size;
@@ -312,27 +344,33 @@ impl<'a> Copying<'a> {
             self.there.insert(pack.name(), pack.size);
         }
         self.damaged.extend(damaged);
+        self.spoiled.extend(spoiled);
         failure.map_or(Ok(()), Err)
     }
 
-    /// Reads a pack, compares it with what the root says of it, and creates it.
-    fn send_one(&self, pack: &PackInfo) -> Result<Sent> {
+    /// Reads a pack, compares it with what the root says of it, and creates it. Says also how it is damaged in `from`, if it is
+    /// there.
+    fn send_one(&self, pack: &PackInfo) -> Result<(Sent, Option<String>)> {
         self.ctx.check("copy packs")?;
         let name = pack.name();
         let (from, to) = (&self.from.store, &self.to.store);
-        let damaged = |why: &str| Ok(Sent::Damaged(format!("{name} in {}: {why}", from.url())));
-        let bytes = match from.get(&name, pack.size) {
-            Ok(bytes) => bytes,
-            Err(store::Error::NotFound { .. }) => return damaged("it is missing"),
-            Err(store::Error::OutOfRange { size, .. }) => {
-                return damaged(&format!("it has {size} bytes, and {} were stored", pack.size));
+        let (bytes, spoiled) = match right_bytes(&**from, pack)? {
+            Ok(bytes) => (bytes, None),
+            Err(state) => {
+                let why = format!("{name} in {}: {state}", from.url());
+                let spoiled = match state {
+                    PackState::Damaged(why) => Some(why),
+                    _ => None,
+                };
+                match self.elsewhere.and_then(|elsewhere| elsewhere(pack)) {
+                    Some((bytes, url)) => {
+                        self.ctx.monitor.warn(&format!("{why}; it is taken from {url}"));
+                        (bytes, spoiled)
+                    }
+                    None => return Ok((Sent::Damaged(why), spoiled)),
+                }
             }
-            Err(store::Error::Corrupt { .. }) => return damaged("its bytes are not those that were stored"),
-            Err(why) => return Err(why.while_doing(format!("read {name} of {}", from.url()))),
         };
-        if bytes.len() as u64 != pack.size || crc32c::crc32c(&bytes) != pack.crc32c {
-            return damaged("its bytes are not those that were stored (CRC32C)");
-        }
         let created = match to.create(&name, &[&bytes]) {
             Ok(()) => Sent::Created,
             // Another copy made it. Whether it is whole, and not released, the listing before the root tells.
@@ -340,8 +378,66 @@ impl<'a> Copying<'a> {
             Err(why) => return Err(why.while_doing(format!("create {name} in {}", to.url()))),
         };
         self.ctx.monitor.advance(pack.size);
-        Ok(created)
+        Ok((created, spoiled))
     }
+
+    /// Doubts what was found damaged in `from`, in `from`: a doubt is of one vault.
+    fn doubt(&mut self) {
+        if self.spoiled.is_empty() {
+            return;
+        }
+        let mut doubts = Doubts::read(&*self.from.store);
+        doubts.doubt(self.from, &self.spoiled, (Finding::Copy, &self.from.user), self.ctx.random);
+        doubts.warnings().iter().for_each(|what| self.ctx.monitor.warn(what));
+    }
+}
+
+/// The bytes of a pack as a store has them, if they are what was stored; else what the store has of it. What is wrong is read
+/// once more, from the medium itself.
+///
+/// # Errors
+/// A store that fails.
+pub fn right_bytes(store: &dyn Store, pack: &PackInfo) -> Result<Result<Vec<u8>, PackState>> {
+    let name = pack.name();
+    let read = || {
+        let damaged = |why: String| Ok(Err(PackState::Damaged(why)));
+        match store.get(&name, pack.size) {
+            Ok(bytes) if bytes.len() as u64 == pack.size && crc32c::crc32c(&bytes) == pack.crc32c => Ok(Ok(bytes)),
+            Ok(_) => damaged("its bytes are not those that were stored (CRC32C)".into()),
+            Err(store::Error::NotFound { .. }) => Ok(Err(PackState::Absent)),
+            Err(store::Error::OutOfRange { size, .. }) => {
+                damaged(format!("it has {size} bytes, and {} were stored", pack.size))
+            }
+            Err(store::Error::Corrupt { .. }) => damaged("its bytes are not those that were stored".into()),
+            Err(why) => Err(why.while_doing(format!("read {name} of {}", store.url()))),
+        }
+    };
+    match read()? {
+        Err(PackState::Damaged(why)) => {
+            tracing::info!("{name} of {} is read once more: {why}", store.url());
+            store.forget(&name);
+            read()
+        }
+        read => Ok(read),
+    }
+}
+
+/// Asks these replicas in turn for a pack's bytes. One that does not give them is passed over.
+pub fn from_any<'v>(vaults: impl IntoIterator<Item = &'v Vault>, pack: &PackInfo) -> Option<(Vec<u8>, String)> {
+    if pack.size > MAX_PACK {
+        return None;
+    }
+    vaults.into_iter().find_map(|vault| match right_bytes(&*vault.store, pack) {
+        Ok(Ok(bytes)) => Some((bytes, vault.store.url())),
+        Ok(Err(state)) => {
+            tracing::debug!("{} in {}: {state}", pack.name(), vault.store.url());
+            None
+        }
+        Err(why) => {
+            tracing::debug!("{}", why.what());
+            None
+        }
+    })
 }
 
 /// What became of a pack.
@@ -356,6 +452,8 @@ enum Sent {
 struct Ended {
     created: Vec<PackInfo>,
     damaged: Vec<(PackId, String)>,
+    /// What is damaged in `from`, also where its content came from elsewhere.
+    spoiled: Vec<(PackInfo, String)>,
     failure: Option<Error>,
 }
 

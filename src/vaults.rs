@@ -1,9 +1,10 @@
 //! The commands that may be about several vaults.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
-use lastgood::copy::{self, copy};
+use lastgood::copy::{self, copy_with, from_any};
 use lastgood::error::{Error, Result};
 use lastgood::job::{self, Cause, Job, Ran};
 use lastgood::monitor::Context;
@@ -19,6 +20,7 @@ use lastgood::trigger::dispatched::{self, Came};
 use lastgood::trigger::once::{Answer, Before, once};
 use lastgood::vault::Vault;
 use lastgood::vault::ahead::in_order;
+use lastgood::vault::pack::PackInfo;
 use serde::Serialize;
 
 use crate::config::Dispatched;
@@ -170,7 +172,8 @@ impl Commands<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Copies snapshots from one place to another, whatever vaults are configured.
+    /// Copies snapshots from one place to another. Configured vaults are asked for no more than packs that are damaged in the
+    /// first place.
     ///
     /// # Errors
     /// As [`copy`]; no vault to copy from; a place to copy to where something else lies.
@@ -194,10 +197,28 @@ impl Commands<'_> {
             }
         };
         let names = if snapshots.is_empty() { copy::lacking(&source, &target)? } else { named };
-        let report = copy(&source, &target, &names, ctx)?;
+        // Opened where something is damaged, and not before.
+        let others = OnceLock::new();
+        let elsewhere =
+            |pack: &PackInfo| from_any(others.get_or_init(|| self.replicas_but(&source, [from, to])).iter(), pack);
+        let several = self.0.addresses().iter().any(|address| ![from, to].contains(&address));
+        let report = copy_with(&source, &target, &names, several.then_some(&elsewhere), ctx)?;
         let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
         console.report(&done, || show::copied(&done))?;
         Ok(if done.report.not_copied.is_empty() { Outcome::Done } else { Outcome::Damage })
+    }
+
+    /// The configured vaults that are replicas of `vault`, but those at `known` places. Others are passed over.
+    fn replicas_but(&self, vault: &Vault, known: [&Address; 2]) -> Vec<Vault> {
+        let others = self.0.addresses().iter().filter(|address| !known.contains(address));
+        let opened = others.filter_map(|address| {
+            let opened = self.0.store(address).and_then(Vault::open).and_then(|other| {
+                vault.check_same(&other)?;
+                Ok(other)
+            });
+            opened.inspect_err(|why| tracing::debug!("not asked for packs: {}", why.what())).ok()
+        });
+        opened.collect()
     }
 }
 

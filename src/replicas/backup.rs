@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::{Found, Site, check_same, none_serves, passed_over};
 use crate::backup::{self, Options};
-use crate::copy::copy;
+use crate::copy::{copy_with, from_any};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::store;
+use crate::vault::pack::PackInfo;
 use crate::vault::root::{MAX_ROOT, SNAPSHOTS, SnapshotName};
 use crate::vault::{Vault, seq};
 
@@ -260,7 +261,14 @@ fn share(
         if names.is_empty() {
             continue;
         }
-        match copy(from, to, &names, ctx) {
+        // What is damaged there, another replica may have.
+        let others = || {
+            let others = replicas.iter().enumerate().filter(|(other, _)| ![source, at].contains(other));
+            others.filter_map(|(_, replica)| replica.vault())
+        };
+        let elsewhere = |pack: &PackInfo| from_any(others(), pack);
+        let several = others().next().is_some();
+        match copy_with(from, to, &names, several.then_some(&elsewhere), ctx) {
             Ok(copied) => {
                 held.copied_snapshots += copied.snapshots.len() as u64;
                 held.copied_objects += copied.objects;
