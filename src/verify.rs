@@ -21,15 +21,18 @@ use crate::vault::list::List;
 use crate::vault::pack::{self, PackInfo, PackKind};
 use crate::vault::read::{Decoder, PackReader, absent_of, listed};
 use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, PackBook, Root, SNAPSHOTS, SnapshotName};
+use crate::vault::state::PackState;
 use crate::vault::tree::{self, HunkSummary, SnapshotCheck};
-use crate::vault::{CONFIG, Vault};
+use crate::vault::{CONFIG, User, Vault};
 
 mod data;
 mod databases;
+mod doubts;
 mod found;
 mod objects;
 
 pub use self::databases::Restored;
+pub use self::doubts::{DoubtedPack, Looked, StandingDoubt};
 use self::found::Found;
 
 /// How thoroughly to look.
@@ -73,6 +76,8 @@ pub struct Report {
     pub gaps: Vec<SnapshotName>,
     /// What is wrong.
     pub damage: Vec<Damage>,
+    /// The doubts that stand in the vault at the end: hints that packs are damaged, of which those that were wrong are lifted.
+    pub doubts: Vec<StandingDoubt>,
     /// The databases that were restored and checked.
     pub databases: Vec<Restored>,
     /// How long it took.
@@ -88,11 +93,19 @@ pub struct Report {
 /// # Errors
 /// As [`verify`]; and where there is no vault at all.
 pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> Result<Report> {
+    verify_store_for(&User::default(), store, options, ctx)
+}
+
+/// As [`verify_store`], for `user`, who is named where something is written down about the vault's packs.
+///
+/// # Errors
+/// As [`verify_store`].
+pub fn verify_store_for(user: &User, store: Box<dyn Store>, options: &Options, ctx: &Context) -> Result<Report> {
     let began = Instant::now();
     // Opening takes the store away, also when it fails; this reads vault.json once more for its text.
     let names: Vec<_> = store.list(SNAPSHOTS).map(|l| l.into_iter().map(|o| o.name).collect()).unwrap_or_default();
     match Vault::open(store) {
-        Ok(vault) => verify(&vault, options, ctx),
+        Ok(vault) => verify(&Vault { user: user.clone(), ..vault }, options, ctx),
         Err(why) if why.kind() == Kind::Damage => {
             let snapshots = names.iter().filter_map(|name| SnapshotName::parse_object(SNAPSHOTS, name)).collect();
             let damage = vec![Damage { object: CONFIG.into(), why: why.what(), snapshots }];
@@ -107,6 +120,7 @@ pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> 
                 unused_bytes: 0,
                 gaps,
                 damage,
+                doubts: Vec::new(),
                 databases,
                 seconds,
                 traffic,
@@ -116,7 +130,8 @@ pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> 
     }
 }
 
-/// Verifies all that any snapshot or checkpoint reaches.
+/// Verifies all that any snapshot or checkpoint reaches. Packs whose bytes are wrong are doubted, so that the next backup stores
+/// their content anew and builds on them no more, and doubts that are wrong are lifted, where this may be done.
 ///
 /// # Errors
 /// Failed: a store that cannot be read. Damage is no error; it is in the report.
@@ -128,6 +143,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         found: Found::default(),
         reader: PackReader::new(&*vault.store, PackBook::default()),
         packs: PackBook::default(),
+        spoiled: Vec::new(),
         hunks: HashMap::new(),
         maps: HashMap::new(),
         sample: data::Sample::new(options.read_data, ctx)?,
@@ -173,6 +189,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
             ctx.monitor.warn(&what);
         }
     }
+    let doubts = doubts::settle(vault, &state.packs, &state.spoiled, ctx)?;
     let damage = state.hurt(&roots);
     let databases = match &options.databases {
         Some(snapshot) => databases::check(vault, snapshot, ctx)?,
@@ -188,6 +205,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         unused_bytes,
         gaps,
         damage,
+        doubts,
         databases,
         seconds,
         traffic,
@@ -219,6 +237,8 @@ struct State<'a> {
     /// Keeps what roots share.
     reader: PackReader<'a>,
     packs: PackBook,
+    /// Packs that were read whole and are not what was stored.
+    spoiled: Vec<(PackInfo, String)>,
     /// The hunks that were read.
     hunks: HashMap<FrameRef, Hunk>,
     /// For maps' frames that were read: so many bytes of a file they cover, and the packs that they name.
@@ -281,22 +301,21 @@ impl State<'_> {
     fn objects(&mut self) -> Result<(u64, u64)> {
         let store = &*self.vault.store;
         let listed = listed(store)?;
-        let info = |name: &str| {
-            let id: PackId = name.split_once('/')?.1.split('.').next()?.parse().ok()?;
-            self.packs.get(&id)
-        };
-        let used = |name: &String| info(name).is_some_and(|info| info.name() == *name);
-        let unused = listed.iter().filter(|(name, _)| !used(name));
+        let is_unused =
+            |(name, size): &(&String, &u64)| PackState::of_object(name, **size, &self.packs) == PackState::Orphan;
+        let unused = listed.iter().filter(is_unused);
         let unused = unused.fold((0, 0), |(count, bytes), (_, size)| (count + 1, bytes + size));
         let absent = absent_of(&listed, self.packs.values());
         let skip: HashSet<PackId> = absent.iter().map(|(info, _)| info.id).collect();
-        for (info, why) in absent {
+        for (info, state) in absent {
+            let why = state.explained(store, &info);
             self.found.add(&info.name(), [], Error::damage(format!("verify {}", info.name()), why))?;
         }
         let mut packs: Vec<_> = self.packs.values().filter(|info| !skip.contains(&info.id)).collect();
         packs.sort_by_key(|info| info.id);
         for (info, why) in objects::check(store, &packs, self.ctx) {
             let why = self.explained(info, why)?;
+            self.spoiled.push((*info, why.what()));
             self.found.add(&info.name(), [], why)?;
         }
         Ok(unused)

@@ -1,5 +1,6 @@
 //! What is at a vault's address: the vault, and its snapshots.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::store::Store;
 use crate::vault::Vault;
+use crate::vault::doubt::{Doubted, Doubts};
 
 /// What is looked at, and by which measure.
 pub struct About {
@@ -37,6 +39,25 @@ pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBo
     notes.add(Check::ok("vault", format!("{}, format {format}, made on {made}", vault.config.id)));
     if let Err(why) = snapshots(&vault, about, notes) {
         notes.add(problem("snapshots", &why, stop));
+    }
+    doubts(&*vault.store, about, notes);
+}
+
+/// Warns of packs that are doubted: a hint at damage that somebody should look into. Nothing is said where there is none.
+fn doubts(store: &dyn Store, about: &About, notes: &Notes) {
+    let mut doubts = Doubts::read(store);
+    let packs: BTreeSet<_> =
+        doubts.standing().iter().flat_map(|standing| &standing.doubt.packs).map(Doubted::name).collect();
+    let verify = format!("lastgood verify --vault {}", word(&about.name));
+    if let Some(first) = packs.first() {
+        let more = if packs.len() > 1 { format!(" and {} more", packs.len() - 1) } else { String::new() };
+        let check = Check::warning("doubts", format!("{first}{more} may be damaged, as a run found"));
+        let advice = "The next backup stores anew what damaged packs hold, and restores pass them over. This reads all packs, \
+                      names the snapshots that are hurt, and lifts doubts that are wrong:";
+        notes.add(check.advice(advice).run(verify));
+    }
+    for why in doubts.warnings() {
+        notes.add(Check::warning("doubts not read", why));
     }
 }
 
@@ -99,7 +120,7 @@ fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Resul
     let now = vault.store.now().map_err(|why| why.while_doing("ask for the time"))?;
     let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
     let count = names.len();
-    let Choice { name, root, passed_over } = select::newest_good(vault, &names, "the newest good snapshot")?;
+    let Choice { name, root, passed_over, .. } = select::newest_good(vault, &names, "the newest good snapshot")?;
     notes.get().good = Some(Good { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
     notes.add(match passed_over.first() {
         None => Check::ok("snapshots", format!("{count}; the newest, {}, is good", name.id)),

@@ -1,0 +1,81 @@
+//! Doubts, from where every pack is read: what is damaged is doubted, and what was doubted and is sound no more.
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::monitor::Context;
+use crate::vault::Vault;
+use crate::vault::doubt::{Doubts, Finding, Standing};
+use crate::vault::pack::PackInfo;
+use crate::vault::root::PackBook;
+use crate::vault::state::Tested;
+
+/// A doubt that stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StandingDoubt {
+    /// Its object.
+    pub object: String,
+    /// The packs that it names.
+    pub packs: Vec<DoubtedPack>,
+}
+
+/// A pack that is doubted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DoubtedPack {
+    /// The object.
+    pub name: String,
+    /// What the doubt says.
+    pub why: String,
+    /// What reading it found.
+    pub state: Looked,
+}
+
+/// What reading a doubted pack found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Looked {
+    /// It is missing or not what was stored.
+    Damaged,
+    /// It is what was stored. Another pack that the doubt names is not, or the doubt may not be lifted.
+    Sound,
+    /// No snapshot names it, so nothing says what was stored.
+    Unnamed,
+}
+
+/// Doubts the packs that are `spoiled`, and lifts what is doubted wrongly of the packs of `book`. Gives what stands then.
+///
+/// # Errors
+/// A store that fails while a doubted pack is read; being told to stop.
+pub fn settle(
+    vault: &Vault,
+    book: &PackBook,
+    spoiled: &[(PackInfo, String)],
+    ctx: &Context,
+) -> Result<Vec<StandingDoubt>> {
+    let mut doubts = Doubts::read(&*vault.store);
+    let as_who = (Finding::Verify, &vault.user);
+    doubts.test_doubted(vault, book, as_who, &|| ctx.check("verify the vault"))?;
+    // Of what was read whole once and found damaged, a second reading may have found it sound.
+    let is_wrong = |pack: &PackInfo| doubts.tested(pack).is_none_or(|tested| !tested.is_sound());
+    let damaged: Vec<_> = spoiled.iter().filter(|(pack, _)| is_wrong(pack)).cloned().collect();
+    doubts.doubt(vault, &damaged, as_who, ctx.random);
+    doubts.warnings().iter().for_each(|what| ctx.monitor.warn(what));
+    let shown = |standing: &Standing| StandingDoubt {
+        object: standing.object.clone(),
+        packs: standing
+            .doubt
+            .packs
+            .iter()
+            .map(|doubted| {
+                let known = book.get(&doubted.id).filter(|pack| pack.kind == doubted.kind);
+                let state = match known {
+                    None => Looked::Unnamed,
+                    Some(pack) if doubts.tested(pack).is_some_and(Tested::is_sound) => Looked::Sound,
+                    Some(_) => Looked::Damaged,
+                };
+                DoubtedPack { name: doubted.name(), why: doubted.why.clone(), state }
+            })
+            .collect(),
+    };
+    Ok(doubts.standing().iter().map(shown).collect())
+}
