@@ -13,6 +13,7 @@ use crate::replicas::{self};
 use crate::report::{Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
 use crate::store;
 use crate::store::address::Address;
+use crate::vault::User;
 use crate::vault::hex::Hex;
 use crate::vault::root::Reason;
 use crate::{backup, restore, verify};
@@ -111,7 +112,8 @@ pub fn new_run(ctx: &Context) -> Result<RunId> {
 /// Runs a job to its end. Its report is stored in the vault that it used, else in the first that can be opened, a line in the
 /// log tells of it, and so does whom the cause names. That takes some seconds at most.
 pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) -> Ran {
-    reported(run, job, cause, vaults, ctx, || carry_out(run, job, vaults, ctx))
+    let user = User { run: Some(run), host: cause.place.host.clone() };
+    reported(run, job, cause, vaults, ctx, || carry_out(user, job, vaults, ctx))
 }
 
 /// The end of a run that could not even begin. It has a report like any other.
@@ -156,19 +158,31 @@ fn reported(
     Ran { report, stored, error }
 }
 
-fn carry_out(run: RunId, job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Done> {
+fn carry_out(user: User, job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Done> {
     match job {
         Job::Backup { options, init } => {
             check_data(options)?;
             let last_words = Some(vaults.last_checkpoint());
-            let options = backup::Options { run: Some(run), last_words, ..(**options).clone() };
-            replicas::backup::back_up(vaults.sites(*init)?, &options, ctx).map(|done| Done::Backup(Box::new(done)))
+            let options = backup::Options { run: user.run, last_words, ..(**options).clone() };
+            replicas::backup::back_up(used_by(vaults.sites(*init)?, &user), &options, ctx)
+                .map(|done| Done::Backup(Box::new(done)))
         }
         Job::Restore(options) => {
-            replicas::restore::restore(vaults.sites(false)?, options, ctx).map(|done| Done::Restore(Box::new(done)))
+            let sites = used_by(vaults.sites(false)?, &user);
+            replicas::restore::restore(sites, options, ctx).map(|done| Done::Restore(Box::new(done)))
         }
-        Job::Verify(options) => replicas::verify::verify(vaults, options, ctx).map(Done::Verify),
+        Job::Verify(options) => replicas::verify::verify(vaults, options, &user, ctx).map(Done::Verify),
     }
+}
+
+/// The same places, whose vaults know who uses them.
+fn used_by(mut sites: Vec<replicas::Site>, user: &User) -> Vec<replicas::Site> {
+    for site in &mut sites {
+        if let replicas::Found::Vault(vault) = &mut site.found {
+            vault.user = user.clone();
+        }
+    }
+    sites
 }
 
 /// Looked at before a vault is made: a wrong path must leave nothing behind.

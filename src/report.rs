@@ -53,7 +53,8 @@ pub enum Outcome {
     Complete,
     /// A good snapshot that is not whole: something in it could not be read, and is as it was before, or missing.
     Stale,
-    /// A snapshot without some entries, or a restore that left something out.
+    /// A snapshot without some entries, or a restore that left something out, or took an older snapshot than it should have
+    /// because the newer one is damaged.
     Partial,
     /// A snapshot that looks like an unmounted volume.
     Suspect,
@@ -225,8 +226,10 @@ impl Done {
                 (State::Complete, true) if !report.taken.whole => Outcome::Stale,
                 (State::Complete, true) => Outcome::Complete,
             },
-            Done::Restore(report) if report.restored.not_restored.is_empty() => Outcome::Complete,
-            Done::Restore(_) => Outcome::Partial,
+            Done::Restore(report) => match (report.restored.not_restored.is_empty(), report.restored.instead_of) {
+                (true, None) => Outcome::Complete,
+                _ => Outcome::Partial,
+            },
             Done::Verify(vaults) if vaults.iter().any(replicas::verify::Verified::damaged) => Outcome::Damaged,
             Done::Verify(vaults) if vaults.iter().any(|vault| vault.error.is_some()) => Outcome::Failed,
             Done::Verify(_) => Outcome::Complete,

@@ -16,6 +16,7 @@ use lastgood::store::Traffic;
 use lastgood::vault::entry::{Kind, Taken};
 use lastgood::vault::path::escape;
 use lastgood::vault::root::{DatabaseRecord, Problem, SnapshotName, Stale, State};
+use lastgood::verify::Looked;
 use lastgood::{backup, restore, verify};
 
 pub use self::doctor::{doctor, stopping};
@@ -218,6 +219,10 @@ pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> 
             format_args!("  older    {path} is as of {since}: it could not be read when this was taken{more}"),
         );
     }
+    if let Some(newest) = &report.instead_of {
+        let what = "could not be had whole; what was restored is OLDER than it";
+        line(&mut text, format_args!("  OLDER    {}, the newest good snapshot, {what}", named(newest)));
+    }
     for newer in &report.passed_over {
         line(
             &mut text,
@@ -273,6 +278,16 @@ pub fn verify(report: &verify::Report) -> String {
         let (packs, bytes) = (count_of(report.unused as usize, "pack"), BinaryBytes(report.unused_bytes));
         let of = "no snapshot or checkpoint names: of a backup that is under way, or of some that broke off";
         line(&mut text, format_args!("  {packs}, {bytes}, that {of}"));
+    }
+    for doubt in &report.doubts {
+        for doubted in &doubt.packs {
+            let state = match doubted.state {
+                Looked::Damaged => "is damaged",
+                Looked::Sound => "is sound",
+                Looked::Unnamed => "is named by no snapshot",
+            };
+            line(&mut text, format_args!("  {} stands: {} {state}", printable(&doubt.object), doubted.name));
+        }
     }
     for gap in report.gaps.iter().take(PROBLEMS) {
         line(&mut text, format_args!("  not here: {}, which a later snapshot was made from", named(gap)));

@@ -8,6 +8,7 @@ mod cloud_server;
 mod crash;
 mod dispatch;
 mod doctor;
+mod doubts;
 mod durable;
 mod export;
 mod far;

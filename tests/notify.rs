@@ -93,7 +93,10 @@ fn a_webhook_may_be_told_of_failures_only() {
         (&told["event"]["type"], &told["event"]["result"]),
         (&json!("dev.lastgood.backup.partial"), &json!("suspect"))
     );
-    assert!(told["text"].as_str().unwrap().contains("It looks like an accident: the data directory is empty"), "{told}");
+    assert!(
+        told["text"].as_str().unwrap().contains("It looks like an accident: the data directory is empty"),
+        "{told}"
+    );
     assert_eq!(hook.posts().len(), 1);
     world.run(["backup", "--webhook", "http://example.com/secret"]).ended(2).says("--webhook");
     world.run(["backup", "--results-topic", "results"]).ended(2).says("GOOGLE_CLOUD_PROJECT");

@@ -373,7 +373,8 @@ fn attempt(
     let staging = &*vault.store.staging();
     let mut room = vault.store.room(rescue::KEPT);
     let free = room.as_ref().map(|room| room.free);
-    let run = Run { vault, options, base: &base, place, mounts, left: Default::default(), started, staging, room: free };
+    let run =
+        Run { vault, options, base: &base, place, mounts, left: Default::default(), started, staging, room: free };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, root: &root, select, began, remote, warn: &warn, ctx };
     let doubts = &*doubts;

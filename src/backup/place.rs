@@ -108,7 +108,8 @@ mod tests {
     fn a_place_is_known_again_by_its_directory() {
         let whole = Some(1_700_000_000_000_000_000);
         let born = whole.map(|born| born + 4_000_001);
-        let place = |boot: &str, device, inode, born| Place { boot: boot.into(), device, inode, born, ..Place::default() };
+        let place =
+            |boot: &str, device, inode, born| Place { boot: boot.into(), device, inode, born, ..Place::default() };
         let was = place("boot", 1, 2, born);
         use Likeness::{Another, Same};
         for (what, then, now, likeness) in [

@@ -61,6 +61,7 @@ fn restored(not_restored: Vec<Problem>) -> Done {
         not_restored,
         stale: Vec::new(),
         passed_over: Vec::new(),
+        instead_of: None,
         seconds: 3.25,
         traffic: None,
     };

@@ -7,8 +7,11 @@ use serde::Serialize;
 use super::{Failure, Site, check_same, none_serves, passed_over};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::restore::{self, Options, select};
+use crate::restore::damaged::{self, Failure as Unfit};
+use crate::restore::select::{Choice, PassedOver};
+use crate::restore::{self, Options};
 use crate::vault::Vault;
+use crate::vault::doubt::Doubts;
 use crate::vault::root::SnapshotName;
 
 /// What was restored, and from where.
@@ -25,12 +28,15 @@ pub struct Report {
 struct Fit {
     url: String,
     vault: Vault,
-    name: SnapshotName,
+    choice: Choice,
+    doubts: Doubts,
+    /// Why an older snapshot of it may serve: packs of this one are damaged or missing there.
+    over: Option<PassedOver>,
 }
 
 /// Restores the newest good snapshot that fits and that any vault has, from the first vault that has it. When it turns out to be
-/// damaged there, or the store fails, the next vault that has it takes over, then those that have an older one, aloud; what is
-/// damaged is skipped only where no vault has it whole.
+/// damaged there, or the store fails, the next vault that has it takes over. Where no vault gives it back whole, what is damaged is
+/// skipped, if that is wanted; else, unless the snapshot was named, the newest older one is taken that a vault has whole, aloud.
 ///
 /// # Errors
 /// Usage: the vaults are not replicas of one. No vault serves; the error tells of each, why. As [`restore::restore`].
@@ -49,46 +55,114 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
         ctx.monitor.warn(&what);
         warnings.push(what);
     };
-    let (mut fits, mut failures) = choose_all(sites, &options.snapshot)?;
+    let (fits, mut failures) = choose_all(sites, &options.snapshot)?;
     failures.iter().for_each(|(url, why)| warn(passed_over(url, why)));
     // The newest there is, in the first vault that has it. The others only come when it cannot be had.
-    let first = fits.first().map(|fit| (fit.url.clone(), fit.name));
-    fits.sort_by_key(|fit| Reverse(fit.name));
-    if let (Some((first, older)), Some(Fit { url, name, .. })) = (first, fits.first())
-        && older < *name
+    let newest = fits.iter().map(|fit| fit.choice.name).max();
+    if let (Some(first), Some(Fit { url, choice, .. })) =
+        (fits.first(), fits.iter().find(|fit| Some(fit.choice.name) == newest))
+        && first.choice.name < choice.name
     {
-        warn(format!("the newest good snapshot, {name}, is in {url}; the newest that {first} has is {older}"));
+        let (name, older) = (choice.name, first.choice.name);
+        warn(format!("the newest good snapshot, {name}, is in {url}; the newest that {} has is {older}", first.url));
     }
+    let (mut fits, behind): (Vec<_>, Vec<_>) = fits.into_iter().partition(|fit| Some(fit.choice.name) == newest);
     // First those that give all of it.
     let passes = if options.skip_damaged { &[false, true][..] } else { &[false] };
     for skip_damaged in passes {
         let options = Options { skip_damaged: *skip_damaged, ..options.clone() };
         failures.retain(|(url, _)| !fits.iter().any(|fit| fit.url == *url));
-        for (at, fit) in fits.iter().enumerate() {
-            match restore::restore(&fit.vault, &options, ctx) {
+        for fit in &mut fits {
+            match fit.restore(&options, ctx) {
                 Ok(mut restored) => {
                     restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
                     restored.warnings.splice(..0, warnings);
-                    return Ok(Report { vault: fits.swap_remove(at).url, restored });
+                    return Ok(Report { vault: fit.url.clone(), restored });
                 }
-                Err(why) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
-                Err(why) => {
+                Err(Unfit { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
+                Err(Unfit { why, packs }) => {
                     ctx.check("restore")?;
-                    warn(format!("the vault {} does not give {} back: {}", fit.url, fit.name, why.what()));
+                    fit.over = damaged::passed_over(fit.choice.name, &packs).filter(|_| !fit.choice.named);
+                    warn(format!("the vault {} does not give {} back: {}", fit.url, fit.choice.name, why.what()));
                     failures.push((fit.url.clone(), why));
                 }
             }
         }
     }
+    fits.retain(|fit| fit.over.is_some() && !options.skip_damaged);
+    if let Some(mut report) = older((newest, fits), behind, options, ctx, &mut warn)? {
+        report.restored.warnings.splice(..0, warnings);
+        return Ok(report);
+    }
     Err(none_serves(&format!("restore to {}", options.target.display()), failures))
+}
+
+impl Fit {
+    fn restore(&mut self, options: &Options, ctx: &Context) -> Result<restore::Report, Unfit> {
+        restore::restore_chosen(&self.vault, options, self.choice.clone(), &mut self.doubts, ctx)
+    }
+}
+
+/// Restores the newest older snapshot that one of the vaults has whole: of those in which packs of the newest are damaged, and of
+/// those `behind`, which have their own newest one. None where there is none.
+fn older(
+    (newest, mut fits): (Option<SnapshotName>, Vec<Fit>),
+    behind: Vec<Fit>,
+    options: &Options,
+    ctx: &Context,
+    warn: &mut impl FnMut(String),
+) -> Result<Option<Report>> {
+    let mut over: Vec<PassedOver> = Vec::new();
+    for fit in &mut fits {
+        over.append(&mut fit.choice.passed_over);
+        over.extend(fit.over.take());
+    }
+    let mut below = behind;
+    loop {
+        for mut fit in fits.drain(..) {
+            match damaged::older(&fit.vault, fit.choice.name) {
+                Ok(Some(choice)) => {
+                    fit.choice = choice;
+                    below.push(fit);
+                }
+                Ok(None) => {}
+                Err(why) => warn(passed_over(&fit.url, &why)),
+            }
+        }
+        below.sort_by_key(|fit| fit.choice.name);
+        let Some(mut fit) = below.pop() else { return Ok(None) };
+        let name = fit.choice.name;
+        match fit.restore(options, ctx) {
+            Ok(mut restored) => {
+                if let Some(newest) = newest {
+                    warn(format!("no vault gives {newest} back; {name} of {} is restored, which is older", fit.url));
+                }
+                restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
+                over.append(&mut restored.passed_over);
+                over.sort_by_key(|over| Reverse(over.snapshot));
+                over.dedup_by_key(|over| over.snapshot);
+                let restored = restore::Report { passed_over: over, instead_of: newest, ..restored };
+                return Ok(Some(Report { vault: fit.url, restored }));
+            }
+            Err(Unfit { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
+            Err(Unfit { why, packs }) => {
+                ctx.check("restore")?;
+                warn(format!("the vault {} does not give {name} back: {}", fit.url, why.what()));
+                if let Some(passed) = damaged::passed_over(name, &packs) {
+                    over.push(passed);
+                    fits.push(fit);
+                }
+            }
+        }
+    }
 }
 
 /// Looks in all vaults at the same time for the snapshot that is meant.
 fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<Fit>, Vec<Failure>)> {
     let choose = |site: Site| {
         let url = site.url.clone();
-        match site.vault().and_then(|vault| select::find(&vault, spec).map(|(name, _)| (vault, name))) {
-            Ok((vault, name)) => Ok(Fit { url, vault, name }),
+        match site.vault().and_then(|vault| restore::begin(&vault, spec).map(|begun| (vault, begun))) {
+            Ok((vault, (choice, doubts))) => Ok(Fit { url, vault, choice, doubts, over: None }),
             Err(why) => Err((url, why)),
         }
     };

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::vaults::Vaults;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
+use crate::vault::User;
 use crate::verify::{self, Options};
 
 /// One of the vaults after it was verified.
@@ -30,11 +31,11 @@ impl Verified {
     }
 }
 
-/// Verifies every vault. One that cannot be read does not keep the others from it.
+/// Verifies every vault, for `user`. One that cannot be read does not keep the others from it.
 ///
 /// # Errors
 /// The only vault cannot be read. Of several, that is in the report.
-pub fn verify(vaults: &Vaults, options: &Options, ctx: &Context) -> Result<Vec<Verified>> {
+pub fn verify(vaults: &Vaults, options: &Options, user: &User, ctx: &Context) -> Result<Vec<Verified>> {
     let mut done = Vec::new();
     for address in vaults.addresses() {
         let vault = address.absolute();
@@ -44,7 +45,7 @@ pub fn verify(vaults: &Vaults, options: &Options, ctx: &Context) -> Result<Vec<V
             error: Some(why.what()),
             kind: Some(why.kind()),
         };
-        match vaults.store(address).and_then(|store| verify::verify_store(store, options, ctx)) {
+        match vaults.store(address).and_then(|store| verify::verify_store_for(user, store, options, ctx)) {
             Ok(report) => done.push(Verified { vault, report: Some(report), error: None, kind: None }),
             Err(why) if vaults.addresses().len() == 1 => return Err(why),
             Err(why) => {

@@ -7,6 +7,7 @@
 
 pub mod beside;
 pub mod content;
+pub mod damaged;
 pub mod fill;
 pub mod gather;
 pub mod lacking;
@@ -39,6 +40,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 use serde::Serialize;
 
+use self::damaged::Failure;
 use self::place::Place;
 use self::plan::{Limits, Planner, Walk, Wanted, Window};
 use self::read::Reader;
@@ -50,13 +52,16 @@ use crate::lock;
 use crate::monitor::Context;
 use crate::store::Traffic;
 use crate::vault::Vault;
+use crate::vault::doubt::{Doubts, told};
 use crate::vault::entry::{Entry, Taken};
 use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader, absent};
+use crate::vault::read::{Decoder, PackReader};
 use crate::vault::root::{Problem, Root, SnapshotName, Stale, State};
 use crate::vault::stale::StaleBook;
 use crate::vault::tree::{self, HunksLeft};
 
+const OTHERS: &str = "`--snapshot latest` takes the newest good snapshot that is whole, and `--skip-damaged` gets out of this one what \
+                      can be got; `lastgood verify` names all damage.";
 const SKIP: &str = "`lastgood restore --skip-damaged` gets out what can be got; `lastgood verify` names all damage.";
 
 /// What to restore, and where to.
@@ -97,8 +102,11 @@ pub struct Report {
     pub not_restored: Vec<Problem>,
     /// What is older than the snapshot: it could not be read when that was taken, and had been carried over.
     pub stale: Vec<Stale>,
-    /// Newer snapshots that were not chosen because they are not good.
+    /// Newer snapshots that were not chosen because they are not good, or because a pack that they need is damaged or missing.
     pub passed_over: Vec<PassedOver>,
+    /// The newest good snapshot, where it would have been restored and is damaged: this one is older.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<SnapshotName>,
     /// How long it took.
     pub seconds: f64,
     /// What was asked of the store since it was opened, where that is counted: of a bucket.
@@ -108,6 +116,10 @@ pub struct Report {
 
 /// Restores a snapshot. The target is not touched before every file is there and verified.
 ///
+/// Packs that the snapshot needs and that are doubted are read whole before anything else. Where one is damaged or missing, or
+/// turns out to be so while it is read, the next older good snapshot of which the packs are there is taken, unless the snapshot
+/// was named or what can be got is wanted; the report says so.
+///
 /// # Errors
 /// Usage: no such snapshot, path or target. Damage, unless it is skipped. Failed: the store or the disk. In all of these
 /// the target is as it was, except where an in-place restore was cut off by the disk itself: its marker is there then.
@@ -116,8 +128,62 @@ pub fn restore(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report
 }
 
 fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Context) -> Result<Report> {
+    let (mut choice, mut doubts) = begin(vault, &options.snapshot)?;
+    let mut passed_over = Vec::new();
+    let (mut first, mut instead_of) = (None, None);
+    loop {
+        let (name, named) = (choice.name, choice.named || options.skip_damaged);
+        passed_over.append(&mut choice.passed_over);
+        let Failure { why, packs } = match attempt(vault, options, choice, &mut doubts, limits, ctx) {
+            Ok(report) => return Ok(Report { passed_over, instead_of, ..report }),
+            Err(failure) => failure,
+        };
+        let (Some(over), false) = (damaged::passed_over(name, &packs), named) else { return Err(first.unwrap_or(why)) };
+        let Some(next) = damaged::older(vault, name)? else { return Err(first.unwrap_or(why)) };
+        ctx.monitor.warn(&format!("the snapshot {name} is passed over, {} is taken: {}", next.name, over.why));
+        passed_over.push(over);
+        instead_of.get_or_insert(name);
+        first.get_or_insert(why);
+        choice = next;
+    }
+}
+
+/// Restores one snapshot of a vault and no other. A caller that knows more vaults, or may choose, decides what comes next.
+///
+/// # Errors
+/// As [`restore`], with whether it is the snapshot's packs.
+pub fn restore_chosen(
+    vault: &Vault,
+    options: &Options,
+    choice: Choice,
+    doubts: &mut Doubts,
+    ctx: &Context,
+) -> Result<Report, Failure> {
+    attempt(vault, options, choice, doubts, Limits::suiting(&*vault.store, ctx), ctx)
+}
+
+/// Chooses the snapshot, and reads the doubts of the vault at the same time.
+///
+/// # Errors
+/// As [`select::choose`].
+pub fn begin(vault: &Vault, snapshot: &str) -> Result<(Choice, Doubts)> {
+    let (choice, doubts) = std::thread::scope(|scope| {
+        let doubts = scope.spawn(|| Doubts::read(&*vault.store));
+        (select::choose(vault, snapshot), doubts.join())
+    });
+    Ok((choice?, doubts.map_err(|_| Error::failed("read the doubts", "a thread of it ended early"))?))
+}
+
+fn attempt(
+    vault: &Vault,
+    options: &Options,
+    choice: Choice,
+    doubts: &mut Doubts,
+    limits: Limits,
+    ctx: &Context,
+) -> Result<Report, Failure> {
     let began = Instant::now();
-    let Choice { name, root, passed_over } = select::choose(vault, &options.snapshot)?;
+    let Choice { name, root, passed_over, named } = choice;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
     let mut place = Place::check(&options.target, options.in_place, paths)?;
@@ -136,6 +202,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         not_restored: Vec::new(),
         stale: Vec::new(),
         passed_over,
+        instead_of: None,
         seconds: 0.0,
         traffic: None,
     };
@@ -153,27 +220,46 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     let within = |why: Error| {
         let hint = why.kind() == Kind::Damage && !options.skip_damaged;
         let why = why.within(format!("restore the snapshot {name} to {}", target.display()));
-        if hint { why.hint(SKIP) } else { why }
+        match hint {
+            true if named => why.hint(OTHERS),
+            true => why.hint(SKIP),
+            false => why,
+        }
     };
-    let packs = PackReader::for_root(&*vault.store, &root).map_err(within)?;
+    let packs = PackReader::new(&*vault.store, Default::default());
+    let failed = |why: Error, packs: &PackReader, doubts: &mut Doubts| {
+        let packs = match why.kind() {
+            Kind::Damage => damaged::found(vault, packs, doubts, ctx),
+            _ => Vec::new(),
+        };
+        doubts.warnings().iter().for_each(|what| ctx.monitor.warn(what));
+        Failure { why: within(why), packs }
+    };
+    let packs = packs.for_another(&root).map_err(|why| failed(why, &packs.with(root.holders().copied()), doubts))?;
     match StaleBook::read(&packs, &root) {
         Ok(stale) => {
             let wanted = |item: &Stale| all || paths.iter().any(|path| item.path.is_in(path) || path.is_in(&item.path));
             report.stale = stale.into_items().into_iter().filter(wanted).collect();
         }
         Err(why) if options.skip_damaged && why.kind() == Kind::Damage => report.warnings.push(why.what()),
-        Err(why) => return Err(within(why)),
+        Err(why) => return Err(failed(why, &packs, doubts)),
     }
-    let missing = absent(&*vault.store, packs.book().values())?;
-    match missing.first() {
+    // What only some files need is found out while they are read.
+    let wrong = damaged::look(vault, &packs, all && !options.skip_damaged, doubts, ctx)?;
+    match wrong.first() {
         Some((pack, why)) if !options.skip_damaged => {
-            let more = if missing.len() > 1 { format!(" ({} packs in all)", missing.len()) } else { String::new() };
-            return Err(within(Error::damage(format!("read {}", pack.name()), format!("{why}{more}"))));
+            let more = if wrong.len() > 1 { format!(" ({} packs in all)", wrong.len()) } else { String::new() };
+            let packs = wrong.iter().map(|(pack, state)| told(pack, state)).collect();
+            return Err(Failure {
+                why: within(Error::damage(format!("read {}", pack.name()), format!("{why}{more}"))),
+                packs,
+            });
         }
-        _ => report.warnings.extend(missing.iter().map(|(pack, why)| format!("{}: {why}", pack.name()))),
+        _ => report.warnings.extend(wrong.iter().map(|(pack, why)| format!("{}: {why}", pack.name()))),
     }
     if !all {
-        place.also(locate(&packs, &root, paths, options.skip_damaged).map_err(within)?);
+        let sides = locate(&packs, &root, paths, options.skip_damaged);
+        place.also(sides.map_err(|why| failed(why, &packs, doubts))?);
     }
 
     let bytes = all.then_some(root.totals.bytes);
@@ -194,7 +280,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
             if let Err(left) = staging.remove() {
                 tracing::warn!("{left}");
             }
-            return Err(within(why));
+            return Err(failed(why, &packs, doubts));
         }
     };
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
@@ -203,6 +289,10 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
     shortfall(tree, &mut report);
     report.warnings.extend(packs.mended().into_values());
+    if !packs.mended().is_empty() || !packs.suspects().is_empty() {
+        damaged::found(vault, &packs, doubts, ctx);
+    }
+    report.warnings.extend(doubts.warnings());
     report.seconds = began.elapsed().as_secs_f64();
     report.traffic = vault.store.traffic();
     Ok(report)

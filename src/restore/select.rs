@@ -12,17 +12,17 @@ use crate::vault::root::{Root, SnapshotName, State};
 /// The most snapshots that an error names.
 const CANDIDATES: usize = 5;
 
-/// A snapshot that is newer than the chosen one and was not chosen.
+/// A snapshot that is newer than the chosen one and was not chosen: it is not good, or it is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PassedOver {
     /// The snapshot.
     pub snapshot: SnapshotName,
-    /// Why it is not good.
+    /// Why.
     pub why: String,
 }
 
 /// A chosen snapshot, and what was not chosen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Choice {
     /// Its name.
     pub name: SnapshotName,
@@ -30,6 +30,8 @@ pub struct Choice {
     pub root: Root,
     /// Newer snapshots that are not good, newest first; none where the snapshot was named by its id.
     pub passed_over: Vec<PassedOver>,
+    /// Whether it was named by its id, so that no other one will do.
+    pub named: bool,
 }
 
 /// The snapshot that `spec` means: `latest`, an id or a whole name or the beginning of one, or a time.
@@ -54,7 +56,10 @@ pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
     }
     let by_id: Vec<_> = names.iter().filter(|name| is_named(name, spec)).collect();
     match by_id[..] {
-        [name] => return Ok(Choice { name: *name, root: vault.root(*name)?, passed_over: Vec::new() }),
+        [name] => {
+            let root = vault.root(*name)?;
+            return Ok(Choice { name: *name, root, passed_over: Vec::new(), named: true });
+        }
         [] => {}
         _ => {
             let why = format!("{} snapshots begin so: {}", by_id.len(), list(by_id.iter().copied()));
@@ -122,7 +127,7 @@ pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Resul
     let mut passed_over = Vec::new();
     for name in names.iter().rev() {
         let why = match vault.root(*name) {
-            Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over }),
+            Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over, named: false }),
             Ok(root) if root.covers.is_some() => "it is a checkpoint".to_owned(),
             Ok(root) if root.state == State::Complete => failed_check(&root).to_owned(),
             Ok(root) => match root.suspect {
