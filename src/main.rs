@@ -28,6 +28,7 @@ use lastgood::replicas::vaults::Vaults;
 use lastgood::restore::select;
 use lastgood::trigger::ending::Ending;
 use lastgood::vault::Vault;
+use lastgood::vault::doubt::Doubts;
 use lastgood::{doctor, export, inspect, report};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -211,6 +212,13 @@ fn list(vault: &Vault, console: &mut Console, ctx: &Context) -> Result<Outcome> 
     items.head(&show::list_head())?;
     let damaged = inspect::list(vault, |listed| items.item(&listed, show::listed), ctx)?;
     items.end()?;
+    // A hint: it changes nothing in the list.
+    let doubted = Doubts::read(&*vault.store).packs().len();
+    if doubted > 0 {
+        tracing::warn!(
+            "{doubted} packs may be damaged, as runs found; `lastgood verify` reads them and names the snapshots"
+        );
+    }
     if damaged == 0 {
         return Ok(Outcome::Done);
     }

@@ -184,7 +184,8 @@ impl Commands<'_> {
         console: &mut Console,
         ctx: &Context,
     ) -> Result<Outcome> {
-        let source = Vault::open(self.0.store(from)?)?;
+        let mut source = Vault::open(self.0.store(from)?)?;
+        source.user.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let mut named = Vec::with_capacity(snapshots.len());
         for spec in snapshots {
             named.push(select::find(&source, spec)?.0);

@@ -330,11 +330,11 @@ fn what_was_released_counts_as_absent() {
     let of = |part: &str| server.names().into_iter().find(|name| name.contains(part)).unwrap();
     server.release(&of(id(&second)), time);
     assert_eq!(snapshots(&world), [id(&first)]);
-    // A pack that is about to vanish is no pack: what is in it is sent anew, and the snapshot before says that it is missing.
+    // A pack that is about to vanish is no pack: what is in it is sent anew, and `verify` says why it is in no listing.
     let packs: Vec<_> = server.names().into_iter().filter(|name| name.contains("packs/")).collect();
     packs.iter().for_each(|pack| server.release(pack, time));
     let damage = world.run(["verify"]);
-    assert!(damage.ended(4).text().contains("it is missing"), "{damage:?}");
+    assert!(damage.ended(4).text().contains("it is released"), "{damage:?}");
     let third = world.backup();
     packs.iter().for_each(|pack| server.remove(pack));
     world.restore("out");

@@ -155,8 +155,12 @@ fn what_is_released_in_a_bucket_counts_as_absent() {
     server.release(&pack, "2026-11-20T00:00:00Z");
     // Not there to be copied from, and in the way where it would be copied to.
     for (from, to) in [(VAULT, "elsewhere"), ("backups", VAULT)] {
-        let done = world.json(["copy", "--from", from, "--to", to, "--snapshot", "latest"], 4);
+        // No other vault is configured that might have it.
+        let done = world.json(["copy", "--from", from, "--to", to, "--snapshot", "latest", "--vault", from], 4);
         assert!(done["not_copied"][0]["why"].as_str().unwrap().contains(object), "{done}");
     }
     assert_eq!(list(&world, "elsewhere"), [""; 0]);
+    // One that has it gives it.
+    let ran = world.run(["copy", "--from", VAULT, "--to", "elsewhere", "--vault", "backups"]);
+    ran.ended(0).says("it is taken from");
 }

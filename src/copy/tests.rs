@@ -197,6 +197,27 @@ fn what_the_replica_has_lost_comes_back_and_what_is_wrong_there_is_named() {
     assert_eq!(to.snapshots().unwrap(), names[..1]);
 }
 
+#[test]
+fn what_is_damaged_here_comes_from_another_replica_and_is_doubted_here() {
+    for (how, damage) in damages() {
+        let (sample, names) = two();
+        let other = sample.vault.replicate(Box::new(kept(MemoryStore::default()))).unwrap();
+        copy_all(&sample.vault, &other).unwrap();
+        let object = sample.packs[0].name();
+        damage(&sample, &object);
+        let store = kept(MemoryStore::default());
+        let to = sample.vault.replicate(Box::new(store)).unwrap();
+        let elsewhere = |pack: &PackInfo| from_any([&sample.vault, &other], pack);
+        let report = copy_with(&sample.vault, &to, &names, Some(&elsewhere), &context()).unwrap();
+        assert_eq!((&report.snapshots, report.not_copied.len()), (&names, 0), "{how}: {report:?}");
+        assert_sound(&to);
+        // A doubt is of one vault, and what is missing needs none.
+        let doubted: Vec<_> = Doubts::read(&*sample.vault.store).packs().into_iter().collect();
+        assert_eq!(doubted, if how == "delete" { vec![] } else { vec![object] }, "{how}");
+        assert!(Doubts::read(&*to.store).packs().is_empty());
+    }
+}
+
 /// A store in which some objects exist and are in no listing, as released ones are.
 struct Hiding(&'static MemoryStore, String);
 

@@ -1,6 +1,5 @@
 //! What is at a vault's address: the vault, and its snapshots.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::store::Store;
 use crate::vault::Vault;
-use crate::vault::doubt::{Doubted, Doubts};
+use crate::vault::doubt::Doubts;
 
 /// What is looked at, and by which measure.
 pub struct About {
@@ -46,8 +45,7 @@ pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBo
 /// Warns of packs that are doubted: a hint at damage that somebody should look into. Nothing is said where there is none.
 fn doubts(store: &dyn Store, about: &About, notes: &Notes) {
     let mut doubts = Doubts::read(store);
-    let packs: BTreeSet<_> =
-        doubts.standing().iter().flat_map(|standing| &standing.doubt.packs).map(Doubted::name).collect();
+    let packs = doubts.packs();
     let verify = format!("lastgood verify --vault {}", word(&about.name));
     if let Some(first) = packs.first() {
         let more = if packs.len() > 1 { format!(" and {} more", packs.len() - 1) } else { String::new() };

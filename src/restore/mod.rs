@@ -138,8 +138,12 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
             Ok(report) => return Ok(Report { passed_over, instead_of, ..report }),
             Err(failure) => failure,
         };
-        let (Some(over), false) = (damaged::passed_over(name, &packs), named) else { return Err(first.unwrap_or(why)) };
-        let Some(next) = damaged::older(vault, name)? else { return Err(first.unwrap_or(why)) };
+        let over = damaged::passed_over(name, &packs).filter(|_| !named);
+        let next = if over.is_some() { damaged::older(vault, name)? } else { None };
+        let (Some(over), Some(next)) = (over, next) else {
+            // Of several that are damaged, the newest is what was asked for.
+            return Err(if why.kind() == Kind::Damage { first.unwrap_or(why) } else { why });
+        };
         ctx.monitor.warn(&format!("the snapshot {name} is passed over, {} is taken: {}", next.name, over.why));
         passed_over.push(over);
         instead_of.get_or_insert(name);

@@ -8,7 +8,7 @@
 //! The objects may come from strangers. Their sizes and numbers have limits, what is unknown in them is ignored, and one that
 //! cannot be read is passed over with a warning.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -204,6 +204,11 @@ impl Doubts {
     /// The doubts that are not lifted.
     pub fn standing(&self) -> &[Standing] {
         &self.standing
+    }
+
+    /// The names of the packs that standing doubts name, in order.
+    pub fn packs(&self) -> BTreeSet<String> {
+        self.standing.iter().flat_map(|standing| &standing.doubt.packs).map(Doubted::name).collect()
     }
 
     /// What there is to say of the doubts themselves: each is given once.

@@ -89,10 +89,10 @@ impl Tested {
 
 /// Reads a pack whole: its size, its CRC32C, and that every frame decompresses. What is wrong is read once more from the
 /// medium itself, past what the machine holds in memory of it; only what is wrong twice is damaged. A medium that cannot read
-/// it counts as damage too.
+/// it, or a store that refuses it, counts as damage too.
 ///
 /// # Errors
-/// A store that refuses or cannot be reached; no memory for zstd.
+/// A store that cannot be reached; no memory for zstd.
 pub fn test(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
     let first = test_once(store, pack)?;
     if first.is_sound() {
@@ -117,7 +117,8 @@ fn test_once(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
         Err(store::Error::OutOfRange { size, .. }) => {
             return damaged(format!("it has {size} bytes, and {} were stored", pack.size));
         }
-        Err(why @ (store::Error::Corrupt { .. } | store::Error::Failed { .. })) => {
+        // Also what may not be read, or is no file any more: nobody can build on that.
+        Err(why @ (store::Error::Corrupt { .. } | store::Error::Failed { .. } | store::Error::Refused { .. })) => {
             return damaged(format!("it cannot be read: {why}"));
         }
         Err(why) => return Err(why.while_doing(format!("read {name}"))),

@@ -16,7 +16,7 @@ fn packs(sample: &Sample, count: u64) -> Vec<PackInfo> {
     let pack = |n| {
         let mut pack = PackWriter::new(PackKind::Data);
         pack.frame(&noise(500, n));
-        pack.store(&sample.store)
+        pack.store(sample.store)
     };
     (0..count).map(pack).collect()
 }
