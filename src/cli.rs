@@ -26,9 +26,9 @@ pub use self::serve::{Auth, RunRules, Serve};
     name = "lastgood",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 partial or suspect snapshot, a database that \
-                  failed its check, or a restore that left something out or took an older snapshot because \
-                  the newest good one is damaged; 4 damage found in the vault."
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a snapshot that is stale, partial or suspect or has \
+                  a database that failed its check, or a restore that left something out or took an older snapshot because \
+                  the newest good one cannot be had; 4 damage found in the vault."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -183,13 +183,13 @@ pub struct Taking {
     /// Read every file again, even those whose size and times say that nothing changed
     #[arg(long, help_heading = "How it is taken")]
     pub verify_content: bool,
-    /// Count the snapshot as good although it holds less than half of what the last one did, or nothing
+    /// Count the snapshot as good although it looks like an accident: empty, much smaller, a mount or a database gone
     #[arg(long, help_heading = "How it is taken")]
     pub accept_shrink: bool,
     /// Count the first snapshot as good although some of it could not be read
     #[arg(long, help_heading = "How it is taken")]
     pub accept_missing: bool,
-    /// The app that the data belongs to, where several keep theirs in one vault
+    /// The app that the data belongs to: what cannot be read is carried over only from its own snapshots
     /// [env: LASTGOOD_SERVICE; a service's K_SERVICE, RENDER_SERVICE_NAME or FLY_APP_NAME]
     #[arg(long, value_name = "NAME", help_heading = "About the snapshot")]
     pub service: Option<String>,
@@ -199,7 +199,7 @@ pub struct Taking {
     /// Have SQLite check every database that is read [default: quick for critical events, else off]
     #[arg(long, value_name = "HOW", value_enum, conflicts_with = "no_sqlite", help_heading = "SQLite databases")]
     pub check_databases: Option<CheckDatabases>,
-    /// How long to wait for a database that is locked before it is left out
+    /// How long to wait for a database that is locked before it is taken raw, or as it was before
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "SQLite databases")]
     pub busy_timeout: Duration,
     /// How hard zstd compresses, from 1 (fast) to 19 (small)
@@ -359,9 +359,9 @@ pub enum CheckDatabases {
 pub enum NotGood {
     /// It is good, and some of it could not be read: that is as it was before, or missing
     Stale,
-    /// Some of it could not be read
+    /// Some of it could not be read, and no good snapshot was there before
     Partial,
-    /// It is empty, or less than half of what it was
+    /// It looks like an accident: empty, much smaller, a mount or a database gone
     Suspect,
     /// A database in it failed its check
     Unsound,

@@ -159,7 +159,7 @@ fn stale(stale: &[Stale]) -> Option<String> {
     let first = stale.first()?;
     let more = more(stale.len());
     let (path, since) = (name(first.path.bytes()), time(first.since));
-    Some(format!("could not read {path} now: it is in the snapshot as of {since}{more}"))
+    Some(format!("{path} is in the snapshot as of {since}, and not as it is now: {}{more}", printable(&first.why)))
 }
 
 /// How many more there are than the first, which was named.
@@ -212,12 +212,14 @@ pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> 
         line(&mut text, format_args!("  before   {} is there too: {why}", name(side.bytes())));
     }
     if let Some(first) = report.stale.first() {
-        let more = more(report.stale.len());
-        let (path, since) = (name(first.path.bytes()), time(first.since));
-        line(
-            &mut text,
-            format_args!("  older    {path} is as of {since}: it could not be read when this was taken{more}"),
-        );
+        let (path, since, why) = (name(first.path.bytes()), time(first.since), printable(&first.why));
+        line(&mut text, format_args!("  older    {path} is as of {since}: {why}{}", more(report.stale.len())));
+    }
+    for (what, list) in [("missing", &report.missing), ("torn?  ", &report.torn)] {
+        if let Some(first) = list.first() {
+            let (path, why) = (name(first.path.bytes()), printable(&first.why));
+            line(&mut text, format_args!("  {what}  {path}: {why}{}", more(list.len())));
+        }
     }
     if let Some(newest) = &report.instead_of {
         let what = "could not be had whole; what was restored is OLDER than it";

@@ -522,8 +522,8 @@ fn what_another_user_cannot_read_or_write() {
     }
     let Some(ran) = as_nobody(&world, &["doctor", "--json"]) else { return };
     let report: Value = serde_json::from_slice(&ran.ended(1).stdout).unwrap();
-    assert_check(&report, "readable", "problem", "a.txt: Permission denied", "partial");
-    assert_check(&report, "readable", "problem", "uploads/x: Permission denied", "partial");
+    assert_check(&report, "readable", "problem", "a.txt: Permission denied", "not whole");
+    assert_check(&report, "readable", "problem", "uploads/x: Permission denied", "not whole");
     assert_check(&report, "folder", "problem", "cannot write to it", "owner or mode");
     tree::set_mode(&world.path(""), 0o755);
     let Some(ran) = as_nobody(&world, &["doctor", "--json"]) else { return };

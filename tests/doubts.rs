@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::compare::assert_same_but_folder_times as assert_same;
 use crate::support::database;
+use crate::support::machine::as_nobody;
 use crate::support::tree::{noise, set_mode, set_mtime};
 use crate::support::{LASTGOOD, Ran, World, id, is_root, short};
 
@@ -225,4 +226,43 @@ fn who_may_not_write_to_the_vault_says_what_it_found() {
     let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!(id(&report), id(&first));
     assert_eq!(doubts(&world.vault()), [""; 0]);
+}
+
+#[test]
+fn a_path_is_restored_from_the_newest_snapshot_though_a_pack_of_another_is_missing() {
+    let world = World::new();
+    world.write("b", noise(1, 300_000));
+    world.write("a", "a1");
+    set_mtime(&world.data().join("b"), 1_700_000_000, 5);
+    world.backup();
+    world.write("a", "a2");
+    let second = world.backup();
+    fs::remove_file(largest(&world.vault(), "packs")).unwrap();
+    let restored = world.json(["restore", "out", "--path", "a"], 0);
+    assert_eq!(restored["snapshot"], second["snapshot"]);
+    assert_eq!(fs::read_to_string(world.path("out/a")).unwrap(), "a2");
+    world.run(["restore", "out", "--path", "b"]).ended(4);
+}
+
+#[test]
+fn what_only_a_doubted_and_damaged_pack_has_is_not_carried_over() {
+    let world = World::new();
+    world.write("f.bin", noise(1, 60_000));
+    world.write("g.csv", "x");
+    for folder in ["", "data"] {
+        set_mode(&world.path(folder), 0o777);
+    }
+    let Some(first) = as_nobody(&world, &["backup", "data", "--vault", "backups"]) else { return };
+    first.ended(0);
+    let pack = largest(&world.vault(), "packs");
+    let narrow = ["backup", "data", "--vault", "backups", "--include", "*.csv", "--accept-shrink"];
+    as_nobody(&world, &narrow).unwrap().ended(0);
+    spoil(&pack);
+    as_nobody(&world, &["verify", "--read-data", "--vault", "backups"]).unwrap().ended(4);
+    set_mode(&world.data().join("f.bin"), 0o600);
+    let ran = as_nobody(&world, &["backup", "data", "--vault", "backups", "--json"]).unwrap();
+    let report: Value = serde_json::from_slice(&ran.ended(3).stdout).unwrap();
+    assert_eq!((&report["good"], &report["errors"][0]["path"]), (&json!(true), &json!("f.bin")), "{report}");
+    world.restore("out");
+    assert_eq!(fs::read_to_string(world.path("out/g.csv")).unwrap(), "x");
 }

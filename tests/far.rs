@@ -167,6 +167,8 @@ fn the_index_is_read_a_mebibyte_at_a_time() {
         let target: String = noise(n, 2000).iter().map(|byte| format!("{byte:02x}")).collect();
         symlink(target, world.data().join(n.to_string())).unwrap();
     }
+    // Those of the last two seconds would be looked at anew.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
     back_up(store, &world.data(), 2);
     let objects = store.inner().inner().list("index/").unwrap();
     let size: u64 = objects.iter().map(|object| object.size).sum();

@@ -24,7 +24,7 @@ fn a_store_that_asks_to_wait_is_waited_for() {
     let mut reported = snapshots(&world);
     world.write("new.bin", noise(5, 400_000));
     server.script(When::create("packs/"), Fault::retry_after(429, 2));
-    let date = (jiff::Timestamp::now() + Duration::from_secs(4)).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let date = (jiff::Timestamp::now() + Duration::from_secs(10)).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
     server.script(When::create("snapshots/"), Fault::Status(503, vec![("Retry-After", date)]));
     reported.insert(0, id(&world.backup()).to_owned());
     for (name, seconds) in [("packs/", 2.0), ("snapshots/", 1.0)] {

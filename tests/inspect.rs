@@ -202,7 +202,7 @@ fn damaged_seek_tables_are_told_and_cost_nothing() {
 
     // A backup names no index pack that is damaged, and stores anew what was in it.
     let ran = world.run(["backup", "--json"]);
-    let third: Value = serde_json::from_slice(&ran.ended(0).says("is read anew").stdout).unwrap();
+    let third: Value = serde_json::from_slice(&ran.ended(0).says("is not what was stored").stdout).unwrap();
     let report = world.json(["verify"], 4);
     let damage = report["damage"].as_array().unwrap();
     let hurt = |damage: &&Value| damage["snapshots"].as_array().unwrap().contains(&third["snapshot"]);

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use crate::support::bank::{COUNTER, audit, create};
-use crate::support::database::{assert_recovers_same, number as ask, run, table, taken};
+use crate::support::database::{assert_recovers_same, beside, number as ask, run, table, taken};
 use crate::support::other::{Other, Transfers};
 use crate::support::{World, number, paths, short};
 
@@ -32,7 +32,7 @@ fn a_busy_database_is_as_it_was_or_raw_and_the_next_backup_has_it() {
         let mut keeper = Other::serving(&path, first);
         keeper.ask(then);
         // Without a log beside it, half of a transaction may be in it.
-        let logged = what != "an exclusive transaction";
+        let logged = ["-journal", "-wal"].iter().any(|side| beside(&path, side).exists());
         let code = if logged { 0 } else { 3 };
         let report = world.json(["backup", "--busy-timeout", "300ms", "--verify-content"], code);
         assert_eq!((&report["good"], &report["whole"]), (&true.into(), &logged.into()), "{what}: {report}");
@@ -71,6 +71,36 @@ fn a_database_that_is_busy_for_a_while_is_waited_for() {
     assert_eq!(taken(&backup)["busy.db"], "live");
     world.restore("back");
     assert_eq!(ask(&world.path("back/busy.db"), "SELECT count(*) FROM t"), 50);
+}
+
+#[test]
+fn a_large_database_that_is_written_to_all_the_time_is_taken_live() {
+    let world = World::new();
+    let path = world.data().join("app.db");
+    world.write("other.txt", "x");
+    let mut app = Other::serving(&path, &format!("PRAGMA journal_mode=WAL; {}", table(8000, 4000)));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                app.ask(&format!("UPDATE t SET x = randomblob(4000) WHERE id = {}", 1 + n % 8000));
+                if over.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+        for round in 0..2 {
+            let report = world.json(["backup"], 0);
+            assert_eq!((&report["whole"], taken(&report)["app.db"]), (&true.into(), "live"), "{report}");
+            assert_eq!(report["warnings"].as_array().unwrap().len(), 0, "{report}");
+            world.restore(&format!("out{round}"));
+            assert_eq!(ask(&world.path(format!("out{round}/app.db")), "SELECT count(*) FROM t"), 8000);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    app.close();
+    world.run(["verify", "--databases"]).ended(0);
 }
 
 #[test]

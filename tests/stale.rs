@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
+use crate::by_hand;
 use crate::support::compare::assert_same;
 use crate::support::database::{leftover_wal, run};
 use crate::support::machine::as_nobody;
@@ -79,10 +81,18 @@ fn it_is_as_it_was_before_until_it_can_be_read_again() {
     let stale: Vec<_> = ls.as_array().unwrap().iter().filter(|entry| entry["stale_since"].is_string()).collect();
     assert_eq!(stale.len(), 5, "{ls}");
     assert!(world.run(["ls", "latest"]).text().contains("(as of "));
-    world.run(["cat", "latest", "closed/deep/c.txt"]).ended(0).says("could not be read");
-    assert!(!world.run(["cat", "latest", "d.txt"]).stderr.contains("could not be read"));
+    world.run(["cat", "latest", "closed/deep/c.txt"]).ended(0).says("and not as it was");
+    assert!(!world.run(["cat", "latest", "d.txt"]).stderr.contains("and not as it was"));
     let restored = world.run(["restore", "told"]);
     assert!(restored.ended(0).text().contains("a.txt is as of"), "{restored:?}");
+
+    // The script that vaults of today carry, which knows nothing of stale entries, gives the same.
+    let today = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vaults/1");
+    fs::write(world.path("restore.py"), by_hand::script(&today)).unwrap();
+    let mut python = Command::new("python3");
+    python.arg(world.path("restore.py")).arg(world.vault()).arg(world.path("by hand")).env("TMPDIR", world.path(""));
+    assert!(python.status().unwrap().success());
+    by_hand::same(&world.path("told"), &world.path("by hand"));
 
     set_mode(&world.data().join("a.txt"), 0o644);
     set_mode(&world.data().join("closed"), 0o777);
@@ -113,6 +123,8 @@ fn what_nothing_is_known_of_is_missing_and_holds_nothing_back() {
         assert_eq!(read(&world.path(format!("out {day}")).join("d.txt")), day);
     }
     backup(&world, &["--exit-zero-on", "stale"], 0).unwrap();
+    let told = world.run(["restore", "told"]);
+    assert!(told.ended(0).text().contains("missing  never.txt: Permission denied"), "{told:?}");
 }
 
 #[test]
@@ -150,6 +162,91 @@ fn a_database_is_carried_over_with_what_lay_beside_it() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_listed_is_carried_over_with_the_databases_in_it() {
+    let world = world();
+    let inner = world.data().join("closed/app.db");
+    leftover_wal(&inner);
+    world.write("closed/app.db (copies)/x", "x");
+    for path in ["closed", "closed/app.db (copies)"] {
+        set_mode(&world.data().join(path), 0o755);
+    }
+    let Some(first) = backup(&world, &[], 0) else { return };
+    assert_eq!(first["databases"][0]["taken"], "raw", "{first}");
+    world.restore("before");
+    set_mode(&world.data().join("closed"), 0o700);
+    for round in 0..2 {
+        world.write("d.txt", format!("{round}"));
+        let report = backup(&world, &[], 3).unwrap();
+        assert_eq!((listed(&report, "stale"), listed(&report, "errors")), (vec!["closed".to_owned()], vec![]));
+        let out = format!("out{round}");
+        world.restore(&out);
+        assert_same(&world.path("before/closed/deep"), &world.path(&out).join("closed/deep"));
+        for name in ["app.db", "app.db-wal", "app.db (copies)/x"] {
+            let read = |from: &Path| fs::read(from.join("closed").join(name)).unwrap();
+            assert_eq!(read(&world.path("before")), read(&world.path(&out)), "{name}");
+        }
+    }
+    world.run(["verify", "--read-data"]).ended(0);
+}
+
+#[test]
+fn a_database_that_was_taken_as_a_file_is_carried_over_with_its_log() {
+    let world = world();
+    leftover_wal(&world.data().join("app.db"));
+    let Some(first) = backup(&world, &["--no-sqlite"], 0) else { return };
+    assert_eq!(first["databases"].as_array().unwrap().len(), 0);
+    world.restore("before");
+    set_mode(&world.data().join("app.db"), 0o600);
+    let report = backup(&world, &[], 3).unwrap();
+    assert_eq!(listed(&report, "stale"), ["app.db", "app.db-wal"]);
+    world.restore("out");
+    for name in ["app.db", "app.db-wal"] {
+        assert_eq!(fs::read(world.path("before").join(name)).unwrap(), fs::read(world.path("out").join(name)).unwrap());
+    }
+}
+
+#[test]
+fn another_name_of_a_carried_log_has_what_is_there_now() {
+    let world = world();
+    let log = world.data().join("app.db-wal");
+    world.write("app.db", vec![7; 8192]);
+    let mut old = vec![0x37, 0x7f, 0x06, 0x83];
+    old.extend([1; 3000]);
+    fs::write(&log, old).unwrap();
+    fs::hard_link(&log, world.data().join("zlink")).unwrap();
+    let Some(_) = backup(&world, &[], 0) else { return };
+    set_mode(&world.data().join("app.db"), 0o600);
+    world.write("zlink", "what is there now");
+    for _ in 0..2 {
+        let report = backup(&world, &[], 3).unwrap();
+        assert!(listed(&report, "stale").contains(&"app.db".to_owned()), "{report}");
+        assert_eq!(world.run(["cat", "latest", "zlink"]).ended(0).text(), "what is there now");
+    }
+}
+
+#[test]
+fn what_the_newest_of_two_vaults_has_is_carried_over() {
+    let world = world();
+    let both = ["backup", "data", "--vault", "one", "--vault", "two", "--json"];
+    let Some(first) = as_nobody(&world, &both) else { return };
+    first.ended(0);
+    // One is away.
+    fs::rename(world.path("one"), world.path("away")).unwrap();
+    fs::write(world.path("one"), "no vault").unwrap();
+    world.write("a.txt", "two");
+    as_nobody(&world, &both).unwrap().ended(0);
+    fs::remove_file(world.path("one")).unwrap();
+    fs::rename(world.path("away"), world.path("one")).unwrap();
+    set_mode(&world.data().join("a.txt"), 0o000);
+    world.write("d.txt", "three");
+    as_nobody(&world, &both).unwrap().ended(3);
+    for vault in ["one", "two"] {
+        let cat = |path: &str| world.run(["cat", "--vault", vault, "latest", path]).ended(0).text().to_owned();
+        assert_eq!((cat("a.txt"), cat("d.txt")), ("two".to_owned(), "three".to_owned()), "{vault}");
+    }
+}
+
+#[test]
 fn what_a_narrow_backup_did_not_take_is_not_lost() {
     let world = world();
     let Some(_) = backup(&world, &[], 0) else { return };
@@ -157,6 +254,24 @@ fn what_a_narrow_backup_did_not_take_is_not_lost() {
     set_mode(&world.data().join("a.txt"), 0o000);
     let report = backup(&world, &[], 3).unwrap();
     assert_eq!((listed(&report, "stale"), listed(&report, "errors")), (vec!["a.txt".to_owned()], vec![]));
+    // Nor what was in a folder.
+    set_mode(&world.data().join("a.txt"), 0o644);
+    backup(&world, &["--exclude", "closed", "--accept-shrink"], 0).unwrap();
+    set_mode(&world.data().join("closed/b.txt"), 0o000);
+    let report = backup(&world, &[], 3).unwrap();
+    assert_eq!((listed(&report, "stale"), listed(&report, "errors")), (vec!["closed/b.txt".to_owned()], vec![]));
+    backup(&world, &["--include", "*.csv", "--include", "d.txt", "--accept-shrink"], 0).unwrap();
+    set_mode(&world.data().join("closed"), 0o700);
+    let report = backup(&world, &[], 3).unwrap();
+    assert_eq!(
+        (listed(&report, "stale"), listed(&report, "errors")),
+        (vec!["closed".to_owned(), "closed/b.txt".to_owned()], vec![])
+    );
+    assert_eq!(world.run(["cat", "latest", "closed/deep/c.txt"]).ended(0).text(), "one");
+    set_mode(&world.data().join("closed"), 0o777);
+    set_mode(&world.data().join("closed/b.txt"), 0o644);
+    backup(&world, &[], 0).unwrap();
+    set_mode(&world.data().join("a.txt"), 0o000);
     // What is excluded today is not carried over, nor is it missed.
     set_mode(&world.data().join("closed"), 0o700);
     let report = backup(&world, &["--exclude", "a.txt", "--exclude", "deep"], 3).unwrap();

@@ -66,8 +66,9 @@ fn a_filesystem_that_is_not_mounted_any_more_is_suspect() {
     }
     let report = world.json(["backup"], 3);
     assert!(text(&report, "suspect").contains("(tmpfs) is not mounted at uploads any more"), "{report}");
-    // Who leaves it out is not asked for it.
-    world.json(["backup", "--exclude", "uploads", "--accept-shrink"], 0);
+    // Who leaves it out, or what it is in, is not asked for it, nor is who has copied there what was in it.
+    world.json(["backup", "--exclude", "uploads"], 0);
+    world.write("uploads/one", "one");
     world.json(["backup"], 0);
 }
 
@@ -87,10 +88,11 @@ fn another_directory_is_told_and_what_it_loses_counts() {
     assert!(warned.contains("the last complete snapshot is of") && warned.contains("/data on "), "{report}");
     let list = world.json(["list"], 0);
     assert!(text(&list[0], "data").ends_with("/other"), "{list}");
-    for n in 5..20 {
-        fs::remove_file(world.data().join(format!("f{n}"))).unwrap();
-    }
-    let report = world.json(["backup"], 3);
+    // Each is compared with its own.
+    world.backup();
+    fs::create_dir(world.path("third")).unwrap();
+    fs::write(world.path("third/one"), "one").unwrap();
+    let report = world.json(["backup", "third"], 3);
     assert!(text(&report, "suspect").contains("in another place"), "{report}");
 }
 
@@ -105,9 +107,15 @@ fn a_filter_that_takes_a_part_is_told() {
     let report = world.json(["backup", "--include", "uploads/**"], 3);
     assert!(text(&report, "suspect").contains("less than a tenth"), "{report}");
     let report = world.json(["backup", "--include", "f1*"], 0);
-    assert!(report["warnings"].to_string().contains("less than half"), "{report}");
+    let warned = report["warnings"].to_string();
+    assert!(warned.contains("less than half") && warned.contains("--include f1*, and before all of them"), "{report}");
+    // One that chooses nothing, by mistake, makes no good snapshot, whatever was before.
+    for vault in ["backups", "new"] {
+        let report = world.json(["backup", "--vault", vault, "--include", "typo"], 3);
+        assert!(text(&report, "suspect").contains("chosen by --include typo"), "{report}");
+    }
     let list = world.json(["list"], 0);
-    assert_eq!(list[0]["filters"]["include"], serde_json::json!(["f1*"]));
+    assert_eq!(list[1]["filters"]["include"], serde_json::json!(["f1*"]));
 }
 
 #[test]
@@ -118,6 +126,6 @@ fn the_service_is_kept() {
     let list = world.json(["list"], 0);
     assert_eq!((&list[1]["service"], &list[0]["service"]), (&"shop".into(), &Value::Null));
     let world = World::with_files().with("LASTGOOD_SERVICE", "till").with("K_SERVICE", "not this");
-    world.backup();
+    world.json(["backup", "data"], 0);
     assert_eq!(world.json(["list"], 0)[0]["service"], "till");
 }

@@ -1,12 +1,9 @@
 //! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::Ordering;
-
-use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::base::{Base, recorded_sides};
-use super::carry::{Beside, Carry};
+use super::carry::Carry;
 use super::extra::Extra;
 use super::found::Found;
 use super::index::IndexWriter;
@@ -23,7 +20,6 @@ use crate::monitor::Context;
 use crate::store::staging::Staging;
 use crate::vault::entry::{Entry, Extent, Kind, Taken, padding};
 use crate::vault::hex::{Hash, PackId};
-use crate::vault::hunk::HunkBuilder;
 use crate::vault::pack::{PackInfo, PackKind};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
@@ -32,16 +28,16 @@ use crate::vault::{tar, tree};
 
 /// A smaller file is not looked for among the blocks of this run, in bytes: an extent of its own would cost as much.
 const WORTH_FINDING: usize = 4096;
-/// After so many days somebody is told again that something could not be read for so long.
-const TOLD_AFTER: [i64; 3] = [1, 7, 30];
-/// Of fewer files it says nothing that most have another content: an app may write to all that it has.
-const MANY: u64 = 100;
-/// So many warnings tell of what was carried over; all of it is in the report.
-const TOLD: usize = 20;
 static ZEROS: [u8; 512] = [0; 512];
 
+mod carried;
 mod database;
+mod judged;
 mod large;
+
+use self::carried::{Aside, TOLD};
+use self::judged::Known;
+pub use self::judged::MANY;
 
 /// Puts a snapshot together.
 pub struct Assembly<'a> {
@@ -63,7 +59,7 @@ pub struct Assembly<'a> {
     /// Bytes that were read from files.
     pub read_bytes: u64,
     /// What is missing.
-    pub problems: Vec<Problem>,
+    pub problems: BTreeMap<EntryPath, Problem>,
     carry: Option<Carry<'a>>,
     /// What was carried over.
     stale: BTreeMap<EntryPath, Stale>,
@@ -71,12 +67,15 @@ pub struct Assembly<'a> {
     watched: usize,
     /// The sizes of the files that are where those were.
     pub sizes: HashMap<EntryPath, u64>,
+    /// Entries that are no folders.
+    pub leaves: u64,
+    /// Where something was mounted that is not any more, and entries are there all the same.
+    pub inhabited: BTreeSet<EntryPath>,
     /// What became of files that were known.
     known_files: Known,
     /// Files that were read, or are unchanged as far as their times tell.
     live_files: u64,
-    /// What had been carried over before this round, of what is looked at anew in it.
-    stale_before: BTreeMap<EntryPath, Stale>,
+    aside: Aside,
     /// What was taken although it never came to rest.
     torn: BTreeMap<EntryPath, Problem>,
     /// What was read torn of files that were carried over.
@@ -107,22 +106,9 @@ pub struct Assembly<'a> {
     reasons: HashMap<EntryPath, String>,
     base: &'a Base<'a>,
     packer: &'a Packer<'a>,
+    /// Where packs wait until something names them.
+    staging: &'a dyn Staging,
     ctx: &'a Context<'a>,
-}
-
-/// Files that the last snapshot has, too.
-#[derive(Debug, Clone, Copy, Default)]
-struct Known {
-    /// Of the same content.
-    same: u64,
-    /// Of another one.
-    changed: u64,
-}
-
-impl Known {
-    fn count(&mut self, same: bool) {
-        *(if same { &mut self.same } else { &mut self.changed }) += 1;
-    }
 }
 
 /// What is to be told of a snapshot that was put together.
@@ -153,7 +139,12 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// No memory for a decoder.
-    pub fn new(base: &'a Base<'a>, select: &'a Select, packer: &'a Packer<'a>, ctx: &'a Context<'a>) -> Result<Self> {
+    pub fn new(
+        base: &'a Base<'a>,
+        select: &'a Select,
+        (packer, staging): (&'a Packer<'a>, &'a dyn Staging),
+        ctx: &'a Context<'a>,
+    ) -> Result<Self> {
         Ok(Assembly {
             data: PackWriter::new(packer, PackKind::Data),
             index: IndexWriter::new(packer, base),
@@ -165,14 +156,16 @@ impl<'a> Assembly<'a> {
             shrank: false,
             refused: None,
             read_bytes: 0,
-            problems: Vec::new(),
+            problems: BTreeMap::new(),
             carry: Some(Carry::new(base, select)),
             stale: BTreeMap::new(),
             watched: 0,
             sizes: HashMap::new(),
+            leaves: 0,
+            inhabited: BTreeSet::new(),
             known_files: Known::default(),
             live_files: 0,
-            stale_before: BTreeMap::new(),
+            aside: Aside::default(),
             torn: BTreeMap::new(),
             torn_reads: BTreeMap::new(),
             carried: PackBook::new(),
@@ -189,6 +182,7 @@ impl<'a> Assembly<'a> {
             reasons: HashMap::new(),
             base,
             packer,
+            staging,
             ctx,
         })
     }
@@ -243,117 +237,7 @@ impl<'a> Assembly<'a> {
     /// An entry that is missing in the snapshot.
     pub fn failed(&mut self, path: EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path} is not in the snapshot: {why}"));
-        self.problems.push(Problem { path, why });
-    }
-
-    /// An entry that cannot be read: it is carried over, or missing, and has not gone.
-    fn unreadable(&mut self, path: EntryPath, why: String, size: u64) -> Result<()> {
-        // Whoever was told to stop commits nothing, and says that and no more.
-        if self.ctx.stop.load(Ordering::Relaxed) || self.carry_over(&path, &why)? {
-            return Ok(());
-        }
-        self.unread.insert(path.clone(), size);
-        self.failed(path, why);
-        Ok(())
-    }
-
-    /// Puts what the newest good snapshot has at `path`, with all that belongs to it. Says whether it had anything there.
-    fn carry_over(&mut self, path: &EntryPath, why: &str) -> Result<bool> {
-        self.add_held(Some(path))?;
-        // Of a folder that cannot be listed, its own entry was put just now.
-        let below = self.writer.last() == *path;
-        // What cannot have its place in the tree is missing, and must not keep the snapshot from being taken.
-        if !below && !self.writer.has_place_for(path) {
-            return Ok(false);
-        }
-        let Some(mut carry) = self.carry.take() else { return Ok(false) };
-        let done = carry.over(path, below, why, |entry, Beside(beside)| self.carried(entry, beside));
-        self.carry = Some(carry);
-        let Some(carried) = done? else { return Ok(false) };
-        // That its attributes are as they were, too, is said with that.
-        self.problems.retain(|problem| problem.path != *path);
-        self.carried.extend(carried.packs.into_iter().map(|pack| (pack.id, pack)));
-        for Problem { path, why } in carried.lost {
-            self.failed(path, why);
-        }
-        if let Some(stale) = carried.stale.first()
-            && self.stale.len() < TOLD
-        {
-            self.warn(format!("{path} cannot be read, and is in the snapshot as of {}: {why}", stale.since));
-        }
-        self.stale.extend(carried.stale.into_iter().map(|stale| (stale.path.clone(), stale)));
-        self.torn.extend(carried.torn.into_iter().map(|torn| (torn.path.clone(), torn)));
-        Ok(true)
-    }
-
-    /// Puts an entry that is carried over, or has it wait for its place beside its database.
-    fn carried(&mut self, mut entry: Box<Entry>, beside: bool) -> Result<()> {
-        if !entry.extents.iter().all(|extent| self.base.has_extent(extent)) {
-            // Its header is lost, and can be made anew.
-            entry.extents = entry.content_extents();
-            entry = self.place(entry, None)?;
-        }
-        if beside {
-            self.carried_sides.insert(entry.path.clone());
-            self.held.insert(entry.path.clone(), entry);
-            return Ok(());
-        }
-        // What lies beside a database now is not stored.
-        let database = entry.database.is_some().then(|| entry.path.clone());
-        self.add(entry)?;
-        self.databases.extend(database);
-        Ok(())
-    }
-
-    /// An entry that this run has written already; unless it had been carried over with a folder, and that was listed now and
-    /// does not have it.
-    fn written(&mut self, entry: Box<Entry>) -> Result<()> {
-        let is_stale = |stale: &BTreeMap<EntryPath, Stale>| {
-            let side = self.carried_sides.contains(&entry.path);
-            let database = database_of(entry.path.bytes()).filter(|_| side).and_then(|path| EntryPath::new(path).ok());
-            let above = std::iter::successors(Some(entry.path.clone()), EntryPath::folder);
-            above.chain(database).any(|path| stale.contains_key(&path))
-        };
-        if is_stale(&self.stale_before) && !is_stale(&self.stale) {
-            return Ok(());
-        }
-        self.add(entry)
-    }
-
-    /// What is at `path` stays as it was written.
-    fn stays(&mut self, path: &EntryPath) {
-        let back: Vec<_> = self.stale_before.extract_if(.., |at, _| at.is_in(path)).collect();
-        self.stale.extend(back);
-        // It had been carried over with the folder that it is in.
-        let above = std::iter::successors(path.folder(), EntryPath::folder);
-        let with = above.into_iter().find_map(|folder| self.stale_before.get(&folder));
-        if let Some(with) = with.filter(|_| !self.stale.contains_key(path)) {
-            self.stale.insert(path.clone(), Stale { path: path.clone(), ..with.clone() });
-        }
-    }
-
-    /// Puts a file that was read, and what lies beside it if it is a raw database. One that never came to rest is carried
-    /// over, if it can be, and what was read is kept beside the tree.
-    fn add_read(&mut self, entry: Box<Entry>, sides: Vec<Entry>, torn: Option<String>) -> Result<()> {
-        let path = entry.path.clone();
-        if let Some(why) = torn {
-            let known = self.carry.as_mut().map_or(Ok(false), |carry| carry.has_file(&path))?;
-            // What is carried over is not what other names of the file have.
-            let first = if known { self.first.take() } else { None };
-            if known && self.carry_over(&path, &why)? {
-                let all = sides.into_iter().map(Box::new).chain([entry]);
-                self.torn_reads.extend(all.map(|entry| (entry.path.clone(), entry)));
-                return Ok(());
-            }
-            self.first = self.first.take().or(first);
-            // A database that nothing good is known of stays unsound, as long as there is no good snapshot at all.
-            if entry.database.is_none() || self.carry.as_ref().is_some_and(Carry::exists) {
-                self.torn.insert(path.clone(), Problem { path: path.clone(), why: why.clone() });
-            }
-            self.warn(format!("{path}: {why}; taken as it stood, {} bytes", entry.size));
-        }
-        self.held.extend(sides.into_iter().map(|side| (side.path.clone(), Box::new(side))));
-        self.add(entry)
+        self.problems.insert(path.clone(), Problem { path, why });
     }
 
     fn keep(&mut self, entry: Box<Entry>) -> Result<()> {
@@ -447,6 +331,7 @@ impl<'a> Assembly<'a> {
         if sampled && let Some(known) = known {
             if known.hash == Some(content.hash) && known.size == content.found.size && content.note.is_none() {
                 self.live_files += 1;
+                self.known_files.count(true);
                 // An older program may have trusted it where nothing tells of stores through a memory map.
                 self.add(Box::new(Entry { racy: content.racy, ..known.clone() }))?;
                 return Ok(None);
@@ -505,7 +390,7 @@ impl<'a> Assembly<'a> {
     /// An entry is in the snapshot, and its extended attributes are not.
     fn without_attributes(&mut self, path: &EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path}: {why}"));
-        self.problems.push(Problem { path: path.clone(), why });
+        self.problems.insert(path.clone(), Problem { path: path.clone(), why });
     }
 
     /// Gives an entry, whose extents cover its content, its header and padding. The header of the entry that was known is
@@ -545,6 +430,8 @@ impl<'a> Assembly<'a> {
         let database = database_of(entry.path.bytes()).filter(|_| file).unwrap_or_default();
         // It was listed as a file of its own, and its database was taken with all that belongs to it.
         if !database.is_empty() && self.databases.iter().any(|path| path.bytes() == database) {
+            // What takes its place is not what other names of the file have.
+            self.first.take_if(|(path, ..)| *path == entry.path);
             return Ok(());
         }
         self.put(entry)
@@ -560,39 +447,6 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// Whether nothing but what was carried over is in it: then nothing was captured.
-    pub fn is_all_carried(&self) -> bool {
-        self.live_files == 0 && !self.stale.is_empty()
-    }
-
-    /// Whether what it lacks is new since the last good snapshot, or has lasted for another day, week or month: then somebody
-    /// is told.
-    ///
-    /// # Errors
-    /// A store that fails.
-    pub fn is_news(&mut self, started: Timestamp) -> Result<bool> {
-        if self.stale.is_empty() && self.torn.is_empty() && self.problems.is_empty() {
-            return Ok(false);
-        }
-        let Some(carry) = &mut self.carry else { return Ok(true) };
-        let Some(before) = carry.told()? else { return Ok(true) };
-        let stale = self.stale.values().any(|stale| {
-            let days = |at: Timestamp| at.duration_since(stale.since).as_hours() / 24;
-            let passed = TOLD_AFTER.iter().any(|day| days(before.started) < *day && days(started) >= *day);
-            passed || !before.knows(&stale.path)
-        });
-        let others = self.torn.keys().chain(self.problems.iter().map(|problem| &problem.path));
-        Ok(stale || others.into_iter().any(|path| !before.knows(path)))
-    }
-
-    /// That most of the files that were known have another content now, if they are many.
-    pub fn mostly_changed(&self) -> Option<String> {
-        let Known { same, changed } = self.known_files;
-        (same + changed >= MANY && changed > same).then(|| {
-            format!("{changed} of {} known files have another content than in the last snapshot", same + changed)
-        })
-    }
-
     /// What is to be told of it, when all is done.
     pub fn outcome(mut self) -> Assembled {
         if self.stale.len() > TOLD {
@@ -603,22 +457,12 @@ impl<'a> Assembly<'a> {
         }
         Assembled {
             warnings: self.warnings,
-            missing: self.problems,
+            missing: self.problems.into_values().collect(),
             stale: self.stale.into_values().collect(),
             torn: self.torn.into_values().collect(),
             databases: self.database_records,
             read_bytes: self.read_bytes,
         }
-    }
-
-    /// What was carried over, in path order.
-    pub fn stale(&self) -> Vec<Stale> {
-        self.stale.values().cloned().collect()
-    }
-
-    /// What was taken although it never came to rest, in path order.
-    pub fn torn(&self) -> Vec<Problem> {
-        self.torn.values().cloned().collect()
     }
 
     /// Databases that did not pass their check; those apart that were torn, where something good is there already.
@@ -630,31 +474,6 @@ impl<'a> Assembly<'a> {
     /// A pack that this run has stored, or that what was carried over lies in.
     pub fn pack(&self, id: PackId) -> Option<PackInfo> {
         self.stored.get(&id).or_else(|| self.carried.get(&id)).copied()
-    }
-
-    /// Writes what was read torn into hunks outside of the tree; gives them, and the packs that they reach.
-    ///
-    /// # Errors
-    /// A store that fails.
-    pub fn write_torn_reads(&mut self) -> Result<(Vec<HunkRef>, Vec<PackId>)> {
-        let (mut hunks, mut reached, mut builder) = (Vec::new(), Vec::new(), HunkBuilder::default());
-        let mut entries = std::mem::take(&mut self.torn_reads).into_values().peekable();
-        while let Some(entry) = entries.next() {
-            let full = match builder.push(&entry) {
-                Ok(full) => full,
-                Err(why) => {
-                    self.warn(format!("what was read of {} while it changed is not kept: {why}", entry.path));
-                    None
-                }
-            };
-            let last = if entries.peek().is_none() { builder.finish() } else { None };
-            for hunk in full.into_iter().chain(last) {
-                let frame = self.index.store(&hunk.bytes)?;
-                reached.extend(hunk.packs.iter().chain([&frame.pack]));
-                hunks.push(HunkRef { frame, entries: hunk.entries, first: hunk.first, maps: hunk.maps });
-            }
-        }
-        Ok((hunks, reached))
     }
 
     fn put(&mut self, mut entry: Box<Entry>) -> Result<()> {
@@ -702,6 +521,9 @@ impl<'a> Assembly<'a> {
             }
         }
         self.watch(&entry);
+        self.leaves += u64::from(entry.kind != Kind::Folder);
+        let inhabits = |mount: &&EntryPath| entry.path.is_in(mount) && entry.path != **mount;
+        self.inhabited.extend(self.base.unmounted.iter().filter(inhabits).cloned());
         if is_beside(&entry, &self.raw) {
             self.writer.count_beside(entry.size);
         }
@@ -727,18 +549,6 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// Remembers the size of what the last complete snapshot has as a database.
-    fn watch(&mut self, entry: &Entry) {
-        let databases = self.base.measure.as_ref().map_or(&[][..], |measure| &measure.databases);
-        // Both are in path order.
-        while databases.get(self.watched).is_some_and(|database| database.path < entry.path) {
-            self.watched += 1;
-        }
-        if entry.kind == Kind::File && databases.get(self.watched).is_some_and(|database| database.path == entry.path) {
-            self.sizes.insert(entry.path.clone(), entry.size);
-        }
-    }
-
     /// Ends what is being written for a checkpoint; none where nothing could be in it.
     ///
     /// # Errors
@@ -754,13 +564,13 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn rescue(&mut self, staging: &dyn Staging, most: u64) -> Result<Option<Written>> {
+    pub fn rescue(&mut self, most: u64) -> Result<Option<Written>> {
         self.index.flush()?;
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
         if let Some(earlier) = self.earlier.take() {
             return Ok(Some(earlier));
         }
-        let (base, stored, carried) = (self.base, &self.stored, &self.carried);
+        let (base, stored, carried, staging) = (self.base, &self.stored, &self.carried, self.staging);
         let (mut named, mut bytes) = (HashSet::new(), 0);
         let has = |pack: PackId| {
             let known = || carried.contains_key(&pack) || base.packs.book().contains_key(&pack);
@@ -801,35 +611,37 @@ impl<'a> Assembly<'a> {
         std::mem::take(&mut self.later)
     }
 
+    /// Makes what was stored of the index readable: what waits until something names it is not in the store yet.
+    fn publish_index(&self) -> Result<()> {
+        let is_index = |name: &str| name.starts_with("index/");
+        self.staging.publish(&is_index).map_err(|why| why.while_doing("store the index"))
+    }
+
     /// Begins to write the snapshot once more, from what has been written and what comes of `taken` paths. Makes what has been
     /// written readable, and gives a reader for it.
     ///
     /// # Errors
     /// A store that fails.
-    pub fn begin_again(
-        &mut self,
-        taken: &[EntryPath],
-        written: &Written,
-        staging: &dyn Staging,
-    ) -> Result<PackReader<'a>> {
+    pub fn begin_again(&mut self, taken: &[EntryPath], written: &Written) -> Result<PackReader<'a>> {
         // An open pack would be waited for.
         self.data.flush()?;
         self.index.flush()?;
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
-        let is_index = |name: &str| name.starts_with("index/");
-        staging.publish(&is_index).map_err(|why| why.while_doing("store the index"))?;
+        self.publish_index()?;
         self.earlier = Some(written.clone());
         self.writer = SnapshotWriter::default();
         self.links.clear();
         let again = |path: &EntryPath| path.is_in_one_of(taken);
-        self.problems.retain(|problem| !again(&problem.path));
-        self.stale_before = self.stale.extract_if(.., |path, _| again(path)).collect();
-        self.torn.retain(|path, _| !again(path));
-        self.torn_reads.retain(|path, _| !again(path));
+        self.aside = Aside {
+            stale: self.stale.extract_if(.., |path, _| again(path)).collect(),
+            torn: self.torn.extract_if(.., |path, _| again(path)).collect(),
+            torn_reads: self.torn_reads.extract_if(.., |path, _| again(path)).collect(),
+            problems: self.problems.extract_if(.., |path, _| again(path)).collect(),
+        };
         self.unread.retain(|path, _| !again(path));
         self.database_records.clear();
         self.sizes.clear();
-        self.watched = 0;
+        (self.watched, self.leaves) = (0, 0);
         self.databases.clear();
         self.beside.clear();
         self.raw.clear();

@@ -1,6 +1,6 @@
 //! What a backup starts from: the parent snapshot and, before it, the checkpoint of a backup that did not finish.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crossbeam_channel::Sender;
@@ -18,8 +18,12 @@ use crate::vault::pack::PackInfo;
 use crate::vault::parts::Parts;
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
-use crate::vault::root::{HunkRef, Place, Root, SnapshotName, State, Totals};
+use crate::vault::root::{Filters, HunkRef, Place, Root, SnapshotName, State, Totals};
 use crate::vault::tree;
+
+mod stream;
+
+use self::stream::{Stream, TOGETHER};
 
 /// The entries that are known, and where their bytes are.
 pub struct Base<'v> {
@@ -31,6 +35,12 @@ pub struct Base<'v> {
     pub names: Vec<SnapshotName>,
     /// The newest good snapshot of the same data, from which what cannot be read is carried over.
     pub good: Option<(SnapshotName, Root)>,
+    /// Packs that may be damaged, and were not read: whoever would name them reads them first.
+    pub doubted: HashSet<PackId>,
+    /// Which entries this snapshot is to have.
+    pub filters: Filters,
+    /// Where something was mounted in the last complete snapshot, and is not any more.
+    pub unmounted: Vec<EntryPath>,
     /// What the last complete snapshot had: by that it is judged whether this one is suspect.
     pub measure: Option<Measure>,
     /// The suspect ones since, newest first.
@@ -128,6 +138,9 @@ impl<'v> Base<'v> {
             names: Vec::new(),
             parent: None,
             good: None,
+            doubted: HashSet::new(),
+            filters: Filters::default(),
+            unmounted: Vec::new(),
             measure: None,
             suspects: Vec::new(),
             other_data: None,
@@ -143,7 +156,7 @@ impl<'v> Base<'v> {
             missed: Vec::new(),
             absent,
         };
-        let (mut found, mut partial, mut suspect) = (None, None, None);
+        let (mut found, mut partial, mut suspect, mut other) = (None, None, None, None);
         for (number, name) in names.iter().rev().copied().enumerate() {
             let root = match vault.root(name) {
                 Ok(root) => root,
@@ -153,13 +166,14 @@ impl<'v> Base<'v> {
                 }
                 Err(why) => return Err(why),
             };
+            let same = root.is_of(of.0, of.1);
             match root.state {
-                State::Complete if base.measure.is_none() => {
-                    base.measure = Some(base.measured(&root)?);
-                    base.other_data = (!root.is_of(of.0, of.1)).then(|| told(&root));
+                State::Complete if same && base.measure.is_none() => base.measure = Some(base.measured(&root)?),
+                State::Complete if other.is_none() => {
+                    other = Some((base.measured(&root)?, base.measure.is_none(), told(&root)))
                 }
-                State::Partial if partial.is_none() && base.measure.is_none() => partial = Some(base.measured(&root)?),
-                State::Suspect if base.measure.is_none() => base.suspects.push(earlier(&root)),
+                State::Partial if same && partial.is_none() => partial = Some(base.measured(&root)?),
+                State::Suspect if same && base.measure.is_none() => base.suspects.push(earlier(&root)),
                 _ => {}
             }
             if root.state == State::Suspect && found.is_none() && suspect.is_none() && root.totals.entries > 1 {
@@ -174,10 +188,15 @@ impl<'v> Base<'v> {
                 let what = format!("the snapshot {name}");
                 found = base.load(&root, &what, &mut warn)?.map(|loaded| (name, root, loaded));
             }
-            let looked_enough = base.good.is_some() || number >= LOOKED_AT;
-            if base.measure.is_some() && found.is_some() && looked_enough {
+            let measured = base.good.is_some() && base.measure.is_some();
+            if found.is_some() && (measured || number >= LOOKED_AT) {
                 break;
             }
+        }
+        if let Some((measure, newest, told)) = other {
+            // Where nothing is known of this data, what there was of another loses it.
+            base.measure = base.measure.or(Some(measure));
+            base.other_data = newest.then_some(told);
         }
         base.measure = base.measure.or(partial);
         let terms = |root: &Root| Terms::of(root, place, comparable);
@@ -201,6 +220,11 @@ impl<'v> Base<'v> {
             base.find_missed(vault, &names, name, &root, terms, &mut warn)?;
             base.turn = next_turn(vault, name, &root)?;
             base.parent = Some((name, root));
+        }
+        // What may be carried over from another one is named as well, and to be tested if it is doubted.
+        if let Some((name, root)) = base.good.as_ref().filter(|(name, _)| Some(*name) != parent) {
+            let loaded = base.load(root, &format!("the snapshot {name}"), &mut warn)?;
+            base.packs.learn(loaded.into_iter().flat_map(|(packs, _)| packs));
         }
         base.names = names;
         // Lists were read for what they say, and are checked by their hashes; maps would be named again.
@@ -229,7 +253,8 @@ impl<'v> Base<'v> {
             _ => {}
         }
         let (entries, bytes) = (root.totals.entries, root.totals.bytes.saturating_sub(root.totals.beside));
-        Ok(Measure { entries, bytes, place: root.place.clone(), mounts: root.mounts.clone(), databases })
+        let (place, mounts, filters) = (root.place.clone(), root.mounts.clone(), root.filters.clone());
+        Ok(Measure { entries, bytes, place, mounts, databases, filters })
     }
 
     /// Looks in older snapshots for what the parent could not read: a large file that was locked once is not sent whole
@@ -365,71 +390,6 @@ impl<'v> Base<'v> {
                 return Ok(());
             }
         }
-    }
-}
-
-/// Known entries that are sent at a time where two snapshots are joined.
-const TOGETHER: usize = 512;
-
-/// The entries of sections, one after the other.
-struct Stream<'b> {
-    base: &'b Base<'b>,
-    hunks: std::vec::IntoIter<(&'b Section, usize)>,
-    decoder: Decoder,
-    ready: VecDeque<Known>,
-}
-
-impl<'b> Stream<'b> {
-    fn new(base: &'b Base<'b>, sections: &'b [Section]) -> Result<Self> {
-        let hunks = sections.iter().flat_map(|section| (0..section.hunks.len()).map(move |n| (section, n)));
-        let hunks = hunks.collect::<Vec<_>>().into_iter();
-        Ok(Stream { base, hunks, decoder: Decoder::new()?, ready: VecDeque::new() })
-    }
-
-    /// What the next hunk that can be read says; none at the end.
-    fn hunk(&mut self, warn: &impl Fn(String)) -> Result<Option<Vec<Known>>> {
-        for (section, n) in self.hunks.by_ref() {
-            let hunk = &section.hunks[n];
-            let next = section.hunks.get(n + 1).map(|next| &next.first);
-            if let (Some(after), Some(next)) = (&section.after, next)
-                && next <= after
-            {
-                continue;
-            }
-            let entries = match tree::read_hunk(&self.base.packs, hunk, &mut self.decoder) {
-                Ok(entries) => entries,
-                // Nothing can be stored there either.
-                Err(why) if why.kind() == Kind::Unreachable => return Err(why),
-                Err(why) => {
-                    warn(format!("what the parent says from {} on is read anew: {why}", hunk.first));
-                    continue;
-                }
-            };
-            let mut known: Vec<_> = entries
-                .into_iter()
-                .filter(|entry| section.after.as_ref().is_none_or(|after| entry.path > *after))
-                .filter_map(|entry| self.base.known(entry, section.terms))
-                .collect();
-            join_units(&mut known);
-            return Ok(Some(known));
-        }
-        Ok(None)
-    }
-
-    /// The path of the next entry.
-    fn peek(&mut self, warn: &impl Fn(String)) -> Result<Option<&EntryPath>> {
-        while self.ready.is_empty() {
-            match self.hunk(warn)? {
-                Some(known) => self.ready.extend(known),
-                None => return Ok(None),
-            }
-        }
-        Ok(self.ready.front().map(|known| &known.entry.path))
-    }
-
-    /// The next entry, which was looked at.
-    fn next(&mut self) -> Option<Known> {
-        self.ready.pop_front()
     }
 }
 

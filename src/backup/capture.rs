@@ -180,7 +180,7 @@ impl Capture<'_> {
             done.rounds += 1;
             done.taken += taken.len() as u64;
             later.retain(|path, _| !path.is_in_one_of(&taken));
-            let reader = assembly.begin_again(&taken, &written, self.run.staging)?;
+            let reader = assembly.begin_again(&taken, &written)?;
             let pass = Pass::Round { taken: &taken, new: &to_take.newborn, written: &written, reader: &reader };
             let new = self.through(&pass, |parts| {
                 assembly.take(parts)?;
@@ -194,7 +194,7 @@ impl Capture<'_> {
 
     /// Carries over, or names as missing, what is there and could never be read.
     fn close(&self, assembly: &mut Assembly, written: &Written, unread: &[EntryPath]) -> Result<Written> {
-        let reader = assembly.begin_again(&[], written, self.run.staging)?;
+        let reader = assembly.begin_again(&[], written)?;
         self.through(&Pass::Close { unread, written, reader: &reader }, |parts| {
             assembly.take(parts)?;
             self.ctx.check(&doing(self.run.options))

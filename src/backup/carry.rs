@@ -24,8 +24,8 @@ use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
 use crate::vault::path::{Bytes, EntryPath};
 use crate::vault::read::{Decoder, PackReader};
-use crate::vault::root::{HunkRef, Problem, Root, SnapshotName, Stale};
-use crate::vault::tree;
+use crate::vault::root::{Filters, HunkRef, Problem, Root, SnapshotName, Stale};
+use crate::vault::{state, tree};
 
 /// So many good snapshots are asked, the newest one among them.
 const ASKED: usize = 8;
@@ -51,7 +51,10 @@ struct Source<'a> {
     hunks: Vec<HunkRef>,
     /// What its filters took.
     select: Option<Select>,
+    filters: Filters,
     lacks: Lacks,
+    /// Doubted packs that were read, and whether they are sound.
+    tested: HashMap<PackId, bool>,
     decoder: Decoder,
     /// The hunk that was read last; none of its entries where it is damaged.
     last: Option<(usize, Option<Vec<Entry>>)>,
@@ -135,16 +138,14 @@ impl<'a> Carry<'a> {
         })
     }
 
-    /// Whether the newest good snapshot has a file at `path` that was at rest when it was read.
+    /// Whether there is a file at `path` to be carried over that was at rest when it was read.
     ///
     /// # Errors
     /// A store that fails.
     pub fn has_file(&mut self, path: &EntryPath) -> Result<bool> {
-        if !self.find(0)? {
-            return Ok(false);
-        }
-        let source = &mut self.sources[0];
-        Ok(source.entry(path)?.is_some_and(|entry| entry.kind == Kind::File) && !source.lacks.torn.contains_key(path))
+        let Some((at, Has::Unit(unit))) = self.newest(path, 0)? else { return Ok(false) };
+        let file = unit.first().is_some_and(|entry| entry.kind == Kind::File);
+        Ok(file && !self.sources[at].lacks.torn.contains_key(path))
     }
 
     /// The extended attributes that the newest good snapshot has of `path`.
@@ -180,6 +181,9 @@ impl<'a> Carry<'a> {
             Has::Unit(_) if below => return Ok(None),
             Has::Unit(unit) => {
                 done.packs = source.packs_of(&unit);
+                // Of a file that was no database then, what lay beside it is named for itself.
+                let plain = unit.iter().skip(1).filter(|_| recorded_sides(&unit[0]).is_empty());
+                done.stale.extend(plain.map(|side| source.stale(&side.path, why)));
                 for (n, entry) in unit.into_iter().enumerate() {
                     take(carried(entry, source.name), Beside(n > 0))?;
                 }
@@ -189,7 +193,6 @@ impl<'a> Carry<'a> {
             Has::Nothing | Has::Unknown => return Ok(None),
         };
         done.stale.extend(within(&source.lacks.stale, path).filter(|stale| stale.path != *path).cloned());
-        done.lost.extend(within(&source.lacks.missing, path).cloned());
         if !below {
             done.packs.extend(source.packs_of([&*folder]));
             take(carried(*folder, source.name), Beside(false))?;
@@ -209,15 +212,25 @@ impl<'a> Carry<'a> {
         let mut passed: Option<EntryPath> = None;
         // What lies beside raw databases, and whether it goes with them.
         let mut sides: HashMap<EntryPath, bool> = HashMap::new();
+        // Of some entries only the extended attributes were.
+        let mut missing: BTreeMap<_, _> =
+            within(&self.sources[at].lacks.missing, path).map(|item| (item.path.clone(), item.clone())).collect();
         for hunk in self.sources[at].hunks_of(path) {
-            for entry in self.sources[at].read(hunk)?.unwrap_or_default() {
+            let Some(entries) = self.sources[at].read(hunk)? else {
+                let why =
+                    format!("what the vault says of it from {} on is damaged", self.sources[at].hunks[hunk].first);
+                done.lost.push(Problem { path: path.clone(), why });
+                continue;
+            };
+            for entry in entries {
                 let outside = !entry.path.is_in(path) || entry.path == *path;
                 if outside || passed.as_ref().is_some_and(|passed| entry.path.is_in(passed)) {
                     continue;
                 }
+                missing.remove(&entry.path);
                 if let Some(goes) = sides.remove(&entry.path) {
                     if goes {
-                        take(carried(entry, self.sources[at].name), Beside(false))?;
+                        take(carried(entry, self.sources[at].name), Beside(true))?;
                     }
                     continue;
                 }
@@ -239,6 +252,7 @@ impl<'a> Carry<'a> {
                 }
             }
         }
+        done.lost.extend(missing.into_values());
         Ok(())
     }
 
@@ -352,7 +366,19 @@ impl<'a> Source<'a> {
             });
             let (started, decoder) = (root.started, Decoder::new()?);
             let lacks = Lacks { stale, torn, missing };
-            Ok(Source { name, started, packs, hunks, select, lacks, decoder, last: None })
+            let filters = root.filters.clone();
+            Ok(Source {
+                name,
+                started,
+                packs,
+                hunks,
+                select,
+                filters,
+                lacks,
+                tested: HashMap::new(),
+                decoder,
+                last: None,
+            })
         };
         match load() {
             Ok(source) => Ok(Some(source)),
@@ -363,20 +389,23 @@ impl<'a> Source<'a> {
 
     /// What it has at a path.
     fn has(&mut self, path: &EntryPath, base: &Base, select: &Select) -> Result<Has> {
-        let Some(at) = self.hunk_of(path) else { return Ok(Has::Nothing) };
-        if self.lacks.missing.contains_key(path) || self.read(at)?.is_none() {
-            return Ok(Has::Unknown);
-        }
         let Some(entry) = self.entry(path)? else {
-            let taken = |kind| self.select.as_ref().is_none_or(|select| select.takes_path(path, kind));
-            return Ok(if taken(Kind::File) && taken(Kind::Folder) { Has::Nothing } else { Has::Unknown });
+            // Nor can it tell where that hunk is damaged.
+            let readable = self.last.as_ref().is_none_or(|(_, entries)| entries.is_some());
+            let taken = |kind| {
+                let takes = |select: &Select| select.takes_path(path, kind) && !select.excludes_above(path);
+                self.select.as_ref().is_none_or(takes)
+            };
+            let knows = readable && !self.lacks.missing.contains_key(path) && taken(Kind::File) && taken(Kind::Folder);
+            return Ok(if knows { Has::Nothing } else { Has::Unknown });
         };
         // What belonged to a database would be taken for another one's.
         if !select.takes_path(path, entry.kind) || self.is_side(path)? {
             return Ok(Has::Nothing);
         }
         if entry.kind == Kind::Folder {
-            let mut whole = true;
+            // Where other entries were chosen, it may have had more.
+            let mut whole = self.select.is_none() || self.filters == base.filters;
             for at in self.hunks_of(path) {
                 whole &= self.read(at)?.is_some();
             }
@@ -430,15 +459,42 @@ impl<'a> Source<'a> {
     /// An entry, and what lies beside it if it is a raw database; none where the vault has not all of the content.
     fn unit(&mut self, base: &Base, entry: Entry) -> Result<Option<Vec<Entry>>> {
         let sides = recorded_sides(&entry);
+        let plain = entry.kind == Kind::File && entry.database.is_none();
         let mut unit = vec![entry];
-        for side in sides {
-            match self.entry(&side)? {
+        for side in &sides {
+            match self.entry(side)? {
                 Some(side) if side.kind == Kind::File => unit.push(side),
                 _ => return Ok(None),
             }
         }
-        let content = |entry: &Entry| packs_of(entry, &entry.content_extents()).all(|pack| base.has(pack));
-        Ok(unit.iter().all(content).then_some(unit))
+        // It may have been a database that was taken as a file: without its log it is not what it was.
+        for side in ["-journal", "-wal"].into_iter().filter(|_| plain) {
+            if let Ok(side) = EntryPath::new([unit[0].path.bytes(), side.as_bytes()].concat()) {
+                unit.extend(self.entry(&side)?.filter(|side| side.kind == Kind::File && side.database.is_none()));
+            }
+        }
+        for entry in &unit {
+            for pack in packs_of(entry, &entry.content_extents()) {
+                if !base.has(pack) || !self.is_sound(pack, base)? {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(unit))
+    }
+
+    /// Whether a pack is what was stored: one that is doubted is read for that, once.
+    fn is_sound(&mut self, pack: PackId, base: &Base) -> Result<bool> {
+        if !base.doubted.contains(&pack) {
+            return Ok(true);
+        }
+        if let Some(sound) = self.tested.get(&pack) {
+            return Ok(*sound);
+        }
+        let Some(info) = self.packs.book().get(&pack) else { return Ok(false) };
+        let sound = state::test(&*base.vault.store, info)?.is_sound();
+        self.tested.insert(pack, sound);
+        Ok(sound)
     }
 
     /// The packs that entries lie in.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::assemble::Assembly;
+use super::assemble::MANY;
 use super::base::Base;
 use super::packer::Packer;
-use super::suspect::{self, Now, Verdict};
+use super::suspect::{self, Measure, Now, Verdict};
 use super::unread::Left;
 use super::writer::Written;
 use super::{Options, absolute, doing};
@@ -20,9 +21,7 @@ use crate::vault::hex::PackId;
 use crate::vault::list;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::absent;
-use crate::vault::root::{
-    CHECKPOINTS, FORMAT, Filters, Mount, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals,
-};
+use crate::vault::root::{CHECKPOINTS, FORMAT, Mount, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals};
 
 /// Asked directly before a snapshot's root is created, when all else is stored: whether the run may commit at all. Another
 /// one may have taken its place meanwhile. Checkpoints are not asked about: they do no more than save time.
@@ -61,8 +60,8 @@ pub struct Run<'a> {
     pub base: &'a Base<'a>,
     /// Where the data directory is.
     pub place: Place,
-    /// What is mounted below it.
-    pub mounts: Vec<Mount>,
+    /// What is mounted below it; none where that cannot be told.
+    pub mounts: Option<Vec<Mount>>,
     /// What was taken over unread.
     pub left: Left,
     /// When it began, by the store's clock.
@@ -93,8 +92,10 @@ pub struct Committed {
     pub good: bool,
     /// Whether all of it is what was there.
     pub whole: bool,
-    /// Whether something about it is new that somebody should be told.
-    pub alert: bool,
+    /// Whether what it lacks is new, or has lasted for long.
+    pub news: bool,
+    /// What somebody should be told of it, however good it is.
+    pub notices: Vec<String>,
     /// Its sums.
     pub totals: Totals,
     /// Bytes of all objects that the run created, the root among them.
@@ -124,17 +125,16 @@ impl Run<'_> {
             reached.insert(frame.pack);
             Ok::<_, Error>(frame)
         };
-        if !checkpoint && assembly.is_all_carried() {
-            let first = assembly.stale().into_iter().next();
-            let why = first.map(|stale| format!("{}: {}", stale.path, stale.why)).unwrap_or_default();
-            return Err(Error::failed(doing(self.options), format!("no file in it can be read. {why}"))
+        if !checkpoint && assembly.read_nothing() {
+            let first = assembly.first_unread().map(|(path, why)| format!("{path}: {why}")).unwrap_or_default();
+            return Err(Error::failed(doing(self.options), format!("no file in it can be read. {first}"))
                 .hint("Look at its disk or mount, and at who may read it. The snapshots before are as they were."));
         }
         assembly.flush()?;
-        let Written { hunks, mut reached, totals, until } = written;
+        let Written { hunks, mut reached, mut totals, until } = written;
         let covers = checkpoint.then_some(until);
         let hunks = list::write(hunks, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
-        let problems = assembly.problems.clone();
+        let problems: Vec<_> = assembly.problems.values().cloned().collect();
         let problems = list::write(problems, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let stale = list::write(assembly.stale(), |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let torn = list::write(assembly.torn(), |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
@@ -171,27 +171,29 @@ impl Run<'_> {
             ));
         }
 
-        let (mut state, mut suspect, mut alert) = (State::Complete, None, false);
+        let (mut state, mut suspect, mut news, mut notices) = (State::Complete, None, false, Vec::new());
         if covers.is_none() {
             let verdict = self.judge(assembly, &totals);
             state = self.state(assembly, &verdict);
-            alert = assembly.is_news(self.started)?;
+            news = assembly.is_news(self.started)?;
             match verdict {
                 Verdict::Suspect(why) if state == State::Suspect => suspect = Some(why),
-                Verdict::Noted(why) => assembly.warn(why),
-                Verdict::Accepted(why) => {
-                    alert = true;
-                    assembly.warn(why);
-                }
-                Verdict::Sound | Verdict::Suspect(_) => {}
+                Verdict::Noted(why) if !self.options.accept_shrink => assembly.warn(why),
+                Verdict::Accepted(why) => notices.push(why),
+                Verdict::Sound | Verdict::Noted(_) | Verdict::Suspect(_) => {}
             }
-            if let Some(other) = self.base.other_data.as_ref().filter(|_| state != State::Suspect) {
+            let good = state == State::Complete && failed_checks == 0;
+            if let Some(other) = self.base.other_data.as_ref().filter(|_| good) {
                 assembly.warn(format!("the last complete snapshot is of {other}; from now on `latest` is this one"));
             }
-            if let Some(why) = assembly.mostly_changed() {
-                alert = true;
+            if let Some(why) = self.other_filters() {
                 assembly.warn(why);
             }
+            totals.rewritten = assembly.rewritten();
+            // Where it is always so, nobody wants to hear it each time.
+            let before = self.base.parent.as_ref().map_or(0, |(_, root)| root.totals.rewritten);
+            notices.extend(assembly.mostly_changed().filter(|_| before < MANY));
+            notices.iter().for_each(|why| assembly.warn(why.clone()));
         }
         let uploaded: u64 = assembly.stored.values().map(|info| info.size).sum();
         let totals = Totals { uploaded_bytes: uploaded, new_packs: assembly.stored.len() as u64, ..totals };
@@ -213,7 +215,12 @@ impl Run<'_> {
             host: self.options.host.clone(),
             writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
             place: self.place.clone(),
-            mounts: self.mounts.clone(),
+            // What cannot be told now is as it was.
+            mounts: self
+                .mounts
+                .clone()
+                .or_else(|| self.base.measure.as_ref().map(|m| m.mounts.clone()))
+                .unwrap_or_default(),
             unread: Some(self.left.parts()),
             covers,
             totals,
@@ -224,7 +231,7 @@ impl Run<'_> {
             torn,
             torn_reads,
             service: self.options.service.clone(),
-            filters: Filters { include: self.options.include.clone(), exclude: self.options.exclude.clone() },
+            filters: self.base.filters.clone(),
             databases,
             failed_checks,
         };
@@ -242,7 +249,8 @@ impl Run<'_> {
             suspect: root.suspect,
             good,
             whole,
-            alert,
+            news,
+            notices,
             totals,
             uploaded_bytes,
         }))
@@ -253,13 +261,28 @@ impl Run<'_> {
         info.ok_or_else(|| Error::failed("list the snapshot's packs", format!("nothing is known of the pack {id}")))
     }
 
+    /// That other entries are chosen than for the last complete snapshot.
+    fn other_filters(&self) -> Option<String> {
+        let Measure { filters, .. } = self.base.measure.as_ref()?;
+        let now = &self.base.filters;
+        (now != filters).then(|| {
+            format!("other entries are chosen than for the last complete snapshot: {now}, and before {filters}")
+        })
+    }
+
     /// What is to be thought of what was captured, and why.
     fn judge(&self, assembly: &Assembly, totals: &Totals) -> Verdict {
         // What is there and cannot be read has not vanished.
         let entries = totals.entries + assembly.unread.len() as u64;
         let bytes = totals.bytes - totals.beside + assembly.unread.values().sum::<u64>();
-        let sizes = &assembly.sizes;
-        let now = Now { entries, bytes, place: &self.place, mounts: &self.mounts, sizes };
+        let (sizes, unread) = (&assembly.sizes, &assembly.unread);
+        let leaves = assembly.leaves + unread.len() as u64;
+        let filters = &self.base.filters;
+        // Where entries are all the same, what was mounted was copied there.
+        let inhabited = |was: &&Mount| assembly.inhabited.contains(&was.path);
+        let copied = self.base.measure.iter().flat_map(|measure| &measure.mounts).filter(inhabited).cloned();
+        let mounts: Option<Vec<_>> = self.mounts.clone().map(|mounts| mounts.into_iter().chain(copied).collect());
+        let now = Now { entries, leaves, bytes, filters, place: &self.place, mounts: mounts.as_deref(), sizes, unread };
         suspect::judge(&now, self.base.measure.as_ref(), &self.base.suspects)
     }
 

@@ -19,6 +19,7 @@ pub mod found;
 pub mod index;
 pub mod large;
 pub mod merge;
+pub mod open;
 pub mod packer;
 pub mod part;
 pub mod patch;
@@ -65,7 +66,7 @@ use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
 use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
-use crate::vault::root::{DatabaseRecord, Problem, Reason, SnapshotName, Stale, State};
+use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, Reason, SnapshotName, Stale, State};
 use crate::vault::seq;
 use crate::vault::state::Tested;
 
@@ -205,6 +206,9 @@ impl Options {
     }
 }
 
+/// So many entries that are missing, stale or torn are in a report, of each.
+const REPORTED: usize = 10_000;
+
 /// What a backup did.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -236,8 +240,10 @@ pub struct Report {
     pub looked_again: LookedAgain,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// Whether something about the snapshot is new that somebody should be told, however it ended.
-    pub alert: bool,
+    /// Whether what it lacks is new since the last good snapshot, or has lasted for a day, a week or a month.
+    pub news: bool,
+    /// What somebody should be told of it, however good it is.
+    pub notices: Vec<String>,
     /// What is missing: it could not be read, and no older snapshot had it.
     pub errors: Vec<Problem>,
     /// What could not be read and was carried over from an older snapshot.
@@ -333,9 +339,10 @@ fn attempt(
 ) -> Result<Attempt> {
     let (root, unlocked) = open_locked(options, ctx)?;
     // Where there is no /proc, nothing is known of mounts.
-    let mounted = filesystem::mounted().unwrap_or_default();
+    let all_mounted = filesystem::mounted().ok();
+    let mounted = all_mounted.as_deref().unwrap_or_default();
     let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
-    let place = place::place(options, &root, remote.is_some(), &mounted)?;
+    let place = place::place(options, &root, remote.is_some(), mounted)?;
     let early = Mutex::new(lost.told.clone());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
@@ -366,10 +373,22 @@ fn attempt(
         base = Base::find(vault, of, &place, remote.is_none(), lost.all(), warn)?;
     }
     doubts.warnings().into_iter().for_each(warn);
+    base.doubted = doubts.untested();
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
     base.seq = number(base.known.max(options.seq_after), options.clock().max(started), options, warn)?;
-    let mounts = suspect::mounts_below(root.path(), &mounted).into_iter();
-    let mounts = mounts.filter(|mount| !select.excludes(&mount.path)).collect();
+    let walked = |mount: &Mount| {
+        let at = root.path().join(mount.path.as_path());
+        let excluded = select.excludes(&mount.path) || select.excludes_above(&mount.path);
+        !excluded && !options.not_walked.iter().any(|folder| at.starts_with(folder) || folder.starts_with(&at))
+    };
+    let mounts = all_mounted.as_deref().map(|all| suspect::mounts_below(root.path(), all));
+    let mounts: Option<Vec<_>> = mounts.map(|mounts| mounts.into_iter().filter(walked).collect());
+    if let Some(measure) = &mut base.measure {
+        measure.mounts.retain(walked);
+        let there = |was: &&Mount| mounts.as_ref().is_none_or(|mounts| mounts.iter().any(|is| is.path == was.path));
+        base.unmounted = measure.mounts.iter().filter(|was| !there(was)).map(|was| was.path.clone()).collect();
+    }
+    base.filters = Filters { include: options.include.clone(), exclude: options.exclude.clone() };
     let staging = &*vault.store.staging();
     let mut room = vault.store.room(rescue::KEPT);
     let free = room.as_ref().map(|room| room.free);
@@ -382,7 +401,7 @@ fn attempt(
         // While the directory is read, since it takes a request.
         let looking = (!looked).then(|| scope.spawn(|| doubted::glance(vault, &base, doubts, ctx)));
         with_packer(staging, options.level, ctx, |packer| {
-            let mut assembly = Assembly::new(&base, select, packer, ctx)?;
+            let mut assembly = Assembly::new(&base, select, (packer, staging), ctx)?;
             let taken = capture.take(&mut assembly, packer).and_then(|(written, settled)| {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
                 if !leads_to(&options.data, &root) {
@@ -426,10 +445,11 @@ fn attempt(
         new_packs: committed.totals.new_packs,
         looked_again: settled,
         warnings,
-        alert: committed.alert,
-        errors: assembled.missing,
-        stale: assembled.stale,
-        torn: assembled.torn,
+        news: committed.news,
+        notices: committed.notices,
+        errors: some(assembled.missing),
+        stale: some(assembled.stale),
+        torn: some(assembled.torn),
         databases: assembled.databases,
         seconds: clock.elapsed().as_secs_f64(),
         traffic: vault.store.traffic(),
@@ -470,6 +490,12 @@ fn open_locked(options: &Options, ctx: &Context) -> Result<(Directory, Option<St
         }
         ctx.check(&doing(options))?;
     }
+}
+
+/// As much of a list as a report has: all of it is in the root.
+fn some<T>(mut list: Vec<T>) -> Vec<T> {
+    list.truncate(REPORTED);
+    list
 }
 
 /// The data directory's path as it is kept with a snapshot.

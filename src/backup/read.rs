@@ -5,14 +5,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::fs::{OFlags, SeekFrom, Stat, fstat, seek};
+use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
 use super::Trust;
@@ -22,10 +19,10 @@ use super::extra::{Extra, extra_of, extra_of_file};
 use super::found::{Found, Role};
 use super::large::Large;
 use super::merge::Step;
+use super::open::open_held;
 use super::part::{Content, Part, Why};
 use super::sqlite::beside;
 use super::sqlite::header::{Header, SMALLEST_PAGE};
-use super::sqlite::registry::{self, Hold};
 use super::sqlite::trouble::Trouble;
 use super::sqlite::{self, How};
 use super::times::{Happened, compare, mtime, wait_a_tick};
@@ -312,49 +309,8 @@ fn look(
     Ok(Part::Failed(found.path, "it is replaced again and again".into(), found.size))
 }
 
-/// How long a program may keep a file to itself that it has a lease on: after 45 s the kernel takes it away, unless it is
-/// told otherwise (fcntl(2), `/proc/sys/fs/lease-break-time`).
-const LEASE: Duration = Duration::from_secs(50);
-
-/// Opens a file. Where another program has a lease on it, as file servers do, opening begins to take that away, and is tried
-/// again until it has gone.
-fn open(desk: Desk, path: &EntryPath) -> Result<OwnedFd, Errno> {
-    let began = Instant::now();
-    loop {
-        match desk.root.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
-            Err(Errno::AGAIN) if began.elapsed() < LEASE && !desk.ctx.stop.load(Relaxed) => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            done => return done,
-        }
-    }
-}
-
 /// Why a database is taken raw that is known by what lies beside it.
 const ENCRYPTED: &str = "it does not begin as a database, and what lies beside it is one's: it is encrypted";
-
-/// Opens a file under a hold, and looks at it.
-///
-/// # Errors
-/// As `open`; `LOOP` for what is no regular file.
-fn open_held(desk: Desk, found: &Found) -> Result<(File, Stat, Hold), Errno> {
-    let hold = registry::hold(found.device, found.inode, desk.ctx.stop)?;
-    let file = File::from(open(desk, &found.path)?);
-    let stat = fstat(&file)?;
-    if (stat.st_dev, stat.st_ino) == (found.device, found.inode) {
-        return Ok((file, stat, hold));
-    }
-    // Another file has the name now. Whoever has that one open in this process is waited for before this is closed.
-    drop(hold);
-    match registry::hold(stat.st_dev, stat.st_ino, desk.ctx.stop) {
-        Ok(hold) => Ok((file, stat, hold)),
-        Err(why) => {
-            // Closing it would take another's locks away. It is never closed: the run ends here.
-            std::mem::forget(file);
-            Err(why)
-        }
-    }
-}
 
 /// Reads a file: a small one comes back as a part, of a large one or a database all but the end has gone into the channel
 /// when this returns.
@@ -549,6 +505,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
     use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
 
     /// Does something at a desk.
     fn at_desk<T>(data: &Path, work: impl FnOnce(Desk) -> T) -> T {

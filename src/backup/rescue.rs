@@ -81,7 +81,7 @@ fn checkpoint(run: &Run, assembly: &mut Assembly, packer: &Packer) -> Result<Opt
     if full && run.base.covered.is_some() {
         return Ok(None);
     }
-    let Some(written) = assembly.rescue(run.staging, run.may_keep())? else { return Ok(None) };
+    let Some(written) = assembly.rescue(run.may_keep())? else { return Ok(None) };
     // One that covers less would be taken in place of the one that this backup went on from.
     let until = written.until.clone();
     if run.base.covered.as_ref().is_some_and(|covered| until <= *covered) {

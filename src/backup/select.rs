@@ -69,6 +69,11 @@ impl Select {
         }
     }
 
+    /// Whether a folder above a path is excluded.
+    pub fn excludes_above(&self, path: &EntryPath) -> bool {
+        std::iter::successors(path.folder(), EntryPath::folder).any(|folder| self.excludes(&folder))
+    }
+
     /// Whether a path, and what is below it, is excluded, whatever lies there.
     pub fn excludes(&self, path: &EntryPath) -> bool {
         self.exclude.is_match(path.as_path())

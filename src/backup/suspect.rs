@@ -5,12 +5,12 @@
 //! place that holds much less is most often a volume that is not mounted. Nothing may stand still for ever: what looks
 //! suspect for three days, and is used meanwhile, is how it is meant to be.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::vault::path::EntryPath;
-use crate::vault::root::{DatabaseRecord, Mount, Place};
+use crate::vault::root::{DatabaseRecord, Filters, Mount, Place};
 
 /// For how long a state must have looked suspect before it is accepted by itself.
 pub const ACCEPTED_AFTER: SignedDuration = SignedDuration::from_hours(72);
@@ -30,6 +30,8 @@ pub struct Measure {
     pub mounts: Vec<Mount>,
     /// Its databases.
     pub databases: Vec<DatabaseRecord>,
+    /// Which entries were chosen.
+    pub filters: Filters,
 }
 
 /// A suspect snapshot that was taken since.
@@ -52,12 +54,18 @@ pub struct Earlier {
 pub struct Now<'a> {
     /// Entries of every kind, those that could not be read among them.
     pub entries: u64,
+    /// Those of them that are no folders.
+    pub leaves: u64,
     /// Bytes of content, as above.
     pub bytes: u64,
+    /// Which entries were chosen.
+    pub filters: &'a Filters,
     /// Where it is.
     pub place: &'a Place,
-    /// As above.
-    pub mounts: &'a [Mount],
+    /// As above; none where that cannot be told.
+    pub mounts: Option<&'a [Mount]>,
+    /// What is there and could not be read, and how many bytes it has.
+    pub unread: &'a BTreeMap<EntryPath, u64>,
     /// The sizes of the files, databases or not, that are where the last complete snapshot has databases.
     pub sizes: &'a HashMap<EntryPath, u64>,
 }
@@ -77,12 +85,14 @@ pub enum Verdict {
 
 /// Judges a capture by the last complete snapshot and the suspect ones since, newest first.
 pub fn judge(now: &Now, measure: Option<&Measure>, since: &[Earlier]) -> Verdict {
-    // The data directory itself is an entry.
-    if now.entries <= 1 {
-        return Verdict::Suspect("the data directory is empty: this looks like an unmounted volume".into());
+    if now.leaves == 0 {
+        return Verdict::Suspect(match now.filters.is_empty() {
+            true => "the data directory is empty: this looks like an unmounted volume".into(),
+            false => format!("nothing in the data directory is chosen by {}", now.filters),
+        });
     }
     let Some(measure) = measure else { return Verdict::Sound };
-    if let Some(gone) = missing_mount(measure, now.mounts) {
+    if let Some(gone) = now.mounts.and_then(|mounts| missing_mount(measure, mounts)) {
         let Mount { path, filesystem, source } = gone;
         return Verdict::Suspect(format!("{source} ({filesystem}) is not mounted at {path} any more"));
     }
@@ -96,7 +106,7 @@ pub fn judge(now: &Now, measure: Option<&Measure>, since: &[Earlier]) -> Verdict
         true if now.entries < measure.entries.div_ceil(10) => {
             "it holds less than a tenth of the last complete snapshot's entries"
         }
-        true => match lost_database(measure, now.sizes) {
+        true => match lost_database(measure, now) {
             Some(why) => return accepted(now, measure, since, why),
             None if half => {
                 return Verdict::Noted(format!(
@@ -121,9 +131,14 @@ fn missing_mount<'m>(measure: &'m Measure, mounts: &[Mount]) -> Option<&'m Mount
 }
 
 /// Says of a database that it is gone, or nearly empty.
-fn lost_database(measure: &Measure, sizes: &HashMap<EntryPath, u64>) -> Option<String> {
-    measure.databases.iter().find_map(|was| {
-        let Some(&size) = sizes.get(&was.path) else { return Some(format!("the database {} is gone", was.path)) };
+fn lost_database(measure: &Measure, now: &Now) -> Option<String> {
+    // What cannot be read has not gone.
+    let unread = |path: &EntryPath| {
+        let mut above = std::iter::successors(Some(path.clone()), EntryPath::folder);
+        !now.unread.is_empty() && above.any(|path| now.unread.contains_key(&path))
+    };
+    measure.databases.iter().filter(|was| !unread(&was.path)).find_map(|was| {
+        let Some(&size) = now.sizes.get(&was.path) else { return Some(format!("the database {} is gone", was.path)) };
         let was_size = was.size?;
         (size < was_size.div_ceil(10)).then(|| {
             format!("the database {} has less than a tenth of what it had: {size} bytes of {was_size}", was.path)
@@ -205,7 +220,8 @@ mod tests {
 
     fn measure() -> Measure {
         let databases = vec![database("app.db", Some(1000)), database("old.db", None)];
-        Measure { entries: 100, bytes: 10_000, place: place(7), mounts: vec![mount("uploads")], databases }
+        let (place, mounts) = (place(7), vec![mount("uploads")]);
+        Measure { entries: 100, bytes: 10_000, place, mounts, databases, filters: Filters::default() }
     }
 
     const DAY: i64 = 86_400;
@@ -228,6 +244,7 @@ mod tests {
     fn what_is_suspect() {
         let sizes = |all: &[(&str, u64)]| all.iter().map(|(at, size)| (path(at), *size)).collect::<HashMap<_, _>>();
         let both = sizes(&[("app.db", 1000), ("old.db", 1)]);
+        let unread = BTreeMap::new();
         for (entries, bytes, inode, mounts, sizes, verdict) in [
             (1, 0, 7, vec![], &both, "suspect"),
             (100, 10_000, 7, vec![mount("uploads")], &both, "sound"),
@@ -245,19 +262,50 @@ mod tests {
             (100, 10_000, 7, vec![mount("uploads")], &sizes(&[("app.db", 100), ("old.db", 1)]), "sound"),
         ] {
             let place = place(inode);
-            let now = Now { entries, bytes, place: &place, mounts: &mounts, sizes };
+            let (leaves, filters) = (entries - 1, &Filters::default());
+            let now =
+                Now { entries, leaves, bytes, filters, place: &place, mounts: Some(&mounts), sizes, unread: &unread };
             let said = judge(&now, Some(&measure()), &[]);
             assert_eq!(word(&said), verdict, "{now:?}: {said:?}");
         }
-        let now = Now { entries: 2, bytes: 1, place: &place(7), mounts: &[], sizes: &HashMap::new() };
+        let (sizes, at) = (HashMap::new(), place(7));
+        let filters = &Filters::default();
+        let now = Now {
+            entries: 2,
+            leaves: 1,
+            bytes: 1,
+            filters,
+            place: &at,
+            mounts: Some(&[]),
+            sizes: &sizes,
+            unread: &unread,
+        };
+        let typo = Filters { include: vec!["typo".into()], exclude: vec![] };
+        let nothing = judge(&Now { leaves: 0, filters: &typo, ..now }, None, &[]);
+        assert_eq!(nothing, Verdict::Suspect("nothing in the data directory is chosen by --include typo".into()));
         assert_eq!(judge(&now, None, &[]), Verdict::Sound);
+        // What cannot be read has not gone, and of mounts that cannot be told nothing is said.
+        let unread = BTreeMap::from([(path("app.db"), 1000), (path("old.db"), 1)]);
+        let now = Now { entries: 100, bytes: 10_000, mounts: None, unread: &unread, ..now };
+        assert_eq!(judge(&now, Some(&measure()), &[]), Verdict::Sound);
     }
 
     #[test]
     fn what_is_suspect_for_long_and_used_is_accepted() {
         let at = place(8);
         let mounts = [mount("uploads")];
-        let now = Now { entries: 40, bytes: 4000, place: &at, mounts: &mounts, sizes: &HashMap::new() };
+        let (sizes, unread) = (HashMap::new(), BTreeMap::new());
+        let filters = &Filters::default();
+        let now = Now {
+            entries: 40,
+            leaves: 30,
+            bytes: 4000,
+            filters,
+            place: &at,
+            mounts: Some(&mounts),
+            sizes: &sizes,
+            unread: &unread,
+        };
         let days = |days: &[i64], used| -> Vec<Earlier> {
             days.iter().map(|day| earlier(day * DAY, 40, if used { day * DAY } else { 0 })).collect()
         };
@@ -275,10 +323,10 @@ mod tests {
         unmounted[1].mounts.clear();
         assert_eq!(said(&unmounted), "suspect");
         // Empty ones, and what is not mounted, are never accepted.
-        let empty = Now { entries: 1, bytes: 0, ..now };
+        let empty = Now { entries: 1, leaves: 0, bytes: 0, ..now };
         let empties: Vec<_> = [13, 11, 10].map(|day| earlier(day * DAY, 1, 0)).into();
         assert_eq!(word(&judge(&empty, Some(&measure()), &empties)), "suspect");
-        let unmounted = Now { mounts: &[], ..now };
+        let unmounted = Now { mounts: Some(&[]), ..now };
         assert_eq!(word(&judge(&unmounted, Some(&measure()), &days(&[13, 11, 10], true))), "suspect");
     }
 

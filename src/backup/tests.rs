@@ -342,7 +342,8 @@ fn what_an_older_program_took_over_counts_as_unread() {
     world.write("file", &noise(1, 1000));
     let first = world.backup();
     assert_eq!(world.backup().read_bytes, 0);
-    let older = Root { unread: None, seq: 7, ..world.vault.root(first.snapshot).unwrap() };
+    let newer = first.snapshot.seq + 1000;
+    let older = Root { unread: None, seq: newer, ..world.vault.root(first.snapshot).unwrap() };
     let (name, bytes) = older.encode().unwrap();
     assert!(!String::from_utf8_lossy(&bytes).contains("unread"));
     world.store.create(&name.object("snapshots/"), &[&bytes]).unwrap();

@@ -152,8 +152,8 @@ fn readable(seen: &Seen) -> Check {
         more => format!("; and {more} more"),
     };
     Check::problem(name, format!("{}{more}", named.join("; "))).advice(
-        "A snapshot without them is partial, and no good one. Run backups as the user who owns them or as root, change \
-         their modes, or leave them out on purpose: `--exclude`.",
+        "A snapshot has them as they were when they could be read last, or not at all, and is not whole. Run backups as the \
+         user who owns them or as root, change their modes, or leave them out on purpose: `--exclude`.",
     )
 }
 

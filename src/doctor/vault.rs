@@ -121,6 +121,11 @@ fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Resul
     let Choice { name, root, passed_over, .. } = select::newest_good(vault, &names, "the newest good snapshot")?;
     notes.get().good = Some(Good { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
     notes.add(match passed_over.first() {
+        None if !root.whole() => Check::warning(
+            "snapshots",
+            format!("{count}; the newest, {}, is good and not whole: something could not be read", name.id),
+        )
+        .advice("What could not be read is in it as it was before, or missing. `lastgood runs` has the run, with what and why."),
         None => Check::ok("snapshots", format!("{count}; the newest, {}, is good", name.id)),
         Some(passed) => Check::warning(
             "snapshots",

@@ -258,7 +258,7 @@ pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ct
     write_content(&packs, &entry, out, ctx)?;
     if let Some(stale) = StaleBook::read(&packs, root)?.at(path) {
         let (since, why) = (stale.since, &stale.why);
-        ctx.monitor.warn(&format!("{path} is as of {since}: it could not be read when the snapshot was taken: {why}"));
+        ctx.monitor.warn(&format!("{path} is as of {since}, and not as it was when the snapshot was taken: {why}"));
     }
     Ok(())
 }

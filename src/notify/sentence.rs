@@ -8,11 +8,11 @@ use std::fmt::Write;
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::SignedDuration;
 
-use crate::replicas;
 use crate::replicas::verify::Verified;
 use crate::report::{Action, Done, Outcome, Place, Report};
 use crate::trigger::event::labels;
 use crate::vault::root::Reason;
+use crate::{backup, replicas};
 
 /// The most bytes of an error, and of the text of a critical event.
 const TEXT: usize = 1000;
@@ -129,9 +129,7 @@ fn verified(vault: &Verified) -> String {
 /// Why the result is not a good one, where no error says so.
 fn not_good(report: &Report) -> Option<String> {
     match (&report.done, report.result) {
-        (Some(Done::Backup(done)), Outcome::Stale) => {
-            Some(not_whole(done.taken.stale.len(), done.taken.errors.len(), done.taken.torn.len()))
-        }
+        (Some(Done::Backup(done)), Outcome::Stale) => Some(not_whole(&done.taken)),
         (Some(Done::Backup(done)), Outcome::Partial) => {
             Some(format!("{} could not be read", entries(done.taken.errors.len() as u64)))
         }
@@ -150,20 +148,28 @@ fn not_good(report: &Report) -> Option<String> {
             let why = why.unwrap_or("an unmounted volume, or a directory that was wiped");
             Some(format!("It looks like an accident: {}", labels::text(why, TEXT)))
         }
+        (Some(Done::Backup(done)), Outcome::Complete) => done.taken.notices.first().map(|why| labels::text(why, TEXT)),
         (_, Outcome::Unsound) => Some("A database in it failed its check".into()),
         _ => None,
     }
 }
 
-/// What a good snapshot lacks.
-fn not_whole(stale: usize, missing: usize, torn: usize) -> String {
-    let parts = [
-        (stale, "could not be read and are as they were before"),
-        (missing, "could not be read and are missing"),
-        (torn, "changed all the time while they were read"),
-    ];
-    let told = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", entries(*n as u64)));
-    told.collect::<Vec<_>>().join("; ")
+/// What a good snapshot lacks: the first of it, and how much more.
+fn not_whole(taken: &backup::Report) -> String {
+    let stale = taken
+        .stale
+        .iter()
+        .map(|item| (&item.path, format!("is as of {}", item.since.strftime("%Y-%m-%d %H:%M:%SZ")), &item.why));
+    let missing = taken.errors.iter().map(|item| (&item.path, "is missing".to_owned(), &item.why));
+    let torn = taken.torn.iter().map(|item| (&item.path, "may be torn".to_owned(), &item.why));
+    let mut all = stale.chain(missing).chain(torn);
+    let Some((path, what, why)) = all.next() else { return "Not all of it is what was there".into() };
+    let more = match all.count() {
+        0 => String::new(),
+        more => format!("; {} more", entries(more as u64)),
+    };
+    let (path, why) = (labels::text(&path.to_string(), NAME), labels::text(why, TEXT));
+    format!("{path} {what}: {why}{more}. Mend it, or leave it out with --exclude")
 }
 
 /// The critical event that it was for, the first of them.

@@ -60,6 +60,8 @@ fn restored(not_restored: Vec<Problem>) -> Done {
         warnings: Vec::new(),
         not_restored,
         stale: Vec::new(),
+        missing: Vec::new(),
+        torn: Vec::new(),
         passed_over: Vec::new(),
         instead_of: None,
         seconds: 3.25,

@@ -72,7 +72,10 @@ impl Webhook {
     /// Whether it is told of this. Of a good snapshot that is not whole it hears when that begins, and again when it has
     /// lasted for long.
     pub(super) fn wants(&self, report: &Report) -> bool {
-        let alert = || matches!(&report.done, Some(Done::Backup(done)) if done.taken.alert);
+        let alert = || match &report.done {
+            Some(Done::Backup(done)) => done.taken.news || !done.taken.notices.is_empty(),
+            _ => false,
+        };
         self.when == When::All
             || match report.result {
                 Outcome::Complete | Outcome::Stale => alert(),

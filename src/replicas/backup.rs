@@ -1,5 +1,6 @@
-//! Backing up into the first of several vaults that can take it, and copying to the others.
+//! Backing up into the first of several vaults that has the newest snapshot and can take another, and copying to the others.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::store;
 use crate::vault::pack::PackInfo;
-use crate::vault::root::{MAX_ROOT, SNAPSHOTS, SnapshotName};
+use crate::vault::root::{MAX_ROOT, Reason, SNAPSHOTS, SnapshotName};
 use crate::vault::{Vault, seq};
 
 /// How old a snapshot may be for a backup to hand it on to a vault that lacks it: older ones are `copy`'s, so that a vault that
@@ -68,8 +69,8 @@ impl Replica {
     }
 }
 
-/// Takes a snapshot into the first vault that can take it, and copies it to the others. Each vault, the first one too, also gets
-/// what it lacks of the last 7 days and another one has. A vault that is empty gets this snapshot only; `copy` brings the others.
+/// Takes a snapshot into the first vault that has the newest one and can take another, and copies it to the others. Each vault
+/// also gets what it lacks of the last 7 days and another one has. A vault that is empty gets this snapshot only; `copy` brings the others.
 ///
 /// Where there is no vault yet, a replica of the others is made if it may be; without any, a new vault in the first place.
 ///
@@ -100,9 +101,10 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
             }
         }
     }
-    // A vault that is new has nothing to build on.
-    let old = |made: bool| replicas.iter().enumerate().filter(move |(_, replica)| replica.made == made);
-    let order: Vec<_> = old(false).chain(old(true)).map(|(at, _)| at).collect();
+    // What is built upon, and carried over, is the newest there is: one that was away gets the snapshot from that which has it. A
+    // vault that is new has nothing to build on.
+    let mut order: Vec<_> = (0..replicas.len()).collect();
+    order.sort_by_key(|at| (replicas[*at].made, Reverse(replicas[*at].names.last().copied())));
     let mut options = options.clone();
     options.seq_after =
         replicas.iter().filter_map(|replica| replica.names.last()).map(|name| name.seq).max().unwrap_or(0);
@@ -139,6 +141,14 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
             report.warnings.push(format!("the vault {} does not hold the snapshot: {why}", held.vault));
         }
         vaults.push(held);
+    }
+    // Whoever is there sees it; for a schedule that runs on unseen it may be a volume that is not mounted.
+    let unseen = options.reason != Reason::Manual;
+    for held in vaults.iter().filter(|held| held.made && unseen) {
+        let what = format!("there was no vault at {}, and one was made: is its volume mounted?", held.vault);
+        ctx.monitor.warn(&what);
+        report.notices.push(what.clone());
+        report.warnings.push(what);
     }
     report.warnings.splice(..0, warnings);
     Ok(Report { taken: report, vault: replicas.swap_remove(primary).url, vaults })

@@ -102,6 +102,10 @@ pub struct Report {
     pub not_restored: Vec<Problem>,
     /// What is older than the snapshot: it could not be read when that was taken, and had been carried over.
     pub stale: Vec<Stale>,
+    /// What is missing in the snapshot: it could not be read when that was taken. Of some entries only extended attributes are.
+    pub missing: Vec<Problem>,
+    /// What may be torn: it was written to all the while that the snapshot was taken.
+    pub torn: Vec<Problem>,
     /// Newer snapshots that were not chosen because they are not good, or because a pack that they need is damaged or missing.
     pub passed_over: Vec<PassedOver>,
     /// The newest good snapshot, where it would have been restored and is damaged: this one is older.
@@ -205,6 +209,8 @@ fn attempt(
         warnings: Vec::new(),
         not_restored: Vec::new(),
         stale: Vec::new(),
+        missing: Vec::new(),
+        torn: Vec::new(),
         passed_over,
         instead_of: None,
         seconds: 0.0,
@@ -240,17 +246,16 @@ fn attempt(
         Failure { why: within(why), packs }
     };
     let packs = packs.for_another(&root).map_err(|why| failed(why, &packs.with(root.holders().copied()), doubts))?;
-    match StaleBook::read(&packs, &root) {
-        Ok(stale) => {
-            let wanted = |item: &Stale| all || paths.iter().any(|path| item.path.is_in(path) || path.is_in(&item.path));
-            report.stale = stale.into_items().into_iter().filter(wanted).collect();
-        }
+    match lacks(&packs, &root, if all { &[] } else { paths }) {
+        Ok(lacks) => (report.stale, report.missing, report.torn) = lacks,
         Err(why) if options.skip_damaged && why.kind() == Kind::Damage => report.warnings.push(why.what()),
         Err(why) => return Err(failed(why, &packs, doubts)),
     }
     // What only some files need is found out while they are read.
     let wrong = damaged::look(vault, &packs, all && !options.skip_damaged, doubts, ctx)?;
     match wrong.first() {
+        // What these paths need of it is found missing when it is read.
+        _ if !all => {}
         Some((pack, why)) if !options.skip_damaged => {
             let more = if wrong.len() > 1 { format!(" ({} packs in all)", wrong.len()) } else { String::new() };
             let packs = wrong.iter().map(|(pack, state)| told(pack, state)).collect();
@@ -300,6 +305,20 @@ fn attempt(
     report.seconds = began.elapsed().as_secs_f64();
     report.traffic = vault.store.traffic();
     Ok(report)
+}
+
+/// What of these paths, or of all where there are none, is stale, missing and torn in a snapshot.
+fn lacks(packs: &PackReader, root: &Root, paths: &[EntryPath]) -> Result<(Vec<Stale>, Vec<Problem>, Vec<Problem>)> {
+    let wanted = |at: &EntryPath| paths.is_empty() || paths.iter().any(|path| at.is_in(path) || path.is_in(at));
+    let (mut stale, mut missing, mut torn) = (StaleBook::read(packs, root)?.into_items(), Vec::new(), Vec::new());
+    stale.retain(|item| wanted(&item.path));
+    for (list, to) in [(&root.problems, &mut missing), (&root.torn, &mut torn)] {
+        packs.each(list, |problem: Problem| {
+            to.extend(Some(problem).filter(|problem| wanted(&problem.path)));
+            Ok(())
+        })?;
+    }
+    Ok((stale, missing, torn))
 }
 
 /// Locks the target, if there is one, against a backup of it. Gives a note where it cannot be locked.

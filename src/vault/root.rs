@@ -130,9 +130,9 @@ impl fmt::Display for Reason {
 pub enum State {
     /// All of it.
     Complete,
-    /// Some entries could not be read; `problems` names them.
+    /// Some entries could not be read, and no good snapshot was there before; `problems` names them.
     Partial,
-    /// It was empty, or less than half of what it had been.
+    /// It looks like an accident.
     Suspect,
 }
 
@@ -290,6 +290,9 @@ pub struct Totals {
     /// When one of the files was changed last by its mtime, ns since 1970; 0 where an early program did not say it.
     #[serde(default, skip_serializing_if = "is_never")]
     pub changed: i64,
+    /// Files that the snapshot before has with another content.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rewritten: u64,
     /// Bytes of the objects that this backup created, the root apart.
     pub uploaded_bytes: u64,
     /// Packs that this backup created.
@@ -311,6 +314,17 @@ impl Filters {
     /// Whether they let everything through.
     pub fn is_empty(&self) -> bool {
         self.include.is_empty() && self.exclude.is_empty()
+    }
+}
+
+impl fmt::Display for Filters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("all of them");
+        }
+        let include = self.include.iter().map(|pattern| format!("--include {pattern}"));
+        let exclude = self.exclude.iter().map(|pattern| format!("--exclude {pattern}"));
+        f.write_str(&include.chain(exclude).collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -413,8 +427,9 @@ impl Root {
     pub fn is_of(&self, data: &Path, service: Option<&str>) -> bool {
         let service = service.zip(self.service.as_deref());
         let here = Path::new(&self.data);
-        // Early programs kept the path as it was given.
-        let same = data == here || here.is_relative() && data.ends_with(here.strip_prefix(".").unwrap_or(here));
+        // It is kept as people read it. Early programs kept it as it was given.
+        let same = data.display().to_string() == self.data
+            || here.is_relative() && data.ends_with(here.strip_prefix(".").unwrap_or(here));
         same && service.is_none_or(|(one, other)| one == other)
     }
 

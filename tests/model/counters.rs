@@ -8,7 +8,7 @@ pub const REQUIRED: [&str; 26] = [
     "backups",
     "good",
     "stale",
-    "torn",
+    "damaged packs",
     "failed",
     "killed",
     "full disks",

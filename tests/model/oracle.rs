@@ -198,7 +198,7 @@ impl Oracle<'_> {
                         true => open.push(path),
                         false if !meta.is_symlink() => {
                             let hash = Hash::of(&fs::read(found.path()).unwrap());
-                            if self.before.and_then(|before| before.get(&path)) != Some(&hash) {
+                            if self.before.is_some_and(|before| before.get(&path) != Some(&hash)) {
                                 wrong.push(Wrong::new(Class::Stale, format!("{path} is not what it was before")));
                             }
                         }

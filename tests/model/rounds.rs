@@ -12,6 +12,9 @@ use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
 use lastgood::vault::hex::Hash;
+use lastgood::vault::pack::PackInfo;
+use lastgood::vault::read::PackReader;
+use lastgood::verify::Damage;
 use lastgood::{restore, verify};
 use rustix::process::Pid;
 use serde_json::Value;
@@ -115,6 +118,8 @@ pub struct Rounds {
     before: Option<(PathBuf, Tree)>,
     /// Whether the newest good snapshot cannot be restored.
     spoilt: bool,
+    /// Whether an object of the vault was damaged.
+    damaged: bool,
     /// Files of which something was read in this backup.
     opened: HashSet<String>,
 }
@@ -141,6 +146,7 @@ impl Rounds {
             good: Vec::new(),
             before: None,
             spoilt: false,
+            damaged: false,
             opened: HashSet::new(),
         }
     }
@@ -224,6 +230,9 @@ impl Rounds {
             // Who mixes two directories often notices that something else changed, if something does.
             manner.busy = [0, 0, manner.busy][self.roll(3) as usize];
         }
+        if self.roll(25) == 0 {
+            self.damage();
+        }
         let moved = self.roll(8) == 0;
         if moved {
             self.app.move_data();
@@ -234,6 +243,35 @@ impl Rounds {
         }
         std::thread::sleep(WINDOW + Duration::from_millis(5));
         moved
+    }
+
+    /// Damages a pack that the newest snapshot names, and has that found: the next snapshot must be whole all the same.
+    fn damage(&mut self) {
+        let Some(newest) = self.vault.snapshots().unwrap().pop() else { return };
+        let packs = PackReader::for_root(&*self.vault.store, &self.vault.root(newest).unwrap()).unwrap();
+        let mut names: Vec<_> = packs.book().values().map(PackInfo::name).collect();
+        names.sort();
+        let chosen = self.roll(names.len() as u64) as usize;
+        let path = self.path("vault").join(&names[chosen]);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = self.roll(bytes.len() as u64) as usize;
+        bytes[at] ^= 1 << self.roll(8);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        self.app.log.push(format!("{} is damaged at {at}", names[chosen]));
+        self.app.counters.count("damaged packs");
+        let found = self.verify().unwrap();
+        assert!(found.damage.iter().any(|damage| damage.object == names[chosen]), "{:?}", found.damage);
+        // What was good before, and what was carried over from it, may be lost with it.
+        (self.damaged, self.spoilt, self.before) = (true, true, None);
+        self.good.clear();
+    }
+
+    fn verify(&self) -> lastgood::error::Result<verify::Report> {
+        let stop = AtomicBool::new(false);
+        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
+        let options = verify::Options { read_data: Some(100.0), databases: None };
+        verify::verify(&self.vault, &options, &ctx)
     }
 
     fn order(&mut self, manner: &Manner) -> Order {
@@ -411,13 +449,16 @@ impl Rounds {
             remove(&out);
         }
         if self.round.is_multiple_of(20) {
-            let stop = AtomicBool::new(false);
-            let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
-            let options = verify::Options { read_data: Some(100.0), databases: None };
             self.app.counters.count("verified");
-            match verify::verify(&self.vault, &options, &ctx) {
-                Ok(report) if report.damage.is_empty() => {}
-                Ok(report) => wrong.push(Wrong::new(Class::Verify, format!("{:?}", report.damage))),
+            let newest = self.good.last().map(|(name, _)| name.clone());
+            match self.verify() {
+                Ok(report) => {
+                    let hurts = |damage: &&Damage| damage.snapshots.iter().any(|name| Some(name.to_string()) == newest);
+                    let found: Vec<_> = report.damage.iter().filter(|damage| !self.damaged || hurts(damage)).collect();
+                    if !found.is_empty() {
+                        wrong.push(Wrong::new(Class::Verify, format!("{found:?}")));
+                    }
+                }
                 Err(why) => wrong.push(Wrong::new(Class::Verify, why.to_string())),
             }
         }

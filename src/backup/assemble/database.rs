@@ -138,6 +138,7 @@ impl Assembly<'_> {
         self.index.flush()?;
         let stored = self.packer.drain()?;
         self.stored.extend(stored.iter().map(|info| (info.id, *info)));
+        self.publish_index()?;
         // Later passes name the packs of all earlier ones.
         Ok(Settled { layer, packs: self.stored.values().copied().collect() })
     }

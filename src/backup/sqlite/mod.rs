@@ -283,19 +283,19 @@ impl<'a> Reader<'a> {
         taking: &mut Taking,
         number: &mut u32,
     ) -> Result<Result<(), Trouble>, Over> {
-        let block = match cut {
+        let (block, again) = match cut {
             Cut::Over => return Err(Over),
             Cut::Trouble(trouble) => return Ok(Err(trouble)),
-            Cut::Resized(block) => block,
+            Cut::Resized(block) => (block, "the size of its pages changes again and again".to_owned()),
             Cut::Unknown(why) => {
                 let what = format!("{}: blocks of an earlier snapshot are stored anew: {why}", taking.found.path);
                 self.to.send(vec![Part::Warn(what)]).map_err(|_| Over)?;
-                stack.map.block
+                (stack.map.block, format!("what it is compared with cannot be read, again and again: {why}"))
             }
         };
         taking.restarts += 1;
         if taking.restarts > RESTARTS {
-            return Ok(Err(Trouble::Failed("the size of its pages changes again and again".into())));
+            return Ok(Err(Trouble::Failed(again)));
         }
         self.to.send(vec![Part::Again]).map_err(|_| Over)?;
         (taking.over_known, taking.swept, *number) = (false, Swept::default(), 1);

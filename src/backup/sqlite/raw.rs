@@ -74,9 +74,10 @@ impl Source for Raw {
 }
 
 impl Raw {
-    /// Whether what lies beside it brings its last committed state back.
+    /// Whether what lies beside it brings its last committed state back. An empty journal does not: it may have been left there
+    /// before the app kept its journals in memory.
     fn logged(&self, set: &Set) -> bool {
-        set.journal.is_some() || self.wal && set.wal.is_some()
+        set.journal.as_ref().is_some_and(|journal| journal.st_size > 0) || self.wal && set.wal.is_some()
     }
 }
 
@@ -230,7 +231,11 @@ impl Reader<'_> {
                 true => None,
                 false => match registry::hold(opened.st_dev, opened.st_ino, self.ctx.stop) {
                     Ok(hold) => Some(hold),
-                    Err(why) => return Ok(Err(not_held(why))),
+                    Err(why) => {
+                        // Closing it would take another's locks away. It is never closed.
+                        std::mem::forget(file);
+                        return Ok(Err(not_held(why)));
+                    }
                 },
             };
             as_found &= looks(&opened) == looks(found);
@@ -261,9 +266,17 @@ fn open_raw(at: &At, stop: &AtomicBool) -> Result<Raw, Trouble> {
     if id(&opened) != id(&found) {
         // Closed under a hold of its own, as every file of the directory; while this one is given back, nobody waits in a ring.
         drop(hold);
-        let _other = held(&opened)?;
-        drop(file);
-        return Err(Trouble::Replaced);
+        return match held(&opened) {
+            Ok(_other) => {
+                drop(file);
+                Err(Trouble::Replaced)
+            }
+            Err(why) => {
+                // Closing it would take another's locks away. It is never closed.
+                std::mem::forget(file);
+                Err(why)
+            }
+        };
     }
     let mut first = [0; 100];
     let length = read_some(&file, 0, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;

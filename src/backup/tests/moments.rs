@@ -365,6 +365,7 @@ fn a_panic_of_any_thread_ends_the_run_with_an_error() {
     for moment in [Moment::Listing, Moment::Opening, Moment::Opened, Moment::Reading, Moment::Read] {
         let mut world = World::new();
         (0..5).for_each(|n| world.write(&format!("f/{n}"), &noise(n, 400_000)));
+        world.write("other", b"x");
         let deed: Deed = Box::new(move |now, path| {
             if now == moment && path.starts_with('f') {
                 panic!("on purpose");

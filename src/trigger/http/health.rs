@@ -8,6 +8,7 @@
 //! **Degraded** (200) is what somebody should look at:
 //! - one of several vaults cannot be opened;
 //! - the last run failed, or its snapshot is not good;
+//! - the newest good snapshot is not whole;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
 //!
 //! All else is **healthy**. A look at a very large directory ends after some seconds; what was not seen then is not held against
@@ -115,6 +116,8 @@ pub struct Newest {
     pub created: Timestamp,
     /// How old it was when it was looked at.
     pub age_seconds: u64,
+    /// Whether all of it is what was there: nothing is missing, carried over from an older snapshot, or torn.
+    pub whole: bool,
 }
 
 /// The data directory.
@@ -286,8 +289,8 @@ fn newest_good(vault: &Vault, now: Timestamp) -> Result<Option<Newest>> {
     let names = vault.snapshots()?;
     match select::newest_good(vault, &names, "the newest good snapshot") {
         Ok(choice) => {
-            let (id, created) = (choice.name, choice.root.finished);
-            Ok(Some(Newest { id, created, age_seconds: age(created, now) }))
+            let (id, created, whole) = (choice.name, choice.root.finished, choice.root.whole());
+            Ok(Some(Newest { id, created, age_seconds: age(created, now), whole }))
         }
         Err(why) if why.of_store() || why.kind() == Kind::Unreachable => Err(why),
         Err(_) => Ok(None),
@@ -346,6 +349,10 @@ impl Settings {
                 self.max_age.as_secs()
             )),
             None if bad.is_empty() => bad.push("there is no good snapshot".into()),
+            Some(newest) if !newest.whole => odd.push(format!(
+                "not all could be read for the newest good snapshot, {}: the rest is as it was before, or missing",
+                newest.id.id
+            )),
             _ => {}
         }
         let age_seconds = seen.newest.map(|newest| age(newest, now));
@@ -412,7 +419,7 @@ mod tests {
             error: (!reachable).then(|| "it does not answer".into()),
         });
         let id = SnapshotName { seq: 1, time: at(0), id: Hex([0; 8]) };
-        let newest = |ago| Newest { id, created: at(ago), age_seconds: age(at(ago), at(0)) };
+        let newest = |ago| Newest { id, created: at(ago), age_seconds: age(at(ago), at(0)), whole: true };
         Vaults { opened: opened.collect(), snapshot: Ok(ago.map(newest)), last: None }
     }
 
@@ -445,12 +452,16 @@ mod tests {
         // Not all of it was seen: what is missing may be in the rest.
         assert_eq!(judge(fine().0, Seen { whole: false, ..seen(None) }, None).0, "healthy");
 
+        let mut stale = fine().0;
+        let newest = stale.snapshot.as_mut().unwrap().as_mut().unwrap();
+        newest.whole = false;
         for (vaults, seen, last, why) in [
             (vaults(Some(3600), &[true, false]), fine().1, None, "gs://b/app cannot be opened"),
             (fine().0, seen(Some(7201)), None, "the newest file"),
             (fine().0, seen(None), None, "there is no file"),
             (fine().0, fine().1, Some(run(Outcome::Failed)), "the last run"),
             (fine().0, fine().1, Some(run(Outcome::Suspect)), "suspect"),
+            (stale, fine().1, None, "not all could be read"),
         ] {
             let told = judge(vaults, seen, last);
             assert!(told.0 == "degraded" && told.1.contains(why), "{told:?}");

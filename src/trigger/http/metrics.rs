@@ -81,7 +81,7 @@ mod tests {
             why: Vec::new(),
             checked: time,
             vaults: Vec::new(),
-            snapshot: Some(Newest { id, created: time, age_seconds: 60 }),
+            snapshot: Some(Newest { id, created: time, age_seconds: 60, whole: true }),
             max_age_seconds: 3600,
             data,
             last_run: None,

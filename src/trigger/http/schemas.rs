@@ -117,7 +117,9 @@ pub fn schemas() -> Value {
                 ) },
                 "snapshot": { "anyOf": [
                     { "type": "null" },
-                    object(&["id", "created", "age_seconds"], json!({ "id": text(), "created": time(), "age_seconds": count() })),
+                    object(&["id", "created", "age_seconds", "whole"], json!({
+                        "id": text(), "created": time(), "age_seconds": count(), "whole": yes_or_no(),
+                    })),
                 ] },
                 "max_age_seconds": count(),
                 "data": object(

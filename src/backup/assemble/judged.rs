@@ -1,0 +1,49 @@
+//! What a capture is judged by besides its sums: databases that shrank, and files that became others.
+
+use super::Assembly;
+use crate::vault::entry::{Entry, Kind};
+
+/// Of fewer files it says nothing that most have another content: an app may write to all that it has.
+pub const MANY: u64 = 100;
+
+/// Files that the last snapshot has, too.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// Of the same content.
+    pub(super) same: u64,
+    /// Of another one.
+    pub(super) changed: u64,
+}
+
+impl Known {
+    pub(super) fn count(&mut self, same: bool) {
+        *(if same { &mut self.same } else { &mut self.changed }) += 1;
+    }
+}
+
+impl Assembly<'_> {
+    /// How many known files have another content now.
+    pub fn rewritten(&self) -> u64 {
+        self.known_files.changed
+    }
+
+    /// That most of the files that were known have another content now, if they are many.
+    pub fn mostly_changed(&self) -> Option<String> {
+        let Known { same, changed } = self.known_files;
+        (same + changed >= MANY && changed > same).then(|| {
+            format!("{changed} of {} known files have another content than in the last snapshot", same + changed)
+        })
+    }
+
+    /// Remembers the size of what the last complete snapshot has as a database.
+    pub(super) fn watch(&mut self, entry: &Entry) {
+        let databases = self.base.measure.as_ref().map_or(&[][..], |measure| &measure.databases);
+        // Both are in path order.
+        while databases.get(self.watched).is_some_and(|database| database.path < entry.path) {
+            self.watched += 1;
+        }
+        if entry.kind == Kind::File && databases.get(self.watched).is_some_and(|database| database.path == entry.path) {
+            self.sizes.insert(entry.path.clone(), entry.size);
+        }
+    }
+}
