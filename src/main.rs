@@ -213,11 +213,17 @@ fn list(vault: &Vault, console: &mut Console, ctx: &Context) -> Result<Outcome> 
     let damaged = inspect::list(vault, |listed| items.item(&listed, show::listed), ctx)?;
     items.end()?;
     // A hint: it changes nothing in the list.
-    let doubted = Doubts::read(&*vault.store).packs().len();
+    let doubts = Doubts::read(&*vault.store);
+    let doubted = doubts.packs().len();
     if doubted > 0 {
-        tracing::warn!(
-            "{doubted} packs may be damaged, as runs found; `lastgood verify` reads them and names the snapshots"
-        );
+        let newest = select::newest_good(vault, &vault.snapshots()?, "the newest good snapshot").ok();
+        let newest =
+            match newest.and_then(|newest| Some((newest.name.id, doubts.concern(&*vault.store, &newest.root).ok()?))) {
+                Some((id, true)) => format!("the newest good snapshot, {id}, needs some of them"),
+                Some((id, false)) => format!("the newest good snapshot, {id}, needs none of them"),
+                None => "there is no good snapshot that could be asked for them".into(),
+            };
+        tracing::warn!("{doubted} packs may be damaged, as runs found; {newest}. `lastgood verify` names who is hurt");
     }
     if damaged == 0 {
         return Ok(Outcome::Done);

@@ -25,6 +25,8 @@ use crate::vaults::Copied;
 
 /// Problems that are written out; how many more there are is said.
 const PROBLEMS: usize = 20;
+/// So many snapshots that a restore passed over.
+const PASSED_OVER: usize = 5;
 
 /// What was backed up, where it is, and how to get it back.
 pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
@@ -225,10 +227,14 @@ pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> 
         let what = "could not be had whole; what was restored is OLDER than it";
         line(&mut text, format_args!("  OLDER    {}, the newest good snapshot, {what}", named(newest)));
     }
-    for newer in &report.passed_over {
+    for newer in report.passed_over.iter().take(PASSED_OVER) {
+        let (newer, why) = (named(&newer.snapshot), printable(&newer.why));
+        line(&mut text, format_args!("  newer    {newer} was passed over: {why}"));
+    }
+    if let Some(more @ 1..) = report.passed_over.len().checked_sub(PASSED_OVER) {
         line(
             &mut text,
-            format_args!("  newer    {} was passed over: {}", named(&newer.snapshot), printable(&newer.why)),
+            format_args!("  newer    {more} more were passed over; `--json` and the run's report name them"),
         );
     }
     if !report.not_restored.is_empty() {
@@ -269,12 +275,24 @@ pub fn verify(report: &verify::Report) -> String {
         0 => "no damage".to_owned(),
         n => format!("{n} DAMAGED"),
     };
-    line(&mut text, format_args!("Verified {snapshots} snapshots, {objects} objects, {bytes}, in {took}: {verdict}"));
+    let checkpoints = match report.checkpoints {
+        0 => String::new(),
+        n => format!(", {}", count_of(n as usize, "checkpoint")),
+    };
+    let snapshots = format!("{snapshots} snapshots{checkpoints}");
+    line(&mut text, format_args!("Verified {snapshots}, {objects} objects, {bytes}, in {took}: {verdict}"));
     for damage in &report.damage {
         line(&mut text, format_args!("  {}: {}", printable(&damage.object), printable(&damage.why)));
         for snapshot in &damage.snapshots {
             line(&mut text, format_args!("    hurts {}", named(snapshot)));
         }
+    }
+    if let Some(newest) = report.newest_good.filter(|_| !report.damage.is_empty()) {
+        let hurt = match newest.hurt {
+            true => "is HURT: the next backup stores anew what it has lost, as far as it is still there",
+            false => "is not hurt",
+        };
+        line(&mut text, format_args!("  {}, the newest good snapshot, {hurt}", named(&newest.snapshot)));
     }
     if report.unused > 0 {
         let (packs, bytes) = (count_of(report.unused as usize, "pack"), BinaryBytes(report.unused_bytes));

@@ -55,11 +55,24 @@ pub struct Damage {
     pub snapshots: Vec<SnapshotName>,
 }
 
+/// The newest good snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct NewestGood {
+    /// Its name.
+    pub snapshot: SnapshotName,
+    /// Whether damage hurts it.
+    pub hurt: bool,
+}
+
 /// What was looked at and found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Snapshots and checkpoints.
+    /// Snapshots.
     pub snapshots: u64,
+    /// Checkpoints: what unfinished backups left for the next one.
+    pub checkpoints: u64,
+    /// The newest good snapshot of those that can be read: what a restore takes.
+    pub newest_good: Option<NewestGood>,
     /// Objects that they reach, the roots and vault.json among them.
     pub objects: u64,
     /// Bytes of these objects.
@@ -113,6 +126,8 @@ pub fn verify_store_for(user: &User, store: Box<dyn Store>, options: &Options, c
             let (gaps, databases, traffic) = (Vec::new(), Vec::new(), None);
             Ok(Report {
                 snapshots: 0,
+                checkpoints: 0,
+                newest_good: None,
                 objects: 1,
                 bytes: 0,
                 files_read: 0,
@@ -150,8 +165,8 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         files_read: 0,
     };
     state.config()?;
-    let (mut snapshots, mut objects, mut bytes) = (0, 1, 0);
-    let mut roots = Vec::new();
+    let (mut snapshots, mut checkpoints, mut objects, mut bytes) = (0, 0, 1, 0);
+    let (mut roots, mut newest_good, mut complete) = (Vec::new(), None, true);
     let (mut there, mut parents) = (HashSet::new(), BTreeSet::new());
     for folder in [SNAPSHOTS, CHECKPOINTS] {
         let listed = vault.store.list(folder).map_err(|e| e.while_doing(format!("list {folder}")))?;
@@ -159,18 +174,26 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         for object in listed {
             let Some(name) = SnapshotName::parse_object(folder, &object.name) else { continue };
             there.insert(object.name);
-            (snapshots, objects, bytes) = (snapshots + 1, objects + 1, bytes + object.size);
+            (objects, bytes) = (objects + 1, bytes + object.size);
             names.push((folder, name));
         }
+        *(if folder == SNAPSHOTS { &mut snapshots } else { &mut checkpoints }) = names.len() as u64;
         each_root(vault, &names, ctx, |name, root| match root {
             Ok(root) => {
                 parents.extend(root.parent.filter(|_| folder == SNAPSHOTS));
-                if state.learn(name, &root)? {
-                    roots.push((folder, name));
+                if folder == SNAPSHOTS && root.good() {
+                    newest_good = newest_good.max(Some(name));
+                }
+                match state.learn(name, &root)? {
+                    true => roots.push((folder, name)),
+                    false => complete = false,
                 }
                 Ok(())
             }
-            Err(why) => state.found.add(&name.object(folder), [name], why),
+            Err(why) => {
+                complete = false;
+                state.found.add(&name.object(folder), [name], why)
+            }
         })?;
     }
     parents.retain(|parent: &SnapshotName| !there.contains(&parent.object(SNAPSHOTS)));
@@ -189,8 +212,10 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
             ctx.monitor.warn(&what);
         }
     }
-    let doubts = doubts::settle(vault, &state.packs, &state.spoiled, ctx)?;
+    let doubts = doubts::settle(vault, (&state.packs, complete), &state.spoiled, ctx)?;
     let damage = state.hurt(&roots);
+    let is_hurt = |name| damage.iter().any(|damage| damage.snapshots.contains(&name));
+    let newest_good = newest_good.map(|snapshot| NewestGood { snapshot, hurt: is_hurt(snapshot) });
     let databases = match &options.databases {
         Some(snapshot) => databases::check(vault, snapshot, ctx)?,
         None => Vec::new(),
@@ -198,6 +223,8 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     let (seconds, traffic) = (began.elapsed().as_secs_f64(), vault.store.traffic());
     Ok(Report {
         snapshots,
+        checkpoints,
+        newest_good,
         objects,
         bytes,
         files_read,
@@ -402,8 +429,7 @@ impl State<'_> {
             };
             let mut named = HashSet::new();
             for entry in &entries {
-                named.extend(entry.extents.iter().filter_map(|extent| extent.pack));
-                named.extend(entry.map.iter().flat_map(|map| &map.packs));
+                named.extend(entry.packs());
                 let placed = entry.extents.iter().try_for_each(|extent| in_range(&self.packs, extent, entry));
                 if let Err(why) = placed.and_then(|()| self.map(packs, entry, decoder)) {
                     self.found.add(&object, [name], why)?;

@@ -70,10 +70,11 @@ fn the_snapshot_after_a_pack_was_found_damaged_is_whole() {
         // No flood: it is doubted already.
         let text = world.run(["verify"]);
         assert!(text.ended(4).text().contains("stands:"), "{text:?}");
+        assert!(text.text().contains("the newest good snapshot, is HURT"), "{text:?}");
         assert_eq!(doubts(&world.vault()), made);
         world.run(["doctor", "data"]).ended(0);
         let doctor = world.run(["doctor", "data"]);
-        assert!(doctor.text().contains("may be damaged"), "{doctor:?}");
+        assert!(doctor.text().contains("the newest good snapshot needs it"), "{doctor:?}");
 
         // Nothing changed, and what the pack held is stored anew.
         let second = world.run(["backup", "--verify-content", "--json"]);
@@ -88,7 +89,9 @@ fn the_snapshot_after_a_pack_was_found_damaged_is_whole() {
         let verified = world.json(["verify"], 4);
         assert!(verified["damage"][0]["snapshots"].to_string().contains(id(&first)), "{verified}");
         assert!(!verified["damage"].to_string().contains(id(&third)), "{verified}");
-        world.run(["list"]).ended(0).says("may be damaged");
+        assert_eq!(verified["newest_good"], json!({"snapshot": third["snapshot"], "hurt": false}));
+        assert!(world.run(["verify"]).ended(4).text().contains("the newest good snapshot, is not hurt"));
+        world.run(["list"]).ended(0).says("may be damaged").says("needs none of them");
     }
 }
 

@@ -237,7 +237,7 @@ impl<'a> Assembly<'a> {
     /// An entry that is missing in the snapshot.
     pub fn failed(&mut self, path: EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path} is not in the snapshot: {why}"));
-        self.problems.insert(path.clone(), Problem { path, why });
+        self.problems.insert(path.clone(), Problem::new(path, why));
     }
 
     fn keep(&mut self, entry: Box<Entry>) -> Result<()> {
@@ -390,7 +390,7 @@ impl<'a> Assembly<'a> {
     /// An entry is in the snapshot, and its extended attributes are not.
     fn without_attributes(&mut self, path: &EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path}: {why}"));
-        self.problems.insert(path.clone(), Problem { path: path.clone(), why });
+        self.problems.insert(path.clone(), Problem::new(path.clone(), why));
     }
 
     /// Gives an entry, whose extents cover its content, its header and padding. The header of the entry that was known is

@@ -11,7 +11,7 @@ use super::suspect::{Earlier, Measure};
 use super::unread;
 use crate::error::{Error, Kind, Result};
 use crate::vault::Vault;
-use crate::vault::entry::{Entry, Extent, Taken};
+use crate::vault::entry::{Entry, Extent, MapFrame, Taken};
 use crate::vault::hex::PackId;
 use crate::vault::list::List;
 use crate::vault::pack::PackInfo;
@@ -67,6 +67,8 @@ pub struct Base<'v> {
     weight: u64,
     /// What older snapshots know of entries that the parent could not read.
     missed: Vec<Known>,
+    /// What the parent read of large files that never came to rest, beside what it carried over in their place.
+    torn_reads: HashMap<EntryPath, Box<Entry>>,
     /// Packs that a snapshot names and the vault has lost, or has damaged: what lies in them counts as unknown, and is stored anew.
     absent: HashSet<PackId>,
 }
@@ -154,6 +156,7 @@ impl<'v> Base<'v> {
             suspect: Vec::new(),
             weight: 0,
             missed: Vec::new(),
+            torn_reads: HashMap::new(),
             absent,
         };
         let (mut found, mut partial, mut suspect, mut other) = (None, None, None, None);
@@ -218,6 +221,7 @@ impl<'v> Base<'v> {
         if let Some((name, root, loaded)) = found {
             base.add(loaded, &root, terms(&root), covered);
             base.find_missed(vault, &names, name, &root, terms, &mut warn)?;
+            base.find_torn_reads(name, &root, &mut warn)?;
             base.turn = next_turn(vault, name, &root)?;
             base.parent = Some((name, root));
         }
@@ -234,24 +238,15 @@ impl<'v> Base<'v> {
 
     /// What a snapshot is compared with.
     fn measured(&self, root: &Root) -> Result<Measure> {
-        let mut databases = Vec::new();
         let listed = match &root.databases {
-            List::Items(items) => {
-                databases.extend(items.iter().cloned());
-                Ok(())
-            }
-            List::Frames(_) => self.packs.for_another(root).and_then(|packs| {
-                packs.each(&root.databases, |record| {
-                    databases.push(record);
-                    Ok(())
-                })
-            }),
+            List::Items(items) => Ok(items.clone()),
+            List::Frames(_) => self.packs.for_another(root).and_then(|packs| packs.all(&root.databases)),
         };
-        match listed {
+        let databases = match listed {
             // Without the list, which is told when the snapshot is built upon, nothing is said of databases that are gone.
-            Err(why) if why.kind() != Kind::Damage => return Err(why),
-            _ => {}
-        }
+            Err(why) if why.kind() == Kind::Damage => Vec::new(),
+            listed => listed?,
+        };
         let (entries, bytes) = (root.totals.entries, root.totals.bytes.saturating_sub(root.totals.beside));
         let (place, mounts, filters) = (root.place.clone(), root.mounts.clone(), root.filters.clone());
         Ok(Measure { entries, bytes, place, mounts, databases, filters })
@@ -323,6 +318,32 @@ impl<'v> Base<'v> {
         }
         self.packs.learn(loaded);
         Ok(())
+    }
+
+    /// Reads what the parent read torn: most of a file that never rests is what it was the last time.
+    fn find_torn_reads(&mut self, name: SnapshotName, root: &Root, warn: &mut impl FnMut(String)) -> Result<()> {
+        let read = || -> Result<_> {
+            let (mut found, mut decoder) = (HashMap::new(), Decoder::new()?);
+            for hunk in self.packs.all(&root.torn_reads)?.iter().filter(|hunk| hunk.maps > 0) {
+                let entries = tree::read_hunk(&self.packs, hunk, &mut decoder)?.into_iter();
+                let large = entries.filter(|entry| entry.map.is_some());
+                found.extend(large.map(|entry| (entry.path.clone(), Box::new(entry))));
+            }
+            Ok(found)
+        };
+        match read() {
+            Ok(found) => self.torn_reads = found,
+            Err(why) if why.kind() == Kind::Damage => {
+                warn(format!("what the snapshot {name} read while it changed is not used: {why}"));
+            }
+            Err(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    /// The map of what the parent read torn of a large file.
+    pub fn torn_read(&self, path: &EntryPath) -> Option<&List<MapFrame>> {
+        self.torn_reads.get(path)?.map.as_ref()?.blocks()
     }
 
     /// What older snapshots know of entries that the parent could not read.

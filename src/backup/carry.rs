@@ -95,10 +95,12 @@ pub struct Told<'s> {
 }
 
 impl Told<'_> {
-    /// Whether it was said of a path.
-    pub fn knows(&self, path: &EntryPath) -> bool {
+    /// Since when a path was lacking; none where it was not.
+    pub fn since(&self, path: &EntryPath) -> Option<Timestamp> {
         let Lacks { stale, torn, missing } = self.lacks;
-        stale.contains_key(path) || torn.contains_key(path) || missing.contains_key(path)
+        let carried = stale.get(path).map(|stale| stale.since);
+        let other = torn.get(path).or_else(|| missing.get(path)).map(|lack| lack.since.unwrap_or(self.started));
+        carried.or(other)
     }
 }
 
@@ -219,7 +221,7 @@ impl<'a> Carry<'a> {
             let Some(entries) = self.sources[at].read(hunk)? else {
                 let why =
                     format!("what the vault says of it from {} on is damaged", self.sources[at].hunks[hunk].first);
-                done.lost.push(Problem { path: path.clone(), why });
+                done.lost.push(Problem::new(path.clone(), why));
                 continue;
             };
             for entry in entries {
@@ -266,7 +268,7 @@ impl<'a> Carry<'a> {
     ) -> Result<()> {
         let damaged = "it could not be read, and what the vault has of it is damaged";
         let Some((at, Has::Unit(unit))) = self.newest(&path, from)? else {
-            done.lost.push(Problem { path, why: damaged.into() });
+            done.lost.push(Problem::new(path, damaged));
             return Ok(());
         };
         let source = &self.sources[at];
@@ -345,18 +347,10 @@ impl<'a> Source<'a> {
         let load = || -> Result<_> {
             let packs = base.packs.for_another(root)?;
             let hunks = tree::hunks(&packs, root)?;
-            let mut stale = BTreeMap::new();
-            packs.each(&root.stale, |item| {
-                stale.insert(item.path.clone(), item);
-                Ok(())
-            })?;
-            let by_path = |list| {
-                let mut all = BTreeMap::new();
-                packs.each(list, |problem: Problem| {
-                    all.insert(problem.path.clone(), problem);
-                    Ok(())
-                })?;
-                Ok(all)
+            let stale = packs.all(&root.stale)?.into_iter().map(|item| (item.path.clone(), item)).collect();
+            let by_path = |list| -> Result<BTreeMap<_, _>> {
+                let all = packs.all(list)?;
+                Ok(all.into_iter().map(|problem: Problem| (problem.path.clone(), problem)).collect())
             };
             let (torn, missing) = (by_path(&root.torn)?, by_path(&root.problems)?);
             // Patterns that an earlier run took are patterns.

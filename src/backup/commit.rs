@@ -134,6 +134,7 @@ impl Run<'_> {
         let Written { hunks, mut reached, mut totals, until } = written;
         let covers = checkpoint.then_some(until);
         let hunks = list::write(hunks, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
+        let news = !checkpoint && assembly.is_news(self.started)?;
         let problems: Vec<_> = assembly.problems.values().cloned().collect();
         let problems = list::write(problems, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let stale = list::write(assembly.stale(), |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
@@ -171,11 +172,10 @@ impl Run<'_> {
             ));
         }
 
-        let (mut state, mut suspect, mut news, mut notices) = (State::Complete, None, false, Vec::new());
+        let (mut state, mut suspect, mut notices) = (State::Complete, None, Vec::new());
         if covers.is_none() {
             let verdict = self.judge(assembly, &totals);
             state = self.state(assembly, &verdict);
-            news = assembly.is_news(self.started)?;
             match verdict {
                 Verdict::Suspect(why) if state == State::Suspect => suspect = Some(why),
                 Verdict::Noted(why) if !self.options.accept_shrink => assembly.warn(why),

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::base::Base;
 use crate::error::Result;
-use crate::vault::entry::{Extent, FrameRef, MapFrame};
+use crate::vault::entry::{Entry, Extent, FrameRef, MapFrame};
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::read::Decoder;
@@ -73,11 +73,17 @@ impl<'b> Seen<'b> {
         })
     }
 
-    /// A file begins, which had a map of these frames.
-    pub fn begin(&mut self, frames: Option<&List<MapFrame>>) {
+    /// A file begins, of which so much is known.
+    pub fn begin(&mut self, known: Option<&Entry>) {
         self.misses = 0;
         self.next = None;
-        match frames {
+        // Where it never comes to rest, what it was the last time lies beside what was carried over.
+        if let Some(frames) = known.and_then(|known| self.base.torn_read(&known.path)) {
+            let first = self.frames.len() as u32;
+            self.register(frames);
+            (first..self.frames.len() as u32).for_each(|number| self.sample_frame(number));
+        }
+        match known.and_then(|known| known.map.as_ref()?.blocks()) {
             Some(frames) => self.next = self.register(frames),
             // A new name may be a file that was moved here.
             None => self.misses = LOST,
@@ -225,24 +231,27 @@ impl<'b> Seen<'b> {
                 Err(why) => self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}")),
             }
         }
-        for number in 0..self.frames.len() as u32 {
-            let frame = self.frames[number as usize];
-            match tree::read_map_frame(&self.base.packs, &frame, &mut self.decoder) {
-                Ok(runs) => {
-                    for (n, (_, hash)) in runs.iter().flat_map(|run| &run.blocks).enumerate() {
-                        let key = short(hash);
-                        if (n == 0 || key as u8 & self.sample_mask == 0) && self.samples.len() <= SAMPLES {
-                            self.samples.insert(key, number);
-                        }
+        (0..self.frames.len() as u32).for_each(|number| self.sample_frame(number));
+    }
+
+    /// Keeps a sample of the blocks of one frame.
+    fn sample_frame(&mut self, number: u32) {
+        let frame = self.frames[number as usize];
+        match tree::read_map_frame(&self.base.packs, &frame, &mut self.decoder) {
+            Ok(runs) => {
+                for (n, (_, hash)) in runs.iter().flat_map(|run| &run.blocks).enumerate() {
+                    let key = short(hash);
+                    if (n == 0 || key as u8 & self.sample_mask == 0) && self.samples.len() <= SAMPLES {
+                        self.samples.insert(key, number);
                     }
                 }
-                Err(why) => self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}")),
             }
-            if self.samples.len() > SAMPLES {
-                self.sample_mask = self.sample_mask << 1 | 1;
-                let mask = self.sample_mask;
-                self.samples.retain(|key, _| *key as u8 & mask == 0);
-            }
+            Err(why) => self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}")),
+        }
+        if self.samples.len() > SAMPLES {
+            self.sample_mask = self.sample_mask << 1 | 1;
+            let mask = self.sample_mask;
+            self.samples.retain(|key, _| *key as u8 & mask == 0);
         }
     }
 }

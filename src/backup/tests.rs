@@ -497,20 +497,22 @@ fn a_file_that_never_stops_growing_is_whole_up_to_its_first_length() {
     assert!(world.entries(report.snapshot).remove(1).0.racy);
 }
 
+/// Writes into a file of more than 5.9 MB.
+fn never_rests(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(&super::times::now().to_le_bytes(), 5_900_000).unwrap();
+}
+
 #[test]
 fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_was() {
     let mut world = World::new();
     world.write("busy", &noise(3, 6_000_000));
     world.write("calm", b"calm");
-    let write = |path: &Path| {
-        let file = File::options().write(true).open(path).unwrap();
-        file.write_all_at(&super::times::now().to_le_bytes(), 5_900_000).unwrap();
-    };
     let path = world.data.path().join("busy");
     // Nothing is known of it: it is taken as it is each time, and holds nothing back.
     let mut last = Vec::new();
     for _ in 0..2 {
-        world.monitor = Arc::new(Always(path.clone(), write));
+        world.monitor = Arc::new(Always(path.clone(), never_rests));
         let report = world.backup();
         assert_eq!((report.state, report.good, report.whole), (State::Complete, true, false));
         assert_eq!((report.torn.len(), report.stale.len(), report.errors.len()), (1, 0, 0));
@@ -524,7 +526,7 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
     assert!(whole.whole);
     let known = world.content(whole.snapshot, "busy");
     for _ in 0..2 {
-        world.monitor = Arc::new(Always(path.clone(), write));
+        world.monitor = Arc::new(Always(path.clone(), never_rests));
         let report = world.backup();
         assert_eq!((report.good, report.whole, report.torn.len()), (true, false, 0));
         assert_eq!(report.stale[0].since, world.vault.root(whole.snapshot).unwrap().started);
@@ -545,8 +547,62 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
         let calm = EntryPath::new("calm").unwrap();
         assert!(crate::inspect::cat_torn(&world.vault, &root, &calm, &mut torn, &ctx).is_err());
     }
+    // What was read of it is known the next time: only what changed is stored again.
+    world.write("busy", &noise(4, 6_000_000));
+    let mut reports = Vec::new();
+    for _ in 0..3 {
+        world.monitor = Arc::new(Always(path.clone(), never_rests));
+        reports.push(world.backup());
+    }
+    let stored: Vec<_> = reports.iter().map(|report| report.uploaded_bytes).collect();
+    assert!(stored[0] > 6_000_000 && stored[1..].iter().all(|stored| *stored < 3_000_000), "{stored:?}");
+    // A pack that nothing else is in is no part of what is restored.
+    let last = reports[2].snapshot;
+    let root = world.vault.root(last).unwrap();
+    let mut packs = PackReader::for_root(&world.store, &root).unwrap().book().clone();
+    let entries = world.entries(last);
+    let tree: HashSet<_> = entries.iter().flat_map(|(entry, _)| entry.packs()).collect();
+    packs.retain(|id, pack| pack.kind == crate::vault::pack::PackKind::Data && !tree.contains(id));
+    let torn = packs.values().next().unwrap().name();
+    world.store.inner().objects().get_mut(&torn).unwrap().clear();
+    let folder = tempfile::tempdir().unwrap();
+    let wanted = crate::restore::tests::options(&folder.path().join("data"));
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+    let report = crate::restore::restore(&world.vault, &wanted, &ctx).unwrap();
+    assert_eq!((report.snapshot, report.instead_of), (last, None));
+    assert!(report.warnings.iter().any(|what| what.contains("never came to rest")), "{report:?}");
     world.monitor = Arc::new(Silent);
     assert!(world.backup().whole);
+}
+
+#[test]
+fn what_lasts_is_told_when_it_begins_and_after_a_day_a_week_and_a_month() {
+    // Torn without, and carried over with a good snapshot that has it.
+    for carried in [false, true] {
+        let mut world = World::new();
+        world.write("busy", &noise(3, 6_000_000));
+        if carried {
+            assert!(!world.backup().news);
+        }
+        let path = world.data.path().join("busy");
+        never_rests(&path);
+        world.monitor = Arc::new(Always(path, never_rests));
+        let (mut since, mut told) = (HashSet::new(), Vec::new());
+        let hours = [0, 12, 30, 47, 24 * 6, 24 * 8, 24 * 29, 24 * 31, 24 * 100];
+        for at in hours {
+            world.store.inner().set_ahead(SignedDuration::from_hours(at));
+            let report = world.backup();
+            assert_eq!(
+                (report.good, report.torn.len(), report.stale.len()),
+                (true, !carried as usize, carried as usize)
+            );
+            let root = world.vault.root(report.snapshot).unwrap();
+            let torn = report.torn.iter().map(|torn| torn.since.unwrap_or(root.started));
+            since.extend(torn.chain(report.stale.iter().map(|stale| stale.since)));
+            told.extend(report.news.then_some(at));
+        }
+        assert_eq!((told, since.len()), (vec![0, 30, 24 * 8, 24 * 31], 1), "{carried}");
+    }
 }
 
 #[test]

@@ -39,17 +39,24 @@ pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBo
     if let Err(why) = snapshots(&vault, about, notes) {
         notes.add(problem("snapshots", &why, stop));
     }
-    doubts(&*vault.store, about, notes);
+    doubts(&vault, about, notes);
 }
 
 /// Warns of packs that are doubted: a hint at damage that somebody should look into. Nothing is said where there is none.
-fn doubts(store: &dyn Store, about: &About, notes: &Notes) {
-    let mut doubts = Doubts::read(store);
+fn doubts(vault: &Vault, about: &About, notes: &Notes) {
+    let mut doubts = Doubts::read(&*vault.store);
     let packs = doubts.packs();
     let verify = format!("lastgood verify --vault {}", word(&about.name));
     if let Some(first) = packs.first() {
         let more = if packs.len() > 1 { format!(" and {} more", packs.len() - 1) } else { String::new() };
-        let check = Check::warning("doubts", format!("{first}{more} may be damaged, as a run found"));
+        let newest = notes.get().good.as_ref().map(|good| good.name);
+        let concerned = newest.and_then(|newest| doubts.concern(&*vault.store, &vault.root(newest).ok()?).ok());
+        let newest = match concerned {
+            Some(true) => "; the newest good snapshot needs it",
+            Some(false) => "; the newest good snapshot needs nothing that is doubted",
+            None => "",
+        };
+        let check = Check::warning("doubts", format!("{first}{more} may be damaged, as a run found{newest}"));
         let advice = "The next backup stores anew what damaged packs hold, and restores pass them over. This reads all packs, \
                       names the snapshots that are hurt, and lifts doubts that are wrong:";
         notes.add(check.advice(advice).run(verify));

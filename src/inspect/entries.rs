@@ -46,12 +46,7 @@ impl<'p> Entries<'p> {
     /// # Errors
     /// A store that fails; damage.
     pub fn torn(packs: &'p PackReader<'p>, root: &Root) -> Result<Self> {
-        let mut hunks = Vec::new();
-        packs.each(&root.torn_reads, |hunk| {
-            hunks.push(hunk);
-            Ok(())
-        })?;
-        Self::of(packs, hunks)
+        Self::of(packs, packs.all(&root.torn_reads)?)
     }
 
     fn of(packs: &'p PackReader<'p>, hunks: Vec<HunkRef>) -> Result<Self> {

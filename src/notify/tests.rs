@@ -150,8 +150,7 @@ fn where_events_come_from() {
 fn a_report_that_is_too_long_is_told_without_its_longest_lists() {
     let mut long = report(Action::Restore, Outcome::Partial);
     long.events = vec![critical(); 3];
-    let problem =
-        |n: usize| Problem { path: EntryPath::new(format!("folder/{n}").as_bytes()).unwrap(), why: "x".repeat(100) };
+    let problem = |n: usize| Problem::new(EntryPath::new(format!("folder/{n}").as_bytes()).unwrap(), "x".repeat(100));
     long.done = Some(restored((0..10_000).map(problem).collect()));
     let (data, _, _) = told(&long, None);
     assert!(serde_json::to_vec(&data).unwrap().len() <= event::MAX_DATA);
@@ -209,7 +208,7 @@ fn a_result_that_comes_back_starts_no_run() {
 #[test]
 fn what_a_person_is_told() {
     let id = snapshot().id;
-    let problem = Problem { path: EntryPath::new(b"a").unwrap(), why: "no".into() };
+    let problem = Problem::new(EntryPath::new(b"a").unwrap(), "no");
     let restore = |done| Report { done: Some(done), ..report(Action::Restore, Outcome::Complete) };
     for (report, reason, expected) in [
         (

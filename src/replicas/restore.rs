@@ -147,10 +147,13 @@ fn older(
             Err(Unfit { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
             Err(Unfit { why, packs }) => {
                 ctx.check("restore")?;
-                warn(format!("the vault {} does not give {name} back: {}", fit.url, why.what()));
-                if let Some(passed) = damaged::passed_over(name, &packs) {
-                    over.push(passed);
-                    fits.push(fit);
+                match damaged::passed_over(name, &packs) {
+                    // There may be many: the report tells of them.
+                    Some(passed) => {
+                        over.push(passed);
+                        fits.push(fit);
+                    }
+                    None => warn(format!("the vault {} does not give {name} back: {}", fit.url, why.what())),
                 }
             }
         }

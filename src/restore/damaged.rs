@@ -1,17 +1,25 @@
 //! Snapshots of which a pack is damaged: how a restore finds that out before it begins, and which snapshot it takes then.
 
+use std::collections::HashSet;
+
 use super::select::{self, Choice, PassedOver};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::Vault;
 use crate::vault::doubt::{Doubts, Finding, told};
+use crate::vault::hex::PackId;
+use crate::vault::list::List;
 use crate::vault::pack::PackInfo;
-use crate::vault::read::{PackReader, absent};
-use crate::vault::root::SnapshotName;
-use crate::vault::state::PackState;
+use crate::vault::read::{Decoder, PackReader, absent};
+use crate::vault::root::{HunkRef, Root, SnapshotName};
+use crate::vault::state::{PackState, Tested};
+use crate::vault::tree;
 
 /// Packs that seemed damaged to a reader and are read whole to be sure, at most.
 const SUSPECTS: usize = 64;
+
+/// Packs that are not what was stored.
+type Wrong = Vec<(PackInfo, PackState)>;
 
 /// Why a restore did not take place.
 #[derive(Debug)]
@@ -41,13 +49,13 @@ pub fn passed_over(snapshot: SnapshotName, packs: &[String]) -> Option<PassedOve
 ///
 /// # Errors
 /// A store that fails; being told to stop.
-pub fn look(
-    vault: &Vault,
-    packs: &PackReader,
-    all: bool,
-    doubts: &mut Doubts,
-    ctx: &Context,
-) -> Result<Vec<(PackInfo, PackState)>> {
+pub fn look(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, ctx: &Context) -> Result<Wrong> {
+    // Older snapshots mostly name the same packs: one that is known to be damaged costs each no more than its lists.
+    let unreadable = |(pack, tested): (PackInfo, Tested)| (!tested.readable).then_some((pack, tested.state));
+    let known: Vec<_> = doubts.damaged(packs.book()).into_iter().filter_map(unreadable).collect();
+    if all && !known.is_empty() {
+        return Ok(known);
+    }
     let mut wrong = absent(&*vault.store, packs.book().values())?;
     for (pack, state) in &mut wrong {
         *state = std::mem::replace(state, PackState::Absent).explained(&*vault.store, pack);
@@ -55,13 +63,44 @@ pub fn look(
     if all {
         let go_on = || ctx.check("test packs that are doubted");
         let tested = doubts.test_doubted(vault, packs.book(), (Finding::Restore, &vault.user), &go_on)?;
-        for (pack, tested) in tested {
-            if !tested.readable && !wrong.iter().any(|(known, _)| known.id == pack.id) {
-                wrong.push((pack, tested.state));
+        for (pack, state) in tested.into_iter().filter_map(unreadable) {
+            if !wrong.iter().any(|(known, _)| known.id == pack.id) {
+                wrong.push((pack, state));
             }
         }
     }
     Ok(wrong)
+}
+
+/// Takes out of `wrong` the packs that hold no more than what was read of files that never came to rest: they are no part of
+/// the tree, and a restore of all of it can do without. Gives the others, and what to tell of these.
+///
+/// # Errors
+/// A store that fails.
+pub fn needed(packs: &PackReader, root: &Root, wrong: Wrong) -> Result<(Wrong, Vec<String>)> {
+    if wrong.is_empty() || root.torn_reads == List::default() {
+        return Ok((wrong, Vec::new()));
+    }
+    let named = |hunks: Vec<HunkRef>| -> Result<HashSet<PackId>> {
+        let (mut named, mut decoder) = (HashSet::new(), Decoder::new()?);
+        for hunk in hunks {
+            named.insert(hunk.frame.pack);
+            tree::read_hunk(packs, &hunk, &mut decoder)?.iter().for_each(|entry| named.extend(entry.packs()));
+        }
+        Ok(named)
+    };
+    let both =
+        packs.all(&root.torn_reads).and_then(named).and_then(|torn| Ok((torn, named(tree::hunks(packs, root)?)?)));
+    let (torn, tree) = match both {
+        Ok(both) => both,
+        // Then it is not known who needs them.
+        Err(why) if why.kind() == Kind::Damage => return Ok((wrong, Vec::new())),
+        Err(why) => return Err(why),
+    };
+    let (spare, wrong): (Vec<_>, Vec<_>) =
+        wrong.into_iter().partition(|(pack, _)| torn.contains(&pack.id) && !tree.contains(&pack.id));
+    let what = "no more than reads of files that never came to rest are in it";
+    Ok((wrong, spare.iter().map(|(pack, state)| format!("{}; {what}", told(pack, state))).collect()))
 }
 
 /// Reads the packs whole that seemed damaged to a reader, and doubts those that are. Gives what to tell of those that cannot

@@ -139,7 +139,12 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         let (name, named) = (choice.name, choice.named || options.skip_damaged);
         passed_over.append(&mut choice.passed_over);
         let Failure { why, packs } = match attempt(vault, options, choice, &mut doubts, limits, ctx) {
-            Ok(report) => return Ok(Report { passed_over, instead_of, ..report }),
+            Ok(report) => {
+                if instead_of.is_some() {
+                    ctx.monitor.warn(&format!("the snapshot {name} is restored in its place, which is older"));
+                }
+                return Ok(Report { passed_over, instead_of, ..report });
+            }
             Err(failure) => failure,
         };
         let over = damaged::passed_over(name, &packs).filter(|_| !named);
@@ -148,7 +153,10 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
             // Of several that are damaged, the newest is what was asked for.
             return Err(if why.kind() == Kind::Damage { first.unwrap_or(why) } else { why });
         };
-        ctx.monitor.warn(&format!("the snapshot {name} is passed over, {} is taken: {}", next.name, over.why));
+        // Of many older ones the report tells.
+        if instead_of.is_none() {
+            ctx.monitor.warn(&format!("the snapshot {name} is passed over, an older one is looked for: {}", over.why));
+        }
         passed_over.push(over);
         instead_of.get_or_insert(name);
         first.get_or_insert(why);
@@ -253,6 +261,8 @@ fn attempt(
     }
     // What only some files need is found out while they are read.
     let wrong = damaged::look(vault, &packs, all && !options.skip_damaged, doubts, ctx)?;
+    let (wrong, spare) = damaged::needed(&packs, &root, wrong)?;
+    report.warnings.extend(spare);
     match wrong.first() {
         // What these paths need of it is found missing when it is read.
         _ if !all => {}
@@ -310,14 +320,11 @@ fn attempt(
 /// What of these paths, or of all where there are none, is stale, missing and torn in a snapshot.
 fn lacks(packs: &PackReader, root: &Root, paths: &[EntryPath]) -> Result<(Vec<Stale>, Vec<Problem>, Vec<Problem>)> {
     let wanted = |at: &EntryPath| paths.is_empty() || paths.iter().any(|path| at.is_in(path) || path.is_in(at));
-    let (mut stale, mut missing, mut torn) = (StaleBook::read(packs, root)?.into_items(), Vec::new(), Vec::new());
+    let (mut stale, mut missing, mut torn) =
+        (StaleBook::read(packs, root)?.into_items(), packs.all(&root.problems)?, packs.all(&root.torn)?);
     stale.retain(|item| wanted(&item.path));
-    for (list, to) in [(&root.problems, &mut missing), (&root.torn, &mut torn)] {
-        packs.each(list, |problem: Problem| {
-            to.extend(Some(problem).filter(|problem| wanted(&problem.path)));
-            Ok(())
-        })?;
-    }
+    missing.retain(|item: &Problem| wanted(&item.path));
+    torn.retain(|item: &Problem| wanted(&item.path));
     Ok((stale, missing, torn))
 }
 
@@ -452,7 +459,7 @@ fn write_window(
     reader.read(window, tree)?;
     for item in files() {
         match item.lost.get() {
-            Some(why) => report.not_restored.push(Problem { path: item.entry.path.clone(), why: why.clone() }),
+            Some(why) => report.not_restored.push(Problem::new(item.entry.path.clone(), why)),
             None => {
                 item.group.iter().try_for_each(|group| tree.first_link(group, &item.entry))?;
                 report.files += 1;

@@ -362,7 +362,7 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
 
     /// Tells of what could not be read.
     pub fn not_read(&mut self, path: EntryPath, why: String) {
-        self.told.not_read.push(Problem { path, why });
+        self.told.not_read.push(Problem::new(path, why));
     }
 
     /// Begins a new window when the last one is full, and counts the entry.

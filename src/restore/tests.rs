@@ -10,6 +10,7 @@ use std::path::Path;
 use super::sample::{Sample, context};
 use super::*;
 use crate::store::fault::FaultStore;
+use crate::store::record::RecordStore;
 use crate::vault::entry::{Extent, Kind as EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::path::Bytes;
@@ -578,6 +579,28 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
             }
         }
     }
+}
+
+#[test]
+fn a_damaged_pack_that_many_snapshots_share_is_read_once() {
+    let read = |shared: usize| {
+        let mut sample = Sample::new();
+        sample.file("a", &noise(300, 1));
+        let good = sample.commit(State::Complete);
+        sample.file("b", &noise(300, 2));
+        let newest = (0..shared).map(|_| sample.commit(State::Complete)).last();
+        let pack = sample.packs[1].name();
+        sample.store.objects().get_mut(&pack).unwrap()[20] ^= 1;
+        // Nobody may doubt it, so that no later run would know of it either.
+        let store = FaultStore::new(sample.store, |verb, name| verb == "create" && name.starts_with("doubts/"));
+        let store: &'static RecordStore<_> = Box::leak(Box::new(RecordStore::new(store)));
+        let vault = Vault::open(Box::new(store)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let report = restore(&vault, &options(&folder.path().join("data")), &context()).unwrap();
+        assert_eq!((report.snapshot, report.instead_of, report.passed_over.len()), (good, newest, shared));
+        store.take().iter().filter(|call| call.name == pack).count()
+    };
+    assert_eq!(read(1), read(7));
 }
 
 #[test]

@@ -195,7 +195,7 @@ impl Tree {
             let what = if entry.target.is_some() { "symbolic links" } else { "named pipes" };
             let why = format!("the filesystem there has no {what}");
             let mut left_out = self.shortfall.left_out.lock().unwrap_or_else(PoisonError::into_inner);
-            left_out.push(Problem { path: entry.path.clone(), why });
+            left_out.push(Problem::new(entry.path.clone(), why));
             return Ok(());
         }
         let owned = self.owner(entry, |uid, gid| chownat(&folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;

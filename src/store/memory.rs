@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::{Error, Meta, Result, Store};
 
 /// Objects in a map.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
+    ahead: Mutex<SignedDuration>,
 }
 
 impl MemoryStore {
@@ -17,11 +20,20 @@ impl MemoryStore {
         // A panic elsewhere leaves the map whole: each change is a single call.
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Puts the store's clock so far ahead of the machine's.
+    pub fn set_ahead(&self, ahead: SignedDuration) {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = ahead;
+    }
 }
 
 impl Store for MemoryStore {
     fn url(&self) -> String {
         "memory:".into()
+    }
+
+    fn now(&self) -> Result<Timestamp> {
+        Ok(Timestamp::now() + *self.ahead.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {

@@ -116,6 +116,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is the machine that has none left of what it takes to ask: descriptors or memory.
+    pub fn is_shortage(&self) -> bool {
+        use rustix::io::Errno;
+        let Error::Failed { source, .. } = self else { return false };
+        let errno = source.raw_os_error().map(Errno::from_raw_os_error);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
+    }
+
     /// Says for the crate's error what the store was asked to do. What is missing or short is damage: only names that a
     /// root or a listing gave are ever asked for.
     pub fn while_doing(self, doing: impl Into<String>) -> error::Error {

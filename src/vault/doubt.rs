@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::ahead::in_order;
 use super::hex::{Hex, PackId};
 use super::pack::{self, PackInfo, PackKind};
-use super::root::PackBook;
+use super::read::PackReader;
+use super::root::{PackBook, Root};
 use super::state::{self, PackState, Tested};
 use super::{User, Vault};
 use crate::error::{Error, Result};
@@ -230,9 +231,26 @@ impl Doubts {
         self.standing.iter().any(|standing| standing.doubt.packs.iter().any(is_it))
     }
 
+    /// Whether a snapshot needs a pack that a standing doubt names.
+    ///
+    /// # Errors
+    /// A store that fails; damage.
+    pub fn concern(&self, store: &dyn Store, root: &Root) -> Result<bool> {
+        Ok(PackReader::for_root(store, root)?.book().values().any(|pack| self.names(pack)))
+    }
+
     /// What reading the pack whole found, in this run.
     pub fn tested(&self, pack: &PackInfo) -> Option<&Tested> {
         self.tested.get(&pack.id).filter(|(info, _)| info == pack).map(|(_, tested)| tested)
+    }
+
+    /// The packs of `book` that this run read whole and that are not what was stored.
+    pub fn damaged(&self, book: &PackBook) -> Vec<(PackInfo, Tested)> {
+        let tested =
+            self.tested.values().filter(|(pack, tested)| book.get(&pack.id) == Some(pack) && !tested.is_sound());
+        let mut damaged: Vec<_> = tested.cloned().collect();
+        damaged.sort_by_key(|(pack, _)| pack.name());
+        damaged
     }
 
     /// Reads a pack whole, if this run has not done it; `go_on` is asked before. Gives what was found.
@@ -278,18 +296,26 @@ impl Doubts {
                 wrong.push((pack, tested.clone()));
             }
         }
-        self.lift(vault, (finding, user));
+        self.lift(vault, |_| false, (finding, user));
         Ok(wrong)
     }
 
-    /// Lifts the doubts of which all packs were tested and are sound. What cannot be lifted stands, and is tested again by the
-    /// next run.
-    fn lift(&mut self, vault: &Vault, (finding, user): (Finding, &User)) {
+    /// Lifts the doubts of which no pack that `book` has is anything but tested and sound. `book` has every pack that a snapshot
+    /// or checkpoint of the vault names: what is not in it, nobody needs.
+    pub fn lift_unneeded(&mut self, vault: &Vault, book: &PackBook, as_who: (Finding, &User)) {
+        let unneeded = |doubted: &Doubted| book.get(&doubted.id).is_none_or(|pack| pack.kind != doubted.kind);
+        self.lift(vault, unneeded, as_who);
+    }
+
+    /// Lifts the doubts of which every pack is `unneeded`, or was tested and is sound. What cannot be lifted stands, and is
+    /// tested again by the next run.
+    fn lift(&mut self, vault: &Vault, unneeded: impl Fn(&Doubted) -> bool, (finding, user): (Finding, &User)) {
         let tested = &self.tested;
         let is_sound = |doubted: &Doubted| {
             tested.get(&doubted.id).is_some_and(|(pack, tested)| pack.kind == doubted.kind && tested.is_sound())
         };
-        let wrong = |standing: &Standing| !standing.doubt.packs.is_empty() && standing.doubt.packs.iter().all(is_sound);
+        let over = |doubted: &Doubted| is_sound(doubted) || unneeded(doubted);
+        let wrong = |standing: &Standing| !standing.doubt.packs.is_empty() && standing.doubt.packs.iter().all(over);
         let (lifted, standing): (Vec<_>, Vec<_>) = std::mem::take(&mut self.standing).into_iter().partition(wrong);
         self.standing = standing;
         for Standing { object, .. } in lifted {
@@ -301,7 +327,7 @@ impl Doubts {
                 create(vault, &object, &lifting)
             });
             match done {
-                Ok(()) => tracing::info!("the doubt {object} is lifted: what it names was read and is sound"),
+                Ok(()) => tracing::info!("the doubt {object} is lifted: no pack that it names is damaged and needed"),
                 Err(why) => tracing::info!("the doubt {object} is wrong and stands: {}", why.what()),
             }
         }

@@ -370,6 +370,12 @@ impl Entry {
         Ok(())
     }
 
+    /// The packs of its extents and those that its map reaches; some more than once.
+    pub fn packs(&self) -> impl Iterator<Item = PackId> {
+        let extents = self.extents.iter().filter_map(|extent| extent.pack);
+        extents.chain(self.map.iter().flat_map(|map| map.packs.iter().copied()))
+    }
+
     /// The extents of its header.
     pub fn header_extents(&self) -> Vec<Extent> {
         cut(&self.extents, 0, self.header)

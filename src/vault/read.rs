@@ -482,6 +482,19 @@ impl<'v> PackReader<'v> {
         Ok(out)
     }
 
+    /// All items of a list, in order.
+    ///
+    /// # Errors
+    /// A store that fails; damage.
+    pub fn all<T: DeserializeOwned + Clone>(&self, list: &List<T>) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        self.each(list, |item| {
+            all.push(item);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
     /// Calls `take` with every item of a list, in order.
     ///
     /// # Errors

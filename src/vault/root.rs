@@ -220,6 +220,17 @@ pub struct Problem {
     pub path: EntryPath,
     /// Why it is not in the snapshot.
     pub why: String,
+    /// When the capture began that was the first to tell of it, of those that good snapshots tell of one after the other. None:
+    /// this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+impl Problem {
+    /// What is wrong with an entry, from now on.
+    pub fn new(path: EntryPath, why: impl Into<String>) -> Self {
+        Problem { path, why: why.into(), since: None }
+    }
 }
 
 /// What could not be read and was carried over from an older snapshot: an entry and all that belongs to it, which is all that

@@ -117,6 +117,10 @@ fn test_once(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
         Err(store::Error::OutOfRange { size, .. }) => {
             return damaged(format!("it has {size} bytes, and {} were stored", pack.size));
         }
+        // That this process has no descriptor or memory left says nothing of the pack.
+        Err(why @ store::Error::Failed { .. }) if why.is_shortage() => {
+            return Err(why.while_doing(format!("read {name}")));
+        }
         // Also what may not be read, or is no file any more: nobody can build on that.
         Err(why @ (store::Error::Corrupt { .. } | store::Error::Failed { .. } | store::Error::Refused { .. })) => {
             return damaged(format!("it cannot be read: {why}"));

@@ -38,12 +38,7 @@ pub fn read_hunk(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> R
 /// # Errors
 /// A store that fails; damage.
 pub fn hunks(packs: &PackReader, root: &Root) -> Result<Vec<HunkRef>> {
-    let mut hunks = Vec::new();
-    packs.each(&root.hunks, |hunk| {
-        hunks.push(hunk);
-        Ok(())
-    })?;
-    Ok(hunks)
+    packs.all(&root.hunks)
 }
 
 /// What a reader of a whole snapshot comes to.

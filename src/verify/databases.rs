@@ -39,13 +39,8 @@ pub struct Restored {
 pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> {
     let (snapshot, root) = select::find(vault, spec)?;
     let packs = PackReader::for_root(&*vault.store, &root)?;
-    let mut databases: Vec<DatabaseRecord> = Vec::new();
-    packs.each(&root.databases, |database| {
-        databases.push(database);
-        Ok(())
-    })?;
     let mut checked = Vec::new();
-    for DatabaseRecord { path, taken, .. } in databases {
+    for DatabaseRecord { path, taken, .. } in packs.all(&root.databases)? {
         ctx.check("check the snapshot's databases")?;
         let doing = || format!("check the database {path} of {snapshot}");
         let scratch = TempDir::with_prefix("lastgood-verify-").doing(doing)?;

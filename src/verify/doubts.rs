@@ -38,17 +38,18 @@ pub enum Looked {
     Damaged,
     /// It is what was stored. Another pack that the doubt names is not, or the doubt may not be lifted.
     Sound,
-    /// No snapshot names it, so nothing says what was stored.
+    /// No snapshot that can be read names it, so nothing says what was stored.
     Unnamed,
 }
 
-/// Doubts the packs that are `spoiled`, and lifts what is doubted wrongly of the packs of `book`. Gives what stands then.
+/// Doubts the packs that are `spoiled`, and lifts what is doubted wrongly of the packs of `book`; if that is `complete`, also
+/// doubts of what nothing names. Gives what stands then.
 ///
 /// # Errors
 /// A store that fails while a doubted pack is read; being told to stop.
 pub fn settle(
     vault: &Vault,
-    book: &PackBook,
+    (book, complete): (&PackBook, bool),
     spoiled: &[(PackInfo, String)],
     ctx: &Context,
 ) -> Result<Vec<StandingDoubt>> {
@@ -59,6 +60,9 @@ pub fn settle(
     let is_wrong = |pack: &PackInfo| doubts.tested(pack).is_none_or(|tested| !tested.is_sound());
     let damaged: Vec<_> = spoiled.iter().filter(|(pack, _)| is_wrong(pack)).cloned().collect();
     doubts.doubt(vault, &damaged, as_who, ctx.random);
+    if complete {
+        doubts.lift_unneeded(vault, book, as_who);
+    }
     doubts.warnings().iter().for_each(|what| ctx.monitor.warn(what));
     let shown = |standing: &Standing| StandingDoubt {
         object: standing.object.clone(),

@@ -40,7 +40,7 @@ fn a_whole_vault_has_no_damage() {
     let (sample, ..) = two();
     let report = verify(&sample.vault, &all(), &context()).unwrap();
     assert_eq!(report.damage, []);
-    assert_eq!((report.snapshots, report.unused), (2, 0));
+    assert_eq!((report.snapshots, report.checkpoints, report.unused), (2, 0, 0));
     assert!(report.files_read >= 3, "{report:?}");
     let none = verify(&sample.vault, &Options::default(), &context()).unwrap();
     assert_eq!(none.files_read, 0);

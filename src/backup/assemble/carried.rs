@@ -58,7 +58,7 @@ impl Assembly<'_> {
         // That its attributes are as they were, too, is said with that.
         self.problems.remove(path);
         self.carried.extend(carried.packs.into_iter().map(|pack| (pack.id, pack)));
-        for Problem { path, why } in carried.lost {
+        for Problem { path, why, .. } in carried.lost {
             self.failed(path, why);
         }
         if let Some(stale) = carried.stale.first()
@@ -155,7 +155,7 @@ impl Assembly<'_> {
             self.first = self.first.take().or(first);
             // A database that nothing good is known of stays unsound, as long as there is no good snapshot at all.
             if entry.database.is_none() || self.carry.as_ref().is_some_and(Carry::exists) {
-                self.torn.insert(path.clone(), Problem { path: path.clone(), why: why.clone() });
+                self.torn.insert(path.clone(), Problem::new(path.clone(), why.clone()));
             }
             self.warn(format!("{path}: {why}; taken as it stood, {} bytes", entry.size));
         }
@@ -174,8 +174,8 @@ impl Assembly<'_> {
         stale.chain(self.problems.values().map(|problem| (&problem.path, &*problem.why))).next()
     }
 
-    /// Whether what it lacks is new since the last good snapshot, or has lasted for another day, week or month: then somebody
-    /// is told.
+    /// Finds since when what is torn or missing was so, and whether what it lacks is new since the last good snapshot, or has
+    /// lasted for another day, week or month: then somebody is told.
     ///
     /// # Errors
     /// A store that fails.
@@ -185,13 +185,17 @@ impl Assembly<'_> {
         }
         let Some(carry) = &mut self.carry else { return Ok(true) };
         let Some(before) = carry.told()? else { return Ok(true) };
-        let stale = self.stale.values().any(|stale| {
-            let days = |at: Timestamp| at.duration_since(stale.since).as_hours() / 24;
+        for lack in self.torn.values_mut().chain(self.problems.values_mut()) {
+            lack.since = before.since(&lack.path);
+        }
+        let carried = self.stale.values().map(|stale| (&stale.path, stale.since));
+        let others = self.torn.values().chain(self.problems.values());
+        let others = others.map(|lack| (&lack.path, lack.since.unwrap_or(started)));
+        Ok(carried.chain(others).any(|(path, since)| {
+            let days = |at: Timestamp| at.duration_since(since).as_hours() / 24;
             let passed = TOLD_AFTER.iter().any(|day| days(before.started) < *day && days(started) >= *day);
-            passed || !before.knows(&stale.path)
-        });
-        let others = self.torn.keys().chain(self.problems.keys());
-        Ok(stale || others.into_iter().any(|path| !before.knows(path)))
+            passed || before.since(path).is_none()
+        }))
     }
 
     /// What was carried over, in path order.

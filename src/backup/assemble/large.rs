@@ -27,7 +27,7 @@ impl Assembly<'_> {
         parts: &mut impl Iterator<Item = Part>,
     ) -> Result<()> {
         let map = MapBuilder::default;
-        self.seen.begin(known.as_deref().and_then(known_blocks));
+        self.seen.begin(known.as_deref());
         let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
         loop {
             match parts.next() {
@@ -37,7 +37,7 @@ impl Assembly<'_> {
                 }
                 Some(Part::Hole(length)) => self.hole(&mut file, length)?,
                 Some(Part::Again) => {
-                    self.seen.begin(file.known.as_deref().and_then(known_blocks));
+                    self.seen.begin(file.known.as_deref());
                     file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
                 }
                 Some(Part::Later(path, why)) => _ = self.later.insert(path, why),

@@ -82,6 +82,23 @@ fn a_pack_is_doubted_once_and_the_doubt_is_lifted_when_all_of_its_packs_are_soun
 }
 
 #[test]
+fn a_doubt_of_what_nobody_needs_any_more_is_lifted() {
+    let sample = Sample::new();
+    let packs = packs(&sample, 3);
+    Doubts::default().doubt(&sample.vault, &doubted(&packs), as_who(), &system_random);
+    let lift = |needed: &[PackInfo]| {
+        let mut doubts = Doubts::read(&*sample.vault.store);
+        let wrong = test(&mut doubts, &sample, needed);
+        doubts.lift_unneeded(&sample.vault, &book(needed), as_who());
+        (wrong, doubts.standing().len())
+    };
+    spoil(&sample, &packs[0]);
+    assert_eq!(lift(&packs[..2]), (vec![packs[0]], 1));
+    assert_eq!(lift(&packs[1..2]), (vec![], 0));
+    assert_eq!(objects(&sample).len(), 2);
+}
+
+#[test]
 fn a_pack_is_read_once_in_a_run() {
     let sample = Sample::new();
     let packs = packs(&sample, 1);
