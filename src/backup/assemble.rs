@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::base::{Base, recorded_sides};
+use super::base::Base;
 use super::carry::Carry;
 use super::extra::Extra;
 use super::found::Found;
@@ -529,7 +529,7 @@ impl<'a> Assembly<'a> {
         }
         if let Some(database) = &entry.database {
             self.beside.retain(|(path, _)| entry.path.bytes().starts_with(path.bytes()));
-            self.beside.push((entry.path.clone(), recorded_sides(&entry)));
+            self.beside.push((entry.path.clone(), entry.sides()));
             if database.taken == Taken::Raw {
                 self.raw.retain(|path| entry.path.bytes().starts_with(path.bytes()));
                 self.raw.push(entry.path.clone());

@@ -11,7 +11,7 @@ use super::suspect::{Earlier, Measure};
 use super::unread;
 use crate::error::{Error, Kind, Result};
 use crate::vault::Vault;
-use crate::vault::entry::{Entry, Extent, MapFrame, Taken};
+use crate::vault::entry::{Entry, Extent, MapFrame};
 use crate::vault::hex::PackId;
 use crate::vault::list::List;
 use crate::vault::pack::PackInfo;
@@ -467,7 +467,7 @@ fn told(root: &Root) -> String {
 /// anew: that a part is not known does not mean that it is not needed.
 fn join_units(known: &mut [Known]) {
     for at in 0..known.len() {
-        let recorded = recorded_sides(&known[at].entry);
+        let recorded = known[at].entry.sides();
         if recorded.is_empty() {
             continue;
         }
@@ -478,16 +478,6 @@ fn join_units(known: &mut [Known]) {
             None => known[at].whole = false,
         }
     }
-}
-
-/// The paths of the files that were taken with a raw database.
-pub fn recorded_sides(entry: &Entry) -> Vec<EntryPath> {
-    let Some(database) = entry.database.as_ref().filter(|database| database.taken == Taken::Raw) else {
-        return Vec::new();
-    };
-    let beside = |ending: &str| EntryPath::new([entry.path.bytes(), ending.as_bytes()].concat()).ok();
-    let journal = database.journal.and_then(|_| beside("-journal"));
-    journal.into_iter().chain(database.wal.and_then(|_| beside("-wal"))).collect()
 }
 
 /// The turn after that of a parent. Where the parent has none, an early program took it: those before it are asked, since such

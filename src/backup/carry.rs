@@ -14,7 +14,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::base::{Base, recorded_sides};
+use super::base::Base;
 use super::merge::content_mark;
 use super::select::Select;
 use super::sqlite::beside::database_of;
@@ -184,7 +184,7 @@ impl<'a> Carry<'a> {
             Has::Unit(unit) => {
                 done.packs = source.packs_of(&unit);
                 // Of a file that was no database then, what lay beside it is named for itself.
-                let plain = unit.iter().skip(1).filter(|_| recorded_sides(&unit[0]).is_empty());
+                let plain = unit.iter().skip(1).filter(|_| unit[0].sides().is_empty());
                 done.stale.extend(plain.map(|side| source.stale(&side.path, why)));
                 for (n, entry) in unit.into_iter().enumerate() {
                     take(carried(entry, source.name), Beside(n > 0))?;
@@ -236,7 +236,7 @@ impl<'a> Carry<'a> {
                     }
                     continue;
                 }
-                let recorded = recorded_sides(&entry);
+                let recorded = entry.sides();
                 if !self.select.takes_path(&entry.path, entry.kind) {
                     sides.extend(recorded.into_iter().map(|side| (side, false)));
                     passed = (entry.kind == Kind::Folder).then_some(entry.path);
@@ -447,12 +447,12 @@ impl<'a> Source<'a> {
     fn is_side(&mut self, path: &EntryPath) -> Result<bool> {
         let database = database_of(path.bytes()).and_then(|bytes| EntryPath::new(bytes).ok());
         let Some(database) = database else { return Ok(false) };
-        Ok(self.entry(&database)?.is_some_and(|entry| recorded_sides(&entry).contains(path)))
+        Ok(self.entry(&database)?.is_some_and(|entry| entry.sides().contains(path)))
     }
 
     /// An entry, and what lies beside it if it is a raw database; none where the vault has not all of the content.
     fn unit(&mut self, base: &Base, entry: Entry) -> Result<Option<Vec<Entry>>> {
-        let sides = recorded_sides(&entry);
+        let sides = entry.sides();
         let plain = entry.kind == Kind::File && entry.database.is_none();
         let mut unit = vec![entry];
         for side in &sides {
@@ -502,8 +502,7 @@ impl<'a> Source<'a> {
 
     /// What is to be told of an entry that is carried over.
     fn stale(&self, path: &EntryPath, why: &str) -> Stale {
-        let above = std::iter::successors(Some(path.clone()), EntryPath::folder);
-        let before = above.into_iter().find_map(|path| self.lacks.stale.get(&path));
+        let before = path.nearest_in(&self.lacks.stale);
         Stale { path: path.clone(), since: before.map_or(self.started, |before| before.since), why: why.to_owned() }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::iter::Peekable;
 
-use super::base::{Known, recorded_sides};
+use super::base::Known;
 use super::found::{Found, Role};
 use super::merge::{Merge, Step};
 use super::part::Why;
@@ -78,7 +78,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
             // It came with a folder that is another one now, and is what was captured.
             return self.stays(written, &mut take);
         }
-        if !recorded_sides(&written).is_empty() {
+        if !written.sides().is_empty() {
             // What was taken with it goes with it, should it not be there any more.
             return take(self.merge.next(found));
         }
@@ -90,8 +90,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     fn missing(&mut self, path: &EntryPath) -> Option<EntryPath> {
         while self.folders.pop_if(|folder| !path.is_in(folder)).is_some() {}
         let there = self.folders.last();
-        let above = std::iter::successors(path.folder(), EntryPath::folder);
-        above.take_while(|above| there != Some(above)).last()
+        path.folders().take_while(|above| there != Some(above)).last()
     }
 
     /// Hands on what stays as it was written.

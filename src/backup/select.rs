@@ -71,7 +71,7 @@ impl Select {
 
     /// Whether a folder above a path is excluded.
     pub fn excludes_above(&self, path: &EntryPath) -> bool {
-        std::iter::successors(path.folder(), EntryPath::folder).any(|folder| self.excludes(&folder))
+        path.folders().any(|folder| self.excludes(&folder))
     }
 
     /// Whether a path, and what is below it, is excluded, whatever lies there.

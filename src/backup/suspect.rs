@@ -133,10 +133,7 @@ fn missing_mount<'m>(measure: &'m Measure, mounts: &[Mount]) -> Option<&'m Mount
 /// Says of a database that it is gone, or nearly empty.
 fn lost_database(measure: &Measure, now: &Now) -> Option<String> {
     // What cannot be read has not gone.
-    let unread = |path: &EntryPath| {
-        let mut above = std::iter::successors(Some(path.clone()), EntryPath::folder);
-        !now.unread.is_empty() && above.any(|path| now.unread.contains_key(&path))
-    };
+    let unread = |path: &EntryPath| path.nearest_in(now.unread).is_some();
     measure.databases.iter().filter(|was| !unread(&was.path)).find_map(|was| {
         let Some(&size) = now.sizes.get(&was.path) else { return Some(format!("the database {} is gone", was.path)) };
         let was_size = was.size?;

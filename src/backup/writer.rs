@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::base::recorded_sides;
 use super::index::IndexWriter;
 use super::merge::content_mark;
 use super::sqlite::beside::database_of;
@@ -99,7 +98,7 @@ impl SnapshotWriter {
         }
         let mut open = self.open.clone();
         open.remove(&entry.path);
-        open.extend(recorded_sides(entry));
+        open.extend(entry.sides());
         let begins = self.open.is_empty() && !open.is_empty();
         let hunk =
             self.builder.push_within(entry, begins, !open.is_empty()).map_err(|why| Refused::Entry(why.what()))?;
@@ -264,7 +263,7 @@ fn whole_units(entries: &[Entry], mut has: impl FnMut(PackId) -> bool) -> usize 
             break;
         }
         open.remove(&entry.path);
-        open.extend(recorded_sides(entry));
+        open.extend(entry.sides());
         if open.is_empty() {
             whole = n + 1;
         }

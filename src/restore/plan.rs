@@ -172,8 +172,7 @@ impl Wanted<'_> {
         let before_end = |path: &EntryPath| next.is_none_or(|next| path < next);
         paths.iter().any(|path| {
             // The folders above the path lie before it, those in it directly after.
-            let above = std::iter::successors(Some(path.clone()), EntryPath::folder);
-            first.is_in(path) || above.into_iter().any(|p| *first <= p && before_end(&p))
+            first.is_in(path) || path.and_folders().any(|p| *first <= p && before_end(&p))
         })
     }
 }

@@ -370,6 +370,16 @@ impl Entry {
         Ok(())
     }
 
+    /// The paths of the files that were taken with it, if it is a raw database.
+    pub fn sides(&self) -> Vec<EntryPath> {
+        let Some(database) = self.database.as_ref().filter(|database| database.taken == Taken::Raw) else {
+            return Vec::new();
+        };
+        let beside = |ending: &str| EntryPath::new([self.path.bytes(), ending.as_bytes()].concat()).ok();
+        let journal = database.journal.and_then(|_| beside("-journal"));
+        journal.into_iter().chain(database.wal.and_then(|_| beside("-wal"))).collect()
+    }
+
     /// The packs of its extents and those that its map reaches; some more than once.
     pub fn packs(&self) -> impl Iterator<Item = PackId> {
         let extents = self.extents.iter().filter_map(|extent| extent.pack);

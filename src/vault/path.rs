@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -152,6 +153,21 @@ impl EntryPath {
     pub fn folder(&self) -> Option<EntryPath> {
         // What is left of a path up to a separator is a path.
         self.parent().map(|above| EntryPath(above.to_vec()))
+    }
+
+    /// The folders above it, the nearest first; the data directory is the last.
+    pub fn folders(&self) -> impl Iterator<Item = EntryPath> {
+        std::iter::successors(self.folder(), EntryPath::folder)
+    }
+
+    /// Itself, and the folders above it.
+    pub fn and_folders(&self) -> impl Iterator<Item = EntryPath> {
+        std::iter::once(self.clone()).chain(self.folders())
+    }
+
+    /// What a map says of it, or of the nearest folder above it that the map has.
+    pub fn nearest_in<'m, T>(&self, map: &'m BTreeMap<EntryPath, T>) -> Option<&'m T> {
+        if map.is_empty() { None } else { self.and_folders().find_map(|path| map.get(&path)) }
     }
 
     /// Its last component.

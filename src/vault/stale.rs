@@ -1,8 +1,8 @@
 //! Which entries of a snapshot are older than it: what a root lists as stale, looked up by path.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use super::entry::{Entry, Taken};
+use super::entry::Entry;
 use super::path::EntryPath;
 use super::read::PackReader;
 use super::root::{Root, Stale};
@@ -12,8 +12,8 @@ use crate::error::Result;
 #[derive(Debug, Default)]
 pub struct StaleBook {
     items: BTreeMap<EntryPath, Stale>,
-    /// Files beside carried databases that came, as long as they can still come.
-    sides: HashSet<EntryPath>,
+    /// Files beside carried databases that came, and these databases, as long as the files can still come.
+    sides: HashMap<EntryPath, EntryPath>,
 }
 
 impl StaleBook {
@@ -22,12 +22,8 @@ impl StaleBook {
     /// # Errors
     /// A store that fails; damage.
     pub fn read(packs: &PackReader, root: &Root) -> Result<Self> {
-        let mut items = BTreeMap::new();
-        packs.each(&root.stale, |item: Stale| {
-            items.insert(item.path.clone(), item);
-            Ok(())
-        })?;
-        Ok(StaleBook { items, sides: HashSet::new() })
+        let items = packs.all(&root.stale)?.into_iter().map(|item| (item.path.clone(), item)).collect();
+        Ok(StaleBook { items, sides: HashMap::new() })
     }
 
     /// What is said of an entry, of the nearest folder above it, or of the database that it lies beside and came before it.
@@ -35,26 +31,15 @@ impl StaleBook {
         if self.items.is_empty() {
             return None;
         }
-        let mut path = entry.path.clone();
-        if self.sides.remove(&path) {
-            let end = if path.bytes().ends_with(b"-wal") { "-wal" } else { "-journal" };
-            let database = path.bytes().strip_suffix(end.as_bytes()).and_then(|path| EntryPath::new(path).ok());
-            path = database.unwrap_or(path);
-        }
-        let item = self.at(&path).map(|item| item.path.clone())?;
-        if let Some(database) = entry.database.as_ref().filter(|database| database.taken == Taken::Raw) {
-            let ends = [("-journal", database.journal.is_some()), ("-wal", database.wal.is_some())];
-            let there = ends.iter().filter(|(_, there)| *there);
-            self.sides
-                .extend(there.filter_map(|(end, _)| EntryPath::new([path.bytes(), end.as_bytes()].concat()).ok()));
-        }
-        self.items.get(&item)
+        let path = self.sides.remove(&entry.path).unwrap_or_else(|| entry.path.clone());
+        let item = path.nearest_in(&self.items)?;
+        self.sides.extend(entry.sides().into_iter().map(|side| (side, path.clone())));
+        Some(item)
     }
 
     /// What is said of a path, or of the nearest folder above it.
     pub fn at(&self, path: &EntryPath) -> Option<&Stale> {
-        let mut above = std::iter::successors(Some(path.clone()), EntryPath::folder);
-        above.find_map(|path| self.items.get(&path))
+        path.nearest_in(&self.items)
     }
 
     /// All that is said, in path order.

@@ -114,8 +114,7 @@ impl Assembly<'_> {
         let is_stale = |stale: &BTreeMap<EntryPath, Stale>| {
             let side = self.carried_sides.contains(&entry.path);
             let database = database_of(entry.path.bytes()).filter(|_| side).and_then(|path| EntryPath::new(path).ok());
-            let above = std::iter::successors(Some(entry.path.clone()), EntryPath::folder);
-            above.chain(database).any(|path| stale.contains_key(&path))
+            entry.path.and_folders().chain(database).any(|path| stale.contains_key(&path))
         };
         if is_stale(&self.aside.stale) && !is_stale(&self.stale) {
             return Ok(());
@@ -132,8 +131,7 @@ impl Assembly<'_> {
         let back: Vec<_> = self.aside.stale.range(path.clone()..).map(|(at, _)| at.clone()).take_while(below).collect();
         self.stale.extend(back.iter().filter_map(|at| self.aside.stale.remove_entry(at)));
         // It had been carried over with the folder that it is in.
-        let above = std::iter::successors(path.folder(), EntryPath::folder);
-        let with = above.into_iter().find_map(|folder| self.aside.stale.get(&folder));
+        let with = path.folder().and_then(|folder| folder.nearest_in(&self.aside.stale));
         if let Some(with) = with.filter(|_| !self.stale.contains_key(path)) {
             self.stale.insert(path.clone(), Stale { path: path.clone(), ..with.clone() });
         }
