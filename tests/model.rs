@@ -13,6 +13,7 @@
 //! tells at the end what it found first with which seed. With `LASTGOOD_MODEL_MOVES=1` the app only moves things during most
 //! backups. The engine has several threads, so that a seed finds the same again often, not always.
 
+mod accidents;
 mod app;
 mod counters;
 mod databases;
@@ -22,6 +23,10 @@ mod folders;
 mod history;
 mod oracle;
 mod rounds;
+mod store;
+mod suspect;
+mod tree;
+mod vaults;
 
 use std::collections::BTreeMap;
 use std::process::Command;

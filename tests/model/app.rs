@@ -1,11 +1,14 @@
 //! The app: it does to the data directory what comes to its mind, at any moment, and takes down what it did.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use rustix::process::Pid;
 
+use super::accidents::Aside;
 use super::counters::Counters;
 use super::databases::Databases;
+use super::files::inode;
 use super::history::{History, Id, What, is_in, join, split};
 use crate::support::dice::Dice;
 use crate::support::tree::noise;
@@ -133,6 +136,9 @@ const MANY: usize = 45;
 /// What a file outside the data directory holds, which no snapshot may.
 pub const SECRET: &str = "TOP SECRET, OUTSIDE OF THE DATA DIRECTORY";
 
+/// A data directory: which it is, and how often it was moved into a new folder.
+pub type Place = (Id, u64);
+
 /// A change that can be taken back.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -170,6 +176,10 @@ pub struct App {
     pub focus: Option<String>,
     /// What it may take back.
     pub changes: Vec<Change>,
+    /// What an accident took away, and may come back.
+    pub aside: Vec<Aside>,
+    /// How often each data directory was moved into a new folder.
+    pub moves: HashMap<Id, u64>,
     serial: u64,
 }
 
@@ -190,9 +200,12 @@ impl App {
             databases: Databases::default(),
             focus: None,
             changes: Vec::new(),
+            aside: Vec::new(),
+            moves: HashMap::new(),
             serial: 0,
         };
         std::fs::create_dir_all(&app.data).unwrap();
+        app.history.objects[app.history.root].inode = inode(&app.data);
         let secret = app.base.join("secret");
         std::fs::create_dir_all(&secret).unwrap();
         for name in FILES {
@@ -281,6 +294,12 @@ impl App {
             Act::DatabaseRecover => self.database_recover(),
             Act::DatabaseOdd => self.database_odd(),
         }
+    }
+
+    /// The place of one of these data directories, which has this inode number.
+    pub fn place(&self, roots: &[Id], inode: u64) -> Option<Place> {
+        let root = roots.iter().find(|root| self.history.objects[**root].inode == inode)?;
+        Some((*root, self.moves.get(root).copied().unwrap_or(0)))
     }
 
     /// Where a path of the data directory is.

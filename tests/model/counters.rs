@@ -4,11 +4,25 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// What must have happened in a run of some length.
-pub const REQUIRED: [&str; 26] = [
+pub const REQUIRED: [&str; 40] = [
     "backups",
     "good",
     "stale",
     "damaged packs",
+    "wrong doubts",
+    "Emptied",
+    "Tenth",
+    "Database",
+    "Half",
+    "suspect",
+    "accepted",
+    "good after suspect",
+    "changed unseen",
+    "taken over unread",
+    "vaults away",
+    "vaults not mounted",
+    "vaults apart",
+    "vaults together again",
     "failed",
     "killed",
     "full disks",

@@ -19,7 +19,7 @@ pub const SUM: i64 = 2000;
 /// Databases that it keeps.
 const KEPT: usize = 4;
 /// What lies beside a database.
-const SIDES: [&str; 3] = ["-journal", "-wal", "-shm"];
+pub const SIDES: [&str; 3] = ["-journal", "-wal", "-shm"];
 
 /// Connections and their open transactions.
 #[derive(Default)]
@@ -41,7 +41,8 @@ fn is_busy(why: &rusqlite::Error) -> bool {
     matches!(why.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-fn beside(path: &Path, side: &str) -> PathBuf {
+/// Where a file beside a database is.
+pub fn beside(path: &Path, side: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(side);
     name.into()
@@ -281,7 +282,8 @@ impl App {
         self.remove_sides(path);
     }
 
-    fn remove_sides(&mut self, path: &str) {
+    /// Removes what lies beside a database.
+    pub fn remove_sides(&mut self, path: &str) {
         for side in SIDES {
             // Mostly there is none.
             let _ = fs::remove_file(beside(&self.at(path), side));

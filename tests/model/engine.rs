@@ -9,20 +9,20 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use lastgood::backup::{self, Options, Trust};
-use lastgood::error::Result;
+use lastgood::backup::{Options, Trust};
 use lastgood::monitor::{Context, Moment, Monitor, system_random};
-use lastgood::store::fault::FaultStore;
-use lastgood::store::local::LocalStore;
-use lastgood::vault::Vault;
+use lastgood::replicas::Site;
+use lastgood::replicas::backup::back_up;
 use lastgood::vault::entry::CheckKind;
 use lastgood::vault::path::EntryPath;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::store::Location;
 
 /// Set for the process that is the engine.
 const ENGINE: &str = "LASTGOOD_MODEL_ENGINE";
@@ -30,8 +30,10 @@ const ENGINE: &str = "LASTGOOD_MODEL_ENGINE";
 /// One backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
-    /// The vault's folder.
-    pub vault: PathBuf,
+    /// The vaults, which are replicas of one.
+    pub vaults: Vec<Location>,
+    /// By how much the vaults' clock is ahead of the machine's, in seconds: days pass in a moment there.
+    pub ahead: i64,
     /// The data directory.
     pub data: PathBuf,
     /// Microseconds between checkpoints.
@@ -46,8 +48,8 @@ pub struct Order {
     pub window: i64,
     /// One in so many unchanged files is read all the same.
     pub sample: u64,
-    /// How many objects can be created before the disk is full.
-    pub room: Option<u64>,
+    /// Whether a directory that lost most of what it held is meant to be so.
+    pub accept_shrink: bool,
     /// What stands for the machine's boot.
     pub boot: String,
 }
@@ -183,18 +185,14 @@ fn entry() {
 }
 
 fn serve(order: &Order, asking: &Asking) -> Result<Value, String> {
-    let folder = LocalStore::new(&order.vault);
-    let (created, room) = (AtomicU64::new(0), order.room.unwrap_or(u64::MAX));
-    let store =
-        FaultStore::new(folder, move |verb, _| verb == "create" && created.fetch_add(1, Ordering::Relaxed) >= room);
-    let vault = Vault::open(Box::new(store)).map_err(|why| why.to_string())?;
+    let look = |at: &Location| Site::look(at.url(), true, Ok(at.open(order.ahead)));
+    let sites = order.vaults.iter().map(look).collect();
     let stop = AtomicBool::new(false);
     let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: asking };
     let options = Options {
         data: order.data.clone(),
         verify_content: order.verify_content,
-        // The model removes what it likes.
-        accept_shrink: true,
+        accept_shrink: order.accept_shrink,
         check: order.check.then_some(CheckKind::Full),
         busy_timeout: Duration::from_millis(order.busy),
         trust: Trust {
@@ -209,6 +207,6 @@ fn serve(order: &Order, asking: &Asking) -> Result<Value, String> {
         level: 1,
         ..Options::default()
     };
-    let report = backup::backup(&vault, &options, &ctx).map_err(|why| why.to_string())?;
+    let report = back_up(sites, &options, &ctx).map_err(|why| why.to_string())?;
     Ok(serde_json::to_value(report).unwrap())
 }

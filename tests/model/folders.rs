@@ -194,18 +194,4 @@ impl App {
         self.history.exchange_root(next);
         Some("data and next".into())
     }
-
-    /// Moves all to another folder, as onto another machine: names, contents and times stay, numbers do not.
-    pub fn move_data(&mut self) {
-        self.close_in("");
-        let name = format!("data{}", self.serial());
-        let to = self.base.join(name);
-        let copied = std::process::Command::new("cp").arg("-a").arg(&self.data).arg(&to).status().unwrap();
-        assert!(copied.success());
-        fs::remove_dir_all(&self.data).unwrap();
-        self.data = to;
-        for (path, id) in self.all(|_, _| true) {
-            self.history.objects[id].inode = inode(&self.at(&path));
-        }
-    }
 }

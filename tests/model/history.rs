@@ -86,6 +86,8 @@ pub struct History {
     pub now: u64,
     /// Whose content something is.
     pub contents: HashMap<Hash, Id>,
+    /// What files held when they were changed so that neither length nor time showed it.
+    pub unseen: HashMap<Id, Vec<Hash>>,
     /// The backup that is under way.
     capture: Option<Capture>,
 }
@@ -109,7 +111,7 @@ impl History {
     /// An empty data directory.
     pub fn new() -> Self {
         let root = Object { what: What::Folder(BTreeMap::new()), inode: 0, names: 1 };
-        History { objects: vec![root], root: 0, now: 1, contents: HashMap::new(), capture: None }
+        History { objects: vec![root], root: 0, now: 1, contents: HashMap::new(), unseen: HashMap::new(), capture: None }
     }
 
     /// Adds an object that no name leads to yet.
@@ -228,6 +230,31 @@ impl History {
         file.versions.push((now, hash));
         (file.bytes, file.at) = (bytes, Instant::now());
         self.contents.insert(hash, id);
+    }
+
+    /// A file has come to hold something else, and nothing shows it.
+    pub fn change_unseen(&mut self, id: Id, bytes: Vec<u8>) {
+        let before = self.file(id).and_then(|file| file.versions.last()).map(|(_, hash)| *hash);
+        self.unseen.entry(id).or_default().extend(before);
+        self.write(id, bytes);
+    }
+
+    /// Something is taken away that keeps what it holds, as it may come back.
+    pub fn put_aside(&mut self, path: &str) -> Id {
+        let id = self.look(path).unwrap();
+        self.objects[id].names += 1;
+        self.take(path)
+    }
+
+    /// It comes back.
+    pub fn bring_back(&mut self, path: &str, id: Id) {
+        self.objects[id].names -= 1;
+        self.put(path, id);
+    }
+
+    /// How many entries something is, with all that is in it.
+    pub fn size(&self, id: Id) -> u64 {
+        1 + self.children(id).into_iter().flatten().map(|(_, below)| self.size(*below)).sum::<u64>()
     }
 
     /// A backup begins.

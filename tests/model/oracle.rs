@@ -10,6 +10,7 @@ use std::path::Path;
 
 use lastgood::backup::NEVER_RESTS;
 use lastgood::vault::hex::Hash;
+use lastgood::vault::parts::Parts;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -70,6 +71,14 @@ pub enum Class {
     DatabaseOld,
     /// What is said to be as it was before is not.
     Stale,
+    /// What was taken over unread in another place is not what was there, and nothing says that it was not read.
+    Unread,
+    /// A snapshot is suspect and has no reason to be, or has one and is not.
+    Suspect,
+    /// `latest` is not the newest good snapshot.
+    Latest,
+    /// Vaults hold something else than they should, or than is said.
+    Replicas,
     /// Something is missing that the last good snapshot has, and that is there.
     Worse,
     /// A snapshot is not good although one was before, of the same directory.
@@ -109,11 +118,12 @@ pub struct Oracle<'a> {
     /// Where it was restored.
     pub restored: &'a Path,
     /// What the last good snapshot of the same directory was restored to, before anything opened it.
-    pub before: Option<&'a Tree>,
+    pub before: Option<&'a BTreeMap<String, Hash>>,
+    /// The parts of the files that it says were not read since the directory is where it is.
+    pub unread: Parts,
+    /// Whether it is suspect.
+    pub suspect: bool,
 }
-
-/// Contents of files, by path.
-pub type Tree = BTreeMap<String, Hash>;
 
 /// What came back.
 #[derive(Default)]
@@ -142,7 +152,7 @@ impl Oracle<'_> {
         self.databases(&restored, &mut wrong);
         if self.capture.roots.len() > 1 {
             self.unmixed(&restored, &mut wrong);
-        } else if self.report["good"] == true {
+        } else if self.report["good"] == true || self.suspect {
             self.complete(&restored, &torn, &mut wrong);
         }
         wrong
@@ -165,7 +175,7 @@ impl Oracle<'_> {
     /// After a good snapshot comes a good one, and what that has and is still there is in it.
     fn advances(&self, wrong: &mut Vec<Wrong>) {
         let Some(before) = self.before else { return };
-        if self.report["good"] != true {
+        if self.report["good"] != true && !self.suspect {
             let why = format!("it is {} and not good: {}", self.report["state"], self.report["databases"]);
             wrong.push(Wrong::new(Class::StandsStill, why));
         }
@@ -249,6 +259,13 @@ impl Oracle<'_> {
                 continue;
             }
             let whose = self.history.contents.get(hash).copied();
+            if let Some(part) = self.is_unseen(path, hash) {
+                if self.unread.is_empty() || part.is_some_and(|part| !self.unread.has(part)) {
+                    let what = format!("{path} was changed unseen, and nothing says that it was not read");
+                    wrong.push(Wrong::new(Class::Unread, what));
+                }
+                continue;
+            }
             // What lies beside a database is a part of it; and the engine may have been killed while it had it open.
             if whose.is_none() && SIDES.iter().any(|side| path.ends_with(side)) {
                 continue;
@@ -265,6 +282,21 @@ impl Oracle<'_> {
             let theirs = format!("of {whose:?} (inode {:?}), which was {names:?}", whose.map(inode));
             wrong.push(Wrong::new(class, format!("{path} led to {all:?} and has the content {theirs}")));
         }
+    }
+
+    /// Whether a file came back with what it held before it was changed so that nothing shows it; the part that it is in, unless
+    /// that goes by its inode number since it has other names.
+    fn is_unseen(&self, path: &str, hash: &Hash) -> Option<Option<Parts>> {
+        let unseen = |id: &Id| self.history.unseen.get(id).is_some_and(|all| all.contains(hash));
+        let id = self.led(path).iter().find(|id| unseen(id))?;
+        let alone = self.history.objects[*id].names == 1;
+        Some(alone.then(|| Parts::of(Hash::of(path.as_bytes()).0[0])))
+    }
+
+    /// How many files came back with what they held before they were changed unseen.
+    pub fn taken_unread(&self) -> u64 {
+        let files = super::tree::Tree::read(self.restored).files;
+        files.iter().filter(|(path, hash)| self.is_unseen(path, hash).is_some()).count() as u64
     }
 
     /// Folders and symlinks were such.

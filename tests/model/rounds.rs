@@ -1,29 +1,25 @@
 //! One round: the app does something, time passes, a backup is taken while the app does more, and what came of it is
 //! looked at.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use lastgood::monitor::{Context, Silent, system_random};
-use lastgood::store::local::LocalStore;
-use lastgood::vault::Vault;
-use lastgood::vault::hex::Hash;
-use lastgood::vault::pack::PackInfo;
-use lastgood::vault::read::PackReader;
-use lastgood::verify::Damage;
-use lastgood::{restore, verify};
+use lastgood::vault::root::{SnapshotName, State};
 use rustix::process::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::accidents::Accident;
 use super::app::{Act, App, MOVES};
 use super::engine::{Engine, Heard, Order};
 use super::history::Capture;
-use super::oracle::{Class, Oracle, Tree, Wrong};
+use super::oracle::{Class, Oracle, Wrong};
+use super::suspect::{Snapshot, Verdict, verdict};
+use super::tree::{Tree, remove, walk};
+use super::vaults::Vaults;
 use crate::by_hand::script;
 use crate::support::compare::differences;
 
@@ -37,8 +33,12 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Silence after which the app goes on by itself: the engine may be waiting for it.
 const SILENCE: Duration = Duration::from_millis(30);
 const SILENT: &str = "the engine is silent";
-/// Good snapshots that are restored again later.
+/// Good snapshots that are restored again later, of the newest ones.
 const OLDER: usize = 6;
+/// A minute, in seconds.
+const MINUTE: u64 = 60;
+/// Rounds that an accident lasts at most: it is accepted meanwhile, if it can be.
+const LASTS: u64 = 7;
 
 impl Class {
     /// Whether what is wrong with one snapshot does not go over to the next ones.
@@ -103,50 +103,49 @@ impl Death {
 /// A history.
 pub struct Rounds {
     folder: Option<TempDir>,
-    /// Where the vault and what is restored lie: on a filesystem that is fast, as they are no part of what is looked at.
+    /// Where the vaults and what is restored lie: on a filesystem that is fast, as they are no part of what is looked at.
     fast: PathBuf,
     /// The app.
     pub app: App,
     engine: Option<Engine>,
-    vault: Vault,
+    vaults: Vaults,
     seed: u64,
     round: u64,
     boot: u64,
-    /// Good snapshots, and what they were restored to.
-    good: Vec<(String, u64)>,
-    /// The files of the last good snapshot, and the directory that it is of.
-    before: Option<(PathBuf, Tree)>,
+    /// All snapshots, and what they were restored to. One that could not be restored is not among them.
+    taken: BTreeMap<SnapshotName, Snapshot>,
     /// Whether the newest good snapshot cannot be restored.
     spoilt: bool,
-    /// Whether an object of the vault was damaged.
-    damaged: bool,
+    /// How many rounds an accident still lasts, and whether it is over before it can be accepted.
+    accident: Option<(u64, bool)>,
+    /// Whether a directory that lost most of what it held is meant to be so.
+    meant: bool,
     /// Files of which something was read in this backup.
     opened: HashSet<String>,
 }
 
 impl Rounds {
-    /// A new one.
+    /// A new one; every second one has two vaults.
     pub fn new(seed: u64, fast: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("lastgood-model-").tempdir().unwrap();
         let fast = fast.join(seed.to_string());
         fs::create_dir(&fast).unwrap();
         let app = App::new(folder.path().to_owned(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let store = LocalStore::new(fast.join("vault"));
-        let vault = Vault::init(Box::new(store), system_random).unwrap();
-        fs::write(folder.path().join("restore.py"), script(&fast.join("vault"))).unwrap();
+        let vaults = Vaults::new(&fast, 1 + seed % 2);
+        fs::write(folder.path().join("restore.py"), script(vaults.folder())).unwrap();
         Rounds {
             folder: Some(folder),
             fast,
             app,
             engine: None,
-            vault,
+            vaults,
             seed,
             round: 0,
             boot: 0,
-            good: Vec::new(),
-            before: None,
+            taken: BTreeMap::new(),
             spoilt: false,
-            damaged: false,
+            accident: None,
+            meant: true,
             opened: HashSet::new(),
         }
     }
@@ -165,8 +164,10 @@ impl Rounds {
         self.app.log.push(format!("round {}", self.round));
         let mut manner = self.manner();
         let moved = self.between(&mut manner);
+        let resumes = self.vaults.resumes();
+        self.vaults.trouble(&mut self.app.dice, &mut self.app.counters);
         let order = self.order(&manner);
-        let resumes = self.resumes();
+        let there = self.vaults.names();
         self.app.log.push(format!("backup {order:?}"));
         self.app.history.begin();
         let ended = self.capture(&order, &mut manner);
@@ -184,19 +185,23 @@ impl Rounds {
                 }
                 wrong.extend(self.look(&report, &capture, moved));
             }
+            _ if self.vaults.names() != there => {
+                wrong.push(Wrong::new(Class::Fails, "it ended without a report, and there is a snapshot"));
+            }
             Ended::Killed => self.app.counters.count("killed"),
             Ended::Failed(why) => {
                 self.app.log.push(format!("failed: {why}"));
                 self.app.counters.count("failed");
-                match order.room {
-                    Some(_) => self.app.counters.count("full disks"),
+                match self.vaults.may_fail() {
+                    true => self.app.counters.count("full disks"),
                     // It may say that it was not there for a moment, or is another one now.
-                    None if capture.roots.len() > 1 => {}
-                    None => wrong.push(Wrong::new(Class::Fails, why)),
+                    false if capture.roots.len() > 1 => {}
+                    false => wrong.push(Wrong::new(Class::Fails, why)),
                 }
             }
             Ended::Hangs => wrong.push(Wrong::new(Class::Hangs, format!("it takes longer than {LIMIT:?}"))),
         }
+        self.vaults.mend(&mut self.app.counters);
         wrong.extend(self.older());
         wrong
     }
@@ -207,7 +212,7 @@ impl Rounds {
             1 | 2 => Death::Checkpoint(self.roll(12)),
             _ => Death::None,
         };
-        let few = self.resumes() && self.roll(2) == 0;
+        let few = self.vaults.resumes() && self.roll(2) == 0;
         let busy = if few { 0 } else { [0, 2, 5, 10, 25][self.roll(5) as usize] };
         // Now and then all that happens is that things move, so that they move past the looks at the end as well.
         let restless = busy > 0 && (self.roll(8) == 0 || std::env::var_os(super::MOVES).is_some());
@@ -216,27 +221,38 @@ impl Rounds {
 
     /// What happens between two backups; whether the directory is in another place after it.
     fn between(&mut self, manner: &mut Manner) -> bool {
-        for _ in 0..self.roll(6) {
+        let suffers = self.accident.is_some();
+        for _ in 0..self.roll(if suffers { 2 } else { 6 }) {
             self.app.act("between");
         }
         // What is large, or has something beside it, is where a checkpoint can go wrong.
-        if matches!(manner.death, Death::Checkpoint(_)) && self.roll(3) > 0 {
+        if matches!(manner.death, Death::Checkpoint(_)) && self.roll(3) > 0 && !suffers {
             for act in [Act::DatabaseCrash, Act::DatabaseCrash, Act::CreateLarge] {
                 self.app.act_as(act, "between");
             }
         }
-        if self.roll(8) == 0 {
+        if self.roll(8) == 0 && !suffers {
             self.app.prepare_exchange();
             // Who mixes two directories often notices that something else changed, if something does.
             manner.busy = [0, 0, manner.busy][self.roll(3) as usize];
         }
-        if self.roll(25) == 0 {
-            self.damage();
+        if self.roll(25) == 0
+            && let Some(what) = self.vaults.damage(&mut self.app.dice, &mut self.app.counters)
+        {
+            self.app.log.push(what);
         }
         let moved = self.roll(8) == 0;
         if moved {
-            self.app.move_data();
+            let aside = self.roll(2) == 0;
+            self.app.move_data(aside);
+            self.app.log.push(format!("moved to {}", self.app.data.display()));
+            for _ in 0..self.roll(3) {
+                let changed = self.app.change_unseen();
+                self.app.counters.add("changed unseen", changed.is_some().into());
+                self.app.log.extend(changed);
+            }
         }
+        self.suffer(manner);
         // A boot alone makes no other place.
         if self.roll(8) == 0 {
             self.boot += 1;
@@ -245,39 +261,55 @@ impl Rounds {
         moved
     }
 
-    /// Damages a pack that the newest snapshot names, and has that found: the next snapshot must be whole all the same.
-    fn damage(&mut self) {
-        let Some(newest) = self.vault.snapshots().unwrap().pop() else { return };
-        let packs = PackReader::for_root(&*self.vault.store, &self.vault.root(newest).unwrap()).unwrap();
-        let mut names: Vec<_> = packs.book().values().map(PackInfo::name).collect();
-        names.sort();
-        let chosen = self.roll(names.len() as u64) as usize;
-        let path = self.path("vault").join(&names[chosen]);
-        let mut bytes = fs::read(&path).unwrap();
-        let at = self.roll(bytes.len() as u64) as usize;
-        bytes[at] ^= 1 << self.roll(8);
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, bytes).unwrap();
-        self.app.log.push(format!("{} is damaged at {at}", names[chosen]));
-        self.app.counters.count("damaged packs");
-        let found = self.verify().unwrap();
-        assert!(found.damage.iter().any(|damage| damage.object == names[chosen]), "{:?}", found.damage);
-        // What was good before, and what was carried over from it, may be lost with it.
-        (self.damaged, self.spoilt, self.before) = (true, true, None);
-        self.good.clear();
-    }
-
-    fn verify(&self) -> lastgood::error::Result<verify::Report> {
-        let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
-        let options = verify::Options { read_data: Some(100.0), databases: None };
-        verify::verify(&self.vault, &options, &ctx)
+    /// An accident begins, goes on or is over; time passes.
+    fn suffer(&mut self, manner: &mut Manner) {
+        let begins = self.round > 2 && self.roll(9) == 0;
+        let said = match self.accident {
+            None if begins => {
+                let all = [Accident::Emptied, Accident::Tenth, Accident::Database, Accident::Half];
+                let accident = all[self.roll(4) as usize];
+                let long = self.roll(2) == 0;
+                self.accident = Some((if long { LASTS } else { 1 + self.roll(3) }, !long));
+                self.app.counters.count(&format!("{accident:?}"));
+                self.app.befall(accident)
+            }
+            None => None,
+            Some((0, _)) => {
+                self.accident = None;
+                Some(self.app.bring_back())
+            }
+            Some((left, short)) => {
+                self.accident = Some((left - 1, short));
+                None
+            }
+        };
+        self.app.log.extend(said);
+        // Days go by while it lasts, and somebody uses what is there, mostly.
+        self.vaults.ahead += match self.accident {
+            Some(_) => 25 * 60 + self.roll(20 * 60),
+            None => 1 + self.roll(200),
+        } as i64
+            * MINUTE as i64;
+        self.meant = match self.accident {
+            Some((_, short)) => short && self.roll(6) == 0,
+            None => self.roll(4) > 0,
+        };
+        if self.accident.is_some() {
+            if self.roll(4) > 0 {
+                (manner.busy, manner.restless) = (0, false);
+            }
+            if self.roll(8) > 0 {
+                let used = self.app.touch(self.vaults.ahead);
+                self.app.log.extend(used);
+            }
+        }
     }
 
     fn order(&mut self, manner: &Manner) -> Order {
         let often = matches!(manner.death, Death::Checkpoint(_));
         Order {
-            vault: self.path("vault"),
+            vaults: self.vaults.locations(),
+            ahead: self.vaults.ahead,
             data: self.app.data.clone(),
             checkpoint_every: if often { 0 } else { [0, 0, 1000, 600_000_000][self.roll(4) as usize] },
             busy: [50, 200, 1000][self.roll(3) as usize],
@@ -285,15 +317,9 @@ impl Rounds {
             check: self.roll(6) == 0,
             window: WINDOW.as_nanos() as i64,
             sample: [1 << 40, 1 << 40, 1 << 40, 5][self.roll(4) as usize],
-            room: (self.roll(15) == 0).then(|| self.app.dice.roll(4)),
+            accept_shrink: self.meant,
             boot: self.boot.to_string(),
         }
-    }
-
-    /// Whether a checkpoint is there that the next backup goes on from.
-    fn resumes(&self) -> bool {
-        let newest = |names: Vec<lastgood::vault::root::SnapshotName>| names.last().map_or(0, |name| name.seq);
-        newest(self.vault.checkpoints().unwrap()) > newest(self.vault.snapshots().unwrap())
     }
 
     /// A backup, and what the app does meanwhile.
@@ -359,9 +385,9 @@ impl Rounds {
 
     /// Looks at a snapshot.
     fn look(&mut self, report: &Value, capture: &Capture, moved: bool) -> Vec<Wrong> {
-        let name = report["snapshot"].as_str().unwrap().to_owned();
+        let name: SnapshotName = report["snapshot"].as_str().unwrap().parse().unwrap();
         let good = report["good"] == true;
-        self.app.counters.count(if good { "good" } else { "partial" });
+        self.app.counters.count(if good { "good" } else { report["state"].as_str().unwrap() });
         for problem in report["errors"].as_array().into_iter().flatten() {
             let why: String = problem["why"].as_str().unwrap().chars().take(60).collect();
             self.app.counters.count(&format!("problem: {why}"));
@@ -369,41 +395,125 @@ impl Rounds {
         for database in report["databases"].as_array().into_iter().flatten() {
             self.app.counters.count(&format!("databases {}", database["taken"].as_str().unwrap()));
         }
+        let mut wrong = self.vaults.held(name, report);
         let out = self.path("out");
-        if let Err(why) = self.restore(&name, &out) {
-            self.spoilt |= good;
-            let class = if good { Class::NotRestorable } else { Class::PartialNotRestorable };
-            return vec![Wrong::new(class, format!("{name}: {why}"))];
+        // What is good is what comes back unasked.
+        let asked = if good { "latest".to_owned() } else { name.to_string() };
+        match self.restore(&asked, &out) {
+            Ok(came) if came == name => {}
+            Ok(came) => {
+                wrong.push(Wrong::new(Class::Latest, format!("{name} is good, and latest is {came}")));
+                return wrong;
+            }
+            Err(why) => {
+                self.spoilt |= good;
+                let class = if good { Class::NotRestorable } else { Class::PartialNotRestorable };
+                wrong.push(Wrong::new(class, format!("{name}: {why}")));
+                return wrong;
+            }
         }
         for list in ["stale", "torn"] {
             let count = report[list].as_array().unwrap().len() as u64;
             self.app.counters.add(list, count);
         }
-        let files = files(&out);
-        let before = self.before.as_ref().filter(|(data, _)| *data == self.app.data).map(|(_, files)| files);
-        let oracle = Oracle { history: &self.app.history, capture, report, restored: &out, before };
-        let mut wrong = Vec::new();
+        let root = self.vaults.root(name);
+        let place = self.app.place(&capture.roots, root.place.inode);
+        let snapshot = Snapshot::new(&root, report, place, Tree::read(&out));
+        wrong.extend(self.judge(&snapshot, report));
+        let earlier = self.vaults.before(report);
+        let before = earlier.iter().rev().find_map(|(name, spoilt)| match self.taken.get(name) {
+            Some(was) if was.good && was.data == self.app.data => Some((!spoilt).then_some(&was.tree.files)),
+            Some(_) => None,
+            None => Some(None),
+        });
+        let is_suspect = snapshot.state == State::Suspect;
+        let oracle = Oracle {
+            history: &self.app.history,
+            capture,
+            report,
+            restored: &out,
+            before: before.flatten(),
+            unread: root.unread.unwrap_or_default(),
+            suspect: is_suspect,
+        };
         if self.round.is_multiple_of(10) {
-            wrong.extend(self.by_hand(&name, &out));
+            wrong.extend(self.by_hand(name, &out));
             self.app.counters.count("by hand");
         }
-        let print = print(&out);
         wrong.extend(oracle.check());
-        let (kept, linked) = (self.kept(&out), print.1);
+        let taken = oracle.taken_unread();
+        self.app.counters.add("taken over unread", taken);
+        let (kept, linked) = (self.kept(&out), snapshot.tree.linked);
         self.app.counters.add(if moved { "entries adopted" } else { "entries kept" }, kept);
         self.app.counters.add("entries linked", linked);
-        if good {
-            self.before = Some((self.app.data.clone(), files));
-            self.spoilt = false;
-            self.good.push((name, print.0));
-            if self.good.len() > OLDER {
-                let chosen = self.roll(OLDER as u64) as usize;
-                self.good.remove(chosen);
-            }
-        }
+        self.spoilt &= !good;
+        self.taken.insert(name, snapshot);
         if wrong.is_empty() {
             remove(&out);
         }
+        if is_suspect {
+            self.app.counters.count("latest passes a suspect one over");
+            wrong.extend(self.latest());
+        }
+        wrong
+    }
+
+    /// Whether a snapshot is suspect exactly if it has to be.
+    fn judge(&mut self, snapshot: &Snapshot, report: &Value) -> Vec<Wrong> {
+        let mut wrong = Vec::new();
+        if snapshot.place.is_none() {
+            wrong.push(Wrong::new(Class::Suspect, "it is said to be of a directory that was not there"));
+        }
+        if report["entries"] != snapshot.tree.entries {
+            wrong.push(Wrong::new(Class::Suspect, format!("it has {} entries", snapshot.tree.entries)));
+        }
+        let is_suspect = snapshot.state == State::Suspect;
+        if self.meant {
+            if is_suspect {
+                wrong.push(Wrong::new(Class::Suspect, "it was meant, and is suspect"));
+            }
+            return wrong;
+        }
+        // What cannot be read has not gone, and how much it was is not told.
+        let unread = ["errors", "stale"].iter().any(|list| report[list].as_array().is_some_and(|all| !all.is_empty()));
+        let before = self.vaults.before(report);
+        let earlier: Option<Vec<_>> = before.iter().rev().map(|(name, _)| self.taken.get(name)).collect();
+        let Some(earlier) = earlier.filter(|_| !unread) else {
+            self.app.counters.count("not judged");
+            return wrong;
+        };
+        let verdict = verdict(snapshot, earlier.iter().copied());
+        let accepted = report["notices"].to_string().contains("this was suspect since");
+        if is_suspect != (verdict == Verdict::Suspect) || accepted != (verdict == Verdict::Accepted) {
+            let said = format!("{verdict:?} is due, and it is {}: {}", snapshot.state, report["suspect"]);
+            wrong.push(Wrong::new(Class::Suspect, said));
+        }
+        let follows = earlier.first().is_some_and(|last| last.state == State::Suspect);
+        match verdict {
+            Verdict::Suspect => {}
+            Verdict::Accepted => self.app.counters.count("accepted"),
+            Verdict::Sound if follows => self.app.counters.count("good after suspect"),
+            Verdict::Sound => {}
+        }
+        wrong
+    }
+
+    /// `latest` is the newest good snapshot.
+    fn latest(&mut self) -> Option<Wrong> {
+        let newest = self.taken.iter().rfind(|(_, taken)| taken.good);
+        let (name, print) = newest.map(|(name, taken)| (*name, taken.tree.print))?;
+        // One that could not be restored from the beginning was told of.
+        if self.spoilt || !self.vaults.is_sound(name) {
+            return None;
+        }
+        let out = self.path("older");
+        let wrong = match self.restore("latest", &out) {
+            Ok(came) if came != name => Some(Wrong::new(Class::Latest, format!("{name} is due, and {came} came"))),
+            Ok(_) if Tree::read(&out).print == print => None,
+            Ok(_) => Some(Wrong::new(Class::OlderDamaged, format!("latest, {name}, is not what it was"))),
+            Err(why) => Some(Wrong::new(Class::OlderDamaged, format!("latest, {name}: {why}"))),
+        };
+        remove(&out);
         wrong
     }
 
@@ -412,65 +522,43 @@ impl Rounds {
         walk(out).iter().filter(|path| out.join(path).is_file() && !self.opened.contains(path.as_str())).count() as u64
     }
 
-    fn restore(&mut self, snapshot: &str, target: &Path) -> Result<(), String> {
-        remove(target);
+    fn restore(&mut self, snapshot: &str, target: &Path) -> Result<SnapshotName, String> {
         self.app.counters.count("restores");
-        let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
-        let options = restore::Options {
-            snapshot: snapshot.to_owned(),
-            target: target.to_owned(),
-            paths: Vec::new(),
-            in_place: false,
-            skip_damaged: false,
-        };
-        restore::restore(&self.vault, &options, &ctx).map(drop).map_err(|why| why.to_string())
+        self.vaults.restore(snapshot, target)
     }
 
-    /// A snapshot that was good before is so still, and so is the whole vault.
+    /// A snapshot that was good before is so still, and so are whole vaults.
     fn older(&mut self) -> Vec<Wrong> {
         let mut wrong = Vec::new();
-        if self.round.is_multiple_of(5) && !self.good.is_empty() {
-            let chosen = self.roll(self.good.len() as u64) as usize;
-            let (name, was) = self.good[chosen].clone();
-            let out = self.path("older");
-            self.app.counters.count("older restores");
-            match self.restore(&name, &out) {
-                Ok(()) if print(&out).0 == was => {}
-                Ok(()) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name} is not what it was"))),
-                Err(why) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name}: {why}"))),
+        if self.round.is_multiple_of(5) {
+            let good = self.taken.iter().rev().filter(|(name, taken)| taken.good && self.vaults.is_sound(**name));
+            let good: Vec<_> = good.take(OLDER).map(|(name, taken)| (*name, taken.tree.print)).collect();
+            if !good.is_empty() {
+                let (name, was) = good[self.roll(good.len() as u64) as usize];
+                let out = self.path("older");
+                self.app.counters.count("older restores");
+                match self.restore(&name.to_string(), &out) {
+                    Ok(_) if Tree::read(&out).print == was => {}
+                    Ok(_) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name} is not what it was"))),
+                    Err(why) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name}: {why}"))),
+                }
+                remove(&out);
             }
-            // One that could not be restored from the beginning was told of.
-            if !self.spoilt
-                && let Err(why) = self.restore("latest", &out)
-            {
-                wrong.push(Wrong::new(Class::OlderDamaged, format!("latest: {why}")));
-            }
-            remove(&out);
+            wrong.extend(self.latest());
         }
         if self.round.is_multiple_of(20) {
             self.app.counters.count("verified");
-            let newest = self.good.last().map(|(name, _)| name.clone());
-            match self.verify() {
-                Ok(report) => {
-                    let hurts = |damage: &&Damage| damage.snapshots.iter().any(|name| Some(name.to_string()) == newest);
-                    let found: Vec<_> = report.damage.iter().filter(|damage| !self.damaged || hurts(damage)).collect();
-                    if !found.is_empty() {
-                        wrong.push(Wrong::new(Class::Verify, format!("{found:?}")));
-                    }
-                }
-                Err(why) => wrong.push(Wrong::new(Class::Verify, why.to_string())),
-            }
+            wrong.extend(self.vaults.verify());
         }
         wrong
     }
 
     /// What the script by hand gives, compared with a restore.
-    fn by_hand(&self, name: &str, out: &Path) -> Option<Wrong> {
+    fn by_hand(&self, name: SnapshotName, out: &Path) -> Option<Wrong> {
         let target = self.path("by-hand");
         remove(&target);
         let mut python = Command::new("python3");
-        python.arg(self.app.base.join("restore.py")).args([&self.path("vault"), &target]).arg(name);
+        python.arg(self.app.base.join("restore.py")).args([self.vaults.with(name), &target]).arg(name.to_string());
         let done = python.output().unwrap();
         if !done.status.success() {
             return Some(Wrong::new(Class::ByHand, String::from_utf8_lossy(&done.stderr)));
@@ -516,53 +604,4 @@ fn stacks(process: Pid) -> String {
 /// The beginning of a long line.
 fn cut(line: &str) -> String {
     line.chars().take(600).collect()
-}
-
-fn remove(folder: &Path) {
-    if folder.exists() {
-        fs::remove_dir_all(folder).unwrap();
-    }
-}
-
-/// All paths beneath a folder.
-fn walk(folder: &Path) -> Vec<String> {
-    let (mut all, mut open) = (Vec::new(), vec![String::new()]);
-    while let Some(at) = open.pop() {
-        for found in fs::read_dir(folder.join(&at)).unwrap() {
-            let found = found.unwrap();
-            let path = super::history::join(&at, found.file_name().to_str().unwrap());
-            if found.file_type().unwrap().is_dir() {
-                open.push(path.clone());
-            }
-            all.push(path);
-        }
-    }
-    all.sort();
-    all
-}
-
-/// The contents of a tree's files.
-fn files(folder: &Path) -> Tree {
-    let all = walk(folder).into_iter();
-    let files = all.filter(|path| fs::symlink_metadata(folder.join(path)).unwrap().is_file());
-    files
-        .map(|path| (Hash::of(&fs::read(folder.join(&path)).unwrap()), path))
-        .map(|(hash, path)| (path, hash))
-        .collect()
-}
-
-/// A number that stands for a tree's names and contents, and how many of its names are links.
-fn print(folder: &Path) -> (u64, u64) {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    use std::os::unix::fs::MetadataExt;
-    let (mut hasher, mut linked) = (DefaultHasher::new(), 0);
-    for path in walk(folder) {
-        let meta = fs::symlink_metadata(folder.join(&path)).unwrap();
-        path.hash(&mut hasher);
-        if meta.is_file() {
-            fs::read(folder.join(&path)).unwrap().hash(&mut hasher);
-            linked += u64::from(meta.nlink() > 1);
-        }
-    }
-    (hasher.finish(), linked)
 }

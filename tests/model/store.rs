@@ -1,0 +1,105 @@
+//! A vault as the engine is given it: its clock may be far ahead of the machine's, and it may be away, or full.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::{SignedDuration, Timestamp};
+use lastgood::store::fault::FaultStore;
+use lastgood::store::local::LocalStore;
+use lastgood::store::staging::{Room, Staging};
+use lastgood::store::{Meta, Result, Store};
+use serde::{Deserialize, Serialize};
+
+/// What is wrong with a vault during one backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trouble {
+    /// Nothing.
+    None,
+    /// It does not answer.
+    Unreachable,
+    /// Every call fails.
+    Broken,
+    /// Something else lies in its place, as where a volume is not mounted: nothing.
+    Unmounted,
+    /// Calls begin to fail after so many objects were created: the disk is full.
+    Full(u64),
+}
+
+impl Trouble {
+    /// Whether the vault cannot be used at all.
+    pub fn is_away(self) -> bool {
+        matches!(self, Trouble::Unreachable | Trouble::Broken | Trouble::Unmounted)
+    }
+}
+
+/// Where a vault is, and what is wrong with it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Location {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What is wrong with it.
+    pub trouble: Trouble,
+}
+
+impl Location {
+    /// Its address in reports.
+    pub fn url(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    /// Opens its store, whose clock is so many seconds ahead.
+    pub fn open(&self, ahead: i64) -> Box<dyn Store> {
+        let store = Ahead { store: LocalStore::new(&self.folder), ahead: SignedDuration::from_secs(ahead) };
+        match self.trouble {
+            Trouble::None | Trouble::Unmounted => Box::new(store),
+            Trouble::Unreachable => Box::new(FaultStore::new(store, |_, _| true).unreachable()),
+            Trouble::Broken => Box::new(FaultStore::new(store, |_, _| true)),
+            Trouble::Full(room) => {
+                let created = AtomicU64::new(0);
+                let full = move |verb: &str, _: &str| verb == "create" && created.fetch_add(1, Ordering::Relaxed) >= room;
+                Box::new(FaultStore::new(store, full))
+            }
+        }
+    }
+}
+
+/// A folder whose clock is ahead. Files' times are the machine's all the same: the engine's own clock, by which it trusts
+/// them, stays as it is.
+struct Ahead {
+    store: LocalStore,
+    ahead: SignedDuration,
+}
+
+impl Store for Ahead {
+    fn url(&self) -> String {
+        self.store.url()
+    }
+    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        self.store.create(name, body)
+    }
+    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
+        self.store.get(name, limit)
+    }
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.store.get_range(name, offset, length)
+    }
+    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        self.store.list(folder)
+    }
+    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
+        self.store.other_than(known)
+    }
+    fn staging(&self) -> Box<dyn Staging + '_> {
+        self.store.staging()
+    }
+    fn room(&self, keep: u64) -> Option<Room> {
+        self.store.room(keep)
+    }
+    fn now(&self) -> Result<Timestamp> {
+        let now = Timestamp::now();
+        Ok(now.checked_add(self.ahead).unwrap_or(now))
+    }
+    fn forget(&self, name: &str) {
+        self.store.forget(name);
+    }
+}
