@@ -431,8 +431,11 @@ impl State<'_> {
             for entry in &entries {
                 named.extend(entry.packs());
                 let placed = entry.extents.iter().try_for_each(|extent| in_range(&self.packs, extent, entry));
-                if let Err(why) = placed.and_then(|()| self.map(packs, entry, decoder)) {
+                if let Err(why) = placed {
                     self.found.add(&object, [name], why)?;
+                } else if let Err(why) = self.map(packs, entry, decoder) {
+                    // A map lies in other packs as well.
+                    self.found.add_named_in(&object, name, why)?;
                 }
             }
             let known = Hunk { packs: named.into_iter().collect(), summary: HunkSummary::of(&entries) };

@@ -29,6 +29,21 @@ impl Found {
         Ok(())
     }
 
+    /// Takes in that something named in an object cannot be read. If the reason is another object that is known to be damaged, only
+    /// that one is: this one is sound, and hurts nobody.
+    ///
+    /// # Errors
+    /// What is no damage.
+    pub fn add_named_in(&mut self, object: &str, name: SnapshotName, why: Error) -> Result<()> {
+        let told = why.what();
+        let named = self.objects.keys().find(|(known, detail)| detail.is_empty() && told.contains(known.as_str()));
+        match named.map(|(known, _)| known.clone()) {
+            Some(known) if why.kind() == Kind::Damage && known != object => self.hurts(&known, name),
+            _ => return self.add(object, [name], why),
+        }
+        Ok(())
+    }
+
     /// Takes in a file that cannot be read, unless the reason is an object that is known to be damaged.
     pub fn add_file(&mut self, lost: Lost, name: SnapshotName) {
         // One of its packs is known to be damaged, or the reason names what is.

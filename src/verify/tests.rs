@@ -54,11 +54,13 @@ fn a_whole_vault_has_no_damage() {
 #[test]
 fn damage_is_named_with_the_snapshots_that_it_hurts() {
     for (how, damage) in damages() {
-        for what in ["shared pack", "pack", "index", "root", "vault.json"] {
+        for what in ["shared pack", "pack", "map", "index", "root", "vault.json"] {
             let (sample, first, second) = two();
             let (object, hurt) = match what {
                 "shared pack" => (sample.packs[0].name(), vec![first, second]),
                 "pack" => (sample.packs[7].name(), vec![second]),
+                // The hunk that names it is sound.
+                "map" => (sample.packs.last().unwrap().name(), vec![second]),
                 "index" => (sample.index_pack(), vec![second]),
                 // Of the newest root nothing else tells; that an older one is gone is no damage.
                 "root" if how == "delete" => continue,
