@@ -39,6 +39,8 @@ use tempfile::TempDir;
 
 /// Rounds of one history.
 const ROUNDS: u64 = 60;
+/// After so many rounds everything must have happened. On a machine that is too slow for them nothing is said.
+const ENOUGH: u64 = 2 * ROUNDS;
 /// How long the short test runs over its fixed seeds, and over one of this moment.
 const SHORT: [Duration; 2] = [Duration::from_secs(50), Duration::from_secs(15)];
 
@@ -60,6 +62,8 @@ struct Run {
     /// By class: its first seed, rounds and seconds until then, and how often it was found.
     found: BTreeMap<Class, (u64, u64, f64, u64)>,
     fast: Fast,
+    /// Whether vaults had disks that can be full.
+    disk: bool,
 }
 
 /// A folder for what only costs time to write to a disk: in memory, where that can be had.
@@ -94,6 +98,7 @@ impl Run {
             rounds: 0,
             found: BTreeMap::new(),
             fast: Fast::new(),
+            disk: false,
         }
     }
 
@@ -113,6 +118,7 @@ impl Run {
     /// One history.
     fn history(&mut self, seed: u64) {
         let mut rounds = Rounds::new(seed, self.fast.folder.path());
+        self.disk = rounds.vaults.has_disk();
         println!("seed {seed}");
         for _ in 0..ROUNDS {
             if self.over() {
@@ -152,8 +158,11 @@ impl Run {
         for (class, (seed, rounds, seconds, times)) in &self.found {
             println!("{class:?}: seed {seed}, {rounds} rounds, {seconds:.0} s, {times} times in all");
         }
-        if std::env::var_os(MOVES).is_none() {
-            assert_eq!(self.counters.missing(), [""; 0], "these never happened");
+        let missing = self.counters.missing(self.disk);
+        if self.rounds < ENOUGH {
+            println!("only {} rounds; these never happened: {missing:?}", self.rounds);
+        } else if std::env::var_os(MOVES).is_none() {
+            assert_eq!(missing, [""; 0], "these never happened");
         }
     }
 }

@@ -142,15 +142,27 @@ impl App {
     /// Writes a new file beside one, and renames it over that.
     pub fn replace(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
+        self.replace_one(&path, id)
+    }
+
+    /// Replaces a certain file, if it is there.
+    pub fn replace_again(&mut self, path: &str, when: &str) {
+        let file = self.history.look(path).filter(|id| self.history.file(*id).is_some());
+        if file.and_then(|id| self.replace_one(path, id)).is_some() {
+            self.log.push(format!("{when}: {path} is replaced"));
+        }
+    }
+
+    fn replace_one(&mut self, path: &str, id: Id) -> Option<String> {
         let length = match self.history.file(id)?.bytes.len() {
             large if large > SEVERAL => large,
             _ => 1 + self.dice.roll(3_000) as usize,
         };
-        let new = join(split(&path).0, &format!("~{}", self.serial()));
+        let new = join(split(path).0, &format!("~{}", self.serial()));
         let bytes = self.content(length);
         self.make(&new, bytes);
-        fs::rename(self.at(&new), self.at(&path)).unwrap();
-        self.history.rename(&new, &path);
+        fs::rename(self.at(&new), self.at(path)).unwrap();
+        self.history.rename(&new, path);
         Some(format!("{path} by {length} bytes"))
     }
 

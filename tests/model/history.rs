@@ -111,7 +111,14 @@ impl History {
     /// An empty data directory.
     pub fn new() -> Self {
         let root = Object { what: What::Folder(BTreeMap::new()), inode: 0, names: 1 };
-        History { objects: vec![root], root: 0, now: 1, contents: HashMap::new(), unseen: HashMap::new(), capture: None }
+        History {
+            objects: vec![root],
+            root: 0,
+            now: 1,
+            contents: HashMap::new(),
+            unseen: HashMap::new(),
+            capture: None,
+        }
     }
 
     /// Adds an object that no name leads to yet.

@@ -390,7 +390,10 @@ impl Oracle<'_> {
             What::Folder(_) => path.is_empty() || restored.folders.contains(path),
             What::Symlink(target) => restored.symlinks.get(path) == Some(target),
             What::File(_) => match restored.files.get(path) {
-                Some((hash, _)) => torn.contains(path) || self.history.held(id, hash, *began),
+                Some((hash, _)) => {
+                    let held = || self.history.held(id, hash, *began);
+                    torn.contains(path) || held() || self.is_unseen(path, hash).is_some()
+                }
                 None => false,
             },
             // What it is in was looked at already.

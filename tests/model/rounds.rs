@@ -1,13 +1,15 @@
 //! One round: the app does something, time passes, a backup is taken while the app does more, and what came of it is
 //! looked at.
 
+mod checks;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lastgood::vault::root::{SnapshotName, State};
+use lastgood::vault::root::SnapshotName;
 use rustix::process::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -15,13 +17,10 @@ use tempfile::TempDir;
 use super::accidents::Accident;
 use super::app::{Act, App, MOVES};
 use super::engine::{Engine, Heard, Order};
-use super::history::Capture;
-use super::oracle::{Class, Oracle, Wrong};
-use super::suspect::{Snapshot, Verdict, verdict};
-use super::tree::{Tree, remove, walk};
+use super::oracle::{Class, Wrong};
+use super::suspect::Snapshot;
 use super::vaults::Vaults;
 use crate::by_hand::script;
-use crate::support::compare::differences;
 
 /// What is wrong, as the oracle says it.
 pub type Found = Wrong;
@@ -64,6 +63,8 @@ struct Manner {
     busy: u64,
     /// Whether it only moves things then.
     restless: bool,
+    /// A file that is replaced whenever the engine has opened it, so that it is never read.
+    replaced: Option<String>,
     /// When the engine is killed.
     death: Death,
 }
@@ -108,7 +109,8 @@ pub struct Rounds {
     /// The app.
     pub app: App,
     engine: Option<Engine>,
-    vaults: Vaults,
+    /// The vaults.
+    pub vaults: Vaults,
     seed: u64,
     round: u64,
     boot: u64,
@@ -118,6 +120,8 @@ pub struct Rounds {
     spoilt: bool,
     /// How many rounds an accident still lasts, and whether it is over before it can be accepted.
     accident: Option<(u64, bool)>,
+    /// Accidents so far.
+    accidents: u64,
     /// Whether a directory that lost most of what it held is meant to be so.
     meant: bool,
     /// Files of which something was read in this backup.
@@ -145,6 +149,7 @@ impl Rounds {
             taken: BTreeMap::new(),
             spoilt: false,
             accident: None,
+            accidents: 0,
             meant: true,
             opened: HashSet::new(),
         }
@@ -193,10 +198,10 @@ impl Rounds {
                 self.app.log.push(format!("failed: {why}"));
                 self.app.counters.count("failed");
                 match self.vaults.may_fail() {
-                    true => self.app.counters.count("full disks"),
+                    Some(counter) => self.app.counters.count(counter),
                     // It may say that it was not there for a moment, or is another one now.
-                    false if capture.roots.len() > 1 => {}
-                    false => wrong.push(Wrong::new(Class::Fails, why)),
+                    None if capture.roots.len() > 1 => {}
+                    None => wrong.push(Wrong::new(Class::Fails, why)),
                 }
             }
             Ended::Hangs => wrong.push(Wrong::new(Class::Hangs, format!("it takes longer than {LIMIT:?}"))),
@@ -207,7 +212,10 @@ impl Rounds {
     }
 
     fn manner(&mut self) -> Manner {
+        // At certain rounds in any case, as is more below: nobody waits for it by chance.
+        let replaces = self.round % 20 == 15 || self.roll(40) == 0;
         let death = match self.roll(10) {
+            _ if replaces => Death::None,
             0 => Death::After(1 + self.roll(150)),
             1 | 2 => Death::Checkpoint(self.roll(12)),
             _ => Death::None,
@@ -216,7 +224,9 @@ impl Rounds {
         let busy = if few { 0 } else { [0, 2, 5, 10, 25][self.roll(5) as usize] };
         // Now and then all that happens is that things move, so that they move past the looks at the end as well.
         let restless = busy > 0 && (self.roll(8) == 0 || std::env::var_os(super::MOVES).is_some());
-        Manner { busy: if restless { [10, 25, 60][self.roll(3) as usize] } else { busy }, restless, death }
+        let busy = if restless { [10, 25, 60][self.roll(3) as usize] } else { busy };
+        let replaced = if replaces { self.app.pick_file().map(|(path, _)| path) } else { None };
+        Manner { busy: if replaces { 0 } else { busy }, restless, replaced, death }
     }
 
     /// What happens between two backups; whether the directory is in another place after it.
@@ -236,23 +246,30 @@ impl Rounds {
             // Who mixes two directories often notices that something else changed, if something does.
             manner.busy = [0, 0, manner.busy][self.roll(3) as usize];
         }
-        if self.roll(25) == 0
+        if (self.roll(40) == 0 || self.round % 20 == 10)
             && let Some(what) = self.vaults.damage(&mut self.app.dice, &mut self.app.counters)
         {
             self.app.log.push(what);
         }
-        let moved = self.roll(8) == 0;
+        // A copy would part what is aside from its other names.
+        let moved = self.roll(8) == 0 && !suffers;
         if moved {
             let aside = self.roll(2) == 0;
             self.app.move_data(aside);
             self.app.log.push(format!("moved to {}", self.app.data.display()));
-            for _ in 0..self.roll(3) {
+            if self.roll(2) == 0 {
+                (manner.busy, manner.restless, manner.death) = (0, false, Death::None);
+            }
+            for _ in 0..self.roll(4) {
                 let changed = self.app.change_unseen();
                 self.app.counters.add("changed unseen", changed.is_some().into());
                 self.app.log.extend(changed);
             }
         }
         self.suffer(manner);
+        if let Some(path) = &manner.replaced {
+            self.app.replace_again(path, "between");
+        }
         // A boot alone makes no other place.
         if self.roll(8) == 0 {
             self.boot += 1;
@@ -263,15 +280,18 @@ impl Rounds {
 
     /// An accident begins, goes on or is over; time passes.
     fn suffer(&mut self, manner: &mut Manner) {
-        let begins = self.round > 2 && self.roll(9) == 0;
+        let suffered = self.accident.is_some();
+        let begins = self.round > 2 && self.roll(40) == 0 || self.round % 20 == 4;
         let said = match self.accident {
             None if begins => {
                 let all = [Accident::Emptied, Accident::Tenth, Accident::Database, Accident::Half];
-                let accident = all[self.roll(4) as usize];
-                let long = self.roll(2) == 0;
+                let accident = all[(self.seed + self.accidents) as usize % all.len()];
+                let long = (self.seed / 2 + self.accidents / 2).is_multiple_of(2);
+                self.accidents += 1;
                 self.accident = Some((if long { LASTS } else { 1 + self.roll(3) }, !long));
-                self.app.counters.count(&format!("{accident:?}"));
-                self.app.befall(accident)
+                let did = self.app.befall(accident);
+                self.app.counters.add(&format!("{accident:?}"), did.is_some().into());
+                did
             }
             None => None,
             Some((0, _)) => {
@@ -292,7 +312,8 @@ impl Rounds {
             * MINUTE as i64;
         self.meant = match self.accident {
             Some((_, short)) => short && self.roll(6) == 0,
-            None => self.roll(4) > 0,
+            // What was brought back has to be good by itself.
+            None => !suffered && self.roll(4) > 0,
         };
         if self.accident.is_some() {
             if self.roll(4) > 0 {
@@ -371,6 +392,9 @@ impl Rounds {
         if self.app.may_exchange_data && self.roll(25) == 0 {
             self.app.act_as(Act::ExchangeData, &when);
         }
+        if moment == "Opened" && manner.replaced.as_deref() == Some(path) {
+            self.app.replace_again(path, &when);
+        }
         if self.roll(100) >= manner.busy {
             return;
         }
@@ -381,192 +405,6 @@ impl Rounds {
                 false => self.app.act(&when),
             }
         }
-    }
-
-    /// Looks at a snapshot.
-    fn look(&mut self, report: &Value, capture: &Capture, moved: bool) -> Vec<Wrong> {
-        let name: SnapshotName = report["snapshot"].as_str().unwrap().parse().unwrap();
-        let good = report["good"] == true;
-        self.app.counters.count(if good { "good" } else { report["state"].as_str().unwrap() });
-        for problem in report["errors"].as_array().into_iter().flatten() {
-            let why: String = problem["why"].as_str().unwrap().chars().take(60).collect();
-            self.app.counters.count(&format!("problem: {why}"));
-        }
-        for database in report["databases"].as_array().into_iter().flatten() {
-            self.app.counters.count(&format!("databases {}", database["taken"].as_str().unwrap()));
-        }
-        let mut wrong = self.vaults.held(name, report);
-        let out = self.path("out");
-        // What is good is what comes back unasked.
-        let asked = if good { "latest".to_owned() } else { name.to_string() };
-        match self.restore(&asked, &out) {
-            Ok(came) if came == name => {}
-            Ok(came) => {
-                wrong.push(Wrong::new(Class::Latest, format!("{name} is good, and latest is {came}")));
-                return wrong;
-            }
-            Err(why) => {
-                self.spoilt |= good;
-                let class = if good { Class::NotRestorable } else { Class::PartialNotRestorable };
-                wrong.push(Wrong::new(class, format!("{name}: {why}")));
-                return wrong;
-            }
-        }
-        for list in ["stale", "torn"] {
-            let count = report[list].as_array().unwrap().len() as u64;
-            self.app.counters.add(list, count);
-        }
-        let root = self.vaults.root(name);
-        let place = self.app.place(&capture.roots, root.place.inode);
-        let snapshot = Snapshot::new(&root, report, place, Tree::read(&out));
-        wrong.extend(self.judge(&snapshot, report));
-        let earlier = self.vaults.before(report);
-        let before = earlier.iter().rev().find_map(|(name, spoilt)| match self.taken.get(name) {
-            Some(was) if was.good && was.data == self.app.data => Some((!spoilt).then_some(&was.tree.files)),
-            Some(_) => None,
-            None => Some(None),
-        });
-        let is_suspect = snapshot.state == State::Suspect;
-        let oracle = Oracle {
-            history: &self.app.history,
-            capture,
-            report,
-            restored: &out,
-            before: before.flatten(),
-            unread: root.unread.unwrap_or_default(),
-            suspect: is_suspect,
-        };
-        if self.round.is_multiple_of(10) {
-            wrong.extend(self.by_hand(name, &out));
-            self.app.counters.count("by hand");
-        }
-        wrong.extend(oracle.check());
-        let taken = oracle.taken_unread();
-        self.app.counters.add("taken over unread", taken);
-        let (kept, linked) = (self.kept(&out), snapshot.tree.linked);
-        self.app.counters.add(if moved { "entries adopted" } else { "entries kept" }, kept);
-        self.app.counters.add("entries linked", linked);
-        self.spoilt &= !good;
-        self.taken.insert(name, snapshot);
-        if wrong.is_empty() {
-            remove(&out);
-        }
-        if is_suspect {
-            self.app.counters.count("latest passes a suspect one over");
-            wrong.extend(self.latest());
-        }
-        wrong
-    }
-
-    /// Whether a snapshot is suspect exactly if it has to be.
-    fn judge(&mut self, snapshot: &Snapshot, report: &Value) -> Vec<Wrong> {
-        let mut wrong = Vec::new();
-        if snapshot.place.is_none() {
-            wrong.push(Wrong::new(Class::Suspect, "it is said to be of a directory that was not there"));
-        }
-        if report["entries"] != snapshot.tree.entries {
-            wrong.push(Wrong::new(Class::Suspect, format!("it has {} entries", snapshot.tree.entries)));
-        }
-        let is_suspect = snapshot.state == State::Suspect;
-        if self.meant {
-            if is_suspect {
-                wrong.push(Wrong::new(Class::Suspect, "it was meant, and is suspect"));
-            }
-            return wrong;
-        }
-        // What cannot be read has not gone, and how much it was is not told.
-        let unread = ["errors", "stale"].iter().any(|list| report[list].as_array().is_some_and(|all| !all.is_empty()));
-        let before = self.vaults.before(report);
-        let earlier: Option<Vec<_>> = before.iter().rev().map(|(name, _)| self.taken.get(name)).collect();
-        let Some(earlier) = earlier.filter(|_| !unread) else {
-            self.app.counters.count("not judged");
-            return wrong;
-        };
-        let verdict = verdict(snapshot, earlier.iter().copied());
-        let accepted = report["notices"].to_string().contains("this was suspect since");
-        if is_suspect != (verdict == Verdict::Suspect) || accepted != (verdict == Verdict::Accepted) {
-            let said = format!("{verdict:?} is due, and it is {}: {}", snapshot.state, report["suspect"]);
-            wrong.push(Wrong::new(Class::Suspect, said));
-        }
-        let follows = earlier.first().is_some_and(|last| last.state == State::Suspect);
-        match verdict {
-            Verdict::Suspect => {}
-            Verdict::Accepted => self.app.counters.count("accepted"),
-            Verdict::Sound if follows => self.app.counters.count("good after suspect"),
-            Verdict::Sound => {}
-        }
-        wrong
-    }
-
-    /// `latest` is the newest good snapshot.
-    fn latest(&mut self) -> Option<Wrong> {
-        let newest = self.taken.iter().rfind(|(_, taken)| taken.good);
-        let (name, print) = newest.map(|(name, taken)| (*name, taken.tree.print))?;
-        // One that could not be restored from the beginning was told of.
-        if self.spoilt || !self.vaults.is_sound(name) {
-            return None;
-        }
-        let out = self.path("older");
-        let wrong = match self.restore("latest", &out) {
-            Ok(came) if came != name => Some(Wrong::new(Class::Latest, format!("{name} is due, and {came} came"))),
-            Ok(_) if Tree::read(&out).print == print => None,
-            Ok(_) => Some(Wrong::new(Class::OlderDamaged, format!("latest, {name}, is not what it was"))),
-            Err(why) => Some(Wrong::new(Class::OlderDamaged, format!("latest, {name}: {why}"))),
-        };
-        remove(&out);
-        wrong
-    }
-
-    /// Files of a snapshot of which nothing was read.
-    fn kept(&self, out: &Path) -> u64 {
-        walk(out).iter().filter(|path| out.join(path).is_file() && !self.opened.contains(path.as_str())).count() as u64
-    }
-
-    fn restore(&mut self, snapshot: &str, target: &Path) -> Result<SnapshotName, String> {
-        self.app.counters.count("restores");
-        self.vaults.restore(snapshot, target)
-    }
-
-    /// A snapshot that was good before is so still, and so are whole vaults.
-    fn older(&mut self) -> Vec<Wrong> {
-        let mut wrong = Vec::new();
-        if self.round.is_multiple_of(5) {
-            let good = self.taken.iter().rev().filter(|(name, taken)| taken.good && self.vaults.is_sound(**name));
-            let good: Vec<_> = good.take(OLDER).map(|(name, taken)| (*name, taken.tree.print)).collect();
-            if !good.is_empty() {
-                let (name, was) = good[self.roll(good.len() as u64) as usize];
-                let out = self.path("older");
-                self.app.counters.count("older restores");
-                match self.restore(&name.to_string(), &out) {
-                    Ok(_) if Tree::read(&out).print == was => {}
-                    Ok(_) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name} is not what it was"))),
-                    Err(why) => wrong.push(Wrong::new(Class::OlderDamaged, format!("{name}: {why}"))),
-                }
-                remove(&out);
-            }
-            wrong.extend(self.latest());
-        }
-        if self.round.is_multiple_of(20) {
-            self.app.counters.count("verified");
-            wrong.extend(self.vaults.verify());
-        }
-        wrong
-    }
-
-    /// What the script by hand gives, compared with a restore.
-    fn by_hand(&self, name: SnapshotName, out: &Path) -> Option<Wrong> {
-        let target = self.path("by-hand");
-        remove(&target);
-        let mut python = Command::new("python3");
-        python.arg(self.app.base.join("restore.py")).args([self.vaults.with(name), &target]).arg(name.to_string());
-        let done = python.output().unwrap();
-        if !done.status.success() {
-            return Some(Wrong::new(Class::ByHand, String::from_utf8_lossy(&done.stderr)));
-        }
-        let mut all = differences(out, &target);
-        all.retain(|difference| !difference.contains(": holes: "));
-        remove(&target);
-        (!all.is_empty()).then(|| Wrong::new(Class::ByHand, format!("{all:?}")))
     }
 
     /// Tells what was found and what came before it, and keeps everything.

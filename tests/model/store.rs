@@ -23,13 +23,8 @@ pub enum Trouble {
     Unmounted,
     /// Calls begin to fail after so many objects were created: the disk is full.
     Full(u64),
-}
-
-impl Trouble {
-    /// Whether the vault cannot be used at all.
-    pub fn is_away(self) -> bool {
-        matches!(self, Trouble::Unreachable | Trouble::Broken | Trouble::Unmounted)
-    }
+    /// Its disk really has only so many bytes left.
+    Tight(u64),
 }
 
 /// Where a vault is, and what is wrong with it.
@@ -51,12 +46,13 @@ impl Location {
     pub fn open(&self, ahead: i64) -> Box<dyn Store> {
         let store = Ahead { store: LocalStore::new(&self.folder), ahead: SignedDuration::from_secs(ahead) };
         match self.trouble {
-            Trouble::None | Trouble::Unmounted => Box::new(store),
+            Trouble::None | Trouble::Unmounted | Trouble::Tight(_) => Box::new(store),
             Trouble::Unreachable => Box::new(FaultStore::new(store, |_, _| true).unreachable()),
             Trouble::Broken => Box::new(FaultStore::new(store, |_, _| true)),
             Trouble::Full(room) => {
                 let created = AtomicU64::new(0);
-                let full = move |verb: &str, _: &str| verb == "create" && created.fetch_add(1, Ordering::Relaxed) >= room;
+                let full =
+                    move |verb: &str, _: &str| verb == "create" && created.fetch_add(1, Ordering::Relaxed) >= room;
                 Box::new(FaultStore::new(store, full))
             }
         }

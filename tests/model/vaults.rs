@@ -1,8 +1,9 @@
 //! The vaults of a history, which are replicas of one: what is wrong with them, and what they hold.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use jiff::SignedDuration;
@@ -15,6 +16,7 @@ use lastgood::vault::read::PackReader;
 use lastgood::vault::root::{Root, SnapshotName};
 use lastgood::verify::Damage;
 use lastgood::{replicas, restore, verify};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use serde_json::Value;
 
 use super::counters::Counters;
@@ -34,17 +36,64 @@ struct Replica {
     trouble: Trouble,
     /// The snapshots that it had before this backup.
     before: Vec<SnapshotName>,
-    /// The snapshots in it that an object was damaged under.
-    spoilt: HashSet<SnapshotName>,
+    /// Its packs that are damaged.
+    damaged: HashSet<String>,
 }
 
 /// All of them, in the order in which they are named.
 pub struct Vaults {
     all: Vec<Replica>,
-    /// The one that was away last, and whether each had something then that the other one lacks.
+    /// Whether each has something that the other one lacks.
     apart: bool,
+    /// The disk of the last one, where it can have one of its own.
+    disk: Option<Disk>,
+    /// Packs that were damaged, or looked so.
+    damages: u64,
+    /// The packs that each snapshot names.
+    named: HashMap<SnapshotName, HashSet<String>>,
     /// By how much their clock is ahead, in seconds.
     pub ahead: i64,
+}
+
+/// A small disk.
+struct Disk {
+    folder: PathBuf,
+}
+
+impl Disk {
+    /// Mounts one at `folder`, if that may be done.
+    fn new(folder: PathBuf) -> Option<Self> {
+        fs::create_dir(&folder).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256m", "tmpfs"]).arg(&folder).output();
+        mount.is_ok_and(|done| done.status.success()).then_some(Disk { folder })
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.folder.join("ballast")
+    }
+
+    /// Leaves room for so many bytes.
+    fn fill(&self, left: u64) {
+        let ballast = fs::File::create(self.ballast()).unwrap();
+        let stat = statvfs(&self.folder).unwrap();
+        let free = (stat.f_bavail * stat.f_frsize).saturating_sub(left);
+        if free > 0 {
+            fallocate(&ballast, FallocateFlags::empty(), 0, free).unwrap();
+        }
+    }
+
+    fn clear(&self) {
+        if self.ballast().exists() {
+            fs::remove_file(self.ballast()).unwrap();
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Nobody needs it any more.
+        let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
+    }
 }
 
 fn context(stop: &AtomicBool) -> Context<'_> {
@@ -59,16 +108,18 @@ impl Vaults {
     /// So many new ones.
     pub fn new(folder: &Path, count: u64) -> Self {
         let mut all: Vec<Replica> = Vec::new();
+        let disk = Disk::new(folder.join("disk"));
         for n in 0..count {
+            let folder = if n + 1 == count { folder.join("disk") } else { folder.to_owned() };
             let folder = folder.join(format!("vault{n}"));
             let store = Box::new(LocalStore::new(&folder));
             let vault = match all.first() {
                 None => Vault::init(store, system_random).unwrap(),
                 Some(first) => first.vault.replicate(store).unwrap(),
             };
-            all.push(Replica { folder, vault, trouble: Trouble::None, before: Vec::new(), spoilt: HashSet::new() });
+            all.push(Replica { folder, vault, trouble: Trouble::None, before: Vec::new(), damaged: HashSet::new() });
         }
-        Vaults { all, apart: false, ahead: 0 }
+        Vaults { all, apart: false, disk, damages: 0, named: HashMap::new(), ahead: 0 }
     }
 
     /// The folder of the first one.
@@ -86,9 +137,18 @@ impl Vaults {
         self.all.iter().map(|at| Location { folder: at.folder.clone(), trouble: at.trouble }).collect()
     }
 
-    /// Whether a backup may fail: the only vault is in trouble.
-    pub fn may_fail(&self) -> bool {
-        self.all.iter().all(|at| at.trouble != Trouble::None)
+    /// Whether a backup may fail, since the only vault is in trouble, and the counter of that.
+    pub fn may_fail(&self) -> Option<&'static str> {
+        match self.all[..] {
+            [Replica { trouble: Trouble::Tight(_), .. }] => Some("disks without room"),
+            [Replica { trouble: Trouble::Full(_), .. }] => Some("full disks"),
+            _ => None,
+        }
+    }
+
+    /// Whether disks can really be full.
+    pub fn has_disk(&self) -> bool {
+        self.disk.is_some()
     }
 
     /// Whether a checkpoint is there that the next backup goes on from.
@@ -103,9 +163,13 @@ impl Vaults {
         for at in &mut self.all {
             at.trouble = Trouble::None;
         }
-        let chosen = dice.roll(self.count()) as usize;
+        let mut chosen = dice.roll(self.count()) as usize;
         let trouble = match dice.roll(30) {
-            0 | 1 => Trouble::Full(dice.roll(4)),
+            0 => Trouble::Full(dice.roll(4)),
+            1 | 2 if self.disk.is_some() => {
+                chosen = self.all.len() - 1;
+                Trouble::Tight(dice.roll(200) * 4096)
+            }
             2..=6 if self.count() > 1 => Trouble::Unreachable,
             7..=11 if self.count() > 1 => Trouble::Broken,
             12..=16 if self.count() > 1 => Trouble::Unmounted,
@@ -119,8 +183,12 @@ impl Vaults {
                 at.before.clear();
             }
         }
+        match (trouble, &self.disk) {
+            (Trouble::Tight(left), Some(disk)) => disk.fill(left),
+            _ => {}
+        }
         match trouble {
-            Trouble::None | Trouble::Full(_) => {}
+            Trouble::None | Trouble::Full(_) | Trouble::Tight(_) => {}
             Trouble::Unmounted => counters.count("vaults not mounted"),
             Trouble::Unreachable | Trouble::Broken => counters.count("vaults away"),
         }
@@ -128,19 +196,34 @@ impl Vaults {
 
     /// The trouble is over.
     pub fn mend(&mut self, counters: &mut Counters) {
+        self.disk.iter().for_each(Disk::clear);
         for at in &mut self.all {
             if std::mem::replace(&mut at.trouble, Trouble::None) == Trouble::Unmounted {
                 remove(&at.folder);
                 fs::rename(away(&at.folder), &at.folder).unwrap();
             }
         }
-        let names: Vec<HashSet<_>> = self.all.iter().map(|at| names(&at.vault).into_iter().collect()).collect();
-        let lacks = |one: &HashSet<_>| names.iter().any(|other| !other.is_subset(one));
-        match (std::mem::replace(&mut self.apart, names.iter().all(lacks)), self.apart) {
-            (false, true) => counters.count("vaults apart"),
-            (true, false) if names.windows(2).all(|two| two[0] == two[1]) => counters.count("vaults together again"),
+        let lacking = self.lacking();
+        let all_lack = lacking.iter().all(|lacking| !lacking.is_empty());
+        match (self.apart, all_lack) {
+            (false, true) if self.count() > 1 => counters.count("vaults apart"),
+            (true, _) if lacking.iter().all(Vec::is_empty) => counters.count("vaults together again"),
             _ => {}
         }
+        self.apart = all_lack || self.apart && !lacking.iter().all(Vec::is_empty);
+    }
+
+    /// What each lacks of what the others have, and has to get with the next backup when all are there. What one that is new,
+    /// or was away for long, lacks of older ones is not handed on; nor is what is damaged.
+    fn lacking(&self) -> Vec<Vec<SnapshotName>> {
+        let held: Vec<Vec<_>> = self.all.iter().map(|at| names(&at.vault)).collect();
+        let (all, first) = (self.names(), held.iter().filter_map(|names| names.first()).max());
+        let lost = |name: &SnapshotName| self.all.iter().any(|at| self.is_spoilt(at, *name));
+        let recent =
+            |name: &SnapshotName| all.last().is_some_and(|last| last.time.duration_since(name.time) < HANDED_ON);
+        let due: Vec<_> = all.iter().filter(|name| Some(*name) >= first && recent(name) && !lost(name)).collect();
+        let lacks = |held: &Vec<_>| due.iter().filter(|name| !held.contains(**name)).map(|name| **name).collect();
+        held.iter().map(lacks).collect()
     }
 
     /// All snapshots that any of them has.
@@ -155,12 +238,17 @@ impl Vaults {
     /// whether something was damaged under each.
     pub fn before(&self, report: &Value) -> Vec<(SnapshotName, bool)> {
         let taken = self.all.iter().find(|at| report["vault"] == at.folder.display().to_string()).unwrap();
-        taken.before.iter().map(|name| (*name, taken.spoilt.contains(name))).collect()
+        taken.before.iter().map(|name| (*name, self.is_spoilt(taken, *name))).collect()
+    }
+
+    /// Whether a snapshot names a pack that is damaged in this vault.
+    fn is_spoilt(&self, at: &Replica, name: SnapshotName) -> bool {
+        self.named.get(&name).is_some_and(|named| !named.is_disjoint(&at.damaged))
     }
 
     /// Whether a vault holds a snapshot under which nothing was damaged.
     pub fn is_sound(&self, name: SnapshotName) -> bool {
-        self.all.iter().any(|at| !at.spoilt.contains(&name) && names(&at.vault).contains(&name))
+        self.all.iter().any(|at| !self.is_spoilt(at, name) && names(&at.vault).contains(&name))
     }
 
     /// A snapshot's root.
@@ -168,9 +256,10 @@ impl Vaults {
         self.all.iter().find_map(|at| at.vault.root(name).ok()).unwrap()
     }
 
-    /// A folder of a vault that has a snapshot.
-    pub fn with(&self, name: SnapshotName) -> &Path {
-        &self.all.iter().find(|at| names(&at.vault).contains(&name)).unwrap().folder
+    /// The folder of a vault that has all of a snapshot.
+    pub fn with(&self, name: SnapshotName) -> Option<&Path> {
+        let sound = |at: &&Replica| names(&at.vault).contains(&name) && !self.is_spoilt(at, name);
+        self.all.iter().find(sound).map(|at| &*at.folder)
     }
 
     /// Restores what a name stands for, as with all vaults; gives which snapshot that was.
@@ -205,7 +294,8 @@ impl Vaults {
         for (n, at) in self.all.iter().enumerate() {
             let held = names(&at.vault);
             let hurts = |damage: &&Damage| {
-                at.spoilt.is_empty() || damage.snapshots.iter().any(|name| held.contains(name) && !at.spoilt.contains(name))
+                let found = |name: &&SnapshotName| held.contains(name) && !self.is_spoilt(at, **name);
+                at.damaged.is_empty() || damage.snapshots.iter().any(|name| found(&name))
             };
             match self.verify_one(n) {
                 Ok(report) => {
@@ -221,7 +311,7 @@ impl Vaults {
     }
 
     /// Damages a pack that the newest snapshot of a vault names, and has that found: the next snapshot must be whole all the
-    /// same. Now and then the pack is what it was again before the next backup: the doubt is wrong then, and nothing is lost.
+    /// same. Every second time the pack is what it was again before the next backup: the doubt is wrong then, and nothing is lost.
     pub fn damage(&mut self, dice: &mut Dice, counters: &mut Counters) -> Option<String> {
         let chosen = dice.roll(self.count()) as usize;
         let vault = &self.all[chosen].vault;
@@ -242,19 +332,22 @@ impl Vaults {
         put(bytes);
         let found = self.verify_one(chosen).unwrap();
         assert!(found.damage.iter().any(|damage| damage.object == name), "{:?}", found.damage);
-        if dice.roll(3) == 0 {
+        self.damages += 1;
+        if self.damages.is_multiple_of(2) {
             put(sound);
             counters.count("wrong doubts");
             return Some(format!("{name} of vault {chosen} was read as damaged at {at}, and is not"));
         }
         counters.count("damaged packs");
-        let held = names(&self.all[chosen].vault);
-        self.all[chosen].spoilt.extend(held);
+        self.all[chosen].damaged.insert(name.clone());
         Some(format!("{name} of vault {chosen} is damaged at {at}"))
     }
 
     /// What the vaults hold after a backup, as its report says it and as it must be.
-    pub fn held(&self, name: SnapshotName, report: &Value) -> Vec<Wrong> {
+    pub fn held(&mut self, name: SnapshotName, report: &Value, counters: &mut Counters) -> Vec<Wrong> {
+        let taker = self.all.iter().find(|at| report["vault"] == at.folder.display().to_string()).unwrap();
+        let packs = PackReader::for_root(&*taker.vault.store, &taker.vault.root(name).unwrap()).unwrap();
+        self.named.insert(name, packs.book().values().map(PackInfo::name).collect());
         let mut wrong = Vec::new();
         let mut tell = |what: String| wrong.push(Wrong::new(Class::Replicas, what));
         let before = self.all.iter().flat_map(|at| &at.before).max();
@@ -263,8 +356,21 @@ impl Vaults {
         }
         let quiet = self.all.iter().all(|at| at.trouble == Trouble::None);
         let held: Vec<Vec<_>> = self.all.iter().map(|at| names(&at.vault)).collect();
+        for (n, at) in self.all.iter().enumerate().filter(|(_, at)| self.is_spoilt(at, name)) {
+            match report["vault"] == at.folder.display().to_string() {
+                true => tell(format!("{name} is built upon what is doubted, and damaged, in vault {n}")),
+                // A backup knows only of the doubts of the vault that takes the snapshot: what is copied to another one
+                // may name packs that are damaged there.
+                false => counters.count("copied onto damage"),
+            }
+        }
         for (n, at) in self.all.iter().enumerate() {
             let said = &report["vaults"][n];
+            match at.trouble {
+                Trouble::Tight(_) if said["holds"] == false => counters.count("disks without room"),
+                Trouble::Full(_) if said["holds"] == false => counters.count("full disks"),
+                _ => {}
+            }
             let away = matches!(at.trouble, Trouble::Unreachable | Trouble::Broken);
             if said["holds"] != held[n].contains(&name) || away && said["holds"] == true {
                 tell(format!("vault {n}, {:?}: {said}, and it has {:?}", at.trouble, held[n].last()));
@@ -273,16 +379,8 @@ impl Vaults {
                 tell(format!("vault {n} lacks {name}: {said}"));
             }
         }
-        // What one that is new, or was away for long, lacks of older ones is not handed on; nor is what is damaged.
-        let first = held.iter().filter_map(|names| names.first()).max();
-        let lost = |name: &SnapshotName| self.all.iter().any(|at| at.spoilt.contains(name));
-        let shared = |held: &SnapshotName| {
-            Some(held) >= first && name.time.duration_since(held.time) < HANDED_ON && !lost(held)
-        };
-        for other in self.names().into_iter().filter(|name| quiet && shared(name)) {
-            if let Some(n) = held.iter().position(|names| !names.contains(&other)) {
-                tell(format!("vault {n} lacks {other} after all were there"));
-            }
+        for (n, lacking) in self.lacking().iter().enumerate().filter(|(_, lacking)| quiet && !lacking.is_empty()) {
+            tell(format!("vault {n} lacks {lacking:?} after all were there"));
         }
         wrong
     }
