@@ -289,8 +289,11 @@ impl Oracle<'_> {
     fn is_unseen(&self, path: &str, hash: &Hash) -> Option<Option<Parts>> {
         let unseen = |id: &Id| self.history.unseen.get(id).is_some_and(|all| all.contains(hash));
         let id = self.led(path).iter().find(|id| unseen(id))?;
-        let alone = self.history.objects[*id].names == 1;
-        Some(alone.then(|| Parts::of(Hash::of(path.as_bytes()).0[0])))
+        // What lies beside a database is read with it, when its turn comes.
+        let unit = SIDES.iter().filter_map(|side| path.strip_suffix(side)).find(|path| !self.led(path).is_empty());
+        let units = unit.map_or(&[][..], |unit| self.led(unit)).iter().chain([id]);
+        let alone = units.into_iter().all(|id| self.history.objects[*id].names == 1);
+        Some(alone.then(|| Parts::of(Hash::of(unit.unwrap_or(path).as_bytes()).0[0])))
     }
 
     /// How many files came back with what they held before they were changed unseen.

@@ -183,9 +183,8 @@ impl Vaults {
                 at.before.clear();
             }
         }
-        match (trouble, &self.disk) {
-            (Trouble::Tight(left), Some(disk)) => disk.fill(left),
-            _ => {}
+        if let (Trouble::Tight(left), Some(disk)) = (trouble, &self.disk) {
+            disk.fill(left);
         }
         match trouble {
             Trouble::None | Trouble::Full(_) | Trouble::Tight(_) => {}
