@@ -4,6 +4,10 @@
 //! to the directory; what was when is taken down ([`history`]). Each snapshot is restored and compared with that
 //! ([`oracle`]).
 //!
+//! Between backups there are accidents ([`accidents`]): the directory is emptied, loses most of what it held, or moves into a
+//! new one. Whether a snapshot is suspect then, the rules say ([`suspect`]); the vaults' clock runs ahead, so that days pass in
+//! a moment. Every second history has two vaults, which are away, full or damaged in turn ([`vaults`]).
+//!
 //! ```text
 //! LASTGOOD_SOAK=600 LASTGOOD_MODEL_SEED=1 cargo test --test all model::long -- --exact --ignored --nocapture
 //! ```
