@@ -45,6 +45,8 @@ use tempfile::TempDir;
 const ROUNDS: u64 = 60;
 /// After so many rounds everything must have happened. On a machine that is too slow for them nothing is said.
 const ENOUGH: u64 = 2 * ROUNDS;
+/// After so many rounds also what is rare must have happened.
+const LONG: u64 = 10 * ROUNDS;
 /// How long the short test runs over its fixed seeds, and over one of this moment.
 const SHORT: [Duration; 2] = [Duration::from_secs(50), Duration::from_secs(15)];
 
@@ -162,7 +164,7 @@ impl Run {
         for (class, (seed, rounds, seconds, times)) in &self.found {
             println!("{class:?}: seed {seed}, {rounds} rounds, {seconds:.0} s, {times} times in all");
         }
-        let missing = self.counters.missing(self.disk);
+        let missing = self.counters.missing(self.disk, self.rounds >= LONG);
         if self.rounds < ENOUGH {
             println!("only {} rounds; these never happened: {missing:?}", self.rounds);
         } else if std::env::var_os(MOVES).is_none() {

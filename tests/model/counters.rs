@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// What must have happened in a run of some length.
-pub const REQUIRED: [&str; 40] = [
+pub const REQUIRED: [&str; 38] = [
     "backups",
     "good",
-    "stale",
     "damaged packs",
     "wrong doubts",
     "Emptied",
@@ -16,7 +15,6 @@ pub const REQUIRED: [&str; 40] = [
     "Half",
     "suspect",
     "accepted",
-    "good after suspect",
     "changed unseen",
     "taken over unread",
     "vaults away",
@@ -50,6 +48,9 @@ pub const REQUIRED: [&str; 40] = [
 /// The same where a small disk can be mounted.
 pub const WITH_A_DISK: &str = "disks without room";
 
+/// What must have happened in a long run: it takes several things at once.
+pub const RARE: [&str; 2] = ["stale", "good after suspect"];
+
 /// Counts by name.
 #[derive(Debug, Default, Clone)]
 pub struct Counters(BTreeMap<String, u64>);
@@ -75,9 +76,14 @@ impl Counters {
         other.0.iter().for_each(|(what, more)| self.add(what, *more));
     }
 
-    /// What never happened and should have; `disk`: a small disk could be mounted.
-    pub fn missing(&self, disk: bool) -> Vec<&'static str> {
-        REQUIRED.into_iter().chain(disk.then_some(WITH_A_DISK)).filter(|what| self.of(what) == 0).collect()
+    /// What never happened and should have; `disk`: a small disk could be mounted; `long`: the run was long.
+    pub fn missing(&self, disk: bool, long: bool) -> Vec<&'static str> {
+        REQUIRED
+            .into_iter()
+            .chain(disk.then_some(WITH_A_DISK))
+            .chain(RARE.into_iter().filter(|_| long))
+            .filter(|what| self.of(what) == 0)
+            .collect()
     }
 }
 

@@ -16,7 +16,9 @@ use tempfile::TempDir;
 
 use super::accidents::Accident;
 use super::app::{Act, App, MOVES};
+use super::databases::SIDES;
 use super::engine::{Engine, Heard, Order};
+use super::history::What;
 use super::oracle::{Class, Wrong};
 use super::suspect::Snapshot;
 use super::vaults::Vaults;
@@ -170,7 +172,7 @@ impl Rounds {
         let mut manner = self.manner();
         let moved = self.between(&mut manner);
         let resumes = self.vaults.resumes();
-        self.vaults.trouble(&mut self.app.dice, &mut self.app.counters);
+        self.vaults.trouble(self.round % 20 == 7, &mut self.app.dice, &mut self.app.counters);
         let order = self.order(&manner);
         let there = self.vaults.names();
         self.app.log.push(format!("backup {order:?}"));
@@ -225,8 +227,16 @@ impl Rounds {
         // Now and then all that happens is that things move, so that they move past the looks at the end as well.
         let restless = busy > 0 && (self.roll(8) == 0 || std::env::var_os(super::MOVES).is_some());
         let busy = if restless { [10, 25, 60][self.roll(3) as usize] } else { busy };
-        let replaced = if replaces { self.app.pick_file().map(|(path, _)| path) } else { None };
+        let replaced = if replaces { self.pick_good() } else { None };
         Manner { busy: if replaces { 0 } else { busy }, restless, replaced, death }
+    }
+
+    /// A file that the newest good snapshot has, so that it is carried over where it cannot be read.
+    fn pick_good(&mut self) -> Option<String> {
+        let newest = self.taken.values().rfind(|taken| taken.good && taken.data == self.app.data)?;
+        let mut all = self.app.all(|path, what| matches!(what, What::File(_)) && newest.tree.files.contains_key(path));
+        all.retain(|(path, _)| !SIDES.iter().any(|side| path.ends_with(side)));
+        self.app.pick(all).map(|(path, _)| path)
     }
 
     /// What happens between two backups; whether the directory is in another place after it.
@@ -252,7 +262,7 @@ impl Rounds {
             self.app.log.push(what);
         }
         // A copy would part what is aside from its other names.
-        let moved = self.roll(8) == 0 && !suffers;
+        let moved = self.roll(8) == 0 && !suffers && manner.replaced.is_none();
         if moved {
             let aside = self.roll(2) == 0;
             self.app.move_data(aside);

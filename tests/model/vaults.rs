@@ -158,13 +158,14 @@ impl Vaults {
         self.all.iter().any(resumes)
     }
 
-    /// What is wrong during the next backup.
-    pub fn trouble(&mut self, dice: &mut Dice, counters: &mut Counters) {
+    /// What is wrong during the next backup; `full`: a disk is full in any case.
+    pub fn trouble(&mut self, full: bool, dice: &mut Dice, counters: &mut Counters) {
         for at in &mut self.all {
             at.trouble = Trouble::None;
         }
         let mut chosen = dice.roll(self.count()) as usize;
         let trouble = match dice.roll(30) {
+            _ if full => Trouble::Full(dice.roll(2)),
             0 => Trouble::Full(dice.roll(4)),
             1 | 2 if self.disk.is_some() => {
                 chosen = self.all.len() - 1;
