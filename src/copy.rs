@@ -79,17 +79,18 @@ pub type Elsewhere<'a> = dyn Fn(&PackInfo) -> Option<(Vec<u8>, String)> + Sync +
 /// # Errors
 /// As [`copy_with`].
 pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> Result<Report> {
-    copy_with(from, to, names, None, ctx)
+    copy_with(from, (to, &mut Doubts::read(&*to.store)), names, None, ctx)
 }
 
-/// As [`copy`]. Packs that are damaged or missing in `from` are taken from `elsewhere`, and doubted in `from`.
+/// As [`copy`]. Packs that are damaged or missing in `from` are taken from `elsewhere`, and doubted in `from`. Packs that are in
+/// `to` already and doubted there are read whole first: a snapshot that needs one that is damaged is not copied.
 ///
 /// # Errors
 /// Usage: the vaults are not replicas of one. A store that fails; being told to stop. What was copied until then stays.
 /// Damage is no error; it is in the report.
 pub fn copy_with(
     from: &Vault,
-    to: &Vault,
+    (to, doubts): (&Vault, &mut Doubts),
     names: &[SnapshotName],
     elsewhere: Option<&Elsewhere>,
     ctx: &Context,
@@ -99,7 +100,7 @@ pub fn copy_with(
     let (source, target) = (from.store.url(), to.store.url());
     let doing = || format!("copy from {source} to {target}");
     let done = (|| -> Result<Report> {
-        let mut copying = Copying::new(from, to, elsewhere, ctx)?;
+        let mut copying = Copying::new(from, (to, doubts), elsewhere, ctx)?;
         let names: Vec<_> = names.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         ctx.monitor.begin("copying", None);
         in_order(
@@ -150,6 +151,9 @@ fn read(from: &Vault, name: SnapshotName) -> Result<Snapshot> {
 struct Copying<'a> {
     from: &'a Vault,
     to: &'a Vault,
+    /// The doubts of `to`, and the packs that they name.
+    doubts: &'a mut Doubts,
+    doubted: HashSet<PackId>,
     elsewhere: Option<&'a Elsewhere<'a>>,
     ctx: &'a Context<'a>,
     /// The packs of both when the copy began, and in `there` those that were sent since.
@@ -172,10 +176,17 @@ struct Copying<'a> {
 }
 
 impl<'a> Copying<'a> {
-    fn new(from: &'a Vault, to: &'a Vault, elsewhere: Option<&'a Elsewhere<'a>>, ctx: &'a Context) -> Result<Self> {
+    fn new(
+        from: &'a Vault,
+        (to, doubts): (&'a Vault, &'a mut Doubts),
+        elsewhere: Option<&'a Elsewhere<'a>>,
+        ctx: &'a Context,
+    ) -> Result<Self> {
         Ok(Copying {
             from,
             to,
+            doubted: doubts.ids(),
+            doubts,
             elsewhere,
             ctx,
             here: listed(&*from.store)?,
@@ -201,6 +212,7 @@ impl<'a> Copying<'a> {
     fn add(&mut self, snapshot: Snapshot) -> Result<()> {
         let mut missing = Vec::new();
         for pack in &snapshot.packs {
+            self.test(pack)?;
             match self.look_at(pack) {
                 Ok(true) => missing.push(*pack),
                 Ok(false) => {}
@@ -227,6 +239,20 @@ impl<'a> Copying<'a> {
         let listed: usize = self.group.iter().map(|snapshot| snapshot.packs.len()).sum();
         let full = self.missing_bytes >= GROUP_BYTES || self.group.len() >= GROUP_ROOTS || listed >= GROUP_LISTED;
         if full { self.flush() } else { Ok(()) }
+    }
+
+    /// Reads a pack whole that `to` has and that is doubted there.
+    fn test(&mut self, pack: &PackInfo) -> Result<()> {
+        if !self.doubted.contains(&pack.id) || self.there.get(&pack.name()) != Some(&pack.size) {
+            return Ok(());
+        }
+        let tested = self.doubts.test(&*self.to.store, pack, &|| self.ctx.check("test packs that are doubted"))?;
+        if !tested.readable {
+            // It cannot be replaced: objects are never changed.
+            let why = format!("{} is damaged in {}: {}", pack.name(), self.to.store.url(), tested.state);
+            self.damaged.insert(pack.id, why);
+        }
+        Ok(())
     }
 
     /// Whether a pack is to be sent; or why it cannot be.

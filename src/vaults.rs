@@ -20,6 +20,7 @@ use lastgood::trigger::dispatched::{self, Came};
 use lastgood::trigger::once::{Answer, Before, once};
 use lastgood::vault::Vault;
 use lastgood::vault::ahead::in_order;
+use lastgood::vault::doubt::Doubts;
 use lastgood::vault::pack::PackInfo;
 use serde::Serialize;
 
@@ -203,7 +204,13 @@ impl Commands<'_> {
         let elsewhere =
             |pack: &PackInfo| from_any(others.get_or_init(|| self.replicas_but(&source, [from, to])).iter(), pack);
         let several = self.0.addresses().iter().any(|address| ![from, to].contains(&address));
-        let report = copy_with(&source, &target, &names, several.then_some(&elsewhere), ctx)?;
+        let report = copy_with(
+            &source,
+            (&target, &mut Doubts::read(&*target.store)),
+            &names,
+            several.then_some(&elsewhere),
+            ctx,
+        )?;
         let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
         console.report(&done, || show::copied(&done))?;
         Ok(if done.report.not_copied.is_empty() { Outcome::Done } else { Outcome::Damage })

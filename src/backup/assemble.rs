@@ -1,6 +1,6 @@
 //! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::base::Base;
 use super::carry::Carry;
@@ -22,9 +22,8 @@ use crate::vault::entry::{Entry, Extent, Kind, Taken, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{PackInfo, PackKind};
 use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
-use crate::vault::root::{DatabaseRecord, HunkRef, PackBook, Problem, Stale};
-use crate::vault::{tar, tree};
+use crate::vault::root::{DatabaseRecord, PackBook, Problem, Stale};
+use crate::vault::tar;
 
 /// A smaller file is not looked for among the blocks of this run, in bytes: an extent of its own would cost as much.
 const WORTH_FINDING: usize = 4096;
@@ -32,11 +31,12 @@ static ZEROS: [u8; 512] = [0; 512];
 
 mod carried;
 mod database;
+mod ends;
 mod judged;
 mod large;
 
-use self::carried::{Aside, TOLD};
-use self::judged::Known;
+use self::carried::{Lacking, TOLD};
+use self::judged::Judged;
 pub use self::judged::MANY;
 
 /// Puts a snapshot together.
@@ -58,28 +58,14 @@ pub struct Assembly<'a> {
     refused: Option<EntryPath>,
     /// Bytes that were read from files.
     pub read_bytes: u64,
-    /// What is missing.
-    pub problems: BTreeMap<EntryPath, Problem>,
+    /// What by now is not in it as it is there.
+    pub lacking: Lacking,
+    /// The same of what is taken anew in a round, as it was before.
+    aside: Lacking,
+    /// By what it will be judged.
+    pub judged: Judged,
+    /// Where what cannot be read is carried over from.
     carry: Option<Carry<'a>>,
-    /// What was carried over.
-    stale: BTreeMap<EntryPath, Stale>,
-    /// How many of the last complete snapshot's databases have had their turn.
-    watched: usize,
-    /// The sizes of the files that are where those were.
-    pub sizes: HashMap<EntryPath, u64>,
-    /// Entries that are no folders.
-    pub leaves: u64,
-    /// Where something was mounted that is not any more, and entries are there all the same.
-    pub inhabited: BTreeSet<EntryPath>,
-    /// What became of files that were known.
-    known_files: Known,
-    /// Files that were read, or are unchanged as far as their times tell.
-    live_files: u64,
-    aside: Aside,
-    /// What was taken although it never came to rest.
-    torn: BTreeMap<EntryPath, Problem>,
-    /// What was read torn of files that were carried over.
-    torn_reads: BTreeMap<EntryPath, Box<Entry>>,
     /// Packs that what was carried over lies in.
     carried: PackBook,
     /// What was carried over because it lies beside a raw database.
@@ -156,18 +142,10 @@ impl<'a> Assembly<'a> {
             shrank: false,
             refused: None,
             read_bytes: 0,
-            problems: BTreeMap::new(),
+            lacking: Lacking::default(),
+            aside: Lacking::default(),
+            judged: Judged::default(),
             carry: Some(Carry::new(base, select)),
-            stale: BTreeMap::new(),
-            watched: 0,
-            sizes: HashMap::new(),
-            leaves: 0,
-            inhabited: BTreeSet::new(),
-            known_files: Known::default(),
-            live_files: 0,
-            aside: Aside::default(),
-            torn: BTreeMap::new(),
-            torn_reads: BTreeMap::new(),
             carried: PackBook::new(),
             carried_sides: HashSet::new(),
             warnings: Vec::new(),
@@ -237,14 +215,14 @@ impl<'a> Assembly<'a> {
     /// An entry that is missing in the snapshot.
     pub fn failed(&mut self, path: EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path} is not in the snapshot: {why}"));
-        self.problems.insert(path.clone(), Problem::new(path, why));
+        self.lacking.problems.insert(path.clone(), Problem::new(path, why));
     }
 
     fn keep(&mut self, entry: Box<Entry>) -> Result<()> {
         self.ctx.monitor.advance(entry.size);
         if entry.kind == Kind::File {
-            self.live_files += 1;
-            self.known_files.count(true);
+            self.judged.live += 1;
+            self.judged.known.count(true);
         }
         self.add(entry)
     }
@@ -253,8 +231,8 @@ impl<'a> Assembly<'a> {
     fn adopt(&mut self, found: Found, known: Box<Entry>, extra: Extra, identity: Option<Identity>) -> Result<()> {
         self.ctx.monitor.advance(found.size);
         if found.kind == Kind::File {
-            self.live_files += 1;
-            self.known_files.count(true);
+            self.judged.live += 1;
+            self.judged.known.count(true);
         }
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
         let mut entry = self.entry_of(found, extra, known.hash);
@@ -330,8 +308,8 @@ impl<'a> Assembly<'a> {
         }
         if sampled && let Some(known) = known {
             if known.hash == Some(content.hash) && known.size == content.found.size && content.note.is_none() {
-                self.live_files += 1;
-                self.known_files.count(true);
+                self.judged.live += 1;
+                self.judged.known.count(true);
                 // An older program may have trusted it where nothing tells of stores through a memory map.
                 self.add(Box::new(Entry { racy: content.racy, ..known.clone() }))?;
                 return Ok(None);
@@ -340,9 +318,9 @@ impl<'a> Assembly<'a> {
                 self.warn(format!("{} was changed without its time changing; it is stored anew", content.found.path));
             }
         }
-        self.live_files += 1;
+        self.judged.live += 1;
         if let Some(known) = known.filter(|known| known.kind == Kind::File) {
-            self.known_files.count(known.hash == Some(content.hash));
+            self.judged.known.count(known.hash == Some(content.hash));
         }
         let Content { found, extra, hash, identity, .. } = content;
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
@@ -390,7 +368,7 @@ impl<'a> Assembly<'a> {
     /// An entry is in the snapshot, and its extended attributes are not.
     fn without_attributes(&mut self, path: &EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path}: {why}"));
-        self.problems.insert(path.clone(), Problem::new(path.clone(), why));
+        self.lacking.problems.insert(path.clone(), Problem::new(path.clone(), why));
     }
 
     /// Gives an entry, whose extents cover its content, its header and padding. The header of the entry that was known is
@@ -449,17 +427,17 @@ impl<'a> Assembly<'a> {
 
     /// What is to be told of it, when all is done.
     pub fn outcome(mut self) -> Assembled {
-        if self.stale.len() > TOLD {
+        if self.lacking.stale.len() > TOLD {
             self.warn(format!(
                 "{} more could not be read, and are in the snapshot as they were before",
-                self.stale.len() - TOLD
+                self.lacking.stale.len() - TOLD
             ));
         }
         Assembled {
             warnings: self.warnings,
-            missing: self.problems.into_values().collect(),
-            stale: self.stale.into_values().collect(),
-            torn: self.torn.into_values().collect(),
+            missing: self.lacking.problems.into_values().collect(),
+            stale: self.lacking.stale.into_values().collect(),
+            torn: self.lacking.torn.into_values().collect(),
             databases: self.database_records,
             read_bytes: self.read_bytes,
         }
@@ -468,7 +446,7 @@ impl<'a> Assembly<'a> {
     /// Databases that did not pass their check; those apart that were torn, where something good is there already.
     pub fn failed_checks(&self) -> u64 {
         let failed = self.database_records.iter().filter(|record| record.failed());
-        failed.filter(|record| !self.torn.contains_key(&record.path)).count() as u64
+        failed.filter(|record| !self.lacking.torn.contains_key(&record.path)).count() as u64
     }
 
     /// A pack that this run has stored, or that what was carried over lies in.
@@ -521,9 +499,9 @@ impl<'a> Assembly<'a> {
             }
         }
         self.watch(&entry);
-        self.leaves += u64::from(entry.kind != Kind::Folder);
+        self.judged.leaves += u64::from(entry.kind != Kind::Folder);
         let inhabits = |mount: &&EntryPath| entry.path.is_in(mount) && entry.path != **mount;
-        self.inhabited.extend(self.base.unmounted.iter().filter(inhabits).cloned());
+        self.judged.inhabited.extend(self.base.unmounted.iter().filter(inhabits).cloned());
         if is_beside(&entry, &self.raw) {
             self.writer.count_beside(entry.size);
         }
@@ -547,106 +525,6 @@ impl<'a> Assembly<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Ends what is being written for a checkpoint; none where nothing could be in it.
-    ///
-    /// # Errors
-    /// A store that fails.
-    pub fn checkpoint(&mut self) -> Result<Option<Written>> {
-        self.data.flush()?;
-        self.writer.checkpoint(&mut self.index)
-    }
-
-    /// What a last checkpoint may say is done, after a failure or a stop: whole units of which all packs are stored, in as many of
-    /// this run's packs as take `most` bytes. Packs of which that is not known yet are waited for by the caller before. None where
-    /// nothing could be in it. The snapshot cannot be gone on with.
-    ///
-    /// # Errors
-    /// A store that fails.
-    pub fn rescue(&mut self, most: u64) -> Result<Option<Written>> {
-        self.index.flush()?;
-        self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
-        if let Some(earlier) = self.earlier.take() {
-            return Ok(Some(earlier));
-        }
-        let (base, stored, carried, staging) = (self.base, &self.stored, &self.carried, self.staging);
-        let (mut named, mut bytes) = (HashSet::new(), 0);
-        let has = |pack: PackId| {
-            let known = || carried.contains_key(&pack) || base.packs.book().contains_key(&pack);
-            let Some(info) = stored.get(&pack) else { return base.has(pack) && known() };
-            if !named.contains(&pack) && bytes + info.size <= most {
-                named.insert(pack);
-                bytes += info.size;
-            }
-            named.contains(&pack)
-        };
-        let read = |hunk: &HunkRef| {
-            let index = |name: &str| stored.get(&hunk.frame.pack).is_some_and(|info| info.name() == name);
-            staging.publish(&index).map_err(|why| why.while_doing("end a checkpoint"))?;
-            tree::read_hunk(&base.packs.with(stored.values().copied()), hunk, &mut Decoder::new()?)
-        };
-        self.writer.durable(&mut self.index, has, read)
-    }
-
-    /// Ends the snapshot as it is now.
-    ///
-    /// # Errors
-    /// One that readers would refuse; a store that fails.
-    pub fn finish(&mut self) -> Result<Written> {
-        self.add_held(None)?;
-        self.writer.finish(&mut self.index)
-    }
-
-    /// Makes the content of finished entries durable.
-    ///
-    /// # Errors
-    /// A store that fails.
-    pub fn flush(&mut self) -> Result<()> {
-        self.data.flush()
-    }
-
-    /// The entries that are to be looked at once more.
-    pub fn take_later(&mut self) -> BTreeMap<EntryPath, Why> {
-        std::mem::take(&mut self.later)
-    }
-
-    /// Makes what was stored of the index readable: what waits until something names it is not in the store yet.
-    fn publish_index(&self) -> Result<()> {
-        let is_index = |name: &str| name.starts_with("index/");
-        self.staging.publish(&is_index).map_err(|why| why.while_doing("store the index"))
-    }
-
-    /// Begins to write the snapshot once more, from what has been written and what comes of `taken` paths. Makes what has been
-    /// written readable, and gives a reader for it.
-    ///
-    /// # Errors
-    /// A store that fails.
-    pub fn begin_again(&mut self, taken: &[EntryPath], written: &Written) -> Result<PackReader<'a>> {
-        // An open pack would be waited for.
-        self.data.flush()?;
-        self.index.flush()?;
-        self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
-        self.publish_index()?;
-        self.earlier = Some(written.clone());
-        self.writer = SnapshotWriter::default();
-        self.links.clear();
-        let again = |path: &EntryPath| path.is_in_one_of(taken);
-        self.aside = Aside {
-            stale: self.stale.extract_if(.., |path, _| again(path)).collect(),
-            torn: self.torn.extract_if(.., |path, _| again(path)).collect(),
-            torn_reads: self.torn_reads.extract_if(.., |path, _| again(path)).collect(),
-            problems: self.problems.extract_if(.., |path, _| again(path)).collect(),
-        };
-        self.unread.retain(|path, _| !again(path));
-        self.database_records.clear();
-        self.sizes.clear();
-        (self.watched, self.leaves) = (0, 0);
-        self.databases.clear();
-        self.beside.clear();
-        self.raw.clear();
-        self.refused = None;
-        Ok(self.base.packs.with(self.stored.values().chain(self.carried.values()).copied().collect::<Vec<_>>()))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crossbeam_channel::Sender;
 
+use super::doubted::Lost;
 use super::place::Terms;
 use super::sqlite::known_pages;
 use super::suspect::{Earlier, Measure};
@@ -69,8 +70,10 @@ pub struct Base<'v> {
     missed: Vec<Known>,
     /// What the parent read of large files that never came to rest, beside what it carried over in their place.
     torn_reads: HashMap<EntryPath, Box<Entry>>,
-    /// Packs that a snapshot names and the vault has lost, or has damaged: what lies in them counts as unknown, and is stored anew.
-    absent: HashSet<PackId>,
+    /// Packs that a snapshot names and this vault has lost or has damaged.
+    gone: HashSet<PackId>,
+    /// These, and those that another replica has damaged: what lies in them counts as unknown, and is stored anew.
+    avoided: HashSet<PackId>,
 }
 
 /// Entries that the parent could not read, and that older snapshots are asked for.
@@ -124,7 +127,7 @@ impl<'v> Base<'v> {
         of: (&Path, Option<&str>),
         place: &Place,
         comparable: bool,
-        absent: HashSet<PackId>,
+        lost: &Lost,
         mut warn: impl FnMut(String),
     ) -> Result<Base<'v>> {
         // Both listings at once: each costs a request.
@@ -157,7 +160,8 @@ impl<'v> Base<'v> {
             weight: 0,
             missed: Vec::new(),
             torn_reads: HashMap::new(),
-            absent,
+            gone: lost.missing.union(&lost.damaged).copied().collect(),
+            avoided: lost.all(),
         };
         let (mut found, mut partial, mut suspect, mut other) = (None, None, None, None);
         for (number, name) in names.iter().rev().copied().enumerate() {
@@ -204,7 +208,7 @@ impl<'v> Base<'v> {
         base.measure = base.measure.or(partial);
         let terms = |root: &Root| Terms::of(root, place, comparable);
         if let Some(((packs, mut hunks), terms)) = suspect {
-            hunks.retain(|hunk| !base.absent.contains(&hunk.frame.pack));
+            hunks.retain(|hunk| base.has(hunk.frame.pack));
             base.packs.learn(packs);
             base.hunks.extend(hunks.iter().cloned());
             base.suspect = vec![Section { hunks, after: None, terms }];
@@ -232,7 +236,7 @@ impl<'v> Base<'v> {
         }
         base.names = names;
         // Lists were read for what they say, and are checked by their hashes; maps would be named again.
-        base.packs = base.packs.without(base.absent.clone());
+        base.packs = base.packs.without(base.gone.clone());
         Ok(base)
     }
 
@@ -371,7 +375,7 @@ impl<'v> Base<'v> {
     /// Adds what a root lists, for paths after `after`.
     fn add(&mut self, (packs, mut hunks): Loaded, root: &Root, terms: Terms, after: Option<EntryPath>) {
         self.weight = self.weight.max(unread::weight(&root.totals));
-        hunks.retain(|hunk| !self.absent.contains(&hunk.frame.pack));
+        hunks.retain(|hunk| self.has(hunk.frame.pack));
         self.packs.learn(packs);
         self.hunks.extend(hunks.iter().cloned());
         self.sections.push(Section { hunks, after, terms });
@@ -422,9 +426,15 @@ impl Base<'_> {
         unread::due(unread, turn, self.weight, at_least)
     }
 
-    /// Whether a pack may be named by a new snapshot.
+    /// Whether what lies in a pack can be built upon.
     pub fn has(&self, pack: PackId) -> bool {
-        !self.absent.contains(&pack)
+        !self.avoided.contains(&pack)
+    }
+
+    /// Whether a pack may be named by a new snapshot. One that is damaged in another replica may, where nothing but it has what
+    /// is to be carried over.
+    pub fn may_name(&self, pack: PackId) -> bool {
+        !self.gone.contains(&pack)
     }
 
     /// Whether the content of an extent is in the vault, as far as is known.
@@ -436,7 +446,7 @@ impl Base<'_> {
     fn known(&self, entry: Entry, Terms { same_place, unread }: Terms) -> Option<Known> {
         let mut packs = entry.map.iter().flat_map(|map| &map.packs);
         let placed = entry.extents.iter().all(|extent| self.has_extent(extent));
-        let whole = placed && (self.absent.is_empty() || packs.all(|pack| self.has(*pack)));
+        let whole = placed && (self.avoided.is_empty() || packs.all(|pack| self.has(*pack)));
         let sides = Vec::new();
         (whole || known_pages(&entry).is_some()).then(|| Known {
             entry: Box::new(entry),

@@ -469,7 +469,7 @@ impl<'a> Source<'a> {
         }
         for entry in &unit {
             for pack in packs_of(entry, &entry.content_extents()) {
-                if !base.has(pack) || !self.is_sound(pack, base)? {
+                if !base.may_name(pack) || !self.is_sound(pack, base)? {
                     return Ok(None);
                 }
             }

@@ -135,7 +135,7 @@ impl Run<'_> {
         let covers = checkpoint.then_some(until);
         let hunks = list::write(hunks, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let news = !checkpoint && assembly.is_news(self.started)?;
-        let problems: Vec<_> = assembly.problems.values().cloned().collect();
+        let problems: Vec<_> = assembly.lacking.problems.values().cloned().collect();
         let problems = list::write(problems, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let stale = list::write(assembly.stale(), |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let torn = list::write(assembly.torn(), |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
@@ -165,7 +165,7 @@ impl Run<'_> {
             return Ok(Outcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));
         }
         // Nothing takes content from these; a snapshot that names one all the same could not be restored.
-        if let Some(lost) = infos.iter().chain(&holders).find(|info| !self.base.has(info.id)) {
+        if let Some(lost) = infos.iter().chain(&holders).find(|info| !self.base.may_name(info.id)) {
             let why = format!("the snapshot would name {}, which is damaged or was missing", lost.name());
             return Err(Error::failed(doing(self.options), why).hint(
                 "This is a fault of lastgood: please report it. `lastgood backup` into a new vault takes a snapshot.",
@@ -275,11 +275,11 @@ impl Run<'_> {
         // What is there and cannot be read has not vanished.
         let entries = totals.entries + assembly.unread.len() as u64;
         let bytes = totals.bytes - totals.beside + assembly.unread.values().sum::<u64>();
-        let (sizes, unread) = (&assembly.sizes, &assembly.unread);
-        let leaves = assembly.leaves + unread.len() as u64;
+        let (sizes, unread) = (&assembly.judged.sizes, &assembly.unread);
+        let leaves = assembly.judged.leaves + unread.len() as u64;
         let filters = &self.base.filters;
         // Where entries are all the same, what was mounted was copied there.
-        let inhabited = |was: &&Mount| assembly.inhabited.contains(&was.path);
+        let inhabited = |was: &&Mount| assembly.judged.inhabited.contains(&was.path);
         let copied = self.base.measure.iter().flat_map(|measure| &measure.mounts).filter(inhabited).cloned();
         let mounts: Option<Vec<_>> = self.mounts.clone().map(|mounts| mounts.into_iter().chain(copied).collect());
         let now = Now { entries, leaves, bytes, filters, place: &self.place, mounts: mounts.as_deref(), sizes, unread };
@@ -290,7 +290,7 @@ impl Run<'_> {
         match verdict {
             Verdict::Suspect(_) if !self.options.accept_shrink => State::Suspect,
             // Where a good snapshot is there already, what it does not have either holds nothing back.
-            _ if !assembly.problems.is_empty() && self.base.good.is_none() && !self.options.accept_missing => {
+            _ if !assembly.lacking.problems.is_empty() && self.base.good.is_none() && !self.options.accept_missing => {
                 State::Partial
             }
             _ => State::Complete,

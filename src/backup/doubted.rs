@@ -35,6 +35,8 @@ pub struct Lost {
     pub missing: HashSet<PackId>,
     /// They were read whole, and are not what was stored.
     pub damaged: HashSet<PackId>,
+    /// They are damaged in another replica.
+    pub elsewhere: HashSet<PackId>,
     /// What was told of the damaged ones.
     pub told: Vec<String>,
 }
@@ -42,7 +44,7 @@ pub struct Lost {
 impl Lost {
     /// All of them.
     pub fn all(&self) -> HashSet<PackId> {
-        self.missing.union(&self.damaged).copied().collect()
+        self.missing.iter().chain(&self.damaged).chain(&self.elsewhere).copied().collect()
     }
 
     /// Takes in a pack that is damaged; says what is to be told of it.

@@ -154,6 +154,9 @@ pub struct Options {
     pub seq_after: u64,
     /// By how much the fastest clock of the vault's replicas is ahead of this machine's: snapshots' numbers are times.
     pub clock_ahead: SignedDuration,
+    /// Packs that another replica has damaged: as far as anything else has what they hold, the snapshot names none of them, so that
+    /// it is whole in every replica.
+    pub spoiled_elsewhere: HashSet<PackId>,
     /// The run that takes the snapshot, to be kept with it.
     pub run: Option<Hex<8>>,
     /// Asked before the snapshot is committed.
@@ -188,6 +191,7 @@ impl Default for Options {
             checkpoint_every: Duration::from_secs(600),
             seq_after: 0,
             clock_ahead: SignedDuration::ZERO,
+            spoiled_elsewhere: HashSet::new(),
             run: None,
             before_commit: None,
             last_words: None,
@@ -273,7 +277,7 @@ pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     let clock = Instant::now();
     check_labels(&options.labels)?;
     let select = Select::new(&options.data, &options.include, &options.exclude, &options.not_walked, options.sqlite)?;
-    let (mut lost, mut doubts) = (Lost::default(), None);
+    let (mut lost, mut doubts) = (Lost { elsewhere: options.spoiled_elsewhere.clone(), ..Lost::default() }, None);
     let mut exchanged = false;
     loop {
         match attempt(vault, options, &select, (&mut lost, &mut doubts), clock, ctx)? {
@@ -361,7 +365,7 @@ fn attempt(
     let (found, read) = std::thread::scope(|scope| {
         // A listing, at the same time as others: each costs a request.
         let reading = first.then(|| scope.spawn(|| Doubts::read(&*vault.store)));
-        let found = Base::find(vault, of, &place, remote.is_none(), lost.all(), warn);
+        let found = Base::find(vault, of, &place, remote.is_none(), lost, warn);
         (found, reading.map(std::thread::ScopedJoinHandle::join))
     });
     let mut base = found?;
@@ -370,7 +374,7 @@ fn attempt(
     }
     let doubts = doubts.get_or_insert_default();
     while doubted::test(vault, &base, doubts, lost, options, ctx, warn)? {
-        base = Base::find(vault, of, &place, remote.is_none(), lost.all(), warn)?;
+        base = Base::find(vault, of, &place, remote.is_none(), lost, warn)?;
     }
     doubts.warnings().into_iter().for_each(warn);
     base.doubted = doubts.untested();

@@ -330,7 +330,7 @@ mod tests {
         let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
         let place = Place::default();
-        let base = Base::find(&vault, (Path::new("/data"), None), &place, true, Default::default(), |_| {}).unwrap();
+        let base = Base::find(&vault, (Path::new("/data"), None), &place, true, &Default::default(), |_| {}).unwrap();
         let done = with_packer(&*vault.store.staging(), 1, &ctx, |packer| {
             let mut index = IndexWriter::new(packer, &base);
             let mut writer = SnapshotWriter::default();

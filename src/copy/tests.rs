@@ -208,7 +208,8 @@ fn what_is_damaged_here_comes_from_another_replica_and_is_doubted_here() {
         let store = kept(MemoryStore::default());
         let to = sample.vault.replicate(Box::new(store)).unwrap();
         let elsewhere = |pack: &PackInfo| from_any([&sample.vault, &other], pack);
-        let report = copy_with(&sample.vault, &to, &names, Some(&elsewhere), &context()).unwrap();
+        let report =
+            copy_with(&sample.vault, (&to, &mut Doubts::default()), &names, Some(&elsewhere), &context()).unwrap();
         assert_eq!((&report.snapshots, report.not_copied.len()), (&names, 0), "{how}: {report:?}");
         assert_sound(&to);
         // A doubt is of one vault, and what is missing needs none.
@@ -216,6 +217,26 @@ fn what_is_damaged_here_comes_from_another_replica_and_is_doubted_here() {
         assert_eq!(doubted, if how == "delete" { vec![] } else { vec![object] }, "{how}");
         assert!(Doubts::read(&*to.store).packs().is_empty());
     }
+}
+
+#[test]
+fn nothing_is_copied_onto_what_is_doubted_and_damaged() {
+    let (sample, names) = two();
+    let store = kept(MemoryStore::default());
+    let to = sample.vault.replicate(Box::new(store)).unwrap();
+    copy(&sample.vault, &to, &names[..1], &context()).unwrap();
+    let pack = sample.packs[0];
+    let spoil = || store.objects().get_mut(&pack.name()).unwrap()[20] ^= 1;
+    spoil();
+    let as_who = (Finding::Verify, &to.user);
+    Doubts::default().doubt(&to, &[(pack, "it is wrong".into())], as_who, &crate::monitor::system_random);
+    let report = copy(&sample.vault, &to, &names[1..], &context()).unwrap();
+    assert_eq!((report.snapshots, report.not_copied.len()), (vec![], 1));
+    assert!(report.not_copied[0].why.contains("is damaged in memory:"), "{:?}", report.not_copied);
+    assert_eq!(to.snapshots().unwrap(), names[..1]);
+    // A doubt that is wrong keeps nothing back.
+    spoil();
+    assert_eq!(copy(&sample.vault, &to, &names[1..], &context()).unwrap().snapshots, names[1..]);
 }
 
 /// A store in which some objects exist and are in no listing, as released ones are.
@@ -278,8 +299,8 @@ fn one_listing_serves_many_roots() {
     let report = copy(&sample.vault, &to, &names, &context()).unwrap();
     assert_eq!(report.snapshots, names);
     let lists = store.take().iter().filter(|call| call.verb == "list").count();
-    // Packs, index packs and roots in the beginning, then packs and index packs for each of three groups.
-    assert_eq!(lists, 3 + 3 * 2);
+    // Doubts, packs, index packs and roots in the beginning, then packs and index packs for each of three groups.
+    assert_eq!(lists, 4 + 3 * 2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -12,9 +13,13 @@ use crate::copy::{copy_with, from_any};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::store;
+use crate::vault::doubt::{Doubts, Finding, told};
+use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
+use crate::vault::read::PackReader;
 use crate::vault::root::{MAX_ROOT, Reason, SNAPSHOTS, SnapshotName};
-use crate::vault::{Vault, seq};
+use crate::vault::state::PackState;
+use crate::vault::{User, Vault, seq};
 
 /// How old a snapshot may be for a backup to hand it on to a vault that lacks it: older ones are `copy`'s, so that a vault that
 /// was away for long does not keep a backup busy.
@@ -61,9 +66,16 @@ struct Replica {
     made: bool,
     /// The snapshots that it had before, oldest first.
     names: Vec<SnapshotName>,
+    /// The doubts about its packs.
+    doubts: Mutex<Doubts>,
 }
 
 impl Replica {
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
+        // What it knows is right also where somebody panicked who asked.
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn vault(&self) -> Option<&Vault> {
         self.vault.as_ref().ok()
     }
@@ -109,6 +121,7 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
     options.seq_after =
         replicas.iter().filter_map(|replica| replica.names.last()).map(|name| name.seq).max().unwrap_or(0);
     options.clock_ahead = clock_ahead(&replicas, &options);
+    options.spoiled_elsewhere = spoiled_elsewhere(&replicas, &order, &options, ctx, &mut warn)?;
     let mut taken = None;
     for at in order {
         let Some(vault) = replicas[at].vault() else { continue };
@@ -154,6 +167,59 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
     Ok(Report { taken: report, vault: replicas.swap_remove(primary).url, vaults })
 }
 
+/// Reads the doubts of all vaults but the first one to be backed up to, whose backup reads its own, and tests what that vault's
+/// newest snapshot needs of it. Gives the packs that are damaged: a snapshot that names none of them is whole everywhere.
+///
+/// # Errors
+/// Being told to stop. A store that fails keeps nobody from a backup, and shows when the snapshot is to be copied there.
+fn spoiled_elsewhere(
+    replicas: &[Replica],
+    order: &[usize],
+    options: &Options,
+    ctx: &Context,
+    warn: &mut impl FnMut(String),
+) -> Result<HashSet<PackId>> {
+    let mut there = order.iter().filter_map(|at| Some((&replicas[*at], replicas[*at].vault()?)));
+    let Some((first, source)) = there.next() else { return Ok(HashSet::new()) };
+    let others: Vec<_> = there.collect();
+    std::thread::scope(|scope| {
+        for (replica, vault) in &others {
+            scope.spawn(|| *replica.doubts() = Doubts::read(&*vault.store));
+        }
+    });
+    let mut spoiled = HashSet::new();
+    let mut book = None;
+    for (replica, vault) in others {
+        let doubts = &mut *replica.doubts();
+        if doubts.standing().is_empty() {
+            continue;
+        }
+        let needed = || {
+            let newest = first.names.last()?;
+            let packs = source.root(*newest).and_then(|root| PackReader::for_root(&*source.store, &root));
+            // Who cannot read that says so when it is built upon.
+            packs.ok().map(|packs| packs.book().clone())
+        };
+        let Some(book) = book.get_or_insert_with(needed) else { break };
+        let as_who = User { run: options.run, host: options.host.clone() };
+        match doubts.test_doubted(vault, book, (Finding::Backup, &as_who), &|| ctx.check("take a snapshot")) {
+            Ok(mut wrong) => {
+                // What is missing there is sent again.
+                wrong.retain(|(_, tested)| tested.state != PackState::Absent);
+                if let Some((pack, tested)) = wrong.first() {
+                    let more = if wrong.len() > 1 { format!(" ({} packs in all)", wrong.len()) } else { String::new() };
+                    let what = "what it holds is stored anew, so that the snapshot is whole in all vaults";
+                    warn(format!("in {}, {}{more}; {what}", replica.url, told(pack, &tested.state)));
+                }
+                spoiled.extend(wrong.into_iter().map(|(pack, _)| pack.id));
+            }
+            Err(why) if why.of_store() => {}
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(spoiled)
+}
+
 /// By how much the fastest clock of the vaults is ahead of this machine's. One that does not answer does not count: whoever needs
 /// it asks again, and is told why. Vaults that have just been listed tell the time without another request.
 fn clock_ahead(replicas: &[Replica], options: &Options) -> SignedDuration {
@@ -197,7 +263,7 @@ fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Re
                 }
             }
         };
-        replicas.push(Replica { url, vault, made: false, names: Vec::new() });
+        replicas.push(Replica { url, vault, made: false, names: Vec::new(), doubts: Mutex::default() });
     }
     let mut source = first_vault;
     for (at, store) in empty {
@@ -278,7 +344,8 @@ fn share(
         };
         let elsewhere = |pack: &PackInfo| from_any(others(), pack);
         let several = others().next().is_some();
-        match copy_with(from, to, &names, several.then_some(&elsewhere), ctx) {
+        let doubts = &mut *replica.doubts();
+        match copy_with(from, (to, doubts), &names, several.then_some(&elsewhere), ctx) {
             Ok(copied) => {
                 held.copied_snapshots += copied.snapshots.len() as u64;
                 held.copied_objects += copied.objects;

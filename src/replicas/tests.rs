@@ -602,6 +602,39 @@ fn a_restore_takes_the_newest_that_any_vault_has() {
 }
 
 #[test]
+fn a_snapshot_is_whole_also_where_a_pack_of_an_earlier_one_is_damaged() {
+    let world = World::new();
+    let first = world.backup().taken.snapshot;
+    let [one, two] = &world.places[..] else { panic!() };
+    one.spoil("packs/");
+    assert_eq!(verify::verify(&one.vault(), &verify::Options::default(), &context()).unwrap().doubts.len(), 1);
+    // What is taken while it is away builds on what the other one has.
+    one.away(true);
+    tick();
+    world.write("b", 2);
+    let away = world.backup().taken.snapshot;
+    one.away(false);
+    tick();
+    world.write("c", 3);
+    let report = world.backup();
+    assert_eq!((report.vault.as_str(), holds(&report)), ("two", vec![true, true]));
+    let said = report.taken.warnings.iter().filter(|what| what.contains("in one, packs/")).count();
+    assert!(said == 1 && report.taken.warnings.len() == 1, "{report:?}");
+    // Nothing is copied onto what is damaged, and this is told.
+    assert_eq!(one.names(), [first, report.taken.snapshot]);
+    assert_eq!(two.names(), [first, away, report.taken.snapshot]);
+    assert!(world.heard.warnings().iter().any(|what| what.contains(&format!("{away} is not copied"))));
+    let restored = restoring::restore(&one.vault(), &world.options("latest"), &world.context()).unwrap();
+    assert_eq!((restored.snapshot, restored.files, restored.instead_of), (report.taken.snapshot, 3, None));
+    // That is over then.
+    tick();
+    world.write("d", 4);
+    let report = world.backup();
+    assert_eq!((holds(&report), report.taken.warnings), (vec![true, true], vec![]));
+    two.is_sound();
+}
+
+#[test]
 fn a_restore_goes_on_to_the_next_vault_when_one_turns_out_to_be_damaged() {
     for object in ["packs/", "index/", SNAPSHOTS, CONFIG] {
         let world = World::new();

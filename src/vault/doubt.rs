@@ -214,10 +214,16 @@ impl Doubts {
         self.standing.iter().flat_map(|standing| &standing.doubt.packs).map(Doubted::name).collect()
     }
 
+    /// The packs that standing doubts name.
+    pub fn ids(&self) -> HashSet<PackId> {
+        self.standing.iter().flat_map(|standing| &standing.doubt.packs).map(|doubted| doubted.id).collect()
+    }
+
     /// The packs that standing doubts name and this run has not read.
     pub fn untested(&self) -> HashSet<PackId> {
-        let all = self.standing.iter().flat_map(|standing| &standing.doubt.packs).map(|doubted| doubted.id);
-        all.filter(|id| !self.tested.contains_key(id)).collect()
+        let mut ids = self.ids();
+        ids.retain(|id| !self.tested.contains_key(id));
+        ids
     }
 
     /// What there is to say of the doubts themselves: each is given once.

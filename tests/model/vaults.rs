@@ -356,12 +356,11 @@ impl Vaults {
         }
         let quiet = self.all.iter().all(|at| at.trouble == Trouble::None);
         let held: Vec<Vec<_>> = self.all.iter().map(|at| names(&at.vault)).collect();
-        for (n, at) in self.all.iter().enumerate().filter(|(_, at)| self.is_spoilt(at, name)) {
-            match report["vault"] == at.folder.display().to_string() {
-                true => tell(format!("{name} is built upon what is doubted, and damaged, in vault {n}")),
-                // A backup knows only of the doubts of the vault that takes the snapshot: what is copied to another one
-                // may name packs that are damaged there.
-                false => counters.count("copied onto damage"),
+        for (n, _) in self.all.iter().enumerate().filter(|(_, at)| self.is_spoilt(at, name)) {
+            // What is carried over may have nothing else to lie in; then it is not copied there.
+            match held[n].contains(&name) {
+                true => tell(format!("{name} needs what is doubted, and damaged, in vault {n}")),
+                false => counters.count("not copied onto damage"),
             }
         }
         for (n, at) in self.all.iter().enumerate() {
@@ -375,7 +374,7 @@ impl Vaults {
             if said["holds"] != held[n].contains(&name) || away && said["holds"] == true {
                 tell(format!("vault {n}, {:?}: {said}, and it has {:?}", at.trouble, held[n].last()));
             }
-            if at.trouble == Trouble::None && said["holds"] != true {
+            if at.trouble == Trouble::None && said["holds"] != true && !self.is_spoilt(at, name) {
                 tell(format!("vault {n} lacks {name}: {said}"));
             }
         }

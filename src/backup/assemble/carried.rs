@@ -20,13 +20,29 @@ const TOLD_AFTER: [i64; 3] = [1, 7, 30];
 /// So many warnings tell of what was carried over; all of it is in the report.
 pub(super) const TOLD: usize = 20;
 
-/// What was said of what is taken anew in a round.
+/// What is not in a snapshot as it is there.
 #[derive(Default)]
-pub(super) struct Aside {
+pub struct Lacking {
+    /// What was carried over.
     pub(super) stale: BTreeMap<EntryPath, Stale>,
+    /// What was taken although it never came to rest.
     pub(super) torn: BTreeMap<EntryPath, Problem>,
+    /// What was read torn of files that were carried over.
     pub(super) torn_reads: BTreeMap<EntryPath, Box<Entry>>,
-    pub(super) problems: BTreeMap<EntryPath, Problem>,
+    /// What is missing.
+    pub problems: BTreeMap<EntryPath, Problem>,
+}
+
+impl Lacking {
+    /// Takes out what is said of the paths that are read `again`.
+    pub(super) fn take(&mut self, again: impl Fn(&EntryPath) -> bool) -> Lacking {
+        Lacking {
+            stale: self.stale.extract_if(.., |path, _| again(path)).collect(),
+            torn: self.torn.extract_if(.., |path, _| again(path)).collect(),
+            torn_reads: self.torn_reads.extract_if(.., |path, _| again(path)).collect(),
+            problems: self.problems.extract_if(.., |path, _| again(path)).collect(),
+        }
+    }
 }
 
 impl Assembly<'_> {
@@ -56,18 +72,18 @@ impl Assembly<'_> {
         self.carry = Some(carry);
         let Some(carried) = done? else { return Ok(false) };
         // That its attributes are as they were, too, is said with that.
-        self.problems.remove(path);
+        self.lacking.problems.remove(path);
         self.carried.extend(carried.packs.into_iter().map(|pack| (pack.id, pack)));
         for Problem { path, why, .. } in carried.lost {
             self.failed(path, why);
         }
         if let Some(stale) = carried.stale.first()
-            && self.stale.len() < TOLD
+            && self.lacking.stale.len() < TOLD
         {
             self.warn(format!("{path} is in the snapshot as of {}, and not as it is now: {why}", stale.since));
         }
-        self.stale.extend(carried.stale.into_iter().map(|stale| (stale.path.clone(), stale)));
-        self.torn.extend(carried.torn.into_iter().map(|torn| (torn.path.clone(), torn)));
+        self.lacking.stale.extend(carried.stale.into_iter().map(|stale| (stale.path.clone(), stale)));
+        self.lacking.torn.extend(carried.torn.into_iter().map(|torn| (torn.path.clone(), torn)));
         Ok(true)
     }
 
@@ -116,12 +132,12 @@ impl Assembly<'_> {
             let database = database_of(entry.path.bytes()).filter(|_| side).and_then(|path| EntryPath::new(path).ok());
             entry.path.and_folders().chain(database).any(|path| stale.contains_key(&path))
         };
-        if is_stale(&self.aside.stale) && !is_stale(&self.stale) {
+        if is_stale(&self.aside.stale) && !is_stale(&self.lacking.stale) {
             return Ok(());
         }
-        self.torn.extend(self.aside.torn.remove_entry(&entry.path));
-        self.torn_reads.extend(self.aside.torn_reads.remove_entry(&entry.path));
-        self.problems.extend(self.aside.problems.remove_entry(&entry.path));
+        self.lacking.torn.extend(self.aside.torn.remove_entry(&entry.path));
+        self.lacking.torn_reads.extend(self.aside.torn_reads.remove_entry(&entry.path));
+        self.lacking.problems.extend(self.aside.problems.remove_entry(&entry.path));
         self.add(entry)
     }
 
@@ -129,11 +145,11 @@ impl Assembly<'_> {
     pub(super) fn stays(&mut self, path: &EntryPath) {
         let below = |at: &EntryPath| at.is_in(path);
         let back: Vec<_> = self.aside.stale.range(path.clone()..).map(|(at, _)| at.clone()).take_while(below).collect();
-        self.stale.extend(back.iter().filter_map(|at| self.aside.stale.remove_entry(at)));
+        self.lacking.stale.extend(back.iter().filter_map(|at| self.aside.stale.remove_entry(at)));
         // It had been carried over with the folder that it is in.
         let with = path.folder().and_then(|folder| folder.nearest_in(&self.aside.stale));
-        if let Some(with) = with.filter(|_| !self.stale.contains_key(path)) {
-            self.stale.insert(path.clone(), Stale { path: path.clone(), ..with.clone() });
+        if let Some(with) = with.filter(|_| !self.lacking.stale.contains_key(path)) {
+            self.lacking.stale.insert(path.clone(), Stale { path: path.clone(), ..with.clone() });
         }
     }
 
@@ -147,13 +163,13 @@ impl Assembly<'_> {
             let first = if known { self.first.take() } else { None };
             if known && self.carry_over(&path, &why)? {
                 let all = sides.into_iter().map(Box::new).chain([entry]);
-                self.torn_reads.extend(all.map(|entry| (entry.path.clone(), entry)));
+                self.lacking.torn_reads.extend(all.map(|entry| (entry.path.clone(), entry)));
                 return Ok(());
             }
             self.first = self.first.take().or(first);
             // A database that nothing good is known of stays unsound, as long as there is no good snapshot at all.
             if entry.database.is_none() || self.carry.as_ref().is_some_and(Carry::exists) {
-                self.torn.insert(path.clone(), Problem::new(path.clone(), why.clone()));
+                self.lacking.torn.insert(path.clone(), Problem::new(path.clone(), why.clone()));
             }
             self.warn(format!("{path}: {why}; taken as it stood, {} bytes", entry.size));
         }
@@ -163,13 +179,13 @@ impl Assembly<'_> {
 
     /// Whether there are files, and none of them could be read: then nothing was captured.
     pub fn read_nothing(&self) -> bool {
-        self.live_files == 0 && !(self.stale.is_empty() && self.unread.is_empty())
+        self.judged.live == 0 && !(self.lacking.stale.is_empty() && self.unread.is_empty())
     }
 
     /// An entry that could not be read, and why.
     pub fn first_unread(&self) -> Option<(&EntryPath, &str)> {
-        let stale = self.stale.values().map(|stale| (&stale.path, &*stale.why));
-        stale.chain(self.problems.values().map(|problem| (&problem.path, &*problem.why))).next()
+        let stale = self.lacking.stale.values().map(|stale| (&stale.path, &*stale.why));
+        stale.chain(self.lacking.problems.values().map(|problem| (&problem.path, &*problem.why))).next()
     }
 
     /// Finds since when what is torn or missing was so, and whether what it lacks is new since the last good snapshot, or has
@@ -178,16 +194,16 @@ impl Assembly<'_> {
     /// # Errors
     /// A store that fails.
     pub fn is_news(&mut self, started: Timestamp) -> Result<bool> {
-        if self.stale.is_empty() && self.torn.is_empty() && self.problems.is_empty() {
+        if self.lacking.stale.is_empty() && self.lacking.torn.is_empty() && self.lacking.problems.is_empty() {
             return Ok(false);
         }
         let Some(carry) = &mut self.carry else { return Ok(true) };
         let Some(before) = carry.told()? else { return Ok(true) };
-        for lack in self.torn.values_mut().chain(self.problems.values_mut()) {
+        for lack in self.lacking.torn.values_mut().chain(self.lacking.problems.values_mut()) {
             lack.since = before.since(&lack.path);
         }
-        let carried = self.stale.values().map(|stale| (&stale.path, stale.since));
-        let others = self.torn.values().chain(self.problems.values());
+        let carried = self.lacking.stale.values().map(|stale| (&stale.path, stale.since));
+        let others = self.lacking.torn.values().chain(self.lacking.problems.values());
         let others = others.map(|lack| (&lack.path, lack.since.unwrap_or(started)));
         Ok(carried.chain(others).any(|(path, since)| {
             let days = |at: Timestamp| at.duration_since(since).as_hours() / 24;
@@ -198,12 +214,12 @@ impl Assembly<'_> {
 
     /// What was carried over, in path order.
     pub fn stale(&self) -> Vec<Stale> {
-        self.stale.values().cloned().collect()
+        self.lacking.stale.values().cloned().collect()
     }
 
     /// What was taken although it never came to rest, in path order.
     pub fn torn(&self) -> Vec<Problem> {
-        self.torn.values().cloned().collect()
+        self.lacking.torn.values().cloned().collect()
     }
 
     /// Writes what was read torn into hunks outside of the tree; gives them, and the packs that they reach.
@@ -212,7 +228,7 @@ impl Assembly<'_> {
     /// A store that fails.
     pub fn write_torn_reads(&mut self) -> Result<(Vec<HunkRef>, Vec<PackId>)> {
         let (mut hunks, mut reached, mut builder) = (Vec::new(), Vec::new(), HunkBuilder::default());
-        let mut entries = std::mem::take(&mut self.torn_reads).into_values().peekable();
+        let mut entries = std::mem::take(&mut self.lacking.torn_reads).into_values().peekable();
         while let Some(entry) = entries.next() {
             let full = match builder.push(&entry) {
                 Ok(full) => full,
