@@ -356,7 +356,9 @@ impl Vaults {
         }
         let quiet = self.all.iter().all(|at| at.trouble == Trouble::None);
         let held: Vec<Vec<_>> = self.all.iter().map(|at| names(&at.vault)).collect();
-        for (n, _) in self.all.iter().enumerate().filter(|(_, at)| self.is_spoilt(at, name)) {
+        // Where another one was made in its place, nothing is damaged.
+        let is_spoilt = |at: &Replica| at.trouble != Trouble::Unmounted && self.is_spoilt(at, name);
+        for (n, _) in self.all.iter().enumerate().filter(|(_, at)| is_spoilt(at)) {
             // What is carried over may have nothing else to lie in; then it is not copied there.
             match held[n].contains(&name) {
                 true => tell(format!("{name} needs what is doubted, and damaged, in vault {n}")),
