@@ -1,0 +1,231 @@
+//! A good snapshot whose entries can be looked up, one by one or by folder.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use crate::backup::base::Base;
+use crate::backup::select::Select;
+use crate::backup::sqlite::beside::database_of;
+use crate::error::{Kind as ErrorKind, Result};
+use crate::vault::entry::{Entry, Extent, Kind};
+use crate::vault::hex::PackId;
+use crate::vault::pack::PackInfo;
+use crate::vault::path::EntryPath;
+use crate::vault::read::{Decoder, PackReader};
+use crate::vault::root::{Filters, HunkRef, Problem, Root, SnapshotName, Stale};
+use crate::vault::{state, tree};
+
+/// A good snapshot whose entries can be looked up.
+pub(super) struct Source<'a> {
+    pub(super) name: SnapshotName,
+    pub(super) started: Timestamp,
+    pub(super) packs: PackReader<'a>,
+    pub(super) hunks: Vec<HunkRef>,
+    /// What its filters took.
+    pub(super) select: Option<Select>,
+    pub(super) filters: Filters,
+    pub(super) lacks: Lacks,
+    /// Doubted packs that were read, and whether they are sound.
+    pub(super) tested: HashMap<PackId, bool>,
+    pub(super) decoder: Decoder,
+    /// The hunk that was read last; none of its entries where it is damaged.
+    pub(super) last: Option<(usize, Option<Vec<Entry>>)>,
+}
+
+/// What a snapshot lacks of what was there, by path.
+#[derive(Debug, Default)]
+pub(super) struct Lacks {
+    /// What it had carried over itself.
+    pub(super) stale: BTreeMap<EntryPath, Stale>,
+    /// What it has that was torn.
+    pub(super) torn: BTreeMap<EntryPath, Problem>,
+    /// What was missing in it.
+    pub(super) missing: BTreeMap<EntryPath, Problem>,
+}
+
+/// What a snapshot has at a path.
+pub(super) enum Has {
+    /// There was nothing, or nothing that can be carried over.
+    Nothing,
+    /// It cannot tell.
+    Unknown,
+    /// An entry, and what lies beside it if it is a raw database.
+    Unit(Vec<Entry>),
+    /// A folder; and whether all that it says of what was in it can be read.
+    Folder(Box<Entry>, bool),
+}
+
+impl<'a> Source<'a> {
+    /// Reads a snapshot's lists; none where they are damaged, which whoever verifies the vault is told.
+    pub(super) fn load(base: &Base<'a>, name: SnapshotName, root: &Root) -> Result<Option<Self>> {
+        let load = || -> Result<_> {
+            let packs = base.packs.for_another(root)?;
+            let hunks = tree::hunks(&packs, root)?;
+            let stale = packs.all(&root.stale)?.into_iter().map(|item| (item.path.clone(), item)).collect();
+            let by_path = |list| -> Result<BTreeMap<_, _>> {
+                let all = packs.all(list)?;
+                Ok(all.into_iter().map(|problem: Problem| (problem.path.clone(), problem)).collect())
+            };
+            let (torn, missing) = (by_path(&root.torn)?, by_path(&root.problems)?);
+            // Patterns that an earlier run took are patterns.
+            let filters = Some(&root.filters).filter(|filters| !filters.is_empty());
+            let select = filters.and_then(|filters| {
+                Select::new(Path::new(&root.data), &filters.include, &filters.exclude, &[], true).ok()
+            });
+            let (started, decoder) = (root.started, Decoder::new()?);
+            let lacks = Lacks { stale, torn, missing };
+            let filters = root.filters.clone();
+            Ok(Source {
+                name,
+                started,
+                packs,
+                hunks,
+                select,
+                filters,
+                lacks,
+                tested: HashMap::new(),
+                decoder,
+                last: None,
+            })
+        };
+        match load() {
+            Ok(source) => Ok(Some(source)),
+            Err(why) if why.kind() == ErrorKind::Damage => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// What it has at a path.
+    pub(super) fn has(&mut self, path: &EntryPath, base: &Base, select: &Select) -> Result<Has> {
+        let Some(entry) = self.entry(path)? else {
+            // Nor can it tell where that hunk is damaged.
+            let readable = self.last.as_ref().is_none_or(|(_, entries)| entries.is_some());
+            let taken = |kind| {
+                let takes = |select: &Select| select.takes_path(path, kind) && !select.excludes_above(path);
+                self.select.as_ref().is_none_or(takes)
+            };
+            let knows = readable && !self.lacks.missing.contains_key(path) && taken(Kind::File) && taken(Kind::Folder);
+            return Ok(if knows { Has::Nothing } else { Has::Unknown });
+        };
+        // What belonged to a database would be taken for another one's.
+        if !select.takes_path(path, entry.kind) || self.is_side(path)? {
+            return Ok(Has::Nothing);
+        }
+        if entry.kind == Kind::Folder {
+            // Where other entries were chosen, it may have had more.
+            let mut whole = self.select.is_none() || self.filters == base.filters;
+            for at in self.hunks_of(path) {
+                whole &= self.read(at)?.is_some();
+            }
+            return Ok(Has::Folder(Box::new(entry), whole));
+        }
+        Ok(self.unit(base, entry)?.map_or(Has::Unknown, Has::Unit))
+    }
+
+    /// A hunk's entries; none, where it is damaged.
+    pub(super) fn read(&mut self, at: usize) -> Result<Option<Vec<Entry>>> {
+        if let Some((_, entries)) = self.last.as_ref().filter(|(last, _)| *last == at) {
+            return Ok(entries.clone());
+        }
+        let entries = match tree::read_hunk(&self.packs, &self.hunks[at], &mut self.decoder) {
+            Ok(entries) => Some(entries),
+            Err(why) if why.kind() == ErrorKind::Damage => None,
+            Err(why) => return Err(why),
+        };
+        self.last = Some((at, entries.clone()));
+        Ok(entries)
+    }
+
+    /// The hunk that holds what is at a path, if anything is.
+    pub(super) fn hunk_of(&self, path: &EntryPath) -> Option<usize> {
+        self.hunks.partition_point(|hunk| hunk.first <= *path).checked_sub(1)
+    }
+
+    pub(super) fn entry(&mut self, path: &EntryPath) -> Result<Option<Entry>> {
+        let Some(at) = self.hunk_of(path) else { return Ok(None) };
+        if self.last.as_ref().is_none_or(|(last, _)| *last != at) {
+            self.read(at)?;
+        }
+        let entries = self.last.as_ref().and_then(|(_, entries)| entries.as_deref()).unwrap_or_default();
+        let found = entries.binary_search_by(|entry| entry.path.cmp(path)).ok();
+        Ok(found.map(|at| entries[at].clone()))
+    }
+
+    /// The hunks that may hold what is at `path` and below it.
+    pub(super) fn hunks_of(&self, path: &EntryPath) -> Range<usize> {
+        let after = self.hunks.partition_point(|hunk| hunk.first <= *path || hunk.first.is_in(path));
+        self.hunk_of(path).unwrap_or(after)..after
+    }
+
+    /// Whether what is at `path` was taken as a part of a database.
+    pub(super) fn is_side(&mut self, path: &EntryPath) -> Result<bool> {
+        let database = database_of(path.bytes()).and_then(|bytes| EntryPath::new(bytes).ok());
+        let Some(database) = database else { return Ok(false) };
+        Ok(self.entry(&database)?.is_some_and(|entry| entry.sides().contains(path)))
+    }
+
+    /// An entry, and what lies beside it if it is a raw database; none where the vault has not all of the content.
+    pub(super) fn unit(&mut self, base: &Base, entry: Entry) -> Result<Option<Vec<Entry>>> {
+        let sides = entry.sides();
+        let plain = entry.kind == Kind::File && entry.database.is_none();
+        let mut unit = vec![entry];
+        for side in &sides {
+            match self.entry(side)? {
+                Some(side) if side.kind == Kind::File => unit.push(side),
+                _ => return Ok(None),
+            }
+        }
+        // It may have been a database that was taken as a file: without its log it is not what it was.
+        for side in ["-journal", "-wal"].into_iter().filter(|_| plain) {
+            if let Ok(side) = EntryPath::new([unit[0].path.bytes(), side.as_bytes()].concat()) {
+                unit.extend(self.entry(&side)?.filter(|side| side.kind == Kind::File && side.database.is_none()));
+            }
+        }
+        for entry in &unit {
+            for pack in packs_of(entry, &entry.content_extents()) {
+                if !base.may_name(pack) || !self.is_sound(pack, base)? {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(unit))
+    }
+
+    /// Whether a pack is what was stored: one that is doubted is read for that, once.
+    pub(super) fn is_sound(&mut self, pack: PackId, base: &Base) -> Result<bool> {
+        if !base.doubted.contains(&pack) {
+            return Ok(true);
+        }
+        if let Some(sound) = self.tested.get(&pack) {
+            return Ok(*sound);
+        }
+        let Some(info) = self.packs.book().get(&pack) else { return Ok(false) };
+        let sound = state::test(&*base.vault.store, info)?.is_sound();
+        self.tested.insert(pack, sound);
+        Ok(sound)
+    }
+
+    /// The packs that entries lie in.
+    pub(super) fn packs_of<'e>(&self, entries: impl IntoIterator<Item = &'e Entry>) -> Vec<PackInfo> {
+        let mut packs = Vec::new();
+        for entry in entries {
+            packs.extend(packs_of(entry, &entry.extents).filter_map(|pack| self.packs.book().get(&pack)).copied());
+        }
+        packs
+    }
+
+    /// What is to be told of an entry that is carried over.
+    pub(super) fn stale(&self, path: &EntryPath, why: &str) -> Stale {
+        let before = path.nearest_in(&self.lacks.stale);
+        Stale { path: path.clone(), since: before.map_or(self.started, |before| before.since), why: why.to_owned() }
+    }
+}
+
+/// The packs of an entry's map, and of these of its extents.
+pub(super) fn packs_of<'e>(entry: &'e Entry, extents: &'e [Extent]) -> impl Iterator<Item = PackId> {
+    let extents = extents.iter().filter_map(|extent| extent.pack);
+    extents.chain(entry.map.iter().flat_map(|map| map.packs.iter().copied()))
+}
