@@ -58,6 +58,8 @@ pub struct Report {
     pub bytes_there: u64,
     /// Snapshots that could not be copied, because something is damaged.
     pub not_copied: Vec<PassedOver>,
+    /// Snapshots that `to` has and cannot give back whole: a pack that they need is damaged there.
+    pub hurt: Vec<PassedOver>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -83,7 +85,8 @@ pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> 
 }
 
 /// As [`copy`]. Packs that are damaged or missing in `from` are taken from `elsewhere`, and doubted in `from`. Packs that are in
-/// `to` already and doubted there are read whole first: a snapshot that needs one that is damaged is not copied.
+/// `to` already and doubted there are read whole: a snapshot that needs one that is damaged is copied all the same, since `to` then
+/// has the rest of it, and is named.
 ///
 /// # Errors
 /// Usage: the vaults are not replicas of one. A store that fails; being told to stop. What was copied until then stays.
@@ -162,6 +165,8 @@ struct Copying<'a> {
     roots_there: HashSet<SnapshotName>,
     /// Packs that were found damaged, and how.
     damaged: HashMap<PackId, String>,
+    /// Packs that `to` has, that are damaged there, and how.
+    spoilt_there: HashMap<PackId, String>,
     /// Packs of `from` that were read whole and are not what was stored.
     spoiled: Vec<(PackInfo, String)>,
     /// Packs that are counted in the report as having been there.
@@ -193,6 +198,7 @@ impl<'a> Copying<'a> {
             there: listed(&*to.store)?,
             roots_there: to.snapshots()?.into_iter().collect(),
             damaged: HashMap::new(),
+            spoilt_there: HashMap::new(),
             spoiled: Vec::new(),
             counted: HashSet::new(),
             group: Vec::new(),
@@ -241,16 +247,15 @@ impl<'a> Copying<'a> {
         if full { self.flush() } else { Ok(()) }
     }
 
-    /// Reads a pack whole that `to` has and that is doubted there.
+    /// Reads a pack whole that `to` has and that is doubted there. It cannot be replaced: objects are never changed.
     fn test(&mut self, pack: &PackInfo) -> Result<()> {
         if !self.doubted.contains(&pack.id) || self.there.get(&pack.name()) != Some(&pack.size) {
             return Ok(());
         }
         let tested = self.doubts.test(&*self.to.store, pack, &|| self.ctx.check("test packs that are doubted"))?;
         if !tested.readable {
-            // It cannot be replaced: objects are never changed.
             let why = format!("{} is damaged in {}: {}", pack.name(), self.to.store.url(), tested.state);
-            self.damaged.insert(pack.id, why);
+            self.spoilt_there.insert(pack.id, why);
         }
         Ok(())
     }
@@ -322,6 +327,11 @@ impl<'a> Copying<'a> {
                 Err(store::Error::AlreadyExists { .. }) => true,
                 Err(why) => return Err(why.while_doing(format!("create {object} in {}", self.to.store.url()))),
             };
+        if let Some(why) = snapshot.packs.iter().find_map(|pack| self.spoilt_there.get(&pack.id)) {
+            let why = why.clone();
+            self.ctx.monitor.warn(&format!("the snapshot {} is copied and cannot be had whole: {why}", snapshot.name));
+            self.report.hurt.push(PassedOver { snapshot: snapshot.name, why });
+        }
         if there {
             self.report.snapshots_there += 1;
         } else {
@@ -435,6 +445,7 @@ pub fn right_bytes(store: &dyn Store, pack: &PackInfo) -> Result<Result<Vec<u8>,
                 damaged(format!("it has {size} bytes, and {} were stored", pack.size))
             }
             Err(store::Error::Corrupt { .. }) => damaged("its bytes are not those that were stored".into()),
+            Err(store::Error::Unreadable { why, .. }) => damaged(format!("it cannot be read: {why}")),
             Err(why) => Err(why.while_doing(format!("read {name} of {}", store.url()))),
         }
     };

@@ -108,6 +108,9 @@ pub fn copied(done: &Copied) -> String {
     for lost in &report.not_copied {
         line(&mut text, format_args!("  NOT COPIED {}: {}", named(&lost.snapshot), printable(&lost.why)));
     }
+    for hurt in &report.hurt {
+        line(&mut text, format_args!("  NOT WHOLE  {}: {}", named(&hurt.snapshot), printable(&hurt.why)));
+    }
     text
 }
 

@@ -213,7 +213,8 @@ impl Commands<'_> {
         )?;
         let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
         console.report(&done, || show::copied(&done))?;
-        Ok(if done.report.not_copied.is_empty() { Outcome::Done } else { Outcome::Damage })
+        let whole = done.report.not_copied.is_empty() && done.report.hurt.is_empty();
+        Ok(if whole { Outcome::Done } else { Outcome::Damage })
     }
 
     /// The configured vaults that are replicas of `vault`, but those at `known` places. Others are passed over.

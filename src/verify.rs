@@ -15,6 +15,7 @@ use crate::monitor::Context;
 use crate::restore::plan::Walk;
 use crate::store::{Store, Traffic};
 use crate::vault::ahead::in_order;
+use crate::vault::doubt::Doubts;
 use crate::vault::entry::{Entry, Extent, FrameRef, MapForm, PageMap};
 use crate::vault::hex::PackId;
 use crate::vault::list::List;
@@ -165,6 +166,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         files_read: 0,
     };
     state.config()?;
+    let before = Doubts::read(&*vault.store);
     let (mut snapshots, mut checkpoints, mut objects, mut bytes) = (0, 0, 1, 0);
     let (mut roots, mut newest_good, mut complete) = (Vec::new(), None, true);
     let (mut there, mut parents) = (HashSet::new(), BTreeSet::new());
@@ -212,7 +214,11 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
             ctx.monitor.warn(&what);
         }
     }
-    let doubts = doubts::settle(vault, (&state.packs, complete), &state.spoiled, ctx)?;
+    let sound: Vec<_> = match before.standing() {
+        [] => Vec::new(),
+        _ => state.packs.values().filter(|pack| !state.found.has(&pack.name())).copied().collect(),
+    };
+    let doubts = doubts::settle(vault, (&state.packs, complete), &before, (&sound, &state.spoiled), ctx)?;
     let damage = state.hurt(&roots);
     let is_hurt = |name| damage.iter().any(|damage| damage.snapshots.contains(&name));
     let newest_good = newest_good.map(|snapshot| NewestGood { snapshot, hurt: is_hurt(snapshot) });
@@ -304,10 +310,10 @@ impl State<'_> {
 
     /// Takes in the packs that a root lists. Says whether the list can be read.
     fn learn(&mut self, name: SnapshotName, root: &Root) -> Result<bool> {
-        self.packs.extend(root.holders().map(|pack| (pack.id, *pack)));
         let packs = match self.reader.for_another(root) {
             Ok(packs) => packs,
             Err(why) => {
+                root.holders().for_each(|pack| _ = self.packs.entry(pack.id).or_insert(*pack));
                 // Which object it is shows when the holders are read; the root is hurt in any case.
                 let object = root.packs.holders.first().map_or(name.object(SNAPSHOTS), PackInfo::name);
                 self.found.add(&object, [name], why)?;
@@ -370,10 +376,17 @@ impl State<'_> {
             self.reader.for_another(root).and_then(|packs| tree::hunks(&packs, root).map(|hunks| (packs, hunks)));
         let (packs, hunks) = match opened {
             Ok(opened) => opened,
-            Err(why) => return self.found.add(&object, [name], why),
+            Err(why) => return self.found.add_named_in(&object, name, why),
         };
-        if let Err(why) = packs.each(&root.problems, |_| Ok(())) {
-            self.found.add(&object, [name], why)?;
+        let lists = [
+            packs.all(&root.problems).map(drop),
+            packs.all(&root.stale).map(drop),
+            packs.all(&root.torn).map(drop),
+            packs.all(&root.torn_reads).map(drop),
+            packs.all(&root.databases).map(drop),
+        ];
+        for why in lists.into_iter().filter_map(Result::err) {
+            self.found.add_named_in(&object, name, why)?;
         }
         let (mut lost, mut read) = (Vec::new(), 0);
         let planner = data::planner(&packs, self.ctx);
@@ -382,7 +395,7 @@ impl State<'_> {
         let (mut check, mut whole, mut told) = (SnapshotCheck::default(), true, Vec::new());
         for hunk in &hunks {
             self.ctx.check("verify the vault")?;
-            let entries = self.hunk(name, hunk, &packs, &mut decoder)?;
+            let entries = self.hunk((name, &object), hunk, &packs, &mut decoder)?;
             let known = self.hunks.get(&hunk.frame).filter(|known| known.summary.fits(hunk.entries, &hunk.first));
             match known {
                 Some(known) => match check.hunk(&known.summary, || tree::read_hunk(&packs, hunk, &mut decoder)) {
@@ -415,7 +428,7 @@ impl State<'_> {
     /// Checks a hunk. Gives its entries when no snapshot before had it.
     fn hunk(
         &mut self,
-        name: SnapshotName,
+        (name, root): (SnapshotName, &str),
         hunk: &HunkRef,
         packs: &PackReader,
         decoder: &mut Decoder,
@@ -423,7 +436,7 @@ impl State<'_> {
         let object = pack::name(PackKind::Index, hunk.frame.pack);
         let mut entries = Vec::new();
         if !self.hunks.contains_key(&hunk.frame) {
-            entries = match tree::read_hunk(packs, hunk, decoder) {
+            entries = match tree::read_frame(packs, &hunk.frame, decoder) {
                 Ok(entries) => entries,
                 Err(why) => return self.found.add(&object, [name], why).map(|()| Vec::new()),
             };
@@ -443,13 +456,14 @@ impl State<'_> {
         }
         let Some(known) = self.hunks.get(&hunk.frame) else { return Ok(entries) };
         if !known.summary.fits(hunk.entries, &hunk.first) {
+            // Others that list the hunk as it is are sound.
             let why = format!("the hunk of {} does not hold what the root says", hunk.first);
-            self.found.add(&object, [name], Error::damage("verify a snapshot", why))?;
+            self.found.add(root, [name], Error::damage("verify a snapshot", why))?;
         }
         if let Some(stray) = known.packs.iter().chain([&hunk.frame.pack]).find(|pack| !packs.book().contains_key(pack))
         {
             let why = format!("the hunk of {} names the pack {stray}, which the snapshot does not list", hunk.first);
-            self.found.add(&object, [name], Error::damage("verify a snapshot", why))?;
+            self.found.add(root, [name], Error::damage("verify a snapshot", why))?;
         }
         Ok(entries)
     }

@@ -128,6 +128,35 @@ fn what_nothing_is_known_of_is_missing_and_holds_nothing_back() {
 }
 
 #[test]
+fn a_list_of_what_is_missing_that_is_damaged_stops_no_backup() {
+    let world = world();
+    let Some(_) = backup(&world, &[], 0) else { return };
+    for n in 0..400 {
+        let name = format!("an unreadable file with a long name {n:04}");
+        world.write(&name, "x");
+        set_mode(&world.data().join(&name), 0o000);
+    }
+    let known: Vec<_> = fs::read_dir(world.vault().join("index")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(listed(&backup(&world, &[], 3).unwrap(), "errors").len(), 400);
+    let packs = fs::read_dir(world.vault().join("index")).unwrap().map(|entry| entry.unwrap().path());
+    for pack in packs.filter(|path| !known.contains(path)) {
+        let mut bytes = fs::read(&pack).unwrap();
+        let at = bytes.len() / 3;
+        bytes[at] ^= 1;
+        set_mode(&pack, 0o600);
+        fs::write(&pack, bytes).unwrap();
+        set_mode(&pack, 0o644);
+    }
+    for text in ["two", "three"] {
+        world.write("a.txt", text);
+        let report = backup(&world, &[], 3).unwrap();
+        assert_eq!((&report["good"], listed(&report, "errors").len()), (&Value::Bool(true), 400));
+        world.restore(text);
+        assert_eq!(read(&world.path(text).join("a.txt")), text);
+    }
+}
+
+#[test]
 fn a_database_is_carried_over_with_what_lay_beside_it() {
     let world = world();
     let database = world.data().join("app.db");

@@ -163,6 +163,7 @@ impl<'v> Base<'v> {
             avoided: lost.all(),
         };
         let (mut found, mut partial, mut suspect, mut other) = (None, None, None, None);
+        let mut suspect_turn = None;
         for (number, name) in names.iter().rev().copied().enumerate() {
             let root = match vault.root(name) {
                 Ok(root) => root,
@@ -181,6 +182,9 @@ impl<'v> Base<'v> {
                 State::Partial if same && partial.is_none() => partial = Some(base.measured(&root)?),
                 State::Suspect if same && base.measure.is_none() => base.suspects.push(earlier(&root)),
                 _ => {}
+            }
+            if root.state == State::Suspect && found.is_none() {
+                suspect_turn = suspect_turn.max(root.turn);
             }
             if root.state == State::Suspect && found.is_none() && suspect.is_none() && root.totals.entries > 1 {
                 let what = format!("the snapshot {name}");
@@ -225,7 +229,8 @@ impl<'v> Base<'v> {
             base.add(loaded, &root, terms(&root), covered);
             base.find_missed(vault, &names, name, &root, terms, &mut warn)?;
             base.find_torn_reads(name, &root, &mut warn)?;
-            base.turn = next_turn(vault, name, &root)?;
+            // Suspect ones since had turns too.
+            base.turn = next_turn(vault, name, &root)?.max(suspect_turn.map_or(0, |turn| turn.wrapping_add(1)));
             base.parent = Some((name, root));
         }
         // What may be carried over from another one is named as well, and to be tested if it is doubted.
@@ -235,7 +240,7 @@ impl<'v> Base<'v> {
         }
         base.names = names;
         // Lists were read for what they say, and are checked by their hashes; maps would be named again.
-        base.packs = base.packs.without(base.gone.clone());
+        base.packs = base.packs.without(base.avoided.clone());
         Ok(base)
     }
 
@@ -318,7 +323,7 @@ impl<'v> Base<'v> {
     }
 }
 
-impl Base<'_> {
+impl<'v> Base<'v> {
     /// The parts of files whose turn to be read it is, if they were taken over unread.
     pub fn due(&self, turn: u64, at_least: u64) -> Parts {
         let sections = self.sections.iter().chain(&self.suspect);
@@ -329,6 +334,14 @@ impl Base<'_> {
     /// Whether what lies in a pack can be built upon.
     pub fn has(&self, pack: PackId) -> bool {
         !self.avoided.contains(&pack)
+    }
+
+    /// A reader of a snapshot from which something is to be carried over.
+    ///
+    /// # Errors
+    /// A store that fails; damage.
+    pub fn source(&self, root: &Root) -> Result<PackReader<'v>> {
+        self.packs.with([]).without(self.gone.clone()).for_another(root)
     }
 
     /// Whether a pack may be named by a new snapshot. One that is damaged in another replica may, where nothing but it has what

@@ -119,6 +119,23 @@ pub fn glance(vault: &Vault, base: &Base, tested: &Doubts, ctx: &Context) -> Opt
     }
 }
 
+/// Reads the packs whole in which something was wrong when `base` was read, and gives those that are damaged: what else lies in
+/// them must not be built upon either.
+pub fn met(vault: &Vault, base: &Base) -> Vec<(PackInfo, Tested)> {
+    let suspects = base.packs.suspects().into_iter().filter(|(pack, _)| base.may_name(pack.id));
+    let test = |(pack, why): (PackInfo, String)| {
+        tracing::info!("{} is read whole: {why}", pack.name());
+        match state::test(&*vault.store, &pack) {
+            Ok(tested) => (!tested.is_sound()).then_some((pack, tested)),
+            Err(why) => {
+                tracing::info!("{} could not be read whole: {}", pack.name(), why.what());
+                None
+            }
+        }
+    };
+    suspects.filter_map(test).collect()
+}
+
 /// Looks at one frame of a pack, found by its seek table.
 fn near(base: &Base, pack: &PackInfo, [pick, _]: [u64; 2]) -> Result<Result<(), String>> {
     let read = base.packs.table(pack.id, pack.kind).and_then(|table| {
@@ -147,7 +164,9 @@ fn far(vault: &Vault, pack: &PackInfo, [which, place]: [u64; 2]) -> Result<Resul
     };
     match vault.store.get_range(&pack.name(), at, length) {
         Ok(bytes) => check_part(pack, at, &bytes),
-        Err(why @ (store::Error::Corrupt { .. } | store::Error::OutOfRange { .. })) => Ok(Err(why.to_string())),
+        Err(
+            why @ (store::Error::Corrupt { .. } | store::Error::Unreadable { .. } | store::Error::OutOfRange { .. }),
+        ) => Ok(Err(why.to_string())),
         Err(why) => Err(why.while_doing(format!("read {}", pack.name()))),
     }
 }

@@ -177,6 +177,9 @@ impl<'a> Large<'a> {
     fn data(&mut self, at: u64, length: u64) -> Result<io::Result<u64>, Over> {
         let mut read = 0;
         loop {
+            if self.ctx.stop.load(std::sync::atomic::Ordering::Relaxed) {
+                return Ok(Err(io::Error::new(io::ErrorKind::Interrupted, "it was told to stop")));
+            }
             let room = (PIECE as u64).min(length - read) as usize;
             let begin = self.held.len();
             self.held.resize(begin + room, 0);

@@ -68,7 +68,7 @@ use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
 use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, Reason, SnapshotName, Stale, State};
 use crate::vault::seq;
-use crate::vault::state::Tested;
+use crate::vault::state::{PackState, Tested};
 
 /// When a file counts as unchanged though it was not read.
 #[derive(Debug, Clone, Copy)]
@@ -282,9 +282,13 @@ pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     loop {
         match attempt(vault, options, &select, (&mut lost, &mut doubts), clock, ctx)? {
             Attempt::Done(report) => return Ok(*report),
-            Attempt::Damaged(pack, tested) => {
-                lost.add(&pack, &tested).into_iter().for_each(|what| ctx.monitor.warn(&what));
-                let damaged = [(pack, tested.state.to_string())];
+            Attempt::Damaged(packs) => {
+                for (pack, tested) in &packs {
+                    lost.add(pack, tested).into_iter().for_each(|what| ctx.monitor.warn(&what));
+                }
+                // That one is missing, a listing tells.
+                let damaged = packs.into_iter().filter(|(_, tested)| tested.state != PackState::Absent);
+                let damaged: Vec<_> = damaged.map(|(pack, tested)| (pack, tested.state.to_string())).collect();
                 let doubts = doubts.get_or_insert_default();
                 doubts.doubt(vault, &damaged, (Finding::Backup, &doubted::user(options)), ctx.random);
                 for what in doubts.warnings() {
@@ -317,8 +321,8 @@ enum Attempt {
     Done(Box<Report>),
     /// Packs that earlier snapshots name are missing: the next attempt does without them.
     Absent(HashSet<PackId>),
-    /// A pack that earlier snapshots name was looked at, and is damaged: the next attempt does without it.
-    Damaged(PackInfo, Tested),
+    /// Packs that earlier snapshots name were read, and are damaged: the next attempt does without them.
+    Damaged(Vec<(PackInfo, Tested)>),
     /// The data directory's path leads to another one now.
     Exchanged,
 }
@@ -327,8 +331,8 @@ enum Attempt {
 enum Ended {
     /// It was to be committed.
     Told(Outcome),
-    /// A pack that it may have built upon is damaged.
-    Damaged(PackInfo, Tested),
+    /// Packs that it may have built upon are damaged.
+    Damaged(Vec<(PackInfo, Tested)>),
     /// It is another directory's.
     Exchanged,
 }
@@ -411,9 +415,11 @@ fn attempt(
                 if !leads_to(&options.data, &root) {
                     return Ok((Ended::Exchanged, settled));
                 }
+                let mut damaged = doubted::met(vault, &base);
                 // One that panicked found nothing.
-                if let Some((pack, tested)) = looking.and_then(|looking| looking.join().ok().flatten()) {
-                    return Ok((Ended::Damaged(pack, tested), settled));
+                damaged.extend(looking.and_then(|looking| looking.join().ok().flatten()));
+                if !damaged.is_empty() {
+                    return Ok((Ended::Damaged(damaged), settled));
                 }
                 // What was kept for a last checkpoint is the snapshot's now: little is left to be written.
                 drop(room.take());
@@ -429,7 +435,7 @@ fn attempt(
     let committed = match ended {
         Ended::Told(Outcome::Committed(committed)) => committed,
         Ended::Told(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
-        Ended::Damaged(pack, tested) => return Ok(Attempt::Damaged(pack, tested)),
+        Ended::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
         Ended::Exchanged => return Ok(Attempt::Exchanged),
     };
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);

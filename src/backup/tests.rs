@@ -381,6 +381,9 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
         let wiped = world.backup();
         assert_eq!((wiped.state, wiped.parent), (State::Suspect, Some(good.snapshot)));
         assert!(wiped.suspect.unwrap().contains("less than a tenth"));
+        // Its turn is its own, so that what is unread has its turn also while snapshots are suspect.
+        let turn = |name| world.vault.root(name).unwrap().turn.unwrap();
+        assert_eq!(turn(wiped.snapshot), turn(before) + 1);
         assert!(before < wiped.snapshot);
         before = wiped.snapshot;
     }
@@ -573,6 +576,54 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
     assert!(report.warnings.iter().any(|what| what.contains("never came to rest")), "{report:?}");
     world.monitor = Arc::new(Silent);
     assert!(world.backup().whole);
+}
+
+#[test]
+fn nothing_is_built_on_an_index_pack_in_which_damage_was_met() {
+    let world = World::new();
+    world.write("large", &noise(1, 3_000_000));
+    (0..1500).for_each(|n| world.write(&format!("{n:04}"), &noise(n, 20)));
+    world.backup();
+    let index: Vec<_> = world.store.list("index/").unwrap().into_iter().map(|pack| (pack.name, pack.size)).collect();
+    let healthy = world.store.inner().objects().clone();
+    let mut met = 0;
+    for (name, size) in &index {
+        for part in 0..8 {
+            *world.store.inner().objects() = healthy.clone();
+            let at = (size * part / 8 + size / 16) as usize;
+            world.store.inner().objects().get_mut(name).unwrap()[at] ^= 0x55;
+            // Its content is what it was, and is read.
+            age(&world.data.path().join("large"));
+            let report = world.backup();
+            let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+            let found = crate::verify::verify(&world.vault, &Default::default(), &ctx).unwrap();
+            let hurt = found.damage.iter().any(|damage| damage.snapshots.contains(&report.snapshot));
+            assert!(!hurt || report.warnings.is_empty(), "{name} at {at}: {:?} {:?}", report.warnings, found.damage);
+            met += u32::from(!report.warnings.is_empty());
+        }
+    }
+    assert!(met > 2, "{met}");
+}
+
+#[test]
+fn one_object_that_cannot_be_read_keeps_nobody_from_a_backup() {
+    for folder in ["snapshots/", "checkpoints/", "index/", "packs/", "doubts/"] {
+        let mut world = World::new();
+        world.write("busy", &noise(3, 6_000_000));
+        world.backup();
+        let path = world.data.path().join("busy");
+        never_rests(&path);
+        world.monitor = Arc::new(Always(path, never_rests));
+        assert_eq!(world.backup().stale.len(), 1);
+        world.monitor = Arc::new(Silent);
+        let fault = crate::store::fault::FaultStore::new(world.store.clone(), move |verb, name| {
+            verb != "create" && verb != "list" && name.starts_with(folder)
+        });
+        let vault = Vault::open(Box::new(fault.unreadable())).unwrap();
+        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+        let report = backup(&vault, &world.options, &ctx).unwrap();
+        assert_eq!((report.state, report.good), (State::Complete, true), "{folder}");
+    }
 }
 
 #[test]

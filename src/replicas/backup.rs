@@ -17,13 +17,15 @@ use crate::vault::doubt::{Doubts, Finding, told};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::PackReader;
-use crate::vault::root::{MAX_ROOT, Reason, SNAPSHOTS, SnapshotName};
+use crate::vault::root::{MAX_ROOT, PackBook, Reason, SNAPSHOTS, SnapshotName, State};
 use crate::vault::state::PackState;
 use crate::vault::{User, Vault, seq};
 
 /// How old a snapshot may be for a backup to hand it on to a vault that lacks it: older ones are `copy`'s, so that a vault that
 /// was away for long does not keep a backup busy.
 const HANDED_ON: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// So many of the newest snapshots are asked for what they need.
+const NEWEST: usize = 4;
 /// What a store's clock may be off by, within the second that it tells, when it is asked again.
 const TICK: SignedDuration = SignedDuration::from_secs(2);
 
@@ -44,7 +46,7 @@ pub struct Report {
 pub struct Held {
     /// Its address.
     pub vault: String,
-    /// Whether it holds the snapshot.
+    /// Whether it holds the snapshot, and gives it back whole as far as is known.
     pub holds: bool,
     /// Why it does not.
     pub why: Option<String>,
@@ -194,13 +196,21 @@ fn spoiled_elsewhere(
         if doubts.standing().is_empty() {
             continue;
         }
+        // The newest may be suspect, and not all that is built upon.
         let needed = || {
-            let newest = first.names.last()?;
-            let packs = source.root(*newest).and_then(|root| PackReader::for_root(&*source.store, &root));
-            // Who cannot read that says so when it is built upon.
-            packs.ok().map(|packs| packs.book().clone())
+            let mut needed = PackBook::new();
+            for name in first.names.iter().rev().take(NEWEST) {
+                // Who cannot read that says so when it is built upon.
+                let Ok(root) = source.root(*name) else { continue };
+                let Ok(packs) = PackReader::for_root(&*source.store, &root) else { continue };
+                needed.extend(packs.book().iter().map(|(id, pack)| (*id, *pack)));
+                if root.state != State::Suspect {
+                    break;
+                }
+            }
+            needed
         };
-        let Some(book) = book.get_or_insert_with(needed) else { break };
+        let book = book.get_or_insert_with(needed);
         let as_who = User { run: options.run, host: options.host.clone() };
         match doubts.test_doubted(vault, book, (Finding::Backup, &as_who), &|| ctx.check("take a snapshot")) {
             Ok(mut wrong) => {
@@ -353,7 +363,7 @@ fn share(
                 let lost: HashSet<_> = copied.not_copied.iter().map(|lost| lost.snapshot).collect();
                 done.extend(names.into_iter().filter(|name| !lost.contains(name)));
                 if source == primary {
-                    let lost = copied.not_copied.into_iter().find(|lost| lost.snapshot == new);
+                    let lost = copied.not_copied.into_iter().chain(copied.hurt).find(|lost| lost.snapshot == new);
                     held.holds = lost.is_none();
                     held.why = lost.map(|lost| lost.why);
                 }

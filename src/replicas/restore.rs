@@ -32,6 +32,8 @@ struct Fit {
     doubts: Doubts,
     /// Why an older snapshot of it may serve: packs of this one are damaged or missing there.
     over: Option<PassedOver>,
+    /// What was chosen first, if it was not tried, since packs of it are known to be damaged.
+    untried: Option<Choice>,
 }
 
 /// Restores the newest good snapshot that fits and that any vault has, from the first vault that has it. When it turns out to be
@@ -80,19 +82,35 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
                     return Ok(Report { vault: fit.url.clone(), restored });
                 }
                 Err(Unfit { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
-                Err(Unfit { why, packs }) => {
+                Err(unfit) => {
                     ctx.check("restore")?;
-                    fit.over = damaged::passed_over(fit.choice.name, &packs).filter(|_| !fit.choice.named);
+                    fit.untried = unfit.untried.then(|| fit.choice.clone());
+                    fit.over = damaged::passed_over(fit.choice.name, &unfit.wrong).filter(|_| !fit.choice.named);
+                    let why = unfit.why;
                     warn(format!("the vault {} does not give {} back: {}", fit.url, fit.choice.name, why.what()));
                     failures.push((fit.url.clone(), why));
                 }
             }
         }
     }
-    fits.retain(|fit| fit.over.is_some() && !options.skip_damaged);
-    if let Some(mut report) = older((newest, fits), behind, options, ctx, &mut warn)? {
-        report.restored.warnings.splice(..0, warnings);
-        return Ok(report);
+    let may = |fit: &mut Fit| fit.over.is_some() && !options.skip_damaged;
+    let replaceable: Vec<_> = fits.extract_if(.., may).collect();
+    match older((newest, replaceable), behind, options, ctx, &mut warn)? {
+        Ok(mut report) => {
+            report.restored.warnings.splice(..0, warnings);
+            return Ok(report);
+        }
+        Err(left) => fits.extend(left),
+    }
+    for fit in &mut fits {
+        let Some(choice) = fit.untried.take() else { continue };
+        warn(format!("{} of {} is read all the same: nothing else is left", choice.name, fit.url));
+        if let Ok(mut restored) = restore::restore_anyway(&fit.vault, options, choice, &mut fit.doubts, ctx) {
+            restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
+            restored.warnings.splice(..0, warnings);
+            return Ok(Report { vault: fit.url.clone(), restored });
+        }
+        ctx.check("restore")?;
     }
     Err(none_serves(&format!("restore to {}", options.target.display()), failures))
 }
@@ -104,14 +122,15 @@ impl Fit {
 }
 
 /// Restores the newest older snapshot that one of the vaults has whole: of those in which packs of the newest are damaged, and of
-/// those `behind`, which have their own newest one. None where there is none.
+/// those `behind`, which have their own newest one. Gives back the vaults where there is none.
 fn older(
     (newest, mut fits): (Option<SnapshotName>, Vec<Fit>),
     behind: Vec<Fit>,
     options: &Options,
     ctx: &Context,
     warn: &mut impl FnMut(String),
-) -> Result<Option<Report>> {
+) -> Result<Result<Report, Vec<Fit>>> {
+    let mut left = Vec::new();
     let mut over: Vec<PassedOver> = Vec::new();
     for fit in &mut fits {
         over.append(&mut fit.choice.passed_over);
@@ -125,12 +144,12 @@ fn older(
                     fit.choice = choice;
                     below.push(fit);
                 }
-                Ok(None) => {}
+                Ok(None) => left.push(fit),
                 Err(why) => warn(passed_over(&fit.url, &why)),
             }
         }
         below.sort_by_key(|fit| fit.choice.name);
-        let Some(mut fit) = below.pop() else { return Ok(None) };
+        let Some(mut fit) = below.pop() else { return Ok(Err(left)) };
         let name = fit.choice.name;
         match fit.restore(options, ctx) {
             Ok(mut restored) => {
@@ -142,18 +161,18 @@ fn older(
                 over.sort_by_key(|over| Reverse(over.snapshot));
                 over.dedup_by_key(|over| over.snapshot);
                 let restored = restore::Report { passed_over: over, instead_of: newest, ..restored };
-                return Ok(Some(Report { vault: fit.url, restored }));
+                return Ok(Ok(Report { vault: fit.url, restored }));
             }
             Err(Unfit { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
-            Err(Unfit { why, packs }) => {
+            Err(unfit) => {
                 ctx.check("restore")?;
-                match damaged::passed_over(name, &packs) {
+                match damaged::passed_over(name, &unfit.wrong) {
                     // There may be many: the report tells of them.
                     Some(passed) => {
                         over.push(passed);
                         fits.push(fit);
                     }
-                    None => warn(format!("the vault {} does not give {name} back: {}", fit.url, why.what())),
+                    None => warn(format!("the vault {} does not give {name} back: {}", fit.url, unfit.why.what())),
                 }
             }
         }
@@ -165,7 +184,7 @@ fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<Fit>, Vec<Failure>)> 
     let choose = |site: Site| {
         let url = site.url.clone();
         match site.vault().and_then(|vault| restore::begin(&vault, spec).map(|begun| (vault, begun))) {
-            Ok((vault, (choice, doubts))) => Ok(Fit { url, vault, choice, doubts, over: None }),
+            Ok((vault, (choice, doubts))) => Ok(Fit { url, vault, choice, doubts, over: None, untried: None }),
             Err(why) => Err((url, why)),
         }
     };

@@ -620,10 +620,10 @@ fn a_snapshot_is_whole_also_where_a_pack_of_an_earlier_one_is_damaged() {
     assert_eq!((report.vault.as_str(), holds(&report)), ("two", vec![true, true]));
     let said = report.taken.warnings.iter().filter(|what| what.contains("in one, packs/")).count();
     assert!(said == 1 && report.taken.warnings.len() == 1, "{report:?}");
-    // Nothing is copied onto what is damaged, and this is told.
-    assert_eq!(one.names(), [first, report.taken.snapshot]);
-    assert_eq!(two.names(), [first, away, report.taken.snapshot]);
-    assert!(world.heard.warnings().iter().any(|what| what.contains(&format!("{away} is not copied"))));
+    // What was taken before is copied, and it is told that it cannot be had whole there.
+    assert_eq!((one.names(), two.names()), (vec![first, away, report.taken.snapshot], one.names()));
+    let what = format!("{away} is copied and cannot be had whole: packs/");
+    assert!(world.heard.warnings().iter().any(|heard| heard.contains(&what)), "{:?}", world.heard.warnings());
     let restored = restoring::restore(&one.vault(), &world.options("latest"), &world.context()).unwrap();
     assert_eq!((restored.snapshot, restored.files, restored.instead_of), (report.taken.snapshot, 3, None));
     // That is over then.
@@ -632,6 +632,27 @@ fn a_snapshot_is_whole_also_where_a_pack_of_an_earlier_one_is_damaged() {
     let report = world.backup();
     assert_eq!((holds(&report), report.taken.warnings), (vec![true, true], vec![]));
     two.is_sound();
+}
+
+#[test]
+fn a_database_comes_whole_also_where_its_map_is_damaged() {
+    let world = World::new();
+    let database = rusqlite::Connection::open(world.folder.path().join("data/app.db")).unwrap();
+    database.execute_batch("create table t(x); insert into t values (zeroblob(1500000))").unwrap();
+    world.backup();
+    let [one, _] = &world.places[..] else { panic!() };
+    one.spoil("index/");
+    verify::verify(&one.vault(), &verify::Options::default(), &context()).unwrap();
+    one.away(true);
+    for row in 0..3 {
+        tick();
+        database.execute("insert into t values (?1)", [row]).unwrap();
+        assert_eq!(holds(&world.backup()), [row > 0, true], "{row}");
+        one.away(false);
+    }
+    let newest = *one.names().last().unwrap();
+    let found = verify::verify(&one.vault(), &verify::Options::default(), &context()).unwrap();
+    assert!(!found.damage.iter().any(|damage| damage.snapshots.contains(&newest)), "{:?}", found.damage);
 }
 
 #[test]

@@ -26,21 +26,22 @@ type Wrong = Vec<(PackInfo, PackState)>;
 pub struct Failure {
     /// The error.
     pub why: Error,
-    /// Whether it is one of the snapshot's packs, so that an older snapshot may serve: what is wrong with them; empty where it
-    /// is not.
-    pub packs: Vec<String>,
+    /// What is wrong with the snapshot's packs, or with itself, so that an older one may serve; empty where nothing is.
+    pub wrong: Vec<String>,
+    /// Whether that was known before anything of them was read: what is needed of them may be sound.
+    pub untried: bool,
 }
 
 impl From<Error> for Failure {
     fn from(why: Error) -> Self {
-        Failure { why, packs: Vec::new() }
+        Failure { why, wrong: Vec::new(), untried: false }
     }
 }
 
-/// That a snapshot is passed over for what is wrong with its packs; none where nothing is.
-pub fn passed_over(snapshot: SnapshotName, packs: &[String]) -> Option<PassedOver> {
-    let (first, more) = packs.split_first()?;
-    let more = if more.is_empty() { String::new() } else { format!(" ({} packs in all)", packs.len()) };
+/// That a snapshot is passed over for what is wrong with it or with its packs; none where nothing is.
+pub fn passed_over(snapshot: SnapshotName, wrong: &[String]) -> Option<PassedOver> {
+    let (first, more) = wrong.split_first()?;
+    let more = if more.is_empty() { String::new() } else { format!(" ({} packs in all)", wrong.len()) };
     Some(PassedOver { snapshot, why: format!("it is damaged: {first}{more}") })
 }
 

@@ -14,10 +14,11 @@ use crate::verify;
 
 /// Restores what must not be restored; nothing may come to be outside of the target, and the target stays missing.
 fn refuse(what: &str, sample: &mut Sample) {
-    sample.commit(State::Complete);
+    let name = sample.commit(State::Complete);
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("in/data");
-    let said = restore_within(&sample.vault, &options(&target), tiny(), &context()).expect_err(what);
+    let chosen = Options { snapshot: name.id.to_string(), ..options(&target) };
+    let said = restore_within(&sample.vault, &chosen, tiny(), &context()).expect_err(what);
     assert_eq!(said.kind(), Kind::Damage, "{what}: {said}");
     let left: Vec<_> = look(folder.path()).into_keys().collect();
     assert_eq!(left, [b"".to_vec(), b"in".to_vec()], "{what}");

@@ -133,12 +133,14 @@ pub fn restore(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report
 
 fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Context) -> Result<Report> {
     let (mut choice, mut doubts) = begin(vault, &options.snapshot)?;
+    let newest = choice.clone();
     let mut passed_over = Vec::new();
-    let (mut first, mut instead_of) = (None, None);
+    let (mut first, mut instead_of, mut first_untried) = (None, None, None);
     loop {
         let (name, named) = (choice.name, choice.named || options.skip_damaged);
         passed_over.append(&mut choice.passed_over);
-        let Failure { why, packs } = match attempt(vault, options, choice, &mut doubts, limits, ctx) {
+        let tested = Damaged::PassedOver;
+        let failure = match attempt(vault, options, choice, (&mut doubts, tested), limits, ctx) {
             Ok(report) => {
                 if instead_of.is_some() {
                     ctx.monitor.warn(&format!("the snapshot {name} is restored in its place, which is older"));
@@ -147,11 +149,21 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
             }
             Err(failure) => failure,
         };
-        let over = damaged::passed_over(name, &packs).filter(|_| !named);
+        let Failure { why, wrong, untried } = failure;
+        let over = damaged::passed_over(name, &wrong).filter(|_| !named);
+        let untried = *first_untried.get_or_insert(untried);
         let next = if over.is_some() { damaged::older(vault, name)? } else { None };
         let (Some(over), Some(next)) = (over, next) else {
-            // Of several that are damaged, the newest is what was asked for.
-            return Err(if why.kind() == Kind::Damage { first.unwrap_or(why) } else { why });
+            if why.kind() != Kind::Damage {
+                return Err(why);
+            }
+            // Of several that are damaged, the newest is what was asked for. What it needs of its packs may be sound.
+            if untried {
+                ctx.monitor.warn(&format!("{}; it is read all the same: nothing else is left", why.what()));
+                let anyway = attempt(vault, options, newest, (&mut doubts, Damaged::Read), limits, ctx);
+                return anyway.map_err(|failure| first.unwrap_or(failure.why));
+            }
+            return Err(first.unwrap_or(why));
         };
         // Of many older ones the report tells.
         if instead_of.is_none() {
@@ -175,7 +187,31 @@ pub fn restore_chosen(
     doubts: &mut Doubts,
     ctx: &Context,
 ) -> Result<Report, Failure> {
-    attempt(vault, options, choice, doubts, Limits::suiting(&*vault.store, ctx), ctx)
+    attempt(vault, options, choice, (doubts, Damaged::PassedOver), Limits::suiting(&*vault.store, ctx), ctx)
+}
+
+/// As [`restore_chosen`], from packs that are known to be damaged too, where nothing else is left: what is needed of them may be
+/// sound. All content is checked as always.
+///
+/// # Errors
+/// As [`restore_chosen`].
+pub fn restore_anyway(
+    vault: &Vault,
+    options: &Options,
+    choice: Choice,
+    doubts: &mut Doubts,
+    ctx: &Context,
+) -> Result<Report, Failure> {
+    attempt(vault, options, choice, (doubts, Damaged::Read), Limits::suiting(&*vault.store, ctx), ctx)
+}
+
+/// What becomes of a snapshot that needs a pack which is known to be damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damaged {
+    /// Nothing is read.
+    PassedOver,
+    /// It is read as far as it goes.
+    Read,
 }
 
 /// Chooses the snapshot, and reads the doubts of the vault at the same time.
@@ -194,7 +230,7 @@ fn attempt(
     vault: &Vault,
     options: &Options,
     choice: Choice,
-    doubts: &mut Doubts,
+    (doubts, known): (&mut Doubts, Damaged),
     limits: Limits,
     ctx: &Context,
 ) -> Result<Report, Failure> {
@@ -246,21 +282,29 @@ fn attempt(
     };
     let packs = PackReader::new(&*vault.store, Default::default());
     let failed = |why: Error, packs: &PackReader, doubts: &mut Doubts| {
-        let packs = match why.kind() {
-            Kind::Damage => damaged::found(vault, packs, doubts, ctx),
-            _ => Vec::new(),
-        };
+        let mut wrong = Vec::new();
+        if why.kind() == Kind::Damage {
+            wrong = damaged::found(vault, packs, doubts, ctx);
+            if wrong.is_empty() {
+                wrong.push(why.what());
+            }
+        }
         doubts.warnings().iter().for_each(|what| ctx.monitor.warn(what));
-        Failure { why: within(why), packs }
+        Failure { why: within(why), wrong, untried: false }
     };
     let packs = packs.for_another(&root).map_err(|why| failed(why, &packs.with(root.holders().copied()), doubts))?;
     match lacks(&packs, &root, if all { &[] } else { paths }) {
         Ok(lacks) => (report.stale, report.missing, report.torn) = lacks,
-        Err(why) if options.skip_damaged && why.kind() == Kind::Damage => report.warnings.push(why.what()),
+        // It changes nothing of what is restored.
+        Err(why) if why.kind() == Kind::Damage => {
+            let what = "what of it is older, missing or torn is not known";
+            report.warnings.push(format!("{what}: {}", why.what()));
+        }
         Err(why) => return Err(failed(why, &packs, doubts)),
     }
     // What only some files need is found out while they are read.
-    let wrong = damaged::look(vault, &packs, all && !options.skip_damaged, doubts, ctx)?;
+    let tests = all && !options.skip_damaged && known == Damaged::PassedOver;
+    let wrong = damaged::look(vault, &packs, tests, doubts, ctx)?;
     let (wrong, spare) = damaged::needed(&packs, &root, wrong)?;
     report.warnings.extend(spare);
     match wrong.first() {
@@ -268,10 +312,11 @@ fn attempt(
         _ if !all => {}
         Some((pack, why)) if !options.skip_damaged => {
             let more = if wrong.len() > 1 { format!(" ({} packs in all)", wrong.len()) } else { String::new() };
-            let packs = wrong.iter().map(|(pack, state)| told(pack, state)).collect();
+            let told = wrong.iter().map(|(pack, state)| told(pack, state)).collect();
             return Err(Failure {
                 why: within(Error::damage(format!("read {}", pack.name()), format!("{why}{more}"))),
-                packs,
+                wrong: told,
+                untried: true,
             });
         }
         _ => report.warnings.extend(wrong.iter().map(|(pack, why)| format!("{}: {why}", pack.name()))),

@@ -604,6 +604,54 @@ fn a_damaged_pack_that_many_snapshots_share_is_read_once() {
 }
 
 #[test]
+fn a_damaged_pack_is_read_where_nothing_else_is_left() {
+    // What is damaged of it no file needs any more.
+    let mut sample = Sample::new();
+    let extent = sample.put(&noise(600, 1));
+    sample.file_at("a", &noise(600, 1)[..100], &[Extent { length: 100, ..extent }]);
+    let name = sample.commit(State::Complete);
+    let pack = sample.packs[0];
+    // The last frame: before the seek table of 8 bytes for each of 6 frames and 17 more.
+    let at = pack.size as usize - 17 - 6 * 8 - 20;
+    sample.store.objects().get_mut(&pack.name()).unwrap()[at] ^= 1;
+    assert_eq!(verify::verify(&sample.vault, &Default::default(), &context()).unwrap().doubts.len(), 1);
+    let folder = tempfile::tempdir().unwrap();
+    for snapshot in ["latest".to_owned(), name.id.to_string()] {
+        let wanted = Options { snapshot, ..options(&folder.path().join("data")) };
+        let report = restore(&sample.vault, &wanted, &context()).unwrap();
+        assert_eq!((report.snapshot, report.files, report.instead_of), (name, 1, None));
+    }
+    // What it needs is another matter.
+    let start = 20;
+    sample.store.objects().get_mut(&pack.name()).unwrap()[start] ^= 1;
+    let why = restore(&sample.vault, &options(&folder.path().join("other")), &context()).unwrap_err();
+    assert_eq!(why.kind(), Kind::Damage);
+}
+
+#[test]
+fn what_cannot_be_read_as_a_snapshot_is_passed_over() {
+    for what in ["root", "index", "pack"] {
+        let mut sample = small();
+        let good = sample.commit(State::Complete);
+        sample.file("c", b"new");
+        let second = sample.commit(State::Complete);
+        let object = match what {
+            "root" => second.object("snapshots/"),
+            "index" => sample.index_pack(),
+            _ => sample.packs.last().unwrap().name(),
+        };
+        let name = object.clone();
+        let store = FaultStore::new(sample.store, move |verb, asked| verb != "create" && asked == name).unreadable();
+        let vault = Vault::open(Box::new(store)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let report = restore(&vault, &options(&folder.path().join("data")), &context()).unwrap();
+        assert_eq!((report.snapshot, report.passed_over[0].snapshot), (good, second), "{what}: {report:?}");
+        let found = verify::verify(&vault, &Default::default(), &context()).unwrap();
+        assert!(found.damage.iter().any(|damage| damage.object == object), "{what}: {:?}", found.damage);
+    }
+}
+
+#[test]
 fn a_damaged_hunk_costs_its_own_entries_only() {
     // Hunks of [., a], [a/one, a/two], [b, b/one] and [b/two]: files in folders whose entries are lost come back too.
     for (lost, left) in [(1, 2), (0, 4), (2, 3)] {

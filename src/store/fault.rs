@@ -11,18 +11,31 @@ type Plan = Box<dyn Fn(&'static str, &str) -> bool + Send + Sync>;
 pub struct FaultStore<S> {
     inner: S,
     plan: Plan,
-    unreachable: bool,
+    how: How,
+}
+
+/// How a call fails.
+#[derive(Clone, Copy)]
+enum How {
+    Fails,
+    DoesNotAnswer,
+    CannotRead,
 }
 
 impl<S: Store> FaultStore<S> {
     /// Fails the calls to `inner` for which `plan(verb, name)` is true.
     pub fn new(inner: S, plan: impl Fn(&'static str, &str) -> bool + Send + Sync + 'static) -> Self {
-        FaultStore { inner, plan: Box::new(plan), unreachable: false }
+        FaultStore { inner, plan: Box::new(plan), how: How::Fails }
     }
 
     /// The same, but the store does not answer those calls, in place of failing at them.
     pub fn unreachable(self) -> Self {
-        FaultStore { unreachable: true, ..self }
+        FaultStore { how: How::DoesNotAnswer, ..self }
+    }
+
+    /// The same, but the objects of those calls cannot be read, and others can.
+    pub fn unreadable(self) -> Self {
+        FaultStore { how: How::CannotRead, ..self }
     }
 
     fn check(&self, verb: &'static str, name: &str) -> Result<()> {
@@ -30,9 +43,10 @@ impl<S: Store> FaultStore<S> {
             return Ok(());
         }
         let (doing, why) = (format!("{verb} {name}"), "injected fault");
-        Err(match self.unreachable {
-            true => Error::Unreachable { doing, why: why.into() },
-            false => Error::Failed { doing, source: io::Error::other(why) },
+        Err(match self.how {
+            How::Fails => Error::Failed { doing, source: io::Error::other(why) },
+            How::DoesNotAnswer => Error::Unreachable { doing, why: why.into() },
+            How::CannotRead => Error::Unreadable { name: name.into(), why: why.into() },
         })
     }
 }

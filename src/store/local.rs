@@ -289,7 +289,7 @@ impl Store for LocalStore {
 
     fn forget(&self, name: &str) {
         // Pages that are not written yet are not let go. They are no objects' of a writer of ours, which syncs them first.
-        let dropped = self.open(name).map(|(file, _)| fadvise(&file, 0, None, Advice::DontNeed));
+        let dropped = self.look_into(name).map(|(file, _)| fadvise(&file, 0, None, Advice::DontNeed));
         if !matches!(dropped, Ok(Ok(()))) {
             tracing::debug!("what is in memory of {name} could not be let go: {dropped:?}");
         }
@@ -364,7 +364,20 @@ impl LocalStore {
         Ok(kept.file)
     }
 
+    /// As [`LocalStore::look_into`]. Where others can be read, it is this object that cannot.
     fn open(&self, name: &str) -> Result<(File, u64)> {
+        let unreadable = |why: String| Error::Unreadable { name: name.into(), why };
+        match self.look_into(name) {
+            Err(Error::Refused { why, .. }) if self.gives_others(name) => Err(unreadable(why)),
+            Err(Error::Failed { source, .. }) if is_of_object(&source) && self.gives_others(name) => {
+                Err(unreadable(source.to_string()))
+            }
+            opened => opened,
+        }
+    }
+
+    /// Opens an object's file, and nothing else that lies in its place.
+    fn look_into(&self, name: &str) -> Result<(File, u64)> {
         let path = self.path(name);
         let doing = || format!("open {}", path.display());
         let missing = || Error::NotFound { name: name.into() };
@@ -372,10 +385,9 @@ impl LocalStore {
         let folder = self.enter(folder)?.ok_or_else(missing)?;
         // Before it is opened: a fifo would wait for somebody to write into it.
         let there = folder.look(last).map_err(failed(doing))?.ok_or_else(missing)?;
-        let no_file = || Error::Failed { doing: doing(), source: io::Error::other("it is not a file") };
+        let no_file = || not_followed(&path, &there, ", not a file");
         match FileType::from_raw_mode(there.st_mode) {
             FileType::RegularFile => {}
-            FileType::Symlink => return Err(not_followed(&path, &there, ", not a file")),
             _ => return Err(no_file()),
         }
         let file = match openat(&folder, last, SAFE | OFlags::RDONLY, Mode::empty()) {
@@ -391,12 +403,42 @@ impl LocalStore {
 
     fn read(&self, name: &str, file: &File, offset: u64, length: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length as usize];
-        file.read_exact_at(&mut bytes, offset).map_err(|source| Error::Failed {
-            doing: format!("read {length} bytes at {offset} of {}", self.path(name).display()),
-            source,
-        })?;
-        Ok(bytes)
+        let Err(first) = file.read_exact_at(&mut bytes, offset) else { return Ok(bytes) };
+        if !is_of_object(&first) {
+            return Err(self.not_read(name, offset, length, first));
+        }
+        self.forget(name);
+        match file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Ok(bytes),
+            // A disk, or a file server, that gives nothing at all is another matter than a place on it that is bad.
+            Err(why) if is_of_object(&why) && self.gives_others(name) => {
+                Err(Error::Unreadable { name: name.into(), why: why.to_string() })
+            }
+            Err(why) => Err(self.not_read(name, offset, length, why)),
+        }
     }
+
+    fn not_read(&self, name: &str, offset: u64, length: u64, source: io::Error) -> Error {
+        Error::Failed { doing: format!("read {length} bytes at {offset} of {}", self.path(name).display()), source }
+    }
+
+    /// Whether another object than this one can be read: the one that every vault has, anew from the medium.
+    fn gives_others(&self, name: &str) -> bool {
+        if name == ALWAYS_THERE {
+            return false;
+        }
+        self.forget(ALWAYS_THERE);
+        self.look_into(ALWAYS_THERE).is_ok_and(|(file, _)| file.read_at(&mut [0], 0).is_ok())
+    }
+}
+
+/// An object that every vault has.
+const ALWAYS_THERE: &str = "vault.json";
+
+/// Whether it may be one object that cannot be read: a bad sector, a checksum of the filesystem that is wrong, somebody else's file.
+fn is_of_object(why: &io::Error) -> bool {
+    let errno = why.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::NODATA | Errno::ACCESS | Errno::PERM))
 }
 
 #[cfg(test)]
@@ -543,6 +585,30 @@ mod tests {
             }
             assert_eq!(names(&far), ["00000000000000aa-0", "a", "thesis.txt", "x"], "{name}");
             assert_eq!(names(&far.join("x")), ["1"], "{name}");
+        }
+    }
+
+    #[test]
+    fn one_object_that_cannot_be_read_is_told_from_a_store_that_fails() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(scratch.path());
+        store.create("packs/a", &[b"x"]).unwrap();
+        let path = scratch.path().join("packs/b");
+        let makes: [&dyn Fn(); 3] = [
+            &|| rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR).unwrap(),
+            &|| symlink("a", &path).unwrap(),
+            &|| std::fs::create_dir(&path).unwrap(),
+        ];
+        for make in makes {
+            make();
+            // Nothing is known of others yet.
+            let alone = [store.get("packs/b", 9), store.get_range("packs/b", 0, 1)];
+            assert!(alone.iter().all(|got| matches!(got, Err(Error::Refused { .. }))), "{alone:?}");
+            store.create(ALWAYS_THERE, &[b"{}"]).unwrap();
+            let beside = [store.get("packs/b", 9), store.get_range("packs/b", 0, 1)];
+            assert!(beside.iter().all(|got| matches!(got, Err(Error::Unreadable { .. }))), "{beside:?}");
+            std::fs::remove_file(scratch.path().join(ALWAYS_THERE)).unwrap();
+            std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path)).unwrap();
         }
     }
 

@@ -87,6 +87,15 @@ pub enum Error {
         /// The object asked for.
         name: String,
     },
+    /// The object is there, and cannot be read, although others can: its medium does not give it, it is no file, or somebody
+    /// else's.
+    #[error("{name} cannot be read: {why}")]
+    Unreadable {
+        /// The object asked for.
+        name: String,
+        /// What the system said.
+        why: String,
+    },
     /// The store answered, and does not do it, however often it is asked: no permission, no such bucket, a wrong clock.
     #[error("{doing}: {why}")]
     Refused {
@@ -136,7 +145,7 @@ impl Error {
                 error::Error::unreachable(inner, why).within(doing).from_store()
             }
             Error::AlreadyExists { .. } => error::Error::failed(doing, self),
-            Error::NotFound { .. } | Error::OutOfRange { .. } | Error::Corrupt { .. } => {
+            Error::NotFound { .. } | Error::OutOfRange { .. } | Error::Corrupt { .. } | Error::Unreadable { .. } => {
                 error::Error::damage(doing, self)
             }
         }

@@ -273,6 +273,15 @@ impl Doubts {
         tested.ok_or_else(|| Error::failed(format!("test {}", pack.name()), "it was not read"))
     }
 
+    /// Takes in that packs were read by somebody else and are sound: those of them that are doubted need not be read again.
+    pub fn know_sound(&mut self, packs: &[PackInfo]) {
+        let doubted = self.ids();
+        let tested = Tested { state: PackState::Present, readable: true };
+        let sound =
+            packs.iter().filter(|pack| doubted.contains(&pack.id)).map(|pack| (pack.id, (*pack, tested.clone())));
+        self.tested.extend(sound);
+    }
+
     /// Tests the packs of `book` that are doubted, and lifts what turns out to be wrong. Gives those that are not sound.
     ///
     /// # Errors
@@ -293,7 +302,9 @@ impl Doubts {
         for pack in packs {
             // Doubts are hints, and may be a stranger's: they are not to keep anybody busy for ever. The rest has its turn once these
             // are lifted.
-            read += pack.size;
+            if self.tested(&pack).is_none() {
+                read += pack.size;
+            }
             if read > READ_AT_MOST && read > pack.size {
                 break;
             }
@@ -306,11 +317,17 @@ impl Doubts {
         Ok(wrong)
     }
 
-    /// Lifts the doubts of which no pack that `book` has is anything but tested and sound. `book` has every pack that a snapshot
-    /// or checkpoint of the vault names: what is not in it, nobody needs.
-    pub fn lift_unneeded(&mut self, vault: &Vault, book: &PackBook, as_who: (Finding, &User)) {
+    /// Lifts the doubts of which no pack that `book` has is anything but tested and sound, if they stood `before`. `book` has
+    /// every pack that a snapshot or checkpoint of the vault named after that: what is not in it, nobody needs. A later doubt may
+    /// be of a pack that has come since.
+    pub fn lift_unneeded(&mut self, vault: &Vault, (book, before): (&PackBook, &Doubts), as_who: (Finding, &User)) {
+        let (early, late): (Vec<_>, Vec<_>) = std::mem::take(&mut self.standing)
+            .into_iter()
+            .partition(|standing| before.standing.iter().any(|before| before.object == standing.object));
+        self.standing = early;
         let unneeded = |doubted: &Doubted| book.get(&doubted.id).is_none_or(|pack| pack.kind != doubted.kind);
         self.lift(vault, unneeded, as_who);
+        self.standing.extend(late);
     }
 
     /// Lifts the doubts of which every pack is `unneeded`, or was tested and is sound. What cannot be lifted stands, and is

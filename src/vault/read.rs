@@ -134,6 +134,7 @@ impl<'v> PackReader<'v> {
     pub fn for_another(&self, root: &Root) -> Result<PackReader<'v>> {
         let mut reader = self.of(root.holders().map(|p| (p.id, *p)).collect());
         let mut all = HashMap::new();
+        once(&root.packs.list)?;
         reader.each(&root.packs.list, |info: PackInfo| {
             all.insert(info.id, info);
             Ok(())
@@ -487,6 +488,7 @@ impl<'v> PackReader<'v> {
     /// # Errors
     /// A store that fails; damage.
     pub fn all<T: DeserializeOwned + Clone>(&self, list: &List<T>) -> Result<Vec<T>> {
+        once(list)?;
         let mut all = Vec::new();
         self.each(list, |item| {
             all.push(item);
@@ -518,6 +520,20 @@ impl<'v> PackReader<'v> {
                 Ok(())
             }
         }
+    }
+}
+
+/// Refuses a list of which a part comes twice: of what has a path or an id no writer makes one, and with it a small root could be
+/// endless. The maps of files repeat themselves where files do.
+fn once<T>(list: &List<T>) -> Result<()> {
+    let List::Frames(frames) = list else { return Ok(()) };
+    let mut seen = HashSet::new();
+    match frames.iter().find(|frame| !seen.insert(**frame)) {
+        Some(frame) => {
+            let doing = format!("read {}", pack::name(PackKind::Index, frame.pack));
+            Err(Error::damage(doing, "a list names a part of it twice"))
+        }
+        None => Ok(()),
     }
 }
 

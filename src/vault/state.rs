@@ -122,7 +122,12 @@ fn test_once(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
             return Err(why.while_doing(format!("read {name}")));
         }
         // Also what may not be read, or is no file any more: nobody can build on that.
-        Err(why @ (store::Error::Corrupt { .. } | store::Error::Failed { .. } | store::Error::Refused { .. })) => {
+        Err(
+            why @ (store::Error::Corrupt { .. }
+            | store::Error::Unreadable { .. }
+            | store::Error::Failed { .. }
+            | store::Error::Refused { .. }),
+        ) => {
             return damaged(format!("it cannot be read: {why}"));
         }
         Err(why) => return Err(why.while_doing(format!("read {name}"))),

@@ -24,13 +24,22 @@ use crate::error::{Error, Result};
 /// # Errors
 /// A store that fails; damage.
 pub fn read_hunk(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> Result<Vec<Entry>> {
-    let bytes = packs.index_frame(&hunk.frame, decoder)?;
-    let damage = |why: String| Error::damage(format!("read {}", pack::name(PackKind::Index, hunk.frame.pack)), why);
-    let entries = hunk::parse(&bytes).map_err(damage)?;
+    let entries = read_frame(packs, &hunk.frame, decoder)?;
     if entries.len() as u64 != hunk.entries || entries.first().is_some_and(|e| e.path != hunk.first) {
-        return Err(damage(format!("the hunk of {} does not hold what the root says", hunk.first)));
+        let why = format!("the hunk of {} does not hold what the root says", hunk.first);
+        return Err(Error::damage(format!("read {}", pack::name(PackKind::Index, hunk.frame.pack)), why));
     }
     Ok(entries)
+}
+
+/// Reads the entries of a hunk's frame, whatever a root says of it.
+///
+/// # Errors
+/// A store that fails; damage.
+pub fn read_frame(packs: &PackReader, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<Entry>> {
+    let bytes = packs.index_frame(frame, decoder)?;
+    let damage = |why: String| Error::damage(format!("read {}", pack::name(PackKind::Index, frame.pack)), why);
+    hunk::parse(&bytes).map_err(damage)
 }
 
 /// All hunks of a snapshot, in order.

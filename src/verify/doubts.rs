@@ -42,26 +42,29 @@ pub enum Looked {
     Unnamed,
 }
 
-/// Doubts the packs that are `spoiled`, and lifts what is doubted wrongly of the packs of `book`; if that is `complete`, also
-/// doubts of what nothing names. Gives what stands then.
+/// Of the packs of `book`, all of which were read, some are `sound`. Doubts those that are `spoiled`, and lifts what is doubted
+/// wrongly of the packs of `book`; if that is `complete`, also doubts of what nothing names, of those that stood `before` the book
+/// was begun. Gives what stands then.
 ///
 /// # Errors
 /// A store that fails while a doubted pack is read; being told to stop.
 pub fn settle(
     vault: &Vault,
     (book, complete): (&PackBook, bool),
-    spoiled: &[(PackInfo, String)],
+    before: &Doubts,
+    (sound, spoiled): (&[PackInfo], &[(PackInfo, String)]),
     ctx: &Context,
 ) -> Result<Vec<StandingDoubt>> {
     let mut doubts = Doubts::read(&*vault.store);
     let as_who = (Finding::Verify, &vault.user);
+    doubts.know_sound(sound);
     doubts.test_doubted(vault, book, as_who, &|| ctx.check("verify the vault"))?;
     // Of what was read whole once and found damaged, a second reading may have found it sound.
     let is_wrong = |pack: &PackInfo| doubts.tested(pack).is_none_or(|tested| !tested.is_sound());
     let damaged: Vec<_> = spoiled.iter().filter(|(pack, _)| is_wrong(pack)).cloned().collect();
     doubts.doubt(vault, &damaged, as_who, ctx.random);
     if complete {
-        doubts.lift_unneeded(vault, book, as_who);
+        doubts.lift_unneeded(vault, (book, before), as_who);
     }
     doubts.warnings().iter().for_each(|what| ctx.monitor.warn(what));
     let shown = |standing: &Standing| StandingDoubt {

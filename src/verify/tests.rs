@@ -133,3 +133,52 @@ fn references_to_what_is_not_listed_or_not_there_are_damage() {
     let report = verify(&sample.vault, &Options::default(), &context()).unwrap();
     assert!(report.damage.iter().any(|d| d.why.contains("does not hold")), "{report:?}");
 }
+
+#[test]
+fn what_one_root_says_wrongly_is_its_own_damage() {
+    type Lie = fn(&Sample, &mut Root);
+    let lies: [(&str, Lie); 4] = [
+        ("a count", |_, root| {
+            let List::Items(hunks) = &mut root.hunks else { panic!() };
+            hunks[0].entries += 1;
+        }),
+        ("what is stale", |sample, root| {
+            let frame = sample.hunks[0].frame;
+            root.stale = List::Frames(vec![FrameRef { hash: Hash::of(b"other"), ..frame }]);
+        }),
+        ("what is torn", |sample, root| root.torn = List::Frames(vec![sample.hunks[0].frame])),
+        ("a list of one part", |sample, root| root.problems = List::Frames(vec![sample.hunks[0].frame; 2])),
+    ];
+    for (what, lie) in lies {
+        let mut sample = Sample::new();
+        sample.file("a", &noise(1000, 1));
+        let honest = sample.commit(SnapshotState::Complete);
+        let mut root = sample.vault.root(honest).unwrap();
+        lie(&sample, &mut root);
+        root.seq += 1;
+        let (liar, bytes) = root.encode().unwrap();
+        sample.store.create(&liar.object(SNAPSHOTS), &[&bytes]).unwrap();
+        let report = verify(&sample.vault, &all(), &context()).unwrap();
+        assert!(!report.damage.is_empty(), "{what}");
+        for damage in &report.damage {
+            assert_eq!(
+                (&damage.snapshots, &damage.object),
+                (&vec![liar], &liar.object(SNAPSHOTS)),
+                "{what}: {damage:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn snapshots_must_agree_on_a_pack() {
+    let (sample, _, second) = two();
+    let mut root = sample.vault.root(second).unwrap();
+    let List::Items(packs) = &mut root.packs.list else { panic!() };
+    packs[0].crc32c ^= 1;
+    root.seq += 1;
+    let (liar, bytes) = root.encode().unwrap();
+    sample.store.create(&liar.object(SNAPSHOTS), &[&bytes]).unwrap();
+    let report = verify(&sample.vault, &all(), &context()).unwrap();
+    assert!(report.damage.iter().any(|damage| damage.why.contains("do not agree")), "{:?}", report.damage);
+}

@@ -359,10 +359,10 @@ impl Vaults {
         // Where another one was made in its place, nothing is damaged.
         let is_spoilt = |at: &Replica| at.trouble != Trouble::Unmounted && self.is_spoilt(at, name);
         for (n, _) in self.all.iter().enumerate().filter(|(_, at)| is_spoilt(at)) {
-            // What is carried over may have nothing else to lie in; then it is not copied there.
-            match held[n].contains(&name) {
+            // What is carried over may have nothing else to lie in; then it is told that the vault does not hold all.
+            match report["vaults"][n]["holds"] == true {
                 true => tell(format!("{name} needs what is doubted, and damaged, in vault {n}")),
-                false => counters.count("not copied onto damage"),
+                false => counters.count("copied onto damage"),
             }
         }
         for (n, at) in self.all.iter().enumerate() {
@@ -373,7 +373,8 @@ impl Vaults {
                 _ => {}
             }
             let away = matches!(at.trouble, Trouble::Unreachable | Trouble::Broken);
-            if said["holds"] != held[n].contains(&name) || away && said["holds"] == true {
+            let holds = held[n].contains(&name) && !is_spoilt(at);
+            if said["holds"] != holds || away && said["holds"] == true {
                 tell(format!("vault {n}, {:?}: {said}, and it has {:?}", at.trouble, held[n].last()));
             }
             if at.trouble == Trouble::None && said["holds"] != true && !self.is_spoilt(at, name) {

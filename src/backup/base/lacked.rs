@@ -10,7 +10,7 @@ use crate::vault::entry::{Entry, MapFrame};
 use crate::vault::list::List;
 use crate::vault::path::EntryPath;
 use crate::vault::read::Decoder;
-use crate::vault::root::{Root, SnapshotName, State};
+use crate::vault::root::{Problem, Root, SnapshotName, State};
 use crate::vault::tree;
 
 /// Entries that the parent could not read, and that older snapshots are asked for.
@@ -30,12 +30,14 @@ impl Base<'_> {
     ) -> Result<()> {
         let mut wanted: Vec<EntryPath> = Vec::new();
         let mut loaded = Vec::new();
-        self.packs.each(&root.problems, |problem| {
-            if wanted.len() < MISSED {
-                wanted.push(problem.path);
+        match self.packs.all(&root.problems) {
+            Ok(problems) => wanted.extend(problems.into_iter().map(|problem: Problem| problem.path).take(MISSED)),
+            // It only saves reading.
+            Err(why) if why.kind() == Kind::Damage => {
+                warn(format!("what the snapshot {parent} lacks is not known: {why}"));
             }
-            Ok(())
-        })?;
+            Err(why) => return Err(why),
+        }
         for name in names.iter().rev().filter(|name| **name < parent).take(OLDER) {
             if wanted.is_empty() {
                 break;

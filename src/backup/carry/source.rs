@@ -62,7 +62,7 @@ impl<'a> Source<'a> {
     /// Reads a snapshot's lists; none where they are damaged, which whoever verifies the vault is told.
     pub(super) fn load(base: &Base<'a>, name: SnapshotName, root: &Root) -> Result<Option<Self>> {
         let load = || -> Result<_> {
-            let packs = base.packs.for_another(root)?;
+            let packs = base.source(root)?;
             let hunks = tree::hunks(&packs, root)?;
             let stale = packs.all(&root.stale)?.into_iter().map(|item| (item.path.clone(), item)).collect();
             let by_path = |list| -> Result<BTreeMap<_, _>> {

@@ -148,3 +148,28 @@ fn a_backup_that_is_told_to_stop_is_gone_on_from() {
         assert!(world.vault.checkpoints().unwrap().len() <= before.len() + 1);
     }
 }
+
+/// Tells a backup to stop when it has begun to read a file, and counts the pieces that it reads.
+struct StopsWhileReading(&'static AtomicBool, AtomicU64);
+
+impl Monitor for StopsWhileReading {
+    fn reached(&self, moment: Moment, _: &EntryPath) {
+        if matches!(moment, Moment::Reading) {
+            self.0.store(true, Ordering::Relaxed);
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn a_large_file_is_not_read_to_its_end_when_it_is_to_stop() {
+    let world = World::new();
+    world.write("large", &noise(1, 60_000_000));
+    let stop: &'static AtomicBool = Box::leak(Box::default());
+    let monitor = StopsWhileReading(stop, AtomicU64::new(0));
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop, monitor: &monitor };
+    let why = backup(&world.vault, &world.options, &ctx).unwrap_err();
+    assert!(why.to_string().contains("told to stop"), "{why}");
+    assert!(monitor.1.into_inner() <= 2);
+    assert_eq!(world.vault.snapshots().unwrap(), []);
+}

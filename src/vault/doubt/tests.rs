@@ -86,16 +86,31 @@ fn a_doubt_of_what_nobody_needs_any_more_is_lifted() {
     let sample = Sample::new();
     let packs = packs(&sample, 3);
     Doubts::default().doubt(&sample.vault, &doubted(&packs), as_who(), &system_random);
-    let lift = |needed: &[PackInfo]| {
+    let lift = |needed: &[PackInfo], before: &Doubts| {
         let mut doubts = Doubts::read(&*sample.vault.store);
         let wrong = test(&mut doubts, &sample, needed);
-        doubts.lift_unneeded(&sample.vault, &book(needed), as_who());
+        doubts.lift_unneeded(&sample.vault, (&book(needed), before), as_who());
         (wrong, doubts.standing().len())
     };
     spoil(&sample, &packs[0]);
-    assert_eq!(lift(&packs[..2]), (vec![packs[0]], 1));
-    assert_eq!(lift(&packs[1..2]), (vec![], 0));
+    let before = Doubts::read(&*sample.vault.store);
+    assert_eq!(lift(&packs[..2], &before), (vec![packs[0]], 1));
+    // Who came to doubt it since may know what was not there before.
+    assert_eq!(lift(&packs[1..2], &Doubts::default()), (vec![], 1));
+    assert_eq!(lift(&packs[1..2], &before), (vec![], 0));
     assert_eq!(objects(&sample).len(), 2);
+}
+
+#[test]
+fn what_somebody_else_read_is_not_read_again() {
+    let sample = Sample::new();
+    let packs = packs(&sample, 2);
+    let mut doubts = Doubts::default();
+    doubts.doubt(&sample.vault, &doubted(&packs), as_who(), &system_random);
+    doubts.know_sound(&packs);
+    let nothing = || -> Result<()> { panic!("it is read") };
+    assert_eq!(doubts.test_doubted(&sample.vault, &book(&packs), as_who(), &nothing).unwrap(), []);
+    assert!(doubts.standing().is_empty());
 }
 
 #[test]
