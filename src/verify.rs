@@ -5,7 +5,7 @@
 //! as a restore checks them, by the same code. What snapshots share is read once. With `read_data`, files are decoded and
 //! hashed too. Damage is collected: one broken object hides no other.
 
-use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -22,7 +22,7 @@ use crate::vault::list::List;
 use crate::vault::pack::{self, PackInfo, PackKind};
 use crate::vault::read::{Decoder, PackReader, absent_of, listed};
 use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, PackBook, Root, SNAPSHOTS, SnapshotName};
-use crate::vault::state::PackState;
+use crate::vault::state::{self, PackState};
 use crate::vault::tree::{self, HunkSummary, SnapshotCheck};
 use crate::vault::{CONFIG, User, Vault};
 
@@ -159,6 +159,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         found: Found::default(),
         reader: PackReader::new(&*vault.store, PackBook::default()),
         packs: PackBook::default(),
+        disputed: BTreeMap::new(),
         spoiled: Vec::new(),
         hunks: HashMap::new(),
         maps: HashMap::new(),
@@ -204,6 +205,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         let what = "snapshots that later ones were made from are not in the vault: let go, lost, or never copied here";
         ctx.monitor.warn(&format!("{} {what}", gaps.len()));
     }
+    state.decide()?;
     let (unused, unused_bytes) = state.objects()?;
     each_root(vault, &roots, ctx, |name, root| state.entries(name, &root?))?;
     objects += state.packs.len() as u64;
@@ -270,6 +272,8 @@ struct State<'a> {
     /// Keeps what roots share.
     reader: PackReader<'a>,
     packs: PackBook,
+    /// What other roots say of some of them.
+    disputed: BTreeMap<PackId, Vec<PackInfo>>,
     /// Packs that were read whole and are not what was stored.
     spoiled: Vec<(PackInfo, String)>,
     /// The hunks that were read.
@@ -323,11 +327,30 @@ impl State<'_> {
         for (id, info) in packs.book() {
             let known = self.packs.entry(*id).or_insert(*info);
             if known != info {
-                let why = "snapshots do not agree on its size, kind or checksum";
-                self.found.add(&info.name(), [name], Error::damage(format!("verify {}", info.name()), why))?;
+                let others = self.disputed.entry(*id).or_default();
+                if !others.contains(info) {
+                    others.push(*info);
+                }
             }
         }
         Ok(true)
+    }
+
+    /// Finds out who is right where roots do not agree on the size, kind or checksum of a pack: the others are wrong, and the
+    /// pack is not.
+    fn decide(&mut self) -> Result<()> {
+        for (id, others) in &self.disputed {
+            let mut claims = self.packs.get(id).into_iter().chain(others);
+            let right = claims.try_fold(None, |right, claim| -> Result<_> {
+                self.ctx.check("verify the vault")?;
+                Ok(match right {
+                    None if state::test(&*self.vault.store, claim)?.is_sound() => Some(*claim),
+                    right => right,
+                })
+            })?;
+            self.packs.extend(right.map(|right| (*id, right)));
+        }
+        Ok(())
     }
 
     /// Reads every pack whole. Gives how many packs no root names, and their bytes.
@@ -378,6 +401,10 @@ impl State<'_> {
             Ok(opened) => opened,
             Err(why) => return self.found.add_named_in(&object, name, why),
         };
+        for info in packs.book().values().filter(|info| self.packs.get(&info.id) != Some(info)) {
+            let why = format!("it does not say of {} what others say, and what is there", info.name());
+            self.found.add(&object, [name], Error::damage("verify a snapshot", why))?;
+        }
         let lists = [
             packs.all(&root.problems).map(drop),
             packs.all(&root.stale).map(drop),

@@ -19,6 +19,9 @@ pub struct About {
     pub max_age: Duration,
 }
 
+/// A snapshot may be so far in the future before that is told: clocks are not set alike.
+const AHEAD: Duration = Duration::from_secs(300);
+
 /// Makes the checks.
 pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBool) {
     let vault = match Vault::find(store) {
@@ -147,7 +150,11 @@ fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Resul
     });
     let old = age(root.finished);
     let found = format!("the newest good snapshot is {} old", span(old));
-    notes.add(if old <= about.max_age {
+    let ahead = Duration::try_from(root.finished.duration_since(now)).unwrap_or_default();
+    notes.add(if ahead > AHEAD {
+        let found = format!("the newest good snapshot was taken {} from now: a clock was wrong, or is", span(ahead));
+        Check::warning("age", found).advice("Until then nothing tells whether backups are still taken.")
+    } else if old <= about.max_age {
         Check::ok("age", found)
     } else {
         Check::warning("age", format!("{found}, and more than {} is too old (--max-age)", span(about.max_age))).advice(
@@ -209,6 +216,22 @@ mod tests {
     fn noted(id: Option<u8>, seq: Option<u64>) -> Noted {
         let name = |seq| SnapshotName { seq, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([seq as u8; 8]) };
         Noted { vault: id.map(|id| (Hex([id; 16]), Hex([0; 32]))), newest: seq.map(name), ..Noted::default() }
+    }
+
+    #[test]
+    fn a_snapshot_of_the_future_is_not_young() {
+        let mut sample = crate::restore::sample::Sample::new();
+        sample.file("a", b"x");
+        let newest = sample.commit(crate::vault::root::State::Complete);
+        for (hours, outcome) in [(-2, Outcome::Warning), (1, Outcome::Ok), (3, Outcome::Warning)] {
+            let now = newest.time + jiff::SignedDuration::from_hours(hours);
+            sample.store.set_ahead(now.duration_since(jiff::Timestamp::now()));
+            let about = About { name: "/v".into(), max_age: Duration::from_secs(2 * 3600) };
+            let notes = Notes::default();
+            look(Box::new(sample.store), &about, &notes, &AtomicBool::new(false));
+            let age = notes.get().checks.iter().find(|check| check.name == "age").cloned().unwrap();
+            assert_eq!((age.outcome, age.found.contains("from now")), (outcome, hours < 0), "{hours}: {age:?}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub type Found = Wrong;
 /// A file that changed so shortly before it was read is not trusted.
 const WINDOW: Duration = Duration::from_millis(20);
 /// A backup that takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(180);
 /// Silence after which the app goes on by itself: the engine may be waiting for it.
 const SILENCE: Duration = Duration::from_millis(30);
 const SILENT: &str = "the engine is silent";
