@@ -179,9 +179,9 @@ fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Pa
             Part::Adopt(found, entry, extra, None)
         }
         Step::Adopt(found, entry) => match adopted(desk, &found) {
-            Ok((extra, identity)) => {
+            Ok((mut extra, identity)) => {
                 if found.kind == Kind::Symlink {
-                    before.extend(replaced(desk, &found, &extra));
+                    before.extend(replaced(desk, &found, &mut extra));
                 }
                 Part::Adopt(found, entry, extra, identity)
             }
@@ -199,14 +199,16 @@ fn adopted(desk: Desk, found: &Found) -> Result<(Extra, Option<Identity>), Errno
 }
 
 /// What tells that something else had the name when its attributes, or a symlink's target, were read; of a folder the walk
-/// tells that.
-fn replaced(desk: Desk, found: &Found, extra: &Extra) -> Option<Part> {
-    if !desk.numbers_tell || found.kind == Kind::Folder {
+/// tells that. What the entry says of the one and what it says of the other must not be taken for one thing by a later backup,
+/// which may find the first one unchanged: it is racy.
+fn replaced(desk: Desk, found: &Found, extra: &mut Extra) -> Option<Part> {
+    if !desk.numbers_tell {
         return None;
     }
     let now = || desk.root.stat_at(&found.path).ok().map(|now| now.st_ino);
     let inode = extra.inode.or_else(now).filter(|inode| *inode != found.inode)?;
-    Some(Part::Later(found.path.clone(), Why::Read(inode)))
+    extra.racy = true;
+    (found.kind != Kind::Folder).then(|| Part::Later(found.path.clone(), Why::Read(inode)))
 }
 
 /// An entry that is not there any more.
@@ -260,9 +262,9 @@ fn look(
             },
             kind => match extra_of(desk.root, &found.path, kind) {
                 Ok(mut extra) => {
-                    before.extend(replaced(desk, &found, &extra));
                     // Its inode's number may come again at once for another one.
                     extra.racy = kind == Kind::Symlink && desk.trust.is_racy(found.mtime, began);
+                    before.extend(replaced(desk, &found, &mut extra));
                     return Ok(Part::Other(found, known, extra));
                 }
                 Err(why) => why,

@@ -355,6 +355,10 @@ fn share(
         let elsewhere = |pack: &PackInfo| from_any(others(), pack);
         let several = others().next().is_some();
         let doubts = &mut *replica.doubts();
+        if at == primary && doubts.standing().is_empty() {
+            // Its backup has read them for itself.
+            *doubts = Doubts::read(&*to.store);
+        }
         match copy_with(from, (to, doubts), &names, several.then_some(&elsewhere), ctx) {
             Ok(copied) => {
                 held.copied_snapshots += copied.snapshots.len() as u64;

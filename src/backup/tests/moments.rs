@@ -797,3 +797,33 @@ fn files_that_are_saved_by_another_name_give_no_warning() {
     let other = |what: &&String| !what.contains("taken as it stood");
     assert!(report.good && !report.warnings.iter().any(|what| other(&what)), "{report:?}");
 }
+
+#[test]
+fn a_symlink_that_was_another_one_when_it_was_read_is_read_again() {
+    // Each time that it is looked at, another one has its name for that moment, since their folders change places.
+    let mut world = World::new();
+    for name in ["a", "b"] {
+        fs::create_dir(world.data.path().join(name)).unwrap();
+        let path = world.data.path().join(name).join("link");
+        std::os::unix::fs::symlink(format!("to {name}"), &path).unwrap();
+        let old = rustix::fs::Timespec { tv_sec: 1_700_000_000, tv_nsec: 5 };
+        let times = rustix::fs::Timestamps { last_access: old, last_modification: old };
+        rustix::fs::utimensat(CWD, &path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    world.write("c", b"c");
+    let (data, mut swapped) = (world.data.path().to_path_buf(), false);
+    world.monitor = Arc::new(App(Mutex::new(Some(Box::new(move |moment, path| {
+        if swapped || matches!((moment, path), (Moment::Opening, "a/link")) {
+            renameat_with(CWD, data.join("a"), CWD, data.join("b"), RenameFlags::EXCHANGE).unwrap();
+            swapped = !swapped;
+        }
+        false
+    })))));
+    world.backup();
+    world.monitor = Arc::new(Silent);
+    let report = world.backup();
+    for (entry, _) in world.entries(report.snapshot).iter().filter(|(entry, _)| entry.kind == Kind::Symlink) {
+        let target = entry.target.as_ref().map(|target| String::from_utf8_lossy(&target.0).into_owned());
+        assert_eq!(target, entry.path.folder().map(|folder| format!("to {folder}")));
+    }
+}
