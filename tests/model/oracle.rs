@@ -292,7 +292,9 @@ impl Oracle<'_> {
         // What lies beside a database is read with it, when its turn comes.
         let unit = SIDES.iter().filter_map(|side| path.strip_suffix(side)).find(|path| !self.led(path).is_empty());
         let units = unit.map_or(&[][..], |unit| self.led(unit)).iter().chain([id]);
-        let alone = units.into_iter().all(|id| self.history.objects[*id].names == 1);
+        // One that had another name when it was come to goes by its number, though it may have lost that name since.
+        let had_one = |id: &Id| self.capture.names.get(id).is_none_or(|names| names.len() == 1);
+        let alone = units.into_iter().all(|id| self.history.objects[*id].names == 1 && had_one(id));
         Some(alone.then(|| Parts::of(Hash::of(unit.unwrap_or(path).as_bytes()).0[0])))
     }
 
