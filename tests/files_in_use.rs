@@ -1,9 +1,11 @@
 //! Files that another program keeps to itself while a backup comes to them.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::World;
+use crate::support::{World, number};
 
 /// Takes a lease, as a file server does, and gives it up a moment after somebody else opens the file.
 const HOLDER: &str = "
@@ -32,4 +34,17 @@ fn a_lease_is_waited_for() {
     let report = world.json(["backup", "data"], 0);
     assert_eq!(report["good"], true, "{report}");
     assert!(holder.wait().unwrap().success());
+}
+
+/// In `/proc`, as on FUSE with `direct_io`, a file's size is 0 whatever is in it.
+#[test]
+fn a_file_that_does_not_know_its_size_comes_back_whole() {
+    let world = World::new();
+    let folder = Path::new("/proc/sys/kernel/random");
+    let report = world.json(["backup", "/proc/sys/kernel/random", "--include", "boot_id"], 0);
+    assert_eq!(number(&report, "files"), 1);
+    let expected = fs::read(folder.join("boot_id")).unwrap();
+    assert_eq!(world.run(["cat", "latest", "boot_id"]).ended(0).text().as_bytes(), expected);
+    world.json(["restore", "out"], 0);
+    assert_eq!(fs::read(world.path("out/boot_id")).unwrap(), expected);
 }

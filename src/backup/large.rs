@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use super::Trust;
 use super::block;
 use super::part::{Content, Part};
-use super::read::{Over, finish};
-use super::times::{changed, compare, mtime, wait_a_tick};
+use super::read::{Over, finish, read_some};
+use super::times::{changed, compare, is_beyond_its_size, mtime, settled};
 use crate::error::Result;
 use crate::filesystem::may_invent_holes;
 use crate::monitor::{Context, Moment};
@@ -38,7 +38,7 @@ pub fn stream(
     let mut large = Large::new(file, path, to, ctx);
     let began = (trust.now)();
     let trusted = trusts_holes(file, stat, began);
-    Ok(match large.content(u64::try_from(stat.st_size).unwrap_or(0), trusted)? {
+    Ok(match large.to_the_end(u64::try_from(stat.st_size).unwrap_or(0), trusted)? {
         Ok(read) => {
             let racy = trust.is_file_racy(file, mtime(stat), began);
             finish(file, path, stat, read, racy, Hash::from(&large.hash.finalize()), None)
@@ -80,24 +80,22 @@ impl<'a> Large<'a> {
     ///
     /// One that only grew, as a log does, is taken up to its first length: read up to there once more, it must be the same. Then
     /// that is what was there between both.
-    pub(super) fn read(&mut self, first: Stat, trust: Trust) -> Result<io::Result<Content>, Over> {
-        let mut stat = first;
+    pub(super) fn read(&mut self, trust: Trust) -> Result<io::Result<Content>, Over> {
         let mut grown: Option<(Stat, u64, Hash)> = None;
         let mut passes_left = 2;
         loop {
-            let mut began = (trust.now)();
-            if wait_a_tick(&stat, began) {
-                began = (trust.now)();
-                stat = match fstat(self.file) {
-                    Ok(stat) => stat,
-                    Err(why) => return Ok(Err(why.into())),
-                };
-            }
-            let size = grown.as_ref().map_or(u64::try_from(stat.st_size).unwrap_or(0), |(_, size, _)| *size);
+            let (stat, began) = match settled(self.file, trust.now) {
+                Ok(settled) => settled,
+                Err(why) => return Ok(Err(why)),
+            };
             self.hash.reset();
             self.held.clear();
             let trusted = trusts_holes(self.file, &stat, began);
-            let read = match self.content(size, trusted)? {
+            let read = match &grown {
+                Some((_, length, _)) => self.content(*length, trusted)?,
+                None => self.to_the_end(u64::try_from(stat.st_size).unwrap_or(0), trusted)?,
+            };
+            let read = match read {
                 Ok(read) => read,
                 Err(why) => return Ok(Err(why)),
             };
@@ -123,7 +121,21 @@ impl<'a> Large<'a> {
                 grown = happened.filter(|happened| happened.grew).map(|_| (stat, read, hash));
             }
             self.send(Part::Again)?;
-            stat = after;
+        }
+    }
+
+    /// Sends all content of a file that says to have `size` bytes; tells how many there were.
+    fn to_the_end(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Over> {
+        let read = match self.content(size, holes)? {
+            Ok(read) if read == size => read,
+            done => return Ok(done),
+        };
+        let more =
+            read_some(self.file, size, &mut [0]).and_then(|more| Ok(more > 0 && is_beyond_its_size(self.file, size)?));
+        match more {
+            Ok(false) => Ok(Ok(read)),
+            Ok(true) => Ok(self.data(size, u64::MAX)?.map(|more| read + more)),
+            Err(why) => Ok(Err(why)),
         }
     }
 

@@ -25,7 +25,7 @@ use super::sqlite::beside;
 use super::sqlite::header::{Header, SMALLEST_PAGE};
 use super::sqlite::trouble::Trouble;
 use super::sqlite::{self, How};
-use super::times::{Happened, compare, mtime, wait_a_tick};
+use super::times::{Happened, compare, is_beyond_its_size, mtime, settled};
 use crate::beneath::{Directory, Identity};
 use crate::error::Result;
 use crate::monitor::{Context, Moment};
@@ -342,8 +342,9 @@ fn read_file(
     ctx.monitor.reached(Moment::Opened, path);
     let mut first = [0; 100];
     let begins = if desk.databases.enabled { read_some(&file, 0, &mut first).unwrap_or(0) } else { 0 };
-    // An encrypted database does not say that it is one; what SQLite leaves beside it does.
-    let plain = Header::parse(&first[..begins]).is_some();
+    // An encrypted database does not say that it is one; what SQLite leaves beside it does. Of a file that says to be empty SQLite
+    // reads nothing, whatever is in it.
+    let plain = opened.size > 0 && Header::parse(&first[..begins]).is_some();
     let pages = begins == first.len() && opened.size.is_multiple_of(SMALLEST_PAGE.into());
     let own = (opened.device, opened.inode);
     let encrypted = || !plain && pages && beside::has_log(desk.root, path, own, ctx.stop);
@@ -380,7 +381,7 @@ fn read_file(
     }
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
-        match read_small(&file, path, &stat, desk) {
+        match read_small(&file, path, desk) {
             Ok(Some((mut content, bytes))) => {
                 content.came_to_be_a_database(encrypted());
                 ctx.monitor.advance(bytes.len() as u64);
@@ -396,7 +397,7 @@ fn read_file(
     let mut first = std::mem::take(before);
     first.push(Part::Begin(known.clone(), sampled));
     to.send(first).map_err(|_| Over)?;
-    Ok(Ok(match Large::new(&file, path, to, ctx).read(stat, desk.trust)? {
+    Ok(Ok(match Large::new(&file, path, to, ctx).read(desk.trust)? {
         Ok(mut content) => {
             content.came_to_be_a_database(encrypted());
             before.extend(aftermath(&file, found, known.as_deref(), &content));
@@ -454,22 +455,23 @@ pub(super) fn finish(
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, torn, identity })
 }
 
-/// Reads a small file, once more if it changed; none if it has become a large one. One that only grew is taken up to its first
+/// Reads a small file, once more if it changed; none if it has become a large one, or does not know its size. One that only grew is taken up to its first
 /// length, as [`Large::read`] does.
-fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Result<Option<(Content, Vec<u8>)>> {
-    let mut stat = *first;
+fn read_small(file: &File, path: &EntryPath, desk: Desk) -> io::Result<Option<(Content, Vec<u8>)>> {
     let mut grown: Option<(Stat, Vec<u8>)> = None;
     for last in [false, true] {
-        let mut began = (desk.trust.now)();
-        if wait_a_tick(&stat, began) {
-            (began, stat) = ((desk.trust.now)(), fstat(file)?);
-        }
+        let (stat, began) = settled(file, desk.trust.now)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         if size > SMALL {
             return Ok(None);
         }
-        let mut bytes = vec![0; size as usize];
+        let length = size as usize;
+        let mut bytes = vec![0; length + 1];
         let read = read_some(file, 0, &mut bytes)?;
+        if read > length && is_beyond_its_size(file, size)? {
+            return Ok(None);
+        }
+        let read = read.min(length);
         bytes.truncate(read);
         desk.ctx.monitor.reached(Moment::Read, path);
         let after = fstat(file)?;
@@ -490,7 +492,6 @@ fn read_small(file: &File, path: &EntryPath, first: &Stat, desk: Desk) -> io::Re
         if happened.is_some_and(|happened| happened.grew) {
             grown = Some((stat, bytes));
         }
-        stat = after;
     }
     Err(io::Error::other("it keeps changing"))
 }
@@ -550,12 +551,27 @@ mod tests {
     fn a_small_file_that_becomes_large_before_it_is_read_is_not_read_as_a_small_one() {
         let data = tempfile::tempdir().unwrap();
         let file = File::create(data.path().join("file")).unwrap();
-        let stat = fstat(&file).unwrap();
         // It is read once the clock has moved on.
         file.set_len(1 << 40).unwrap();
         let path = EntryPath::new("file").unwrap();
-        let read = at_desk(data.path(), |desk| read_small(&file, &path, &stat, desk));
+        let read = at_desk(data.path(), |desk| read_small(&file, &path, desk));
         assert!(read.unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_that_does_not_know_its_size_is_read_to_its_end() {
+        let data = Path::new("/proc/sys/kernel/random");
+        let stat = rustix::fs::stat(data.join("boot_id")).unwrap();
+        assert_eq!(stat.st_size, 0);
+        let found = Found::new(EntryPath::new("boot_id").unwrap(), &stat).unwrap();
+        let (to, from) = bounded(8);
+        at_desk(data, |desk| take_steps(desk, vec![Step::Read(found, None)], &to).unwrap());
+        drop(to);
+        let expected = fs::read(data.join("boot_id")).unwrap();
+        let parts: Vec<_> = from.iter().flatten().collect();
+        let [Part::Begin(None, false), Part::Blocks(bytes, _), Part::End(content)] = &parts[..] else { panic!() };
+        assert_eq!((bytes, content.found.size, content.hash), (&expected, 37, Hash::of(&expected)));
+        assert!(!content.torn && content.note.is_none());
     }
 
     #[test]

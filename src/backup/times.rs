@@ -1,9 +1,11 @@
 //! When files changed: whether one is as it was, and how long a filesystem's clock stands still.
 
 use std::cmp::Ordering;
+use std::fs::File;
+use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::Stat;
+use rustix::fs::{Stat, fstat};
 
 use super::found::nanos;
 
@@ -26,7 +28,8 @@ pub struct Happened {
 pub fn compare(before: &Stat, after: &Stat, read: u64) -> Option<Happened> {
     let size = |s: &Stat| u64::try_from(s.st_size).unwrap_or(0);
     let (was, is) = (size(before), size(after));
-    let same = was == is && read == was && mtime(before) == mtime(after);
+    // More than its size says can be read where nobody knows that size: see [`is_beyond_its_size`].
+    let same = was == is && read >= was && mtime(before) == mtime(after);
     let torn = |what: String| Some(Happened { what, torn: true, grew: is > was && read == was });
     match is.cmp(&was) {
         // Its bytes are the file's last ones, and whole: only its ctime has moved.
@@ -78,4 +81,29 @@ pub fn wait_a_tick(stat: &Stat, began: i64) -> bool {
         std::thread::sleep(Duration::from_nanos((tick - since) as u64));
     }
     waits
+}
+/// A file's metadata as it is directly before its first byte is read, and when that was: whatever happened to it since it was
+/// opened, no length is older than what is read. One that was written to just now is waited for, once more if that goes on.
+///
+/// # Errors
+/// What the system refuses.
+pub fn settled(file: &File, now: fn() -> i64) -> io::Result<(Stat, i64)> {
+    for _ in 0..2 {
+        let (began, stat) = (now(), fstat(file)?);
+        if !wait_a_tick(&stat, began) {
+            return Ok((stat, began));
+        }
+    }
+    let began = now();
+    Ok((fstat(file)?, began))
+}
+
+/// Whether a file of which more than `length` bytes were read does not know its size: some filesystems say 0 until a file is
+/// read (`/proc`, FUSE with `direct_io`), and network drives an older one. Such a file is read to its end. One that has grown
+/// says so.
+///
+/// # Errors
+/// What the system refuses.
+pub fn is_beyond_its_size(file: &File, length: u64) -> io::Result<bool> {
+    Ok(u64::try_from(fstat(file)?.st_size).unwrap_or(0) <= length)
 }

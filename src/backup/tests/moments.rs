@@ -1,5 +1,6 @@
 //! What an app does at one exact moment of a backup.
 
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -182,6 +183,22 @@ fn links_that_vanish_are_no_problem() {
     }
     let report = world.backup_while(Moment::Opening, "z/3", |data| fs::remove_dir_all(data.join("z")).unwrap());
     assert!(report.good && report.errors.is_empty(), "{report:?}");
+}
+
+#[test]
+fn what_is_appended_and_overwritten_between_opening_and_reading_is_no_state_of_its_own() {
+    for length in [1000, 3_000_000] {
+        let mut world = World::new();
+        world.write("log", &vec![b'1'; length]);
+        let report = world.backup_while(Moment::Opened, "log", move |data| {
+            let file = fs::OpenOptions::new().write(true).open(data.join("log")).unwrap();
+            file.write_all_at(b"end", length as u64).unwrap();
+            file.write_all_at(b"new", 500).unwrap();
+        });
+        let content = world.content(report.snapshot, "log");
+        assert!(content == fs::read(world.data.path().join("log")).unwrap(), "{} bytes", content.len());
+        assert!(report.good);
+    }
 }
 
 #[test]
