@@ -27,6 +27,7 @@ mod publishing;
 mod pubsub_pull;
 mod pubsub_push;
 mod restore;
+mod restore_attributes;
 mod restore_beside;
 mod roundtrip;
 mod serve;

@@ -17,6 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::attributes;
 use super::lacking::{kept, sync, sync_folder};
 use super::stage::{STAGING, Staging};
 use crate::error::{Doing, Error, Result};
@@ -140,17 +141,19 @@ pub fn move_in(from: &Spot, to: &Spot) -> Result<()> {
     for name in names(&old)? {
         move_in(&Spot::new(&old, &name), &Spot::new(&new, &name))?;
     }
-    like(&stat, &new).doing(doing)?;
+    like(&old, &stat, &new).doing(doing)?;
     from.folder.remove_folder(&from.name).doing(doing)
 }
 
-/// Gives the folder `to` the owner, mode and time of `meta`, as far as their filesystem keeps such things.
-fn like(meta: &Stat, to: &Folder) -> rustix::io::Result<()> {
+/// Gives the folder `to` the attributes of the folder `from`, and the owner, mode and time of `meta`, as far as its filesystem keeps
+/// such things.
+fn like(from: &Folder, meta: &Stat, to: &Folder) -> rustix::io::Result<()> {
     let folder = to.readable()?;
     let now = fstat(&folder)?;
     if (meta.st_uid, meta.st_gid) != (now.st_uid, now.st_gid) {
         kept(fchown(&folder, Some(Uid::from_raw(meta.st_uid)), Some(Gid::from_raw(meta.st_gid))))?;
     }
+    attributes::copy(from.readable()?, &folder)?;
     kept(fchmod(&folder, Mode::from_raw_mode(meta.st_mode & 0o7777)))?;
     let times = Timestamps {
         last_access: Timespec { tv_sec: meta.st_atime as _, tv_nsec: meta.st_atime_nsec as _ },

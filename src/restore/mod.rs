@@ -5,6 +5,7 @@
 //!                                                                        stage, place, fill: into the target ◄──┘
 //! ```
 
+pub mod attributes;
 pub mod beside;
 pub mod content;
 pub mod damaged;
@@ -554,6 +555,9 @@ fn shortfall(tree: Tree, report: &mut Report) {
     };
     let owners = "entries could not get their owner or group (this needs root, and a filesystem that keeps them)";
     warn(short.owners.into_inner(), owners);
+    let set_id =
+        "programs lost their set-user-id and set-group-id bits, with which they would run as somebody else than before";
+    warn(short.set_id.into_inner(), set_id);
     warn(
         short.attributes.into_inner(),
         "entries could not get their mode or time: the filesystem there does not keep them",

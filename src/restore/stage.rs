@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat, syncfs};
 use rustix::io::Errno;
 
+use super::attributes::pass_nothing_on;
 use super::lacking::{kept, moves_files_only};
 use super::write::Tree;
 use crate::error::{Doing, Error, Result};
@@ -58,6 +59,7 @@ impl Staging {
         let doing = || format!("make the staging folder {}", path.display());
         let folder = spot.folder.make(&spot.name, 0o700).doing(doing)?;
         let lock = folder.readable().doing(doing)?;
+        pass_nothing_on(&lock).doing(doing)?;
         // Where there are no locks, nobody removes what may be in use.
         kept(flock(&lock, FlockOperation::NonBlockingLockExclusive)).doing(doing)?;
         let tree = folder.make(TREE, 0o700).doing(doing)?;

@@ -21,6 +21,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 
+use super::attributes::remove_others;
 use super::content::Output;
 use super::lacking::{kept, sync};
 use super::open_files::{OpenFile, OpenFiles};
@@ -40,6 +41,8 @@ const LONG: usize = 4000;
 pub struct Shortfall {
     /// Entries whose owner or group could not be set.
     pub owners: AtomicU64,
+    /// Files that lost their set-user-id and set-group-id bits with their owner.
+    pub set_id: AtomicU64,
     /// Extended attributes that could not be set.
     pub xattrs: AtomicU64,
     /// Entries whose mode or time could not be set.
@@ -51,8 +54,9 @@ pub struct Shortfall {
 }
 
 impl Shortfall {
-    fn count(&self, owned: bool, dressed: bool) {
+    fn count(&self, entry: &Entry, owned: bool, dressed: bool) {
         self.owners.fetch_add((!owned).into(), Ordering::Relaxed);
+        self.set_id.fetch_add((entry.mode != mode(entry, owned)).into(), Ordering::Relaxed);
         self.attributes.fetch_add((!dressed).into(), Ordering::Relaxed);
     }
 }
@@ -79,6 +83,15 @@ struct Made {
     uid: u32,
     gid: u32,
     mode: u32,
+}
+
+/// The bits by which a program runs as the user and group who own it, whoever starts it.
+const SET_ID: u32 = 0o6000;
+
+/// The mode that an entry gets. A file that is not its owner's would run as somebody else: it has no such bits then, as with
+/// `cp -p`. A folder's say only whose group its new files are.
+fn mode(entry: &Entry, owned: bool) -> u32 {
+    if owned || entry.kind == Kind::Folder { entry.mode } else { entry.mode & !SET_ID }
 }
 
 /// A folder in which names are looked up.
@@ -169,12 +182,14 @@ impl Tree {
         leave().doing(|| format!("set the mode and times of the folder {}", entry.path))
     }
 
-    /// Gives a folder that is not in the tree what the snapshot says of an entry.
+    /// Gives a folder that is not in the tree what the snapshot says of an entry, and takes away the attributes of which it says
+    /// nothing.
     ///
     /// # Errors
     /// What the system refuses.
     pub fn dress(&self, folder: &OwnedFd, entry: &Entry) -> Result<()> {
-        self.finish(folder, entry, None).doing(|| "set the mode and times of the target")
+        let dressed = remove_others(folder, &entry.xattrs).and_then(|()| self.finish(folder, entry, None));
+        dressed.doing(|| "set the mode and times of the target")
     }
 
     /// Makes a symlink or a fifo, or counts it where the filesystem has none.
@@ -206,10 +221,10 @@ impl Tree {
         }
         let mut dressed = true;
         if entry.kind == Kind::Fifo {
-            dressed = kept(chmodat(&folder, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()))?;
+            dressed = kept(chmodat(&folder, name, Mode::from_raw_mode(mode(entry, owned)), AtFlags::empty()))?;
         }
         dressed &= kept(utimensat(&folder, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW))?;
-        self.shortfall.count(owned, dressed);
+        self.shortfall.count(entry, owned, dressed);
         Ok(())
     }
 
@@ -316,18 +331,24 @@ impl Tree {
         let mut owned = self.owner(entry, |uid, gid| fchown(&fd, uid, gid))?;
         self.xattrs(entry, |name, value| fsetxattr(&fd, name, value, XattrFlags::empty()))?;
         let mut dressed = true;
-        if created.map(|mode| mode & self.made.mode) != Some(entry.mode) {
-            dressed = kept(fchmod(&fd, Mode::from_raw_mode(entry.mode)))?;
+        let wanted = mode(entry, owned);
+        if created.map(|mode| mode & self.made.mode) != Some(wanted) {
+            dressed = kept(fchmod(&fd, Mode::from_raw_mode(wanted)))?;
         }
         dressed &= kept(futimens(&fd, &times(entry.mtime)))?;
         if self.remote {
             // Some take a change and do nothing. Times may be coarser than the snapshot's.
             let is = fstat(&fd)?;
             owned &= (is.st_uid, is.st_gid) == (entry.uid, entry.gid);
-            dressed &=
-                is.st_mode & 0o7777 == entry.mode && is.st_mtime.abs_diff(entry.mtime.div_euclid(1_000_000_000)) < 2;
+            let wanted = mode(entry, owned);
+            let too_much = is.st_mode & SET_ID & !wanted;
+            if too_much != 0 {
+                kept(fchmod(&fd, Mode::from_raw_mode(wanted)))?;
+            }
+            dressed &= (is.st_mode & 0o7777) ^ too_much == wanted
+                && is.st_mtime.abs_diff(entry.mtime.div_euclid(1_000_000_000)) < 2;
         }
-        self.shortfall.count(owned, dressed);
+        self.shortfall.count(entry, owned, dressed);
         Ok(())
     }
 
