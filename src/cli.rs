@@ -230,14 +230,24 @@ pub struct Restore {
     /// Restore only this file or folder, named relative to the data directory; repeatable
     #[arg(long = "path", value_name = "PATH")]
     pub paths: Vec<OsString>,
-    /// Fill the directory itself, file by file, where it cannot be renamed: a mount point
-    #[arg(long)]
-    pub in_place: bool,
+    #[command(flatten)]
+    pub replacing: Replacing,
     /// Restore what can be read of a damaged snapshot, and list the rest
     #[arg(long)]
     pub skip_damaged: bool,
     #[command(flatten)]
     pub results: Results,
+}
+
+/// How a restore replaces what is there.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Replacing {
+    /// Fill the directory itself, file by file, where it cannot be renamed: a mount point
+    #[arg(long)]
+    pub in_place: bool,
+    /// Replace it also while programs have files in it open: they go on with the old ones until they are restarted
+    #[arg(long)]
+    pub while_in_use: bool,
 }
 
 /// Arguments of `copy`.

@@ -206,7 +206,8 @@ impl Config {
                     snapshot: args.snapshot,
                     target: target(data(args.target), &vaults, outside)?,
                     paths,
-                    in_place: args.in_place,
+                    in_place: args.replacing.in_place,
+                    while_in_use: args.replacing.while_in_use,
                     skip_damaged: args.skip_damaged,
                 }))
             }

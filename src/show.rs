@@ -27,6 +27,8 @@ use crate::vaults::Copied;
 const PROBLEMS: usize = 20;
 /// So many snapshots that a restore passed over.
 const PASSED_OVER: usize = 5;
+/// So many programs that use what was replaced.
+const IN_USE: usize = 5;
 
 /// What was backed up, where it is, and how to get it back.
 pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
@@ -211,6 +213,13 @@ pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> 
             &mut text,
             format_args!("  before   what was there is in {}; delete it when nothing is missing", path(aside)),
         );
+    }
+    if report.moved_aside.is_some() {
+        line(&mut text, format_args!("  restart  what ran with it: it goes on with the old files until then"));
+    }
+    for user in report.in_use.iter().take(IN_USE) {
+        let file = path(&user.file);
+        line(&mut text, format_args!("  IN USE   {} (process {}) has {file} open", printable(&user.program), user.pid));
     }
     for side in &report.moved_beside {
         let why = "it would have brought the old database's data back";

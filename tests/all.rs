@@ -29,6 +29,7 @@ mod pubsub_push;
 mod restore;
 mod restore_attributes;
 mod restore_beside;
+mod restore_in_use;
 mod roundtrip;
 mod serve;
 mod serve_clients;

@@ -76,8 +76,7 @@ fn restore(store: &'static Far, target: &Path, parallel: usize) -> restore::Repo
 }
 
 fn whole(target: &Path) -> restore::Options {
-    let (snapshot, target) = ("latest".into(), target.into());
-    restore::Options { snapshot, target, paths: Vec::new(), in_place: false, skip_damaged: false }
+    restore::Options::latest(target.into())
 }
 
 fn latest(store: &'static Far) -> (Vault, Root) {

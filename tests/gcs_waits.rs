@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lastgood::backup::{self, Options};
 use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::restore;
 use lastgood::store::cloud::Cloud;
 use lastgood::store::gcs::{GcsBucket, Limits};
 use lastgood::store::retry::{Pace, RetryStore};
@@ -100,14 +101,9 @@ fn a_store_that_stands_still_is_asked_again() {
         server.heal();
         let target = world.path(format!("out{round}"));
         server.script(When::read("packs/"), Fault::Stall(point, long));
-        let options = lastgood::restore::Options {
-            snapshot: report.snapshot.to_string(),
-            target: target.clone(),
-            paths: Vec::new(),
-            in_place: false,
-            skip_damaged: false,
-        };
-        lastgood::restore::restore(&vault, &options, &ctx).unwrap();
+        let options =
+            restore::Options { snapshot: report.snapshot.to_string(), ..restore::Options::latest(target.clone()) };
+        restore::restore(&vault, &options, &ctx).unwrap();
         assert_same(&world.data(), &target);
         server.forget();
     }

@@ -162,13 +162,8 @@ proptest! {
         prop_assert!(report.damage.is_empty(), "{report:?}");
         for (snapshot, was) in taken {
             let target = world.path().join("out");
-            let options = restore::Options {
-                snapshot: snapshot.to_string(),
-                target: target.clone(),
-                paths: vec![],
-                in_place: false,
-                skip_damaged: false,
-            };
+            let options =
+                restore::Options { snapshot: snapshot.to_string(), ..restore::Options::latest(target.clone()) };
             restore(&vault, &options, &ctx).unwrap();
             prop_assert_eq!(differences(&was, &target), vec![""; 0]);
             fs::remove_dir_all(&target).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{NotGood, Results, Taking, duration};
+use super::{NotGood, Replacing, Results, Taking, duration};
 
 /// Where runs are done.
 #[derive(Debug, Args)]
@@ -42,9 +42,8 @@ pub struct Dispatched {
     /// The service may ask for a restore, where it allows it, too
     #[arg(long)]
     pub allow_restore: bool,
-    /// Restores fill the directory itself, file by file, where it cannot be renamed: a mount point
-    #[arg(long)]
-    pub in_place: bool,
+    #[command(flatten)]
+    pub replacing: Replacing,
     #[command(flatten)]
     pub taking: Taking,
     /// End with 0, too, when the snapshot is one of these

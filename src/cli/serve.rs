@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Dispatching, Pulling, Results, Taking, duration};
+use super::{Dispatching, Pulling, Replacing, Results, Taking, duration};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -92,9 +92,8 @@ pub struct RunRules {
     /// The most snapshots for critical events in an hour
     #[arg(long, value_name = "N", default_value = "20", help_heading = "Runs")]
     pub critical_max: NonZeroUsize,
-    /// Restores fill the directory itself, file by file, where it cannot be renamed: a mount point
-    #[arg(long, help_heading = "Runs")]
-    pub in_place: bool,
+    #[command(flatten, next_help_heading = "Restores")]
+    pub replacing: Replacing,
     #[command(flatten)]
     pub dispatching: Dispatching,
     #[command(flatten)]

@@ -60,10 +60,10 @@ pub fn dispatched(
             "`lastgood serve --dispatch job=…` starts the job and sets it. By hand, `lastgood backup` takes a snapshot.",
         )
     })?;
-    let cli::Dispatched { allow_restore, in_place, taking, results, .. } = args;
+    let cli::Dispatched { allow_restore, replacing, taking, results, .. } = args;
     let runs = cli::RunRules {
         allow_restore,
-        in_place,
+        replacing,
         taking,
         results,
         // The order says how long it may take, and the service decided when it is run.

@@ -170,8 +170,8 @@ pub(super) fn rules(
     }
     // Settled now, and not when somebody needs it.
     let target = if args.allow_restore { target(data, vaults, outside)? } else { data };
-    let (snapshot, in_place) = ("latest".to_owned(), args.in_place);
-    let restore = restore::Options { snapshot, target, paths: Vec::new(), in_place, skip_damaged: false };
+    let cli::Replacing { in_place, while_in_use } = args.replacing;
+    let restore = restore::Options { in_place, while_in_use, ..restore::Options::latest(target) };
     Ok(Rules {
         backup,
         init,

@@ -119,13 +119,7 @@ impl World {
     }
 
     fn options(&self, spec: &str) -> restoring::Options {
-        restoring::Options {
-            snapshot: spec.into(),
-            target: self.target(),
-            paths: Vec::new(),
-            in_place: false,
-            skip_damaged: false,
-        }
+        restoring::Options { snapshot: spec.into(), ..restoring::Options::latest(self.target()) }
     }
 
     fn target(&self) -> PathBuf {

@@ -14,8 +14,8 @@ use crate::vault::path::Bytes;
 
 /// What new files and folders in a folder get as their access control list (acl(5)).
 const DEFAULT_ACL: &str = "system.posix_acl_default";
-/// What the system itself gives to everything, by a policy of its own: labels of SELinux, for example.
-const OF_THE_SYSTEM: &[u8] = b"security.";
+/// What the system itself gives to everything, or a filesystem keeps for its own use: labels of SELinux, the numbers of Gluster.
+const OF_THE_SYSTEM: [&[u8]; 2] = [b"security.", b"trusted."];
 
 /// Takes a folder's default access control list away, so that what is made in it has only what it is given: the lists of the
 /// folder around it would open what the snapshot closes.
@@ -36,7 +36,7 @@ pub fn pass_nothing_on(folder: impl AsFd) -> rustix::io::Result<()> {
 pub fn remove_others(folder: impl AsFd, kept: &[(Bytes, Bytes)]) -> rustix::io::Result<()> {
     for (name, _) in of(&folder)? {
         let is_kept = kept.iter().any(|(kept, _)| *kept == name);
-        if is_kept || name.0.starts_with(OF_THE_SYSTEM) {
+        if is_kept || OF_THE_SYSTEM.iter().any(|system| name.0.starts_with(system)) {
             continue;
         }
         match fremovexattr(&folder, OsStr::from_bytes(&name.0)) {

@@ -11,6 +11,7 @@ pub mod content;
 pub mod damaged;
 pub mod fill;
 pub mod gather;
+pub mod in_use;
 pub mod lacking;
 pub mod left;
 pub mod missing;
@@ -42,6 +43,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use self::damaged::Failure;
+use self::in_use::User;
 use self::place::Place;
 use self::plan::{Limits, Planner, Walk, Wanted, Window};
 use self::read::Reader;
@@ -76,8 +78,24 @@ pub struct Options {
     pub paths: Vec<EntryPath>,
     /// Fill the target itself, for a mount point.
     pub in_place: bool,
+    /// Replace the target also while other programs have files of it open.
+    pub while_in_use: bool,
     /// Get out what can be got, and list what could not.
     pub skip_damaged: bool,
+}
+
+impl Options {
+    /// The newest good snapshot, whole, into `target`.
+    pub fn latest(target: PathBuf) -> Self {
+        Options {
+            snapshot: "latest".into(),
+            target,
+            paths: Vec::new(),
+            in_place: false,
+            while_in_use: false,
+            skip_damaged: false,
+        }
+    }
 }
 
 /// What was restored.
@@ -97,6 +115,8 @@ pub struct Report {
     pub moved_aside: Option<PathBuf>,
     /// Side files of databases that lay beside restored ones, and are there too now.
     pub moved_beside: Vec<EntryPath>,
+    /// Programs that had files of the target open when it was replaced: they go on with the old ones until they are restarted.
+    pub in_use: Vec<User>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// What could not be restored: what is damaged, with `skip_damaged`, and what the target's filesystem does not have.
@@ -251,6 +271,7 @@ fn attempt(
         bytes: 0,
         moved_aside: None,
         moved_beside: Vec::new(),
+        in_use: Vec::new(),
         warnings: Vec::new(),
         not_restored: Vec::new(),
         stale: Vec::new(),
@@ -262,6 +283,7 @@ fn attempt(
         traffic: None,
     };
     report.warnings.extend(unlocked);
+    refuse_in_use(&place, options)?;
     if root.state != State::Complete {
         report.warnings.push(format!("the snapshot {name} is {}", root.state));
     }
@@ -329,6 +351,8 @@ fn attempt(
 
     let bytes = all.then_some(root.totals.bytes);
     ctx.monitor.begin("restoring", bytes);
+    // Asked first: whoever cannot know the time has made nothing yet.
+    let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
     let (staging, left) = place.stage(ctx)?;
     report.warnings.extend(left.iter().map(|left| {
         let why = "a restore is under way in it, or one that was killed left it; remove it when none is";
@@ -348,7 +372,13 @@ fn attempt(
             return Err(failed(why, &packs, doubts));
         }
     };
-    let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
+    report.in_use = match refuse_in_use(&place, options) {
+        Ok(users) => users,
+        Err(why) => {
+            staging.remove()?;
+            return Err(why.into());
+        }
+    };
     let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
     let replaced = place.put(staging, now, &dress).map_err(within)?;
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
@@ -384,6 +414,18 @@ fn lock_target(target: &Path, ctx: &Context) -> Result<(Option<Directory>, Optio
     };
     let note = lock::lock(&folder, lock::Kind::Exclusive, lock::RESTORE_WAITS, ctx.stop)?;
     Ok((Some(folder), note))
+}
+
+/// The programs that use what is to be replaced, unless that keeps it from being done.
+///
+/// # Errors
+/// That there are some.
+fn refuse_in_use(place: &Place, options: &Options) -> Result<Vec<User>> {
+    let users = in_use::users(&place.replaces());
+    if users.is_empty() || options.while_in_use {
+        return Ok(users);
+    }
+    Err(in_use::refusal(&place.target, &users))
 }
 
 /// Checks that the snapshot has all of `paths`. Gives the side files of those that are databases taken as files: without

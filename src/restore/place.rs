@@ -99,6 +99,15 @@ impl Place {
         &self.paths
     }
 
+    /// What there is that will be replaced.
+    pub fn replaces(&self) -> Vec<PathBuf> {
+        match self.paths.is_empty() {
+            _ if !self.exists => Vec::new(),
+            true => vec![self.target.clone()],
+            false => self.paths.iter().map(|path| self.target.join(path.as_path())).collect(),
+        }
+    }
+
     /// Whether an in-place restore of this target was interrupted.
     pub fn is_broken(&self) -> bool {
         self.target.join(fill::MARKER).symlink_metadata().is_ok()

@@ -17,13 +17,7 @@ use crate::vault::path::Bytes;
 use crate::verify;
 
 pub fn options(target: &Path) -> Options {
-    Options {
-        snapshot: "latest".into(),
-        target: target.to_path_buf(),
-        paths: Vec::new(),
-        in_place: false,
-        skip_damaged: false,
-    }
+    Options::latest(target.to_path_buf())
 }
 
 /// Windows and reads so small that every way of cutting happens.

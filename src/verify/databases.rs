@@ -67,10 +67,8 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
 fn get_out(vault: &Vault, snapshot: SnapshotName, path: &EntryPath, scratch: &Path, ctx: &Context) -> Result<()> {
     let options = restore::Options {
         snapshot: snapshot.to_string(),
-        target: scratch.join("data"),
         paths: vec![path.clone()],
-        in_place: false,
-        skip_damaged: false,
+        ..restore::Options::latest(scratch.join("data"))
     };
     restore::restore(vault, &options, ctx).map(drop)
 }

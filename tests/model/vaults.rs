@@ -270,13 +270,7 @@ impl Vaults {
             let url = at.folder.display().to_string();
             Site::look(url, false, Ok(Box::new(LocalStore::new(&at.folder))))
         };
-        let options = restore::Options {
-            snapshot: snapshot.to_owned(),
-            target: target.to_owned(),
-            paths: Vec::new(),
-            in_place: false,
-            skip_damaged: false,
-        };
+        let options = restore::Options { snapshot: snapshot.to_owned(), ..restore::Options::latest(target.to_owned()) };
         let sites = self.all.iter().map(look).collect();
         let done = replicas::restore::restore(sites, &options, &context(&stop));
         done.map(|report| report.restored.snapshot).map_err(|why| why.to_string())

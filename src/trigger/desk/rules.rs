@@ -50,17 +50,11 @@ impl Rules {
     /// Those of tests for a data directory: limits that are not met, and no restores.
     #[cfg(test)]
     pub fn plain(data: std::path::PathBuf) -> Rules {
-        let (limit, snapshot) = (Duration::from_secs(600), "latest".to_owned());
+        let limit = Duration::from_secs(600);
         Rules {
             backup: backup::Options { data: data.clone(), ..backup::Options::default() },
             init: false,
-            restore: restore::Options {
-                snapshot,
-                target: data,
-                paths: Vec::new(),
-                in_place: false,
-                skip_damaged: false,
-            },
+            restore: restore::Options::latest(data),
             verify: verify::Options { read_data: None, databases: None },
             allow_restore: false,
             restore_age: limit,

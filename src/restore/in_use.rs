@@ -1,0 +1,241 @@
+//! Programs that use what a restore is about to replace.
+//!
+//! What they have open moves aside with everything else: they write on into the old files, and all of that is lost to whoever opens
+//! the new ones. So a restore looks for them before it changes anything.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::{io, process};
+
+use rustix::fs::{major, minor};
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// So many programs are named in an error.
+const NAMED: usize = 3;
+
+/// A program that has a file open which is to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct User {
+    /// Its process.
+    pub pid: u32,
+    /// Its name, as `ps` shows it; empty where it is not known.
+    pub program: String,
+    /// One of its files.
+    pub file: PathBuf,
+}
+
+/// The programs that have a file below one of `places`, absolute paths without symlinks, open or locked, as far as this process may
+/// know: it sees the files of its own user's programs, as root of all in its container, and of others the locks (SQLite's
+/// among them) that they have just then.
+pub fn users(places: &[PathBuf]) -> Vec<User> {
+    if places.is_empty() {
+        return Vec::new();
+    }
+    let mut found = BTreeMap::new();
+    let mut hidden = HashSet::new();
+    for pid in processes() {
+        match open_below(pid, places) {
+            Ok(Some(file)) => _ = found.insert(pid, file),
+            Ok(None) => {}
+            Err(why) if why.kind() == io::ErrorKind::PermissionDenied => _ = hidden.insert(pid),
+            // It has ended.
+            Err(_) => {}
+        }
+    }
+    let locks = locks(&hidden);
+    if !locks.is_empty() {
+        places.iter().for_each(|place| locked_below(place, &locks, &mut found));
+    }
+    let user = |(pid, file)| User { pid, program: program(pid), file };
+    found.into_iter().map(user).collect()
+}
+
+/// That these programs are in the way, and what can be done.
+pub fn refusal(target: &Path, users: &[User]) -> Error {
+    let name = |user: &User| {
+        let program = if user.program.is_empty() { "a program" } else { &user.program };
+        format!("{program} (process {}: {})", user.pid, user.file.display())
+    };
+    let named: Vec<_> = users.iter().take(NAMED).map(name).collect();
+    let more = match users.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let why = format!("programs have files in it open: {}{more}", named.join(", "));
+    Error::failed(format!("replace {}", target.display()), why).hint(
+        "Stop them and run it again. With --while-in-use it is done all the same: until they are restarted, they go on with the old \
+         files, and what they write is not in the new ones.",
+    )
+}
+
+/// All processes but this one, as far as they are shown.
+fn processes() -> impl Iterator<Item = u32> {
+    // Without /proc nothing is known.
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| *pid != process::id())
+}
+
+/// A file below one of `places` that a process has open.
+fn open_below(pid: u32, places: &[PathBuf]) -> io::Result<Option<PathBuf>> {
+    let folder = PathBuf::from(format!("/proc/{pid}/fd"));
+    for entry in fs::read_dir(&folder)? {
+        let link = entry?.path();
+        let Ok(path) = fs::read_link(&link) else { continue };
+        if !places.iter().any(|place| path.starts_with(place)) {
+            continue;
+        }
+        // In another container another file may have that path, and one that was removed has none.
+        if let (Ok(open), Ok(there)) = (fs::metadata(&link), fs::symlink_metadata(&path))
+            && open.is_file()
+            && (open.dev(), open.ino()) == (there.dev(), there.ino())
+        {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// A file, by what `/proc/locks` calls it: the device's two numbers, and the inode.
+type Inode = (u32, u32, u64);
+
+/// The locks of these processes.
+fn locks(of: &HashSet<u32>) -> BTreeMap<Inode, u32> {
+    if of.is_empty() {
+        return BTreeMap::new();
+    }
+    let text = fs::read_to_string("/proc/locks").unwrap_or_default();
+    // "1: POSIX  ADVISORY  WRITE 1234 08:01:131 0 EOF"; who waits has "->" after the number.
+    let lock = |line: &str| {
+        let mut fields = line.split_whitespace().skip(4);
+        let pid = fields.next()?.parse().ok()?;
+        let mut file = fields.next()?.split(':');
+        let mut device = || u32::from_str_radix(file.next()?, 16).ok();
+        let device = (device()?, device()?);
+        Some(((device.0, device.1, file.next()?.parse().ok()?), pid))
+    };
+    text.lines().filter_map(lock).filter(|(_, pid)| of.contains(pid)).collect()
+}
+
+/// Looks for files with locks below `place`, or itself.
+fn locked_below(place: &Path, locks: &BTreeMap<Inode, u32>, found: &mut BTreeMap<u32, PathBuf>) {
+    let mut look = |path: &Path| {
+        let Ok(there) = fs::symlink_metadata(path) else { return };
+        let inode = (major(there.dev()), minor(there.dev()), there.ino());
+        if let Some(pid) = locks.get(&inode) {
+            found.entry(*pid).or_insert_with(|| path.to_owned());
+        }
+    };
+    look(place);
+    let mut open = vec![place.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => open.push(entry.path()),
+                // The number alone is told without a look at the file.
+                Ok(kind) if kind.is_file() && locks.keys().any(|(.., inode)| *inode == entry.ino()) => {
+                    look(&entry.path())
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A process's name.
+fn program(pid: u32) -> String {
+    let name = fs::read(Path::new("/proc").join(pid.to_string()).join("comm")).unwrap_or_default();
+    String::from_utf8_lossy(&name).trim().chars().filter(|c| !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A program that has a file open, and a lock of it where it can be had.
+    struct Holder(Child);
+
+    impl Holder {
+        fn of(file: &Path) -> Holder {
+            let script = "exec 3<>\"$1\"; echo y; read x";
+            let mut command = Command::new("sh");
+            command.args(["-c", script, "sh"]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            child.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
+            Holder(child)
+        }
+    }
+
+    impl Drop for Holder {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn who_has_a_file_open_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().canonicalize().unwrap();
+        for name in ["data/deep", "data-other", "data/gone"] {
+            fs::create_dir_all(at.join(name)).unwrap();
+            fs::write(at.join(name).join("file"), "x").unwrap();
+        }
+        let place = [at.join("data")];
+        let _other = Holder::of(&at.join("data-other/file"));
+        let _gone = Holder::of(&at.join("data/gone/file"));
+        fs::remove_file(at.join("data/gone/file")).unwrap();
+        // This process itself is nobody else.
+        let _own = File::open(at.join("data/deep/file")).unwrap();
+        assert_eq!(users(&place), []);
+        let holder = Holder::of(&at.join("data/deep/file"));
+        let file = at.join("data/deep/file");
+        let expected = User { pid: holder.0.id(), program: "sh".into(), file: file.clone() };
+        assert_eq!(users(&place), [expected.clone()]);
+        assert_eq!(users(&[at.join("data-other"), file]).len(), 2);
+        let said = refusal(&place[0], &vec![expected; 5]).to_string();
+        assert!(
+            said.contains("sh (process") && said.contains("and 2 more") && said.contains("--while-in-use"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn who_may_not_be_looked_at_is_known_by_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().canonicalize().unwrap();
+        fs::create_dir(at.join("deep")).unwrap();
+        let file = at.join("deep/file");
+        fs::write(&file, "x").unwrap();
+        fs::write(at.join("other"), "x").unwrap();
+        let there = fs::metadata(&file).unwrap();
+        let locks = BTreeMap::from([((major(there.dev()), minor(there.dev()), there.ino()), 7)]);
+        let below = |place: &Path| {
+            let mut found = BTreeMap::new();
+            locked_below(place, &locks, &mut found);
+            found
+        };
+        for place in [&at, &file] {
+            assert_eq!(below(place), BTreeMap::from([(7, file.clone())]));
+        }
+        assert_eq!(below(&at.join("other")), BTreeMap::new());
+    }
+
+    #[test]
+    fn locks_are_read_as_the_kernel_writes_them() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        rustix::fs::flock(file.as_file(), rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let there = file.as_file().metadata().unwrap();
+        let inode = (major(there.dev()), minor(there.dev()), there.ino());
+        let own = locks(&HashSet::from([process::id()]));
+        assert!(own.contains_key(&inode) || !Path::new("/proc/locks").exists(), "{own:?} {inode:?}");
+        assert_eq!(locks(&HashSet::new()), BTreeMap::new());
+    }
+}
