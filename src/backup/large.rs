@@ -38,7 +38,7 @@ pub fn stream(
     let mut large = Large::new(file, path, to, ctx);
     let began = (trust.now)();
     let trusted = trusts_holes(file, stat, began);
-    Ok(match large.to_the_end(u64::try_from(stat.st_size).unwrap_or(0), trusted)? {
+    Ok(match large.whole(u64::try_from(stat.st_size).unwrap_or(0), trusted)? {
         Ok(read) => {
             let racy = trust.is_file_racy(file, mtime(stat), began);
             finish(file, path, stat, read, racy, Hash::from(&large.hash.finalize()), None)
@@ -93,7 +93,7 @@ impl<'a> Large<'a> {
             let trusted = trusts_holes(self.file, &stat, began);
             let read = match &grown {
                 Some((_, length, _)) => self.content(*length, trusted)?,
-                None => self.to_the_end(u64::try_from(stat.st_size).unwrap_or(0), trusted)?,
+                None => self.whole(u64::try_from(stat.st_size).unwrap_or(0), trusted)?,
             };
             let read = match read {
                 Ok(read) => read,
@@ -125,7 +125,7 @@ impl<'a> Large<'a> {
     }
 
     /// Sends all content of a file that says to have `size` bytes; tells how many there were.
-    fn to_the_end(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Over> {
+    fn whole(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Over> {
         let read = match self.content(size, holes)? {
             Ok(read) if read == size => read,
             done => return Ok(done),

@@ -34,7 +34,7 @@ pub fn pass_nothing_on(folder: impl AsFd) -> rustix::io::Result<()> {
 /// # Errors
 /// What the system refuses.
 pub fn remove_others(folder: impl AsFd, kept: &[(Bytes, Bytes)]) -> rustix::io::Result<()> {
-    for (name, _) in of(&folder)? {
+    for (name, _) in all_of(&folder)? {
         let is_kept = kept.iter().any(|(kept, _)| *kept == name);
         if is_kept || OF_THE_SYSTEM.iter().any(|system| name.0.starts_with(system)) {
             continue;
@@ -52,7 +52,7 @@ pub fn remove_others(folder: impl AsFd, kept: &[(Bytes, Bytes)]) -> rustix::io::
 /// # Errors
 /// What the system refuses.
 pub fn copy(from: impl AsFd, to: impl AsFd) -> rustix::io::Result<()> {
-    let attributes = of(from)?;
+    let attributes = all_of(from)?;
     remove_others(&to, &attributes)?;
     for (name, value) in &attributes {
         match fsetxattr(&to, OsStr::from_bytes(&name.0), &value.0, XattrFlags::empty()) {
@@ -64,6 +64,6 @@ pub fn copy(from: impl AsFd, to: impl AsFd) -> rustix::io::Result<()> {
 }
 
 /// The attributes of an open folder, by name; none where they may not be read.
-fn of(folder: impl AsFd) -> rustix::io::Result<Vec<(Bytes, Bytes)>> {
+fn all_of(folder: impl AsFd) -> rustix::io::Result<Vec<(Bytes, Bytes)>> {
     Ok(extra_of_file(&File::from(fcntl_dupfd_cloexec(folder, 0)?)).xattrs)
 }

@@ -198,7 +198,7 @@ mod tests {
         let holder = Holder::of(&at.join("data/deep/file"));
         let file = at.join("data/deep/file");
         let expected = User { pid: holder.0.id(), program: "sh".into(), file: file.clone() };
-        assert_eq!(users(&place), [expected.clone()]);
+        assert_eq!(users(&place), std::slice::from_ref(&expected));
         assert_eq!(users(&[at.join("data-other"), file]).len(), 2);
         let said = refusal(&place[0], &vec![expected; 5]).to_string();
         assert!(
