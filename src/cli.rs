@@ -245,6 +245,9 @@ pub struct Replacing {
     /// Fill the directory itself, file by file, where it cannot be renamed: a mount point
     #[arg(long)]
     pub in_place: bool,
+    /// Leave what is mounted in the directory as it is, and fill everything around it
+    #[arg(long)]
+    pub around_mounts: bool,
     /// Replace it also while programs have files in it open: they go on with the old ones until they are restarted
     #[arg(long)]
     pub while_in_use: bool,

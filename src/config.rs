@@ -207,6 +207,7 @@ impl Config {
                     target: target(data(args.target), &vaults, outside)?,
                     paths,
                     in_place: args.replacing.in_place,
+                    around_mounts: args.replacing.around_mounts,
                     while_in_use: args.replacing.while_in_use,
                     skip_damaged: args.skip_damaged,
                 }))

@@ -51,6 +51,10 @@ pub fn remote(file: impl AsFd) -> Result<Option<&'static str>, Errno> {
 pub struct Mounted {
     /// Where.
     pub at: PathBuf,
+    /// The device's numbers, as `8:1`; filesystems without a device have one of their own.
+    pub device: String,
+    /// The folder or file of that filesystem which is seen there.
+    pub root: PathBuf,
     /// What it is: `ext4`, `fuse.gcsfuse`.
     pub filesystem: String,
     /// What is mounted: a device, a bucket's name, a server's folder.
@@ -69,11 +73,13 @@ pub fn mounted() -> io::Result<Vec<Mounted>> {
 fn parse_mounts(text: &[u8]) -> Vec<Mounted> {
     let line = |line: &[u8]| {
         let mut words = line.split(|&b| b == b' ');
-        let at = PathBuf::from(OsString::from_vec(plain(words.nth(4)?)));
+        let path = |word: &[u8]| PathBuf::from(OsString::from_vec(plain(word)));
+        let device = String::from_utf8_lossy(words.nth(2)?).into_owned();
+        let (root, at) = (path(words.next()?), path(words.next()?));
         // Then come options, of any number, and a dash.
         let mut after = words.skip_while(|word| *word != b"-").skip(1);
         let text = |word: &[u8]| String::from_utf8_lossy(&plain(word)).into_owned();
-        Some(Mounted { at, filesystem: text(after.next()?), source: text(after.next()?) })
+        Some(Mounted { at, device, root, filesystem: text(after.next()?), source: text(after.next()?) })
     };
     text.split(|&b| b == b'\n').filter_map(line).collect()
 }
@@ -133,6 +139,11 @@ const WRITE_PROTECTS: &[u32] = &[
 /// An overlay of filesystems: a container's root.
 const OVERLAY: u32 = 0x794C_7630;
 
+/// Whether a file or folder is on an overlay of filesystems.
+pub fn is_overlay(file: impl AsFd) -> bool {
+    fstatfs(file).is_ok_and(|said| said.f_type as u32 == OVERLAY)
+}
+
 /// Whether a store into a file through a shared memory map moves the file's times, at the latest when what was stored before
 /// has been written out. Where it may not, a file's times say nothing about its content.
 ///
@@ -186,14 +197,20 @@ mod tests {
     #[test]
     fn mounts_with_and_without_optional_fields() {
         let text = b"22 1 254:1 / / rw,relatime shared:1 master:2 - ext4 /dev/vda1 rw\n\
-            40 22 0:40 / /srv/a\\040b rw - fuse.gcsfuse my-bucket rw\nnonsense\n";
+            40 22 0:40 /in\\040it /srv/a\\040b rw - fuse.gcsfuse my-bucket rw\nnonsense\n";
         let told: Vec<_> = parse_mounts(text)
             .into_iter()
-            .map(|mounted| (mounted.at.display().to_string(), mounted.filesystem, mounted.source))
+            .map(|mounted| {
+                let place = format!("{}:{} {}", mounted.device, mounted.root.display(), mounted.at.display());
+                (place, mounted.filesystem, mounted.source)
+            })
             .collect();
         let own =
             |(at, filesystem, source): (&str, &str, &str)| (at.to_owned(), filesystem.to_owned(), source.to_owned());
-        assert_eq!(told, [("/", "ext4", "/dev/vda1"), ("/srv/a b", "fuse.gcsfuse", "my-bucket")].map(own));
+        assert_eq!(
+            told,
+            [("254:1:/ /", "ext4", "/dev/vda1"), ("0:40:/in it /srv/a b", "fuse.gcsfuse", "my-bucket")].map(own)
+        );
     }
 
     #[test]

@@ -175,6 +175,14 @@ impl Folder {
         openat(self, ".", SAFE | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
     }
 
+    /// Its mode, without its kind.
+    ///
+    /// # Errors
+    /// As `fstat`.
+    pub fn mode(&self) -> Result<RawMode> {
+        Ok(fstat(self)?.st_mode & 0o7777)
+    }
+
     /// Sets its mode.
     ///
     /// # Errors
@@ -353,6 +361,14 @@ fn rename_free(from: &Spot, to: &Spot) -> Result<()> {
         },
         done => done,
     }
+}
+
+/// Renames a folder over another one that is empty, in one step.
+///
+/// # Errors
+/// As `renameat`; one that is not empty is refused.
+pub fn rename_over(folder: &Spot, empty: &Spot) -> Result<()> {
+    renameat(&folder.folder, single(&folder.name)?, &empty.folder, single(&empty.name)?)
 }
 
 /// Exchanges what lies under two names.

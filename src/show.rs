@@ -27,6 +27,8 @@ use crate::vaults::Copied;
 const PROBLEMS: usize = 20;
 /// So many snapshots that a restore passed over.
 const PASSED_OVER: usize = 5;
+/// So many places that stayed as they were.
+const KEPT: usize = 5;
 /// So many programs that use what was replaced.
 const IN_USE: usize = 5;
 
@@ -213,6 +215,9 @@ pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> 
             &mut text,
             format_args!("  before   what was there is in {}; delete it when nothing is missing", path(aside)),
         );
+    }
+    for kept in report.kept.iter().take(KEPT) {
+        line(&mut text, format_args!("  stays    {} is as it was: something is mounted there", name(kept.bytes())));
     }
     if report.moved_aside.is_some() {
         line(&mut text, format_args!("  restart  what ran with it: it goes on with the old files until then"));

@@ -30,6 +30,7 @@ mod restore;
 mod restore_attributes;
 mod restore_beside;
 mod restore_in_use;
+mod restore_mounts;
 mod roundtrip;
 mod serve;
 mod serve_clients;

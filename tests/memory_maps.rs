@@ -101,7 +101,7 @@ fn files_in_memory_are_read_each_time() {
 fn files_of_a_container_in_memory_are_read_each_time() {
     let world = World::new();
     let Some(_memory) = Mounted::new(world.path("layers"), "64m") else { return };
-    let Some(_mounted) = Mounted::overlay(&world.path("layers"), world.data()) else { return };
+    let Some(_mounted) = Mounted::overlay(&world.path("layers"), world.data(), "") else { return };
     changes_in_memory(&world);
 }
 
@@ -109,7 +109,7 @@ fn files_of_a_container_in_memory_are_read_each_time() {
 fn files_of_a_container_on_a_disk_are_not() {
     let world = World::new();
     std::fs::create_dir(world.path("layers")).unwrap();
-    let Some(_mounted) = Mounted::overlay(&world.path("layers"), world.data()) else { return };
+    let Some(_mounted) = Mounted::overlay(&world.path("layers"), world.data(), "") else { return };
     world.write("file", [7; 10_000]);
     set_mtime(&world.data().join("file"), 1_700_000_000, 5);
     let read: Vec<_> = (0..4).map(|_| world.backup()["read_bytes"].as_u64().unwrap()).collect();

@@ -330,6 +330,8 @@ mod tests {
     #[test]
     fn mounts_are_named_by_their_paths_in_the_directory() {
         let mounted = |at: &str, source: &str| crate::filesystem::Mounted {
+            device: String::new(),
+            root: "/".into(),
             at: at.into(),
             filesystem: "ext4".into(),
             source: source.into(),

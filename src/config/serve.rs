@@ -170,8 +170,8 @@ pub(super) fn rules(
     }
     // Settled now, and not when somebody needs it.
     let target = if args.allow_restore { target(data, vaults, outside)? } else { data };
-    let cli::Replacing { in_place, while_in_use } = args.replacing;
-    let restore = restore::Options { in_place, while_in_use, ..restore::Options::latest(target) };
+    let cli::Replacing { in_place, around_mounts, while_in_use } = args.replacing;
+    let restore = restore::Options { in_place, around_mounts, while_in_use, ..restore::Options::latest(target) };
     Ok(Rules {
         backup,
         init,

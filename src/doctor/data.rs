@@ -12,7 +12,7 @@ use super::walk::{Seen, walk};
 use super::{Check, Place, word};
 use crate::filesystem::remote;
 use crate::restore::fill::MARKER;
-use crate::restore::place::{self, is_mount};
+use crate::restore::place::{self, is_exchangeable, is_mount};
 
 /// So many entries that cannot be read are named.
 const NAMED: usize = 3;
@@ -201,8 +201,19 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
     let name = "restore";
     let exists = about.at.is_dir();
     let mount = exists && is_mount(&about.at).unwrap_or(false);
-    if let Err(why) = place::Place::check(&about.data, mount, &[]) {
-        return (Check::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None);
+    let found = place::Place::check(&about.data, place::How { in_place: mount, around_mounts: true }, &[]);
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => return (Check::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),
+    };
+    if let Some(first) = found.kept().first() {
+        let found = format!(
+            "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
+        );
+        let advice = format!(
+            "`lastgood restore --around-mounts` fills everything around it, and `lastgood restore --path {first}` what is on it."
+        );
+        return (Check::warning(name, found).advice(advice), Some(about.at.clone()));
     }
     let parent = about.at.parent().unwrap_or(Path::new("/"));
     let (beside, inside) = (writable(existing(parent)), exists && writable(&about.at).is_ok());
@@ -218,6 +229,11 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
             let found = match exists && kind(&about.at).is_ok_and(|kind| kind == Some("FUSE")) {
                 // What moves folders cannot be told without moving one.
                 true => format!("would be made beside it, in {beside}; a mounted bucket may need --in-place"),
+                false if exists && !is_exchangeable(&about.at).unwrap_or(true) => {
+                    format!(
+                        "would be made beside it, in {beside}, and moved into it: a folder of a container's image stays itself"
+                    )
+                }
                 false if exists => format!("would be made beside it, in {beside}, and take its place"),
                 false => format!("would be made in {beside}"),
             };
@@ -323,6 +339,15 @@ mod tests {
             assert_eq!(found.is_some(), wrong.is_some());
             assert!(found.unwrap_or_default().contains(wrong.unwrap_or_default()), "{data} {vault}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_can_be_renamed_is_known_without_renaming_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("data");
+        std::fs::create_dir(&at).unwrap();
+        assert!(is_exchangeable(&at).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn restored(not_restored: Vec<Problem>) -> Done {
         bytes: 3 << 20,
         moved_aside: None,
         moved_beside: Vec::new(),
+        kept: Vec::new(),
         in_use: Vec::new(),
         warnings: Vec::new(),
         not_restored,

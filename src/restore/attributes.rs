@@ -47,14 +47,13 @@ pub fn remove_others(folder: impl AsFd, kept: &[(Bytes, Bytes)]) -> rustix::io::
     Ok(())
 }
 
-/// Gives one open folder the attributes of another, as far as its filesystem has such things.
+/// Gives an open folder these attributes and no others, as far as its filesystem has such things.
 ///
 /// # Errors
 /// What the system refuses.
-pub fn copy(from: impl AsFd, to: impl AsFd) -> rustix::io::Result<()> {
-    let attributes = all_of(from)?;
-    remove_others(&to, &attributes)?;
-    for (name, value) in &attributes {
+pub fn set(to: impl AsFd, attributes: &[(Bytes, Bytes)]) -> rustix::io::Result<()> {
+    remove_others(&to, attributes)?;
+    for (name, value) in attributes {
         match fsetxattr(&to, OsStr::from_bytes(&name.0), &value.0, XattrFlags::empty()) {
             Err(why) if not_done(why) => {}
             done => done?,
@@ -64,6 +63,9 @@ pub fn copy(from: impl AsFd, to: impl AsFd) -> rustix::io::Result<()> {
 }
 
 /// The attributes of an open folder, by name; none where they may not be read.
-fn all_of(folder: impl AsFd) -> rustix::io::Result<Vec<(Bytes, Bytes)>> {
+///
+/// # Errors
+/// Too many open files.
+pub fn all_of(folder: impl AsFd) -> rustix::io::Result<Vec<(Bytes, Bytes)>> {
     Ok(extra_of_file(&File::from(fcntl_dupfd_cloexec(folder, 0)?)).xattrs)
 }

@@ -5,7 +5,6 @@
 //! Where a whole folder is exchanged, or a target filled in place, they go with everything else; this is for the files
 //! that are put back one by one.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -13,10 +12,11 @@ use std::path::PathBuf;
 use rustix::fs::{FileType, Mode, OFlags, openat};
 
 use super::lacking::sync_folder;
+use super::put::Putting;
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::backup::sqlite::header::MAGIC;
-use crate::error::{Doing, Error, Result};
-use crate::fs::{SAFE, Spot, rename};
+use crate::error::{Doing, Result};
+use crate::fs::{SAFE, Spot};
 use crate::vault::path::EntryPath;
 
 /// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
@@ -29,52 +29,14 @@ pub fn sides(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
     SUFFIXES.iter().filter_map(|side| EntryPath::new([path.bytes(), side.as_bytes()].concat()).ok())
 }
 
-/// What was moved aside for one database, and can be moved back as long as the database is not there.
-#[derive(Debug)]
-pub struct Cleared {
-    database: OsString,
-    /// Where each was and is.
-    moved: Vec<(Spot, Spot)>,
-}
-
-impl Cleared {
-    /// Whether nothing was moved.
-    pub fn is_empty(&self) -> bool {
-        self.moved.is_empty()
-    }
-
-    /// Where each side file was.
-    pub fn sides(&self) -> impl Iterator<Item = PathBuf> {
-        self.moved.iter().filter(|(from, _)| from.name != self.database).map(|(from, _)| from.path())
-    }
-
-    /// Moves all back, the first of them last. Adds to `why`, for which it is done, what stays where it is.
-    pub fn undo(self, mut why: Error) -> Error {
-        for (from, to) in self.moved.iter().rev() {
-            if let Err(stays) = rename(to, from) {
-                let (was, is) = (from.path(), to.path());
-                let stays = std::io::Error::from(stays);
-                let place = format!("{} is now {} and could not be moved back: {stays}.", was.display(), is.display());
-                why = match why.advice() {
-                    Some(advice) => {
-                        let both = format!("{advice}\n  {place}");
-                        why.hint(both)
-                    }
-                    None => why.hint(place),
-                };
-            }
-        }
-        why
-    }
-}
-
 /// Moves the side files of the database `at` to beside `aside`, which is where that database itself will go, if the file
 /// `new` that takes its place is a database, or one of them is SQLite's by its content. With `itself`, `at` is moved as
-/// well: for a database that brings side files of its own, which must not lie beside the old one for a moment.
+/// well: for a database that brings side files of its own, which must not lie beside the old one for a moment. Gives the paths of
+/// the side files.
 ///
 /// # Errors
-/// What the system refuses; nothing is moved then.
-pub fn clear(new: &Spot, at: &Spot, aside: &dyn Fn() -> Result<Spot>, itself: bool) -> Result<Cleared> {
+/// What the system refuses.
+pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, itself: bool) -> Result<Vec<PathBuf>> {
     let named = |of: &Spot, side: &str| {
         let mut name = of.name.clone();
         name.push(side);
@@ -85,27 +47,24 @@ pub fn clear(new: &Spot, at: &Spot, aside: &dyn Fn() -> Result<Spot>, itself: bo
         wanted.push("");
     }
     wanted.retain(|side| matches!(named(at, side).look(), Ok(Some(_))));
-    let mut cleared = Cleared { database: at.name.clone(), moved: Vec::new() };
     let is_database =
         || may_begin_with(new, &[MAGIC]) || wanted.iter().any(|side| may_begin_with(&named(at, side), &MARKS));
     if wanted.is_empty() || !is_database() {
-        return Ok(cleared);
+        return Ok(Vec::new());
     }
-    let aside = aside()?;
+    let aside = putting.aside_for(path)?;
+    let mut cleared = Vec::new();
     for side in wanted {
         let (from, to) = (named(at, side), named(&aside, side));
         let doing = || format!("move {} aside, which belongs to the database that was there", from.path().display());
-        if let Err(why) = rename(&from, &to).doing(doing) {
-            return Err(cleared.undo(why));
+        putting.steps.rename(&from, &to).doing(doing)?;
+        if !side.is_empty() {
+            cleared.push(from.path());
         }
-        cleared.moved.push((from, to));
     }
     // In this order: a crash leaves them in one of both folders, and never beside the new database.
-    for folder in [&aside.folder, &at.folder] {
-        if let Err(why) = sync_folder(folder) {
-            return Err(cleared.undo(why));
-        }
-    }
+    sync_folder(&aside.folder)?;
+    sync_folder(&at.folder)?;
     Ok(cleared)
 }
 
@@ -132,6 +91,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::error::Error;
     use crate::fs::Folder;
     use crate::restore::sample::{Sample, context};
     use crate::restore::tests::options;
@@ -157,13 +117,12 @@ mod tests {
         Spot::new(&Arc::new(Folder::open(path.parent().unwrap()).unwrap()), path.file_name().unwrap())
     }
 
-    /// As the restore does it: the folders above what moves aside are made.
-    fn clear_at(new: &Path, at: &Path, aside: &Path, itself: bool) -> Result<Cleared> {
-        let make = || {
-            fs::create_dir_all(aside.parent().unwrap()).unwrap();
-            Ok(spot(aside))
-        };
-        clear(&spot(new), &spot(at), &make, itself)
+    /// Clears what lies beside `at`, of which the path is `deep/a`: it goes into `folder`'s `aside`.
+    fn cleared(folder: &Path, new: &Path, at: &Path, itself: bool, then: impl FnOnce(Putting, Result<Vec<PathBuf>>)) {
+        let ctx = context();
+        let mut putting = Putting::new(spot(&folder.join("aside")), Vec::new(), &ctx);
+        let done = clear(&mut putting, &spot(new), &spot(at), &EntryPath::new("deep/a").unwrap(), itself);
+        then(putting, done);
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -186,11 +145,13 @@ mod tests {
             fs::write(&new, content).unwrap();
             fs::write(at.with_file_name("a-wal"), mark).unwrap();
             let before = names(at.parent().unwrap());
-            let cleared = clear_at(&new, &at, &aside, itself).unwrap();
-            assert_eq!(names(aside.parent().unwrap()), moved);
-            assert_eq!(cleared.sides().count(), moved.len() - usize::from(itself));
-            let why = cleared.undo(Error::failed("put it", "no"));
-            assert_eq!((names(at.parent().unwrap()), why.advice()), (before, None));
+            cleared(folder.path(), &new, &at, itself, |putting, done| {
+                assert_eq!(names(aside.parent().unwrap()), moved);
+                assert_eq!(done.unwrap().len(), moved.len() - usize::from(itself));
+                let why = putting.undo(Error::failed("put it", "no"));
+                assert_eq!((names(at.parent().unwrap()), why.advice()), (before, None));
+                assert!(!folder.path().join("aside").exists());
+            });
         }
     }
 
@@ -202,17 +163,21 @@ mod tests {
         let before = names(at.parent().unwrap());
         fs::create_dir_all(aside.parent().unwrap()).unwrap();
         fs::write(aside.with_file_name("a-shm"), "in the way").unwrap();
-        let said = clear_at(&new, &at, &aside, false).unwrap_err().to_string();
-        assert!(said.contains("a-shm"), "{said}");
-        assert_eq!(names(at.parent().unwrap()), before);
+        cleared(folder.path(), &new, &at, false, |putting, done| {
+            let said = putting.undo(done.unwrap_err()).to_string();
+            assert!(said.contains("a-shm"), "{said}");
+            assert_eq!(names(at.parent().unwrap()), before);
+        });
 
         fs::remove_file(aside.with_file_name("a-shm")).unwrap();
-        let cleared = clear_at(&new, &at, &aside, false).unwrap();
-        fs::write(at.with_file_name("a-wal"), "a new one").unwrap();
-        let why = cleared.undo(Error::failed("put it", "no").hint("Do that."));
-        let advice = why.advice().unwrap();
-        assert!(advice.starts_with("Do that.") && advice.contains("aside/deep/a-wal"), "{advice}");
-        assert_eq!(names(aside.parent().unwrap()), ["a-wal"]);
+        cleared(folder.path(), &new, &at, false, |putting, done| {
+            done.unwrap();
+            fs::write(at.with_file_name("a-wal"), "a new one").unwrap();
+            let why = putting.undo(Error::failed("put it", "no").hint("Do that."));
+            let advice = why.advice().unwrap();
+            assert!(advice.starts_with("Do that.") && advice.contains("aside/deep/a-wal"), "{advice}");
+            assert_eq!(names(aside.parent().unwrap()), ["a-wal"]);
+        });
     }
 
     #[test]

@@ -15,12 +15,15 @@ pub mod in_use;
 pub mod lacking;
 pub mod left;
 pub mod missing;
+pub mod mounts;
 pub mod open_files;
 pub mod place;
 pub mod plan;
+pub mod put;
 pub mod read;
 pub mod select;
 pub mod stage;
+pub mod steps;
 pub mod write;
 
 #[cfg(test)]
@@ -44,7 +47,7 @@ use serde::Serialize;
 
 use self::damaged::Failure;
 use self::in_use::User;
-use self::place::Place;
+use self::place::{How, Place};
 use self::plan::{Limits, Planner, Walk, Wanted, Window};
 use self::read::Reader;
 use self::select::{Choice, PassedOver};
@@ -78,6 +81,8 @@ pub struct Options {
     pub paths: Vec<EntryPath>,
     /// Fill the target itself, for a mount point.
     pub in_place: bool,
+    /// Leave what is mounted in the target as it is, and fill everything around it.
+    pub around_mounts: bool,
     /// Replace the target also while other programs have files of it open.
     pub while_in_use: bool,
     /// Get out what can be got, and list what could not.
@@ -92,6 +97,7 @@ impl Options {
             target,
             paths: Vec::new(),
             in_place: false,
+            around_mounts: false,
             while_in_use: false,
             skip_damaged: false,
         }
@@ -115,6 +121,8 @@ pub struct Report {
     pub moved_aside: Option<PathBuf>,
     /// Side files of databases that lay beside restored ones, and are there too now.
     pub moved_beside: Vec<EntryPath>,
+    /// What stayed as it is, since other filesystems are mounted there.
+    pub kept: Vec<EntryPath>,
     /// Programs that had files of the target open when it was replaced: they go on with the old ones until they are restarted.
     pub in_use: Vec<User>,
     /// What the user should know.
@@ -259,7 +267,8 @@ fn attempt(
     let Choice { name, root, passed_over, named } = choice;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
-    let mut place = Place::check(&options.target, options.in_place, paths)?;
+    let how = How { in_place: options.in_place, around_mounts: options.around_mounts };
+    let mut place = Place::check(&options.target, how, paths)?;
     let target = place.target.clone();
     // Held to the end: a backup that begins meanwhile waits, and then finds what has been put into place.
     let (_locked, unlocked) = lock_target(&target, ctx)?;
@@ -271,6 +280,7 @@ fn attempt(
         bytes: 0,
         moved_aside: None,
         moved_beside: Vec::new(),
+        kept: Vec::new(),
         in_use: Vec::new(),
         warnings: Vec::new(),
         not_restored: Vec::new(),
@@ -358,9 +368,10 @@ fn attempt(
         let why = "a restore is under way in it, or one that was killed left it; remove it when none is";
         format!("{} stays: {why}", left.display())
     }));
-    let wanted = if all { Wanted::All } else { Wanted::Paths(place.paths()) };
+    let wanted = Wanted { paths: (!all).then_some(place.paths()), but: place.kept() };
     let planner = Planner { packs: &packs, wanted, limits, skip_damaged: options.skip_damaged, ctx };
-    let filled = staging.begin().and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
+    let filled =
+        staging.begin(place.within()).and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
     let filled = filled.and_then(|made| ctx.check("restore").map(|()| made));
     let (tree, top) = match filled {
         Ok(made) => made,
@@ -380,8 +391,14 @@ fn attempt(
         }
     };
     let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
-    let replaced = place.put(staging, now, &dress).map_err(within)?;
+    let replaced = place.put(staging, now, ctx, &dress).map_err(within)?;
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
+    report.kept =
+        place.kept().iter().filter(|path| target.join(path.as_path()).symlink_metadata().is_ok()).cloned().collect();
+    if replaced.undressed > 0 {
+        let what = "folders in which something is mounted could not get their owner, mode or time";
+        report.warnings.push(format!("{} {what}", replaced.undressed));
+    }
     shortfall(tree, &mut report);
     report.warnings.extend(packs.mended().into_values());
     if !packs.mended().is_empty() || !packs.suspects().is_empty() {
@@ -570,11 +587,11 @@ fn write_window(
         }
     }
     for entry in &window.left {
-        if entry.path.is_root() {
+        if entry.path == *place.within() {
             *top = Some(entry.clone());
         }
         // A target that stays keeps its own metadata, or gets it at the very end.
-        if !entry.path.is_root() || !place.keeps_target() {
+        if !place.within().is_in(&entry.path) || !place.keeps_target() {
             tree.leave(entry)?;
         }
     }

@@ -1,12 +1,11 @@
 //! Putting a restored tree where it belongs, without destroying what is there.
 //!
 //! What exists is exchanged for the new in one step, so that the target is the old or the new at every moment; the old one
-//! is then found under another name. Only a mount point cannot be exchanged: it is filled in place (see [`fill`]).
+//! is then found under another name. What cannot be exchanged, as a mount point, is filled in place (see [`put`](super::put)).
 //!
 //! The folder in which that happens is opened once, before the staging folder is made in it, and all names are looked up in
 //! it and below it without following links. So nothing elsewhere is renamed or changed, whatever is put in the way.
 
-use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -17,18 +16,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, fstat, statx};
+use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, renameat, statx, syncfs};
 use rustix::io::Errno;
 
-use super::lacking::{moves_files_only, sync_folder};
+use super::lacking::sync_folder;
+use super::put::Putting;
 use super::stage::Staging;
-use super::{beside, fill};
+use super::{beside, fill, mounts};
 use crate::error::{Doing, Error, Result};
-use crate::fs::{Folder, Spot, exchange, rename};
+use crate::filesystem;
+use crate::fs::{Folder, Spot};
 use crate::monitor::Context;
 use crate::vault::path::EntryPath;
 
-const USE_IN_PLACE: &str = "Use --in-place: what is there is then moved into a folder inside the target.";
+pub(super) const USE_IN_PLACE: &str = "Use --in-place: what is there is then moved into a folder inside the target.";
 
 /// What there was in the way.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,17 @@ pub struct Replaced {
     pub aside: Option<PathBuf>,
     /// Side files among it of databases that were put back one by one.
     pub beside: Vec<EntryPath>,
+    /// Folders that stayed and could not get what the snapshot says of them.
+    pub undressed: u64,
+}
+
+/// How a target is replaced.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    /// It is filled itself, for a mount point.
+    pub in_place: bool,
+    /// What is mounted in it stays as it is, and all around it is filled in place.
+    pub around_mounts: bool,
 }
 
 /// Where a restore goes.
@@ -44,8 +56,14 @@ pub struct Replaced {
 pub struct Place {
     /// The target, absolute.
     pub target: PathBuf,
+    /// The path of the folder that is worked in: the target itself, or a folder that is mounted in it.
+    within: EntryPath,
     exists: bool,
     in_place: bool,
+    /// What is mounted in the target.
+    mounts: Vec<EntryPath>,
+    /// What stays as it is, since something is mounted there.
+    kept: Vec<EntryPath>,
     /// The entries that are put back; none for all.
     paths: Vec<EntryPath>,
 }
@@ -54,8 +72,9 @@ impl Place {
     /// Checks that `target` can be restored to, before any work. `paths` are the entries to put back, none for all.
     ///
     /// # Errors
-    /// Usage: a target that is no folder, or a mount point without `in_place`; a path below something that is no folder.
-    pub fn check(target: &Path, in_place: bool, paths: &[EntryPath]) -> Result<Place> {
+    /// Usage: a target that is no folder, or a mount point without `in_place`, or one in which something is mounted that would
+    /// move away with it; a path below something that is no folder.
+    pub fn check(target: &Path, how: How, paths: &[EntryPath]) -> Result<Place> {
         let doing = || format!("restore to {}", target.display());
         let found = match fs::symlink_metadata(target) {
             Ok(meta) => Some(meta),
@@ -74,18 +93,97 @@ impl Place {
             true => real(target).doing(doing)?,
             false => std::path::absolute(target).doing(doing)?,
         };
-        if !in_place && exists && is_mount(&target).doing(doing)? {
+        if !how.in_place && exists && is_mount(&target).doing(doing)? {
             return Err(Error::usage(doing(), "it is a mount point, which cannot be exchanged").hint(USE_IN_PLACE));
         }
-        if in_place {
-            fill::check(&target)?;
+        let mut place = Place {
+            target,
+            within: EntryPath::root(),
+            exists,
+            in_place: how.in_place,
+            mounts: Vec::new(),
+            kept: Vec::new(),
+            paths: outermost(paths),
+        };
+        if exists {
+            place.mounts = mounts::below(&place.target)?;
+            place.go_within()?;
+            place.keep_mounts(how)?;
         }
-        let place = Place { target, exists, in_place, paths: outermost(paths) };
         if exists && !place.paths.is_empty() {
             let folder = Folder::straight(&place.target).doing(doing)?;
             place.paths.iter().try_for_each(|path| missing_from(&folder, path).map(drop))?;
         }
         Ok(place)
+    }
+
+    /// Where all paths lie in a folder that is mounted in the target, works in that one: nothing is renamed across filesystems.
+    fn go_within(&mut self) -> Result<()> {
+        let doing = || format!("restore to {}", self.target.display());
+        // Of folders that are mounted in one another, the deepest comes last.
+        let on = |path: &EntryPath| self.mounts.iter().rev().find(|mount| path.is_in(mount)).cloned();
+        let mut places: Vec<_> = self.paths.iter().map(on).collect();
+        places.dedup();
+        match &places[..] {
+            [] | [None] => {}
+            [Some(mount)] if self.target.join(mount.as_path()).is_dir() => {
+                self.within = mount.clone();
+                self.in_place = true;
+            }
+            [Some(mount)] => {
+                let why = format!("{mount} is a file that is mounted there by itself, which cannot be replaced");
+                return Err(Error::usage(doing(), why).hint("Restore it to another folder, and copy its content."));
+            }
+            _ => {
+                let why = "the paths lie on several filesystems that are mounted in it";
+                return Err(Error::usage(doing(), why).hint("Restore them one after the other."));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of what is mounted in what is to be replaced: it stays, if that was said, and is refused otherwise.
+    fn keep_mounts(&mut self, how: How) -> Result<()> {
+        let replaced = |mount: &EntryPath| match self.paths.is_empty() {
+            true => true,
+            false => *mount != self.within && self.paths.iter().any(|path| mount.is_in(path)),
+        };
+        let inside: Vec<_> = self.mounts.iter().filter(|mount| replaced(mount)).cloned().collect();
+        let Some(first) = inside.first() else { return Ok(()) };
+        if !how.around_mounts {
+            let more = match inside.len() {
+                1 => String::new(),
+                all => format!(" ({all} in all)"),
+            };
+            let why = format!("another filesystem is mounted in it, at {first}{more}, and would move away with it");
+            return Err(Error::usage(format!("restore to {}", self.target.display()), why).hint(format!(
+                "--around-mounts restores everything else, entry by entry, and leaves what is mounted as it is; \
+                 `--path {first}` restores what is on it."
+            )));
+        }
+        self.kept = mounts::kept(&self.target, &inside);
+        self.in_place = true;
+        Ok(())
+    }
+
+    /// What stays as it is, since something is mounted there, in order; none below another.
+    pub fn kept(&self) -> &[EntryPath] {
+        &self.kept
+    }
+
+    /// The path of the folder that is worked in: the target itself, or what is mounted in it where all paths are.
+    pub fn within(&self) -> &EntryPath {
+        &self.within
+    }
+
+    /// A path of the target, as one of the folder that is worked in.
+    fn below(&self, path: &EntryPath) -> EntryPath {
+        path.below(&self.within).unwrap_or_else(|| path.clone())
+    }
+
+    /// The folder that is worked in.
+    fn folder(&self) -> PathBuf {
+        self.target.join(self.within.as_path())
     }
 
     /// Puts back these entries as well, which lie beside others of its paths.
@@ -110,12 +208,12 @@ impl Place {
 
     /// Whether an in-place restore of this target was interrupted.
     pub fn is_broken(&self) -> bool {
-        self.target.join(fill::MARKER).symlink_metadata().is_ok()
+        self.folder().join(fill::MARKER).symlink_metadata().is_ok()
     }
 
     /// Whether the snapshot's entry `path` would collide with what an in-place restore needs.
     pub fn is_reserved(&self, path: &EntryPath) -> bool {
-        self.in_place && path.parent() == Some(b"") && fill::is_reserved(OsStr::from_bytes(path.name()))
+        self.in_place && path.parent() == Some(self.within.bytes()) && fill::is_reserved(OsStr::from_bytes(path.name()))
     }
 
     /// Makes the staging folder. Gives others that may be in use as well, as [`Staging::make`].
@@ -125,7 +223,7 @@ impl Place {
     pub fn stage(&self, ctx: &Context) -> Result<(Staging, Vec<PathBuf>)> {
         let doing = || format!("make the folder that {} goes into", self.target.display());
         if self.in_place && self.exists {
-            return Staging::make(Folder::straight(&self.target).doing(doing)?, OsStr::new(""), ctx);
+            return Staging::make(Folder::straight(&self.folder()).doing(doing)?, OsStr::new(""), ctx);
         }
         let above = match self.exists {
             true => Folder::straight(self.parent()),
@@ -168,39 +266,85 @@ impl Place {
     /// that is filled in place what the snapshot says of it.
     ///
     /// # Errors
-    /// What the system refuses; the target is then as it was, or, filled in place, marked as broken.
-    pub fn put(&self, staging: Staging, now: Timestamp, dress: &dyn Fn(&OwnedFd) -> Result<()>) -> Result<Replaced> {
+    /// What the system refuses; the target is then as it was, or, where a step could not be undone, the error says what is where.
+    pub fn put(
+        &self,
+        staging: Staging,
+        now: Timestamp,
+        ctx: &Context,
+        dress: &dyn Fn(&OwnedFd) -> Result<()>,
+    ) -> Result<Replaced> {
         staging.sync()?;
         let base = staging.base().clone();
-        let aside = self.aside(&base, now)?;
-        let mut beside = Vec::new();
-        let moved = if self.in_place && self.paths.is_empty() {
-            fill::fill(staging, &aside.spot, dress)?
-        } else {
-            let done = match self.keeps_target() {
-                true => self.put_paths(&staging, &aside).map(|(moved, told)| {
-                    beside = told;
-                    moved
-                }),
-                false => swap(&staging.tree(), &Spot::new(&base, self.name()?), || Ok(aside.spot.clone())),
-            };
-            let removed = staging.remove();
-            let moved = done?;
-            removed?;
-            moved
+        let kept = self.kept.iter().map(|path| self.below(path)).collect();
+        let mut putting = Putting::new(self.aside(&base, now)?, kept, ctx);
+        let done = match self.steps(&mut putting, &staging) {
+            Ok(done) => done,
+            Err(why) => {
+                let why = putting.undo(why);
+                if let Err(left) = staging.remove() {
+                    tracing::warn!("{left}");
+                }
+                return Err(why);
+            }
         };
+        let (moved, beside) = done;
+        let aside = (moved || !beside.is_empty()).then(|| putting.aside.path());
         let doing = |path: &Path| format!("open {}", path.display());
-        let target = self.within(&base)?;
+        let target = self.opened(&base)?;
+        let filled = putting.filled && self.paths_below().is_empty();
+        if putting.filled {
+            let readable = target.readable().doing(|| doing(target.path()))?;
+            syncfs(&readable).doing(|| format!("write {} to the disk", target.path().display()))?;
+        }
+        staging.remove()?;
+        if filled {
+            Putting::unmark(&target)?;
+        }
+        // At the very end: all that changes a folder's times.
+        let undressed = putting.dress();
+        if filled && self.in_place {
+            dress(&target.readable().doing(|| doing(target.path()))?)?;
+        }
         sync_folder(&target)?;
         match self.in_place {
             true => sync_folder(&Folder::open(self.parent()).doing(|| doing(self.parent()))?)?,
             false => sync_folder(&base)?,
         }
-        Ok(Replaced { aside: (moved || !beside.is_empty()).then(|| aside.spot.path()), beside })
+        Ok(Replaced { aside, beside, undressed })
+    }
+
+    /// All steps by which what is in `staging` comes into place. Says whether something was moved aside, and which side files.
+    fn steps(&self, putting: &mut Putting, staging: &Staging) -> Result<(bool, Vec<EntryPath>)> {
+        if self.exists && mounts::below(&self.target)? != self.mounts {
+            let why = "what is mounted in it has changed meanwhile";
+            return Err(Error::failed(format!("restore to {}", self.target.display()), why).hint("Run it again."));
+        }
+        if !self.paths_below().is_empty() && self.keeps_target() {
+            return self.put_paths(putting, staging);
+        }
+        let root = EntryPath::root();
+        let moved = if self.in_place {
+            let tree = staging.tree();
+            let tree = Arc::new(tree.enter().doing(|| format!("open {}", tree.path().display()))?);
+            putting.fill_folder(&tree, staging.base(), &root)?
+        } else {
+            putting.replace(&staging.tree(), &Spot::new(staging.base(), self.name()?), &root)?
+        };
+        Ok((moved, Vec::new()))
+    }
+
+    /// The entries to put back as paths of the folder that is worked in; none for all of it.
+    fn paths_below(&self) -> Vec<EntryPath> {
+        let mut paths: Vec<_> = self.paths.iter().map(|path| self.below(path)).collect();
+        if paths.iter().any(EntryPath::is_root) {
+            paths.clear();
+        }
+        paths
     }
 
     /// The target, of the folder in which the staging folder is.
-    fn within(&self, base: &Arc<Folder>) -> Result<Arc<Folder>> {
+    fn opened(&self, base: &Arc<Folder>) -> Result<Arc<Folder>> {
         if self.in_place {
             return Ok(base.clone());
         }
@@ -209,7 +353,7 @@ impl Place {
     }
 
     /// A name that is free, for what was there.
-    fn aside(&self, base: &Arc<Folder>, now: Timestamp) -> Result<Aside> {
+    fn aside(&self, base: &Arc<Folder>, now: Timestamp) -> Result<Spot> {
         let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
         let stem = match self.in_place {
             true => OsString::from(format!("{}{time}", fill::REPLACED)),
@@ -230,76 +374,47 @@ impl Place {
             let stem = base.path().join(&stem);
             Error::failed("move aside what is there", format!("{} and its like exist", stem.display()))
         })?;
-        Ok(Aside { spot: Spot::new(base, free), made: OnceCell::new() })
+        Ok(Spot::new(base, free))
     }
 
     /// Puts the chosen entries in. Says whether something was moved aside, and which side files.
-    fn put_paths(&self, staging: &Staging, aside: &Aside) -> Result<(bool, Vec<EntryPath>)> {
-        let target = self.within(staging.base())?;
+    fn put_paths(&self, putting: &mut Putting, staging: &Staging) -> Result<(bool, Vec<EntryPath>)> {
+        let target = self.opened(staging.base())?;
         let (mut moved, mut beside) = (false, Vec::new());
-        for path in &self.paths {
+        let paths = self.paths_below();
+        for path in &paths {
             let (part, above) = missing_from(&target, path)?;
-            let at = Spot::new(&Arc::new(above), part.file_name().unwrap_or_default());
-            moved |= match in_tree(staging, &part)? {
-                Some((new, FileType::RegularFile)) => {
-                    // Side files that the new one brings come before it, and nothing of the old one is beside any of them.
-                    let own: Vec<_> =
-                        beside::sides(path).filter(|side| self.paths.binary_search(side).is_ok()).collect();
-                    let cleared = beside::clear(&new, &at, &|| aside.place(path.as_path()), !own.is_empty())?;
-                    let put = own.iter().chain([path]).try_fold(!cleared.is_empty(), |moved, path| {
-                        let at = Spot::new(&at.folder, OsStr::from_bytes(path.name()));
-                        put_part(staging, aside, &at, path.as_path()).map(|some| moved | some)
-                    });
-                    match put {
-                        // What belongs to the old one must not lie beside the new one.
-                        Err(why) if matches!(new.look(), Ok(Some(_))) => return Err(cleared.undo(why)),
-                        done => {
-                            let gone = cleared.sides().filter_map(|from| {
-                                let below = from.strip_prefix(target.path()).ok()?;
-                                EntryPath::new(below.as_os_str().as_bytes()).ok()
-                            });
-                            beside.extend(gone);
-                            done?
-                        }
-                    }
-                }
-                _ => put_part(staging, aside, &at, &part)?,
-            };
+            let at = Spot::new(&Arc::new(above), OsStr::from_bytes(part.name()));
+            let Some((new, kind)) = in_tree(staging, &part)? else { continue };
+            if kind != FileType::RegularFile {
+                moved |= put_part(putting, staging, &at, &part)?;
+                continue;
+            }
+            // Side files that the new one brings come before it, and nothing of the old one is beside any of them.
+            let own: Vec<_> = beside::sides(path).filter(|side| paths.binary_search(side).is_ok()).collect();
+            let cleared = beside::clear(putting, &new, &at, path, !own.is_empty())?;
+            moved |= !cleared.is_empty();
+            beside.extend(cleared.iter().filter_map(|from| {
+                let below = from.strip_prefix(target.path()).ok()?;
+                EntryPath::new(below.as_os_str().as_bytes()).ok()
+            }));
+            for path in own.iter().chain([path]) {
+                let at = Spot::new(&at.folder, OsStr::from_bytes(path.name()));
+                moved |= put_part(putting, staging, &at, path)?;
+            }
         }
         Ok((moved, beside))
     }
 }
 
-/// The folder for what was in the way, which is made when there is something.
-struct Aside {
-    spot: Spot,
-    made: OnceCell<Arc<Folder>>,
-}
-
-impl Aside {
-    /// Where that goes which was at `part` of the target; the folders above it are made.
-    fn place(&self, part: &Path) -> Result<Spot> {
-        let doing = || format!("make {}", self.spot.path().join(part.parent().unwrap_or(part)).display());
-        let top = match self.made.get() {
-            Some(made) => made,
-            None => {
-                let made = self.spot.folder.make(&self.spot.name, 0o700).doing(doing)?;
-                self.made.get_or_init(|| Arc::new(made))
-            }
-        };
-        let above = top.make_all(part.parent().unwrap_or(Path::new("")), 0o700).doing(doing)?;
-        Ok(Spot::new(&Arc::new(above), part.file_name().unwrap_or_default()))
-    }
-}
-
 /// How much of `path` has to be put in: up to the first folder above it that is missing, or all of it. And the folder that
 /// it goes into.
-fn missing_from(target: &Folder, path: &EntryPath) -> Result<(PathBuf, Folder)> {
-    let mut found = PathBuf::new();
+fn missing_from(target: &Folder, path: &EntryPath) -> Result<(EntryPath, Folder)> {
+    let mut found = EntryPath::root();
     let mut at = target.enter_all(Path::new("")).doing(|| format!("open {}", target.path().display()))?;
     for part in path.as_path().components() {
-        found.push(part);
-        if found == path.as_path() {
+        found = found.join(part.as_os_str().as_bytes());
+        if found == *path {
             break;
         }
         let above = at.path().join(part);
@@ -317,30 +432,31 @@ fn missing_from(target: &Folder, path: &EntryPath) -> Result<(PathBuf, Folder)> 
 }
 
 /// What the staging folder has at `part`, if anything.
-fn in_tree(staging: &Staging, part: &Path) -> Result<Option<(Spot, FileType)>> {
+fn in_tree(staging: &Staging, part: &EntryPath) -> Result<Option<(Spot, FileType)>> {
     let tree = staging.tree();
-    let doing = || format!("look at {}", tree.path().join(part).display());
-    let above = tree.enter().and_then(|tree| tree.enter_all(part.parent().unwrap_or(Path::new(""))));
+    let doing = || format!("look at {}", tree.path().join(part.as_path()).display());
+    let above = part.folder().unwrap_or_else(EntryPath::root);
+    let above = tree.enter().and_then(|tree| tree.enter_all(above.as_path()));
     let above = match above {
         Err(Errno::NOENT) => return Ok(None),
         above => above.doing(doing)?,
     };
-    let new = Spot::new(&Arc::new(above), part.file_name().unwrap_or_default());
+    let new = Spot::new(&Arc::new(above), OsStr::from_bytes(part.name()));
     let found = new.look().doing(doing)?;
     Ok(found.map(|stat| (new, FileType::from_raw_mode(stat.st_mode))))
 }
 
 /// Puts one file or folder in, and aside what is there. Says whether something was.
-fn put_part(staging: &Staging, aside: &Aside, at: &Spot, part: &Path) -> Result<bool> {
+fn put_part(putting: &mut Putting, staging: &Staging, at: &Spot, part: &EntryPath) -> Result<bool> {
     // A folder above was missing for an earlier path too, and is in place with all that is selected in it; or the entry
     // was damaged and left out; or it is a side file, and came with its database.
     let Some((new, _)) = in_tree(staging, part)? else { return Ok(false) };
     // The new one leaves a folder that may not be writable, and that is not used itself.
     let doing = || format!("open {}", new.folder.path().display());
-    if fstat(&new.folder).doing(doing)?.st_mode & 0o700 != 0o700 {
+    if new.folder.mode().doing(doing)? & 0o700 != 0o700 {
         new.folder.set_mode(0o700).doing(doing)?;
     }
-    let moved = swap(&new, at, || aside.place(part))?;
+    let moved = putting.replace(&new, at, part)?;
     sync_folder(&at.folder)?;
     Ok(moved)
 }
@@ -371,48 +487,19 @@ fn outermost(paths: &[EntryPath]) -> Vec<EntryPath> {
     out
 }
 
-/// Puts `new` at `at`, and what was there, if anything, at `aside`, which is free. Says whether something was there.
-fn swap(new: &Spot, at: &Spot, aside: impl FnOnce() -> Result<Spot>) -> Result<bool> {
-    let doing = || format!("put the restored {} into place", at.path().display());
-    if at.look().doing(doing)?.is_none() {
-        move_over(new, at).map_err(|why| why.within(doing()))?;
-        return Ok(false);
-    }
-    let aside = aside()?;
-    let why = match rename(new, &aside) {
-        Ok(()) => {
-            let why = match exchange(&aside, at) {
-                Ok(()) => return Ok(true),
-                Err(why) => why,
-            };
-            rename(&aside, new).doing(doing)?;
-            why
-        }
-        Err(why) if moves_files_only(why) => Errno::NOSYS,
-        Err(why) => return Err(why).doing(doing),
-    };
-    match why {
-        // A filesystem that cannot exchange: the target is missing for a moment.
-        Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
-            let moved = move_over(at, &aside).and_then(|()| {
-                move_over(new, at).map_err(|why| match rename(&aside, at) {
-                    Ok(()) => why,
-                    Err(_) => why.hint(format!("What was there is in {}.", aside.path().display())),
-                })
-            });
-            moved.map_err(|why| why.within(doing())).map(|()| true)
-        }
-        Errno::BUSY | Errno::XDEV => Err(Error::failed(doing(), "it is a mount point").hint(USE_IN_PLACE)),
-        why => Err(why).doing(doing),
-    }
-}
-
-/// Renames without replacing anything, folder by folder where a filesystem does not rename them.
-fn move_over(from: &Spot, to: &Spot) -> Result<()> {
-    match rename(from, to) {
-        Err(why) if moves_files_only(why) => fill::move_in(from, to),
-        done => done.doing(|| format!("move {} to {}", from.path().display(), to.path().display())),
-    }
+/// Whether a folder can be renamed where it is, without renaming it: on an overlay a folder of a lower layer cannot, and another
+/// one can. Tried with a folder that is not empty as the new name, which no system replaces.
+///
+/// # Errors
+/// A folder beside which nothing can be made.
+pub fn is_exchangeable(folder: &Path) -> io::Result<bool> {
+    let is_overlay = filesystem::is_overlay(fs::File::open(folder)?);
+    let (Some(parent), Some(name), true) = (folder.parent(), folder.file_name(), is_overlay) else { return Ok(true) };
+    let probe = tempfile::Builder::new().prefix(".lastgood-probe-").tempdir_in(parent)?;
+    fs::write(probe.path().join("file"), "")?;
+    let parent = fs::File::open(parent)?;
+    let taken = probe.path().file_name().unwrap_or_default();
+    Ok(renameat(&parent, name, &parent, taken) != Err(Errno::XDEV))
 }
 
 /// Whether a folder is where a filesystem is mounted.

@@ -150,25 +150,24 @@ impl Window {
 }
 
 /// Which entries are wanted.
-pub enum Wanted<'a> {
-    /// All of them.
-    All,
-    /// These, what is in them, and the folders above.
-    Paths(&'a [EntryPath]),
+#[derive(Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// These, what is in them, and the folders above; none for all.
+    pub paths: Option<&'a [EntryPath]>,
+    /// Not these, and what is in them.
+    pub but: &'a [EntryPath],
 }
 
 impl Wanted<'_> {
     /// Whether an entry is wanted, or a folder above one that is.
     pub fn takes(&self, entry: &EntryPath) -> bool {
-        match self {
-            Wanted::All => true,
-            Wanted::Paths(paths) => paths.iter().any(|p| entry.is_in(p) || p.is_in(entry)),
-        }
+        let chosen = self.paths.is_none_or(|paths| paths.iter().any(|p| entry.is_in(p) || p.is_in(entry)));
+        chosen && !self.but.iter().any(|not| entry.is_in(not))
     }
 
     /// Whether entries from `first` on and before `next` may be wanted.
     pub fn touches(&self, first: &EntryPath, next: Option<&EntryPath>) -> bool {
-        let Wanted::Paths(paths) = self else { return true };
+        let Some(paths) = self.paths else { return true };
         let before_end = |path: &EntryPath| next.is_none_or(|next| path < next);
         paths.iter().any(|path| {
             // The folders above the path lie before it, those in it directly after.

@@ -20,6 +20,7 @@ use crate::filesystem::remote;
 use crate::fs::{Folder, SAFE, Spot, open_folder, rename};
 use crate::monitor::Context;
 use crate::vault::hex::Hex;
+use crate::vault::path::EntryPath;
 
 /// What a staging folder's name has after the target's name, before random digits.
 pub const STAGING: &str = ".lastgood-restoring-";
@@ -106,14 +107,14 @@ impl Staging {
         &self.spot.name
     }
 
-    /// Begins the tree in it.
+    /// Begins the tree in it, which becomes the entry `top` of the snapshot.
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn begin(&self) -> Result<Tree> {
+    pub fn begin(&self, top: &EntryPath) -> Result<Tree> {
         let doing = || format!("open the staging folder {}", self.folder.path().display());
         let tree = open_folder(&self.lock, OsStr::new(TREE)).doing(doing)?;
-        Tree::new(tree, open_folder(&self.lock, OsStr::new(GROUPS)).doing(doing)?)
+        Tree::new(tree, top.clone(), open_folder(&self.lock, OsStr::new(GROUPS)).doing(doing)?)
     }
 
     /// Makes everything in it durable.

@@ -468,7 +468,7 @@ fn a_target_that_is_no_folder_is_refused() {
     std::os::unix::fs::symlink("made", folder.path().join("to")).unwrap();
     fs::create_dir_all(folder.path().join("made/data")).unwrap();
     for (named, real) in [("to/", "made"), ("to/.", "made"), ("to/data", "made/data"), ("made/../to/data/..", "made")] {
-        let place = Place::check(&folder.path().join(named), false, &[]).unwrap();
+        let place = Place::check(&folder.path().join(named), How::default(), &[]).unwrap();
         assert_eq!(place.target, folder.path().canonicalize().unwrap().join(real), "{named}");
     }
     let said = restore(&sample.vault, &options(Path::new("/proc")), &context()).unwrap_err().to_string();

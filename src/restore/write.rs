@@ -64,6 +64,8 @@ impl Shortfall {
 /// A tree that is being made.
 pub struct Tree {
     root: OwnedFd,
+    /// The path of the folder that is made.
+    top: EntryPath,
     /// One link of the first member of each hard-link group, by group.
     groups: OwnedFd,
     /// Where there are no hard links: the first member of each group.
@@ -116,11 +118,12 @@ fn times(mtime: i64) -> Timestamps {
 }
 
 impl Tree {
-    /// A tree in the empty folder `root`; `groups` is another empty folder of the same filesystem.
+    /// A tree in the empty folder `root`, which becomes the entry `top` of the snapshot; `groups` is another empty folder of the same
+    /// filesystem.
     ///
     /// # Errors
     /// A folder in which no file can be made.
-    pub fn new(root: OwnedFd, groups: OwnedFd) -> Result<Tree> {
+    pub fn new(root: OwnedFd, top: EntryPath, groups: OwnedFd) -> Result<Tree> {
         let doing = || "make a file in the staging folder";
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         let probe = openat(&groups, "probe", flags, Mode::from_raw_mode(0o777)).doing(doing)?;
@@ -130,6 +133,7 @@ impl Tree {
         let made = Made { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o777 };
         Ok(Tree {
             root,
+            top,
             groups,
             firsts: Mutex::default(),
             open_files: OpenFiles::default(),
@@ -142,7 +146,11 @@ impl Tree {
     /// The folder and the name in it by which a path is reached.
     fn at<'p>(&self, path: &'p EntryPath) -> rustix::io::Result<(Folder<'_>, &'p OsStr)> {
         let mut folder = Folder::Root(self.root.as_fd());
-        let mut rest = path.bytes();
+        let mut rest = match self.top.is_root() {
+            true => path.bytes(),
+            // The separator is no part of what follows.
+            false => path.bytes().get(self.top.bytes().len() + 1..).unwrap_or_default(),
+        };
         if rest.is_empty() {
             rest = b".";
         }
@@ -160,7 +168,7 @@ impl Tree {
     /// # Errors
     /// What the system refuses.
     pub fn folder(&self, entry: &Entry) -> Result<()> {
-        if entry.path.is_root() {
+        if self.top.is_in(&entry.path) {
             return Ok(());
         }
         let make = || {

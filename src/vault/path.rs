@@ -183,6 +183,12 @@ impl EntryPath {
         }
     }
 
+    /// The same path as seen from the folder `above`, in which it lies.
+    pub fn below(&self, above: &EntryPath) -> Option<EntryPath> {
+        let rest = self.is_in(above).then(|| &self.0[above.0.len()..])?;
+        Some(EntryPath(rest.strip_prefix(b"/").unwrap_or(rest).to_vec()))
+    }
+
     /// Whether it lies in one of these, which are in order, none below another.
     pub fn is_in_one_of(&self, above: &[EntryPath]) -> bool {
         // What lies in a folder comes right after it.
@@ -261,6 +267,15 @@ mod tests {
         }
         assert!(EntryPath::new("a").unwrap().is_in_one_of(&[EntryPath::root()]));
         assert!(!EntryPath::new("a").unwrap().is_in_one_of(&[]));
+    }
+
+    #[test]
+    fn a_path_as_seen_from_a_folder_above_it() {
+        for (of, above, expected) in
+            [("a/b/c", "a", Some("b/c")), ("a/b", "a/b", Some(".")), ("ab", "a", None), ("a", ".", Some("a"))]
+        {
+            assert_eq!(path(of).below(&path(above)), expected.map(path), "{of} from {above}");
+        }
     }
 
     #[test]

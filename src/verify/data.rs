@@ -53,7 +53,7 @@ pub struct Lost {
 
 /// Plans the reading of files.
 pub fn planner<'a>(packs: &'a PackReader<'a>, ctx: &'a Context<'a>) -> Planner<'a> {
-    Planner { packs, wanted: Wanted::All, limits: Limits::suiting(packs.store(), ctx), skip_damaged: true, ctx }
+    Planner { packs, wanted: Wanted::default(), limits: Limits::suiting(packs.store(), ctx), skip_damaged: true, ctx }
 }
 
 /// Reads the files of a window; adds those that cannot be read, and counts all.

@@ -25,30 +25,34 @@ impl Mounted {
     /// One in memory of `size`, such as `64m`, at the new folder `at`; none, with a word why, where it cannot be had.
     pub fn new(at: PathBuf, size: &str) -> Option<Self> {
         std::fs::create_dir(&at).unwrap();
-        let options = format!("size={size}");
-        let made = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).output();
-        if made.as_ref().is_ok_and(|made| made.status.success()) {
-            return Some(Mounted(at));
-        }
-        skipped(&format!("a tmpfs cannot be mounted: {made:?}"));
-        None
+        Self::mount(at, &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
     }
 
-    /// An overlay, as a container's root is one, at the new folder `at`, whose layers are made in the folder `layers`; none, with
-    /// a word why, where it cannot be had.
-    pub fn overlay(layers: &Path, at: PathBuf) -> Option<Self> {
+    /// An overlay, as a container's root is one, at the new folder `at`, whose layers are in the folder `layers`, made where
+    /// they are missing; none, with a word why, where it cannot be had.
+    pub fn overlay(layers: &Path, at: PathBuf, more: &str) -> Option<Self> {
         std::fs::create_dir(&at).unwrap();
         let layer = |name: &str| {
             let path = layers.join(name);
-            std::fs::create_dir(&path).unwrap();
+            std::fs::create_dir_all(&path).unwrap();
             path.display().to_string()
         };
-        let options = format!("lowerdir={},upperdir={},workdir={}", layer("lower"), layer("upper"), layer("work"));
-        let made = Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(&at).output();
+        let layers = format!("lowerdir={},upperdir={},workdir={}", layer("lower"), layer("upper"), layer("work"));
+        Self::mount(at, &["-t", "overlay", "-o", &format!("{layers}{more}"), "overlay"])
+    }
+
+    /// The file or folder `from` once more at `at`, which is there; none, with a word why, where it cannot be had.
+    pub fn bind(from: &Path, at: PathBuf) -> Option<Self> {
+        let from = from.display().to_string();
+        Self::mount(at, &["--bind", &from])
+    }
+
+    fn mount(at: PathBuf, args: &[&str]) -> Option<Self> {
+        let made = Command::new("mount").args(args).arg(&at).output();
         if made.as_ref().is_ok_and(|made| made.status.success()) {
             return Some(Mounted(at));
         }
-        skipped(&format!("an overlay cannot be mounted: {made:?}"));
+        skipped(&format!("nothing can be mounted with {args:?}: {made:?}"));
         None
     }
 

@@ -1,0 +1,321 @@
+//! Putting a staged tree, or a part of one, where something else may be.
+//!
+//! What is there is exchanged for the new in one step. Where that cannot be done, as for a mount point, a folder in which something
+//! is mounted, or one of a container's image, the folder is *filled*: first everything in it moves aside, then the new moves in, entry by
+//! entry. All of it is noted in [`Steps`], and undone when a step fails.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, syncfs};
+use rustix::io::Errno;
+
+use super::fill::{self, MARKER, is_reserved};
+use super::lacking::{moves_files_only, sync_folder};
+use super::mounts::is_of_the_filesystem;
+use super::place::USE_IN_PLACE;
+use super::steps::{Looks, Steps, outwards};
+use crate::error::{Doing, Error, Result};
+use crate::fs::{Folder, Spot, is_folder, is_mount};
+use crate::monitor::Context;
+use crate::vault::path::EntryPath;
+
+/// So many entries that cannot be moved are named.
+const NAMED: usize = 3;
+
+/// Work in a target, from its first step to its last.
+pub struct Putting<'a> {
+    /// What was done.
+    pub steps: Steps,
+    /// Where that goes which was there: this folder, or in it. The name is free.
+    pub aside: Spot,
+    /// What stays as it is, relative to the folder that is worked in.
+    kept: Vec<EntryPath>,
+    /// What folders that stay are given at the end, the innermost first.
+    dress: Vec<(Arc<Folder>, Looks)>,
+    /// The folder that says that it is being filled, and was not saying so before.
+    marked: Option<Arc<Folder>>,
+    /// Whether a folder was filled, and not only exchanged.
+    pub filled: bool,
+    ctx: &'a Context<'a>,
+}
+
+impl<'a> Putting<'a> {
+    /// Nothing is done yet.
+    pub fn new(aside: Spot, kept: Vec<EntryPath>, ctx: &'a Context<'a>) -> Self {
+        Putting { steps: Steps::default(), aside, kept, dress: Vec::new(), marked: None, filled: false, ctx }
+    }
+
+    /// Puts `new` at `at`, which is `path` of the folder that is worked in. Says whether something was there.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn replace(&mut self, new: &Spot, at: &Spot, path: &EntryPath) -> Result<bool> {
+        let doing = || format!("put the restored {} into place", at.path().display());
+        let Some(there) = at.look().doing(doing)? else {
+            self.steps.shift(new, at).map_err(|why| why.within(doing()))?;
+            return Ok(false);
+        };
+        if self.leads_to_kept(path) {
+            return self.fill(new, at, path).map_err(|why| why.within(doing()));
+        }
+        let aside = self.aside_for(path)?;
+        let why = match self.steps.rename(new, &aside) {
+            Ok(()) => match self.steps.exchange(&aside, at) {
+                Ok(()) => return Ok(true),
+                Err(why) => {
+                    self.steps.rename(&aside, new).doing(doing)?;
+                    why
+                }
+            },
+            Err(why) if moves_files_only(why) => Errno::NOSYS,
+            Err(why) => return Err(why).doing(doing),
+        };
+        let done = match why {
+            // A filesystem that cannot exchange: the target is missing for a moment.
+            Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
+                self.steps.shift(at, &aside).and_then(|()| self.steps.shift(new, at)).map(|()| true)
+            }
+            Errno::BUSY | Errno::XDEV if at.enter().is_ok_and(|at| is_mount(&at).unwrap_or(why == Errno::BUSY)) => {
+                Err(Error::failed("exchange it", "it is a mount point").hint(USE_IN_PLACE))
+            }
+            // A folder of a container's image, or of another volume of its filesystem.
+            Errno::XDEV if is_folder(&there) => match self.steps.cover(new, at) {
+                // An empty one gives way.
+                Ok(()) => Ok(false),
+                Err(_) => self.fill(new, at, path),
+            },
+            why => Err(why).doing(|| "exchange it"),
+        };
+        done.map_err(|why| why.within(doing()))
+    }
+
+    /// Fills the folder `at`, which stays, with what is in the folder `new`. Says whether something was there.
+    fn fill(&mut self, new: &Spot, at: &Spot, path: &EntryPath) -> Result<bool> {
+        let (from, to) = (new.enter(), at.enter());
+        let (Ok(from), Ok(to)) = (from, to) else {
+            let (was, is) = (at.path(), new.path());
+            let why = format!(
+                "{} has to stay, and only a folder can take the place of a folder: {}",
+                was.display(),
+                is.display()
+            );
+            return Err(
+                Error::usage("fill it", why).hint("Restore to another folder, or unmount what is mounted there.")
+            );
+        };
+        let (from, to) = (Arc::new(from), Arc::new(to));
+        let looks = Looks::of(&from).doing(|| format!("look at {}", from.path().display()))?;
+        let moved = self.fill_folder(&from, &to, path)?;
+        self.dress.push((to, looks));
+        Ok(moved)
+    }
+
+    /// As `fill`, for the folder that is worked in, whose own metadata is the caller's matter. It says meanwhile that it is being
+    /// filled, also if nobody comes to an end.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn fill_folder(&mut self, from: &Arc<Folder>, to: &Arc<Folder>, path: &EntryPath) -> Result<bool> {
+        let doing = || format!("fill {} in place", to.path().display());
+        self.check_movable(to, path)?;
+        self.filled = true;
+        if path.is_root() {
+            if fill::mark(to).doing(doing)? {
+                self.marked = Some(to.clone());
+            }
+            sync_folder(to)?;
+        }
+        let before = self.steps.count();
+        self.outward(to, path).map_err(|why| why.within(doing()))?;
+        let moved = self.steps.count() > before;
+        // What was there is somewhere, whatever comes.
+        syncfs(to.readable().doing(doing)?).doing(doing)?;
+        self.inward(from, to, path).map_err(|why| why.within(doing()))?;
+        Ok(moved)
+    }
+
+    /// Moves aside what is in a folder, but what stays.
+    fn outward(&mut self, at: &Arc<Folder>, path: &EntryPath) -> Result<()> {
+        self.open_up(at)?;
+        for name in self.leaving(at, path)? {
+            let child = path.join(name.as_bytes());
+            self.ctx.check("restore")?;
+            if self.leads_to_kept(&child) {
+                let folder = at.enter(&name).doing(|| format!("open {}", at.path().join(&name).display()))?;
+                let folder = Arc::new(folder);
+                // Unless the snapshot has it, it is as it was when all is done.
+                let looks = Looks::of(&folder).doing(|| format!("look at {}", folder.path().display()))?;
+                self.dress.push((folder.clone(), looks));
+                self.outward(&folder, &child)?;
+            } else {
+                let aside = self.aside_for(&child)?;
+                self.steps.shift(&Spot::new(at, &name), &aside).map_err(|why| {
+                    match self.aside.folder.path() == at.path() {
+                        true => why,
+                        false => why.hint(USE_IN_PLACE),
+                    }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what is in the folder `from` into `to`, where only folders are that stay.
+    fn inward(&mut self, from: &Arc<Folder>, to: &Arc<Folder>, path: &EntryPath) -> Result<()> {
+        let doing = |folder: &Folder| format!("open {}", folder.path().display());
+        if from.mode().doing(|| doing(from))? & 0o700 != 0o700 {
+            from.set_mode(0o700).doing(|| doing(from))?;
+        }
+        let mut names = outwards(from)?;
+        names.reverse();
+        for name in names {
+            if path.is_root() && is_of_the_filesystem(&name) && is_mount(to).unwrap_or(false) {
+                continue;
+            }
+            let (new, at) = (Spot::new(from, &name), Spot::new(to, &name));
+            match at.look().doing(|| doing(to))? {
+                None => self.steps.shift(&new, &at)?,
+                Some(_) => {
+                    let Ok(folder) = new.enter() else {
+                        let why = format!("{} stays, and the snapshot has no folder there", at.path().display());
+                        return Err(Error::usage("fill it", why)
+                            .hint("Restore to another folder, or unmount what is mounted there."));
+                    };
+                    let (folder, stays) = (Arc::new(folder), Arc::new(at.enter().doing(|| doing(to))?));
+                    let looks = Looks::of(&folder).doing(|| doing(&folder))?;
+                    self.inward(&folder, &stays, &path.join(name.as_bytes()))?;
+                    self.dress.retain(|(dressed, _)| dressed.path() != stays.path());
+                    self.dress.push((stays, looks));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The names in a folder that move aside, in their order, and those that lead to what stays.
+    fn leaving(&self, at: &Folder, path: &EntryPath) -> Result<Vec<std::ffi::OsString>> {
+        let mut names = outwards(at)?;
+        let own = path.is_root() && is_mount(at).unwrap_or(false);
+        names.retain(|name| {
+            let child = path.join(name.as_bytes());
+            let reserved = path.is_root() && is_reserved(name) || own && is_of_the_filesystem(name);
+            !reserved && !self.kept.contains(&child)
+        });
+        Ok(names)
+    }
+
+    /// Whether something that stays lies deeper in a folder.
+    fn leads_to_kept(&self, path: &EntryPath) -> bool {
+        self.kept.iter().any(|kept| kept != path && kept.is_in(path))
+    }
+
+    /// Makes a folder writable for the time that something moves out of it or into it.
+    fn open_up(&mut self, folder: &Arc<Folder>) -> Result<()> {
+        self.steps.open_up(folder).doing(|| format!("open {}", folder.path().display()))
+    }
+
+    /// Looks, before anything is moved, for what the system will refuse to move.
+    fn check_movable(&self, at: &Folder, path: &EntryPath) -> Result<()> {
+        let mut fixed = Vec::new();
+        self.find_fixed(at, path, &mut fixed)?;
+        if fixed.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<_> = fixed.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+        let more = match fixed.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let why = format!("{}{more} cannot be moved: immutable or append-only", named.join(", "));
+        Err(Error::failed(format!("move aside what is in {}", at.path().display()), why)
+            .hint("`lsattr -d` shows it as i or a, and `chattr -i -a` takes it away. Nothing was changed."))
+    }
+
+    fn find_fixed(&self, at: &Folder, path: &EntryPath, fixed: &mut Vec<std::path::PathBuf>) -> Result<()> {
+        let doing = |name: &OsStr| format!("look at {}", at.path().join(name).display());
+        if is_fixed(at, OsStr::new("")).doing(|| doing(OsStr::new("")))? {
+            fixed.push(at.path().to_owned());
+        }
+        for name in self.leaving(at, path)? {
+            let child = path.join(name.as_bytes());
+            if self.leads_to_kept(&child) {
+                self.find_fixed(&at.enter(&name).doing(|| doing(&name))?, &child, fixed)?;
+            } else if is_fixed(at, &name).doing(|| doing(&name))? {
+                fixed.push(at.path().join(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where that goes which was at `path`; the folders above it are made.
+    pub fn aside_for(&mut self, path: &EntryPath) -> Result<Spot> {
+        let Some(above) = path.folder() else { return Ok(self.aside.clone()) };
+        let mut at = self.made(&self.aside.clone())?;
+        for part in above.as_path().components() {
+            at = self.made(&Spot::new(&at, part.as_os_str()))?;
+        }
+        Ok(Spot::new(&at, OsStr::from_bytes(path.name())))
+    }
+
+    /// A folder, which is made if it is not there.
+    fn made(&mut self, at: &Spot) -> Result<Arc<Folder>> {
+        let doing = || format!("make {}", at.path().display());
+        match at.look().doing(doing)? {
+            Some(_) => Ok(Arc::new(at.enter().doing(doing)?)),
+            None => self.steps.make(at).doing(doing),
+        }
+    }
+
+    /// Gives the folders that stayed what they are to have. Gives how many could not get it.
+    pub fn dress(&mut self) -> u64 {
+        let refused = self.dress.drain(..).filter(|(folder, looks)| looks.give(folder).is_err());
+        refused.count() as u64
+    }
+
+    /// Says no longer that the target is being filled: it is whole and durable.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn unmark(target: &Folder) -> Result<()> {
+        let doing = || format!("remove {} from {}", MARKER, target.path().display());
+        match target.remove_file(MARKER) {
+            Err(Errno::NOENT) => Ok(()),
+            done => done.doing(doing),
+        }
+    }
+
+    /// Undoes everything, because of `why`, which is given back with what stays where it is.
+    pub fn undo(mut self, why: Error) -> Error {
+        let (mut why, whole) = self.steps.undo(why);
+        let Some(marked) = self.marked.take() else { return why };
+        let durable = || -> Result<()> {
+            let doing = || format!("write {} to the disk", marked.path().display());
+            syncfs(marked.readable().doing(doing)?).doing(doing)?;
+            Self::unmark(&marked)
+        };
+        if let (true, Err(left)) = (whole, durable()) {
+            tracing::warn!("{left}");
+        } else if !whole {
+            let again = format!("{MARKER} marks the folder as broken: restore again to complete it.");
+            why = match why.advice().map(|advice| format!("{advice}\n  {again}")) {
+                Some(both) => why.hint(both),
+                None => why.hint(again),
+            };
+        }
+        why
+    }
+}
+
+/// Whether the system moves something for nobody.
+fn is_fixed(folder: &Folder, name: &OsStr) -> rustix::io::Result<bool> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    let told = match statx(folder, Path::new(name), flags, StatxFlags::BASIC_STATS) {
+        // An old system does not say.
+        Err(Errno::NOSYS | Errno::NOENT) => return Ok(false),
+        told => told?,
+    };
+    Ok(told.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND))
+}

@@ -1,0 +1,180 @@
+//! Targets in which something is mounted, and targets of a container's image: what can be exchanged, what is filled, what stays.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::compare::{assert_same, differences};
+use crate::support::machine::{Mounted, skipped};
+use crate::support::tree::set_mode;
+use crate::support::{World, is_root};
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// A data directory with a volume mounted in it, deep, and its snapshot.
+fn with_volume(world: &World) -> Option<Mounted> {
+    world.write("a.txt", "a");
+    fs::create_dir(world.data().join("deep")).unwrap();
+    let mounted = Mounted::new(world.data().join("deep/uploads"), "16m")?;
+    world.write("deep/uploads/picture", "picture");
+    world.write("deep/beside", "beside");
+    set_mode(&world.data().join("deep"), 0o750);
+    world.backup();
+    world.write("a.txt", "later");
+    world.write("deep/new", "new");
+    world.write("deep/uploads/later", "later");
+    fs::remove_file(world.data().join("deep/beside")).unwrap();
+    Some(mounted)
+}
+
+#[test]
+fn a_volume_in_the_target_is_never_moved_away() {
+    let world = World::new();
+    let Some(_mounted) = with_volume(&world) else { return };
+    for args in [&["restore"][..], &["restore", "--in-place"], &["restore", "--path", "deep"]] {
+        world.run(args).ended(2).says("deep/uploads").says("--around-mounts").says("--path deep/uploads");
+    }
+    assert_eq!(names(&world.data()), set(["a.txt", "deep"]));
+    let told = world.json(["doctor"], 0).to_string();
+    for said in ["at deep/uploads", "--around-mounts", "--path deep/uploads"] {
+        assert!(told.contains(said), "{told}");
+    }
+    assert_eq!(text(&world.data().join("a.txt")), "later");
+
+    let report = world.json(["restore", "--around-mounts"], 0);
+    assert_eq!(report["kept"], serde_json::json!(["deep/uploads"]));
+    assert_eq!(text(&world.data().join("a.txt")), "a");
+    assert_eq!(names(&world.data().join("deep")), set(["beside", "uploads"]));
+    assert_eq!(names(&world.data().join("deep/uploads")), set(["later", "picture"]), "the volume is as it was");
+    let aside = PathBuf::from(report["moved_aside"].as_str().unwrap());
+    assert_eq!((text(&aside.join("a.txt")), text(&aside.join("deep/new"))), ("later".into(), "new".into()));
+    assert!(!world.data().join(".lastgood-in-place").exists());
+    let mode =
+        |path: &str| std::os::unix::fs::MetadataExt::mode(&fs::metadata(world.data().join(path)).unwrap()) & 0o777;
+    assert_eq!(mode("deep"), 0o750);
+
+    // The other half: what is on the volume.
+    let report = world.json(["restore", "--path", "deep/uploads"], 0);
+    let aside = PathBuf::from(report["moved_aside"].as_str().unwrap());
+    assert!(aside.starts_with(world.data().canonicalize().unwrap().join("deep/uploads")), "{report}");
+    assert_eq!(text(&aside.join("later")), "later");
+    fs::remove_dir_all(aside).unwrap();
+    assert_eq!(names(&world.data().join("deep/uploads")), set(["picture"]));
+    fs::write(world.data().join("deep/uploads/picture"), "spoiled").unwrap();
+    world.json(["restore", "--path", "deep/uploads/picture"], 0);
+    assert_eq!(text(&world.data().join("deep/uploads/picture")), "picture");
+
+    world.run(["restore", "--path", "deep/uploads/picture", "--path", "a.txt"]).ended(2).says("one after the other");
+}
+
+#[test]
+fn a_mounted_file_stays_with_what_belongs_to_it() {
+    let world = World::new();
+    for name in ["app.db", "app.db-wal", "other"] {
+        world.write(name, "snapshot");
+    }
+    world.backup();
+    for name in ["app.db", "app.db-wal", "other"] {
+        world.write(name, "now");
+    }
+    fs::write(world.path("elsewhere"), "mounted").unwrap();
+    let Some(_mounted) = Mounted::bind(&world.path("elsewhere"), world.data().join("app.db")) else { return };
+    world.run(["restore"]).ended(2).says("app.db");
+    world.run(["restore", "--path", "app.db"]).ended(2).says("mounted there by itself");
+    let report = world.json(["restore", "--around-mounts"], 0);
+    assert_eq!(report["kept"], serde_json::json!(["app.db", "app.db-wal"]));
+    let now = ["app.db", "app.db-wal", "other"].map(|name| text(&world.data().join(name)));
+    assert_eq!(now, ["mounted", "now", "snapshot"]);
+}
+
+#[test]
+fn a_folder_of_the_target_that_is_mounted_in_it_again_is_refused() {
+    let world = World::new();
+    world.write("a/file", "a");
+    world.write("b/file", "b");
+    world.backup();
+    let Some(_mounted) = Mounted::bind(&world.data().join("a"), world.data().join("b")) else { return };
+    world.run(["restore", "--around-mounts"]).ended(2).says("lies in it too");
+    assert_eq!(text(&world.data().join("a/file")), "a");
+}
+
+#[test]
+fn a_folder_of_a_containers_image_is_replaced() {
+    let world = World::with_files();
+    world.write("sub/deep/file", "new");
+    world.backup();
+    let fill = |app: &Path| {
+        fs::create_dir_all(app.join("data")).unwrap();
+        fs::create_dir_all(app.join("full/sub/deep")).unwrap();
+        fs::create_dir_all(app.join("full/only")).unwrap();
+        for name in ["full/a.txt", "full/sub/deep/old", "full/only/old"] {
+            fs::write(app.join(name), "old").unwrap();
+        }
+    };
+    fill(&world.path("layers/lower/app"));
+    let image = Mounted::overlay(&world.path("layers"), world.path("image"), ",redirect_dir=off");
+    let Some(_image) = image else { return };
+    let app = world.path("image/app");
+    let before = names(&app);
+    let told = world.json(["doctor", "image/app/full"], 0).to_string();
+    assert!(told.contains("moved into it"), "{told}");
+    assert_eq!(names(&app), before);
+    let report = world.json(["restore", "image/app/data"], 0);
+    assert!(report["moved_aside"].is_null(), "{report}");
+    assert_same(&world.data(), &app.join("data"));
+
+    // Of a full one, a part first, and then all.
+    let report = world.json(["restore", "image/app/full", "--path", "sub"], 0);
+    let aside = PathBuf::from(report["moved_aside"].as_str().unwrap());
+    assert_eq!(text(&aside.join("sub/deep/old")), "old");
+    assert_eq!(text(&app.join("full/sub/deep/file")), "new");
+    let report = world.json(["restore", "image/app/full"], 0);
+    let aside = PathBuf::from(report["moved_aside"].as_str().unwrap());
+    assert_eq!((text(&aside.join("a.txt")), text(&aside.join("only/old"))), ("old".into(), "old".into()));
+    assert_same(&world.data(), &app.join("full"));
+    let litter = names(&app).into_iter().filter(|name| name.contains("restoring")).collect::<Vec<_>>();
+    assert!(litter.is_empty() && !app.join("full/.lastgood-in-place").exists(), "{litter:?}");
+}
+
+#[test]
+fn a_restore_in_place_that_cannot_be_ended_changes_nothing() {
+    if !is_root() {
+        return skipped("an immutable file takes root");
+    }
+    let world = World::with_files();
+    world.backup();
+    let target = world.path("target");
+    for name in ["a.txt", "fixed/file", "logs/old"] {
+        fs::create_dir_all(target.join(name).parent().unwrap()).unwrap();
+        fs::write(target.join(name), "old").unwrap();
+    }
+    let immutable = |on: bool, name: &str| {
+        let flag = if on { "+i" } else { "-i" };
+        Command::new("chattr").arg(flag).arg(target.join(name)).status().is_ok_and(|done| done.success())
+    };
+    if !immutable(true, "fixed") {
+        return skipped("no file can be made immutable here");
+    }
+    let before = world.path("before");
+    assert!(Command::new("cp").arg("-a").arg(&target).arg(&before).status().unwrap().success());
+    let ran = world.run(["restore", "target", "--in-place"]);
+    let alone = names(&world.path(""));
+    immutable(false, "fixed");
+    ran.ended(1).says("fixed cannot be moved").says("chattr");
+    // But for its own time: the new was made in it.
+    let found = differences(&before, &target);
+    assert!(found.iter().all(|difference| difference.starts_with("\"\": mtime")), "{found:?}");
+    assert!(!alone.iter().any(|name| name.contains("replaced")), "{alone:?}");
+    world.json(["restore", "target", "--in-place"], 0);
+}
