@@ -101,7 +101,7 @@ fn open(http: Http, desk: &Arc<Desk>, runtime: &Runtime) -> Result<(TcpListener,
         .map_err(|why| why.hint("Is another service there? `--listen ADDR` names another address."))?;
     let address = listener.local_addr().doing(|| "find out the address")?;
     tracing::info!("listening on {address}");
-    Ok((listener, Arc::new(Server::new(desk.clone(), auth, http.settings))))
+    Ok((listener, Arc::new(Server::new(desk.clone(), address, auth, http.settings))))
 }
 
 fn runtime() -> Result<Runtime> {

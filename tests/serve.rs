@@ -127,8 +127,6 @@ fn the_rest_interface() {
     assert_eq!(service.post("/?wait=perhaps", r#"{"severity":"INFO"}"#).status, 400);
     let form = service.connect().ask("POST", "/backup/trigger", "Content-Type: text/plain\r\n", b"{}").unwrap();
     assert_eq!(form.status, 415);
-    let browser = "Sec-Fetch-Site: cross-site\r\n";
-    assert_eq!(service.connect().ask("POST", "/backup/trigger", browser, b"").unwrap().status, 403);
 
     for (method, path, allowed) in
         [("GET", "/", "POST"), ("PUT", "/runs", "GET, HEAD"), ("DELETE", "/backup/trigger", "POST")]
@@ -161,6 +159,54 @@ fn a_restore_needs_to_be_allowed() {
     assert_eq!(service.post("/events", old).is(200)["status"], "refused");
     assert_eq!(event(&service, "dev.lastgood.restore.requested", "3", "{}").is(200)["result"], "complete");
     assert_eq!(fs::read_to_string(world.data().join("a.txt")).unwrap(), "first\n");
+}
+
+#[test]
+fn a_web_page_can_ask_for_nothing() {
+    let world = World::with_files();
+    let token = "0123456789abcdef0123456789abcdef";
+    let none =
+        Service::start(&world, ["--allow-restore", "--allow-download", "--public-url", "https://backup.example.com"]);
+    let world_with = world.with("LASTGOOD_TOKEN", token);
+    let with_token = Service::start(&world_with, ["--auth", "token", "--allow-restore", "--allow-download"]);
+    for service in [&none, &with_token] {
+        let send = |method: &str, path: &str, headers: &str| {
+            let headers = format!("Authorization: Bearer {token}\r\n{headers}");
+            service.connect().ask(method, path, &headers, b"").unwrap().status
+        };
+        // What a form, `fetch` with `no-cors` and a browser without Fetch Metadata send for a page of another site.
+        for headers in
+            ["Sec-Fetch-Site: cross-site\r\n", "Sec-Fetch-Site: same-site\r\n", "Origin: http://evil.example\r\n"]
+        {
+            for path in [
+                "/",
+                "/events",
+                "/events/backup",
+                "/events/critical",
+                "/events/restore",
+                "/backup/trigger",
+                "/backup/restore",
+            ] {
+                assert_eq!(send("POST", path, headers), 403, "{path} {headers}");
+            }
+        }
+        let rebound = format!(
+            "POST /backup/trigger HTTP/1.1\r\nHost: evil.example:{}\r\nContent-Length: 0\r\n\r\n",
+            service.address.port()
+        );
+        let mut client = service.connect();
+        client.send(rebound.replace("POST /backup/trigger", "GET /backup/list")).unwrap();
+        assert_eq!(client.answer(false).unwrap().status, 421);
+        client.send(rebound).unwrap();
+        assert_eq!(client.answer(false).unwrap().status, 421);
+        assert!(!world_with.vault().exists());
+        assert_eq!(send("GET", "/health", "Sec-Fetch-Site: cross-site\r\n"), 503);
+    }
+    let own = format!("Origin: http://{}\r\n", none.address);
+    for headers in ["Origin: https://backup.example.com\r\n", "Sec-Fetch-Site: same-origin\r\n", &own, ""] {
+        none.connect().ask("POST", "/backup/trigger", headers, b"").unwrap().is(200);
+    }
+    world_with.run(["serve", "--public-url", "backup.example.com"]).ended(2).says("--public-url");
 }
 
 #[test]

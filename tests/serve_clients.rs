@@ -45,7 +45,7 @@ fn a_client_that_hangs_up_stops_nothing() {
 fn limits_of_requests() {
     let world = World::with_files();
     let service = Service::start(&world, []);
-    let mut client = service.connect();
+    let (host, mut client) = (service.address, service.connect());
     let large = client.ask("GET", "/live", &format!("X-Large: {}\r\n", "x".repeat(40 << 10)), b"").unwrap();
     assert_eq!(large.status, 431);
     let many: String = (0..200).map(|n| format!("X-{n}: y\r\n")).collect();
@@ -58,7 +58,7 @@ fn limits_of_requests() {
     let refused = service.connect().ask("POST", "/", json, &body((1 << 20) + 1)).unwrap();
     assert_eq!((refused.status, refused.header("connection")), (413, Some("close")));
     let mut client = service.connect();
-    client.send(format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{json}\r\n")).unwrap();
+    client.send(format!("POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n{json}\r\n")).unwrap();
     for _ in 0..40 {
         client.send(format!("{:x}\r\n{}\r\n", 32 << 10, "x".repeat(32 << 10))).unwrap();
     }
@@ -66,7 +66,9 @@ fn limits_of_requests() {
     assert_eq!(client.answer(false).unwrap().status, 413);
     // Who says that he will send much, and waits for leave to, is told at once.
     let mut client = service.connect();
-    client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n").unwrap();
+    client
+        .send(format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"))
+        .unwrap();
     let began = Instant::now();
     let mut answer = client.answer(true).unwrap();
     if answer.status == 100 {
@@ -102,7 +104,7 @@ fn slow_clients_are_let_go() {
         }
     });
     let mut body = service.connect();
-    body.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf").unwrap();
+    body.send(format!("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: 100\r\n\r\nhalf", service.address)).unwrap();
     // Its own connection is all that a slow client holds; the fourth waits for one to end.
     assert_eq!(service.get("/live").status, 200);
     let mut third = service.connect();
@@ -142,7 +144,12 @@ fn a_thousand_requests_with_bad_clients_among_them_cost_no_memory() {
                                 std::mem::replace(&mut client, service.connect()).hang_up();
                             }
                             1 => {
-                                client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n{").unwrap();
+                                client
+                                    .send(format!(
+                                        "POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: 500000\r\n\r\n{{",
+                                        service.address
+                                    ))
+                                    .unwrap();
                                 std::mem::replace(&mut client, service.connect()).hang_up();
                             }
                             2 => {

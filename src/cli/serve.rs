@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use reqwest::Url;
 
 use super::{Dispatching, Pulling, Replacing, Results, Taking, duration};
 
@@ -49,6 +50,10 @@ pub struct Serve {
     /// With --auth none: everybody who reaches the address may ask, whoever that is
     #[arg(long, help_heading = "Who may ask")]
     pub insecure: bool,
+    /// Where browsers find the service, behind a proxy that gives it another name: pages of that address may ask for runs, and
+    /// a service on loopback answers to that name, too
+    #[arg(long, value_name = "URL", value_parser = public_url, help_heading = "Who may ask")]
+    pub public_url: Option<Url>,
     /// Files of snapshots, and whole snapshots, may be had
     #[arg(long, help_heading = "Who may ask")]
     pub allow_download: bool,
@@ -113,6 +118,14 @@ pub enum Auth {
     CloudRun,
     /// Everybody; off loopback with --insecure
     None,
+}
+
+fn public_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|why| format!("it is no URL: {why}"))?;
+    match url.scheme() {
+        "https" | "http" => Ok(url),
+        _ => Err("it begins with https:// or http://".into()),
+    }
 }
 
 fn connections(text: &str) -> Result<usize, String> {

@@ -123,6 +123,7 @@ pub fn service(
         },
     };
     let settings = Settings {
+        public_url: args.public_url,
         allow_download: args.allow_download,
         cloud_run: k_service,
         background: args.background,

@@ -14,6 +14,7 @@
 mod answer;
 mod download;
 mod events;
+mod guard;
 pub mod health;
 mod health_data;
 mod limits;
@@ -26,18 +27,20 @@ mod trace;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use reqwest::Url;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::Instrument;
@@ -46,6 +49,7 @@ use tracing::field::Empty;
 pub use self::limits::Limits;
 
 use self::answer::{Content, Reply};
+use self::guard::Guard;
 use self::health::Checkup;
 use self::limits::{Patient, Phase};
 use self::routes::{Does, Found, Gate, Route};
@@ -57,6 +61,8 @@ use super::ending::Ending;
 /// What the configuration says of the service.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Where browsers find the service, if what they send does not say so.
+    pub public_url: Option<Url>,
     /// Whether files of snapshots may be had.
     pub allow_download: bool,
     /// Whether this is a Cloud Run service.
@@ -72,6 +78,7 @@ pub struct Settings {
 /// The service.
 pub struct Server {
     desk: Arc<Desk>,
+    guard: Guard,
     auth: Auth,
     settings: Settings,
     checkup: Checkup,
@@ -123,12 +130,13 @@ fn is_of_the_client(why: &io::Error) -> bool {
 }
 
 impl Server {
-    /// A service at a desk, whose work somebody else does.
-    pub fn new(desk: Arc<Desk>, auth: Auth, settings: Settings) -> Self {
+    /// A service at a desk, whose work somebody else does, which listens at an address.
+    pub fn new(desk: Arc<Desk>, listen: SocketAddr, auth: Auth, settings: Settings) -> Self {
         let Limits { looks, downloads, .. } = settings.limits;
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         let checkup = Checkup::new(desk.clone(), settings.health.clone());
-        Server { desk, auth, settings, checkup, looks: semaphore(looks), downloads: semaphore(downloads) }
+        let guard = Guard::new(listen, settings.public_url.clone());
+        Server { desk, guard, auth, settings, checkup, looks: semaphore(looks), downloads: semaphore(downloads) }
     }
 
     /// Serves one connection to its end.
@@ -213,7 +221,11 @@ impl Server {
     }
 
     async fn route(&self, parts: &Parts, body: &mut Incoming) -> Reply {
-        let (route, part) = match routes::find(&parts.method, parts.uri.path()) {
+        let found = routes::find(&parts.method, parts.uri.path());
+        if let Err(reply) = self.guard.check(parts, &found) {
+            return reply;
+        }
+        let (route, part) = match found {
             Found::Route(route, part) => (route, part.unwrap_or_default()),
             other => {
                 return match (self.auth.check(&parts.headers).await, other) {
@@ -223,9 +235,6 @@ impl Server {
                 };
             }
         };
-        if route.method == Method::POST && is_cross_site(&parts.headers) {
-            return answer::error(StatusCode::FORBIDDEN, "no page of another site may ask for this");
-        }
         match route.gate {
             Gate::Open => self.open(route.does),
             Gate::Part => {
@@ -298,10 +307,4 @@ fn refused(denied: Denied) -> Reply {
         reply.headers_mut().insert(name, value);
     }
     reply
-}
-
-/// Whether a browser says that it asks for a page of another site: it may reach a service on loopback that asks for no token.
-/// <https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>
-fn is_cross_site(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
 }

@@ -111,7 +111,8 @@ impl Client {
     /// Sends a request; `headers` are whole lines.
     pub fn request(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<()> {
         let length = if method == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: lastgood\r\n{length}{headers}\r\n"))?;
+        let address = self.stream.peer_addr()?;
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{length}{headers}\r\n"))?;
         self.send(body)
     }
 

@@ -223,7 +223,10 @@ fn responses(route: &Route) -> Value {
     }
     if matches!(route.gate, Gate::Caller | Gate::Download | Gate::Restore) {
         say(401, "No token, or a wrong one.", json, named("Error"));
-        say(403, "Not this caller, or not here at all.", json, named("Error"));
+        say(403, "Not this caller, not here at all, or not for a page of another site.", json, named("Error"));
+    }
+    if route.does != Does::Live {
+        say(421, "The service listens on loopback, and the header Host names something else.", json, named("Error"));
     }
     // Who may ask cannot be told just now.
     if matches!(route.does, Does::Status | Does::Metrics | Does::Cleanup) {
