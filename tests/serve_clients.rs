@@ -92,7 +92,7 @@ fn limits_of_requests() {
 #[test]
 fn slow_clients_are_let_go() {
     let world = World::with_files();
-    let service = Service::start(&world, ["--connections", "3"]);
+    let service = Service::start(&world, []);
     let began = Instant::now();
     let mut drips = service.connect();
     drips.send("GET /live HTTP/1.1\r\nX: ").unwrap();
@@ -104,24 +104,82 @@ fn slow_clients_are_let_go() {
         }
     });
     let mut body = service.connect();
-    body.send(format!("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: 100\r\n\r\nhalf", service.address)).unwrap();
-    // Its own connection is all that a slow client holds; the fourth waits for one to end.
-    assert_eq!(service.get("/live").status, 200);
-    let mut third = service.connect();
-    third.ask("GET", "/live", "", b"").unwrap();
-    let mut fourth = service.connect();
-    fourth.request("GET", "/live", "", b"").unwrap();
-    assert!(!fourth.is_closed_within(Duration::from_millis(500)));
-    fourth.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    assert_eq!(fourth.answer(false).unwrap().status, 200);
+    body.send(begun(&service, "Content-Length: 100\r\n") + "half").unwrap();
+    assert!(drips.is_closed_within(Duration::from_secs(60)));
     let waited = began.elapsed();
-    assert!(drips.is_closed_within(Duration::from_secs(5)));
     println!("a slow head was let go after {waited:?}");
     assert!((8..25).contains(&waited.as_secs()), "{waited:?}");
     dripping.join().unwrap();
     let late = body.answer(false).unwrap();
     println!("a slow body was answered after {:?}", began.elapsed());
     assert!(late.status == 408 && began.elapsed() < Duration::from_secs(50), "{late:?} after {:?}", began.elapsed());
+}
+
+/// The head of a request whose body is to come.
+fn begun(service: &Service, headers: &str) -> String {
+    format!("POST /events/backup HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", service.address)
+}
+
+#[test]
+fn who_asks_for_nothing_keeps_nobody_out() {
+    let world = World::with_files();
+    let service = Service::start(&world, ["--connections", "3"]);
+    // Idle from the first, in the middle of a head, and idle after an answer; more of them than there is room for.
+    let mut idle: Vec<_> = (0..200).map(|_| service.connect()).collect();
+    for client in idle.iter_mut().skip(100) {
+        client.send("POST / HT").unwrap();
+    }
+    assert_eq!(service.get("/live").status, 200);
+    service.post("/backup/trigger", "").is(200);
+    assert!(idle[0].is_closed_within(Duration::from_secs(20)) && idle[100].is_closed_within(Duration::from_secs(20)));
+    let mut kept = service.connect();
+    assert_eq!(kept.ask("GET", "/live", "", b"").unwrap().status, 200);
+
+    // Three that are served: none of them gives way.
+    let body = r#"{"a":1}"#;
+    let mut served: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = service.connect();
+            let length = body.len();
+            let headers =
+                format!("Content-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n");
+            client.send(begun(&service, &headers)).unwrap();
+            assert_eq!(client.answer(true).unwrap().status, 100);
+            client
+        })
+        .collect();
+    assert!(kept.is_closed_within(Duration::from_secs(20)));
+    let live = |service: &Service| {
+        let live = service.get("/live");
+        assert_eq!((live.status, live.header("connection")), (200, Some("close")));
+    };
+    live(&service);
+    // As many stand in line; one more is told to come again.
+    let (began, mut line) = (Instant::now(), Vec::new());
+    let full = loop {
+        let mut client = service.connect();
+        client.request("GET", "/backup/list", "", b"").unwrap();
+        client.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        match client.answer(false) {
+            Ok(answer) => break answer,
+            Err(_) => line.push(client),
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{} stand in line", line.len());
+    };
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("10")), "{}", full.text());
+    live(&service);
+    served[0].send(body).unwrap();
+    assert_eq!(served[0].answer(false).unwrap().status, 200);
+    let answered = line.iter_mut().map(|client| {
+        client.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        client.answer(false).unwrap().status
+    });
+    assert_eq!(answered.filter(|status| *status == 200).count(), 3);
+    assert_eq!(service.get("/live").status, 200);
+    for client in &mut served[1..] {
+        client.send(body).unwrap();
+        assert_eq!(client.answer(false).unwrap().status, 200);
+    }
 }
 
 #[test]

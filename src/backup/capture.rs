@@ -437,10 +437,10 @@ impl Capture<'_> {
 
     /// Finds out how much there is, for whoever watches.
     fn count(&self, over: &AtomicBool) {
-        let mut bytes = 0;
+        let mut bytes = 0u64;
         let counted = Walker { monitor: &Silent, ..self.walker(1) }.whole(|met| {
             if let Met::Entry(found) = met {
-                bytes += found.size;
+                bytes = bytes.saturating_add(found.size);
             }
             if over.load(Ordering::Relaxed) {
                 return Err(Error::failed("count", "it is over"));
@@ -469,7 +469,8 @@ impl Estimate {
         if found.sparse {
             return None;
         }
-        self.new += found.size.saturating_sub(known.as_ref().map_or(0, |known| known.size));
+        let more = found.size.saturating_sub(known.as_ref().map_or(0, |known| known.size));
+        self.new = self.new.saturating_add(more);
         let room = self.room.take_if(|room| *room < self.new)?;
         let [new, room] = [self.new, room].map(|bytes| bytes.div_ceil(1 << 20));
         Some(format!(

@@ -274,7 +274,9 @@ impl Run<'_> {
     fn judge(&self, assembly: &Assembly, totals: &Totals) -> Verdict {
         // What is there and cannot be read has not vanished.
         let entries = totals.entries + assembly.unread.len() as u64;
-        let bytes = totals.bytes - totals.beside + assembly.unread.values().sum::<u64>();
+        // Sizes of what was not read are what a filesystem says.
+        let unread = assembly.unread.values().fold(0u64, |all, size| all.saturating_add(*size));
+        let bytes = (totals.bytes - totals.beside).saturating_add(unread);
         let (sizes, unread) = (&assembly.judged.sizes, &assembly.unread);
         let leaves = assembly.judged.leaves + unread.len() as u64;
         let filters = &self.base.filters;

@@ -16,6 +16,7 @@ use super::times::{changed, compare, is_beyond_its_size, mtime, settled};
 use crate::error::Result;
 use crate::filesystem::may_invent_holes;
 use crate::monitor::{Context, Moment};
+use crate::vault::entry::MAX_SIZE;
 use crate::vault::hex::Hash;
 use crate::vault::path::EntryPath;
 
@@ -141,6 +142,11 @@ impl<'a> Large<'a> {
 
     /// Sends up to `size` bytes of content, as data and, where they are trusted, holes; tells how many there were.
     fn content(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Over> {
+        if size > MAX_SIZE {
+            return Ok(Err(io::Error::other(format!(
+                "it says that it has {size} bytes, and more than {MAX_SIZE} are not read"
+            ))));
+        }
         if !holes {
             return self.data(0, size);
         }

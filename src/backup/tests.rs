@@ -246,6 +246,24 @@ fn holes_are_stored_as_holes() {
     assert_eq!(world.content(report.snapshot, "sparse").len(), 50 << 20);
 }
 
+/// Hashing its holes would take years.
+#[test]
+fn a_file_without_an_end_is_named_and_holds_nothing_up() {
+    let mut world = World::new();
+    // What is in memory has no largest size.
+    world.data = tempfile::tempdir_in("/dev/shm").unwrap();
+    world.options.data = world.data.path().to_path_buf();
+    world.write("a.txt", b"content");
+    for name in ["endless", "another", "a third", "many"] {
+        File::create(world.data.path().join(name)).unwrap().set_len(1 << 62).unwrap();
+    }
+    let report = world.backup();
+    assert_eq!(report.state, State::Partial);
+    let told: Vec<_> = report.errors.iter().map(|problem| &problem.why).collect();
+    assert!(told.len() == 4 && told.iter().all(|told| told.contains("4611686018427387904 bytes")), "{told:?}");
+    assert_eq!(world.content(report.snapshot, "a.txt"), b"content");
+}
+
 #[test]
 fn a_file_is_trusted_once_all_stores_into_it_show() {
     let mut world = World::new();

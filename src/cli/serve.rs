@@ -28,7 +28,7 @@ pub struct Serve {
     /// Where to listen [default: 0.0.0.0:$PORT, and 8080 where PORT is not set]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// Connections at the same time; more wait
+    /// Connections at the same time; when there are more, one that asks for nothing is closed, and requests wait
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = connections)]
     pub connections: usize,
 

@@ -21,11 +21,13 @@ mod limits;
 mod look;
 mod metrics;
 mod openapi;
+mod places;
 pub mod routes;
 mod schemas;
 mod trace;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,7 +53,8 @@ pub use self::limits::Limits;
 use self::answer::{Content, Reply};
 use self::guard::Guard;
 use self::health::Checkup;
-use self::limits::{Patient, Phase};
+use self::limits::Patient;
+use self::places::{Rooms, Seat};
 use self::routes::{Does, Found, Gate, Route};
 use self::trace::Trace;
 use super::auth::{Auth, Caller, Denied};
@@ -88,25 +91,20 @@ pub struct Server {
 
 /// Serves connections until the end begins, and finishes those that are under way; whether it could.
 pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Ending) -> bool {
-    let room = Arc::new(Semaphore::new(server.settings.limits.connections));
+    let rooms = Rooms::new(server.settings.limits.connections, ending.clone());
     let graceful = GracefulShutdown::new();
     loop {
-        // Those for whom there is no room wait where the kernel keeps them.
-        let permit = tokio::select! {
-            permit = room.clone().acquire_owned() => permit,
-            _ = ending.begun() => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = ending.begun() => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (server, watcher) = (server.clone(), graceful.watcher());
-                tokio::spawn(async move {
-                    server.attend(stream, watcher).await;
-                    drop(permit);
-                });
+                let seat = tokio::select! {
+                    seat = rooms.enter() => seat,
+                    _ = ending.begun() => break,
+                };
+                tokio::spawn(server.clone().attend(stream, Arc::new(seat), graceful.watcher()));
             }
             Err(why) if is_of_the_client(&why) => {}
             Err(why) => {
@@ -140,11 +138,11 @@ impl Server {
     }
 
     /// Serves one connection to its end.
-    async fn attend(self: Arc<Self>, stream: TcpStream, watcher: Watcher) {
+    async fn attend(self: Arc<Self>, stream: TcpStream, seat: Arc<Seat>, watcher: Watcher) {
         if let Err(why) = stream.set_nodelay(true) {
             tracing::debug!("a connection cannot be told to send at once: {why}");
         }
-        let (limits, phase) = (&self.settings.limits, Phase::default());
+        let (limits, phase) = (&self.settings.limits, seat.phase());
         let io = TokioIo::new(Patient::new(stream, phase.clone(), limits));
         let mut builder = http1::Builder::new();
         builder
@@ -155,13 +153,18 @@ impl Server {
             .max_header_size(limits.head)
             .max_buf_size(limits.head.max(64 << 10));
         let service = service_fn(|request: Request<Incoming>| {
-            let (server, served) = (self.clone(), phase.served());
+            let (server, seat, served) = (self.clone(), seat.clone(), phase.served());
             let asks = request.method() == Method::POST;
-            let answering = async move { server.answer(request).await };
+            let answering = async move { server.answer(request, &seat).await };
             // What asks for a run is a task of its own from now on: hyper gives up what it awaits when a client hangs up, even
             // before it has looked at it once. What only looks may be given up.
-            let answering = if asks { Either::Left(tokio::spawn(answering)) } else { Either::Right(answering) };
+            let answering = served.map(|served| match asks {
+                true => (served, Either::Left(tokio::spawn(answering))),
+                false => (served, Either::Right(answering)),
+            });
             async move {
+                // Closed just now, to give its place to another one: the request is not begun.
+                let Some((served, answering)) = answering else { return pending().await };
                 let mut reply = match answering {
                     Either::Right(answering) => answering.await,
                     Either::Left(task) => task.await.unwrap_or_else(|why| {
@@ -173,13 +176,16 @@ impl Server {
                 Ok::<_, Infallible>(reply)
             }
         });
-        if let Err(why) = watcher.watch(builder.serve_connection(io, service)).await {
-            tracing::debug!("a connection ended early: {why}");
+        tokio::select! {
+            ended = watcher.watch(builder.serve_connection(io, service)) => if let Err(why) = ended {
+                tracing::debug!("a connection ended early: {why}");
+            },
+            () = phase.closed() => tracing::debug!("a connection that asked for nothing gives its place to another one"),
         }
     }
 
     /// Answers a request, and tells the log, which hears nothing of its query, headers and body.
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, seat: &Seat) -> Reply {
         let (parts, body) = request.into_parts();
         let span = tracing::info_span!(
             "request",
@@ -194,12 +200,15 @@ impl Server {
         if let Some(Trace { trace, span: id, sampled }) = Trace::of(&parts.headers) {
             span.record("trace", trace).record("span_id", id).record("trace_sampled", sampled);
         }
-        self.answer_within(parts, body).instrument(span).await
+        self.answer_within(parts, body, seat).instrument(span).await
     }
 
-    async fn answer_within(&self, parts: Parts, mut body: Incoming) -> Reply {
+    async fn answer_within(&self, parts: Parts, mut body: Incoming, seat: &Seat) -> Reply {
         let began = Instant::now();
-        let mut reply = self.route(&parts, &mut body).await;
+        let mut reply = self.route(&parts, &mut body, seat).await;
+        if seat.at_door() {
+            reply = answer::last(reply);
+        }
         limits::throw_away(&mut body, &self.settings.limits).await;
         if parts.method == Method::HEAD {
             // A stream of which nothing will be taken ends here.
@@ -220,10 +229,16 @@ impl Server {
         reply
     }
 
-    async fn route(&self, parts: &Parts, body: &mut Incoming) -> Reply {
+    async fn route(&self, parts: &Parts, body: &mut Incoming, seat: &Seat) -> Reply {
         let found = routes::find(&parts.method, parts.uri.path());
         if let Err(reply) = self.guard.check(parts, &found) {
             return reply;
+        }
+        if !found.is_live()
+            && let Err(places::NoRoom) = seat.sit().await
+        {
+            let body = serde_json::json!({ "error": "there is no room for more requests", "status": "later" });
+            return answer::later(StatusCode::SERVICE_UNAVAILABLE, &body, Duration::from_secs(10));
         }
         let (route, part) = match found {
             Found::Route(route, part) => (route, part.unwrap_or_default()),

@@ -10,6 +10,9 @@ use super::path::{Bytes, EntryPath};
 
 /// Tar works in blocks of this many bytes.
 pub const TAR_BLOCK: u64 = 512;
+/// The most bytes of a file. Holes cost nothing to store, and are hashed all the same: 256 TiB of them take a day or two, what a
+/// filesystem calls a file's size may take years.
+pub const MAX_SIZE: u64 = 1 << 48;
 /// The most header bytes that an entry may have: its extended attributes live there.
 pub const MAX_HEADER: u64 = 16 << 20;
 
@@ -325,7 +328,7 @@ impl Entry {
     pub fn check(&self) -> Result<(), String> {
         let wrong = |why: &str| Err(format!("the entry {} {why}", self.path));
         let is_file = self.kind == Kind::File;
-        if self.size > i64::MAX as u64 / 2 || (!is_file && self.size != 0) {
+        if self.size > MAX_SIZE || (!is_file && self.size != 0) {
             return wrong("has an impossible size");
         }
         if self.mode > 0o7777 {

@@ -413,4 +413,21 @@ pub mod tests {
             \"mtime\":0,\"ctime\":0,\"inode\":1,\"extents\":[[0,0,512]]}\n";
         assert!(parse(bytes).unwrap_err().contains("pack number 0 of 0"));
     }
+
+    /// Its hash would be known to be wrong in some years.
+    #[test]
+    fn a_hole_without_an_end_is_refused() {
+        let parsed = |size: u64| {
+            let (pack, hash) = ("0".repeat(32), "ab".repeat(16));
+            let line = format!(
+                "{{\"lastgood\":\"hunk\",\"packs\":[\"{pack}\"]}}\n{{\"path\":\"a\",\"type\":\"file\",\"size\":{size},\
+                 \"mode\":420,\"uid\":0,\"gid\":0,\"mtime\":0,\"ctime\":0,\"inode\":1,\"hash\":\"{hash}\",\
+                 \"extents\":[[0,0,512],[null,0,{size}]]}}\n"
+            );
+            parse(line.as_bytes()).map(|entries| entries[0].size)
+        };
+        assert_eq!(parsed(1 << 48), Ok(1 << 48));
+        assert!(parsed((1 << 48) + 512).unwrap_err().contains("impossible size"));
+        assert!(parsed(1 << 60).unwrap_err().contains("impossible size"));
+    }
 }

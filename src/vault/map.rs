@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::Extent;
+use super::entry::{Extent, MAX_SIZE};
 use super::hex::{Hash, PackId};
 use super::lines::{Frame, Lines, PackNumbers};
 
@@ -119,7 +119,8 @@ fn parse_run(line: &[u8], packs: &[PackId]) -> Result<Run, String> {
         Some(n) => Some(*packs.get(n as usize).ok_or_else(|| format!("a map: pack number {n} of {}", packs.len()))?),
         None => None,
     };
-    if length == 0 || length > 1 << 62 || offset.checked_add(length).is_none_or(|end| pack.is_some() && end > 1 << 48) {
+    if length == 0 || length > MAX_SIZE || offset.checked_add(length).is_none_or(|end| pack.is_some() && end > 1 << 48)
+    {
         return Err("a map: an extent out of range".into());
     }
     if wire.sizes.contains(&0) || wire.sizes.is_empty() != pack.is_none() {
@@ -179,6 +180,7 @@ mod tests {
             (r#"{"extent":[1,0,5]}"#.into(), "pack number 1"),
             (r#"{"extent":[0,18446744073709551615,5]}"#.into(), "out of range"),
             (r#"{"extent":[null,0,0]}"#.into(), "out of range"),
+            (format!(r#"{{"extent":[null,0,{}]}}"#, 1u64 << 60), "out of range"),
             (r#"{"extent":[0,0,5]}"#.into(), "without blocks"),
             (format!(r#"{{"extent":[0,0,5],"sizes":[5,0],"hashes":"{hash}{hash}"}}"#), "block of nothing"),
             (format!(r#"{{"extent":[0,0,5],"sizes":[4],"hashes":"{hash}"}}"#), "add up"),

@@ -14,6 +14,9 @@ use crate::vault::entry::CheckKind;
 use crate::vault::root::Reason;
 use crate::{backup, restore, verify};
 
+/// How far the clock of whoever sends an event may be ahead.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+
 /// What the configuration says of runs that others ask for.
 #[derive(Clone)]
 pub struct Rules {
@@ -81,9 +84,17 @@ impl Rules {
             return Some("restores may not be asked for here (--allow-restore)".into());
         }
         let limit = SignedDuration::try_from(self.restore_age).unwrap_or(SignedDuration::MAX);
-        let age = request.event.time.map(|time| Timestamp::now().duration_since(time)).filter(|age| *age > limit)?;
-        let (age, limit) = (SignedDuration::from_secs(age.as_secs()), SignedDuration::from_secs(limit.as_secs()));
-        Some(format!("the restore was asked for {age:#} ago, and more than {limit:#} is too long"))
+        let (time, now) = (request.event.time?, Timestamp::now());
+        let age = now.duration_since(time);
+        let whole = |duration: SignedDuration| SignedDuration::from_secs(duration.as_secs());
+        if age > limit {
+            let (age, limit) = (whole(age), whole(limit));
+            return Some(format!("the restore was asked for {age:#} ago, and more than {limit:#} is too long"));
+        }
+        // Such an event would go on to be young enough: for years, if whoever sent it likes.
+        let ahead = whole(time.duration_since(now));
+        (ahead > CLOCKS)
+            .then(|| format!("the restore is dated {ahead:#} ahead of this machine's clock; {CLOCKS:#} are allowed"))
     }
 
     /// The job that a request asks for. A backup asks `before` it commits.
@@ -118,4 +129,28 @@ pub(super) fn gravest<'r>(requests: impl Iterator<Item = &'r Request>) -> Option
         Reason::Schedule => 2,
         Reason::Manual => 3,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trigger::event::{Asked, read_message};
+
+    #[test]
+    fn a_restore_is_of_now() {
+        let rules = Rules { allow_restore: true, restore_age: Duration::from_secs(900), ..Rules::plain("data".into()) };
+        let refusal = |action: &str, seconds: Option<i64>| {
+            let time = seconds.map(|seconds| Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).unwrap());
+            let attributes = [("action".to_owned(), action.to_owned())].into();
+            let Ok(Asked::Run(request)) = read_message(b"", &attributes, "1", time, "s") else { panic!() };
+            rules.refusal(&request)
+        };
+        for seconds in [None, Some(0), Some(-890), Some(240)] {
+            assert_eq!(refusal("restore", seconds), None, "{seconds:?}");
+        }
+        for (seconds, why) in [(-910, "ago"), (-1_000_000_000, "ago"), (320, "ahead"), (1_000_000_000, "ahead")] {
+            assert!(refusal("restore", Some(seconds)).is_some_and(|told| told.contains(why)), "{seconds}");
+            assert_eq!(refusal("backup", Some(seconds)), None);
+        }
+    }
 }

@@ -20,7 +20,7 @@ use http::{Method, StatusCode, Version};
 use reqwest::Url;
 
 use super::answer::{self, Reply};
-use super::routes::{Does, Found};
+use super::routes::Found;
 
 /// Which requests are let in.
 #[derive(Debug)]
@@ -51,9 +51,8 @@ impl Guard {
             let why = "of transfer codings only chunked, alone, is understood";
             return Err(answer::last(answer::error(StatusCode::NOT_IMPLEMENTED, why)));
         }
-        let live = matches!(found, Found::Route(route, _) if route.does == Does::Live);
         if let Some(listen) = self.loopback
-            && !live
+            && !found.is_live()
             && !own.as_ref().is_some_and(|own| self.is_of_loopback(listen, own))
         {
             let port = listen.port();

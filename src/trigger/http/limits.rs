@@ -8,8 +8,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,12 +16,13 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Incoming};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 /// The limits.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at the same time; more wait until one ends.
+    /// Connections at the same time; when there are more, one that waits for its client is closed.
     pub connections: usize,
     /// Bytes of a request's head.
     pub head: usize,
@@ -105,28 +105,121 @@ pub async fn throw_away(body: &mut Incoming, limits: &Limits) {
     }
 }
 
-const IDLE: u8 = 0;
-const HEAD: u8 = 1;
-const SERVED: u8 = 2;
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Idle,
+    Head,
+    Served,
+    Closed,
+}
 
-/// The phase of a connection, shared by its stream and its requests.
+/// The phase of a connection, shared by its stream, its requests and the places that there are for connections.
 #[derive(Clone, Default)]
-pub struct Phase(Arc<AtomicU8>);
+pub struct Phase(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    closed: Notify,
+}
+
+struct State {
+    doing: Doing,
+    /// Since when it waits for its client, unless a request is served.
+    since: Instant,
+    /// Whether some of an answer is still to be sent: a request counts as served when all of its answer is in a buffer.
+    sends: bool,
+    /// Who hears that it waits again.
+    tell: Option<Arc<Notify>>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        let state = State { doing: Doing::Idle, since: Instant::now(), sends: false, tell: None };
+        Inner { state: Mutex::new(state), closed: Notify::new() }
+    }
+}
+
+impl State {
+    fn waits(&self) -> bool {
+        matches!(self.doing, Doing::Idle | Doing::Head) && !self.sends
+    }
+}
 
 impl Phase {
-    /// Says that a request is served now, as long as the value is kept.
-    pub fn served(&self) -> Served {
-        self.0.store(SERVED, Ordering::Relaxed);
-        Served(self.clone())
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether both are of one connection.
+    pub fn is(&self, other: &Phase) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Says that a request is served now, as long as the value is kept. `None` if the connection is being closed.
+    pub fn served(&self) -> Option<Served> {
+        let mut state = self.state();
+        if state.doing == Doing::Closed {
+            return None;
+        }
+        state.doing = Doing::Served;
+        Some(Served(self.clone()))
+    }
+
+    /// Since when the connection has waited for a request of its client; `None` while one is served.
+    pub fn waits_since(&self) -> Option<Instant> {
+        let state = self.state();
+        state.waits().then_some(state.since)
+    }
+
+    /// Closes the connection, unless a request is served.
+    pub fn close(&self) -> bool {
+        let mut state = self.state();
+        let waits = state.waits();
+        if waits {
+            state.doing = Doing::Closed;
+            // Kept until somebody listens.
+            self.0.closed.notify_one();
+        }
+        waits
+    }
+
+    /// Waits until the connection is to be closed, and all that was answered is sent.
+    pub async fn closed(&self) {
+        loop {
+            self.0.closed.notified().await;
+            let state = self.state();
+            if state.doing == Doing::Closed && !state.sends {
+                return;
+            }
+        }
+    }
+
+    /// Says whether something is still to be sent.
+    fn sends(&self, sends: bool) {
+        let mut state = self.state();
+        state.sends = sends;
+        if state.doing == Doing::Closed {
+            self.0.closed.notify_one();
+        }
+    }
+
+    /// Has somebody told whenever a request is answered.
+    pub fn tells(&self, who: &Arc<Notify>) {
+        self.state().tell = Some(who.clone());
     }
 
     fn begin_head(&self) {
-        // Idle to head; what comes while a request is served is of that, or of the next one, which has its turn later.
-        let _ = self.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
+        let mut state = self.state();
+        // What comes while a request is served is of that, or of the next one, which has its turn later.
+        if state.doing == Doing::Idle {
+            state.doing = Doing::Head;
+        }
     }
 
     fn in_head(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == HEAD
+        self.state().doing == Doing::Head
     }
 }
 
@@ -135,7 +228,11 @@ pub struct Served(Phase);
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.0.0.store(IDLE, Ordering::Relaxed);
+        let mut state = self.0.state();
+        (state.doing, state.since) = (Doing::Idle, Instant::now());
+        if let Some(who) = &state.tell {
+            who.notify_one();
+        }
     }
 }
 
@@ -158,8 +255,13 @@ impl Patient {
 
     fn written<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if done.is_ready() {
-            self.write = None;
+            if self.write.take().is_some() {
+                self.phase.sends(false);
+            }
             return done;
+        }
+        if self.write.is_none() {
+            self.phase.sends(true);
         }
         let stalled = self.stalled;
         let timer = self.write.get_or_insert_with(|| Box::pin(sleep(stalled)));
@@ -239,7 +341,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(300), patient.read_exact(&mut byte)).await.is_err());
         client.write_all(b"GE").await.unwrap();
         patient.read_exact(&mut byte).await.unwrap();
-        let served = phase.served();
+        let served = phase.served().unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(300), patient.read_exact(&mut [0; 2])).await.is_err());
         drop(served);
         client.write_all(b"G").await.unwrap();
@@ -255,5 +357,27 @@ mod tests {
         let much = vec![0; 64 << 20];
         assert_eq!(patient.write_all(&much).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn what_is_closed_is_closed_when_its_answer_is_sent() {
+        let (mut client, mut patient, phase) = pair(&Limits::default()).await;
+        let is_closed = || async { tokio::time::timeout(Duration::from_millis(10), phase.closed()).await.is_ok() };
+        // All of the answer is on its way, and the connection is closed before the client has taken it.
+        assert!(phase.close() && phase.served().is_none());
+        let much = vec![0; 64 << 20];
+        {
+            let mut sending = Box::pin(patient.write_all(&much));
+            assert!(tokio::time::timeout(Duration::from_millis(100), &mut sending).await.is_err());
+            assert!(!is_closed().await && phase.waits_since().is_none());
+            let taking = async {
+                let mut taken = vec![0; much.len()];
+                client.read_exact(&mut taken).await
+            };
+            let (sent, taken) = tokio::join!(sending, taking);
+            sent.unwrap();
+            taken.unwrap();
+        }
+        assert!(is_closed().await);
     }
 }

@@ -160,6 +160,13 @@ pub enum Found {
     Nothing,
 }
 
+impl Found {
+    /// Whether it is what says that the service runs: it tells nothing, and is answered to everybody, whatever else there is to do.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Found::Route(route, _) if route.does == Does::Live)
+    }
+}
+
 /// Finds what a request leads to; a slash at the end of a path changes nothing.
 pub fn find(method: &Method, path: &str) -> Found {
     let wanted = if *method == Method::HEAD { &Method::GET } else { method };

@@ -1,0 +1,237 @@
+//! Places for connections: how many there may be at once, and who gives way when all are taken.
+//!
+//! ```text
+//! connection ──► a place, a free one or that of the connection that has waited longest for its client
+//!            └─► all are at work: at the door ──► /live is answered there
+//!                                             └─► any other request: in line for a place, or 503 where the line is full
+//! ```
+//!
+//! So whoever opens connections and asks for nothing keeps nobody else out, and `/live` is answered however much there is to do.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
+
+use super::limits::Phase;
+use crate::trigger::ending::Ending;
+
+/// Connections at the door at the same time: each is there for as long as a request's head takes.
+const DOOR: usize = 16;
+/// A connection that has waited for its client for less than this is not closed: it is one that asks for one thing after the
+/// other, or whose first request is on its way.
+const SHORT: Duration = Duration::from_secs(1);
+/// How often it is looked whether one has waited for longer.
+const TICK: Duration = Duration::from_millis(50);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number of places.
+struct Places {
+    most: usize,
+    /// Who has waited for less is not closed.
+    short: Duration,
+    taken: Mutex<Vec<Phase>>,
+    /// One is free, or a connection in one waits for its client again.
+    freed: Arc<Notify>,
+}
+
+/// A connection's place, free again when it is dropped.
+struct Place {
+    of: Arc<Places>,
+    phase: Phase,
+}
+
+impl Places {
+    fn new(most: usize, short: Duration) -> Arc<Self> {
+        Arc::new(Places { most, short, taken: Mutex::default(), freed: Arc::default() })
+    }
+
+    /// A place, if one is free, or that of the connection that has waited longest for its client, which is closed.
+    fn take(self: &Arc<Self>, phase: &Phase) -> Option<Place> {
+        let mut taken = lock(&self.taken);
+        if taken.len() >= self.most {
+            let mut waiting: Vec<_> =
+                taken.iter().enumerate().filter_map(|(at, phase)| Some((phase.waits_since()?, at))).collect();
+            waiting.retain(|(since, _)| since.elapsed() >= self.short);
+            waiting.sort_unstable();
+            // What came from its client meanwhile keeps a connection open.
+            let (_, at) = waiting.into_iter().find(|(_, at)| taken[*at].close())?;
+            taken.swap_remove(at);
+        }
+        phase.tells(&self.freed);
+        taken.push(phase.clone());
+        Some(Place { of: self.clone(), phase: phase.clone() })
+    }
+
+    /// A place, as soon as there is one.
+    async fn wait(self: &Arc<Self>, phase: &Phase) -> Place {
+        loop {
+            if let Some(place) = self.take(phase) {
+                return place;
+            }
+            // Nothing tells when one has waited for long enough.
+            let _ = timeout(TICK, self.freed.notified()).await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.of.taken).retain(|phase| !phase.is(&self.phase));
+        self.of.freed.notify_one();
+    }
+}
+
+/// All places of a service.
+pub struct Rooms {
+    places: Arc<Places>,
+    door: Arc<Places>,
+    line: Semaphore,
+    ending: Ending,
+}
+
+/// Why a request is not answered now.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl Rooms {
+    /// Places for so many connections; as many more may stand in line.
+    pub fn new(connections: usize, ending: Ending) -> Arc<Self> {
+        Self::with(connections, SHORT, ending)
+    }
+
+    fn with(connections: usize, short: Duration, ending: Ending) -> Arc<Self> {
+        let [places, door] = [connections, DOOR].map(|most| Places::new(most, short));
+        Arc::new(Rooms { places, door, line: Semaphore::new(connections), ending })
+    }
+
+    /// Lets a connection in.
+    pub async fn enter(self: &Arc<Self>) -> Seat {
+        let phase = Phase::default();
+        let (place, at_door) = match self.places.take(&phase) {
+            Some(place) => (place, false),
+            None => (self.door.wait(&phase).await, true),
+        };
+        Seat { rooms: self.clone(), phase, place: Mutex::new(Some(place)), at_door: Mutex::new(at_door) }
+    }
+}
+
+/// Where a connection is.
+pub struct Seat {
+    rooms: Arc<Rooms>,
+    phase: Phase,
+    place: Mutex<Option<Place>>,
+    at_door: Mutex<bool>,
+}
+
+impl Seat {
+    /// Its phase.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Whether it is at the door, so that no more than one request is answered.
+    pub fn at_door(&self) -> bool {
+        *lock(&self.at_door)
+    }
+
+    /// Waits for a place, if it is at the door.
+    ///
+    /// # Errors
+    /// Too many wait already, or the service ends.
+    pub async fn sit(&self) -> Result<(), NoRoom> {
+        if !self.at_door() {
+            return Ok(());
+        }
+        let _in_line = self.rooms.line.try_acquire().map_err(|_| NoRoom)?;
+        // Who comes next may have the door.
+        drop(lock(&self.place).take());
+        let place = tokio::select! {
+            place = self.rooms.places.wait(&self.phase) => place,
+            _ = self.rooms.ending.begun() => return Err(NoRoom),
+        };
+        *lock(&self.place) = Some(place);
+        *lock(&self.at_door) = false;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rooms(connections: usize) -> Arc<Rooms> {
+        Rooms::with(connections, Duration::ZERO, Ending::new(Arc::default()))
+    }
+
+    async fn is_closed(seat: &Seat) -> bool {
+        timeout(Duration::ZERO, seat.phase().closed()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn who_has_waited_longest_for_its_client_gives_way() {
+        let rooms = rooms(3);
+        let [one, two, three] = [rooms.enter().await, rooms.enter().await, rooms.enter().await];
+        // The first one has been answered since, and waits again; the second is served.
+        drop(one.phase().served());
+        let served = two.phase().served().unwrap();
+        let four = rooms.enter().await;
+        assert!(!four.at_door() && is_closed(&three).await && !is_closed(&one).await && !is_closed(&two).await);
+        assert!(three.phase().served().is_none(), "what comes too late is not begun");
+        let five = rooms.enter().await;
+        assert!(!five.at_door() && is_closed(&one).await);
+        // What is over leaves its place.
+        drop((three, one, four));
+        let six = rooms.enter().await;
+        assert!(!six.at_door() && !is_closed(&five).await && !is_closed(&two).await);
+        drop(served);
+    }
+
+    #[tokio::test]
+    async fn at_the_door_one_request_is_answered_and_others_stand_in_line() {
+        let rooms = rooms(1);
+        let first = rooms.enter().await;
+        let served = first.phase().served().unwrap();
+        let late = rooms.enter().await;
+        assert!(late.at_door());
+        // In line it is not at the door, where there is room for as many as before.
+        let mut sits = Box::pin(late.sit());
+        assert!(timeout(Duration::ZERO, &mut sits).await.is_err());
+        let mut at_door = Vec::new();
+        for _ in 0..DOOR + 2 {
+            at_door.push(rooms.enter().await);
+        }
+        assert!(is_closed(&at_door[0]).await && is_closed(&at_door[1]).await && !is_closed(&at_door[2]).await);
+        assert_eq!(at_door[2].sit().await, Err(NoRoom));
+        // The first one waits for its client: its place is had.
+        drop(served);
+        assert_eq!(sits.await, Ok(()));
+        assert!(!late.at_door() && is_closed(&first).await);
+    }
+
+    #[tokio::test]
+    async fn who_has_not_waited_for_long_is_not_closed() {
+        let rooms = Rooms::with(1, Duration::from_secs(600), Ending::new(Arc::default()));
+        let first = rooms.enter().await;
+        let second = rooms.enter().await;
+        assert!(second.at_door() && !is_closed(&first).await);
+        drop(first);
+        assert_eq!(second.sit().await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn nobody_stands_in_line_when_the_service_ends() {
+        let ending = Ending::new(Arc::default());
+        let rooms = Rooms::new(1, ending.clone());
+        let first = rooms.enter().await;
+        let _served = first.phase().served().unwrap();
+        let late = rooms.enter().await;
+        ending.begin();
+        assert_eq!(late.sit().await, Err(NoRoom));
+    }
+}
