@@ -108,8 +108,9 @@ impl BinaryDeserializer for Binary {
 
 /// An event in structured mode.
 pub fn structured(data: &[u8], part: &str, depth: usize) -> Result<Said, Unreadable> {
-    match Content::of(data, true, part)? {
+    match Content::of(data, true, part) {
         Content::Fields(fields) => of_fields(fields, depth),
+        Content::NotJson(_, why) => Err(why),
         _ => Err(Unreadable::new(part, "a CloudEvent is a JSON object")),
     }
 }
@@ -152,8 +153,8 @@ fn said(mut event: Event, depth: usize) -> Result<Said, Unreadable> {
     let content = match data {
         Some(_) if foreign => Content::Opaque,
         Some(Data::Json(value)) => value.into(),
-        Some(Data::String(text)) => Content::of(text.as_bytes(), json, part)?,
-        Some(Data::Binary(data)) => Content::of(&data, json, part)?,
+        Some(Data::String(text)) => Content::of(text.as_bytes(), json, part),
+        Some(Data::Binary(data)) => Content::of(&data, json, part),
         None => Content::Nothing,
     };
     if kind != PUBLISHED {

@@ -14,8 +14,10 @@ pub enum Content {
     Nothing,
     /// A JSON object.
     Fields(Map<String, Value>),
-    /// Text that is not JSON, or a JSON value that is one word.
+    /// Text that is not JSON, or a JSON value that is no object.
     Text(String),
+    /// The same where JSON was to be expected: text for whoever takes any text, and else an error.
+    NotJson(String, Unreadable),
     /// Something that nothing is read from.
     Opaque,
     /// Several CloudEvents at once.
@@ -23,26 +25,56 @@ pub enum Content {
 }
 
 impl Content {
-    /// Reads data; `json` where it is said to be JSON, `part` names it in errors.
-    ///
-    /// # Errors
-    /// It is said to be JSON, or begins like JSON, and is not; or it is nested too deep.
-    pub fn of(data: &[u8], json: bool, part: &str) -> Result<Self, Unreadable> {
-        let begin = data.trim_ascii_start();
-        if begin.is_empty() {
-            return Ok(Content::Nothing);
+    /// Reads data; `json` where it is said to be JSON, `part` names it in errors. What is not JSON is text: a log line may well
+    /// begin with a bracket.
+    pub fn of(data: &[u8], json: bool, part: &str) -> Self {
+        let data = data.strip_prefix(BYTE_ORDER_MARK).unwrap_or(data).trim_ascii();
+        if data.is_empty() {
+            return Content::Nothing;
         }
-        match serde_json::from_slice::<Value>(data) {
-            Ok(value) => Ok(Content::from(value)),
-            Err(why) if json || matches!(begin[0], b'{' | b'[') => {
-                Err(Unreadable::new(part, format!("it is not JSON: {why}")))
+        let value = serde_json::from_slice::<Value>(data);
+        match value.or_else(|why| without_nan(data).and_then(|data| serde_json::from_slice(&data).ok()).ok_or(why)) {
+            Ok(value) => Content::from(value),
+            Err(why) => {
+                // What somebody wrote in another encoding than UTF-8 can mostly be guessed.
+                let text = String::from_utf8_lossy(data).into_owned();
+                match json || matches!(data[0], b'{' | b'[') {
+                    true => Content::NotJson(text, Unreadable::new(part, format!("it is not JSON: {why}"))),
+                    false if data.contains(&0) => Content::Opaque,
+                    false => Content::Text(text),
+                }
             }
-            Err(_) => Ok(match std::str::from_utf8(data) {
-                Ok(text) => Content::Text(text.trim().to_owned()),
-                Err(_) => Content::Opaque,
-            }),
         }
     }
+}
+
+/// What some editors and shells begin UTF-8 with.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// JSON as Python writes it, with `null` in place of `NaN`, `Infinity` and `-Infinity`. `None` if there is none of these.
+fn without_nan(data: &[u8]) -> Option<Vec<u8>> {
+    const NO_NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    let (mut out, mut rest) = (Vec::with_capacity(data.len()), data);
+    let (mut quoted, mut found) = (false, false);
+    while let [first, after @ ..] = rest {
+        if !quoted && let Some(name) = NO_NUMBERS.iter().find(|name| rest.starts_with(name)) {
+            out.extend(b"null");
+            rest = &rest[name.len()..];
+            found = true;
+            continue;
+        }
+        out.push(*first);
+        rest = after;
+        match (first, after) {
+            (b'"', _) => quoted = !quoted,
+            (b'\\', [escaped, after @ ..]) if quoted => {
+                out.push(*escaped);
+                rest = after;
+            }
+            _ => {}
+        }
+    }
+    found.then_some(out)
 }
 
 impl From<Value> for Content {
@@ -51,8 +83,7 @@ impl From<Value> for Content {
             Value::Null => Content::Nothing,
             Value::Object(fields) => Content::Fields(fields),
             Value::String(text) => Content::Text(text),
-            Value::Array(_) => Content::Opaque,
-            Value::Bool(_) | Value::Number(_) => Content::Text(value.to_string()),
+            Value::Array(_) | Value::Bool(_) | Value::Number(_) => Content::Text(value.to_string()),
         }
     }
 }

@@ -18,6 +18,10 @@
 //!    severity says nothing: logs and alerts of all kinds are published as messages, and few of them are a reason for a
 //!    backup.
 //!
+//! **Text.** Data that is not JSON is text, whatever it begins with and is said to be, and the message of a backup: no critical
+//! event is refused for how it is written. Where only JSON could say what is meant, which is so for restores and verifications
+//! and where nothing else says anything, it is an error if JSON was to be expected.
+//!
 //! Nothing else of a request is acted on. Where data comes from and goes to is the configuration's alone: a field
 //! `vault`, `data` or `target` is a label like any other.
 //!
@@ -186,7 +190,7 @@ pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Resul
         said.time = schedule.time.or(said.time);
         said.identity = schedule.identity;
     }
-    Ok(wish::asked(said, door, scheduled))
+    wish::asked(said, door, scheduled)
 }
 
 /// What a pulled message asks for; `subscription` is the full name, `projects/P/subscriptions/S`.
@@ -202,18 +206,18 @@ pub fn read_message(
 ) -> Result<Asked, Unreadable> {
     let envelope = pubsub::Envelope { subscription, id: message_id, time: publish_time };
     let said = pubsub::message(data, attributes.clone(), &envelope, 0)?;
-    Ok(wish::asked(said, Door::Any, false))
+    wish::asked(said, Door::Any, false)
 }
 
 /// A body without any envelope in its headers. Cloud Scheduler may send what it likes.
 fn plain(media: &str, body: &[u8], scheduled: bool) -> Result<Said, Unreadable> {
     let content = match Content::of(body, content::is_json(media), "the body") {
-        Ok(Content::Fields(fields)) => return content::unfold(fields, 0),
-        Ok(Content::Text(text)) if media == "text/plain" && !scheduled => Content::Text(text),
-        Ok(Content::Nothing) => Content::Nothing,
+        Content::Fields(fields) => return content::unfold(fields, 0),
         _ if scheduled => Content::Nothing,
-        Ok(_) => return Err(Unreadable::new("the body", "it is neither empty nor a JSON object")),
-        Err(why) => return Err(why),
+        Content::Text(text) if media != "text/plain" => {
+            Content::NotJson(text, Unreadable::new("the body", "it is neither empty nor a JSON object"))
+        }
+        content => content,
     };
     Ok(Said::plain(content))
 }

@@ -157,7 +157,7 @@ pub fn message(
     } else if ["specversion", "type", "source", "id"].iter().any(|name| event.contains_key(*name)) {
         cloud::binary(event, &media, data, depth)?
     } else {
-        match Content::of(data, content::is_json(&media), part)? {
+        match Content::of(data, content::is_json(&media), part) {
             Content::Fields(fields) => content::unfold(fields, depth)?,
             other => Said::plain(other),
         }

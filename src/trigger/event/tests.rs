@@ -189,7 +189,13 @@ fn pulled_messages() {
         (r#"{"action":"backup","reason":"schedule"}"#, &[], format!("backup schedule\n{plain}")),
         // The attributes say enough; the data may be anything but broken JSON.
         ("\u{1}\u{2}", &[("action", "verify")], format!("verify manual\n{plain}\nmessage: \\u{{1}}\\u{{2}}")),
-        ("[1]", &[("action", "verify")], format!("verify manual\n{plain}")),
+        (
+            "[ERROR] disk full",
+            &[("severity", "ERROR")],
+            format!("backup critical\n{plain}\nseverity: ERROR\nmessage: [ERROR] disk full"),
+        ),
+        ("{x", &[("action", "backup")], format!("backup manual\n{plain}\nmessage: {{x")),
+        ("[1]", &[("action", "verify")], format!("verify manual\n{plain}\nmessage: [1]")),
         (
             "{",
             &[("action", "verify")],
@@ -426,7 +432,57 @@ fn plain_text() {
         post("/", &[("content-type", "application/cloudevents+json")], &event.to_string()),
         "backup critical\nkind: dev.lastgood.critical\nid: cloudevent s 1\nmessage: disk full"
     );
-    // What `curl -d '{…}'` sends.
+    // Whatever it begins with, whatever it is said to be, and however it is encoded.
+    let json = [("content-type", "application/json")];
     let form = [("content-type", "application/x-www-form-urlencoded")];
+    for (body, message) in [
+        ("[ERROR] disk full", "[ERROR] disk full"),
+        ("{shop} is down", "{shop} is down"),
+        ("{\"message\":\"cut", "{\"message\":\"cut"),
+        ("\"quoted\"", "quoted"),
+        ("[1,2]", "[1,2]"),
+        ("\u{feff}[x]\n", "[x]"),
+        ("NaN", "null"),
+    ] {
+        for headers in [&text[..], &json, &form, &[]] {
+            for (path, reason) in [("/events/critical", "critical"), ("/events/backup", "manual")] {
+                let message = if body == "NaN" { String::new() } else { format!("\nmessage: {message}") };
+                assert_eq!(
+                    post(path, headers, body),
+                    format!("backup {reason}\nkind: request{message}"),
+                    "{headers:?} {body}"
+                );
+            }
+        }
+    }
+    let bytes = |path: &str, body: &[u8]| told(read("POST", path, &HeaderMap::new(), body));
+    assert_eq!(
+        bytes("/events/critical", b"Gr\xf6\xdfe"),
+        "backup critical\nkind: request\nmessage: Gr\u{fffd}\u{fffd}e"
+    );
+    assert_eq!(bytes("/events/critical", b"\x1f\x8b\x08\0\xff"), "backup critical\nkind: request");
+    // Where only JSON could say what is meant, it has to be JSON.
+    for (path, body) in
+        [("/events/restore", "{\"snapshot\":\"abc"), ("/events/verify", "[x"), ("/", "[ERROR] disk full"), ("/", "{")]
+    {
+        assert!(
+            post(path, &text, body).starts_with("unreadable: could not read the body: it is not JSON"),
+            "{path} {body}"
+        );
+    }
+    // What `curl -d '{…}'` sends.
     assert_eq!(post("/", &form, r#"{"action":"backup"}"#), "backup manual\nkind: request");
+}
+
+/// What Python's `json` writes, and what begins with a byte-order mark.
+#[test]
+fn json_that_is_none_to_the_letter() {
+    let critical = "backup critical\nkind: request\nseverity: CRITICAL\nmessage: NaN \\\" Infinity";
+    for body in [
+        r#"{"severity":"CRITICAL","message":"NaN \\\" Infinity","load":NaN,"free":-Infinity,"list":[Infinity, NaN]}"#,
+        "\u{feff}{\"severity\":\"CRITICAL\",\"message\":\"NaN \\\\\\\" Infinity\"}",
+    ] {
+        let answer = post("/", &[], body);
+        assert!(answer.starts_with(critical), "{body}: {answer}");
+    }
 }

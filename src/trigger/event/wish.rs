@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use super::content::Content;
 use super::{
-    Asked, BACKUP_REQUESTED, CRITICAL, Door, MAX_MESSAGE, RESTORE_REQUESTED, Request, Said, VERIFY_REQUESTED, labels,
+    Asked, BACKUP_REQUESTED, CRITICAL, Door, MAX_MESSAGE, RESTORE_REQUESTED, Request, Said, Unreadable,
+    VERIFY_REQUESTED, labels,
 };
 use crate::report::{Action, Event};
 use crate::vault::root::Reason;
@@ -17,9 +18,12 @@ const MAX_SNAPSHOT: usize = 100;
 const MAX_WORD: usize = 512;
 
 /// What a message asks for, by the order in the module's text.
-pub fn asked(said: Said, door: Door, scheduled: bool) -> Asked {
+///
+/// # Errors
+/// JSON that is needed to know, and is none.
+pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadable> {
     let identity = said.identity.as_ref().map(ToString::to_string);
-    let refused = |why: String| Asked::Refused(why, identity.clone());
+    let refused = |why: String| Ok(Asked::Refused(why, identity.clone()));
     let shown = said.kind.as_ref().map(|kind| labels::text(kind, MAX_WORD));
     let kind = match said.kind.as_deref() {
         Some(BACKUP_REQUESTED) => Some((Action::Backup, false)),
@@ -27,18 +31,19 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Asked {
         Some(RESTORE_REQUESTED) => Some((Action::Restore, false)),
         Some(VERIFY_REQUESTED) => Some((Action::Verify, false)),
         Some(kind) if kind.starts_with("google.") || kind.starts_with("dev.lastgood.") => {
-            return Asked::Ignored(format!("an event of the type {} asks for nothing", labels::text(kind, 100)));
+            return Ok(Asked::Ignored(format!("an event of the type {} asks for nothing", labels::text(kind, 100))));
         }
         _ => None,
     };
-    let (fields, text) = match said.content {
-        Content::Fields(fields) => (fields, None),
-        Content::Text(text) => (Map::new(), Some(text)),
-        Content::Nothing | Content::Opaque => (Map::new(), None),
+    let (fields, text, not_json) = match said.content {
+        Content::Fields(fields) => (fields, None, None),
+        Content::Text(text) => (Map::new(), Some(text), None),
+        Content::NotJson(text, why) => (Map::new(), Some(text), Some(why)),
+        Content::Nothing | Content::Opaque => (Map::new(), None, None),
         Content::Batch => return refused("a batch of events is not taken: send each by itself".into()),
     };
     if !scheduled && tells_of_a_run(&fields) {
-        return Asked::Ignored("what tells how a run ended asks for nothing".into());
+        return Ok(Asked::Ignored("what tells how a run ended asks for nothing".into()));
     }
     let mut words = Words { attributes: said.attributes, fields };
 
@@ -69,10 +74,14 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Asked {
     let action = match named.or(kind.map(|(action, _)| action)).or(by_path).or(implied) {
         Some(action) => action,
         None if gravity == Gravity::Slight => {
-            return Asked::Ignored("its severity is below ERROR, and it asks for nothing else".into());
+            return Ok(Asked::Ignored("its severity is below ERROR, and it asks for nothing else".into()));
         }
+        None if let Some(why) = not_json => return Err(why),
         None => return refused("nothing says what it asks for".into()),
     };
+    if let Some(why) = not_json.filter(|_| action != Action::Backup) {
+        return Err(why);
+    }
     let snapshot = match action {
         // A word like any other.
         Action::Backup => Ok(None),
@@ -106,7 +115,7 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Asked {
         service,
         labels: labels::fit(free, left_out),
     };
-    Asked::Run(Request { action, reason, labels: attached, snapshot, event })
+    Ok(Asked::Run(Request { action, reason, labels: attached, snapshot, event }))
 }
 
 /// Whether it is a run's report, or what is posted to a webhook: a result whose envelope is lost, as where a subscription

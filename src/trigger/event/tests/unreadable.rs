@@ -5,11 +5,11 @@ use super::*;
 /// What cannot be read says which part, and never quotes the body.
 #[test]
 fn what_cannot_be_read() {
-    let event = [("ce-specversion", "1.0"), ("ce-type", CRITICAL), ("ce-source", "s"), ("ce-id", "1")];
+    let event = [("ce-specversion", "1.0"), ("ce-type", VERIFY_REQUESTED), ("ce-source", "s"), ("ce-id", "1")];
     let without = |name: &str| event.iter().copied().filter(|(header, _)| *header != name).collect::<Vec<_>>();
     let with = |name, value| without(name).into_iter().chain([(name, value)]).collect::<Vec<_>>();
     let cloud = |value: Value| {
-        let mut body = json!({"specversion": "1.0", "id": "1", "source": "s", "type": CRITICAL});
+        let mut body = json!({"specversion": "1.0", "id": "1", "source": "s", "type": VERIFY_REQUESTED});
         body.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
         body.to_string()
     };
@@ -70,10 +70,10 @@ fn what_cannot_be_read() {
         (&none, &pushed(json!({"publishTime": "secret"})), "message.publishTime", "RFC 3339"),
         (&none, &nested, "the message", "too deep"),
     ] {
-        let answer = post("/events/backup", headers, body);
+        let answer = post("/events/verify", headers, body);
         if part.is_empty() {
             // UTF-8 in a header is no error, and a content type that is not known is not heeded.
-            assert_eq!(answer, "backup manual\nkind: request");
+            assert_eq!(answer, "verify manual\nkind: request");
             continue;
         }
         let begin = format!("unreadable: could not read {part}: ");
