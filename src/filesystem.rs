@@ -13,6 +13,8 @@ use rustix::fs::{fstatfs, statvfs};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
+use crate::fs::Folder;
+
 /// Filesystems over a network or in another program, by the number that `statfs` gives: locks and shared memory either do not
 /// exist, or bind only this machine while another one writes.
 const REMOTE: &[(u32, &str)] = &[
@@ -44,6 +46,16 @@ pub fn remote(file: impl AsFd) -> Result<Option<&'static str>, Errno> {
     // The kernel's numbers have 32 bits, whatever the type's width and sign.
     let kind = fstatfs(file)?.f_type as u32;
     Ok(REMOTE.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name))
+}
+
+/// The folder itself where it exists, or the next one above it that does.
+pub fn existing(folder: &Path) -> &Path {
+    folder.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"))
+}
+
+/// The same as [`remote`] of the filesystem that a folder is on, or will be when it is made. `None` also where nothing tells.
+pub fn remote_at(folder: &Path) -> Option<&'static str> {
+    remote(Folder::open(existing(folder)).ok()?).ok()?
 }
 
 /// A filesystem that is mounted somewhere.

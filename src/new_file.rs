@@ -39,7 +39,8 @@ impl NewFile {
         tmp.push(name);
         tmp.push(format!(".{}.part", std::process::id()));
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        let file = openat(&folder, &tmp, flags, Mode::from_raw_mode(0o666)).doing(doing)?.into();
+        // It is made of files that may have been closed to others.
+        let file = openat(&folder, &tmp, flags, Mode::from_raw_mode(0o600)).doing(doing)?.into();
         Ok(NewFile { path: path.to_owned(), name: name.to_owned(), folder, tmp, file, unfinished: true })
     }
 

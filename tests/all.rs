@@ -3,6 +3,7 @@
 mod another_place;
 mod by_hand;
 mod cli;
+mod closed_vaults;
 mod cloud_run_job;
 mod cloud_server;
 mod crash;

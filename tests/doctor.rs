@@ -517,6 +517,7 @@ fn a_data_directory_that_is_missing_broken_or_no_directory() {
 fn what_another_user_cannot_read_or_write() {
     let world = World::with_files();
     world.backup();
+    tree::open_to_all(&world.vault());
     for path in ["a.txt", "uploads/x"] {
         tree::set_mode(&world.data().join(path), 0);
     }

@@ -41,6 +41,7 @@ fn who_is_not_root_gets_all_but_the_owners() {
         let _ = lchown(world.data().join(path), Some(12), Some(13));
     }
     world.backup();
+    tree::open_to_all(&world.vault());
     let Some(ran) = as_nobody(&world, &["restore", "back"]) else { return };
     ran.ended(0).says("owner");
     let found = differences(&world.data(), &world.path("back"));
@@ -61,6 +62,7 @@ fn who_is_not_root_gets_all_but_the_owners() {
 fn a_parent_folder_that_is_not_writable_is_told_with_what_to_do() {
     let world = World::with_files();
     world.backup();
+    tree::open_to_all(&world.vault());
     fs::create_dir_all(world.path("closed/old")).unwrap();
     fs::write(world.path("closed/old/file"), "old").unwrap();
     tree::set_mode(&world.path("closed"), 0o755);

@@ -9,9 +9,10 @@ use rustix::fs::{Access, access};
 
 use super::notes::Notes;
 use super::space::{existing, free, size, writable};
-use super::{Check, Outcome, vault};
-use crate::filesystem::remote;
+use super::{Check, Outcome, vault, word};
+use crate::filesystem::remote_at;
 use crate::fs::{Folder, is_folder, what};
+use crate::store::Store;
 use crate::store::local::{LocalStore, TMP};
 
 /// A vault's filesystem with less room than this is full.
@@ -35,7 +36,11 @@ pub fn look(about: &About, notes: &Notes, stop: &AtomicBool) {
     if !usable && !folder.is_dir() {
         return notes.add(Check::skipped("vault", "not looked for"));
     }
-    vault::look(Box::new(LocalStore::new(folder)), &about.vault, notes, stop);
+    let store = LocalStore::new(folder);
+    if let Some(mode) = store.open_to_others() {
+        notes.add(open(mode, folder));
+    }
+    vault::look(Box::new(store), &about.vault, notes, stop);
     notes.add(space(folder, notes));
 }
 
@@ -43,7 +48,7 @@ fn place(folder: &Path, in_cloud_run: bool) -> Check {
     let name = "folder";
     let may = "Run it as the user who owns it, or change its owner or mode.";
     let above = existing(folder);
-    let kind = fs::File::open(above).ok().and_then(|file| remote(file).ok().flatten());
+    let kind = remote_at(folder);
     let on = kind.map(|kind| format!(", on {kind}")).unwrap_or_default();
     let check = match fs::metadata(folder) {
         Ok(meta) if !meta.is_dir() => {
@@ -80,6 +85,15 @@ fn place(folder: &Path, in_cloud_run: bool) -> Check {
         .advice("Keep the vault in a bucket: `--vault gs://BUCKET/PREFIX`, or BACKUP_BUCKET_NAME.");
     }
     check
+}
+
+/// That others may look into a vault's folder: what is in it may have been closed to them where it came from.
+fn open(mode: u32, folder: &Path) -> Check {
+    Check::warning("access", format!("everybody on this machine may look into it (mode {mode:04o})"))
+        .advice(
+            "It has copies of files that may be closed to them. This closes it; with `o-rwx` its group may look in:",
+        )
+        .run(format!("chmod go-rwx {}", word(&folder.display().to_string())))
 }
 
 /// What lies where a backup has its temporary files, if that is no folder.

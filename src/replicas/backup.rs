@@ -66,6 +66,7 @@ struct Replica {
     /// The vault; or why it is not used.
     vault: Result<Vault, Error>,
     made: bool,
+    fleeting: bool,
     /// The snapshots that it had before, oldest first.
     names: Vec<SnapshotName>,
     /// The doubts about its packs.
@@ -73,6 +74,21 @@ struct Replica {
 }
 
 impl Replica {
+    /// What is wrong with the place, and stops no backup.
+    fn concerns(&self) -> Vec<String> {
+        let Some(vault) = self.vault() else { return Vec::new() };
+        let url = &self.url;
+        let open = vault.store.open_to_others().map(|mode| {
+            format!(
+                "everybody on this machine may look into the vault {url} (mode {mode:04o}): `chmod go-rwx` closes it"
+            )
+        });
+        let fleeting = self.fleeting.then(|| {
+            format!("the vault {url} is on the disk of a Cloud Run instance, and is lost with it: keep it in a bucket")
+        });
+        open.into_iter().chain(fleeting).collect()
+    }
+
     fn doubts(&self) -> MutexGuard<'_, Doubts> {
         // What it knows is right also where somebody panicked who asked.
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,6 +115,7 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
         warnings.push(what);
     };
     let mut replicas = prepare(sites, ctx, &mut warn)?;
+    replicas.iter().flat_map(Replica::concerns).for_each(&mut warn);
     // One alone need not be asked what it has.
     if replicas.len() > 1 {
         let mut leading = true;
@@ -245,7 +262,7 @@ fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Re
     let alone = sites.len() == 1;
     let first_vault = sites.iter().position(|site| site.held().is_some());
     let (mut replicas, mut empty, mut unknown) = (Vec::with_capacity(sites.len()), Vec::new(), None);
-    for (at, Site { url, may_make, found }) in sites.into_iter().enumerate() {
+    for (at, Site { url, may_make, fleeting, found }) in sites.into_iter().enumerate() {
         // Up to the first vault only what is away is passed over; without any, a vault is made in the first place or not
         // at all.
         let leading = first_vault.map_or(at == 0, |first| at < first);
@@ -273,7 +290,7 @@ fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Re
                 }
             }
         };
-        replicas.push(Replica { url, vault, made: false, names: Vec::new(), doubts: Mutex::default() });
+        replicas.push(Replica { url, vault, made: false, fleeting, names: Vec::new(), doubts: Mutex::default() });
     }
     let mut source = first_vault;
     for (at, store) in empty {

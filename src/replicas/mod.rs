@@ -24,6 +24,8 @@ pub struct Site {
     pub url: String,
     /// Whether a vault may be made there unasked, if nothing lies there.
     pub may_make: bool,
+    /// Whether what is there is lost with the instance of Cloud Run that this is.
+    pub fleeting: bool,
     /// What was found there.
     pub found: Found,
 }
@@ -46,7 +48,7 @@ impl Site {
             Ok(Err(store)) => Found::Nothing(store),
             Err(why) => Found::Failed(why),
         };
-        Site { url, may_make, found }
+        Site { url, may_make, fleeting: false, found }
     }
 
     /// The vault, which must be there.
@@ -104,7 +106,8 @@ pub struct Made {
 /// that in those that have none. Gives the vault, and what was done where.
 ///
 /// # Errors
-/// All have one already; they have different ones; a place that cannot be asked whether it has one, before any is made.
+/// All have one already; they have different ones; a place that cannot be asked whether it has one, or where something else
+/// lies. None is made then.
 pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<Made>)> {
     check_same(&sites)?;
     let (mut vault, mut empty, mut done) = (None, Vec::new(), Vec::new());
@@ -112,7 +115,10 @@ pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<Made>)> {
         done.push(Made { vault: site.url, made: matches!(site.found, Found::Nothing(_)) });
         match site.found {
             Found::Failed(why) => return Err(why),
-            Found::Nothing(store) => empty.push(store),
+            Found::Nothing(store) => {
+                Vault::check_free(&*store)?;
+                empty.push(store);
+            }
             Found::Vault(held) => _ = vault.get_or_insert(held),
         }
     }

@@ -1,6 +1,7 @@
 //! The vaults of one configuration, and the connections to them, which last as long as the process.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use super::{Site, first};
 use crate::backup::rescue::LastWords;
 use crate::error::{Error, Result};
+use crate::filesystem;
 use crate::monitor::Context;
 use crate::restore::select;
 use crate::store::address::Address;
@@ -125,7 +127,10 @@ impl Vaults {
     /// What is in a place; in buckets a vault may be made only with `init`.
     pub fn look(&self, address: &Address, init: bool) -> Site {
         let may_make = init || matches!(address, Address::Folder(_));
-        Site::look(address.absolute(), may_make, self.store(address))
+        let site = Site::look(address.absolute(), may_make, self.store(address));
+        // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted is another's.
+        let own = |folder: &Path| self.cloud.in_cloud_run && filesystem::remote_at(folder).is_none();
+        Site { fleeting: matches!(address, Address::Folder(folder) if own(folder)), ..site }
     }
 
     /// What is in each place, asked at the same time.

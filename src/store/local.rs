@@ -23,13 +23,14 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fsync, openat};
+use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fstat, fsync, openat};
 use rustix::io::Errno;
 
 use super::staging::{Room, Staging};
@@ -37,8 +38,10 @@ use super::{Error, Meta, Result, Store};
 use crate::filesystem;
 use crate::fs::{Folder, SAFE, give_name, is_folder, what};
 
+mod access;
 mod staged;
 
+use self::access::Access;
 use self::staged::Staged;
 
 /// The folder for files that are not objects yet.
@@ -105,7 +108,13 @@ impl LocalStore {
         let doing = || format!("create the folder {}", self.folder.display());
         let missing = |at: &&Path| !at.as_os_str().is_empty() && at.try_exists().is_ok_and(|there| !there);
         let missing: Vec<&Path> = self.folder.ancestors().take_while(missing).collect();
-        fs::create_dir_all(&self.folder).map_err(|source| Error::Failed { doing: doing(), source })?;
+        let failure = |source| Error::Failed { doing: doing(), source };
+        fs::create_dir_all(self.folder.parent().unwrap_or(Path::new(""))).map_err(failure)?;
+        match fs::DirBuilder::new().mode(0o700).create(&self.folder) {
+            // Another process made it just now.
+            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(failure)?,
+        }
         for above in missing.iter().filter_map(|made| made.parent()) {
             sync(&Folder::open(above).map_err(failed(doing))?)?;
         }
@@ -179,6 +188,14 @@ fn not_followed(path: &Path, there: &Stat, not: &str) -> Error {
     Error::Refused { doing: format!("use {shown}"), why: format!("it is {}{not}", what(there)), hint }
 }
 
+/// Gives what was just made in a vault to those who share that, and to nobody else.
+fn give(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
+    let given = fstat(top).and_then(|top| Access::in_vault(&top).give(made?));
+    if let Err(why) = given {
+        tracing::debug!("{} has the owner and the mode that it was made with: {why}", path.display());
+    }
+}
+
 /// Makes a folder of the vault durably where it is missing, and opens it.
 fn make(top: &Folder, name: &str) -> Result<Folder> {
     let mut at =
@@ -187,8 +204,9 @@ fn make(top: &Folder, name: &str) -> Result<Folder> {
         at = match at.enter(part) {
             Err(Errno::NOENT) => {
                 let path = at.path().join(part);
-                let made = at.make_all(Path::new(part), 0o777);
+                let made = at.make_all(Path::new(part), 0o700);
                 let made = made.map_err(failed(|| format!("create the folder {}", path.display())))?;
+                give(top, &path, made.readable());
                 sync(&made)?;
                 sync(&at)?;
                 made
@@ -222,6 +240,30 @@ impl Store for LocalStore {
         // Also where another writer made it, which may not have come so far yet.
         sync(&folder)?;
         if new { Ok(()) } else { Err(Error::AlreadyExists { name: name.into() }) }
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let top = self.make_top()?;
+        let doing = || format!("look at the folder {}", self.folder.display());
+        let mode = fstat(&top).map_err(failed(doing))?.st_mode & 0o7777;
+        let closed = access::closed(mode);
+        // Where it cannot be closed, it may be another's, or on a filesystem without modes: that it is open is told later.
+        if mode != closed
+            && let Err(why) = top.set_mode(closed)
+        {
+            tracing::debug!("{} keeps its mode: {why}", self.folder.display());
+        }
+        Ok(())
+    }
+
+    fn open_to_others(&self) -> Option<u32> {
+        let top = self.top().ok()??;
+        // Modes are made up there, and say nothing of who may look in.
+        if filesystem::remote(&top).ok()? == Some("FUSE") {
+            return None;
+        }
+        let mode = fstat(&top).ok()?.st_mode & 0o7777;
+        (mode & 0o007 != 0).then_some(mode)
     }
 
     fn staging(&self) -> Box<dyn Staging + '_> {
@@ -323,7 +365,8 @@ impl LocalStore {
             .map_err(|e| Error::Failed { doing: "get random bytes".into(), source: io::Error::other(e.to_string()) })?;
         let name = temporary(random, serial);
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        let file = File::from(openat(&tmp, &name, flags, Mode::from_raw_mode(0o666)).map_err(failed(doing))?);
+        let file = File::from(openat(&tmp, &name, flags, Mode::from_raw_mode(0o600)).map_err(failed(doing))?);
+        give(top, &tmp.path().join(&name), Ok(&file));
         Ok(Temporary { tmp, name, file })
     }
 

@@ -197,6 +197,17 @@ pub trait Store: Send + Sync {
         Ok(self.list("")?.into_iter().map(Meta::at_top).find(|name| !known.contains(&name.as_str())))
     }
 
+    /// Gets the place ready for a vault that is about to be made in it.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The permissions of a folder into which others than its owner and its group may look. None where nobody else may, or
+    /// nothing tells.
+    fn open_to_others(&self) -> Option<u32> {
+        None
+    }
+
     /// Where objects wait until something is about to name them.
     fn staging(&self) -> Box<dyn Staging + '_> {
         Box::new(Direct(self))
@@ -301,6 +312,12 @@ where
     }
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         (**self).other_than(known)
+    }
+    fn prepare(&self) -> Result<()> {
+        (**self).prepare()
+    }
+    fn open_to_others(&self) -> Option<u32> {
+        (**self).open_to_others()
     }
     fn staging(&self) -> Box<dyn Staging + '_> {
         (**self).staging()

@@ -39,6 +39,12 @@ impl Store for Since {
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         self.store.other_than(known)
     }
+    fn prepare(&self) -> Result<()> {
+        self.store.prepare()
+    }
+    fn open_to_others(&self) -> Option<u32> {
+        self.store.open_to_others()
+    }
     fn staging(&self) -> Box<dyn Staging + '_> {
         self.store.staging()
     }

@@ -41,6 +41,8 @@ pub const CONFIG: &str = "vault.json";
 /// The object that tells a person how to restore without this program.
 pub const README: &str = "README.md";
 const RESTORE_BY_HAND: &[u8] = include_bytes!("restore-by-hand.md");
+/// What it begins with, in whatever version.
+const README_TITLE: &[u8] = b"# This folder is a backup\n";
 
 /// What `vault.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,25 +148,38 @@ impl Vault {
         )
     }
 
-    /// Refuses to make a vault unasked among other things: the address may be wrong, or a vault may have lost its
-    /// `vault.json`.
+    /// Refuses to make a vault among other things: the address may be wrong, or a vault may have lost its `vault.json`.
     ///
     /// # Errors
     /// Failed: something lies there; a store that fails.
     pub fn check_free(store: &dyn Store) -> Result<()> {
         let doing = || format!("make a vault in {}", store.url());
         // A vault whose making was cut short has the first.
-        let Some(name) = store.other_than(&[README, CONFIG]).map_err(|e| e.while_doing(doing()))? else {
-            return Ok(());
+        let other = match store.other_than(&[README, CONFIG]).map_err(|e| e.while_doing(doing()))? {
+            None if Self::has_anothers_readme(store).map_err(|e| e.while_doing(doing()))? => Some(README.to_owned()),
+            other => other,
         };
+        let Some(name) = other else { return Ok(()) };
         match store.get(CONFIG, MAX_ROOT) {
             Err(store::Error::NotFound { .. }) => {
-                Err(Error::failed(doing(), format!("it is not empty ({name}), and has no vault.json"))
-                    .hint("Check the address. If a vault shall be made there all the same: `lastgood init`."))
+                Err(Error::failed(doing(), format!("it is not empty ({name}), and has no vault.json")).hint(format!(
+                    "Check the address. A vault has a place of its own: `lastgood init --vault {}/lastgood` makes one.",
+                    store.url().trim_end_matches('/')
+                )))
             }
             // Another process made it just now.
             Ok(_) | Err(store::Error::OutOfRange { .. }) => Ok(()),
             Err(why) => Err(why.while_doing(doing())),
+        }
+    }
+
+    /// Whether the README.md in a place is not one that tells how to restore.
+    fn has_anothers_readme(store: &dyn Store) -> store::Result<bool> {
+        match store.get(README, MAX_ROOT) {
+            Ok(readme) => Ok(!readme.starts_with(README_TITLE)),
+            Err(store::Error::NotFound { .. }) => Ok(false),
+            Err(store::Error::OutOfRange { .. }) => Ok(true),
+            Err(why) => Err(why),
         }
     }
 
@@ -184,6 +199,7 @@ impl Vault {
             Err(store::Error::NotFound { .. }) => RESTORE_BY_HAND.to_vec(),
             Err(why) => return Err(why.while_doing(doing())),
         };
+        store.prepare().map_err(|e| e.while_doing(doing()))?;
         for (name, bytes) in [(README, &readme), (CONFIG, &config)] {
             match store.create(name, &[bytes]) {
                 Ok(()) | Err(store::Error::AlreadyExists { .. }) => {}
@@ -217,11 +233,15 @@ impl Vault {
     /// Makes a new vault: README.md, then `vault.json`.
     ///
     /// # Errors
-    /// A store that fails, or that already holds a vault; snapshots whose `vault.json` is lost, which a new one would shut out.
+    /// A store that fails, or that already holds a vault or something else, such as snapshots whose `vault.json` is lost, which a
+    /// new one would shut out.
     pub fn init(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Vault> {
         match Self::find(store)? {
             Ok(vault) => Err(Self::exists(&*vault.store)),
-            Err(store) => Self::make(store, random)?.map_err(|store| Self::exists(&*store)),
+            Err(store) => {
+                Self::check_free(&*store)?;
+                Self::make(store, random)?.map_err(|store| Self::exists(&*store))
+            }
         }
     }
 
@@ -258,6 +278,7 @@ impl Vault {
             check: String::new(),
         };
         config.check = config.checksum()?;
+        store.prepare().map_err(|e| e.while_doing(doing()))?;
         match store.create(README, &[RESTORE_BY_HAND]) {
             Ok(()) | Err(store::Error::AlreadyExists { .. }) => {}
             Err(why) => return Err(why.while_doing(doing())),

@@ -32,6 +32,12 @@ pub fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// Lets everybody read a folder and all that is in it.
+pub fn open_to_all(folder: &Path) {
+    let opened = std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(folder).status().unwrap();
+    assert!(opened.success());
+}
+
 /// A file with holes: data at the given places, `size` bytes in all.
 pub fn sparse(path: &Path, size: u64, data: &[(u64, &[u8])]) {
     let file = File::create(path).unwrap();

@@ -1,0 +1,166 @@
+//! Who may look into a vault in a folder, and where one is made: a vault has copies of files that were closed to others.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::machine::skipped;
+use crate::support::tree::{open_to_all, set_mode};
+use crate::support::{World, is_root};
+
+/// Runs the program with an umask.
+fn with_umask(world: &World, umask: &str, args: &str) {
+    let program = world.command::<&str>([]);
+    let mut shell = std::process::Command::new("sh");
+    shell.current_dir(world.path("")).args(["-c", &format!("umask {umask}; exec \"$0\" {args}")]);
+    shell.arg(program.get_program());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    crate::support::Ran::of(shell).ended(0);
+}
+
+/// All that lies in a folder, itself too: the path, whether it is a folder, and what is known of it.
+fn all(folder: &Path) -> Vec<(String, fs::Metadata)> {
+    let mut found = vec![(folder.display().to_string(), folder.metadata().unwrap())];
+    let mut open = vec![folder.to_owned()];
+    while let Some(at) = open.pop() {
+        for entry in fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = path.symlink_metadata().unwrap();
+            if meta.is_dir() {
+                open.push(path.clone());
+            }
+            found.push((path.display().to_string(), meta));
+        }
+    }
+    found
+}
+
+#[test]
+fn nobody_else_may_look_into_a_vault_whatever_the_umask() {
+    for umask in ["000", "022", "077"] {
+        let world = World::with_files();
+        set_mode(&world.data().join("a.txt"), 0o600);
+        fs::create_dir(world.path("there")).unwrap();
+        set_mode(&world.path("there"), 0o755);
+        with_umask(&world, umask, "backup");
+        with_umask(&world, umask, "init --vault there");
+        with_umask(&world, umask, "backup --vault there");
+        with_umask(&world, umask, "copy --from backups --to copied/twice");
+        with_umask(&world, umask, "verify");
+        with_umask(&world, umask, "export latest -o all.tar.zst");
+        for vault in ["backups", "there", "copied/twice", "all.tar.zst"] {
+            let found = if world.path(vault).is_dir() {
+                all(&world.path(vault))
+            } else {
+                vec![(vault.to_owned(), world.path(vault).metadata().unwrap())]
+            };
+            for (path, meta) in found {
+                let expected = if meta.is_dir() { 0o700 } else { 0o600 };
+                assert_eq!(meta.mode() & 0o7777, expected, "{path} with umask {umask}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vault_that_is_open_to_everybody_is_told_of() {
+    let world = World::with_files();
+    let closed = world.backup();
+    assert_eq!(closed["warnings"], serde_json::json!([]));
+    // As early programs made it.
+    open_to_all(&world.vault());
+    let ran = world.run(["backup"]);
+    ran.ended(0).says("WARN").says("everybody on this machine may look into the vault").says("chmod go-rwx");
+    let ran = world.run(["doctor", "data", "--json"]);
+    let report: Value = serde_json::from_slice(&ran.ended(0).stdout).unwrap();
+    let access = |report: &Value| {
+        let checks = report["parts"][0]["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == "access").cloned()
+    };
+    let open = access(&report).unwrap();
+    assert_eq!(open["outcome"], "warning");
+    // What it says closes it, and it can be used as before.
+    let command = open["commands"][0].as_str().unwrap();
+    assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success());
+    let ran = world.run(["backup"]);
+    assert_eq!(ran.ended(0).stderr, "");
+    assert_eq!(access(&world.json(["doctor", "data"], 0)), None);
+    assert_eq!(world.json(["list"], 0).as_array().unwrap().len(), 3);
+    world.run(["verify", "--read-data"]).ended(0);
+}
+
+#[test]
+fn a_vault_that_a_group_shares_stays_the_groups() {
+    if !is_root() {
+        return skipped("only root can give folders away");
+    }
+    let world = World::with_files();
+    world.backup();
+    for (mode, folder, file) in [(0o2770, 0o2770, 0o660), (0o770, 0o770, 0o660), (0o750, 0o750, 0o640)] {
+        fs::remove_dir_all(world.vault()).unwrap();
+        fs::create_dir(world.vault()).unwrap();
+        chown(world.vault(), Some(1234), Some(4321)).unwrap();
+        set_mode(&world.vault(), mode);
+        with_umask(&world, "022", "init");
+        with_umask(&world, "022", "backup");
+        for (path, meta) in all(&world.vault()) {
+            let expected = if meta.is_dir() { folder } else { file };
+            assert_eq!(meta.mode() & 0o7777, expected, "{path}: {:o}", meta.mode());
+            // Root writes into somebody's vault: that one can still read it.
+            assert_eq!((meta.uid(), meta.gid()), (1234, 4321), "{path}");
+        }
+        world.run(["verify", "--read-data"]).ended(0);
+    }
+}
+
+#[test]
+fn a_vault_is_made_only_where_nothing_else_is() {
+    for (name, there, refused) in [
+        ("thesis.txt", "mine", true),
+        ("photos/1.jpg", "mine", true),
+        (".git/config", "", true),
+        ("README.md", "# My program\n", true),
+        ("packs/00000000000000000000000000000000.tar.zst", "", true),
+        ("lost+found/x", "", false),
+        // Of an `init` that was cut short.
+        ("tmp/00000000000000aa-0", "", false),
+        ("README.md", "# This folder is a backup\n\nOf an earlier version.\n", false),
+    ] {
+        let world = World::with_files();
+        let file = world.vault().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, there).unwrap();
+        set_mode(&world.vault(), 0o755);
+        let commands: [&[&str]; 3] = [&["init"], &["init", "--vault", "other", "--vault", "backups"], &["backup"]];
+        for command in commands {
+            let ran = world.run(command);
+            if refused {
+                let first = name.split('/').next().unwrap();
+                ran.ended(1).says("it is not empty").says(first).says("lastgood init --vault ");
+                assert!(!world.path("other").exists(), "{name}");
+                assert_eq!(world.vault().metadata().unwrap().mode() & 0o777, 0o755, "{name}");
+                assert_eq!(fs::read_dir(world.vault()).unwrap().count(), 1, "{name}");
+            } else {
+                ran.ended(0);
+                break;
+            }
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), there, "{name}");
+    }
+}
+
+#[test]
+fn in_cloud_run_a_vault_on_the_instances_disk_is_told_of() {
+    let world = World::with_files().with("CLOUD_RUN_JOB", "job");
+    let ran = world.run(["backup", "data", "--log-format", "text"]);
+    ran.ended(0).says("is on the disk of a Cloud Run instance").says("keep it in a bucket");
+    let world = World::with_files();
+    assert_eq!(world.run(["backup"]).ended(0).stderr, "");
+}
