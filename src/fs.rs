@@ -6,11 +6,13 @@
 //! followed, and what is made, renamed, changed or removed is in that folder, wherever it is by now.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Stat, StatxAttributes, StatxFlags, chmod, fchmod,
@@ -20,6 +22,8 @@ use rustix::io::{Errno, Result, fcntl_dupfd_cloexec};
 
 /// Never follow a symlink, and never give a descriptor to a child.
 pub const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
+/// For so long a program may take to write into a pipe what is read from it.
+const PIPE: Duration = Duration::from_secs(10);
 /// So many folders of a tree are open at once while it is removed.
 const DEEP: usize = 64;
 
@@ -29,6 +33,57 @@ const DEEP: usize = 64;
 /// As `openat`; what is not a folder is refused.
 pub fn open_folder(at: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
     openat(at, name, SAFE | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
+}
+
+/// How long another program may keep a file to itself that it has a lease on: after 45 s the kernel takes it away, unless it is
+/// told otherwise (fcntl(2), `/proc/sys/fs/lease-break-time`).
+pub const LEASE: Duration = Duration::from_secs(50);
+
+/// Opens what lies in a folder, for reading, and says what it is: who meant a file may have a fifo or a device. Opening does not
+/// wait for somebody to write into a fifo.
+///
+/// # Errors
+/// As `openat`; a symlink is refused with `LOOP`.
+pub fn open_file(at: impl AsFd, name: &OsStr) -> Result<(File, Stat)> {
+    let name = single(name)?;
+    let began = Instant::now();
+    loop {
+        match openat(&at, name, SAFE | OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            // Opening has begun to take the lease away.
+            Err(Errno::AGAIN) if began.elapsed() < LEASE => std::thread::sleep(Duration::from_millis(20)),
+            Err(why) => return Err(why),
+            Ok(opened) => {
+                let stat = fstat(&opened)?;
+                return Ok((opened.into(), stat));
+            }
+        }
+    }
+}
+
+/// The content of a small file that a user named; or what a program writes into a pipe, within some seconds. Symlinks are followed.
+///
+/// # Errors
+/// As `open` and `read`; something else than a file or a pipe; more than `most` bytes; a pipe into which nobody writes.
+pub fn read_named(path: &Path, most: usize) -> io::Result<(Vec<u8>, Stat)> {
+    let file: File = openat(CWD, path, OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?.into();
+    let stat = fstat(&file)?;
+    if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Fifo) {
+        return Err(io::Error::other(format!("it is {}", what(&stat))));
+    }
+    let began = Instant::now();
+    let mut bytes = Vec::new();
+    let mut rest = file.take(most as u64 + 1);
+    while let Err(why) = rest.read_to_end(&mut bytes) {
+        // Of a pipe: what was read so far stays in `bytes`.
+        if why.kind() != io::ErrorKind::WouldBlock || began.elapsed() > PIPE {
+            return Err(why);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    match bytes.len() > most {
+        true => Err(io::Error::other(format!("it has more than {most} bytes"))),
+        false => Ok((bytes, stat)),
+    }
 }
 
 /// Whether that is a folder, and no symlink to one.

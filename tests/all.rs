@@ -23,6 +23,7 @@ mod gcs_waits;
 mod inspect;
 mod memory_maps;
 mod model;
+mod no_files;
 mod notify;
 mod publishing;
 mod pubsub_pull;

@@ -11,11 +11,8 @@ use rustix::io::Errno;
 use super::found::Found;
 use super::read::Desk;
 use super::sqlite::registry::{self, Hold};
+use crate::fs::LEASE;
 use crate::vault::path::EntryPath;
-
-/// How long a program may keep a file to itself that it has a lease on: after 45 s the kernel takes it away, unless it is
-/// told otherwise (fcntl(2), `/proc/sys/fs/lease-break-time`).
-const LEASE: Duration = Duration::from_secs(50);
 
 /// Opens a file. Where another program has a lease on it, as file servers do, opening begins to take that away, and is tried
 /// again until it has gone.

@@ -1,6 +1,5 @@
 //! The data directory: whether a backup can read it, and a restore can bring it back.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use super::space::{existing, free, size, writable};
 use super::walk::{Seen, walk};
 use super::{Check, Place, word};
 use crate::filesystem::remote;
+use crate::fs::Folder;
 use crate::restore::fill::MARKER;
 use crate::restore::place::{self, is_exchangeable, is_mount};
 
@@ -177,7 +177,7 @@ fn filesystem(at: &Path, seen: &Seen) -> Option<Check> {
 
 /// The filesystem, where it is another machine's or program's.
 fn kind(at: &Path) -> io::Result<Option<&'static str>> {
-    Ok(remote(File::open(at)?)?)
+    Ok(remote(Folder::open(at)?)?)
 }
 
 /// Whether the vaults and the directory are in each other's way.

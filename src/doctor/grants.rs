@@ -6,7 +6,8 @@
 use std::path::Path;
 
 use super::{Check, word};
-use crate::store::login::Found;
+use crate::fs::read_named;
+use crate::store::login::{Found, LARGEST};
 
 /// What a vault needs: the check's name, the permission, the role that gives it, and what fails without it.
 const NEEDED: [(&str, &str, &str, &str); 3] = [
@@ -100,7 +101,7 @@ fn grant(bucket: &str, member: &str, role: &str) -> String {
 
 /// The workload identity pool that a configuration names: the audience `//…/workloadIdentityPools/POOL/providers/PROVIDER`.
 fn pool(path: &Path) -> Option<String> {
-    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let json: serde_json::Value = serde_json::from_slice(&read_named(path, LARGEST).ok()?.0).ok()?;
     let audience = json.get("audience")?.as_str()?.strip_prefix("//")?;
     let (pool, _) = audience.split_once("/providers/")?;
     pool.contains("/workloadIdentityPools/").then(|| pool.to_owned())

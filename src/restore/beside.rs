@@ -5,18 +5,17 @@
 //! Where a whole folder is exchanged, or a target filled in place, they go with everything else; this is for the files
 //! that are put back one by one.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::fs::{FileType, Stat};
 
 use super::lacking::sync_folder;
 use super::put::Putting;
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::backup::sqlite::header::MAGIC;
 use crate::error::{Doing, Result};
-use crate::fs::{SAFE, Spot};
+use crate::fs::{Spot, open_file};
 use crate::vault::path::EntryPath;
 
 /// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
@@ -70,15 +69,17 @@ pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, its
 
 /// Whether a file begins with one of `marks`; of a file that cannot be read it is taken that it does.
 fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
-    // Opening a fifo would wait for somebody to write into it.
-    let is_file = |mode| FileType::from_raw_mode(mode) == FileType::RegularFile;
-    if !file.look().is_ok_and(|stat| stat.is_some_and(|stat| is_file(stat.st_mode))) {
+    let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !file.look().is_ok_and(|stat| stat.as_ref().is_some_and(is_file)) {
         return false;
     }
     let begin = || -> io::Result<Vec<u8>> {
         let mut begin = Vec::with_capacity(MAGIC.len());
-        let file = openat(&file.folder, &file.name, SAFE | OFlags::RDONLY, Mode::empty())?;
-        File::from(file).take(MAGIC.len() as u64).read_to_end(&mut begin)?;
+        let (file, stat) = open_file(&file.folder, &file.name)?;
+        if !is_file(&stat) {
+            return Ok(begin);
+        }
+        file.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
         Ok(begin)
     };
     begin().map_or(true, |begin| marks.iter().any(|mark| begin.starts_with(mark)))

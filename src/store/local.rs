@@ -36,7 +36,7 @@ use rustix::io::Errno;
 use super::staging::{Room, Staging};
 use super::{Error, Meta, Result, Store};
 use crate::filesystem;
-use crate::fs::{Folder, SAFE, give_name, is_folder, what};
+use crate::fs::{Folder, SAFE, give_name, is_folder, open_file, what};
 
 mod access;
 mod staged;
@@ -426,22 +426,19 @@ impl LocalStore {
         let missing = || Error::NotFound { name: name.into() };
         let (folder, last) = split(name);
         let folder = self.enter(folder)?.ok_or_else(missing)?;
-        // Before it is opened: a fifo would wait for somebody to write into it.
+        let is_file = |there: &Stat| FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
+        let no_file = |there: &Stat| not_followed(&path, there, ", not a file");
+        // Before it is opened: that alone does something to some devices.
         let there = folder.look(last).map_err(failed(doing))?.ok_or_else(missing)?;
-        let no_file = || not_followed(&path, &there, ", not a file");
-        match FileType::from_raw_mode(there.st_mode) {
-            FileType::RegularFile => {}
-            _ => return Err(no_file()),
+        if !is_file(&there) {
+            return Err(no_file(&there));
         }
-        let file = match openat(&folder, last, SAFE | OFlags::RDONLY, Mode::empty()) {
-            Err(Errno::NOENT) => return Err(missing()),
-            opened => File::from(opened.map_err(failed(doing))?),
-        };
-        let meta = file.metadata().map_err(|source| Error::Failed { doing: doing(), source })?;
-        if !meta.is_file() {
-            return Err(no_file());
+        match open_file(&folder, last.as_ref()) {
+            Ok((file, there)) if is_file(&there) => Ok((file, there.st_size as u64)),
+            Ok((_, there)) => Err(no_file(&there)),
+            Err(Errno::NOENT) => Err(missing()),
+            Err(why) => Err(failed(doing)(why)),
         }
-        Ok((file, meta.len()))
     }
 
     fn read(&self, name: &str, file: &File, offset: u64, length: u64) -> Result<Vec<u8>> {

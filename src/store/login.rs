@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::cloud::Cloud;
 use super::retry::Fault;
+use crate::fs::read_named;
 
 /// What tokens are for. What of that is allowed is IAM's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ impl Scope {
 const TOKEN_TIME: Duration = Duration::from_secs(20);
 /// The metadata server is in the next machine: it answers at once or is not there.
 const METADATA_TIME: Duration = Duration::from_secs(2);
+/// A file of credentials has a few kilobytes.
+pub const LARGEST: usize = 1 << 20;
 const METADATA_HOST: &str = "metadata.google.internal";
 
 /// A kind of credentials.
@@ -99,7 +102,11 @@ pub fn find(cloud: &Cloud) -> Result<Found, Fault> {
 }
 
 fn read(path: &Path) -> Result<Found, String> {
-    let text = std::fs::read(path).map_err(|why| why.to_string())?;
+    // It is read once more, by the library: a pipe would be empty then.
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err("it is not a file".into());
+    }
+    let (text, _) = read_named(path, LARGEST).map_err(|why| why.to_string())?;
     let json: serde_json::Value = serde_json::from_slice(&text).map_err(|why| format!("it is not JSON: {why}"))?;
     let text = |name: &str| json.get(name).and_then(|value| value.as_str()).map(str::to_owned);
     let r#type = text("type").ok_or("it has no `type`, so that it is no file of credentials")?;

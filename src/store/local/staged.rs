@@ -1,13 +1,13 @@
 //! Packs of a folder that are not objects yet: whole and durable files in `tmp/`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, openat, utimensat};
+use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, utimensat};
 
-use super::{Error, LocalStore, Result, SAFE, Staging, TMP, Temporary, failed, make, split, sync};
+use super::{Error, LocalStore, Result, Staging, TMP, Temporary, failed, make, split, sync};
+use crate::fs::open_file;
 
 /// How often the files that wait are given a new time, so that no other writer takes them for a killed one's and sweeps them.
 const TOUCHED: Duration = Duration::from_secs(3600);
@@ -67,8 +67,8 @@ impl Staging for Staged<'_> {
             let Some(temporary) = self.waiting().files.remove(name) else { continue };
             let tmp = make(&top, TMP)?;
             let doing = || format!("write {}", self.store.path(name).display());
-            let file = openat(&tmp, &temporary, SAFE | OFlags::RDONLY, Mode::empty()).map_err(failed(doing))?;
-            let from = Temporary { tmp, name: temporary, file: File::from(file) };
+            let (file, _) = open_file(&tmp, temporary.as_ref()).map_err(failed(doing))?;
+            let from = Temporary { tmp, name: temporary, file };
             let (folder, last) = split(name);
             if !self.store.give_name(name, &from, (&folders[folder], last))? {
                 return Err(Error::AlreadyExists { name: name.clone() });

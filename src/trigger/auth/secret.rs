@@ -1,12 +1,12 @@
 //! A secret that both sides know. Only its hash is kept, so that nothing can print it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::fs::FileType;
+
 use crate::error::{Doing, Error, Result};
+use crate::fs::read_named;
 
 /// Shorter ones can be guessed.
 const MIN: usize = 16;
@@ -54,14 +54,11 @@ impl Secret {
     /// The file cannot be read, or what it holds cannot serve.
     pub fn read(path: &Path) -> Result<Secret> {
         let doing = || format!("read the token file {}", path.display());
-        let mut file = File::open(path).doing(doing)?;
-        let about = file.metadata().doing(doing)?;
-        if about.is_file() && about.permissions().mode() & 0o004 != 0 {
+        // A token and its line end.
+        let (text, about) = read_named(path, MAX + 2).doing(doing)?;
+        if FileType::from_raw_mode(about.st_mode) == FileType::RegularFile && about.st_mode & 0o004 != 0 {
             tracing::warn!("every user of this machine may read the token file {}: chmod o-r", path.display());
         }
-        let mut text = Vec::new();
-        // One more than a token and its line end, to tell what is longer.
-        Read::by_ref(&mut file).take(MAX as u64 + 3).read_to_end(&mut text).doing(doing)?;
         Secret::new(&text).map_err(|why| Error::usage(doing(), why).hint(HINT))
     }
 
