@@ -4,6 +4,7 @@ use lastgood::error::{Error, Kind, Result};
 use serde::Serialize;
 
 use crate::config::Output;
+use crate::stderr;
 use crate::stdout::{Items, Stdout, json};
 use crate::terminal::{Terminal, printable};
 
@@ -34,11 +35,19 @@ impl<'t> Console<'t> {
         Items::new(&mut self.out, self.output.json)
     }
 
-    /// Tells what was done: as JSON, as the text that `text` makes, or not at all.
+    /// Tells what was done: as JSON, as the text that `text` makes, or not at all. It is done whether anybody hears of it or
+    /// not: where stdout cannot be written to, the log says so.
+    pub fn report(&mut self, done: &impl Serialize, text: impl FnOnce() -> String) {
+        if let Err(why) = self.answer(done, text) {
+            tracing::error!("{}; what was to be done is done, and the exit code tells of that", printable(&why.what()));
+        }
+    }
+
+    /// Tells what was found out, which is all that the command is for, as [`report`](Self::report) does.
     ///
     /// # Errors
     /// An output that cannot be written.
-    pub fn report(&mut self, done: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    pub fn answer(&mut self, done: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         self.terminal.clear();
         match self.output {
             Output { json: true, .. } => self.out.report(&json(done)?),
@@ -53,10 +62,8 @@ impl<'t> Console<'t> {
         if self.output.json_log {
             tracing::error!(hint = why.advice().unwrap_or_default(), "{}", why.what());
         } else {
-            eprintln!("lastgood: {}", printable(&why.what()));
-            if let Some(advice) = why.advice() {
-                eprintln!("  {}", printable(advice));
-            }
+            let advice = why.advice().map(|advice| format!("  {}\n", printable(advice))).unwrap_or_default();
+            stderr::write(format!("lastgood: {}\n{advice}", printable(&why.what())).as_bytes());
         }
         if self.output.json && !self.out.used() {
             write_error(&mut self.out, why.kind(), &why.what(), why.advice());
@@ -68,6 +75,6 @@ impl<'t> Console<'t> {
 pub fn write_error(out: &mut Stdout, kind: Kind, error: &str, hint: Option<&str>) {
     let text = format!("{}\n", serde_json::json!({ "error": error, "kind": kind.name(), "hint": hint }));
     if let Err(why) = out.report(&text) {
-        eprintln!("lastgood: {}", why.what());
+        stderr::write(format!("lastgood: {}\n", why.what()).as_bytes());
     }
 }

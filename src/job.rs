@@ -8,6 +8,7 @@ use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::notify::Notify;
+use crate::panics;
 use crate::replicas::vaults::Vaults;
 use crate::replicas::{self};
 use crate::report::{Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
@@ -130,7 +131,7 @@ fn reported(
     work: impl FnOnce() -> Result<Done>,
 ) -> Ran {
     let (began, started) = (Instant::now(), Timestamp::now());
-    let done = work();
+    let done = panics::caught(job.action().name(), work);
     let (done, error) = match done {
         Ok(done) => (Some(done), None),
         Err(why) => (None, Some(why)),

@@ -16,6 +16,7 @@ pub mod job;
 pub mod lock;
 pub mod monitor;
 pub mod notify;
+pub mod panics;
 pub mod pubsub;
 pub mod replicas;
 pub mod report;

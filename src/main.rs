@@ -9,10 +9,12 @@ mod new_file;
 mod publish;
 mod serve;
 mod show;
+mod stderr;
 mod stdout;
 mod terminal;
 mod vaults;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,8 +31,8 @@ use lastgood::restore::select;
 use lastgood::trigger::ending::Ending;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
-use lastgood::{doctor, export, inspect, report};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use lastgood::{doctor, export, inspect, panics, report};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -43,7 +45,7 @@ use self::console::Console;
 use self::log::CloudLog;
 use self::new_file::NewFile;
 use self::stdout::Stdout;
-use self::terminal::Terminal;
+use self::terminal::{Terminal, printable};
 use self::vaults::Commands;
 
 /// What a second signal, or a reader of stdout that hangs up, ends the program with: 128 and the signal's number, as a shell
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
     let terminal = Terminal::new(output.progress);
     heap::settle();
     start_log(&terminal, output);
+    tell_of_panics();
     let stop = Arc::new(AtomicBool::new(false));
     let mut console = Console::new(out, output, &terminal);
     let outside = Outside {
@@ -116,12 +119,8 @@ fn main() -> ExitCode {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let run = |config: Config, console: &mut Console| {
         let parallel = config.parallel.unwrap_or((2 * threads).clamp(4, 6));
-        run(
-            config,
-            console,
-            &stop,
-            &Context { random: &system_random, threads, parallel, stop: &stop, monitor: &terminal },
-        )
+        let ctx = Context { random: &system_random, threads, parallel, stop: &stop, monitor: &terminal };
+        panics::caught("do what was asked for", || run(config, console, &stop, &ctx))
     };
     let outcome = match done.and_then(|config| run(config, &mut console)) {
         Ok(outcome) => outcome,
@@ -184,7 +183,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             let mut file = NewFile::create(&path)?;
             let done = export::export(&vault, &root, &mut file, ctx)?;
             file.finish()?;
-            console.report(&done, || format!("Exported to {}\n", show::path(&absolute(&path))))?;
+            console.report(&done, || format!("Exported to {}\n", show::path(&absolute(&path))));
             Ok(Outcome::Done)
         }
         Task::Serve(mut service) => {
@@ -201,7 +200,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             if console.quiet() {
                 show::stopping(&report).iter().for_each(|line| tracing::error!("{line}"));
             }
-            console.report(&report, || show::doctor(&report))?;
+            console.answer(&report, || show::doctor(&report))?;
             Ok(if report.problems == 0 { Outcome::Done } else { Outcome::Failed })
         }
     }
@@ -235,7 +234,9 @@ fn list(vault: &Vault, console: &mut Console, ctx: &Context) -> Result<Outcome> 
 /// Prints help, the version, or what is wrong with the arguments.
 fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
     let code = why.exit_code();
+    // Help is what was asked for; what is wrong with the arguments is told as far as it can be.
     if let Err(closed) = why.print()
+        && !why.use_stderr()
         && closed.kind() != io::ErrorKind::BrokenPipe
     {
         return ExitCode::from(Outcome::Failed as u8);
@@ -258,6 +259,8 @@ fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
             .and_then(|_| flag::register(signal, stop.clone()))
             .doing(doing)?;
     }
+    // A file that may not grow beyond a limit (`ulimit -f`) is an error of what is written to it, and does not end the program.
+    flag::register(SIGXFSZ, Arc::default()).doing(doing)?;
     let arm = move || {
         if first.forever().next().is_some() {
             thread::sleep(ONE_SIGNAL);
@@ -268,6 +271,15 @@ fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
     Ok(())
 }
 
+/// Has the log tell of panics. What the system prints of them by itself would wait for a log that nobody reads.
+fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        let trace = if trace.status() == BacktraceStatus::Captured { format!("\n{trace}") } else { String::new() };
+        tracing::error!("a thread {}{trace}", printable(&panic.to_string()));
+    }));
+}
+
 /// Sends the log to stderr, as plain lines or as JSON; `RUST_LOG` has the last word on what is in it.
 fn start_log(terminal: &Terminal, output: Output) {
     let filter = EnvFilter::builder().with_default_directive(output.level.into()).from_env_lossy();
@@ -275,7 +287,7 @@ fn start_log(terminal: &Terminal, output: Output) {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let service = text("K_SERVICE").or_else(|| text("CLOUD_RUN_JOB"));
         let project = text("GOOGLE_CLOUD_PROJECT").or_else(|| text("GCP_PROJECT_ID"));
-        let layer = CloudLog::new(io::stderr, project, service, text("K_REVISION"));
+        let layer = CloudLog::new(terminal.stderr(), project, service, text("K_REVISION"));
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();
         return;
     }

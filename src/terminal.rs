@@ -12,6 +12,8 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lastgood::monitor::Monitor;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::stderr;
+
 /// How often the log tells of progress where there is no bar.
 const LOG_EVERY: Duration = Duration::from_secs(15);
 
@@ -146,7 +148,7 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-/// Writes to stderr with the bar out of the way.
+/// Writes to stderr with the bar out of the way, or drops what cannot be written there.
 #[derive(Clone)]
 pub struct Stderr {
     bar: ProgressBar,
@@ -154,11 +156,12 @@ pub struct Stderr {
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bar.suspend(|| io::stderr().write(bytes))
+        self.bar.suspend(|| stderr::write(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -41,7 +41,7 @@ impl Commands<'_> {
     pub fn init(&self, console: &mut Console, ctx: &Context) -> Result<Outcome> {
         let (vault, places) = replicas::init(self.0.sites(true)?, ctx)?;
         let made = serde_json::json!({ "vault": places[0].vault, "id": vault.config.id, "vaults": places });
-        console.report(&made, || show::made(&places))?;
+        console.report(&made, || show::made(&places));
         Ok(Outcome::Done)
     }
 
@@ -104,7 +104,7 @@ impl Commands<'_> {
                 }
                 tracing::warn!("the run {} has done it already; nothing is done again", before.run);
                 if let Some(report) = &before.report {
-                    console.report(report, || show::run_in_full(report))?;
+                    console.report(report, || show::run_in_full(report));
                 }
                 Ok(Outcome::Done)
             }
@@ -121,21 +121,21 @@ impl Commands<'_> {
         match &done {
             Done::Backup(done) => {
                 show::not_good(&done.taken).iter().chain(&show::not_held(done)).for_each(|l| tracing::error!("{l}"));
-                console.report(done, || show::backup(done, data))?;
+                console.report(done, || show::backup(done, data));
             }
             Done::Restore(done) => {
                 let left_out = &done.restored.not_restored;
                 show::some("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
                 let from = (self.0.addresses().len() > 1).then_some(&*done.vault);
-                console.report(done, || show::restore(&done.restored, from, Timestamp::now()))?;
+                console.report(done, || show::restore(&done.restored, from, Timestamp::now()));
             }
             Done::Verify(vaults) => {
                 for Verified { vault, error, .. } in vaults {
                     error.iter().for_each(|why| tracing::error!("the vault {vault} is not verified: {why}"));
                 }
                 match &vaults[..] {
-                    [Verified { report: Some(report), .. }] => console.report(report, || show::verify(report))?,
-                    _ => console.report(&serde_json::json!({ "vaults": vaults }), || show::verified(vaults))?,
+                    [Verified { report: Some(report), .. }] => console.report(report, || show::verify(report)),
+                    _ => console.report(&serde_json::json!({ "vaults": vaults }), || show::verified(vaults)),
                 }
             }
         }
@@ -151,7 +151,7 @@ impl Commands<'_> {
         let vault = self.0.first(ctx)?;
         if let Some(run) = run {
             let report = report::find(&*vault.store, run)?;
-            console.report(&report, || show::run_in_full(&report))?;
+            console.answer(&report, || show::run_in_full(&report))?;
             return Ok(Outcome::Done);
         }
         let mut items = console.items();
@@ -212,7 +212,7 @@ impl Commands<'_> {
             ctx,
         )?;
         let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
-        console.report(&done, || show::copied(&done))?;
+        console.report(&done, || show::copied(&done));
         let whole = done.report.not_copied.is_empty() && done.report.hurt.is_empty();
         Ok(if whole { Outcome::Done } else { Outcome::Damage })
     }
@@ -241,7 +241,7 @@ fn served_before(before: &Before, exit_zero_on: &[report::Outcome], console: &mu
         printable(snapshot),
         printable(result)
     );
-    console.report(&report, || show::run_in_full(&report))?;
+    console.report(&report, || show::run_in_full(&report));
     // A result that is not known is a newer program's; a snapshot was taken.
     let outcome =
         serde_json::from_value::<report::Outcome>(report["result"].clone()).unwrap_or(report::Outcome::Complete);

@@ -625,6 +625,29 @@ mod tests {
     }
 
     #[test]
+    fn a_compressing_thread_that_panics_ends_the_work() {
+        let store = MemoryStore::default();
+        // One frame that has no place in its pack, and two, so that no compressing thread is left.
+        for broken in [1, 2] {
+            let said = context(|ctx| {
+                with_packer(&Direct(&store), 1, ctx, |packer| {
+                    let mut data = PackWriter::new(packer, PackKind::Data);
+                    data.append(&[&noise(1, 500_000)])?;
+                    for _ in 0..broken {
+                        let job = Job { pack: packer.open(PackKind::Data)?, place: 7, content: vec![1] };
+                        // Perhaps none is left.
+                        let _ = packer.jobs.send(job);
+                    }
+                    data.flush()?;
+                    packer.drain()
+                })
+            });
+            let said = said.unwrap_err().to_string();
+            assert!(said.contains("panic") || said.contains("ended early"), "{said}");
+        }
+    }
+
+    #[test]
     fn a_store_that_fails_ends_the_work() {
         let store =
             FaultStore::new(MemoryStore::default(), |verb, name| verb == "create" && name.starts_with("packs/"));

@@ -70,6 +70,8 @@ struct Ahead {
     /// Entries in listings that are done.
     entries: usize,
     over: bool,
+    /// A thread that listed folders ended in a panic: what it had begun will not come.
+    broken: bool,
 }
 
 struct Shared<'a> {
@@ -240,7 +242,7 @@ impl Shared<'_> {
             met => return take(met),
         };
         let alone = open.is_empty();
-        match self.take(&folder.path) {
+        match self.take(&folder.path)? {
             Ok(listing) => self.enter(listing, open, take)?,
             // It went away, or something else has its place: the folder around it is looked at again at the end.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => take(Met::Listed(FolderRecord::unlisted(folder)))?,
@@ -331,8 +333,12 @@ impl Shared<'_> {
             };
             ahead.listed.insert(path.clone(), None);
             drop(ahead);
-            // Should this panic, the walk must not wait for the folder.
-            let listing = catch_unwind(AssertUnwindSafe(|| self.list(&path))).unwrap_or(Err(Errno::IO));
+            let Ok(listing) = catch_unwind(AssertUnwindSafe(|| self.list(&path))) else {
+                // The walk must not wait for the folder.
+                self.lock().broken = true;
+                self.changed.notify_all();
+                return;
+            };
             if let Ok(listing) = &listing {
                 self.announce(&listing.children);
             }
@@ -344,19 +350,25 @@ impl Shared<'_> {
     }
 
     /// The listing of the folder that the walk has come to; lists it here if no thread has begun.
-    fn take(&self, path: &EntryPath) -> std::result::Result<Listing, Errno> {
+    ///
+    /// # Errors
+    /// A thread that ended in a panic.
+    fn take(&self, path: &EntryPath) -> Result<std::result::Result<Listing, Errno>> {
         let mut ahead = self.lock();
         if ahead.waiting.remove(path) {
             drop(ahead);
-            return self.list(path);
+            return Ok(self.list(path));
         }
         loop {
+            if ahead.broken {
+                return Err(Error::failed("read the data directory", "a thread ended in a panic"));
+            }
             match ahead.listed.remove(path) {
                 Some(Some(listing)) => {
                     ahead.entries -= listing.as_ref().map_or(0, |listing| listing.children.len());
                     drop(ahead);
                     self.changed.notify_all();
-                    return listing;
+                    return Ok(listing);
                 }
                 Some(None) => {
                     ahead.listed.insert(path.clone(), None);
@@ -365,7 +377,7 @@ impl Shared<'_> {
                 // Every folder is announced before the walk comes to it.
                 None => {
                     drop(ahead);
-                    return self.list(path);
+                    return Ok(self.list(path));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! them fetches the seek table of a pack that comes later. Decoding threads take frames in the same order. The pieces of a
 //! file may come in any order.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +15,7 @@ use super::gather::{Frame, Gather, Read};
 use super::plan::{Item, Limits, Window};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
+use crate::panics;
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackKind;
 use crate::vault::read::{Decoder, PackReader};
@@ -85,6 +87,13 @@ struct Feed<'w> {
     bytes: Option<Arc<Bytes<'w>>>,
 }
 
+impl Feed<'_> {
+    /// Nothing more is handed out.
+    fn close(&mut self) {
+        *self = Feed { reads: bounded(0).1, frames: Vec::new().into_iter(), bytes: None };
+    }
+}
+
 /// One frame for a decoding thread.
 struct Task<'w> {
     frame: Frame,
@@ -118,7 +127,7 @@ impl Reader<'_> {
         std::thread::scope(|scope| {
             for _ in 0..parallel {
                 scope.spawn(|| {
-                    self.fetch(&shared);
+                    self.guard(&shared, || self.fetch(&shared));
                     if fetching.fetch_sub(1, Ordering::AcqRel) == 1 {
                         // The last fetcher lets go of the channel, which ends the decoders.
                         lock(&shared.gather).1 = None;
@@ -127,13 +136,24 @@ impl Reader<'_> {
             }
             for mut decoder in decoders {
                 let shared = &shared;
-                scope.spawn(move || self.decode(shared, &mut decoder));
+                scope.spawn(move || {
+                    if !self.guard(shared, || self.decode(shared, &mut decoder)) {
+                        // Fetchers must not wait for decoders that are gone.
+                        lock(&shared.current).close();
+                    }
+                });
             }
         });
         match shared.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(why) => Err(why),
             None => Ok(()),
         }
+    }
+
+    /// Does a thread's work; whether it came to its end. Should it panic, all threads stop.
+    fn guard(&self, shared: &Shared, work: impl FnOnce()) -> bool {
+        let done = catch_unwind(AssertUnwindSafe(work));
+        done.map_err(|panic| self.fail(shared, panics::error("read the vault", &*panic))).is_ok()
     }
 
     fn fetch(&self, shared: &Shared) {

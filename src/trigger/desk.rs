@@ -93,6 +93,17 @@ impl State {
     }
 }
 
+/// Tells the program to stop when it is dropped by a panic.
+struct Ends<'s>(&'s AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Desk {
     /// A desk at which nothing waits. It takes requests until `stop` is set.
     pub fn new(
@@ -184,7 +195,11 @@ impl Desk {
     pub fn work(&self) {
         std::thread::scope(|scope| {
             if let Some(dispatch) = &self.rules.dispatch {
-                scope.spawn(|| self.follow(dispatch));
+                scope.spawn(|| {
+                    // Should it panic, nobody would hear of runs that are away: the service ends, and another one begins.
+                    let _end = Ends(&self.stop);
+                    self.follow(dispatch);
+                });
             }
             while let Some(group) = self.next() {
                 self.serve(group);

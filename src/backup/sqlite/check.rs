@@ -33,6 +33,14 @@ pub fn check(connection: &Connection, kind: CheckKind, stop: &AtomicBool) -> rus
     };
     let interrupt = connection.get_interrupt_handle();
     let over = AtomicBool::new(false);
+    /// Ends the watcher, also in a panic.
+    struct Over<'o>(&'o AtomicBool, thread::Thread);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+            self.1.unpark();
+        }
+    }
     let said = thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
@@ -42,10 +50,8 @@ pub fn check(connection: &Connection, kind: CheckKind, stop: &AtomicBool) -> rus
                 thread::park_timeout(WATCH);
             }
         });
-        let said = connection.query_row(sql, [], |row| row.get::<_, String>(0));
-        over.store(true, Ordering::Release);
-        watcher.thread().unpark();
-        said
+        let _over = Over(&over, watcher.thread().clone());
+        connection.query_row(sql, [], |row| row.get::<_, String>(0))
     });
     match said {
         Ok(said) if said == "ok" => Ok(Checked::Sound),
