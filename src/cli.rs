@@ -174,7 +174,8 @@ pub struct Taking {
     /// Make the vault where there is none yet, in buckets too; in a folder where there is nothing it is made anyway
     #[arg(long, help_heading = "How it is taken")]
     pub init: bool,
-    /// Take only files that match: a name like '*.db' at any depth, or a path like 'uploads/**'; repeatable
+    /// Take only what matches, a folder with all that is in it: a name like '*.db' or uploads at any depth, or a path like
+    /// 'logs/*.log'; repeatable
     #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
     pub include: Vec<String>,
     /// Leave out what matches, a folder with all that is in it: a name, or a path, likewise; repeatable

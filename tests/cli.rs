@@ -385,3 +385,24 @@ fn an_export_is_a_new_whole_file() {
     let names = fs::read_dir(world.path("")).unwrap().count();
     assert_eq!(names, 3, "data, backups and the export, and nothing left beside them");
 }
+
+#[test]
+fn a_filter_that_names_a_folder_means_all_in_it_and_one_that_matches_nothing_is_told() {
+    let world = World::with_files();
+    for (n, pattern) in ["uploads", "uploads/", "./uploads", "*.bin", "{*.bin,*.none}"].iter().enumerate() {
+        let vault = format!("v{n}");
+        let report = world.json(["backup", "--vault", &vault, "--include", pattern], 0);
+        assert_eq!(report["warnings"], json!([]), "{pattern}");
+        let listing = world.json(["ls", "-R", "latest", "--vault", &vault], 0);
+        let files = paths(&listing);
+        assert!(files.contains(&"uploads/x/y.bin") && !files.contains(&"a.txt"), "{pattern}: {files:?}");
+    }
+    let told = |args: &[&str], code| {
+        let report = world.json(["backup", "--vault", "w", "--accept-shrink"].iter().chain(args), code);
+        report["warnings"].to_string()
+    };
+    assert!(told(&["--include", "*.txt", "--include", "tpyo"], 0).contains("matches --include tpyo\""));
+    let commas = told(&["--include", "*.txt", "--include", "*.csv,*.json", "--exclude", "*.tmp,cache"], 0);
+    assert!(commas.contains("--include A --include B") && commas.contains("--exclude A --exclude B"), "{commas}");
+    assert!(!told(&["--include", "*.txt", "--exclude", "cache"], 0).contains("matches"));
+}

@@ -438,6 +438,7 @@ fn attempt(
         Ended::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
         Ended::Exchanged => return Ok(Attempt::Exchanged),
     };
+    select.unmet().into_iter().for_each(warn);
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(assembled.warnings);
     Ok(Attempt::Done(Box::new(Report {

@@ -1,8 +1,9 @@
 //! Which entries of the data directory a snapshot holds.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::found::Found;
 use crate::error::{Error, Result};
@@ -12,8 +13,8 @@ use crate::vault::path::EntryPath;
 /// Chooses entries.
 #[derive(Debug)]
 pub struct Select {
-    include: Option<GlobSet>,
-    exclude: GlobSet,
+    include: Option<Patterns>,
+    exclude: Patterns,
     /// Device and inode of folders that are not walked.
     folders: Vec<(u64, u64)>,
     /// Whether databases are told by their content.
@@ -21,8 +22,8 @@ pub struct Select {
 }
 
 impl Select {
-    /// Files that match one of `include` (all, when there is none) and are not in or below what matches `exclude`.
-    /// A pattern is matched with the path below the data directory, and one without a slash with the name alone. With
+    /// Files that match one of `include`, or are in a folder that does (all, when there is none), and are not in or below what
+    /// matches `exclude`. A pattern is matched with the path below the data directory, and one without a slash with the name alone. With
     /// `sqlite`, what lies beside a database is selected with it.
     ///
     /// # Errors
@@ -34,19 +35,10 @@ impl Select {
         not_walked: &[PathBuf],
         sqlite: bool,
     ) -> Result<Self> {
-        let set = |patterns: &[String]| {
-            let mut set = GlobSetBuilder::new();
-            for pattern in patterns {
-                let anchored = anchor(pattern, data)?;
-                let wrong = |e: globset::Error| Error::usage(format!("read the pattern {pattern:?}"), e.kind());
-                set.add(GlobBuilder::new(&anchored).literal_separator(true).build().map_err(wrong)?);
-            }
-            set.build().map_err(|e| Error::usage("read the patterns", e.kind()))
-        };
         let folders = not_walked.iter().filter_map(|folder| rustix::fs::stat(folder).ok());
         Ok(Select {
-            include: if include.is_empty() { None } else { Some(set(include)?) },
-            exclude: set(exclude)?,
+            include: if include.is_empty() { None } else { Some(Patterns::new(include, data)?) },
+            exclude: Patterns::new(exclude, data)?,
             folders: folders.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
             sqlite,
         })
@@ -55,6 +47,8 @@ impl Select {
     /// Whether an entry, and what is below it, may be in the snapshot.
     pub fn takes(&self, found: &Found) -> bool {
         let here = || found.kind != Kind::Folder || !self.folders.contains(&(found.device, found.inode));
+        self.exclude.meet(&found.path);
+        self.include.iter().for_each(|include| include.meet(&found.path));
         self.takes_path(&found.path, found.kind) && here()
     }
 
@@ -65,7 +59,7 @@ impl Select {
         }
         match kind {
             Kind::Folder => !is_ours(path.name()),
-            _ => self.include.as_ref().is_none_or(|include| include.is_match(path.as_path())),
+            _ => self.include.as_ref().is_none_or(|include| include.set.is_match(path.as_path())),
         }
     }
 
@@ -76,8 +70,82 @@ impl Select {
 
     /// Whether a path, and what is below it, is excluded, whatever lies there.
     pub fn excludes(&self, path: &EntryPath) -> bool {
-        self.exclude.is_match(path.as_path())
+        self.exclude.set.is_match(path.as_path())
     }
+
+    /// What is to be told of patterns that matched nothing that was met so far: a name that is mistyped, or several patterns that
+    /// are given as one. That nothing is there to be left out is no news.
+    pub fn unmet(&self) -> Vec<String> {
+        let include = self.include.iter().flat_map(Patterns::unmet).map(|pattern| ("include", pattern));
+        let exclude = self.exclude.unmet().filter(|pattern| has_comma(pattern)).map(|pattern| ("exclude", pattern));
+        let tell = |(option, pattern): (&str, &str)| {
+            let comma = if has_comma(pattern) {
+                format!("; the comma is a part of it: several are given as --{option} A --{option} B, or as {{A,B}}")
+            } else {
+                String::new()
+            };
+            format!("nothing in the data directory matches --{option} {pattern}{comma}")
+        };
+        include.chain(exclude).map(tell).collect()
+    }
+}
+
+/// Patterns of one option, and which of them have matched something.
+#[derive(Debug)]
+struct Patterns {
+    /// Two for each: of the thing itself, and of all that is in it.
+    set: GlobSet,
+    texts: Vec<String>,
+    met: Vec<AtomicBool>,
+    all_met: AtomicBool,
+}
+
+impl Patterns {
+    fn new(patterns: &[String], data: &Path) -> Result<Self> {
+        let mut set = GlobSetBuilder::new();
+        for pattern in patterns {
+            let anchored = anchor(pattern, data)?;
+            let wrong = |e: globset::Error| Error::usage(format!("read the pattern {pattern:?}"), e.kind());
+            for glob in [format!("{anchored}/**"), anchored] {
+                set.add(GlobBuilder::new(&glob).literal_separator(true).build().map_err(wrong)?);
+            }
+        }
+        Ok(Patterns {
+            set: set.build().map_err(|e| Error::usage("read the patterns", e.kind()))?,
+            texts: patterns.to_vec(),
+            met: patterns.iter().map(|_| AtomicBool::new(false)).collect(),
+            all_met: AtomicBool::new(patterns.is_empty()),
+        })
+    }
+
+    /// Remembers which patterns match something that is there.
+    fn meet(&self, path: &EntryPath) {
+        if self.all_met.load(Ordering::Relaxed) {
+            return;
+        }
+        for at in self.set.matches_candidate(&Candidate::new(path.as_path())) {
+            self.met[at / 2].store(true, Ordering::Relaxed);
+        }
+        self.all_met.store(self.unmet().next().is_none(), Ordering::Relaxed);
+    }
+
+    fn unmet(&self) -> impl Iterator<Item = &str> {
+        let all = self.texts.iter().zip(&self.met);
+        all.filter(|(_, met)| !met.load(Ordering::Relaxed)).map(|(text, _)| text.as_str())
+    }
+}
+
+/// Whether a pattern has a comma that does not part alternatives, `{a,b}`, or is one of a class, `[,;]`.
+fn has_comma(pattern: &str) -> bool {
+    let mut depth = 0u32;
+    pattern.chars().any(|c| {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    })
 }
 
 /// A pattern as it is matched with paths below the data directory.

@@ -486,6 +486,14 @@ mod tests {
         .unwrap();
         let expected = [".", "a", "a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "b.replaced-now"];
         assert_eq!(paths(data.path(), &some, 2), expected);
+        for pattern in ["a", "a/", "/a", "./a/", data.path().join("a").to_str().unwrap()] {
+            let select = Select::new(data.path(), &[pattern.into()], &[], &[], true).unwrap();
+            let found = paths(data.path(), &select, 1);
+            for (path, taken) in [("a/x.csv", true), ("a/deep/er/y.json", true), ("a b", false), ("b/w.csv", false)] {
+                assert_eq!(found.contains(&path.into()), taken, "{pattern}: {found:?}");
+            }
+            assert_eq!(select.unmet(), Vec::<String>::new(), "{pattern}");
+        }
         for pattern in ["a[", "", "/", ".", "./", "..", "a/../b", "!a"] {
             let said = Select::new(data.path(), &[], &[pattern.into()], &[], true).unwrap_err();
             assert_eq!(said.kind(), crate::error::Kind::Usage, "{pattern}");
