@@ -211,7 +211,7 @@ impl<'a> Copying<'a> {
 
     fn pass_over(&mut self, snapshot: SnapshotName, why: String) {
         self.ctx.monitor.warn(&format!("the snapshot {snapshot} is not copied: {why}"));
-        self.report.not_copied.push(PassedOver { snapshot, why });
+        self.report.not_copied.push(PassedOver { snapshot, why, damaged: true });
     }
 
     /// Takes a snapshot into the group, unless it is known that it cannot be copied.
@@ -330,7 +330,7 @@ impl<'a> Copying<'a> {
         if let Some(why) = snapshot.packs.iter().find_map(|pack| self.spoilt_there.get(&pack.id)) {
             let why = why.clone();
             self.ctx.monitor.warn(&format!("the snapshot {} is copied and cannot be had whole: {why}", snapshot.name));
-            self.report.hurt.push(PassedOver { snapshot: snapshot.name, why });
+            self.report.hurt.push(PassedOver { snapshot: snapshot.name, why, damaged: true });
         }
         if there {
             self.report.snapshots_there += 1;

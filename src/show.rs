@@ -241,8 +241,8 @@ pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> 
         }
     }
     if let Some(newest) = &report.instead_of {
-        let what = "could not be had whole; what was restored is OLDER than it";
-        line(&mut text, format_args!("  OLDER    {}, the newest good snapshot, {what}", named(newest)));
+        let what = "is newer and could not be had whole; what was restored is OLDER than it";
+        line(&mut text, format_args!("  OLDER    {} {what}", named(newest)));
     }
     for newer in report.passed_over.iter().take(PASSED_OVER) {
         let (newer, why) = (named(&newer.snapshot), printable(&newer.why));

@@ -126,6 +126,10 @@ impl Commands<'_> {
             Done::Restore(done) => {
                 let left_out = &done.restored.not_restored;
                 show::some("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
+                if let Some(newer) = done.restored.instead_of {
+                    let older = done.restored.snapshot;
+                    tracing::error!("{older} was restored, which is older than {newer}: that could not be had whole");
+                }
                 let from = (self.0.addresses().len() > 1).then_some(&*done.vault);
                 console.report(done, || show::restore(&done.restored, from, Timestamp::now()));
             }

@@ -44,8 +44,7 @@ fn what_fails_once_is_survived() {
     let mut uploads = passing();
     uploads.extend([Fault::Reset(Point::Upload(200_000)), Fault::DoneBut(503), Fault::DoneBut(408)]);
     uploads.push(Fault::Answer(Answer::error(400, "invalid", damaged)));
-    // A page of a proxy in place of an object is found out when its bytes are looked at, which is another test's.
-    let reads = &passing()[..passing().len() - 1];
+    let reads = &passing();
     let (mut up, mut down) = (uploads.iter().cycle(), reads.iter().cycle());
     for round in 0..6 {
         world.write("new.bin", noise(round, 600_000));
@@ -177,6 +176,41 @@ fn a_stream_that_breaks_goes_on_where_it_broke() {
     // The first one says of what generation the rest has to be.
     let resumed: Vec<_> = of_packs.iter().filter(|r| r.generation.is_some()).collect();
     assert!(resumed.len() >= 6, "{of_packs:#?}");
+}
+
+#[test]
+fn what_cannot_be_right_is_asked_for_again_and_what_stays_wrong_is_told() {
+    let (server, world) = small();
+    let first = snapshots(&world);
+    world.write("first.bin", noise(2, 1_500_000));
+    let newest = id(&world.backup()).to_owned();
+    let restored = |code| {
+        let report = world.json(["restore", "out", "-q"], code);
+        fs::remove_dir_all(world.path("out")).unwrap();
+        report
+    };
+    let hash = [("x-goog-hash", "crc32c=AAAAAA==".to_owned())];
+    let page = Answer::text(200, "<html>A page of some proxy</html>").with(&hash);
+    let nothing = Answer::text(200, "").with(&hash);
+    for name in ["vault.json", newest.as_str()] {
+        for fault in [Fault::Answer(page.clone()), Fault::Answer(nothing.clone()), Fault::status(404), Fault::Flip(40)]
+        {
+            server.script(When::read(name).times(3), fault.clone());
+            let report = restored(0);
+            assert_eq!((id(&report), &report["passed_over"]), (newest.as_str(), &Value::Array(vec![])), "{fault:?}");
+            assert_eq!(server.faults(), 3, "{name}: {fault:?}");
+            server.forget();
+        }
+    }
+    for fault in [Fault::status(404), Fault::Flip(40)] {
+        server.script(When::read(&newest).always(), fault);
+        let report = restored(3);
+        assert_eq!((id(&report), report["instead_of"].as_str()), (first[0].as_str(), Some(newest.as_str())));
+        world.run(["restore", "out", "-q"]).ended(3).says("is older than");
+        world.run(["restore", "out"]).ended(3).says(&format!("{newest} is passed over: its root is damaged"));
+        fs::remove_dir_all(world.path("out")).unwrap();
+        server.heal();
+    }
 }
 
 #[test]

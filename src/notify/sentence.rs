@@ -135,7 +135,7 @@ fn not_good(report: &Report) -> Option<String> {
         }
         (Some(Done::Restore(done)), Outcome::Partial) if done.restored.not_restored.is_empty() => {
             let newest = done.restored.instead_of?.id;
-            Some(format!("The newest good snapshot, {newest}, is damaged; this one is older"))
+            Some(format!("A newer snapshot, {newest}, is damaged; this one is older"))
         }
         (Some(Done::Restore(done)), Outcome::Partial) => {
             Some(format!("{} could not be restored", entries(done.restored.not_restored.len() as u64)))

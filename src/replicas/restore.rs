@@ -8,7 +8,7 @@ use super::{Failure, Site, check_same, none_serves, passed_over};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::restore::damaged::{self, Failure as Unfit};
-use crate::restore::select::{Choice, PassedOver};
+use crate::restore::select::{self, Choice, PassedOver};
 use crate::restore::{self, Options};
 use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
@@ -57,8 +57,40 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
         ctx.monitor.warn(&what);
         warnings.push(what);
     };
-    let (fits, mut failures) = choose_all(sites, &options.snapshot)?;
+    let (fits, failures) = choose_all(sites, &options.snapshot)?;
     failures.iter().for_each(|(url, why)| warn(passed_over(url, why)));
+    let newer = newer(&fits);
+    restore::tell_of_newer(&newer, &mut warn);
+    let Report { vault, mut restored } = restore_one_of(fits, failures, options, ctx, &mut warn)?;
+    restored.warnings.splice(..0, warnings);
+    // What one of them has damaged in every vault may be what was meant.
+    restored.instead_of = select::newest_damaged(&newer).max(restored.instead_of);
+    restored.passed_over.extend(newer);
+    restored.passed_over.sort_by_key(|over| Reverse(over.snapshot));
+    restored.passed_over.dedup_by_key(|over| over.snapshot);
+    restored.passed_over.retain(|over| over.snapshot > restored.snapshot);
+    Ok(Report { vault, restored })
+}
+
+/// Snapshots that are newer than what any of the vaults has to choose, newest first, and why. Where one vault knows that it is
+/// not good, it does not matter that it is damaged in another.
+fn newer(fits: &[Fit]) -> Vec<PassedOver> {
+    let newest = fits.iter().map(|fit| fit.choice.name).max();
+    let all = fits.iter().flat_map(|fit| &fit.choice.passed_over);
+    let mut newer: Vec<_> = all.filter(|over| Some(over.snapshot) > newest).cloned().collect();
+    newer.sort_by_key(|over| (Reverse(over.snapshot), over.damaged));
+    newer.dedup_by_key(|over| over.snapshot);
+    newer
+}
+
+/// Restores from one of the vaults that have a snapshot that fits.
+fn restore_one_of(
+    fits: Vec<Fit>,
+    mut failures: Vec<Failure>,
+    options: &Options,
+    ctx: &Context,
+    warn: &mut impl FnMut(String),
+) -> Result<Report> {
     // The newest there is, in the first vault that has it. The others only come when it cannot be had.
     let newest = fits.iter().map(|fit| fit.choice.name).max();
     if let (Some(first), Some(Fit { url, choice, .. })) =
@@ -66,7 +98,12 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
         && first.choice.name < choice.name
     {
         let (name, older) = (choice.name, first.choice.name);
-        warn(format!("the newest good snapshot, {name}, is in {url}; the newest that {} has is {older}", first.url));
+        let lost = first.choice.passed_over.iter().find(|over| over.snapshot == name);
+        let lost = lost.map(|over| format!(": there {}", over.why)).unwrap_or_default();
+        warn(format!(
+            "the newest good snapshot, {name}, is in {url}; the newest that {} has is {older}{lost}",
+            first.url
+        ));
     }
     let (mut fits, behind): (Vec<_>, Vec<_>) = fits.into_iter().partition(|fit| Some(fit.choice.name) == newest);
     // First those that give all of it.
@@ -76,9 +113,8 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
         failures.retain(|(url, _)| !fits.iter().any(|fit| fit.url == *url));
         for fit in &mut fits {
             match fit.restore(&options, ctx) {
-                Ok(mut restored) => {
+                Ok(restored) => {
                     restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
-                    restored.warnings.splice(..0, warnings);
                     return Ok(Report { vault: fit.url.clone(), restored });
                 }
                 Err(Unfit { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
@@ -95,19 +131,15 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
     }
     let may = |fit: &mut Fit| fit.over.is_some() && !options.skip_damaged;
     let replaceable: Vec<_> = fits.extract_if(.., may).collect();
-    match older((newest, replaceable), behind, options, ctx, &mut warn)? {
-        Ok(mut report) => {
-            report.restored.warnings.splice(..0, warnings);
-            return Ok(report);
-        }
+    match older((newest, replaceable), behind, options, ctx, warn)? {
+        Ok(report) => return Ok(report),
         Err(left) => fits.extend(left),
     }
     for fit in &mut fits {
         let Some(choice) = fit.untried.take() else { continue };
         warn(format!("{} of {} is read all the same: nothing else is left", choice.name, fit.url));
-        if let Ok(mut restored) = restore::restore_anyway(&fit.vault, options, choice, &mut fit.doubts, ctx) {
+        if let Ok(restored) = restore::restore_anyway(&fit.vault, options, choice, &mut fit.doubts, ctx) {
             restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
-            restored.warnings.splice(..0, warnings);
             return Ok(Report { vault: fit.url.clone(), restored });
         }
         ctx.check("restore")?;

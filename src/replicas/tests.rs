@@ -677,6 +677,34 @@ fn a_restore_goes_on_to_the_next_vault_when_one_turns_out_to_be_damaged() {
 }
 
 #[test]
+fn a_root_that_is_damaged_everywhere_is_not_passed_over_in_silence() {
+    let world = World::new();
+    let older = world.backup().taken.snapshot;
+    tick();
+    world.write("b", 2);
+    let newest = world.backup().taken.snapshot;
+    let [one, two] = &world.places[..] else { panic!() };
+    one.spoil(&newest.object(SNAPSHOTS));
+    let report = world.comes_back("two", 1);
+    assert_eq!((report.restored.snapshot, report.restored.instead_of), (newest, None));
+    assert!(report.restored.warnings.iter().any(|what| what.contains("there its root is damaged")), "{report:?}");
+    // One that lies in no other vault may be what was meant.
+    let root = two.store.objects().remove(&newest.object(SNAPSHOTS)).unwrap();
+    let report = world.comes_back("one", 1);
+    assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
+    assert_eq!(report.restored.passed_over.iter().map(|over| over.snapshot).collect::<Vec<_>>(), [newest]);
+    two.store.objects().insert(newest.object(SNAPSHOTS), root);
+    two.spoil(&newest.object(SNAPSHOTS));
+    let report = world.comes_back("one", 1);
+    assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
+    // The same in one vault alone.
+    let alone = restoring::restore(&one.vault(), &world.options("latest"), &world.context()).unwrap();
+    assert_eq!((alone.snapshot, alone.instead_of, alone.passed_over.len()), (older, Some(newest), 1));
+    let told = format!("{newest} is passed over: its root is damaged");
+    assert!(world.heard.warnings().iter().filter(|what| what.contains(&told)).count() >= 3);
+}
+
+#[test]
 fn what_no_vault_has_whole_is_skipped_when_that_is_asked_for() {
     let world = World::new();
     // Longer than a frame, so that the end of it lies in another one than the file before it.

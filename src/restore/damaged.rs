@@ -42,7 +42,7 @@ impl From<Error> for Failure {
 pub fn passed_over(snapshot: SnapshotName, wrong: &[String]) -> Option<PassedOver> {
     let (first, more) = wrong.split_first()?;
     let more = if more.is_empty() { String::new() } else { format!(" ({} packs in all)", wrong.len()) };
-    Some(PassedOver { snapshot, why: format!("it is damaged: {first}{more}") })
+    Some(PassedOver { snapshot, why: format!("it is damaged: {first}{more}"), damaged: true })
 }
 
 /// Looks whether the snapshot's packs are there with their sizes, and reads those whole that are doubted, if `all` of them are

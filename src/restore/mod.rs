@@ -137,7 +137,7 @@ pub struct Report {
     pub torn: Vec<Problem>,
     /// Newer snapshots that were not chosen because they are not good, or because a pack that they need is damaged or missing.
     pub passed_over: Vec<PassedOver>,
-    /// The newest good snapshot, where it would have been restored and is damaged: this one is older.
+    /// The newest snapshot that would have been restored, as far as is known, and is damaged: this one is older.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<SnapshotName>,
     /// How long it took.
@@ -164,7 +164,9 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
     let (mut choice, mut doubts) = begin(vault, &options.snapshot)?;
     let newest = choice.clone();
     let mut passed_over = Vec::new();
-    let (mut first, mut instead_of, mut first_untried) = (None, None, None);
+    tell_of_newer(&choice.passed_over, |what| ctx.monitor.warn(&what));
+    let mut instead_of = select::newest_damaged(&choice.passed_over);
+    let (mut first, mut first_untried) = (None, None);
     loop {
         let (name, named) = (choice.name, choice.named || options.skip_damaged);
         passed_over.append(&mut choice.passed_over);
@@ -202,6 +204,14 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         instead_of.get_or_insert(name);
         first.get_or_insert(why);
         choice = next;
+    }
+}
+
+/// Tells of newer snapshots that were not chosen: of the newest one, and how many there are.
+pub fn tell_of_newer(passed_over: &[PassedOver], warn: impl FnOnce(String)) {
+    if let Some((newest, more)) = passed_over.split_first() {
+        let more = if more.is_empty() { String::new() } else { format!(", and so are {} more", more.len()) };
+        warn(format!("the snapshot {} is passed over: {}{more}", newest.snapshot, newest.why));
     }
 }
 

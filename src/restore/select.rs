@@ -19,6 +19,14 @@ pub struct PassedOver {
     pub snapshot: SnapshotName,
     /// Why.
     pub why: String,
+    /// Whether that is damage: but for it, it might have been chosen.
+    #[serde(skip)]
+    pub damaged: bool,
+}
+
+/// The newest of those that were passed over because they are damaged.
+pub fn newest_damaged(passed_over: &[PassedOver]) -> Option<SnapshotName> {
+    passed_over.iter().filter(|over| over.damaged).map(|over| over.snapshot).max()
 }
 
 /// A chosen snapshot, and what was not chosen.
@@ -39,7 +47,11 @@ pub struct Choice {
 /// # Errors
 /// As [`choose`].
 pub fn find(vault: &Vault, spec: &str) -> Result<(SnapshotName, Root)> {
-    choose(vault, spec).map(|choice| (choice.name, choice.root))
+    let choice = choose(vault, spec)?;
+    for over in choice.passed_over.iter().filter(|over| over.damaged) {
+        tracing::warn!("the snapshot {} is passed over: {}", over.snapshot, over.why);
+    }
+    Ok((choice.name, choice.root))
 }
 
 /// As [`find`], and says which newer snapshots were passed over.
@@ -126,6 +138,7 @@ pub fn failed_check(root: &Root) -> &'static str {
 pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice> {
     let mut passed_over = Vec::new();
     for name in names.iter().rev() {
+        let mut damaged = false;
         let why = match vault.root(*name) {
             Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over, named: false }),
             Ok(root) if root.covers.is_some() => "it is a checkpoint".to_owned(),
@@ -134,13 +147,16 @@ pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Resul
                 Some(why) => format!("it is {}: {why}", root.state),
                 None => format!("it is {}", root.state),
             },
-            Err(damage) if damage.kind() == Kind::Damage => format!("its root is damaged ({damage})"),
+            Err(damage) if damage.kind() == Kind::Damage => {
+                damaged = true;
+                format!("its root is damaged: {}", damage.what())
+            }
             Err(why) => return Err(why),
         };
-        passed_over.push(PassedOver { snapshot: *name, why });
+        passed_over.push(PassedOver { snapshot: *name, why, damaged });
     }
     let doing = format!("find {wanted} in {}", vault.store.url());
-    Err(match passed_over.iter().find(|p| !p.why.contains("damaged")).or(passed_over.first()) {
+    Err(match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
         None => Error::failed(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
         Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len())).hint(format!(
             "The newest is {}: {}. To use it all the same, name it: --snapshot {}",

@@ -109,6 +109,9 @@ impl<S: Store> Store for FarStore<S> {
     fn forget(&self, name: &str) {
         self.inner.forget(name);
     }
+    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
+        self.inner.may_answer_better(name, wrong)
+    }
 }
 
 #[cfg(test)]

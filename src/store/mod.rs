@@ -236,6 +236,13 @@ pub trait Store: Send + Sync {
     /// Lets go of what this machine holds in memory of an object's bytes, so that the next read of it asks the medium. Does
     /// nothing where nothing is held, or where that cannot be asked for.
     fn forget(&self, _name: &str) {}
+
+    /// Waits before an object is asked for once more of which the answer was wrong, as something that is known beforehand
+    /// tells, such as its hash in its name. `wrong` answers came so far. Gives false where another one would not differ.
+    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
+        self.forget(name);
+        wrong < 2
+    }
 }
 
 /// What was asked of a store that is reached by requests.
@@ -336,5 +343,8 @@ where
     }
     fn forget(&self, name: &str) {
         (**self).forget(name);
+    }
+    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
+        (**self).may_answer_better(name, wrong)
     }
 }

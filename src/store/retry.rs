@@ -17,6 +17,8 @@ use super::{Error, Meta, Requests as Counts, Result, Store, Traffic};
 
 /// How often a whole object whose CRC32C is wrong is read again.
 const FLIPPED: u32 = 3;
+/// How many wrong answers for one object may come: proxies and caches that give them mostly do so for a few seconds.
+const WRONG: u32 = 4;
 /// So many more bytes of a read are progress: the store works, though its streams break.
 const PROGRESS: usize = 64 << 10;
 
@@ -424,6 +426,15 @@ impl<R: Requests> Store for RetryStore<R> {
             found.is_none()
         })?;
         Ok(found)
+    }
+
+    fn may_answer_better(&self, _name: &str, wrong: u32) -> bool {
+        if wrong >= WRONG || self.stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.counters.retries.fetch_add(1, Ordering::Relaxed);
+        self.sleep(self.pace.first.saturating_mul(1 << wrong.saturating_sub(1)).min(self.pace.longest));
+        true
     }
 
     fn now(&self) -> Result<Timestamp> {

@@ -64,4 +64,7 @@ impl Store for Since {
     fn forget(&self, name: &str) {
         self.store.forget(name);
     }
+    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
+        self.store.may_answer_better(name, wrong)
+    }
 }

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use self::hex::Hex;
 use self::root::{CHECKPOINTS, FORMAT, MAX_ROOT, Root, SNAPSHOTS, SnapshotName, check_format};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::{self, Store};
 
 /// The object without which there is no vault.
@@ -85,6 +85,39 @@ impl VaultConfig {
     }
 }
 
+/// Why an object could not be had.
+enum Wrong {
+    /// The answer cannot be right.
+    Answer(Error),
+    /// There was none, or none that could be judged.
+    Other(Error),
+}
+
+impl Wrong {
+    fn of(why: Error) -> Self {
+        if why.kind() == Kind::Damage { Wrong::Answer(why) } else { Wrong::Other(why) }
+    }
+}
+
+/// Gets an object that is there, and of which it can be told whether it is right. What is on the way to a store may answer in
+/// its place, so that a wrong answer is no damage before it has come again and again.
+fn answered<T>(store: &dyn Store, name: &str, mut get: impl FnMut() -> Result<T, Wrong>) -> Result<T> {
+    let mut wrong = 0;
+    loop {
+        match get() {
+            Ok(right) => return Ok(right),
+            Err(Wrong::Other(why)) => return Err(why),
+            Err(Wrong::Answer(why)) => {
+                wrong += 1;
+                if !store.may_answer_better(name, wrong) {
+                    return Err(why);
+                }
+                tracing::info!("{name} was asked for again: {}", why.what());
+            }
+        }
+    }
+}
+
 /// An open vault.
 pub struct Vault {
     /// Where its objects are.
@@ -111,25 +144,27 @@ impl Vault {
     /// A store that fails; damage to `vault.json`, its loss among them.
     pub fn find(store: Box<dyn Store>) -> Result<Result<Vault, Box<dyn Store>>> {
         let doing = || format!("open the vault {}", store.url());
-        let bytes = match store.get(CONFIG, MAX_ROOT) {
-            Ok(bytes) => bytes,
-            Err(store::Error::NotFound { .. }) => {
-                if store.list(SNAPSHOTS).map_err(|e| e.while_doing(doing()))?.is_empty() {
-                    return Ok(Err(store));
-                }
-                let why = "vault.json is missing, but there are snapshots";
-                return Err(Error::damage(doing(), why).hint(
-                    "Put vault.json back from a copy of the vault. README.md in the vault says how to restore without it.",
-                ));
-            }
-            Err(why) => return Err(why.while_doing(doing())),
-        };
-        let config = VaultConfig::parse(&bytes).map_err(|why| {
-            Error::damage(doing(), format!("vault.json: {why}")).hint(
+        let damage = |why: String| {
+            Error::damage(doing(), why).hint(
                 "Put vault.json back from a copy of the vault. README.md in the vault says how to restore without it.",
             )
+        };
+        let config = answered(&*store, CONFIG, || match store.get(CONFIG, MAX_ROOT) {
+            Ok(bytes) => {
+                VaultConfig::parse(&bytes).map(Some).map_err(|why| Wrong::Answer(damage(format!("vault.json: {why}"))))
+            }
+            Err(store::Error::NotFound { .. }) => {
+                match store.list(SNAPSHOTS).map_err(|e| Wrong::Other(e.while_doing(doing())))?.is_empty() {
+                    true => Ok(None),
+                    false => Err(Wrong::Answer(damage("vault.json is missing, but there are snapshots".into()))),
+                }
+            }
+            Err(why) => Err(Wrong::of(why.while_doing(doing()))),
         })?;
-        Ok(Ok(Vault { store, config, user: User::default() }))
+        Ok(match config {
+            Some(config) => Ok(Vault { store, config, user: User::default() }),
+            None => Err(store),
+        })
     }
 
     /// Opens the vault in `store`, which must be one.
@@ -348,7 +383,12 @@ impl Vault {
 
     fn read_root(&self, folder: &str, name: SnapshotName) -> Result<(Root, Vec<u8>)> {
         let doing = || format!("read the root of snapshot {name}");
-        let bytes = self.store.get(&name.object(folder), MAX_ROOT).map_err(|e| e.while_doing(doing()))?;
+        let object = name.object(folder);
+        let bytes = answered(&*self.store, &object, || {
+            let bytes = self.store.get(&object, MAX_ROOT).map_err(|e| Wrong::of(e.while_doing(doing())))?;
+            name.check_bytes(&bytes).map_err(|why| Wrong::Answer(Error::damage(doing(), why)))?;
+            Ok(bytes)
+        })?;
         let root = Root::parse(name, &bytes)?;
         if root.vault != self.config.id {
             let why = format!("it belongs to the vault {}, and this one is {}", root.vault, self.config.id);

@@ -55,6 +55,17 @@ impl SnapshotName {
     pub fn parse_object(folder: &str, object: &str) -> Option<Self> {
         object.strip_prefix(folder)?.strip_suffix(".json")?.parse().ok()
     }
+
+    /// Checks that the name was made from these bytes.
+    ///
+    /// # Errors
+    /// Text that says that it was not.
+    pub fn check_bytes(&self, bytes: &[u8]) -> Result<(), &'static str> {
+        match id_of(bytes) == self.id {
+            true => Ok(()),
+            false => Err("its bytes are not those that its name was made from: it was altered or cut short"),
+        }
+    }
 }
 
 fn id_of(bytes: &[u8]) -> Hex<8> {
@@ -465,10 +476,7 @@ impl Root {
     /// Damage: bytes that are not the ones that were written, or not a root of this format.
     pub fn parse(name: SnapshotName, bytes: &[u8]) -> Result<Root> {
         let doing = || format!("read the root of snapshot {name}");
-        if id_of(bytes) != name.id {
-            let why = "its bytes are not those that its name was made from: it was altered or cut short";
-            return Err(Error::damage(doing(), why));
-        }
+        name.check_bytes(bytes).map_err(|why| Error::damage(doing(), why))?;
         let root = Self::parse_bytes(bytes).map_err(|why| Error::damage(doing(), why))?;
         match SnapshotName::of(root.seq, root.finished, bytes) == name {
             true => Ok(root),
