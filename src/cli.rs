@@ -26,8 +26,8 @@ pub use self::serve::{Auth, RunRules, Serve};
     name = "lastgood",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a snapshot that is stale, partial or suspect or has \
-                  a database that failed its check, or a restore that left something out or took an older snapshot because \
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a snapshot that is stale, partial or suspect, has \
+                  a database that failed its check or is not in each of several vaults, or a restore that left something out or took an older snapshot because \
                   the newest good one cannot be had; 4 damage found in the vault."
 )]
 pub struct Cli {
@@ -147,8 +147,8 @@ pub enum Command {
   lastgood backup --vault gs://b/app --vault /mnt/b  into the first that can be reached; then copied to the other
   lastgood backup --exit-zero-on partial,suspect     as a job that is run again when it fails
 
-With several vaults the exit code is 0 when at least one holds the snapshot and it is good. Those that do not hold it are
-named as errors on stderr, and in the report.")]
+With several vaults a snapshot that one of them does not hold ends with 3 (incomplete-copies); those that lack it are named as
+errors on stderr, and in the report.")]
 pub struct Backup {
     /// The directory to take a snapshot of [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub data: Option<PathBuf>,
@@ -373,6 +373,8 @@ pub enum CheckDatabases {
 pub enum NotGood {
     /// It is good, and some of it could not be read: that is as it was before, or missing
     Stale,
+    /// One of several vaults does not hold it
+    IncompleteCopies,
     /// Some of it could not be read, and no good snapshot was there before
     Partial,
     /// It looks like an accident: empty, much smaller, a mount or a database gone

@@ -266,6 +266,7 @@ impl Config {
 fn outcome(not_good: cli::NotGood) -> Outcome {
     match not_good {
         cli::NotGood::Stale => Outcome::Stale,
+        cli::NotGood::IncompleteCopies => Outcome::IncompleteCopies,
         cli::NotGood::Partial => Outcome::Partial,
         cli::NotGood::Suspect => Outcome::Suspect,
         cli::NotGood::Unsound => Outcome::Unsound,

@@ -70,9 +70,11 @@ impl From<report::Outcome> for Outcome {
     fn from(outcome: report::Outcome) -> Self {
         match outcome {
             report::Outcome::Complete => Outcome::Done,
-            report::Outcome::Stale | report::Outcome::Partial | report::Outcome::Suspect | report::Outcome::Unsound => {
-                Outcome::NotWhole
-            }
+            report::Outcome::Stale
+            | report::Outcome::IncompleteCopies
+            | report::Outcome::Partial
+            | report::Outcome::Suspect
+            | report::Outcome::Unsound => Outcome::NotWhole,
             report::Outcome::Damaged => Outcome::Damage,
             report::Outcome::Failed | report::Outcome::Refused => Outcome::Failed,
         }

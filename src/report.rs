@@ -53,6 +53,9 @@ pub enum Outcome {
     Complete,
     /// A good snapshot that is not whole: something in it could not be read, and is as it was before, or missing.
     Stale,
+    /// A good snapshot that one of several vaults does not hold.
+    #[serde(rename = "incomplete-copies")]
+    IncompleteCopies,
     /// A snapshot without some entries, or a restore that left something out, or took an older snapshot than it should have
     /// because the newer one is damaged.
     Partial,
@@ -74,6 +77,7 @@ impl Outcome {
         match self {
             Outcome::Complete => "complete",
             Outcome::Stale => "stale",
+            Outcome::IncompleteCopies => "incomplete-copies",
             Outcome::Partial => "partial",
             Outcome::Suspect => "suspect",
             Outcome::Unsound => "unsound",
@@ -88,7 +92,12 @@ impl Outcome {
     /// be mended, a configuration be put right.
     pub fn stays(self, action: Action) -> bool {
         match self {
-            Outcome::Complete | Outcome::Stale | Outcome::Partial | Outcome::Suspect | Outcome::Unsound => true,
+            Outcome::Complete
+            | Outcome::Stale
+            | Outcome::IncompleteCopies
+            | Outcome::Partial
+            | Outcome::Suspect
+            | Outcome::Unsound => true,
             Outcome::Damaged | Outcome::Refused => action != Action::Backup,
             Outcome::Failed => false,
         }
@@ -216,16 +225,19 @@ impl Done {
         }
     }
 
+    /// All that keeps it from being complete, the worst first.
+    pub fn shortcomings(&self) -> Vec<Outcome> {
+        match (self, self.outcome()) {
+            (Done::Backup(report), _) => short_of(report),
+            (_, Outcome::Complete) => Vec::new(),
+            (_, outcome) => vec![outcome],
+        }
+    }
+
     /// How it ended.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Done::Backup(report) => match (report.taken.state, report.taken.good) {
-                (State::Partial, _) => Outcome::Partial,
-                (State::Suspect, _) => Outcome::Suspect,
-                (State::Complete, false) => Outcome::Unsound,
-                (State::Complete, true) if !report.taken.whole => Outcome::Stale,
-                (State::Complete, true) => Outcome::Complete,
-            },
+            Done::Backup(report) => short_of(report).first().copied().unwrap_or(Outcome::Complete),
             Done::Restore(report) => match (report.restored.not_restored.is_empty(), report.restored.instead_of) {
                 (true, None) => Outcome::Complete,
                 _ => Outcome::Partial,
@@ -235,6 +247,19 @@ impl Done {
             Done::Verify(_) => Outcome::Complete,
         }
     }
+}
+
+/// What keeps a backup from being complete, the worst first.
+fn short_of(report: &replicas::backup::Report) -> Vec<Outcome> {
+    let of_snapshot = match (report.taken.state, report.taken.good) {
+        (State::Partial, _) => Some(Outcome::Partial),
+        (State::Suspect, _) => Some(Outcome::Suspect),
+        (State::Complete, false) => Some(Outcome::Unsound),
+        (State::Complete, true) => None,
+    };
+    let copies = report.vaults.iter().any(|held| !held.holds).then_some(Outcome::IncompleteCopies);
+    let stale = (report.taken.good && !report.taken.whole).then_some(Outcome::Stale);
+    [of_snapshot, copies, stale].into_iter().flatten().collect()
 }
 
 /// What a run did.

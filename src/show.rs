@@ -262,7 +262,7 @@ pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> 
 
 /// The head of `runs`.
 pub fn runs_head() -> String {
-    format!("{:<16}  {:<20}  {:<8}  {:<8}  {:<12}  {}", "ID", "TIME (UTC)", "ACTION", "RESULT", "BY", "ABOUT")
+    format!("{:<16}  {:<20}  {:<8}  {:<17}  {:<12}  {}", "ID", "TIME (UTC)", "ACTION", "RESULT", "BY", "ABOUT")
 }
 
 /// A run, by its report; what a newer version added to that is left out.
@@ -274,7 +274,7 @@ pub fn run(report: &serde_json::Value) -> String {
         None => text("snapshot"),
     };
     let (id, action, result, way) = (text("run"), text("action"), text("result"), text("way"));
-    format!("{id:<16}  {started:<20}  {action:<8}  {result:<8}  {way:<12}  {about}")
+    format!("{id:<16}  {started:<20}  {action:<8}  {result:<17}  {way:<12}  {about}")
 }
 
 /// A run's report, for people, who can read JSON that is laid out.

@@ -143,8 +143,7 @@ impl Commands<'_> {
                 }
             }
         }
-        let outcome = done.outcome();
-        Ok(if exit_zero_on.contains(&outcome) { Outcome::Done } else { outcome.into() })
+        Ok(ended(done.outcome(), &done.shortcomings(), exit_zero_on))
     }
 
     /// Lists the runs of the first vault that opens, newest first; or shows one of them.
@@ -249,7 +248,26 @@ fn served_before(before: &Before, exit_zero_on: &[report::Outcome], console: &mu
     // A result that is not known is a newer program's; a snapshot was taken.
     let outcome =
         serde_json::from_value::<report::Outcome>(report["result"].clone()).unwrap_or(report::Outcome::Complete);
-    Ok(if exit_zero_on.contains(&outcome) { Outcome::Done } else { outcome.into() })
+    Ok(ended(outcome, &shortcomings(outcome, &report), exit_zero_on))
+}
+
+/// What to end with: 0, also where all that a run is short of may be so.
+fn ended(outcome: report::Outcome, short: &[report::Outcome], exit_zero_on: &[report::Outcome]) -> Outcome {
+    if short.iter().all(|short| exit_zero_on.contains(short)) { Outcome::Done } else { outcome.into() }
+}
+
+/// What a run is short of that ended so, by its report.
+fn shortcomings(outcome: report::Outcome, report: &serde_json::Value) -> Vec<report::Outcome> {
+    let mut short = vec![outcome];
+    let backup = &report["backup"];
+    if backup["vaults"].as_array().is_some_and(|vaults| vaults.iter().any(|held| held["holds"] == false)) {
+        short.push(report::Outcome::IncompleteCopies);
+    }
+    if backup["good"] == true && backup["whole"] == false {
+        short.push(report::Outcome::Stale);
+    }
+    short.retain(|short| *short != report::Outcome::Complete);
+    short
 }
 
 /// What was copied, and between which places.

@@ -84,6 +84,21 @@ fn a_webhook_may_be_told_of_failures_only() {
     world.backup();
     world.run(["backup", "nowhere"]).ended(1);
     assert_eq!(hook.posts().len(), 1);
+    // A vault that never gets anything, whatever the exit code.
+    fs::write(world.path("no folder"), "").unwrap();
+    let (url, vaults) = (other.url(), ["--vault", "backups", "--vault", "no folder"]);
+    for (args, code) in [(&[][..], 3), (&["--exit-zero-on=incomplete-copies"][..], 0)] {
+        let args = [&["backup", "--webhook", &*url], args, &vaults[..]].concat();
+        world.run(args).ended(code);
+        let told = other.posts().pop().unwrap().json();
+        assert_eq!(told["event"]["result"], json!("incomplete-copies"));
+        assert!(
+            told["text"].as_str().unwrap().contains("It is not in ")
+                && told["text"].as_str().unwrap().contains("no folder"),
+            "{told}"
+        );
+    }
+    let other = Webhook::new(&[]);
     // An empty directory is suspect. Flags win over the environment.
     fs::remove_dir_all(world.data()).unwrap();
     fs::create_dir(world.data()).unwrap();

@@ -52,7 +52,7 @@ fn when_a_bucket_does_not_answer_a_folder_serves_and_later_both_hold_all() {
         server.script(when.always(), Fault::status(503));
         world.write("new.bin", noise(taken.len() as u64, 300_000));
         let ran = world.run(["backup", SHORT, "--json"]);
-        ran.ended(0).says("ERROR").says(&format!("the vault {VAULT} does not hold the snapshot"));
+        ran.ended(3).says("ERROR").says(&format!("the vault {VAULT} does not hold the snapshot"));
         let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
         assert_eq!((holds(&report), report["parent"].as_str()), ([false, true], taken.last().map(String::as_str)));
         assert!(report["vaults"][0]["why"].as_str().unwrap().contains("503"), "{report}");
@@ -86,7 +86,7 @@ fn in_a_bucket_a_vault_is_made_only_when_that_is_said() {
     // In the second place it is missing, and no reason against the first.
     let swapped = ["--vault", "folder", "--vault", VAULT];
     let ran = world.run([&["backup", "--json"], &swapped[..]].concat());
-    ran.ended(0).says("does not hold the snapshot").says("no vault.json");
+    ran.ended(3).says("does not hold the snapshot").says("no vault.json");
     let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!(holds(&report), [true, false]);
     assert_eq!(server.names(), [""; 0]);
@@ -96,7 +96,7 @@ fn in_a_bucket_a_vault_is_made_only_when_that_is_said() {
         server.put(&format!("app/state/thesis-{n}.tex"), "of somebody else");
     }
     server.forget();
-    let report = world.json([&["backup", "--init"], &swapped[..]].concat(), 0);
+    let report = world.json([&["backup", "--init"], &swapped[..]].concat(), 3);
     assert!(report["vaults"][1]["why"].as_str().unwrap().contains("thesis-0.tex"), "{report}");
     world.run(["copy", "--from", "folder", "--to", VAULT]).ended(1).says("thesis-0.tex");
     let all =

@@ -37,7 +37,9 @@ pub fn source(place: &Place, job: Option<&str>) -> String {
 pub fn ended(result: Outcome) -> &'static str {
     match result {
         Outcome::Complete => "completed",
-        Outcome::Stale | Outcome::Partial | Outcome::Suspect | Outcome::Unsound => "partial",
+        Outcome::Stale | Outcome::IncompleteCopies | Outcome::Partial | Outcome::Suspect | Outcome::Unsound => {
+            "partial"
+        }
         Outcome::Damaged | Outcome::Failed | Outcome::Refused => "failed",
     }
 }

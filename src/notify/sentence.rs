@@ -126,10 +126,22 @@ fn verified(vault: &Verified) -> String {
     }
 }
 
+/// Which vaults do not hold the snapshot, the first of them with why.
+fn not_held(done: &replicas::backup::Report) -> String {
+    let (mut names, mut first) = (Vec::new(), None);
+    for held in done.vaults.iter().filter(|held| !held.holds) {
+        names.push(labels::text(&held.vault, NAME));
+        first = first.or(held.why.as_deref());
+    }
+    let why = first.map(|why| format!(": {}", labels::text(why, TEXT))).unwrap_or_default();
+    format!("It is not in {}{why}", names.join(", "))
+}
+
 /// Why the result is not a good one, where no error says so.
 fn not_good(report: &Report) -> Option<String> {
     match (&report.done, report.result) {
         (Some(Done::Backup(done)), Outcome::Stale) => Some(not_whole(&done.taken)),
+        (Some(Done::Backup(done)), Outcome::IncompleteCopies) => Some(not_held(done)),
         (Some(Done::Backup(done)), Outcome::Partial) => {
             Some(format!("{} could not be read", entries(done.taken.errors.len() as u64)))
         }

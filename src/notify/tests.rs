@@ -92,6 +92,7 @@ fn what_a_result_is_called() {
     for (result, kind) in [
         (Outcome::Complete, "completed"),
         (Outcome::Stale, "partial"),
+        (Outcome::IncompleteCopies, "partial"),
         (Outcome::Partial, "partial"),
         (Outcome::Suspect, "partial"),
         (Outcome::Unsound, "partial"),
@@ -277,7 +278,8 @@ fn chats_are_sent_their_text_alone() {
     assert_eq!((&other["text"], &other["event"]), (&json!("It is complete."), &told.structured().unwrap()));
     let failures = Webhook::new("https://example.com", When::NotComplete).unwrap();
     let wants = |result| failures.wants(&report(Action::Backup, result));
-    assert!(wants(Outcome::Suspect) && !wants(Outcome::Complete) && !wants(Outcome::Stale));
+    assert!(wants(Outcome::Suspect) && wants(Outcome::IncompleteCopies));
+    assert!(!wants(Outcome::Complete) && !wants(Outcome::Stale));
 }
 
 /// Answers each connection by `answer`, whatever is asked.

@@ -7,7 +7,7 @@
 //!
 //! **Degraded** (200) is what somebody should look at:
 //! - one of several vaults cannot be opened;
-//! - the last run failed, or its snapshot is not good;
+//! - the last run failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
 //!

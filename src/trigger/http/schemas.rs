@@ -19,8 +19,9 @@ pub fn schemas() -> Value {
     let texts = || json!({ "type": "object", "additionalProperties": { "type": "string" } });
     let run = || json!({ "type": "string", "pattern": "^[0-9a-f]{16}$" });
     let action = || json!({ "enum": ["backup", "restore", "verify"] });
-    let result =
-        || json!({ "enum": ["complete", "stale", "partial", "suspect", "unsound", "damaged", "failed", "refused"] });
+    let results =
+        ["complete", "stale", "incomplete-copies", "partial", "suspect", "unsound", "damaged", "failed", "refused"];
+    let result = || json!({ "enum": results });
     let health = || json!({ "enum": ["healthy", "degraded", "unhealthy"] });
     let object = |required: &[&str], properties: Value| json!({ "type": "object", "required": required, "properties": properties });
     let last = object(

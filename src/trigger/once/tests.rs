@@ -305,6 +305,6 @@ fn the_claim_is_in_the_first_vault_that_opens() {
     let (one, away) = (world.folder.path().join("one"), world.folder.path().join("away"));
     fs::rename(&one, &away).unwrap();
     fs::write(&one, "no folder").unwrap();
-    assert_eq!(now(world.once(3, LIMIT)).report.result, Outcome::Complete);
+    assert_eq!(now(world.once(3, LIMIT)).report.result, Outcome::IncompleteCopies);
     assert_eq!(before(world.once(4, LIMIT)).vault, world.vaults.addresses()[1]);
 }
