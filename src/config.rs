@@ -7,6 +7,7 @@ mod places;
 mod pubsub;
 mod results;
 mod serve;
+mod switches;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -32,6 +33,7 @@ use self::env::Env;
 use self::places::{cloud, place, vaults};
 pub use self::pubsub::Publication;
 pub use self::serve::{Http, Service};
+pub use self::switches::OFF;
 
 const DATA: &str = "./data";
 const DATA_IN_CLOUD_RUN: &str = "/app/data";
@@ -65,6 +67,8 @@ pub struct Config {
     pub notify: Notify,
     /// How a run may end, besides well, and be taken for done.
     pub exit_zero_on: Vec<Outcome>,
+    /// What the log is to tell of variables that are not used.
+    pub unused: Vec<String>,
     /// What to do.
     pub task: Task,
 }
@@ -88,6 +92,10 @@ pub struct Output {
 #[derive(Debug)]
 pub enum Task {
     Init,
+    /// A backup that is not taken, since backups are switched off, and whether a schedule asks for it.
+    SwitchedOff {
+        scheduled: bool,
+    },
     /// A backup, a restore or a verification: what can be asked for in other ways, too.
     Run(Job),
     Runs {
@@ -185,8 +193,12 @@ impl Config {
         };
         let tell = |args| results::notify(args, &place, &cloud, &env);
         let (mut exit_zero_on, mut notify) = (Vec::new(), Notify::default());
+        let unused = switches::unused(&cli.command, &env);
         let task = match cli.command {
             Command::Init => Task::Init,
+            Command::Backup(args) if switches::backups_off(&env)? => {
+                Task::SwitchedOff { scheduled: args.reason == cli::Reason::Schedule }
+            }
             Command::Backup(args) => {
                 let init = args.taking.init;
                 notify = tell(args.results)?;
@@ -214,7 +226,9 @@ impl Config {
             }
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
-                Task::Doctor(Box::new(doctor::place(data(args.data), &vaults, &cloud, args.max_age, outside)))
+                let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());
+                let place = doctor::place(data(args.data), &vaults, &cloud, args.max_age, outside);
+                Task::Doctor(Box::new(lastgood::doctor::Place { backups_off, ..place }))
             }
             Command::Serve(args) => {
                 let data = data(args.data.clone());
@@ -259,7 +273,7 @@ impl Config {
                 Task::Run(Job::Verify(verify::Options { read_data: args.read_data, databases: args.databases }))
             }
         };
-        Ok(Config { vaults, cloud, parallel, place, notify, exit_zero_on, task })
+        Ok(Config { vaults, cloud, parallel, place, notify, exit_zero_on, unused, task })
     }
 }
 

@@ -140,7 +140,18 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
     let cloud = config.cloud.clone();
     let vaults = Vaults::new(config.vaults, config.cloud, stop.clone());
     let commands = Commands(&vaults);
+    config.unused.iter().for_each(|what| tracing::warn!("{what}"));
     match config.task {
+        // Whoever asks by hand, or goes on only if there is a snapshot, must not take it for taken.
+        Task::SwitchedOff { scheduled: false } => Err(Error::failed("take a snapshot", config::OFF)
+            .hint("Unset BACKUP_ENABLED to take it. With `--reason schedule` it is no failure that backups are off.")),
+        // A scheduler would try again what failed.
+        Task::SwitchedOff { scheduled: true } => {
+            tracing::warn!("no snapshot is taken: {}", config::OFF);
+            let skipped = serde_json::json!({ "snapshot": null, "skipped": config::OFF });
+            console.report(&skipped, || format!("No snapshot was taken: {}\n", config::OFF));
+            Ok(Outcome::Done)
+        }
         Task::Init => commands.init(console, ctx),
         Task::Run(job) => commands.run(job, (config.place, config.notify), &config.exit_zero_on, console, ctx),
         Task::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),

@@ -32,6 +32,7 @@ const BLOCKING: usize = 16;
 /// signals.
 pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Ending) -> Result<Outcome> {
     let runtime = runtime()?;
+    service.rules.backups_off.iter().for_each(|why| tracing::warn!("no snapshot is taken: {why}"));
     let desk = Arc::new(Desk::new(service.rules, vaults, Arc::new(Log), system_random, ending.stop().clone()));
     let door = service.http.map(|http| open(http, &desk, &runtime)).transpose()?;
     let (ended, mut work_ended) = oneshot::channel::<()>();

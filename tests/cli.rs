@@ -406,3 +406,15 @@ fn a_filter_that_names_a_folder_means_all_in_it_and_one_that_matches_nothing_is_
     assert!(commas.contains("--include A --include B") && commas.contains("--exclude A --exclude B"), "{commas}");
     assert!(!told(&["--include", "*.txt", "--exclude", "cache"], 0).contains("matches"));
 }
+
+#[test]
+fn backups_can_be_switched_off() {
+    let world = World::with_files().with("BACKUP_ENABLED", "false").with("MAX_LOCAL_BACKUPS", "10");
+    let ran = world.run(["backup"]);
+    ran.ended(1).says("BACKUP_ENABLED is false").says("MAX_LOCAL_BACKUPS is set, and is not used by this command");
+    let ran = world.run(["backup", "--reason", "schedule"]);
+    assert!(ran.ended(0).says("BACKUP_ENABLED is false").text().contains("No snapshot was taken"), "{ran:?}");
+    assert_eq!(world.json(["backup", "--reason", "schedule"], 0)["snapshot"], Value::Null);
+    assert!(!world.vault().exists());
+    assert!(world.run(["doctor"]).ended(1).text().contains("BACKUP_ENABLED is false"));
+}

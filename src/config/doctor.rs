@@ -26,5 +26,6 @@ pub fn place(data: PathBuf, vaults: &[Address], cloud: &Cloud, max_age: Duration
         Some(Proxy::new(name, &value.to_string_lossy()))
     });
     let data_at = (outside.resolve)(&data);
-    Place { vaults: vaults.iter().map(vault).collect(), cloud: cloud.clone(), proxy, data, data_at, max_age }
+    let vaults = vaults.iter().map(vault).collect();
+    Place { vaults, cloud: cloud.clone(), proxy, data, data_at, backups_off: None, max_age }
 }

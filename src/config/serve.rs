@@ -20,7 +20,7 @@ use lastgood::{restore, verify};
 use super::dispatched::dispatch;
 use super::env::Env;
 use super::pubsub::pulling;
-use super::{Outside, backup_options, results, target};
+use super::{Outside, backup_options, results, switches, target};
 use crate::cli;
 
 /// The port where the environment names none.
@@ -116,6 +116,7 @@ pub fn service(
     let health = health::Settings {
         max_age: args.max_age.or(two).unwrap_or(MAX_AGE),
         freshness,
+        backups_off: rules.backups_off.clone(),
         place: health::Place {
             data,
             not_walked: rules.backup.not_walked.clone(),
@@ -164,6 +165,7 @@ pub(super) fn rules(
     let init = args.taking.init;
     let notify = results::notify(args.results, &place, cloud, env)?;
     let mut backup = backup_options(data.clone(), vaults, args.taking, Reason::Manual, outside)?;
+    let backups_off = switches::backups_off(env)?.then(|| switches::OFF.to_owned());
     for name in ["K_SERVICE", "RENDER_SERVICE_NAME", "FLY_APP_NAME"] {
         if backup.service.is_none() {
             backup.service = env.text(name)?;
@@ -178,6 +180,7 @@ pub(super) fn rules(
         init,
         restore,
         verify: verify::Options { read_data: None, databases: None },
+        backups_off,
         allow_restore: args.allow_restore,
         restore_age: RESTORE_AGE,
         run_timeout: args.run_timeout,

@@ -193,3 +193,38 @@ fn what_cannot_go_together() {
     assert!(!json_log(&[]) && json_log(&[cloud]) && json_log(&[(format, "JSON")]));
     assert!(!json_log(&[cloud, (format, "text")]) && json_log(&[cloud, (format, "yaml")]));
 }
+
+#[test]
+fn variables_of_other_backup_scripts_are_used_or_told() {
+    for (value, off) in [("false", true), ("OFF", true), ("0", true), (" no ", true), ("true", false), ("", false)] {
+        let env = &[("BACKUP_ENABLED", value)][..];
+        for (line, by_schedule) in
+            [("backup --reason schedule", true), ("backup", false), ("backup --reason critical", false)]
+        {
+            match config(line, env).unwrap().task {
+                Task::SwitchedOff { scheduled } => assert!(off && scheduled == by_schedule, "{line}"),
+                _ => assert!(!off, "{line}: {value}"),
+            }
+        }
+        let Task::Serve(service) = config("serve --listen 127.0.0.1:0", env).unwrap().task else { panic!() };
+        let health = service.http.unwrap().settings.health;
+        assert_eq!((service.rules.backups_off.is_some(), health.backups_off.is_some()), (off, off));
+        let Task::Doctor(place) = config("doctor", env).unwrap().task else { panic!() };
+        assert_eq!(place.backups_off.is_some(), off);
+        assert!(config("restore", env).is_ok() && config("list", env).is_ok());
+    }
+    assert_eq!(config("backup", &[("BACKUP_ENABLED", "flase")]).unwrap_err().kind(), Kind::Usage);
+
+    let env =
+        &[("AUTO_RESTORE_ON_STARTUP", "true"), ("BACKUP_INTERVAL_MINUTES", "30"), ("MAX_LOCAL_BACKUPS", "10")][..];
+    let told = |line: &str, env| {
+        let told = config(line, env).unwrap().unused;
+        told.iter().map(|text| text.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = ["AUTO_RESTORE_ON_STARTUP", "BACKUP_INTERVAL_MINUTES", "MAX_LOCAL_BACKUPS"];
+    assert_eq!(told("backup", env), all);
+    assert_eq!(told("restore", env), all);
+    assert_eq!(told("serve --listen 127.0.0.1:0", env), [all[0], all[2]]);
+    assert_eq!(told("list", env), [""; 0]);
+    assert_eq!(told("backup", &[("AUTO_RESTORE_ON_STARTUP", "false"), ("MAX_LOCAL_BACKUPS", "")]), [""; 0]);
+}

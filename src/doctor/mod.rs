@@ -48,6 +48,8 @@ pub struct Place {
     pub data: PathBuf,
     /// Where that is: absolute, symlinks followed as far as it exists.
     pub data_at: PathBuf,
+    /// Why no backup is taken, if none is.
+    pub backups_off: Option<String>,
     /// How old the newest good snapshot may be.
     pub max_age: Duration,
 }
@@ -187,7 +189,8 @@ pub fn examine(place: &Place, ctx: &Context) -> Result<Report> {
     vault::replicas_to_make(&mut vaults);
 
     let about = data::About::new(place, &vaults);
-    let data = Running::begin("data", LIMIT, move |notes, stop| data::look(&about, notes, stop)).wait(ctx)?;
+    let mut data = Running::begin("data", LIMIT, move |notes, stop| data::look(&about, notes, stop)).wait(ctx)?;
+    data.checks.extend(place.backups_off.as_ref().map(|why| Check::problem("backups", why.clone())));
 
     let together = if vaults.len() > 1 { vault::together(&vaults) } else { Vec::new() };
     let part = |subject, place, checks| Part { subject, place, checks };

@@ -28,6 +28,8 @@ pub struct Rules {
     pub restore: restore::Options,
     /// How vaults are verified.
     pub verify: verify::Options,
+    /// Why no backup is taken, if none is.
+    pub backups_off: Option<String>,
     /// Whether a restore may be asked for.
     pub allow_restore: bool,
     /// A restore that was asked for longer ago than this is refused: by now it may do harm.
@@ -59,6 +61,7 @@ impl Rules {
             init: false,
             restore: restore::Options::latest(data),
             verify: verify::Options { read_data: None, databases: None },
+            backups_off: None,
             allow_restore: false,
             restore_age: limit,
             run_timeout: limit,
@@ -77,8 +80,10 @@ impl Rules {
         if let Err(why) = check_labels(&request.labels) {
             return Some(why.what());
         }
-        if request.action != Action::Restore {
-            return None;
+        match request.action {
+            Action::Backup => return self.backups_off.clone(),
+            Action::Verify => return None,
+            Action::Restore => {}
         }
         if !self.allow_restore {
             return Some("restores may not be asked for here (--allow-restore)".into());

@@ -9,6 +9,7 @@
 //! - one of several vaults cannot be opened;
 //! - the last run failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
+//! - backups are switched off;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
 //!
 //! All else is **healthy**. A look at a very large directory ends after some seconds; what was not seen then is not held against
@@ -46,6 +47,8 @@ pub struct Settings {
     pub max_age: Duration,
     /// How old the newest file in the data directory may be.
     pub freshness: Duration,
+    /// Why no backup is taken, if none is.
+    pub backups_off: Option<String>,
     /// The data directory, and what has to be in it.
     pub place: Place,
 }
@@ -327,7 +330,7 @@ impl Settings {
 
     /// Makes of what was seen what it means. `now` is this machine's clock, for its files.
     fn judge(&self, vaults: Vaults, seen: Seen, last: Option<Last>, now: Timestamp) -> Health {
-        let (mut bad, mut odd) = (Vec::new(), Vec::new());
+        let (mut bad, mut odd) = (Vec::new(), Vec::from_iter(self.backups_off.clone()));
         let opened = vaults.opened.iter().filter(|vault| vault.reachable).count();
         for Opened { vault, error, .. } in &vaults.opened {
             if let Some(error) = error {
@@ -436,8 +439,12 @@ mod tests {
         let settings = Settings {
             max_age: Duration::from_secs(3600),
             freshness: Duration::from_secs(7200),
+            backups_off: None,
             place: Place::default(),
         };
+        let off = Settings { backups_off: Some("they are off".into()), ..settings.clone() };
+        let told = off.judge(vaults(Some(3600), &[true]), seen(Some(7200)), None, at(0));
+        assert_eq!((told.status, &*told.why.concat()), (Status::Degraded, "they are off"));
         let judge = |vaults, seen, last| {
             let health = settings.judge(vaults, seen, last, at(0));
             assert_eq!(health.why.is_empty(), health.status == Status::Healthy, "{health:?}");
