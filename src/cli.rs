@@ -28,7 +28,7 @@ pub use self::serve::{Auth, RunRules, Serve};
     max_term_width = 100,
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a snapshot that is stale, partial or suspect, has \
                   a database that failed its check or is not in each of several vaults, or a restore that left something out or took an older snapshot because \
-                  the newest good one cannot be had; 4 damage found in the vault."
+                  the newest good one cannot be had; 4 damage found in the vault; 5 the vault has no snapshot yet."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -219,6 +219,7 @@ pub struct Taking {
   lastgood restore /srv/app --vault /mnt/backups     another directory, another vault
   lastgood restore --snapshot 2026-11-20T18:00:00Z   as it was on Friday evening
   lastgood restore /tmp/look --path uploads          only some of it, somewhere else
+  lastgood restore --if-missing || [ $? = 5 ]        before an app starts; 5: there is no snapshot yet
 
 With several vaults the first one is taken that has a good snapshot that fits and can give it back. Where all have it damaged,
 and it was not named by its id, the newest older good snapshot that is whole is restored in its place (exit code 3).")]
@@ -236,6 +237,15 @@ pub struct Restore {
     /// Restore what can be read of a damaged snapshot, and list the rest
     #[arg(long)]
     pub skip_damaged: bool,
+    /// Restore only if there is no file in the directory, folders apart; else do nothing and end with 0
+    #[arg(long, conflicts_with = "paths", help_heading = "When")]
+    pub if_missing: bool,
+    /// Restore only if no file in the directory was changed for this long, nor since the snapshot was begun, or there is none
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "paths", help_heading = "When")]
+    pub if_older: Option<Duration>,
+    /// Say what would be restored, changed and moved aside, and do nothing
+    #[arg(long, help_heading = "When")]
+    pub dry_run: bool,
     #[command(flatten)]
     pub results: Results,
 }

@@ -19,6 +19,7 @@ use lastgood::error::{Error, Result};
 use lastgood::job::Job;
 use lastgood::notify::Notify;
 use lastgood::report::{Outcome, Place};
+use lastgood::restore::needed::Only;
 use lastgood::store::address::Address;
 use lastgood::store::cloud::Cloud;
 use lastgood::vault::entry::CheckKind;
@@ -98,6 +99,12 @@ pub enum Task {
     },
     /// A backup, a restore or a verification: what can be asked for in other ways, too.
     Run(Job),
+    /// A restore that is done only where it is needed, or is only told of.
+    RestoreIf {
+        options: restore::Options,
+        only: Only,
+        dry_run: bool,
+    },
     Runs {
         run: Option<String>,
         limit: usize,
@@ -214,7 +221,8 @@ impl Config {
             Command::Restore(args) => {
                 notify = tell(args.results)?;
                 let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
-                Task::Run(Job::Restore(restore::Options {
+                let only = Only { missing: args.if_missing, older: args.if_older };
+                let options = restore::Options {
                     snapshot: args.snapshot,
                     target: target(data(args.target), &vaults, outside)?,
                     paths,
@@ -222,7 +230,11 @@ impl Config {
                     around_mounts: args.replacing.around_mounts,
                     while_in_use: args.replacing.while_in_use,
                     skip_damaged: args.skip_damaged,
-                }))
+                };
+                match only.is_conditional() || args.dry_run {
+                    true => Task::RestoreIf { options, only, dry_run: args.dry_run },
+                    false => Task::Run(Job::Restore(options)),
+                }
             }
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {

@@ -16,6 +16,8 @@ pub enum Kind {
     Unreachable,
     /// What is stored is not what was stored: missing, cut short, altered, or made to do harm.
     Damage,
+    /// The vault is there and has no snapshot yet, as before the first backup.
+    NothingYet,
 }
 
 impl Kind {
@@ -26,6 +28,7 @@ impl Kind {
             Kind::Failed => "failed",
             Kind::Unreachable => "unreachable",
             Kind::Damage => "damage",
+            Kind::NothingYet => "nothing-yet",
         }
     }
 }
@@ -67,6 +70,11 @@ impl Error {
     /// Stored bytes are not what they should be.
     pub fn damage(doing: impl Into<String>, why: impl ToString) -> Self {
         Self::new(Kind::Damage, doing, why)
+    }
+
+    /// There is no snapshot yet.
+    pub fn nothing_yet(doing: impl Into<String>, why: impl ToString) -> Self {
+        Self::new(Kind::NothingYet, doing, why)
     }
 
     /// A failed system call, with the hint that its error number deserves.

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use lastgood::error::{Doing, Error, Kind, Result};
+use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
 use lastgood::replicas::vaults::Vaults;
 use lastgood::restore::select;
@@ -64,6 +65,7 @@ enum Outcome {
     Usage = 2,
     NotWhole = 3,
     Damage = 4,
+    NothingYet = 5,
 }
 
 impl From<report::Outcome> for Outcome {
@@ -87,6 +89,7 @@ impl From<Kind> for Outcome {
             Kind::Usage => Outcome::Usage,
             Kind::Failed | Kind::Unreachable => Outcome::Failed,
             Kind::Damage => Outcome::Damage,
+            Kind::NothingYet => Outcome::NothingYet,
         }
     }
 }
@@ -154,6 +157,20 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         }
         Task::Init => commands.init(console, ctx),
         Task::Run(job) => commands.run(job, (config.place, config.notify), &config.exit_zero_on, console, ctx),
+        Task::RestoreIf { options, only, dry_run } => {
+            if let Some(why) = commands.unneeded(&options, &only, ctx)? {
+                let skipped = serde_json::json!({ "snapshot": null, "skipped": why });
+                console.report(&skipped, || format!("Nothing was restored: {}\n", printable(&why)));
+                return Ok(Outcome::Done);
+            }
+            match dry_run {
+                true => commands.preview(&options, console, ctx),
+                false => {
+                    let (job, told) = (Job::Restore(options), (config.place, config.notify));
+                    commands.run(job, told, &config.exit_zero_on, console, ctx)
+                }
+            }
+        }
         Task::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),
         Task::Copy { from, to, snapshots } => commands.copy((&from, &to), &snapshots, console, ctx),
         Task::List => list(&vaults.first(ctx)?, console, ctx),

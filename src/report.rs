@@ -108,7 +108,7 @@ impl Outcome {
         match why.kind() {
             Kind::Damage => Outcome::Damaged,
             Kind::Usage => Outcome::Refused,
-            Kind::Failed | Kind::Unreachable => Outcome::Failed,
+            Kind::Failed | Kind::Unreachable | Kind::NothingYet => Outcome::Failed,
         }
     }
 }
@@ -189,7 +189,7 @@ pub struct Place {
 pub struct Failure {
     /// What was being done and why it failed.
     pub error: String,
-    /// `usage`, `failed`, `unreachable` or `damage`.
+    /// `usage`, `failed`, `unreachable`, `damage` or `nothing-yet`.
     pub kind: String,
     /// What can be done about it.
     #[serde(skip_serializing_if = "Option::is_none")]

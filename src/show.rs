@@ -1,6 +1,7 @@
 //! What a person reads: reports and listings as text. Pure functions, so that tests read it too.
 
 mod doctor;
+mod preview;
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -20,6 +21,7 @@ use lastgood::verify::Looked;
 use lastgood::{backup, restore, verify};
 
 pub use self::doctor::{doctor, stopping};
+pub use self::preview::preview;
 use crate::terminal::printable;
 use crate::vaults::Copied;
 

@@ -13,7 +13,9 @@ use lastgood::replicas;
 use lastgood::replicas::vaults::Vaults;
 use lastgood::replicas::verify::Verified;
 use lastgood::report::{self, Action, Done, Place, Way};
-use lastgood::restore::select;
+use lastgood::restore::needed::{self, Only};
+use lastgood::restore::preview::Preview;
+use lastgood::restore::{self, select};
 use lastgood::store::address::Address;
 use lastgood::trigger::claim::Asker;
 use lastgood::trigger::dispatched::{self, Came};
@@ -82,6 +84,30 @@ impl Commands<'_> {
             Job::Restore(_) | Job::Verify(_) => PathBuf::new(),
         };
         self.told(ran, &data, exit_zero_on, console)
+    }
+
+    /// Why a restore is not needed; `None` if it is.
+    ///
+    /// # Errors
+    /// A target that cannot be looked at; no snapshot, where its time matters.
+    pub fn unneeded(&self, options: &restore::Options, only: &Only, ctx: &Context) -> Result<Option<String>> {
+        if !only.is_conditional() {
+            return Ok(None);
+        }
+        let there = needed::look(&options.target, ctx)?;
+        let newest = || replicas::restore::newest_of(self.0.sites(false)?, &options.snapshot, ctx);
+        only.unneeded(&options.target, there, Timestamp::now(), newest)
+    }
+
+    /// Tells what a restore would do.
+    ///
+    /// # Errors
+    /// What would keep it from beginning.
+    pub fn preview(&self, options: &restore::Options, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+        let (vault, preview) = replicas::restore::preview(self.0.sites(false)?, options, ctx)?;
+        let done = Previewed { vault, dry_run: true, preview };
+        console.answer(&done, || show::preview(&done.preview, &done.vault, options.while_in_use))?;
+        Ok(Outcome::Done)
     }
 
     /// Does what a service dispatched to this execution of a job.
@@ -268,6 +294,17 @@ fn shortcomings(outcome: report::Outcome, report: &serde_json::Value) -> Vec<rep
     }
     short.retain(|short| *short != report::Outcome::Complete);
     short
+}
+
+/// What a restore would do.
+#[derive(Serialize)]
+struct Previewed {
+    /// The vault that it would take the snapshot from.
+    vault: String,
+    /// Nothing was done.
+    dry_run: bool,
+    #[serde(flatten)]
+    preview: Preview,
 }
 
 /// What was copied, and between which places.

@@ -32,6 +32,7 @@ mod pubsub_push;
 mod restore;
 mod restore_attributes;
 mod restore_beside;
+mod restore_if;
 mod restore_in_use;
 mod restore_mounts;
 mod roundtrip;

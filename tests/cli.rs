@@ -198,7 +198,7 @@ fn a_missing_vault_is_an_error_but_for_backup_and_init() {
     assert!(!world.vault().exists());
     world.run(["init"]).ended(0);
     world.run(["init"]).ended(1).says("exists");
-    world.run(["restore"]).ended(1);
+    world.run(["restore"]).ended(5);
     world.backup();
 }
 

@@ -126,7 +126,7 @@ fn what_nothing_is_known_of_is_missing_and_holds_nothing_back() {
     // All that a run is short of has to be accepted.
     fs::write(world.path("no-folder"), "").unwrap();
     for (accepted, code) in [("stale", 3), ("incomplete-copies", 3), ("stale,incomplete-copies", 0)] {
-        backup(&world, &["--vault", "backups", "--vault", "no-folder", "--exit-zero-on", accepted], code).unwrap();
+        backup(&world, &["--vault", "no-folder", "--exit-zero-on", accepted], code).unwrap();
     }
     let told = world.run(["restore", "told"]);
     assert!(told.ended(0).text().contains("missing  never.txt: Permission denied"), "{told:?}");

@@ -228,3 +228,15 @@ fn variables_of_other_backup_scripts_are_used_or_told() {
     assert_eq!(told("list", env), [""; 0]);
     assert_eq!(told("backup", &[("AUTO_RESTORE_ON_STARTUP", "false"), ("MAX_LOCAL_BACKUPS", "")]), [""; 0]);
 }
+
+#[test]
+fn a_restore_may_depend_on_what_is_there() {
+    let told = |line: &str| match config(line, &[]).unwrap().task {
+        Task::RestoreIf { only, dry_run, .. } => (only.missing, only.older.map(|older| older.as_secs()), dry_run),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told("restore --if-missing"), (true, None, false));
+    assert_eq!(told("restore --if-missing --if-older 2h"), (true, Some(7200), false));
+    assert_eq!(told("restore --dry-run --path a"), (false, None, true));
+    assert!(Cli::try_parse_from(["lastgood", "restore", "--if-missing", "--path", "a"]).is_err());
+}

@@ -164,7 +164,10 @@ fn none_serves(doing: &str, mut failures: Vec<Failure>) -> Error {
         // One that comes back may serve; after that, what is wrong with the vaults matters more than what was asked.
         () if is(Kind::Unreachable) => Error::unreachable(doing, why),
         () if is(Kind::Damage) => Error::damage(doing, why),
-        () if is(Kind::Failed) || failures.is_empty() => Error::failed(doing, why),
+        () if !failures.is_empty() && failures.iter().all(|(_, why)| why.kind() == Kind::NothingYet) => {
+            Error::nothing_yet(doing, why)
+        }
+        () if is(Kind::Failed) || is(Kind::NothingYet) || failures.is_empty() => Error::failed(doing, why),
         () => Error::usage(doing, why),
     };
     match failures.iter().find_map(|(_, why)| why.advice()) {

@@ -2,12 +2,14 @@
 
 use std::cmp::Reverse;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Failure, Site, check_same, none_serves, passed_over};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::restore::damaged::{self, Failure as Unfit};
+use crate::restore::preview::Preview;
 use crate::restore::select::{self, Choice, PassedOver};
 use crate::restore::{self, Options};
 use crate::vault::Vault;
@@ -70,6 +72,40 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
     restored.passed_over.dedup_by_key(|over| over.snapshot);
     restored.passed_over.retain(|over| over.snapshot > restored.snapshot);
     Ok(Report { vault, restored })
+}
+
+/// What [`restore`] would do, from the first vault that has the newest snapshot that fits.
+///
+/// # Errors
+/// As [`restore::preview::preview`]; no vault has a snapshot that fits.
+pub fn preview(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<(String, Preview)> {
+    let (Fit { url, vault, choice, .. }, newer) = newest(sites, &options.snapshot, ctx)?;
+    let told = restore::preview::preview(&vault, options, Choice { passed_over: newer, ..choice }, ctx)?;
+    Ok((url, told))
+}
+
+/// The newest good snapshot that fits and that any vault has, and when its capture began.
+///
+/// # Errors
+/// No vault has one.
+pub fn newest_of(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(SnapshotName, Timestamp)> {
+    newest(sites, spec, ctx).map(|(fit, _)| (fit.choice.name, fit.choice.root.started))
+}
+
+/// The first vault that has the newest snapshot that fits, and which newer ones are passed over.
+fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(Fit, Vec<PassedOver>)> {
+    check_same(&sites)?;
+    let (fits, failures) = choose_all(sites, spec)?;
+    let newer = newer(&fits);
+    let newest = fits.iter().map(|fit| fit.choice.name).max();
+    match fits.into_iter().find(|fit| Some(fit.choice.name) == newest) {
+        Some(fit) => {
+            failures.iter().for_each(|(url, why)| ctx.monitor.warn(&passed_over(url, why)));
+            restore::tell_of_newer(&newer, |what| ctx.monitor.warn(&what));
+            Ok((fit, newer))
+        }
+        None => Err(none_serves("find a snapshot to restore", failures)),
+    }
 }
 
 /// Snapshots that are newer than what any of the vaults has to choose, newest first, and why. Where one vault knows that it is

@@ -16,9 +16,11 @@ pub mod lacking;
 pub mod left;
 pub mod missing;
 pub mod mounts;
+pub mod needed;
 pub mod open_files;
 pub mod place;
 pub mod plan;
+pub mod preview;
 pub mod put;
 pub mod read;
 pub mod select;
@@ -90,6 +92,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// How the target is replaced.
+    fn how(&self) -> How {
+        How { in_place: self.in_place, around_mounts: self.around_mounts }
+    }
+
     /// The newest good snapshot, whole, into `target`.
     pub fn latest(target: PathBuf) -> Self {
         Options {
@@ -277,8 +284,7 @@ fn attempt(
     let Choice { name, root, passed_over, named } = choice;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
-    let how = How { in_place: options.in_place, around_mounts: options.around_mounts };
-    let mut place = Place::check(&options.target, how, paths)?;
+    let mut place = Place::check(&options.target, options.how(), paths)?;
     let target = place.target.clone();
     // Held to the end: a backup that begins meanwhile waits, and then finds what has been put into place.
     let (_locked, unlocked) = lock_target(&target, ctx)?;

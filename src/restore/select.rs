@@ -60,7 +60,7 @@ pub fn find(vault: &Vault, spec: &str) -> Result<(SnapshotName, Root)> {
 /// that is not after it. An id is taken whatever its snapshot's state.
 ///
 /// # Errors
-/// Usage: nothing, or more than one snapshot, fits. Failed: there is no good snapshot. Damage: the named root is damaged.
+/// Usage: nothing, or more than one snapshot, fits. NothingYet: there is no snapshot. Failed: there is no good one. Damage: the named root is damaged.
 pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
     let names = vault.snapshots()?;
     if spec == "latest" {
@@ -87,10 +87,13 @@ pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
             .hint("Give `latest`, the beginning of an id, or a time such as 2026-11-21T10:00:00Z or 2026-11-21."));
     };
     let before: Vec<_> = names.iter().filter(|name| name.time <= time).copied().collect();
+    if names.is_empty() {
+        return newest_good(vault, &names, "a good snapshot");
+    }
     if before.is_empty() {
         let why = match names.iter().min_by_key(|name| name.time) {
             Some(first) => format!("the first is {first}"),
-            None => "the vault has no snapshots".to_owned(),
+            None => "there is none".to_owned(),
         };
         return Err(Error::usage(format!("find a snapshot not after {time}"), why));
     }
@@ -134,7 +137,7 @@ pub fn failed_check(root: &Root) -> &'static str {
 /// The last good one of `names`, which are in order.
 ///
 /// # Errors
-/// Failed: there is none, or the store fails.
+/// NothingYet: there is no snapshot. Failed: there is no good one, or the store fails.
 pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice> {
     let mut passed_over = Vec::new();
     for name in names.iter().rev() {
@@ -157,7 +160,7 @@ pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Resul
     }
     let doing = format!("find {wanted} in {}", vault.store.url());
     Err(match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
-        None => Error::failed(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
+        None => Error::nothing_yet(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
         Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len())).hint(format!(
             "The newest is {}: {}. To use it all the same, name it: --snapshot {}",
             newest.snapshot, newest.why, newest.snapshot.id

@@ -44,7 +44,7 @@ pub fn schemas() -> Value {
             "finished": time(),
             "snapshot": maybe_text(),
             "error": { "type": ["object", "null"], "required": ["error", "kind"], "properties": {
-                "error": text(), "kind": { "enum": ["usage", "failed", "unreachable", "damage"] }, "hint": text(),
+                "error": text(), "kind": { "enum": ["usage", "failed", "unreachable", "damage", "nothing-yet"] }, "hint": text(),
             } },
             "backup": { "type": "object" },
             "restore": { "type": "object" },

@@ -1,0 +1,189 @@
+//! What a restore would do: the snapshot's entries beside what is in the target, by kind, size and time. No content is read, and
+//! nothing is written, in the vault neither.
+
+use std::path::PathBuf;
+
+use crossbeam_channel::bounded;
+use serde::Serialize;
+
+use super::in_use::{self, User};
+use super::place::Place;
+use super::select::{Choice, PassedOver};
+use super::{Options, locate};
+use crate::backup::found::Found;
+use crate::backup::select::Select;
+use crate::backup::times;
+use crate::backup::walk::{self, Met, Walker};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::monitor::{Context, Silent};
+use crate::vault::Vault;
+use crate::vault::entry::{Entry, Kind};
+use crate::vault::path::EntryPath;
+use crate::vault::read::{PackReader, absent};
+use crate::vault::root::SnapshotName;
+use crate::vault::tree;
+
+/// So many paths of each kind of change are named.
+const NAMED: usize = 20;
+/// Entries of the target that are listed ahead.
+const AHEAD: usize = 4096;
+
+/// What a restore would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Preview {
+    /// The snapshot that it would restore.
+    pub snapshot: SnapshotName,
+    /// When its capture began.
+    pub begun: jiff::Timestamp,
+    /// Where to.
+    pub target: PathBuf,
+    /// What is not in the target.
+    pub added: Changes,
+    /// What is there and is another one: its kind, size or time differs.
+    pub changed: Changes,
+    /// What is there already, as far as kind, size and time tell.
+    pub unchanged: Changes,
+    /// What is there and not in the snapshot; it moves aside with the rest.
+    pub gone: Changes,
+    /// What would move aside.
+    pub moves_aside: Vec<PathBuf>,
+    /// Programs that have files open there: the restore is refused without `--while-in-use`.
+    pub in_use: Vec<User>,
+    /// Newer snapshots that are not good or are damaged.
+    pub passed_over: Vec<PassedOver>,
+    /// What stands in the way, or is to be known.
+    pub warnings: Vec<String>,
+}
+
+/// Entries that a restore would deal with in the same way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// How many, of every kind.
+    pub entries: u64,
+    /// Bytes of the files among them.
+    pub bytes: u64,
+    /// The first of them.
+    pub first: Vec<EntryPath>,
+}
+
+impl Changes {
+    fn add(&mut self, path: &EntryPath, bytes: u64) {
+        self.entries += 1;
+        self.bytes += bytes;
+        if self.first.len() < NAMED {
+            self.first.push(path.clone());
+        }
+    }
+}
+
+/// Says what restoring a snapshot would do.
+///
+/// # Errors
+/// What would keep the restore from beginning: a target that cannot be restored to, no such path. A store that fails; damage to
+/// the snapshot's lists.
+pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) -> Result<Preview> {
+    let Choice { name, root, passed_over, .. } = choice;
+    let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
+    let paths = if all { &[][..] } else { &options.paths };
+    let mut place = Place::check(&options.target, options.how(), paths)?;
+    let packs = PackReader::for_root(&*vault.store, &root)?;
+    let missing = absent(&*vault.store, packs.book().values())?;
+    if !all {
+        place.also(locate(&packs, &root, paths, options.skip_damaged)?);
+    }
+    let mut told = Preview {
+        snapshot: name,
+        begun: root.started,
+        target: place.target.clone(),
+        added: Changes::default(),
+        changed: Changes::default(),
+        unchanged: Changes::default(),
+        gone: Changes::default(),
+        moves_aside: place.replaces().into_iter().filter(|path| path.symlink_metadata().is_ok()).collect(),
+        in_use: in_use::users(&place.replaces()),
+        passed_over,
+        warnings: Vec::new(),
+    };
+    if let Some((pack, state)) = missing.first() {
+        let what = "the snapshot is not restored whole from this vault";
+        told.warnings.push(format!("{} packs are missing or damaged, {what}: {}: {state}", missing.len(), pack.name()));
+    }
+    let wanted = |path: &EntryPath| {
+        let chosen = place.paths().is_empty() || place.paths().iter().any(|wanted| path.is_in(wanted));
+        chosen && !place.kept().iter().any(|kept| path.is_in(kept))
+    };
+    let target = &place.target;
+    std::thread::scope(|scope| {
+        let (send, listed) = bounded::<Found>(AHEAD);
+        let walking = scope.spawn(move || list(target, &|found| send.send(found).is_ok(), ctx));
+        let mut there = listed.into_iter().filter(|found| wanted(&found.path)).peekable();
+        let compared = tree::each_entry(&packs, &root, |entry| {
+            ctx.check("compare the target")?;
+            if !wanted(&entry.path) {
+                return Ok(());
+            }
+            while let Some(found) = there.next_if(|found| found.path < entry.path) {
+                told.gone.add(&found.path, size(found.kind, found.size));
+            }
+            let changes = match there.next_if(|found| found.path == entry.path) {
+                None => &mut told.added,
+                Some(found) if is_same(&entry, &found) => &mut told.unchanged,
+                Some(_) => &mut told.changed,
+            };
+            changes.add(&entry.path, size(entry.kind, entry.size));
+            Ok(())
+        });
+        if compared.is_ok() {
+            there.for_each(|found| told.gone.add(&found.path, size(found.kind, found.size)));
+        } else {
+            drop(there);
+        }
+        let warnings = walking.join().map_err(|panic| crate::panics::error("look at the target", &*panic))?;
+        compared?;
+        told.warnings.extend(warnings?);
+        Ok(())
+    })
+    .map_err(|why: Error| match why.kind() {
+        ErrorKind::Damage => why.within(format!("compare the snapshot {name} with {}", target.display())),
+        _ => why,
+    })?;
+    Ok(told)
+}
+
+/// Lists what is in the target for as long as `take` wants more. Gives what to tell of what could not be looked at.
+fn list(target: &std::path::Path, take: &dyn Fn(Found) -> bool, ctx: &Context) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if target.symlink_metadata().is_err() {
+        return Ok(warnings);
+    }
+    let root = match walk::open(target) {
+        Ok(root) => root,
+        Err(why) => return Ok(vec![why.what()]),
+    };
+    let select = Select::new(target, &[], &[], &[], false)?;
+    let (mut over, monitor) = (false, &Silent);
+    let walker = Walker { root: &root, select: &select, threads: 1, now: times::now, stop: ctx.stop, monitor };
+    let walked = walker.whole(|met| {
+        match met {
+            Met::Entry(found) => over |= !take(found),
+            Met::Failed(path, why) if warnings.len() < NAMED => {
+                warnings.push(format!("{path} cannot be looked at: {why}"));
+            }
+            Met::Failed(..) => {}
+            Met::Listed(_) | Met::Away(_) | Met::Skipped(..) => {}
+        }
+        if over { Err(Error::failed("look at the target", "it is over")) } else { Ok(()) }
+    });
+    // Whoever wants no more has failed, and says why.
+    if over { Ok(warnings) } else { walked.map(|()| warnings) }
+}
+
+fn size(kind: Kind, size: u64) -> u64 {
+    if kind == Kind::File { size } else { 0 }
+}
+
+fn is_same(entry: &Entry, found: &Found) -> bool {
+    entry.kind == found.kind
+        && (entry.kind == Kind::Folder
+            || entry.mtime == found.mtime && (entry.kind != Kind::File || entry.size == found.size))
+}

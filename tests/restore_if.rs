@@ -1,0 +1,100 @@
+//! A restore that takes place only where it is needed, what it would do, and a vault that has nothing to restore yet.
+
+use std::fs;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::support::compare::assert_same;
+use crate::support::tree::set_mtime;
+use crate::support::{World, id, number};
+
+#[test]
+fn nothing_to_restore_yet_is_told_from_all_else() {
+    let world = World::with_files();
+    // No vault is not that: it may be a wrong address.
+    world.run(["restore", "out", "--if-missing"]).ended(1).says("there is no vault");
+    world.run(["init"]).ended(0);
+    for snapshot in ["latest", "2026-11-20"] {
+        let told = world.json(["restore", "out", "--snapshot", snapshot], 5);
+        assert_eq!(told["kind"], "nothing-yet", "{told}");
+    }
+    world.run(["restore", "out", "--if-missing"]).ended(5).says("the vault has no snapshots");
+    world.run(["restore", "out", "--snapshot", "abcd"]).ended(2);
+    world.run(["ls", "latest"]).ended(5);
+    // Several vaults have nothing only if none of them has, and each says so.
+    world.run(["copy", "--from", "backups", "--to", "two"]).ended(0);
+    let both = ["restore", "out", "--vault", "backups", "--vault", "two"];
+    world.run(both).ended(5);
+    fs::rename(world.path("two"), world.path("away")).unwrap();
+    world.run(both).ended(1);
+    // A snapshot that is not good is one.
+    fs::rename(world.data(), world.path("kept")).unwrap();
+    fs::create_dir(world.data()).unwrap();
+    world.run(["backup"]).ended(3);
+    world.run(["restore", "out"]).ended(1).says("none of its 1 snapshots is good");
+}
+
+#[test]
+fn a_restore_that_is_not_needed_does_nothing() {
+    let world = World::with_files();
+    let report = world.backup();
+    let restore = |args: &[&str]| world.json(["restore", "out"].iter().chain(args), 0);
+    fs::create_dir_all(world.path("out/uploads/lost+found")).unwrap();
+    assert_eq!(restore(&["--if-missing"])["snapshot"], report["snapshot"]);
+    assert_same(&world.data(), &world.path("out"));
+
+    fs::write(world.path("out/a.txt"), "newer").unwrap();
+    let runs = world.json(["runs"], 0);
+    for args in [&["--if-missing"][..], &["--if-older", "1h"], &["--if-missing", "--if-older", "1h"]] {
+        let told = restore(args);
+        assert!(told["snapshot"] == Value::Null && told["skipped"].is_string(), "{told}");
+    }
+    let text = world.run(["restore", "out", "--if-missing"]);
+    assert!(text.ended(0).text().starts_with("Nothing was restored: there are files in "), "{text:?}");
+    // Nothing was run, and no vault is needed for that.
+    assert_eq!(world.json(["runs"], 0), runs);
+    world.run(["restore", "out", "--if-missing", "--vault", "none"]).ended(0);
+    assert_eq!(fs::read_to_string(world.path("out/a.txt")).unwrap(), "newer");
+
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    for path in ["out/a.txt", "out/logs/app.log", "out/uploads/x/y.bin"] {
+        set_mtime(&world.path(path), now as i64 - 7200, 0);
+    }
+    assert_eq!(restore(&["--if-older", "3h"])["snapshot"], Value::Null);
+    assert_eq!(restore(&["--if-older", "1h"])["snapshot"], report["snapshot"]);
+    assert_same(&world.data(), &world.path("out"));
+}
+
+#[test]
+fn a_dry_run_says_what_a_restore_would_do_and_does_nothing() {
+    let world = World::with_files();
+    let report = world.backup();
+    world.restore("out");
+    fs::write(world.path("out/a.txt"), "another one").unwrap();
+    fs::remove_file(world.path("out/logs/app.log")).unwrap();
+    fs::write(world.path("out/new.txt"), "12345").unwrap();
+    let before = crate::support::compare::hash(&world.path("out/a.txt"));
+    let objects = || fs::read_dir(world.vault().join("runs")).unwrap().count();
+    let runs = objects();
+    let told = world.json(["restore", "out", "--dry-run"], 0);
+    assert_eq!((id(&told), &told["dry_run"]), (id(&report), &json!(true)));
+    let changes =
+        |kind: &str| (number(&told[kind], "entries"), number(&told[kind], "bytes"), told[kind]["first"].clone());
+    assert_eq!(changes("added"), (1, 8, json!(["logs/app.log"])));
+    assert_eq!(changes("changed"), (1, 6, json!(["a.txt"])));
+    assert_eq!(changes("gone"), (1, 5, json!(["new.txt"])));
+    assert_eq!(number(&told["unchanged"], "entries"), number(&report, "entries") - 2);
+    assert_eq!(told["moves_aside"], json!([world.path("out")]));
+    let text = world.run(["restore", "out", "--dry-run"]);
+    assert!(text.ended(0).text().contains("  changed  1 entry, 6 B: a.txt\n"), "{text:?}");
+    let part = world.json(["restore", "out", "--dry-run", "--path", "logs"], 0);
+    assert_eq!((number(&part["added"], "entries"), number(&part["gone"], "entries")), (1, 0));
+    let all = world.json(["restore", "elsewhere", "--dry-run"], 0);
+    assert_eq!((number(&all["added"], "entries"), &all["moves_aside"]), (number(&report, "entries"), &json!([])));
+    assert!(!world.path("elsewhere").exists() && objects() == runs);
+    assert_eq!(crate::support::compare::hash(&world.path("out/a.txt")), before);
+    // What would keep a restore from beginning does so here too.
+    world.run(["restore", "out/a.txt", "--dry-run"]).ended(2).says("not a folder");
+    world.run(["restore", "out", "--dry-run", "--path", "none"]).ended(2).says("no such entry");
+}
