@@ -108,32 +108,26 @@ pub fn glance(vault: &Vault, base: &Base, tested: &Doubts, ctx: &Context) -> Opt
             return None;
         }
     };
-    tracing::info!("{} is read whole: {why}", pack.name());
-    match state::test(&*vault.store, &pack) {
-        Ok(tested) if !tested.is_sound() => Some((pack, tested)),
-        Ok(_) => None,
-        Err(why) => {
-            tracing::info!("{} could not be read whole: {}", pack.name(), why.what());
-            None
-        }
-    }
+    damaged(vault, pack, &why)
 }
 
 /// Reads the packs whole in which something was wrong when `base` was read, and gives those that are damaged: what else lies in
 /// them must not be built upon either.
 pub fn met(vault: &Vault, base: &Base) -> Vec<(PackInfo, Tested)> {
     let suspects = base.packs.suspects().into_iter().filter(|(pack, _)| base.may_name(pack.id));
-    let test = |(pack, why): (PackInfo, String)| {
-        tracing::info!("{} is read whole: {why}", pack.name());
-        match state::test(&*vault.store, &pack) {
-            Ok(tested) => (!tested.is_sound()).then_some((pack, tested)),
-            Err(why) => {
-                tracing::info!("{} could not be read whole: {}", pack.name(), why.what());
-                None
-            }
+    suspects.filter_map(|(pack, why)| damaged(vault, pack, &why)).collect()
+}
+
+/// Reads a pack whole, because of `why`, and gives it if it is damaged.
+fn damaged(vault: &Vault, pack: PackInfo, why: &str) -> Option<(PackInfo, Tested)> {
+    tracing::info!("{} is read whole: {why}", pack.name());
+    match state::test(&*vault.store, &pack) {
+        Ok(tested) => (!tested.is_sound()).then_some((pack, tested)),
+        Err(why) => {
+            tracing::info!("{} could not be read whole: {}", pack.name(), why.what());
+            None
         }
-    };
-    suspects.filter_map(test).collect()
+    }
 }
 
 /// Looks at one frame of a pack, found by its seek table.

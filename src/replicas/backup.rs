@@ -8,18 +8,19 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{Found, Site, check_same, none_serves, passed_over};
+use crate::backup::doubted::user;
 use crate::backup::{self, Options};
 use crate::copy::{copy_with, from_any};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::store;
-use crate::vault::doubt::{Doubts, Finding, told};
+use crate::vault::doubt::{Doubts, Finding, in_all, told};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::PackReader;
 use crate::vault::root::{MAX_ROOT, PackBook, Reason, SNAPSHOTS, SnapshotName, State};
 use crate::vault::state::PackState;
-use crate::vault::{User, Vault, seq};
+use crate::vault::{Vault, seq};
 
 /// How old a snapshot may be for a backup to hand it on to a vault that lacks it: older ones are `copy`'s, so that a vault that
 /// was away for long does not keep a backup busy.
@@ -228,13 +229,12 @@ fn spoiled_elsewhere(
             needed
         };
         let book = book.get_or_insert_with(needed);
-        let as_who = User { run: options.run, host: options.host.clone() };
-        match doubts.test_doubted(vault, book, (Finding::Backup, &as_who), &|| ctx.check("take a snapshot")) {
+        match doubts.test_doubted(vault, book, (Finding::Backup, &user(options)), &|| ctx.check("take a snapshot")) {
             Ok(mut wrong) => {
                 // What is missing there is sent again.
                 wrong.retain(|(_, tested)| tested.state != PackState::Absent);
                 if let Some((pack, tested)) = wrong.first() {
-                    let more = if wrong.len() > 1 { format!(" ({} packs in all)", wrong.len()) } else { String::new() };
+                    let more = in_all(wrong.len());
                     let what = "what it holds is stored anew, so that the snapshot is whole in all vaults";
                     warn(format!("in {}, {}{more}; {what}", replica.url, told(pack, &tested.state)));
                 }

@@ -11,7 +11,7 @@ use crate::monitor::Context;
 use crate::restore::damaged::{self, Failure as Unfit};
 use crate::restore::preview::Preview;
 use crate::restore::select::{self, Choice, PassedOver};
-use crate::restore::{self, Options};
+use crate::restore::{self, Damaged, Options};
 use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
 use crate::vault::root::SnapshotName;
@@ -174,7 +174,9 @@ fn restore_one_of(
     for fit in &mut fits {
         let Some(choice) = fit.untried.take() else { continue };
         warn(format!("{} of {} is read all the same: nothing else is left", choice.name, fit.url));
-        if let Ok(restored) = restore::restore_anyway(&fit.vault, options, choice, &mut fit.doubts, ctx) {
+        if let Ok(restored) =
+            restore::restore_chosen(&fit.vault, options, choice, (&mut fit.doubts, Damaged::Read), ctx)
+        {
             restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
             return Ok(Report { vault: fit.url.clone(), restored });
         }
@@ -185,7 +187,7 @@ fn restore_one_of(
 
 impl Fit {
     fn restore(&mut self, options: &Options, ctx: &Context) -> Result<restore::Report, Unfit> {
-        restore::restore_chosen(&self.vault, options, self.choice.clone(), &mut self.doubts, ctx)
+        restore::restore_chosen(&self.vault, options, self.choice.clone(), (&mut self.doubts, Damaged::PassedOver), ctx)
     }
 }
 

@@ -6,7 +6,7 @@ use super::select::{self, Choice, PassedOver};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::Vault;
-use crate::vault::doubt::{Doubts, Finding, told};
+use crate::vault::doubt::{Doubts, Finding, in_all, told};
 use crate::vault::hex::PackId;
 use crate::vault::list::List;
 use crate::vault::pack::PackInfo;
@@ -40,8 +40,7 @@ impl From<Error> for Failure {
 
 /// That a snapshot is passed over for what is wrong with it or with its packs; none where nothing is.
 pub fn passed_over(snapshot: SnapshotName, wrong: &[String]) -> Option<PassedOver> {
-    let (first, more) = wrong.split_first()?;
-    let more = if more.is_empty() { String::new() } else { format!(" ({} packs in all)", wrong.len()) };
+    let (first, more) = (wrong.first()?, in_all(wrong.len()));
     Some(PassedOver { snapshot, why: format!("it is damaged: {first}{more}"), damaged: true })
 }
 

@@ -60,7 +60,7 @@ use crate::lock;
 use crate::monitor::Context;
 use crate::store::Traffic;
 use crate::vault::Vault;
-use crate::vault::doubt::{Doubts, told};
+use crate::vault::doubt::{Doubts, in_all, told};
 use crate::vault::entry::{Entry, Taken};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
@@ -230,33 +230,18 @@ pub fn restore_chosen(
     vault: &Vault,
     options: &Options,
     choice: Choice,
-    doubts: &mut Doubts,
+    from: (&mut Doubts, Damaged),
     ctx: &Context,
 ) -> Result<Report, Failure> {
-    attempt(vault, options, choice, (doubts, Damaged::PassedOver), Limits::suiting(&*vault.store, ctx), ctx)
-}
-
-/// As [`restore_chosen`], from packs that are known to be damaged too, where nothing else is left: what is needed of them may be
-/// sound. All content is checked as always.
-///
-/// # Errors
-/// As [`restore_chosen`].
-pub fn restore_anyway(
-    vault: &Vault,
-    options: &Options,
-    choice: Choice,
-    doubts: &mut Doubts,
-    ctx: &Context,
-) -> Result<Report, Failure> {
-    attempt(vault, options, choice, (doubts, Damaged::Read), Limits::suiting(&*vault.store, ctx), ctx)
+    attempt(vault, options, choice, from, Limits::suiting(&*vault.store, ctx), ctx)
 }
 
 /// What becomes of a snapshot that needs a pack which is known to be damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Damaged {
+pub enum Damaged {
     /// Nothing is read.
     PassedOver,
-    /// It is read as far as it goes.
+    /// It is read as far as it goes, where nothing else is left: what is needed of it may be sound. All content is checked as always.
     Read,
 }
 
@@ -360,7 +345,7 @@ fn attempt(
         // What these paths need of it is found missing when it is read.
         _ if !all => {}
         Some((pack, why)) if !options.skip_damaged => {
-            let more = if wrong.len() > 1 { format!(" ({} packs in all)", wrong.len()) } else { String::new() };
+            let more = in_all(wrong.len());
             let told = wrong.iter().map(|(pack, state)| told(pack, state)).collect();
             return Err(Failure {
                 why: within(Error::damage(format!("read {}", pack.name()), format!("{why}{more}"))),

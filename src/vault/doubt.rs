@@ -437,5 +437,10 @@ pub fn told(pack: &PackInfo, state: &PackState) -> String {
     }
 }
 
+/// That there are more than the one that is told of; nothing where there are not.
+pub fn in_all(packs: usize) -> String {
+    if packs > 1 { format!(" ({packs} packs in all)") } else { String::new() }
+}
+
 #[cfg(test)]
 mod tests;
