@@ -404,7 +404,12 @@ fn a_filter_that_names_a_folder_means_all_in_it_and_one_that_matches_nothing_is_
     assert!(told(&["--include", "*.txt", "--include", "tpyo"], 0).contains("matches --include tpyo\""));
     let commas = told(&["--include", "*.txt", "--include", "*.csv,*.json", "--exclude", "*.tmp,cache"], 0);
     assert!(commas.contains("--include A --include B") && commas.contains("--exclude A --exclude B"), "{commas}");
+    // What is not there need not be left out: that is told to whoever wants to know.
     assert!(!told(&["--include", "*.txt", "--exclude", "cache"], 0).contains("matches"));
+    world
+        .run(["backup", "-v", "--exclude", "cache"])
+        .ended(0)
+        .says("nothing in the data directory matches --exclude cache");
 }
 
 #[test]

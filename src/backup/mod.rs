@@ -438,7 +438,9 @@ fn attempt(
         Ended::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
         Ended::Exchanged => return Ok(Attempt::Exchanged),
     };
-    select.unmet().into_iter().for_each(warn);
+    for (what, wrong) in select.unmet() {
+        if wrong { warn(what) } else { tracing::info!("{}", what.escape_debug()) }
+    }
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(assembled.warnings);
     Ok(Attempt::Done(Box::new(Report {

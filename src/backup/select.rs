@@ -73,18 +73,19 @@ impl Select {
         self.exclude.set.is_match(path.as_path())
     }
 
-    /// What is to be told of patterns that matched nothing that was met so far: a name that is mistyped, or several patterns that
-    /// are given as one. That nothing is there to be left out is no news.
-    pub fn unmet(&self) -> Vec<String> {
+    /// What is to be told of patterns that matched nothing that was met so far, and whether somebody should see to it: a name that is
+    /// mistyped, or several patterns that are given as one. That nothing is there to be left out may be as it should be.
+    pub fn unmet(&self) -> Vec<(String, bool)> {
         let include = self.include.iter().flat_map(Patterns::unmet).map(|pattern| ("include", pattern));
-        let exclude = self.exclude.unmet().filter(|pattern| has_comma(pattern)).map(|pattern| ("exclude", pattern));
+        let exclude = self.exclude.unmet().map(|pattern| ("exclude", pattern));
         let tell = |(option, pattern): (&str, &str)| {
             let comma = if has_comma(pattern) {
                 format!("; the comma is a part of it: several are given as --{option} A --{option} B, or as {{A,B}}")
             } else {
                 String::new()
             };
-            format!("nothing in the data directory matches --{option} {pattern}{comma}")
+            let wrong = option == "include" || has_comma(pattern);
+            (format!("nothing in the data directory matches --{option} {pattern}{comma}"), wrong)
         };
         include.chain(exclude).map(tell).collect()
     }

@@ -492,7 +492,7 @@ mod tests {
             for (path, taken) in [("a/x.csv", true), ("a/deep/er/y.json", true), ("a b", false), ("b/w.csv", false)] {
                 assert_eq!(found.contains(&path.into()), taken, "{pattern}: {found:?}");
             }
-            assert_eq!(select.unmet(), Vec::<String>::new(), "{pattern}");
+            assert_eq!(select.unmet(), [], "{pattern}");
         }
         for pattern in ["a[", "", "/", ".", "./", "..", "a/../b", "!a"] {
             let said = Select::new(data.path(), &[], &[pattern.into()], &[], true).unwrap_err();
