@@ -429,11 +429,11 @@ impl Requests for GcsBucket {
             let headers = response.headers();
             let number = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
             part.generation = part.generation.or_else(|| number("x-goog-generation"));
-            let Some(crc32c) = stored_crc32c(headers) else {
-                // Google always sends it: this is what something on the way has to say.
+            part.crc32c = part.crc32c.or_else(|| stored_crc32c(headers));
+            if response.status() == StatusCode::OK && part.crc32c.is_none() {
+                // Google sends it with every whole object: this is what something on the way has to say.
                 return Err(Fault::passing("the answer has no checksum (x-goog-hash): it is not the object's"));
-            };
-            part.crc32c = part.crc32c.or(Some(crc32c));
+            }
             let size = match response.status() {
                 StatusCode::PARTIAL_CONTENT => total(headers),
                 _ => response.content_length().or_else(|| number("x-goog-stored-content-length")),
