@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Failure, Site, check_same, none_serves, passed_over};
 use crate::error::{Error, Kind, Result};
-use crate::monitor::Context;
+use crate::monitor::{Context, Silent};
 use crate::restore::damaged::{self, Failure as Unfit};
 use crate::restore::preview::Preview;
 use crate::restore::select::{self, Choice, PassedOver};
@@ -89,6 +89,8 @@ pub fn preview(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<(St
 /// # Errors
 /// No vault has one.
 pub fn newest_of(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(SnapshotName, Timestamp)> {
+    // The restore tells of the rest.
+    let ctx = &Context { monitor: &Silent, ..*ctx };
     newest(sites, spec, ctx).map(|(fit, _)| (fit.choice.name, fit.choice.root.started))
 }
 

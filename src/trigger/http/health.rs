@@ -442,9 +442,6 @@ mod tests {
             backups_off: None,
             place: Place::default(),
         };
-        let off = Settings { backups_off: Some("they are off".into()), ..settings.clone() };
-        let told = off.judge(vaults(Some(3600), &[true]), seen(Some(7200)), None, at(0));
-        assert_eq!((told.status, &*told.why.concat()), (Status::Degraded, "they are off"));
         let judge = |vaults, seen, last| {
             let health = settings.judge(vaults, seen, last, at(0));
             assert_eq!(health.why.is_empty(), health.status == Status::Healthy, "{health:?}");
