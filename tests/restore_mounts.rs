@@ -52,6 +52,9 @@ fn a_volume_in_the_target_is_never_moved_away() {
     }
     assert_eq!(text(&world.data().join("a.txt")), "later");
 
+    let told = world.json(["restore", "--around-mounts", "--dry-run"], 0);
+    assert_eq!(told["kept"], serde_json::json!(["deep/uploads"]));
+    assert_eq!(told["gone"]["first"], serde_json::json!(["deep/new"]));
     let report = world.json(["restore", "--around-mounts"], 0);
     assert_eq!(report["kept"], serde_json::json!(["deep/uploads"]));
     assert_eq!(text(&world.data().join("a.txt")), "a");

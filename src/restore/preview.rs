@@ -47,6 +47,8 @@ pub struct Preview {
     pub gone: Changes,
     /// What would move aside.
     pub moves_aside: Vec<PathBuf>,
+    /// What is mounted there and stays as it is, with all that is in it.
+    pub kept: Vec<EntryPath>,
     /// Programs that have files open there: the restore is refused without `--while-in-use`.
     pub in_use: Vec<User>,
     /// Newer snapshots that are not good or are damaged.
@@ -100,6 +102,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
         unchanged: Changes::default(),
         gone: Changes::default(),
         moves_aside: place.replaces().into_iter().filter(|path| path.symlink_metadata().is_ok()).collect(),
+        kept: place.kept().to_vec(),
         in_use: in_use::users(&place.replaces()),
         passed_over,
         warnings: Vec::new(),

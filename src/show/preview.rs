@@ -27,6 +27,9 @@ pub fn preview(told: &Preview, vault: &str, while_in_use: bool) -> String {
     for aside in &told.moves_aside {
         line(&mut text, format_args!("  before   what is in {} would move aside", path(aside)));
     }
+    for kept in &told.kept {
+        line(&mut text, format_args!("  stays    {}, which is mounted there", name(kept.bytes())));
+    }
     for user in told.in_use.iter().take(IN_USE) {
         let (program, file) = (printable(&user.program), path(&user.file));
         line(&mut text, format_args!("  IN USE   {program} (process {}) has {file} open", user.pid));
