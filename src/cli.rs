@@ -93,7 +93,7 @@ pub struct CloudFlags {
 pub enum Command {
     /// Make a new, empty vault
     ///
-    /// `lastgood backup` does it by itself in a folder where there is nothing yet. With several vaults, one is made and
+    /// `lastgood backup` does it by itself in ./backups, and elsewhere with --init. With several vaults, one is made and
     /// the others become replicas of it; where some exist already, those that do not become replicas of them.
     Init,
     /// Take a snapshot of a directory
@@ -141,7 +141,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lastgood backup                                    ./data into ./backups
-  lastgood backup /srv/app --vault /mnt/backups      another directory, another vault
+  lastgood backup /srv/app --vault /mnt/v --init     another directory, another vault, which is made where there is none
   lastgood backup --exclude '*.tmp' --exclude cache  without some of it
   lastgood backup --reason schedule --json           from a timer, for a program to read
   lastgood backup --vault gs://b/app --vault /mnt/b  into the first that can be reached; then copied to the other
@@ -171,7 +171,7 @@ pub struct Backup {
 /// How snapshots are taken.
 #[derive(Debug, Args)]
 pub struct Taking {
-    /// Make the vault where there is none yet, in buckets too; in a folder where there is nothing it is made anyway
+    /// Make the vault where there is none yet; ./backups is made anyway
     #[arg(long, help_heading = "How it is taken")]
     pub init: bool,
     /// Take only what matches, a folder with all that is in it: a name like '*.db' or uploads at any depth, or a path like

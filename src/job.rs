@@ -26,7 +26,7 @@ pub enum Job {
     Backup {
         /// Of what, and how.
         options: Box<backup::Options>,
-        /// Whether a vault may be made in a bucket that has none.
+        /// Whether a vault may be made where there is none, also elsewhere than at the default place.
         init: bool,
     },
     /// Put one back.

@@ -232,7 +232,7 @@ fn a_partial_and_an_unsound_snapshot_may_be_enough() {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(world.data().join("a.txt"), fs::Permissions::from_mode(0o000)).unwrap();
     world.write("b.txt", "b");
-    let Some(ran) = as_nobody(&world, &["backup", "data", "--vault", "other"]) else { return };
+    let Some(ran) = as_nobody(&world, &["backup", "data", "--init", "--vault", "other"]) else { return };
     ran.ended(3);
     let ran = as_nobody(&world, &["backup", "data", "--vault", "other", "--exit-zero-on", "partial"]).unwrap();
     ran.ended(0).says("ERROR");

@@ -372,7 +372,7 @@ fn a_vault_that_turns_read_only_still_restores() {
 fn a_full_disk_fails_a_restore_before_the_target_is_touched() {
     let world = World::new();
     world.write("a.bin", noise(1, 6_000_000));
-    let report = world.json(["backup", "--vault", "elsewhere"], 0);
+    let report = world.json(["backup", "--init", "--vault", "elsewhere"], 0);
     assert_eq!(number(&report, "files"), 1);
     let Some(_disk) = Mounted::new(world.vault(), "4m") else { return };
     let target = world.vault().join("target");

@@ -462,7 +462,7 @@ fn several_vaults_are_replicas_that_have_the_newest_snapshot() {
     let report = world.json(both, 0);
     let command = format!("lastgood copy --from {} --to {VAULT}", world.vault().canonicalize().unwrap().display());
     assert_check(&report, "copies", "warning", "is in ", &command);
-    world.run(["backup", "--vault", "other"]).ended(0);
+    world.run(["backup", "--init", "--vault", "other"]).ended(0);
     let report = world.json(["doctor", "--vault", "other", "--vault", VAULT], 1);
     assert_check(&report, "replicas", "problem", "different vaults", "one by one");
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::compare::assert_same_but_folder_times as assert_same;
 use crate::support::database;
 use crate::support::machine::as_nobody;
-use crate::support::tree::{noise, set_mode, set_mtime};
+use crate::support::tree::{noise, open_to_all, set_mode, set_mtime};
 use crate::support::{LASTGOOD, Ran, World, id, is_root, short};
 
 /// The largest object in a folder of a vault.
@@ -162,7 +162,7 @@ fn another_replica_gives_what_is_damaged_in_one() {
     files(&world);
     let both = ["--vault", "one", "--vault", "two"];
     let with = |args: &[&'static str]| [args, &both[..]].concat();
-    let taken = world.json(with(&["backup"]), 0);
+    let taken = world.json(with(&["backup", "--init"]), 0);
     let one = world.path("one");
     let object = largest(&one, "packs");
     spoil(&object);
@@ -214,6 +214,7 @@ fn who_may_not_write_to_the_vault_says_what_it_found() {
     }
     // Nobody may read all of it.
     set_mode(&world.path(""), 0o777);
+    open_to_all(&world.vault());
     let program = world.path("lastgood");
     fs::copy(LASTGOOD, &program).unwrap();
     set_mode(&program, 0o755);

@@ -30,7 +30,8 @@ fn with(mode: &str, writers: &[Transfers], at_once: usize) -> Vec<u64> {
         let before = counter(&path);
         let start = |n: usize| {
             let vault = format!("vault{n}");
-            let mut command = world.command(["backup", "--json", "--busy-timeout", "120s", "--vault", &vault]);
+            let mut command =
+                world.command(["backup", "--json", "--busy-timeout", "120s", "--init", "--vault", &vault]);
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         };
         let running: Vec<_> = (0..at_once).map(start).collect();

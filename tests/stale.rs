@@ -261,7 +261,7 @@ fn another_name_of_a_carried_log_has_what_is_there_now() {
 #[test]
 fn what_the_newest_of_two_vaults_has_is_carried_over() {
     let world = world();
-    let both = ["backup", "data", "--vault", "one", "--vault", "two", "--json"];
+    let both = ["backup", "data", "--init", "--vault", "one", "--vault", "two", "--json"];
     let Some(first) = as_nobody(&world, &both) else { return };
     first.ended(0);
     // One is away.

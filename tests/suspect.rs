@@ -111,7 +111,7 @@ fn a_filter_that_takes_a_part_is_told() {
     assert!(warned.contains("less than half") && warned.contains("--include f1*, and before all of them"), "{report}");
     // One that chooses nothing, by mistake, makes no good snapshot, whatever was before.
     for vault in ["backups", "new"] {
-        let report = world.json(["backup", "--vault", vault, "--include", "typo"], 3);
+        let report = world.json(["backup", "--init", "--vault", vault, "--include", "typo"], 3);
         assert!(text(&report, "suspect").contains("chosen by --include typo"), "{report}");
     }
     let list = world.json(["list"], 0);

@@ -85,6 +85,7 @@ fn in_a_bucket_a_vault_is_made_only_when_that_is_said() {
     assert!(server.names().is_empty() && !world.path("folder").exists());
     // In the second place it is missing, and no reason against the first.
     let swapped = ["--vault", "folder", "--vault", VAULT];
+    world.run(["init", "--vault", "folder"]).ended(0);
     let ran = world.run([&["backup", "--json"], &swapped[..]].concat());
     ran.ended(3).says("does not hold the snapshot").says("no vault.json");
     let report: Value = serde_json::from_slice(&ran.stdout).unwrap();

@@ -23,7 +23,7 @@ fn with<'a>(args: &[&'a str], vaults: &[&'a str]) -> Vec<&'a str> {
 
 /// Backs up into `one` and `two`; the report, and which of them hold the snapshot.
 fn backup(world: &World) -> (Value, [bool; 2]) {
-    let ran = world.run(with(&["backup", "--json"], &BOTH));
+    let ran = world.run(with(&["backup", "--init", "--json"], &BOTH));
     let report: Value = serde_json::from_slice(&ran.stdout).unwrap_or_else(|why| panic!("{why}: {ran:?}"));
     let holds = [0, 1].map(|at| report["vaults"][at]["holds"].as_bool().unwrap());
     ran.ended(if holds == [true, true] { 0 } else { 3 });
@@ -132,7 +132,7 @@ fn the_vaults_may_come_from_the_environment() {
         command.env("LASTGOOD_VAULT", "one, two");
         Ran::of(command)
     };
-    let text = run(&["backup"]).ended(0).text().to_owned();
+    let text = run(&["backup", "--init"]).ended(0).text().to_owned();
     let two = world.path("two");
     assert!(text.contains(&format!("Made a replica of the vault in {}", two.display())), "{text}");
     assert!(text.contains(&format!("copied to {}, 1 snapshot", two.display())), "{text}");

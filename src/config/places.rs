@@ -5,13 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 
 use lastgood::error::{Error, Result};
 use lastgood::report::Place;
-use lastgood::store::address::Address;
+use lastgood::store::address::{Address, DEFAULT};
 use lastgood::store::cloud::{Cloud, PATIENCE};
 
 use super::env::Env;
 use crate::cli;
 
-const VAULT: &str = "./backups";
 /// Where in a bucket the vault is when only the bucket is named.
 const PREFIX: &str = "lastgood";
 
@@ -52,7 +51,7 @@ pub fn vaults(flags: Vec<OsString>, env: &Env) -> Result<Vec<Address>> {
     if vaults.is_empty() {
         let hint = "Unset one of the two, or name the vault: `--vault URL`.";
         vaults.push(match env.same("bucket", &["BACKUP_BUCKET_NAME", "GCS_BUCKET_NAME"], hint)? {
-            None => Address::Folder(VAULT.into()),
+            None => Address::Folder(DEFAULT.into()),
             Some((name, value)) => {
                 let doing = || format!("use the bucket {value} of {name}");
                 let bare = value.strip_prefix("gs://").unwrap_or(&value).trim_end_matches('/');

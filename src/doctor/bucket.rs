@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn refusals_of_a_bucket_are_told_apart() {
         let about = About {
-            vault: vault::About { name: "gs://b-1/x".into(), max_age: Duration::from_secs(60) },
+            vault: vault::About { name: "gs://b-1/x".into(), max_age: Duration::from_secs(60), made_unasked: false },
             bucket: "b-1".into(),
             prefix: "x".into(),
             cloud: Cloud { project: Some("p-1".into()), ..Cloud::default() },

@@ -204,7 +204,8 @@ pub fn examine(place: &Place, ctx: &Context) -> Result<Report> {
 }
 
 fn begin(vault: &VaultPlace, place: &Place) -> Running {
-    let about = vault::About { name: vault.shown(), max_age: place.max_age };
+    let made_unasked = vault.address.is_default();
+    let about = vault::About { name: vault.shown(), max_age: place.max_age, made_unasked };
     match &vault.address {
         Address::Folder(folder) => {
             let folder = vault.at.clone().unwrap_or_else(|| folder.clone());

@@ -17,6 +17,8 @@ pub struct About {
     pub name: String,
     /// How old the newest good snapshot may be.
     pub max_age: Duration,
+    /// Whether a backup makes a vault there without being asked for one.
+    pub made_unasked: bool,
 }
 
 /// A snapshot may be so far in the future before that is told: clocks are not set alike.
@@ -28,7 +30,7 @@ pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBo
         Ok(Ok(vault)) => vault,
         Ok(Err(store)) => {
             notes.get().missing = true;
-            notes.add(none(&about.name));
+            notes.add(none(about));
             if let Err(why) = Vault::check_free(&*store) {
                 notes.add(problem("other files", &why, stop));
             }
@@ -80,10 +82,10 @@ fn problem(name: &'static str, why: &Error, stop: &AtomicBool) -> Check {
 
 const NONE: &str = "there is none at this address: no vault.json, and no snapshots";
 
-/// Nothing is there. A first backup makes a vault in a folder, and none in a bucket, where the prefix may be wrong.
-fn none(name: &str) -> Check {
-    let init = format!("lastgood init --vault {}", word(name));
-    match name.strip_prefix("gs://").and_then(|rest| rest.split('/').next()) {
+/// Nothing is there. A first backup makes a vault at the default place, and none elsewhere, where the address may be wrong.
+fn none(about: &About) -> Check {
+    let init = format!("lastgood init --vault {}", word(&about.name));
+    match about.name.strip_prefix("gs://").and_then(|rest| rest.split('/').next()) {
         Some(bucket) => Check::problem("vault", NONE)
             .advice(
                 "If there should be one, the prefix is wrong: the first command lists the vaults in the bucket. The second \
@@ -91,10 +93,13 @@ fn none(name: &str) -> Check {
             )
             .run(format!("gcloud storage ls 'gs://{bucket}/**vault.json'"))
             .run(init),
-        None => Check::warning("vault", NONE).advice(
+        None if about.made_unasked => Check::warning("vault", NONE).advice(
             "The first `lastgood backup` makes one. If there should be one already: is the address right, is its volume \
              mounted?",
         ),
+        None => Check::problem("vault", NONE)
+            .advice("If there should be one: is the address right, is its volume mounted? This makes a new, empty one:")
+            .run(init),
     }
 }
 
@@ -218,6 +223,10 @@ mod tests {
         Noted { vault: id.map(|id| (Hex([id; 16]), Hex([0; 32]))), newest: seq.map(name), ..Noted::default() }
     }
 
+    fn about(name: &str) -> About {
+        About { name: name.into(), max_age: Duration::from_secs(2 * 3600), made_unasked: false }
+    }
+
     #[test]
     fn a_snapshot_of_the_future_is_not_young() {
         let mut sample = crate::restore::sample::Sample::new();
@@ -226,7 +235,7 @@ mod tests {
         for (hours, outcome) in [(-2, Outcome::Warning), (1, Outcome::Ok), (3, Outcome::Warning)] {
             let now = newest.time + jiff::SignedDuration::from_hours(hours);
             sample.store.set_ahead(now.duration_since(jiff::Timestamp::now()));
-            let about = About { name: "/v".into(), max_age: Duration::from_secs(2 * 3600) };
+            let about = about("/v");
             let notes = Notes::default();
             look(Box::new(sample.store), &about, &notes, &AtomicBool::new(false));
             let age = notes.get().checks.iter().find(|check| check.name == "age").cloned().unwrap();
@@ -256,14 +265,15 @@ mod tests {
         assert_eq!(checks[1].commands, ["lastgood copy --from 'gs://b-1/x y' --to /a"]);
 
         // A new vault of its own would be no replica.
-        let missing = Noted { missing: true, checks: vec![none("gs://b-2/x")], ..Noted::default() };
+        let missing = Noted { missing: true, checks: vec![none(&about("gs://b-2/x"))], ..Noted::default() };
         let mut vaults = [("gs://b-2/x".to_owned(), missing), there];
         assert!(vaults[0].1.checks[0].commands[1].contains("lastgood init"), "{vaults:?}");
         replicas_to_make(&mut vaults);
         assert_eq!(vaults[0].1.checks[0].commands, ["lastgood copy --from 'gs://b-1/x y' --to gs://b-2/x"]);
         assert_eq!(vaults[0].1.checks[0].outcome, Warning);
-        let mut vaults = ["gs://b-2/x", "gs://b-3/x"]
-            .map(|name| (name.to_owned(), Noted { missing: true, checks: vec![none(name)], ..Noted::default() }));
+        let mut vaults = ["gs://b-2/x", "gs://b-3/x"].map(|name| {
+            (name.to_owned(), Noted { missing: true, checks: vec![none(&about(name))], ..Noted::default() })
+        });
         replicas_to_make(&mut vaults);
         for (_, noted) in &vaults {
             assert_eq!(noted.checks[0].commands, ["lastgood init --vault gs://b-2/x --vault gs://b-3/x"]);

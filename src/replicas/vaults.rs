@@ -124,10 +124,9 @@ impl Vaults {
         })
     }
 
-    /// What is in a place; in buckets a vault may be made only with `init`.
+    /// What is in a place; only in the default one a vault may be made without `init`.
     pub fn look(&self, address: &Address, init: bool) -> Site {
-        let may_make = init || matches!(address, Address::Folder(_));
-        let site = Site::look(address.absolute(), may_make, self.store(address));
+        let site = Site::look(address.absolute(), init || address.is_default(), self.store(address));
         // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted is another's.
         let own = |folder: &Path| self.cloud.in_cloud_run && filesystem::remote_at(folder).is_none();
         Site { fleeting: matches!(address, Address::Folder(folder) if own(folder)), ..site }

@@ -3,9 +3,18 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+
+/// Where a vault is looked for if none is named.
+pub const DEFAULT: &str = "./backups";
+
+/// What the addresses of other places begin with, here and in programs like this one.
+const SCHEMES: [&str; 16] = [
+    "gs", "file", "s3", "az", "azure", "abfs", "wasb", "b2", "swift", "oss", "http", "https", "ftp", "sftp", "ssh",
+    "rclone",
+];
 
 /// A vault's address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,17 +48,19 @@ impl Address {
     pub fn parse(address: &OsStr) -> Result<Address> {
         let bytes = address.as_bytes();
         let wrong = |why: &str| Error::usage(format!("use the vault {}", address.display()), why);
-        let scheme = bytes.windows(3).position(|part| part == b"://").map(|at| &bytes[..at]);
-        let scheme =
-            scheme.filter(|s| !s.is_empty() && s.iter().all(|c| c.is_ascii_alphanumeric() || b"+-.".contains(c)));
-        let Some(scheme) = scheme else {
-            return if bytes.is_empty() {
-                Err(wrong("the address is empty"))
-            } else {
-                Ok(Self::Folder(address.into()))
+        if bytes.is_empty() {
+            return Err(wrong("the address is empty"));
+        }
+        let first = bytes.split(|&b| b == b'/').next().unwrap_or_default();
+        let Some((scheme, rest)) = first.strip_suffix(b":").zip(bytes[first.len()..].strip_prefix(b"//")) else {
+            return match almost_a_url(first, &bytes[first.len()..]) {
+                None => Ok(Self::Folder(address.into())),
+                Some(why) => Err(wrong(&why).hint(format!(
+                    "Write `gs://bucket/prefix`, or for a folder of this name `./{}`.",
+                    address.display()
+                ))),
             };
         };
-        let rest = &bytes[scheme.len() + 3..];
         match scheme.to_ascii_lowercase().as_slice() {
             b"file" => folder(rest).map(Self::Folder).map_err(wrong),
             b"gs" => {
@@ -64,6 +75,12 @@ impl Address {
                     .hint("Name a folder (`--vault /mnt/backups`) or a bucket (`--vault gs://bucket/prefix`)."))
             }
         }
+    }
+
+    /// Whether it is the place where a vault is looked for if none is named, and made without being asked for.
+    pub fn is_default(&self) -> bool {
+        let at = |path: &Path| std::path::absolute(path).ok();
+        matches!(self, Address::Folder(path) if at(path).is_some_and(|path| Some(path) == at(Path::new(DEFAULT))))
     }
 
     /// The address as people are told it: of a folder, the absolute path.
@@ -94,6 +111,20 @@ impl Address {
         }
         Ok(Self::Bucket { bucket: bucket.into(), prefix: prefix.into() })
     }
+}
+
+/// Why something is no folder although it is no URL either: `gs:/b/x`, `gs//b/x`, `s3:b/x`. It would be taken for the name of a
+/// folder, and be one soon. `first` comes before the first slash, and `rest` begins with that.
+fn almost_a_url(first: &[u8], rest: &[u8]) -> Option<String> {
+    let known = |name: &[u8]| SCHEMES.iter().any(|scheme| name.eq_ignore_ascii_case(scheme.as_bytes()));
+    let begins = first.iter().position(|&b| b == b':').map(|at| first[..at].trim_ascii());
+    let why = match begins {
+        _ if first.ends_with(b":") => "it is like a URL, with one slash after the colon in place of two",
+        Some(scheme) if known(scheme) => "it is like a URL, without the slashes after the colon",
+        None if known(first.trim_ascii()) && rest.starts_with(b"//") => "it is like a URL, without a colon",
+        _ => return None,
+    };
+    Some(why.into())
 }
 
 /// The folder of a `file://` URL, from what follows that.
@@ -143,6 +174,12 @@ mod tests {
             ("file:///mnt/b%20c", "/mnt/b c"),
             ("FILE://localhost/b", "/b"),
             ("./gs:/odd", "./gs:/odd"),
+            ("./gs//odd", "./gs//odd"),
+            ("gs/odd", "gs/odd"),
+            ("a:b/c", "a:b/c"),
+            ("2026-11-29T10:00/x", "2026-11-29T10:00/x"),
+            ("//server/x", "//server/x"),
+            ("odd dir/x://y", "odd dir/x://y"),
             ("a%20b", "a%20b"),
             ("/odd/x://y", "/odd/x://y"),
         ] {
@@ -160,6 +197,19 @@ mod tests {
         }
         for (address, why) in [
             ("s3://bucket", "not s3://"),
+            ("gs:/b/x", "one slash"),
+            ("gs:", "one slash"),
+            ("s3:/bucket", "one slash"),
+            ("nas:/backups", "one slash"),
+            ("file:/b", "one slash"),
+            ("gs:bucket/x", "without the slashes"),
+            ("s3:s3.amazonaws.com/b", "without the slashes"),
+            ("sftp:me@host:/b", "one slash"),
+            ("gs//b/x", "without a colon"),
+            ("S3//b", "without a colon"),
+            (" gs://b/x", "not  gs://"),
+            ("https://storage.googleapis.com/b/x", "not https://"),
+            ("://b/x", "not ://"),
             ("gs://", "3 to 222"),
             ("gs://Bucket/x", "lower-case"),
             ("gs:///x", "3 to 222"),

@@ -178,8 +178,8 @@ impl Vault {
     /// The error that there is none.
     pub fn missing(store: &dyn Store) -> Error {
         Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)").hint(
-            "Check the address. `lastgood init` makes a new, empty vault; `lastgood backup` does for a local one, and \
-             `lastgood backup --init` for any.",
+            "Check the address; if it is on a volume, is that mounted? `lastgood init` makes a new, empty vault, and so does \
+             `lastgood backup --init`.",
         )
     }
 
