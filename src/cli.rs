@@ -86,6 +86,9 @@ pub struct CloudFlags {
     /// [env: LASTGOOD_STORE_TIMEOUT] [default: 2m]
     #[arg(long, value_name = "DURATION", global = true, value_parser = duration)]
     pub store_timeout: Option<Duration>,
+    /// The project that pays for what is asked of a bucket, where its requesters pay [env: LASTGOOD_USER_PROJECT]
+    #[arg(long, value_name = "PROJECT", global = true)]
+    pub user_project: Option<String>,
 }
 
 /// What to do.

@@ -19,6 +19,7 @@ mod fuzz_corpus;
 mod gcs_emulator;
 mod gcs_faults;
 mod gcs_fuse;
+mod gcs_misread;
 mod gcs_refusals;
 mod gcs_waits;
 mod inspect;

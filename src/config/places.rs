@@ -80,6 +80,10 @@ pub fn cloud(flags: &cli::CloudFlags, env: &Env) -> Result<Cloud> {
         project: env
             .same("project", &["GOOGLE_CLOUD_PROJECT", "GCP_PROJECT_ID"], "Unset one of the two.")?
             .map(|(_, project)| project),
+        user_project: match &flags.user_project {
+            Some(project) => Some(project.clone()),
+            None => env.text("LASTGOOD_USER_PROJECT")?,
+        },
         emulator: storage.map(|url| url.trim_end_matches("/storage/v1").to_owned()),
         endpoint: env.text("LASTGOOD_STORAGE_ENDPOINT")?.map(bare),
         pubsub_emulator: env.text("PUBSUB_EMULATOR_HOST")?.map(with_scheme).map(bare),

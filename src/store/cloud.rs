@@ -14,6 +14,8 @@ const GOOGLE: &str = "https://storage.googleapis.com";
 pub struct Cloud {
     /// The project, where one is named; only messages need it.
     pub project: Option<String>,
+    /// The project that is billed for requests, where it is not the bucket's: the bucket may have its requesters pay.
+    pub user_project: Option<String>,
     /// An emulator in place of Google's service, without credentials: `http://127.0.0.1:9000`.
     pub emulator: Option<String>,
     /// Another way to Google's service, with credentials: a Private Service Connect endpoint.
@@ -38,6 +40,7 @@ impl Default for Cloud {
     fn default() -> Self {
         Cloud {
             project: None,
+            user_project: None,
             emulator: None,
             endpoint: None,
             pubsub_emulator: None,

@@ -15,6 +15,7 @@
 
 pub(crate) mod answer;
 mod progress;
+pub(crate) mod refusal;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -86,6 +87,8 @@ pub struct GcsBucket {
     bucket: String,
     /// With the slash after it; empty for the bucket itself.
     prefix: String,
+    /// The project that is billed, where it is not the bucket's.
+    user_project: Option<String>,
     login: Login,
     limits: Limits,
     told: Mutex<Option<Told>>,
@@ -124,7 +127,8 @@ impl GcsBucket {
             .map_err(|why| Error::io(doing(), &why))?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let told = Mutex::default();
-        Ok(GcsBucket { runtime, client, base, bucket: bucket.into(), prefix, login, limits, told, stop })
+        let user_project = cloud.user_project.clone();
+        Ok(GcsBucket { runtime, client, base, bucket: bucket.into(), prefix, user_project, login, limits, told, stop })
     }
 
     /// The credentials that it uses.
@@ -197,7 +201,11 @@ impl GcsBucket {
     }
 
     fn request(&self, method: Method, url: &str) -> RequestBuilder {
-        self.client.request(method, url)
+        let request = self.client.request(method, url);
+        match &self.user_project {
+            Some(project) => request.query(&[("userProject", project)]),
+            None => request,
+        }
     }
 
     /// Waits for a request on the calling thread; gives it up when the program is told to stop.
@@ -235,14 +243,22 @@ impl GcsBucket {
         }
         let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);
         let range = total(response.headers());
-        // What it says is for people; what it is was in the status.
         let text = self.limited(response, MESSAGE).await.unwrap_or_default();
-        let why = format!("{status}{}", message(&text).map(|text| format!(": {text}")).unwrap_or_default());
-        Err(match status {
+        Err(self.fault(status, &text, (after, range)))
+    }
+
+    /// What an answer means that is no success, and asks to wait, or tells an object's size.
+    fn fault(&self, status: StatusCode, text: &str, (after, size): (Option<Duration>, Option<u64>)) -> Fault {
+        let why = format!("{status}{}", message(text).map(|text| format!(": {text}")).unwrap_or_default());
+        match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Fault::Passing { why, after },
             status if status.is_server_error() => Fault::Passing { why, after },
             // The bytes were not ours any more when they arrived.
-            StatusCode::BAD_REQUEST if text.to_ascii_lowercase().contains("crc32c") => Fault::Passing { why, after },
+            StatusCode::BAD_REQUEST | StatusCode::PRECONDITION_FAILED
+                if text.to_ascii_lowercase().contains("crc32c") =>
+            {
+                Fault::Passing { why, after }
+            }
             StatusCode::FORBIDDEN if text.contains("ateLimitExceeded") => Fault::Passing { why, after },
             StatusCode::UNAUTHORIZED => {
                 self.login.renew();
@@ -251,20 +267,23 @@ impl GcsBucket {
             // Not the object: that would be damage.
             StatusCode::NOT_FOUND if text.contains("bucket does not exist") => self.no_bucket(Fault::NotFound),
             StatusCode::NOT_FOUND => Fault::NotFound,
-            StatusCode::PRECONDITION_FAILED => Fault::Exists,
-            // Who may not delete may not replace: nothing else that is asked here needs that permission.
-            StatusCode::FORBIDDEN if text.contains("storage.objects.delete") => Fault::Exists,
-            StatusCode::RANGE_NOT_SATISFIABLE => Fault::OutOfRange { size: range.unwrap_or(0) },
-            StatusCode::FORBIDDEN => Fault::refused(
-                why,
-                format!(
-                    "The credentials ({}) may not do this. Grant roles/storage.objectCreator and roles/storage.objectViewer \
-                     on the bucket; `lastgood doctor` shows what is missing.",
-                    self.login.found()
-                ),
+            StatusCode::RANGE_NOT_SATISFIABLE => Fault::OutOfRange { size: size.unwrap_or(0) },
+            status if refusal::says_it_exists(status, text) => Fault::Exists { why, hint: self.hint(status, text) },
+            status => Fault::refused(why, self.hint(status, text)),
+        }
+    }
+
+    /// What to do about an answer that stays.
+    fn hint(&self, status: StatusCode, text: &str) -> String {
+        match refusal::hint(text) {
+            Some(hint) => hint.into(),
+            None if status == StatusCode::FORBIDDEN => format!(
+                "The credentials ({}) may not do this. Grant roles/storage.objectCreator and roles/storage.objectViewer on the bucket; \
+                 `lastgood doctor` shows what is missing.",
+                self.login.found()
             ),
-            _ => Fault::refused(why, "Check the address and the bucket; `lastgood doctor` looks at both."),
-        })
+            None => "Check the address and the bucket; `lastgood doctor` looks at both.".into(),
+        }
     }
 
     /// Remembers the store's time.
@@ -297,6 +316,9 @@ impl GcsBucket {
 
     async fn json<T: for<'de> Deserialize<'de>>(&self, response: Response) -> Result<T, Fault> {
         let text = self.limited(response, 16 << 20).await?;
+        if let Some(status) = refusal::in_disguise(&text) {
+            return Err(self.fault(status, &text, (None, None)));
+        }
         serde_json::from_str(&text).map_err(|why| Fault::passing(format!("the answer is not what it should be: {why}")))
     }
 
@@ -382,6 +404,7 @@ impl Requests for GcsBucket {
             let response = self.judge(answer, StatusCode::OK).await.map_err(|fault| self.no_bucket(fault))?;
             // It was checked there; a server that does not check would store what nobody can read.
             match self.json::<Object>(response).await?.described() {
+                None => Err(Fault::passing("the answer does not say what was stored")),
                 Some(Described { size, crc32c: Some(stored) })
                     if size == body.iter().map(|piece| piece.len() as u64).sum::<u64>()
                         && BASE64.encode(stored.to_be_bytes()) == crc32c =>
@@ -479,24 +502,30 @@ impl Requests for GcsBucket {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Listed {
-            #[serde(default)]
-            items: Vec<Object>,
+            kind: Option<String>,
+            items: Option<Vec<Object>>,
             next_page_token: Option<String>,
         }
         let prefix = format!("{}{folder}", self.prefix);
         let mut query = vec![
             ("prefix", prefix),
             ("maxResults", PAGE.to_string()),
-            ("fields", "nextPageToken,items(name,size,customTime)".into()),
+            ("fields", "kind,nextPageToken,items(name,size,customTime)".into()),
         ];
         query.extend(next.map(|token| ("pageToken", token.to_owned())));
         self.wait(async {
             let request = self.request(Method::GET, &self.bucket_url("/o")).query(&query);
             let response = self.send(request, StatusCode::OK).await.map_err(|fault| self.no_bucket(fault))?;
             let listed: Listed = self.json(response).await?;
-            let mut objects = Vec::with_capacity(listed.items.len());
+            // An answer without objects is taken for a listing only if it says that it is one: who lists nothing may make a new vault.
+            let items = match (listed.items, listed.kind) {
+                (Some(items), _) => items,
+                (None, Some(_)) => Vec::new(),
+                (None, None) => return Err(Fault::passing("the answer is no listing")),
+            };
+            let mut objects = Vec::with_capacity(items.len());
             // A released object is one that the keeper has let go: it is about to vanish.
-            for object in listed.items.into_iter().filter(|object| object.custom_time.is_none()) {
+            for object in items.into_iter().filter(|object| object.custom_time.is_none()) {
                 let size = object.size.as_deref().and_then(|size| size.parse().ok());
                 let name = object.name.as_deref().and_then(|name| name.strip_prefix(&self.prefix));
                 match (name, size) {

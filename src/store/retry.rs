@@ -3,10 +3,12 @@
 //! A fault says whether it may pass. What may is asked for again after a pause that grows (exponential backoff with full
 //! jitter, as <https://docs.cloud.google.com/storage/docs/retry-strategy> asks for; `Retry-After` is honoured), until nothing
 //! has worked for as long as the store's patience. A read goes on at the byte at which it broke, pinned to the generation that
-//! it began with. To create an object again is safe because nothing is ever overwritten; if it exists at the second attempt,
-//! it is our own, stored by the first one whose answer was lost, when its size and CRC32C are those of our bytes. That is
-//! enough: objects that two writers could write alike carry a random id.
+//! it began with. To create an object again is safe because nothing is ever overwritten. That it exists is believed after a look at
+//! it, since stores say other things in the same way; if the look fails, it alone is repeated. What is found after an attempt whose
+//! answer was lost is our own when its size and CRC32C are those of our bytes. That is enough: objects that two writers could write
+//! alike carry a random id.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -39,8 +41,13 @@ pub enum Fault {
     },
     /// There is no such object.
     NotFound,
-    /// There is such an object already.
-    Exists,
+    /// There is such an object already, or so it seems: a look at it tells.
+    Exists {
+        /// What the store said.
+        why: String,
+        /// What to do about it, where there is no such object.
+        hint: String,
+    },
     /// The object is shorter than the range asked for, or longer than the limit.
     OutOfRange {
         /// Its size in bytes.
@@ -211,12 +218,7 @@ impl<R: Requests> RetryStore<R> {
     }
 
     /// Makes attempts until one succeeds or it is given up. `once` tells with each how many bytes there are so far.
-    fn attempt<T>(
-        &self,
-        counter: &AtomicU64,
-        doing: &str,
-        mut once: impl FnMut(u32) -> (Result<T, Fault>, usize),
-    ) -> Result<T, End> {
+    fn attempt<T>(&self, doing: &str, mut once: impl FnMut() -> (Result<T, Fault>, usize)) -> Result<T, End> {
         let (mut failures, mut since, mut reached, mut tokens) = (0u32, Instant::now(), 0, 0);
         let mut tried = 0;
         let other = |error| Err(End::Other(error));
@@ -224,8 +226,7 @@ impl<R: Requests> RetryStore<R> {
             if self.stop.load(Ordering::Relaxed) {
                 return other(stopped(doing));
             }
-            counter.fetch_add(1, Ordering::Relaxed);
-            let (answer, bytes) = once(tried);
+            let (answer, bytes) = once();
             tried += 1;
             let (why, after, at_once) = match answer {
                 Ok(done) => return Ok(done),
@@ -242,7 +243,7 @@ impl<R: Requests> RetryStore<R> {
                     return other(Error::Refused { doing: doing.into(), why, hint });
                 }
                 Err(Fault::NotFound) => return Err(End::NotFound),
-                Err(Fault::Exists) => return Err(End::Exists),
+                Err(Fault::Exists { .. }) => return Err(End::Exists),
                 Err(Fault::OutOfRange { size }) => return Err(End::OutOfRange(size)),
                 Err(Fault::Refused { why, hint }) => {
                     return other(Error::Refused { doing: doing.into(), why, hint });
@@ -286,7 +287,8 @@ impl<R: Requests> RetryStore<R> {
         loop {
             let mut part = Part::default();
             let doing = format!("read {name} of {}", self.requests.url());
-            let done = self.attempt(&self.counters.read, &doing, |_| {
+            let done = self.attempt(&doing, || {
+                count(&self.counters.read);
                 let before = part.bytes.len();
                 let answer = self.requests.read(name, span, &mut part);
                 self.counters.received.fetch_add((part.bytes.len() - before) as u64, Ordering::Relaxed);
@@ -322,9 +324,12 @@ impl<R: Requests> RetryStore<R> {
     fn pages(&self, folder: &str, mut take: impl FnMut(Vec<Meta>) -> bool) -> Result<()> {
         let what = if folder.is_empty() { "all" } else { folder };
         let doing = format!("list {what} of {}", self.requests.url());
-        let mut next: Option<String> = None;
+        let (mut next, mut asked) = (None::<String>, HashSet::new());
         loop {
-            let page = self.attempt(&self.counters.list, &doing, |_| (self.requests.page(folder, next.as_deref()), 0));
+            let page = self.attempt(&doing, || {
+                count(&self.counters.list);
+                (self.requests.page(folder, next.as_deref()), 0)
+            });
             let page = page.map_err(|end| match end {
                 End::Other(why) => why,
                 End::NotFound | End::Exists | End::OutOfRange(_) => odd(&doing),
@@ -332,12 +337,24 @@ impl<R: Requests> RetryStore<R> {
             if !take(page.objects) || page.next.is_none() {
                 return Ok(());
             }
-            if page.next == next {
+            next = page.next;
+            // One that comes again leads round and round.
+            if next.as_ref().is_some_and(|next| !asked.insert(next.clone())) {
                 return Err(odd(&doing));
             }
-            next = page.next;
         }
     }
+}
+
+impl<R: Requests> RetryStore<R> {
+    fn described(&self, name: &str) -> Result<Described, Fault> {
+        count(&self.counters.describe);
+        self.requests.describe(name)
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 fn stopped(doing: &str) -> Error {
@@ -364,26 +381,33 @@ impl<R: Requests> Store for RetryStore<R> {
         let crc32c = body.iter().fold(0, |crc, chunk| crc32c::crc32c_append(crc, chunk));
         let size = body.iter().map(|chunk| chunk.len() as u64).sum();
         let doing = format!("create {name} in {}", self.requests.url());
-        let exists = || Error::AlreadyExists { name: name.into() };
-        let done = self.attempt(&self.counters.create, &doing, |tried| {
-            let answer = match self.requests.create(name, body, crc32c) {
-                Err(Fault::Exists) if tried > 0 => {
-                    self.counters.describe.fetch_add(1, Ordering::Relaxed);
-                    match self.requests.describe(name) {
-                        Ok(found) if found.size == size && found.crc32c == Some(crc32c) => Ok(()),
-                        Ok(_) => Err(Fault::Exists),
-                        Err(Fault::NotFound) => Err(Fault::passing("it exists and does not exist")),
-                        Err(why) => Err(why),
+        let ours = Described { size, crc32c: Some(crc32c) };
+        // Whether an earlier attempt may have stored it; and what said that it exists.
+        let (mut sent, mut said) = (false, None);
+        let done = self.attempt(&doing, || {
+            if said.is_none() {
+                count(&self.counters.create);
+                self.counters.sent.fetch_add(size, Ordering::Relaxed);
+                match self.requests.create(name, body, crc32c) {
+                    Err(Fault::Exists { why, hint }) => said = Some((why, hint)),
+                    answer => {
+                        sent |= matches!(answer, Err(Fault::Passing { .. }));
+                        return (answer, 0);
                     }
                 }
-                answer => answer,
+            }
+            let (why, hint) = said.clone().unwrap_or_default();
+            let answer = match self.described(name) {
+                Ok(found) if sent && found == ours => Ok(()),
+                Ok(_) => Err(Fault::Exists { why, hint }),
+                Err(Fault::NotFound) => Err(Fault::Refused { why, hint }),
+                Err(fault) => Err(fault),
             };
-            self.counters.sent.fetch_add(size, Ordering::Relaxed);
             (answer, 0)
         });
         match done {
             Ok(()) => Ok(()),
-            Err(End::Exists) => Err(exists()),
+            Err(End::Exists) => Err(Error::AlreadyExists { name: name.into() }),
             Err(End::NotFound | End::OutOfRange(_)) => Err(odd(&doing)),
             Err(End::Other(why)) => Err(why),
         }
@@ -400,7 +424,7 @@ impl<R: Requests> Store for RetryStore<R> {
         }
         // No range header asks for nothing; whether the object reaches so far can be told.
         let doing = format!("look at {name} of {}", self.requests.url());
-        match self.attempt(&self.counters.describe, &doing, |_| (self.requests.describe(name), 0)) {
+        match self.attempt(&doing, || (self.described(name), 0)) {
             Ok(found) if offset <= found.size => Ok(Vec::new()),
             Ok(found) => Err(Error::OutOfRange { name: name.into(), size: found.size, wanted: offset }),
             Err(End::NotFound) => Err(Error::NotFound { name: name.into() }),
@@ -416,6 +440,8 @@ impl<R: Requests> Store for RetryStore<R> {
             true
         })?;
         objects.sort_by(|a, b| a.name.cmp(&b.name));
+        // One that two pages have, or a page twice, is there once.
+        objects.dedup_by(|a, b| a.name == b.name);
         Ok(objects)
     }
 
@@ -442,9 +468,9 @@ impl<R: Requests> Store for RetryStore<R> {
             return Ok(time);
         }
         let doing = format!("ask {} for the time", self.requests.url());
-        let told = self.attempt(&self.counters.describe, &doing, |_| {
+        let told = self.attempt(&doing, || {
             // Any answer tells it, that there is no such object too.
-            let answer = match self.requests.describe(crate::vault::CONFIG) {
+            let answer = match self.described(crate::vault::CONFIG) {
                 Ok(_) | Err(Fault::NotFound) => self.requests.time(),
                 Err(why) => Err(why),
             };

@@ -36,10 +36,14 @@ impl Script {
     }
 }
 
+fn exists() -> Fault {
+    Fault::Exists { why: "412 Precondition Failed: it says more".into(), hint: "Do something.".into() }
+}
+
 fn fault(error: Error) -> Fault {
     match error {
         Error::NotFound { .. } => Fault::NotFound,
-        Error::AlreadyExists { .. } => Fault::Exists,
+        Error::AlreadyExists { .. } => exists(),
         Error::OutOfRange { size, .. } => Fault::OutOfRange { size },
         other => panic!("{other}"),
     }
@@ -165,10 +169,26 @@ fn an_upload_whose_answer_was_lost_is_known_as_its_own() {
     first.requests.store.create("a", &[b"hello"]).unwrap();
     assert!(matches!(first.create("a", &[b"hello"]), Err(Error::AlreadyExists { .. })));
 
-    // Looking at it may fail, too.
-    let doubtful = store([lost(), Step::Fault(Fault::Exists), busy()]);
+    // Looking at it may fail, too: only the look is repeated.
+    let doubtful = store([lost(), Step::Fault(exists()), busy(), busy()]);
     doubtful.create("a", &[b"hello"]).unwrap();
-    assert_eq!(doubtful.requests.store.objects()["a"], b"hello");
+    assert_eq!(asked(&doubtful), ["create a", "create a", "describe a", "describe a", "describe a"]);
+    assert_eq!(doubtful.traffic().unwrap().sent, 10);
+}
+
+#[test]
+fn that_an_object_exists_is_believed_after_a_look() {
+    let refused = store([Step::Fault(exists()), busy()]);
+    let said = refused.create("a", &[b"hello"]).unwrap_err();
+    assert!(
+        matches!(&said, Error::Refused { why, hint, .. } if why.contains("it says more") && hint == "Do something.")
+    );
+    assert_eq!(asked(&refused), ["create a", "describe a", "describe a"]);
+
+    let there = store([busy(), Step::Fault(exists()), busy()]);
+    there.requests.store.create("a", &[b"jello"]).unwrap();
+    assert!(matches!(there.create("a", &[b"hello"]), Err(Error::AlreadyExists { .. })));
+    assert_eq!(asked(&there), ["create a", "create a", "describe a", "describe a"]);
 }
 
 #[test]
@@ -247,6 +267,40 @@ fn pages_come_one_after_the_other() {
     let names: Vec<_> = store.list("p/").unwrap().into_iter().map(|meta| meta.name).collect();
     assert_eq!(names, ["p/a", "p/b", "p/c", "p/d", "p/e"]);
     assert_eq!(asked(&store), ["list p/ ", "list p/ ", "list p/ 2", "list p/ 4"]);
+}
+
+#[test]
+fn an_object_of_two_pages_is_there_once_and_pages_in_a_ring_end() {
+    /// Says this of every listing, a page for each.
+    struct Pages(Vec<(Vec<&'static str>, Option<&'static str>)>);
+    impl Requests for Pages {
+        fn url(&self) -> String {
+            "pages:".into()
+        }
+        fn create(&self, _: &str, _: &[&[u8]], _: u32) -> Result<(), Fault> {
+            Err(Fault::NotFound)
+        }
+        fn read(&self, _: &str, _: Span, _: &mut Part) -> Result<(), Fault> {
+            Err(Fault::NotFound)
+        }
+        fn describe(&self, _: &str) -> Result<Described, Fault> {
+            Err(Fault::NotFound)
+        }
+        fn page(&self, _: &str, next: Option<&str>) -> Result<Page, Fault> {
+            let (names, next) = &self.0[next.map_or(0, |next| next.parse().unwrap())];
+            let objects = names.iter().map(|name| Meta { name: (*name).into(), size: 1 }).collect();
+            Ok(Page { objects, next: next.map(str::to_owned) })
+        }
+        fn time(&self) -> Result<Option<Timestamp>, Fault> {
+            Ok(None)
+        }
+    }
+    let list = |pages| RetryStore::new(Pages(pages), Pace::new(Duration::ZERO), Arc::default()).list("p/");
+    let twice = list(vec![(vec!["p/a", "p/b"], Some("1")), (vec!["p/b", "p/c", "p/c"], None)]).unwrap();
+    assert_eq!(twice.iter().map(|meta| &*meta.name).collect::<Vec<_>>(), ["p/a", "p/b", "p/c"]);
+    for ring in [vec![(vec!["p/a"], Some("0"))], vec![(vec![], Some("1")), (vec![], Some("2")), (vec![], Some("1"))]] {
+        assert!(list(ring).unwrap_err().to_string().contains("makes no sense"));
+    }
 }
 
 #[test]

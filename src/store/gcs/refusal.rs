@@ -1,0 +1,153 @@
+//! What an answer says that is no success: Google's errors, by status, reason and words.
+//!
+//! The reasons are those of <https://docs.cloud.google.com/storage/docs/json_api/v1/status-codes>. They are not enough: an
+//! organisation policy that is violated and a precondition that is not met have the same status and the same reason. So what is known
+//! is known by a word in the whole answer, and an object is said to exist only after a look at it.
+
+use http::StatusCode;
+use serde::Deserialize;
+
+/// A cause that Google words in its own way, and what to do about it.
+struct Cause {
+    /// One of these is in the answer, whatever the case of its letters.
+    words: &'static [&'static str],
+    hint: &'static str,
+}
+
+/// The first that fits counts.
+const CAUSES: &[Cause] = &[
+    Cause {
+        words: &["requester pays", "userprojectmissing"],
+        hint: "Whoever uses this bucket pays for it: name the project that is billed (`--user-project PROJECT`, \
+               LASTGOOD_USER_PROJECT). The account needs roles/serviceusage.serviceUsageConsumer on that project.",
+    },
+    Cause {
+        words: &["userprojectaccessdenied", "user_project_denied", "serviceusage.services.use", "userprojectinvalid"],
+        hint: "The account may not have that project billed, or there is no such project. Grant it \
+               roles/serviceusage.serviceUsageConsumer there, or name another project (`--user-project`, or the quota project of the \
+               login: GOOGLE_CLOUD_QUOTA_PROJECT, `gcloud auth application-default set-quota-project`).",
+    },
+    Cause {
+        words: &[
+            "billing account",
+            "billing disabled",
+            "configured billing",
+            "to be billed",
+            "accountdisabled",
+            "userprojectaccountproblem",
+        ],
+        hint: "Cloud Storage serves nothing of a project whose billing is off. Check the project's billing account in the console, soon: \
+               the objects are still there, and are deleted if it stays so.",
+    },
+    Cause {
+        words: &["accessnotconfigured", "service_disabled", "has not been used in project", "it is disabled"],
+        hint: "The interface is not switched on in the project: `gcloud services enable storage.googleapis.com --project=PROJECT`.",
+    },
+    Cause {
+        words: &[
+            "vpcservicecontrols",
+            "vpc service controls",
+            "security_policy_violated",
+            "prohibited by organization's policy",
+        ],
+        hint: "A service perimeter (VPC Service Controls) does not let this machine or this account in. Its administrator finds the \
+               request by the identifier above, and can add a rule for it.",
+    },
+    Cause {
+        words: &["kms key", "cloudkms", "cryptokey", "customer-managed"],
+        hint: "The key that the bucket is encrypted with cannot be used. Is it enabled, and may Cloud Storage's own service account use \
+               it? `gcloud storage service-agent --project=PROJECT --authorize-cmek=KEY` lets it.",
+    },
+    Cause {
+        words: &["violates constraint", "constraints/", "orgpolicyconstraint"],
+        hint: "An organisation policy forbids it, in this project or for this bucket. Its administrator can allow it; another bucket \
+               may comply with it.",
+    },
+    Cause {
+        words: &["quotaexceeded", "dailylimitexceeded", "resource_exhausted", "quota exceeded"],
+        hint: "A quota of the project is used up. The console shows which (IAM & Admin, Quotas), and raises it; it is full again \
+               after its period.",
+    },
+];
+
+/// What to do about an error that says `text`; `None` where it is none that is known.
+pub fn hint(text: &str) -> Option<&'static str> {
+    let text = text.to_ascii_lowercase();
+    let fits = |cause: &&Cause| cause.words.iter().any(|word| text.contains(word));
+    CAUSES.iter().find(fits).map(|cause| cause.hint)
+}
+
+/// Whether an answer to an upload says that there is an object of the name already, or something else that is said in the same way.
+pub fn says_it_exists(status: StatusCode, text: &str) -> bool {
+    // Who may not delete may not replace: nothing else that is asked here needs that permission. And what is held cannot be replaced.
+    let marks = ["storage.objects.delete", "retentionPolicyNotMet", "objectUnderActiveHold"];
+    let words = ["retention policy", "under active"];
+    match status {
+        StatusCode::PRECONDITION_FAILED => true,
+        StatusCode::FORBIDDEN => marks.iter().chain(&words).any(|mark| text.contains(mark)),
+        _ => false,
+    }
+}
+
+/// The status that an answer has which is an error although its head says 200: some proxy lost it. `None` where it is no error.
+pub fn in_disguise(text: &str) -> Option<StatusCode> {
+    #[derive(Deserialize)]
+    struct Disguised {
+        error: Inner,
+    }
+    #[derive(Deserialize)]
+    struct Inner {
+        code: Option<u16>,
+    }
+    // What is long is rather a listing, and not read twice.
+    let parsed: Option<Disguised> = text.contains("\"error\"").then(|| serde_json::from_str(text).ok()).flatten();
+    let code = parsed?.error.code.and_then(|code| StatusCode::from_u16(code).ok());
+    Some(code.filter(|code| !code.is_success()).unwrap_or(StatusCode::BAD_GATEWAY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_known_by_googles_words() {
+        for (text, told) in [
+            ("Bucket is requester pays bucket but no user project provided.", "--user-project"),
+            (r#"{"error":{"code":403,"errors":[{"reason":"UserProjectAccessDenied"}]}}"#, "serviceUsageConsumer"),
+            ("The billing account for the owning project is disabled in state absent", "billing is off"),
+            (r#"{"error":{"errors":[{"reason":"accountDisabled","message":"Forbidden"}]}}"#, "billing is off"),
+            ("The project to be billed is associated with a closed billing account.", "billing is off"),
+            (
+                "Cloud Storage JSON API has not been used in project 7 before or it is disabled.",
+                "gcloud services enable storage.googleapis.com",
+            ),
+            (
+                "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: eYhDkfYCu",
+                "VPC Service Controls",
+            ),
+            (
+                "Permission denied on Cloud KMS key. Please ensure that your Cloud Storage service account",
+                "--authorize-cmek",
+            ),
+            ("Request violates constraint 'constraints/storage.uniformBucketLevelAccess'", "An organisation policy"),
+            ("Quota exceeded for quota metric 'Write requests'", "A quota"),
+        ] {
+            assert!(hint(text).is_some_and(|hint| hint.contains(told)), "{text}: {:?}", hint(text));
+        }
+        assert_eq!(hint("w@p.iam.gserviceaccount.com does not have storage.objects.get access"), None);
+    }
+
+    #[test]
+    fn an_error_is_one_whatever_the_head_says() {
+        for (text, status) in [
+            (r#"{"error":{"code":503,"message":"x"}}"#, Some(StatusCode::SERVICE_UNAVAILABLE)),
+            (r#"{"error":{"message":"x"}}"#, Some(StatusCode::BAD_GATEWAY)),
+            (r#"{"error":{"code":200}}"#, Some(StatusCode::BAD_GATEWAY)),
+            (r#"{"kind":"storage#objects"}"#, None),
+            (r#"{"items":[{"name":"error","size":"1"}]}"#, None),
+            ("<html>\"error\"</html>", None),
+        ] {
+            assert_eq!(in_disguise(text), status, "{text}");
+        }
+    }
+}
