@@ -214,6 +214,7 @@ fn who_may_not_write_to_the_vault_says_what_it_found() {
     }
     // Nobody may read all of it.
     set_mode(&world.path(""), 0o777);
+    assert!(Command::new("chmod").arg("-R").arg("a+rX").arg(world.vault()).status().unwrap().success());
     open_to_all(&world.vault());
     let program = world.path("lastgood");
     fs::copy(LASTGOOD, &program).unwrap();
