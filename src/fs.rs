@@ -431,7 +431,23 @@ pub fn rename_over(folder: &Spot, empty: &Spot) -> Result<()> {
 /// # Errors
 /// As `renameat2`.
 pub fn exchange(one: &Spot, other: &Spot) -> Result<()> {
-    renameat_with(&one.folder, single(&one.name)?, &other.folder, single(&other.name)?, RenameFlags::EXCHANGE)
+    let exchange =
+        || renameat_with(&one.folder, single(&one.name)?, &other.folder, single(&other.name)?, RenameFlags::EXCHANGE);
+    match exchange() {
+        // As with `rename`: folders that move have to be writable.
+        Err(Errno::ACCESS | Errno::PERM) => {
+            let mut opened = Vec::new();
+            for folder in [one, other].iter().filter_map(|spot| spot.enter().ok()) {
+                let mode = fstat(&folder)?.st_mode & 0o7777;
+                if mode & 0o700 != 0o700 && folder.set_mode(mode | 0o700).is_ok() {
+                    opened.push((folder, mode));
+                }
+            }
+            let done = exchange();
+            opened.iter().fold(done, |done, (folder, mode)| done.and(folder.set_mode(*mode)))
+        }
+        done => done,
+    }
 }
 
 /// Gives `file`, which is finished and has the name `from`, the name `to`. `false` if that name was taken before; nothing

@@ -290,7 +290,7 @@ fn as_nobody(world: &World, args: &[&str]) -> Option<Ran> {
     tree::set_mode(&world.path(""), 0o777);
     let program = world.path("lastgood");
     if !program.exists() {
-        fs::copy(LASTGOOD, &program).unwrap();
+        assert!(Command::new("cp").arg(LASTGOOD).arg(&program).status().unwrap().success());
         tree::set_mode(&program, 0o755);
     }
     let mut command = Command::new(program);

@@ -181,3 +181,53 @@ fn a_restore_in_place_that_cannot_be_ended_changes_nothing() {
     assert!(!alone.iter().any(|name| name.contains("replaced")), "{alone:?}");
     world.json(["restore", "target", "--in-place"], 0);
 }
+
+#[test]
+fn what_was_done_before_a_part_that_cannot_be_replaced_is_undone() {
+    if !is_root() {
+        return skipped("an immutable file takes root");
+    }
+    let world = World::new();
+    for name in ["sub/deep/file", "fixed/file"] {
+        world.write(name, "new");
+        let lower = world.path("layers/lower/app").join(name);
+        fs::create_dir_all(lower.parent().unwrap()).unwrap();
+        fs::write(lower, "old").unwrap();
+    }
+    world.backup();
+    fs::write(world.path("layers/lower/app/sub/other"), "old").unwrap();
+    let image = Mounted::overlay(&world.path("layers"), world.path("image"), ",redirect_dir=off");
+    let Some(_image) = image else { return };
+    let app = world.path("image/app");
+    fs::write(app.join("zz"), "old").unwrap();
+    let immutable = |flag: &str| {
+        Command::new("chattr").arg(flag).arg(app.join("fixed/file")).status().is_ok_and(|done| done.success())
+    };
+    if !immutable("+i") {
+        return skipped("no file can be made immutable here");
+    }
+    let ran = world.run(["restore", "image/app", "--path", "sub", "--path", "fixed/file"]);
+    immutable("-i");
+    ran.ended(1).says("fixed/file");
+    assert_eq!(text(&app.join("sub/deep/file")), "old");
+    assert_eq!(text(&app.join("sub/other")), "old");
+    assert_eq!(names(&world.path("image")), set(["app"]));
+    world.json(["restore", "image/app", "--path", "sub", "--path", "fixed/file"], 0);
+    assert_eq!(text(&app.join("fixed/file")), "new");
+}
+
+#[test]
+fn a_volume_that_was_left_in_the_middle_of_a_restore_is_in_no_good_snapshot() {
+    let world = World::new();
+    let Some(_mounted) = with_volume(&world) else { return };
+    fs::write(world.data().join("deep/uploads/.lastgood-in-place"), "").unwrap();
+    let report = world.json(["backup"], 3);
+    assert!(report["errors"].to_string().contains("has not been finished"), "{report}");
+    let listed = world.json(["ls", "latest", "--recursive"], 0).to_string();
+    assert!(!listed.contains(".lastgood-in-place"), "{listed}");
+    let report = world.json(["restore", "--around-mounts"], 0);
+    assert!(report["warnings"].to_string().contains("deep/uploads is broken"), "{report}");
+    world.json(["restore", "--path", "deep/uploads"], 0);
+    assert!(!world.data().join("deep/uploads/.lastgood-in-place").exists());
+    assert_eq!(text(&world.data().join("deep/uploads/picture")), "picture");
+}

@@ -293,6 +293,11 @@ impl Shared<'_> {
                 }
             };
             match Found::new(path.clone(), &stat) {
+                // Of the data directory itself, that is asked first. Here it is of a volume in it: its content is not whole.
+                Some(_) if *name == HALF_RESTORED.as_bytes() => {
+                    let why = "a restore in place of its folder has not been finished: `lastgood restore --path` of that folder ends it";
+                    children.push(Met::Failed(path, why.into()));
+                }
                 Some(found) if databases.is_side(name) && found.kind == Kind::File => {
                     children.push(Met::Entry(Found { role: Role::Side, ..found }));
                 }

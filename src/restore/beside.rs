@@ -149,7 +149,7 @@ mod tests {
             cleared(folder.path(), &new, &at, itself, |putting, done| {
                 assert_eq!(names(aside.parent().unwrap()), moved);
                 assert_eq!(done.unwrap().len(), moved.len() - usize::from(itself));
-                let why = putting.undo(Error::failed("put it", "no"));
+                let why = putting.undo(Error::failed("put it", "no")).why;
                 assert_eq!((names(at.parent().unwrap()), why.advice()), (before, None));
                 assert!(!folder.path().join("aside").exists());
             });
@@ -165,7 +165,7 @@ mod tests {
         fs::create_dir_all(aside.parent().unwrap()).unwrap();
         fs::write(aside.with_file_name("a-shm"), "in the way").unwrap();
         cleared(folder.path(), &new, &at, false, |putting, done| {
-            let said = putting.undo(done.unwrap_err()).to_string();
+            let said = putting.undo(done.unwrap_err()).why.to_string();
             assert!(said.contains("a-shm"), "{said}");
             assert_eq!(names(at.parent().unwrap()), before);
         });
@@ -174,7 +174,7 @@ mod tests {
         cleared(folder.path(), &new, &at, false, |putting, done| {
             done.unwrap();
             fs::write(at.with_file_name("a-wal"), "a new one").unwrap();
-            let why = putting.undo(Error::failed("put it", "no").hint("Do that."));
+            let why = putting.undo(Error::failed("put it", "no").hint("Do that.")).why;
             let advice = why.advice().unwrap();
             assert!(advice.starts_with("Do that.") && advice.contains("aside/deep/a-wal"), "{advice}");
             assert_eq!(names(aside.parent().unwrap()), ["a-wal"]);

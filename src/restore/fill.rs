@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::stage::STAGING;
+use crate::backup::select::is_ours;
 use crate::fs::{Folder, SAFE, what};
 
 /// The file that says that a folder is being filled.
@@ -21,7 +22,7 @@ pub const REPLACED: &str = "lastgood.replaced-";
 /// Whether a name in the target is ours: it is not moved aside, and no entry may have it.
 pub fn is_reserved(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name == MARKER.as_bytes() || name.starts_with(STAGING.as_bytes()) || name.starts_with(REPLACED.as_bytes())
+    name == MARKER.as_bytes() || is_ours(name) && [STAGING, REPLACED].iter().any(|own| name.starts_with(own.as_bytes()))
 }
 
 /// Marks a folder. `false`: it was already.
@@ -42,8 +43,11 @@ pub fn mark(target: &Folder) -> io::Result<bool> {
         }
         made => File::from(made?),
     };
-    marker
-        .write_all(b"lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n")?;
-    marker.sync_all()?;
+    let text = b"lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n";
+    if let Err(why) = marker.write_all(text).and_then(|()| marker.sync_all()) {
+        // Nothing was moved yet: an empty marker would say what is not true.
+        target.remove_file(MARKER)?;
+        return Err(why);
+    }
     Ok(true)
 }

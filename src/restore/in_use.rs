@@ -4,7 +4,9 @@
 //! the new ones. So a restore looks for them before it changes anything.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::{io, process};
@@ -24,12 +26,12 @@ pub struct User {
     pub pid: u32,
     /// Its name, as `ps` shows it; empty where it is not known.
     pub program: String,
-    /// One of its files.
+    /// One of its files, or the folder that it works in.
     pub file: PathBuf,
 }
 
-/// The programs that have a file below one of `places`, absolute paths without symlinks, open or locked, as far as this process may
-/// know: it sees the files of its own user's programs, as root of all in its container, and of others the locks (SQLite's
+/// The programs that have a file below one of `places`, absolute paths without symlinks, open, mapped or locked, or work in a folder
+/// there, as far as this process may know: it sees the files of its own user's programs, as root of all in its container, and of others the locks (SQLite's
 /// among them) that they have just then.
 pub fn users(places: &[PathBuf]) -> Vec<User> {
     if places.is_empty() {
@@ -38,7 +40,7 @@ pub fn users(places: &[PathBuf]) -> Vec<User> {
     let mut found = BTreeMap::new();
     let mut hidden = HashSet::new();
     for pid in processes() {
-        match open_below(pid, places) {
+        match used_below(pid, places) {
             Ok(Some(file)) => _ = found.insert(pid, file),
             Ok(None) => {}
             Err(why) if why.kind() == io::ErrorKind::PermissionDenied => _ = hidden.insert(pid),
@@ -65,7 +67,7 @@ pub fn refusal(target: &Path, users: &[User]) -> Error {
         0 => String::new(),
         more => format!(", and {more} more"),
     };
-    let why = format!("programs have files in it open: {}{more}", named.join(", "));
+    let why = format!("programs use files in it: {}{more}", named.join(", "));
     Error::failed(format!("replace {}", target.display()), why).hint(
         "Stop them and run it again. With --while-in-use it is done all the same: until they are restarted, they go on with the old \
          files, and what they write is not in the new ones.",
@@ -77,6 +79,35 @@ fn processes() -> impl Iterator<Item = u32> {
     // Without /proc nothing is known.
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| *pid != process::id())
+}
+
+/// A file below one of `places` that a process has open or mapped, or the folder there that it works in.
+fn used_below(pid: u32, places: &[PathBuf]) -> io::Result<Option<PathBuf>> {
+    if let Some(file) = open_below(pid, places)? {
+        return Ok(Some(file));
+    }
+    let is_below = |path: &Path| places.iter().any(|place| path.starts_with(place));
+    // "7f0c… rw-s 00000000 08:01 131    /srv/app/data/app.db-shm"; a path may have spaces.
+    let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mapped =
+        maps.split(|&b| b == b'\n').filter_map(|line| line.iter().position(|&b| b == b'/').map(|at| &line[at..]));
+    let mut mapped = mapped.map(|path| Path::new(OsStr::from_bytes(path)));
+    if let Some(file) = mapped.find(|path| is_below(path) && path.is_file()) {
+        return Ok(Some(file.to_owned()));
+    }
+    // Names that it opens later are looked up from there. The shell that runs this one may stand anywhere.
+    let folder = fs::read_link(format!("/proc/{pid}/cwd"));
+    Ok(folder.ok().filter(|folder| is_below(folder) && folder.is_dir() && !is_above(pid)))
+}
+
+/// Whether a process has begun this one, or one that did.
+fn is_above(pid: u32) -> bool {
+    let parent = |of: &u32| {
+        let status = fs::read_to_string(format!("/proc/{of}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+    };
+    // In a ring of processes that end and begin, nobody goes round for ever.
+    std::iter::successors(Some(process::id()), parent).take(1000).any(|above| above == pid)
 }
 
 /// A file below one of `places` that a process has open.

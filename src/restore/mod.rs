@@ -48,6 +48,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use self::damaged::Failure;
+use self::fill::MARKER;
 use self::in_use::User;
 use self::place::{How, Place};
 use self::plan::{Limits, Planner, Walk, Wanted, Window};
@@ -273,6 +274,8 @@ fn attempt(
     let target = place.target.clone();
     // Held to the end: a backup that begins meanwhile waits, and then finds what has been put into place.
     let (_locked, unlocked) = lock_target(&target, ctx)?;
+    // A volume in it may be a data directory of its own.
+    let own = (!place.within().is_root()).then(|| lock_target(&place.folder(), ctx)).transpose()?;
     let mut report = Report {
         snapshot: name,
         target: place.target.clone(),
@@ -294,6 +297,7 @@ fn attempt(
         traffic: None,
     };
     report.warnings.extend(unlocked);
+    report.warnings.extend(own.iter().filter_map(|(_, unlocked)| unlocked.clone()));
     refuse_in_use(&place, options)?;
     if root.state != State::Complete {
         report.warnings.push(format!("the snapshot {name} is {}", root.state));
@@ -301,9 +305,13 @@ fn attempt(
     if root.failed_checks > 0 {
         report.warnings.push(format!("the snapshot {name} is not good: {}", select::failed_check(&root)));
     }
-    if place.is_broken() {
+    if place.is_broken() && (all || place.within() == &place.paths()[0]) {
         let text = "the target was broken: an in-place restore had been interrupted; it is completed now";
         report.warnings.push(text.into());
+    }
+    for kept in place.kept().iter().filter(|kept| target.join(kept.as_path()).join(MARKER).exists()) {
+        let ends = "`lastgood restore --path` of it ends that";
+        report.warnings.push(format!("{kept} is broken: a restore of it in place was cut off; {ends}"));
     }
     let within = |why: Error| {
         let hint = why.kind() == Kind::Damage && !options.skip_damaged;
@@ -396,6 +404,9 @@ fn attempt(
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
     report.kept =
         place.kept().iter().filter(|path| target.join(path.as_path()).symlink_metadata().is_ok()).cloned().collect();
+    for path in &replaced.left_out {
+        report.warnings.push(format!("{path} is the filesystem's own there, and stays as it is"));
+    }
     if replaced.undressed > 0 {
         let what = "folders in which something is mounted could not get their owner, mode or time";
         report.warnings.push(format!("{} {what}", replaced.undressed));
@@ -439,7 +450,8 @@ fn lock_target(target: &Path, ctx: &Context) -> Result<(Option<Directory>, Optio
 /// # Errors
 /// That there are some.
 fn refuse_in_use(place: &Place, options: &Options) -> Result<Vec<User>> {
-    let users = in_use::users(&place.replaces());
+    let mut users = in_use::users(&place.replaces());
+    users.retain(|user| !place.kept().iter().any(|kept| user.file.starts_with(place.target.join(kept.as_path()))));
     if users.is_empty() || options.while_in_use {
         return Ok(users);
     }

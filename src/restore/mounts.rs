@@ -23,10 +23,7 @@ pub fn below(target: &Path) -> Result<Vec<EntryPath>> {
         Ok(all) => {
             check_apart(target, &all)?;
             let below = all.into_iter().map(|mounted| mounted.at);
-            below
-                .filter(|at| at.starts_with(target) && at != target)
-                .filter(|at| is_mount(at).unwrap_or(true))
-                .collect()
+            below.filter(|at| at.starts_with(target) && at != target).filter(|at| is_visible(at)).collect()
         }
         // Without /proc every folder is asked.
         Err(why) if why.kind() == io::ErrorKind::NotFound => found_by_walking(target).doing(doing)?,
@@ -40,6 +37,11 @@ pub fn below(target: &Path) -> Result<Vec<EntryPath>> {
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+/// Whether what is mounted at a path is seen there. What another mount hides is not; what may not be looked at may be.
+fn is_visible(at: &Path) -> bool {
+    is_mount(at).unwrap_or_else(|why| !matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
 
 fn found_by_walking(target: &Path) -> io::Result<Vec<PathBuf>> {

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use super::lacking::sync_folder;
 use super::put::Putting;
 use super::stage::Staging;
+use super::steps::Undone;
 use super::{beside, fill, mounts};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem;
@@ -40,6 +41,8 @@ pub struct Replaced {
     pub beside: Vec<EntryPath>,
     /// Folders that stayed and could not get what the snapshot says of them.
     pub undressed: u64,
+    /// What a filesystem has itself at its root, and was not put there.
+    pub left_out: Vec<EntryPath>,
 }
 
 /// How a target is replaced.
@@ -182,7 +185,7 @@ impl Place {
     }
 
     /// The folder that is worked in.
-    fn folder(&self) -> PathBuf {
+    pub fn folder(&self) -> PathBuf {
         self.target.join(self.within.as_path())
     }
 
@@ -278,40 +281,62 @@ impl Place {
         let base = staging.base().clone();
         let kept = self.kept.iter().map(|path| self.below(path)).collect();
         let mut putting = Putting::new(self.aside(&base, now)?, kept, ctx);
-        let done = match self.steps(&mut putting, &staging) {
+        let (moved, beside) = match self.steps(&mut putting, &staging) {
             Ok(done) => done,
             Err(why) => {
-                let why = putting.undo(why);
-                if let Err(left) = staging.remove() {
+                let Undone { why, whole } = putting.undo(why);
+                // What could not be undone may have to do with it.
+                if whole && let Err(left) = staging.remove() {
                     tracing::warn!("{left}");
                 }
                 return Err(why);
             }
         };
-        let (moved, beside) = done;
         let aside = (moved || !beside.is_empty()).then(|| putting.aside.path());
+        let ended = self.end(putting, staging, &base, dress).map_err(|why| {
+            let place = match &aside {
+                Some(aside) => format!("What was restored is in place, what was there in {}.", aside.display()),
+                None => "What was restored is in place.".to_owned(),
+            };
+            let both = why.advice().map(|advice| format!("{place} {advice}"));
+            why.hint(both.unwrap_or(place))
+        });
+        ended.map(|replaced| Replaced { aside, beside, ..replaced })
+    }
+
+    /// Makes durable what was put into place, and clears up.
+    fn end(
+        &self,
+        mut putting: Putting,
+        staging: Staging,
+        base: &Arc<Folder>,
+        dress: &dyn Fn(&OwnedFd) -> Result<()>,
+    ) -> Result<Replaced> {
         let doing = |path: &Path| format!("open {}", path.display());
-        let target = self.opened(&base)?;
-        let filled = putting.filled && self.paths_below().is_empty();
+        let target = self.opened(base)?;
+        let whole = putting.filled && self.paths_below().is_empty();
+        let dress = || match whole && self.in_place {
+            true => dress(&target.readable().doing(|| doing(target.path()))?),
+            false => Ok(()),
+        };
         if putting.filled {
             let readable = target.readable().doing(|| doing(target.path()))?;
             syncfs(&readable).doing(|| format!("write {} to the disk", target.path().display()))?;
         }
         staging.remove()?;
-        if filled {
+        dress()?;
+        if whole {
             Putting::unmark(&target)?;
         }
         // At the very end: all that changes a folder's times.
         let undressed = putting.dress();
-        if filled && self.in_place {
-            dress(&target.readable().doing(|| doing(target.path()))?)?;
-        }
+        dress()?;
         sync_folder(&target)?;
         match self.in_place {
             true => sync_folder(&Folder::open(self.parent()).doing(|| doing(self.parent()))?)?,
-            false => sync_folder(&base)?,
+            false => sync_folder(base)?,
         }
-        Ok(Replaced { aside, beside, undressed })
+        Ok(Replaced { undressed, left_out: putting.left_out, ..Replaced::default() })
     }
 
     /// All steps by which what is in `staging` comes into place. Says whether something was moved aside, and which side files.

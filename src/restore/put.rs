@@ -16,7 +16,7 @@ use super::fill::{self, MARKER, is_reserved};
 use super::lacking::{moves_files_only, sync_folder};
 use super::mounts::is_of_the_filesystem;
 use super::place::USE_IN_PLACE;
-use super::steps::{Looks, Steps, outwards};
+use super::steps::{Looks, Steps, Undone, outwards};
 use crate::error::{Doing, Error, Result};
 use crate::fs::{Folder, Spot, is_folder, is_mount};
 use crate::monitor::Context;
@@ -35,6 +35,8 @@ pub struct Putting<'a> {
     kept: Vec<EntryPath>,
     /// What folders that stay are given at the end, the innermost first.
     dress: Vec<(Arc<Folder>, Looks)>,
+    /// What the filesystem has itself at its root, and was not put there.
+    pub left_out: Vec<EntryPath>,
     /// The folder that says that it is being filled, and was not saying so before.
     marked: Option<Arc<Folder>>,
     /// Whether a folder was filled, and not only exchanged.
@@ -45,7 +47,8 @@ pub struct Putting<'a> {
 impl<'a> Putting<'a> {
     /// Nothing is done yet.
     pub fn new(aside: Spot, kept: Vec<EntryPath>, ctx: &'a Context<'a>) -> Self {
-        Putting { steps: Steps::default(), aside, kept, dress: Vec::new(), marked: None, filled: false, ctx }
+        let steps = Steps::below(&aside.folder);
+        Putting { steps, aside, kept, dress: Vec::new(), left_out: Vec::new(), marked: None, filled: false, ctx }
     }
 
     /// Puts `new` at `at`, which is `path` of the folder that is worked in. Says whether something was there.
@@ -66,7 +69,7 @@ impl<'a> Putting<'a> {
             Ok(()) => match self.steps.exchange(&aside, at) {
                 Ok(()) => return Ok(true),
                 Err(why) => {
-                    self.steps.rename(&aside, new).doing(doing)?;
+                    self.steps.rename_back(new, &aside).doing(doing)?;
                     why
                 }
             },
@@ -85,6 +88,9 @@ impl<'a> Putting<'a> {
             Errno::XDEV if is_folder(&there) => match self.steps.cover(new, at) {
                 // An empty one gives way.
                 Ok(()) => Ok(false),
+                Err(Errno::NOTDIR) => {
+                    self.steps.shift(at, &aside).and_then(|()| self.steps.shift(new, at)).map(|()| true)
+                }
                 Err(_) => self.fill(new, at, path),
             },
             why => Err(why).doing(|| "exchange it"),
@@ -172,12 +178,21 @@ impl<'a> Putting<'a> {
         let mut names = outwards(from)?;
         names.reverse();
         for name in names {
-            if path.is_root() && is_of_the_filesystem(&name) && is_mount(to).unwrap_or(false) {
-                continue;
-            }
             let (new, at) = (Spot::new(from, &name), Spot::new(to, &name));
+            let child = path.join(name.as_bytes());
             match at.look().doing(|| doing(to))? {
                 None => self.steps.shift(&new, &at)?,
+                Some(_) if path.is_root() && is_of_the_filesystem(&name) && is_mount(to).unwrap_or(false) => {
+                    let empty = new.enter().and_then(|folder| folder.names()).is_ok_and(|names| names.is_empty());
+                    if !empty {
+                        self.left_out.push(child);
+                    }
+                }
+                Some(_) if !self.leads_to_kept(&child) => {
+                    let why = "something has come there meanwhile";
+                    return Err(Error::failed(format!("move {} in", at.path().display()), why)
+                        .hint("A program works in the folder: stop it, and run it again."));
+                }
                 Some(_) => {
                     let Ok(folder) = new.enter() else {
                         let why = format!("{} stays, and the snapshot has no folder there", at.path().display());
@@ -186,7 +201,7 @@ impl<'a> Putting<'a> {
                     };
                     let (folder, stays) = (Arc::new(folder), Arc::new(at.enter().doing(|| doing(to))?));
                     let looks = Looks::of(&folder).doing(|| doing(&folder))?;
-                    self.inward(&folder, &stays, &path.join(name.as_bytes()))?;
+                    self.inward(&folder, &stays, &child)?;
                     self.dress.retain(|(dressed, _)| dressed.path() != stays.path());
                     self.dress.push((stays, looks));
                 }
@@ -287,25 +302,27 @@ impl<'a> Putting<'a> {
         }
     }
 
-    /// Undoes everything, because of `why`, which is given back with what stays where it is.
-    pub fn undo(mut self, why: Error) -> Error {
-        let (mut why, whole) = self.steps.undo(why);
-        let Some(marked) = self.marked.take() else { return why };
-        let durable = || -> Result<()> {
-            let doing = || format!("write {} to the disk", marked.path().display());
-            syncfs(marked.readable().doing(doing)?).doing(doing)?;
-            Self::unmark(&marked)
-        };
-        if let (true, Err(left)) = (whole, durable()) {
-            tracing::warn!("{left}");
-        } else if !whole {
-            let again = format!("{MARKER} marks the folder as broken: restore again to complete it.");
-            why = match why.advice().map(|advice| format!("{advice}\n  {again}")) {
-                Some(both) => why.hint(both),
-                None => why.hint(again),
+    /// Undoes everything, because of `why`. A target that is not as it was goes on saying that it is being filled.
+    pub fn undo(self, why: Error) -> Undone {
+        let Undone { mut why, whole } = self.steps.undo(why);
+        let Some(marked) = self.marked else { return Undone { why, whole } };
+        if whole {
+            let durable = || -> Result<()> {
+                let doing = || format!("write {} to the disk", marked.path().display());
+                syncfs(marked.readable().doing(doing)?).doing(doing)?;
+                Self::unmark(&marked)
             };
+            if let Err(left) = durable() {
+                tracing::warn!("{left}");
+            }
+            return Undone { why, whole };
         }
-        why
+        let again = format!("{MARKER} marks {} as broken: restore again to complete it.", marked.path().display());
+        why = match why.advice().map(|advice| format!("{advice} {again}")) {
+            Some(both) => why.hint(both),
+            None => why.hint(again),
+        };
+        Undone { why, whole }
     }
 }
 
@@ -318,4 +335,56 @@ fn is_fixed(folder: &Folder, name: &OsStr) -> rustix::io::Result<bool> {
         told => told?,
     };
     Ok(told.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::restore::sample::context;
+
+    /// A target that is filled, up to a step that fails, before which `meanwhile` happens.
+    fn undone(meanwhile: impl FnOnce(&Path)) -> (tempfile::TempDir, Undone) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in [("data/a", "old"), ("data/b", "old"), ("data/staged/a", "new")] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        let data = Arc::new(Folder::open(&folder.path().join("data")).unwrap());
+        let staged = Arc::new(data.enter("staged").unwrap());
+        let ctx = context();
+        let kept = vec![EntryPath::new("staged").unwrap()];
+        let mut putting = Putting::new(Spot::new(&data, "aside"), kept, &ctx);
+        assert!(putting.fill_folder(&staged, &data, &EntryPath::root()).unwrap());
+        assert!(folder.path().join("data").join(MARKER).exists());
+        assert_eq!(fs::read(folder.path().join("data/a")).unwrap(), b"new");
+        meanwhile(&folder.path().join("data"));
+        let undone = putting.undo(Error::failed("put it", "no"));
+        (folder, undone)
+    }
+
+    #[test]
+    fn what_is_undone_whole_says_no_longer_that_it_is_being_filled() {
+        let (folder, Undone { why, whole }) = undone(|_| ());
+        assert!(whole && why.advice().is_none());
+        let data = folder.path().join("data");
+        assert_eq!(fs::read(data.join("a")).unwrap(), b"old");
+        assert!(!data.join(MARKER).exists() && !data.join("aside").exists());
+    }
+
+    #[test]
+    fn what_is_not_undone_whole_goes_on_saying_so() {
+        let (folder, Undone { why, whole }) = undone(|data| fs::write(data.join("b"), "the app's").unwrap());
+        let data = folder.path().join("data");
+        let advice = why.advice().unwrap();
+        assert!(!whole && advice.contains("aside/b") && advice.contains("broken"), "{advice}");
+        assert!(data.join(MARKER).exists());
+        assert_eq!(fs::read(data.join("aside/b")).unwrap(), b"old");
+        assert_eq!(
+            (fs::read(data.join("a")).unwrap(), fs::read(data.join("b")).unwrap()),
+            (b"old".to_vec(), b"the app's".to_vec())
+        );
+    }
 }
