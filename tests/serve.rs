@@ -494,7 +494,7 @@ fn where_backups_are_switched_off_what_asks_for_one_is_refused() {
     service.log_with("AUTO_RESTORE_ON_STARTUP is set, and is not used by this command");
     let refused = event(&service, "dev.lastgood.critical", "1", "{}").is(200);
     assert!(refused["status"] == "refused" && refused["why"].as_str().unwrap().contains("BACKUP_ENABLED"), "{refused}");
-    assert!(service.post("/backup/trigger", "").is(403)["error"].as_str().unwrap().contains("BACKUP_ENABLED"));
+    assert!(service.post("/backup/trigger", "").is(409)["error"].as_str().unwrap().contains("BACKUP_ENABLED"));
     assert_eq!(service.post("/backup/verify", "").is(200)["result"], "complete");
     let health = service.get("/health").is(200);
     assert!(health["status"] == "degraded" && health["why"].to_string().contains("switched off"), "{health}");
