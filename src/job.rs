@@ -187,7 +187,10 @@ fn used_by(mut sites: Vec<replicas::Site>, user: &User) -> Vec<replicas::Site> {
 }
 
 /// Looked at before a vault is made: a wrong path must leave nothing behind.
-fn check_data(options: &backup::Options) -> Result<()> {
+///
+/// # Errors
+/// There is no data directory.
+pub fn check_data(options: &backup::Options) -> Result<()> {
     let data = &options.data;
     if data.is_dir() {
         return Ok(());

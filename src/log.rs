@@ -13,11 +13,14 @@
 //! | `http.request_method`, `http.status`, … | members of `httpRequest`, in camel case |
 //! | `run`, `action`, `result` | members of the payload, and labels, by which a log can be filtered |
 //! | any other | a member of the payload |
+//!
+//! Each line has the label [`WRITER`], by which it is known as lastgood's own where it comes back by a log sink.
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
 
 use jiff::Timestamp;
+use lastgood::trigger::event::WRITER;
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -27,6 +30,8 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 const LABELS: [&str; 3] = ["run", "action", "result"];
+/// The value of the label [`WRITER`].
+const VERSION: &str = concat!("lastgood ", env!("CARGO_PKG_VERSION"));
 const ERROR_EVENT: &str = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
 
 /// Writes events as lines of JSON.
@@ -56,7 +61,8 @@ impl<W> CloudLog<W> {
         let mut line = Map::new();
         line.insert("severity".into(), severity.into());
         line.insert("time".into(), Timestamp::now().to_string().into());
-        let (mut http, mut labels) = (Map::new(), Map::new());
+        let mut http = Map::new();
+        let mut labels = Map::from_iter([(WRITER.to_owned(), VERSION.into())]);
         for (name, value) in fields {
             match name.as_str() {
                 "trace" => {
@@ -81,9 +87,7 @@ impl<W> CloudLog<W> {
         if !http.is_empty() {
             line.insert("httpRequest".into(), http.into());
         }
-        if !labels.is_empty() {
-            line.insert("logging.googleapis.com/labels".into(), labels.into());
-        }
+        line.insert("logging.googleapis.com/labels".into(), labels.into());
         if let (Some(file), Some(number)) = (metadata.file(), metadata.line()) {
             let place = json!({ "file": file, "line": number.to_string(), "function": metadata.target() });
             line.insert("logging.googleapis.com/sourceLocation".into(), place);
@@ -231,7 +235,8 @@ mod tests {
         assert_eq!(line["logging.googleapis.com/spanId"], "b7ad6b7169203331");
         assert_eq!(line["logging.googleapis.com/trace_sampled"], true);
         assert_eq!(line["httpRequest"], json!({ "requestMethod": "POST", "status": 200 }));
-        assert_eq!(line["logging.googleapis.com/labels"], json!({ "run": "0123", "action": "backup" }));
+        let labels = json!({ "run": "0123", "action": "backup", WRITER: VERSION });
+        assert_eq!(line["logging.googleapis.com/labels"], labels);
         assert_eq!((&line["run"], &line["seconds"]), (&json!("0123"), &json!(1.5)));
         assert!(line.get("@type").is_none() && line.get("stack_trace").is_none());
     }
@@ -246,6 +251,7 @@ mod tests {
         assert!(lines[0]["stack_trace"].as_str().unwrap().starts_with("could not commit\n    at "));
         assert_eq!(lines[0]["serviceContext"], json!({ "service": "app", "version": "app-00007" }));
         assert_eq!((&lines[1]["severity"], lines[1].get("@type")), (&json!("WARNING"), None));
+        assert!(lines.iter().all(|line| line["logging.googleapis.com/labels"] == json!({ WRITER: VERSION })));
     }
 
     #[test]

@@ -76,6 +76,15 @@ fn events_of_every_kind_make_snapshots_and_a_redelivery_makes_none() {
     for wrong in ["[1]", "{", r#"{"message":{"data":"%%%"},"subscription":"s"}"#] {
         assert!(service.post("/", wrong).is(400)["error"].is_string(), "{wrong}");
     }
+    // A batch is neither done nor taken for done.
+    let batch = "Content-Type: application/cloudevents-batch+json\r\n";
+    assert_eq!(service.connect().ask("POST", "/events/critical", batch, b"[]").unwrap().status, 400);
+    // What Google publishes without an envelope is understood, and lastgood's own log starts nothing.
+    let incident = r#"{"version":"1.2","incident":{"state":"open","summary":"shop fails"}}"#;
+    let refused = service.post("/", incident).is(200);
+    assert!(refused["why"].as_str().unwrap().contains("/events/critical"), "{refused}");
+    let own = r#"{"logName":"projects/p/logs/x","insertId":"1","severity":"ERROR","textPayload":"x","labels":{"dev.lastgood/writer":"lastgood"}}"#;
+    assert_eq!(service.post("/", own).is(200)["status"], "ignored");
     assert_eq!(snapshots(&world).len(), 6);
     // Neither bodies nor queries are logged.
     assert!(!service.log().contains("order") && !service.log().contains("destroy\""), "{}", service.log());

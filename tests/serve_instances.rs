@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::World;
-use crate::support::cloud::{assert_sound, snapshots, vault_in};
+use crate::support::cloud::server::Server;
+use crate::support::cloud::{VAULT, assert_sound, snapshots, vault_in};
 use crate::support::http::{Answer, Service};
 use crate::support::tree::noise;
 
@@ -41,6 +42,26 @@ fn an_event_that_two_get_at_once_is_served_by_one() {
         reported.insert(0, report["snapshot"].as_str().unwrap().to_owned());
     }
     assert_sound(&server, &world, &reported);
+}
+
+#[test]
+fn a_first_event_that_two_get_at_once_makes_one_vault_and_one_snapshot() {
+    let deliver_to_two = |world: &World, args: &[&str]| {
+        let services = [(); 2].map(|()| Service::start(world, args.iter().copied()));
+        let answers = thread::scope(|scope| {
+            let asked = services.each_ref().map(|service| scope.spawn(|| deliver(service, "1")));
+            asked.map(|asked| asked.join().unwrap())
+        });
+        assert!(answers.iter().any(|answer| answer.status == 200), "{answers:?}");
+        let reports = services.each_ref().map(|service| deliver(service, "1").is(200));
+        assert_eq!(reports[0], reports[1]);
+        assert_eq!(snapshots(world).len(), 1, "{answers:?}");
+    };
+    for _ in 0..3 {
+        deliver_to_two(&World::with_files(), &[]);
+        let server = Server::start();
+        deliver_to_two(&World::with_files().on(&server.url(), VAULT), &["--init"]);
+    }
 }
 
 #[test]

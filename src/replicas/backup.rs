@@ -247,6 +247,16 @@ fn spoiled_elsewhere(
     Ok(spoiled)
 }
 
+/// Makes the vault where there is none and one may be made, before a backup that would: what asks for it can be claimed there.
+/// Tells whether there is one now.
+///
+/// # Errors
+/// A place that cannot be asked, or takes none.
+pub fn make(sites: Vec<Site>, ctx: &Context) -> Result<bool> {
+    let replicas = prepare(sites, ctx, &mut |why| ctx.monitor.warn(&why))?;
+    Ok(replicas.iter().any(|replica| replica.vault().is_some()))
+}
+
 /// By how much the fastest clock of the vaults is ahead of this machine's. One that does not answer does not count: whoever needs
 /// it asks again, and is told why. Vaults that have just been listed tell the time without another request.
 fn clock_ahead(replicas: &[Replica], options: &Options) -> SignedDuration {

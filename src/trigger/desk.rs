@@ -140,6 +140,11 @@ impl Desk {
         lock(&self.tally).clone()
     }
 
+    /// Why an event tells of what was done here itself, and starts no run.
+    pub fn is_own(&self, event: &Event) -> Option<&'static str> {
+        self.rules.is_own(event, self.vaults.addresses())
+    }
+
     /// The run that is under way, here or elsewhere.
     pub fn running(&self) -> Option<RunId> {
         let state = lock(&self.state);

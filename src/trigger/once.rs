@@ -2,7 +2,8 @@
 //!
 //! Claims live in the first configured vault that opens and takes one. If that vault is away at one delivery and there at
 //! the next, neither knows of the other, and the event is served twice: for a backup that is wasteful, never harmful. The
-//! same goes for the first backup of all, before there is a vault: its claim is entered when it is done.
+//! same goes for a run of a Cloud Run job that makes the vault: its claim is entered when it is done. A service makes the vault
+//! before it claims what asks for the first backup.
 
 mod left;
 

@@ -329,6 +329,9 @@ impl Puller {
             Ok(Asked::Refused(why, _)) => return Verdict::Hopeless(why),
             Ok(Asked::Run(request)) => request,
         };
+        if let Some(why) = self.desk.is_own(&request.event) {
+            return Verdict::Ignored(why.to_owned());
+        }
         match self.desk.ask(request, Way::PubSub) {
             Err(now) => Verdict::of(&now, self.settings.hold),
             Ok(ticket) => Verdict::of(&*ticket.answer().await, self.settings.hold),

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use super::queue::Waiting;
 use super::{Answer, Desk};
-use crate::job::{Cause, Ran};
+use crate::error::Result;
+use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
-use crate::report::RunId;
+use crate::replicas;
+use crate::report::{Action, RunId};
 use crate::trigger::claim::{Asker, Identity};
 use crate::trigger::once::{self, AT_ONCE, Held, Taken};
 use crate::vault::ahead::in_order;
@@ -38,9 +40,14 @@ impl Claimed {
 /// What came of claiming an event: what is held, or the answer, where the run is not to serve it.
 type Claim = Result<Claimed, Arc<Answer>>;
 
-/// Why nothing can be claimed at all: there is no vault, or none takes a claim, which is the answer. Each would have to be
-/// waited for as long as the first.
-type Away = OnceLock<Option<Arc<Answer>>>;
+/// What the first of several claims finds out for the others, each of which would have to be waited for as long.
+#[derive(Default)]
+struct Away {
+    /// Whether a vault was made, as there was none.
+    made: OnceLock<bool>,
+    /// Why nothing can be claimed at all: there is no vault, or none takes a claim, which is the answer.
+    gone: OnceLock<Option<Arc<Answer>>>,
+}
 
 impl Desk {
     /// Claims the events of requests for a run. One that was delivered again and again while it waited is claimed once. Gives
@@ -55,7 +62,7 @@ impl Desk {
             .iter()
             .map(|waiting| *known.entry(&waiting.request.event.identity).or_insert_with(|| place(waiting)))
             .collect();
-        let (away, mut claims) = (Away::new(), Vec::with_capacity(events.len()));
+        let (away, mut claims) = (Away::default(), Vec::with_capacity(events.len()));
         let ended = in_order(
             &events,
             AT_ONCE,
@@ -90,13 +97,13 @@ impl Desk {
             host: self.rules.place.host.clone(),
             timeout: self.rules.run_timeout,
         };
-        if let Some(away) = away.get() {
-            return away.clone().map_or(Ok(Claimed::Late(asker)), Err);
+        if let Some(gone) = away.gone.get() {
+            return gone.clone().map_or(Ok(Claimed::Late(asker)), Err);
         }
-        match once::take(&self.vaults, &asker, &self.own_cause(waiting), ctx) {
+        match self.take(&asker, waiting, away, ctx) {
             Ok(Taken::Held(held)) => Ok(Claimed::Held(held)),
             Ok(Taken::NoVault) => {
-                away.get_or_init(|| None);
+                away.gone.get_or_init(|| None);
                 Ok(Claimed::Late(asker))
             }
             Ok(Taken::Not(answer)) => Err(Arc::new(answer.into())),
@@ -104,9 +111,39 @@ impl Desk {
                 tracing::error!("an event cannot be served now: {why}");
                 let answer = Arc::new(Answer::Later(why.what(), Duration::from_secs(30)));
                 if why.of_store() {
-                    away.get_or_init(|| Some(answer.clone()));
+                    away.gone.get_or_init(|| Some(answer.clone()));
                 }
                 Err(answer)
+            }
+        }
+    }
+
+    /// Claims an event. Where there is no vault yet, the one that the first backup would make is made before: else each of
+    /// several instances that get the event would take a snapshot for it.
+    fn take(&self, asker: &Asker, waiting: &Waiting, away: &Away, ctx: &Context) -> Result<Taken> {
+        let cause = self.own_cause(waiting);
+        match once::take(&self.vaults, asker, &cause, ctx)? {
+            Taken::NoVault if asker.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) => {
+                once::take(&self.vaults, asker, &cause, ctx)
+            }
+            taken => Ok(taken),
+        }
+    }
+
+    /// Makes the vault, where one may be made; whether there is one now. The run tells why not. Where a job does the runs,
+    /// `lastgood init` makes it.
+    fn make_vault(&self, ctx: &Context) -> bool {
+        if self.rules.dispatch.is_some() {
+            return false;
+        }
+        let made = job::check_data(&self.rules.backup)
+            .and_then(|()| self.vaults.sites(self.rules.init))
+            .and_then(|sites| replicas::backup::make(sites, ctx));
+        match made {
+            Ok(made) => made,
+            Err(why) => {
+                tracing::debug!("no vault is made yet: {}", why.what());
+                false
             }
         }
     }

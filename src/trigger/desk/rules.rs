@@ -8,12 +8,16 @@ use super::Dispatch;
 use crate::backup::commit::{BeforeCommit, check_labels};
 use crate::job::Job;
 use crate::notify::Notify;
-use crate::report::{Action, Place};
-use crate::trigger::event::{Request, labels};
+use crate::report::{Action, Event, Place};
+use crate::store::address::Address;
+use crate::trigger::event::{LOG, LOG_ENTRY, Request, labels};
 use crate::vault::entry::CheckKind;
 use crate::vault::root::Reason;
 use crate::{backup, restore, verify};
 
+/// The logs in which Cloud Run itself writes about a service or a job.
+/// <https://docs.cloud.google.com/run/docs/logging#log_types>
+const PLATFORM: [&str; 2] = ["run.googleapis.com/requests", "run.googleapis.com/varlog/system"];
 /// How far the clock of whoever sends an event may be ahead.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
@@ -102,6 +106,29 @@ impl Rules {
             .then(|| format!("the restore is dated {ahead:#} ahead of this machine's clock; {CLOCKS:#} are allowed"))
     }
 
+    /// Why an event tells of what this service did itself: a run for it would be told of as well, and so on without end. Lines of
+    /// its log say whose they are; what Cloud Run writes about the service and its job, and Cloud Storage about the vault's bucket,
+    /// does not.
+    pub fn is_own(&self, event: &Event, vaults: &[Address]) -> Option<&'static str> {
+        let label = |name: &str| event.labels.get(name).map(String::as_str).unwrap_or_default();
+        let job = self.dispatch.as_ref().and_then(|dispatch| dispatch.job.rsplit('/').next());
+        let ours =
+            [self.place.service.as_deref(), job].into_iter().flatten().any(|own| event.service.as_deref() == Some(own));
+        if ours && event.kind.as_deref() == Some(LOG_ENTRY) && PLATFORM.contains(&label(LOG)) {
+            return Some("what Cloud Run logs about this service asks for nothing");
+        }
+        let stored = |vault: &Address| match vault {
+            Address::Bucket { bucket, prefix } => {
+                let object = label("subject").strip_prefix("objects/").unwrap_or_default();
+                label("bucket") == bucket
+                    && object.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.starts_with('/'))
+            }
+            Address::Folder(_) => false,
+        };
+        let of_storage = event.kind.as_deref().is_some_and(|kind| kind.starts_with("google.cloud.storage."));
+        (of_storage && vaults.iter().any(stored)).then_some("what is stored in the vault asks for nothing")
+    }
+
     /// The job that a request asks for. A backup asks `before` it commits.
     pub fn job(&self, request: &Request, before: Option<BeforeCommit>) -> Job {
         match request.action {
@@ -140,6 +167,36 @@ pub(super) fn gravest<'r>(requests: impl Iterator<Item = &'r Request>) -> Option
 mod tests {
     use super::*;
     use crate::trigger::event::{Asked, read_message};
+
+    #[test]
+    fn what_this_service_did_itself_starts_nothing() {
+        let mut rules = Rules::plain("data".into());
+        rules.place.service = Some("lastgood".into());
+        let bucket = |prefix: &str| Address::Bucket { bucket: "b".into(), prefix: prefix.into() };
+        let event = |kind: &str, service: Option<&str>, labels: &[(&str, &str)]| Event {
+            kind: Some(kind.into()),
+            service: service.map(str::to_owned),
+            labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ..Event::default()
+        };
+        let log =
+            |log: &str, service: &str| rules.is_own(&event(LOG_ENTRY, Some(service), &[(LOG, log)]), &[]).is_some();
+        for platform in PLATFORM {
+            assert!(log(platform, "lastgood") && !log(platform, "shop"), "{platform}");
+        }
+        assert!(!log("run.googleapis.com/stderr", "lastgood"), "an app may share its service with lastgood");
+        let stored = |bucket_name: &str, object: &str, vault: &Address| {
+            let labels = [("bucket", bucket_name), ("subject", object)];
+            let event = event("google.cloud.storage.object.v1.finalized", None, &labels);
+            rules.is_own(&event, std::slice::from_ref(vault)).is_some()
+        };
+        assert!(stored("b", "objects/app/runs/1.json", &bucket("app")) && stored("b", "objects/x", &bucket("")));
+        for (name, object) in [("b", "objects/app2/x"), ("c", "objects/app/x"), ("b", "objects/other/app/x"), ("b", "")]
+        {
+            assert!(!stored(name, object, &bucket("app")), "{name} {object}");
+        }
+        assert!(!stored("b", "objects/app/x", &Address::Folder("/b/app".into())));
+    }
 
     #[test]
     fn a_restore_is_of_now() {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::content::{self, Content};
 use super::identity::Identity;
-use super::{Said, Unreadable, pubsub};
+use super::{About, Said, Unreadable, pubsub};
 
 /// The type of an event that carries a Pub/Sub message.
 const PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
@@ -158,7 +158,15 @@ fn said(mut event: Event, depth: usize) -> Result<Said, Unreadable> {
         None => Content::Nothing,
     };
     if kind != PUBLISHED {
-        return Ok(Said { kind: Some(kind), carrier: "CloudEvent", attributes, content, identity, time });
+        return Ok(Said {
+            kind: Some(kind),
+            carrier: "CloudEvent",
+            attributes,
+            content,
+            about: About::Anything,
+            identity,
+            time,
+        });
     }
     // The message decides, and may itself carry an event.
     let message = match &content {

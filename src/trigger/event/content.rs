@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Said, Unreadable, cloud, pubsub};
+use super::{Said, Unreadable, cloud, google, pubsub};
 
 /// How many messages and events may lie in one another.
 const MAX_DEPTH: usize = 4;
@@ -20,8 +20,6 @@ pub enum Content {
     NotJson(String, Unreadable),
     /// Something that nothing is read from.
     Opaque,
-    /// Several CloudEvents at once.
-    Batch,
 }
 
 impl Content {
@@ -107,12 +105,15 @@ pub fn is_cloud_event(media: &str) -> bool {
 pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<Said, Unreadable> {
     match media {
         "application/cloudevents+json" => cloud::structured(data, part, depth),
-        _ if media.starts_with("application/cloudevents-batch") => Ok(Said::plain(Content::Batch)),
+        _ if media.starts_with("application/cloudevents-batch") => {
+            Err(Unreadable::new(part, "a batch of events is not taken: send each by itself"))
+        }
         _ => Err(Unreadable::new("the content type", "of CloudEvents only application/cloudevents+json is understood")),
     }
 }
 
-/// JSON fields, or what they turn out to be: a wrapped Pub/Sub message, a CloudEvent that was sent as plain JSON.
+/// JSON fields, or what they turn out to be: a wrapped Pub/Sub message, a CloudEvent that was sent as plain JSON, what one of
+/// Google's services publishes.
 pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
     if pubsub::is_wrapped(&fields) {
         return pubsub::wrapped(&fields, depth);
@@ -120,7 +121,7 @@ pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadab
     if ["specversion", "type", "source", "id"].iter().all(|name| fields.contains_key(*name)) {
         return cloud::of_fields(fields, depth);
     }
-    Ok(Said::plain(Content::Fields(fields)))
+    Ok(google::read(fields).unwrap_or_else(|fields| Said::plain(Content::Fields(fields))))
 }
 
 /// One deeper, or an error.

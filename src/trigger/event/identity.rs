@@ -17,6 +17,7 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 /// ```text
 /// cloudevent //pubsub.googleapis.com/projects/p/topics/t 1096434104173400
 /// pubsub projects/p/subscriptions/s 2070443601311540
+/// log projects/p/logs/run.googleapis.com%252Fstderr 2026-11-05T10:00:01.749Z%20672b0c01000e8f7a
 /// schedule nightly 2026-11-05T02:00:00Z
 /// ```
 ///
@@ -35,6 +36,13 @@ pub enum Identity {
         /// The subscription's full name; empty where it was not given.
         subscription: String,
         /// The message's id.
+        id: String,
+    },
+    /// An entry of a log that was routed to a topic.
+    LogEntry {
+        /// The log's full name.
+        log: String,
+        /// Its time and its id within the log.
         id: String,
     },
     /// A turn of a Cloud Scheduler job: its retries have the same time.
@@ -61,6 +69,7 @@ impl fmt::Display for Identity {
         let (kind, one, two) = match self {
             Identity::CloudEvent { source, id } => ("cloudevent", source, id),
             Identity::Message { subscription, id } => ("pubsub", subscription, id),
+            Identity::LogEntry { log, id } => ("log", log, id),
             Identity::Schedule { job, time } => ("schedule", job, time),
         };
         let parts = format!("{} {}", utf8_percent_encode(one, ESCAPED), utf8_percent_encode(two, ESCAPED));

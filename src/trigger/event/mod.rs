@@ -6,16 +6,17 @@
 //! ```
 //!
 //! **What it asks for** is decided by the first of these that says something:
-//! 1. a CloudEvent of a type `google.…` other than a published message, or of a type `dev.lastgood.…` that is not one
-//!    of the four below (such as the result of a run) is ignored, whatever else it holds; so is a run's report that has lost its
-//!    event, and what is posted to a webhook: no result starts a run;
+//! 1. a CloudEvent of a type `dev.lastgood.…` that is not one of the four below (such as the result of a run) is ignored, whatever
+//!    else it holds; so are a run's report that has lost its event, what is posted to a webhook, and a line of lastgood's own log:
+//!    no result starts a run. So is what tells of no trouble: an incident that is closed, a build that has not failed. And so is,
+//!    where the path says nothing, a CloudEvent of a type `google.…` other than a published message;
 //! 2. the attribute or field `action`: `backup`, `restore` or `verify`; any other value is refused, and so are an
 //!    attribute and a field that differ;
 //! 3. the CloudEvent's type: [`BACKUP_REQUESTED`], [`CRITICAL`], [`RESTORE_REQUESTED`] or [`VERIFY_REQUESTED`];
 //! 4. the path: `/events/backup`, `/events/critical`, `/events/restore` or `/events/verify`;
 //! 5. Cloud Scheduler: a backup;
-//! 6. a severity of `ERROR` or above: a backup for a critical event. One below is ignored, and a message without a
-//!    severity says nothing: logs and alerts of all kinds are published as messages, and few of them are a reason for a
+//! 6. a severity of `ERROR` or above, a log entry's among them: a backup for a critical event. One below is ignored, and a message
+//!    without a severity says nothing: logs and alerts of all kinds are published as messages, and few of them are a reason for a
 //!    backup.
 //!
 //! **Text.** Data that is not JSON is text, whatever it begins with and is said to be, and the message of a backup: no critical
@@ -28,13 +29,14 @@
 //! **The reason** is `critical` for a critical event (by its type, else by the path, or by its severity), else what the
 //! attribute or field `reason` says, where it is one of the four, else `schedule` for Cloud Scheduler, else `manual`.
 //!
-//! **Identity**, by which a redelivery is known: the innermost CloudEvent's source and id, else the innermost Pub/Sub
-//! message's subscription and id, else none. For a request of Cloud Scheduler it is always the job's name and the time
+//! **Identity**, by which a redelivery is known: the innermost CloudEvent's source and id, else a log entry's own, else the
+//! innermost Pub/Sub message's subscription and id, else none. For a request of Cloud Scheduler it is always the job's name and the time
 //! that it was scheduled for: a body that was configured once has the same CloudEvent id every night. How it is
 //! written: [`identity::Identity`].
 
 mod cloud;
 mod content;
+mod google;
 pub mod identity;
 pub mod labels;
 mod pubsub;
@@ -59,6 +61,10 @@ pub const CRITICAL: &str = "dev.lastgood.critical";
 pub const RESTORE_REQUESTED: &str = "dev.lastgood.restore.requested";
 /// The type of a CloudEvent that asks for a look at the vault.
 pub const VERIFY_REQUESTED: &str = "dev.lastgood.verify.requested";
+
+/// The label that lastgood marks the lines of its own log with: a line that tells of a failed run must not start another one.
+pub const WRITER: &str = "dev.lastgood/writer";
+pub use google::{LOG, LOG_ENTRY};
 
 /// The most bytes of an event's message.
 pub const MAX_MESSAGE: usize = 8 << 10;
@@ -105,6 +111,9 @@ impl Unreadable {
     }
 }
 
+/// What carries what has no envelope.
+const PLAIN: &str = "request";
+
 /// What was said, whatever carried it.
 struct Said {
     /// A CloudEvent's type.
@@ -115,6 +124,8 @@ struct Said {
     attributes: BTreeMap<String, String>,
     /// The data.
     content: Content,
+    /// What the data tells of, apart from what it says.
+    about: About,
     /// What makes a redelivery known.
     identity: Option<Identity>,
     /// When it was sent.
@@ -123,9 +134,19 @@ struct Said {
 
 impl Said {
     fn plain(content: Content) -> Self {
-        let (attributes, carrier) = (BTreeMap::new(), "request");
-        Said { kind: None, carrier, attributes, content, identity: None, time: None }
+        let (attributes, carrier) = (BTreeMap::new(), PLAIN);
+        Said { kind: None, carrier, attributes, content, about: About::Anything, identity: None, time: None }
     }
+}
+
+/// What data tells of, apart from what it says.
+enum About {
+    /// Whatever it says.
+    Anything,
+    /// Trouble: a critical event, where the path says that it is one.
+    Trouble(&'static str),
+    /// Nothing that asks for anything, for this reason.
+    Nothing(String),
 }
 
 /// What a path alone says.
@@ -161,8 +182,8 @@ impl Door {
 /// What a request to an events' path asks for. The body's size is the caller's to limit.
 ///
 /// # Errors
-/// A part that cannot be understood: not a POST, an incomplete CloudEvent, JSON or base64 that is none, text that is
-/// not UTF-8, JSON or messages nested too deep.
+/// A part that cannot be understood: not a POST, an incomplete CloudEvent, JSON that is none where only JSON says what is
+/// meant, base64 that is none, several events at once, messages nested too deep.
 pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Unreadable> {
     if method != "POST" {
         return Err(Unreadable::new("the request", "events are sent with POST"));

@@ -165,7 +165,7 @@ pub fn message(
     for (name, value) in others {
         said.attributes.entry(name).or_insert(value);
     }
-    if said.kind.is_none() {
+    if said.kind.is_none() && said.carrier == super::PLAIN {
         said.carrier = "Pub/Sub message";
     }
     if !envelope.id.is_empty() {

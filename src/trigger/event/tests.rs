@@ -40,7 +40,7 @@ impl Wire {
 }
 
 /// Every fixture and its name.
-const FIXTURES: [(&str, &str); 13] = [
+const FIXTURES: [(&str, &str); 21] = [
     ("eventarc-pubsub", include_str!("../../../tests/events/eventarc-pubsub.http")),
     ("eventarc-pubsub-cloudevent", include_str!("../../../tests/events/eventarc-pubsub-cloudevent.http")),
     ("eventarc-storage", include_str!("../../../tests/events/eventarc-storage.http")),
@@ -54,6 +54,14 @@ const FIXTURES: [(&str, &str); 13] = [
     ("cloudevent-binary", include_str!("../../../tests/events/cloudevent-binary.http")),
     ("cloudevent-structured", include_str!("../../../tests/events/cloudevent-structured.http")),
     ("cloudevent-batch", include_str!("../../../tests/events/cloudevent-batch.http")),
+    ("push-log-text", include_str!("../../../tests/events/push-log-text.http")),
+    ("push-log-json", include_str!("../../../tests/events/push-log-json.http")),
+    ("push-log-request", include_str!("../../../tests/events/push-log-request.http")),
+    ("push-log-own", include_str!("../../../tests/events/push-log-own.http")),
+    ("push-incident", include_str!("../../../tests/events/push-incident.http")),
+    ("webhook-incident", include_str!("../../../tests/events/webhook-incident.http")),
+    ("push-error-reporting", include_str!("../../../tests/events/push-error-reporting.http")),
+    ("push-build-failure", include_str!("../../../tests/events/push-build-failure.http")),
 ];
 
 fn fixture(name: &str) -> Wire {
@@ -160,7 +168,10 @@ fn what_services_send() {
              time: 2026-11-05T10:00:00Z\nseverity: ALERT\nmessage: disk full\nservice: Euro € 😀\n- quoted=a \"b\" 100%"
                 .into(),
         ),
-        ("cloudevent-batch", "refused: a batch of events is not taken: send each by itself".into()),
+        (
+            "cloudevent-batch",
+            "unreadable: could not read the body: a batch of events is not taken: send each by itself".into(),
+        ),
     ] {
         assert_eq!(told(fixture(name).read()), expected, "{name}");
     }
@@ -301,15 +312,175 @@ fn what_decides() {
             "ignored: an event of the type dev.lastgood.backup.completed asks for nothing",
         ),
         (
-            "/events/backup",
+            "/events",
             &event("google.cloud.storage.object.v1.finalized"),
             "{",
             "ignored: an event of the type google.cloud.storage.object.v1.finalized asks for nothing",
         ),
+        // The path says what to do with them, and their data nothing.
+        ("/events/backup", &event("google.cloud.storage.object.v1.finalized"), "{", "backup manual"),
+        ("/events/critical", &event("google.cloud.audit.log.v1.written"), r#"{"action":"restore"}"#, "backup critical"),
+        ("/events/verify", &event("google.firebase.x"), "", "verify manual"),
     ] {
         let answer = post(path, headers, body);
         assert_eq!(answer.lines().next().unwrap(), expected, "{path} {headers:?} {body}");
     }
+}
+
+/// However somebody writes it.
+#[test]
+fn severities() {
+    let answer = |severity: Value| post("/", &[], &json!({ "severity": severity }).to_string());
+    for serious in [
+        "ERROR",
+        "err",
+        "Error",
+        " critical ",
+        "CRIT",
+        "alert",
+        "emerg",
+        "EMERGENCY\n",
+        "FATAL",
+        "panic",
+        "severe",
+        "500",
+        "800",
+    ] {
+        assert!(answer(json!(serious)).starts_with("backup critical"), "{serious}");
+    }
+    for slight in ["DEFAULT", "debug", "Info", "information", "notice", "WARNING", " warn", "trace", "0", "400"] {
+        assert!(answer(json!(slight)).starts_with("ignored: its severity is below ERROR"), "{slight}");
+    }
+    for number in [500, 600, 700, 800] {
+        assert!(answer(json!(number)).starts_with("backup critical"), "{number}");
+    }
+    for number in [0, 100, 200, 300, 400] {
+        assert!(answer(json!(number)).starts_with("ignored"), "{number}");
+    }
+    for unknown in [json!(3), json!(40), json!("bad"), json!(""), json!(1e3), json!([500])] {
+        assert!(answer(unknown.clone()).starts_with("refused: nothing says"), "{unknown}");
+    }
+}
+
+/// What Google's services publish without saying what it is.
+#[test]
+fn what_is_published_without_an_envelope() {
+    let at = |name: &str, path: &str| {
+        let mut wire = fixture(name);
+        wire.path = path.to_owned();
+        told(wire.read())
+    };
+    let shop = "service: shop";
+    for (name, path, expected) in [
+        (
+            "push-log-text",
+            "/",
+            format!(
+                "backup critical\nkind: log entry\n\
+                 id: log projects/demo/logs/run.googleapis.com%252Fstderr 2026-11-05T10:00:00.953Z%20672b0c01000e8f7a1b2c3d4e\n\
+                 time: 2026-11-05T10:00:00.953Z\nseverity: ERROR\n\
+                 message: Traceback (most recent call last):\\n  File \"/app/main.py\", line 17\\n\
+                 sqlite3.DatabaseError: database disk image is malformed\n{shop}\n\
+                 - insertId=672b0c01000e8f7a1b2c3d4e\n- instanceId=00f46b92858a\n- log=run.googleapis.com/stderr\n\
+                 - logging.googleapis.com/timestamp=2026-11-05T10:00:00.953Z\n- resource=cloud_run_revision"
+            ),
+        ),
+        (
+            "push-log-json",
+            "/",
+            // What the app wrote is a label, whatever its name is.
+            format!(
+                "backup critical\nkind: log entry\n\
+                 id: log projects/demo/logs/run.googleapis.com%252Fstdout 2026-11-05T10:00:02.1Z%20672b0c02000a11aa\n\
+                 time: 2026-11-05T10:00:02.1Z\nseverity: CRITICAL\nmessage: the database is gone\n{shop}\n\
+                 - action=restore\n- insertId=672b0c02000a11aa\n- instanceId=00f46b92858a\n- log=run.googleapis.com/stdout\n\
+                 - logging.googleapis.com/timestamp=2026-11-05T10:00:02.1Z\n- order=17\n- resource=cloud_run_revision\n\
+                 - snapshot=latest\n- tier=gold"
+            ),
+        ),
+        (
+            "push-log-request",
+            "/",
+            format!(
+                "backup critical\nkind: log entry\n\
+                 id: log projects/demo/logs/run.googleapis.com%252Frequests 2026-11-05T10:00:03.1Z%20672b0c03000b\n\
+                 time: 2026-11-05T10:00:03.1Z\nseverity: ERROR\n\
+                 message: POST https://shop-abcdefghij-ey.a.run.app/orders: 503\n{shop}\n\
+                 - insertId=672b0c03000b\n- instanceId=00f46b92858a\n- log=run.googleapis.com/requests\n\
+                 - logging.googleapis.com/timestamp=2026-11-05T10:00:03.1Z\n- resource=cloud_run_revision"
+            ),
+        ),
+        ("push-log-own", "/events/critical", "ignored: a line of lastgood's own log asks for nothing".into()),
+        ("push-log-own", "/", "ignored: a line of lastgood's own log asks for nothing".into()),
+        (
+            "push-incident",
+            "/events/critical",
+            format!(
+                "backup critical\nkind: Cloud Monitoring incident\n\
+                 id: pubsub projects/demo/subscriptions/lastgood-push 2070443601311550\ntime: 2026-11-10T12:00:00Z\n\
+                 message: Request Count for demo shop is above the threshold of 10.000 with a value of 25.000.\n{shop}\n\
+                 - condition=Cloud Run Revision - Request Count [5xx]\n- incident=0.opqiw61fsv7p\n- policy=shop fails\n\
+                 - severity=Critical\n- url=https://console.cloud.google.com/monitoring/alerting/alerts/0.opqiw61fsv7p?project=demo"
+            ),
+        ),
+        (
+            "push-error-reporting",
+            "/events/critical",
+            format!(
+                "backup critical\nkind: Error Reporting\n\
+                 id: pubsub projects/demo/subscriptions/lastgood-push 2070443601311550\ntime: 2026-11-05T10:00:01.749Z\n\
+                 message: database disk image is malformed\n{shop}\n- exception=sqlite3.DatabaseError\n\
+                 - url=https://console.cloud.google.com/errors/CNSgkpmR1ZqFCQ?project=demo\n- version=shop-00007-abc"
+            ),
+        ),
+        (
+            "push-build-failure",
+            "/events/critical",
+            "backup critical\nkind: Cloud Build\n\
+             id: pubsub projects/demo/subscriptions/lastgood-push 2070443601311550\ntime: 2026-11-05T10:00:01.749Z\n\
+             message: the build 7f3a1c52-0d8e-4d0e-9a5b-6c1d2e3f4a5b ended as FAILURE: Build step failure: build step 0 failed: \
+             step exited with non-zero status: 1\nservice: shop-deploy\n- build=7f3a1c52-0d8e-4d0e-9a5b-6c1d2e3f4a5b\n\
+             - buildId=7f3a1c52-0d8e-4d0e-9a5b-6c1d2e3f4a5b\n- project=demo\n- status=FAILURE\n\
+             - url=https://console.cloud.google.com/cloud-build/builds/7f3a1c52?project=12345"
+                .into(),
+        ),
+    ] {
+        assert_eq!(at(name, path), expected, "{name}");
+    }
+    assert!(
+        at("webhook-incident", "/events/critical").starts_with("backup critical\nkind: Cloud Monitoring incident\n")
+    );
+    for (name, what) in [
+        ("push-incident", "a Cloud Monitoring incident"),
+        ("webhook-incident", "a Cloud Monitoring incident"),
+        ("push-error-reporting", "an error of Error Reporting"),
+        ("push-build-failure", "a failure of Cloud Build"),
+    ] {
+        let refused = format!("refused: nothing says what it asks for: {what} is taken at /events/critical");
+        assert_eq!(at(name, "/").lines().next(), Some(&*refused));
+        assert!(at(name, "/events/backup").starts_with("backup manual"));
+    }
+    // What is over, or went well, is no trouble.
+    let incident = fixture("webhook-incident");
+    let closed = String::from_utf8(incident.body).unwrap().replace("\"open\"", "\"closed\"");
+    assert_eq!(post("/events/critical", &[], &closed), "ignored: an incident that is closed asks for nothing");
+    for status in ["SUCCESS", "WORKING", "QUEUED", "CANCELLED"] {
+        let build = json!({ "id": "1", "projectId": "p", "status": status, "steps": [] }).to_string();
+        assert_eq!(post("/events/critical", &[], &build), "ignored: a build that has not failed asks for nothing");
+    }
+    let entry = |more: Value| {
+        let mut entry = json!({ "logName": "projects/p/logs/app", "insertId": "1", "severity": "ERROR" });
+        entry.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post("/", &[], &entry.to_string())
+    };
+    let own = json!({ "logging.googleapis.com/labels": { WRITER: "lastgood 0.1.0" } });
+    assert!(entry(json!({ "jsonPayload": own })).starts_with("ignored: a line of lastgood's own log"));
+    assert!(entry(json!({ "severity": "WARNING", "textPayload": "x" })).starts_with("ignored: its severity is below"));
+    assert!(entry(json!({ "jsonPayload": { "code": 7 } })).contains("\nmessage: {\"code\":7}\n"));
+    assert!(
+        entry(json!({ "protoPayload": { "methodName": "m", "status": { "message": "denied" } } }))
+            .contains("\nmessage: denied\n")
+    );
 }
 
 /// A restore says which snapshot; a backup has none.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::content::Content;
 use super::{
-    Asked, BACKUP_REQUESTED, CRITICAL, Door, MAX_MESSAGE, RESTORE_REQUESTED, Request, Said, Unreadable,
+    About, Asked, BACKUP_REQUESTED, CRITICAL, Door, MAX_MESSAGE, RESTORE_REQUESTED, Request, Said, Unreadable,
     VERIFY_REQUESTED, labels,
 };
 use crate::report::{Action, Event};
@@ -30,17 +30,21 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
         Some(CRITICAL) => Some((Action::Backup, true)),
         Some(RESTORE_REQUESTED) => Some((Action::Restore, false)),
         Some(VERIFY_REQUESTED) => Some((Action::Verify, false)),
-        Some(kind) if kind.starts_with("google.") || kind.starts_with("dev.lastgood.") => {
+        Some(kind) if kind.starts_with("dev.lastgood.") || door == Door::Any && kind.starts_with("google.") => {
             return Ok(Asked::Ignored(format!("an event of the type {} asks for nothing", labels::text(kind, 100))));
         }
         _ => None,
+    };
+    let trouble = match said.about {
+        About::Nothing(why) if !scheduled => return Ok(Asked::Ignored(why)),
+        About::Trouble(what) => Some(what),
+        About::Anything | About::Nothing(_) => None,
     };
     let (fields, text, not_json) = match said.content {
         Content::Fields(fields) => (fields, None, None),
         Content::Text(text) => (Map::new(), Some(text), None),
         Content::NotJson(text, why) => (Map::new(), Some(text), Some(why)),
         Content::Nothing | Content::Opaque => (Map::new(), None, None),
-        Content::Batch => return refused("a batch of events is not taken: send each by itself".into()),
     };
     if !scheduled && tells_of_a_run(&fields) {
         return Ok(Asked::Ignored("what tells how a run ended asks for nothing".into()));
@@ -51,7 +55,7 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
         Ok(action) => action,
         Err(why) => return refused(why),
     };
-    let severity = words.take("severity").map(|severity| labels::text(&severity, MAX_WORD));
+    let severity = words.take("severity").map(|severity| labels::text(severity.trim(), MAX_WORD));
     let service = words.take("service").map(|service| labels::text(&service, MAX_WORD));
     let message = words.take("message").or(text).map(|message| labels::text(&message, MAX_MESSAGE));
     let gravity = severity.as_deref().map_or(Gravity::Unknown, Gravity::of);
@@ -77,7 +81,10 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
             return Ok(Asked::Ignored("its severity is below ERROR, and it asks for nothing else".into()));
         }
         None if let Some(why) = not_json => return Err(why),
-        None => return refused("nothing says what it asks for".into()),
+        None => {
+            let taken = trouble.map(|what| format!(": {what} is taken at /events/critical")).unwrap_or_default();
+            return refused(format!("nothing says what it asks for{taken}"));
+        }
     };
     if let Some(why) = not_json.filter(|_| action != Action::Backup) {
         return Err(why);
@@ -130,7 +137,8 @@ fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
         || fields.contains_key("text") && fields.get("event").is_some_and(of_webhook)
 }
 
-/// An event's severity, as far as it matters. The names are those of Cloud Logging, and what loggers call their worst.
+/// An event's severity, as far as it matters. The names and numbers are those of Cloud Logging, and what loggers and syslog
+/// call their worst.
 /// <https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#logseverity>
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gravity {
@@ -145,8 +153,14 @@ enum Gravity {
 impl Gravity {
     fn of(severity: &str) -> Self {
         match severity.to_ascii_uppercase().as_str() {
-            "ERROR" | "CRITICAL" | "ALERT" | "EMERGENCY" | "FATAL" | "PANIC" => Gravity::Serious,
-            "DEFAULT" | "TRACE" | "DEBUG" | "INFO" | "NOTICE" | "WARNING" | "WARN" => Gravity::Slight,
+            "ERROR" | "ERR" | "SEVERE" | "CRITICAL" | "CRIT" | "ALERT" | "EMERGENCY" | "EMERG" | "FATAL" | "PANIC" => {
+                Gravity::Serious
+            }
+            "DEFAULT" | "TRACE" | "VERBOSE" | "DEBUG" | "INFO" | "INFORMATION" | "INFORMATIONAL" | "NOTICE"
+            | "WARNING" | "WARN" => Gravity::Slight,
+            // Other numbers mean one thing to one logger, and another to the next.
+            "500" | "600" | "700" | "800" => Gravity::Serious,
+            "0" | "100" | "200" | "300" | "400" => Gravity::Slight,
             _ => Gravity::Unknown,
         }
     }

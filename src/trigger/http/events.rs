@@ -73,15 +73,15 @@ impl Server {
         };
         match event::read(parts.method.as_str(), parts.uri.path(), &parts.headers, &bytes) {
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
-            Ok(Asked::Ignored(why)) => {
-                tracing::debug!("an event is ignored: {why}");
-                answer::json(StatusCode::OK, &json!({ "status": "ignored", "why": why }))
-            }
+            Ok(Asked::Ignored(why)) => ignored(&why),
             Ok(Asked::Refused(why, _)) => told(&Answer::Refused(why), For::Deliverer),
             Ok(Asked::Run(request)) if request.action == Action::Restore && !caller.may_restore() => {
                 told(&Answer::Refused("who asks in this way may not have a restore".into()), For::Deliverer)
             }
-            Ok(Asked::Run(request)) => self.have_run(request, wait, For::Deliverer).await,
+            Ok(Asked::Run(request)) => match self.desk.is_own(&request.event) {
+                Some(why) => ignored(why),
+                None => self.have_run(request, wait, For::Deliverer).await,
+            },
         }
     }
 
@@ -217,6 +217,12 @@ impl Wanted {
 fn asked(action: Action, snapshot: Option<String>) -> Request {
     let event = report::Event { kind: Some("request".into()), ..report::Event::default() };
     Request { action, reason: Reason::Manual, labels: BTreeMap::new(), snapshot, event }
+}
+
+/// The answer to an event that asks for nothing.
+fn ignored(why: &str) -> Reply {
+    tracing::debug!("an event is ignored: {why}");
+    answer::json(StatusCode::OK, &json!({ "status": "ignored", "why": why }))
 }
 
 /// The answer to a body that could not be read.
