@@ -266,6 +266,81 @@ fn on_cloud_run_nothing_is_promised_for_after_the_answer() {
     assert!(!log.contains("secret"), "{log}");
 }
 
+/// What runs are known, until this one is over; then how it ended.
+fn over(service: &Service, accepted: &Value) -> Value {
+    let began = Instant::now();
+    loop {
+        let run = service.get(accepted["poll"].as_str().unwrap()).is(200);
+        if run["status"] == "over" {
+            return run["report"].clone();
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{run}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The objects of claims, by the ends of their names.
+fn claims(world: &World) -> Vec<String> {
+    let folders = fs::read_dir(world.vault().join("claims")).into_iter().flatten();
+    let objects = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    let mut names: Vec<_> = objects.map(|object| object.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn who_tells_of_a_critical_error_does_not_wait_and_finds_what_came_of_it() {
+    let world = World::with_files();
+    let mut service = Service::start(&world, ["--coalesce", "1h"]);
+    let critical = |service: &Service, message: &str| {
+        service.connect().ask("POST", "/events/critical", "", message.as_bytes()).unwrap()
+    };
+    // There is no vault yet: it is made, so that the claim is in it when the answer comes.
+    let first = critical(&service, "[ERROR] disk full").is(202);
+    assert_eq!(claims(&world)[0], "1.json");
+    let report = over(&service, &first);
+    assert_eq!((&report["run"], &report["result"]), (&first["run"], &json!("complete")));
+    assert_eq!(report["events"][0]["message"], "[ERROR] disk full");
+    assert_eq!(snapshots(&world)[0]["reason"], "critical");
+    assert_eq!(claims(&world), ["1.json", "done.json"]);
+
+    // They would wait for an hour.
+    let second = critical(&service, "again").is(202);
+    let third = critical(&service, "and again").is(202);
+    assert_eq!(second["run"], third["run"]);
+    assert_eq!(service.get(second["poll"].as_str().unwrap()).is(200)["status"], "waiting");
+    assert_eq!(claims(&world), ["1.json", "1.json", "1.json", "done.json"]);
+    // A backup that is due takes them along.
+    let shared = service.post("/events/backup", "").is(200);
+    assert_eq!((&shared["run"], shared["events"].as_array().unwrap().len()), (&second["run"], 3));
+    assert_eq!(over(&service, &third), shared);
+    assert_eq!(snapshots(&world).len(), 2);
+
+    // What is promised and cannot be kept has a report, and no claim that stays open.
+    let last = critical(&service, "too late").is(202);
+    assert_eq!(service.end(Signal::TERM).0, Some(0));
+    let run = last["run"].as_str().unwrap();
+    let kept = world.json(["runs", run], 0);
+    assert_eq!((&kept["result"], &kept["events"][0]["message"]), (&json!("failed"), &json!("too late")));
+    assert!(claims(&world).contains(&"1.failed.json".to_owned()), "{:?}", claims(&world));
+    assert!(service.log().contains("promised"), "{}", service.log());
+}
+
+#[test]
+fn on_cloud_run_a_critical_error_is_not_answered_before_its_snapshot() {
+    let world = World::with_files().with("K_SERVICE", "backup").with("LASTGOOD_DATA", "data");
+    let report = Service::start(&world, []).post("/events/critical", "").is(200);
+    assert_eq!(report["result"], "complete");
+    Service::start(&world, ["--background"]).post("/events/critical", "").is(202);
+    let waits = Service::start(&world, ["--background"]).post("/events/critical?wait=true", "").is(200);
+    assert_eq!(waits["result"], "complete");
+    // What is delivered is acknowledged when there is a snapshot.
+    let headers = "ce-specversion: 1.0\r\nce-id: 1\r\nce-source: s\r\nce-type: dev.lastgood.critical\r\n";
+    let service = Service::start(&world, ["--background"]);
+    let delivered = service.connect().ask("POST", "/events/critical", headers, b"").unwrap().is(200);
+    assert_eq!(delivered["result"], "complete");
+}
+
 #[test]
 fn downloads_are_what_was_stored() {
     let world = World::with_everything();

@@ -22,6 +22,7 @@ pub use self::answer::{Answer, Progress, Ticket};
 use self::away::Away;
 pub use self::away::{Dispatch, Start};
 use self::claimed::Claimed;
+pub use self::claimed::Unpromised;
 use self::queue::{Next, Queue, WAITING, Waiting};
 pub use self::rules::Rules;
 use self::rules::gravest;
@@ -190,7 +191,7 @@ impl Desk {
         let (answer, receiver) = oneshot::channel();
         let run = state.queue.shared(request.action).unwrap_or(new);
         state.know(run, Progress::Waiting);
-        state.queue.push(Waiting { run, request, way, answer, looked: false });
+        state.queue.push(Waiting { run, request, way, answer, looked: false, promised: None });
         drop(state);
         self.changed.notify_all();
         Ok(Ticket { run, answer: receiver })
@@ -218,11 +219,15 @@ impl Desk {
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 state.closed = true;
-                let answer = Arc::new(Answer::ends());
-                for waiting in state.queue.clear() {
+                let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
+                for mut waiting in state.queue.clear() {
                     state.know(waiting.run, Progress::Over(answer.clone()));
-                    answer::tell(waiting.answer, &answer);
+                    let (nobody, _) = oneshot::channel();
+                    answer::tell(std::mem::replace(&mut waiting.answer, nobody), &answer);
+                    promised.push(waiting);
                 }
+                drop(state);
+                self.break_promises(promised);
                 return None;
             }
             let now = Instant::now();
@@ -290,7 +295,8 @@ impl Desk {
         let (run, way) = (*run, *way);
         self.know(run, Progress::Running);
         let mut room = Room::default();
-        let (group, left): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| room.takes(&waiting.request.event));
+        let fits = |waiting: &Waiting| room.takes(&waiting.request.event) || waiting.promised.is_some();
+        let (group, left): (Vec<_>, Vec<_>) = group.into_iter().partition(fits);
         left.into_iter().for_each(|waiting| answer::tell(waiting.answer, &Arc::new(Answer::no_room())));
         let claims = self.claim_all(run, &group, ctx);
         let (mut mine, mut other) = (Vec::<(Waiting, Claimed)>::with_capacity(group.len()), None);
@@ -371,7 +377,7 @@ impl Desk {
     fn job(&self, group: &[(Waiting, Claimed)], deadline: Instant) -> Option<Job> {
         let chosen = gravest(group.iter().map(|(waiting, _)| &waiting.request))?;
         // Of which nothing is held is served by nobody else.
-        let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.held()).collect();
+        let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.contested()).collect();
         let before = BeforeCommit::new(move || {
             if Instant::now() >= deadline {
                 return Err(Error::failed("commit the snapshot", "the run has taken longer than it may"));

@@ -445,4 +445,4 @@ fn copy_report(store: &dyn Store, report: &Report, object: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -4,16 +4,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::queue::Waiting;
-use super::{Answer, Desk};
-use crate::error::Result;
+use super::{Answer, Desk, Ticket, events_of, lock};
+use crate::error::{Error, Result};
 use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
 use crate::replicas;
-use crate::report::{Action, RunId};
+use crate::report::{Action, RunId, Way};
 use crate::trigger::claim::{Asker, Identity};
+use crate::trigger::event::Request;
 use crate::trigger::once::{self, AT_ONCE, Held, Taken};
 use crate::vault::ahead::in_order;
 
@@ -22,6 +23,8 @@ use crate::vault::ahead::in_order;
 pub(super) enum Claimed {
     /// A claim.
     Held(Arc<Held>),
+    /// A claim of what nobody sends again: no other run can take it over, and its age is nobody's concern.
+    Promised(Arc<Held>),
     /// Nothing, as there was no vault: it is claimed when there is one.
     Late(Asker),
     /// Nothing, as it could not be told from another event.
@@ -31,9 +34,37 @@ pub(super) enum Claimed {
 impl Claimed {
     pub fn held(&self) -> Option<Arc<Held>> {
         match self {
-            Claimed::Held(held) => Some(held.clone()),
+            Claimed::Held(held) | Claimed::Promised(held) => Some(held.clone()),
             Claimed::Late(_) | Claimed::Nothing => None,
         }
+    }
+
+    /// The claim that a run asks before it commits, where another run may have taken over.
+    pub fn contested(&self) -> Option<Arc<Held>> {
+        match self {
+            Claimed::Promised(_) => None,
+            other => other.held(),
+        }
+    }
+}
+
+/// What is not noted in a vault.
+pub enum Unpromised {
+    /// It is not taken at all.
+    Answered(Answer),
+    /// It is, and the answer has to be waited for.
+    Waits(Ticket),
+}
+
+impl From<Answer> for Unpromised {
+    fn from(answer: Answer) -> Self {
+        Unpromised::Answered(answer)
+    }
+}
+
+impl From<Ticket> for Unpromised {
+    fn from(ticket: Ticket) -> Self {
+        Unpromised::Waits(ticket)
     }
 }
 
@@ -84,23 +115,20 @@ impl Desk {
         if let Some(why) = self.rules.refusal(&waiting.request) {
             return Err(Arc::new(Answer::Refused(why)));
         }
+        if let Some(held) = &waiting.promised {
+            return Ok(Claimed::Promised(held.clone()));
+        }
         let identity = match &waiting.request.event.identity {
             Some(identity) => identity.clone(),
             // A job is told what to do by a claim.
             None if self.rules.dispatch.is_some() => format!("lastgood-run:{run}"),
             None => return Ok(Claimed::Nothing),
         };
-        let asker = Asker {
-            identity: Identity::Event(identity),
-            action: waiting.request.action,
-            run,
-            host: self.rules.place.host.clone(),
-            timeout: self.rules.run_timeout,
-        };
+        let asker = self.asker(identity, waiting.request.action, run);
         if let Some(gone) = away.gone.get() {
             return gone.clone().map_or(Ok(Claimed::Late(asker)), Err);
         }
-        match self.take(&asker, waiting, away, ctx) {
+        match self.take(&asker, &self.own_cause(waiting), away, ctx) {
             Ok(Taken::Held(held)) => Ok(Claimed::Held(held)),
             Ok(Taken::NoVault) => {
                 away.gone.get_or_init(|| None);
@@ -120,14 +148,73 @@ impl Desk {
 
     /// Claims an event. Where there is no vault yet, the one that the first backup would make is made before: else each of
     /// several instances that get the event would take a snapshot for it.
-    fn take(&self, asker: &Asker, waiting: &Waiting, away: &Away, ctx: &Context) -> Result<Taken> {
-        let cause = self.own_cause(waiting);
-        match once::take(&self.vaults, asker, &cause, ctx)? {
+    fn take(&self, asker: &Asker, cause: &Cause, away: &Away, ctx: &Context) -> Result<Taken> {
+        match once::take(&self.vaults, asker, cause, ctx)? {
             Taken::NoVault if asker.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) => {
-                once::take(&self.vaults, asker, &cause, ctx)
+                once::take(&self.vaults, asker, cause, ctx)
             }
             taken => Ok(taken),
         }
+    }
+
+    /// Who claims an event for a run.
+    fn asker(&self, identity: String, action: Action, run: RunId) -> Asker {
+        let (host, timeout) = (self.rules.place.host.clone(), self.rules.run_timeout);
+        Asker { identity: Identity::Event(identity), action, run, host, timeout }
+    }
+
+    /// Takes a request of somebody who does not wait for its run, and whom nothing makes ask again. When this returns the run's
+    /// id, the request is noted in a vault, and whatever becomes of it has a report. It blocks until then.
+    ///
+    /// # Errors
+    /// What is not noted: the answer, or the ticket to wait for it with.
+    pub fn promise(&self, mut request: Request, way: Way) -> Result<RunId, Unpromised> {
+        if request.event.identity.is_none() {
+            let id = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
+            request.event.identity = Some(format!("lastgood-request:{id}"));
+        }
+        let (action, event) = (request.action, request.event.clone());
+        let Some(identity) = event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
+        let ticket = self.ask(request, way)?;
+        let asker = self.asker(identity.clone(), action, ticket.run);
+        let cause = self.cause(way, vec![event]);
+        let held = match self.context(|ctx| self.take(&asker, &cause, &Away::default(), ctx)) {
+            Ok(Taken::Held(held)) => held,
+            // Its run was faster.
+            Ok(Taken::Not(_)) => return Ok(ticket.run),
+            Ok(Taken::NoVault) => return Err(ticket.into()),
+            Err(why) => {
+                tracing::warn!("a request is not noted before its run: {}", why.what());
+                return Err(ticket.into());
+            }
+        };
+        let mut state = lock(&self.state);
+        if !state.queue.promise(&identity, &held) && state.closed && state.running != Some(ticket.run) {
+            drop(state);
+            self.context(|ctx| held.give_up(&self.vaults, ctx));
+            return Err(Answer::ends().into());
+        }
+        Ok(ticket.run)
+    }
+
+    /// Ends requests whose senders were promised a run, which will not be: a report says so, and their claims.
+    pub(super) fn break_promises(&self, waiting: Vec<Waiting>) {
+        let promised = |waiting: Waiting| {
+            let held = waiting.promised.clone()?;
+            Some((waiting, Claimed::Promised(held)))
+        };
+        let group: Vec<_> = waiting.into_iter().filter_map(promised).collect();
+        let Some((Waiting { run, way, .. }, _)) = group.first() else { return };
+        let Some(job) = self.job(&group, Instant::now()) else { return };
+        let why = Error::failed("serve a critical event", "the service was told to stop before its run began")
+            .hint("Nobody sends it again: `lastgood backup` takes a snapshot now.");
+        tracing::error!("{} requests that were promised the run {run} are not served: {}", group.len(), why.what());
+        self.context(|ctx| {
+            let cause = self.cause(*way, events_of(&group));
+            let ran = job::not_run(*run, &job, cause, why, &self.vaults, ctx);
+            self.count((&ran.report).into());
+            self.close_all(&group, &ran, ctx);
+        });
     }
 
     /// Makes the vault, where one may be made; whether there is one now. The run tells why not. Where a job does the runs,
@@ -152,7 +239,7 @@ impl Desk {
     /// the order of the requests.
     pub(super) fn close_all(&self, mine: &[(Waiting, Claimed)], ran: &Ran, ctx: &Context) -> Vec<Option<once::Answer>> {
         let close = |(waiting, claim): &(Waiting, Claimed)| match claim {
-            Claimed::Held(held) => held.close(ran, &self.vaults, ctx),
+            Claimed::Held(held) | Claimed::Promised(held) => held.close(ran, &self.vaults, ctx),
             Claimed::Late(asker) => once::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx),
             Claimed::Nothing => None,
         };

@@ -1,6 +1,7 @@
 //! What waits, and what the next run serves. Pure: the time is told.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -8,6 +9,7 @@ use tokio::sync::oneshot;
 use super::Answer;
 use crate::report::{Action, RunId, Way};
 use crate::trigger::event::Request;
+use crate::trigger::once::Held;
 use crate::vault::root::Reason;
 
 /// Requests that may wait.
@@ -22,15 +24,22 @@ pub struct Waiting {
     pub request: Request,
     pub way: Way,
     /// Whom to tell.
-    pub answer: oneshot::Sender<std::sync::Arc<Answer>>,
+    pub answer: oneshot::Sender<Arc<Answer>>,
     /// Whether it has been looked, since the last run ended, if it is served already.
     pub looked: bool,
+    /// The claim that was entered when its sender was promised a run, and went away: nobody sends it again.
+    pub promised: Option<Arc<Held>>,
 }
 
 impl Waiting {
     /// Whether it is one of those that may come in bursts.
     fn is_critical(&self) -> bool {
         self.request.action == Action::Backup && self.request.reason == Reason::Critical
+    }
+
+    /// Whether its sender was promised a run.
+    fn is_promised(&self) -> bool {
+        self.promised.is_some()
     }
 }
 
@@ -107,6 +116,14 @@ impl Queue {
         self.waiting.iter_mut().for_each(|waiting| waiting.looked = !again);
     }
 
+    /// Notes that the sender of what waits by this identity has been promised a run, and the claim for it. Tells whether it waits
+    /// still.
+    pub fn promise(&mut self, identity: &str, held: &Arc<Held>) -> bool {
+        let is = |waiting: &&mut Waiting| waiting.request.event.identity.as_deref() == Some(identity);
+        let found = self.waiting.iter_mut().find(is);
+        found.map(|waiting| waiting.promised = Some(held.clone())).is_some()
+    }
+
     /// All that waits by an event of this identity, which does so no longer.
     pub fn take(&mut self, identity: &str) -> Vec<Waiting> {
         let is = |waiting: &Waiting| waiting.request.event.identity.as_deref() == Some(identity);
@@ -134,24 +151,25 @@ impl Queue {
         }
         let window = self.critical.back().map(|begun| begun.at + self.coalesce).filter(|end| *end > now);
         let is_due = |waiting: &Waiting| may(waiting.request.action) && !(waiting.is_critical() && window.is_some());
-        let Some(at) = self.waiting.iter().position(is_due) else {
-            let waits = self.waiting.iter().any(Waiting::is_critical);
-            return Next::Nothing(window.filter(|_| waits));
-        };
-        if self.waiting[at].request.action != Action::Backup {
-            return Next::Run(self.waiting.remove(at).into_iter().collect());
-        }
         // Whatever else is due takes the critical ones along, at no cost.
         let alone = !self.waiting.iter().any(|waiting| is_due(waiting) && is_backup(waiting) && !waiting.is_critical());
         let age = |begun: &Begun| now.duration_since(begun.at);
         let mut counted = self.critical.iter().filter(|begun| begun.counts && age(begun) < COUNTED);
         let (free, others) = (counted.next().map(|begun| COUNTED.saturating_sub(age(begun))), counted.count());
         let runs = others + usize::from(free.is_some());
-        if alone
-            && runs >= self.critical_max
-            && let Some(waiting) = self.waiting.remove(at)
-        {
-            return Next::PutOff(waiting.into(), runs, free.unwrap_or(COUNTED));
+        let (full, free) = (alone && runs >= self.critical_max, free.unwrap_or(COUNTED));
+        // Nobody would come again for one that was promised: it waits here.
+        let stays = |waiting: &Waiting| full && waiting.is_critical() && waiting.is_promised();
+        let Some(at) = self.waiting.iter().position(|waiting| is_due(waiting) && !stays(waiting)) else {
+            let waits = self.waiting.iter().any(Waiting::is_critical);
+            let until = window.or_else(|| self.waiting.iter().any(stays).then(|| now + free));
+            return Next::Nothing(until.filter(|_| waits));
+        };
+        if self.waiting[at].request.action != Action::Backup {
+            return Next::Run(self.waiting.remove(at).into_iter().collect());
+        }
+        if full && let Some(waiting) = self.waiting.remove(at) {
+            return Next::PutOff(waiting.into(), runs, free);
         }
         let (group, rest): (Vec<_>, Vec<_>) = self.clear().partition(is_backup);
         self.waiting = rest.into();
@@ -199,7 +217,7 @@ mod tests {
             let request = Request { action, reason, labels, snapshot, event };
             // Its number goes with it as its way back.
             let (answer, _) = oneshot::channel();
-            self.queue.push(Waiting { run, request, way: Way::Http, answer, looked: false });
+            self.queue.push(Waiting { run, request, way: Way::Http, answer, looked: false, promised: None });
             self.queue.waiting.back_mut().unwrap().request.event.message = Some(self.requests.to_string());
             run
         }
@@ -284,6 +302,25 @@ mod tests {
         assert_eq!(world.at(3600), Came::PutOff(8, 2, 100));
         world.critical();
         assert_eq!(world.at(3700), Came::Run(vec![9]));
+    }
+
+    #[test]
+    fn what_was_promised_waits_where_others_are_put_off() {
+        let mut world = World::new();
+        for (number, seconds) in [(1, 0), (2, 100)] {
+            world.critical();
+            assert_eq!(world.at(seconds), Came::Run(vec![number]));
+        }
+        world.critical();
+        world.queue.waiting.back_mut().unwrap().promised = Some(crate::trigger::once::tests::held());
+        world.critical();
+        let verify = world.ask(Action::Verify, Reason::Manual);
+        assert_eq!(world.at(200), Came::PutOff(4, 2, 3400));
+        // It keeps nothing else from being done.
+        assert_eq!(world.at(200), Came::Run(vec![5]));
+        assert!(!world.queue.awaits(verify));
+        assert_eq!(world.at(200), Came::Nothing(Some(3600)));
+        assert_eq!(world.at(3600), Came::Run(vec![3]));
     }
 
     #[test]

@@ -214,6 +214,19 @@ pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Resul
     wish::asked(said, door, scheduled)
 }
 
+/// Whether what sent a request would send it again, if it were not served: what delivers events does, and somebody's program
+/// with a `curl` in it does not.
+pub fn is_redelivered(headers: &HeaderMap, event: &Event) -> bool {
+    let deliverers = ["google-cloud-scheduler", "cloudpubsub-google", "apis-google"];
+    let agent =
+        headers.get(http::header::USER_AGENT).map(|agent| agent.as_bytes().to_ascii_lowercase()).unwrap_or_default();
+    let marks = [cloud::PREFIX, pubsub::HEADERS, "x-cloudscheduler"];
+    event.identity.is_some()
+        || event.kind.as_deref() == Some(pubsub::CARRIER)
+        || deliverers.iter().any(|deliverer| agent.starts_with(deliverer.as_bytes()))
+        || headers.keys().any(|name| marks.iter().any(|mark| name.as_str().starts_with(mark)))
+}
+
 /// What a pulled message asks for; `subscription` is the full name, `projects/P/subscriptions/S`.
 ///
 /// # Errors

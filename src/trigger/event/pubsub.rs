@@ -16,7 +16,9 @@ use super::identity::Identity;
 use super::{Said, Unreadable, cloud};
 
 /// Begins the headers of a message that is pushed as it is.
-const HEADERS: &str = "x-goog-pubsub-";
+pub const HEADERS: &str = "x-goog-pubsub-";
+/// What a message is called as the carrier of an event.
+pub const CARRIER: &str = "Pub/Sub message";
 /// Headers of HTTP itself and of what stands between: no attributes. So an attribute of such a name is not seen when it
 /// comes as a header.
 const HTTP: [&str; 29] = [
@@ -166,7 +168,7 @@ pub fn message(
         said.attributes.entry(name).or_insert(value);
     }
     if said.kind.is_none() && said.carrier == super::PLAIN {
-        said.carrier = "Pub/Sub message";
+        said.carrier = CARRIER;
     }
     if !envelope.id.is_empty() {
         let (subscription, id) = (envelope.subscription.to_owned(), envelope.id.to_owned());

@@ -327,6 +327,37 @@ fn what_decides() {
     }
 }
 
+/// Who delivers events comes again; who just tells of an error does not.
+#[test]
+fn who_comes_again() {
+    for (name, _) in FIXTURES {
+        let wire = fixture(name);
+        let Ok(Asked::Run(request)) = read(&wire.method, "/events/critical", &wire.headers, &wire.body) else {
+            continue;
+        };
+        assert_eq!(is_redelivered(&wire.headers, &request.event), name != "webhook-incident", "{name}");
+    }
+    let comes_again = |headers: &[(&'static str, &'static str)], body: &str| {
+        let headers =
+            headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let headers = HeaderMap::from_iter(headers);
+        let Ok(Asked::Run(request)) = read("POST", "/events/critical", &headers, body.as_bytes()) else {
+            panic!("{body}")
+        };
+        is_redelivered(&headers, &request.event)
+    };
+    assert!(
+        !comes_again(&[], "[ERROR] disk full")
+            && !comes_again(&[("user-agent", "curl/8.5")], r#"{"severity":"ERROR"}"#)
+    );
+    assert!(comes_again(&[], r#"{"message":{"data":""},"subscription":"s"}"#));
+    for (name, value) in
+        [("x-cloudscheduler", "true"), ("user-agent", "Google-Cloud-Scheduler"), ("user-agent", "CloudPubSub-Google")]
+    {
+        assert!(comes_again(&[(name, value)], ""), "{name}: {value}");
+    }
+}
+
 /// However somebody writes it.
 #[test]
 fn severities() {

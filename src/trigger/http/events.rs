@@ -14,10 +14,10 @@ use super::answer::{self, Reply};
 use super::limits::{self, Unread};
 use super::{Server, routes};
 use crate::backup::MAX_LABELS;
-use crate::report::{self, Action, Outcome, Way};
+use crate::report::{self, Action, Outcome, RunId, Way};
 use crate::restore::select;
 use crate::trigger::auth::Caller;
-use crate::trigger::desk::Answer;
+use crate::trigger::desk::{Answer, Unpromised};
 use crate::trigger::event::{self, Asked, MAX_MESSAGE, Request, labels};
 use crate::vault::root::Reason;
 
@@ -71,6 +71,7 @@ impl Server {
             Ok(wait) => wait,
             Err(reply) => return reply,
         };
+        let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
         match event::read(parts.method.as_str(), parts.uri.path(), &parts.headers, &bytes) {
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
             Ok(Asked::Ignored(why)) => ignored(&why),
@@ -80,7 +81,12 @@ impl Server {
             }
             Ok(Asked::Run(request)) => match self.desk.is_own(&request.event) {
                 Some(why) => ignored(why),
-                None => self.have_run(request, wait, For::Deliverer).await,
+                None => {
+                    // An app that is about to crash does not wait for the end of a window, and nothing asks again for it.
+                    let hurries = critical && !event::is_redelivered(&parts.headers, &request.event);
+                    let wait = wait.unwrap_or(!(hurries && self.goes_on()));
+                    self.have_run(request, wait, For::Deliverer).await
+                }
             },
         }
     }
@@ -122,16 +128,22 @@ impl Server {
         self.ask(asked(Action::Verify, None), parts).await
     }
 
-    /// Whether the query says to wait for the run.
-    fn waits(&self, parts: &Parts) -> Result<bool, Reply> {
+    /// Whether work goes on when no request is waiting.
+    fn goes_on(&self) -> bool {
+        !self.settings.cloud_run || self.settings.background
+    }
+
+    /// Whether the query says to wait for the run; `None` if it says nothing.
+    fn waits(&self, parts: &Parts) -> Result<Option<bool>, Reply> {
         let wrong = |why: &str| Err(answer::error(StatusCode::BAD_REQUEST, why));
         match routes::parameter(parts.uri.query(), "wait").as_deref() {
-            None | Some(b"true") => Ok(true),
-            Some(b"false") if self.settings.cloud_run && !self.settings.background => wrong(
+            None => Ok(None),
+            Some(b"true") => Ok(Some(true)),
+            Some(b"false") if !self.goes_on() => wrong(
                 "on Cloud Run nothing is done after the answer, unless the CPU is always allocated; if it is, start the service \
                  with --background",
             ),
-            Some(b"false") => Ok(false),
+            Some(b"false") => Ok(Some(false)),
             Some(_) => wrong("wait is true or false"),
         }
     }
@@ -139,24 +151,43 @@ impl Server {
     /// Has a request of the REST interface run, as its query says.
     async fn ask(&self, request: Request, parts: &Parts) -> Reply {
         match self.waits(parts) {
-            Ok(wait) => self.have_run(request, wait, For::Asker).await,
+            Ok(wait) => self.have_run(request, wait.unwrap_or(true), For::Asker).await,
             Err(reply) => reply,
         }
     }
 
     /// Asks for a run, and waits for it or not.
     async fn have_run(&self, request: Request, wait: bool, whom: For) -> Reply {
-        match self.desk.ask(request, Way::Http) {
-            Err(now) => told(&now, whom),
-            Ok(ticket) if wait => {
+        let ticket = match wait {
+            true => self.desk.ask(request, Way::Http).map_err(Unpromised::from),
+            false => match self.promised(request).await {
+                Ok(run) => {
+                    let body = json!({ "run": run, "poll": format!("/runs/{run}") });
+                    return answer::json(StatusCode::ACCEPTED, &body);
+                }
+                Err(Unpromised::Waits(ticket)) => Ok(ticket),
+                Err(answered) => Err(answered),
+            },
+        };
+        match ticket {
+            Ok(ticket) | Err(Unpromised::Waits(ticket)) => {
                 let limit = self.desk.rules().dispatch.as_ref().map(|dispatch| dispatch.wait);
                 told(&*ticket.answer_within(limit).await, whom)
             }
-            Ok(ticket) => {
-                let body = json!({ "run": ticket.run, "poll": format!("/runs/{}", ticket.run) });
-                answer::json(StatusCode::ACCEPTED, &body)
-            }
+            Err(Unpromised::Answered(now)) => told(&now, whom),
         }
+    }
+
+    /// Asks for a run that nobody waits for, when it is noted in a vault.
+    async fn promised(&self, request: Request) -> Result<RunId, Unpromised> {
+        let permit = self.looks.clone().acquire_owned().await;
+        let desk = self.desk.clone();
+        let promised = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            desk.promise(request, Way::Http)
+        });
+        let ended = |_| Err(Answer::Later("a thread ended early".into(), Duration::from_secs(10)).into());
+        promised.await.unwrap_or_else(ended)
     }
 
     /// A JSON document that a request may carry.

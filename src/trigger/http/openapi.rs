@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::events::{MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_SNAPSHOT};
 use super::look::{ITEMS, MAX_ITEMS};
 use super::metrics;
-use super::routes::{Carries, DOCUMENT, Does, Gate, Query, ROUTES, Route};
+use super::routes::{CRITICAL, Carries, DOCUMENT, Does, Gate, Query, ROUTES, Route};
 use super::schemas::{named, schemas};
 use crate::backup::MAX_LABELS;
 use crate::trigger::event::MAX_MESSAGE;
@@ -192,7 +192,9 @@ fn responses(route: &Route) -> Value {
     }
     if route.query.contains(&Query::Wait) {
         let either = || json!({ "anyOf": [named("Report"), named("Error")] });
-        say(202, "With wait=false: where to poll.", json, named("Accepted"));
+        let noted = if route.path == CRITICAL { ", and without wait for who sends nothing twice" } else { "" };
+        let accepted = format!("With wait=false{noted}: it is noted in the vault, and this is where to poll.");
+        say(202, &accepted, json, named("Accepted"));
         say(
             409,
             "It is served elsewhere, and may be asked for again (Retry-After); or it cannot be done.",

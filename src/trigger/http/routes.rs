@@ -108,12 +108,15 @@ const fn post(path: &'static str, does: Does, gate: Gate, carries: Carries, summ
     Route { method: Method::POST, path, does, gate, query: &[Query::Wait], carries, summary }
 }
 
+/// Where apps tell of critical errors.
+pub const CRITICAL: &str = "/events/critical";
+
 /// All that is served.
 pub static ROUTES: [Route; 20] = [
     post("/", Does::Event, Gate::Caller, Carries::Event, "An event, which says itself what it asks for"),
     post("/events", Does::Event, Gate::Caller, Carries::Event, "An event, which says itself what it asks for"),
     post("/events/backup", Does::Event, Gate::Caller, Carries::Event, "An event that asks for a backup"),
-    post("/events/critical", Does::Event, Gate::Caller, Carries::Event, "An app's critical error: asks for a backup"),
+    post(CRITICAL, Does::Event, Gate::Caller, Carries::Event, "An app's critical error: asks for a backup"),
     post("/events/restore", Does::Event, Gate::Caller, Carries::Event, "An event that asks for a restore"),
     post("/events/verify", Does::Event, Gate::Caller, Carries::Event, "An event that asks for a look at the vault"),
     get("/live", Does::Live, Gate::Open, &[], "Whether the service runs"),

@@ -12,6 +12,11 @@ use crate::store::cloud::Cloud;
 use crate::vault::hex::Hex;
 use crate::vault::root::SnapshotName;
 
+/// A claim that is held.
+pub fn held() -> Arc<Held> {
+    World::made().take(1, LIMIT)
+}
+
 const LIMIT: Duration = Duration::from_secs(600);
 const NO_TIME: Duration = Duration::from_nanos(1);
 
