@@ -502,6 +502,29 @@ fn what_health_says() {
 }
 
 #[test]
+fn what_health_says_while_a_vault_is_away() {
+    let (server, world) = vault_in(World::with_files());
+    let backup = world.backup();
+    let service = Service::start(&world, [cloud::SHORT, "--critical-file", "a.txt"]);
+    let told = service.get("/health").is(200);
+    assert_eq!((&told["status"], &told["vaults"][0]["seen_seconds_ago"]), (&json!("healthy"), &json!(0)));
+    server.latency(Duration::from_secs(60));
+    // When the run has failed, it is looked at again.
+    assert_eq!(service.post("/backup/trigger", "").status, 503);
+    let told = service.get("/health").is(200);
+    assert_eq!(told["status"], "degraded", "{told}");
+    let vault = &told["vaults"][0];
+    assert!(vault["reachable"] == false && vault["error"].is_string() && vault["seen_seconds_ago"].is_u64(), "{told}");
+    assert_eq!((&told["snapshot"]["id"], &told["data"]["present"]), (&backup["snapshot"], &json!(true)));
+    assert!(told["why"].to_string().contains("and not now"), "{told}");
+    // One that never answered is not known to hold anything; the data is seen all the same.
+    let new = Service::start(&world, [cloud::SHORT]);
+    let told = new.get("/health").is(503);
+    assert_eq!((&told["status"], &told["vaults"][0]["seen_seconds_ago"]), (&json!("unhealthy"), &Value::Null));
+    assert_eq!((&told["snapshot"], &told["data"]["present"]), (&Value::Null, &json!(true)), "{told}");
+}
+
+#[test]
 fn metrics_and_the_document() {
     let world = World::with_files();
     let service = Service::start(&world, []);

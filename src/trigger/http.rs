@@ -17,6 +17,7 @@ mod events;
 mod guard;
 pub mod health;
 mod health_data;
+mod health_looks;
 mod limits;
 mod look;
 mod metrics;

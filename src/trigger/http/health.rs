@@ -6,39 +6,40 @@
 //! - the data directory is not there, or a critical file is not in it.
 //!
 //! **Degraded** (200) is what somebody should look at:
-//! - one of several vaults cannot be opened;
+//! - one of several vaults cannot be opened, or one does not answer that did;
 //! - the last run failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
 //! - backups are switched off;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
 //!
+//! Data and each vault are looked at apart, and each has its own time: one that hangs hides nothing of the others. What was seen
+//! of it last counts, with its age.
+//!
 //! All else is **healthy**. A look at a very large directory ends after some seconds; what was not seen then is not held against
 //! it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::watch;
 
 pub use super::health_data::Place;
 use super::health_data::{self, Seen};
-use crate::error::{Kind, Result};
-use crate::monitor::Context;
-use crate::report::{self, Outcome, RunId};
-use crate::restore::select;
-use crate::store::Store;
+use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age};
+use crate::report::{Outcome, RunId};
 use crate::trigger::desk::{Desk, Last};
-use crate::vault::Vault;
 use crate::vault::root::SnapshotName;
 
 /// How old what is told may be.
 const FRESH: Duration = Duration::from_secs(30);
 /// For how long somebody who asks waits for a look.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The time that each part of a look has.
+const TIME: Duration = Duration::from_secs(4);
 
 /// What is healthy.
 #[derive(Debug, Clone)]
@@ -108,6 +109,8 @@ pub struct Opened {
     pub reachable: bool,
     /// Why not.
     pub error: Option<String>,
+    /// How long ago it last answered; `None` if it never did, or is not there any more.
+    pub seen_seconds_ago: Option<u64>,
 }
 
 /// The newest good snapshot.
@@ -136,6 +139,8 @@ pub struct Data {
     pub freshness_seconds: u64,
     /// Whether all of it was looked at.
     pub whole: bool,
+    /// How long ago it was last seen; `None` if it never was.
+    pub seen_seconds_ago: Option<u64>,
     /// What has to be in it, and whether it is; not told where that was not seen in time.
     pub critical_files: Vec<Critical>,
 }
@@ -149,10 +154,11 @@ pub struct Critical {
     pub present: Option<bool>,
 }
 
-/// What a look at the vaults gave.
+/// What looks at the vaults gave.
+#[derive(Default)]
 struct Vaults {
     opened: Vec<Opened>,
-    snapshot: Result<Option<Newest>>,
+    snapshot: Option<Newest>,
     last: Option<Last>,
 }
 
@@ -172,15 +178,17 @@ struct Inner {
     settings: Settings,
     seen: watch::Sender<Option<Seeing>>,
     looking: AtomicBool,
-    /// What the vault said of the last run before this process: asked for once.
-    before: Mutex<Option<Option<Last>>>,
+    vaults: Vec<Arc<VaultLook>>,
+    data: Arc<Look<Seen>>,
 }
 
 impl Checkup {
     /// One that has not looked yet.
     pub fn new(desk: Arc<Desk>, settings: Settings) -> Self {
         let (seen, _) = watch::channel(None);
-        Checkup(Arc::new(Inner { desk, settings, seen, looking: AtomicBool::new(false), before: Mutex::default() }))
+        let vaults = desk.vaults().addresses().iter().cloned().map(VaultLook::new).collect();
+        let (looking, data) = Default::default();
+        Checkup(Arc::new(Inner { desk, settings, seen, looking, vaults, data }))
     }
 
     /// How it is, as it was seen half a minute ago at most, and since the last run ended. Whatever hangs, the answer comes within some seconds.
@@ -198,9 +206,8 @@ impl Checkup {
             let inner = self.0.clone();
             // It goes on when who asked hangs up, and nobody else begins another one meanwhile.
             tokio::spawn(async move {
-                let (looker, after) = (inner.clone(), inner.ended());
-                let looked = tokio::task::spawn_blocking(move || looker.desk.context(|ctx| looker.look(ctx))).await;
-                let health = looked.unwrap_or_else(|_| inner.settings.unknown("the look at it ended early".into()));
+                let after = inner.ended();
+                let health = inner.look().await;
                 inner.seen.send_replace(Some(Seeing { at: Instant::now(), after, health: Arc::new(health) }));
                 inner.looking.store(false, Ordering::Release);
             });
@@ -223,86 +230,43 @@ impl Inner {
         self.desk.last().map(|last| last.run)
     }
 
-    fn look(&self, ctx: &Context) -> Health {
-        let vaults = self.vaults(ctx);
-        let data = health_data::look(&self.settings.place, ctx.stop);
+    /// Looks at each vault and at the data, all at the same time.
+    async fn look(&self) -> Health {
+        let vaults = join_all(self.vaults.iter().map(|vault| vault.ask(&self.desk, TIME)));
+        let (place, stop) = (self.settings.place.clone(), self.desk.clone());
+        let data = self.data.look(TIME, move || stop.context(|ctx| health_data::look(&place, ctx.stop)));
+        let (stands, (data, new)) = tokio::join!(vaults, data);
+        let mut vaults = Vaults::default();
+        for (vault, stand) in self.vaults.iter().zip(stands) {
+            vaults.add(vault.address.absolute(), stand);
+        }
         let last = self.desk.last().or(vaults.last.clone());
-        self.settings.judge(vaults, data, last, Timestamp::now())
-    }
-
-    fn vaults(&self, ctx: &Context) -> Vaults {
-        let vaults = self.desk.vaults();
-        let mut seen = Vaults { opened: Vec::new(), snapshot: Ok(None), last: None };
-        let mut first: Option<Vault> = None;
-        match vaults.sites(false) {
-            Ok(sites) => {
-                for site in sites {
-                    let vault = site.url.clone();
-                    let (opened, error) = match site.vault() {
-                        Ok(opened) => (Some(opened), None),
-                        Err(why) => (None, Some(why.what())),
-                    };
-                    seen.opened.push(Opened { vault, reachable: opened.is_some(), error });
-                    first = first.or(opened);
-                }
-            }
-            Err(why) => seen.snapshot = Err(why),
-        }
-        let Some(vault) = first else { return seen };
-        // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
-        let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
-        seen.snapshot = newest_good(&vault, now);
-        seen.last = self.before(&*vault.store, ctx);
-        seen
-    }
-
-    /// The last run before this process.
-    fn before(&self, store: &dyn Store, ctx: &Context) -> Option<Last> {
-        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*before {
-            return known.clone();
-        }
-        let read = report::list(store).and_then(|named| {
-            let newest = named.first();
-            newest.map(|named| report::read(store, &named.object)).transpose()
-        });
-        match read {
-            Ok(report) => before.insert(report.as_ref().and_then(last)).clone(),
-            Err(why) => {
-                ctx.monitor.warn(&format!("the last run cannot be told: {}", why.what()));
-                None
-            }
-        }
+        self.settings.judge(vaults, data_seen(data, new), last, Timestamp::now())
     }
 }
 
-/// What a report says of its run.
-fn last(report: &Value) -> Option<Last> {
-    let part = |name: &str| report[name].clone();
-    Some(Last {
-        run: serde_json::from_value(part("run")).ok()?,
-        action: serde_json::from_value(part("action")).ok()?,
-        result: serde_json::from_value(part("result")).ok()?,
-        finished: serde_json::from_value(part("finished")).ok()?,
-        error: report["error"]["error"].as_str().map(str::to_owned),
-    })
-}
-
-fn newest_good(vault: &Vault, now: Timestamp) -> Result<Option<Newest>> {
-    let names = vault.snapshots()?;
-    match select::newest_good(vault, &names, "the newest good snapshot") {
-        Ok(choice) => {
-            let (id, created, whole) = (choice.name, choice.root.finished, choice.root.whole());
-            Ok(Some(Newest { id, created, age_seconds: age(created, now), whole }))
-        }
-        Err(why) if why.of_store() || why.kind() == Kind::Unreachable => Err(why),
-        Err(_) => Ok(None),
+impl Vaults {
+    fn add(&mut self, vault: String, stand: Stand) {
+        let Stand { error, counts } = stand;
+        let ago = counts.as_ref().map(|(_, ago)| ago.as_secs());
+        self.opened.push(Opened { vault, reachable: error.is_none(), error, seen_seconds_ago: ago });
+        let Some((Answered { snapshot, last }, ago)) = counts else { return };
+        let snapshot = snapshot.map(|newest| Newest { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
+        self.snapshot = self.snapshot.into_iter().chain(snapshot).max_by_key(|newest| newest.created);
+        self.last = self.last.take().into_iter().chain(last).max_by_key(|last| last.finished);
     }
 }
 
-/// Seconds, none for what lies ahead.
-fn age(time: Timestamp, now: Timestamp) -> u64 {
-    u64::try_from(now.duration_since(time).as_secs()).unwrap_or_default()
+/// What counts of the data: what was seen, now or last.
+fn data_seen(seen: Option<looks::Seen<Seen>>, new: bool) -> (Seen, Option<u64>) {
+    match seen {
+        Some(looks::Seen { value, .. }) if new => ((*value).clone(), Some(0)),
+        Some(looks::Seen { at, value }) => ((*value).clone(), Some(at.elapsed().as_secs())),
+        None => {
+            let error = Some(format!("it was not seen within {} s", TIME.as_secs()));
+            (Seen { error, ..Seen::default() }, None)
+        }
+    }
 }
 
 impl Settings {
@@ -321,6 +285,7 @@ impl Settings {
                 age_seconds: None,
                 freshness_seconds: self.freshness.as_secs(),
                 whole: false,
+                seen_seconds_ago: None,
                 critical_files: Vec::new(),
             },
             last_run: None,
@@ -329,22 +294,25 @@ impl Settings {
     }
 
     /// Makes of what was seen what it means. `now` is this machine's clock, for its files.
-    fn judge(&self, vaults: Vaults, seen: Seen, last: Option<Last>, now: Timestamp) -> Health {
+    fn judge(
+        &self,
+        vaults: Vaults,
+        (seen, seen_seconds_ago): (Seen, Option<u64>),
+        last: Option<Last>,
+        now: Timestamp,
+    ) -> Health {
         let (mut bad, mut odd) = (Vec::new(), Vec::from_iter(self.backups_off.clone()));
-        let opened = vaults.opened.iter().filter(|vault| vault.reachable).count();
-        for Opened { vault, error, .. } in &vaults.opened {
-            if let Some(error) = error {
-                let told = format!("the vault {vault} cannot be opened: {error}");
-                if opened == 0 { bad.push(told) } else { odd.push(told) }
+        // One that is away for a moment still holds what it held.
+        let count = vaults.opened.iter().filter(|vault| vault.seen_seconds_ago.is_some()).count();
+        for Opened { vault, error, seen_seconds_ago, .. } in &vaults.opened {
+            let Some(error) = error else { continue };
+            match seen_seconds_ago {
+                Some(ago) => odd.push(format!("the vault {vault} answered {ago} s ago, and not now: {error}")),
+                None if count == 0 => bad.push(format!("the vault {vault} cannot be opened: {error}")),
+                None => odd.push(format!("the vault {vault} cannot be opened: {error}")),
             }
         }
-        let snapshot = match vaults.snapshot {
-            Ok(snapshot) => snapshot,
-            Err(why) => {
-                bad.push(format!("the snapshots cannot be told: {}", why.what()));
-                None
-            }
-        };
+        let snapshot = vaults.snapshot;
         match snapshot {
             Some(newest) if newest.age_seconds > self.max_age.as_secs() => bad.push(format!(
                 "the newest good snapshot is {} s old, and {} s is too old",
@@ -372,6 +340,9 @@ impl Settings {
                 }
             }
         }
+        if let Some(ago) = seen_seconds_ago.filter(|ago| *ago > 0) {
+            odd.push(format!("the data directory was seen {ago} s ago, and not now"));
+        }
         if let Some(last) = last.as_ref().filter(|last| last.result != Outcome::Complete) {
             odd.push(format!("the last run, {} {}, is {}", last.action.name(), last.run, last.result));
         }
@@ -394,6 +365,7 @@ impl Settings {
                 age_seconds,
                 freshness_seconds: self.freshness.as_secs(),
                 whole: seen.whole,
+                seen_seconds_ago,
                 critical_files: seen.critical,
             },
             last_error: last.as_ref().and_then(|last| last.error.clone()),
@@ -405,7 +377,6 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use crate::report::Action;
     use crate::vault::hex::Hex;
 
@@ -420,10 +391,11 @@ mod tests {
             vault: "gs://b/app".into(),
             reachable,
             error: (!reachable).then(|| "it does not answer".into()),
+            seen_seconds_ago: reachable.then_some(0),
         });
         let id = SnapshotName { seq: 1, time: at(0), id: Hex([0; 8]) };
         let newest = |ago| Newest { id, created: at(ago), age_seconds: age(at(ago), at(0)), whole: true };
-        Vaults { opened: opened.collect(), snapshot: Ok(ago.map(newest)), last: None }
+        Vaults { opened: opened.collect(), snapshot: ago.map(newest), last: None }
     }
 
     fn seen(ago: Option<i64>) -> Seen {
@@ -443,7 +415,7 @@ mod tests {
             place: Place::default(),
         };
         let judge = |vaults, seen, last| {
-            let health = settings.judge(vaults, seen, last, at(0));
+            let health = settings.judge(vaults, (seen, Some(0)), last, at(0));
             assert_eq!(health.why.is_empty(), health.status == Status::Healthy, "{health:?}");
             (health.status.name(), health.why.join("; "))
         };
@@ -457,7 +429,7 @@ mod tests {
         assert_eq!(judge(fine().0, Seen { whole: false, ..seen(None) }, None).0, "healthy");
 
         let mut stale = fine().0;
-        let newest = stale.snapshot.as_mut().unwrap().as_mut().unwrap();
+        let newest = stale.snapshot.as_mut().unwrap();
         newest.whole = false;
         for (vaults, seen, last, why) in [
             (vaults(Some(3600), &[true, false]), fine().1, None, "gs://b/app cannot be opened"),
@@ -470,12 +442,10 @@ mod tests {
             let told = judge(vaults, seen, last);
             assert!(told.0 == "degraded" && told.1.contains(why), "{told:?}");
         }
-        let failed = |why: Error| Vaults { snapshot: Err(why), ..fine().0 };
         for (vaults, seen, last, why) in [
             (vaults(None, &[false, false]), fine().1, None, "cannot be opened"),
             (vaults(None, &[true]), fine().1, None, "no good snapshot"),
             (vaults(Some(3601), &[true]), fine().1, Some(run(Outcome::Failed)), "3601 s old"),
-            (failed(Error::unreachable("list", "no answer")), fine().1, None, "cannot be told"),
             (fine().0, critical(Some(false)), None, "*.db is not in"),
             (fine().0, Seen { error: Some("it is not there".into()), ..seen(None) }, None, "it is not there"),
         ] {
@@ -485,13 +455,32 @@ mod tests {
     }
 
     #[test]
-    fn a_report_says_what_its_run_came_to() {
-        let report = serde_json::json!({
-            "run": "0101010101010101", "action": "backup", "result": "failed", "finished": "2026-11-21T10:00:00Z",
-            "error": { "error": "it failed", "kind": "failed" },
-        });
-        let last = last(&report).unwrap();
-        assert_eq!((last.result, last.error.as_deref()), (Outcome::Failed, Some("it failed")));
-        assert!(super::last(&serde_json::json!({ "run": "0101010101010101" })).is_none());
+    fn what_was_known_of_a_vault_counts_with_its_age() {
+        let settings = Settings {
+            max_age: Duration::from_secs(3600),
+            freshness: Duration::from_secs(7200),
+            place: Place::default(),
+        };
+        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, last: None };
+        let away = |counts| Stand { error: Some("it has not answered within 4 s".into()), counts };
+        let judged = |stands: Vec<Stand>| {
+            let mut all = Vaults::default();
+            stands.into_iter().for_each(|stand| all.add("gs://b/app".into(), stand));
+            let health = settings.judge(all, (seen(Some(0)), Some(0)), None, at(0));
+            (health.status.name(), health.snapshot.map(|newest| newest.age_seconds), health.why.join("; "))
+        };
+        let counts = |ago, since| Some((answered(ago), Duration::from_secs(since)));
+        let told = judged(vec![away(counts(100, 500))]);
+        assert!(told.0 == "degraded" && told.1 == Some(600) && told.2.contains("answered 500 s ago"), "{told:?}");
+        let told = judged(vec![away(counts(100, 5000))]);
+        assert!(told.0 == "unhealthy" && told.2.contains("5100 s old"), "{told:?}");
+        let told = judged(vec![away(None)]);
+        assert!(told.0 == "unhealthy" && told.1.is_none() && told.2.contains("cannot be opened"), "{told:?}");
+        // Another one that answers, and has a newer one.
+        let fine = Stand { error: None, counts: counts(50, 0) };
+        let told = judged(vec![away(None), fine]);
+        assert!(told.0 == "degraded" && told.1 == Some(50), "{told:?}");
+        let away_data = settings.judge(vaults(Some(0), &[true]), (seen(Some(0)), Some(9)), None, at(0));
+        assert!(away_data.status == Status::Degraded && away_data.data.present, "{away_data:?}");
     }
 }

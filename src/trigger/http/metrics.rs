@@ -73,6 +73,7 @@ mod tests {
             age_seconds: None,
             freshness_seconds: 7200,
             whole: true,
+            seen_seconds_ago: Some(0),
             critical_files: Vec::new(),
         };
         let id = SnapshotName { seq: 1, time, id: Hex([0; 8]) };

@@ -113,8 +113,13 @@ pub fn schemas() -> Value {
                 "why": { "type": "array", "items": text() },
                 "checked": time(),
                 "vaults": { "type": "array", "items": object(
-                    &["vault", "reachable", "error"],
-                    json!({ "vault": text(), "reachable": yes_or_no(), "error": maybe_text() }),
+                    &["vault", "reachable", "error", "seen_seconds_ago"],
+                    json!({
+                        "vault": text(),
+                        "reachable": yes_or_no(),
+                        "error": maybe_text(),
+                        "seen_seconds_ago": maybe_count(),
+                    }),
                 ) },
                 "snapshot": { "anyOf": [
                     { "type": "null" },
@@ -124,13 +129,22 @@ pub fn schemas() -> Value {
                 ] },
                 "max_age_seconds": count(),
                 "data": object(
-                    &["present", "newest", "age_seconds", "freshness_seconds", "whole", "critical_files"],
+                    &[
+                        "present",
+                        "newest",
+                        "age_seconds",
+                        "freshness_seconds",
+                        "whole",
+                        "seen_seconds_ago",
+                        "critical_files",
+                    ],
                     json!({
                         "present": yes_or_no(),
                         "newest": maybe_time(),
                         "age_seconds": maybe_count(),
                         "freshness_seconds": count(),
                         "whole": yes_or_no(),
+                        "seen_seconds_ago": maybe_count(),
                         "critical_files": { "type": "array", "items": object(
                             &["pattern", "present"],
                             json!({ "pattern": text(), "present": { "type": ["boolean", "null"] } }),

@@ -1,0 +1,215 @@
+//! Looks at things that may hang: each is apart from the others, has its own time, and what it gave last is kept.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::health::Newest;
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Context;
+use crate::report;
+use crate::restore::select;
+use crate::store::Store;
+use crate::store::address::Address;
+use crate::trigger::desk::{Desk, Last};
+use crate::vault::Vault;
+
+/// What a look gave, and when.
+pub struct Seen<T> {
+    pub at: Instant,
+    pub value: Arc<T>,
+}
+
+impl<T> Clone for Seen<T> {
+    fn clone(&self) -> Self {
+        Seen { at: self.at, value: self.value.clone() }
+    }
+}
+
+/// Something that is looked at now and then, by one at a time.
+pub struct Look<T> {
+    seen: watch::Sender<Option<Seen<T>>>,
+    looking: AtomicBool,
+}
+
+impl<T> Default for Look<T> {
+    fn default() -> Self {
+        Look { seen: watch::channel(None).0, looking: AtomicBool::new(false) }
+    }
+}
+
+impl<T: Send + Sync + 'static> Look<T> {
+    /// Looks, or waits for the look that is under way, for so long at most. Gives what was seen last, and whether that is new.
+    pub async fn look(
+        self: &Arc<Self>,
+        time: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> (Option<Seen<T>>, bool) {
+        let (asked, mut seen) = (Instant::now(), self.seen.subscribe());
+        if !self.looking.swap(true, Ordering::AcqRel) {
+            let look = self.clone();
+            tokio::spawn(async move {
+                let value = tokio::task::spawn_blocking(work).await;
+                // First: whoever asks from now on, and finds that what was seen is older, begins another look.
+                look.looking.store(false, Ordering::Release);
+                // A look that ended in a panic gave nothing.
+                if let Ok(value) = value {
+                    look.seen.send_replace(Some(Seen { at: Instant::now(), value: Arc::new(value) }));
+                }
+            });
+        }
+        let new = |seen: &Option<Seen<T>>| seen.as_ref().is_some_and(|seen| seen.at >= asked);
+        let is_new = matches!(tokio::time::timeout(time, seen.wait_for(new)).await, Ok(Ok(_)));
+        (self.seen.borrow().clone(), is_new)
+    }
+}
+
+/// What a vault answered.
+#[derive(Clone)]
+pub struct Answered {
+    /// The newest good snapshot.
+    pub snapshot: Option<Newest>,
+    /// The last run before this process.
+    pub last: Option<Last>,
+}
+
+/// A vault, and what was heard of it.
+pub struct VaultLook {
+    pub address: Address,
+    look: Arc<Look<Result<Answered>>>,
+    known: Mutex<Option<(Instant, Answered)>>,
+    /// The last run before this process, asked for once.
+    before: OnceLock<Option<Last>>,
+}
+
+/// How a vault stands.
+pub struct Stand {
+    /// Why it does not answer as it should.
+    pub error: Option<String>,
+    /// What counts: what it answers, or answered last, and how long ago that was. `None` if there never was an answer, or it is
+    /// another one now than that it is away.
+    pub counts: Option<(Answered, Duration)>,
+}
+
+impl VaultLook {
+    /// One of which nothing is known.
+    pub fn new(address: Address) -> Arc<Self> {
+        let (look, known, before) = Default::default();
+        Arc::new(VaultLook { address, look, known, before })
+    }
+
+    /// Asks the vault, for so long at most.
+    pub async fn ask(self: &Arc<Self>, desk: &Arc<Desk>, time: Duration) -> Stand {
+        let (vault, asker) = (self.clone(), desk.clone());
+        let (seen, new) = self.look.look(time, move || asker.context(|ctx| vault.open(&asker, ctx))).await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Seen { at, value }) = &seen {
+            match &**value {
+                Ok(answered) => *known = Some((*at, answered.clone())),
+                Err(why) if why.kind() == Kind::Unreachable => {}
+                // It is there, and is not what it was.
+                Err(_) => *known = None,
+            }
+        }
+        let counts = known.as_ref().map(|(at, answered)| (answered.clone(), at.elapsed()));
+        let error = match seen {
+            _ if !new => Some(format!("it has not answered within {} s", time.as_secs())),
+            Some(seen) => seen.value.as_ref().as_ref().err().map(Error::what),
+            None => None,
+        };
+        Stand { error, counts }
+    }
+
+    fn open(&self, desk: &Desk, ctx: &Context) -> Result<Answered> {
+        let vault = desk.vaults().look(&self.address, false).vault()?;
+        // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
+        let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
+        Ok(Answered { snapshot: newest_good(&vault, now)?, last: self.before(&*vault.store, ctx) })
+    }
+
+    fn before(&self, store: &dyn Store, ctx: &Context) -> Option<Last> {
+        if let Some(known) = self.before.get() {
+            return known.clone();
+        }
+        let read = report::list(store).and_then(|named| {
+            let newest = named.first();
+            newest.map(|named| report::read(store, &named.object)).transpose()
+        });
+        match read {
+            Ok(report) => self.before.get_or_init(|| report.as_ref().and_then(last)).clone(),
+            Err(why) => {
+                ctx.monitor.warn(&format!("the last run cannot be told: {}", why.what()));
+                None
+            }
+        }
+    }
+}
+
+/// What a report says of its run.
+fn last(report: &Value) -> Option<Last> {
+    let part = |name: &str| report[name].clone();
+    Some(Last {
+        run: serde_json::from_value(part("run")).ok()?,
+        action: serde_json::from_value(part("action")).ok()?,
+        result: serde_json::from_value(part("result")).ok()?,
+        finished: serde_json::from_value(part("finished")).ok()?,
+        error: report["error"]["error"].as_str().map(str::to_owned),
+    })
+}
+
+fn newest_good(vault: &Vault, now: Timestamp) -> Result<Option<Newest>> {
+    let names = vault.snapshots()?;
+    match select::newest_good(vault, &names, "the newest good snapshot") {
+        Ok(choice) => {
+            let (id, created, whole) = (choice.name, choice.root.finished, choice.root.whole());
+            Ok(Some(Newest { id, created, age_seconds: age(created, now), whole }))
+        }
+        Err(why) if why.of_store() || why.kind() == Kind::Unreachable => Err(why),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Seconds, none for what lies ahead.
+pub fn age(time: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(now.duration_since(time).as_secs()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn what_hangs_is_not_waited_for_and_what_was_seen_stays() {
+        let look = Arc::new(Look::default());
+        let (first, new) = look.look(LONG, || 1).await;
+        assert!(new && *first.unwrap().value == 1);
+        let (go_on, hangs) = mpsc::channel::<()>();
+        let (seen, new) = look.look(Duration::from_millis(20), move || hangs.recv().map_or(0, |()| 2)).await;
+        assert!(!new && *seen.unwrap().value == 1);
+        // Nobody begins another one meanwhile, and whoever waits for it has what it gives.
+        let (seen, new) = look.look(Duration::from_millis(20), || 3).await;
+        assert!(!new && *seen.unwrap().value == 1);
+        go_on.send(()).unwrap();
+        let (seen, new) = look.look(LONG, || 4).await;
+        assert!(new && [2, 4].contains(&*seen.unwrap().value));
+    }
+
+    #[test]
+    fn a_report_says_what_its_run_came_to() {
+        let report = serde_json::json!({
+            "run": "0101010101010101", "action": "backup", "result": "failed", "finished": "2026-11-21T10:00:00Z",
+            "error": { "error": "it failed", "kind": "failed" },
+        });
+        let last = last(&report).unwrap();
+        assert_eq!((last.result, last.error.as_deref()), (report::Outcome::Failed, Some("it failed")));
+        assert!(super::last(&serde_json::json!({ "run": "0101010101010101" })).is_none());
+    }
+}
