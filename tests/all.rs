@@ -49,6 +49,7 @@ mod sqlite_large;
 mod sqlite_locked;
 mod sqlite_locks;
 mod sqlite_lost;
+mod sqlite_owners;
 mod sqlite_races;
 mod sqlite_random;
 mod sqlite_raw;

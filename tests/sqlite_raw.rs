@@ -93,11 +93,11 @@ fn a_read_only_mount() {
     let before = seen(&world.data());
     let report = world.backup();
     let found = taken(&report);
-    assert_eq!((found["left.db"], found["closed.db"], found["hot.db"]), ("raw", "raw", "raw"), "{report}");
+    // Nothing has to be created to read the others.
+    assert_raw(&report, &["hot.db"]);
     assert_eq!(found.len(), 4);
     assert_eq!(seen(&world.data()), before);
     world.restore("back");
-    assert_same(&world.data(), &world.path("back"));
     for database in ["left.db", "closed.db", "hot.db", "plain.db"] {
         assert_recovers_same(&world.data(), &world.path("back"), database);
     }
@@ -108,7 +108,7 @@ fn a_read_only_mount() {
 }
 
 #[test]
-fn a_folder_that_is_not_writable() {
+fn a_folder_that_is_not_writable_needs_nothing_raw() {
     let world = World::new();
     let folder = world.data().join("closed");
     fs::create_dir_all(&folder).unwrap();
@@ -122,11 +122,9 @@ fn a_folder_that_is_not_writable() {
     let before = seen(&folder);
     let Some(ran) = as_nobody(&world, &["backup", "--json"]) else { return };
     let report: Value = serde_json::from_slice(&ran.ended(0).stdout).unwrap();
-    assert_raw(&report, &["closed/at rest.db", "closed/left.db"]);
-    assert_eq!(taken(&report)["closed/plain.db"], "live", "{report}");
+    assert_raw(&report, &[]);
     assert_eq!(seen(&folder), before);
     world.restore("back");
-    assert_same(&world.data(), &world.path("back"));
     for database in ["left.db", "at rest.db", "plain.db"] {
         assert_recovers_same(&folder, &world.path("back/closed"), database);
     }
@@ -145,8 +143,8 @@ fn another_users_wal_in_a_folder_that_all_may_write_to() {
     let before = seen(&data);
     let Some(ran) = as_nobody(&world, &["backup", "--json"]) else { return };
     let report: Value = serde_json::from_slice(&ran.ended(0).stdout).unwrap();
-    // What this user created beside them, their own user could not write to, and this one not remove.
-    assert_raw(&report, &["at rest.db", "left.db"]);
+    // What this user would create beside them, their own user could not write to, and this one not remove.
+    assert_raw(&report, &[]);
     assert_eq!(seen(&data), before);
     app.ask("INSERT INTO t(x) VALUES ('after')");
     world.restore("back");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::by_hand;
 use crate::support::compare::assert_same;
-use crate::support::database::{leftover_wal, run};
+use crate::support::database::{beside, leftover_wal, run};
 use crate::support::machine::as_nobody;
 use crate::support::tree::set_mode;
 use crate::support::{World, paths};
@@ -161,12 +161,18 @@ fn a_list_of_what_is_missing_that_is_damaged_stops_no_backup() {
     }
 }
 
+/// A WAL that SQLite cannot read, since the `-shm` beside it is open to its owner alone: the database is taken raw.
+fn leftover_wal_of_others(database: &Path) {
+    leftover_wal(database);
+    fs::write(beside(database, "-shm"), "").unwrap();
+    set_mode(&beside(database, "-shm"), 0);
+}
+
 #[test]
 fn a_database_is_carried_over_with_what_lay_beside_it() {
     let world = world();
     let database = world.data().join("app.db");
-    leftover_wal(&database);
-    // Its folder may not be written to, so that SQLite cannot read it, and it is taken raw.
+    leftover_wal_of_others(&database);
     set_mode(&world.data(), 0o755);
     let Some(first) = backup(&world, &[], 0) else { return };
     assert_eq!(first["databases"][0]["taken"], "raw", "{first}");
@@ -199,7 +205,7 @@ fn a_database_is_carried_over_with_what_lay_beside_it() {
 fn a_folder_that_cannot_be_listed_is_carried_over_with_the_databases_in_it() {
     let world = world();
     let inner = world.data().join("closed/app.db");
-    leftover_wal(&inner);
+    leftover_wal_of_others(&inner);
     world.write("closed/app.db (copies)/x", "x");
     for path in ["closed", "closed/app.db (copies)"] {
         set_mode(&world.data().join(path), 0o755);

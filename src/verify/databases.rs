@@ -7,6 +7,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::backup::sqlite::check::{self, Checked};
+use crate::backup::sqlite::system_calls;
 use crate::error::{Doing, Kind, Result};
 use crate::fs::Folder;
 use crate::monitor::Context;
@@ -76,6 +77,8 @@ fn get_out(vault: &Vault, snapshot: SnapshotName, path: &EntryPath, scratch: &Pa
 /// What is wrong with a database, if anything is.
 fn look(file: &Path, ctx: &Context) -> Result<Option<String>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // Before the first connection of this process; what is done here is not affected.
+    system_calls::replaced();
     let said = Connection::open_with_flags(file, flags).and_then(|connection| {
         // What lies beside it is recovered before the first look at it.
         check::check(&connection, CheckKind::Full, ctx.stop)

@@ -5,6 +5,7 @@
 //! when stdin is closed: with the test that started it, however that ends.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -14,6 +15,7 @@ use rusqlite::{Connection, ErrorCode};
 use serde::{Deserialize, Serialize};
 
 use super::bank;
+use super::dice::Dice;
 
 /// What a process of this binary is to do, as JSON.
 const JOB: &str = "LASTGOOD_TEST_JOB";
@@ -37,6 +39,9 @@ enum Then {
     Serve,
     /// Move money in the bank until told to end.
     Transfer(Transfers),
+    /// Insert rows into `t(id, x)` until told to end, each over a connection of its own that waits so many milliseconds for
+    /// locks, with pauses by this chance.
+    Insert { patience: u64, seed: u64 },
 }
 
 /// How a bank's writer behaves.
@@ -69,6 +74,8 @@ pub struct Done {
     pub vacuums: u64,
     /// Changes of the journal mode made.
     pub switches: u64,
+    /// What was said of inserts that failed.
+    pub failures: Vec<String>,
 }
 
 /// Another process. It is killed when it goes out of scope.
@@ -89,8 +96,20 @@ impl Other {
         Other::start(&Job { database: database.into(), first: first.into(), then: Then::Transfer(transfers) })
     }
 
+    /// One that inserts rows as the user 65534, having inserted one; `program` is a copy of this binary that this user can
+    /// start.
+    pub fn inserting(program: &Path, database: &Path, patience: u64, seed: u64) -> Self {
+        let mut command = Command::new(program);
+        command.uid(65_534).gid(65_534).current_dir("/");
+        let then = Then::Insert { patience, seed };
+        Other::start_as(command, &Job { database: database.into(), first: String::new(), then })
+    }
+
     fn start(job: &Job) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        Other::start_as(Command::new(std::env::current_exe().unwrap()), job)
+    }
+
+    fn start_as(mut command: Command, job: &Job) -> Self {
         command.args(["--exact", "support::other::entry", "--ignored", "--nocapture", "--test-threads=1"]);
         command.env(JOB, serde_json::to_string(job).unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -169,9 +188,13 @@ fn entry() {
             }
         }
     });
+    if let Then::Insert { patience, seed } = job.then {
+        return insert(&job.database, patience, seed, &from);
+    }
     let db = open(&job.database);
     patiently(|| db.execute_batch(&job.first));
     match job.then.clone() {
+        Then::Insert { .. } => {}
         Then::Serve => serve(&db, &from),
         Then::Transfer(transfers) => transfer(db, &job, &transfers, &from),
     }
@@ -213,6 +236,29 @@ fn serve(db: &Connection, lines: &Receiver<String>) {
         });
         say(&found.to_string());
     }
+}
+
+fn insert(database: &Path, patience: u64, seed: u64, lines: &Receiver<String>) {
+    let mut dice = Dice(seed);
+    let mut done = Done::default();
+    while lines.try_recv() != Err(TryRecvError::Disconnected) {
+        let inserted = Connection::open(database).and_then(|db| {
+            db.busy_timeout(Duration::from_millis(patience))?;
+            db.execute_batch(
+                "PRAGMA synchronous=OFF; INSERT INTO t VALUES ((SELECT count(*) + 1 FROM t), randomblob(200))",
+            )?;
+            db.close().map_err(|(_, why)| why)
+        });
+        match inserted {
+            Ok(()) => done.commits += 1,
+            Err(why) => done.failures.push(why.to_string()),
+        }
+        if done.commits == 1 {
+            say("ready");
+        }
+        std::thread::sleep(Duration::from_micros(dice.roll(3000)));
+    }
+    say(&serde_json::to_string(&done).unwrap());
 }
 
 fn transfer(mut db: Connection, job: &Job, transfers: &Transfers, lines: &Receiver<String>) {

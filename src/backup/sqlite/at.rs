@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, lstat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, lstat, openat, statat};
 use rustix::io::Errno;
 
 use crate::beneath::Directory;
@@ -83,14 +83,6 @@ impl At {
     pub fn open(&self, ending: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         openat(&self.folder, self.name(ending), flags, Mode::empty())
-    }
-
-    /// Removes a file beside the database.
-    ///
-    /// # Errors
-    /// What the system refuses.
-    pub fn remove(&self, ending: &str) -> Result<(), Errno> {
-        unlinkat(&self.folder, self.name(ending), AtFlags::empty())
     }
 }
 

@@ -115,7 +115,13 @@ pub fn has_log(root: &Directory, database: &EntryPath, own: (u64, u64), stop: &A
     })
 }
 
-fn looks_so(stat: &Stat, open: impl Fn() -> Result<OwnedFd, Errno>, stop: &AtomicBool, are: fn(&[u8]) -> bool) -> bool {
+/// Whether a file's first bytes are such, read under a hold of it; one that another thread or program keeps to itself may be so.
+pub(super) fn looks_so(
+    stat: &Stat,
+    open: impl Fn() -> Result<OwnedFd, Errno>,
+    stop: &AtomicBool,
+    are: fn(&[u8]) -> bool,
+) -> bool {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size == 0 {
         return false;
     }

@@ -2,30 +2,25 @@
 
 use std::fs::File;
 
-use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::header::LOCKS_AT;
 use crate::filesystem::remote;
 
-/// Why a database on this file's filesystem cannot be read through SQLite; none where it can. `wal`: it has a write-ahead log.
+/// Why a database on this file's filesystem cannot be read through SQLite; none where it can.
 ///
 /// # Errors
 /// A filesystem that does not say what it is.
-pub fn unfit(file: &File, wal: bool) -> Result<Option<String>, Errno> {
+pub fn unfit(file: &File) -> Result<Option<String>, Errno> {
     if let Some(name) = remote(file)? {
         return Ok(Some(format!("it lies on {name}, where locks cannot be relied on")));
     }
     let wanted = Flock { start: LOCKS_AT, length: 512, ..Flock::from(FlockType::ReadLock) };
     match fcntl_getlk(file, &wanted) {
-        Ok(_) => {}
-        Err(why) => return Ok(Some(format!("its filesystem has no locks: {why}"))),
+        Ok(_) => Ok(None),
+        Err(why) => Ok(Some(format!("its filesystem has no locks: {why}"))),
     }
-    if wal && fstatvfs(file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Ok(Some("it has a write-ahead log, and its filesystem is mounted read-only".into()));
-    }
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -38,6 +33,6 @@ mod tests {
         let path = folder.path().join("file");
         std::fs::write(&path, "").unwrap();
         // A test's folder lies on none of those that are told apart here.
-        assert_eq!(unfit(&File::open(&path).unwrap(), true).unwrap(), None);
+        assert_eq!(unfit(&File::open(&path).unwrap()).unwrap(), None);
     }
 }

@@ -28,23 +28,54 @@ pub fn system_errno(connection: &Connection) -> i32 {
 /// # Errors
 /// SQLite's code.
 pub fn read_wal(connection: &Connection, at: u64, out: &mut [u8]) -> Result<bool, c_int> {
-    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     let (Ok(length), Ok(at)) = (c_int::try_from(out.len()), i64::try_from(at)) else { return Err(ffi::SQLITE_TOOBIG) };
-    // SAFETY: the handle lives as long as the borrow, which this thread alone has; the operation writes one pointer. The file
-    // that it leads to is the connection's, and its methods are null while it is not open. SQLite seeks before it reads.
+    // SAFETY: the file is the connection's, which this thread alone has. SQLite seeks before it reads.
     let said = unsafe {
-        let to = (&raw mut file).cast::<c_void>();
-        match ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_JOURNAL_POINTER, to) {
-            ffi::SQLITE_OK => {}
-            code => return Err(code),
-        }
-        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref());
-        let Some(read) = methods.and_then(|methods| methods.xRead) else { return Err(ffi::SQLITE_MISUSE) };
+        let (file, methods) = file(connection, ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
+        let Some(read) = methods.xRead else { return Err(ffi::SQLITE_MISUSE) };
         read(file, out.as_mut_ptr().cast(), length, at)
     };
     match said {
         ffi::SQLITE_OK => Ok(true),
         ffi::SQLITE_IOERR_SHORT_READ => Ok(false),
         code => Err(code),
+    }
+}
+
+/// Takes the lock that a reader of the database has, until the connection is closed. It is for one that takes none by itself.
+///
+/// # Errors
+/// As SQLite says it to a reader; busy while others keep it locked.
+pub fn lock_shared(connection: &Connection) -> rusqlite::Result<()> {
+    // SAFETY: the file is the connection's, which this thread alone has.
+    let said = unsafe {
+        file(connection, ffi::SQLITE_FCNTL_FILE_POINTER)
+            .and_then(|(file, methods)| Ok(methods.xLock.ok_or(ffi::SQLITE_MISUSE)?(file, ffi::SQLITE_LOCK_SHARED)))
+    };
+    match said.unwrap_or_else(|code| code) {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// A file that a connection has open, and what can be done with it.
+///
+/// # Safety
+/// The connection is used by this thread alone, and outlives both.
+pub unsafe fn file(
+    connection: &Connection,
+    which: c_int,
+) -> Result<(*mut ffi::sqlite3_file, &ffi::sqlite3_io_methods), c_int> {
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    // SAFETY: the handle lives as long as the borrow; the operation writes one pointer. The file that it leads to is the
+    // connection's, and its methods are null while it is not open.
+    unsafe {
+        let to = (&raw mut file).cast::<c_void>();
+        match ffi::sqlite3_file_control(connection.handle(), ptr::null(), which, to) {
+            ffi::SQLITE_OK => {}
+            code => return Err(code),
+        }
+        let methods = file.as_ref().and_then(|file| file.pMethods.as_ref()).ok_or(ffi::SQLITE_MISUSE)?;
+        Ok((file, methods))
     }
 }

@@ -4,9 +4,12 @@
 //! [`Live::page`] and all others are the same bytes in [`Live::file`] until [`Live::end`]; beyond the file's end, the page of
 //! SQLite's locks is zeros. Writers are never blocked in WAL mode, and in rollback mode from `begin` to `end`.
 //!
-//! Nothing of the source is changed: a read-only connection neither rolls back nor checkpoints, and what SQLite creates
-//! beside the database for reading it is removed by [`Live::close`]. While a WAL database is open here, its last writer to
-//! close it leaves the log as it is; the next to open it goes on from there.
+//! Nothing of the source is changed: a read-only connection neither rolls back nor checkpoints, and SQLite may create nothing
+//! beside the database ([`system_calls`]). Where it would have to, since nobody has a WAL database open, it is read [`at_rest`].
+//! While a WAL database is open here, its last writer to close it leaves the log as it is; the next to open it goes on from
+//! there.
+
+mod opening;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -14,19 +17,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use rustix::fs::{OFlags, Stat, fstat};
 use rustix::io::Errno;
 
+use self::opening::refused;
 use super::at::At;
+use super::beside;
 use super::check;
 use super::check::Checked;
 use super::filesystem::unfit;
-use super::handle::{has_moved, system_errno};
-use super::header::{Header, is_page_size};
+use super::handle::system_errno;
+use super::header::{self, Header, is_page_size};
 use super::registry::{Hold, try_hold};
-use super::side::{Created, Id, creates_as_owner, id, is_file};
+use super::side::{Id, id};
+use super::system_calls;
 use super::trouble::{Meaning, Trouble, meaning};
 use super::wal::{Ended, PageSet, pages_in_wal};
 use crate::vault::entry::CheckKind;
@@ -38,12 +43,14 @@ pub const LONGEST_PATH: usize = 504;
 const STEP: Duration = Duration::from_millis(1);
 /// How often the same journal must be met, with sleeps between, before it is nobody's.
 const HOT: u32 = 3;
+/// How often the shared memory of others must be met with nothing to read by, with sleeps between, before that stays so.
+const UNINDEXED: u32 = 200;
 const LOCKED: &str = "another program keeps it locked";
 const IN_USE_HERE: &str = "the file beside it that its programs share (-shm) is being read";
 const SEVERAL: &str =
     "it has several names (hard links), and what its app left beside one of them is not seen from another";
-const ANOTHERS: &str =
-    "it has a write-ahead log and belongs to another user, who could not write to the files that reading it creates";
+const COMES_AND_GOES: &str = "what its programs share beside it (-wal, -shm) comes and goes all the time";
+const NO_LOG: &str = "a -shm file lies beside it without a write-ahead log (-wal), which reading it would create";
 const CUT_OFF: &str =
     "a transaction was cut off: a journal lies beside it that no program has rolled back (hot journal)";
 
@@ -65,7 +72,7 @@ pub struct State {
     pub pages: u64,
     /// Equal in two transactions of one [`Live`]: nothing was committed between them.
     pub version: i64,
-    /// Whether there is a write-ahead log, so that no writer waits for the transaction's end.
+    /// Whether it has a write-ahead log when it is written to, so that no writer waits for the transaction's end.
     pub logged: bool,
     /// Pages to be read through SQLite.
     pub in_wal: PageSet,
@@ -81,6 +88,11 @@ pub struct State {
 pub struct Live<'a> {
     // SQLite's descriptors are closed before ours, since that drops the locks; the holds go when both are closed.
     connection: Option<Connection>,
+    /// Whether `connection` has its own index of the log.
+    own_index: bool,
+    /// Of a database that uses a log, once it was begun: has a reader's lock of it, and reads its file alone.
+    alone: Option<Connection>,
+    way: Way,
     file: Arc<File>,
     /// Of the `-shm`, since before the connection opened it.
     shm: Option<Hold>,
@@ -92,7 +104,15 @@ pub struct Live<'a> {
     /// Connections so far, since SQLite's version means something within one only.
     generation: i64,
     begun: bool,
-    created: Created,
+}
+
+/// How a transaction reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// With what its programs share beside it.
+    Shared,
+    /// As a file that nobody has open, and its log if there is one.
+    AtRest { log: bool },
 }
 
 /// Why one attempt to begin came to nothing.
@@ -100,8 +120,10 @@ enum Refused {
     /// Whom to wait for.
     Busy(&'static str),
     Journal,
-    /// SQLite has a `-shm` file open that was not held before.
-    Unheld,
+    /// Its programs have left nothing to read its log by.
+    Index(String),
+    /// What lies beside it is not what was found there a moment ago.
+    Changed,
     Trouble(Trouble),
 }
 
@@ -129,6 +151,9 @@ impl<'a> Live<'a> {
     /// # Errors
     /// Why it cannot be read so; nothing has been created then.
     pub fn open(at: Arc<At>, hold: Hold, options: Options<'a>) -> Result<Self, Trouble> {
+        if !system_calls::replaced() {
+            return Err(Trouble::Raw("this program's SQLite would create files beside it".into()));
+        }
         let file = match at.open("", OFlags::RDONLY) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Err(Trouble::Replaced),
@@ -142,12 +167,10 @@ impl<'a> Live<'a> {
         if stat.st_nlink > 1 && !used("-wal").map_err(failed)? && !used("-journal").map_err(failed)? {
             return Err(Trouble::Raw(SEVERAL.into()));
         }
-        let Some(header) = Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))? else {
+        if Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))?.is_none() {
             return Err(Trouble::Raw("it is no SQLite database any more".into()));
-        };
-        if let Some(why) =
-            unfit(&file, header.wal).map_err(|why| failed(format!("its filesystem is unknown: {why}")))?
-        {
+        }
+        if let Some(why) = unfit(&file).map_err(|why| failed(format!("its filesystem is unknown: {why}")))? {
             return Err(Trouble::Raw(why));
         }
         if at.path().as_os_str().len() > LONGEST_PATH {
@@ -155,6 +178,9 @@ impl<'a> Live<'a> {
         }
         let mut live = Live {
             connection: None,
+            own_index: false,
+            alone: None,
+            way: Way::Shared,
             file: Arc::new(file),
             shm: None,
             hold,
@@ -163,7 +189,6 @@ impl<'a> Live<'a> {
             left: options.patience,
             generation: 0,
             begun: false,
-            created: Created::default(),
         };
         live.connect()?;
         Ok(live)
@@ -183,7 +208,7 @@ impl<'a> Live<'a> {
         if self.begun {
             return Err(failed("a transaction is open already"));
         }
-        let (mut journal, mut met, mut unheld) = (None, 0, 0);
+        let (mut journal, mut met, mut changed, mut unindexed) = (None, 0, 0, 0);
         loop {
             let refused = match self.attempt() {
                 Ok(state) => {
@@ -210,14 +235,23 @@ impl<'a> Live<'a> {
                     }
                     LOCKED
                 }
-                Refused::Unheld => {
-                    // The next attempt holds the file first.
+                Refused::Index(why) => {
+                    // Programs that open it for a moment each leave it so in between.
+                    unindexed += 1;
+                    if unindexed == UNINDEXED {
+                        return Err(Trouble::Raw(why));
+                    }
+                    thread::sleep(STEP);
+                    continue;
+                }
+                Refused::Changed => {
+                    // The next attempt holds first what SQLite opens.
                     self.connection = None;
-                    unheld += 1;
-                    if unheld < 3 {
+                    changed += 1;
+                    if changed < 3 {
                         continue;
                     }
-                    "the file beside it that its programs share (-shm) is replaced again and again"
+                    COMES_AND_GOES
                 }
                 Refused::Trouble(trouble) => return Err(self.replaced_or(trouble)),
             };
@@ -256,116 +290,48 @@ impl<'a> Live<'a> {
         check::check(self.transaction()?, kind, self.options.stop).map_err(|why| self.trouble(&why))
     }
 
-    /// Ends the transaction.
+    /// Ends the transaction. Says whether its state was there to the end, as all of it is that was read then.
     ///
     /// # Errors
     /// One that cannot be ended; the connection is closed then, which ends it too.
-    pub fn end(&mut self) -> Result<(), Trouble> {
-        self.transaction()?;
+    pub fn end(&mut self) -> Result<bool, Trouble> {
+        let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.trouble(&why));
         self.begun = false;
-        let Some(connection) = &self.connection else { return Ok(()) };
-        connection.execute_batch("rollback").map_err(|why| {
-            let trouble = self.trouble(&why);
-            self.connection = None;
-            trouble
-        })
+        if ended.is_err() {
+            (self.connection, self.alone) = (None, None);
+        }
+        ended?;
+        self.stands()
     }
 
-    /// Closes the database and removes what was created beside it, unless others use it by now.
+    /// Whether the transaction's state is there still.
     ///
     /// # Errors
-    /// What had to be left beside it, and why.
-    pub fn close(mut self) -> Result<(), String> {
-        self.shut()
+    /// What lies beside it cannot be looked at.
+    pub fn stands(&self) -> Result<bool, Trouble> {
+        Ok(self.way == Way::Shared || self.beside("-shm")?.is_none())
     }
 
-    fn shut(&mut self) -> Result<(), String> {
-        self.begun = false;
-        self.connection = None;
-        std::mem::take(&mut self.created).remove(&self.at, self.hold.id())
+    /// The connection that reads, or is going to.
+    fn reader(&self) -> Option<&Connection> {
+        match self.way {
+            Way::AtRest { log: false } => self.alone.as_ref(),
+            Way::AtRest { log: true } | Way::Shared => self.connection.as_ref(),
+        }
     }
 
     fn transaction(&self) -> Result<&Connection, Trouble> {
-        match &self.connection {
-            Some(connection) if self.begun => Ok(connection),
-            _ => Err(failed("no transaction is open")),
-        }
+        self.reader().filter(|_| self.begun).ok_or_else(|| failed("no transaction is open"))
     }
 
     fn trouble(&self, why: &rusqlite::Error) -> Trouble {
-        let errno = self.connection.as_ref().map_or(0, system_errno);
+        let errno = self.reader().map_or(0, system_errno);
         match meaning(why, errno) {
             Meaning::Busy => Trouble::Busy(LOCKED.into()),
             Meaning::Journal => Trouble::Raw(CUT_OFF.into()),
+            Meaning::Index(why) => Trouble::Raw(why),
             Meaning::Trouble(trouble) => trouble,
         }
-    }
-
-    /// A file beside the database. SQLite will find it by its path: that must lead to the same.
-    fn beside(&self, ending: &str) -> Result<Option<Stat>, Trouble> {
-        let cannot = |why| failed(format!("its {ending} file cannot be looked at: {why}"));
-        let found = self.at.status(ending).map_err(cannot)?;
-        let by_path = self.at.status_by_path(ending).map_err(cannot)?;
-        if found.as_ref().map(id) != by_path.as_ref().map(id) {
-            // It comes or goes at this moment; unless the folder is another one now.
-            self.still_there()?;
-        }
-        match found {
-            Some(stat) if !is_file(&stat) => {
-                Err(Trouble::Raw(format!("what lies beside it under the name of its {ending} file is no file")))
-            }
-            found => Ok(found),
-        }
-    }
-
-    /// Fails when the path does not lead to our file any more, or leads there through another folder.
-    fn still_there(&self) -> Result<(), Trouble> {
-        let cannot = |why| Trouble::Raw(format!("its path, which SQLite needs, cannot be followed: {why}"));
-        let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.hold.id());
-        let same = self.at.is_where_the_path_leads().map_err(cannot)?
-            && ours(self.at.status("").map_err(cannot)?)
-            && ours(self.at.status_by_path("").map_err(cannot)?);
-        if same { Ok(()) } else { Err(Trouble::Replaced) }
-    }
-
-    /// What went wrong, or that it did because the path does not lead to our file any more.
-    fn replaced_or(&self, trouble: Trouble) -> Trouble {
-        match self.still_there() {
-            Err(Trouble::Replaced) => Trouble::Replaced,
-            _ => trouble,
-        }
-    }
-
-    /// Opens a connection; SQLite takes no lock yet, and creates nothing.
-    fn connect(&mut self) -> Result<(), Trouble> {
-        self.still_there()?;
-        // Without a symlink in the path there is none to be swapped.
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let opened = Connection::open_with_flags(self.at.path(), flags).and_then(|connection| {
-            connection.busy_timeout(Duration::ZERO)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-            connection.execute_batch("pragma mmap_size = 0")?;
-            Ok(connection)
-        });
-        match opened {
-            Ok(connection) => self.connection = Some(connection),
-            Err(why) => return Err(self.replaced_or(self.trouble(&why))),
-        }
-        self.generation += 1;
-        self.same()
-    }
-
-    /// Fails when SQLite has another file open than we have.
-    fn same(&self) -> Result<(), Trouble> {
-        // Were the path another file between the two, one of three looks would show it.
-        self.still_there()?;
-        if self.connection.as_ref().is_none_or(has_moved) {
-            return Err(Trouble::Replaced);
-        }
-        self.still_there()
     }
 
     /// Tries once to begin a transaction.
@@ -373,8 +339,39 @@ impl<'a> Live<'a> {
         if self.options.stop.load(Ordering::Relaxed) {
             return Err(Trouble::Stopped.into());
         }
+        match self.is_logged()? {
+            true => self.share()?,
+            false => self.alone = None,
+        }
+        let stat = fstat(&self.file).map_err(failed)?;
+        if stat.st_size == 0 {
+            // SQLite deletes a log beside an empty file.
+            return Err(Trouble::Raw("it has become empty".into()).into());
+        }
+        // A program that opens it at this moment creates its -wal first: that is there if its -shm was found.
+        let shm = self.beside("-shm")?;
+        let (wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
+        self.way = match (&self.alone, &wal, &shm) {
+            // Somebody has deleted what the programs that have it open share. It is begun anew.
+            (Some(_), _, None) if self.shm.is_some() => {
+                self.connection = None;
+                self.shm = None;
+                self.alone = None;
+                return Err(Refused::Changed);
+            }
+            (Some(_), None, Some(_)) => return Err(Trouble::Raw(NO_LOG.into()).into()),
+            (Some(_), log, None) => Way::AtRest { log: log.as_ref().is_some_and(|log| log.st_size > 0) },
+            _ => Way::Shared,
+        };
+        // It is not looked at otherwise.
+        if self.way == (Way::AtRest { log: false }) && journal.as_ref().is_some_and(|journal| self.is_hot(journal)) {
+            return Err(Refused::Journal);
+        }
+        if self.own_index != (self.way == Way::AtRest { log: true }) {
+            self.connection = None;
+        }
         // SQLite must not open it before we hold it: somebody here who then closed it would take SQLite's locks away.
-        if let Some(now) = self.beside("-shm")?.as_ref().map(id)
+        if let Some(now) = shm.as_ref().map(id)
             && !self.holds_shm(now)
         {
             self.connection = None;
@@ -384,46 +381,42 @@ impl<'a> Live<'a> {
         if self.connection.is_none() {
             self.connect()?;
         }
-        let stat = fstat(&self.file).map_err(failed)?;
-        if stat.st_size == 0 {
-            // SQLite deletes a log beside an empty file.
-            return Err(Trouble::Raw("it has become empty".into()).into());
-        }
-        let (mut wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
-        let shm = self.beside("-shm")?;
-        if (wal.is_none() || shm.is_none()) && !creates_as_owner(&stat) && self.is_logged()? {
-            return Err(Trouble::Raw(ANOTHERS.into()).into());
-        }
         let read = self.read();
-        let (wal_now, shm_now) = (self.beside("-wal")?, self.beside("-shm")?);
-        for (before, now, created) in [(&wal, &wal_now, &mut self.created.wal), (&shm, &shm_now, &mut self.created.shm)]
-        {
-            if let (None, Some(now)) = (before, now) {
-                *created = Some(id(now));
-            }
+        if !self.found_as(wal.as_ref(), shm.as_ref())? {
+            return Err(Refused::Changed);
         }
         let Seen { version, page_size, pages, logged } = read?;
-        if logged && !shm_now.is_some_and(|now| self.holds_shm(id(&now))) {
-            return Err(Refused::Unheld);
+        if logged && self.way == Way::Shared && !shm.is_some_and(|shm| self.holds_shm(id(&shm))) {
+            return Err(Refused::Changed);
         }
         // The log was found by its path.
-        self.same()?;
+        self.same(self.reader())?;
         let whole = u64::try_from(fstat(&self.file).map_err(failed)?.st_size).unwrap_or(0) / u64::from(page_size);
         let go_on = || !self.options.stop.load(Ordering::Relaxed);
-        let connection = self.connection.as_ref().ok_or_else(|| failed("its connection is gone"))?;
+        let connection = self.reader().ok_or_else(|| failed("its connection is gone"))?;
         let in_wal = pages_in_wal(connection, logged, page_size, pages, whole, &go_on).map_err(|why| match why {
             Ended::Stopped => Trouble::Stopped,
             Ended::Failed(code) => failed(format!("its write-ahead log cannot be read: SQLite's error {code}")),
         })?;
-        // One that is only there because an attempt before this created it is not there.
-        wal = wal.filter(|wal| wal.st_size > 0 || self.created.wal != Some(id(wal)));
-        Ok(State { page_size, pages, version: self.generation << 32 | version, logged, in_wal, stat, wal, journal })
+        let version = self.generation << 32 | version;
+        let logged = self.alone.is_some();
+        Ok(State { page_size, pages, version, logged, in_wal, stat, wal, journal })
     }
 
-    /// Whether the file says that readers must use a log.
-    fn is_logged(&self) -> Result<bool, Trouble> {
-        let header = Header::read(&self.file).map_err(|why| failed(format!("it cannot be read: {why}")))?;
-        Ok(header.is_some_and(|header| header.wal))
+    /// Whether what matters is still as it was found before SQLite looked: whether there is a log, and what lies beside it.
+    fn found_as(&self, wal: Option<&Stat>, shm: Option<&Stat>) -> Result<bool, Trouble> {
+        if self.is_logged()? != self.alone.is_some() {
+            return Ok(false);
+        }
+        // Beside a database with a rollback journal they mean nothing.
+        let same = |ending, found: Option<&Stat>| Ok(self.beside(ending)?.as_ref().map(id) == found.map(id));
+        Ok(self.alone.is_none() || same("-wal", wal)? && same("-shm", shm)?)
+    }
+
+    /// Whether a journal beside a database that nobody has open is one that SQLite would roll back.
+    fn is_hot(&self, journal: &Stat) -> bool {
+        let open = || self.at.open("-journal", OFlags::RDONLY);
+        beside::looks_so(journal, open, self.options.stop, header::is_log)
     }
 
     fn holds_shm(&self, now: Id) -> bool {
@@ -432,7 +425,7 @@ impl<'a> Live<'a> {
 
     /// Begins SQLite's transaction, and looks at what it sees.
     fn read(&self) -> Result<Seen, Refused> {
-        let Some(connection) = &self.connection else { return Err(failed("its connection is gone").into()) };
+        let Some(connection) = self.reader() else { return Err(failed("its connection is gone").into()) };
         let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
         let read = || {
             connection.execute_batch("begin")?;
@@ -444,11 +437,7 @@ impl<'a> Live<'a> {
             Ok((version, page_size, pages, logged))
         };
         let (version, page_size, pages, logged) =
-            read().map_err(|why| match meaning(&why, system_errno(connection)) {
-                Meaning::Busy => Refused::Busy(LOCKED),
-                Meaning::Journal => Refused::Journal,
-                Meaning::Trouble(trouble) => Refused::Trouble(trouble),
-            })?;
+            system_calls::changing_nothing(read).map_err(|why| refused(&why, system_errno(connection)))?;
         match (u32::try_from(page_size), u64::try_from(pages)) {
             (Ok(page_size), Ok(pages)) if is_page_size(page_size) && pages > 0 => {
                 Ok(Seen { version, page_size, pages, logged })
@@ -457,8 +446,12 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Ends what was begun; a connection that cannot is closed.
+    /// Ends what was begun; a connection that cannot is closed. The lock is kept while it waits only for what others share: that
+    /// is there as long as the lock is.
     fn rollback(&mut self) {
+        if self.way != Way::Shared {
+            self.alone = None;
+        }
         if self.connection.as_ref().is_some_and(|c| !c.is_autocommit() && c.execute_batch("rollback").is_err()) {
             self.connection = None;
         }
@@ -475,12 +468,5 @@ impl<'a> Live<'a> {
         thread::sleep(STEP.min(self.left));
         self.left = self.left.saturating_sub(clock.elapsed());
         Ok(())
-    }
-}
-
-impl Drop for Live<'_> {
-    fn drop(&mut self) {
-        // Who wants to know what was left beside it calls `close`; after that there is nothing to remove.
-        let _ = self.shut();
     }
 }

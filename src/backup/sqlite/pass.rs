@@ -155,7 +155,7 @@ impl Sweeper<'_> {
                 let done = self.slice(source, &state, &mut pass);
                 let ended = source.end();
                 let whole = done?;
-                ended?;
+                pass.out.steady &= ended?;
                 self.send(&mut pass.buffer)?;
                 if whole {
                     return self.finish(pass);

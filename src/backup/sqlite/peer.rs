@@ -27,14 +27,14 @@ const ANSWER: &str = "answer ";
 enum Order {
     /// Opens a database, instead of the one before.
     Open(Vec<u8>),
+    /// Closes it.
+    Close,
     /// Executes statements.
     Run(String),
     /// Asks for one value.
     Ask(String),
     /// Reads a database live.
     Live(Vec<u8>),
-    /// Opens a file and closes it.
-    Touch(Vec<u8>),
     /// Looks at a folder.
     Look(Vec<u8>),
     /// Begins to write to a database without pause, with checkpoints of this kind in between.
@@ -96,6 +96,11 @@ impl Peer {
         serde_json::from_str(&answer).unwrap()
     }
 
+    /// Closes the database, which being dropped does not: it is killed then.
+    pub fn close(mut self) {
+        self.order(&Order::Close).unwrap();
+    }
+
     pub fn run(&mut self, sql: &str) -> Result<String, String> {
         self.order(&Order::Run(sql.into()))
     }
@@ -104,14 +109,9 @@ impl Peer {
         self.order(&Order::Ask(sql.into())).unwrap()
     }
 
-    /// Reads a database live; gives the sum of `x` in `t` and whether there is a log, and what it said when it was closed.
+    /// Reads a database live; gives the sum and the count of `x` in `t`, whether it uses a log, and whether it was one state.
     pub fn live(&mut self, path: &Path) -> Result<String, String> {
         self.order(&Order::Live(path.as_os_str().as_bytes().to_vec()))
-    }
-
-    /// Drops the process's locks of a file.
-    pub fn touch(&mut self, path: &Path) {
-        self.order(&Order::Touch(path.as_os_str().as_bytes().to_vec())).unwrap();
     }
 
     pub fn look(&mut self, folder: &Path) -> Listing {
@@ -186,6 +186,10 @@ impl Served {
                 self.connection = Some(opened(&path(bytes)));
                 Ok(String::new())
             }
+            Order::Close => {
+                self.connection.take().unwrap().close().unwrap();
+                Ok(String::new())
+            }
             Order::Run(sql) => {
                 connection.unwrap().execute_batch(&sql).map(|()| String::new()).map_err(|e| e.to_string())
             }
@@ -200,10 +204,6 @@ impl Served {
                     .map_err(|e| e.to_string())
             }
             Order::Live(bytes) => live(&path(bytes)),
-            Order::Touch(bytes) => {
-                drop(fs::File::open(path(bytes)).unwrap());
-                Ok(String::new())
-            }
             Order::Look(folder) => {
                 let mut listing = Listing::new();
                 for found in fs::read_dir(path(folder)).unwrap() {
@@ -235,8 +235,8 @@ fn live(path: &Path) -> Result<String, String> {
     let mut live = super::tests::try_open(path, super::tests::HASTY).map_err(|trouble| format!("{trouble:?}"))?;
     let state = live.begin().map_err(|trouble| format!("{trouble:?}"))?;
     let bytes = super::tests::taken(&live, &state);
-    let closed = live.close();
-    Ok(format!("{:?} {} {closed:?}", super::tests::restored(&bytes), state.logged))
+    let steady = live.end().map_err(|trouble| format!("{trouble:?}"))?;
+    Ok(format!("{:?} {} {steady}", super::tests::restored(&bytes), state.logged))
 }
 
 /// Moves one from a row to another until it is told to stop.

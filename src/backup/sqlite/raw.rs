@@ -68,8 +68,8 @@ impl Source for Raw {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), Trouble> {
-        Ok(())
+    fn end(&mut self) -> Result<bool, Trouble> {
+        Ok(true)
     }
 }
 

@@ -44,11 +44,11 @@ pub trait Source {
     /// Why the database cannot be read.
     fn settled(&mut self) -> Result<(), Trouble>;
 
-    /// Ends the transaction.
+    /// Ends the transaction. Says whether its state was there to the end; if not, what was read is of several states.
     ///
     /// # Errors
     /// Why the database cannot be read.
-    fn end(&mut self) -> Result<(), Trouble>;
+    fn end(&mut self) -> Result<bool, Trouble>;
 }
 
 /// Bytes of a block where a page has so many.

@@ -37,6 +37,8 @@ pub enum Meaning {
     Busy,
     /// A journal lies beside it that nobody works on, or did for a moment.
     Journal,
+    /// Its `-shm` cannot be written to, and its programs have left nothing there to read by, or did for a moment. It says why.
+    Index(String),
     /// Waiting does not help.
     Trouble(Trouble),
 }
@@ -61,7 +63,7 @@ fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
     match code {
         ffi::SQLITE_READONLY_ROLLBACK => return Meaning::Journal,
         ffi::SQLITE_READONLY_RECOVERY | ffi::SQLITE_READONLY_CANTINIT | ffi::SQLITE_READONLY_CANTLOCK => {
-            return raw(format!("its write-ahead log needs a -shm file that cannot be written to{system}"));
+            return Meaning::Index(format!("its write-ahead log needs a -shm file that cannot be written to{system}"));
         }
         ffi::SQLITE_READONLY_DIRECTORY => {
             return raw(format!("its write-ahead log needs files beside it that cannot be created{system}"));
@@ -127,6 +129,10 @@ mod tests {
             assert_eq!(sorted(code, 0), Meaning::Busy);
         }
         assert_eq!(sorted(ffi::SQLITE_READONLY_ROLLBACK, 0), Meaning::Journal);
+        let Meaning::Index(why) = sorted(ffi::SQLITE_READONLY_CANTINIT, Errno::ACCESS.raw_os_error()) else {
+            panic!("others may fill it")
+        };
+        assert!(why.contains("-shm file that cannot be written to: Permission denied"), "{why}");
         assert_eq!(sorted(ffi::SQLITE_INTERRUPT, 0), Meaning::Trouble(Trouble::Stopped));
     }
 
@@ -137,7 +143,6 @@ mod tests {
             (ffi::SQLITE_CORRUPT_INDEX, "it is damaged: said"),
             (ffi::SQLITE_ERROR, "does not understand it: said"),
             (ffi::SQLITE_CANTOPEN, "beside it: Permission denied"),
-            (ffi::SQLITE_READONLY_CANTINIT, "-shm file that cannot be written to: Permission denied"),
             (ffi::SQLITE_READONLY_DIRECTORY, "cannot be created: Permission denied"),
             (ffi::SQLITE_IOERR_RDLOCK, "has no locks: Permission denied"),
             (ffi::SQLITE_IOERR_SHMMAP, "shared memory, which fails: Permission denied"),

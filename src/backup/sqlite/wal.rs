@@ -14,6 +14,7 @@
 //! - A log begins anew, or is cut, only under a lock of all marks but 0. So for any other reader, its frames up to M stay
 //!   where they are, and were there before the transaction began: whoever reads their headers after that misses none. Frames
 //!   after M, or half-written ones, name pages for which asking SQLite is needless and not wrong.
+//! - Where nobody has the database open, there are no marks, and nothing changes ([`at_rest`](super::at_rest)).
 //!
 //! Frames of the log as it now is carry the salts of its header; SQLite itself stops at the first that does not, and so does
 //! this. <https://www.sqlite.org/fileformat.html#the_write_ahead_log>

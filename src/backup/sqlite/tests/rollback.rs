@@ -18,7 +18,7 @@ fn the_file_is_the_state_for_every_page_size() {
         let bytes = taken(&live, &state);
         assert_eq!(bytes, through_sqlite(&live, &state));
         live.end().unwrap();
-        live.close().unwrap();
+        drop(live);
         assert_eq!(bytes, fs::read(&path).unwrap(), "{size}");
         assert_eq!(before, Peer::start().look(folder.path()));
     }
@@ -42,7 +42,7 @@ fn a_writer_waits_from_begin_to_end_and_no_longer() {
     live.end().unwrap();
     let third = live.begin().unwrap();
     assert_eq!(second.version, third.version);
-    live.close().unwrap();
+    drop(live);
     writer.run(write).unwrap();
     drop(writer);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -93,7 +93,7 @@ fn states_are_consistent_under_fire() {
             live.end().unwrap();
             assert_eq!(restored(&bytes), (100 * 100, 100));
         }
-        live.close().unwrap();
+        drop(live);
         writer.rest();
     }
 }
@@ -128,7 +128,7 @@ fn the_registry_keeps_others_away_while_a_transaction_is_open() {
             thread::sleep(Duration::from_millis(2));
         }
         assert!(!other.is_finished());
-        live.close().unwrap();
+        drop(live);
         other.join().unwrap();
     });
     writer.run("update t set x = 0").unwrap();
@@ -160,13 +160,13 @@ fn a_database_may_get_a_log_and_lose_it_between_transactions() {
     assert!(second.logged && !first.logged && first.version != second.version);
     assert_eq!(restored(&taken(&live, &second)), (100, 100));
     live.end().unwrap();
-    live.close().unwrap();
+    drop(live);
     let mut live = opened(&path);
     assert_eq!(writer.ask("pragma journal_mode = delete"), "delete");
     let third = live.begin().unwrap();
     assert!(!third.logged);
     assert_eq!(restored(&taken(&live, &third)), (100, 100));
-    live.close().unwrap();
+    drop(live);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
@@ -212,7 +212,7 @@ fn odd_names_are_names() {
         let mut live = opened(&odd);
         let state = live.begin().unwrap();
         assert_eq!(taken(&live, &state), content, "{odd:?}");
-        live.close().unwrap();
+        drop(live);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 7);
 }

@@ -20,7 +20,7 @@ fn a_hot_journal_is_left_to_others() {
     for options in [HASTY, PATIENT, Options { patience: Duration::ZERO, ..HASTY }] {
         let mut live = try_open(&path, options).unwrap();
         raw_because(live.begin().unwrap_err(), "hot journal");
-        live.close().unwrap();
+        drop(live);
     }
     assert_eq!(before, Peer::start().look(folder.path()));
     assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "10000");
@@ -41,6 +41,26 @@ fn a_journal_that_is_not_hot_does_not_matter() {
         assert!(state.journal.is_some());
         assert_eq!(restored(&taken(&live, &state)), (100, 100), "{mode}");
     }
+}
+
+#[test]
+fn a_journal_beside_a_database_at_rest_that_uses_a_log_matters_if_it_is_hot() {
+    let (folder, path) = database("");
+    let mut writer = Peer::with(&path);
+    writer.run("pragma cache_size = 1; begin; update t set x = 0, padding = randomblob(800)").unwrap();
+    writer.kill();
+    // As it is when the app dies while it goes over to a log.
+    fs::File::options().write(true).open(&path).unwrap().write_all_at(&[2, 2], 18).unwrap();
+    let before = Peer::start().look(folder.path());
+    raw_because(opened(&path).begin().unwrap_err(), "hot journal");
+    assert_eq!(before, Peer::start().look(folder.path()));
+
+    let (_folder, path) = database(WAL);
+    fs::write(beside(&path, "-journal"), [0; 512]).unwrap();
+    let mut live = opened(&path);
+    let state = live.begin().unwrap();
+    assert!(state.logged && state.journal.is_some());
+    assert_eq!(restored(&taken(&live, &state)), (100 * 100, 100));
 }
 
 #[test]
@@ -65,7 +85,7 @@ fn what_is_no_database_is_raw() {
 }
 
 #[test]
-fn a_damaged_database_is_raw_and_what_was_created_for_it_is_removed() {
+fn a_damaged_database_is_raw_and_nothing_is_created_for_it() {
     for setup in ["", WAL] {
         let (folder, path) = database(setup);
         let file = fs::File::options().write(true).open(&path).unwrap();
@@ -74,7 +94,7 @@ fn a_damaged_database_is_raw_and_what_was_created_for_it_is_removed() {
         let before = Peer::start().look(folder.path());
         let mut live = opened(&path);
         raw_because(live.begin().unwrap_err(), "damaged");
-        live.close().unwrap();
+        drop(live);
         assert_eq!(before, Peer::start().look(folder.path()));
     }
     let (_folder, path) = database("");
@@ -94,7 +114,7 @@ fn another_file_at_the_path_is_noticed() {
         live.end().unwrap();
         fs::rename(&other, &path).unwrap();
         assert_eq!(live.begin().unwrap_err(), Trouble::Replaced);
-        live.close().unwrap();
+        drop(live);
         let held = hold(stat.dev(), stat.ino());
         assert_eq!(Live::open(Arc::new(at(&path)), held, PATIENT).err().unwrap(), Trouble::Replaced);
         let now = fs::metadata(&path).unwrap();
@@ -140,7 +160,7 @@ fn a_path_that_is_too_long_for_sqlite_is_raw() {
     assert_eq!(Peer::with(&longest).ask(WAL), "wal");
     let mut live = opened(&longest);
     assert!(live.begin().unwrap().logged);
-    live.close().unwrap();
+    drop(live);
     assert_eq!(fs::read_dir(&fits).unwrap().count(), 1);
 }
 
@@ -155,7 +175,7 @@ fn checks_tell_sound_from_damaged_from_unknown() {
     live.begin().unwrap();
     assert_eq!(live.check(CheckKind::Quick).unwrap(), Checked::Sound);
     assert_eq!(live.check(CheckKind::Full).unwrap(), Checked::Sound);
-    live.close().unwrap();
+    drop(live);
 
     // An index with an old value: only the full check compares.
     let root: i64 = Connection::open(&path)
@@ -174,7 +194,7 @@ fn checks_tell_sound_from_damaged_from_unknown() {
     assert_eq!(live.check(CheckKind::Quick).unwrap(), Checked::Sound);
     let Checked::Damaged(why) = live.check(CheckKind::Full).unwrap() else { panic!("it is damaged") };
     assert!(why.contains("ia") && !why.contains('\n'), "{why}");
-    live.close().unwrap();
+    drop(live);
 
     let (_folder, path) = database("");
     let connection = Connection::open(&path).unwrap();

@@ -22,7 +22,7 @@ fn a_closed_database_is_its_file_and_nothing_stays_beside_it() {
         let bytes = taken(&live, &state);
         assert_eq!(bytes, through_sqlite(&live, &state));
         live.end().unwrap();
-        live.close().unwrap();
+        drop(live);
         assert_eq!(bytes, fs::read(&path).unwrap(), "{size}");
         assert_eq!(before, Peer::start().look(folder.path()));
     }
@@ -45,7 +45,7 @@ fn a_writer_never_waits_and_what_it_does_is_not_seen() {
     let third = live.begin().unwrap();
     assert_eq!(second.version, third.version);
     assert_eq!(restored(&taken(&live, &third)), (102 * 100, 100));
-    live.close().unwrap();
+    drop(live);
     // They are the writer's.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     writer.run(write).unwrap();
@@ -73,7 +73,7 @@ fn states_are_consistent_while_others_write_and_checkpoint() {
             live.end().unwrap();
             assert_eq!(restored(&bytes), (100 * 100, 100));
         }
-        live.close().unwrap();
+        drop(live);
         assert!(writer.rest() + other.rest() > 0);
     }
 }
@@ -127,7 +127,7 @@ fn checkpoints_wait_for_the_transaction_and_writers_do_not() {
     writer.run("update t set x = x + 1").unwrap();
     assert_eq!(restored(&taken(&live, &state)), (102 * 100, 100));
     assert_eq!(taken(&live, &state), through_sqlite(&live, &state));
-    live.close().unwrap();
+    drop(live);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn the_log_of_a_killed_writer_is_read_and_left_as_it_is() {
         let state = live.begin().unwrap();
         assert!(state.wal.is_some());
         assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
-        live.close().unwrap();
+        drop(live);
         let mut after = Peer::start().look(folder.path());
         assert_eq!(after.len(), before.len());
         if with_shm {
@@ -165,7 +165,7 @@ fn dropping_it_in_a_transaction_leaves_nothing_either() {
     let before = Peer::start().look(folder.path());
     let mut live = opened(&path);
     live.begin().unwrap();
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    assert_eq!(before, Peer::start().look(folder.path()));
     drop(live);
     assert_eq!(before, Peer::start().look(folder.path()));
     let panicked = thread::spawn({
@@ -188,7 +188,7 @@ fn side_files_that_others_came_to_use_stay() {
     live.begin().unwrap();
     let mut writer = Peer::with(&path);
     writer.ask("select count(*) from t");
-    live.close().unwrap();
+    drop(live);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     writer.run("update t set x = 1").unwrap();
     // Now the same with one who has written, and is gone when we are.
@@ -196,7 +196,7 @@ fn side_files_that_others_came_to_use_stay() {
     live.begin().unwrap();
     writer.run("update t set x = 2").unwrap();
     drop(writer);
-    live.close().unwrap();
+    drop(live);
     assert!(fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
     assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "200");
 }
@@ -209,12 +209,13 @@ fn a_log_that_was_written_meanwhile_is_never_removed() {
     let mut writer = Peer::with(&path);
     writer.run("update t set x = 3").unwrap();
     // It does not remove the log, since we have the database open.
-    assert_eq!(writer.ask("select sum(x) from t"), "300");
-    drop(writer);
-    live.close().unwrap();
+    writer.close();
+    drop(live);
     assert!(fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
-    assert!(!beside(&path, "-shm").exists());
-    assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "300");
+    let mut next = Peer::with(&path);
+    assert_eq!(next.ask("select sum(x) from t"), "300");
+    next.close();
+    assert!(!beside(&path, "-wal").exists() && !beside(&path, "-shm").exists());
 }
 
 #[test]
@@ -236,21 +237,61 @@ fn the_shared_memory_is_held_while_it_is_open() {
     assert!(try_hold(shm.0, shm.1).is_none());
     live.end().unwrap();
     assert!(try_hold(shm.0, shm.1).is_none());
-    live.close().unwrap();
+    drop(live);
     drop((try_hold(shm.0, shm.1).unwrap(), writer));
 }
 
 #[test]
-fn the_shared_memory_that_reading_created_is_held_too() {
+fn who_comes_to_a_database_at_rest_is_noticed_and_never_waits() {
+    for left_log in [false, true] {
+        let (folder, path) = database(WAL);
+        if left_log {
+            let mut writer = Peer::with(&path);
+            writer.run("pragma wal_autocheckpoint = 0; update t set padding = randomblob(700)").unwrap();
+            writer.kill();
+            fs::remove_file(beside(&path, "-shm")).unwrap();
+        }
+        let mut live = opened(&path);
+        let first = live.begin().unwrap();
+        assert_eq!((first.logged, first.in_wal.is_empty()), (true, !left_log));
+        assert_eq!(restored(&taken(&live, &first)), (100 * 100, 100));
+        assert!(live.end().unwrap());
+        let again = live.begin().unwrap();
+        assert_eq!(first.version, again.version);
+        // It even writes to the file itself, and goes again.
+        let mut writer = Peer::with(&path);
+        writer.run("update t set x = x + 1").unwrap();
+        assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "0");
+        writer.run("update t set x = x + 1").unwrap();
+        writer.close();
+        assert!(!live.stands().unwrap() && !live.end().unwrap());
+        // What it has beside the database stays as long as we need it.
+        let second = live.begin().unwrap();
+        assert_ne!(second.version, again.version);
+        let shm = id(&status(&beside(&path, "-shm")).unwrap().unwrap());
+        assert!(try_hold(shm.0, shm.1).is_none());
+        assert_eq!(restored(&taken(&live, &second)), (102 * 100, 100));
+        let mut writer = Peer::with(&path);
+        writer.run("update t set x = x + 1").unwrap();
+        assert_eq!(restored(&taken(&live, &second)), (102 * 100, 100));
+        assert!(live.end().unwrap());
+        drop(live);
+        assert_eq!(writer.ask("select sum(x) from t"), "10300");
+        writer.close();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn what_only_lies_there_of_a_log_is_not_looked_through() {
     let (_folder, path) = database(WAL);
+    fs::write(beside(&path, "-shm"), "").unwrap();
     let mut live = opened(&path);
-    live.begin().unwrap();
-    let shm = id(&status(&beside(&path, "-shm")).unwrap().unwrap());
-    assert!(try_hold(shm.0, shm.1).is_none());
-    // A writer that comes now takes it for used, and does not begin it anew under our feet.
-    let mut writer = Peer::with(&path);
-    writer.run("update t set x = x + 1").unwrap();
-    live.end().unwrap();
+    raw_because(live.begin().unwrap_err(), "without a write-ahead log");
+    drop(live);
+    fs::remove_file(beside(&path, "-shm")).unwrap();
+    fs::write(beside(&path, "-wal"), "").unwrap();
+    let mut live = opened(&path);
     let state = live.begin().unwrap();
-    assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
+    assert_eq!(restored(&taken(&live, &state)), (100 * 100, 100));
 }

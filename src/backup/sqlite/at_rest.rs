@@ -1,0 +1,74 @@
+//! A database that uses a write-ahead log, while nobody has it open.
+//!
+//! SQLite would create `-wal` and `-shm` for us too. Whatever user they are then of, there is a moment, or a machine, in which an
+//! app cannot write to them; and to remove them again, somebody has to keep the app away. None of that is needed:
+//!
+//! - Who has such a database open has a shared lock of it, and writes to it, or to its log, by way of a `-shm`. Only who gets an
+//!   exclusive lock removes that again, or writes without one.
+//! - So whoever has a shared lock, finds no `-shm` after taking it, and none again later, knows that nobody wrote meanwhile. It
+//!   keeps nobody from anything: if an app comes, it creates its own files, and writes.
+//! - Then what was read is of several states, and the database is read once more, through the app's own `-wal` and `-shm`,
+//!   which stay there as long as the lock does.
+//!
+//! A log is rarely there then: after a crash, or a restore. Its index, which `-shm` is for, is made in memory.
+
+use std::ffi::{c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::sync::OnceLock;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use super::handle::file;
+
+/// What a path in a URI may hold as it is.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/');
+
+/// Opens a database, of an absolute path, whose file SQLite takes for all there is: it looks at nothing beside it, and takes no
+/// lock. The caller takes one before anything is read.
+pub fn open_file(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_URI;
+    let path = percent_encode(path.as_os_str().as_bytes(), PLAIN);
+    Connection::open_with_flags(format!("file://{path}?immutable=1"), flags)
+}
+
+/// Makes a connection that has read nothing yet keep the log's index in its own memory: it is told what SQLite is told where
+/// there is a `-shm` that it may not write to, and that nobody uses.
+pub fn index_log_itself(connection: &Connection) -> rusqlite::Result<()> {
+    static METHODS: OnceLock<ffi::sqlite3_io_methods> = OnceLock::new();
+    // SAFETY: the file is the connection's, which this thread alone has; what its methods are replaced by is never freed.
+    unsafe {
+        let (file, methods) = file(connection, ffi::SQLITE_FCNTL_FILE_POINTER)
+            .map_err(|code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))?;
+        // All that SQLite opens with its default VFS have the same ones.
+        (*file).pMethods = METHODS.get_or_init(|| ffi::sqlite3_io_methods {
+            xShmMap: Some(map),
+            xShmLock: Some(lock),
+            xShmBarrier: Some(barrier),
+            xShmUnmap: Some(unmap),
+            ..*methods
+        });
+    }
+    Ok(())
+}
+
+unsafe extern "C" fn map(_: *mut ffi::sqlite3_file, _: c_int, _: c_int, _: c_int, to: *mut *mut c_void) -> c_int {
+    // SAFETY: SQLite passes where it wants the pointer.
+    unsafe { to.write(ptr::null_mut()) };
+    ffi::SQLITE_READONLY_CANTINIT
+}
+
+unsafe extern "C" fn lock(_: *mut ffi::sqlite3_file, _: c_int, _: c_int, _: c_int) -> c_int {
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn barrier(_: *mut ffi::sqlite3_file) {}
+
+unsafe extern "C" fn unmap(_: *mut ffi::sqlite3_file, _: c_int) -> c_int {
+    ffi::SQLITE_OK
+}

@@ -1,0 +1,129 @@
+//! What a database is opened through, and making sure that it is this one.
+
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::Stat;
+
+use super::super::handle::{has_moved, lock_shared, system_errno};
+use super::super::header::Header;
+use super::super::side::{id, is_file};
+use super::super::trouble::{Meaning, Trouble, meaning};
+use super::super::{at_rest, system_calls};
+use super::{LOCKED, Live, Refused, Way, failed};
+
+impl Live<'_> {
+    /// A file beside the database. SQLite will find it by its path: that must lead to the same.
+    pub(super) fn beside(&self, ending: &str) -> Result<Option<Stat>, Trouble> {
+        let cannot = |why| failed(format!("its {ending} file cannot be looked at: {why}"));
+        let found = self.at.status(ending).map_err(cannot)?;
+        let by_path = self.at.status_by_path(ending).map_err(cannot)?;
+        if found.as_ref().map(id) != by_path.as_ref().map(id) {
+            // It comes or goes at this moment; unless the folder is another one now.
+            self.still_there()?;
+        }
+        match found {
+            Some(stat) if !is_file(&stat) => {
+                Err(Trouble::Raw(format!("what lies beside it under the name of its {ending} file is no file")))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Fails when the path does not lead to our file any more, or leads there through another folder.
+    pub(super) fn still_there(&self) -> Result<(), Trouble> {
+        let cannot = |why| Trouble::Raw(format!("its path, which SQLite needs, cannot be followed: {why}"));
+        let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.hold.id());
+        let same = self.at.is_where_the_path_leads().map_err(cannot)?
+            && ours(self.at.status("").map_err(cannot)?)
+            && ours(self.at.status_by_path("").map_err(cannot)?);
+        if same { Ok(()) } else { Err(Trouble::Replaced) }
+    }
+
+    /// What went wrong, or that it did because the path does not lead to our file any more.
+    pub(super) fn replaced_or(&self, trouble: Trouble) -> Trouble {
+        match self.still_there() {
+            Err(Trouble::Replaced) => Trouble::Replaced,
+            _ => trouble,
+        }
+    }
+
+    /// Opens a connection; SQLite takes no lock yet, and creates nothing.
+    pub(super) fn connect(&mut self) -> Result<(), Trouble> {
+        self.still_there()?;
+        // Without a symlink in the path there is none to be swapped.
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let own_index = self.way == Way::AtRest { log: true };
+        let open = || {
+            let connection = Connection::open_with_flags(self.at.path(), flags)?;
+            if own_index {
+                at_rest::index_log_itself(&connection)?;
+            }
+            configured(connection)
+        };
+        self.own_index = own_index;
+        match system_calls::changing_nothing(open) {
+            Ok(connection) => self.connection = Some(connection),
+            Err(why) => return Err(self.replaced_or(self.trouble(&why))),
+        }
+        self.generation += 1;
+        self.same(self.connection.as_ref())
+    }
+
+    /// Takes a reader's lock of a database that uses a log, before anything of the log is looked at.
+    pub(super) fn share(&mut self) -> Result<(), Refused> {
+        if self.alone.is_some() {
+            return Ok(());
+        }
+        self.still_there()?;
+        let opened = system_calls::changing_nothing(|| at_rest::open_file(self.at.path()));
+        let connection = opened.map_err(|why| refused(&why, 0))?;
+        // Nothing was read of it yet that another could have changed.
+        lock_shared(&connection).map_err(|why| refused(&why, system_errno(&connection)))?;
+        self.same(Some(&connection))?;
+        self.generation += 1;
+        // Who had it to himself may have gone over to rollback journals.
+        if self.is_logged()? {
+            self.alone = Some(configured(connection).map_err(|why| refused(&why, 0))?);
+        }
+        Ok(())
+    }
+
+    /// Fails when SQLite has another file open than we have.
+    pub(super) fn same(&self, connection: Option<&Connection>) -> Result<(), Trouble> {
+        // Were the path another file between the two, one of three looks would show it.
+        self.still_there()?;
+        if connection.is_none_or(has_moved) {
+            return Err(Trouble::Replaced);
+        }
+        self.still_there()
+    }
+
+    /// Whether the file says that readers must use a log.
+    pub(super) fn is_logged(&self) -> Result<bool, Trouble> {
+        let header = Header::read(&self.file).map_err(|why| failed(format!("it cannot be read: {why}")))?;
+        Ok(header.is_some_and(|header| header.wal))
+    }
+}
+
+/// What SQLite's refusal means.
+pub(super) fn refused(why: &rusqlite::Error, errno: i32) -> Refused {
+    match meaning(why, errno) {
+        Meaning::Busy => Refused::Busy(LOCKED),
+        Meaning::Journal => Refused::Journal,
+        Meaning::Index(why) => Refused::Index(why),
+        Meaning::Trouble(trouble) => Refused::Trouble(trouble),
+    }
+}
+
+/// Readies a connection, of which nothing is read yet.
+fn configured(connection: Connection) -> rusqlite::Result<Connection> {
+    connection.busy_timeout(Duration::ZERO)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.execute_batch("pragma mmap_size = 0")?;
+    Ok(connection)
+}

@@ -1,0 +1,96 @@
+//! What SQLite does to the files of a database that is only read.
+//!
+//! For a reader SQLite creates what it misses beside a database, and, as root, gives its owner and mode to what it finds there.
+//! Neither can be turned off, so the system calls that it makes are replaced by such as do nothing of that in a thread that is
+//! [`changing_nothing`].
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int};
+use std::mem::transmute;
+use std::ptr;
+use std::sync::LazyLock;
+
+use rusqlite::ffi;
+
+type Open = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
+type Chmod = unsafe extern "C" fn(c_int, libc::mode_t) -> c_int;
+type Chown = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
+
+thread_local! {
+    static NOTHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether SQLite's system calls are replaced.
+static REPLACED: LazyLock<bool> = LazyLock::new(|| {
+    // SAFETY: SQLite calls each by its name with these arguments; pointers to functions are alike in size.
+    let calls = unsafe {
+        [
+            (c"open", transmute::<Open, unsafe extern "C" fn()>(open)),
+            (c"fchmod", transmute::<Chmod, unsafe extern "C" fn()>(fchmod)),
+            (c"fchown", transmute::<Chown, unsafe extern "C" fn()>(fchown)),
+        ]
+    };
+    calls.into_iter().all(|(name, call)| replace(name, call))
+});
+
+fn replace(name: &CStr, call: unsafe extern "C" fn()) -> bool {
+    // SAFETY: the default VFS is there for as long as the program runs; it keeps the pointer to the function, not the name.
+    unsafe {
+        let Some(vfs) = ffi::sqlite3_vfs_find(ptr::null()).as_mut() else { return false };
+        vfs.xSetSystemCall.is_some_and(|set| set(vfs, name.as_ptr(), Some(call)) == ffi::SQLITE_OK)
+    }
+}
+
+/// Replaces SQLite's system calls; to be called before the first connection, since threads do not agree on when it happens.
+/// Says whether it could be done.
+pub fn replaced() -> bool {
+    *REPLACED
+}
+
+/// Does something during which SQLite, in this thread, creates no file and gives none another mode or owner.
+pub fn changing_nothing<T>(doing: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            NOTHING.set(self.0);
+        }
+    }
+    let _before = Before(NOTHING.replace(true));
+    doing()
+}
+
+unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
+    let flags = if NOTHING.get() { flags & !libc::O_CREAT } else { flags };
+    // SAFETY: SQLite's own call.
+    unsafe { libc::open(path, flags, mode) }
+}
+
+unsafe extern "C" fn fchmod(file: c_int, mode: libc::mode_t) -> c_int {
+    // SAFETY: SQLite's own call.
+    if NOTHING.get() { 0 } else { unsafe { libc::fchmod(file, mode) } }
+}
+
+unsafe extern "C" fn fchown(file: c_int, user: libc::uid_t, group: libc::gid_t) -> c_int {
+    // SAFETY: SQLite's own call.
+    if NOTHING.get() { 0 } else { unsafe { libc::fchown(file, user, group) } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+
+    #[test]
+    fn sqlite_creates_what_it_misses_but_for_a_thread_that_changes_nothing() {
+        assert!(replaced());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        let make = || Connection::open(&path).and_then(|connection| connection.execute_batch("create table t(x)"));
+        changing_nothing(|| make().unwrap_err());
+        assert!(!path.exists());
+        changing_nothing(|| std::thread::scope(|scope| scope.spawn(make).join().unwrap())).unwrap();
+        assert!(path.exists());
+        std::fs::remove_file(&path).unwrap();
+        make().unwrap();
+    }
+}
