@@ -106,7 +106,7 @@ pub enum Command {
     /// Copy snapshots from one vault to a replica of it, which is made where there is none yet
     Copy(Copy),
     /// List the snapshots, newest first
-    List,
+    List(List),
     /// List what was run, newest first, or show one run's report in full
     Runs(Runs),
     /// List what is in a snapshot
@@ -286,6 +286,14 @@ pub struct Copy {
     /// there is sent again [default: all that are not there]
     #[arg(long = "snapshot", value_name = "SNAPSHOT")]
     pub snapshots: Vec<String>,
+}
+
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// List at most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: usize,
 }
 
 /// Arguments of `runs`.

@@ -114,7 +114,9 @@ pub enum Task {
         to: Address,
         snapshots: Vec<String>,
     },
-    List,
+    List {
+        limit: usize,
+    },
     Ls {
         snapshot: String,
         path: EntryPath,
@@ -261,7 +263,7 @@ impl Config {
                 let (data, to) = (data(args.data.clone()), (&*vaults, &cloud));
                 Task::Dispatched(Box::new(dispatched::dispatched(*args, data, to, place.clone(), &env, outside)?))
             }
-            Command::List => Task::List,
+            Command::List(args) => Task::List { limit: args.limit },
             Command::Runs(args) => Task::Runs { run: args.run, limit: args.limit },
             Command::Ls(args) => {
                 Task::Ls { snapshot: args.snapshot, path: entry_path(&args.path)?, recursive: args.recursive }

@@ -173,7 +173,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         }
         Task::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),
         Task::Copy { from, to, snapshots } => commands.copy((&from, &to), &snapshots, console, ctx),
-        Task::List => list(&vaults.first(ctx)?, console, ctx),
+        Task::List { limit } => list(&vaults.first(ctx)?, limit, console, ctx),
         Task::Ls { snapshot, path, recursive } => {
             let (vault, root) = vaults.find(&snapshot, ctx)?;
             let mut items = console.items();
@@ -236,16 +236,20 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
     }
 }
 
-fn list(vault: &Vault, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Result<Outcome> {
     let mut items = console.items();
     items.head(&show::list_head())?;
-    let damaged = inspect::list(vault, |listed| items.item(&listed, show::listed), ctx)?;
+    let names = vault.snapshots()?;
+    let damaged = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, show::listed), ctx)?;
     items.end()?;
+    if names.len() > limit {
+        tracing::warn!("{} older snapshots are not listed: --limit {} lists all", names.len() - limit, names.len());
+    }
     // A hint: it changes nothing in the list.
     let doubts = Doubts::read(&*vault.store);
     let doubted = doubts.packs().len();
     if doubted > 0 {
-        let newest = select::newest_good(vault, &vault.snapshots()?, "the newest good snapshot").ok();
+        let newest = select::newest_good(vault, &names, "the newest good snapshot").ok();
         let newest =
             match newest.and_then(|newest| Some((newest.name.id, doubts.concern(&*vault.store, &newest.root).ok()?))) {
                 Some((id, true)) => format!("the newest good snapshot, {id}, needs some of them"),

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -295,7 +296,8 @@ pub struct Report {
 impl Report {
     /// The name of its object.
     pub fn object(&self) -> String {
-        object(self.started, self.run)
+        let (started, run) = (self.started.strftime(TIME), self.run);
+        format!("{RUNS}{started}-{run}-{}-{}.json", self.action.name(), self.result)
     }
 
     /// A report's JSON.
@@ -314,9 +316,10 @@ impl Report {
     }
 }
 
-fn object(started: Timestamp, run: RunId) -> String {
-    format!("{RUNS}{}-{run}.json", started.strftime("%Y%m%dT%H%M%SZ"))
-}
+/// How names have the time.
+const TIME: &str = "%Y%m%dT%H%M%SZ";
+/// So far back the newest runs are looked for first: a run every half hour makes a third of a page of a listing.
+const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What the name of a report's object says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -327,6 +330,10 @@ pub struct Named {
     pub run: RunId,
     /// When it began.
     pub started: Timestamp,
+    /// What it was for. Names of early programs do not say it; those of later ones may have a word that is not known.
+    pub action: Option<Action>,
+    /// How it ended, likewise.
+    pub result: Option<Outcome>,
 }
 
 /// The reports in a vault's store, newest first.
@@ -334,18 +341,45 @@ pub struct Named {
 /// # Errors
 /// A store that fails.
 pub fn list(store: &dyn Store) -> Result<Vec<Named>> {
-    let objects = store.list(RUNS).map_err(|why| why.while_doing(format!("list the runs of {}", store.url())))?;
+    list_from(store, RUNS)
+}
+
+/// The newest reports in a vault's store, newest first, `most` of them at most. Few are listed where there are many.
+///
+/// # Errors
+/// A store that fails.
+pub fn newest(store: &dyn Store, most: usize) -> Result<Vec<Named>> {
+    let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+    let since = now.saturating_sub(RECENT).unwrap_or(Timestamp::MIN).strftime(TIME);
+    let mut named = list_from(store, &format!("{RUNS}{since}"))?;
+    if named.len() < most {
+        named = list(store)?;
+    }
+    named.truncate(most);
+    Ok(named)
+}
+
+fn list_from(store: &dyn Store, from: &str) -> Result<Vec<Named>> {
+    let objects = store.list_from(RUNS, from);
+    let objects = objects.map_err(|why| why.while_doing(format!("list the runs of {}", store.url())))?;
     let mut named: Vec<_> = objects.into_iter().filter_map(|object| parse(object.name)).collect();
     named.reverse();
     Ok(named)
 }
 
+/// Reads `<time>-<run>-<action>-<result>`, and what early programs wrote: `<time>-<run>`.
 fn parse(object: String) -> Option<Named> {
-    let (time, run) = object.strip_prefix(RUNS)?.strip_suffix(".json")?.split_once('-')?;
-    let run = run.parse().ok()?;
-    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time).ok()?;
+    let mut parts = object.strip_prefix(RUNS)?.strip_suffix(".json")?.splitn(4, '-');
+    let time = jiff::civil::DateTime::strptime(TIME, parts.next()?).ok()?;
     let started = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
-    Some(Named { object, run, started })
+    let run = parts.next()?.parse().ok()?;
+    let (action, result) = (parts.next().and_then(word), parts.next().and_then(word));
+    Some(Named { object, run, started, action, result })
+}
+
+/// A word of a name, as documents have it.
+fn word<T: DeserializeOwned>(text: &str) -> Option<T> {
+    serde_json::from_value(text.into()).ok()
 }
 
 /// The report of a run, or of the only one whose name begins so; the newest, where several attempts at it left one each.
@@ -377,4 +411,72 @@ pub fn read(store: &dyn Store, object: &str) -> Result<serde_json::Value> {
         other => other.map_err(|why| why.while_doing(doing()))?,
     };
     serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[test]
+    fn names_of_runs_say_what_they_were_for_and_how_they_ended() {
+        let store = MemoryStore::default();
+        let id = |n: u8| Hex([n; 8]);
+        for name in [
+            format!("20261129T100000Z-{}.json", id(1)),
+            format!("20261129T100001Z-{}-backup-complete.json", id(2)),
+            format!("20261129T100002Z-{}-backup-{}.json", id(3), Outcome::IncompleteCopies),
+            // Of a later program.
+            format!("20261129T100003Z-{}-prune-done-today.json", id(4)),
+            "20261129T100004Z.json".into(),
+            format!("20261129-{}.json", id(5)),
+            "thesis.json".into(),
+        ] {
+            store.create(&format!("{RUNS}{name}"), &[b"{}"]).unwrap();
+        }
+        let found: Vec<_> = list(&store).unwrap().into_iter().map(|n| (n.run, n.action, n.result)).collect();
+        let expected = [
+            (id(4), None, None),
+            (id(3), Some(Action::Backup), Some(Outcome::IncompleteCopies)),
+            (id(2), Some(Action::Backup), Some(Outcome::Complete)),
+            (id(1), None, None),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(newest(&store, 2).unwrap().iter().map(|named| named.run).collect::<Vec<_>>(), [id(4), id(3)]);
+    }
+
+    /// How the first programs read a name.
+    fn parsed_by_early_programs(object: &str) -> Option<RunId> {
+        let (time, run) = object.strip_prefix(RUNS)?.strip_suffix(".json")?.split_once('-')?;
+        jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time).ok()?;
+        run.parse().ok()
+    }
+
+    #[test]
+    fn early_programs_pass_over_the_names_that_they_do_not_know() {
+        let object = format!("{RUNS}20261129T100001Z-{}-backup-complete.json", Hex([2; 8]));
+        assert_eq!(parsed_by_early_programs(&object), None);
+        assert_eq!(
+            parsed_by_early_programs(&format!("{RUNS}20261129T100001Z-{}.json", Hex([2; 8]))),
+            Some(Hex([2; 8]))
+        );
+        assert!(parse(object).is_some());
+    }
+
+    #[test]
+    fn the_newest_runs_are_listed_without_all_before_them() {
+        let store = crate::store::record::RecordStore::new(MemoryStore::default());
+        let now = Timestamp::now();
+        for n in 0..100u8 {
+            let started = (now - SignedDuration::from_hours(13 * i64::from(n))).strftime(TIME);
+            store.create(&format!("{RUNS}{started}-{}-backup-complete.json", Hex([n; 8])), &[b"{}"]).unwrap();
+        }
+        for (most, listed) in [(1, 13), (13, 13), (14, 113), (1000, 113)] {
+            store.take();
+            let found = newest(&store, most).unwrap();
+            let expected: Vec<_> = (0..100u8).take(most).map(|n| Hex([n; 8])).collect();
+            assert_eq!(found.iter().map(|named| named.run).collect::<Vec<_>>(), expected, "{most}");
+            assert_eq!(store.take().iter().map(|call| call.amount).sum::<u64>(), listed, "{most}");
+        }
+    }
 }

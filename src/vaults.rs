@@ -185,8 +185,7 @@ impl Commands<'_> {
         }
         let mut items = console.items();
         items.head(&show::runs_head())?;
-        let mut named = report::list(&*vault.store)?;
-        named.truncate(limit);
+        let named = report::newest(&*vault.store, limit)?;
         let read = |named: &report::Named| report::read(&*vault.store, &named.object);
         in_order(&named, ctx.parallel, read, |named, report| {
             ctx.check("list the runs")?;

@@ -36,6 +36,9 @@ pub use self::databases::Restored;
 pub use self::doubts::{DoubtedPack, Looked, StandingDoubt};
 use self::found::Found;
 
+/// So many bytes of roots, as they are stored, are kept until their entries are looked at; further ones are read again.
+const KEPT: u64 = 32 << 20;
+
 /// How thoroughly to look.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
@@ -171,13 +174,15 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     let (mut snapshots, mut checkpoints, mut objects, mut bytes) = (0, 0, 1, 0);
     let (mut roots, mut newest_good, mut complete) = (Vec::new(), None, true);
     let (mut there, mut parents) = (HashSet::new(), BTreeSet::new());
+    let (mut known, mut kept) = (HashMap::new(), 0);
     for folder in [SNAPSHOTS, CHECKPOINTS] {
         let listed = vault.store.list(folder).map_err(|e| e.while_doing(format!("list {folder}")))?;
-        let mut names = Vec::new();
+        let (mut names, mut sizes) = (Vec::new(), HashMap::new());
         for object in listed {
             let Some(name) = SnapshotName::parse_object(folder, &object.name) else { continue };
             there.insert(object.name);
             (objects, bytes) = (objects + 1, bytes + object.size);
+            sizes.insert(name, object.size);
             names.push((folder, name));
         }
         *(if folder == SNAPSHOTS { &mut snapshots } else { &mut checkpoints }) = names.len() as u64;
@@ -187,9 +192,15 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
                 if folder == SNAPSHOTS && root.good() {
                     newest_good = newest_good.max(Some(name));
                 }
-                match state.learn(name, &root)? {
-                    true => roots.push((folder, name)),
-                    false => complete = false,
+                if !state.learn(name, &root)? {
+                    complete = false;
+                    return Ok(());
+                }
+                roots.push((folder, name));
+                let size = sizes.get(&name).copied().unwrap_or(MAX_ROOT);
+                if kept + size <= KEPT {
+                    kept += size;
+                    known.insert((folder, name), root);
                 }
                 Ok(())
             }
@@ -207,7 +218,17 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
     }
     state.decide()?;
     let (unused, unused_bytes) = state.objects()?;
-    each_root(vault, &roots, ctx, |name, root| state.entries(name, &root?))?;
+    let read = |(folder, name): &(&str, SnapshotName)| match known.contains_key(&(*folder, *name)) {
+        true => None,
+        false => Some(read_root(vault, folder, *name)),
+    };
+    in_order(&roots, ctx.parallel, read, |at, again| {
+        ctx.check("verify the vault")?;
+        match again {
+            Some(root) => state.entries(at.1, &root?),
+            None => known.get(at).map_or(Ok(()), |root| state.entries(at.1, root)),
+        }
+    })?;
     objects += state.packs.len() as u64;
     bytes += state.packs.values().map(|pack| pack.size).sum::<u64>();
     let files_read = state.files_read;
@@ -255,14 +276,22 @@ fn each_root(
     ctx: &Context,
     mut take: impl FnMut(SnapshotName, Result<Root>) -> Result<()>,
 ) -> Result<()> {
-    let read = |(folder, name): &(&str, SnapshotName)| match *folder {
-        SNAPSHOTS => vault.root(*name),
-        _ => vault.checkpoint(*name),
-    };
-    in_order(names, ctx.parallel, read, |(_, name), root| {
-        ctx.check("verify the vault")?;
-        take(*name, root)
-    })
+    in_order(
+        names,
+        ctx.parallel,
+        |(folder, name)| read_root(vault, folder, *name),
+        |(_, name), root| {
+            ctx.check("verify the vault")?;
+            take(*name, root)
+        },
+    )
+}
+
+fn read_root(vault: &Vault, folder: &str, name: SnapshotName) -> Result<Root> {
+    match folder {
+        SNAPSHOTS => vault.root(name),
+        _ => vault.checkpoint(name),
+    }
 }
 
 struct State<'a> {

@@ -23,6 +23,7 @@ mod gcs_misread;
 mod gcs_refusals;
 mod gcs_waits;
 mod inspect;
+mod listings;
 mod memory_maps;
 mod model;
 mod no_files;

@@ -12,7 +12,7 @@ use super::network::{Proxy, Trouble, trouble};
 use super::notes::Notes;
 use super::{Check, Outcome, span, vault};
 use crate::store::cloud::Cloud;
-use crate::store::gcs::{GcsBucket, Limits};
+use crate::store::gcs::{GcsBucket, Limits, refusal};
 use crate::store::login::{self, Found};
 use crate::store::retry::{Fault, Pace, Requests, RetryStore};
 use crate::vault::root::SNAPSHOTS;
@@ -123,7 +123,7 @@ fn credentials(about: &About, bucket: &GcsBucket, found: &Found) -> (Check, Opti
 /// Looks at the bucket and at what may be done in it; whether a vault can be looked for.
 fn listed(about: &About, bucket: &GcsBucket, found: &Found, member: &Member, notes: &Notes) -> bool {
     let name = "bucket";
-    let page = tried(|| bucket.page(SNAPSHOTS, None));
+    let page = tried(|| bucket.page(SNAPSHOTS, "", None));
     let forbidden = match page {
         Ok(_) => {
             notes.add(Check::ok(name, format!("gs://{} exists and can be listed", about.bucket)));
@@ -306,13 +306,8 @@ fn unlisted(about: &About, fault: Fault, found: &Found) -> (Check, bool) {
         let advice = "The interface is not switched on in the project:";
         return (check.advice(advice).run(format!("gcloud services enable storage.googleapis.com{of}")), false);
     }
-    if has("billing") {
-        let advice = "Cloud Storage serves nothing of a project whose billing is off. Check the project's billing account \
-                      in the console; the objects are still there.";
-        return (check.advice(advice), false);
-    }
-    if has("organization's policy") || has("VPC Service Controls") {
-        return (check.advice("A service perimeter (VPC Service Controls) does not let this machine in."), false);
+    if let Some(hint) = refusal::hint(&why) {
+        return (check.advice(hint), false);
     }
     let found = format!("gs://{bucket} may not be listed, or is another's: names are shared by everybody");
     (Check::problem(name, found).advice(format!("Is the name right? {why}")), true)
@@ -386,6 +381,12 @@ mod tests {
                 Fault::refused("403 Forbidden: Request is prohibited by organization's policy", ""),
                 false,
                 "perimeter",
+                "",
+            ),
+            (
+                Fault::refused("403 Forbidden: Permission denied on Cloud KMS key. Please ensure", ""),
+                false,
+                "--authorize-cmek",
                 "",
             ),
             (Fault::Token { why: "401 Unauthorized".into() }, false, "revoked", ""),

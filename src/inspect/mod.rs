@@ -110,11 +110,23 @@ pub fn list(vault: &Vault, take: impl FnMut(Listed) -> Result<()>, ctx: &Context
 ///
 /// # Errors
 /// As [`list`].
-pub fn newest(vault: &Vault, most: usize, mut take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
+pub fn newest(vault: &Vault, most: usize, take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
+    newest_of(vault, &vault.snapshots()?, most, take, ctx)
+}
+
+/// As [`newest`], where the vault was listed already; the names are in order, oldest first.
+///
+/// # Errors
+/// As [`list`].
+pub fn newest_of(
+    vault: &Vault,
+    names: &[SnapshotName],
+    most: usize,
+    mut take: impl FnMut(Listed) -> Result<()>,
+    ctx: &Context,
+) -> Result<u64> {
     let mut damaged = 0;
-    let mut names = vault.snapshots()?;
-    names.reverse();
-    names.truncate(most);
+    let names: Vec<_> = names.iter().rev().take(most).copied().collect();
     let read = |name: &SnapshotName| vault.root(*name).map(|root| (root.finished, Summary::from(root)));
     in_order(&names, ctx.parallel, read, |&id, root| {
         ctx.check("list the snapshots")?;

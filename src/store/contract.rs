@@ -60,6 +60,7 @@ fn refuses_what_is_not_there(store: &dyn Store) {
 
 fn lists_in_order(store: &dyn Store) {
     assert_eq!(store.list("packs/").unwrap(), []);
+    assert_eq!(store.list_from("packs/", "packs/a").unwrap(), []);
     for name in ["packs/b", "packs/a", "packs/ab", "packsish", "claims/x/2.json", "claims/x/10.json"] {
         store.create(name, &[name.as_bytes()]).unwrap();
     }

@@ -498,7 +498,7 @@ impl Requests for GcsBucket {
         })
     }
 
-    fn page(&self, folder: &str, next: Option<&str>) -> Result<Page, Fault> {
+    fn page(&self, folder: &str, from: &str, next: Option<&str>) -> Result<Page, Fault> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Listed {
@@ -512,6 +512,9 @@ impl Requests for GcsBucket {
             ("maxResults", PAGE.to_string()),
             ("fields", "kind,nextPageToken,items(name,size,customTime)".into()),
         ];
+        query.extend(
+            Some(from).filter(|from| !from.is_empty()).map(|from| ("startOffset", format!("{}{from}", self.prefix))),
+        );
         query.extend(next.map(|token| ("pageToken", token.to_owned())));
         self.wait(async {
             let request = self.request(Method::GET, &self.bucket_url("/o")).query(&query);

@@ -192,6 +192,13 @@ pub trait Store: Send + Sync {
     /// are where it is empty.
     fn list(&self, folder: &str) -> Result<Vec<Meta>>;
 
+    /// As [`Store::list`], but only objects whose names are `from` or come after it.
+    fn list_from(&self, folder: &str, from: &str) -> Result<Vec<Meta>> {
+        let mut objects = self.list(folder)?;
+        objects.retain(|object| *object.name >= *from);
+        Ok(objects)
+    }
+
     /// The name of something that lies at the top here and is none of `known`; a folder's name ends in `/`.
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         Ok(self.list("")?.into_iter().map(Meta::at_top).find(|name| !known.contains(&name.as_str())))
@@ -316,6 +323,9 @@ where
     }
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
         (**self).list(folder)
+    }
+    fn list_from(&self, folder: &str, from: &str) -> Result<Vec<Meta>> {
+        (**self).list_from(folder, from)
     }
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         (**self).other_than(known)

@@ -69,6 +69,9 @@ impl<S: Store> Store for RecordStore<S> {
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
         self.note("list", folder, self.inner.list(folder), |l| l.len() as u64)
     }
+    fn list_from(&self, folder: &str, from: &str) -> Result<Vec<Meta>> {
+        self.note("list", folder, self.inner.list_from(folder, from), |l| l.len() as u64)
+    }
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         self.note("list", "", self.inner.other_than(known), |found| u64::from(found.is_some()))
     }

@@ -141,11 +141,11 @@ pub trait Requests: Send + Sync {
     /// Any fault.
     fn describe(&self, name: &str) -> Result<Described, Fault>;
 
-    /// The objects whose names begin with `folder`: the first page, or that which `next` asks for.
+    /// The objects whose names begin with `folder` and do not come before `from`: the first page, or that which `next` asks for.
     ///
     /// # Errors
     /// Any fault.
-    fn page(&self, folder: &str, next: Option<&str>) -> Result<Page, Fault>;
+    fn page(&self, folder: &str, from: &str, next: Option<&str>) -> Result<Page, Fault>;
 
     /// The store's time as its last answer told it; none before the first one.
     ///
@@ -321,14 +321,14 @@ impl<R: Requests> RetryStore<R> {
 
 impl<R: Requests> RetryStore<R> {
     /// Gives the pages of a listing to `take`, for as long as it wants more.
-    fn pages(&self, folder: &str, mut take: impl FnMut(Vec<Meta>) -> bool) -> Result<()> {
+    fn pages(&self, folder: &str, from: &str, mut take: impl FnMut(Vec<Meta>) -> bool) -> Result<()> {
         let what = if folder.is_empty() { "all" } else { folder };
         let doing = format!("list {what} of {}", self.requests.url());
         let (mut next, mut asked) = (None::<String>, HashSet::new());
         loop {
             let page = self.attempt(&doing, || {
                 count(&self.counters.list);
-                (self.requests.page(folder, next.as_deref()), 0)
+                (self.requests.page(folder, from, next.as_deref()), 0)
             });
             let page = page.map_err(|end| match end {
                 End::Other(why) => why,
@@ -434,8 +434,12 @@ impl<R: Requests> Store for RetryStore<R> {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        self.list_from(folder, "")
+    }
+
+    fn list_from(&self, folder: &str, from: &str) -> Result<Vec<Meta>> {
         let mut objects = Vec::new();
-        self.pages(folder, |page| {
+        self.pages(folder, from, |page| {
             objects.extend(page);
             true
         })?;
@@ -447,7 +451,7 @@ impl<R: Requests> Store for RetryStore<R> {
 
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         let mut found = None;
-        self.pages("", |page| {
+        self.pages("", "", |page| {
             found = page.into_iter().map(Meta::at_top).find(|name| !known.contains(&name.as_str()));
             found.is_none()
         })?;

@@ -36,6 +36,9 @@ impl Store for Since {
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
         self.store.list(folder)
     }
+    fn list_from(&self, folder: &str, from: &str) -> Result<Vec<Meta>> {
+        self.store.list_from(folder, from)
+    }
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         self.store.other_than(known)
     }

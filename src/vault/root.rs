@@ -93,7 +93,9 @@ impl FromStr for SnapshotName {
         let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time)
             .and_then(|t| t.to_zoned(jiff::tz::TimeZone::UTC))
             .map_err(|_| wrong())?;
-        Ok(SnapshotName { seq: seq.parse().map_err(|_| wrong())?, time: time.timestamp(), id: id.parse()? })
+        let name = SnapshotName { seq: seq.parse().map_err(|_| wrong())?, time: time.timestamp(), id: id.parse()? };
+        // Written in another way, with more zeros before its number, it would be the name of another object.
+        if name.to_string() == text { Ok(name) } else { Err(wrong()) }
     }
 }
 
@@ -577,6 +579,25 @@ mod tests {
             assert_eq!(Root::parse(name, &bad).unwrap_err().kind(), crate::error::Kind::Damage);
         }
         assert!(Root::parse(SnapshotName { seq: 8, ..name }, &bytes).is_err());
+    }
+
+    #[test]
+    fn numbers_of_ten_to_twenty_digits_are_in_order_as_numbers_and_written_in_one_way() {
+        let name = |seq: u64| SnapshotName { seq, ..sample().encode().unwrap().0 };
+        let numbers = [7, 1_795_957_875, 6_090_925_171, 10_385_892_467, 130_644_976_755, u64::MAX];
+        let names: Vec<_> = numbers.into_iter().map(name).collect();
+        let mut as_text: Vec<_> = names.iter().map(SnapshotName::to_string).collect();
+        assert!(names.is_sorted() && !as_text.is_sorted(), "{as_text:?}");
+        as_text.sort();
+        let mut read: Vec<_> = as_text.iter().map(|text| text.parse::<SnapshotName>().unwrap()).collect();
+        read.sort();
+        assert_eq!(read, names);
+        let text = name(1_795_957_875).to_string();
+        for other in [format!("0{text}"), format!("+{text}"), format!("99{text}9999999999"), text.to_uppercase() + "0"]
+        {
+            assert!(other.parse::<SnapshotName>().is_err(), "{other}");
+        }
+        assert!("18446744073709551616-20261121T100001Z-0000000000000000".parse::<SnapshotName>().is_err());
     }
 
     #[test]

@@ -98,13 +98,13 @@ impl Requests for Script {
             }
         }
     }
-    fn page(&self, folder: &str, next: Option<&str>) -> Result<Page, Fault> {
+    fn page(&self, folder: &str, from: &str, next: Option<&str>) -> Result<Page, Fault> {
         if let Some(Step::Fault(fault)) = self.step(format!("list {folder} {}", next.unwrap_or_default())) {
             return Err(fault);
         }
         // Two to a page.
         let at: usize = next.map_or(0, |next| next.parse().unwrap());
-        let all = self.store.list(folder).map_err(fault)?;
+        let all = self.store.list_from(folder, from).map_err(fault)?;
         let more = (at + 2 < all.len()).then(|| (at + 2).to_string());
         Ok(Page { objects: all.into_iter().skip(at).take(2).collect(), next: more })
     }
@@ -267,6 +267,10 @@ fn pages_come_one_after_the_other() {
     let names: Vec<_> = store.list("p/").unwrap().into_iter().map(|meta| meta.name).collect();
     assert_eq!(names, ["p/a", "p/b", "p/c", "p/d", "p/e"]);
     assert_eq!(asked(&store), ["list p/ ", "list p/ ", "list p/ 2", "list p/ 4"]);
+    // What comes before is not asked for.
+    let names: Vec<_> = store.list_from("p/", "p/bb").unwrap().into_iter().map(|meta| meta.name).collect();
+    assert_eq!(names, ["p/c", "p/d", "p/e"]);
+    assert_eq!(asked(&store), ["list p/ ", "list p/ 2"]);
 }
 
 #[test]
@@ -286,7 +290,7 @@ fn an_object_of_two_pages_is_there_once_and_pages_in_a_ring_end() {
         fn describe(&self, _: &str) -> Result<Described, Fault> {
             Err(Fault::NotFound)
         }
-        fn page(&self, _: &str, next: Option<&str>) -> Result<Page, Fault> {
+        fn page(&self, _: &str, _: &str, next: Option<&str>) -> Result<Page, Fault> {
             let (names, next) = &self.0[next.map_or(0, |next| next.parse().unwrap())];
             let objects = names.iter().map(|name| Meta { name: (*name).into(), size: 1 }).collect();
             Ok(Page { objects, next: next.map(str::to_owned) })

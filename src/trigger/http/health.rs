@@ -457,6 +457,7 @@ mod tests {
     #[test]
     fn what_was_known_of_a_vault_counts_with_its_age() {
         let settings = Settings {
+            backups_off: None,
             max_age: Duration::from_secs(3600),
             freshness: Duration::from_secs(7200),
             place: Place::default(),

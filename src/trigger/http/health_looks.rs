@@ -135,7 +135,7 @@ impl VaultLook {
         if let Some(known) = self.before.get() {
             return known.clone();
         }
-        let read = report::list(store).and_then(|named| {
+        let read = report::newest(store, 1).and_then(|named| {
             let newest = named.first();
             newest.map(|named| report::read(store, &named.object)).transpose()
         });

@@ -135,8 +135,7 @@ impl Server {
         };
         let list = move |desk: &Desk, ctx: &Context| {
             let vault = desk.vaults().first(ctx)?;
-            let mut named = report::list(&*vault.store)?;
-            named.truncate(most);
+            let named = report::newest(&*vault.store, most)?;
             let mut runs = Vec::with_capacity(named.len());
             let read =
                 |named: &report::Named| report::read(&*vault.store, &named.object).map(|report| summary(&report));

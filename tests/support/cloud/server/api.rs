@@ -12,7 +12,7 @@ use super::wire::Head;
 use super::{BUCKET, State, fields, multipart, now};
 
 /// Parameters that are known; Google refuses others, too, where they are misspelt.
-const PARAMETERS: [&str; 12] = [
+const PARAMETERS: [&str; 13] = [
     "alt",
     "fields",
     "generation",
@@ -23,6 +23,7 @@ const PARAMETERS: [&str; 12] = [
     "permissions",
     "prefix",
     "prettyPrint",
+    "startOffset",
     "uploadType",
     "userProject",
 ];
@@ -213,7 +214,8 @@ fn list(state: &State, head: &Head, call: &Call) -> Answer {
         Some(_) => return call.refused(400, "invalid", "Invalid argument."),
     };
     let prefix = head.parameter("prefix").unwrap_or_default();
-    let (found, more) = state.objects.page(prefix, after.as_deref(), wanted.min(state.page));
+    let from = head.parameter("startOffset").unwrap_or_default();
+    let (found, more) = state.objects.page(prefix, from, after.as_deref(), wanted.min(state.page));
     let mut page = json!({"kind": "storage#objects"});
     if let (true, Some((last, _))) = (more, found.last()) {
         page["nextPageToken"] = BASE64_URL_SAFE.encode(last).into();

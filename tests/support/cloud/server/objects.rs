@@ -102,9 +102,10 @@ impl Objects {
         object.custom_time = Some(time.to_owned());
     }
 
-    /// At most `limit` objects whose names start with `prefix` and come after `after`, in order; whether there are more.
-    pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> (Vec<(&str, &Object)>, bool) {
-        let from = after.filter(|after| *after >= prefix).unwrap_or(prefix);
+    /// At most `limit` objects whose names start with `prefix`, are not before `from` and come after `after`, in order; whether
+    /// there are more.
+    pub fn page(&self, prefix: &str, from: &str, after: Option<&str>, limit: usize) -> (Vec<(&str, &Object)>, bool) {
+        let from = after.unwrap_or_default().max(prefix).max(from);
         let mut found = self.objects.range(from.to_owned()..).map(|(name, object)| (name.as_str(), object));
         let mut page = Vec::new();
         for (name, object) in found.by_ref() {
