@@ -63,7 +63,7 @@ fn a_log_that_cannot_be_written_changes_nothing() {
                 let common = ["--vault", &vault, "--log-format", format, "-vv"];
                 code(world.command(args.iter().chain(&common)), Stdio::null(), stderr)
             };
-            assert_eq!(run(&["backup"], stderr), Some(0), "{vault}");
+            assert_eq!(run(&["backup", "--init"], stderr), Some(0), "{vault}");
             let other = || if what == "full" { full() } else { closed() };
             assert_eq!(run(&["backup", "nothing-there"], other()), Some(1), "{vault}");
             assert_eq!(run(&["backup", "--no-such-option"], other()), Some(2), "{vault}");
@@ -119,7 +119,7 @@ fn what_is_done_is_done_though_its_report_cannot_be_written() {
 fn a_limit_of_the_size_of_files_is_an_error_and_no_end() {
     let world = World::with_files();
     let log = || Stdio::from(File::create(world.path("log")).unwrap());
-    for (args, expected) in [(["list", "--vault", "none"], 1), (["backup", "--vault", "v"], 1)] {
+    for (args, expected) in [(["list", "--vault", "none"], 1), (["backup", "--init", "--vault=v"], 1)] {
         let mut shell = Command::new("sh");
         shell.current_dir(world.path("")).args(["-c", "ulimit -f 0; exec \"$@\"", "sh", LASTGOOD]).args(args);
         assert_eq!(code(shell, Stdio::null(), log()), Some(expected), "{args:?}");

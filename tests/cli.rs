@@ -235,7 +235,7 @@ fn a_vault_is_made_unasked_at_the_default_place_only() {
     // A replica that is not mounted is not made anew either.
     let both = ["--vault", "elsewhere", "--vault", "replica"];
     let ran = world.run([&["backup", "--json"], &both[..]].concat());
-    let report: Value = serde_json::from_slice(&ran.ended(0).stdout).unwrap();
+    let report: Value = serde_json::from_slice(&ran.ended(3).stdout).unwrap();
     assert!(report["vaults"][1]["why"].as_str().unwrap().contains("there is no vault"), "{report}");
     assert!(!world.path("replica").exists());
     world.run([&["backup", "--init"], &both[..]].concat()).ended(0);
@@ -431,14 +431,14 @@ fn a_filter_that_names_a_folder_means_all_in_it_and_one_that_matches_nothing_is_
     let world = World::with_files();
     for (n, pattern) in ["uploads", "uploads/", "./uploads", "*.bin", "{*.bin,*.none}"].iter().enumerate() {
         let vault = format!("v{n}");
-        let report = world.json(["backup", "--vault", &vault, "--include", pattern], 0);
+        let report = world.json(["backup", "--init", "--vault", &vault, "--include", pattern], 0);
         assert_eq!(report["warnings"], json!([]), "{pattern}");
         let listing = world.json(["ls", "-R", "latest", "--vault", &vault], 0);
         let files = paths(&listing);
         assert!(files.contains(&"uploads/x/y.bin") && !files.contains(&"a.txt"), "{pattern}: {files:?}");
     }
     let told = |args: &[&str], code| {
-        let report = world.json(["backup", "--vault", "w", "--accept-shrink"].iter().chain(args), code);
+        let report = world.json(["backup", "--init", "--vault", "w", "--accept-shrink"].iter().chain(args), code);
         report["warnings"].to_string()
     };
     assert!(told(&["--include", "*.txt", "--include", "tpyo"], 0).contains("matches --include tpyo\""));
