@@ -104,13 +104,18 @@ fn parameter(query: &Query) -> Value {
 fn body(carries: Carries) -> Option<Value> {
     let content = match carries {
         Carries::Nothing => return None,
-        Carries::Event => {
+        Carries::Event | Carries::Message => {
+            // Where the path says what is meant, anything may be its message, and is never refused.
+            let schema = match carries {
+                Carries::Message => json!({}),
+                _ => json!({ "type": ["object", "null"] }),
+            };
             return Some(json!({
                 "description": "A CloudEvent, a Pub/Sub push, a request of Cloud Scheduler, or fields of JSON: what it is, its \
                                 headers and its own form tell. Types: dev.lastgood.backup.requested, dev.lastgood.critical, \
                                 dev.lastgood.restore.requested, dev.lastgood.verify.requested.",
                 "content": { "application/json": {
-                    "schema": { "type": ["object", "null"] },
+                    "schema": schema,
                     "examples": {
                         "fields": { "value": { "action": "backup", "service": "shop", "message": "before the update" } },
                         "critical": { "value": { "severity": "CRITICAL", "service": "shop", "message": "disk is failing" } },

@@ -75,6 +75,8 @@ pub enum Carries {
     Nothing,
     /// An event.
     Event,
+    /// An event, or any text: what it asks for is known.
+    Message,
     /// What a snapshot is labelled with.
     Labels,
     /// Which snapshot is meant.
@@ -115,8 +117,8 @@ pub const CRITICAL: &str = "/events/critical";
 pub static ROUTES: [Route; 20] = [
     post("/", Does::Event, Gate::Caller, Carries::Event, "An event, which says itself what it asks for"),
     post("/events", Does::Event, Gate::Caller, Carries::Event, "An event, which says itself what it asks for"),
-    post("/events/backup", Does::Event, Gate::Caller, Carries::Event, "An event that asks for a backup"),
-    post(CRITICAL, Does::Event, Gate::Caller, Carries::Event, "An app's critical error: asks for a backup"),
+    post("/events/backup", Does::Event, Gate::Caller, Carries::Message, "An event that asks for a backup"),
+    post(CRITICAL, Does::Event, Gate::Caller, Carries::Message, "An app's critical error: asks for a backup"),
     post("/events/restore", Does::Event, Gate::Caller, Carries::Event, "An event that asks for a restore"),
     post("/events/verify", Does::Event, Gate::Caller, Carries::Event, "An event that asks for a look at the vault"),
     get("/live", Does::Live, Gate::Open, &[], "Whether the service runs"),
