@@ -193,10 +193,19 @@ pub fn open(data: &Path) -> Result<Directory> {
     })?;
     let marker = EntryPath::root().join(HALF_RESTORED.as_bytes());
     if root.stat_at(&marker).is_ok() {
-        let why = format!("a restore in place has not been finished (there is {HALF_RESTORED})");
-        return Err(Error::failed(doing(), why).hint("Run `lastgood restore --in-place` again; it goes to the end."));
+        return Err(half_restored(data, &marker));
     }
     Ok(root)
+}
+
+/// That a folder, the data directory itself or a volume in it, has some of two states.
+fn half_restored(data: &Path, marker: &EntryPath) -> Error {
+    let why = format!("a restore in place has not been finished (there is {marker})");
+    let again = match marker.folder().filter(|folder| !folder.is_root()) {
+        Some(folder) => format!("Run `lastgood restore --path {folder}` again; it goes to the end."),
+        None => "Run `lastgood restore --in-place` again; it goes to the end.".to_owned(),
+    };
+    Error::failed(format!("read the data directory {}", data.display()), why).hint(again)
 }
 
 fn descend(shared: &Shared, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
@@ -237,6 +246,9 @@ impl Shared<'_> {
 
     /// Takes a child; a folder with all that is in it, if no folder is open around it.
     fn child(&self, met: Met, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+        if met.path().name() == HALF_RESTORED.as_bytes() {
+            return Err(half_restored(self.root.path(), met.path()));
+        }
         let folder = match met {
             Met::Entry(found) if found.kind == Kind::Folder => found,
             met => return take(met),
@@ -293,11 +305,6 @@ impl Shared<'_> {
                 }
             };
             match Found::new(path.clone(), &stat) {
-                // Of the data directory itself, that is asked first. Here it is of a volume in it: its content is not whole.
-                Some(_) if *name == HALF_RESTORED.as_bytes() => {
-                    let why = "a restore in place of its folder has not been finished: `lastgood restore --path` of that folder ends it";
-                    children.push(Met::Failed(path, why.into()));
-                }
                 Some(found) if databases.is_side(name) && found.kind == Kind::File => {
                     children.push(Met::Entry(Found { role: Role::Side, ..found }));
                 }

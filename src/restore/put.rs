@@ -88,7 +88,7 @@ impl<'a> Putting<'a> {
             Errno::XDEV if is_folder(&there) => match self.steps.cover(new, at) {
                 // An empty one gives way.
                 Ok(()) => Ok(false),
-                Err(Errno::NOTDIR) => {
+                Err(Errno::NOTDIR | Errno::ISDIR) => {
                     self.steps.shift(at, &aside).and_then(|()| self.steps.shift(new, at)).map(|()| true)
                 }
                 Err(_) => self.fill(new, at, path),
@@ -158,12 +158,10 @@ impl<'a> Putting<'a> {
                 self.outward(&folder, &child)?;
             } else {
                 let aside = self.aside_for(&child)?;
-                self.steps.shift(&Spot::new(at, &name), &aside).map_err(|why| {
-                    match self.aside.folder.path() == at.path() {
-                        true => why,
-                        false => why.hint(USE_IN_PLACE),
-                    }
-                })?;
+                let moved = self.steps.shift(&Spot::new(at, &name), &aside);
+                // Beside the target is another filesystem, or another volume of the same one.
+                let elsewhere = self.steps.crossed && self.aside.folder.path() != at.path();
+                moved.map_err(|why| if elsewhere { why.hint(USE_IN_PLACE) } else { why })?;
             }
         }
         Ok(())

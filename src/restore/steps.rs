@@ -80,6 +80,8 @@ enum Step {
 pub struct Steps {
     base: Arc<Folder>,
     done: Vec<Step>,
+    /// Whether something was not moved because it would have gone to another filesystem.
+    pub crossed: bool,
 }
 
 /// How an undo ended.
@@ -96,7 +98,7 @@ const NAMED: usize = 8;
 impl Steps {
     /// Nothing is done yet; all of it will be below `base`.
     pub fn below(base: &Arc<Folder>) -> Self {
-        Steps { base: base.clone(), done: Vec::new() }
+        Steps { base: base.clone(), done: Vec::new(), crossed: false }
     }
 
     /// How many there are.
@@ -203,6 +205,7 @@ impl Steps {
         };
         let folder = matches!(from.look().doing(doing)?, Some(stat) if is_folder(&stat));
         if !folder || !(why == Errno::XDEV || moves_files_only(why)) {
+            self.crossed |= why == Errno::XDEV;
             return Err(why).doing(doing);
         }
         let old = Arc::new(from.enter().doing(doing)?);
