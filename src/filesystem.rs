@@ -9,7 +9,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use rustix::fs::{fstatfs, statvfs};
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, fstatfs, statvfs, statx};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
@@ -200,6 +202,21 @@ fn is_on_a_disk(file: impl AsFd) -> bool {
 pub fn free(folder: &Path) -> io::Result<Option<u64>> {
     let told = statvfs(folder)?;
     Ok((told.f_blocks > 0).then(|| told.f_bavail.saturating_mul(told.f_frsize)))
+}
+
+/// Whether a folder is where a filesystem is mounted.
+///
+/// # Errors
+/// A folder that cannot be looked at.
+pub fn is_mount(folder: &Path) -> io::Result<bool> {
+    let told = statx(CWD, folder, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
+    if let Ok(told) = told
+        && told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+    {
+        return Ok(told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    }
+    let Some(parent) = folder.parent() else { return Ok(true) };
+    Ok(folder.symlink_metadata()?.dev() != parent.metadata()?.dev())
 }
 
 #[cfg(test)]

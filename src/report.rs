@@ -390,11 +390,19 @@ pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
     let doing = || format!("find the run {run}");
     let mut found = list(store)?;
     found.retain(|named| !run.is_empty() && named.run.to_string().starts_with(run));
-    // Newest first.
+    // Newest first. Of attempts that began within one second the last one to end counts.
+    let newest = found.first().map(|named| (named.run, named.started));
+    let together = found.partition_point(|named| Some((named.run, named.started)) == newest);
     let mut seen = HashSet::new();
-    found.retain(|named| seen.insert(named.run));
-    match &found[..] {
-        [named] => read(store, &named.object),
+    let runs: Vec<_> = found.iter().filter(|named| seen.insert(named.run)).collect();
+    match &runs[..] {
+        [_] => {
+            let finished =
+                |report: &serde_json::Value| report["finished"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+            let reports = found[..together].iter().map(|named| read(store, &named.object));
+            let reports = reports.collect::<Result<Vec<_>>>()?.into_iter();
+            reports.max_by_key(finished).ok_or_else(|| Error::failed(doing(), "its report is gone"))
+        }
         [] => Err(Error::usage(doing(), "no run's id begins so").hint("`lastgood runs` lists them.")),
         many => Err(Error::usage(doing(), format!("{} runs' ids begin so", many.len())).hint("Give more of the id.")),
     }

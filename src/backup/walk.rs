@@ -21,6 +21,7 @@ use super::select::Select;
 use super::sqlite::beside;
 use crate::beneath::Directory;
 use crate::error::{Error, Result};
+use crate::filesystem::is_mount;
 use crate::monitor::{Moment, Monitor};
 use crate::vault::entry::Kind;
 use crate::vault::path::EntryPath;
@@ -246,8 +247,12 @@ impl Shared<'_> {
 
     /// Takes a child; a folder with all that is in it, if no folder is open around it.
     fn child(&self, met: Met, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
-        if met.path().name() == HALF_RESTORED.as_bytes() {
-            return Err(half_restored(self.root.path(), met.path()));
+        if let Met::Entry(found) = &met
+            && found.kind == Kind::File
+            && found.path.name() == HALF_RESTORED.as_bytes()
+            && self.is_of_a_volume(&found.path)
+        {
+            return Err(half_restored(self.root.path(), &found.path));
         }
         let folder = match met {
             Met::Entry(found) if found.kind == Kind::Folder => found,
@@ -265,6 +270,13 @@ impl Shared<'_> {
             }
         }
         if alone { self.go(open, take) } else { Ok(()) }
+    }
+
+    /// Whether a file lies in the root of a volume that is mounted in the data directory: only there a restore leaves its marker.
+    /// Elsewhere its name is any name, which an app may have been given.
+    fn is_of_a_volume(&self, path: &EntryPath) -> bool {
+        let folder = path.folder().unwrap_or_else(EntryPath::root);
+        is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false)
     }
 
     fn enter(&self, listing: Listing, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {

@@ -9,10 +9,10 @@ use super::notes::{Good, Noted, Notes};
 use super::space::{existing, free, size, writable};
 use super::walk::{Seen, walk};
 use super::{Check, Place, word};
-use crate::filesystem::remote;
+use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
 use crate::restore::fill::MARKER;
-use crate::restore::place::{self, is_exchangeable, is_mount};
+use crate::restore::place::{self, is_exchangeable};
 
 /// So many entries that cannot be read are named.
 const NAMED: usize = 3;

@@ -6,10 +6,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::place::is_mount;
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::error::{Doing, Error, Result};
-use crate::filesystem::{self, Mounted};
+use crate::filesystem::{self, Mounted, is_mount};
 use crate::vault::path::EntryPath;
 
 /// What is mounted below `target`, an absolute path without symlinks, relative to it and in order; what another mount hides

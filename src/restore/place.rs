@@ -11,12 +11,11 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, renameat, statx, syncfs};
+use rustix::fs::{FileType, renameat, syncfs};
 use rustix::io::Errno;
 
 use super::lacking::sync_folder;
@@ -25,7 +24,7 @@ use super::stage::Staging;
 use super::steps::Undone;
 use super::{beside, fill, mounts};
 use crate::error::{Doing, Error, Result};
-use crate::filesystem;
+use crate::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot};
 use crate::monitor::Context;
 use crate::vault::path::EntryPath;
@@ -525,19 +524,4 @@ pub fn is_exchangeable(folder: &Path) -> io::Result<bool> {
     let parent = fs::File::open(parent)?;
     let taken = probe.path().file_name().unwrap_or_default();
     Ok(renameat(&parent, name, &parent, taken) != Err(Errno::XDEV))
-}
-
-/// Whether a folder is where a filesystem is mounted.
-///
-/// # Errors
-/// A folder that cannot be looked at.
-pub fn is_mount(folder: &Path) -> io::Result<bool> {
-    let told = statx(CWD, folder, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
-    if let Ok(told) = told
-        && told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
-    {
-        return Ok(told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
-    }
-    let Some(parent) = folder.parent() else { return Ok(true) };
-    Ok(folder.symlink_metadata()?.dev() != parent.metadata()?.dev())
 }

@@ -189,12 +189,16 @@ impl Desk {
             }
         };
         let mut state = lock(&self.state);
-        if !state.queue.promise(&identity, &held) && state.closed && state.running != Some(ticket.run) {
+        if state.queue.promise(&identity, &held) || state.running == Some(ticket.run) {
+            return Ok(ticket.run);
+        }
+        if state.closed {
             drop(state);
             self.context(|ctx| held.give_up(&self.vaults, ctx));
             return Err(Answer::ends().into());
         }
-        Ok(ticket.run)
+        // It was answered meanwhile: put off, for example, since there were too many. Whoever asked hears that.
+        Err(ticket.into())
     }
 
     /// Ends requests whose senders were promised a run, which will not be: a report says so, and their claims.

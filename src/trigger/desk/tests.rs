@@ -49,7 +49,7 @@ impl World {
 
     /// A desk whose runs may take so long: an instance of the service.
     fn desk_within(&self, run_timeout: Duration) -> Desk {
-        let rules = Rules { run_timeout, ..Rules::plain(self.folder.path().join("data")) };
+        let rules = Rules { run_timeout, init: true, ..Rules::plain(self.folder.path().join("data")) };
         Desk::new(rules, Arc::new(self.vaults()), Arc::new(Log), system_random, Arc::default())
     }
 

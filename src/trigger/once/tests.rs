@@ -55,7 +55,7 @@ impl World {
 
     fn job(&self) -> Job {
         let options = backup::Options { data: self.folder.path().join("data"), ..backup::Options::default() };
-        Job::Backup { options: Box::new(options), init: false }
+        Job::Backup { options: Box::new(options), init: true }
     }
 
     fn work(&self, n: u8, before: Option<BeforeCommit>) -> Ran {
