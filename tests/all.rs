@@ -44,6 +44,7 @@ mod serve_foreign;
 mod serve_instances;
 mod sqlite_busy;
 mod sqlite_checks;
+mod sqlite_elsewhere;
 mod sqlite_fire;
 mod sqlite_found;
 mod sqlite_large;

@@ -110,8 +110,10 @@ fn an_encrypted_one_is_told_by_its_log_and_taken_with_it() {
                 }
             }
         });
-        let report = backup(&world, 3);
+        let ran = world.run(["backup", "--busy-timeout", "500ms", "--json"]);
+        // Whatever came of it: the thread is waited for.
         stop.store(true, Ordering::Relaxed);
+        let report: Value = serde_json::from_str(ran.ended(3).text()).unwrap();
         assert_eq!((&report["good"], &report["stale"][0]["path"]), (&true.into(), &"app.db".into()), "{report}");
     });
     world.restore("out");

@@ -41,12 +41,6 @@ pub fn open_held(desk: Desk, found: &Found) -> Result<(File, Stat, Hold), Errno>
     }
     // Another file has the name now. Whoever has that one open in this process is waited for before this is closed.
     drop(hold);
-    match registry::hold(stat.st_dev, stat.st_ino, desk.ctx.stop) {
-        Ok(hold) => Ok((file, stat, hold)),
-        Err(why) => {
-            // Closing it would take another's locks away. It is never closed: the run ends here.
-            std::mem::forget(file);
-            Err(why)
-        }
-    }
+    let (file, hold) = registry::hold_opened(file, &stat, desk.ctx.stop)?;
+    Ok((file, stat, hold))
 }

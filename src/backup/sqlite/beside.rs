@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::side::id;
 use super::{header, registry, side_of};
 use crate::backup::found::{Found, Role, SideFound, nanos};
 use crate::backup::read::read_some;
@@ -136,22 +137,15 @@ pub(super) fn looks_so(
     };
     let mut first = [0; 100];
     let is_so = read_some(&file, 0, &mut first).is_ok_and(|n| are(&first[..n]));
-    // Another file may have come under the name: it is closed under its own hold, and nobody waits with another in hand.
-    let _other = match fstat(&file) {
-        Ok(now) if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) => {
+    // Another file may have come under the name: it is closed under its own hold.
+    match fstat(&file) {
+        Ok(now) if id(&now) != id(stat) => {
             drop(hold);
-            match registry::hold(now.st_dev, now.st_ino, stop) {
-                Ok(hold) => hold,
-                Err(_) => {
-                    // Closing it would take another's locks away. It is never closed.
-                    std::mem::forget(file);
-                    return is_so;
-                }
-            }
+            // One that cannot be held stays open; what it begins with is known.
+            drop(registry::hold_opened(file, &now, stop));
         }
-        _ => hold,
-    };
-    drop(file);
+        _ => drop((file, hold)),
+    }
     is_so
 }
 

@@ -29,23 +29,27 @@ use super::check::Checked;
 use super::filesystem::unfit;
 use super::handle::system_errno;
 use super::header::{self, Header, is_page_size};
-use super::registry::{Hold, try_hold};
-use super::side::{Id, id};
+use super::locks::{self, Held};
+use super::registry::{Hold, hold_opened, try_hold};
+use super::side::{Id, Looks, id, looks};
 use super::system_calls;
 use super::trouble::{Meaning, Trouble, meaning};
 use super::wal::{Ended, PageSet, pages_in_wal};
+use crate::backup::times::{self, settled, wait_a_tick};
 use crate::vault::entry::CheckKind;
 
 /// The longest path that SQLite takes, with a side file's ending, in bytes.
 pub const LONGEST_PATH: usize = 504;
 /// The sleep between two attempts. A program that commits without pause leaves the database open to others for a moment of
 /// each commit only, and that has to be met.
-const STEP: Duration = Duration::from_millis(1);
+pub const STEP: Duration = Duration::from_millis(1);
 /// How often the same journal must be met, with sleeps between, before it is nobody's.
 const HOT: u32 = 3;
 /// How often the shared memory of others must be met with nothing to read by, with sleeps between, before that stays so.
-const UNINDEXED: u32 = 200;
+pub const UNINDEXED: u32 = 200;
 const LOCKED: &str = "another program keeps it locked";
+pub const ELSEWHERE: &str = "a program has it open under another path, or without what it left beside it: its write-ahead log (-wal, \
+                             -shm) is not here";
 const IN_USE_HERE: &str = "the file beside it that its programs share (-shm) is being read";
 const SEVERAL: &str =
     "it has several names (hard links), and what its app left beside one of them is not seen from another";
@@ -103,7 +107,19 @@ pub struct Live<'a> {
     left: Duration,
     /// Connections so far, since SQLite's version means something within one only.
     generation: i64,
+    /// What the last transaction's state rests on.
+    basis: Basis,
     begun: bool,
+}
+
+/// What has to stay as it is for a transaction's state to be there, besides the locks: without what its programs share, their
+/// writing shows only in the files.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Basis {
+    /// Of a database at rest, the file itself and its log.
+    at_rest: Option<(Looks, Option<Looks>)>,
+    /// The log and the `-shm` of one that uses a log.
+    beside: Option<(Option<Id>, Option<Id>)>,
 }
 
 /// How a transaction reads.
@@ -120,7 +136,7 @@ enum Refused {
     /// Whom to wait for.
     Busy(&'static str),
     Journal,
-    /// Its programs have left nothing to read its log by.
+    /// Its programs have left nothing to read its log by, or not yet.
     Index(String),
     /// What lies beside it is not what was found there a moment ago.
     Changed,
@@ -161,10 +177,16 @@ impl<'a> Live<'a> {
         };
         let stat = fstat(&file).map_err(failed)?;
         if id(&stat) != hold.id() {
+            drop(hold);
+            let _closed = hold_opened(file, &stat, options.stop).map_err(|why| match why {
+                Errno::CANCELED => Trouble::Stopped,
+                _ => Trouble::Replaced,
+            })?;
             return Err(Trouble::Replaced);
         }
-        let used = |ending| at.status(ending).map(|stat| stat.is_some());
-        if stat.st_nlink > 1 && !used("-wal").map_err(failed)? && !used("-journal").map_err(failed)? {
+        // What is empty may have been left there by whoever uses another name now.
+        let used = |ending| at.status(ending).map_err(failed).map(|stat| stat.is_some_and(|stat| stat.st_size > 0));
+        if stat.st_nlink > 1 && !used("-wal")? && !used("-shm")? && !used("-journal")? {
             return Err(Trouble::Raw(SEVERAL.into()));
         }
         if Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))?.is_none() {
@@ -188,6 +210,7 @@ impl<'a> Live<'a> {
             options,
             left: options.patience,
             generation: 0,
+            basis: Basis::default(),
             begun: false,
         };
         live.connect()?;
@@ -297,11 +320,13 @@ impl<'a> Live<'a> {
     pub fn end(&mut self) -> Result<bool, Trouble> {
         let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.trouble(&why));
         self.begun = false;
-        if ended.is_err() {
+        let stands = self.stands();
+        if let Err(why) = ended {
             (self.connection, self.alone) = (None, None);
+            // It may be that very thing which made SQLite fail.
+            return if stands? { Err(why) } else { Ok(false) };
         }
-        ended?;
-        self.stands()
+        stands
     }
 
     /// Whether the transaction's state is there still.
@@ -309,7 +334,22 @@ impl<'a> Live<'a> {
     /// # Errors
     /// What lies beside it cannot be looked at.
     pub fn stands(&self) -> Result<bool, Trouble> {
-        Ok(self.way == Way::Shared || self.beside("-shm")?.is_none())
+        Ok(self.basis()? == self.basis)
+    }
+
+    /// What the way of reading rests on, as it is now.
+    fn basis(&self) -> Result<Basis, Trouble> {
+        if self.alone.is_none() {
+            return Ok(Basis::default());
+        }
+        let (wal, shm) = (self.beside("-wal")?, self.beside("-shm")?);
+        Ok(self.basis_of(&fstat(&self.file).map_err(failed)?, wal.as_ref(), shm.as_ref()))
+    }
+
+    fn basis_of(&self, database: &Stat, wal: Option<&Stat>, shm: Option<&Stat>) -> Basis {
+        let at_rest = (self.way != Way::Shared).then(|| (looks(database), wal.map(looks)));
+        let beside = self.alone.is_some().then(|| (wal.map(id), shm.map(id)));
+        Basis { at_rest, beside }
     }
 
     /// The connection that reads, or is going to.
@@ -343,14 +383,14 @@ impl<'a> Live<'a> {
             true => self.share()?,
             false => self.alone = None,
         }
-        let stat = fstat(&self.file).map_err(failed)?;
+        let mut stat = fstat(&self.file).map_err(failed)?;
         if stat.st_size == 0 {
             // SQLite deletes a log beside an empty file.
             return Err(Trouble::Raw("it has become empty".into()).into());
         }
         // A program that opens it at this moment creates its -wal first: that is there if its -shm was found.
         let shm = self.beside("-shm")?;
-        let (wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
+        let (mut wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
         self.way = match (&self.alone, &wal, &shm) {
             // Somebody has deleted what the programs that have it open share. It is begun anew.
             (Some(_), _, None) if self.shm.is_some() => {
@@ -367,6 +407,23 @@ impl<'a> Live<'a> {
         if self.way == (Way::AtRest { log: false }) && journal.as_ref().is_some_and(|journal| self.is_hot(journal)) {
             return Err(Refused::Journal);
         }
+        if self.way != Way::Shared {
+            if matches!(locks::held(&self.file), Held::Reading(_)) {
+                return Err(Refused::Index(ELSEWHERE.into()));
+            }
+            // Whatever is written from now on shows in their times.
+            stat = settled(&self.file, times::now).map_err(failed)?.0;
+            if wal.as_ref().is_some_and(|wal| wait_a_tick(wal, times::now())) {
+                wal = self.beside("-wal")?;
+            }
+        }
+        let basis = self.basis_of(&stat, wal.as_ref(), shm.as_ref());
+        if self.way != Way::Shared && self.basis.at_rest.is_some() && self.basis != basis {
+            // SQLite does not look whether the file that it has all to itself has changed.
+            (self.connection, self.alone, self.basis) = (None, None, Basis::default());
+            return Err(Refused::Changed);
+        }
+        self.basis = basis;
         if self.own_index != (self.way == Way::AtRest { log: true }) {
             self.connection = None;
         }
@@ -382,7 +439,7 @@ impl<'a> Live<'a> {
             self.connect()?;
         }
         let read = self.read();
-        if !self.found_as(wal.as_ref(), shm.as_ref())? {
+        if self.is_logged()? != self.alone.is_some() || !self.stands()? {
             return Err(Refused::Changed);
         }
         let Seen { version, page_size, pages, logged } = read?;
@@ -394,23 +451,17 @@ impl<'a> Live<'a> {
         let whole = u64::try_from(fstat(&self.file).map_err(failed)?.st_size).unwrap_or(0) / u64::from(page_size);
         let go_on = || !self.options.stop.load(Ordering::Relaxed);
         let connection = self.reader().ok_or_else(|| failed("its connection is gone"))?;
-        let in_wal = pages_in_wal(connection, logged, page_size, pages, whole, &go_on).map_err(|why| match why {
-            Ended::Stopped => Trouble::Stopped,
-            Ended::Failed(code) => failed(format!("its write-ahead log cannot be read: SQLite's error {code}")),
-        })?;
+        let in_wal = match pages_in_wal(connection, logged, page_size, pages, whole, &go_on) {
+            Ok(in_wal) => in_wal,
+            Err(Ended::Stopped) => return Err(Trouble::Stopped.into()),
+            Err(Ended::Failed(_)) if !self.stands()? => return Err(Refused::Changed),
+            Err(Ended::Failed(code)) => {
+                return Err(failed(format!("its write-ahead log cannot be read: SQLite's error {code}")).into());
+            }
+        };
         let version = self.generation << 32 | version;
         let logged = self.alone.is_some();
         Ok(State { page_size, pages, version, logged, in_wal, stat, wal, journal })
-    }
-
-    /// Whether what matters is still as it was found before SQLite looked: whether there is a log, and what lies beside it.
-    fn found_as(&self, wal: Option<&Stat>, shm: Option<&Stat>) -> Result<bool, Trouble> {
-        if self.is_logged()? != self.alone.is_some() {
-            return Ok(false);
-        }
-        // Beside a database with a rollback journal they mean nothing.
-        let same = |ending, found: Option<&Stat>| Ok(self.beside(ending)?.as_ref().map(id) == found.map(id));
-        Ok(self.alone.is_none() || same("-wal", wal)? && same("-shm", shm)?)
     }
 
     /// Whether a journal beside a database that nobody has open is one that SQLite would roll back.

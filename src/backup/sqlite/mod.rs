@@ -19,6 +19,7 @@ mod handle;
 pub mod header;
 pub mod known;
 pub mod live;
+mod locks;
 pub mod pass;
 pub mod raw;
 pub mod registry;
@@ -29,7 +30,7 @@ pub mod trouble;
 pub mod wal;
 
 #[cfg(test)]
-mod peer;
+pub mod peer;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +46,7 @@ use self::check::Checked;
 use self::compaction::victims;
 use self::known::Stack;
 use self::live::Live;
-use self::pass::{Cut, Sweeper, Swept};
+use self::pass::{Cut, PASSES, Sweeper, Swept};
 use self::registry::Hold;
 use self::source::{Source, State, block_of};
 use self::trouble::Trouble;
@@ -66,6 +67,10 @@ const AGAIN: u32 = 4;
 
 /// How often it is begun again because what it was compared with does not fit.
 const RESTARTS: u32 = 8;
+
+/// After so many passes it is not read live: the last of [`PASSES`] already was within one transaction, whose state was gone
+/// before its end, as only files that come and go beside it can make it.
+const LIVE_PASSES: u32 = 2 * PASSES;
 
 /// How databases are taken.
 #[derive(Debug, Clone)]
@@ -254,6 +259,9 @@ impl<'a> Reader<'a> {
             if steady {
                 return Ok(Ok(()));
             }
+            if number == LIVE_PASSES {
+                return Ok(Err(Trouble::Busy(live::ELSEWHERE.into())));
+            }
             number += 1;
             self.settle(&mut stack, taking)?;
         }
@@ -287,6 +295,13 @@ impl<'a> Reader<'a> {
         let (block, again) = match cut {
             Cut::Over => return Err(Over),
             Cut::Trouble(trouble) => return Ok(Err(trouble)),
+            Cut::Changed if *number == LIVE_PASSES => return Ok(Err(Trouble::Busy(live::ELSEWHERE.into()))),
+            Cut::Changed => {
+                self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+                (taking.swept, *number) = (Swept::default(), *number + 1);
+                *stack = self.stack(taking);
+                return Ok(Ok(()));
+            }
             Cut::Resized(block) => (block, "the size of its pages changes again and again".to_owned()),
             Cut::Unknown(why) => {
                 let what = format!("{}: blocks of an earlier snapshot are stored anew: {why}", taking.found.path);

@@ -39,6 +39,8 @@ pub enum Cut {
     Over,
     /// The database cannot be read.
     Trouble(Trouble),
+    /// It could not be read to its end since what its programs have beside it came or went.
+    Changed,
     /// Its blocks have another size than those that it was compared with.
     Resized(u32),
     /// What is known of it is damaged: it is read without.
@@ -154,7 +156,12 @@ impl Sweeper<'_> {
                 (pass.out.size, pass.out.block) = (state.size, state.block);
                 let done = self.slice(source, &state, &mut pass);
                 let ended = source.end();
-                let whole = done?;
+                let whole = match (done, &ended) {
+                    (Err(Cut::Trouble(trouble)), Ok(false)) if !matches!(trouble, Trouble::Stopped) => {
+                        return Err(Cut::Changed);
+                    }
+                    (done, _) => done?,
+                };
                 pass.out.steady &= ended?;
                 self.send(&mut pass.buffer)?;
                 if whole {

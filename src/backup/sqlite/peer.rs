@@ -88,6 +88,10 @@ impl Peer {
         peer
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn order(&mut self, order: &Order) -> Result<String, String> {
         writeln!(self.orders, "{}", serde_json::to_string(order).unwrap()).unwrap();
         let mut lines = self.answers.by_ref().map(Result::unwrap);

@@ -4,6 +4,7 @@
 //! all are read again until none did. `-shm` is made anew by SQLite and never stored.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -12,14 +13,16 @@ use rustix::io::Errno;
 
 use super::at::At;
 use super::header::Header;
-use super::side::{self, id};
+use super::live::{ELSEWHERE, STEP, UNINDEXED};
+use super::locks::{self, Held};
+use super::side::{self, Looks, id, looks};
 use super::source::{Source, State, block_of};
 use super::trouble::Trouble;
 use super::wal::PageSet;
 use super::{Ended, Reader, Taking, identity_of, registry, side_of};
 use crate::backup::Trust;
 use crate::backup::extra::extra_of_file;
-use crate::backup::found::{Found, nanos};
+use crate::backup::found::Found;
 use crate::backup::large::stream;
 use crate::backup::part::{Content, Part};
 use crate::backup::read::{Over, read_some};
@@ -36,10 +39,10 @@ const BLOCK: u32 = 4096;
 struct Raw {
     file: Arc<File>,
     page: u32,
-    /// Whether its commits go into a WAL.
-    wal: bool,
+    /// Whether its commits go into a WAL, if it says so.
+    wal: Option<bool>,
     version: i64,
-    last: Option<[i64; 6]>,
+    last: Option<Looks>,
     /// Given back after the file is closed.
     hold: registry::Hold,
 }
@@ -77,8 +80,41 @@ impl Raw {
     /// Whether what lies beside it brings its last committed state back. An empty journal does not: it may have been left there
     /// before the app kept its journals in memory.
     fn logged(&self, set: &Set) -> bool {
-        set.journal.as_ref().is_some_and(|journal| journal.st_size > 0) || self.wal && set.wal.is_some()
+        set.journal.as_ref().is_some_and(|journal| journal.st_size > 0) || self.wal != Some(false) && set.wal.is_some()
     }
+
+    /// How programs use it that have what belongs to it elsewhere than here, or beside another of its names in `root`.
+    fn used(&self, at: &At, root: &Path) -> Result<Used, Trouble> {
+        for _ in 0..UNINDEXED {
+            let pid = match locks::held(&self.file) {
+                Held::Alone => return Ok(Used::Alone),
+                Held::Reading(pid) if self.wal == Some(true) => pid,
+                Held::Reading(_) | Held::No => return Ok(Used::Seen),
+            };
+            let stat = fstat(&*self.file).map_err(refused)?;
+            let another_name = || {
+                let mut names = pid.into_iter().flat_map(|pid| locks::names_in_use(pid, &stat));
+                stat.st_nlink > 1 && names.any(|name| name.starts_with(root))
+            };
+            if look(at, "-shm")?.is_some() || another_name() {
+                return Ok(Used::Seen);
+            }
+            // Those that open it at this moment are about to share it.
+            std::thread::sleep(STEP);
+        }
+        Ok(Used::Elsewhere)
+    }
+}
+
+/// How other programs use a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Used {
+    /// Not at all, or as can be seen here.
+    Seen,
+    /// With a log that is not here.
+    Elsewhere,
+    /// One has it to itself.
+    Alone,
 }
 
 fn not_held(why: Errno) -> Trouble {
@@ -90,12 +126,6 @@ fn not_held(why: Errno) -> Trouble {
 
 fn refused(why: Errno) -> Trouble {
     Trouble::Failed(why.to_string())
-}
-
-/// What shows that a file was written to.
-fn looks(stat: &Stat) -> [i64; 6] {
-    let times = [nanos(stat.st_mtime, stat.st_mtime_nsec), nanos(stat.st_ctime, stat.st_ctime_nsec)];
-    [stat.st_size, times[0], times[1], stat.st_ino as i64, stat.st_dev as i64, stat.st_nlink as i64]
 }
 
 /// A database, or a file beside it, if there is one; whatever else has its name is nothing to SQLite.
@@ -126,7 +156,7 @@ impl Set {
         [Some(&self.database), self.journal.as_ref(), self.wal.as_ref()].into_iter().flatten()
     }
 
-    fn looks(&self) -> [Option<[i64; 6]>; 3] {
+    fn looks(&self) -> [Option<Looks>; 3] {
         [Some(looks(&self.database)), self.journal.as_ref().map(looks), self.wal.as_ref().map(looks)]
     }
 }
@@ -161,6 +191,10 @@ impl Reader<'_> {
             if id(&before.database) != source.hold.id() {
                 return Ok(Err(Trouble::Replaced));
             }
+            let used = match source.used(&taking.at, self.root.path()) {
+                Ok(used) => used,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
             let swept = match self.sweeper().sweep(&mut source, &stack, number) {
                 Ok(swept) => swept,
                 Err(cut) => match self.cut(cut, &mut stack, taking, &mut number)? {
@@ -179,7 +213,11 @@ impl Reader<'_> {
                 Ok(set) => set,
                 Err(trouble) => return Ok(Err(trouble)),
             };
-            let stable = steady && sides && before.looks() == after.looks();
+            let used_after = match source.used(&taking.at, self.root.path()) {
+                Ok(used) => used,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
+            let stable = steady && sides && before.looks() == after.looks() && used == used_after;
             if !stable && number < PASSES {
                 number += 1;
                 self.to.send(vec![Part::SidesAgain]).map_err(|_| Over)?;
@@ -188,7 +226,8 @@ impl Reader<'_> {
             }
             let torn = match () {
                 () if !stable => Some("it was written to while it was read, again and again, and may be torn"),
-                () if locked && !source.logged(&before) => Some(
+                () if used == Used::Elsewhere => Some(ELSEWHERE),
+                () if (locked || used == Used::Alone) && !source.logged(&before) => Some(
                     "another program keeps it locked, and no log lies beside it: it may hold half of a transaction",
                 ),
                 () => None,
@@ -209,13 +248,13 @@ impl Reader<'_> {
             // One that is a link of the database is held already.
             let own = id(found) == id(&set.database);
             let hold = (!own).then(|| registry::hold(found.st_dev, found.st_ino, self.ctx.stop)).transpose();
-            let _hold = match hold {
+            // Both are declared before the file, so that they are given back after that is closed.
+            let hold = match hold {
                 Ok(hold) => hold,
                 Err(why) => return Ok(Err(not_held(why))),
             };
-            // Declared before the file, so that it is given back after that is closed.
             let _other;
-            let file = match taking.at.open(suffix, OFlags::RDONLY) {
+            let mut file = match taking.at.open(suffix, OFlags::RDONLY) {
                 Ok(file) => File::from(file),
                 Err(Errno::NOENT) => {
                     as_found = false;
@@ -227,17 +266,13 @@ impl Reader<'_> {
                 Ok(opened) => opened,
                 Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
             };
-            _other = match id(&opened) == id(found) || id(&opened) == id(&set.database) {
-                true => None,
-                false => match registry::hold(opened.st_dev, opened.st_ino, self.ctx.stop) {
-                    Ok(hold) => Some(hold),
-                    Err(why) => {
-                        // Closing it would take another's locks away. It is never closed.
-                        std::mem::forget(file);
-                        return Ok(Err(not_held(why)));
-                    }
-                },
-            };
+            if id(&opened) != id(found) && id(&opened) != id(&set.database) {
+                drop(hold);
+                (file, _other) = match registry::hold_opened(file, &opened, self.ctx.stop) {
+                    Ok(held) => held,
+                    Err(why) => return Ok(Err(not_held(why))),
+                };
+            }
             as_found &= looks(&opened) == looks(found);
             if !side::is_file(&opened) {
                 as_found = false;
@@ -256,33 +291,22 @@ impl Reader<'_> {
 
 fn open_raw(at: &At, stop: &AtomicBool) -> Result<Raw, Trouble> {
     let found = look(at, "")?.ok_or(Trouble::Replaced)?;
-    let held = |stat: &Stat| registry::hold(stat.st_dev, stat.st_ino, stop).map_err(not_held);
-    let hold = held(&found)?;
+    let hold = registry::hold(found.st_dev, found.st_ino, stop).map_err(not_held)?;
     let file = File::from(at.open("", OFlags::RDONLY).map_err(|why| match why {
         Errno::NOENT | Errno::LOOP => Trouble::Replaced,
         why => refused(why),
     })?);
     let opened = fstat(&file).map_err(refused)?;
     if id(&opened) != id(&found) {
-        // Closed under a hold of its own, as every file of the directory; while this one is given back, nobody waits in a ring.
         drop(hold);
-        return match held(&opened) {
-            Ok(_other) => {
-                drop(file);
-                Err(Trouble::Replaced)
-            }
-            Err(why) => {
-                // Closing it would take another's locks away. It is never closed.
-                std::mem::forget(file);
-                Err(why)
-            }
-        };
+        let _closed = registry::hold_opened(file, &opened, stop).map_err(not_held)?;
+        return Err(Trouble::Replaced);
     }
     let mut first = [0; 100];
     let length = read_some(&file, 0, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;
     let header = Header::parse(&first[..length]);
     let page = header.and_then(|header| header.page_size).unwrap_or(BLOCK);
-    let wal = header.is_some_and(|header| header.wal);
+    let wal = header.map(|header| header.wal);
     Ok(Raw { file: Arc::new(file), page, wal, version: 0, last: None, hold })
 }
 

@@ -6,10 +6,12 @@
 //! SQLite has closed them. Files are known by device and inode: a hard link is the same file.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::fs::Stat;
 use rustix::io::Errno;
 
 /// How long a file is waited for that another thread holds.
@@ -75,6 +77,21 @@ pub fn try_hold(device: u64, inode: u64) -> Option<Hold> {
     let free = held().insert((device, inode));
     // Made only when it is free: a hold that is made is given back.
     free.then(|| Hold { device, inode })
+}
+
+/// Holds a file that was opened without a hold of it, since another one was expected under its name. The caller has given that
+/// one's hold back, so that nobody waits with a hold in hand. The file comes first, and so is closed first.
+///
+/// # Errors
+/// As [`hold`]; the file is never closed then, which would take another's locks away.
+pub fn hold_opened(file: File, stat: &Stat, stop: &AtomicBool) -> Result<(File, Hold), Errno> {
+    match hold(stat.st_dev, stat.st_ino, stop) {
+        Ok(hold) => Ok((file, hold)),
+        Err(why) => {
+            std::mem::forget(file);
+            Err(why)
+        }
+    }
 }
 
 #[cfg(test)]

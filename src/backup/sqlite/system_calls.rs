@@ -1,7 +1,7 @@
 //! What SQLite does to the files of a database that is only read.
 //!
-//! For a reader SQLite creates what it misses beside a database, and, as root, gives its owner and mode to what it finds there.
-//! Neither can be turned off, so the system calls that it makes are replaced by such as do nothing of that in a thread that is
+//! For a reader SQLite creates what it misses beside a database, deletes a log beside an empty one, and, as root, gives its owner
+//! and mode to what it finds there. None of this can be turned off, so the system calls that it makes are replaced by such as do nothing of that in a thread that is
 //! [`changing_nothing`].
 
 use std::cell::Cell;
@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 use rusqlite::ffi;
 
 type Open = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
+type Unlink = unsafe extern "C" fn(*const c_char) -> c_int;
 type Chmod = unsafe extern "C" fn(c_int, libc::mode_t) -> c_int;
 type Chown = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
 
@@ -25,6 +26,7 @@ static REPLACED: LazyLock<bool> = LazyLock::new(|| {
     // SAFETY: SQLite calls each by its name with these arguments; pointers to functions are alike in size.
     let calls = unsafe {
         [
+            (c"unlink", transmute::<Unlink, unsafe extern "C" fn()>(unlink)),
             (c"open", transmute::<Open, unsafe extern "C" fn()>(open)),
             (c"fchmod", transmute::<Chmod, unsafe extern "C" fn()>(fchmod)),
             (c"fchown", transmute::<Chown, unsafe extern "C" fn()>(fchown)),
@@ -47,7 +49,7 @@ pub fn replaced() -> bool {
     *REPLACED
 }
 
-/// Does something during which SQLite, in this thread, creates no file and gives none another mode or owner.
+/// Does something during which SQLite, in this thread, creates and deletes no file, and gives none another mode or owner.
 pub fn changing_nothing<T>(doing: impl FnOnce() -> T) -> T {
     struct Before(bool);
     impl Drop for Before {
@@ -65,6 +67,16 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_i
     unsafe { libc::open(path, flags, mode) }
 }
 
+unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    if NOTHING.get() {
+        // SAFETY: it is this thread's own.
+        unsafe { *libc::__errno_location() = libc::EPERM };
+        return -1;
+    }
+    // SAFETY: SQLite's own call.
+    unsafe { libc::unlink(path) }
+}
+
 unsafe extern "C" fn fchmod(file: c_int, mode: libc::mode_t) -> c_int {
     // SAFETY: SQLite's own call.
     if NOTHING.get() { 0 } else { unsafe { libc::fchmod(file, mode) } }
@@ -79,6 +91,23 @@ unsafe extern "C" fn fchown(file: c_int, user: libc::uid_t, group: libc::gid_t) 
 mod tests {
     use super::*;
     use rusqlite::Connection;
+
+    #[test]
+    fn a_log_beside_an_empty_database_stays() {
+        assert!(replaced());
+        let folder = tempfile::tempdir().unwrap();
+        let (path, log) = (folder.path().join("app.db"), folder.path().join("app.db-wal"));
+        std::fs::write(&path, "").unwrap();
+        std::fs::write(&log, "what SQLite deletes").unwrap();
+        let pages = || {
+            let connection = Connection::open(&path).unwrap();
+            connection.query_row("pragma schema_version", [], |row| row.get::<_, i64>(0))
+        };
+        changing_nothing(|| pages().unwrap_err());
+        assert!(log.exists());
+        pages().unwrap();
+        assert!(!log.exists());
+    }
 
     #[test]
     fn sqlite_creates_what_it_misses_but_for_a_thread_that_changes_nothing() {

@@ -72,6 +72,7 @@ fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
         | ffi::SQLITE_IOERR_RDLOCK
         | ffi::SQLITE_IOERR_UNLOCK
         | ffi::SQLITE_IOERR_CHECKRESERVEDLOCK => return raw(format!("its filesystem has no locks{system}")),
+        ffi::SQLITE_IOERR_DELETE => return raw("it is empty, and SQLite would delete what lies beside it".into()),
         ffi::SQLITE_IOERR_SHMOPEN
         | ffi::SQLITE_IOERR_SHMSIZE
         | ffi::SQLITE_IOERR_SHMLOCK

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::*;
+use crate::backup::sqlite::peer::Peer;
 
 /// What is done when a backup comes to a moment at a path.
 type Deed = Box<dyn FnMut(Moment, &str) -> bool + Send>;
@@ -322,6 +323,41 @@ fn a_checkpoint_holds_databases_with_what_lies_beside_them() {
     let restored = rusqlite::Connection::open(out.path().join("app.db")).unwrap();
     let sum: i64 = restored.query_row("select sum(x) from t", [], |row| row.get(0)).unwrap();
     assert_eq!(sum, 20_000);
+}
+
+#[test]
+fn a_program_that_comes_to_the_log_of_a_dead_one_while_that_is_read_is_waited_out() {
+    /// Comes to the database when the first part of it is read.
+    struct Comes(Mutex<Option<PathBuf>>);
+    impl Monitor for Comes {
+        fn advance(&self, _: u64) {
+            let Some(path) = self.0.lock().unwrap().take() else { return };
+            let mut app = Peer::with(&path);
+            app.run("update t set x = x + 1").unwrap();
+            assert_eq!(app.ask("pragma wal_checkpoint(truncate)"), "0");
+            app.close();
+        }
+    }
+    let mut world = World::new();
+    let path = world.data.path().canonicalize().unwrap().join("app.db");
+    let mut dead = Peer::with(&path);
+    dead.run(
+        "pragma journal_mode = wal; pragma wal_autocheckpoint = 0; create table t(id integer primary key, x, b);
+         with recursive n(n) as (select 1 union all select n + 1 from n where n < 1000)
+         insert into t select n, 100, randomblob(4000) from n",
+    )
+    .unwrap();
+    dead.kill();
+    fs::remove_file(path.with_extension("db-shm")).unwrap();
+    let comes = Arc::new(Comes(Mutex::new(Some(path))));
+    world.monitor = comes.clone();
+    let report = world.backup();
+    assert!(report.good && report.whole && comes.0.lock().unwrap().is_none(), "{report:?}");
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("app.db"), world.content(report.snapshot, "app.db")).unwrap();
+    let restored = rusqlite::Connection::open(out.path().join("app.db")).unwrap();
+    let sum: i64 = restored.query_row("select sum(x) from t", [], |row| row.get(0)).unwrap();
+    assert_eq!(sum, 101_000);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::super::handle::{has_moved, lock_shared, system_errno};
 use super::super::header::Header;
 use super::super::side::{id, is_file};
 use super::super::trouble::{Meaning, Trouble, meaning};
-use super::super::{at_rest, system_calls};
+use super::super::{at_rest, locks, system_calls};
 use super::{LOCKED, Live, Refused, Way, failed};
 
 impl Live<'_> {
@@ -83,6 +83,7 @@ impl Live<'_> {
         // Nothing was read of it yet that another could have changed.
         lock_shared(&connection).map_err(|why| refused(&why, system_errno(&connection)))?;
         self.same(Some(&connection))?;
+        locks::mark(&self.file).map_err(|why| failed(format!("it cannot be locked: {why}")))?;
         self.generation += 1;
         // Who had it to himself may have gone over to rollback journals.
         if self.is_logged()? {

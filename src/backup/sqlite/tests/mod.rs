@@ -1,5 +1,6 @@
 //! Databases that other processes use, read live.
 
+mod elsewhere;
 mod rights;
 mod rollback;
 mod trouble;
