@@ -31,7 +31,7 @@ use crate::cli::{self, Cli, Command};
 
 pub use self::dispatched::Dispatched;
 use self::env::Env;
-use self::places::{cloud, place, vaults};
+use self::places::{address, cloud, place, vaults};
 pub use self::pubsub::Publication;
 pub use self::serve::{Http, Service};
 pub use self::switches::OFF;
@@ -43,6 +43,8 @@ const DATA_IN_CLOUD_RUN: &str = "/app/data";
 pub struct Outside<'a> {
     /// A variable of the environment.
     pub env: &'a dyn Fn(&str) -> Option<OsString>,
+    /// The absolute path of a file or folder, as it is named. The working folder may be another one later, or have another name.
+    pub absolute: &'a dyn Fn(&Path) -> PathBuf,
     /// The absolute path of a file or folder, symlinks followed as far as it exists.
     pub resolve: &'a dyn Fn(&Path) -> PathBuf,
     /// The host's name.
@@ -189,7 +191,7 @@ impl Config {
         let env = Env::new(outside.env);
         // Settled long ago, so that this could be told.
         env.parsed("LASTGOOD_LOG_FORMAT", |text| cli::LogFormat::from_str(text, true))?;
-        let vaults = vaults(cli.global.vaults, &env)?;
+        let vaults = vaults(cli.global.vaults, &env, outside)?;
         let cloud = cloud(&cli.global.cloud, &env)?;
         let place = place(&env, &outside.host);
         let parallel = match cli.global.cloud.parallel {
@@ -198,7 +200,7 @@ impl Config {
         };
         let data = |given: Option<PathBuf>| {
             let default = if env.in_cloud_run() { DATA_IN_CLOUD_RUN } else { DATA };
-            given.or_else(|| env.path("LASTGOOD_DATA")).unwrap_or_else(|| default.into())
+            (outside.absolute)(&given.or_else(|| env.path("LASTGOOD_DATA")).unwrap_or_else(|| default.into()))
         };
         let tell = |args| results::notify(args, &place, &cloud, &env);
         let (mut exit_zero_on, mut notify) = (Vec::new(), Notify::default());
@@ -411,7 +413,7 @@ fn target(target: PathBuf, vaults: &[Address], outside: &Outside) -> Result<Path
 }
 
 fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {
-    let (from, to) = (Address::parse(&args.from)?, Address::parse(&args.to)?);
+    let (from, to) = (address(&args.from, outside)?, address(&args.to, outside)?);
     let at = |address: &Address| match address {
         Address::Folder(path) => Address::Folder((outside.resolve)(path)),
         bucket => bucket.clone(),

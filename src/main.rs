@@ -113,6 +113,7 @@ fn main() -> ExitCode {
     let mut console = Console::new(out, output, &terminal);
     let outside = Outside {
         env: &env,
+        absolute: &absolute,
         resolve: &resolve,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         // Not every sandbox shows it. Where it does not, and the filesystem does not tell when the data directory was made, each
@@ -334,8 +335,14 @@ fn start_log(terminal: &Terminal, output: Output) {
         .init();
 }
 
+/// The absolute path of something, symlinks as they are.
 fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+    let mut whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // What a link leads to, as a slash at the end says.
+    if path.as_os_str().as_encoded_bytes().ends_with(b"/.") {
+        whole.push("");
+    }
+    whole
 }
 
 /// The absolute path of something that need not exist: symlinks are followed as far as it does.

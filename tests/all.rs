@@ -37,6 +37,7 @@ mod restore_beside;
 mod restore_if;
 mod restore_in_use;
 mod restore_mounts;
+mod restore_standing;
 mod roundtrip;
 mod serve;
 mod serve_clients;

@@ -8,11 +8,27 @@ use lastgood::report::Place;
 use lastgood::store::address::{Address, DEFAULT};
 use lastgood::store::cloud::{Cloud, PATIENCE};
 
+use super::Outside;
 use super::env::Env;
 use crate::cli;
 
 /// Where in a bucket the vault is when only the bucket is named.
 const PREFIX: &str = "lastgood";
+
+/// Reads a vault's address; of a folder, the absolute path.
+///
+/// # Errors
+/// Usage: one of an unknown kind.
+pub fn address(given: &OsStr, outside: &Outside) -> Result<Address> {
+    Ok(absolute(Address::parse(given)?, outside))
+}
+
+fn absolute(address: Address, outside: &Outside) -> Address {
+    match address {
+        Address::Folder(path) => Address::Folder((outside.absolute)(&path)),
+        bucket => bucket,
+    }
+}
 
 /// Where this runs.
 pub fn place(env: &Env, host: &str) -> Place {
@@ -33,7 +49,7 @@ pub fn place(env: &Env, host: &str) -> Place {
 ///
 /// # Errors
 /// Usage: an address of an unknown kind; the same one twice; two variables that differ.
-pub fn vaults(flags: Vec<OsString>, env: &Env) -> Result<Vec<Address>> {
+pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &Outside) -> Result<Vec<Address>> {
     let mut named = flags;
     if named.is_empty()
         && let Some(list) = env.get("LASTGOOD_VAULT")
@@ -41,8 +57,8 @@ pub fn vaults(flags: Vec<OsString>, env: &Env) -> Result<Vec<Address>> {
         named = list.as_bytes().split(|b| *b == b',').map(|part| OsStr::from_bytes(part.trim_ascii()).into()).collect();
     }
     let mut vaults: Vec<Address> = Vec::with_capacity(named.len());
-    for address in named {
-        let address = Address::parse(&address)?;
+    for given in named {
+        let address = address(&given, outside)?;
         if vaults.contains(&address) {
             return Err(Error::usage(format!("use the vault {address}"), "it is given twice"));
         }
@@ -51,7 +67,7 @@ pub fn vaults(flags: Vec<OsString>, env: &Env) -> Result<Vec<Address>> {
     if vaults.is_empty() {
         let hint = "Unset one of the two, or name the vault: `--vault URL`.";
         vaults.push(match env.same("bucket", &["BACKUP_BUCKET_NAME", "GCS_BUCKET_NAME"], hint)? {
-            None => Address::Folder(DEFAULT.into()),
+            None => absolute(Address::Folder(DEFAULT.into()), outside),
             Some((name, value)) => {
                 let doing = || format!("use the bucket {value} of {name}");
                 let bare = value.strip_prefix("gs://").unwrap_or(&value).trim_end_matches('/');

@@ -21,7 +21,10 @@ fn config_on(line: &str, env: &[(&str, &str)], kernel: &dyn Fn(&str) -> Option<S
         whole
     };
     let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
-    Config::new(cli, &Outside { env: &env, resolve: &resolve, host: "host".into(), boot: String::new(), kernel })
+    Config::new(
+        cli,
+        &Outside { env: &env, absolute: &resolve, resolve: &resolve, host: "host".into(), boot: String::new(), kernel },
+    )
 }
 
 #[test]
@@ -60,15 +63,15 @@ fn places(line: &str, env: &[(&str, &str)]) -> (String, String) {
 fn flags_win_over_the_environment_and_that_over_the_defaults() {
     let set = &[("LASTGOOD_DATA", "/env/data"), ("LASTGOOD_VAULT", "file:///env/vault"), ("K_SERVICE", "app")];
     for (line, env, data, vault) in [
-        ("backup", &[][..], "./data", "./backups"),
-        ("restore", &[], "./data", "./backups"),
-        ("backup", &[("K_SERVICE", "app")], "/app/data", "./backups"),
-        ("restore", &[("CLOUD_RUN_JOB", "nightly")], "/app/data", "./backups"),
-        ("backup", &[("K_SERVICE", ""), ("LASTGOOD_DATA", ""), ("LASTGOOD_VAULT", "")], "./data", "./backups"),
+        ("backup", &[][..], "/work/data", "/work/backups"),
+        ("restore", &[], "/work/data", "/work/backups"),
+        ("backup", &[("K_SERVICE", "app")], "/app/data", "/work/backups"),
+        ("restore", &[("CLOUD_RUN_JOB", "nightly")], "/app/data", "/work/backups"),
+        ("backup", &[("K_SERVICE", ""), ("LASTGOOD_DATA", ""), ("LASTGOOD_VAULT", "")], "/work/data", "/work/backups"),
         ("backup", set, "/env/data", "/env/vault"),
-        ("backup x", set, "x", "/env/vault"),
-        ("restore x --vault v", set, "x", "v"),
-        ("--vault v restore", set, "/env/data", "v"),
+        ("backup x", set, "/work/x", "/env/vault"),
+        ("restore x --vault ../v", set, "/work/x", "/v"),
+        ("--vault v restore", set, "/env/data", "/work/v"),
     ] {
         assert_eq!(places(line, env), (data.into(), vault.into()), "{line} {env:?}");
     }
@@ -81,10 +84,10 @@ fn vaults_as_people_configure_them() {
         ("list", &[("BACKUP_BUCKET_NAME", "state-1")][..], &[gs][..]),
         ("list", &[("GCS_BUCKET_NAME", "gs://state-1/")], &[gs]),
         ("list", &[("GCS_BUCKET_NAME", "state-1"), ("BACKUP_BUCKET_NAME", "state-1")], &[gs]),
-        ("list", &[("GCS_BUCKET_NAME", "state-1"), ("LASTGOOD_VAULT", "a, gs://b-1/c")], &["a", "gs://b-1/c"]),
-        ("list --vault v", &[("GCS_BUCKET_NAME", "a-1"), ("BACKUP_BUCKET_NAME", "b-1")], &["v"]),
-        ("list --vault v --vault w", &[("LASTGOOD_VAULT", "a")], &["v", "w"]),
-        ("list", &[], &["./backups"]),
+        ("list", &[("GCS_BUCKET_NAME", "state-1"), ("LASTGOOD_VAULT", "a, gs://b-1/c")], &["/work/a", "gs://b-1/c"]),
+        ("list --vault v", &[("GCS_BUCKET_NAME", "a-1"), ("BACKUP_BUCKET_NAME", "b-1")], &["/work/v"]),
+        ("list --vault v --vault w", &[("LASTGOOD_VAULT", "a")], &["/work/v", "/work/w"]),
+        ("list", &[], &["/work/backups"]),
     ] {
         let found: Vec<_> = config(line, env).unwrap().vaults.iter().map(Address::to_string).collect();
         assert_eq!(found, vaults, "{line} {env:?}");
@@ -154,7 +157,7 @@ fn a_vault_and_a_directory_in_each_others_way_are_refused() {
 fn a_copy_goes_from_one_place_to_another() {
     let job = config("copy --from a --to gs://bucket/b --snapshot latest --snapshot 12ab", &[]).unwrap().task;
     let Task::Copy { from, to, snapshots } = job else { panic!("{job:?}") };
-    assert_eq!((from.to_string().as_str(), to.to_string().as_str()), ("a", "gs://bucket/b"));
+    assert_eq!((from.to_string().as_str(), to.to_string().as_str()), ("/work/a", "gs://bucket/b"));
     assert_eq!(snapshots, ["latest", "12ab"]);
     for same in ["--from a --to ./a", "--from a/../b --to b", "--from gs://bucket/b/ --to gs://bucket/b"] {
         assert_eq!(config(&format!("copy {same}"), &[]).unwrap_err().kind(), Kind::Usage, "{same}");

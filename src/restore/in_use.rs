@@ -14,6 +14,8 @@ use std::{io, process};
 use rustix::fs::{major, minor};
 use serde::Serialize;
 
+use super::place::Place;
+use super::standing;
 use crate::error::Error;
 
 /// So many programs are named in an error.
@@ -56,6 +58,13 @@ pub fn users(places: &[PathBuf]) -> Vec<User> {
     found.into_iter().map(user).collect()
 }
 
+/// The same of what a restore to `place` replaces.
+pub fn users_of(place: &Place) -> Vec<User> {
+    let mut users = users(&place.replaces());
+    users.retain(|user| !place.kept().iter().any(|kept| user.file.starts_with(place.target.join(kept.as_path()))));
+    users
+}
+
 /// That these programs are in the way, and what can be done.
 pub fn refusal(target: &Path, users: &[User]) -> Error {
     let name = |user: &User| {
@@ -95,19 +104,11 @@ fn used_below(pid: u32, places: &[PathBuf]) -> io::Result<Option<PathBuf>> {
     if let Some(file) = mapped.find(|path| is_below(path) && path.is_file()) {
         return Ok(Some(file.to_owned()));
     }
-    // Names that it opens later are looked up from there. The shell that runs this one may stand anywhere.
+    // Names that it opens later are looked up from there. Of the shell that runs this one, `standing` knows more.
     let folder = fs::read_link(format!("/proc/{pid}/cwd"));
-    Ok(folder.ok().filter(|folder| is_below(folder) && folder.is_dir() && !is_above(pid)))
-}
-
-/// Whether a process has begun this one, or one that did.
-fn is_above(pid: u32) -> bool {
-    let parent = |of: &u32| {
-        let status = fs::read_to_string(format!("/proc/{of}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
-    };
-    // In a ring of processes that end and begin, nobody goes round for ever.
-    std::iter::successors(Some(process::id()), parent).take(1000).any(|above| above == pid)
+    Ok(folder
+        .ok()
+        .filter(|folder| is_below(folder) && folder.is_dir() && !standing::ancestry().any(|above| above == pid)))
 }
 
 /// A file below one of `places` that a process has open.
@@ -177,7 +178,7 @@ fn locked_below(place: &Path, locks: &BTreeMap<Inode, u32>, found: &mut BTreeMap
 }
 
 /// A process's name.
-fn program(pid: u32) -> String {
+pub fn program(pid: u32) -> String {
     let name = fs::read(Path::new("/proc").join(pid.to_string()).join("comm")).unwrap_or_default();
     String::from_utf8_lossy(&name).trim().chars().filter(|c| !c.is_control()).collect()
 }

@@ -25,6 +25,7 @@ pub mod put;
 pub mod read;
 pub mod select;
 pub mod stage;
+pub mod standing;
 pub mod steps;
 pub mod write;
 
@@ -402,6 +403,9 @@ fn attempt(
     let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
     let replaced = place.put(staging, now, ctx, &dress).map_err(within)?;
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
+    if place.is_stood_in() && report.moved_aside.is_some() {
+        report.warnings.push(standing::FILLED.into());
+    }
     report.kept =
         place.kept().iter().filter(|path| target.join(path.as_path()).symlink_metadata().is_ok()).cloned().collect();
     for path in &replaced.left_out {
@@ -450,12 +454,15 @@ fn lock_target(target: &Path, ctx: &Context) -> Result<(Option<Directory>, Optio
 /// # Errors
 /// That there are some.
 fn refuse_in_use(place: &Place, options: &Options) -> Result<Vec<User>> {
-    let mut users = in_use::users(&place.replaces());
-    users.retain(|user| !place.kept().iter().any(|kept| user.file.starts_with(place.target.join(kept.as_path()))));
-    if users.is_empty() || options.while_in_use {
-        return Ok(users);
+    let users = in_use::users_of(place);
+    let standing = standing::moved(place);
+    match standing.first() {
+        _ if options.while_in_use => {}
+        Some(first) => return Err(standing::refusal(&place.target, first)),
+        None if users.is_empty() => {}
+        None => return Err(in_use::refusal(&place.target, &users)),
     }
-    Err(in_use::refusal(&place.target, &users))
+    Ok(users.into_iter().chain(standing).collect())
 }
 
 /// Checks that the snapshot has all of `paths`. Gives the side files of those that are databases taken as files: without

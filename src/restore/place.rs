@@ -22,7 +22,7 @@ use super::lacking::sync_folder;
 use super::put::Putting;
 use super::stage::Staging;
 use super::steps::Undone;
-use super::{beside, fill, mounts};
+use super::{beside, fill, mounts, standing};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot};
@@ -62,6 +62,8 @@ pub struct Place {
     within: EntryPath,
     exists: bool,
     in_place: bool,
+    /// It is filled itself because of who stands in it.
+    stood_in: bool,
     /// What is mounted in the target.
     mounts: Vec<EntryPath>,
     /// What stays as it is, since something is mounted there.
@@ -103,6 +105,7 @@ impl Place {
             within: EntryPath::root(),
             exists,
             in_place: how.in_place,
+            stood_in: false,
             mounts: Vec::new(),
             kept: Vec::new(),
             paths: outermost(paths),
@@ -111,6 +114,9 @@ impl Place {
             place.mounts = mounts::below(&place.target)?;
             place.go_within()?;
             place.keep_mounts(how)?;
+            // Whoever stands in it and opens a name finds what is restored, where the folder stays the same one.
+            place.stood_in = !place.keeps_target() && standing::is_in(&place.target);
+            place.in_place |= place.stood_in;
         }
         if exists && !place.paths.is_empty() {
             let folder = Folder::straight(&place.target).doing(doing)?;
@@ -206,6 +212,21 @@ impl Place {
             true => vec![self.target.clone()],
             false => self.paths.iter().map(|path| self.target.join(path.as_path())).collect(),
         }
+    }
+
+    /// Whether it is filled itself only because this program or one that began it stands in it.
+    pub fn is_stood_in(&self) -> bool {
+        self.stood_in
+    }
+
+    /// Whether a folder of the target is the same one afterwards, and under its name.
+    pub fn stays(&self, path: &EntryPath) -> bool {
+        let leads_to = |stays: &EntryPath| stays.is_in(path);
+        let replaced = match self.paths.is_empty() {
+            true => !path.is_root() || !self.keeps_target(),
+            false => self.paths.iter().any(|replaced| path.is_in(replaced)),
+        };
+        !replaced || leads_to(&self.within) || self.kept.iter().any(|kept| path.is_in(kept) || leads_to(kept))
     }
 
     /// Whether an in-place restore of this target was interrupted.

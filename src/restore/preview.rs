@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::in_use::{self, User};
 use super::place::Place;
 use super::select::{Choice, PassedOver};
-use super::{Options, locate};
+use super::{Options, locate, standing};
 use crate::backup::found::Found;
 use crate::backup::select::Select;
 use crate::backup::times;
@@ -103,7 +103,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
         gone: Changes::default(),
         moves_aside: place.replaces().into_iter().filter(|path| path.symlink_metadata().is_ok()).collect(),
         kept: place.kept().to_vec(),
-        in_use: in_use::users(&place.replaces()),
+        in_use: in_use::users_of(&place).into_iter().chain(standing::moved(&place)).collect(),
         passed_over,
         warnings: Vec::new(),
     };

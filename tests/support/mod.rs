@@ -134,8 +134,22 @@ impl World {
 
     /// The program with arguments, to be spawned.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(LASTGOOD);
-        command.current_dir(self.folder.path()).args(args);
+        let mut command = self.clean(LASTGOOD);
+        command.args(args);
+        command
+    }
+
+    /// What a shell script gave, in which `$LASTGOOD` is the program.
+    pub fn shell(&self, script: &str) -> Ran {
+        let mut command = self.clean("sh");
+        command.args(["-euc", script]).env("LASTGOOD", LASTGOOD);
+        Ran::of(command)
+    }
+
+    /// A program that knows nothing of the surroundings of the tests.
+    fn clean(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.folder.path());
         for (name, _) in std::env::vars_os() {
             if VARIABLES.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {
                 command.env_remove(name);

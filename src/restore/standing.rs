@@ -1,0 +1,83 @@
+//! Who stands in the target: this program, and those that began it.
+//!
+//! A start script goes into the data directory, restores it, and begins the app there; a container does so by its `WORKDIR`. Were
+//! the directory exchanged, they would all go on in the old one, which is aside then, and whatever the app wrote would be lost. So the
+//! folder itself stays and is filled, and where it is a folder in it that cannot stay, nothing is done.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use super::in_use::{User, program};
+use super::place::Place;
+use crate::error::Error;
+use crate::vault::path::EntryPath;
+
+/// What a report says of a target that was filled because of it.
+pub const FILLED: &str =
+    "the target was filled in place: the program that restores it, or one that began that, works in it";
+
+/// This process and those that began it, one the next, as far as they are shown.
+pub fn ancestry() -> impl Iterator<Item = u32> {
+    let parent = |of: &u32| {
+        let status = fs::read_to_string(format!("/proc/{of}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+    };
+    // In a ring of processes that end and begin, nobody goes round for ever.
+    std::iter::successors(Some(process::id()), parent).take(1000).take_while(|pid| *pid != 0)
+}
+
+/// Whether one of them works in this very folder, an absolute path without symlinks.
+pub fn is_in(target: &Path) -> bool {
+    below(target).any(|(_, folder)| folder == target)
+}
+
+/// Those that work in a folder that a restore to `place` moves away, or puts something else in the place of.
+pub fn moved(place: &Place) -> Vec<User> {
+    let below = below(&place.target);
+    below
+        .filter(|(_, folder)| !stays(place, folder))
+        .map(|(pid, file)| User { pid, program: program(pid), file })
+        .collect()
+}
+
+fn stays(place: &Place, folder: &Path) -> bool {
+    let path = folder.strip_prefix(&place.target).ok().map(|path| EntryPath::new(path.as_os_str().as_bytes()));
+    match path {
+        Some(Ok(path)) => place.stays(&path),
+        // The target itself.
+        _ => place.stays(&EntryPath::root()),
+    }
+}
+
+/// The folders that they work in, the target itself or below it. A program of another user may not be shown.
+fn below(target: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
+    let identity = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    let top = identity(target);
+    ancestry().filter_map(move |pid| {
+        let link = PathBuf::from(format!("/proc/{pid}/cwd"));
+        let (told, folder) = match pid == process::id() {
+            // Also without /proc.
+            true => (std::env::current_dir().ok()?, identity(Path::new("."))?),
+            false => (fs::read_link(&link).ok()?, identity(&link)?),
+        };
+        // It may go by another name too, where it is mounted elsewhere, and in another container the name means another folder.
+        if Some(folder) == top {
+            return Some((pid, target.to_owned()));
+        }
+        (told.starts_with(target) && identity(&told) == Some(folder)).then_some((pid, told))
+    })
+}
+
+/// That one of them is in the way, and what can be done.
+pub fn refusal(target: &Path, user: &User) -> Error {
+    let who = match user.pid == process::id() {
+        true => "this program works".to_owned(),
+        false => format!("{} (process {}), which began this one, works", user.program, user.pid),
+    };
+    let why = format!("{who} in {}, which moves aside: it would go on in the old folder", user.file.display());
+    Error::failed(format!("replace {}", target.display()), why)
+        .hint(format!("Run it from {0} itself or from outside: `cd {0}`, or WORKDIR of a container.", target.display()))
+}
