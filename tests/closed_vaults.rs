@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::machine::skipped;
+use crate::support::machine::{as_nobody, skipped};
 use crate::support::tree::{open_to_all, set_mode};
 use crate::support::{World, is_root};
 
@@ -94,6 +94,51 @@ fn a_vault_that_is_open_to_everybody_is_told_of() {
     assert_eq!(access(&world.json(["doctor", "data"], 0)), None);
     assert_eq!(world.json(["list"], 0).as_array().unwrap().len(), 3);
     world.run(["verify", "--read-data"]).ended(0);
+}
+
+#[test]
+fn what_may_not_be_read_is_somebody_elses_and_no_damage() {
+    if !is_root() {
+        return skipped("only root can be somebody else");
+    }
+    let world = World::with_files();
+    world.backup();
+    // As early programs made it: the app's user restores from it.
+    open_to_all(&world.vault());
+    fs::create_dir(world.path("home")).unwrap();
+    set_mode(&world.path("home"), 0o777);
+    let restore = |to: &str| as_nobody(&world, &["restore", "--vault", "backups", to]);
+    let Some(before) = restore("home/before") else { return };
+    before.ended(0);
+    world.write("a.txt", "second\n");
+    world.run(["backup"]).ended(0).says("what is stored from now on is closed to others").says("chgrp -R GROUP");
+    restore("home/after").unwrap().ended(1).says("may not be read").says("is of the user 0").says("chgrp -R GROUP");
+    assert!(!world.path("home/after").exists());
+    for args in [&["verify", "--read-data"][..], &["list"], &["backup", "data", "--init"]] {
+        let ran = as_nobody(&world, &[args, &["--vault", "backups"]].concat()).unwrap();
+        ran.ended(1).says("may not be read");
+    }
+    assert_eq!(fs::read_dir(world.vault().join("doubts")).map_or(0, Iterator::count), 0);
+
+    // What it says shares it.
+    set_mode(&world.vault(), 0o2770);
+    chown(world.vault(), None, Some(65_534)).unwrap();
+    let access = || {
+        let report = world.run(["doctor", "data", "--json"]);
+        let report: Value = serde_json::from_slice(&report.ended(0).stdout).unwrap();
+        let checks = report["parts"][0]["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|check| check["name"] == "access")
+    };
+    let told = access().unwrap()["advice"].as_str().unwrap().replace("GROUP", "65534");
+    world.run(["backup"]).ended(0).says("may not use all of it, as ");
+    let commands: Vec<_> = told.split('`').skip(1).step_by(2).collect();
+    assert_eq!(commands.len(), 2, "{told}");
+    commands.iter().for_each(|command| _ = world.shell(command).ended(0));
+    assert_eq!(access(), None);
+    restore("home/after").unwrap().ended(0);
+    assert_eq!(fs::read(world.path("home/after/a.txt")).unwrap(), b"second\n");
+    as_nobody(&world, &["backup", "data", "--vault", "backups"]).unwrap().ended(0);
+    assert_eq!(world.run(["backup"]).ended(0).stderr, "");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::{Check, Outcome, vault, word};
 use crate::filesystem::remote_at;
 use crate::fs::{Folder, is_folder, what};
 use crate::store::Store;
+use crate::store::local::access::to_share;
 use crate::store::local::{LocalStore, TMP};
 
 /// A vault's filesystem with less room than this is full.
@@ -39,6 +40,10 @@ pub fn look(about: &About, notes: &Notes, stop: &AtomicBool) {
     let store = LocalStore::new(folder);
     if let Some(mode) = store.open_to_others() {
         notes.add(open(mode, folder));
+    }
+    if let Some(name) = store.unshared() {
+        let found = format!("it is shared with its group, which may not use all of it, as {name}");
+        notes.add(Check::warning("access", found).advice(format!("As its owner or root: {}", to_share(folder))));
     }
     vault::look(Box::new(store), &about.vault, notes, stop);
     notes.add(space(folder, notes));
@@ -90,9 +95,11 @@ fn place(folder: &Path, in_cloud_run: bool) -> Check {
 /// That others may look into a vault's folder: what is in it may have been closed to them where it came from.
 fn open(mode: u32, folder: &Path) -> Check {
     Check::warning("access", format!("everybody on this machine may look into it (mode {mode:04o})"))
-        .advice(
-            "It has copies of files that may be closed to them. This closes it; with `o-rwx` its group may look in:",
-        )
+        .advice(format!(
+            "It has copies of files that may be closed to them, and what backups store from now on is. If others restore from it, \
+             share it with a group: {}. This closes it:",
+            to_share(folder)
+        ))
         .run(format!("chmod go-rwx {}", word(&folder.display().to_string())))
 }
 

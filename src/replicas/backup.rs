@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +15,7 @@ use crate::copy::{copy_with, from_any};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::store;
+use crate::store::local::access::to_share;
 use crate::vault::doubt::{Doubts, Finding, in_all, told};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
@@ -81,13 +83,19 @@ impl Replica {
         let url = &self.url;
         let open = vault.store.open_to_others().map(|mode| {
             format!(
-                "everybody on this machine may look into the vault {url} (mode {mode:04o}): `chmod go-rwx` closes it"
+                "everybody on this machine may look into the vault {url} (mode {mode:04o}), but what is stored from now on is closed to \
+                 others: `chmod go-rwx` closes all; to share it with a group: {}",
+                to_share(Path::new(url))
             )
+        });
+        let unshared = vault.store.unshared().map(|name| {
+            let share = to_share(Path::new(url));
+            format!("the group of the vault {url} shares it, and may not use all of it, as {name}: {share}")
         });
         let fleeting = self.fleeting.then(|| {
             format!("the vault {url} is on the disk of a Cloud Run instance, and is lost with it: keep it in a bucket")
         });
-        open.into_iter().chain(fleeting).collect()
+        open.into_iter().chain(unshared).chain(fleeting).collect()
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {

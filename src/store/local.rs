@@ -38,7 +38,7 @@ use super::{Error, Meta, Result, Store};
 use crate::filesystem;
 use crate::fs::{Folder, SAFE, give_name, is_folder, open_file, what};
 
-mod access;
+pub mod access;
 mod staged;
 
 use self::access::Access;
@@ -266,6 +266,18 @@ impl Store for LocalStore {
         (mode & 0o007 != 0).then_some(mode)
     }
 
+    fn unshared(&self) -> Option<String> {
+        let top = self.top().ok()??;
+        if filesystem::remote(&top).ok()?.is_some() {
+            return None;
+        }
+        let access = Access::in_vault(&fstat(&top).ok()?);
+        let kept = |name: &OsStr| top.look(name).ok().flatten().is_some_and(|stat| !access.is_shared(&stat));
+        let mut names = top.names().ok()?;
+        names.sort();
+        names.into_iter().find(|name| kept(name)).map(|name| name.to_string_lossy().into_owned())
+    }
+
     fn staging(&self) -> Box<dyn Staging + '_> {
         Box::new(Staged::new(self))
     }
@@ -411,6 +423,9 @@ impl LocalStore {
     fn open(&self, name: &str) -> Result<(File, u64)> {
         let unreadable = |why: String| Error::Unreadable { name: name.into(), why };
         match self.look_into(name) {
+            Err(Error::Failed { source, .. }) if is_denied(&source) => {
+                Err(access::denied(name, &self.folder, &self.path(name)))
+            }
             Err(Error::Refused { why, .. }) if self.gives_others(name) => Err(unreadable(why)),
             Err(Error::Failed { source, .. }) if is_of_object(&source) && self.gives_others(name) => {
                 Err(unreadable(source.to_string()))
@@ -444,6 +459,9 @@ impl LocalStore {
     fn read(&self, name: &str, file: &File, offset: u64, length: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length as usize];
         let Err(first) = file.read_exact_at(&mut bytes, offset) else { return Ok(bytes) };
+        if is_denied(&first) {
+            return Err(access::denied(name, &self.folder, &self.path(name)));
+        }
         if !is_of_object(&first) {
             return Err(self.not_read(name, offset, length, first));
         }
@@ -475,10 +493,15 @@ impl LocalStore {
 /// An object that every vault has.
 const ALWAYS_THERE: &str = "vault.json";
 
-/// Whether it may be one object that cannot be read: a bad sector, a checksum of the filesystem that is wrong, somebody else's file.
+/// Whether it is a matter of permissions.
+fn is_denied(why: &io::Error) -> bool {
+    why.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// Whether it may be one object that cannot be read: a bad sector, a checksum of the filesystem that is wrong.
 fn is_of_object(why: &io::Error) -> bool {
     let errno = why.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::NODATA | Errno::ACCESS | Errno::PERM))
+    matches!(errno, Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::NODATA))
 }
 
 #[cfg(test)]

@@ -87,8 +87,17 @@ pub enum Error {
         /// The object asked for.
         name: String,
     },
-    /// The object is there, and cannot be read, although others can: its medium does not give it, it is no file, or somebody
-    /// else's.
+    /// The object is there, and this process may not read it: it is somebody else's. Nothing is wrong with it.
+    #[error("{name} may not be read: {why}")]
+    Denied {
+        /// The object asked for.
+        name: String,
+        /// Whose it is.
+        why: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The object is there, and cannot be read, although others can: its medium does not give it, or it is no file.
     #[error("{name} cannot be read: {why}")]
     Unreadable {
         /// The object asked for.
@@ -143,6 +152,10 @@ impl Error {
             }
             Error::Unreachable { doing: inner, why } => {
                 error::Error::unreachable(inner, why).within(doing).from_store()
+            }
+            Error::Denied { ref hint, .. } => {
+                let hint = hint.clone();
+                error::Error::failed(doing, self).hint(hint).from_store()
             }
             Error::AlreadyExists { .. } => error::Error::failed(doing, self),
             Error::NotFound { .. } | Error::OutOfRange { .. } | Error::Corrupt { .. } | Error::Unreadable { .. } => {
@@ -212,6 +225,11 @@ pub trait Store: Send + Sync {
     /// The permissions of a folder into which others than its owner and its group may look. None where nobody else may, or
     /// nothing tells.
     fn open_to_others(&self) -> Option<u32> {
+        None
+    }
+
+    /// Something in a folder that its group shares which the group may not use as it may the folder; none where nothing tells.
+    fn unshared(&self) -> Option<String> {
         None
     }
 
@@ -335,6 +353,9 @@ where
     }
     fn open_to_others(&self) -> Option<u32> {
         (**self).open_to_others()
+    }
+    fn unshared(&self) -> Option<String> {
+        (**self).unshared()
     }
     fn staging(&self) -> Box<dyn Staging + '_> {
         (**self).staging()

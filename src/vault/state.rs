@@ -121,7 +121,9 @@ fn test_once(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
         Err(why @ store::Error::Failed { .. }) if why.is_shortage() => {
             return Err(why.while_doing(format!("read {name}")));
         }
-        // Also what may not be read, or is no file any more: nobody can build on that.
+        // What is somebody else's is as sound as it was.
+        Err(why @ store::Error::Denied { .. }) => return Err(why.while_doing(format!("read {name}"))),
+        // Also what is no file any more: nobody can build on that.
         Err(
             why @ (store::Error::Corrupt { .. }
             | store::Error::Unreadable { .. }

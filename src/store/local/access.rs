@@ -6,11 +6,14 @@
 //! the app whose vault it is. Nothing is ever made for others.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::fs::{Gid, Mode, RawMode, Stat, Uid, fchmod, fchown, fstat};
 use rustix::process::geteuid;
 
 use crate::fs::is_folder;
+use crate::store::Error;
 
 /// Whose something in a vault is, and what its group may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,15 @@ impl Access {
         Access { owner: top.st_uid, group: top.st_gid, shared: shared(top.st_mode) }
     }
 
+    /// Whether the group that shares the vault, if one does, may use what is in it.
+    pub fn is_shared(&self, there: &Stat) -> bool {
+        let full = if is_folder(there) { 0o700 } else { 0o600 };
+        let of_group = (self.shared & full) >> 3;
+        // What everybody may use, the group may.
+        let may = if there.st_gid == self.group { there.st_mode } else { (there.st_mode & 0o7) << 3 };
+        may & of_group == of_group
+    }
+
     /// Sets group, mode and owner of a file or folder that was just made, for its owner alone.
     ///
     /// # Errors
@@ -62,9 +74,62 @@ impl Access {
     }
 }
 
+/// The commands that give all of a vault to a group.
+pub fn to_share(folder: &Path) -> String {
+    let folder = folder.display();
+    format!("`chgrp -R GROUP {folder}` and `chmod -R u+rwX,g+rwX,o-rwx {folder}`")
+}
+
+/// That an object of the vault in `folder` may not be read, or what it lies in: whose that is, and what to do.
+pub fn denied(name: &str, folder: &Path, path: &Path) -> Error {
+    let told =
+        path.ancestors().take_while(|at| at.starts_with(folder)).find_map(|at| Some((at, at.symlink_metadata().ok()?)));
+    let why = match told {
+        None => "permission denied".to_owned(),
+        Some((at, there)) => {
+            let (what, mode) = (if there.is_dir() { "the folder" } else { "the file" }, there.mode() & 0o7777);
+            format!(
+                "{what} {} is of the user {} and the group {} (mode {mode:04o})",
+                at.display(),
+                there.uid(),
+                there.gid()
+            )
+        }
+    };
+    let share = to_share(folder);
+    let hint = format!(
+        "Run it as that user or as root. If several users share the vault, one of them or root gives all of it to a group: {share}."
+    );
+    Error::Denied { name: name.into(), why, hint }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_group_may_use_in_its_vault() {
+        let stat = |mode: RawMode, group: u32| {
+            let mut stat = fstat(tempfile::tempfile().unwrap()).unwrap();
+            (stat.st_mode, stat.st_gid) = (mode, group);
+            stat
+        };
+        let (folder, file) = (0o040_000, 0o100_000);
+        for (top, there, group, shared) in [
+            (0o700, file | 0o600, 1, true),
+            (0o2770, file | 0o600, 7, false),
+            (0o2770, file | 0o660, 7, true),
+            (0o2770, file | 0o660, 1, false),
+            (0o2770, folder | 0o755, 7, false),
+            (0o2770, folder | 0o770, 7, true),
+            (0o750, folder | 0o750, 7, true),
+            (0o750, file | 0o644, 1, true),
+            (0o755, file | 0o600, 7, true),
+        ] {
+            let access = Access::in_vault(&stat(folder | top, 7));
+            assert_eq!(access.is_shared(&stat(there, group)), shared, "{top:o} {there:o} {group}");
+        }
+    }
 
     #[test]
     fn a_folder_is_shared_with_its_group_if_that_may_do_more_than_everybody() {
