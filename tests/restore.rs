@@ -295,3 +295,26 @@ fn a_backup_and_a_restore_of_one_directory_wait_for_each_other() {
         assert!(!child.wait().unwrap().success() && began.elapsed() < Duration::from_secs(10));
     }
 }
+
+#[test]
+fn folders_that_are_left_out_for_their_names_are_told_of() {
+    let world = World::with_files();
+    let warnings = |world: &World| world.backup()["warnings"].clone();
+    world.write("lastgood.replaced-20261121T101112Z/old", "old");
+    assert_eq!(warnings(&world), serde_json::json!([]));
+    world.write("mine.replaced-20261121T101112Z/notes", "notes");
+    let told = warnings(&world).to_string();
+    assert!(told.contains("mine.replaced-20261121T101112Z, lastgood.replaced-20261121T101112Z: left out"), "{told}");
+    assert!(told.contains("rename it"), "{told}");
+    // Whoever leaves it out on purpose knows.
+    let report = world.json(["backup", "--exclude", "mine.*"], 0);
+    assert!(!report["warnings"].to_string().contains("left out"), "{report}");
+    fs::rename(world.data().join("mine.replaced-20261121T101112Z"), world.data().join("mine")).unwrap();
+    assert_eq!(
+        warnings(&world).as_array().unwrap().iter().filter(|what| what.to_string().contains("left out")).count(),
+        0
+    );
+    world.restore("out");
+    assert_eq!(fs::read(world.path("out/mine/notes")).unwrap(), b"notes");
+    assert!(!world.path("out/lastgood.replaced-20261121T101112Z").exists());
+}

@@ -438,7 +438,7 @@ fn attempt(
         Ended::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
         Ended::Exchanged => return Ok(Attempt::Exchanged),
     };
-    for (what, wrong) in select.unmet() {
+    for (what, wrong) in select.unmet().into_iter().chain(select.left_out()) {
         if wrong { warn(what) } else { tracing::info!("{}", what.escape_debug()) }
     }
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,9 @@
 //! Which entries of the data directory a snapshot holds.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
@@ -17,9 +19,14 @@ pub struct Select {
     exclude: Patterns,
     /// Device and inode of folders that are not walked.
     folders: Vec<(u64, u64)>,
+    /// Folders that are left out for their names.
+    ours: Mutex<BTreeSet<EntryPath>>,
     /// Whether databases are told by their content.
     pub sqlite: bool,
 }
+
+/// So many folders that are left out are named.
+const NAMED: usize = 3;
 
 impl Select {
     /// Files that match one of `include`, or are in a folder that does (all, when there is none), and are not in or below what
@@ -40,6 +47,7 @@ impl Select {
             include: if include.is_empty() { None } else { Some(Patterns::new(include, data)?) },
             exclude: Patterns::new(exclude, data)?,
             folders: folders.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
+            ours: Mutex::default(),
             sqlite,
         })
     }
@@ -49,6 +57,9 @@ impl Select {
         let here = || found.kind != Kind::Folder || !self.folders.contains(&(found.device, found.inode));
         self.exclude.meet(&found.path);
         self.include.iter().for_each(|include| include.meet(&found.path));
+        if found.kind == Kind::Folder && is_ours(found.path.name()) && !self.excludes(&found.path) {
+            self.ours().insert(found.path.clone());
+        }
         self.takes_path(&found.path, found.kind) && here()
     }
 
@@ -71,6 +82,29 @@ impl Select {
     /// Whether a path, and what is below it, is excluded, whatever lies there.
     pub fn excludes(&self, path: &EntryPath) -> bool {
         self.exclude.set.is_match(path.as_path())
+    }
+
+    fn ours(&self) -> MutexGuard<'_, BTreeSet<EntryPath>> {
+        // The set is whole between any two statements.
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be told of the folders that were left out for their names, and whether somebody should see to it: only what begins with
+    /// the program's own name is certain to come from a restore.
+    pub fn left_out(&self) -> Option<(String, bool)> {
+        let ours = self.ours();
+        let doubtful = |path: &&EntryPath| !path.name().starts_with(OWN.as_bytes());
+        let wrong = ours.iter().any(|path| doubtful(&path));
+        let (first, others): (Vec<_>, Vec<_>) = ours.iter().partition(doubtful);
+        let named: Vec<_> = first.into_iter().chain(others).take(NAMED).map(EntryPath::to_string).collect();
+        let more = match ours.len().checked_sub(named.len())? {
+            0 if named.is_empty() => return None,
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let what = "left out, as what a restore moved aside or did not finish, by the name";
+        let what = format!("{}{more}: {what}; to have such a folder in snapshots, rename it", named.join(", "));
+        Some((what, wrong))
     }
 
     /// What is to be told of patterns that matched nothing that was met so far, and whether somebody should see to it: a name that is
@@ -167,6 +201,9 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
     Err(Error::usage(format!("read the pattern {pattern:?}"), why)
         .hint("A name (`*.tmp`) matches at any depth, a path (`cache/**`) below the data directory."))
 }
+
+/// What the names begin with of folders that a restore makes in a directory that it fills.
+pub const OWN: &str = "lastgood.replaced-";
 
 /// Whether a folder is one that a restore leaves: staging, or what it moved aside (`<name>.replaced-<UTC time>`).
 pub fn is_ours(name: &[u8]) -> bool {

@@ -495,6 +495,8 @@ mod tests {
         for threads in [0, 1, 4] {
             assert_eq!(paths(data.path(), &all, threads), expected);
         }
+        let (told, wrong) = all.left_out().unwrap();
+        assert!(wrong && told.starts_with("data.replaced-20261121T101112Z: left out"), "{told}");
     }
 
     #[test]
