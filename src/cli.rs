@@ -270,7 +270,8 @@ pub struct Replacing {
 /// Arguments of `copy`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lastgood copy --from ./backups --to gs://bucket/app      all snapshots that are not there yet
+  lastgood copy --from ./backups --to gs://bucket/app --init    a replica where there is none yet
+  lastgood copy --from ./backups --to gs://bucket/app           all snapshots that are not there yet
   lastgood copy --from gs://bucket/app --to /mnt/usb/app --snapshot latest
 
 Only what is missing is sent; a copy that was cut off goes on where it was when it is run again. What is damaged in --from is
@@ -279,9 +280,12 @@ pub struct Copy {
     /// The vault to copy from
     #[arg(long, value_name = "URL")]
     pub from: OsString,
-    /// The vault to copy to: a replica of the other one, or a place where there is nothing yet
+    /// The vault to copy to, a replica of the other one
     #[arg(long, value_name = "URL")]
     pub to: OsString,
+    /// Make that replica where there is no vault yet; in ./backups it is made anyway
+    #[arg(long)]
+    pub init: bool,
     /// Copy only this one: latest, an id or the beginning of one, or a time; repeatable. If it is there, what it has lost
     /// there is sent again [default: all that are not there]
     #[arg(long = "snapshot", value_name = "SNAPSHOT")]

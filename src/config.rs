@@ -114,6 +114,8 @@ pub enum Task {
     Copy {
         from: Address,
         to: Address,
+        /// Whether a vault may be made there, also elsewhere than at the default place.
+        init: bool,
         snapshots: Vec<String>,
     },
     List {
@@ -421,7 +423,7 @@ fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {
     if at(&from) == at(&to) {
         return Err(Error::usage(format!("copy from {from} to {to}"), "both are the same place"));
     }
-    Ok(Task::Copy { from, to, snapshots: args.snapshots })
+    Ok(Task::Copy { from, to, init: args.init, snapshots: args.snapshots })
 }
 
 /// A path inside a snapshot as a person types it: with `./` before it or `/` after it, too.

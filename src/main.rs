@@ -173,7 +173,9 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             }
         }
         Task::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),
-        Task::Copy { from, to, snapshots } => commands.copy((&from, &to), &snapshots, console, ctx),
+        Task::Copy { from, to, init, snapshots } => {
+            commands.copy((&from, &to), init || to.is_default(), &snapshots, console, ctx)
+        }
         Task::List { limit } => list(&vaults.first(ctx)?, limit, console, ctx),
         Task::Ls { snapshot, path, recursive } => {
             let (vault, root) = vaults.find(&snapshot, ctx)?;

@@ -202,13 +202,14 @@ impl Commands<'_> {
     }
 
     /// Copies snapshots from one place to another. Configured vaults are asked for no more than packs that are damaged in the
-    /// first place.
+    /// first place. Where there is no vault to copy to, one is made if it may be.
     ///
     /// # Errors
-    /// As [`copy`]; no vault to copy from; a place to copy to where something else lies.
+    /// As [`copy`]; no vault to copy from; a place to copy to where something else lies, or nothing and none may be made.
     pub fn copy(
         &self,
         (from, to): (&Address, &Address),
+        may_make: bool,
         snapshots: &[String],
         console: &mut Console,
         ctx: &Context,
@@ -221,6 +222,11 @@ impl Commands<'_> {
         }
         let (target, made) = match Vault::find(self.0.store(to)?)? {
             Ok(vault) => (vault, false),
+            Err(store) if !may_make => {
+                return Err(Vault::missing(&*store).hint(
+                    "Check the address; if it is on a volume, is that mounted? `lastgood copy --init` makes the replica.",
+                ));
+            }
             Err(store) => {
                 Vault::check_free(&*store)?;
                 (source.replicate(store)?, true)

@@ -52,7 +52,7 @@ fn nobody_else_may_look_into_a_vault_whatever_the_umask() {
         with_umask(&world, umask, "backup");
         with_umask(&world, umask, "init --vault there");
         with_umask(&world, umask, "backup --vault there");
-        with_umask(&world, umask, "copy --from backups --to copied/twice");
+        with_umask(&world, umask, "copy --from backups --to copied/twice --init");
         with_umask(&world, umask, "verify");
         with_umask(&world, umask, "export latest -o all.tar.zst");
         for vault in ["backups", "there", "copied/twice", "all.tar.zst"] {

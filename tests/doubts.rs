@@ -176,7 +176,7 @@ fn another_replica_gives_what_is_damaged_in_one() {
     assert_same(&world.data(), &world.path("out"));
 
     // A copy takes it from a configured vault; without one the snapshot is named.
-    let copied = world.json(["copy", "--from", "one", "--to", "three", "--vault", "one"], 4);
+    let copied = world.json(["copy", "--init", "--from", "one", "--to", "three", "--vault", "one"], 4);
     assert_eq!(copied["not_copied"][0]["snapshot"].as_str(), Some(id(&taken)), "{copied}");
     let ran = world.run(["copy", "--from", "one", "--to", "three", "--vault", "one", "--vault", "two"]);
     ran.ended(0).says("it is taken from");

@@ -23,7 +23,7 @@ fn nothing_to_restore_yet_is_told_from_all_else() {
     world.run(["restore", "out", "--snapshot", "abcd"]).ended(2);
     world.run(["ls", "latest"]).ended(5);
     // Several vaults have nothing only if none of them has, and each says so.
-    world.run(["copy", "--from", "backups", "--to", "two"]).ended(0);
+    world.run(["copy", "--from", "backups", "--to", "two", "--init"]).ended(0);
     let both = ["restore", "out", "--vault", "backups", "--vault", "two"];
     world.run(both).ended(5);
     fs::rename(world.path("two"), world.path("away")).unwrap();

@@ -99,7 +99,7 @@ fn in_a_bucket_a_vault_is_made_only_when_that_is_said() {
     server.forget();
     let report = world.json([&["backup", "--init"], &swapped[..]].concat(), 3);
     assert!(report["vaults"][1]["why"].as_str().unwrap().contains("thesis-0.tex"), "{report}");
-    world.run(["copy", "--from", "folder", "--to", VAULT]).ended(1).says("thesis-0.tex");
+    world.run(["copy", "--init", "--from", "folder", "--to", VAULT]).ended(1).says("thesis-0.tex");
     let all =
         server.requests_of(Kind::List).iter().filter(|request| request.name.as_deref() == Some("app/state/")).count();
     assert_eq!(all, 2, "{:#?}", server.requests_of(Kind::List));
@@ -118,7 +118,7 @@ fn snapshots_go_to_a_bucket_and_back() {
         world.backup();
     }
     let names = list(&world, "backups");
-    let up = ["copy", "--from", "backups", "--to", VAULT, "--json"];
+    let up = ["copy", "--init", "--from", "backups", "--to", VAULT, "--json"];
     // Cut off, and gone on with; what was stored is not sent again.
     server.script(When::create("packs/").after(2).always(), Fault::status(503));
     world.run([&up[..], &[SHORT]].concat()).ended(1).says("not sent again");
@@ -136,7 +136,7 @@ fn snapshots_go_to_a_bucket_and_back() {
     assert!(roots.len() == 3 && roots.is_sorted(), "{sent:#?}");
     assert_eq!(list(&world, VAULT), names);
 
-    world.json(["copy", "--from", VAULT, "--to", "back"], 0);
+    world.json(["copy", "--init", "--from", VAULT, "--to", "back"], 0);
     world.run(["verify", "--read-data", "--vault", "back"]).ended(0);
     world.run(["restore", "out", "--vault", "back"]).ended(0);
     assert_same(&world.data(), &world.path("out"));
@@ -150,14 +150,15 @@ fn what_is_released_in_a_bucket_counts_as_absent() {
     let server = Server::start();
     let world = World::with_files().on(&server.url(), "backups");
     world.backup();
-    world.json(["copy", "--from", "backups", "--to", VAULT], 0);
+    world.json(["copy", "--init", "--from", "backups", "--to", VAULT], 0);
     let pack = server.names().into_iter().find(|name| name.contains("/packs/")).unwrap();
     let object = pack.strip_prefix("app/state/").unwrap();
     server.release(&pack, "2026-11-20T00:00:00Z");
     // Not there to be copied from, and in the way where it would be copied to.
     for (from, to) in [(VAULT, "elsewhere"), ("backups", VAULT)] {
         // No other vault is configured that might have it.
-        let done = world.json(["copy", "--from", from, "--to", to, "--snapshot", "latest", "--vault", from], 4);
+        let done =
+            world.json(["copy", "--init", "--from", from, "--to", to, "--snapshot", "latest", "--vault", from], 4);
         assert!(done["not_copied"][0]["why"].as_str().unwrap().contains(object), "{done}");
     }
     assert_eq!(list(&world, "elsewhere"), [""; 0]);

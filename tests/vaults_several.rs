@@ -294,7 +294,7 @@ fn all_snapshots_are_copied_or_those_that_are_named() {
     }
     let names: Vec<_> = taken.iter().rev().map(|report| id(report).to_owned()).collect();
     let copy = |to: &str, more: &[&str]| world.json(with(&["copy", "--from", "backups", "--to", to], more), 0);
-    let some = copy("some", &["--snapshot", "latest", "--snapshot", short(&taken[1])]);
+    let some = copy("some", &["--init", "--snapshot", "latest", "--snapshot", short(&taken[1])]);
     assert_eq!((&some["made"], &some["snapshots"]), (&json!(true), &json!([names[2], names[0]])));
     assert_eq!(snapshots(&world, "some"), [names[0].clone(), names[2].clone()]);
     let verified = world.json(["verify", "--read-data", "--vault", "some"], 0);
@@ -304,9 +304,9 @@ fn all_snapshots_are_copied_or_those_that_are_named() {
     assert_eq!((&rest["made"], &rest["snapshots"]), (&json!(false), &json!([names[3], names[1]])));
     assert_eq!(snapshots(&world, "some"), names);
     assert_eq!(number(&copy("some", &[]), "objects"), 0);
-    let all = copy("all/of/it", &[]);
+    let all = copy("all/of/it", &["--init"]);
     assert_eq!(number(&all, "bytes"), number(&some, "bytes") + number(&rest, "bytes"));
-    let text = world.run(["copy", "--from", "backups", "--to", "text"]);
+    let text = world.run(["copy", "--from", "backups", "--to", "text", "--init"]);
     assert!(text.ended(0).text().contains("Copied 4 snapshots from"), "{text:?}");
     // Whatever it came through, it is the same.
     for vault in ["some", "all/of/it", "text"] {
@@ -332,15 +332,17 @@ fn a_copy_that_is_wrong_leaves_nothing_behind() {
     let world = World::with_files();
     world.backup();
     let copy = |from: &str, to: &str, more: &[&str]| world.run(with(&["copy", "--from", from, "--to", to], more));
-    copy("none", "new", &[]).ended(1).says("no vault");
-    copy("backups", "new", &["--snapshot", "nothing"]).ended(2);
+    copy("none", "new", &["--init"]).ended(1).says("no vault");
+    copy("backups", "new", &["--init", "--snapshot", "nothing"]).ended(2);
     copy("backups", "./backups/.", &[]).ended(2).says("same place");
     copy("backups", "s3://bucket", &[]).ended(2);
     world.run(["copy", "--from", "backups"]).ended(2);
+    // A mistyped address is no wish for a vault.
+    copy("backups", "new", &[]).ended(1).says("no vault").says("lastgood copy --init");
     assert!(!world.path("new").exists() && !world.path("none").exists());
     fs::create_dir(world.path("full")).unwrap();
     fs::write(world.path("full/thesis.tex"), "").unwrap();
-    copy("backups", "full", &[]).ended(1).says("thesis.tex");
+    copy("backups", "full", &["--init"]).ended(1).says("thesis.tex");
     assert_eq!(fs::read_dir(world.path("full")).unwrap().count(), 1);
 }
 
@@ -358,7 +360,7 @@ fn what_is_damaged_is_not_copied_and_is_named() {
     bytes[1000] ^= 1;
     fs::write(world.vault().join(&pack), bytes).unwrap();
 
-    let done = world.json(["copy", "--from", "backups", "--to", "other"], 4);
+    let done = world.json(["copy", "--init", "--from", "backups", "--to", "other"], 4);
     assert_eq!((&done["snapshots"], done["not_copied"].as_array().unwrap().len()), (&json!([first["snapshot"]]), 1));
     assert_eq!(done["not_copied"][0]["snapshot"], second["snapshot"]);
     assert!(done["not_copied"][0]["why"].as_str().unwrap().contains(pack.to_str().unwrap()), "{done}");
@@ -391,7 +393,7 @@ fn a_copy_that_was_killed_or_stopped_goes_on_and_sends_nothing_twice() {
     world.backup();
     let (from, to) = (objects(&world.vault()), world.path("to"));
     assert!(from.len() > 12, "{from:?}");
-    let args = ["copy", "--from", "backups", "--to", "to", "--parallel", "1"];
+    let args = ["copy", "--init", "--from", "backups", "--to", "to", "--parallel", "1"];
     let mut before = BTreeMap::new();
     for signal in [Signal::KILL, Signal::TERM, Signal::INT] {
         let mut child = world.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

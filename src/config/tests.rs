@@ -156,12 +156,14 @@ fn a_vault_and_a_directory_in_each_others_way_are_refused() {
 #[test]
 fn a_copy_goes_from_one_place_to_another() {
     let job = config("copy --from a --to gs://bucket/b --snapshot latest --snapshot 12ab", &[]).unwrap().task;
-    let Task::Copy { from, to, snapshots } = job else { panic!("{job:?}") };
+    let Task::Copy { from, to, init: false, snapshots } = job else { panic!("{job:?}") };
     assert_eq!((from.to_string().as_str(), to.to_string().as_str()), ("/work/a", "gs://bucket/b"));
     assert_eq!(snapshots, ["latest", "12ab"]);
     for same in ["--from a --to ./a", "--from a/../b --to b", "--from gs://bucket/b/ --to gs://bucket/b"] {
         assert_eq!(config(&format!("copy {same}"), &[]).unwrap_err().kind(), Kind::Usage, "{same}");
     }
+    let job = config("copy --from a --to b --init", &[]).unwrap().task;
+    assert!(matches!(job, Task::Copy { init: true, .. }), "{job:?}");
     let job = config("backup --init", &[]).unwrap().task;
     assert!(matches!(job, Task::Run(Job::Backup { init: true, .. })), "{job:?}");
     let tolerated = config("backup --exit-zero-on partial,suspect --exit-zero-on unsound", &[]).unwrap();

@@ -115,7 +115,7 @@ pub fn replicas_to_make(vaults: &mut [(String, Noted)]) {
         *check = match &there {
             Some(there) => Check::warning("vault", NONE)
                 .advice("If there should be one, the address is wrong. This makes a replica of the other vault here:")
-                .run(format!("lastgood copy --from {there} --to {}", word(name))),
+                .run(format!("lastgood copy --init --from {there} --to {}", word(name))),
             None => Check::new("vault", check.outcome, NONE)
                 .advice("If there should be one, the address is wrong. This makes a new one, and replicas of it:")
                 .run(format!("lastgood init{all}")),
@@ -184,7 +184,7 @@ pub fn together(vaults: &[(String, Noted)]) -> Vec<Check> {
         (_, false) => {
             Check::problem("replicas", format!("different vaults: {} is not a replica of {first}", others.join(", "))).advice(
                 "Vaults that are used together are replicas of one. Use different ones one by one; where there is no vault yet, \
-                 `lastgood copy --from URL --to URL` makes a replica.",
+                 `lastgood copy --init --from URL --to URL` makes a replica.",
             )
         }
     });
@@ -269,7 +269,7 @@ mod tests {
         let mut vaults = [("gs://b-2/x".to_owned(), missing), there];
         assert!(vaults[0].1.checks[0].commands[1].contains("lastgood init"), "{vaults:?}");
         replicas_to_make(&mut vaults);
-        assert_eq!(vaults[0].1.checks[0].commands, ["lastgood copy --from 'gs://b-1/x y' --to gs://b-2/x"]);
+        assert_eq!(vaults[0].1.checks[0].commands, ["lastgood copy --init --from 'gs://b-1/x y' --to gs://b-2/x"]);
         assert_eq!(vaults[0].1.checks[0].outcome, Warning);
         let mut vaults = ["gs://b-2/x", "gs://b-3/x"].map(|name| {
             (name.to_owned(), Noted { missing: true, checks: vec![none(&about(name))], ..Noted::default() })

@@ -260,7 +260,7 @@ impl Vault {
             false => format!("they are different vaults: the first is {id}, the second {theirs}"),
         };
         Err(Error::usage(format!("use {} and {} together", self.store.url(), other.store.url()), why).hint(
-            "Vaults that are used together are replicas of one. Use these one by one; `lastgood copy --from URL --to URL` makes \
+            "Vaults that are used together are replicas of one. Use these one by one; `lastgood copy --init --from URL --to URL` makes \
              a replica where there is no vault yet.",
         ))
     }
