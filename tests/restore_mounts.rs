@@ -228,6 +228,11 @@ fn a_volume_that_was_left_in_the_middle_of_a_restore_is_in_no_good_snapshot() {
     fs::write(world.data().join("deep/uploads/.lastgood-in-place"), "").unwrap();
     let ran = world.run(["backup"]);
     ran.ended(1).says("has not been finished").says("restore --path deep/uploads");
+    let told = world.run(["doctor", "data"]);
+    told.ended(1);
+    for said in ["the volume deep/uploads in it is broken", "--path deep/uploads "] {
+        assert!(told.text().contains(said), "{told:?}");
+    }
     let report = world.json(["restore", "--around-mounts"], 0);
     assert!(report["warnings"].to_string().contains("deep/uploads is broken"), "{report}");
     world.json(["restore", "--path", "deep/uploads"], 0);

@@ -12,7 +12,9 @@ use super::{Check, Place, word};
 use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
 use crate::restore::fill::MARKER;
+use crate::restore::mounts;
 use crate::restore::place::{self, is_exchangeable};
+use crate::vault::path::EntryPath;
 
 /// So many entries that cannot be read are named.
 const NAMED: usize = 3;
@@ -119,6 +121,9 @@ fn content(about: &About, seen: &Seen) -> Check {
                 .advice("What was there is in a folder lastgood.replaced-* in it. No vault here has a good snapshot."),
         };
     }
+    if let Some(check) = broken_volume(about) {
+        return check;
+    }
     if seen.entries == 0 {
         let found = "it is empty: that is what a volume that is not mounted looks like";
         return match about.restore("") {
@@ -137,6 +142,24 @@ fn content(about: &About, seen: &Seen) -> Check {
     let entries = if seen.entries == 1 { "1 entry".into() } else { format!("{} entries", seen.entries) };
     let part = if seen.whole { "" } else { ", and more, which was not looked at" };
     Check::ok(name, format!("{entries}, {}{databases}{part}", size(seen.bytes)))
+}
+
+/// A volume in it that a restore has not finished filling: no backup is taken as long as there is one.
+fn broken_volume(about: &About) -> Option<Check> {
+    // Where that cannot be told, the look at a restore says why.
+    let volumes = mounts::below(&about.at).unwrap_or_default();
+    let is_broken = |volume: &EntryPath| about.at.join(volume.as_path()).join(MARKER).symlink_metadata().is_ok();
+    let volume = volumes.into_iter().find(is_broken)?;
+    let found = format!("the volume {volume} in it is broken: a restore of it was cut off ({MARKER} is there)");
+    let check = Check::problem("directory", found);
+    Some(match about.restore(&format!(" --path {}", word(&volume.as_path().to_string_lossy()))) {
+        Some(command) => {
+            check.advice("This completes it; what was there is in a folder lastgood.replaced-* in it:").run(command)
+        }
+        None => {
+            check.advice("What was there is in a folder lastgood.replaced-* in it. No vault here has a good snapshot.")
+        }
+    })
 }
 
 /// Whether all of what was looked at can be read.
