@@ -13,6 +13,7 @@ use lastgood::replicas;
 use lastgood::replicas::vaults::Vaults;
 use lastgood::replicas::verify::Verified;
 use lastgood::report::{self, Action, Done, Place, Way};
+use lastgood::restore::killed;
 use lastgood::restore::needed::{self, Only};
 use lastgood::restore::preview::Preview;
 use lastgood::restore::{self, select};
@@ -96,7 +97,12 @@ impl Commands<'_> {
         }
         let there = needed::look(&options.target, ctx)?;
         let newest = || replicas::restore::newest_of(self.0.sites(false)?, &options.snapshot, ctx);
-        only.unneeded(&options.target, there, Timestamp::now(), newest)
+        let unneeded = only.unneeded(&options.target, there, Timestamp::now(), newest)?;
+        if unneeded.is_some() {
+            // A restore would say it itself.
+            killed::look(&options.target).iter().for_each(|left| tracing::warn!("{left}"));
+        }
+        Ok(unneeded)
     }
 
     /// Tells what a restore would do.

@@ -12,6 +12,7 @@ pub mod damaged;
 pub mod fill;
 pub mod gather;
 pub mod in_use;
+pub mod killed;
 pub mod lacking;
 pub mod left;
 pub mod missing;
@@ -374,10 +375,7 @@ fn attempt(
     // Asked first: whoever cannot know the time has made nothing yet.
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
     let (staging, left) = place.stage(ctx)?;
-    report.warnings.extend(left.iter().map(|left| {
-        let why = "a restore is under way in it, or one that was killed left it; remove it when none is";
-        format!("{} stays: {why}", left.display())
-    }));
+    report.warnings.extend(left);
     let wanted = Wanted { paths: (!all).then_some(place.paths()), but: place.kept() };
     let planner = Planner { packs: &packs, wanted, limits, skip_damaged: options.skip_damaged, ctx };
     let filled =

@@ -239,11 +239,11 @@ impl Place {
         self.in_place && path.parent() == Some(self.within.bytes()) && fill::is_reserved(OsStr::from_bytes(path.name()))
     }
 
-    /// Makes the staging folder. Gives others that may be in use as well, as [`Staging::make`].
+    /// Makes the staging folder. Gives what is to be told of others, as [`Staging::make`].
     ///
     /// # Errors
     /// What the system refuses; that the target could not be exchanged there.
-    pub fn stage(&self, ctx: &Context) -> Result<(Staging, Vec<PathBuf>)> {
+    pub fn stage(&self, ctx: &Context) -> Result<(Staging, Vec<String>)> {
         let doing = || format!("make the folder that {} goes into", self.target.display());
         if self.in_place && self.exists {
             return Staging::make(Folder::straight(&self.folder()).doing(doing)?, OsStr::new(""), ctx);
@@ -301,6 +301,7 @@ impl Place {
         let base = staging.base().clone();
         let kept = self.kept.iter().map(|path| self.below(path)).collect();
         let mut putting = Putting::new(self.aside(&base, now)?, kept, ctx);
+        putting.notes = Some(staging.folder().clone());
         let (moved, beside) = match self.steps(&mut putting, &staging) {
             Ok(done) => done,
             Err(why) => {

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, syncfs};
 use rustix::io::Errno;
 
 use super::fill::{self, MARKER, is_reserved};
+use super::killed::Moving;
 use super::lacking::{moves_files_only, sync_folder};
 use super::mounts::is_of_the_filesystem;
 use super::place::USE_IN_PLACE;
@@ -31,6 +32,8 @@ pub struct Putting<'a> {
     pub steps: Steps,
     /// Where that goes which was there: this folder, or in it. The name is free.
     pub aside: Spot,
+    /// Where it is noted what is about to be put into the place of something else: the staging folder.
+    pub notes: Option<Arc<Folder>>,
     /// What stays as it is, relative to the folder that is worked in.
     kept: Vec<EntryPath>,
     /// What folders that stay are given at the end, the innermost first.
@@ -48,7 +51,8 @@ impl<'a> Putting<'a> {
     /// Nothing is done yet.
     pub fn new(aside: Spot, kept: Vec<EntryPath>, ctx: &'a Context<'a>) -> Self {
         let steps = Steps::below(&aside.folder);
-        Putting { steps, aside, kept, dress: Vec::new(), left_out: Vec::new(), marked: None, filled: false, ctx }
+        let (dress, left_out) = (Vec::new(), Vec::new());
+        Putting { steps, aside, notes: None, kept, dress, left_out, marked: None, filled: false, ctx }
     }
 
     /// Puts `new` at `at`, which is `path` of the folder that is worked in. Says whether something was there.
@@ -65,6 +69,10 @@ impl<'a> Putting<'a> {
             return self.fill(new, at, path).map_err(|why| why.within(doing()));
         }
         let aside = self.aside_for(path)?;
+        if let Some(notes) = &self.notes {
+            let moving = Moving::new(&self.aside.folder, new, at, &aside).doing(doing)?;
+            moving.keep(notes).doing(|| format!("make a note in {}", notes.path().display()))?;
+        }
         let why = match self.steps.rename(new, &aside) {
             Ok(()) => match self.steps.exchange(&aside, at) {
                 Ok(()) => return Ok(true),

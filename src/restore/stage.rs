@@ -6,13 +6,13 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat, syncfs};
 use rustix::io::Errno;
 
 use super::attributes::pass_nothing_on;
+use super::killed::{self, Left};
 use super::lacking::{kept, moves_files_only};
 use super::write::Tree;
 use crate::error::{Doing, Error, Result};
@@ -39,17 +39,12 @@ pub struct Staging {
 
 impl Staging {
     /// Makes a staging folder in `base` for the target `name` (empty: for the folder itself), and removes those that
-    /// killed restores of the same target left. Gives those of which it cannot be told whether a restore uses them.
+    /// killed restores of the same target left. Gives what is to be told of them.
     ///
     /// # Errors
     /// A folder in which none can be made.
-    pub fn make(base: Folder, name: &OsStr, ctx: &Context) -> Result<(Staging, Vec<PathBuf>)> {
-        let mut prefix = OsString::new();
-        if !name.is_empty() {
-            prefix.push(".");
-            prefix.push(name);
-        }
-        prefix.push(STAGING);
+    pub fn make(base: Folder, name: &OsStr, ctx: &Context) -> Result<(Staging, Vec<String>)> {
+        let prefix = prefix(name);
         let left = sweep(&base, &prefix)?;
         let mut random = [0; 8];
         (ctx.random)(&mut random)?;
@@ -102,6 +97,11 @@ impl Staging {
         Spot::new(&self.folder, TREE)
     }
 
+    /// The staging folder itself.
+    pub fn folder(&self) -> &Arc<Folder> {
+        &self.folder
+    }
+
     /// The staging folder's name in its folder.
     pub fn name(&self) -> &OsStr {
         &self.spot.name
@@ -142,9 +142,26 @@ fn is_staging(name: &OsStr, prefix: &OsStr) -> bool {
     digits.is_some_and(|d| d.len() == 16 && d.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// Removes the staging folders that nobody holds. Gives those of which that cannot be told.
-fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<PathBuf>> {
-    let mut left = Vec::new();
+/// What the names of staging folders for the target `name` begin with.
+fn prefix(name: &OsStr) -> OsString {
+    let mut prefix = OsString::new();
+    if !name.is_empty() {
+        prefix.push(".");
+        prefix.push(name);
+    }
+    prefix.push(STAGING);
+    prefix
+}
+
+/// Whether `entry` is the name of a staging folder for the target `name`.
+pub fn is_left(entry: &OsStr, name: &OsStr) -> bool {
+    is_staging(entry, &prefix(name))
+}
+
+/// Removes the staging folders that nobody holds. Gives what is to be told: of those of which that cannot be known, and of what else
+/// the restore left that was killed.
+fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<String>> {
+    let mut told = Vec::new();
     for name in base.names().doing(|| format!("look for staging folders in {}", base.path().display()))? {
         if !is_staging(&name, prefix) {
             continue;
@@ -158,14 +175,32 @@ fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<PathBuf>> {
             done => done.is_ok() && remote(&held).is_ok_and(|name| name.is_none()),
         };
         if !locked {
-            left.push(folder.path().to_owned());
+            let why = "a restore is under way in it, or one that was killed left it; remove it when none is";
+            told.push(format!("{} stays: {why}", folder.path().display()));
         } else {
             tracing::info!("removing {}, which a killed restore left", folder.path().display());
+            let folder = Arc::new(folder);
+            told.extend(killed::left(base, &folder).map(|left| resolved(left, &folder)));
             let removed = folder.empty().and_then(|()| Ok(base.remove_folder(&name)?));
             removed
                 .doing(|| format!("remove {}", folder.path().display()))
                 .map_err(|why| why.hint("A killed restore left that folder. Remove it by hand."))?;
         }
     }
-    Ok(left)
+    Ok(told)
+}
+
+/// Takes what did not come into place back into its staging folder, which is removed. What was in the target stays where it is. Gives what
+/// is to be told.
+fn resolved(left: Left, staging: &Arc<Folder>) -> String {
+    let told = match &left {
+        Left::New(aside) => match rename(aside, &Spot::new(staging, "unplaced")) {
+            Ok(()) => format!("{left}; it is removed"),
+            Err(why) => format!("{left}; it stays: {why}"),
+        },
+        Left::Old { .. } => left.to_string(),
+    };
+    // Also where the restore that follows fails: nothing says it again.
+    tracing::warn!("{told}");
+    told
 }

@@ -58,7 +58,7 @@ impl Looks {
 type At = PathBuf;
 
 /// What has a name: its device, its inode, and when that was made, where its filesystem says so: a number soon comes again.
-type Identity = (u64, u64, i64, u32);
+pub type Identity = (u64, u64, i64, u32);
 
 /// Something that was done, and can be undone.
 enum Step {
@@ -335,7 +335,10 @@ impl Step {
 }
 
 /// What has a name.
-fn identity(spot: &Spot) -> SystemResult<Identity> {
+///
+/// # Errors
+/// Nothing is there; what the system refuses.
+pub fn identity(spot: &Spot) -> SystemResult<Identity> {
     let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     match statx(&spot.folder, &spot.name, AtFlags::SYMLINK_NOFOLLOW, flags) {
         Ok(told) => {

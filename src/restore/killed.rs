@@ -1,0 +1,254 @@
+//! What a restore that was killed between two steps left: the new may lie where the old was to go, or nothing under the target's name.
+//!
+//! Before something is put into the place of something else, the staging folder gets a note of it. Who finds a staging folder that
+//! nobody holds reads there what became of that.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rustix::process::geteuid;
+
+use super::stage::is_left;
+use super::steps::identity;
+use crate::backup::select::is_ours;
+use crate::fs::{Folder, SAFE, Spot, open_file};
+
+/// The note's name in a staging folder.
+const NOTE: &str = "moving";
+/// No note is longer.
+const LONGEST: u64 = 1 << 17;
+
+/// Something that is about to be put into the place of something else.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Moving {
+    /// What is put there: its inode, and when that was made.
+    new: (u64, i64, u32),
+    /// The place, relative to the folder that the staging folder is in.
+    at: PathBuf,
+    /// Where that goes which was there; the new passes through that name.
+    aside: PathBuf,
+}
+
+/// What is not as it looks.
+#[derive(Debug)]
+pub enum Left {
+    /// The new, which did not come into place, under the name for what was there.
+    New(Spot),
+    /// What was there, and nothing in its place.
+    Old {
+        /// Where it was.
+        at: Spot,
+        /// Where it is.
+        aside: Spot,
+    },
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Left::New(aside) => {
+                let aside = aside.path();
+                write!(
+                    f,
+                    "{} is what a restore that was killed was about to put into place, not what was there",
+                    aside.display()
+                )
+            }
+            Left::Old { at, aside } => {
+                let (at, aside) = (at.path(), aside.path());
+                write!(f, "{} is what was at {} before a restore that was killed", aside.display(), at.display())
+            }
+        }
+    }
+}
+
+impl Moving {
+    /// That `new` is put at `at`, and what is there to `aside`, all of them below `base`.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn new(base: &Folder, new: &Spot, at: &Spot, aside: &Spot) -> rustix::io::Result<Self> {
+        let (_, inode, seconds, nanoseconds) = identity(new)?;
+        let below = |spot: &Spot| {
+            let path = spot.path();
+            path.strip_prefix(base.path()).map(Path::to_owned).unwrap_or(path)
+        };
+        Ok(Moving { new: (inode, seconds, nanoseconds), at: below(at), aside: below(aside) })
+    }
+
+    /// Keeps it in a staging folder, durably.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn keep(&self, staging: &Folder) -> io::Result<()> {
+        let flags = SAFE | OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY;
+        let mut note = File::from(openat(staging, NOTE, flags, Mode::from_raw_mode(0o600))?);
+        let (inode, seconds, nanoseconds) = self.new;
+        let mut text = format!("{inode} {seconds} {nanoseconds}").into_bytes();
+        for path in [&self.at, &self.aside] {
+            text.push(0);
+            text.extend(path.as_os_str().as_bytes());
+        }
+        note.write_all(&text)?;
+        note.sync_all()
+    }
+
+    /// What is kept in a staging folder; none where nothing was under way.
+    fn kept(staging: &Folder) -> Option<Self> {
+        let (note, _) = open_file(staging, OsStr::new(NOTE)).ok()?;
+        let mut text = Vec::new();
+        note.take(LONGEST).read_to_end(&mut text).ok()?;
+        let mut parts = text.split(|&b| b == 0);
+        let numbers = std::str::from_utf8(parts.next()?).ok()?;
+        let mut numbers = numbers.split(' ');
+        let new = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+        let mut path = || Some(PathBuf::from(OsStr::from_bytes(parts.next()?)));
+        Some(Moving { new, at: path()?, aside: path()? })
+    }
+}
+
+/// What is not as it looks because of the restore that had a staging folder in `base`.
+pub fn left(base: &Folder, staging: &Folder) -> Option<Left> {
+    // Whoever may write around it makes folders and notes of their own; what they say is nobody's to act on.
+    if fstat(staging).ok()?.st_uid != geteuid().as_raw() {
+        return None;
+    }
+    let Moving { new, at, aside } = Moving::kept(staging)?;
+    if !matches!(aside.components().next(), Some(Component::Normal(first)) if is_ours(first.as_bytes())) {
+        return None;
+    }
+    let spot = |path: &Path| {
+        if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+            return None;
+        }
+        let above = base.enter_all(path.parent().unwrap_or(Path::new(""))).ok()?;
+        Some(Spot::new(&Arc::new(above), path.file_name()?))
+    };
+    let aside = spot(&aside)?;
+    let (_, inode, seconds, nanoseconds) = identity(&aside).ok()?;
+    if (inode, seconds, nanoseconds) == new {
+        return Some(Left::New(aside));
+    }
+    let at = spot(&at)?;
+    matches!(at.look(), Ok(None)).then_some(Left::Old { at, aside })
+}
+
+/// What restores to `target` that were killed left that is not as it looks; nothing of it is changed.
+pub fn look(target: &Path) -> Vec<Left> {
+    let mut found = Vec::new();
+    let beside = target.parent().zip(target.file_name()).map(|(above, name)| (above, name.to_owned()));
+    for (base, name) in beside.into_iter().chain([(target, Default::default())]) {
+        let Ok(base) = Folder::open(base) else { continue };
+        for entry in base.names().unwrap_or_default() {
+            if !is_left(&entry, &name) {
+                continue;
+            }
+            let Ok(staging) = base.enter(&entry) else { continue };
+            let Ok(held) = staging.readable() else { continue };
+            if flock(&held, FlockOperation::NonBlockingLockShared).is_ok() {
+                found.extend(left(&base, &staging));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::restore::sample::{Sample, context};
+    use crate::restore::stage::Staging;
+    use crate::restore::tests::options;
+    use crate::restore::{Report, restore};
+    use crate::vault::root::State;
+
+    const ASIDE: &str = "data.replaced-20261121T101112Z";
+
+    /// A restore that was killed when it had put what is new at `ASIDE`, as its note says, and what then happened to them.
+    fn killed(note: &str, then: impl FnOnce(&Path)) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        fs::write(folder.path().join("data/a"), "old").unwrap();
+        let base = Folder::open(folder.path()).unwrap();
+        let (staging, told) = Staging::make(base, OsStr::new("data"), &context()).unwrap();
+        assert_eq!(told, [""; 0]);
+        fs::write(staging.tree().path().join("a"), "staged").unwrap();
+        let base = staging.base();
+        let moving = Moving::new(base, &staging.tree(), &Spot::new(base, "data"), &Spot::new(base, note)).unwrap();
+        moving.keep(staging.folder()).unwrap();
+        assert_eq!(Moving::kept(staging.folder()), Some(moving));
+        fs::rename(staging.tree().path(), folder.path().join(note)).unwrap();
+        assert_eq!(look(&folder.path().join("data")).len(), 0, "a restore is under way");
+        then(folder.path());
+        folder
+    }
+
+    fn restored(folder: &Path) -> Report {
+        let mut sample = Sample::new();
+        sample.file("a", b"restored");
+        sample.commit(State::Complete);
+        let report = restore(&sample.vault, &options(&folder.join("data")), &context()).unwrap();
+        assert_eq!(fs::read(folder.join("data/a")).unwrap(), b"restored");
+        assert!(look(&folder.join("data")).is_empty());
+        report
+    }
+
+    fn content(path: PathBuf) -> String {
+        fs::read_to_string(path.join("a")).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_did_not_come_into_place_is_not_taken_for_the_old() {
+        let folder = killed(ASIDE, |_| ());
+        let told = look(&folder.path().join("data"));
+        assert!(matches!(&told[..], [Left::New(at)] if at.name == ASIDE), "{told:?}");
+        assert_eq!(content(folder.path().join(ASIDE)), "staged");
+        let report = restored(folder.path());
+        assert!(report.warnings.iter().any(|what| what.contains("not what was there; it is removed")), "{report:?}");
+        assert!(!folder.path().join(ASIDE).exists());
+        assert_eq!(content(report.moved_aside.unwrap()), "old");
+    }
+
+    #[test]
+    fn what_has_lost_its_name_is_told_and_kept() {
+        let folder = killed(ASIDE, |at| {
+            fs::remove_dir_all(at.join(ASIDE)).unwrap();
+            fs::rename(at.join("data"), at.join(ASIDE)).unwrap();
+        });
+        let told = look(&folder.path().join("data"));
+        assert!(matches!(&told[..], [Left::Old { at, aside }] if at.name == "data" && aside.name == ASIDE), "{told:?}");
+        let report = restored(folder.path());
+        assert!(report.warnings.iter().any(|what| what.contains("before a restore that was killed")), "{report:?}");
+        assert_eq!(content(folder.path().join(ASIDE)), "old");
+    }
+
+    #[test]
+    fn what_came_into_place_is_nothing_to_tell() {
+        let folder = killed(ASIDE, |at| {
+            for (from, to) in [(ASIDE, "x"), ("data", ASIDE), ("x", "data")] {
+                fs::rename(at.join(from), at.join(to)).unwrap();
+            }
+        });
+        assert!(look(&folder.path().join("data")).is_empty());
+        let report = restored(folder.path());
+        assert_eq!(report.warnings, [""; 0]);
+        assert_eq!(content(folder.path().join(ASIDE)), "old");
+        assert_eq!(content(report.moved_aside.unwrap()), "staged");
+    }
+
+    #[test]
+    fn a_note_leads_to_nothing_but_what_a_restore_moves_aside() {
+        let folder = killed("mine", |_| ());
+        assert!(look(&folder.path().join("data")).is_empty());
+        restored(folder.path());
+        assert_eq!(content(folder.path().join("mine")), "staged");
+    }
+}
