@@ -59,6 +59,12 @@ fn what_is_restored_takes_over_no_access_control_list() {
             assert_eq!(was.mode(), is.mode(), "{}", path.display());
         }
     }
+    // Also one of which the snapshot's own entry is not restored.
+    world.json(["restore", "around/part", "--in-place", "--path", "folder"], 0);
+    for name in ["", "folder", "folder/key"] {
+        assert_eq!(attributes(&world.path("around/part").join(name)), [""; 0], "{name}");
+    }
+    assert_eq!(fs::metadata(world.path("around/part")).unwrap().mode() & 0o777, 0o700);
     // What was there keeps its own.
     let aside = fs::read_dir(world.path("around/filled")).unwrap().map(|entry| entry.unwrap().path());
     let aside = aside.filter(|path| path.display().to_string().contains("replaced")).collect::<Vec<_>>();

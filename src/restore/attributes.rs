@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{XattrFlags, fremovexattr, fsetxattr};
+use rustix::fs::{Mode, XattrFlags, fchmod, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::lacking::not_done;
@@ -14,8 +14,11 @@ use crate::vault::path::Bytes;
 
 /// What new files and folders in a folder get as their access control list (acl(5)).
 const DEFAULT_ACL: &str = "system.posix_acl_default";
-/// What the system itself gives to everything, or a filesystem keeps for its own use: labels of SELinux, the numbers of Gluster.
-const OF_THE_SYSTEM: [&[u8]; 2] = [b"security.", b"trusted."];
+/// What is a user's or an administrator's, and a snapshot holds: all else is the system's, or its filesystem's own, as labels of SELinux,
+/// NFS's lists, properties of Btrfs, the layout of Ceph.
+const OF_USERS: [&[u8]; 2] = [b"user.", b"system.posix_acl_"];
+/// The kernel's own limit for a list of names.
+const NAMES: usize = 64 << 10;
 
 /// Takes a folder's default access control list away, so that what is made in it has only what it is given: the lists of the
 /// folder around it would open what the snapshot closes.
@@ -29,14 +32,30 @@ pub fn pass_nothing_on(folder: impl AsFd) -> rustix::io::Result<()> {
     }
 }
 
+/// Takes the access control lists of a folder that was just made away, and closes it if it had any: they are of the folder around it, and so
+/// is what its mode says of the group.
+///
+/// # Errors
+/// What the system refuses.
+pub fn take_over_none(folder: impl AsFd) -> rustix::io::Result<()> {
+    if names(&folder)?.iter().any(|name| name.0.starts_with(b"system.posix_acl_")) {
+        fchmod(&folder, Mode::RWXU)?;
+        remove_others(folder, &[])?;
+    }
+    Ok(())
+}
+
 /// Takes away the attributes of an open folder that `kept` has not.
 ///
 /// # Errors
 /// What the system refuses.
 pub fn remove_others(folder: impl AsFd, kept: &[(Bytes, Bytes)]) -> rustix::io::Result<()> {
-    for (name, _) in all_of(&folder)? {
-        let is_kept = kept.iter().any(|(kept, _)| *kept == name);
-        if is_kept || OF_THE_SYSTEM.iter().any(|system| name.0.starts_with(system)) {
+    remove(folder, |name| kept.iter().all(|(kept, _)| kept != name))
+}
+
+fn remove(folder: impl AsFd, is_other: impl Fn(&Bytes) -> bool) -> rustix::io::Result<()> {
+    for name in names(&folder)? {
+        if !is_other(&name) || !OF_USERS.iter().any(|of_users| name.0.starts_with(of_users)) {
             continue;
         }
         match fremovexattr(&folder, OsStr::from_bytes(&name.0)) {
@@ -47,25 +66,82 @@ pub fn remove_others(folder: impl AsFd, kept: &[(Bytes, Bytes)]) -> rustix::io::
     Ok(())
 }
 
-/// Gives an open folder these attributes and no others, as far as its filesystem has such things.
-///
-/// # Errors
-/// What the system refuses.
-pub fn set(to: impl AsFd, attributes: &[(Bytes, Bytes)]) -> rustix::io::Result<()> {
-    remove_others(&to, attributes)?;
-    for (name, value) in attributes {
-        match fsetxattr(&to, OsStr::from_bytes(&name.0), &value.0, XattrFlags::empty()) {
-            Err(why) if not_done(why) => {}
-            done => done?,
-        }
-    }
-    Ok(())
+/// The attributes of a folder.
+pub struct Attributes {
+    all: Vec<(Bytes, Bytes)>,
+    /// The names of those that may not be read: they stay where they are, and no other folder gets them.
+    unread: Vec<Bytes>,
 }
 
-/// The attributes of an open folder, by name; none where they may not be read.
-///
-/// # Errors
-/// Too many open files.
-pub fn all_of(folder: impl AsFd) -> rustix::io::Result<Vec<(Bytes, Bytes)>> {
-    Ok(extra_of_file(&File::from(fcntl_dupfd_cloexec(folder, 0)?)).xattrs)
+impl Attributes {
+    /// Those of an open folder.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn of(folder: impl AsFd) -> rustix::io::Result<Self> {
+        let mut unread = names(&folder)?;
+        let all = extra_of_file(&File::from(fcntl_dupfd_cloexec(folder, 0)?)).xattrs;
+        unread.retain(|name| all.iter().all(|(read, _)| read != name));
+        Ok(Attributes { all, unread })
+    }
+
+    /// Gives them to an open folder, which has no others then, as far as its filesystem has such things.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn give(&self, to: impl AsFd) -> rustix::io::Result<()> {
+        remove(&to, |name| !self.unread.contains(name) && self.all.iter().all(|(kept, _)| kept != name))?;
+        for (name, value) in &self.all {
+            match fsetxattr(&to, OsStr::from_bytes(&name.0), &value.0, XattrFlags::empty()) {
+                Err(why) if not_done(why) => {}
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of an open folder's attributes; none where they may not be listed.
+fn names(folder: impl AsFd) -> rustix::io::Result<Vec<Bytes>> {
+    let mut list = vec![0; NAMES];
+    match flistxattr(folder, &mut list[..]) {
+        Err(Errno::ACCESS) => Ok(Vec::new()),
+        Err(why) if not_done(why) => Ok(Vec::new()),
+        length => {
+            let names = list[..length?].split(|&b| b == 0).filter(|name| !name.is_empty());
+            Ok(names.map(|name| Bytes(name.to_vec())).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_read_stays_and_what_is_the_systems_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = File::open(folder.path()).unwrap();
+        let set = |name: &str| fsetxattr(&open, name, b"x", XattrFlags::empty());
+        if set("user.a").is_err() {
+            return eprintln!("SKIPPED: the filesystem of the tests has no attributes");
+        }
+        let was = Attributes::of(&open).unwrap();
+        set("user.b").unwrap();
+        let of_the_system = set("trusted.c").is_ok();
+        let listed = || {
+            let own = |name: &Bytes| !name.0.starts_with(b"security.");
+            let mut names: Vec<_> = names(&open).unwrap().into_iter().filter(own).collect();
+            names.sort();
+            names.into_iter().map(|name| String::from_utf8(name.0).unwrap()).collect::<Vec<_>>()
+        };
+        let hidden = Attributes { unread: vec![Bytes(b"user.b".to_vec())], all: was.all.clone() };
+        hidden.give(&open).unwrap();
+        let kept = if of_the_system { &["trusted.c", "user.a", "user.b"][..] } else { &["user.a", "user.b"] };
+        assert_eq!(listed(), kept);
+        was.give(&open).unwrap();
+        assert_eq!(listed().iter().filter(|name| name.starts_with("user.")).collect::<Vec<_>>(), ["user.a"]);
+        remove_others(&open, &[]).unwrap();
+        assert_eq!(listed(), if of_the_system { vec!["trusted.c"] } else { vec![] });
+    }
 }

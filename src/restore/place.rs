@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use rustix::fs::{FileType, renameat, syncfs};
 use rustix::io::Errno;
 
+use super::attributes::take_over_none;
 use super::lacking::sync_folder;
 use super::put::Putting;
 use super::stage::Staging;
@@ -259,6 +260,7 @@ impl Place {
         let above = above.doing(doing)?;
         if self.in_place {
             let target = above.make_all(Path::new(self.name()?), 0o777).doing(doing)?;
+            take_over_none(target.readable().doing(doing)?).doing(doing)?;
             return Staging::make(target, OsStr::new(""), ctx);
         }
         let (staging, left) = Staging::make(above, self.name()?, ctx)?;

@@ -11,17 +11,16 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result as SystemResult};
 
-use super::attributes;
+use super::attributes::Attributes;
 use super::lacking::{kept, moves_files_only};
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::error::{Doing, Error, Result};
 use crate::fs::{Folder, Spot, exchange, is_folder, is_mount, rename, rename_over};
-use crate::vault::path::Bytes;
 
 /// What a folder looks like, to be given to another one.
 pub struct Looks {
     stat: Stat,
-    attributes: Vec<(Bytes, Bytes)>,
+    attributes: Attributes,
 }
 
 impl Looks {
@@ -31,7 +30,7 @@ impl Looks {
     /// A folder that may not be read.
     pub fn of(folder: &Folder) -> SystemResult<Looks> {
         let open = folder.readable()?;
-        Ok(Looks { stat: fstat(&open)?, attributes: attributes::all_of(&open)? })
+        Ok(Looks { stat: fstat(&open)?, attributes: Attributes::of(&open)? })
     }
 
     /// Gives a folder the owner, attributes, mode and time of another, as far as its filesystem keeps such things.
@@ -44,7 +43,7 @@ impl Looks {
         if (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid) {
             kept(fchown(&folder, Some(Uid::from_raw(was.st_uid)), Some(Gid::from_raw(was.st_gid))))?;
         }
-        attributes::set(&folder, &self.attributes)?;
+        self.attributes.give(&folder)?;
         kept(fchmod(&folder, Mode::from_raw_mode(was.st_mode & 0o7777)))?;
         let times = Timestamps {
             last_access: Timespec { tv_sec: was.st_atime as _, tv_nsec: was.st_atime_nsec as _ },
