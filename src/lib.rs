@@ -11,6 +11,7 @@ pub mod error;
 pub mod export;
 pub mod filesystem;
 pub mod fs;
+pub mod held;
 pub mod inspect;
 pub mod job;
 pub mod lock;

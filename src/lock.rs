@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock, fstat, major, minor};
+use rustix::fs::{FlockOperation, flock, fstat};
 use rustix::io::Errno;
 
 use crate::beneath::Directory;
 use crate::error::{Error, Result};
+use crate::held;
 
 /// How long a backup waits for a restore to end.
 pub const BACKUP_WAITS: Duration = Duration::from_secs(60);
@@ -84,16 +85,9 @@ pub fn not_locked(folder: &Path, why: &Errno) -> String {
 
 /// Who has a lock on the directory, as far as the kernel tells.
 fn holder(folder: impl AsFd) -> Option<String> {
-    let stat = fstat(folder).ok()?;
-    let wanted = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    // "1: FLOCK  ADVISORY  WRITE 1234 08:01:131 0 EOF"; who waits has "->" after the number.
-    let process = locks.lines().find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        (fields.len() >= 6 && fields[1] == "FLOCK" && fields[5] == wanted).then(|| fields[4].to_owned())
-    })?;
-    let name = std::fs::read_to_string(Path::new("/proc").join(&process).join("comm")).unwrap_or_default();
-    let name: String = name.trim().chars().filter(|c| !c.is_control()).collect();
+    let wanted = held::inode(&fstat(folder).ok()?);
+    let lock = held::locks().into_iter().find(|lock| lock.kind == "FLOCK" && lock.inode == wanted)?;
+    let (process, name) = (lock.pid, held::program(lock.pid));
     Some(if name.is_empty() { format!("process {process}") } else { format!("process {process} ({name})") })
 }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::place::Place;
 use super::standing;
 use crate::error::Error;
+use crate::held::{self, Inode, program};
 
 /// So many programs are named in an error.
 const NAMED: usize = 3;
@@ -131,25 +132,13 @@ fn open_below(pid: u32, places: &[PathBuf]) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// A file, by what `/proc/locks` calls it: the device's two numbers, and the inode.
-type Inode = (u32, u32, u64);
-
 /// The locks of these processes.
 fn locks(of: &HashSet<u32>) -> BTreeMap<Inode, u32> {
     if of.is_empty() {
         return BTreeMap::new();
     }
-    let text = fs::read_to_string("/proc/locks").unwrap_or_default();
-    // "1: POSIX  ADVISORY  WRITE 1234 08:01:131 0 EOF"; who waits has "->" after the number.
-    let lock = |line: &str| {
-        let mut fields = line.split_whitespace().skip(4);
-        let pid = fields.next()?.parse().ok()?;
-        let mut file = fields.next()?.split(':');
-        let mut device = || u32::from_str_radix(file.next()?, 16).ok();
-        let device = (device()?, device()?);
-        Some(((device.0, device.1, file.next()?.parse().ok()?), pid))
-    };
-    text.lines().filter_map(lock).filter(|(_, pid)| of.contains(pid)).collect()
+    let locks = held::locks().into_iter().filter(|lock| of.contains(&lock.pid));
+    locks.map(|lock| (lock.inode, lock.pid)).collect()
 }
 
 /// Looks for files with locks below `place`, or itself.
@@ -175,12 +164,6 @@ fn locked_below(place: &Path, locks: &BTreeMap<Inode, u32>, found: &mut BTreeMap
             }
         }
     }
-}
-
-/// A process's name.
-pub fn program(pid: u32) -> String {
-    let name = fs::read(Path::new("/proc").join(pid.to_string()).join("comm")).unwrap_or_default();
-    String::from_utf8_lossy(&name).trim().chars().filter(|c| !c.is_control()).collect()
 }
 
 #[cfg(test)]
@@ -258,16 +241,5 @@ mod tests {
             assert_eq!(below(place), BTreeMap::from([(7, file.clone())]));
         }
         assert_eq!(below(&at.join("other")), BTreeMap::new());
-    }
-
-    #[test]
-    fn locks_are_read_as_the_kernel_writes_them() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        rustix::fs::flock(file.as_file(), rustix::fs::FlockOperation::LockExclusive).unwrap();
-        let there = file.as_file().metadata().unwrap();
-        let inode = (major(there.dev()), minor(there.dev()), there.ino());
-        let own = locks(&HashSet::from([process::id()]));
-        assert!(own.contains_key(&inode) || !Path::new("/proc/locks").exists(), "{own:?} {inode:?}");
-        assert_eq!(locks(&HashSet::new()), BTreeMap::new());
     }
 }

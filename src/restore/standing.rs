@@ -10,9 +10,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use super::in_use::{User, program};
+use super::in_use::User;
 use super::place::Place;
 use crate::error::Error;
+use crate::held::program;
 use crate::vault::path::EntryPath;
 
 /// What a report says of a target that was filled because of it.
