@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::folders::FolderRecord;
 use super::found::{Found, Role};
-use super::select::Select;
+use super::select::{MARKER, Select};
 use super::sqlite::beside;
 use crate::beneath::Directory;
 use crate::error::{Error, Result};
@@ -28,9 +28,6 @@ use crate::vault::path::EntryPath;
 
 /// Listed entries that may wait for the walk.
 const AHEAD: usize = 32_768;
-
-/// The marker of a folder that a restore in place has not finished filling.
-pub const HALF_RESTORED: &str = ".lastgood-in-place";
 
 /// What to do about a missing data directory.
 pub const MISSING: &str =
@@ -192,7 +189,7 @@ pub fn open(data: &Path) -> Result<Directory> {
         Errno::NOTDIR => Error::failed(doing(), "it is not a directory"),
         why => Error::io(doing(), &why.into()),
     })?;
-    let marker = EntryPath::root().join(HALF_RESTORED.as_bytes());
+    let marker = EntryPath::root().join(MARKER.as_bytes());
     if root.stat_at(&marker).is_ok() {
         return Err(half_restored(data, &marker));
     }
@@ -249,7 +246,7 @@ impl Shared<'_> {
     fn child(&self, met: Met, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
         if let Met::Entry(found) = &met
             && found.kind == Kind::File
-            && found.path.name() == HALF_RESTORED.as_bytes()
+            && found.path.name() == MARKER.as_bytes()
             && self.is_of_a_volume(&found.path)
         {
             return Err(half_restored(self.root.path(), &found.path));
@@ -562,7 +559,7 @@ mod tests {
         assert!(said.contains("does not exist") && said.contains("lastgood restore"), "{said}");
         let said = open(&data.path().join("s")).unwrap_err().to_string();
         assert!(said.contains("not a directory"), "{said}");
-        fs::write(data.path().join(HALF_RESTORED), "").unwrap();
+        fs::write(data.path().join(MARKER), "").unwrap();
         assert!(open(data.path()).unwrap_err().to_string().contains("has not been finished"));
     }
 }

@@ -11,13 +11,10 @@ use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::stage::STAGING;
-use crate::backup::select::{OWN, is_ours};
+use crate::backup::select::is_ours;
 use crate::fs::{Folder, SAFE, what};
 
-/// The file that says that a folder is being filled.
-pub const MARKER: &str = ".lastgood-in-place";
-/// What the name of the folder for old entries begins with.
-pub const REPLACED: &str = OWN;
+pub use crate::backup::select::{MARKER, OWN as REPLACED};
 
 /// Whether a name in the target is ours: it is not moved aside, and no entry may have it.
 pub fn is_reserved(name: &OsStr) -> bool {
