@@ -391,20 +391,29 @@ impl Spot {
 /// # Errors
 /// As `renameat`; and when `to` exists.
 pub fn rename(from: &Spot, to: &Spot) -> Result<()> {
-    match rename_free(from, to) {
-        // A folder that moves gets a new `..`, for which it must be writable: it is for that moment.
-        Err(why @ (Errno::ACCESS | Errno::PERM)) => {
-            let Ok(folder) = from.enter() else { return Err(why) };
-            let mode = fstat(&folder)?.st_mode & 0o7777;
-            if mode & 0o700 == 0o700 {
-                return Err(why);
-            }
-            folder.set_mode(mode | 0o700)?;
-            let moved = rename_free(from, to);
-            moved.and(folder.set_mode(mode))
+    writable_meanwhile(&[from], || rename_free(from, to))
+}
+
+/// Moves folders. One that moves gets a new `..`, for which it must be writable: where that is refused, those that are not are made
+/// writable for that moment.
+fn writable_meanwhile(folders: &[&Spot], moves: impl Fn() -> Result<()>) -> Result<()> {
+    let why = match moves() {
+        Err(why @ (Errno::ACCESS | Errno::PERM)) => why,
+        done => return done,
+    };
+    let mut opened = Vec::new();
+    for folder in folders.iter().filter_map(|spot| spot.enter().ok()) {
+        let Ok(stat) = fstat(&folder) else { continue };
+        let mode = stat.st_mode & 0o7777;
+        if mode & 0o700 != 0o700 && folder.set_mode(mode | 0o700).is_ok() {
+            opened.push((folder, mode));
         }
-        done => done,
     }
+    if opened.is_empty() {
+        return Err(why);
+    }
+    let done = moves();
+    opened.iter().fold(done, |done, (folder, mode)| done.and(folder.set_mode(*mode)))
 }
 
 fn rename_free(from: &Spot, to: &Spot) -> Result<()> {
@@ -431,23 +440,9 @@ pub fn rename_over(folder: &Spot, empty: &Spot) -> Result<()> {
 /// # Errors
 /// As `renameat2`.
 pub fn exchange(one: &Spot, other: &Spot) -> Result<()> {
-    let exchange =
-        || renameat_with(&one.folder, single(&one.name)?, &other.folder, single(&other.name)?, RenameFlags::EXCHANGE);
-    match exchange() {
-        // As with `rename`: folders that move have to be writable.
-        Err(Errno::ACCESS | Errno::PERM) => {
-            let mut opened = Vec::new();
-            for folder in [one, other].iter().filter_map(|spot| spot.enter().ok()) {
-                let mode = fstat(&folder)?.st_mode & 0o7777;
-                if mode & 0o700 != 0o700 && folder.set_mode(mode | 0o700).is_ok() {
-                    opened.push((folder, mode));
-                }
-            }
-            let done = exchange();
-            opened.iter().fold(done, |done, (folder, mode)| done.and(folder.set_mode(*mode)))
-        }
-        done => done,
-    }
+    let (name, other_name) = (single(&one.name)?, single(&other.name)?);
+    let exchange = || renameat_with(&one.folder, name, &other.folder, other_name, RenameFlags::EXCHANGE);
+    writable_meanwhile(&[one, other], exchange)
 }
 
 /// Gives `file`, which is finished and has the name `from`, the name `to`. `false` if that name was taken before; nothing
