@@ -204,16 +204,24 @@ pub fn free(folder: &Path) -> io::Result<Option<u64>> {
     Ok((told.f_blocks > 0).then(|| told.f_bavail.saturating_mul(told.f_frsize)))
 }
 
+/// Whether a filesystem is mounted at a path below an open folder, or, where that is empty, at the folder itself; none where the
+/// system does not say.
+///
+/// # Errors
+/// What cannot be looked at.
+pub fn is_mount_at(folder: impl AsFd, path: &Path) -> rustix::io::Result<Option<bool>> {
+    let told = statx(folder, path, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+    let says = told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(says.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
+}
+
 /// Whether a folder is where a filesystem is mounted.
 ///
 /// # Errors
 /// A folder that cannot be looked at.
 pub fn is_mount(folder: &Path) -> io::Result<bool> {
-    let told = statx(CWD, folder, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
-    if let Ok(told) = told
-        && told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
-    {
-        return Ok(told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    if let Ok(Some(is_mount)) = is_mount_at(CWD, folder) {
+        return Ok(is_mount);
     }
     let Some(parent) = folder.parent() else { return Ok(true) };
     Ok(folder.symlink_metadata()?.dev() != parent.metadata()?.dev())

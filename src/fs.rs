@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Stat, StatxAttributes, StatxFlags, chmod, fchmod,
-    fstat, linkat, mkdirat, openat, renameat, renameat_with, statat, statx, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Stat, chmod, fchmod, fstat, linkat, mkdirat,
+    openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec};
+
+use crate::filesystem;
 
 /// Never follow a symlink, and never give a descriptor to a child.
 pub const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
@@ -146,6 +148,11 @@ impl Folder {
     /// The path by which it was opened, for messages.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether a filesystem is mounted at it; none where the system does not say.
+    pub fn is_mount(&self) -> Option<bool> {
+        filesystem::is_mount_at(self, Path::new("")).ok().flatten()
     }
 
     /// Opens a folder in it.
@@ -293,7 +300,7 @@ impl Folder {
                 continue;
             }
             let folder = level.folder.enter(&name)?;
-            if fstat(&folder)?.st_dev != device || is_mount(&folder).unwrap_or(false) {
+            if fstat(&folder)?.st_dev != device || folder.is_mount().unwrap_or(false) {
                 let why = format!("another filesystem is mounted in it, at {}", folder.path.display());
                 return Err(io::Error::new(io::ErrorKind::CrossesDevices, why));
             }
@@ -340,13 +347,6 @@ impl Level {
         let names = folder.names()?;
         Ok(Level { folder, names })
     }
-}
-
-/// Whether a filesystem is mounted at an open folder; none where the system does not say.
-pub fn is_mount(folder: &Folder) -> Option<bool> {
-    let told = statx(folder, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).ok()?;
-    let says = told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
-    says.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// A name in an open folder.

@@ -19,7 +19,7 @@ use super::mounts::is_of_the_filesystem;
 use super::place::USE_IN_PLACE;
 use super::steps::{Looks, Steps, Undone, outwards};
 use crate::error::{Doing, Error, Result};
-use crate::fs::{Folder, Spot, is_folder, is_mount};
+use crate::fs::{Folder, Spot, is_folder};
 use crate::monitor::Context;
 use crate::vault::path::EntryPath;
 
@@ -89,7 +89,7 @@ impl<'a> Putting<'a> {
             Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
                 self.steps.shift(at, &aside).and_then(|()| self.steps.shift(new, at)).map(|()| true)
             }
-            Errno::BUSY | Errno::XDEV if at.enter().is_ok_and(|at| is_mount(&at).unwrap_or(why == Errno::BUSY)) => {
+            Errno::BUSY | Errno::XDEV if at.enter().is_ok_and(|at| at.is_mount().unwrap_or(why == Errno::BUSY)) => {
                 Err(Error::failed("exchange it", "it is a mount point").hint(USE_IN_PLACE))
             }
             // A folder of a container's image, or of another volume of its filesystem.
@@ -188,7 +188,7 @@ impl<'a> Putting<'a> {
             let child = path.join(name.as_bytes());
             match at.look().doing(|| doing(to))? {
                 None => self.steps.shift(&new, &at)?,
-                Some(_) if path.is_root() && is_of_the_filesystem(&name) && is_mount(to).unwrap_or(false) => {
+                Some(_) if path.is_root() && is_of_the_filesystem(&name) && to.is_mount().unwrap_or(false) => {
                     let empty = new.enter().and_then(|folder| folder.names()).is_ok_and(|names| names.is_empty());
                     if !empty {
                         self.left_out.push(child);
@@ -219,7 +219,7 @@ impl<'a> Putting<'a> {
     /// The names in a folder that move aside, in their order, and those that lead to what stays.
     fn leaving(&self, at: &Folder, path: &EntryPath) -> Result<Vec<std::ffi::OsString>> {
         let mut names = outwards(at)?;
-        let own = path.is_root() && is_mount(at).unwrap_or(false);
+        let own = path.is_root() && at.is_mount().unwrap_or(false);
         names.retain(|name| {
             let child = path.join(name.as_bytes());
             let reserved = path.is_root() && is_reserved(name) || own && is_of_the_filesystem(name);

@@ -15,7 +15,7 @@ use super::attributes::Attributes;
 use super::lacking::{kept, moves_files_only};
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::error::{Doing, Error, Result};
-use crate::fs::{Folder, Spot, exchange, is_folder, is_mount, rename, rename_over};
+use crate::fs::{Folder, Spot, exchange, is_folder, rename, rename_over};
 
 /// What a folder looks like, to be given to another one.
 pub struct Looks {
@@ -208,7 +208,7 @@ impl Steps {
             return Err(why).doing(doing);
         }
         let old = Arc::new(from.enter().doing(doing)?);
-        if is_mount(&old).unwrap_or(false) {
+        if old.is_mount().unwrap_or(false) {
             return Err(Error::failed(doing(), "a filesystem is mounted there"));
         }
         let looks = Looks::of(&old).doing(doing)?;
