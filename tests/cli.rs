@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::compare::{assert_same, differences};
-use crate::support::{LASTGOOD, Ran, World, id, is_root, number, paths, short, tree};
+use crate::support::machine::as_nobody;
+use crate::support::{LASTGOOD, Ran, World, id, number, paths, short, tree};
 
 #[test]
 fn every_kind_of_entry_comes_back() {
@@ -280,22 +280,6 @@ fn an_empty_directory_is_suspect_and_never_latest() {
     let ran = world.run(["restore", "again"]);
     assert!(ran.ended(0).text().contains("suspect"), "{ran:?}");
     assert_eq!(world.json(["backup", "--accept-shrink"], 0)["state"], "complete");
-}
-
-/// Runs the program as nobody, in a world that everybody may enter; none when the tests themselves are not root.
-fn as_nobody(world: &World, args: &[&str]) -> Option<Ran> {
-    if !is_root() {
-        return None;
-    }
-    tree::set_mode(&world.path(""), 0o777);
-    let program = world.path("lastgood");
-    if !program.exists() {
-        assert!(Command::new("cp").arg(LASTGOOD).arg(&program).status().unwrap().success());
-        tree::set_mode(&program, 0o755);
-    }
-    let mut command = Command::new(program);
-    command.args(args).current_dir(world.path("")).env_clear().uid(65_534).gid(65_534);
-    Some(Ran::of(command))
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::World;
 use crate::support::compare::{assert_same, differences};
 use crate::support::machine::{Mounted, skipped};
 use crate::support::tree::set_mode;
-use crate::support::{World, is_root};
 
 fn names(folder: &Path) -> BTreeSet<String> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -20,6 +20,27 @@ fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// A file or folder that cannot be moved, until it is dropped.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    /// None, with a word why, where it cannot be had.
+    fn new(path: PathBuf) -> Option<Self> {
+        let made = Command::new("chattr").arg("+i").arg(&path).output();
+        if made.as_ref().is_ok_and(|made| made.status.success()) {
+            return Some(Immutable(path));
+        }
+        skipped(&format!("nothing can be made immutable here: {made:?}"));
+        None
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
+    }
 }
 
 /// A data directory with a volume mounted in it, deep, and its snapshot.
@@ -157,9 +178,6 @@ fn a_folder_of_a_containers_image_is_replaced() {
 
 #[test]
 fn a_restore_in_place_that_cannot_be_ended_changes_nothing() {
-    if !is_root() {
-        return skipped("an immutable file takes root");
-    }
     let world = World::with_files();
     world.backup();
     let target = world.path("target");
@@ -167,18 +185,12 @@ fn a_restore_in_place_that_cannot_be_ended_changes_nothing() {
         fs::create_dir_all(target.join(name).parent().unwrap()).unwrap();
         fs::write(target.join(name), "old").unwrap();
     }
-    let immutable = |on: bool, name: &str| {
-        let flag = if on { "+i" } else { "-i" };
-        Command::new("chattr").arg(flag).arg(target.join(name)).status().is_ok_and(|done| done.success())
-    };
-    if !immutable(true, "fixed") {
-        return skipped("no file can be made immutable here");
-    }
+    let Some(fixed) = Immutable::new(target.join("fixed")) else { return };
     let before = world.path("before");
     assert!(Command::new("cp").arg("-a").arg(&target).arg(&before).status().unwrap().success());
     let ran = world.run(["restore", "target", "--in-place"]);
     let alone = names(&world.path(""));
-    immutable(false, "fixed");
+    drop(fixed);
     ran.ended(1).says("fixed cannot be moved").says("chattr");
     // But for its own time: the new was made in it.
     let found = differences(&before, &target);
@@ -189,9 +201,6 @@ fn a_restore_in_place_that_cannot_be_ended_changes_nothing() {
 
 #[test]
 fn what_was_done_before_a_part_that_cannot_be_replaced_is_undone() {
-    if !is_root() {
-        return skipped("an immutable file takes root");
-    }
     let world = World::new();
     for name in ["sub/deep/file", "fixed/file"] {
         world.write(name, "new");
@@ -205,14 +214,9 @@ fn what_was_done_before_a_part_that_cannot_be_replaced_is_undone() {
     let Some(_image) = image else { return };
     let app = world.path("image/app");
     fs::write(app.join("zz"), "old").unwrap();
-    let immutable = |flag: &str| {
-        Command::new("chattr").arg(flag).arg(app.join("fixed/file")).status().is_ok_and(|done| done.success())
-    };
-    if !immutable("+i") {
-        return skipped("no file can be made immutable here");
-    }
+    let Some(fixed) = Immutable::new(app.join("fixed/file")) else { return };
     let ran = world.run(["restore", "image/app", "--path", "sub", "--path", "fixed/file"]);
-    immutable("-i");
+    drop(fixed);
     ran.ended(1).says("fixed/file");
     assert_eq!(text(&app.join("sub/deep/file")), "old");
     assert_eq!(text(&app.join("sub/other")), "old");
