@@ -53,7 +53,7 @@ use self::damaged::Failure;
 use self::fill::MARKER;
 use self::in_use::User;
 use self::place::{How, Place};
-use self::plan::{Limits, Planner, Walk, Wanted, Window};
+use self::plan::{Limits, Planner, Walk, Window};
 use self::read::Reader;
 use self::select::{Choice, PassedOver};
 use self::write::Tree;
@@ -376,8 +376,7 @@ fn attempt(
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
     let (staging, left) = place.stage(ctx)?;
     report.warnings.extend(left);
-    let wanted = Wanted { paths: (!all).then_some(place.paths()), but: place.kept() };
-    let planner = Planner { packs: &packs, wanted, limits, skip_damaged: options.skip_damaged, ctx };
+    let planner = Planner { packs: &packs, wanted: place.wanted(), limits, skip_damaged: options.skip_damaged, ctx };
     let filled =
         staging.begin(place.within()).and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
     let filled = filled.and_then(|made| ctx.check("restore").map(|()| made));

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::attributes::take_over_none;
 use super::lacking::sync_folder;
+use super::plan::Wanted;
 use super::put::Putting;
 use super::stage::Staging;
 use super::steps::Undone;
@@ -204,6 +205,11 @@ impl Place {
     /// The entries that are put back, none inside another; none for all.
     pub fn paths(&self) -> &[EntryPath] {
         &self.paths
+    }
+
+    /// The entries of the snapshot that are restored.
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept }
     }
 
     /// What there is that will be replaced.

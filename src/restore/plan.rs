@@ -161,8 +161,17 @@ pub struct Wanted<'a> {
 impl Wanted<'_> {
     /// Whether an entry is wanted, or a folder above one that is.
     pub fn takes(&self, entry: &EntryPath) -> bool {
-        let chosen = self.paths.is_none_or(|paths| paths.iter().any(|p| entry.is_in(p) || p.is_in(entry)));
-        chosen && !self.but.iter().any(|not| entry.is_in(not))
+        let leads_there = |paths: &[EntryPath]| paths.iter().any(|path| path.is_in(entry));
+        self.holds(entry) || self.paths.is_some_and(leads_there) && !self.spares(entry)
+    }
+
+    /// Whether an entry is wanted itself.
+    pub fn holds(&self, entry: &EntryPath) -> bool {
+        self.paths.is_none_or(|paths| paths.iter().any(|path| entry.is_in(path))) && !self.spares(entry)
+    }
+
+    fn spares(&self, entry: &EntryPath) -> bool {
+        self.but.iter().any(|not| entry.is_in(not))
     }
 
     /// Whether entries from `first` on and before `next` may be wanted.

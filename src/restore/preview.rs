@@ -111,18 +111,15 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
         let what = "the snapshot is not restored whole from this vault";
         told.warnings.push(format!("{} packs are missing or damaged, {what}: {}: {state}", missing.len(), pack.name()));
     }
-    let wanted = |path: &EntryPath| {
-        let chosen = place.paths().is_empty() || place.paths().iter().any(|wanted| path.is_in(wanted));
-        chosen && !place.kept().iter().any(|kept| path.is_in(kept))
-    };
+    let wanted = place.wanted();
     let target = &place.target;
     std::thread::scope(|scope| {
         let (send, listed) = bounded::<Found>(AHEAD);
         let walking = scope.spawn(move || list(target, &|found| send.send(found).is_ok(), ctx));
-        let mut there = listed.into_iter().filter(|found| wanted(&found.path)).peekable();
+        let mut there = listed.into_iter().filter(|found| wanted.holds(&found.path)).peekable();
         let compared = tree::each_entry(&packs, &root, |entry| {
             ctx.check("compare the target")?;
-            if !wanted(&entry.path) {
+            if !wanted.holds(&entry.path) {
                 return Ok(());
             }
             while let Some(found) = there.next_if(|found| found.path < entry.path) {
