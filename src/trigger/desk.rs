@@ -23,7 +23,7 @@ use self::away::Away;
 pub use self::away::{Dispatch, Start};
 use self::claimed::Claimed;
 pub use self::claimed::Unpromised;
-use self::queue::{Next, Queue, WAITING, Waiting};
+use self::queue::{Next, Promise, Queue, WAITING, Waiting};
 pub use self::rules::Rules;
 use self::rules::gravest;
 use self::tally::Ended;
@@ -177,6 +177,10 @@ impl Desk {
     /// # Errors
     /// The answer, where it is clear already.
     pub fn ask(&self, request: Request, way: Way) -> Result<Ticket, Answer> {
+        self.enter(request, way, Promise::None)
+    }
+
+    fn enter(&self, request: Request, way: Way, promise: Promise) -> Result<Ticket, Answer> {
         if let Some(why) = self.rules.refusal(&request) {
             return Err(Answer::Refused(why));
         }
@@ -191,7 +195,7 @@ impl Desk {
         let (answer, receiver) = oneshot::channel();
         let run = state.queue.shared(request.action).unwrap_or(new);
         state.know(run, Progress::Waiting);
-        state.queue.push(Waiting { run, request, way, answer, looked: false, promised: None });
+        state.queue.push(Waiting { run, request, way, answer, looked: false, promise });
         drop(state);
         self.changed.notify_all();
         Ok(Ticket { run, answer: receiver })
@@ -227,7 +231,9 @@ impl Desk {
                     promised.push(waiting);
                 }
                 drop(state);
-                self.break_promises(promised);
+                let why = Error::failed("serve a request", "the service was told to stop before the run began")
+                    .hint("Nobody sends it again: `lastgood backup` takes a snapshot now.");
+                self.break_promises(promised, why);
                 return None;
             }
             let now = Instant::now();
@@ -295,9 +301,10 @@ impl Desk {
         let (run, way) = (*run, *way);
         self.know(run, Progress::Running);
         let mut room = Room::default();
-        let fits = |waiting: &Waiting| room.takes(&waiting.request.event) || waiting.promised.is_some();
+        let fits = |waiting: &Waiting| room.takes(&waiting.request.event) || waiting.promised().is_some();
         let (group, left): (Vec<_>, Vec<_>) = group.into_iter().partition(fits);
         left.into_iter().for_each(|waiting| answer::tell(waiting.answer, &Arc::new(Answer::no_room())));
+        let group = self.still_allowed(group);
         let claims = self.claim_all(run, &group, ctx);
         let (mut mine, mut other) = (Vec::<(Waiting, Claimed)>::with_capacity(group.len()), None);
         for (waiting, claim) in group.into_iter().zip(claims) {

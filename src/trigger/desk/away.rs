@@ -113,14 +113,18 @@ impl Away {
 
 impl Desk {
     /// Of requests that share a run, those that one order can name: their claims are in one vault. The others are told to come
-    /// again.
+    /// again, and what was promised has a report.
     pub(super) fn together(&self, mine: Vec<(Waiting, Claimed)>, ctx: &Context) -> Vec<(Waiting, Claimed)> {
         let Some(first) = mine.iter().find_map(|(_, claim)| claim.held()) else { return mine };
-        let mut kept = Vec::with_capacity(mine.len());
+        let (mut kept, mut promised) = (Vec::with_capacity(mine.len()), Vec::new());
         for (waiting, claim) in mine {
             let held = claim.held();
             if held.as_ref().is_some_and(|held| held.address() == first.address()) {
                 kept.push((waiting, claim));
+                continue;
+            }
+            if waiting.promised().is_some() {
+                promised.push(waiting);
                 continue;
             }
             let name = |held: &Arc<Held>| held.claim().name();
@@ -130,6 +134,8 @@ impl Desk {
             }
             answer::tell(waiting.answer, &Arc::new(Answer::no_room()));
         }
+        let why = "its claim is in another vault than those of the requests that share its run";
+        self.break_promises(promised, Error::failed("have a job serve a request", why));
         kept
     }
 

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::queue::Waiting;
-use super::{Answer, Desk, Ticket, events_of, lock};
+use super::queue::{Promise, Queue, Waiting};
+use super::{Answer, Desk, Progress, Ticket, events_of, lock};
 use crate::error::{Error, Result};
 use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
@@ -68,6 +68,43 @@ impl From<Ticket> for Unpromised {
     }
 }
 
+/// A request for which a claim is being entered. Dropped, also in a panic, it is one like any other: nothing waits for its claim.
+struct Claiming<'d> {
+    desk: &'d Desk,
+    run: RunId,
+    identity: &'d str,
+}
+
+impl Claiming<'_> {
+    /// Notes the claim that is held for it. Tells whether it waits still.
+    fn made(self, held: Arc<Held>) -> bool {
+        self.over(|queue, run, identity| queue.claimed(run, identity, Promise::Made(held)))
+    }
+
+    /// Takes it from what waits.
+    fn withdraw(self) -> Option<Waiting> {
+        self.over(|queue, run, identity| queue.withdraw(run, identity))
+    }
+
+    fn over<T>(self, end: impl FnOnce(&mut Queue, RunId, &str) -> T) -> T {
+        let ended = self.end(end);
+        std::mem::forget(self);
+        ended
+    }
+
+    fn end<T>(&self, end: impl FnOnce(&mut Queue, RunId, &str) -> T) -> T {
+        let ended = end(&mut lock(&self.desk.state).queue, self.run, self.identity);
+        self.desk.changed.notify_all();
+        ended
+    }
+}
+
+impl Drop for Claiming<'_> {
+    fn drop(&mut self) {
+        self.end(|queue, run, identity| queue.claimed(run, identity, Promise::None));
+    }
+}
+
 /// What came of claiming an event: what is held, or the answer, where the run is not to serve it.
 type Claim = Result<Claimed, Arc<Answer>>;
 
@@ -111,12 +148,12 @@ impl Desk {
     }
 
     fn claim(&self, run: RunId, waiting: &Waiting, away: &Away, ctx: &Context) -> Claim {
+        if let Some(held) = waiting.promised() {
+            return Ok(Claimed::Promised(held.clone()));
+        }
         // It may have waited for long.
         if let Some(why) = self.rules.refusal(&waiting.request) {
             return Err(Arc::new(Answer::Refused(why)));
-        }
-        if let Some(held) = &waiting.promised {
-            return Ok(Claimed::Promised(held.clone()));
         }
         let identity = match &waiting.request.event.identity {
             Some(identity) => identity.clone(),
@@ -164,7 +201,8 @@ impl Desk {
     }
 
     /// Takes a request of somebody who does not wait for its run, and whom nothing makes ask again. When this returns the run's
-    /// id, the request is noted in a vault, and whatever becomes of it has a report. It blocks until then.
+    /// id, the request is noted in a vault, and whatever becomes of it has a report. It blocks until then. Meanwhile the request
+    /// waits for nobody but this, so that it is neither served nor answered otherwise.
     ///
     /// # Errors
     /// What is not noted: the answer, or the ticket to wait for it with.
@@ -175,49 +213,63 @@ impl Desk {
         }
         let (action, event) = (request.action, request.event.clone());
         let Some(identity) = event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
-        let ticket = self.ask(request, way)?;
+        let ticket = self.enter(request, way, Promise::Claiming)?;
+        let claiming = Claiming { desk: self, run: ticket.run, identity: &identity };
         let asker = self.asker(identity.clone(), action, ticket.run);
         let cause = self.cause(way, vec![event]);
-        let held = match self.context(|ctx| self.take(&asker, &cause, &Away::default(), ctx)) {
-            Ok(Taken::Held(held)) => held,
-            // Its run was faster.
-            Ok(Taken::Not(_)) => return Ok(ticket.run),
-            Ok(Taken::NoVault) => return Err(ticket.into()),
+        match self.context(|ctx| self.take(&asker, &cause, &Away::default(), ctx)) {
+            Ok(Taken::Held(held)) => {
+                if claiming.made(held.clone()) {
+                    return Ok(ticket.run);
+                }
+                // The service was told to stop meanwhile, and has answered all that waited.
+                self.context(|ctx| held.give_up(&self.vaults, ctx));
+                Err(Answer::ends().into())
+            }
+            Ok(Taken::Not(answer)) => {
+                let answer = Answer::from(answer);
+                if let Some(waiting) = claiming.withdraw() {
+                    lock(&self.state).dismiss(waiting, &Arc::new(answer.clone()));
+                }
+                Err(answer.into())
+            }
+            Ok(Taken::NoVault) => Err(ticket.into()),
             Err(why) => {
                 tracing::warn!("a request is not noted before its run: {}", why.what());
-                return Err(ticket.into());
+                Err(ticket.into())
             }
-        };
-        let mut state = lock(&self.state);
-        if state.queue.promise(&identity, &held) || state.running == Some(ticket.run) {
-            return Ok(ticket.run);
         }
-        if state.closed {
-            drop(state);
-            self.context(|ctx| held.give_up(&self.vaults, ctx));
-            return Err(Answer::ends().into());
+    }
+
+    /// Of requests whose run is about to begin, those that may still be served: a restore may have waited for too long. Who was
+    /// promised a run is not there to hear it, so that a report tells of it.
+    pub(super) fn still_allowed(&self, group: Vec<Waiting>) -> Vec<Waiting> {
+        let mut allowed = Vec::with_capacity(group.len());
+        for waiting in group {
+            match self.rules.refusal(&waiting.request).filter(|_| waiting.promised().is_some()) {
+                Some(why) => self.break_promises(vec![waiting], Error::usage("do what was asked for", why)),
+                None => allowed.push(waiting),
+            }
         }
-        // It was answered meanwhile: put off, for example, since there were too many. Whoever asked hears that.
-        Err(ticket.into())
+        allowed
     }
 
     /// Ends requests whose senders were promised a run, which will not be: a report says so, and their claims.
-    pub(super) fn break_promises(&self, waiting: Vec<Waiting>) {
+    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: Error) {
         let promised = |waiting: Waiting| {
-            let held = waiting.promised.clone()?;
+            let held = waiting.promised()?.clone();
             Some((waiting, Claimed::Promised(held)))
         };
         let group: Vec<_> = waiting.into_iter().filter_map(promised).collect();
         let Some((Waiting { run, way, .. }, _)) = group.first() else { return };
         let Some(job) = self.job(&group, Instant::now()) else { return };
-        let why = Error::failed("serve a critical event", "the service was told to stop before its run began")
-            .hint("Nobody sends it again: `lastgood backup` takes a snapshot now.");
         tracing::error!("{} requests that were promised the run {run} are not served: {}", group.len(), why.what());
         self.context(|ctx| {
             let cause = self.cause(*way, events_of(&group));
             let ran = job::not_run(*run, &job, cause, why, &self.vaults, ctx);
             self.count((&ran.report).into());
             self.close_all(&group, &ran, ctx);
+            self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
         });
     }
 

@@ -27,8 +27,18 @@ pub struct Waiting {
     pub answer: oneshot::Sender<Arc<Answer>>,
     /// Whether it has been looked, since the last run ended, if it is served already.
     pub looked: bool,
-    /// The claim that was entered when its sender was promised a run, and went away: nobody sends it again.
-    pub promised: Option<Arc<Held>>,
+    /// Whether its sender was promised a run.
+    pub promise: Promise,
+}
+
+/// Whether the sender of a request was promised a run.
+pub enum Promise {
+    /// He waits for the answer.
+    None,
+    /// He is about to be: a claim is being entered, and until that is clear no run begins with the request, nor is it put off.
+    Claiming,
+    /// He was, and went away: nobody sends the request again. The claim for it is held.
+    Made(Arc<Held>),
 }
 
 impl Waiting {
@@ -37,9 +47,17 @@ impl Waiting {
         self.request.action == Action::Backup && self.request.reason == Reason::Critical
     }
 
-    /// Whether its sender was promised a run.
-    fn is_promised(&self) -> bool {
-        self.promised.is_some()
+    /// The claim, if its sender was promised a run.
+    pub fn promised(&self) -> Option<&Arc<Held>> {
+        match &self.promise {
+            Promise::Made(held) => Some(held),
+            Promise::None | Promise::Claiming => None,
+        }
+    }
+
+    /// Whether its claim is being entered.
+    fn is_claiming(&self) -> bool {
+        matches!(self.promise, Promise::Claiming)
     }
 }
 
@@ -69,11 +87,13 @@ pub struct Queue {
     critical_max: usize,
     waiting: VecDeque<Waiting>,
     critical: VecDeque<Begun>,
+    /// A run that is due, and waits for the claims of its requests to be entered.
+    claiming: Option<RunId>,
 }
 
 impl Queue {
     pub fn new(coalesce: Duration, critical_max: usize) -> Self {
-        Queue { coalesce, critical_max, waiting: VecDeque::new(), critical: VecDeque::new() }
+        Queue { coalesce, critical_max, waiting: VecDeque::new(), critical: VecDeque::new(), claiming: None }
     }
 
     /// Whether no more may wait.
@@ -81,10 +101,11 @@ impl Queue {
         self.waiting.len() >= WAITING
     }
 
-    /// The run that a request of this kind would share. All backups that wait share one; nothing else shares any.
+    /// The run that a request of this kind would share. All backups that wait share one, but for a run that is due and waits
+    /// for claims only: else one promise after the other would keep it from beginning. Nothing else shares any.
     pub fn shared(&self, action: Action) -> Option<RunId> {
-        let same = |waiting: &&Waiting| waiting.request.action == action;
-        self.waiting.iter().find(same).filter(|_| action == Action::Backup).map(|waiting| waiting.run)
+        let open = |waiting: &&Waiting| is_backup(waiting) && self.claiming != Some(waiting.run);
+        self.waiting.iter().find(open).filter(|_| action == Action::Backup).map(|waiting| waiting.run)
     }
 
     pub fn push(&mut self, waiting: Waiting) {
@@ -102,9 +123,11 @@ impl Queue {
     }
 
     /// The identity of an event that waits, of which it has not been looked whether it is served already; from now on it has.
+    /// A claim says so by itself.
     pub fn unlooked(&mut self) -> Option<String> {
         let identity = |waiting: &Waiting| waiting.request.event.identity.clone();
-        let found = self.waiting.iter().filter(|waiting| !waiting.looked).find_map(identity)?;
+        let unclaimed = |waiting: &&Waiting| !waiting.looked && matches!(waiting.promise, Promise::None);
+        let found = self.waiting.iter().filter(unclaimed).find_map(identity)?;
         for waiting in &mut self.waiting {
             waiting.looked |= waiting.request.event.identity.as_ref() == Some(&found);
         }
@@ -116,17 +139,23 @@ impl Queue {
         self.waiting.iter_mut().for_each(|waiting| waiting.looked = !again);
     }
 
-    /// Notes that the sender of what waits by this identity has been promised a run, and the claim for it. Tells whether it waits
-    /// still.
-    pub fn promise(&mut self, identity: &str, held: &Arc<Held>) -> bool {
-        let is = |waiting: &&mut Waiting| waiting.request.event.identity.as_deref() == Some(identity);
-        let found = self.waiting.iter_mut().find(is);
-        found.map(|waiting| waiting.promised = Some(held.clone())).is_some()
+    /// Says what came of a claim that was being entered for a run, by an event of this identity. Tells whether the request waits
+    /// still; it does, unless all that waits was answered.
+    pub fn claimed(&mut self, run: RunId, identity: &str, promise: Promise) -> bool {
+        let found = self.waiting.iter_mut().find(|waiting| is_claiming_for(waiting, run, identity));
+        found.map(|waiting| waiting.promise = promise).is_some()
     }
 
-    /// All that waits by an event of this identity, which does so no longer.
+    /// A request for which a claim was being entered, which waits no longer.
+    pub fn withdraw(&mut self, run: RunId, identity: &str) -> Option<Waiting> {
+        let at = self.waiting.iter().position(|waiting| is_claiming_for(waiting, run, identity))?;
+        self.waiting.remove(at)
+    }
+
+    /// All that waits by an event of this identity, which does so no longer; but what is being claimed, as that gives the answer.
     pub fn take(&mut self, identity: &str) -> Vec<Waiting> {
-        let is = |waiting: &Waiting| waiting.request.event.identity.as_deref() == Some(identity);
+        let is =
+            |waiting: &Waiting| !waiting.is_claiming() && waiting.request.event.identity.as_deref() == Some(identity);
         let (taken, rest): (Vec<_>, Vec<_>) = self.clear().partition(is);
         self.waiting = rest.into();
         taken
@@ -159,8 +188,17 @@ impl Queue {
         let runs = others + usize::from(free.is_some());
         let (full, free) = (alone && runs >= self.critical_max, free.unwrap_or(COUNTED));
         // Nobody would come again for one that was promised: it waits here.
-        let stays = |waiting: &Waiting| full && waiting.is_critical() && waiting.is_promised();
-        let Some(at) = self.waiting.iter().position(|waiting| is_due(waiting) && !stays(waiting)) else {
+        let is_promise = |waiting: &Waiting| !matches!(waiting.promise, Promise::None);
+        let stays = |waiting: &Waiting| full && waiting.is_critical() && is_promise(waiting);
+        let due = self.waiting.iter().find(|waiting| !full && is_due(waiting) && is_backup(waiting));
+        let is_claiming = |run: &RunId| self.waiting.iter().any(|waiting| waiting.run == *run && waiting.is_claiming());
+        self.claiming = due.map(|waiting| waiting.run).filter(is_claiming);
+        let may_begin = |waiting: &Waiting| match is_backup(waiting) {
+            true => self.claiming.is_none(),
+            false => !waiting.is_claiming(),
+        };
+        let next = |waiting: &Waiting| is_due(waiting) && !stays(waiting) && may_begin(waiting);
+        let Some(at) = self.waiting.iter().position(next) else {
             let waits = self.waiting.iter().any(Waiting::is_critical);
             let until = window.or_else(|| self.waiting.iter().any(stays).then(|| now + free));
             return Next::Nothing(until.filter(|_| waits));
@@ -171,7 +209,8 @@ impl Queue {
         if full && let Some(waiting) = self.waiting.remove(at) {
             return Next::PutOff(waiting.into(), runs, free);
         }
-        let (group, rest): (Vec<_>, Vec<_>) = self.clear().partition(is_backup);
+        let run = self.waiting[at].run;
+        let (group, rest): (Vec<_>, Vec<_>) = self.clear().partition(|waiting| waiting.run == run);
         self.waiting = rest.into();
         if let Some(first) = group.first().filter(|_| group.iter().any(Waiting::is_critical)) {
             self.critical.push_back(Begun { run: first.run, at: now, counts: true });
@@ -182,6 +221,10 @@ impl Queue {
 
 fn is_backup(waiting: &Waiting) -> bool {
     waiting.request.action == Action::Backup
+}
+
+fn is_claiming_for(waiting: &Waiting, run: RunId, identity: &str) -> bool {
+    waiting.is_claiming() && waiting.run == run && waiting.request.event.identity.as_deref() == Some(identity)
 }
 
 #[cfg(test)]
@@ -217,13 +260,19 @@ mod tests {
             let request = Request { action, reason, labels, snapshot, event };
             // Its number goes with it as its way back.
             let (answer, _) = oneshot::channel();
-            self.queue.push(Waiting { run, request, way: Way::Http, answer, looked: false, promised: None });
+            self.queue.push(Waiting { run, request, way: Way::Http, answer, looked: false, promise: Promise::None });
             self.queue.waiting.back_mut().unwrap().request.event.message = Some(self.requests.to_string());
             run
         }
 
         fn critical(&mut self) -> RunId {
             self.ask(Action::Backup, Reason::Critical)
+        }
+
+        /// A claim is being entered for what came last.
+        fn claiming(&mut self, identity: &str) {
+            let last = self.queue.waiting.back_mut().unwrap();
+            (last.promise, last.request.event.identity) = (Promise::Claiming, Some(identity.into()));
         }
 
         fn at(&mut self, seconds: u64) -> Came {
@@ -312,7 +361,9 @@ mod tests {
             assert_eq!(world.at(seconds), Came::Run(vec![number]));
         }
         world.critical();
-        world.queue.waiting.back_mut().unwrap().promised = Some(crate::trigger::once::tests::held());
+        world.claiming("a");
+        assert_eq!(world.at(160), Came::Nothing(Some(3600)));
+        assert!(world.queue.claimed(Hex(3u64.to_be_bytes()), "a", Promise::Made(crate::trigger::once::tests::held())));
         world.critical();
         let verify = world.ask(Action::Verify, Reason::Manual);
         assert_eq!(world.at(200), Came::PutOff(4, 2, 3400));
@@ -321,6 +372,38 @@ mod tests {
         assert!(!world.queue.awaits(verify));
         assert_eq!(world.at(200), Came::Nothing(Some(3600)));
         assert_eq!(world.at(3600), Came::Run(vec![3]));
+    }
+
+    #[test]
+    fn no_run_begins_with_what_is_being_claimed() {
+        let mut world = World::new();
+        let first = world.ask(Action::Backup, Reason::Manual);
+        assert_eq!(world.critical(), first);
+        world.claiming("a");
+        // It keeps nothing else from being done.
+        let verify = world.ask(Action::Verify, Reason::Manual);
+        world.claiming("b");
+        world.ask(Action::Verify, Reason::Manual);
+        assert_eq!(world.at(0), Came::Run(vec![4]));
+        assert_eq!(world.at(0), Came::Nothing(None));
+        // What comes now would make it wait for longer.
+        let second = world.ask(Action::Backup, Reason::Manual);
+        assert_ne!(second, first);
+        assert_eq!(world.at(0), Came::Nothing(None));
+        assert!(world.queue.claimed(first, "a", Promise::None) && !world.queue.claimed(first, "a", Promise::None));
+        assert_eq!(world.at(0), Came::Run(vec![1, 2]));
+        assert_eq!(world.at(0), Came::Run(vec![5]));
+        // What turns out to be served elsewhere waits no longer.
+        assert!(world.queue.withdraw(verify, "b").is_some() && !world.queue.awaits(verify));
+        // While it waits for something else, others share its run.
+        let third = world.critical();
+        world.claiming("c");
+        assert_eq!(world.at(1), Came::Nothing(Some(60)));
+        assert_eq!(world.critical(), third);
+        assert!(world.queue.unlooked().is_none() && world.queue.take("c").is_empty());
+        assert_eq!(world.at(60), Came::Nothing(None));
+        assert!(world.queue.claimed(third, "c", Promise::None));
+        assert_eq!(world.at(60), Came::Run(vec![6, 7]));
     }
 
     #[test]
