@@ -327,6 +327,53 @@ fn who_tells_of_a_critical_error_does_not_wait_and_finds_what_came_of_it() {
 }
 
 #[test]
+fn what_was_promised_by_one_that_was_killed_is_reported_by_another() {
+    let world = World::with_files();
+    let service = Service::start(&world, ["--coalesce", "1h"]);
+    let first = service.post("/events/critical", "").is(202);
+    over(&service, &first);
+    let promised = ["one", "two"].map(|message| {
+        service.connect().ask("POST", "/events/critical", "", message.as_bytes()).unwrap().is(202)["run"].clone()
+    });
+    assert_eq!(promised[0], promised[1]);
+    // Dropped, it is killed.
+    drop(service);
+    let claims_of = |text: &str| -> Vec<_> {
+        let folders = fs::read_dir(world.vault().join("claims")).unwrap();
+        let claims = folders.map(|folder| folder.unwrap().path().join("1.json"));
+        claims.filter(|claim| fs::read_to_string(claim).unwrap().contains(text)).collect()
+    };
+    // The time of one is over.
+    let [claim] = &claims_of("\"message\":\"one\"")[..] else { panic!() };
+    let text = fs::read_to_string(claim).unwrap();
+    let seconds = 3600 + 2 * 3600;
+    assert!(text.contains(&format!("\"seconds\":{seconds}")), "{text}");
+    fs::write(claim, text.replace(&format!("\"seconds\":{seconds}"), "\"seconds\":0")).unwrap();
+
+    let service = Service::start(&world, []);
+    service.log_with("never ended");
+    let began = Instant::now();
+    while !claims(&world).contains(&"1.failed.json".to_owned()) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", service.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(claims(&world), ["1.failed.json", "1.json", "1.json", "1.json", "done.json"]);
+    let run = promised[0].as_str().unwrap();
+    let told = service.get(&format!("/runs/{run}")).is(200)["report"].clone();
+    assert_eq!((&told["result"], &told["events"][0]["message"]), (&json!("failed"), &json!("one")));
+    assert_eq!(told["events"].as_array().unwrap().len(), 1);
+    assert_eq!(world.json(["runs", run], 0), told);
+    let health = service.get("/health").is(200);
+    assert_eq!((&health["status"], &health["last_run"]["run"]), (&json!("degraded"), &promised[0]));
+    assert_eq!(snapshots(&world).len(), 1);
+    // It is reported once; the other one's time is not over.
+    drop(service);
+    let service = Service::start(&world, []);
+    service.post("/events/backup", "").is(200);
+    assert_eq!(world.json(["runs"], 0).as_array().unwrap().len(), 3);
+}
+
+#[test]
 fn on_cloud_run_a_critical_error_is_not_answered_before_its_snapshot() {
     let world = World::with_files().with("K_SERVICE", "backup").with("LASTGOOD_DATA", "data");
     let report = Service::start(&world, []).post("/events/critical", "").is(200);

@@ -13,6 +13,7 @@
 //! before it commits, whether it is [superseded](Claim::superseded). What is needed of the store is to create, get and list.
 
 mod name;
+pub mod promise;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::name::Name;
+use self::promise::Promise;
 use super::execution::Execution;
 use crate::error::{Error, Result};
 use crate::report::{Action, RunId};
@@ -58,6 +60,8 @@ pub struct Asker {
     pub host: String,
     /// The time limit of a run: an older one has ended, or does not commit any more.
     pub timeout: Duration,
+    /// What whoever asked is promised, if he does not wait.
+    pub promise: Option<Box<Promise>>,
 }
 
 /// How an event stands.
@@ -96,6 +100,9 @@ struct Body {
     /// Of a task of a Cloud Run job: which attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attempt: Option<u64>,
+    /// Of a request whose sender does not wait, and sends it no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    promise: Option<Promise>,
 }
 
 /// What every object of a claim says, and all that `<n>.failed.json` does.
@@ -139,17 +146,22 @@ impl Seen {
         let objects = store.list(folder).map_err(|why| why.while_doing(format!("list {folder} of {}", store.url())))?;
         let mut seen = Seen::default();
         for object in objects {
-            let Some(name) = object.name.strip_prefix(folder).and_then(|name| name.strip_suffix(".json")) else {
-                continue;
-            };
-            match name.strip_suffix(".failed").map(str::parse) {
-                Some(Ok(n)) => _ = seen.failed.insert(n),
-                Some(Err(_)) => {}
-                None if name == "done" => seen.done = true,
-                None => seen.claims.extend(name.parse::<u64>()),
+            if let Some(name) = object.name.strip_prefix(folder) {
+                seen.add(name);
             }
         }
         Ok(seen)
+    }
+
+    /// Takes in an object by its name in the folder.
+    fn add(&mut self, name: &str) {
+        let Some(name) = name.strip_suffix(".json") else { return };
+        match name.strip_suffix(".failed").map(str::parse) {
+            Some(Ok(n)) => _ = self.failed.insert(n),
+            Some(Err(_)) => {}
+            None if name == "done" => self.done = true,
+            None => self.claims.extend(name.parse::<u64>()),
+        }
     }
 
     /// Whether nobody has ever served the event.
@@ -232,7 +244,8 @@ pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
         let n = last.unwrap_or(0).checked_add(1).ok_or_else(|| {
             Error::damage(format!("enter a claim in {folder}"), "there is one of the greatest number that there can be")
         })?;
-        let body = Body { identity: identity.clone(), run: asker.run, started: now, host: asker.host.clone(), attempt };
+        let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
+        let body = Body { identity, run: asker.run, started: now, host, attempt, promise };
         // All that may fail comes first: a claim that is entered and not held keeps others from the event.
         let claim = claim(n, Duration::ZERO)?;
         if !create(store, &format!("{folder}{n}.json"), &body, asker.run)? {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod away;
+mod broken;
 mod claimed;
 mod queue;
 mod rules;
@@ -211,6 +212,7 @@ impl Desk {
                     self.follow(dispatch);
                 });
             }
+            scope.spawn(|| self.watch_promises());
             while let Some(group) = self.next() {
                 self.serve(group);
             }

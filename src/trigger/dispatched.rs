@@ -128,7 +128,8 @@ fn resume(
     let vault = vaults.store(address).and_then(Vault::open)?;
     let identity: Identity = claim::identity(&*vault.store, name)?;
     let (action, run, host, timeout) = (order.action, order.run, rules.place.host.clone(), order.timeout());
-    once::resume(name, vault, address, &Asker { identity, action, run, host, timeout }, (cause, after), vaults, ctx)
+    let asker = Asker { identity, action, run, host, timeout, promise: None };
+    once::resume(name, vault, address, &asker, (cause, after), vaults, ctx)
 }
 
 /// Does the run within its time limit, and settles its claims.

@@ -98,7 +98,7 @@ impl Asker {
     /// The task of a Cloud Run job that this process is, where it is one.
     pub fn task(run: RunId, action: Action, cause: &Cause) -> Option<Self> {
         let identity = Identity::Execution(Execution::of(&cause.place)?);
-        Some(Asker { identity, action, run, host: cause.place.host.clone(), timeout: LONGEST_ATTEMPT })
+        Some(Asker { identity, action, run, host: cause.place.host.clone(), timeout: LONGEST_ATTEMPT, promise: None })
     }
 }
 

@@ -77,7 +77,7 @@ fn run(n: u8) -> RunId {
 
 fn asker(n: u8) -> Asker {
     let identity = Identity::Event("//pubsub/topics/t#17".into());
-    Asker { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout: LIMIT }
+    Asker { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout: LIMIT, promise: None }
 }
 
 fn attempt(n: u8, attempt: u64) -> Asker {
@@ -329,4 +329,36 @@ fn an_execution_that_has_the_name_of_an_old_one_is_another() {
     let other = Execution { name: "nightly-x7k2p".into(), task: "1".into(), attempt: 1 };
     let other = Asker { identity: Identity::Execution(other), ..asker(6) };
     assert_eq!(mine(&store, &other).earlier(), []);
+}
+
+#[test]
+fn promises_are_open_until_something_says_how_they_ended() {
+    let store = Clock::new();
+    let promise = |seconds| {
+        let (action, reason, way) = (Action::Backup, crate::vault::root::Reason::Critical, crate::report::Way::Http);
+        let event = crate::report::Event { message: Some("disk full".into()), ..Default::default() };
+        Promise { action, reason, way, event, seconds }
+    };
+    let promised =
+        |n: u8| Asker { identity: Identity::Event(n.to_string()), promise: Some(Box::new(promise(100))), ..asker(n) };
+    let mine = |asker: &Asker| match enter(&store, asker).unwrap() {
+        Entry::Mine(claim) => claim,
+        other => panic!("{other:?}"),
+    };
+    let claims: Vec<_> = (1..=4).map(|n| mine(&promised(n))).collect();
+    // One that nobody was promised, whose sender sends it again.
+    mine(&Asker { promise: None, ..promised(5) });
+    store.later(40);
+    claims[0].done(&store, "runs/x.json").unwrap();
+    claims[1].failed(&store).unwrap();
+    let open = || {
+        let mut open: Vec<_> = promise::open(&store).unwrap();
+        open.sort_by_key(|open| open.run);
+        open.into_iter().map(|open| (open.run, open.promise, open.left.as_secs())).collect::<Vec<_>>()
+    };
+    assert_eq!(open(), [(run(3), promise(100), 60), (run(4), promise(100), 60)]);
+    // Another run has taken over.
+    store.later(600);
+    mine(&Asker { run: run(9), promise: None, ..promised(3) });
+    assert_eq!(open(), [(run(4), promise(100), 0)]);
 }

@@ -13,7 +13,7 @@ use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
 use crate::replicas;
 use crate::report::{Action, RunId, Way};
-use crate::trigger::claim::{Asker, Identity};
+use crate::trigger::claim::{self, Asker, Identity};
 use crate::trigger::event::Request;
 use crate::trigger::once::{self, AT_ONCE, Held, Taken};
 use crate::vault::ahead::in_order;
@@ -195,9 +195,9 @@ impl Desk {
     }
 
     /// Who claims an event for a run.
-    fn asker(&self, identity: String, action: Action, run: RunId) -> Asker {
+    pub(super) fn asker(&self, identity: String, action: Action, run: RunId) -> Asker {
         let (host, timeout) = (self.rules.place.host.clone(), self.rules.run_timeout);
-        Asker { identity: Identity::Event(identity), action, run, host, timeout }
+        Asker { identity: Identity::Event(identity), action, run, host, timeout, promise: None }
     }
 
     /// Takes a request of somebody who does not wait for its run, and whom nothing makes ask again. When this returns the run's
@@ -211,11 +211,13 @@ impl Desk {
             let id = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
             request.event.identity = Some(format!("lastgood-request:{id}"));
         }
-        let (action, event) = (request.action, request.event.clone());
+        let (action, reason, event) = (request.action, request.reason, request.event.clone());
         let Some(identity) = event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
         let ticket = self.enter(request, way, Promise::Claiming)?;
         let claiming = Claiming { desk: self, run: ticket.run, identity: &identity };
-        let asker = self.asker(identity.clone(), action, ticket.run);
+        let seconds = self.rules.longest_wait().as_secs();
+        let promise = claim::promise::Promise { action, reason, way, event: event.clone(), seconds };
+        let asker = Asker { promise: Some(Box::new(promise)), ..self.asker(identity.clone(), action, ticket.run) };
         let cause = self.cause(way, vec![event]);
         match self.context(|ctx| self.take(&asker, &cause, &Away::default(), ctx)) {
             Ok(Taken::Held(held)) => {

@@ -15,7 +15,7 @@ use crate::vault::root::Reason;
 /// Requests that may wait.
 pub const WAITING: usize = 1000;
 /// In what time runs for critical events are counted.
-const COUNTED: Duration = Duration::from_secs(3600);
+pub const COUNTED: Duration = Duration::from_secs(3600);
 
 /// A request that waits for its run.
 pub struct Waiting {

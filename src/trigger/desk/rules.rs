@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Dispatch;
+use super::queue::COUNTED;
 use crate::backup::commit::{BeforeCommit, check_labels};
 use crate::job::Job;
 use crate::notify::Notify;
@@ -104,6 +105,12 @@ impl Rules {
         let ahead = whole(time.duration_since(now));
         (ahead > CLOCKS)
             .then(|| format!("the restore is dated {ahead:#} ahead of this machine's clock; {CLOCKS:#} are allowed"))
+    }
+
+    /// How long it takes at most until what was promised is served: the window of critical events, or the hour in which they are
+    /// counted; a run that is under way; and its own. What asks for other runs may take longer where many wait.
+    pub(super) fn longest_wait(&self) -> Duration {
+        self.coalesce.max(COUNTED).saturating_add(self.run_timeout.saturating_mul(2))
     }
 
     /// Why an event tells of what this service did itself: a run for it would be told of as well, and so on without end. Lines of

@@ -33,7 +33,7 @@ fn event(id: &str) -> Event {
 
 fn asker(id: &str, run: RunId, order: &Order) -> Asker {
     let (identity, host) = (Identity::Event(id.into()), "service".into());
-    Asker { identity, action: order.action, run, host, timeout: order.timeout() }
+    Asker { identity, action: order.action, run, host, timeout: order.timeout(), promise: None }
 }
 
 impl World {

@@ -94,7 +94,7 @@ fn cause() -> Cause {
 
 fn asker(n: u8, timeout: Duration) -> Asker {
     let identity = Identity::Event("it".into());
-    Asker { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout }
+    Asker { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout, promise: None }
 }
 
 #[track_caller]

@@ -1,0 +1,77 @@
+//! Promises: what the claim of a request says whose sender went away with the word that a run would serve it.
+//!
+//! Nobody sends such a request again, and so nobody would look at its claim once the instance that gave its word is gone. What a
+//! report of it needs is in the claim itself, and how long it may take.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CLAIMS, Name, Seen, age, folder, now, read_claim};
+use crate::error::Result;
+use crate::report::{Action, Event, RunId, Way};
+use crate::store::Store;
+use crate::vault::root::Reason;
+
+/// What was promised.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Promise {
+    /// What the run is for.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// How it was asked for.
+    pub way: Way,
+    /// By what.
+    pub event: Event,
+    /// So long after its claim was entered its run is over, unless whoever promised it is gone.
+    pub seconds: u64,
+}
+
+/// A promise of which nothing says how it ended.
+#[derive(Debug)]
+pub struct Open {
+    /// Its claim.
+    pub name: Name,
+    /// The run that was promised.
+    pub run: RunId,
+    /// Whose run is known by this.
+    pub identity: String,
+    /// The host that promised it.
+    pub host: String,
+    /// What was promised.
+    pub promise: Promise,
+    /// How long its run may still take.
+    pub left: Duration,
+}
+
+/// The promises in a store of which nothing says how they ended: those of instances that are gone, and those that are still to be
+/// kept. All names of claims are listed for it.
+///
+/// # Errors
+/// A store that fails.
+pub fn open(store: &dyn Store) -> Result<Vec<Open>> {
+    let now = now(store)?;
+    let objects = store.list(CLAIMS).map_err(|why| why.while_doing(format!("list the claims of {}", store.url())))?;
+    let mut folders: BTreeMap<&str, Seen> = BTreeMap::new();
+    for object in &objects {
+        let parts = object.name.strip_prefix(CLAIMS).and_then(|name| name.split_once('/'));
+        if let Some((hash, name)) = parts {
+            folders.entry(hash).or_default().add(name);
+        }
+    }
+    let mut open = Vec::new();
+    for (hash, seen) in folders {
+        let in_folder = format!("{CLAIMS}{hash}/");
+        let Some(n) = seen.claims.last().filter(|n| !seen.done && !seen.failed.contains(n)) else { continue };
+        let Some(body) = read_claim(store, &in_folder, *n)? else { continue };
+        let left = |promise: &Promise| Duration::from_secs(promise.seconds).saturating_sub(age(&body, now));
+        // One of another event than its folder's says nothing.
+        if let Some(promise) = body.promise.clone().filter(|_| folder(&body.identity) == in_folder) {
+            let (name, left) = (Name::of(&in_folder, *n), left(&promise));
+            open.push(Open { name, run: body.run, identity: body.identity, host: body.host, promise, left });
+        }
+    }
+    Ok(open)
+}
