@@ -11,7 +11,7 @@ use crate::job::Job;
 use crate::notify::Notify;
 use crate::report::{Action, Event, Place};
 use crate::store::address::Address;
-use crate::trigger::event::{LOG, LOG_ENTRY, Request, labels};
+use crate::trigger::event::{AGENT, AUDIT, BUCKET, LOG, LOG_ENTRY, METHOD, RESOURCE, Request, labels};
 use crate::vault::entry::CheckKind;
 use crate::vault::root::Reason;
 use crate::{backup, restore, verify};
@@ -114,26 +114,38 @@ impl Rules {
     }
 
     /// Why an event tells of what this service did itself: a run for it would be told of as well, and so on without end. Lines of
-    /// its log say whose they are; what Cloud Run writes about the service and its job, and Cloud Storage about the vault's bucket,
-    /// does not.
+    /// its log say whose they are; what Cloud Run writes about the service and its job, Cloud Storage about the vault's bucket, and
+    /// audit logs about either, does not.
     pub fn is_own(&self, event: &Event, vaults: &[Address]) -> Option<&'static str> {
         let label = |name: &str| event.labels.get(name).map(String::as_str).unwrap_or_default();
         let job = self.dispatch.as_ref().and_then(|dispatch| dispatch.job.rsplit('/').next());
         let ours =
             [self.place.service.as_deref(), job].into_iter().flatten().any(|own| event.service.as_deref() == Some(own));
-        if ours && event.kind.as_deref() == Some(LOG_ENTRY) && PLATFORM.contains(&label(LOG)) {
+        let is_entry = event.kind.as_deref() == Some(LOG_ENTRY);
+        let is_audit = is_entry && label(LOG).starts_with(AUDIT);
+        if ours && is_entry && (is_audit || PLATFORM.contains(&label(LOG))) {
             return Some("what Cloud Run logs about this service asks for nothing");
         }
-        let stored = |vault: &Address| match vault {
-            Address::Bucket { bucket, prefix } => {
-                let object = label("subject").strip_prefix("objects/").unwrap_or_default();
-                label("bucket") == bucket
-                    && object.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.starts_with('/'))
-            }
-            Address::Folder(_) => false,
-        };
+        if is_audit && label(AGENT).starts_with("lastgood/") {
+            return Some("what an audit log tells of lastgood's own requests asks for nothing");
+        }
+        let bucket = label(BUCKET);
+        let is_stored = |object: Option<&str>| object.is_some_and(|object| is_in_a_vault(bucket, object, vaults));
         let of_storage = event.kind.as_deref().is_some_and(|kind| kind.starts_with("google.cloud.storage."));
-        (of_storage && vaults.iter().any(stored)).then_some("what is stored in the vault asks for nothing")
+        if of_storage && is_stored(label("subject").strip_prefix("objects/")) {
+            return Some("what is stored in the vault asks for nothing");
+        }
+        // A listing is one of the bucket as a whole.
+        let whole = format!("projects/_/buckets/{bucket}");
+        let object = match label(RESOURCE).strip_prefix(&whole) {
+            Some("") => {
+                vaults.iter().any(|vault| matches!(vault, Address::Bucket { bucket: own, .. } if own == bucket))
+            }
+            Some(rest) => is_stored(rest.strip_prefix("/objects/")),
+            None => false,
+        };
+        (is_audit && object && label(METHOD).starts_with("storage."))
+            .then_some("what an audit log tells of the vault's bucket asks for nothing")
     }
 
     /// The job that a request asks for. A backup asks `before` it commits.
@@ -157,6 +169,17 @@ impl Rules {
             }
         }
     }
+}
+
+/// Whether an object of a bucket belongs to one of the vaults.
+fn is_in_a_vault(name: &str, object: &str, vaults: &[Address]) -> bool {
+    vaults.iter().any(|vault| match vault {
+        Address::Bucket { bucket, prefix } => {
+            let rest = object.strip_prefix(&**prefix);
+            name == bucket && rest.is_some_and(|rest| prefix.is_empty() || rest.starts_with('/'))
+        }
+        Address::Folder(_) => false,
+    })
 }
 
 /// The gravest of requests that share a run, by their reasons: its reason and labels are the snapshot's. What each event said
@@ -191,6 +214,10 @@ mod tests {
         for platform in PLATFORM {
             assert!(log(platform, "lastgood") && !log(platform, "shop"), "{platform}");
         }
+        for audit in ["activity", "data_access", "system_event", "policy"] {
+            let audit = format!("{AUDIT}{audit}");
+            assert!(log(&audit, "lastgood") && !log(&audit, "shop"), "{audit}");
+        }
         assert!(!log("run.googleapis.com/stderr", "lastgood"), "an app may share its service with lastgood");
         let stored = |bucket_name: &str, object: &str, vault: &Address| {
             let labels = [("bucket", bucket_name), ("subject", object)];
@@ -203,6 +230,54 @@ mod tests {
             assert!(!stored(name, object, &bucket("app")), "{name} {object}");
         }
         assert!(!stored("b", "objects/app/x", &Address::Folder("/b/app".into())));
+    }
+
+    /// An entry of an audit log, as a sink routes it.
+    fn audit(resource: serde_json::Value, payload: serde_json::Value) -> Event {
+        let entry = serde_json::json!({
+            "logName": "projects/p/logs/cloudaudit.googleapis.com%2Fdata_access", "insertId": "1", "severity": "ERROR",
+            "resource": resource, "protoPayload": payload,
+        });
+        let Ok(Asked::Run(request)) = read_message(entry.to_string().as_bytes(), &Default::default(), "1", None, "s")
+        else {
+            panic!("{entry}")
+        };
+        request.event
+    }
+
+    #[test]
+    fn what_an_audit_log_tells_of_this_service_starts_nothing() {
+        let mut rules = Rules::plain("data".into());
+        rules.place.service = Some("lastgood".into());
+        let vaults = [Address::Bucket { bucket: "b".into(), prefix: "app".into() }];
+        let is_own = |resource, payload| rules.is_own(&audit(resource, payload), &vaults).is_some();
+        let run = |kind: &str, label: &str, name: &str| {
+            let failed = serde_json::json!({ "status": { "code": 13 }, "methodName": "/InternalServices.ReplaceInternalService" });
+            is_own(serde_json::json!({ "type": kind, "labels": { label: name } }), failed)
+        };
+        assert!(
+            run("cloud_run_revision", "service_name", "lastgood") && !run("cloud_run_revision", "service_name", "shop")
+        );
+        let storage = |bucket: &str, name: &str, agent: &str| {
+            let payload = serde_json::json!({
+                "status": { "code": 9, "message": "conditionNotMet" }, "methodName": "storage.objects.create",
+                "resourceName": name, "requestMetadata": { "callerSuppliedUserAgent": agent },
+            });
+            is_own(serde_json::json!({ "type": "gcs_bucket", "labels": { "bucket_name": bucket } }), payload)
+        };
+        assert!(
+            storage("b", "projects/_/buckets/b/objects/app/runs/1.json", "x")
+                && storage("b", "projects/_/buckets/b", "")
+        );
+        assert!(storage("c", "projects/_/buckets/c", "lastgood/0.1.0,gzip(gfe)"));
+        for (bucket, name) in [
+            ("b", "projects/_/buckets/b/objects/app2/x"),
+            ("c", "projects/_/buckets/c/objects/app/x"),
+            ("b", "projects/_/buckets/bb/objects/app/x"),
+            ("b", "app/x"),
+        ] {
+            assert!(!storage(bucket, name, "gcloud lastgood/1"), "{bucket} {name}");
+        }
     }
 
     #[test]

@@ -16,6 +16,13 @@ use super::{About, Said, WRITER};
 pub const LOG_ENTRY: &str = "log entry";
 /// The label that says which log an entry is of.
 pub const LOG: &str = "log";
+/// What begins the names of audit logs. <https://docs.cloud.google.com/logging/docs/audit>
+pub const AUDIT: &str = "cloudaudit.googleapis.com/";
+/// Labels of an entry of an audit log: the bucket that it is about, what in which project, what was to be done, and by what program.
+pub const BUCKET: &str = "bucket";
+pub const RESOURCE: &str = "resourceName";
+pub const METHOD: &str = "method";
+pub const AGENT: &str = "userAgent";
 /// By what the labels of a monitored resource name the app, the best first.
 /// <https://docs.cloud.google.com/logging/docs/api/v2/resource-list>
 const SERVICES: [&str; 6] = ["service_name", "job_name", "function_name", "module_id", "container_name", "service"];
@@ -82,6 +89,13 @@ fn log_entry(entry: &Map<String, Value>) -> Said {
     });
     labels.extend(entry.get("labels").and_then(Value::as_object).cloned().unwrap_or_default());
     let log = text("logName").map(|log| log.rsplit_once("/logs/").map_or(log, |(_, log)| log).replace("%2F", "/"));
+    if log.as_ref().is_some_and(|log| log.starts_with(AUDIT)) {
+        let bucket = resource.and_then(|resource| resource.pointer("/labels/bucket_name")?.as_str());
+        let agent = proto("/requestMetadata/callerSuppliedUserAgent");
+        let (name, method) = (proto("/resourceName"), proto("/methodName"));
+        let audit = [(BUCKET, bucket), (RESOURCE, name), (METHOD, method), (AGENT, agent)];
+        labels.extend(audit.map(|(name, value)| (name.to_owned(), json!(value))));
+    }
     labels.extend([
         (LOG.into(), json!(log)),
         ("resource".into(), json!(kind)),

@@ -64,7 +64,7 @@ pub const VERIFY_REQUESTED: &str = "dev.lastgood.verify.requested";
 
 /// The label that lastgood marks the lines of its own log with: a line that tells of a failed run must not start another one.
 pub const WRITER: &str = "dev.lastgood/writer";
-pub use google::{LOG, LOG_ENTRY};
+pub use google::{AGENT, AUDIT, BUCKET, LOG, LOG_ENTRY, METHOD, RESOURCE};
 
 /// The most bytes of an event's message.
 pub const MAX_MESSAGE: usize = 8 << 10;
