@@ -183,6 +183,57 @@ fn who_asks_for_nothing_keeps_nobody_out() {
 }
 
 #[test]
+fn live_is_answered_whoever_holds_the_door() {
+    let world = World::with_files();
+    let service = Service::start(&world, ["--connections", "2"]);
+    // The places: one whose body does not come, one that does not take what it asks for.
+    let mut half = service.connect();
+    half.send(begun(&service, "Content-Length: 100\r\nExpect: 100-continue\r\n")).unwrap();
+    assert_eq!(half.answer(true).unwrap().status, 100);
+    let mut deaf = service.connect();
+    deaf.stream.set_nonblocking(true).unwrap();
+    let ask = format!("GET /openapi.json HTTP/1.1\r\nHost: {}\r\n\r\n", service.address).repeat(1000);
+    let began = Instant::now();
+    // Until nothing more is taken: the service waits for it to take its answers.
+    while deaf.stream.write_all(ask.as_bytes()).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(20));
+    }
+    // The door: refused, with bodies that do not come, more of them than there is room for, and again and again.
+    let refused = format!(
+        "POST /live HTTP/1.1\r\nHost: {}\r\nSec-Fetch-Site: cross-site\r\nContent-Length: 100\r\n\r\nx",
+        service.address
+    );
+    let stop = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let (service, refused, stop) = (&service, &refused, &stop);
+        for _ in 0..180 {
+            scope.spawn(move || {
+                while stop.load(Ordering::Relaxed) == 0 {
+                    let mut client = service.connect();
+                    // It is closed under its hands, mostly.
+                    let _ = client.send(refused);
+                    client.is_closed_within(Duration::from_secs(20));
+                }
+            });
+        }
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let asked = Instant::now();
+            assert_eq!(service.get("/live").status, 200);
+            slowest = slowest.max(asked.elapsed());
+        }
+        println!("the slowest of 20 answers took {slowest:?}");
+        // Each that is refused would hold its place at the door for five seconds: 180 of them for a minute.
+        assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+        // One that takes nothing is closed for others, and they are served.
+        assert_eq!(service.get("/openapi.json").status, 200);
+        stop.store(1, Ordering::Relaxed);
+    });
+    deaf.stream.set_nonblocking(false).unwrap();
+    assert!(deaf.is_closed_within(Duration::from_secs(20)));
+}
+
+#[test]
 fn a_thousand_requests_with_bad_clients_among_them_cost_no_memory() {
     let world = World::with_files();
     let service = Service::start(&world, ["--allow-download"]);

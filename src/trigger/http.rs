@@ -181,7 +181,7 @@ impl Server {
             ended = watcher.watch(builder.serve_connection(io, service)) => if let Err(why) = ended {
                 tracing::debug!("a connection ended early: {why}");
             },
-            () = phase.closed() => tracing::debug!("a connection that asked for nothing gives its place to another one"),
+            () = phase.closed() => tracing::debug!("a connection that waits for its client gives its place to another one"),
         }
     }
 
@@ -207,10 +207,13 @@ impl Server {
     async fn answer_within(&self, parts: Parts, mut body: Incoming, seat: &Seat) -> Reply {
         let began = Instant::now();
         let mut reply = self.route(&parts, &mut body, seat).await;
+        let mut patience = limits::PATIENCE;
         if seat.at_door() {
             reply = answer::last(reply);
+            // Others wait there.
+            patience = Duration::ZERO;
         }
-        limits::throw_away(&mut body, &self.settings.limits).await;
+        limits::throw_away(&mut body, patience, seat.phase(), &self.settings.limits).await;
         if parts.method == Method::HEAD {
             // A stream of which nothing will be taken ends here.
             let length = reply.body().size_hint().exact();

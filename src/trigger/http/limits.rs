@@ -3,7 +3,9 @@
 //! A connection is in one of three phases, and each has its time: idle ([`Limits::idle`]), in the middle of a request's head
 //! ([`Limits::head_time`]), or served; while it is served, its client must go on taking what it is sent
 //! ([`Limits::stalled`]), and send its body within [`Limits::body_time`]. So a client that is slow, or gone without a word,
-//! holds its own connection and that not for long.
+//! holds its own connection and that not for long; and less long where others need the place: a connection that waits for its
+//! client may be closed for another one, also if the client takes nothing of its answer ([`STUCK`]), or goes on sending a body that
+//! nobody wants.
 
 use std::future::Future;
 use std::io;
@@ -18,6 +20,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
+
+/// A client that has taken nothing of what it is sent for so long is waited for, as one that asks for nothing is. One that takes
+/// what it can has pauses of this length only when packets are lost again and again.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// For how long a client that sends a body which nobody wants is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The limits.
 #[derive(Debug, Clone)]
@@ -93,9 +102,13 @@ pub async fn read(body: &mut Incoming, limits: &Limits) -> Result<Vec<u8>, Unrea
 }
 
 /// Takes in, and throws away, what is left of a body that nobody wants, up to a few times the size that it may have: a client
-/// that is still sending when its connection ends may never see the answer.
-pub async fn throw_away(body: &mut Incoming, limits: &Limits) {
-    let deadline = Instant::now() + limits.body_time.min(Duration::from_secs(5));
+/// that is still sending when its connection ends may never see the answer. What has not come after `patience` is not waited for.
+pub async fn throw_away(body: &mut Incoming, patience: Duration, phase: &Phase, limits: &Limits) {
+    if body.is_end_stream() {
+        return;
+    }
+    let _drains = phase.drains();
+    let deadline = Instant::now() + limits.body_time.min(patience);
     let mut left = limits.body * 4;
     while !body.is_end_stream() && left > 0 {
         match timeout_at(deadline, body.frame()).await {
@@ -127,22 +140,38 @@ struct State {
     doing: Doing,
     /// Since when it waits for its client, unless a request is served.
     since: Instant,
-    /// Whether some of an answer is still to be sent: a request counts as served when all of its answer is in a buffer.
-    sends: bool,
+    /// Since when the client has taken nothing of what is still to be sent: a request counts as served when all of its answer is
+    /// in a buffer.
+    sends: Option<Instant>,
+    /// After so long it is waited for.
+    stuck: Duration,
+    /// Since when a body is thrown away.
+    drains: Option<Instant>,
     /// Who hears that it waits again.
     tell: Option<Arc<Notify>>,
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        let state = State { doing: Doing::Idle, since: Instant::now(), sends: false, tell: None };
+        let (doing, since) = (Doing::Idle, Instant::now());
+        let state = State { doing, since, sends: None, stuck: STUCK, drains: None, tell: None };
         Inner { state: Mutex::new(state), closed: Notify::new() }
     }
 }
 
 impl State {
-    fn waits(&self) -> bool {
-        matches!(self.doing, Doing::Idle | Doing::Head) && !self.sends
+    /// Since when nothing but its client keeps the connection from going on.
+    fn waits_since(&self) -> Option<Instant> {
+        match self.doing {
+            Doing::Closed => None,
+            _ if self.sends.is_some() => self.sends.filter(|_| self.is_stuck()),
+            Doing::Idle | Doing::Head => Some(self.since),
+            Doing::Served => self.drains,
+        }
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.sends.is_some_and(|since| since.elapsed() >= self.stuck)
     }
 }
 
@@ -167,16 +196,21 @@ impl Phase {
         Some(Served(self.clone()))
     }
 
-    /// Since when the connection has waited for a request of its client; `None` while one is served.
+    /// Since when the connection has waited for its client; `None` while a request is served.
     pub fn waits_since(&self) -> Option<Instant> {
-        let state = self.state();
-        state.waits().then_some(state.since)
+        self.state().waits_since()
+    }
+
+    /// Says that a body is thrown away, as long as the value is kept.
+    fn drains(&self) -> Drains {
+        self.state().drains = Some(Instant::now());
+        Drains(self.clone())
     }
 
     /// Closes the connection, unless a request is served.
     pub fn close(&self) -> bool {
         let mut state = self.state();
-        let waits = state.waits();
+        let waits = state.waits_since().is_some();
         if waits {
             state.doing = Doing::Closed;
             // Kept until somebody listens.
@@ -185,12 +219,12 @@ impl Phase {
         waits
     }
 
-    /// Waits until the connection is to be closed, and all that was answered is sent.
+    /// Waits until the connection is to be closed, and all that was answered is sent, unless its client takes nothing of it.
     pub async fn closed(&self) {
         loop {
             self.0.closed.notified().await;
             let state = self.state();
-            if state.doing == Doing::Closed && !state.sends {
+            if state.doing == Doing::Closed && (state.sends.is_none() || state.is_stuck()) {
                 return;
             }
         }
@@ -199,7 +233,7 @@ impl Phase {
     /// Says whether something is still to be sent.
     fn sends(&self, sends: bool) {
         let mut state = self.state();
-        state.sends = sends;
+        state.sends = sends.then(Instant::now);
         if state.doing == Doing::Closed {
             self.0.closed.notify_one();
         }
@@ -223,12 +257,24 @@ impl Phase {
     }
 }
 
+/// A body that is thrown away.
+struct Drains(Phase);
+
+impl Drop for Drains {
+    fn drop(&mut self) {
+        self.0.state().drains = None;
+    }
+}
+
 /// A request that is served; dropped with the end of its answer.
 pub struct Served(Phase);
 
 impl Drop for Served {
     fn drop(&mut self) {
         let mut state = self.0.state();
+        if state.doing == Doing::Closed {
+            return;
+        }
         (state.doing, state.since) = (Doing::Idle, Instant::now());
         if let Some(who) = &state.tell {
             who.notify_one();
@@ -379,5 +425,38 @@ mod tests {
             taken.unwrap();
         }
         assert!(is_closed().await);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_closed_for_another_one() {
+        let phase = Phase::default();
+        let served = phase.served().unwrap();
+        phase.state().stuck = Duration::from_secs(600);
+        phase.sends(true);
+        assert!(phase.waits_since().is_none() && !phase.close());
+        phase.state().stuck = Duration::ZERO;
+        // It has taken all.
+        phase.sends(false);
+        assert!(phase.waits_since().is_none() && !phase.close());
+        phase.sends(true);
+        assert!(phase.waits_since().is_some() && phase.close());
+        phase.closed().await;
+        // What is dropped with the connection opens it no more.
+        drop(served);
+        assert!(phase.served().is_none() && phase.waits_since().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wants_is_waited_for() {
+        let phase = Phase::default();
+        let _served = phase.served().unwrap();
+        assert!(phase.waits_since().is_none());
+        let drains = phase.drains();
+        assert!(phase.waits_since().is_some());
+        drop(drains);
+        assert!(phase.waits_since().is_none() && !phase.close());
+        let _drains = phase.drains();
+        assert!(phase.close());
+        phase.closed().await;
     }
 }

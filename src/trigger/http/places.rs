@@ -6,7 +6,9 @@
 //!                                             └─► any other request: in line for a place, or 503 where the line is full
 //! ```
 //!
-//! So whoever opens connections and asks for nothing keeps nobody else out, and `/live` is answered however much there is to do.
+//! So whoever opens connections and asks for nothing keeps nobody else out, and `/live` is answered however much there is to do: nobody
+//! stays at the door for longer than a request's head takes to come, which is at once, or makes room for the next one. Nothing
+//! is waited for there, no body and no client that is slow.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,8 +19,11 @@ use tokio::time::timeout;
 use super::limits::Phase;
 use crate::trigger::ending::Ending;
 
-/// Connections at the door at the same time: each is there for as long as a request's head takes.
-const DOOR: usize = 16;
+/// Connections at the door at the same time.
+const DOOR: usize = 128;
+/// A connection at the door whose request has not come after this makes room for the next one: a client that asks for something
+/// sends it with its first packet. So a thousand connections are through in a second.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// A connection that has waited for its client for less than this is not closed: it is one that asks for one thing after the
 /// other, or whose first request is on its way.
 const SHORT: Duration = Duration::from_secs(1);
@@ -92,6 +97,7 @@ pub struct Rooms {
     places: Arc<Places>,
     door: Arc<Places>,
     line: Semaphore,
+    connections: usize,
     ending: Ending,
 }
 
@@ -102,18 +108,21 @@ pub struct NoRoom;
 impl Rooms {
     /// Places for so many connections; as many more may stand in line.
     pub fn new(connections: usize, ending: Ending) -> Arc<Self> {
-        Self::with(connections, SHORT, ending)
+        Self::with(connections, (SHORT, AT_ONCE), ending)
     }
 
-    fn with(connections: usize, short: Duration, ending: Ending) -> Arc<Self> {
-        let [places, door] = [connections, DOOR].map(|most| Places::new(most, short));
-        Arc::new(Rooms { places, door, line: Semaphore::new(connections), ending })
+    fn with(connections: usize, (short, at_once): (Duration, Duration), ending: Ending) -> Arc<Self> {
+        let (places, door) = (Places::new(connections, short), Places::new(DOOR, at_once));
+        Arc::new(Rooms { places, door, line: Semaphore::new(connections), connections, ending })
     }
 
     /// Lets a connection in.
     pub async fn enter(self: &Arc<Self>) -> Seat {
         let phase = Phase::default();
-        let (place, at_door) = match self.places.take(&phase) {
+        // Those who stand in line come first.
+        let is_line = self.line.available_permits() < self.connections;
+        let free = if is_line { None } else { self.places.take(&phase) };
+        let (place, at_door) = match free {
             Some(place) => (place, false),
             None => (self.door.wait(&phase).await, true),
         };
@@ -166,7 +175,7 @@ mod tests {
     use super::*;
 
     fn rooms(connections: usize) -> Arc<Rooms> {
-        Rooms::with(connections, Duration::ZERO, Ending::new(Arc::default()))
+        Rooms::with(connections, (Duration::ZERO, Duration::ZERO), Ending::new(Arc::default()))
     }
 
     async fn is_closed(seat: &Seat) -> bool {
@@ -216,7 +225,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_not_waited_for_long_is_not_closed() {
-        let rooms = Rooms::with(1, Duration::from_secs(600), Ending::new(Arc::default()));
+        let long = Duration::from_secs(600);
+        let rooms = Rooms::with(1, (long, long), Ending::new(Arc::default()));
         let first = rooms.enter().await;
         let second = rooms.enter().await;
         assert!(second.at_door() && !is_closed(&first).await);
