@@ -64,6 +64,13 @@ fn limits_of_requests() {
     }
     client.send("0\r\n\r\n").unwrap();
     assert_eq!(client.answer(false).unwrap().status, 413);
+    // Of a critical event the beginning is taken.
+    let cut = service.connect().ask("POST", "/events/critical?wait=true", json, &body((1 << 20) + 1)).unwrap();
+    assert_eq!(cut.header("connection"), Some("close"));
+    let event = &cut.is(200)["events"][0];
+    assert!(event["labels"]["unread"].as_str().unwrap().contains("first 1048576 bytes"), "{event}");
+    assert!(event["message"].as_str().unwrap().starts_with("{\"a\":\"xx"));
+    service.log_with("not all of it could be read");
     // Who says that he will send much, and waits for leave to, is told at once.
     let mut client = service.connect();
     client

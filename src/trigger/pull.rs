@@ -316,13 +316,24 @@ impl Puller {
     async fn verdict(&self, message: Message) -> Verdict {
         let size =
             message.data.len() + message.attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        if size > MAX_MESSAGE {
-            return Verdict::Hopeless(format!("it has {size} bytes, and more than {MAX_MESSAGE} are not read"));
-        }
+        let large = size > MAX_MESSAGE;
         let time = message.publish_time.and_then(|time| Timestamp::new(time.seconds(), time.nanos()).ok());
         let attributes = BTreeMap::from_iter(message.attributes);
+        let too_large = format!("it has {size} bytes, and more than {MAX_MESSAGE} are not read");
+        if large && !event::is_critical(&attributes) {
+            return Verdict::Hopeless(too_large);
+        }
         let subscription = self.settings.subscription.name();
-        let asked = event::read_message(&message.data, &attributes, &message.message_id, time, subscription);
+        let data = &message.data[..message.data.len().min(MAX_MESSAGE)];
+        let mut asked = event::read_message(data, &attributes, &message.message_id, time, subscription);
+        if let Ok(Asked::Run(request)) = &mut asked {
+            if large {
+                request.note(&too_large);
+            }
+            if let Some(why) = request.unread() {
+                tracing::warn!("a message is served though not all of it could be read: {why}");
+            }
+        }
         let request = match asked {
             Err(why) => return Verdict::Hopeless(why.to_string()),
             Ok(Asked::Ignored(why)) => return Verdict::Ignored(why),

@@ -77,8 +77,25 @@ pub fn binary(
         Some(own) if media.is_empty() => content::media(own),
         _ => media.to_owned(),
     };
-    let event = BinaryDeserializer::into_event(Binary { attributes, media, data: data.to_vec() });
-    said(event.map_err(|why| Unreadable::new(EVENT, why))?, depth)
+    let read = |attributes: BTreeMap<String, String>| {
+        let event = BinaryDeserializer::into_event(Binary { attributes, media: media.clone(), data: data.to_vec() });
+        event.map_err(|why| Unreadable::new(EVENT, why))
+    };
+    let mut timeless = attributes.clone();
+    let timed = timeless.remove("time").is_some();
+    said(read(attributes).map(|event| (event, None)).or_else(|why| without_time(why, timed, || read(timeless))), depth)
+}
+
+/// An event that could not be read, without its time, if that was the reason.
+fn without_time(
+    why: Unreadable,
+    timed: bool,
+    read: impl FnOnce() -> Result<Event, Unreadable>,
+) -> Result<(Event, Option<Unreadable>), Unreadable> {
+    match timed.then(read) {
+        Some(Ok(event)) => Ok((event, Some(why))),
+        _ => Err(why),
+    }
 }
 
 /// What the library makes an event of.
@@ -123,11 +140,23 @@ pub fn of_fields(mut fields: Map<String, Value>, depth: usize) -> Result<Said, U
     if let Some(Value::String(own)) = fields.get_mut("datacontenttype") {
         *own = content::media(own);
     }
-    let event = Event::deserialize(Value::Object(fields)).map_err(|why| Unreadable::new(EVENT, why))?;
-    said(event, depth)
+    let read = |fields| Event::deserialize(Value::Object(fields)).map_err(|why| Unreadable::new(EVENT, why));
+    // Known beforehand, so that nothing large has to be kept for another try.
+    let time = fields.remove("time");
+    let odd = match time.as_ref().map(|time| serde_json::from_value::<Timestamp>(time.clone())) {
+        Some(Err(why)) if !time.as_ref().is_some_and(Value::is_null) => {
+            Some(Unreadable::new("time of the CloudEvent", why))
+        }
+        _ => None,
+    };
+    if let Some(time) = time.filter(|_| odd.is_none()) {
+        fields.insert("time".into(), time);
+    }
+    said(read(fields).map(|event| (event, odd)), depth)
 }
 
-fn said(mut event: Event, depth: usize) -> Result<Said, Unreadable> {
+fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> Result<Said, Unreadable> {
+    let (mut event, mut unread) = read?;
     for (name, value) in [("id", event.id()), ("source", event.source()), ("type", event.ty())] {
         if value.is_empty() {
             return Err(Unreadable::new(format!("{name} of the CloudEvent"), "it is empty"));
@@ -138,7 +167,10 @@ fn said(mut event: Event, depth: usize) -> Result<Said, Unreadable> {
     // A leap second is a second with two thousand million nanoseconds there.
     let nanos = |nanos: u32| nanos.min(999_999_999).cast_signed();
     let time = event.time().map(|time| Timestamp::new(time.timestamp(), nanos(time.timestamp_subsec_nanos())));
-    let time = time.transpose().map_err(|why| Unreadable::new("time of the CloudEvent", why))?;
+    let time = time.transpose().unwrap_or_else(|why| {
+        unread = Some(Unreadable::new("time of the CloudEvent", why));
+        None
+    });
     let mut attributes: BTreeMap<_, _> =
         event.iter_extensions().map(|(name, value)| (name.to_owned(), value.to_string())).collect();
     attributes.retain(|name, _| !TRACING.contains(&name.as_str()));
@@ -166,6 +198,7 @@ fn said(mut event: Event, depth: usize) -> Result<Said, Unreadable> {
             about: About::Anything,
             identity,
             time,
+            unread,
         });
     }
     // The message decides, and may itself carry an event.
@@ -174,5 +207,5 @@ fn said(mut event: Event, depth: usize) -> Result<Said, Unreadable> {
         _ => return Err(Unreadable::new(part, "it holds no Pub/Sub message")),
     };
     let identity = Identity::innermost(message.identity, identity);
-    Ok(Said { identity, time: message.time.or(time), ..message })
+    Ok(Said { identity, time: message.time.or(time), unread: message.unread.or(unread), ..message })
 }

@@ -106,7 +106,8 @@ pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<Sa
     match media {
         "application/cloudevents+json" => cloud::structured(data, part, depth),
         _ if media.starts_with("application/cloudevents-batch") => {
-            Err(Unreadable::new(part, "a batch of events is not taken: send each by itself"))
+            let why = Unreadable::new(part, "a batch of events is not taken: send each by itself");
+            Err(Unreadable { several: true, ..why })
         }
         _ => Err(Unreadable::new("the content type", "of CloudEvents only application/cloudevents+json is understood")),
     }

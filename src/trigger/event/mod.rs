@@ -11,7 +11,7 @@
 //!    no result starts a run. So is what tells of no trouble: an incident that is closed, a build that has not failed. And so is,
 //!    where the path says nothing, a CloudEvent of a type `google.…` other than a published message;
 //! 2. the attribute or field `action`: `backup`, `restore` or `verify`; any other value is refused, and so are an
-//!    attribute and a field that differ;
+//!    attribute and a field that differ, but of a critical event: there it is a word of the app's own, and a label;
 //! 3. the CloudEvent's type: [`BACKUP_REQUESTED`], [`CRITICAL`], [`RESTORE_REQUESTED`] or [`VERIFY_REQUESTED`];
 //! 4. the path: `/events/backup`, `/events/critical`, `/events/restore` or `/events/verify`;
 //! 5. Cloud Scheduler: a backup;
@@ -19,9 +19,17 @@
 //!    without a severity says nothing: logs and alerts of all kinds are published as messages, and few of them are a reason for a
 //!    backup.
 //!
-//! **Text.** Data that is not JSON is text, whatever it begins with and is said to be, and the message of a backup: no critical
-//! event is refused for how it is written. Where only JSON could say what is meant, which is so for restores and verifications
-//! and where nothing else says anything, it is an error if JSON was to be expected.
+//! **Text.** Data that is not JSON is text, whatever it begins with and is said to be, and the message of a backup. Where only JSON
+//! could say what is meant, which is so for restores and verifications and where nothing else says anything, it is an error if
+//! JSON was to be expected.
+//!
+//! **A critical event is not refused for how it is written.** Whoever operates an app wants the snapshot: what is wrong with the
+//! event is noted in the label [`UNREAD`], and in the log, and can be put right later. So a time that is none is left out of what
+//! asks for a backup, since only a restore depends on it; and where the path or the type says that the event is critical, an
+//! envelope that cannot be read, of a CloudEvent or a Pub/Sub message, makes text of the whole body. Of a body that is too large
+//! the caller gives the beginning. What goes on to be refused, or ignored, is no matter of text: another method, who may not ask,
+//! several events at once (whoever delivers them is told to send each by itself, and sends them again), what tells how a run ended,
+//! and trouble that is over.
 //!
 //! Nothing else of a request is acted on. Where data comes from and goes to is the configuration's alone: a field
 //! `vault`, `data` or `target` is a label like any other.
@@ -64,6 +72,8 @@ pub const VERIFY_REQUESTED: &str = "dev.lastgood.verify.requested";
 
 /// The label that lastgood marks the lines of its own log with: a line that tells of a failed run must not start another one.
 pub const WRITER: &str = "dev.lastgood/writer";
+/// The label that says what of an event could not be read.
+pub const UNREAD: &str = "unread";
 pub use google::{AGENT, AUDIT, BUCKET, LOG, LOG_ENTRY, METHOD, RESOURCE};
 
 /// The most bytes of an event's message.
@@ -95,6 +105,21 @@ pub struct Request {
     pub event: Event,
 }
 
+impl Request {
+    /// Notes what of it could not be read.
+    pub fn note(&mut self, why: &str) {
+        for labels in [&mut self.labels, &mut self.event.labels] {
+            let noted = [(UNREAD.to_owned(), why.to_owned())];
+            *labels = labels::fit(noted.into_iter().chain(std::mem::take(labels)), 0);
+        }
+    }
+
+    /// What of it could not be read, if that was noted.
+    pub fn unread(&self) -> Option<&str> {
+        self.event.labels.get(UNREAD).map(String::as_str)
+    }
+}
+
 /// A request that cannot be understood; it never quotes the body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("could not read {part}: {why}")]
@@ -103,11 +128,13 @@ pub struct Unreadable {
     pub part: String,
     /// What is wrong with it.
     pub why: String,
+    /// Whether it is only that there are several in one.
+    several: bool,
 }
 
 impl Unreadable {
     fn new(part: impl Into<String>, why: impl ToString) -> Self {
-        Unreadable { part: part.into(), why: labels::text(&why.to_string(), 300) }
+        Unreadable { part: part.into(), why: labels::text(&why.to_string(), 300), several: false }
     }
 }
 
@@ -130,12 +157,24 @@ struct Said {
     identity: Option<Identity>,
     /// When it was sent.
     time: Option<Timestamp>,
+    /// What could not be read, which matters to no backup.
+    unread: Option<Unreadable>,
 }
 
 impl Said {
     fn plain(content: Content) -> Self {
-        let (attributes, carrier) = (BTreeMap::new(), PLAIN);
-        Said { kind: None, carrier, attributes, content, about: About::Anything, identity: None, time: None }
+        let (kind, attributes, carrier, about) = (None, BTreeMap::new(), PLAIN, About::Anything);
+        Said { kind, carrier, attributes, content, about, identity: None, time: None, unread: None }
+    }
+
+    /// What is known to be critical, and cannot be read as what it should be: text.
+    fn critical(body: &[u8], unread: Unreadable) -> Self {
+        let text = body.trim_ascii();
+        let content = match text.is_empty() || text.contains(&0) {
+            true => Content::Nothing,
+            false => Content::Text(String::from_utf8_lossy(text).into_owned()),
+        };
+        Said { unread: Some(unread), ..Said::plain(content) }
     }
 }
 
@@ -182,7 +221,7 @@ impl Door {
 /// What a request to an events' path asks for. The body's size is the caller's to limit.
 ///
 /// # Errors
-/// A part that cannot be understood: not a POST, an incomplete CloudEvent, JSON that is none where only JSON says what is
+/// A part that cannot be understood, unless the event is known to be critical: not a POST, an incomplete CloudEvent, JSON that is none where only JSON says what is
 /// meant, base64 that is none, several events at once, messages nested too deep.
 pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Unreadable> {
     if method != "POST" {
@@ -191,6 +230,24 @@ pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Resul
     let Some(door) = Door::at(path) else {
         return Ok(Asked::Refused("no events are taken at this path".into(), None));
     };
+    let critical = door == Door::Critical || says_critical(headers);
+    read_at(door, headers, body).or_else(|why| as_critical(critical, body, why))
+}
+
+/// Whether headers alone say that an event is critical.
+pub fn says_critical(headers: &HeaderMap) -> bool {
+    headers.get("ce-type").is_some_and(|kind| kind == CRITICAL)
+}
+
+/// The same, where it cannot be read, of what is known to be critical.
+fn as_critical(critical: bool, body: &[u8], why: Unreadable) -> Result<Asked, Unreadable> {
+    match critical && !why.several {
+        true => wish::asked(Said::critical(body, why), Door::Critical, false),
+        false => Err(why),
+    }
+}
+
+fn read_at(door: Door, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Unreadable> {
     let schedule = Schedule::of(headers)?;
     let media = match headers.get(http::header::CONTENT_TYPE) {
         Some(value) => content::media(&content::header("Content-Type", value)?),
@@ -238,9 +295,15 @@ pub fn read_message(
     publish_time: Option<Timestamp>,
     subscription: &str,
 ) -> Result<Asked, Unreadable> {
-    let envelope = pubsub::Envelope { subscription, id: message_id, time: publish_time };
-    let said = pubsub::message(data, attributes.clone(), &envelope, 0)?;
-    wish::asked(said, Door::Any, false)
+    let envelope = pubsub::Envelope { subscription, id: message_id, time: publish_time, unread: None };
+    let asked = pubsub::message(data, attributes.clone(), &envelope, 0);
+    let asked = asked.and_then(|said| wish::asked(said, Door::Any, false));
+    asked.or_else(|why| as_critical(is_critical(attributes), data, why))
+}
+
+/// Whether the attributes of a message alone say that it is critical.
+pub fn is_critical(attributes: &BTreeMap<String, String>) -> bool {
+    attributes.iter().any(|(name, value)| name.eq_ignore_ascii_case("ce-type") && value == CRITICAL)
 }
 
 /// A body without any envelope in its headers. Cloud Scheduler may send what it likes.

@@ -64,6 +64,8 @@ pub struct Envelope<'a> {
     pub id: &'a str,
     /// When it was published.
     pub time: Option<Timestamp>,
+    /// Why that could not be read.
+    pub unread: Option<Unreadable>,
 }
 
 /// Whether a request is a message that is pushed as it is.
@@ -100,9 +102,9 @@ pub fn unwrapped(headers: &HeaderMap, body: &[u8]) -> Result<Said, Unreadable> {
         }
     }
     let get = |name: &str| own.get(name).map(String::as_str);
-    let time = get("publish-time").map(|time| publish_time("x-goog-pubsub-publish-time", time)).transpose()?;
+    let (time, unread) = publish_time("x-goog-pubsub-publish-time", get("publish-time"));
     let (subscription, id) = (get("subscription-name").unwrap_or_default(), get("message-id").unwrap_or_default());
-    message(body, attributes, &Envelope { subscription, id, time }, 0)
+    message(body, attributes, &Envelope { subscription, id, time, unread }, 0)
 }
 
 /// A message in JSON: `{"subscription": …, "message": {"data": …, "attributes": …, "messageId": …, "publishTime": …}}`.
@@ -114,8 +116,7 @@ pub fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<Said, Unread
     let subscription = text(fields, &["subscription"], "")?.unwrap_or_default();
     let id = text(inner, &["messageId", "message_id"], "message.")?.unwrap_or_default();
     let time = text(inner, &["publishTime", "publish_time"], "message.")?;
-    let time =
-        time.filter(|time| !time.is_empty()).map(|time| publish_time("message.publishTime", &time)).transpose()?;
+    let (time, unread) = publish_time("message.publishTime", time.as_deref().filter(|time| !time.is_empty()));
     let data = base64(&text(inner, &["data"], "message.")?.unwrap_or_default())?;
     let mut attributes = BTreeMap::new();
     match inner.get("attributes") {
@@ -131,7 +132,7 @@ pub fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<Said, Unread
         }
         Some(_) => return Err(Unreadable::new("message.attributes", "it is not an object")),
     }
-    message(&data, attributes, &Envelope { subscription: &subscription, id: &id, time }, depth)
+    message(&data, attributes, &Envelope { subscription: &subscription, id: &id, time, unread }, depth)
 }
 
 /// A message: its attributes and data may be a CloudEvent, in binary or structured mode, or speak for themselves.
@@ -175,11 +176,17 @@ pub fn message(
         said.identity = Identity::innermost(said.identity, Some(Identity::Message { subscription, id }));
     }
     said.time = said.time.or(envelope.time);
+    said.unread = said.unread.or_else(|| envelope.unread.clone());
     Ok(said)
 }
 
-fn publish_time(part: &str, time: &str) -> Result<Timestamp, Unreadable> {
-    time.parse().map_err(|_| Unreadable::new(part, "it is not a time as RFC 3339 has it"))
+/// A time, or what is wrong with it.
+fn publish_time(part: &str, time: Option<&str>) -> (Option<Timestamp>, Option<Unreadable>) {
+    match time.map(str::parse) {
+        None => (None, None),
+        Some(Ok(time)) => (Some(time), None),
+        Some(Err::<_, jiff::Error>(_)) => (None, Some(Unreadable::new(part, "it is not a time as RFC 3339 has it"))),
+    }
 }
 
 /// The first of some fields that is there; a number counts as its digits.

@@ -232,7 +232,9 @@ fn pulled_messages() {
         (
             "",
             &[("ce-type", "dev.lastgood.critical")],
-            "unreadable: could not read specversion of the CloudEvent: it is missing".into(),
+            "backup critical\nkind: request\n\
+             - unread=could not read specversion of the CloudEvent: it is missing"
+                .into(),
         ),
         ("", &[], format!("refused: nothing says what it asks for\n{}", plain.lines().nth(1).unwrap())),
     ] {

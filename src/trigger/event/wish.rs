@@ -51,22 +51,17 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
     }
     let mut words = Words { attributes: said.attributes, fields };
 
-    let action = match words.one("action") {
-        Ok(action) => action,
-        Err(why) => return refused(why),
-    };
     let severity = words.take("severity").map(|severity| labels::text(severity.trim(), MAX_WORD));
     let service = words.take("service").map(|service| labels::text(&service, MAX_WORD));
     let message = words.take("message").or(text).map(|message| labels::text(&message, MAX_MESSAGE));
     let gravity = severity.as_deref().map_or(Gravity::Unknown, Gravity::of);
+    let critical = kind.map_or(door == Door::Critical, |(_, critical)| critical) || gravity == Gravity::Serious;
 
-    let named = match action.as_deref() {
-        Some("backup") => Some(Action::Backup),
-        Some("restore") => Some(Action::Restore),
-        Some("verify") => Some(Action::Verify),
-        // What it names instead is not told: answers and log lines have nothing of a request's body.
-        Some(_) => return refused("the action that it names is none of backup, restore and verify".into()),
-        None => None,
+    let named = match words.action() {
+        Ok(named) => named,
+        // A word of the app's own.
+        Err(_) if critical => None,
+        Err(why) => return refused(why),
     };
     let by_path = match door {
         Door::Any => None,
@@ -86,7 +81,8 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
             return refused(format!("nothing says what it asks for{taken}"));
         }
     };
-    if let Some(why) = not_json.filter(|_| action != Action::Backup) {
+    let unread = said.unread;
+    if let Some(why) = not_json.or(unread.clone()).filter(|_| action != Action::Backup) {
         return Err(why);
     }
     let snapshot = match action {
@@ -102,7 +98,6 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
         Err(why) => return refused(why),
     };
 
-    let critical = kind.map_or(door == Door::Critical, |(_, critical)| critical) || gravity == Gravity::Serious;
     let reason = match words.reason() {
         _ if critical => Reason::Critical,
         Some(reason) => reason,
@@ -122,7 +117,11 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
         service,
         labels: labels::fit(free, left_out),
     };
-    Ok(Asked::Run(Request { action, reason, labels: attached, snapshot, event }))
+    let mut request = Request { action, reason, labels: attached, snapshot, event };
+    if let Some(why) = unread {
+        request.note(&why.to_string());
+    }
+    Ok(Asked::Run(request))
 }
 
 /// Whether it is a run's report, or what is posted to a webhook: a result whose envelope is lost, as where a subscription
@@ -186,6 +185,24 @@ impl Words {
             }
             (attribute, field) => Ok(attribute.or(field)),
         }
+    }
+
+    /// The action, where it is one. Other words stay and become a label.
+    fn action(&mut self) -> Result<Option<Action>, String> {
+        let (attribute, field) = (self.attributes.get("action").cloned(), self.fields.get("action").cloned());
+        let named = self.one("action").and_then(|action| match action.as_deref() {
+            Some("backup") => Ok(Some(Action::Backup)),
+            Some("restore") => Ok(Some(Action::Restore)),
+            Some("verify") => Ok(Some(Action::Verify)),
+            // What it names instead is not told: answers and log lines have nothing of a request's body.
+            Some(_) => Err("the action that it names is none of backup, restore and verify".into()),
+            None => Ok(None),
+        });
+        if named.is_err() {
+            self.attributes.extend(attribute.map(|word| ("action".to_owned(), word)));
+            self.fields.extend(field.map(|word| ("action".to_owned(), word)));
+        }
+        named
     }
 
     /// The field, or else the attribute.

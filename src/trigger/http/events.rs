@@ -62,17 +62,39 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Opti
 impl Server {
     /// Serves an event.
     pub(super) async fn event(&self, parts: &Parts, caller: &Caller, body: &mut Incoming) -> Reply {
-        let bytes = match limits::read(body, &self.settings.limits).await {
-            Ok(bytes) => bytes,
+        let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
+        let limits = &self.settings.limits;
+        // Of what tells of a critical error the beginning is better than nothing.
+        let read = match critical || event::says_critical(&parts.headers) {
+            true => limits::read_beginning(body, limits).await,
+            false => limits::read(body, limits).await.map(|bytes| (bytes, true)),
+        };
+        let (bytes, whole) = match read {
+            Ok(read) => read,
             Err(why) => return unread(&why),
         };
+        let reply = self.event_of(parts, caller, &bytes, whole).await;
+        if whole { reply } else { answer::last(reply) }
+    }
+
+    /// Serves an event of a body, or of its beginning.
+    async fn event_of(&self, parts: &Parts, caller: &Caller, bytes: &[u8], whole: bool) -> Reply {
         // First, since what is asked for may be nothing.
         let wait = match self.waits(parts) {
             Ok(wait) => wait,
             Err(reply) => return reply,
         };
         let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
-        match event::read(parts.method.as_str(), parts.uri.path(), &parts.headers, &bytes) {
+        let mut asked = event::read(parts.method.as_str(), parts.uri.path(), &parts.headers, bytes);
+        if let Ok(Asked::Run(request)) = &mut asked {
+            if !whole {
+                request.note(&format!("the body is too large: only its first {} bytes were read", bytes.len()));
+            }
+            if let Some(why) = request.unread() {
+                tracing::warn!("an event is served though not all of it could be read: {why}");
+            }
+        }
+        match asked {
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
             Ok(Asked::Ignored(why)) => ignored(&why),
             Ok(Asked::Refused(why, _)) => told(&Answer::Refused(why), For::Deliverer),

@@ -89,16 +89,28 @@ pub async fn read(body: &mut Incoming, limits: &Limits) -> Result<Vec<u8>, Unrea
     if body.size_hint().lower() > limits.body as u64 {
         return Err(Unread::TooLarge);
     }
+    match read_beginning(body, limits).await? {
+        (bytes, true) => Ok(bytes),
+        (_, false) => Err(Unread::TooLarge),
+    }
+}
+
+/// Reads as much of a body as it may have. Tells whether that is all of it.
+///
+/// # Errors
+/// It takes too long, or it breaks off.
+pub async fn read_beginning(body: &mut Incoming, limits: &Limits) -> Result<(Vec<u8>, bool), Unread> {
     let deadline = Instant::now() + limits.body_time;
     let mut bytes = Vec::new();
     while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(|_| Unread::TooSlow)? {
         let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
-        if bytes.len() + data.len() > limits.body {
-            return Err(Unread::TooLarge);
+        let room = limits.body - bytes.len();
+        bytes.extend_from_slice(&data[..room.min(data.len())]);
+        if data.len() > room {
+            return Ok((bytes, false));
         }
-        bytes.extend_from_slice(&data);
     }
-    Ok(bytes)
+    Ok((bytes, true))
 }
 
 /// Takes in, and throws away, what is left of a body that nobody wants, up to a few times the size that it may have: a client

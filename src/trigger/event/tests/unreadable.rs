@@ -89,3 +89,78 @@ fn what_cannot_be_read() {
     headers.insert("ticket", HeaderValue::from_bytes(b"\xff").unwrap());
     assert_eq!(told(read("POST", "/", &headers, b"")), "unreadable: could not read the header ticket: it is not UTF-8");
 }
+
+/// What is known to be critical is served all the same: what is wrong with it is a label.
+#[test]
+fn what_cannot_be_read_of_a_critical_event() {
+    let event = [("ce-specversion", "1.0"), ("ce-type", "t"), ("ce-source", "s"), ("ce-id", "1")];
+    let without = |name: &str| event.iter().copied().filter(|(header, _)| *header != name).collect::<Vec<_>>();
+    let with = |name, value| without(name).into_iter().chain([(name, value)]).collect::<Vec<_>>();
+    let (none, structured) = (Vec::new(), vec![("content-type", "application/cloudevents+json")]);
+    let pushed = |message: Value| json!({"subscription": "premium", "message": message}).to_string();
+    for (headers, body, why) in [
+        (&without("ce-specversion"), "boom", "specversion of the CloudEvent"),
+        (&with("ce-specversion", "0.3"), "boom", "specversion of the CloudEvent"),
+        (&without("ce-id"), "boom", "the CloudEvent"),
+        (&with("ce-source", ""), "boom", "source of the CloudEvent"),
+        (&with("ce-x", "%C0%A0"), "boom", "the header ce-x"),
+        (&structured, "boom", "the body"),
+        (&structured, "[1]", "the body"),
+        (&structured, r#"{"specversion":"0.3","type":"t","action":"restore"}"#, "specversion of the CloudEvent"),
+        (&vec![("content-type", "application/cloudevents+avro")], "boom", "the content type"),
+        (&none, r#"{"specversion":1,"type":"t","source":"s","id":1}"#, "specversion of the CloudEvent"),
+        (&none, &pushed(json!({"data": "no!"})), "message.data"),
+        (&none, &pushed(json!({"data": "", "messageId": []})), "message.messageId"),
+    ] {
+        let answer = post("/events/critical", headers, body);
+        let begin = format!("backup critical\nkind: request\nmessage: {body}\n- unread=could not read {why}: ");
+        assert!(answer.starts_with(&begin), "{headers:?} {body}: {answer}");
+        // So it is where the type says it.
+        if headers.iter().any(|(name, value)| (*name, *value) == ("ce-type", "t")) {
+            let mut headers = headers.clone();
+            headers.retain(|(name, _)| *name != "ce-type");
+            headers.push(("ce-type", CRITICAL));
+            assert!(post("/", &headers, body).starts_with(&begin), "{headers:?}");
+        }
+    }
+    // Without its time all of it can be read.
+    let untimely = with("ce-time", "yesterday");
+    let time =
+        json!({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "time": "yesterday", "data": "boom"});
+    for (headers, body) in [(&untimely, "boom"), (&structured, &*time.to_string())] {
+        for (path, reason) in [("/events/critical", "critical"), ("/events/backup", "manual")] {
+            let answer = post(path, headers, body);
+            let begin = format!("backup {reason}\nkind: t\nid: cloudevent s 1\nmessage: boom\n- unread=");
+            assert!(answer.starts_with(&begin) && answer.contains("time"), "{answer}");
+        }
+        // What is restored depends on it.
+        assert!(post("/events/restore", headers, body).starts_with("unreadable: "), "{body}");
+    }
+    let pushed = pushed(json!({"messageId": "7", "publishTime": "soon", "data": "Ym9vbQ=="}));
+    let answer = post("/events/critical", &[], &pushed);
+    let begin = "backup critical\nkind: Pub/Sub message\nid: pubsub premium 7\nmessage: boom\n- unread=";
+    assert!(answer.starts_with(begin), "{answer}");
+    // Several in one are refused aloud.
+    let batch = [("content-type", "application/cloudevents-batch+json")];
+    assert!(post("/events/critical", &batch, "[]").starts_with("unreadable: "));
+}
+
+/// An app's own word for what it did.
+#[test]
+fn an_action_that_is_none() {
+    for (path, body) in [
+        ("/events/critical", r#"{"message":"m","action":"checkout"}"#),
+        ("/", r#"{"severity":"FATAL","message":"m","action":"checkout"}"#),
+    ] {
+        let answer = post(path, &[], body);
+        assert!(answer.starts_with("backup critical") && answer.ends_with("\n- action=checkout"), "{answer}");
+    }
+    assert_eq!(
+        post("/events/critical", &[], r#"{"message":"m","action":7}"#),
+        "backup critical\nkind: request\nmessage: m\n- action=7"
+    );
+    let headers = [("x-goog-pubsub-message-id", "1"), ("action", "restore")];
+    let answer = post("/events/critical", &headers, r#"{"message":"m","action":"checkout"}"#);
+    assert!(answer.starts_with("backup critical") && answer.contains("\n- action=checkout"), "{answer}");
+    assert!(post("/events/backup", &[], r#"{"action":"checkout"}"#).starts_with("refused: the action"));
+}
