@@ -408,7 +408,8 @@ pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
     }
 }
 
-/// A report by its object's name.
+/// A report by its object's name, which says whose it is, whatever stands in it: by its name a run is listed and found, and a
+/// copy under another name must not pass for it.
 ///
 /// # Errors
 /// A store that fails; bytes that are no report.
@@ -418,7 +419,15 @@ pub fn read(store: &dyn Store, object: &str) -> Result<serde_json::Value> {
         Err(store::Error::NotFound { .. }) => return Err(Error::failed(doing(), "it is not there")),
         other => other.map_err(|why| why.while_doing(doing()))?,
     };
-    serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))
+    let mut report: serde_json::Value = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
+    if let (Some(named), Some(fields)) = (parse(object.to_owned()), report.as_object_mut()) {
+        let run = serde_json::Value::from(named.run.to_string());
+        if fields.get("run") != Some(&run) {
+            tracing::warn!("{object} says that it is of another run than its name; the name counts");
+            fields.insert("run".to_owned(), run);
+        }
+    }
+    Ok(report)
 }
 
 #[cfg(test)]
@@ -469,6 +478,20 @@ mod tests {
             Some(Hex([2; 8]))
         );
         assert!(parse(object).is_some());
+    }
+
+    #[test]
+    fn a_report_is_of_the_run_that_its_name_says() {
+        let store = MemoryStore::default();
+        let (one, two) = (Hex([1; 8]), Hex([2; 8]));
+        let content = format!("{{\"run\":\"{one}\",\"result\":\"complete\"}}");
+        for run in [one, two] {
+            store.create(&format!("{RUNS}20261129T100000Z-{run}-backup-complete.json"), &[content.as_bytes()]).unwrap();
+            let found = find(&store, &run.to_string()).unwrap();
+            assert_eq!((&found["run"], &found["result"]), (&run.to_string().into(), &"complete".into()));
+        }
+        store.create(&format!("{RUNS}20261129T100000Z-{one}.json"), &[b"[]"]).unwrap();
+        assert_eq!(read(&store, &format!("{RUNS}20261129T100000Z-{one}.json")).unwrap(), serde_json::json!([]));
     }
 
     #[test]
