@@ -268,6 +268,11 @@ enum Way {
 }
 
 impl Auth {
+    /// Whether everybody may ask.
+    pub fn is_open(&self) -> bool {
+        matches!(self.0, Way::Open)
+    }
+
     /// What the mode asks for. Asks nobody yet.
     ///
     /// # Errors

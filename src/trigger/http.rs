@@ -134,7 +134,7 @@ impl Server {
         let Limits { looks, downloads, .. } = settings.limits;
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         let checkup = Checkup::new(desk.clone(), settings.health.clone());
-        let guard = Guard::new(listen, settings.public_url.clone());
+        let guard = Guard::new(listen, settings.public_url.clone(), auth.is_open());
         Server { desk, guard, auth, settings, checkup, looks: semaphore(looks), downloads: semaphore(downloads) }
     }
 

@@ -10,10 +10,13 @@
 //! - A listener on loopback answers to the names of loopback alone, and else with 421: a page whose own name has been made to
 //!   mean 127.0.0.1 (DNS rebinding) is of the same site as the service for its browser. `/live` tells nothing, and is answered
 //!   to any name.
+//! - One elsewhere, at which everybody may ask (`--auth none --insecure`), has names that only its programs know. So browsers
+//!   alone have to name it by an address, as `localhost` or as `--public-url` says, since no page can have such a name; else
+//!   they get 421. With credentials nothing is needed: a page of another name has none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use http::header::{GetAll, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};
+use http::header::{GetAll, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, StatusCode, Version};
@@ -27,15 +30,18 @@ use super::routes::Found;
 pub struct Guard {
     /// Where the service listens, if that is on loopback.
     loopback: Option<SocketAddr>,
+    /// Whether everybody may ask.
+    open: bool,
     /// Where browsers find the service, if that is another address than the one they send.
     public: Option<Url>,
 }
 
 impl Guard {
-    /// That of a service which listens at `listen` and which others know as `public`.
-    pub fn new(listen: SocketAddr, public: Option<Url>) -> Self {
+    /// That of a service which listens at `listen`, which others know as `public`, and at which everybody may ask if it is
+    /// `open`.
+    pub fn new(listen: SocketAddr, public: Option<Url>, open: bool) -> Self {
         let loopback = Some(listen).filter(|listen| listen.ip().to_canonical().is_loopback());
-        Guard { loopback, public }
+        Guard { loopback, open, public }
     }
 
     /// Whether a request is let in that leads to `found`.
@@ -62,6 +68,16 @@ impl Guard {
             );
             return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
         }
+        if self.open
+            && self.loopback.is_none()
+            && !found.is_live()
+            && is_of_a_browser(parts)
+            && !own.as_ref().is_some_and(|own| self.is_no_name_of_a_page(own))
+        {
+            let why = "everybody may ask here, so that a browser has to name this service by its address, as localhost or as \
+                       --public-url says: any other name may be that of a page which has been made to mean this address";
+            return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
+        }
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
         if !reads && !self.is_of_this_site(parts, own.as_ref()) {
             let why = "no page of another site may ask for this (--public-url says which one is this service's own)";
@@ -77,8 +93,18 @@ impl Guard {
         let known = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), listen.ip().to_canonical()];
         let named = own.host_str() == Some("localhost") || address.is_some_and(|ip| known.contains(&ip.to_canonical()));
         let here = named && own.port_or_known_default() == Some(listen.port());
-        let public = |public: &Url| is_at(public, own.authority());
-        here || self.public.as_ref().is_some_and(public)
+        here || self.is_public(own.authority())
+    }
+
+    /// Whether it is a name that no page of another site can have: an address, that of the machine itself, the public one.
+    fn is_no_name_of_a_page(&self, own: &Authority) -> bool {
+        let host = own.host();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        address || host.eq_ignore_ascii_case("localhost") || self.is_public(own.as_str())
+    }
+
+    fn is_public(&self, authority: &str) -> bool {
+        self.public.as_ref().is_some_and(|public| is_at(public, authority))
     }
 
     /// Whether what a browser says of the page that asks is that it is of this site, or nothing.
@@ -99,6 +125,12 @@ impl Guard {
         let public = self.public.as_ref().is_some_and(|public| public.origin() == origin.origin());
         public || own.is_some_and(|own| is_at(&origin, own.as_str()))
     }
+}
+
+/// Whether a browser sends it. Over plain HTTP a page's GET says no more of where it comes from than this.
+fn is_of_a_browser(parts: &Parts) -> bool {
+    let agent = parts.headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
+    agent || parts.headers.contains_key("sec-fetch-site") || parts.headers.contains_key(ORIGIN)
 }
 
 /// Whether a URL leads to an authority, whose port may be left out where it is that of the URL's scheme.
@@ -146,7 +178,45 @@ mod tests {
     }
 
     fn guard(listen: &str, public: Option<&str>) -> Guard {
-        Guard::new(listen.parse().unwrap(), public.map(|url| url.parse().unwrap()))
+        Guard::new(listen.parse().unwrap(), public.map(|url| url.parse().unwrap()), false)
+    }
+
+    #[test]
+    fn where_everybody_may_ask_a_browser_has_to_name_what_no_page_is_called() {
+        let public = "https://backup.example.com";
+        let open = Guard { open: true, ..guard("10.0.0.1:8080", Some(public)) };
+        let browsers = ["User-Agent: Mozilla/5.0 (X11; Linux)", "Sec-Fetch-Site: same-origin", "Origin: http://HOST"];
+        let programs = ["", "User-Agent: curl/8.5", "User-Agent: kube-probe/1.31", "Sec-Fetch-Mode: cors"];
+        for (host, expected) in [
+            ("10.0.0.1:8080", 200),
+            ("192.168.0.1", 200),
+            ("[fd00::1]:8080", 200),
+            ("localhost:8080", 200),
+            ("backup.example.com", 200),
+            ("evil.example:8080", 421),
+            ("10.0.0.1.nip.io:8080", 421),
+            ("localhost.evil.example", 421),
+            ("backup.example.com.evil.example", 421),
+            ("lastgood:8080", 421),
+        ] {
+            for method in ["GET", "POST"] {
+                for headers in browsers {
+                    let head = format!("{method} /backup/list\nHost: {host}\n{}", headers.replace("HOST", host));
+                    assert_eq!(status(&open, &head), expected, "{head}");
+                }
+                for headers in programs {
+                    assert_eq!(
+                        status(&open, &format!("{method} /backup/list\nHost: {host}\n{headers}")),
+                        200,
+                        "{host}"
+                    );
+                }
+            }
+            assert_eq!(status(&open, &format!("GET /live\nHost: {host}\n{}", browsers[0])), 200);
+        }
+        // Credentials are enough, which a page of another name does not have.
+        let closed = guard("10.0.0.1:8080", None);
+        assert_eq!(status(&closed, &format!("GET /backup/list\nHost: evil.example\n{}", browsers[0])), 200);
     }
 
     #[test]
