@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 use crate::job::{self, Cause, Job, Ran};
 use crate::monitor::{Context, Monitor};
 use crate::replicas::vaults::Vaults;
-use crate::report::{Event, Outcome, Report, RunId, Way};
+use crate::report::{Action, Event, Outcome, Report, RunId, Way};
 
 /// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
 const KEPT: usize = 256;
@@ -50,6 +50,7 @@ struct State {
     running: Option<RunId>,
     away: Away,
     last: Option<Last>,
+    last_backup: Option<Last>,
     closed: bool,
 }
 
@@ -122,6 +123,7 @@ impl Desk {
             running: None,
             away: Away::default(),
             last: None,
+            last_backup: None,
             closed: false,
         });
         Desk { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), tally: Mutex::default() }
@@ -156,6 +158,11 @@ impl Desk {
     /// The last run that ended.
     pub fn last(&self) -> Option<Last> {
         lock(&self.state).last.clone()
+    }
+
+    /// The last backup that ended.
+    pub fn last_backup(&self) -> Option<Last> {
+        lock(&self.state).last_backup.clone()
     }
 
     /// How far a run is, as long as that is remembered.
@@ -398,7 +405,11 @@ impl Desk {
 
     fn count(&self, ended: Ended) {
         let last = lock(&self.tally).count(ended);
-        lock(&self.state).last = Some(last);
+        let mut state = lock(&self.state);
+        if last.action == Action::Backup {
+            state.last_backup = Some(last.clone());
+        }
+        state.last = Some(last);
     }
 }
 

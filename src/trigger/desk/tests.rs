@@ -355,6 +355,18 @@ fn what_took_no_snapshot_does_not_keep_a_critical_event_from_one() {
 }
 
 #[test]
+fn the_last_backup_is_remembered_apart() {
+    let world = World::new();
+    let desk = world.desk();
+    let backup = ask(&desk, request("1"));
+    let verify = ask(&desk, Request { action: Action::Verify, ..request("2") });
+    let (first, second) = (backup.run, verify.run);
+    served(&desk, vec![backup, verify]);
+    let run = |last: Option<Last>| last.map(|last| last.run);
+    assert_eq!((run(desk.last()), run(desk.last_backup())), (Some(second), Some(first)));
+}
+
+#[test]
 fn a_backup_that_finds_damage_is_asked_for_again() {
     let world = World::new();
     let config = world.folder.path().join("vault/vault.json");

@@ -7,7 +7,7 @@
 //!
 //! **Degraded** (200) is what somebody should look at:
 //! - one of several vaults cannot be opened, or one does not answer that did;
-//! - the last run failed, or its snapshot is not good or not in each vault;
+//! - the last run, or the last backup, failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
 //! - backups are switched off;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
@@ -160,6 +160,7 @@ struct Vaults {
     opened: Vec<Opened>,
     snapshot: Option<Newest>,
     last: Option<Last>,
+    backup: Option<Last>,
 }
 
 /// What was seen, and when.
@@ -241,6 +242,7 @@ impl Inner {
             vaults.add(vault.address.absolute(), stand);
         }
         let last = self.desk.last().or(vaults.last.clone());
+        vaults.backup = self.desk.last_backup().or(vaults.backup);
         self.settings.judge(vaults, data_seen(data, new), last, Timestamp::now())
     }
 }
@@ -250,10 +252,12 @@ impl Vaults {
         let Stand { error, counts } = stand;
         let ago = counts.as_ref().map(|(_, ago)| ago.as_secs());
         self.opened.push(Opened { vault, reachable: error.is_none(), error, seen_seconds_ago: ago });
-        let Some((Answered { snapshot, last }, ago)) = counts else { return };
+        let Some((Answered { snapshot, last, backup }, ago)) = counts else { return };
         let snapshot = snapshot.map(|newest| Newest { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
         self.snapshot = self.snapshot.into_iter().chain(snapshot).max_by_key(|newest| newest.created);
-        self.last = self.last.take().into_iter().chain(last).max_by_key(|last| last.finished);
+        let newer = |one: Option<Last>, two| one.into_iter().chain(two).max_by_key(|last: &Last| last.finished);
+        self.last = newer(self.last.take(), last);
+        self.backup = newer(self.backup.take(), backup);
     }
 }
 
@@ -346,6 +350,10 @@ impl Settings {
         if let Some(last) = last.as_ref().filter(|last| last.result != Outcome::Complete) {
             odd.push(format!("the last run, {} {}, is {}", last.action.name(), last.run, last.result));
         }
+        // What came between, and ended well, mends nothing: a replica that stays behind, for one.
+        let is_last = |backup: &Last| last.as_ref().is_some_and(|last| last.run == backup.run);
+        let backup = vaults.backup.filter(|backup| backup.result != Outcome::Complete && !is_last(backup));
+        odd.extend(backup.map(|backup| format!("the last backup, {}, is {}", backup.run, backup.result)));
         let status = match (bad.is_empty(), odd.is_empty()) {
             (false, _) => Status::Unhealthy,
             (true, false) => Status::Degraded,
@@ -395,7 +403,7 @@ mod tests {
         });
         let id = SnapshotName { seq: 1, time: at(0), id: Hex([0; 8]) };
         let newest = |ago| Newest { id, created: at(ago), age_seconds: age(at(ago), at(0)), whole: true };
-        Vaults { opened: opened.collect(), snapshot: ago.map(newest), last: None }
+        Vaults { opened: opened.collect(), snapshot: ago.map(newest), last: None, backup: None }
     }
 
     fn seen(ago: Option<i64>) -> Seen {
@@ -428,6 +436,9 @@ mod tests {
         // Not all of it was seen: what is missing may be in the rest.
         assert_eq!(judge(fine().0, Seen { whole: false, ..seen(None) }, None).0, "healthy");
 
+        let mut behind = fine().0;
+        behind.backup = Some(run(Outcome::IncompleteCopies));
+        let verified = Last { run: Hex([2; 8]), action: Action::Verify, ..run(Outcome::Complete) };
         let mut stale = fine().0;
         let newest = stale.snapshot.as_mut().unwrap();
         newest.whole = false;
@@ -438,6 +449,7 @@ mod tests {
             (fine().0, fine().1, Some(run(Outcome::Failed)), "the last run"),
             (fine().0, fine().1, Some(run(Outcome::Suspect)), "suspect"),
             (stale, fine().1, None, "not all could be read"),
+            (behind, fine().1, Some(verified), "the last backup, 0101010101010101, is incomplete-copies"),
         ] {
             let told = judge(vaults, seen, last);
             assert!(told.0 == "degraded" && told.1.contains(why), "{told:?}");
@@ -462,7 +474,7 @@ mod tests {
             freshness: Duration::from_secs(7200),
             place: Place::default(),
         };
-        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, last: None };
+        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, last: None, backup: None };
         let away = |counts| Stand { error: Some("it has not answered within 4 s".into()), counts };
         let judged = |stands: Vec<Stand>| {
             let mut all = Vaults::default();

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::health::Newest;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::report;
+use crate::report::{self, Action};
 use crate::restore::select;
 use crate::store::Store;
 use crate::store::address::Address;
@@ -75,15 +75,23 @@ pub struct Answered {
     pub snapshot: Option<Newest>,
     /// The last run before this process.
     pub last: Option<Last>,
+    /// The last backup before it.
+    pub backup: Option<Last>,
 }
+
+/// The last run, and the last backup.
+type Before = (Option<Last>, Option<Last>);
+
+/// Among so many runs the last backup is looked for.
+const RECENT: usize = 50;
 
 /// A vault, and what was heard of it.
 pub struct VaultLook {
     pub address: Address,
     look: Arc<Look<Result<Answered>>>,
     known: Mutex<Option<(Instant, Answered)>>,
-    /// The last run before this process, asked for once.
-    before: OnceLock<Option<Last>>,
+    /// The last runs before this process, asked for once.
+    before: OnceLock<Before>,
 }
 
 /// How a vault stands.
@@ -128,22 +136,28 @@ impl VaultLook {
         let vault = desk.vaults().look(&self.address, false).vault()?;
         // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
         let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
-        Ok(Answered { snapshot: newest_good(&vault, now)?, last: self.before(&*vault.store, ctx) })
+        let (last, backup) = self.before(&*vault.store, ctx);
+        Ok(Answered { snapshot: newest_good(&vault, now)?, last, backup })
     }
 
-    fn before(&self, store: &dyn Store, ctx: &Context) -> Option<Last> {
+    fn before(&self, store: &dyn Store, ctx: &Context) -> Before {
         if let Some(known) = self.before.get() {
             return known.clone();
         }
-        let read = report::newest(store, 1).and_then(|named| {
-            let newest = named.first();
-            newest.map(|named| report::read(store, &named.object)).transpose()
+        let read = |named: &report::Named| report::read(store, &named.object).map(|report| last(&report));
+        let before = report::newest(store, RECENT).and_then(|named| {
+            let newest = named.first().map(read).transpose()?.flatten();
+            let backup = match named.iter().find(|named| named.action == Some(Action::Backup)) {
+                Some(backup) if named.first() == Some(backup) => newest.clone(),
+                backup => backup.map(read).transpose()?.flatten(),
+            };
+            Ok((newest, backup))
         });
-        match read {
-            Ok(report) => self.before.get_or_init(|| report.as_ref().and_then(last)).clone(),
+        match before {
+            Ok(before) => self.before.get_or_init(|| before).clone(),
             Err(why) => {
                 ctx.monitor.warn(&format!("the last run cannot be told: {}", why.what()));
-                None
+                Before::default()
             }
         }
     }
