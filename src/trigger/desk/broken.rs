@@ -65,7 +65,15 @@ impl Desk {
         let open = promise::open(&*found.store)?;
         // What was promised here meanwhile is in good hands.
         let others = open.into_iter().filter(|open| self.progress(open.run).is_none());
-        Ok(others.map(|open| Promised { vault, until: Instant::now() + open.left, open }).collect())
+        let promised: Vec<_> = others.map(|open| Promised { vault, until: Instant::now() + open.left, open }).collect();
+        if let Some(longest) = promised.iter().map(|promised| promised.open.left.as_secs()).max() {
+            let count = promised.len();
+            tracing::warn!(
+                "{count} requests that another instance has promised to serve in {vault} are open: those that stay so are \
+                 reported as failed, the last in {longest} s"
+            );
+        }
+        Ok(promised)
     }
 
     /// Whether a promise need not be looked at any more.
