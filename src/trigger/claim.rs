@@ -14,8 +14,8 @@
 
 mod name;
 pub mod promise;
+mod seen;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::name::Name;
 use self::promise::Promise;
+pub(super) use self::seen::Seen;
 use super::execution::Execution;
 use crate::error::{Error, Result};
 use crate::report::{Action, RunId};
@@ -131,49 +132,6 @@ pub struct Claim {
     since: Instant,
     timeout: Duration,
     earlier: Vec<Earlier>,
-}
-
-/// Which objects an event's folder holds.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    claims: BTreeSet<u64>,
-    failed: BTreeSet<u64>,
-    done: bool,
-}
-
-impl Seen {
-    pub(super) fn of(store: &dyn Store, folder: &str) -> Result<Seen> {
-        let objects = store.list(folder).map_err(|why| why.while_doing(format!("list {folder} of {}", store.url())))?;
-        let mut seen = Seen::default();
-        for object in objects {
-            if let Some(name) = object.name.strip_prefix(folder) {
-                seen.add(name);
-            }
-        }
-        Ok(seen)
-    }
-
-    /// Takes in an object by its name in the folder.
-    fn add(&mut self, name: &str) {
-        let Some(name) = name.strip_suffix(".json") else { return };
-        match name.strip_suffix(".failed").map(str::parse) {
-            Some(Ok(n)) => _ = self.failed.insert(n),
-            Some(Err(_)) => {}
-            None if name == "done" => self.done = true,
-            None => self.claims.extend(name.parse::<u64>()),
-        }
-    }
-
-    /// Whether nobody has ever served the event.
-    pub(super) fn is_empty(&self) -> bool {
-        self.claims.is_empty() && !self.done
-    }
-
-    /// When the event was first served, where that can be read.
-    pub(super) fn begun(&self, store: &dyn Store, folder: &str) -> Result<Option<Timestamp>> {
-        let Some(first) = self.claims.first() else { return Ok(None) };
-        Ok(read_claim(store, folder, *first)?.map(|body| body.started))
-    }
 }
 
 /// The folder of an event's claims.
