@@ -293,6 +293,16 @@ pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<se
 }
 
 impl Held {
+    /// The same claim, entered now: [`Claim::renew`].
+    ///
+    /// # Errors
+    /// A vault that does not open; a store that fails.
+    pub fn renew(&self, asker: &Asker, vaults: &Vaults) -> Result<Option<Held>> {
+        let vault = vaults.store(&self.address).and_then(Vault::open)?;
+        let claim = self.claim.renew(&*vault.store, asker)?;
+        Ok(claim.map(|claim| Held { claim, vault, address: self.address.clone() }))
+    }
+
     /// The claim.
     pub fn claim(&self) -> &Claim {
         &self.claim

@@ -4,11 +4,11 @@
 //! report of it needs is in the claim itself, and how long it may take.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CLAIMS, Name, Seen, age, folder, now, read_claim};
+use super::{Asker, Body, CLAIMS, Claim, Identity, Name, Seen, age, create, folder, now, read_claim};
 use crate::error::Result;
 use crate::report::{Action, Event, RunId, Way};
 use crate::store::Store;
@@ -27,6 +27,23 @@ pub struct Promise {
     pub event: Event,
     /// So long after its claim was entered its run is over, unless whoever promised it is gone.
     pub seconds: u64,
+}
+
+impl Claim {
+    /// The same claim, as if it were entered now: under the next number, by the same run. For a job, which counts the time that it
+    /// has from the claim on, however long the request has waited here. `None` if somebody else has that number.
+    ///
+    /// # Errors
+    /// A store that fails. The claim stands as before.
+    pub fn renew(&self, store: &dyn Store, asker: &Asker) -> Result<Option<Claim>> {
+        let Identity::Event(identity) = &asker.identity else { return Ok(None) };
+        let (since, n) = (Instant::now(), self.n.saturating_add(1));
+        let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
+        let body = Body { identity, run: self.run, started: now(store)?, host, attempt: None, promise };
+        let (folder, earlier) = (self.folder.clone(), self.earlier.clone());
+        let claim = Claim { folder, n, run: self.run, age: Duration::ZERO, since, timeout: self.timeout, earlier };
+        Ok(create(store, &format!("{}{n}.json", self.folder), &body, self.run)?.then_some(claim))
+    }
 }
 
 /// A promise of which nothing says how it ended.

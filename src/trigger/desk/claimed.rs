@@ -13,7 +13,8 @@ use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
 use crate::replicas;
 use crate::report::{Action, RunId, Way};
-use crate::trigger::claim::{self, Asker, Identity};
+use crate::trigger::claim::promise::Promise as Promised;
+use crate::trigger::claim::{Asker, Identity};
 use crate::trigger::event::Request;
 use crate::trigger::once::{self, AT_ONCE, Held, Taken};
 use crate::vault::ahead::in_order;
@@ -149,7 +150,7 @@ impl Desk {
 
     fn claim(&self, run: RunId, waiting: &Waiting, away: &Away, ctx: &Context) -> Claim {
         if let Some(held) = waiting.promised() {
-            return Ok(Claimed::Promised(held.clone()));
+            return Ok(Claimed::Promised(self.renewed(held, waiting)));
         }
         // It may have waited for long.
         if let Some(why) = self.rules.refusal(&waiting.request) {
@@ -183,6 +184,30 @@ impl Desk {
         }
     }
 
+    /// The claim of a promise whose run begins now. A job counts its time from the claim on, and may have had to wait for long.
+    fn renewed(&self, held: &Arc<Held>, waiting: &Waiting) -> Arc<Held> {
+        let event = &waiting.request.event;
+        let Some(identity) = event.identity.clone().filter(|_| self.rules.dispatch.is_some()) else {
+            return held.clone();
+        };
+        let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
+        match held.renew(&asker, &self.vaults) {
+            Ok(Some(renewed)) => Arc::new(renewed),
+            Ok(None) => held.clone(),
+            Err(why) => {
+                tracing::warn!("the claim {} keeps its age: {}", held.claim().name(), why.what());
+                held.clone()
+            }
+        }
+    }
+
+    /// Who claims an event for a run that is promised.
+    fn promising(&self, identity: String, run: RunId, request: &Request, way: Way) -> Asker {
+        let (action, reason, event) = (request.action, request.reason, request.event.clone());
+        let promise = Promised { action, reason, way, event, seconds: self.rules.longest_wait().as_secs() };
+        Asker { promise: Some(Box::new(promise)), ..self.asker(identity, action, run) }
+    }
+
     /// Claims an event. Where there is no vault yet, the one that the first backup would make is made before: else each of
     /// several instances that get the event would take a snapshot for it.
     fn take(&self, asker: &Asker, cause: &Cause, away: &Away, ctx: &Context) -> Result<Taken> {
@@ -211,14 +236,12 @@ impl Desk {
             let id = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
             request.event.identity = Some(format!("lastgood-request:{id}"));
         }
-        let (action, reason, event) = (request.action, request.reason, request.event.clone());
-        let Some(identity) = event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
+        let asked = request.clone();
+        let Some(identity) = asked.event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
         let ticket = self.enter(request, way, Promise::Claiming)?;
         let claiming = Claiming { desk: self, run: ticket.run, identity: &identity };
-        let seconds = self.rules.longest_wait().as_secs();
-        let promise = claim::promise::Promise { action, reason, way, event: event.clone(), seconds };
-        let asker = Asker { promise: Some(Box::new(promise)), ..self.asker(identity.clone(), action, ticket.run) };
-        let cause = self.cause(way, vec![event]);
+        let asker = self.promising(identity.clone(), ticket.run, &asked, way);
+        let cause = self.cause(way, vec![asked.event]);
         match self.context(|ctx| self.take(&asker, &cause, &Away::default(), ctx)) {
             Ok(Taken::Held(held)) => {
                 if claiming.made(held.clone()) {

@@ -365,3 +365,24 @@ async fn a_request_waits_no_longer_than_it_may() {
     let answer = ticket.answer_within(Some(Duration::from_millis(20))).await;
     assert!(matches!(&*answer, Answer::Elsewhere(after) if after.as_secs() == 60), "{answer:?}");
 }
+
+#[test]
+fn what_was_promised_has_its_whole_time_when_its_job_begins() {
+    let world = World::new();
+    let desk = world.desk(at_once);
+    let run = desk.promise(request("a", Action::Backup), Way::Http).ok().expect("it is promised");
+    let path = fs::read_dir(world.folder.path().join("vault/claims")).unwrap().next().unwrap().unwrap().path();
+    let claim = |n: u32| fs::read_to_string(path.join(format!("{n}.json"))).unwrap();
+    // It waits, for longer than a run may take.
+    let first = claim(1);
+    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let mut old = read(&first);
+    old["started"] = "2020-01-01T00:00:00Z".into();
+    fs::write(path.join("1.json"), old.to_string()).unwrap();
+    working(&desk, || wait_for("the run is over", || matches!(desk.progress(run), Some(Progress::Over(_)))));
+    let Some(Progress::Over(answer)) = desk.progress(run) else { panic!() };
+    assert_eq!((&report(&answer)["result"], &report(&answer)["run"]), (&"complete".into(), &run.to_string().into()));
+    let (first, second) = (read(&first), read(&claim(2)));
+    assert_eq!((&second["run"], &second["promise"]), (&first["run"], &first["promise"]));
+    assert!(path.join("done.json").exists() && world.asked() == 1);
+}
