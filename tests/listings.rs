@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use lastgood::backup::Options;
+use lastgood::store::Store;
 use lastgood::store::local::LocalStore;
 
 use crate::support::cloud::server::{Kind, Request, Server};
@@ -76,6 +77,39 @@ fn a_backup_without_changes_makes_eleven_requests_at_most() {
     let others = server.requests().len() - pages;
     let first_pages = server.requests_of(Kind::List).iter().filter(|r| !r.target.contains("pageToken")).count();
     assert!(others + first_pages <= 11, "{:#?}", server.requests());
+}
+
+/// With `LASTGOOD_SOAK` there are a thousand packs.
+#[test]
+fn a_backup_without_changes_makes_no_more_requests_for_all_its_packs() {
+    let packs = if std::env::var_os("LASTGOOD_SOAK").is_some() { 1000 } else { 60 };
+    let (server, world) = vault_in(World::new());
+    let folder = world.path("copy");
+    let vault = slow::vault(LocalStore::new(&folder));
+    for n in 0..packs {
+        let name = format!("{n:04}");
+        world.write(&name, noise(n, 500));
+        // What has just changed is read anew once it has come to rest.
+        set_mtime(&world.data().join(&name), 1_700_000_000, 5);
+        slow::backup_as(&vault, Options { data: world.data(), ..Options::default() });
+    }
+    let store = LocalStore::new(&folder);
+    let objects = store.list("").unwrap();
+    assert!(objects.iter().filter(|object| object.name.starts_with("packs/")).count() as u64 >= packs);
+    server.names().iter().for_each(|name| server.remove(name));
+    for object in objects {
+        server.put(&format!("app/state/{}", object.name), store.get(&object.name, u64::MAX).unwrap());
+    }
+    // What is known of the files' folders comes to rest.
+    (0..2).for_each(|_| _ = world.backup());
+    server.forget();
+    world.backup();
+    let requests = server.requests();
+    // A thousand snapshots are more than a page, and the list of as many packs has frames of its own: each is a request more.
+    let pages = requests.iter().filter(|request| request.target.contains("pageToken")).count();
+    let frames = asked(&server, Kind::Read, "index/").len();
+    assert!(frames == 1 || packs > 200, "{frames} frames");
+    assert!(requests.len() - pages - frames <= 10, "{} requests: {requests:#?}", requests.len());
 }
 
 #[test]
