@@ -361,6 +361,7 @@ impl Capture<'_> {
         let Run { options, base, left, .. } = self.run;
         let Options { verify_content, sqlite, check, trust, .. } = **options;
         let rule = Rule { verify_content, sample: trust.sample, turn: base.turn, sqlite, check };
+        let elsewhere = |found: &Found| sqlite::locks::is_used_elsewhere(self.root, found);
         let mut folders = Folders::default();
         let early = |_| Error::failed(doing(options), "it ended early");
         let go_on = || {
@@ -374,6 +375,9 @@ impl Capture<'_> {
             Pass::Whole => {
                 let due = base.due(base.turn, trust.at_least);
                 let mut merge = Merge::new(known, rule).with_missed(base.missed()).reading(due, left.clone());
+                if sqlite {
+                    merge = merge.asking(&elsewhere);
+                }
                 let mut estimate = Estimate { room: self.run.room, new: 0 };
                 walker.whole(|met| {
                     match met {

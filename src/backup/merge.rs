@@ -59,7 +59,7 @@ pub struct Rule {
 }
 
 /// Joins what is found with what is known.
-pub struct Merge<K: Iterator<Item = Known>> {
+pub struct Merge<'a, K: Iterator<Item = Known>> {
     known: Peekable<K>,
     rule: Rule,
     /// Files with several names, of which one has come and is read or taken over from another place.
@@ -71,18 +71,26 @@ pub struct Merge<K: Iterator<Item = Known>> {
     /// The parts of files that are read if they were taken over unread, and those that stay so.
     due: Parts,
     left: Left,
+    /// Whether a database is in use in a way that does not show in its folder.
+    elsewhere: &'a dyn Fn(&Found) -> bool,
 }
 
-impl<K: Iterator<Item = Known>> Merge<K> {
+impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
     /// A merge with `known`, which is in path order.
     pub fn new(known: K, rule: Rule) -> Self {
         let (links, databases, missed) = (HashSet::new(), Vec::new(), HashMap::new());
-        Merge { known: known.peekable(), rule, links, databases, missed, due: Parts::NONE, left: Left::default() }
+        let (due, left) = (Parts::NONE, Left::default());
+        Merge { known: known.peekable(), rule, links, databases, missed, due, left, elsewhere: &|_| false }
     }
 
     /// Adds what older snapshots say of entries that the parent could not read.
     pub fn with_missed(self, missed: HashMap<EntryPath, Known>) -> Self {
         Merge { missed, ..self }
+    }
+
+    /// Has databases read for which `elsewhere` says that what is done to them need not show in their folder.
+    pub fn asking(self, elsewhere: &'a dyn Fn(&Found) -> bool) -> Self {
+        Merge { elsewhere, ..self }
     }
 
     /// Has files of the parts that are `due` read if they were taken over unread; of which parts some are not is noted in `left`.
@@ -129,6 +137,9 @@ impl<K: Iterator<Item = Known>> Merge<K> {
             return if again { Step::Link(found) } else { Step::Read(found, None) };
         };
         match sameness {
+            Sameness::Entry | Sameness::Content if known.entry.database.is_some() && (self.elsewhere)(&found) => {
+                Step::Read(found, Some(known.entry))
+            }
             Sameness::Entry if self.is_read(&found, known.unread) => Step::Sample(found, known.entry),
             Sameness::Entry => Step::Keep(known.entry),
             _ if again => Step::Link(found),

@@ -17,7 +17,7 @@ use crate::vault::path::EntryPath;
 /// Joins written entries with found ones, both in path order.
 pub struct Patch<W: Iterator<Item = Box<Entry>>> {
     written: Peekable<W>,
-    merge: Merge<std::iter::Empty<Known>>,
+    merge: Merge<'static, std::iter::Empty<Known>>,
     /// Databases that stay as they were written, and may have something beside them.
     stay: Vec<EntryPath>,
     /// The folders that the next entry may lie in: they come with what is handed on.
@@ -28,7 +28,7 @@ pub struct Patch<W: Iterator<Item = Box<Entry>>> {
 
 impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Joins what was `written`; `merge` decides about what is found, of which it knows nothing.
-    pub fn new(written: W, merge: Merge<std::iter::Empty<Known>>) -> Self {
+    pub fn new(written: W, merge: Merge<'static, std::iter::Empty<Known>>) -> Self {
         Patch { written: written.peekable(), merge, stay: Vec::new(), folders: Vec::new(), again: None }
     }
 

@@ -73,3 +73,14 @@ fn the_newest_runs_are_listed_without_all_before_them() {
         assert_eq!(store.take().iter().map(|call| call.amount).sum::<u64>(), listed, "{most}");
     }
 }
+
+#[test]
+fn only_what_has_a_reports_name_is_read_as_one() {
+    let store = MemoryStore::default();
+    store.create("vault.json", &[b"{}"]).unwrap();
+    for name in ["vault.json", "runs/", "runs/../vault.json", "runs/a/b.json", "../secret.json", "runs/.hidden"] {
+        assert_eq!(read(&store, name).unwrap_err().kind(), crate::error::Kind::Damage, "{name}");
+    }
+    store.create("runs/thesis.json", &[b"{\"a\":1}"]).unwrap();
+    assert_eq!(read(&store, "runs/thesis.json").unwrap()["a"], 1);
+}

@@ -3,14 +3,16 @@
 //! SQLite would create `-wal` and `-shm` for us too. Whatever user they are then of, there is a moment, or a machine, in which an
 //! app cannot write to them; and to remove them again, somebody has to keep the app away. None of that is needed:
 //!
-//! - Who has such a database open has a shared lock of it, and writes to it, or to its log, by way of a `-shm`. Only who gets an
-//!   exclusive lock removes that again, or writes without one.
-//! - So whoever has a shared lock, finds no `-shm` after taking it, and none again later, knows that nobody wrote meanwhile. It
-//!   keeps nobody from anything: if an app comes, it creates its own files, and writes.
-//! - Then what was read is of several states, and the database is read once more, through the app's own `-wal` and `-shm`,
-//!   which stay there as long as the lock does.
+//! - Who has such a database open has a reader's lock of it, and has its `-shm` open, which a lock shows too. What is left of a `-shm`
+//!   that nobody has open is nobody's, and is left alone.
+//! - So where no lock is seen, all there is is the file and its log, and whoever writes to them changes their times. Without a lock of
+//!   our own they are read; if nobody is seen at the end either, and the times are those that they were, it was one state. It keeps
+//!   nobody from anything: an app may open it, write, close it as the last one and rename it.
+//! - If somebody came, what was read is of several states, and the database is read once more. From then on a lock of ours sees to it
+//!   that what the app shares stays there until the pass is over: in between it may open and close the database without pause.
 //!
-//! A log is rarely there then: after a crash, or a restore. Its index, which `-shm` is for, is made in memory.
+//! A log is rarely there then: after a crash, or a restore. Its index, which `-shm` is for, is made in memory; for that SQLite takes
+//! a reader's lock while it reads.
 
 use std::ffi::{c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -27,7 +29,7 @@ use super::handle::file;
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/');
 
 /// Opens a database, of an absolute path, whose file SQLite takes for all there is: it looks at nothing beside it, and takes no
-/// lock. The caller takes one before anything is read.
+/// lock.
 pub fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX

@@ -6,8 +6,8 @@
 //!
 //! Nothing of the source is changed: a read-only connection neither rolls back nor checkpoints, and SQLite may create nothing
 //! beside the database ([`system_calls`]). Where it would have to, since nobody has a WAL database open, it is read [`at_rest`].
-//! While a WAL database is open here, its last writer to close it leaves the log as it is; the next to open it goes on from
-//! there.
+//! While a WAL database that others use is read here, its last writer to close it leaves the log as it is; the next to open it goes
+//! on from there.
 
 mod opening;
 
@@ -30,11 +30,11 @@ use super::filesystem::unfit;
 use super::handle::system_errno;
 use super::header::{self, Header, is_page_size};
 use super::locks::{self, Held};
-use super::registry::{Hold, hold_opened, try_hold};
+use super::registry::{Hold, hold_opened};
 use super::side::{Id, Looks, id, looks};
 use super::system_calls;
 use super::trouble::{Meaning, Trouble, meaning};
-use super::wal::{Ended, PageSet, pages_in_wal};
+use super::wal::{self, Ended, PageSet, pages_in_wal};
 use crate::backup::times::{self, settled, wait_a_tick};
 use crate::vault::entry::CheckKind;
 
@@ -54,7 +54,6 @@ const IN_USE_HERE: &str = "the file beside it that its programs share (-shm) is 
 const SEVERAL: &str =
     "it has several names (hard links), and what its app left beside one of them is not seen from another";
 const COMES_AND_GOES: &str = "what its programs share beside it (-wal, -shm) comes and goes all the time";
-const NO_LOG: &str = "a -shm file lies beside it without a write-ahead log (-wal), which reading it would create";
 const CUT_OFF: &str =
     "a transaction was cut off: a journal lies beside it that no program has rolled back (hot journal)";
 
@@ -92,14 +91,14 @@ pub struct State {
 pub struct Live<'a> {
     // SQLite's descriptors are closed before ours, since that drops the locks; the holds go when both are closed.
     connection: Option<Connection>,
-    /// Whether `connection` has its own index of the log.
-    own_index: bool,
-    /// Of a database that uses a log, once it was begun: has a reader's lock of it, and reads its file alone.
+    /// Of a database that uses a log, and is at rest: reads its file alone.
     alone: Option<Connection>,
+    /// Has a reader's lock of a database that uses a log, while others have it open.
+    lock: Option<Connection>,
     way: Way,
     file: Arc<File>,
-    /// Of the `-shm`, since before the connection opened it.
-    shm: Option<Hold>,
+    /// The `-shm`, open and held since before the connection opened it.
+    shm: Option<(File, Hold)>,
     hold: Hold,
     at: Arc<At>,
     options: Options<'a>,
@@ -107,6 +106,8 @@ pub struct Live<'a> {
     left: Duration,
     /// Connections so far, since SQLite's version means something within one only.
     generation: i64,
+    /// Whether somebody came while it was read at rest. From then on a lock keeps what its programs share where it is.
+    met: bool,
     /// What the last transaction's state rests on.
     basis: Basis,
     begun: bool,
@@ -116,8 +117,8 @@ pub struct Live<'a> {
 /// writing shows only in the files.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Basis {
-    /// Of a database at rest, the file itself and its log.
-    at_rest: Option<(Looks, Option<Looks>)>,
+    /// Of a database at rest, the file itself, its log, and what is left of a `-shm`.
+    at_rest: Option<(Looks, Option<Looks>, Option<Looks>)>,
     /// The log and the `-shm` of one that uses a log.
     beside: Option<(Option<Id>, Option<Id>)>,
 }
@@ -140,6 +141,8 @@ enum Refused {
     Index(String),
     /// What lies beside it is not what was found there a moment ago.
     Changed,
+    /// What its programs share stays there from now on.
+    Again,
     Trouble(Trouble),
 }
 
@@ -200,8 +203,8 @@ impl<'a> Live<'a> {
         }
         let mut live = Live {
             connection: None,
-            own_index: false,
             alone: None,
+            lock: None,
             way: Way::Shared,
             file: Arc::new(file),
             shm: None,
@@ -210,6 +213,7 @@ impl<'a> Live<'a> {
             options,
             left: options.patience,
             generation: 0,
+            met: false,
             basis: Basis::default(),
             begun: false,
         };
@@ -233,6 +237,7 @@ impl<'a> Live<'a> {
         }
         let (mut journal, mut met, mut changed, mut unindexed) = (None, 0, 0, 0);
         loop {
+            let clock = Instant::now();
             let refused = match self.attempt() {
                 Ok(state) => {
                     self.begun = true;
@@ -240,7 +245,9 @@ impl<'a> Live<'a> {
                 }
                 Err(refused) => refused,
             };
-            self.rollback();
+            if !matches!(refused, Refused::Again) {
+                self.rollback();
+            }
             let why = match refused {
                 Refused::Busy(why) => why,
                 Refused::Journal => {
@@ -267,6 +274,7 @@ impl<'a> Live<'a> {
                     thread::sleep(STEP);
                     continue;
                 }
+                Refused::Again => continue,
                 Refused::Changed => {
                     // The next attempt holds first what SQLite opens.
                     self.connection = None;
@@ -278,7 +286,7 @@ impl<'a> Live<'a> {
                 }
                 Refused::Trouble(trouble) => return Err(self.replaced_or(trouble)),
             };
-            self.wait(why)?;
+            self.wait(why, clock)?;
         }
     }
 
@@ -321,6 +329,12 @@ impl<'a> Live<'a> {
         let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.trouble(&why));
         self.begun = false;
         let stands = self.stands();
+        if matches!(stands, Ok(false)) {
+            self.met = true;
+        } else {
+            // Nobody is kept from closing it while what was read is sent.
+            self.lock = None;
+        }
         if let Err(why) = ended {
             (self.connection, self.alone) = (None, None);
             // It may be that very thing which made SQLite fail.
@@ -334,22 +348,23 @@ impl<'a> Live<'a> {
     /// # Errors
     /// What lies beside it cannot be looked at.
     pub fn stands(&self) -> Result<bool, Trouble> {
-        Ok(self.basis()? == self.basis)
-    }
-
-    /// What the way of reading rests on, as it is now.
-    fn basis(&self) -> Result<Basis, Trouble> {
-        if self.alone.is_none() {
-            return Ok(Basis::default());
+        if self.basis == Basis::default() {
+            return Ok(true);
         }
         let (wal, shm) = (self.beside("-wal")?, self.beside("-shm")?);
-        Ok(self.basis_of(&fstat(&self.file).map_err(failed)?, wal.as_ref(), shm.as_ref()))
+        let now = self.basis_of(&fstat(&self.file).map_err(failed)?, wal.as_ref(), shm.as_ref());
+        Ok(now == self.basis && (self.way == Way::Shared || self.is_at_rest()))
     }
 
+    /// What reading a database that uses a log rests on.
     fn basis_of(&self, database: &Stat, wal: Option<&Stat>, shm: Option<&Stat>) -> Basis {
-        let at_rest = (self.way != Way::Shared).then(|| (looks(database), wal.map(looks)));
-        let beside = self.alone.is_some().then(|| (wal.map(id), shm.map(id)));
-        Basis { at_rest, beside }
+        let at_rest = (self.way != Way::Shared).then(|| (looks(database), wal.map(looks), shm.map(looks)));
+        Basis { at_rest, beside: Some((wal.map(id), shm.map(id))) }
+    }
+
+    /// Whether nobody is seen to have a database open that uses a log.
+    fn is_at_rest(&self) -> bool {
+        locks::held(&self.file) == Held::No && !self.shm.as_ref().is_some_and(|(shm, _)| locks::is_open(shm))
     }
 
     /// The connection that reads, or is going to.
@@ -379,79 +394,67 @@ impl<'a> Live<'a> {
         if self.options.stop.load(Ordering::Relaxed) {
             return Err(Trouble::Stopped.into());
         }
-        match self.is_logged()? {
-            true => self.share()?,
-            false => self.alone = None,
-        }
-        let mut stat = fstat(&self.file).map_err(failed)?;
+        let logged = self.is_logged()?;
+        let stat = fstat(&self.file).map_err(failed)?;
         if stat.st_size == 0 {
             // SQLite deletes a log beside an empty file.
             return Err(Trouble::Raw("it has become empty".into()).into());
         }
         // A program that opens it at this moment creates its -wal first: that is there if its -shm was found.
         let shm = self.beside("-shm")?;
-        let (mut wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
-        self.way = match (&self.alone, &wal, &shm) {
-            // Somebody has deleted what the programs that have it open share. It is begun anew.
-            (Some(_), _, None) if self.shm.is_some() => {
-                self.connection = None;
-                self.shm = None;
-                self.alone = None;
-                return Err(Refused::Changed);
-            }
-            (Some(_), None, Some(_)) => return Err(Trouble::Raw(NO_LOG.into()).into()),
-            (Some(_), log, None) => Way::AtRest { log: log.as_ref().is_some_and(|log| log.st_size > 0) },
-            _ => Way::Shared,
+        let (wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
+        let shared = match (logged, &shm) {
+            (true, Some(shm)) => self.is_shared(id(shm))?,
+            (true, None) => false,
+            (false, _) => true,
         };
+        if logged && (shared || self.met) && self.lock.is_none() {
+            // What they share is looked at once more when it stays there.
+            self.lock()?;
+            return Err(Refused::Again);
+        }
+        let now = match shared {
+            true => (stat, wal, shm),
+            false => self.rest(wal.as_ref())?,
+        };
+        let (stat, wal, shm) = now;
+        let way = match shared {
+            true => Way::Shared,
+            false => Way::AtRest { log: wal.as_ref().is_some_and(|log| self.is_log(log)) },
+        };
+        if logged && shared && wal.is_none() {
+            return Err(Refused::Index(ELSEWHERE.into()));
+        }
+        let way_before = std::mem::replace(&mut self.way, way);
         // It is not looked at otherwise.
-        if self.way == (Way::AtRest { log: false }) && journal.as_ref().is_some_and(|journal| self.is_hot(journal)) {
+        if way == (Way::AtRest { log: false }) && journal.as_ref().is_some_and(|journal| self.is_hot(journal)) {
             return Err(Refused::Journal);
         }
-        if self.way != Way::Shared {
-            if matches!(locks::held(&self.file), Held::Reading(_)) {
-                return Err(Refused::Index(ELSEWHERE.into()));
-            }
-            // Whatever is written from now on shows in their times.
-            stat = settled(&self.file, times::now).map_err(failed)?.0;
-            if wal.as_ref().is_some_and(|wal| wait_a_tick(wal, times::now())) {
-                wal = self.beside("-wal")?;
-            }
-        }
-        let basis = self.basis_of(&stat, wal.as_ref(), shm.as_ref());
-        if self.way != Way::Shared && self.basis.at_rest.is_some() && self.basis != basis {
-            // SQLite does not look whether the file that it has all to itself has changed.
-            (self.connection, self.alone, self.basis) = (None, None, Basis::default());
-            return Err(Refused::Changed);
+        let basis = if logged { self.basis_of(&stat, wal.as_ref(), shm.as_ref()) } else { Basis::default() };
+        // SQLite does not look whether a file has changed that it has all to itself.
+        if way != way_before || way != Way::Shared && self.basis != basis {
+            (self.connection, self.alone) = (None, None);
         }
         self.basis = basis;
-        if self.own_index != (self.way == Way::AtRest { log: true }) {
-            self.connection = None;
-        }
-        // SQLite must not open it before we hold it: somebody here who then closed it would take SQLite's locks away.
-        if let Some(now) = shm.as_ref().map(id)
-            && !self.holds_shm(now)
-        {
-            self.connection = None;
-            self.shm = None;
-            self.shm = Some(try_hold(now.0, now.1).ok_or(Refused::Busy(IN_USE_HERE))?);
-        }
-        if self.connection.is_none() {
-            self.connect()?;
+        match way {
+            Way::AtRest { log: false } => self.read_alone()?,
+            Way::AtRest { log: true } | Way::Shared if self.connection.is_none() => self.connect()?,
+            Way::AtRest { log: true } | Way::Shared => {}
         }
         let read = self.read();
-        if self.is_logged()? != self.alone.is_some() || !self.stands()? {
+        if self.is_logged()? != logged || !self.stands()? {
             return Err(Refused::Changed);
         }
-        let Seen { version, page_size, pages, logged } = read?;
-        if logged && self.way == Way::Shared && !shm.is_some_and(|shm| self.holds_shm(id(&shm))) {
-            return Err(Refused::Changed);
+        let Seen { version, page_size, pages, logged: reads_log } = read?;
+        if way == (Way::AtRest { log: true }) {
+            self.let_go()?;
         }
         // The log was found by its path.
         self.same(self.reader())?;
         let whole = u64::try_from(fstat(&self.file).map_err(failed)?.st_size).unwrap_or(0) / u64::from(page_size);
         let go_on = || !self.options.stop.load(Ordering::Relaxed);
         let connection = self.reader().ok_or_else(|| failed("its connection is gone"))?;
-        let in_wal = match pages_in_wal(connection, logged, page_size, pages, whole, &go_on) {
+        let in_wal = match pages_in_wal(connection, reads_log, page_size, pages, whole, &go_on) {
             Ok(in_wal) => in_wal,
             Err(Ended::Stopped) => return Err(Trouble::Stopped.into()),
             Err(Ended::Failed(_)) if !self.stands()? => return Err(Refused::Changed),
@@ -460,7 +463,6 @@ impl<'a> Live<'a> {
             }
         };
         let version = self.generation << 32 | version;
-        let logged = self.alone.is_some();
         Ok(State { page_size, pages, version, logged, in_wal, stat, wal, journal })
     }
 
@@ -470,8 +472,35 @@ impl<'a> Live<'a> {
         beside::looks_so(journal, open, self.options.stop, header::is_log)
     }
 
-    fn holds_shm(&self, now: Id) -> bool {
-        self.shm.as_ref().is_some_and(|held| held.id() == now)
+    /// Fails where a program has the database open whose `-shm` is not the one that lies here, if one does.
+    fn is_nobodys(&self) -> Result<(), Refused> {
+        match locks::held(&self.file) {
+            Held::No => Ok(()),
+            Held::Reading(_) => Err(Refused::Index(ELSEWHERE.into())),
+            Held::Alone => Err(Refused::Busy(LOCKED)),
+        }
+    }
+
+    /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
+    fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), Refused> {
+        if !self.met {
+            self.lock = None;
+        }
+        self.is_nobodys()?;
+        let stat = settled(&self.file, times::now).map_err(failed)?.0;
+        if let Some(wal) = wal {
+            wait_a_tick(wal, times::now());
+        }
+        let beside = (stat, self.beside("-wal")?, self.beside("-shm")?);
+        if !self.is_at_rest() {
+            return Err(Refused::Changed);
+        }
+        Ok(beside)
+    }
+
+    /// Whether SQLite looks into a log that nobody has open: with another beginning it is as if there were none.
+    fn is_log(&self, log: &Stat) -> bool {
+        beside::looks_so(log, || self.at.open("-wal", OFlags::RDONLY), self.options.stop, wal::begins)
     }
 
     /// Begins SQLite's transaction, and looks at what it sees.
@@ -501,21 +530,21 @@ impl<'a> Live<'a> {
     /// is there as long as the lock is.
     fn rollback(&mut self) {
         if self.way != Way::Shared {
-            self.alone = None;
+            (self.alone, self.lock) = (None, None);
         }
         if self.connection.as_ref().is_some_and(|c| !c.is_autocommit() && c.execute_batch("rollback").is_err()) {
             self.connection = None;
         }
     }
 
-    fn wait(&mut self, why: &str) -> Result<(), Trouble> {
+    /// Waits for who is in the way; patience wears away since `clock`, as an attempt may take long by itself.
+    fn wait(&mut self, why: &str, clock: Instant) -> Result<(), Trouble> {
         if self.options.stop.load(Ordering::Relaxed) {
             return Err(Trouble::Stopped);
         }
         if self.left.is_zero() {
             return Err(Trouble::Busy(format!("{why}, for {:?} now", self.options.patience)));
         }
-        let clock = Instant::now();
         thread::sleep(STEP.min(self.left));
         self.left = self.left.saturating_sub(clock.elapsed());
         Ok(())

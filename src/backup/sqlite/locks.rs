@@ -11,15 +11,24 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{Stat, lstat};
+use rustix::fs::{OFlags, Stat, fstat, lstat};
+use rustix::io::Errno;
 
-use super::side::id;
+use super::at::At;
+use super::header::Header;
+use super::registry::{hold_opened, try_hold};
+use super::side::{id, is_file};
+use crate::backup::found::Found;
+use crate::beneath::Directory;
 
 /// The first byte that SQLite's readers lock, and how many they are.
 const SHARED: (i64, i64) = (0x4000_0002, 510);
-/// The byte behind those, which SQLite never locks.
-const OURS: i64 = SHARED.0 + SHARED.1;
+/// Those that a backup lets go again: the first one is enough to keep a writer out that wants them all.
+const OTHERS: (i64, i64) = (SHARED.0 + 1, SHARED.1 - 1);
+/// The byte of a `-shm` that whoever has it open has locked.
+const OPEN: (i64, i64) = (128, 1);
 
 /// Who else has a database locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +41,9 @@ pub enum Held {
     Alone,
 }
 
-/// Who else has a database locked; other backups, which are [`mark`]ed, do not count. Where a filesystem does not tell, nobody has.
+/// Who else has a database locked; other backups do not count, as they [`let_go`]. Where a filesystem does not tell, nobody has.
 pub fn held(file: &File) -> Held {
-    let mut lock = lock(libc::F_WRLCK, SHARED);
+    let mut lock = lock(libc::F_WRLCK, OTHERS);
     // The system tells of one lock in the way: of several readers, the one that came first.
     if control(file, libc::F_GETLK, &mut lock).is_err() {
         return Held::No;
@@ -59,13 +68,70 @@ pub fn names_in_use(pid: u32, of: &Stat) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// Makes the reader's lock of this process one that other backups know: it reaches one byte further, until any descriptor of the
-/// file is closed.
+/// Whether another process has a `-shm` open as SQLite does. Where a filesystem does not tell, nobody has.
+pub fn is_open(shm: &File) -> bool {
+    let mut lock = lock(libc::F_WRLCK, OPEN);
+    control(shm, libc::F_GETLK, &mut lock).is_ok() && c_int::from(lock.l_type) != libc::F_UNLCK
+}
+
+/// Whether the log of a program lies here that has the database open: a `-wal`, and a `-shm` that it has open; one of which that
+/// cannot be asked may be so.
 ///
 /// # Errors
 /// What the system refuses.
-pub fn mark(file: &File) -> io::Result<()> {
-    control(file, libc::F_SETLK, &mut lock(libc::F_RDLCK, (OURS, 1)))
+pub fn is_log_here(at: &At) -> Result<bool, Errno> {
+    let here = |ending| Ok(at.status(ending)?.filter(is_file));
+    let (Some(_), Some(shm)) = (here("-wal")?, here("-shm")?) else { return Ok(false) };
+    let Some(hold) = try_hold(shm.st_dev, shm.st_ino) else { return Ok(true) };
+    let Ok(file) = at.open("-shm", OFlags::RDONLY).map(File::from) else { return Ok(true) };
+    let open = is_open(&file);
+    match fstat(&file) {
+        Ok(now) if id(&now) == id(&shm) => drop((file, hold)),
+        // Closed under a hold of its own, or not at all.
+        Ok(now) => {
+            drop(hold);
+            drop(hold_opened(file, &now, &AtomicBool::new(false)));
+        }
+        Err(_) => std::mem::forget(file),
+    }
+    Ok(open)
+}
+
+/// Whether a program has a database open that uses a log, and the log is not here: then what it has committed shows in no file of
+/// this folder. What cannot be asked is read, which finds out.
+pub fn is_used_elsewhere(root: &Directory, found: &Found) -> bool {
+    let Ok(at) = At::beneath(root, &found.path) else { return true };
+    let Some(hold) = try_hold(found.device, found.inode) else { return true };
+    let Ok(file) = at.open("", OFlags::RDONLY).map(File::from) else { return true };
+    match fstat(&file) {
+        Ok(now) if id(&now) == (found.device, found.inode) => {}
+        Ok(now) => {
+            drop(hold);
+            drop(hold_opened(file, &now, &AtomicBool::new(false)));
+            return true;
+        }
+        Err(_) => {
+            std::mem::forget(file);
+            return true;
+        }
+    }
+    let used = match held(&file) {
+        Held::No => false,
+        Held::Reading(_) => Header::read(&file).ok().flatten().is_none_or(|header| header.wal),
+        Held::Alone => true,
+    };
+    // Closed before its hold is given back.
+    drop((file, hold));
+    used && !is_log_here(&at).unwrap_or(false)
+}
+
+/// Lets the reader's lock of this process go but for its first byte, so that other backups see through it whether a program has
+/// the database open.
+///
+/// # Errors
+/// What the system refuses.
+pub fn let_go(file: &File) -> io::Result<()> {
+    control(file, libc::F_SETLK, &mut lock(libc::F_UNLCK, OTHERS))
 }
 
 fn lock(kind: c_int, (start, length): (i64, i64)) -> libc::flock {

@@ -19,7 +19,7 @@ mod handle;
 pub mod header;
 pub mod known;
 pub mod live;
-mod locks;
+pub mod locks;
 pub mod pass;
 pub mod raw;
 pub mod registry;

@@ -12,7 +12,8 @@ use rustix::fs::{OFlags, Stat, fstat};
 use rustix::io::Errno;
 
 use super::at::At;
-use super::header::Header;
+use super::beside::looks_so;
+use super::header::{Header, is_log};
 use super::live::{ELSEWHERE, STEP, UNINDEXED};
 use super::locks::{self, Held};
 use super::side::{self, Looks, id, looks};
@@ -77,10 +78,22 @@ impl Source for Raw {
 }
 
 impl Raw {
-    /// Whether what lies beside it brings its last committed state back. An empty journal does not: it may have been left there
-    /// before the app kept its journals in memory.
-    fn logged(&self, set: &Set) -> bool {
-        set.journal.as_ref().is_some_and(|journal| journal.st_size > 0) || self.wal != Some(false) && set.wal.is_some()
+    /// Whether what lies beside it brings its last committed state back. A journal without a beginning does not, unless it was
+    /// changed last, as an app does that keeps it for the next transaction: it may have been left there before the app began to keep
+    /// its journals in memory.
+    fn logged(&self, at: &At, set: &Set, stop: &AtomicBool) -> bool {
+        let begins = |found: &Option<Stat>, ending: &str| {
+            let open = || at.open(ending, OFlags::RDONLY);
+            found.as_ref().is_some_and(|found| looks_so(found, open, stop, is_log))
+        };
+        let last = set.journal.as_ref().is_some_and(|found| found.st_size > 0 && mtime(found) >= mtime(&set.database));
+        last || begins(&set.journal, "-journal")
+            || match self.wal {
+                // Before its first commit it is empty.
+                Some(true) => set.wal.is_some(),
+                Some(false) => false,
+                None => begins(&set.wal, "-wal"),
+            }
     }
 
     /// How programs use it that have what belongs to it elsewhere than here, or beside another of its names in `root`.
@@ -96,7 +109,7 @@ impl Raw {
                 let mut names = pid.into_iter().flat_map(|pid| locks::names_in_use(pid, &stat));
                 stat.st_nlink > 1 && names.any(|name| name.starts_with(root))
             };
-            if look(at, "-shm")?.is_some() || another_name() {
+            if locks::is_log_here(at).map_err(refused)? || another_name() {
                 return Ok(Used::Seen);
             }
             // Those that open it at this moment are about to share it.
@@ -227,7 +240,7 @@ impl Reader<'_> {
             let torn = match () {
                 () if !stable => Some("it was written to while it was read, again and again, and may be torn"),
                 () if used == Used::Elsewhere => Some(ELSEWHERE),
-                () if (locked || used == Used::Alone) && !source.logged(&before) => Some(
+                () if (locked || used == Used::Alone) && !source.logged(&taking.at, &before, self.ctx.stop) => Some(
                     "another program keeps it locked, and no log lies beside it: it may hold half of a transaction",
                 ),
                 () => None,

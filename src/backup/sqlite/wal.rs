@@ -32,6 +32,8 @@ const HEADER: usize = 32;
 const FRAME: usize = 24;
 /// The log's first four bytes; the lowest bit tells the byte order of its checksums.
 const MAGIC: u32 = 0x377F_0682;
+/// The only version of logs.
+const VERSION: u32 = 3_007_000;
 /// Bytes to read at a time where frames are small.
 const WINDOW: usize = 16 << 10;
 /// Pages that one piece of a set is about.
@@ -110,6 +112,20 @@ pub fn pages_in_wal(
         set.from = Some(set.from.unwrap_or(u32::MAX).min(u32::try_from(whole + 1).unwrap_or(u32::MAX)));
     }
     Ok(set)
+}
+
+/// Whether SQLite takes the first bytes of a log for one: magic, version, page size and checksum.
+pub fn begins(first: &[u8]) -> bool {
+    let Some(header) = first.first_chunk::<HEADER>() else { return false };
+    let (magic, big) = (number(header, 0), header[3] & 1 == 1);
+    let mut sums = (0u32, 0u32);
+    for pair in header[..24].chunks_exact(8) {
+        let words = [number(pair, 0), number(pair, 4)].map(|word| if big { word } else { word.swap_bytes() });
+        sums.0 = sums.0.wrapping_add(words[0]).wrapping_add(sums.1);
+        sums.1 = sums.1.wrapping_add(words[1]).wrapping_add(sums.0);
+    }
+    let (version, page) = (number(header, 4), number(header, 8));
+    magic & !1 == MAGIC && version == VERSION && is_page_size(page) && sums == (number(header, 24), number(header, 28))
 }
 
 /// Adds the pages that the log's frames name. `read` gives the bytes at an offset, and tells whether there were as many.

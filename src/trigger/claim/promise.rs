@@ -14,6 +14,9 @@ use crate::report::{Action, Event, RunId, Way};
 use crate::store::Store;
 use crate::vault::root::Reason;
 
+/// No promise stands longer, whatever is written in the vault.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// What was promised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Promise {
@@ -83,7 +86,8 @@ pub fn open(store: &dyn Store) -> Result<Vec<Open>> {
         let in_folder = format!("{CLAIMS}{hash}/");
         let Some(n) = seen.claims.last().filter(|n| !seen.done && !seen.failed.contains(n)) else { continue };
         let Some(body) = read_claim(store, &in_folder, *n)? else { continue };
-        let left = |promise: &Promise| Duration::from_secs(promise.seconds).saturating_sub(age(&body, now));
+        let left =
+            |promise: &Promise| Duration::from_secs(promise.seconds).min(LONGEST).saturating_sub(age(&body, now));
         // One of another event than its folder's says nothing.
         if let Some(promise) = body.promise.clone().filter(|_| folder(&body.identity) == in_folder) {
             let (name, left) = (Name::of(&in_folder, *n), left(&promise));

@@ -361,4 +361,7 @@ fn promises_are_open_until_something_says_how_they_ended() {
     store.later(600);
     mine(&Asker { run: run(9), promise: None, ..promised(3) });
     assert_eq!(open(), [(run(4), promise(100), 0)]);
+    // Whatever is written, none is waited for to the end of days.
+    mine(&Asker { promise: Some(Box::new(promise(u64::MAX))), ..promised(10) });
+    assert_eq!(open()[1].2, 7 * 24 * 3600);
 }

@@ -1,17 +1,20 @@
 //! What a database is opened through, and making sure that it is this one.
 
+use std::fs::File;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::Stat;
+use rustix::fs::{OFlags, Stat, fstat};
+use rustix::io::Errno;
 
 use super::super::handle::{has_moved, lock_shared, system_errno};
 use super::super::header::Header;
-use super::super::side::{id, is_file};
+use super::super::registry::{hold_opened, try_hold};
+use super::super::side::{Id, id, is_file};
 use super::super::trouble::{Meaning, Trouble, meaning};
 use super::super::{at_rest, locks, system_calls};
-use super::{LOCKED, Live, Refused, Way, failed};
+use super::{IN_USE_HERE, LOCKED, Live, Refused, Way, failed};
 
 impl Live<'_> {
     /// A file beside the database. SQLite will find it by its path: that must lead to the same.
@@ -63,7 +66,6 @@ impl Live<'_> {
             }
             configured(connection)
         };
-        self.own_index = own_index;
         match system_calls::changing_nothing(open) {
             Ok(connection) => self.connection = Some(connection),
             Err(why) => return Err(self.replaced_or(self.trouble(&why))),
@@ -72,24 +74,67 @@ impl Live<'_> {
         self.same(self.connection.as_ref())
     }
 
-    /// Takes a reader's lock of a database that uses a log, before anything of the log is looked at.
-    pub(super) fn share(&mut self) -> Result<(), Refused> {
-        if self.alone.is_some() {
-            return Ok(());
-        }
+    /// A connection that takes the file for all there is.
+    fn alone(&self) -> Result<Connection, Refused> {
         self.still_there()?;
-        let opened = system_calls::changing_nothing(|| at_rest::open_file(self.at.path()));
+        let opened = system_calls::changing_nothing(|| at_rest::open_file(self.at.path()).and_then(configured));
         let connection = opened.map_err(|why| refused(&why, 0))?;
-        // Nothing was read of it yet that another could have changed.
-        lock_shared(&connection).map_err(|why| refused(&why, system_errno(&connection)))?;
         self.same(Some(&connection))?;
-        locks::mark(&self.file).map_err(|why| failed(format!("it cannot be locked: {why}")))?;
-        self.generation += 1;
-        // Who had it to himself may have gone over to rollback journals.
-        if self.is_logged()? {
-            self.alone = Some(configured(connection).map_err(|why| refused(&why, 0))?);
+        Ok(connection)
+    }
+
+    /// Readies reading the file alone.
+    pub(super) fn read_alone(&mut self) -> Result<(), Refused> {
+        if self.alone.is_none() {
+            self.alone = Some(self.alone()?);
+            self.generation += 1;
         }
         Ok(())
+    }
+
+    /// Takes a reader's lock, so that what its programs share stays there. It is taken by a connection of its own, which outlives
+    /// the transaction of the one that reads.
+    pub(super) fn lock(&mut self) -> Result<(), Refused> {
+        let connection = self.alone()?;
+        lock_shared(&connection).map_err(|why| refused(&why, system_errno(&connection)))?;
+        self.let_go()?;
+        self.lock = Some(connection);
+        Ok(())
+    }
+
+    /// As [`locks::let_go`].
+    pub(super) fn let_go(&self) -> Result<(), Trouble> {
+        locks::let_go(&self.file).map_err(|why| failed(format!("its lock cannot be let go in part: {why}")))
+    }
+
+    /// Whether a program has the `-shm` open that was found, or is about to again; from now on it is held, and open here.
+    pub(super) fn is_shared(&mut self, shm: Id) -> Result<bool, Refused> {
+        // SQLite must not open it before we hold it: somebody here who then closed it would take SQLite's locks away.
+        if self.shm.as_ref().is_none_or(|(_, held)| held.id() != shm) {
+            (self.connection, self.shm) = (None, None);
+            let hold = try_hold(shm.0, shm.1).ok_or(Refused::Busy(IN_USE_HERE))?;
+            let file = match self.at.open("-shm", OFlags::RDONLY) {
+                Ok(file) => File::from(file),
+                Err(Errno::NOENT | Errno::LOOP) => return Err(Refused::Changed),
+                // Its user's programs may be using it.
+                Err(Errno::ACCESS | Errno::PERM) => return Ok(true),
+                Err(why) => return Err(failed(format!("its -shm file cannot be opened: {why}")).into()),
+            };
+            let stat = fstat(&file).map_err(failed)?;
+            if id(&stat) != shm {
+                drop(hold);
+                let _closed = hold_opened(file, &stat, self.options.stop).map_err(|_| Refused::Changed)?;
+                return Err(Refused::Changed);
+            }
+            self.shm = Some((file, hold));
+        }
+        if self.shm.as_ref().is_none_or(|(file, _)| locks::is_open(file)) {
+            return Ok(true);
+        }
+        if self.met {
+            self.is_nobodys()?;
+        }
+        Ok(self.met)
     }
 
     /// Fails when SQLite has another file open than we have.

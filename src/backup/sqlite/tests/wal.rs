@@ -202,20 +202,69 @@ fn side_files_that_others_came_to_use_stay() {
 }
 
 #[test]
+fn a_database_at_rest_keeps_nobody_from_having_it_alone() {
+    let (folder, path) = database(WAL);
+    let mut live = opened(&path);
+    live.begin().unwrap();
+    // Who closes it as the last one puts its log into it, and may then rename it.
+    let mut writer = Peer::with(&path);
+    writer.run("update t set x = 3").unwrap();
+    writer.close();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(!live.end().unwrap());
+    drop(live);
+    let mut live = opened(&path);
+    let state = live.begin().unwrap();
+    let mut writer = Peer::with(&path);
+    assert_eq!(writer.ask("pragma journal_mode = delete"), "delete");
+    writer.run("pragma locking_mode = exclusive; update t set x = 4").unwrap();
+    assert_eq!(state.page_size, 4096);
+    assert!(!live.end().unwrap());
+}
+
+#[test]
 fn a_log_that_was_written_meanwhile_is_never_removed() {
     let (_folder, path) = database(WAL);
+    let mut first = Peer::with(&path);
+    first.run("update t set x = 2").unwrap();
     let mut live = opened(&path);
     live.begin().unwrap();
     let mut writer = Peer::with(&path);
     writer.run("update t set x = 3").unwrap();
-    // It does not remove the log, since we have the database open.
+    // Neither removes the log, since we have the database open.
+    first.close();
     writer.close();
+    assert!(live.end().unwrap());
     drop(live);
     assert!(fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
     let mut next = Peer::with(&path);
     assert_eq!(next.ask("select sum(x) from t"), "300");
     next.close();
     assert!(!beside(&path, "-wal").exists() && !beside(&path, "-shm").exists());
+}
+
+#[test]
+fn what_is_left_of_shared_memory_is_nobodys() {
+    let (folder, path) = database(WAL);
+    let mut dead = Peer::with(&path);
+    dead.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+    dead.kill();
+    let before = Peer::start().look(folder.path());
+    assert_eq!(before.len(), 3);
+    let mut live = opened(&path);
+    let state = live.begin().unwrap();
+    assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
+    assert!(live.end().unwrap());
+    assert_eq!(before, Peer::start().look(folder.path()));
+    // Whoever comes makes it his own.
+    let again = live.begin().unwrap();
+    assert_eq!(state.version, again.version);
+    let mut writer = Peer::with(&path);
+    writer.run("update t set x = x + 1").unwrap();
+    assert!(!live.end().unwrap());
+    let state = live.begin().unwrap();
+    assert_eq!(restored(&taken(&live, &state)), (102 * 100, 100));
+    assert!(live.end().unwrap());
 }
 
 #[test]
@@ -265,9 +314,14 @@ fn who_comes_to_a_database_at_rest_is_noticed_and_never_waits() {
         writer.run("update t set x = x + 1").unwrap();
         writer.close();
         assert!(!live.stands().unwrap() && !live.end().unwrap());
-        // What it has beside the database stays as long as we need it.
+        // From now on what the next one has beside the database stays as long as we need it.
         let second = live.begin().unwrap();
         assert_ne!(second.version, again.version);
+        let mut writer = Peer::with(&path);
+        assert_eq!(writer.ask("select count(*) from t"), "100");
+        writer.close();
+        live.end().unwrap();
+        let second = live.begin().unwrap();
         let shm = id(&status(&beside(&path, "-shm")).unwrap().unwrap());
         assert!(try_hold(shm.0, shm.1).is_none());
         assert_eq!(restored(&taken(&live, &second)), (102 * 100, 100));
@@ -287,7 +341,8 @@ fn what_only_lies_there_of_a_log_is_not_looked_through() {
     let (_folder, path) = database(WAL);
     fs::write(beside(&path, "-shm"), "").unwrap();
     let mut live = opened(&path);
-    raw_because(live.begin().unwrap_err(), "without a write-ahead log");
+    let state = live.begin().unwrap();
+    assert_eq!(restored(&taken(&live, &state)), (100 * 100, 100));
     drop(live);
     fs::remove_file(beside(&path, "-shm")).unwrap();
     fs::write(beside(&path, "-wal"), "").unwrap();
