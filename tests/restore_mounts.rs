@@ -230,8 +230,10 @@ fn a_volume_that_was_left_in_the_middle_of_a_restore_is_in_no_good_snapshot() {
     let world = World::new();
     let Some(_mounted) = with_volume(&world) else { return };
     fs::write(world.data().join("deep/uploads/.lastgood-in-place"), "").unwrap();
-    let ran = world.run(["backup"]);
-    ran.ended(1).says("has not been finished").says("restore --path deep/uploads");
+    for filters in [&[][..], &["--include", "picture"], &["--exclude", ".*"]] {
+        let ran = world.run([&["backup"], filters].concat());
+        ran.ended(1).says("has not been finished").says("restore --path deep/uploads");
+    }
     let told = world.run(["doctor", "data"]);
     told.ended(1);
     for said in ["the volume deep/uploads in it is broken", "--path deep/uploads "] {

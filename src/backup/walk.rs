@@ -57,6 +57,8 @@ struct Listing {
     record: FolderRecord,
     /// Its children, by name.
     children: Vec<Met>,
+    /// Whether a restore into it was not finished.
+    half_restored: bool,
 }
 
 #[derive(Default)]
@@ -104,7 +106,7 @@ impl Walker<'_> {
     /// data directory itself comes first.
     ///
     /// # Errors
-    /// A data directory that cannot be read; those of `take`.
+    /// A data directory that cannot be read; it, or a volume in it, that is half restored; those of `take`.
     pub fn whole(self, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(|shared| {
             let listing = shared.list(&EntryPath::root());
@@ -117,7 +119,7 @@ impl Walker<'_> {
     /// below another.
     ///
     /// # Errors
-    /// Those of `take`.
+    /// As [`Walker::whole`].
     pub fn some(self, paths: &[EntryPath], mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(|shared| {
             // Entries of one folder may come apart, but never many folders deep.
@@ -127,7 +129,7 @@ impl Walker<'_> {
                 listed.retain(|(folder, _)| above.is_in(folder));
                 if listed.last().is_none_or(|(folder, _)| *folder != above) {
                     let children = match shared.list(&above) {
-                        Ok(listing) => Ok(listing.children),
+                        Ok(listing) => Ok(shared.checked(listing)?.children),
                         // What was in a folder that is gone is gone.
                         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
                         Err(why) => Err(why),
@@ -189,19 +191,19 @@ pub fn open(data: &Path) -> Result<Directory> {
         Errno::NOTDIR => Error::failed(doing(), "it is not a directory"),
         why => Error::io(doing(), &why.into()),
     })?;
-    let marker = EntryPath::root().join(MARKER.as_bytes());
-    if root.stat_at(&marker).is_ok() {
-        return Err(half_restored(data, &marker));
+    let folder = EntryPath::root();
+    if root.stat_at(&folder.join(MARKER.as_bytes())).is_ok() {
+        return Err(half_restored(data, &folder));
     }
     Ok(root)
 }
 
 /// That a folder, the data directory itself or a volume in it, has some of two states.
-fn half_restored(data: &Path, marker: &EntryPath) -> Error {
-    let why = format!("a restore in place has not been finished (there is {marker})");
-    let again = match marker.folder().filter(|folder| !folder.is_root()) {
-        Some(folder) => format!("Run `lastgood restore --path {folder}` again; it goes to the end."),
-        None => "Run `lastgood restore --in-place` again; it goes to the end.".to_owned(),
+fn half_restored(data: &Path, folder: &EntryPath) -> Error {
+    let why = format!("a restore in place has not been finished (there is {})", folder.join(MARKER.as_bytes()));
+    let again = match folder.is_root() {
+        false => format!("Run `lastgood restore --path {folder}` again; it goes to the end."),
+        true => "Run `lastgood restore --in-place` again; it goes to the end.".to_owned(),
     };
     Error::failed(format!("read the data directory {}", data.display()), why).hint(again)
 }
@@ -244,13 +246,6 @@ impl Shared<'_> {
 
     /// Takes a child; a folder with all that is in it, if no folder is open around it.
     fn child(&self, met: Met, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
-        if let Met::Entry(found) = &met
-            && found.kind == Kind::File
-            && found.path.name() == MARKER.as_bytes()
-            && self.is_of_a_volume(&found.path)
-        {
-            return Err(half_restored(self.root.path(), &found.path));
-        }
         let folder = match met {
             Met::Entry(found) if found.kind == Kind::Folder => found,
             met => return take(met),
@@ -269,15 +264,25 @@ impl Shared<'_> {
         if alone { self.go(open, take) } else { Ok(()) }
     }
 
-    /// Whether a file lies in the root of a volume that is mounted in the data directory: only there a restore leaves its marker.
-    /// Elsewhere its name is any name, which an app may have been given.
-    fn is_of_a_volume(&self, path: &EntryPath) -> bool {
-        let folder = path.folder().unwrap_or_else(EntryPath::root);
-        is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false)
+    /// Whether a folder with these names has the marker of a restore, whatever is taken of it. Only the data directory and the roots of
+    /// volumes that are mounted in it get one: elsewhere its name is any name, which an app may have been given.
+    fn is_half_restored(&self, folder: &EntryPath, names: &[Vec<u8>], stats: &[Result<Stat, Errno>]) -> bool {
+        let Ok(at) = names.binary_search_by(|name| name.as_slice().cmp(MARKER.as_bytes())) else { return false };
+        let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let is_root = || folder.is_root() || is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false);
+        stats[at].as_ref().is_ok_and(is_file) && is_root()
+    }
+
+    /// A listing, unless it is of a folder that is half restored.
+    fn checked(&self, listing: Listing) -> Result<Listing> {
+        match listing.half_restored {
+            true => Err(half_restored(self.root.path(), &listing.folder.path)),
+            false => Ok(listing),
+        }
     }
 
     fn enter(&self, listing: Listing, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
-        let Listing { folder, record, children } = listing;
+        let Listing { folder, record, children, .. } = self.checked(listing)?;
         self.announce(&children);
         take(Met::Entry(folder))?;
         take(Met::Listed(record))?;
@@ -297,6 +302,7 @@ impl Shared<'_> {
         let stats: Vec<_> = names.iter().map(|name| status(&fd, name)).collect();
         let last = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
         let record = FolderRecord::new(&itself, at, last.ctime, &names, &stats);
+        let half_restored = self.is_half_restored(folder, &names, &stats);
         let databases = match self.select.sqlite {
             true => beside::databases(&fd, &names, &stats, self.stop),
             false => Default::default(),
@@ -326,7 +332,7 @@ impl Shared<'_> {
             }
         }
         self.monitor.reached(Moment::Listed, folder);
-        Ok(Listing { folder: itself, record, children })
+        Ok(Listing { folder: itself, record, children, half_restored })
     }
 
     /// Makes the folders among children known to the listing threads.
@@ -546,6 +552,23 @@ mod tests {
             };
             walker.some(&paths, take).unwrap();
             assert_eq!(found, ["a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "a b", "b", "b/w.csv"]);
+        }
+    }
+
+    #[test]
+    fn no_filter_hides_that_a_restore_was_not_finished() {
+        for (include, exclude) in [(&[][..], &[][..]), (&["*.csv".to_owned()], &[]), (&[], &[".*".to_owned()])] {
+            let data = tree();
+            let select = Select::new(data.path(), include, exclude, &[], true).unwrap();
+            // Anybody's file of that name.
+            fs::write(data.path().join("a").join(MARKER), "").unwrap();
+            assert!(paths(data.path(), &select, 1).contains(&"a/x.csv".into()));
+            let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
+            let walker = Walker { root: &root, select: &select, threads: 1, now: || 0, stop: &stop, monitor: &Silent };
+            fs::write(data.path().join(MARKER), "").unwrap();
+            for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
+                assert!(said.unwrap_err().to_string().contains("has not been finished"));
+            }
         }
     }
 
