@@ -28,6 +28,10 @@ pub const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
 const PIPE: Duration = Duration::from_secs(10);
 /// So many folders of a tree are open at once while it is removed.
 const DEEP: usize = 64;
+/// How the names begin that deeper folders get in the folder that is emptied.
+pub const DEEP_TREE: &str = ".lastgood-deep-";
+/// The bits of a mode by which others than the owner may write.
+pub const WRITE_OF_OTHERS: RawMode = 0o022;
 
 /// Opens a folder in a folder, for reading its names.
 ///
@@ -307,7 +311,7 @@ impl Folder {
             let next = Level::new(folder)?;
             if levels.len() >= DEEP {
                 // A tree may be deeper than files may be open: the rest of it moves up. Where it cannot, it stays.
-                let up = OsString::from(format!(".lastgood-deep-{moved}"));
+                let up = OsString::from(format!("{DEEP_TREE}{moved}"));
                 moved += 1;
                 let above = &levels[levels.len() - 1].folder;
                 if renameat_with(above, &name, &levels[0].folder, &up, RenameFlags::NOREPLACE).is_ok() {

@@ -11,16 +11,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::process::geteuid;
 
-use super::stage::is_left;
+use super::stage::{is_left, why_foreign};
 use super::steps::identity;
 use crate::backup::select::is_ours;
-use crate::fs::{Folder, SAFE, Spot, open_file};
+use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, open_file};
 
 /// The note's name in a staging folder.
-const NOTE: &str = "moving";
+pub const NOTE: &str = "moving";
 /// No note is longer.
 const LONGEST: u64 = 1 << 17;
 
@@ -101,7 +101,11 @@ impl Moving {
 
     /// What is kept in a staging folder; none where nothing was under way.
     fn kept(staging: &Folder) -> Option<Self> {
-        let (note, _) = open_file(staging, OsStr::new(NOTE)).ok()?;
+        let (note, stat) = open_file(staging, OsStr::new(NOTE)).ok()?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file || stat.st_uid != geteuid().as_raw() || stat.st_mode & WRITE_OF_OTHERS != 0 {
+            return None;
+        }
         let mut text = Vec::new();
         note.take(LONGEST).read_to_end(&mut text).ok()?;
         let mut parts = text.split(|&b| b == 0);
@@ -116,7 +120,7 @@ impl Moving {
 /// What is not as it looks because of the restore that had a staging folder in `base`.
 pub fn left(base: &Folder, staging: &Folder) -> Option<Left> {
     // Whoever may write around it makes folders and notes of their own; what they say is nobody's to act on.
-    if fstat(staging).ok()?.st_uid != geteuid().as_raw() {
+    if !matches!(why_foreign(staging), Ok(None)) {
         return None;
     }
     let Moving { new, at, aside } = Moving::kept(staging)?;
@@ -162,6 +166,7 @@ pub fn look(target: &Path) -> Vec<Left> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown};
 
     use super::*;
     use crate::restore::sample::{Sample, context};
@@ -250,5 +255,27 @@ mod tests {
         assert!(look(&folder.path().join("data")).is_empty());
         restored(folder.path());
         assert_eq!(content(folder.path().join("mine")), "staged");
+    }
+
+    #[test]
+    fn a_note_that_others_may_have_written_leads_to_nothing() {
+        let opened = |at: &Path, mode| fs::set_permissions(at, fs::Permissions::from_mode(mode)).unwrap();
+        let others: [&dyn Fn(&Path); 5] = [
+            &|staging| opened(staging, 0o1777),
+            &|staging| opened(&staging.join(NOTE), 0o620),
+            &|staging| fs::write(staging.join("x"), "").unwrap(),
+            &|staging| chown(staging, Some(1234), None).unwrap(),
+            &|staging| chown(staging.join(NOTE), Some(1234), None).unwrap(),
+        ];
+        // Only root gives things away.
+        for change in &others[..if geteuid().is_root() { 5 } else { 3 }] {
+            let folder = killed(ASIDE, |at| {
+                let mut left = fs::read_dir(at).unwrap().map(|entry| entry.unwrap());
+                change(&left.find(|entry| is_left(&entry.file_name(), OsStr::new("data"))).unwrap().path());
+            });
+            assert!(look(&folder.path().join("data")).is_empty());
+            restored(folder.path());
+            assert_eq!(content(folder.path().join(ASIDE)), "staged");
+        }
     }
 }

@@ -6,10 +6,12 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat, syncfs};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::attributes::pass_nothing_on;
 use super::killed::{self, Left};
@@ -17,7 +19,7 @@ use super::lacking::{kept, moves_files_only};
 use super::write::Tree;
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::remote;
-use crate::fs::{Folder, SAFE, Spot, open_folder, rename};
+use crate::fs::{DEEP_TREE, Folder, SAFE, Spot, WRITE_OF_OTHERS, open_folder, rename};
 use crate::monitor::Context;
 use crate::vault::hex::Hex;
 use crate::vault::path::EntryPath;
@@ -28,6 +30,12 @@ pub const STAGING: &str = ".lastgood-restoring-";
 const TREE: &str = "tree";
 /// The folder in it for hard links.
 const GROUPS: &str = "groups";
+/// The folder in it by which is tried whether folders can be renamed.
+const PROBE: &str = "probe";
+/// What that is renamed to.
+const MOVED: &str = "moved";
+/// What a killed restore had not put into place, before it is removed.
+const UNPLACED: &str = "unplaced";
 
 /// A folder that is ours while we hold its lock.
 pub struct Staging {
@@ -75,7 +83,7 @@ impl Staging {
     /// A folder in which nothing can be made.
     pub fn moves_folders(&self) -> Result<bool> {
         let doing = || format!("try to rename a folder in {}", self.folder.path().display());
-        let (from, to) = (Spot::new(&self.folder, "probe"), Spot::new(&self.folder, "moved"));
+        let (from, to) = (Spot::new(&self.folder, PROBE), Spot::new(&self.folder, MOVED));
         let probe = self.folder.make(&from.name, 0o700).doing(doing)?;
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         openat(&probe, "file", flags, Mode::from_raw_mode(0o600)).doing(doing)?;
@@ -158,25 +166,64 @@ pub fn is_left(entry: &OsStr, name: &OsStr) -> bool {
     is_staging(entry, &prefix(name))
 }
 
-/// Removes the staging folders that nobody holds. Gives what is to be told: of those of which that cannot be known, and of what else
-/// the restore left that was killed.
+/// Why a folder is not one that a restore of this user made, whatever its name says: who may write around it gives it any name. None, if
+/// it may be one.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn why_foreign(folder: &Folder) -> rustix::io::Result<Option<String>> {
+    let stat = fstat(folder)?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Ok(Some(format!("it belongs to another user ({})", stat.st_uid)));
+    }
+    if stat.st_mode & WRITE_OF_OTHERS != 0 {
+        return Ok(Some("others may write in it".to_owned()));
+    }
+    let names = folder.names()?;
+    let foreign = names.iter().find(|name| !is_of_a_restore(name));
+    Ok(foreign.map(|name| format!("no restore makes what is in it: {}", Path::new(name).display())))
+}
+
+/// Whether a restore makes something of that name in its staging folder.
+fn is_of_a_restore(name: &OsStr) -> bool {
+    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE];
+    own.iter().any(|own| name == *own) || name.as_bytes().starts_with(DEEP_TREE.as_bytes())
+}
+
+/// Removes the staging folders that nobody holds. Gives what is to be told: of those that stay, as not of this user's restores or since
+/// it cannot be known whether they are held, and of what else the restore left that was killed.
 fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<String>> {
     let mut told = Vec::new();
     for name in base.names().doing(|| format!("look for staging folders in {}", base.path().display()))? {
         if !is_staging(&name, prefix) {
             continue;
         }
-        // What is not a folder, or of another user, is not ours.
+        // What is not a folder is nothing that a restore left.
         let Ok(folder) = base.enter(&name) else { continue };
-        let Ok(held) = folder.readable() else { continue };
+        let stays = |why: &str| format!("{} stays: {why}", folder.path().display());
+        let foreign = |why: &str| {
+            let why = format!("it is named as a staging folder of a restore, but {why}");
+            stays(&format!("{why}. Rename or remove it, if that is yours to do"))
+        };
+        let held = match folder.readable() {
+            Ok(held) => held,
+            Err(why) => {
+                told.push(foreign(&format!("it cannot be read: {why}")));
+                continue;
+            }
+        };
         let locked = match flock(&held, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => continue,
             // What a lock says there may be true of this machine only.
             done => done.is_ok() && remote(&held).is_ok_and(|name| name.is_none()),
         };
+        if let Some(why) = why_foreign(&folder).doing(|| format!("look at {}", folder.path().display()))? {
+            told.push(foreign(&why));
+            continue;
+        }
         if !locked {
             let why = "a restore is under way in it, or one that was killed left it; remove it when none is";
-            told.push(format!("{} stays: {why}", folder.path().display()));
+            told.push(stays(why));
         } else {
             tracing::info!("removing {}, which a killed restore left", folder.path().display());
             let folder = Arc::new(folder);
@@ -194,7 +241,7 @@ fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<String>> {
 /// is to be told.
 fn resolved(left: Left, staging: &Arc<Folder>) -> String {
     let told = match &left {
-        Left::New(aside) => match rename(aside, &Spot::new(staging, "unplaced")) {
+        Left::New(aside) => match rename(aside, &Spot::new(staging, UNPLACED)) {
             Ok(()) => format!("{left}; it is removed"),
             Err(why) => format!("{left}; it stays: {why}"),
         },
@@ -203,4 +250,46 @@ fn resolved(left: Left, staging: &Arc<Folder>) -> String {
     // Also where the restore that follows fails: nothing says it again.
     tracing::warn!("{told}");
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use super::*;
+    use crate::restore::sample::context;
+
+    #[test]
+    fn only_what_a_restore_of_this_user_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE, ".lastgood-deep-0"];
+        let mut cases = vec![
+            (0o700, &own[..], None, ""),
+            (0o755, &[], None, ""),
+            (0o700, &[TREE, "thesis.txt"], None, "no restore makes what is in it: thesis.txt"),
+            (0o1777, &[TREE], None, "others may write in it"),
+            (0o770, &[TREE], None, "others may write in it"),
+        ];
+        if geteuid().is_root() {
+            cases.push((0o700, &[TREE], Some(1234), "it belongs to another user (1234)"));
+        }
+        let at = |n: usize| folder.path().join(format!(".data.lastgood-restoring-{n:016x}"));
+        for (n, (mode, names, owner, _)) in cases.iter().enumerate() {
+            fs::create_dir(at(n)).unwrap();
+            names.iter().for_each(|name| fs::write(at(n).join(name), "").unwrap());
+            fs::set_permissions(at(n), fs::Permissions::from_mode(*mode)).unwrap();
+            chown(at(n), *owner, None).unwrap();
+        }
+        let base = Folder::open(folder.path()).unwrap();
+        let (staging, told) = Staging::make(base, OsStr::new("data"), &context()).unwrap();
+        staging.remove().unwrap();
+        for (n, (_, names, _, why)) in cases.iter().enumerate() {
+            let told = told.iter().filter(|told| told.contains(&*at(n).to_string_lossy()) && told.contains(why));
+            assert_eq!(told.count(), usize::from(!why.is_empty()), "{n}");
+            let left = fs::read_dir(at(n)).map_or(0, Iterator::count);
+            assert_eq!((at(n).exists(), left), if why.is_empty() { (false, 0) } else { (true, names.len()) }, "{n}");
+        }
+        assert_eq!(told.len(), cases.iter().filter(|(.., why)| !why.is_empty()).count(), "{told:?}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::sample::{Sample, context};
@@ -219,6 +219,7 @@ fn what_was_there_moves_aside_whole() {
         };
         let stale = std::path::PathBuf::from(format!("{}11223344556677", stale.display()));
         fs::create_dir_all(stale.join("tree/half")).unwrap();
+        fs::set_permissions(&stale, PermissionsExt::from_mode(0o700)).unwrap();
         let report = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
         assert!(!stale.exists(), "what a killed restore left is still there");
         let aside = report.moved_aside.unwrap();
@@ -258,6 +259,7 @@ fn what_only_looks_like_a_staging_folder_stays() {
         std::os::unix::fs::symlink(far.path(), at("0011223344556601")).unwrap();
         // One of a killed restore, in which somebody has put a link.
         fs::create_dir_all(at("0011223344556602/tree")).unwrap();
+        fs::set_permissions(at("0011223344556602"), PermissionsExt::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(far.path(), at("0011223344556602/tree/link")).unwrap();
         std::os::unix::fs::symlink(far.path().join("kept"), at("0011223344556602/groups")).unwrap();
         restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
@@ -295,7 +297,7 @@ fn swapped(
     for victim in ["far/data/a", "far/a", "far/tree"] {
         fs::create_dir_all(folder.join(victim)).unwrap();
         fs::write(folder.join(victim).join("one"), "far").unwrap();
-        fs::set_permissions(folder.join(victim), std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
+        fs::set_permissions(folder.join(victim), PermissionsExt::from_mode(0o555)).unwrap();
     }
     let before = look(&folder.join("far"));
     let (root, done) = (folder.to_path_buf(), std::sync::Mutex::new(false));
