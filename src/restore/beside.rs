@@ -52,6 +52,10 @@ pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, its
         return Ok(Vec::new());
     }
     let aside = putting.aside_for(path)?;
+    let sides = wanted.iter().filter(|side| !side.is_empty());
+    putting.sides = sides.map(|side| (named(at, side), named(&aside, side))).collect();
+    // From here on the old database is not whole under its name.
+    putting.note(new, at, &aside)?;
     let mut cleared = Vec::new();
     for side in wanted {
         let (from, to) = (named(at, side), named(&aside, side));
@@ -87,6 +91,7 @@ fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::fs;
     use std::path::Path;
     use std::sync::Arc;
@@ -94,7 +99,9 @@ mod tests {
     use super::*;
     use crate::error::Error;
     use crate::fs::Folder;
+    use crate::restore::killed::{self, Left};
     use crate::restore::sample::{Sample, context};
+    use crate::restore::stage::Staging;
     use crate::restore::tests::options;
     use crate::restore::{Options, restore};
     use crate::vault::entry::{Database, Taken};
@@ -179,6 +186,52 @@ mod tests {
             assert!(advice.starts_with("Do that.") && advice.contains("aside/deep/a-wal"), "{advice}");
             assert_eq!(names(aside.parent().unwrap()), ["a-wal"]);
         });
+    }
+
+    #[test]
+    fn what_a_kill_parts_from_its_database_is_told() {
+        for itself in [false, true] {
+            let (folder, at, _) = target();
+            let target = at.parent().unwrap();
+            let base = Folder::open(folder.path()).unwrap();
+            let (staging, _) = Staging::make(base, OsStr::new("target"), &context()).unwrap();
+            let new = Spot::new(&Arc::new(staging.tree().enter().unwrap()), "a");
+            fs::write(new.path(), DATABASE).unwrap();
+            let (ctx, path) = (context(), EntryPath::new("a").unwrap());
+            let name = "target.replaced-20261121T101112Z";
+            let mut putting = Putting::new(Spot::new(staging.base(), name), Vec::new(), &ctx);
+            putting.notes = Some(staging.folder().clone());
+            clear(&mut putting, &new, &spot(&at), &path, itself).unwrap();
+            let aside = putting.aside_for(&path).unwrap();
+            if !itself {
+                putting.note(&new, &spot(&at), &aside).unwrap();
+            }
+            // Killed here.
+            drop((putting, staging));
+            let told = || {
+                let mut told: Vec<_> = killed::look(target).iter().map(Left::to_string).collect();
+                told.sort();
+                told
+            };
+            let of = |name: &str| {
+                let (at, aside) = (at.with_file_name(name), aside.path().with_file_name(name));
+                format!("{} is what was at {} before a restore that was killed", aside.display(), at.display())
+            };
+            let mut expected = vec![of("a-journal"), of("a-shm"), of("a-wal")];
+            if itself {
+                expected.insert(0, of("a"));
+            }
+            assert_eq!(told(), expected);
+            if !itself {
+                // One step later.
+                fs::rename(new.path(), aside.path()).unwrap();
+                expected.insert(0, Left::New(aside.clone()).to_string());
+                assert_eq!(told(), expected);
+                fs::rename(aside.path(), new.path()).unwrap();
+            }
+            fs::rename(new.path(), &at).unwrap();
+            assert_eq!(told(), [""; 0], "it is in place");
+        }
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct Moving {
     at: PathBuf,
     /// Where that goes which was there; the new passes through that name.
     aside: PathBuf,
+    /// What belongs to that and goes aside before it, as the log of a database does: where each is, and where it goes.
+    sides: Vec<(PathBuf, PathBuf)>,
 }
 
 /// What is not as it looks.
@@ -69,17 +71,18 @@ impl fmt::Display for Left {
 }
 
 impl Moving {
-    /// That `new` is put at `at`, and what is there to `aside`, all of them below `base`.
+    /// That `new` is put at `at`, and what is there to `aside`, after `sides`, all of them below `base`.
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn new(base: &Folder, new: &Spot, at: &Spot, aside: &Spot) -> rustix::io::Result<Self> {
+    pub fn new(base: &Folder, new: &Spot, at: &Spot, aside: &Spot, sides: &[(Spot, Spot)]) -> rustix::io::Result<Self> {
         let (_, inode, seconds, nanoseconds) = identity(new)?;
         let below = |spot: &Spot| {
             let path = spot.path();
             path.strip_prefix(base.path()).map(Path::to_owned).unwrap_or(path)
         };
-        Ok(Moving { new: (inode, seconds, nanoseconds), at: below(at), aside: below(aside) })
+        let sides = sides.iter().map(|(at, aside)| (below(at), below(aside))).collect();
+        Ok(Moving { new: (inode, seconds, nanoseconds), at: below(at), aside: below(aside), sides })
     }
 
     /// Keeps it in a staging folder, durably.
@@ -91,7 +94,8 @@ impl Moving {
         let mut note = File::from(openat(staging, NOTE, flags, Mode::from_raw_mode(0o600))?);
         let (inode, seconds, nanoseconds) = self.new;
         let mut text = format!("{inode} {seconds} {nanoseconds}").into_bytes();
-        for path in [&self.at, &self.aside] {
+        let sides = self.sides.iter().flat_map(|(at, aside)| [at, aside]);
+        for path in [&self.at, &self.aside].into_iter().chain(sides) {
             text.push(0);
             text.extend(path.as_os_str().as_bytes());
         }
@@ -113,34 +117,50 @@ impl Moving {
         let mut numbers = numbers.split(' ');
         let new = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
         let mut path = || Some(PathBuf::from(OsStr::from_bytes(parts.next()?)));
-        Some(Moving { new, at: path()?, aside: path()? })
+        let (at, aside) = (path()?, path()?);
+        let sides = std::iter::from_fn(|| Some((path()?, path()?))).collect();
+        Some(Moving { new, at, aside, sides })
     }
 }
 
 /// What is not as it looks because of the restore that had a staging folder in `base`.
-pub fn left(base: &Folder, staging: &Folder) -> Option<Left> {
+pub fn left(base: &Folder, staging: &Folder) -> Vec<Left> {
     // Whoever may write around it makes folders and notes of their own; what they say is nobody's to act on.
     if !matches!(why_foreign(staging), Ok(None)) {
-        return None;
+        return Vec::new();
     }
-    let Moving { new, at, aside } = Moving::kept(staging)?;
-    if !matches!(aside.components().next(), Some(Component::Normal(first)) if is_ours(first.as_bytes())) {
-        return None;
-    }
-    let spot = |path: &Path| {
-        if !path.components().all(|part| matches!(part, Component::Normal(_))) {
-            return None;
+    let Some(Moving { new, at, aside, sides }) = Moving::kept(staging) else { return Vec::new() };
+    let is_new = |spot: &Spot| identity(spot).is_ok_and(|(_, inode, s, ns)| (inode, s, ns) == new);
+    let at = spot(base, &at);
+    let mut left = Vec::new();
+    if let Some(aside) = moved_aside(base, &aside) {
+        if is_new(&aside) {
+            left.push(Left::New(aside));
+        } else if let Some(at) = at.clone().filter(|at| matches!(at.look(), Ok(None))) {
+            left.push(Left::Old { at, aside });
         }
-        let above = base.enter_all(path.parent().unwrap_or(Path::new(""))).ok()?;
-        Some(Spot::new(&Arc::new(above), path.file_name()?))
-    };
-    let aside = spot(&aside)?;
-    let (_, inode, seconds, nanoseconds) = identity(&aside).ok()?;
-    if (inode, seconds, nanoseconds) == new {
-        return Some(Left::New(aside));
     }
-    let at = spot(&at)?;
-    matches!(at.look(), Ok(None)).then_some(Left::Old { at, aside })
+    if !at.is_some_and(|at| is_new(&at)) {
+        let sides = sides.iter().filter_map(|(at, aside)| Some((spot(base, at)?, moved_aside(base, aside)?)));
+        left.extend(sides.map(|(at, aside)| Left::Old { at, aside }));
+    }
+    left
+}
+
+/// Where a note's path leads to, if it is of what can be in `base`.
+fn spot(base: &Folder, path: &Path) -> Option<Spot> {
+    if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+        return None;
+    }
+    let above = base.enter_all(path.parent().unwrap_or(Path::new(""))).ok()?;
+    Some(Spot::new(&Arc::new(above), path.file_name()?))
+}
+
+/// What is at a note's path, if a restore moves something to there and it is there.
+fn moved_aside(base: &Folder, path: &Path) -> Option<Spot> {
+    let is_aside = matches!(path.components().next(), Some(Component::Normal(first)) if is_ours(first.as_bytes()));
+    let aside = spot(base, path).filter(|_| is_aside)?;
+    identity(&aside).is_ok().then_some(aside)
 }
 
 /// What restores to `target` that were killed left that is not as it looks; nothing of it is changed.
@@ -187,7 +207,7 @@ mod tests {
         assert_eq!(told, [""; 0]);
         fs::write(staging.tree().path().join("a"), "staged").unwrap();
         let base = staging.base();
-        let moving = Moving::new(base, &staging.tree(), &Spot::new(base, "data"), &Spot::new(base, note)).unwrap();
+        let moving = Moving::new(base, &staging.tree(), &Spot::new(base, "data"), &Spot::new(base, note), &[]).unwrap();
         moving.keep(staging.folder()).unwrap();
         assert_eq!(Moving::kept(staging.folder()), Some(moving));
         fs::rename(staging.tree().path(), folder.path().join(note)).unwrap();

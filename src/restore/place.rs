@@ -437,6 +437,7 @@ impl Place {
         let (mut moved, mut beside) = (false, Vec::new());
         let paths = self.paths_below();
         for path in &paths {
+            putting.sides.clear();
             let (part, above) = missing_from(&target, path)?;
             let at = Spot::new(&Arc::new(above), OsStr::from_bytes(part.name()));
             let Some((new, kind)) = in_tree(staging, &part)? else { continue };

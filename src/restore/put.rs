@@ -34,6 +34,8 @@ pub struct Putting<'a> {
     pub aside: Spot,
     /// Where it is noted what is about to be put into the place of something else: the staging folder.
     pub notes: Option<Arc<Folder>>,
+    /// What goes aside before that, and belongs to it: from where and to where.
+    pub sides: Vec<(Spot, Spot)>,
     /// What stays as it is, relative to the folder that is worked in.
     kept: Vec<EntryPath>,
     /// What folders that stay are given at the end, the innermost first.
@@ -52,7 +54,18 @@ impl<'a> Putting<'a> {
     pub fn new(aside: Spot, kept: Vec<EntryPath>, ctx: &'a Context<'a>) -> Self {
         let steps = Steps::below(&aside.folder);
         let (dress, left_out) = (Vec::new(), Vec::new());
-        Putting { steps, aside, notes: None, kept, dress, left_out, marked: None, filled: false, ctx }
+        Putting {
+            steps,
+            aside,
+            notes: None,
+            sides: Vec::new(),
+            kept,
+            dress,
+            left_out,
+            marked: None,
+            filled: false,
+            ctx,
+        }
     }
 
     /// Puts `new` at `at`, which is `path` of the folder that is worked in. Says whether something was there.
@@ -69,10 +82,7 @@ impl<'a> Putting<'a> {
             return self.fill(new, at, path).map_err(|why| why.within(doing()));
         }
         let aside = self.aside_for(path)?;
-        if let Some(notes) = &self.notes {
-            let moving = Moving::new(&self.aside.folder, new, at, &aside).doing(doing)?;
-            moving.keep(notes).doing(|| format!("make a note in {}", notes.path().display()))?;
-        }
+        self.note(new, at, &aside).map_err(|why| why.within(doing()))?;
         let why = match self.steps.rename(new, &aside) {
             Ok(()) => match self.steps.exchange(&aside, at) {
                 Ok(()) => return Ok(true),
@@ -104,6 +114,17 @@ impl<'a> Putting<'a> {
             why => Err(why).doing(|| "exchange it"),
         };
         done.map_err(|why| why.within(doing()))
+    }
+
+    /// Notes that `new` is about to be put at `at`, and what is there at `aside`, for whoever finds it half done.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn note(&self, new: &Spot, at: &Spot, aside: &Spot) -> Result<()> {
+        let Some(notes) = &self.notes else { return Ok(()) };
+        let doing = || format!("make a note in {}", notes.path().display());
+        let moving = Moving::new(&self.aside.folder, new, at, aside, &self.sides).doing(doing)?;
+        moving.keep(notes).doing(doing)
     }
 
     /// Fills the folder `at`, which stays, with what is in the folder `new`. Says whether something was there.

@@ -227,7 +227,7 @@ fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<String>> {
         } else {
             tracing::info!("removing {}, which a killed restore left", folder.path().display());
             let folder = Arc::new(folder);
-            told.extend(killed::left(base, &folder).map(|left| resolved(left, &folder)));
+            told.extend(killed::left(base, &folder).into_iter().map(|left| resolved(left, &folder)));
             let removed = folder.empty().and_then(|()| Ok(base.remove_folder(&name)?));
             removed
                 .doing(|| format!("remove {}", folder.path().display()))
