@@ -104,7 +104,6 @@ pub enum Task {
     /// A restore that is done only where it is needed, or is only told of.
     RestoreIf {
         options: restore::Options,
-        only: Only,
         dry_run: bool,
     },
     Runs {
@@ -227,7 +226,6 @@ impl Config {
             Command::Restore(args) => {
                 notify = tell(args.results)?;
                 let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
-                let only = Only { missing: args.if_missing, older: args.if_older };
                 let options = restore::Options {
                     snapshot: args.snapshot,
                     target: target(data(args.target), &vaults, outside)?,
@@ -236,9 +234,10 @@ impl Config {
                     around_mounts: args.replacing.around_mounts,
                     while_in_use: args.replacing.while_in_use,
                     skip_damaged: args.skip_damaged,
+                    only: Only { missing: args.if_missing, older: args.if_older },
                 };
-                match only.is_conditional() || args.dry_run {
-                    true => Task::RestoreIf { options, only, dry_run: args.dry_run },
+                match options.only.is_conditional() || args.dry_run {
+                    true => Task::RestoreIf { options, dry_run: args.dry_run },
                     false => Task::Run(Job::Restore(options)),
                 }
             }

@@ -18,6 +18,8 @@ pub enum Kind {
     Damage,
     /// The vault is there and has no snapshot yet, as before the first backup.
     NothingYet,
+    /// Nothing has to be done: what it was to depend on is not so.
+    Unneeded,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
             Kind::Unreachable => "unreachable",
             Kind::Damage => "damage",
             Kind::NothingYet => "nothing-yet",
+            Kind::Unneeded => "unneeded",
         }
     }
 }
@@ -77,6 +80,11 @@ impl Error {
         Self::new(Kind::NothingYet, doing, why)
     }
 
+    /// Nothing has to be done.
+    pub fn unneeded(doing: impl Into<String>, why: impl ToString) -> Self {
+        Self::new(Kind::Unneeded, doing, why)
+    }
+
     /// A failed system call, with the hint that its error number deserves.
     pub fn io(doing: impl Into<String>, source: &io::Error) -> Self {
         let hint = match source.kind() {
@@ -116,6 +124,11 @@ impl Error {
     /// What was being done and why it failed, without the hint.
     pub fn what(&self) -> String {
         format!("could not {}: {}", self.doing, self.why)
+    }
+
+    /// Why it failed, without what was being done.
+    pub fn why(&self) -> &str {
+        &self.why
     }
 
     /// What the user can do about it, where something can be done.

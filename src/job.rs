@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::backup::commit::BeforeCommit;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::notify::Notify;
 use crate::panics;
@@ -136,6 +136,7 @@ fn reported(
         Ok(done) => (Some(done), None),
         Err(why) => (None, Some(why)),
     };
+    let unneeded = error.as_ref().is_some_and(|why| why.kind() == Kind::Unneeded);
     let outcome = done.as_ref().map(Done::outcome).or(error.as_ref().map(Outcome::of));
     let mut report = Report {
         format: Report::format(),
@@ -151,6 +152,10 @@ fn reported(
         error: error.as_ref().map(Failure::from),
         done,
     };
+    // As where that is seen before a run begins: there is nothing to tell of.
+    if unneeded {
+        return Ran { report, stored: None, error };
+    }
     let stored = store(&mut report, vaults);
     let stored =
         stored.inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not kept: {}", why.what()))).ok();

@@ -90,6 +90,7 @@ impl From<Kind> for Outcome {
             Kind::Failed | Kind::Unreachable => Outcome::Failed,
             Kind::Damage => Outcome::Damage,
             Kind::NothingYet => Outcome::NothingYet,
+            Kind::Unneeded => Outcome::Done,
         }
     }
 }
@@ -158,11 +159,9 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         }
         Task::Init => commands.init(console, ctx),
         Task::Run(job) => commands.run(job, (config.place, config.notify), &config.exit_zero_on, console, ctx),
-        Task::RestoreIf { options, only, dry_run } => {
-            if let Some(why) = commands.unneeded(&options, &only, ctx)? {
-                let skipped = serde_json::json!({ "snapshot": null, "skipped": why });
-                console.report(&skipped, || format!("Nothing was restored: {}\n", printable(&why)));
-                return Ok(Outcome::Done);
+        Task::RestoreIf { options, dry_run } => {
+            if let Some(why) = commands.unneeded(&options, ctx)? {
+                return Ok(vaults::not_restored(&why, console));
             }
             match dry_run {
                 true => commands.preview(&options, console, ctx),

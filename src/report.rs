@@ -110,6 +110,7 @@ impl Outcome {
             Kind::Damage => Outcome::Damaged,
             Kind::Usage => Outcome::Refused,
             Kind::Failed | Kind::Unreachable | Kind::NothingYet => Outcome::Failed,
+            Kind::Unneeded => Outcome::Complete,
         }
     }
 }

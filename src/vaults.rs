@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use lastgood::copy::{self, copy_with, from_any};
-use lastgood::error::{Error, Result};
+use lastgood::error::{Error, Kind, Result};
 use lastgood::job::{self, Cause, Job, Ran};
 use lastgood::monitor::Context;
 use lastgood::notify::Notify;
@@ -14,7 +14,7 @@ use lastgood::replicas::vaults::Vaults;
 use lastgood::replicas::verify::Verified;
 use lastgood::report::{self, Action, Done, Place, Way};
 use lastgood::restore::killed;
-use lastgood::restore::needed::{self, Only};
+use lastgood::restore::needed;
 use lastgood::restore::preview::Preview;
 use lastgood::restore::{self, select};
 use lastgood::store::address::Address;
@@ -87,11 +87,12 @@ impl Commands<'_> {
         self.told(ran, &data, exit_zero_on, console)
     }
 
-    /// Why a restore is not needed; `None` if it is.
+    /// Why a restore is not needed; `None` if it is, as far as can be told before it holds the target: it asks again.
     ///
     /// # Errors
     /// A target that cannot be looked at; no snapshot, where its time matters.
-    pub fn unneeded(&self, options: &restore::Options, only: &Only, ctx: &Context) -> Result<Option<String>> {
+    pub fn unneeded(&self, options: &restore::Options, ctx: &Context) -> Result<Option<String>> {
+        let only = options.only;
         if !only.is_conditional() {
             return Ok(None);
         }
@@ -149,6 +150,9 @@ impl Commands<'_> {
 
     /// Tells of a run, and says what to end with. `data` is the directory of a backup.
     fn told(&self, ran: Ran, data: &Path, exit_zero_on: &[report::Outcome], console: &mut Console) -> Result<Outcome> {
+        if let Some(why) = ran.error.as_ref().filter(|why| why.kind() == Kind::Unneeded) {
+            return Ok(not_restored(why.why(), console));
+        }
         let done = ran.done()?;
         match &done {
             Done::Backup(done) => {
@@ -286,6 +290,13 @@ fn served_before(before: &Before, exit_zero_on: &[report::Outcome], console: &mu
     let outcome =
         serde_json::from_value::<report::Outcome>(report["result"].clone()).unwrap_or(report::Outcome::Complete);
     Ok(ended(outcome, &shortcomings(outcome, &report), exit_zero_on))
+}
+
+/// Tells why nothing had to be restored.
+pub fn not_restored(why: &str, console: &mut Console) -> Outcome {
+    let skipped = serde_json::json!({ "snapshot": null, "skipped": why });
+    console.report(&skipped, || format!("Nothing was restored: {}\n", printable(why)));
+    Outcome::Done
 }
 
 /// What to end with: 0, also where all that a run is short of may be so.

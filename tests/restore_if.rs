@@ -1,8 +1,11 @@
 //! A restore that takes place only where it is needed, what it would do, and a vault that has nothing to restore yet.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::SystemTime;
 
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use crate::support::compare::assert_same;
@@ -64,6 +67,35 @@ fn a_restore_that_is_not_needed_does_nothing() {
     assert_eq!(restore(&["--if-older", "3h"])["snapshot"], Value::Null);
     assert_eq!(restore(&["--if-older", "1h"])["snapshot"], report["snapshot"]);
     assert_same(&world.data(), &world.path("out"));
+}
+
+#[test]
+fn who_waited_for_another_restore_looks_again() {
+    let world = World::with_files();
+    world.backup();
+    let runs = world.json(["runs"], 0);
+    for args in [&["--if-missing"][..], &["--if-older", "1h"], &["--if-missing", "--in-place"]] {
+        let out = world.path("out");
+        fs::create_dir(&out).unwrap();
+        let other = File::open(&out).unwrap();
+        flock(&other, FlockOperation::LockExclusive).unwrap();
+        let mut command = world.command(["--json", "restore", "out"].iter().chain(args));
+        let mut waits = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(waits.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(said.into_iter().any(|line| line.contains("is locked by")), "{args:?}");
+        // The other one has ended, and the app was started.
+        fs::write(out.join("row"), "new").unwrap();
+        drop(other);
+        let ended = waits.wait_with_output().unwrap();
+        let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        assert!(ended.status.success() && told["snapshot"] == Value::Null && told["skipped"].is_string(), "{told}");
+        assert_eq!(fs::read(out.join("row")).unwrap(), b"new");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "{args:?}");
+        let beside = fs::read_dir(out.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(!beside.into_iter().any(|name| name.to_string_lossy().contains("out.")), "{args:?}");
+        fs::remove_dir_all(&out).unwrap();
+    }
+    assert_eq!(world.json(["runs"], 0), runs);
 }
 
 #[test]

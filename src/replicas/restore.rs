@@ -169,18 +169,25 @@ fn restore_one_of(
     }
     let may = |fit: &mut Fit| fit.over.is_some() && !options.skip_damaged;
     let replaceable: Vec<_> = fits.extract_if(.., may).collect();
-    match older((newest, replaceable), behind, options, ctx, warn)? {
-        Ok(report) => return Ok(report),
-        Err(left) => fits.extend(left),
+    match older((newest, replaceable), behind, options, ctx, warn) {
+        Ok(Ok(report)) => return Ok(report),
+        Ok(Err(left)) => fits.extend(left),
+        // It would go back behind what is there: that the newest cannot be had is why nothing is done.
+        Err(why) if why.kind() == Kind::Unneeded && options.only.older.is_some() => {
+            return Err(none_serves(&format!("restore to {}", options.target.display()), failures));
+        }
+        Err(why) => return Err(why),
     }
     for fit in &mut fits {
         let Some(choice) = fit.untried.take() else { continue };
         warn(format!("{} of {} is read all the same: nothing else is left", choice.name, fit.url));
-        if let Ok(restored) =
-            restore::restore_chosen(&fit.vault, options, choice, (&mut fit.doubts, Damaged::Read), ctx)
-        {
-            restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
-            return Ok(Report { vault: fit.url.clone(), restored });
+        match restore::restore_chosen(&fit.vault, options, choice, (&mut fit.doubts, Damaged::Read), ctx) {
+            Ok(restored) => {
+                restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
+                return Ok(Report { vault: fit.url.clone(), restored });
+            }
+            Err(Unfit { why, .. }) if why.kind() == Kind::Unneeded => return Err(why),
+            Err(_) => {}
         }
         ctx.check("restore")?;
     }

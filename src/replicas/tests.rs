@@ -705,6 +705,36 @@ fn a_root_that_is_damaged_everywhere_is_not_passed_over_in_silence() {
 }
 
 #[test]
+fn a_restore_that_depends_never_goes_back_behind_what_is_there() {
+    let world = World::new();
+    let [one, two] = &world.places[..] else { panic!() };
+    world.backup();
+    let known: Vec<_> = one.store.objects().keys().cloned().collect();
+    tick();
+    std::fs::create_dir(world.target()).unwrap();
+    let there = std::fs::File::create(world.target().join("row")).unwrap();
+    there.set_modified(std::time::SystemTime::now()).unwrap();
+    tick();
+    world.write("b", 2);
+    world.backup();
+    let new: Vec<_> = one.store.objects().keys().filter(|name| !known.contains(name)).cloned().collect();
+    new.iter()
+        .filter(|name| name.starts_with("packs/"))
+        .for_each(|name| world.places.iter().for_each(|p| p.spoil(name)));
+    let only = restoring::needed::Only { missing: false, older: Some(std::time::Duration::ZERO) };
+    let options = restoring::Options { only, ..world.options("latest") };
+    let several = restore::restore(world.sites(), &options, &world.context()).unwrap_err();
+    let alone = restoring::restore(&two.vault(), &options, &world.context()).unwrap_err();
+    for why in [several, alone] {
+        assert_eq!(why.kind(), Kind::Damage, "{why}");
+        assert_eq!(std::fs::read_dir(world.target()).unwrap().count(), 1);
+    }
+    assert!(
+        restore::restore(world.sites(), &world.options("latest"), &context()).unwrap().restored.instead_of.is_some()
+    );
+}
+
+#[test]
 fn what_no_vault_has_whole_is_skipped_when_that_is_asked_for() {
     let world = World::new();
     // Longer than a frame, so that the end of it lies in another one than the file before it.

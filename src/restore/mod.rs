@@ -52,6 +52,7 @@ use serde::Serialize;
 use self::damaged::Failure;
 use self::fill::MARKER;
 use self::in_use::User;
+use self::needed::Only;
 use self::place::{How, Place};
 use self::plan::{Limits, Planner, Walk, Window};
 use self::read::Reader;
@@ -92,6 +93,8 @@ pub struct Options {
     pub while_in_use: bool,
     /// Get out what can be got, and list what could not.
     pub skip_damaged: bool,
+    /// What it depends on. That is asked when the target is locked, and again when all is ready to be put into place.
+    pub only: Only,
 }
 
 impl Options {
@@ -110,6 +113,7 @@ impl Options {
             around_mounts: false,
             while_in_use: false,
             skip_damaged: false,
+            only: Only::default(),
         }
     }
 }
@@ -166,6 +170,7 @@ pub struct Report {
 /// # Errors
 /// Usage: no such snapshot, path or target. Damage, unless it is skipped. Failed: the store or the disk. In all of these
 /// the target is as it was, except where an in-place restore was cut off by the disk itself: its marker is there then.
+/// Unneeded: what it depends on is not so; nothing was changed.
 pub fn restore(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
     restore_within(vault, options, Limits::suiting(&*vault.store, ctx), ctx)
 }
@@ -196,13 +201,20 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
         let next = if over.is_some() { damaged::older(vault, name)? } else { None };
         let (Some(over), Some(next)) = (over, next) else {
             if why.kind() != Kind::Damage {
-                return Err(why);
+                return Err(match first {
+                    // The older one would go back behind what is there: that the newest is damaged is why nothing is done.
+                    Some(first) if why.kind() == Kind::Unneeded && options.only.older.is_some() => first,
+                    _ => why,
+                });
             }
             // Of several that are damaged, the newest is what was asked for. What it needs of its packs may be sound.
             if untried {
                 ctx.monitor.warn(&format!("{}; it is read all the same: nothing else is left", why.what()));
                 let anyway = attempt(vault, options, newest, (&mut doubts, Damaged::Read), limits, ctx);
-                return anyway.map_err(|failure| first.unwrap_or(failure.why));
+                return anyway.map_err(|Failure { why, .. }| match first {
+                    Some(first) if why.kind() != Kind::Unneeded => first,
+                    _ => why,
+                });
             }
             return Err(first.unwrap_or(why));
         };
@@ -298,6 +310,9 @@ fn attempt(
         seconds: 0.0,
         traffic: None,
     };
+    // Another restore that began at the same time may have been waited for, and an app have been started since.
+    let still_needed = || options.only.check(&options.target, (name, root.started), ctx);
+    still_needed()?;
     report.warnings.extend(unlocked);
     report.warnings.extend(own.iter().filter_map(|(_, unlocked)| unlocked.clone()));
     refuse_in_use(&place, options)?;
@@ -394,11 +409,14 @@ fn attempt(
         Ok(users) => users,
         Err(why) => {
             staging.remove()?;
-            return Err(why.into());
+            return Err(still_needed().err().unwrap_or(why).into());
         }
     };
     let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
-    let replaced = place.put(staging, now, ctx, &dress).map_err(within)?;
+    let replaced = place.put(staging, now, ctx, &still_needed, &dress).map_err(|why| match why.kind() {
+        Kind::Unneeded => why,
+        _ => within(why),
+    })?;
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
     if place.is_stood_in() && report.moved_aside.is_some() {
         report.warnings.push(standing::FILLED.into());

@@ -1,4 +1,5 @@
-//! Whether a restore is needed: what is in the target is looked at before anything is asked of a vault.
+//! Whether a restore is needed: what is in the target is looked at before anything is asked of a vault, and again when nobody else
+//! restores there, and when all is ready to be put into place.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -63,6 +64,20 @@ impl Only {
         let why = format!("a file in {target} was changed after the snapshot {name} was begun, at {changed:.0}");
         Ok((changed >= begun).then_some(why))
     }
+
+    /// Looks whether the restore of a snapshot, whose capture began then, is needed as the target is now.
+    ///
+    /// # Errors
+    /// Unneeded: it is not. As [`look`].
+    pub fn check(&self, target: &Path, (name, begun): (SnapshotName, Timestamp), ctx: &Context) -> Result<()> {
+        if !self.is_conditional() {
+            return Ok(());
+        }
+        match self.unneeded(target, look(target, ctx)?, Timestamp::now(), || Ok((name, begun)))? {
+            Some(why) => Err(Error::unneeded(format!("restore to {}", target.display()), why)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Looks at what is in a target.
@@ -102,11 +117,19 @@ pub fn look(target: &Path, ctx: &Context) -> Result<There> {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::SystemTime;
 
     use super::*;
+    use crate::error;
     use crate::restore::sample::context;
+    use crate::restore::stage::STAGING;
+    use crate::restore::tests::{options, small};
+    use crate::restore::{Options, restore};
+    use crate::store::fault::FaultStore;
+    use crate::vault::Vault;
     use crate::vault::hex::Hex;
+    use crate::vault::root::State;
 
     #[test]
     fn what_holds_no_file_is_missing() {
@@ -144,5 +167,39 @@ mod tests {
         assert_eq!(unneeded(older, There::Files(at(8)), Some(9)), None);
         assert!(unneeded(older, There::Files(at(7)), Some(6)).unwrap().contains("after the snapshot"));
         assert!(unneeded(older, There::Files(at(7)), Some(7)).is_some());
+    }
+
+    #[test]
+    fn what_comes_while_the_snapshot_is_read_does_not_move_aside() {
+        let mut sample = small();
+        sample.commit(State::Complete);
+        let names =
+            |at: &Path| fs::read_dir(at).into_iter().flatten().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        for (in_place, exists) in [(false, false), (false, true), (true, false), (true, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("data");
+            if exists {
+                fs::create_dir(&target).unwrap();
+            }
+            let (above, data, written) = (folder.path().to_owned(), target.clone(), AtomicBool::new(false));
+            let store = FaultStore::new(sample.store, move |_, _| {
+                let staged =
+                    [names(&above), names(&data)].concat().iter().any(|name| name.to_string_lossy().contains(STAGING));
+                if staged && !written.swap(true, Ordering::Relaxed) {
+                    fs::create_dir_all(&data).unwrap();
+                    fs::write(data.join("row"), "new").unwrap();
+                }
+                false
+            });
+            let vault = Vault::open(Box::new(store)).unwrap();
+            for older in [None, Some(Duration::from_secs(3600))] {
+                let chosen = Options { in_place, only: Only { missing: older.is_none(), older }, ..options(&target) };
+                let said = restore(&vault, &chosen, &context()).unwrap_err();
+                assert_eq!(said.kind(), error::Kind::Unneeded, "{said}");
+                assert!(said.why().contains(&format!("in {}", target.display())), "{said}");
+                assert_eq!((names(folder.path()), names(&target)), (vec!["data".into()], vec!["row".into()]));
+                assert_eq!(fs::read(target.join("row")).unwrap(), b"new");
+            }
+        }
     }
 }

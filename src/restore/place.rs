@@ -293,16 +293,17 @@ impl Place {
         self.in_place || (self.exists && !self.paths.is_empty())
     }
 
-    /// Puts what is in `staging`, which is whole and verified, into place. Says what was there. `dress` gives a target
-    /// that is filled in place what the snapshot says of it.
+    /// Puts what is in `staging`, which is whole and verified, into place. Says what was there. `last` is asked before
+    /// anything is moved, and `dress` gives a target that is filled in place what the snapshot says of it.
     ///
     /// # Errors
-    /// What the system refuses; the target is then as it was, or, where a step could not be undone, the error says what is where.
+    /// What the system refuses, and those of `last`; the target is then as it was, or, where a step could not be undone, the error says what is where.
     pub fn put(
         &self,
         staging: Staging,
         now: Timestamp,
         ctx: &Context,
+        last: &dyn Fn() -> Result<()>,
         dress: &dyn Fn(&OwnedFd) -> Result<()>,
     ) -> Result<Replaced> {
         staging.sync()?;
@@ -310,7 +311,7 @@ impl Place {
         let kept = self.kept.iter().map(|path| self.below(path)).collect();
         let mut putting = Putting::new(self.aside(&base, now)?, kept, ctx);
         putting.notes = Some(staging.folder().clone());
-        let (moved, beside) = match self.steps(&mut putting, &staging) {
+        let (moved, beside) = match last().and_then(|()| self.steps(&mut putting, &staging)) {
             Ok(done) => done,
             Err(why) => {
                 let Undone { why, whole } = putting.undo(why);

@@ -153,7 +153,7 @@ pub fn last(mut reply: Reply) -> Reply {
 /// What came of a look into the vault that failed.
 pub fn failed(why: &Error) -> Reply {
     let status = match why.kind() {
-        Kind::Usage | Kind::NothingYet => StatusCode::NOT_FOUND,
+        Kind::Usage | Kind::NothingYet | Kind::Unneeded => StatusCode::NOT_FOUND,
         Kind::Failed | Kind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Damage => StatusCode::INTERNAL_SERVER_ERROR,
     };
