@@ -59,9 +59,9 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
         ctx.monitor.warn(&what);
         warnings.push(what);
     };
-    let (fits, failures) = choose_all(sites, &options.snapshot)?;
+    let (fits, failures, unknown) = choose_all(sites, &options.snapshot)?;
     failures.iter().for_each(|(url, why)| warn(passed_over(url, why)));
-    let newer = newer(&fits);
+    let newer = newer(&fits, unknown);
     restore::tell_of_newer(&newer, &mut warn);
     let Report { vault, mut restored } = restore_one_of(fits, failures, options, ctx, &mut warn)?;
     restored.warnings.splice(..0, warnings);
@@ -97,8 +97,8 @@ pub fn newest_of(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(Snapsho
 /// The first vault that has the newest snapshot that fits, and which newer ones are passed over.
 fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(Fit, Vec<PassedOver>)> {
     check_same(&sites)?;
-    let (fits, failures) = choose_all(sites, spec)?;
-    let newer = newer(&fits);
+    let (fits, failures, unknown) = choose_all(sites, spec)?;
+    let newer = newer(&fits, unknown);
     let newest = fits.iter().map(|fit| fit.choice.name).max();
     match fits.into_iter().find(|fit| Some(fit.choice.name) == newest) {
         Some(fit) => {
@@ -111,11 +111,11 @@ fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(Fit, Vec<Passe
 }
 
 /// Snapshots that are newer than what any of the vaults has to choose, newest first, and why. Where one vault knows that it is
-/// not good, it does not matter that it is damaged in another.
-fn newer(fits: &[Fit]) -> Vec<PassedOver> {
-    let newest = fits.iter().map(|fit| fit.choice.name).max();
-    let all = fits.iter().flat_map(|fit| &fit.choice.passed_over);
-    let mut newer: Vec<_> = all.filter(|over| Some(over.snapshot) > newest).cloned().collect();
+/// not good, it does not matter that it is damaged in another, or `unknown`.
+fn newer(fits: &[Fit], unknown: Vec<PassedOver>) -> Vec<PassedOver> {
+    let Some(newest) = fits.iter().map(|fit| fit.choice.name).max() else { return Vec::new() };
+    let known = fits.iter().flat_map(|fit| fit.choice.passed_over.iter().cloned());
+    let mut newer: Vec<_> = known.chain(unknown).filter(|over| over.snapshot > newest).collect();
     newer.sort_by_key(|over| (Reverse(over.snapshot), over.damaged));
     newer.dedup_by_key(|over| over.snapshot);
     newer
@@ -258,25 +258,32 @@ fn older(
     }
 }
 
-/// Looks in all vaults at the same time for the snapshot that is meant.
-fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<Fit>, Vec<Failure>)> {
+/// Looks in all vaults at the same time for the snapshot that is meant. Gives those that have one, why others have none, and the
+/// snapshots of these, which might have been meant.
+fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<Fit>, Vec<Failure>, Vec<PassedOver>)> {
     let choose = |site: Site| {
         let url = site.url.clone();
-        match site.vault().and_then(|vault| restore::begin(&vault, spec).map(|begun| (vault, begun))) {
-            Ok((vault, (choice, doubts))) => Ok(Fit { url, vault, choice, doubts, over: None, untried: None }),
-            Err(why) => Err((url, why)),
-        }
+        let begun = match site.vault() {
+            Ok(vault) => restore::begin(&vault, spec).map(|begun| (vault, begun)),
+            Err(why) => Err(why.into()),
+        };
+        (url, begun)
     };
-    let (mut fits, mut failures) = (Vec::new(), Vec::new());
+    let (mut fits, mut failures, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     let chosen: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = sites.into_iter().map(|site| scope.spawn(move || choose(site))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     for chosen in chosen {
         match chosen.map_err(|_| Error::failed("look into the vaults", "a thread ended in a panic"))? {
-            Ok(fit) => fits.push(fit),
-            Err(failure) => failures.push(failure),
+            (url, Ok((vault, (choice, doubts)))) => {
+                fits.push(Fit { url, vault, choice, doubts, over: None, untried: None });
+            }
+            (url, Err(unchosen)) => {
+                unknown.extend(unchosen.passed_over);
+                failures.push((url, unchosen.why));
+            }
         }
     }
-    Ok((fits, failures))
+    Ok((fits, failures, unknown))
 }

@@ -735,6 +735,48 @@ fn a_restore_that_depends_never_goes_back_behind_what_is_there() {
 }
 
 #[test]
+fn a_newest_root_that_only_one_vault_has_and_does_not_give_is_not_passed_over_in_silence() {
+    let world = World::new();
+    let [one, two] = &world.places[..] else { panic!() };
+    let older = world.backup().taken.snapshot;
+    two.away(true);
+    tick();
+    world.write("a", 2);
+    let newest = world.backup().taken.snapshot;
+    two.away(false);
+    world.comes_back("one", 2);
+    // Of the first vault alone it is known.
+    one.fails("get", SNAPSHOTS);
+    let report = world.comes_back("two", 1);
+    assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
+    assert_eq!(report.restored.passed_over.iter().map(|over| over.snapshot).collect::<Vec<_>>(), [newest]);
+    assert!(report.restored.warnings.iter().any(|what| what.contains("it could not be looked at")), "{report:?}");
+    let (_, preview) = restore::preview(world.sites(), &world.options("latest"), &context()).unwrap();
+    assert_eq!(preview.passed_over.len(), 1);
+    // A time before it does not mean it, and neither does a name.
+    for spec in [older.time.to_string(), older.id.to_string()] {
+        assert_eq!(world.restore(&world.options(&spec)).unwrap().restored.instead_of, None, "{spec}");
+    }
+    // That it is not good, another vault knows; what else the first one has is not known.
+    one.away(false);
+    std::fs::remove_file(world.folder.path().join("data/a")).unwrap();
+    tick();
+    let suspect = world.backup().taken;
+    assert!(!suspect.good, "{suspect:?}");
+    two.store.objects().remove(&newest.object(SNAPSHOTS)).unwrap();
+    one.fails("get", SNAPSHOTS);
+    let report = world.comes_back("two", 1);
+    assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
+    one.store.objects().remove(&newest.object(SNAPSHOTS)).unwrap();
+    assert_eq!(world.comes_back("two", 1).restored.instead_of, None);
+    // One that has no good one at all, and one whose root is damaged.
+    one.away(false);
+    one.store.objects().retain(|name, _| !name.starts_with(SNAPSHOTS));
+    one.store.create(&newest.object(SNAPSHOTS), &[b"damaged"]).unwrap();
+    assert_eq!(world.comes_back("two", 1).restored.instead_of, Some(newest));
+}
+
+#[test]
 fn what_no_vault_has_whole_is_skipped_when_that_is_asked_for() {
     let world = World::new();
     // Longer than a frame, so that the end of it lies in another one than the file before it.

@@ -56,7 +56,7 @@ use self::needed::Only;
 use self::place::{How, Place};
 use self::plan::{Limits, Planner, Walk, Window};
 use self::read::Reader;
-use self::select::{Choice, PassedOver};
+use self::select::{Choice, PassedOver, Unchosen};
 use self::write::Tree;
 use crate::beneath::Directory;
 use crate::error::{Error, Kind, Result};
@@ -176,7 +176,7 @@ pub fn restore(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report
 }
 
 fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Context) -> Result<Report> {
-    let (mut choice, mut doubts) = begin(vault, &options.snapshot)?;
+    let (mut choice, mut doubts) = begin(vault, &options.snapshot).map_err(|unchosen| unchosen.why)?;
     let newest = choice.clone();
     let mut passed_over = Vec::new();
     tell_of_newer(&choice.passed_over, |what| ctx.monitor.warn(&what));
@@ -263,11 +263,11 @@ pub enum Damaged {
 /// Chooses the snapshot, and reads the doubts of the vault at the same time.
 ///
 /// # Errors
-/// As [`select::choose`].
-pub fn begin(vault: &Vault, snapshot: &str) -> Result<(Choice, Doubts)> {
+/// As [`select::search`].
+pub fn begin(vault: &Vault, snapshot: &str) -> Result<(Choice, Doubts), Unchosen> {
     let (choice, doubts) = std::thread::scope(|scope| {
         let doubts = scope.spawn(|| Doubts::read(&*vault.store));
-        (select::choose(vault, snapshot), doubts.join())
+        (select::search(vault, snapshot), doubts.join())
     });
     Ok((choice?, doubts.map_err(|_| Error::failed("read the doubts", "a thread of it ended early"))?))
 }

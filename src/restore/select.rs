@@ -42,6 +42,21 @@ pub struct Choice {
     pub named: bool,
 }
 
+/// Why no snapshot was chosen.
+#[derive(Debug)]
+pub struct Unchosen {
+    /// The error.
+    pub why: Error,
+    /// Snapshots that might have been meant, newest first; where the root of one could not be read, so are all that are older.
+    pub passed_over: Vec<PassedOver>,
+}
+
+impl From<Error> for Unchosen {
+    fn from(why: Error) -> Self {
+        Unchosen { why, passed_over: Vec::new() }
+    }
+}
+
 /// The snapshot that `spec` means: `latest`, an id or a whole name or the beginning of one, or a time.
 ///
 /// # Errors
@@ -62,9 +77,17 @@ pub fn find(vault: &Vault, spec: &str) -> Result<(SnapshotName, Root)> {
 /// # Errors
 /// Usage: nothing, or more than one snapshot, fits. NothingYet: there is no snapshot. Failed: there is no good one. Damage: the named root is damaged.
 pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
+    search(vault, spec).map_err(|unchosen| unchosen.why)
+}
+
+/// As [`choose`], and says what is known of snapshots that might have been meant where none is chosen.
+///
+/// # Errors
+/// As [`choose`].
+pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
     let names = vault.snapshots()?;
     if spec == "latest" {
-        return newest_good(vault, &names, "the newest good snapshot");
+        return search_good(vault, &names, "the newest good snapshot");
     }
     let by_id: Vec<_> = names.iter().filter(|name| is_named(name, spec)).collect();
     match by_id[..] {
@@ -75,7 +98,7 @@ pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
         [] => {}
         _ => {
             let why = format!("{} snapshots begin so: {}", by_id.len(), list(by_id.iter().copied()));
-            return Err(Error::usage(format!("find the snapshot {spec}"), why).hint("Give more of the id."));
+            return Err(Error::usage(format!("find the snapshot {spec}"), why).hint("Give more of the id.").into());
         }
     }
     let Some(time) = parse_time(spec) else {
@@ -84,20 +107,21 @@ pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
             false => format!("no id begins so, and it is not a time; the newest are {}", list(names.iter().rev())),
         };
         return Err(Error::usage(format!("find the snapshot {spec}"), known)
-            .hint("Give `latest`, the beginning of an id, or a time such as 2026-11-21T10:00:00Z or 2026-11-21."));
+            .hint("Give `latest`, the beginning of an id, or a time such as 2026-11-21T10:00:00Z or 2026-11-21.")
+            .into());
     };
     let before: Vec<_> = names.iter().filter(|name| name.time <= time).copied().collect();
     if names.is_empty() {
-        return newest_good(vault, &names, "a good snapshot");
+        return search_good(vault, &names, "a good snapshot");
     }
     if before.is_empty() {
         let why = match names.iter().min_by_key(|name| name.time) {
             Some(first) => format!("the first is {first}"),
             None => "there is none".to_owned(),
         };
-        return Err(Error::usage(format!("find a snapshot not after {time}"), why));
+        return Err(Error::usage(format!("find a snapshot not after {time}"), why).into());
     }
-    newest_good(vault, &before, &format!("a good snapshot not after {time}"))
+    search_good(vault, &before, &format!("a good snapshot not after {time}"))
 }
 
 fn is_named(name: &SnapshotName, spec: &str) -> bool {
@@ -139,8 +163,12 @@ pub fn failed_check(root: &Root) -> &'static str {
 /// # Errors
 /// NothingYet: there is no snapshot. Failed: there is no good one, or the store fails.
 pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice> {
+    search_good(vault, names, wanted).map_err(|unchosen| unchosen.why)
+}
+
+fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice, Unchosen> {
     let mut passed_over = Vec::new();
-    for name in names.iter().rev() {
+    for (at, name) in names.iter().enumerate().rev() {
         let mut damaged = false;
         let why = match vault.root(*name) {
             Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over, named: false }),
@@ -154,16 +182,22 @@ pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Resul
                 damaged = true;
                 format!("its root is damaged: {}", damage.what())
             }
-            Err(why) => return Err(why),
+            Err(why) => {
+                let told = format!("it could not be looked at: {}", why.what());
+                let left = names[..=at].iter().rev();
+                passed_over.extend(left.map(|name| PassedOver { snapshot: *name, why: told.clone(), damaged: true }));
+                return Err(Unchosen { why, passed_over });
+            }
         };
         passed_over.push(PassedOver { snapshot: *name, why, damaged });
     }
     let doing = format!("find {wanted} in {}", vault.store.url());
-    Err(match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
+    let why = match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
         None => Error::nothing_yet(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
         Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len())).hint(format!(
             "The newest is {}: {}. To use it all the same, name it: --snapshot {}",
             newest.snapshot, newest.why, newest.snapshot.id
         )),
-    })
+    };
+    Err(Unchosen { why, passed_over })
 }
