@@ -12,7 +12,7 @@ use super::{Check, Place, word};
 use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
 use crate::restore::fill::MARKER;
-use crate::restore::killed::{self, Left};
+use crate::restore::killed;
 use crate::restore::mounts;
 use crate::restore::place::{self, is_exchangeable};
 use crate::vault::path::EntryPath;
@@ -70,13 +70,7 @@ pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
         notes.add(check);
     }
     for left in killed::look(&about.at) {
-        let advice = match &left {
-            Left::New(_) => "The next restore removes it.",
-            Left::Old { .. } => {
-                "If it is newer than the newest good snapshot, rename it back; a restore leaves it where it is."
-            }
-        };
-        notes.add(Check::warning("killed restore", left.to_string()).advice(advice));
+        notes.add(Check::warning("killed restore", left.to_string()).advice(left.advice()));
     }
     let (check, staging) = target(about);
     notes.add(check);

@@ -222,6 +222,9 @@ mod tests {
                 expected.insert(0, of("a"));
             }
             assert_eq!(told(), expected);
+            let advice =
+                killed::look(target).into_iter().filter(|left| left.advice().contains("only with its database"));
+            assert_eq!(advice.count(), SUFFIXES.len());
             if !itself {
                 // One step later.
                 fs::rename(new.path(), aside.path()).unwrap();

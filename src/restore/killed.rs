@@ -17,6 +17,7 @@ use rustix::process::geteuid;
 use super::stage::{is_left, why_foreign};
 use super::steps::identity;
 use crate::backup::select::is_ours;
+use crate::backup::sqlite::beside::SUFFIXES;
 use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, open_file};
 
 /// The note's name in a staging folder.
@@ -65,6 +66,23 @@ impl fmt::Display for Left {
             Left::Old { at, aside } => {
                 let (at, aside) = (at.path(), aside.path());
                 write!(f, "{} is what was at {} before a restore that was killed", aside.display(), at.display())
+            }
+        }
+    }
+}
+
+impl Left {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        let is_side = |name: &OsStr| SUFFIXES.iter().any(|side| name.as_bytes().ends_with(side.as_bytes()));
+        match self {
+            Left::New(_) => "The next restore removes it.",
+            // SQLite would play it into a database that has gone on without it.
+            Left::Old { at, .. } if is_side(&at.name) => {
+                "Rename it back only with its database, or if no program has opened that since; a restore leaves it where it is."
+            }
+            Left::Old { .. } => {
+                "If it is newer than the newest good snapshot, rename it back; a restore leaves it where it is."
             }
         }
     }
