@@ -11,6 +11,7 @@ mod switches;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,7 @@ use lastgood::report::{Outcome, Place};
 use lastgood::restore::needed::Only;
 use lastgood::store::address::Address;
 use lastgood::store::cloud::Cloud;
+use lastgood::vault::CONFIG;
 use lastgood::vault::entry::CheckKind;
 use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::Reason;
@@ -353,6 +355,9 @@ fn backup_options(
         return Err(Error::usage(format!("back up {}", data.display()), why)
             .hint("Keep the vault beside the data directory: `--vault URL`."));
     }
+    if !args.init {
+        folders.iter().try_for_each(|(vault, vault_at)| check_default(vault, vault_at, &at))?;
+    }
     Ok(backup::Options {
         data,
         reason,
@@ -379,6 +384,22 @@ fn backup_options(
         not_walked: folders.into_iter().map(|(_, vault_at)| vault_at).collect(),
         ..backup::Options::default()
     })
+}
+
+/// Checks that the default vault is there already, where that is in the data directory: what destroys that would destroy both, and
+/// nobody has asked for it.
+///
+/// # Errors
+/// Usage: it would be made in what it is to hold.
+fn check_default(vault: &Path, vault_at: &Path, data_at: &Path) -> Result<()> {
+    let made = || !matches!(vault_at.join(CONFIG).symlink_metadata(), Err(why) if why.kind() == ErrorKind::NotFound);
+    if !vault_at.starts_with(data_at) || !Address::Folder(vault.to_owned()).is_default() || made() {
+        return Ok(());
+    }
+    let why = format!("it is in the data directory {}, and would be lost with it", data_at.display());
+    let beside = data_at.parent().map_or("URL".into(), |above| above.join("backups").display().to_string());
+    Err(Error::usage(format!("make a vault in {}", vault.display()), why)
+        .hint(format!("Name another place: `--vault {beside} --init`. `--init` alone makes it there all the same.")))
 }
 
 /// How long the kernel leaves a dirty page in memory, in ns: at least as long as it does unless it is told otherwise, since those

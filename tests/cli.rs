@@ -254,6 +254,21 @@ fn no_vault_is_made_unasked_among_other_things() {
 }
 
 #[test]
+fn no_vault_is_made_unasked_in_the_data_directory() {
+    let world = World::with_files();
+    let ran = world.shell("cd data; $LASTGOOD backup .");
+    ran.ended(2).says("would be lost with it").says(&format!("`--vault {} --init`", world.vault().display()));
+    world.shell("cd data; $LASTGOOD backup ..").ended(2);
+    world.shell("cd data; $LASTGOOD serve --listen 127.0.0.1:0 .").ended(2).says("would be lost with it");
+    let looked = world.shell("cd data; $LASTGOOD doctor . || true");
+    assert!(!looked.ended(0).text().contains("The first `lastgood backup` makes one"), "{looked:?}");
+    assert!(!world.path("data/backups").exists());
+    // Where it is asked for, and where it is, it serves.
+    world.shell("cd data; $LASTGOOD backup . --init; $LASTGOOD backup .; $LASTGOOD list").ended(0);
+    assert!(world.path("data/backups/vault.json").exists());
+}
+
+#[test]
 fn a_vault_in_the_data_directory_is_not_part_of_the_snapshot() {
     let world = World::with_files();
     for _ in 0..2 {

@@ -204,7 +204,8 @@ pub fn examine(place: &Place, ctx: &Context) -> Result<Report> {
 }
 
 fn begin(vault: &VaultPlace, place: &Place) -> Running {
-    let made_unasked = vault.address.is_default();
+    let in_data = vault.at.as_ref().is_some_and(|at| at.starts_with(&place.data_at));
+    let made_unasked = vault.address.is_default() && !in_data;
     let about = vault::About { name: vault.shown(), max_age: place.max_age, made_unasked };
     match &vault.address {
         Address::Folder(folder) => {
