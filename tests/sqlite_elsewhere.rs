@@ -84,3 +84,63 @@ fn one_by_another_name_in_the_middle_of_a_transaction() {
     assert_eq!(world.json(["backup"], 0)["whole"], true);
     app.close();
 }
+
+#[test]
+fn one_by_another_name_that_is_not_in_the_snapshot() {
+    let world = World::new();
+    world.write("other.txt", "x");
+    let path = world.data().join("app.db");
+    fs::create_dir(world.data().join("cache")).unwrap();
+    let app = checkpointed_by_halves(&world.data().join("cache/app.db"));
+    fs::hard_link(world.data().join("cache/app.db"), &path).unwrap();
+    let report: Value = world.json(["backup", "--exclude", "cache"], 3);
+    assert!(report["databases"][0]["check"].to_string().contains("is not here"), "{report}");
+    // With both names, the one with the log is restored whole.
+    assert_eq!(world.json(["backup"], 0)["good"], true);
+    world.restore("out");
+    assert_eq!(count(&world.path("out/cache/app.db"), "SELECT count(*) FROM t WHERE x = 'later'"), 300);
+    app.close();
+}
+
+#[test]
+fn one_whose_log_was_emptied_or_replaced_under_its_app() {
+    for emptied in [true, false] {
+        let world = World::new();
+        world.write("other.txt", "x");
+        let path = world.data().join("app.db");
+        let mut app = checkpointed_by_halves(&path);
+        let wal = beside(&path, "-wal");
+        if emptied {
+            fs::File::options().write(true).open(&wal).unwrap().set_len(0).unwrap();
+        } else {
+            fs::rename(&wal, world.path("aside")).unwrap();
+            fs::write(&wal, "").unwrap();
+            app.ask("INSERT INTO t(x) VALUES ('last')");
+        }
+        not_good(&world, "emptied or replaced");
+        app.kill();
+    }
+}
+
+#[test]
+fn one_that_an_app_has_to_itself_beside_what_another_left_there() {
+    let world = World::new();
+    world.write("other.txt", "x");
+    let path = world.data().join("app.db");
+    fs::create_dir(world.path("app")).unwrap();
+    Other::serving(&path, &format!("PRAGMA journal_mode=WAL; {}", table(9, 100))).close();
+    fs::hard_link(&path, world.path("app/app.db")).unwrap();
+    let alone = "PRAGMA locking_mode=EXCLUSIVE; SELECT count(*) FROM t";
+    let mut app = Other::serving(&world.path("app/app.db"), alone);
+    app.ask("INSERT INTO t(x) VALUES ('last')");
+    fs::write(beside(&path, "-wal"), "").unwrap();
+    not_good(&world, "a log by another name, and an empty one here");
+    app.close();
+    // The one here is its own, and empty before its first commit.
+    let mut app = Other::serving(&path, alone);
+    assert_eq!(world.json(["backup", "--busy-timeout", "500ms"], 0)["good"], true);
+    app.ask("INSERT INTO t(x) VALUES ('last')");
+    assert_eq!(world.json(["backup", "--busy-timeout", "500ms"], 0)["good"], true);
+    app.close();
+    assert_eq!(rows(&world, "out"), 11);
+}

@@ -316,6 +316,7 @@ impl Capture<'_> {
             });
             let desk = Desk {
                 root: self.root,
+                select: self.select,
                 began: self.began,
                 numbers_tell: self.remote.is_none(),
                 base,
@@ -361,7 +362,7 @@ impl Capture<'_> {
         let Run { options, base, left, .. } = self.run;
         let Options { verify_content, sqlite, check, trust, .. } = **options;
         let rule = Rule { verify_content, sample: trust.sample, turn: base.turn, sqlite, check };
-        let elsewhere = |found: &Found| sqlite::locks::is_used_elsewhere(self.root, found);
+        let elsewhere = |found: &Found| sqlite::usage::is_used_elsewhere(self.root, found);
         let mut folders = Folders::default();
         let early = |_| Error::failed(doing(options), "it ended early");
         let go_on = || {

@@ -1,16 +1,15 @@
 //! Opening a file of the data directory, whatever other programs do to it.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{OFlags, Stat, fstat};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::found::Found;
 use super::read::Desk;
-use super::sqlite::registry::{self, Hold};
+use super::sqlite::registry::{self, Opened};
 use crate::fs::LEASE;
 use crate::vault::path::EntryPath;
 
@@ -28,19 +27,11 @@ fn open(desk: Desk, path: &EntryPath) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Opens a file under a hold, and looks at it.
+/// Opens the file that has the name of the one that was found.
 ///
 /// # Errors
-/// As `open`; `LOOP` for what is no regular file.
-pub fn open_held(desk: Desk, found: &Found) -> Result<(File, Stat, Hold), Errno> {
+/// As `open`; `LOOP` for a symlink.
+pub fn open_held(desk: Desk, found: &Found) -> Result<Opened, Errno> {
     let hold = registry::hold(found.device, found.inode, desk.ctx.stop)?;
-    let file = File::from(open(desk, &found.path)?);
-    let stat = fstat(&file)?;
-    if (stat.st_dev, stat.st_ino) == (found.device, found.inode) {
-        return Ok((file, stat, hold));
-    }
-    // Another file has the name now. Whoever has that one open in this process is waited for before this is closed.
-    drop(hold);
-    let (file, hold) = registry::hold_opened(file, &stat, desk.ctx.stop)?;
-    Ok((file, stat, hold))
+    registry::open(hold, desk.ctx.stop, || open(desk, &found.path))
 }

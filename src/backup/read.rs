@@ -21,8 +21,10 @@ use super::large::Large;
 use super::merge::Step;
 use super::open::open_held;
 use super::part::{Content, Part, Why};
+use super::select::Select;
 use super::sqlite::beside;
 use super::sqlite::header::{Header, SMALLEST_PAGE};
+use super::sqlite::registry::Opened;
 use super::sqlite::trouble::Trouble;
 use super::sqlite::{self, How};
 use super::times::{Happened, compare, is_beyond_its_size, mtime, settled};
@@ -61,6 +63,8 @@ pub struct Feed {
 pub struct Desk<'a> {
     /// The data directory.
     pub root: &'a Directory,
+    /// What is chosen of it.
+    pub select: &'a Select,
     /// When the capture began, in ns since 1970.
     pub began: i64,
     /// Whether inode numbers mean something on its filesystem.
@@ -325,10 +329,10 @@ fn read_file(
     before: &mut Vec<Part>,
 ) -> Result<Result<Part, Errno>, Over> {
     let (path, ctx) = (&found.path, desk.ctx);
-    // Declared before the file, so that it is given back after that is closed.
+    // What is declared last goes first: the file is closed before its hold is given back.
     let hold;
     let (file, stat);
-    (file, stat, hold) = match open_held(desk, found) {
+    Opened { file, stat, hold } = match open_held(desk, found) {
         Ok(opened) => opened,
         Err(why) => return Ok(Err(why)),
     };
@@ -355,7 +359,8 @@ fn read_file(
             first.push(Part::Database(known.clone(), sampled));
             to.send(first).map_err(|_| Over)
         };
-        let reader = sqlite::Reader { root: desk.root, base: desk.base, settings: desk.databases, to, ctx };
+        let reader =
+            sqlite::Reader { root: desk.root, base: desk.base, select: desk.select, settings: desk.databases, to, ctx };
         let how = match plain {
             true => How::Live(hold),
             false => {
@@ -525,8 +530,10 @@ mod tests {
             trust: Trust::default(),
         };
         let root = Directory::open(data).unwrap();
+        let select = Select::new(data, &[], &[], &[], true).unwrap();
         let desk = Desk {
             root: &root,
+            select: &select,
             began: i64::MAX,
             numbers_tell: true,
             base: &base,

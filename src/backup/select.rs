@@ -74,6 +74,12 @@ impl Select {
         }
     }
 
+    /// Whether a file of this path may be in the snapshot, and all folders above it.
+    pub fn takes_file(&self, path: &EntryPath) -> bool {
+        path.folders().filter(|folder| !folder.is_root()).all(|folder| self.takes_path(&folder, Kind::Folder))
+            && self.takes_path(path, Kind::File)
+    }
+
     /// Whether a folder above a path is excluded.
     pub fn excludes_above(&self, path: &EntryPath) -> bool {
         path.folders().any(|folder| self.excludes(&folder))

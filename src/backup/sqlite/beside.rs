@@ -2,15 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 
-use super::side::id;
 use super::{header, registry, side_of};
 use crate::backup::found::{Found, Role, SideFound, nanos};
 use crate::backup::read::read_some;
@@ -126,33 +124,21 @@ pub(super) fn looks_so(
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size == 0 {
         return false;
     }
-    let hold = match registry::hold(stat.st_dev, stat.st_ino, stop) {
-        Ok(hold) => hold,
-        Err(why) => return why == Errno::TIMEDOUT,
-    };
-    let file = match open() {
-        Ok(file) => File::from(file),
-        // Another program has a lease on it.
-        Err(why) => return why == Errno::AGAIN,
-    };
-    let mut first = [0; 100];
-    let is_so = read_some(&file, 0, &mut first).is_ok_and(|n| are(&first[..n]));
-    // Another file may have come under the name: it is closed under its own hold.
-    match fstat(&file) {
-        Ok(now) if id(&now) != id(stat) => {
-            drop(hold);
-            // One that cannot be held stays open; what it begins with is known.
-            drop(registry::hold_opened(file, &now, stop));
+    let held = registry::hold(stat.st_dev, stat.st_ino, stop);
+    match held.and_then(|hold| registry::open(hold, stop, open)) {
+        Ok(opened) => {
+            let mut first = [0; 100];
+            read_some(&opened.file, 0, &mut first).is_ok_and(|n| are(&first[..n]))
         }
-        _ => drop((file, hold)),
+        // Another thread has it, or another program a lease on it.
+        Err(why) => why == Errno::TIMEDOUT || why == Errno::AGAIN,
     }
-    is_so
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::fs::{self, File};
 
     #[test]
     fn what_another_thread_has_open_for_long_may_be_a_database() {

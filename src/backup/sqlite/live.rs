@@ -9,8 +9,10 @@
 //! While a WAL database that others use is read here, its last writer to close it leaves the log as it is; the next to open it goes
 //! on from there.
 
+mod basis;
 mod opening;
 
+use std::ffi::c_int;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,21 +23,21 @@ use rusqlite::Connection;
 use rustix::fs::{OFlags, Stat, fstat};
 use rustix::io::Errno;
 
+use self::basis::Basis;
 use self::opening::refused;
 use super::at::At;
 use super::beside;
 use super::check;
 use super::check::Checked;
 use super::filesystem::unfit;
-use super::handle::system_errno;
+use super::handle::{read_wal, system_errno};
 use super::header::{self, Header, is_page_size};
-use super::locks::{self, Held};
-use super::registry::{Hold, hold_opened};
-use super::side::{Id, Looks, id, looks};
+use super::registry::{self, Hold, Opened};
+use super::side::id;
 use super::system_calls;
 use super::trouble::{Meaning, Trouble, meaning};
 use super::wal::{self, Ended, PageSet, pages_in_wal};
-use crate::backup::times::{self, settled, wait_a_tick};
+use super::wal_index;
 use crate::vault::entry::CheckKind;
 
 /// The longest path that SQLite takes, with a side file's ending, in bytes.
@@ -51,8 +53,6 @@ const LOCKED: &str = "another program keeps it locked";
 pub const ELSEWHERE: &str = "a program has it open under another path, or without what it left beside it: its write-ahead log (-wal, \
                              -shm) is not here";
 const IN_USE_HERE: &str = "the file beside it that its programs share (-shm) is being read";
-const SEVERAL: &str =
-    "it has several names (hard links), and what its app left beside one of them is not seen from another";
 const COMES_AND_GOES: &str = "what its programs share beside it (-wal, -shm) comes and goes all the time";
 const CUT_OFF: &str =
     "a transaction was cut off: a journal lies beside it that no program has rolled back (hot journal)";
@@ -98,7 +98,7 @@ pub struct Live<'a> {
     way: Way,
     file: Arc<File>,
     /// The `-shm`, open and held since before the connection opened it.
-    shm: Option<(File, Hold)>,
+    shm: Option<Opened>,
     hold: Hold,
     at: Arc<At>,
     options: Options<'a>,
@@ -106,21 +106,15 @@ pub struct Live<'a> {
     left: Duration,
     /// Connections so far, since SQLite's version means something within one only.
     generation: i64,
-    /// Whether somebody came while it was read at rest. From then on a lock keeps what its programs share where it is.
-    met: bool,
+    /// How often somebody came while it was read at rest. From then on a lock keeps what its programs share where it is.
+    met: u32,
+    /// Until when somebody is awaited then.
+    awaited: Option<Instant>,
+    /// Whether the connection has the `-shm` open.
+    attached: bool,
     /// What the last transaction's state rests on.
     basis: Basis,
     begun: bool,
-}
-
-/// What has to stay as it is for a transaction's state to be there, besides the locks: without what its programs share, their
-/// writing shows only in the files.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Basis {
-    /// Of a database at rest, the file itself, its log, and what is left of a `-shm`.
-    at_rest: Option<(Looks, Option<Looks>, Option<Looks>)>,
-    /// The log and the `-shm` of one that uses a log.
-    beside: Option<(Option<Id>, Option<Id>)>,
 }
 
 /// How a transaction reads.
@@ -143,6 +137,8 @@ enum Refused {
     Changed,
     /// What its programs share stays there from now on.
     Again,
+    /// Somebody who was here is awaited again.
+    Awaited,
     Trouble(Trouble),
 }
 
@@ -164,6 +160,10 @@ fn failed(what: impl std::fmt::Display) -> Trouble {
     Trouble::Failed(what.to_string())
 }
 
+fn unreadable(code: c_int) -> Trouble {
+    failed(format!("its write-ahead log cannot be read: SQLite's error {code}"))
+}
+
 impl<'a> Live<'a> {
     /// Opens the database at its place, which must be the file that the caller holds.
     ///
@@ -173,25 +173,16 @@ impl<'a> Live<'a> {
         if !system_calls::replaced() {
             return Err(Trouble::Raw("this program's SQLite would create files beside it".into()));
         }
-        let file = match at.open("", OFlags::RDONLY) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Err(Trouble::Replaced),
-            Err(why) => return Err(failed(format!("it cannot be opened: {why}"))),
-        };
-        let stat = fstat(&file).map_err(failed)?;
-        if id(&stat) != hold.id() {
-            drop(hold);
-            let _closed = hold_opened(file, &stat, options.stop).map_err(|why| match why {
-                Errno::CANCELED => Trouble::Stopped,
-                _ => Trouble::Replaced,
-            })?;
+        let expected = hold.id();
+        let opened = registry::open(hold, options.stop, || at.open("", OFlags::RDONLY)).map_err(|why| match why {
+            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::TIMEDOUT => Trouble::Replaced,
+            Errno::CANCELED => Trouble::Stopped,
+            why => failed(format!("it cannot be opened: {why}")),
+        })?;
+        if opened.hold.id() != expected {
             return Err(Trouble::Replaced);
         }
-        // What is empty may have been left there by whoever uses another name now.
-        let used = |ending| at.status(ending).map_err(failed).map(|stat| stat.is_some_and(|stat| stat.st_size > 0));
-        if stat.st_nlink > 1 && !used("-wal")? && !used("-shm")? && !used("-journal")? {
-            return Err(Trouble::Raw(SEVERAL.into()));
-        }
+        let Opened { file, hold, .. } = opened;
         if Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))?.is_none() {
             return Err(Trouble::Raw("it is no SQLite database any more".into()));
         }
@@ -213,8 +204,10 @@ impl<'a> Live<'a> {
             options,
             left: options.patience,
             generation: 0,
-            met: false,
-            basis: Basis::default(),
+            met: 0,
+            awaited: None,
+            attached: false,
+            basis: Basis::Locks,
             begun: false,
         };
         live.connect()?;
@@ -245,7 +238,7 @@ impl<'a> Live<'a> {
                 }
                 Err(refused) => refused,
             };
-            if !matches!(refused, Refused::Again) {
+            if !matches!(refused, Refused::Again | Refused::Awaited) {
                 self.rollback();
             }
             let why = match refused {
@@ -275,6 +268,10 @@ impl<'a> Live<'a> {
                     continue;
                 }
                 Refused::Again => continue,
+                Refused::Awaited => {
+                    thread::sleep(STEP);
+                    continue;
+                }
                 Refused::Changed => {
                     // The next attempt holds first what SQLite opens.
                     self.connection = None;
@@ -330,7 +327,7 @@ impl<'a> Live<'a> {
         self.begun = false;
         let stands = self.stands();
         if matches!(stands, Ok(false)) {
-            self.met = true;
+            self.somebody_came();
         } else {
             // Nobody is kept from closing it while what was read is sent.
             self.lock = None;
@@ -341,30 +338,6 @@ impl<'a> Live<'a> {
             return if stands? { Err(why) } else { Ok(false) };
         }
         stands
-    }
-
-    /// Whether the transaction's state is there still.
-    ///
-    /// # Errors
-    /// What lies beside it cannot be looked at.
-    pub fn stands(&self) -> Result<bool, Trouble> {
-        if self.basis == Basis::default() {
-            return Ok(true);
-        }
-        let (wal, shm) = (self.beside("-wal")?, self.beside("-shm")?);
-        let now = self.basis_of(&fstat(&self.file).map_err(failed)?, wal.as_ref(), shm.as_ref());
-        Ok(now == self.basis && (self.way == Way::Shared || self.is_at_rest()))
-    }
-
-    /// What reading a database that uses a log rests on.
-    fn basis_of(&self, database: &Stat, wal: Option<&Stat>, shm: Option<&Stat>) -> Basis {
-        let at_rest = (self.way != Way::Shared).then(|| (looks(database), wal.map(looks), shm.map(looks)));
-        Basis { at_rest, beside: Some((wal.map(id), shm.map(id))) }
-    }
-
-    /// Whether nobody is seen to have a database open that uses a log.
-    fn is_at_rest(&self) -> bool {
-        locks::held(&self.file) == Held::No && !self.shm.as_ref().is_some_and(|(shm, _)| locks::is_open(shm))
     }
 
     /// The connection that reads, or is going to.
@@ -403,16 +376,18 @@ impl<'a> Live<'a> {
         // A program that opens it at this moment creates its -wal first: that is there if its -shm was found.
         let shm = self.beside("-shm")?;
         let (wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
-        let shared = match (logged, &shm) {
+        let mut shared = match (logged, &shm) {
             (true, Some(shm)) => self.is_shared(id(shm))?,
             (true, None) => false,
             (false, _) => true,
         };
-        if logged && (shared || self.met) && self.lock.is_none() {
+        if logged && (shared || self.met > 0) && self.lock.is_none() {
             // What they share is looked at once more when it stays there.
             self.lock()?;
             return Err(Refused::Again);
         }
+        let first = !shared && self.has_to_be_first(shm.is_some())?;
+        shared |= first;
         let now = match shared {
             true => (stat, wal, shm),
             false => self.rest(wal.as_ref())?,
@@ -430,7 +405,7 @@ impl<'a> Live<'a> {
         if way == (Way::AtRest { log: false }) && journal.as_ref().is_some_and(|journal| self.is_hot(journal)) {
             return Err(Refused::Journal);
         }
-        let basis = if logged { self.basis_of(&stat, wal.as_ref(), shm.as_ref()) } else { Basis::default() };
+        let basis = if logged { self.basis_of(&stat, wal.as_ref(), shm.as_ref()) } else { Basis::Locks };
         // SQLite does not look whether a file has changed that it has all to itself.
         if way != way_before || way != Way::Shared && self.basis != basis {
             (self.connection, self.alone) = (None, None);
@@ -441,7 +416,11 @@ impl<'a> Live<'a> {
             Way::AtRest { log: true } | Way::Shared if self.connection.is_none() => self.connect()?,
             Way::AtRest { log: true } | Way::Shared => {}
         }
-        let read = self.read();
+        let (read, nobody) = if first { (self.read(), false) } else { system_calls::after_others(|| self.read()) };
+        if nobody {
+            // Whoever had the -shm open has just closed it.
+            return Err(Refused::Busy(LOCKED));
+        }
         if self.is_logged()? != logged || !self.stands()? {
             return Err(Refused::Changed);
         }
@@ -454,14 +433,18 @@ impl<'a> Live<'a> {
         let whole = u64::try_from(fstat(&self.file).map_err(failed)?.st_size).unwrap_or(0) / u64::from(page_size);
         let go_on = || !self.options.stop.load(Ordering::Relaxed);
         let connection = self.reader().ok_or_else(|| failed("its connection is gone"))?;
+        if let (Way::Shared, true, Some(shm)) = (way, reads_log, &self.shm)
+            && !wal_index::is_of(&shm.file, |at, out| read_wal(connection, at, out)).map_err(unreadable)?
+        {
+            return Err(Refused::Index(ELSEWHERE.into()));
+        }
         let in_wal = match pages_in_wal(connection, reads_log, page_size, pages, whole, &go_on) {
             Ok(in_wal) => in_wal,
             Err(Ended::Stopped) => return Err(Trouble::Stopped.into()),
             Err(Ended::Failed(_)) if !self.stands()? => return Err(Refused::Changed),
-            Err(Ended::Failed(code)) => {
-                return Err(failed(format!("its write-ahead log cannot be read: SQLite's error {code}")).into());
-            }
+            Err(Ended::Failed(code)) => return Err(unreadable(code).into()),
         };
+        self.attached = way == Way::Shared;
         let version = self.generation << 32 | version;
         Ok(State { page_size, pages, version, logged, in_wal, stat, wal, journal })
     }
@@ -470,32 +453,6 @@ impl<'a> Live<'a> {
     fn is_hot(&self, journal: &Stat) -> bool {
         let open = || self.at.open("-journal", OFlags::RDONLY);
         beside::looks_so(journal, open, self.options.stop, header::is_log)
-    }
-
-    /// Fails where a program has the database open whose `-shm` is not the one that lies here, if one does.
-    fn is_nobodys(&self) -> Result<(), Refused> {
-        match locks::held(&self.file) {
-            Held::No => Ok(()),
-            Held::Reading(_) => Err(Refused::Index(ELSEWHERE.into())),
-            Held::Alone => Err(Refused::Busy(LOCKED)),
-        }
-    }
-
-    /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
-    fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), Refused> {
-        if !self.met {
-            self.lock = None;
-        }
-        self.is_nobodys()?;
-        let stat = settled(&self.file, times::now).map_err(failed)?.0;
-        if let Some(wal) = wal {
-            wait_a_tick(wal, times::now());
-        }
-        let beside = (stat, self.beside("-wal")?, self.beside("-shm")?);
-        if !self.is_at_rest() {
-            return Err(Refused::Changed);
-        }
-        Ok(beside)
     }
 
     /// Whether SQLite looks into a log that nobody has open: with another beginning it is as if there were none.

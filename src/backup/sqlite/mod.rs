@@ -27,7 +27,9 @@ pub mod side;
 pub mod source;
 pub mod system_calls;
 pub mod trouble;
+pub mod usage;
 pub mod wal;
+pub mod wal_index;
 
 #[cfg(test)]
 pub mod peer;
@@ -55,6 +57,7 @@ use super::base::Base;
 use super::found::Found;
 use super::part::{Content, Part, Why};
 use super::read::Over;
+use super::select::Select;
 use super::times::mtime;
 use crate::backup::extra::extra_of_file;
 use crate::beneath::{Directory, Identity};
@@ -126,6 +129,8 @@ pub struct Reader<'a> {
     pub root: &'a Directory,
     /// What the vault has.
     pub base: &'a Base<'a>,
+    /// What is chosen of it.
+    pub select: &'a Select,
     /// How to take them.
     pub settings: &'a Settings,
     /// Where the content goes.

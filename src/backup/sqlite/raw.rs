@@ -4,7 +4,8 @@
 //! all are read again until none did. `-shm` is made anew by SQLite and never stored.
 
 use std::fs::File;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,10 +16,12 @@ use super::at::At;
 use super::beside::looks_so;
 use super::header::{Header, is_log};
 use super::live::{ELSEWHERE, STEP, UNINDEXED};
-use super::locks::{self, Held};
+use super::locks::{Held, held};
+use super::registry::Opened;
 use super::side::{self, Looks, id, looks};
 use super::source::{Source, State, block_of};
 use super::trouble::Trouble;
+use super::usage::{has_open, is_log_here, names_in_use};
 use super::wal::PageSet;
 use super::{Ended, Reader, Taking, identity_of, registry, side_of};
 use crate::backup::Trust;
@@ -81,41 +84,22 @@ impl Raw {
     /// Whether what lies beside it brings its last committed state back. A journal without a beginning does not, unless it was
     /// changed last, as an app does that keeps it for the next transaction: it may have been left there before the app began to keep
     /// its journals in memory.
-    fn logged(&self, at: &At, set: &Set, stop: &AtomicBool) -> bool {
+    fn logged(&self, at: &At, set: &Set, used: Used, stop: &AtomicBool) -> bool {
         let begins = |found: &Option<Stat>, ending: &str| {
             let open = || at.open(ending, OFlags::RDONLY);
             found.as_ref().is_some_and(|found| looks_so(found, open, stop, is_log))
         };
         let last = set.journal.as_ref().is_some_and(|found| found.st_size > 0 && mtime(found) >= mtime(&set.database));
         last || begins(&set.journal, "-journal")
-            || match self.wal {
-                // Before its first commit it is empty.
-                Some(true) => set.wal.is_some(),
-                Some(false) => false,
-                None => begins(&set.wal, "-wal"),
+            || match (self.wal, &set.wal) {
+                (Some(true), Some(wal)) => match used {
+                    // Before its first commit the log is empty. One that was left there is, too, of a program whose log is elsewhere.
+                    Used::Alone(pid) => pid.and_then(|pid| has_open(pid, id(wal))).unwrap_or(wal.st_size > 0),
+                    Used::Seen | Used::Elsewhere => true,
+                },
+                (Some(_), _) => false,
+                (None, _) => begins(&set.wal, "-wal"),
             }
-    }
-
-    /// How programs use it that have what belongs to it elsewhere than here, or beside another of its names in `root`.
-    fn used(&self, at: &At, root: &Path) -> Result<Used, Trouble> {
-        for _ in 0..UNINDEXED {
-            let pid = match locks::held(&self.file) {
-                Held::Alone => return Ok(Used::Alone),
-                Held::Reading(pid) if self.wal == Some(true) => pid,
-                Held::Reading(_) | Held::No => return Ok(Used::Seen),
-            };
-            let stat = fstat(&*self.file).map_err(refused)?;
-            let another_name = || {
-                let mut names = pid.into_iter().flat_map(|pid| locks::names_in_use(pid, &stat));
-                stat.st_nlink > 1 && names.any(|name| name.starts_with(root))
-            };
-            if locks::is_log_here(at).map_err(refused)? || another_name() {
-                return Ok(Used::Seen);
-            }
-            // Those that open it at this moment are about to share it.
-            std::thread::sleep(STEP);
-        }
-        Ok(Used::Elsewhere)
     }
 }
 
@@ -126,8 +110,8 @@ enum Used {
     Seen,
     /// With a log that is not here.
     Elsewhere,
-    /// One has it to itself.
-    Alone,
+    /// One has it to itself; its number, where that is known.
+    Alone(Option<u32>),
 }
 
 fn not_held(why: Errno) -> Trouble {
@@ -175,61 +159,75 @@ impl Set {
 }
 
 impl Reader<'_> {
+    /// How programs use a database that have what belongs to it elsewhere than here, or beside another of its names that is in the
+    /// snapshot too.
+    fn used(&self, source: &Raw, at: &At) -> Result<Used, Trouble> {
+        for _ in 0..UNINDEXED {
+            let pid = match held(&source.file) {
+                Held::Alone(pid) => return Ok(Used::Alone(pid)),
+                Held::Reading(pid) if source.wal == Some(true) => pid,
+                Held::Reading(_) | Held::No => return Ok(Used::Seen),
+            };
+            let stat = fstat(&*source.file).map_err(refused)?;
+            let is_taken = |name: PathBuf| {
+                let below = name.strip_prefix(self.root.path()).ok();
+                let path = below.and_then(|below| EntryPath::new(below.as_os_str().as_bytes()).ok());
+                path.is_some_and(|path| self.select.takes_file(&path))
+            };
+            let another_name =
+                || stat.st_nlink > 1 && pid.into_iter().flat_map(|pid| names_in_use(pid, &stat)).any(is_taken);
+            if is_log_here(at).map_err(refused)? || another_name() {
+                return Ok(Used::Seen);
+            }
+            // Those that open it at this moment are about to share it.
+            std::thread::sleep(STEP);
+        }
+        Ok(Used::Elsewhere)
+    }
+
     /// Takes a database and what lies beside it as plain files.
     ///
     /// One that another program keeps `locked` may be in the middle of a transaction, however long it stands still: it is whole
     /// only with a log from which SQLite gets the last committed state back, a WAL or a rollback journal.
     pub(super) fn raw(&self, why: String, locked: bool, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
+        match self.read_raw(why, locked, taking) {
+            Ok(part) => Ok(Ok(part)),
+            Err(Stopped::Over) => Err(Over),
+            Err(Stopped::Trouble(trouble)) => Ok(Err(trouble)),
+        }
+    }
+
+    fn read_raw(&self, why: String, locked: bool, taking: &mut Taking) -> Result<Part, Stopped> {
         taking.swept = Swept::default();
-        let mut source = match open_raw(&taking.at, self.ctx.stop) {
-            Ok(opened) => opened,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
+        let mut source = open_raw(&taking.at, self.ctx.stop)?;
         let mut stack = self.stack(taking);
         let mut number = 1;
         loop {
-            let began = (self.settings.trust.now)();
-            let mut before = match Set::of(&taking.at) {
-                Ok(set) => set,
-                Err(trouble) => return Ok(Err(trouble)),
-            };
-            // Each of them may just have been written to.
             let now = self.settings.trust.now;
+            let began = now();
+            let mut before = Set::of(&taking.at)?;
+            // Each of them may just have been written to.
             if before.all().fold(false, |waited, stat| wait_a_tick(stat, now()) | waited) {
-                before = match Set::of(&taking.at) {
-                    Ok(set) => set,
-                    Err(trouble) => return Ok(Err(trouble)),
-                };
+                before = Set::of(&taking.at)?;
             }
             if id(&before.database) != source.hold.id() {
-                return Ok(Err(Trouble::Replaced));
+                return Err(Trouble::Replaced.into());
             }
-            let used = match source.used(&taking.at, self.root.path()) {
-                Ok(used) => used,
-                Err(trouble) => return Ok(Err(trouble)),
-            };
+            // Asked before and after: who came in between may have changed what had been read.
+            let used = self.used(&source, &taking.at)?;
             let swept = match self.sweeper().sweep(&mut source, &stack, number) {
                 Ok(swept) => swept,
-                Err(cut) => match self.cut(cut, &mut stack, taking, &mut number)? {
-                    Ok(()) => continue,
-                    Err(trouble) => return Ok(Err(trouble)),
-                },
+                Err(cut) => {
+                    self.cut(cut, &mut stack, taking, &mut number)??;
+                    continue;
+                }
             };
             let steady = swept.steady;
             taking.add(swept);
             self.ctx.monitor.reached(Moment::Swept, &taking.found.path);
-            let sides = match self.sides(taking, &before)? {
-                Ok(sides) => sides,
-                Err(trouble) => return Ok(Err(trouble)),
-            };
-            let after = match Set::of(&taking.at) {
-                Ok(set) => set,
-                Err(trouble) => return Ok(Err(trouble)),
-            };
-            let used_after = match source.used(&taking.at, self.root.path()) {
-                Ok(used) => used,
-                Err(trouble) => return Ok(Err(trouble)),
-            };
+            let sides = self.sides(taking, &source.file, &before)?;
+            let after = Set::of(&taking.at)?;
+            let used_after = self.used(&source, &taking.at)?;
             let stable = steady && sides && before.looks() == after.looks() && used == used_after;
             if !stable && number < PASSES {
                 number += 1;
@@ -240,81 +238,91 @@ impl Reader<'_> {
             let torn = match () {
                 () if !stable => Some("it was written to while it was read, again and again, and may be torn"),
                 () if used == Used::Elsewhere => Some(ELSEWHERE),
-                () if (locked || used == Used::Alone) && !source.logged(&taking.at, &before, self.ctx.stop) => Some(
-                    "another program keeps it locked, and no log lies beside it: it may hold half of a transaction",
-                ),
+                () if (locked || matches!(used, Used::Alone(_)))
+                    && !source.logged(&taking.at, &before, used, self.ctx.stop) =>
+                {
+                    Some(
+                        "another program keeps it locked, and no log lies beside it: it may hold half of a transaction",
+                    )
+                }
                 () => None,
             };
-            return Ok(ended(why, torn, began, self.settings.trust, &source.file, &before, taking));
+            return Ok(ended(why, torn, began, self.settings.trust, &source.file, &before, taking)?);
         }
     }
 
-    /// Sends what lies beside the database. Says whether each file was there as it had been found.
-    fn sides(&self, taking: &Taking, set: &Set) -> Result<Result<bool, Trouble>, Over> {
+    /// Sends what lies beside the database, which is open as `database`. Says whether each file was there as it had been found.
+    fn sides(&self, taking: &Taking, database: &File, set: &Set) -> Result<bool, Stopped> {
         let mut as_found = true;
         for (suffix, found) in [("-journal", &set.journal), ("-wal", &set.wal)] {
             let Some(found) = found else { continue };
-            let path = match EntryPath::new([taking.found.path.bytes(), suffix.as_bytes()].concat()) {
-                Ok(path) => path,
-                Err(why) => return Ok(Err(Trouble::Failed(why))),
-            };
-            // One that is a link of the database is held already.
-            let own = id(found) == id(&set.database);
-            let hold = (!own).then(|| registry::hold(found.st_dev, found.st_ino, self.ctx.stop)).transpose();
-            // Both are declared before the file, so that they are given back after that is closed.
-            let hold = match hold {
-                Ok(hold) => hold,
-                Err(why) => return Ok(Err(not_held(why))),
-            };
-            let _other;
-            let mut file = match taking.at.open(suffix, OFlags::RDONLY) {
-                Ok(file) => File::from(file),
-                Err(Errno::NOENT) => {
-                    as_found = false;
-                    continue;
+            let path = [taking.found.path.bytes(), suffix.as_bytes()].concat();
+            let path = EntryPath::new(path).map_err(Trouble::Failed)?;
+            let cannot = |why: Errno| Trouble::Failed(format!("{path}: {why}"));
+            // One that is a link of the database is held and open already.
+            let opened = match id(found) == id(&set.database) {
+                true => None,
+                false => {
+                    let hold = registry::hold(found.st_dev, found.st_ino, self.ctx.stop).map_err(not_held)?;
+                    match registry::open(hold, self.ctx.stop, || taking.at.open(suffix, OFlags::RDONLY)) {
+                        Ok(opened) => Some(opened),
+                        Err(Errno::NOENT | Errno::TIMEDOUT) => {
+                            as_found = false;
+                            continue;
+                        }
+                        Err(Errno::CANCELED) => return Err(Trouble::Stopped.into()),
+                        Err(why) => return Err(cannot(why).into()),
+                    }
                 }
-                Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
             };
-            let opened = match fstat(&file) {
-                Ok(opened) => opened,
-                Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
-            };
-            if id(&opened) != id(found) && id(&opened) != id(&set.database) {
-                drop(hold);
-                (file, _other) = match registry::hold_opened(file, &opened, self.ctx.stop) {
-                    Ok(held) => held,
-                    Err(why) => return Ok(Err(not_held(why))),
-                };
-            }
-            as_found &= looks(&opened) == looks(found);
-            if !side::is_file(&opened) {
+            let file = opened.as_ref().map_or(database, |opened| &opened.file);
+            let stat = fstat(file).map_err(cannot)?;
+            as_found &= looks(&stat) == looks(found);
+            if !side::is_file(&stat) {
                 as_found = false;
                 continue;
             }
             self.ctx.monitor.reached(Moment::Opened, &path);
             self.to.send(vec![Part::Side]).map_err(|_| Over)?;
-            match stream(&file, &path, &opened, self.to, self.ctx, self.settings.trust)? {
-                Ok(content) => self.to.send(vec![Part::SideEnd(Box::new(content))]).map_err(|_| Over)?,
-                Err(why) => return Ok(Err(Trouble::Failed(format!("{path}: {why}")))),
-            }
+            let content = stream(file, &path, &stat, self.to, self.ctx, self.settings.trust)?;
+            let content = content.map_err(|why| Trouble::Failed(format!("{path}: {why}")))?;
+            self.to.send(vec![Part::SideEnd(Box::new(content))]).map_err(|_| Over)?;
         }
-        Ok(Ok(as_found))
+        Ok(as_found)
+    }
+}
+
+/// Why a database was not read raw.
+enum Stopped {
+    /// Nobody listens any more.
+    Over,
+    Trouble(Trouble),
+}
+
+impl From<Over> for Stopped {
+    fn from(_: Over) -> Self {
+        Stopped::Over
+    }
+}
+
+impl From<Trouble> for Stopped {
+    fn from(why: Trouble) -> Self {
+        Stopped::Trouble(why)
     }
 }
 
 fn open_raw(at: &At, stop: &AtomicBool) -> Result<Raw, Trouble> {
     let found = look(at, "")?.ok_or(Trouble::Replaced)?;
     let hold = registry::hold(found.st_dev, found.st_ino, stop).map_err(not_held)?;
-    let file = File::from(at.open("", OFlags::RDONLY).map_err(|why| match why {
+    let opened = registry::open(hold, stop, || at.open("", OFlags::RDONLY)).map_err(|why| match why {
         Errno::NOENT | Errno::LOOP => Trouble::Replaced,
+        Errno::CANCELED | Errno::TIMEDOUT => not_held(why),
         why => refused(why),
-    })?);
-    let opened = fstat(&file).map_err(refused)?;
-    if id(&opened) != id(&found) {
-        drop(hold);
-        let _closed = registry::hold_opened(file, &opened, stop).map_err(not_held)?;
+    })?;
+    if opened.hold.id() != id(&found) {
         return Err(Trouble::Replaced);
     }
+    let Opened { file, hold, .. } = opened;
     let mut first = [0; 100];
     let length = read_some(&file, 0, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;
     let header = Header::parse(&first[..length]);

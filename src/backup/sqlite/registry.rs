@@ -7,11 +7,12 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::Stat;
+use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 
 /// How long a file is waited for that another thread holds.
@@ -79,14 +80,37 @@ pub fn try_hold(device: u64, inode: u64) -> Option<Hold> {
     free.then(|| Hold { device, inode })
 }
 
-/// Holds a file that was opened without a hold of it, since another one was expected under its name. The caller has given that
-/// one's hold back, so that nobody waits with a hold in hand. The file comes first, and so is closed first.
+/// A file that was opened under a hold of it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file; it is closed before its hold is given back.
+    pub file: File,
+    /// What the system says of it.
+    pub stat: Stat,
+    /// The hold.
+    pub hold: Hold,
+}
+
+/// Opens the file that is held; where another one has its name by now, that one is held instead.
 ///
 /// # Errors
-/// As [`hold`]; the file is never closed then, which would take another's locks away.
-pub fn hold_opened(file: File, stat: &Stat, stop: &AtomicBool) -> Result<(File, Hold), Errno> {
-    match hold(stat.st_dev, stat.st_ino, stop) {
-        Ok(hold) => Ok((file, hold)),
+/// Those of opening, and as [`hold`]. A file that cannot be held is never closed, which would take another's locks away.
+pub fn open(hold: Hold, stop: &AtomicBool, open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Opened, Errno> {
+    let file = File::from(open()?);
+    let stat = match fstat(&file) {
+        Ok(stat) => stat,
+        Err(why) => {
+            std::mem::forget(file);
+            return Err(why);
+        }
+    };
+    if (stat.st_dev, stat.st_ino) == hold.id() {
+        return Ok(Opened { file, stat, hold });
+    }
+    // Nobody waits with a hold in hand.
+    drop(hold);
+    match self::hold(stat.st_dev, stat.st_ino, stop) {
+        Ok(hold) => Ok(Opened { file, stat, hold }),
         Err(why) => {
             std::mem::forget(file);
             Err(why)

@@ -1,24 +1,33 @@
 //! What SQLite does to the files of a database that is only read.
 //!
 //! For a reader SQLite creates what it misses beside a database, deletes a log beside an empty one, and, as root, gives its owner
-//! and mode to what it finds there. None of this can be turned off, so the system calls that it makes are replaced by such as do nothing of that in a thread that is
-//! [`changing_nothing`].
+//! and mode to what it finds there. None of this can be turned off, so the system calls that it makes are replaced by such as do
+//! nothing of that in a thread that is [`changing_nothing`].
+//!
+//! The first program that has a `-shm` open makes it anew, and keeps all others out for so long; one that comes [`after_others`] does
+//! not.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::transmute;
 use std::ptr;
 use std::sync::LazyLock;
+use std::thread::LocalKey;
 
 use rusqlite::ffi;
+
+use super::locks::OPEN;
 
 type Open = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
 type Unlink = unsafe extern "C" fn(*const c_char) -> c_int;
 type Chmod = unsafe extern "C" fn(c_int, libc::mode_t) -> c_int;
+type Control = unsafe extern "C" fn(c_int, c_int, *mut c_void) -> c_int;
 type Chown = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
 
 thread_local! {
     static NOTHING: Cell<bool> = const { Cell::new(false) };
+    static AFTER_OTHERS: Cell<bool> = const { Cell::new(false) };
+    static WAS_FIRST: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether SQLite's system calls are replaced.
@@ -30,6 +39,8 @@ static REPLACED: LazyLock<bool> = LazyLock::new(|| {
             (c"open", transmute::<Open, unsafe extern "C" fn()>(open)),
             (c"fchmod", transmute::<Chmod, unsafe extern "C" fn()>(fchmod)),
             (c"fchown", transmute::<Chown, unsafe extern "C" fn()>(fchown)),
+            // It is called with a third argument, whatever that is, as all processors of Linux pass it to one that is declared.
+            (c"fcntl", transmute::<Control, unsafe extern "C" fn()>(fcntl)),
         ]
     };
     calls.into_iter().all(|(name, call)| replace(name, call))
@@ -51,13 +62,24 @@ pub fn replaced() -> bool {
 
 /// Does something during which SQLite, in this thread, creates and deletes no file, and gives none another mode or owner.
 pub fn changing_nothing<T>(doing: impl FnOnce() -> T) -> T {
-    struct Before(bool);
+    with(&NOTHING, doing)
+}
+
+/// Does something during which SQLite, in this thread, opens a `-shm` only where another program has it open. Says whether it failed
+/// for that.
+pub fn after_others<T>(doing: impl FnOnce() -> T) -> (T, bool) {
+    WAS_FIRST.set(false);
+    (with(&AFTER_OTHERS, doing), WAS_FIRST.get())
+}
+
+fn with<T>(set: &'static LocalKey<Cell<bool>>, doing: impl FnOnce() -> T) -> T {
+    struct Before(&'static LocalKey<Cell<bool>>, bool);
     impl Drop for Before {
         fn drop(&mut self) {
-            NOTHING.set(self.0);
+            self.0.set(self.1);
         }
     }
-    let _before = Before(NOTHING.replace(true));
+    let _before = Before(set, set.replace(true));
     doing()
 }
 
@@ -87,8 +109,27 @@ unsafe extern "C" fn fchown(file: c_int, user: libc::uid_t, group: libc::gid_t) 
     if NOTHING.get() { 0 } else { unsafe { libc::fchown(file, user, group) } }
 }
 
+unsafe extern "C" fn fcntl(file: c_int, command: c_int, argument: *mut c_void) -> c_int {
+    // SAFETY: SQLite's own call.
+    let said = unsafe { libc::fcntl(file, command, argument) };
+    if said == 0 && command == libc::F_GETLK && AFTER_OTHERS.get() {
+        // SAFETY: the argument of this command is a lock, which the call has filled in.
+        let lock = unsafe { &*argument.cast::<libc::flock>() };
+        // Asked before anything else; a lock that is nobody's would be taken. Were it said to be somebody's, SQLite would wait for
+        // ten seconds.
+        if (lock.l_start, lock.l_len) == OPEN && c_int::from(lock.l_type) == libc::F_UNLCK {
+            WAS_FIRST.set(true);
+            // SAFETY: it is this thread's own.
+            unsafe { *libc::__errno_location() = libc::EAGAIN };
+            return -1;
+        }
+    }
+    said
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::peer::Peer;
     use super::*;
     use rusqlite::Connection;
 
@@ -107,6 +148,26 @@ mod tests {
         assert!(log.exists());
         pages().unwrap();
         assert!(!log.exists());
+    }
+
+    #[test]
+    fn who_comes_after_others_is_never_the_first() {
+        assert!(replaced());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        let mut writer = Peer::with(&path);
+        writer.run("pragma journal_mode = wal; create table t(x)").unwrap();
+        let count = || {
+            let connection = Connection::open(&path).unwrap();
+            after_others(|| connection.query_row("select count(*) from t", [], |row| row.get::<_, i64>(0)))
+        };
+        assert_eq!(count(), (Ok(0), false));
+        writer.kill();
+        let (refused, first) = count();
+        assert!(refused.is_err() && first);
+        let mut next = Peer::with(&path);
+        assert_eq!(next.ask("select count(*) from t"), "0");
+        assert_eq!(count(), (Ok(0), false));
     }
 
     #[test]

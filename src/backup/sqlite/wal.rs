@@ -27,9 +27,9 @@ use super::handle::read_wal;
 use super::header::{is_page_size, locks_page};
 
 /// The log's header, in bytes.
-const HEADER: usize = 32;
+pub const HEADER: usize = 32;
 /// A frame's header, in bytes; a page follows.
-const FRAME: usize = 24;
+pub const FRAME: usize = 24;
 /// The log's first four bytes; the lowest bit tells the byte order of its checksums.
 const MAGIC: u32 = 0x377F_0682;
 /// The only version of logs.
@@ -117,15 +117,31 @@ pub fn pages_in_wal(
 /// Whether SQLite takes the first bytes of a log for one: magic, version, page size and checksum.
 pub fn begins(first: &[u8]) -> bool {
     let Some(header) = first.first_chunk::<HEADER>() else { return false };
-    let (magic, big) = (number(header, 0), header[3] & 1 == 1);
-    let mut sums = (0u32, 0u32);
-    for pair in header[..24].chunks_exact(8) {
-        let words = [number(pair, 0), number(pair, 4)].map(|word| if big { word } else { word.swap_bytes() });
-        sums.0 = sums.0.wrapping_add(words[0]).wrapping_add(sums.1);
-        sums.1 = sums.1.wrapping_add(words[1]).wrapping_add(sums.0);
-    }
-    let (version, page) = (number(header, 4), number(header, 8));
-    magic & !1 == MAGIC && version == VERSION && is_page_size(page) && sums == (number(header, 24), number(header, 28))
+    let (magic, version, page) = (number(header, 0), number(header, 4), number(header, 8));
+    let sums = checksum(&header[..24], is_big_endian(header), Sums::default());
+    magic & !1 == MAGIC && version == VERSION && is_page_size(page) && sums == sums_at(header, 24)
+}
+
+/// The sums that follow one another through a log, from its header on.
+pub type Sums = (u32, u32);
+
+/// The sums that are stored at an offset.
+pub fn sums_at(bytes: &[u8], at: usize) -> Sums {
+    (number(bytes, at), number(bytes, at + 4))
+}
+
+/// Whether a log that begins with `header` takes sums of numbers with the most significant byte first.
+pub fn is_big_endian(header: &[u8]) -> bool {
+    number(header, 0) & 1 == 1
+}
+
+/// The sums after more bytes of a log, a multiple of 8.
+pub fn checksum(bytes: &[u8], big_endian: bool, before: Sums) -> Sums {
+    bytes.chunks_exact(8).fold(before, |(first, second), pair| {
+        let words = [number(pair, 0), number(pair, 4)].map(|word| if big_endian { word } else { word.swap_bytes() });
+        let first = first.wrapping_add(words[0]).wrapping_add(second);
+        (first, second.wrapping_add(words[1]).wrapping_add(first))
+    })
 }
 
 /// Adds the pages that the log's frames name. `read` gives the bytes at an offset, and tells whether there were as many.
@@ -180,7 +196,8 @@ fn add_frames(
     }
 }
 
-fn number(bytes: &[u8], at: usize) -> u32 {
+/// The number of four bytes at an offset; 0 beyond the end.
+pub fn number(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
 

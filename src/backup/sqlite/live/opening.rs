@@ -1,16 +1,15 @@
 //! What a database is opened through, and making sure that it is this one.
 
-use std::fs::File;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::{OFlags, Stat, fstat};
+use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
 use super::super::handle::{has_moved, lock_shared, system_errno};
 use super::super::header::Header;
-use super::super::registry::{hold_opened, try_hold};
+use super::super::registry::{self, try_hold};
 use super::super::side::{Id, id, is_file};
 use super::super::trouble::{Meaning, Trouble, meaning};
 use super::super::{at_rest, locks, system_calls};
@@ -71,6 +70,7 @@ impl Live<'_> {
             Err(why) => return Err(self.replaced_or(self.trouble(&why))),
         }
         self.generation += 1;
+        self.attached = false;
         self.same(self.connection.as_ref())
     }
 
@@ -110,31 +110,29 @@ impl Live<'_> {
     /// Whether a program has the `-shm` open that was found, or is about to again; from now on it is held, and open here.
     pub(super) fn is_shared(&mut self, shm: Id) -> Result<bool, Refused> {
         // SQLite must not open it before we hold it: somebody here who then closed it would take SQLite's locks away.
-        if self.shm.as_ref().is_none_or(|(_, held)| held.id() != shm) {
+        if self.shm.as_ref().is_none_or(|open| open.hold.id() != shm) {
             (self.connection, self.shm) = (None, None);
             let hold = try_hold(shm.0, shm.1).ok_or(Refused::Busy(IN_USE_HERE))?;
-            let file = match self.at.open("-shm", OFlags::RDONLY) {
-                Ok(file) => File::from(file),
-                Err(Errno::NOENT | Errno::LOOP) => return Err(Refused::Changed),
+            let opened = match registry::open(hold, self.options.stop, || self.at.open("-shm", OFlags::RDONLY)) {
+                Ok(opened) if opened.hold.id() == shm => opened,
+                Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::TIMEDOUT | Errno::CANCELED) => {
+                    return Err(Refused::Changed);
+                }
                 // Its user's programs may be using it.
                 Err(Errno::ACCESS | Errno::PERM) => return Ok(true),
                 Err(why) => return Err(failed(format!("its -shm file cannot be opened: {why}")).into()),
             };
-            let stat = fstat(&file).map_err(failed)?;
-            if id(&stat) != shm {
-                drop(hold);
-                let _closed = hold_opened(file, &stat, self.options.stop).map_err(|_| Refused::Changed)?;
-                return Err(Refused::Changed);
-            }
-            self.shm = Some((file, hold));
+            self.shm = Some(opened);
         }
-        if self.shm.as_ref().is_none_or(|(file, _)| locks::is_open(file)) {
+        if self.shm.as_ref().is_none_or(|shm| locks::is_open(&shm.file)) {
             return Ok(true);
         }
-        if self.met {
+        // Whoever comes finds it open here.
+        let ours = self.attached && self.connection.is_some();
+        if ours {
             self.is_nobodys()?;
         }
-        Ok(self.met)
+        Ok(ours)
     }
 
     /// Fails when SQLite has another file open than we have.

@@ -4,9 +4,8 @@ use std::process::Command;
 
 use super::super::locks::{Held, held};
 use super::super::peer::Peer;
+use super::super::usage::is_log_here;
 use super::*;
-
-const WAL: &str = "pragma journal_mode = wal";
 
 fn remove_what_is_beside(path: &Path) {
     for ending in ["-wal", "-shm"] {
@@ -52,7 +51,7 @@ fn a_lock_of_other_bytes_or_none_is_no_program_of_sqlite() {
     peer.run("begin; select * from t").unwrap();
     assert_eq!(held(&file), Held::Reading(Some(peer.pid())));
     peer.run("commit; begin exclusive").unwrap();
-    assert_eq!(held(&file), Held::Alone);
+    assert_eq!(held(&file), Held::Alone(Some(peer.pid())));
     peer.run("commit").unwrap();
     assert_eq!(held(&file), Held::No);
 }
@@ -105,9 +104,88 @@ fn what_is_empty_beside_one_of_several_names_does_not_make_it_the_one_in_use() {
     for ending in ["-journal", "-wal", "-shm"] {
         let left = beside(&path, ending);
         fs::write(&left, "").unwrap();
-        raw_because(try_open(&path, HASTY).err().unwrap(), "several names");
+        raw_because(opened(&path).begin().unwrap_err(), "is not here");
         fs::remove_file(left).unwrap();
     }
     assert!(opened(&theirs).begin().unwrap().logged);
     drop(writer);
+}
+
+#[test]
+fn one_with_several_names_is_read_live_while_it_is_written_to() {
+    for setup in ["", WAL] {
+        let (folder, path) = database(setup);
+        fs::hard_link(&path, folder.path().join("other.db")).unwrap();
+        let mut writer = Peer::with(&path);
+        for n in 1..4 {
+            writer.run("update t set x = x + 1").unwrap();
+            assert_eq!(state_of(&mut opened(&path)), ((100 + n) * 100, 100));
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_not_the_one_that_its_programs_write_to_is_known_by_their_index() {
+    let emptied = |wal: &Path| fs::File::options().write(true).open(wal).unwrap().set_len(0).unwrap();
+    let cut = |wal: &Path| {
+        let wal = fs::File::options().write(true).open(wal).unwrap();
+        wal.set_len(wal.metadata().unwrap().len() - 1).unwrap();
+    };
+    let replaced = |wal: &Path| {
+        fs::remove_file(wal).unwrap();
+        fs::write(wal, "").unwrap();
+    };
+    let by_an_older_copy = |wal: &Path| {
+        let stride = 24 + 4096;
+        let bytes = fs::read(wal).unwrap();
+        fs::remove_file(wal).unwrap();
+        fs::write(wal, &bytes[..bytes.len() - stride]).unwrap();
+    };
+    for change in [&emptied as &dyn Fn(&Path), &cut, &replaced, &by_an_older_copy] {
+        let (_folder, path) = database(WAL);
+        let mut writer = Peer::with(&path);
+        writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+        assert!(is_log_here(&at(&path)).unwrap());
+        change(&beside(&path, "-wal"));
+        raw_because(opened(&path).begin().unwrap_err(), "is not here");
+        assert!(!is_log_here(&at(&path)).unwrap());
+        drop(writer);
+    }
+}
+
+#[test]
+fn an_index_that_its_writers_do_not_share_is_known_by_what_follows_in_the_log() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+    fs::remove_file(beside(&path, "-shm")).unwrap();
+    let mut reader = Peer::with(&path);
+    assert_eq!(reader.ask("select sum(x) from t"), "10100");
+    assert_eq!(state_of(&mut opened(&path)), (101 * 100, 100));
+    // Whoever shares the index does not see what the writer commits from now on.
+    writer.run("update t set x = x + 1").unwrap();
+    raw_because(opened(&path).begin().unwrap_err(), "is not here");
+    assert!(!is_log_here(&at(&path)).unwrap());
+    drop((writer, reader));
+}
+
+#[test]
+fn what_is_no_whole_transaction_may_follow_in_the_log() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma wal_autocheckpoint = 0; pragma cache_size = 5; update t set x = x + 1").unwrap();
+    // Pages go into the log before there is a commit, since the cache is small, and stay there.
+    writer.run("begin; update t set padding = randomblob(700); rollback").unwrap();
+    assert_eq!(state_of(&mut opened(&path)), (101 * 100, 100));
+    // So do those of a power cut: a commit that came to the disk without what belongs to it.
+    let wal = beside(&path, "-wal");
+    let (mut bytes, stride) = (fs::read(&wal).unwrap(), 24 + 4096);
+    let index = fs::read(beside(&path, "-shm")).unwrap();
+    let frames = u32::from_ne_bytes(index[16..20].try_into().unwrap());
+    let at = 32 + frames as usize * stride;
+    bytes[at + 4..at + 8].copy_from_slice(&30u32.to_be_bytes());
+    let file = fs::File::options().write(true).open(&wal).unwrap();
+    file.write_all_at(&bytes[at..at + 8], at as u64).unwrap();
+    assert_eq!(state_of(&mut opened(&path)), (101 * 100, 100));
+    writer.close();
 }

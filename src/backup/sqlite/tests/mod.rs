@@ -21,6 +21,8 @@ use super::live::{Live, Options, State};
 use super::registry::{self, Hold};
 use super::trouble::Trouble;
 
+/// Makes a database use a write-ahead log.
+const WAL: &str = "pragma journal_mode = wal";
 static GO_ON: AtomicBool = AtomicBool::new(false);
 /// Longer than any test waits for what is going to happen.
 const PATIENT: Options = Options { patience: Duration::from_secs(120), stop: &GO_ON };
@@ -90,6 +92,14 @@ fn through_sqlite(live: &Live, state: &State) -> Vec<u8> {
         live.page(number, page).unwrap();
     }
     bytes
+}
+
+/// The sum and the count of `x` in a state that was there to its end.
+fn state_of(live: &mut Live) -> (i64, i64) {
+    let state = live.begin().unwrap();
+    let found = restored(&taken(live, &state));
+    assert!(live.end().unwrap());
+    found
 }
 
 /// Fails unless these bytes are a sound database; gives the sum and the count of `x`.

@@ -6,8 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use super::super::peer::Peer;
 use super::*;
 
-const WAL: &str = "pragma journal_mode = wal";
-
 /// A database, and a process that may do with it and its folder what these modes say.
 fn shared(setup: &str, folder_mode: u32, mode: u32) -> (TempDir, TempDir, PathBuf, Peer) {
     let program = tempfile::tempdir().unwrap();

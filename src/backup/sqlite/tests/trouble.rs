@@ -6,8 +6,6 @@ use super::super::registry::try_hold;
 use super::*;
 use crate::vault::entry::CheckKind;
 
-const WAL: &str = "pragma journal_mode = wal";
-
 #[test]
 fn a_hot_journal_is_left_to_others() {
     let (folder, path) = database("");

@@ -7,8 +7,6 @@ use super::super::registry::try_hold;
 use super::super::side::id;
 use super::*;
 
-const WAL: &str = "pragma journal_mode = wal";
-
 #[test]
 fn a_closed_database_is_its_file_and_nothing_stays_beside_it() {
     for size in [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536] {
@@ -288,6 +286,31 @@ fn the_shared_memory_is_held_while_it_is_open() {
     assert!(try_hold(shm.0, shm.1).is_none());
     drop(live);
     drop((try_hold(shm.0, shm.1).unwrap(), writer));
+}
+
+#[test]
+fn what_a_program_left_is_made_anew_by_the_next_one_and_not_by_a_backup() {
+    let (_folder, path) = database(WAL);
+    let mut live = try_open(&path, HASTY).unwrap();
+    let disturbed = |live: &mut Live, sum: &str| {
+        live.begin().unwrap();
+        let mut writer = Peer::with(&path);
+        writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+        assert_eq!(writer.ask("select sum(x) from t"), sum);
+        writer.kill();
+        assert!(!live.end().unwrap());
+        fs::metadata(beside(&path, "-shm")).unwrap().modified().unwrap()
+    };
+    let left = disturbed(&mut live, "10100");
+    assert_eq!(state_of(&mut live), (101 * 100, 100));
+    assert_eq!(fs::metadata(beside(&path, "-shm")).unwrap().modified().unwrap(), left);
+    // Unless programs come and go, and none is met.
+    let left = disturbed(&mut live, "10200");
+    assert_eq!(state_of(&mut live), (102 * 100, 100));
+    assert_ne!(fs::metadata(beside(&path, "-shm")).unwrap().modified().unwrap(), left);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma busy_timeout = 0; update t set x = x + 1").unwrap();
+    assert_eq!(state_of(&mut live), (103 * 100, 100));
 }
 
 #[test]

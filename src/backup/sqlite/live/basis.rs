@@ -1,0 +1,104 @@
+//! What a transaction's state rests on, and reading a database that uses a log while nobody has it open
+//! ([`at_rest`](super::super::at_rest)).
+
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Stat, fstat};
+
+use super::super::locks::{self, Held, held};
+use super::super::side::{Id, Looks, id, looks};
+use super::super::trouble::Trouble;
+use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
+use crate::backup::times::{self, settled, wait_a_tick};
+
+/// How long somebody is awaited who came once, and who came again.
+const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+
+/// What has to stay as it is for a transaction's state to be there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// SQLite's locks are enough.
+    Locks,
+    /// The log and the `-shm` are those that its programs share.
+    Shared { wal: Option<Id>, shm: Option<Id> },
+    /// Without what its programs share, their writing shows only in the files: the file itself, its log, and what is left of a
+    /// `-shm`.
+    AtRest { database: Looks, wal: Option<Looks>, shm: Option<Looks> },
+}
+
+impl Live<'_> {
+    /// Whether the transaction's state is there still.
+    ///
+    /// # Errors
+    /// What lies beside it cannot be looked at.
+    pub fn stands(&self) -> Result<bool, Trouble> {
+        if self.basis == Basis::Locks {
+            return Ok(true);
+        }
+        let (wal, shm) = (self.beside("-wal")?, self.beside("-shm")?);
+        let now = self.basis_of(&fstat(&self.file).map_err(failed)?, wal.as_ref(), shm.as_ref());
+        Ok(now == self.basis && (self.way == Way::Shared || self.is_at_rest()))
+    }
+
+    /// What reading a database that uses a log rests on.
+    pub(super) fn basis_of(&self, database: &Stat, wal: Option<&Stat>, shm: Option<&Stat>) -> Basis {
+        match self.way {
+            Way::Shared => Basis::Shared { wal: wal.map(id), shm: shm.map(id) },
+            Way::AtRest { .. } => Basis::AtRest { database: looks(database), wal: wal.map(looks), shm: shm.map(looks) },
+        }
+    }
+
+    /// Whether nobody is seen to have a database open that uses a log.
+    fn is_at_rest(&self) -> bool {
+        held(&self.file) == Held::No && !self.shm.as_ref().is_some_and(|shm| locks::is_open(&shm.file))
+    }
+
+    /// Fails where a program has the database open whose `-shm` is not the one that lies here, if one does.
+    pub(super) fn is_nobodys(&self) -> Result<(), Refused> {
+        match held(&self.file) {
+            Held::No => Ok(()),
+            Held::Reading(_) => Err(Refused::Index(ELSEWHERE.into())),
+            Held::Alone(_) => Err(Refused::Busy(LOCKED)),
+        }
+    }
+
+    /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
+    pub(super) fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), Refused> {
+        if self.met == 0 {
+            self.lock = None;
+        }
+        self.is_nobodys()?;
+        let stat = settled(&self.file, times::now).map_err(failed)?.0;
+        if let Some(wal) = wal {
+            wait_a_tick(wal, times::now());
+        }
+        let beside = (stat, self.beside("-wal")?, self.beside("-shm")?);
+        if !self.is_at_rest() {
+            return Err(Refused::Changed);
+        }
+        Ok(beside)
+    }
+
+    /// Remembers that somebody came while it was read at rest.
+    pub(super) fn somebody_came(&mut self) {
+        let long = AWAITED[usize::from(self.met > 0)];
+        self.met += 1;
+        self.awaited = Some(Instant::now() + long.min(self.options.patience));
+    }
+
+    /// Whether a database that nobody has open is to be read as the first that has its `-shm` open, if it is there.
+    ///
+    /// Whoever is the first makes it anew, and keeps an app that comes at this moment from it. One that came while the database was read
+    /// is awaited instead, since then it can be read with it; if it does not come, the database is read at rest. Only where it comes
+    /// again and again, and still is not met, somebody has to be the first.
+    pub(super) fn has_to_be_first(&self, shm: bool) -> Result<bool, Refused> {
+        if self.met == 0 {
+            return Ok(false);
+        }
+        self.is_nobodys()?;
+        match self.awaited {
+            Some(until) if Instant::now() < until => Err(Refused::Awaited),
+            _ => Ok(shm && self.met > 1),
+        }
+    }
+}
