@@ -37,7 +37,7 @@ impl Kind {
 }
 
 /// An error with what was being done, why it failed and, where something can be done, what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("could not {doing}: {why}{}", hint.as_ref().map(|h| format!("\n  {h}")).unwrap_or_default())]
 pub struct Error {
     kind: Kind,

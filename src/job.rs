@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::notify::Notify;
+use crate::notify::{self, Notify};
 use crate::panics;
 use crate::replicas::vaults::Vaults;
 use crate::replicas::{self};
@@ -15,9 +15,13 @@ use crate::report::{Action, Done, Event, Failure, Outcome, Place, Report, RunId,
 use crate::store;
 use crate::store::address::Address;
 use crate::vault::User;
+use crate::vault::ahead::in_order;
 use crate::vault::hex::Hex;
 use crate::vault::root::Reason;
 use crate::{backup, restore, verify};
+
+/// How many ends of runs are told at the same time.
+const TOLD_AT_ONCE: usize = 16;
 
 /// What is to be done, in full: a request chooses little of it, the configuration the rest.
 #[derive(Debug, Clone)]
@@ -76,7 +80,8 @@ pub struct Cause {
     pub notify: Notify,
 }
 
-/// What a run came to.
+/// What a run came to. Nobody is told of it yet: [`Ran::tell`].
+#[must_use]
 pub struct Ran {
     /// Its report.
     pub report: Report,
@@ -84,9 +89,17 @@ pub struct Ran {
     pub stored: Option<(Address, String)>,
     /// The error itself, which the report only tells of.
     pub error: Option<Error>,
+    reason: Option<Reason>,
+    notify: Notify,
 }
 
 impl Ran {
+    /// Tells whom its cause names how it ended. That may take some seconds, in which the process may be killed: whatever says in the
+    /// vault how the run ended comes before. It needs no answer, and what goes wrong is a warning.
+    pub fn tell(&self, ctx: &Context) {
+        tell_all([self], ctx);
+    }
+
     /// What was done.
     ///
     /// # Errors
@@ -110,8 +123,23 @@ pub fn new_run(ctx: &Context) -> Result<RunId> {
     Ok(Hex(id))
 }
 
-/// Runs a job to its end. Its report is stored in the vault that it used, else in the first that can be opened, a line in the
-/// log tells of it, and so does whom the cause names. That takes some seconds at most.
+/// Tells of runs, several at a time, in the time that there is for one.
+pub fn tell_all<'r>(ended: impl IntoIterator<Item = &'r Ran>, ctx: &Context) {
+    let ended: Vec<_> = ended.into_iter().collect();
+    let until = Instant::now() + notify::time(ctx);
+    let tell = |ran: &&Ran| {
+        // As where that is seen before a run begins: there is nothing to tell of.
+        if ran.error.as_ref().is_none_or(|why| why.kind() != Kind::Unneeded) {
+            ran.notify.tell_until(until, &ran.report, ran.reason, ctx);
+        }
+    };
+    if let Err(why) = in_order(&ended, TOLD_AT_ONCE, tell, |_, ()| Ok(())) {
+        ctx.monitor.warn(&format!("not all are told how runs ended: {}", why.what()));
+    }
+}
+
+/// Runs a job to its end. Its report is stored in the vault that it used, else in the first that can be opened, and a line in the
+/// log tells of it.
 pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) -> Ran {
     let user = User { run: Some(run), host: cause.place.host.clone() };
     reported(run, job, cause, vaults, ctx, || carry_out(user, job, vaults, ctx))
@@ -152,16 +180,14 @@ fn reported(
         error: error.as_ref().map(Failure::from),
         done,
     };
-    // As where that is seen before a run begins: there is nothing to tell of.
     if unneeded {
-        return Ran { report, stored: None, error };
+        return Ran { report, stored: None, error, reason: job.reason(), notify: cause.notify };
     }
     let stored = store(&mut report, vaults);
     let stored =
         stored.inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not kept: {}", why.what()))).ok();
     log(&report, began.elapsed().as_secs_f64());
-    cause.notify.tell(&report, job.reason(), ctx);
-    Ran { report, stored, error }
+    Ran { report, stored, error, reason: job.reason(), notify: cause.notify }
 }
 
 fn carry_out(user: User, job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Done> {

@@ -67,6 +67,11 @@ struct Telling {
     end: Receiver<Result<()>>,
 }
 
+/// How much time there is from now on to tell how runs ended.
+pub fn time(ctx: &Context) -> Duration {
+    if ctx.stop.load(Ordering::Relaxed) { LAST_WORDS } else { TIME }
+}
+
 impl Notify {
     /// Tells these, in events of this [`source`].
     pub fn new(source: String, topic: Option<Results>, webhook: Option<Webhook>) -> Self {
@@ -77,14 +82,22 @@ impl Notify {
     /// Tells how a run ended, and for a backup why it was made. Blocks until it is told, or the time is over; what goes wrong
     /// is a warning.
     pub fn tell(&self, report: &Report, reason: Option<Reason>, ctx: &Context) {
+        self.tell_until(Instant::now() + time(ctx), report, reason, ctx);
+    }
+
+    /// The same, until then at the latest.
+    pub fn tell_until(&self, until: Instant, report: &Report, reason: Option<Reason>, ctx: &Context) {
         let Some(listeners) = &self.0 else { return };
         let stopped = || ctx.stop.load(Ordering::Relaxed);
-        let within = if stopped() { LAST_WORDS } else { TIME };
-        let mut deadline = Instant::now() + within + GRACE;
+        let within = until.saturating_duration_since(Instant::now());
+        let mut deadline = until + GRACE;
         let warn = |why: &Error| {
             let advice = why.advice().map(|advice| format!(". {advice}")).unwrap_or_default();
             ctx.monitor.warn(&format!("the end of the run {} is not told: {}{advice}", report.run, why.what()));
         };
+        if within.is_zero() {
+            return warn(&Error::unreachable("tell how the run ended", "the time for it is over"));
+        }
         let begun = listeners.begin(report, reason, within);
         let mut hurry = false;
         for begun in begun {

@@ -65,7 +65,11 @@ impl Commands<'_> {
         let run = job::new_run(ctx)?;
         let backs_up = job.action() == Action::Backup;
         let ran = match Asker::task(run, job.action(), &cause).filter(|_| backs_up) {
-            None => job::run(run, &job, cause, self.0, ctx),
+            None => {
+                let ran = job::run(run, &job, cause, self.0, ctx);
+                ran.tell(ctx);
+                ran
+            }
             Some(asker) => {
                 let work = |before| job::run(run, &job.clone().asking(before), cause.clone(), self.0, ctx);
                 match once(self.0, &asker, &cause, ctx, work)? {

@@ -231,18 +231,9 @@ impl Desk {
         let mut state = lock(&self.state);
         loop {
             if self.stop.load(Ordering::Relaxed) {
-                state.closed = true;
-                let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
-                for mut waiting in state.queue.clear() {
-                    state.know(waiting.run, Progress::Over(answer.clone()));
-                    let (nobody, _) = oneshot::channel();
-                    answer::tell(std::mem::replace(&mut waiting.answer, nobody), &answer);
-                    promised.push(waiting);
-                }
                 drop(state);
-                let why = Error::failed("serve a request", "the service was told to stop before the run began")
-                    .hint("Nobody sends it again: `lastgood backup` takes a snapshot now.");
-                self.break_promises(promised, why);
+                let ended = self.close();
+                self.context(|ctx| job::tell_all(&ended, ctx));
                 return None;
             }
             let now = Instant::now();
@@ -283,6 +274,25 @@ impl Desk {
                 }
             }
         }
+    }
+
+    /// Takes no more, and answers all that waits. What was promised ends with reports, which are given back: nobody is told of
+    /// them yet.
+    fn close(&self) -> Vec<Ran> {
+        let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
+        {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            for mut waiting in state.queue.clear() {
+                state.know(waiting.run, Progress::Over(answer.clone()));
+                let (nobody, _) = oneshot::channel();
+                answer::tell(std::mem::replace(&mut waiting.answer, nobody), &answer);
+                promised.push(waiting);
+            }
+        }
+        let why = Error::failed("serve a request", "the service was told to stop before the run began")
+            .hint("Nobody sends it again: `lastgood backup` takes a snapshot now.");
+        self.break_promises(promised, &why)
     }
 
     /// Serves requests of one kind by one run, those that are not served already or elsewhere.
@@ -355,6 +365,9 @@ impl Desk {
         self.count((&ran.report).into());
         let done = Arc::new(Answer::of(&ran));
         let others = self.close_all(&mine, &ran, ctx);
+        // Told to stop, there is little time: whatever ends has its report before anybody is told of any.
+        let ended = if self.stop.load(Ordering::Relaxed) { self.close() } else { Vec::new() };
+        job::tell_all(std::iter::once(&ran).chain(&ended), ctx);
         {
             let mut state = lock(&self.state);
             if !ran.report.result.stays(ran.report.action) {

@@ -170,6 +170,7 @@ fn carry_out(order: &Order, held: Vec<Arc<Held>>, cause: Cause, rules: &Rules, v
         if let Err(why) = closed {
             ctx.monitor.warn(&format!("not all claims of the run are settled: {}", why.what()));
         }
+        ran.tell(ctx);
         ran
     })
 }

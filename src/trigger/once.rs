@@ -10,6 +10,7 @@ mod left;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::left::Left;
 use super::claim::{self, Asker, Claim, Entry, Followed, Identity, Name, Served};
 use super::execution::{Execution, LONGEST_ATTEMPT};
 use crate::backup::commit::BeforeCommit;
@@ -122,7 +123,9 @@ pub fn once(
         Taken::Not(answer) => Ok(answer),
         Taken::NoVault => {
             let ran = work(None);
-            Ok(late(&ran, vaults, asker, cause, ctx).unwrap_or_else(|| Answer::Now(Box::new(ran))))
+            let other = late(&ran, vaults, asker, cause, ctx);
+            ran.tell(ctx);
+            Ok(other.unwrap_or_else(|| Answer::Now(Box::new(ran))))
         }
     }
 }
@@ -271,17 +274,30 @@ pub fn find_served(vaults: &Vaults, identity: &str) -> Result<Option<Before>> {
     failed.map_or(Ok(None), Err)
 }
 
+/// A run's report that is in a vault.
+pub struct Kept {
+    /// The vault.
+    pub vault: Address,
+    /// The report's object.
+    pub object: String,
+    /// The report.
+    pub report: serde_json::Value,
+}
+
 /// The newest report of a run in one of the vaults: in which depends on which opened when it ended.
 ///
 /// # Errors
 /// A vault that does not open, or a store that fails, where no other one has it.
-pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<serde_json::Value>> {
+pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<Kept>> {
     let mut failed = None;
     for address in vaults.addresses() {
         ctx.check("find a run")?;
         let found = vaults.store(address).and_then(Vault::open).and_then(|vault| {
-            let named = report::list(&*vault.store)?.into_iter().find(|named| named.run == run);
-            named.map(|named| report::read(&*vault.store, &named.object)).transpose()
+            let Some(named) = report::list(&*vault.store)?.into_iter().find(|named| named.run == run) else {
+                return Ok(None);
+            };
+            let (vault, report) = (address.clone(), report::read(&*vault.store, &named.object)?);
+            Ok(Some(Kept { vault, object: named.object, report }))
         });
         match found {
             Ok(Some(report)) => return Ok(Some(report)),
@@ -320,8 +336,13 @@ impl Held {
 
     /// Marks the event as served if one of the runs before committed for it.
     fn committed(&self, cause: &Cause, ctx: &Context) -> Result<Option<Served>> {
-        let report = left::report(&self.vault, self.claim.earlier(), self.claim.run(), cause, ctx)?;
-        report.map(|object| self.claim.done(self.store(), &object)).transpose()
+        let found = left::report(&self.vault, self.claim.earlier(), self.claim.run(), cause)?;
+        let Some(Left { object, new }) = found else { return Ok(None) };
+        let served = self.claim.done(self.store(), &object)?;
+        if let Some((report, reason)) = new {
+            cause.notify.tell(&report, Some(reason), ctx);
+        }
+        Ok(Some(served))
     }
 
     /// How far its run is, which another process does.
@@ -371,18 +392,36 @@ impl Held {
     }
 
     /// Notes how its run ended. What must not be done again is marked as done, what may be as failed. What was done and
-    /// left no report is neither: who takes over looks for the snapshot.
+    /// left no report is neither: who takes over looks for the snapshot. Then tells of it.
     pub fn settle(&self, ran: Ran, vaults: &Vaults, ctx: &Context) -> Answer {
-        self.close(&ran, vaults, ctx).unwrap_or_else(|| Answer::Now(Box::new(ran)))
+        let other = self.close(&ran, vaults, ctx);
+        ran.tell(ctx);
+        other.unwrap_or_else(|| Answer::Now(Box::new(ran)))
     }
 
-    /// The same for a run that served other events, too. Gives the answer, where it is another than the run itself.
+    /// Notes it for a run that served other events, too, and tells nobody. Gives the answer, where it is another than the run itself.
     pub fn close(&self, ran: &Ran, vaults: &Vaults, ctx: &Context) -> Option<Answer> {
         self.note(ran, vaults).unwrap_or_else(|why| {
             let what = if stays(&ran.report) { "done" } else { "failed" };
             ctx.monitor.warn(&format!("the claim of the run is not marked {what}: {}", why.what()));
             None
         })
+    }
+
+    /// Notes how its run ended by the report that it left, as it was killed before it could. What `stays` is not done again.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn close_by(&self, kept: &Kept, stays: bool) -> Result<()> {
+        if !stays {
+            return self.claim.failed(self.store());
+        }
+        if kept.vault != self.address {
+            let mut bytes = kept.report.to_string().into_bytes();
+            bytes.push(b'\n');
+            copy_report(self.store(), &bytes, &kept.object)?;
+        }
+        self.claim.done(self.store(), &kept.object).map(drop)
     }
 
     /// The answer, where it is another than the run itself.
@@ -401,7 +440,7 @@ impl Held {
         match (&ran.stored, stays(&ran.report)) {
             (Some((address, object)), true) => {
                 if *address != self.address {
-                    copy_report(store, &ran.report, object)?;
+                    copy_report(store, &ran.report.encode()?, object)?;
                 }
                 other(self.claim.done(store, object)?)
             }
@@ -447,8 +486,8 @@ fn before(served: Served, store: &dyn Store, address: &Address) -> Result<Before
 }
 
 /// Keeps a report beside the claim that names it, too.
-fn copy_report(store: &dyn Store, report: &Report, object: &str) -> Result<()> {
-    match store.create(object, &[&report.encode()?]) {
+fn copy_report(store: &dyn Store, report: &[u8], object: &str) -> Result<()> {
+    match store.create(object, &[report]) {
         Ok(()) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
         Err(why) => Err(why.while_doing(format!("store {object}"))),
     }

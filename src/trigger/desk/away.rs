@@ -135,7 +135,8 @@ impl Desk {
             answer::tell(waiting.answer, &Arc::new(Answer::no_room()));
         }
         let why = "its claim is in another vault than those of the requests that share its run";
-        self.break_promises(promised, Error::failed("have a job serve a request", why));
+        let ended = self.break_promises(promised, &Error::failed("have a job serve a request", why));
+        job::tell_all(&ended, ctx);
         kept
     }
 
@@ -297,6 +298,7 @@ impl Desk {
                 (to, other.map_or_else(|| done.clone(), |other| Arc::new(other.into())))
             })
             .collect();
+        ran.tell(ctx);
         self.know(run, Progress::Over(done.clone()));
         self.back(run);
         told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
@@ -309,7 +311,7 @@ impl Desk {
             None
         });
         let nothing = || Answer::Later("the job gave up and left no report".into(), Duration::from_secs(30));
-        report.and_then(Answer::read).unwrap_or_else(nothing)
+        report.and_then(|kept| Answer::read(kept.report)).unwrap_or_else(nothing)
     }
 
     /// Remembers how a run ended, at the first of its answers.

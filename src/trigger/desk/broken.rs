@@ -11,8 +11,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Desk;
-use crate::error::{Error, Result};
+use super::{Answer, Desk};
+use crate::error::{Error, Kind, Result};
 use crate::job;
 use crate::report::Action;
 use crate::store::address::Address;
@@ -89,7 +89,7 @@ impl Desk {
         reported.is_ok()
     }
 
-    /// Reports a promise as not kept, unless something says by now how it ended, or its run has left a snapshot.
+    /// Reports a promise as not kept, unless something says by now how it ended, or its run has left a report or a snapshot.
     fn report_unkept(&self, Promised { vault: address, open, .. }: &Promised) -> Result<()> {
         let Open { name, run, identity, host, promise, .. } = open;
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
@@ -98,6 +98,18 @@ impl Desk {
             let vault = Vault::open(self.vaults.store(address)?)?;
             let resumed = once::resume(name, vault, address, &asker, (&cause, false), &self.vaults, ctx)?;
             let Resumed::Held(held) = resumed else { return Ok(()) };
+            // It may have been killed when it had told how it ended, and had not settled its claims.
+            let kept = match once::report_of(*run, &self.vaults, ctx) {
+                Err(why) if why.kind() == Kind::Damage => {
+                    tracing::warn!("the report of the run {run}, which was promised, is passed over: {}", why.what());
+                    None
+                }
+                other => other?,
+            };
+            if let Some(kept) = kept {
+                let ended = Answer::read(kept.report.clone());
+                return held.close_by(&kept, matches!(ended, Some(Answer::Done { retry: false, .. })));
+            }
             let why = format!("the service at {host}, which had promised it, ended before the run did");
             let hint = match promise.action {
                 Action::Backup => "Nobody sends it again: `lastgood backup` takes a snapshot now.",
@@ -118,6 +130,7 @@ impl Desk {
             let ran = job::not_run(*run, &self.rules.job(&request, None), cause.clone(), why, &self.vaults, ctx);
             self.count((&ran.report).into());
             held.close(&ran, &self.vaults, ctx);
+            ran.tell(ctx);
             Ok(())
         })
     }

@@ -272,30 +272,62 @@ impl Desk {
         let mut allowed = Vec::with_capacity(group.len());
         for waiting in group {
             match self.rules.refusal(&waiting.request).filter(|_| waiting.promised().is_some()) {
-                Some(why) => self.break_promises(vec![waiting], Error::usage("do what was asked for", why)),
+                Some(why) => {
+                    let ended = self.break_promises(vec![waiting], &Error::usage("do what was asked for", why));
+                    self.context(|ctx| job::tell_all(&ended, ctx));
+                }
                 None => allowed.push(waiting),
             }
         }
         allowed
     }
 
-    /// Ends requests whose senders were promised a run, which will not be: a report says so, and their claims.
-    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: Error) {
-        let promised = |waiting: Waiting| {
-            let held = waiting.promised()?.clone();
-            Some((waiting, Claimed::Promised(held)))
-        };
-        let group: Vec<_> = waiting.into_iter().filter_map(promised).collect();
-        let Some((Waiting { run, way, .. }, _)) = group.first() else { return };
-        let Some(job) = self.job(&group, Instant::now()) else { return };
-        tracing::error!("{} requests that were promised the run {run} are not served: {}", group.len(), why.what());
+    /// Ends requests whose senders were promised a run, which will not be. Each run that was promised has a report of its own, which is
+    /// given back since nobody is told of it yet; and the claims of its requests say that it failed.
+    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: &Error) -> Vec<Ran> {
+        let mut runs: Vec<(RunId, Vec<(Waiting, Claimed)>)> = Vec::new();
+        for waiting in waiting {
+            let Some(held) = waiting.promised().cloned() else { continue };
+            let (run, promised) = (waiting.run, (waiting, Claimed::Promised(held)));
+            match runs.iter_mut().find(|(same, _)| *same == run) {
+                Some((_, group)) => group.push(promised),
+                None => runs.push((run, vec![promised])),
+            }
+        }
+        for (run, group) in &runs {
+            tracing::error!("{} requests that were promised the run {run} are not served: {}", group.len(), why.what());
+        }
         self.context(|ctx| {
-            let cause = self.cause(*way, events_of(&group));
-            let ran = job::not_run(*run, &job, cause, why, &self.vaults, ctx);
-            self.count((&ran.report).into());
-            self.close_all(&group, &ran, ctx);
-            self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
-        });
+            let report = |(run, group): &(RunId, Vec<(Waiting, Claimed)>)| {
+                let job = self.job(group, Instant::now())?;
+                let way = group.first().map_or(Way::Http, |(waiting, _)| waiting.way);
+                let cause = self.cause(way, events_of(group));
+                Some(job::not_run(*run, &job, cause, why.clone(), &self.vaults, ctx))
+            };
+            let mut ended = Vec::with_capacity(runs.len());
+            let reported = in_order(&runs, AT_ONCE, report, |_, ran| {
+                ended.push(ran);
+                Ok(())
+            });
+            let claims: Vec<_> = runs
+                .iter()
+                .zip(&ended)
+                .flat_map(|((_, group), ran)| group.iter().zip(std::iter::repeat(ran)))
+                .collect();
+            let close = |(promised, ran): &(&(Waiting, Claimed), &Option<Ran>)| {
+                ran.as_ref().map(|ran| self.settle(promised, ran, ctx))
+            };
+            let closed = in_order(&claims, AT_ONCE, close, |_, _| Ok(()));
+            for why in [reported, closed].into_iter().filter_map(Result::err) {
+                ctx.monitor.warn(&format!("not all promises are ended: {}", why.what()));
+            }
+            let ended: Vec<_> = ended.into_iter().flatten().collect();
+            for ran in &ended {
+                self.count((&ran.report).into());
+                self.know(ran.report.run, Progress::Over(Arc::new(Answer::of(ran))));
+            }
+            ended
+        })
     }
 
     /// Makes the vault, where one may be made; whether there is one now. The run tells why not. Where a job does the runs,
@@ -319,11 +351,7 @@ impl Desk {
     /// Settles the claims of a run that is over. Gives the answers to those whose answer is another than the run itself, in
     /// the order of the requests.
     pub(super) fn close_all(&self, mine: &[(Waiting, Claimed)], ran: &Ran, ctx: &Context) -> Vec<Option<once::Answer>> {
-        let close = |(waiting, claim): &(Waiting, Claimed)| match claim {
-            Claimed::Held(held) | Claimed::Promised(held) => held.close(ran, &self.vaults, ctx),
-            Claimed::Late(asker) => once::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx),
-            Claimed::Nothing => None,
-        };
+        let close = |mine: &(Waiting, Claimed)| self.settle(mine, ran, ctx);
         let mut others = Vec::with_capacity(mine.len());
         let ended = in_order(mine, AT_ONCE, close, |_, other| {
             others.push(other);
@@ -334,6 +362,14 @@ impl Desk {
             others.resize_with(mine.len(), || None);
         }
         others
+    }
+
+    fn settle(&self, (waiting, claim): &(Waiting, Claimed), ran: &Ran, ctx: &Context) -> Option<once::Answer> {
+        match claim {
+            Claimed::Held(held) | Claimed::Promised(held) => held.close(ran, &self.vaults, ctx),
+            Claimed::Late(asker) => once::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx),
+            Claimed::Nothing => None,
+        }
     }
 
     /// Why a request's own run would be run.

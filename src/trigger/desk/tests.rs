@@ -1,7 +1,10 @@
 //! A desk at a folder: what shares a run, and what each request is told.
 
+mod promises;
+
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::thread;
 
@@ -40,7 +43,7 @@ impl World {
     }
 
     fn vaults(&self) -> Vaults {
-        Vaults::new(vec![Address::Folder(self.folder.path().join("vault"))], Cloud::default(), Arc::default())
+        Vaults::new(vec![Address::Folder(self.vault())], Cloud::default(), Arc::default())
     }
 
     fn desk(&self) -> Desk {
@@ -58,8 +61,16 @@ impl World {
     }
 
     fn count(&self, folder: &str) -> usize {
-        fs::read_dir(self.folder.path().join("vault").join(folder)).map_or(0, Iterator::count)
+        count(&self.vault(), folder)
     }
+
+    fn vault(&self) -> PathBuf {
+        self.folder.path().join("vault")
+    }
+}
+
+fn count(vault: &Path, folder: &str) -> usize {
+    fs::read_dir(vault.join(folder)).map_or(0, Iterator::count)
 }
 
 /// A request by an event of this id; by none where it is empty.
@@ -258,78 +269,6 @@ fn a_redelivery_is_answered_though_others_have_to_wait() {
         assert!(matches!(&*answered(&desk, critical("4")), Answer::Before(_)));
     });
     assert_eq!(world.snapshots(), 3);
-}
-
-#[test]
-fn what_is_promised_is_served_however_many_there_are() {
-    let world = World::new();
-    let mut desk = world.desk();
-    desk.state.get_mut().unwrap().queue = Queue::new(Duration::ZERO, 2);
-    let event = |n: usize| {
-        let mut request = labelled("", Reason::Critical, &[]);
-        request.event.message = Some(n.to_string());
-        request
-    };
-    working(&desk, || {
-        let promised = (1..=8).map(|n| desk.promise(event(n), Way::Http).ok().expect("it is promised"));
-        let runs: Vec<_> = promised.collect();
-        // Those beyond the two of an hour wait; a backup that is run anyway takes them along.
-        answered(&desk, request(""));
-        let mut told = Vec::<usize>::new();
-        for run in runs {
-            let Some(Progress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
-            let report = report(&answer);
-            assert_eq!((&report["result"], &report["run"]), (&"complete".into(), &run.to_string().into()));
-            told.extend(
-                report["events"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .filter_map(|event| event["message"].as_str()?.parse::<usize>().ok()),
-            );
-        }
-        told.sort_unstable();
-        told.dedup();
-        assert_eq!(told, (1..=8).collect::<Vec<_>>());
-    });
-    // Each has its claim, and each is settled.
-    assert_eq!((world.count("claims"), open_claims(&world)), (8, 0));
-}
-
-/// The events that nothing says the end of.
-fn open_claims(world: &World) -> usize {
-    let folders = fs::read_dir(world.folder.path().join("vault/claims")).unwrap();
-    folders.filter(|folder| fs::read_dir(folder.as_ref().unwrap().path()).unwrap().count() < 2).count()
-}
-
-#[test]
-fn what_is_promised_and_may_not_be_served_any_more_has_a_report() {
-    let world = World::new();
-    let mut desk = world.desk();
-    (desk.rules.allow_restore, desk.rules.restore_age) = (true, LONG);
-    let mut restore = Request { action: Action::Restore, ..request("1") };
-    restore.event.time = Some(Timestamp::now());
-    let run = desk.promise(restore, Way::Http).ok().unwrap();
-    // It waited for so long.
-    desk.rules.restore_age = Duration::ZERO;
-    working(&desk, || assert_eq!(report(&answered(&desk, request("2")))["result"], "complete"));
-    let Some(Progress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
-    assert_eq!((report(&answer)["result"].as_str(), world.count("runs")), (Some("refused"), 2));
-    assert_eq!(open_claims(&world), 0);
-}
-
-#[test]
-fn what_another_serves_is_not_promised() {
-    let world = World::new();
-    let before = serve(&world.desk(), request("1"));
-    let desk = world.desk();
-    let Err(Unpromised::Answered(Answer::Before(told))) = desk.promise(request("1"), Way::Http) else { panic!() };
-    assert_eq!(&told, report(&before));
-    // Nor what another one has promised.
-    let other = world.desk();
-    other.promise(request("2"), Way::Http).ok().expect("it is promised");
-    let Err(Unpromised::Answered(Answer::Elsewhere(_))) = desk.promise(request("2"), Way::Http) else { panic!() };
-    assert!(lock(&desk.state).queue.clear().next().is_none());
 }
 
 #[test]

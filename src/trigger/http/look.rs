@@ -161,7 +161,7 @@ impl Server {
             Some(Progress::Running) => json!({ "status": "running" }),
             Some(Progress::Over(answer)) => events::over(&answer),
             None => match self.look(move |desk, ctx| once::report_of(run, desk.vaults(), ctx)).await {
-                Ok(Some(report)) => {
+                Ok(Some(once::Kept { report, .. })) => {
                     json!({ "status": "over", "retry": report["result"] == "failed", "report": report })
                 }
                 Ok(None) => return unknown(),

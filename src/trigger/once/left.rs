@@ -5,26 +5,33 @@ use jiff::{SignedDuration, Timestamp};
 use super::copy_report;
 use crate::error::{Kind, Result};
 use crate::job::{self, Cause};
-use crate::monitor::Context;
 use crate::report::{self, Action, Outcome, Report, RunId};
 use crate::store::Store;
 use crate::trigger::claim::Earlier;
 use crate::vault::Vault;
-use crate::vault::root::{Root, SnapshotName, State};
+use crate::vault::root::{Reason, Root, SnapshotName, State};
 
 /// How far apart the clocks of machines that share a vault may be.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
-/// The object of the report of a snapshot that one of the runs before committed: its own, else one that is stored now in the
-/// name of `run`. None if they committed nothing.
+/// The report of a snapshot that one of the runs before committed.
+pub struct Left {
+    /// The report's object.
+    pub object: String,
+    /// The report, where it is stored only now and nobody is told of it yet; and why the snapshot was taken.
+    pub new: Option<(Report, Reason)>,
+}
+
+/// The report of a snapshot that one of the runs before committed: its own, else one that is stored now in the name of `run`.
+/// None if they committed nothing.
 ///
 /// # Errors
 /// A store that fails.
-pub fn report(vault: &Vault, earlier: &[Earlier], run: RunId, cause: &Cause, ctx: &Context) -> Result<Option<String>> {
+pub fn report(vault: &Vault, earlier: &[Earlier], run: RunId, cause: &Cause) -> Result<Option<Left>> {
     let Some((by, name, root)) = committed(vault, earlier)? else { return Ok(None) };
     match good_report(&*vault.store, by, name)? {
-        Some(object) => Ok(Some(object)),
-        None => tell(&*vault.store, run, cause, (name, &root), ctx).map(Some),
+        Some(object) => Ok(Some(Left { object, new: None })),
+        None => store(&*vault.store, run, cause, (name, &root)).map(Some),
     }
 }
 
@@ -63,14 +70,8 @@ fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<
     Ok(None)
 }
 
-/// Stores a report of a run that found what another had committed, and tells of it.
-fn tell(
-    store: &dyn Store,
-    run: RunId,
-    cause: &Cause,
-    (name, root): (SnapshotName, &Root),
-    ctx: &Context,
-) -> Result<String> {
+/// Stores a report of a run that found what another had committed.
+fn store(store: &dyn Store, run: RunId, cause: &Cause, (name, root): (SnapshotName, &Root)) -> Result<Left> {
     let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
     let report = Report {
         format: Report::format(),
@@ -93,8 +94,7 @@ fn tell(
         done: None,
     };
     let object = report.object();
-    copy_report(store, &report, &object)?;
+    copy_report(store, &report.encode()?, &object)?;
     job::log(&report, 0.0);
-    cause.notify.tell(&report, Some(root.reason), ctx);
-    Ok(object)
+    Ok(Left { object, new: Some((report, root.reason)) })
 }

@@ -250,7 +250,7 @@ fn a_claim_that_is_entered_and_not_held_is_given_up() {
 fn a_snapshot_of_another_run_is_not_taken_for_its_own() {
     let world = World::made();
     drop(world.take(1, LIMIT));
-    world.work(9, None);
+    drop(world.work(9, None));
     assert_eq!(now(world.once(2, NO_TIME)).report.result, Outcome::Failed);
     assert_eq!(now(world.once(3, LIMIT)).report.result, Outcome::Complete);
     assert_eq!(world.snapshots().len(), 2);

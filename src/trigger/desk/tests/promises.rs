@@ -1,0 +1,228 @@
+//! What becomes of requests whose senders were promised a run.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+
+use super::*;
+use crate::job;
+use crate::notify::{Notify, Webhook, When};
+
+/// Somebody who is told of results, and what there was in the vault each time: reports, and claims of which nothing says the end.
+fn listener(world: &World) -> (Notify, Receiver<(usize, usize)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (told, seen) = channel();
+    let vault = world.vault();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let there = (count(&vault, "runs"), open_claims(&vault));
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1 << 16]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            if told.send(there).is_err() {
+                return;
+            }
+        }
+    });
+    (Notify::new("//lastgood.dev/hosts/h".into(), None, Webhook::new(&url, When::All).ok()), seen)
+}
+
+fn promise(desk: &Desk, request: Request) -> RunId {
+    desk.promise(request, Way::Http).ok().expect("it is promised")
+}
+
+/// The result and the number of events that the vault tells of a run.
+fn told(world: &World, run: RunId) -> (String, usize) {
+    let desk = world.desk();
+    let report = desk.context(|ctx| once::report_of(run, &desk.vaults, ctx)).unwrap().expect("a report").report;
+    assert_eq!(report["run"], run.to_string());
+    (report["result"].as_str().unwrap().to_owned(), report["events"].as_array().unwrap().len())
+}
+
+#[test]
+fn each_run_that_was_promised_has_its_own_report_when_the_service_ends() {
+    let world = World::new();
+    let mut desk = world.desk();
+    let (notify, seen) = listener(&world);
+    desk.rules.notify = notify;
+    let critical = |id| labelled(id, Reason::Critical, &[]);
+    let verify = |id| Request { action: Action::Verify, ..request(id) };
+    let first = promise(&desk, request("1"));
+    assert_eq!(promise(&desk, critical("2")), first);
+    let others = ["3", "4", "5"].map(|id| promise(&desk, verify(id)));
+    desk.stop.store(true, Ordering::Relaxed);
+    desk.work();
+    for (run, events) in [(first, 2), (others[0], 1), (others[1], 1), (others[2], 1)] {
+        assert_eq!(told(&world, run), ("failed".to_owned(), events));
+        let Some(Progress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
+        assert_eq!(report(&answer)["run"], run.to_string());
+    }
+    let action = |run| report(&over(&desk, run))["action"].clone();
+    assert_eq!((action(first), action(others[0])), ("backup".into(), "verify".into()));
+    assert_eq!(desk.tally().runs, BTreeMap::from([(("backup", "failed"), 1), (("verify", "failed"), 3)]));
+    // All of that was in the vault before anybody was told of anything.
+    assert_eq!((seen.iter().take(4).collect::<Vec<_>>(), desk.last().is_some()), (vec![(4, 0); 4], true));
+}
+
+/// How a run ended.
+fn over(desk: &Desk, run: RunId) -> Arc<Answer> {
+    match desk.progress(run) {
+        Some(Progress::Over(answer)) => answer,
+        other => panic!("{run} is not over: {other:?}"),
+    }
+}
+
+#[test]
+fn whoever_is_told_of_a_run_finds_its_claim_settled() {
+    let world = World::new();
+    let (notify, seen) = listener(&world);
+    let desk = || {
+        let mut desk = world.desk();
+        desk.rules.notify = notify.clone();
+        desk
+    };
+    assert_eq!(report(&serve(&desk(), request("1")))["result"], "complete");
+    assert_eq!(seen.recv().unwrap(), (1, 0));
+    // What is run when the service is told to stop: what was promised beside it has its report by then, too.
+    let mut desk = desk();
+    let stop = desk.stop.clone();
+    let ticket = ask(&desk, request("2"));
+    let verify = promise(&desk, Request { action: Action::Verify, ..request("3") });
+    desk.rules.backup.data = world.folder.path().join("none");
+    let group = desk.next().expect("a run is due");
+    stop.store(true, Ordering::Relaxed);
+    desk.serve(group);
+    assert!(ticket.answer.blocking_recv().is_ok());
+    assert_eq!(told(&world, verify).0, "failed");
+    assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [(3, 0); 2]);
+}
+
+#[test]
+fn what_is_promised_is_served_however_many_there_are() {
+    let world = World::new();
+    let mut desk = world.desk();
+    desk.state.get_mut().unwrap().queue = Queue::new(Duration::ZERO, 2);
+    let event = |n: usize| {
+        let mut request = labelled("", Reason::Critical, &[]);
+        request.event.message = Some(n.to_string());
+        request
+    };
+    working(&desk, || {
+        let promised = (1..=8).map(|n| desk.promise(event(n), Way::Http).ok().expect("it is promised"));
+        let runs: Vec<_> = promised.collect();
+        // Those beyond the two of an hour wait; a backup that is run anyway takes them along.
+        answered(&desk, request(""));
+        let mut told = Vec::<usize>::new();
+        for run in runs {
+            let Some(Progress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
+            let report = report(&answer);
+            assert_eq!((&report["result"], &report["run"]), (&"complete".into(), &run.to_string().into()));
+            told.extend(
+                report["events"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter_map(|event| event["message"].as_str()?.parse::<usize>().ok()),
+            );
+        }
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told, (1..=8).collect::<Vec<_>>());
+    });
+    // Each has its claim, and each is settled.
+    assert_eq!((world.count("claims"), open_claims(&world.vault())), (8, 0));
+}
+
+/// The events that nothing says the end of.
+fn open_claims(vault: &Path) -> usize {
+    let folders = fs::read_dir(vault.join("claims")).unwrap();
+    folders.filter(|folder| fs::read_dir(folder.as_ref().unwrap().path()).unwrap().count() < 2).count()
+}
+
+#[test]
+fn what_is_promised_and_may_not_be_served_any_more_has_a_report() {
+    let world = World::new();
+    let mut desk = world.desk();
+    (desk.rules.allow_restore, desk.rules.restore_age) = (true, LONG);
+    let mut restore = Request { action: Action::Restore, ..request("1") };
+    restore.event.time = Some(Timestamp::now());
+    let run = desk.promise(restore, Way::Http).ok().unwrap();
+    // It waited for so long.
+    desk.rules.restore_age = Duration::ZERO;
+    working(&desk, || assert_eq!(report(&answered(&desk, request("2")))["result"], "complete"));
+    let Some(Progress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
+    assert_eq!((report(&answer)["result"].as_str(), world.count("runs")), (Some("refused"), 2));
+    assert_eq!(open_claims(&world.vault()), 0);
+}
+
+#[test]
+fn what_another_serves_is_not_promised() {
+    let world = World::new();
+    let before = serve(&world.desk(), request("1"));
+    let desk = world.desk();
+    let Err(Unpromised::Answered(Answer::Before(told))) = desk.promise(request("1"), Way::Http) else { panic!() };
+    assert_eq!(&told, report(&before));
+    // Nor what another one has promised.
+    let other = world.desk();
+    other.promise(request("2"), Way::Http).ok().expect("it is promised");
+    let Err(Unpromised::Answered(Answer::Elsewhere(_))) = desk.promise(request("2"), Way::Http) else { panic!() };
+    assert!(lock(&desk.state).queue.clear().next().is_none());
+}
+
+/// Writes into a promise that its time is over, as if the one that made it had been gone for long.
+fn expire(world: &World, id: &str) {
+    let claim = claim_of(world, id).join("1.json");
+    let mut body: Value = serde_json::from_slice(&fs::read(&claim).unwrap()).unwrap();
+    body["promise"]["seconds"] = 0.into();
+    fs::write(&claim, body.to_string()).unwrap();
+}
+
+/// The folder of an event's claims.
+fn claim_of(world: &World, id: &str) -> PathBuf {
+    world.vault().join(crate::trigger::claim::folder(id))
+}
+
+#[test]
+fn a_promise_whose_run_has_a_report_is_settled_by_that() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    let desk = || {
+        let mut desk = world.desk();
+        desk.rules.allow_restore = true;
+        desk
+    };
+    // Killed when its report was stored, and before its claim was settled.
+    let killed = desk();
+    let done = promise(&killed, Request { action: Action::Restore, ..request("1") });
+    let failed = promise(&killed, Request { action: Action::Verify, ..request("2") });
+    let none = promise(&killed, Request { action: Action::Verify, ..request("3") });
+    for (run, id, found) in [(done, "1", true), (failed, "2", false)] {
+        let action = if found { Action::Restore } else { Action::Verify };
+        let mut job = killed.rules.job(&Request { action, ..request(id) }, None);
+        if let (job::Job::Restore(options), true) = (&mut job, found) {
+            options.target = world.folder.path().join("restored");
+        }
+        let why = Error::failed("look", "it was so");
+        killed.context(|ctx| match found {
+            true => drop(job::run(run, &job, Cause::default(), &killed.vaults, ctx)),
+            false => drop(job::not_run(run, &job, Cause::default(), why, &killed.vaults, ctx)),
+        });
+        expire(&world, id);
+    }
+    expire(&world, "3");
+    let next = desk();
+    working(&next, || {
+        let began = Instant::now();
+        while open_claims(&world.vault()) > 0 {
+            assert!(began.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    assert_eq!([done, failed, none].map(|run| told(&world, run).0), ["complete", "failed", "failed"]);
+    // One for each run: of the first two nothing is reported anew.
+    assert_eq!(world.count("runs"), 4);
+    let has = |id: &str, name: &str| claim_of(&world, id).join(name).exists();
+    assert!(has("1", "done.json") && has("2", "1.failed.json") && has("3", "1.failed.json"));
+}
