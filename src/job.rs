@@ -246,9 +246,12 @@ fn store(report: &mut Report, vaults: &Vaults) -> Result<(Address, String)> {
             continue;
         }
         let written = (|| {
-            let store = if stopped { vaults.store_for_last_words(address)? } else { vaults.store(address)? };
-            // A run that failed may not have found a vault; none is begun by its report.
-            let store = if known { store } else { crate::vault::Vault::open(store)?.store };
+            let store = match stopped {
+                true => vaults.store_for_last_words(address)?,
+                false if known => vaults.store(address)?,
+                // A run that failed may not have found a vault; none is begun by its report.
+                false => crate::vault::Vault::open(vaults.store(address)?)?.store,
+            };
             let long = report.finished.duration_since(report.started);
             let mut again = 2;
             loop {

@@ -76,11 +76,11 @@ impl Vaults {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// The store at an address for what is written when the program has been told to stop: it does not give up at once, and
-    /// soon, a request that is not answered as well. All that are asked for give up at the same time.
+    /// The store of the vault at an address for what is written when the program has been told to stop: it does not give up at once,
+    /// and soon, a request that is not answered as well. All that are asked for give up at the same time.
     ///
     /// # Errors
-    /// As [`store::open`].
+    /// As [`store::open`]; there is no vault.
     pub fn store_for_last_words(&self, address: &Address) -> Result<Box<dyn Store>> {
         let cloud = Cloud { patience: LAST_WORDS, ..self.cloud.clone() };
         let silence = self.silence.get_or_init(|| {
@@ -97,7 +97,8 @@ impl Vaults {
         let store = match stores.get(address) {
             Some(store) => store.clone(),
             None => {
-                let opened: Arc<dyn Store> = store::open(address, &cloud, silence.clone())?.into();
+                let vault = store::open(address, &cloud, silence.clone()).and_then(Vault::open)?;
+                let opened: Arc<dyn Store> = vault.store.into();
                 stores.insert(address.clone(), opened.clone());
                 opened
             }

@@ -27,6 +27,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -58,6 +59,9 @@ pub struct LocalStore {
     folder: PathBuf,
     serial: AtomicU64,
     naming: Naming,
+    /// An object in the folder itself that has been read, as `vault.json` is by whoever opens a vault. Where it is gone, another folder
+    /// has taken this one's place, such as the mount point of a volume: nothing is written there.
+    anchor: OnceLock<String>,
 }
 
 impl LocalStore {
@@ -67,6 +71,7 @@ impl LocalStore {
             folder: folder.into(),
             serial: AtomicU64::new(0),
             naming: |file, from, to| give_name(file, from, to),
+            anchor: OnceLock::new(),
         }
     }
 
@@ -100,9 +105,16 @@ impl LocalStore {
         Ok(Some(at))
     }
 
-    /// Opens the folder of the vault, and makes it durably where it is missing.
+    /// Opens the folder of the vault, and makes it durably where it is missing and nothing has been read from it.
     fn make_top(&self) -> Result<Folder> {
-        if let Some(top) = self.top()? {
+        let (top, doing) = (self.top()?, || format!("write in the folder {}", self.folder.display()));
+        if let Some(anchor) = self.anchor.get() {
+            let there = top.as_ref().map_or(Ok(None), |top| top.look(anchor)).map_err(failed(doing))?;
+            let top = top.filter(|_| there.is_some());
+            let why = format!("{anchor} was there, and is not any more; if it is on a volume, is that mounted?");
+            return top.ok_or_else(|| Error::Unreachable { doing: doing(), why });
+        }
+        if let Some(top) = top {
             return Ok(top);
         }
         let doing = || format!("create the folder {}", self.folder.display());
@@ -294,7 +306,11 @@ impl Store for LocalStore {
         if size > limit {
             return Err(Error::OutOfRange { name: name.into(), size, wanted: limit });
         }
-        self.read(name, &file, 0, size)
+        let bytes = self.read(name, &file, 0, size)?;
+        if !name.contains('/') {
+            self.anchor.get_or_init(|| name.to_owned());
+        }
+        Ok(bytes)
     }
 
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
@@ -562,6 +578,30 @@ mod tests {
         let store = LocalStore { naming: |_, _, _| Err(Errno::IO), ..LocalStore::new(folder.path()) };
         assert!(matches!(store.create("packs/a", &[b"x"]), Err(Error::Failed { .. })));
         assert_eq!(store.list("tmp/").unwrap(), []);
+    }
+
+    #[test]
+    fn nothing_is_written_where_the_folder_that_was_read_is_not_any_more() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (volume, away) = (scratch.path().join("vault"), scratch.path().join("away"));
+        let store = LocalStore::new(&volume);
+        store.create("vault.json", &[b"{}"]).unwrap();
+        store.get("vault.json", 10).unwrap();
+        store.create("runs/1", &[b"1"]).unwrap();
+        fs::rename(&volume, &away).unwrap();
+        // The mount point of a volume that is not mounted is there, or is not.
+        for there in [false, true] {
+            let created = store.create("runs/2", &[b"2"]).unwrap_err().to_string();
+            assert!(created.contains("vault.json was there") && created.contains("mounted"), "{created}");
+            assert!(store.staging().put("packs/1", &[b"1"]).is_err());
+            match there {
+                false => fs::create_dir(&volume).unwrap(),
+                true => assert_eq!(fs::read_dir(&volume).unwrap().count(), 0),
+            }
+        }
+        fs::remove_dir(&volume).unwrap();
+        fs::rename(&away, &volume).unwrap();
+        store.create("runs/2", &[b"2"]).unwrap();
     }
 
     #[test]
