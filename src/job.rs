@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Kind, Result};
@@ -91,6 +91,7 @@ pub struct Ran {
     pub error: Option<Error>,
     reason: Option<Reason>,
     notify: Notify,
+    ended: Instant,
 }
 
 impl Ran {
@@ -98,6 +99,15 @@ impl Ran {
     /// vault how the run ended comes before. It needs no answer, and what goes wrong is a warning.
     pub fn tell(&self, ctx: &Context) {
         tell_all([self], ctx);
+    }
+
+    /// Stores its report, which could not be stored when it ended.
+    ///
+    /// # Errors
+    /// It cannot be stored now either.
+    pub fn store(&mut self, vaults: &Vaults) -> Result<()> {
+        self.stored = Some(store(&mut self.report, self.ended, vaults)?);
+        Ok(())
     }
 
     /// What was done.
@@ -180,14 +190,15 @@ fn reported(
         error: error.as_ref().map(Failure::from),
         done,
     };
+    let (reason, notify, ended) = (job.reason(), cause.notify, Instant::now());
     if unneeded {
-        return Ran { report, stored: None, error, reason: job.reason(), notify: cause.notify };
+        return Ran { report, stored: None, error, reason, notify, ended };
     }
-    let stored = store(&mut report, vaults);
+    let stored = store(&mut report, ended, vaults);
     let stored =
         stored.inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not kept: {}", why.what()))).ok();
     log(&report, began.elapsed().as_secs_f64());
-    Ran { report, stored, error, reason: job.reason(), notify: cause.notify }
+    Ran { report, stored, error, reason, notify, ended }
 }
 
 fn carry_out(user: User, job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Done> {
@@ -231,8 +242,8 @@ pub fn check_data(options: &backup::Options) -> Result<()> {
         .hint("Name the directory: `lastgood backup DIR`, or LASTGOOD_DATA. If it is a volume, is it mounted?"))
 }
 
-/// Keeps the report in the vault that the run used, or in the first that opens.
-fn store(report: &mut Report, vaults: &Vaults) -> Result<(Address, String)> {
+/// Keeps the report of a run that ended then in the vault that it used, or in the first that opens.
+fn store(report: &mut Report, ended: Instant, vaults: &Vaults) -> Result<(Address, String)> {
     let used = match &report.done {
         Some(Done::Backup(done)) => Some(done.vault.clone()),
         Some(Done::Restore(done)) => Some(done.vault.clone()),
@@ -256,8 +267,10 @@ fn store(report: &mut Report, vaults: &Vaults) -> Result<(Address, String)> {
             let mut again = 2;
             loop {
                 let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+                let ago = SignedDuration::try_from(ended.elapsed()).unwrap_or_default();
+                let finished = now.saturating_sub(ago).unwrap_or(now);
                 // The store's clock: names sort by one clock.
-                (report.started, report.finished) = (now.saturating_sub(long).unwrap_or(now), now);
+                (report.started, report.finished) = (finished.saturating_sub(long).unwrap_or(finished), finished);
                 let (object, bytes) = (report.object(), report.encode()?);
                 match store.create(&object, &[&bytes]) {
                     Ok(()) => return Ok(object),

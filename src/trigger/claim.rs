@@ -156,6 +156,20 @@ pub fn look(store: &dyn Store, claim: &Claim) -> Result<Option<Entry>> {
     Ok(body.and_then(|body| running(&body, now, claim.timeout)))
 }
 
+/// Whether some run may still be serving the event of a claim: the last one has not ended, nor is its time over.
+///
+/// # Errors
+/// A store that fails.
+pub fn is_open(store: &dyn Store, name: &Name, timeout: Duration) -> Result<bool> {
+    let now = now(store)?;
+    let folder = name.folder();
+    let seen = Seen::of(store, &folder)?;
+    let Some(last) = seen.claims.last().filter(|n| !seen.done && !seen.failed.contains(n)) else { return Ok(false) };
+    let Some(body) = read_claim(store, &folder, *last)? else { return Ok(false) };
+    let promised = body.promise.as_ref().map(|promise| Duration::from_secs(promise.seconds));
+    Ok(running(&body, now, promised.unwrap_or(timeout)).is_some())
+}
+
 /// How an event was served, if it was.
 ///
 /// # Errors

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 pub use self::answer::{Answer, Progress, Ticket};
 use self::away::Away;
 pub use self::away::{Dispatch, Start};
+use self::broken::{EndedPromise, Owed};
 use self::claimed::Claimed;
 pub use self::claimed::Unpromised;
 use self::queue::{Next, Promise, Queue, WAITING, Waiting};
@@ -51,6 +52,7 @@ struct State {
     away: Away,
     last: Option<Last>,
     last_backup: Option<Last>,
+    owed: Owed,
     closed: bool,
 }
 
@@ -124,6 +126,7 @@ impl Desk {
             away: Away::default(),
             last: None,
             last_backup: None,
+            owed: Owed::default(),
             closed: false,
         });
         Desk { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), tally: Mutex::default() }
@@ -233,7 +236,7 @@ impl Desk {
             if self.stop.load(Ordering::Relaxed) {
                 drop(state);
                 let ended = self.close();
-                self.context(|ctx| job::tell_all(&ended, ctx));
+                self.context(|ctx| job::tell_all(ended.iter().map(|ended| &ended.ran), ctx));
                 return None;
             }
             let now = Instant::now();
@@ -278,7 +281,7 @@ impl Desk {
 
     /// Takes no more, and answers all that waits. What was promised ends with reports, which are given back: nobody is told of
     /// them yet.
-    fn close(&self) -> Vec<Ran> {
+    fn close(&self) -> Vec<EndedPromise> {
         let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
         {
             let mut state = lock(&self.state);
@@ -367,7 +370,7 @@ impl Desk {
         let others = self.close_all(&mine, &ran, ctx);
         // Told to stop, there is little time: whatever ends has its report before anybody is told of any.
         let ended = if self.stop.load(Ordering::Relaxed) { self.close() } else { Vec::new() };
-        job::tell_all(std::iter::once(&ran).chain(&ended), ctx);
+        job::tell_all(std::iter::once(&ran).chain(ended.iter().map(|ended| &ended.ran)), ctx);
         {
             let mut state = lock(&self.state);
             if !ran.report.result.stays(ran.report.action) {
@@ -377,9 +380,12 @@ impl Desk {
             state.running = None;
             state.know(run, Progress::Over(done.clone()));
         }
-        for ((waiting, _), other) in mine.into_iter().zip(others) {
+        let mut promised = Vec::new();
+        for ((waiting, claim), other) in mine.into_iter().zip(others) {
+            promised.extend(claim.held().filter(|_| waiting.promised().is_some()));
             answer::tell(waiting.answer, &other.map_or_else(|| done.clone(), |other| Arc::new(other.into())));
         }
+        self.keep(EndedPromise { ran, claims: promised });
     }
 
     /// Says of a run that it did not end as it should. The line that tells of every run is no alarm.

@@ -5,7 +5,7 @@
 //! same goes for a run of a Cloud Run job that makes the vault: its claim is entered when it is done. A service makes the vault
 //! before it claims what asks for the first backup.
 
-mod left;
+pub mod left;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -309,6 +309,27 @@ pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<Ke
 }
 
 impl Held {
+    /// Asks for the claim again before its run begins, as it may have waited for so long that another run has taken it over; if it
+    /// has not, the run has its whole time from now on.
+    ///
+    /// # Errors
+    /// As [`take`]; a vault that does not open.
+    pub fn again(&self, asker: &Asker, cause: &Cause, vaults: &Vaults, ctx: &Context) -> Result<Taken> {
+        let take = || {
+            let vault = vaults.store(&self.address).and_then(Vault::open)?;
+            take_in(vault, &self.address, asker, cause, vaults, ctx)
+        };
+        let held = match take()? {
+            Taken::Held(held) => held,
+            other => return Ok(other),
+        };
+        match held.renew(asker, vaults)? {
+            Some(renewed) => Ok(Taken::Held(Arc::new(renewed))),
+            // Another was faster just now.
+            None => take(),
+        }
+    }
+
     /// The same claim, entered now: [`Claim::renew`].
     ///
     /// # Errors

@@ -90,6 +90,16 @@ impl From<once::Answer> for Answer {
 }
 
 impl Answer {
+    /// What it says, for people.
+    pub(super) fn why(&self) -> String {
+        match self {
+            Answer::Done { outcome, .. } => format!("it is {outcome}"),
+            Answer::Before(report) => format!("the run {} has served it", report["run"].as_str().unwrap_or_default()),
+            Answer::Elsewhere(_) => "another run serves it".into(),
+            Answer::Later(why, _) | Answer::Refused(why) => why.clone(),
+        }
+    }
+
     /// That of a run.
     pub(super) fn of(ran: &Ran) -> Self {
         let report = serde_json::to_value(&ran.report).unwrap_or_else(|why| Value::String(why.to_string()));

@@ -136,7 +136,7 @@ impl Desk {
         }
         let why = "its claim is in another vault than those of the requests that share its run";
         let ended = self.break_promises(promised, &Error::failed("have a job serve a request", why));
-        job::tell_all(&ended, ctx);
+        self.tell_and_keep(ended);
         kept
     }
 

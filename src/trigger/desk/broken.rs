@@ -1,71 +1,129 @@
-//! Promises of instances that are gone.
+//! Promises that are not kept, and what is owed to those who have them.
 //!
 //! An instance that is killed leaves open the claims of requests that it had promised a run, and nobody sends those again. So each
-//! instance looks for such claims when it begins. When the time of one is over, its run is reported as failed: in the vault,
-//! under the id that was promised; to whoever is told of results; and in the health, as the last run. The request is not served
+//! instance looks for such claims, when it begins and now and then. When the time of one is over, its run is reported as failed: in the
+//! vault, under the id that was promised; to whoever is told of results; and in the health, as the last run. The request is not served
 //! any more: hours after a critical error a snapshot says little of it, and a restore may do harm.
 //!
 //! Should the run end after all, its own report is the newer one, and counts. Two instances that find the same promise at the
 //! same moment may both report it.
+//!
+//! Nor is a promise over here before its end is in the vault: a report that could not be stored is kept until it is, and a run that is not
+//! begun, as another instance has taken its event over, has a report when it is known what that came to.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Desk};
+use super::{Answer, Desk, Progress, lock};
 use crate::error::{Error, Kind, Result};
-use crate::job;
-use crate::report::Action;
+use crate::job::{self, Ran};
+use crate::monitor::Context;
+use crate::report::{Action, RunId};
 use crate::store::address::Address;
 use crate::trigger::claim::promise::{self, Open};
+use crate::trigger::claim::{self, Asker, Identity};
 use crate::trigger::event::Request;
-use crate::trigger::once::{self, Resumed};
+use crate::trigger::once::{self, Held, Resumed, left};
 use crate::vault::Vault;
 
-/// How often it is looked whether the time of a promise is over, and what could not be seen is looked for again.
+/// How often it is looked whether the time of a promise is over, and what could not be seen or stored is tried again.
 const OFTEN: Duration = Duration::from_secs(60);
+/// How often a vault is looked through for promises of other instances, which may have been killed since.
+const AGAIN: Duration = Duration::from_secs(600);
 /// How often it is looked whether the service ends.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A promise of another instance.
-struct Promised<'d> {
-    vault: &'d Address,
+/// A promise that has to be looked after.
+pub(super) struct Promised {
+    vault: Address,
     open: Open,
     /// When its time is over.
     until: Instant,
 }
 
+/// A run of this instance that was promised and is over, and its claims.
+pub(super) struct EndedPromise {
+    pub ran: Ran,
+    pub claims: Vec<Arc<Held>>,
+}
+
+/// What this instance owes to those whom it has promised runs.
+#[derive(Default)]
+pub(super) struct Owed {
+    /// Reports that are in no vault.
+    unstored: Vec<EndedPromise>,
+    /// What others have taken over.
+    taken: Vec<Promised>,
+}
+
+/// What one look at promises leaves for the next.
+pub(super) struct Watch<'d> {
+    /// The vaults, and when each is looked through again.
+    vaults: Vec<(&'d Address, Instant)>,
+    pub promised: Vec<Promised>,
+    pub unstored: Vec<EndedPromise>,
+}
+
 impl Desk {
-    /// Looks for promises of other instances, and reports those that are not kept, until all have ended or the desk is told to
-    /// stop.
+    /// Looks after promises, of other instances and of this one, until the desk is told to stop.
     pub(super) fn watch_promises(&self) {
-        let mut unseen: Vec<_> = self.vaults.addresses().iter().collect();
-        let (mut promised, mut next) = (Vec::new(), Instant::now());
-        while !self.stop.load(Ordering::Relaxed) && (!unseen.is_empty() || !promised.is_empty()) {
+        let (mut watch, mut next) = (self.watch(), Instant::now());
+        while !self.stop.load(Ordering::Relaxed) {
             if Instant::now() >= next {
-                unseen.retain(|vault| match self.promises_in(vault) {
-                    Ok(found) => {
-                        promised.extend(found);
-                        false
-                    }
-                    Err(why) => {
-                        tracing::debug!("whether promises are open cannot be seen now: {}", why.what());
-                        true
-                    }
-                });
-                promised.retain(|promise| !self.is_over(promise));
+                self.look_at_promises(&mut watch, Instant::now());
                 next = Instant::now() + OFTEN;
             }
             std::thread::sleep(TICK);
         }
+        let Watch { mut promised, mut unstored, .. } = watch;
+        let owed = &mut lock(&self.state).owed;
+        owed.taken.append(&mut promised);
+        owed.unstored.append(&mut unstored);
     }
 
-    fn promises_in<'d>(&self, vault: &'d Address) -> Result<Vec<Promised<'d>>> {
+    pub(super) fn watch(&self) -> Watch<'_> {
+        let now = Instant::now();
+        let vaults = self.vaults.addresses().iter().map(|vault| (vault, now)).collect();
+        Watch { vaults, promised: Vec::new(), unstored: Vec::new() }
+    }
+
+    /// Does what is to be done at that time.
+    pub(super) fn look_at_promises(&self, watch: &mut Watch, now: Instant) {
+        let Owed { mut unstored, mut taken } = std::mem::take(&mut lock(&self.state).owed);
+        watch.unstored.append(&mut unstored);
+        watch.promised.append(&mut taken);
+        for (vault, next) in watch.vaults.iter_mut().filter(|(_, next)| *next <= now) {
+            match self.promises_in(vault, (&watch.promised, &watch.unstored), now) {
+                Ok(found) => {
+                    watch.promised.extend(found);
+                    *next = now + AGAIN;
+                }
+                Err(why) => tracing::debug!("whether promises are open cannot be seen now: {}", why.what()),
+            }
+        }
+        watch.promised.retain(|promise| now < promise.until || !self.is_over(promise));
+        watch.unstored.retain_mut(|unstored| !self.is_stored(unstored));
+    }
+
+    /// The promises of others that are open in a vault and are not looked after yet.
+    fn promises_in(
+        &self,
+        vault: &Address,
+        (known, unstored): (&[Promised], &[EndedPromise]),
+        now: Instant,
+    ) -> Result<Vec<Promised>> {
         // Without a vault there are none.
         let Ok(found) = Vault::find(self.vaults.store(vault)?)? else { return Ok(Vec::new()) };
-        let open = promise::open(&*found.store)?;
-        // What was promised here meanwhile is in good hands.
-        let others = open.into_iter().filter(|open| self.progress(open.run).is_none());
-        let promised: Vec<_> = others.map(|open| Promised { vault, until: Instant::now() + open.left, open }).collect();
+        let is_new = |open: &Open| {
+            // What was promised here meanwhile is in good hands.
+            self.progress(open.run).is_none()
+                && !known.iter().any(|known| known.open.name == open.name)
+                && !unstored.iter().any(|unstored| unstored.ran.report.run == open.run)
+        };
+        let others = promise::open(&*found.store)?.into_iter().filter(is_new);
+        let promised: Vec<_> =
+            others.map(|open| Promised { vault: vault.clone(), until: now + open.left, open }).collect();
         if let Some(longest) = promised.iter().map(|promised| promised.open.left.as_secs()).max() {
             let count = promised.len();
             tracing::warn!(
@@ -76,62 +134,119 @@ impl Desk {
         Ok(promised)
     }
 
-    /// Whether a promise need not be looked at any more.
-    fn is_over(&self, promised: &Promised) -> bool {
-        if Instant::now() < promised.until {
-            return false;
-        }
-        let reported = self.report_unkept(promised);
-        if let Err(why) = &reported {
-            let run = promised.open.run;
-            tracing::warn!("it cannot be seen now what became of the run {run}, which was promised: {}", why.what());
-        }
-        reported.is_ok()
+    /// Looks later what becomes of a request that was promised a run here and that another run has taken over.
+    pub(super) fn owe(&self, held: &Held, asker: Asker) {
+        let (Identity::Event(identity), Some(promise)) = (asker.identity, asker.promise) else { return };
+        let (name, run, left) = (held.claim().name(), held.claim().run(), Duration::ZERO);
+        let open = Open { name, run, identity, host: asker.host, promise: *promise, left };
+        let (vault, until) = (held.address().clone(), Instant::now());
+        lock(&self.state).owed.taken.push(Promised { vault, open, until });
     }
 
-    /// Reports a promise as not kept, unless something says by now how it ended, or its run has left a report or a snapshot.
-    fn report_unkept(&self, Promised { vault: address, open, .. }: &Promised) -> Result<()> {
+    /// Keeps the report of a run that was promised until it is stored, if it could not be.
+    pub(super) fn keep(&self, ended: EndedPromise) {
+        if ended.ran.stored.is_none() && !ended.claims.is_empty() {
+            let run = ended.ran.report.run;
+            tracing::warn!("the report of the run {run}, which was promised, is stored when that is possible");
+            lock(&self.state).owed.unstored.push(ended);
+        }
+    }
+
+    /// Whether the report of a run could be stored now, and with it the end of its claims.
+    fn is_stored(&self, EndedPromise { ran, claims }: &mut EndedPromise) -> bool {
+        if let Err(why) = ran.store(&self.vaults) {
+            tracing::debug!("the report of the run {} cannot be stored yet: {}", ran.report.run, why.what());
+            return false;
+        }
+        self.context(|ctx| claims.iter().for_each(|held| drop(held.close(ran, &self.vaults, ctx))));
+        self.know(ran.report.run, Progress::Over(Arc::new(Answer::of(ran))));
+        true
+    }
+
+    /// Whether a promise need not be looked at any more.
+    fn is_over(&self, promised: &Promised) -> bool {
+        let run = promised.open.run;
+        // It shares a run of this instance, whose report will tell.
+        if matches!(self.progress(run), Some(Progress::Waiting | Progress::Running)) {
+            return false;
+        }
+        self.context(|ctx| self.end_promise(promised, ctx)).unwrap_or_else(|why| {
+            tracing::warn!("it cannot be seen now what became of the run {run}, which was promised: {}", why.what());
+            false
+        })
+    }
+
+    /// Sees to it that something says how a promise ended. False while its request may still be served.
+    fn end_promise(&self, promised: &Promised, ctx: &Context) -> Result<bool> {
+        let Promised { vault: address, open, .. } = promised;
         let Open { name, run, identity, host, promise, .. } = open;
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
         let asker = self.asker(identity.clone(), promise.action, *run);
-        self.context(|ctx| {
-            let vault = Vault::open(self.vaults.store(address)?)?;
-            let resumed = once::resume(name, vault, address, &asker, (&cause, false), &self.vaults, ctx)?;
-            let Resumed::Held(held) = resumed else { return Ok(()) };
+        let vault = Vault::open(self.vaults.store(address)?)?;
+        let resumed = once::resume(name, vault, address, &asker, (&cause, false), &self.vaults, ctx)?;
+        let kept = self.report_of(*run, ctx)?;
+        let (held, why) = match (resumed, kept) {
             // It may have been killed when it had told how it ended, and had not settled its claims.
-            let kept = match once::report_of(*run, &self.vaults, ctx) {
-                Err(why) if why.kind() == Kind::Damage => {
-                    tracing::warn!("the report of the run {run}, which was promised, is passed over: {}", why.what());
-                    None
-                }
-                other => other?,
-            };
-            if let Some(kept) = kept {
+            (Resumed::Held(held), Some(kept)) => {
                 let ended = Answer::read(kept.report.clone());
-                return held.close_by(&kept, matches!(ended, Some(Answer::Done { retry: false, .. })));
+                held.close_by(&kept, matches!(ended, Some(Answer::Done { retry: false, .. })))?;
+                return Ok(true);
             }
-            let why = format!("the service at {host}, which had promised it, ended before the run did");
-            let hint = match promise.action {
-                Action::Backup => "Nobody sends it again: `lastgood backup` takes a snapshot now.",
-                Action::Restore | Action::Verify => {
-                    "Nobody sends it again: ask for it once more if it is still wanted."
+            (Resumed::GivenUp, _) | (_, Some(_)) => return Ok(true),
+            (Resumed::Before(before), None) => {
+                let vault = Vault::open(self.vaults.store(&before.vault)?)?;
+                left::served_by(&*vault.store, &before, *run, promise.action, &cause)?;
+                return Ok(true);
+            }
+            (Resumed::Elsewhere(other), None) => {
+                let vault = Vault::open(self.vaults.store(address)?)?;
+                if claim::is_open(&*vault.store, name, asker.timeout)? {
+                    return Ok(false);
                 }
-            };
-            let why = Error::failed("serve a request", why).hint(hint);
-            tracing::error!("the run {run}, which was promised, never ended: {}", why.what());
-            let (labels, snapshot) = Default::default();
-            let request = Request {
-                action: promise.action,
-                reason: promise.reason,
-                labels,
-                snapshot,
-                event: promise.event.clone(),
-            };
-            let ran = job::not_run(*run, &self.rules.job(&request, None), cause.clone(), why, &self.vaults, ctx);
-            self.count((&ran.report).into());
+                (None, format!("the run {other} of another instance had taken it over, and did not serve it"))
+            }
+            (Resumed::Held(held), None) if self.progress(*run).is_some() => (
+                Some(held),
+                "the vault could not be asked, when the run was to begin, whether another one serves it".into(),
+            ),
+            (Resumed::Held(held), None) => {
+                (Some(held), format!("the service at {host}, which had promised it, ended before the run did"))
+            }
+        };
+        self.report_unkept(open, why, held.as_deref(), ctx);
+        Ok(true)
+    }
+
+    /// The report of a run; one that is damaged is none.
+    fn report_of(&self, run: RunId, ctx: &Context) -> Result<Option<once::Kept>> {
+        match once::report_of(run, &self.vaults, ctx) {
+            Err(why) if why.kind() == Kind::Damage => {
+                tracing::warn!("the report of the run {run}, which was promised, is passed over: {}", why.what());
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    /// Reports a promise as not kept.
+    fn report_unkept(&self, open: &Open, why: String, held: Option<&Held>, ctx: &Context) {
+        let Open { run, promise, .. } = open;
+        let hint = match promise.action {
+            Action::Backup => "Nobody sends it again: `lastgood backup` takes a snapshot now.",
+            Action::Restore | Action::Verify => "Nobody sends it again: ask for it once more if it is still wanted.",
+        };
+        let why = Error::failed("serve a request", why).hint(hint);
+        tracing::error!("the run {run}, which was promised, never ended: {}", why.what());
+        let (labels, snapshot) = Default::default();
+        let event = promise.event.clone();
+        let request = Request { action: promise.action, reason: promise.reason, labels, snapshot, event };
+        let cause = self.cause(promise.way, vec![promise.event.clone()]);
+        let ran = job::not_run(*run, &self.rules.job(&request, None), cause, why, &self.vaults, ctx);
+        self.count((&ran.report).into());
+        if let Some(held) = held {
             held.close(&ran, &self.vaults, ctx);
-            ran.tell(ctx);
-            Ok(())
-        })
+        }
+        ran.tell(ctx);
+        self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
     }
 }

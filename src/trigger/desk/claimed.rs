@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::broken::EndedPromise;
 use super::queue::{Promise, Queue, Waiting};
 use super::{Answer, Desk, Progress, Ticket, events_of, lock};
 use crate::error::{Error, Result};
@@ -18,6 +19,9 @@ use crate::trigger::claim::{Asker, Identity};
 use crate::trigger::event::Request;
 use crate::trigger::once::{self, AT_ONCE, Held, Taken};
 use crate::vault::ahead::in_order;
+
+/// How the identities begin that requests without one are given: nobody else can have the same.
+const OWN: &str = "lastgood-request:";
 
 /// What keeps others from serving an event meanwhile.
 #[derive(Clone)]
@@ -150,7 +154,7 @@ impl Desk {
 
     fn claim(&self, run: RunId, waiting: &Waiting, away: &Away, ctx: &Context) -> Claim {
         if let Some(held) = waiting.promised() {
-            return Ok(Claimed::Promised(self.renewed(held, waiting)));
+            return self.begin_promised(held, waiting, ctx);
         }
         // It may have waited for long.
         if let Some(why) = self.rules.refusal(&waiting.request) {
@@ -184,7 +188,29 @@ impl Desk {
         }
     }
 
-    /// The claim of a promise whose run begins now. A job counts its time from the claim on, and may have had to wait for long.
+    /// The claim of a promise whose run begins now. It may have waited for so long that another instance, which got the event as well,
+    /// has taken it over; then what becomes of it is looked for later, for the report that its sender may ask for.
+    fn begin_promised(&self, held: &Arc<Held>, waiting: &Waiting, ctx: &Context) -> Claim {
+        let identity = waiting.request.event.identity.clone().filter(|identity| !identity.starts_with(OWN));
+        let Some(identity) = identity else { return Ok(Claimed::Promised(self.renewed(held, waiting))) };
+        let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
+        let answer = match held.again(&asker, &self.own_cause(waiting), &self.vaults, ctx) {
+            Ok(Taken::Held(held)) => return Ok(Claimed::Held(held)),
+            Ok(Taken::Not(answer)) => answer.into(),
+            Ok(Taken::NoVault) => Answer::Later("the vault is away".into(), Duration::from_secs(30)),
+            // A backup asks again before it commits, and a verification does no harm.
+            Err(why) if waiting.request.action != Action::Restore => {
+                tracing::warn!("it cannot be seen whether another run serves an event: {}", why.what());
+                return Ok(Claimed::Held(held.clone()));
+            }
+            Err(why) => Answer::Later(why.what(), Duration::from_secs(30)),
+        };
+        tracing::warn!("the run {}, which was promised, is not begun: {}", waiting.run, answer.why());
+        self.owe(held, asker);
+        Err(Arc::new(answer))
+    }
+
+    /// The claim of a promise whose run begins now, which nobody else can have taken over. A job counts its time from the claim on, and may have had to wait for long.
     fn renewed(&self, held: &Arc<Held>, waiting: &Waiting) -> Arc<Held> {
         let event = &waiting.request.event;
         let Some(identity) = event.identity.clone().filter(|_| self.rules.dispatch.is_some()) else {
@@ -234,7 +260,7 @@ impl Desk {
     pub fn promise(&self, mut request: Request, way: Way) -> Result<RunId, Unpromised> {
         if request.event.identity.is_none() {
             let id = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
-            request.event.identity = Some(format!("lastgood-request:{id}"));
+            request.event.identity = Some(format!("{OWN}{id}"));
         }
         let asked = request.clone();
         let Some(identity) = asked.event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
@@ -274,7 +300,7 @@ impl Desk {
             match self.rules.refusal(&waiting.request).filter(|_| waiting.promised().is_some()) {
                 Some(why) => {
                     let ended = self.break_promises(vec![waiting], &Error::usage("do what was asked for", why));
-                    self.context(|ctx| job::tell_all(&ended, ctx));
+                    self.tell_and_keep(ended);
                 }
                 None => allowed.push(waiting),
             }
@@ -284,7 +310,7 @@ impl Desk {
 
     /// Ends requests whose senders were promised a run, which will not be. Each run that was promised has a report of its own, which is
     /// given back since nobody is told of it yet; and the claims of its requests say that it failed.
-    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: &Error) -> Vec<Ran> {
+    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: &Error) -> Vec<EndedPromise> {
         let mut runs: Vec<(RunId, Vec<(Waiting, Claimed)>)> = Vec::new();
         for waiting in waiting {
             let Some(held) = waiting.promised().cloned() else { continue };
@@ -321,13 +347,21 @@ impl Desk {
             for why in [reported, closed].into_iter().filter_map(Result::err) {
                 ctx.monitor.warn(&format!("not all promises are ended: {}", why.what()));
             }
-            let ended: Vec<_> = ended.into_iter().flatten().collect();
-            for ran in &ended {
+            let mut all = Vec::with_capacity(runs.len());
+            for ((_, group), ran) in runs.iter().zip(ended).filter_map(|(run, ran)| Some((run, ran?))) {
                 self.count((&ran.report).into());
-                self.know(ran.report.run, Progress::Over(Arc::new(Answer::of(ran))));
+                self.know(ran.report.run, Progress::Over(Arc::new(Answer::of(&ran))));
+                let claims = group.iter().filter_map(|(_, claim)| claim.held()).collect();
+                all.push(EndedPromise { ran, claims });
             }
-            ended
+            all
         })
+    }
+
+    /// Tells of promises that have ended.
+    pub(super) fn tell_and_keep(&self, ended: Vec<EndedPromise>) {
+        self.context(|ctx| job::tell_all(ended.iter().map(|ended| &ended.ran), ctx));
+        ended.into_iter().for_each(|ended| self.keep(ended));
     }
 
     /// Makes the vault, where one may be made; whether there is one now. The run tells why not. Where a job does the runs,
@@ -366,6 +400,8 @@ impl Desk {
 
     fn settle(&self, (waiting, claim): &(Waiting, Claimed), ran: &Ran, ctx: &Context) -> Option<once::Answer> {
         match claim {
+            // Its sender finds nothing yet: what says that it has ended has to wait for the report.
+            Claimed::Held(_) | Claimed::Promised(_) if ran.stored.is_none() && waiting.promised().is_some() => None,
             Claimed::Held(held) | Claimed::Promised(held) => held.close(ran, &self.vaults, ctx),
             Claimed::Late(asker) => once::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx),
             Claimed::Nothing => None,

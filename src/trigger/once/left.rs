@@ -2,8 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::copy_report;
-use crate::error::{Kind, Result};
+use serde::Deserialize;
+
+use super::{Before, copy_report};
+use crate::error::{Error, Kind, Result};
 use crate::job::{self, Cause};
 use crate::report::{self, Action, Outcome, Report, RunId};
 use crate::store::Store;
@@ -70,29 +72,48 @@ fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<
     Ok(None)
 }
 
+/// Stores a report of a promised run that was not done since another run had served its request: it ends as that one did.
+///
+/// # Errors
+/// A store that fails; a report of that other run which says nothing.
+pub fn served_by(store: &dyn Store, before: &Before, run: RunId, action: Action, cause: &Cause) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Told {
+        result: Outcome,
+        snapshot: Option<SnapshotName>,
+    }
+    let told = before.report.as_ref().map(Told::deserialize).transpose();
+    let told = told.map_err(|why| Error::damage(format!("read {}", before.object), why))?;
+    // That it was served stands without its report, too.
+    let (result, snapshot) = told.map_or((Outcome::Complete, None), |told| (told.result, told.snapshot));
+    let report = bare(store, (run, action, result, snapshot), cause)?;
+    copy_report(store, &report.encode()?, &report.object())?;
+    job::log(&report, 0.0);
+    Ok(())
+}
+
+/// A report of a run that has just begun and ended.
+fn bare(
+    store: &dyn Store,
+    (run, action, result, snapshot): (RunId, Action, Outcome, Option<SnapshotName>),
+    cause: &Cause,
+) -> Result<Report> {
+    let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+    let (way, events, place) = (cause.way, cause.events.clone(), cause.place.clone());
+    let (format, started, finished, error, done) = (Report::format(), now, now, None, None);
+    Ok(Report { format, run, action, result, way, events, place, started, finished, snapshot, error, done })
+}
+
 /// Stores a report of a run that found what another had committed.
 fn store(store: &dyn Store, run: RunId, cause: &Cause, (name, root): (SnapshotName, &Root)) -> Result<Left> {
-    let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
-    let report = Report {
-        format: Report::format(),
-        run,
-        action: Action::Backup,
-        result: match root.state {
-            State::Partial => Outcome::Partial,
-            State::Suspect => Outcome::Suspect,
-            State::Complete if root.good() && !root.whole() => Outcome::Stale,
-            State::Complete if root.good() => Outcome::Complete,
-            State::Complete => Outcome::Unsound,
-        },
-        way: cause.way,
-        events: cause.events.clone(),
-        place: cause.place.clone(),
-        started: now,
-        finished: now,
-        snapshot: Some(name),
-        error: None,
-        done: None,
+    let result = match root.state {
+        State::Partial => Outcome::Partial,
+        State::Suspect => Outcome::Suspect,
+        State::Complete if root.good() && !root.whole() => Outcome::Stale,
+        State::Complete if root.good() => Outcome::Complete,
+        State::Complete => Outcome::Unsound,
     };
+    let report = bare(store, (run, Action::Backup, result, Some(name)), cause)?;
     let object = report.object();
     copy_report(store, &report.encode()?, &object)?;
     job::log(&report, 0.0);

@@ -226,3 +226,89 @@ fn a_promise_whose_run_has_a_report_is_settled_by_that() {
     let has = |id: &str, name: &str| claim_of(&world, id).join(name).exists();
     assert!(has("1", "done.json") && has("2", "1.failed.json") && has("3", "1.failed.json"));
 }
+
+/// Moves the beginning of a claim half an hour back: longer than a run may take, and not so long that the promise is over.
+fn age(world: &World, id: &str, n: u32) {
+    let claim = claim_of(world, id).join(format!("{n}.json"));
+    let mut body: Value = serde_json::from_slice(&fs::read(&claim).unwrap()).unwrap();
+    body["started"] = (Timestamp::now() - SignedDuration::from_mins(30)).to_string().into();
+    fs::write(&claim, body.to_string()).unwrap();
+}
+
+#[test]
+fn a_promise_that_another_instance_has_taken_over_is_not_served_again() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    let restores = || {
+        let mut desk = world.desk();
+        desk.rules.allow_restore = true;
+        desk
+    };
+    let restore = |id| Request { action: Action::Restore, ..request(id) };
+    // It is suspended, and another one gets the event.
+    let suspended = restores();
+    let runs = ["1", "2", "3"].map(|id| promise(&suspended, restore(id)));
+    ["1", "2", "3"].into_iter().for_each(|id| age(&world, id, 1));
+    assert_eq!(report(&serve(&restores(), restore("1")))["result"], "complete");
+    let other = restores();
+    promise(&other, restore("2"));
+    // What nobody has taken over is served, with its whole time.
+    let file = world.folder.path().join("data/a");
+    fs::write(&file, "newer").unwrap();
+    let serve_next = || suspended.serve(suspended.next().expect("a run is due"));
+    serve_next();
+    serve_next();
+    assert!(matches!(&*over(&suspended, runs[0]), Answer::Before(_)));
+    assert!(matches!(&*over(&suspended, runs[1]), Answer::Elsewhere(_)));
+    assert_eq!((world.count("runs"), fs::read_to_string(&file).unwrap()), (2, "newer".to_owned()));
+    serve_next();
+    assert_eq!(report(&over(&suspended, runs[2]))["result"], "complete");
+    assert_eq!((world.count("runs"), fs::read_to_string(&file).unwrap()), (3, "one".to_owned()));
+    // Each has a report, when it is clear what it came to.
+    let mut watch = suspended.watch();
+    suspended.look_at_promises(&mut watch, Instant::now());
+    assert_eq!(told(&world, runs[0]), ("complete".to_owned(), 1));
+    let none = world.desk().context(|ctx| once::report_of(runs[1], &world.vaults(), ctx)).unwrap();
+    assert!(none.is_none());
+    other.stop.store(true, Ordering::Relaxed);
+    other.work();
+    suspended.look_at_promises(&mut watch, Instant::now());
+    assert_eq!(told(&world, runs[1]), ("failed".to_owned(), 1));
+    assert_eq!(world.count("runs"), 6);
+}
+
+#[test]
+fn what_was_promised_has_its_report_when_its_vault_is_back() {
+    let world = World::new();
+    let desk = world.desk();
+    let runs = [promise(&desk, request("")), promise(&desk, request("1"))];
+    let away = world.folder.path().join("away");
+    fs::rename(world.vault(), &away).unwrap();
+    fs::create_dir(world.vault()).unwrap();
+    desk.serve(desk.next().expect("a run is due"));
+    assert_eq!(report(&over(&desk, runs[0]))["result"], "failed");
+    // Nothing was written where no vault is.
+    fs::remove_dir(world.vault()).unwrap();
+    let mut watch = desk.watch();
+    desk.look_at_promises(&mut watch, Instant::now());
+    assert_eq!(watch.unstored.len(), 1);
+    fs::rename(&away, world.vault()).unwrap();
+    desk.look_at_promises(&mut watch, Instant::now());
+    assert_eq!((told(&world, runs[0]), runs[1]), (("failed".to_owned(), 2), runs[0]));
+    assert_eq!((watch.unstored.len(), watch.promised.len(), open_claims(&world.vault())), (0, 0, 0));
+}
+
+#[test]
+fn promises_are_looked_for_again_and_again() {
+    let world = World::new();
+    let desk = world.desk();
+    let (mut watch, now) = (desk.watch(), Instant::now());
+    desk.look_at_promises(&mut watch, now);
+    // One that begins later, and is killed.
+    let run = promise(&world.desk(), request("1"));
+    expire(&world, "1");
+    desk.look_at_promises(&mut watch, now + Duration::from_secs(60));
+    assert_eq!(open_claims(&world.vault()), 1);
+    desk.look_at_promises(&mut watch, now + Duration::from_secs(660));
+    assert_eq!((told(&world, run), open_claims(&world.vault())), (("failed".to_owned(), 1), 0));
+}
