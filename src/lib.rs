@@ -22,6 +22,7 @@ pub mod pubsub;
 pub mod replicas;
 pub mod report;
 pub mod restore;
+pub mod shell;
 pub mod store;
 pub mod trigger;
 pub mod vault;

@@ -3,7 +3,6 @@
 mod doctor;
 mod preview;
 
-use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use lastgood::inspect::{Change, Difference, Listed, Shown};
 use lastgood::replicas::backup::Held;
 use lastgood::replicas::verify::Verified;
 use lastgood::replicas::{self, Made};
+use lastgood::shell::word;
 use lastgood::store::Traffic;
 use lastgood::vault::entry::{Kind, Taken};
 use lastgood::vault::path::escape;
@@ -66,7 +66,7 @@ pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
     if !taken.warnings.is_empty() {
         line(&mut text, format_args!("  warnings {}", taken.warnings.len()));
     }
-    let (vault, data) = (shell(OsStr::new(vault)), shell(data.as_os_str()));
+    let (vault, data) = (word(vault), word(data));
     line(
         &mut text,
         format_args!("  restore  lastgood restore --vault {vault} --snapshot {} {data}", taken.snapshot.id),
@@ -474,16 +474,6 @@ fn age(now: Timestamp, then: Timestamp) -> String {
     }
 }
 
-/// A word as a shell takes it.
-fn shell(word: &OsStr) -> String {
-    let text = word.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.into_owned();
-    }
-    format!("'{}'", printable(&text).replace('\'', "'\\''"))
-}
-
 fn line(text: &mut String, line: std::fmt::Arguments) {
     // Writing to a String does not fail.
     let _ = writeln!(text, "{line}");
@@ -513,13 +503,6 @@ mod tests {
         assert_eq!(name(b"a\x1b[2J"), "a\\x1b[2J");
         assert_eq!(name(b"a\\x1b"), "a\\\\x1b");
         assert_eq!(name(b"\xff\n"), "\\xff\\x0a");
-    }
-
-    #[test]
-    fn words_for_a_shell() {
-        assert_eq!(shell(OsStr::new("/srv/app-1")), "/srv/app-1");
-        assert_eq!(shell(OsStr::new("it's here")), "'it'\\''s here'");
-        assert_eq!(shell(OsStr::new("$(x)")), "'$(x)'");
     }
 
     #[test]

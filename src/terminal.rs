@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lastgood::monitor::Monitor;
+use lastgood::shell::acts_on_a_terminal;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::stderr;
@@ -137,8 +138,7 @@ impl Monitor for Terminal {
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}') {
+        if acts_on_a_terminal(c) {
             let mut bytes = [0; 4];
             c.encode_utf8(&mut bytes).bytes().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
         } else {

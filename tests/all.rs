@@ -36,6 +36,7 @@ mod restore_attributes;
 mod restore_beside;
 mod restore_if;
 mod restore_in_use;
+mod restore_killed;
 mod restore_mounts;
 mod restore_standing;
 mod roundtrip;

@@ -348,7 +348,15 @@ impl Capture<'_> {
     fn walker(&self, threads: usize) -> Walker<'_> {
         let Options { trust, .. } = self.run.options;
         let monitor = self.ctx.monitor;
-        Walker { root: self.root, select: self.select, threads, now: trust.now, stop: self.ctx.stop, monitor }
+        Walker {
+            root: self.root,
+            select: self.select,
+            threads,
+            now: trust.now,
+            stop: self.ctx.stop,
+            monitor,
+            refuses_unfinished: true,
+        }
     }
 
     /// Walks beside what is known, and hands on what is to be done, until it is `over`. Gives the folders that were listed.

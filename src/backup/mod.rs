@@ -18,6 +18,7 @@ pub mod folders;
 pub mod found;
 pub mod index;
 pub mod large;
+pub mod marker;
 pub mod merge;
 pub mod open;
 pub mod packer;

@@ -208,8 +208,6 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
         .hint("A name (`*.tmp`) matches at any depth, a path (`cache/**`) below the data directory."))
 }
 
-/// The file that says that a folder is being filled by a restore, or was when that was killed.
-pub const MARKER: &str = ".lastgood-in-place";
 /// What the names begin with of folders that a restore makes in a directory that it fills.
 pub const OWN: &str = "lastgood.replaced-";
 

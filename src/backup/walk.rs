@@ -17,7 +17,8 @@ use rustix::io::Errno;
 
 use super::folders::FolderRecord;
 use super::found::{Found, Role};
-use super::select::{MARKER, Select};
+use super::marker::{MARKER, Unfinished};
+use super::select::Select;
 use super::sqlite::beside;
 use crate::beneath::Directory;
 use crate::error::{Error, Result};
@@ -57,8 +58,8 @@ struct Listing {
     record: FolderRecord,
     /// Its children, by name.
     children: Vec<Met>,
-    /// Whether a restore into it was not finished.
-    half_restored: bool,
+    /// What of it a restore has not finished.
+    unfinished: Option<Unfinished>,
 }
 
 #[derive(Default)]
@@ -80,6 +81,7 @@ struct Shared<'a> {
     now: fn() -> i64,
     stop: &'a AtomicBool,
     monitor: &'a dyn Monitor,
+    refuses_unfinished: bool,
     ahead: Mutex<Ahead>,
     changed: Condvar,
 }
@@ -99,6 +101,8 @@ pub struct Walker<'a> {
     pub stop: &'a AtomicBool,
     /// Hears of each folder.
     pub monitor: &'a dyn Monitor,
+    /// Whether a folder, the data directory itself or a volume in it, is an error that a restore has not finished.
+    pub refuses_unfinished: bool,
 }
 
 impl Walker<'_> {
@@ -106,7 +110,7 @@ impl Walker<'_> {
     /// data directory itself comes first.
     ///
     /// # Errors
-    /// A data directory that cannot be read; it, or a volume in it, that is half restored; those of `take`.
+    /// A data directory that cannot be read; it, or a volume in it, that is half restored, if that matters; those of `take`.
     pub fn whole(self, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(|shared| {
             let listing = shared.list(&EntryPath::root());
@@ -158,8 +162,17 @@ impl Walker<'_> {
     }
 
     fn with(self, work: impl FnOnce(&Shared) -> Result<()>) -> Result<()> {
-        let Walker { root, select, threads, now, stop, monitor } = self;
-        let shared = Shared { root, select, now, stop, monitor, ahead: Mutex::default(), changed: Condvar::new() };
+        let Walker { root, select, threads, now, stop, monitor, refuses_unfinished } = self;
+        let shared = Shared {
+            root,
+            select,
+            now,
+            stop,
+            monitor,
+            refuses_unfinished,
+            ahead: Mutex::default(),
+            changed: Condvar::new(),
+        };
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| shared.list_ahead());
@@ -185,26 +198,33 @@ impl Drop for Over<'_> {
 /// # Errors
 /// One that is missing, cannot be read, is no folder or is half restored.
 pub fn open(data: &Path) -> Result<Directory> {
+    let root = open_any(data)?;
+    match Unfinished::read(root.folder()) {
+        Some(unfinished) => Err(half_restored(data, &EntryPath::root(), &unfinished)),
+        None => Ok(root),
+    }
+}
+
+/// Opens the data directory, also if it is half restored.
+///
+/// # Errors
+/// One that is missing, cannot be read or is no folder.
+pub fn open_any(data: &Path) -> Result<Directory> {
     let doing = || format!("read the data directory {}", data.display());
-    let root = Directory::open(data).map_err(|why| match why {
+    Directory::open(data).map_err(|why| match why {
         Errno::NOENT => Error::failed(doing(), "it does not exist").hint(MISSING),
         Errno::NOTDIR => Error::failed(doing(), "it is not a directory"),
         why => Error::io(doing(), &why.into()),
-    })?;
-    let folder = EntryPath::root();
-    if root.stat_at(&folder.join(MARKER.as_bytes())).is_ok() {
-        return Err(half_restored(data, &folder));
-    }
-    Ok(root)
+    })
 }
 
 /// That a folder, the data directory itself or a volume in it, has some of two states.
-fn half_restored(data: &Path, folder: &EntryPath) -> Error {
-    let why = format!("a restore in place has not been finished (there is {})", folder.join(MARKER.as_bytes()));
-    let again = match folder.is_root() {
-        false => format!("Run `lastgood restore --path {folder}` again; it goes to the end."),
-        true => "Run `lastgood restore --in-place` again; it goes to the end.".to_owned(),
-    };
+fn half_restored(data: &Path, folder: &EntryPath, unfinished: &Unfinished) -> Error {
+    let marker = folder.join(MARKER.as_bytes());
+    let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
+    let why = format!("a restore {of} has not been finished (there is {marker})");
+    let again = unfinished.options(folder);
+    let again = format!("Run `lastgood restore{again}` again; it goes to the end.");
     Error::failed(format!("read the data directory {}", data.display()), why).hint(again)
 }
 
@@ -264,20 +284,27 @@ impl Shared<'_> {
         if alone { self.go(open, take) } else { Ok(()) }
     }
 
-    /// Whether a folder with these names has the marker of a restore, whatever is taken of it. Only the data directory and the roots of
+    /// What the marker of a restore says of a folder with these names, whatever is taken of it. Only the data directory and the roots of
     /// volumes that are mounted in it get one: elsewhere its name is any name, which an app may have been given.
-    fn is_half_restored(&self, folder: &EntryPath, names: &[Vec<u8>], stats: &[Result<Stat, Errno>]) -> bool {
-        let Ok(at) = names.binary_search_by(|name| name.as_slice().cmp(MARKER.as_bytes())) else { return false };
+    fn unfinished(
+        &self,
+        (folder, fd): (&EntryPath, &OwnedFd),
+        names: &[Vec<u8>],
+        stats: &[Result<Stat, Errno>],
+    ) -> Option<Unfinished> {
+        let at = names.binary_search_by(|name| name.as_slice().cmp(MARKER.as_bytes())).ok()?;
         let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let is_root = || folder.is_root() || is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false);
-        stats[at].as_ref().is_ok_and(is_file) && is_root()
+        if stats[at].as_ref().is_ok_and(is_file) && is_root() { Unfinished::read(fd) } else { None }
     }
 
     /// A listing, unless it is of a folder that is half restored.
     fn checked(&self, listing: Listing) -> Result<Listing> {
-        match listing.half_restored {
-            true => Err(half_restored(self.root.path(), &listing.folder.path)),
-            false => Ok(listing),
+        match &listing.unfinished {
+            Some(unfinished) if self.refuses_unfinished => {
+                Err(half_restored(self.root.path(), &listing.folder.path, unfinished))
+            }
+            _ => Ok(listing),
         }
     }
 
@@ -302,7 +329,7 @@ impl Shared<'_> {
         let stats: Vec<_> = names.iter().map(|name| status(&fd, name)).collect();
         let last = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
         let record = FolderRecord::new(&itself, at, last.ctime, &names, &stats);
-        let half_restored = self.is_half_restored(folder, &names, &stats);
+        let unfinished = self.unfinished((folder, &fd), &names, &stats);
         let databases = match self.select.sqlite {
             true => beside::databases(&fd, &names, &stats, self.stop),
             false => Default::default(),
@@ -332,7 +359,7 @@ impl Shared<'_> {
             }
         }
         self.monitor.reached(Moment::Listed, folder);
-        Ok(Listing { folder: itself, record, children, half_restored })
+        Ok(Listing { folder: itself, record, children, unfinished })
     }
 
     /// Makes the folders among children known to the listing threads.
@@ -448,7 +475,8 @@ mod tests {
     fn paths(data: &Path, select: &Select, threads: usize) -> Vec<String> {
         let mut out = Vec::new();
         let (root, stop) = (open(data).unwrap(), AtomicBool::new(false));
-        let walker = Walker { root: &root, select, threads, now: || 0, stop: &stop, monitor: &Silent };
+        let walker =
+            Walker { root: &root, select, threads, now: || 0, stop: &stop, monitor: &Silent, refuses_unfinished: true };
         let mut listed = 0;
         walker
             .whole(|met| {
@@ -543,7 +571,15 @@ mod tests {
         let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
         let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
         for threads in [0, 2] {
-            let walker = Walker { root: &root, select: &all, threads, now: || 0, stop: &stop, monitor: &Silent };
+            let walker = Walker {
+                root: &root,
+                select: &all,
+                threads,
+                now: || 0,
+                stop: &stop,
+                monitor: &Silent,
+                refuses_unfinished: true,
+            };
             let paths = ["a/deep", "a/gone", "a/x.csv", "a b", "b", "gone/x"].map(|path| EntryPath::new(path).unwrap());
             let mut found = Vec::new();
             let take = |met: Met| {
@@ -564,7 +600,15 @@ mod tests {
             fs::write(data.path().join("a").join(MARKER), "").unwrap();
             assert!(paths(data.path(), &select, 1).contains(&"a/x.csv".into()));
             let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
-            let walker = Walker { root: &root, select: &select, threads: 1, now: || 0, stop: &stop, monitor: &Silent };
+            let walker = Walker {
+                root: &root,
+                select: &select,
+                threads: 1,
+                now: || 0,
+                stop: &stop,
+                monitor: &Silent,
+                refuses_unfinished: true,
+            };
             fs::write(data.path().join(MARKER), "").unwrap();
             for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
                 assert!(said.unwrap_err().to_string().contains("has not been finished"));

@@ -8,13 +8,14 @@ use std::sync::atomic::AtomicBool;
 use super::notes::{Good, Noted, Notes};
 use super::space::{existing, free, size, writable};
 use super::walk::{Seen, walk};
-use super::{Check, Place, word};
+use super::{Check, Place};
+use crate::backup::marker::{MARKER, Unfinished};
 use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
-use crate::restore::fill::MARKER;
 use crate::restore::killed;
 use crate::restore::mounts;
 use crate::restore::place::{self, is_exchangeable};
+use crate::shell::word;
 use crate::vault::path::EntryPath;
 
 /// So many entries that cannot be read are named.
@@ -45,7 +46,7 @@ impl About {
     /// The command that brings the directory back, if anything can.
     fn restore(&self, option: &str) -> Option<String> {
         let (vault, _) = self.good.as_ref()?;
-        let (vault, at) = (word(vault), word(&self.at.to_string_lossy()));
+        let (vault, at) = (word(vault), word(&self.at));
         Some(format!("lastgood restore --vault {vault}{option} {at}"))
     }
 }
@@ -115,17 +116,7 @@ fn unreadable(name: &'static str, why: &io::Error) -> Check {
 /// What is in it.
 fn content(about: &About, seen: &Seen) -> Check {
     let name = "directory";
-    if about.at.join(MARKER).symlink_metadata().is_ok() {
-        let check = Check::problem(name, format!("it is broken: a restore in place was cut off ({MARKER} is there)"));
-        return match about.restore(" --in-place") {
-            Some(command) => {
-                check.advice("This completes it; what was there is in a folder lastgood.replaced-* in it:").run(command)
-            }
-            None => check
-                .advice("What was there is in a folder lastgood.replaced-* in it. No vault here has a good snapshot."),
-        };
-    }
-    if let Some(check) = broken_volume(about) {
+    if let Some(check) = broken(about) {
         return check;
     }
     if seen.entries == 0 {
@@ -148,21 +139,32 @@ fn content(about: &About, seen: &Seen) -> Check {
     Check::ok(name, format!("{entries}, {}{databases}{part}", size(seen.bytes)))
 }
 
-/// A volume in it that a restore has not finished filling: no backup is taken as long as there is one.
-fn broken_volume(about: &About) -> Option<Check> {
-    // Where that cannot be told, the look at a restore says why.
+/// That a restore has not finished filling it or a volume in it: no backup is taken as long as that is so.
+fn broken(about: &About) -> Option<Check> {
+    // Where it cannot be told what is mounted, the look at a restore says why.
     let volumes = mounts::below(&about.at).unwrap_or_default();
-    let is_broken = |volume: &EntryPath| about.at.join(volume.as_path()).join(MARKER).symlink_metadata().is_ok();
-    let volume = volumes.into_iter().find(is_broken)?;
-    let found = format!("the volume {volume} in it is broken: a restore of it was cut off ({MARKER} is there)");
-    let check = Check::problem("directory", found);
-    Some(match about.restore(&format!(" --path {}", word(&volume.as_path().to_string_lossy()))) {
-        Some(command) => {
-            check.advice("This completes it; what was there is in a folder lastgood.replaced-* in it:").run(command)
+    let mut folders = std::iter::once(EntryPath::root()).chain(volumes);
+    let (folder, unfinished) =
+        folders.find_map(|folder| Some((folder.clone(), Unfinished::at(&about.at.join(folder.as_path()))?)))?;
+    let it = if folder.is_root() { "it".to_owned() } else { format!("the volume {folder} in it") };
+    let of = match (unfinished.is_all(), folder.is_root()) {
+        (false, _) => format!("a restore of {unfinished}"),
+        (true, true) => "a restore in place".to_owned(),
+        (true, false) => "a restore of it".to_owned(),
+    };
+    let check = Check::problem("directory", format!("{it} is broken: {of} was cut off ({MARKER} is there)"));
+    let aside = unfinished.was_there(&about.at.join(folder.as_path()));
+    let aside = match &aside[..] {
+        [] if unfinished.aside.is_empty() => "what was there is in a folder lastgood.replaced-* in it".to_owned(),
+        [] => "nothing has been moved aside yet".to_owned(),
+        aside => {
+            let aside: Vec<_> = aside.iter().map(|at| at.display().to_string()).collect();
+            format!("what was there is in {}", aside.join(" and "))
         }
-        None => {
-            check.advice("What was there is in a folder lastgood.replaced-* in it. No vault here has a good snapshot.")
-        }
+    };
+    Some(match about.restore(&unfinished.options(&folder)) {
+        Some(command) => check.advice(format!("This completes it; {aside}:")).run(command),
+        None => check.advice(format!("No vault here has a good snapshot that would complete it; {aside}.")),
     })
 }
 

@@ -9,9 +9,10 @@ use rustix::fs::{Access, access};
 
 use super::notes::Notes;
 use super::space::{existing, free, size, writable};
-use super::{Check, Outcome, vault, word};
+use super::{Check, Outcome, vault};
 use crate::filesystem::remote_at;
 use crate::fs::{Folder, is_folder, what};
+use crate::shell::word;
 use crate::store::Store;
 use crate::store::local::access::to_share;
 use crate::store::local::{LocalStore, TMP};
@@ -100,7 +101,7 @@ fn open(mode: u32, folder: &Path) -> Check {
              share it with a group: {}. This closes it:",
             to_share(folder)
         ))
-        .run(format!("chmod go-rwx {}", word(&folder.display().to_string())))
+        .run(format!("chmod go-rwx {}", word(folder)))
 }
 
 /// What lies where a backup has its temporary files, if that is no folder.

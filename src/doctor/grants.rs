@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
-use super::{Check, word};
+use super::Check;
 use crate::fs::read_named;
+use crate::shell::word;
 use crate::store::login::{Found, LARGEST};
 
 /// What a vault needs: the check's name, the permission, the role that gives it, and what fails without it.

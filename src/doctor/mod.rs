@@ -226,15 +226,6 @@ fn begin(vault: &VaultPlace, place: &Place) -> Running {
     }
 }
 
-/// A word as a shell takes it.
-fn word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
-}
-
 /// A length of time in its two largest units.
 fn span(time: Duration) -> String {
     let (seconds, minutes) = (time.as_secs(), time.as_secs() / 60);
@@ -265,9 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn words_and_times_for_people() {
-        assert_eq!(word("gs://b-1/x"), "gs://b-1/x");
-        assert_eq!(word("/it's here"), "'/it'\\''s here'");
+    fn times_for_people() {
         for (seconds, text) in
             [(59, "59 s"), (90, "1 min"), (26 * 3600, "26 h"), (27 * 3600 + 60, "27 h 1 min"), (50 * 3600, "2 d 2 h")]
         {

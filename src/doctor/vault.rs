@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::notes::{Good, Noted, Notes};
-use super::{Check, span, word};
+use super::{Check, span};
 use crate::error::Error;
 use crate::restore::select::{self, Choice};
+use crate::shell::word;
 use crate::store::Store;
 use crate::vault::Vault;
 use crate::vault::doubt::Doubts;

@@ -56,6 +56,7 @@ pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, its
     putting.sides = sides.map(|side| (named(at, side), named(&aside, side))).collect();
     // From here on the old database is not whole under its name.
     putting.note(new, at, &aside)?;
+    putting.mark_above(at, path)?;
     let mut cleared = Vec::new();
     for side in wanted {
         let (from, to) = (named(at, side), named(&aside, side));
@@ -128,7 +129,7 @@ mod tests {
     /// Clears what lies beside `at`, of which the path is `deep/a`: it goes into `folder`'s `aside`.
     fn cleared(folder: &Path, new: &Path, at: &Path, itself: bool, then: impl FnOnce(Putting, Result<Vec<PathBuf>>)) {
         let ctx = context();
-        let mut putting = Putting::new(spot(&folder.join("aside")), Vec::new(), &ctx);
+        let mut putting = Putting::new(spot(&folder.join("aside")), Vec::new(), Vec::new(), &ctx);
         let done = clear(&mut putting, &spot(new), &spot(at), &EntryPath::new("deep/a").unwrap(), itself);
         then(putting, done);
     }
@@ -199,7 +200,7 @@ mod tests {
             fs::write(new.path(), DATABASE).unwrap();
             let (ctx, path) = (context(), EntryPath::new("a").unwrap());
             let name = "target.replaced-20261121T101112Z";
-            let mut putting = Putting::new(Spot::new(staging.base(), name), Vec::new(), &ctx);
+            let mut putting = Putting::new(Spot::new(staging.base(), name), Vec::new(), vec![path.clone()], &ctx);
             putting.notes = Some(staging.folder().clone());
             clear(&mut putting, &new, &spot(&at), &path, itself).unwrap();
             let aside = putting.aside_for(&path).unwrap();

@@ -50,7 +50,6 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use self::damaged::Failure;
-use self::fill::MARKER;
 use self::in_use::User;
 use self::needed::Only;
 use self::place::{How, Place};
@@ -322,14 +321,7 @@ fn attempt(
     if root.failed_checks > 0 {
         report.warnings.push(format!("the snapshot {name} is not good: {}", select::failed_check(&root)));
     }
-    if place.is_broken() && (all || place.within() == &place.paths()[0]) {
-        let text = "the target was broken: an in-place restore had been interrupted; it is completed now";
-        report.warnings.push(text.into());
-    }
-    for kept in place.kept().iter().filter(|kept| target.join(kept.as_path()).join(MARKER).exists()) {
-        let ends = "`lastgood restore --path` of it ends that";
-        report.warnings.push(format!("{kept} is broken: a restore of it in place was cut off; {ends}"));
-    }
+    report.warnings.extend(place.broken());
     let within = |why: Error| {
         let hint = why.kind() == Kind::Damage && !options.skip_damaged;
         let why = why.within(format!("restore the snapshot {name} to {}", target.display()));

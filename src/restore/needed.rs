@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::fill::MARKER;
+use crate::backup::marker::Unfinished;
 use crate::backup::select::Select;
 use crate::backup::times;
 use crate::backup::walk::{self, Met, Walker};
@@ -19,7 +19,7 @@ use crate::vault::root::SnapshotName;
 /// When a restore takes place. It always does where neither is said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Only {
-    /// Where there is no file in the target, or a restore in place was cut off.
+    /// Where there is no file in the target, or a restore of all in place was cut off.
     pub missing: bool,
     /// Also where no file in the target was changed for this long, and all were before the snapshot was begun.
     pub older: Option<Duration>,
@@ -83,7 +83,7 @@ impl Only {
 /// Looks at what is in a target.
 ///
 /// # Errors
-/// A folder that cannot be read: what is in it may be newer than all else.
+/// A folder that cannot be read: what is in it may be newer than all else. One in which a restore of some paths was not finished.
 pub fn look(target: &Path, ctx: &Context) -> Result<There> {
     let doing = || format!("look whether {} has to be restored", target.display());
     match target.symlink_metadata() {
@@ -93,12 +93,21 @@ pub fn look(target: &Path, ctx: &Context) -> Result<There> {
         Err(why) if why.kind() == ErrorKind::NotFound => return Ok(There::Nothing),
         Err(why) => return Err(Error::io(doing(), &why)),
     }
-    if target.join(MARKER).symlink_metadata().is_ok() {
+    // Where single paths were put back, all else is the app's, and nobody has asked for that. It is an error below.
+    if Unfinished::at(target).is_some_and(|unfinished| unfinished.is_all()) {
         return Ok(There::Nothing);
     }
     let root = walk::open(target)?;
     let select = Select::new(target, &[], &[], &[], false)?;
-    let walker = Walker { root: &root, select: &select, threads: 1, now: times::now, stop: ctx.stop, monitor: &Silent };
+    let walker = Walker {
+        root: &root,
+        select: &select,
+        threads: 1,
+        now: times::now,
+        stop: ctx.stop,
+        monitor: &Silent,
+        refuses_unfinished: true,
+    };
     let mut newest = None;
     walker.whole(|met| {
         ctx.check("look at what is there")?;
@@ -121,6 +130,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::backup::marker::MARKER;
     use crate::error;
     use crate::restore::sample::context;
     use crate::restore::stage::STAGING;

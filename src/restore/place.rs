@@ -25,6 +25,7 @@ use super::put::Putting;
 use super::stage::Staging;
 use super::steps::Undone;
 use super::{beside, fill, mounts, standing};
+use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot};
@@ -236,9 +237,35 @@ impl Place {
         !replaced || leads_to(&self.within) || self.kept.iter().any(|kept| path.is_in(kept) || leads_to(kept))
     }
 
-    /// Whether an in-place restore of this target was interrupted.
-    pub fn is_broken(&self) -> bool {
-        self.folder().join(fill::MARKER).symlink_metadata().is_ok()
+    /// What is to be told of restores to this target that were cut off.
+    pub fn broken(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if let Some(unfinished) = Unfinished::at(&self.folder()) {
+            let mut of = "an in-place restore".to_owned();
+            if !unfinished.is_all() {
+                of = format!("a restore of {unfinished}");
+            }
+            told.push(match unfinished.without(&self.paths_below()) {
+                Some(left) => {
+                    let ends = left.options(&self.within);
+                    format!("the target is broken: {of} had been interrupted; `lastgood restore{ends}` ends that")
+                }
+                None => {
+                    let aside = unfinished.was_there(&self.folder());
+                    let aside: String =
+                        aside.iter().map(|at| format!("; what was there before is in {}", at.display())).collect();
+                    format!("the target was broken: {of} had been interrupted; this one completes it{aside}")
+                }
+            });
+        }
+        for kept in &self.kept {
+            if let Some(unfinished) = Unfinished::at(&self.target.join(kept.as_path())) {
+                let ends = unfinished.options(kept);
+                let what = "a restore of it in place was cut off";
+                told.push(format!("{kept} is broken: {what}; `lastgood restore{ends}` ends that"));
+            }
+        }
+        told
     }
 
     /// Whether the snapshot's entry `path` would collide with what an in-place restore needs.
@@ -309,7 +336,7 @@ impl Place {
         staging.sync()?;
         let base = staging.base().clone();
         let kept = self.kept.iter().map(|path| self.below(path)).collect();
-        let mut putting = Putting::new(self.aside(&base, now)?, kept, ctx);
+        let mut putting = Putting::new(self.aside(&base, now)?, kept, self.paths_below(), ctx);
         putting.notes = Some(staging.folder().clone());
         let (moved, beside) = match last().and_then(|()| self.steps(&mut putting, &staging)) {
             Ok(done) => done,
@@ -349,14 +376,19 @@ impl Place {
             true => dress(&target.readable().doing(|| doing(target.path()))?),
             false => Ok(()),
         };
-        if putting.filled {
+        if putting.filled || putting.is_marked() {
             let readable = target.readable().doing(|| doing(target.path()))?;
             syncfs(&readable).doing(|| format!("write {} to the disk", target.path().display()))?;
         }
         staging.remove()?;
         dress()?;
-        if whole {
-            Putting::unmark(&target)?;
+        // Whatever marked it: it is whole now and durable, or these paths are.
+        if let Some(said) = Unfinished::read(&target)
+            && let left = said.without(&self.paths_below())
+            && left.as_ref() != Some(&said)
+        {
+            let doing = || format!("remove {} from {}", MARKER, target.path().display());
+            marker::set(&target, left.as_ref()).doing(doing)?;
         }
         // At the very end: all that changes a folder's times.
         let undressed = putting.dress();
@@ -437,6 +469,10 @@ impl Place {
         let target = self.opened(staging.base())?;
         let (mut moved, mut beside) = (false, Vec::new());
         let paths = self.paths_below();
+        putting.within = Some(target.clone());
+        if paths.len() > 1 {
+            putting.mark(&target)?;
+        }
         for path in &paths {
             putting.sides.clear();
             let (part, above) = missing_from(&target, path)?;

@@ -105,7 +105,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
         kept: place.kept().to_vec(),
         in_use: in_use::users_of(&place).into_iter().chain(standing::moved(&place)).collect(),
         passed_over,
-        warnings: Vec::new(),
+        warnings: place.broken(),
     };
     if let Some((pack, state)) = missing.first() {
         let what = "the snapshot is not restored whole from this vault";
@@ -116,7 +116,8 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
     std::thread::scope(|scope| {
         let (send, listed) = bounded::<Found>(AHEAD);
         let walking = scope.spawn(move || list(target, &|found| send.send(found).is_ok(), ctx));
-        let mut there = listed.into_iter().filter(|found| wanted.holds(&found.path)).peekable();
+        let there = listed.into_iter().filter(|found| wanted.holds(&found.path) && !place.is_reserved(&found.path));
+        let mut there = there.peekable();
         let compared = tree::each_entry(&packs, &root, |entry| {
             ctx.check("compare the target")?;
             if !wanted.holds(&entry.path) {
@@ -156,13 +157,21 @@ fn list(target: &std::path::Path, take: &dyn Fn(Found) -> bool, ctx: &Context) -
     if target.symlink_metadata().is_err() {
         return Ok(warnings);
     }
-    let root = match walk::open(target) {
+    let root = match walk::open_any(target) {
         Ok(root) => root,
         Err(why) => return Ok(vec![why.what()]),
     };
     let select = Select::new(target, &[], &[], &[], false)?;
     let (mut over, monitor) = (false, &Silent);
-    let walker = Walker { root: &root, select: &select, threads: 1, now: times::now, stop: ctx.stop, monitor };
+    let walker = Walker {
+        root: &root,
+        select: &select,
+        threads: 1,
+        now: times::now,
+        stop: ctx.stop,
+        monitor,
+        refuses_unfinished: false,
+    };
     let walked = walker.whole(|met| {
         match met {
             Met::Entry(found) => over |= !take(found),

@@ -5,6 +5,7 @@
 //! entry. All of it is noted in [`Steps`], and undone when a step fails.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,17 +13,21 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, syncfs};
 use rustix::io::Errno;
 
-use super::fill::{self, MARKER, is_reserved};
+use super::fill::is_reserved;
 use super::killed::Moving;
 use super::lacking::{moves_files_only, sync_folder};
 use super::mounts::is_of_the_filesystem;
 use super::place::USE_IN_PLACE;
 use super::steps::{Looks, Steps, Undone, outwards};
+use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Result};
 use crate::fs::{Folder, Spot, is_folder};
 use crate::monitor::Context;
 use crate::vault::path::EntryPath;
 
+/// What to do where a marker cannot be made for a restore of paths.
+const MARKS: &str = "What is not put back in one step is marked meanwhile, so that no backup takes the half of it: let that folder be \
+                     written to, or restore the paths one after the other. Nothing was changed.";
 /// So many entries that cannot be moved are named.
 const NAMED: usize = 3;
 
@@ -36,14 +41,18 @@ pub struct Putting<'a> {
     pub notes: Option<Arc<Folder>>,
     /// What goes aside before that, and belongs to it: from where and to where.
     pub sides: Vec<(Spot, Spot)>,
+    /// The folder that is worked in, where single paths of it are put back.
+    pub within: Option<Arc<Folder>>,
     /// What stays as it is, relative to the folder that is worked in.
     kept: Vec<EntryPath>,
     /// What folders that stay are given at the end, the innermost first.
     dress: Vec<(Arc<Folder>, Looks)>,
     /// What the filesystem has itself at its root, and was not put there.
     pub left_out: Vec<EntryPath>,
-    /// The folder that says that it is being filled, and was not saying so before.
-    marked: Option<Arc<Folder>>,
+    /// The paths that are put back, of the folder that is worked in; none for all of it.
+    paths: Vec<EntryPath>,
+    /// The folder that says meanwhile what is not finished in it, and what it said before.
+    marked: Option<(Arc<Folder>, Option<Unfinished>)>,
     /// Whether a folder was filled, and not only exchanged.
     pub filled: bool,
     ctx: &'a Context<'a>,
@@ -51,7 +60,7 @@ pub struct Putting<'a> {
 
 impl<'a> Putting<'a> {
     /// Nothing is done yet.
-    pub fn new(aside: Spot, kept: Vec<EntryPath>, ctx: &'a Context<'a>) -> Self {
+    pub fn new(aside: Spot, kept: Vec<EntryPath>, paths: Vec<EntryPath>, ctx: &'a Context<'a>) -> Self {
         let steps = Steps::below(&aside.folder);
         let (dress, left_out) = (Vec::new(), Vec::new());
         Putting {
@@ -59,13 +68,52 @@ impl<'a> Putting<'a> {
             aside,
             notes: None,
             sides: Vec::new(),
+            within: None,
             kept,
             dress,
             left_out,
+            paths,
             marked: None,
             filled: false,
             ctx,
         }
+    }
+
+    /// Has the folder that is worked in say, from now on and whatever comes, that what is put back there is not all in place yet. That
+    /// is done before the first step wherever there are several.
+    ///
+    /// # Errors
+    /// What the system refuses. Nothing was moved for it.
+    pub fn mark(&mut self, target: &Arc<Folder>) -> Result<()> {
+        if self.marked.is_some() {
+            return Ok(());
+        }
+        let doing = || format!("mark {} as one in which a restore is under way", target.path().display());
+        let beside = self.aside.folder.path() != target.path();
+        let aside = Path::new(if beside { ".." } else { "" }).join(&self.aside.name);
+        let unfinished = Unfinished { paths: self.paths.clone(), aside: vec![aside] };
+        if !self.paths.is_empty() && target.mode().doing(doing)? & 0o700 != 0o700 {
+            // It keeps its own.
+            self.dress.push((target.clone(), Looks::of(target).doing(doing)?));
+        }
+        let opened = self.steps.open_up(target).map_err(io::Error::from);
+        let before = opened.and_then(|()| marker::mark(target, &unfinished)).doing(doing);
+        let before = before.map_err(|why| if self.paths.is_empty() { why } else { why.hint(MARKS) })?;
+        self.marked = Some((target.clone(), before));
+        sync_folder(target)
+    }
+
+    /// Marks the folder that is worked in, where `at` is `path` of it.
+    ///
+    /// # Errors
+    /// As [`Putting::mark`].
+    pub fn mark_above(&mut self, at: &Spot, path: &EntryPath) -> Result<()> {
+        // A target that is put into place itself is not there meanwhile, which is told by its note.
+        if path.is_root() {
+            return Ok(());
+        }
+        let within = self.within.as_ref().unwrap_or(&at.folder).clone();
+        self.mark(&within)
     }
 
     /// Puts `new` at `at`, which is `path` of the folder that is worked in. Says whether something was there.
@@ -75,7 +123,11 @@ impl<'a> Putting<'a> {
     pub fn replace(&mut self, new: &Spot, at: &Spot, path: &EntryPath) -> Result<bool> {
         let doing = || format!("put the restored {} into place", at.path().display());
         let Some(there) = at.look().doing(doing)? else {
-            self.steps.shift(new, at).map_err(|why| why.within(doing()))?;
+            if self.steps.rename(new, at).is_err() {
+                // It may have to go there entry by entry.
+                self.mark_above(at, path)?;
+                self.steps.shift(new, at).map_err(|why| why.within(doing()))?;
+            }
             return Ok(false);
         };
         if self.leads_to_kept(path) {
@@ -97,6 +149,7 @@ impl<'a> Putting<'a> {
         let done = match why {
             // A filesystem that cannot exchange: the target is missing for a moment.
             Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
+                self.mark_above(at, path)?;
                 self.steps.shift(at, &aside).and_then(|()| self.steps.shift(new, at)).map(|()| true)
             }
             Errno::BUSY | Errno::XDEV if at.enter().is_ok_and(|at| at.is_mount().unwrap_or(why == Errno::BUSY)) => {
@@ -107,6 +160,7 @@ impl<'a> Putting<'a> {
                 // An empty one gives way.
                 Ok(()) => Ok(false),
                 Err(Errno::NOTDIR | Errno::ISDIR) => {
+                    self.mark_above(at, path)?;
                     self.steps.shift(at, &aside).and_then(|()| self.steps.shift(new, at)).map(|()| true)
                 }
                 Err(_) => self.fill(new, at, path),
@@ -157,11 +211,9 @@ impl<'a> Putting<'a> {
         let doing = || format!("fill {} in place", to.path().display());
         self.check_movable(to, path)?;
         self.filled = true;
-        if path.is_root() {
-            if fill::mark(to).doing(doing)? {
-                self.marked = Some(to.clone());
-            }
-            sync_folder(to)?;
+        match (path.is_root(), &self.within) {
+            (false, Some(within)) => self.mark(&within.clone())?,
+            _ => self.mark(to)?,
         }
         let before = self.steps.count();
         self.outward(to, path).map_err(|why| why.within(doing()))?;
@@ -317,27 +369,20 @@ impl<'a> Putting<'a> {
         refused.count() as u64
     }
 
-    /// Says no longer that the target is being filled: it is whole and durable.
-    ///
-    /// # Errors
-    /// What the system refuses.
-    pub fn unmark(target: &Folder) -> Result<()> {
-        let doing = || format!("remove {} from {}", MARKER, target.path().display());
-        match target.remove_file(MARKER) {
-            Err(Errno::NOENT) => Ok(()),
-            done => done.doing(doing),
-        }
+    /// Whether a folder says what is not finished in it.
+    pub fn is_marked(&self) -> bool {
+        self.marked.is_some()
     }
 
     /// Undoes everything, because of `why`. A target that is not as it was goes on saying that it is being filled.
     pub fn undo(self, why: Error) -> Undone {
         let Undone { mut why, whole } = self.steps.undo(why);
-        let Some(marked) = self.marked else { return Undone { why, whole } };
+        let Some((marked, before)) = self.marked else { return Undone { why, whole } };
         if whole {
             let durable = || -> Result<()> {
                 let doing = || format!("write {} to the disk", marked.path().display());
                 syncfs(marked.readable().doing(doing)?).doing(doing)?;
-                Self::unmark(&marked)
+                marker::set(&marked, before.as_ref()).doing(doing)
             };
             if let Err(left) = durable() {
                 tracing::warn!("{left}");
@@ -383,7 +428,7 @@ mod tests {
         let staged = Arc::new(data.enter("staged").unwrap());
         let ctx = context();
         let kept = vec![EntryPath::new("staged").unwrap()];
-        let mut putting = Putting::new(Spot::new(&data, "aside"), kept, &ctx);
+        let mut putting = Putting::new(Spot::new(&data, "aside"), kept, Vec::new(), &ctx);
         assert!(putting.fill_folder(&staged, &data, &EntryPath::root()).unwrap());
         assert!(folder.path().join("data").join(MARKER).exists());
         assert_eq!(fs::read(folder.path().join("data/a")).unwrap(), b"new");

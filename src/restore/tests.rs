@@ -397,7 +397,7 @@ fn a_marker_that_is_another_name_of_a_file_is_not_written_to() {
     let (target, far) = (folder.path().join("data"), folder.path().join("far"));
     fs::create_dir(&target).unwrap();
     fs::write(&far, "far").unwrap();
-    let marker = target.join(fill::MARKER);
+    let marker = target.join(crate::backup::marker::MARKER);
     let chosen = || Options { in_place: true, ..options(&target) };
     std::os::unix::fs::symlink(&far, &marker).unwrap();
     let said = restore(&sample.vault, &chosen(), &context()).unwrap_err().to_string();
@@ -414,11 +414,11 @@ fn an_interrupted_restore_in_place_is_told_and_completed() {
     let mut sample = small();
     sample.commit(State::Complete);
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(fill::MARKER), "").unwrap();
+    fs::write(folder.path().join(crate::backup::marker::MARKER), "").unwrap();
     fs::write(folder.path().join("half"), "").unwrap();
     let report = restore(&sample.vault, &Options { in_place: true, ..options(folder.path()) }, &context()).unwrap();
     assert!(report.warnings.iter().any(|w| w.contains("broken")), "{:?}", report.warnings);
-    assert!(!folder.path().join(fill::MARKER).exists());
+    assert!(!folder.path().join(crate::backup::marker::MARKER).exists());
     assert!(report.moved_aside.unwrap().join("half").exists());
 }
 

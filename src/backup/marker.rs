@@ -1,0 +1,339 @@
+//! The file that says that a restore into a folder was not finished.
+//!
+//! What is not put into place in one step is half there in between, and whoever is killed then tells nobody. So the folder is marked from
+//! before the first step until after the last one. The marker says of which paths in it that is so, or of all of it, and where that is
+//! which was there. No backup takes such a folder, `doctor` names it, and the next restore of the same completes it.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, openat, renameat};
+use rustix::io::Errno;
+
+use super::select::is_ours;
+use super::sqlite::beside::SUFFIXES;
+use crate::fs::{Folder, SAFE, open_file, what};
+use crate::shell::word;
+use crate::vault::path::EntryPath;
+
+/// The marker's name.
+pub const MARKER: &str = ".lastgood-in-place";
+/// The name under which one is written that takes the place of another one.
+pub const NEXT: &str = ".lastgood-in-place-next";
+/// No marker is longer, in bytes.
+const LONGEST: u64 = 1 << 20;
+/// So many paths are named to people.
+const NAMED: usize = 3;
+
+/// How a marker begins that is about all of the folder, and one that is about some paths in it. What follows are records, of a word, a
+/// space, a path and a zero byte each.
+const ALL: &str = "lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n";
+const SOME: &str =
+    "lastgood is restoring paths of this folder, or was stopped while it did. Restore them again to complete it.\n";
+const PATH: &[u8] = b"path ";
+const ASIDE: &[u8] = b"aside ";
+
+/// What a restore into a folder had not finished.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The paths that it was about, below the folder; none for all of it.
+    pub paths: Vec<EntryPath>,
+    /// Where that is which was there, as far as it had been moved: relative to the folder, in it or beside it.
+    pub aside: Vec<PathBuf>,
+}
+
+impl Unfinished {
+    /// What a folder's marker says; `None` where it has none. One that cannot be read, or not to its end, is about all of the folder.
+    pub fn read(folder: impl AsFd) -> Option<Self> {
+        let (file, stat) = match open_file(folder, OsStr::new(MARKER)) {
+            Ok(opened) => opened,
+            Err(Errno::NOENT) => return None,
+            Err(_) => return Some(Self::default()),
+        };
+        let mut text = Vec::new();
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let whole = is_file && stat.st_size as u64 <= LONGEST && file.take(LONGEST).read_to_end(&mut text).is_ok();
+        Some(if whole { Self::parse(&text).unwrap_or_default() } else { Self::default() })
+    }
+
+    /// As [`Unfinished::read`], of a folder that is named.
+    pub fn at(folder: &Path) -> Option<Self> {
+        match Folder::open(folder) {
+            Ok(folder) => Self::read(folder),
+            Err(_) => folder.join(MARKER).symlink_metadata().ok().map(|_| Self::default()),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let (some, records) = match (text.strip_prefix(SOME.as_bytes()), text.strip_prefix(ALL.as_bytes())) {
+            (Some(records), _) => (true, records),
+            (_, records) => (false, records?),
+        };
+        let mut unfinished = Self::default();
+        let records = records.strip_suffix(b"\0").or(records.is_empty().then_some(records))?;
+        for record in records.split(|&b| b == 0).filter(|record| !record.is_empty()) {
+            if let Some(path) = record.strip_prefix(PATH) {
+                unfinished.paths.push(EntryPath::new(path).ok()?);
+            } else if let Some(aside) = record.strip_prefix(ASIDE) {
+                unfinished
+                    .aside
+                    .extend(Some(PathBuf::from(OsString::from_vec(aside.to_vec()))).filter(|at| is_aside(at)));
+            }
+        }
+        (some != unfinished.paths.is_empty()).then_some(unfinished)
+    }
+
+    fn text(&self) -> Vec<u8> {
+        let mut text = if self.paths.is_empty() { ALL } else { SOME }.as_bytes().to_vec();
+        let paths = self.paths.iter().map(|path| (PATH, path.bytes()));
+        for (word, path) in paths.chain(self.aside.iter().map(|aside| (ASIDE, aside.as_os_str().as_bytes()))) {
+            text.extend([word, path, b"\0"].concat());
+        }
+        if text.len() as u64 > LONGEST { ALL.as_bytes().to_vec() } else { text }
+    }
+
+    /// Whether it is about all of the folder.
+    pub fn is_all(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// This and another one.
+    fn and(&self, other: &Self) -> Self {
+        let mut paths = Vec::new();
+        if !self.is_all() && !other.is_all() {
+            paths.extend(self.paths.iter().chain(&other.paths).cloned());
+            paths.sort();
+            paths.dedup();
+        }
+        let mut aside = self.aside.clone();
+        aside.extend(other.aside.iter().filter(|aside| !self.aside.contains(aside)).cloned());
+        Unfinished { paths, aside }
+    }
+
+    /// What is left of it when these paths of the folder have been restored, or all of it where there are none; `None` if nothing is. The
+    /// log and the journal of a database come with it, or are not there.
+    pub fn without(&self, done: &[EntryPath]) -> Option<Self> {
+        let is_done = |path: &EntryPath| {
+            let database = SUFFIXES.iter().find_map(|side| path.bytes().strip_suffix(side.as_bytes()));
+            path.is_in_one_of(done) || database.is_some_and(|name| done.iter().any(|done| done.bytes() == name))
+        };
+        let left: Vec<_> = self.paths.iter().filter(|path| !is_done(path)).cloned().collect();
+        let nothing = done.is_empty() || !self.is_all() && left.is_empty();
+        (!nothing).then(|| Unfinished { paths: left, aside: self.aside.clone() })
+    }
+
+    /// The options of the restore of `folder`'s data directory that completes it, each after a space; `folder` is where the marker lies.
+    pub fn options(&self, folder: &EntryPath) -> String {
+        let below = |path: &EntryPath| EntryPath::new([folder.bytes(), path.bytes()].join(&b'/')).ok();
+        let paths: Vec<_> = match (folder.is_root(), self.is_all()) {
+            // Beside it only what could not be exchanged has moved: that is tried again.
+            (true, true) if self.aside.iter().any(|aside| aside.starts_with("..")) => return String::new(),
+            (true, true) => return " --in-place".to_owned(),
+            (true, false) => self.paths.clone(),
+            (false, true) => vec![folder.clone()],
+            (false, false) => self.paths.iter().filter_map(below).collect(),
+        };
+        let option = |path: &EntryPath| {
+            // It is no option, whatever it begins with.
+            let dash = path.bytes().starts_with(b"-");
+            word(Path::new(if dash { "./" } else { "" }).join(path.as_path()))
+        };
+        paths.iter().map(|path| format!(" --path {}", option(path))).collect()
+    }
+
+    /// Where that is which was there, for people, where the folder `at` is marked; nothing where nothing has moved, or an older program
+    /// did not say.
+    pub fn was_there(&self, at: &Path) -> Vec<PathBuf> {
+        let aside = self.aside.iter().filter_map(|aside| match aside.strip_prefix("..") {
+            Ok(beside) => Some(at.parent()?.join(beside)),
+            Err(_) => Some(at.join(aside)),
+        });
+        aside.filter(|aside| aside.symlink_metadata().is_ok()).collect()
+    }
+}
+
+/// What of the folder it is about.
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<_> = self.paths.iter().take(NAMED).map(EntryPath::to_string).collect();
+        match self.paths.len().saturating_sub(NAMED) {
+            0 => f.write_str(&named.join(", ")),
+            more => write!(f, "{} and {more} more", named.join(", ")),
+        }
+    }
+}
+
+/// Whether a path is of what a restore moves aside: a name that it gives, in the folder or beside it.
+fn is_aside(path: &Path) -> bool {
+    let beside = path.strip_prefix("..").unwrap_or(path);
+    let mut parts = beside.components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(name)), None) if is_ours(name.as_bytes()))
+}
+
+/// Marks a folder as one in which this is under way, besides what it says already. Gives what it said; `None` if it had no marker.
+///
+/// # Errors
+/// What the system refuses; something else under that name. The folder says what it said then.
+pub fn mark(folder: &Folder, unfinished: &Unfinished) -> io::Result<Option<Unfinished>> {
+    match folder.look(MARKER)? {
+        Some(there) if FileType::from_raw_mode(there.st_mode) != FileType::RegularFile => {
+            return Err(io::Error::other(format!("{MARKER} in it is {}; remove that first", what(&there))));
+        }
+        _ => {}
+    }
+    let before = Unfinished::read(folder);
+    match &before {
+        None => write(folder, MARKER, unfinished)?,
+        Some(before) => replace(folder, &before.and(unfinished))?,
+    }
+    Ok(before)
+}
+
+/// Has the marker of a folder say something else: `None` removes it.
+///
+/// # Errors
+/// What the system refuses.
+pub fn set(folder: &Folder, unfinished: Option<&Unfinished>) -> io::Result<()> {
+    let set = || match unfinished {
+        Some(unfinished) => replace(folder, unfinished),
+        None => {
+            for name in [NEXT, MARKER] {
+                match folder.remove_file(name) {
+                    Err(Errno::NOENT) => {}
+                    removed => removed?,
+                }
+            }
+            Ok(())
+        }
+    };
+    match set() {
+        // It has the mode already that it is to have.
+        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => {
+            let mode = folder.mode()?;
+            folder.set_mode(mode | 0o700)?;
+            let done = set();
+            folder.set_mode(mode)?;
+            done
+        }
+        done => done,
+    }
+}
+
+/// Puts a marker into the place of another one, in one step. That one is not written to: it may be another name of some other file.
+fn replace(folder: &Folder, unfinished: &Unfinished) -> io::Result<()> {
+    match folder.remove_file(NEXT) {
+        Err(Errno::NOENT) => {}
+        removed => removed?,
+    }
+    write(folder, NEXT, unfinished)?;
+    renameat(folder, NEXT, folder, MARKER)?;
+    Ok(())
+}
+
+fn write(folder: &Folder, name: &str, unfinished: &Unfinished) -> io::Result<()> {
+    let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+    let mut marker = File::from(openat(folder, name, flags, Mode::from_raw_mode(0o644))?);
+    if let Err(why) = marker.write_all(&unfinished.text()).and_then(|()| marker.sync_all()) {
+        // Nothing was moved yet: an empty marker would say what is not true.
+        folder.remove_file(name)?;
+        return Err(why);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn paths<const N: usize>(paths: [&str; N]) -> Vec<EntryPath> {
+        paths.map(|path| EntryPath::new(path).unwrap()).into()
+    }
+
+    fn some<const N: usize>(names: [&str; N], aside: &str) -> Unfinished {
+        Unfinished { paths: paths(names), aside: vec![aside.into()] }
+    }
+
+    const INSIDE: &str = "lastgood.replaced-20261121T101112Z";
+    const BESIDE: &str = "../data.replaced-20261121T101113Z-2";
+
+    #[test]
+    fn a_marker_says_what_every_restore_left_that_was_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = Folder::open(folder.path()).unwrap();
+        assert_eq!(Unfinished::read(&at), None);
+        let odd = || some(["a\n b", "-x/y", "app.db"], INSIDE);
+        assert_eq!(mark(&at, &odd()).unwrap(), None);
+        assert_eq!(Unfinished::at(folder.path()), Some(odd()));
+        assert_eq!(odd().options(&EntryPath::root()), " --path $'a\\n b' --path ./-x/y --path app.db");
+        assert_eq!(odd().options(&paths(["vol"])[0]), " --path $'vol/a\\n b' --path vol/-x/y --path vol/app.db");
+
+        assert_eq!(mark(&at, &some(["app.db", "z"], BESIDE)).unwrap(), Some(odd()));
+        let both = Unfinished::read(&at).unwrap();
+        assert_eq!(both.to_string(), "-x/y, a\n b, app.db and 1 more");
+        assert_eq!(both.aside, [INSIDE, BESIDE].map(PathBuf::from));
+        assert_eq!(mark(&at, &Unfinished::default()).unwrap(), Some(both.clone()));
+        let all = Unfinished::read(&at).unwrap();
+        assert_eq!((all.is_all(), &all.aside), (true, &both.aside));
+        // A restore that was undone takes its own part back.
+        set(&at, Some(&both)).unwrap();
+        assert_eq!(Unfinished::read(&at), Some(both));
+        assert_eq!(at.names().unwrap(), [MARKER]);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+        set(&at, None).unwrap();
+        assert_eq!(at.names().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_is_restored_again_is_finished() {
+        let left = some(["a/b", "app.db", "app.db-wal"], INSIDE);
+        assert_eq!(left.without(&[]), None);
+        assert_eq!(left.without(&paths(["a", "app.db"])), None);
+        assert_eq!(left.without(&paths(["app.db", "b"])), Some(some(["a/b"], INSIDE)));
+        assert_eq!(left.without(&paths(["a/b/c"])), Some(left.clone()));
+        let all = Unfinished::default();
+        assert_eq!((all.without(&paths(["a"])), all.without(&[])), (Some(all.clone()), None));
+    }
+
+    #[test]
+    fn what_is_no_whole_marker_is_about_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let marker = folder.path().join(MARKER);
+        let whole = some(["a", "b"], INSIDE).text();
+        for text in
+            [&whole[..whole.len() - 1], b"", b"some text", SOME.as_bytes(), &[&whole[..], b"path ../x\0"].concat()]
+        {
+            fs::write(&marker, text).unwrap();
+            assert_eq!(Unfinished::at(folder.path()), Some(Unfinished::default()));
+        }
+        // Where it would lead people is nobody's to say but a restore's.
+        fs::write(&marker, [ALL.as_bytes(), b"aside ../../etc\0aside /x\0aside mine\0"].concat()).unwrap();
+        assert_eq!(Unfinished::at(folder.path()), Some(Unfinished::default()));
+        fs::remove_file(&marker).unwrap();
+        fs::create_dir(&marker).unwrap();
+        let why = mark(&Folder::open(folder.path()).unwrap(), &Unfinished::default()).unwrap_err().to_string();
+        assert!(why.contains("a folder; remove that first"), "{why}");
+    }
+
+    #[test]
+    fn what_completes_it_follows_from_where_the_old_is() {
+        let (root, volume) = (EntryPath::root(), paths(["my vol"]).remove(0));
+        let all = |aside: &str| Unfinished { paths: Vec::new(), aside: vec![aside.into()] };
+        assert_eq!(Unfinished::default().options(&root), " --in-place");
+        assert_eq!(all(INSIDE).options(&root), " --in-place");
+        assert_eq!(all(BESIDE).options(&root), "");
+        assert_eq!(all(INSIDE).options(&volume), " --path 'my vol'");
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        assert_eq!(all(BESIDE).was_there(&data).len(), 0);
+        fs::create_dir_all(data.join(BESIDE.trim_start_matches("../"))).unwrap();
+        assert_eq!(all(BESIDE.trim_start_matches("../")).was_there(&data).len(), 1);
+    }
+}

@@ -1,0 +1,150 @@
+//! Restores of single paths that are killed at each of their renames: what is half there is never taken for good, is told, and is
+//! completed by the same restore.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::World;
+use crate::support::machine::{Mounted, skipped};
+
+/// So many renames no restore of these tests makes.
+const MOST: usize = 60;
+
+/// The files below a folder, but for what a restore itself puts there, with their content.
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(at) = open.pop() {
+        for entry in fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+            if name.contains("lastgood") || name.contains(".replaced-") {
+            } else if entry.is_dir() {
+                open.push(entry);
+            } else {
+                let below = entry.strip_prefix(folder).unwrap().display().to_string();
+                found.insert(below, String::from_utf8_lossy(&fs::read(&entry).unwrap()).into_owned());
+            }
+        }
+    }
+    found
+}
+
+/// Runs the program, and kills it when it renames something for the `n`th time. Whether it came to its end.
+fn killed_at(world: &World, n: usize, args: &[&str]) -> Option<bool> {
+    let program = world.command(args);
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2"]);
+    strace.args(["-e", &format!("inject=renameat2:signal=KILL:when={n}")]).arg(program.get_program());
+    strace.args(program.get_args()).current_dir(program.get_current_dir().unwrap());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => strace.env(name, value),
+            None => strace.env_remove(name),
+        };
+    }
+    match strace.output() {
+        Ok(ran) if ran.status.code() != Some(1) || !String::from_utf8_lossy(&ran.stderr).contains("ptrace") => {
+            Some(ran.status.success())
+        }
+        refused => {
+            skipped(&format!("strace does not run: {refused:?}"));
+            None
+        }
+    }
+}
+
+/// Kills the restore of `paths` to `target` at each rename, in a world of its own, and shows what has to come of it.
+fn kill_everywhere<T>(target: &str, paths: &[&str], more: &[&str], make: impl Fn() -> Option<(World, T)>) {
+    let mut args = [&["restore", "-q", target][..], more].concat();
+    paths.iter().for_each(|path| args.extend(["--path", path]));
+    let mut halves = 0;
+    for n in 1..MOST {
+        let Some((world, _mounted)) = make() else { return };
+        let old = files(&world.path(target));
+        let Some(ended) = killed_at(&world, n, &args) else { return };
+        let now = files(&world.path(target));
+        if ended {
+            assert!(n > 1 && halves > 0, "{n} renames, {halves} halves");
+            assert!(!world.path(target).join(".lastgood-in-place").exists());
+            return;
+        }
+        let again = world.command(&args).output().unwrap();
+        assert!(again.status.success(), "{again:?}");
+        let new = files(&world.path(target));
+        if now != old && now != new {
+            halves += 1;
+            // Once more, to the same point.
+            let Some((world, _mounted)) = make() else { return };
+            killed_at(&world, n, &args);
+            let ran = world.run(["backup", target]);
+            ran.ended(1).says("has not been finished");
+            paths.iter().for_each(|path| _ = ran.says(&format!("--path {path}")));
+            let told = world.run(["doctor", target]);
+            told.ended(1);
+            paths.iter().for_each(|path| assert!(told.text().contains(&format!("--path {path}")), "{told:?}"));
+            assert!(world.run(["restore", "--if-missing", target]).code != Some(0));
+            world.run(["restore", "--dry-run", target].into_iter().chain(more.iter().copied())).ended(0);
+            let report = world.json(["--json"].into_iter().chain(args.iter().copied()), 0);
+            assert!(report["warnings"].to_string().contains("the target was broken"), "{report}");
+            assert_eq!(files(&world.path(target)), new);
+            assert!(!world.path(target).join(".lastgood-in-place").exists());
+            world.run(["backup", target]).ended(0);
+        }
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn of_several_paths() {
+    kill_everywhere("data", &["a.txt", "dir/b", "missing/c"], &[], || {
+        let world = World::new();
+        ["a.txt", "dir/b", "missing/c", "other"].iter().for_each(|name| world.write(name, "new"));
+        world.backup();
+        ["a.txt", "dir/b", "other"].iter().for_each(|name| world.write(name, "old"));
+        fs::remove_dir_all(world.data().join("missing")).unwrap();
+        Some((world, ()))
+    });
+}
+
+#[test]
+fn of_a_database_with_what_lies_beside_it() {
+    kill_everywhere("data", &["app.db"], &[], || {
+        let world = World::new();
+        world.write("app.db", "new");
+        world.backup();
+        world.write("app.db", "old");
+        // As SQLite begins one.
+        world.write("app.db-wal", [&[0x37, 0x7f, 0x06, 0x82][..], b"old"].concat());
+        world.write("app.db-shm", "old");
+        Some((world, ()))
+    });
+}
+
+#[test]
+fn of_a_folder_around_a_volume() {
+    kill_everywhere("data", &["dir"], &["--around-mounts"], || {
+        let world = World::new();
+        ["dir/a", "dir/b", "dir/c", "other"].iter().for_each(|name| world.write(name, "new"));
+        let mounted = Mounted::new(world.data().join("dir/volume"), "1m")?;
+        world.backup();
+        ["dir/a", "dir/b", "dir/d", "other", "dir/volume/x"].iter().for_each(|name| world.write(name, "old"));
+        Some((world, mounted))
+    });
+}
+
+#[test]
+fn of_a_folder_of_an_image() {
+    kill_everywhere("image/app", &["sub"], &[], || {
+        let world = World::new();
+        ["sub/a", "sub/b", "sub/deep/c", "other"].iter().for_each(|name| world.write(name, "new"));
+        world.backup();
+        for name in ["sub/a", "sub/b", "sub/deep/c", "other"] {
+            let lower = world.path("layers/lower/app").join(name);
+            fs::create_dir_all(lower.parent().unwrap()).unwrap();
+            fs::write(lower, "old").unwrap();
+        }
+        let image = Mounted::overlay(&world.path("layers"), world.path("image"), ",redirect_dir=off")?;
+        Some((world, image))
+    });
+}
