@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use lastgood::error::{Error, Result};
 use lastgood::job::Job;
+use lastgood::location::lies_in;
 use lastgood::notify::Notify;
 use lastgood::report::{Outcome, Place};
 use lastgood::restore::needed::Only;
@@ -350,7 +351,7 @@ fn backup_options(
         None => Env::new(outside.env).text("LASTGOOD_SERVICE")?,
     };
     let (at, folders) = ((outside.resolve)(&data), folders(vaults, outside));
-    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| at.starts_with(vault_at)) {
+    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| lies_in(&at, vault_at)) {
         let why = format!("it is the vault {} or lies in it", vault.display());
         return Err(Error::usage(format!("back up {}", data.display()), why)
             .hint("Keep the vault beside the data directory: `--vault URL`."));
@@ -393,7 +394,7 @@ fn backup_options(
 /// Usage: it would be made in what it is to hold.
 fn check_default(vault: &Path, vault_at: &Path, data_at: &Path) -> Result<()> {
     let made = || !matches!(vault_at.join(CONFIG).symlink_metadata(), Err(why) if why.kind() == ErrorKind::NotFound);
-    if !vault_at.starts_with(data_at) || !Address::Folder(vault.to_owned()).is_default() || made() {
+    if !lies_in(vault_at, data_at) || !Address::Folder(vault.to_owned()).is_default() || made() {
         return Ok(());
     }
     let why = format!("it is in the data directory {}, and would be lost with it", data_at.display());
@@ -422,10 +423,10 @@ fn writeback(outside: &Outside) -> i64 {
 fn target(target: PathBuf, vaults: &[Address], outside: &Outside) -> Result<PathBuf> {
     let (at, folders) = ((outside.resolve)(&target), folders(vaults, outside));
     let doing = || format!("restore into {}", target.display());
-    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| at.starts_with(vault_at)) {
+    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| lies_in(&at, vault_at)) {
         return Err(Error::usage(doing(), format!("it is the vault {} or lies in it", vault.display())));
     }
-    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| vault_at.starts_with(&at)) {
+    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| lies_in(vault_at, &at)) {
         // What is in the target moves aside, and the vault would go with it.
         let why = format!("the vault {} lies in it, and would move aside with what is there", vault.display());
         return Err(Error::usage(doing(), why)

@@ -14,6 +14,7 @@ pub mod fs;
 pub mod held;
 pub mod inspect;
 pub mod job;
+pub mod location;
 pub mod lock;
 pub mod monitor;
 pub mod notify;

@@ -32,7 +32,7 @@ use lastgood::restore::select;
 use lastgood::trigger::ending::Ending;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
-use lastgood::{doctor, export, inspect, panics, report};
+use lastgood::{doctor, export, inspect, location, panics, report};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
@@ -346,13 +346,7 @@ fn absolute(path: &Path) -> PathBuf {
     whole
 }
 
-/// The absolute path of something that need not exist: symlinks are followed as far as it does.
+/// Where something is that need not exist. What cannot be told is an error where it is used.
 fn resolve(path: &Path) -> PathBuf {
-    let path = absolute(path);
-    for known in path.ancestors() {
-        if let (Ok(real), Ok(rest)) = (known.canonicalize(), path.strip_prefix(known)) {
-            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
-        }
-    }
-    path
+    location::resolve(path).unwrap_or_else(|_| absolute(path))
 }

@@ -123,6 +123,37 @@ fn a_mounted_file_stays_with_what_belongs_to_it() {
 }
 
 #[test]
+fn a_vault_in_the_directory_is_known_by_whatever_mount_it_is_reached() {
+    let world = World::new();
+    world.write("a.txt", "a");
+    for folder in ["data/backups", "vault", "app"] {
+        fs::create_dir_all(world.path(folder)).unwrap();
+    }
+    // As a container has them: -v /srv/app:/app -v /srv/app/backups:/vault.
+    let Some(_vault) = Mounted::bind(&world.path("data/backups"), world.path("vault")) else { return };
+    let Some(_data) = Mounted::bind(&world.data(), world.path("app")) else { return };
+    world.run(["backup", "app", "--vault", "vault", "--init"]).ended(0);
+    let listed = world.run(["ls", "-R", "latest", "--vault", "vault"]);
+    assert_eq!(listed.ended(0).text().lines().count(), 1, "{listed:?}");
+    for (data, vault) in [("app", "vault"), ("data", "vault"), ("app", "data/backups")] {
+        let told = world.run(["doctor", data, "--vault", vault]);
+        assert!(told.ended(1).text().contains("lies in the directory"), "{told:?}");
+        for more in [&[][..], &["--in-place"], &["--dry-run"]] {
+            let ran = world.run([&["restore", data, "--vault", vault], more].concat());
+            ran.ended(2).says("lies in it, and would move aside");
+        }
+        assert_eq!(names(&world.data()), set(["a.txt", "backups"]));
+    }
+    // The other way round: the directory is a folder of the vault.
+    fs::create_dir_all(world.path("data/backups/tmp")).unwrap();
+    for command in ["backup", "restore"] {
+        world.run([command, "data/backups/tmp", "--vault", "vault"]).ended(2).says("or lies in it");
+    }
+    let told = world.run(["doctor", "data/backups/tmp", "--vault", "vault"]);
+    assert!(told.ended(1).text().contains("is the vault"), "{told:?}");
+}
+
+#[test]
 fn a_folder_of_the_target_that_is_mounted_in_it_again_is_refused() {
     let world = World::new();
     world.write("a/file", "a");

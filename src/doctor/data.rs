@@ -12,6 +12,7 @@ use super::{Check, Place};
 use crate::backup::marker::{MARKER, Unfinished};
 use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
+use crate::location::lies_in;
 use crate::restore::killed;
 use crate::restore::mounts;
 use crate::restore::place::{self, is_exchangeable};
@@ -214,9 +215,9 @@ fn apart(about: &About) -> Option<Check> {
     let name = "apart";
     let advice = "Keep the vault beside the data directory, not around it or in it: `--vault URL`.";
     about.vaults.iter().find_map(|(vault, at)| {
-        let found = if about.at.starts_with(at) {
+        let found = if lies_in(&about.at, at) {
             format!("the directory is the vault {vault} or lies in it: neither backup nor restore work")
-        } else if at.starts_with(&about.at) {
+        } else if lies_in(at, &about.at) {
             format!("the vault {vault} lies in the directory: a restore would move it aside, and is refused")
         } else {
             return None;

@@ -28,6 +28,7 @@ use serde::Serialize;
 pub use self::network::Proxy;
 use self::notes::{Noted, Running};
 use crate::error::Result;
+use crate::location::lies_in;
 use crate::monitor::Context;
 use crate::store::address::Address;
 use crate::store::cloud::Cloud;
@@ -204,7 +205,7 @@ pub fn examine(place: &Place, ctx: &Context) -> Result<Report> {
 }
 
 fn begin(vault: &VaultPlace, place: &Place) -> Running {
-    let in_data = vault.at.as_ref().is_some_and(|at| at.starts_with(&place.data_at));
+    let in_data = vault.at.as_ref().is_some_and(|at| lies_in(at, &place.data_at));
     let made_unasked = vault.address.is_default() && !in_data;
     let about = vault::About { name: vault.shown(), max_age: place.max_age, made_unasked };
     match &vault.address {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -54,6 +54,8 @@ impl Seen {
 pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Seen> {
     let began = Instant::now();
     let mut seen = Seen { whole: true, ..Seen::default() };
+    // They may be reached by another mount here.
+    let vaults: Vec<_> = vaults.iter().filter_map(|vault| vault.metadata().ok()).map(|meta| identity(&meta)).collect();
     let mut waiting = VecDeque::from([(PathBuf::new(), fs::read_dir(folder)?)]);
     while let Some((path, listing)) = waiting.pop_front() {
         for entry in listing {
@@ -79,7 +81,7 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Se
                     continue;
                 }
             };
-            if meta.is_dir() && (is_ours(entry.file_name().as_bytes()) || vaults.contains(&at.as_path())) {
+            if meta.is_dir() && (is_ours(entry.file_name().as_bytes()) || vaults.contains(&identity(&meta))) {
                 continue;
             }
             seen.entries += 1;
@@ -95,6 +97,10 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Se
         }
     }
     Ok(seen)
+}
+
+fn identity(meta: &Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
 }
 
 /// Opens a file, as whoever backs it up has to, and looks whether it is a database.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::{self, Mounted, is_mount};
+use crate::location::place;
 use crate::vault::path::EntryPath;
 
 /// What is mounted below `target`, an absolute path without symlinks, relative to it and in order; what another mount hides
@@ -60,20 +61,10 @@ fn found_by_walking(target: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Checks that no folder of the target is mounted in it at another place: to move it aside there would move what is to stay here.
 fn check_apart(target: &Path, all: &[Mounted]) -> Result<()> {
-    // Later ones hide earlier ones.
-    let on = |path: &Path| {
-        let longest = all.iter().filter(|mounted| path.starts_with(&mounted.at));
-        longest.max_by_key(|mounted| mounted.at.as_os_str().len())
-    };
-    // Where a path lies on its filesystem.
-    let place = |path: &Path| {
-        let mounted = on(path)?;
-        Some((&mounted.device, mounted.root.join(path.strip_prefix(&mounted.at).ok()?)))
-    };
-    let Some((device, own)) = place(target) else { return Ok(()) };
+    let Some((device, own)) = place(target, all) else { return Ok(()) };
     for mounted in all.iter().filter(|mounted| mounted.at.starts_with(target) && mounted.at != target) {
         let covered = target_place(&own, target, &mounted.at);
-        if &mounted.device == device && mounted.root.starts_with(&own) && mounted.root != covered {
+        if mounted.device == device && mounted.root.starts_with(&own) && mounted.root != covered {
             let at = mounted.at.display();
             let why = format!("{at} shows a folder that lies in it too, {}", mounted.root.display());
             return Err(Error::usage(format!("restore to {}", target.display()), why)

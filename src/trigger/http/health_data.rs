@@ -1,9 +1,10 @@
 //! A look at the data directory: when its newest file was changed, and whether what must be there is.
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -64,7 +65,7 @@ pub fn look(place: &Place, stop: &AtomicBool) -> Seen {
             }
             let (path, Ok(meta)) = (below.join(entry.file_name()), entry.metadata()) else { continue };
             if meta.is_dir() {
-                if !is_ours(entry.file_name().as_bytes()) && !is_vault(place, &entry.path()) {
+                if !is_ours(entry.file_name().as_bytes()) && !is_vault(place, &meta) {
                     waiting.push_back(path);
                 }
                 continue;
@@ -88,10 +89,10 @@ pub fn look(place: &Place, stop: &AtomicBool) -> Seen {
     seen
 }
 
-fn is_vault(place: &Place, path: &Path) -> bool {
-    // The data directory may be named through a symlink; vaults are named by where they really are.
-    let real = || path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    !place.not_walked.is_empty() && place.not_walked.contains(&real())
+/// Whether a folder is a vault, whatever mount it is reached by.
+fn is_vault(place: &Place, folder: &Metadata) -> bool {
+    let identity = |meta: &Metadata| (meta.dev(), meta.ino());
+    place.not_walked.iter().any(|vault| vault.metadata().is_ok_and(|vault| identity(&vault) == identity(folder)))
 }
 
 #[cfg(test)]
