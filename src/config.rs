@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::ValueEnum;
 use lastgood::error::{Error, Result};
@@ -432,7 +432,9 @@ fn target(target: PathBuf, vaults: &[Address], outside: &Outside) -> Result<Path
         return Err(Error::usage(doing(), why)
             .hint("Restore into another directory, or move the vault out of this one first: `--vault URL` names it."));
     }
-    Ok(target)
+    // Behind what does not exist the system goes nowhere, and what was looked at is meant.
+    let goes_back = target.components().any(|part| part == Component::ParentDir);
+    Ok(if goes_back && !target.exists() { at } else { target })
 }
 
 fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {

@@ -15,6 +15,27 @@ use crate::support::machine::as_nobody;
 use crate::support::{LASTGOOD, Ran, World, id, number, paths, short, tree};
 
 #[test]
+fn a_target_is_where_its_path_leads_to() {
+    let world = World::with_files();
+    world.backup();
+    for target in ["new/../backups/x", "new/../backups", "nowhere/../data/../backups/y/z"] {
+        world.run(["restore", target]).ended(2).says("is the vault");
+    }
+    // What is there is asked of the same place.
+    world.write("a.txt", "later");
+    let skipped = world.json(["restore", "--if-missing", "new/../data"], 0);
+    assert!(skipped["skipped"].to_string().contains("there are files"), "{skipped}");
+    let report = world.json(["restore", "new/../data"], 0);
+    assert_eq!(report["target"], world.data().canonicalize().unwrap().to_str().unwrap());
+    assert!(!world.path("new").exists());
+    std::os::unix::fs::symlink("nowhere", world.path("dangling")).unwrap();
+    for target in ["dangling/", "dangling/x"] {
+        world.run(["restore", target]).ended(2).says("leads nowhere");
+        assert!(world.path("dangling").is_symlink());
+    }
+}
+
+#[test]
 fn every_kind_of_entry_comes_back() {
     let world = World::with_everything();
     let report = world.backup();

@@ -390,17 +390,14 @@ fn attempt(
     let (tree, top) = match filled {
         Ok(made) => made,
         Err(why) => {
-            // The reason why it failed matters more than what cannot be cleaned up, which the next restore does.
-            if let Err(left) = staging.remove() {
-                tracing::warn!("{left}");
-            }
+            staging.abandon();
             return Err(failed(why, &packs, doubts));
         }
     };
     report.in_use = match refuse_in_use(&place, options) {
         Ok(users) => users,
         Err(why) => {
-            staging.remove()?;
+            staging.abandon();
             return Err(still_needed().err().unwrap_or(why).into());
         }
     };

@@ -22,13 +22,14 @@ use super::attributes::take_over_none;
 use super::lacking::sync_folder;
 use super::plan::Wanted;
 use super::put::Putting;
-use super::stage::Staging;
+use super::stage::{Made, Staging};
 use super::steps::Undone;
 use super::{beside, fill, mounts, standing};
 use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot};
+use crate::location;
 use crate::monitor::Context;
 use crate::vault::path::EntryPath;
 
@@ -83,23 +84,26 @@ impl Place {
     /// move away with it; a path below something that is no folder.
     pub fn check(target: &Path, how: How, paths: &[EntryPath]) -> Result<Place> {
         let doing = || format!("restore to {}", target.display());
-        let found = match fs::symlink_metadata(target) {
+        let other = "Name the folder itself, or one that does not exist yet.";
+        let at = match location::named(target) {
+            Err(why) if why.kind() == io::ErrorKind::Other => return Err(Error::usage(doing(), why).hint(other)),
+            named => named.doing(doing)?,
+        };
+        let found = match fs::symlink_metadata(&at) {
             Ok(meta) => Some(meta),
             Err(why) if why.kind() == io::ErrorKind::NotFound => None,
+            Err(why) if why.kind() == io::ErrorKind::NotADirectory => {
+                return Err(Error::usage(doing(), "something above it is not a folder").hint(other));
+            }
             Err(why) => return Err(Error::io(doing(), &why)),
         };
         if let Some(meta) = &found
             && !meta.is_dir()
         {
             let what = if meta.is_symlink() { "a symbolic link" } else { "not a folder" };
-            return Err(Error::usage(doing(), format!("it is {what}"))
-                .hint("Name the folder itself, or one that does not exist yet."));
+            return Err(Error::usage(doing(), format!("it is {what}")).hint(other));
         }
-        let exists = found.is_some();
-        let target = match exists {
-            true => real(target).doing(doing)?,
-            false => std::path::absolute(target).doing(doing)?,
-        };
+        let (exists, target) = (found.is_some(), at);
         if !how.in_place && exists && is_mount(&target).doing(doing)? {
             return Err(Error::usage(doing(), "it is a mount point, which cannot be exchanged").hint(USE_IN_PLACE));
         }
@@ -276,33 +280,54 @@ impl Place {
     /// Makes the staging folder. Gives what is to be told of others, as [`Staging::make`].
     ///
     /// # Errors
-    /// What the system refuses; that the target could not be exchanged there.
+    /// What the system refuses; that the target could not be exchanged there. Nothing that was made for it stays then.
     pub fn stage(&self, ctx: &Context) -> Result<(Staging, Vec<String>)> {
         let doing = || format!("make the folder that {} goes into", self.target.display());
-        if self.in_place && self.exists {
-            return Staging::make(Folder::straight(&self.folder()).doing(doing)?, OsStr::new(""), ctx);
+        if self.exists {
+            return match self.in_place {
+                true => Staging::make(Folder::straight(&self.folder()).doing(doing)?, OsStr::new(""), ctx),
+                false => self.stage_in(Folder::straight(self.parent()).doing(doing)?, ctx),
+            };
         }
-        let above = match self.exists {
-            true => Folder::straight(self.parent()),
-            // Nothing was there: it is made where the user said, and links on the way are the user's.
-            false => {
-                fs::create_dir_all(self.parent()).doing(doing)?;
-                Folder::open(self.parent())
-            }
-        };
-        let above = above.doing(doing)?;
+        let there = filesystem::existing(self.parent());
+        let within = |path: &Path| path.strip_prefix(there).map(Path::to_owned).unwrap_or_default();
+        let mut made: Vec<_> = self.parent().ancestors().take_while(|above| *above != there).map(within).collect();
         if self.in_place {
+            made.insert(0, within(&self.target));
+        }
+        let made = Made { base: Folder::open(there).doing(doing)?, folders: made };
+        let staged = fs::create_dir_all(self.parent()).doing(doing).and_then(|()| {
+            let above = Folder::open(self.parent()).doing(doing)?;
+            if !self.in_place {
+                return self.stage_in(above, ctx);
+            }
             let target = above.make_all(Path::new(self.name()?), 0o777).doing(doing)?;
             take_over_none(target.readable().doing(doing)?).doing(doing)?;
-            return Staging::make(target, OsStr::new(""), ctx);
+            Staging::make(target, OsStr::new(""), ctx)
+        });
+        match staged {
+            Ok((staging, left)) => Ok((staging.with(made), left)),
+            Err(why) => {
+                made.remove();
+                Err(why)
+            }
         }
+    }
+
+    /// Makes the staging folder beside the target, if that can be put into place there.
+    fn stage_in(&self, above: Folder, ctx: &Context) -> Result<(Staging, Vec<String>)> {
         let (staging, left) = Staging::make(above, self.name()?, ctx)?;
-        if !self.keeps_target() && !staging.moves_folders()? {
-            staging.remove()?;
-            let why = "folders cannot be renamed on that filesystem";
-            return Err(Error::usage(format!("restore to {}", self.target.display()), why).hint(USE_IN_PLACE));
-        }
-        Ok((staging, left))
+        let moves = if self.keeps_target() { Ok(true) } else { staging.moves_folders() };
+        let why = match moves {
+            Ok(true) => return Ok((staging, left)),
+            Ok(false) => {
+                let why = "folders cannot be renamed on that filesystem";
+                Error::usage(format!("restore to {}", self.target.display()), why).hint(USE_IN_PLACE)
+            }
+            Err(why) => why,
+        };
+        staging.abandon();
+        Err(why)
     }
 
     fn parent(&self) -> &Path {
@@ -333,18 +358,28 @@ impl Place {
         last: &dyn Fn() -> Result<()>,
         dress: &dyn Fn(&OwnedFd) -> Result<()>,
     ) -> Result<Replaced> {
-        staging.sync()?;
+        if let Err(why) = staging.sync() {
+            staging.abandon();
+            return Err(why);
+        }
         let base = staging.base().clone();
         let kept = self.kept.iter().map(|path| self.below(path)).collect();
-        let mut putting = Putting::new(self.aside(&base, now)?, kept, self.paths_below(), ctx);
+        let aside = match self.aside(&base, now) {
+            Ok(aside) => aside,
+            Err(why) => {
+                staging.abandon();
+                return Err(why);
+            }
+        };
+        let mut putting = Putting::new(aside, kept, self.paths_below(), ctx);
         putting.notes = Some(staging.folder().clone());
         let (moved, beside) = match last().and_then(|()| self.steps(&mut putting, &staging)) {
             Ok(done) => done,
             Err(why) => {
                 let Undone { why, whole } = putting.undo(why);
                 // What could not be undone may have to do with it.
-                if whole && let Err(left) = staging.remove() {
-                    tracing::warn!("{left}");
+                if whole {
+                    staging.abandon();
                 }
                 return Err(why);
             }
@@ -551,16 +586,6 @@ fn put_part(putting: &mut Putting, staging: &Staging, at: &Spot, part: &EntryPat
     let moved = putting.replace(&new, at, part)?;
     sync_folder(&at.folder)?;
     Ok(moved)
-}
-
-/// The path of a folder without symlinks on the way. The last name is taken as it is: somebody may put a link there after it
-/// was seen to be none. One that ends in a slash or a dot means what a link leads to.
-fn real(target: &Path) -> io::Result<PathBuf> {
-    let bytes = target.as_os_str().as_bytes();
-    let name = target.file_name().filter(|_| !bytes.ends_with(b"/") && !bytes.ends_with(b"/."));
-    let (Some(name), Some(parent)) = (name, target.parent()) else { return target.canonicalize() };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    Ok(parent.canonicalize()?.join(name))
 }
 
 /// The paths that are in no other one of them.

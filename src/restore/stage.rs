@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat, syncfs};
@@ -43,6 +43,30 @@ pub struct Staging {
     spot: Spot,
     folder: Arc<Folder>,
     lock: OwnedFd,
+    /// What was made for it, and is not needed if nothing is put there.
+    made: Option<Made>,
+}
+
+/// Folders that were made around a staging folder.
+#[derive(Debug)]
+pub struct Made {
+    /// What was there.
+    pub base: Folder,
+    /// Below that, the innermost first.
+    pub folders: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Removes them, as far as nothing else is in them.
+    pub fn remove(self) {
+        for folder in &self.folders {
+            let (above, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
+            let removed = self.base.enter_all(above).and_then(|above| above.remove_folder(name));
+            if let Err(why) = removed {
+                tracing::debug!("{} stays: {why}", self.base.path().join(folder).display());
+            }
+        }
+    }
 }
 
 impl Staging {
@@ -62,6 +86,24 @@ impl Staging {
         let path = spot.path();
         let doing = || format!("make the staging folder {}", path.display());
         let folder = spot.folder.make(&spot.name, 0o700).doing(doing)?;
+        match Self::prepared(&folder, doing) {
+            Ok(lock) => Ok((Staging { spot, folder: Arc::new(folder), lock, made: None }, left)),
+            Err(why) => {
+                // Nothing but what was made here is removed.
+                let made = [GROUPS, TREE].iter().try_for_each(|name| match folder.remove_folder(name) {
+                    Err(Errno::NOENT) => Ok(()),
+                    removed => removed,
+                });
+                if let Err(left) = made.and_then(|()| spot.folder.remove_folder(&spot.name)) {
+                    tracing::warn!("{} stays: {left}", spot.path().display());
+                }
+                Err(why)
+            }
+        }
+    }
+
+    /// Makes what is in a staging folder. Gives its lock.
+    fn prepared(folder: &Folder, doing: impl Fn() -> String + Copy) -> Result<OwnedFd> {
         let lock = folder.readable().doing(doing)?;
         pass_nothing_on(&lock).doing(doing)?;
         // Where there are no locks, nobody removes what may be in use.
@@ -74,7 +116,12 @@ impl Staging {
             let why = "somebody else has put a folder of their own there meanwhile";
             return Err(Error::failed(doing(), why).hint("Restore to a folder in which only you may write."));
         }
-        Ok((Staging { spot, folder: Arc::new(folder), lock }, left))
+        Ok(lock)
+    }
+
+    /// The same, with what was made for it.
+    pub fn with(self, made: Made) -> Self {
+        Staging { made: Some(made), ..self }
     }
 
     /// Whether folders with something in them can be renamed here.
@@ -141,6 +188,18 @@ impl Staging {
         let doing = || format!("remove the staging folder {}", self.folder.path().display());
         self.folder.empty().doing(doing)?;
         self.spot.folder.remove_folder(&self.spot.name).doing(doing)
+    }
+
+    /// Removes it since nothing comes of it, and what was made for it. The reason for that matters more than what cannot be cleaned up,
+    /// which the next restore does.
+    pub fn abandon(mut self) {
+        let made = self.made.take();
+        if let Err(left) = self.remove() {
+            tracing::warn!("{left}");
+        }
+        if let Some(made) = made {
+            made.remove();
+        }
     }
 }
 

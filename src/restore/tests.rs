@@ -469,12 +469,47 @@ fn a_target_that_is_no_folder_is_refused() {
     // As the slash says, the folder that a link leads to is meant.
     std::os::unix::fs::symlink("made", folder.path().join("to")).unwrap();
     fs::create_dir_all(folder.path().join("made/data")).unwrap();
-    for (named, real) in [("to/", "made"), ("to/.", "made"), ("to/data", "made/data"), ("made/../to/data/..", "made")] {
+    for (named, real) in [
+        ("to/", "made"),
+        ("to/.", "made"),
+        ("to/data", "made/data"),
+        ("made/../to/data/..", "made"),
+        ("new/../made", "made"),
+        ("new/../v/x", "v/x"),
+    ] {
         let place = Place::check(&folder.path().join(named), How::default(), &[]).unwrap();
         assert_eq!(place.target, folder.path().canonicalize().unwrap().join(real), "{named}");
     }
+    std::os::unix::fs::symlink("nowhere", folder.path().join("dangling")).unwrap();
+    for (named, why) in [
+        ("dangling", "a symbolic link"),
+        ("dangling/", "leads nowhere"),
+        ("dangling/x/y", "leads nowhere"),
+        ("file/x", "above it is not a folder"),
+    ] {
+        let said = restore(&sample.vault, &options(&folder.path().join(named)), &context()).unwrap_err();
+        assert!(said.kind() == Kind::Usage && said.why().contains(why) && said.advice().is_some(), "{named}: {said}");
+    }
     let said = restore(&sample.vault, &options(Path::new("/proc")), &context()).unwrap_err().to_string();
     assert!(said.contains("mount point") && said.contains("--in-place"), "{said}");
+}
+
+#[test]
+fn a_restore_that_fails_leaves_no_folder_that_was_made_for_it() {
+    let mut sample = small();
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    for in_place in [false, true] {
+        let target = folder.path().join("new/deep/data");
+        let packs = sample.store.objects().clone();
+        sample.store.objects().retain(|name, _| !name.starts_with("packs/"));
+        let failed = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context());
+        assert_eq!(failed.unwrap_err().kind(), Kind::Damage);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        *sample.store.objects() = packs;
+        restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        fs::remove_dir_all(folder.path().join("new")).unwrap();
+    }
 }
 
 /// Damages an object.
