@@ -8,8 +8,9 @@
 //! - So where no lock is seen, all there is is the file and its log, and whoever writes to them changes their times. Without a lock of
 //!   our own they are read; if nobody is seen at the end either, and the times are those that they were, it was one state. It keeps
 //!   nobody from anything: an app may open it, write, close it as the last one and rename it.
-//! - If somebody came, what was read is of several states, and the database is read once more. From then on a lock of ours sees to it
-//!   that what the app shares stays there until the pass is over: in between it may open and close the database without pause.
+//! - If somebody came, what was read is of several states, and the database is read once more: with whoever comes again within a moment,
+//!   if one does. Where one comes each time and is never met, a lock of ours sees to it that what it shares stays there until the pass
+//!   is over.
 //!
 //! A log is rarely there then: after a crash, or a restore. Its index, which `-shm` is for, is made in memory; for that SQLite takes
 //! a reader's lock while it reads.

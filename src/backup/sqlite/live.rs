@@ -106,7 +106,7 @@ pub struct Live<'a> {
     left: Duration,
     /// Connections so far, since SQLite's version means something within one only.
     generation: i64,
-    /// How often somebody came while it was read at rest. From then on a lock keeps what its programs share where it is.
+    /// How often somebody came while it was read at rest.
     met: u32,
     /// Until when somebody is awaited then.
     awaited: Option<Instant>,
@@ -381,12 +381,13 @@ impl<'a> Live<'a> {
             (true, None) => false,
             (false, _) => true,
         };
-        if logged && (shared || self.met > 0) && self.lock.is_none() {
+        let keeps = !shared && self.has_to_keep_it()?;
+        if logged && (shared || keeps) && self.lock.is_none() {
             // What they share is looked at once more when it stays there.
             self.lock()?;
             return Err(Refused::Again);
         }
-        let first = !shared && self.has_to_be_first(shm.is_some())?;
+        let first = keeps && shm.is_some();
         shared |= first;
         let now = match shared {
             true => (stat, wal, shm),

@@ -64,7 +64,7 @@ impl Live<'_> {
 
     /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
     pub(super) fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), Refused> {
-        if self.met == 0 {
+        if (self.met as usize) < AWAITED.len() {
             self.lock = None;
         }
         self.is_nobodys()?;
@@ -81,24 +81,26 @@ impl Live<'_> {
 
     /// Remembers that somebody came while it was read at rest.
     pub(super) fn somebody_came(&mut self) {
-        let long = AWAITED[usize::from(self.met > 0)];
+        let long = AWAITED.get(self.met as usize);
+        self.awaited = long.map(|long| Instant::now() + self.options.patience.min(*long));
         self.met += 1;
-        self.awaited = Some(Instant::now() + long.min(self.options.patience));
     }
 
-    /// Whether a database that nobody has open is to be read as the first that has its `-shm` open, if it is there.
+    /// Whether what programs share beside a database that nobody has open has to be kept there, and read by.
     ///
-    /// Whoever is the first makes it anew, and keeps an app that comes at this moment from it. One that came while the database was read
-    /// is awaited instead, since then it can be read with it; if it does not come, the database is read at rest. Only where it comes
-    /// again and again, and still is not met, somebody has to be the first.
-    pub(super) fn has_to_be_first(&self, shm: bool) -> Result<bool, Refused> {
+    /// Without programs that have it open, whoever reads by it has to make it anew, and keeps an app that comes at this moment from it; and
+    /// while it is kept, an app cannot close its database for good. So one that came while the database was read is awaited, since
+    /// then it can be read with it; if it does not come, the database is read at rest again. Only where it comes each time, and
+    /// is never met, there is no other way.
+    pub(super) fn has_to_keep_it(&mut self) -> Result<bool, Refused> {
         if self.met == 0 {
             return Ok(false);
         }
         self.is_nobodys()?;
-        match self.awaited {
-            Some(until) if Instant::now() < until => Err(Refused::Awaited),
-            _ => Ok(shm && self.met > 1),
+        if self.awaited.is_some_and(|until| Instant::now() < until) {
+            self.lock = None;
+            return Err(Refused::Awaited);
         }
+        Ok(self.met as usize >= AWAITED.len())
     }
 }
