@@ -33,7 +33,7 @@ pub use self::tally::{Last, Tally};
 use super::event::Request;
 use super::limit;
 use super::once;
-use super::order::Room;
+use super::order;
 use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Result};
 use crate::job::{self, Cause, Job, Ran};
@@ -195,6 +195,10 @@ impl Desk {
         if let Some(why) = self.rules.refusal(&request) {
             return Err(Answer::Refused(why));
         }
+        let bytes = order::size(&request.event);
+        if bytes > order::ROOM {
+            return Err(Answer::Refused("what it says has no room in the run's report".into()));
+        }
         let new = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
         let mut state = lock(&self.state);
         if state.closed || self.stop.load(Ordering::Relaxed) {
@@ -204,9 +208,9 @@ impl Desk {
             return Err(Answer::Later(format!("{WAITING} requests wait already"), Duration::from_secs(60)));
         }
         let (answer, receiver) = oneshot::channel();
-        let run = state.queue.shared(request.action).unwrap_or(new);
+        let run = state.queue.shared(request.action, bytes).unwrap_or(new);
         state.know(run, Progress::Waiting);
-        state.queue.push(Waiting { run, request, way, answer, looked: false, promise });
+        state.queue.push(Waiting { run, request, way, bytes, answer, looked: false, promise });
         drop(state);
         self.changed.notify_all();
         Ok(Ticket { run, answer: receiver })
@@ -322,10 +326,6 @@ impl Desk {
         let Some(Waiting { run, way, .. }) = group.first() else { return };
         let (run, way) = (*run, *way);
         self.know(run, Progress::Running);
-        let mut room = Room::default();
-        let fits = |waiting: &Waiting| room.takes(&waiting.request.event) || waiting.promised().is_some();
-        let (group, left): (Vec<_>, Vec<_>) = group.into_iter().partition(fits);
-        left.into_iter().for_each(|waiting| answer::tell(waiting.answer, &Arc::new(Answer::no_room())));
         let group = self.still_allowed(group);
         let claims = self.claim_all(run, &group, ctx);
         let (mut mine, mut other) = (Vec::<(Waiting, Claimed)>::with_capacity(group.len()), None);

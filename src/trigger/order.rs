@@ -132,22 +132,11 @@ impl Order {
 }
 
 /// How many bytes of events an order has room for, and a report, which holds them as well.
-pub struct Room(usize);
+pub const ROOM: usize = MAX_ORDER as usize - REST;
 
-impl Default for Room {
-    fn default() -> Self {
-        Room(MAX_ORDER as usize - REST)
-    }
-}
-
-impl Room {
-    /// Whether this event, and its claim's name, fit as well.
-    pub fn takes(&mut self, event: &Event) -> bool {
-        let bytes = serde_json::to_vec(event).map_or(usize::MAX, |text| text.len().saturating_add(100));
-        let left = self.0.checked_sub(bytes);
-        self.0 = left.unwrap_or(self.0);
-        left.is_some()
-    }
+/// The room that an event, and its claim's name, take of [`ROOM`].
+pub fn size(event: &Event) -> usize {
+    serde_json::to_vec(event).map_or(usize::MAX, |text| text.len().saturating_add(100))
 }
 
 /// Who does what an order says: a task of an execution of a job, in all its attempts.

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::answer::{self, Answer, Progress};
+use super::broken::EndedPromise;
+use super::queue::Promise;
 use super::rules::gravest;
 use super::tally::Ended;
 use super::{Claimed, Desk, Waiting, events_of, lock};
@@ -83,12 +85,20 @@ pub(super) struct Away {
     handed: Vec<Group>,
 }
 
+/// A request that a run which is away serves.
+struct Follower {
+    to: oneshot::Sender<Arc<Answer>>,
+    held: Arc<Held>,
+    /// Whether its sender was promised the run.
+    promised: bool,
+}
+
 /// A run that is away, and who waits for it.
 struct Group {
     run: RunId,
     job: Job,
     cause: Cause,
-    waiting: VecDeque<(oneshot::Sender<Arc<Answer>>, Arc<Held>)>,
+    waiting: VecDeque<Follower>,
     /// Since when it is away.
     since: Instant,
     /// When its claims are looked at again.
@@ -113,18 +123,19 @@ impl Away {
 
 impl Desk {
     /// Of requests that share a run, those that one order can name: their claims are in one vault. The others are told to come
-    /// again, and what was promised has a report.
+    /// again; what was promised comes next, as the same run, which has an order in the other vault then.
     pub(super) fn together(&self, mine: Vec<(Waiting, Claimed)>, ctx: &Context) -> Vec<(Waiting, Claimed)> {
         let Some(first) = mine.iter().find_map(|(_, claim)| claim.held()) else { return mine };
-        let (mut kept, mut promised) = (Vec::with_capacity(mine.len()), Vec::new());
-        for (waiting, claim) in mine {
+        let mut kept = Vec::with_capacity(mine.len());
+        for (mut waiting, claim) in mine {
             let held = claim.held();
             if held.as_ref().is_some_and(|held| held.address() == first.address()) {
                 kept.push((waiting, claim));
                 continue;
             }
-            if waiting.promised().is_some() {
-                promised.push(waiting);
+            if let Some(held) = held.clone().filter(|_| waiting.promised().is_some()) {
+                waiting.promise = Promise::Made(held);
+                lock(&self.state).queue.put_back(waiting);
                 continue;
             }
             let name = |held: &Arc<Held>| held.claim().name();
@@ -134,9 +145,6 @@ impl Desk {
             }
             answer::tell(waiting.answer, &Arc::new(Answer::no_room()));
         }
-        let why = "its claim is in another vault than those of the requests that share its run";
-        let ended = self.break_promises(promised, &Error::failed("have a job serve a request", why));
-        self.tell_and_keep(ended);
         kept
     }
 
@@ -183,7 +191,11 @@ impl Desk {
                 Ok(None) | Err(_) => return Err(why),
             },
         }
-        let waiting = mine.drain(..).map(|(waiting, _)| waiting.answer).zip(held).collect();
+        let follower = |((waiting, _), held): ((Waiting, Claimed), Arc<Held>)| {
+            let promised = waiting.promised().is_some();
+            Follower { to: waiting.answer, held, promised }
+        };
+        let waiting = mine.drain(..).zip(held).map(follower).collect();
         let (since, job, cause) = (Instant::now(), job.clone(), cause.clone());
         let action = job.action();
         let group =
@@ -224,10 +236,10 @@ impl Desk {
         }
         self.context(|ctx| {
             let (mut told, mut seen) = (Vec::new(), HashMap::new());
-            while let Some((_, held)) = group.waiting.front() {
+            while let Some(Follower { held, .. }) = group.waiting.front() {
                 let name = held.claim().name();
                 if let Some(answer) = seen.get(&name) {
-                    told.extend(group.waiting.pop_front().map(|(to, _)| (to, Arc::clone(answer))));
+                    told.extend(group.waiting.pop_front().map(|follower| (follower.to, Arc::clone(answer))));
                     continue;
                 }
                 let answer = match held.standing() {
@@ -251,19 +263,19 @@ impl Desk {
                 self.back(group.run);
             }
             told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
-            let (_, held) = group.waiting.front()?;
+            let Follower { held, .. } = group.waiting.front()?;
             if held.claim().age() >= held.claim().timeout() {
                 let limit = held.claim().timeout().as_secs();
-                let why = format!("its job has not ended within the run's time limit of {limit} s");
-                tracing::error!("the run {} is given up: {why}", group.run);
-                self.end(group, Answer::Later(why, Duration::from_secs(30)));
+                let why = format!("it has not ended within the run's time limit of {limit} s");
+                self.give_up(group, (why, "Look at the execution in the console: was it killed, for want of memory or of time (`--task-timeout`)?"), dispatch, ctx);
                 return None;
             }
             if !group.begun && group.since.elapsed() >= dispatch.begin {
                 match Taker::of(held.store(), &held.claim().name()) {
                     Ok(Some(_)) => group.begun = true,
                     Ok(None) => {
-                        self.give_up(group, dispatch, ctx);
+                        let why = format!("it was started {} s ago and has not begun", group.since.elapsed().as_secs());
+                        self.give_up(group, (why, "Look at the executions of the job in the console: is its argument `dispatched`, can its image, its volumes and its vault be reached?"), dispatch, ctx);
                         return None;
                     }
                     // What cannot be read now may be readable later.
@@ -278,30 +290,45 @@ impl Desk {
         })
     }
 
-    /// Gives up a run whose job has not begun.
-    fn give_up(&self, group: Group, dispatch: &Dispatch, ctx: &Context) {
-        let Group { run, job, cause, waiting, since, .. } = group;
-        let why = Error::failed(
-            format!("have the job {} do the run", dispatch.job),
-            format!("it was started {} s ago and has not begun", since.elapsed().as_secs()),
-        );
-        let why = why.hint("Look at the executions of the job in the console: is its argument `dispatched`, can its image, its volumes and its vault be reached?");
+    /// Gives up a run whose job has not begun, or was killed: by the report that it left, or by one that says so.
+    fn give_up(&self, group: Group, (why, hint): (String, &'static str), dispatch: &Dispatch, ctx: &Context) {
+        let kept = once::report_of(group.run, &self.vaults, ctx).unwrap_or_else(|why| {
+            tracing::warn!("whether the run {} left a report cannot be seen: {}", group.run, why.what());
+            None
+        });
+        if let Some(kept) = kept
+            && let Some(answer) = Answer::read(kept.report.clone())
+        {
+            let stays = matches!(answer, Answer::Done { retry: false, .. });
+            for held in group.waiting.iter().map(|follower| &follower.held) {
+                if let Err(why) = held.close_by(&kept, stays) {
+                    tracing::warn!("the claim {} is not settled: {}", held.claim().name(), why.what());
+                }
+            }
+            return self.end(group, answer);
+        }
+        let Group { run, job, cause, waiting, .. } = group;
+        let why = Error::failed(format!("have the job {} do the run", dispatch.job), why).hint(hint);
         tracing::error!("{why}");
         let ran = job::not_run(run, &job, cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
         lock(&self.state).queue.failed(run);
         let done = Arc::new(Answer::of(&ran));
-        let told: Vec<_> = waiting
-            .into_iter()
-            .map(|(to, held)| {
-                let other = held.close(&ran, &self.vaults, ctx);
-                (to, other.map_or_else(|| done.clone(), |other| Arc::new(other.into())))
-            })
-            .collect();
+        let (mut told, mut claims) = (Vec::new(), Vec::new());
+        for Follower { to, held, promised } in waiting {
+            // What says that a promise has ended has to wait for the report.
+            let other = match promised && ran.stored.is_none() {
+                true => None,
+                false => held.close(&ran, &self.vaults, ctx),
+            };
+            told.push((to, other.map_or_else(|| done.clone(), |other| Arc::new(other.into()))));
+            claims.extend(Some(held).filter(|_| promised));
+        }
         ran.tell(ctx);
         self.know(run, Progress::Over(done.clone()));
         self.back(run);
         told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
+        self.keep(EndedPromise { ran, claims });
     }
 
     /// The answer for a run whose claims are marked failed.
@@ -336,7 +363,7 @@ impl Desk {
         self.know_of(&mut group, &answer);
         self.back(group.run);
         let answer = Arc::new(answer);
-        group.waiting.into_iter().for_each(|(to, _)| answer::tell(to, &answer));
+        group.waiting.into_iter().for_each(|follower| answer::tell(follower.to, &answer));
     }
 
     /// A run is no longer away: others may begin.

@@ -10,6 +10,7 @@ use super::Answer;
 use crate::report::{Action, RunId, Way};
 use crate::trigger::event::Request;
 use crate::trigger::once::Held;
+use crate::trigger::order::ROOM;
 use crate::vault::root::Reason;
 
 /// Requests that may wait.
@@ -23,6 +24,8 @@ pub struct Waiting {
     pub run: RunId,
     pub request: Request,
     pub way: Way,
+    /// How much of the room in its run's report it takes.
+    pub bytes: usize,
     /// Whom to tell.
     pub answer: oneshot::Sender<Arc<Answer>>,
     /// Whether it has been looked, since the last run ended, if it is served already.
@@ -101,15 +104,29 @@ impl Queue {
         self.waiting.len() >= WAITING
     }
 
-    /// The run that a request of this kind would share. All backups that wait share one, but for a run that is due and waits
-    /// for claims only: else one promise after the other would keep it from beginning. Nothing else shares any.
-    pub fn shared(&self, action: Action) -> Option<RunId> {
+    /// The run that a request of this kind would share. All backups that wait share one, as long as its report has room for what
+    /// asks for them; but for a run that is due and waits for claims only: else one promise after the other would keep it from
+    /// beginning. Nothing else shares any.
+    pub fn shared(&self, action: Action, bytes: usize) -> Option<RunId> {
         let open = |waiting: &&Waiting| is_backup(waiting) && self.claiming != Some(waiting.run);
-        self.waiting.iter().find(open).filter(|_| action == Action::Backup).map(|waiting| waiting.run)
+        let mut runs: Vec<(RunId, usize)> = Vec::new();
+        for waiting in self.waiting.iter().filter(open) {
+            match runs.iter_mut().find(|(run, _)| *run == waiting.run) {
+                Some((_, taken)) => *taken = taken.saturating_add(waiting.bytes),
+                None => runs.push((waiting.run, waiting.bytes)),
+            }
+        }
+        let fits = |(_, taken): &&(RunId, usize)| taken.saturating_add(bytes) <= ROOM;
+        runs.iter().find(fits).filter(|_| action == Action::Backup).map(|(run, _)| *run)
     }
 
     pub fn push(&mut self, waiting: Waiting) {
         self.waiting.push_back(waiting);
+    }
+
+    /// What was due and is not served by the run that began: it comes next.
+    pub fn put_back(&mut self, waiting: Waiting) {
+        self.waiting.push_front(waiting);
     }
 
     /// All that waits, which does so no longer.
@@ -237,6 +254,8 @@ mod tests {
         queue: Queue,
         began: Instant,
         requests: u64,
+        /// The room that each takes.
+        bytes: usize,
     }
 
     /// What came of asking.
@@ -250,17 +269,18 @@ mod tests {
     impl World {
         fn new() -> Self {
             let (coalesce, began) = (Duration::from_secs(60), Instant::now());
-            World { queue: Queue::new(coalesce, 2), began, requests: 0 }
+            World { queue: Queue::new(coalesce, 2), began, requests: 0, bytes: 1 }
         }
 
         fn ask(&mut self, action: Action, reason: Reason) -> RunId {
             self.requests += 1;
-            let run = self.queue.shared(action).unwrap_or(Hex(self.requests.to_be_bytes()));
+            let run = self.queue.shared(action, self.bytes).unwrap_or(Hex(self.requests.to_be_bytes()));
             let (labels, snapshot, event) = Default::default();
             let request = Request { action, reason, labels, snapshot, event };
             // Its number goes with it as its way back.
             let (answer, _) = oneshot::channel();
-            self.queue.push(Waiting { run, request, way: Way::Http, answer, looked: false, promise: Promise::None });
+            let (way, bytes, promise) = (Way::Http, self.bytes, Promise::None);
+            self.queue.push(Waiting { run, request, way, bytes, answer, looked: false, promise });
             self.queue.waiting.back_mut().unwrap().request.event.message = Some(self.requests.to_string());
             run
         }
@@ -308,6 +328,23 @@ mod tests {
         assert_eq!(world.at(0), Came::Run(vec![6]));
         assert_eq!(world.at(0), Came::Run(vec![7]));
         assert_eq!(world.at(0), Came::Nothing(None));
+    }
+
+    #[test]
+    fn what_a_report_has_no_room_for_has_a_run_of_its_own_from_the_beginning() {
+        let mut world = World::new();
+        world.bytes = ROOM / 2;
+        let first = world.ask(Action::Backup, Reason::Manual);
+        assert_eq!(world.ask(Action::Backup, Reason::Manual), first);
+        let second = world.ask(Action::Backup, Reason::Manual);
+        assert_ne!(second, first);
+        world.bytes = ROOM / 2 + 1;
+        let third = world.ask(Action::Backup, Reason::Manual);
+        assert!(third != first && third != second);
+        world.bytes = ROOM - 2 * (ROOM / 2);
+        assert_eq!(world.ask(Action::Backup, Reason::Manual), if world.bytes == 0 { first } else { second });
+        let of_run = |came: &Came| matches!(came, Came::Run(group) if !group.is_empty());
+        assert!((0..3).all(|_| of_run(&world.at(0))) && !of_run(&world.at(0)));
     }
 
     #[test]

@@ -24,16 +24,22 @@ const LONG: Duration = Duration::from_secs(600);
 /// A data directory, a folder for the vault, and the executions that were asked for.
 struct World {
     folder: tempfile::TempDir,
+    /// The names of the vaults' folders.
+    names: &'static [&'static str],
     asked: Mutex<Vec<Name>>,
     executions: AtomicUsize,
 }
 
 impl World {
     fn bare() -> Arc<Self> {
+        World::of(&["vault"])
+    }
+
+    fn of(names: &'static [&'static str]) -> Arc<Self> {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("data")).unwrap();
         fs::write(folder.path().join("data/a"), "one").unwrap();
-        Arc::new(World { folder, asked: Mutex::default(), executions: AtomicUsize::new(0) })
+        Arc::new(World { folder, names, asked: Mutex::default(), executions: AtomicUsize::new(0) })
     }
 
     fn new() -> Arc<Self> {
@@ -44,7 +50,8 @@ impl World {
     }
 
     fn vaults(&self) -> Vaults {
-        Vaults::new(vec![Address::Folder(self.folder.path().join("vault"))], Cloud::default(), Arc::default())
+        let folders = self.names.iter().map(|name| Address::Folder(self.folder.path().join(name)));
+        Vaults::new(folders.collect(), Cloud::default(), Arc::default())
     }
 
     fn rules(&self, place: Place) -> Rules {
@@ -296,8 +303,15 @@ fn a_job_that_dies_holds_up_others_no_longer_than_the_time_limit() {
     let ticket = backup(&desk, "a");
     working(&desk, || {
         let answer = answer(ticket);
-        assert!(matches!(&*answer, Answer::Later(why, _) if why.contains("time limit")), "{answer:?}");
+        assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
+        assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("time limit"));
         assert!(desk.running().is_none());
+        // It has a report, and nobody has to wait for the end of its claim.
+        let vault = Vault::open(world.vaults().store(&world.vaults().addresses()[0]).unwrap()).unwrap();
+        let folder = world.asked.lock().unwrap()[0].folder();
+        let objects = vault.store.list(&folder).unwrap();
+        assert!(objects.iter().any(|object| object.name.ends_with("/1.failed.json")), "{objects:?}");
+        assert_eq!(world.count("runs"), 1);
     });
     // An instance with more time takes over what is expired for it as well.
     let desk = world.desk_with(at_once, |rules| rules.run_timeout = Duration::from_secs(1));
@@ -385,4 +399,59 @@ fn what_was_promised_has_its_whole_time_when_its_job_begins() {
     let (first, second) = (read(&first), read(&claim(2)));
     assert_eq!((&second["run"], &second["promise"]), (&first["run"], &first["promise"]));
     assert!(path.join("done.json").exists() && world.asked() == 1);
+}
+
+#[test]
+fn a_job_that_was_killed_when_it_had_told_how_it_ended_is_not_reported_again() {
+    let world = World::new();
+    let dies = |world: &Arc<World>, name: &Name| {
+        assert!(matches!(world.execute(name), Came::Ran(_)));
+        let vault = world.folder.path().join("vault");
+        for object in [format!("{}done.json", name.folder()), name.object("taken")] {
+            fs::remove_file(vault.join(object)).map_err(|why| Error::io("remove it", &why))?;
+        }
+        Ok(())
+    };
+    let desk = world.desk_with(dies, |rules| rules.dispatch.as_mut().unwrap().begin = Duration::ZERO);
+    let ticket = backup(&desk, "a");
+    let (run, vault) = (ticket.run, world.folder.path().join("vault"));
+    working(&desk, || {
+        let answer = answer(ticket);
+        assert_eq!(
+            (&report(&answer)["result"], &report(&answer)["run"]),
+            (&"complete".into(), &run.to_string().into())
+        );
+    });
+    let folder = vault.join(world.asked.lock().unwrap()[0].folder());
+    assert!(folder.join("done.json").exists() && world.count("runs") == 1);
+}
+
+#[test]
+fn what_was_promised_in_two_vaults_is_served_in_each() {
+    let world = World::of(&["vault", "second"]);
+    let stop = AtomicBool::new(false);
+    let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Log };
+    crate::replicas::init(world.vaults().sites(true).unwrap(), &ctx).unwrap();
+    let desk = world.desk(at_once);
+    let promise = |id| desk.promise(request(id, Action::Backup), Way::Http).ok().expect("it is promised");
+    let first = promise("a");
+    // While the first vault is away, claims are in the second.
+    let (vault, away) = (world.folder.path().join("vault"), world.folder.path().join("away"));
+    fs::rename(&vault, &away).unwrap();
+    assert_eq!(promise("b"), first);
+    fs::rename(&away, &vault).unwrap();
+    let settled = |folder: &std::path::Path| {
+        let claims = fs::read_dir(folder.join("claims")).unwrap().next().unwrap().unwrap().path();
+        claims.join("done.json").exists()
+    };
+    let second = world.folder.path().join("second");
+    working(&desk, || wait_for("both are served", || settled(&vault) && settled(&second)));
+    // What the first order did was done after both had been asked for.
+    assert_eq!(world.asked(), 1);
+    for folder in [&vault, &second] {
+        let reports = fs::read_dir(folder.join("runs")).unwrap().map(|report| report.unwrap().file_name());
+        let names: Vec<_> = reports.map(|name| name.into_string().unwrap()).collect();
+        assert!(names.iter().all(|name| name.contains(&first.to_string()) && name.ends_with("-backup-complete.json")));
+        assert!(!names.is_empty(), "{names:?}");
+    }
 }
