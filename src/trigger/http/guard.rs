@@ -10,13 +10,15 @@
 //! - A listener on loopback answers to the names of loopback alone, and else with 421: a page whose own name has been made to
 //!   mean 127.0.0.1 (DNS rebinding) is of the same site as the service for its browser. `/live` tells nothing, and is answered
 //!   to any name.
-//! - One elsewhere, at which everybody may ask (`--auth none --insecure`), has names that only its programs know. So browsers
-//!   alone have to name it by an address, as `localhost` or as `--public-url` says, since no page can have such a name; else
-//!   they get 421. With credentials nothing is needed: a page of another name has none.
+//! - One elsewhere, at which everybody may ask (`--auth none --insecure`), has to be named by an address, as `localhost`, by a name
+//!   without a dot or as `--public-url` says, since no page of a stranger can have such a name; else it answers with 421. What reads is
+//!   judged by the name alone, since over plain HTTP a browser's GET says nothing else that a page could not say otherwise, and many
+//!   programs call themselves Mozilla. What may change something has the name judged only if a browser sends it, which says so by
+//!   `Sec-Fetch-Site` or `Origin`. With credentials nothing is needed: a page of another name has none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use http::header::{GetAll, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{GetAll, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, StatusCode, Version};
@@ -50,6 +52,7 @@ impl Guard {
     /// The answer to one that is not.
     pub fn check(&self, parts: &Parts, found: &Found) -> Result<(), Reply> {
         let own = authority(parts)?;
+        let reads = matches!(parts.method, Method::GET | Method::HEAD);
         let codings = parts.headers.get_all(TRANSFER_ENCODING);
         if codings.iter().count() > 1
             || codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
@@ -71,14 +74,13 @@ impl Guard {
         if self.open
             && self.loopback.is_none()
             && !found.is_live()
-            && is_of_a_browser(parts)
-            && !own.as_ref().is_some_and(|own| self.is_no_name_of_a_page(own))
+            && (reads || is_of_a_browser(parts))
+            && own.as_ref().is_some_and(|own| !self.is_no_name_of_a_page(own))
         {
-            let why = "everybody may ask here, so that a browser has to name this service by its address, as localhost or as \
-                       --public-url says: any other name may be that of a page which has been made to mean this address";
+            let why = "everybody may ask here, so that this service has to be called by its address, as localhost, by a name without \
+                       a dot or as --public-url says: any other name may be that of a page which has been made to mean this address";
             return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
         }
-        let reads = matches!(parts.method, Method::GET | Method::HEAD);
         if !reads && !self.is_of_this_site(parts, own.as_ref()) {
             let why = "no page of another site may ask for this (--public-url says which one is this service's own)";
             return Err(answer::error(StatusCode::FORBIDDEN, why));
@@ -96,11 +98,13 @@ impl Guard {
         here || self.is_public(own.authority())
     }
 
-    /// Whether it is a name that no page of another site can have: an address, that of the machine itself, the public one.
+    /// Whether it is a name that no page of another site can have: an address, that of the machine itself or another without a dot,
+    /// which nobody can register, the public one.
     fn is_no_name_of_a_page(&self, own: &Authority) -> bool {
         let host = own.host();
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-        address || host.eq_ignore_ascii_case("localhost") || self.is_public(own.as_str())
+        let single = !host.is_empty() && !host.contains('.');
+        address || single || self.is_public(own.as_str())
     }
 
     fn is_public(&self, authority: &str) -> bool {
@@ -127,10 +131,9 @@ impl Guard {
     }
 }
 
-/// Whether a browser sends it. Over plain HTTP a page's GET says no more of where it comes from than this.
+/// Whether a browser sends it: with what may change something it tells where that comes from.
 fn is_of_a_browser(parts: &Parts) -> bool {
-    let agent = parts.headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
-    agent || parts.headers.contains_key("sec-fetch-site") || parts.headers.contains_key(ORIGIN)
+    parts.headers.contains_key("sec-fetch-site") || parts.headers.contains_key(ORIGIN)
 }
 
 /// Whether a URL leads to an authority, whose port may be left out where it is that of the URL's scheme.
@@ -182,38 +185,45 @@ mod tests {
     }
 
     #[test]
-    fn where_everybody_may_ask_a_browser_has_to_name_what_no_page_is_called() {
+    fn where_everybody_may_ask_it_has_to_be_called_as_no_page_is() {
         let public = "https://backup.example.com";
         let open = Guard { open: true, ..guard("10.0.0.1:8080", Some(public)) };
-        let browsers = ["User-Agent: Mozilla/5.0 (X11; Linux)", "Sec-Fetch-Site: same-origin", "Origin: http://HOST"];
-        let programs = ["", "User-Agent: curl/8.5", "User-Agent: kube-probe/1.31", "Sec-Fetch-Mode: cors"];
+        let browsers = ["Sec-Fetch-Site: same-origin", "Origin: http://HOST"];
+        // PowerShell and what watches services call themselves so.
+        let programs =
+            ["", "User-Agent: curl/8.5", "User-Agent: Mozilla/5.0 (Windows NT; de-DE) WindowsPowerShell/5.1"];
         for (host, expected) in [
             ("10.0.0.1:8080", 200),
             ("192.168.0.1", 200),
             ("[fd00::1]:8080", 200),
             ("localhost:8080", 200),
+            ("LocalHost", 200),
+            ("lastgood:8080", 200),
             ("backup.example.com", 200),
             ("evil.example:8080", 421),
             ("10.0.0.1.nip.io:8080", 421),
             ("localhost.evil.example", 421),
             ("backup.example.com.evil.example", 421),
-            ("lastgood:8080", 421),
+            ("lastgood.:8080", 421),
+            (".:8080", 421),
         ] {
-            for method in ["GET", "POST"] {
-                for headers in browsers {
-                    let head = format!("{method} /backup/list\nHost: {host}\n{}", headers.replace("HOST", host));
-                    assert_eq!(status(&open, &head), expected, "{head}");
-                }
-                for headers in programs {
-                    assert_eq!(
-                        status(&open, &format!("{method} /backup/list\nHost: {host}\n{headers}")),
-                        200,
-                        "{host}"
-                    );
-                }
+            for headers in browsers.iter().chain(&programs) {
+                let headers = headers.replace("HOST", host);
+                let get = format!("GET /backup/list\nHost: {host}\n{headers}");
+                assert_eq!(status(&open, &get), expected, "{get}");
+                assert_eq!(status(&open, &get.replace("GET /backup/list", "HEAD /none")), expected, "{get}");
+                assert_eq!(status(&open, &get.replace("/backup/list", "/live")), 200);
             }
-            assert_eq!(status(&open, &format!("GET /live\nHost: {host}\n{}", browsers[0])), 200);
+            for headers in browsers {
+                let post = format!("POST /backup/trigger\nHost: {host}\n{}", headers.replace("HOST", host));
+                assert_eq!(status(&open, &post), expected, "{post}");
+            }
+            for headers in programs {
+                assert_eq!(status(&open, &format!("POST /backup/trigger\nHost: {host}\n{headers}")), 200, "{host}");
+            }
         }
+        // No page can have a browser leave it out.
+        assert_eq!(status(&open, "GET /health 1.0"), 200);
         // Credentials are enough, which a page of another name does not have.
         let closed = guard("10.0.0.1:8080", None);
         assert_eq!(status(&closed, &format!("GET /backup/list\nHost: evil.example\n{}", browsers[0])), 200);

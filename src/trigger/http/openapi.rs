@@ -233,7 +233,7 @@ fn responses(route: &Route) -> Value {
         say(403, "Not this caller, not here at all, or not for a page of another site.", json, named("Error"));
     }
     if route.does != Does::Live {
-        say(421, "The service listens on loopback, and the header Host names something else.", json, named("Error"));
+        say(421, "The header Host names what may be a page of another site.", json, named("Error"));
     }
     // Who may ask cannot be told just now.
     if matches!(route.does, Does::Status | Does::Metrics | Does::Cleanup) {
