@@ -241,8 +241,9 @@ impl Inner {
         for (vault, stand) in self.vaults.iter().zip(stands) {
             vaults.add(vault.address.absolute(), stand);
         }
-        let last = self.desk.last().or(vaults.last.clone());
-        vaults.backup = self.desk.last_backup().or(vaults.backup);
+        // Another instance, or a job, may have run something since.
+        let last = newer(vaults.last.take(), self.desk.last());
+        vaults.backup = newer(vaults.backup.take(), self.desk.last_backup());
         self.settings.judge(vaults, data_seen(data, new), last, Timestamp::now())
     }
 }
@@ -255,10 +256,14 @@ impl Vaults {
         let Some((Answered { snapshot, last, backup }, ago)) = counts else { return };
         let snapshot = snapshot.map(|newest| Newest { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
         self.snapshot = self.snapshot.into_iter().chain(snapshot).max_by_key(|newest| newest.created);
-        let newer = |one: Option<Last>, two| one.into_iter().chain(two).max_by_key(|last: &Last| last.finished);
         self.last = newer(self.last.take(), last);
         self.backup = newer(self.backup.take(), backup);
     }
+}
+
+/// The one that ended later.
+fn newer(one: Option<Last>, two: Option<Last>) -> Option<Last> {
+    one.into_iter().chain(two).max_by_key(|last| last.finished)
 }
 
 /// What counts of the data: what was seen, now or last.

@@ -1,7 +1,7 @@
 //! Looks at things that may hang: each is apart from the others, has its own time, and what it gave last is kept.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::health::Newest;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::report::{self, Action};
+use crate::report::{self, Action, Outcome};
 use crate::restore::select;
 use crate::store::Store;
 use crate::store::address::Address;
@@ -73,14 +73,22 @@ impl<T: Send + Sync + 'static> Look<T> {
 pub struct Answered {
     /// The newest good snapshot.
     pub snapshot: Option<Newest>,
-    /// The last run before this process.
+    /// The last run, whoever ran it.
     pub last: Option<Last>,
-    /// The last backup before it.
+    /// The last backup.
     pub backup: Option<Last>,
 }
 
+/// A run that a vault tells of.
+#[derive(Clone)]
+struct Told {
+    /// The report's object.
+    object: String,
+    last: Last,
+}
+
 /// The last run, and the last backup.
-type Before = (Option<Last>, Option<Last>);
+type Before = [Option<Told>; 2];
 
 /// Among so many runs the last backup is looked for.
 const RECENT: usize = 50;
@@ -90,8 +98,8 @@ pub struct VaultLook {
     pub address: Address,
     look: Arc<Look<Result<Answered>>>,
     known: Mutex<Option<(Instant, Answered)>>,
-    /// The last runs before this process, asked for once.
-    before: OnceLock<Before>,
+    /// The last runs of which it has told.
+    before: Mutex<Before>,
 }
 
 /// How a vault stands.
@@ -136,31 +144,52 @@ impl VaultLook {
         let vault = desk.vaults().look(&self.address, false).vault()?;
         // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
         let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
-        let (last, backup) = self.before(&*vault.store, ctx);
+        let [last, backup] = self.before(&*vault.store, ctx).map(|told| told.map(|told| told.last));
         Ok(Answered { snapshot: newest_good(&vault, now)?, last, backup })
     }
 
+    /// The last runs by what the vault holds now: other instances and jobs have theirs, too.
     fn before(&self, store: &dyn Store, ctx: &Context) -> Before {
-        if let Some(known) = self.before.get() {
-            return known.clone();
-        }
-        let read = |named: &report::Named| report::read(store, &named.object).map(|report| last(&report));
-        let before = report::newest(store, RECENT).and_then(|named| {
-            let newest = named.first().map(read).transpose()?.flatten();
-            let backup = match named.iter().find(|named| named.action == Some(Action::Backup)) {
-                Some(backup) if named.first() == Some(backup) => newest.clone(),
-                backup => backup.map(read).transpose()?.flatten(),
-            };
-            Ok((newest, backup))
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = report::newest(store, RECENT).and_then(|named| {
+            let newest = first(&named, store, &before)?;
+            let backups: Vec<_> = named.into_iter().filter(|named| named.action == Some(Action::Backup)).collect();
+            Ok([newest, first(&backups, store, &before)?])
         });
-        match before {
-            Ok(before) => self.before.get_or_init(|| before).clone(),
+        match found {
+            Ok(found) => *before = found,
+            Err(why) => ctx.monitor.warn(&format!("the last run cannot be told: {}", why.what())),
+        }
+        before.clone()
+    }
+}
+
+/// The first of these runs of which something can be told. What is known already is not read again.
+fn first(named: &[report::Named], store: &dyn Store, known: &Before) -> Result<Option<Told>> {
+    for named in named {
+        if let Some(told) = known.iter().flatten().find(|told| told.object == named.object) {
+            return Ok(Some(told.clone()));
+        }
+        let last = match report::read(store, &named.object) {
+            Ok(report) => last(&report),
+            Err(why) if why.kind() == Kind::Unreachable => return Err(why),
             Err(why) => {
-                ctx.monitor.warn(&format!("the last run cannot be told: {}", why.what()));
-                Before::default()
+                tracing::warn!("of the run {} its name tells alone: {}", named.run, why.what());
+                None
             }
+        };
+        if let Some(last) = last.or_else(|| by_name(named)) {
+            return Ok(Some(Told { object: named.object.clone(), last }));
         }
     }
+    Ok(None)
+}
+
+/// What the name of a report's object says of its run.
+fn by_name(named: &report::Named) -> Option<Last> {
+    let (action, result) = (named.action?, named.result?);
+    let error = Some("its report cannot be read".to_owned()).filter(|_| result != Outcome::Complete);
+    Some(Last { run: named.run, action, result, finished: named.started, error })
 }
 
 /// What a report says of its run.
@@ -197,6 +226,8 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::monitor::{Collect, system_random};
+    use crate::store::local::LocalStore;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -225,5 +256,40 @@ mod tests {
         let last = last(&report).unwrap();
         assert_eq!((last.result, last.error.as_deref()), (report::Outcome::Failed, Some("it failed")));
         assert!(super::last(&serde_json::json!({ "run": "0101010101010101" })).is_none());
+    }
+
+    #[test]
+    fn the_last_runs_are_those_that_the_vault_holds_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(folder.path());
+        let (stop, heard) = (AtomicBool::new(false), Collect::default());
+        let ctx = Context { random: &system_random, threads: 1, parallel: 1, stop: &stop, monitor: &heard };
+        let look = VaultLook::new(Address::Folder(folder.path().into()));
+        let put = |time: &str, run: u8, words: &str, readable: bool| {
+            let run = format!("{run:02x}").repeat(8);
+            let (action, result) = words.split_once('-').unwrap();
+            let report = serde_json::json!({ "run": run, "action": action, "result": result, "finished": "2026-11-21T10:00:00Z" });
+            let body = if readable { report.to_string() } else { "{".to_owned() };
+            store.create(&format!("runs/{time}-{run}-{words}.json"), &[body.as_bytes()]).unwrap();
+        };
+        let seen = || {
+            let last = |told: Option<Told>| told.map(|told| (told.last.run.0[0], told.last.result));
+            look.before(&store, &ctx).map(last)
+        };
+        assert_eq!(seen(), [None, None]);
+        put("20261121T100000Z", 1, "backup-complete", true);
+        assert_eq!(seen(), [Some((1, Outcome::Complete)); 2]);
+        put("20261121T110000Z", 2, "verify-damaged", true);
+        assert_eq!(seen(), [Some((2, Outcome::Damaged)), Some((1, Outcome::Complete))]);
+        // One that cannot be read tells by its name, and one whose name says nothing hides nothing.
+        put("20261121T120000Z", 3, "backup-failed", false);
+        store.create("runs/20261121T130000Z-0404040404040404.json", &[b"{"]).unwrap();
+        store.create("runs/20261121T140000Z-0505050505050505-backup-splendid.json", &[b"{}"]).unwrap();
+        assert_eq!(seen(), [Some((3, Outcome::Failed)); 2]);
+        assert_eq!(heard.warnings(), [""; 0]);
+        // What cannot be told now is as it was.
+        std::fs::rename(folder.path().join("runs"), folder.path().join("away")).unwrap();
+        std::os::unix::fs::symlink("away", folder.path().join("runs")).unwrap();
+        assert_eq!((seen(), heard.warnings().len()), ([Some((3, Outcome::Failed)); 2], 1));
     }
 }
