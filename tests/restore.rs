@@ -76,6 +76,28 @@ fn a_parent_folder_that_is_not_writable_is_told_with_what_to_do() {
 }
 
 #[test]
+fn what_is_named_as_a_restores_own_folders_is_data_unless_it_is_a_folder() {
+    let world = World::with_files();
+    world.write("lastgood.replaced-20260120T180000Z", "data");
+    std::os::unix::fs::symlink("nowhere", world.data().join(".lastgood-restoring-0123456789abcdef")).unwrap();
+    world.backup();
+    world.restore("was");
+    world.write("a.txt", "later");
+    world.run(["restore", "--in-place"]).ended(0);
+    fs::remove_dir_all(aside_of(&world.data())).unwrap();
+    // But for its own time.
+    let found = differences(&world.path("was"), &world.data());
+    assert!(found.iter().all(|difference| difference.starts_with("\"\": mtime")), "{found:?}");
+}
+
+/// What a restore in place moved aside.
+fn aside_of(data: &Path) -> PathBuf {
+    let folders = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let ours = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("lastgood.replaced-");
+    folders.into_iter().find(ours).unwrap()
+}
+
+#[test]
 fn a_mount_point_is_filled_in_place_and_only_when_told_to() {
     let world = World::with_files();
     world.write("uploads/large", noise(1, 2_000_000));

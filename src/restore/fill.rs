@@ -9,9 +9,13 @@ use crate::backup::select::is_ours;
 
 pub use crate::backup::select::OWN as REPLACED;
 
-/// Whether a name in the target is ours: it is not moved aside, and no entry may have it.
+/// Whether a name in the target is the marker's: no entry of a snapshot gets it.
+pub fn is_marker(name: &OsStr) -> bool {
+    [MARKER, NEXT].iter().any(|marker| name == *marker)
+}
+
+/// Whether a folder of that name in the target is a restore's own, and stays where it is. Anything else of such a name is somebody's data.
 pub fn is_reserved(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    [MARKER, NEXT].iter().any(|marker| name == marker.as_bytes())
-        || is_ours(name) && [STAGING, REPLACED].iter().any(|own| name.starts_with(own.as_bytes()))
+    is_ours(name) && [STAGING, REPLACED].iter().any(|own| name.starts_with(own.as_bytes()))
 }

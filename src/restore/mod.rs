@@ -387,7 +387,7 @@ fn attempt(
     let filled =
         staging.begin(place.within()).and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
     let filled = filled.and_then(|made| ctx.check("restore").map(|()| made));
-    let (tree, top) = match filled {
+    let (tree, top, reserved) = match filled {
         Ok(made) => made,
         Err(why) => {
             staging.abandon();
@@ -420,6 +420,7 @@ fn attempt(
         report.warnings.push(format!("{} {what}", replaced.undressed));
     }
     shortfall(tree, &mut report);
+    report.not_restored.extend(reserved);
     report.warnings.extend(packs.mended().into_values());
     if !packs.mended().is_empty() || !packs.suspects().is_empty() {
         damaged::found(vault, &packs, doubts, ctx);
@@ -531,14 +532,14 @@ enum Located {
     Nowhere,
 }
 
-/// Makes all that is wanted in the staging folder. Gives the tree and the data directory's own entry.
+/// Makes all that is wanted in the staging folder. Gives the tree, the data directory's own entry, and what has a name that none may have.
 fn fill_staging(
     planner: &Planner,
     root: &Root,
     tree: Tree,
     place: &Place,
     report: &mut Report,
-) -> Result<(Tree, Option<Arc<Entry>>)> {
+) -> Result<(Tree, Option<Arc<Entry>>, Vec<Problem>)> {
     let mut top = None;
     let told = std::thread::scope(|scope| {
         let (send, windows) = crossbeam_channel::bounded(0);
@@ -561,7 +562,7 @@ fn fill_staging(
         let first = &report.not_restored[0];
         return Err(Error::damage("get any file out of the snapshot", format!("{}: {}", first.path, first.why)));
     }
-    Ok((tree, top))
+    Ok((tree, top, told.reserved))
 }
 
 fn write_window(
@@ -573,14 +574,6 @@ fn write_window(
     top: &mut Option<Arc<Entry>>,
 ) -> Result<()> {
     let files = || window.items.iter().filter(|item| item.last);
-    let folders = window.folders.iter().map(|entry| &**entry);
-    let leaves = window.others.iter().chain(window.links.iter().map(|(_, entry)| entry));
-    for entry in folders.chain(leaves).chain(window.items.iter().map(|item| &*item.entry)) {
-        if place.is_reserved(&entry.path) {
-            let why = "its name is one that a restore in place uses itself";
-            return Err(Error::failed(format!("restore {}", entry.path), why).hint("Restore it without --in-place."));
-        }
-    }
     window.folders.iter().try_for_each(|entry| tree.folder(entry))?;
     window.others.iter().try_for_each(|entry| tree.other(entry))?;
     let reader =

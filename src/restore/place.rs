@@ -25,7 +25,7 @@ use super::put::Putting;
 use super::stage::{Made, Staging};
 use super::steps::Undone;
 use super::{beside, fill, mounts, standing};
-use crate::backup::marker::{self, MARKER, Unfinished};
+use crate::backup::marker::{self, MARKER, NEXT, Unfinished};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot};
@@ -74,6 +74,8 @@ pub struct Place {
     kept: Vec<EntryPath>,
     /// The entries that are put back; none for all.
     paths: Vec<EntryPath>,
+    /// What would say of the folder that is worked in that a restore of it is not finished.
+    markers: Vec<EntryPath>,
 }
 
 impl Place {
@@ -116,6 +118,7 @@ impl Place {
             mounts: Vec::new(),
             kept: Vec::new(),
             paths: outermost(paths),
+            markers: Vec::new(),
         };
         if exists {
             place.mounts = mounts::below(&place.target)?;
@@ -125,6 +128,7 @@ impl Place {
             place.stood_in = !place.keeps_target() && standing::is_in(&place.target);
             place.in_place |= place.stood_in;
         }
+        place.markers = [MARKER, NEXT].map(|name| place.within.join(name.as_bytes())).into();
         if exists && !place.paths.is_empty() {
             let folder = Folder::straight(&place.target).doing(doing)?;
             place.paths.iter().try_for_each(|path| missing_from(&folder, path).map(drop))?;
@@ -214,7 +218,7 @@ impl Place {
 
     /// The entries of the snapshot that are restored.
     pub fn wanted(&self) -> Wanted<'_> {
-        Wanted { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept }
+        Wanted { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept, never: &self.markers }
     }
 
     /// What there is that will be replaced.
@@ -272,9 +276,9 @@ impl Place {
         told
     }
 
-    /// Whether the snapshot's entry `path` would collide with what an in-place restore needs.
-    pub fn is_reserved(&self, path: &EntryPath) -> bool {
-        self.in_place && path.parent() == Some(self.within.bytes()) && fill::is_reserved(OsStr::from_bytes(path.name()))
+    /// Whether a path is a marker's, by which a restore says that it is not finished.
+    pub fn is_marker(&self, path: &EntryPath) -> bool {
+        path.is_in_one_of(&self.markers)
     }
 
     /// Makes the staging folder. Gives what is to be told of others, as [`Staging::make`].
@@ -364,7 +368,7 @@ impl Place {
         }
         let base = staging.base().clone();
         let kept = self.kept.iter().map(|path| self.below(path)).collect();
-        let aside = match self.aside(&base, now) {
+        let aside = match self.aside(&staging, now) {
             Ok(aside) => aside,
             Err(why) => {
                 staging.abandon();
@@ -474,8 +478,10 @@ impl Place {
         Ok(Arc::new(target))
     }
 
-    /// A name that is free, for what was there.
-    fn aside(&self, base: &Arc<Folder>, now: Timestamp) -> Result<Spot> {
+    /// A name that is free, and will be, for what was there.
+    fn aside(&self, staging: &Staging, now: Timestamp) -> Result<Spot> {
+        let (base, tree) = (staging.base(), staging.tree());
+        let tree = tree.enter().doing(|| format!("open {}", tree.path().display()))?;
         let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
         let stem = match self.in_place {
             true => OsString::from(format!("{}{time}", fill::REPLACED)),
@@ -491,7 +497,8 @@ impl Place {
             name
         });
         let mut names = std::iter::once(stem.clone()).chain(numbered);
-        let free = names.find(|name| matches!(base.look(name), Ok(None)));
+        let is_free = |name: &OsString| matches!((base.look(name), tree.look(name)), (Ok(None), Ok(None)));
+        let free = names.find(is_free);
         let free = free.ok_or_else(|| {
             let stem = base.path().join(&stem);
             Error::failed("move aside what is there", format!("{} and its like exist", stem.display()))

@@ -156,6 +156,8 @@ pub struct Wanted<'a> {
     pub paths: Option<&'a [EntryPath]>,
     /// Not these, and what is in them.
     pub but: &'a [EntryPath],
+    /// Nor these, which is told: what they would say in the target is not so.
+    pub never: &'a [EntryPath],
 }
 
 impl Wanted<'_> {
@@ -214,6 +216,8 @@ pub struct Walk<F> {
 pub struct Told {
     /// What could not be read.
     pub not_read: Vec<Problem>,
+    /// What no restore puts into a target, for its name.
+    pub reserved: Vec<Problem>,
     /// What is wrong with it otherwise.
     pub remarks: Vec<Remark>,
 }
@@ -249,6 +253,11 @@ impl Planner<'_> {
     /// taken then.
     pub fn next<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, mode: u32, walk: &mut Walk<F>) -> Result<()> {
         if !self.wanted.takes(&entry.path) {
+            return Ok(());
+        }
+        if entry.path.is_in_one_of(self.wanted.never) {
+            let why = "its name is the one by which a restore marks what it has not finished";
+            walk.told.reserved.push(Problem::new(entry.path, why));
             return Ok(());
         }
         for remark in walk.check.next(&entry)? {

@@ -116,7 +116,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
     std::thread::scope(|scope| {
         let (send, listed) = bounded::<Found>(AHEAD);
         let walking = scope.spawn(move || list(target, &|found| send.send(found).is_ok(), ctx));
-        let there = listed.into_iter().filter(|found| wanted.holds(&found.path) && !place.is_reserved(&found.path));
+        let there = listed.into_iter().filter(|found| wanted.holds(&found.path) && !place.is_marker(&found.path));
         let mut there = there.peekable();
         let compared = tree::each_entry(&packs, &root, |entry| {
             ctx.check("compare the target")?;

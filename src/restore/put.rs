@@ -4,7 +4,8 @@
 //! is mounted, or one of a container's image, the folder is *filled*: first everything in it moves aside, then the new moves in, entry by
 //! entry. All of it is noted in [`Steps`], and undone when a step fails.
 
-use std::ffi::OsStr;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, syncfs};
 use rustix::io::Errno;
 
-use super::fill::is_reserved;
+use super::fill::{is_marker, is_reserved};
 use super::killed::Moving;
 use super::lacking::{moves_files_only, sync_folder};
 use super::mounts::is_of_the_filesystem;
@@ -45,6 +46,8 @@ pub struct Putting<'a> {
     pub within: Option<Arc<Folder>>,
     /// What stays as it is, relative to the folder that is worked in.
     kept: Vec<EntryPath>,
+    /// The names in a folder that is filled, as a whole, with what is restored.
+    incoming: HashSet<OsString>,
     /// What folders that stay are given at the end, the innermost first.
     dress: Vec<(Arc<Folder>, Looks)>,
     /// What the filesystem has itself at its root, and was not put there.
@@ -70,6 +73,7 @@ impl<'a> Putting<'a> {
             sides: Vec::new(),
             within: None,
             kept,
+            incoming: HashSet::new(),
             dress,
             left_out,
             paths,
@@ -209,6 +213,9 @@ impl<'a> Putting<'a> {
     /// What the system refuses.
     pub fn fill_folder(&mut self, from: &Arc<Folder>, to: &Arc<Folder>, path: &EntryPath) -> Result<bool> {
         let doing = || format!("fill {} in place", to.path().display());
+        if path.is_root() {
+            self.incoming = outwards(from)?.into_iter().collect();
+        }
         self.check_movable(to, path)?;
         self.filled = true;
         match (path.is_root(), &self.within) {
@@ -290,12 +297,15 @@ impl<'a> Putting<'a> {
     }
 
     /// The names in a folder that move aside, in their order, and those that lead to what stays.
-    fn leaving(&self, at: &Folder, path: &EntryPath) -> Result<Vec<std::ffi::OsString>> {
+    fn leaving(&self, at: &Folder, path: &EntryPath) -> Result<Vec<OsString>> {
         let mut names = outwards(at)?;
         let own = path.is_root() && at.is_mount().unwrap_or(false);
         names.retain(|name| {
             let child = path.join(name.as_bytes());
-            let reserved = path.is_root() && is_reserved(name) || own && is_of_the_filesystem(name);
+            let is_folder = || matches!(at.look(name), Ok(Some(stat)) if is_folder(&stat));
+            // What is restored under such a name needs its place.
+            let is_ours = || is_marker(name) || is_reserved(name) && !self.incoming.contains(name) && is_folder();
+            let reserved = path.is_root() && is_ours() || own && is_of_the_filesystem(name);
             !reserved && !self.kept.contains(&child)
         });
         Ok(names)

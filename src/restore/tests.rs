@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::sample::{Sample, context};
 use super::*;
+use crate::backup::marker::MARKER;
 use crate::store::fault::FaultStore;
 use crate::store::record::RecordStore;
 use crate::vault::entry::{Extent, Kind as EntryKind};
@@ -262,12 +263,15 @@ fn what_only_looks_like_a_staging_folder_stays() {
         fs::set_permissions(at("0011223344556602"), PermissionsExt::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(far.path(), at("0011223344556602/tree/link")).unwrap();
         std::os::unix::fs::symlink(far.path().join("kept"), at("0011223344556602/groups")).unwrap();
-        restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        let report = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
         for end in folders {
             assert_eq!(fs::read(at(end).join("thesis.txt")).unwrap(), b"mine", "{end}");
         }
-        assert_eq!(fs::read(at("0011223344556600")).unwrap(), b"a file");
-        assert!(at("0011223344556601").is_symlink() && !at("0011223344556602").exists());
+        // What is no folder is data, if it lies in the target.
+        let aside = report.moved_aside.unwrap();
+        let now = |end: &str| if in_place { aside.join(at(end).file_name().unwrap()) } else { at(end) };
+        assert_eq!(fs::read(now("0011223344556600")).unwrap(), b"a file");
+        assert!(now("0011223344556601").is_symlink() && !at("0011223344556602").exists());
         assert_eq!(fs::read(far.path().join("kept")).unwrap(), b"kept");
     }
 }
@@ -397,7 +401,7 @@ fn a_marker_that_is_another_name_of_a_file_is_not_written_to() {
     let (target, far) = (folder.path().join("data"), folder.path().join("far"));
     fs::create_dir(&target).unwrap();
     fs::write(&far, "far").unwrap();
-    let marker = target.join(crate::backup::marker::MARKER);
+    let marker = target.join(MARKER);
     let chosen = || Options { in_place: true, ..options(&target) };
     std::os::unix::fs::symlink(&far, &marker).unwrap();
     let said = restore(&sample.vault, &chosen(), &context()).unwrap_err().to_string();
@@ -410,15 +414,47 @@ fn a_marker_that_is_another_name_of_a_file_is_not_written_to() {
 }
 
 #[test]
+fn a_name_of_a_restores_own_folders_stops_no_restore_in_place() {
+    const OLD: &str = "lastgood.replaced-20260120T180000Z";
+    const STAGED: &str = ".lastgood-restoring-0123456789abcdef";
+    let mut sample = Sample::new();
+    sample.file(MARKER, b"no marker");
+    sample.symlink(STAGED, b"nowhere");
+    sample.file("a", b"a");
+    sample.file(OLD, b"data");
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    let (target, at) = (folder.path().join("data"), |name: &str| folder.path().join("data").join(name));
+    fs::create_dir_all(at(OLD)).unwrap();
+    fs::write(at(OLD).join("older"), "").unwrap();
+    fs::create_dir_all(at("lastgood.replaced-20250101T000000Z")).unwrap();
+    fs::write(at("lastgood.replaced-20240101T000000Z"), "data").unwrap();
+    for n in 0..2 {
+        let report = restore(&sample.vault, &Options { in_place: true, ..options(&target) }, &context()).unwrap();
+        assert_eq!(fs::read(at(OLD)).unwrap(), b"data");
+        assert_eq!(fs::read_link(at(STAGED)).unwrap(), Path::new("nowhere"));
+        assert!(!at(MARKER).exists());
+        let left_out: Vec<_> = report.not_restored.iter().map(|problem| problem.path.to_string()).collect();
+        assert_eq!(left_out, [MARKER]);
+        // What a restore moved aside stays, unless what is restored needs its name.
+        assert!(at("lastgood.replaced-20250101T000000Z").is_dir());
+        let aside = report.moved_aside.unwrap();
+        assert_eq!(aside.join(OLD).join("older").exists(), n == 0);
+        assert_eq!(aside.join("lastgood.replaced-20240101T000000Z").exists(), n == 0);
+        assert!(!aside.join("lastgood.replaced-20250101T000000Z").exists());
+    }
+}
+
+#[test]
 fn an_interrupted_restore_in_place_is_told_and_completed() {
     let mut sample = small();
     sample.commit(State::Complete);
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(crate::backup::marker::MARKER), "").unwrap();
+    fs::write(folder.path().join(MARKER), "").unwrap();
     fs::write(folder.path().join("half"), "").unwrap();
     let report = restore(&sample.vault, &Options { in_place: true, ..options(folder.path()) }, &context()).unwrap();
     assert!(report.warnings.iter().any(|w| w.contains("broken")), "{:?}", report.warnings);
-    assert!(!folder.path().join(crate::backup::marker::MARKER).exists());
+    assert!(!folder.path().join(MARKER).exists());
     assert!(report.moved_aside.unwrap().join("half").exists());
 }
 
