@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::compare::assert_same;
 use crate::support::machine::{as_nobody, skipped};
-use crate::support::tree::{open_to_all, set_mode};
+use crate::support::tree::{noise, open_to_all, set_mode};
 use crate::support::{World, is_root};
 
 /// Runs the program with an umask.
@@ -139,6 +140,45 @@ fn what_may_not_be_read_is_somebody_elses_and_no_damage() {
     assert_eq!(fs::read(world.path("home/after/a.txt")).unwrap(), b"second\n");
     as_nobody(&world, &["backup", "data", "--vault", "backups"]).unwrap().ended(0);
     assert_eq!(world.run(["backup"]).ended(0).stderr, "");
+}
+
+#[test]
+fn nothing_is_built_upon_what_may_not_be_read() {
+    if !is_root() {
+        return skipped("only root can be somebody else");
+    }
+    let world = World::with_files();
+    world.write("large", noise(7, 300_000));
+    world.backup();
+    // Several users write into it.
+    open_to_all(&world.vault());
+    for (folder, meta) in all(&world.vault()) {
+        if meta.is_dir() {
+            set_mode(Path::new(&folder), 0o777);
+        }
+    }
+    fs::create_dir(world.path("home")).unwrap();
+    set_mode(&world.path("home"), 0o777);
+    let pack = fs::read_dir(world.vault().join("packs")).unwrap().next().unwrap().unwrap().path();
+    set_mode(&pack, 0o600);
+    let asked = |args: &[&str]| as_nobody(&world, &[args, &["--vault", "backups"]].concat());
+    let Some(ran) = asked(&["restore", "home/x", "--dry-run"]) else { return };
+    assert!(ran.ended(0).text().contains("may not be read"), "{ran:?}");
+    let told = asked(&["doctor", "data"]).unwrap();
+    assert!(told.ended(1).text().contains("may not be read"), "{told:?}");
+    let ran = asked(&["backup", "data"]).unwrap();
+    ran.ended(0).says("is of the user 0").says("stored anew").says("chgrp -R GROUP");
+    asked(&["restore", "home/all"]).unwrap().ended(0);
+    assert_same(&world.data(), &world.path("home/all"));
+    assert!(!asked(&["backup", "data"]).unwrap().ended(0).stderr.contains("stored anew"));
+
+    // A folder of the vault: whose it is, and what to do.
+    for folder in ["packs", "snapshots"] {
+        set_mode(&world.vault().join(folder), 0o700);
+        let ran = asked(&["verify"]).unwrap();
+        ran.ended(1).says("may not be read").says("is of the user 0").says("chgrp -R GROUP");
+        set_mode(&world.vault().join(folder), 0o777);
+    }
 }
 
 #[test]

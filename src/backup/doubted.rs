@@ -11,7 +11,7 @@ use super::base::Base;
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::store;
-use crate::vault::doubt::{Doubts, Finding, told};
+use crate::vault::doubt::{Doubts, Finding, in_all, told};
 use crate::vault::hex::PackId;
 use crate::vault::pack::{FrameAt, PackInfo, SeekTable, Tail};
 use crate::vault::read::{Decoder, frames};
@@ -37,14 +37,17 @@ pub struct Lost {
     pub damaged: HashSet<PackId>,
     /// They are damaged in another replica.
     pub elsewhere: HashSet<PackId>,
-    /// What was told of the damaged ones.
+    /// This user may not read them.
+    pub closed: HashSet<PackId>,
+    /// What was told of the damaged and the closed ones.
     pub told: Vec<String>,
 }
 
 impl Lost {
     /// All of them.
     pub fn all(&self) -> HashSet<PackId> {
-        self.missing.iter().chain(&self.damaged).chain(&self.elsewhere).copied().collect()
+        let all = self.missing.iter().chain(&self.damaged);
+        all.chain(&self.elsewhere).chain(&self.closed).copied().collect()
     }
 
     /// Takes in a pack that is damaged; says what is to be told of it.
@@ -83,6 +86,21 @@ pub fn test(
     let any = !told.is_empty();
     told.into_iter().for_each(warn);
     Ok(any)
+}
+
+/// Looks which packs that `base` would build upon this user may not read, as far as the store can tell: nobody could restore by them who may
+/// not either. They are added to `lost`; whether there are any is returned, and what to tell given to `warn`.
+pub fn closed(vault: &Vault, base: &Base, lost: &mut Lost, warn: impl Fn(String)) -> bool {
+    let packs = base.packs.book().values().filter(|pack| base.may_name(pack.id));
+    let closed = packs.filter_map(|pack| Some((pack.id, vault.store.closed(&pack.name())?)));
+    let closed: Vec<_> = closed.filter(|(id, _)| lost.closed.insert(*id)).collect();
+    let Some((_, why)) = closed.first() else { return false };
+    let hint = if let store::Error::Denied { hint, .. } = why { hint } else { "" };
+    let what = "nothing is built upon it, and what it holds is stored anew";
+    let text = format!("{why}{}; {what}. {hint}", in_all(closed.len()));
+    lost.told.push(text.clone());
+    warn(text);
+    true
 }
 
 /// Looks at a small part of one of the parent's packs, another one each time. If something seems wrong there, the pack is read

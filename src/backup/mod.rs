@@ -378,7 +378,7 @@ fn attempt(
         *doubts = Some(read.map_err(|_| Error::failed("read the doubts", "a thread of it ended early"))?);
     }
     let doubts = doubts.get_or_insert_default();
-    while doubted::test(vault, &base, doubts, lost, options, ctx, warn)? {
+    while doubted::closed(vault, &base, lost, warn) || doubted::test(vault, &base, doubts, lost, options, ctx, warn)? {
         base = Base::find(vault, of, &place, remote.is_none(), lost, warn)?;
     }
     doubts.warnings().into_iter().for_each(warn);

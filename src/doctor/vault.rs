@@ -8,9 +8,11 @@ use super::{Check, span};
 use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::shell::word;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
+use crate::vault::read::PackReader;
+use crate::vault::root::Root;
 
 /// What is looked at, and by which measure.
 pub struct About {
@@ -154,6 +156,7 @@ fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Resul
         )
         .advice(format!("A restore takes {}, the newest good one. `lastgood list` shows all of them.", name.id)),
     });
+    readable(vault, &root, notes)?;
     let old = age(root.finished);
     let found = format!("the newest good snapshot is {} old", span(old));
     let ahead = Duration::try_from(root.finished.duration_since(now)).unwrap_or_default();
@@ -168,6 +171,17 @@ fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Resul
              `lastgood backup` takes one now.",
         )
     });
+    Ok(())
+}
+
+/// Whether this user may read what the newest good snapshot needs, as far as the store can tell without reading it.
+fn readable(vault: &Vault, root: &Root, notes: &Notes) -> crate::error::Result<()> {
+    let packs = PackReader::for_root(&*vault.store, root)?;
+    let closed: Vec<_> = packs.book().values().filter_map(|pack| vault.store.closed(&pack.name())).collect();
+    if let Some(store::Error::Denied { name, why, hint }) = closed.first() {
+        let found = format!("{} packs of it may not be read, as {name}: {why}", closed.len());
+        notes.add(Check::problem("packs", found).advice(hint.clone()));
+    }
     Ok(())
 }
 

@@ -111,6 +111,9 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
         let what = "the snapshot is not restored whole from this vault";
         told.warnings.push(format!("{} packs are missing or damaged, {what}: {}: {state}", missing.len(), pack.name()));
     }
+    if let Some(why) = packs.book().values().find_map(|pack| vault.store.closed(&pack.name())) {
+        told.warnings.push(format!("{why}: what needs it is not restored from this vault"));
+    }
     let wanted = place.wanted();
     let target = &place.target;
     std::thread::scope(|scope| {

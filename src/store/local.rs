@@ -31,7 +31,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, Stat, fadvise, fallocate, fstat, fsync, openat};
+use rustix::fs::{
+    Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, accessat, fadvise, fallocate, fstat, fsync, openat,
+};
 use rustix::io::Errno;
 
 use super::staging::{Room, Staging};
@@ -99,10 +101,17 @@ impl LocalStore {
         for part in parts(name) {
             at = match at.enter(part) {
                 Err(Errno::NOENT) => return Ok(None),
+                Err(Errno::ACCESS) => return Err(self.closed_to_us(name)),
                 entered => entered.map_err(|why| in_the_way(&at, part, why))?,
             };
         }
         Ok(Some(at))
+    }
+
+    /// That an object or a folder of the vault may not be read by this user.
+    fn closed_to_us(&self, name: &str) -> Error {
+        let shown = if name.is_empty() { "the vault" } else { name };
+        access::denied(shown, &self.folder, &self.folder.join(name))
     }
 
     /// Opens the folder of the vault, and makes it durably where it is missing and nothing has been read from it.
@@ -290,6 +299,18 @@ impl Store for LocalStore {
         names.into_iter().find(|name| kept(name)).map(|name| name.to_string_lossy().into_owned())
     }
 
+    fn closed(&self, name: &str) -> Option<Error> {
+        let (folder, last) = split(name);
+        let denied = match self.enter(folder) {
+            Ok(Some(folder)) => {
+                accessat(folder, last, rustix::fs::Access::READ_OK, AtFlags::EACCESS) == Err(Errno::ACCESS)
+            }
+            Err(Error::Denied { .. }) => true,
+            _ => false,
+        };
+        denied.then(|| self.closed_to_us(name))
+    }
+
     fn staging(&self) -> Box<dyn Staging + '_> {
         Box::new(Staged::new(self))
     }
@@ -327,11 +348,19 @@ impl Store for LocalStore {
         while let Some(within) = folders.pop() {
             let doing = || format!("list {}", self.folder.join(&within).display());
             let Some(folder) = self.enter(&within)? else { continue };
-            for last in folder.names().map_err(failed(doing))? {
+            let names = match folder.names() {
+                Err(Errno::ACCESS) => return Err(self.closed_to_us(&within)),
+                names => names.map_err(failed(doing))?,
+            };
+            for last in names {
                 // A name that is not ours is not an object.
                 let Ok(last) = last.into_string() else { continue };
                 let name = format!("{within}{last}");
-                match folder.look(&last).map_err(failed(doing))? {
+                let there = match folder.look(&last) {
+                    Err(Errno::ACCESS) => return Err(self.closed_to_us(&within)),
+                    looked => looked.map_err(failed(doing))?,
+                };
+                match there {
                     Some(stat) if is_folder(&stat) && name == TMP => {}
                     Some(stat) if is_folder(&stat) => folders.push(name + "/"),
                     Some(stat) => found.push(Meta { name, size: stat.st_size as u64 }),
@@ -439,9 +468,8 @@ impl LocalStore {
     fn open(&self, name: &str) -> Result<(File, u64)> {
         let unreadable = |why: String| Error::Unreadable { name: name.into(), why };
         match self.look_into(name) {
-            Err(Error::Failed { source, .. }) if is_denied(&source) => {
-                Err(access::denied(name, &self.folder, &self.path(name)))
-            }
+            Err(Error::Failed { source, .. }) if is_denied(&source) => Err(self.closed_to_us(name)),
+            Err(Error::Denied { .. }) => Err(self.closed_to_us(name)),
             Err(Error::Refused { why, .. }) if self.gives_others(name) => Err(unreadable(why)),
             Err(Error::Failed { source, .. }) if is_of_object(&source) && self.gives_others(name) => {
                 Err(unreadable(source.to_string()))

@@ -233,6 +233,11 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// That an object may not be read by this user, as far as that is known without reading it; `None` where nothing says so.
+    fn closed(&self, _name: &str) -> Option<Error> {
+        None
+    }
+
     /// Where objects wait until something is about to name them.
     fn staging(&self) -> Box<dyn Staging + '_> {
         Box::new(Direct(self))
@@ -356,6 +361,9 @@ where
     }
     fn unshared(&self) -> Option<String> {
         (**self).unshared()
+    }
+    fn closed(&self, name: &str) -> Option<Error> {
+        (**self).closed(name)
     }
     fn staging(&self) -> Box<dyn Staging + '_> {
         (**self).staging()

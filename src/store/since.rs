@@ -48,6 +48,9 @@ impl Store for Since {
     fn open_to_others(&self) -> Option<u32> {
         self.store.open_to_others()
     }
+    fn closed(&self, name: &str) -> Option<super::Error> {
+        self.store.closed(name)
+    }
     fn unshared(&self) -> Option<String> {
         self.store.unshared()
     }
