@@ -83,10 +83,24 @@ fn kill_everywhere<T>(target: &str, paths: &[&str], more: &[&str], make: impl Fn
             let told = world.run(["doctor", target]);
             told.ended(1);
             paths.iter().for_each(|path| assert!(told.text().contains(&format!("--path {path}")), "{told:?}"));
-            assert!(world.run(["restore", "--if-missing", target]).code != Some(0));
+            if !paths.is_empty() {
+                assert!(world.run(["restore", "--if-missing", target]).code != Some(0));
+            }
             world.run(["restore", "--dry-run", target].into_iter().chain(more.iter().copied())).ended(0);
-            let report = world.json(["--json"].into_iter().chain(args.iter().copied()), 0);
-            assert!(report["warnings"].to_string().contains("the target was broken"), "{report}");
+            // What doctor says completes it, and says so.
+            let told = world.json(["doctor", target], 1);
+            let checks = told["parts"].as_array().unwrap().iter().flat_map(|part| part["checks"].as_array().unwrap());
+            let broken = checks.filter(|check| check["found"].as_str().unwrap().contains("is broken")).next().unwrap();
+            let advice = broken["advice"].as_str().unwrap();
+            let aside = advice.split(" is in ").nth(1).unwrap_or_else(|| panic!("{advice}")).trim_end_matches(':');
+            assert!(Path::new(aside).is_dir(), "{advice}");
+            let command = broken["commands"][0].as_str().unwrap().replacen("lastgood", "$LASTGOOD", 1);
+            let ran = world.shell(&format!("{command} --json"));
+            assert!(ran.ended(0).text().contains("the target was broken"), "{ran:?}");
+            let above =
+                fs::read_dir(world.path(target).parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
+            let litter: Vec<_> = above.filter(|name| name.to_string_lossy().contains("restoring")).collect();
+            assert!(litter.is_empty(), "{litter:?}");
             assert_eq!(files(&world.path(target)), new);
             assert!(!world.path(target).join(".lastgood-in-place").exists());
             world.run(["backup", target]).ended(0);
@@ -135,16 +149,47 @@ fn of_a_folder_around_a_volume() {
 
 #[test]
 fn of_a_folder_of_an_image() {
-    kill_everywhere("image/app", &["sub"], &[], || {
-        let world = World::new();
-        ["sub/a", "sub/b", "sub/deep/c", "other"].iter().for_each(|name| world.write(name, "new"));
-        world.backup();
-        for name in ["sub/a", "sub/b", "sub/deep/c", "other"] {
-            let lower = world.path("layers/lower/app").join(name);
-            fs::create_dir_all(lower.parent().unwrap()).unwrap();
-            fs::write(lower, "old").unwrap();
-        }
-        let image = Mounted::overlay(&world.path("layers"), world.path("image"), ",redirect_dir=off")?;
-        Some((world, image))
-    });
+    kill_everywhere("image/app", &["sub"], &[], image);
+}
+
+#[test]
+fn of_all_of_an_image_s_folder() {
+    kill_everywhere("image/app", &[], &[], image);
+}
+
+fn image() -> Option<(World, Mounted)> {
+    let world = World::new();
+    ["sub/a", "sub/b", "sub/deep/c", "other"].iter().for_each(|name| world.write(name, "new"));
+    world.backup();
+    for name in ["sub/a", "sub/b", "sub/deep/c", "other"] {
+        let lower = world.path("layers/lower/app").join(name);
+        fs::create_dir_all(lower.parent().unwrap()).unwrap();
+        fs::write(lower, "old").unwrap();
+    }
+    let image = Mounted::overlay(&world.path("layers"), world.path("image"), ",redirect_dir=off")?;
+    Some((world, image))
+}
+
+#[test]
+fn what_is_left_on_a_volume_is_told_once_by_each() {
+    let world = World::new();
+    world.write("other", "new");
+    let Some(_mounted) = Mounted::new(world.data().join("volume"), "1m") else { return };
+    world.write("volume/file", "new");
+    world.backup();
+    world.write("volume/file", "old");
+    const LEFT: &str = "is what a restore that was killed was about to put into place";
+    // The new one has the name for what was there, and is not exchanged yet.
+    let Some(ended) = killed_at(&world, 2, &["restore", "-q", "data", "--path", "volume/file"]) else { return };
+    assert!(!ended && files(&world.data())["volume/file"] == "old");
+    let told = |args: &[&str]| {
+        let ran = world.run(args);
+        ran.ended(0);
+        (ran.text() + &ran.stderr).matches(LEFT).count()
+    };
+    assert_eq!(told(&["doctor", "data"]), 1);
+    assert_eq!(told(&["restore", "--around-mounts"]), 1);
+    assert_eq!(told(&["restore", "--path", "volume/file"]), 1);
+    assert_eq!(told(&["doctor", "data"]), 0);
+    assert_eq!(files(&world.data())["volume/file"], "new");
 }

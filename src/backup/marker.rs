@@ -37,6 +37,7 @@ const SOME: &str =
     "lastgood is restoring paths of this folder, or was stopped while it did. Restore them again to complete it.\n";
 const PATH: &[u8] = b"path ";
 const ASIDE: &[u8] = b"aside ";
+const AROUND: &[u8] = b"around mounts";
 
 /// What a restore into a folder had not finished.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct Unfinished {
     pub paths: Vec<EntryPath>,
     /// Where that is which was there, as far as it had been moved: relative to the folder, in it or beside it.
     pub aside: Vec<PathBuf>,
+    /// Whether something was mounted in what was replaced, and was to stay.
+    pub around: bool,
 }
 
 impl Unfinished {
@@ -79,6 +82,8 @@ impl Unfinished {
         for record in records.split(|&b| b == 0).filter(|record| !record.is_empty()) {
             if let Some(path) = record.strip_prefix(PATH) {
                 unfinished.paths.push(EntryPath::new(path).ok()?);
+            } else if record == AROUND {
+                unfinished.around = true;
             } else if let Some(aside) = record.strip_prefix(ASIDE) {
                 unfinished
                     .aside
@@ -93,6 +98,9 @@ impl Unfinished {
         let paths = self.paths.iter().map(|path| (PATH, path.bytes()));
         for (word, path) in paths.chain(self.aside.iter().map(|aside| (ASIDE, aside.as_os_str().as_bytes()))) {
             text.extend([word, path, b"\0"].concat());
+        }
+        if self.around {
+            text.extend([AROUND, b"\0"].concat());
         }
         if text.len() as u64 > LONGEST { ALL.as_bytes().to_vec() } else { text }
     }
@@ -112,7 +120,7 @@ impl Unfinished {
         }
         let mut aside = self.aside.clone();
         aside.extend(other.aside.iter().filter(|aside| !self.aside.contains(aside)).cloned());
-        Unfinished { paths, aside }
+        Unfinished { paths, aside, around: self.around || other.around }
     }
 
     /// What is left of it when these paths of the folder have been restored, or all of it where there are none; `None` if nothing is. The
@@ -124,13 +132,15 @@ impl Unfinished {
         };
         let left: Vec<_> = self.paths.iter().filter(|path| !is_done(path)).cloned().collect();
         let nothing = done.is_empty() || !self.is_all() && left.is_empty();
-        (!nothing).then(|| Unfinished { paths: left, aside: self.aside.clone() })
+        (!nothing).then(|| Unfinished { paths: left, ..self.clone() })
     }
 
     /// The options of the restore of `folder`'s data directory that completes it, each after a space; `folder` is where the marker lies.
     pub fn options(&self, folder: &EntryPath) -> String {
         let below = |path: &EntryPath| EntryPath::new([folder.bytes(), path.bytes()].join(&b'/')).ok();
+        let around = if self.around { " --around-mounts" } else { "" };
         let paths: Vec<_> = match (folder.is_root(), self.is_all()) {
+            (true, true) if self.around => return around.to_owned(),
             // Beside it only what could not be exchanged has moved: that is tried again.
             (true, true) if self.aside.iter().any(|aside| aside.starts_with("..")) => return String::new(),
             (true, true) => return " --in-place".to_owned(),
@@ -143,7 +153,7 @@ impl Unfinished {
             let dash = path.bytes().starts_with(b"-");
             word(Path::new(if dash { "./" } else { "" }).join(path.as_path()))
         };
-        paths.iter().map(|path| format!(" --path {}", option(path))).collect()
+        paths.iter().map(|path| format!(" --path {}", option(path))).chain([around.to_owned()]).collect()
     }
 
     /// Where that is which was there, for people, where the folder `at` is marked; nothing where nothing has moved, or an older program
@@ -258,7 +268,7 @@ mod tests {
     }
 
     fn some<const N: usize>(names: [&str; N], aside: &str) -> Unfinished {
-        Unfinished { paths: paths(names), aside: vec![aside.into()] }
+        Unfinished { paths: paths(names), aside: vec![aside.into()], around: false }
     }
 
     const INSIDE: &str = "lastgood.replaced-20261121T101112Z";
@@ -325,11 +335,18 @@ mod tests {
     #[test]
     fn what_completes_it_follows_from_where_the_old_is() {
         let (root, volume) = (EntryPath::root(), paths(["my vol"]).remove(0));
-        let all = |aside: &str| Unfinished { paths: Vec::new(), aside: vec![aside.into()] };
+        let all = |aside: &str| Unfinished { aside: vec![aside.into()], ..Unfinished::default() };
         assert_eq!(Unfinished::default().options(&root), " --in-place");
         assert_eq!(all(INSIDE).options(&root), " --in-place");
         assert_eq!(all(BESIDE).options(&root), "");
         assert_eq!(all(INSIDE).options(&volume), " --path 'my vol'");
+        for (unfinished, options) in
+            [(all(INSIDE), " --around-mounts"), (some(["a"], BESIDE), " --path a --around-mounts")]
+        {
+            let around = Unfinished { around: true, ..unfinished };
+            assert_eq!(around.options(&root), options);
+            assert_eq!(Unfinished::parse(&around.text()), Some(around));
+        }
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         assert_eq!(all(BESIDE).was_there(&data).len(), 0);

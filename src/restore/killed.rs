@@ -3,7 +3,7 @@
 //! Before something is put into the place of something else, the staging folder gets a note of it. Who finds a staging folder that
 //! nobody holds reads there what became of that.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,11 +14,14 @@ use std::sync::Arc;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::process::geteuid;
 
+use super::mounts;
 use super::stage::{is_left, why_foreign};
 use super::steps::identity;
 use crate::backup::select::is_ours;
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, open_file};
+use crate::location;
+use crate::vault::path::EntryPath;
 
 /// The note's name in a staging folder.
 pub const NOTE: &str = "moving";
@@ -181,12 +184,22 @@ fn moved_aside(base: &Folder, path: &Path) -> Option<Spot> {
     identity(&aside).is_ok().then_some(aside)
 }
 
-/// What restores to `target` that were killed left that is not as it looks; nothing of it is changed.
+/// What restores to `target`, or to a volume in it, that were killed left that is not as it looks; nothing of it is changed.
 pub fn look(target: &Path) -> Vec<Left> {
+    look_but(target, None)
+}
+
+/// The same, but for what lies in the folder `swept`: who sweeps that tells of it.
+pub fn look_but(target: &Path, swept: Option<&Path>) -> Vec<Left> {
     let mut found = Vec::new();
-    let beside = target.parent().zip(target.file_name()).map(|(above, name)| (above, name.to_owned()));
-    for (base, name) in beside.into_iter().chain([(target, Default::default())]) {
-        let Ok(base) = Folder::open(base) else { continue };
+    // A restore says what is wrong where it cannot be told where it is, or what is mounted there.
+    let target = location::named(target).unwrap_or_else(|_| target.to_owned());
+    let volumes = mounts::below(&target).unwrap_or_default();
+    let beside = target.parent().zip(target.file_name()).map(|(above, name)| (above.to_owned(), name.to_owned()));
+    let inside =
+        [EntryPath::root()].into_iter().chain(volumes).map(|path| (target.join(path.as_path()), OsString::new()));
+    for (base, name) in beside.into_iter().chain(inside).filter(|(base, _)| Some(base.as_path()) != swept) {
+        let Ok(base) = Folder::open(&base) else { continue };
         for entry in base.names().unwrap_or_default() {
             if !is_left(&entry, &name) {
                 continue;

@@ -60,7 +60,7 @@ use self::write::Tree;
 use crate::beneath::Directory;
 use crate::error::{Error, Kind, Result};
 use crate::lock;
-use crate::monitor::Context;
+use crate::monitor::{Context, Monitor};
 use crate::store::Traffic;
 use crate::vault::Vault;
 use crate::vault::doubt::{Doubts, in_all, told};
@@ -381,8 +381,10 @@ fn attempt(
     ctx.monitor.begin("restoring", bytes);
     // Asked first: whoever cannot know the time has made nothing yet.
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
-    let (staging, left) = place.stage(ctx)?;
-    report.warnings.extend(left);
+    let elsewhere = killed::look_but(&target, Some(&place.base()));
+    let (staging, mut left) = place.stage(ctx)?;
+    left.extend(elsewhere.iter().map(killed::Left::to_string));
+    let mut left = Untold { what: left, monitor: ctx.monitor };
     let planner = Planner { packs: &packs, wanted: place.wanted(), limits, skip_damaged: options.skip_damaged, ctx };
     let filled =
         staging.begin(place.within()).and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
@@ -426,9 +428,22 @@ fn attempt(
         damaged::found(vault, &packs, doubts, ctx);
     }
     report.warnings.extend(doubts.warnings());
+    report.warnings.append(&mut left.what);
     report.seconds = began.elapsed().as_secs_f64();
     report.traffic = vault.store.traffic();
     Ok(report)
+}
+
+/// What killed restores left, which nothing says again: it is for the report, or, where there will be none, for the log.
+struct Untold<'a> {
+    what: Vec<String>,
+    monitor: &'a dyn Monitor,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        self.what.iter().for_each(|what| self.monitor.warn(what));
+    }
 }
 
 /// What of these paths, or of all where there are none, is stale, missing and torn in a snapshot.

@@ -331,7 +331,13 @@ impl Place {
             Err(why) => why,
         };
         staging.abandon();
+        left.iter().for_each(|left| tracing::warn!("{left}"));
         Err(why)
+    }
+
+    /// The folder in which the staging folder is made.
+    pub fn base(&self) -> PathBuf {
+        if self.in_place { self.folder() } else { self.parent().to_owned() }
     }
 
     fn parent(&self) -> &Path {

@@ -95,7 +95,8 @@ impl<'a> Putting<'a> {
         let doing = || format!("mark {} as one in which a restore is under way", target.path().display());
         let beside = self.aside.folder.path() != target.path();
         let aside = Path::new(if beside { ".." } else { "" }).join(&self.aside.name);
-        let unfinished = Unfinished { paths: self.paths.clone(), aside: vec![aside] };
+        let around = !self.kept.is_empty();
+        let unfinished = Unfinished { paths: self.paths.clone(), aside: vec![aside], around };
         if !self.paths.is_empty() && target.mode().doing(doing)? & 0o700 != 0o700 {
             // It keeps its own.
             self.dress.push((target.clone(), Looks::of(target).doing(doing)?));

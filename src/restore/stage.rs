@@ -77,7 +77,13 @@ impl Staging {
     /// A folder in which none can be made.
     pub fn make(base: Folder, name: &OsStr, ctx: &Context) -> Result<(Staging, Vec<String>)> {
         let prefix = prefix(name);
-        let left = sweep(&base, &prefix)?;
+        let mut left = Vec::new();
+        // Nothing says it again: where no report will, the log does.
+        let untold = |left: &[String]| left.iter().for_each(|left| tracing::warn!("{left}"));
+        if let Err(why) = sweep(&base, &prefix, &mut left) {
+            untold(&left);
+            return Err(why);
+        }
         let mut random = [0; 8];
         (ctx.random)(&mut random)?;
         let mut name = prefix;
@@ -97,6 +103,7 @@ impl Staging {
                 if let Err(left) = made.and_then(|()| spot.folder.remove_folder(&spot.name)) {
                     tracing::warn!("{} stays: {left}", spot.path().display());
                 }
+                untold(&left);
                 Err(why)
             }
         }
@@ -249,10 +256,9 @@ fn is_of_a_restore(name: &OsStr) -> bool {
     own.iter().any(|own| name == *own) || name.as_bytes().starts_with(DEEP_TREE.as_bytes())
 }
 
-/// Removes the staging folders that nobody holds. Gives what is to be told: of those that stay, as not of this user's restores or since
+/// Removes the staging folders that nobody holds. Adds what is to be told: of those that stay, as not of this user's restores or since
 /// it cannot be known whether they are held, and of what else the restore left that was killed.
-fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<String>> {
-    let mut told = Vec::new();
+fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
     for name in base.names().doing(|| format!("look for staging folders in {}", base.path().display()))? {
         if !is_staging(&name, prefix) {
             continue;
@@ -293,22 +299,19 @@ fn sweep(base: &Folder, prefix: &OsStr) -> Result<Vec<String>> {
                 .map_err(|why| why.hint("A killed restore left that folder. Remove it by hand."))?;
         }
     }
-    Ok(told)
+    Ok(())
 }
 
 /// Takes what did not come into place back into its staging folder, which is removed. What was in the target stays where it is. Gives what
 /// is to be told.
 fn resolved(left: Left, staging: &Arc<Folder>) -> String {
-    let told = match &left {
+    match &left {
         Left::New(aside) => match rename(aside, &Spot::new(staging, UNPLACED)) {
             Ok(()) => format!("{left}; it is removed"),
             Err(why) => format!("{left}; it stays: {why}"),
         },
         Left::Old { .. } => left.to_string(),
-    };
-    // Also where the restore that follows fails: nothing says it again.
-    tracing::warn!("{told}");
-    told
+    }
 }
 
 #[cfg(test)]
