@@ -185,7 +185,7 @@ fn what_is_left_on_a_volume_is_told_once_by_each() {
     let told = |args: &[&str]| {
         let ran = world.run(args);
         ran.ended(0);
-        (ran.text() + &ran.stderr).matches(LEFT).count()
+        format!("{}{}", ran.text(), ran.stderr).matches(LEFT).count()
     };
     assert_eq!(told(&["doctor", "data"]), 1);
     assert_eq!(told(&["restore", "--around-mounts"]), 1);
