@@ -11,7 +11,7 @@
 //!   mean 127.0.0.1 (DNS rebinding) is of the same site as the service for its browser. `/live` tells nothing, and is answered
 //!   to any name.
 //! - One elsewhere, at which everybody may ask (`--auth none --insecure`), has to be named by an address, as `localhost`, by a name
-//!   without a dot or as `--public-url` says, since no page of a stranger can have such a name; else it answers with 421. What reads is
+//!   that nobody can register (without a dot, or below a [`PRIVATE`] one) or as `--public-url` says, since no page of a stranger can have such a name; else it answers with 421. What reads is
 //!   judged by the name alone, since over plain HTTP a browser's GET says nothing else that a page could not say otherwise, and many
 //!   programs call themselves Mozilla. What may change something has the name judged only if a browser sends it, which says so by
 //!   `Sec-Fetch-Site` or `Origin`. With credentials nothing is needed: a page of another name has none.
@@ -26,6 +26,10 @@ use reqwest::Url;
 
 use super::answer::{self, Reply};
 use super::routes::Found;
+
+/// Ends of names that nobody can register: those of networks of one's own (RFC 6761, 6762, 8375; ICANN's `.internal`) and of services in
+/// Kubernetes.
+const PRIVATE: [&str; 5] = [".internal", ".local", ".localhost", ".home.arpa", ".svc"];
 
 /// Which requests are let in.
 #[derive(Debug)]
@@ -77,8 +81,9 @@ impl Guard {
             && (reads || is_of_a_browser(parts))
             && own.as_ref().is_some_and(|own| !self.is_no_name_of_a_page(own))
         {
-            let why = "everybody may ask here, so that this service has to be called by its address, as localhost, by a name without \
-                       a dot or as --public-url says: any other name may be that of a page which has been made to mean this address";
+            let why = "everybody may ask here, so that this service has to be called by its address, as localhost, by a name of the \
+                       own network (without a dot, or .internal, .local, .svc) or as --public-url says: any other name may be \
+                       that of a page which has been made to mean this address";
             return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
         }
         if !reads && !self.is_of_this_site(parts, own.as_ref()) {
@@ -98,13 +103,15 @@ impl Guard {
         here || self.is_public(own.authority())
     }
 
-    /// Whether it is a name that no page of another site can have: an address, that of the machine itself or another without a dot,
-    /// which nobody can register, the public one.
+    /// Whether it is a name that no page of another site can have: an address, that of the machine itself or another that nobody can
+    /// register, the public one.
     fn is_no_name_of_a_page(&self, own: &Authority) -> bool {
         let host = own.host();
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         let single = !host.is_empty() && !host.contains('.');
-        address || single || self.is_public(own.as_str())
+        let lower = host.to_ascii_lowercase();
+        let private = PRIVATE.iter().any(|end| lower.len() > end.len() && lower.ends_with(end));
+        address || single || private || self.is_public(own.as_str())
     }
 
     fn is_public(&self, authority: &str) -> bool {
@@ -204,6 +211,10 @@ mod tests {
             ("10.0.0.1.nip.io:8080", 421),
             ("localhost.evil.example", 421),
             ("backup.example.com.evil.example", 421),
+            ("lastgood.monitoring.svc:8080", 200),
+            ("lastgood.monitoring.svc.cluster.local:8080", 200),
+            ("vm.c.project.Internal", 200),
+            ("internal.example", 421),
             ("lastgood.:8080", 421),
             (".:8080", 421),
         ] {
