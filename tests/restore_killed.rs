@@ -86,7 +86,9 @@ fn kill_everywhere<T>(target: &str, paths: &[&str], more: &[&str], make: impl Fn
             if !paths.is_empty() {
                 assert!(world.run(["restore", "--if-missing", target]).code != Some(0));
             }
-            world.run(["restore", "--dry-run", target].into_iter().chain(more.iter().copied())).ended(0);
+            let mut preview = vec!["restore", "--dry-run", target];
+            preview.extend(more);
+            assert!(world.run(&preview).ended(0).text().contains("broken"));
             // What doctor says completes it, and says so.
             let told = world.json(["doctor", target], 1);
             let checks = told["parts"].as_array().unwrap().iter().flat_map(|part| part["checks"].as_array().unwrap());

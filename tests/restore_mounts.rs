@@ -114,7 +114,12 @@ fn a_mounted_file_stays_with_what_belongs_to_it() {
     }
     fs::write(world.path("elsewhere"), "mounted").unwrap();
     let Some(_mounted) = Mounted::bind(&world.path("elsewhere"), world.data().join("app.db")) else { return };
-    world.run(["restore"]).ended(2).says("app.db");
+    let refused = world.run(["restore"]);
+    refused.ended(2).says("app.db").says("restored to another folder");
+    assert!(!refused.stderr.contains("--path app.db"), "{refused:?}");
+    assert!(!world.run(["doctor", "data"]).text().contains("--path app.db"));
+    let told = world.json(["restore", "--around-mounts", "--dry-run"], 0);
+    assert_eq!(told["kept"], serde_json::json!(["app.db", "app.db-wal"]));
     world.run(["restore", "--path", "app.db"]).ended(2).says("mounted there by itself");
     let report = world.json(["restore", "--around-mounts"], 0);
     assert_eq!(report["kept"], serde_json::json!(["app.db", "app.db-wal"]));
@@ -270,8 +275,10 @@ fn a_volume_that_was_left_in_the_middle_of_a_restore_is_in_no_good_snapshot() {
     for said in ["the volume deep/uploads in it is broken", "--path deep/uploads "] {
         assert!(told.text().contains(said), "{told:?}");
     }
-    let report = world.json(["restore", "--around-mounts"], 0);
-    assert!(report["warnings"].to_string().contains("deep/uploads is broken"), "{report}");
+    for more in [&["--dry-run"][..], &[]] {
+        let report = world.json([&["restore", "--around-mounts"], more].concat(), 0);
+        assert!(report["warnings"].to_string().contains("deep/uploads is broken"), "{report}");
+    }
     world.json(["restore", "--path", "deep/uploads"], 0);
     assert!(!world.data().join("deep/uploads/.lastgood-in-place").exists());
     assert_eq!(text(&world.data().join("deep/uploads/picture")), "picture");

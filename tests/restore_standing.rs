@@ -3,6 +3,8 @@
 use std::fs;
 
 use crate::support::World;
+use crate::support::machine::as_nobody;
+use crate::support::tree::{open_to_all, set_mode};
 
 /// A world with a backup of a few files, and another content in the data directory since.
 fn changed() -> World {
@@ -28,6 +30,45 @@ fn a_script_that_stands_in_the_target_goes_on_in_what_was_restored() {
         let runs = world.json(["runs"], 0);
         let kept = runs.as_array().unwrap().iter().find(|run| run["action"] == "restore").unwrap();
         assert!(kept.to_string().contains("filled in place"), "{kept}");
+    }
+}
+
+#[test]
+fn a_preview_says_what_the_restore_does() {
+    let world = changed();
+    let told = world.shell("cd data; $LASTGOOD restore --dry-run --vault ../backups .");
+    assert!(told.ended(0).text().contains("filled in place"), "{told:?}");
+    // What belongs to a database that is put back goes with it.
+    world.write("app.db", "new");
+    world.backup();
+    world.write("app.db-wal", [0x37, 0x7f, 0x06, 0x82]);
+    world.write("app.db-shm", "");
+    world.write("a.txt-wal", "");
+    let told = world.json(["restore", "--dry-run", "--path", "app.db", "--path", "a.txt"], 0);
+    let report = world.json(["restore", "--path", "app.db", "--path", "a.txt"], 0);
+    assert_eq!(report["moved_beside"], serde_json::json!(["app.db-shm", "app.db-wal"]));
+    let aside: Vec<_> = told["moves_aside"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
+    let data = world.data().canonicalize().unwrap();
+    let expected = ["a.txt", "app.db", "app.db-shm", "app.db-wal"].map(|name| data.join(name).display().to_string());
+    assert_eq!(aside, expected);
+}
+
+#[test]
+fn where_nothing_can_be_made_it_says_what_to_do() {
+    let world = changed();
+    let at = |name: &str| world.path("closed").join(name);
+    fs::create_dir_all(at("data")).unwrap();
+    set_mode(&world.path("closed"), 0o755);
+    set_mode(&at("data"), 0o777);
+    open_to_all(&world.vault());
+    for args in [&["--dry-run"][..], &[]] {
+        let asked = |target: &str, more: &[&str]| {
+            as_nobody(&world, &[&["restore", target, "--vault", "backups"], args, more].concat())
+        };
+        let Some(ran) = asked("closed/data", &[]) else { return };
+        ran.ended(1).says("nothing can be made in").says("--in-place");
+        asked("closed/other/new", &[]).unwrap().ended(1).says("nothing can be made in").says("as a user who may");
+        asked("closed/data", &["--in-place"]).unwrap().ended(0);
     }
 }
 

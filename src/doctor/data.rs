@@ -240,9 +240,11 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
         let found = format!(
             "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
         );
-        let advice = format!(
-            "`lastgood restore --around-mounts` fills everything around it, and `lastgood restore --path {first}` what is on it."
-        );
+        let alone = match about.at.join(first.as_path()).is_dir() {
+            true => format!("`lastgood restore --path {}` what is on it", word(first.as_path())),
+            false => "what is mounted by itself is restored to another folder and copied from there".to_owned(),
+        };
+        let advice = format!("`lastgood restore --around-mounts` fills everything around it, and {alone}.");
         return (Check::warning(name, found).advice(advice), Some(about.at.clone()));
     }
     let parent = about.at.parent().unwrap_or(Path::new("/"));

@@ -6,7 +6,8 @@
 //! that are put back one by one.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat};
 
@@ -15,7 +16,7 @@ use super::put::Putting;
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::backup::sqlite::header::MAGIC;
 use crate::error::{Doing, Result};
-use crate::fs::{Spot, open_file};
+use crate::fs::{Folder, Spot, open_file};
 use crate::vault::path::EntryPath;
 
 /// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
@@ -26,6 +27,26 @@ const MARKS: [&[u8]; 3] =
 pub fn sides(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
     // A name that grows too long for an entry is none's.
     SUFFIXES.iter().filter_map(|side| EntryPath::new([path.bytes(), side.as_bytes()].concat()).ok())
+}
+
+/// The side files that a restore of a file to `at` would move aside, as [`clear`] does; whether the file of the snapshot is a `database` is
+/// known only of one that was taken as one.
+pub fn would_move(at: &Path, database: bool) -> Vec<PathBuf> {
+    let Some((folder, name)) = at.parent().zip(at.file_name()) else { return Vec::new() };
+    let Ok(folder) = Folder::open(folder) else { return Vec::new() };
+    let folder = Arc::new(folder);
+    let named = |side: &str| {
+        let mut name = name.to_owned();
+        name.push(side);
+        Spot::new(&folder, name)
+    };
+    let mut sides: Vec<_> = SUFFIXES.iter().map(|side| named(side)).collect();
+    sides.retain(|side| matches!(side.look(), Ok(Some(_))));
+    let is_database = || database || may_begin_with(&named(""), &[MAGIC]);
+    match is_database() || sides.iter().any(|side| may_begin_with(side, &MARKS)) {
+        true => sides.iter().map(Spot::path).collect(),
+        false => Vec::new(),
+    }
 }
 
 /// Moves the side files of the database `at` to beside `aside`, which is where that database itself will go, if the file
@@ -94,12 +115,9 @@ fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
 mod tests {
     use std::ffi::OsStr;
     use std::fs;
-    use std::path::Path;
-    use std::sync::Arc;
 
     use super::*;
     use crate::error::Error;
-    use crate::fs::Folder;
     use crate::restore::killed::{self, Left};
     use crate::restore::sample::{Sample, context};
     use crate::restore::stage::Staging;

@@ -315,6 +315,7 @@ fn attempt(
     report.warnings.extend(unlocked);
     report.warnings.extend(own.iter().filter_map(|(_, unlocked)| unlocked.clone()));
     refuse_in_use(&place, options)?;
+    place.check_writable()?;
     if root.state != State::Complete {
         report.warnings.push(format!("the snapshot {name} is {}", root.state));
     }
@@ -412,8 +413,7 @@ fn attempt(
     if place.is_stood_in() && report.moved_aside.is_some() {
         report.warnings.push(standing::FILLED.into());
     }
-    report.kept =
-        place.kept().iter().filter(|path| target.join(path.as_path()).symlink_metadata().is_ok()).cloned().collect();
+    report.kept = place.kept_there();
     for path in &replaced.left_out {
         report.warnings.push(format!("{path} is the filesystem's own there, and stays as it is"));
     }

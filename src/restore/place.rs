@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustix::fs::{FileType, renameat, syncfs};
+use rustix::fs::{Access, FileType, access, renameat, syncfs};
 use rustix::io::Errno;
 
 use super::attributes::take_over_none;
@@ -31,6 +31,7 @@ use crate::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot};
 use crate::location;
 use crate::monitor::Context;
+use crate::shell::word;
 use crate::vault::path::EntryPath;
 
 pub(super) const USE_IN_PLACE: &str = "Use --in-place: what is there is then moved into a folder inside the target.";
@@ -175,9 +176,15 @@ impl Place {
                 all => format!(" ({all} in all)"),
             };
             let why = format!("another filesystem is mounted in it, at {first}{more}, and would move away with it");
+            let alone = match self.target.join(first.as_path()).is_dir() {
+                true => format!("`--path {}` restores what is on it", word(first.as_path())),
+                // It cannot be replaced where it is.
+                false => {
+                    "what is mounted by itself can be restored to another folder, and copied from there".to_owned()
+                }
+            };
             return Err(Error::usage(format!("restore to {}", self.target.display()), why).hint(format!(
-                "--around-mounts restores everything else, entry by entry, and leaves what is mounted as it is; \
-                 `--path {first}` restores what is on it."
+                "--around-mounts restores everything else, entry by entry, and leaves what is mounted as it is; {alone}."
             )));
         }
         self.kept = mounts::kept(&self.target, &inside);
@@ -188,6 +195,38 @@ impl Place {
     /// What stays as it is, since something is mounted there, in order; none below another.
     pub fn kept(&self) -> &[EntryPath] {
         &self.kept
+    }
+
+    /// Those of them that are there: where a database is mounted by itself, not all that could lie beside it is.
+    pub fn kept_there(&self) -> Vec<EntryPath> {
+        let is_there = |path: &&EntryPath| self.target.join(path.as_path()).symlink_metadata().is_ok();
+        self.kept.iter().filter(is_there).cloned().collect()
+    }
+
+    /// Checks that something can be made where the staging folder will be, as far as the system tells before.
+    ///
+    /// # Errors
+    /// Failed: it cannot.
+    pub fn check_writable(&self) -> Result<()> {
+        let base = self.base();
+        let there = filesystem::existing(&base);
+        let may = |folder: &Path| access(folder, Access::WRITE_OK | Access::EXEC_OK);
+        let Err(why) = may(there) else { return Ok(()) };
+        let hint = match why {
+            Errno::ROFS => {
+                "It is mounted read-only: mount it so that it can be written to, or restore to another folder."
+            }
+            _ if !self.in_place && self.exists && may(&self.target).is_ok() => {
+                "Run it as a user who may write there. Or --in-place fills the folder itself: what is there is then moved into a \
+                 folder inside it."
+            }
+            _ => {
+                "Run it as a user who may write there, or change its owner or mode. Where `lsattr -d` shows it as i, `chattr -i` ends that."
+            }
+        };
+        let doing = format!("restore to {}", self.target.display());
+        let why = format!("nothing can be made in {}: {}", there.display(), io::Error::from(why));
+        Err(Error::failed(doing, why).hint(hint))
     }
 
     /// The path of the folder that is worked in: the target itself, or what is mounted in it where all paths are.

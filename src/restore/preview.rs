@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::in_use::{self, User};
 use super::place::Place;
 use super::select::{Choice, PassedOver};
-use super::{Options, locate, standing};
+use super::{Options, beside, locate, standing};
 use crate::backup::found::Found;
 use crate::backup::select::Select;
 use crate::backup::times;
@@ -102,11 +102,15 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
         unchanged: Changes::default(),
         gone: Changes::default(),
         moves_aside: place.replaces().into_iter().filter(|path| path.symlink_metadata().is_ok()).collect(),
-        kept: place.kept().to_vec(),
+        kept: place.kept_there(),
         in_use: in_use::users_of(&place).into_iter().chain(standing::moved(&place)).collect(),
         passed_over,
         warnings: place.broken(),
     };
+    place.check_writable()?;
+    if place.is_stood_in() {
+        told.warnings.push(standing::FILLED.into());
+    }
     if let Some((pack, state)) = missing.first() {
         let what = "the snapshot is not restored whole from this vault";
         told.warnings.push(format!("{} packs are missing or damaged, {what}: {}: {state}", missing.len(), pack.name()));
@@ -135,6 +139,10 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
                 Some(_) => &mut told.changed,
             };
             changes.add(&entry.path, size(entry.kind, entry.size));
+            if entry.kind == Kind::File && place.paths().contains(&entry.path) {
+                let at = target.join(entry.path.as_path());
+                told.moves_aside.extend(beside::would_move(&at, entry.database.is_some()));
+            }
             Ok(())
         });
         if compared.is_ok() {
@@ -151,6 +159,9 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
         ErrorKind::Damage => why.within(format!("compare the snapshot {name} with {}", target.display())),
         _ => why,
     })?;
+    // A log that is put back by itself, too, is among them twice.
+    told.moves_aside.sort();
+    told.moves_aside.dedup();
     Ok(told)
 }
 
