@@ -284,8 +284,7 @@ impl Run<'_> {
         let inhabited = |was: &&Mount| assembly.judged.inhabited.contains(&was.path);
         let copied = self.base.measure.iter().flat_map(|measure| &measure.mounts).filter(inhabited).cloned();
         let mounts: Option<Vec<_>> = self.mounts.clone().map(|mounts| mounts.into_iter().chain(copied).collect());
-        let (place, mounts, databases) = (&self.place, mounts.as_deref(), &assembly.database_records);
-        let now = Now { entries, leaves, bytes, filters, place, mounts, sizes, databases, unread };
+        let now = Now { entries, leaves, bytes, filters, place: &self.place, mounts: mounts.as_deref(), sizes, unread };
         suspect::judge(&now, self.base.measure.as_ref(), &self.base.suspects)
     }
 

@@ -5,7 +5,7 @@
 //! place that holds much less is most often a volume that is not mounted. Nothing may stand still for ever: what looks
 //! suspect for three days, and is used meanwhile, is how it is meant to be.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -68,8 +68,6 @@ pub struct Now<'a> {
     pub unread: &'a BTreeMap<EntryPath, u64>,
     /// The sizes of the files, databases or not, that are where the last complete snapshot has databases.
     pub sizes: &'a HashMap<EntryPath, u64>,
-    /// Its databases.
-    pub databases: &'a [DatabaseRecord],
 }
 
 /// What is to be thought of a capture.
@@ -136,18 +134,8 @@ fn missing_mount<'m>(measure: &'m Measure, mounts: &[Mount]) -> Option<&'m Mount
 fn lost_database(measure: &Measure, now: &Now) -> Option<String> {
     // What cannot be read has not gone.
     let unread = |path: &EntryPath| path.nearest_in(now.unread).is_some();
-    let known: HashSet<_> = measure.databases.iter().map(|was| &was.path).collect();
-    // Nor has what was given another name: a new database that is not much smaller, each for one.
-    let mut new: Vec<u64> =
-        now.databases.iter().filter(|is| !known.contains(&is.path)).filter_map(|is| is.size).collect();
-    let mut renamed = |was: Option<u64>| {
-        let at = new.iter().position(|size| was.is_some_and(|was| *size >= was.div_ceil(2)));
-        at.map(|at| new.swap_remove(at)).is_some()
-    };
     measure.databases.iter().filter(|was| !unread(&was.path)).find_map(|was| {
-        let Some(&size) = now.sizes.get(&was.path) else {
-            return (!renamed(was.size)).then(|| format!("the database {} is gone", was.path));
-        };
+        let Some(&size) = now.sizes.get(&was.path) else { return Some(format!("the database {} is gone", was.path)) };
         let was_size = was.size?;
         (size < was_size.div_ceil(10)).then(|| {
             format!("the database {} has less than a tenth of what it had: {size} bytes of {was_size}", was.path)
@@ -272,17 +260,8 @@ mod tests {
         ] {
             let place = place(inode);
             let (leaves, filters) = (entries - 1, &Filters::default());
-            let now = Now {
-                entries,
-                leaves,
-                bytes,
-                filters,
-                place: &place,
-                mounts: Some(&mounts),
-                sizes,
-                databases: &[],
-                unread: &unread,
-            };
+            let now =
+                Now { entries, leaves, bytes, filters, place: &place, mounts: Some(&mounts), sizes, unread: &unread };
             let said = judge(&now, Some(&measure()), &[]);
             assert_eq!(word(&said), verdict, "{now:?}: {said:?}");
         }
@@ -296,7 +275,6 @@ mod tests {
             place: &at,
             mounts: Some(&[]),
             sizes: &sizes,
-            databases: &[],
             unread: &unread,
         };
         let typo = Filters { include: vec!["typo".into()], exclude: vec![] };
@@ -307,37 +285,6 @@ mod tests {
         let unread = BTreeMap::from([(path("app.db"), 1000), (path("old.db"), 1)]);
         let now = Now { entries: 100, bytes: 10_000, mounts: None, unread: &unread, ..now };
         assert_eq!(judge(&now, Some(&measure()), &[]), Verdict::Sound);
-    }
-
-    #[test]
-    fn a_database_that_was_renamed_is_not_lost() {
-        let (sizes, unread, at) = (HashMap::from([(path("old.db"), 1)]), BTreeMap::new(), place(7));
-        let (filters, mounts) = (&Filters::default(), [mount("uploads")]);
-        let mut measure = measure();
-        let said = |measure: &Measure, databases: &[(&str, u64)]| {
-            let databases: Vec<_> = databases.iter().map(|(at, size)| database(at, Some(*size))).collect();
-            let now = Now {
-                entries: 100,
-                leaves: 99,
-                bytes: 10_000,
-                filters,
-                place: &at,
-                mounts: Some(&mounts),
-                sizes: &sizes,
-                databases: &databases,
-                unread: &unread,
-            };
-            word(&judge(&now, Some(measure), &[]))
-        };
-        assert_eq!(said(&measure, &[("old.db", 1)]), "suspect");
-        assert_eq!(said(&measure, &[("old.db", 1), ("new.db", 500)]), "sound");
-        // It is much smaller, or was there before.
-        assert_eq!(said(&measure, &[("old.db", 1), ("new.db", 499)]), "suspect");
-        assert_eq!(said(&measure, &[("old.db", 1000)]), "suspect");
-        // One name can be that of one database only.
-        measure.databases.push(database("too.db", Some(1000)));
-        assert_eq!(said(&measure, &[("a.db", 1000)]), "suspect");
-        assert_eq!(said(&measure, &[("a.db", 1000), ("b.db", 1000)]), "sound");
     }
 
     #[test]
@@ -354,7 +301,6 @@ mod tests {
             place: &at,
             mounts: Some(&mounts),
             sizes: &sizes,
-            databases: &[],
             unread: &unread,
         };
         let days = |days: &[i64], used| -> Vec<Earlier> {

@@ -12,7 +12,6 @@
 mod basis;
 mod opening;
 
-use std::ffi::c_int;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,14 +29,15 @@ use super::beside;
 use super::check;
 use super::check::Checked;
 use super::filesystem::unfit;
-use super::handle::{read_wal, system_errno};
+use super::handle::system_errno;
 use super::header::{self, Header, is_page_size};
 use super::registry::{self, Hold, Opened};
 use super::side::id;
 use super::system_calls;
 use super::trouble::{Meaning, Trouble, meaning};
 use super::wal::{self, Ended, PageSet, pages_in_wal};
-use super::wal_index;
+use super::wal_index::Index;
+use crate::backup::times;
 use crate::vault::entry::CheckKind;
 
 /// The longest path that SQLite takes, with a side file's ending, in bytes.
@@ -85,6 +85,8 @@ pub struct State {
     pub wal: Option<Stat>,
     /// Of its `-journal`, likewise.
     pub journal: Option<Stat>,
+    /// Whether its log has more than the state does. When that is committed, nothing need change that shows.
+    pub pending: bool,
 }
 
 /// A database that is open for reading.
@@ -112,6 +114,8 @@ pub struct Live<'a> {
     awaited: Option<Instant>,
     /// Whether the connection has the `-shm` open.
     attached: bool,
+    /// When it was opened, in ns since 1970 and by the clock of file times.
+    opened: i64,
     /// What the last transaction's state rests on.
     basis: Basis,
     begun: bool,
@@ -160,10 +164,6 @@ fn failed(what: impl std::fmt::Display) -> Trouble {
     Trouble::Failed(what.to_string())
 }
 
-fn unreadable(code: c_int) -> Trouble {
-    failed(format!("its write-ahead log cannot be read: SQLite's error {code}"))
-}
-
 impl<'a> Live<'a> {
     /// Opens the database at its place, which must be the file that the caller holds.
     ///
@@ -207,6 +207,7 @@ impl<'a> Live<'a> {
             met: 0,
             awaited: None,
             attached: false,
+            opened: times::now(),
             basis: Basis::Locks,
             begun: false,
         };
@@ -323,9 +324,11 @@ impl<'a> Live<'a> {
     /// # Errors
     /// One that cannot be ended; the connection is closed then, which ends it too.
     pub fn end(&mut self) -> Result<bool, Trouble> {
+        // A log that was cut meanwhile has not given what it was asked for.
+        let logged = self.way != Way::Shared || self.basis == Basis::Locks || self.is_log_of_index();
         let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.trouble(&why));
         self.begun = false;
-        let stands = self.stands();
+        let stands = self.stands().map(|stands| stands && logged);
         if matches!(stands, Ok(false)) {
             self.somebody_came();
         } else {
@@ -387,8 +390,8 @@ impl<'a> Live<'a> {
             self.lock()?;
             return Err(Refused::Again);
         }
-        let first = keeps && shm.is_some();
-        shared |= first;
+        let joins = keeps && shm.as_ref().is_some_and(|shm| self.is_made_anew(shm));
+        shared |= joins;
         let now = match shared {
             true => (stat, wal, shm),
             false => self.rest(wal.as_ref())?,
@@ -417,13 +420,20 @@ impl<'a> Live<'a> {
             Way::AtRest { log: true } | Way::Shared if self.connection.is_none() => self.connect()?,
             Way::AtRest { log: true } | Way::Shared => {}
         }
-        let (read, nobody) = if first { (self.read(), false) } else { system_calls::after_others(|| self.read()) };
+        let index = self.shm.as_ref().and_then(|shm| Index::read(&shm.file));
+        let (read, nobody) = match joins {
+            true => (system_calls::as_left(|| self.read()), false),
+            false => system_calls::after_others(|| self.read()),
+        };
         if nobody {
             // Whoever had the -shm open has just closed it.
             return Err(Refused::Busy(LOCKED));
         }
         if self.is_logged()? != logged || !self.stands()? {
             return Err(Refused::Changed);
+        }
+        if way == Way::Shared && logged && (!self.is_log_of_index() || self.is_another_log_used(wal.as_ref())) {
+            return Err(Refused::Index(ELSEWHERE.into()));
         }
         let Seen { version, page_size, pages, logged: reads_log } = read?;
         if way == (Way::AtRest { log: true }) {
@@ -434,20 +444,23 @@ impl<'a> Live<'a> {
         let whole = u64::try_from(fstat(&self.file).map_err(failed)?.st_size).unwrap_or(0) / u64::from(page_size);
         let go_on = || !self.options.stop.load(Ordering::Relaxed);
         let connection = self.reader().ok_or_else(|| failed("its connection is gone"))?;
-        if let (Way::Shared, true, Some(shm)) = (way, reads_log, &self.shm)
-            && !wal_index::is_of(&shm.file, |at, out| read_wal(connection, at, out)).map_err(unreadable)?
-        {
-            return Err(Refused::Index(ELSEWHERE.into()));
-        }
-        let in_wal = match pages_in_wal(connection, reads_log, page_size, pages, whole, &go_on) {
-            Ok(in_wal) => in_wal,
+        let (in_wal, frames) = match pages_in_wal(connection, reads_log, page_size, pages, whole, &go_on) {
+            Ok(found) => found,
             Err(Ended::Stopped) => return Err(Trouble::Stopped.into()),
             Err(Ended::Failed(_)) if !self.stands()? => return Err(Refused::Changed),
-            Err(Ended::Failed(code)) => return Err(unreadable(code).into()),
+            Err(Ended::Failed(code)) => {
+                return Err(failed(format!("its write-ahead log cannot be read: SQLite's error {code}")).into());
+            }
+        };
+        let pending = match (index, frames) {
+            (Some(index), Some(frames)) if !index.is_whole(frames) => return Err(Refused::Index(ELSEWHERE.into())),
+            (Some(index), Some(frames)) => index.lacks(frames),
+            (None, Some(_)) => way == Way::Shared,
+            (_, None) => false,
         };
         self.attached = way == Way::Shared;
         let version = self.generation << 32 | version;
-        Ok(State { page_size, pages, version, logged, in_wal, stat, wal, journal })
+        Ok(State { page_size, pages, version, logged, in_wal, stat, wal, journal, pending })
     }
 
     /// Whether a journal beside a database that nobody has open is one that SQLite would roll back.

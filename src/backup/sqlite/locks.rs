@@ -12,10 +12,10 @@ use std::os::fd::AsRawFd;
 const SHARED: (i64, i64) = (0x4000_0002, 510);
 /// Those that a backup lets go again: the first one is enough to keep a writer out that wants them all.
 const OTHERS: (i64, i64) = (SHARED.0 + 1, SHARED.1 - 1);
+/// The first of them: a byte that whoever reads a database has locked, but for backups.
+pub const READING: i64 = OTHERS.0;
 /// The byte of a `-shm` that whoever has it open has locked.
 pub const OPEN: (i64, i64) = (128, 1);
-/// The byte of a `-shm` that whoever writes to the log has locked.
-const WRITING: (i64, i64) = (120, 1);
 
 /// Who else has a database locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,17 +45,8 @@ pub fn held(file: &File) -> Held {
 
 /// Whether another process has a `-shm` open as SQLite does. Where a filesystem does not tell, nobody has.
 pub fn is_open(shm: &File) -> bool {
-    is_locked(shm, OPEN)
-}
-
-/// Whether another process is writing to the log that a `-shm` is of.
-pub fn is_being_written(shm: &File) -> bool {
-    is_locked(shm, WRITING)
-}
-
-fn is_locked(file: &File, bytes: (i64, i64)) -> bool {
-    let mut lock = lock(libc::F_WRLCK, bytes);
-    control(file, libc::F_GETLK, &mut lock).is_ok() && c_int::from(lock.l_type) != libc::F_UNLCK
+    let mut lock = lock(libc::F_WRLCK, OPEN);
+    control(shm, libc::F_GETLK, &mut lock).is_ok() && c_int::from(lock.l_type) != libc::F_UNLCK
 }
 
 /// Lets the reader's lock of this process go but for its first byte, so that other backups see through it whether a program has

@@ -384,12 +384,13 @@ struct Seen {
     stat: Stat,
     wal: Option<Stat>,
     journal: Option<Stat>,
+    pending: bool,
 }
 
 impl Source for Through<'_> {
     fn begin(&mut self) -> Result<State, Trouble> {
         let began = (self.trust.now)();
-        let live::State { page_size, pages, version, in_wal, stat, wal, journal, .. } = self.live.begin()?;
+        let live::State { page_size, pages, version, in_wal, stat, wal, journal, pending, .. } = self.live.begin()?;
         if pages == 0 {
             // It is closed next: that it cannot be read is what counts.
             let _ = self.live.end();
@@ -397,7 +398,7 @@ impl Source for Through<'_> {
         }
         let block = block_of(page_size);
         if self.seen.as_ref().is_none_or(|seen| seen.version != version) {
-            self.seen = Some(Seen { version, began, stat, wal, journal });
+            self.seen = Some(Seen { version, began, stat, wal, journal, pending });
         }
         Ok(State { block, page: page_size, size: pages * u64::from(page_size), version, elsewhere: in_wal })
     }
@@ -441,7 +442,8 @@ impl Through<'_> {
         let racy = [Some(&seen.stat), seen.wal.as_ref(), seen.journal.as_ref()]
             .into_iter()
             .flatten()
-            .any(|stat| self.trust.is_racy(mtime(stat), seen.began));
+            .any(|stat| self.trust.is_racy(mtime(stat), seen.began))
+            || seen.pending;
         let content = Content {
             found: Found { size: swept.size, ..found },
             extra: extra_of_file(&self.live.file()),

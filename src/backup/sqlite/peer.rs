@@ -84,8 +84,13 @@ impl Peer {
     /// One that has a database open.
     pub fn with(path: &Path) -> Peer {
         let mut peer = Peer::start();
-        peer.order(&Order::Open(path.as_os_str().as_bytes().to_vec())).unwrap();
+        peer.open(path);
         peer
+    }
+
+    /// Opens a database, instead of the one before.
+    pub fn open(&mut self, path: &Path) {
+        self.order(&Order::Open(path.as_os_str().as_bytes().to_vec())).unwrap();
     }
 
     pub fn pid(&self) -> u32 {

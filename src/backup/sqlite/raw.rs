@@ -21,7 +21,7 @@ use super::registry::Opened;
 use super::side::{self, Looks, id, looks};
 use super::source::{Source, State, block_of};
 use super::trouble::Trouble;
-use super::usage::{has_open, is_log_here, names_in_use};
+use super::usage::{has_open, is_log_here, is_only_read, names_in_use};
 use super::wal::PageSet;
 use super::{Ended, Reader, Taking, identity_of, registry, side_of};
 use crate::backup::Trust;
@@ -176,7 +176,7 @@ impl Reader<'_> {
             };
             let another_name =
                 || stat.st_nlink > 1 && pid.into_iter().flat_map(|pid| names_in_use(pid, &stat)).any(is_taken);
-            if is_log_here(at).map_err(refused)? || another_name() {
+            if is_log_here(at).map_err(refused)? || is_only_read(at, &stat, pid) || another_name() {
                 return Ok(Used::Seen);
             }
             // Those that open it at this moment are about to share it.

@@ -4,8 +4,9 @@
 //! and mode to what it finds there. None of this can be turned off, so the system calls that it makes are replaced by such as do
 //! nothing of that in a thread that is [`changing_nothing`].
 //!
-//! The first program that has a `-shm` open makes it anew, and keeps all others out for so long; one that comes [`after_others`] does
-//! not.
+//! The first program that has a `-shm` open cuts it and makes it anew: it keeps others out for so long, and would kill one that has it
+//! mapped and has lost its lock of it, as those have that copied their own files, or became a daemon. A thread that reads
+//! [`after_others`], or [`as_left`], never is that first one.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -26,8 +27,16 @@ type Chown = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
 
 thread_local! {
     static NOTHING: Cell<bool> = const { Cell::new(false) };
-    static AFTER_OTHERS: Cell<bool> = const { Cell::new(false) };
+    static FIRST: Cell<First> = const { Cell::new(First::MakesAnew) };
     static WAS_FIRST: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What SQLite does with a `-shm` that no other program has open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    MakesAnew,
+    Fails,
+    TakesItAsLeft,
 }
 
 /// Whether SQLite's system calls are replaced.
@@ -62,24 +71,29 @@ pub fn replaced() -> bool {
 
 /// Does something during which SQLite, in this thread, creates and deletes no file, and gives none another mode or owner.
 pub fn changing_nothing<T>(doing: impl FnOnce() -> T) -> T {
-    with(&NOTHING, doing)
+    with(&NOTHING, true, doing)
 }
 
 /// Does something during which SQLite, in this thread, opens a `-shm` only where another program has it open. Says whether it failed
 /// for that.
 pub fn after_others<T>(doing: impl FnOnce() -> T) -> (T, bool) {
     WAS_FIRST.set(false);
-    (with(&AFTER_OTHERS, doing), WAS_FIRST.get())
+    (with(&FIRST, First::Fails, doing), WAS_FIRST.get())
 }
 
-fn with<T>(set: &'static LocalKey<Cell<bool>>, doing: impl FnOnce() -> T) -> T {
-    struct Before(&'static LocalKey<Cell<bool>>, bool);
-    impl Drop for Before {
+/// Does something during which SQLite, in this thread, takes a `-shm` that no other program has open as that was left.
+pub fn as_left<T>(doing: impl FnOnce() -> T) -> T {
+    with(&FIRST, First::TakesItAsLeft, doing)
+}
+
+fn with<V: Copy + 'static, T>(set: &'static LocalKey<Cell<V>>, to: V, doing: impl FnOnce() -> T) -> T {
+    struct Before<V: Copy + 'static>(&'static LocalKey<Cell<V>>, V);
+    impl<V: Copy + 'static> Drop for Before<V> {
         fn drop(&mut self) {
             self.0.set(self.1);
         }
     }
-    let _before = Before(set, set.replace(true));
+    let _before = Before(set, set.replace(to));
     doing()
 }
 
@@ -112,19 +126,25 @@ unsafe extern "C" fn fchown(file: c_int, user: libc::uid_t, group: libc::gid_t) 
 unsafe extern "C" fn fcntl(file: c_int, command: c_int, argument: *mut c_void) -> c_int {
     // SAFETY: SQLite's own call.
     let said = unsafe { libc::fcntl(file, command, argument) };
-    if said == 0 && command == libc::F_GETLK && AFTER_OTHERS.get() {
-        // SAFETY: the argument of this command is a lock, which the call has filled in.
-        let lock = unsafe { &*argument.cast::<libc::flock>() };
-        // Asked before anything else; a lock that is nobody's would be taken. Were it said to be somebody's, SQLite would wait for
-        // ten seconds.
-        if (lock.l_start, lock.l_len) == OPEN && c_int::from(lock.l_type) == libc::F_UNLCK {
-            WAS_FIRST.set(true);
-            // SAFETY: it is this thread's own.
-            unsafe { *libc::__errno_location() = libc::EAGAIN };
-            return -1;
-        }
+    if said != 0 || command != libc::F_GETLK || FIRST.get() == First::MakesAnew {
+        return said;
     }
-    said
+    // SAFETY: the argument of this command is a lock, which the call has filled in.
+    let lock = unsafe { &mut *argument.cast::<libc::flock>() };
+    // Asked before anything else.
+    if (lock.l_start, lock.l_len) != OPEN || c_int::from(lock.l_type) != libc::F_UNLCK {
+        return said;
+    }
+    if FIRST.get() == First::TakesItAsLeft {
+        // As if another reader had it open: SQLite then has it open beside that one.
+        lock.l_type = libc::F_RDLCK as _;
+        return said;
+    }
+    WAS_FIRST.set(true);
+    // Were it said to be kept by somebody, SQLite would wait for ten seconds.
+    // SAFETY: it is this thread's own.
+    unsafe { *libc::__errno_location() = libc::EAGAIN };
+    -1
 }
 
 #[cfg(test)]
@@ -132,6 +152,7 @@ mod tests {
     use super::super::peer::Peer;
     use super::*;
     use rusqlite::Connection;
+    use rusqlite::config::DbConfig;
 
     #[test]
     fn a_log_beside_an_empty_database_stays() {
@@ -157,14 +178,25 @@ mod tests {
         let path = folder.path().join("app.db");
         let mut writer = Peer::with(&path);
         writer.run("pragma journal_mode = wal; create table t(x)").unwrap();
-        let count = || {
+        let opened = || {
             let connection = Connection::open(&path).unwrap();
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+            connection
+        };
+        let count = || {
+            let connection = opened();
             after_others(|| connection.query_row("select count(*) from t", [], |row| row.get::<_, i64>(0)))
         };
         assert_eq!(count(), (Ok(0), false));
         writer.kill();
         let (refused, first) = count();
         assert!(refused.is_err() && first);
+        let shm = folder.path().join("app.db-shm");
+        let left = std::fs::metadata(&shm).unwrap().modified().unwrap();
+        let connection = opened();
+        let read = || connection.query_row("select count(*) from t", [], |row| row.get::<_, i64>(0));
+        assert_eq!(as_left(read), Ok(0));
+        assert_eq!(std::fs::metadata(&shm).unwrap().modified().unwrap(), left);
         let mut next = Peer::with(&path);
         assert_eq!(next.ask("select count(*) from t"), "0");
         assert_eq!(count(), (Ok(0), false));

@@ -10,15 +10,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use rusqlite::ffi;
 use rustix::fs::{OFlags, Stat, lstat, stat};
 use rustix::io::Errno;
 
 use super::at::At;
 use super::header::Header;
-use super::locks::{self, Held, held};
+use super::locks::{self, Held, OPEN, READING, held};
 use super::registry::{self, try_hold};
 use super::side::{Id, id, is_file};
-use super::wal_index;
+use super::wal::{self, Ended};
+use super::wal_index::{self, Index};
 use crate::backup::found::Found;
 use crate::backup::read::read_some;
 use crate::beneath::Directory;
@@ -74,7 +76,65 @@ pub fn is_log_here(at: &At) -> Result<bool, Errno> {
     }
     let Some(wal) = open(&wal, "-wal") else { return Ok(true) };
     let read = |at, out: &mut [u8]| read_some(&wal.file, at, out).map(|read| read == out.len());
-    Ok(wal_index::is_of(&shm.file, read).unwrap_or(true))
+    let Some(database) = here("")? else { return Ok(false) };
+    if !wal_index::is_of(&shm.file, read).unwrap_or(true) || is_another_log_used(at, &database, &wal.stat, &shm.stat) {
+        return Ok(false);
+    }
+    let Some(index) = Index::read(&shm.file) else { return Ok(true) };
+    let read = |at, out: &mut [u8]| read(at, out).map_err(|_| Ended::Failed(ffi::SQLITE_IOERR));
+    let frames = wal::frames(index.page_size(), read).ok().flatten();
+    Ok(frames.is_none_or(|frames| index.is_whole(frames)))
+}
+
+/// Whether some program that has a database open uses another log than the one that lies here, or finds its way in it by another `-shm`:
+/// it has no lock of the one that is here. What cannot be known of it does not count.
+pub fn is_another_log_used(at: &At, database: &Stat, wal: &Stat, shm: &Stat) -> bool {
+    let locks = Locks::read();
+    let here = locks.of(shm, OPEN.0);
+    let elsewhere = |pid: u32| has_open(pid, id(wal)) == Some(false) || has_lost_its_index(at, pid);
+    locks.of(database, READING).into_iter().filter(|pid| !here.contains(pid)).any(elsewhere)
+}
+
+/// Whether all programs that have a database open have the log open that lies here. Without a `-shm`, which was asked before, they only
+/// read: those that may not write to it have none. One of them is `pid`.
+pub fn is_only_read(at: &At, database: &Stat, pid: Option<u32>) -> bool {
+    let Ok(Some(wal)) = at.status("-wal") else { return false };
+    let readers = Locks::read().of(database, READING);
+    pid.is_some_and(|pid| readers.contains(&pid)) && readers.iter().all(|pid| has_open(*pid, id(&wal)) == Some(true))
+}
+
+/// Whether the `-shm` that a program has open was removed, or another one has its name.
+fn has_lost_its_index(at: &At, pid: u32) -> bool {
+    let Some(mut lost) = at.path_beside("-shm").file_name().map(OsStr::to_os_string) else { return false };
+    // What the system says of an open file that has no name any more.
+    lost.push(" (deleted)");
+    let mut links = open_files(pid).filter_map(|descriptor| fs::read_link(descriptor).ok());
+    links.any(|link| link.file_name() == Some(&lost))
+}
+
+/// The locks that programs have of files, as far as this process may know.
+struct Locks(String);
+
+impl Locks {
+    fn read() -> Locks {
+        Locks(fs::read_to_string("/proc/locks").unwrap_or_default())
+    }
+
+    /// Which other programs have a byte of a file locked.
+    fn of(&self, file: &Stat, byte: i64) -> Vec<u32> {
+        let (major, minor) = (rustix::fs::major(file.st_dev), rustix::fs::minor(file.st_dev));
+        let file = format!("{major:02x}:{minor:02x}:{}", file.st_ino);
+        let locker = |line: &str| {
+            // Number, kind, how, for what, process, file, first byte, last byte.
+            let fields: Vec<_> = line.split_ascii_whitespace().collect();
+            let [_, "POSIX", _, _, pid, of, first, last] = fields[..] else { return None };
+            let last = if last == "EOF" { i64::MAX } else { last.parse().ok()? };
+            let pid: u32 = pid.parse().ok()?;
+            let is_it = of == file && (first.parse().ok()?..=last).contains(&byte) && pid != std::process::id();
+            is_it.then_some(pid)
+        };
+        self.0.lines().filter_map(locker).collect()
+    }
 }
 
 /// Whether a program has a database open that uses a log, and the log is not here: then what it has committed shows in no file of
@@ -85,7 +145,10 @@ pub fn is_used_elsewhere(root: &Directory, found: &Found) -> bool {
     let used = match registry::open(hold, &GO_ON, || at.open("", OFlags::RDONLY)) {
         Ok(opened) if opened.hold.id() == (found.device, found.inode) => match held(&opened.file) {
             Held::No => false,
-            Held::Reading(_) => Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal),
+            Held::Reading(pid) => {
+                let logged = Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal);
+                logged && !is_only_read(&at, &opened.stat, pid)
+            }
             Held::Alone(_) => true,
         },
         _ => return true,

@@ -89,7 +89,16 @@ pub enum Ended {
     Stopped,
 }
 
-/// The pages of a database that are to be read through SQLite. `logged`: whether it has a log now. `pages` is their number and
+/// The frames of a log, as they follow one another with its own salts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frames {
+    /// The log's.
+    pub salts: [u8; 8],
+    /// How many there are, whether or not they are committed.
+    pub number: u64,
+}
+
+/// The pages of a database that are to be read through SQLite, and the frames of its log, if that has any. `logged`: whether it has a log now. `pages` is their number and
 /// `whole` how many the file holds whole: what lies beyond is in the log, or is zeros as SQLite gives them. The page of SQLite's
 /// locks is never among them, since SQLite does not read it.
 ///
@@ -102,46 +111,39 @@ pub fn pages_in_wal(
     pages: u64,
     whole: u64,
     go_on: &dyn Fn() -> bool,
-) -> Result<PageSet, Ended> {
+) -> Result<(PageSet, Option<Frames>), Ended> {
     let mut set = PageSet { never: u32::try_from(locks_page(page_size)).ok(), ..PageSet::default() };
+    let mut frames = None;
     if logged {
         let read = |at, out: &mut [u8]| read_wal(connection, at, out).map_err(Ended::Failed);
-        add_frames(&mut set, page_size, pages, read, go_on)?;
+        frames = add_frames(&mut set, page_size, pages, read, go_on)?;
     }
     if whole < pages {
         set.from = Some(set.from.unwrap_or(u32::MAX).min(u32::try_from(whole + 1).unwrap_or(u32::MAX)));
     }
-    Ok(set)
+    Ok((set, frames))
 }
 
 /// Whether SQLite takes the first bytes of a log for one: magic, version, page size and checksum.
 pub fn begins(first: &[u8]) -> bool {
     let Some(header) = first.first_chunk::<HEADER>() else { return false };
-    let (magic, version, page) = (number(header, 0), number(header, 4), number(header, 8));
-    let sums = checksum(&header[..24], is_big_endian(header), Sums::default());
-    magic & !1 == MAGIC && version == VERSION && is_page_size(page) && sums == sums_at(header, 24)
+    let (magic, big) = (number(header, 0), header[3] & 1 == 1);
+    let mut sums = (0u32, 0u32);
+    for pair in header[..24].chunks_exact(8) {
+        let words = [number(pair, 0), number(pair, 4)].map(|word| if big { word } else { word.swap_bytes() });
+        sums.0 = sums.0.wrapping_add(words[0]).wrapping_add(sums.1);
+        sums.1 = sums.1.wrapping_add(words[1]).wrapping_add(sums.0);
+    }
+    let (version, page) = (number(header, 4), number(header, 8));
+    magic & !1 == MAGIC && version == VERSION && is_page_size(page) && sums == (number(header, 24), number(header, 28))
 }
 
-/// The sums that follow one another through a log, from its header on.
-pub type Sums = (u32, u32);
-
-/// The sums that are stored at an offset.
-pub fn sums_at(bytes: &[u8], at: usize) -> Sums {
-    (number(bytes, at), number(bytes, at + 4))
-}
-
-/// Whether a log that begins with `header` takes sums of numbers with the most significant byte first.
-pub fn is_big_endian(header: &[u8]) -> bool {
-    number(header, 0) & 1 == 1
-}
-
-/// The sums after more bytes of a log, a multiple of 8.
-pub fn checksum(bytes: &[u8], big_endian: bool, before: Sums) -> Sums {
-    bytes.chunks_exact(8).fold(before, |(first, second), pair| {
-        let words = [number(pair, 0), number(pair, 4)].map(|word| if big_endian { word } else { word.swap_bytes() });
-        let first = first.wrapping_add(words[0]).wrapping_add(second);
-        (first, second.wrapping_add(words[1]).wrapping_add(first))
-    })
+/// The frames of a log with pages of this size, if it has any. `read` gives the bytes at an offset, and tells whether there were as many.
+///
+/// # Errors
+/// A log that cannot be read.
+pub fn frames(page_size: u32, read: impl Fn(u64, &mut [u8]) -> Result<bool, Ended>) -> Result<Option<Frames>, Ended> {
+    add_frames(&mut PageSet::default(), page_size, 0, read, &|| true)
 }
 
 /// Adds the pages that the log's frames name. `read` gives the bytes at an offset, and tells whether there were as many.
@@ -151,20 +153,22 @@ fn add_frames(
     pages: u64,
     read: impl Fn(u64, &mut [u8]) -> Result<bool, Ended>,
     go_on: &dyn Fn() -> bool,
-) -> Result<(), Ended> {
+) -> Result<Option<Frames>, Ended> {
     let mut header = [0; HEADER];
     if !read(0, &mut header)? || number(&header, 0) & !1 != MAGIC {
         // SQLite takes no frame from such a log either.
-        return Ok(());
+        return Ok(None);
     }
     if number(&header, 8) != page_size {
         if is_page_size(number(&header, 8)) {
             // Of a log in use this cannot be; SQLite knows better what to make of it.
             set.from = Some(1);
         }
-        return Ok(());
+        return Ok(None);
     }
-    let salts = &header[16..24];
+    let mut salts = [0; 8];
+    salts.copy_from_slice(&header[16..24]);
+    let mut frames = 0;
     let stride = FRAME + page_size as usize;
     let at_once = (WINDOW / stride).max(1);
     // The last page of a window is not needed.
@@ -179,14 +183,15 @@ fn add_frames(
             // The log's end lies within the window, or it was cut: frame by frame from here.
             length = FRAME;
             if !read(at, &mut window[..FRAME])? {
-                return Ok(());
+                return Ok(Some(Frames { salts, number: frames }));
             }
         }
         for frame in window[..length].chunks(stride) {
             let page = number(frame, 0);
-            if frame.len() < FRAME || &frame[8..16] != salts || page == 0 {
-                return Ok(());
+            if frame.len() < FRAME || frame[8..16] != salts || page == 0 {
+                return Ok(Some(Frames { salts, number: frames }));
             }
+            frames += 1;
             // A page beyond the state's end was there in an earlier commit, or comes in a later one.
             if u64::from(page) <= pages {
                 set.insert(page);

@@ -1,21 +1,20 @@
-//! Whether a `-shm` is the index of the log that lies beside it.
+//! What a `-shm` says of the log that lies beside it, of which it is the index.
 //!
-//! Programs that use a log find its frames through the `-shm`. A log that was emptied, or replaced, while they have it open is not
-//! the one that they write to; nor is a `-shm` that came later the one that they share. SQLite notices neither, and reads what the two
-//! happen to say. But the index tells up to which frame the log goes, and that frame's checksum, which depends on all that come before:
+//! Programs that use a log find its frames through the `-shm`. A log that was emptied, or replaced, while they have it open is not the
+//! one that they write to; SQLite does not notice, and reads what the two happen to say. But the index tells up to which frame the log
+//! goes, and that frame's checksum, which depends on all that come before. That frame was written before the index said so, and goes only
+//! after the index has begun anew: so it is in the log, with that checksum.
 //!
-//! - That frame is in the log, with that checksum. It was written before the index said so, and goes only after the index has begun
-//!   anew.
-//! - No whole transaction follows it, unless somebody has the lock of who writes to the log.
+//! More frames may follow: of a transaction that is rolled back, or whose writer died, and of one that is being committed. Such a commit is
+//! written first, comes safely to the disk, however long that takes, and is entered into the index last, when it changes nothing that a
+//! later look at the log would show.
 //!
 //! <https://www.sqlite.org/walformat.html#the_wal_index_file_format>
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::header::is_page_size;
-use super::locks::is_being_written;
-use super::wal::{self, FRAME, HEADER, Sums, checksum, number, sums_at};
+use super::wal::{FRAME, Frames, HEADER, number};
 
 /// The header of the index, in bytes; it is there twice.
 const INDEX: usize = 48;
@@ -26,19 +25,19 @@ const LOOKS: u32 = 100;
 
 /// What is compared of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Index {
+pub struct Index {
     page_size: u32,
     /// Frames of the log.
     frames: u32,
-    /// The last one's.
-    sums: Sums,
+    /// The last one's checksum.
+    sums: (u32, u32),
     /// Of the log.
     salts: [u8; 8],
 }
 
 impl Index {
     /// The index as it is; none while it has not been made, or is just being changed. Its numbers are in this machine's byte order.
-    fn read(shm: &File) -> Option<Index> {
+    pub fn read(shm: &File) -> Option<Index> {
         let mut both = [0; 2 * INDEX];
         shm.read_exact_at(&mut both, 0).ok()?;
         let (first, second) = both.split_at(INDEX);
@@ -53,6 +52,31 @@ impl Index {
         let salts = first.get(32..40)?.try_into().ok()?;
         Some(Index { page_size, frames: word(16)?, sums: (word(24)?, word(28)?), salts })
     }
+
+    /// Whether a log has frames that are not in the index.
+    pub fn lacks(&self, log: Frames) -> bool {
+        // Until the first commit to an empty log the index knows no salts; one that has begun anew knows those of the log that comes.
+        let unknown = self.frames == 0 && self.salts == [0; 8];
+        match self.salts == log.salts || unknown {
+            true => log.number > self.frames.into(),
+            false => self.frames > 0,
+        }
+    }
+
+    /// Whether a log has all frames of the index that go before the last one.
+    pub fn is_whole(&self, log: Frames) -> bool {
+        self.frames == 0 || self.salts != log.salts || log.number >= self.frames.into()
+    }
+
+    /// Of the log's pages, in bytes.
+    pub fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    /// Where a frame begins, the first being 1.
+    fn place(&self, frame: u32) -> u64 {
+        HEADER as u64 + (u64::from(frame) - 1) * (FRAME as u64 + u64::from(self.page_size))
+    }
 }
 
 /// Whether the index in a `-shm` is one of the log from which `read` gives the bytes at an offset, and tells whether there were as
@@ -63,7 +87,7 @@ impl Index {
 pub fn is_of<E>(shm: &File, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) -> Result<bool, E> {
     for _ in 0..LOOKS {
         let Some(index) = Index::read(shm) else { return Ok(true) };
-        let fits = fits(&index, &read)? && (is_being_written(shm) || !goes_on(&index, &read)?);
+        let fits = has_last_frame(&index, &read)?;
         // Of an index that has changed meanwhile, nothing is known yet.
         if fits || Index::read(shm) == Some(index) {
             return Ok(fits);
@@ -72,63 +96,17 @@ pub fn is_of<E>(shm: &File, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) ->
     Ok(true)
 }
 
-/// Where a frame begins, the first being 1.
-fn place(index: &Index, frame: u64) -> u64 {
-    HEADER as u64 + (frame - 1) * (FRAME as u64 + u64::from(index.page_size))
-}
-
 /// Whether the log has the last frame of the index.
-fn fits<E>(index: &Index, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) -> Result<bool, E> {
+fn has_last_frame<E>(index: &Index, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) -> Result<bool, E> {
     if index.frames == 0 {
         return Ok(true);
     }
-    let mut header = [0; HEADER];
-    let mut frame = [0; FRAME];
-    let end = place(index, u64::from(index.frames) + 1);
+    let (mut header, mut frame) = ([0; HEADER], [0; FRAME]);
+    let at = index.place(index.frames);
     Ok(read(0, &mut header)?
         && header[16..24] == index.salts
-        && read(place(index, index.frames.into()), &mut frame)?
+        && read(at, &mut frame)?
         && frame[8..16] == index.salts
-        && sums_at(&frame, 16) == index.sums
-        && read(end - 1, &mut [0])?)
-}
-
-/// Whether a whole transaction follows the last frame of the index.
-fn goes_on<E>(index: &Index, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) -> Result<bool, E> {
-    let mut header = [0; HEADER];
-    if !read(0, &mut header)? || !wal::begins(&header) || number(&header, 8) != index.page_size && index.frames > 0 {
-        return Ok(false);
-    }
-    // An index of an empty log knows neither its salts nor its pages' size.
-    let unknown = index.frames == 0 && index.salts == [0; 8];
-    let index = if unknown { Index { page_size: number(&header, 8), ..*index } } else { *index };
-    let salts = &header[16..24];
-    if !is_page_size(index.page_size) || !unknown && *salts != index.salts {
-        return Ok(false);
-    }
-    let of_log = |frame: &[u8]| frame[8..16] == *salts && number(frame, 0) != 0;
-    let (mut at, mut frame) = (u64::from(index.frames) + 1, [0; FRAME]);
-    // Frames that no transaction has ended yet are many, and whole ones rare: the contents are read of those alone.
-    let last = loop {
-        if !read(place(&index, at), &mut frame)? || !of_log(&frame) {
-            return Ok(false);
-        }
-        if number(&frame, 4) != 0 {
-            break at;
-        }
-        at += 1;
-    };
-    let mut sums = if index.frames == 0 { sums_at(&header, 24) } else { index.sums };
-    let mut whole = vec![0; FRAME + index.page_size as usize];
-    for at in u64::from(index.frames) + 1..=last {
-        if !read(place(&index, at), &mut whole)? {
-            return Ok(false);
-        }
-        sums = checksum(&whole[..8], wal::is_big_endian(&header), sums);
-        sums = checksum(&whole[FRAME..], wal::is_big_endian(&header), sums);
-        if !of_log(&whole) || sums != sums_at(&whole, 16) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+        && (number(&frame, 16), number(&frame, 20)) == index.sums
+        && read(at + FRAME as u64 + u64::from(index.page_size) - 1, &mut [0])?)
 }

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Stat, fstat};
 
+use super::super::handle::read_wal;
 use super::super::locks::{self, Held, held};
 use super::super::side::{Id, Looks, id, looks};
 use super::super::trouble::Trouble;
+use super::super::{usage, wal_index};
 use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
-use crate::backup::times::{self, settled, wait_a_tick};
+use crate::backup::times::{self, mtime, settled, wait_a_tick};
 
 /// How long somebody is awaited who came once, and who came again.
 const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -50,16 +52,46 @@ impl Live<'_> {
 
     /// Whether nobody is seen to have a database open that uses a log.
     fn is_at_rest(&self) -> bool {
-        held(&self.file) == Held::No && !self.shm.as_ref().is_some_and(|shm| locks::is_open(&shm.file))
+        let nobody = match held(&self.file) {
+            Held::No => true,
+            Held::Reading(pid) => self.is_only_read(pid),
+            Held::Alone(_) => false,
+        };
+        nobody && !self.shm.as_ref().is_some_and(|shm| locks::is_open(&shm.file))
     }
 
     /// Fails where a program has the database open whose `-shm` is not the one that lies here, if one does.
     pub(super) fn is_nobodys(&self) -> Result<(), Refused> {
         match held(&self.file) {
             Held::No => Ok(()),
+            Held::Reading(pid) if self.is_only_read(pid) => Ok(()),
             Held::Reading(_) => Err(Refused::Index(ELSEWHERE.into())),
             Held::Alone(_) => Err(Refused::Busy(LOCKED)),
         }
+    }
+
+    /// Whether those who have it open only read what lies here.
+    fn is_only_read(&self, pid: Option<u32>) -> bool {
+        fstat(&self.file).is_ok_and(|stat| usage::is_only_read(&self.at, &stat, pid))
+    }
+
+    /// Whether the log that SQLite has open is the one of the `-shm`.
+    pub(super) fn is_log_of_index(&self) -> bool {
+        let (Some(shm), Some(connection)) = (&self.shm, &self.connection) else { return true };
+        // What cannot be read is told by who reads it.
+        wal_index::is_of(&shm.file, |at, out| read_wal(connection, at, out)).unwrap_or(true)
+    }
+
+    /// Whether somebody writes to another log than the one that lies here.
+    pub(super) fn is_another_log_used(&self, wal: Option<&Stat>) -> bool {
+        let (Some(wal), Some(shm), Ok(stat)) = (wal, &self.shm, fstat(&self.file)) else { return false };
+        usage::is_another_log_used(&self.at, &stat, wal, &shm.stat)
+    }
+
+    /// Whether a `-shm` was made anew since we looked at the database first: by somebody who came. What lay there before may be of a
+    /// machine that has failed.
+    pub(super) fn is_made_anew(&self, shm: &Stat) -> bool {
+        mtime(shm) >= self.opened
     }
 
     /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
@@ -88,8 +120,7 @@ impl Live<'_> {
 
     /// Whether what programs share beside a database that nobody has open has to be kept there, and read by.
     ///
-    /// Without programs that have it open, whoever reads by it has to make it anew, and keeps an app that comes at this moment from it; and
-    /// while it is kept, an app cannot close its database for good. So one that came while the database was read is awaited, since
+    /// While it is kept, an app cannot close its database for good, nor have it to itself. So one that came while the database was read is awaited, since
     /// then it can be read with it; if it does not come, the database is read at rest again. Only where it comes each time, and
     /// is never met, there is no other way.
     pub(super) fn has_to_keep_it(&mut self) -> Result<bool, Refused> {

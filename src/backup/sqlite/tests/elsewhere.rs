@@ -1,5 +1,6 @@
 //! Programs whose write-ahead log is not where their database is found.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use super::super::locks::{Held, held};
@@ -154,14 +155,13 @@ fn a_log_that_is_not_the_one_that_its_programs_write_to_is_known_by_their_index(
 }
 
 #[test]
-fn an_index_that_its_writers_do_not_share_is_known_by_what_follows_in_the_log() {
+fn an_index_that_a_writer_does_not_share_is_known_by_its_own() {
     let (_folder, path) = database(WAL);
     let mut writer = Peer::with(&path);
     writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
     fs::remove_file(beside(&path, "-shm")).unwrap();
     let mut reader = Peer::with(&path);
     assert_eq!(reader.ask("select sum(x) from t"), "10100");
-    assert_eq!(state_of(&mut opened(&path)), (101 * 100, 100));
     // Whoever shares the index does not see what the writer commits from now on.
     writer.run("update t set x = x + 1").unwrap();
     raw_because(opened(&path).begin().unwrap_err(), "is not here");
@@ -170,22 +170,84 @@ fn an_index_that_its_writers_do_not_share_is_known_by_what_follows_in_the_log() 
 }
 
 #[test]
-fn what_is_no_whole_transaction_may_follow_in_the_log() {
+fn what_follows_in_the_log_is_not_committed_and_is_looked_at_again() {
     let (_folder, path) = database(WAL);
     let mut writer = Peer::with(&path);
     writer.run("pragma wal_autocheckpoint = 0; pragma cache_size = 5; update t set x = x + 1").unwrap();
+    let mut live = opened(&path);
+    assert!(!live.begin().unwrap().pending);
+    assert!(live.end().unwrap());
     // Pages go into the log before there is a commit, since the cache is small, and stay there.
     writer.run("begin; update t set padding = randomblob(700); rollback").unwrap();
-    assert_eq!(state_of(&mut opened(&path)), (101 * 100, 100));
-    // So do those of a power cut: a commit that came to the disk without what belongs to it.
-    let wal = beside(&path, "-wal");
-    let (mut bytes, stride) = (fs::read(&wal).unwrap(), 24 + 4096);
-    let index = fs::read(beside(&path, "-shm")).unwrap();
-    let frames = u32::from_ne_bytes(index[16..20].try_into().unwrap());
-    let at = 32 + frames as usize * stride;
-    bytes[at + 4..at + 8].copy_from_slice(&30u32.to_be_bytes());
-    let file = fs::File::options().write(true).open(&wal).unwrap();
-    file.write_all_at(&bytes[at..at + 8], at as u64).unwrap();
-    assert_eq!(state_of(&mut opened(&path)), (101 * 100, 100));
+    let state = live.begin().unwrap();
+    assert_eq!((restored(&taken(&live, &state)), state.pending), ((101 * 100, 100), true));
+    assert!(live.end().unwrap());
+    writer.run("begin; update t set padding = randomblob(700); update t set x = x + 1; commit").unwrap();
+    let state = live.begin().unwrap();
+    assert_eq!((restored(&taken(&live, &state)), state.pending), ((102 * 100, 100), false));
+    assert!(live.end().unwrap());
+    // One that has begun anew knows nothing of what is left of the one before.
+    assert_eq!(writer.ask("pragma wal_checkpoint(restart)"), "0");
+    let state = live.begin().unwrap();
+    assert_eq!((restored(&taken(&live, &state)), state.pending), ((102 * 100, 100), false));
+    assert!(live.end().unwrap());
     writer.close();
+}
+
+#[test]
+fn a_log_that_is_cut_while_it_is_read_is_noticed() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+    let mut live = opened(&path);
+    live.begin().unwrap();
+    fs::File::options().write(true).open(beside(&path, "-wal")).unwrap().set_len(0).unwrap();
+    assert!(!live.end().unwrap());
+    drop(writer);
+}
+
+#[test]
+fn a_hole_in_a_log_is_noticed() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1; update t set x = x + 1").unwrap();
+    let wal = fs::File::options().write(true).open(beside(&path, "-wal")).unwrap();
+    wal.write_all_at(&[0; 24], 32 + 2 * (24 + 4096)).unwrap();
+    raw_because(opened(&path).begin().unwrap_err(), "is not here");
+    assert!(!is_log_here(&at(&path)).unwrap());
+    drop(writer);
+}
+
+#[test]
+fn of_two_that_write_to_logs_of_their_own_one_is_elsewhere() {
+    let (_folder, path) = database(WAL);
+    let mut first = Peer::with(&path);
+    first.run("update t set x = x + 1").unwrap();
+    remove_what_is_beside(&path);
+    let mut second = Peer::with(&path);
+    assert_eq!(second.ask("select count(*) from t"), "100");
+    raw_because(opened(&path).begin().unwrap_err(), "is not here");
+    assert!(!is_log_here(&at(&path)).unwrap());
+    drop((first, second));
+}
+
+#[test]
+fn one_that_may_only_read_needs_no_index_and_keeps_nothing_from_being_read() {
+    let (folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+    writer.kill();
+    for beside in [path.clone(), beside(&path, "-wal"), beside(&path, "-shm"), folder.path().into()] {
+        let mode = if beside == folder.path() { 0o555 } else { 0o444 };
+        fs::set_permissions(beside, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let everybody = tempfile::tempdir().unwrap();
+    fs::set_permissions(everybody.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut reader = Peer::nobody(everybody.path());
+    reader.open(&path);
+    reader.run("begin").unwrap();
+    assert_eq!(reader.ask("select sum(x) from t"), "10100");
+    assert_eq!(state_of(&mut opened(&path)), (101 * 100, 100));
+    drop(reader);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
 }

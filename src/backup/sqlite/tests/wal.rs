@@ -289,7 +289,7 @@ fn the_shared_memory_is_held_while_it_is_open() {
 }
 
 #[test]
-fn what_a_program_left_is_made_anew_by_the_next_one_and_not_by_a_backup() {
+fn what_a_program_left_is_never_made_anew_by_a_backup() {
     let (_folder, path) = database(WAL);
     let mut live = try_open(&path, HASTY).unwrap();
     let disturbed = |live: &mut Live, sum: &str| {
@@ -304,9 +304,9 @@ fn what_a_program_left_is_made_anew_by_the_next_one_and_not_by_a_backup() {
     let made_anew = |left| fs::metadata(beside(&path, "-shm")).unwrap().modified().unwrap() != left;
     let left = disturbed(&mut live, "10100");
     assert_eq!((state_of(&mut live), made_anew(left)), ((101 * 100, 100), false));
-    // Unless programs come each time, and none is met.
+    // It is used where programs come each time, and none is met, and then as it is.
     let left = disturbed(&mut live, "10200");
-    assert_eq!((state_of(&mut live), made_anew(left)), ((102 * 100, 100), true));
+    assert_eq!((state_of(&mut live), made_anew(left)), ((102 * 100, 100), false));
     let mut writer = Peer::with(&path);
     writer.run("pragma busy_timeout = 0; update t set x = x + 1").unwrap();
     assert_eq!(state_of(&mut live), (103 * 100, 100));
