@@ -24,6 +24,7 @@ use crate::beneath::Directory;
 use crate::error::{Error, Result};
 use crate::filesystem::is_mount;
 use crate::monitor::{Moment, Monitor};
+use crate::shell::word;
 use crate::vault::entry::Kind;
 use crate::vault::path::EntryPath;
 
@@ -223,8 +224,8 @@ fn half_restored(data: &Path, folder: &EntryPath, unfinished: &Unfinished) -> Er
     let marker = folder.join(MARKER.as_bytes());
     let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
     let why = format!("a restore {of} has not been finished (there is {marker})");
-    let again = unfinished.options(folder);
-    let again = format!("Run `lastgood restore{again}` again; it goes to the end.");
+    let (again, at) = (unfinished.options(folder), word(data));
+    let again = format!("Run `lastgood restore{again} {at}` again, with the same vault; it goes to the end.");
     Error::failed(format!("read the data directory {}", data.display()), why).hint(again)
 }
 
@@ -614,6 +615,16 @@ mod tests {
                 assert!(said.unwrap_err().to_string().contains("has not been finished"));
             }
         }
+    }
+
+    #[test]
+    fn the_command_that_ends_it_is_of_the_directory_whatever_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("my\ndata");
+        std::fs::create_dir(&data).unwrap();
+        fs::write(data.join(MARKER), "").unwrap();
+        let said = open(&data).unwrap_err();
+        assert!(said.advice().unwrap().contains("/my\\ndata'` again"), "{said:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::backup::{self, Options};
 use crate::copy::{copy_with, from_any};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
+use crate::shell::word;
 use crate::store;
 use crate::store::local::access::to_share;
 use crate::vault::doubt::{Doubts, Finding, in_all, told};
@@ -84,7 +85,8 @@ impl Replica {
         let open = vault.store.open_to_others().map(|mode| {
             format!(
                 "everybody on this machine may look into the vault {url} (mode {mode:04o}), but what is stored from now on is closed to \
-                 others: `chmod go-rwx` closes all; to share it with a group: {}",
+                 others: `chmod go-rwx {}` closes all; to share it with a group: {}",
+                word(url),
                 to_share(Path::new(url))
             )
         });
@@ -347,7 +349,7 @@ fn may_be_another(place: &Replica, unknown: &Replica) -> Error {
     };
     error.hint(format!(
         "If it holds none: `lastgood init --vault {}` makes the vault, and the others become replicas of it.",
-        place.url
+        word(&place.url)
     ))
 }
 

@@ -14,6 +14,7 @@ use super::in_use::User;
 use super::place::Place;
 use crate::error::Error;
 use crate::held::program;
+use crate::shell::word;
 use crate::vault::path::EntryPath;
 
 /// What a report says of a target that was filled because of it.
@@ -79,6 +80,9 @@ pub fn refusal(target: &Path, user: &User) -> Error {
         false => format!("{} (process {}), which began this one, works", user.program, user.pid),
     };
     let why = format!("{who} in {}, which moves aside: it would go on in the old folder", user.file.display());
-    Error::failed(format!("replace {}", target.display()), why)
-        .hint(format!("Run it from {0} itself or from outside: `cd {0}`, or WORKDIR of a container.", target.display()))
+    Error::failed(format!("replace {}", target.display()), why).hint(format!(
+        "Run it from {} itself or from outside: `cd {}`, or WORKDIR of a container.",
+        target.display(),
+        word(target)
+    ))
 }

@@ -13,6 +13,7 @@ use rustix::fs::{Gid, Mode, RawMode, Stat, Uid, fchmod, fchown, fstat};
 use rustix::process::geteuid;
 
 use crate::fs::is_folder;
+use crate::shell::word;
 use crate::store::Error;
 
 /// Whose something in a vault is, and what its group may do.
@@ -76,7 +77,7 @@ impl Access {
 
 /// The commands that give all of a vault to a group.
 pub fn to_share(folder: &Path) -> String {
-    let folder = folder.display();
+    let folder = word(folder);
     format!("`chgrp -R GROUP {folder}` and `chmod -R u+rwX,g+rwX,o-rwx {folder}`")
 }
 
@@ -106,6 +107,12 @@ pub fn denied(name: &str, folder: &Path, path: &Path) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_are_of_the_vault_whatever_it_is_called() {
+        let told = to_share(Path::new("/x/my vault"));
+        assert_eq!(told, "`chgrp -R GROUP '/x/my vault'` and `chmod -R u+rwX,g+rwX,o-rwx '/x/my vault'`");
+    }
 
     #[test]
     fn what_a_group_may_use_in_its_vault() {
