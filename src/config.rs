@@ -453,6 +453,10 @@ fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {
 /// A path inside a snapshot as a person types it: with `./` before it or `/` after it, too.
 fn entry_path(text: &OsStr) -> Result<EntryPath> {
     let mut bytes = text.as_bytes();
+    if bytes.is_empty() {
+        return Err(Error::usage("look into a snapshot", "the path is empty")
+            .hint("Is a variable unset? `.` is all of the snapshot."));
+    }
     while let Some(rest) = bytes.strip_prefix(b"./") {
         bytes = rest;
     }

@@ -33,7 +33,7 @@ use lastgood::trigger::ending::Ending;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
 use lastgood::{doctor, export, inspect, location, panics, report};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -284,13 +284,15 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
     ExitCode::from(if code == 0 { Outcome::Done } else { Outcome::Usage } as u8)
 }
 
-/// The first SIGINT or SIGTERM sets `stop`; a second one, a moment later, ends the program at once. `timeout` and shells that
+/// The first SIGINT, SIGTERM or SIGHUP sets `stop`; a second one, a moment later, ends the program at once. `timeout` and shells that
 /// pass a signal on send it to the process and to its group: that is one.
 fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
     let doing = || "watch for signals";
     let impatient = Arc::new(AtomicBool::new(false));
-    let mut first = Signals::new([SIGINT, SIGTERM]).doing(doing)?;
-    for signal in [SIGINT, SIGTERM] {
+    // Who starts it with `nohup` wants it to go on without its terminal.
+    let signals: Vec<_> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|s| *s != SIGHUP || !ignores(*s)).collect();
+    let mut first = Signals::new(&signals).doing(doing)?;
+    for signal in signals {
         flag::register_conditional_shutdown(signal, INTERRUPTED.into(), impatient.clone())
             .and_then(|_| flag::register(signal, stop.clone()))
             .doing(doing)?;
@@ -305,6 +307,13 @@ fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
     };
     thread::Builder::new().name("signals".into()).spawn(arm).doing(doing)?;
     Ok(())
+}
+
+/// Whether a signal was to be ignored when the program was started.
+fn ignores(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    ignored.is_some_and(|ignored| ignored >> (signal - 1) & 1 == 1)
 }
 
 /// Has the log tell of panics. What the system prints of them by itself would wait for a log that nobody reads.

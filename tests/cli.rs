@@ -15,6 +15,35 @@ use crate::support::machine::as_nobody;
 use crate::support::{LASTGOOD, Ran, World, id, number, paths, short, tree};
 
 #[test]
+fn what_a_shell_did_not_put_in_place_is_no_name() {
+    let world = World::with_files();
+    world.backup();
+    for args in [&["restore", "--path", ""][..], &["ls", "latest", ""], &["cat", "latest", ""]] {
+        world.run(args).ended(2).says("the path is empty");
+    }
+    for (vault, why) in [
+        ("~/v", "home directory"),
+        ("~", "home directory"),
+        ("v,w", "it has a comma"),
+        ("/v,/w", "--vault A --vault B"),
+    ] {
+        world.run(["init", "--vault", vault]).ended(2).says(why);
+        world.run(["copy", "--from", "backups", "--to", vault, "--init"]).ended(2).says(why);
+    }
+    assert!(["~", "v,w", "v"].iter().all(|name| !world.path(name).exists()));
+    for vault in ["./v,w", "./~"] {
+        world.run(["init", "--vault", vault]).ended(0);
+    }
+    // A vault in a vault.
+    for args in
+        [&["copy", "--from", "backups", "--to", "backups/x", "--init"][..], &["init", "--vault", "backups/packs/x"]]
+    {
+        world.run(args).ended(1).says("it lies in the vault");
+    }
+    assert!(!world.vault().join("x").exists());
+}
+
+#[test]
 fn a_target_is_where_its_path_leads_to() {
     let world = World::with_files();
     world.backup();

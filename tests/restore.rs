@@ -220,7 +220,7 @@ fn a_sparse_file_of_9_gib_keeps_its_size_and_its_holes() {
 }
 
 #[test]
-fn ctrl_c_leaves_the_target_as_it_was() {
+fn ctrl_c_and_a_terminal_that_is_closed_leave_the_target_as_it_was() {
     let world = World::new();
     for n in 0..60 {
         world.write(&format!("{n}.bin"), noise(n, 4_000_000));
@@ -228,7 +228,7 @@ fn ctrl_c_leaves_the_target_as_it_was() {
     world.backup();
     fs::create_dir(world.path("target")).unwrap();
     fs::write(world.path("target/old"), "old").unwrap();
-    for target in ["target", "new"] {
+    for (target, signal) in [("target", Signal::INT), ("new", Signal::INT), ("target", Signal::HUP)] {
         let mut command = world.command(["restore", target]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let staging = format!(".{target}.lastgood-restoring-");
@@ -237,7 +237,7 @@ fn ctrl_c_leaves_the_target_as_it_was() {
             assert!(child.try_wait().unwrap().is_none(), "it ended before it began to write");
             assert!(begin.elapsed() < Duration::from_secs(60), "it never began to write");
         }
-        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        kill_process(Pid::from_child(&child), signal).unwrap();
         let ended = child.wait().unwrap();
         let mut said = String::new();
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();

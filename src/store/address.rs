@@ -51,6 +51,17 @@ impl Address {
         if bytes.is_empty() {
             return Err(wrong("the address is empty"));
         }
+        let name = address.display();
+        if bytes.starts_with(b"~/") || bytes == b"~" {
+            let why = "a shell that is told to leave it as it is does not put the home directory in place of the ~";
+            return Err(wrong(why).hint(format!("Write it without quotes, or `./{name}` for a folder of this name.")));
+        }
+        if bytes.contains(&b',') && !bytes.starts_with(b"./") && !bytes.windows(3).any(|part| part == b"://") {
+            return Err(wrong("it has a comma").hint(format!(
+                "Several vaults are given as --vault A --vault B. A folder of this name is written as `./{name}`, or as file:///…, with \
+                 %2C for the comma."
+            )));
+        }
         let first = bytes.split(|&b| b == b'/').next().unwrap_or_default();
         let Some((scheme, rest)) = first.strip_suffix(b":").zip(bytes[first.len()..].strip_prefix(b"//")) else {
             return match almost_a_url(first, &bytes[first.len()..]) {

@@ -40,6 +40,7 @@ use super::staging::{Room, Staging};
 use super::{Error, Meta, Result, Store};
 use crate::filesystem;
 use crate::fs::{Folder, SAFE, give_name, is_folder, open_file, what};
+use crate::location;
 
 pub mod access;
 mod staged;
@@ -85,6 +86,19 @@ impl LocalStore {
     fn path(&self, name: &str) -> PathBuf {
         debug_assert!(name.split('/').all(|part| !part.is_empty() && !part.starts_with('.')), "object name {name:?}");
         self.folder.join(name)
+    }
+
+    /// Checks that the folder, in which a vault is about to be made, does not lie in another vault: it would be a part of that.
+    fn check_apart(&self) -> Result<()> {
+        // What cannot be told is an error where the folder is made.
+        let at = location::resolve(&self.folder).unwrap_or_else(|_| self.folder.clone());
+        let is_vault = |folder: &&Path| [ALWAYS_THERE, "README.md"].iter().all(|name| folder.join(name).is_file());
+        let Some(other) = at.ancestors().skip(1).find(is_vault) else { return Ok(()) };
+        Err(Error::Refused {
+            doing: format!("make a vault in {}", self.folder.display()),
+            why: format!("it lies in the vault {}", other.display()),
+            hint: "Name a folder of its own.".into(),
+        })
     }
 
     /// Opens the folder of the vault, which may not exist.
@@ -264,6 +278,7 @@ impl Store for LocalStore {
     }
 
     fn prepare(&self) -> Result<()> {
+        self.check_apart()?;
         let top = self.make_top()?;
         let doing = || format!("look at the folder {}", self.folder.display());
         let mode = fstat(&top).map_err(failed(doing))?.st_mode & 0o7777;
