@@ -84,7 +84,6 @@ impl LocalStore {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        debug_assert!(name.split('/').all(|part| !part.is_empty() && !part.starts_with('.')), "object name {name:?}");
         self.folder.join(name)
     }
 
@@ -257,8 +256,18 @@ fn sync(folder: &Folder) -> Result<()> {
 }
 
 /// The folder and the last name of an object's name.
-fn split(name: &str) -> (&str, &str) {
-    name.rsplit_once('/').unwrap_or(("", name))
+///
+/// # Errors
+/// A name that no object has, such as one that leads out of the vault.
+fn split(name: &str) -> Result<(&str, &str)> {
+    if name.split('/').any(|part| part.is_empty() || part.starts_with('.') || part.contains('\0')) {
+        return Err(Error::Refused {
+            doing: format!("use the object {name:?}"),
+            why: "no object of a vault has such a name".into(),
+            hint: "Nothing was done. `lastgood verify` looks at what is in the vault.".into(),
+        });
+    }
+    Ok(name.rsplit_once('/').unwrap_or(("", name)))
 }
 
 impl Store for LocalStore {
@@ -267,7 +276,7 @@ impl Store for LocalStore {
     }
 
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
-        let (folder, last) = split(name);
+        let (folder, last) = split(name)?;
         let top = self.make_top()?;
         let folder = make(&top, folder)?;
         let temporary = self.write(&top, name, body)?;
@@ -315,7 +324,7 @@ impl Store for LocalStore {
     }
 
     fn closed(&self, name: &str) -> Option<Error> {
-        let (folder, last) = split(name);
+        let (folder, last) = split(name).ok()?;
         let denied = match self.enter(folder) {
             Ok(Some(folder)) => {
                 accessat(folder, last, rustix::fs::Access::READ_OK, AtFlags::EACCESS) == Err(Errno::ACCESS)
@@ -444,6 +453,7 @@ impl LocalStore {
 
     /// Writes what is to become the object `name` to a temporary file, durably.
     fn write(&self, top: &Folder, name: &str, body: &[&[u8]]) -> Result<Temporary> {
+        split(name)?;
         let doing = || format!("write {}", self.path(name).display());
         let mut temporary = self.temporary(top, doing)?;
         let written = body.iter().try_for_each(|chunk| temporary.file.write_all(chunk));
@@ -498,7 +508,7 @@ impl LocalStore {
         let path = self.path(name);
         let doing = || format!("open {}", path.display());
         let missing = || Error::NotFound { name: name.into() };
-        let (folder, last) = split(name);
+        let (folder, last) = split(name)?;
         let folder = self.enter(folder)?.ok_or_else(missing)?;
         let is_file = |there: &Stat| FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
         let no_file = |there: &Stat| not_followed(&path, there, ", not a file");
@@ -570,6 +580,21 @@ mod tests {
     use super::*;
     use crate::fs::link_or_rename;
     use crate::store::contract;
+
+    #[test]
+    fn no_name_leads_out_of_the_vault() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(folder.path().join("vault"));
+        std::fs::write(folder.path().join("secret"), "secret").unwrap();
+        for name in ["", "/", "a/", "/a", "../secret", "a/../../secret", ".hidden", "a//b", "a\0b"] {
+            assert!(matches!(store.create(name, &[b"x"]), Err(Error::Refused { .. })), "{name:?}");
+            assert!(matches!(store.staging().put(name, &[b"x"]), Err(Error::Refused { .. })), "{name:?}");
+            assert!(matches!(store.get(name, 100), Err(Error::Refused { .. })), "{name:?}");
+            assert!(matches!(store.get_range(name, 0, 1), Err(Error::Refused { .. })), "{name:?}");
+            assert!(store.closed(name).is_none());
+        }
+        assert!(store.list("").unwrap().is_empty());
+    }
 
     #[test]
     fn keeps_the_contract() {
@@ -721,7 +746,7 @@ mod tests {
                 if name != "tmp" {
                     said.push(store.get(object, 10).unwrap_err());
                     said.push(store.get_range(object, 0, 1).unwrap_err());
-                    said.push(store.list(&format!("{}/", split(object).0)).unwrap_err());
+                    said.push(store.list(&format!("{}/", split(object).unwrap().0)).unwrap_err());
                 }
                 for said in said {
                     let text = said.while_doing("do it").to_string();

@@ -60,7 +60,7 @@ impl Staging for Staged<'_> {
             return Ok(());
         }
         let top = self.store.make_top()?;
-        let folders: BTreeSet<&str> = names.iter().map(|name| split(name).0).collect();
+        let folders: BTreeSet<&str> = names.iter().map(|name| Ok(split(name)?.0)).collect::<Result<_>>()?;
         let folders: BTreeMap<&str, _> =
             folders.into_iter().map(|folder| Ok((folder, make(&top, folder)?))).collect::<Result<_>>()?;
         for name in &names {
@@ -69,7 +69,7 @@ impl Staging for Staged<'_> {
             let doing = || format!("write {}", self.store.path(name).display());
             let (file, _) = open_file(&tmp, temporary.as_ref()).map_err(failed(doing))?;
             let from = Temporary { tmp, name: temporary, file };
-            let (folder, last) = split(name);
+            let (folder, last) = split(name)?;
             if !self.store.give_name(name, &from, (&folders[folder], last))? {
                 return Err(Error::AlreadyExists { name: name.clone() });
             }
