@@ -182,6 +182,29 @@ fn nothing_is_built_upon_what_may_not_be_read() {
 }
 
 #[test]
+fn what_root_makes_in_somebodys_vault_and_cannot_give_away_is_told_of() {
+    if !is_root() {
+        return skipped("only root can be somebody else");
+    }
+    let world = World::with_files();
+    fs::create_dir(world.vault()).unwrap();
+    chown(world.vault(), Some(1234), Some(1234)).unwrap();
+    set_mode(&world.vault(), 0o700);
+    let without =
+        |args: &str| world.shell(&format!("exec setpriv --bounding-set -chown --inh-caps -chown $LASTGOOD {args}"));
+    if without("--version").code != Some(0) {
+        return skipped("no capability can be dropped here");
+    }
+    without("init").ended(0);
+    let ran = without("backup");
+    ran.ended(0).says("it is of the user 1234, who may not use all of it").says("chown -R 1234");
+    let told = world.run(["doctor", "data"]);
+    assert!(told.ended(0).text().contains("it is of the user 1234, who may not use all of it"), "{told:?}");
+    world.shell("chown -R 1234 backups").ended(0);
+    assert_eq!(world.run(["backup"]).ended(0).stderr, "");
+}
+
+#[test]
 fn a_vault_that_a_group_shares_stays_the_groups() {
     if !is_root() {
         return skipped("only root can give folders away");

@@ -42,9 +42,9 @@ pub fn look(about: &About, notes: &Notes, stop: &AtomicBool) {
     if let Some(mode) = store.open_to_others() {
         notes.add(open(mode, folder));
     }
-    if let Some(name) = store.unshared() {
-        let found = format!("it is shared with its group, which may not use all of it, as {name}");
-        notes.add(Check::warning("access", found).advice(format!("As its owner or root: {}", to_share(folder))));
+    if let Some(unshared) = store.unshared() {
+        let advice = format!("As its owner or root: {}.", unshared.commands(folder));
+        notes.add(Check::warning("access", unshared.what()).advice(advice));
     }
     vault::look(Box::new(store), &about.vault, notes, stop);
     notes.add(space(folder, notes));

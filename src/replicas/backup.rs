@@ -90,10 +90,10 @@ impl Replica {
                 to_share(Path::new(url))
             )
         });
-        let unshared = vault.store.unshared().map(|name| {
-            let share = to_share(Path::new(url));
-            format!("the group of the vault {url} shares it, and may not use all of it, as {name}: {share}")
-        });
+        let unshared = vault
+            .store
+            .unshared()
+            .map(|unshared| format!("the vault {url}: {}: {}", unshared.what(), unshared.commands(Path::new(url))));
         let fleeting = self.fleeting.then(|| {
             format!("the vault {url} is on the disk of a Cloud Run instance, and is lost with it: keep it in a bucket")
         });

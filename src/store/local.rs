@@ -45,7 +45,7 @@ use crate::location;
 pub mod access;
 mod staged;
 
-use self::access::Access;
+use self::access::{Access, Unshared};
 use self::staged::Staged;
 
 /// The folder for files that are not objects yet.
@@ -311,16 +311,19 @@ impl Store for LocalStore {
         (mode & 0o007 != 0).then_some(mode)
     }
 
-    fn unshared(&self) -> Option<String> {
+    fn unshared(&self) -> Option<Unshared> {
         let top = self.top().ok()??;
         if filesystem::remote(&top).ok()?.is_some() {
             return None;
         }
         let access = Access::in_vault(&fstat(&top).ok()?);
-        let kept = |name: &OsStr| top.look(name).ok().flatten().is_some_and(|stat| !access.is_shared(&stat));
         let mut names = top.names().ok()?;
         names.sort();
-        names.into_iter().find(|name| kept(name)).map(|name| name.to_string_lossy().into_owned())
+        // A filesystem's own is no part of the vault.
+        names.iter().filter(|name| *name != "lost+found").find_map(|name| {
+            let stat = top.look(name).ok().flatten()?;
+            access.unshared(&stat, name.to_string_lossy().into_owned())
+        })
     }
 
     fn closed(&self, name: &str) -> Option<Error> {

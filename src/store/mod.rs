@@ -228,8 +228,8 @@ pub trait Store: Send + Sync {
         None
     }
 
-    /// Something in a folder that its group shares which the group may not use as it may the folder; none where nothing tells.
-    fn unshared(&self) -> Option<String> {
+    /// Something in a folder that those may not use whose the folder is: its owner, or the group that shares it; none where nothing tells.
+    fn unshared(&self) -> Option<local::access::Unshared> {
         None
     }
 
@@ -359,7 +359,7 @@ where
     fn open_to_others(&self) -> Option<u32> {
         (**self).open_to_others()
     }
-    fn unshared(&self) -> Option<String> {
+    fn unshared(&self) -> Option<local::access::Unshared> {
         (**self).unshared()
     }
     fn closed(&self, name: &str) -> Option<Error> {

@@ -51,7 +51,7 @@ impl Store for Since {
     fn closed(&self, name: &str) -> Option<super::Error> {
         self.store.closed(name)
     }
-    fn unshared(&self) -> Option<String> {
+    fn unshared(&self) -> Option<super::local::access::Unshared> {
         self.store.unshared()
     }
     fn staging(&self) -> Box<dyn Staging + '_> {

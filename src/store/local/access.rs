@@ -37,6 +37,47 @@ pub fn closed(mode: RawMode) -> RawMode {
     mode & 0o7700 | shared(mode) >> 3
 }
 
+/// What somebody may not use of a vault that is theirs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unshared {
+    /// The group that shares it may not use this.
+    Group(String),
+    /// Its owner may not use this.
+    Owner {
+        /// What it is.
+        name: String,
+        /// The user whose vault it is.
+        owner: u32,
+        /// The user whose that is.
+        of: u32,
+    },
+}
+
+impl Unshared {
+    /// What is wrong.
+    pub fn what(&self) -> String {
+        match self {
+            Unshared::Group(name) => format!("it is shared with its group, which may not use all of it, as {name}"),
+            Unshared::Owner { name, owner, of } => {
+                format!("it is of the user {owner}, who may not use all of it, as {name}, which is of the user {of}")
+            }
+        }
+    }
+
+    /// The commands that end it, of the vault in `folder`.
+    pub fn commands(&self, folder: &Path) -> String {
+        match self {
+            Unshared::Group(_) => to_share(folder),
+            Unshared::Owner { owner, .. } => {
+                format!(
+                    "`chown -R {owner} {}`, and run backups as that user or as root who may give files away",
+                    word(folder)
+                )
+            }
+        }
+    }
+}
+
 impl Access {
     /// Of what is made in a vault whose folder is `top`.
     pub fn in_vault(top: &Stat) -> Self {
@@ -50,6 +91,23 @@ impl Access {
         // What everybody may use, the group may.
         let may = if there.st_gid == self.group { there.st_mode } else { (there.st_mode & 0o7) << 3 };
         may & of_group == of_group
+    }
+
+    /// What of a vault those may not use whose it is; `None` where they may use this, which is called `name`.
+    pub fn unshared(&self, there: &Stat, name: String) -> Option<Unshared> {
+        if !self.is_shared(there) {
+            return Some(Unshared::Group(name));
+        }
+        let full = if is_folder(there) { 0o700 } else { 0o600 };
+        let (group, others) = (there.st_mode << 3, there.st_mode << 6);
+        let may = match there.st_gid == self.group {
+            // Whether the owner is in that group is not known; it is the one of their folder.
+            true => group | others,
+            false => others,
+        };
+        let closed = there.st_uid != self.owner && may & full != full;
+        // Root may use all.
+        (closed && self.owner != 0).then_some(Unshared::Owner { name, owner: self.owner, of: there.st_uid })
     }
 
     /// Sets group, mode and owner of a file or folder that was just made, for its owner alone.
@@ -135,6 +193,27 @@ mod tests {
         ] {
             let access = Access::in_vault(&stat(folder | top, 7));
             assert_eq!(access.is_shared(&stat(there, group)), shared, "{top:o} {there:o} {group}");
+        }
+    }
+
+    #[test]
+    fn what_an_owner_may_not_use_of_a_vault() {
+        let stat = |mode: RawMode, user: u32, group: u32| {
+            let mut stat = fstat(tempfile::tempfile().unwrap()).unwrap();
+            (stat.st_mode, stat.st_uid, stat.st_gid) = (0o040_000 | mode, user, group);
+            stat
+        };
+        for (vault, there, closed) in [
+            ((0o700, 7, 7), (0o700, 7, 7), false),
+            ((0o700, 7, 7), (0o700, 0, 0), true),
+            ((0o700, 0, 0), (0o700, 7, 7), false),
+            ((0o2770, 7, 8), (0o2770, 0, 8), false),
+            ((0o755, 7, 7), (0o755, 0, 0), true),
+            ((0o777, 7, 7), (0o777, 0, 0), false),
+        ] {
+            let access = Access::in_vault(&stat(vault.0, vault.1, vault.2));
+            let found = access.unshared(&stat(there.0, there.1, there.2), "packs".into());
+            assert_eq!(found.is_some(), closed, "{vault:?} {there:?}: {found:?}");
         }
     }
 
