@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 pub use super::health_data::Place;
 use super::health_data::{self, Seen};
-use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age};
+use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age, newer};
 use crate::report::{Outcome, RunId};
 use crate::trigger::desk::{Desk, Last};
 use crate::vault::root::SnapshotName;
@@ -259,11 +259,6 @@ impl Vaults {
         self.last = newer(self.last.take(), last);
         self.backup = newer(self.backup.take(), backup);
     }
-}
-
-/// The one that ended later.
-fn newer(one: Option<Last>, two: Option<Last>) -> Option<Last> {
-    one.into_iter().chain(two).max_by_key(|last| last.finished)
 }
 
 /// What counts of the data: what was seen, now or last.

@@ -216,6 +216,11 @@ fn newest_good(vault: &Vault, now: Timestamp) -> Result<Option<Newest>> {
     }
 }
 
+/// The one that ended later.
+pub fn newer(one: Option<Last>, two: Option<Last>) -> Option<Last> {
+    one.into_iter().chain(two).max_by_key(|last| last.finished)
+}
+
 /// Seconds, none for what lies ahead.
 pub fn age(time: Timestamp, now: Timestamp) -> u64 {
     u64::try_from(now.duration_since(time).as_secs()).unwrap_or_default()
