@@ -208,8 +208,10 @@ impl Server {
         let began = Instant::now();
         let mut reply = self.route(&parts, &mut body, seat).await;
         let mut patience = limits::PATIENCE;
-        if seat.at_door() {
+        if seat.is_wanted() {
             reply = answer::last(reply);
+        }
+        if seat.at_door() {
             // Others wait there.
             patience = Duration::ZERO;
         }

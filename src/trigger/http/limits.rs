@@ -251,9 +251,10 @@ impl Phase {
         }
     }
 
-    /// Has somebody told whenever a request is answered.
-    pub fn tells(&self, who: &Arc<Notify>) {
-        self.state().tell = Some(who.clone());
+    /// Says that it has a place from now on, whose time begins; `who` is told whenever a request is answered.
+    pub fn enters(&self, who: &Arc<Notify>) {
+        let mut state = self.state();
+        (state.tell, state.since) = (Some(who.clone()), Instant::now());
     }
 
     fn begin_head(&self) {

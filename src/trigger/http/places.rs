@@ -8,19 +8,24 @@
 //!
 //! So whoever opens connections and asks for nothing keeps nobody else out, and `/live` is answered however much there is to do: nobody
 //! stays at the door for longer than a request's head takes to come, which is at once, or makes room for the next one. Nothing
-//! is waited for there, no body and no client that is slow.
+//! is waited for there, no body and no client that is slow. The line is as long as that of requests that wait for a run, so that a burst
+//! of events is served, and who comes first has a place first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::{Mutex as Turns, Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::limits::Phase;
+use crate::trigger::desk::WAITING;
 use crate::trigger::ending::Ending;
 
 /// Connections at the door at the same time.
 const DOOR: usize = 128;
+/// Files that a service has open besides its connections: vaults, data, the log.
+const FILES: u64 = 256;
 /// A connection at the door whose request has not come after this makes room for the next one: a client that asks for something
 /// sends it with its first packet. So a thousand connections are through in a second.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -43,6 +48,8 @@ struct Places {
     taken: Mutex<Vec<Phase>>,
     /// One is free, or a connection in one waits for its client again.
     freed: Arc<Notify>,
+    /// Who waits first.
+    turns: Turns<()>,
 }
 
 /// A connection's place, free again when it is dropped.
@@ -53,7 +60,7 @@ struct Place {
 
 impl Places {
     fn new(most: usize, short: Duration) -> Arc<Self> {
-        Arc::new(Places { most, short, taken: Mutex::default(), freed: Arc::default() })
+        Arc::new(Places { most, short, taken: Mutex::default(), freed: Arc::default(), turns: Turns::default() })
     }
 
     /// A place, if one is free, or that of the connection that has waited longest for its client, which is closed.
@@ -68,13 +75,14 @@ impl Places {
             let (_, at) = waiting.into_iter().find(|(_, at)| taken[*at].close())?;
             taken.swap_remove(at);
         }
-        phase.tells(&self.freed);
+        phase.enters(&self.freed);
         taken.push(phase.clone());
         Some(Place { of: self.clone(), phase: phase.clone() })
     }
 
-    /// A place, as soon as there is one.
+    /// A place, as soon as there is one and whoever came before has one.
     async fn wait(self: &Arc<Self>, phase: &Phase) -> Place {
+        let _turn = self.turns.lock().await;
         loop {
             if let Some(place) = self.take(phase) {
                 return place;
@@ -97,7 +105,8 @@ pub struct Rooms {
     places: Arc<Places>,
     door: Arc<Places>,
     line: Semaphore,
-    connections: usize,
+    /// How many may stand there.
+    length: usize,
     ending: Ending,
 }
 
@@ -106,22 +115,29 @@ pub struct Rooms {
 pub struct NoRoom;
 
 impl Rooms {
-    /// Places for so many connections; as many more may stand in line.
+    /// Places for so many connections. As many as may wait for runs may stand in line, where the process may open so many files.
     pub fn new(connections: usize, ending: Ending) -> Arc<Self> {
-        Self::with(connections, (SHORT, AT_ONCE), ending)
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let others = FILES.saturating_add((connections + DOOR) as u64);
+        let length = usize::try_from(files.saturating_sub(others)).unwrap_or(WAITING).min(WAITING);
+        Self::with(connections, length.max(connections), (SHORT, AT_ONCE), ending)
     }
 
-    fn with(connections: usize, (short, at_once): (Duration, Duration), ending: Ending) -> Arc<Self> {
+    fn with(connections: usize, length: usize, (short, at_once): (Duration, Duration), ending: Ending) -> Arc<Self> {
         let (places, door) = (Places::new(connections, short), Places::new(DOOR, at_once));
-        Arc::new(Rooms { places, door, line: Semaphore::new(connections), connections, ending })
+        Arc::new(Rooms { places, door, line: Semaphore::new(length), length, ending })
+    }
+
+    /// Whether somebody stands in line.
+    fn is_line(&self) -> bool {
+        self.line.available_permits() < self.length
     }
 
     /// Lets a connection in.
     pub async fn enter(self: &Arc<Self>) -> Seat {
         let phase = Phase::default();
         // Those who stand in line come first.
-        let is_line = self.line.available_permits() < self.connections;
-        let free = if is_line { None } else { self.places.take(&phase) };
+        let free = if self.is_line() { None } else { self.places.take(&phase) };
         let (place, at_door) = match free {
             Some(place) => (place, false),
             None => (self.door.wait(&phase).await, true),
@@ -144,9 +160,14 @@ impl Seat {
         &self.phase
     }
 
-    /// Whether it is at the door, so that no more than one request is answered.
+    /// Whether it is at the door, where nothing is waited for.
     pub fn at_door(&self) -> bool {
         *lock(&self.at_door)
+    }
+
+    /// Whether no more than one request is answered: others wait for its place.
+    pub fn is_wanted(&self) -> bool {
+        self.at_door() || self.rooms.is_line()
     }
 
     /// Waits for a place, if it is at the door.
@@ -175,7 +196,7 @@ mod tests {
     use super::*;
 
     fn rooms(connections: usize) -> Arc<Rooms> {
-        Rooms::with(connections, (Duration::ZERO, Duration::ZERO), Ending::new(Arc::default()))
+        Rooms::with(connections, connections, (Duration::ZERO, Duration::ZERO), Ending::new(Arc::default()))
     }
 
     async fn is_closed(seat: &Seat) -> bool {
@@ -226,12 +247,43 @@ mod tests {
     #[tokio::test]
     async fn who_has_not_waited_for_long_is_not_closed() {
         let long = Duration::from_secs(600);
-        let rooms = Rooms::with(1, (long, long), Ending::new(Arc::default()));
+        let rooms = Rooms::with(1, 1, (long, long), Ending::new(Arc::default()));
         let first = rooms.enter().await;
         let second = rooms.enter().await;
         assert!(second.at_door() && !is_closed(&first).await);
         drop(first);
         assert_eq!(second.sit().await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn who_came_first_has_a_place_first() {
+        let rooms = Rooms::with(1, 3, (Duration::ZERO, Duration::ZERO), Ending::new(Arc::default()));
+        let first = rooms.enter().await;
+        let served = first.phase().served().unwrap();
+        let late = [rooms.enter().await, rooms.enter().await, rooms.enter().await];
+        assert!(!first.is_wanted() && late.iter().all(|seat| seat.at_door() && seat.phase().served().is_some()));
+        let mut sits: Vec<_> = late.iter().map(|seat| Box::pin(seat.sit())).collect();
+        for sits in &mut sits {
+            assert!(timeout(Duration::ZERO, sits).await.is_err());
+        }
+        // Who is served gives its place up afterwards.
+        assert!(first.is_wanted());
+        drop((served, first));
+        let mut sits = sits.into_iter();
+        for seat in &late {
+            assert_eq!(sits.next().unwrap().await, Ok(()));
+            drop(lock(&seat.place).take());
+        }
+        assert!(!late[0].is_wanted());
+    }
+
+    #[tokio::test]
+    async fn the_time_at_the_door_begins_there() {
+        let phase = Phase::default();
+        std::thread::sleep(Duration::from_millis(20));
+        let door = Places::new(1, Duration::from_millis(10));
+        let _place = door.take(&phase).unwrap();
+        assert!(phase.waits_since().unwrap().elapsed() < Duration::from_millis(10));
     }
 
     #[tokio::test]
