@@ -71,6 +71,13 @@ fn limits_of_requests() {
     assert!(event["labels"]["unread"].as_str().unwrap().contains("first 1048576 bytes"), "{event}");
     assert!(event["message"].as_str().unwrap().starts_with("{\"a\":\"xx"));
     service.log_with("not all of it could be read");
+    // So it is where only what comes first says that it is one, and whatever is said of waiting.
+    let mut severe = br#"{"severity":"CRITICAL","message":""#.to_vec();
+    severe.resize((1 << 20) + 1, b'x');
+    for path in ["/", "/events/critical?wait=yes%20please", "/events/critical?wait=1"] {
+        let cut = service.connect().ask("POST", path, json, &severe).unwrap();
+        assert!([200, 202].contains(&cut.status), "{path}: {}", cut.text());
+    }
     // Who says that he will send much, and waits for leave to, is told at once.
     let mut client = service.connect();
     client
@@ -237,13 +244,6 @@ fn live_is_answered_whoever_holds_the_door() {
 }
 
 #[test]
-fn a_thousand_requests_with_bad_clients_among_them_cost_no_memory() {
-    let world = World::with_files();
-    let service = Service::start(&world, ["--allow-download"]);
-    service.post("/backup/trigger", "").is(200);
-    let good = AtomicUsize::new(0);
-    let storm = || {
-#[test]
 fn critical_events_are_taken_among_clients_that_take_no_answers() {
     let world = World::with_files();
     let service = Service::start(&world, ["--connections", "20"]);
@@ -269,6 +269,13 @@ fn critical_events_are_taken_among_clients_that_take_no_answers() {
     });
 }
 
+#[test]
+fn a_thousand_requests_with_bad_clients_among_them_cost_no_memory() {
+    let world = World::with_files();
+    let service = Service::start(&world, ["--allow-download"]);
+    service.post("/backup/trigger", "").is(200);
+    let good = AtomicUsize::new(0);
+    let storm = || {
         thread::scope(|scope| {
             for n in 0..50 {
                 let (service, good) = (&service, &good);

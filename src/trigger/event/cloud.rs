@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::content::{self, Content};
 use super::identity::Identity;
-use super::{About, Said, Unreadable, pubsub};
+use super::{About, CRITICAL, Said, Unreadable, pubsub};
 
 /// The type of an event that carries a Pub/Sub message.
 const PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
@@ -133,7 +133,17 @@ pub fn structured(data: &[u8], part: &str, depth: usize) -> Result<Said, Unreada
 }
 
 /// An event in structured mode, its JSON read.
-pub fn of_fields(mut fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+pub fn of_fields(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+    let critical = fields.get("type").and_then(Value::as_str) == Some(CRITICAL);
+    // Whoever says that much is not sent away for the rest.
+    let text = critical.then(|| Value::Object(fields.clone()).to_string());
+    read_fields(fields, depth).or_else(|why| match text.filter(|_| !why.several) {
+        Some(text) => Ok(Said { kind: Some(CRITICAL.to_owned()), ..Said::critical(text.as_bytes(), why) }),
+        None => Err(why),
+    })
+}
+
+fn read_fields(mut fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
     if fields.get("specversion").and_then(Value::as_str) != Some("1.0") {
         return Err(Unreadable::new("specversion of the CloudEvent", "it must be 1.0"));
     }

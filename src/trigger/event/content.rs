@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Said, Unreadable, cloud, google, pubsub};
+use super::{CRITICAL, Said, Unreadable, cloud, google, lenient, pubsub};
 
 /// How many messages and events may lie in one another.
 const MAX_DEPTH: usize = 4;
@@ -31,7 +31,7 @@ impl Content {
             return Content::Nothing;
         }
         let value = serde_json::from_slice::<Value>(data);
-        match value.or_else(|why| without_nan(data).and_then(|data| serde_json::from_slice(&data).ok()).ok_or(why)) {
+        match value.or_else(|why| lenient::json(data).and_then(|data| serde_json::from_slice(&data).ok()).ok_or(why)) {
             Ok(value) => Content::from(value),
             Err(why) => {
                 // What somebody wrote in another encoding than UTF-8 can mostly be guessed.
@@ -48,32 +48,6 @@ impl Content {
 
 /// What some editors and shells begin UTF-8 with.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// JSON as Python writes it, with `null` in place of `NaN`, `Infinity` and `-Infinity`. `None` if there is none of these.
-fn without_nan(data: &[u8]) -> Option<Vec<u8>> {
-    const NO_NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
-    let (mut out, mut rest) = (Vec::with_capacity(data.len()), data);
-    let (mut quoted, mut found) = (false, false);
-    while let [first, after @ ..] = rest {
-        if !quoted && let Some(name) = NO_NUMBERS.iter().find(|name| rest.starts_with(name)) {
-            out.extend(b"null");
-            rest = &rest[name.len()..];
-            found = true;
-            continue;
-        }
-        out.push(*first);
-        rest = after;
-        match (first, after) {
-            (b'"', _) => quoted = !quoted,
-            (b'\\', [escaped, after @ ..]) if quoted => {
-                out.push(*escaped);
-                rest = after;
-            }
-            _ => {}
-        }
-    }
-    found.then_some(out)
-}
 
 impl From<Value> for Content {
     fn from(value: Value) -> Self {
@@ -119,7 +93,8 @@ pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadab
     if pubsub::is_wrapped(&fields) {
         return pubsub::wrapped(&fields, depth);
     }
-    if ["specversion", "type", "source", "id"].iter().all(|name| fields.contains_key(*name)) {
+    let is_event = ["specversion", "type", "source", "id"].iter().all(|name| fields.contains_key(*name));
+    if is_event || fields.get("type").is_some_and(|kind| kind == CRITICAL) {
         return cloud::of_fields(fields, depth);
     }
     Ok(google::read(fields).unwrap_or_else(|fields| Said::plain(Content::Fields(fields))))

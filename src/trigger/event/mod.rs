@@ -23,10 +23,13 @@
 //! could say what is meant, which is so for restores and verifications and where nothing else says anything, it is an error if
 //! JSON was to be expected.
 //!
+//! JSON that is none to the letter is read where it is clear what was meant: [`lenient`].
+//!
 //! **A critical event is not refused for how it is written.** Whoever operates an app wants the snapshot: what is wrong with the
 //! event is noted in the label [`UNREAD`], and in the log, and can be put right later. So a time that is none is left out of what
 //! asks for a backup, since only a restore depends on it; and where the path or the type says that the event is critical, an
-//! envelope that cannot be read, of a CloudEvent or a Pub/Sub message, makes text of the whole body. Of a body that is too large
+//! envelope that cannot be read, of a CloudEvent or a Pub/Sub message, makes text of the whole body; so it does where nothing but the
+//! body, broken as it is, has that type or a severity of `ERROR` or above. Of a body that is too large
 //! the caller gives the beginning. What goes on to be refused, or ignored, is no matter of text: another method, who may not ask,
 //! several events at once (whoever delivers them is told to send each by itself, and sends them again), what tells how a run ended,
 //! and trouble that is over.
@@ -47,6 +50,7 @@ mod content;
 mod google;
 pub mod identity;
 pub mod labels;
+mod lenient;
 mod pubsub;
 pub mod sent;
 mod wish;
@@ -230,8 +234,15 @@ pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Resul
     let Some(door) = Door::at(path) else {
         return Ok(Asked::Refused("no events are taken at this path".into(), None));
     };
-    let critical = door == Door::Critical || says_critical(headers);
-    read_at(door, headers, body).or_else(|why| as_critical(critical, body, why))
+    read_at(door, headers, body).or_else(|why| {
+        let critical = door == Door::Critical || says_critical(headers) || door == Door::Any && is_critical_body(body);
+        as_critical(critical, body, why)
+    })
+}
+
+/// Whether a body that cannot be read says that it is a critical event, also one that is cut off.
+pub fn is_critical_body(body: &[u8]) -> bool {
+    lenient::says_critical(body)
 }
 
 /// Whether headers alone say that an event is critical.

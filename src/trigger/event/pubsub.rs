@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::content::{self, Content};
 use super::identity::Identity;
-use super::{Said, Unreadable, cloud};
+use super::{CRITICAL, Said, Unreadable, cloud};
 
 /// Begins the headers of a message that is pushed as it is.
 pub const HEADERS: &str = "x-goog-pubsub-";
@@ -56,6 +56,10 @@ const HTTP: [&str; 29] = [
 const HTTP_BEGINS: [&str; 9] =
     ["accept", "access-control-", "cdn-", "cf-", "content-", "grpc-", "if-", "proxy-", "sec-"];
 
+/// The fields of a message.
+const FIELDS: [&str; 8] =
+    ["data", "attributes", "messageId", "message_id", "publishTime", "publish_time", "orderingKey", "ordering_key"];
+
 /// What comes with every message.
 pub struct Envelope<'a> {
     /// The subscription's full name; empty where it is not known.
@@ -73,11 +77,18 @@ pub fn is_unwrapped(headers: &HeaderMap) -> bool {
     headers.contains_key("x-goog-pubsub-message-id")
 }
 
-/// Whether JSON is a message as Pub/Sub pushes it. An app's own `message` is text.
+/// Whether JSON is a message as Pub/Sub pushes it. An app's own `message` is text, or an object with fields of its own.
 pub fn is_wrapped(fields: &Map<String, Value>) -> bool {
     let Some(Value::Object(message)) = fields.get("message") else { return false };
-    fields.get("subscription").is_some_and(Value::is_string)
-        || ["messageId", "message_id"].iter().any(|name| message.contains_key(*name))
+    let has = |names: &[&str]| names.iter().any(|name| message.contains_key(*name));
+    let subscribed = fields.get("subscription").is_some_and(Value::is_string);
+    let holds = has(&["data", "attributes", "publishTime", "publish_time"]);
+    match has(&["messageId", "message_id"]) {
+        // Whatever else Pub/Sub may come to send, it sends with these.
+        true if subscribed && holds => true,
+        true => (subscribed || holds) && message.keys().all(|name| FIELDS.contains(&&**name)),
+        false => subscribed && (message.is_empty() || holds && message.keys().all(|name| FIELDS.contains(&&**name))),
+    }
 }
 
 /// A message that is pushed as it is.
@@ -158,7 +169,13 @@ pub fn message(
     let mut said = if content::is_cloud_event(&media) {
         content::envelope(&media, data, part, depth)?
     } else if ["specversion", "type", "source", "id"].iter().any(|name| event.contains_key(*name)) {
-        cloud::binary(event, &media, data, depth)?
+        let critical = event.get("type").is_some_and(|kind| kind == CRITICAL);
+        match cloud::binary(event, &media, data, depth) {
+            Err(why) if critical && !why.several => {
+                Said { kind: Some(CRITICAL.to_owned()), ..Said::critical(data, why) }
+            }
+            said => said?,
+        }
     } else {
         match Content::of(data, content::is_json(&media), part) {
             Content::Fields(fields) => content::unfold(fields, depth)?,

@@ -232,8 +232,8 @@ fn pulled_messages() {
         (
             "",
             &[("ce-type", "dev.lastgood.critical")],
-            "backup critical\nkind: request\n\
-             - unread=could not read specversion of the CloudEvent: it is missing"
+            "backup critical\nkind: dev.lastgood.critical\nid: pubsub projects/p/subscriptions/s 77\n\
+             time: 2026-11-05T10:00:01.749Z\n- unread=could not read specversion of the CloudEvent: it is missing"
                 .into(),
         ),
         ("", &[], format!("refused: nothing says what it asks for\n{}", plain.lines().nth(1).unwrap())),
@@ -685,6 +685,7 @@ fn json_that_is_none_to_the_letter() {
     for body in [
         r#"{"severity":"CRITICAL","message":"NaN \\\" Infinity","load":NaN,"free":-Infinity,"list":[Infinity, NaN]}"#,
         "\u{feff}{\"severity\":\"CRITICAL\",\"message\":\"NaN \\\\\\\" Infinity\"}",
+        r#"{"severity":"CRITICAL","message":"NaN \\\" Infinity","load":1e400,"user":"\ud83d",}"#,
     ] {
         let answer = post("/", &[], body);
         assert!(answer.starts_with(critical), "{body}: {answer}");

@@ -140,7 +140,7 @@ fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
 /// call their worst.
 /// <https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#logseverity>
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Gravity {
+pub enum Gravity {
     /// `ERROR` and above.
     Serious,
     /// Below.
@@ -150,7 +150,8 @@ enum Gravity {
 }
 
 impl Gravity {
-    fn of(severity: &str) -> Self {
+    /// That of a severity as people write it.
+    pub fn of(severity: &str) -> Self {
         match severity.to_ascii_uppercase().as_str() {
             "ERROR" | "ERR" | "SEVERE" | "CRITICAL" | "CRIT" | "ALERT" | "EMERGENCY" | "EMERG" | "FATAL" | "PANIC" => {
                 Gravity::Serious

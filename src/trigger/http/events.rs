@@ -64,8 +64,9 @@ impl Server {
     pub(super) async fn event(&self, parts: &Parts, caller: &Caller, body: &mut Incoming) -> Reply {
         let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
         let limits = &self.settings.limits;
-        // Of what tells of a critical error the beginning is better than nothing.
-        let read = match critical || event::says_critical(&parts.headers) {
+        let critical = critical || event::says_critical(&parts.headers);
+        // Of what tells of a critical error the beginning is better than nothing. Of JSON it may say so.
+        let read = match critical || is_json(&parts.headers) {
             true => limits::read_beginning(body, limits).await,
             false => limits::read(body, limits).await.map(|bytes| (bytes, true)),
         };
@@ -73,6 +74,9 @@ impl Server {
             Ok(read) => read,
             Err(why) => return unread(&why),
         };
+        if !whole && !critical && !event::is_critical_body(&bytes) {
+            return unread(&Unread::TooLarge);
+        }
         let reply = self.event_of(parts, caller, &bytes, whole).await;
         if whole { reply } else { answer::last(reply) }
     }
@@ -80,11 +84,16 @@ impl Server {
     /// Serves an event of a body, or of its beginning.
     async fn event_of(&self, parts: &Parts, caller: &Caller, bytes: &[u8], whole: bool) -> Reply {
         // First, since what is asked for may be nothing.
+        let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
         let wait = match self.waits(parts) {
             Ok(wait) => wait,
+            // It is served, and answered as if nothing had been said.
+            Err(_) if critical => {
+                tracing::warn!("what a critical event says of waiting cannot be heeded");
+                None
+            }
             Err(reply) => return reply,
         };
-        let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
         let mut asked = event::read(parts.method.as_str(), parts.uri.path(), &parts.headers, bytes);
         if let Ok(Asked::Run(request)) = &mut asked {
             if !whole {
@@ -160,12 +169,12 @@ impl Server {
         let wrong = |why: &str| Err(answer::error(StatusCode::BAD_REQUEST, why));
         match routes::parameter(parts.uri.query(), "wait").as_deref() {
             None => Ok(None),
-            Some(b"true") => Ok(Some(true)),
-            Some(b"false") if !self.goes_on() => wrong(
+            Some(b"true" | b"1") => Ok(Some(true)),
+            Some(b"false" | b"0") if !self.goes_on() => wrong(
                 "on Cloud Run nothing is done after the answer, unless the CPU is always allocated; if it is, start the service \
                  with --background",
             ),
-            Some(b"false") => Ok(Some(false)),
+            Some(b"false" | b"0") => Ok(Some(false)),
             Some(_) => wrong("wait is true or false"),
         }
     }
@@ -264,6 +273,12 @@ impl Wanted {
         (request.event.message, request.event.labels) = (message, own);
         Ok(request)
     }
+}
+
+/// Whether a body is said to be JSON, a CloudEvent's among it.
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
+    kind.is_some_and(|kind| kind.windows(4).any(|part| part == b"json"))
 }
 
 /// A request of the REST interface.

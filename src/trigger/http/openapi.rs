@@ -42,7 +42,7 @@ fn made() -> Value {
 }
 
 fn operation(route: &Route) -> Value {
-    let mut parameters: Vec<Value> = route.query.iter().map(parameter).collect();
+    let mut parameters: Vec<Value> = route.query.iter().map(|query| parameter(query, route.path)).collect();
     if route.path.contains("{id}") {
         parameters.insert(0, id(route.does));
     }
@@ -74,13 +74,20 @@ fn id(does: Does) -> Value {
     json!({ "name": "id", "in": "path", "required": true, "description": description, "schema": schema })
 }
 
-fn parameter(query: &Query) -> Value {
+fn parameter(query: &Query, path: &str) -> Value {
     let (name, required, description, schema) = match query {
+        Query::Wait if path == CRITICAL => (
+            "wait",
+            false,
+            "true or 1: the answer comes with the snapshot. false or 0: it comes at once and names the run to poll, but on Cloud Run \
+             without --background. Anything else: as if nothing was said; no critical event is refused for it.",
+            json!({}),
+        ),
         Query::Wait => (
             "wait",
             false,
-            "false: the answer comes at once and names the run to poll. Refused on Cloud Run without --background.",
-            json!({ "type": "boolean", "default": true }),
+            "false or 0: the answer comes at once and names the run to poll. Refused on Cloud Run without --background.",
+            json!({ "type": "string", "enum": ["true", "false", "1", "0"], "default": "true" }),
         ),
         Query::Limit => (
             "limit",

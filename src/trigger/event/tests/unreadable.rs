@@ -164,3 +164,64 @@ fn an_action_that_is_none() {
     assert!(answer.starts_with("backup critical") && answer.contains("\n- action=checkout"), "{answer}");
     assert!(post("/events/backup", &[], r#"{"action":"checkout"}"#).starts_with("refused: the action"));
 }
+
+/// A critical event that only its body tells of.
+#[test]
+fn what_only_the_body_says_is_critical() {
+    let structured = [("content-type", "application/cloudevents+json")];
+    let event = json!({"specversion": "1.0", "id": "1", "source": "s", "type": CRITICAL, "data": {"message": "boom"}});
+    for lacks in ["specversion", "id", "source"] {
+        let mut event = event.clone();
+        event.as_object_mut().unwrap().remove(lacks);
+        let body = event.to_string();
+        for headers in [&structured[..], &[]] {
+            let answer = post("/", headers, &body);
+            let begin = format!("backup critical\nkind: {CRITICAL}\nmessage: {body}\n- unread=could not read ");
+            assert!(answer.starts_with(&begin), "{answer}");
+        }
+        // Of another type it is an error, as ever.
+        let other = body.replace(CRITICAL, BACKUP_REQUESTED);
+        assert!(post("/", &structured, &other).starts_with("unreadable: "), "{other}");
+    }
+    // Cut off.
+    let cut = &*format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"{CRITICAL}","data":{{"mess"#);
+    assert!(post("/", &structured, cut).starts_with("backup critical\nkind: request\nmessage: {"));
+    assert!(post("/events/restore", &structured, cut).starts_with("unreadable: "));
+    let severe = r#"{"severity":"CRITICAL","message":"dis"#;
+    assert!(
+        post("/", &[], severe).starts_with("backup critical\nkind: request\nmessage: {"),
+        "{}",
+        post("/", &[], severe)
+    );
+    assert!(post("/", &[], &severe.replace("CRITICAL", "INFO")).starts_with("unreadable: "));
+    // A message that says so by its attributes, and is known when it comes again.
+    let attributes = json!({ "ce-type": CRITICAL, "ce-id": "1" });
+    let pushed =
+        json!({"subscription": "s", "message": {"messageId": "7", "data": "Ym9vbQ==", "attributes": attributes}});
+    let answer = post("/", &[], &pushed.to_string());
+    let begin = format!("backup critical\nkind: {CRITICAL}\nid: pubsub s 7\nmessage: boom\n- unread=");
+    assert!(answer.starts_with(&begin), "{answer}");
+}
+
+/// An app's own `message` may be an object.
+#[test]
+fn what_is_no_message_of_pubsub_keeps_its_text() {
+    for message in [
+        json!({"message_id": "m1", "text": "boom"}),
+        json!({"message_id": "m1"}),
+        json!({"messageId": 7, "data": "boom", "user": "ann"}),
+        json!({"data": "boom"}),
+    ] {
+        for body in [json!({ "message": message }), json!({ "message": message, "subscription": 7 })] {
+            let answer = post("/events/critical", &[], &body.to_string());
+            assert!(answer.starts_with(&format!("backup critical\nkind: request\nmessage: {message}")), "{answer}");
+        }
+    }
+    let own = json!({"message": {"text": "boom", "data": "x"}, "subscription": "gold"});
+    let answer = post("/events/critical", &[], &own.to_string());
+    assert!(answer.starts_with("backup critical\nkind: request\nmessage: {") && answer.contains("boom"), "{answer}");
+    // As clients of the push format write it, without the rest.
+    let pushed = json!({"message": {"messageId": "7", "data": "Ym9vbQ=="}});
+    let answer = post("/events/critical", &[], &pushed.to_string());
+    assert!(answer.starts_with("backup critical\nkind: Pub/Sub message\nid: pubsub  7\nmessage: boom"), "{answer}");
+}
