@@ -188,6 +188,7 @@ pub(super) fn rules(
         critical_max: args.critical_max.get(),
         dispatch: dispatch(args.dispatching, cloud)?,
         place,
+        worker_pool: env.text("CLOUD_RUN_WORKER_POOL")?,
         notify,
         threads: 1,
         parallel: 1,

@@ -374,7 +374,7 @@ impl Desk {
         job::tell_all(std::iter::once(&ran).chain(ended.iter().map(|ended| &ended.ran)), ctx);
         {
             let mut state = lock(&self.state);
-            if !ran.report.result.stays(ran.report.action) {
+            if !ran.report.result.stays(ran.report.action) && !self.is_of_own(&ran.report.events) {
                 state.queue.failed(run);
             }
             // Before anybody hears of it: who asks then finds it so.
@@ -387,6 +387,12 @@ impl Desk {
             answer::tell(waiting.answer, &other.map_or_else(|| done.clone(), |other| Arc::new(other.into())));
         }
         self.keep(EndedPromise { ran, claims: promised });
+    }
+
+    /// Whether all that asked for a run is about this service: alerts and errors that its failed runs give rise to are, and each
+    /// would ask for the next one.
+    fn is_of_own(&self, events: &[Event]) -> bool {
+        !events.is_empty() && events.iter().all(|event| self.rules.is_about_own(event))
     }
 
     /// Says of a run that it did not end as it should. The line that tells of every run is no alarm.

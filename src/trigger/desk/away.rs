@@ -312,7 +312,9 @@ impl Desk {
         tracing::error!("{why}");
         let ran = job::not_run(run, &job, cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
-        lock(&self.state).queue.failed(run);
+        if !self.is_of_own(&ran.report.events) {
+            lock(&self.state).queue.failed(run);
+        }
         let done = Arc::new(Answer::of(&ran));
         let (mut told, mut claims) = (Vec::new(), Vec::new());
         for Follower { to, held, promised } in waiting {
@@ -352,7 +354,8 @@ impl Desk {
         {
             self.count(ended);
         }
-        if !matches!(answer, Answer::Done { retry: false, .. } | Answer::Before(_)) {
+        let is_served = matches!(answer, Answer::Done { retry: false, .. } | Answer::Before(_));
+        if !is_served && !self.is_of_own(&group.cause.events) {
             lock(&self.state).queue.failed(group.run);
         }
         self.know(group.run, Progress::Over(Arc::new(answer.clone())));

@@ -19,6 +19,8 @@ use crate::{backup, restore, verify};
 /// The logs in which Cloud Run itself writes about a service or a job.
 /// <https://docs.cloud.google.com/run/docs/logging#log_types>
 const PLATFORM: [&str; 2] = ["run.googleapis.com/requests", "run.googleapis.com/varlog/system"];
+/// The label that says of which container of an instance a line is.
+const CONTAINER: &str = "container_name";
 /// How far the clock of whoever sends an event may be ahead.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
@@ -49,6 +51,8 @@ pub struct Rules {
     pub dispatch: Option<Dispatch>,
     /// Where runs take place.
     pub place: Place,
+    /// `CLOUD_RUN_WORKER_POOL`: the Cloud Run worker pool that this is.
+    pub worker_pool: Option<String>,
     /// Who is told how they ended.
     pub notify: Notify,
     /// Threads for each kind of work, and uploads or reads at the same time.
@@ -74,6 +78,7 @@ impl Rules {
             critical_max: 20,
             dispatch: None,
             place: Place::default(),
+            worker_pool: None,
             notify: Notify::default(),
             threads: 1,
             parallel: 2,
@@ -113,17 +118,26 @@ impl Rules {
         self.coalesce.max(COUNTED).saturating_add(self.run_timeout.saturating_mul(2))
     }
 
+    /// Whether an event is about this service, its worker pool or its job, by the name that Cloud Run knows it by. An app beside it has
+    /// the same name.
+    pub(super) fn is_about_own(&self, event: &Event) -> bool {
+        let job = self.dispatch.as_ref().and_then(|dispatch| dispatch.job.rsplit('/').next());
+        let own = [self.place.service.as_deref(), self.worker_pool.as_deref(), job];
+        own.into_iter().flatten().any(|own| event.service.as_deref() == Some(own))
+    }
+
     /// Why an event tells of what this service did itself: a run for it would be told of as well, and so on without end. Lines of
     /// its log say whose they are; what Cloud Run writes about the service and its job, Cloud Storage about the vault's bucket, and
     /// audit logs about either, does not.
     pub fn is_own(&self, event: &Event, vaults: &[Address]) -> Option<&'static str> {
         let label = |name: &str| event.labels.get(name).map(String::as_str).unwrap_or_default();
-        let job = self.dispatch.as_ref().and_then(|dispatch| dispatch.job.rsplit('/').next());
-        let ours =
-            [self.place.service.as_deref(), job].into_iter().flatten().any(|own| event.service.as_deref() == Some(own));
+        let ours = self.is_about_own(event);
         let is_entry = event.kind.as_deref() == Some(LOG_ENTRY);
         let is_audit = is_entry && label(LOG).starts_with(AUDIT);
-        if ours && is_entry && (is_audit || PLATFORM.contains(&label(LOG))) {
+        // Of several containers in an instance, one that ended by itself may be the app's: this one is at work.
+        let exited = event.message.as_deref().is_some_and(|message| message.starts_with("Container called exit("));
+        let of_another = exited && !label(CONTAINER).is_empty();
+        if ours && is_entry && !of_another && (is_audit || PLATFORM.contains(&label(LOG))) {
             return Some("what Cloud Run logs about this service asks for nothing");
         }
         if is_audit && label(AGENT).starts_with("lastgood/") {
@@ -219,6 +233,17 @@ mod tests {
             assert!(log(&audit, "lastgood") && !log(&audit, "shop"), "{audit}");
         }
         assert!(!log("run.googleapis.com/stderr", "lastgood"), "an app may share its service with lastgood");
+        let exited = |labels: &[(&str, &str)], message: &str| {
+            let mut event = event(LOG_ENTRY, Some("lastgood"), labels);
+            event.message = Some(message.into());
+            rules.is_own(&event, &[]).is_some()
+        };
+        let (system, app) = ((LOG, PLATFORM[1]), (CONTAINER, "app"));
+        assert!(!exited(&[system, app], "Container called exit(1)."), "a container beside it");
+        assert!(exited(&[system], "Container called exit(1).") && exited(&[system, app], "Memory limit exceeded"));
+        let pool = Rules { worker_pool: Some("pool".into()), ..rules.clone() };
+        let of_pool = event(LOG_ENTRY, Some("pool"), &[system]);
+        assert!(pool.is_own(&of_pool, &[]).is_some() && rules.is_own(&of_pool, &[]).is_none());
         let stored = |bucket_name: &str, object: &str, vault: &Address| {
             let labels = [("bucket", bucket_name), ("subject", object)];
             let event = event("google.cloud.storage.object.v1.finalized", None, &labels);

@@ -413,3 +413,27 @@ fn restores_are_asked_for_where_that_is_allowed_and_not_long_ago() {
     assert_eq!(actions, ["restore", "restore", "backup"]);
     assert_eq!(fs::read_to_string(world.folder.path().join("data/a")).unwrap(), "one");
 }
+
+#[test]
+fn what_its_own_failures_give_rise_to_has_no_run_without_end() {
+    let world = World::new();
+    let mut desk = world.desk();
+    desk.rules.place.service = Some("lastgood".into());
+    desk.state.get_mut().unwrap().queue = Queue::new(Duration::from_millis(1), 2);
+    fs::rename(world.folder.path().join("data"), world.folder.path().join("away")).unwrap();
+    let alert = |id, service: &str| {
+        let mut request = labelled(id, Reason::Critical, &[]);
+        request.event.service = Some(service.into());
+        request
+    };
+    working(&desk, || {
+        // What others tell of is tried again.
+        for id in ["1", "2", "3"] {
+            assert!(matches!(&*answered(&desk, alert(id, "shop")), Answer::Done { outcome: Outcome::Failed, .. }));
+        }
+        for id in ["4", "5"] {
+            assert!(matches!(&*answered(&desk, alert(id, "lastgood")), Answer::Done { outcome: Outcome::Failed, .. }));
+        }
+        assert!(matches!(&*answered(&desk, alert("6", "lastgood")), Answer::Later(..)));
+    });
+}

@@ -25,7 +25,8 @@ pub const METHOD: &str = "method";
 pub const AGENT: &str = "userAgent";
 /// By what the labels of a monitored resource name the app, the best first.
 /// <https://docs.cloud.google.com/logging/docs/api/v2/resource-list>
-const SERVICES: [&str; 6] = ["service_name", "job_name", "function_name", "module_id", "container_name", "service"];
+const SERVICES: [&str; 7] =
+    ["service_name", "job_name", "worker_pool_name", "function_name", "module_id", "container_name", "service"];
 
 /// What JSON says that one of the services has published; the JSON itself if it is none of theirs.
 pub fn read(fields: Map<String, Value>) -> Result<Said, Map<String, Value>> {
