@@ -95,12 +95,15 @@ pub fn is_another_log_used(at: &At, database: &Stat, wal: &Stat, shm: &Stat) -> 
     locks.of(database, READING).into_iter().filter(|pid| !here.contains(pid)).any(elsewhere)
 }
 
-/// Whether all programs that have a database open have the log open that lies here. Without a `-shm`, which was asked before, they only
-/// read: those that may not write to it have none. One of them is `pid`.
+/// Whether all programs that have a database open have the log open that lies here, and none has its `-shm`: they only read, and may not
+/// write to that. One of them is `pid`.
 pub fn is_only_read(at: &At, database: &Stat, pid: Option<u32>) -> bool {
-    let Ok(Some(wal)) = at.status("-wal") else { return false };
-    let readers = Locks::read().of(database, READING);
-    pid.is_some_and(|pid| readers.contains(&pid)) && readers.iter().all(|pid| has_open(*pid, id(&wal)) == Some(true))
+    let (Ok(Some(wal)), Ok(shm)) = (at.status("-wal"), at.status("-shm")) else { return false };
+    let locks = Locks::read();
+    let readers = locks.of(database, READING);
+    shm.is_none_or(|shm| locks.of(&shm, OPEN.0).is_empty())
+        && pid.is_some_and(|pid| readers.contains(&pid))
+        && readers.iter().all(|pid| has_open(*pid, id(&wal)) == Some(true))
 }
 
 /// Whether the `-shm` that a program has open was removed, or another one has its name.
