@@ -420,7 +420,9 @@ impl<'a> Live<'a> {
             Way::AtRest { log: true } | Way::Shared if self.connection.is_none() => self.connect()?,
             Way::AtRest { log: true } | Way::Shared => {}
         }
-        let index = self.shm.as_ref().and_then(|shm| Index::read(&shm.file));
+        // What is left of a -shm that nobody has open says nothing.
+        let shared_index = self.shm.as_ref().filter(|_| way == Way::Shared);
+        let index = shared_index.and_then(|shm| Index::read(&shm.file));
         let (read, nobody) = match joins {
             true => (system_calls::as_left(|| self.read()), false),
             false => system_calls::after_others(|| self.read()),

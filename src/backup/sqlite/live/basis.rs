@@ -120,9 +120,9 @@ impl Live<'_> {
 
     /// Whether what programs share beside a database that nobody has open has to be kept there, and read by.
     ///
-    /// While it is kept, an app cannot close its database for good, nor have it to itself. So one that came while the database was read is awaited, since
-    /// then it can be read with it; if it does not come, the database is read at rest again. Only where it comes each time, and
-    /// is never met, there is no other way.
+    /// While it is kept, an app cannot close its database for good, nor have it to itself. So one that came while the database was read is
+    /// awaited, since then it can be read with it; if it does not come, the database is read at rest again. Only where it comes each
+    /// time, and is never met, there is no other way.
     pub(super) fn has_to_keep_it(&mut self) -> Result<bool, Refused> {
         if self.met == 0 {
             return Ok(false);

@@ -378,3 +378,18 @@ fn what_only_lies_there_of_a_log_is_not_looked_through() {
     let state = live.begin().unwrap();
     assert_eq!(restored(&taken(&live, &state)), (100 * 100, 100));
 }
+
+#[test]
+fn what_is_left_of_an_index_says_nothing_of_a_log_that_nobody_has_open() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1; update t set x = x + 1").unwrap();
+    writer.kill();
+    // A power cut took the last commit from the log, and left the index that knows it.
+    let wal = fs::File::options().write(true).open(beside(&path, "-wal")).unwrap();
+    wal.set_len(wal.metadata().unwrap().len() - 4096).unwrap();
+    let mut live = opened(&path);
+    let state = live.begin().unwrap();
+    assert_eq!((restored(&taken(&live, &state)), state.pending), ((101 * 100, 100), false));
+    assert!(live.end().unwrap());
+}
