@@ -17,7 +17,7 @@ use crate::report::{Action, RunId, Way};
 use crate::trigger::claim::promise::Promise as Promised;
 use crate::trigger::claim::{Asker, Identity};
 use crate::trigger::event::Request;
-use crate::trigger::once::{self, AT_ONCE, Held, Taken};
+use crate::trigger::once::{self, AT_ONCE, Held, Standing, Taken};
 use crate::vault::ahead::in_order;
 
 /// How the identities begin that requests without one are given: nobody else can have the same.
@@ -188,29 +188,45 @@ impl Desk {
         }
     }
 
-    /// The claim of a promise whose run begins now. It may have waited for so long that another instance, which got the event as well,
-    /// has taken it over; then what becomes of it is looked for later, for the report that its sender may ask for.
+    /// The claim of a promise whose run begins now. It may have waited for so long that another instance has reported it as not served,
+    /// or has taken it over as it got the event as well; then what becomes of it is looked for later, for the report that its sender
+    /// may ask for.
     fn begin_promised(&self, held: &Arc<Held>, waiting: &Waiting, ctx: &Context) -> Claim {
-        let identity = waiting.request.event.identity.clone().filter(|identity| !identity.starts_with(OWN));
-        let Some(identity) = identity else { return Ok(Claimed::Promised(self.renewed(held, waiting))) };
+        let Some(identity) = waiting.request.event.identity.clone() else { return Ok(Claimed::Promised(held.clone())) };
+        // Nobody else can have taken it over.
+        let is_own = identity.starts_with(OWN);
+        let later = |why: String| Answer::Later(why, Duration::from_secs(30));
         let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
-        let answer = match held.again(&asker, &self.own_cause(waiting), &self.vaults, ctx) {
-            Ok(Taken::Held(held)) => return Ok(Claimed::Held(held)),
-            Ok(Taken::Not(answer)) => answer.into(),
-            Ok(Taken::NoVault) => Answer::Later("the vault is away".into(), Duration::from_secs(30)),
+        let taken = held.standing().and_then(|standing| match standing {
+            Standing::Failed => Ok(Err(later("another instance has reported that it is not served".into()))),
+            Standing::Done(before) => Ok(Err(once::Answer::Before(before).into())),
+            Standing::Running if is_own => Ok(Ok(Claimed::Promised(self.renewed(held, waiting)))),
+            Standing::Running | Standing::Elsewhere => {
+                let taken = held.again(&asker, &self.own_cause(waiting), &self.vaults, ctx)?;
+                Ok(match taken {
+                    Taken::Held(held) => Ok(Claimed::Held(held)),
+                    Taken::Not(answer) => Err(answer.into()),
+                    Taken::NoVault => Err(later("the vault is away".into())),
+                })
+            }
+        });
+        let answer = match taken {
+            Ok(Ok(claimed)) => return Ok(claimed),
+            Ok(Err(answer)) => answer,
             // A backup asks again before it commits, and a verification does no harm.
             Err(why) if waiting.request.action != Action::Restore => {
                 tracing::warn!("it cannot be seen whether another run serves an event: {}", why.what());
-                return Ok(Claimed::Held(held.clone()));
+                return Ok(if is_own { Claimed::Promised(held.clone()) } else { Claimed::Held(held.clone()) });
             }
-            Err(why) => Answer::Later(why.what(), Duration::from_secs(30)),
+            Err(why) => later(why.what()),
         };
         tracing::warn!("the run {}, which was promised, is not begun: {}", waiting.run, answer.why());
         self.owe(held, asker);
         Err(Arc::new(answer))
     }
 
-    /// The claim of a promise whose run begins now, which nobody else can have taken over. A job counts its time from the claim on, and may have had to wait for long.
+    /// The claim of a promise whose run begins now, which nobody else can have taken over. A job counts its time from the claim on, and
+    /// may have had to wait for long.
     fn renewed(&self, held: &Arc<Held>, waiting: &Waiting) -> Arc<Held> {
         let event = &waiting.request.event;
         let Some(identity) = event.identity.clone().filter(|_| self.rules.dispatch.is_some()) else {

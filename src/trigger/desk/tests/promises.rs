@@ -312,3 +312,48 @@ fn promises_are_looked_for_again_and_again() {
     desk.look_at_promises(&mut watch, now + Duration::from_secs(660));
     assert_eq!((told(&world, run), open_claims(&world.vault())), (("failed".to_owned(), 1), 0));
 }
+
+/// Another instance finds that the time of all promises is over, and reports them.
+fn reported_elsewhere(world: &World) {
+    let other = world.desk();
+    let mut watch = other.watch();
+    other.look_at_promises(&mut watch, Instant::now());
+    assert_eq!((watch.promised.len(), open_claims(&world.vault())), (0, 0));
+}
+
+#[test]
+fn what_another_instance_has_reported_as_not_served_is_not_run() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    let mut suspended = world.desk();
+    suspended.rules.allow_restore = true;
+    // By an event, and by a request that nothing else knows.
+    let runs = ["1", ""].map(|id| promise(&suspended, Request { action: Action::Restore, ..request(id) }));
+    let backup = promise(&suspended, request(""));
+    expire_all(&world);
+    reported_elsewhere(&world);
+    let file = world.folder.path().join("data/a");
+    fs::write(&file, "newer").unwrap();
+    for _ in 0..3 {
+        suspended.serve(suspended.next().expect("a run is due"));
+    }
+    assert_eq!((world.snapshots(), fs::read_to_string(&file).unwrap()), (1, "newer".to_owned()));
+    // One report each, and none is owed.
+    suspended.look_at_promises(&mut suspended.watch(), Instant::now());
+    for run in [runs[0], runs[1], backup] {
+        assert_eq!(told(&world, run).0, "failed");
+    }
+    assert_eq!(world.count("runs"), 4);
+}
+
+/// Writes into all promises that their time is over.
+fn expire_all(world: &World) {
+    for folder in fs::read_dir(world.vault().join("claims")).unwrap() {
+        let claim = folder.unwrap().path().join("1.json");
+        let mut body: Value = serde_json::from_slice(&fs::read(&claim).unwrap()).unwrap();
+        if body["promise"].is_object() {
+            body["promise"]["seconds"] = 0.into();
+            fs::write(&claim, body.to_string()).unwrap();
+        }
+    }
+}
