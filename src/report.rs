@@ -145,7 +145,7 @@ pub struct Event {
     /// Its type, or what kind of message it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// When it was sent.
+    /// When it was sent, or came in if it does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
     /// What the app says of the error: `CRITICAL`.

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 pub use self::answer::{Answer, Progress, Ticket};
@@ -189,7 +190,7 @@ impl Desk {
     /// # Errors
     /// The answer, where it is clear already.
     pub fn ask(&self, request: Request, way: Way) -> Result<Ticket, Answer> {
-        self.enter(request, way, Promise::None)
+        self.enter(received(request), way, Promise::None)
     }
 
     fn enter(&self, request: Request, way: Way, promise: Promise) -> Result<Ticket, Answer> {
@@ -437,6 +438,12 @@ impl Desk {
         }
         state.last = Some(last);
     }
+}
+
+/// A request that has just come in: one that does not say when it was sent was sent now, as it may wait for long.
+fn received(mut request: Request) -> Request {
+    request.event.time.get_or_insert_with(Timestamp::now);
+    request
 }
 
 /// The events of requests that share a run, each once.

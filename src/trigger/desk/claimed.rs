@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::broken::EndedPromise;
 use super::queue::{Promise, Queue, Waiting};
-use super::{Answer, Desk, Progress, Ticket, events_of, lock};
+use super::{Answer, Desk, Progress, Ticket, events_of, lock, received};
 use crate::error::{Error, Result};
 use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
@@ -273,7 +273,8 @@ impl Desk {
     ///
     /// # Errors
     /// What is not noted: the answer, or the ticket to wait for it with.
-    pub fn promise(&self, mut request: Request, way: Way) -> Result<RunId, Unpromised> {
+    pub fn promise(&self, request: Request, way: Way) -> Result<RunId, Unpromised> {
+        let mut request = received(request);
         if request.event.identity.is_none() {
             let id = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
             request.event.identity = Some(format!("{OWN}{id}"));

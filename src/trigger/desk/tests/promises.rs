@@ -146,14 +146,19 @@ fn what_is_promised_and_may_not_be_served_any_more_has_a_report() {
     let world = World::new();
     let mut desk = world.desk();
     (desk.rules.allow_restore, desk.rules.restore_age) = (true, LONG);
-    let mut restore = Request { action: Action::Restore, ..request("1") };
-    restore.event.time = Some(Timestamp::now());
-    let run = desk.promise(restore, Way::Http).ok().unwrap();
-    // It waited for so long.
+    let mut dated = Request { action: Action::Restore, ..request("1") };
+    dated.event.time = Some(Timestamp::now());
+    let undated = Request { action: Action::Restore, ..request("") };
+    let runs = [dated, undated].map(|request| promise(&desk, request));
+    let asked = ask(&desk, Request { action: Action::Restore, ..request("") });
+    // They waited for so long.
     desk.rules.restore_age = Duration::ZERO;
     working(&desk, || assert_eq!(report(&answered(&desk, request("2")))["result"], "complete"));
-    let Some(Progress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
-    assert_eq!((report(&answer)["result"].as_str(), world.count("runs")), (Some("refused"), 2));
+    for run in runs {
+        assert_eq!(report(&over(&desk, run))["result"], "refused");
+    }
+    assert!(matches!(&*asked.answer.blocking_recv().unwrap(), Answer::Refused(_)));
+    assert_eq!(world.count("runs"), 3);
     assert_eq!(open_claims(&world.vault()), 0);
 }
 
