@@ -177,36 +177,32 @@ fn take_in(
     vaults: &Vaults,
     ctx: &Context,
 ) -> Result<Taken> {
-    let claim = match claim::enter(&*vault.store, asker)? {
-        Entry::Mine(claim) => claim,
-        other => return answer(other, &*vault.store, address).map(Taken::Not),
+    let held = match enter(vault, address, asker)? {
+        Ok(held) => held,
+        Err(other) => return Ok(Taken::Not(other)),
     };
-    hold(claim, vault, address, (asker.action, cause), vaults, ctx)
+    // Nobody serves the event under it: others need not wait for its time to be over.
+    hold(&held, asker.action, cause, ctx).inspect_err(|_| held.give_up(vaults, ctx))
 }
 
-/// Holds a claim, unless a run before has committed for it what `cause` asks for.
-fn hold(
-    claim: Claim,
-    vault: Vault,
-    address: &Address,
-    (action, cause): (Action, &Cause),
-    vaults: &Vaults,
-    ctx: &Context,
-) -> Result<Taken> {
-    let held = Held { claim, vault, address: address.clone() };
+/// Enters a claim, or finds the answer.
+fn enter(vault: Vault, address: &Address, asker: &Asker) -> Result<std::result::Result<Arc<Held>, Answer>> {
+    Ok(match claim::enter(&*vault.store, asker)? {
+        Entry::Mine(claim) => Ok(Arc::new(Held { claim, vault, address: address.clone() })),
+        other => Err(answer(other, &*vault.store, address)?),
+    })
+}
+
+/// Holds a claim, unless a run before has committed for it what `cause` asks for. Where that cannot be seen, the claim stands.
+fn hold(held: &Arc<Held>, action: Action, cause: &Cause, ctx: &Context) -> Result<Taken> {
     // Only backups leave something behind that can be found.
     let found = match action {
-        Action::Backup => held.committed(cause, ctx),
-        Action::Restore | Action::Verify => Ok(None),
+        Action::Backup => held.committed(cause, ctx)?,
+        Action::Restore | Action::Verify => None,
     };
     match found {
-        Ok(None) => Ok(Taken::Held(Arc::new(held))),
-        Ok(Some(served)) => answer(Entry::Done(served), held.store(), address).map(Taken::Not),
-        Err(why) => {
-            // Nobody serves the event under it: others need not wait for its time to be over.
-            held.give_up(vaults, ctx);
-            Err(why)
-        }
+        None => Ok(Taken::Held(held.clone())),
+        Some(served) => answer(Entry::Done(served), held.store(), &held.address).map(Taken::Not),
     }
 }
 
@@ -221,11 +217,13 @@ pub fn resume(
     address: &Address,
     asker: &Asker,
     (cause, after): (&Cause, bool),
-    vaults: &Vaults,
     ctx: &Context,
 ) -> Result<Resumed> {
     let taken = match claim::resume(&*vault.store, name, asker, after)? {
-        claim::Resumed::Mine(claim) => hold(claim, vault, address, (asker.action, cause), vaults, ctx)?,
+        claim::Resumed::Mine(claim) => {
+            let held = Arc::new(Held { claim, vault, address: address.clone() });
+            hold(&held, asker.action, cause, ctx)?
+        }
         claim::Resumed::Done(served) => return before(served, &*vault.store, address).map(Resumed::Before),
         claim::Resumed::GivenUp => return Ok(Resumed::GivenUp),
         claim::Resumed::Taken(run) => return Ok(Resumed::Elsewhere(run)),
@@ -265,7 +263,10 @@ impl Held {
     pub fn again(&self, asker: &Asker, cause: &Cause, vaults: &Vaults, ctx: &Context) -> Result<Taken> {
         let take = || {
             let vault = vaults.store(&self.address).and_then(Vault::open)?;
-            take_in(vault, &self.address, asker, cause, vaults, ctx)
+            match enter(vault, &self.address, asker)? {
+                Ok(held) => hold(&held, asker.action, cause, ctx),
+                Err(other) => Ok(Taken::Not(other)),
+            }
         };
         let held = match take()? {
             Taken::Held(held) => held,

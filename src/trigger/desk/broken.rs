@@ -146,10 +146,14 @@ impl Desk {
     /// Keeps the report of a run that was promised until it is stored, if it could not be.
     pub(super) fn keep(&self, ended: EndedPromise) {
         if ended.ran.stored.is_none() && !ended.claims.is_empty() {
-            let run = ended.ran.report.run;
-            tracing::warn!("the report of the run {run}, which was promised, is stored when that is possible");
-            lock(&self.state).owed.unstored.push(ended);
+            self.keep_unstored(ended);
         }
+    }
+
+    fn keep_unstored(&self, ended: EndedPromise) {
+        let run = ended.ran.report.run;
+        tracing::warn!("the report of the run {run}, which was promised, is stored when that is possible");
+        lock(&self.state).owed.unstored.push(ended);
     }
 
     /// Whether the report of a run could be stored now, and with it the end of its claims.
@@ -183,7 +187,7 @@ impl Desk {
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
         let asker = self.asker(identity.clone(), promise.action, *run);
         let vault = Vault::open(self.vaults.store(address)?)?;
-        let resumed = once::resume(name, vault, address, &asker, (&cause, false), &self.vaults, ctx)?;
+        let resumed = once::resume(name, vault, address, &asker, (&cause, false), ctx)?;
         let kept = self.report_of(*run, ctx)?;
         let (held, why) = match (resumed, kept) {
             // It may have been killed when it had told how it ended, and had not settled its claims.
@@ -192,7 +196,9 @@ impl Desk {
                 held.close_by(&kept, matches!(ended, Some(Answer::Done { retry: false, .. })))?;
                 return Ok(true);
             }
-            (Resumed::GivenUp, _) | (_, Some(_)) => return Ok(true),
+            (_, Some(_)) => return Ok(true),
+            // As by an instance that found a vault failing.
+            (Resumed::GivenUp, None) => (None, "its claim was given up, and nothing was reported".into()),
             (Resumed::Before(before), None) => {
                 let vault = Vault::open(self.vaults.store(&before.vault)?)?;
                 left::served_by(&*vault.store, &before, *run, promise.action, &cause)?;
@@ -213,7 +219,7 @@ impl Desk {
                 (Some(held), format!("the service at {host}, which had promised it, ended before the run did"))
             }
         };
-        self.report_unkept(open, why, held.as_deref(), ctx);
+        self.report_unkept(open, why, held, ctx);
         Ok(true)
     }
 
@@ -229,7 +235,7 @@ impl Desk {
     }
 
     /// Reports a promise as not kept.
-    fn report_unkept(&self, open: &Open, why: String, held: Option<&Held>, ctx: &Context) {
+    fn report_unkept(&self, open: &Open, why: String, held: Option<Arc<Held>>, ctx: &Context) {
         let Open { run, promise, .. } = open;
         let hint = match promise.action {
             Action::Backup => "Nobody sends it again: `lastgood backup` takes a snapshot now.",
@@ -243,10 +249,14 @@ impl Desk {
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
         let ran = job::not_run(*run, &self.rules.job(&request, None), cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
-        if let Some(held) = held {
+        if let Some(held) = held.as_ref().filter(|_| ran.stored.is_some()) {
             held.close(&ran, &self.vaults, ctx);
         }
         ran.tell(ctx);
         self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
+        // What says that it has ended has to wait for the report.
+        if ran.stored.is_none() {
+            self.keep_unstored(EndedPromise { ran, claims: held.into_iter().collect() });
+        }
     }
 }

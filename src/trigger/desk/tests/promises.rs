@@ -362,3 +362,35 @@ fn expire_all(world: &World) {
         }
     }
 }
+
+#[test]
+fn a_promise_has_a_report_though_its_vault_fails_for_a_moment() {
+    let world = World::new();
+    let run = promise(&world.desk(), request("1"));
+    expire(&world, "1");
+    // Whether its run left a snapshot cannot be seen.
+    let snapshots = world.vault().join("snapshots");
+    fs::write(&snapshots, "").unwrap();
+    let next = world.desk();
+    let mut watch = next.watch();
+    next.look_at_promises(&mut watch, Instant::now());
+    assert_eq!((watch.promised.len(), open_claims(&world.vault()), world.count("runs")), (1, 1, 0));
+    fs::remove_file(&snapshots).unwrap();
+    next.look_at_promises(&mut watch, Instant::now());
+    assert_eq!((told(&world, run).0, watch.promised.len(), open_claims(&world.vault())), ("failed".to_owned(), 0, 0));
+}
+
+#[test]
+fn a_promise_whose_claim_was_given_up_has_a_report() {
+    let world = World::new();
+    let desk = world.desk();
+    let run = promise(&desk, Request { action: Action::Verify, ..request("1") });
+    fs::write(claim_of(&world, "1").join("1.failed.json"), format!("{{\"run\":\"{run}\"}}")).unwrap();
+    desk.serve(desk.next().expect("a run is due"));
+    assert_eq!((world.count("runs"), open_claims(&world.vault())), (0, 0));
+    desk.look_at_promises(&mut desk.watch(), Instant::now());
+    assert_eq!(
+        (told(&world, run).0, report(&over(&desk, run))["result"].clone()),
+        ("failed".to_owned(), "failed".into())
+    );
+}
