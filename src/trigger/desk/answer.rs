@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::away::Dispatch;
 use super::tally::Ended;
 use crate::job::Ran;
-use crate::report::{Action, Outcome, RunId};
+use crate::report::{Action, Outcome, Report, RunId};
 use crate::trigger::once;
 
 /// How a request was answered.
@@ -102,8 +102,13 @@ impl Answer {
 
     /// That of a run.
     pub(super) fn of(ran: &Ran) -> Self {
-        let report = serde_json::to_value(&ran.report).unwrap_or_else(|why| Value::String(why.to_string()));
-        Answer::done(ran.report.result, ran.report.action, report)
+        Answer::of_report(&ran.report)
+    }
+
+    /// That of a run with this report.
+    pub(super) fn of_report(report: &Report) -> Self {
+        let value = serde_json::to_value(report).unwrap_or_else(|why| Value::String(why.to_string()));
+        Answer::done(report.result, report.action, value)
     }
 
     /// That of a run by its report; none where that is no report.

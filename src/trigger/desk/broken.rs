@@ -194,14 +194,19 @@ impl Desk {
             (Resumed::Held(held), Some(kept)) => {
                 let ended = Answer::read(kept.report.clone());
                 held.close_by(&kept, matches!(ended, Some(Answer::Done { retry: false, .. })))?;
+                self.know_by(*run, kept.report);
                 return Ok(true);
             }
-            (_, Some(_)) => return Ok(true),
+            (_, Some(kept)) => {
+                self.know_by(*run, kept.report);
+                return Ok(true);
+            }
             // As by an instance that found a vault failing.
             (Resumed::GivenUp, None) => (None, "its claim was given up, and nothing was reported".into()),
             (Resumed::Before(before), None) => {
                 let vault = Vault::open(self.vaults.store(&before.vault)?)?;
-                left::served_by(&*vault.store, &before, *run, promise.action, &cause)?;
+                let report = left::served_by(&*vault.store, &before, *run, promise.action, &cause)?;
+                self.know(*run, Progress::Over(Arc::new(Answer::of_report(&report))));
                 return Ok(true);
             }
             (Resumed::Elsewhere(other), None) => {
@@ -221,6 +226,13 @@ impl Desk {
         };
         self.report_unkept(open, why, held, ctx);
         Ok(true)
+    }
+
+    /// Remembers how a run of this instance ended by its report.
+    fn know_by(&self, run: RunId, report: serde_json::Value) {
+        if let Some(answer) = Answer::read(report).filter(|_| self.progress(run).is_some()) {
+            self.know(run, Progress::Over(Arc::new(answer)));
+        }
     }
 
     /// The report of a run; one that is damaged is none.

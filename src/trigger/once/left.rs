@@ -76,7 +76,7 @@ fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<
 ///
 /// # Errors
 /// A store that fails; a report of that other run which says nothing.
-pub fn served_by(store: &dyn Store, before: &Before, run: RunId, action: Action, cause: &Cause) -> Result<()> {
+pub fn served_by(store: &dyn Store, before: &Before, run: RunId, action: Action, cause: &Cause) -> Result<Report> {
     #[derive(Deserialize)]
     struct Told {
         result: Outcome,
@@ -89,7 +89,7 @@ pub fn served_by(store: &dyn Store, before: &Before, run: RunId, action: Action,
     let report = bare(store, (run, action, result, snapshot), cause)?;
     copy_report(store, &report.encode()?, &report.object())?;
     job::log(&report, 0.0);
-    Ok(())
+    Ok(report)
 }
 
 /// A report of a run that has just begun and ended.

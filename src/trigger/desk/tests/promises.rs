@@ -273,12 +273,14 @@ fn a_promise_that_another_instance_has_taken_over_is_not_served_again() {
     let mut watch = suspended.watch();
     suspended.look_at_promises(&mut watch, Instant::now());
     assert_eq!(told(&world, runs[0]), ("complete".to_owned(), 1));
+    assert_eq!(report(&over(&suspended, runs[0]))["run"], runs[0].to_string());
     let none = world.desk().context(|ctx| once::report_of(runs[1], &world.vaults(), ctx)).unwrap();
     assert!(none.is_none());
     other.stop.store(true, Ordering::Relaxed);
     other.work();
     suspended.look_at_promises(&mut watch, Instant::now());
     assert_eq!(told(&world, runs[1]), ("failed".to_owned(), 1));
+    assert_eq!(report(&over(&suspended, runs[1]))["result"], "failed");
     assert_eq!(world.count("runs"), 6);
 }
 
@@ -346,7 +348,10 @@ fn what_another_instance_has_reported_as_not_served_is_not_run() {
     // One report each, and none is owed.
     suspended.look_at_promises(&mut suspended.watch(), Instant::now());
     for run in [runs[0], runs[1], backup] {
-        assert_eq!(told(&world, run).0, "failed");
+        assert_eq!(
+            (told(&world, run).0, report(&over(&suspended, run))["result"].clone()),
+            ("failed".to_owned(), "failed".into())
+        );
     }
     assert_eq!(world.count("runs"), 4);
 }
