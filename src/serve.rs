@@ -35,13 +35,10 @@ pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Endi
     service.rules.backups_off.iter().for_each(|why| tracing::warn!("no snapshot is taken: {why}"));
     let desk = Arc::new(Desk::new(service.rules, vaults, Arc::new(Log), system_random, ending.stop().clone()));
     let door = service.http.map(|http| open(http, &desk, &runtime)).transpose()?;
-    let (ended, mut work_ended) = oneshot::channel::<()>();
+    let (ended, mut work_ended) = oneshot::channel();
     let worker = desk.clone();
-    let work = move || {
-        // Dropped in a panic, too.
-        let _ended = ended;
-        worker.work();
-    };
+    // Dropped in a panic, too. Who has gone does not hear it.
+    let work = move || _ = ended.send(worker.work());
     thread::Builder::new().name("desk".into()).spawn(work).doing(|| "start a thread")?;
     let done = runtime.block_on(async {
         watch(ending)?;
@@ -65,7 +62,7 @@ pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Endi
         let (answered, pulled) = tokio::select! {
             both = &mut both => both,
             // Nothing can be run any more.
-            _ = &mut work_ended => {
+            kept = &mut work_ended => {
                 // A signal sets the flag by itself; the task that begins the end may hear of it later than that thread does.
                 let told = ending.stop().load(Ordering::Relaxed);
                 ending.begin();
@@ -73,11 +70,11 @@ pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Endi
                 if !told {
                     return Err(Error::failed("serve", "the thread that runs what is asked for ended early"));
                 }
-                return Ok(answered & pulled?);
+                return Ok(answered & pulled? & kept.unwrap_or(false));
             }
         };
-        let over = tokio::time::timeout(ending.left(), work_ended).await.is_ok();
-        Ok(answered & pulled? & over)
+        let kept = tokio::time::timeout(ending.left(), work_ended).await.is_ok_and(|kept| kept.unwrap_or(false));
+        Ok(answered & pulled? & kept)
     });
     // What hangs is not waited for: the process ends.
     runtime.shutdown_timeout(Duration::ZERO);
@@ -87,7 +84,9 @@ pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Endi
             Ok(Outcome::Done)
         }
         false => {
-            tracing::error!("ended before all that was asked for was answered: the time was over");
+            tracing::error!(
+                "ended before all that was asked for was answered and reported in a vault, in the time that there is for it"
+            );
             Ok(Outcome::Failed)
         }
     }

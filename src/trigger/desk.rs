@@ -218,8 +218,9 @@ impl Desk {
         Ok(Ticket { run, answer: receiver })
     }
 
-    /// Runs what is asked for, one job after the other, until it is told to stop; then answers what still waits.
-    pub fn work(&self) {
+    /// Runs what is asked for, one job after the other, until it is told to stop; then answers what still waits. Tells whether a vault
+    /// says of every run that was promised how it ended.
+    pub fn work(&self) -> bool {
         std::thread::scope(|scope| {
             if let Some(dispatch) = &self.rules.dispatch {
                 scope.spawn(|| {
@@ -233,6 +234,7 @@ impl Desk {
                 self.serve(group);
             }
         });
+        self.pay_what_is_owed()
     }
 
     /// What the next run serves; it waits for that. None when it is told to stop.
@@ -242,7 +244,7 @@ impl Desk {
             if self.stop.load(Ordering::Relaxed) {
                 drop(state);
                 let ended = self.close();
-                self.context(|ctx| job::tell_all(ended.iter().map(|ended| &ended.ran), ctx));
+                self.tell_and_keep(ended);
                 return None;
             }
             let now = Instant::now();
@@ -387,6 +389,7 @@ impl Desk {
             promised.extend(claim.held().filter(|_| waiting.promised().is_some()));
             answer::tell(waiting.answer, &other.map_or_else(|| done.clone(), |other| Arc::new(other.into())));
         }
+        ended.into_iter().for_each(|ended| self.keep(ended));
         self.keep(EndedPromise { ran, claims: promised });
     }
 

@@ -82,6 +82,55 @@ impl Desk {
         owed.unstored.append(&mut unstored);
     }
 
+    /// When the desk is closed, tries once more to store what is owed, within the time for last words. Tells whether nothing is left.
+    pub(super) fn pay_what_is_owed(&self) -> bool {
+        let Owed { mut unstored, taken } = std::mem::take(&mut lock(&self.state).owed);
+        unstored.retain_mut(|unstored| !self.is_stored(unstored));
+        // What other instances have promised, the next one finds in their claims.
+        for promised in &taken {
+            match self.progress(promised.open.run) {
+                // It shared a run, which has its report.
+                Some(Progress::Over(answer)) if !matches!(*answer, Answer::Done { .. }) => {
+                    self.context(|ctx| self.end_at_once(promised, &answer, ctx));
+                }
+                _ => {}
+            }
+        }
+        unstored.append(&mut lock(&self.state).owed.unstored);
+        let left: Vec<_> = unstored.iter().map(|unstored| unstored.ran.report.run.to_string()).collect();
+        if !left.is_empty() {
+            tracing::error!(
+                "no vault says how these runs ended, which were promised, as none took their reports: {}",
+                left.join(", ")
+            );
+        }
+        left.is_empty()
+    }
+
+    /// Reports a run that was promised and not begun by what was known then: there is no time to look again.
+    fn end_at_once(&self, Promised { vault, open, .. }: &Promised, answer: &Answer, ctx: &Context) {
+        let mut why = format!("it was not begun, and the service was told to stop: {}", answer.why());
+        if let Answer::Before(report) = answer {
+            // What it did in one vault serves a request that is claimed in another.
+            if report["run"] == open.run.to_string() {
+                return;
+            }
+            let cause = self.cause(open.promise.way, vec![open.promise.event.clone()]);
+            let before = once::Before {
+                run: open.run,
+                vault: vault.clone(),
+                object: "that report".into(),
+                report: Some(report.clone()),
+            };
+            let stored = self.vaults.store_for_last_words(vault);
+            match stored.and_then(|store| left::served_by(&*store, &before, open.run, open.promise.action, &cause)) {
+                Ok(_) => return,
+                Err(unstored) => why = format!("{why}; {}", unstored.what()),
+            }
+        }
+        self.report_unkept(open, why, None, ctx);
+    }
+
     pub(super) fn watch(&self) -> Watch<'_> {
         let now = Instant::now();
         let vaults = self.vaults.addresses().iter().map(|vault| (vault, now)).collect();

@@ -399,3 +399,45 @@ fn a_promise_whose_claim_was_given_up_has_a_report() {
         ("failed".to_owned(), "failed".into())
     );
 }
+
+#[test]
+fn what_waits_for_a_vault_is_stored_when_the_service_ends() {
+    for is_back in [true, false] {
+        let world = World::new();
+        let mut desk = world.desk();
+        desk.rules.allow_restore = true;
+        let backup = promise(&desk, request(""));
+        let restore = promise(&desk, Request { action: Action::Restore, ..request("") });
+        let waiting = promise(&desk, Request { action: Action::Verify, ..request("") });
+        let away = world.folder.path().join("away");
+        fs::rename(world.vault(), &away).unwrap();
+        // One has run in vain, and one is not begun as its claim cannot be seen.
+        desk.serve(desk.next().expect("a run is due"));
+        desk.serve(desk.next().expect("a run is due"));
+        if is_back {
+            fs::rename(&away, world.vault()).unwrap();
+        }
+        desk.stop.store(true, Ordering::Relaxed);
+        assert_eq!(desk.work(), is_back);
+        if is_back {
+            for run in [backup, restore, waiting] {
+                assert_eq!(told(&world, run).0, "failed");
+            }
+            assert_eq!(world.count("runs"), 3);
+        }
+        assert!(is_back || !world.vault().exists());
+    }
+}
+
+#[test]
+fn what_another_instance_has_served_has_a_report_when_the_service_ends() {
+    let world = World::new();
+    let suspended = world.desk();
+    let run = promise(&suspended, Request { action: Action::Verify, ..request("1") });
+    age(&world, "1", 1);
+    assert_eq!(report(&serve(&world.desk(), Request { action: Action::Verify, ..request("1") }))["result"], "complete");
+    suspended.serve(suspended.next().expect("a run is due"));
+    suspended.stop.store(true, Ordering::Relaxed);
+    assert!(suspended.work());
+    assert_eq!(told(&world, run), ("complete".to_owned(), 1));
+}
