@@ -274,6 +274,7 @@ impl Desk {
                         state = lock(&self.state);
                         if let Some(answer) = before {
                             let taken = state.queue.take(&identity);
+                            state.owed.taken.extend(taken.iter().filter_map(|waiting| self.owed(waiting)));
                             taken.into_iter().for_each(|waiting| state.dismiss(waiting, &answer));
                         }
                         continue;
@@ -337,6 +338,8 @@ impl Desk {
             match claim {
                 Ok(claim) => mine.push((waiting, claim)),
                 Err(answer) => {
+                    let owed = self.owed(&waiting);
+                    lock(&self.state).owed.taken.extend(owed);
                     answer::tell(waiting.answer, &answer);
                     other = Some(answer);
                 }

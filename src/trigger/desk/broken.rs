@@ -15,14 +15,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::queue::Waiting;
 use super::{Answer, Desk, Progress, lock};
 use crate::error::{Error, Kind, Result};
 use crate::job::{self, Ran};
 use crate::monitor::Context;
 use crate::report::{Action, RunId};
 use crate::store::address::Address;
+use crate::trigger::claim;
 use crate::trigger::claim::promise::{self, Open};
-use crate::trigger::claim::{self, Asker, Identity};
 use crate::trigger::event::Request;
 use crate::trigger::once::{self, Held, Resumed, left};
 use crate::vault::Vault;
@@ -54,7 +55,7 @@ pub(super) struct Owed {
     /// Reports that are in no vault.
     unstored: Vec<EndedPromise>,
     /// What others have taken over.
-    taken: Vec<Promised>,
+    pub taken: Vec<Promised>,
 }
 
 /// What one look at promises leaves for the next.
@@ -183,13 +184,13 @@ impl Desk {
         Ok(promised)
     }
 
-    /// Looks later what becomes of a request that was promised a run here and that another run has taken over.
-    pub(super) fn owe(&self, held: &Held, asker: Asker) {
-        let (Identity::Event(identity), Some(promise)) = (asker.identity, asker.promise) else { return };
+    /// What a request that was promised a run here, and is not served by it, is owed: it is looked later what becomes of it.
+    pub(super) fn owed(&self, waiting: &Waiting) -> Option<Promised> {
+        let (held, identity) = (waiting.promised()?, waiting.request.event.identity.clone()?);
+        let asker = self.promising(identity.clone(), held.claim().run(), &waiting.request, waiting.way);
         let (name, run, left) = (held.claim().name(), held.claim().run(), Duration::ZERO);
-        let open = Open { name, run, identity, host: asker.host, promise: *promise, left };
-        let (vault, until) = (held.address().clone(), Instant::now());
-        lock(&self.state).owed.taken.push(Promised { vault, open, until });
+        let open = Open { name, run, identity, host: asker.host, promise: *asker.promise?, left };
+        Some(Promised { vault: held.address().clone(), open, until: Instant::now() })
     }
 
     /// Keeps the report of a run that was promised until it is stored, if it could not be.

@@ -221,7 +221,6 @@ impl Desk {
             Err(why) => later(why.what()),
         };
         tracing::warn!("the run {}, which was promised, is not begun: {}", waiting.run, answer.why());
-        self.owe(held, asker);
         Err(Arc::new(answer))
     }
 
@@ -244,7 +243,7 @@ impl Desk {
     }
 
     /// Who claims an event for a run that is promised.
-    fn promising(&self, identity: String, run: RunId, request: &Request, way: Way) -> Asker {
+    pub(super) fn promising(&self, identity: String, run: RunId, request: &Request, way: Way) -> Asker {
         let (action, reason, event) = (request.action, request.reason, request.event.clone());
         let promise = Promised { action, reason, way, event, seconds: self.rules.longest_wait().as_secs() };
         Asker { promise: Some(Box::new(promise)), ..self.asker(identity, action, run) }

@@ -441,3 +441,19 @@ fn what_another_instance_has_served_has_a_report_when_the_service_ends() {
     assert!(suspended.work());
     assert_eq!(told(&world, run), ("complete".to_owned(), 1));
 }
+
+#[test]
+fn what_is_answered_with_another_request_of_its_event_has_a_report() {
+    let world = World::new();
+    let desk = world.desk();
+    let critical = |id| labelled(id, Reason::Critical, &[]);
+    // After this run, further ones wait.
+    drop(ask(&desk, critical("0")));
+    desk.serve(desk.next().expect("a run is due"));
+    let run = promise(&desk, critical("1"));
+    age(&world, "1", 1);
+    assert_eq!(report(&serve(&world.desk(), critical("1")))["result"], "complete");
+    let again = ask(&desk, critical("1"));
+    working(&desk, || assert!(matches!(&*again.answer.blocking_recv().unwrap(), Answer::Before(_))));
+    assert_eq!(told(&world, run), ("complete".to_owned(), 1));
+}
