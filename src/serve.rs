@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 use crate::Outcome;
 use crate::config::{Http, Service};
 
-/// Threads that do what blocks.
-const BLOCKING: usize = 16;
+/// Threads that do what blocks: more than [`http::Limits`] lets clients have at the same time, and the looks at the health.
+const BLOCKING: usize = 24;
 
 /// Serves until a signal comes; then finishes what it can in the time that it has.
 ///

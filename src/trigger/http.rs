@@ -87,6 +87,8 @@ pub struct Server {
     settings: Settings,
     checkup: Checkup,
     looks: Arc<Semaphore>,
+    listings: Arc<Semaphore>,
+    promises: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
 }
 
@@ -131,11 +133,13 @@ fn is_of_the_client(why: &io::Error) -> bool {
 impl Server {
     /// A service at a desk, whose work somebody else does, which listens at an address.
     pub fn new(desk: Arc<Desk>, listen: SocketAddr, auth: Auth, settings: Settings) -> Self {
-        let Limits { looks, downloads, .. } = settings.limits;
+        let Limits { looks, listings, promises, downloads, .. } = settings.limits;
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (looks, listings) = (semaphore(looks), semaphore(listings));
+        let (promises, downloads) = (semaphore(promises), semaphore(downloads));
         let checkup = Checkup::new(desk.clone(), settings.health.clone());
         let guard = Guard::new(listen, settings.public_url.clone(), auth.is_open());
-        Server { desk, guard, auth, settings, checkup, looks: semaphore(looks), downloads: semaphore(downloads) }
+        Server { desk, guard, auth, settings, checkup, looks, listings, promises, downloads }
     }
 
     /// Serves one connection to its end.

@@ -70,7 +70,7 @@ impl Write for Outgoing {
 }
 
 impl Server {
-    /// Answers with what `work` writes. A download brings its permit.
+    /// Answers with what `work` writes. A download brings its permit; whatever else is sent so is a listing.
     ///
     /// # Errors
     /// The answer that tells what failed before there was anything to send.
@@ -81,7 +81,7 @@ impl Server {
     ) -> Result<Reply, Reply> {
         let permit = match permit {
             Some(permit) => Ok(permit),
-            None => self.looks.clone().acquire_owned().await,
+            None => self.listings.clone().acquire_owned().await,
         };
         let (to, mut parts) = mpsc::channel(CHUNKS);
         let desk = self.desk.clone();

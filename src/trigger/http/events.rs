@@ -211,7 +211,7 @@ impl Server {
 
     /// Asks for a run that nobody waits for, when it is noted in a vault.
     async fn promised(&self, request: Request) -> Result<RunId, Unpromised> {
-        let permit = self.looks.clone().acquire_owned().await;
+        let permit = self.promises.clone().acquire_owned().await;
         let desk = self.desk.clone();
         let promised = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -345,7 +345,57 @@ pub fn over(answer: &Arc<Answer>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::download::Outgoing;
+    use super::super::{Limits, Settings, health};
     use super::*;
+    use crate::monitor::{Context, Log, system_random};
+    use crate::replicas::vaults::Vaults;
+    use crate::store::address::Address;
+    use crate::store::cloud::Cloud;
+    use crate::trigger::auth::{Auth, Mode};
+    use crate::trigger::desk::{Desk, Rules};
+    use crate::vault::Vault;
+
+    #[tokio::test]
+    async fn a_promise_is_made_however_many_clients_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let (addresses, stop) = (vec![Address::Folder(folder.path().join("vault"))], Arc::<AtomicBool>::default());
+        let vaults = Arc::new(Vaults::new(addresses, Cloud::default(), stop.clone()));
+        Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
+        let desk = Desk::new(Rules::plain(data.clone()), vaults, Arc::new(Log), system_random, stop);
+        let (not_walked, critical) = Default::default();
+        let health = health::Settings {
+            max_age: Duration::MAX,
+            freshness: Duration::MAX,
+            backups_off: None,
+            place: health::Place { data, not_walked, critical },
+        };
+        let settings = Settings {
+            public_url: None,
+            allow_download: true,
+            cloud_run: false,
+            background: false,
+            health,
+            limits: Limits::default(),
+        };
+        let (listen, auth) = ("127.0.0.1:0".parse().unwrap(), Auth::new(Mode::None).unwrap());
+        let server = Server::new(Arc::new(desk), listen, auth, settings);
+        // Clients that take nothing of their answers.
+        let write = |_: &Desk, _: &Context, out: &mut Outgoing| loop {
+            out.write(&[0; 1 << 16])?;
+        };
+        let mut slow = Vec::new();
+        for _ in 0..server.settings.limits.listings {
+            slow.push(server.stream(None, write).await.ok().expect("it begins"));
+        }
+        let looks = server.looks.available_permits();
+        assert_eq!(looks, server.settings.limits.looks);
+        let _looks = server.looks.acquire_many(looks as u32).await.unwrap();
+        assert!(server.promised(asked(Action::Backup, None)).await.is_ok());
+    }
 
     #[test]
     fn what_a_request_may_say_of_a_backup() {

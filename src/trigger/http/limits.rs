@@ -51,6 +51,10 @@ pub struct Limits {
     pub downloads: usize,
     /// Looks into the vault at the same time.
     pub looks: usize,
+    /// Listings of files, which take as long as their clients do, at the same time.
+    pub listings: usize,
+    /// Promises that are noted in a vault at the same time: no look keeps one waiting.
+    pub promises: usize,
 }
 
 impl Default for Limits {
@@ -66,6 +70,8 @@ impl Default for Limits {
             stalled: Duration::from_secs(30),
             downloads: 2,
             looks: 6,
+            listings: 4,
+            promises: 4,
         }
     }
 }
