@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, openat};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::mounts;
@@ -19,7 +20,7 @@ use super::stage::{is_left, why_foreign};
 use super::steps::identity;
 use crate::backup::select::is_ours;
 use crate::backup::sqlite::beside::SUFFIXES;
-use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, open_file};
+use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, is_folder, open_file};
 use crate::location;
 use crate::vault::path::EntryPath;
 
@@ -46,6 +47,8 @@ pub struct Moving {
 pub enum Left {
     /// The new, which did not come into place, under the name for what was there.
     New(Spot),
+    /// The new under that name, but it was changed since: it has been in place, and may hold what an app wrote there.
+    Used(Spot),
     /// What was there, and nothing in its place.
     Old {
         /// Where it was.
@@ -66,6 +69,10 @@ impl fmt::Display for Left {
                     aside.display()
                 )
             }
+            Left::Used(aside) => {
+                let aside = aside.path();
+                write!(f, "{} is what a restore that was killed put into place, and was changed since", aside.display())
+            }
             Left::Old { at, aside } => {
                 let (at, aside) = (at.path(), aside.path());
                 write!(f, "{} is what was at {} before a restore that was killed", aside.display(), at.display())
@@ -80,6 +87,9 @@ impl Left {
         let is_side = |name: &OsStr| SUFFIXES.iter().any(|side| name.as_bytes().ends_with(side.as_bytes()));
         match self {
             Left::New(_) => "The next restore removes it.",
+            Left::Used(_) => {
+                "Look whether something in it is still needed, and remove it then; a restore leaves it where it is."
+            }
             // SQLite would play it into a database that has gone on without it.
             Left::Old { at, .. } if is_side(&at.name) => {
                 "Rename it back only with its database, or if no program has opened that since; a restore leaves it where it is."
@@ -124,8 +134,8 @@ impl Moving {
         note.sync_all()
     }
 
-    /// What is kept in a staging folder; none where nothing was under way.
-    fn kept(staging: &Folder) -> Option<Self> {
+    /// What is kept in a staging folder, and when it was written, in s and ns since 1970; none where nothing was under way.
+    fn kept(staging: &Folder) -> Option<(Self, (i64, i64))> {
         let (note, stat) = open_file(staging, OsStr::new(NOTE)).ok()?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if !is_file || stat.st_uid != geteuid().as_raw() || stat.st_mode & WRITE_OF_OTHERS != 0 {
@@ -140,8 +150,44 @@ impl Moving {
         let mut path = || Some(PathBuf::from(OsStr::from_bytes(parts.next()?)));
         let (at, aside) = (path()?, path()?);
         let sides = std::iter::from_fn(|| Some((path()?, path()?))).collect();
-        Some(Moving { new, at, aside, sides })
+        Some((Moving { new, at, aside, sides }, (stat.st_mtime, stat.st_mtime_nsec as i64)))
     }
+}
+
+/// Takes back what was noted in a staging folder: it is done.
+///
+/// # Errors
+/// What the system refuses.
+pub fn forget(staging: &Folder) -> rustix::io::Result<()> {
+    match staging.remove_file(NOTE) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Whether something was changed after a time, or it cannot be told. What has the name itself was renamed since, which is a change of
+/// its status and not of its content.
+fn is_changed_since(at: &Spot, time: (i64, i64)) -> bool {
+    let Ok(Some(top)) = at.look() else { return true };
+    if (top.st_mtime, top.st_mtime_nsec as i64) > time {
+        return true;
+    }
+    let mut folders = if is_folder(&top) { vec![PathBuf::from(&at.name)] } else { Vec::new() };
+    while let Some(below) = folders.pop() {
+        let Ok(folder) = at.folder.enter_all(&below) else { return true };
+        let Ok(names) = folder.names() else { return true };
+        for name in names {
+            match folder.look(&name) {
+                Ok(Some(stat)) if (stat.st_ctime, stat.st_ctime_nsec as i64) <= time => {
+                    if is_folder(&stat) {
+                        folders.push(below.join(&name));
+                    }
+                }
+                _ => return true,
+            }
+        }
+    }
+    false
 }
 
 /// What is not as it looks because of the restore that had a staging folder in `base`.
@@ -150,13 +196,14 @@ pub fn left(base: &Folder, staging: &Folder) -> Vec<Left> {
     if !matches!(why_foreign(staging), Ok(None)) {
         return Vec::new();
     }
-    let Some(Moving { new, at, aside, sides }) = Moving::kept(staging) else { return Vec::new() };
+    let Some((Moving { new, at, aside, sides }, noted)) = Moving::kept(staging) else { return Vec::new() };
     let is_new = |spot: &Spot| identity(spot).is_ok_and(|(_, inode, s, ns)| (inode, s, ns) == new);
     let at = spot(base, &at);
     let mut left = Vec::new();
     if let Some(aside) = moved_aside(base, &aside) {
         if is_new(&aside) {
-            left.push(Left::New(aside));
+            // Who exchanged the two again by hand may have let an app write to it before.
+            left.push(if is_changed_since(&aside, noted) { Left::Used(aside) } else { Left::New(aside) });
         } else if let Some(at) = at.clone().filter(|at| matches!(at.look(), Ok(None))) {
             left.push(Left::Old { at, aside });
         }
@@ -240,7 +287,7 @@ mod tests {
         let base = staging.base();
         let moving = Moving::new(base, &staging.tree(), &Spot::new(base, "data"), &Spot::new(base, note), &[]).unwrap();
         moving.keep(staging.folder()).unwrap();
-        assert_eq!(Moving::kept(staging.folder()), Some(moving));
+        assert_eq!(Moving::kept(staging.folder()).map(|(kept, _)| kept), Some(moving));
         fs::rename(staging.tree().path(), folder.path().join(note)).unwrap();
         assert_eq!(look(&folder.path().join("data")).len(), 0, "a restore is under way");
         then(folder.path());
@@ -271,6 +318,36 @@ mod tests {
         assert!(report.warnings.iter().any(|what| what.contains("not what was there; it is removed")), "{report:?}");
         assert!(!folder.path().join(ASIDE).exists());
         assert_eq!(content(report.moved_aside.unwrap()), "old");
+    }
+
+    #[test]
+    fn what_was_in_place_and_changed_there_is_told_and_kept() {
+        let changes: [&dyn Fn(&Path); 3] = [
+            &|tree| fs::write(tree.join("of the app"), "").unwrap(),
+            &|tree| fs::write(tree.join("a"), "of the app").unwrap(),
+            &|tree| fs::remove_file(tree.join("a")).unwrap(),
+        ];
+        for change in changes {
+            let folder = killed(ASIDE, |at| {
+                let staging = fs::read_dir(at).unwrap().map(|entry| entry.unwrap());
+                let staging = staging.filter(|entry| is_left(&entry.file_name(), OsStr::new("data"))).last().unwrap();
+                let note = fs::File::options().write(true).open(staging.path().join(NOTE)).unwrap();
+                // The clock of a filesystem goes in steps: the next one has come.
+                let staged = fs::metadata(at.join(ASIDE).join("a")).unwrap().modified().unwrap();
+                note.set_modified(staged).unwrap();
+                while fs::metadata(at).unwrap().modified().unwrap() <= staged {
+                    fs::write(at.join("tick"), "").unwrap();
+                    fs::remove_file(at.join("tick")).unwrap();
+                }
+                change(&at.join(ASIDE));
+            });
+            let told = look(&folder.path().join("data"));
+            assert!(matches!(&told[..], [Left::Used(at)] if at.name == ASIDE), "{told:?}");
+            let before = fs::read_dir(folder.path().join(ASIDE)).unwrap().count();
+            let report = restored(folder.path());
+            assert!(report.warnings.iter().any(|what| what.contains("was changed since")), "{report:?}");
+            assert_eq!(fs::read_dir(folder.path().join(ASIDE)).unwrap().count(), before);
+        }
     }
 
     #[test]

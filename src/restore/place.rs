@@ -502,6 +502,7 @@ impl Place {
         } else {
             putting.replace(&staging.tree(), &Spot::new(staging.base(), self.name()?), &root)?
         };
+        putting.forget()?;
         Ok((moved, Vec::new()))
     }
 
@@ -567,6 +568,7 @@ impl Place {
             let Some((new, kind)) = in_tree(staging, &part)? else { continue };
             if kind != FileType::RegularFile {
                 moved |= put_part(putting, staging, &at, &part)?;
+                putting.forget()?;
                 continue;
             }
             // Side files that the new one brings come before it, and nothing of the old one is beside any of them.
@@ -581,6 +583,7 @@ impl Place {
                 let at = Spot::new(&at.folder, OsStr::from_bytes(path.name()));
                 moved |= put_part(putting, staging, &at, path)?;
             }
+            putting.forget()?;
         }
         Ok((moved, beside))
     }

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, syncfs};
 use rustix::io::Errno;
 
 use super::fill::{is_marker, is_reserved};
-use super::killed::Moving;
+use super::killed::{self, Moving};
 use super::lacking::{moves_files_only, sync_folder};
 use super::mounts::is_of_the_filesystem;
 use super::place::USE_IN_PLACE;
@@ -184,6 +184,15 @@ impl<'a> Putting<'a> {
         let doing = || format!("make a note in {}", notes.path().display());
         let moving = Moving::new(&self.aside.folder, new, at, aside, &self.sides).doing(doing)?;
         moving.keep(notes).doing(doing)
+    }
+
+    /// Takes back the note of what is in place now: who finds that somewhere else later on has put it there.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn forget(&self) -> Result<()> {
+        let Some(notes) = &self.notes else { return Ok(()) };
+        killed::forget(notes).doing(|| format!("remove the note in {}", notes.path().display()))
     }
 
     /// Fills the folder `at`, which stays, with what is in the folder `new`. Says whether something was there.

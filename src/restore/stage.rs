@@ -310,7 +310,7 @@ fn resolved(left: Left, staging: &Arc<Folder>) -> String {
             Ok(()) => format!("{left}; it is removed"),
             Err(why) => format!("{left}; it stays: {why}"),
         },
-        Left::Old { .. } => left.to_string(),
+        Left::Used(_) | Left::Old { .. } => left.to_string(),
     }
 }
 
