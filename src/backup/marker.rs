@@ -16,7 +16,6 @@ use rustix::fs::{FileType, Mode, OFlags, openat, renameat};
 use rustix::io::Errno;
 
 use super::select::is_ours;
-use super::sqlite::beside::SUFFIXES;
 use crate::fs::{Folder, SAFE, open_file, what};
 use crate::shell::word;
 use crate::vault::path::EntryPath;
@@ -123,13 +122,10 @@ impl Unfinished {
         Unfinished { paths, aside, around: self.around || other.around }
     }
 
-    /// What is left of it when these paths of the folder have been restored, or all of it where there are none; `None` if nothing is. The
-    /// log and the journal of a database come with it, or are not there.
-    pub fn without(&self, done: &[EntryPath]) -> Option<Self> {
-        let is_done = |path: &EntryPath| {
-            let database = SUFFIXES.iter().find_map(|side| path.bytes().strip_suffix(side.as_bytes()));
-            path.is_in_one_of(done) || database.is_some_and(|name| done.iter().any(|done| done.bytes() == name))
-        };
+    /// What is left of it when these paths of the folder have been put back, or all of it where there are none, and nothing is there at
+    /// those that are `gone`; `None` if nothing is.
+    pub fn without(&self, done: &[EntryPath], gone: &[EntryPath]) -> Option<Self> {
+        let is_done = |path: &EntryPath| path.is_in_one_of(done) || gone.contains(path);
         let left: Vec<_> = self.paths.iter().filter(|path| !is_done(path)).cloned().collect();
         let nothing = done.is_empty() || !self.is_all() && left.is_empty();
         (!nothing).then(|| Unfinished { paths: left, ..self.clone() })
@@ -304,12 +300,16 @@ mod tests {
     #[test]
     fn what_is_restored_again_is_finished() {
         let left = some(["a/b", "app.db", "app.db-wal"], INSIDE);
-        assert_eq!(left.without(&[]), None);
-        assert_eq!(left.without(&paths(["a", "app.db"])), None);
-        assert_eq!(left.without(&paths(["app.db", "b"])), Some(some(["a/b"], INSIDE)));
-        assert_eq!(left.without(&paths(["a/b/c"])), Some(left.clone()));
+        let wal = paths(["app.db-wal"]);
+        assert_eq!(left.without(&[], &[]), None);
+        // What lies beside a database is done when it was put back too, or there is none of it any more.
+        assert_eq!(left.without(&paths(["a", "app.db"]), &[]), Some(some(["app.db-wal"], INSIDE)));
+        assert_eq!(left.without(&paths(["a", "app.db", "app.db-wal"]), &[]), None);
+        assert_eq!(left.without(&paths(["a", "app.db"]), &wal), None);
+        assert_eq!(left.without(&paths(["app.db", "b"]), &wal), Some(some(["a/b"], INSIDE)));
+        assert_eq!(left.without(&paths(["a/b/c"]), &[]), Some(left.clone()));
         let all = Unfinished::default();
-        assert_eq!((all.without(&paths(["a"])), all.without(&[])), (Some(all.clone()), None));
+        assert_eq!((all.without(&paths(["a"]), &wal), all.without(&[], &[])), (Some(all.clone()), None));
     }
 
     #[test]

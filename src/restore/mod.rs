@@ -64,7 +64,7 @@ use crate::monitor::{Context, Monitor};
 use crate::store::Traffic;
 use crate::vault::Vault;
 use crate::vault::doubt::{Doubts, in_all, told};
-use crate::vault::entry::{Entry, Taken};
+use crate::vault::entry::{self, Entry, Taken};
 use crate::vault::path::EntryPath;
 use crate::vault::read::{Decoder, PackReader};
 use crate::vault::root::{Problem, Root, SnapshotName, Stale, State};
@@ -322,7 +322,6 @@ fn attempt(
     if root.failed_checks > 0 {
         report.warnings.push(format!("the snapshot {name} is not good: {}", select::failed_check(&root)));
     }
-    report.warnings.extend(place.broken());
     let within = |why: Error| {
         let hint = why.kind() == Kind::Damage && !options.skip_damaged;
         let why = why.within(format!("restore the snapshot {name} to {}", target.display()));
@@ -377,6 +376,7 @@ fn attempt(
         let sides = locate(&packs, &root, paths, options.skip_damaged);
         place.also(sides.map_err(|why| failed(why, &packs, doubts))?);
     }
+    report.warnings.extend(place.broken());
 
     let bytes = all.then_some(root.totals.bytes);
     ctx.monitor.begin("restoring", bytes);
@@ -485,39 +485,49 @@ fn refuse_in_use(place: &Place, options: &Options) -> Result<Vec<User>> {
     Ok(users.into_iter().chain(standing).collect())
 }
 
-/// Checks that the snapshot has all of `paths`. Gives the side files of those that are databases taken as files: without
-/// them such a database is not what it was.
-fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bool) -> Result<Vec<EntryPath>> {
+/// The side files of paths that are put back.
+#[derive(Debug, Default)]
+struct Sides {
+    /// Those that the snapshot has, of what is or may be a database that was taken as files: without them it is not what it was.
+    there: Vec<EntryPath>,
+    /// Those that it has not.
+    lacking: Vec<EntryPath>,
+}
+
+/// Checks that the snapshot has all of `paths`. Gives their side files.
+fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bool) -> Result<Sides> {
     let HunksLeft { hunks, lost } = match skip_damaged {
         true => tree::hunks_left(packs, root)?,
         false => HunksLeft { hunks: tree::hunks(packs, root)?, lost: Vec::new() },
     };
     let mut decoder = Decoder::new()?;
+    // What lies side by side is mostly in one hunk.
+    let mut read: Option<(usize, Vec<Entry>, bool)> = None;
     let mut find = |path: &EntryPath| -> Result<Located> {
         let after = hunks.partition_point(|hunk| hunk.first <= *path);
-        let mut damaged = !lost.is_empty();
-        let entries = match after.checked_sub(1).map(|n| &hunks[n]) {
-            None => Vec::new(),
-            Some(hunk) if skip_damaged => match tree::read_left(packs, hunk, &mut decoder) {
-                Ok(left) => {
-                    damaged |= !left.bad.is_empty();
-                    left.entries
-                }
-                Err(why) if why.kind() == Kind::Damage => return Ok(Located::Unknown),
-                Err(why) => return Err(why),
-            },
-            Some(hunk) => tree::read_hunk(packs, hunk, &mut decoder)?,
-        };
+        if read.as_ref().is_none_or(|(at, ..)| *at != after) {
+            let (entries, damaged) = match after.checked_sub(1).map(|n| &hunks[n]) {
+                None => (Vec::new(), false),
+                Some(hunk) if skip_damaged => match tree::read_left(packs, hunk, &mut decoder) {
+                    Ok(left) => (left.entries, !left.bad.is_empty()),
+                    Err(why) if why.kind() == Kind::Damage => return Ok(Located::Unknown),
+                    Err(why) => return Err(why),
+                },
+                Some(hunk) => (tree::read_hunk(packs, hunk, &mut decoder)?, false),
+            };
+            read = Some((after, entries, damaged));
+        }
+        let (entries, damaged) = read.as_ref().map_or((&[][..], false), |(_, entries, bad)| (&entries[..], *bad));
         // A folder may have no entry of its own; it is made then.
         let holds = entries.iter().any(|entry| entry.path.is_in(path))
             || hunks.get(after).is_some_and(|hunk| hunk.first.is_in(path));
-        Ok(match entries.into_iter().find(|entry| entry.path == *path) {
-            Some(entry) => Located::There(Box::new(entry)),
-            None if holds || damaged => Located::Unknown,
+        Ok(match entries.iter().find(|entry| entry.path == *path) {
+            Some(entry) => Located::There(Box::new(entry.clone())),
+            None if holds || damaged || !lost.is_empty() => Located::Unknown,
             None => Located::Nowhere,
         })
     };
-    let mut sides = Vec::new();
+    let mut sides = Sides::default();
     for path in paths {
         let entry = match find(path)? {
             Located::There(entry) => entry,
@@ -528,11 +538,16 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
                     .hint("`lastgood ls SNAPSHOT` shows what it has."));
             }
         };
-        if entry.database.is_some_and(|database| database.taken == Taken::Raw) {
-            for side in beside::sides(path) {
-                if let Located::There(entry) = find(&side)? {
-                    sides.push(entry.path);
-                }
+        if entry.kind != entry::Kind::File {
+            continue;
+        }
+        // Where databases were not looked for, any file may be one.
+        let is_raw = entry.database.is_none_or(|database| database.taken == Taken::Raw);
+        for side in beside::sides(path) {
+            match find(&side)? {
+                Located::There(entry) if is_raw && entry.kind == entry::Kind::File => sides.there.push(side),
+                Located::Nowhere => sides.lacking.push(side),
+                Located::There(_) | Located::Unknown => {}
             }
         }
     }

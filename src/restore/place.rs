@@ -24,7 +24,7 @@ use super::plan::Wanted;
 use super::put::Putting;
 use super::stage::{Made, Staging};
 use super::steps::Undone;
-use super::{beside, fill, mounts, standing};
+use super::{Sides, beside, fill, mounts, standing};
 use crate::backup::marker::{self, MARKER, NEXT, Unfinished};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::{self, is_mount};
@@ -75,6 +75,8 @@ pub struct Place {
     kept: Vec<EntryPath>,
     /// The entries that are put back; none for all.
     paths: Vec<EntryPath>,
+    /// What could lie beside them, and is not in the snapshot.
+    lacking: Vec<EntryPath>,
     /// What would say of the folder that is worked in that a restore of it is not finished.
     markers: Vec<EntryPath>,
 }
@@ -119,6 +121,7 @@ impl Place {
             mounts: Vec::new(),
             kept: Vec::new(),
             paths: outermost(paths),
+            lacking: Vec::new(),
             markers: Vec::new(),
         };
         if exists {
@@ -244,10 +247,11 @@ impl Place {
         self.target.join(self.within.as_path())
     }
 
-    /// Puts back these entries as well, which lie beside others of its paths.
-    pub fn also(&mut self, paths: impl IntoIterator<Item = EntryPath>) {
-        let all: Vec<_> = self.paths.drain(..).chain(paths).collect();
+    /// Puts back as well what lies beside its paths in the snapshot.
+    pub(super) fn also(&mut self, sides: Sides) {
+        let all: Vec<_> = self.paths.drain(..).chain(sides.there).collect();
         self.paths = outermost(&all);
+        self.lacking = sides.lacking;
     }
 
     /// The entries that are put back, none inside another; none for all.
@@ -292,7 +296,7 @@ impl Place {
             if !unfinished.is_all() {
                 of = format!("a restore of {unfinished}");
             }
-            told.push(match unfinished.without(&self.paths_below()) {
+            told.push(match unfinished.without(&self.paths_below(), &self.lacking_below()) {
                 Some(left) => {
                     let ends = left.options(&self.within);
                     format!("the target is broken: {of} had been interrupted; `lastgood restore{ends}` ends that")
@@ -467,8 +471,10 @@ impl Place {
         staging.remove()?;
         dress()?;
         // Whatever marked it: it is whole now and durable, or these paths are.
+        let mut gone = self.lacking_below();
+        gone.retain(|path| !may_be_there(&target, path));
         if let Some(said) = Unfinished::read(&target)
-            && let left = said.without(&self.paths_below())
+            && let left = said.without(&self.paths_below(), &gone)
             && left.as_ref() != Some(&said)
         {
             let doing = || format!("remove {} from {}", MARKER, target.path().display());
@@ -513,6 +519,11 @@ impl Place {
             paths.clear();
         }
         paths
+    }
+
+    /// What could lie beside them and is not in the snapshot, as paths of the folder that is worked in.
+    fn lacking_below(&self) -> Vec<EntryPath> {
+        self.lacking.iter().map(|path| self.below(path)).collect()
     }
 
     /// The target, of the folder in which the staging folder is.
@@ -611,6 +622,13 @@ fn missing_from(target: &Folder, path: &EntryPath) -> Result<(EntryPath, Folder)
         };
     }
     Ok((found, at))
+}
+
+/// Whether something lies at a path of a folder, or it cannot be told.
+fn may_be_there(folder: &Folder, path: &EntryPath) -> bool {
+    let above = path.folder().unwrap_or_default();
+    let found = folder.enter_all(above.as_path()).and_then(|above| above.look(OsStr::from_bytes(path.name())));
+    !matches!(found, Ok(None) | Err(Errno::NOENT | Errno::NOTDIR))
 }
 
 /// What the staging folder has at `part`, if anything.
