@@ -15,7 +15,7 @@ use crate::support::cloud::server::{BUCKET, Fault, Kind, Server, WRITER, When};
 use crate::support::database::run;
 use crate::support::fuse::GcsFuse;
 use crate::support::machine::{Mounted, as_nobody};
-use crate::support::{Ran, World, tree};
+use crate::support::{MARKED, Ran, World, tree};
 
 /// All that both guides' Storage Admin has of what matters here.
 const ADMIN: [&str; 8] = [
@@ -505,7 +505,7 @@ fn a_data_directory_that_is_missing_broken_or_no_directory() {
 
     std::fs::write(world.data(), "").unwrap();
     assert_check(&world.json(["doctor"], 1), "directory", "problem", "not a directory", "LASTGOOD_DATA");
-    std::fs::write(world.path("lost/.lastgood-in-place"), "").unwrap();
+    std::fs::write(world.path("lost/.lastgood-in-place"), MARKED).unwrap();
     assert_check(&world.json(["doctor", "lost"], 1), "directory", "problem", "broken", "--in-place");
     for (data, vault) in [("backups", "backups"), ("backups/x", "backups"), (".", "backups")] {
         let report = world.json(["doctor", data, "--vault", vault], 1);

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::World;
 use crate::support::compare::{assert_same, differences};
 use crate::support::machine::{Mounted, skipped};
 use crate::support::tree::set_mode;
+use crate::support::{MARKED, World};
 
 fn names(folder: &Path) -> BTreeSet<String> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -265,7 +265,7 @@ fn what_was_done_before_a_part_that_cannot_be_replaced_is_undone() {
 fn a_volume_that_was_left_in_the_middle_of_a_restore_is_in_no_good_snapshot() {
     let world = World::new();
     let Some(_mounted) = with_volume(&world) else { return };
-    fs::write(world.data().join("deep/uploads/.lastgood-in-place"), "").unwrap();
+    fs::write(world.data().join("deep/uploads/.lastgood-in-place"), MARKED).unwrap();
     for filters in [&[][..], &["--include", "picture"], &["--exclude", ".*"]] {
         let ran = world.run([&["backup"], filters].concat());
         ran.ended(1).says("has not been finished").says("restore --path deep/uploads");

@@ -11,19 +11,20 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, openat, renameat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, openat, renameat, statat};
 use rustix::io::Errno;
 
 use super::select::is_ours;
-use crate::fs::{Folder, SAFE, open_file, what};
+use crate::fs::{Folder, SAFE, Spot, open_file, rename, what};
 use crate::shell::word;
 use crate::vault::path::EntryPath;
 
 /// The marker's name.
 pub const MARKER: &str = ".lastgood-in-place";
-/// The name under which one is written that takes the place of another one.
-pub const NEXT: &str = ".lastgood-in-place-next";
+/// The name under which one is written in a restore's own folder, before it comes into its place whole.
+pub const DRAFT: &str = "marker";
 /// No marker is longer, in bytes.
 const LONGEST: u64 = 1 << 20;
 /// So many paths are named to people.
@@ -50,24 +51,42 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// What a folder's marker says; `None` where it has none. One that cannot be read, or not to its end, is about all of the folder.
-    pub fn read(folder: impl AsFd) -> Option<Self> {
-        let (file, stat) = match open_file(folder, OsStr::new(MARKER)) {
-            Ok(opened) => opened,
-            Err(Errno::NOENT) => return None,
-            Err(_) => return Some(Self::default()),
+    /// What a folder's marker says; `None` where it has none.
+    ///
+    /// # Errors
+    /// What has its name is no marker, or cannot be read: nobody knows then of what the folder has only a half.
+    pub fn read(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
+        let unclear = |why: Errno| match statat(&folder, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            Ok(stat) if !is_file(&stat) => Err(Unclear::foreign(&stat)),
+            Ok(stat) => Err(Unclear::closed(&stat, why)),
+            Err(_) => Err(Unclear::unreadable(why)),
         };
+        let (file, stat) = match open_file(&folder, OsStr::new(MARKER)) {
+            Ok(opened) => opened,
+            Err(why) => return unclear(why),
+        };
+        if !is_file(&stat) {
+            return Err(Unclear::foreign(&stat));
+        }
         let mut text = Vec::new();
-        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        let whole = is_file && stat.st_size as u64 <= LONGEST && file.take(LONGEST).read_to_end(&mut text).is_ok();
-        Some(if whole { Self::parse(&text).unwrap_or_default() } else { Self::default() })
+        match file.take(LONGEST + 1).read_to_end(&mut text) {
+            Ok(_) if text.len() as u64 <= LONGEST => Self::parse(&text).map(Some).ok_or_else(Unclear::torn),
+            Ok(_) => Err(Unclear::torn()),
+            Err(why) => Err(Unclear::unreadable(why)),
+        }
     }
 
     /// As [`Unfinished::read`], of a folder that is named.
-    pub fn at(folder: &Path) -> Option<Self> {
+    ///
+    /// # Errors
+    /// As there.
+    pub fn at(folder: &Path) -> Result<Option<Self>, Unclear> {
         match Folder::open(folder) {
-            Ok(folder) => Self::read(folder),
-            Err(_) => folder.join(MARKER).symlink_metadata().ok().map(|_| Self::default()),
+            Ok(opened) => Self::read(opened),
+            Err(why) if folder.join(MARKER).symlink_metadata().is_ok() => Err(Unclear::unreadable(why)),
+            // There is no such folder, or none that anybody could look into.
+            Err(_) => Ok(None),
         }
     }
 
@@ -181,41 +200,78 @@ fn is_aside(path: &Path) -> bool {
     matches!((parts.next(), parts.next()), (Some(Component::Normal(name)), None) if is_ours(name.as_bytes()))
 }
 
-/// Marks a folder as one in which this is under way, besides what it says already. Gives what it said; `None` if it had no marker.
+/// What has a marker's name, and does not say what is unfinished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unclear {
+    why: String,
+    /// What to do about it.
+    pub advice: &'static str,
+}
+
+impl fmt::Display for Unclear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{MARKER} in it {}", self.why)
+    }
+}
+
+impl Unclear {
+    fn foreign(stat: &Stat) -> Self {
+        Unclear { why: format!("is {}, which no restore makes", what(stat)), advice: "Remove or rename it." }
+    }
+
+    fn torn() -> Self {
+        let why = "is empty, cut off or not a restore's: what it says of one that was not finished is not known";
+        let advice = "Whoever wrote it was stopped before anything was moved, or is no restore: remove it.";
+        Unclear { why: why.into(), advice }
+    }
+
+    fn closed(stat: &Stat, why: Errno) -> Self {
+        let (why, owner, mode) = (io::Error::from(why), stat.st_uid, stat.st_mode & 0o7777);
+        let why = format!("cannot be read: {why} (it belongs to user {owner}, mode {mode:o})");
+        let advice =
+            "It says what a restore has not finished. Run this as its owner or as root, or have them `chmod 644` it.";
+        Unclear { why, advice }
+    }
+
+    fn unreadable(why: impl Into<io::Error>) -> Self {
+        let advice = "It says what a restore has not finished: let it be read.";
+        Unclear { why: format!("cannot be read: {}", why.into()), advice }
+    }
+}
+
+fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// Marks a folder as one in which this is under way, besides what it says already. It is written in the folder `via`, of the same filesystem
+/// and nobody else's, and comes into its place whole. Gives what the folder said before; `None` if it had no marker.
 ///
 /// # Errors
 /// What the system refuses; something else under that name. The folder says what it said then.
-pub fn mark(folder: &Folder, unfinished: &Unfinished) -> io::Result<Option<Unfinished>> {
-    match folder.look(MARKER)? {
-        Some(there) if FileType::from_raw_mode(there.st_mode) != FileType::RegularFile => {
-            return Err(io::Error::other(format!("{MARKER} in it is {}; remove that first", what(&there))));
-        }
-        _ => {}
-    }
-    let before = Unfinished::read(folder);
+pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<Option<Unfinished>> {
+    let before =
+        Unfinished::read(folder).map_err(|unclear| io::Error::other(format!("{unclear}. {}", unclear.advice)))?;
     match &before {
-        None => write(folder, MARKER, unfinished)?,
-        Some(before) => replace(folder, &before.and(unfinished))?,
+        None => {
+            let draft = write(via, unfinished)?;
+            rename(&draft, &Spot::new(folder, MARKER))?;
+        }
+        Some(before) => replace(folder, via, &before.and(unfinished))?,
     }
     Ok(before)
 }
 
-/// Has the marker of a folder say something else: `None` removes it.
+/// Has the marker of a folder say something else, by way of the folder `via` as [`mark`]: `None` removes it.
 ///
 /// # Errors
 /// What the system refuses.
-pub fn set(folder: &Folder, unfinished: Option<&Unfinished>) -> io::Result<()> {
+pub fn set(folder: &Folder, via: &Arc<Folder>, unfinished: Option<&Unfinished>) -> io::Result<()> {
     let set = || match unfinished {
-        Some(unfinished) => replace(folder, unfinished),
-        None => {
-            for name in [NEXT, MARKER] {
-                match folder.remove_file(name) {
-                    Err(Errno::NOENT) => {}
-                    removed => removed?,
-                }
-            }
-            Ok(())
-        }
+        Some(unfinished) => replace(folder, via, unfinished),
+        None => match folder.remove_file(MARKER) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => Ok(removed?),
+        },
     };
     match set() {
         // It has the mode already that it is to have.
@@ -231,33 +287,42 @@ pub fn set(folder: &Folder, unfinished: Option<&Unfinished>) -> io::Result<()> {
 }
 
 /// Puts a marker into the place of another one, in one step. That one is not written to: it may be another name of some other file.
-fn replace(folder: &Folder, unfinished: &Unfinished) -> io::Result<()> {
-    match folder.remove_file(NEXT) {
+fn replace(folder: &Folder, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<()> {
+    let draft = write(via, unfinished)?;
+    renameat(&draft.folder, &draft.name, folder, MARKER)?;
+    Ok(())
+}
+
+/// Writes a marker that everybody may read, durably, where it says nothing yet.
+fn write(via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<Spot> {
+    match via.remove_file(DRAFT) {
         Err(Errno::NOENT) => {}
         removed => removed?,
     }
-    write(folder, NEXT, unfinished)?;
-    renameat(folder, NEXT, folder, MARKER)?;
-    Ok(())
-}
-
-fn write(folder: &Folder, name: &str, unfinished: &Unfinished) -> io::Result<()> {
     let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-    let mut marker = File::from(openat(folder, name, flags, Mode::from_raw_mode(0o644))?);
-    if let Err(why) = marker.write_all(&unfinished.text()).and_then(|()| marker.sync_all()) {
-        // Nothing was moved yet: an empty marker would say what is not true.
-        folder.remove_file(name)?;
-        return Err(why);
+    let mut draft = File::from(openat(via, DRAFT, flags, Mode::from_raw_mode(0o644))?);
+    // Whoever completes it may be another user than whose mask this is.
+    match fchmod(&draft, Mode::from_raw_mode(0o644)) {
+        // A filesystem that keeps no modes.
+        Ok(()) | Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
+        Err(why) => return Err(why.into()),
     }
-    Ok(())
+    draft.write_all(&unfinished.text())?;
+    draft.sync_all()?;
+    Ok(Spot::new(via, DRAFT))
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    /// Marks a folder as one that is half restored as a whole.
+    pub fn write_all(folder: &Path) {
+        fs::write(folder.join(MARKER), Unfinished::default().text()).unwrap();
+    }
 
     fn paths<const N: usize>(paths: [&str; N]) -> Vec<EntryPath> {
         paths.map(|path| EntryPath::new(path).unwrap()).into()
@@ -273,27 +338,29 @@ mod tests {
     #[test]
     fn a_marker_says_what_every_restore_left_that_was_killed() {
         let folder = tempfile::tempdir().unwrap();
-        let at = Folder::open(folder.path()).unwrap();
-        assert_eq!(Unfinished::read(&at), None);
+        let at = Arc::new(Folder::open(folder.path()).unwrap());
+        let via = tempfile::tempdir().unwrap();
+        let via = Arc::new(Folder::open(via.path()).unwrap());
+        assert_eq!(Unfinished::read(&at), Ok(None));
         let odd = || some(["a\n b", "-x/y", "app.db"], INSIDE);
-        assert_eq!(mark(&at, &odd()).unwrap(), None);
-        assert_eq!(Unfinished::at(folder.path()), Some(odd()));
+        assert_eq!(mark(&at, &via, &odd()).unwrap(), None);
+        assert_eq!(Unfinished::at(folder.path()), Ok(Some(odd())));
         assert_eq!(odd().options(&EntryPath::root()), " --path $'a\\n b' --path ./-x/y --path app.db");
         assert_eq!(odd().options(&paths(["vol"])[0]), " --path $'vol/a\\n b' --path vol/-x/y --path vol/app.db");
 
-        assert_eq!(mark(&at, &some(["app.db", "z"], BESIDE)).unwrap(), Some(odd()));
-        let both = Unfinished::read(&at).unwrap();
+        assert_eq!(mark(&at, &via, &some(["app.db", "z"], BESIDE)).unwrap(), Some(odd()));
+        let both = Unfinished::read(&at).unwrap().unwrap();
         assert_eq!(both.to_string(), "-x/y, a\n b, app.db and 1 more");
         assert_eq!(both.aside, [INSIDE, BESIDE].map(PathBuf::from));
-        assert_eq!(mark(&at, &Unfinished::default()).unwrap(), Some(both.clone()));
-        let all = Unfinished::read(&at).unwrap();
+        assert_eq!(mark(&at, &via, &Unfinished::default()).unwrap(), Some(both.clone()));
+        let all = Unfinished::read(&at).unwrap().unwrap();
         assert_eq!((all.is_all(), &all.aside), (true, &both.aside));
         // A restore that was undone takes its own part back.
-        set(&at, Some(&both)).unwrap();
-        assert_eq!(Unfinished::read(&at), Some(both));
+        set(&at, &via, Some(&both)).unwrap();
+        assert_eq!(Unfinished::read(&at), Ok(Some(both)));
         assert_eq!(at.names().unwrap(), [MARKER]);
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
-        set(&at, None).unwrap();
+        set(&at, &via, None).unwrap();
         assert_eq!(at.names().unwrap().len(), 0);
     }
 
@@ -313,23 +380,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_marker_is_about_all() {
+    fn what_is_no_whole_marker_says_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let marker = folder.path().join(MARKER);
+        let at = Arc::new(Folder::open(folder.path()).unwrap());
+        let unclear = |why: &str| {
+            let said = Unfinished::at(folder.path()).unwrap_err();
+            assert!(said.to_string().contains(why), "{said}");
+            let refused = mark(&at, &at, &Unfinished::default()).unwrap_err().to_string();
+            assert!(refused.contains(why) && refused.contains(said.advice), "{refused}");
+        };
         let whole = some(["a", "b"], INSIDE).text();
-        for text in
-            [&whole[..whole.len() - 1], b"", b"some text", SOME.as_bytes(), &[&whole[..], b"path ../x\0"].concat()]
-        {
+        let longer = [ALL.as_bytes(), &vec![0; LONGEST as usize]].concat();
+        let path = [&whole[..], b"path ../x\0"].concat();
+        for text in [&whole[..whole.len() - 1], b"", b"some text", SOME.as_bytes(), &path, &longer] {
             fs::write(&marker, text).unwrap();
-            assert_eq!(Unfinished::at(folder.path()), Some(Unfinished::default()));
+            unclear("not a restore's");
         }
         // Where it would lead people is nobody's to say but a restore's.
         fs::write(&marker, [ALL.as_bytes(), b"aside ../../etc\0aside /x\0aside mine\0"].concat()).unwrap();
-        assert_eq!(Unfinished::at(folder.path()), Some(Unfinished::default()));
+        assert_eq!(Unfinished::at(folder.path()), Ok(Some(Unfinished::default())));
         fs::remove_file(&marker).unwrap();
         fs::create_dir(&marker).unwrap();
-        let why = mark(&Folder::open(folder.path()).unwrap(), &Unfinished::default()).unwrap_err().to_string();
-        assert!(why.contains("a folder; remove that first"), "{why}");
+        unclear("is a folder");
+        fs::remove_dir(&marker).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(&marker).unwrap();
+        unclear("is neither a file nor a folder");
+        fs::remove_file(&marker).unwrap();
+        std::os::unix::fs::symlink(MARKER, &marker).unwrap();
+        unclear("is a symbolic link");
+        assert_eq!(at.names().unwrap(), [MARKER]);
+    }
+
+    #[test]
+    fn every_user_may_read_a_marker_whatever_the_mask() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = Arc::new(Folder::open(folder.path()).unwrap());
+        let said = Unfinished { paths: paths(["a"]), ..Unfinished::default() };
+        mark(&at, &at, &said).unwrap();
+        let mode = || fs::metadata(folder.path().join(MARKER)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o644);
+        fs::set_permissions(folder.path().join(MARKER), fs::Permissions::from_mode(0o000)).unwrap();
+        if !rustix::process::geteuid().is_root() {
+            let said = Unfinished::at(folder.path()).unwrap_err();
+            assert!(said.to_string().contains("mode 0") && said.advice.contains("chmod 644"), "{said}");
+        }
     }
 
     #[test]

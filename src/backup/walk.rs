@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::folders::FolderRecord;
 use super::found::{Found, Role};
-use super::marker::{MARKER, Unfinished};
+use super::marker::{MARKER, Unclear, Unfinished};
 use super::select::Select;
 use super::sqlite::beside;
 use crate::beneath::Directory;
@@ -59,8 +59,8 @@ struct Listing {
     record: FolderRecord,
     /// Its children, by name.
     children: Vec<Met>,
-    /// What of it a restore has not finished.
-    unfinished: Option<Unfinished>,
+    /// What of it a restore has not finished, if that is known.
+    unfinished: Option<Result<Unfinished, Unclear>>,
 }
 
 #[derive(Default)]
@@ -200,8 +200,8 @@ impl Drop for Over<'_> {
 /// One that is missing, cannot be read, is no folder or is half restored.
 pub fn open(data: &Path) -> Result<Directory> {
     let root = open_any(data)?;
-    match Unfinished::read(root.folder()) {
-        Some(unfinished) => Err(half_restored(data, &EntryPath::root(), &unfinished)),
+    match Unfinished::read(root.folder()).transpose() {
+        Some(said) => Err(half_restored(data, &EntryPath::root(), &said)),
         None => Ok(root),
     }
 }
@@ -220,13 +220,19 @@ pub fn open_any(data: &Path) -> Result<Directory> {
 }
 
 /// That a folder, the data directory itself or a volume in it, has some of two states.
-fn half_restored(data: &Path, folder: &EntryPath, unfinished: &Unfinished) -> Error {
+fn half_restored(data: &Path, folder: &EntryPath, said: &Result<Unfinished, Unclear>) -> Error {
     let marker = folder.join(MARKER.as_bytes());
+    let doing = format!("read the data directory {}", data.display());
+    let unfinished = match said {
+        Ok(unfinished) => unfinished,
+        Err(unclear) if folder.is_root() => return Error::failed(doing, unclear.to_string()).hint(unclear.advice),
+        Err(unclear) => return Error::failed(doing, format!("{folder}: {unclear}")).hint(unclear.advice),
+    };
     let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
     let why = format!("a restore {of} has not been finished (there is {marker})");
     let (again, at) = (unfinished.options(folder), word(data));
     let again = format!("Run `lastgood restore{again} {at}` again, with the same vault; it goes to the end.");
-    Error::failed(format!("read the data directory {}", data.display()), why).hint(again)
+    Error::failed(doing, why).hint(again)
 }
 
 fn descend(shared: &Shared, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
@@ -292,11 +298,11 @@ impl Shared<'_> {
         (folder, fd): (&EntryPath, &OwnedFd),
         names: &[Vec<u8>],
         stats: &[Result<Stat, Errno>],
-    ) -> Option<Unfinished> {
+    ) -> Option<Result<Unfinished, Unclear>> {
         let at = names.binary_search_by(|name| name.as_slice().cmp(MARKER.as_bytes())).ok()?;
         let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let is_root = || folder.is_root() || is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false);
-        if stats[at].as_ref().is_ok_and(is_file) && is_root() { Unfinished::read(fd) } else { None }
+        if stats[at].as_ref().is_ok_and(is_file) && is_root() { Unfinished::read(fd).transpose() } else { None }
     }
 
     /// A listing, unless it is of a folder that is half restored.
@@ -470,6 +476,7 @@ fn what(mode: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::marker;
     use crate::monitor::Silent;
     use std::fs;
 
@@ -610,7 +617,7 @@ mod tests {
                 monitor: &Silent,
                 refuses_unfinished: true,
             };
-            fs::write(data.path().join(MARKER), "").unwrap();
+            marker::tests::write_all(data.path());
             for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
                 assert!(said.unwrap_err().to_string().contains("has not been finished"));
             }
@@ -622,7 +629,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("my\ndata");
         std::fs::create_dir(&data).unwrap();
-        fs::write(data.join(MARKER), "").unwrap();
+        marker::tests::write_all(&data);
         let said = open(&data).unwrap_err();
         assert!(said.advice().unwrap().contains("/my\\ndata'` again"), "{said:?}");
     }
@@ -637,7 +644,7 @@ mod tests {
         assert!(said.contains("does not exist") && said.contains("lastgood restore"), "{said}");
         let said = open(&data.path().join("s")).unwrap_err().to_string();
         assert!(said.contains("not a directory"), "{said}");
-        fs::write(data.path().join(MARKER), "").unwrap();
+        marker::tests::write_all(data.path());
         assert!(open(data.path()).unwrap_err().to_string().contains("has not been finished"));
     }
 }

@@ -145,9 +145,16 @@ fn broken(about: &About) -> Option<Check> {
     // Where it cannot be told what is mounted, the look at a restore says why.
     let volumes = mounts::below(&about.at).unwrap_or_default();
     let mut folders = std::iter::once(EntryPath::root()).chain(volumes);
-    let (folder, unfinished) =
-        folders.find_map(|folder| Some((folder.clone(), Unfinished::at(&about.at.join(folder.as_path()))?)))?;
+    let said = |folder: &EntryPath| Unfinished::at(&about.at.join(folder.as_path())).transpose();
+    let (folder, said) = folders.find_map(|folder| said(&folder).map(|said| (folder, said)))?;
     let it = if folder.is_root() { "it".to_owned() } else { format!("the volume {folder} in it") };
+    let unfinished = match said {
+        Ok(unfinished) => unfinished,
+        Err(unclear) if folder.is_root() => {
+            return Some(Check::problem("directory", unclear.to_string()).advice(unclear.advice));
+        }
+        Err(unclear) => return Some(Check::problem("directory", format!("{it}: {unclear}")).advice(unclear.advice)),
+    };
     let of = match (unfinished.is_all(), folder.is_root()) {
         (false, _) => format!("a restore of {unfinished}"),
         (true, true) => "a restore in place".to_owned(),
@@ -311,6 +318,7 @@ fn fits(free: u64, bytes: u64, what: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::marker;
     use crate::doctor::Outcome;
     use crate::vault::hex::Hex;
     use crate::vault::root::SnapshotName;
@@ -345,6 +353,10 @@ mod tests {
         assert_eq!(first(None).outcome, Outcome::Warning);
 
         std::fs::write(at.join(MARKER), "").unwrap();
+        let unclear = first(Some(10));
+        assert_eq!((unclear.outcome, unclear.commands.len()), (Outcome::Problem, 0));
+        assert!(unclear.found.contains(MARKER) && unclear.advice.is_some(), "{unclear:?}");
+        marker::tests::write_all(&at);
         let broken = first(Some(10));
         assert_eq!((broken.outcome, &broken.commands[..]), (Outcome::Problem, &[in_place][..]));
         std::fs::remove_file(at.join(MARKER)).unwrap();

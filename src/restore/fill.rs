@@ -4,14 +4,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::stage::STAGING;
-use crate::backup::marker::{MARKER, NEXT};
+use crate::backup::marker::MARKER;
 use crate::backup::select::is_ours;
 
 pub use crate::backup::select::OWN as REPLACED;
 
 /// Whether a name in the target is the marker's: no entry of a snapshot gets it.
 pub fn is_marker(name: &OsStr) -> bool {
-    [MARKER, NEXT].iter().any(|marker| name == *marker)
+    name == MARKER
 }
 
 /// Whether a folder of that name in the target is a restore's own, and stays where it is. Anything else of such a name is somebody's data.

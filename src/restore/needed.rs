@@ -93,8 +93,9 @@ pub fn look(target: &Path, ctx: &Context) -> Result<There> {
         Err(why) if why.kind() == ErrorKind::NotFound => return Ok(There::Nothing),
         Err(why) => return Err(Error::io(doing(), &why)),
     }
-    // Where single paths were put back, all else is the app's, and nobody has asked for that. It is an error below.
-    if Unfinished::at(target).is_some_and(|unfinished| unfinished.is_all()) {
+    // Where single paths were put back, all else is the app's, and nobody has asked for that. It is an error below, as it is where nobody
+    // knows what was not finished.
+    if Unfinished::at(target).is_ok_and(|said| said.is_some_and(|unfinished| unfinished.is_all())) {
         return Ok(There::Nothing);
     }
     let root = walk::open(target)?;
@@ -130,7 +131,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::backup::marker::MARKER;
+    use crate::backup::marker::{self, MARKER};
     use crate::error;
     use crate::restore::sample::context;
     use crate::restore::stage::STAGING;
@@ -154,8 +155,14 @@ mod tests {
             File::create(target.join(name)).unwrap().set_modified(time).unwrap();
         }
         assert_eq!(looked(), There::Files(Timestamp::from_second(2_000_000_000).unwrap()));
-        File::create(target.join(MARKER)).unwrap();
+        marker::tests::write_all(&target);
         assert_eq!(looked(), There::Nothing);
+        // It may be newer than all else, and nobody says that it is not whole.
+        for text in ["", "some text"] {
+            fs::write(target.join(MARKER), text).unwrap();
+            let said = look(&target, &context()).unwrap_err();
+            assert!(said.why().contains(MARKER) && said.advice().is_some(), "{said}");
+        }
     }
 
     #[test]

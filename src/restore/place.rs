@@ -25,7 +25,7 @@ use super::put::Putting;
 use super::stage::{Made, Staging};
 use super::steps::Undone;
 use super::{Sides, beside, fill, mounts, standing};
-use crate::backup::marker::{self, MARKER, NEXT, Unfinished};
+use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot};
@@ -78,7 +78,7 @@ pub struct Place {
     /// What could lie beside them, and is not in the snapshot.
     lacking: Vec<EntryPath>,
     /// What would say of the folder that is worked in that a restore of it is not finished.
-    markers: Vec<EntryPath>,
+    marker: [EntryPath; 1],
 }
 
 impl Place {
@@ -122,7 +122,7 @@ impl Place {
             kept: Vec::new(),
             paths: outermost(paths),
             lacking: Vec::new(),
-            markers: Vec::new(),
+            marker: [EntryPath::root().join(MARKER.as_bytes())],
         };
         if exists {
             place.mounts = mounts::below(&place.target)?;
@@ -132,7 +132,7 @@ impl Place {
             place.stood_in = !place.keeps_target() && standing::is_in(&place.target);
             place.in_place |= place.stood_in;
         }
-        place.markers = [MARKER, NEXT].map(|name| place.within.join(name.as_bytes())).into();
+        place.marker = [place.within.join(MARKER.as_bytes())];
         if exists && !place.paths.is_empty() {
             let folder = Folder::straight(&place.target).doing(doing)?;
             place.paths.iter().try_for_each(|path| missing_from(&folder, path).map(drop))?;
@@ -261,7 +261,7 @@ impl Place {
 
     /// The entries of the snapshot that are restored.
     pub fn wanted(&self) -> Wanted<'_> {
-        Wanted { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept, never: &self.markers }
+        Wanted { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept, never: &self.marker }
     }
 
     /// What there is that will be replaced.
@@ -291,7 +291,16 @@ impl Place {
     /// What is to be told of restores to this target that were cut off.
     pub fn broken(&self) -> Vec<String> {
         let mut told = Vec::new();
-        if let Some(unfinished) = Unfinished::at(&self.folder()) {
+        let mut said = |of: &str, folder: &Path| match Unfinished::at(folder) {
+            Ok(said) => said,
+            Err(unclear) => {
+                told.push(format!("{of}: {unclear}. {}", unclear.advice));
+                None
+            }
+        };
+        let kept = self.kept.iter().map(|kept| (kept, said(&kept.to_string(), &self.target.join(kept.as_path()))));
+        let kept: Vec<_> = kept.collect();
+        if let Some(unfinished) = said("the target", &self.folder()) {
             let mut of = "an in-place restore".to_owned();
             if !unfinished.is_all() {
                 of = format!("a restore of {unfinished}");
@@ -309,8 +318,8 @@ impl Place {
                 }
             });
         }
-        for kept in &self.kept {
-            if let Some(unfinished) = Unfinished::at(&self.target.join(kept.as_path())) {
+        for (kept, said) in kept {
+            if let Some(unfinished) = said {
                 let ends = unfinished.options(kept);
                 let what = "a restore of it in place was cut off";
                 told.push(format!("{kept} is broken: {what}; `lastgood restore{ends}` ends that"));
@@ -321,7 +330,7 @@ impl Place {
 
     /// Whether a path is a marker's, by which a restore says that it is not finished.
     pub fn is_marker(&self, path: &EntryPath) -> bool {
-        path.is_in_one_of(&self.markers)
+        path.is_in_one_of(&self.marker)
     }
 
     /// Makes the staging folder. Gives what is to be told of others, as [`Staging::make`].
@@ -468,17 +477,20 @@ impl Place {
             let readable = target.readable().doing(|| doing(target.path()))?;
             syncfs(&readable).doing(|| format!("write {} to the disk", target.path().display()))?;
         }
-        staging.remove()?;
-        dress()?;
-        // Whatever marked it: it is whole now and durable, or these paths are.
+        // Whatever marked it: it is whole now and durable, or these paths are. What is no marker was told.
         let mut gone = self.lacking_below();
         gone.retain(|path| !may_be_there(&target, path));
-        if let Some(said) = Unfinished::read(&target)
-            && let left = said.without(&self.paths_below(), &gone)
-            && left.as_ref() != Some(&said)
-        {
-            let doing = || format!("remove {} from {}", MARKER, target.path().display());
-            marker::set(&target, left.as_ref()).doing(doing)?;
+        let said = Unfinished::read(&target).unwrap_or_default();
+        let left = said.as_ref().and_then(|said| said.without(&self.paths_below(), &gone));
+        let saying = || format!("have {MARKER} in {} say what is left", target.path().display());
+        if left.is_some() && left != said {
+            marker::set(&target, staging.folder(), left.as_ref()).doing(saying)?;
+        }
+        let via = staging.folder().clone();
+        staging.remove()?;
+        dress()?;
+        if left.is_none() && said.is_some() {
+            marker::set(&target, &via, None).doing(|| format!("remove {MARKER} from {}", target.path().display()))?;
         }
         // At the very end: all that changes a folder's times.
         let undressed = putting.dress();

@@ -102,8 +102,14 @@ impl<'a> Putting<'a> {
             self.dress.push((target.clone(), Looks::of(target).doing(doing)?));
         }
         let opened = self.steps.open_up(target).map_err(io::Error::from);
-        let before = opened.and_then(|()| marker::mark(target, &unfinished)).doing(doing);
-        let before = before.map_err(|why| if self.paths.is_empty() { why } else { why.hint(MARKS) })?;
+        let via = self.notes.as_ref().unwrap_or(target);
+        let before = opened.and_then(|()| marker::mark(target, via, &unfinished));
+        let crossed = before.as_ref().is_err_and(|why| why.raw_os_error() == Some(Errno::XDEV.raw_os_error()));
+        let before = before.doing(doing).map_err(|why| match self.paths.is_empty() {
+            _ if crossed => why.hint(USE_IN_PLACE),
+            true => why,
+            false => why.hint(MARKS),
+        })?;
         self.marked = Some((target.clone(), before));
         sync_folder(target)
     }
@@ -402,7 +408,7 @@ impl<'a> Putting<'a> {
             let durable = || -> Result<()> {
                 let doing = || format!("write {} to the disk", marked.path().display());
                 syncfs(marked.readable().doing(doing)?).doing(doing)?;
-                marker::set(&marked, before.as_ref()).doing(doing)
+                marker::set(&marked, self.notes.as_ref().unwrap_or(&marked), before.as_ref()).doing(doing)
             };
             if let Err(left) = durable() {
                 tracing::warn!("{left}");

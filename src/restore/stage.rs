@@ -17,6 +17,7 @@ use super::attributes::pass_nothing_on;
 use super::killed::{self, Left};
 use super::lacking::{kept, moves_files_only};
 use super::write::Tree;
+use crate::backup::marker::DRAFT;
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::remote;
 use crate::fs::{DEEP_TREE, Folder, SAFE, Spot, WRITE_OF_OTHERS, open_folder, rename};
@@ -252,7 +253,7 @@ pub fn why_foreign(folder: &Folder) -> rustix::io::Result<Option<String>> {
 
 /// Whether a restore makes something of that name in its staging folder.
 fn is_of_a_restore(name: &OsStr) -> bool {
-    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE];
+    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE, DRAFT];
     own.iter().any(|own| name == *own) || name.as_bytes().starts_with(DEEP_TREE.as_bytes())
 }
 
@@ -325,7 +326,7 @@ mod tests {
     #[test]
     fn only_what_a_restore_of_this_user_left_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE, ".lastgood-deep-0"];
+        let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE, DRAFT, ".lastgood-deep-0"];
         let mut cases = vec![
             (0o700, &own[..], None, ""),
             (0o755, &[], None, ""),

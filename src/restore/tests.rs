@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::sample::{Sample, context};
 use super::*;
-use crate::backup::marker::MARKER;
+use crate::backup::marker::{self, MARKER};
 use crate::store::fault::FaultStore;
 use crate::store::record::RecordStore;
 use crate::vault::entry::{Extent, Kind as EntryKind};
@@ -400,16 +400,17 @@ fn a_marker_that_is_another_name_of_a_file_is_not_written_to() {
     let folder = tempfile::tempdir().unwrap();
     let (target, far) = (folder.path().join("data"), folder.path().join("far"));
     fs::create_dir(&target).unwrap();
-    fs::write(&far, "far").unwrap();
     let marker = target.join(MARKER);
     let chosen = || Options { in_place: true, ..options(&target) };
     std::os::unix::fs::symlink(&far, &marker).unwrap();
     let said = restore(&sample.vault, &chosen(), &context()).unwrap_err().to_string();
     assert!(said.contains("a symbolic link"), "{said}");
     fs::remove_file(&marker).unwrap();
-    fs::hard_link(&far, &marker).unwrap();
+    marker::tests::write_all(&target);
+    fs::hard_link(&marker, &far).unwrap();
+    let before = fs::read(&far).unwrap();
     restore(&sample.vault, &chosen(), &context()).unwrap();
-    assert_eq!(fs::read(&far).unwrap(), b"far");
+    assert_eq!(fs::read(&far).unwrap(), before);
     assert!(!marker.exists());
 }
 
@@ -419,6 +420,7 @@ fn a_name_of_a_restores_own_folders_stops_no_restore_in_place() {
     const STAGED: &str = ".lastgood-restoring-0123456789abcdef";
     let mut sample = Sample::new();
     sample.file(MARKER, b"no marker");
+    sample.file(".lastgood-in-place-next", b"data");
     sample.symlink(STAGED, b"nowhere");
     sample.file("a", b"a");
     sample.file(OLD, b"data");
@@ -432,6 +434,7 @@ fn a_name_of_a_restores_own_folders_stops_no_restore_in_place() {
     for n in 0..2 {
         let report = restore(&sample.vault, &Options { in_place: true, ..options(&target) }, &context()).unwrap();
         assert_eq!(fs::read(at(OLD)).unwrap(), b"data");
+        assert_eq!(fs::read(at(".lastgood-in-place-next")).unwrap(), b"data");
         assert_eq!(fs::read_link(at(STAGED)).unwrap(), Path::new("nowhere"));
         assert!(!at(MARKER).exists());
         let left_out: Vec<_> = report.not_restored.iter().map(|problem| problem.path.to_string()).collect();
@@ -450,7 +453,7 @@ fn an_interrupted_restore_in_place_is_told_and_completed() {
     let mut sample = small();
     sample.commit(State::Complete);
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(MARKER), "").unwrap();
+    marker::tests::write_all(folder.path());
     fs::write(folder.path().join("half"), "").unwrap();
     let report = restore(&sample.vault, &Options { in_place: true, ..options(folder.path()) }, &context()).unwrap();
     assert!(report.warnings.iter().any(|w| w.contains("broken")), "{:?}", report.warnings);

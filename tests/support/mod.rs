@@ -31,6 +31,10 @@ use tempfile::TempDir;
 /// The compiled program.
 pub const LASTGOOD: &str = env!("CARGO_BIN_EXE_lastgood");
 
+/// What the marker of a directory says that is half restored as a whole.
+pub const MARKED: &str =
+    "lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n";
+
 /// A run that takes longer hangs.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
