@@ -102,7 +102,7 @@ pub struct Walker<'a> {
     pub stop: &'a AtomicBool,
     /// Hears of each folder.
     pub monitor: &'a dyn Monitor,
-    /// Whether a folder, the data directory itself or a volume in it, is an error that a restore has not finished.
+    /// Whether a folder, the data directory itself or any in it, is an error that a restore has not finished.
     pub refuses_unfinished: bool,
 }
 
@@ -111,7 +111,7 @@ impl Walker<'_> {
     /// data directory itself comes first.
     ///
     /// # Errors
-    /// A data directory that cannot be read; it, or a volume in it, that is half restored, if that matters; those of `take`.
+    /// A data directory that cannot be read; it, or a folder in it, that is half restored, if that matters; those of `take`.
     pub fn whole(self, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(|shared| {
             let listing = shared.list(&EntryPath::root());
@@ -219,7 +219,7 @@ pub fn open_any(data: &Path) -> Result<Directory> {
     })
 }
 
-/// That a folder, the data directory itself or a volume in it, has some of two states.
+/// That a folder, the data directory itself or one in it, has some of two states.
 fn half_restored(data: &Path, folder: &EntryPath, said: &Result<Unfinished, Unclear>) -> Error {
     let marker = folder.join(MARKER.as_bytes());
     let doing = format!("read the data directory {}", data.display());
@@ -230,7 +230,11 @@ fn half_restored(data: &Path, folder: &EntryPath, said: &Result<Unfinished, Uncl
     };
     let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
     let why = format!("a restore {of} has not been finished (there is {marker})");
-    let (again, at) = (unfinished.options(folder), word(data));
+    let at = data.join(folder.as_path());
+    let (again, at) = match folder.is_root() || is_mount(&at).unwrap_or(false) {
+        true => (unfinished.options(folder), word(data)),
+        false => (unfinished.options(&EntryPath::root()), word(&at)),
+    };
     let again = format!("Run `lastgood restore{again} {at}` again, with the same vault; it goes to the end.");
     Error::failed(doing, why).hint(again)
 }
@@ -291,18 +295,17 @@ impl Shared<'_> {
         if alone { self.go(open, take) } else { Ok(()) }
     }
 
-    /// What the marker of a restore says of a folder with these names, whatever is taken of it. Only the data directory and the roots of
-    /// volumes that are mounted in it get one: elsewhere its name is any name, which an app may have been given.
+    /// What the marker of a restore says of a folder with these names, whatever is taken of it. Any folder may have been a target by itself,
+    /// or a volume where the restore ran. Only in the data directory and the roots of volumes is something else under that name an error:
+    /// elsewhere an app may have been given a file of that name.
     fn unfinished(
         &self,
         (folder, fd): (&EntryPath, &OwnedFd),
         names: &[Vec<u8>],
-        stats: &[Result<Stat, Errno>],
     ) -> Option<Result<Unfinished, Unclear>> {
-        let at = names.binary_search_by(|name| name.as_slice().cmp(MARKER.as_bytes())).ok()?;
-        let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        names.binary_search_by(|name| name.as_slice().cmp(MARKER.as_bytes())).ok()?;
         let is_root = || folder.is_root() || is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false);
-        if stats[at].as_ref().is_ok_and(is_file) && is_root() { Unfinished::read(fd).transpose() } else { None }
+        Unfinished::read(fd).transpose().filter(|said| said.is_ok() || is_root())
     }
 
     /// A listing, unless it is of a folder that is half restored.
@@ -336,7 +339,7 @@ impl Shared<'_> {
         let stats: Vec<_> = names.iter().map(|name| status(&fd, name)).collect();
         let last = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
         let record = FolderRecord::new(&itself, at, last.ctime, &names, &stats);
-        let unfinished = self.unfinished((folder, &fd), &names, &stats);
+        let unfinished = self.unfinished((folder, &fd), &names);
         let databases = match self.select.sqlite {
             true => beside::databases(&fd, &names, &stats, self.stop),
             false => Default::default(),
@@ -605,7 +608,7 @@ mod tests {
             let data = tree();
             let select = Select::new(data.path(), include, exclude, &[], true).unwrap();
             // Anybody's file of that name.
-            fs::write(data.path().join("a").join(MARKER), "").unwrap();
+            fs::write(data.path().join("a").join(MARKER), "some text").unwrap();
             assert!(paths(data.path(), &select, 1).contains(&"a/x.csv".into()));
             let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
             let walker = Walker {
@@ -617,6 +620,17 @@ mod tests {
                 monitor: &Silent,
                 refuses_unfinished: true,
             };
+            // A folder that was a target by itself.
+            marker::tests::write_all(&data.path().join("a"));
+            for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
+                let said = said.unwrap_err();
+                assert!(said.why().contains("there is a/.lastgood-in-place"), "{said}");
+                assert!(
+                    said.advice().unwrap().contains("restore --in-place")
+                        && said.advice().unwrap().contains("/a` again")
+                );
+            }
+            fs::remove_file(data.path().join("a").join(MARKER)).unwrap();
             marker::tests::write_all(data.path());
             for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
                 assert!(said.unwrap_err().to_string().contains("has not been finished"));

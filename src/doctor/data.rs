@@ -120,6 +120,14 @@ fn content(about: &About, seen: &Seen) -> Check {
     if let Some(check) = broken(about) {
         return check;
     }
+    if let Some((folder, unfinished)) = &seen.unfinished {
+        let found = format!("{} in it is broken: a restore into it was cut off ({MARKER} is there)", folder.display());
+        let again =
+            format!("lastgood restore{} {}", unfinished.options(&EntryPath::root()), word(about.at.join(folder)));
+        let advice =
+            format!("`{again}` completes it, with the vault that it was restored from. No backup is taken before.");
+        return Check::problem(name, found).advice(advice);
+    }
     if seen.entries == 0 {
         let found = "it is empty: that is what a volume that is not mounted looks like";
         return match about.restore("") {
@@ -360,6 +368,13 @@ mod tests {
         let broken = first(Some(10));
         assert_eq!((broken.outcome, &broken.commands[..]), (Outcome::Problem, &[in_place][..]));
         std::fs::remove_file(at.join(MARKER)).unwrap();
+
+        std::fs::create_dir(at.join("sub")).unwrap();
+        marker::tests::write_all(&at.join("sub"));
+        let nested = first(Some(10));
+        assert_eq!(nested.outcome, Outcome::Problem);
+        assert!(nested.found.starts_with("sub in it is broken"), "{nested:?}");
+        std::fs::remove_dir_all(at.join("sub")).unwrap();
 
         std::fs::write(at.join("a"), "abc").unwrap();
         let all = checks(&about(&at, Some(10)));

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
+use crate::backup::marker::{MARKER, Unfinished};
 use crate::backup::select::is_ours;
 use crate::backup::sqlite::header::{Header, SMALLEST_PAGE};
 
@@ -34,6 +35,8 @@ pub struct Seen {
     pub unreadable: u64,
     /// and the first of them, below the directory, with the reason.
     pub first_unreadable: Vec<(PathBuf, io::Error)>,
+    /// The first folder below it that a restore into it has not finished.
+    pub unfinished: Option<(PathBuf, Unfinished)>,
     /// Whether there is nothing more.
     pub whole: bool,
 }
@@ -83,6 +86,11 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Se
             };
             if meta.is_dir() && (is_ours(entry.file_name().as_bytes()) || vaults.contains(&identity(&meta))) {
                 continue;
+            }
+            if seen.unfinished.is_none() && entry.file_name() == MARKER {
+                // An app's file may have that name: then it says nothing.
+                let said = Unfinished::at(&folder.join(&path)).unwrap_or_default();
+                seen.unfinished = said.map(|unfinished| (path.clone(), unfinished));
             }
             seen.entries += 1;
             let looked = match meta.is_dir() {
