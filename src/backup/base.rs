@@ -114,7 +114,8 @@ impl<'v> Base<'v> {
     /// newer.
     ///
     /// A partial snapshot serves too: what it lacks is read as new, and a directory with one file that can never be read
-    /// would otherwise be sent whole at every backup. What is damaged is passed over with a warning.
+    /// would otherwise be sent whole at every backup. What is damaged is passed over with a warning, and so are checkpoints that cannot be
+    /// listed.
     ///
     /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem. What cannot be read
     /// is carried over from a good snapshot `of` the same data path and service.
@@ -135,8 +136,16 @@ impl<'v> Base<'v> {
             (vault.snapshots(), checkpoints.join())
         });
         let names = names?;
-        let checkpoints =
-            checkpoints.map_err(|_| Error::failed("list the checkpoints", "a thread of it ended early"))??;
+        let checkpoints = match checkpoints {
+            Ok(Ok(names)) => names,
+            // They only save work, and those of another user may be closed.
+            Ok(Err(why)) if why.kind() != Kind::Unreachable => {
+                warn(format!("no checkpoint is built upon: {why}"));
+                Vec::new()
+            }
+            Ok(Err(why)) => return Err(why),
+            Err(_) => return Err(Error::failed("list the checkpoints", "a thread of it ended early")),
+        };
         let mut base = Base {
             vault,
             names: Vec::new(),

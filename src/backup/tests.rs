@@ -645,6 +645,21 @@ fn one_object_that_cannot_be_read_keeps_nobody_from_a_backup() {
 }
 
 #[test]
+fn checkpoints_that_cannot_be_listed_keep_nobody_from_a_backup() {
+    let world = World::new();
+    world.write("a", b"a");
+    world.backup();
+    let plan = |verb: &str, name: &str| verb == "list" && name == "checkpoints/";
+    let vault = Vault::open(Box::new(crate::store::fault::FaultStore::new(world.store.clone(), plan))).unwrap();
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+    let report = backup(&vault, &world.options, &ctx).unwrap();
+    assert!(
+        report.good && report.warnings.iter().any(|what| what.contains("no checkpoint is built upon")),
+        "{report:?}"
+    );
+}
+
+#[test]
 fn what_lasts_is_told_when_it_begins_and_after_a_day_a_week_and_a_month() {
     // Torn without, and carried over with a good snapshot that has it.
     for carried in [false, true] {
