@@ -20,6 +20,7 @@ use super::select::is_ours;
 use crate::fs::{Folder, SAFE, Spot, open_file, rename, what};
 use crate::shell::word;
 use crate::vault::path::EntryPath;
+use crate::vault::root::SnapshotName;
 
 /// The marker's name.
 pub const MARKER: &str = ".lastgood-in-place";
@@ -38,6 +39,8 @@ const SOME: &str =
 const PATH: &[u8] = b"path ";
 const ASIDE: &[u8] = b"aside ";
 const AROUND: &[u8] = b"around mounts";
+/// Programs that do not know it pass over it.
+const SNAPSHOT: &[u8] = b"snapshot ";
 
 /// What a restore into a folder had not finished.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Unfinished {
     pub aside: Vec<PathBuf>,
     /// Whether something was mounted in what was replaced, and was to stay.
     pub around: bool,
+    /// The snapshot that was restored, if it was one and an older program has not left it out.
+    pub snapshot: Option<SnapshotName>,
 }
 
 impl Unfinished {
@@ -102,6 +107,8 @@ impl Unfinished {
                 unfinished.paths.push(EntryPath::new(path).ok()?);
             } else if record == AROUND {
                 unfinished.around = true;
+            } else if let Some(name) = record.strip_prefix(SNAPSHOT) {
+                unfinished.snapshot = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
             } else if let Some(aside) = record.strip_prefix(ASIDE) {
                 unfinished
                     .aside
@@ -120,6 +127,9 @@ impl Unfinished {
         if self.around {
             text.extend([AROUND, b"\0"].concat());
         }
+        if let Some(name) = &self.snapshot {
+            text.extend([SNAPSHOT, name.to_string().as_bytes(), b"\0"].concat());
+        }
         if text.len() as u64 > LONGEST { ALL.as_bytes().to_vec() } else { text }
     }
 
@@ -128,7 +138,7 @@ impl Unfinished {
         self.paths.is_empty()
     }
 
-    /// This and another one.
+    /// This and another one that came later.
     fn and(&self, other: &Self) -> Self {
         let mut paths = Vec::new();
         if !self.is_all() && !other.is_all() {
@@ -138,7 +148,10 @@ impl Unfinished {
         }
         let mut aside = self.aside.clone();
         aside.extend(other.aside.iter().filter(|aside| !self.aside.contains(aside)).cloned());
-        Unfinished { paths, aside, around: self.around || other.around }
+        // Of two snapshots none has what both were to put there, unless the later one has all.
+        let same = other.is_all() || self.snapshot == other.snapshot;
+        let snapshot = other.snapshot.filter(|_| same);
+        Unfinished { paths, aside, around: self.around || other.around, snapshot }
     }
 
     /// What is left of it when these paths of the folder have been put back, or all of it where there are none, and nothing is there at
@@ -154,11 +167,13 @@ impl Unfinished {
     pub fn options(&self, folder: &EntryPath) -> String {
         let below = |path: &EntryPath| EntryPath::new([folder.bytes(), path.bytes()].join(&b'/')).ok();
         let around = if self.around { " --around-mounts" } else { "" };
+        // Another one may not have these paths.
+        let snapshot = self.snapshot.map(|name| format!(" --snapshot {}", name.id)).unwrap_or_default();
         let paths: Vec<_> = match (folder.is_root(), self.is_all()) {
-            (true, true) if self.around => return around.to_owned(),
+            (true, true) if self.around => return format!("{around}{snapshot}"),
             // Beside it only what could not be exchanged has moved: that is tried again.
-            (true, true) if self.aside.iter().any(|aside| aside.starts_with("..")) => return String::new(),
-            (true, true) => return " --in-place".to_owned(),
+            (true, true) if self.aside.iter().any(|aside| aside.starts_with("..")) => return snapshot,
+            (true, true) => return format!(" --in-place{snapshot}"),
             (true, false) => self.paths.clone(),
             (false, true) => vec![folder.clone()],
             (false, false) => self.paths.iter().filter_map(below).collect(),
@@ -168,7 +183,7 @@ impl Unfinished {
             let dash = path.bytes().starts_with(b"-");
             word(Path::new(if dash { "./" } else { "" }).join(path.as_path()))
         };
-        paths.iter().map(|path| format!(" --path {}", option(path))).chain([around.to_owned()]).collect()
+        paths.iter().map(|path| format!(" --path {}", option(path))).chain([around.to_owned(), snapshot]).collect()
     }
 
     /// Where that is which was there, for people, where the folder `at` is marked; nothing where nothing has moved, or an older program
@@ -318,6 +333,7 @@ pub mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::vault::hex::Hex;
 
     /// Marks a folder as one that is half restored as a whole.
     pub fn write_all(folder: &Path) {
@@ -329,7 +345,7 @@ pub mod tests {
     }
 
     fn some<const N: usize>(names: [&str; N], aside: &str) -> Unfinished {
-        Unfinished { paths: paths(names), aside: vec![aside.into()], around: false }
+        Unfinished { paths: paths(names), aside: vec![aside.into()], ..Unfinished::default() }
     }
 
     const INSIDE: &str = "lastgood.replaced-20261121T101112Z";
@@ -425,6 +441,24 @@ pub mod tests {
             let said = Unfinished::at(folder.path()).unwrap_err();
             assert!(said.to_string().contains("mode 0") && said.advice.contains("chmod 644"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_marker_names_the_snapshot_that_completes_it() {
+        let name = |id| SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([id; 8]) };
+        let of = |id, path| Unfinished { snapshot: Some(name(id)), ..some([path], INSIDE) };
+        let (one, root) = (of(1, "a"), EntryPath::root());
+        assert_eq!(Unfinished::parse(&one.text()), Some(one.clone()));
+        assert_eq!(one.options(&root), " --path a --snapshot 0101010101010101");
+        assert_eq!(one.and(&of(1, "b")).snapshot, Some(name(1)));
+        // Of two, neither may have all of the paths.
+        assert_eq!(one.and(&of(2, "b")).options(&root), " --path a --path b");
+        let all = Unfinished { snapshot: Some(name(2)), ..Unfinished::default() };
+        assert_eq!(Unfinished { aside: Vec::new(), ..one.and(&all) }, all);
+        assert_eq!(all.options(&root), " --in-place --snapshot 0202020202020202");
+        // As an older program wrote it, and with what a newer one may add.
+        let text = [SOME.as_bytes(), b"path a\0of tomorrow\0"].concat();
+        assert_eq!(Unfinished::parse(&text), Some(Unfinished { paths: paths(["a"]), ..Unfinished::default() }));
     }
 
     #[test]

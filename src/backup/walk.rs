@@ -200,9 +200,18 @@ impl Drop for Over<'_> {
 /// One that is missing, cannot be read, is no folder or is half restored.
 pub fn open(data: &Path) -> Result<Directory> {
     let root = open_any(data)?;
+    check_finished(data, &root)?;
+    Ok(root)
+}
+
+/// Looks whether a restore into the data directory was not finished. Whoever has its lock need not take one that is at work for that.
+///
+/// # Errors
+/// It was not, or nobody knows.
+pub fn check_finished(data: &Path, root: &Directory) -> Result<()> {
     match Unfinished::read(root.folder()).transpose() {
         Some(said) => Err(half_restored(data, &EntryPath::root(), &said)),
-        None => Ok(root),
+        None => Ok(()),
     }
 }
 

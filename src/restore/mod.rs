@@ -284,6 +284,7 @@ fn attempt(
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
     let mut place = Place::check(&options.target, options.how(), paths)?;
+    place.snapshot = Some(name);
     let target = place.target.clone();
     // Held to the end: a backup that begins meanwhile waits, and then finds what has been put into place.
     let (_locked, unlocked) = lock_target(&target, ctx)?;
@@ -373,7 +374,7 @@ fn attempt(
         _ => report.warnings.extend(wrong.iter().map(|(pack, why)| format!("{}: {why}", pack.name()))),
     }
     if !all {
-        let sides = locate(&packs, &root, paths, options.skip_damaged);
+        let sides = locate(&packs, &root, paths, options.skip_damaged).map_err(|why| place.lacking(why));
         place.also(sides.map_err(|why| failed(why, &packs, doubts))?);
     }
     report.warnings.extend(place.broken());

@@ -26,13 +26,14 @@ use super::stage::{Made, Staging};
 use super::steps::Undone;
 use super::{Sides, beside, fill, mounts, standing};
 use crate::backup::marker::{self, MARKER, Unfinished};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot};
 use crate::location;
 use crate::monitor::Context;
 use crate::shell::word;
 use crate::vault::path::EntryPath;
+use crate::vault::root::SnapshotName;
 
 pub(super) const USE_IN_PLACE: &str = "Use --in-place: what is there is then moved into a folder inside the target.";
 
@@ -63,6 +64,8 @@ pub struct How {
 pub struct Place {
     /// The target, absolute.
     pub target: PathBuf,
+    /// The snapshot that goes there, once it is known.
+    pub snapshot: Option<SnapshotName>,
     /// The path of the folder that is worked in: the target itself, or a folder that is mounted in it.
     within: EntryPath,
     exists: bool,
@@ -114,6 +117,7 @@ impl Place {
         }
         let mut place = Place {
             target,
+            snapshot: None,
             within: EntryPath::root(),
             exists,
             in_place: how.in_place,
@@ -328,6 +332,19 @@ impl Place {
         told
     }
 
+    /// Says of an error that the snapshot lacks a path also how a restore ends that was cut off, where one was that may have had it.
+    pub(super) fn lacking(&self, why: Error) -> Error {
+        let said = Unfinished::at(&self.folder()).unwrap_or_default();
+        let Some(unfinished) = said.filter(|said| !said.is_all() && why.kind() == Kind::Usage) else { return why };
+        let (ends, at) = (unfinished.options(&self.within), word(&self.target));
+        let hint = format!(
+            "A restore of {unfinished} there was cut off: `lastgood restore{ends} {at}` ends that, with the snapshot that it was of, and so \
+             does a restore of all of it."
+        );
+        let both = why.advice().map(|advice| format!("{advice} {hint}"));
+        why.hint(both.unwrap_or(hint))
+    }
+
     /// Whether a path is a marker's, by which a restore says that it is not finished.
     pub fn is_marker(&self, path: &EntryPath) -> bool {
         path.is_in_one_of(&self.marker)
@@ -435,6 +452,7 @@ impl Place {
         };
         let mut putting = Putting::new(aside, kept, self.paths_below(), ctx);
         putting.notes = Some(staging.folder().clone());
+        putting.snapshot = self.snapshot;
         let (moved, beside) = match last().and_then(|()| self.steps(&mut putting, &staging)) {
             Ok(done) => done,
             Err(why) => {

@@ -25,6 +25,7 @@ use crate::error::{Doing, Error, Result};
 use crate::fs::{Folder, Spot, is_folder};
 use crate::monitor::Context;
 use crate::vault::path::EntryPath;
+use crate::vault::root::SnapshotName;
 
 /// What to do where a marker cannot be made for a restore of paths.
 const MARKS: &str = "What is not put back in one step is marked meanwhile, so that no backup takes the half of it: let that folder be \
@@ -38,6 +39,8 @@ pub struct Putting<'a> {
     pub steps: Steps,
     /// Where that goes which was there: this folder, or in it. The name is free.
     pub aside: Spot,
+    /// The snapshot that is restored, for those who find it half done.
+    pub snapshot: Option<SnapshotName>,
     /// Where it is noted what is about to be put into the place of something else: the staging folder.
     pub notes: Option<Arc<Folder>>,
     /// What goes aside before that, and belongs to it: from where and to where.
@@ -69,6 +72,7 @@ impl<'a> Putting<'a> {
         Putting {
             steps,
             aside,
+            snapshot: None,
             notes: None,
             sides: Vec::new(),
             within: None,
@@ -96,7 +100,8 @@ impl<'a> Putting<'a> {
         let beside = self.aside.folder.path() != target.path();
         let aside = Path::new(if beside { ".." } else { "" }).join(&self.aside.name);
         let around = !self.kept.is_empty();
-        let unfinished = Unfinished { paths: self.paths.clone(), aside: vec![aside], around };
+        let (paths, snapshot) = (self.paths.clone(), self.snapshot);
+        let unfinished = Unfinished { paths, aside: vec![aside], around, snapshot };
         if !self.paths.is_empty() && target.mode().doing(doing)? & 0o700 != 0o700 {
             // It keeps its own.
             self.dress.push((target.clone(), Looks::of(target).doing(doing)?));
