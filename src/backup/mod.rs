@@ -496,10 +496,11 @@ const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
 /// Opens the data directory, and locks it against a restore. Gives a note where it cannot be locked.
 fn open_locked(options: &Options, ctx: &Context) -> Result<(Directory, Option<String>)> {
     loop {
-        let root = walk::open(&options.data)?;
+        let root = walk::open_any(&options.data)?;
         let note = lock::lock(&root, lock::Kind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
-        // What was waited for may have put another one into its place.
+        // What was waited for may have put another one into its place. What it has not finished it will not finish any more.
         if leads_to(&options.data, &root) {
+            walk::check_finished(&options.data, &root)?;
             return Ok((root, note));
         }
         ctx.check(&doing(options))?;

@@ -645,6 +645,21 @@ fn one_object_that_cannot_be_read_keeps_nobody_from_a_backup() {
 }
 
 #[test]
+fn a_restore_that_is_at_work_is_waited_for_and_one_that_was_killed_is_not() {
+    let world = World::new();
+    world.write("a", b"a");
+    marker::tests::write_all(world.data.path());
+    let held = Directory::open(world.data.path()).unwrap();
+    lock::lock(&held, lock::Kind::Exclusive, Duration::ZERO, &world.stop).unwrap();
+    let stop = AtomicBool::new(true);
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
+    let opened = || open_locked(&world.options, &ctx).map(drop).unwrap_err().to_string();
+    assert!(opened().contains("lock the directory"), "{}", opened());
+    drop(held);
+    assert!(opened().contains("has not been finished"), "{}", opened());
+}
+
+#[test]
 fn checkpoints_that_cannot_be_listed_keep_nobody_from_a_backup() {
     let world = World::new();
     world.write("a", b"a");

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
 use super::notes::{Good, Noted, Notes};
 use super::space::{existing, free, size, writable};
 use super::walk::{Seen, walk};
@@ -156,6 +159,10 @@ fn broken(about: &About) -> Option<Check> {
     let said = |folder: &EntryPath| Unfinished::at(&about.at.join(folder.as_path())).transpose();
     let (folder, said) = folders.find_map(|folder| said(&folder).map(|said| (folder, said)))?;
     let it = if folder.is_root() { "it".to_owned() } else { format!("the volume {folder} in it") };
+    if is_being_restored(&about.at.join(folder.as_path())) {
+        let advice = "No backup is taken until it has ended, nor should the app be started. Look again then.";
+        return Some(Check::warning("directory", format!("a restore into {it} is at work")).advice(advice));
+    }
     let unfinished = match said {
         Ok(unfinished) => unfinished,
         Err(unclear) if folder.is_root() => {
@@ -182,6 +189,12 @@ fn broken(about: &About) -> Option<Check> {
         Some(command) => check.advice(format!("This completes it; {aside}:")).run(command),
         None => check.advice(format!("No vault here has a good snapshot that would complete it; {aside}.")),
     })
+}
+
+/// Whether a restore that is at work has the lock of a folder.
+fn is_being_restored(folder: &Path) -> bool {
+    let tried = Folder::open(folder).and_then(|folder| folder.readable());
+    tried.is_ok_and(|held| flock(held, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
 }
 
 /// Whether all of what was looked at can be read.
@@ -367,6 +380,10 @@ mod tests {
         marker::tests::write_all(&at);
         let broken = first(Some(10));
         assert_eq!((broken.outcome, &broken.commands[..]), (Outcome::Problem, &[in_place][..]));
+        let held = std::fs::File::open(&at).unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        assert_eq!(first(Some(10)).found, "a restore into it is at work");
+        drop(held);
         std::fs::remove_file(at.join(MARKER)).unwrap();
 
         std::fs::create_dir(at.join("sub")).unwrap();

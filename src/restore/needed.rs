@@ -12,6 +12,7 @@ use crate::backup::select::Select;
 use crate::backup::times;
 use crate::backup::walk::{self, Met, Walker};
 use crate::error::{Doing, Error, Result};
+use crate::lock;
 use crate::monitor::{Context, Silent};
 use crate::vault::entry::Kind;
 use crate::vault::root::SnapshotName;
@@ -78,6 +79,24 @@ impl Only {
             None => Ok(()),
         }
     }
+}
+
+/// As [`look`], for who has no lock of the target: a restore that is at work there is waited for.
+///
+/// # Errors
+/// As [`look`]; it takes too long; a stop.
+pub fn look_when_settled(target: &Path, ctx: &Context) -> Result<There> {
+    // Held to the end of the look.
+    let held = match Unfinished::at(target) {
+        Ok(None) => None,
+        _ => walk::open_any(target).ok(),
+    };
+    if let Some(held) = &held
+        && let Some(note) = lock::lock(held, lock::Kind::Shared, lock::RESTORE_WAITS, ctx.stop)?
+    {
+        ctx.monitor.warn(&note);
+    }
+    look(target, ctx)
 }
 
 /// Looks at what is in a target.
@@ -163,6 +182,20 @@ mod tests {
             let said = look(&target, &context()).unwrap_err();
             assert!(said.why().contains(MARKER) && said.advice().is_some(), "{said}");
         }
+    }
+
+    #[test]
+    fn a_restore_that_is_at_work_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        marker::tests::write_all(folder.path());
+        let held = crate::beneath::Directory::open(folder.path()).unwrap();
+        lock::lock(&held, lock::Kind::Exclusive, Duration::ZERO, &AtomicBool::new(false)).unwrap();
+        let stop = AtomicBool::new(true);
+        let ctx = Context { stop: &stop, ..context() };
+        let said = look_when_settled(folder.path(), &ctx).unwrap_err().to_string();
+        assert!(said.contains("lock the directory"), "{said}");
+        drop(held);
+        assert_eq!(look_when_settled(folder.path(), &ctx).unwrap(), There::Nothing);
     }
 
     #[test]
