@@ -28,6 +28,8 @@ pub const MARKER: &str = ".lastgood-in-place";
 pub const DRAFT: &str = "marker";
 /// No marker is longer, in bytes.
 const LONGEST: u64 = 1 << 20;
+/// The bytes in it that are left to all that it says besides the paths of one restore.
+const ROOM: u64 = 1 << 14;
 /// So many paths are named to people.
 const NAMED: usize = 3;
 
@@ -130,7 +132,13 @@ impl Unfinished {
         if let Some(name) = &self.snapshot {
             text.extend([SNAPSHOT, name.to_string().as_bytes(), b"\0"].concat());
         }
-        if text.len() as u64 > LONGEST { ALL.as_bytes().to_vec() } else { text }
+        text
+    }
+
+    /// Whether a marker could name these paths of a folder, whatever else it says.
+    pub fn can_name(paths: &[EntryPath]) -> bool {
+        let text = Unfinished { paths: paths.to_vec(), ..Unfinished::default() }.text();
+        text.len() as u64 <= LONGEST - ROOM
     }
 
     /// Whether it is about all of the folder.
@@ -310,6 +318,10 @@ fn replace(folder: &Folder, via: &Arc<Folder>, unfinished: &Unfinished) -> io::R
 
 /// Writes a marker that everybody may read, durably, where it says nothing yet.
 fn write(via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<Spot> {
+    let text = unfinished.text();
+    if text.len() as u64 > LONGEST {
+        return Err(io::Error::other("the paths that it would have to name are too many"));
+    }
     match via.remove_file(DRAFT) {
         Err(Errno::NOENT) => {}
         removed => removed?,
@@ -322,7 +334,7 @@ fn write(via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<Spot> {
         Ok(()) | Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
         Err(why) => return Err(why.into()),
     }
-    draft.write_all(&unfinished.text())?;
+    draft.write_all(&text)?;
     draft.sync_all()?;
     Ok(Spot::new(via, DRAFT))
 }
@@ -425,6 +437,20 @@ pub mod tests {
         fs::remove_file(&marker).unwrap();
         std::os::unix::fs::symlink(MARKER, &marker).unwrap();
         unclear("is a symbolic link");
+        assert_eq!(at.names().unwrap(), [MARKER]);
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_marked_as_something_else() {
+        let long: Vec<_> = (0..500).map(|n| EntryPath::new(format!("{n}{}", "/long".repeat(600))).unwrap()).collect();
+        assert!(Unfinished::can_name(&long[..300]) && !Unfinished::can_name(&long));
+        let folder = tempfile::tempdir().unwrap();
+        let at = Arc::new(Folder::open(folder.path()).unwrap());
+        let half = |paths: &[EntryPath]| Unfinished { paths: paths.to_vec(), ..Unfinished::default() };
+        mark(&at, &at, &half(&long[..300])).unwrap();
+        let said = mark(&at, &at, &half(&long[300..])).unwrap_err().to_string();
+        assert!(said.contains("too many"), "{said}");
+        assert_eq!(Unfinished::read(&at).unwrap().map(|said| said.paths.len()), Some(300));
         assert_eq!(at.names().unwrap(), [MARKER]);
     }
 

@@ -375,7 +375,7 @@ fn attempt(
     }
     if !all {
         let sides = locate(&packs, &root, paths, options.skip_damaged).map_err(|why| place.lacking(why));
-        place.also(sides.map_err(|why| failed(why, &packs, doubts))?);
+        place.also(sides.map_err(|why| failed(why, &packs, doubts))?)?;
     }
     report.warnings.extend(place.broken());
 

@@ -252,10 +252,19 @@ impl Place {
     }
 
     /// Puts back as well what lies beside its paths in the snapshot.
-    pub(super) fn also(&mut self, sides: Sides) {
+    ///
+    /// # Errors
+    /// Usage: the paths are too many to be named in a marker.
+    pub(super) fn also(&mut self, sides: Sides) -> Result<()> {
         let all: Vec<_> = self.paths.drain(..).chain(sides.there).collect();
         self.paths = outermost(&all);
         self.lacking = sides.lacking;
+        if Unfinished::can_name(&self.paths_below()) {
+            return Ok(());
+        }
+        let doing = format!("restore {} paths to {}", self.paths.len(), self.target.display());
+        let hint = "Restore a part of them at a time, or the folders that they lie in.";
+        Err(Error::usage(doing, "together they are longer than what can be noted of an unfinished restore").hint(hint))
     }
 
     /// The entries that are put back, none inside another; none for all.

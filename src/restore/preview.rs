@@ -91,7 +91,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
     let packs = PackReader::for_root(&*vault.store, &root)?;
     let missing = absent(&*vault.store, packs.book().values())?;
     if !all {
-        place.also(locate(&packs, &root, paths, options.skip_damaged)?);
+        place.also(locate(&packs, &root, paths, options.skip_damaged)?)?;
     }
     let mut told = Preview {
         snapshot: name,
