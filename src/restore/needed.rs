@@ -220,6 +220,29 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_comes_while_a_path_is_restored_keeps_what_is_in_it() {
+        let mut sample = small();
+        sample.commit(State::Complete);
+        let path = sample.entries.iter().find(|entry| entry.kind == Kind::File).unwrap().path.clone();
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("data");
+        let (above, data) = (folder.path().to_owned(), target.clone());
+        let store = FaultStore::new(sample.store, move |_, _| {
+            let names = fs::read_dir(&above).unwrap().map(|entry| entry.unwrap().file_name());
+            if names.into_iter().any(|name| name.to_string_lossy().contains(STAGING)) {
+                fs::create_dir_all(&data).unwrap();
+                fs::write(data.join("row"), "new").unwrap();
+            }
+            false
+        });
+        let vault = Vault::open(Box::new(store)).unwrap();
+        let chosen = Options { paths: vec![path.clone()], ..options(&target) };
+        restore(&vault, &chosen, &context()).unwrap();
+        assert_eq!(fs::read(target.join("row")).unwrap(), b"new");
+        assert!(target.join(path.as_path()).exists());
+    }
+
+    #[test]
     fn what_comes_while_the_snapshot_is_read_does_not_move_aside() {
         let mut sample = small();
         sample.commit(State::Complete);

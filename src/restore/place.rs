@@ -28,7 +28,7 @@ use super::{Sides, beside, fill, mounts, standing};
 use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::filesystem::{self, is_mount};
-use crate::fs::{Folder, Spot};
+use crate::fs::{Folder, Spot, is_folder};
 use crate::location;
 use crate::monitor::Context;
 use crate::shell::word;
@@ -536,7 +536,7 @@ impl Place {
             let why = "what is mounted in it has changed meanwhile";
             return Err(Error::failed(format!("restore to {}", self.target.display()), why).hint("Run it again."));
         }
-        if !self.paths_below().is_empty() && self.keeps_target() {
+        if !self.paths_below().is_empty() && (self.keeps_target() || self.has_come(putting, staging)?) {
             return self.put_paths(putting, staging);
         }
         let root = EntryPath::root();
@@ -549,6 +549,20 @@ impl Place {
         };
         putting.forget()?;
         Ok((moved, Vec::new()))
+    }
+
+    /// Whether there is a folder at the target now where there was none: an app may have made it meanwhile. It is locked then.
+    fn has_come(&self, putting: &mut Putting, staging: &Staging) -> Result<bool> {
+        let doing = || format!("look whether {} has come meanwhile", self.target.display());
+        if !matches!(staging.base().look(self.name()?).doing(doing)?, Some(stat) if is_folder(&stat)) {
+            return Ok(false);
+        }
+        putting.lock(&self.target)?;
+        if !mounts::below(&self.target)?.is_empty() || is_mount(&self.target).doing(doing)? {
+            let why = "something was mounted there meanwhile";
+            return Err(Error::failed(format!("restore to {}", self.target.display()), why).hint("Run it again."));
+        }
+        Ok(true)
     }
 
     /// The entries to put back as paths of the folder that is worked in; none for all of it.

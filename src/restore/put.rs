@@ -17,10 +17,12 @@ use rustix::io::Errno;
 use super::fill::{is_marker, is_reserved};
 use super::killed::{self, Moving};
 use super::lacking::{moves_files_only, sync_folder};
+use super::lock_target;
 use super::mounts::is_of_the_filesystem;
 use super::place::USE_IN_PLACE;
 use super::steps::{Looks, Steps, Undone, outwards};
 use crate::backup::marker::{self, MARKER, Unfinished};
+use crate::beneath::Directory;
 use crate::error::{Doing, Error, Result};
 use crate::fs::{Folder, Spot, is_folder};
 use crate::monitor::Context;
@@ -61,6 +63,8 @@ pub struct Putting<'a> {
     marked: Option<(Arc<Folder>, Option<Unfinished>)>,
     /// Whether a folder was filled, and not only exchanged.
     pub filled: bool,
+    /// The lock of a target that has come meanwhile.
+    _locked: Option<Directory>,
     ctx: &'a Context<'a>,
 }
 
@@ -83,8 +87,22 @@ impl<'a> Putting<'a> {
             paths,
             marked: None,
             filled: false,
+            _locked: None,
             ctx,
         }
+    }
+
+    /// Locks a target against a backup of it, to the end of the work.
+    ///
+    /// # Errors
+    /// A backup that takes too long; a stop.
+    pub fn lock(&mut self, target: &Path) -> Result<()> {
+        let (locked, note) = lock_target(target, self.ctx)?;
+        self._locked = locked;
+        if let Some(note) = note {
+            self.ctx.monitor.warn(&note);
+        }
+        Ok(())
     }
 
     /// Has the folder that is worked in say, from now on and whatever comes, that what is put back there is not all in place yet. That
