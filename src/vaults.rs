@@ -48,7 +48,8 @@ impl Commands<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Runs a job, and tells of it, also whom the configuration names. A backup as a task of a Cloud Run job is run once, however often that is tried.
+    /// Runs a job, and tells of it, also whom the configuration names. A backup as a task of a Cloud Run job is run once, however often
+    /// that is tried.
     ///
     /// # Errors
     /// Those of the job; an attempt of the same task that is not over.

@@ -3,8 +3,8 @@
 //! [`walk`] and [`base`] (what is known) meet in [`merge`], path by path; what is new or changed is [`read`] by several
 //! threads and [`assemble`]d in order: headers and blocks go through the [`packer`] into packs, entries into hunks, and
 //! when all is durable, [`commit`] writes the root. At its end a [`capture`] looks once more at the [`folders`] that it went
-//! through: what was moved meanwhile is taken then. Packs that may be damaged are [`doubted`], and not built upon. Each stage is a thread or several, the channels between them hold
-//! little, and nothing holds the whole of a snapshot.
+//! through: what was moved meanwhile is taken then. Packs that may be damaged are [`doubted`], and not built upon. Each stage is a thread
+//! or several, the channels between them hold little, and nothing holds the whole of a snapshot.
 
 pub mod assemble;
 pub mod base;

@@ -460,8 +460,8 @@ pub(super) fn finish(
     Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, torn, identity })
 }
 
-/// Reads a small file, once more if it changed; none if it has become a large one, or does not know its size. One that only grew is taken up to its first
-/// length, as [`Large::read`] does.
+/// Reads a small file, once more if it changed; none if it has become a large one, or does not know its size. One that only grew is taken
+/// up to its first length, as [`Large::read`] does.
 fn read_small(file: &File, path: &EntryPath, desk: Desk) -> io::Result<Option<(Content, Vec<u8>)>> {
     let mut grown: Option<(Stat, Vec<u8>)> = None;
     for last in [false, true] {

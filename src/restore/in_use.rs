@@ -34,8 +34,8 @@ pub struct User {
 }
 
 /// The programs that have a file below one of `places`, absolute paths without symlinks, open, mapped or locked, or work in a folder
-/// there, as far as this process may know: it sees the files of its own user's programs, as root of all in its container, and of others the locks (SQLite's
-/// among them) that they have just then.
+/// there, as far as this process may know: it sees the files of its own user's programs, as root of all in its container, and of others the
+/// locks (SQLite's among them) that they have just then.
 pub fn users(places: &[PathBuf]) -> Vec<User> {
     if places.is_empty() {
         return Vec::new();

@@ -29,7 +29,8 @@ pub trait Source {
     /// Why it cannot be read.
     fn begin(&mut self) -> Result<State, Trouble>;
 
-    /// The database file, which stays open as long as the source is. What it has at the place of a page is the page, but for those that are elsewhere.
+    /// The database file, which stays open as long as the source is. What it has at the place of a page is the page, but for those that are
+    /// elsewhere.
     fn file(&self) -> Arc<File>;
 
     /// Reads a page, of which the first is 1, within a transaction.

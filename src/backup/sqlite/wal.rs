@@ -98,9 +98,9 @@ pub struct Frames {
     pub number: u64,
 }
 
-/// The pages of a database that are to be read through SQLite, and the frames of its log, if that has any. `logged`: whether it has a log now. `pages` is their number and
-/// `whole` how many the file holds whole: what lies beyond is in the log, or is zeros as SQLite gives them. The page of SQLite's
-/// locks is never among them, since SQLite does not read it.
+/// The pages of a database that are to be read through SQLite, and the frames of its log, if that has any. `logged`: whether it has a log
+/// now. `pages` is their number and `whole` how many the file holds whole: what lies beyond is in the log, or is zeros as SQLite gives
+/// them. The page of SQLite's locks is never among them, since SQLite does not read it.
 ///
 /// # Errors
 /// A log that cannot be read.

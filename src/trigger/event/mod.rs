@@ -225,8 +225,8 @@ impl Door {
 /// What a request to an events' path asks for. The body's size is the caller's to limit.
 ///
 /// # Errors
-/// A part that cannot be understood, unless the event is known to be critical: not a POST, an incomplete CloudEvent, JSON that is none where only JSON says what is
-/// meant, base64 that is none, several events at once, messages nested too deep.
+/// A part that cannot be understood, unless the event is known to be critical: not a POST, an incomplete CloudEvent, JSON that is none
+/// where only JSON says what is meant, base64 that is none, several events at once, messages nested too deep.
 pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Unreadable> {
     if method != "POST" {
         return Err(Unreadable::new("the request", "events are sent with POST"));

@@ -11,10 +11,11 @@
 //!   mean 127.0.0.1 (DNS rebinding) is of the same site as the service for its browser. `/live` tells nothing, and is answered
 //!   to any name.
 //! - One elsewhere, at which everybody may ask (`--auth none --insecure`), has to be named by an address, as `localhost`, by a name
-//!   that nobody can register (without a dot, or below a [`PRIVATE`] one) or as `--public-url` says, since no page of a stranger can have such a name; else it answers with 421. What reads is
-//!   judged by the name alone, since over plain HTTP a browser's GET says nothing else that a page could not say otherwise, and many
-//!   programs call themselves Mozilla. What may change something has the name judged only if a browser sends it, which says so by
-//!   `Sec-Fetch-Site` or `Origin`. With credentials nothing is needed: a page of another name has none.
+//!   that nobody can register (without a dot, or below a [`PRIVATE`] one) or as `--public-url` says, since no page of a stranger can have
+//!   such a name; else it answers with 421. What reads is judged by the name alone, since over plain HTTP a browser's GET says nothing else
+//!   that a page could not say otherwise, and many programs call themselves Mozilla. What may change something has the name judged only if
+//!   a browser sends it, which says so by `Sec-Fetch-Site` or `Origin`. With credentials nothing is needed: a page of another name has
+//!   none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -192,7 +192,8 @@ impl Checkup {
         Checkup(Arc::new(Inner { desk, settings, seen, looking, vaults, data }))
     }
 
-    /// How it is, as it was seen half a minute ago at most, and since the last run ended. Whatever hangs, the answer comes within some seconds.
+    /// How it is, as it was seen half a minute ago at most, and since the last run ended. Whatever hangs, the answer comes within some
+    /// seconds.
     pub async fn health(&self) -> Arc<Health> {
         let mut seen = self.0.seen.subscribe();
         let (asked, ended) = (Instant::now(), self.0.ended());
