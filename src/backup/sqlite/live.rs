@@ -37,7 +37,6 @@ use super::system_calls;
 use super::trouble::{Meaning, Trouble, meaning};
 use super::wal::{self, Ended, PageSet, pages_in_wal};
 use super::wal_index::Index;
-use crate::backup::times;
 use crate::vault::entry::CheckKind;
 
 /// The longest path that SQLite takes, with a side file's ending, in bytes.
@@ -114,8 +113,6 @@ pub struct Live<'a> {
     awaited: Option<Instant>,
     /// Whether the connection has the `-shm` open.
     attached: bool,
-    /// When it was opened, in ns since 1970 and by the clock of file times.
-    opened: i64,
     /// What the last transaction's state rests on.
     basis: Basis,
     begun: bool,
@@ -207,7 +204,6 @@ impl<'a> Live<'a> {
             met: 0,
             awaited: None,
             attached: false,
-            opened: times::now(),
             basis: Basis::Locks,
             begun: false,
         };
@@ -390,7 +386,7 @@ impl<'a> Live<'a> {
             self.lock()?;
             return Err(Refused::Again);
         }
-        let joins = keeps && shm.as_ref().is_some_and(|shm| self.is_made_anew(shm));
+        let joins = keeps && shm.is_some() && self.is_index_whole();
         shared |= joins;
         let now = match shared {
             true => (stat, wal, shm),
@@ -456,6 +452,8 @@ impl<'a> Live<'a> {
         };
         let pending = match (index, frames) {
             (Some(index), Some(frames)) if !index.is_whole(frames) => return Err(Refused::Index(ELSEWHERE.into())),
+            // Where nobody was there to commit it, the index is not of this log after all.
+            (Some(index), Some(frames)) if joins && index.lacks(frames) => return Err(Refused::Changed),
             (Some(index), Some(frames)) => index.lacks(frames),
             (None, Some(_)) => way == Way::Shared,
             (_, None) => false,
@@ -503,7 +501,7 @@ impl<'a> Live<'a> {
     /// is there as long as the lock is.
     fn rollback(&mut self) {
         if self.way != Way::Shared {
-            (self.alone, self.lock) = (None, None);
+            (self.alone, self.lock, self.connection) = (None, None, None);
         }
         if self.connection.as_ref().is_some_and(|c| !c.is_autocommit() && c.execute_batch("rollback").is_err()) {
             self.connection = None;

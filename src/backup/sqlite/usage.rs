@@ -25,6 +25,8 @@ use crate::backup::found::Found;
 use crate::backup::read::read_some;
 use crate::beneath::Directory;
 
+/// How often the system's list of locks is read.
+const READINGS: usize = 3;
 /// Nobody waits for the files that are looked at here.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
@@ -120,7 +122,9 @@ struct Locks(String);
 
 impl Locks {
     fn read() -> Locks {
-        Locks(fs::read_to_string("/proc/locks").unwrap_or_default())
+        // While others come and go, one reading passes some over.
+        let readings = (0..READINGS).map(|_| fs::read_to_string("/proc/locks").unwrap_or_default());
+        Locks(readings.collect())
     }
 
     /// Which other programs have a byte of a file locked.

@@ -96,6 +96,8 @@ pub struct Frames {
     pub salts: [u8; 8],
     /// How many there are, whether or not they are committed.
     pub number: u64,
+    /// The last one that ends a transaction; 0 if none does.
+    pub committed: u64,
 }
 
 /// The pages of a database that are to be read through SQLite, and the frames of its log, if that has any. `logged`: whether it has a log
@@ -168,7 +170,7 @@ fn add_frames(
     }
     let mut salts = [0; 8];
     salts.copy_from_slice(&header[16..24]);
-    let mut frames = 0;
+    let mut frames = Frames { salts, number: 0, committed: 0 };
     let stride = FRAME + page_size as usize;
     let at_once = (WINDOW / stride).max(1);
     // The last page of a window is not needed.
@@ -183,15 +185,18 @@ fn add_frames(
             // The log's end lies within the window, or it was cut: frame by frame from here.
             length = FRAME;
             if !read(at, &mut window[..FRAME])? {
-                return Ok(Some(Frames { salts, number: frames }));
+                return Ok(Some(frames));
             }
         }
         for frame in window[..length].chunks(stride) {
             let page = number(frame, 0);
             if frame.len() < FRAME || frame[8..16] != salts || page == 0 {
-                return Ok(Some(Frames { salts, number: frames }));
+                return Ok(Some(frames));
             }
-            frames += 1;
+            frames.number += 1;
+            if number(frame, 4) != 0 {
+                frames.committed = frames.number;
+            }
             // A page beyond the state's end was there in an earlier commit, or comes in a later one.
             if u64::from(page) <= pages {
                 set.insert(page);

@@ -53,12 +53,12 @@ impl Index {
         Some(Index { page_size, frames: word(16)?, sums: (word(24)?, word(28)?), salts })
     }
 
-    /// Whether a log has frames that are not in the index.
+    /// Whether a log has the end of a transaction that is not in the index.
     pub fn lacks(&self, log: Frames) -> bool {
         // Until the first commit to an empty log the index knows no salts; one that has begun anew knows those of the log that comes.
         let unknown = self.frames == 0 && self.salts == [0; 8];
         match self.salts == log.salts || unknown {
-            true => log.number > self.frames.into(),
+            true => log.committed > self.frames.into(),
             false => self.frames > 0,
         }
     }
@@ -66,6 +66,11 @@ impl Index {
     /// Whether a log has all frames of the index that go before the last one.
     pub fn is_whole(&self, log: Frames) -> bool {
         self.frames == 0 || self.salts != log.salts || log.number >= self.frames.into()
+    }
+
+    /// Whether it is of all that is committed in a log, and of nothing else.
+    pub fn is_all_of(&self, log: Frames) -> bool {
+        self.frames > 0 && self.salts == log.salts && log.committed == u64::from(self.frames)
     }
 
     /// Of the log's pages, in bytes.

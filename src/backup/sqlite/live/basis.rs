@@ -3,15 +3,20 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Stat, fstat};
+use rusqlite::ffi;
+use rustix::fs::{OFlags, Stat, fstat};
 
 use super::super::handle::read_wal;
 use super::super::locks::{self, Held, held};
+use super::super::registry::{self, try_hold};
 use super::super::side::{Id, Looks, id, looks};
 use super::super::trouble::Trouble;
-use super::super::{usage, wal_index};
+use super::super::usage;
+use super::super::wal::{self, Ended};
+use super::super::wal_index::{self, Index};
 use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
-use crate::backup::times::{self, mtime, settled, wait_a_tick};
+use crate::backup::read::read_some;
+use crate::backup::times::{self, settled, wait_a_tick};
 
 /// How long somebody is awaited who came once, and who came again.
 const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -88,10 +93,24 @@ impl Live<'_> {
         usage::is_another_log_used(&self.at, &stat, wal, &shm.stat)
     }
 
-    /// Whether a `-shm` was made anew since we looked at the database first: by somebody who came. What lay there before may be of a
-    /// machine that has failed.
-    pub(super) fn is_made_anew(&self, shm: &Stat) -> bool {
-        mtime(shm) >= self.opened
+    /// Whether the `-shm` that nobody has open is the index of all that the log has. Whoever comes first makes it anew; while we read by
+    /// it nobody does, and what is missing from it would be lost to all. A program that has the database to itself writes to the log
+    /// without it, and a machine that fails leaves it as it happens to be.
+    pub(super) fn is_index_whole(&self) -> bool {
+        let Some(shm) = &self.shm else { return false };
+        let open = || {
+            let found = self.at.status("-wal").ok()??;
+            let hold = try_hold(found.st_dev, found.st_ino)?;
+            registry::open(hold, self.options.stop, || self.at.open("-wal", OFlags::RDONLY)).ok()
+        };
+        let (Some(wal), Some(index)) = (open(), Index::read(&shm.file)) else { return false };
+        let read = |at, out: &mut [u8]| match read_some(&wal.file, at, out) {
+            Ok(read) => Ok(read == out.len()),
+            Err(_) => Err(Ended::Failed(ffi::SQLITE_IOERR)),
+        };
+        let frames = wal::frames(index.page_size(), read);
+        matches!(frames, Ok(Some(frames)) if index.is_all_of(frames))
+            && matches!(wal_index::is_of(&shm.file, read), Ok(true))
     }
 
     /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
@@ -129,7 +148,7 @@ impl Live<'_> {
         }
         self.is_nobodys()?;
         if self.awaited.is_some_and(|until| Instant::now() < until) {
-            self.lock = None;
+            (self.lock, self.connection) = (None, None);
             return Err(Refused::Awaited);
         }
         Ok(self.met as usize >= AWAITED.len())

@@ -180,6 +180,15 @@ fn what_follows_in_the_log_is_not_committed_and_is_looked_at_again() {
     // Pages go into the log before there is a commit, since the cache is small, and stay there.
     writer.run("begin; update t set padding = randomblob(700); rollback").unwrap();
     let state = live.begin().unwrap();
+    assert_eq!((restored(&taken(&live, &state)), state.pending), ((101 * 100, 100), false));
+    assert!(live.end().unwrap());
+    // The end of a transaction that its writer has not entered into the index, since it is still coming to the disk, or the writer died.
+    let wal = fs::File::options().read(true).write(true).open(beside(&path, "-wal")).unwrap();
+    let mut index = [0; 4];
+    fs::File::open(beside(&path, "-shm")).unwrap().read_exact_at(&mut index, 16).unwrap();
+    let size_of_database = 32 + u64::from(u32::from_ne_bytes(index)) * (24 + 4096) + 4;
+    wal.write_all_at(&30u32.to_be_bytes(), size_of_database).unwrap();
+    let state = live.begin().unwrap();
     assert_eq!((restored(&taken(&live, &state)), state.pending), ((101 * 100, 100), true));
     assert!(live.end().unwrap());
     writer.run("begin; update t set padding = randomblob(700); update t set x = x + 1; commit").unwrap();

@@ -393,3 +393,31 @@ fn what_is_left_of_an_index_says_nothing_of_a_log_that_nobody_has_open() {
     assert_eq!((restored(&taken(&live, &state)), state.pending), ((101 * 100, 100), false));
     assert!(live.end().unwrap());
 }
+
+#[test]
+fn an_index_that_lacks_what_its_log_has_is_not_read_by() {
+    let (_folder, path) = database(WAL);
+    let mut live = try_open(&path, HASTY).unwrap();
+    // They come each time, and none is met.
+    for sum in ["10100", "10200"] {
+        live.begin().unwrap();
+        let mut writer = Peer::with(&path);
+        writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+        assert_eq!(writer.ask("select sum(x) from t"), sum);
+        writer.kill();
+        assert!(!live.end().unwrap());
+    }
+    // One that has the database to itself needs no index. It works on a copy, of which the log is then taken, since we read.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = elsewhere.path().join("app.db");
+    let log = beside(&path, "-wal");
+    fs::copy(&path, &copy).unwrap();
+    fs::copy(&log, elsewhere.path().join("app.db-wal")).unwrap();
+    let mut alone = Peer::with(&copy);
+    alone.run("pragma locking_mode = exclusive; pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+    alone.kill();
+    fs::write(&log, fs::read(elsewhere.path().join("app.db-wal")).unwrap()).unwrap();
+    assert_eq!(state_of(&mut live), (103 * 100, 100));
+    // Whoever comes next finds all of it.
+    assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "10300");
+}
