@@ -3,6 +3,9 @@
 //! A program that uses a write-ahead log has the database locked for reading as long as it is open ([`locks`]). One of which there
 //! is no `-shm` beside the database that it has open, has it open under another path: in a container that has this one file mounted,
 //! by another hard link, or with its log renamed or removed. What it has committed may then lie in a log that is not here.
+//!
+//! The system's list of locks (`/proc/locks`) says which programs have what locked, and `/proc/PID/fd` which files they have open. In a
+//! container neither tells of programs outside: then only what asking for a lock oneself shows is known, that somebody has it.
 
 use std::ffi::OsStr;
 use std::fs;
