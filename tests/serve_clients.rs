@@ -325,7 +325,7 @@ fn a_thousand_requests_with_bad_clients_among_them_cost_no_memory() {
                                 });
                                 (answer, 200)
                             }
-                            4 => (kept(service, &mut client, |client| client.ask("POST", "/", "", &large)), 400),
+                            4 => (kept(service, &mut client, |client| client.ask("POST", "/", "", large)), 400),
                             5 => (kept(service, &mut client, |client| client.ask("GET", "/backup/list", "", b"")), 200),
                             6 => {
                                 let ignored = br#"{"severity":"INFO","message":"nothing"}"#;

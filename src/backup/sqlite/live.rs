@@ -9,6 +9,7 @@
 //! While a WAL database that others use is read here, its last writer to close it leaves the log as it is; the next to open it goes
 //! on from there.
 
+mod attempt;
 mod basis;
 mod opening;
 
@@ -19,24 +20,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use rustix::fs::{OFlags, Stat, fstat};
+use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
 use self::basis::Basis;
-use self::opening::refused;
 use super::at::At;
-use super::beside;
 use super::check;
 use super::check::Checked;
 use super::filesystem::unfit;
 use super::handle::system_errno;
-use super::header::{self, Header, is_page_size};
+use super::header::Header;
 use super::registry::{self, Hold, Opened};
 use super::side::id;
 use super::system_calls;
 use super::trouble::{Meaning, Trouble, meaning};
-use super::wal::{self, Ended, PageSet, pages_in_wal};
-use super::wal_index::Index;
+use super::wal::PageSet;
 use crate::vault::entry::CheckKind;
 
 /// The longest path that SQLite takes, with a side file's ending, in bytes.
@@ -141,14 +139,6 @@ enum Refused {
     /// Somebody who was here is awaited again.
     Awaited,
     Trouble(Trouble),
-}
-
-/// What SQLite sees in a transaction.
-struct Seen {
-    version: i64,
-    page_size: u32,
-    pages: u64,
-    logged: bool,
 }
 
 impl From<Trouble> for Refused {
@@ -358,142 +348,6 @@ impl<'a> Live<'a> {
             Meaning::Journal => Trouble::Raw(CUT_OFF.into()),
             Meaning::Index(why) => Trouble::Raw(why),
             Meaning::Trouble(trouble) => trouble,
-        }
-    }
-
-    /// Tries once to begin a transaction.
-    fn attempt(&mut self) -> Result<State, Refused> {
-        if self.options.stop.load(Ordering::Relaxed) {
-            return Err(Trouble::Stopped.into());
-        }
-        let logged = self.is_logged()?;
-        let stat = fstat(&self.file).map_err(failed)?;
-        if stat.st_size == 0 {
-            // SQLite deletes a log beside an empty file.
-            return Err(Trouble::Raw("it has become empty".into()).into());
-        }
-        // A program that opens it at this moment creates its -wal first: that is there if its -shm was found.
-        let shm = self.beside("-shm")?;
-        let (wal, journal) = (self.beside("-wal")?, self.beside("-journal")?);
-        let mut shared = match (logged, &shm) {
-            (true, Some(shm)) => self.is_shared(id(shm))?,
-            (true, None) => false,
-            (false, _) => true,
-        };
-        let keeps = !shared && self.has_to_keep_it()?;
-        if logged && (shared || keeps) && self.lock.is_none() {
-            // What they share is looked at once more when it stays there.
-            self.lock()?;
-            return Err(Refused::Again);
-        }
-        let joins = keeps && shm.is_some() && self.is_index_whole();
-        shared |= joins;
-        let now = match shared {
-            true => (stat, wal, shm),
-            false => self.rest(wal.as_ref())?,
-        };
-        let (stat, wal, shm) = now;
-        let way = match shared {
-            true => Way::Shared,
-            false => Way::AtRest { log: wal.as_ref().is_some_and(|log| self.is_log(log)) },
-        };
-        if logged && shared && wal.is_none() {
-            return Err(Refused::Index(ELSEWHERE.into()));
-        }
-        let way_before = std::mem::replace(&mut self.way, way);
-        // It is not looked at otherwise.
-        if way == (Way::AtRest { log: false }) && journal.as_ref().is_some_and(|journal| self.is_hot(journal)) {
-            return Err(Refused::Journal);
-        }
-        let basis = if logged { self.basis_of(&stat, wal.as_ref(), shm.as_ref()) } else { Basis::Locks };
-        // SQLite does not look whether a file has changed that it has all to itself.
-        if way != way_before || way != Way::Shared && self.basis != basis {
-            (self.connection, self.alone) = (None, None);
-        }
-        self.basis = basis;
-        match way {
-            Way::AtRest { log: false } => self.read_alone()?,
-            Way::AtRest { log: true } | Way::Shared if self.connection.is_none() => self.connect()?,
-            Way::AtRest { log: true } | Way::Shared => {}
-        }
-        // What is left of a -shm that nobody has open says nothing.
-        let shared_index = self.shm.as_ref().filter(|_| way == Way::Shared);
-        let index = shared_index.and_then(|shm| Index::read(&shm.file));
-        let (read, nobody) = match joins {
-            true => (system_calls::as_left(|| self.read()), false),
-            false => system_calls::after_others(|| self.read()),
-        };
-        if nobody {
-            // Whoever had the -shm open has just closed it.
-            return Err(Refused::Busy(LOCKED));
-        }
-        if self.is_logged()? != logged || !self.stands()? {
-            return Err(Refused::Changed);
-        }
-        if way == Way::Shared && logged && (!self.is_log_of_index() || self.is_another_log_used(wal.as_ref())) {
-            return Err(Refused::Index(ELSEWHERE.into()));
-        }
-        let Seen { version, page_size, pages, logged: reads_log } = read?;
-        if way == (Way::AtRest { log: true }) {
-            self.let_go()?;
-        }
-        // The log was found by its path.
-        self.same(self.reader())?;
-        let whole = u64::try_from(fstat(&self.file).map_err(failed)?.st_size).unwrap_or(0) / u64::from(page_size);
-        let go_on = || !self.options.stop.load(Ordering::Relaxed);
-        let connection = self.reader().ok_or_else(|| failed("its connection is gone"))?;
-        let (in_wal, frames) = match pages_in_wal(connection, reads_log, page_size, pages, whole, &go_on) {
-            Ok(found) => found,
-            Err(Ended::Stopped) => return Err(Trouble::Stopped.into()),
-            Err(Ended::Failed(_)) if !self.stands()? => return Err(Refused::Changed),
-            Err(Ended::Failed(code)) => {
-                return Err(failed(format!("its write-ahead log cannot be read: SQLite's error {code}")).into());
-            }
-        };
-        let pending = match (index, frames) {
-            (Some(index), Some(frames)) if !index.is_whole(frames) => return Err(Refused::Index(ELSEWHERE.into())),
-            // Where nobody was there to commit it, the index is not of this log after all.
-            (Some(index), Some(frames)) if joins && index.lacks(frames) => return Err(Refused::Changed),
-            (Some(index), Some(frames)) => index.lacks(frames),
-            (None, Some(_)) => way == Way::Shared,
-            (_, None) => false,
-        };
-        self.attached = way == Way::Shared;
-        let version = self.generation << 32 | version;
-        Ok(State { page_size, pages, version, logged, in_wal, stat, wal, journal, pending })
-    }
-
-    /// Whether a journal beside a database that nobody has open is one that SQLite would roll back.
-    fn is_hot(&self, journal: &Stat) -> bool {
-        let open = || self.at.open("-journal", OFlags::RDONLY);
-        beside::looks_so(journal, open, self.options.stop, header::is_log)
-    }
-
-    /// Whether SQLite looks into a log that nobody has open: with another beginning it is as if there were none.
-    fn is_log(&self, log: &Stat) -> bool {
-        beside::looks_so(log, || self.at.open("-wal", OFlags::RDONLY), self.options.stop, wal::begins)
-    }
-
-    /// Begins SQLite's transaction, and looks at what it sees.
-    fn read(&self) -> Result<Seen, Refused> {
-        let Some(connection) = self.reader() else { return Err(failed("its connection is gone").into()) };
-        let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-        let read = || {
-            connection.execute_batch("begin")?;
-            // This one takes the locks: it needs no schema, which may be what is damaged.
-            let version = number("pragma data_version")?;
-            let (page_size, pages) = (number("pragma page_size")?, number("pragma page_count")?);
-            let logged =
-                connection.query_row("pragma journal_mode", [], |row| Ok(row.get_ref(0)?.as_str()? == "wal"))?;
-            Ok((version, page_size, pages, logged))
-        };
-        let (version, page_size, pages, logged) =
-            system_calls::changing_nothing(read).map_err(|why| refused(&why, system_errno(connection)))?;
-        match (u32::try_from(page_size), u64::try_from(pages)) {
-            (Ok(page_size), Ok(pages)) if is_page_size(page_size) && pages > 0 => {
-                Ok(Seen { version, page_size, pages, logged })
-            }
-            _ => Err(Trouble::Raw(format!("SQLite sees {pages} pages of {page_size} bytes in it")).into()),
         }
     }
 

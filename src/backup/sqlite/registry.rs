@@ -5,7 +5,7 @@
 //! directory is opened under a hold, there is one hold per file at a time, and a live database keeps those of its files until
 //! SQLite has closed them. Files are known by device and inode: a hard link is the same file.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,11 +23,15 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// How often who waits looks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-static HELD: LazyLock<Mutex<HashSet<(u64, u64)>>> = LazyLock::new(Mutex::default);
+/// Files by device and inode, and what others have opened of each and may close only when it is given back.
+type Files = HashMap<(u64, u64), Vec<File>>;
+
+/// The files that are held.
+static HELD: LazyLock<Mutex<Files>> = LazyLock::new(Mutex::default);
 static GIVEN_BACK: Condvar = Condvar::new();
 
-fn held() -> MutexGuard<'static, HashSet<(u64, u64)>> {
-    // A panic elsewhere cannot leave a set half changed.
+fn held() -> MutexGuard<'static, Files> {
+    // A panic elsewhere cannot leave a map half changed.
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -48,7 +52,10 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        held().remove(&(self.device, self.inode));
+        let mut held = held();
+        // Nobody holds it now, so that no lock is lost with these.
+        drop(held.remove(&(self.device, self.inode)));
+        drop(held);
         // Whoever waits, waits for one file among many.
         GIVEN_BACK.notify_all();
     }
@@ -60,22 +67,31 @@ impl Drop for Hold {
 /// `CANCELED` when the work is told to stop; `TIMEDOUT` after [`LONGEST`]: the file is looked at again when others are done.
 pub fn hold(device: u64, inode: u64, stop: &AtomicBool) -> Result<Hold, Errno> {
     let began = Instant::now();
-    let mut set = held();
-    while !set.insert((device, inode)) {
+    let mut held = held();
+    while !add(&mut held, (device, inode)) {
         if stop.load(Ordering::Relaxed) {
             return Err(Errno::CANCELED);
         }
         if began.elapsed() > LONGEST {
             return Err(Errno::TIMEDOUT);
         }
-        set = GIVEN_BACK.wait_timeout(set, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        held = GIVEN_BACK.wait_timeout(held, LOOK).unwrap_or_else(PoisonError::into_inner).0;
     }
     Ok(Hold { device, inode })
 }
 
+/// Adds a file that nobody holds.
+fn add(held: &mut Files, file: (u64, u64)) -> bool {
+    let free = !held.contains_key(&file);
+    if free {
+        held.insert(file, Vec::new());
+    }
+    free
+}
+
 /// Holds the file if nobody in this process does.
 pub fn try_hold(device: u64, inode: u64) -> Option<Hold> {
-    let free = held().insert((device, inode));
+    let free = add(&mut held(), (device, inode));
     // Made only when it is free: a hold that is made is given back.
     free.then(|| Hold { device, inode })
 }
@@ -94,12 +110,14 @@ pub struct Opened {
 /// Opens the file that is held; where another one has its name by now, that one is held instead.
 ///
 /// # Errors
-/// Those of opening, and as [`hold`]. A file that cannot be held is never closed, which would take another's locks away.
+/// Those of opening, and as [`hold`]. A file that cannot be held is closed when who holds it gives it back, since that would take
+/// locks away before.
 pub fn open(hold: Hold, stop: &AtomicBool, open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Opened, Errno> {
     let file = File::from(open()?);
     let stat = match fstat(&file) {
         Ok(stat) => stat,
         Err(why) => {
+            // Nobody can say whose it is.
             std::mem::forget(file);
             return Err(why);
         }
@@ -112,7 +130,11 @@ pub fn open(hold: Hold, stop: &AtomicBool, open: impl FnOnce() -> Result<OwnedFd
     match self::hold(stat.st_dev, stat.st_ino, stop) {
         Ok(hold) => Ok(Opened { file, stat, hold }),
         Err(why) => {
-            std::mem::forget(file);
+            match held().get_mut(&(stat.st_dev, stat.st_ino)) {
+                Some(others) => others.push(file),
+                // Nobody can hold it before this is closed.
+                None => drop(file),
+            }
             Err(why)
         }
     }
@@ -120,6 +142,8 @@ pub fn open(hold: Hold, stop: &AtomicBool, open: impl FnOnce() -> Result<OwnedFd
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     /// No filesystem has this device.
@@ -166,6 +190,27 @@ mod tests {
             assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
         });
         drop(try_hold(DEVICE, 3).unwrap());
+    }
+
+    #[test]
+    fn what_could_not_be_held_is_closed_when_it_is_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        let file = File::create(&path).unwrap();
+        let stat = fstat(&file).unwrap();
+        let first = hold(stat.st_dev, stat.st_ino, &GO_ON).unwrap();
+        let stop = AtomicBool::new(true);
+        let mut opened = None;
+        let late = open(try_hold(DEVICE, 6).unwrap(), &stop, || {
+            let file = File::open(&path).unwrap();
+            opened = Some(file.as_raw_fd());
+            Ok(file.into())
+        });
+        assert_eq!(late.map(|_| ()), Err(Errno::CANCELED));
+        let link = format!("/proc/self/fd/{}", opened.unwrap());
+        assert_eq!(std::fs::read_link(&link).unwrap(), path);
+        drop((file, first));
+        assert_ne!(std::fs::read_link(&link).ok(), Some(path));
     }
 
     #[test]

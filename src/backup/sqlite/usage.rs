@@ -13,7 +13,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use rusqlite::ffi;
 use rustix::fs::{OFlags, Stat, lstat, stat};
 use rustix::io::Errno;
 
@@ -22,10 +21,8 @@ use super::header::Header;
 use super::locks::{self, Held, OPEN, READING, held};
 use super::registry::{self, try_hold};
 use super::side::{Id, id, is_file};
-use super::wal::{self, Ended};
-use super::wal_index::{self, Index};
+use super::wal_index::{self, Fit};
 use crate::backup::found::Found;
-use crate::backup::read::read_some;
 use crate::beneath::Directory;
 
 /// How often the system's list of locks is read.
@@ -80,15 +77,9 @@ pub fn is_log_here(at: &At) -> Result<bool, Errno> {
         return Ok(false);
     }
     let Some(wal) = open(&wal, "-wal") else { return Ok(true) };
-    let read = |at, out: &mut [u8]| read_some(&wal.file, at, out).map(|read| read == out.len());
     let Some(database) = here("")? else { return Ok(false) };
-    if !wal_index::is_of(&shm.file, read).unwrap_or(true) || is_another_log_used(at, &database, &wal.stat, &shm.stat) {
-        return Ok(false);
-    }
-    let Some(index) = Index::read(&shm.file) else { return Ok(true) };
-    let read = |at, out: &mut [u8]| read(at, out).map_err(|_| Ended::Failed(ffi::SQLITE_IOERR));
-    let frames = wal::frames(index.page_size(), read).ok().flatten();
-    Ok(frames.is_none_or(|frames| index.is_whole(frames)))
+    let another = is_another_log_used(at, &database, &wal.stat, &shm.stat);
+    Ok(!another && wal_index::fit(&shm.file, &wal.file) != Fit::None)
 }
 
 /// Whether some program that has a database open uses another log than the one that lies here, or finds its way in it by another `-shm`:

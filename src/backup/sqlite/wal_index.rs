@@ -14,7 +14,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::wal::{FRAME, Frames, HEADER, number};
+use rusqlite::ffi;
+
+use super::wal::{self, Ended, FRAME, Frames, HEADER, number};
+use crate::backup::read::read_some;
 
 /// The header of the index, in bytes; it is there twice.
 const INDEX: usize = 48;
@@ -69,18 +72,41 @@ impl Index {
     }
 
     /// Whether it is of all that is committed in a log, and of nothing else.
-    pub fn is_all_of(&self, log: Frames) -> bool {
+    fn is_all_of(&self, log: Frames) -> bool {
         self.frames > 0 && self.salts == log.salts && log.committed == u64::from(self.frames)
-    }
-
-    /// Of the log's pages, in bytes.
-    pub fn page_size(&self) -> u32 {
-        self.page_size
     }
 
     /// Where a frame begins, the first being 1.
     fn place(&self, frame: u32) -> u64 {
         HEADER as u64 + (u64::from(frame) - 1) * (FRAME as u64 + u64::from(self.page_size))
+    }
+}
+
+/// What a log that lies beside an index is to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// Not the one of which it is the index.
+    None,
+    /// The one of which it is the index, or none that can be told from it.
+    Some,
+    /// That, and all that is committed in it is in the index.
+    All,
+}
+
+/// Compares the index in a `-shm` with a log.
+pub fn fit(shm: &File, log: &File) -> Fit {
+    let read = |at, out: &mut [u8]| match read_some(log, at, out) {
+        Ok(read) => Ok(read == out.len()),
+        Err(_) => Err(Ended::Failed(ffi::SQLITE_IOERR)),
+    };
+    let index = Index::read(shm);
+    let is_of = is_of(shm, read);
+    let frames = index.and_then(|index| wal::frames(index.page_size, read).ok().flatten());
+    match (index, frames, is_of) {
+        (_, _, Ok(false)) => Fit::None,
+        (Some(index), Some(frames), _) if !index.is_whole(frames) => Fit::None,
+        (Some(index), Some(frames), Ok(true)) if index.is_all_of(frames) => Fit::All,
+        _ => Fit::Some,
     }
 }
 

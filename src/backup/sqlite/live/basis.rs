@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::ffi;
 use rustix::fs::{OFlags, Stat, fstat};
 
 use super::super::handle::read_wal;
@@ -12,10 +11,8 @@ use super::super::registry::{self, try_hold};
 use super::super::side::{Id, Looks, id, looks};
 use super::super::trouble::Trouble;
 use super::super::usage;
-use super::super::wal::{self, Ended};
-use super::super::wal_index::{self, Index};
+use super::super::wal_index::{self, Fit};
 use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
-use crate::backup::read::read_some;
 use crate::backup::times::{self, settled, wait_a_tick};
 
 /// How long somebody is awaited who came once, and who came again.
@@ -57,12 +54,7 @@ impl Live<'_> {
 
     /// Whether nobody is seen to have a database open that uses a log.
     fn is_at_rest(&self) -> bool {
-        let nobody = match held(&self.file) {
-            Held::No => true,
-            Held::Reading(pid) => self.is_only_read(pid),
-            Held::Alone(_) => false,
-        };
-        nobody && !self.shm.as_ref().is_some_and(|shm| locks::is_open(&shm.file))
+        self.is_nobodys().is_ok() && !self.shm.as_ref().is_some_and(|shm| locks::is_open(&shm.file))
     }
 
     /// Fails where a program has the database open whose `-shm` is not the one that lies here, if one does.
@@ -103,14 +95,7 @@ impl Live<'_> {
             let hold = try_hold(found.st_dev, found.st_ino)?;
             registry::open(hold, self.options.stop, || self.at.open("-wal", OFlags::RDONLY)).ok()
         };
-        let (Some(wal), Some(index)) = (open(), Index::read(&shm.file)) else { return false };
-        let read = |at, out: &mut [u8]| match read_some(&wal.file, at, out) {
-            Ok(read) => Ok(read == out.len()),
-            Err(_) => Err(Ended::Failed(ffi::SQLITE_IOERR)),
-        };
-        let frames = wal::frames(index.page_size(), read);
-        matches!(frames, Ok(Some(frames)) if index.is_all_of(frames))
-            && matches!(wal_index::is_of(&shm.file, read), Ok(true))
+        open().is_some_and(|wal| wal_index::fit(&shm.file, &wal.file) == Fit::All)
     }
 
     /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
