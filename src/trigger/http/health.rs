@@ -7,7 +7,7 @@
 //!
 //! **Degraded** (200) is what somebody should look at:
 //! - one of several vaults cannot be opened, or one does not answer that did;
-//! - the last run, or the last backup, failed, or its snapshot is not good or not in each vault;
+//! - the run, or the backup, that ended last failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
 //! - backups are switched off;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
@@ -29,8 +29,8 @@ use tokio::sync::watch;
 
 pub use super::health_data::Place;
 use super::health_data::{self, Seen};
-use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age, newer};
-use crate::report::{Outcome, RunId};
+use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age};
+use crate::report::{Action, Outcome, RunId};
 use crate::trigger::desk::{Desk, Last};
 use crate::vault::root::SnapshotName;
 
@@ -94,7 +94,7 @@ pub struct Health {
     pub max_age_seconds: u64,
     /// The data directory.
     pub data: Data,
-    /// The last run that is known of.
+    /// The run that ended last, of those that are known.
     pub last_run: Option<Last>,
     /// What went wrong in it.
     pub last_error: Option<String>,
@@ -159,8 +159,7 @@ pub struct Critical {
 struct Vaults {
     opened: Vec<Opened>,
     snapshot: Option<Newest>,
-    last: Option<Last>,
-    backup: Option<Last>,
+    runs: Vec<Last>,
 }
 
 /// What was seen, and when.
@@ -243,9 +242,8 @@ impl Inner {
             vaults.add(vault.address.absolute(), stand);
         }
         // Another instance, or a job, may have run something since.
-        let last = newer(vaults.last.take(), self.desk.last());
-        vaults.backup = newer(vaults.backup.take(), self.desk.last_backup());
-        self.settings.judge(vaults, data_seen(data, new), last, Timestamp::now())
+        vaults.runs.extend(self.desk.last().into_iter().chain(self.desk.last_backup()));
+        self.settings.judge(vaults, data_seen(data, new), Timestamp::now())
     }
 }
 
@@ -254,11 +252,10 @@ impl Vaults {
         let Stand { error, counts } = stand;
         let ago = counts.as_ref().map(|(_, ago)| ago.as_secs());
         self.opened.push(Opened { vault, reachable: error.is_none(), error, seen_seconds_ago: ago });
-        let Some((Answered { snapshot, last, backup }, ago)) = counts else { return };
+        let Some((Answered { snapshot, mut runs }, ago)) = counts else { return };
         let snapshot = snapshot.map(|newest| Newest { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
         self.snapshot = self.snapshot.into_iter().chain(snapshot).max_by_key(|newest| newest.created);
-        self.last = newer(self.last.take(), last);
-        self.backup = newer(self.backup.take(), backup);
+        self.runs.append(&mut runs);
     }
 }
 
@@ -299,13 +296,7 @@ impl Settings {
     }
 
     /// Makes of what was seen what it means. `now` is this machine's clock, for its files.
-    fn judge(
-        &self,
-        vaults: Vaults,
-        (seen, seen_seconds_ago): (Seen, Option<u64>),
-        last: Option<Last>,
-        now: Timestamp,
-    ) -> Health {
+    fn judge(&self, vaults: Vaults, (seen, seen_seconds_ago): (Seen, Option<u64>), now: Timestamp) -> Health {
         let (mut bad, mut odd) = (Vec::new(), Vec::from_iter(self.backups_off.clone()));
         // One that is away for a moment still holds what it held.
         let count = vaults.opened.iter().filter(|vault| vault.seen_seconds_ago.is_some()).count();
@@ -348,12 +339,14 @@ impl Settings {
         if let Some(ago) = seen_seconds_ago.filter(|ago| *ago > 0) {
             odd.push(format!("the data directory was seen {ago} s ago, and not now"));
         }
+        let backups = vaults.runs.iter().filter(|last| last.action == Action::Backup);
+        let (last, backup) = (looks::last_of(vaults.runs.clone()), looks::last_of(backups.cloned()));
         if let Some(last) = last.as_ref().filter(|last| last.result != Outcome::Complete) {
             odd.push(format!("the last run, {} {}, is {}", last.action.name(), last.run, last.result));
         }
         // What came between, and ended well, mends nothing: a replica that stays behind, for one.
         let is_last = |backup: &Last| last.as_ref().is_some_and(|last| last.run == backup.run);
-        let backup = vaults.backup.filter(|backup| backup.result != Outcome::Complete && !is_last(backup));
+        let backup = backup.filter(|backup| backup.result != Outcome::Complete && !is_last(backup));
         odd.extend(backup.map(|backup| format!("the last backup, {}, is {}", backup.run, backup.result)));
         let status = match (bad.is_empty(), odd.is_empty()) {
             (false, _) => Status::Unhealthy,
@@ -386,7 +379,6 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Action;
     use crate::vault::hex::Hex;
 
     const NOW: i64 = 1_800_000_000;
@@ -404,7 +396,7 @@ mod tests {
         });
         let id = SnapshotName { seq: 1, time: at(0), id: Hex([0; 8]) };
         let newest = |ago| Newest { id, created: at(ago), age_seconds: age(at(ago), at(0)), whole: true };
-        Vaults { opened: opened.collect(), snapshot: ago.map(newest), last: None, backup: None }
+        Vaults { opened: opened.collect(), snapshot: ago.map(newest), runs: Vec::new() }
     }
 
     fn seen(ago: Option<i64>) -> Seen {
@@ -423,8 +415,9 @@ mod tests {
             backups_off: None,
             place: Place::default(),
         };
-        let judge = |vaults, seen, last| {
-            let health = settings.judge(vaults, (seen, Some(0)), last, at(0));
+        let judge = |mut vaults: Vaults, seen, last: Option<Last>| {
+            vaults.runs.extend(last);
+            let health = settings.judge(vaults, (seen, Some(0)), at(0));
             assert_eq!(health.why.is_empty(), health.status == Status::Healthy, "{health:?}");
             (health.status.name(), health.why.join("; "))
         };
@@ -438,7 +431,7 @@ mod tests {
         assert_eq!(judge(fine().0, Seen { whole: false, ..seen(None) }, None).0, "healthy");
 
         let mut behind = fine().0;
-        behind.backup = Some(run(Outcome::IncompleteCopies));
+        behind.runs.push(Last { finished: at(2), ..run(Outcome::IncompleteCopies) });
         let verified = Last { run: Hex([2; 8]), action: Action::Verify, ..run(Outcome::Complete) };
         let mut stale = fine().0;
         let newest = stale.snapshot.as_mut().unwrap();
@@ -475,12 +468,12 @@ mod tests {
             freshness: Duration::from_secs(7200),
             place: Place::default(),
         };
-        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, last: None, backup: None };
+        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, runs: Vec::new() };
         let away = |counts| Stand { error: Some("it has not answered within 4 s".into()), counts };
         let judged = |stands: Vec<Stand>| {
             let mut all = Vaults::default();
             stands.into_iter().for_each(|stand| all.add("gs://b/app".into(), stand));
-            let health = settings.judge(all, (seen(Some(0)), Some(0)), None, at(0));
+            let health = settings.judge(all, (seen(Some(0)), Some(0)), at(0));
             (health.status.name(), health.snapshot.map(|newest| newest.age_seconds), health.why.join("; "))
         };
         let counts = |ago, since| Some((answered(ago), Duration::from_secs(since)));
@@ -494,7 +487,7 @@ mod tests {
         let fine = Stand { error: None, counts: counts(50, 0) };
         let told = judged(vec![away(None), fine]);
         assert!(told.0 == "degraded" && told.1 == Some(50), "{told:?}");
-        let away_data = settings.judge(vaults(Some(0), &[true]), (seen(Some(0)), Some(9)), None, at(0));
+        let away_data = settings.judge(vaults(Some(0), &[true]), (seen(Some(0)), Some(9)), at(0));
         assert!(away_data.status == Status::Degraded && away_data.data.present, "{away_data:?}");
     }
 }

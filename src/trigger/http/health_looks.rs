@@ -1,5 +1,6 @@
 //! Looks at things that may hang: each is apart from the others, has its own time, and what it gave last is kept.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,12 +12,13 @@ use tokio::sync::watch;
 use super::health::Newest;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::report::{self, Action, Outcome};
+use crate::report::{self, Outcome, RunId};
 use crate::restore::select;
 use crate::store::Store;
 use crate::store::address::Address;
 use crate::trigger::desk::{Desk, Last};
 use crate::vault::Vault;
+use crate::vault::ahead::in_order;
 
 /// What a look gave, and when.
 pub struct Seen<T> {
@@ -73,24 +75,19 @@ impl<T: Send + Sync + 'static> Look<T> {
 pub struct Answered {
     /// The newest good snapshot.
     pub snapshot: Option<Newest>,
-    /// The last run, whoever ran it.
-    pub last: Option<Last>,
-    /// The last backup.
-    pub backup: Option<Last>,
+    /// The runs that began last, whoever ran them.
+    pub runs: Vec<Last>,
 }
 
 /// A run that a vault tells of.
-#[derive(Clone)]
 struct Told {
     /// The report's object.
     object: String,
-    last: Last,
+    /// `None` if neither the report nor its name says anything.
+    last: Option<Last>,
 }
 
-/// The last run, and the last backup.
-type Before = [Option<Told>; 2];
-
-/// Among so many runs the last backup is looked for.
+/// Among so many runs, those that began last, the one that ended last is looked for.
 const RECENT: usize = 50;
 
 /// A vault, and what was heard of it.
@@ -98,8 +95,8 @@ pub struct VaultLook {
     pub address: Address,
     look: Arc<Look<Result<Answered>>>,
     known: Mutex<Option<(Instant, Answered)>>,
-    /// The last runs of which it has told.
-    before: Mutex<Before>,
+    /// The runs of which it has told.
+    told: Mutex<Vec<Told>>,
 }
 
 /// How a vault stands.
@@ -114,8 +111,8 @@ pub struct Stand {
 impl VaultLook {
     /// One of which nothing is known.
     pub fn new(address: Address) -> Arc<Self> {
-        let (look, known, before) = Default::default();
-        Arc::new(VaultLook { address, look, known, before })
+        let (look, known, told) = Default::default();
+        Arc::new(VaultLook { address, look, known, told })
     }
 
     /// Asks the vault, for so long at most.
@@ -144,45 +141,44 @@ impl VaultLook {
         let vault = desk.vaults().look(&self.address, false).vault()?;
         // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
         let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
-        let [last, backup] = self.before(&*vault.store, ctx).map(|told| told.map(|told| told.last));
-        Ok(Answered { snapshot: newest_good(&vault, now)?, last, backup })
+        let runs = self.runs(&*vault.store, ctx);
+        Ok(Answered { snapshot: newest_good(&vault, now)?, runs })
     }
 
     /// The last runs by what the vault holds now: other instances and jobs have theirs, too.
-    fn before(&self, store: &dyn Store, ctx: &Context) -> Before {
-        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = report::newest(store, RECENT).and_then(|named| {
-            let newest = first(&named, store, &before)?;
-            let backups: Vec<_> = named.into_iter().filter(|named| named.action == Some(Action::Backup)).collect();
-            Ok([newest, first(&backups, store, &before)?])
-        });
-        match found {
-            Ok(found) => *before = found,
+    fn runs(&self, store: &dyn Store, ctx: &Context) -> Vec<Last> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match report::newest(store, RECENT).and_then(|named| tell(&named, store, &mut told, ctx)) {
+            Ok(now) => *told = now,
             Err(why) => ctx.monitor.warn(&format!("the last run cannot be told: {}", why.what())),
         }
-        before.clone()
+        told.iter().filter_map(|told| told.last.clone()).collect()
     }
 }
 
-/// The first of these runs of which something can be told. What is known already is not read again.
-fn first(named: &[report::Named], store: &dyn Store, known: &Before) -> Result<Option<Told>> {
-    for named in named {
-        if let Some(told) = known.iter().flatten().find(|told| told.object == named.object) {
-            return Ok(Some(told.clone()));
-        }
-        let last = match report::read(store, &named.object) {
-            Ok(report) => last(&report),
+/// What can be told of these runs. Names say when they began; when they ended, only their reports do, and a long run may end after many
+/// that began later. So all are read, each once: what is known already is not read again.
+fn tell(named: &[report::Named], store: &dyn Store, known: &mut Vec<Told>, ctx: &Context) -> Result<Vec<Told>> {
+    let is_known = |named: &report::Named| known.iter().any(|told| told.object == named.object);
+    let new: Vec<_> = named.iter().filter(|named| !is_known(named)).collect();
+    let mut read = Vec::with_capacity(new.len());
+    let doing = |named: &&report::Named| report::read(store, &named.object).map(|report| last(&report));
+    in_order(&new, ctx.parallel, doing, |named, told| {
+        ctx.check("look at the last runs")?;
+        let told = match told {
             Err(why) if why.kind() == Kind::Unreachable => return Err(why),
             Err(why) => {
                 tracing::warn!("of the run {} its name tells alone: {}", named.run, why.what());
                 None
             }
+            Ok(told) => told,
         };
-        if let Some(last) = last.or_else(|| by_name(named)) {
-            return Ok(Some(Told { object: named.object.clone(), last }));
-        }
-    }
-    Ok(None)
+        read.push(Told { object: named.object.clone(), last: told.or_else(|| by_name(named)) });
+        Ok(())
+    })?;
+    known.retain(|told| named.iter().any(|named| named.object == told.object));
+    read.append(known);
+    Ok(read)
 }
 
 /// What the name of a report's object says of its run.
@@ -216,9 +212,20 @@ fn newest_good(vault: &Vault, now: Timestamp) -> Result<Option<Newest>> {
     }
 }
 
-/// The one that ended later.
-pub fn newer(one: Option<Last>, two: Option<Last>) -> Option<Last> {
-    one.into_iter().chain(two).max_by_key(|last| last.finished)
+/// The run that ended last. If two reports tell of one run, the one counts by which it was done: another instance that could not see
+/// that may have reported it as failed.
+pub fn last_of(runs: impl IntoIterator<Item = Last>) -> Option<Last> {
+    let mut ended: BTreeMap<RunId, Last> = BTreeMap::new();
+    let weight = |last: &Last| (last.result.stays(last.action), last.finished);
+    for last in runs {
+        match ended.get_mut(&last.run) {
+            Some(other) if weight(other) >= weight(&last) => {}
+            Some(other) => *other = last,
+            None => _ = ended.insert(last.run, last),
+        }
+    }
+    // Stores' clocks may tell no more than seconds: of those that ended in one, what went wrong is told.
+    ended.into_values().max_by_key(|last| (last.finished, last.result != Outcome::Complete))
 }
 
 /// Seconds, none for what lies ahead.
@@ -233,6 +240,8 @@ mod tests {
     use super::*;
     use crate::monitor::{Collect, system_random};
     use crate::store::local::LocalStore;
+    use crate::store::memory::MemoryStore;
+    use crate::store::record::RecordStore;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -273,21 +282,24 @@ mod tests {
         let put = |time: &str, run: u8, words: &str, readable: bool| {
             let run = format!("{run:02x}").repeat(8);
             let (action, result) = words.split_once('-').unwrap();
-            let report = serde_json::json!({ "run": run, "action": action, "result": result, "finished": "2026-11-21T10:00:00Z" });
+            let finished = time.parse::<Timestamp>().unwrap();
+            let report = serde_json::json!({ "run": run, "action": action, "result": result, "finished": finished });
             let body = if readable { report.to_string() } else { "{".to_owned() };
+            let time = finished.strftime("%Y%m%dT%H%M%SZ");
             store.create(&format!("runs/{time}-{run}-{words}.json"), &[body.as_bytes()]).unwrap();
         };
         let seen = || {
-            let last = |told: Option<Told>| told.map(|told| (told.last.run.0[0], told.last.result));
-            look.before(&store, &ctx).map(last)
+            let runs = look.runs(&store, &ctx);
+            let backups = runs.iter().filter(|last| last.action == report::Action::Backup).cloned();
+            [last_of(runs.clone()), last_of(backups)].map(|last| last.map(|last| (last.run.0[0], last.result)))
         };
         assert_eq!(seen(), [None, None]);
-        put("20261121T100000Z", 1, "backup-complete", true);
+        put("2026-11-21T10:00:00Z", 1, "backup-complete", true);
         assert_eq!(seen(), [Some((1, Outcome::Complete)); 2]);
-        put("20261121T110000Z", 2, "verify-damaged", true);
+        put("2026-11-21T11:00:00Z", 2, "verify-damaged", true);
         assert_eq!(seen(), [Some((2, Outcome::Damaged)), Some((1, Outcome::Complete))]);
         // One that cannot be read tells by its name, and one whose name says nothing hides nothing.
-        put("20261121T120000Z", 3, "backup-failed", false);
+        put("2026-11-21T12:00:00Z", 3, "backup-failed", false);
         store.create("runs/20261121T130000Z-0404040404040404.json", &[b"{"]).unwrap();
         store.create("runs/20261121T140000Z-0505050505050505-backup-splendid.json", &[b"{}"]).unwrap();
         assert_eq!(seen(), [Some((3, Outcome::Failed)); 2]);
@@ -296,5 +308,41 @@ mod tests {
         std::fs::rename(folder.path().join("runs"), folder.path().join("away")).unwrap();
         std::os::unix::fs::symlink("away", folder.path().join("runs")).unwrap();
         assert_eq!((seen(), heard.warnings().len()), ([Some((3, Outcome::Failed)); 2], 1));
+    }
+
+    #[test]
+    fn the_last_run_is_the_one_that_ended_last() {
+        let store = RecordStore::new(MemoryStore::default());
+        let (stop, heard) = (AtomicBool::new(false), Collect::default());
+        let ctx = Context { random: &system_random, threads: 1, parallel: 4, stop: &stop, monitor: &heard };
+        let look = VaultLook::new(Address::Folder("vault".into()));
+        let put = |began: &str, ended: &str, run: u8, result: &str| {
+            let run = format!("{run:02x}").repeat(8);
+            let finished = format!("2026-11-21T{ended}Z");
+            let report = serde_json::json!({ "run": run, "action": "backup", "result": result, "finished": finished });
+            let name = format!("runs/20261121T{began}Z-{run}-backup-{result}.json");
+            store.create(&name, &[report.to_string().as_bytes()]).unwrap();
+        };
+        let seen = || {
+            store.take();
+            let last = last_of(look.runs(&store, &ctx)).unwrap();
+            let read = store.take().iter().filter(|call| call.verb == "get").count();
+            (last.run.0[0], last.result, read)
+        };
+        // Began in one second, whatever the order of their names.
+        put("100000", "10:00:00.5", 1, "failed");
+        put("100000", "10:00:00.2", 2, "complete");
+        assert_eq!(seen(), (1, Outcome::Failed, 2));
+        put("110000", "11:00:01", 3, "complete");
+        put("120000", "12:00:01", 4, "complete");
+        assert_eq!(seen(), (4, Outcome::Complete, 2));
+        // Began before the others, and has ended by failing only now.
+        put("090000", "13:00:00", 5, "failed");
+        assert_eq!((seen(), seen()), ((5, Outcome::Failed, 1), (5, Outcome::Failed, 0)));
+        put("130000", "13:00:00", 6, "complete");
+        assert_eq!(seen(), (5, Outcome::Failed, 1));
+        // Reported as failed by an instance that did not know that it was done.
+        put("140000", "14:00:00", 6, "failed");
+        assert_eq!(seen(), (5, Outcome::Failed, 1));
     }
 }
