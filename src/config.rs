@@ -21,6 +21,7 @@ use lastgood::job::Job;
 use lastgood::location::lies_in;
 use lastgood::notify::Notify;
 use lastgood::report::{Outcome, Place};
+use lastgood::restore::apart;
 use lastgood::restore::needed::Only;
 use lastgood::shell::word;
 use lastgood::store::address::Address;
@@ -232,13 +233,12 @@ impl Config {
                 let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
                 let options = restore::Options {
                     snapshot: args.snapshot,
-                    target: target(data(args.target), &vaults, outside)?,
-                    paths,
                     in_place: args.replacing.in_place,
                     around_mounts: args.replacing.around_mounts,
                     while_in_use: args.replacing.while_in_use,
                     skip_damaged: args.skip_damaged,
                     only: Only { missing: args.if_missing, older: args.if_older },
+                    ..restoring(data(args.target), paths, &vaults, outside)?
                 };
                 match options.only.is_conditional() || args.dry_run {
                     true => Task::RestoreIf { options, dry_run: args.dry_run },
@@ -420,22 +420,21 @@ fn writeback(outside: &Outside) -> i64 {
     }
 }
 
-/// The directory to restore into, which must not be in a vault's way.
-fn target(target: PathBuf, vaults: &[Address], outside: &Outside) -> Result<PathBuf> {
-    let (at, folders) = ((outside.resolve)(&target), folders(vaults, outside));
-    let doing = || format!("restore into {}", target.display());
-    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| lies_in(&at, vault_at)) {
-        return Err(Error::usage(doing(), format!("it is the vault {} or lies in it", vault.display())));
-    }
-    if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| lies_in(vault_at, &at)) {
-        // What is in the target moves aside, and the vault would go with it.
-        let why = format!("the vault {} lies in it, and would move aside with what is there", vault.display());
-        return Err(Error::usage(doing(), why)
-            .hint("Restore into another directory, or move the vault out of this one first: `--vault URL` names it."));
-    }
+/// What is restored of the newest good snapshot to a directory, none of which may be in a vault's way.
+fn restoring(
+    target: PathBuf,
+    paths: Vec<EntryPath>,
+    vaults: &[Address],
+    outside: &Outside,
+) -> Result<restore::Options> {
+    let at = (outside.resolve)(&target);
+    let vaults: Vec<_> = folders(vaults, outside).into_iter().map(|(_, vault_at)| vault_at).collect();
+    // A restore asks again when it begins.
+    apart::check(&at, &paths, &vaults)?;
     // Behind what does not exist the system goes nowhere, and what was looked at is meant.
     let goes_back = target.components().any(|part| part == Component::ParentDir);
-    Ok(if goes_back && !target.exists() { at } else { target })
+    let target = if goes_back && !target.exists() { at } else { target };
+    Ok(restore::Options { paths, vaults, ..restore::Options::latest(target) })
 }
 
 fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {

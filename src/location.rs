@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::filesystem::{Mounted, existing, mounted};
+use crate::vault::path::EntryPath;
 
 /// The absolute path of something that need not exist: symlinks are followed as far as it does, and the rest is taken as it is written,
 /// without `..`.
@@ -54,6 +55,16 @@ pub fn named(path: &Path) -> io::Result<PathBuf> {
 pub fn lies_in(inner: &Path, outer: &Path) -> bool {
     // Without /proc nothing says what else is mounted where.
     inner.starts_with(outer) || names(inner, &mounted().unwrap_or_default()).any(|name| name.starts_with(outer))
+}
+
+/// All paths in one folder by which another one is reached that lies in it, relative to it. As [`lies_in`].
+pub fn names_in(inner: &Path, outer: &Path) -> Vec<EntryPath> {
+    let all = mounted().unwrap_or_default();
+    let below = |name: PathBuf| EntryPath::new(name.strip_prefix(outer).ok()?.as_os_str().as_bytes()).ok();
+    let mut found: Vec<_> = std::iter::once(inner.to_owned()).chain(names(inner, &all)).filter_map(below).collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// All paths by which a folder is reached, where filesystems, or parts of them, are mounted several times.

@@ -128,6 +128,32 @@ fn a_mounted_file_stays_with_what_belongs_to_it() {
 }
 
 #[test]
+fn a_vault_on_a_volume_in_the_directory_is_in_nobodys_way() {
+    let world = World::new();
+    world.write("a.txt", "a");
+    let Some(_volume) = Mounted::new(world.path("data/backups"), "16m") else { return };
+    let vault = ["--vault", "data/backups"];
+    let run = |args: &[&str]| world.run([args, &vault].concat());
+    run(&["backup", "--init"]).ended(0);
+    let held = names(&world.path("data/backups"));
+    let told = run(&["doctor"]);
+    assert!(!told.text().contains("lies in the directory"), "{told:?}");
+    // Without it the volume would move.
+    run(&["restore"]).ended(2).says("another filesystem is mounted in it, at backups").says("--around-mounts");
+    run(&["restore", "--path", "backups/packs"]).ended(2).says("the vault");
+    world.write("a.txt", "later");
+    run(&["restore", "--path", "a.txt"]).ended(0);
+    assert_eq!(text(&world.data().join("a.txt")), "a");
+    // It is no data that is there already.
+    fs::remove_file(world.data().join("a.txt")).unwrap();
+    run(&["restore", "--if-missing", "--around-mounts"]).ended(0);
+    assert_eq!(text(&world.data().join("a.txt")), "a");
+    assert_eq!(names(&world.path("data/backups")), held);
+    run(&["restore", "--if-missing", "--around-mounts"]).ended(0).says("there are files in");
+    run(&["list"]).ended(0);
+}
+
+#[test]
 fn a_vault_in_the_directory_is_known_by_whatever_mount_it_is_reached() {
     let world = World::new();
     world.write("a.txt", "a");

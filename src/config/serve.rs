@@ -20,7 +20,7 @@ use lastgood::{restore, verify};
 use super::dispatched::dispatch;
 use super::env::Env;
 use super::pubsub::pulling;
-use super::{Outside, backup_options, results, switches, target};
+use super::{Outside, backup_options, restoring, results, switches};
 use crate::cli;
 
 /// The port where the environment names none.
@@ -172,9 +172,12 @@ pub(super) fn rules(
         }
     }
     // Settled now, and not when somebody needs it.
-    let target = if args.allow_restore { target(data, vaults, outside)? } else { data };
+    let restore = match args.allow_restore {
+        true => restoring(data, Vec::new(), vaults, outside)?,
+        false => restore::Options::latest(data),
+    };
     let cli::Replacing { in_place, around_mounts, while_in_use } = args.replacing;
-    let restore = restore::Options { in_place, around_mounts, while_in_use, ..restore::Options::latest(target) };
+    let restore = restore::Options { in_place, around_mounts, while_in_use, ..restore };
     Ok(Rules {
         backup,
         init,

@@ -140,6 +140,10 @@ fn a_vault_and_a_directory_in_each_others_way_are_refused() {
         ("restore backups/x --vault backups", false),
         ("restore backups --vault backups", false),
         ("restore data --vault data/backups", false),
+        ("restore data --if-missing --vault data/backups", false),
+        ("restore data --path . --vault data/backups", false),
+        ("restore data --path backups/x --vault data/backups", false),
+        ("restore data --path app.db --vault data/backups", true),
     ] {
         match config(line, &[]) {
             Ok(_) => assert!(fine, "{line}"),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -16,6 +17,7 @@ use crate::backup::marker::{MARKER, Unfinished};
 use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
 use crate::location::lies_in;
+use crate::restore::apart;
 use crate::restore::killed;
 use crate::restore::mounts;
 use crate::restore::place::{self, is_exchangeable};
@@ -245,7 +247,7 @@ fn apart(about: &About) -> Option<Check> {
     about.vaults.iter().find_map(|(vault, at)| {
         let found = if lies_in(&about.at, at) {
             format!("the directory is the vault {vault} or lies in it: neither backup nor restore work")
-        } else if lies_in(at, &about.at) {
+        } else if apart::check(&about.at, &[], slice::from_ref(at)).is_err() {
             format!("the vault {vault} lies in the directory: a restore would move it aside, and is refused")
         } else {
             return None;

@@ -5,6 +5,7 @@
 //!                                                                        stage, place, fill: into the target ◄──┘
 //! ```
 
+pub mod apart;
 pub mod attributes;
 pub mod beside;
 pub mod content;
@@ -92,6 +93,8 @@ pub struct Options {
     pub while_in_use: bool,
     /// Get out what can be got, and list what could not.
     pub skip_damaged: bool,
+    /// The folders of vaults, which stay as they are: absolute, without symlinks as far as they exist.
+    pub vaults: Vec<PathBuf>,
     /// What it depends on. That is asked when the target is locked, and again when all is ready to be put into place.
     pub only: Only,
 }
@@ -112,6 +115,7 @@ impl Options {
             around_mounts: false,
             while_in_use: false,
             skip_damaged: false,
+            vaults: Vec::new(),
             only: Only::default(),
         }
     }
@@ -284,6 +288,7 @@ fn attempt(
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
     let mut place = Place::check(&options.target, options.how(), paths)?;
+    apart::check(&place.target, paths, &options.vaults)?;
     place.snapshot = Some(name);
     let target = place.target.clone();
     // Held to the end: a backup that begins meanwhile waits, and then finds what has been put into place.
@@ -311,7 +316,7 @@ fn attempt(
         traffic: None,
     };
     // Another restore that began at the same time may have been waited for, and an app have been started since.
-    let still_needed = || options.only.check(&options.target, (name, root.started), ctx);
+    let still_needed = || options.only.check(options, (name, root.started), ctx);
     still_needed()?;
     report.warnings.extend(unlocked);
     report.warnings.extend(own.iter().filter_map(|(_, unlocked)| unlocked.clone()));

@@ -2,11 +2,12 @@
 //! restores there, and when all is ready to be put into place.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::Options;
 use crate::backup::marker::Unfinished;
 use crate::backup::select::Select;
 use crate::backup::times;
@@ -70,11 +71,12 @@ impl Only {
     ///
     /// # Errors
     /// Unneeded: it is not. As [`look`].
-    pub fn check(&self, target: &Path, (name, begun): (SnapshotName, Timestamp), ctx: &Context) -> Result<()> {
+    pub fn check(&self, options: &Options, (name, begun): (SnapshotName, Timestamp), ctx: &Context) -> Result<()> {
         if !self.is_conditional() {
             return Ok(());
         }
-        match self.unneeded(target, look(target, ctx)?, Timestamp::now(), || Ok((name, begun)))? {
+        let target = &*options.target;
+        match self.unneeded(target, look(target, &options.vaults, ctx)?, Timestamp::now(), || Ok((name, begun)))? {
             Some(why) => Err(Error::unneeded(format!("restore to {}", target.display()), why)),
             None => Ok(()),
         }
@@ -85,7 +87,7 @@ impl Only {
 ///
 /// # Errors
 /// As [`look`]; it takes too long; a stop.
-pub fn look_when_settled(target: &Path, ctx: &Context) -> Result<There> {
+pub fn look_when_settled(target: &Path, vaults: &[PathBuf], ctx: &Context) -> Result<There> {
     // Held to the end of the look.
     let held = match Unfinished::at(target) {
         Ok(None) => None,
@@ -96,14 +98,14 @@ pub fn look_when_settled(target: &Path, ctx: &Context) -> Result<There> {
     {
         ctx.monitor.warn(&note);
     }
-    look(target, ctx)
+    look(target, vaults, ctx)
 }
 
-/// Looks at what is in a target.
+/// Looks at what is in a target, apart from vaults in these folders.
 ///
 /// # Errors
 /// A folder that cannot be read: what is in it may be newer than all else. One in which a restore of some paths was not finished.
-pub fn look(target: &Path, ctx: &Context) -> Result<There> {
+pub fn look(target: &Path, vaults: &[PathBuf], ctx: &Context) -> Result<There> {
     let doing = || format!("look whether {} has to be restored", target.display());
     match target.symlink_metadata() {
         Ok(meta) if meta.is_dir() => {}
@@ -118,7 +120,7 @@ pub fn look(target: &Path, ctx: &Context) -> Result<There> {
         return Ok(There::Nothing);
     }
     let root = walk::open(target)?;
-    let select = Select::new(target, &[], &[], &[], false)?;
+    let select = Select::new(target, &[], &[], vaults, false)?;
     let walker = Walker {
         root: &root,
         select: &select,
@@ -152,10 +154,10 @@ mod tests {
     use super::*;
     use crate::backup::marker::{self, MARKER};
     use crate::error;
+    use crate::restore::restore;
     use crate::restore::sample::context;
     use crate::restore::stage::STAGING;
     use crate::restore::tests::{options, small};
-    use crate::restore::{Options, restore};
     use crate::store::fault::FaultStore;
     use crate::vault::Vault;
     use crate::vault::hex::Hex;
@@ -165,7 +167,7 @@ mod tests {
     fn what_holds_no_file_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("data");
-        let looked = || look(&target, &context()).unwrap();
+        let looked = || look(&target, &[], &context()).unwrap();
         assert_eq!(looked(), There::Nothing);
         fs::create_dir_all(target.join("uploads/lost+found")).unwrap();
         assert_eq!(looked(), There::Nothing);
@@ -179,7 +181,7 @@ mod tests {
         // It may be newer than all else, and nobody says that it is not whole.
         for text in ["", "some text"] {
             fs::write(target.join(MARKER), text).unwrap();
-            let said = look(&target, &context()).unwrap_err();
+            let said = look(&target, &[], &context()).unwrap_err();
             assert!(said.why().contains(MARKER) && said.advice().is_some(), "{said}");
         }
     }
@@ -192,10 +194,10 @@ mod tests {
         lock::lock(&held, lock::Kind::Exclusive, Duration::ZERO, &AtomicBool::new(false)).unwrap();
         let stop = AtomicBool::new(true);
         let ctx = Context { stop: &stop, ..context() };
-        let said = look_when_settled(folder.path(), &ctx).unwrap_err().to_string();
+        let said = look_when_settled(folder.path(), &[], &ctx).unwrap_err().to_string();
         assert!(said.contains("lock the directory"), "{said}");
         drop(held);
-        assert_eq!(look_when_settled(folder.path(), &ctx).unwrap(), There::Nothing);
+        assert_eq!(look_when_settled(folder.path(), &[], &ctx).unwrap(), There::Nothing);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crossbeam_channel::bounded;
 use serde::Serialize;
 
+use super::apart;
 use super::in_use::{self, User};
 use super::place::Place;
 use super::select::{Choice, PassedOver};
@@ -88,6 +89,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
     let mut place = Place::check(&options.target, options.how(), paths)?;
+    apart::check(&place.target, paths, &options.vaults)?;
     let packs = PackReader::for_root(&*vault.store, &root)?;
     let missing = absent(&*vault.store, packs.book().values())?;
     if !all {
