@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, Statx, StatxFlags, fstat, openat, openat2};
-use rustix::fs::{statat, statx};
+use rustix::fs::{stat, statat, statx};
 use rustix::io::Errno;
 
 use crate::vault::path::EntryPath;
@@ -66,6 +66,11 @@ impl Directory {
     /// Its device and inode.
     pub fn id(&self) -> (u64, u64) {
         (self.stat.st_dev, self.stat.st_ino)
+    }
+
+    /// Whether a path leads to it, and not to another one by now.
+    pub fn is_at(&self, path: &Path) -> bool {
+        stat(path).is_ok_and(|now| (now.st_dev, now.st_ino) == self.id())
     }
 
     /// Opens what is at `path`; the folder itself for the empty one. A symlink is not followed, wherever it is.

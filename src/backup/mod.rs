@@ -413,7 +413,7 @@ fn attempt(
             let mut assembly = Assembly::new(&base, select, (packer, staging), ctx)?;
             let taken = capture.take(&mut assembly, packer).and_then(|(written, settled)| {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
-                if !leads_to(&options.data, &root) {
+                if !root.is_at(&options.data) {
                     return Ok((Ended::Exchanged, settled));
                 }
                 let mut damaged = doubted::met(vault, &base);
@@ -499,7 +499,7 @@ fn open_locked(options: &Options, ctx: &Context) -> Result<(Directory, Option<St
         let root = walk::open_any(&options.data)?;
         let note = lock::lock(&root, lock::Kind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
         // What was waited for may have put another one into its place. What it has not finished it will not finish any more.
-        if leads_to(&options.data, &root) {
+        if root.is_at(&options.data) {
             walk::check_finished(&options.data, &root)?;
             return Ok((root, note));
         }
@@ -516,11 +516,6 @@ fn some<T>(mut list: Vec<T>) -> Vec<T> {
 /// The data directory's path as it is kept with a snapshot.
 fn absolute(data: &Path) -> PathBuf {
     std::path::absolute(data).unwrap_or_else(|_| data.to_owned())
-}
-
-/// Whether a path still leads to the directory that was opened.
-fn leads_to(data: &Path, root: &Directory) -> bool {
-    rustix::fs::stat(data).is_ok_and(|now| (now.st_dev, now.st_ino) == root.id())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::fs::{Folder, Spot, open_file};
 use crate::vault::path::EntryPath;
 
 /// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
-const MARKS: [&[u8]; 3] =
+pub(super) const MARKS: [&[u8]; 3] =
     [&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7], &[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]];
 
 /// The entries that are side files of the database `path`, if it is one.
@@ -94,7 +94,7 @@ pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, its
 }
 
 /// Whether a file begins with one of `marks`; of a file that cannot be read it is taken that it does.
-fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
+pub(super) fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
     let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     if !file.look().is_ok_and(|stat| stat.as_ref().is_some_and(is_file)) {
         return false;

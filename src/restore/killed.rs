@@ -168,10 +168,13 @@ pub fn forget(staging: &Folder) -> rustix::io::Result<()> {
 /// Whether something was changed after a time, or it cannot be told. What has the name itself was renamed since, which is a change of
 /// its status and not of its content.
 fn is_changed_since(at: &Spot, time: (i64, i64)) -> bool {
+    let top = at.look();
+    !matches!(top, Ok(Some(top)) if (top.st_mtime, top.st_mtime_nsec as i64) <= time) || is_changed_within(at, time)
+}
+
+/// Whether something below a folder was changed after a time, or it cannot be told.
+pub(super) fn is_changed_within(at: &Spot, time: (i64, i64)) -> bool {
     let Ok(Some(top)) = at.look() else { return true };
-    if (top.st_mtime, top.st_mtime_nsec as i64) > time {
-        return true;
-    }
     let mut folders = if is_folder(&top) { vec![PathBuf::from(&at.name)] } else { Vec::new() };
     while let Some(below) = folders.pop() {
         let Ok(folder) = at.folder.enter_all(&below) else { return true };

@@ -29,6 +29,7 @@ pub mod select;
 pub mod stage;
 pub mod standing;
 pub mod steps;
+mod undo;
 pub mod write;
 
 #[cfg(test)]
@@ -423,6 +424,9 @@ fn attempt(
     for path in &replaced.left_out {
         report.warnings.push(format!("{path} is the filesystem's own there, and stays as it is"));
     }
+    if let Some(left) = &replaced.unfinished {
+        report.warnings.push(format!("the target stays marked: a restore of {left} is not finished"));
+    }
     if replaced.undressed > 0 {
         let what = "folders in which something is mounted could not get their owner, mode or time";
         report.warnings.push(format!("{} {what}", replaced.undressed));
@@ -465,14 +469,20 @@ fn lacks(packs: &PackReader, root: &Root, paths: &[EntryPath]) -> Result<(Vec<St
 
 /// Locks the target, if there is one, against a backup of it. Gives a note where it cannot be locked.
 fn lock_target(target: &Path, ctx: &Context) -> Result<(Option<Directory>, Option<String>)> {
-    let folder = match Directory::open(target) {
-        Ok(folder) => folder,
-        Err(Errno::NOENT) => return Ok((None, None)),
-        // Whoever may not read it may put something into its place all the same.
-        Err(why) => return Ok((None, Some(lock::not_locked(target, &why)))),
-    };
-    let note = lock::lock(&folder, lock::Kind::Exclusive, lock::RESTORE_WAITS, ctx.stop)?;
-    Ok((Some(folder), note))
+    loop {
+        let folder = match Directory::open(target) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT) => return Ok((None, None)),
+            // Whoever may not read it may put something into its place all the same.
+            Err(why) => return Ok((None, Some(lock::not_locked(target, &why)))),
+        };
+        let note = lock::lock(&folder, lock::Kind::Exclusive, lock::RESTORE_WAITS, ctx.stop)?;
+        // What was waited for may have put another one into its place.
+        if folder.is_at(target) {
+            return Ok((Some(folder), note));
+        }
+        ctx.check("restore")?;
+    }
 }
 
 /// The programs that use what is to be replaced, unless that keeps it from being done.

@@ -21,10 +21,10 @@ use rustix::io::Errno;
 use super::attributes::take_over_none;
 use super::lacking::sync_folder;
 use super::plan::Wanted;
-use super::put::Putting;
+use super::put::{Putting, is_fixed};
 use super::stage::{Made, Staging};
-use super::steps::Undone;
-use super::{Sides, beside, fill, mounts, standing};
+use super::undo::Undone;
+use super::{Sides, beside, fill, lock_target, mounts, standing};
 use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::filesystem::{self, is_mount};
@@ -48,6 +48,8 @@ pub struct Replaced {
     pub undressed: u64,
     /// What a filesystem has itself at its root, and was not put there.
     pub left_out: Vec<EntryPath>,
+    /// What another restore had not finished there, and this one has left out.
+    pub unfinished: Option<Unfinished>,
 }
 
 /// How a target is replaced.
@@ -385,7 +387,11 @@ impl Place {
             }
             let target = above.make_all(Path::new(self.name()?), 0o777).doing(doing)?;
             take_over_none(target.readable().doing(doing)?).doing(doing)?;
-            Staging::make(target, OsStr::new(""), ctx)
+            // Another restore may have made it, and be filling it.
+            let (locked, note) = lock_target(&self.target, ctx)?;
+            let (staging, mut left) = Staging::make(target, OsStr::new(""), ctx)?;
+            left.extend(note);
+            Ok((staging.locking(locked), left))
         });
         match staged {
             Ok((staging, left)) => Ok((staging.with(made), left)),
@@ -446,10 +452,13 @@ impl Place {
         last: &dyn Fn() -> Result<()>,
         dress: &dyn Fn(&OwnedFd) -> Result<()>,
     ) -> Result<Replaced> {
-        if let Err(why) = staging.sync() {
-            staging.abandon();
-            return Err(why);
-        }
+        let since = match staging.sync().and_then(|()| staging.settle()) {
+            Ok(since) => since,
+            Err(why) => {
+                staging.abandon();
+                return Err(why);
+            }
+        };
         let base = staging.base().clone();
         let kept = self.kept.iter().map(|path| self.below(path)).collect();
         let aside = match self.aside(&staging, now) {
@@ -460,9 +469,10 @@ impl Place {
             }
         };
         let mut putting = Putting::new(aside, kept, self.paths_below(), ctx);
+        putting.steps.staged = Some((staging.name().into(), since));
         putting.notes = Some(staging.folder().clone());
         putting.snapshot = self.snapshot;
-        let (moved, beside) = match last().and_then(|()| self.steps(&mut putting, &staging)) {
+        let (moved, beside) = match last().and_then(|()| self.steps(&mut putting, &staging, last)) {
             Ok(done) => done,
             Err(why) => {
                 let Undone { why, whole } = putting.undo(why);
@@ -504,11 +514,19 @@ impl Place {
             let readable = target.readable().doing(|| doing(target.path()))?;
             syncfs(&readable).doing(|| format!("write {} to the disk", target.path().display()))?;
         }
-        // Whatever marked it: it is whole now and durable, or these paths are. What is no marker was told.
+        // Whatever marked it: it is whole now and durable, or the paths are that were put there. What is no marker was told.
         let mut gone = self.lacking_below();
         gone.retain(|path| !may_be_there(&target, path));
         let said = Unfinished::read(&target).unwrap_or_default();
-        let left = said.as_ref().and_then(|said| said.without(&self.paths_below(), &gone));
+        let mut done = self.paths_below();
+        let all = done.len();
+        done.retain(|path| !putting.damaged.contains(path));
+        let left = match done.len() {
+            n if n == all => said.as_ref().and_then(|said| said.without(&done, &gone)),
+            // What this restore has left out is as it was before.
+            0 => putting.was_unfinished(said.as_ref()).cloned(),
+            _ => putting.was_unfinished(said.as_ref()).and_then(|said| said.without(&done, &gone)),
+        };
         let saying = || format!("have {MARKER} in {} say what is left", target.path().display());
         if left.is_some() && left != said {
             marker::set(&target, staging.folder(), left.as_ref()).doing(saying)?;
@@ -527,16 +545,38 @@ impl Place {
             true => sync_folder(&Folder::open(self.parent()).doing(|| doing(self.parent()))?)?,
             false => sync_folder(base)?,
         }
-        Ok(Replaced { undressed, left_out: putting.left_out, ..Replaced::default() })
+        Ok(Replaced {
+            undressed,
+            left_out: putting.left_out,
+            unfinished: left.filter(|_| done.len() < all),
+            ..Replaced::default()
+        })
     }
 
     /// All steps by which what is in `staging` comes into place. Says whether something was moved aside, and which side files.
-    fn steps(&self, putting: &mut Putting, staging: &Staging) -> Result<(bool, Vec<EntryPath>)> {
+    fn steps(
+        &self,
+        putting: &mut Putting,
+        staging: &Staging,
+        last: &dyn Fn() -> Result<()>,
+    ) -> Result<(bool, Vec<EntryPath>)> {
         if self.exists && mounts::below(&self.target)? != self.mounts {
             let why = "what is mounted in it has changed meanwhile";
             return Err(Error::failed(format!("restore to {}", self.target.display()), why).hint("Run it again."));
         }
-        if !self.paths_below().is_empty() && (self.keeps_target() || self.has_come(putting, staging)?) {
+        if !self.exists && !self.in_place {
+            // Nothing takes the place of what comes at this moment.
+            let tree = staging.tree();
+            if !self.has_come(staging)? && putting.steps.rename(&tree, &Spot::new(staging.base(), self.name()?)).is_ok()
+            {
+                return Ok((false, Vec::new()));
+            }
+            if self.has_come(staging)? {
+                self.lock_what_came(putting)?;
+                last()?;
+            }
+        }
+        if !self.paths_below().is_empty() && (self.keeps_target() || self.has_come(staging)?) {
             return self.put_paths(putting, staging);
         }
         let root = EntryPath::root();
@@ -551,18 +591,21 @@ impl Place {
         Ok((moved, Vec::new()))
     }
 
-    /// Whether there is a folder at the target now where there was none: an app may have made it meanwhile. It is locked then.
-    fn has_come(&self, putting: &mut Putting, staging: &Staging) -> Result<bool> {
+    /// Whether there is a folder at the target now where there was none: an app or another restore may have made it meanwhile.
+    fn has_come(&self, staging: &Staging) -> Result<bool> {
         let doing = || format!("look whether {} has come meanwhile", self.target.display());
-        if !matches!(staging.base().look(self.name()?).doing(doing)?, Some(stat) if is_folder(&stat)) {
-            return Ok(false);
-        }
+        Ok(matches!(staging.base().look(self.name()?).doing(doing)?, Some(stat) if is_folder(&stat)))
+    }
+
+    /// Locks the target that has come.
+    fn lock_what_came(&self, putting: &mut Putting) -> Result<()> {
+        let doing = || format!("look at {}", self.target.display());
         putting.lock(&self.target)?;
         if !mounts::below(&self.target)?.is_empty() || is_mount(&self.target).doing(doing)? {
             let why = "something was mounted there meanwhile";
             return Err(Error::failed(format!("restore to {}", self.target.display()), why).hint("Run it again."));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The entries to put back as paths of the folder that is worked in; none for all of it.
@@ -616,13 +659,39 @@ impl Place {
         Ok(Spot::new(base, free))
     }
 
+    /// Looks, before anything is moved, for what the system will refuse to move.
+    fn check_paths_movable(&self, target: &Folder, paths: &[EntryPath]) -> Result<()> {
+        for path in paths {
+            let (part, above) = missing_from(target, path)?;
+            let at = above.path().join(Path::new(OsStr::from_bytes(part.name())));
+            let doing = || format!("put the restored {} into place", at.display());
+            if access(above.path(), Access::WRITE_OK | Access::EXEC_OK) == Err(Errno::ROFS) {
+                return Err(Error::failed(doing(), "it is mounted read-only").hint("Nothing was changed."));
+            }
+            for name in [OsStr::new(""), OsStr::from_bytes(part.name())] {
+                if is_fixed(&above, name).doing(doing)? {
+                    let why = format!("{} is immutable or append-only", above.path().join(name).display());
+                    let hint = "`lsattr -d` shows it as i or a, and `chattr -i -a` takes it away. Nothing was changed.";
+                    return Err(Error::failed(doing(), why).hint(hint));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the chosen entries in. Says whether something was moved aside, and which side files.
     fn put_paths(&self, putting: &mut Putting, staging: &Staging) -> Result<(bool, Vec<EntryPath>)> {
         let target = self.opened(staging.base())?;
         let (mut moved, mut beside) = (false, Vec::new());
         let paths = self.paths_below();
         putting.within = Some(target.clone());
+        for path in &paths {
+            if in_tree(staging, path)?.is_none() {
+                putting.damaged.push(path.clone());
+            }
+        }
         if paths.len() > 1 {
+            self.check_paths_movable(&target, &paths)?;
             putting.mark(&target)?;
         }
         for path in &paths {

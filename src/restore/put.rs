@@ -20,7 +20,8 @@ use super::lacking::{moves_files_only, sync_folder};
 use super::lock_target;
 use super::mounts::is_of_the_filesystem;
 use super::place::USE_IN_PLACE;
-use super::steps::{Looks, Steps, Undone, outwards};
+use super::steps::{Looks, Steps, outwards};
+use super::undo::Undone;
 use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::beneath::Directory;
 use crate::error::{Doing, Error, Result};
@@ -59,6 +60,8 @@ pub struct Putting<'a> {
     pub left_out: Vec<EntryPath>,
     /// The paths that are put back, of the folder that is worked in; none for all of it.
     paths: Vec<EntryPath>,
+    /// Those of them that are not there to be put back, since they are damaged.
+    pub damaged: Vec<EntryPath>,
     /// The folder that says meanwhile what is not finished in it, and what it said before.
     marked: Option<(Arc<Folder>, Option<Unfinished>)>,
     /// Whether a folder was filled, and not only exchanged.
@@ -85,6 +88,7 @@ impl<'a> Putting<'a> {
             dress,
             left_out,
             paths,
+            damaged: Vec::new(),
             marked: None,
             filled: false,
             _locked: None,
@@ -423,6 +427,14 @@ impl<'a> Putting<'a> {
         self.marked.is_some()
     }
 
+    /// What was unfinished in a folder before this restore; `now` is what it says.
+    pub fn was_unfinished<'u>(&'u self, now: Option<&'u Unfinished>) -> Option<&'u Unfinished> {
+        match &self.marked {
+            Some((_, before)) => before.as_ref(),
+            None => now,
+        }
+    }
+
     /// Undoes everything, because of `why`. A target that is not as it was goes on saying that it is being filled.
     pub fn undo(self, why: Error) -> Undone {
         let Undone { mut why, whole } = self.steps.undo(why);
@@ -448,7 +460,7 @@ impl<'a> Putting<'a> {
 }
 
 /// Whether the system moves something for nobody.
-fn is_fixed(folder: &Folder, name: &OsStr) -> rustix::io::Result<bool> {
+pub(super) fn is_fixed(folder: &Folder, name: &OsStr) -> rustix::io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     let told = match statx(folder, Path::new(name), flags, StatxFlags::BASIC_STATS) {
         // An old system does not say.

@@ -18,6 +18,8 @@ use super::killed::{self, Left};
 use super::lacking::{kept, moves_files_only};
 use super::write::Tree;
 use crate::backup::marker::DRAFT;
+use crate::backup::times::{self, wait_a_tick};
+use crate::beneath::Directory;
 use crate::error::{Doing, Error, Result};
 use crate::filesystem::remote;
 use crate::fs::{DEEP_TREE, Folder, SAFE, Spot, WRITE_OF_OTHERS, open_folder, rename};
@@ -46,6 +48,8 @@ pub struct Staging {
     lock: OwnedFd,
     /// What was made for it, and is not needed if nothing is put there.
     made: Option<Made>,
+    /// The lock of the target, where that was made for it.
+    _locked: Option<Directory>,
 }
 
 /// Folders that were made around a staging folder.
@@ -94,7 +98,7 @@ impl Staging {
         let doing = || format!("make the staging folder {}", path.display());
         let folder = spot.folder.make(&spot.name, 0o700).doing(doing)?;
         match Self::prepared(&folder, doing) {
-            Ok(lock) => Ok((Staging { spot, folder: Arc::new(folder), lock, made: None }, left)),
+            Ok(lock) => Ok((Staging { spot, folder: Arc::new(folder), lock, made: None, _locked: None }, left)),
             Err(why) => {
                 // Nothing but what was made here is removed.
                 let made = [GROUPS, TREE].iter().try_for_each(|name| match folder.remove_folder(name) {
@@ -130,6 +134,11 @@ impl Staging {
     /// The same, with what was made for it.
     pub fn with(self, made: Made) -> Self {
         Staging { made: Some(made), ..self }
+    }
+
+    /// The same, with a lock that is kept as long as it is there.
+    pub fn locking(self, locked: Option<Directory>) -> Self {
+        Staging { _locked: locked, ..self }
     }
 
     /// Whether folders with something in them can be renamed here.
@@ -186,6 +195,21 @@ impl Staging {
     /// A disk that fails.
     pub fn sync(&self) -> Result<()> {
         syncfs(&self.lock).doing(|| format!("write {} to the disk", self.folder.path().display()))
+    }
+
+    /// Waits until all that is changed in it from then on has a later time than what was made in it. Gives the last of these times, in s and
+    /// ns since 1970.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn settle(&self) -> Result<(i64, i64)> {
+        let doing = || format!("ask for the time in {}", self.folder.path().display());
+        let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        let probe = openat(&self.folder, PROBE, flags, Mode::from_raw_mode(0o600)).doing(doing)?;
+        let stat = fstat(&probe).doing(doing)?;
+        self.folder.remove_file(PROBE).doing(doing)?;
+        wait_a_tick(&stat, times::now());
+        Ok((stat.st_ctime, stat.st_ctime_nsec as i64))
     }
 
     /// Removes it and what is still in it.
