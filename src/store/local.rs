@@ -27,8 +27,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
@@ -62,9 +62,9 @@ pub struct LocalStore {
     folder: PathBuf,
     serial: AtomicU64,
     naming: Naming,
-    /// An object in the folder itself that has been read, as `vault.json` is by whoever opens a vault. Where it is gone, another folder
-    /// has taken this one's place, such as the mount point of a volume: nothing is written there.
-    anchor: OnceLock<String>,
+    /// Whether the object that every vault has was read here, as it is by whoever opens a vault. Where it is gone, another folder has taken
+    /// this one's place, such as the mount point of a volume: nothing is written there.
+    opened: AtomicBool,
 }
 
 impl LocalStore {
@@ -74,7 +74,7 @@ impl LocalStore {
             folder: folder.into(),
             serial: AtomicU64::new(0),
             naming: |file, from, to| give_name(file, from, to),
-            anchor: OnceLock::new(),
+            opened: AtomicBool::new(false),
         }
     }
 
@@ -130,10 +130,10 @@ impl LocalStore {
     /// Opens the folder of the vault, and makes it durably where it is missing and nothing has been read from it.
     fn make_top(&self) -> Result<Folder> {
         let (top, doing) = (self.top()?, || format!("write in the folder {}", self.folder.display()));
-        if let Some(anchor) = self.anchor.get() {
-            let there = top.as_ref().map_or(Ok(None), |top| top.look(anchor)).map_err(failed(doing))?;
+        if self.opened.load(Ordering::Relaxed) {
+            let there = top.as_ref().map_or(Ok(None), |top| top.look(ALWAYS_THERE)).map_err(failed(doing))?;
             let top = top.filter(|_| there.is_some());
-            let why = format!("{anchor} was there, and is not any more; if it is on a volume, is that mounted?");
+            let why = format!("{ALWAYS_THERE} was there, and is not any more; if it is on a volume, is that mounted?");
             return top.ok_or_else(|| Error::Unreachable { doing: doing(), why });
         }
         if let Some(top) = top {
@@ -355,8 +355,8 @@ impl Store for LocalStore {
             return Err(Error::OutOfRange { name: name.into(), size, wanted: limit });
         }
         let bytes = self.read(name, &file, 0, size)?;
-        if !name.contains('/') {
-            self.anchor.get_or_init(|| name.to_owned());
+        if name == ALWAYS_THERE {
+            self.opened.store(true, Ordering::Relaxed);
         }
         Ok(bytes)
     }
@@ -820,5 +820,24 @@ mod tests {
             fs::rename(&far, vault.join(name)).unwrap();
         }
         store.create("packs/b", &[b"x"]).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_written_where_the_vault_that_was_opened_is_not_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let vault = folder.path().join("vault");
+        let store = LocalStore::new(&vault);
+        for name in ["README.md", ALWAYS_THERE] {
+            store.create(name, &[b"{}"]).unwrap();
+            store.get(name, 9).unwrap();
+        }
+        // Anybody may tidy up what is no part of the vault.
+        fs::remove_file(vault.join("README.md")).unwrap();
+        store.create("packs/a", &[b"x"]).unwrap();
+        fs::rename(&vault, folder.path().join("unmounted")).unwrap();
+        fs::create_dir(&vault).unwrap();
+        fs::write(vault.join("README.md"), "of the mount point").unwrap();
+        assert!(matches!(store.create("packs/b", &[b"x"]), Err(Error::Unreachable { .. })));
+        assert_eq!(names(&vault), ["README.md"]);
     }
 }
