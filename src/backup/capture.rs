@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::assemble::Assembly;
 use super::base::Known;
-use super::commit::Run;
+use super::commit::{Outcome, Run};
 use super::folders::{Folders, Look, ToTake, is_newborn};
 use super::found::Found;
 use super::merge::{Merge, Rule, Step};
@@ -104,15 +104,19 @@ impl Capture<'_> {
     /// A data directory that cannot be read; a store that fails; a stop.
     pub fn take(&self, assembly: &mut Assembly, packer: &Packer) -> Result<(Written, LookedAgain)> {
         let (clock, ctx) = (Instant::now(), self.ctx);
-        let mut secured = Instant::now();
+        let (mut secured, mut takes_checkpoints) = (Instant::now(), true);
         ctx.monitor.begin("backup", None);
         let folders = self.through(&Pass::Whole, |parts| {
             assembly.take(parts)?;
-            if secured.elapsed() >= self.run.options.checkpoint_every && packer.stored_bytes() <= self.run.may_keep() {
+            let due = takes_checkpoints && secured.elapsed() >= self.run.options.checkpoint_every;
+            if due && packer.stored_bytes() <= self.run.may_keep() {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
                 if let Some(written) = assembly.checkpoint()? {
                     // Packs that are found missing here are found missing at the end too.
-                    self.run.commit(assembly, packer, written, true)?;
+                    if let Outcome::NoCheckpoint(why) = self.run.commit(assembly, packer, written, true)? {
+                        (self.warn)(format!("where this backup is cut off, the next one begins anew: {why}"));
+                        takes_checkpoints = false;
+                    }
                 }
                 secured = Instant::now();
             }

@@ -14,7 +14,7 @@ use super::suspect::{self, Measure, Now, Verdict};
 use super::unread::Left;
 use super::writer::Written;
 use super::{Options, absolute, doing};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::staging::Staging;
 use crate::vault::Vault;
 use crate::vault::hex::PackId;
@@ -78,6 +78,8 @@ pub enum Outcome {
     Committed(Committed),
     /// Packs that the snapshot would name are not in the vault, or not as they were stored. Nothing was committed.
     Absent(HashSet<PackId>),
+    /// The store does not take a checkpoint, which is an aid only. All that it would have named is stored.
+    NoCheckpoint(Error),
 }
 
 /// A committed root.
@@ -240,7 +242,12 @@ impl Run<'_> {
         }
         let (name, bytes) = root.encode()?;
         let object = name.object(folder);
-        self.vault.store.create(&object, &[&bytes]).map_err(|e| e.while_doing(format!("commit {object}")))?;
+        let created =
+            self.vault.store.create(&object, &[&bytes]).map_err(|e| e.while_doing(format!("commit {object}")));
+        match created {
+            Err(why) if checkpoint && why.kind() != Kind::Unreachable => return Ok(Outcome::NoCheckpoint(why)),
+            created => created?,
+        }
         let uploaded_bytes = uploaded + bytes.len() as u64;
         let (good, whole) = (root.good(), root.whole());
         Ok(Outcome::Committed(Committed {

@@ -436,6 +436,7 @@ fn attempt(
     let committed = match ended {
         Ended::Told(Outcome::Committed(committed)) => committed,
         Ended::Told(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
+        Ended::Told(Outcome::NoCheckpoint(why)) => return Err(why),
         Ended::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
         Ended::Exchanged => return Ok(Attempt::Exchanged),
     };

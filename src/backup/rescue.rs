@@ -92,5 +92,6 @@ fn checkpoint(run: &Run, assembly: &mut Assembly, packer: &Packer) -> Result<Opt
     match run.commit(assembly, packer, written, true)? {
         Outcome::Committed(_) => Ok(Some(until)),
         Outcome::Absent(_) => Ok(None),
+        Outcome::NoCheckpoint(why) => Err(why),
     }
 }

@@ -675,6 +675,21 @@ fn checkpoints_that_cannot_be_listed_keep_nobody_from_a_backup() {
 }
 
 #[test]
+fn checkpoints_that_cannot_be_written_keep_nobody_from_a_backup() {
+    let mut world = World::new();
+    for n in 0..200u64 {
+        world.write(&format!("{:02}/{n}", n % 40), &noise(n, 3000));
+    }
+    world.options.checkpoint_every = Duration::ZERO;
+    let plan = |verb: &str, name: &str| verb == "create" && name.starts_with("checkpoints/");
+    let vault = Vault::open(Box::new(crate::store::fault::FaultStore::new(world.store.clone(), plan))).unwrap();
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+    let report = backup(&vault, &world.options, &ctx).unwrap();
+    let told = report.warnings.iter().filter(|what| what.contains("commit checkpoints/")).count();
+    assert_eq!((report.good, report.files, told), (true, 200, 1), "{report:?}");
+}
+
+#[test]
 fn what_lasts_is_told_when_it_begins_and_after_a_day_a_week_and_a_month() {
     // Torn without, and carried over with a good snapshot that has it.
     for carried in [false, true] {
