@@ -227,6 +227,14 @@ pub fn is_mount(folder: &Path) -> io::Result<bool> {
     Ok(folder.symlink_metadata()?.dev() != parent.metadata()?.dev())
 }
 
+/// Whether a filesystem is mounted below a folder, as far as the system tells.
+pub fn has_mounts(folder: &Path) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let is_below = |at: &Path| at != folder && at.starts_with(&folder);
+    // Another mount may hide it.
+    mounted().is_ok_and(|all| all.iter().any(|mounted| is_below(&mounted.at) && is_mount(&mounted.at).unwrap_or(false)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod beneath;
+pub mod command;
 pub mod copy;
 pub mod doctor;
 pub mod error;

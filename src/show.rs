@@ -8,11 +8,11 @@ use std::path::Path;
 
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
+use lastgood::command::RestoreCommand;
 use lastgood::inspect::{Change, Difference, Listed, Shown};
 use lastgood::replicas::backup::Held;
 use lastgood::replicas::verify::Verified;
 use lastgood::replicas::{self, Made};
-use lastgood::shell::word;
 use lastgood::store::Traffic;
 use lastgood::vault::entry::{Kind, Taken};
 use lastgood::vault::path::escape;
@@ -66,11 +66,9 @@ pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
     if !taken.warnings.is_empty() {
         line(&mut text, format_args!("  warnings {}", taken.warnings.len()));
     }
-    let (vault, data) = (word(vault), word(data));
-    line(
-        &mut text,
-        format_args!("  restore  lastgood restore --vault {vault} --snapshot {} {data}", taken.snapshot.id),
-    );
+    let snapshot = Some(taken.snapshot.id.to_string());
+    let command = RestoreCommand { snapshot, ..RestoreCommand::of_all(Some(vault), data) };
+    line(&mut text, format_args!("  restore  {command}"));
     text
 }
 

@@ -101,7 +101,8 @@ impl Commands<'_> {
         if !only.is_conditional() {
             return Ok(None);
         }
-        let there = needed::look_when_settled(&options.target, &options.vaults, ctx)?;
+        let from = self.0.addresses().first().map(Address::absolute).unwrap_or_default();
+        let there = needed::look_when_settled(options, &from, ctx)?;
         let newest = || replicas::restore::newest_of(self.0.sites(false)?, &options.snapshot, ctx);
         let unneeded = only.unneeded(&options.target, there, Timestamp::now(), newest)?;
         if unneeded.is_some() {

@@ -294,7 +294,7 @@ fn a_volume_that_was_left_in_the_middle_of_a_restore_is_in_no_good_snapshot() {
     fs::write(world.data().join("deep/uploads/.lastgood-in-place"), MARKED).unwrap();
     for filters in [&[][..], &["--include", "picture"], &["--exclude", ".*"]] {
         let ran = world.run([&["backup"], filters].concat());
-        ran.ended(1).says("has not been finished").says("restore --path deep/uploads");
+        ran.ended(1).says("has not been finished").says("--path deep/uploads");
     }
     let told = world.run(["doctor", "data"]);
     told.ended(1);
@@ -308,4 +308,62 @@ fn a_volume_that_was_left_in_the_middle_of_a_restore_is_in_no_good_snapshot() {
     world.json(["restore", "--path", "deep/uploads"], 0);
     assert!(!world.data().join("deep/uploads/.lastgood-in-place").exists());
     assert_eq!(text(&world.data().join("deep/uploads/picture")), "picture");
+}
+
+/// Runs a command that was printed, as somebody does who pastes it elsewhere.
+#[track_caller]
+fn paste(world: &World, command: &str) {
+    world.shell(&format!("lastgood() {{ \"$LASTGOOD\" \"$@\"; }}; cd /; {command}")).ended(0);
+}
+
+#[test]
+fn what_is_printed_of_a_mount_point_restores_it_wherever_it_is_pasted() {
+    let world = World::new();
+    let (data, vault) = (world.path("my volume"), ["--vault", "my vault"]);
+    let Some(_data) = Mounted::new(data.clone(), "16m") else { return };
+    let run = |args: &[&str]| world.run([args, &["my volume"], &vault].concat());
+    let in_doctor = || {
+        let told = world.json(["doctor", "my volume", "--vault", "my vault"], 1);
+        let checks = told["parts"][1]["checks"].as_array().unwrap().clone();
+        checks[0]["commands"][0].as_str().unwrap().to_owned()
+    };
+    let emptied = || {
+        for name in names(&data) {
+            let at = data.join(name);
+            fs::remove_file(&at).or_else(|_| fs::remove_dir_all(&at)).unwrap();
+        }
+    };
+    fs::write(data.join("a.txt"), "a").unwrap();
+    let made = run(&["backup", "--init"]);
+    emptied();
+    paste(&world, made.ended(0).text().lines().last().unwrap().trim_start().strip_prefix("restore ").unwrap());
+    assert_eq!(text(&data.join("a.txt")), "a");
+    emptied();
+    paste(&world, &in_doctor());
+    assert_eq!(text(&data.join("a.txt")), "a");
+
+    let some =
+        "lastgood is restoring paths of this folder, or was stopped while it did. Restore them again to complete it.\n";
+    for marker in [MARKED.to_owned(), format!("{MARKED}around mounts\0"), format!("{some}path a.txt\0")] {
+        let marked = || {
+            emptied();
+            fs::write(data.join(".lastgood-in-place"), &marker).unwrap();
+        };
+        marked();
+        let refused = run(&["backup"]);
+        paste(&world, refused.ended(1).stderr.split('`').nth(1).unwrap());
+        assert_eq!(text(&data.join("a.txt")), "a", "{marker}");
+        assert!(!data.join(".lastgood-in-place").exists(), "{marker}");
+        marked();
+        paste(&world, &in_doctor());
+        assert_eq!(text(&data.join("a.txt")), "a", "{marker}");
+    }
+    // Around what is mounted in it, too.
+    emptied();
+    fs::write(data.join("a.txt"), "a").unwrap();
+    let Some(_in) = Mounted::new(data.join("uploads"), "16m") else { return };
+    let made = run(&["backup"]);
+    fs::write(data.join("a.txt"), "later").unwrap();
+    paste(&world, made.ended(0).text().lines().last().unwrap().trim_start().strip_prefix("restore ").unwrap());
+    assert_eq!(text(&data.join("a.txt")), "a");
 }

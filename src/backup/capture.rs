@@ -73,6 +73,8 @@ type Later = BTreeMap<EntryPath, Why>;
 pub struct Capture<'a> {
     /// The run that it belongs to.
     pub run: &'a Run<'a>,
+    /// The vault's address.
+    pub vault: &'a str,
     /// The data directory.
     pub root: &'a Directory,
     /// What is taken of it.
@@ -359,7 +361,7 @@ impl Capture<'_> {
             now: trust.now,
             stop: self.ctx.stop,
             monitor,
-            refuses_unfinished: true,
+            restored_from: Some(self.vault),
         }
     }
 

@@ -17,8 +17,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, openat, renameat
 use rustix::io::Errno;
 
 use super::select::is_ours;
+use crate::command::RestoreCommand;
+use crate::filesystem::is_mount;
 use crate::fs::{Folder, SAFE, Spot, open_file, rename, what};
-use crate::shell::word;
 use crate::vault::path::EntryPath;
 use crate::vault::root::SnapshotName;
 
@@ -171,27 +172,31 @@ impl Unfinished {
         (!nothing).then(|| Unfinished { paths: left, ..self.clone() })
     }
 
-    /// The options of the restore of `folder`'s data directory that completes it, each after a space; `folder` is where the marker lies.
-    pub fn options(&self, folder: &EntryPath) -> String {
+    /// The restore that completes it, as the data directory `data` is now; `folder` is where in it the marker lies. A folder that is no volume
+    /// was a target by itself.
+    pub fn command<'v>(&self, vault: Option<&'v str>, data: &Path, folder: &EntryPath) -> RestoreCommand<'v> {
+        let at = data.join(folder.as_path());
+        match folder.is_root() || is_mount(&at).unwrap_or(false) {
+            true => self.of(RestoreCommand::new(vault, data.to_owned()), folder),
+            false => self.of(RestoreCommand::new(vault, at), &EntryPath::root()),
+        }
+    }
+
+    /// A restore, so that it completes this one, which was of `folder` in its target.
+    fn of<'v>(&self, mut command: RestoreCommand<'v>, folder: &EntryPath) -> RestoreCommand<'v> {
         let below = |path: &EntryPath| EntryPath::new([folder.bytes(), path.bytes()].join(&b'/')).ok();
-        let around = if self.around { " --around-mounts" } else { "" };
         // Another one may not have these paths.
-        let snapshot = self.snapshot.map(|name| format!(" --snapshot {}", name.id)).unwrap_or_default();
-        let paths: Vec<_> = match (folder.is_root(), self.is_all()) {
-            (true, true) if self.around => return format!("{around}{snapshot}"),
-            // Beside it only what could not be exchanged has moved: that is tried again.
-            (true, true) if self.aside.iter().any(|aside| aside.starts_with("..")) => return snapshot,
-            (true, true) => return format!(" --in-place{snapshot}"),
-            (true, false) => self.paths.clone(),
+        command.snapshot = self.snapshot.map(|name| name.id.to_string());
+        command.around_mounts = self.around;
+        command.paths = match (folder.is_root(), self.is_all()) {
+            (true, _) => self.paths.clone(),
             (false, true) => vec![folder.clone()],
             (false, false) => self.paths.iter().filter_map(below).collect(),
         };
-        let option = |path: &EntryPath| {
-            // It is no option, whatever it begins with.
-            let dash = path.bytes().starts_with(b"-");
-            word(Path::new(if dash { "./" } else { "" }).join(path.as_path()))
-        };
-        paths.iter().map(|path| format!(" --path {}", option(path))).chain([around.to_owned(), snapshot]).collect()
+        // Beside it only what could not be exchanged has moved: that is tried again.
+        let beside = || self.aside.iter().any(|aside| aside.starts_with(".."));
+        command.in_place |= folder.is_root() && self.is_all() && !self.around && !beside();
+        command
     }
 
     /// Where that is which was there, for people, where the folder `at` is marked; nothing where nothing has moved, or an older program
@@ -360,6 +365,12 @@ pub mod tests {
         Unfinished { paths: paths(names), aside: vec![aside.into()], ..Unfinished::default() }
     }
 
+    /// The options of the restore that completes it.
+    fn options(unfinished: &Unfinished, folder: &EntryPath) -> String {
+        let command = unfinished.of(RestoreCommand::new(None, "/none".into()), folder).to_string();
+        command.strip_prefix("lastgood restore").and_then(|rest| rest.strip_suffix(" /none")).unwrap().to_owned()
+    }
+
     const INSIDE: &str = "lastgood.replaced-20261121T101112Z";
     const BESIDE: &str = "../data.replaced-20261121T101113Z-2";
 
@@ -373,8 +384,8 @@ pub mod tests {
         let odd = || some(["a\n b", "-x/y", "app.db"], INSIDE);
         assert_eq!(mark(&at, &via, &odd()).unwrap(), None);
         assert_eq!(Unfinished::at(folder.path()), Ok(Some(odd())));
-        assert_eq!(odd().options(&EntryPath::root()), " --path $'a\\n b' --path ./-x/y --path app.db");
-        assert_eq!(odd().options(&paths(["vol"])[0]), " --path $'vol/a\\n b' --path vol/-x/y --path vol/app.db");
+        assert_eq!(options(&odd(), &EntryPath::root()), " --path $'a\\n b' --path ./-x/y --path app.db");
+        assert_eq!(options(&odd(), &paths(["vol"])[0]), " --path $'vol/a\\n b' --path vol/-x/y --path vol/app.db");
 
         assert_eq!(mark(&at, &via, &some(["app.db", "z"], BESIDE)).unwrap(), Some(odd()));
         let both = Unfinished::read(&at).unwrap().unwrap();
@@ -475,13 +486,13 @@ pub mod tests {
         let of = |id, path| Unfinished { snapshot: Some(name(id)), ..some([path], INSIDE) };
         let (one, root) = (of(1, "a"), EntryPath::root());
         assert_eq!(Unfinished::parse(&one.text()), Some(one.clone()));
-        assert_eq!(one.options(&root), " --path a --snapshot 0101010101010101");
+        assert_eq!(options(&one, &root), " --path a --snapshot 0101010101010101");
         assert_eq!(one.and(&of(1, "b")).snapshot, Some(name(1)));
         // Of two, neither may have all of the paths.
-        assert_eq!(one.and(&of(2, "b")).options(&root), " --path a --path b");
+        assert_eq!(options(&one.and(&of(2, "b")), &root), " --path a --path b");
         let all = Unfinished { snapshot: Some(name(2)), ..Unfinished::default() };
         assert_eq!(Unfinished { aside: Vec::new(), ..one.and(&all) }, all);
-        assert_eq!(all.options(&root), " --in-place --snapshot 0202020202020202");
+        assert_eq!(options(&all, &root), " --in-place --snapshot 0202020202020202");
         // As an older program wrote it, and with what a newer one may add.
         let text = [SOME.as_bytes(), b"path a\0of tomorrow\0"].concat();
         assert_eq!(Unfinished::parse(&text), Some(Unfinished { paths: paths(["a"]), ..Unfinished::default() }));
@@ -491,15 +502,15 @@ pub mod tests {
     fn what_completes_it_follows_from_where_the_old_is() {
         let (root, volume) = (EntryPath::root(), paths(["my vol"]).remove(0));
         let all = |aside: &str| Unfinished { aside: vec![aside.into()], ..Unfinished::default() };
-        assert_eq!(Unfinished::default().options(&root), " --in-place");
-        assert_eq!(all(INSIDE).options(&root), " --in-place");
-        assert_eq!(all(BESIDE).options(&root), "");
-        assert_eq!(all(INSIDE).options(&volume), " --path 'my vol'");
-        for (unfinished, options) in
-            [(all(INSIDE), " --around-mounts"), (some(["a"], BESIDE), " --path a --around-mounts")]
+        assert_eq!(options(&Unfinished::default(), &root), " --in-place");
+        assert_eq!(options(&all(INSIDE), &root), " --in-place");
+        assert_eq!(options(&all(BESIDE), &root), "");
+        assert_eq!(options(&all(INSIDE), &volume), " --path 'my vol'");
+        for (unfinished, expected) in
+            [(all(INSIDE), " --around-mounts"), (some(["a"], BESIDE), " --around-mounts --path a")]
         {
             let around = Unfinished { around: true, ..unfinished };
-            assert_eq!(around.options(&root), options);
+            assert_eq!(options(&around, &root), expected);
             assert_eq!(Unfinished::parse(&around.text()), Some(around));
         }
         let folder = tempfile::tempdir().unwrap();

@@ -346,7 +346,8 @@ fn attempt(
     clock: Instant,
     ctx: &Context,
 ) -> Result<Attempt> {
-    let (root, unlocked) = open_locked(options, ctx)?;
+    let url = vault.store.url();
+    let (root, unlocked) = open_locked(options, &url, ctx)?;
     // Where there is no /proc, nothing is known of mounts.
     let all_mounted = filesystem::mounted().ok();
     let mounted = all_mounted.as_deref().unwrap_or_default();
@@ -404,7 +405,7 @@ fn attempt(
     let run =
         Run { vault, options, base: &base, place, mounts, left: Default::default(), started, staging, room: free };
     let began = (options.trust.now)();
-    let capture = Capture { run: &run, root: &root, select, began, remote, warn: &warn, ctx };
+    let capture = Capture { run: &run, vault: &url, root: &root, select, began, remote, warn: &warn, ctx };
     let doubts = &*doubts;
     let (ended, assembled, settled) = std::thread::scope(|scope| {
         // While the directory is read, since it takes a request.
@@ -435,8 +436,8 @@ fn attempt(
     })?;
     let committed = match ended {
         Ended::Told(Outcome::Committed(committed)) => committed,
-        Ended::Told(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
         Ended::Told(Outcome::NoCheckpoint(why)) => return Err(why),
+        Ended::Told(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
         Ended::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
         Ended::Exchanged => return Ok(Attempt::Exchanged),
     };
@@ -495,13 +496,13 @@ fn number(known: u64, clock: Timestamp, options: &Options, warn: impl FnOnce(Str
 const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
 
 /// Opens the data directory, and locks it against a restore. Gives a note where it cannot be locked.
-fn open_locked(options: &Options, ctx: &Context) -> Result<(Directory, Option<String>)> {
+fn open_locked(options: &Options, vault: &str, ctx: &Context) -> Result<(Directory, Option<String>)> {
     loop {
-        let root = walk::open_any(&options.data)?;
+        let root = walk::open(&options.data)?;
         let note = lock::lock(&root, lock::Kind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
         // What was waited for may have put another one into its place. What it has not finished it will not finish any more.
         if root.is_at(&options.data) {
-            walk::check_finished(&options.data, &root)?;
+            walk::check_finished(&options.data, &root, vault)?;
             return Ok((root, note));
         }
         ctx.check(&doing(options))?;

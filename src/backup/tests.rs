@@ -653,7 +653,7 @@ fn a_restore_that_is_at_work_is_waited_for_and_one_that_was_killed_is_not() {
     lock::lock(&held, lock::Kind::Exclusive, Duration::ZERO, &world.stop).unwrap();
     let stop = AtomicBool::new(true);
     let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
-    let opened = || open_locked(&world.options, &ctx).map(drop).unwrap_err().to_string();
+    let opened = || open_locked(&world.options, "/v", &ctx).map(drop).unwrap_err().to_string();
     assert!(opened().contains("lock the directory"), "{}", opened());
     drop(held);
     assert!(opened().contains("has not been finished"), "{}", opened());

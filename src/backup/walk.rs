@@ -24,7 +24,6 @@ use crate::beneath::Directory;
 use crate::error::{Error, Result};
 use crate::filesystem::is_mount;
 use crate::monitor::{Moment, Monitor};
-use crate::shell::word;
 use crate::vault::entry::Kind;
 use crate::vault::path::EntryPath;
 
@@ -82,7 +81,7 @@ struct Shared<'a> {
     now: fn() -> i64,
     stop: &'a AtomicBool,
     monitor: &'a dyn Monitor,
-    refuses_unfinished: bool,
+    restored_from: Option<&'a str>,
     ahead: Mutex<Ahead>,
     changed: Condvar,
 }
@@ -102,8 +101,8 @@ pub struct Walker<'a> {
     pub stop: &'a AtomicBool,
     /// Hears of each folder.
     pub monitor: &'a dyn Monitor,
-    /// Whether a folder, the data directory itself or any in it, is an error that a restore has not finished.
-    pub refuses_unfinished: bool,
+    /// The vault that restores are of. A folder, the data directory itself or any in it, that one has not finished is an error then.
+    pub restored_from: Option<&'a str>,
 }
 
 impl Walker<'_> {
@@ -163,14 +162,14 @@ impl Walker<'_> {
     }
 
     fn with(self, work: impl FnOnce(&Shared) -> Result<()>) -> Result<()> {
-        let Walker { root, select, threads, now, stop, monitor, refuses_unfinished } = self;
+        let Walker { root, select, threads, now, stop, monitor, restored_from } = self;
         let shared = Shared {
             root,
             select,
             now,
             stop,
             monitor,
-            refuses_unfinished,
+            restored_from,
             ahead: Mutex::default(),
             changed: Condvar::new(),
         };
@@ -194,32 +193,23 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Opens the data directory.
-///
-/// # Errors
-/// One that is missing, cannot be read, is no folder or is half restored.
-pub fn open(data: &Path) -> Result<Directory> {
-    let root = open_any(data)?;
-    check_finished(data, &root)?;
-    Ok(root)
-}
-
-/// Looks whether a restore into the data directory was not finished. Whoever has its lock need not take one that is at work for that.
+/// Looks whether a restore into the data directory, from `vault`, was not finished. Whoever has its lock need not take one that is at work
+/// for that.
 ///
 /// # Errors
 /// It was not, or nobody knows.
-pub fn check_finished(data: &Path, root: &Directory) -> Result<()> {
+pub fn check_finished(data: &Path, root: &Directory, vault: &str) -> Result<()> {
     match Unfinished::read(root.folder()).transpose() {
-        Some(said) => Err(half_restored(data, &EntryPath::root(), &said)),
+        Some(said) => Err(half_restored((data, vault), &EntryPath::root(), &said)),
         None => Ok(()),
     }
 }
 
-/// Opens the data directory, also if it is half restored.
+/// Opens the data directory.
 ///
 /// # Errors
 /// One that is missing, cannot be read or is no folder.
-pub fn open_any(data: &Path) -> Result<Directory> {
+pub fn open(data: &Path) -> Result<Directory> {
     let doing = || format!("read the data directory {}", data.display());
     Directory::open(data).map_err(|why| match why {
         Errno::NOENT => Error::failed(doing(), "it does not exist").hint(MISSING),
@@ -229,7 +219,7 @@ pub fn open_any(data: &Path) -> Result<Directory> {
 }
 
 /// That a folder, the data directory itself or one in it, has some of two states.
-fn half_restored(data: &Path, folder: &EntryPath, said: &Result<Unfinished, Unclear>) -> Error {
+fn half_restored((data, vault): (&Path, &str), folder: &EntryPath, said: &Result<Unfinished, Unclear>) -> Error {
     let marker = folder.join(MARKER.as_bytes());
     let doing = format!("read the data directory {}", data.display());
     let unfinished = match said {
@@ -239,12 +229,8 @@ fn half_restored(data: &Path, folder: &EntryPath, said: &Result<Unfinished, Uncl
     };
     let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
     let why = format!("a restore {of} has not been finished (there is {marker})");
-    let at = data.join(folder.as_path());
-    let (again, at) = match folder.is_root() || is_mount(&at).unwrap_or(false) {
-        true => (unfinished.options(folder), word(data)),
-        false => (unfinished.options(&EntryPath::root()), word(&at)),
-    };
-    let again = format!("Run `lastgood restore{again} {at}` again, with the same vault; it goes to the end.");
+    let again = unfinished.command(Some(vault), data, folder);
+    let again = format!("`{again}` goes to its end. If it was of another vault, name that one.");
     Error::failed(doing, why).hint(again)
 }
 
@@ -320,10 +306,11 @@ impl Shared<'_> {
     /// A listing, unless it is of a folder that is half restored.
     fn checked(&self, listing: Listing) -> Result<Listing> {
         match &listing.unfinished {
-            Some(unfinished) if self.refuses_unfinished => {
-                Err(half_restored(self.root.path(), &listing.folder.path, unfinished))
-            }
-            _ => Ok(listing),
+            Some(unfinished) => match self.restored_from {
+                Some(vault) => Err(half_restored((self.root.path(), vault), &listing.folder.path, unfinished)),
+                None => Ok(listing),
+            },
+            None => Ok(listing),
         }
     }
 
@@ -495,8 +482,15 @@ mod tests {
     fn paths(data: &Path, select: &Select, threads: usize) -> Vec<String> {
         let mut out = Vec::new();
         let (root, stop) = (open(data).unwrap(), AtomicBool::new(false));
-        let walker =
-            Walker { root: &root, select, threads, now: || 0, stop: &stop, monitor: &Silent, refuses_unfinished: true };
+        let walker = Walker {
+            root: &root,
+            select,
+            threads,
+            now: || 0,
+            stop: &stop,
+            monitor: &Silent,
+            restored_from: Some("/v"),
+        };
         let mut listed = 0;
         walker
             .whole(|met| {
@@ -598,7 +592,7 @@ mod tests {
                 now: || 0,
                 stop: &stop,
                 monitor: &Silent,
-                refuses_unfinished: true,
+                restored_from: Some("/v"),
             };
             let paths = ["a/deep", "a/gone", "a/x.csv", "a b", "b", "gone/x"].map(|path| EntryPath::new(path).unwrap());
             let mut found = Vec::new();
@@ -627,7 +621,7 @@ mod tests {
                 now: || 0,
                 stop: &stop,
                 monitor: &Silent,
-                refuses_unfinished: true,
+                restored_from: Some("/v"),
             };
             // A folder that was a target by itself.
             marker::tests::write_all(&data.path().join("a"));
@@ -635,8 +629,8 @@ mod tests {
                 let said = said.unwrap_err();
                 assert!(said.why().contains("there is a/.lastgood-in-place"), "{said}");
                 assert!(
-                    said.advice().unwrap().contains("restore --in-place")
-                        && said.advice().unwrap().contains("/a` again")
+                    said.advice().unwrap().contains("restore --vault /v --in-place")
+                        && said.advice().unwrap().contains("/a` goes")
                 );
             }
             fs::remove_file(data.path().join("a").join(MARKER)).unwrap();
@@ -653,8 +647,9 @@ mod tests {
         let data = folder.path().join("my\ndata");
         std::fs::create_dir(&data).unwrap();
         marker::tests::write_all(&data);
-        let said = open(&data).unwrap_err();
-        assert!(said.advice().unwrap().contains("/my\\ndata'` again"), "{said:?}");
+        let said = check_finished(&data, &open(&data).unwrap(), "/my vault").unwrap_err();
+        let advice = said.advice().unwrap();
+        assert!(advice.contains("restore --vault '/my vault'") && advice.contains("/my\\ndata'` goes"), "{said:?}");
     }
 
     #[test]
@@ -668,6 +663,7 @@ mod tests {
         let said = open(&data.path().join("s")).unwrap_err().to_string();
         assert!(said.contains("not a directory"), "{said}");
         marker::tests::write_all(data.path());
-        assert!(open(data.path()).unwrap_err().to_string().contains("has not been finished"));
+        let said = check_finished(data.path(), &open(data.path()).unwrap(), "/v").unwrap_err();
+        assert!(said.to_string().contains("has not been finished"), "{said}");
     }
 }

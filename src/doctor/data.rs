@@ -14,6 +14,7 @@ use super::space::{existing, free, size, writable};
 use super::walk::{Seen, walk};
 use super::{Check, Place};
 use crate::backup::marker::{MARKER, Unfinished};
+use crate::command::RestoreCommand;
 use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
 use crate::location::lies_in;
@@ -21,7 +22,6 @@ use crate::restore::apart;
 use crate::restore::killed;
 use crate::restore::mounts;
 use crate::restore::place::{self, is_exchangeable};
-use crate::shell::word;
 use crate::vault::path::EntryPath;
 
 /// So many entries that cannot be read are named.
@@ -49,11 +49,19 @@ impl About {
         About { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good }
     }
 
-    /// The command that brings the directory back, if anything can.
-    fn restore(&self, option: &str) -> Option<String> {
-        let (vault, _) = self.good.as_ref()?;
-        let (vault, at) = (word(vault), word(&self.at));
-        Some(format!("lastgood restore --vault {vault}{option} {at}"))
+    /// The vault that a restore takes.
+    fn vault(&self) -> Option<&str> {
+        self.good.as_ref().map(|(vault, _)| &**vault)
+    }
+
+    /// The command that restores the directory as it is now.
+    fn command(&self) -> RestoreCommand<'_> {
+        RestoreCommand::of_all(self.vault(), &self.at)
+    }
+
+    /// The same, if there is anything that it brings back.
+    fn restore(&self) -> Option<String> {
+        self.vault().map(|_| self.command().to_string())
     }
 }
 
@@ -93,7 +101,7 @@ fn there(about: &About, stop: &AtomicBool) -> Result<Seen, Box<Check>> {
         Ok(meta) => meta,
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
             let check = Check::problem(name, "it does not exist");
-            return Err(Box::new(match about.restore("") {
+            return Err(Box::new(match about.restore() {
                 Some(command) => check
                     .advice("If it is a volume, mount it. If it was lost, this brings the newest good snapshot back:")
                     .run(command),
@@ -127,15 +135,14 @@ fn content(about: &About, seen: &Seen) -> Check {
     }
     if let Some((folder, unfinished)) = &seen.unfinished {
         let found = format!("{} in it is broken: a restore into it was cut off ({MARKER} is there)", folder.display());
-        let again =
-            format!("lastgood restore{} {}", unfinished.options(&EntryPath::root()), word(about.at.join(folder)));
+        let again = unfinished.command(None, &about.at.join(folder), &EntryPath::root());
         let advice =
             format!("`{again}` completes it, with the vault that it was restored from. No backup is taken before.");
         return Check::problem(name, found).advice(advice);
     }
     if seen.entries == 0 {
         let found = "it is empty: that is what a volume that is not mounted looks like";
-        return match about.restore("") {
+        return match about.restore() {
             Some(command) => Check::problem(name, format!("{found}, and there is a good snapshot of what was in it"))
                 .advice("If it is a volume, mount it. If its content was lost, this brings it back:")
                 .run(command),
@@ -187,8 +194,11 @@ fn broken(about: &About) -> Option<Check> {
             format!("what was there is in {}", aside.join(" and "))
         }
     };
-    Some(match about.restore(&unfinished.options(&folder)) {
-        Some(command) => check.advice(format!("This completes it; {aside}:")).run(command),
+    Some(match about.vault() {
+        Some(vault) => {
+            let command = unfinished.command(Some(vault), &about.at, &folder);
+            check.advice(format!("This completes it; {aside}:")).run(command.to_string())
+        }
         None => check.advice(format!("No vault here has a good snapshot that would complete it; {aside}.")),
     })
 }
@@ -271,10 +281,13 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
             "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
         );
         let alone = match about.at.join(first.as_path()).is_dir() {
-            true => format!("`lastgood restore --path {}` what is on it", word(first.as_path())),
+            true => {
+                let paths = vec![first.clone()];
+                format!("`{}` what is on it", RestoreCommand { paths, around_mounts: false, ..about.command() })
+            }
             false => "what is mounted by itself is restored to another folder and copied from there".to_owned(),
         };
-        let advice = format!("`lastgood restore --around-mounts` fills everything around it, and {alone}.");
+        let advice = format!("`{}` fills everything around it, and {alone}.", about.command());
         return (Check::warning(name, found).advice(advice), Some(about.at.clone()));
     }
     let parent = about.at.parent().unwrap_or(Path::new("/"));
@@ -282,7 +295,7 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
     let change = "Run it as a user who may write there, or change its owner or mode.";
     match (mount, beside) {
         (true, _) if inside => {
-            let found = "it is a mount point, which cannot be exchanged: `lastgood restore --in-place` fills it";
+            let found = format!("it is a mount point, which cannot be exchanged: `{}` fills it", about.command());
             (Check::ok(name, found), Some(about.at.clone()))
         }
         (true, _) => (Check::problem(name, "it is a mount point that cannot be written to").advice(change), None),
@@ -303,7 +316,8 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
         }
         (false, Err(why)) if inside => {
             let found = format!("nothing can be put beside it in {} ({why})", parent.display());
-            let advice = "`lastgood restore --in-place` fills the directory itself.";
+            let in_place = RestoreCommand { in_place: true, ..about.command() };
+            let advice = format!("`{in_place}` fills the directory itself.");
             (Check::warning(name, found).advice(advice), Some(about.at.clone()))
         }
         (false, Err(why)) => {

@@ -290,7 +290,8 @@ fn attempt(
     let paths = if all { &[][..] } else { &options.paths };
     let mut place = Place::check(&options.target, options.how(), paths)?;
     apart::check(&place.target, paths, &options.vaults)?;
-    place.snapshot = Some(name);
+    let from = vault.store.url();
+    (place.snapshot, place.vault) = (Some(name), Some(from.clone()));
     let target = place.target.clone();
     // Held to the end: a backup that begins meanwhile waits, and then finds what has been put into place.
     let (_locked, unlocked) = lock_target(&target, ctx)?;
@@ -317,7 +318,7 @@ fn attempt(
         traffic: None,
     };
     // Another restore that began at the same time may have been waited for, and an app have been started since.
-    let still_needed = || options.only.check(options, (name, root.started), ctx);
+    let still_needed = || options.only.check((options, &from), (name, root.started), ctx);
     still_needed()?;
     report.warnings.extend(unlocked);
     report.warnings.extend(own.iter().filter_map(|(_, unlocked)| unlocked.clone()));

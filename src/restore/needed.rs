@@ -2,7 +2,7 @@
 //! restores there, and when all is ready to be put into place.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -71,12 +71,17 @@ impl Only {
     ///
     /// # Errors
     /// Unneeded: it is not. As [`look`].
-    pub fn check(&self, options: &Options, (name, begun): (SnapshotName, Timestamp), ctx: &Context) -> Result<()> {
+    pub fn check(
+        &self,
+        (options, from): (&Options, &str),
+        (name, begun): (SnapshotName, Timestamp),
+        ctx: &Context,
+    ) -> Result<()> {
         if !self.is_conditional() {
             return Ok(());
         }
         let target = &*options.target;
-        match self.unneeded(target, look(target, &options.vaults, ctx)?, Timestamp::now(), || Ok((name, begun)))? {
+        match self.unneeded(target, look(options, from, ctx)?, Timestamp::now(), || Ok((name, begun)))? {
             Some(why) => Err(Error::unneeded(format!("restore to {}", target.display()), why)),
             None => Ok(()),
         }
@@ -87,25 +92,27 @@ impl Only {
 ///
 /// # Errors
 /// As [`look`]; it takes too long; a stop.
-pub fn look_when_settled(target: &Path, vaults: &[PathBuf], ctx: &Context) -> Result<There> {
+pub fn look_when_settled(options: &Options, from: &str, ctx: &Context) -> Result<There> {
+    let target = &*options.target;
     // Held to the end of the look.
     let held = match Unfinished::at(target) {
         Ok(None) => None,
-        _ => walk::open_any(target).ok(),
+        _ => walk::open(target).ok(),
     };
     if let Some(held) = &held
         && let Some(note) = lock::lock(held, lock::Kind::Shared, lock::RESTORE_WAITS, ctx.stop)?
     {
         ctx.monitor.warn(&note);
     }
-    look(target, vaults, ctx)
+    look(options, from, ctx)
 }
 
-/// Looks at what is in a target, apart from vaults in these folders.
+/// Looks at what is in a target, apart from vaults; `from` is the one that is restored from.
 ///
 /// # Errors
 /// A folder that cannot be read: what is in it may be newer than all else. One in which a restore of some paths was not finished.
-pub fn look(target: &Path, vaults: &[PathBuf], ctx: &Context) -> Result<There> {
+pub fn look(options: &Options, from: &str, ctx: &Context) -> Result<There> {
+    let target = &*options.target;
     let doing = || format!("look whether {} has to be restored", target.display());
     match target.symlink_metadata() {
         Ok(meta) if meta.is_dir() => {}
@@ -120,7 +127,8 @@ pub fn look(target: &Path, vaults: &[PathBuf], ctx: &Context) -> Result<There> {
         return Ok(There::Nothing);
     }
     let root = walk::open(target)?;
-    let select = Select::new(target, &[], &[], vaults, false)?;
+    walk::check_finished(target, &root, from)?;
+    let select = Select::new(target, &[], &[], &options.vaults, false)?;
     let walker = Walker {
         root: &root,
         select: &select,
@@ -128,7 +136,7 @@ pub fn look(target: &Path, vaults: &[PathBuf], ctx: &Context) -> Result<There> {
         now: times::now,
         stop: ctx.stop,
         monitor: &Silent,
-        refuses_unfinished: true,
+        restored_from: Some(from),
     };
     let mut newest = None;
     walker.whole(|met| {
@@ -167,7 +175,7 @@ mod tests {
     fn what_holds_no_file_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("data");
-        let looked = || look(&target, &[], &context()).unwrap();
+        let looked = || look(&options(&target), "/v", &context()).unwrap();
         assert_eq!(looked(), There::Nothing);
         fs::create_dir_all(target.join("uploads/lost+found")).unwrap();
         assert_eq!(looked(), There::Nothing);
@@ -181,7 +189,7 @@ mod tests {
         // It may be newer than all else, and nobody says that it is not whole.
         for text in ["", "some text"] {
             fs::write(target.join(MARKER), text).unwrap();
-            let said = look(&target, &[], &context()).unwrap_err();
+            let said = look(&options(&target), "/v", &context()).unwrap_err();
             assert!(said.why().contains(MARKER) && said.advice().is_some(), "{said}");
         }
     }
@@ -194,10 +202,10 @@ mod tests {
         lock::lock(&held, lock::Kind::Exclusive, Duration::ZERO, &AtomicBool::new(false)).unwrap();
         let stop = AtomicBool::new(true);
         let ctx = Context { stop: &stop, ..context() };
-        let said = look_when_settled(folder.path(), &[], &ctx).unwrap_err().to_string();
+        let said = look_when_settled(&options(folder.path()), "/v", &ctx).unwrap_err().to_string();
         assert!(said.contains("lock the directory"), "{said}");
         drop(held);
-        assert_eq!(look_when_settled(folder.path(), &[], &ctx).unwrap(), There::Nothing);
+        assert_eq!(look_when_settled(&options(folder.path()), "/v", &ctx).unwrap(), There::Nothing);
     }
 
     #[test]

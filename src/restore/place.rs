@@ -68,6 +68,8 @@ pub struct Place {
     pub target: PathBuf,
     /// The snapshot that goes there, once it is known.
     pub snapshot: Option<SnapshotName>,
+    /// The address of the vault that it is of, once it is known.
+    pub vault: Option<String>,
     /// The path of the folder that is worked in: the target itself, or a folder that is mounted in it.
     within: EntryPath,
     exists: bool,
@@ -120,6 +122,7 @@ impl Place {
         let mut place = Place {
             target,
             snapshot: None,
+            vault: None,
             within: EntryPath::root(),
             exists,
             in_place: how.in_place,
@@ -322,8 +325,8 @@ impl Place {
             }
             told.push(match unfinished.without(&self.paths_below(), &self.lacking_below()) {
                 Some(left) => {
-                    let ends = left.options(&self.within);
-                    format!("the target is broken: {of} had been interrupted; `lastgood restore{ends}` ends that")
+                    let ends = left.command(self.vault.as_deref(), &self.target, &self.within);
+                    format!("the target is broken: {of} had been interrupted; `{ends}` ends that")
                 }
                 None => {
                     let aside = unfinished.was_there(&self.folder());
@@ -335,9 +338,8 @@ impl Place {
         }
         for (kept, said) in kept {
             if let Some(unfinished) = said {
-                let ends = unfinished.options(kept);
-                let what = "a restore of it in place was cut off";
-                told.push(format!("{kept} is broken: {what}; `lastgood restore{ends}` ends that"));
+                let ends = unfinished.command(self.vault.as_deref(), &self.target, kept);
+                told.push(format!("{kept} is broken: a restore of it in place was cut off; `{ends}` ends that"));
             }
         }
         told
@@ -347,9 +349,9 @@ impl Place {
     pub(super) fn lacking(&self, why: Error) -> Error {
         let said = Unfinished::at(&self.folder()).unwrap_or_default();
         let Some(unfinished) = said.filter(|said| !said.is_all() && why.kind() == Kind::Usage) else { return why };
-        let (ends, at) = (unfinished.options(&self.within), word(&self.target));
+        let ends = unfinished.command(self.vault.as_deref(), &self.target, &self.within);
         let hint = format!(
-            "A restore of {unfinished} there was cut off: `lastgood restore{ends} {at}` ends that, with the snapshot that it was of, and so \
+            "A restore of {unfinished} there was cut off: `{ends}` ends that, with the snapshot that it was of, and so \
              does a restore of all of it."
         );
         let both = why.advice().map(|advice| format!("{advice} {hint}"));

@@ -89,6 +89,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
     let mut place = Place::check(&options.target, options.how(), paths)?;
+    place.vault = Some(vault.store.url());
     apart::check(&place.target, paths, &options.vaults)?;
     let packs = PackReader::for_root(&*vault.store, &root)?;
     let missing = absent(&*vault.store, packs.book().values())?;
@@ -173,7 +174,7 @@ fn list(target: &std::path::Path, take: &dyn Fn(Found) -> bool, ctx: &Context) -
     if target.symlink_metadata().is_err() {
         return Ok(warnings);
     }
-    let root = match walk::open_any(target) {
+    let root = match walk::open(target) {
         Ok(root) => root,
         Err(why) => return Ok(vec![why.what()]),
     };
@@ -186,7 +187,7 @@ fn list(target: &std::path::Path, take: &dyn Fn(Found) -> bool, ctx: &Context) -
         now: times::now,
         stop: ctx.stop,
         monitor,
-        refuses_unfinished: false,
+        restored_from: None,
     };
     let walked = walker.whole(|met| {
         match met {

@@ -1,0 +1,82 @@
+//! The restore that a person is told to run: what is printed does the same wherever it is pasted.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::filesystem::{has_mounts, is_mount};
+use crate::shell::word;
+use crate::vault::path::EntryPath;
+
+/// A restore as it is typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreCommand<'v> {
+    /// The vault's address, where it is known.
+    pub vault: Option<&'v str>,
+    /// The directory itself is filled.
+    pub in_place: bool,
+    /// What is mounted in it stays.
+    pub around_mounts: bool,
+    /// The entries that are put back; none for all.
+    pub paths: Vec<EntryPath>,
+    /// The snapshot; the newest good one where none is named.
+    pub snapshot: Option<String>,
+    /// The directory.
+    pub target: PathBuf,
+}
+
+impl<'v> RestoreCommand<'v> {
+    /// One to a directory that is a mount point, or is none, as it is now.
+    pub fn new(vault: Option<&'v str>, target: PathBuf) -> Self {
+        // What cannot be looked at is no reason to say nothing: the restore says what is wrong with it.
+        let in_place = is_mount(&target).unwrap_or(false);
+        RestoreCommand { vault, in_place, around_mounts: false, paths: Vec::new(), snapshot: None, target }
+    }
+
+    /// One of all of the directory, around what is mounted in it now.
+    pub fn of_all(vault: Option<&'v str>, target: &Path) -> Self {
+        RestoreCommand { around_mounts: has_mounts(target), ..Self::new(vault, target.to_owned()) }
+    }
+}
+
+impl fmt::Display for RestoreCommand<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("lastgood restore")?;
+        if let Some(vault) = self.vault {
+            write!(f, " --vault {}", word(vault))?;
+        }
+        if self.in_place {
+            f.write_str(" --in-place")?;
+        }
+        if self.around_mounts {
+            f.write_str(" --around-mounts")?;
+        }
+        for path in &self.paths {
+            // It is no option, whatever it begins with.
+            let dash = path.bytes().starts_with(b"-");
+            write!(f, " --path {}", word(Path::new(if dash { "./" } else { "" }).join(path.as_path())))?;
+        }
+        if let Some(snapshot) = &self.snapshot {
+            write!(f, " --snapshot {snapshot}")?;
+        }
+        write!(f, " {}", word(&self.target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_matters_is_named_and_quoted() {
+        let mut command = RestoreCommand::of_all(None, Path::new("/no such/data"));
+        assert_eq!(command.to_string(), "lastgood restore '/no such/data'");
+        command.paths = ["a\n b", "-x/y"].map(|path| EntryPath::new(path).unwrap()).into();
+        (command.vault, command.snapshot) = (Some("/my vault"), Some("12ab".into()));
+        let paths = "--path $'a\\n b' --path ./-x/y";
+        let expected = format!("lastgood restore --vault '/my vault' {paths} --snapshot 12ab '/no such/data'");
+        assert_eq!(command.to_string(), expected);
+        // A mount point with mounts in it.
+        let root = RestoreCommand::of_all(Some("gs://b-1/x"), Path::new("/"));
+        assert_eq!(root.to_string(), "lastgood restore --vault gs://b-1/x --in-place --around-mounts /");
+    }
+}
