@@ -149,7 +149,7 @@ fn a_vault_on_a_volume_in_the_directory_is_in_nobodys_way() {
     run(&["restore", "--if-missing", "--around-mounts"]).ended(0);
     assert_eq!(text(&world.data().join("a.txt")), "a");
     assert_eq!(names(&world.path("data/backups")), held);
-    run(&["restore", "--if-missing", "--around-mounts"]).ended(0).says("there are files in");
+    assert!(run(&["restore", "--if-missing", "--around-mounts"]).ended(0).text().contains("there are files in"));
     run(&["list"]).ended(0);
 }
 
