@@ -23,6 +23,7 @@ use crate::restore::killed;
 use crate::restore::mounts;
 use crate::restore::place::{self, is_exchangeable};
 use crate::vault::path::EntryPath;
+use crate::vault::root::SnapshotName;
 
 /// So many entries that cannot be read are named.
 const NAMED: usize = 3;
@@ -37,6 +38,8 @@ pub struct About {
     vaults: Vec<(String, PathBuf)>,
     /// The vault that a restore takes, and its newest good snapshot.
     good: Option<(String, Good)>,
+    /// The vaults that could be read, and their snapshots.
+    held: Vec<(String, Vec<SnapshotName>)>,
 }
 
 impl About {
@@ -46,12 +49,23 @@ impl About {
         let good = vaults.iter().filter_map(|(name, noted)| Some((name.clone(), noted.good?)));
         // Of several that have it, the first.
         let good = good.rev().max_by_key(|(_, good)| good.name);
-        About { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good }
+        let held = vaults.iter().map(|(name, noted)| (name.clone(), noted.snapshots.clone())).collect();
+        About { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good, held }
     }
 
     /// The vault that a restore takes.
     fn vault(&self) -> Option<&str> {
         self.good.as_ref().map(|(vault, _)| &**vault)
+    }
+
+    /// A vault that has a snapshot; the one that a restore takes where none is named.
+    fn vault_with(&self, snapshot: Option<SnapshotName>) -> Option<&str> {
+        let Some(name) = snapshot else { return self.vault() };
+        let takes = self.vault();
+        let has = |held: &&(String, Vec<SnapshotName>)| held.1.contains(&name);
+        let mut having = self.held.iter().filter(has).map(|(vault, _)| &**vault);
+        let first = having.next();
+        having.chain(first).find(|vault| Some(*vault) == takes).or(first)
     }
 
     /// The command that restores the directory as it is now.
@@ -194,13 +208,15 @@ fn broken(about: &About) -> Option<Check> {
             format!("what was there is in {}", aside.join(" and "))
         }
     };
-    Some(match about.vault() {
-        Some(vault) => {
-            let command = unfinished.command(Some(vault), &about.at, &folder);
-            check.advice(format!("This completes it; {aside}:")).run(command.to_string())
+    let (command, lost) = match (about.vault_with(unfinished.snapshot), unfinished.snapshot) {
+        (Some(vault), _) => (unfinished.command(Some(vault), &about.at, &folder), String::new()),
+        (None, Some(name)) if about.vault().is_some() => {
+            let lost = format!(" with the newest good snapshot, since no vault here has {}, which it was of", name.id);
+            (RestoreCommand { snapshot: None, ..unfinished.command(about.vault(), &about.at, &folder) }, lost)
         }
-        None => check.advice(format!("No vault here has a good snapshot that would complete it; {aside}.")),
-    })
+        _ => return Some(check.advice(format!("No vault here has a good snapshot that would complete it; {aside}."))),
+    };
+    Some(check.advice(format!("This completes it{lost}; {aside}:")).run(command.to_string()))
 }
 
 /// Whether a restore that is at work has the lock of a folder.
@@ -358,12 +374,11 @@ mod tests {
     use crate::backup::marker;
     use crate::doctor::Outcome;
     use crate::vault::hex::Hex;
-    use crate::vault::root::SnapshotName;
 
     fn about(at: &Path, good: Option<u64>) -> About {
         let name = SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([1; 8]) };
         let good = good.map(|bytes| ("gs://b-1/x".to_owned(), Good { name, bytes, uploaded: 1 }));
-        About { data: at.into(), at: at.into(), vaults: Vec::new(), good }
+        About { data: at.into(), at: at.into(), vaults: Vec::new(), good, held: Vec::new() }
     }
 
     fn checks(about: &About) -> Vec<Check> {
@@ -416,6 +431,29 @@ mod tests {
 
         let full = checks(&about(&at, Some(u64::MAX)));
         assert_eq!(full.last().map(|check| (check.name, check.outcome)), Some(("space", Outcome::Problem)));
+    }
+
+    #[test]
+    fn what_completes_a_restore_is_of_a_vault_that_has_its_snapshot() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().canonicalize().unwrap();
+        let name = |id| SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([id; 8]) };
+        let left = Unfinished { snapshot: Some(name(2)), ..Unfinished::default() };
+        let opened = Arc::new(Folder::open(&at).unwrap());
+        marker::mark(&opened, &opened, &left).unwrap();
+        let command = |held: &[(&str, u8)]| {
+            let held = held.iter().map(|(vault, id)| ((*vault).to_owned(), vec![name(*id)])).collect();
+            let check = broken(&About { held, ..about(&at, Some(10)) }).unwrap();
+            (check.advice.unwrap(), check.commands.concat())
+        };
+        let snapshot = " --snapshot 0202020202020202 ";
+        let (_, own) = command(&[("/v", 2), ("gs://b-1/x", 2)]);
+        assert!(own.contains("--vault gs://b-1/x ") && own.contains(snapshot), "{own}");
+        let (_, other) = command(&[("gs://b-1/x", 1), ("/v", 2)]);
+        assert!(other.contains("--vault /v ") && other.contains(snapshot), "{other}");
+        let (advice, none) = command(&[("gs://b-1/x", 1)]);
+        assert!(none.contains("--vault gs://b-1/x ") && !none.contains("--snapshot"), "{none}");
+        assert!(advice.contains("no vault here has 0202020202020202"), "{advice}");
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub struct Noted {
     pub vault: Option<(Hex<16>, Hex<32>)>,
     /// Whether there is none.
     pub missing: bool,
-    /// Its newest snapshot.
+    /// Its snapshots, oldest first.
+    pub snapshots: Vec<SnapshotName>,
+    /// The newest of them.
     pub newest: Option<SnapshotName>,
     /// Its newest good one.
     pub good: Option<Good>,

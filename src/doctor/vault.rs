@@ -133,6 +133,7 @@ fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Resul
         return Ok(());
     };
     notes.get().newest = Some(newest);
+    notes.get().snapshots.clone_from(&names);
     let now = vault.store.now().map_err(|why| why.while_doing("ask for the time"))?;
     let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
     let count = names.len();
