@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::filesystem::{has_mounts, is_mount};
 use crate::shell::word;
+use crate::store::address::argument;
 use crate::vault::path::EntryPath;
 
 /// A restore as it is typed.
@@ -42,7 +43,7 @@ impl fmt::Display for RestoreCommand<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("lastgood restore")?;
         if let Some(vault) = self.vault {
-            write!(f, " --vault {}", word(vault))?;
+            write!(f, " --vault {}", argument(vault))?;
         }
         if self.in_place {
             f.write_str(" --in-place")?;

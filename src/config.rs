@@ -23,8 +23,7 @@ use lastgood::notify::Notify;
 use lastgood::report::{Outcome, Place};
 use lastgood::restore::apart;
 use lastgood::restore::needed::Only;
-use lastgood::shell::word;
-use lastgood::store::address::Address;
+use lastgood::store::address::{Address, argument};
 use lastgood::store::cloud::Cloud;
 use lastgood::vault::CONFIG;
 use lastgood::vault::entry::CheckKind;
@@ -399,7 +398,7 @@ fn check_default(vault: &Path, vault_at: &Path, data_at: &Path) -> Result<()> {
         return Ok(());
     }
     let why = format!("it is in the data directory {}, and would be lost with it", data_at.display());
-    let beside = data_at.parent().map_or("URL".into(), |above| word(above.join("backups")));
+    let beside = data_at.parent().map_or("URL".into(), |above| argument(&above.join("backups").to_string_lossy()));
     Err(Error::usage(format!("make a vault in {}", vault.display()), why)
         .hint(format!("Name another place: `--vault {beside} --init`. `--init` alone makes it there all the same.")))
 }

@@ -7,7 +7,7 @@ use super::notes::{Good, Noted, Notes};
 use super::{Check, span};
 use crate::error::Error;
 use crate::restore::select::{self, Choice};
-use crate::shell::word;
+use crate::store::address::argument;
 use crate::store::{self, Store};
 use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
@@ -54,7 +54,7 @@ pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBo
 fn doubts(vault: &Vault, about: &About, notes: &Notes) {
     let mut doubts = Doubts::read(&*vault.store);
     let packs = doubts.packs();
-    let verify = format!("lastgood verify --vault {}", word(&about.name));
+    let verify = format!("lastgood verify --vault {}", argument(&about.name));
     if let Some(first) = packs.first() {
         let more = if packs.len() > 1 { format!(" and {} more", packs.len() - 1) } else { String::new() };
         let newest = notes.get().good.as_ref().map(|good| good.name);
@@ -87,7 +87,7 @@ const NONE: &str = "there is none at this address: no vault.json, and no snapsho
 
 /// Nothing is there. A first backup makes a vault at the default place, and none elsewhere, where the address may be wrong.
 fn none(about: &About) -> Check {
-    let init = format!("lastgood init --vault {}", word(&about.name));
+    let init = format!("lastgood init --vault {}", argument(&about.name));
     match about.name.strip_prefix("gs://").and_then(|rest| rest.split('/').next()) {
         Some(bucket) => Check::problem("vault", NONE)
             .advice(
@@ -111,14 +111,14 @@ pub fn replicas_to_make(vaults: &mut [(String, Noted)]) {
     if vaults.len() < 2 {
         return;
     }
-    let there = vaults.iter().find(|(_, noted)| noted.vault.is_some()).map(|(name, _)| word(name));
-    let all: String = vaults.iter().map(|(name, _)| format!(" --vault {}", word(name))).collect();
+    let there = vaults.iter().find(|(_, noted)| noted.vault.is_some()).map(|(name, _)| argument(name));
+    let all: String = vaults.iter().map(|(name, _)| format!(" --vault {}", argument(name))).collect();
     for (name, noted) in vaults.iter_mut().filter(|(_, noted)| noted.missing) {
         let Some(check) = noted.checks.iter_mut().find(|check| check.name == "vault") else { continue };
         *check = match &there {
             Some(there) => Check::warning("vault", NONE)
                 .advice("If there should be one, the address is wrong. This makes a replica of the other vault here:")
-                .run(format!("lastgood copy --init --from {there} --to {}", word(name))),
+                .run(format!("lastgood copy --init --from {there} --to {}", argument(name))),
             None => Check::new("vault", check.outcome, NONE)
                 .advice("If there should be one, the address is wrong. This makes a new one, and replicas of it:")
                 .run(format!("lastgood init{all}")),
@@ -220,7 +220,7 @@ pub fn together(vaults: &[(String, Noted)]) -> Vec<Check> {
             let list: Vec<_> = behind.iter().map(|name| name.as_str()).collect();
             let found = format!("the newest snapshot, {}, is in {leader} and not in {}", newest.id, list.join(", "));
             behind.iter().fold(Check::warning("copies", found).advice("The next backup copies it, or:"), |check, to| {
-                check.run(format!("lastgood copy --from {} --to {}", word(leader), word(to)))
+                check.run(format!("lastgood copy --from {} --to {}", argument(leader), argument(to)))
             })
         }
     });

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::shell::word;
 use crate::store;
+use crate::store::address::argument;
 use crate::store::local::access::to_share;
 use crate::vault::doubt::{Doubts, Finding, in_all, told};
 use crate::vault::hex::PackId;
@@ -349,7 +350,7 @@ fn may_be_another(place: &Replica, unknown: &Replica) -> Error {
     };
     error.hint(format!(
         "If it holds none: `lastgood init --vault {}` makes the vault, and the others become replicas of it.",
-        word(&place.url)
+        argument(&place.url)
     ))
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::shell::word;
 
 /// Where a vault is looked for if none is named.
 pub const DEFAULT: &str = "./backups";
@@ -15,6 +16,26 @@ const SCHEMES: [&str; 16] = [
     "gs", "file", "s3", "az", "azure", "abfs", "wasb", "b2", "swift", "oss", "http", "https", "ftp", "sftp", "ssh",
     "rclone",
 ];
+
+/// A vault's address, as people are told it, as a shell takes it after `--vault`.
+pub fn argument(address: &str) -> String {
+    let is_itself = |parsed| matches!(parsed, Ok(Address::Folder(path)) if path == Path::new(address));
+    match !Path::new(address).is_absolute() || is_itself(Address::parse(OsStr::new(address))) {
+        true => word(address),
+        false => word(file_url(address)),
+    }
+}
+
+/// The `file://` URL of an absolute path.
+fn file_url(path: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte) || !byte.is_ascii();
+    let bytes = path.bytes().flat_map(|byte| match plain(&byte) {
+        true => vec![byte],
+        false => format!("%{byte:02X}").into_bytes(),
+    });
+    // What is not ASCII is as it was.
+    format!("file://{}", String::from_utf8_lossy(&bytes.collect::<Vec<_>>()))
+}
 
 /// A vault's address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -57,10 +78,12 @@ impl Address {
             return Err(wrong(why).hint(format!("Write it without quotes, or `./{name}` for a folder of this name.")));
         }
         if bytes.contains(&b',') && !bytes.starts_with(b"./") && !bytes.windows(3).any(|part| part == b"://") {
-            return Err(wrong("it has a comma").hint(format!(
-                "Several vaults are given as --vault A --vault B. A folder of this name is written as `./{name}`, or as file:///…, with \
-                 %2C for the comma."
-            )));
+            let several = "Several vaults are given as --vault A --vault B. A folder of this name is written as";
+            let other = match bytes.starts_with(b"/") {
+                true => format!("`{}`", word(file_url(&name.to_string()))),
+                false => format!("`./{name}`, or as file:///…, with %2C for the comma"),
+            };
+            return Err(wrong("it has a comma").hint(format!("{several} {other}.")));
         }
         let first = bytes.split(|&b| b == b'/').next().unwrap_or_default();
         let Some((scheme, rest)) = first.strip_suffix(b":").zip(bytes[first.len()..].strip_prefix(b"//")) else {
@@ -176,6 +199,23 @@ fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::error::Kind;
+
+    #[test]
+    fn what_is_printed_of_a_vault_is_read_as_the_same_one() {
+        for (address, argument) in [
+            ("gs://b-1/x y", "'gs://b-1/x y'"),
+            ("/my vault", "'/my vault'"),
+            ("/Acme, Inc/é %41", "file:///Acme%2C%20Inc/é%20%2541"),
+            ("/a,b", "file:///a%2Cb"),
+        ] {
+            let given = super::argument(address);
+            assert!([argument.to_owned(), word(argument)].contains(&given), "{given}");
+            let parsed = Address::parse(OsStr::new(given.trim_matches('\''))).unwrap();
+            assert_eq!(parsed.absolute(), address);
+        }
+        let said = Address::parse(OsStr::new("/a,b")).unwrap_err();
+        assert!(said.advice().unwrap().contains("`file:///a%2Cb`"), "{said:?}");
+    }
 
     #[test]
     fn addresses_of_vaults() {

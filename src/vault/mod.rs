@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use self::hex::Hex;
 use self::root::{CHECKPOINTS, FORMAT, MAX_ROOT, Root, SNAPSHOTS, SnapshotName, check_format};
 use crate::error::{Error, Kind, Result};
-use crate::shell::word;
+use crate::store::address::argument;
 use crate::store::{self, Store};
 
 /// The object without which there is no vault.
@@ -200,7 +200,7 @@ impl Vault {
             Err(store::Error::NotFound { .. }) => {
                 Err(Error::failed(doing(), format!("it is not empty ({name}), and has no vault.json")).hint(format!(
                     "Check the address. A vault has a place of its own: `lastgood init --vault {}` makes one.",
-                    word(format!("{}/lastgood", store.url().trim_end_matches('/')))
+                    argument(&format!("{}/lastgood", store.url().trim_end_matches('/')))
                 )))
             }
             // Another process made it just now.
