@@ -41,6 +41,10 @@ fn what_a_shell_did_not_put_in_place_is_no_name() {
         world.run(args).ended(1).says("it lies in the vault");
     }
     assert!(!world.vault().join("x").exists());
+    // Another program's, in a folder of a project.
+    world.write("../project/vault.json", "{\"format\": \"hcl\"}");
+    world.write("../project/README.md", "# My project");
+    world.run(["init", "--vault", "project/state"]).ended(0);
 }
 
 #[test]

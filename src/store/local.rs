@@ -22,7 +22,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -91,8 +91,7 @@ impl LocalStore {
     fn check_apart(&self) -> Result<()> {
         // What cannot be told is an error where the folder is made.
         let at = location::resolve(&self.folder).unwrap_or_else(|_| self.folder.clone());
-        let is_vault = |folder: &&Path| [ALWAYS_THERE, "README.md"].iter().all(|name| folder.join(name).is_file());
-        let Some(other) = at.ancestors().skip(1).find(is_vault) else { return Ok(()) };
+        let Some(other) = at.ancestors().skip(1).find(|folder| is_vault(folder)) else { return Ok(()) };
         Err(Error::Refused {
             doing: format!("make a vault in {}", self.folder.display()),
             why: format!("it lies in the vault {}", other.display()),
@@ -175,6 +174,18 @@ impl LocalStore {
             }
         }
     }
+}
+
+/// Whether a folder holds a vault of any format, or one that may not be looked into. Other programs have files of these names, too.
+fn is_vault(folder: &Path) -> bool {
+    let [config, readme] = [ALWAYS_THERE, "README.md"].map(|name| folder.join(name));
+    if !config.is_file() || !readme.is_file() {
+        return false;
+    }
+    let mut text = Vec::new();
+    let read = File::open(config).and_then(|file| file.take(LARGEST_CONFIG).read_to_end(&mut text));
+    let Ok(said) = serde_json::from_slice::<serde_json::Value>(&text) else { return read.is_err() };
+    said["format"].is_u64() && said["id"].is_string() && said["hash_key"].is_string()
 }
 
 /// The name of a temporary file.
@@ -564,6 +575,8 @@ impl LocalStore {
 
 /// An object that every vault has.
 const ALWAYS_THERE: &str = "vault.json";
+/// No vault's is longer, in bytes.
+const LARGEST_CONFIG: u64 = 1 << 20;
 
 /// Whether it is a matter of permissions.
 fn is_denied(why: &io::Error) -> bool {
