@@ -272,6 +272,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_side_file_that_the_snapshot_lacks_keeps_its_database_from_nothing() {
+        let mut sample = Sample::new();
+        sample.file("a", &[DATABASE, b"new"].concat());
+        sample.commit(State::Complete);
+        let (_folder, at, _) = target();
+        let target = at.parent().unwrap();
+        let of = |paths: &[&str]| {
+            let paths = paths.iter().map(|path| EntryPath::new(*path).unwrap()).collect();
+            restore(&sample.vault, &Options { paths, ..options(target) }, &context())
+        };
+        assert!(of(&["a-wal"]).unwrap_err().to_string().contains("no such entry"));
+        of(&["a", "a-wal"]).unwrap();
+        assert!(fs::read(target.join("a")).unwrap().ends_with(b"new"));
+        assert!(!target.join("a-wal").exists());
+    }
+
     fn come_together(sample: &Sample, paths: &[&str]) {
         let (folder, at, _) = target();
         let target = at.parent().unwrap();

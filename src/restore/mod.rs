@@ -545,11 +545,17 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
         })
     };
     let mut sides = Sides::default();
+    let of_another = |path: &EntryPath| paths.iter().any(|other| beside::sides(other).any(|side| side == *path));
     for path in paths {
         let entry = match find(path)? {
             Located::There(entry) => entry,
             // The report will say what is lost.
             Located::Unknown => continue,
+            // It was of a database as another snapshot has it: this one's is whole without.
+            Located::Nowhere if of_another(path) => {
+                sides.lacking.push(path.clone());
+                continue;
+            }
             Located::Nowhere => {
                 return Err(Error::usage(format!("find {path}"), "the snapshot has no such entry")
                     .hint("`lastgood ls SNAPSHOT` shows what it has."));

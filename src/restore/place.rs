@@ -261,7 +261,8 @@ impl Place {
     /// # Errors
     /// Usage: the paths are too many to be named in a marker.
     pub(super) fn also(&mut self, sides: Sides) -> Result<()> {
-        let all: Vec<_> = self.paths.drain(..).chain(sides.there).collect();
+        let all: Vec<_> =
+            self.paths.drain(..).chain(sides.there).filter(|path| !sides.lacking.contains(path)).collect();
         self.paths = outermost(&all);
         self.lacking = sides.lacking;
         if Unfinished::can_name(&self.paths_below()) {
