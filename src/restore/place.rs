@@ -331,8 +331,13 @@ impl Place {
                 }
                 None => {
                     let aside = unfinished.was_there(&self.folder());
+                    // It goes along where the folder is exchanged.
+                    let told = |at: &PathBuf| match at.strip_prefix(&self.target) {
+                        Ok(below) if !self.keeps_target() => format!("{}, in what moves aside now", below.display()),
+                        _ => at.display().to_string(),
+                    };
                     let aside: String =
-                        aside.iter().map(|at| format!("; what was there before is in {}", at.display())).collect();
+                        aside.iter().map(|at| format!("; what was there before is in {}", told(at))).collect();
                     format!("the target was broken: {of} had been interrupted; this one completes it{aside}")
                 }
             });

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::sample::{Sample, context};
 use super::*;
-use crate::backup::marker::{self, MARKER};
+use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::store::fault::FaultStore;
 use crate::store::record::RecordStore;
 use crate::vault::entry::{Extent, Kind as EntryKind};
@@ -794,4 +794,21 @@ fn a_snapshot_with_a_failed_check_is_passed_over() {
     let choice = select::choose(&sample.vault, "latest").unwrap();
     let over = &choice.passed_over[0];
     assert!(over.snapshot == unsound && over.why.contains("database"), "{over:?}");
+}
+
+#[test]
+fn what_was_there_is_told_where_it_will_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().canonicalize().unwrap().join("data");
+    let aside = "lastgood.replaced-20261121T101112Z";
+    fs::create_dir_all(target.join(aside)).unwrap();
+    let at = Arc::new(crate::fs::Folder::open(&target).unwrap());
+    let left = Unfinished { aside: vec![aside.into()], ..Unfinished::default() };
+    marker::mark(&at, &at, &left).unwrap();
+    for (in_place, is) in [(true, target.join(aside).display().to_string()), (false, format!("{aside}, in what moves"))]
+    {
+        let place = Place::check(&target, How { in_place, ..How::default() }, &[]).unwrap();
+        let told = place.broken().concat();
+        assert!(told.contains(&format!("what was there before is in {is}")), "{told}");
+    }
 }
