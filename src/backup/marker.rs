@@ -13,10 +13,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, openat, renameat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fchmod, fstat, openat, renameat, statat, statx};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::select::is_ours;
+use crate::beneath::born;
 use crate::command::RestoreCommand;
 use crate::filesystem::is_mount;
 use crate::fs::{Folder, SAFE, Spot, open_file, rename, what};
@@ -44,6 +46,8 @@ const ASIDE: &[u8] = b"aside ";
 const AROUND: &[u8] = b"around mounts";
 /// Programs that do not know it pass over it.
 const SNAPSHOT: &[u8] = b"snapshot ";
+/// The folder that it was written for. Where it came there with other files, copied or unpacked, it says nothing of that folder.
+const FOLDER: &[u8] = b"folder ";
 
 /// What a restore into a folder had not finished.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,6 +68,21 @@ impl Unfinished {
     /// # Errors
     /// What has its name is no marker, or cannot be read: nobody knows then of what the folder has only a half.
     pub fn read(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
+        Ok(Self::load(folder)?.map(|(unfinished, _)| unfinished))
+    }
+
+    /// As [`Unfinished::read`], of a folder in which anybody's files may lie: `None` also where the marker was written for another one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_own(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
+        let own = identity(&folder).ok();
+        let said = Self::load(folder)?;
+        Ok(said.filter(|(_, written_for)| *written_for == own).map(|(unfinished, _)| unfinished))
+    }
+
+    /// What a folder's marker says, and the folder that it was written for, where an older program has not left that out.
+    fn load(folder: impl AsFd) -> Result<Option<(Self, Option<Vec<u8>>)>, Unclear> {
         let unclear = |why: Errno| match statat(&folder, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(None),
             Ok(stat) if !is_file(&stat) => Err(Unclear::foreign(&stat)),
@@ -79,7 +98,12 @@ impl Unfinished {
         }
         let mut text = Vec::new();
         match file.take(LONGEST + 1).read_to_end(&mut text) {
-            Ok(_) if text.len() as u64 <= LONGEST => Self::parse(&text).map(Some).ok_or_else(Unclear::torn),
+            Ok(_) if text.len() as u64 <= LONGEST => {
+                let said = Self::parse(&text).ok_or_else(Unclear::torn)?;
+                let (_, records) = records(&text).ok_or_else(Unclear::torn)?;
+                let written_for = records.iter().find_map(|record| record.strip_prefix(FOLDER));
+                Ok(Some((said, written_for.map(<[u8]>::to_vec))))
+            }
             Ok(_) => Err(Unclear::torn()),
             Err(why) => Err(Unclear::unreadable(why)),
         }
@@ -99,13 +123,9 @@ impl Unfinished {
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
-        let (some, records) = match (text.strip_prefix(SOME.as_bytes()), text.strip_prefix(ALL.as_bytes())) {
-            (Some(records), _) => (true, records),
-            (_, records) => (false, records?),
-        };
+        let (some, records) = records(text)?;
         let mut unfinished = Self::default();
-        let records = records.strip_suffix(b"\0").or(records.is_empty().then_some(records))?;
-        for record in records.split(|&b| b == 0).filter(|record| !record.is_empty()) {
+        for record in records {
             if let Some(path) = record.strip_prefix(PATH) {
                 unfinished.paths.push(EntryPath::new(path).ok()?);
             } else if record == AROUND {
@@ -210,6 +230,42 @@ impl Unfinished {
     }
 }
 
+/// The records of a marker, and whether it is about some paths; `None` if it is none.
+fn records(text: &[u8]) -> Option<(bool, Vec<&[u8]>)> {
+    let (some, records) = match (text.strip_prefix(SOME.as_bytes()), text.strip_prefix(ALL.as_bytes())) {
+        (Some(records), _) => (true, records),
+        (_, records) => (false, records?),
+    };
+    let records = records.strip_suffix(b"\0").or(records.is_empty().then_some(records))?;
+    Some((some, records.split(|&b| b == 0).filter(|record| !record.is_empty()).collect()))
+}
+
+/// What a folder has that no copy of it has: its inode number and, where the filesystem tells, when it was made.
+fn identity(folder: impl AsFd) -> io::Result<Vec<u8>> {
+    let told = statx(folder, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    let born = born(&told).map(|(seconds, nanos)| format!(" {seconds}.{nanos:09}")).unwrap_or_default();
+    Ok(format!("{}{born}", told.stx_ino).into_bytes())
+}
+
+/// A restore that was not finished into a folder around a data directory, of what that directory is or holds: where, and what.
+///
+/// No more than that is believed of it: whoever may write there could mark what is others'. What is mounted in a target stays.
+pub fn above(data: &Path) -> Option<(PathBuf, Unfinished)> {
+    let at = data.canonicalize().ok()?;
+    let inside = |folder: &&Path| !is_mount(folder).unwrap_or(true);
+    let mut around = at.ancestors().take_while(inside).filter_map(Path::parent);
+    around.find_map(|folder| {
+        let opened = Folder::open(folder).ok()?;
+        let unfinished = Unfinished::read_own(&opened).ok()??;
+        let (marker, above) = (statat(&opened, MARKER, AtFlags::SYMLINK_NOFOLLOW).ok()?, fstat(&opened).ok()?);
+        let trusted = [0, geteuid().as_raw(), above.st_uid].contains(&marker.st_uid);
+        let below = EntryPath::new(at.strip_prefix(folder).ok()?.as_os_str().as_bytes()).ok()?;
+        let concerns = |path: &EntryPath| path.is_in(&below) || below.is_in(path);
+        let concerned = unfinished.is_all() || unfinished.paths.iter().any(concerns);
+        (trusted && concerned).then(|| (folder.to_owned(), unfinished))
+    })
+}
+
 /// What of the folder it is about.
 impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -281,7 +337,7 @@ pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) ->
         Unfinished::read(folder).map_err(|unclear| io::Error::other(format!("{unclear}. {}", unclear.advice)))?;
     match &before {
         None => {
-            let draft = write(via, unfinished)?;
+            let draft = write(via, folder, unfinished)?;
             rename(&draft, &Spot::new(folder, MARKER))?;
         }
         Some(before) => replace(folder, via, &before.and(unfinished))?,
@@ -316,14 +372,14 @@ pub fn set(folder: &Folder, via: &Arc<Folder>, unfinished: Option<&Unfinished>) 
 
 /// Puts a marker into the place of another one, in one step. That one is not written to: it may be another name of some other file.
 fn replace(folder: &Folder, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<()> {
-    let draft = write(via, unfinished)?;
+    let draft = write(via, folder, unfinished)?;
     renameat(&draft.folder, &draft.name, folder, MARKER)?;
     Ok(())
 }
 
-/// Writes a marker that everybody may read, durably, where it says nothing yet.
-fn write(via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<Spot> {
-    let text = unfinished.text();
+/// Writes a marker for a folder that everybody may read, durably, where it says nothing yet.
+fn write(via: &Arc<Folder>, folder: &Folder, unfinished: &Unfinished) -> io::Result<Spot> {
+    let text = [&unfinished.text()[..], FOLDER, &identity(folder)?, b"\0"].concat();
     if text.len() as u64 > LONGEST {
         return Err(io::Error::other("the paths that it would have to name are too many"));
     }
@@ -354,7 +410,8 @@ pub mod tests {
 
     /// Marks a folder as one that is half restored as a whole.
     pub fn write_all(folder: &Path) {
-        fs::write(folder.join(MARKER), Unfinished::default().text()).unwrap();
+        let at = Arc::new(Folder::open(folder).unwrap());
+        set(&at, &at, Some(&Unfinished::default())).unwrap();
     }
 
     fn paths<const N: usize>(paths: [&str; N]) -> Vec<EntryPath> {
@@ -449,6 +506,52 @@ pub mod tests {
         std::os::unix::fs::symlink(MARKER, &marker).unwrap();
         unclear("is a symbolic link");
         assert_eq!(at.names().unwrap(), [MARKER]);
+    }
+
+    #[test]
+    fn a_marker_that_was_copied_says_nothing_of_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, other] = ["own", "other"].map(|name| folder.path().join(name));
+        [&own, &other].into_iter().for_each(|at| fs::create_dir(at).unwrap());
+        write_all(&own);
+        fs::copy(own.join(MARKER), other.join(MARKER)).unwrap();
+        let read = |at: &Path| [Unfinished::read, Unfinished::read_own].map(|read| read(Folder::open(at).unwrap()));
+        let all = || Ok(Some(Unfinished::default()));
+        assert_eq!(read(&own), [all(), all()]);
+        assert_eq!(read(&other), [all(), Ok(None)]);
+        // It goes where its folder goes.
+        fs::rename(&own, folder.path().join("moved")).unwrap();
+        assert_eq!(read(&folder.path().join("moved")), [all(), all()]);
+        fs::write(other.join(MARKER), ALL).unwrap();
+        assert_eq!(read(&other), [all(), Ok(None)]);
+    }
+
+    #[test]
+    fn a_restore_into_a_folder_around_concerns_what_it_was_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let srv = folder.path().canonicalize().unwrap().join("srv");
+        fs::create_dir_all(srv.join("app1/data")).unwrap();
+        let at = Arc::new(Folder::open(&srv).unwrap());
+        let found = |data: &str| above(&srv.join(data)).map(|(folder, _)| folder);
+        for (names, data, is) in [
+            (&["app1/app.db"][..], "app1", true),
+            (&["app1"], "app1/data", true),
+            (&["app1/app.db"], "app1/data", false),
+            (&["app2"], "app1", false),
+            (&[], "app1/data", true),
+            // The directory itself says it by itself.
+            (&[], "", false),
+        ] {
+            let paths = names.iter().map(|name| EntryPath::new(*name).unwrap()).collect();
+            set(&at, &at, Some(&Unfinished { paths, ..Unfinished::default() })).unwrap();
+            assert_eq!(found(data), is.then(|| srv.clone()), "{names:?} {data}");
+        }
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(srv.join(MARKER), Some(1234), None).unwrap();
+            assert_eq!(found("app1"), None);
+            std::os::unix::fs::chown(&srv, Some(1234), None).unwrap();
+            assert_eq!(found("app1"), Some(srv.clone()));
+        }
     }
 
     #[test]

@@ -503,6 +503,7 @@ fn open_locked(options: &Options, vault: &str, ctx: &Context) -> Result<(Directo
         // What was waited for may have put another one into its place. What it has not finished it will not finish any more.
         if root.is_at(&options.data) {
             walk::check_finished(&options.data, &root, vault)?;
+            walk::check_above(&options.data)?;
             return Ok((root, note));
         }
         ctx.check(&doing(options))?;

@@ -657,6 +657,15 @@ fn a_restore_that_is_at_work_is_waited_for_and_one_that_was_killed_is_not() {
     assert!(opened().contains("lock the directory"), "{}", opened());
     drop(held);
     assert!(opened().contains("has not been finished"), "{}", opened());
+    // Nor one into a folder around it.
+    std::fs::remove_file(world.data.path().join(marker::MARKER)).unwrap();
+    let inner = world.data.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let inner = Options { data: inner, ..world.options.clone() };
+    open_locked(&inner, "/v", &ctx).unwrap();
+    marker::tests::write_all(world.data.path());
+    let said = open_locked(&inner, "/v", &ctx).map(drop).unwrap_err().to_string();
+    assert!(said.contains("around it, has not been finished"), "{said}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::folders::FolderRecord;
 use super::found::{Found, Role};
-use super::marker::{MARKER, Unclear, Unfinished};
+use super::marker::{self, MARKER, Unclear, Unfinished};
 use super::select::Select;
 use super::sqlite::beside;
 use crate::beneath::Directory;
@@ -205,6 +205,18 @@ pub fn check_finished(data: &Path, root: &Directory, vault: &str) -> Result<()> 
     }
 }
 
+/// Looks whether a restore into a folder around the data directory, which is or holds what that was of, was not finished.
+///
+/// # Errors
+/// It was not.
+pub fn check_above(data: &Path) -> Result<()> {
+    let Some((folder, unfinished)) = marker::above(data) else { return Ok(()) };
+    let (doing, shown) = (format!("read the data directory {}", data.display()), folder.display());
+    let again = unfinished.command(None, &folder, &EntryPath::root());
+    let why = format!("a restore into {shown}, around it, has not been finished (there is {MARKER})");
+    Err(Error::failed(doing, why).hint(format!("`{again}`, with the vault that it was of, goes to its end.")))
+}
+
 /// Opens the data directory.
 ///
 /// # Errors
@@ -291,16 +303,23 @@ impl Shared<'_> {
     }
 
     /// What the marker of a restore says of a folder with these names, whatever is taken of it. Any folder may have been a target by itself,
-    /// or a volume where the restore ran. Only in the data directory and the roots of volumes is something else under that name an error:
-    /// elsewhere an app may have been given a file of that name.
+    /// or a volume where the restore ran. Only in the data directory and the roots of volumes is something else under that name an error, or
+    /// a marker that was written for another folder: elsewhere an app may have been given a file of that name.
     fn unfinished(
         &self,
         (folder, fd): (&EntryPath, &OwnedFd),
         names: &[Vec<u8>],
     ) -> Option<Result<Unfinished, Unclear>> {
         names.binary_search_by(|name| name.as_slice().cmp(MARKER.as_bytes())).ok()?;
-        let is_root = || folder.is_root() || is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false);
-        Unfinished::read(fd).transpose().filter(|said| said.is_ok() || is_root())
+        if folder.is_root() || is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false) {
+            return Unfinished::read(fd).transpose();
+        }
+        let own = Unfinished::read_own(fd).ok().flatten();
+        if own.is_none() && matches!(Unfinished::read(fd), Ok(Some(_))) {
+            let path = folder.join(MARKER.as_bytes());
+            self.monitor.warn(&format!("{path} is of a restore into another folder, and taken as data"));
+        }
+        own.map(Ok)
     }
 
     /// A listing, unless it is of a folder that is half restored.
@@ -633,7 +652,11 @@ mod tests {
                         && said.advice().unwrap().contains("/a` goes")
                 );
             }
+            // One that was copied there says nothing of it.
+            fs::copy(data.path().join("a").join(MARKER), data.path().join("b").join(MARKER)).unwrap();
             fs::remove_file(data.path().join("a").join(MARKER)).unwrap();
+            walker.whole(|_| Ok(())).unwrap();
+            fs::remove_file(data.path().join("b").join(MARKER)).unwrap();
             marker::tests::write_all(data.path());
             for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
                 assert!(said.unwrap_err().to_string().contains("has not been finished"));

@@ -13,7 +13,7 @@ use super::notes::{Good, Noted, Notes};
 use super::space::{existing, free, size, writable};
 use super::walk::{Seen, walk};
 use super::{Check, Place};
-use crate::backup::marker::{MARKER, Unfinished};
+use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::command::RestoreCommand;
 use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
@@ -144,7 +144,7 @@ fn unreadable(name: &'static str, why: &io::Error) -> Check {
 /// What is in it.
 fn content(about: &About, seen: &Seen) -> Check {
     let name = "directory";
-    if let Some(check) = broken(about) {
+    if let Some(check) = broken(about).or_else(|| above(about)) {
         return check;
     }
     if let Some((folder, unfinished)) = &seen.unfinished {
@@ -217,6 +217,17 @@ fn broken(about: &About) -> Option<Check> {
         _ => return Some(check.advice(format!("No vault here has a good snapshot that would complete it; {aside}."))),
     };
     Some(check.advice(format!("This completes it{lost}; {aside}:")).run(command.to_string()))
+}
+
+/// That a restore into a folder around it has not finished what it is or holds.
+fn above(about: &About) -> Option<Check> {
+    let (folder, unfinished) = marker::above(&about.at)?;
+    let found =
+        format!("it is broken: a restore into {}, around it, was cut off ({MARKER} is there)", folder.display());
+    let again = unfinished.command(None, &folder, &EntryPath::root());
+    let advice =
+        format!("`{again}` completes it, with the vault that it was restored from. No backup is taken before.");
+    Some(Check::problem("directory", found).advice(advice))
 }
 
 /// Whether a restore that is at work has the lock of a folder.
@@ -371,7 +382,6 @@ fn fits(free: u64, bytes: u64, what: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::marker;
     use crate::doctor::Outcome;
     use crate::vault::hex::Hex;
 
@@ -423,6 +433,14 @@ mod tests {
         assert_eq!(nested.outcome, Outcome::Problem);
         assert!(nested.found.starts_with("sub in it is broken"), "{nested:?}");
         std::fs::remove_dir_all(at.join("sub")).unwrap();
+
+        let (sub, above) = (at.join("sub"), marker::tests::write_all);
+        std::fs::create_dir(&sub).unwrap();
+        above(&at);
+        let inside = checks(&about(&sub, Some(10))).swap_remove(0);
+        assert!(inside.found.contains(&format!("a restore into {}, around it", at.display())), "{inside:?}");
+        std::fs::remove_dir(&sub).unwrap();
+        std::fs::remove_file(at.join(MARKER)).unwrap();
 
         std::fs::write(at.join("a"), "abc").unwrap();
         let all = checks(&about(&at, Some(10)));

@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 use crate::backup::marker::{MARKER, Unfinished};
 use crate::backup::select::is_ours;
 use crate::backup::sqlite::header::{Header, SMALLEST_PAGE};
+use crate::fs::Folder;
 
 /// So many entries are looked at,
 const ENTRIES: u64 = 5000;
@@ -89,7 +90,8 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Se
             }
             if seen.unfinished.is_none() && entry.file_name() == MARKER {
                 // An app's file may have that name: then it says nothing.
-                let said = Unfinished::at(&folder.join(&path)).unwrap_or_default();
+                let opened = Folder::open(&folder.join(&path)).ok();
+                let said = opened.and_then(|opened| Unfinished::read_own(opened).unwrap_or_default());
                 seen.unfinished = said.map(|unfinished| (path.clone(), unfinished));
             }
             seen.entries += 1;
