@@ -22,7 +22,7 @@ use super::attributes::take_over_none;
 use super::lacking::sync_folder;
 use super::plan::Wanted;
 use super::put::{Putting, is_fixed};
-use super::stage::{Made, Staging};
+use super::stage::{Made, Staging, shortened};
 use super::undo::Undone;
 use super::{Sides, beside, fill, lock_target, mounts, standing};
 use crate::backup::marker::{self, MARKER, Unfinished};
@@ -647,8 +647,10 @@ impl Place {
         let stem = match self.in_place {
             true => OsString::from(format!("{}{time}", fill::REPLACED)),
             false => {
-                let mut name = OsString::from(self.name()?);
-                name.push(format!(".replaced-{time}"));
+                // And a number that may follow.
+                let after = format!(".replaced-{time}");
+                let mut name = shortened(self.name()?, after.len() + "-999".len());
+                name.push(after);
                 name
             }
         };

@@ -24,11 +24,17 @@ use crate::error::{Doing, Error, Result};
 use crate::filesystem::remote;
 use crate::fs::{DEEP_TREE, Folder, SAFE, Spot, WRITE_OF_OTHERS, open_folder, rename};
 use crate::monitor::Context;
-use crate::vault::hex::Hex;
+use crate::vault::hex::{Hash, Hex};
 use crate::vault::path::EntryPath;
 
 /// What a staging folder's name has after the target's name, before random digits.
 pub const STAGING: &str = ".lastgood-restoring-";
+/// How many random digits there are.
+const DIGITS: usize = 16;
+/// The longest name that a filesystem of Linux has, in bytes.
+const LONGEST_NAME: usize = 255;
+/// So often a staging folder is made, where another restore removes it before it is locked.
+const TRIES: usize = 100;
 /// The folder in it that becomes the target.
 const TREE: &str = "tree";
 /// The folder in it for hard links.
@@ -89,16 +95,39 @@ impl Staging {
             untold(&left);
             return Err(why);
         }
+        let base = Arc::new(base);
+        for _ in 0..TRIES {
+            match Self::begun(&base, &prefix, ctx) {
+                Ok(Some(staging)) => return Ok((staging, left)),
+                Ok(None) => {}
+                Err(why) => {
+                    untold(&left);
+                    return Err(why);
+                }
+            }
+        }
+        untold(&left);
+        let doing = format!("make a staging folder in {}", base.path().display());
+        Err(Error::failed(doing, "it is gone as soon as it is made")
+            .hint("Something removes it, or what it is made in."))
+    }
+
+    /// Makes one. `None` if it is gone before it is locked: another restore takes it for one that a killed restore left.
+    fn begun(base: &Arc<Folder>, prefix: &OsStr, ctx: &Context) -> Result<Option<Staging>> {
         let mut random = [0; 8];
         (ctx.random)(&mut random)?;
-        let mut name = prefix;
+        let mut name = prefix.to_owned();
         name.push(Hex(random).to_string());
-        let spot = Spot::new(&Arc::new(base), name);
+        let spot = Spot::new(base, name);
         let path = spot.path();
         let doing = || format!("make the staging folder {}", path.display());
-        let folder = spot.folder.make(&spot.name, 0o700).doing(doing)?;
+        let folder = match spot.folder.make(&spot.name, 0o700) {
+            Err(Errno::NOENT) => return Ok(None),
+            made => made.doing(doing)?,
+        };
         match Self::prepared(&folder, doing) {
-            Ok(lock) => Ok((Staging { spot, folder: Arc::new(folder), lock, made: None, _locked: None }, left)),
+            _ if matches!(spot.look(), Ok(None)) => Ok(None),
+            Ok(lock) => Ok(Some(Staging { spot, folder: Arc::new(folder), lock, made: None, _locked: None })),
             Err(why) => {
                 // Nothing but what was made here is removed.
                 let made = [GROUPS, TREE].iter().try_for_each(|name| match folder.remove_folder(name) {
@@ -108,7 +137,6 @@ impl Staging {
                 if let Err(left) = made.and_then(|()| spot.folder.remove_folder(&spot.name)) {
                     tracing::warn!("{} stays: {left}", spot.path().display());
                 }
-                untold(&left);
                 Err(why)
             }
         }
@@ -118,8 +146,8 @@ impl Staging {
     fn prepared(folder: &Folder, doing: impl Fn() -> String + Copy) -> Result<OwnedFd> {
         let lock = folder.readable().doing(doing)?;
         pass_nothing_on(&lock).doing(doing)?;
-        // Where there are no locks, nobody removes what may be in use.
-        kept(flock(&lock, FlockOperation::NonBlockingLockExclusive)).doing(doing)?;
+        // Where there are no locks, nobody removes what may be in use. Whoever has this one is about to remove the folder.
+        kept(flock(&lock, FlockOperation::LockExclusive)).doing(doing)?;
         let tree = folder.make(TREE, 0o700).doing(doing)?;
         folder.make(GROUPS, 0o700).doing(doing)?;
         // Between making it and opening it somebody may have put another folder there, and could enter that one. What is
@@ -238,7 +266,19 @@ impl Staging {
 /// Whether a name is the prefix and the digits that [`Staging::make`] gives.
 fn is_staging(name: &OsStr, prefix: &OsStr) -> bool {
     let digits = name.as_bytes().strip_prefix(prefix.as_bytes());
-    digits.is_some_and(|d| d.len() == 16 && d.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')))
+    digits.is_some_and(|d| d.len() == DIGITS && d.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// A name, or what stands for it where it would be too long with so many bytes beside it: its beginning, and a hash of all of it.
+pub fn shortened(name: &OsStr, beside: usize) -> OsString {
+    let room = LONGEST_NAME.saturating_sub(beside);
+    if name.len() <= room {
+        return name.to_owned();
+    }
+    let hash = format!("~{}", &Hash::of(name.as_bytes()).to_string()[..DIGITS]);
+    let text = name.to_string_lossy();
+    let fits = text.floor_char_boundary(room.saturating_sub(hash.len()));
+    [&text[..fits], &hash].concat().into()
 }
 
 /// What the names of staging folders for the target `name` begin with.
@@ -246,7 +286,7 @@ fn prefix(name: &OsStr) -> OsString {
     let mut prefix = OsString::new();
     if !name.is_empty() {
         prefix.push(".");
-        prefix.push(name);
+        prefix.push(shortened(name, ".".len() + STAGING.len() + DIGITS));
     }
     prefix.push(STAGING);
     prefix
@@ -307,6 +347,10 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
             // What a lock says there may be true of this machine only.
             done => done.is_ok() && remote(&held).is_ok_and(|name| name.is_none()),
         };
+        // Another restore's, which has just removed it, or another sweep's.
+        if matches!(base.look(&name), Ok(None)) {
+            continue;
+        }
         if let Some(why) = why_foreign(&folder).doing(|| format!("look at {}", folder.path().display()))? {
             told.push(foreign(&why));
             continue;
@@ -378,5 +422,38 @@ mod tests {
             assert_eq!((at(n).exists(), left), if why.is_empty() { (false, 0) } else { (true, names.len()) }, "{n}");
         }
         assert_eq!(told.len(), cases.iter().filter(|(.., why)| !why.is_empty()).count(), "{told:?}");
+    }
+
+    #[test]
+    fn a_folder_of_the_longest_name_has_a_staging_folder_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["é", "ü"].map(|last| OsString::from(format!("{}{last}", "x".repeat(253))));
+        for name in [&one, &other] {
+            let (staging, _) = Staging::make(Folder::open(folder.path()).unwrap(), name, &context()).unwrap();
+            assert!(is_left(staging.name(), name) && staging.name().len() == LONGEST_NAME, "{:?}", staging.name());
+            staging.remove().unwrap();
+        }
+        assert_ne!(prefix(&one), prefix(&other));
+        let umlauts = shortened(OsStr::new(&"ü".repeat(127)), 26);
+        assert!(umlauts.to_str().is_some_and(|name| name.starts_with("üü")) && umlauts.len() <= 255 - 26);
+        assert_eq!(shortened(OsStr::new("data"), 38), "data");
+    }
+
+    #[test]
+    fn a_sweep_takes_no_folder_from_a_restore_that_begins_just_then() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let base = Folder::open(folder.path()).unwrap();
+                        let (staging, _) = Staging::make(base, OsStr::new("data"), &context()).unwrap();
+                        assert!(staging.tree().look().unwrap().is_some());
+                        staging.remove().unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

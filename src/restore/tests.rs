@@ -812,3 +812,18 @@ fn what_was_there_is_told_where_it_will_be() {
         assert!(told.contains(&format!("what was there before is in {is}")), "{told}");
     }
 }
+
+#[test]
+fn a_directory_may_have_the_longest_name_there_is() {
+    let mut sample = Sample::new();
+    sample.file("a", b"new");
+    sample.commit(State::Complete);
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("x".repeat(255));
+    for there in [false, true] {
+        let report = restore(&sample.vault, &options(&target), &context()).unwrap();
+        assert_eq!(fs::read(target.join("a")).unwrap(), b"new");
+        let aside = report.moved_aside.map(|aside| aside.file_name().unwrap().len());
+        assert!(aside.is_some() == there && aside.is_none_or(|length| length <= 255), "{aside:?}");
+    }
+}
