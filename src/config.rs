@@ -205,7 +205,16 @@ impl Config {
         };
         let data = |given: Option<PathBuf>| {
             let default = if env.in_cloud_run() { DATA_IN_CLOUD_RUN } else { DATA };
-            (outside.absolute)(&given.or_else(|| env.path("LASTGOOD_DATA")).unwrap_or_else(|| default.into()))
+            let named = given.or_else(|| env.path("LASTGOOD_DATA")).unwrap_or_else(|| default.into());
+            let at = (outside.absolute)(&named);
+            match at.is_absolute() {
+                true => Ok(at),
+                false => Err(Error::usage(
+                    format!("find the directory {}", named.display()),
+                    "the working directory, in which it would be, has been removed",
+                )
+                .hint("Go to another one, or back to the one that has its name now: `cd \"$PWD\"`.")),
+            }
         };
         let tell = |args| results::notify(args, &place, &cloud, &env);
         let (mut exit_zero_on, mut notify) = (Vec::new(), Notify::default());
@@ -222,7 +231,7 @@ impl Config {
                 Task::Run(Job::Backup {
                     options: Box::new(backup::Options {
                         labels: labels(args.labels)?,
-                        ..backup_options(data(args.data), &vaults, args.taking, reason(args.reason), outside)?
+                        ..backup_options(data(args.data)?, &vaults, args.taking, reason(args.reason), outside)?
                     }),
                     init,
                 })
@@ -237,7 +246,7 @@ impl Config {
                     while_in_use: args.replacing.while_in_use,
                     skip_damaged: args.skip_damaged,
                     only: Only { missing: args.if_missing, older: args.if_older },
-                    ..restoring(data(args.target), paths, &vaults, outside)?
+                    ..restoring(data(args.target)?, paths, &vaults, outside)?
                 };
                 match options.only.is_conditional() || args.dry_run {
                     true => Task::RestoreIf { options, dry_run: args.dry_run },
@@ -247,16 +256,16 @@ impl Config {
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());
-                let place = doctor::place(data(args.data), &vaults, &cloud, args.max_age, outside);
+                let place = doctor::place(data(args.data)?, &vaults, &cloud, args.max_age, outside);
                 Task::Doctor(Box::new(lastgood::doctor::Place { backups_off, ..place }))
             }
             Command::Serve(args) => {
-                let data = data(args.data.clone());
+                let data = data(args.data.clone())?;
                 let to = (&*vaults, &cloud);
                 Task::Serve(Box::new(serve::service(*args, data, to, place.clone(), &env, outside)?))
             }
             Command::Listen(args) => {
-                let data = data(args.data.clone());
+                let data = data(args.data.clone())?;
                 let to = (&*vaults, &cloud);
                 Task::Serve(Box::new(serve::listener(*args, data, to, place.clone(), &env, outside)?))
             }
@@ -266,7 +275,7 @@ impl Config {
             }
             Command::Dispatched(args) => {
                 exit_zero_on = args.exit_zero_on.iter().map(|not_good| outcome(*not_good)).collect();
-                let (data, to) = (data(args.data.clone()), (&*vaults, &cloud));
+                let (data, to) = (data(args.data.clone())?, (&*vaults, &cloud));
                 Task::Dispatched(Box::new(dispatched::dispatched(*args, data, to, place.clone(), &env, outside)?))
             }
             Command::List(args) => Task::List { limit: args.limit },

@@ -239,9 +239,9 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
 }
 
 fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+    let names = vault.snapshots()?;
     let mut items = console.items();
     items.head(&show::list_head())?;
-    let names = vault.snapshots()?;
     let damaged = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, show::listed), ctx)?;
     items.end()?;
     if names.len() > limit {

@@ -230,7 +230,10 @@ impl Commands<'_> {
         console: &mut Console,
         ctx: &Context,
     ) -> Result<Outcome> {
-        let mut source = Vault::open(self.0.store(from)?)?;
+        let mut source = Vault::find(self.0.store(from)?)?.map_err(|store| {
+            let hint = "Check the address after --from, of the vault that is to be copied; if it is on a volume, is that mounted?";
+            Vault::missing(&*store).hint(hint)
+        })?;
         source.user.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let mut named = Vec::with_capacity(snapshots.len());
         for spec in snapshots {

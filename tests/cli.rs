@@ -48,6 +48,24 @@ fn what_a_shell_did_not_put_in_place_is_no_name() {
 }
 
 #[test]
+fn what_cannot_be_done_says_what_is_wrong_and_no_more() {
+    let world = World::with_files();
+    world.backup();
+    let copied = world.run(["copy", "--from", "backup", "--to", "replica", "--init"]);
+    copied.ended(1).says("backup: there is no vault").says("--from");
+    assert!(!copied.stderr.contains("lastgood init"), "{copied:?}");
+    // A removed working directory is no directory of the data.
+    for command in ["backup . --vault \"$TOP/backups\"", "restore . --vault \"$TOP/backups\""] {
+        let script = format!("TOP=$PWD; mkdir gone; cd gone; rmdir ../gone; exec \"$LASTGOOD\" {command}");
+        world.shell(&script).ended(2).says("has been removed");
+    }
+    // It cannot be listed.
+    std::fs::remove_dir_all(world.vault().join("snapshots")).unwrap();
+    std::fs::write(world.vault().join("snapshots"), "").unwrap();
+    assert_eq!(world.run(["list"]).ended(1).text(), "");
+}
+
+#[test]
 fn a_target_is_where_its_path_leads_to() {
     let world = World::with_files();
     world.backup();

@@ -514,6 +514,18 @@ fn a_data_directory_that_is_missing_broken_or_no_directory() {
 }
 
 #[test]
+fn what_is_mounted_read_only_is_no_matter_of_owners() {
+    let world = World::with_files();
+    world.backup();
+    let Some(mounted) = Mounted::new(world.path("volume"), "16m") else { return };
+    std::fs::create_dir(world.path("volume/data")).unwrap();
+    mounted.remount("ro");
+    for data in ["volume", "volume/data"] {
+        assert_check(&world.json(["doctor", data], 1), "restore", "problem", "written to", "It is mounted read-only");
+    }
+}
+
+#[test]
 fn what_another_user_cannot_read_or_write() {
     let world = World::with_files();
     world.backup();

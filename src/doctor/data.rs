@@ -318,14 +318,20 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
         return (Check::warning(name, found).advice(advice), Some(about.at.clone()));
     }
     let parent = about.at.parent().unwrap_or(Path::new("/"));
-    let (beside, inside) = (writable(existing(parent)), exists && writable(&about.at).is_ok());
-    let change = "Run it as a user who may write there, or change its owner or mode.";
+    let (beside, inside) = (writable(existing(parent)), writable(&about.at));
+    let change = |why: &io::Error| match why.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "It is mounted read-only: mount it so that it can be written to.",
+        _ => "Run it as a user who may write there, or change its owner or mode.",
+    };
     match (mount, beside) {
-        (true, _) if inside => {
+        (true, _) if inside.is_ok() => {
             let found = format!("it is a mount point, which cannot be exchanged: `{}` fills it", about.command());
             (Check::ok(name, found), Some(about.at.clone()))
         }
-        (true, _) => (Check::problem(name, "it is a mount point that cannot be written to").advice(change), None),
+        (true, _) => {
+            let advice = inside.as_ref().err().map(change).unwrap_or_default();
+            (Check::problem(name, "it is a mount point that cannot be written to").advice(advice), None)
+        }
         (false, Ok(())) => {
             let beside = parent.display();
             let found = match exists && kind(&about.at).is_ok_and(|kind| kind == Some("FUSE")) {
@@ -341,14 +347,15 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
             };
             (Check::ok(name, found), Some(parent.to_owned()))
         }
-        (false, Err(why)) if inside => {
+        (false, Err(why)) if inside.is_ok() => {
             let found = format!("nothing can be put beside it in {} ({why})", parent.display());
             let in_place = RestoreCommand { in_place: true, ..about.command() };
             let advice = format!("`{in_place}` fills the directory itself.");
             (Check::warning(name, found).advice(advice), Some(about.at.clone()))
         }
         (false, Err(why)) => {
-            (Check::problem(name, format!("{} cannot be written to: {why}", parent.display())).advice(change), None)
+            let found = format!("{} cannot be written to: {why}", parent.display());
+            (Check::problem(name, found).advice(change(&why)), None)
         }
     }
 }
