@@ -82,6 +82,8 @@ struct Shared<'a> {
     stop: &'a AtomicBool,
     monitor: &'a dyn Monitor,
     restored_from: Option<&'a str>,
+    /// Whether what is told of a folder is told by this walk: some of it may be walked again.
+    tells: bool,
     ahead: Mutex<Ahead>,
     changed: Condvar,
 }
@@ -112,7 +114,7 @@ impl Walker<'_> {
     /// # Errors
     /// A data directory that cannot be read; it, or a folder in it, that is half restored, if that matters; those of `take`.
     pub fn whole(self, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
-        self.with(|shared| {
+        self.with(true, |shared| {
             let listing = shared.list(&EntryPath::root());
             let listing = listing.map_err(|why| Error::io("list the data directory", &why.into()))?;
             descend(shared, listing, &mut take)
@@ -125,7 +127,7 @@ impl Walker<'_> {
     /// # Errors
     /// As [`Walker::whole`].
     pub fn some(self, paths: &[EntryPath], mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
-        self.with(|shared| {
+        self.with(false, |shared| {
             // Entries of one folder may come apart, but never many folders deep.
             let mut listed: Vec<(EntryPath, Result<Vec<Met>, Errno>)> = Vec::new();
             for path in paths {
@@ -161,7 +163,7 @@ impl Walker<'_> {
         })
     }
 
-    fn with(self, work: impl FnOnce(&Shared) -> Result<()>) -> Result<()> {
+    fn with(self, tells: bool, work: impl FnOnce(&Shared) -> Result<()>) -> Result<()> {
         let Walker { root, select, threads, now, stop, monitor, restored_from } = self;
         let shared = Shared {
             root,
@@ -170,6 +172,7 @@ impl Walker<'_> {
             stop,
             monitor,
             restored_from,
+            tells,
             ahead: Mutex::default(),
             changed: Condvar::new(),
         };
@@ -315,7 +318,7 @@ impl Shared<'_> {
             return Unfinished::read(fd).transpose();
         }
         let own = Unfinished::read_own(fd).ok().flatten();
-        if own.is_none() && matches!(Unfinished::read(fd), Ok(Some(_))) {
+        if self.tells && own.is_none() && matches!(Unfinished::read(fd), Ok(Some(_))) {
             let path = folder.join(MARKER.as_bytes());
             self.monitor.warn(&format!("{path} is of a restore into another folder, and taken as data"));
         }

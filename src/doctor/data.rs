@@ -28,6 +28,9 @@ use crate::vault::root::SnapshotName;
 /// So many entries that cannot be read are named.
 const NAMED: usize = 3;
 
+/// What to do about a restore of another directory that was cut off.
+const COMPLETES: &str = "This completes it, with the vault that it was restored from. No backup is taken before.";
+
 /// What is looked at.
 pub struct About {
     /// The directory as it was named.
@@ -150,9 +153,7 @@ fn content(about: &About, seen: &Seen) -> Check {
     if let Some((folder, unfinished)) = &seen.unfinished {
         let found = format!("{} in it is broken: a restore into it was cut off ({MARKER} is there)", folder.display());
         let again = unfinished.command(None, &about.at.join(folder), &EntryPath::root());
-        let advice =
-            format!("`{again}` completes it, with the vault that it was restored from. No backup is taken before.");
-        return Check::problem(name, found).advice(advice);
+        return Check::problem(name, found).advice(COMPLETES).run(again.to_string());
     }
     if seen.entries == 0 {
         let found = "it is empty: that is what a volume that is not mounted looks like";
@@ -225,9 +226,7 @@ fn above(about: &About) -> Option<Check> {
     let found =
         format!("it is broken: a restore into {}, around it, was cut off ({MARKER} is there)", folder.display());
     let again = unfinished.command(None, &folder, &EntryPath::root());
-    let advice =
-        format!("`{again}` completes it, with the vault that it was restored from. No backup is taken before.");
-    Some(Check::problem("directory", found).advice(advice))
+    Some(Check::problem("directory", found).advice(COMPLETES).run(again.to_string()))
 }
 
 /// Whether a restore that is at work has the lock of a folder.
@@ -307,15 +306,21 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
         let found = format!(
             "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
         );
-        let alone = match about.at.join(first.as_path()).is_dir() {
+        let check = Check::warning(name, found);
+        let check = match about.at.join(first.as_path()).is_dir() {
             true => {
-                let paths = vec![first.clone()];
-                format!("`{}` what is on it", RestoreCommand { paths, around_mounts: false, ..about.command() })
+                let alone =
+                    RestoreCommand { paths: vec![first.clone()], around_mounts: false, ..about.command() }.to_string();
+                let advice = "The first of these fills everything around it, the second what is on it:";
+                check.advice(advice).run(about.command().to_string()).run(alone)
             }
-            false => "what is mounted by itself is restored to another folder and copied from there".to_owned(),
+            false => {
+                let alone = "What is mounted by itself is restored to another folder and copied from there.";
+                let advice = format!("{alone} This fills everything around it:");
+                check.advice(advice).run(about.command().to_string())
+            }
         };
-        let advice = format!("`{}` fills everything around it, and {alone}.", about.command());
-        return (Check::warning(name, found).advice(advice), Some(about.at.clone()));
+        return (check, Some(about.at.clone()));
     }
     let parent = about.at.parent().unwrap_or(Path::new("/"));
     let (beside, inside) = (writable(existing(parent)), writable(&about.at));
@@ -325,7 +330,7 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
     };
     match (mount, beside) {
         (true, _) if inside.is_ok() => {
-            let found = format!("it is a mount point, which cannot be exchanged: `{}` fills it", about.command());
+            let found = "it is a mount point, which cannot be exchanged: a restore with --in-place fills it";
             (Check::ok(name, found), Some(about.at.clone()))
         }
         (true, _) => {
@@ -350,8 +355,9 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
         (false, Err(why)) if inside.is_ok() => {
             let found = format!("nothing can be put beside it in {} ({why})", parent.display());
             let in_place = RestoreCommand { in_place: true, ..about.command() };
-            let advice = format!("`{in_place}` fills the directory itself.");
-            (Check::warning(name, found).advice(advice), Some(about.at.clone()))
+            let check =
+                Check::warning(name, found).advice("This fills the directory itself:").run(in_place.to_string());
+            (check, Some(about.at.clone()))
         }
         (false, Err(why)) => {
             let found = format!("{} cannot be written to: {why}", parent.display());
