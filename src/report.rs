@@ -337,6 +337,19 @@ pub struct Named {
     pub result: Option<Outcome>,
 }
 
+impl Named {
+    /// Whether what it tells of stays so: [`Outcome::stays`].
+    pub fn stays(&self) -> bool {
+        self.result.zip(self.action).is_some_and(|(result, action)| result.stays(action))
+    }
+}
+
+/// Of a run's reports, newest first, the one that counts: the newest by which it was done. An instance that could not see that may have
+/// reported it as failed later.
+pub fn that_counts(found: &[Named]) -> Option<&Named> {
+    found.iter().find(|named| named.stays()).or_else(|| found.first())
+}
+
 /// The reports in a vault's store, newest first.
 ///
 /// # Errors
@@ -383,7 +396,8 @@ fn word<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_value(text.into()).ok()
 }
 
-/// The report of a run, or of the only one whose name begins so; the newest, where several attempts at it left one each.
+/// The report of a run, or of the only one whose name begins so. Where several attempts at it left one each, that is the newest by which
+/// it was done, else the newest.
 ///
 /// # Errors
 /// Usage: none or several begin so. A store that fails.
@@ -391,22 +405,18 @@ pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
     let doing = || format!("find the run {run}");
     let mut found = list(store)?;
     found.retain(|named| !run.is_empty() && named.run.to_string().starts_with(run));
-    // Newest first. Of attempts that began within one second the last one to end counts.
-    let newest = found.first().map(|named| (named.run, named.started));
-    let together = found.partition_point(|named| Some((named.run, named.started)) == newest);
-    let mut seen = HashSet::new();
-    let runs: Vec<_> = found.iter().filter(|named| seen.insert(named.run)).collect();
-    match &runs[..] {
-        [_] => {
-            let finished =
-                |report: &serde_json::Value| report["finished"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
-            let reports = found[..together].iter().map(|named| read(store, &named.object));
-            let reports = reports.collect::<Result<Vec<_>>>()?.into_iter();
-            reports.max_by_key(finished).ok_or_else(|| Error::failed(doing(), "its report is gone"))
-        }
-        [] => Err(Error::usage(doing(), "no run's id begins so").hint("`lastgood runs` lists them.")),
-        many => Err(Error::usage(doing(), format!("{} runs' ids begin so", many.len())).hint("Give more of the id.")),
+    let Some(counts) = that_counts(&found) else {
+        return Err(Error::usage(doing(), "no run's id begins so").hint("`lastgood runs` lists them."));
+    };
+    let runs = found.iter().map(|named| named.run).collect::<HashSet<_>>().len();
+    if runs > 1 {
+        return Err(Error::usage(doing(), format!("{runs} runs' ids begin so")).hint("Give more of the id."));
     }
+    // Of attempts that began within one second the last one to end counts.
+    let together = found.iter().filter(|named| (named.started, named.stays()) == (counts.started, counts.stays()));
+    let reports = together.map(|named| read(store, &named.object)).collect::<Result<Vec<_>>>()?;
+    let finished = |report: &serde_json::Value| report["finished"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+    reports.into_iter().max_by_key(finished).ok_or_else(|| Error::failed(doing(), "its report is gone"))
 }
 
 /// A report by its object's name, which says whose it is, whatever stands in it: by its name a run is listed and found, and a

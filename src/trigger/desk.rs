@@ -91,6 +91,12 @@ impl State {
         }
     }
 
+    /// Leaves it to the vault to tell of a run.
+    fn forget(&mut self, run: RunId) {
+        self.known.remove(&run);
+        self.order.retain(|known| *known != run);
+    }
+
     /// Answers who waits no longer. Others may wait for the same run.
     fn dismiss(&mut self, waiting: Waiting, answer: &Arc<Answer>) {
         if !self.queue.awaits(waiting.run) {

@@ -5,8 +5,8 @@
 //! vault, under the id that was promised; to whoever is told of results; and in the health, as the last run. The request is not served
 //! any more: hours after a critical error a snapshot says little of it, and a restore may do harm.
 //!
-//! Should the run end after all, its own report is the newer one, and counts. Two instances that find the same promise at the
-//! same moment may both report it.
+//! Should the run end after all, or have been done by an instance that could not store its report, that report counts. Two instances
+//! that find the same promise at the same moment may both report it.
 //!
 //! Nor is a promise over here before its end is in the vault: a report that could not be stored is kept until it is, and a run that is not
 //! begun, as another instance has taken its event over, has a report when it is known what that came to.
@@ -213,7 +213,8 @@ impl Desk {
             return false;
         }
         self.context(|ctx| claims.iter().for_each(|held| drop(held.close(ran, &self.vaults, ctx))));
-        self.know(ran.report.run, Progress::Over(Arc::new(Answer::of(ran))));
+        // A vault tells now, and of another instance's run may tell better one day.
+        lock(&self.state).forget(ran.report.run);
         true
     }
 
@@ -315,7 +316,10 @@ impl Desk {
             held.close(&ran, &self.vaults, ctx);
         }
         ran.tell(ctx);
-        self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
+        // Of another instance's run its vault tells, where that may tell better one day.
+        if ran.stored.is_none() || self.progress(*run).is_some() {
+            self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
+        }
         // What says that it has ended has to wait for the report.
         if ran.stored.is_none() {
             self.keep_unstored(EndedPromise { ran, claims: held.into_iter().collect() });

@@ -1,6 +1,7 @@
 //! A desk at a folder: what shares a run, and what each request is told.
 
 mod promises;
+mod unkept;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -39,26 +39,31 @@ pub struct Kept {
     pub report: serde_json::Value,
 }
 
-/// The newest report of a run in one of the vaults: in which depends on which opened when it ended.
+/// The report of a run that counts, in one of the vaults: in which depends on which opened when it ended. Where one says that the run
+/// failed, another may hold a report by which it was done.
 ///
 /// # Errors
 /// A vault that does not open, or a store that fails, where no other one has it.
 pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<Kept>> {
-    let mut failed = None;
+    let (mut undone, mut failed) = (None, None);
     for address in vaults.addresses() {
         ctx.check("find a run")?;
         let found = vaults.store(address).and_then(Vault::open).and_then(|vault| {
-            let Some(named) = report::list(&*vault.store)?.into_iter().find(|named| named.run == run) else {
-                return Ok(None);
-            };
-            let (vault, report) = (address.clone(), report::read(&*vault.store, &named.object)?);
-            Ok(Some(Kept { vault, object: named.object, report }))
+            let mut found = report::list(&*vault.store)?;
+            found.retain(|named| named.run == run);
+            let Some(named) = report::that_counts(&found) else { return Ok(None) };
+            let (object, report) = (named.object.clone(), report::read(&*vault.store, &named.object)?);
+            Ok(Some((named.stays(), Kept { vault: address.clone(), object, report })))
         });
         match found {
-            Ok(Some(report)) => return Ok(Some(report)),
+            Ok(Some((true, kept))) => return Ok(Some(kept)),
+            Ok(Some((false, kept))) => undone = undone.or(Some(kept)),
             Ok(None) => {}
             Err(why) => failed = Some(why),
         }
     }
-    failed.map_or(Ok(None), Err)
+    match (undone, failed) {
+        (None, Some(why)) => Err(why),
+        (undone, _) => Ok(undone),
+    }
 }

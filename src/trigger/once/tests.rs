@@ -313,3 +313,26 @@ fn the_claim_is_in_the_first_vault_that_opens() {
     assert_eq!(now(world.once(3, LIMIT)).report.result, Outcome::IncompleteCopies);
     assert_eq!(before(world.once(4, LIMIT)).vault, world.vaults.addresses()[1]);
 }
+
+#[test]
+fn a_report_by_which_a_run_was_done_counts_in_whichever_vault_it_is() {
+    let world = World::new(&["one", "two"]);
+    [0, 1].into_iter().for_each(|at| world.make(at));
+    let put = |at: usize, name: &str| {
+        let store = world.vaults.store(&world.vaults.addresses()[at]).unwrap();
+        let report = format!("{{\"run\":\"{}\",\"finished\":\"2026-11-21T10:00:00Z\",\"says\":\"{name}\"}}", run(7));
+        store.create(&format!("runs/{}.json", name.replace("RUN", &run(7).to_string())), &[report.as_bytes()]).unwrap();
+    };
+    let counts = || report_of(run(7), &world.vaults, &world.ctx()).unwrap().map(|kept| kept.report["says"].clone());
+    assert!(counts().is_none());
+    put(0, "20261121T100000Z-RUN-restore-failed");
+    put(0, "20261121T110000Z-RUN-restore-failed");
+    assert_eq!(counts(), Some("20261121T110000Z-RUN-restore-failed".into()));
+    put(1, "20261121T090000Z-RUN-restore-partial");
+    assert_eq!(counts(), Some("20261121T090000Z-RUN-restore-partial".into()));
+    put(0, "20261121T080000Z-RUN-restore-complete");
+    assert_eq!(counts(), Some("20261121T080000Z-RUN-restore-complete".into()));
+    let vault = world.vaults.first(&world.ctx()).unwrap();
+    let found = report::find(&*vault.store, &run(7).to_string()[..6]).unwrap();
+    assert_eq!(found["says"], "20261121T080000Z-RUN-restore-complete");
+}

@@ -29,12 +29,12 @@ fn listener(world: &World) -> (Notify, Receiver<(usize, usize)>) {
     (Notify::new("//lastgood.dev/hosts/h".into(), None, Webhook::new(&url, When::All).ok()), seen)
 }
 
-fn promise(desk: &Desk, request: Request) -> RunId {
+pub fn promise(desk: &Desk, request: Request) -> RunId {
     desk.promise(request, Way::Http).ok().expect("it is promised")
 }
 
 /// The result and the number of events that the vault tells of a run.
-fn told(world: &World, run: RunId) -> (String, usize) {
+pub fn told(world: &World, run: RunId) -> (String, usize) {
     let desk = world.desk();
     let report = desk.context(|ctx| once::report_of(run, &desk.vaults, ctx)).unwrap().expect("a report").report;
     assert_eq!(report["run"], run.to_string());
@@ -67,7 +67,7 @@ fn each_run_that_was_promised_has_its_own_report_when_the_service_ends() {
 }
 
 /// How a run ended.
-fn over(desk: &Desk, run: RunId) -> Arc<Answer> {
+pub fn over(desk: &Desk, run: RunId) -> Arc<Answer> {
     match desk.progress(run) {
         Some(Progress::Over(answer)) => answer,
         other => panic!("{run} is not over: {other:?}"),
@@ -136,7 +136,7 @@ fn what_is_promised_is_served_however_many_there_are() {
 }
 
 /// The events that nothing says the end of.
-fn open_claims(vault: &Path) -> usize {
+pub fn open_claims(vault: &Path) -> usize {
     let folders = fs::read_dir(vault.join("claims")).unwrap();
     folders.filter(|folder| fs::read_dir(folder.as_ref().unwrap().path()).unwrap().count() < 2).count()
 }
@@ -177,15 +177,15 @@ fn what_another_serves_is_not_promised() {
 }
 
 /// Writes into a promise that its time is over, as if the one that made it had been gone for long.
-fn expire(world: &World, id: &str) {
-    let claim = claim_of(world, id).join("1.json");
+pub fn expire(world: &World, id: &str, n: u32) {
+    let claim = claim_of(world, id).join(format!("{n}.json"));
     let mut body: Value = serde_json::from_slice(&fs::read(&claim).unwrap()).unwrap();
     body["promise"]["seconds"] = 0.into();
     fs::write(&claim, body.to_string()).unwrap();
 }
 
 /// The folder of an event's claims.
-fn claim_of(world: &World, id: &str) -> PathBuf {
+pub fn claim_of(world: &World, id: &str) -> PathBuf {
     world.vault().join(crate::trigger::claim::folder(id))
 }
 
@@ -214,9 +214,9 @@ fn a_promise_whose_run_has_a_report_is_settled_by_that() {
             true => drop(job::run(run, &job, Cause::default(), &killed.vaults, ctx)),
             false => drop(job::not_run(run, &job, Cause::default(), why, &killed.vaults, ctx)),
         });
-        expire(&world, id);
+        expire(&world, id, 1);
     }
-    expire(&world, "3");
+    expire(&world, "3", 1);
     let next = desk();
     working(&next, || {
         let began = Instant::now();
@@ -313,7 +313,7 @@ fn promises_are_looked_for_again_and_again() {
     desk.look_at_promises(&mut watch, now);
     // One that begins later, and is killed.
     let run = promise(&world.desk(), request("1"));
-    expire(&world, "1");
+    expire(&world, "1", 1);
     desk.look_at_promises(&mut watch, now + Duration::from_secs(60));
     assert_eq!(open_claims(&world.vault()), 1);
     desk.look_at_promises(&mut watch, now + Duration::from_secs(660));
@@ -372,7 +372,7 @@ fn expire_all(world: &World) {
 fn a_promise_has_a_report_though_its_vault_fails_for_a_moment() {
     let world = World::new();
     let run = promise(&world.desk(), request("1"));
-    expire(&world, "1");
+    expire(&world, "1", 1);
     // Whether its run left a snapshot cannot be seen.
     let snapshots = world.vault().join("snapshots");
     fs::write(&snapshots, "").unwrap();
