@@ -156,18 +156,20 @@ pub fn look(store: &dyn Store, claim: &Claim) -> Result<Option<Entry>> {
     Ok(body.and_then(|body| running(&body, now, claim.timeout)))
 }
 
-/// Whether some run may still be serving the event of a claim: the last one has not ended, nor is its time over.
+/// The run that may still be serving the event of a claim under a later one, which has not ended, nor is its time over. It may be the
+/// same run, if it has renewed its claim.
 ///
 /// # Errors
 /// A store that fails.
-pub fn is_open(store: &dyn Store, name: &Name, timeout: Duration) -> Result<bool> {
+pub fn later(store: &dyn Store, name: &Name, timeout: Duration) -> Result<Option<RunId>> {
     let now = now(store)?;
     let folder = name.folder();
     let seen = Seen::of(store, &folder)?;
-    let Some(last) = seen.claims.last().filter(|n| !seen.done && !seen.failed.contains(n)) else { return Ok(false) };
-    let Some(body) = read_claim(store, &folder, *last)? else { return Ok(false) };
-    let promised = body.promise.as_ref().map(|promise| Duration::from_secs(promise.seconds));
-    Ok(running(&body, now, promised.unwrap_or(timeout)).is_some())
+    let is_open = |n: &&u64| **n > name.number() && !seen.done && !seen.failed.contains(n);
+    let Some(last) = seen.claims.last().filter(is_open) else { return Ok(None) };
+    let Some(body) = read_claim(store, &folder, *last)? else { return Ok(None) };
+    let time = body.promise.as_ref().map_or(timeout, Promise::time);
+    Ok(running(&body, now, time).map(|_| body.run))
 }
 
 /// How an event was served, if it was.

@@ -32,6 +32,13 @@ pub struct Promise {
     pub seconds: u64,
 }
 
+impl Promise {
+    /// How long after its claim was entered its run is over.
+    pub(super) fn time(&self) -> Duration {
+        Duration::from_secs(self.seconds).min(LONGEST)
+    }
+}
+
 impl Claim {
     /// The same claim, as if it were entered now: under the next number, by the same run. For a job, which counts the time that it
     /// has from the claim on, however long the request has waited here. `None` if somebody else has that number.
@@ -86,8 +93,7 @@ pub fn open(store: &dyn Store) -> Result<Vec<Open>> {
         let in_folder = format!("{CLAIMS}{hash}/");
         let Some(n) = seen.claims.last().filter(|n| !seen.done && !seen.failed.contains(n)) else { continue };
         let Some(body) = read_claim(store, &in_folder, *n)? else { continue };
-        let left =
-            |promise: &Promise| Duration::from_secs(promise.seconds).min(LONGEST).saturating_sub(age(&body, now));
+        let left = |promise: &Promise| promise.time().saturating_sub(age(&body, now));
         // One of another event than its folder's says nothing.
         if let Some(promise) = body.promise.clone().filter(|_| folder(&body.identity) == in_folder) {
             let (name, left) = (Name::of(&in_folder, *n), left(&promise));

@@ -168,7 +168,7 @@ impl Desk {
         let is_new = |open: &Open| {
             // What was promised here meanwhile is in good hands.
             self.progress(open.run).is_none()
-                && !known.iter().any(|known| known.open.name == open.name)
+                && !known.iter().any(|known| known.open.name.folder() == open.name.folder())
                 && !unstored.iter().any(|unstored| unstored.ran.report.run == open.run)
         };
         let others = promise::open(&*found.store)?.into_iter().filter(is_new);
@@ -238,6 +238,11 @@ impl Desk {
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
         let asker = self.asker(identity.clone(), promise.action, *run);
         let vault = Vault::open(self.vaults.store(address)?)?;
+        // A run that has begun since has renewed its claim, and has its whole time from then on.
+        let later = claim::later(&*vault.store, name, asker.timeout)?;
+        if later.is_some_and(|by| by != *run || self.progress(by).is_none()) {
+            return Ok(false);
+        }
         let resumed = once::resume(name, vault, address, &asker, (&cause, false), ctx)?;
         let kept = self.report_of(*run, ctx)?;
         let (held, why) = match (resumed, kept) {
@@ -261,10 +266,6 @@ impl Desk {
                 return Ok(true);
             }
             (Resumed::Elsewhere(other), None) => {
-                let vault = Vault::open(self.vaults.store(address)?)?;
-                if claim::is_open(&*vault.store, name, asker.timeout)? {
-                    return Ok(false);
-                }
                 (None, format!("the run {other} of another instance had taken it over, and did not serve it"))
             }
             (Resumed::Held(held), None) if self.progress(*run).is_some() => (

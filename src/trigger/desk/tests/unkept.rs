@@ -39,3 +39,25 @@ fn a_report_that_is_stored_late_counts_for_more_than_one_that_says_nothing_was_d
     assert!(other.progress(run).is_none() && desk.progress(run).is_none());
     assert!(claim_of(&world, "1").join("done.json").exists());
 }
+
+#[test]
+fn a_promise_whose_run_has_begun_meanwhile_has_its_whole_time() {
+    let world = World::new();
+    let desk = world.desk();
+    let run = promise(&desk, request("1"));
+    let other = world.desk();
+    let (mut watch, now) = (other.watch(), Instant::now());
+    other.look_at_promises(&mut watch, now);
+    // It begins, and renews its claim, before its time is over.
+    let group = desk.next().expect("a run is due");
+    let claims = desk.context(|ctx| desk.claim_all(run, &group, ctx));
+    assert!(claims.iter().all(Result::is_ok) && claim_of(&world, "1").join("2.json").exists());
+    let later = now + Duration::from_secs(7 * 24 * 3600);
+    other.look_at_promises(&mut watch, later);
+    assert_eq!((watch.promised.len(), world.count("runs")), (1, 0));
+    // It is killed, and the time from then on is over.
+    expire(&world, "1", 2);
+    other.look_at_promises(&mut watch, later);
+    assert_eq!((watch.promised.len(), told(&world, run).0), (0, "failed".to_owned()));
+    assert!(claim_of(&world, "1").join("2.failed.json").exists());
+}
