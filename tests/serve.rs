@@ -351,7 +351,7 @@ fn what_was_promised_by_one_that_was_killed_is_reported_by_another() {
     fs::write(claim, text.replace(&format!("\"seconds\":{seconds}"), "\"seconds\":0")).unwrap();
 
     let service = Service::start(&world, []);
-    service.log_with("never ended");
+    service.log_with("is reported as failed");
     let began = Instant::now();
     while !claims(&world).contains(&"1.failed.json".to_owned()) {
         assert!(began.elapsed() < Duration::from_secs(60), "{}", service.log());

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::answer::{self, Answer, Progress};
-use super::broken::EndedPromise;
+use super::broken::{EndedPromise, how_to_look};
 use super::queue::Promise;
 use super::rules::gravest;
 use super::tally::Ended;
@@ -266,8 +266,14 @@ impl Desk {
             let Follower { held, .. } = group.waiting.front()?;
             if held.claim().age() >= held.claim().timeout() {
                 let limit = held.claim().timeout().as_secs();
-                let why = format!("it has not ended within the run's time limit of {limit} s");
-                self.give_up(group, (why, "Look at the execution in the console: was it killed, for want of memory or of time (`--task-timeout`)?"), dispatch, ctx);
+                let why = format!(
+                    "it has not ended within the run's time limit of {limit} s, and it is not known whether it was done"
+                );
+                let hint = format!(
+                    "{}Look at the execution in the console: was it killed, for want of memory or of time (`--task-timeout`)?",
+                    how_to_look(group.job.action())
+                );
+                self.give_up(group, (why, hint), dispatch, ctx);
                 return None;
             }
             if !group.begun && group.since.elapsed() >= dispatch.begin {
@@ -275,7 +281,9 @@ impl Desk {
                     Ok(Some(_)) => group.begun = true,
                     Ok(None) => {
                         let why = format!("it was started {} s ago and has not begun", group.since.elapsed().as_secs());
-                        self.give_up(group, (why, "Look at the executions of the job in the console: is its argument `dispatched`, can its image, its volumes and its vault be reached?"), dispatch, ctx);
+                        let hint = "Look at the executions of the job in the console: is its argument `dispatched`, can its \
+                                    image, its volumes and its vault be reached?";
+                        self.give_up(group, (why, hint.into()), dispatch, ctx);
                         return None;
                     }
                     // What cannot be read now may be readable later.
@@ -291,7 +299,7 @@ impl Desk {
     }
 
     /// Gives up a run whose job has not begun, or was killed: by the report that it left, or by one that says so.
-    fn give_up(&self, group: Group, (why, hint): (String, &'static str), dispatch: &Dispatch, ctx: &Context) {
+    fn give_up(&self, group: Group, (why, hint): (String, String), dispatch: &Dispatch, ctx: &Context) {
         let kept = once::report_of(group.run, &self.vaults, ctx).unwrap_or_else(|why| {
             tracing::warn!("whether the run {} left a report cannot be seen: {}", group.run, why.what());
             None

@@ -5,8 +5,9 @@
 //! vault, under the id that was promised; to whoever is told of results; and in the health, as the last run. The request is not served
 //! any more: hours after a critical error a snapshot says little of it, and a restore may do harm.
 //!
-//! Should the run end after all, or have been done by an instance that could not store its report, that report counts. Two instances
-//! that find the same promise at the same moment may both report it.
+//! Should the run end after all, or have been done by an instance that could not store its report, that report counts. One that was
+//! killed may have done it as well: the report says how to look. Two instances that find the same promise at the same moment may both
+//! report it.
 //!
 //! Nor is a promise over here before its end is in the vault: a report that could not be stored is kept until it is, and a run that is not
 //! begun, as another instance has taken its event over, has a report when it is known what that came to.
@@ -64,6 +65,35 @@ pub(super) struct Watch<'d> {
     vaults: Vec<(&'d Address, Instant)>,
     pub promised: Vec<Promised>,
     pub unstored: Vec<EndedPromise>,
+}
+
+/// Why a promise was not kept.
+struct Unkept {
+    why: String,
+    /// Whether its run may have been done all the same, by an instance that did not live to tell.
+    may_be_done: bool,
+}
+
+impl Unkept {
+    fn known(why: impl Into<String>) -> Self {
+        Unkept { why: why.into(), may_be_done: false }
+    }
+
+    fn unknown(why: String) -> Self {
+        Unkept { why, may_be_done: true }
+    }
+}
+
+/// How somebody finds out whether a run was done that did not live to tell.
+pub(super) fn how_to_look(action: Action) -> &'static str {
+    match action {
+        Action::Backup => "Look whether there is a snapshot of that time in one of the vaults: `lastgood list`. ",
+        Action::Restore => {
+            "Look into the data directory: what a restore has replaced lies beside it or in it, in a folder with `.replaced-` and the \
+             time in its name. "
+        }
+        Action::Verify => "",
+    }
 }
 
 impl Desk {
@@ -129,7 +159,7 @@ impl Desk {
                 Err(unstored) => why = format!("{why}; {}", unstored.what()),
             }
         }
-        self.report_unkept(open, why, None, ctx);
+        self.report_unkept(open, Unkept::known(why), None, ctx);
     }
 
     pub(super) fn watch(&self) -> Watch<'_> {
@@ -258,7 +288,7 @@ impl Desk {
                 return Ok(true);
             }
             // As by an instance that found a vault failing.
-            (Resumed::GivenUp, None) => (None, "its claim was given up, and nothing was reported".into()),
+            (Resumed::GivenUp, None) => (None, Unkept::known("its claim was given up, and nothing was reported")),
             (Resumed::Before(before), None) => {
                 let vault = Vault::open(self.vaults.store(&before.vault)?)?;
                 let report = left::served_by(&*vault.store, &before, *run, promise.action, &cause)?;
@@ -266,14 +296,16 @@ impl Desk {
                 return Ok(true);
             }
             (Resumed::Elsewhere(other), None) => {
-                (None, format!("the run {other} of another instance had taken it over, and did not serve it"))
+                let why = format!("the run {other} of another instance had taken it over, and says nothing of it");
+                (None, Unkept::unknown(why))
             }
-            (Resumed::Held(held), None) if self.progress(*run).is_some() => (
-                Some(held),
-                "the vault could not be asked, when the run was to begin, whether another one serves it".into(),
-            ),
+            (Resumed::Held(held), None) if self.progress(*run).is_some() => {
+                let why = "the vault could not be asked, when the run was to begin, whether another one serves it";
+                (Some(held), Unkept::known(why))
+            }
             (Resumed::Held(held), None) => {
-                (Some(held), format!("the service at {host}, which had promised it, ended before the run did"))
+                let why = format!("the service at {host}, which had promised it, ended before it said how the run did");
+                (Some(held), Unkept::unknown(why))
             }
         };
         self.report_unkept(open, why, held, ctx);
@@ -299,14 +331,18 @@ impl Desk {
     }
 
     /// Reports a promise as not kept.
-    fn report_unkept(&self, open: &Open, why: String, held: Option<Arc<Held>>, ctx: &Context) {
+    fn report_unkept(&self, open: &Open, Unkept { why, may_be_done }: Unkept, held: Option<Arc<Held>>, ctx: &Context) {
         let Open { run, promise, .. } = open;
-        let hint = match promise.action {
+        let (unknown, look) = match may_be_done {
+            true => ("; it is not known whether it was done", how_to_look(promise.action)),
+            false => ("", ""),
+        };
+        let again = match promise.action {
             Action::Backup => "Nobody sends it again: `lastgood backup` takes a snapshot now.",
             Action::Restore | Action::Verify => "Nobody sends it again: ask for it once more if it is still wanted.",
         };
-        let why = Error::failed("serve a request", why).hint(hint);
-        tracing::error!("the run {run}, which was promised, never ended: {}", why.what());
+        let why = Error::failed("serve a request", format!("{why}{unknown}")).hint(format!("{look}{again}"));
+        tracing::error!("the run {run}, which was promised, is reported as failed: {why}");
         let (labels, snapshot) = Default::default();
         let event = promise.event.clone();
         let request = Request { action: promise.action, reason: promise.reason, labels, snapshot, event };

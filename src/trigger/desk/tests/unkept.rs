@@ -41,6 +41,23 @@ fn a_report_that_is_stored_late_counts_for_more_than_one_that_says_nothing_was_d
 }
 
 #[test]
+fn what_did_not_live_to_tell_may_have_been_done() {
+    let world = World::new();
+    let runs = ["1", "2", "3"].map(|id| {
+        let action = [Action::Backup, Action::Restore, Action::Verify][id.parse::<usize>().unwrap() - 1];
+        promise(&restores(&world), Request { action, ..request(id) })
+    });
+    ["1", "2", "3"].into_iter().for_each(|id| expire(&world, id, 1));
+    let next = world.desk();
+    next.look_at_promises(&mut next.watch(), Instant::now());
+    for (run, look) in runs.into_iter().zip(["lastgood list", ".replaced-", "ask for it once more"]) {
+        let kept = next.context(|ctx| once::report_of(run, &next.vaults, ctx)).unwrap().expect("a report").report;
+        let (error, hint) = (kept["error"]["error"].as_str().unwrap(), kept["error"]["hint"].as_str().unwrap());
+        assert!(error.contains("it is not known whether it was done") && hint.contains(look), "{error} {hint}");
+    }
+}
+
+#[test]
 fn a_promise_whose_run_has_begun_meanwhile_has_its_whole_time() {
     let world = World::new();
     let desk = world.desk();
