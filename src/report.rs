@@ -1,5 +1,7 @@
 //! What a run did, as the vault keeps it under `runs/`: a failed run leaves a report, too.
 
+mod told;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
@@ -13,12 +15,16 @@ use crate::store::{self, Store};
 use crate::vault::hex::Hex;
 use crate::vault::root::{SnapshotName, State};
 
+pub use self::told::Told;
+
 /// The folder of reports.
 pub const RUNS: &str = "runs/";
 /// The version of a report's form.
 const FORMAT: u32 = 1;
 /// The most bytes of one.
 pub const MAX_REPORT: u64 = 16 << 20;
+/// The bytes of reports that are read at the same time for a list of them.
+pub const AT_ONCE: u64 = 2 * MAX_REPORT;
 
 /// A run's random name.
 pub type RunId = Hex<8>;
@@ -327,6 +333,8 @@ const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
 pub struct Named {
     /// The object.
     pub object: String,
+    /// Its bytes.
+    pub size: u64,
     /// The run.
     pub run: RunId,
     /// When it began.
@@ -376,19 +384,19 @@ pub fn newest(store: &dyn Store, most: usize) -> Result<Vec<Named>> {
 fn list_from(store: &dyn Store, from: &str) -> Result<Vec<Named>> {
     let objects = store.list_from(RUNS, from);
     let objects = objects.map_err(|why| why.while_doing(format!("list the runs of {}", store.url())))?;
-    let mut named: Vec<_> = objects.into_iter().filter_map(|object| parse(object.name)).collect();
+    let mut named: Vec<_> = objects.into_iter().filter_map(|object| parse(object.name, object.size)).collect();
     named.reverse();
     Ok(named)
 }
 
 /// Reads `<time>-<run>-<action>-<result>`, and what early programs wrote: `<time>-<run>`.
-fn parse(object: String) -> Option<Named> {
+fn parse(object: String, size: u64) -> Option<Named> {
     let mut parts = object.strip_prefix(RUNS)?.strip_suffix(".json")?.splitn(4, '-');
     let time = jiff::civil::DateTime::strptime(TIME, parts.next()?).ok()?;
     let started = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
     let run = parts.next()?.parse().ok()?;
     let (action, result) = (parts.next().and_then(word), parts.next().and_then(word));
-    Some(Named { object, run, started, action, result })
+    Some(Named { object, size, run, started, action, result })
 }
 
 /// A word of a name, as documents have it.
@@ -425,24 +433,51 @@ pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
 /// # Errors
 /// A store that fails; bytes that are no report.
 pub fn read(store: &dyn Store, object: &str) -> Result<serde_json::Value> {
+    let bytes = bytes(store, object)?;
+    let mut report = serde_json::from_slice(&bytes).map_err(|why| Error::damage(format!("read {object}"), why))?;
+    name(&mut report, object);
+    Ok(report)
+}
+
+/// The same as it is stored, where it says of which run it is: all of it may be many times as large in memory.
+///
+/// # Errors
+/// As [`read`].
+pub fn told(store: &dyn Store, object: &str) -> Result<Told> {
+    let damaged = |why| Error::damage(format!("read {object}"), why);
+    let told = Told::read(bytes(store, object)?).map_err(damaged)?;
+    match parse(object.to_owned(), 0) {
+        Some(named) if told.run() != Some(named.run) => {
+            let mut report = told.value();
+            name(&mut report, object);
+            Told::read(report.to_string().into()).map_err(damaged)
+        }
+        _ => Ok(told),
+    }
+}
+
+/// The bytes of a report.
+fn bytes(store: &dyn Store, object: &str) -> Result<Vec<u8>> {
     let doing = || format!("read {object}");
     // A claim may name any object, and whoever sent the event is answered with this one.
     if object.strip_prefix(RUNS).is_none_or(|name| name.is_empty() || name.starts_with('.') || name.contains('/')) {
         return Err(Error::damage(doing(), "no report has such a name"));
     }
-    let bytes = match store.get(object, MAX_REPORT) {
-        Err(store::Error::NotFound { .. }) => return Err(Error::failed(doing(), "it is not there")),
-        other => other.map_err(|why| why.while_doing(doing()))?,
-    };
-    let mut report: serde_json::Value = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
-    if let (Some(named), Some(fields)) = (parse(object.to_owned()), report.as_object_mut()) {
+    match store.get(object, MAX_REPORT) {
+        Err(store::Error::NotFound { .. }) => Err(Error::failed(doing(), "it is not there")),
+        other => other.map_err(|why| why.while_doing(doing())),
+    }
+}
+
+/// Says in a report of which run it is, by its object's name.
+fn name(report: &mut serde_json::Value, object: &str) {
+    if let (Some(named), Some(fields)) = (parse(object.to_owned(), 0), report.as_object_mut()) {
         let run = serde_json::Value::from(named.run.to_string());
         if fields.get("run") != Some(&run) {
             tracing::warn!("{object} says that it is of another run than its name; the name counts");
             fields.insert("run".to_owned(), run);
         }
     }
-    Ok(report)
 }
 
 #[cfg(test)]

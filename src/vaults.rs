@@ -137,13 +137,13 @@ impl Commands<'_> {
         match dispatched::run(&told.claim, &told.rules, self.0, ctx)? {
             Came::Ran(ran) => self.told(*ran, &absolute(&told.rules.backup.data), exit_zero_on, console),
             Came::Before(before) => {
-                if let Some(why) = before.report.as_ref().and_then(|report| report["error"]["error"].as_str()) {
+                if let Some(why) = before.report.as_ref().and_then(report::Told::error) {
                     let why = format!("the run {} ended for good: {}", before.run, printable(why));
                     return Err(Error::failed("do what was asked for", why));
                 }
                 tracing::warn!("the run {} has done it already; nothing is done again", before.run);
-                if let Some(report) = &before.report {
-                    console.report(report, || show::run_in_full(report));
+                if let Some(report) = before.report.as_ref().map(report::Told::value) {
+                    console.report(&report, || show::run_in_full(&report));
                 }
                 Ok(Outcome::Done)
             }
@@ -286,7 +286,8 @@ impl Commands<'_> {
 
 /// Tells of the snapshot that an earlier attempt took, and ends as that did.
 fn served_before(before: &Before, exit_zero_on: &[report::Outcome], console: &mut Console) -> Result<Outcome> {
-    let report = before.report.clone().unwrap_or_else(|| serde_json::json!({ "run": before.run }));
+    let told = before.report.as_ref().map(report::Told::value);
+    let report = told.unwrap_or_else(|| serde_json::json!({ "run": before.run }));
     let (result, snapshot) = (report["result"].as_str(), report["snapshot"].as_str());
     let (result, snapshot) = (result.unwrap_or("of unknown state"), snapshot.unwrap_or("whose report is lost"));
     tracing::warn!(

@@ -40,7 +40,7 @@ fn early_programs_pass_over_the_names_that_they_do_not_know() {
     let object = format!("{RUNS}20261129T100001Z-{}-backup-complete.json", Hex([2; 8]));
     assert_eq!(parsed_by_early_programs(&object), None);
     assert_eq!(parsed_by_early_programs(&format!("{RUNS}20261129T100001Z-{}.json", Hex([2; 8]))), Some(Hex([2; 8])));
-    assert!(parse(object).is_some());
+    assert!(parse(object, 0).is_some());
 }
 
 #[test]

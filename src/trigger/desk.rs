@@ -43,12 +43,15 @@ use crate::monitor::{Context, Monitor};
 use crate::replicas::vaults::Vaults;
 use crate::report::{Action, Event, Outcome, Report, RunId, Way};
 
-/// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
+/// Answers that are kept for whoever asks for a run by its id, and bytes of their reports; older ones are in the vault.
 const KEPT: usize = 256;
+const KEPT_BYTES: usize = 32 << 20;
 
 struct State {
     queue: Queue,
     known: HashMap<RunId, Progress>,
+    /// Bytes of reports that are known.
+    bytes: usize,
     order: VecDeque<RunId>,
     running: Option<RunId>,
     away: Away,
@@ -77,23 +80,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl State {
     fn know(&mut self, run: RunId, progress: Progress) {
-        if self.known.insert(run, progress).is_none() {
-            self.order.push_back(run);
+        self.bytes += progress.bytes();
+        match self.known.insert(run, progress) {
+            Some(old) => self.bytes -= old.bytes(),
+            None => self.order.push_back(run),
         }
-        while self.order.len() > KEPT {
-            let Some(at) = self.order.iter().position(|run| matches!(self.known.get(run), Some(Progress::Over(_))))
-            else {
-                return;
-            };
-            if let Some(old) = self.order.remove(at) {
-                self.known.remove(&old);
-            }
+        while self.order.len() > KEPT || self.bytes > KEPT_BYTES {
+            let is_over = |run: &&RunId| matches!(self.known.get(run), Some(Progress::Over(_)));
+            let Some(old) = self.order.iter().find(is_over).copied() else { return };
+            self.forget(old);
         }
     }
 
     /// Leaves it to the vault to tell of a run.
     fn forget(&mut self, run: RunId) {
-        self.known.remove(&run);
+        self.bytes -= self.known.remove(&run).map_or(0, |known| known.bytes());
         self.order.retain(|known| *known != run);
     }
 
@@ -129,6 +130,7 @@ impl Desk {
         let state = Mutex::new(State {
             queue: Queue::new(rules.coalesce, rules.critical_max),
             known: HashMap::new(),
+            bytes: 0,
             order: VecDeque::new(),
             running: None,
             away: Away::default(),

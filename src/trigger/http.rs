@@ -90,6 +90,8 @@ pub struct Server {
     listings: Arc<Semaphore>,
     promises: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
+    /// KiB of large reports that are read to be sent.
+    room: Arc<Semaphore>,
 }
 
 /// Serves connections until the end begins, and finishes those that are under way; whether it could.
@@ -133,13 +135,13 @@ fn is_of_the_client(why: &io::Error) -> bool {
 impl Server {
     /// A service at a desk, whose work somebody else does, which listens at an address.
     pub fn new(desk: Arc<Desk>, listen: SocketAddr, auth: Auth, settings: Settings) -> Self {
-        let Limits { looks, listings, promises, downloads, .. } = settings.limits;
+        let Limits { looks, listings, reports, promises, downloads, .. } = settings.limits;
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         let (looks, listings) = (semaphore(looks), semaphore(listings));
         let (promises, downloads) = (semaphore(promises), semaphore(downloads));
         let checkup = Checkup::new(desk.clone(), settings.health.clone());
         let guard = Guard::new(listen, settings.public_url.clone(), auth.is_open());
-        Server { desk, guard, auth, settings, checkup, looks, listings, promises, downloads }
+        Server { desk, guard, auth, settings, checkup, looks, listings, promises, downloads, room: semaphore(reports) }
     }
 
     /// Serves one connection to its end.

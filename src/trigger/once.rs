@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::job::{Cause, Ran};
 use crate::monitor::Context;
 use crate::replicas::vaults::Vaults;
-use crate::report::{self, Action, Outcome, Report, RunId};
+use crate::report::{self, Action, Outcome, Report, RunId, Told};
 use crate::store::address::Address;
 use crate::store::{self, Store};
 use crate::vault::Vault;
@@ -53,7 +53,7 @@ pub struct Before {
     /// The report's object.
     pub object: String,
     /// The report; none if it has been lost.
-    pub report: Option<serde_json::Value>,
+    pub report: Option<Told>,
 }
 
 /// What came of asking for a claim.
@@ -387,9 +387,7 @@ impl Held {
             return self.claim.failed(self.store());
         }
         if kept.vault != self.address {
-            let mut bytes = kept.report.to_string().into_bytes();
-            bytes.push(b'\n');
-            copy_report(self.store(), &bytes, &kept.object)?;
+            copy_report(self.store(), kept.report.json(), &kept.object)?;
         }
         self.claim.done(self.store(), &kept.object).map(drop)
     }
@@ -443,7 +441,7 @@ fn answer(entry: Entry, store: &dyn Store, address: &Address) -> Result<Answer> 
 
 fn before(served: Served, store: &dyn Store, address: &Address) -> Result<Before> {
     let Served { run, report: object } = served;
-    let report = match report::read(store, &object) {
+    let report = match report::told(store, &object) {
         Ok(report) => Some(report),
         // That it was served stands all the same.
         Err(why) if !why.of_store() => {

@@ -374,12 +374,12 @@ impl Verdict {
     fn of(answer: &Answer, hold: Duration) -> Self {
         match answer {
             Answer::Done { outcome, retry, report } => {
-                let error = report["error"]["error"].as_str().unwrap_or("its report says why");
+                let error = report.error().unwrap_or("its report says why");
                 match outcome {
                     _ if *retry => {
                         Verdict::Again { why: format!("its run failed: {error}"), after: hold, failed: true }
                     }
-                    Outcome::Refused | Outcome::Damaged if !report["error"].is_null() => {
+                    Outcome::Refused | Outcome::Damaged if report.error().is_some() => {
                         Verdict::Hopeless(format!("its run ended as {outcome}: {error}"))
                     }
                     _ => Verdict::Done("its run is over"),
@@ -398,12 +398,15 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Told;
     use serde_json::{Value, json};
 
     #[test]
     fn what_may_succeed_is_given_back_and_the_rest_acknowledged() {
         let hold = Duration::from_secs(30);
-        let done = |outcome, retry, error: Value| Answer::Done { outcome, retry, report: json!({ "error": error }) };
+        let report = |value: Value| Told::read(value.to_string().into()).unwrap();
+        let done =
+            |outcome, retry, error: Value| Answer::Done { outcome, retry, report: report(json!({ "error": error })) };
         let of = |answer| match Verdict::of(&answer, hold) {
             Verdict::Done(_) => ("ack", None),
             Verdict::Ignored(_) | Verdict::Hopeless(_) => ("give up", None),
@@ -416,7 +419,7 @@ mod tests {
             (done(Outcome::Damaged, false, json!({ "error": "damage" })), ("give up", None)),
             (done(Outcome::Refused, false, json!({ "error": "no such snapshot" })), ("give up", None)),
             (done(Outcome::Failed, true, json!({ "error": "the disk" })), ("failed", Some(30))),
-            (Answer::Before(json!({})), ("ack", None)),
+            (Answer::Before(report(json!({}))), ("ack", None)),
             (Answer::Elsewhere(Duration::from_secs(500)), ("later", Some(500))),
             (Answer::Later("full".into(), Duration::from_secs(5)), ("later", Some(5))),
             (Answer::Refused("no".into()), ("give up", None)),

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::away::Dispatch;
-use super::tally::Ended;
 use crate::job::Ran;
-use crate::report::{Action, Outcome, Report, RunId};
+use crate::report::{Action, Outcome, Report, RunId, Told};
 use crate::trigger::once;
 
 /// How a request was answered.
@@ -22,10 +20,10 @@ pub enum Answer {
         /// Whether it may succeed when it is asked for again.
         retry: bool,
         /// The report.
-        report: Value,
+        report: Told,
     },
     /// It was served before: that run's report.
-    Before(Value),
+    Before(Told),
     /// Another instance serves it; it may be asked again after this time.
     Elsewhere(Duration),
     /// Not now, for this reason; after this time.
@@ -43,6 +41,16 @@ pub enum Progress {
     Running,
     /// It is over.
     Over(Arc<Answer>),
+}
+
+impl Progress {
+    /// How many bytes of a report it keeps.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Progress::Over(answer) => answer.bytes(),
+            Progress::Waiting | Progress::Running => 0,
+        }
+    }
 }
 
 /// A request on its way.
@@ -80,9 +88,7 @@ pub(super) fn tell(to: oneshot::Sender<Arc<Answer>>, answer: &Arc<Answer>) {
 impl From<once::Answer> for Answer {
     fn from(answer: once::Answer) -> Self {
         match answer {
-            once::Answer::Before(before) => {
-                Answer::Before(before.report.unwrap_or_else(|| serde_json::json!({ "run": before.run })))
-            }
+            once::Answer::Before(before) => Answer::Before(before.report.unwrap_or_else(|| Told::bare(before.run))),
             once::Answer::Elsewhere { retry_after, .. } => Answer::Elsewhere(retry_after),
             once::Answer::Now(ran) => Answer::of(&ran),
         }
@@ -94,7 +100,10 @@ impl Answer {
     pub(super) fn why(&self) -> String {
         match self {
             Answer::Done { outcome, .. } => format!("it is {outcome}"),
-            Answer::Before(report) => format!("the run {} has served it", report["run"].as_str().unwrap_or_default()),
+            Answer::Before(report) => {
+                let run = report.run().map(|run| run.to_string());
+                format!("the run {} has served it", run.unwrap_or_default())
+            }
             Answer::Elsewhere(_) => "another run serves it".into(),
             Answer::Later(why, _) | Answer::Refused(why) => why.clone(),
         }
@@ -107,18 +116,24 @@ impl Answer {
 
     /// That of a run with this report.
     pub(super) fn of_report(report: &Report) -> Self {
-        let value = serde_json::to_value(report).unwrap_or_else(|why| Value::String(why.to_string()));
-        Answer::done(report.result, report.action, value)
+        Answer::done((report.result, report.action), Told::of(report))
     }
 
     /// That of a run by its report; none where that is no report.
-    pub(super) fn read(report: Value) -> Option<Self> {
-        let (outcome, action) = Ended::read(&report)?.outcome();
-        Some(Answer::done(outcome, action, report))
+    pub(super) fn read(report: Told) -> Option<Self> {
+        Some(Answer::done(report.ended()?, report))
     }
 
-    fn done(outcome: Outcome, action: Action, report: Value) -> Self {
+    fn done((outcome, action): (Outcome, Action), report: Told) -> Self {
         Answer::Done { outcome, retry: !outcome.stays(action), report }
+    }
+
+    /// How many bytes of a report it keeps.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Answer::Done { report, .. } | Answer::Before(report) => report.json().len(),
+            Answer::Elsewhere(_) | Answer::Later(..) | Answer::Refused(_) => 0,
+        }
     }
 
     /// That of who would share a run with more than it can take.

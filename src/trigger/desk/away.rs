@@ -358,7 +358,7 @@ impl Desk {
         }
         group.known = true;
         if let Answer::Done { report, .. } = answer
-            && let Some(ended) = Ended::read(report)
+            && let Some(ended) = Ended::read(&report.value())
         {
             self.count(ended);
         }

@@ -21,7 +21,7 @@ use super::{Answer, Desk, Progress, lock};
 use crate::error::{Error, Kind, Result};
 use crate::job::{self, Ran};
 use crate::monitor::Context;
-use crate::report::{Action, RunId};
+use crate::report::{Action, RunId, Told};
 use crate::store::address::Address;
 use crate::trigger::claim;
 use crate::trigger::claim::promise::{self, Open};
@@ -143,7 +143,7 @@ impl Desk {
         let mut why = format!("it was not begun, and the service was told to stop: {}", answer.why());
         if let Answer::Before(report) = answer {
             // What it did in one vault serves a request that is claimed in another.
-            if report["run"] == open.run.to_string() {
+            if report.run() == Some(open.run) {
                 return;
             }
             let cause = self.cause(open.promise.way, vec![open.promise.event.clone()]);
@@ -278,8 +278,7 @@ impl Desk {
         let (held, why) = match (resumed, kept) {
             // It may have been killed when it had told how it ended, and had not settled its claims.
             (Resumed::Held(held), Some(kept)) => {
-                let ended = Answer::read(kept.report.clone());
-                held.close_by(&kept, matches!(ended, Some(Answer::Done { retry: false, .. })))?;
+                held.close_by(&kept, kept.report.ended().is_some() && !kept.report.retry())?;
                 self.know_by(*run, kept.report);
                 return Ok(true);
             }
@@ -313,7 +312,7 @@ impl Desk {
     }
 
     /// Remembers how a run of this instance ended by its report.
-    fn know_by(&self, run: RunId, report: serde_json::Value) {
+    fn know_by(&self, run: RunId, report: Told) {
         if let Some(answer) = Answer::read(report).filter(|_| self.progress(run).is_some()) {
             self.know(run, Progress::Over(Arc::new(answer)));
         }

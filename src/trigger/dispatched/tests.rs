@@ -114,7 +114,7 @@ impl World {
         let stop = AtomicBool::new(false);
         let ctx = self.ctx(&stop);
         let again = |id| match once::take(&self.vaults, &asker(id, Hex([9; 8]), &self.order), &Cause::default(), &ctx) {
-            Ok(Taken::Not(once::Answer::Before(before))) => before.report.unwrap(),
+            Ok(Taken::Not(once::Answer::Before(before))) => before.report.unwrap().value(),
             _ => panic!("{id} is not served"),
         };
         ["a", "b"].map(again).into()
@@ -186,7 +186,7 @@ fn an_attempt_after_one_that_was_killed_goes_on_where_that_was() {
         world.lose(&[&world.done(0), &world.done(1)]);
         world.lose(&lost.iter().map(String::as_str).collect::<Vec<_>>());
         let Came::Before(before) = world.run("long-abcde", 3) else { panic!("it did something") };
-        let told = before.report.unwrap();
+        let told = before.report.unwrap().value();
         assert_eq!(
             (&told["result"], &told["snapshot"]),
             (&"complete".into(), &report.snapshot.unwrap().to_string().into())

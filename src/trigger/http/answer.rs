@@ -1,5 +1,6 @@
 //! Answers: documents, errors, streams.
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,10 +15,11 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::limits::Served;
 use crate::error::{Error, Kind, Result};
+use crate::report::Told;
 
 /// An answer.
 pub type Reply = Response<Content>;
@@ -27,10 +29,11 @@ pub struct Content {
     what: What,
     /// Kept until the client has it all.
     served: Option<Served>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 enum What {
-    Whole(Option<Bytes>),
+    Whole(VecDeque<Bytes>),
     Stream { first: Option<Bytes>, rest: mpsc::Receiver<Part>, over: bool },
 }
 
@@ -45,12 +48,23 @@ pub struct Cut;
 impl Content {
     /// All of it.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Content { what: What::Whole(Some(bytes.into())), served: None }
+        Content::parts([bytes.into()])
+    }
+
+    /// All of it, one part after the other.
+    pub fn parts(parts: impl IntoIterator<Item = Bytes>) -> Self {
+        let parts = parts.into_iter().filter(|bytes| !bytes.is_empty()).collect();
+        Content { what: What::Whole(parts), served: None, room: None }
     }
 
     /// What comes.
     pub fn stream(first: Bytes, rest: mpsc::Receiver<Part>) -> Self {
-        Content { what: What::Stream { first: Some(first), rest, over: false }, served: None }
+        Content { what: What::Stream { first: Some(first), rest, over: false }, served: None, room: None }
+    }
+
+    /// Keeps what it takes of the room for answers until the client has it all.
+    pub fn hold(&mut self, room: OwnedSemaphorePermit) {
+        self.room = Some(room);
     }
 
     /// Keeps the sign that a request is being served.
@@ -65,7 +79,7 @@ impl Body for Content {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         Poll::Ready(match &mut self.what {
-            What::Whole(bytes) => bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
+            What::Whole(parts) => parts.pop_front().map(|bytes| Ok(Frame::data(bytes))),
             What::Stream { over: true, .. } => None,
             What::Stream { first, rest, over } => match first.take() {
                 Some(bytes) => Some(Ok(Frame::data(bytes))),
@@ -89,12 +103,12 @@ impl Body for Content {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.what, What::Whole(bytes) if bytes.as_ref().is_none_or(Bytes::is_empty))
+        matches!(&self.what, What::Whole(parts) if parts.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.what {
-            What::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            What::Whole(parts) => SizeHint::with_exact(parts.iter().map(|bytes| bytes.len() as u64).sum()),
             What::Stream { .. } => SizeHint::default(),
         }
     }
@@ -120,6 +134,11 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
             reply(StatusCode::INTERNAL_SERVER_ERROR, "application/json", Content::whole(r#"{"error":"no JSON form"}"#))
         }
     }
+}
+
+/// A report, as it is.
+pub fn report(status: StatusCode, report: &Told) -> Reply {
+    reply(status, "application/json", Content::whole(report.json().clone()))
 }
 
 /// An error.

@@ -1,7 +1,6 @@
 //! Requests that ask for a run: events, and those of the REST interface.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -10,11 +9,11 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
-use super::answer::{self, Reply};
+use super::answer::{self, Content, Reply};
 use super::limits::{self, Unread};
 use super::{Server, routes};
 use crate::backup::MAX_LABELS;
-use crate::report::{self, Action, Outcome, RunId, Way};
+use crate::report::{self, Action, Outcome, RunId, Told, Way};
 use crate::restore::select;
 use crate::trigger::auth::Caller;
 use crate::trigger::desk::{Answer, Unpromised};
@@ -306,16 +305,16 @@ fn unread(why: &Unread) -> Reply {
 /// What the desk answered, as HTTP has it.
 fn told(answer: &Answer, whom: For) -> Reply {
     match answer {
-        Answer::Done { retry: true, report, .. } => answer::json(StatusCode::SERVICE_UNAVAILABLE, report),
+        Answer::Done { retry: true, report, .. } => answer::report(StatusCode::SERVICE_UNAVAILABLE, report),
         Answer::Done { outcome, report, .. } => {
             let status = match outcome {
-                _ if whom == For::Deliverer || report["error"].is_null() => StatusCode::OK,
+                _ if whom == For::Deliverer || report.error().is_none() => StatusCode::OK,
                 Outcome::Refused => StatusCode::CONFLICT,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };
-            answer::json(status, report)
+            answer::report(status, report)
         }
-        Answer::Before(report) => answer::json(StatusCode::OK, report),
+        Answer::Before(report) => answer::report(StatusCode::OK, report),
         Answer::Elsewhere(after) => {
             let body = json!({ "error": "another run serves it", "status": "elsewhere" });
             answer::later(StatusCode::CONFLICT, &body, *after)
@@ -332,20 +331,36 @@ fn told(answer: &Answer, whom: For) -> Reply {
 }
 
 /// What a run that is over came to, for who polls.
-pub fn over(answer: &Arc<Answer>) -> Value {
+pub fn over(run: RunId, answer: &Answer) -> Reply {
     let seconds = |after: &Duration| after.as_secs().max(1);
-    match &**answer {
-        Answer::Done { retry, report, .. } => json!({ "status": "over", "retry": retry, "report": report }),
-        Answer::Before(report) => json!({ "status": "over", "retry": false, "report": report }),
-        Answer::Elsewhere(after) => json!({ "status": "elsewhere", "retry_after_seconds": seconds(after) }),
-        Answer::Later(why, after) => json!({ "status": "later", "why": why, "retry_after_seconds": seconds(after) }),
-        Answer::Refused(why) => json!({ "status": "refused", "why": why }),
-    }
+    let told = match answer {
+        Answer::Done { retry, report, .. } => return reported(run, *retry, report),
+        Answer::Before(report) => return reported(run, false, report),
+        Answer::Elsewhere(after) => {
+            json!({ "run": run, "status": "elsewhere", "retry_after_seconds": seconds(after) })
+        }
+        Answer::Later(why, after) => {
+            json!({ "run": run, "status": "later", "why": why, "retry_after_seconds": seconds(after) })
+        }
+        Answer::Refused(why) => json!({ "run": run, "status": "refused", "why": why }),
+    };
+    answer::json(StatusCode::OK, &told)
+}
+
+/// The same by its report, of which no copy is made.
+pub fn reported(run: RunId, retry: bool, report: &Told) -> Reply {
+    let before = format!("{{\"run\":\"{run}\",\"status\":\"over\",\"retry\":{retry},\"report\":");
+    let content = Content::parts([before.into(), report.json().clone(), "}".into()]);
+    answer::reply(StatusCode::OK, "application/json", content)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
+
+    use http_body_util::BodyExt;
 
     use super::super::download::Outgoing;
     use super::super::{Limits, Settings, health};
@@ -358,11 +373,10 @@ mod tests {
     use crate::trigger::desk::{Desk, Rules};
     use crate::vault::Vault;
 
-    #[tokio::test]
-    async fn a_promise_is_made_however_many_clients_look() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data");
-        let (addresses, stop) = (vec![Address::Folder(folder.path().join("vault"))], Arc::<AtomicBool>::default());
+    /// A service with a vault in this folder.
+    fn server(folder: &Path, limits: Limits) -> Server {
+        let data = folder.join("data");
+        let (addresses, stop) = (vec![Address::Folder(folder.join("vault"))], Arc::<AtomicBool>::default());
         let vaults = Arc::new(Vaults::new(addresses, Cloud::default(), stop.clone()));
         Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
         let desk = Desk::new(Rules::plain(data.clone()), vaults, Arc::new(Log), system_random, stop);
@@ -373,16 +387,55 @@ mod tests {
             backups_off: None,
             place: health::Place { data, not_walked, critical },
         };
-        let settings = Settings {
-            public_url: None,
-            allow_download: true,
-            cloud_run: false,
-            background: false,
-            health,
-            limits: Limits::default(),
-        };
+        let settings =
+            Settings { public_url: None, allow_download: true, cloud_run: false, background: false, health, limits };
         let (listen, auth) = ("127.0.0.1:0".parse().unwrap(), Auth::new(Mode::None).unwrap());
-        let server = Server::new(Arc::new(desk), listen, auth, settings);
+        Server::new(Arc::new(desk), listen, auth, settings)
+    }
+
+    #[tokio::test]
+    async fn a_report_is_sent_to_many_without_a_copy_for_each() {
+        let report = Told::read(br#"{"result":"failed","action":"backup"}"#.to_vec()).unwrap();
+        let run = crate::vault::hex::Hex([1; 8]);
+        let answer = Answer::Done { outcome: Outcome::Failed, retry: true, report: report.clone() };
+        let mut parts = Vec::new();
+        let mut body = over(run, &answer).into_body();
+        while let Some(part) = body.frame().await {
+            parts.push(part.unwrap().into_data().unwrap());
+        }
+        assert!(parts.iter().any(|part| part.as_ptr() == report.json().as_ptr()));
+        let told: Value = serde_json::from_slice(&parts.concat()).unwrap();
+        let expected = json!({ "run": run, "status": "over", "retry": true, "report": report.value() });
+        assert_eq!(told, expected);
+    }
+
+    #[tokio::test]
+    async fn large_reports_that_are_read_for_slow_clients_take_no_more_than_their_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = server(folder.path(), Limits { reports: 200, ..Limits::default() });
+        let runs = folder.path().join("vault/runs");
+        std::fs::create_dir_all(&runs).unwrap();
+        let ids = ["01", "02", "03"].map(|id| id.repeat(8));
+        for (id, size) in ids.iter().zip([150 << 10, 150 << 10, 10]) {
+            let report = json!({ "run": id, "action": "verify", "result": "damaged", "text": "x".repeat(size) });
+            std::fs::write(runs.join(format!("20261121T100000Z-{id}-verify-damaged.json")), report.to_string())
+                .unwrap();
+        }
+        let held = server.run(&ids[0]).await;
+        let body = server.run(&ids[0]).await;
+        assert_eq!((held.status(), body.status()), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
+        // Small ones go beside it, and a large one when the first has been taken.
+        assert_eq!(server.run(&ids[2]).await.status(), StatusCode::OK);
+        drop(held);
+        let told = server.run(&ids[1]).await.into_body().collect().await.unwrap().to_bytes();
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!((&told["report"]["run"], &told["retry"]), (&json!(ids[1]), &json!(false)));
+    }
+
+    #[tokio::test]
+    async fn a_promise_is_made_however_many_clients_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = server(folder.path(), Limits::default());
         // Clients that take nothing of their answers.
         let write = |_: &Desk, _: &Context, out: &mut Outgoing| loop {
             out.write(&[0; 1 << 16])?;
@@ -422,14 +475,16 @@ mod tests {
 
     #[test]
     fn a_status_tells_a_deliverer_whether_to_come_again_and_an_asker_whether_it_was_done() {
-        let done = |outcome, retry, error: Value| Answer::Done { outcome, retry, report: json!({ "error": error }) };
+        let report = |value: Value| Told::read(value.to_string().into()).unwrap();
+        let done =
+            |outcome, retry, error: Value| Answer::Done { outcome, retry, report: report(json!({ "error": error })) };
         for (answer, deliverer, asker) in [
             (done(Outcome::Complete, false, Value::Null), 200, 200),
             (done(Outcome::Damaged, false, Value::Null), 200, 200),
             (done(Outcome::Damaged, false, json!({})), 200, 500),
             (done(Outcome::Refused, false, json!({})), 200, 409),
             (done(Outcome::Failed, true, json!({})), 503, 503),
-            (Answer::Before(json!({})), 200, 200),
+            (Answer::Before(report(json!({}))), 200, 200),
             (Answer::Elsewhere(Duration::from_secs(5)), 409, 409),
             (Answer::Later("full".into(), Duration::ZERO), 503, 503),
             (Answer::Refused("no".into()), 200, 409),

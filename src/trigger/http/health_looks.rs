@@ -19,6 +19,7 @@ use crate::store::address::Address;
 use crate::trigger::desk::{Desk, Last};
 use crate::vault::Vault;
 use crate::vault::ahead::in_order;
+use crate::vault::room::Room;
 
 /// What a look gave, and when.
 pub struct Seen<T> {
@@ -162,7 +163,11 @@ fn tell(named: &[report::Named], store: &dyn Store, known: &mut Vec<Told>, ctx: 
     let is_known = |named: &report::Named| known.iter().any(|told| told.object == named.object);
     let new: Vec<_> = named.iter().filter(|named| !is_known(named)).collect();
     let mut read = Vec::with_capacity(new.len());
-    let doing = |named: &&report::Named| report::read(store, &named.object).map(|report| last(&report));
+    let room = Room::new(report::AT_ONCE);
+    let doing = |named: &&report::Named| {
+        let _room = room.take(named.size);
+        report::read(store, &named.object).map(|report| last(&report))
+    };
     in_order(&new, ctx.parallel, doing, |named, told| {
         ctx.check("look at the last runs")?;
         let told = match told {

@@ -53,6 +53,8 @@ pub struct Limits {
     pub looks: usize,
     /// Listings of files, which take as long as their clients do, at the same time.
     pub listings: usize,
+    /// KiB of large reports that are read to be sent at the same time.
+    pub reports: usize,
     /// Promises that are noted in a vault at the same time: no look keeps one waiting.
     pub promises: usize,
 }
@@ -71,6 +73,7 @@ impl Default for Limits {
             downloads: 2,
             looks: 6,
             listings: 4,
+            reports: 64 << 10,
             promises: 4,
         }
     }

@@ -1,7 +1,9 @@
 //! Requests that look: what snapshots there are, what is in them, what was run.
 
+use std::time::Duration;
+
 use http::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::answer::{self, Reply};
@@ -10,15 +12,19 @@ use super::{Server, events, routes};
 use crate::error::{Error, Result};
 use crate::inspect::{self, Listed};
 use crate::monitor::Context;
-use crate::report::{self, RunId};
+use crate::report::{self, RunId, Told};
+use crate::store::Store;
 use crate::trigger::desk::{Desk, Progress};
 use crate::trigger::once;
 use crate::vault::ahead::in_order;
 use crate::vault::path::EntryPath;
+use crate::vault::room::Room;
 
 /// Items of a list, where the query does not say how many, and at most.
 pub const ITEMS: usize = 20;
 pub const MAX_ITEMS: usize = 1000;
+/// The bytes of a report from which on it takes room.
+const LARGE: usize = 64 << 10;
 
 /// The health in full, or its status alone.
 pub fn health(health: &Health, in_full: bool) -> Reply {
@@ -33,18 +39,26 @@ pub fn health(health: &Health, in_full: bool) -> Reply {
 }
 
 /// A run, as a list tells of it: the parts of its report that are short.
-fn summary(report: &Value) -> Value {
-    let part = |name: &str| report[name].clone();
-    json!({
-        "run": part("run"),
-        "action": part("action"),
-        "result": part("result"),
-        "way": part("way"),
-        "started": part("started"),
-        "finished": part("finished"),
-        "snapshot": part("snapshot"),
-        "error": report["error"]["error"],
-    })
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Summary {
+    run: Value,
+    action: Value,
+    result: Value,
+    way: Value,
+    started: Value,
+    finished: Value,
+    snapshot: Value,
+    error: Value,
+}
+
+impl Summary {
+    fn read(store: &dyn Store, object: &str) -> Result<Self> {
+        let damaged = |why| Error::damage(format!("read {object}"), why);
+        let mut summary: Summary = serde_json::from_slice(report::told(store, object)?.json()).map_err(damaged)?;
+        summary.error = summary.error["error"].take();
+        Ok(summary)
+    }
 }
 
 impl Server {
@@ -137,8 +151,11 @@ impl Server {
             let vault = desk.vaults().first(ctx)?;
             let named = report::newest(&*vault.store, most)?;
             let mut runs = Vec::with_capacity(named.len());
-            let read =
-                |named: &report::Named| report::read(&*vault.store, &named.object).map(|report| summary(&report));
+            let room = Room::new(report::AT_ONCE);
+            let read = |named: &report::Named| {
+                let _room = room.take(named.size);
+                Summary::read(&*vault.store, &named.object)
+            };
             in_order(&named, ctx.parallel, read, |named, report| {
                 ctx.check("list the runs")?;
                 match report {
@@ -156,20 +173,32 @@ impl Server {
     pub(super) async fn run(&self, id: &str) -> Reply {
         let unknown = || answer::error(StatusCode::NOT_FOUND, "no run of this id is known here");
         let Ok(run) = id.parse::<RunId>() else { return unknown() };
-        let mut told = match self.desk.progress(run) {
-            Some(Progress::Waiting) => json!({ "status": "waiting" }),
-            Some(Progress::Running) => json!({ "status": "running" }),
-            Some(Progress::Over(answer)) => events::over(&answer),
+        match self.desk.progress(run) {
+            Some(Progress::Waiting) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "waiting" })),
+            Some(Progress::Running) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "running" })),
+            Some(Progress::Over(answer)) => events::over(run, &answer),
             None => match self.look(move |desk, ctx| once::report_of(run, desk.vaults(), ctx)).await {
                 Ok(Some(once::Kept { report, .. })) => {
-                    json!({ "status": "over", "retry": report["result"] == "failed", "report": report })
+                    self.large(&report, events::reported(run, report.retry(), &report))
                 }
-                Ok(None) => return unknown(),
-                Err(reply) => return reply,
+                Ok(None) => unknown(),
+                Err(reply) => reply,
             },
+        }
+    }
+
+    /// An answer with a report that is kept for it alone: if that is large, it takes its part of the room for such.
+    fn large(&self, report: &Told, mut reply: Reply) -> Reply {
+        let size = report.json().len();
+        if size < LARGE {
+            return reply;
+        }
+        let Ok(room) = self.room.clone().try_acquire_many_owned(u32::try_from(size >> 10).unwrap_or(u32::MAX)) else {
+            let body = json!({ "error": "too many large reports are being sent", "status": "later" });
+            return answer::later(StatusCode::SERVICE_UNAVAILABLE, &body, Duration::from_secs(10));
         };
-        told["run"] = json!(run);
-        answer::json(StatusCode::OK, &told)
+        reply.body_mut().hold(room);
+        reply
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Before, before};
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::replicas::vaults::Vaults;
-use crate::report::{self, RunId};
+use crate::report::{self, RunId, Told};
 use crate::store::address::Address;
 use crate::trigger::claim;
 use crate::vault::Vault;
@@ -36,7 +36,7 @@ pub struct Kept {
     /// The report's object.
     pub object: String,
     /// The report.
-    pub report: serde_json::Value,
+    pub report: Told,
 }
 
 /// The report of a run that counts, in one of the vaults: in which depends on which opened when it ended. Where one says that the run
@@ -52,7 +52,7 @@ pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<Ke
             let mut found = report::list(&*vault.store)?;
             found.retain(|named| named.run == run);
             let Some(named) = report::that_counts(&found) else { return Ok(None) };
-            let (object, report) = (named.object.clone(), report::read(&*vault.store, &named.object)?);
+            let (object, report) = (named.object.clone(), report::told(&*vault.store, &named.object)?);
             Ok(Some((named.stays(), Kept { vault: address.clone(), object, report })))
         });
         match found {

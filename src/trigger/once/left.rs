@@ -78,11 +78,11 @@ fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<
 /// A store that fails; a report of that other run which says nothing.
 pub fn served_by(store: &dyn Store, before: &Before, run: RunId, action: Action, cause: &Cause) -> Result<Report> {
     #[derive(Deserialize)]
-    struct Told {
+    struct Ended {
         result: Outcome,
         snapshot: Option<SnapshotName>,
     }
-    let told = before.report.as_ref().map(Told::deserialize).transpose();
+    let told = before.report.as_ref().map(|report| serde_json::from_slice::<Ended>(report.json())).transpose();
     let told = told.map_err(|why| Error::damage(format!("read {}", before.object), why))?;
     // That it was served stands without its report, too.
     let (result, snapshot) = told.map_or((Outcome::Complete, None), |told| (told.result, told.snapshot));

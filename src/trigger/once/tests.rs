@@ -128,7 +128,7 @@ fn a_redelivery_gets_the_same_report() {
     let again = once(&world.vaults, &asker(2, LIMIT), &cause(), &world.ctx(), not_again).unwrap();
     let again = before(again);
     assert_eq!((again.run, Some((again.vault, again.object))), (run(1), ran.stored));
-    let report = again.report.unwrap();
+    let report = again.report.unwrap().value();
     assert_eq!(report["snapshot"], ran.report.snapshot.unwrap().to_string());
     let names = world.snapshots();
     assert_eq!(names.len(), 1);
@@ -218,7 +218,7 @@ fn a_snapshot_whose_run_was_killed_is_found() {
             fs::remove_dir_all(world.folder.path().join("one").join(folder)).unwrap();
         }
         let found = before(once(&world.vaults, &asker(2, NO_TIME), &cause(), &world.ctx(), not_again).unwrap());
-        let (report, name) = (found.report.unwrap(), ran.report.snapshot.unwrap().to_string());
+        let (report, name) = (found.report.unwrap().value(), ran.report.snapshot.unwrap().to_string());
         assert_eq!((&report["snapshot"], &report["result"]), (&name.into(), &"complete".into()));
         assert_eq!((report["run"].as_str(), world.snapshots().len()), (Some(&*run(reported).to_string()), 1));
         assert_eq!(report["way"], "http");
@@ -323,7 +323,8 @@ fn a_report_by_which_a_run_was_done_counts_in_whichever_vault_it_is() {
         let report = format!("{{\"run\":\"{}\",\"finished\":\"2026-11-21T10:00:00Z\",\"says\":\"{name}\"}}", run(7));
         store.create(&format!("runs/{}.json", name.replace("RUN", &run(7).to_string())), &[report.as_bytes()]).unwrap();
     };
-    let counts = || report_of(run(7), &world.vaults, &world.ctx()).unwrap().map(|kept| kept.report["says"].clone());
+    let counts =
+        || report_of(run(7), &world.vaults, &world.ctx()).unwrap().map(|kept| kept.report.value()["says"].clone());
     assert!(counts().is_none());
     put(0, "20261121T100000Z-RUN-restore-failed");
     put(0, "20261121T110000Z-RUN-restore-failed");

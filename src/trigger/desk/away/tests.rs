@@ -167,14 +167,14 @@ fn a_job_does_the_run_and_the_answer_is_its_report() {
         assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Complete, retry: false, .. }), "{answer:?}");
         let told = report(&answer).clone();
         assert_eq!((&told["run"], &told["place"]["execution"]), (&run.to_string().into(), &"long-00000".into()));
-        assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if report(&over) == &told));
+        assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if report(&over) == told));
         // Counted as any other.
         let (tally, last) = (desk.tally(), desk.last().unwrap());
         assert_eq!((tally.runs[&("backup", "complete")], last.run), (1, run));
         assert!(tally.uploaded > 0 && tally.success.contains_key("backup"));
         assert_eq!(desk.running(), None);
         // A redelivery, and requests that nothing makes known.
-        assert_eq!(report(&self::answer(backup(&desk, "a"))), &told);
+        assert_eq!(report(&self::answer(backup(&desk, "a"))), told);
         for _ in 0..2 {
             assert_eq!(report(&self::answer(backup(&desk, "")))["result"], "complete");
         }
@@ -265,7 +265,7 @@ fn a_vault_that_does_not_open_is_told_for_what_it_is() {
     let ticket = backup(&desk, "a");
     let answer = working(&desk, || answer(ticket));
     let Answer::Done { retry: true, report, .. } = &*answer else { panic!("{answer:?}") };
-    let said = report["error"]["error"].as_str().unwrap();
+    let said = report.error().unwrap();
     assert!(said.contains("Not a directory") && said.contains("have the job long do the run"), "{said}");
     assert_eq!(world.asked(), 0);
 }
@@ -319,7 +319,7 @@ fn a_job_that_dies_holds_up_others_no_longer_than_the_time_limit() {
     let answer = working(&desk, || answer(ticket));
     // A starved machine may run out of the second again.
     if let Answer::Done { report, .. } = &*answer {
-        assert_eq!(report["result"], "complete");
+        assert_eq!(report.value()["result"], "complete");
     } else {
         assert!(matches!(&*answer, Answer::Later(..)), "{answer:?}");
     }
@@ -358,7 +358,7 @@ fn when_the_service_ends_the_job_goes_on() {
     let desk = world.desk(|_, _| panic!("it is started twice"));
     let ticket = backup(&desk, "a");
     let answer = working(&desk, || answer(ticket));
-    assert!(matches!(&*answer, Answer::Before(report) if report["result"] == "complete"), "{answer:?}");
+    assert!(matches!(&*answer, Answer::Before(report) if report.value()["result"] == "complete"), "{answer:?}");
 }
 
 #[test]

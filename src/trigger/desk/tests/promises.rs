@@ -36,7 +36,7 @@ pub fn promise(desk: &Desk, request: Request) -> RunId {
 /// The result and the number of events that the vault tells of a run.
 pub fn told(world: &World, run: RunId) -> (String, usize) {
     let desk = world.desk();
-    let report = desk.context(|ctx| once::report_of(run, &desk.vaults, ctx)).unwrap().expect("a report").report;
+    let report = desk.context(|ctx| once::report_of(run, &desk.vaults, ctx)).unwrap().expect("a report").report.value();
     assert_eq!(report["run"], run.to_string());
     (report["result"].as_str().unwrap().to_owned(), report["events"].as_array().unwrap().len())
 }
@@ -168,7 +168,7 @@ fn what_another_serves_is_not_promised() {
     let before = serve(&world.desk(), request("1"));
     let desk = world.desk();
     let Err(Unpromised::Answered(Answer::Before(told))) = desk.promise(request("1"), Way::Http) else { panic!() };
-    assert_eq!(&told, report(&before));
+    assert_eq!(told.value(), report(&before));
     // Nor what another one has promised.
     let other = world.desk();
     other.promise(request("2"), Way::Http).ok().expect("it is promised");

@@ -51,7 +51,8 @@ fn what_did_not_live_to_tell_may_have_been_done() {
     let next = world.desk();
     next.look_at_promises(&mut next.watch(), Instant::now());
     for (run, look) in runs.into_iter().zip(["lastgood list", ".replaced-", "ask for it once more"]) {
-        let kept = next.context(|ctx| once::report_of(run, &next.vaults, ctx)).unwrap().expect("a report").report;
+        let kept =
+            next.context(|ctx| once::report_of(run, &next.vaults, ctx)).unwrap().expect("a report").report.value();
         let (error, hint) = (kept["error"]["error"].as_str().unwrap(), kept["error"]["hint"].as_str().unwrap());
         assert!(error.contains("it is not known whether it was done") && hint.contains(look), "{error} {hint}");
     }
