@@ -11,6 +11,7 @@ mod claimed;
 mod queue;
 mod rules;
 mod tally;
+mod unsettled;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,7 @@ use tokio::sync::oneshot;
 pub use self::answer::{Answer, Progress, Ticket};
 use self::away::Away;
 pub use self::away::{Dispatch, Start};
-use self::broken::{EndedPromise, Owed};
+use self::broken::Owed;
 use self::claimed::Claimed;
 pub use self::claimed::Unpromised;
 pub use self::queue::WAITING;
@@ -32,6 +33,7 @@ pub use self::rules::Rules;
 use self::rules::gravest;
 use self::tally::Ended;
 pub use self::tally::{Last, Tally};
+use self::unsettled::Unsettled;
 use super::event::Request;
 use super::limit;
 use super::once;
@@ -298,7 +300,7 @@ impl Desk {
 
     /// Takes no more, and answers all that waits. What was promised ends with reports, which are given back: nobody is told of
     /// them yet.
-    fn close(&self) -> Vec<EndedPromise> {
+    fn close(&self) -> Vec<Unsettled> {
         let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
         {
             let mut state = lock(&self.state);
@@ -382,7 +384,7 @@ impl Desk {
         self.log(&ran);
         self.count((&ran.report).into());
         let done = Arc::new(Answer::of(&ran));
-        let others = self.close_all(&mine, &ran, ctx);
+        let settled = self.close_all(&mine, &ran, ctx);
         // Told to stop, there is little time: whatever ends has its report before anybody is told of any.
         let ended = if self.stop.load(Ordering::Relaxed) { self.close() } else { Vec::new() };
         job::tell_all(std::iter::once(&ran).chain(ended.iter().map(|ended| &ended.ran)), ctx);
@@ -395,13 +397,13 @@ impl Desk {
             state.running = None;
             state.know(run, Progress::Over(done.clone()));
         }
-        let mut promised = Vec::new();
-        for ((waiting, claim), other) in mine.into_iter().zip(others) {
-            promised.extend(claim.held().filter(|_| waiting.promised().is_some()));
+        let promised = mine.iter().any(|(waiting, _)| waiting.promised().is_some());
+        let (others, left): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
+        ended.into_iter().for_each(|ended| self.keep(ended));
+        self.keep(Unsettled { ran, claims: left.into_iter().flatten().collect(), promised });
+        for ((waiting, _), other) in mine.into_iter().zip(others) {
             answer::tell(waiting.answer, &other.map_or_else(|| done.clone(), |other| Arc::new(other.into())));
         }
-        ended.into_iter().for_each(|ended| self.keep(ended));
-        self.keep(EndedPromise { ran, claims: promised });
     }
 
     /// Whether all that asked for a run is about this service: alerts and errors that its failed runs give rise to are, and each

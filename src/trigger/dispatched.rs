@@ -160,7 +160,7 @@ fn carry_out(order: &Order, held: Vec<Arc<Held>>, cause: Cause, rules: &Rules, v
         if Instant::now() >= deadline {
             tracing::error!("the run {} took longer than {} s", order.run, order.timeout().as_secs());
         }
-        let close = |held: &Arc<Held>| held.close(&ran, vaults, ctx).is_some();
+        let close = |held: &Arc<Held>| held.close(&ran, vaults, ctx).other.is_some();
         let closed = in_order(&held, once::AT_ONCE, close, |held, other| {
             if other {
                 ctx.monitor.warn(&format!("another run has served the event of the claim {}", held.claim().name()));

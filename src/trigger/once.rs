@@ -90,6 +90,14 @@ pub enum Resumed {
     Elsewhere(RunId),
 }
 
+/// What came of noting in a claim how its run ended.
+pub struct Noted {
+    /// The answer, where it is another than the run itself.
+    pub other: Option<Answer>,
+    /// Whether the claim says it now. What was done is not noted before there is a report of it.
+    pub is_noted: bool,
+}
+
 /// A claim, and the vault that it is in.
 pub struct Held {
     claim: Claim,
@@ -139,7 +147,7 @@ pub fn late(ran: &Ran, vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Cont
         return None;
     }
     match take(vaults, asker, cause, ctx) {
-        Ok(Taken::Held(held)) => held.close(ran, vaults, ctx),
+        Ok(Taken::Held(held)) => held.close(ran, vaults, ctx).other,
         Ok(Taken::Not(_) | Taken::NoVault) => None,
         Err(why) => {
             ctx.monitor.warn(&format!("a redelivery would be served again: {}", why.what()));
@@ -193,12 +201,12 @@ fn enter(vault: Vault, address: &Address, asker: &Asker) -> Result<std::result::
     })
 }
 
-/// Holds a claim, unless a run before has committed for it what `cause` asks for. Where that cannot be seen, the claim stands.
+/// Holds a claim, unless a run before has done for it what `cause` asks for. Where that cannot be seen, the claim stands.
 fn hold(held: &Arc<Held>, action: Action, cause: &Cause, ctx: &Context) -> Result<Taken> {
-    // Only backups leave something behind that can be found.
     let found = match action {
         Action::Backup => held.committed(cause, ctx)?,
-        Action::Restore | Action::Verify => None,
+        // They leave nothing behind that could be found, but for a report.
+        Action::Restore | Action::Verify => held.reported()?,
     };
     match found {
         None => Ok(Taken::Held(held.clone())),
@@ -315,6 +323,12 @@ impl Held {
         Ok(Some(served))
     }
 
+    /// Marks the event as served if a report says that one of the runs before did.
+    fn reported(&self) -> Result<Option<Served>> {
+        let found = left::done(self.store(), self.claim.earlier())?;
+        found.map(|object| self.claim.done(self.store(), &object)).transpose()
+    }
+
     /// How far its run is, which another process does.
     ///
     /// # Errors
@@ -364,17 +378,17 @@ impl Held {
     /// Notes how its run ended. What must not be done again is marked as done, what may be as failed. What was done and
     /// left no report is neither: who takes over looks for the snapshot. Then tells of it.
     pub fn settle(&self, ran: Ran, vaults: &Vaults, ctx: &Context) -> Answer {
-        let other = self.close(&ran, vaults, ctx);
+        let other = self.close(&ran, vaults, ctx).other;
         ran.tell(ctx);
         other.unwrap_or_else(|| Answer::Now(Box::new(ran)))
     }
 
-    /// Notes it for a run that served other events, too, and tells nobody. Gives the answer, where it is another than the run itself.
-    pub fn close(&self, ran: &Ran, vaults: &Vaults, ctx: &Context) -> Option<Answer> {
+    /// Notes it for a run that served other events, too, and tells nobody.
+    pub fn close(&self, ran: &Ran, vaults: &Vaults, ctx: &Context) -> Noted {
         self.note(ran, vaults).unwrap_or_else(|why| {
             let what = if stays(&ran.report) { "done" } else { "failed" };
             ctx.monitor.warn(&format!("the claim of the run is not marked {what}: {}", why.what()));
-            None
+            Noted { other: None, is_noted: false }
         })
     }
 
@@ -392,8 +406,18 @@ impl Held {
         self.claim.done(self.store(), &kept.object).map(drop)
     }
 
-    /// The answer, where it is another than the run itself.
-    fn note(&self, ran: &Ran, vaults: &Vaults) -> Result<Option<Answer>> {
+    /// The same, for whoever tries again later what cannot be noted now.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn note(&self, ran: &Ran, vaults: &Vaults) -> Result<Noted> {
+        let waits = ran.stored.is_none() && stays(&ran.report) && ran.report.result != Outcome::Refused;
+        let other = if waits { None } else { self.mark(ran, vaults)? };
+        Ok(Noted { other, is_noted: !waits })
+    }
+
+    /// Gives the answer, where it is another than the run itself.
+    fn mark(&self, ran: &Ran, vaults: &Vaults) -> Result<Option<Answer>> {
         let last;
         let store = if vaults.stopped() {
             last = vaults.store_for_last_words(&self.address)?;
@@ -412,7 +436,6 @@ impl Held {
                 }
                 other(self.claim.done(store, object)?)
             }
-            (None, true) if ran.report.result != Outcome::Refused => Ok(None),
             _ => {
                 self.claim.failed(store)?;
                 if !self.claim.superseded(store)? {

@@ -141,6 +141,12 @@ impl Answer {
         Answer::Later("the run that it would share takes no more".into(), Duration::from_secs(10))
     }
 
+    /// That of an event whose run has ended here without serving it, which the vault does not say yet.
+    pub(super) fn not_noted(run: RunId) -> Self {
+        let why = format!("the run {run} has ended, and the vault that is to say so is away");
+        Answer::Later(why, Duration::from_secs(10))
+    }
+
     /// That of a service which is told to stop.
     pub(super) fn ends() -> Self {
         Answer::Later("the service ends".into(), Duration::from_secs(10))

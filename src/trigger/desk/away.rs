@@ -20,10 +20,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::answer::{self, Answer, Progress};
-use super::broken::{EndedPromise, how_to_look};
+use super::broken::how_to_look;
 use super::queue::Promise;
 use super::rules::gravest;
 use super::tally::Ended;
+use super::unsettled::Unsettled;
 use super::{Claimed, Desk, Waiting, events_of, lock};
 use crate::error::{Error, Result};
 use crate::job::{self, Cause, Job};
@@ -325,20 +326,17 @@ impl Desk {
         }
         let done = Arc::new(Answer::of(&ran));
         let (mut told, mut claims) = (Vec::new(), Vec::new());
+        let any_promised = waiting.iter().any(|follower| follower.promised);
         for Follower { to, held, promised } in waiting {
-            // What says that a promise has ended has to wait for the report.
-            let other = match promised && ran.stored.is_none() {
-                true => None,
-                false => held.close(&ran, &self.vaults, ctx),
-            };
+            let (other, left) = self.settled(&held, promised, &ran, ctx);
             told.push((to, other.map_or_else(|| done.clone(), |other| Arc::new(other.into()))));
-            claims.extend(Some(held).filter(|_| promised));
+            claims.extend(left);
         }
         ran.tell(ctx);
         self.know(run, Progress::Over(done.clone()));
         self.back(run);
+        self.keep(Unsettled { ran, claims, promised: any_promised });
         told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
-        self.keep(EndedPromise { ran, claims });
     }
 
     /// The answer for a run whose claims are marked failed.

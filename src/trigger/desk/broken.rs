@@ -12,14 +12,15 @@
 //! Nor is a promise over here before its end is in the vault: a report that could not be stored is kept until it is, and a run that is not
 //! begun, as another instance has taken its event over, has a report when it is known what that came to.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::queue::Waiting;
+use super::unsettled::Unsettled;
 use super::{Answer, Desk, Progress, lock};
 use crate::error::{Error, Kind, Result};
-use crate::job::{self, Ran};
+use crate::job;
 use crate::monitor::Context;
 use crate::report::{Action, RunId, Told};
 use crate::store::address::Address;
@@ -29,7 +30,9 @@ use crate::trigger::event::Request;
 use crate::trigger::once::{self, Held, Resumed, left};
 use crate::vault::Vault;
 
-/// How often it is looked whether the time of a promise is over, and what could not be seen or stored is tried again.
+/// How often it is tried again to note how runs ended that are over: until then, who asks for the same again has to wait.
+const SOON: Duration = Duration::from_secs(5);
+/// How often it is looked whether the time of a promise is over, and what could not be seen is looked for again.
 const OFTEN: Duration = Duration::from_secs(60);
 /// How often a vault is looked through for promises of other instances, which may have been killed since.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -44,17 +47,16 @@ pub(super) struct Promised {
     until: Instant,
 }
 
-/// A run of this instance that was promised and is over, and its claims.
-pub(super) struct EndedPromise {
-    pub ran: Ran,
-    pub claims: Vec<Arc<Held>>,
-}
-
 /// What this instance owes to those whom it has promised runs.
 #[derive(Default)]
 pub(super) struct Owed {
-    /// Reports that are in no vault.
-    unstored: Vec<EndedPromise>,
+    /// Runs that are over, of which no vault says so.
+    pub unsettled: Vec<Unsettled>,
+    /// Those of them for which that is tried just now, by one thread at a time.
+    pub settling: Vec<RunId>,
+    pub one: Arc<Mutex<()>>,
+    /// How many have been settled so.
+    pub settled: u64,
     /// What others have taken over.
     pub taken: Vec<Promised>,
 }
@@ -64,7 +66,6 @@ pub(super) struct Watch<'d> {
     /// The vaults, and when each is looked through again.
     vaults: Vec<(&'d Address, Instant)>,
     pub promised: Vec<Promised>,
-    pub unstored: Vec<EndedPromise>,
 }
 
 /// Why a promise was not kept.
@@ -99,26 +100,27 @@ pub(super) fn how_to_look(action: Action) -> &'static str {
 impl Desk {
     /// Looks after promises, of other instances and of this one, until the desk is told to stop.
     pub(super) fn watch_promises(&self) {
-        let (mut watch, mut next) = (self.watch(), Instant::now());
+        let (mut watch, mut next, mut soon) = (self.watch(), Instant::now(), Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
+            if Instant::now() >= soon {
+                self.settle_again(|_| true);
+                soon = Instant::now() + SOON;
+            }
             if Instant::now() >= next {
                 self.look_at_promises(&mut watch, Instant::now());
                 next = Instant::now() + OFTEN;
             }
             std::thread::sleep(TICK);
         }
-        let Watch { mut promised, mut unstored, .. } = watch;
-        let owed = &mut lock(&self.state).owed;
-        owed.taken.append(&mut promised);
-        owed.unstored.append(&mut unstored);
+        lock(&self.state).owed.taken.append(&mut watch.promised);
     }
 
     /// When the desk is closed, tries once more to store what is owed, within the time for last words. Tells whether nothing is left.
     pub(super) fn pay_what_is_owed(&self) -> bool {
-        let Owed { mut unstored, taken } = std::mem::take(&mut lock(&self.state).owed);
-        unstored.retain_mut(|unstored| !self.is_stored(unstored));
+        self.settle_again(|_| true);
+        let taken = std::mem::take(&mut lock(&self.state).owed.taken);
         // What other instances have promised, the next one finds in their claims.
-        for promised in &taken {
+        for promised in taken.iter().filter(|promised| !self.is_unsettled(promised.open.run)) {
             match self.progress(promised.open.run) {
                 // It shared a run, which has its report.
                 Some(Progress::Over(answer)) if !matches!(*answer, Answer::Done { .. }) => {
@@ -127,15 +129,7 @@ impl Desk {
                 _ => {}
             }
         }
-        unstored.append(&mut lock(&self.state).owed.unstored);
-        let left: Vec<_> = unstored.iter().map(|unstored| unstored.ran.report.run.to_string()).collect();
-        if !left.is_empty() {
-            tracing::error!(
-                "no vault says how these runs ended, which were promised, as none took their reports: {}",
-                left.join(", ")
-            );
-        }
-        left.is_empty()
+        self.is_all_settled()
     }
 
     /// Reports a run that was promised and not begun by what was known then: there is no time to look again.
@@ -165,16 +159,16 @@ impl Desk {
     pub(super) fn watch(&self) -> Watch<'_> {
         let now = Instant::now();
         let vaults = self.vaults.addresses().iter().map(|vault| (vault, now)).collect();
-        Watch { vaults, promised: Vec::new(), unstored: Vec::new() }
+        Watch { vaults, promised: Vec::new() }
     }
 
     /// Does what is to be done at that time.
     pub(super) fn look_at_promises(&self, watch: &mut Watch, now: Instant) {
-        let Owed { mut unstored, mut taken } = std::mem::take(&mut lock(&self.state).owed);
-        watch.unstored.append(&mut unstored);
-        watch.promised.append(&mut taken);
+        // First: a run that has a report of its own is told of by no other.
+        self.settle_again(|_| true);
+        watch.promised.append(&mut lock(&self.state).owed.taken);
         for (vault, next) in watch.vaults.iter_mut().filter(|(_, next)| *next <= now) {
-            match self.promises_in(vault, (&watch.promised, &watch.unstored), now) {
+            match self.promises_in(vault, &watch.promised, now) {
                 Ok(found) => {
                     watch.promised.extend(found);
                     *next = now + AGAIN;
@@ -183,23 +177,17 @@ impl Desk {
             }
         }
         watch.promised.retain(|promise| now < promise.until || !self.is_over(promise));
-        watch.unstored.retain_mut(|unstored| !self.is_stored(unstored));
     }
 
     /// The promises of others that are open in a vault and are not looked after yet.
-    fn promises_in(
-        &self,
-        vault: &Address,
-        (known, unstored): (&[Promised], &[EndedPromise]),
-        now: Instant,
-    ) -> Result<Vec<Promised>> {
+    fn promises_in(&self, vault: &Address, known: &[Promised], now: Instant) -> Result<Vec<Promised>> {
         // Without a vault there are none.
         let Ok(found) = Vault::find(self.vaults.store(vault)?)? else { return Ok(Vec::new()) };
         let is_new = |open: &Open| {
             // What was promised here meanwhile is in good hands.
             self.progress(open.run).is_none()
                 && !known.iter().any(|known| known.open.name.folder() == open.name.folder())
-                && !unstored.iter().any(|unstored| unstored.ran.report.run == open.run)
+                && !self.is_unsettled(open.run)
         };
         let others = promise::open(&*found.store)?.into_iter().filter(is_new);
         let promised: Vec<_> =
@@ -223,36 +211,11 @@ impl Desk {
         Some(Promised { vault: held.address().clone(), open, until: Instant::now() })
     }
 
-    /// Keeps the report of a run that was promised until it is stored, if it could not be.
-    pub(super) fn keep(&self, ended: EndedPromise) {
-        if ended.ran.stored.is_none() && !ended.claims.is_empty() {
-            self.keep_unstored(ended);
-        }
-    }
-
-    fn keep_unstored(&self, ended: EndedPromise) {
-        let run = ended.ran.report.run;
-        tracing::warn!("the report of the run {run}, which was promised, is stored when that is possible");
-        lock(&self.state).owed.unstored.push(ended);
-    }
-
-    /// Whether the report of a run could be stored now, and with it the end of its claims.
-    fn is_stored(&self, EndedPromise { ran, claims }: &mut EndedPromise) -> bool {
-        if let Err(why) = ran.store(&self.vaults) {
-            tracing::debug!("the report of the run {} cannot be stored yet: {}", ran.report.run, why.what());
-            return false;
-        }
-        self.context(|ctx| claims.iter().for_each(|held| drop(held.close(ran, &self.vaults, ctx))));
-        // A vault tells now, and of another instance's run may tell better one day.
-        lock(&self.state).forget(ran.report.run);
-        true
-    }
-
     /// Whether a promise need not be looked at any more.
     fn is_over(&self, promised: &Promised) -> bool {
         let run = promised.open.run;
         // It shares a run of this instance, whose report will tell.
-        if matches!(self.progress(run), Some(Progress::Waiting | Progress::Running)) {
+        if matches!(self.progress(run), Some(Progress::Waiting | Progress::Running)) || self.is_unsettled(run) {
             return false;
         }
         self.context(|ctx| self.end_promise(promised, ctx)).unwrap_or_else(|why| {
@@ -348,17 +311,12 @@ impl Desk {
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
         let ran = job::not_run(*run, &self.rules.job(&request, None), cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
-        if let Some(held) = held.as_ref().filter(|_| ran.stored.is_some()) {
-            held.close(&ran, &self.vaults, ctx);
-        }
+        let (_, left) = held.map_or((None, None), |held| self.settled(&held, true, &ran, ctx));
         ran.tell(ctx);
         // Of another instance's run its vault tells, where that may tell better one day.
         if ran.stored.is_none() || self.progress(*run).is_some() {
             self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
         }
-        // What says that it has ended has to wait for the report.
-        if ran.stored.is_none() {
-            self.keep_unstored(EndedPromise { ran, claims: held.into_iter().collect() });
-        }
+        self.keep(Unsettled { ran, claims: left.into_iter().collect(), promised: true });
     }
 }

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::broken::EndedPromise;
 use super::queue::{Promise, Queue, Waiting};
+use super::unsettled::Unsettled;
 use super::{Answer, Desk, Progress, Ticket, events_of, lock, received};
 use crate::error::{Error, Result};
 use crate::job::{self, Cause, Ran};
@@ -110,6 +110,10 @@ impl Drop for Claiming<'_> {
     }
 }
 
+/// What came of settling a claim: the answer, where it is another than the run itself; and the claim, if it does not say yet how the run
+/// ended.
+pub(super) type Settled = (Option<once::Answer>, Option<Arc<Held>>);
+
 /// What came of claiming an event: what is held, or the answer, where the run is not to serve it.
 type Claim = Result<Claimed, Arc<Answer>>;
 
@@ -176,7 +180,7 @@ impl Desk {
                 away.gone.get_or_init(|| None);
                 Ok(Claimed::Late(asker))
             }
-            Ok(Taken::Not(answer)) => Err(Arc::new(answer.into())),
+            Ok(Taken::Not(answer)) => Err(Arc::new(self.by_claim(answer))),
             Err(why) => {
                 tracing::error!("an event cannot be served now: {why}");
                 let answer = Arc::new(Answer::Later(why.what(), Duration::from_secs(30)));
@@ -205,7 +209,7 @@ impl Desk {
                 let taken = held.again(&asker, &self.own_cause(waiting), &self.vaults, ctx)?;
                 Ok(match taken {
                     Taken::Held(held) => Ok(Claimed::Held(held)),
-                    Taken::Not(answer) => Err(answer.into()),
+                    Taken::Not(answer) => Err(self.by_claim(answer)),
                     Taken::NoVault => Err(later("the vault is away".into())),
                 })
             }
@@ -252,8 +256,15 @@ impl Desk {
     /// Claims an event. Where there is no vault yet, the one that the first backup would make is made before: else each of
     /// several instances that get the event would take a snapshot for it.
     fn take(&self, asker: &Asker, cause: &Cause, away: &Away, ctx: &Context) -> Result<Taken> {
+        let settled = self.settled_so_far();
         match once::take(&self.vaults, asker, cause, ctx)? {
             Taken::NoVault if asker.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) => {
+                once::take(&self.vaults, asker, cause, ctx)
+            }
+            // A run of this instance that is over, which could not be noted when it ended.
+            Taken::Not(once::Answer::Elsewhere { run, .. })
+                if self.settle_again(|over| over == run) || self.settled_so_far() != settled =>
+            {
                 once::take(&self.vaults, asker, cause, ctx)
             }
             taken => Ok(taken),
@@ -294,7 +305,7 @@ impl Desk {
                 Err(Answer::ends().into())
             }
             Ok(Taken::Not(answer)) => {
-                let answer = Answer::from(answer);
+                let answer = self.by_claim(answer);
                 if let Some(waiting) = claiming.withdraw() {
                     lock(&self.state).dismiss(waiting, &Arc::new(answer.clone()));
                 }
@@ -326,7 +337,7 @@ impl Desk {
 
     /// Ends requests whose senders were promised a run, which will not be. Each run that was promised has a report of its own, which is
     /// given back since nobody is told of it yet; and the claims of its requests say that it failed.
-    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: &Error) -> Vec<EndedPromise> {
+    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: &Error) -> Vec<Unsettled> {
         let mut runs: Vec<(RunId, Vec<(Waiting, Claimed)>)> = Vec::new();
         for waiting in waiting {
             let Some(held) = waiting.promised().cloned() else { continue };
@@ -351,31 +362,38 @@ impl Desk {
                 ended.push(ran);
                 Ok(())
             });
+            if let Err(why) = reported {
+                ctx.monitor.warn(&format!("not all promises are ended: {}", why.what()));
+            }
             let claims: Vec<_> = runs
                 .iter()
                 .zip(&ended)
                 .flat_map(|((_, group), ran)| group.iter().zip(std::iter::repeat(ran)))
+                .filter_map(|(promised, ran)| Some((promised, ran.as_ref()?)))
                 .collect();
-            let close = |(promised, ran): &(&(Waiting, Claimed), &Option<Ran>)| {
-                ran.as_ref().map(|ran| self.settle(promised, ran, ctx))
-            };
-            let closed = in_order(&claims, AT_ONCE, close, |_, _| Ok(()));
-            for why in [reported, closed].into_iter().filter_map(Result::err) {
-                ctx.monitor.warn(&format!("not all promises are ended: {}", why.what()));
+            let settled = self.each_settled(
+                &claims,
+                |(promised, ran)| self.settle(promised, ran, ctx),
+                |(promised, _)| &promised.1,
+                ctx,
+            );
+            let mut left: HashMap<RunId, Vec<Arc<Held>>> = HashMap::new();
+            for ((_, ran), (_, held)) in claims.iter().zip(settled) {
+                left.entry(ran.report.run).or_default().extend(held);
             }
             let mut all = Vec::with_capacity(runs.len());
-            for ((_, group), ran) in runs.iter().zip(ended).filter_map(|(run, ran)| Some((run, ran?))) {
+            for ran in ended.into_iter().flatten() {
                 self.count((&ran.report).into());
                 self.know(ran.report.run, Progress::Over(Arc::new(Answer::of(&ran))));
-                let claims = group.iter().filter_map(|(_, claim)| claim.held()).collect();
-                all.push(EndedPromise { ran, claims });
+                let claims = left.remove(&ran.report.run).unwrap_or_default();
+                all.push(Unsettled { ran, claims, promised: true });
             }
             all
         })
     }
 
     /// Tells of promises that have ended.
-    pub(super) fn tell_and_keep(&self, ended: Vec<EndedPromise>) {
+    pub(super) fn tell_and_keep(&self, ended: Vec<Unsettled>) {
         self.context(|ctx| job::tell_all(ended.iter().map(|ended| &ended.ran), ctx));
         ended.into_iter().for_each(|ended| self.keep(ended));
     }
@@ -398,30 +416,47 @@ impl Desk {
         }
     }
 
-    /// Settles the claims of a run that is over. Gives the answers to those whose answer is another than the run itself, in
-    /// the order of the requests.
-    pub(super) fn close_all(&self, mine: &[(Waiting, Claimed)], ran: &Ran, ctx: &Context) -> Vec<Option<once::Answer>> {
-        let close = |mine: &(Waiting, Claimed)| self.settle(mine, ran, ctx);
-        let mut others = Vec::with_capacity(mine.len());
-        let ended = in_order(mine, AT_ONCE, close, |_, other| {
-            others.push(other);
+    /// Settles the claims of a run that is over, in the order of the requests.
+    pub(super) fn close_all(&self, mine: &[(Waiting, Claimed)], ran: &Ran, ctx: &Context) -> Vec<Settled> {
+        self.each_settled(mine, |mine| self.settle(mine, ran, ctx), |(_, claim)| claim, ctx)
+    }
+
+    fn each_settled<T: Sync>(
+        &self,
+        claims: &[T],
+        settle: impl Fn(&T) -> Settled + Sync,
+        claim: impl Fn(&T) -> &Claimed,
+        ctx: &Context,
+    ) -> Vec<Settled> {
+        let mut settled = Vec::with_capacity(claims.len());
+        let ended = in_order(claims, AT_ONCE, settle, |_, one| {
+            settled.push(one);
             Ok(())
         });
         if let Err(why) = ended {
-            ctx.monitor.warn(&format!("not all claims of the run are settled: {}", why.what()));
-            others.resize_with(mine.len(), || None);
+            ctx.monitor.warn(&format!("not all claims are settled: {}", why.what()));
+            let rest = claims.iter().skip(settled.len()).map(|one| (None, claim(one).held())).collect::<Vec<_>>();
+            settled.extend(rest);
         }
-        others
+        settled
     }
 
-    fn settle(&self, (waiting, claim): &(Waiting, Claimed), ran: &Ran, ctx: &Context) -> Option<once::Answer> {
+    fn settle(&self, (waiting, claim): &(Waiting, Claimed), ran: &Ran, ctx: &Context) -> Settled {
         match claim {
-            // Its sender finds nothing yet: what says that it has ended has to wait for the report.
-            Claimed::Held(_) | Claimed::Promised(_) if ran.stored.is_none() && waiting.promised().is_some() => None,
-            Claimed::Held(held) | Claimed::Promised(held) => held.close(ran, &self.vaults, ctx),
-            Claimed::Late(asker) => once::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx),
-            Claimed::Nothing => None,
+            Claimed::Held(held) | Claimed::Promised(held) => self.settled(held, waiting.promised().is_some(), ran, ctx),
+            Claimed::Late(asker) => (once::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx), None),
+            Claimed::Nothing => (None, None),
         }
+    }
+
+    /// Settles a claim, whose request's sender may have been promised the run: then he finds nothing yet where no vault took the report,
+    /// and what says that it has ended has to wait for that.
+    pub(super) fn settled(&self, held: &Arc<Held>, promised: bool, ran: &Ran, ctx: &Context) -> Settled {
+        if promised && ran.stored.is_none() {
+            return (None, Some(held.clone()));
+        }
+        let noted = held.close(ran, &self.vaults, ctx);
+        (noted.other, (!noted.is_noted).then(|| held.clone()))
     }
 
     /// Why a request's own run would be run.

@@ -2,6 +2,7 @@
 
 mod promises;
 mod unkept;
+mod unsettled;
 
 use std::collections::BTreeMap;
 use std::fs;

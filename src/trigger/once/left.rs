@@ -57,6 +57,18 @@ fn committed(vault: &Vault, earlier: &[Earlier]) -> Result<Option<(RunId, Snapsh
     Ok(None)
 }
 
+/// The report by which one of the runs before did what was asked for, and did not live to note it in its claim.
+///
+/// # Errors
+/// A store that fails.
+pub fn done(store: &dyn Store, earlier: &[Earlier]) -> Result<Option<String>> {
+    if earlier.is_empty() {
+        return Ok(None);
+    }
+    let by_one = |named: &report::Named| named.stays() && earlier.iter().any(|earlier| earlier.run == named.run);
+    Ok(report::list(store)?.into_iter().find(by_one).map(|named| named.object))
+}
+
 /// The object of a run's report, if it tells of the snapshot.
 fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<Option<String>> {
     for named in report::list(store)?.into_iter().filter(|named| named.run == run) {

@@ -233,7 +233,7 @@ fn a_promise_whose_run_has_a_report_is_settled_by_that() {
 }
 
 /// Moves the beginning of a claim half an hour back: longer than a run may take, and not so long that the promise is over.
-fn age(world: &World, id: &str, n: u32) {
+pub fn age(world: &World, id: &str, n: u32) {
     let claim = claim_of(world, id).join(format!("{n}.json"));
     let mut body: Value = serde_json::from_slice(&fs::read(&claim).unwrap()).unwrap();
     body["started"] = (Timestamp::now() - SignedDuration::from_mins(30)).to_string().into();
@@ -298,11 +298,12 @@ fn what_was_promised_has_its_report_when_its_vault_is_back() {
     fs::remove_dir(world.vault()).unwrap();
     let mut watch = desk.watch();
     desk.look_at_promises(&mut watch, Instant::now());
-    assert_eq!(watch.unstored.len(), 1);
+    assert_eq!(lock(&desk.state).owed.unsettled.len(), 1);
     fs::rename(&away, world.vault()).unwrap();
     desk.look_at_promises(&mut watch, Instant::now());
     assert_eq!((told(&world, runs[0]), runs[1]), (("failed".to_owned(), 2), runs[0]));
-    assert_eq!((watch.unstored.len(), watch.promised.len(), open_claims(&world.vault())), (0, 0, 0));
+    let left = lock(&desk.state).owed.unsettled.len();
+    assert_eq!((left, watch.promised.len(), open_claims(&world.vault())), (0, 0, 0));
 }
 
 #[test]

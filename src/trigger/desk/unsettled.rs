@@ -1,0 +1,130 @@
+//! Runs that are over, of which no vault says so yet: their reports, and the ends of their claims.
+//!
+//! A vault that is away when a run ends takes neither. Both are tried again until it does: else nobody could ever ask for the run, its event
+//! would be taken for one that is being served until the run's time limit is over, and then be served again, though it was done.
+
+use std::sync::Arc;
+
+use super::{Answer, Desk, Progress, lock};
+use crate::job::Ran;
+use crate::report::RunId;
+use crate::trigger::once::{self, Held};
+
+/// How many runs that nobody was promised are kept: while a vault is away for long, others are asked for again and again.
+const KEPT: usize = 256;
+
+/// A run of this instance that is over.
+pub(super) struct Unsettled {
+    pub ran: Ran,
+    /// Claims that do not say yet how it ended.
+    pub claims: Vec<Arc<Held>>,
+    /// Whether somebody was promised it, and nothing but its report will tell him.
+    pub promised: bool,
+}
+
+impl Desk {
+    /// Keeps a run that is over until a vault says so.
+    pub(super) fn keep(&self, unsettled: Unsettled) {
+        let Unsettled { ran, claims, promised } = &unsettled;
+        if ran.stored.is_some() && claims.is_empty() {
+            return;
+        }
+        let run = ran.report.run;
+        let mut state = lock(&self.state);
+        let kept = &mut state.owed.unsettled;
+        if !promised && kept.iter().filter(|kept| !kept.promised).count() >= KEPT {
+            tracing::warn!("no vault says how the run {run} ended, and too many like it wait for one");
+            return;
+        }
+        tracing::warn!("how the run {run} ended is noted in a vault when that is possible");
+        kept.push(unsettled);
+    }
+
+    /// Tries again for the runs of `which`. Tells whether anything came of it.
+    pub(super) fn settle_again(&self, which: impl Fn(RunId) -> bool) -> bool {
+        let one = lock(&self.state).owed.one.clone();
+        let _one = lock(&one);
+        let (mut mine, runs) = {
+            let owed = &mut lock(&self.state).owed;
+            let all = std::mem::take(&mut owed.unsettled);
+            let (mine, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|kept| which(kept.ran.report.run));
+            let runs: Vec<_> = mine.iter().map(|kept| kept.ran.report.run).collect();
+            owed.unsettled = rest;
+            owed.settling.extend(&runs);
+            (mine, runs)
+        };
+        mine.retain_mut(|unsettled| !self.is_settled(unsettled));
+        let settled = runs.len() - mine.len();
+        let owed = &mut lock(&self.state).owed;
+        owed.settled += settled as u64;
+        owed.unsettled.extend(mine);
+        owed.settling.retain(|run| !runs.contains(run));
+        settled > 0
+    }
+
+    /// Whether the report of a run could be stored now, and the end of its claims noted.
+    fn is_settled(&self, Unsettled { ran, claims, .. }: &mut Unsettled) -> bool {
+        let run = ran.report.run;
+        if ran.stored.is_none()
+            && let Err(why) = ran.store(&self.vaults)
+        {
+            tracing::debug!("the report of the run {run} cannot be stored yet: {}", why.what());
+            return false;
+        }
+        claims.retain(|held| match held.note(ran, &self.vaults) {
+            Ok(noted) => !noted.is_noted,
+            Err(why) => {
+                tracing::debug!("the claim {} cannot be settled yet: {}", held.claim().name(), why.what());
+                true
+            }
+        });
+        if claims.is_empty() {
+            // A vault tells now, and of another instance's run may tell better one day.
+            lock(&self.state).forget(run);
+        }
+        claims.is_empty()
+    }
+
+    /// Tells whether a vault says of every run that was promised how it ended, and the log, of which none does.
+    pub(super) fn is_all_settled(&self) -> bool {
+        let state = lock(&self.state);
+        let (promised, others): (Vec<_>, Vec<_>) = state.owed.unsettled.iter().partition(|left| left.promised);
+        let runs = |left: &[&Unsettled]| -> String {
+            left.iter().map(|left| left.ran.report.run.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        if !others.is_empty() {
+            tracing::warn!("no vault took all that is to be noted of these runs: {}", runs(&others));
+        }
+        if !promised.is_empty() {
+            tracing::error!(
+                "no vault says how these runs ended, which were promised, as none took their reports: {}",
+                runs(&promised)
+            );
+        }
+        promised.is_empty()
+    }
+
+    /// How many runs have been settled after their end.
+    pub(super) fn settled_so_far(&self) -> u64 {
+        lock(&self.state).owed.settled
+    }
+
+    /// Whether a run that is over here is one of those of which no vault says so.
+    pub(super) fn is_unsettled(&self, run: RunId) -> bool {
+        let owed = &lock(&self.state).owed;
+        owed.settling.contains(&run) || owed.unsettled.iter().any(|kept| kept.ran.report.run == run)
+    }
+
+    /// What a request is told by what its claim came to. A run of this instance that is over, though the vault does not know yet, serves
+    /// nothing any more.
+    pub(super) fn by_claim(&self, answer: once::Answer) -> Answer {
+        let once::Answer::Elsewhere { run, .. } = &answer else { return answer.into() };
+        match self.progress(*run) {
+            Some(Progress::Over(over)) => match &*over {
+                Answer::Done { retry: false, report, .. } => Answer::Before(report.clone()),
+                _ => Answer::not_noted(*run),
+            },
+            Some(Progress::Waiting | Progress::Running) | None => answer.into(),
+        }
+    }
+}
