@@ -180,6 +180,17 @@ impl Desk {
         lock(&self.state).last_backup.clone()
     }
 
+    /// Says so when nearly as many critical events wait, whose senders were promised a run, as may.
+    pub fn crowd(&self) -> Option<String> {
+        let long = lock(&self.state).queue.long();
+        let says = || {
+            format!(
+                "{long} critical events wait for a snapshot, and {WAITING} may at most: a backup by hand takes them all along"
+            )
+        };
+        (long >= WAITING / 10 * 9).then(says)
+    }
+
     /// How far a run is, as long as that is remembered.
     pub fn progress(&self, run: RunId) -> Option<Progress> {
         lock(&self.state).known.get(&run).cloned()
@@ -216,7 +227,7 @@ impl Desk {
         if state.closed || self.stop.load(Ordering::Relaxed) {
             return Err(Answer::ends());
         }
-        if state.queue.is_full() {
+        if state.queue.is_full(&request, &promise) {
             return Err(Answer::Later(format!("{WAITING} requests wait already"), Duration::from_secs(60)));
         }
         let (answer, receiver) = oneshot::channel();

@@ -13,7 +13,7 @@ use crate::trigger::once::Held;
 use crate::trigger::order::ROOM;
 use crate::vault::root::Reason;
 
-/// Requests that may wait.
+/// Requests that may wait, and promised critical events beside them.
 pub const WAITING: usize = 1000;
 /// In what time runs for critical events are counted.
 pub const COUNTED: Duration = Duration::from_secs(3600);
@@ -47,7 +47,7 @@ pub enum Promise {
 impl Waiting {
     /// Whether it is one of those that may come in bursts.
     fn is_critical(&self) -> bool {
-        self.request.action == Action::Backup && self.request.reason == Reason::Critical
+        is_critical(&self.request)
     }
 
     /// The claim, if its sender was promised a run.
@@ -99,9 +99,19 @@ impl Queue {
         Queue { coalesce, critical_max, waiting: VecDeque::new(), critical: VecDeque::new(), claiming: None }
     }
 
-    /// Whether no more may wait.
-    pub fn is_full(&self) -> bool {
-        self.waiting.len() >= WAITING
+    /// Whether no more requests like this one may wait. Critical events that were promised a run may have to wait for an hour, each; they
+    /// keep nothing else from being let in, such as a backup by hand, which takes them all along.
+    pub fn is_full(&self, request: &Request, promise: &Promise) -> bool {
+        let is_long = is_critical(request) && !matches!(promise, Promise::None);
+        let long = self.long();
+        let others = self.waiting.len() - long;
+        (if is_long { long } else { others }) >= WAITING
+    }
+
+    /// How many critical events wait that were promised a run.
+    pub fn long(&self) -> usize {
+        let is_long = |waiting: &&Waiting| waiting.is_critical() && !matches!(waiting.promise, Promise::None);
+        self.waiting.iter().filter(is_long).count()
     }
 
     /// The run that a request of this kind would share. All backups that wait share one, as long as its report has room for what
@@ -239,6 +249,10 @@ impl Queue {
 
 fn is_backup(waiting: &Waiting) -> bool {
     waiting.request.action == Action::Backup
+}
+
+fn is_critical(request: &Request) -> bool {
+    request.action == Action::Backup && request.reason == Reason::Critical
 }
 
 fn is_claiming_for(waiting: &Waiting, run: RunId, identity: &str) -> bool {

@@ -10,6 +10,7 @@
 //! - the run, or the backup, that ended last failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
 //! - backups are switched off;
+//! - nearly as many critical events wait as may;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
 //!
 //! Data and each vault are looked at apart, and each has its own time: one that hangs hides nothing of the others. What was seen
@@ -29,10 +30,10 @@ use tokio::sync::watch;
 
 pub use super::health_data::Place;
 use super::health_data::{self, Seen};
+pub use super::health_looks::Newest;
 use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age};
 use crate::report::{Action, Outcome, RunId};
 use crate::trigger::desk::{Desk, Last};
-use crate::vault::root::SnapshotName;
 
 /// How old what is told may be.
 const FRESH: Duration = Duration::from_secs(30);
@@ -111,19 +112,6 @@ pub struct Opened {
     pub error: Option<String>,
     /// How long ago it last answered; `None` if it never did, or is not there any more.
     pub seen_seconds_ago: Option<u64>,
-}
-
-/// The newest good snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Newest {
-    /// Which it is.
-    pub id: SnapshotName,
-    /// When it was committed.
-    pub created: Timestamp,
-    /// How old it was when it was looked at.
-    pub age_seconds: u64,
-    /// Whether all of it is what was there: nothing is missing, carried over from an older snapshot, or torn.
-    pub whole: bool,
 }
 
 /// The data directory.
@@ -243,7 +231,7 @@ impl Inner {
         }
         // Another instance, or a job, may have run something since.
         vaults.runs.extend(self.desk.last().into_iter().chain(self.desk.last_backup()));
-        self.settings.judge(vaults, data_seen(data, new), Timestamp::now())
+        self.settings.judge(vaults, data_seen(data, new), self.desk.crowd(), Timestamp::now())
     }
 }
 
@@ -296,8 +284,15 @@ impl Settings {
     }
 
     /// Makes of what was seen what it means. `now` is this machine's clock, for its files.
-    fn judge(&self, vaults: Vaults, (seen, seen_seconds_ago): (Seen, Option<u64>), now: Timestamp) -> Health {
+    fn judge(
+        &self,
+        vaults: Vaults,
+        (seen, seen_seconds_ago): (Seen, Option<u64>),
+        crowd: Option<String>,
+        now: Timestamp,
+    ) -> Health {
         let (mut bad, mut odd) = (Vec::new(), Vec::from_iter(self.backups_off.clone()));
+        odd.extend(crowd);
         // One that is away for a moment still holds what it held.
         let count = vaults.opened.iter().filter(|vault| vault.seen_seconds_ago.is_some()).count();
         for Opened { vault, error, seen_seconds_ago, .. } in &vaults.opened {
@@ -380,6 +375,7 @@ impl Settings {
 mod tests {
     use super::*;
     use crate::vault::hex::Hex;
+    use crate::vault::root::SnapshotName;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -417,7 +413,7 @@ mod tests {
         };
         let judge = |mut vaults: Vaults, seen, last: Option<Last>| {
             vaults.runs.extend(last);
-            let health = settings.judge(vaults, (seen, Some(0)), at(0));
+            let health = settings.judge(vaults, (seen, Some(0)), None, at(0));
             assert_eq!(health.why.is_empty(), health.status == Status::Healthy, "{health:?}");
             (health.status.name(), health.why.join("; "))
         };
@@ -430,6 +426,8 @@ mod tests {
         // Not all of it was seen: what is missing may be in the rest.
         assert_eq!(judge(fine().0, Seen { whole: false, ..seen(None) }, None).0, "healthy");
 
+        let crowded = settings.judge(fine().0, (fine().1, Some(0)), Some("many wait".into()), at(0));
+        assert_eq!((crowded.status, crowded.why), (Status::Degraded, vec!["many wait".to_owned()]));
         let mut behind = fine().0;
         behind.runs.push(Last { finished: at(2), ..run(Outcome::IncompleteCopies) });
         let verified = Last { run: Hex([2; 8]), action: Action::Verify, ..run(Outcome::Complete) };
@@ -473,7 +471,7 @@ mod tests {
         let judged = |stands: Vec<Stand>| {
             let mut all = Vaults::default();
             stands.into_iter().for_each(|stand| all.add("gs://b/app".into(), stand));
-            let health = settings.judge(all, (seen(Some(0)), Some(0)), at(0));
+            let health = settings.judge(all, (seen(Some(0)), Some(0)), None, at(0));
             (health.status.name(), health.snapshot.map(|newest| newest.age_seconds), health.why.join("; "))
         };
         let counts = |ago, since| Some((answered(ago), Duration::from_secs(since)));
@@ -487,7 +485,7 @@ mod tests {
         let fine = Stand { error: None, counts: counts(50, 0) };
         let told = judged(vec![away(None), fine]);
         assert!(told.0 == "degraded" && told.1 == Some(50), "{told:?}");
-        let away_data = settings.judge(vaults(Some(0), &[true]), (seen(Some(0)), Some(9)), at(0));
+        let away_data = settings.judge(vaults(Some(0), &[true]), (seen(Some(0)), Some(9)), None, at(0));
         assert!(away_data.status == Status::Degraded && away_data.data.present, "{away_data:?}");
     }
 }

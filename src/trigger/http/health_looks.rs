@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::health::Newest;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::report::{self, Outcome, RunId};
@@ -20,6 +20,7 @@ use crate::trigger::desk::{Desk, Last};
 use crate::vault::Vault;
 use crate::vault::ahead::in_order;
 use crate::vault::room::Room;
+use crate::vault::root::SnapshotName;
 
 /// What a look gave, and when.
 pub struct Seen<T> {
@@ -69,6 +70,19 @@ impl<T: Send + Sync + 'static> Look<T> {
         let is_new = matches!(tokio::time::timeout(time, seen.wait_for(new)).await, Ok(Ok(_)));
         (self.seen.borrow().clone(), is_new)
     }
+}
+
+/// The newest good snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Newest {
+    /// Which it is.
+    pub id: SnapshotName,
+    /// When it was committed.
+    pub created: Timestamp,
+    /// How old it was when it was looked at.
+    pub age_seconds: u64,
+    /// Whether all of it is what was there: nothing is missing, carried over from an older snapshot, or torn.
+    pub whole: bool,
 }
 
 /// What a vault answered.

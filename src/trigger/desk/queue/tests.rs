@@ -37,6 +37,11 @@ impl World {
         run
     }
 
+    fn is_full(&self, reason: Reason, promise: Promise) -> bool {
+        let (action, (labels, snapshot, event)) = (Action::Backup, Default::default());
+        self.queue.is_full(&Request { action, reason, labels, snapshot, event }, &promise)
+    }
+
     fn critical(&mut self) -> RunId {
         self.ask(Action::Backup, Reason::Critical)
     }
@@ -257,10 +262,27 @@ fn what_may_not_begin_yet_waits_and_lets_others_pass() {
     assert_eq!(world.of(0, no_backup), Came::Nothing(None));
     assert_eq!(world.at(0), Came::Run(vec![1]));
     for _ in 0..WAITING {
-        assert!(!world.queue.is_full());
+        assert!(!world.is_full(Reason::Manual, Promise::None));
         world.critical();
     }
-    assert!(world.queue.is_full());
+    assert!(world.is_full(Reason::Manual, Promise::None));
     assert_eq!(world.queue.clear().count(), WAITING);
-    assert!(!world.queue.is_full());
+    assert!(!world.is_full(Reason::Manual, Promise::None));
+}
+
+#[test]
+fn critical_events_that_wait_for_an_hour_keep_nothing_else_out() {
+    let mut world = World::new();
+    for n in 0..WAITING {
+        assert!(!world.is_full(Reason::Critical, Promise::Claiming));
+        world.critical();
+        world.claiming(&n.to_string());
+    }
+    assert!(world.is_full(Reason::Critical, Promise::Claiming) && world.queue.long() == WAITING);
+    // Those that are waited for, and whatever is asked for by hand.
+    assert!(!world.is_full(Reason::Critical, Promise::None) && !world.is_full(Reason::Manual, Promise::Claiming));
+    for _ in 0..WAITING {
+        world.ask(Action::Restore, Reason::Manual);
+    }
+    assert!(world.is_full(Reason::Critical, Promise::None) && world.is_full(Reason::Manual, Promise::Claiming));
 }

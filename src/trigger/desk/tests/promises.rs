@@ -458,3 +458,24 @@ fn what_is_answered_with_another_request_of_its_event_has_a_report() {
     working(&desk, || assert!(matches!(&*again.answer.blocking_recv().unwrap(), Answer::Before(_))));
     assert_eq!(told(&world, run), ("complete".to_owned(), 1));
 }
+
+#[test]
+fn critical_events_that_wait_keep_no_backup_by_hand_out() {
+    let world = World::new();
+    let desk = world.desk();
+    let first = promise(&desk, labelled("1", Reason::Critical, &[]));
+    let held = lock(&desk.state).queue.clear().next().and_then(|waiting| waiting.promised().cloned()).unwrap();
+    for _ in 0..WAITING {
+        let (answer, _) = oneshot::channel();
+        let (request, promise) = (labelled("1", Reason::Critical, &[]), Promise::Made(held.clone()));
+        let waiting = Waiting { run: first, request, way: Way::Http, bytes: 1, answer, looked: true, promise };
+        lock(&desk.state).queue.push(waiting);
+    }
+    assert!(desk.crowd().is_some_and(|said| said.contains("1000 critical events wait")));
+    let refused = desk.promise(labelled("2", Reason::Critical, &[]), Way::Http);
+    assert!(matches!(refused, Err(Unpromised::Answered(Answer::Later(..)))));
+    ask(&desk, request(""));
+    promise(&desk, Request { action: Action::Verify, ..request("") });
+    lock(&desk.state).queue.clear().for_each(drop);
+    assert!(desk.crowd().is_none());
+}
