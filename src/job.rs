@@ -1,6 +1,6 @@
 //! One job, whoever asks for it: the command line, a Cloud Run job, a request, a message. One function runs it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,8 +11,8 @@ use crate::notify::{self, Notify};
 use crate::panics;
 use crate::replicas::vaults::Vaults;
 use crate::replicas::{self};
-use crate::report::{Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
-use crate::store;
+use crate::report::{self, Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
+use crate::store::Store;
 use crate::store::address::Address;
 use crate::vault::User;
 use crate::vault::ahead::in_order;
@@ -264,22 +264,12 @@ fn store(report: &mut Report, ended: Instant, vaults: &Vaults) -> Result<(Addres
                 false => crate::vault::Vault::open(vaults.store(address)?)?.store,
             };
             let long = report.finished.duration_since(report.started);
-            let mut again = 2;
-            loop {
-                let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
-                let ago = SignedDuration::try_from(ended.elapsed()).unwrap_or_default();
-                let finished = now.saturating_sub(ago).unwrap_or(now);
-                // The store's clock: names sort by one clock.
-                (report.started, report.finished) = (finished.saturating_sub(long).unwrap_or(finished), finished);
-                let (object, bytes) = (report.object(), report.encode()?);
-                match store.create(&object, &[&bytes]) {
-                    Ok(()) => return Ok(object),
-                    // An attempt at the same run that began in the same second, which names tell apart.
-                    Err(store::Error::AlreadyExists { .. }) if again > 0 => std::thread::sleep(Duration::from_secs(1)),
-                    Err(why) => return Err(why.while_doing(format!("store {object}"))),
-                }
-                again -= 1;
-            }
+            let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+            let ago = SignedDuration::try_from(ended.elapsed()).unwrap_or_default();
+            let finished = now.saturating_sub(ago).unwrap_or(now);
+            // The store's clock: names sort by one clock.
+            (report.started, report.finished) = (finished.saturating_sub(long).unwrap_or(finished), finished);
+            put(report, &*store)
         })();
         match written {
             Ok(object) => return Ok((address.clone(), object)),
@@ -287,6 +277,26 @@ fn store(report: &mut Report, ended: Instant, vaults: &Vaults) -> Result<(Addres
         }
     }
     Err(first.unwrap_or_else(|| Error::failed("keep the report", "no vault is configured")))
+}
+
+/// Stores a report under its name, if it is not there: an answer may have been lost, or two instances report at once that a run was not
+/// done. Attempts at one run that began within one second have names that differ by one.
+fn put(report: &mut Report, store: &dyn Store) -> Result<String> {
+    let mut again = 2;
+    loop {
+        let (object, bytes) = (report.object(), report.encode()?);
+        let Err(why) = store.create(&object, &[&bytes]) else { return Ok(object) };
+        match report::read(store, &object) {
+            // By its name it is of the same run, and says that it ended so.
+            Ok(there) if there["place"]["attempt"].as_str() == report.place.attempt.as_deref() => return Ok(object),
+            Ok(_) if again > 0 => {
+                again -= 1;
+                report.started = report.started.saturating_add(SignedDuration::from_secs(1)).unwrap_or(report.started);
+                report.finished = report.finished.max(report.started);
+            }
+            Ok(_) | Err(_) => return Err(why.while_doing(format!("store {object}"))),
+        }
+    }
 }
 
 /// Tells the log of a run, in one line with always the same fields.
@@ -309,4 +319,35 @@ pub(crate) fn log(report: &Report, seconds: f64) {
         error,
         "run ended: {action} is {result}"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    fn report(attempt: Option<&str>) -> Report {
+        let started = Timestamp::from_second(1_800_000_000).unwrap();
+        let place = Place { attempt: attempt.map(str::to_owned), ..Place::default() };
+        let (snapshot, error, done) = Default::default();
+        let (action, result, way) = (Action::Verify, Outcome::Failed, Way::Http);
+        let (run, events, finished) = (Hex([1; 8]), Vec::new(), started);
+        Report { format: 1, run, action, result, way, events, place, started, finished, snapshot, error, done }
+    }
+
+    #[test]
+    fn a_report_that_is_there_is_stored() {
+        let store = MemoryStore::default();
+        let first = put(&mut report(None), &store).unwrap();
+        // Another instance says the same of the run, or the answer was lost.
+        assert_eq!(put(&mut report(None), &store).unwrap(), first);
+        // Attempts are told apart.
+        let (mut second, mut third) = (report(Some("0")), report(Some("1")));
+        let names = [first, put(&mut second, &store).unwrap(), put(&mut third, &store).unwrap()];
+        assert!(names[0] < names[1] && names[1] < names[2], "{names:?}");
+        assert_eq!((third.started.as_second(), third.finished), (1_800_000_002, third.started));
+        assert_eq!(put(&mut report(Some("1")), &store).unwrap(), names[2]);
+        assert!(put(&mut report(Some("2")), &store).is_err());
+        assert_eq!(store.list(report::RUNS).unwrap().len(), 3);
+    }
 }
