@@ -10,6 +10,7 @@
 //! - the run, or the backup, that ended last failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
 //! - backups are switched off;
+//! - a snapshot or a run is dated ahead of the clock, which counts for nothing else here;
 //! - nearly as many critical events wait as may;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
 //!
@@ -148,6 +149,7 @@ struct Vaults {
     opened: Vec<Opened>,
     snapshot: Option<Newest>,
     runs: Vec<Last>,
+    ahead: Vec<String>,
 }
 
 /// What was seen, and when.
@@ -240,10 +242,11 @@ impl Vaults {
         let Stand { error, counts } = stand;
         let ago = counts.as_ref().map(|(_, ago)| ago.as_secs());
         self.opened.push(Opened { vault, reachable: error.is_none(), error, seen_seconds_ago: ago });
-        let Some((Answered { snapshot, mut runs }, ago)) = counts else { return };
+        let Some((Answered { snapshot, mut runs, ahead }, ago)) = counts else { return };
         let snapshot = snapshot.map(|newest| Newest { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
         self.snapshot = self.snapshot.into_iter().chain(snapshot).max_by_key(|newest| newest.created);
         self.runs.append(&mut runs);
+        self.ahead.extend(ahead);
     }
 }
 
@@ -334,8 +337,10 @@ impl Settings {
         if let Some(ago) = seen_seconds_ago.filter(|ago| *ago > 0) {
             odd.push(format!("the data directory was seen {ago} s ago, and not now"));
         }
-        let backups = vaults.runs.iter().filter(|last| last.action == Action::Backup);
-        let (last, backup) = (looks::last_of(vaults.runs.clone()), looks::last_of(backups.cloned()));
+        let (runs, ahead) = looks::in_time(vaults.runs, now);
+        odd.extend(vaults.ahead.into_iter().chain(ahead));
+        let backups = runs.iter().filter(|last| last.action == Action::Backup).cloned();
+        let (backup, last) = (looks::last_of(backups), looks::last_of(runs.clone()));
         if let Some(last) = last.as_ref().filter(|last| last.result != Outcome::Complete) {
             odd.push(format!("the last run, {} {}, is {}", last.action.name(), last.run, last.result));
         }
@@ -392,7 +397,7 @@ mod tests {
         });
         let id = SnapshotName { seq: 1, time: at(0), id: Hex([0; 8]) };
         let newest = |ago| Newest { id, created: at(ago), age_seconds: age(at(ago), at(0)), whole: true };
-        Vaults { opened: opened.collect(), snapshot: ago.map(newest), runs: Vec::new() }
+        Vaults { opened: opened.collect(), snapshot: ago.map(newest), ..Vaults::default() }
     }
 
     fn seen(ago: Option<i64>) -> Seen {
@@ -441,6 +446,7 @@ mod tests {
             (fine().0, fine().1, Some(run(Outcome::Failed)), "the last run"),
             (fine().0, fine().1, Some(run(Outcome::Suspect)), "suspect"),
             (stale, fine().1, None, "not all could be read"),
+            (fine().0, fine().1, Some(Last { finished: at(-600), ..run(Outcome::Complete) }), "ahead of the clock"),
             (behind, fine().1, Some(verified), "the last backup, 0101010101010101, is incomplete-copies"),
         ] {
             let told = judge(vaults, seen, last);
@@ -466,7 +472,7 @@ mod tests {
             freshness: Duration::from_secs(7200),
             place: Place::default(),
         };
-        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, runs: Vec::new() };
+        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, runs: Vec::new(), ahead: None };
         let away = |counts| Stand { error: Some("it has not answered within 4 s".into()), counts };
         let judged = |stands: Vec<Stand>| {
             let mut all = Vaults::default();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -92,6 +92,8 @@ pub struct Answered {
     pub snapshot: Option<Newest>,
     /// The runs that began last, whoever ran them.
     pub runs: Vec<Last>,
+    /// What is dated ahead of the clock.
+    pub ahead: Option<String>,
 }
 
 /// A run that a vault tells of.
@@ -102,6 +104,8 @@ struct Told {
     last: Option<Last>,
 }
 
+/// How far clocks may be apart.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 /// Among so many runs, those that began last, the one that ended last is looked for.
 const RECENT: usize = 50;
 
@@ -157,7 +161,8 @@ impl VaultLook {
         // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
         let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
         let runs = self.runs(&*vault.store, ctx);
-        Ok(Answered { snapshot: newest_good(&vault, now)?, runs })
+        let (names, ahead) = in_time(vault.snapshots()?, now);
+        Ok(Answered { snapshot: newest_good(&vault, &names, now)?, runs, ahead })
     }
 
     /// The last runs by what the vault holds now: other instances and jobs have theirs, too.
@@ -219,9 +224,8 @@ fn last(report: &Value) -> Option<Last> {
     })
 }
 
-fn newest_good(vault: &Vault, now: Timestamp) -> Result<Option<Newest>> {
-    let names = vault.snapshots()?;
-    match select::newest_good(vault, &names, "the newest good snapshot") {
+fn newest_good(vault: &Vault, names: &[SnapshotName], now: Timestamp) -> Result<Option<Newest>> {
+    match select::newest_good(vault, names, "the newest good snapshot") {
         Ok(choice) => {
             let (id, created, whole) = (choice.name, choice.root.finished, choice.root.whole());
             Ok(Some(Newest { id, created, age_seconds: age(created, now), whole }))
@@ -229,6 +233,46 @@ fn newest_good(vault: &Vault, now: Timestamp) -> Result<Option<Newest>> {
         Err(why) if why.of_store() || why.kind() == Kind::Unreachable => Err(why),
         Err(_) => Ok(None),
     }
+}
+
+/// Something that is dated.
+pub trait Dated {
+    /// When it was.
+    fn date(&self) -> Timestamp;
+    /// What it is, for people.
+    fn called(&self) -> String;
+}
+
+impl Dated for SnapshotName {
+    fn date(&self) -> Timestamp {
+        self.time
+    }
+    fn called(&self) -> String {
+        format!("the snapshot {}", self.id)
+    }
+}
+
+impl Dated for Last {
+    fn date(&self) -> Timestamp {
+        self.finished
+    }
+    fn called(&self) -> String {
+        format!("the run {}", self.run)
+    }
+}
+
+/// Parts what is dated ahead of the clock, as a clock was that was set since: it would be the newest for as long, and never old. Says so of
+/// the one that is ahead most.
+pub fn in_time<T: Dated>(all: Vec<T>, now: Timestamp) -> (Vec<T>, Option<String>) {
+    let soon = now.saturating_add(CLOCKS).unwrap_or(now);
+    let (ahead, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|dated| dated.date() > soon);
+    let said = |ahead: &T| {
+        let (called, date) = (ahead.called(), ahead.date());
+        format!(
+            "{called} is dated {date}, which lies ahead of the clock: it counts neither as young nor as the last one"
+        )
+    };
+    (all, ahead.iter().max_by_key(|ahead| ahead.date()).map(said))
 }
 
 /// The run that ended last. If two reports tell of one run, the one counts by which it was done: another instance that could not see
@@ -363,5 +407,20 @@ mod tests {
         // Reported as failed by an instance that did not know that it was done.
         put("140000", "14:00:00", 6, "failed");
         assert_eq!(seen(), (5, Outcome::Failed, 1));
+    }
+    #[test]
+    fn what_is_dated_ahead_is_neither_young_nor_the_last() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let run = |n: u8, seconds: i64| {
+            let (run, action, result) = (crate::vault::hex::Hex([n; 8]), report::Action::Backup, Outcome::Complete);
+            Last { run, action, result, finished: now + SignedDuration::from_secs(seconds), error: None }
+        };
+        let (runs, ahead) = in_time(vec![run(1, -5), run(2, 300), run(3, 301), run(4, 7_776_000), run(5, 302)], now);
+        assert_eq!(last_of(runs).unwrap().run.0[0], 2);
+        assert!(ahead.unwrap().starts_with("the run 0404040404040404 is dated 2027-04-15"));
+        let name = |ahead| SnapshotName { seq: 1, time: now + SignedDuration::from_hours(ahead), id: run(6, 0).run };
+        let (names, ahead) = in_time(vec![name(0), name(1)], now);
+        assert!(names == [name(0)] && ahead.unwrap().contains("the snapshot 0606060606060606"));
+        assert!(in_time(names, now).1.is_none());
     }
 }
