@@ -62,6 +62,9 @@ pub struct Unfinished {
     pub snapshot: Option<SnapshotName>,
 }
 
+/// What a marker says, and which folder it was written for, as far as it says that.
+type Written = (Unfinished, Option<Vec<u8>>);
+
 impl Unfinished {
     /// What a folder's marker says; `None` where it has none.
     ///
@@ -82,7 +85,7 @@ impl Unfinished {
     }
 
     /// What a folder's marker says, and the folder that it was written for, where an older program has not left that out.
-    fn load(folder: impl AsFd) -> Result<Option<(Self, Option<Vec<u8>>)>, Unclear> {
+    fn load(folder: impl AsFd) -> Result<Option<Written>, Unclear> {
         let unclear = |why: Errno| match statat(&folder, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(None),
             Ok(stat) if !is_file(&stat) => Err(Unclear::foreign(&stat)),
