@@ -62,8 +62,15 @@ impl Index {
         let unknown = self.frames == 0 && self.salts == [0; 8];
         match self.salts == log.salts || unknown {
             true => log.committed > self.frames.into(),
-            false => self.frames > 0,
+            false => self.frames > 0 || log.committed > 0 && !self.follows(log),
         }
+    }
+
+    /// Whether the index has begun anew after a log that is in the database by now, and that nobody has written over yet: then the first
+    /// of its salts is the next number (`walRestartHdr` in SQLite's `wal.c`). A program that never began a log anew itself makes up both
+    /// when it begins one, and they come into the index with its first commit.
+    fn follows(&self, log: Frames) -> bool {
+        number(&self.salts, 0) == number(&log.salts, 0).wrapping_add(1)
     }
 
     /// Whether a log has all frames of the index that go before the last one.
@@ -140,4 +147,32 @@ fn has_last_frame<E>(index: &Index, read: impl Fn(u64, &mut [u8]) -> Result<bool
         && frame[8..16] == index.salts
         && (number(&frame, 16), number(&frame, 20)) == index.sums
         && read(at + FRAME as u64 + u64::from(index.page_size) - 1, &mut [0])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_that_is_not_in_the_index_is_told_from_what_is_in_the_database() {
+        let salts = |first: u32| [first.to_be_bytes(), *b"rand"].concat().try_into().unwrap();
+        let index = |frames, salts| Index { page_size: 4096, frames, sums: (0, 0), salts };
+        let log = |committed, salts| Frames { salts, number: committed + 1, committed };
+        let lacks = |index: Index, log| index.lacks(log);
+        // Of the same log.
+        assert!(lacks(index(3, salts(7)), log(4, salts(7))) && !lacks(index(3, salts(7)), log(3, salts(7))));
+        // Before the first commit to an empty log.
+        assert!(lacks(index(0, [0; 8]), log(1, salts(7))) && !lacks(index(0, [0; 8]), log(0, salts(7))));
+        // Of a log that is to be begun anew, the one before lies there still.
+        for first in [7, u32::MAX] {
+            assert!(!lacks(index(0, salts(first.wrapping_add(1))), log(4, salts(first))));
+        }
+        assert!(lacks(index(0, salts(8)), log(1, salts(8))));
+        // Or another one by a program that made up its salts, of which only what is committed counts.
+        for other in [5, 8, 0x0600_0000, u32::MAX] {
+            let index = index(0, salts(7));
+            assert!(lacks(index, log(1, salts(other))) && !lacks(index, log(0, salts(other))), "{other}");
+        }
+        assert!(lacks(index(3, salts(8)), log(0, salts(7))));
+    }
 }

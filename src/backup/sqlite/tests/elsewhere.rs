@@ -204,6 +204,34 @@ fn what_follows_in_the_log_is_not_committed_and_is_looked_at_again() {
 }
 
 #[test]
+fn the_first_commit_to_an_emptied_log_is_looked_at_again_until_it_is_in_the_index() {
+    let (_folder, path) = database(WAL);
+    let mut other = Peer::with(&path);
+    let mut writer = Peer::with(&path);
+    assert_eq!(writer.ask("select sum(x) from t"), "10000");
+    other.run("update t set x = x + 1").unwrap();
+    assert_eq!(other.ask("pragma wal_checkpoint(truncate)"), "0");
+    // The writer has begun no log anew: it makes up salts of its own.
+    let shm = fs::File::options().read(true).write(true).open(beside(&path, "-shm")).unwrap();
+    let mut emptied = [0; 2 * 48];
+    shm.read_exact_at(&mut emptied, 0).unwrap();
+    writer.run("update t set x = x + 1").unwrap();
+    let mut entered = [0; 2 * 48];
+    shm.read_exact_at(&mut entered, 0).unwrap();
+    for (index, sum, pending) in [(emptied, 101, true), (entered, 102, false)] {
+        shm.write_all_at(&index, 0).unwrap();
+        let mut live = opened(&path);
+        let state = live.begin().unwrap();
+        assert_eq!((restored(&taken(&live, &state)), state.pending), ((sum * 100, 100), pending));
+        assert!(live.end().unwrap());
+    }
+    // Nothing is left to be entered.
+    assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "0");
+    assert!(!opened(&path).begin().unwrap().pending);
+    drop((writer, other));
+}
+
+#[test]
 fn a_log_that_is_cut_while_it_is_read_is_noticed() {
     let (_folder, path) = database(WAL);
     let mut writer = Peer::with(&path);
