@@ -23,7 +23,7 @@ use rusqlite::Connection;
 use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
-use self::basis::Basis;
+use self::basis::{Basis, written};
 use super::at::At;
 use super::check;
 use super::check::Checked;
@@ -31,7 +31,7 @@ use super::filesystem::unfit;
 use super::handle::system_errno;
 use super::header::Header;
 use super::registry::{self, Hold, Opened};
-use super::side::id;
+use super::side::{Id, id};
 use super::system_calls;
 use super::trouble::{Meaning, Trouble, meaning};
 use super::wal::PageSet;
@@ -111,6 +111,8 @@ pub struct Live<'a> {
     awaited: Option<Instant>,
     /// Whether the connection has the `-shm` open.
     attached: bool,
+    /// The `-shm` that lay there at first, and its mtime.
+    first_shm: Option<(Id, i64)>,
     /// What the last transaction's state rests on.
     basis: Basis,
     begun: bool,
@@ -194,9 +196,11 @@ impl<'a> Live<'a> {
             met: 0,
             awaited: None,
             attached: false,
+            first_shm: None,
             basis: Basis::Locks,
             begun: false,
         };
+        live.first_shm = live.beside("-shm")?.as_ref().map(written);
         live.connect()?;
         Ok(live)
     }

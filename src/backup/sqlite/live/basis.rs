@@ -13,7 +13,7 @@ use super::super::trouble::Trouble;
 use super::super::usage;
 use super::super::wal_index::{self, Fit};
 use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
-use crate::backup::times::{self, settled, wait_a_tick};
+use crate::backup::times::{self, mtime, settled, wait_a_tick};
 
 /// How long somebody is awaited who came once, and who came again.
 const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -28,6 +28,11 @@ pub(super) enum Basis {
     /// Without what its programs share, their writing shows only in the files: the file itself, its log, and what is left of a
     /// `-shm`.
     AtRest { database: Looks, wal: Option<Looks>, shm: Option<Looks> },
+}
+
+/// Which file it is, and when it was written to.
+pub(super) fn written(stat: &Stat) -> (Id, i64) {
+    (id(stat), mtime(stat))
 }
 
 impl Live<'_> {
@@ -85,9 +90,14 @@ impl Live<'_> {
         usage::is_another_log_used(&self.at, &stat, wal, &shm.stat)
     }
 
-    /// Whether the `-shm` that nobody has open is the index of all that the log has. Whoever comes first makes it anew; while we read by
-    /// it nobody does, and what is missing from it would be lost to all. A program that has the database to itself writes to the log
-    /// without it, and a machine that fails leaves it as it happens to be.
+    /// Whether the `-shm` that nobody has open can be read by: somebody who came since we looked first has made it anew, and it is the
+    /// index of all that the log has.
+    ///
+    /// While we read by it nobody else makes it anew, and what is missing from it would be lost to all. A program that has the database to
+    /// itself writes to the log without it. And a machine that fails leaves some of its pages on the disk and not others, and likewise of
+    /// the log and the database, which no look at it alone could tell. One that was made anew since is whole in this machine's memory, and
+    /// whoever made it has checked the log. It was cut then, which shows in its mtime; that is compared with what it was, not with the
+    /// clock, as that may have been set back since.
     pub(super) fn is_index_whole(&self) -> bool {
         let Some(shm) = &self.shm else { return false };
         let open = || {
@@ -95,7 +105,8 @@ impl Live<'_> {
             let hold = try_hold(found.st_dev, found.st_ino)?;
             registry::open(hold, self.options.stop, || self.at.open("-wal", OFlags::RDONLY)).ok()
         };
-        open().is_some_and(|wal| wal_index::fit(&shm.file, &wal.file) == Fit::All)
+        let made_anew = fstat(&shm.file).is_ok_and(|now| Some(written(&now)) != self.first_shm);
+        made_anew && open().is_some_and(|wal| wal_index::fit(&shm.file, &wal.file) == Fit::All)
     }
 
     /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.

@@ -421,3 +421,25 @@ fn an_index_that_lacks_what_its_log_has_is_not_read_by() {
     // Whoever comes next finds all of it.
     assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "10300");
 }
+
+#[test]
+fn an_index_that_a_machine_left_is_not_read_by() {
+    let (_folder, path) = database(WAL);
+    let mut writer = Peer::with(&path);
+    writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
+    writer.kill();
+    // Of the two halves of it, that by which frames are found did not come to the disk.
+    let shm = fs::File::options().write(true).open(beside(&path, "-shm")).unwrap();
+    shm.write_all_at(&[0; 16 << 10], 16 << 10).unwrap();
+    let mut live = try_open(&path, HASTY).unwrap();
+    for _ in 0..4 {
+        let state = live.begin().unwrap();
+        assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
+        // Something that is no program of its own changes what shows of it.
+        fs::set_permissions(&path, fs::metadata(&path).unwrap().permissions()).unwrap();
+        assert!(!live.end().unwrap());
+    }
+    assert_eq!(state_of(&mut live), (101 * 100, 100));
+    // Whoever comes makes it anew.
+    assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "10100");
+}
