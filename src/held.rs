@@ -1,11 +1,22 @@
-//! Who holds what, as the kernel tells: locks of files (`/proc/locks`), and the names of processes.
+//! Who holds what, as the kernel tells: locks of files (`/proc/locks`), open files, and the names of processes.
+//!
+//! In its list of locks the kernel names a file by the device of its filesystem and by its inode number. On Btrfs, where each subvolume
+//! has a device and inode numbers of its own, and on overlays over several filesystems, `stat` gives another device. That of the
+//! filesystem is told by the file's mount (`/proc/self/mountinfo`), and which subvolume is meant by what the process has open.
 
+use std::collections::HashMap;
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 
-use rustix::fs::{Stat, major, minor};
+use rustix::fs::{Stat, fstat, major, minor, stat};
+use rustix::io::Errno;
 
-/// A file, by what the kernel calls it there: the device's two numbers, and the inode.
-pub type Inode = (u32, u32, u64);
+/// How often the list of locks is read.
+const READINGS: usize = 3;
+
+/// A device's two numbers.
+type Device = (u32, u32);
 
 /// A lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,29 +25,132 @@ pub struct Lock {
     pub kind: String,
     /// The process that holds it.
     pub pid: u32,
-    /// What is locked.
-    pub inode: Inode,
+    /// The first byte that is locked.
+    pub first: i64,
+    /// The last one.
+    pub last: i64,
+    /// That of the filesystem.
+    device: Device,
 }
 
-/// The inode of a file of which this is known.
-pub fn inode(stat: &Stat) -> Inode {
-    (major(stat.st_dev), minor(stat.st_dev), stat.st_ino)
+/// The locks that are held, as far as they are shown.
+#[derive(Debug, Default)]
+pub struct Locks {
+    /// By the inode number of the file.
+    locks: HashMap<u64, Vec<Lock>>,
+    /// Devices of filesystems, by the numbers of their mounts.
+    mounts: HashMap<u64, Device>,
 }
 
-/// All locks that are held, as far as they are shown.
-pub fn locks() -> Vec<Lock> {
-    fs::read_to_string("/proc/locks").unwrap_or_default().lines().filter_map(parse).collect()
+impl Locks {
+    /// Those of this moment.
+    pub fn read() -> Locks {
+        let list = |path| fs::read_to_string(path).unwrap_or_default();
+        // While others come and go, one reading passes some over.
+        let locks: String = (0..READINGS).map(|_| list("/proc/locks")).collect();
+        Locks::parse(&locks, &list("/proc/self/mountinfo"))
+    }
+
+    /// Those of a list of locks and one of mounts.
+    pub fn parse(locks: &str, mounts: &str) -> Locks {
+        let mut all = Locks { locks: HashMap::new(), mounts: mounts.lines().filter_map(mount).collect() };
+        for (inode, lock) in locks.lines().filter_map(lock) {
+            all.locks.entry(inode).or_default().push(lock);
+        }
+        all
+    }
+
+    /// Forgets those of other processes than these.
+    pub fn retain(&mut self, of: impl Fn(u32) -> bool) {
+        self.locks.retain(|_, locks| {
+            locks.retain(|lock| of(lock.pid));
+            !locks.is_empty()
+        });
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.locks.is_empty()
+    }
+
+    /// Whether some file with this inode number may have one.
+    pub fn has_inode(&self, inode: u64) -> bool {
+        self.locks.contains_key(&inode)
+    }
+
+    /// Those of a file that is open here, be it only as a path.
+    pub fn of(&self, file: impl AsFd) -> Vec<&Lock> {
+        let Ok(stat) = fstat(&file) else { return Vec::new() };
+        let Some(locks) = self.locks.get(&stat.st_ino) else { return Vec::new() };
+        let filesystem = self.filesystem(file);
+        locks.iter().filter(|lock| lock.is_of(&stat, filesystem)).collect()
+    }
+
+    /// The device of the filesystem that an open file is on.
+    fn filesystem(&self, file: impl AsFd) -> Option<Device> {
+        let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
+        let mount = said.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+        self.mounts.get(&mount.trim().parse().ok()?).copied()
+    }
 }
 
-/// Reads a line: `1: POSIX  ADVISORY  WRITE 1234 08:01:131 0 EOF`. One that waits for a lock has `->` after the number, and is none.
-fn parse(line: &str) -> Option<Lock> {
-    let mut fields = line.split_whitespace().skip(1);
+impl Lock {
+    /// Whether it is of the file with this status, on the filesystem of this device.
+    fn is_of(&self, file: &Stat, filesystem: Option<Device>) -> bool {
+        // In another subvolume another file has the number.
+        let may_have_it = || has_open(self.pid, (file.st_dev, file.st_ino)) != Some(false);
+        self.device == device(file) || Some(self.device) == filesystem && may_have_it()
+    }
+}
+
+fn device(stat: &Stat) -> Device {
+    (major(stat.st_dev), minor(stat.st_dev))
+}
+
+/// Reads a lock, and the inode number of its file: `1: POSIX  ADVISORY  WRITE 1234 08:01:131 0 EOF`. One that waits for a lock has `->`
+/// after the number, and is none.
+fn lock(line: &str) -> Option<(u64, Lock)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
     let kind = fields.next().filter(|kind| *kind != "->")?.to_owned();
     let pid = fields.nth(2)?.parse().ok()?;
     let mut file = fields.next()?.split(':');
-    let mut device = || u32::from_str_radix(file.next()?, 16).ok();
-    let device = (device()?, device()?);
-    Some(Lock { kind, pid, inode: (device.0, device.1, file.next()?.parse().ok()?) })
+    let mut number = || u32::from_str_radix(file.next()?, 16).ok();
+    let device = (number()?, number()?);
+    let inode = file.next()?.parse().ok()?;
+    let first = fields.next()?.parse().ok()?;
+    let last = match fields.next()? {
+        "EOF" => i64::MAX,
+        last => last.parse().ok()?,
+    };
+    Some((inode, Lock { kind, pid, first, last, device }))
+}
+
+/// Reads a mount's number, and the device of its filesystem: `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`.
+fn mount(line: &str) -> Option<(u64, Device)> {
+    let mut fields = line.split_ascii_whitespace();
+    let number = fields.next()?.parse().ok()?;
+    let (major, minor) = fields.nth(1)?.split_once(':')?;
+    Some((number, (major.parse().ok()?, minor.parse().ok()?)))
+}
+
+/// Whether a program has a file open, by its device and inode number; none where this process may not know.
+pub fn has_open(pid: u32, file: (u64, u64)) -> Option<bool> {
+    let mut known = None;
+    for descriptor in open_files(pid) {
+        match stat(&descriptor) {
+            Ok(found) if (found.st_dev, found.st_ino) == file => return Some(true),
+            Ok(_) => known = Some(false),
+            // It was closed at this moment.
+            Err(Errno::NOENT) => {}
+            Err(_) => return None,
+        }
+    }
+    known
+}
+
+/// What leads to the files that a program has open.
+pub fn open_files(pid: u32) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// A process's name, as `ps` shows it; empty where it is not known.
@@ -47,23 +161,71 @@ pub fn program(pid: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{self, Command, Stdio};
+
     use super::*;
 
     #[test]
     fn locks_are_read_as_the_kernel_writes_them() {
-        let lock = |kind: &str, pid, inode| Some(Lock { kind: kind.into(), pid, inode });
-        assert_eq!(parse("1: POSIX  ADVISORY  WRITE 1234 08:01:131 0 EOF"), lock("POSIX", 1234, (8, 1, 131)));
-        assert_eq!(parse("2: FLOCK  ADVISORY  READ  7 fd:0a:9 0 EOF"), lock("FLOCK", 7, (0xfd, 10, 9)));
-        for none in
-            ["3: -> FLOCK  ADVISORY  WRITE 8 08:01:131 0 EOF", "4: OFDLCK ADVISORY READ -1 08:01:131 0 EOF", "", "5:"]
-        {
-            assert_eq!(parse(none), None, "{none}");
+        let expected = |kind: &str, pid, device, inode, (first, last)| {
+            Some((inode, Lock { kind: kind.into(), pid, first, last, device }))
+        };
+        let line = "1: POSIX  ADVISORY  WRITE 1234 08:01:131 0 EOF";
+        assert_eq!(lock(line), expected("POSIX", 1234, (8, 1), 131, (0, i64::MAX)));
+        let line = "2: FLOCK  ADVISORY  READ  7 fd:0a:9 1073741826 1073742335";
+        assert_eq!(lock(line), expected("FLOCK", 7, (0xfd, 10), 9, (1_073_741_826, 1_073_742_335)));
+        for none in [
+            "3: -> FLOCK  ADVISORY  WRITE 8 08:01:131 0 EOF",
+            "4: OFDLCK ADVISORY READ -1 08:01:131 0 EOF",
+            "5: POSIX ADVISORY READ 7 08:01:131 0",
+            "",
+            "6:",
+        ] {
+            assert_eq!(lock(none), None, "{none}");
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         rustix::fs::flock(file.as_file(), rustix::fs::FlockOperation::LockExclusive).unwrap();
-        let own = inode(&rustix::fs::fstat(file.as_file()).unwrap());
-        let held = locks().into_iter().any(|lock| lock.pid == std::process::id() && lock.inode == own);
+        let held = Locks::read().of(&file).iter().any(|lock| lock.pid == process::id() && lock.kind == "FLOCK");
         assert!(held || !std::path::Path::new("/proc/locks").exists());
         assert!(program(u32::MAX).is_empty());
+    }
+
+    #[test]
+    fn mounts_are_read_as_the_kernel_writes_them() {
+        let line = "36 35 0:98 /sub volume\\040x /mnt rw,noatime master:1 - btrfs /dev/root rw";
+        assert_eq!(mount(line), Some((36, (0, 98))));
+        for none in ["", "36 35", "36 35 98 / /mnt", "x 35 8:1 /"] {
+            assert_eq!(mount(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_of_the_file_on_its_filesystem_that_its_process_has_open() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (stat, fd) = (fstat(&file).unwrap(), file.as_file().as_raw_fd());
+        let said = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        let mount = said.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
+        let mut other = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let (own, inode) = (device(&stat), stat.st_ino);
+        let holders = |mounts: &str| {
+            let mut list = String::new();
+            for (pid, (major, minor), inode) in [
+                (process::id(), (0, 0xfedc), inode),
+                (other.id(), (0, 0xfedc), inode),
+                (3, (0, 0xfedd), inode),
+                (process::id(), (0, 0xfedc), inode + 1),
+                (5, own, inode),
+            ] {
+                list += &format!("1: POSIX  ADVISORY  READ {pid} {major:02x}:{minor:02x}:{inode} 0 EOF\n");
+            }
+            Locks::parse(&list, mounts).of(&file).into_iter().map(|lock| lock.pid).collect::<Vec<_>>()
+        };
+        // As `stat` says, or where nothing is known of the mount.
+        assert_eq!(holders(&format!("{mount} 1 {}:{} / / rw - ext4 x rw", own.0, own.1)), [5]);
+        assert_eq!(holders(""), [5]);
+        // As its mount says: in another subvolume another file may have the number.
+        assert_eq!(holders(&format!("{mount} 1 0:{} / / rw - btrfs x rw", 0xfedc)), [process::id(), 5]);
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 }

@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock, fstat};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::beneath::Directory;
 use crate::error::{Error, Result};
-use crate::held;
+use crate::held::{Locks, program};
 
 /// How long a backup waits for a restore to end.
 pub const BACKUP_WAITS: Duration = Duration::from_secs(60);
@@ -85,9 +85,9 @@ pub fn not_locked(folder: &Path, why: &Errno) -> String {
 
 /// Who has a lock on the directory, as far as the kernel tells.
 fn holder(folder: impl AsFd) -> Option<String> {
-    let wanted = held::inode(&fstat(folder).ok()?);
-    let lock = held::locks().into_iter().find(|lock| lock.kind == "FLOCK" && lock.inode == wanted)?;
-    let (process, name) = (lock.pid, held::program(lock.pid));
+    let locks = Locks::read();
+    let process = locks.of(folder).into_iter().find(|lock| lock.kind == "FLOCK")?.pid;
+    let name = program(process);
     Some(if name.is_empty() { format!("process {process}") } else { format!("process {process} ({name})") })
 }
 

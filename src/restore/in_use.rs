@@ -11,13 +11,13 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::{io, process};
 
-use rustix::fs::{major, minor};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Serialize;
 
 use super::place::Place;
 use super::standing;
 use crate::error::Error;
-use crate::held::{self, Inode, program};
+use crate::held::{Locks, program};
 
 /// So many programs are named in an error.
 const NAMED: usize = 3;
@@ -51,7 +51,8 @@ pub fn users(places: &[PathBuf]) -> Vec<User> {
             Err(_) => {}
         }
     }
-    let locks = locks(&hidden);
+    let mut locks = if hidden.is_empty() { Locks::default() } else { Locks::read() };
+    locks.retain(|pid| hidden.contains(&pid));
     if !locks.is_empty() {
         places.iter().for_each(|place| locked_below(place, &locks, &mut found));
     }
@@ -132,22 +133,13 @@ fn open_below(pid: u32, places: &[PathBuf]) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// The locks of these processes.
-fn locks(of: &HashSet<u32>) -> BTreeMap<Inode, u32> {
-    if of.is_empty() {
-        return BTreeMap::new();
-    }
-    let locks = held::locks().into_iter().filter(|lock| of.contains(&lock.pid));
-    locks.map(|lock| (lock.inode, lock.pid)).collect()
-}
-
 /// Looks for files with locks below `place`, or itself.
-fn locked_below(place: &Path, locks: &BTreeMap<Inode, u32>, found: &mut BTreeMap<u32, PathBuf>) {
+fn locked_below(place: &Path, locks: &Locks, found: &mut BTreeMap<u32, PathBuf>) {
     let mut look = |path: &Path| {
-        let Ok(there) = fs::symlink_metadata(path) else { return };
-        let inode = (major(there.dev()), minor(there.dev()), there.ino());
-        if let Some(pid) = locks.get(&inode) {
-            found.entry(*pid).or_insert_with(|| path.to_owned());
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(there) = openat(CWD, path, flags, Mode::empty()) else { return };
+        for lock in locks.of(there) {
+            found.entry(lock.pid).or_insert_with(|| path.to_owned());
         }
     };
     look(place);
@@ -157,9 +149,7 @@ fn locked_below(place: &Path, locks: &BTreeMap<Inode, u32>, found: &mut BTreeMap
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => open.push(entry.path()),
                 // The number alone is told without a look at the file.
-                Ok(kind) if kind.is_file() && locks.keys().any(|(.., inode)| *inode == entry.ino()) => {
-                    look(&entry.path())
-                }
+                Ok(kind) if kind.is_file() && locks.has_inode(entry.ino()) => look(&entry.path()),
                 _ => {}
             }
         }
@@ -171,6 +161,8 @@ mod tests {
     use std::fs::File;
     use std::io::Read;
     use std::process::{Child, Command, Stdio};
+
+    use rustix::fs::{major, minor};
 
     use super::*;
 
@@ -231,7 +223,9 @@ mod tests {
         fs::write(&file, "x").unwrap();
         fs::write(at.join("other"), "x").unwrap();
         let there = fs::metadata(&file).unwrap();
-        let locks = BTreeMap::from([((major(there.dev()), minor(there.dev()), there.ino()), 7)]);
+        let (major, minor) = (major(there.dev()), minor(there.dev()));
+        let locks = format!("1: POSIX  ADVISORY  WRITE 7 {major:02x}:{minor:02x}:{} 0 EOF", there.ino());
+        let locks = Locks::parse(&locks, "");
         let below = |place: &Path| {
             let mut found = BTreeMap::new();
             locked_below(place, &locks, &mut found);

@@ -21,7 +21,7 @@ use super::registry::Opened;
 use super::side::{self, Looks, id, looks};
 use super::source::{Source, State, block_of};
 use super::trouble::Trouble;
-use super::usage::{has_open, is_log_here, is_only_read, names_in_use};
+use super::usage::{is_log_here, is_only_read, names_in_use};
 use super::wal::PageSet;
 use super::{Ended, Reader, Taking, identity_of, registry, side_of};
 use crate::backup::Trust;
@@ -32,6 +32,7 @@ use crate::backup::part::{Content, Part};
 use crate::backup::read::{Over, read_some};
 use crate::backup::sqlite::pass::{PASSES, Swept};
 use crate::backup::times::{mtime, wait_a_tick};
+use crate::held::has_open;
 use crate::monitor::Moment;
 use crate::vault::entry::{Check, CheckKind, Database, Taken};
 use crate::vault::path::EntryPath;
@@ -176,7 +177,7 @@ impl Reader<'_> {
             };
             let another_name =
                 || stat.st_nlink > 1 && pid.into_iter().flat_map(|pid| names_in_use(pid, &stat)).any(is_taken);
-            if is_log_here(at).map_err(refused)? || is_only_read(at, &stat, pid) || another_name() {
+            if is_log_here(at).map_err(refused)? || is_only_read(at, &*source.file, pid) || another_name() {
                 return Ok(Used::Seen);
             }
             // Those that open it at this moment are about to share it.

@@ -9,24 +9,24 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{OFlags, Stat, lstat, stat};
+use rustix::fs::{OFlags, Stat, lstat};
 use rustix::io::Errno;
 
 use super::at::At;
 use super::header::Header;
 use super::locks::{self, Held, OPEN, READING, held};
 use super::registry::{self, try_hold};
-use super::side::{Id, id, is_file};
+use super::side::{id, is_file};
 use super::wal_index::{self, Fit};
 use crate::backup::found::Found;
 use crate::beneath::Directory;
+use crate::held::{Locks, has_open, open_files};
 
-/// How often the system's list of locks is read.
-const READINGS: usize = 3;
 /// Nobody waits for the files that are looked at here.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
@@ -38,26 +38,6 @@ pub fn names_in_use(pid: u32, of: &Stat) -> impl Iterator<Item = PathBuf> {
         let database = PathBuf::from(OsStr::from_bytes(log.as_os_str().as_bytes().strip_suffix(b"-wal")?));
         lstat(&database).is_ok_and(|found| id(&found) == id(of)).then_some(database)
     })
-}
-
-/// Whether a program has a file open; none where this process may not know.
-pub fn has_open(pid: u32, file: Id) -> Option<bool> {
-    let mut known = None;
-    for descriptor in open_files(pid) {
-        match stat(&descriptor) {
-            Ok(found) if id(&found) == file => return Some(true),
-            Ok(_) => known = Some(false),
-            // It was closed at this moment.
-            Err(Errno::NOENT) => {}
-            Err(_) => return None,
-        }
-    }
-    known
-}
-
-/// What leads to the files that a program has open.
-fn open_files(pid: u32) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Whether the log of a program lies here that has the database open: a `-shm` that it has open, and the `-wal` that this is the index
@@ -77,27 +57,33 @@ pub fn is_log_here(at: &At) -> Result<bool, Errno> {
         return Ok(false);
     }
     let Some(wal) = open(&wal, "-wal") else { return Ok(true) };
-    let Some(database) = here("")? else { return Ok(false) };
-    let another = is_another_log_used(at, &database, &wal.stat, &shm.stat);
+    // Closing a descriptor that is only a path takes no locks away.
+    let (Some(_), Ok(database)) = (here("")?, at.open("", OFlags::PATH)) else { return Ok(false) };
+    let another = is_another_log_used(at, database, &wal.stat, &shm.file);
     Ok(!another && wal_index::fit(&shm.file, &wal.file) != Fit::None)
 }
 
 /// Whether some program that has a database open uses another log than the one that lies here, or finds its way in it by another `-shm`:
 /// it has no lock of the one that is here. What cannot be known of it does not count.
-pub fn is_another_log_used(at: &At, database: &Stat, wal: &Stat, shm: &Stat) -> bool {
+pub fn is_another_log_used(at: &At, database: impl AsFd, wal: &Stat, shm: impl AsFd) -> bool {
     let locks = Locks::read();
-    let here = locks.of(shm, OPEN.0);
+    let here = holders(&locks, shm, OPEN.0);
     let elsewhere = |pid: u32| has_open(pid, id(wal)) == Some(false) || has_lost_its_index(at, pid);
-    locks.of(database, READING).into_iter().filter(|pid| !here.contains(pid)).any(elsewhere)
+    holders(&locks, database, READING).into_iter().filter(|pid| !here.contains(pid)).any(elsewhere)
 }
 
 /// Whether all programs that have a database open have the log open that lies here, and none has its `-shm`: they only read, and may not
 /// write to that. One of them is `pid`.
-pub fn is_only_read(at: &At, database: &Stat, pid: Option<u32>) -> bool {
-    let (Ok(Some(wal)), Ok(shm)) = (at.status("-wal"), at.status("-shm")) else { return false };
+pub fn is_only_read(at: &At, database: impl AsFd, pid: Option<u32>) -> bool {
+    let Ok(Some(wal)) = at.status("-wal") else { return false };
+    let shm = match at.open("-shm", OFlags::PATH) {
+        Ok(shm) => Some(shm),
+        Err(Errno::NOENT) => None,
+        Err(_) => return false,
+    };
     let locks = Locks::read();
-    let readers = locks.of(database, READING);
-    shm.is_none_or(|shm| locks.of(&shm, OPEN.0).is_empty())
+    let readers = holders(&locks, database, READING);
+    shm.is_none_or(|shm| holders(&locks, shm, OPEN.0).is_empty())
         && pid.is_some_and(|pid| readers.contains(&pid))
         && readers.iter().all(|pid| has_open(*pid, id(&wal)) == Some(true))
 }
@@ -111,31 +97,11 @@ fn has_lost_its_index(at: &At, pid: u32) -> bool {
     links.any(|link| link.file_name() == Some(&lost))
 }
 
-/// The locks that programs have of files, as far as this process may know.
-struct Locks(String);
-
-impl Locks {
-    fn read() -> Locks {
-        // While others come and go, one reading passes some over.
-        let readings = (0..READINGS).map(|_| fs::read_to_string("/proc/locks").unwrap_or_default());
-        Locks(readings.collect())
-    }
-
-    /// Which other programs have a byte of a file locked.
-    fn of(&self, file: &Stat, byte: i64) -> Vec<u32> {
-        let (major, minor) = (rustix::fs::major(file.st_dev), rustix::fs::minor(file.st_dev));
-        let file = format!("{major:02x}:{minor:02x}:{}", file.st_ino);
-        let locker = |line: &str| {
-            // Number, kind, how, for what, process, file, first byte, last byte.
-            let fields: Vec<_> = line.split_ascii_whitespace().collect();
-            let [_, "POSIX", _, _, pid, of, first, last] = fields[..] else { return None };
-            let last = if last == "EOF" { i64::MAX } else { last.parse().ok()? };
-            let pid: u32 = pid.parse().ok()?;
-            let is_it = of == file && (first.parse().ok()?..=last).contains(&byte) && pid != std::process::id();
-            is_it.then_some(pid)
-        };
-        self.0.lines().filter_map(locker).collect()
-    }
+/// Which other programs have a byte of a file locked.
+fn holders(locks: &Locks, file: impl AsFd, byte: i64) -> Vec<u32> {
+    let mut locks = locks.of(file);
+    locks.retain(|lock| lock.kind == "POSIX" && (lock.first..=lock.last).contains(&byte));
+    locks.into_iter().map(|lock| lock.pid).filter(|pid| *pid != std::process::id()).collect()
 }
 
 /// Whether a program has a database open that uses a log, and the log is not here: then what it has committed shows in no file of
@@ -148,7 +114,7 @@ pub fn is_used_elsewhere(root: &Directory, found: &Found) -> bool {
             Held::No => false,
             Held::Reading(pid) => {
                 let logged = Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal);
-                logged && !is_only_read(&at, &opened.stat, pid)
+                logged && !is_only_read(&at, &opened.file, pid)
             }
             Held::Alone(_) => true,
         },

@@ -74,7 +74,7 @@ impl Live<'_> {
 
     /// Whether those who have it open only read what lies here.
     fn is_only_read(&self, pid: Option<u32>) -> bool {
-        fstat(&self.file).is_ok_and(|stat| usage::is_only_read(&self.at, &stat, pid))
+        usage::is_only_read(&self.at, &*self.file, pid)
     }
 
     /// Whether the log that SQLite has open is the one of the `-shm`.
@@ -86,8 +86,8 @@ impl Live<'_> {
 
     /// Whether somebody writes to another log than the one that lies here.
     pub(super) fn is_another_log_used(&self, wal: Option<&Stat>) -> bool {
-        let (Some(wal), Some(shm), Ok(stat)) = (wal, &self.shm, fstat(&self.file)) else { return false };
-        usage::is_another_log_used(&self.at, &stat, wal, &shm.stat)
+        let (Some(wal), Some(shm)) = (wal, &self.shm) else { return false };
+        usage::is_another_log_used(&self.at, &*self.file, wal, &shm.file)
     }
 
     /// Whether the `-shm` that nobody has open can be read by: somebody who came since we looked first has made it anew, and it is the
