@@ -376,7 +376,8 @@ impl Capture<'_> {
         let Run { options, base, left, .. } = self.run;
         let Options { verify_content, sqlite, check, trust, .. } = **options;
         let rule = Rule { verify_content, sample: trust.sample, turn: base.turn, sqlite, check };
-        let elsewhere = |found: &Found| sqlite::usage::is_used_elsewhere(self.root, found);
+        let used = sqlite::usage::Elsewhere::default();
+        let elsewhere = |found: &Found| used.is_used(self.root, found);
         let mut folders = Folders::default();
         let early = |_| Error::failed(doing(options), "it ended early");
         let go_on = || {

@@ -7,12 +7,15 @@
 //! The system's list of locks (`/proc/locks`) says which programs have what locked, and `/proc/PID/fd` which files they have open. In a
 //! container neither tells of programs outside: then only what asking for a lock oneself shows is known, that somebody has it.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, Stat, lstat};
 use rustix::io::Errno;
@@ -27,6 +30,8 @@ use crate::backup::found::Found;
 use crate::beneath::Directory;
 use crate::held::{Locks, has_open, open_files};
 
+/// How long a list of locks is good for a first look.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Nobody waits for the files that are looked at here.
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
@@ -46,6 +51,11 @@ pub fn names_in_use(pid: u32, of: &Stat) -> impl Iterator<Item = PathBuf> {
 /// # Errors
 /// What the system refuses.
 pub fn is_log_here(at: &At) -> Result<bool, Errno> {
+    is_log_here_by(at, || Rc::new(Locks::read()))
+}
+
+/// The same as far as this list of locks tells.
+fn is_log_here_by(at: &At, locks: impl FnOnce() -> Rc<Locks>) -> Result<bool, Errno> {
     let here = |ending| Ok(at.status(ending)?.filter(is_file));
     let (Some(wal), Some(shm)) = (here("-wal")?, here("-shm")?) else { return Ok(false) };
     let open = |stat: &Stat, ending| {
@@ -59,17 +69,16 @@ pub fn is_log_here(at: &At) -> Result<bool, Errno> {
     let Some(wal) = open(&wal, "-wal") else { return Ok(true) };
     // Closing a descriptor that is only a path takes no locks away.
     let (Some(_), Ok(database)) = (here("")?, at.open("", OFlags::PATH)) else { return Ok(false) };
-    let another = is_another_log_used(at, database, &wal.stat, &shm.file);
+    let another = is_another_log_used(&locks(), at, database, &wal.stat, &shm.file);
     Ok(!another && wal_index::fit(&shm.file, &wal.file) != Fit::None)
 }
 
 /// Whether some program that has a database open uses another log than the one that lies here, or finds its way in it by another `-shm`:
 /// it has no lock of the one that is here. What cannot be known of it does not count.
-pub fn is_another_log_used(at: &At, database: impl AsFd, wal: &Stat, shm: impl AsFd) -> bool {
-    let locks = Locks::read();
-    let here = holders(&locks, shm, OPEN.0);
+pub fn is_another_log_used(locks: &Locks, at: &At, database: impl AsFd, wal: &Stat, shm: impl AsFd) -> bool {
+    let here = holders(locks, shm, OPEN.0);
     let elsewhere = |pid: u32| has_open(pid, id(wal)) == Some(false) || has_lost_its_index(at, pid);
-    holders(&locks, database, READING).into_iter().filter(|pid| !here.contains(pid)).any(elsewhere)
+    holders(locks, database, READING).into_iter().filter(|pid| !here.contains(pid)).any(elsewhere)
 }
 
 /// Whether all programs that have a database open have the log open that lies here, and none has its `-shm`: they only read, and may not
@@ -104,21 +113,43 @@ fn holders(locks: &Locks, file: impl AsFd, byte: i64) -> Vec<u32> {
     locks.into_iter().map(|lock| lock.pid).filter(|pid| *pid != std::process::id()).collect()
 }
 
-/// Whether a program has a database open that uses a log, and the log is not here: then what it has committed shows in no file of
-/// this folder. What cannot be asked is read, which finds out.
-pub fn is_used_elsewhere(root: &Directory, found: &Found) -> bool {
-    let Ok(at) = At::beneath(root, &found.path) else { return true };
-    let Some(hold) = try_hold(found.device, found.inode) else { return true };
-    let used = match registry::open(hold, &GO_ON, || at.open("", OFlags::RDONLY)) {
-        Ok(opened) if opened.hold.id() == (found.device, found.inode) => match held(&opened.file) {
-            Held::No => false,
-            Held::Reading(pid) => {
-                let logged = Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal);
-                logged && !is_only_read(&at, &opened.file, pid)
-            }
-            Held::Alone(_) => true,
-        },
-        _ => return true,
-    };
-    used && !is_log_here(&at).unwrap_or(false)
+/// Finds databases that are used elsewhere among many. The list of locks is as long as there are databases in use, so it is not read for
+/// each of them.
+#[derive(Debug, Default)]
+pub struct Elsewhere(RefCell<Option<(Instant, Rc<Locks>)>>);
+
+impl Elsewhere {
+    /// Whether a program has a database open that uses a log, and the log is not here: then what it has committed shows in no file of
+    /// this folder. What cannot be asked is read, which finds out.
+    pub fn is_used(&self, root: &Directory, found: &Found) -> bool {
+        let Ok(at) = At::beneath(root, &found.path) else { return true };
+        let Some(hold) = try_hold(found.device, found.inode) else { return true };
+        let used = match registry::open(hold, &GO_ON, || at.open("", OFlags::RDONLY)) {
+            Ok(opened) if opened.hold.id() == (found.device, found.inode) => match held(&opened.file) {
+                Held::No => false,
+                Held::Reading(pid) => {
+                    let logged = Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal);
+                    let here = || is_log_here_by(&at, || self.locks()).unwrap_or(false);
+                    logged && !here() && !is_only_read(&at, &opened.file, pid)
+                }
+                Held::Alone(_) => true,
+            },
+            _ => return true,
+        };
+        // By a list that is a moment old, one that has just been opened or closed may seem so.
+        used && !is_log_here(&at).unwrap_or(false)
+    }
+
+    /// The locks that there were a moment ago.
+    fn locks(&self) -> Rc<Locks> {
+        let mut last = self.0.borrow_mut();
+        if let Some((_, locks)) = last.as_ref().filter(|(read, _)| read.elapsed() < MOMENT) {
+            return locks.clone();
+        }
+        // It is as old as the beginning of its reading.
+        let began = Instant::now();
+        let locks = Rc::new(Locks::read());
+        *last = Some((began, locks.clone()));
+        locks
+    }
 }

@@ -14,6 +14,7 @@ use super::super::usage;
 use super::super::wal_index::{self, Fit};
 use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
 use crate::backup::times::{self, mtime, settled, wait_a_tick};
+use crate::held::Locks;
 
 /// How long somebody is awaited who came once, and who came again.
 const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -87,7 +88,7 @@ impl Live<'_> {
     /// Whether somebody writes to another log than the one that lies here.
     pub(super) fn is_another_log_used(&self, wal: Option<&Stat>) -> bool {
         let (Some(wal), Some(shm)) = (wal, &self.shm) else { return false };
-        usage::is_another_log_used(&self.at, &*self.file, wal, &shm.file)
+        usage::is_another_log_used(&Locks::read(), &self.at, &*self.file, wal, &shm.file)
     }
 
     /// Whether the `-shm` that nobody has open can be read by: somebody who came since we looked first has made it anew, and it is the

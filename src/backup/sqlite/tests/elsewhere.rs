@@ -5,8 +5,11 @@ use std::process::Command;
 
 use super::super::locks::{Held, held};
 use super::super::peer::Peer;
-use super::super::usage::is_log_here;
+use super::super::usage::{Elsewhere, is_log_here};
 use super::*;
+use crate::backup::found::Found;
+use crate::beneath::Directory;
+use crate::vault::path::EntryPath;
 
 fn remove_what_is_beside(path: &Path) {
     for ending in ["-wal", "-shm"] {
@@ -265,6 +268,33 @@ fn of_two_that_write_to_logs_of_their_own_one_is_elsewhere() {
     assert_eq!(second.ask("select count(*) from t"), "100");
     raw_because(opened(&path).begin().unwrap_err(), "is not here");
     assert!(!is_log_here(&at(&path)).unwrap());
+    drop((first, second));
+}
+
+#[test]
+fn one_that_is_used_elsewhere_is_found_among_others() {
+    let (folder, path) = database(WAL);
+    let other = folder.path().join("other.db");
+    fs::copy(&path, &other).unwrap();
+    let (root, elsewhere) = (Directory::open(folder.path()).unwrap(), Elsewhere::default());
+    let is_used = |path: &Path| {
+        let name = EntryPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap();
+        elsewhere.is_used(&root, &Found::new(name, &status(path).unwrap().unwrap()).unwrap())
+    };
+    assert!(!is_used(&path) && !is_used(&other));
+    let opened = |path: &Path| {
+        let mut peer = Peer::with(path);
+        peer.run("update t set x = x + 1").unwrap();
+        peer
+    };
+    let (first, second) = (opened(&path), opened(&other));
+    assert!(!is_used(&path) && !is_used(&other));
+    // One comes after the other, and the list of locks is still that of a moment ago.
+    second.kill();
+    let second = opened(&other);
+    assert!(!is_used(&path) && !is_used(&other));
+    remove_what_is_beside(&path);
+    assert!(is_used(&path) && !is_used(&other));
     drop((first, second));
 }
 
