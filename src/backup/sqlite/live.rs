@@ -2,7 +2,8 @@
 //!
 //! The state that [`Live::begin`] names is that of one commit: `pages` pages, of which those in `in_wal` come from
 //! [`Live::page`] and all others are the same bytes in [`Live::file`] until [`Live::end`]; beyond the file's end, the page of
-//! SQLite's locks is zeros. Writers are never blocked in WAL mode, and in rollback mode from `begin` to `end`.
+//! SQLite's locks is zeros. Writers are never blocked in WAL mode, but by their own checkpoints that wait for readers (of more than
+//! `PASSIVE`), and in rollback mode from `begin` to `end`.
 //!
 //! Nothing of the source is changed: a read-only connection neither rolls back nor checkpoints, and SQLite may create nothing
 //! beside the database ([`system_calls`]). Where it would have to, since nobody has a WAL database open, it is read [`at_rest`].
