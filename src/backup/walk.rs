@@ -20,10 +20,11 @@ use super::found::{Found, Role};
 use super::marker::{self, MARKER, Unclear, Unfinished};
 use super::select::Select;
 use super::sqlite::beside;
+use super::times;
 use crate::beneath::Directory;
 use crate::error::{Error, Result};
 use crate::filesystem::is_mount;
-use crate::monitor::{Moment, Monitor};
+use crate::monitor::{Moment, Monitor, Silent};
 use crate::vault::entry::Kind;
 use crate::vault::path::EntryPath;
 
@@ -108,6 +109,11 @@ pub struct Walker<'a> {
 }
 
 impl Walker<'_> {
+    /// A walk by one thread of which nobody hears.
+    pub fn quiet<'w>(root: &'w Directory, select: &'w Select, stop: &'w AtomicBool) -> Walker<'w> {
+        Walker { root, select, threads: 1, now: times::now, stop, monitor: &Silent, restored_from: None }
+    }
+
     /// Walks the whole directory depth first, names in the order of their bytes, and calls `take` with all that it meets. The
     /// data directory itself comes first.
     ///
@@ -498,21 +504,12 @@ fn what(mode: u32) -> &'static str {
 mod tests {
     use super::*;
     use crate::backup::marker;
-    use crate::monitor::Silent;
     use std::fs;
 
     fn paths(data: &Path, select: &Select, threads: usize) -> Vec<String> {
         let mut out = Vec::new();
         let (root, stop) = (open(data).unwrap(), AtomicBool::new(false));
-        let walker = Walker {
-            root: &root,
-            select,
-            threads,
-            now: || 0,
-            stop: &stop,
-            monitor: &Silent,
-            restored_from: Some("/v"),
-        };
+        let walker = Walker { threads, now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, select, &stop) };
         let mut listed = 0;
         walker
             .whole(|met| {
@@ -607,15 +604,7 @@ mod tests {
         let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
         let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
         for threads in [0, 2] {
-            let walker = Walker {
-                root: &root,
-                select: &all,
-                threads,
-                now: || 0,
-                stop: &stop,
-                monitor: &Silent,
-                restored_from: Some("/v"),
-            };
+            let walker = Walker { threads, now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, &all, &stop) };
             let paths = ["a/deep", "a/gone", "a/x.csv", "a b", "b", "gone/x"].map(|path| EntryPath::new(path).unwrap());
             let mut found = Vec::new();
             let take = |met: Met| {
@@ -636,15 +625,7 @@ mod tests {
             fs::write(data.path().join("a").join(MARKER), "some text").unwrap();
             assert!(paths(data.path(), &select, 1).contains(&"a/x.csv".into()));
             let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
-            let walker = Walker {
-                root: &root,
-                select: &select,
-                threads: 1,
-                now: || 0,
-                stop: &stop,
-                monitor: &Silent,
-                restored_from: Some("/v"),
-            };
+            let walker = Walker { now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, &select, &stop) };
             // A folder that was a target by itself.
             marker::tests::write_all(&data.path().join("a"));
             for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {

@@ -10,11 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::Options;
 use crate::backup::marker::Unfinished;
 use crate::backup::select::Select;
-use crate::backup::times;
 use crate::backup::walk::{self, Met, Walker};
 use crate::error::{Doing, Error, Result};
 use crate::lock;
-use crate::monitor::{Context, Silent};
+use crate::monitor::Context;
 use crate::vault::entry::Kind;
 use crate::vault::root::SnapshotName;
 
@@ -129,15 +128,7 @@ pub fn look(options: &Options, from: &str, ctx: &Context) -> Result<There> {
     let root = walk::open(target)?;
     walk::check_finished(target, &root, from)?;
     let select = Select::new(target, &[], &[], &options.vaults, false)?;
-    let walker = Walker {
-        root: &root,
-        select: &select,
-        threads: 1,
-        now: times::now,
-        stop: ctx.stop,
-        monitor: &Silent,
-        restored_from: Some(from),
-    };
+    let walker = Walker { restored_from: Some(from), ..Walker::quiet(&root, &select, ctx.stop) };
     let mut newest = None;
     walker.whole(|met| {
         ctx.check("look at what is there")?;

@@ -13,10 +13,9 @@ use super::select::{Choice, PassedOver};
 use super::{Options, beside, locate, standing};
 use crate::backup::found::Found;
 use crate::backup::select::Select;
-use crate::backup::times;
 use crate::backup::walk::{self, Met, Walker};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::monitor::{Context, Silent};
+use crate::monitor::Context;
 use crate::vault::Vault;
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::path::EntryPath;
@@ -179,17 +178,8 @@ fn list(target: &std::path::Path, take: &dyn Fn(Found) -> bool, ctx: &Context) -
         Err(why) => return Ok(vec![why.what()]),
     };
     let select = Select::new(target, &[], &[], &[], false)?;
-    let (mut over, monitor) = (false, &Silent);
-    let walker = Walker {
-        root: &root,
-        select: &select,
-        threads: 1,
-        now: times::now,
-        stop: ctx.stop,
-        monitor,
-        restored_from: None,
-    };
-    let walked = walker.whole(|met| {
+    let mut over = false;
+    let walked = Walker::quiet(&root, &select, ctx.stop).whole(|met| {
         match met {
             Met::Entry(found) => over |= !take(found),
             Met::Failed(path, why) if warnings.len() < NAMED => {
