@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::{Answer, Desk, Progress, lock};
+use crate::error::{Error, Kind};
 use crate::job::Ran;
 use crate::report::RunId;
 use crate::trigger::once::{self, Held};
@@ -21,6 +22,9 @@ pub(super) struct Unsettled {
     /// Whether somebody was promised it, and nothing but its report will tell him.
     pub promised: bool,
 }
+
+/// A vault that does not answer.
+struct Away;
 
 impl Desk {
     /// Keeps a run that is over until a vault says so.
@@ -53,36 +57,58 @@ impl Desk {
             owed.settling.extend(&runs);
             (mine, runs)
         };
-        mine.retain_mut(|unsettled| !self.is_settled(unsettled));
-        let settled = runs.len() - mine.len();
+        // What somebody was promised first, as there may be little time.
+        mine.sort_by_key(|kept| !kept.promised);
+        let (mut left, mut rest) = (Vec::new(), mine.into_iter());
+        for mut unsettled in rest.by_ref() {
+            match self.settle_one(&mut unsettled) {
+                Ok(true) => {}
+                Ok(false) => left.push(unsettled),
+                // It would be waited for with each of the others.
+                Err(Away) => {
+                    left.push(unsettled);
+                    break;
+                }
+            }
+        }
+        let settled = runs.len() - left.len() - rest.len();
         let owed = &mut lock(&self.state).owed;
         owed.settled += settled as u64;
-        owed.unsettled.extend(mine);
+        // Those that were not tried come first the next time.
+        owed.unsettled.extend(rest.chain(left));
         owed.settling.retain(|run| !runs.contains(run));
         settled > 0
     }
 
     /// Whether the report of a run could be stored now, and the end of its claims noted.
-    fn is_settled(&self, Unsettled { ran, claims, .. }: &mut Unsettled) -> bool {
+    fn settle_one(&self, Unsettled { ran, claims, .. }: &mut Unsettled) -> Result<bool, Away> {
         let run = ran.report.run;
+        let is_away = |why: &Error| why.kind() == Kind::Unreachable;
         if ran.stored.is_none()
             && let Err(why) = ran.store(&self.vaults)
         {
             tracing::debug!("the report of the run {run} cannot be stored yet: {}", why.what());
-            return false;
+            return if is_away(&why) { Err(Away) } else { Ok(false) };
         }
-        claims.retain(|held| match held.note(ran, &self.vaults) {
-            Ok(noted) => !noted.is_noted,
-            Err(why) => {
-                tracing::debug!("the claim {} cannot be settled yet: {}", held.claim().name(), why.what());
-                true
+        let mut away = false;
+        claims.retain(|held| {
+            if away {
+                return true;
+            }
+            match held.note(ran, &self.vaults) {
+                Ok(noted) => !noted.is_noted,
+                Err(why) => {
+                    tracing::debug!("the claim {} cannot be settled yet: {}", held.claim().name(), why.what());
+                    away = is_away(&why);
+                    true
+                }
             }
         });
         if claims.is_empty() {
             // A vault tells now, and of another instance's run may tell better one day.
             lock(&self.state).forget(run);
         }
-        claims.is_empty()
+        if away { Err(Away) } else { Ok(claims.is_empty()) }
     }
 
     /// Tells whether a vault says of every run that was promised how it ended, and the log, of which none does.

@@ -107,3 +107,27 @@ fn a_run_that_failed_is_not_told_as_what_another_one_did_for_one_of_its_events()
     desk.look_at_promises(&mut watch, Instant::now());
     assert_eq!((told(&world, run), world.count("runs")), (("failed".to_owned(), 1), 2));
 }
+
+#[test]
+fn a_vault_that_is_away_is_not_waited_for_by_each_run() {
+    let world = World::new();
+    let mut desk = world.desk();
+    let none = Vaults::new(Vec::new(), Cloud::default(), Arc::default());
+    for n in 0..200 {
+        let job = desk.rules.job(&Request { action: Action::Verify, ..request("") }, None);
+        let (run, why) = (crate::vault::hex::Hex([n; 8]), Error::failed("look", "it was so"));
+        let ran = desk.context(|ctx| job::not_run(run, &job, Cause::default(), why, &none, ctx));
+        desk.keep(Unsettled { ran, claims: Vec::new(), promised: n == 100 });
+    }
+    let bucket = Address::Bucket { bucket: "nobody".into(), prefix: String::new() };
+    let patience = Duration::from_secs(1);
+    let cloud = Cloud { emulator: Some("http://127.0.0.1:1".into()), patience, ..Cloud::default() };
+    desk.vaults = Arc::new(Vaults::new(vec![bucket], cloud, desk.stop.clone()));
+    let began = Instant::now();
+    assert!(!desk.settle_again(|_| true));
+    assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
+    // What somebody was promised was tried first, and has its turn again after the others.
+    let state = lock(&desk.state);
+    assert_eq!(state.owed.unsettled.len(), 200);
+    assert!(state.owed.unsettled.last().is_some_and(|last| last.promised));
+}
