@@ -330,7 +330,7 @@ fn start_log(terminal: &Terminal, output: Output) {
     let filter = EnvFilter::builder().with_default_directive(output.level.into()).from_env_lossy();
     if output.json_log {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let service = text("K_SERVICE").or_else(|| text("CLOUD_RUN_JOB"));
+        let service = ["K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL"].into_iter().find_map(text);
         let project = text("GOOGLE_CLOUD_PROJECT").or_else(|| text("GCP_PROJECT_ID"));
         let layer = CloudLog::new(terminal.stderr(), project, service, text("K_REVISION"));
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();

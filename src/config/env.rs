@@ -28,9 +28,9 @@ impl<'e> Env<'e> {
         self.get(name).map(PathBuf::from)
     }
 
-    /// Whether this is Cloud Run: a service or a job.
+    /// Whether this is Cloud Run: a service, a job or a worker pool.
     pub fn in_cloud_run(&self) -> bool {
-        self.get("K_SERVICE").is_some() || self.get("CLOUD_RUN_JOB").is_some()
+        ["K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL"].into_iter().any(|name| self.get(name).is_some())
     }
 
     /// Text.

@@ -67,6 +67,7 @@ fn flags_win_over_the_environment_and_that_over_the_defaults() {
         ("restore", &[], "/work/data", "/work/backups"),
         ("backup", &[("K_SERVICE", "app")], "/app/data", "/work/backups"),
         ("restore", &[("CLOUD_RUN_JOB", "nightly")], "/app/data", "/work/backups"),
+        ("backup", &[("CLOUD_RUN_WORKER_POOL", "pool")], "/app/data", "/work/backups"),
         ("backup", &[("K_SERVICE", ""), ("LASTGOOD_DATA", ""), ("LASTGOOD_VAULT", "")], "/work/data", "/work/backups"),
         ("backup", set, "/env/data", "/env/vault"),
         ("backup x", set, "/work/x", "/env/vault"),
