@@ -160,6 +160,30 @@ fn of_all_of_an_image_s_folder() {
     kill_everywhere("image/app", &[], &[], image);
 }
 
+/// A marker that comes into a folder of a lower layer has the overlay make that folder anew.
+#[test]
+fn half_of_an_images_folder_is_in_no_backup_of_what_is_around_it() {
+    let paths = ["--path", "sub/a", "--path", "sub/b", "--path", "other"];
+    let args = [&["restore", "-q", "image/app"][..], &paths].concat();
+    let mut halves = 0;
+    for n in 1..MOST {
+        let Some((world, _mounted)) = image() else { return };
+        let Some(ended) = killed_at(&world, n, &args) else { return };
+        let now = files(&world.path("image/app"));
+        let backup = world.run(["backup", "image", "--vault", "others", "--init"]);
+        if ended {
+            backup.ended(0);
+            assert!(halves > 0, "{n} renames");
+            return;
+        }
+        if now["sub/a"] != now["sub/b"] || now["sub/b"] != now["other"] {
+            halves += 1;
+            backup.ended(1).says("has not been finished");
+        }
+    }
+    panic!("{MOST} renames are not enough");
+}
+
 fn image() -> Option<(World, Mounted)> {
     let world = World::new();
     ["sub/a", "sub/b", "sub/deep/c", "other"].iter().for_each(|name| world.write(name, "new"));

@@ -46,7 +46,7 @@ const ASIDE: &[u8] = b"aside ";
 const AROUND: &[u8] = b"around mounts";
 /// Programs that do not know it pass over it.
 const SNAPSHOT: &[u8] = b"snapshot ";
-/// The folder that it was written for. Where it came there with other files, copied or unpacked, it says nothing of that folder.
+/// When the folder was made that it was written for. Where it came there with other files, copied or unpacked, it says nothing of that folder.
 const FOLDER: &[u8] = b"folder ";
 
 /// What a restore into a folder had not finished.
@@ -79,9 +79,11 @@ impl Unfinished {
     /// # Errors
     /// As there.
     pub fn read_own(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
-        let own = identity(&folder).ok();
+        // Where a filesystem does not tell when a folder was made, nothing tells that it is another one.
+        let own = made(&folder).ok().flatten();
         let said = Self::load(folder)?;
-        Ok(said.filter(|(_, written_for)| *written_for == own).map(|(unfinished, _)| unfinished))
+        let is_own = |(_, written_for): &Written| own.is_none() || *written_for == own;
+        Ok(said.filter(is_own).map(|(unfinished, _)| unfinished))
     }
 
     /// What a folder's marker says, and the folder that it was written for, where an older program has not left that out.
@@ -243,11 +245,11 @@ fn records(text: &[u8]) -> Option<(bool, Vec<&[u8]>)> {
     Some((some, records.split(|&b| b == 0).filter(|record| !record.is_empty()).collect()))
 }
 
-/// What a folder has that no copy of it has: its inode number and, where the filesystem tells, when it was made.
-fn identity(folder: impl AsFd) -> io::Result<Vec<u8>> {
+/// When a folder was made, which no copy of it has, where its filesystem tells. Inode numbers do not last everywhere: an overlay makes some
+/// up each time that it is mounted.
+fn made(folder: impl AsFd) -> io::Result<Option<Vec<u8>>> {
     let told = statx(folder, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
-    let born = born(&told).map(|(seconds, nanos)| format!(" {seconds}.{nanos:09}")).unwrap_or_default();
-    Ok(format!("{}{born}", told.stx_ino).into_bytes())
+    Ok(born(&told).map(|(seconds, nanos)| format!("{seconds}.{nanos:09}").into_bytes()))
 }
 
 /// A restore that was not finished into a folder around a data directory, of what that directory is or holds: where, and what.
@@ -340,8 +342,13 @@ pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) ->
         Unfinished::read(folder).map_err(|unclear| io::Error::other(format!("{unclear}. {}", unclear.advice)))?;
     match &before {
         None => {
-            let draft = write(via, folder, unfinished)?;
+            let own = made(folder)?;
+            let draft = write(via, own.as_deref(), unfinished)?;
             rename(&draft, &Spot::new(folder, MARKER))?;
+            // An overlay has copied a folder of a lower layer for that: it was made just now.
+            if made(folder)? != own {
+                replace(folder, via, unfinished)?;
+            }
         }
         Some(before) => replace(folder, via, &before.and(unfinished))?,
     }
@@ -375,14 +382,17 @@ pub fn set(folder: &Folder, via: &Arc<Folder>, unfinished: Option<&Unfinished>) 
 
 /// Puts a marker into the place of another one, in one step. That one is not written to: it may be another name of some other file.
 fn replace(folder: &Folder, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<()> {
-    let draft = write(via, folder, unfinished)?;
+    let draft = write(via, made(folder)?.as_deref(), unfinished)?;
     renameat(&draft.folder, &draft.name, folder, MARKER)?;
     Ok(())
 }
 
-/// Writes a marker for a folder that everybody may read, durably, where it says nothing yet.
-fn write(via: &Arc<Folder>, folder: &Folder, unfinished: &Unfinished) -> io::Result<Spot> {
-    let text = [&unfinished.text()[..], FOLDER, &identity(folder)?, b"\0"].concat();
+/// Writes a marker that everybody may read, durably, where it says nothing yet; for a folder that was `made` then.
+fn write(via: &Arc<Folder>, made: Option<&[u8]>, unfinished: &Unfinished) -> io::Result<Spot> {
+    let mut text = unfinished.text();
+    if let Some(made) = made {
+        text.extend([FOLDER, made, b"\0"].concat());
+    }
     if text.len() as u64 > LONGEST {
         return Err(io::Error::other("the paths that it would have to name are too many"));
     }
@@ -515,7 +525,11 @@ pub mod tests {
     fn a_marker_that_was_copied_says_nothing_of_where_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let [own, other] = ["own", "other"].map(|name| folder.path().join(name));
-        [&own, &other].into_iter().for_each(|at| fs::create_dir(at).unwrap());
+        for at in [&own, &other] {
+            fs::create_dir(at).unwrap();
+            // The clock of a filesystem goes in steps.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+        }
         write_all(&own);
         fs::copy(own.join(MARKER), other.join(MARKER)).unwrap();
         let read = |at: &Path| [Unfinished::read, Unfinished::read_own].map(|read| read(Folder::open(at).unwrap()));

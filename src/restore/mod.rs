@@ -43,6 +43,7 @@ pub mod sample;
 #[cfg(test)]
 pub mod tests;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -405,18 +406,25 @@ fn attempt(
             return Err(failed(why, &packs, doubts));
         }
     };
-    report.in_use = match refuse_in_use(&place, options) {
-        Ok(users) => users,
-        Err(why) => {
-            staging.abandon();
-            return Err(still_needed().err().unwrap_or(why).into());
+    // Asked once more when all of it is on the disk, which may take long.
+    let in_use = RefCell::default();
+    let ready = || match refuse_in_use(&place, options) {
+        Ok(users) => {
+            in_use.replace(users);
+            still_needed()
         }
+        Err(why) => Err(still_needed().err().unwrap_or(why)),
     };
+    if let Err(why) = ready() {
+        staging.abandon();
+        return Err(why.into());
+    }
     let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
-    let replaced = place.put(staging, now, ctx, &still_needed, &dress).map_err(|why| match why.kind() {
+    let replaced = place.put(staging, now, ctx, &ready, &dress).map_err(|why| match why.kind() {
         Kind::Unneeded => why,
         _ => within(why),
     })?;
+    report.in_use = in_use.take();
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
     if place.is_stood_in() && report.moved_aside.is_some() {
         report.warnings.push(standing::FILLED.into());

@@ -286,7 +286,6 @@ impl Place {
     /// What there is that will be replaced.
     pub fn replaces(&self) -> Vec<PathBuf> {
         match self.paths.is_empty() {
-            _ if !self.exists => Vec::new(),
             true => vec![self.target.clone()],
             false => self.paths.iter().map(|path| self.target.join(path.as_path())).collect(),
         }
