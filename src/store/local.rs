@@ -63,7 +63,7 @@ pub struct LocalStore {
     serial: AtomicU64,
     naming: Naming,
     /// Whether the object that every vault has was read here, as it is by whoever opens a vault. Where it is gone, another folder has taken
-    /// this one's place, such as the mount point of a volume: nothing is written there.
+    /// this one's place, such as the mount point of a volume: nothing is written there, and what is not there says nothing of the vault.
     opened: AtomicBool,
 }
 
@@ -108,8 +108,8 @@ impl LocalStore {
     }
 
     /// Opens a folder of the vault, which may not exist; the vault's own where the name is empty.
-    fn enter(&self, name: &str) -> Result<Option<Folder>> {
-        let Some(mut at) = self.top()? else { return Ok(None) };
+    fn enter(&self, top: &Folder, name: &str) -> Result<Option<Folder>> {
+        let mut at = again(top)?;
         for part in parts(name) {
             at = match at.enter(part) {
                 Err(Errno::NOENT) => return Ok(None),
@@ -120,6 +120,29 @@ impl LocalStore {
         Ok(Some(at))
     }
 
+    /// What is found in a folder of the vault, which may not exist; in the vault's own where the name is empty. Where it is missing, it is
+    /// so in the vault, and not in what has taken its place.
+    fn within<T>(&self, name: &str, find: impl FnOnce(&Folder) -> Result<Option<T>>) -> Result<Option<T>> {
+        let top = self.top()?;
+        let folder = top.as_ref().map_or(Ok(None), |top| self.enter(top, name))?;
+        let found = folder.as_ref().map_or(Ok(None), find)?;
+        if found.is_none() {
+            self.check_there(top.as_ref(), || format!("read in the folder {}", self.folder.display()))?;
+        }
+        Ok(found)
+    }
+
+    /// Checks that the folder is still that of the vault, where one was read from it. What was opened is asked, and not the path: there may
+    /// be something else by now.
+    fn check_there(&self, top: Option<&Folder>, doing: impl Fn() -> String) -> Result<()> {
+        if !self.opened.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let there = top.map_or(Ok(None), |top| top.look(ALWAYS_THERE)).map_err(failed(&doing))?;
+        let why = format!("{ALWAYS_THERE} was there, and is not any more; if it is on a volume, is that mounted?");
+        there.map(drop).ok_or_else(|| Error::Unreachable { doing: doing(), why })
+    }
+
     /// That an object or a folder of the vault may not be read by this user.
     fn closed_to_us(&self, name: &str) -> Error {
         let shown = if name.is_empty() { "the vault" } else { name };
@@ -128,13 +151,8 @@ impl LocalStore {
 
     /// Opens the folder of the vault, and makes it durably where it is missing and nothing has been read from it.
     fn make_top(&self) -> Result<Folder> {
-        let (top, doing) = (self.top()?, || format!("write in the folder {}", self.folder.display()));
-        if self.opened.load(Ordering::Relaxed) {
-            let there = top.as_ref().map_or(Ok(None), |top| top.look(ALWAYS_THERE)).map_err(failed(doing))?;
-            let top = top.filter(|_| there.is_some());
-            let why = format!("{ALWAYS_THERE} was there, and is not any more; if it is on a volume, is that mounted?");
-            return top.ok_or_else(|| Error::Unreachable { doing: doing(), why });
-        }
+        let top = self.top()?;
+        self.check_there(top.as_ref(), || format!("write in the folder {}", self.folder.display()))?;
         if let Some(top) = top {
             return Ok(top);
         }
@@ -241,10 +259,14 @@ fn give(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
     }
 }
 
+/// The same folder, open once more.
+fn again(top: &Folder) -> Result<Folder> {
+    top.enter_all(Path::new("")).map_err(failed(|| format!("open the folder {}", top.path().display())))
+}
+
 /// Makes a folder of the vault durably where it is missing, and opens it.
 fn make(top: &Folder, name: &str) -> Result<Folder> {
-    let mut at =
-        top.enter_all(Path::new("")).map_err(failed(|| format!("open the folder {}", top.path().display())))?;
+    let mut at = again(top)?;
     for part in parts(name) {
         at = match at.enter(part) {
             Err(Errno::NOENT) => {
@@ -339,12 +361,12 @@ impl Store for LocalStore {
 
     fn closed(&self, name: &str) -> Option<Error> {
         let (folder, last) = split(name).ok()?;
-        let denied = match self.enter(folder) {
-            Ok(Some(folder)) => {
-                accessat(folder, last, rustix::fs::Access::READ_OK, AtFlags::EACCESS) == Err(Errno::ACCESS)
-            }
-            Err(Error::Denied { .. }) => true,
-            _ => false,
+        let closed = |folder: &Folder| {
+            accessat(folder, last, rustix::fs::Access::READ_OK, AtFlags::EACCESS) == Err(Errno::ACCESS)
+        };
+        let denied = match self.within(folder, |folder| Ok(Some(closed(folder)))) {
+            Ok(denied) => denied == Some(true),
+            Err(why) => matches!(why, Error::Denied { .. }),
         };
         denied.then(|| self.closed_to_us(name))
     }
@@ -385,26 +407,30 @@ impl Store for LocalStore {
         let mut folders = vec![folder.to_owned()];
         while let Some(within) = folders.pop() {
             let doing = || format!("list {}", self.folder.join(&within).display());
-            let Some(folder) = self.enter(&within)? else { continue };
-            let names = match folder.names() {
-                Err(Errno::ACCESS) => return Err(self.closed_to_us(&within)),
-                names => names.map_err(failed(doing))?,
-            };
-            for last in names {
-                // A name that is not ours is not an object.
-                let Ok(last) = last.into_string() else { continue };
-                let name = format!("{within}{last}");
-                let there = match folder.look(&last) {
+            self.within(&within, |folder| {
+                let names = match folder.names() {
                     Err(Errno::ACCESS) => return Err(self.closed_to_us(&within)),
-                    looked => looked.map_err(failed(doing))?,
+                    names => names.map_err(failed(doing))?,
                 };
-                match there {
-                    Some(stat) if is_folder(&stat) && name == TMP => {}
-                    Some(stat) if is_folder(&stat) => folders.push(name + "/"),
-                    Some(stat) => found.push(Meta { name, size: stat.st_size as u64 }),
-                    None => {}
+                // Of what lies at the top, no name is known that would be missing.
+                let mut whole = !within.is_empty();
+                for last in names {
+                    // A name that is not ours is not an object.
+                    let Ok(last) = last.into_string() else { continue };
+                    let name = format!("{within}{last}");
+                    let there = match folder.look(&last) {
+                        Err(Errno::ACCESS) => return Err(self.closed_to_us(&within)),
+                        looked => looked.map_err(failed(doing))?,
+                    };
+                    match there {
+                        Some(stat) if is_folder(&stat) && name == TMP => {}
+                        Some(stat) if is_folder(&stat) => folders.push(name + "/"),
+                        Some(stat) => found.push(Meta { name, size: stat.st_size as u64 }),
+                        None => whole = false,
+                    }
                 }
-            }
+                Ok(whole.then_some(()))
+            })?;
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
@@ -412,16 +438,17 @@ impl Store for LocalStore {
 
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         let doing = || format!("list {}", self.folder.display());
-        let Some(top) = self.top()? else { return Ok(None) };
-        for name in top.names().map_err(failed(doing))? {
-            let folder = top.look(&name).is_ok_and(|stat| stat.is_some_and(|stat| is_folder(&stat)));
-            let name = name.to_string_lossy().into_owned();
-            // A new filesystem has the first.
-            if name != "lost+found" && name != TMP && !known.contains(&name.as_str()) {
-                return Ok(Some(if folder { name + "/" } else { name }));
+        self.within("", |top| {
+            for name in top.names().map_err(failed(doing))? {
+                let folder = top.look(&name).is_ok_and(|stat| stat.is_some_and(|stat| is_folder(&stat)));
+                let name = name.to_string_lossy().into_owned();
+                // A new filesystem has the first.
+                if name != "lost+found" && name != TMP && !known.contains(&name.as_str()) {
+                    return Ok(Some(if folder { name + "/" } else { name }));
+                }
             }
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     fn forget(&self, name: &str) {
@@ -521,22 +548,24 @@ impl LocalStore {
     fn look_into(&self, name: &str) -> Result<(File, u64)> {
         let path = self.path(name);
         let doing = || format!("open {}", path.display());
-        let missing = || Error::NotFound { name: name.into() };
         let (folder, last) = split(name)?;
-        let folder = self.enter(folder)?.ok_or_else(missing)?;
         let is_file = |there: &Stat| FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
         let no_file = |there: &Stat| not_followed(&path, there, ", not a file");
-        // Before it is opened: that alone does something to some devices.
-        let there = folder.look(last).map_err(failed(doing))?.ok_or_else(missing)?;
-        if !is_file(&there) {
-            return Err(no_file(&there));
-        }
-        match open_file(&folder, last.as_ref()) {
-            Ok((file, there)) if is_file(&there) => Ok((file, there.st_size as u64)),
-            Ok((_, there)) => Err(no_file(&there)),
-            Err(Errno::NOENT) => Err(missing()),
-            Err(why) => Err(failed(doing)(why)),
-        }
+        let found = self.within(folder, |folder| {
+            // Before it is opened: that alone does something to some devices.
+            match folder.look(last).map_err(failed(doing))? {
+                Some(there) if is_file(&there) => {}
+                Some(there) => return Err(no_file(&there)),
+                None => return Ok(None),
+            }
+            match open_file(folder, last.as_ref()) {
+                Ok((file, there)) if is_file(&there) => Ok(Some((file, there.st_size as u64))),
+                Ok((_, there)) => Err(no_file(&there)),
+                Err(Errno::NOENT) => Ok(None),
+                Err(why) => Err(failed(doing)(why)),
+            }
+        })?;
+        found.ok_or_else(|| Error::NotFound { name: name.into() })
     }
 
     fn read(&self, name: &str, file: &File, offset: u64, length: u64) -> Result<Vec<u8>> {
@@ -852,5 +881,46 @@ mod tests {
         fs::write(vault.join("README.md"), "of the mount point").unwrap();
         assert!(matches!(store.create("packs/b", &[b"x"]), Err(Error::Unreachable { .. })));
         assert_eq!(names(&vault), ["README.md"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_so_in_the_vault_that_was_opened() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (volume, away) = (scratch.path().join("vault"), scratch.path().join("away"));
+        let store = LocalStore::new(&volume);
+        let nothing = || {
+            assert!(matches!(store.get("packs/b", 1), Err(Error::NotFound { .. })));
+            assert_eq!(store.list("runs/").unwrap(), []);
+        };
+        // No vault was read yet.
+        nothing();
+        store.create("packs/a", &[b"x"]).unwrap();
+        nothing();
+        store.create(ALWAYS_THERE, &[b"{}"]).unwrap();
+        store.get(ALWAYS_THERE, 9).unwrap();
+        nothing();
+        fs::rename(&volume, &away).unwrap();
+        // The mount point of a volume that is not mounted is there, or is not, and something may lie in it.
+        for below in [None, Some(""), Some("packs")] {
+            if let Some(below) = below {
+                fs::create_dir_all(volume.join(below)).unwrap();
+            }
+            let said = [
+                store.get(ALWAYS_THERE, 9).map(drop),
+                store.get("packs/a", 1).map(drop),
+                store.get_range("packs/a", 0, 1).map(drop),
+                store.list("").map(drop),
+                store.list("runs/").map(drop),
+                store.other_than(&["packs"]).map(drop),
+            ];
+            for (at, said) in said.into_iter().enumerate() {
+                let text = format!("{said:?}");
+                assert!(matches!(said, Err(Error::Unreachable { .. })) && text.contains("mounted"), "{at}: {text}");
+            }
+        }
+        fs::remove_dir_all(&volume).unwrap();
+        fs::rename(&away, &volume).unwrap();
+        nothing();
+        assert_eq!(store.get("packs/a", 1).unwrap(), b"x");
     }
 }

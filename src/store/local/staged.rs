@@ -85,11 +85,16 @@ impl Drop for Staged<'_> {
             return;
         }
         // What stays behind is swept later.
-        let Ok(Some(tmp)) = self.store.enter(TMP) else { return };
-        for file in files.into_values() {
-            if let Err(why) = tmp.remove_file(&file) {
-                tracing::debug!("{file} stays behind: {why}");
+        let found = self.store.within(TMP, |tmp| {
+            for file in files.into_values() {
+                if let Err(why) = tmp.remove_file(&file) {
+                    tracing::debug!("{file} stays behind: {why}");
+                }
             }
+            Ok(Some(()))
+        });
+        if let Err(why) = found {
+            tracing::debug!("what is in {TMP} stays behind: {why}");
         }
     }
 }
