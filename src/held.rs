@@ -4,7 +4,8 @@
 //! has a device and inode numbers of its own, and on overlays over several filesystems, `stat` gives another device. That of the
 //! filesystem is told by the file's mount (`/proc/self/mountinfo`), and which subvolume is meant by what the process has open.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ const READINGS: usize = 3;
 
 /// A device's two numbers.
 type Device = (u32, u32);
+/// What a program has open, by devices and inode numbers; none where this process may not know.
+type Open = Option<HashSet<(u64, u64)>>;
 
 /// A lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct Locks {
     locks: HashMap<u64, Vec<Lock>>,
     /// Devices of filesystems, by the numbers of their mounts.
     mounts: HashMap<u64, Device>,
+    /// What those programs have open that were asked.
+    open: RefCell<HashMap<u32, Open>>,
 }
 
 impl Locks {
@@ -53,7 +58,7 @@ impl Locks {
 
     /// Those of a list of locks and one of mounts.
     pub fn parse(locks: &str, mounts: &str) -> Locks {
-        let mut all = Locks { locks: HashMap::new(), mounts: mounts.lines().filter_map(mount).collect() };
+        let mut all = Locks { mounts: mounts.lines().filter_map(mount).collect(), ..Locks::default() };
         for (inode, lock) in locks.lines().filter_map(lock) {
             all.locks.entry(inode).or_default().push(lock);
         }
@@ -83,7 +88,20 @@ impl Locks {
         let Ok(stat) = fstat(&file) else { return Vec::new() };
         let Some(locks) = self.locks.get(&stat.st_ino) else { return Vec::new() };
         let filesystem = self.filesystem(file);
-        locks.iter().filter(|lock| lock.is_of(&stat, filesystem)).collect()
+        locks.iter().filter(|lock| self.is_of(lock, &stat, filesystem)).collect()
+    }
+
+    /// Whether a lock is of the file with this status, on the filesystem of this device.
+    fn is_of(&self, lock: &Lock, file: &Stat, filesystem: Option<Device>) -> bool {
+        // In another subvolume another file has the number.
+        let may_have_it = || self.may_have_open(lock.pid, (file.st_dev, file.st_ino));
+        lock.device == device(file) || Some(lock.device) == filesystem && may_have_it()
+    }
+
+    /// Whether a program may have had a file open when it was first asked. It is asked once: one that has many files open has as many locks.
+    fn may_have_open(&self, pid: u32, file: (u64, u64)) -> bool {
+        let mut asked = self.open.borrow_mut();
+        asked.entry(pid).or_insert_with(|| all_open(pid)).as_ref().is_none_or(|open| open.contains(&file))
     }
 
     /// The device of the filesystem that an open file is on.
@@ -91,15 +109,6 @@ impl Locks {
         let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
         let mount = said.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
         self.mounts.get(&mount.trim().parse().ok()?).copied()
-    }
-}
-
-impl Lock {
-    /// Whether it is of the file with this status, on the filesystem of this device.
-    fn is_of(&self, file: &Stat, filesystem: Option<Device>) -> bool {
-        // In another subvolume another file has the number.
-        let may_have_it = || has_open(self.pid, (file.st_dev, file.st_ino)) != Some(false);
-        self.device == device(file) || Some(self.device) == filesystem && may_have_it()
     }
 }
 
@@ -136,16 +145,29 @@ fn mount(line: &str) -> Option<(u64, Device)> {
 /// Whether a program has a file open, by its device and inode number; none where this process may not know.
 pub fn has_open(pid: u32, file: (u64, u64)) -> Option<bool> {
     let mut known = None;
-    for descriptor in open_files(pid) {
-        match stat(&descriptor) {
-            Ok(found) if (found.st_dev, found.st_ino) == file => return Some(true),
+    for found in ids_open(pid) {
+        match found {
+            Ok(found) if found == file => return Some(true),
             Ok(_) => known = Some(false),
-            // It was closed at this moment.
-            Err(Errno::NOENT) => {}
             Err(_) => return None,
         }
     }
     known
+}
+
+/// All that a program has open.
+fn all_open(pid: u32) -> Open {
+    let open = ids_open(pid).collect::<Result<HashSet<_>, _>>().ok()?;
+    (!open.is_empty()).then_some(open)
+}
+
+/// The devices and inode numbers of what a program has open, as far as this process may know.
+fn ids_open(pid: u32) -> impl Iterator<Item = Result<(u64, u64), Errno>> {
+    open_files(pid).filter_map(|descriptor| match stat(&descriptor) {
+        // It was closed at this moment.
+        Err(Errno::NOENT) => None,
+        found => Some(found.map(|found| (found.st_dev, found.st_ino))),
+    })
 }
 
 /// What leads to the files that a program has open.
@@ -227,5 +249,21 @@ mod tests {
         assert_eq!(holders(&format!("{mount} 1 0:{} / / rw - btrfs x rw", 0xfedc)), [process::id(), 5]);
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_program_is_asked_once_what_it_has_open() {
+        let (first, second) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        let inodes = [&first, &second].map(|file| fstat(file).unwrap().st_ino);
+        // It is there, so that no other file gets its number, and is not open.
+        let second = second.into_temp_path();
+        let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", first.as_file().as_raw_fd())).unwrap();
+        let mount = said.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
+        let lock = |inode| format!("1: POSIX ADVISORY READ {} 00:fedc:{inode} 0 EOF\n", process::id());
+        let list = || Locks::parse(&inodes.map(lock).concat(), &format!("{mount} 1 0:{} / / rw", 0xfedc));
+        let locks = list();
+        assert_eq!(locks.of(&first).len(), 1);
+        let second = fs::File::open(&second).unwrap();
+        assert_eq!((locks.of(&second).len(), list().of(&second).len()), (0, 1));
     }
 }
