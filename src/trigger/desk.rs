@@ -339,6 +339,9 @@ impl Desk {
 
     /// The answer for an event that is served already. What cannot be found out now, its claim will tell.
     fn served_before(&self, identity: &str) -> Option<Arc<Answer>> {
+        if let Some(before) = self.done_here(identity) {
+            return Some(Arc::new(before));
+        }
         let before = once::find_served(&self.vaults, identity).unwrap_or_else(|why| {
             tracing::warn!("whether an event is served already cannot be seen now: {}", why.what());
             // A store that is away would be waited for again with each.

@@ -12,6 +12,7 @@
 //! Nor is a promise over here before its end is in the vault: a report that could not be stored is kept until it is, and a run that is not
 //! begun, as another instance has taken its event over, has a report when it is known what that came to.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ pub(super) struct Owed {
     pub one: Arc<Mutex<()>>,
     /// How many have been settled so.
     pub settled: u64,
+    /// Which events those that did what was asked for have served.
+    pub done: HashMap<String, Told>,
     /// What others have taken over.
     pub taken: Vec<Promised>,
 }

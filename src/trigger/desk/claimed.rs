@@ -157,6 +157,9 @@ impl Desk {
     }
 
     fn claim(&self, run: RunId, waiting: &Waiting, away: &Away, ctx: &Context) -> Claim {
+        if let Some(before) = waiting.request.event.identity.as_deref().and_then(|identity| self.done_here(identity)) {
+            return Err(Arc::new(before));
+        }
         if let Some(held) = waiting.promised() {
             return self.begin_promised(held, waiting, ctx);
         }
@@ -291,6 +294,9 @@ impl Desk {
         }
         let asked = request.clone();
         let Some(identity) = asked.event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
+        if let Some(before) = self.done_here(&identity) {
+            return Err(before.into());
+        }
         let ticket = self.enter(request, way, Promise::Claiming)?;
         let claiming = Claiming { desk: self, run: ticket.run, identity: &identity };
         let asker = self.promising(identity.clone(), ticket.run, &asked, way);

@@ -3,12 +3,14 @@
 //! A vault that is away when a run ends takes neither. Both are tried again until it does: else nobody could ever ask for the run, its event
 //! would be taken for one that is being served until the run's time limit is over, and then be served again, though it was done.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::broken::Owed;
 use super::{Answer, Desk, Progress, lock};
 use crate::error::{Error, Kind};
 use crate::job::Ran;
-use crate::report::RunId;
+use crate::report::{Outcome, RunId, Told};
 use crate::trigger::once::{self, Held};
 
 /// How many runs that nobody was promised are kept: while a vault is away for long, others are asked for again and again.
@@ -23,6 +25,14 @@ pub(super) struct Unsettled {
     pub promised: bool,
 }
 
+impl Unsettled {
+    /// Whether it did what was asked for.
+    fn is_done(&self) -> bool {
+        let report = &self.ran.report;
+        report.result.stays(report.action) && report.result != Outcome::Refused
+    }
+}
+
 /// A vault that does not answer.
 struct Away;
 
@@ -35,12 +45,16 @@ impl Desk {
         }
         let run = ran.report.run;
         let mut state = lock(&self.state);
-        let kept = &mut state.owed.unsettled;
+        let Owed { unsettled: kept, done, .. } = &mut state.owed;
         if !promised && kept.iter().filter(|kept| !kept.promised).count() >= KEPT {
             tracing::warn!("no vault says how the run {run} ended, and too many like it wait for one");
             return;
         }
         tracing::warn!("how the run {run} ended is noted in a vault when that is possible");
+        if unsettled.is_done() {
+            let (served, report) = (&ran.report.events, Told::of(&ran.report));
+            done.extend(served.iter().filter_map(|event| Some((event.identity.clone()?, report.clone()))));
+        }
         kept.push(unsettled);
     }
 
@@ -59,10 +73,10 @@ impl Desk {
         };
         // What somebody was promised first, as there may be little time.
         mine.sort_by_key(|kept| !kept.promised);
-        let (mut left, mut rest) = (Vec::new(), mine.into_iter());
+        let (mut left, mut over, mut rest) = (Vec::new(), HashSet::new(), mine.into_iter());
         for mut unsettled in rest.by_ref() {
             match self.settle_one(&mut unsettled) {
-                Ok(true) => {}
+                Ok(true) => _ = over.insert(unsettled.ran.report.run),
                 Ok(false) => left.push(unsettled),
                 // It would be waited for with each of the others.
                 Err(Away) => {
@@ -71,13 +85,20 @@ impl Desk {
                 }
             }
         }
-        let settled = runs.len() - left.len() - rest.len();
         let owed = &mut lock(&self.state).owed;
-        owed.settled += settled as u64;
+        owed.settled += over.len() as u64;
+        // A vault tells now.
+        owed.done.retain(|_, report| report.run().is_none_or(|run| !over.contains(&run)));
         // Those that were not tried come first the next time.
         owed.unsettled.extend(rest.chain(left));
         owed.settling.retain(|run| !runs.contains(run));
-        settled > 0
+        !over.is_empty()
+    }
+
+    /// What a run of this instance did for an event, as long as no vault says so. It is asked before the vaults are: one that was away may
+    /// be back, and show nothing but a claim whose time is over; another knows nothing of that claim.
+    pub(super) fn done_here(&self, identity: &str) -> Option<Answer> {
+        lock(&self.state).owed.done.get(identity).cloned().map(Answer::Before)
     }
 
     /// Whether the report of a run could be stored now, and the end of its claims noted.

@@ -62,6 +62,40 @@ fn a_restore_whose_report_no_vault_took_is_not_done_again() {
 }
 
 #[test]
+fn a_restore_that_no_vault_knows_of_is_not_done_again_when_the_time_of_its_claim_is_over() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    let (desk, file) = (restores(&world), world.folder.path().join("data/a"));
+    let full = Full::new(&world);
+    let ticket = ask(&desk, restore("1"));
+    desk.serve(desk.next().expect("a run is due"));
+    let done = ticket.answer.blocking_recv().unwrap();
+    assert_eq!(report(&done)["result"], "complete");
+    fs::write(&file, "newer").unwrap();
+    let known = |answer: &Answer| matches!(answer, Answer::Before(before) if before.value() == report(&done));
+    // The vault is away, and it is back, but nothing is noted yet.
+    let away = world.folder.path().join("vault-away");
+    fs::rename(world.vault(), &away).unwrap();
+    assert!(known(&desk.served_before("1").expect("it is known")));
+    for back in [false, true] {
+        if back {
+            fs::rename(&away, world.vault()).unwrap();
+            age(&world, "1", 1);
+        }
+        let again = ask(&desk, restore("1"));
+        desk.serve(desk.next().expect("a run is due"));
+        assert!(known(&again.answer.blocking_recv().unwrap()));
+        assert!(matches!(desk.promise(restore("1"), Way::Http), Err(Unpromised::Answered(answer)) if known(&answer)));
+    }
+    assert!(!claim_of(&world, "1").join("2.json").exists());
+    drop(full);
+    // When the vault says so, it is asked.
+    assert!(desk.settle_again(|_| true) && lock(&desk.state).owed.done.is_empty());
+    assert!(matches!(&*serve(&desk, restore("1")), Answer::Before(_)));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "newer");
+}
+
+#[test]
 fn what_failed_as_its_vault_was_away_is_served_as_soon_as_that_is_back() {
     let world = World::new();
     let desk = world.desk();
