@@ -36,7 +36,8 @@ pub const CLAIMS: &str = "claims/";
 pub(super) const MAX_CLAIM: u64 = 8 << 20;
 /// How often it is tried to be the one who creates the next claim.
 const RACES: u32 = 16;
-/// How many claims before one's own are read, the last ones: a run that failed so often has not committed in secret.
+/// How many claims before one's own are read, the last ones: a run that failed so often has not committed in secret. Those that do not say
+/// that they failed come first.
 const EARLIER: usize = 16;
 
 /// What makes a redelivery known.
@@ -119,6 +120,8 @@ pub struct Earlier {
     pub run: RunId,
     /// When it entered its claim, by the store's clock.
     pub started: Timestamp,
+    /// Whether it said that it failed.
+    pub failed: bool,
 }
 
 /// One's own claim.
@@ -201,7 +204,7 @@ pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
         let last = seen.claims.last().copied();
         let claim = |n, age| -> Result<Claim> {
             let (folder, timeout) = (folder.clone(), asker.timeout);
-            let earlier = earlier(store, &folder, seen.claims.range(..n))?;
+            let earlier = earlier(store, &folder, &seen, |claim| claim < n)?;
             Ok(Claim { folder, n, run: asker.run, age, since, timeout, earlier })
         };
         if let Some(n) = last.filter(|n| !seen.failed.contains(n))
@@ -303,7 +306,7 @@ pub fn resume(store: &dyn Store, name: &Name, asker: &Asker, after: bool) -> Res
     if !seen.failed.contains(&last) {
         let (run, age, timeout) = (asker.run, age(&body, now), asker.timeout);
         // This run's own, too: an attempt before this one may have committed.
-        let earlier = earlier(store, &folder, seen.claims.iter())?;
+        let earlier = earlier(store, &folder, &seen, |_| true)?;
         return Ok(Resumed::Mine(Claim { folder, n: last, run, age, since, timeout, earlier }));
     }
     if !after {
@@ -418,16 +421,16 @@ fn running(body: &Body, now: Timestamp, timeout: Duration) -> Option<Entry> {
 }
 
 /// The last of the claims before one's own.
-fn earlier<'n>(
-    store: &dyn Store,
-    folder: &str,
-    numbers: impl DoubleEndedIterator<Item = &'n u64>,
-) -> Result<Vec<Earlier>> {
-    let mut earlier = Vec::new();
-    for n in numbers.rev().take(EARLIER) {
-        earlier.extend(read_claim(store, folder, *n)?.map(|body| Earlier { run: body.run, started: body.started }));
+fn earlier(store: &dyn Store, folder: &str, seen: &Seen, is_before: impl Fn(u64) -> bool) -> Result<Vec<Earlier>> {
+    let before = seen.claims.iter().rev().copied().filter(|n| is_before(*n));
+    let (failed, open): (Vec<u64>, Vec<u64>) = before.partition(|n| seen.failed.contains(n));
+    let mut numbers: Vec<_> = open.into_iter().chain(failed).take(EARLIER).collect();
+    numbers.sort_unstable();
+    let mut earlier = Vec::with_capacity(numbers.len());
+    for n in numbers {
+        let entered = |body: Body| Earlier { run: body.run, started: body.started, failed: seen.failed.contains(&n) };
+        earlier.extend(read_claim(store, folder, n)?.map(entered));
     }
-    earlier.reverse();
     Ok(earlier)
 }
 

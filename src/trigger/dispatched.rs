@@ -129,7 +129,7 @@ fn resume(
     let identity: Identity = claim::identity(&*vault.store, name)?;
     let (action, run, host, timeout) = (order.action, order.run, rules.place.host.clone(), order.timeout());
     let asker = Asker { identity, action, run, host, timeout, promise: None };
-    once::resume(name, vault, address, &asker, (cause, after), ctx)
+    once::resume(name, vault, address, &asker, (cause, after), vaults, ctx)
 }
 
 /// Does the run within its time limit, and settles its claims.

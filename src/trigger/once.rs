@@ -190,28 +190,30 @@ fn take_in(
         Err(other) => return Ok(Taken::Not(other)),
     };
     // Nobody serves the event under it: others need not wait for its time to be over.
-    hold(&held, asker.action, cause, ctx).inspect_err(|_| held.give_up(vaults, ctx))
+    hold(&held, asker.action, cause, vaults, ctx).inspect_err(|_| held.give_up(vaults, ctx))
 }
 
 /// Enters a claim, or finds the answer.
 fn enter(vault: Vault, address: &Address, asker: &Asker) -> Result<std::result::Result<Arc<Held>, Answer>> {
     Ok(match claim::enter(&*vault.store, asker)? {
         Entry::Mine(claim) => Ok(Arc::new(Held { claim, vault, address: address.clone() })),
-        other => Err(answer(other, &*vault.store, address)?),
+        other => Err(answer(other, &*vault.store, address).map_err(|why| left::unseen(asker.action, why))?),
     })
 }
 
 /// Holds a claim, unless a run before has done for it what `cause` asks for. Where that cannot be seen, the claim stands.
-fn hold(held: &Arc<Held>, action: Action, cause: &Cause, ctx: &Context) -> Result<Taken> {
+fn hold(held: &Arc<Held>, action: Action, cause: &Cause, vaults: &Vaults, ctx: &Context) -> Result<Taken> {
     let found = match action {
-        Action::Backup => held.committed(cause, ctx)?,
+        Action::Backup => held.committed(cause, ctx),
         // They leave nothing behind that could be found, but for a report.
-        Action::Restore | Action::Verify => held.reported()?,
+        Action::Restore => left::restored(held, vaults).and_then(|found| held.reported(found)),
+        Action::Verify => left::done(held.store(), held.claim.earlier()).and_then(|found| held.reported(found)),
     };
-    match found {
+    let taken = found.and_then(|found| match found {
         None => Ok(Taken::Held(held.clone())),
         Some(served) => answer(Entry::Done(served), held.store(), &held.address).map(Taken::Not),
-    }
+    });
+    taken.map_err(|why| left::unseen(action, why))
 }
 
 /// Goes on with a claim that the asker's run entered in another process; `after` an attempt that failed, under the next
@@ -225,12 +227,13 @@ pub fn resume(
     address: &Address,
     asker: &Asker,
     (cause, after): (&Cause, bool),
+    vaults: &Vaults,
     ctx: &Context,
 ) -> Result<Resumed> {
     let taken = match claim::resume(&*vault.store, name, asker, after)? {
         claim::Resumed::Mine(claim) => {
             let held = Arc::new(Held { claim, vault, address: address.clone() });
-            hold(&held, asker.action, cause, ctx)?
+            hold(&held, asker.action, cause, vaults, ctx)?
         }
         claim::Resumed::Done(served) => return before(served, &*vault.store, address).map(Resumed::Before),
         claim::Resumed::GivenUp => return Ok(Resumed::GivenUp),
@@ -272,7 +275,7 @@ impl Held {
         let take = || {
             let vault = vaults.store(&self.address).and_then(Vault::open)?;
             match enter(vault, &self.address, asker)? {
-                Ok(held) => hold(&held, asker.action, cause, ctx),
+                Ok(held) => hold(&held, asker.action, cause, vaults, ctx),
                 Err(other) => Ok(Taken::Not(other)),
             }
         };
@@ -324,8 +327,7 @@ impl Held {
     }
 
     /// Marks the event as served if a report says that one of the runs before did.
-    fn reported(&self) -> Result<Option<Served>> {
-        let found = left::done(self.store(), self.claim.earlier())?;
+    fn reported(&self, found: Option<String>) -> Result<Option<Served>> {
         found.map(|object| self.claim.done(self.store(), &object)).transpose()
     }
 

@@ -239,7 +239,7 @@ impl Desk {
         if later.is_some_and(|by| by != *run || self.progress(by).is_none()) {
             return Ok(false);
         }
-        let resumed = once::resume(name, vault, address, &asker, (&cause, false), ctx)?;
+        let resumed = once::resume(name, vault, address, &asker, (&cause, false), &self.vaults, ctx)?;
         let kept = self.report_of(*run, ctx)?;
         let (held, why) = match (resumed, kept) {
             // It may have been killed when it had told how it ended, and had not settled its claims.

@@ -4,10 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use serde::Deserialize;
 
-use super::{Before, copy_report};
+use super::{Before, Held, copy_report};
 use crate::error::{Error, Kind, Result};
 use crate::job::{self, Cause};
-use crate::report::{self, Action, Outcome, Report, RunId};
+use crate::replicas::vaults::Vaults;
+use crate::report::{self, Action, Outcome, Report, RunId, Told};
 use crate::store::Store;
 use crate::trigger::claim::Earlier;
 use crate::vault::Vault;
@@ -67,6 +68,58 @@ pub fn done(store: &dyn Store, earlier: &[Earlier]) -> Result<Option<String>> {
     }
     let by_one = |named: &report::Named| named.stays() && earlier.iter().any(|earlier| earlier.run == named.run);
     Ok(report::list(store)?.into_iter().find(by_one).map(|named| named.object))
+}
+
+/// The same for a restore, which must not be done twice: its report may be in any of the vaults, and is copied to that of the claim. Of a
+/// run that says that it failed none is waited for.
+///
+/// # Errors
+/// A vault that may hold such a report cannot be asked; a store that fails.
+pub fn restored(held: &Held, vaults: &Vaults) -> Result<Option<String>> {
+    let earlier = held.claim.earlier();
+    if let Some(object) = done(held.store(), earlier)? {
+        return Ok(Some(object));
+    }
+    let may_be_done = earlier.iter().any(|earlier| !earlier.failed && earlier.run != held.claim.run());
+    for address in vaults.addresses().iter().filter(|address| **address != held.address && !earlier.is_empty()) {
+        let found = vaults.store(address).and_then(Vault::open).and_then(|vault| {
+            let object = done(&*vault.store, earlier)?;
+            object.map(|object| Ok((kept(&*vault.store, &object)?, object))).transpose()
+        });
+        match found {
+            Ok(Some((report, object))) => {
+                report.map_or(Ok(()), |report| copy_report(held.store(), report.json(), &object))?;
+                return Ok(Some(object));
+            }
+            Ok(None) => {}
+            Err(why) if may_be_done => return Err(why),
+            Err(why) => tracing::debug!("it is not seen whether {address} tells of a restore: {}", why.what()),
+        }
+    }
+    Ok(None)
+}
+
+/// A report; none if it is damaged, as its name alone says how its run ended.
+fn kept(store: &dyn Store, object: &str) -> Result<Option<Told>> {
+    match report::told(store, object) {
+        Err(why) if !why.of_store() => {
+            tracing::warn!("a report is not copied: {}", why.what());
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+/// Why a claim whose event may be served is not held. Of a restore, which must not be done twice, it is no failure of the store that lets
+/// another vault take the claim: that one knows less.
+pub fn unseen(action: Action, why: Error) -> Error {
+    if action != Action::Restore {
+        return why;
+    }
+    Error::failed("see whether a run before has done this restore", why.what()).hint(
+        "Every vault is asked. If one is gone for good, look into the data directory, and ask for the restore by another event or by \
+         `lastgood restore`.",
+    )
 }
 
 /// The object of a run's report, if it tells of the snapshot.

@@ -84,6 +84,10 @@ impl World {
     }
 }
 
+fn count(folder: &Path) -> usize {
+    fs::read_dir(folder).map_or(0, Iterator::count)
+}
+
 fn run(n: u8) -> RunId {
     Hex([n; 8])
 }
@@ -336,4 +340,47 @@ fn a_report_by_which_a_run_was_done_counts_in_whichever_vault_it_is() {
     let vault = world.vaults.first(&world.ctx()).unwrap();
     let found = report::find(&*vault.store, &run(7).to_string()[..6]).unwrap();
     assert_eq!(found["says"], "20261121T080000Z-RUN-restore-complete");
+}
+
+#[test]
+fn a_restore_whose_report_is_in_another_vault_than_its_claim_is_not_done_again() {
+    let world = World::new(&["one", "two"]);
+    drop(world.work(99, None));
+    let [one, two, away] = ["one", "two", "away"].map(|name| world.folder.path().join(name));
+    let restore = |n, timeout| {
+        let asker = Asker { action: Action::Restore, ..asker(n, timeout) };
+        take(&world.vaults, &asker, &cause(), &world.ctx())
+    };
+    assert!(matches!(restore(1, LIMIT).unwrap(), Taken::Held(_)));
+    // The vault of its claim is away meanwhile, and it does not live to settle that.
+    fs::rename(&one, &away).unwrap();
+    let job = Job::Restore(crate::restore::Options::latest(world.folder.path().join("restored")));
+    let ran = job::run(run(1), &job, cause(), &world.vaults, &world.ctx());
+    assert!(ran.report.result.stays(Action::Restore), "{:?}", ran.report);
+    assert_eq!(ran.stored.as_ref().map(|(vault, _)| vault), Some(&world.vaults.addresses()[1]));
+    fs::rename(&away, &one).unwrap();
+    // As long as it cannot be seen, nobody restores, however often it is asked for.
+    fs::rename(&two, &away).unwrap();
+    for n in 2..30 {
+        let why = restore(n, if n == 2 { NO_TIME } else { LIMIT }).err().expect("it cannot be seen");
+        assert!(!why.of_store() && why.what().contains("whether a run before has done this restore"), "{why}");
+    }
+    fs::rename(&away, &two).unwrap();
+    let Taken::Not(answer) = restore(30, LIMIT).unwrap() else { panic!("it is done again") };
+    let found = before(answer);
+    assert_eq!((found.run, &found.vault), (run(30), &world.vaults.addresses()[0]));
+    assert_eq!(found.report.unwrap().run(), Some(run(1)));
+    assert_eq!(count(&two.join("claims")), 0);
+}
+
+#[test]
+fn a_restore_that_failed_is_done_though_another_vault_is_away() {
+    let world = World::new(&["one", "two"]);
+    [0, 1].into_iter().for_each(|at| world.make(at));
+    let restore = |n| Asker { action: Action::Restore, ..asker(n, LIMIT) };
+    let Taken::Held(held) = take(&world.vaults, &restore(1), &cause(), &world.ctx()).unwrap() else { panic!() };
+    held.give_up(&world.vaults, &world.ctx());
+    fs::rename(world.folder.path().join("two"), world.folder.path().join("away")).unwrap();
+    let again = take(&world.vaults, &restore(2), &cause(), &world.ctx()).unwrap();
+    assert!(matches!(again, Taken::Held(held) if held.claim().earlier()[0].failed));
 }
