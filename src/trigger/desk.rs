@@ -240,7 +240,7 @@ impl Desk {
     }
 
     /// Runs what is asked for, one job after the other, until it is told to stop; then answers what still waits. Tells whether a vault
-    /// says of every run that was promised how it ended.
+    /// has the report of every run that was promised, and of every restore that was done.
     pub fn work(&self) -> bool {
         std::thread::scope(|scope| {
             if let Some(dispatch) = &self.rules.dispatch {

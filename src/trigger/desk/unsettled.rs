@@ -6,14 +6,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::broken::Owed;
+use super::broken::{Owed, how_to_look};
 use super::{Answer, Desk, Progress, lock};
 use crate::error::{Error, Kind};
 use crate::job::Ran;
-use crate::report::{Outcome, RunId, Told};
+use crate::report::{Action, Outcome, RunId, Told};
 use crate::trigger::once::{self, Held};
 
-/// How many runs that nobody was promised are kept: while a vault is away for long, others are asked for again and again.
+/// How many runs are kept of which it does not matter much: while a vault is away for long, others are asked for again and again.
 const KEPT: usize = 256;
 
 /// A run of this instance that is over.
@@ -31,6 +31,11 @@ impl Unsettled {
         let report = &self.ran.report;
         report.result.stays(report.action) && report.result != Outcome::Refused
     }
+
+    /// Whether harm is done if no vault ever says how it ended: who was promised it hears nothing, and a restore is done again.
+    fn matters(&self) -> bool {
+        self.promised || self.is_done() && self.ran.report.action == Action::Restore
+    }
 }
 
 /// A vault that does not answer.
@@ -39,14 +44,14 @@ struct Away;
 impl Desk {
     /// Keeps a run that is over until a vault says so.
     pub(super) fn keep(&self, unsettled: Unsettled) {
-        let Unsettled { ran, claims, promised } = &unsettled;
+        let Unsettled { ran, claims, .. } = &unsettled;
         if ran.stored.is_some() && claims.is_empty() {
             return;
         }
         let run = ran.report.run;
         let mut state = lock(&self.state);
         let Owed { unsettled: kept, done, .. } = &mut state.owed;
-        if !promised && kept.iter().filter(|kept| !kept.promised).count() >= KEPT {
+        if !unsettled.matters() && kept.iter().filter(|kept| !kept.matters()).count() >= KEPT {
             tracing::warn!("no vault says how the run {run} ended, and too many like it wait for one");
             return;
         }
@@ -71,8 +76,8 @@ impl Desk {
             owed.settling.extend(&runs);
             (mine, runs)
         };
-        // What somebody was promised first, as there may be little time.
-        mine.sort_by_key(|kept| !kept.promised);
+        // What matters first, as there may be little time.
+        mine.sort_by_key(|kept| !kept.matters());
         let (mut left, mut over, mut rest) = (Vec::new(), HashSet::new(), mine.into_iter());
         for mut unsettled in rest.by_ref() {
             match self.settle_one(&mut unsettled) {
@@ -132,23 +137,34 @@ impl Desk {
         if away { Err(Away) } else { Ok(claims.is_empty()) }
     }
 
-    /// Tells whether a vault says of every run that was promised how it ended, and the log, of which none does.
+    /// Tells whether a vault has the report of every run of which that matters, and the log, which lack something.
     pub(super) fn is_all_settled(&self) -> bool {
         let state = lock(&self.state);
-        let (promised, others): (Vec<_>, Vec<_>) = state.owed.unsettled.iter().partition(|left| left.promised);
-        let runs = |left: &[&Unsettled]| -> String {
-            left.iter().map(|left| left.ran.report.run.to_string()).collect::<Vec<_>>().join(", ")
+        let left = &state.owed.unsettled;
+        let runs = |which: &dyn Fn(&Unsettled) -> bool| {
+            let runs: Vec<_> =
+                left.iter().filter(|left| which(left)).map(|left| left.ran.report.run.to_string()).collect();
+            Some(runs.join(", ")).filter(|runs| !runs.is_empty())
         };
-        if !others.is_empty() {
-            tracing::warn!("no vault took all that is to be noted of these runs: {}", runs(&others));
+        let is_lost = |left: &Unsettled| left.ran.stored.is_none() && left.matters();
+        let promised = runs(&|left| is_lost(left) && left.promised);
+        let restores = runs(&|left| is_lost(left) && !left.promised);
+        if let Some(others) = runs(&|left| !is_lost(left)) {
+            tracing::warn!("no vault took all that is to be noted of these runs: {others}");
         }
-        if !promised.is_empty() {
+        if let Some(promised) = &promised {
             tracing::error!(
-                "no vault says how these runs ended, which were promised, as none took their reports: {}",
-                runs(&promised)
+                "no vault says how these runs ended, which were promised, as none took their reports: {promised}"
             );
         }
-        promised.is_empty()
+        if let Some(restores) = &restores {
+            tracing::error!(
+                "no vault says that these restores were done, as none took their reports, and one whose event is delivered again is done \
+                 again: {restores}. {}",
+                how_to_look(Action::Restore).trim_end()
+            );
+        }
+        promised.is_none() && restores.is_none()
     }
 
     /// How many runs have been settled after their end.

@@ -165,3 +165,30 @@ fn a_vault_that_is_away_is_not_waited_for_by_each_run() {
     assert_eq!(state.owed.unsettled.len(), 200);
     assert!(state.owed.unsettled.last().is_some_and(|last| last.promised));
 }
+
+#[test]
+fn at_the_end_a_run_counts_whose_report_no_vault_took_if_it_was_promised_or_is_a_restore() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    let ends_well = |action, promised: bool| {
+        let (desk, asked) = (restores(&world), Request { action, ..request(&format!("{action:?} {promised}")) });
+        let ticket = if promised { Err(promise(&desk, asked)) } else { Ok(ask(&desk, asked)) };
+        let full = Full::new(&world);
+        desk.serve(desk.next().expect("a run is due"));
+        assert!(!desk.settle_again(|_| true));
+        let well = desk.is_all_settled();
+        drop((full, ticket));
+        assert!(desk.settle_again(|_| true) && desk.is_all_settled());
+        well
+    };
+    assert_eq!([true, false].map(|promised| ends_well(Action::Restore, promised)), [false, false]);
+    assert_eq!([true, false].map(|promised| ends_well(Action::Verify, promised)), [false, true]);
+    // It has its report, but its claim does not say so.
+    let desk = world.desk();
+    let (run, why) = (crate::vault::hex::Hex([7; 8]), Error::failed("look", "it was so"));
+    let job = desk.rules.job(&request("7"), None);
+    let ran = desk.context(|ctx| job::not_run(run, &job, Cause::default(), why, &desk.vaults, ctx));
+    assert!(ran.stored.is_some());
+    desk.keep(Unsettled { ran, claims: vec![once::tests::held()], promised: true });
+    assert!(desk.is_unsettled(run) && desk.is_all_settled());
+}
