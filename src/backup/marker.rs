@@ -427,6 +427,13 @@ pub mod tests {
         set(&at, &at, Some(&Unfinished::default())).unwrap();
     }
 
+    /// Makes a folder at another time than any before.
+    pub fn make_later(folder: &Path) {
+        // The clock of a filesystem goes in steps.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        fs::create_dir(folder).unwrap();
+    }
+
     fn paths<const N: usize>(paths: [&str; N]) -> Vec<EntryPath> {
         paths.map(|path| EntryPath::new(path).unwrap()).into()
     }
@@ -525,11 +532,7 @@ pub mod tests {
     fn a_marker_that_was_copied_says_nothing_of_where_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let [own, other] = ["own", "other"].map(|name| folder.path().join(name));
-        for at in [&own, &other] {
-            fs::create_dir(at).unwrap();
-            // The clock of a filesystem goes in steps.
-            std::thread::sleep(std::time::Duration::from_millis(30));
-        }
+        [&own, &other].into_iter().for_each(|at| make_later(at));
         write_all(&own);
         fs::copy(own.join(MARKER), other.join(MARKER)).unwrap();
         let read = |at: &Path| [Unfinished::read, Unfinished::read_own].map(|read| read(Folder::open(at).unwrap()));

@@ -637,10 +637,12 @@ mod tests {
                 );
             }
             // One that was copied there says nothing of it.
-            fs::copy(data.path().join("a").join(MARKER), data.path().join("b").join(MARKER)).unwrap();
+            let later = data.path().join("later");
+            marker::tests::make_later(&later);
+            fs::copy(data.path().join("a").join(MARKER), later.join(MARKER)).unwrap();
             fs::remove_file(data.path().join("a").join(MARKER)).unwrap();
             walker.whole(|_| Ok(())).unwrap();
-            fs::remove_file(data.path().join("b").join(MARKER)).unwrap();
+            fs::remove_file(later.join(MARKER)).unwrap();
             marker::tests::write_all(data.path());
             for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
                 assert!(said.unwrap_err().to_string().contains("has not been finished"));
