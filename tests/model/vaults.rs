@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use jiff::SignedDuration;
+use lastgood::error::Kind;
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::replicas::Site;
 use lastgood::store::local::LocalStore;
@@ -382,7 +383,10 @@ impl Vaults {
     }
 }
 
-/// The snapshots of a vault, oldest first.
+/// The snapshots of a vault, oldest first; none of one that is away.
 fn names(vault: &Vault) -> Vec<SnapshotName> {
-    vault.snapshots().unwrap()
+    match vault.snapshots() {
+        Err(why) if why.kind() == Kind::Unreachable => Vec::new(),
+        found => found.unwrap(),
+    }
 }
