@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::filesystem::{has_mounts, is_mount};
+use crate::fs::filesystem::{has_mounts, is_mount};
 use crate::shell::word;
 use crate::store::address::argument;
 use crate::vault::path::EntryPath;

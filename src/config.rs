@@ -17,19 +17,19 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::ValueEnum;
 use lastgood::error::{Error, Result};
+use lastgood::fs::location::lies_in;
+use lastgood::gcp::cloud::Cloud;
 use lastgood::job::Job;
-use lastgood::location::lies_in;
 use lastgood::notify::Notify;
 use lastgood::report::{Outcome, Place};
-use lastgood::restore::apart;
 use lastgood::restore::needed::Only;
+use lastgood::restore::{self, apart};
 use lastgood::store::address::{Address, argument};
-use lastgood::store::cloud::Cloud;
 use lastgood::vault::CONFIG;
 use lastgood::vault::entry::CheckKind;
 use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::Reason;
-use lastgood::{backup, restore, verify};
+use lastgood::{backup, verify};
 
 use crate::cli::{self, Cli, Command};
 

@@ -18,15 +18,15 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
+use crate::parallel::budget::Room;
+use crate::parallel::ordered::in_order;
 use crate::restore::select::PassedOver;
 use crate::store::{self, Store};
 use crate::vault::Vault;
-use crate::vault::ahead::in_order;
 use crate::vault::doubt::{Doubts, Finding};
 use crate::vault::hex::PackId;
 use crate::vault::pack::{MAX_PACK, PackInfo};
 use crate::vault::read::{PackReader, absent, listed};
-use crate::vault::room::Room;
 use crate::vault::root::{SNAPSHOTS, SnapshotName};
 use crate::vault::state::PackState;
 

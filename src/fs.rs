@@ -5,6 +5,12 @@
 //! by its path, symlinks and all ([`Folder::open`]). Everything in it is a name in a folder that is open: nothing is
 //! followed, and what is made, renamed, changed or removed is in that folder, wherever it is by now.
 
+pub mod beneath;
+pub mod filesystem;
+pub mod holders;
+pub mod location;
+pub mod lock;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,8 +25,6 @@ use rustix::fs::{
     openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec};
-
-use crate::filesystem;
 
 /// Never follow a symlink, and never give a descriptor to a child.
 pub const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);

@@ -8,17 +8,16 @@ use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::notify::{self, Notify};
-use crate::panics;
+use crate::parallel::ordered::in_order;
 use crate::replicas::vaults::Vaults;
 use crate::replicas::{self};
 use crate::report::{self, Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
 use crate::store::Store;
 use crate::store::address::Address;
 use crate::vault::User;
-use crate::vault::ahead::in_order;
 use crate::vault::hex::Hex;
 use crate::vault::root::Reason;
-use crate::{backup, restore, verify};
+use crate::{backup, panics, restore, verify};
 
 /// How many ends of runs are told at the same time.
 const TOLD_AT_ONCE: usize = 16;
@@ -324,7 +323,7 @@ pub(crate) fn log(report: &Report, seconds: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::MemoryStore;
+    use crate::store::testing::memory::MemoryStore;
 
     fn report(attempt: Option<&str>) -> Report {
         let started = Timestamp::from_second(1_800_000_000).unwrap();

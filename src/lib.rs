@@ -4,23 +4,19 @@
 //! Data flows down this list on backup, and up it on restore.
 
 pub mod backup;
-pub mod beneath;
 pub mod command;
 pub mod copy;
 pub mod doctor;
 pub mod error;
 pub mod export;
-pub mod filesystem;
 pub mod fs;
-pub mod held;
+pub mod gcp;
 pub mod inspect;
 pub mod job;
-pub mod location;
-pub mod lock;
 pub mod monitor;
 pub mod notify;
 pub mod panics;
-pub mod pubsub;
+pub mod parallel;
 pub mod replicas;
 pub mod report;
 pub mod restore;
@@ -29,4 +25,3 @@ pub mod store;
 pub mod trigger;
 pub mod vault;
 pub mod verify;
-pub mod web;

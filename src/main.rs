@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use lastgood::error::{Doing, Error, Kind, Result};
+use lastgood::fs::location;
 use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
 use lastgood::replicas::vaults::Vaults;
@@ -32,7 +33,7 @@ use lastgood::restore::select;
 use lastgood::trigger::ending::Ending;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
-use lastgood::{doctor, export, inspect, location, panics, report};
+use lastgood::{doctor, export, inspect, panics, report};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use lastgood::error::Result;
+use lastgood::gcp::cloud::Cloud;
+use lastgood::gcp::pubsub::Publisher;
 use lastgood::monitor::Context;
-use lastgood::pubsub::Publisher;
-use lastgood::store::cloud::Cloud;
 use lastgood::trigger::event::sent::Sent;
 use lastgood::vault::hex::Hex;
 use serde_json::json;

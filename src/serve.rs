@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use lastgood::error::{Doing, Error, Result};
+use lastgood::gcp::cloud::Cloud;
 use lastgood::monitor::{Log, system_random};
 use lastgood::replicas::vaults::Vaults;
-use lastgood::store::cloud::Cloud;
 use lastgood::trigger::auth::Auth;
 use lastgood::trigger::desk::Desk;
 use lastgood::trigger::ending::Ending;

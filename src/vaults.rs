@@ -9,29 +9,26 @@ use lastgood::error::{Error, Kind, Result};
 use lastgood::job::{self, Cause, Job, Ran};
 use lastgood::monitor::Context;
 use lastgood::notify::Notify;
+use lastgood::parallel::ordered::in_order;
 use lastgood::replicas;
 use lastgood::replicas::vaults::Vaults;
 use lastgood::replicas::verify::Verified;
 use lastgood::report::{self, Action, Done, Place, Way};
-use lastgood::restore::killed;
-use lastgood::restore::needed;
 use lastgood::restore::preview::Preview;
-use lastgood::restore::{self, select};
+use lastgood::restore::{self, killed, needed, select};
 use lastgood::store::address::Address;
 use lastgood::trigger::claim::Asker;
 use lastgood::trigger::dispatched::{self, Came};
 use lastgood::trigger::once::{Answer, Before, once};
 use lastgood::vault::Vault;
-use lastgood::vault::ahead::in_order;
 use lastgood::vault::doubt::Doubts;
 use lastgood::vault::pack::PackInfo;
 use serde::Serialize;
 
 use crate::config::Dispatched;
 use crate::console::Console;
-use crate::show;
 use crate::terminal::printable;
-use crate::{Outcome, absolute};
+use crate::{Outcome, absolute, show};
 
 /// The commands that may be about several vaults.
 pub struct Commands<'v>(pub &'v Vaults);

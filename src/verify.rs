@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
+use crate::parallel::ordered::in_order;
 use crate::restore::plan::Walk;
 use crate::store::{Store, Traffic};
-use crate::vault::ahead::in_order;
 use crate::vault::doubt::Doubts;
 use crate::vault::entry::{Entry, Extent, FrameRef, MapForm, PageMap};
 use crate::vault::hex::PackId;

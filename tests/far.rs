@@ -9,19 +9,18 @@ use std::time::Duration;
 use lastgood::backup::{self, Report};
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::store::Store;
-use lastgood::store::far::FarStore;
-use lastgood::store::flip::FlipStore;
-use lastgood::store::memory::MemoryStore;
-use lastgood::store::record::RecordStore;
+use lastgood::store::testing::bitflip::FlipStore;
+use lastgood::store::testing::latency::FarStore;
+use lastgood::store::testing::memory::MemoryStore;
+use lastgood::store::testing::recording::RecordStore;
 use lastgood::vault::Vault;
 use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::Root;
 use lastgood::{export, inspect, restore, verify};
 
-use crate::support::World;
 use crate::support::compare::assert_same_but_folder_times;
-use crate::support::database;
 use crate::support::tree::{noise, set_mtime};
+use crate::support::{World, database};
 
 type Far = FarStore<RecordStore<MemoryStore>>;
 

@@ -8,16 +8,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use lastgood::backup::{Options, backup};
+use lastgood::gcp::cloud::Cloud;
 use lastgood::monitor::{Context, Silent};
 use lastgood::store;
 use lastgood::store::address::Address;
-use lastgood::store::cloud::Cloud;
 use lastgood::vault::Vault;
 use serde_json::Value;
 
-use crate::support::cloud::credentials;
 use crate::support::cloud::server::{Answer, BUCKET, Fault, Kind, Point, Server, WRITER, When};
-use crate::support::cloud::{VAULT, snapshots, vault_in};
+use crate::support::cloud::{VAULT, credentials, snapshots, vault_in};
 use crate::support::compare::assert_same;
 use crate::support::tree::noise;
 use crate::support::{World, id, short};

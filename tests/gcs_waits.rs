@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use lastgood::backup::{self, Options};
+use lastgood::gcp::cloud::Cloud;
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::restore;
-use lastgood::store::cloud::Cloud;
 use lastgood::store::gcs::{GcsBucket, Limits};
-use lastgood::store::retry::{Pace, RetryStore};
+use lastgood::store::retrying::{Pace, RetryStore};
 use lastgood::store::{Error, Store};
 use lastgood::vault::Vault;
 

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lastgood::pubsub::{Publisher, Topic};
-use lastgood::store::cloud::Cloud;
+use lastgood::gcp::cloud::Cloud;
+use lastgood::gcp::pubsub::{Publisher, Topic};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 

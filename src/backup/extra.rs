@@ -5,7 +5,7 @@ use std::fs::File;
 use rustix::fs::{OFlags, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, readlinkat};
 use rustix::io::Errno;
 
-use crate::beneath::Directory;
+use crate::fs::beneath::Directory;
 use crate::vault::entry::Kind;
 use crate::vault::path::{Bytes, EntryPath};
 

@@ -22,8 +22,8 @@ use super::select::Select;
 use super::sqlite::beside;
 use super::times::tick_of;
 use super::walk::{names, status};
-use crate::beneath::{Directory, Identity, born};
 use crate::error::Doing;
+use crate::fs::beneath::{Directory, Identity, born};
 use crate::vault::entry::Kind;
 use crate::vault::path::EntryPath;
 

@@ -8,13 +8,12 @@ use crossbeam_channel::Sender;
 use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
-use super::Trust;
-use super::block;
 use super::part::{Content, Part};
 use super::read::{Over, finish, read_some};
 use super::times::{changed, compare, is_beyond_its_size, mtime, settled};
+use super::{Trust, block};
 use crate::error::Result;
-use crate::filesystem::may_invent_holes;
+use crate::fs::filesystem::may_invent_holes;
 use crate::monitor::{Context, Moment};
 use crate::vault::entry::MAX_SIZE;
 use crate::vault::hex::Hash;

@@ -18,9 +18,9 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::select::is_ours;
-use crate::beneath::born;
 use crate::command::RestoreCommand;
-use crate::filesystem::is_mount;
+use crate::fs::beneath::born;
+use crate::fs::filesystem::is_mount;
 use crate::fs::{Folder, SAFE, Spot, open_file, rename, what};
 use crate::vault::path::EntryPath;
 use crate::vault::root::SnapshotName;

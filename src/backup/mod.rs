@@ -55,21 +55,19 @@ use self::doubted::Lost;
 use self::packer::with_packer;
 use self::rescue::LastWords;
 use self::select::Select;
-use crate::beneath::Directory;
 use crate::error::{Doing, Error, Result};
-use crate::filesystem;
-use crate::lock;
+use crate::fs::beneath::Directory;
+use crate::fs::{filesystem, lock};
 use crate::monitor::{Context, Moment};
 use crate::store::Traffic;
-use crate::vault::Vault;
 use crate::vault::doubt::{Doubts, Finding};
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
 use crate::vault::pack::PackInfo;
 use crate::vault::path::EntryPath;
 use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, Reason, SnapshotName, Stale, State};
-use crate::vault::seq;
 use crate::vault::state::{PackState, Tested};
+use crate::vault::{Vault, seq};
 
 /// When a file counts as unchanged though it was not read.
 #[derive(Debug, Clone, Copy)]

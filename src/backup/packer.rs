@@ -17,9 +17,8 @@ use zstd::zstd_safe::CParameter;
 
 use crate::error::{Error, Result};
 use crate::monitor::Context;
-use crate::store;
-use crate::store::Store;
 use crate::store::staging::Staging;
+use crate::store::{self, Store};
 use crate::vault::entry::{Extent, FrameRef};
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::pack::{MAX_FRAME, PackInfo, PackKind, write_table};
@@ -542,9 +541,9 @@ impl<'p> PackWriter<'p> {
 mod tests {
     use super::*;
     use crate::monitor::{Silent, system_random};
-    use crate::store::fault::FaultStore;
-    use crate::store::memory::MemoryStore;
     use crate::store::staging::Direct;
+    use crate::store::testing::fault::FaultStore;
+    use crate::store::testing::memory::MemoryStore;
     use crate::vault::read::{Decoder, PackReader};
 
     fn context<T>(work: impl FnOnce(&Context) -> T) -> T {

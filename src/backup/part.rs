@@ -5,7 +5,7 @@ use crossbeam_channel::Sender;
 use super::extra::Extra;
 use super::found::Found;
 use super::sqlite::{Ended, Settled};
-use crate::beneath::Identity;
+use crate::fs::beneath::Identity;
 use crate::vault::entry::Entry;
 use crate::vault::hex::Hash;
 use crate::vault::pages::Tag;

@@ -22,9 +22,9 @@
 use rustix::fs::{AtFlags, statx};
 
 use super::{Options, found};
-use crate::beneath::{Directory, Identity, born};
 use crate::error::{Doing, Result};
-use crate::filesystem::Mounted;
+use crate::fs::beneath::{Directory, Identity, born};
+use crate::fs::filesystem::Mounted;
 use crate::vault::parts::Parts;
 use crate::vault::root::{Place, Root};
 

@@ -12,9 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
-use super::Trust;
 use super::base::Base;
-use super::block;
 use super::extra::{Extra, extra_of, extra_of_file};
 use super::found::{Found, Role};
 use super::large::Large;
@@ -22,14 +20,14 @@ use super::merge::Step;
 use super::open::open_held;
 use super::part::{Content, Part, Why};
 use super::select::Select;
-use super::sqlite::beside;
 use super::sqlite::header::{Header, SMALLEST_PAGE};
 use super::sqlite::registry::Opened;
 use super::sqlite::trouble::Trouble;
-use super::sqlite::{self, How};
+use super::sqlite::{self, How, beside};
 use super::times::{Happened, compare, is_beyond_its_size, mtime, settled};
-use crate::beneath::{Directory, Identity};
+use super::{Trust, block};
 use crate::error::Result;
+use crate::fs::beneath::{Directory, Identity};
 use crate::monitor::{Context, Moment};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
@@ -505,7 +503,7 @@ fn read_small(file: &File, path: &EntryPath, desk: Desk) -> io::Result<Option<(C
 mod tests {
     use super::*;
     use crate::monitor::{Silent, system_random};
-    use crate::store::memory::MemoryStore;
+    use crate::store::testing::memory::MemoryStore;
     use crate::vault::Vault;
     use crate::vault::path::Bytes;
     use crate::vault::root::Place;

@@ -172,7 +172,7 @@ fn accepted(now: &Now, measure: &Measure, since: &[Earlier], why: String) -> Ver
 }
 
 /// The mounts below a folder among all of this machine, by their paths in it.
-pub fn mounts_below(folder: &std::path::Path, all: &[crate::filesystem::Mounted]) -> Vec<Mount> {
+pub fn mounts_below(folder: &std::path::Path, all: &[crate::fs::filesystem::Mounted]) -> Vec<Mount> {
     use std::os::unix::ffi::OsStrExt;
     let mut mounts: Vec<_> = all
         .iter()
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn mounts_are_named_by_their_paths_in_the_directory() {
-        let mounted = |at: &str, source: &str| crate::filesystem::Mounted {
+        let mounted = |at: &str, source: &str| crate::fs::filesystem::Mounted {
             device: String::new(),
             root: "/".into(),
             at: at.into(),

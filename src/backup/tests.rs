@@ -11,8 +11,8 @@ use std::time::SystemTime;
 use super::*;
 use crate::monitor::{Collect, Monitor, Silent, system_random};
 use crate::store::Store;
-use crate::store::memory::MemoryStore;
-use crate::store::record::{Call, RecordStore};
+use crate::store::testing::memory::MemoryStore;
+use crate::store::testing::recording::{Call, RecordStore};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
 use crate::vault::parts::Parts;
@@ -634,7 +634,7 @@ fn one_object_that_cannot_be_read_keeps_nobody_from_a_backup() {
         world.monitor = Arc::new(Always(path, never_rests));
         assert_eq!(world.backup().stale.len(), 1);
         world.monitor = Arc::new(Silent);
-        let fault = crate::store::fault::FaultStore::new(world.store.clone(), move |verb, name| {
+        let fault = crate::store::testing::fault::FaultStore::new(world.store.clone(), move |verb, name| {
             verb != "create" && verb != "list" && name.starts_with(folder)
         });
         let vault = Vault::open(Box::new(fault.unreadable())).unwrap();
@@ -674,7 +674,8 @@ fn checkpoints_that_cannot_be_listed_keep_nobody_from_a_backup() {
     world.write("a", b"a");
     world.backup();
     let plan = |verb: &str, name: &str| verb == "list" && name == "checkpoints/";
-    let vault = Vault::open(Box::new(crate::store::fault::FaultStore::new(world.store.clone(), plan))).unwrap();
+    let vault =
+        Vault::open(Box::new(crate::store::testing::fault::FaultStore::new(world.store.clone(), plan))).unwrap();
     let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
     let report = backup(&vault, &world.options, &ctx).unwrap();
     assert!(
@@ -691,7 +692,8 @@ fn checkpoints_that_cannot_be_written_keep_nobody_from_a_backup() {
     }
     world.options.checkpoint_every = Duration::ZERO;
     let plan = |verb: &str, name: &str| verb == "create" && name.starts_with("checkpoints/");
-    let vault = Vault::open(Box::new(crate::store::fault::FaultStore::new(world.store.clone(), plan))).unwrap();
+    let vault =
+        Vault::open(Box::new(crate::store::testing::fault::FaultStore::new(world.store.clone(), plan))).unwrap();
     let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
     let report = backup(&vault, &world.options, &ctx).unwrap();
     let told = report.warnings.iter().filter(|what| what.contains("commit checkpoints/")).count();
@@ -914,7 +916,7 @@ fn a_store_that_fails_ends_the_backup_and_nothing_waits_for_ever() {
     world.write("20/large", &noise(1, 20_000_000));
     let packs = |verb: &str, name: &str| verb == "create" && name.starts_with("packs/");
     for _ in 0..10 {
-        let store = crate::store::fault::FaultStore::new(world.store.clone(), packs);
+        let store = crate::store::testing::fault::FaultStore::new(world.store.clone(), packs);
         let vault = Vault::open(Box::new(store)).unwrap();
         let ctx =
             Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &*world.monitor };

@@ -285,7 +285,7 @@ mod tests {
     use crate::backup::base::Base;
     use crate::backup::packer::with_packer;
     use crate::monitor::{Context, Silent, system_random};
-    use crate::store::memory::MemoryStore;
+    use crate::store::testing::memory::MemoryStore;
     use crate::vault::Vault;
     use crate::vault::entry::{Database, Extent, Side, Taken};
     use crate::vault::hex::Hash;

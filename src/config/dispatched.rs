@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lastgood::error::{Error, Result};
+use lastgood::gcp::cloud::Cloud;
+use lastgood::gcp::run_jobs::{CLAIM, Starter, Target};
 use lastgood::report::Place;
 use lastgood::store::address::Address;
-use lastgood::store::cloud::Cloud;
 use lastgood::trigger::claim::Name;
 use lastgood::trigger::desk::{Dispatch, Rules};
-use lastgood::trigger::dispatch::{CLAIM, Starter, Target};
 
 use super::Outside;
 use super::env::Env;

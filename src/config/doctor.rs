@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lastgood::doctor::{Place, Proxy, VaultPlace};
+use lastgood::gcp::cloud::Cloud;
 use lastgood::store::address::Address;
-use lastgood::store::cloud::Cloud;
 
 use super::Outside;
 

@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use lastgood::error::{Error, Result};
+use lastgood::gcp::cloud::{Cloud, PATIENCE};
 use lastgood::report::Place;
 use lastgood::store::address::{Address, DEFAULT};
-use lastgood::store::cloud::{Cloud, PATIENCE};
 
 use super::Outside;
 use super::env::Env;

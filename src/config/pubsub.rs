@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use lastgood::error::{Error, Result};
-use lastgood::pubsub::{Subscription, Topic};
+use lastgood::gcp::pubsub::{Subscription, Topic};
 use lastgood::trigger::event::{self, sent};
 use lastgood::trigger::pull;
 use serde_json::{Map, Value};

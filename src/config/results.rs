@@ -2,10 +2,10 @@
 
 use clap::ValueEnum;
 use lastgood::error::{Error, Result};
+use lastgood::gcp::cloud::Cloud;
+use lastgood::gcp::pubsub::Topic;
 use lastgood::notify::{self, Notify, Results, Webhook, When};
-use lastgood::pubsub::Topic;
 use lastgood::report::Place;
-use lastgood::store::cloud::Cloud;
 
 use super::env::Env;
 use crate::cli;

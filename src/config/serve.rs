@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use globset::{GlobBuilder, GlobMatcher};
 use lastgood::error::{Error, Result};
+use lastgood::gcp::cloud::Cloud;
 use lastgood::report::Place;
 use lastgood::store::address::Address;
-use lastgood::store::cloud::Cloud;
 use lastgood::trigger::auth::{self, Mode};
 use lastgood::trigger::desk::Rules;
 use lastgood::trigger::http::{Limits, Settings, health};

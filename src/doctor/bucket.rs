@@ -11,10 +11,11 @@ use super::grants::{self, Member};
 use super::network::{Proxy, Trouble, trouble};
 use super::notes::Notes;
 use super::{Check, Outcome, span, vault};
-use crate::store::cloud::Cloud;
-use crate::store::gcs::{GcsBucket, Limits, refusal};
-use crate::store::login::{self, Found};
-use crate::store::retry::{Fault, Pace, Requests, RetryStore};
+use crate::gcp::cloud::Cloud;
+use crate::gcp::credentials::{self, Found};
+use crate::gcp::error_text;
+use crate::store::gcs::{GcsBucket, Limits};
+use crate::store::retrying::{Fault, Pace, Requests, RetryStore};
 use crate::vault::root::SNAPSHOTS;
 
 /// A request is given up without progress for so long,
@@ -39,7 +40,7 @@ pub struct About {
 pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
     let unasked =
         |why: &str| notes.add(Check::skipped("the rest", format!("bucket, permissions, vault: not asked, {why}")));
-    let found = match login::find(&about.cloud) {
+    let found = match credentials::find(&about.cloud) {
         Ok(found) => found,
         Err(fault) => {
             let (why, hint) = refusal(fault);
@@ -306,7 +307,7 @@ fn unlisted(about: &About, fault: Fault, found: &Found) -> (Check, bool) {
         let advice = "The interface is not switched on in the project:";
         return (check.advice(advice).run(format!("gcloud services enable storage.googleapis.com{of}")), false);
     }
-    if let Some(hint) = refusal::hint(&why) {
+    if let Some(hint) = error_text::hint(&why) {
         return (check.advice(hint), false);
     }
     let found = format!("gs://{bucket} may not be listed, or is another's: names are shared by everybody");

@@ -1,10 +1,9 @@
 //! The data directory: whether a backup can read it, and a restore can bring it back.
 
-use std::io;
 use std::path::{Path, PathBuf};
-use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::{io, slice};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -15,13 +14,11 @@ use super::walk::{Seen, walk};
 use super::{Check, Place};
 use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::command::RestoreCommand;
-use crate::filesystem::{is_mount, remote};
 use crate::fs::Folder;
-use crate::location::lies_in;
-use crate::restore::apart;
-use crate::restore::killed;
-use crate::restore::mounts;
+use crate::fs::filesystem::{is_mount, remote};
+use crate::fs::location::lies_in;
 use crate::restore::place::{self, is_exchangeable};
+use crate::restore::{apart, killed, mounts};
 use crate::vault::path::EntryPath;
 use crate::vault::root::SnapshotName;
 

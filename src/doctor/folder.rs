@@ -1,16 +1,15 @@
 //! A vault in a folder: whether it can be written, and what is there.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::{fs, io};
 
 use rustix::fs::{Access, access};
 
 use super::notes::Notes;
 use super::space::{existing, free, size, writable};
 use super::{Check, Outcome, vault};
-use crate::filesystem::remote_at;
+use crate::fs::filesystem::remote_at;
 use crate::fs::{Folder, is_folder, what};
 use crate::shell::word;
 use crate::store::Store;

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::Check;
 use crate::fs::read_named;
+use crate::gcp::credentials::{Found, LARGEST};
 use crate::shell::word;
-use crate::store::login::{Found, LARGEST};
 
 /// What a vault needs: the check's name, the permission, the role that gives it, and what fails without it.
 const NEEDED: [(&str, &str, &str, &str); 3] = [

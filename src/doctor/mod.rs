@@ -28,10 +28,10 @@ use serde::Serialize;
 pub use self::network::Proxy;
 use self::notes::{Noted, Running};
 use crate::error::Result;
-use crate::location::lies_in;
+use crate::fs::location::lies_in;
+use crate::gcp::cloud::Cloud;
 use crate::monitor::Context;
 use crate::store::address::Address;
-use crate::store::cloud::Cloud;
 
 /// How long the checks of a vault, and those of the data directory, may take.
 const LIMIT: Duration = Duration::from_secs(15);

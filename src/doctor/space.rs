@@ -6,7 +6,7 @@ use std::path::Path;
 use indicatif::BinaryBytes;
 use rustix::fs::{Access, access};
 
-pub use crate::filesystem::{existing, free};
+pub use crate::fs::filesystem::{existing, free};
 
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {

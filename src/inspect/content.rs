@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Result};
 use crate::monitor::Context;
+use crate::parallel::ordered::in_order;
 use crate::restore::plan::Limits;
-use crate::vault::ahead::in_order;
 use crate::vault::entry::{Entry, Extent};
 use crate::vault::hex::PackId;
 use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::event::Message;
 use crate::error::Result;
-use crate::pubsub::{Publisher, Topic};
-use crate::store::cloud::Cloud;
+use crate::gcp::cloud::Cloud;
+use crate::gcp::pubsub::{Publisher, Topic};
 
 /// The topic for results, and how it is reached.
 #[derive(Debug, Clone)]

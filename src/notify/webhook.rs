@@ -23,11 +23,11 @@ use tokio::runtime::Builder;
 
 use super::event::Told;
 use crate::error::{Doing, Error, Result};
+use crate::gcp::credentials::said;
+use crate::gcp::http_client;
 use crate::report::{Done, Outcome, Report};
 use crate::store::gcs::retry_after;
-use crate::store::login::said;
-use crate::store::retry::{Fault, Pace, random};
-use crate::web;
+use crate::store::retrying::{Fault, Pace, random};
 
 /// Chats: they show `text`, and some refuse anything beside it.
 const CHATS: [&str; 4] = ["hooks.slack.com", "hooks.slack-gov.com", "chat.googleapis.com", "discord.com"];
@@ -63,7 +63,7 @@ impl Webhook {
         let url = Url::parse(url.trim()).map_err(|why| why.to_string())?;
         match url.scheme() {
             "https" => Ok(Webhook { url, when }),
-            "http" if web::is_loopback(url.as_str()) => Ok(Webhook { url, when }),
+            "http" if http_client::is_loopback(url.as_str()) => Ok(Webhook { url, when }),
             "http" => Err("it is not encrypted: a webhook off this machine is https://…".into()),
             _ => Err("it is no https:// URL".into()),
         }
@@ -104,7 +104,7 @@ impl Webhook {
     /// The last answer that was none of success.
     pub(super) fn post(&self, body: Vec<u8>, within: Duration) -> Result<()> {
         let began = Instant::now();
-        let client = web::client(self.url.as_str(), || self.doing(), |client| client)?;
+        let client = http_client::client(self.url.as_str(), || self.doing(), |client| client)?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(|| self.doing())?;
         let pace = Pace { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
         let posted = runtime.block_on(async {

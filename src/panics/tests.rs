@@ -7,19 +7,17 @@ use std::time::Duration;
 
 use super::*;
 use crate::backup::{self, Trust};
-use crate::copy;
-use crate::export;
 use crate::monitor::{Context, Moment, Monitor, Silent, system_random};
+use crate::parallel::ordered::in_order;
 use crate::restore::sample::Sample;
 use crate::restore::tests::{noise, options};
 use crate::restore::{self};
-use crate::store::fault::FaultStore;
-use crate::store::memory::MemoryStore;
+use crate::store::testing::fault::FaultStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::vault::Vault;
-use crate::vault::ahead::in_order;
 use crate::vault::path::EntryPath;
 use crate::vault::root::State;
-use crate::verify;
+use crate::{copy, export, verify};
 
 const NEVER: &str = "nothing happens any more";
 /// What threads that panic here say.

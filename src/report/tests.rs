@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 
 #[test]
 fn names_of_runs_say_what_they_were_for_and_how_they_ended() {
@@ -59,7 +59,7 @@ fn a_report_is_of_the_run_that_its_name_says() {
 
 #[test]
 fn the_newest_runs_are_listed_without_all_before_them() {
-    let store = crate::store::record::RecordStore::new(MemoryStore::default());
+    let store = crate::store::testing::recording::RecordStore::new(MemoryStore::default());
     let now = Timestamp::now();
     for n in 0..100u8 {
         let started = (now - SignedDuration::from_hours(13 * i64::from(n))).strftime(TIME);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::mounts;
 use crate::error::{Error, Result};
-use crate::location::{lies_in, names_in};
+use crate::fs::location::{lies_in, names_in};
 use crate::vault::path::EntryPath;
 
 /// Checks that vaults in these folders stay as they are when `paths` are restored to `target`, or all where there are none. What is mounted

@@ -5,11 +5,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::{io, process};
+use std::{fs, io, process};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Serialize;
@@ -17,7 +16,7 @@ use serde::Serialize;
 use super::place::Place;
 use super::standing;
 use crate::error::Error;
-use crate::held::{Locks, program};
+use crate::fs::holders::{Locks, program};
 
 /// So many programs are named in an error.
 const NAMED: usize = 3;

@@ -20,8 +20,7 @@ use super::stage::{is_left, why_foreign};
 use super::steps::identity;
 use crate::backup::select::is_ours;
 use crate::backup::sqlite::beside::SUFFIXES;
-use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, is_folder, open_file};
-use crate::location;
+use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, is_folder, location, open_file};
 use crate::vault::path::EntryPath;
 
 /// The note's name in a staging folder.

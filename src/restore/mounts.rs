@@ -1,15 +1,14 @@
 //! Filesystems that are mounted in a target: a folder that is moved takes them along, and they cannot be renamed themselves.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::backup::sqlite::beside::SUFFIXES;
 use crate::error::{Doing, Error, Result};
-use crate::filesystem::{self, Mounted, is_mount};
-use crate::location::place;
+use crate::fs::filesystem::{self, Mounted, is_mount};
+use crate::fs::location::place;
 use crate::vault::path::EntryPath;
 
 /// What is mounted below `target`, an absolute path without symlinks, relative to it and in order; what another mount hides

@@ -12,7 +12,7 @@ use crate::backup::marker::Unfinished;
 use crate::backup::select::Select;
 use crate::backup::walk::{self, Met, Walker};
 use crate::error::{Doing, Error, Result};
-use crate::lock;
+use crate::fs::lock;
 use crate::monitor::Context;
 use crate::vault::entry::Kind;
 use crate::vault::root::SnapshotName;
@@ -157,7 +157,7 @@ mod tests {
     use crate::restore::sample::context;
     use crate::restore::stage::STAGING;
     use crate::restore::tests::{options, small};
-    use crate::store::fault::FaultStore;
+    use crate::store::testing::fault::FaultStore;
     use crate::vault::Vault;
     use crate::vault::hex::Hex;
     use crate::vault::root::State;
@@ -189,7 +189,7 @@ mod tests {
     fn a_restore_that_is_at_work_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         marker::tests::write_all(folder.path());
-        let held = crate::beneath::Directory::open(folder.path()).unwrap();
+        let held = crate::fs::beneath::Directory::open(folder.path()).unwrap();
         lock::lock(&held, lock::Kind::Exclusive, Duration::ZERO, &AtomicBool::new(false)).unwrap();
         let stop = AtomicBool::new(true);
         let ctx = Context { stop: &stop, ..context() };

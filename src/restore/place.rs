@@ -7,12 +7,11 @@
 //! it and below it without following links. So nothing elsewhere is renamed or changed, whatever is put in the way.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use jiff::Timestamp;
 use rustix::fs::{Access, FileType, access, renameat, syncfs};
@@ -27,9 +26,8 @@ use super::undo::Undone;
 use super::{Sides, beside, fill, lock_target, mounts, standing};
 use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::filesystem::{self, is_mount};
-use crate::fs::{Folder, Spot, is_folder};
-use crate::location;
+use crate::fs::filesystem::{self, is_mount};
+use crate::fs::{Folder, Spot, is_folder, location};
 use crate::monitor::Context;
 use crate::shell::word;
 use crate::vault::path::EntryPath;

@@ -7,7 +7,7 @@ use super::tests::noise;
 use crate::error::Result;
 use crate::monitor::{Context, Silent};
 use crate::store::Store;
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::vault::entry::{
     Database, Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken, padding,
 };

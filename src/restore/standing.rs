@@ -4,16 +4,15 @@
 //! the directory exchanged, they would all go on in the old one, which is aside then, and whatever the app wrote would be lost. So the
 //! folder itself stays and is filled, and where it is a folder in it that cannot stay, nothing is done.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::{fs, process};
 
 use super::in_use::User;
 use super::place::Place;
 use crate::error::Error;
-use crate::held::program;
+use crate::fs::holders::program;
 use crate::shell::word;
 use crate::vault::path::EntryPath;
 

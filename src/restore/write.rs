@@ -26,7 +26,7 @@ use super::content::Output;
 use super::lacking::{kept, sync};
 use super::open_files::{OpenFile, OpenFiles};
 use crate::error::{Doing, Result};
-use crate::filesystem::remote;
+use crate::fs::filesystem::remote;
 use crate::fs::{SAFE, open_folder};
 use crate::vault::entry::{Entry, Kind, Map};
 use crate::vault::hex::Hash;

@@ -15,7 +15,6 @@
 
 pub(crate) mod answer;
 mod progress;
-pub(crate) mod refusal;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -38,12 +37,12 @@ use tokio::sync::mpsc;
 pub(crate) use self::answer::retry_after;
 use self::answer::{Object, message, stored_crc32c, total};
 use self::progress::{Progress, stalled};
-use super::cloud::Cloud;
-use super::login::{Login, Scope, said};
-use super::retry::{Described, Fault, Page, Part, Requests, Span};
+use super::retrying::{Described, Fault, Page, Part, Requests, Span};
 use super::{Meta, Result};
 use crate::error::{self, Error};
-use crate::web;
+use crate::gcp::cloud::Cloud;
+use crate::gcp::credentials::{Login, Scope, said};
+use crate::gcp::{error_text, http_client};
 
 /// What needs no escape in a part of a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -110,8 +109,9 @@ impl GcsBucket {
         let doing = || format!("use the bucket {bucket}");
         let base = cloud.base().to_owned();
         let plain = base.starts_with("http://");
-        let client = web::client(&base, doing, |client| client.connect_timeout(limits.stall).tcp_nodelay(true))?;
-        if plain && cloud.emulator.is_none() && !web::is_loopback(&base) {
+        let client =
+            http_client::client(&base, doing, |client| client.connect_timeout(limits.stall).tcp_nodelay(true))?;
+        if plain && cloud.emulator.is_none() && !http_client::is_loopback(&base) {
             let why = format!("{base} is not encrypted: it would see the credentials");
             return Err(Error::usage(doing(), why).hint("Give an https:// endpoint."));
         }
@@ -268,14 +268,14 @@ impl GcsBucket {
             StatusCode::NOT_FOUND if text.contains("bucket does not exist") => self.no_bucket(Fault::NotFound),
             StatusCode::NOT_FOUND => Fault::NotFound,
             StatusCode::RANGE_NOT_SATISFIABLE => Fault::OutOfRange { size: size.unwrap_or(0) },
-            status if refusal::says_it_exists(status, text) => Fault::Exists { why, hint: self.hint(status, text) },
+            status if error_text::says_it_exists(status, text) => Fault::Exists { why, hint: self.hint(status, text) },
             status => Fault::refused(why, self.hint(status, text)),
         }
     }
 
     /// What to do about an answer that stays.
     fn hint(&self, status: StatusCode, text: &str) -> String {
-        match refusal::hint(text) {
+        match error_text::hint(text) {
             Some(hint) => hint.into(),
             None if status == StatusCode::FORBIDDEN => format!(
                 "The credentials ({}) may not do this. Grant roles/storage.objectCreator and roles/storage.objectViewer on the bucket; \
@@ -316,7 +316,7 @@ impl GcsBucket {
 
     async fn json<T: for<'de> Deserialize<'de>>(&self, response: Response) -> Result<T, Fault> {
         let text = self.limited(response, 16 << 20).await?;
-        if let Some(status) = refusal::in_disguise(&text) {
+        if let Some(status) = error_text::in_disguise(&text) {
             return Err(self.fault(status, &text, (None, None)));
         }
         serde_json::from_str(&text).map_err(|why| Fault::passing(format!("the answer is not what it should be: {why}")))

@@ -38,9 +38,7 @@ use rustix::io::Errno;
 
 use super::staging::{Room, Staging};
 use super::{Error, Meta, Result, Store};
-use crate::filesystem;
-use crate::fs::{Folder, SAFE, give_name, is_folder, open_file, what};
-use crate::location;
+use crate::fs::{Folder, SAFE, filesystem, give_name, is_folder, location, open_file, what};
 
 pub mod access;
 mod staged;
@@ -624,7 +622,7 @@ mod tests {
 
     use super::*;
     use crate::fs::link_or_rename;
-    use crate::store::contract;
+    use crate::store::testing::contract;
 
     #[test]
     fn no_name_leads_out_of_the_vault() {

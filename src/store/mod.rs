@@ -5,21 +5,12 @@
 //! asynchronous enters its runtime inside these methods, so the border between the two worlds is that store's file.
 
 pub mod address;
-pub mod cloud;
-pub mod far;
-pub mod fault;
-pub mod flip;
 pub mod gcs;
 pub mod local;
-pub mod login;
-pub mod memory;
-pub mod record;
-pub mod retry;
-pub mod since;
+pub mod metered;
+pub mod retrying;
 pub mod staging;
-
-#[cfg(test)]
-mod contract;
+pub mod testing;
 
 use std::io;
 use std::ops::{Deref, Sub};
@@ -30,12 +21,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use self::address::Address;
-use self::cloud::Cloud;
 use self::gcs::{GcsBucket, Limits};
 use self::local::LocalStore;
-use self::retry::{Pace, RetryStore};
+use self::retrying::{Pace, RetryStore};
 use self::staging::{Direct, Room, Staging};
 use crate::error;
+use crate::gcp::cloud::Cloud;
 
 /// What a listing tells of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,7 +36,7 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTH
 use http::{HeaderMap, StatusCode};
 
 use crate::error::{Error, Result};
-use crate::web;
+use crate::gcp::http_client;
 
 pub use keys::Pace;
 pub use secret::Secret;
@@ -193,7 +193,7 @@ fn is_email(text: &str) -> bool {
 }
 
 fn is_plain_loopback(url: &str) -> bool {
-    url.starts_with("http://") && web::is_loopback(url)
+    url.starts_with("http://") && http_client::is_loopback(url)
 }
 
 /// Somebody who may ask.

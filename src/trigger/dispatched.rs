@@ -23,10 +23,10 @@ use crate::backup::commit::BeforeCommit;
 use crate::error::{Error, Kind, Result};
 use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
+use crate::parallel::ordered::in_order;
 use crate::replicas::vaults::Vaults;
 use crate::store::address::Address;
 use crate::vault::Vault;
-use crate::vault::ahead::in_order;
 
 /// What came of it.
 pub enum Came {

@@ -3,7 +3,6 @@
 pub mod auth;
 pub mod claim;
 pub mod desk;
-pub mod dispatch;
 pub mod dispatched;
 pub mod ending;
 pub mod event;

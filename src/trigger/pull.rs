@@ -17,11 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use google_cloud_pubsub::Error as Cause;
-use google_cloud_pubsub::client;
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
+use google_cloud_pubsub::{Error as Cause, client};
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -32,10 +31,10 @@ use super::desk::{Answer, Desk};
 use super::ending::Ending;
 use super::event::{self, Asked};
 use crate::error::{Error, Result};
-use crate::pubsub::{Access, Subscription};
+use crate::gcp::cloud::Cloud;
+use crate::gcp::credentials::said;
+use crate::gcp::pubsub::{Access, Subscription};
 use crate::report::{Outcome, Way};
-use crate::store::cloud::Cloud;
-use crate::store::login::said;
 
 /// How many messages are held at the same time. Those that wait together share a run, so that it is no smaller.
 const OUTSTANDING: usize = 100;

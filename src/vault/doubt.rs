@@ -13,7 +13,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ahead::in_order;
 use super::hex::{Hex, PackId};
 use super::pack::{self, PackInfo, PackKind};
 use super::read::PackReader;
@@ -21,6 +20,7 @@ use super::root::{PackBook, Root};
 use super::state::{self, PackState, Tested};
 use super::{User, Vault};
 use crate::error::{Error, Result};
+use crate::parallel::ordered::in_order;
 use crate::store::{self, Store};
 
 /// The folder of doubts.

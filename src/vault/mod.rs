@@ -3,7 +3,6 @@
 //! [`root`] names [`hunk`]s, those hold [`entry`]s, entries name ranges of [`pack`]s' content, directly through a [`map`],
 //! or through the [`pages`] of a database.
 
-pub mod ahead;
 pub mod doubt;
 pub mod entry;
 pub mod fold;
@@ -18,7 +17,6 @@ pub mod pages;
 pub mod parts;
 pub mod path;
 pub mod read;
-pub mod room;
 pub mod root;
 pub mod scattered;
 pub mod seq;

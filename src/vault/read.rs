@@ -18,7 +18,6 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use self::kept::Kept;
-use super::ahead::in_order;
 use super::entry::{Extent, FrameRef};
 use super::hex::{Hash, PackId};
 use super::list::{self, List};
@@ -26,6 +25,7 @@ use super::pack::{self, FrameAt, PackInfo, PackKind, SeekTable, Tail};
 use super::root::{PackBook, Root};
 use super::state::PackState;
 use crate::error::{Error, Kind, Result};
+use crate::parallel::ordered::in_order;
 use crate::store::Store;
 
 /// Read from a pack's end to find its seek table: enough for 2,000 frames.

@@ -177,8 +177,8 @@ mod tests {
     use super::*;
     use crate::restore::sample::PackWriter;
     use crate::restore::tests::noise;
-    use crate::store::flip::FlipStore;
-    use crate::store::memory::MemoryStore;
+    use crate::store::testing::bitflip::FlipStore;
+    use crate::store::testing::memory::MemoryStore;
     use crate::vault::pack::PackKind;
 
     fn pack(store: &MemoryStore) -> PackInfo {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
-use lastgood::store::fault::FaultStore;
 use lastgood::store::local::LocalStore;
 use lastgood::store::staging::{Room, Staging};
+use lastgood::store::testing::fault::FaultStore;
 use lastgood::store::{Meta, Result, Store};
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::restore::sample::PackWriter;
 use crate::restore::tests::noise;
 use crate::store::Store;
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::vault::pack::PackKind;
 
 #[test]

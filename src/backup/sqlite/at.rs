@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, lstat, openat, statat};
 use rustix::io::Errno;
 
-use crate::beneath::Directory;
+use crate::fs::beneath::Directory;
 use crate::vault::path::EntryPath;
 
 /// A database's place.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{header, registry, side_of};
 use crate::backup::found::{Found, Role, SideFound, nanos};
 use crate::backup::read::read_some;
-use crate::beneath::Directory;
+use crate::fs::beneath::Directory;
 use crate::vault::path::EntryPath;
 
 /// The ends of the names of what lies beside a database.

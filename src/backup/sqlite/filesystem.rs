@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::header::LOCKS_AT;
-use crate::filesystem::remote;
+use crate::fs::filesystem::remote;
 
 /// Why a database on this file's filesystem cannot be read through SQLite; none where it can.
 ///

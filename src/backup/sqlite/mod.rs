@@ -60,7 +60,7 @@ use super::read::Over;
 use super::select::Select;
 use super::times::mtime;
 use crate::backup::extra::extra_of_file;
-use crate::beneath::{Directory, Identity};
+use crate::fs::beneath::{Directory, Identity};
 use crate::monitor::{Context, Moment};
 use crate::vault::entry::{Check, CheckKind, Database, Entry, MapForm, PageMap, Side, Taken};
 use crate::vault::pack::PackInfo;

@@ -27,8 +27,8 @@ use super::registry::{self, try_hold};
 use super::side::{id, is_file};
 use super::wal_index::{self, Fit};
 use crate::backup::found::Found;
-use crate::beneath::Directory;
-use crate::held::{Locks, has_open, open_files};
+use crate::fs::beneath::Directory;
+use crate::fs::holders::{Locks, has_open, open_files};
 
 /// How long a list of locks is good for a first look.
 const MOMENT: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::store::fault::FaultStore;
+use crate::store::testing::fault::FaultStore;
 
 /// A vault in a store that fails as `plan` says, beside the world's.
 fn failing(world: &World, plan: impl Fn(&'static str, &str) -> bool + Send + Sync + 'static) -> Vault {

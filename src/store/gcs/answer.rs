@@ -9,7 +9,7 @@ use http::header::CONTENT_RANGE;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::store::retry::Described;
+use crate::store::retrying::Described;
 
 /// An object as the API describes it: numbers are text there.
 #[derive(Deserialize)]

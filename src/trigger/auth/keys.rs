@@ -13,8 +13,8 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::error::Result;
-use crate::store::login::said;
-use crate::web;
+use crate::gcp::credentials::said;
+use crate::gcp::http_client;
 
 /// Google's answer has about 2 KiB.
 const MAX_ANSWER: usize = 256 << 10;
@@ -110,7 +110,8 @@ impl Keys {
     /// Those at `url`. Asks nothing yet.
     pub fn new(url: String, pace: Pace) -> Result<Keys> {
         let doing = || format!("prepare to load the keys at {url}");
-        let client = web::client(&url, doing, |client| client.timeout(pace.patience).pool_max_idle_per_host(0))?;
+        let client =
+            http_client::client(&url, doing, |client| client.timeout(pace.patience).pool_max_idle_per_host(0))?;
         Ok(Keys(Arc::new(Shared { url, client, pace, state: Mutex::default() })))
     }
 

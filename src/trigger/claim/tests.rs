@@ -2,9 +2,9 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::store::Meta;
-use crate::store::fault::FaultStore;
-use crate::store::memory::MemoryStore;
-use crate::store::record::RecordStore;
+use crate::store::testing::fault::FaultStore;
+use crate::store::testing::memory::MemoryStore;
+use crate::store::testing::recording::RecordStore;
 use crate::vault::hex::Hex;
 
 const LIMIT: Duration = Duration::from_secs(600);

@@ -27,11 +27,11 @@ use super::tally::Ended;
 use super::unsettled::Unsettled;
 use super::{Claimed, Desk, Waiting, events_of, lock};
 use crate::error::{Error, Result};
+use crate::gcp::run_jobs::Starter;
 use crate::job::{self, Cause, Job};
 use crate::monitor::Context;
 use crate::report::{Action, RunId, Way};
 use crate::trigger::claim::Name;
-use crate::trigger::dispatch::Starter;
 use crate::trigger::once::{self, Before, Held, Standing};
 use crate::trigger::order::{Order, Taker};
 

@@ -12,13 +12,13 @@ use super::{Answer, Desk, Progress, Ticket, events_of, lock, received};
 use crate::error::{Error, Result};
 use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
+use crate::parallel::ordered::in_order;
 use crate::replicas;
 use crate::report::{Action, RunId, Way};
 use crate::trigger::claim::promise::Promise as Promised;
 use crate::trigger::claim::{Asker, Identity};
 use crate::trigger::event::Request;
 use crate::trigger::once::{self, AT_ONCE, Held, Standing, Taken};
-use crate::vault::ahead::in_order;
 
 /// How the identities begin that requests without one are given: nobody else can have the same.
 const OWN: &str = "lastgood-request:";

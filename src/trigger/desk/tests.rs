@@ -5,19 +5,18 @@ mod unkept;
 mod unsettled;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
-use std::thread;
+use std::{fs, thread};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::*;
+use crate::gcp::cloud::Cloud;
 use crate::monitor::{Log, system_random};
 use crate::report::{Action, Event, Outcome, Told};
 use crate::store::address::Address;
-use crate::store::cloud::Cloud;
 use crate::vault::Vault;
 use crate::vault::root::Reason;
 

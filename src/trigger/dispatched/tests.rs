@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use super::super::once::Taken;
 use super::*;
+use crate::gcp::cloud::Cloud;
 use crate::monitor::{Collect, system_random};
 use crate::report::{self, Action, Event, Outcome, Place, RunId, Way};
-use crate::store::cloud::Cloud;
 use crate::vault::hex::Hex;
 use crate::vault::root::Reason;
 

@@ -365,10 +365,10 @@ mod tests {
     use super::super::download::Outgoing;
     use super::super::{Limits, Settings, health};
     use super::*;
+    use crate::gcp::cloud::Cloud;
     use crate::monitor::{Context, Log, system_random};
     use crate::replicas::vaults::Vaults;
     use crate::store::address::Address;
-    use crate::store::cloud::Cloud;
     use crate::trigger::auth::{Auth, Mode};
     use crate::trigger::desk::{Desk, Rules};
     use crate::vault::Vault;

@@ -12,14 +12,14 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
+use crate::parallel::budget::Room;
+use crate::parallel::ordered::in_order;
 use crate::report::{self, Outcome, RunId};
 use crate::restore::select;
 use crate::store::Store;
 use crate::store::address::Address;
 use crate::trigger::desk::{Desk, Last};
 use crate::vault::Vault;
-use crate::vault::ahead::in_order;
-use crate::vault::room::Room;
 use crate::vault::root::SnapshotName;
 
 /// What a look gave, and when.
@@ -303,8 +303,8 @@ mod tests {
     use super::*;
     use crate::monitor::{Collect, system_random};
     use crate::store::local::LocalStore;
-    use crate::store::memory::MemoryStore;
-    use crate::store::record::RecordStore;
+    use crate::store::testing::memory::MemoryStore;
+    use crate::store::testing::recording::RecordStore;
 
     const LONG: Duration = Duration::from_secs(60);
 

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::backup;
 use crate::error::Kind;
+use crate::gcp::cloud::Cloud;
 use crate::job::{self, Job};
 use crate::monitor::{Collect, system_random};
 use crate::report::Way;
-use crate::store::cloud::Cloud;
 use crate::vault::hex::Hex;
 use crate::vault::root::SnapshotName;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 use crate::vault::hex::Hex;
 
 const CLAIM: &str = "0123456789abcdef0123456789abcdef/2";

@@ -4,7 +4,7 @@ use super::*;
 use crate::monitor::system_random;
 use crate::restore::sample::{PackWriter, Sample};
 use crate::restore::tests::noise;
-use crate::store::fault::FaultStore;
+use crate::store::testing::fault::FaultStore;
 
 fn as_who() -> (Finding, &'static User) {
     static USER: std::sync::LazyLock<User> =

@@ -7,10 +7,10 @@ use super::*;
 use crate::error::Kind;
 use crate::restore::sample::PackWriter;
 use crate::restore::tests::noise;
-use crate::store::far::FarStore;
-use crate::store::flip::FlipStore;
-use crate::store::memory::MemoryStore;
-use crate::store::record::RecordStore;
+use crate::store::testing::bitflip::FlipStore;
+use crate::store::testing::latency::FarStore;
+use crate::store::testing::memory::MemoryStore;
+use crate::store::testing::recording::RecordStore;
 
 fn far(store: &MemoryStore) -> FarStore<&MemoryStore> {
     FarStore::new(store, Duration::ZERO)

@@ -14,7 +14,7 @@ use super::super::usage;
 use super::super::wal_index::{self, Fit};
 use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
 use crate::backup::times::{self, mtime, settled, wait_a_tick};
-use crate::held::Locks;
+use crate::fs::holders::Locks;
 
 /// How long somebody is awaited who came once, and who came again.
 const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];

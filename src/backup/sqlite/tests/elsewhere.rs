@@ -8,7 +8,7 @@ use super::super::peer::Peer;
 use super::super::usage::{Elsewhere, is_log_here};
 use super::*;
 use crate::backup::found::Found;
-use crate::beneath::Directory;
+use crate::fs::beneath::Directory;
 use crate::vault::path::EntryPath;
 
 fn remove_what_is_beside(path: &Path) {

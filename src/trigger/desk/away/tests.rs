@@ -1,17 +1,16 @@
 //! A desk whose runs others do: threads stand for executions of the job.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::thread;
+use std::{fs, thread};
 
 use super::*;
+use crate::gcp::cloud::Cloud;
 use crate::monitor::{Log, system_random};
 use crate::replicas::vaults::Vaults;
 use crate::report::{Event, Outcome, Place};
 use crate::store::address::Address;
-use crate::store::cloud::Cloud;
 use crate::trigger::desk::tests::report;
 use crate::trigger::desk::{Rules, Ticket};
 use crate::trigger::dispatched::{self, Came};

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Error, Meta, Result, Store};
+use crate::store::{Error, Meta, Result, Store};
 
 /// Objects in a map.
 #[derive(Debug, Default)]
@@ -83,6 +83,6 @@ mod tests {
 
     #[test]
     fn keeps_the_contract() {
-        crate::store::contract::run(&|| (Box::new(MemoryStore::default()), Box::new(())));
+        crate::store::testing::contract::run(&|| (Box::new(MemoryStore::default()), Box::new(())));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Meta, Result, Store};
+use crate::store::{Meta, Result, Store};
 
 /// Flips a bit of the first ranges that are read of each object.
 pub struct FlipStore<S> {
@@ -52,7 +52,7 @@ impl<S: Store> Store for FlipStore<S> {
     fn request_worth(&self) -> u64 {
         self.worth
     }
-    fn traffic(&self) -> Option<super::Traffic> {
+    fn traffic(&self) -> Option<crate::store::Traffic> {
         self.inner.traffic()
     }
     fn forget(&self, name: &str) {

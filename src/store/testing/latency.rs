@@ -4,7 +4,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Meta, Result, Store};
+use crate::store::{Meta, Result, Store};
 
 /// For how long requests wait for others, at most, in a test that fails.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -103,7 +103,7 @@ impl<S: Store> Store for FarStore<S> {
     fn request_worth(&self) -> u64 {
         self.worth
     }
-    fn traffic(&self) -> Option<super::Traffic> {
+    fn traffic(&self) -> Option<crate::store::Traffic> {
         self.inner.traffic()
     }
     fn forget(&self, name: &str) {
@@ -117,11 +117,11 @@ impl<S: Store> Store for FarStore<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memory::MemoryStore;
+    use crate::store::testing::memory::MemoryStore;
 
     #[test]
     fn keeps_the_contract() {
-        crate::store::contract::run(&|| {
+        crate::store::testing::contract::run(&|| {
             (Box::new(FarStore::new(MemoryStore::default(), Duration::from_millis(1))), Box::new(()))
         });
     }

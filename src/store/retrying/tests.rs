@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
-use crate::store::memory::MemoryStore;
+use crate::store::testing::memory::MemoryStore;
 
 /// A store whose requests go wrong as a script says, one step for each request.
 struct Script {
@@ -134,7 +134,7 @@ fn asked(store: &RetryStore<Script>) -> Vec<String> {
 
 #[test]
 fn keeps_the_contract() {
-    crate::store::contract::run(&|| (Box::new(store([])), Box::new(())));
+    crate::store::testing::contract::run(&|| (Box::new(store([])), Box::new(())));
 }
 
 #[test]

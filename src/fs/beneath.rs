@@ -11,8 +11,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, Statx, StatxFlags, fstat, openat, openat2};
-use rustix::fs::{stat, statat, statx};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, Statx, StatxFlags, fstat, openat, openat2, stat, statat, statx,
+};
 use rustix::io::Errno;
 
 use crate::vault::path::EntryPath;

@@ -3,7 +3,7 @@
 //! <https://docs.cloud.google.com/run/docs/reference/rest/v2/projects.locations.jobs/run>
 //!
 //! It is made again when it may have failed for a passing reason, within [`TIME`]. That may start the job twice, since an answer
-//! can be lost. It does no harm: only one execution takes the order ([`super::order::Taker`]).
+//! can be lost. It does no harm: only one execution takes the order ([`crate::trigger::order::Taker`]).
 //!
 //! Client, credentials and their runtime are made for each call, which is rare, and end with it: nothing of them has to be kept
 //! alive between two threads and two jobs.
@@ -20,15 +20,15 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::runtime::Builder;
 
-use super::claim::Name;
-use super::event::labels;
 use crate::error::{Doing, Error, Result};
+use crate::gcp::cloud::Cloud;
+use crate::gcp::credentials::{self, Login, Scope, said};
+use crate::gcp::http_client;
 use crate::monitor::Context;
-use crate::store::cloud::Cloud;
 use crate::store::gcs::answer::{message, retry_after};
-use crate::store::login::{self, Login, Scope, said};
-use crate::store::retry::{Fault, Pace};
-use crate::web;
+use crate::store::retrying::{Fault, Pace};
+use crate::trigger::claim::Name;
+use crate::trigger::event::labels;
 
 /// The environment variable that names the claim.
 pub const CLAIM: &str = "LASTGOOD_CLAIM";
@@ -116,7 +116,7 @@ impl Starter {
         let doing = || format!("start the job {target}");
         let base = cloud.run_endpoint.clone().unwrap_or_else(|| GOOGLE.into());
         let url = Url::parse(&base).map_err(|why| Error::usage(doing(), format!("{base}: {why}")))?;
-        let plain = url.scheme() == "http" && web::is_loopback(&base);
+        let plain = url.scheme() == "http" && http_client::is_loopback(&base);
         if url.scheme() != "https" && !plain {
             let why = format!("{base} is not encrypted: it would see the credentials");
             return Err(Error::usage(doing(), why).hint("Let LASTGOOD_RUN_ENDPOINT begin with https://, or unset it."));
@@ -125,7 +125,7 @@ impl Starter {
         // another service changes nothing here.
         let emulator = (plain && cloud.credentials.is_none()).then(|| base.clone());
         let cloud = Cloud { emulator, ..cloud.clone() };
-        login::find(&cloud).map_err(|fault| error(doing(), fault))?;
+        credentials::find(&cloud).map_err(|fault| error(doing(), fault))?;
         Ok(Starter { target, base, cloud })
     }
 
@@ -140,7 +140,7 @@ impl Starter {
     /// It could not be started, or, where no answer came, may have been all the same.
     pub fn start(&self, claim: &Name, ctx: &Context) -> Result<Option<String>> {
         let doing = || format!("start the job {}", self.target);
-        let client = web::client(&self.base, doing, |client| client.connect_timeout(ANSWER))?;
+        let client = http_client::client(&self.base, doing, |client| client.connect_timeout(ANSWER))?;
         let login = Login::new(&self.cloud, Scope::Platform).map_err(|fault| error(doing(), fault))?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(doing)?;
         let done = runtime.block_on(async {

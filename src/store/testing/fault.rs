@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Error, Meta, Result, Store};
+use crate::store::{Error, Meta, Result, Store};
 
 /// Asked before every call with its verb (`create`, `get`, `range`, `list`) and name; `true` makes the call fail.
 type Plan = Box<dyn Fn(&'static str, &str) -> bool + Send + Sync>;
@@ -81,7 +81,7 @@ impl<S: Store> Store for FaultStore<S> {
     fn request_worth(&self) -> u64 {
         self.inner.request_worth()
     }
-    fn traffic(&self) -> Option<super::Traffic> {
+    fn traffic(&self) -> Option<crate::store::Traffic> {
         self.inner.traffic()
     }
     fn forget(&self, name: &str) {

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Meta, Result, Store};
+use crate::store::{Meta, Result, Store};
 
 /// One call, after it was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl<S: Store> Store for RecordStore<S> {
     fn request_worth(&self) -> u64 {
         self.inner.request_worth()
     }
-    fn traffic(&self) -> Option<super::Traffic> {
+    fn traffic(&self) -> Option<crate::store::Traffic> {
         self.inner.traffic()
     }
     fn forget(&self, name: &str) {

@@ -14,8 +14,8 @@ use http::{Extensions, HeaderMap};
 use serde::Serialize;
 
 use super::cloud::Cloud;
-use super::retry::Fault;
 use crate::fs::read_named;
+use crate::store::retrying::Fault;
 
 /// What tokens are for. What of that is allowed is IAM's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

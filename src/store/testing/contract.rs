@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 
-use super::{Error, Store};
+use crate::store::{Error, Store};
 
 /// A new, empty store, and what must live as long as it.
 type Make<'a> = &'a dyn Fn() -> (Box<dyn Store>, Box<dyn Any>);

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::beneath::Directory;
 use crate::error::{Error, Result};
-use crate::held::{Locks, program};
+use crate::fs::beneath::Directory;
+use crate::fs::holders::{Locks, program};
 
 /// How long a backup waits for a restore to end.
 pub const BACKUP_WAITS: Duration = Duration::from_secs(60);

@@ -12,10 +12,10 @@ use google_cloud_pubsub::model::Message;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::{Doing, Error, Result};
-use crate::store::cloud::Cloud;
-use crate::store::login::{self, said};
-use crate::store::retry::Fault;
-use crate::web::use_ring;
+use crate::gcp::cloud::Cloud;
+use crate::gcp::credentials::{self, said};
+use crate::gcp::http_client::use_ring;
+use crate::store::retrying::Fault;
 
 /// The longest name of a resource. <https://docs.cloud.google.com/pubsub/docs/pubsub-basics#resource_names>
 const MAX_NAME: usize = 255;
@@ -117,7 +117,7 @@ impl Access {
         }
         // An emulator of another service changes nothing here.
         let google = Cloud { emulator: None, ..cloud.clone() };
-        login::find(&google).map_err(|fault| match fault {
+        credentials::find(&google).map_err(|fault| match fault {
             Fault::Refused { why, hint } => Error::failed(doing(), why).hint(hint),
             other => Error::failed(doing(), format!("{other:?}")),
         })?;

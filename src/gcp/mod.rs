@@ -1,0 +1,8 @@
+//! Google Cloud, without anything of vaults: how its services are reached, with which credentials, and what its errors mean.
+
+pub mod cloud;
+pub mod credentials;
+pub(crate) mod error_text;
+pub mod http_client;
+pub mod pubsub;
+pub mod run_jobs;

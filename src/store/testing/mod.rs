@@ -1,0 +1,10 @@
+//! Stores for tests: one in memory, ones that fail, lag, flip bits or write down what is asked of them, and the suite that
+//! every store runs.
+
+pub mod bitflip;
+#[cfg(test)]
+pub mod contract;
+pub mod fault;
+pub mod latency;
+pub mod memory;
+pub mod recording;
