@@ -4,13 +4,13 @@
 use std::fmt::Debug;
 use std::path::{Component, Path};
 
+use lastgood::path::{Bytes, EntryPath, escape, unescape};
 use lastgood::vault::entry::{Entry, Extent, MAX_HEADER, MapFrame, TAR_BLOCK, padding};
 use lastgood::vault::hex::{Hash, PackId};
 use lastgood::vault::lines::Frame;
 use lastgood::vault::map::{self, MapBuilder, Run};
 use lastgood::vault::pack::{MAX_FRAME, PackInfo, SeekTable, Tail, write_table};
 use lastgood::vault::pages::{self, LayerBuilder, Placed};
-use lastgood::vault::path::{Bytes, EntryPath, escape, unescape};
 use lastgood::vault::root::{DatabaseRecord, FORMAT, HunkRef, Problem, Root};
 use lastgood::vault::{hunk, list, tar};
 use serde::Serialize;

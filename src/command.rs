@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::fs::filesystem::{has_mounts, is_mount};
+use crate::path::EntryPath;
 use crate::shell::word;
 use crate::store::address::argument;
-use crate::vault::path::EntryPath;
 
 /// A restore as it is typed.
 #[derive(Debug, Clone, PartialEq, Eq)]

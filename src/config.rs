@@ -21,13 +21,13 @@ use lastgood::fs::location::lies_in;
 use lastgood::gcp::cloud::Cloud;
 use lastgood::job::Job;
 use lastgood::notify::Notify;
+use lastgood::path::EntryPath;
 use lastgood::report::{Outcome, Place};
 use lastgood::restore::needed::Only;
 use lastgood::restore::{self, apart};
 use lastgood::store::address::{Address, argument};
 use lastgood::vault::CONFIG;
 use lastgood::vault::entry::CheckKind;
-use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::Reason;
 use lastgood::{backup, verify};
 
@@ -229,7 +229,7 @@ impl Config {
                 notify = tell(args.results)?;
                 exit_zero_on = args.exit_zero_on.iter().map(|not_good| outcome(*not_good)).collect();
                 Task::Run(Job::Backup {
-                    options: Box::new(backup::Options {
+                    options: Box::new(backup::options::Options {
                         labels: labels(args.labels)?,
                         ..backup_options(data(args.data)?, &vaults, args.taking, reason(args.reason), outside)?
                     }),
@@ -354,7 +354,7 @@ fn backup_options(
     args: cli::Taking,
     reason: Reason,
     outside: &Outside,
-) -> Result<backup::Options> {
+) -> Result<backup::options::Options> {
     let service = match args.service {
         Some(service) => Some(service),
         None => Env::new(outside.env).text("LASTGOOD_SERVICE")?,
@@ -368,7 +368,7 @@ fn backup_options(
     if !args.init {
         folders.iter().try_for_each(|(vault, vault_at)| check_default(vault, vault_at, &at))?;
     }
-    Ok(backup::Options {
+    Ok(backup::options::Options {
         data,
         reason,
         sqlite: !args.no_sqlite,
@@ -390,9 +390,12 @@ fn backup_options(
         checkpoint_every: args.checkpoint_every,
         host: outside.host.clone(),
         boot: outside.boot.clone(),
-        trust: backup::Trust { writeback: writeback(outside), ..backup::Trust::default() },
+        trust: lastgood::source::stable::Trust {
+            writeback: writeback(outside),
+            ..lastgood::source::stable::Trust::default()
+        },
         not_walked: folders.into_iter().map(|(_, vault_at)| vault_at).collect(),
-        ..backup::Options::default()
+        ..backup::options::Options::default()
     })
 }
 
@@ -422,9 +425,9 @@ fn writeback(outside: &Outside) -> i64 {
     match (said("expire"), said("writeback")) {
         (_, Some(0)) => NEVER,
         (Some(expire), Some(every)) => {
-            expire.saturating_add(every).saturating_mul(HUNDREDTH).clamp(backup::WRITEBACK, NEVER)
+            expire.saturating_add(every).saturating_mul(HUNDREDTH).clamp(lastgood::source::stable::WRITEBACK, NEVER)
         }
-        _ => backup::WRITEBACK,
+        _ => lastgood::source::stable::WRITEBACK,
     }
 }
 

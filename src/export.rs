@@ -27,11 +27,12 @@ use self::plan::{Job, Mark, PartOfFrame, Piece, Plan, Task};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
 use crate::parallel::ordered::in_order;
+use crate::path::EntryPath;
 use crate::vault::Vault;
+use crate::vault::decoder::Decoder;
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{self, FrameAt, PackKind};
-use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader, twice};
+use crate::vault::read::{PackReader, twice};
 use crate::vault::root::Root;
 
 /// What it is compressed with.

@@ -10,19 +10,22 @@ pub mod filesystem;
 pub mod holders;
 pub mod location;
 pub mod lock;
+pub mod rename;
+pub mod times;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Stat, chmod, fchmod, fstat, linkat, mkdirat,
-    openat, renameat, renameat_with, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Stat, StatxAttributes, StatxFlags, chmod, fchmod,
+    fstat, mkdirat, openat, renameat_with, statat, statx, unlinkat,
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec};
 
@@ -160,7 +163,7 @@ impl Folder {
 
     /// Whether a filesystem is mounted at it; none where the system does not say.
     pub fn is_mount(&self) -> Option<bool> {
-        filesystem::is_mount_at(self, Path::new("")).ok().flatten()
+        crate::fs::is_mount_at(self, Path::new("")).ok().flatten()
     }
 
     /// Opens a folder in it.
@@ -394,119 +397,37 @@ impl Spot {
     }
 }
 
-/// Renames without replacing anything.
+/// Reads from `at` in a file until the buffer is full or the file ends.
 ///
 /// # Errors
-/// As `renameat`; and when `to` exists.
-pub fn rename(from: &Spot, to: &Spot) -> Result<()> {
-    writable_meanwhile(&[from], || rename_free(from, to))
-}
-
-/// Moves folders. One that moves gets a new `..`, for which it must be writable: where that is refused, those that are not are made
-/// writable for that moment.
-fn writable_meanwhile(folders: &[&Spot], moves: impl Fn() -> Result<()>) -> Result<()> {
-    let why = match moves() {
-        Err(why @ (Errno::ACCESS | Errno::PERM)) => why,
-        done => return done,
-    };
-    let mut opened = Vec::new();
-    for folder in folders.iter().filter_map(|spot| spot.enter().ok()) {
-        let Ok(stat) = fstat(&folder) else { continue };
-        let mode = stat.st_mode & 0o7777;
-        if mode & 0o700 != 0o700 && folder.set_mode(mode | 0o700).is_ok() {
-            opened.push((folder, mode));
+/// What the system refuses.
+pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], at + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(why) => return Err(why),
         }
     }
-    if opened.is_empty() {
-        return Err(why);
-    }
-    let done = moves();
-    opened.iter().fold(done, |done, (folder, mode)| done.and(folder.set_mode(*mode)))
+    Ok(read)
 }
 
-fn rename_free(from: &Spot, to: &Spot) -> Result<()> {
-    let (from_name, to_name) = (single(&from.name)?, single(&to.name)?);
-    match renameat_with(&from.folder, from_name, &to.folder, to_name, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match to.look()? {
-            Some(_) => Err(Errno::EXIST),
-            None => renameat(&from.folder, from_name, &to.folder, to_name),
-        },
-        done => done,
-    }
-}
-
-/// Renames a folder over another one that is empty, in one step.
+/// Whether a filesystem is mounted at a path below an open folder, or, where that is empty, at the folder itself; none where the
+/// system does not say.
 ///
 /// # Errors
-/// As `renameat`; one that is not empty is refused.
-pub fn rename_over(folder: &Spot, empty: &Spot) -> Result<()> {
-    renameat(&folder.folder, single(&folder.name)?, &empty.folder, single(&empty.name)?)
-}
-
-/// Exchanges what lies under two names.
-///
-/// # Errors
-/// As `renameat2`.
-pub fn exchange(one: &Spot, other: &Spot) -> Result<()> {
-    let (name, other_name) = (single(&one.name)?, single(&other.name)?);
-    let exchange = || renameat_with(&one.folder, name, &other.folder, other_name, RenameFlags::EXCHANGE);
-    writable_meanwhile(&[one, other], exchange)
-}
-
-/// Gives `file`, which is finished and has the name `from`, the name `to`. `false` if that name was taken before; nothing
-/// is replaced then, and `from` stays.
-///
-/// Filesystems without `RENAME_NOREPLACE` get a hard link, and those with neither (some FUSE mounts) a plain rename after a
-/// look. A file that has its name has it, whatever a call said: over a network an answer may be lost and the call be made
-/// once more, and what is left under `from` is no failure.
-///
-/// # Errors
-/// What the system refuses; `to` is not this file then, as far as can be seen.
-pub fn give_name(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> Result<bool> {
-    match renameat_with(from.0, single(from.1)?, to.0, single(to.1)?, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(true),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => link_or_rename(file, from, to),
-        Err(_) if has_name(&file, from, to) => Ok(leave(from)),
-        Err(Errno::EXIST) => Ok(false),
-        Err(why) => Err(why),
-    }
-}
-
-/// Removes the name that a file had before it got another one. `true`: the file has that one all the same.
-fn leave(from: (&Folder, &OsStr)) -> bool {
-    match from.0.remove_file(from.1) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(why) => tracing::debug!("{} stays behind: {why}", from.0.path.join(from.1).display()),
-    }
-    true
-}
-
-/// As [`give_name`], where a rename may replace what is there.
-pub(crate) fn link_or_rename(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> Result<bool> {
-    let linked = linkat(from.0, from.1, to.0, to.1, AtFlags::empty());
-    if linked.is_ok() || has_name(&file, from, to) {
-        return Ok(leave(from));
-    }
-    // Only where it is known that nothing is there may something be put there by a call that would replace it.
-    if linked == Err(Errno::EXIST) || to.0.look(to.1)?.is_some() {
-        return Ok(false);
-    }
-    match renameat(from.0, from.1, to.0, to.1) {
-        Err(_) if has_name(&file, from, to) => Ok(true),
-        done => done.map(|()| true),
-    }
-}
-
-/// Whether `to` is this file, and not only one with its number: some filesystems give a number twice, but those neither
-/// moved it away from `from` nor count a second name.
-fn has_name(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> bool {
-    let (Ok(file), Ok(Some(there))) = (fstat(file), to.0.look(to.1)) else { return false };
-    let same = (file.st_dev, file.st_ino, file.st_size) == (there.st_dev, there.st_ino, there.st_size);
-    same && (file.st_nlink > 1 || matches!(from.0.look(from.1), Ok(None)))
+/// What cannot be looked at.
+pub fn is_mount_at(folder: impl AsFd, path: &Path) -> rustix::io::Result<Option<bool>> {
+    let told = statx(folder, path, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+    let says = told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(says.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::fs::rename::{give_name, link_or_rename, rename};
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::backup::commit::BeforeCommit;
+use crate::backup::options::BeforeCommit;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::notify::{self, Notify};
@@ -28,7 +28,7 @@ pub enum Job {
     /// Take a snapshot.
     Backup {
         /// Of what, and how.
-        options: Box<backup::Options>,
+        options: Box<backup::options::Options>,
         /// Whether a vault may be made where there is none, also elsewhere than at the default place.
         init: bool,
     },
@@ -205,7 +205,7 @@ fn carry_out(user: User, job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Do
         Job::Backup { options, init } => {
             check_data(options)?;
             let last_words = Some(vaults.last_checkpoint());
-            let options = backup::Options { run: user.run, last_words, ..(**options).clone() };
+            let options = backup::options::Options { run: user.run, last_words, ..(**options).clone() };
             replicas::backup::back_up(used_by(vaults.sites(*init)?, &user), &options, ctx)
                 .map(|done| Done::Backup(Box::new(done)))
         }
@@ -231,7 +231,7 @@ fn used_by(mut sites: Vec<replicas::Site>, user: &User) -> Vec<replicas::Site> {
 ///
 /// # Errors
 /// There is no data directory.
-pub fn check_data(options: &backup::Options) -> Result<()> {
+pub fn check_data(options: &backup::options::Options) -> Result<()> {
     let data = &options.data;
     if data.is_dir() {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
 
 /// A moment of a backup between two looks at the data directory, when an app may do anything to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

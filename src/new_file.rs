@@ -8,7 +8,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use lastgood::error::{Doing, Error, Result};
-use lastgood::fs::{Folder, SAFE, give_name};
+use lastgood::fs::rename::give_name;
+use lastgood::fs::{Folder, SAFE};
 use rustix::fs::{Mode, OFlags, fsync, openat};
 use rustix::io::Errno;
 

@@ -10,15 +10,15 @@ use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 use lastgood::command::RestoreCommand;
 use lastgood::inspect::{Change, Difference, Listed, Shown};
+use lastgood::path::escape;
 use lastgood::replicas::backup::Held;
 use lastgood::replicas::verify::Verified;
 use lastgood::replicas::{self, Made};
 use lastgood::store::Traffic;
 use lastgood::vault::entry::{Kind, Taken};
-use lastgood::vault::path::escape;
 use lastgood::vault::root::{DatabaseRecord, Problem, SnapshotName, Stale, State};
-use lastgood::verify::Looked;
-use lastgood::{backup, restore, verify};
+use lastgood::verify::{self, Looked};
+use lastgood::{backup, restore};
 
 pub use self::doctor::{doctor, stopping};
 pub use self::preview::preview;

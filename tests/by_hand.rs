@@ -8,16 +8,15 @@ use std::sync::atomic::AtomicBool;
 
 use lastgood::backup::{self, backup};
 use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::path::EntryPath;
 use lastgood::store::local::LocalStore;
-use lastgood::vault::entry::{
-    Database, Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, PageMap, Taken, padding,
-};
+use lastgood::vault::entry::{Database, Entry, Extent, Kind, Map, MapForm, MapFrame, PageMap, Taken, padding};
+use lastgood::vault::frame::FrameRef;
 use lastgood::vault::hex::{Hash, Hex};
 use lastgood::vault::lines::Frame;
 use lastgood::vault::list::List;
 use lastgood::vault::pack::{self, PackKind};
 use lastgood::vault::pages::{LayerBuilder, Placed};
-use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::{Root, SnapshotName, State};
 use lastgood::vault::{README, Vault, VaultConfig, hunk, tar};
 use serde_json::{Value, json};

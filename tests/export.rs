@@ -11,9 +11,9 @@ use lastgood::error::Kind;
 use lastgood::export::{self, export};
 use lastgood::inspect::cat;
 use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::path::EntryPath;
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
-use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::{Root, SnapshotName};
 use tempfile::TempDir;
 

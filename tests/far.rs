@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use lastgood::backup::{self, Report};
 use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::path::EntryPath;
 use lastgood::store::Store;
 use lastgood::store::testing::bitflip::FlipStore;
 use lastgood::store::testing::latency::FarStore;
 use lastgood::store::testing::memory::MemoryStore;
 use lastgood::store::testing::recording::RecordStore;
 use lastgood::vault::Vault;
-use lastgood::vault::path::EntryPath;
 use lastgood::vault::root::Root;
 use lastgood::{export, inspect, restore, verify};
 
@@ -65,7 +65,8 @@ fn with<T>(parallel: usize, work: impl FnOnce(&Context) -> T) -> T {
 /// Opens the vault, as a command does, and takes a snapshot.
 fn back_up(store: &'static Far, data: &Path, parallel: usize) -> Report {
     let vault = Vault::open(Box::new(store)).unwrap();
-    let options = backup::Options { data: data.into(), boot: "boot".into(), ..backup::Options::default() };
+    let options =
+        backup::options::Options { data: data.into(), boot: "boot".into(), ..backup::options::Options::default() };
     with(parallel, |ctx| backup::backup(&vault, &options, ctx)).unwrap()
 }
 

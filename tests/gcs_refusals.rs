@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use lastgood::backup::{Options, backup};
+use lastgood::backup::backup;
+use lastgood::backup::options::Options;
 use lastgood::gcp::cloud::Cloud;
 use lastgood::monitor::{Context, Silent};
 use lastgood::store;
@@ -140,7 +141,8 @@ fn an_object_that_is_in_the_way_stays_and_is_named() {
         }
         let address = Address::parse(VAULT.as_ref()).unwrap();
         let cloud = Cloud { emulator: Some(server.url()), ..Cloud::default() };
-        let open = || Vault::open(store::open(&address, &cloud, Arc::new(AtomicBool::new(false))).unwrap()).unwrap();
+        let open =
+            || Vault::open(store::open::open(&address, &cloud, Arc::new(AtomicBool::new(false))).unwrap()).unwrap();
         let first = backup_with(&open(), &world.data(), 1).unwrap();
         let before: Vec<_> = server.names().into_iter().map(|name| (server.object(&name), name)).collect();
         // The same random numbers: the same names, for other bytes.

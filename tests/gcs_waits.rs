@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use lastgood::backup::{self, Options};
+use lastgood::backup::options::Options;
+use lastgood::backup::{self};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::restore;
+use lastgood::retry::Pace;
 use lastgood::store::gcs::{GcsBucket, Limits};
-use lastgood::store::retrying::{Pace, RetryStore};
+use lastgood::store::retrying::RetryStore;
 use lastgood::store::{Error, Store};
 use lastgood::vault::Vault;
 

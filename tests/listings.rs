@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lastgood::backup::Options;
+use lastgood::backup::options::Options;
 use lastgood::store::Store;
 use lastgood::store::local::LocalStore;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lastgood::backup::Options;
+use lastgood::backup::options::Options;
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
 

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use lastgood::vault::path::escape;
+use lastgood::path::escape;
 use lastgood::vault::root::FORMAT;
 
 use crate::support::World;

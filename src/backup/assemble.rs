@@ -2,26 +2,26 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::base::Base;
 use super::carry::Carry;
-use super::extra::Extra;
-use super::found::Found;
+use super::dedup::Seen;
 use super::index::IndexWriter;
 use super::merge::{MAX_LINKS, content_mark, link_name};
+use super::message::{Content, Part, Why};
 use super::packer::{PackWriter, Packer};
-use super::part::{Content, Part, Why};
-use super::seen::Seen;
-use super::select::Select;
-use super::sqlite::beside::database_of;
+use super::parent::Base;
 use super::writer::{Refused, SnapshotWriter, Written, is_beside};
 use crate::error::{Error, Result};
 use crate::fs::beneath::Identity;
 use crate::monitor::Context;
-use crate::store::staging::Staging;
+use crate::path::EntryPath;
+use crate::source::extra::Extra;
+use crate::source::found::Found;
+use crate::source::select::Select;
+use crate::sqlite::side_files::database_of;
+use crate::store::Staging;
 use crate::vault::entry::{Entry, Extent, Kind, Taken, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{PackInfo, PackKind};
-use crate::vault::path::EntryPath;
 use crate::vault::root::{DatabaseRecord, PackBook, Problem, Stale};
 use crate::vault::tar;
 

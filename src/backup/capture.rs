@@ -1,7 +1,7 @@
 //! One capture of the data directory: the walk through it, and the look at its end.
 //!
-//! [`walk`](super::walk) and what is known meet in [`merge`](super::merge); several threads [`read`](super::read); the
-//! [`assembly`](super::assemble) puts together what comes of it. Then the [`folders`](super::folders) are looked at once more.
+//! [`walk`](crate::source::walk) and what is known meet in [`merge`](super::merge); several threads [`read`](super::read); the
+//! [`assembly`](super::assemble) puts together what comes of it. Then the [`folders`](crate::source::folders) are looked at once more.
 //! What is lacking is walked and read in the same way, and joined with what was written ([`patch`](super::patch)), which is read
 //! back from the vault's store; that is a *round*. There are at most [`ROUNDS`], and after the first none begins when they took
 //! a tenth of the capture's time, and a second. The capture always ends with a look: what is lacking then is told. A look during
@@ -16,27 +16,29 @@ use crossbeam_channel::{Sender, bounded};
 use serde::Serialize;
 
 use super::assemble::Assembly;
-use super::base::Known;
 use super::commit::{Outcome, Run};
-use super::folders::{Folders, Look, ToTake, is_newborn};
-use super::found::Found;
 use super::merge::{Merge, Rule, Step};
+use super::message::{Over, Part, Why};
+use super::options::{Options, doing};
 use super::packer::Packer;
-use super::part::{Part, Why};
+use super::parent::Known;
 use super::patch::Patch;
-use super::read::{self, Desk, Feed, Over};
-use super::select::Select;
-use super::times::TICK;
-use super::walk::{Met, Walker};
+use super::read::{self, Desk, Feed};
 use super::writer::Written;
-use super::{Options, doing, sqlite};
 use crate::error::{Error, Result};
 use crate::fs::beneath::Directory;
+use crate::fs::times::TICK;
 use crate::monitor::{Context, Moment, Silent};
+use crate::path::EntryPath;
+use crate::source::folders::{Folders, Look, ToTake, is_newborn};
+use crate::source::found::Found;
+use crate::source::select::Select;
+use crate::source::walk::{Met, Walker};
+use crate::sqlite;
+use crate::vault::decoder::Decoder;
 use crate::vault::entry::Kind;
 use crate::vault::parts::Parts;
-use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::PackReader;
 use crate::vault::tree;
 
 /// Most rounds at the end of a capture.
@@ -303,7 +305,7 @@ impl Capture<'_> {
         mut take: impl FnMut(&mut dyn Iterator<Item = Part>) -> Result<()>,
     ) -> Result<Folders> {
         let Run { options, base, .. } = self.run;
-        let databases = &sqlite::Settings {
+        let databases = &crate::backup::pages::reader::Settings {
             enabled: options.sqlite,
             check: options.check,
             patience: options.busy_timeout,

@@ -13,13 +13,13 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::base::Base;
 use super::merge::content_mark;
-use super::select::Select;
+use super::parent::Base;
 use crate::error::{Kind as ErrorKind, Result};
+use crate::path::{Bytes, EntryPath};
+use crate::source::select::Select;
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::pack::PackInfo;
-use crate::vault::path::{Bytes, EntryPath};
 use crate::vault::root::{Problem, Root, SnapshotName, Stale};
 
 mod source;

@@ -1,53 +1,23 @@
 //! The end of a backup: lists, the check that every pack is there, and the root, which is the commit.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::assemble::Assembly;
-use super::assemble::MANY;
-use super::base::Base;
+use super::assemble::{Assembly, MANY};
+use super::options::{Options, absolute, doing};
 use super::packer::Packer;
+use super::parent::Base;
 use super::suspect::{self, Measure, Now, Verdict};
 use super::unread::Left;
 use super::writer::Written;
-use super::{Options, absolute, doing};
 use crate::error::{Error, Kind, Result};
-use crate::store::staging::Staging;
-use crate::vault::Vault;
+use crate::store::Staging;
 use crate::vault::hex::PackId;
-use crate::vault::list;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::absent;
 use crate::vault::root::{CHECKPOINTS, FORMAT, Mount, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals};
-
-/// Asked directly before a snapshot's root is created, when all else is stored: whether the run may commit at all. Another
-/// one may have taken its place meanwhile. Checkpoints are not asked about: they do no more than save time.
-#[derive(Clone)]
-pub struct BeforeCommit(Arc<dyn Fn() -> Result<()> + Send + Sync>);
-
-impl BeforeCommit {
-    /// Asks a function; its error means that nothing is committed.
-    pub fn new(ask: impl Fn() -> Result<()> + Send + Sync + 'static) -> Self {
-        BeforeCommit(Arc::new(ask))
-    }
-
-    /// Asks.
-    ///
-    /// # Errors
-    /// Why nothing may be committed.
-    pub fn ask(&self) -> Result<()> {
-        (self.0)()
-    }
-}
-
-impl fmt::Debug for BeforeCommit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BeforeCommit")
-    }
-}
+use crate::vault::{Vault, list};
 
 /// What is known of a run from its beginning.
 #[derive(Clone)]

@@ -4,19 +4,17 @@
 //! A pack that is damaged counts as absent for the run. What it holds is stored anew under new names, so that the snapshot
 //! that is taken is whole.
 
-use std::collections::HashSet;
-
-use super::Options;
-use super::base::Base;
+use super::lost::Lost;
+use super::options::Options;
+use super::parent::Base;
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::store;
-use crate::vault::doubt::{Doubts, Finding, in_all, told};
-use crate::vault::hex::PackId;
+use crate::vault::decoder::Decoder;
+use crate::vault::doubt::{Doubts, Finding, in_all};
 use crate::vault::pack::{FrameAt, PackInfo, SeekTable, Tail};
-use crate::vault::read::{Decoder, frames};
 use crate::vault::state::{self, Tested};
-use crate::vault::{User, Vault};
+use crate::vault::{User, Vault, frames};
 
 /// Where a request is dear, so many bytes of a pack are looked at, at most.
 const PART: u64 = 960 << 10;
@@ -27,39 +25,6 @@ const CONTENT: u64 = 16 << 20;
 const NEAR: u64 = 128 << 10;
 /// The smallest of so many frames is looked at.
 const FRAMES: u64 = 4;
-
-/// Packs that a new snapshot may not name, although earlier ones do.
-#[derive(Debug, Default)]
-pub struct Lost {
-    /// They are missing, or have another size.
-    pub missing: HashSet<PackId>,
-    /// They were read whole, and are not what was stored.
-    pub damaged: HashSet<PackId>,
-    /// They are damaged in another replica.
-    pub elsewhere: HashSet<PackId>,
-    /// This user may not read them.
-    pub closed: HashSet<PackId>,
-    /// What was told of the damaged and the closed ones.
-    pub told: Vec<String>,
-}
-
-impl Lost {
-    /// All of them.
-    pub fn all(&self) -> HashSet<PackId> {
-        let all = self.missing.iter().chain(&self.damaged);
-        all.chain(&self.elsewhere).chain(&self.closed).copied().collect()
-    }
-
-    /// Takes in a pack that is damaged; says what is to be told of it.
-    pub fn add(&mut self, pack: &PackInfo, tested: &Tested) -> Option<String> {
-        let what = "what it holds is stored anew, and nothing is built upon it; `lastgood verify` names the snapshots that it hurts";
-        let text = format!("{}; {what}", told(pack, &tested.state));
-        self.damaged.insert(pack.id).then(|| {
-            self.told.push(text.clone());
-            text
-        })
-    }
-}
 
 /// Who a backup is, to those who read its doubts.
 pub fn user(options: &Options) -> User {
@@ -80,7 +45,7 @@ pub fn test(
     ctx: &Context,
     warn: impl Fn(String),
 ) -> Result<bool> {
-    let go_on = || ctx.check(&super::doing(options));
+    let go_on = || ctx.check(&super::options::doing(options));
     let wrong = doubts.test_doubted(vault, base.packs.book(), (Finding::Backup, &user(options)), &go_on)?;
     let told: Vec<_> = wrong.iter().filter_map(|(pack, tested)| lost.add(pack, tested)).collect();
     let any = !told.is_empty();

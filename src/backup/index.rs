@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::base::Base;
 use super::packer::{PackWriter, Packer};
+use super::parent::Base;
 use crate::error::Result;
-use crate::vault::entry::FrameRef;
+use crate::vault::frame::FrameRef;
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::pack::PackKind;

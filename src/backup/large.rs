@@ -8,16 +8,17 @@ use crossbeam_channel::Sender;
 use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
-use super::part::{Content, Part};
-use super::read::{Over, finish, read_some};
-use super::times::{changed, compare, is_beyond_its_size, mtime, settled};
-use super::{Trust, block};
+use super::block;
+use super::message::{Content, Over, Part, finish};
 use crate::error::Result;
 use crate::fs::filesystem::may_invent_holes;
+use crate::fs::read_some;
+use crate::fs::times::{changed, mtime, settled};
 use crate::monitor::{Context, Moment};
+use crate::path::EntryPath;
+use crate::source::stable::{Trust, compare, is_beyond_its_size};
 use crate::vault::entry::MAX_SIZE;
 use crate::vault::hex::Hash;
-use crate::vault::path::EntryPath;
 
 /// Read at a time, in bytes.
 const PIECE: usize = 1 << 20;

@@ -3,15 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::iter::Peekable;
 
-use super::base::Known;
-use super::found::{Found, Role, SideFound};
-use super::part::Why;
-use super::sqlite::beside::database_of;
+use super::message::Why;
+use super::parent::Known;
 use super::unread::Left;
+use crate::path::EntryPath;
+use crate::source::found::Found;
+use crate::sqlite::side_files::{Role, SideFound, database_of};
 use crate::vault::entry::{CheckKind, Entry, Kind, Taken};
 use crate::vault::hex::Hash;
 use crate::vault::parts::Parts;
-use crate::vault::path::EntryPath;
 
 /// What is to be done about one entry.
 #[derive(Debug)]

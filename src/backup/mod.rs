@@ -1,213 +1,61 @@
 //! Taking a snapshot.
 //!
-//! [`walk`] and [`base`] (what is known) meet in [`merge`], path by path; what is new or changed is [`read`] by several
+//! [`walk`] and [`parent`] (what is known) meet in [`merge`], path by path; what is new or changed is [`read`] by several
 //! threads and [`assemble`]d in order: headers and blocks go through the [`packer`] into packs, entries into hunks, and
 //! when all is durable, [`commit`] writes the root. At its end a [`capture`] looks once more at the [`folders`] that it went
 //! through: what was moved meanwhile is taken then. Packs that may be damaged are [`doubted`], and not built upon. Each stage is a thread
 //! or several, the channels between them hold little, and nothing holds the whole of a snapshot.
 
 pub mod assemble;
-pub mod base;
 pub mod block;
 pub mod capture;
 pub mod carry;
 pub mod commit;
 pub mod doubted;
-pub mod extra;
-pub mod folders;
-pub mod found;
 pub mod index;
 pub mod large;
-pub mod marker;
 pub mod merge;
-pub mod open;
 pub mod packer;
-pub mod part;
+pub mod pages;
 pub mod patch;
-pub mod place;
 pub mod read;
 pub mod rescue;
-pub mod seen;
-pub mod select;
-pub mod sqlite;
 pub mod suspect;
-pub mod times;
 pub mod unread;
-pub mod walk;
 pub mod writer;
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use self::assemble::Assembly;
-use self::base::Base;
 use self::capture::Capture;
 pub use self::capture::{LookedAgain, NEVER_RESTS};
-use self::commit::{BeforeCommit, Outcome, Run};
 pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
-use self::doubted::Lost;
+use self::commit::{Outcome, Run};
+use self::lost::Lost;
+pub use self::options::Options;
+use self::options::{absolute, doing};
 use self::packer::with_packer;
-use self::rescue::LastWords;
-use self::select::Select;
+use self::parent::Base;
 use crate::error::{Doing, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::{filesystem, lock};
 use crate::monitor::{Context, Moment};
+use crate::path::EntryPath;
+use crate::source::select::Select;
+pub use crate::source::stable::Trust;
+use crate::source::{place, walk};
 use crate::store::Traffic;
 use crate::vault::doubt::{Doubts, Finding};
-use crate::vault::entry::CheckKind;
-use crate::vault::hex::{Hex, PackId};
+use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
-use crate::vault::path::EntryPath;
-use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, Reason, SnapshotName, Stale, State};
+use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, SnapshotName, Stale, State};
 use crate::vault::state::{PackState, Tested};
 use crate::vault::{Vault, seq};
-
-/// When a file counts as unchanged though it was not read.
-#[derive(Debug, Clone, Copy)]
-pub struct Trust {
-    /// What changed this shortly before it was looked at may change again without its time moving, in ns: a filesystem's clock
-    /// stands still that long.
-    pub window: i64,
-    /// A file that changed this shortly before it was read may hold pages that have not been written out, in ns. Until they are,
-    /// stores through a shared memory map go into them without its time moving.
-    pub writeback: i64,
-    /// Whether, when they have been written out, the next store moves a file's time.
-    pub shows_stores: fn(&File) -> bool,
-    /// Of the files that look unchanged, one in so many is read all the same, another one at each backup: a store through a
-    /// memory map may change a file without any time showing it.
-    pub sample: u64,
-    /// Of the files that were taken over from another place, so many bytes are read in each backup until none is left, and at
-    /// least a sixteenth.
-    pub at_least: u64,
-    /// The machine's clock, in ns since 1970.
-    pub now: fn() -> i64,
-}
-
-/// How long Linux leaves a dirty page in memory unless it is told otherwise, in ns: 30 s (`vm.dirty_expire_centisecs`), and then up
-/// to 5 s until it looks the next time (`vm.dirty_writeback_centisecs`).
-pub const WRITEBACK: i64 = 35_000_000_000;
-
-impl Default for Trust {
-    fn default() -> Self {
-        let shows_stores = |file: &File| filesystem::shows_stores(file);
-        let (window, writeback, at_least) = (2_000_000_000, WRITEBACK, unread::AT_LEAST);
-        Trust { window, writeback, shows_stores, sample: 64, at_least, now: times::now }
-    }
-}
-
-impl Trust {
-    /// Whether something of this mtime may be written to once more, after it was looked at at `began`, without its time moving.
-    pub fn is_racy(&self, mtime: i64, began: i64) -> bool {
-        mtime >= began - self.window
-    }
-
-    /// As [`Trust::is_racy`], of a file that an app may have mapped into its memory: all but databases that are read through
-    /// SQLite, which writes to none through a map.
-    pub fn is_file_racy(&self, file: &File, mtime: i64, began: i64) -> bool {
-        mtime >= began - self.window.max(self.writeback) || !(self.shows_stores)(file)
-    }
-}
-
-/// What to take a snapshot of, and how.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The data directory.
-    pub data: PathBuf,
-    /// What started it.
-    pub reason: Reason,
-    /// What the user attaches.
-    pub labels: BTreeMap<String, String>,
-    /// Only files that match one of these; all, when there is none.
-    pub include: Vec<String>,
-    /// Nothing that matches one of these.
-    pub exclude: Vec<String>,
-    /// Read every file, whatever its times say.
-    pub verify_content: bool,
-    /// An empty or halved directory is meant to be so.
-    pub accept_shrink: bool,
-    /// What cannot be read may be missing, although no older snapshot has it.
-    pub accept_missing: bool,
-    /// The app that the data belongs to; none if that was not told.
-    pub service: Option<String>,
-    /// Take files that are SQLite databases by their content as such.
-    pub sqlite: bool,
-    /// Have SQLite check every database in the transaction in which it is read.
-    pub check: Option<CheckKind>,
-    /// How long a database may stay locked before it is given up.
-    pub busy_timeout: Duration,
-    /// What is taken over unread.
-    pub trust: Trust,
-    /// zstd's level.
-    pub level: i32,
-    /// How often what is done so far is secured for the next backup.
-    pub checkpoint_every: Duration,
-    /// The snapshot's number is greater than this one, too: the greatest that the vault's replicas have, so that the newest
-    /// snapshot is the newest in each of them.
-    pub seq_after: u64,
-    /// By how much the fastest clock of the vault's replicas is ahead of this machine's: snapshots' numbers are times.
-    pub clock_ahead: SignedDuration,
-    /// Packs that another replica has damaged: as far as anything else has what they hold, the snapshot names none of them, so that
-    /// it is whole in every replica.
-    pub spoiled_elsewhere: HashSet<PackId>,
-    /// The run that takes the snapshot, to be kept with it.
-    pub run: Option<Hex<8>>,
-    /// Asked before the snapshot is committed.
-    pub before_commit: Option<BeforeCommit>,
-    /// Opens the store for the last checkpoint of a backup that is told to stop.
-    pub last_words: Option<LastWords>,
-    /// Folders that are no data, such as a vault inside the data directory.
-    pub not_walked: Vec<PathBuf>,
-    /// The host's name, for people.
-    pub host: String,
-    /// The kernel's boot id; empty where there is none.
-    pub boot: String,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            data: PathBuf::from("data"),
-            reason: Reason::Manual,
-            labels: BTreeMap::new(),
-            include: Vec::new(),
-            exclude: Vec::new(),
-            verify_content: false,
-            accept_shrink: false,
-            accept_missing: false,
-            service: None,
-            sqlite: true,
-            check: None,
-            busy_timeout: Duration::from_secs(10),
-            trust: Trust::default(),
-            level: packer::DEFAULT_LEVEL,
-            checkpoint_every: Duration::from_secs(600),
-            seq_after: 0,
-            clock_ahead: SignedDuration::ZERO,
-            spoiled_elsewhere: HashSet::new(),
-            run: None,
-            before_commit: None,
-            last_words: None,
-            not_walked: Vec::new(),
-            host: String::new(),
-            boot: String::new(),
-        }
-    }
-}
-
-impl Options {
-    /// The time by the fastest clock of this machine and the vault's replicas.
-    pub fn clock(&self) -> Timestamp {
-        let machine = Timestamp::from_nanosecond(i128::from((self.trust.now)())).unwrap_or(Timestamp::UNIX_EPOCH);
-        machine.checked_add(self.clock_ahead.max(SignedDuration::ZERO)).unwrap_or(machine)
-    }
-}
 
 /// So many entries that are missing, stale or torn are in a report, of each.
 const REPORTED: usize = 10_000;
@@ -260,10 +108,6 @@ pub struct Report {
     /// What was asked of the store since it was opened, where that is counted: of a bucket.
     #[serde(flatten)]
     pub traffic: Option<Traffic>,
-}
-
-fn doing(options: &Options) -> String {
-    format!("take a snapshot of {}", options.data.display())
 }
 
 /// Takes a snapshot of a data directory into a vault.
@@ -514,10 +358,10 @@ fn some<T>(mut list: Vec<T>) -> Vec<T> {
     list
 }
 
-/// The data directory's path as it is kept with a snapshot.
-fn absolute(data: &Path) -> PathBuf {
-    std::path::absolute(data).unwrap_or_else(|_| data.to_owned())
-}
-
+pub mod dedup;
+pub mod lost;
+pub mod message;
+pub mod options;
+pub mod parent;
 #[cfg(test)]
 mod tests;

@@ -17,9 +17,9 @@ use zstd::zstd_safe::CParameter;
 
 use crate::error::{Error, Result};
 use crate::monitor::Context;
-use crate::store::staging::Staging;
-use crate::store::{self, Store};
-use crate::vault::entry::{Extent, FrameRef};
+use crate::store::{self, Staging, Store};
+use crate::vault::entry::Extent;
+use crate::vault::frame::FrameRef;
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::pack::{MAX_FRAME, PackInfo, PackKind, write_table};
 
@@ -541,10 +541,11 @@ impl<'p> PackWriter<'p> {
 mod tests {
     use super::*;
     use crate::monitor::{Silent, system_random};
-    use crate::store::staging::Direct;
+    use crate::store::Direct;
     use crate::store::testing::fault::FaultStore;
     use crate::store::testing::memory::MemoryStore;
-    use crate::vault::read::{Decoder, PackReader};
+    use crate::vault::decoder::Decoder;
+    use crate::vault::read::PackReader;
 
     fn context<T>(work: impl FnOnce(&Context) -> T) -> T {
         let stop = AtomicBool::new(false);

@@ -6,13 +6,13 @@
 
 use std::iter::Peekable;
 
-use super::base::Known;
-use super::found::{Found, Role};
 use super::merge::{Merge, Step};
-use super::part::Why;
-use super::sqlite::beside::database_of;
+use super::message::Why;
+use super::parent::Known;
+use crate::path::EntryPath;
+use crate::source::found::Found;
+use crate::sqlite::side_files::{Role, database_of};
 use crate::vault::entry::{Entry, Kind};
-use crate::vault::path::EntryPath;
 
 /// Joins written entries with found ones, both in path order.
 pub struct Patch<W: Iterator<Item = Box<Entry>>> {

@@ -5,33 +5,35 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
-use super::base::Base;
-use super::extra::{Extra, extra_of, extra_of_file};
-use super::found::{Found, Role};
+use super::block;
 use super::large::Large;
 use super::merge::Step;
-use super::open::open_held;
-use super::part::{Content, Part, Why};
-use super::select::Select;
-use super::sqlite::header::{Header, SMALLEST_PAGE};
-use super::sqlite::registry::Opened;
-use super::sqlite::trouble::Trouble;
-use super::sqlite::{self, How, beside};
-use super::times::{Happened, compare, is_beyond_its_size, mtime, settled};
-use super::{Trust, block};
+use super::message::{Content, Over, Part, Why, finish};
+use super::pages::reader::How;
+use super::parent::Base;
 use crate::error::Result;
 use crate::fs::beneath::{Directory, Identity};
+use crate::fs::read_some;
+use crate::fs::times::{mtime, settled};
 use crate::monitor::{Context, Moment};
+use crate::path::EntryPath;
+use crate::source::extra::{Extra, extra_of};
+use crate::source::found::Found;
+use crate::source::open::open_held;
+use crate::source::select::Select;
+use crate::source::stable::{Trust, compare, is_beyond_its_size};
+use crate::sqlite::error::Trouble;
+use crate::sqlite::fd_registry::Opened;
+use crate::sqlite::header::{Header, SMALLEST_PAGE};
+use crate::sqlite::side_files::{self, Role};
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::Hash;
-use crate::vault::path::EntryPath;
 
 /// Files of at most this size are read whole and are one block, in bytes.
 pub const SMALL: u64 = block::MAX as u64;
@@ -70,7 +72,7 @@ pub struct Desk<'a> {
     /// What the vault has.
     pub base: &'a Base<'a>,
     /// How databases are taken.
-    pub databases: &'a sqlite::Settings,
+    pub databases: &'a crate::backup::pages::reader::Settings,
     /// What is taken over unread.
     pub trust: Trust,
     /// Threads, and who hears of progress.
@@ -99,10 +101,6 @@ pub fn start<'s, 'e: 's>(
     }
     (Feed { jobs, order, steps: Vec::new(), bytes: 0 }, in_order)
 }
-
-/// The other side of a channel went away: the run has failed elsewhere.
-#[derive(Debug)]
-pub struct Over;
 
 impl Feed {
     /// Takes the next step.
@@ -236,7 +234,7 @@ fn look_at(
     to: &Sender<Vec<Part>>,
     before: &mut Vec<Part>,
 ) -> Result<Part, Over> {
-    let sides: Vec<_> = beside::sides(&found).collect();
+    let sides: Vec<_> = crate::source::found::sides(&found).collect();
     let part = look(desk, found, known, sampled, to, before)?;
     // What lies beside one that cannot be read is of no use.
     if !matches!(part, Part::DatabaseEnd(_) | Part::Failed(..)) {
@@ -349,7 +347,7 @@ fn read_file(
     let plain = opened.size > 0 && Header::parse(&first[..begins]).is_some();
     let pages = begins == first.len() && opened.size.is_multiple_of(SMALLEST_PAGE.into());
     let own = (opened.device, opened.inode);
-    let encrypted = || !plain && pages && beside::has_log(desk.root, path, own, ctx.stop);
+    let encrypted = || !plain && pages && side_files::has_log(desk.root, path, own, ctx.stop);
     if plain || encrypted() {
         drop(file);
         let mut begin = || {
@@ -357,8 +355,14 @@ fn read_file(
             first.push(Part::Database(known.clone(), sampled));
             to.send(first).map_err(|_| Over)
         };
-        let reader =
-            sqlite::Reader { root: desk.root, base: desk.base, select: desk.select, settings: desk.databases, to, ctx };
+        let reader = crate::backup::pages::reader::Reader {
+            root: desk.root,
+            base: desk.base,
+            select: desk.select,
+            settings: desk.databases,
+            to,
+            ctx,
+        };
         let how = match plain {
             true => How::Live(hold),
             false => {
@@ -423,41 +427,6 @@ fn aftermath(file: &File, listed: &Found, known: Option<&Entry>, content: &Conte
     out
 }
 
-/// Reads from `at` in a file until the buffer is full or the file ends.
-///
-/// # Errors
-/// What the system refuses.
-pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], at + read as u64) {
-            Ok(0) => break,
-            Ok(more) => read += more,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            Err(why) => return Err(why),
-        }
-    }
-    Ok(read)
-}
-
-/// The outcome of reading a file, from its metadata before and after.
-pub(super) fn finish(
-    file: &File,
-    path: &EntryPath,
-    stat: &Stat,
-    read: u64,
-    racy: bool,
-    hash: Hash,
-    happened: Option<Happened>,
-) -> io::Result<Content> {
-    let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
-    let extra = extra_of_file(file);
-    let torn = happened.as_ref().is_some_and(|happened| happened.torn);
-    let note = happened.map(|happened| happened.what);
-    let identity = if found.linked { Some(Identity::of_file(file)?) } else { None };
-    Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, torn, identity })
-}
-
 /// Reads a small file, once more if it changed; none if it has become a large one, or does not know its size. One that only grew is taken
 /// up to its first length, as [`Large::read`] does.
 fn read_small(file: &File, path: &EntryPath, desk: Desk) -> io::Result<Option<(Content, Vec<u8>)>> {
@@ -503,9 +472,9 @@ fn read_small(file: &File, path: &EntryPath, desk: Desk) -> io::Result<Option<(C
 mod tests {
     use super::*;
     use crate::monitor::{Silent, system_random};
+    use crate::path::Bytes;
     use crate::store::testing::memory::MemoryStore;
     use crate::vault::Vault;
-    use crate::vault::path::Bytes;
     use crate::vault::root::Place;
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -520,7 +489,7 @@ mod tests {
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
         let place = Place::default();
         let base = Base::find(&vault, (Path::new("/data"), None), &place, true, &Default::default(), |_| {}).unwrap();
-        let databases = sqlite::Settings {
+        let databases = crate::backup::pages::reader::Settings {
             enabled: true,
             check: None,
             patience: Duration::ZERO,

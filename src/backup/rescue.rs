@@ -17,10 +17,9 @@ use super::commit::{Outcome, Run};
 use super::packer::Packer;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::store::Store;
-use crate::store::staging::Room;
+use crate::path::EntryPath;
+use crate::store::{Room, Store};
 use crate::vault::Vault;
-use crate::vault::path::EntryPath;
 
 /// Bytes that are kept on a folder's filesystem for the last checkpoint.
 pub const KEPT: u64 = 4 << 20;

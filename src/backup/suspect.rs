@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
 use crate::vault::root::{DatabaseRecord, Filters, Mount, Place};
 
 /// For how long a state must have looked suspect before it is accepted by itself.

@@ -8,17 +8,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use super::options::BeforeCommit;
 use super::*;
 use crate::monitor::{Collect, Monitor, Silent, system_random};
+use crate::source::marker;
+use crate::source::stable::WRITEBACK;
 use crate::store::Store;
 use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::recording::{Call, RecordStore};
+use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, Kind};
-use crate::vault::hex::Hash;
+use crate::vault::hex::{Hash, Hex};
 use crate::vault::parts::Parts;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::PackReader;
 use crate::vault::root::Root;
 use crate::vault::tree;
+use jiff::SignedDuration;
+use std::time::Duration;
 
 mod moments;
 mod unfinished;
@@ -521,7 +527,7 @@ fn a_file_that_never_stops_growing_is_whole_up_to_its_first_length() {
 /// Writes into a file of more than 5.9 MB.
 fn never_rests(path: &Path) {
     let file = File::options().write(true).open(path).unwrap();
-    file.write_all_at(&super::times::now().to_le_bytes(), 5_900_000).unwrap();
+    file.write_all_at(&crate::fs::times::now().to_le_bytes(), 5_900_000).unwrap();
 }
 
 #[test]

@@ -14,9 +14,6 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use crate::vault::parts::{PARTS, Parts};
 use crate::vault::root::Totals;
 
-/// What a backup reads of files that were taken over unread, if there is as much, in bytes.
-pub const AT_LEAST: u64 = 64 << 20;
-
 /// To open a file takes as long as to read so many bytes.
 const OPENING: u64 = 16 << 10;
 
@@ -53,6 +50,7 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::stable::AT_LEAST;
 
     const MIB: u64 = 1 << 20;
 

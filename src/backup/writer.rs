@@ -12,12 +12,12 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::index::IndexWriter;
 use super::merge::content_mark;
-use super::sqlite::beside::database_of;
 use crate::error::{Error, Result};
+use crate::path::EntryPath;
+use crate::sqlite::side_files::database_of;
 use crate::vault::entry::{Entry, Kind};
 use crate::vault::hex::PackId;
 use crate::vault::hunk::{Hunk, HunkBuilder, parse};
-use crate::vault::path::EntryPath;
 use crate::vault::root::{HunkRef, Totals};
 use crate::vault::tree::TreeCheck;
 
@@ -282,8 +282,8 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::backup::base::Base;
     use crate::backup::packer::with_packer;
+    use crate::backup::parent::Base;
     use crate::monitor::{Context, Silent, system_random};
     use crate::store::testing::memory::MemoryStore;
     use crate::vault::Vault;

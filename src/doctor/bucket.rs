@@ -14,8 +14,10 @@ use super::{Check, Outcome, span, vault};
 use crate::gcp::cloud::Cloud;
 use crate::gcp::credentials::{self, Found};
 use crate::gcp::error_text;
+use crate::retry::{Fault, Pace};
 use crate::store::gcs::{GcsBucket, Limits};
-use crate::store::retrying::{Fault, Pace, Requests, RetryStore};
+use crate::store::requests::Requests;
+use crate::store::retrying::RetryStore;
 use crate::vault::root::SNAPSHOTS;
 
 /// A request is given up without progress for so long,

@@ -12,14 +12,14 @@ use super::notes::{Good, Noted, Notes};
 use super::space::{existing, free, size, writable};
 use super::walk::{Seen, walk};
 use super::{Check, Place};
-use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::command::RestoreCommand;
 use crate::fs::Folder;
 use crate::fs::filesystem::{is_mount, remote};
 use crate::fs::location::lies_in;
+use crate::path::EntryPath;
 use crate::restore::place::{self, is_exchangeable};
 use crate::restore::{apart, killed, mounts};
-use crate::vault::path::EntryPath;
+use crate::source::marker::{self, MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
 
 /// So many entries that cannot be read are named.

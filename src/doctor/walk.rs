@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use crate::backup::marker::{MARKER, Unfinished};
-use crate::backup::select::is_ours;
-use crate::backup::sqlite::header::{Header, SMALLEST_PAGE};
 use crate::fs::Folder;
+use crate::source::marker::{MARKER, Unfinished};
+use crate::source::select::is_ours;
+use crate::sqlite::header::{Header, SMALLEST_PAGE};
 
 /// So many entries are looked at,
 const ENTRIES: u64 = 5000;

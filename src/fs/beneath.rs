@@ -16,7 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
 
 /// The most bytes of a path in one system call: `PATH_MAX` is 4,096, with the NUL at its end.
 const STEP: usize = 4000;

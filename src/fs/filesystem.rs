@@ -11,11 +11,11 @@ use std::{fs, io};
 
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, fstatfs, statvfs, statx};
+use rustix::fs::{CWD, fstatfs, statvfs};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
-use crate::fs::Folder;
+use super::{Folder, is_mount_at};
 
 /// Filesystems over a network or in another program, by the number that `statfs` gives: locks and shared memory either do not
 /// exist, or bind only this machine while another one writes.
@@ -202,17 +202,6 @@ fn is_on_a_disk(file: impl AsFd) -> bool {
 pub fn free(folder: &Path) -> io::Result<Option<u64>> {
     let told = statvfs(folder)?;
     Ok((told.f_blocks > 0).then(|| told.f_bavail.saturating_mul(told.f_frsize)))
-}
-
-/// Whether a filesystem is mounted at a path below an open folder, or, where that is empty, at the folder itself; none where the
-/// system does not say.
-///
-/// # Errors
-/// What cannot be looked at.
-pub fn is_mount_at(folder: impl AsFd, path: &Path) -> rustix::io::Result<Option<bool>> {
-    let told = statx(folder, path, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-    let says = told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
-    Ok(says.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
 }
 
 /// Whether a folder is where a filesystem is mounted.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::fs::filesystem::{Mounted, existing, mounted};
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
 
 /// The absolute path of something that need not exist: symlinks are followed as far as it does, and the rest is taken as it is written,
 /// without `..`.

@@ -14,8 +14,9 @@ use http::{Extensions, HeaderMap};
 use serde::Serialize;
 
 use super::cloud::Cloud;
+use super::error_text::said;
 use crate::fs::read_named;
-use crate::store::retrying::Fault;
+use crate::retry::Fault;
 
 /// What tokens are for. What of that is allowed is IAM's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,20 +243,6 @@ fn refusal(why: &dyn std::error::Error) -> String {
     let text = AROUND.iter().fold(text, |text, around| text.replace(around, ""));
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ").replace(" :", ":");
     text.trim_matches([':', ' ']).to_owned()
-}
-
-/// An error with its causes. Google's crates say in the outermost only that something failed.
-pub fn said(why: &dyn std::error::Error) -> String {
-    let mut text = why.to_string();
-    let mut cause = why.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

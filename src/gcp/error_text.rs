@@ -4,7 +4,10 @@
 //! organisation policy that is violated and a precondition that is not met have the same status and the same reason. So what is known
 //! is known by a word in the whole answer, and an object is said to exist only after a look at it.
 
+use std::time::Duration;
+
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 /// A cause that Google words in its own way, and what to do about it.
@@ -103,6 +106,40 @@ pub fn in_disguise(text: &str) -> Option<StatusCode> {
     let parsed: Option<Disguised> = text.contains("\"error\"").then(|| serde_json::from_str(text).ok()).flatten();
     let code = parsed?.error.code.and_then(|code| StatusCode::from_u16(code).ok());
     Some(code.filter(|code| !code.is_success()).unwrap_or(StatusCode::BAD_GATEWAY))
+}
+
+/// An error with its causes. Google's crates say in the outermost only that something failed.
+pub fn said(why: &dyn std::error::Error) -> String {
+    let mut text = why.to_string();
+    let mut cause = why.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// The longest that is taken for a time to wait: whatever an answer says, times can be added to it.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How long `Retry-After` asks to wait: it has seconds, or a time.
+pub fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds).min(LONGEST));
+    }
+    let then = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
+    Some(Duration::try_from(then.duration_since(Timestamp::now())).unwrap_or_default().min(LONGEST))
+}
+
+/// What an error's body says: the API's JSON, or text.
+pub fn message(body: &str) -> Option<String> {
+    let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let said = json.as_ref().and_then(|json| json.get("error")?.get("message")?.as_str()).unwrap_or(body);
+    let line: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect();
+    (!line.is_empty()).then_some(line)
 }
 
 #[cfg(test)]

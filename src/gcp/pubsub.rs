@@ -13,9 +13,10 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::error::{Doing, Error, Result};
 use crate::gcp::cloud::Cloud;
-use crate::gcp::credentials::{self, said};
+use crate::gcp::credentials::{self};
+use crate::gcp::error_text::said;
 use crate::gcp::http_client::use_ring;
-use crate::store::retrying::Fault;
+use crate::retry::Fault;
 
 /// The longest name of a resource. <https://docs.cloud.google.com/pubsub/docs/pubsub-basics#resource_names>
 const MAX_NAME: usize = 255;

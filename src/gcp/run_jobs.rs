@@ -20,15 +20,14 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::runtime::Builder;
 
+use super::cloud::Cloud;
+use super::credentials::{self, Login, Scope};
+use super::error_text::{message, retry_after, said};
+use super::http_client;
 use crate::error::{Doing, Error, Result};
-use crate::gcp::cloud::Cloud;
-use crate::gcp::credentials::{self, Login, Scope, said};
-use crate::gcp::http_client;
 use crate::monitor::Context;
-use crate::store::gcs::answer::{message, retry_after};
-use crate::store::retrying::{Fault, Pace};
+use crate::retry::{Fault, Pace};
 use crate::trigger::claim::Name;
-use crate::trigger::event::labels;
 
 /// The environment variable that names the claim.
 pub const CLAIM: &str = "LASTGOOD_CLAIM";
@@ -194,9 +193,9 @@ impl Starter {
             let operation: Operation = serde_json::from_str(&text).unwrap_or_default();
             return match operation.error {
                 Some(Refusal { message }) => {
-                    Err(Fault::refused(labels::text(&message, 400), "See the job in the console."))
+                    Err(Fault::refused(crate::text::one_line(&message, 400), "See the job in the console."))
                 }
-                None => Ok(operation.metadata.name.map(|name| labels::text(&name, 300))),
+                None => Ok(operation.metadata.name.map(|name| crate::text::one_line(&name, 300))),
             };
         }
         let after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);

@@ -6,10 +6,11 @@ use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::parallel::ordered::in_order;
 use crate::restore::plan::Limits;
+use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, Extent};
 use crate::vault::hex::PackId;
 use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::PackReader;
 use crate::vault::tree;
 
 /// Content that is put together at a time, in bytes. A database's pages go back and forth between the frames of many

@@ -8,9 +8,9 @@ use super::entries::Entries;
 use super::tell_mended;
 use crate::error::Result;
 use crate::monitor::Context;
+use crate::path::EntryPath;
 use crate::vault::Vault;
 use crate::vault::entry::{Entry, Kind};
-use crate::vault::path::EntryPath;
 use crate::vault::read::PackReader;
 use crate::vault::root::Root;
 

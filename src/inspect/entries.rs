@@ -1,10 +1,11 @@
 //! The entries of a snapshot on demand: all of them, or those of the hunks that can hold a path.
 
 use crate::error::Result;
+use crate::path::EntryPath;
 use crate::restore::missing;
+use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, Kind};
-use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::PackReader;
 use crate::vault::root::{HunkRef, Root};
 use crate::vault::tree::{self, TreeCheck};
 
@@ -139,7 +140,7 @@ fn child<'a>(above: &EntryPath, path: &'a EntryPath) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::entry::FrameRef;
+    use crate::vault::frame::FrameRef;
     use crate::vault::hex::{Hash, Hex};
 
     fn chosen(firsts: &[&str], path: &str, deep: bool) -> Vec<String> {

@@ -10,7 +10,6 @@ use jiff::SignedDuration;
 
 use crate::replicas::verify::Verified;
 use crate::report::{Action, Done, Outcome, Place, Report};
-use crate::trigger::event::labels;
 use crate::vault::root::Reason;
 use crate::{backup, replicas};
 
@@ -31,7 +30,7 @@ pub fn of(report: &Report, reason: Option<Reason>) -> String {
                 _ => "failed",
             };
             let after = took.map(|took| format!(" after {took}")).unwrap_or_default();
-            add(&mut text, format_args!("{end}{after}: {}", labels::text(&failure.error, TEXT)));
+            add(&mut text, format_args!("{end}{after}: {}", crate::text::one_line(&failure.error, TEXT)));
         }
         (None, result) => {
             let end = match (report.action, result) {
@@ -73,9 +72,9 @@ fn noun(action: Action) -> &'static str {
 
 fn place(place: &Place) -> String {
     match (&place.service, &place.execution) {
-        (Some(service), _) => format!("by the service {}", labels::text(service, NAME)),
-        (None, Some(execution)) => format!("by the job execution {}", labels::text(execution, NAME)),
-        (None, None) => format!("on {}", labels::text(&place.host, NAME)),
+        (Some(service), _) => format!("by the service {}", crate::text::one_line(service, NAME)),
+        (None, Some(execution)) => format!("by the job execution {}", crate::text::one_line(execution, NAME)),
+        (None, None) => format!("on {}", crate::text::one_line(&place.host, NAME)),
     }
 }
 
@@ -101,7 +100,7 @@ fn done(report: &Report) -> Option<String> {
         }
         Some(Done::Restore(done)) => {
             let restored = &done.restored;
-            let target = labels::text(&restored.target.to_string_lossy(), NAME);
+            let target = crate::text::one_line(&restored.target.to_string_lossy(), NAME);
             let content = content(restored.files, restored.bytes);
             format!("snapshot {} is in {target}: {content}", restored.snapshot.id)
         }
@@ -110,7 +109,7 @@ fn done(report: &Report) -> Option<String> {
 }
 
 fn verified(vault: &Verified) -> String {
-    let name = labels::text(&vault.vault, NAME);
+    let name = crate::text::one_line(&vault.vault, NAME);
     match (&vault.report, &vault.error) {
         (Some(report), _) => {
             let broken = report.databases.iter().filter(|database| database.failed.is_some()).count() as u64;
@@ -122,7 +121,7 @@ fn verified(vault: &Verified) -> String {
             }
             text
         }
-        (None, error) => format!("{name}: {}", labels::text(error.as_deref().unwrap_or("not verified"), NAME)),
+        (None, error) => format!("{name}: {}", crate::text::one_line(error.as_deref().unwrap_or("not verified"), NAME)),
     }
 }
 
@@ -130,10 +129,10 @@ fn verified(vault: &Verified) -> String {
 fn not_held(done: &replicas::backup::Report) -> String {
     let (mut names, mut first) = (Vec::new(), None);
     for held in done.vaults.iter().filter(|held| !held.holds) {
-        names.push(labels::text(&held.vault, NAME));
+        names.push(crate::text::one_line(&held.vault, NAME));
         first = first.or(held.why.as_deref());
     }
-    let why = first.map(|why| format!(": {}", labels::text(why, TEXT))).unwrap_or_default();
+    let why = first.map(|why| format!(": {}", crate::text::one_line(why, TEXT))).unwrap_or_default();
     format!("It is not in {}{why}", names.join(", "))
 }
 
@@ -158,9 +157,11 @@ fn not_good(report: &Report) -> Option<String> {
                 _ => None,
             };
             let why = why.unwrap_or("an unmounted volume, or a directory that was wiped");
-            Some(format!("It looks like an accident: {}", labels::text(why, TEXT)))
+            Some(format!("It looks like an accident: {}", crate::text::one_line(why, TEXT)))
         }
-        (Some(Done::Backup(done)), Outcome::Complete) => done.taken.notices.first().map(|why| labels::text(why, TEXT)),
+        (Some(Done::Backup(done)), Outcome::Complete) => {
+            done.taken.notices.first().map(|why| crate::text::one_line(why, TEXT))
+        }
         (_, Outcome::Unsound) => Some("A database in it failed its check".into()),
         _ => None,
     }
@@ -180,7 +181,7 @@ fn not_whole(taken: &backup::Report) -> String {
         0 => String::new(),
         more => format!("; {} more", entries(more as u64)),
     };
-    let (path, why) = (labels::text(&path.to_string(), NAME), labels::text(why, TEXT));
+    let (path, why) = (crate::text::one_line(&path.to_string(), NAME), crate::text::one_line(why, TEXT));
     format!("{path} {what}: {why}{more}. Mend it, or leave it out with --exclude")
 }
 
@@ -188,8 +189,8 @@ fn not_whole(taken: &backup::Report) -> String {
 fn critical(report: &Report) -> String {
     let mut of_apps = report.events.iter().filter(|event| event.message.is_some() || event.service.is_some());
     let Some(event) = of_apps.next() else { return " It was made for a critical event.".into() };
-    let service = event.service.as_deref().map(|service| format!(" of {}", labels::text(service, NAME)));
-    let message = event.message.as_deref().map(|message| format!(": {}", labels::text(message, TEXT)));
+    let service = event.service.as_deref().map(|service| format!(" of {}", crate::text::one_line(service, NAME)));
+    let message = event.message.as_deref().map(|message| format!(": {}", crate::text::one_line(message, TEXT)));
     let more = match of_apps.count() {
         0 => String::new(),
         n => format!(" (and {} more)", HumanCount(n as u64)),

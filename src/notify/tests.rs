@@ -9,13 +9,12 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::monitor::{Collect, system_random};
-use crate::replicas;
+use crate::path::EntryPath;
 use crate::report::{Action, Done, Event, Failure, Outcome, Place, Way};
-use crate::restore;
 use crate::trigger::event::{Asked, read, read_message};
 use crate::vault::hex::Hex;
-use crate::vault::path::EntryPath;
 use crate::vault::root::{Problem, SnapshotName};
+use crate::{replicas, restore};
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()

@@ -23,11 +23,12 @@ use tokio::runtime::Builder;
 
 use super::event::Told;
 use crate::error::{Doing, Error, Result};
-use crate::gcp::credentials::said;
+use crate::gcp::error_text::said;
 use crate::gcp::http_client;
 use crate::report::{Done, Outcome, Report};
+use crate::retry::random;
+use crate::retry::{Fault, Pace};
 use crate::store::gcs::retry_after;
-use crate::store::retrying::{Fault, Pace, random};
 
 /// Chats: they show `text`, and some refuse anything beside it.
 const CHATS: [&str; 4] = ["hooks.slack.com", "hooks.slack-gov.com", "chat.googleapis.com", "discord.com"];

@@ -6,16 +6,17 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
-use crate::backup::{self, Trust};
+use crate::backup::{self};
 use crate::monitor::{Context, Moment, Monitor, Silent, system_random};
 use crate::parallel::ordered::in_order;
+use crate::path::EntryPath;
 use crate::restore::sample::Sample;
 use crate::restore::tests::{noise, options};
 use crate::restore::{self};
+use crate::source::stable::Trust;
 use crate::store::testing::fault::FaultStore;
 use crate::store::testing::memory::MemoryStore;
 use crate::vault::Vault;
-use crate::vault::path::EntryPath;
 use crate::vault::root::State;
 use crate::{copy, export, verify};
 
@@ -104,9 +105,9 @@ fn backed_up(known: bool) -> (tempfile::TempDir, &'static MemoryStore) {
     (data, store)
 }
 
-fn of(data: &tempfile::TempDir) -> backup::Options {
+fn of(data: &tempfile::TempDir) -> backup::options::Options {
     let trust = Trust { writeback: 0, ..Trust::default() };
-    backup::Options { data: data.path().into(), trust, ..backup::Options::default() }
+    backup::options::Options { data: data.path().into(), trust, ..backup::options::Options::default() }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::{Found, Site, check_same, none_serves, passed_over};
 use crate::backup::doubted::user;
-use crate::backup::{self, Options};
+use crate::backup::options::Options;
+use crate::backup::{self};
 use crate::copy::{copy_with, from_any};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;

@@ -110,7 +110,8 @@ impl World {
     }
 
     fn try_backup(&self) -> Result<backup::Report> {
-        let options = engine::Options { data: self.folder.path().join("data"), ..engine::Options::default() };
+        let options =
+            engine::options::Options { data: self.folder.path().join("data"), ..engine::options::Options::default() };
         back_up(self.sites(), &options, &self.context())
     }
 
@@ -390,7 +391,8 @@ fn what_was_let_go_in_a_vault_does_not_come_back_to_it() {
     world.backup();
     world.write("a", 2);
     let second = world.backup().taken.snapshot;
-    let options = engine::Options { data: world.folder.path().join("data"), ..engine::Options::default() };
+    let options =
+        engine::options::Options { data: world.folder.path().join("data"), ..engine::options::Options::default() };
     for at in [0, 1] {
         let released = |place: &Place| Released(place.open(), second.object(SNAPSHOTS));
         let site = |place: &Place, it: bool| match it {
@@ -545,7 +547,8 @@ fn a_backup_that_is_stopped_while_it_is_copied_has_been_taken() {
     let world = World::new();
     let [one, two] = &world.places[..] else { panic!() };
     let stop: &'static AtomicBool = Box::leak(Box::default());
-    let options = engine::Options { data: world.folder.path().join("data"), ..engine::Options::default() };
+    let options =
+        engine::options::Options { data: world.folder.path().join("data"), ..engine::options::Options::default() };
     let stopping = |fails| Site::look("two".into(), true, Ok(Box::new(Stopping(two.store, stop, fails))));
     let report = back_up(vec![one.site(), stopping(false)], &options, &Context { stop, ..context() }).unwrap();
     assert_eq!(holds(&report), [true, false]);

@@ -62,7 +62,7 @@ impl Vaults {
         let store = match stores.get(address) {
             Some(store) => store.clone(),
             None => {
-                let opened: Arc<dyn Store> = store::open(address, &self.cloud, self.stop.clone())?.into();
+                let opened: Arc<dyn Store> = store::open::open(address, &self.cloud, self.stop.clone())?.into();
                 stores.insert(address.clone(), opened.clone());
                 opened
             }
@@ -97,7 +97,7 @@ impl Vaults {
         let store = match stores.get(address) {
             Some(store) => store.clone(),
             None => {
-                let vault = store::open(address, &cloud, silence.clone()).and_then(Vault::open)?;
+                let vault = store::open::open(address, &cloud, silence.clone()).and_then(Vault::open)?;
                 let opened: Arc<dyn Store> = vault.store.into();
                 stores.insert(address.clone(), opened.clone());
                 opened
@@ -121,7 +121,7 @@ impl Vaults {
                 std::thread::sleep(LAST_CHECKPOINT);
                 end.store(true, Ordering::Relaxed);
             });
-            Some(store::open(address, &cloud, over))
+            Some(store::open::open(address, &cloud, over))
         })
     }
 

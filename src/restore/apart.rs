@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::mounts;
 use crate::error::{Error, Result};
 use crate::fs::location::{lies_in, names_in};
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
 
 /// Checks that vaults in these folders stay as they are when `paths` are restored to `target`, or all where there are none. What is mounted
 /// in the target by itself is never moved. All folders are absolute, without symlinks as far as they exist.

@@ -9,8 +9,8 @@ use rustix::fs::{Mode, XattrFlags, fchmod, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::lacking::not_done;
-use crate::backup::extra::extra_of_file;
-use crate::vault::path::Bytes;
+use crate::path::Bytes;
+use crate::source::extra::extra_of_file;
 
 /// What new files and folders in a folder get as their access control list (acl(5)).
 const DEFAULT_ACL: &str = "system.posix_acl_default";

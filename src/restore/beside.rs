@@ -13,11 +13,11 @@ use rustix::fs::{FileType, Stat};
 
 use super::lacking::sync_folder;
 use super::put::Putting;
-use crate::backup::sqlite::beside::SUFFIXES;
-use crate::backup::sqlite::header::MAGIC;
 use crate::error::{Doing, Result};
 use crate::fs::{Folder, Spot, open_file};
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
+use crate::sqlite::header::MAGIC;
+use crate::sqlite::side_files::SUFFIXES;
 
 /// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
 pub(super) const MARKS: [&[u8]; 3] =

@@ -5,15 +5,15 @@ use std::collections::HashSet;
 use super::select::{self, Choice, PassedOver};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::vault::Vault;
+use crate::vault::decoder::Decoder;
 use crate::vault::doubt::{Doubts, Finding, in_all, told};
 use crate::vault::hex::PackId;
 use crate::vault::list::List;
 use crate::vault::pack::PackInfo;
-use crate::vault::read::{Decoder, PackReader, absent};
+use crate::vault::read::{PackReader, absent};
 use crate::vault::root::{HunkRef, Root, SnapshotName};
 use crate::vault::state::{PackState, Tested};
-use crate::vault::tree;
+use crate::vault::{Vault, tree};
 
 /// Packs that seemed damaged to a reader and are read whole to be sure, at most.
 const SUSPECTS: usize = 64;

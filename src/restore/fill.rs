@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::stage::STAGING;
-use crate::backup::marker::MARKER;
-use crate::backup::select::is_ours;
+use crate::source::marker::MARKER;
+use crate::source::select::is_ours;
 
-pub use crate::backup::select::OWN as REPLACED;
+pub use crate::source::select::OWN as REPLACED;
 
 /// Whether a name in the target is the marker's: no entry of a snapshot gets it.
 pub fn is_marker(name: &OsStr) -> bool {

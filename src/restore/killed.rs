@@ -18,10 +18,10 @@ use rustix::process::geteuid;
 use super::mounts;
 use super::stage::{is_left, why_foreign};
 use super::steps::identity;
-use crate::backup::select::is_ours;
-use crate::backup::sqlite::beside::SUFFIXES;
 use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, is_folder, location, open_file};
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
+use crate::source::select::is_ours;
+use crate::sqlite::side_files::SUFFIXES;
 
 /// The note's name in a staging folder.
 pub const NOTE: &str = "moving";

@@ -7,10 +7,9 @@
 use super::missing;
 use super::plan::{Planner, Walk, Window};
 use crate::error::{Kind, Result};
-use crate::vault::entry;
-use crate::vault::entry::Entry;
-use crate::vault::path::EntryPath;
-use crate::vault::read::Decoder;
+use crate::path::EntryPath;
+use crate::vault::decoder::Decoder;
+use crate::vault::entry::{self, Entry};
 use crate::vault::root::Root;
 use crate::vault::tree::{self, HunksLeft};
 

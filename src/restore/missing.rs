@@ -1,7 +1,7 @@
 //! Folders that a snapshot has no entry of, though what lies in them has some, and what is told of them.
 
+use crate::path::EntryPath;
 use crate::vault::entry::{self, Entry, Extent};
-use crate::vault::path::EntryPath;
 use crate::vault::tree::Remark;
 
 /// So many remarks are told one by one.

@@ -5,11 +5,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::backup::sqlite::beside::SUFFIXES;
 use crate::error::{Doing, Error, Result};
 use crate::fs::filesystem::{self, Mounted, is_mount};
 use crate::fs::location::place;
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
+use crate::sqlite::side_files::SUFFIXES;
 
 /// What is mounted below `target`, an absolute path without symlinks, relative to it and in order; what another mount hides
 /// is not.

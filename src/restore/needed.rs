@@ -8,12 +8,12 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Options;
-use crate::backup::marker::Unfinished;
-use crate::backup::select::Select;
-use crate::backup::walk::{self, Met, Walker};
 use crate::error::{Doing, Error, Result};
 use crate::fs::lock;
 use crate::monitor::Context;
+use crate::source::marker::Unfinished;
+use crate::source::select::Select;
+use crate::source::walk::{self, Met, Walker};
 use crate::vault::entry::Kind;
 use crate::vault::root::SnapshotName;
 
@@ -151,12 +151,12 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::backup::marker::{self, MARKER};
     use crate::error;
     use crate::restore::restore;
     use crate::restore::sample::context;
     use crate::restore::stage::STAGING;
     use crate::restore::tests::{options, small};
+    use crate::source::marker::{self, MARKER};
     use crate::store::testing::fault::FaultStore;
     use crate::vault::Vault;
     use crate::vault::hex::Hex;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
 
 /// Files that are open at once.
 const OPEN: usize = 16;

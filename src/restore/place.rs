@@ -24,13 +24,13 @@ use super::put::{Putting, is_fixed};
 use super::stage::{Made, Staging, shortened};
 use super::undo::Undone;
 use super::{Sides, beside, fill, lock_target, mounts, standing};
-use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fs::filesystem::{self, is_mount};
 use crate::fs::{Folder, Spot, is_folder, location};
 use crate::monitor::Context;
+use crate::path::EntryPath;
 use crate::shell::word;
-use crate::vault::path::EntryPath;
+use crate::source::marker::{self, MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
 
 pub(super) const USE_IN_PLACE: &str = "Use --in-place: what is there is then moved into a folder inside the target.";

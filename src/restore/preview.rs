@@ -6,22 +6,20 @@ use std::path::PathBuf;
 use crossbeam_channel::bounded;
 use serde::Serialize;
 
-use super::apart;
 use super::in_use::{self, User};
 use super::place::Place;
 use super::select::{Choice, PassedOver};
-use super::{Options, beside, locate, standing};
-use crate::backup::found::Found;
-use crate::backup::select::Select;
-use crate::backup::walk::{self, Met, Walker};
+use super::{Options, apart, beside, locate, standing};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::monitor::Context;
-use crate::vault::Vault;
+use crate::path::EntryPath;
+use crate::source::found::Found;
+use crate::source::select::Select;
+use crate::source::walk::{self, Met, Walker};
 use crate::vault::entry::{Entry, Kind};
-use crate::vault::path::EntryPath;
 use crate::vault::read::{PackReader, absent};
 use crate::vault::root::SnapshotName;
-use crate::vault::tree;
+use crate::vault::{Vault, tree};
 
 /// So many paths of each kind of change are named.
 const NAMED: usize = 20;

@@ -22,12 +22,12 @@ use super::mounts::is_of_the_filesystem;
 use super::place::USE_IN_PLACE;
 use super::steps::{Looks, Steps, outwards};
 use super::undo::Undone;
-use crate::backup::marker::{self, MARKER, Unfinished};
 use crate::error::{Doing, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::{Folder, Spot, is_folder};
 use crate::monitor::Context;
-use crate::vault::path::EntryPath;
+use crate::path::EntryPath;
+use crate::source::marker::{self, MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
 
 /// What to do where a marker cannot be made for a restore of paths.

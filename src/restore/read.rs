@@ -17,9 +17,10 @@ use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::panics;
 use crate::parallel::budget::{Room, Taken};
+use crate::vault::decoder::Decoder;
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackKind;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::PackReader;
 
 /// Compressed bytes that are held at the same time: reads that are under way, that wait, and that are being decoded.
 pub const ROOM: u64 = 32 << 20;

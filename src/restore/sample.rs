@@ -6,11 +6,13 @@ use std::sync::atomic::AtomicBool;
 use super::tests::noise;
 use crate::error::Result;
 use crate::monitor::{Context, Silent};
+use crate::path::{Bytes, EntryPath};
 use crate::store::Store;
 use crate::store::testing::memory::MemoryStore;
 use crate::vault::entry::{
-    Database, Entry, Extent, FrameRef, Kind, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken, padding,
+    Database, Entry, Extent, Kind, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken, padding,
 };
+use crate::vault::frame::FrameRef;
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::hunk::HunkBuilder;
 use crate::vault::lines::Frame;
@@ -18,7 +20,6 @@ use crate::vault::list::List;
 use crate::vault::map::MapBuilder;
 use crate::vault::pack::{PackInfo, PackKind, name, write_table};
 use crate::vault::pages::{LayerBuilder, Placed};
-use crate::vault::path::{Bytes, EntryPath};
 use crate::vault::root::{
     FORMAT, Filters, HunkRef, PackList, Place, Reason, Root, SNAPSHOTS, SnapshotName, State, Totals,
 };

@@ -17,15 +17,16 @@ use super::attributes::pass_nothing_on;
 use super::killed::{self, Left};
 use super::lacking::{kept, moves_files_only};
 use super::write::Tree;
-use crate::backup::marker::DRAFT;
-use crate::backup::times::{self, wait_a_tick};
 use crate::error::{Doing, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::filesystem::remote;
-use crate::fs::{DEEP_TREE, Folder, SAFE, Spot, WRITE_OF_OTHERS, open_folder, rename};
+use crate::fs::rename::rename;
+use crate::fs::times::{self, wait_a_tick};
+use crate::fs::{DEEP_TREE, Folder, SAFE, Spot, WRITE_OF_OTHERS, open_folder};
 use crate::monitor::Context;
+use crate::path::EntryPath;
+use crate::source::marker::DRAFT;
 use crate::vault::hex::{Hash, Hex};
-use crate::vault::path::EntryPath;
 
 /// What a staging folder's name has after the target's name, before random digits.
 pub const STAGING: &str = ".lastgood-restoring-";

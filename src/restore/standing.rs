@@ -13,8 +13,8 @@ use super::in_use::User;
 use super::place::Place;
 use crate::error::Error;
 use crate::fs::holders::program;
+use crate::path::EntryPath;
 use crate::shell::word;
-use crate::vault::path::EntryPath;
 
 /// What a report says of a target that was filled because of it.
 pub const FILLED: &str =

@@ -11,7 +11,8 @@ use rustix::io::{Errno, Result as SystemResult};
 use super::attributes::Attributes;
 use super::lacking::{kept, moves_files_only};
 use crate::error::{Doing, Error, Result};
-use crate::fs::{Folder, Spot, exchange, is_folder, rename, rename_over};
+use crate::fs::rename::{exchange, rename, rename_over};
+use crate::fs::{Folder, Spot, is_folder};
 
 /// What a folder looks like, to be given to another one.
 pub struct Looks {

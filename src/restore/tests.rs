@@ -9,12 +9,12 @@ use std::path::Path;
 
 use super::sample::{Sample, context};
 use super::*;
-use crate::backup::marker::{self, MARKER, Unfinished};
+use crate::path::Bytes;
+use crate::source::marker::{self, MARKER, Unfinished};
 use crate::store::testing::fault::FaultStore;
 use crate::store::testing::recording::RecordStore;
 use crate::vault::entry::{Extent, Kind as EntryKind};
 use crate::vault::hex::Hash;
-use crate::vault::path::Bytes;
 use crate::verify;
 
 pub fn options(target: &Path) -> Options {

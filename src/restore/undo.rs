@@ -16,10 +16,11 @@ use super::beside::{MARKS, may_begin_with};
 use super::in_use::users;
 use super::killed::is_changed_within;
 use super::steps::{At, Step, Steps, What, what};
-use crate::backup::sqlite::beside::SUFFIXES;
-use crate::backup::sqlite::header::MAGIC;
 use crate::error::Error;
-use crate::fs::{Spot, exchange, rename};
+use crate::fs::Spot;
+use crate::fs::rename::{exchange, rename};
+use crate::sqlite::header::MAGIC;
+use crate::sqlite::side_files::SUFFIXES;
 
 /// How an undo ended.
 pub struct Undone {

@@ -28,9 +28,9 @@ use super::open_files::{OpenFile, OpenFiles};
 use crate::error::{Doing, Result};
 use crate::fs::filesystem::remote;
 use crate::fs::{SAFE, open_folder};
+use crate::path::EntryPath;
 use crate::vault::entry::{Entry, Kind, Map};
 use crate::vault::hex::Hash;
-use crate::vault::path::EntryPath;
 use crate::vault::root::Problem;
 
 /// Paths of more bytes are walked in parts: the kernel takes 4,095.

@@ -34,15 +34,17 @@ use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-pub(crate) use self::answer::retry_after;
-use self::answer::{Object, message, stored_crc32c, total};
+use self::answer::{Object, stored_crc32c, total};
 use self::progress::{Progress, stalled};
-use super::retrying::{Described, Fault, Page, Part, Requests, Span};
+use super::requests::{Described, Page, Part, Requests, Span};
 use super::{Meta, Result};
 use crate::error::{self, Error};
 use crate::gcp::cloud::Cloud;
-use crate::gcp::credentials::{Login, Scope, said};
-use crate::gcp::{error_text, http_client};
+use crate::gcp::credentials::{Login, Scope};
+pub(crate) use crate::gcp::error_text::retry_after;
+use crate::gcp::error_text::{self, message, said};
+use crate::gcp::http_client;
+use crate::retry::Fault;
 
 /// What needs no escape in a part of a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -36,15 +36,16 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::staging::{Room, Staging};
-use super::{Error, Meta, Result, Store};
-use crate::fs::{Folder, SAFE, filesystem, give_name, is_folder, location, open_file, what};
+use super::{Error, Meta, Result, Room, Staging, Store};
+use crate::fs::rename::give_name;
+use crate::fs::{Folder, SAFE, filesystem, is_folder, location, open_file, what};
 
 pub mod access;
 mod staged;
 
-use self::access::{Access, Unshared};
+use self::access::Access;
 use self::staged::Staged;
+use super::Unshared;
 
 /// The folder for files that are not objects yet.
 pub const TMP: &str = "tmp";
@@ -621,7 +622,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::fs::link_or_rename;
+    use crate::fs::rename::link_or_rename;
     use crate::store::testing::contract;
 
     #[test]

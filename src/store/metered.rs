@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::staging::{Room, Staging};
-use super::{Meta, Result, Store, Traffic};
+use super::{Meta, Result, Room, Staging, Store, Traffic};
 
 /// A shared store, with its traffic from now on.
 pub struct Since {
@@ -51,7 +50,7 @@ impl Store for Since {
     fn closed(&self, name: &str) -> Option<super::Error> {
         self.store.closed(name)
     }
-    fn unshared(&self) -> Option<super::local::access::Unshared> {
+    fn unshared(&self) -> Option<super::Unshared> {
         self.store.unshared()
     }
     fn staging(&self) -> Box<dyn Staging + '_> {

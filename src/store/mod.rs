@@ -8,25 +8,23 @@ pub mod address;
 pub mod gcs;
 pub mod local;
 pub mod metered;
+pub mod open;
+pub mod requests;
 pub mod retrying;
 pub mod staging;
 pub mod testing;
 
+use std::fs::File;
 use std::io;
 use std::ops::{Deref, Sub};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use self::address::Address;
-use self::gcs::{GcsBucket, Limits};
-use self::local::LocalStore;
-use self::retrying::{Pace, RetryStore};
-use self::staging::{Direct, Room, Staging};
+use super::store::local::access::to_share;
 use crate::error;
-use crate::gcp::cloud::Cloud;
+use crate::shell::word;
 
 /// What a listing tells of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,20 +157,6 @@ impl Error {
 /// A store's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The store at an address. It gives up what it is doing once `stop` is set.
-///
-/// # Errors
-/// Credentials that cannot be used. Whether the place exists is not asked yet.
-pub fn open(address: &Address, cloud: &Cloud, stop: Arc<AtomicBool>) -> error::Result<Box<dyn Store>> {
-    Ok(match address {
-        Address::Folder(folder) => Box::new(LocalStore::new(folder)),
-        Address::Bucket { bucket, prefix } => {
-            let bucket = GcsBucket::new(cloud, bucket, prefix, Limits::default(), stop.clone())?;
-            Box::new(RetryStore::new(bucket, Pace::new(cloud.patience), stop))
-        }
-    })
-}
-
 /// A place for immutable objects. Names are relative, made of `[A-Za-z0-9._-]` and `/`.
 ///
 /// Every implementation runs the suite in `contract.rs`.
@@ -220,7 +204,7 @@ pub trait Store: Send + Sync {
     }
 
     /// Something in a folder that those may not use whose the folder is: its owner, or the group that shares it; none where nothing tells.
-    fn unshared(&self) -> Option<local::access::Unshared> {
+    fn unshared(&self) -> Option<crate::store::Unshared> {
         None
     }
 
@@ -350,7 +334,7 @@ where
     fn open_to_others(&self) -> Option<u32> {
         (**self).open_to_others()
     }
-    fn unshared(&self) -> Option<local::access::Unshared> {
+    fn unshared(&self) -> Option<crate::store::Unshared> {
         (**self).unshared()
     }
     fn closed(&self, name: &str) -> Option<Error> {
@@ -376,5 +360,84 @@ where
     }
     fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
         (**self).may_answer_better(name, wrong)
+    }
+}
+
+/// Takes objects that nothing names yet. Those that were not published are gone when it is dropped, unless they are objects
+/// already.
+pub trait Staging: Send + Sync {
+    /// Stores an object, as [`Store::create`] does; it need not be seen in the store until it is published.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    fn put(&self, name: &str, body: &[&[u8]]) -> Result<()>;
+
+    /// Makes those that wait and are `wanted` objects of the store. They are durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Store::create`]. Some of them may be objects then.
+    fn publish(&self, wanted: &dyn Fn(&str) -> bool) -> Result<()>;
+}
+
+/// What is put is an object at once.
+pub struct Direct<'s, S: ?Sized>(pub &'s S);
+
+impl<S: Store + ?Sized> Staging for Direct<'_, S> {
+    fn put(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        self.0.create(name, body)
+    }
+
+    fn publish(&self, _: &dyn Fn(&str) -> bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How much room a filesystem has.
+#[derive(Debug)]
+pub struct Room {
+    /// Bytes that were free, those that are kept among them.
+    pub free: u64,
+    /// A file without a name that takes the bytes that are kept; they are free again when it is closed, however the process ends.
+    pub kept: Option<File>,
+}
+
+/// What somebody may not use of a vault that is theirs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unshared {
+    /// The group that shares it may not use this.
+    Group(String),
+    /// Its owner may not use this.
+    Owner {
+        /// What it is.
+        name: String,
+        /// The user whose vault it is.
+        owner: u32,
+        /// The user whose that is.
+        of: u32,
+    },
+}
+
+impl Unshared {
+    /// What is wrong.
+    pub fn what(&self) -> String {
+        match self {
+            Unshared::Group(name) => format!("it is shared with its group, which may not use all of it, as {name}"),
+            Unshared::Owner { name, owner, of } => {
+                format!("it is of the user {owner}, who may not use all of it, as {name}, which is of the user {of}")
+            }
+        }
+    }
+
+    /// The commands that end it, of the vault in `folder`.
+    pub fn commands(&self, folder: &Path) -> String {
+        match self {
+            Unshared::Group(_) => to_share(folder),
+            Unshared::Owner { owner, .. } => {
+                format!(
+                    "`chown -R {owner} {}`, and run backups as that user or as root who may give files away",
+                    word(folder)
+                )
+            }
+        }
     }
 }

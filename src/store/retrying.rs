@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::requests::{Described, Part, Requests, Span};
 use super::{Error, Meta, Requests as Counts, Result, Store, Traffic};
+use crate::retry::random;
+use crate::retry::{Fault, Pace};
 
 /// How often a whole object whose CRC32C is wrong is read again.
 const FLIPPED: u32 = 3;
@@ -23,161 +26,6 @@ const FLIPPED: u32 = 3;
 const WRONG: u32 = 4;
 /// So many more bytes of a read are progress: the store works, though its streams break.
 const PROGRESS: usize = 64 << 10;
-
-/// Why a single request did not do what it was to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// It may work another time, not before `after`.
-    Passing {
-        /// What happened.
-        why: String,
-        /// How long to wait, where the store said so.
-        after: Option<Duration>,
-    },
-    /// The token was refused. It was forgotten; another one may do.
-    Token {
-        /// What the store said.
-        why: String,
-    },
-    /// There is no such object.
-    NotFound,
-    /// There is such an object already, or so it seems: a look at it tells.
-    Exists {
-        /// What the store said.
-        why: String,
-        /// What to do about it, where there is no such object.
-        hint: String,
-    },
-    /// The object is shorter than the range asked for, or longer than the limit.
-    OutOfRange {
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// It will not work, however often it is tried.
-    Refused {
-        /// What the store said.
-        why: String,
-        /// What to do about it.
-        hint: String,
-    },
-    /// The program was told to stop.
-    Stopped,
-}
-
-impl Fault {
-    /// A fault that may pass.
-    pub fn passing(why: impl Into<String>) -> Self {
-        Fault::Passing { why: why.into(), after: None }
-    }
-
-    /// A fault that stays.
-    pub fn refused(why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Fault::Refused { why: why.into(), hint: hint.into() }
-    }
-}
-
-/// A part of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// Where it begins, in bytes.
-    pub offset: u64,
-    /// How long it is; to the object's end where none is given.
-    pub length: Option<u64>,
-    /// How long it may be at most.
-    pub limit: u64,
-}
-
-/// What has been read of a span.
-#[derive(Debug, Default)]
-pub struct Part {
-    /// The bytes from its beginning.
-    pub bytes: Vec<u8>,
-    /// The generation that they are of.
-    pub generation: Option<u64>,
-    /// The size of the whole object.
-    pub size: Option<u64>,
-    /// Its CRC32C.
-    pub crc32c: Option<u32>,
-}
-
-/// What is known of an object without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Described {
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its CRC32C, where the store tells it.
-    pub crc32c: Option<u32>,
-}
-
-/// A page of a listing.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// Objects that are not released, by their names in the vault.
-    pub objects: Vec<Meta>,
-    /// What asks for the next page.
-    pub next: Option<String>,
-}
-
-/// A store's answers to single requests: each method makes one, and waits for its end.
-pub trait Requests: Send + Sync {
-    /// The vault's address, for messages.
-    fn url(&self) -> String;
-
-    /// Creates an object, unless there is one: [`Fault::Exists`].
-    ///
-    /// # Errors
-    /// Any fault. One that may pass leaves open whether the object was created.
-    fn create(&self, name: &str, body: &[&[u8]], crc32c: u32) -> Result<(), Fault>;
-
-    /// Reads what is missing in `part` of a span. What came before a fault stays in it.
-    ///
-    /// # Errors
-    /// Any fault.
-    fn read(&self, name: &str, span: Span, part: &mut Part) -> Result<(), Fault>;
-
-    /// What is known of an object.
-    ///
-    /// # Errors
-    /// Any fault.
-    fn describe(&self, name: &str) -> Result<Described, Fault>;
-
-    /// The objects whose names begin with `folder` and do not come before `from`: the first page, or that which `next` asks for.
-    ///
-    /// # Errors
-    /// Any fault.
-    fn page(&self, folder: &str, from: &str, next: Option<&str>) -> Result<Page, Fault>;
-
-    /// The store's time as its last answer told it; none before the first one.
-    ///
-    /// # Errors
-    /// A local clock that is wrong.
-    fn time(&self) -> Result<Option<Timestamp>, Fault>;
-}
-
-/// How long the pauses are.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// The first pause is at most this long, each further one at most twice as long as the one before.
-    pub first: Duration,
-    /// And never longer than this.
-    pub longest: Duration,
-    /// After so long without success it is given up.
-    pub patience: Duration,
-}
-
-impl Pace {
-    /// Google's advice, with this patience.
-    pub fn new(patience: Duration) -> Self {
-        Pace { first: Duration::from_millis(500), longest: Duration::from_secs(20), patience }
-    }
-
-    /// The pause after so many failures: any time up to a limit that doubles, by a random number.
-    pub(crate) fn pause(&self, failures: u32, random: u64) -> Duration {
-        let limit = self.first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-        // 53 bits are what a float holds.
-        limit.min(self.longest).mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
-    }
-}
 
 #[derive(Default)]
 struct Counters {
@@ -364,12 +212,6 @@ fn stopped(doing: &str) -> Error {
 /// An answer that such a request does not have.
 fn odd(doing: &str) -> Error {
     Error::Failed { doing: doing.into(), source: std::io::Error::other("the store's answer makes no sense") }
-}
-
-pub(crate) fn random() -> u64 {
-    let mut bytes = [0; 8];
-    // Without randomness the pause is the longest one, which does no harm.
-    getrandom::fill(&mut bytes).map_or(u64::MAX, |()| u64::from_ne_bytes(bytes))
 }
 
 impl<R: Requests> Store for RetryStore<R> {

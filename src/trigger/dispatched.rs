@@ -19,7 +19,7 @@ use super::execution::Execution;
 use super::limit;
 use super::once::{self, Before, Held, Resumed};
 use super::order::{Order, Taker};
-use crate::backup::commit::BeforeCommit;
+use crate::backup::options::BeforeCommit;
 use crate::error::{Error, Kind, Result};
 use crate::job::{self, Cause, Ran};
 use crate::monitor::Context;
@@ -51,7 +51,7 @@ pub fn run(name: &Name, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Result
     };
     let taker = Taker { run: order.run, by };
     if let Some(other) = taker.take(&*vault.store, name)? {
-        return Ok(Came::Nothing(format!("{} has taken it", labels::text(&other.by, 200))));
+        return Ok(Came::Nothing(format!("{} has taken it", crate::text::one_line(&other.by, 200))));
     }
     let cause = Cause {
         way: order.way,

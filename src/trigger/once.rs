@@ -15,7 +15,7 @@ pub use self::found::{Kept, find_served, report_of};
 use self::left::Left;
 use super::claim::{self, Asker, Claim, Entry, Followed, Identity, Name, Served};
 use super::execution::{Execution, LONGEST_ATTEMPT};
-use crate::backup::commit::BeforeCommit;
+use crate::backup::options::BeforeCommit;
 use crate::error::{Error, Result};
 use crate::job::{Cause, Ran};
 use crate::monitor::Context;

@@ -32,7 +32,7 @@ use super::ending::Ending;
 use super::event::{self, Asked};
 use crate::error::{Error, Result};
 use crate::gcp::cloud::Cloud;
-use crate::gcp::credentials::said;
+use crate::gcp::error_text::said;
 use crate::gcp::pubsub::{Access, Subscription};
 use crate::report::{Outcome, Way};
 

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::frame::FrameRef;
 use super::hex::{Hash, PackId};
 use super::list::List;
-use super::path::{Bytes, EntryPath};
+use crate::path::{Bytes, EntryPath};
 
 /// Tar works in blocks of this many bytes.
 pub const TAR_BLOCK: u64 = 512;
@@ -67,19 +68,6 @@ pub fn cut(extents: &[Extent], mut skip: u64, mut take: u64) -> Vec<Extent> {
         Extent { offset, length, ..*extent }.push(&mut out);
     }
     out
-}
-
-/// One frame of an index pack, with the hash that its content must have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct FrameRef {
-    /// The index pack.
-    pub pack: PackId,
-    /// Where the frame's content begins in the pack's content, in bytes.
-    pub offset: u64,
-    /// The length of its content, in bytes.
-    pub length: u64,
-    /// The BLAKE3 of its content.
-    pub hash: Hash,
 }
 
 /// What an entry is.

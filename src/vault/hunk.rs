@@ -13,8 +13,8 @@ use self::map::WireMap;
 use super::entry::{Database, Entry, Extent, Kind};
 use super::hex::{Hash, PackId};
 use super::lines::{Frame, Lines, PackNumbers};
-use super::path::{Bytes, EntryPath};
 use crate::error::{Error, Result};
+use crate::path::{Bytes, EntryPath};
 
 /// A hunk ends after an entry whose path hashes to zero under this mask: every 512th, on average.
 const CUT_MASK: u16 = 0x1ff;
@@ -282,7 +282,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::vault::entry::{Check, CheckKind, FrameRef, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken};
+    use crate::vault::entry::{Check, CheckKind, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken};
+    use crate::vault::frame::FrameRef;
     use crate::vault::hex::Hex;
     use crate::vault::list::List;
     use proptest::prelude::*;

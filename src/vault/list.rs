@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::entry::FrameRef;
+use super::frame::FrameRef;
 use super::hex::Hash;
 use super::lines::{Frame, Lines};
 use crate::error::{Error, Result};

@@ -3,19 +3,20 @@
 //! [`root`] names [`hunk`]s, those hold [`entry`]s, entries name ranges of [`pack`]s' content, directly through a [`map`],
 //! or through the [`pages`] of a database.
 
+pub mod decoder;
 pub mod doubt;
 pub mod entry;
-pub mod fold;
+pub mod frame;
+pub mod frames;
 pub mod hex;
 pub mod hunk;
-mod layered;
+pub mod layers;
 pub mod lines;
 pub mod list;
 pub mod map;
 pub mod pack;
 pub mod pages;
 pub mod parts;
-pub mod path;
 pub mod read;
 pub mod root;
 pub mod scattered;

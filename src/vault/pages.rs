@@ -14,7 +14,7 @@ use super::hex::{Hex, PackId};
 use super::lines::{Frame, Lines, PackNumbers};
 use super::map::MapPart;
 
-pub use super::layered::Layered;
+pub use super::layers::Layered;
 
 /// The most blocks of a frame.
 pub const MAX_BLOCKS: u64 = 8192;

@@ -7,7 +7,6 @@
 //! A pack whose seek table is damaged is read without it, by its frames, which tell their own lengths. That is told all the
 //! same, as damage: see [`PackReader::mended`].
 
-pub mod frames;
 mod kept;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -18,7 +17,9 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use self::kept::Kept;
-use super::entry::{Extent, FrameRef};
+use super::decoder::Decoder;
+use super::entry::Extent;
+use super::frame::FrameRef;
 use super::hex::{Hash, PackId};
 use super::list::{self, List};
 use super::pack::{self, FrameAt, PackInfo, PackKind, SeekTable, Tail};
@@ -27,6 +28,7 @@ use super::state::PackState;
 use crate::error::{Error, Kind, Result};
 use crate::parallel::ordered::in_order;
 use crate::store::Store;
+use crate::vault::frames;
 
 /// Read from a pack's end to find its seek table: enough for 2,000 frames.
 const TAIL: u64 = 16 << 10;
@@ -44,40 +46,6 @@ pub struct PackReader<'v> {
     mends: bool,
     /// Index packs that are lost to this reader, whatever the store has of them.
     without: Arc<HashSet<PackId>>,
-}
-
-/// Decompresses frames, reusing its memory.
-pub struct Decoder(zstd::bulk::Decompressor<'static>);
-
-impl Decoder {
-    /// A new decoder.
-    ///
-    /// # Errors
-    /// No memory for it.
-    pub fn new() -> Result<Self> {
-        zstd::bulk::Decompressor::new().map(Decoder).map_err(|e| Error::failed("start zstd", e))
-    }
-
-    /// Decompresses one frame, which must have exactly `length` bytes of content, into `out`, which is overwritten.
-    ///
-    /// # Errors
-    /// Text that says what is wrong with the frame.
-    pub fn frame(&mut self, compressed: &[u8], length: u32, out: &mut Vec<u8>) -> Result<(), String> {
-        out.clear();
-        out.reserve_exact(length as usize);
-        // The buffer's capacity is the limit: a frame that claims or holds more is refused.
-        let got = self.0.decompress_to_buffer(compressed, out).map_err(|e| format!("zstd: {e}"))?;
-        if got != length as usize {
-            return Err(format!("a frame has {got} bytes of content where its pack's table says {length}"));
-        }
-        Ok(())
-    }
-
-    /// The length of a frame's content, which it does not say itself: at most a pack's frame has so much.
-    fn length(&mut self, compressed: &[u8]) -> Result<u64, String> {
-        let mut out = Vec::with_capacity(pack::MAX_FRAME);
-        self.0.decompress_to_buffer(compressed, &mut out).map(|got| got as u64).map_err(|e| format!("zstd: {e}"))
-    }
 }
 
 /// Reads something that says itself whether it is right; `read` also gives what is wrong with it. Bytes can flip on their

@@ -11,13 +11,14 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Check, FrameRef, Taken};
+use super::entry::{Check, Taken};
+use super::frame::FrameRef;
 use super::hex::{Hex, PackId};
 use super::list::List;
 use super::pack::PackInfo;
 use super::parts::Parts;
-use super::path::EntryPath;
 use crate::error::{Error, Result};
+use crate::path::EntryPath;
 
 /// The format that this program writes, and the only one that it reads.
 pub const FORMAT: u32 = 1;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::entry::Entry;
-use super::path::EntryPath;
 use super::read::PackReader;
 use super::root::{Root, Stale};
 use crate::error::Result;
+use crate::path::EntryPath;
 
 /// What a snapshot carried over from older ones.
 #[derive(Debug, Default)]

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::decoder::Decoder;
+use super::frames;
 use super::pack::{MAX_PACK, PackInfo, SeekTable, Tail};
-use super::read::{Decoder, frames};
 use super::root::PackBook;
 use crate::error::Result;
 use crate::store::{self, Store};

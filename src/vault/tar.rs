@@ -7,7 +7,7 @@
 use tar::{EntryType, Header};
 
 use super::entry::{Entry, Kind, TAR_BLOCK, padding};
-use super::path::EntryPath;
+use crate::path::EntryPath;
 
 /// What ends a tar stream: two blocks of zeros.
 pub const END: [u8; 2 * TAR_BLOCK as usize] = [0; 2 * TAR_BLOCK as usize];

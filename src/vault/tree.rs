@@ -9,13 +9,15 @@ mod left;
 
 pub use self::check::{HunkSummary, Remark, SnapshotCheck, TreeCheck, link_group};
 pub use self::left::{HunksLeft, Left, hunks_left, read_left};
-use super::entry::{Entry, Extent, FrameRef, MapForm, MapFrame};
+use super::decoder::Decoder;
+use super::entry::{Entry, Extent, MapForm, MapFrame};
+use super::frame::FrameRef;
 use super::hunk;
 use super::list::List;
 use super::map::{self, Run};
 use super::pack::{self, PackKind};
 use super::pages::Layered;
-use super::read::{Decoder, PackReader};
+use super::read::PackReader;
 use super::root::{HunkRef, Root};
 use crate::error::{Error, Result};
 

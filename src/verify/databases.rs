@@ -6,15 +6,15 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::backup::sqlite::check::{self, Checked};
-use crate::backup::sqlite::system_calls;
 use crate::error::{Doing, Kind, Result};
 use crate::fs::Folder;
 use crate::monitor::Context;
+use crate::path::EntryPath;
 use crate::restore::{self, select};
+use crate::sqlite::check::{self, Checked};
+use crate::sqlite::system_calls;
 use crate::vault::Vault;
 use crate::vault::entry::{CheckKind, Taken};
-use crate::vault::path::EntryPath;
 use crate::vault::read::PackReader;
 use crate::vault::root::{DatabaseRecord, SnapshotName};
 

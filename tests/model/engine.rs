@@ -12,12 +12,13 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use lastgood::backup::{Options, Trust};
+use lastgood::backup::options::Options;
 use lastgood::monitor::{Context, Moment, Monitor, system_random};
+use lastgood::path::EntryPath;
 use lastgood::replicas::Site;
 use lastgood::replicas::backup::back_up;
+use lastgood::source::stable::Trust;
 use lastgood::vault::entry::CheckKind;
-use lastgood::vault::path::EntryPath;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

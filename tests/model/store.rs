@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 use lastgood::store::local::LocalStore;
-use lastgood::store::staging::{Room, Staging};
 use lastgood::store::testing::fault::FaultStore;
-use lastgood::store::{Meta, Result, Store};
+use lastgood::store::{Meta, Result, Room, Staging, Store};
 use serde::{Deserialize, Serialize};
 
 /// What is wrong with a vault during one backup.

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use lastgood::backup::{self, Options, Report};
+use lastgood::backup::options::Options;
+use lastgood::backup::{self, Report};
 use lastgood::monitor::{Context, Silent, system_random};
 use lastgood::store::local::LocalStore;
 use lastgood::store::{Meta, Result, Store};

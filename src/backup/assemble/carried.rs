@@ -7,12 +7,12 @@ use jiff::Timestamp;
 
 use super::Assembly;
 use crate::backup::carry::{Beside, Carry};
-use crate::backup::sqlite::beside::database_of;
 use crate::error::Result;
+use crate::path::EntryPath;
+use crate::sqlite::side_files::database_of;
 use crate::vault::entry::Entry;
 use crate::vault::hex::PackId;
 use crate::vault::hunk::HunkBuilder;
-use crate::vault::path::EntryPath;
 use crate::vault::root::{HunkRef, Problem, Stale};
 
 /// After so many days somebody is told again that something could not be read for so long.

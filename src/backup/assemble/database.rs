@@ -5,14 +5,13 @@ use std::collections::{HashMap, HashSet};
 
 use super::Assembly;
 use super::large::Incoming;
-use crate::backup::part::{Content, PageBlocks, Part, Why};
-use crate::backup::sqlite::compaction::credit;
-use crate::backup::sqlite::pass::Swept;
-use crate::backup::sqlite::{Ended, Settled, known_pages};
+use crate::backup::message::{Content, Ended, PageBlocks, Part, Settled, Swept, Why};
+use crate::backup::pages::compaction::credit;
+use crate::backup::pages::reader::known_pages;
 use crate::error::{Error, Result};
 use crate::vault::entry::{Entry, Extent, Map, MapForm, MapFrame, PackUse, PageMap, Taken};
-use crate::vault::fold::{blocks_of_layers, fold, suffix_to_fold};
 use crate::vault::hex::PackId;
+use crate::vault::layers::compact::{blocks_of_layers, fold, suffix_to_fold};
 use crate::vault::list::{self, List};
 use crate::vault::map::MapPart;
 use crate::vault::pages::{LayerBuilder, Placed};

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::Assembly;
-use crate::backup::part::Why;
+use crate::backup::message::Why;
 use crate::backup::writer::{SnapshotWriter, Written};
 use crate::error::Result;
+use crate::path::EntryPath;
+use crate::vault::decoder::Decoder;
 use crate::vault::hex::PackId;
-use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::PackReader;
 use crate::vault::root::HunkRef;
 use crate::vault::tree;
 

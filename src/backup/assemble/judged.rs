@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::Assembly;
+use crate::path::EntryPath;
 use crate::vault::entry::{Entry, Kind};
-use crate::vault::path::EntryPath;
 
 /// Of fewer files it says nothing that most have another content: an app may write to all that it has.
 pub const MANY: u64 = 100;

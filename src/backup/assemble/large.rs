@@ -1,7 +1,7 @@
 //! A large file on its way into the snapshot: its blocks are looked for, stored where they are new, and put down as a map.
 
 use super::Assembly;
-use crate::backup::part::{Content, Part};
+use crate::backup::message::{Content, Part};
 use crate::error::{Error, Result};
 use crate::vault::entry::{Entry, Map, MapForm, MapFrame};
 use crate::vault::hex::{Hash, PackId};

@@ -6,15 +6,16 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::backup::base::Base;
-use crate::backup::select::Select;
-use crate::backup::sqlite::beside::database_of;
+use crate::backup::parent::Base;
 use crate::error::{Kind as ErrorKind, Result};
+use crate::path::EntryPath;
+use crate::source::select::Select;
+use crate::sqlite::side_files::database_of;
+use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, Extent, Kind};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
-use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::PackReader;
 use crate::vault::root::{Filters, HunkRef, Problem, Root, SnapshotName, Stale};
 use crate::vault::{state, tree};
 

@@ -7,7 +7,10 @@ use std::sync::Mutex;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::*;
-use crate::backup::sqlite::peer::Peer;
+use crate::backup::options::BeforeCommit;
+use crate::sqlite;
+use crate::sqlite::peer::Peer;
+use std::time::Duration;
 
 /// What is done when a backup comes to a moment at a path.
 type Deed = Box<dyn FnMut(Moment, &str) -> bool + Send>;
@@ -782,7 +785,7 @@ fn what_lies_beside_a_file_that_could_not_be_looked_at_is_taken() {
         let (to, held) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let stat = rustix::fs::stat(data.join("z/big")).unwrap();
-            let hold = sqlite::registry::hold(stat.st_dev, stat.st_ino, &AtomicBool::new(false)).unwrap();
+            let hold = sqlite::fd_registry::hold(stat.st_dev, stat.st_ino, &AtomicBool::new(false)).unwrap();
             to.send(()).unwrap();
             std::thread::sleep(Duration::from_millis(2500));
             drop(hold);

@@ -3,7 +3,10 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
+use crate::backup::options::BeforeCommit;
+use crate::backup::rescue::LastWords;
 use crate::store::testing::fault::FaultStore;
+use std::time::Duration;
 
 /// A vault in a store that fails as `plan` says, beside the world's.
 fn failing(world: &World, plan: impl Fn(&'static str, &str) -> bool + Send + Sync + 'static) -> Vault {

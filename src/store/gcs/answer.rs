@@ -1,15 +1,12 @@
 //! What the API's answers say, in headers and in JSON.
 
-use std::time::Duration;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderMap;
 use http::header::CONTENT_RANGE;
-use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::store::retrying::Described;
+use crate::store::requests::Described;
 
 /// An object as the API describes it: numbers are text there.
 #[derive(Deserialize)]
@@ -48,29 +45,12 @@ pub fn total(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.parse().ok()
 }
 
-/// The longest that is taken for a time to wait: whatever an answer says, times can be added to it.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// How long `Retry-After` asks to wait: it has seconds, or a time.
-pub fn retry_after(text: &str) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds).min(LONGEST));
-    }
-    let then = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
-    Some(Duration::try_from(then.duration_since(Timestamp::now())).unwrap_or_default().min(LONGEST))
-}
-
-/// What an error's body says: the API's JSON, or text.
-pub fn message(body: &str) -> Option<String> {
-    let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
-    let said = json.as_ref().and_then(|json| json.get("error")?.get("message")?.as_str()).unwrap_or(body);
-    let line: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect();
-    (!line.is_empty()).then_some(line)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gcp::error_text::LONGEST;
+    use crate::gcp::error_text::{message, retry_after};
+    use std::time::Duration;
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
         list.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect()

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Limits;
-use crate::store::retrying::Fault;
+use crate::retry::Fault;
 
 /// When the last byte of a body was taken.
 pub struct Progress {

@@ -14,7 +14,7 @@ use rustix::process::geteuid;
 
 use crate::fs::is_folder;
 use crate::shell::word;
-use crate::store::Error;
+use crate::store::{Error, Unshared};
 
 /// Whose something in a vault is, and what its group may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,47 +35,6 @@ fn shared(mode: RawMode) -> RawMode {
 /// it gives no more than to them.
 pub fn closed(mode: RawMode) -> RawMode {
     mode & 0o7700 | shared(mode) >> 3
-}
-
-/// What somebody may not use of a vault that is theirs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unshared {
-    /// The group that shares it may not use this.
-    Group(String),
-    /// Its owner may not use this.
-    Owner {
-        /// What it is.
-        name: String,
-        /// The user whose vault it is.
-        owner: u32,
-        /// The user whose that is.
-        of: u32,
-    },
-}
-
-impl Unshared {
-    /// What is wrong.
-    pub fn what(&self) -> String {
-        match self {
-            Unshared::Group(name) => format!("it is shared with its group, which may not use all of it, as {name}"),
-            Unshared::Owner { name, owner, of } => {
-                format!("it is of the user {owner}, who may not use all of it, as {name}, which is of the user {of}")
-            }
-        }
-    }
-
-    /// The commands that end it, of the vault in `folder`.
-    pub fn commands(&self, folder: &Path) -> String {
-        match self {
-            Unshared::Group(_) => to_share(folder),
-            Unshared::Owner { owner, .. } => {
-                format!(
-                    "`chown -R {owner} {}`, and run backups as that user or as root who may give files away",
-                    word(folder)
-                )
-            }
-        }
-    }
 }
 
 impl Access {

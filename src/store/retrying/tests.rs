@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
+use crate::store::requests::Page;
 use crate::store::testing::memory::MemoryStore;
 
 /// A store whose requests go wrong as a script says, one step for each request.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::error::Result;
-use crate::gcp::credentials::said;
+use crate::gcp::error_text::said;
 use crate::gcp::http_client;
 
 /// Google's answer has about 2 KiB.

@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Dispatch;
 use super::queue::COUNTED;
-use crate::backup::commit::{BeforeCommit, check_labels};
+use crate::backup::commit::check_labels;
+use crate::backup::options::BeforeCommit;
 use crate::job::Job;
 use crate::notify::Notify;
 use crate::report::{Action, Event, Place};
@@ -28,7 +29,7 @@ const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 #[derive(Clone)]
 pub struct Rules {
     /// How backups are taken.
-    pub backup: backup::Options,
+    pub backup: backup::options::Options,
     /// Whether a vault may be made in a bucket that has none.
     pub init: bool,
     /// Where and how snapshots are restored; the snapshot is the request's.
@@ -66,7 +67,7 @@ impl Rules {
     pub fn plain(data: std::path::PathBuf) -> Rules {
         let limit = Duration::from_secs(600);
         Rules {
-            backup: backup::Options { data: data.clone(), ..backup::Options::default() },
+            backup: backup::options::Options { data: data.clone(), ..backup::options::Options::default() },
             init: false,
             restore: restore::Options::latest(data),
             verify: verify::Options { read_data: None, databases: None },

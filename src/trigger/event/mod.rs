@@ -138,7 +138,7 @@ pub struct Unreadable {
 
 impl Unreadable {
     fn new(part: impl Into<String>, why: impl ToString) -> Self {
-        Unreadable { part: part.into(), why: labels::text(&why.to_string(), 300), several: false }
+        Unreadable { part: part.into(), why: crate::text::one_line(&why.to_string(), 300), several: false }
     }
 }
 

@@ -24,14 +24,17 @@ const MAX_WORD: usize = 512;
 pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadable> {
     let identity = said.identity.as_ref().map(ToString::to_string);
     let refused = |why: String| Ok(Asked::Refused(why, identity.clone()));
-    let shown = said.kind.as_ref().map(|kind| labels::text(kind, MAX_WORD));
+    let shown = said.kind.as_ref().map(|kind| crate::text::one_line(kind, MAX_WORD));
     let kind = match said.kind.as_deref() {
         Some(BACKUP_REQUESTED) => Some((Action::Backup, false)),
         Some(CRITICAL) => Some((Action::Backup, true)),
         Some(RESTORE_REQUESTED) => Some((Action::Restore, false)),
         Some(VERIFY_REQUESTED) => Some((Action::Verify, false)),
         Some(kind) if kind.starts_with("dev.lastgood.") || door == Door::Any && kind.starts_with("google.") => {
-            return Ok(Asked::Ignored(format!("an event of the type {} asks for nothing", labels::text(kind, 100))));
+            return Ok(Asked::Ignored(format!(
+                "an event of the type {} asks for nothing",
+                crate::text::one_line(kind, 100)
+            )));
         }
         _ => None,
     };
@@ -51,9 +54,9 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
     }
     let mut words = Words { attributes: said.attributes, fields };
 
-    let severity = words.take("severity").map(|severity| labels::text(severity.trim(), MAX_WORD));
-    let service = words.take("service").map(|service| labels::text(&service, MAX_WORD));
-    let message = words.take("message").or(text).map(|message| labels::text(&message, MAX_MESSAGE));
+    let severity = words.take("severity").map(|severity| crate::text::one_line(severity.trim(), MAX_WORD));
+    let service = words.take("service").map(|service| crate::text::one_line(&service, MAX_WORD));
+    let message = words.take("message").or(text).map(|message| crate::text::one_line(&message, MAX_MESSAGE));
     let gravity = severity.as_deref().map_or(Gravity::Unknown, Gravity::of);
     let critical = kind.map_or(door == Door::Critical, |(_, critical)| critical) || gravity == Gravity::Serious;
 

@@ -262,7 +262,7 @@ impl Wanted {
                 ));
             }
         }
-        let message = self.message.map(|message| labels::text(&message, MAX_MESSAGE));
+        let message = self.message.map(|message| crate::text::one_line(&message, MAX_MESSAGE));
         let own = labels::fit(self.labels, 0);
         let told = message.iter().map(|message| ("message".to_owned(), message.clone()));
         let attached = labels::fit(told.chain(own.clone()), 0);

@@ -12,7 +12,7 @@ use globset::GlobMatcher;
 use jiff::Timestamp;
 
 use super::health::Critical;
-use crate::backup::select::is_ours;
+use crate::source::select::is_ours;
 
 /// For how long it looks.
 const TIME: Duration = Duration::from_secs(3);

@@ -14,11 +14,11 @@ use crate::inspect::{self, Listed};
 use crate::monitor::Context;
 use crate::parallel::budget::Room;
 use crate::parallel::ordered::in_order;
+use crate::path::EntryPath;
 use crate::report::{self, RunId, Told};
 use crate::store::Store;
 use crate::trigger::desk::{Desk, Progress};
 use crate::trigger::once;
-use crate::vault::path::EntryPath;
 
 /// Items of a list, where the query does not say how many, and at most.
 pub const ITEMS: usize = 20;

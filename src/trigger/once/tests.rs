@@ -54,7 +54,8 @@ impl World {
     }
 
     fn job(&self) -> Job {
-        let options = backup::Options { data: self.folder.path().join("data"), ..backup::Options::default() };
+        let options =
+            backup::options::Options { data: self.folder.path().join("data"), ..backup::options::Options::default() };
         Job::Backup { options: Box::new(options), init: true }
     }
 

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::vault::entry::{FrameRef, Map, MapForm, MapFrame, PackUse, PageMap};
+use crate::vault::entry::{Map, MapForm, MapFrame, PackUse, PageMap};
+use crate::vault::frame::FrameRef;
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::lines::PackNumbers;
 use crate::vault::list::List;

@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::path::EntryPath;
 use crate::vault::entry::{Entry, Kind, Taken};
 use crate::vault::hex::Hash;
-use crate::vault::path::EntryPath;
 
 /// The names of the side files that a database may be recorded with, after its own name.
 const SIDES: [&str; 2] = ["-journal", "-wal"];

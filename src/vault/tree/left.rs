@@ -2,12 +2,13 @@
 
 use super::read_hunk;
 use crate::error::{Error, Kind, Result};
+use crate::path::EntryPath;
+use crate::vault::decoder::Decoder;
 use crate::vault::entry::Entry;
 use crate::vault::hunk;
 use crate::vault::list::{self, List};
 use crate::vault::pack::{self, PackKind};
-use crate::vault::path::EntryPath;
-use crate::vault::read::{Decoder, PackReader};
+use crate::vault::read::PackReader;
 use crate::vault::root::{HunkRef, Root};
 
 /// What is left of a hunk.

@@ -1,0 +1,401 @@
+//! Reading a database: through SQLite, a pass at a time, or as plain files.
+
+mod raw;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use super::compaction::victims;
+use super::known::Stack;
+use super::scan::{Cut, PASSES, Sweeper};
+use crate::backup::message::{Content, Ended, Over, Part, Settled, Swept, Why};
+use crate::backup::parent::Base;
+use crate::fs::beneath::{Directory, Identity};
+use crate::fs::times::mtime;
+use crate::monitor::{Context, Moment};
+use crate::source::extra::extra_of_file;
+use crate::source::found::Found;
+use crate::source::select::Select;
+use crate::source::stable::Trust;
+use crate::sqlite::at::At;
+use crate::sqlite::check::Checked;
+use crate::sqlite::error::Trouble;
+use crate::sqlite::fd_registry::{self, Hold};
+use crate::sqlite::live::{self, Live};
+use crate::sqlite::side_files::side_of;
+use crate::sqlite::source::{Source, State, block_of};
+use crate::vault::entry::{Check, CheckKind, Database, Entry, MapForm, PageMap, Taken};
+
+/// How often a database is begun again that was replaced.
+pub(crate) const AGAIN: u32 = 4;
+
+/// How often it is begun again because what it was compared with does not fit.
+pub(crate) const RESTARTS: u32 = 8;
+
+/// After so many passes it is not read live: the last of [`PASSES`] already was within one transaction, whose state was gone
+/// before its end, as only files that come and go beside it can make it.
+pub(crate) const LIVE_PASSES: u32 = 2 * PASSES;
+
+/// How databases are taken.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whether files that are databases by their content are treated as such.
+    pub enabled: bool,
+    /// Whether SQLite checks each database in the transaction in which it is read.
+    pub check: Option<CheckKind>,
+    /// How long a database may stay locked before it is given up.
+    pub patience: Duration,
+    /// The vault's key for tags.
+    pub key: [u8; 32],
+    /// What is taken over unread.
+    pub trust: Trust,
+}
+
+/// How a database is to be read.
+#[derive(Debug)]
+pub enum How {
+    /// Through SQLite, under this hold of it, if that can be done.
+    Live(Hold),
+    /// Raw, and why.
+    Raw(&'static str),
+}
+
+/// Reads databases.
+pub struct Reader<'a> {
+    /// The data directory.
+    pub root: &'a Directory,
+    /// What the vault has.
+    pub base: &'a Base<'a>,
+    /// What is chosen of it.
+    pub select: &'a Select,
+    /// How to take them.
+    pub settings: &'a Settings,
+    /// Where the content goes.
+    pub to: &'a Sender<Vec<Part>>,
+    /// Threads, and who hears of progress.
+    pub ctx: &'a Context<'a>,
+}
+
+/// A database on its way.
+pub(crate) struct Taking<'a> {
+    at: Arc<At>,
+    found: &'a Found,
+    known: Option<&'a Entry>,
+    /// All that the passes since the last beginning did.
+    swept: Swept,
+    over_known: bool,
+    /// How often it was begun again in vain.
+    restarts: u32,
+}
+
+impl<'a> Reader<'a> {
+    /// Takes the database that was found. `begin` is called before the first part of it is
+    /// sent, and what comes before its last part has gone into the channel when this returns. Of one that was not begun,
+    /// why not.
+    ///
+    /// # Errors
+    /// When nobody listens any more.
+    pub fn take(
+        &self,
+        found: &Found,
+        known: Option<&Entry>,
+        how: How,
+        begin: &mut dyn FnMut() -> Result<(), Over>,
+    ) -> Result<Result<Part, Trouble>, Over> {
+        let options = || live::Options { patience: self.settings.patience, stop: self.ctx.stop };
+        let at = match At::beneath(self.root, &found.path) {
+            Ok(at) => Arc::new(at),
+            Err(_) => return Ok(Err(Trouble::Replaced)),
+        };
+        let mut taking = Taking { at, found, known, swept: Swept::default(), over_known: false, restarts: 0 };
+        let failed = |trouble: Trouble| Part::Failed(found.path.clone(), trouble.to_string(), found.size);
+        let raw = match how {
+            How::Live(_) => None,
+            How::Raw(why) => Some(why),
+        };
+        let mut opened = match how {
+            How::Live(hold) => Live::open(taking.at.clone(), hold, options()),
+            How::Raw(why) => Err(Trouble::Raw(why.into())),
+        };
+        if let Err(trouble) = &opened
+            && !matches!(trouble, Trouble::Raw(_) | Trouble::Busy(_))
+        {
+            return Ok(Err(trouble.clone()));
+        }
+        begin()?;
+        for _ in 0..AGAIN {
+            let taken = match opened {
+                Ok(live) => self.live(live, &mut taking)?,
+                Err(trouble) => Err(trouble),
+            };
+            let taken = match taken {
+                Err(Trouble::Raw(why)) => {
+                    self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+                    self.raw(why, false, &mut taking)?
+                }
+                Err(Trouble::Busy(why)) => {
+                    self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+                    self.raw(why, true, &mut taking)?
+                }
+                taken => taken,
+            };
+            match taken {
+                Ok(part) => return Ok(Ok(part)),
+                // Another file has taken its place: that one is the database now.
+                Err(Trouble::Replaced) => {}
+                Err(trouble) => return Ok(Ok(failed(trouble))),
+            }
+            self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+            let now = At::beneath(self.root, &found.path).and_then(|at| Ok((at.status("")?, at)));
+            opened = match now {
+                Ok((Some(now), at)) if crate::sqlite::side_files::is_file(&now) => {
+                    taking.at = Arc::new(at);
+                    match fd_registry::hold(now.st_dev, now.st_ino, self.ctx.stop) {
+                        // What took its place is read as it was to be read.
+                        Ok(_) if raw.is_some() => Err(Trouble::Raw(raw.unwrap_or_default().into())),
+                        Ok(hold) => Live::open(taking.at.clone(), hold, options()),
+                        Err(Errno::TIMEDOUT) => return Ok(Ok(Part::Later(found.path.clone(), Why::Unread))),
+                        Err(_) => Err(Trouble::Stopped),
+                    }
+                }
+                // A file that is gone was deleted: that is no trouble.
+                Ok((None, _)) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    return Ok(Ok(Part::Later(found.path.clone(), Why::Gone)));
+                }
+                Ok(_) => Err(Trouble::Failed("something that is no file has its place".into())),
+                Err(why) => Err(Trouble::Failed(why.to_string())),
+            };
+        }
+        Ok(Ok(failed(Trouble::Failed("it is replaced again and again".into()))))
+    }
+
+    fn live(&self, live: Live, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
+        let damaged = taking.known.and_then(|k| k.database.as_ref()?.check.as_ref()).filter(|c| c.failed.is_some());
+        // What was found damaged is looked at until it is sound again.
+        let check = self.settings.check.or(damaged.map(|check| check.kind));
+        let mut source = Through { live, trust: self.settings.trust, check, found: None, unknown: None, seen: None };
+        let swept = self.passes(&mut source, taking)?;
+        let ended = swept.and_then(|()| source.ended(taking));
+        if let Some(why) = source.unknown.take() {
+            let what = format!("{}: it could not be checked: {why}", taking.found.path);
+            self.to.send(vec![Part::Warn(what)]).map_err(|_| Over)?;
+        }
+        Ok(ended.map(|ended| Part::DatabaseEnd(Box::new(ended))))
+    }
+
+    /// Goes through the database until one state of it is stored.
+    fn passes(&self, source: &mut dyn Source, taking: &mut Taking) -> Result<Result<(), Trouble>, Over> {
+        let mut stack = self.stack(taking);
+        let mut number = 1;
+        loop {
+            let swept = match self.sweeper().sweep(source, &stack, number) {
+                Ok(swept) => swept,
+                Err(cut) => match self.cut(cut, &mut stack, taking, &mut number)? {
+                    Ok(()) => continue,
+                    Err(trouble) => return Ok(Err(trouble)),
+                },
+            };
+            let steady = swept.steady;
+            taking.add(swept);
+            self.ctx.monitor.reached(Moment::Swept, &taking.found.path);
+            if steady {
+                return Ok(Ok(()));
+            }
+            if number == LIVE_PASSES {
+                return Ok(Err(Trouble::Busy(live::ELSEWHERE.into())));
+            }
+            number += 1;
+            self.settle(&mut stack, taking)?;
+        }
+    }
+
+    fn sweeper(&self) -> Sweeper<'a> {
+        Sweeper { base: self.base, key: &self.settings.key, to: self.to, ctx: self.ctx }
+    }
+
+    /// What is known to be compared with.
+    fn stack(&self, taking: &mut Taking) -> Stack<'a> {
+        let map = taking.known.and_then(known_pages);
+        taking.over_known = map.is_some();
+        let Some(map) = map else { return Stack::empty(&self.base.packs, 0) };
+        Stack {
+            map: map.clone(),
+            size: taking.known.map_or(0, |known| known.size),
+            victims: victims(map),
+            ..Stack::empty(&self.base.packs, map.block)
+        }
+    }
+
+    /// After a pass that broke off: begins again without what is known, where that helps.
+    fn cut(
+        &self,
+        cut: Cut,
+        stack: &mut Stack<'a>,
+        taking: &mut Taking,
+        number: &mut u32,
+    ) -> Result<Result<(), Trouble>, Over> {
+        let (block, again) = match cut {
+            Cut::Over => return Err(Over),
+            Cut::Trouble(trouble) => return Ok(Err(trouble)),
+            Cut::Changed if *number == LIVE_PASSES => return Ok(Err(Trouble::Busy(live::ELSEWHERE.into()))),
+            Cut::Changed => {
+                self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+                (taking.swept, *number) = (Swept::default(), *number + 1);
+                *stack = self.stack(taking);
+                return Ok(Ok(()));
+            }
+            Cut::Resized(block) => (block, "the size of its pages changes again and again".to_owned()),
+            Cut::Unknown(why) => {
+                let what = format!("{}: blocks of an earlier snapshot are stored anew: {why}", taking.found.path);
+                self.to.send(vec![Part::Warn(what)]).map_err(|_| Over)?;
+                (stack.map.block, format!("what it is compared with cannot be read, again and again: {why}"))
+            }
+        };
+        taking.restarts += 1;
+        if taking.restarts > RESTARTS {
+            return Ok(Err(Trouble::Failed(again)));
+        }
+        self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+        (taking.over_known, taking.swept, *number) = (false, Swept::default(), 1);
+        *stack = Stack::empty(&self.base.packs, block);
+        Ok(Ok(()))
+    }
+
+    /// Makes what a pass has sent a layer that the next one is compared with.
+    fn settle(&self, stack: &mut Stack<'a>, taking: &Taking) -> Result<(), Over> {
+        let (reply, settled) = bounded(1);
+        self.to.send(vec![Part::Settle(reply)]).map_err(|_| Over)?;
+        let Settled { layer, packs } = settled.recv().map_err(|_| Over)?;
+        stack.own = Some(self.base.packs.with(packs));
+        stack.map.layers.extend(layer);
+        stack.size = taking.swept.size;
+        Ok(())
+    }
+}
+
+impl Taking<'_> {
+    fn add(&mut self, swept: Swept) {
+        let all = &mut self.swept;
+        for (pack, blocks) in swept.freed {
+            *all.freed.entry(pack).or_default() += blocks;
+        }
+        all.changed += swept.changed;
+        all.moved += swept.moved;
+        all.read += swept.read;
+        (all.steady, all.size, all.block, all.hash) = (swept.steady, swept.size, swept.block, swept.hash);
+    }
+}
+
+/// The page map of a known entry.
+pub fn known_pages(entry: &Entry) -> Option<&PageMap> {
+    match &entry.map.as_ref()?.form {
+        MapForm::Pages(pages) => Some(pages),
+        MapForm::Blocks(_) => None,
+    }
+}
+
+/// Which file it is, if it has several names.
+pub(crate) fn identity_of(file: &std::fs::File, stat: &Stat) -> Result<Option<Identity>, Errno> {
+    if stat.st_nlink > 1 { Identity::of_file(file).map(Some) } else { Ok(None) }
+}
+
+/// A database that is read through SQLite.
+pub(crate) struct Through<'a> {
+    live: Live<'a>,
+    trust: Trust,
+    check: Option<CheckKind>,
+    /// What the check said, or why there was none.
+    found: Option<Check>,
+    unknown: Option<String>,
+    seen: Option<Seen>,
+}
+
+/// What was there when the state that is being stored was first seen.
+pub(crate) struct Seen {
+    version: i64,
+    began: i64,
+    stat: Stat,
+    wal: Option<Stat>,
+    journal: Option<Stat>,
+    pending: bool,
+}
+
+impl Source for Through<'_> {
+    fn begin(&mut self) -> Result<State, Trouble> {
+        let began = (self.trust.now)();
+        let live::State { page_size, pages, version, in_wal, stat, wal, journal, pending, .. } = self.live.begin()?;
+        if pages == 0 {
+            // It is closed next: that it cannot be read is what counts.
+            let _ = self.live.end();
+            return Err(Trouble::Raw("it is too short to have a page".into()));
+        }
+        let block = block_of(page_size);
+        if self.seen.as_ref().is_none_or(|seen| seen.version != version) {
+            self.seen = Some(Seen { version, began, stat, wal, journal, pending });
+        }
+        Ok(State { block, page: page_size, size: pages * u64::from(page_size), version, elsewhere: in_wal })
+    }
+
+    fn file(&self) -> Arc<std::fs::File> {
+        self.live.file()
+    }
+
+    fn page(&mut self, number: u32, out: &mut [u8]) -> Result<(), Trouble> {
+        self.live.page(number, out)
+    }
+
+    fn settled(&mut self) -> Result<(), Trouble> {
+        let Some(kind) = self.check else { return Ok(()) };
+        let checked = self.live.check(kind);
+        if !matches!(checked, Err(Trouble::Stopped)) && !self.live.stands()? {
+            // It was of several states; the pass that follows checks one.
+            return Ok(());
+        }
+        (self.found, self.unknown) = match checked? {
+            Checked::Sound => (Some(Check { kind, failed: None }), None),
+            Checked::Damaged(what) => (Some(Check { kind, failed: Some(what) }), None),
+            Checked::Unknown(why) => (None, Some(why)),
+        };
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<bool, Trouble> {
+        self.live.end()
+    }
+}
+
+impl Through<'_> {
+    fn ended(&mut self, taking: &mut Taking) -> Result<Ended, Trouble> {
+        let nothing = || Trouble::Failed("it was not read".into());
+        let seen = self.seen.take().ok_or_else(nothing)?;
+        let swept = std::mem::take(&mut taking.swept);
+        let hash = swept.hash.ok_or_else(nothing)?;
+        let failed = |why: Errno| Trouble::Failed(why.to_string());
+        let found = Found::new(taking.found.path.clone(), &seen.stat).ok_or(Trouble::Replaced)?;
+        let racy = [Some(&seen.stat), seen.wal.as_ref(), seen.journal.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|stat| self.trust.is_racy(mtime(stat), seen.began))
+            || seen.pending;
+        let content = Content {
+            found: Found { size: swept.size, ..found },
+            extra: extra_of_file(&self.live.file()),
+            hash,
+            racy,
+            note: None,
+            torn: false,
+            identity: identity_of(&self.live.file(), &seen.stat).map_err(failed)?,
+        };
+        let database = Database {
+            taken: Taken::Live,
+            wal: seen.wal.as_ref().map(side_of),
+            journal: seen.journal.as_ref().map(side_of),
+            check: self.found.take(),
+        };
+        Ok(Ended { content, database, why: None, over_known: taking.over_known, swept })
+    }
+}

@@ -1,0 +1,124 @@
+//! What is known of entries that the parent could not read, or not at rest.
+
+use std::collections::HashMap;
+
+use super::{Base, Known, OLDER, join_units};
+use crate::error::{Kind, Result};
+use crate::path::EntryPath;
+use crate::source::place::Terms;
+use crate::vault::decoder::Decoder;
+use crate::vault::entry::{Entry, MapFrame};
+use crate::vault::list::List;
+use crate::vault::root::{Problem, Root, SnapshotName, State};
+use crate::vault::{Vault, tree};
+
+/// Entries that the parent could not read, and that older snapshots are asked for.
+const MISSED: usize = 1000;
+
+impl Base<'_> {
+    /// Looks in older snapshots for what the parent could not read: a large file that was locked once is not sent whole
+    /// the next time.
+    pub(super) fn find_missed(
+        &mut self,
+        vault: &Vault,
+        names: &[SnapshotName],
+        parent: SnapshotName,
+        root: &Root,
+        terms: impl Fn(&Root) -> Terms,
+        warn: &mut impl FnMut(String),
+    ) -> Result<()> {
+        let mut wanted: Vec<EntryPath> = Vec::new();
+        let mut loaded = Vec::new();
+        match self.packs.all(&root.problems) {
+            Ok(problems) => wanted.extend(problems.into_iter().map(|problem: Problem| problem.path).take(MISSED)),
+            // It only saves reading.
+            Err(why) if why.kind() == Kind::Damage => {
+                warn(format!("what the snapshot {parent} lacks is not known: {why}"));
+            }
+            Err(why) => return Err(why),
+        }
+        for name in names.iter().rev().filter(|name| **name < parent).take(OLDER) {
+            if wanted.is_empty() {
+                break;
+            }
+            let root = match vault.root(*name) {
+                Ok(root) if root.state != State::Suspect => root,
+                Ok(_) => continue,
+                // It was said when the parent was looked for, or is when the vault is verified.
+                Err(why) if why.kind() == Kind::Damage => continue,
+                Err(why) => return Err(why),
+            };
+            let Some((packs, hunks)) = self.load(&root, &format!("the snapshot {name}"), warn)? else {
+                continue;
+            };
+            let reader = self.packs.with(packs);
+            let mut decoder = Decoder::new()?;
+            let (mut read, mut left): (Option<(usize, Vec<Entry>)>, Vec<EntryPath>) = (None, Vec::new());
+            for path in wanted {
+                let Some(at) = hunks.partition_point(|hunk| hunk.first <= path).checked_sub(1) else {
+                    left.push(path);
+                    continue;
+                };
+                if read.as_ref().is_none_or(|(number, _)| *number != at) {
+                    match tree::read_hunk(&reader, &hunks[at], &mut decoder) {
+                        Ok(entries) => read = Some((at, entries)),
+                        Err(why) if why.kind() == Kind::Damage => {
+                            warn(format!("what the snapshot {name} says of {path} is not used: {why}"));
+                            left.push(path);
+                            continue;
+                        }
+                        Err(why) => return Err(why),
+                    }
+                }
+                let entry = read.iter().flat_map(|(_, entries)| entries).find(|entry| entry.path == path);
+                match entry.and_then(|entry| self.known(entry.clone(), terms(&root))) {
+                    Some(mut known) => {
+                        join_units(std::slice::from_mut(&mut known));
+                        self.missed.push(known);
+                        loaded.extend(reader.book().values().copied());
+                    }
+                    None => left.push(path),
+                }
+            }
+            wanted = left;
+        }
+        self.packs.learn(loaded);
+        Ok(())
+    }
+
+    /// Reads what the parent read torn: most of a file that never rests is what it was the last time.
+    pub(super) fn find_torn_reads(
+        &mut self,
+        name: SnapshotName,
+        root: &Root,
+        warn: &mut impl FnMut(String),
+    ) -> Result<()> {
+        let read = || -> Result<_> {
+            let (mut found, mut decoder) = (HashMap::new(), Decoder::new()?);
+            for hunk in self.packs.all(&root.torn_reads)?.iter().filter(|hunk| hunk.maps > 0) {
+                let entries = tree::read_hunk(&self.packs, hunk, &mut decoder)?.into_iter();
+                let large = entries.filter(|entry| entry.map.is_some());
+                found.extend(large.map(|entry| (entry.path.clone(), Box::new(entry))));
+            }
+            Ok(found)
+        };
+        match read() {
+            Ok(found) => self.torn_reads = found,
+            Err(why) if why.kind() == Kind::Damage => {
+                warn(format!("what the snapshot {name} read while it changed is not used: {why}"));
+            }
+            Err(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    /// The map of what the parent read torn of a large file.
+    pub fn torn_read(&self, path: &EntryPath) -> Option<&List<MapFrame>> {
+        self.torn_reads.get(path)?.map.as_ref()?.blocks()
+    }
+
+    /// What older snapshots know of entries that the parent could not read.
+    pub fn missed(&self) -> HashMap<EntryPath, Known> {
+        self.missed.iter().map(|known| (known.entry.path.clone(), known.clone())).collect()
+    }
+}

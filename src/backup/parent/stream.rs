@@ -1,0 +1,74 @@
+//! The entries that snapshots know, one after the other, a hunk at a time.
+
+use std::collections::VecDeque;
+
+use super::{Base, Known, Section, join_units};
+use crate::error::{Kind, Result};
+use crate::path::EntryPath;
+use crate::vault::decoder::Decoder;
+use crate::vault::tree;
+
+/// Known entries that are sent at a time where two snapshots are joined.
+pub(super) const TOGETHER: usize = 512;
+
+/// The entries of sections, one after the other.
+pub(super) struct Stream<'b> {
+    base: &'b Base<'b>,
+    hunks: std::vec::IntoIter<(&'b Section, usize)>,
+    decoder: Decoder,
+    ready: VecDeque<Known>,
+}
+
+impl<'b> Stream<'b> {
+    pub(super) fn new(base: &'b Base<'b>, sections: &'b [Section]) -> Result<Self> {
+        let hunks = sections.iter().flat_map(|section| (0..section.hunks.len()).map(move |n| (section, n)));
+        let hunks = hunks.collect::<Vec<_>>().into_iter();
+        Ok(Stream { base, hunks, decoder: Decoder::new()?, ready: VecDeque::new() })
+    }
+
+    /// What the next hunk that can be read says; none at the end.
+    pub(super) fn hunk(&mut self, warn: &impl Fn(String)) -> Result<Option<Vec<Known>>> {
+        for (section, n) in self.hunks.by_ref() {
+            let hunk = &section.hunks[n];
+            let next = section.hunks.get(n + 1).map(|next| &next.first);
+            if let (Some(after), Some(next)) = (&section.after, next)
+                && next <= after
+            {
+                continue;
+            }
+            let entries = match tree::read_hunk(&self.base.packs, hunk, &mut self.decoder) {
+                Ok(entries) => entries,
+                // Nothing can be stored there either.
+                Err(why) if why.kind() == Kind::Unreachable => return Err(why),
+                Err(why) => {
+                    warn(format!("what the parent says from {} on is read anew: {why}", hunk.first));
+                    continue;
+                }
+            };
+            let mut known: Vec<_> = entries
+                .into_iter()
+                .filter(|entry| section.after.as_ref().is_none_or(|after| entry.path > *after))
+                .filter_map(|entry| self.base.known(entry, section.terms))
+                .collect();
+            join_units(&mut known);
+            return Ok(Some(known));
+        }
+        Ok(None)
+    }
+
+    /// The path of the next entry.
+    pub(super) fn peek(&mut self, warn: &impl Fn(String)) -> Result<Option<&EntryPath>> {
+        while self.ready.is_empty() {
+            match self.hunk(warn)? {
+                Some(known) => self.ready.extend(known),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.ready.front().map(|known| &known.entry.path))
+    }
+
+    /// The next entry, which was looked at.
+    pub(super) fn next(&mut self) -> Option<Known> {
+        self.ready.pop_front()
+    }
+}

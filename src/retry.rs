@@ -1,0 +1,86 @@
+//! Why a single request failed, and how long to wait before the next one.
+
+use std::time::Duration;
+
+/// Why a single request did not do what it was to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It may work another time, not before `after`.
+    Passing {
+        /// What happened.
+        why: String,
+        /// How long to wait, where the store said so.
+        after: Option<Duration>,
+    },
+    /// The token was refused. It was forgotten; another one may do.
+    Token {
+        /// What the store said.
+        why: String,
+    },
+    /// There is no such object.
+    NotFound,
+    /// There is such an object already, or so it seems: a look at it tells.
+    Exists {
+        /// What the store said.
+        why: String,
+        /// What to do about it, where there is no such object.
+        hint: String,
+    },
+    /// The object is shorter than the range asked for, or longer than the limit.
+    OutOfRange {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// It will not work, however often it is tried.
+    Refused {
+        /// What the store said.
+        why: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The program was told to stop.
+    Stopped,
+}
+
+impl Fault {
+    /// A fault that may pass.
+    pub fn passing(why: impl Into<String>) -> Self {
+        Fault::Passing { why: why.into(), after: None }
+    }
+
+    /// A fault that stays.
+    pub fn refused(why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Fault::Refused { why: why.into(), hint: hint.into() }
+    }
+}
+
+/// How long the pauses are.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The first pause is at most this long, each further one at most twice as long as the one before.
+    pub first: Duration,
+    /// And never longer than this.
+    pub longest: Duration,
+    /// After so long without success it is given up.
+    pub patience: Duration,
+}
+
+impl Pace {
+    /// Google's advice, with this patience.
+    pub fn new(patience: Duration) -> Self {
+        Pace { first: Duration::from_millis(500), longest: Duration::from_secs(20), patience }
+    }
+
+    /// The pause after so many failures: any time up to a limit that doubles, by a random number.
+    pub(crate) fn pause(&self, failures: u32, random: u64) -> Duration {
+        let limit = self.first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+        // 53 bits are what a float holds.
+        limit.min(self.longest).mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness the pause is the longest one, which does no harm.
+    getrandom::fill(&mut bytes).map_or(u64::MAX, |()| u64::from_ne_bytes(bytes))
+}

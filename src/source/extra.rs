@@ -1,0 +1,105 @@
+//! What an entry has beside its metadata: extended attributes, and where a symlink points.
+
+use std::fs::File;
+
+use rustix::fs::{OFlags, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, readlinkat};
+use rustix::io::Errno;
+
+use crate::fs::beneath::Directory;
+use crate::path::{Bytes, EntryPath};
+use crate::vault::entry::Kind;
+
+/// What a look at an entry adds to its metadata.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// Extended attributes, by name.
+    pub xattrs: Vec<(Bytes, Bytes)>,
+    /// Where a symlink points.
+    pub target: Option<Bytes>,
+    /// The number of the inode that the target, or a folder's attributes, were read from.
+    pub inode: Option<u64>,
+    /// Whether a symlink may have been made anew since without any time showing it.
+    pub racy: bool,
+    /// Why the extended attributes are not here: what they belong to is worth more than they are, and goes on without them.
+    pub refused: Option<Errno>,
+}
+
+/// What an entry adds to its metadata; no symlink is followed.
+///
+/// # Errors
+/// What the system refuses; `INVAL` for what is no symlink any more.
+pub fn extra_of(root: &Directory, path: &EntryPath, kind: Kind) -> Result<Extra, Errno> {
+    if kind == Kind::Folder {
+        let folder = File::from(root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?);
+        return Ok(Extra { inode: Some(fstat(&folder)?.st_ino), ..extra_of_file(&folder) });
+    }
+    let (target, inode) = match kind {
+        Kind::Symlink => {
+            // Through a descriptor: its name may lead to another one for a moment.
+            let link = root.open_at(path, OFlags::PATH)?;
+            let target = readlinkat(&link, "", Vec::new())?;
+            (Some(Bytes(target.into_bytes())), Some(fstat(&link)?.st_ino))
+        }
+        _ => (None, None),
+    };
+    // What is no file or folder is not opened: a pipe would wait for its writer. Without /proc there is no other way to its
+    // attributes, which are rare there.
+    let xattrs = match root.through_proc(path) {
+        Ok((_above, at)) => xattrs(|list| llistxattr(&at, list), |name, value| lgetxattr(&at, name, value)),
+        Err(Errno::NOSYS) if kind != Kind::File => Ok(Vec::new()),
+        Err(why) => return Err(why),
+    };
+    match xattrs {
+        Err(why @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => Err(why),
+        xattrs => Ok(Extra { target, inode, ..Extra::of(xattrs) }),
+    }
+}
+
+/// What an open file adds to its metadata.
+pub fn extra_of_file(file: &File) -> Extra {
+    Extra::of(xattrs(|list| flistxattr(file, list), |name, value| fgetxattr(file, name, value)))
+}
+
+impl Extra {
+    fn of(xattrs: Result<Vec<(Bytes, Bytes)>, Errno>) -> Self {
+        match xattrs {
+            Ok(xattrs) => Extra { xattrs, ..Extra::default() },
+            Err(why) => Extra { refused: Some(why), ..Extra::default() },
+        }
+    }
+}
+
+/// All extended attributes, by name. A filesystem without them has none. Of a file with more than 64 KiB of names the kernel
+/// tells none (xattr(7)).
+fn xattrs(
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> Result<Vec<(Bytes, Bytes)>, Errno> {
+    let mut small = [0u8; 256];
+    let names = match list(&mut small) {
+        Ok(0) | Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => return Ok(Vec::new()),
+        Ok(length) => small[..length].to_vec(),
+        Err(Errno::RANGE) => {
+            // The kernel's own limit for a list of names is 64 KiB.
+            let mut large = vec![0; 64 << 10];
+            let length = list(&mut large)?;
+            large.truncate(length);
+            large
+        }
+        Err(why) => return Err(why),
+    };
+    let mut out = Vec::new();
+    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0; 64 << 10];
+        match get(name, &mut value) {
+            Ok(length) => {
+                value.truncate(length);
+                out.push((Bytes(name.to_vec()), Bytes(value)));
+            }
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
+            Err(why) => return Err(why),
+        }
+    }
+    out.sort();
+    Ok(out)
+}

@@ -1,0 +1,80 @@
+//! What is at one path of the data directory, as the system says it.
+
+use rustix::fs::{FileType, Stat};
+
+use crate::fs::times::nanos;
+use crate::path::EntryPath;
+use crate::sqlite::side_files::Role;
+use crate::vault::entry::Kind;
+
+/// One thing that the walk found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its path below the data directory.
+    pub path: EntryPath,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of content; 0 unless it is a file.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// ns since 1970.
+    pub mtime: i64,
+    /// ns since 1970.
+    pub ctime: i64,
+    /// The device that it is on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// Whether other names lead to it.
+    pub linked: bool,
+    /// Whether it takes less space than its size needs: it may have holes.
+    pub sparse: bool,
+    /// What it is to the files beside it.
+    pub role: Role,
+}
+
+impl Found {
+    /// What `stat` says of `path`; none for what no snapshot holds.
+    pub fn new(path: EntryPath, stat: &Stat) -> Option<Found> {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Folder,
+            FileType::Symlink => Kind::Symlink,
+            FileType::Fifo => Kind::Fifo,
+            _ => return None,
+        };
+        let size = if kind == Kind::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
+        Some(Found {
+            path,
+            kind,
+            size,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: nanos(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: nanos(stat.st_ctime, stat.st_ctime_nsec),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            linked: kind == Kind::File && stat.st_nlink > 1,
+            sparse: kind == Kind::File && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size,
+            role: Role::Alone,
+        })
+    }
+}
+
+/// The paths of the files that were listed beside a database.
+pub fn sides(found: &Found) -> impl Iterator<Item = EntryPath> {
+    let beside = match found.role {
+        Role::Database { wal, journal, shm } => {
+            [("-wal", wal.is_some()), ("-journal", journal.is_some()), ("-shm", shm)]
+        }
+        _ => Default::default(),
+    };
+    let beside = beside.into_iter().filter(|(_, there)| *there);
+    beside.filter_map(|(ending, _)| EntryPath::new([found.path.bytes(), ending.as_bytes()].concat()).ok())
+}

@@ -1,0 +1,646 @@
+//! The file that says that a restore into a folder was not finished.
+//!
+//! What is not put into place in one step is half there in between, and whoever is killed then tells nobody. So the folder is marked from
+//! before the first step until after the last one. The marker says of which paths in it that is so, or of all of it, and where that is
+//! which was there. No backup takes such a folder, `doctor` names it, and the next restore of the same completes it.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fchmod, fstat, openat, renameat, statat, statx};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::select::is_ours;
+use crate::command::RestoreCommand;
+use crate::fs::beneath::born;
+use crate::fs::filesystem::is_mount;
+use crate::fs::rename::rename;
+use crate::fs::{Folder, SAFE, Spot, open_file, what};
+use crate::path::EntryPath;
+use crate::vault::root::SnapshotName;
+
+/// The marker's name.
+pub const MARKER: &str = ".lastgood-in-place";
+/// The name under which one is written in a restore's own folder, before it comes into its place whole.
+pub const DRAFT: &str = "marker";
+/// No marker is longer, in bytes.
+const LONGEST: u64 = 1 << 20;
+/// The bytes in it that are left to all that it says besides the paths of one restore.
+const ROOM: u64 = 1 << 14;
+/// So many paths are named to people.
+const NAMED: usize = 3;
+
+/// How a marker begins that is about all of the folder, and one that is about some paths in it. What follows are records, of a word, a
+/// space, a path and a zero byte each.
+const ALL: &str = "lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n";
+const SOME: &str =
+    "lastgood is restoring paths of this folder, or was stopped while it did. Restore them again to complete it.\n";
+const PATH: &[u8] = b"path ";
+const ASIDE: &[u8] = b"aside ";
+const AROUND: &[u8] = b"around mounts";
+/// Programs that do not know it pass over it.
+const SNAPSHOT: &[u8] = b"snapshot ";
+/// When the folder was made that it was written for. Where it came there with other files, copied or unpacked, it says nothing of that folder.
+const FOLDER: &[u8] = b"folder ";
+
+/// What a restore into a folder had not finished.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The paths that it was about, below the folder; none for all of it.
+    pub paths: Vec<EntryPath>,
+    /// Where that is which was there, as far as it had been moved: relative to the folder, in it or beside it.
+    pub aside: Vec<PathBuf>,
+    /// Whether something was mounted in what was replaced, and was to stay.
+    pub around: bool,
+    /// The snapshot that was restored, if it was one and an older program has not left it out.
+    pub snapshot: Option<SnapshotName>,
+}
+
+/// What a marker says, and which folder it was written for, as far as it says that.
+type Written = (Unfinished, Option<Vec<u8>>);
+
+impl Unfinished {
+    /// What a folder's marker says; `None` where it has none.
+    ///
+    /// # Errors
+    /// What has its name is no marker, or cannot be read: nobody knows then of what the folder has only a half.
+    pub fn read(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
+        Ok(Self::load(folder)?.map(|(unfinished, _)| unfinished))
+    }
+
+    /// As [`Unfinished::read`], of a folder in which anybody's files may lie: `None` also where the marker was written for another one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_own(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
+        // Where a filesystem does not tell when a folder was made, nothing tells that it is another one.
+        let own = made(&folder).ok().flatten();
+        let said = Self::load(folder)?;
+        let is_own = |(_, written_for): &Written| own.is_none() || *written_for == own;
+        Ok(said.filter(is_own).map(|(unfinished, _)| unfinished))
+    }
+
+    /// What a folder's marker says, and the folder that it was written for, where an older program has not left that out.
+    fn load(folder: impl AsFd) -> Result<Option<Written>, Unclear> {
+        let unclear = |why: Errno| match statat(&folder, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            Ok(stat) if !is_file(&stat) => Err(Unclear::foreign(&stat)),
+            Ok(stat) => Err(Unclear::closed(&stat, why)),
+            Err(_) => Err(Unclear::unreadable(why)),
+        };
+        let (file, stat) = match open_file(&folder, OsStr::new(MARKER)) {
+            Ok(opened) => opened,
+            Err(why) => return unclear(why),
+        };
+        if !is_file(&stat) {
+            return Err(Unclear::foreign(&stat));
+        }
+        let mut text = Vec::new();
+        match file.take(LONGEST + 1).read_to_end(&mut text) {
+            Ok(_) if text.len() as u64 <= LONGEST => {
+                let said = Self::parse(&text).ok_or_else(Unclear::torn)?;
+                let (_, records) = records(&text).ok_or_else(Unclear::torn)?;
+                let written_for = records.iter().find_map(|record| record.strip_prefix(FOLDER));
+                Ok(Some((said, written_for.map(<[u8]>::to_vec))))
+            }
+            Ok(_) => Err(Unclear::torn()),
+            Err(why) => Err(Unclear::unreadable(why)),
+        }
+    }
+
+    /// As [`Unfinished::read`], of a folder that is named.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn at(folder: &Path) -> Result<Option<Self>, Unclear> {
+        match Folder::open(folder) {
+            Ok(opened) => Self::read(opened),
+            Err(why) if folder.join(MARKER).symlink_metadata().is_ok() => Err(Unclear::unreadable(why)),
+            // There is no such folder, or none that anybody could look into.
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let (some, records) = records(text)?;
+        let mut unfinished = Self::default();
+        for record in records {
+            if let Some(path) = record.strip_prefix(PATH) {
+                unfinished.paths.push(EntryPath::new(path).ok()?);
+            } else if record == AROUND {
+                unfinished.around = true;
+            } else if let Some(name) = record.strip_prefix(SNAPSHOT) {
+                unfinished.snapshot = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+            } else if let Some(aside) = record.strip_prefix(ASIDE) {
+                unfinished
+                    .aside
+                    .extend(Some(PathBuf::from(OsString::from_vec(aside.to_vec()))).filter(|at| is_aside(at)));
+            }
+        }
+        (some != unfinished.paths.is_empty()).then_some(unfinished)
+    }
+
+    fn text(&self) -> Vec<u8> {
+        let mut text = if self.paths.is_empty() { ALL } else { SOME }.as_bytes().to_vec();
+        let paths = self.paths.iter().map(|path| (PATH, path.bytes()));
+        for (word, path) in paths.chain(self.aside.iter().map(|aside| (ASIDE, aside.as_os_str().as_bytes()))) {
+            text.extend([word, path, b"\0"].concat());
+        }
+        if self.around {
+            text.extend([AROUND, b"\0"].concat());
+        }
+        if let Some(name) = &self.snapshot {
+            text.extend([SNAPSHOT, name.to_string().as_bytes(), b"\0"].concat());
+        }
+        text
+    }
+
+    /// Whether a marker could name these paths of a folder, whatever else it says.
+    pub fn can_name(paths: &[EntryPath]) -> bool {
+        let text = Unfinished { paths: paths.to_vec(), ..Unfinished::default() }.text();
+        text.len() as u64 <= LONGEST - ROOM
+    }
+
+    /// Whether it is about all of the folder.
+    pub fn is_all(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// This and another one that came later.
+    fn and(&self, other: &Self) -> Self {
+        let mut paths = Vec::new();
+        if !self.is_all() && !other.is_all() {
+            paths.extend(self.paths.iter().chain(&other.paths).cloned());
+            paths.sort();
+            paths.dedup();
+        }
+        let mut aside = self.aside.clone();
+        aside.extend(other.aside.iter().filter(|aside| !self.aside.contains(aside)).cloned());
+        // Of two snapshots none has what both were to put there, unless the later one has all.
+        let same = other.is_all() || self.snapshot == other.snapshot;
+        let snapshot = other.snapshot.filter(|_| same);
+        Unfinished { paths, aside, around: self.around || other.around, snapshot }
+    }
+
+    /// What is left of it when these paths of the folder have been put back, or all of it where there are none, and nothing is there at
+    /// those that are `gone`; `None` if nothing is.
+    pub fn without(&self, done: &[EntryPath], gone: &[EntryPath]) -> Option<Self> {
+        let is_done = |path: &EntryPath| path.is_in_one_of(done) || gone.contains(path);
+        let left: Vec<_> = self.paths.iter().filter(|path| !is_done(path)).cloned().collect();
+        let nothing = done.is_empty() || !self.is_all() && left.is_empty();
+        (!nothing).then(|| Unfinished { paths: left, ..self.clone() })
+    }
+
+    /// The restore that completes it, as the data directory `data` is now; `folder` is where in it the marker lies. A folder that is no volume
+    /// was a target by itself.
+    pub fn command<'v>(&self, vault: Option<&'v str>, data: &Path, folder: &EntryPath) -> RestoreCommand<'v> {
+        let at = data.join(folder.as_path());
+        match folder.is_root() || is_mount(&at).unwrap_or(false) {
+            true => self.of(RestoreCommand::new(vault, data.to_owned()), folder),
+            false => self.of(RestoreCommand::new(vault, at), &EntryPath::root()),
+        }
+    }
+
+    /// A restore, so that it completes this one, which was of `folder` in its target.
+    fn of<'v>(&self, mut command: RestoreCommand<'v>, folder: &EntryPath) -> RestoreCommand<'v> {
+        let below = |path: &EntryPath| EntryPath::new([folder.bytes(), path.bytes()].join(&b'/')).ok();
+        // Another one may not have these paths.
+        command.snapshot = self.snapshot.map(|name| name.id.to_string());
+        command.around_mounts = self.around;
+        command.paths = match (folder.is_root(), self.is_all()) {
+            (true, _) => self.paths.clone(),
+            (false, true) => vec![folder.clone()],
+            (false, false) => self.paths.iter().filter_map(below).collect(),
+        };
+        // Beside it only what could not be exchanged has moved: that is tried again.
+        let beside = || self.aside.iter().any(|aside| aside.starts_with(".."));
+        command.in_place |= folder.is_root() && self.is_all() && !self.around && !beside();
+        command
+    }
+
+    /// Where that is which was there, for people, where the folder `at` is marked; nothing where nothing has moved, or an older program
+    /// did not say.
+    pub fn was_there(&self, at: &Path) -> Vec<PathBuf> {
+        let aside = self.aside.iter().filter_map(|aside| match aside.strip_prefix("..") {
+            Ok(beside) => Some(at.parent()?.join(beside)),
+            Err(_) => Some(at.join(aside)),
+        });
+        aside.filter(|aside| aside.symlink_metadata().is_ok()).collect()
+    }
+}
+
+/// The records of a marker, and whether it is about some paths; `None` if it is none.
+fn records(text: &[u8]) -> Option<(bool, Vec<&[u8]>)> {
+    let (some, records) = match (text.strip_prefix(SOME.as_bytes()), text.strip_prefix(ALL.as_bytes())) {
+        (Some(records), _) => (true, records),
+        (_, records) => (false, records?),
+    };
+    let records = records.strip_suffix(b"\0").or(records.is_empty().then_some(records))?;
+    Some((some, records.split(|&b| b == 0).filter(|record| !record.is_empty()).collect()))
+}
+
+/// When a folder was made, which no copy of it has, where its filesystem tells. Inode numbers do not last everywhere: an overlay makes some
+/// up each time that it is mounted.
+fn made(folder: impl AsFd) -> io::Result<Option<Vec<u8>>> {
+    let told = statx(folder, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    Ok(born(&told).map(|(seconds, nanos)| format!("{seconds}.{nanos:09}").into_bytes()))
+}
+
+/// A restore that was not finished into a folder around a data directory, of what that directory is or holds: where, and what.
+///
+/// No more than that is believed of it: whoever may write there could mark what is others'. What is mounted in a target stays.
+pub fn above(data: &Path) -> Option<(PathBuf, Unfinished)> {
+    let at = data.canonicalize().ok()?;
+    let inside = |folder: &&Path| !is_mount(folder).unwrap_or(true);
+    let mut around = at.ancestors().take_while(inside).filter_map(Path::parent);
+    around.find_map(|folder| {
+        let opened = Folder::open(folder).ok()?;
+        let unfinished = Unfinished::read_own(&opened).ok()??;
+        let (marker, above) = (statat(&opened, MARKER, AtFlags::SYMLINK_NOFOLLOW).ok()?, fstat(&opened).ok()?);
+        let trusted = [0, geteuid().as_raw(), above.st_uid].contains(&marker.st_uid);
+        let below = EntryPath::new(at.strip_prefix(folder).ok()?.as_os_str().as_bytes()).ok()?;
+        let concerns = |path: &EntryPath| path.is_in(&below) || below.is_in(path);
+        let concerned = unfinished.is_all() || unfinished.paths.iter().any(concerns);
+        (trusted && concerned).then(|| (folder.to_owned(), unfinished))
+    })
+}
+
+/// What of the folder it is about.
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<_> = self.paths.iter().take(NAMED).map(EntryPath::to_string).collect();
+        match self.paths.len().saturating_sub(NAMED) {
+            0 => f.write_str(&named.join(", ")),
+            more => write!(f, "{} and {more} more", named.join(", ")),
+        }
+    }
+}
+
+/// Whether a path is of what a restore moves aside: a name that it gives, in the folder or beside it.
+fn is_aside(path: &Path) -> bool {
+    let beside = path.strip_prefix("..").unwrap_or(path);
+    let mut parts = beside.components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(name)), None) if is_ours(name.as_bytes()))
+}
+
+/// What has a marker's name, and does not say what is unfinished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unclear {
+    why: String,
+    /// What to do about it.
+    pub advice: &'static str,
+}
+
+impl fmt::Display for Unclear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{MARKER} in it {}", self.why)
+    }
+}
+
+impl Unclear {
+    fn foreign(stat: &Stat) -> Self {
+        Unclear { why: format!("is {}, which no restore makes", what(stat)), advice: "Remove or rename it." }
+    }
+
+    fn torn() -> Self {
+        let why = "is empty, cut off or not a restore's: what it says of one that was not finished is not known";
+        let advice = "Whoever wrote it was stopped before anything was moved, or is no restore: remove it.";
+        Unclear { why: why.into(), advice }
+    }
+
+    fn closed(stat: &Stat, why: Errno) -> Self {
+        let (why, owner, mode) = (io::Error::from(why), stat.st_uid, stat.st_mode & 0o7777);
+        let why = format!("cannot be read: {why} (it belongs to user {owner}, mode {mode:o})");
+        let advice =
+            "It says what a restore has not finished. Run this as its owner or as root, or have them `chmod 644` it.";
+        Unclear { why, advice }
+    }
+
+    fn unreadable(why: impl Into<io::Error>) -> Self {
+        let advice = "It says what a restore has not finished: let it be read.";
+        Unclear { why: format!("cannot be read: {}", why.into()), advice }
+    }
+}
+
+fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// Marks a folder as one in which this is under way, besides what it says already. It is written in the folder `via`, of the same filesystem
+/// and nobody else's, and comes into its place whole. Gives what the folder said before; `None` if it had no marker.
+///
+/// # Errors
+/// What the system refuses; something else under that name. The folder says what it said then.
+pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<Option<Unfinished>> {
+    let before =
+        Unfinished::read(folder).map_err(|unclear| io::Error::other(format!("{unclear}. {}", unclear.advice)))?;
+    match &before {
+        None => {
+            let own = made(folder)?;
+            let draft = write(via, own.as_deref(), unfinished)?;
+            rename(&draft, &Spot::new(folder, MARKER))?;
+            // An overlay has copied a folder of a lower layer for that: it was made just now.
+            if made(folder)? != own {
+                replace(folder, via, unfinished)?;
+            }
+        }
+        Some(before) => replace(folder, via, &before.and(unfinished))?,
+    }
+    Ok(before)
+}
+
+/// Has the marker of a folder say something else, by way of the folder `via` as [`mark`]: `None` removes it.
+///
+/// # Errors
+/// What the system refuses.
+pub fn set(folder: &Folder, via: &Arc<Folder>, unfinished: Option<&Unfinished>) -> io::Result<()> {
+    let set = || match unfinished {
+        Some(unfinished) => replace(folder, via, unfinished),
+        None => match folder.remove_file(MARKER) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => Ok(removed?),
+        },
+    };
+    match set() {
+        // It has the mode already that it is to have.
+        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => {
+            let mode = folder.mode()?;
+            folder.set_mode(mode | 0o700)?;
+            let done = set();
+            folder.set_mode(mode)?;
+            done
+        }
+        done => done,
+    }
+}
+
+/// Puts a marker into the place of another one, in one step. That one is not written to: it may be another name of some other file.
+fn replace(folder: &Folder, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<()> {
+    let draft = write(via, made(folder)?.as_deref(), unfinished)?;
+    renameat(&draft.folder, &draft.name, folder, MARKER)?;
+    Ok(())
+}
+
+/// Writes a marker that everybody may read, durably, where it says nothing yet; for a folder that was `made` then.
+fn write(via: &Arc<Folder>, made: Option<&[u8]>, unfinished: &Unfinished) -> io::Result<Spot> {
+    let mut text = unfinished.text();
+    if let Some(made) = made {
+        text.extend([FOLDER, made, b"\0"].concat());
+    }
+    if text.len() as u64 > LONGEST {
+        return Err(io::Error::other("the paths that it would have to name are too many"));
+    }
+    match via.remove_file(DRAFT) {
+        Err(Errno::NOENT) => {}
+        removed => removed?,
+    }
+    let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+    let mut draft = File::from(openat(via, DRAFT, flags, Mode::from_raw_mode(0o644))?);
+    // Whoever completes it may be another user than whose mask this is.
+    match fchmod(&draft, Mode::from_raw_mode(0o644)) {
+        // A filesystem that keeps no modes.
+        Ok(()) | Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
+        Err(why) => return Err(why.into()),
+    }
+    draft.write_all(&text)?;
+    draft.sync_all()?;
+    Ok(Spot::new(via, DRAFT))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::vault::hex::Hex;
+
+    /// Marks a folder as one that is half restored as a whole.
+    pub fn write_all(folder: &Path) {
+        let at = Arc::new(Folder::open(folder).unwrap());
+        set(&at, &at, Some(&Unfinished::default())).unwrap();
+    }
+
+    /// Makes a folder at another time than any before.
+    pub fn make_later(folder: &Path) {
+        // The clock of a filesystem goes in steps.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        fs::create_dir(folder).unwrap();
+    }
+
+    fn paths<const N: usize>(paths: [&str; N]) -> Vec<EntryPath> {
+        paths.map(|path| EntryPath::new(path).unwrap()).into()
+    }
+
+    fn some<const N: usize>(names: [&str; N], aside: &str) -> Unfinished {
+        Unfinished { paths: paths(names), aside: vec![aside.into()], ..Unfinished::default() }
+    }
+
+    /// The options of the restore that completes it.
+    fn options(unfinished: &Unfinished, folder: &EntryPath) -> String {
+        let command = unfinished.of(RestoreCommand::new(None, "/none".into()), folder).to_string();
+        command.strip_prefix("lastgood restore").and_then(|rest| rest.strip_suffix(" /none")).unwrap().to_owned()
+    }
+
+    const INSIDE: &str = "lastgood.replaced-20261121T101112Z";
+    const BESIDE: &str = "../data.replaced-20261121T101113Z-2";
+
+    #[test]
+    fn a_marker_says_what_every_restore_left_that_was_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = Arc::new(Folder::open(folder.path()).unwrap());
+        let via = tempfile::tempdir().unwrap();
+        let via = Arc::new(Folder::open(via.path()).unwrap());
+        assert_eq!(Unfinished::read(&at), Ok(None));
+        let odd = || some(["a\n b", "-x/y", "app.db"], INSIDE);
+        assert_eq!(mark(&at, &via, &odd()).unwrap(), None);
+        assert_eq!(Unfinished::at(folder.path()), Ok(Some(odd())));
+        assert_eq!(options(&odd(), &EntryPath::root()), " --path $'a\\n b' --path ./-x/y --path app.db");
+        assert_eq!(options(&odd(), &paths(["vol"])[0]), " --path $'vol/a\\n b' --path vol/-x/y --path vol/app.db");
+
+        assert_eq!(mark(&at, &via, &some(["app.db", "z"], BESIDE)).unwrap(), Some(odd()));
+        let both = Unfinished::read(&at).unwrap().unwrap();
+        assert_eq!(both.to_string(), "-x/y, a\n b, app.db and 1 more");
+        assert_eq!(both.aside, [INSIDE, BESIDE].map(PathBuf::from));
+        assert_eq!(mark(&at, &via, &Unfinished::default()).unwrap(), Some(both.clone()));
+        let all = Unfinished::read(&at).unwrap().unwrap();
+        assert_eq!((all.is_all(), &all.aside), (true, &both.aside));
+        // A restore that was undone takes its own part back.
+        set(&at, &via, Some(&both)).unwrap();
+        assert_eq!(Unfinished::read(&at), Ok(Some(both)));
+        assert_eq!(at.names().unwrap(), [MARKER]);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+        set(&at, &via, None).unwrap();
+        assert_eq!(at.names().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_is_restored_again_is_finished() {
+        let left = some(["a/b", "app.db", "app.db-wal"], INSIDE);
+        let wal = paths(["app.db-wal"]);
+        assert_eq!(left.without(&[], &[]), None);
+        // What lies beside a database is done when it was put back too, or there is none of it any more.
+        assert_eq!(left.without(&paths(["a", "app.db"]), &[]), Some(some(["app.db-wal"], INSIDE)));
+        assert_eq!(left.without(&paths(["a", "app.db", "app.db-wal"]), &[]), None);
+        assert_eq!(left.without(&paths(["a", "app.db"]), &wal), None);
+        assert_eq!(left.without(&paths(["app.db", "b"]), &wal), Some(some(["a/b"], INSIDE)));
+        assert_eq!(left.without(&paths(["a/b/c"]), &[]), Some(left.clone()));
+        let all = Unfinished::default();
+        assert_eq!((all.without(&paths(["a"]), &wal), all.without(&[], &[])), (Some(all.clone()), None));
+    }
+
+    #[test]
+    fn what_is_no_whole_marker_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let marker = folder.path().join(MARKER);
+        let at = Arc::new(Folder::open(folder.path()).unwrap());
+        let unclear = |why: &str| {
+            let said = Unfinished::at(folder.path()).unwrap_err();
+            assert!(said.to_string().contains(why), "{said}");
+            let refused = mark(&at, &at, &Unfinished::default()).unwrap_err().to_string();
+            assert!(refused.contains(why) && refused.contains(said.advice), "{refused}");
+        };
+        let whole = some(["a", "b"], INSIDE).text();
+        let longer = [ALL.as_bytes(), &vec![0; LONGEST as usize]].concat();
+        let path = [&whole[..], b"path ../x\0"].concat();
+        for text in [&whole[..whole.len() - 1], b"", b"some text", SOME.as_bytes(), &path, &longer] {
+            fs::write(&marker, text).unwrap();
+            unclear("not a restore's");
+        }
+        // Where it would lead people is nobody's to say but a restore's.
+        fs::write(&marker, [ALL.as_bytes(), b"aside ../../etc\0aside /x\0aside mine\0"].concat()).unwrap();
+        assert_eq!(Unfinished::at(folder.path()), Ok(Some(Unfinished::default())));
+        fs::remove_file(&marker).unwrap();
+        fs::create_dir(&marker).unwrap();
+        unclear("is a folder");
+        fs::remove_dir(&marker).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(&marker).unwrap();
+        unclear("is neither a file nor a folder");
+        fs::remove_file(&marker).unwrap();
+        std::os::unix::fs::symlink(MARKER, &marker).unwrap();
+        unclear("is a symbolic link");
+        assert_eq!(at.names().unwrap(), [MARKER]);
+    }
+
+    #[test]
+    fn a_marker_that_was_copied_says_nothing_of_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, other] = ["own", "other"].map(|name| folder.path().join(name));
+        [&own, &other].into_iter().for_each(|at| make_later(at));
+        write_all(&own);
+        fs::copy(own.join(MARKER), other.join(MARKER)).unwrap();
+        let read = |at: &Path| [Unfinished::read, Unfinished::read_own].map(|read| read(Folder::open(at).unwrap()));
+        let all = || Ok(Some(Unfinished::default()));
+        assert_eq!(read(&own), [all(), all()]);
+        assert_eq!(read(&other), [all(), Ok(None)]);
+        // It goes where its folder goes.
+        fs::rename(&own, folder.path().join("moved")).unwrap();
+        assert_eq!(read(&folder.path().join("moved")), [all(), all()]);
+        fs::write(other.join(MARKER), ALL).unwrap();
+        assert_eq!(read(&other), [all(), Ok(None)]);
+    }
+
+    #[test]
+    fn a_restore_into_a_folder_around_concerns_what_it_was_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let srv = folder.path().canonicalize().unwrap().join("srv");
+        fs::create_dir_all(srv.join("app1/data")).unwrap();
+        let at = Arc::new(Folder::open(&srv).unwrap());
+        let found = |data: &str| above(&srv.join(data)).map(|(folder, _)| folder);
+        for (names, data, is) in [
+            (&["app1/app.db"][..], "app1", true),
+            (&["app1"], "app1/data", true),
+            (&["app1/app.db"], "app1/data", false),
+            (&["app2"], "app1", false),
+            (&[], "app1/data", true),
+            // The directory itself says it by itself.
+            (&[], "", false),
+        ] {
+            let paths = names.iter().map(|name| EntryPath::new(*name).unwrap()).collect();
+            set(&at, &at, Some(&Unfinished { paths, ..Unfinished::default() })).unwrap();
+            assert_eq!(found(data), is.then(|| srv.clone()), "{names:?} {data}");
+        }
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(srv.join(MARKER), Some(1234), None).unwrap();
+            assert_eq!(found("app1"), None);
+            std::os::unix::fs::chown(&srv, Some(1234), None).unwrap();
+            assert_eq!(found("app1"), Some(srv.clone()));
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_marked_as_something_else() {
+        let long: Vec<_> = (0..500).map(|n| EntryPath::new(format!("{n}{}", "/long".repeat(600))).unwrap()).collect();
+        assert!(Unfinished::can_name(&long[..300]) && !Unfinished::can_name(&long));
+        let folder = tempfile::tempdir().unwrap();
+        let at = Arc::new(Folder::open(folder.path()).unwrap());
+        let half = |paths: &[EntryPath]| Unfinished { paths: paths.to_vec(), ..Unfinished::default() };
+        mark(&at, &at, &half(&long[..300])).unwrap();
+        let said = mark(&at, &at, &half(&long[300..])).unwrap_err().to_string();
+        assert!(said.contains("too many"), "{said}");
+        assert_eq!(Unfinished::read(&at).unwrap().map(|said| said.paths.len()), Some(300));
+        assert_eq!(at.names().unwrap(), [MARKER]);
+    }
+
+    #[test]
+    fn every_user_may_read_a_marker_whatever_the_mask() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = Arc::new(Folder::open(folder.path()).unwrap());
+        let said = Unfinished { paths: paths(["a"]), ..Unfinished::default() };
+        mark(&at, &at, &said).unwrap();
+        let mode = || fs::metadata(folder.path().join(MARKER)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o644);
+        fs::set_permissions(folder.path().join(MARKER), fs::Permissions::from_mode(0o000)).unwrap();
+        if !rustix::process::geteuid().is_root() {
+            let said = Unfinished::at(folder.path()).unwrap_err();
+            assert!(said.to_string().contains("mode 0") && said.advice.contains("chmod 644"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_marker_names_the_snapshot_that_completes_it() {
+        let name = |id| SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([id; 8]) };
+        let of = |id, path| Unfinished { snapshot: Some(name(id)), ..some([path], INSIDE) };
+        let (one, root) = (of(1, "a"), EntryPath::root());
+        assert_eq!(Unfinished::parse(&one.text()), Some(one.clone()));
+        assert_eq!(options(&one, &root), " --path a --snapshot 0101010101010101");
+        assert_eq!(one.and(&of(1, "b")).snapshot, Some(name(1)));
+        // Of two, neither may have all of the paths.
+        assert_eq!(options(&one.and(&of(2, "b")), &root), " --path a --path b");
+        let all = Unfinished { snapshot: Some(name(2)), ..Unfinished::default() };
+        assert_eq!(Unfinished { aside: Vec::new(), ..one.and(&all) }, all);
+        assert_eq!(options(&all, &root), " --in-place --snapshot 0202020202020202");
+        // As an older program wrote it, and with what a newer one may add.
+        let text = [SOME.as_bytes(), b"path a\0of tomorrow\0"].concat();
+        assert_eq!(Unfinished::parse(&text), Some(Unfinished { paths: paths(["a"]), ..Unfinished::default() }));
+    }
+
+    #[test]
+    fn what_completes_it_follows_from_where_the_old_is() {
+        let (root, volume) = (EntryPath::root(), paths(["my vol"]).remove(0));
+        let all = |aside: &str| Unfinished { aside: vec![aside.into()], ..Unfinished::default() };
+        assert_eq!(options(&Unfinished::default(), &root), " --in-place");
+        assert_eq!(options(&all(INSIDE), &root), " --in-place");
+        assert_eq!(options(&all(BESIDE), &root), "");
+        assert_eq!(options(&all(INSIDE), &volume), " --path 'my vol'");
+        for (unfinished, expected) in
+            [(all(INSIDE), " --around-mounts"), (some(["a"], BESIDE), " --around-mounts --path a")]
+        {
+            let around = Unfinished { around: true, ..unfinished };
+            assert_eq!(options(&around, &root), expected);
+            assert_eq!(Unfinished::parse(&around.text()), Some(around));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        assert_eq!(all(BESIDE).was_there(&data).len(), 0);
+        fs::create_dir_all(data.join(BESIDE.trim_start_matches("../"))).unwrap();
+        assert_eq!(all(BESIDE.trim_start_matches("../")).was_there(&data).len(), 1);
+    }
+}

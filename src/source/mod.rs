@@ -1,0 +1,12 @@
+//! What is on the disk: the data directory as a backup walks through it, and what tells whether a file is as it was.
+
+pub mod extra;
+pub mod folders;
+pub mod found;
+pub mod listing;
+pub mod marker;
+pub mod open;
+pub mod place;
+pub mod select;
+pub mod stable;
+pub mod walk;

@@ -1,0 +1,224 @@
+//! Which entries of the data directory a snapshot holds.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use super::found::Found;
+use crate::error::{Error, Result};
+use crate::path::EntryPath;
+use crate::vault::entry::Kind;
+
+/// Chooses entries.
+#[derive(Debug)]
+pub struct Select {
+    include: Option<Patterns>,
+    exclude: Patterns,
+    /// Device and inode of folders that are not walked.
+    folders: Vec<(u64, u64)>,
+    /// Folders that are left out for their names.
+    ours: Mutex<BTreeSet<EntryPath>>,
+    /// Whether databases are told by their content.
+    pub sqlite: bool,
+}
+
+/// So many folders that are left out are named.
+const NAMED: usize = 3;
+
+impl Select {
+    /// Files that match one of `include`, or are in a folder that does (all, when there is none), and are not in or below what
+    /// matches `exclude`. A pattern is matched with the path below the data directory, and one without a slash with the name alone. With
+    /// `sqlite`, what lies beside a database is selected with it.
+    ///
+    /// # Errors
+    /// A pattern that is none.
+    pub fn new(
+        data: &Path,
+        include: &[String],
+        exclude: &[String],
+        not_walked: &[PathBuf],
+        sqlite: bool,
+    ) -> Result<Self> {
+        let folders = not_walked.iter().filter_map(|folder| rustix::fs::stat(folder).ok());
+        Ok(Select {
+            include: if include.is_empty() { None } else { Some(Patterns::new(include, data)?) },
+            exclude: Patterns::new(exclude, data)?,
+            folders: folders.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
+            ours: Mutex::default(),
+            sqlite,
+        })
+    }
+
+    /// Whether an entry, and what is below it, may be in the snapshot.
+    pub fn takes(&self, found: &Found) -> bool {
+        let here = || found.kind != Kind::Folder || !self.folders.contains(&(found.device, found.inode));
+        self.exclude.meet(&found.path);
+        self.include.iter().for_each(|include| include.meet(&found.path));
+        if found.kind == Kind::Folder && is_ours(found.path.name()) && !self.excludes(&found.path) {
+            self.ours().insert(found.path.clone());
+        }
+        self.takes_path(&found.path, found.kind) && here()
+    }
+
+    /// Whether an entry of this kind, and what is below it, may be in the snapshot by its path.
+    pub fn takes_path(&self, path: &EntryPath, kind: Kind) -> bool {
+        if self.excludes(path) {
+            return false;
+        }
+        match kind {
+            Kind::Folder => !is_ours(path.name()),
+            _ => self.include.as_ref().is_none_or(|include| include.set.is_match(path.as_path())),
+        }
+    }
+
+    /// Whether a file of this path may be in the snapshot, and all folders above it.
+    pub fn takes_file(&self, path: &EntryPath) -> bool {
+        path.folders().filter(|folder| !folder.is_root()).all(|folder| self.takes_path(&folder, Kind::Folder))
+            && self.takes_path(path, Kind::File)
+    }
+
+    /// Whether a folder above a path is excluded.
+    pub fn excludes_above(&self, path: &EntryPath) -> bool {
+        path.folders().any(|folder| self.excludes(&folder))
+    }
+
+    /// Whether a path, and what is below it, is excluded, whatever lies there.
+    pub fn excludes(&self, path: &EntryPath) -> bool {
+        self.exclude.set.is_match(path.as_path())
+    }
+
+    fn ours(&self) -> MutexGuard<'_, BTreeSet<EntryPath>> {
+        // The set is whole between any two statements.
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be told of the folders that were left out for their names, and whether somebody should see to it: only what begins with
+    /// the program's own name is certain to come from a restore.
+    pub fn left_out(&self) -> Option<(String, bool)> {
+        let ours = self.ours();
+        let doubtful = |path: &&EntryPath| !path.name().starts_with(OWN.as_bytes());
+        let wrong = ours.iter().any(|path| doubtful(&path));
+        let (first, others): (Vec<_>, Vec<_>) = ours.iter().partition(doubtful);
+        let named: Vec<_> = first.into_iter().chain(others).take(NAMED).map(EntryPath::to_string).collect();
+        let more = match ours.len().checked_sub(named.len())? {
+            0 if named.is_empty() => return None,
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let what = "left out, as what a restore moved aside or did not finish, by the name";
+        let what = format!("{}{more}: {what}; to have such a folder in snapshots, rename it", named.join(", "));
+        Some((what, wrong))
+    }
+
+    /// What is to be told of patterns that matched nothing that was met so far, and whether somebody should see to it: a name that is
+    /// mistyped, or several patterns that are given as one. That nothing is there to be left out may be as it should be.
+    pub fn unmet(&self) -> Vec<(String, bool)> {
+        let include = self.include.iter().flat_map(Patterns::unmet).map(|pattern| ("include", pattern));
+        let exclude = self.exclude.unmet().map(|pattern| ("exclude", pattern));
+        let tell = |(option, pattern): (&str, &str)| {
+            let comma = if has_comma(pattern) {
+                format!("; the comma is a part of it: several are given as --{option} A --{option} B, or as {{A,B}}")
+            } else {
+                String::new()
+            };
+            let wrong = option == "include" || has_comma(pattern);
+            (format!("nothing in the data directory matches --{option} {pattern}{comma}"), wrong)
+        };
+        include.chain(exclude).map(tell).collect()
+    }
+}
+
+/// Patterns of one option, and which of them have matched something.
+#[derive(Debug)]
+struct Patterns {
+    /// Two for each: of the thing itself, and of all that is in it.
+    set: GlobSet,
+    texts: Vec<String>,
+    met: Vec<AtomicBool>,
+    all_met: AtomicBool,
+}
+
+impl Patterns {
+    fn new(patterns: &[String], data: &Path) -> Result<Self> {
+        let mut set = GlobSetBuilder::new();
+        for pattern in patterns {
+            let anchored = anchor(pattern, data)?;
+            let wrong = |e: globset::Error| Error::usage(format!("read the pattern {pattern:?}"), e.kind());
+            for glob in [format!("{anchored}/**"), anchored] {
+                set.add(GlobBuilder::new(&glob).literal_separator(true).build().map_err(wrong)?);
+            }
+        }
+        Ok(Patterns {
+            set: set.build().map_err(|e| Error::usage("read the patterns", e.kind()))?,
+            texts: patterns.to_vec(),
+            met: patterns.iter().map(|_| AtomicBool::new(false)).collect(),
+            all_met: AtomicBool::new(patterns.is_empty()),
+        })
+    }
+
+    /// Remembers which patterns match something that is there.
+    fn meet(&self, path: &EntryPath) {
+        if self.all_met.load(Ordering::Relaxed) {
+            return;
+        }
+        for at in self.set.matches_candidate(&Candidate::new(path.as_path())) {
+            self.met[at / 2].store(true, Ordering::Relaxed);
+        }
+        self.all_met.store(self.unmet().next().is_none(), Ordering::Relaxed);
+    }
+
+    fn unmet(&self) -> impl Iterator<Item = &str> {
+        let all = self.texts.iter().zip(&self.met);
+        all.filter(|(_, met)| !met.load(Ordering::Relaxed)).map(|(text, _)| text.as_str())
+    }
+}
+
+/// Whether a pattern has a comma that does not part alternatives, `{a,b}`, or is one of a class, `[,;]`.
+fn has_comma(pattern: &str) -> bool {
+    let mut depth = 0u32;
+    pattern.chars().any(|c| {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    })
+}
+
+/// A pattern as it is matched with paths below the data directory.
+fn anchor(pattern: &str, data: &Path) -> Result<String> {
+    let below = Path::new(pattern).strip_prefix(data).ok().and_then(Path::to_str).map(|below| format!("/{below}"));
+    let text = below.as_deref().unwrap_or(pattern);
+    let text = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
+    let name = text.trim_start_matches('/');
+    let why = match () {
+        () if name.is_empty() || name == "." => "it means everything or nothing",
+        () if name.split('/').any(|part| part == "." || part == "..") => "`.` and `..` match no path",
+        () if name.starts_with('!') => "there are no exceptions; use --include and --exclude together",
+        () if name.len() < text.len() || name.contains('/') || text.len() < pattern.trim_end_matches('/').len() => {
+            return Ok(name.to_owned());
+        }
+        () => return Ok(format!("**/{name}")),
+    };
+    Err(Error::usage(format!("read the pattern {pattern:?}"), why)
+        .hint("A name (`*.tmp`) matches at any depth, a path (`cache/**`) below the data directory."))
+}
+
+/// What the names begin with of folders that a restore makes in a directory that it fills.
+pub const OWN: &str = "lastgood.replaced-";
+
+/// Whether a folder is one that a restore leaves: staging, or what it moved aside (`<name>.replaced-<UTC time>`).
+pub fn is_ours(name: &[u8]) -> bool {
+    let name = String::from_utf8_lossy(name);
+    if name.starts_with('.') && name.contains(".lastgood-restoring-") || name.starts_with(".lastgood-restoring-") {
+        return true;
+    }
+    let Some((_, time)) = name.rsplit_once(".replaced-") else { return false };
+    let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    // A second move within one second gets a number.
+    shape.starts_with("00000000T000000Z") && shape[16..].chars().all(|c| matches!(c, '-' | '0'))
+}

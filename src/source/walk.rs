@@ -1,0 +1,657 @@
+//! What is in the data directory now, in path order.
+//!
+//! Folders are listed ahead of the walk by several threads, since on a network mount every answer takes its time; entries
+//! still come in order, and no more than a bounded number wait. The largest single folder is held whole.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FileType, OFlags, fstat};
+use rustix::io::Errno;
+
+use super::folders::FolderRecord;
+use super::found::Found;
+use super::listing::{names, status};
+use super::marker::{self, MARKER, Unclear, Unfinished};
+use super::select::Select;
+use crate::error::{Error, Result};
+use crate::fs::beneath::Directory;
+use crate::fs::filesystem::is_mount;
+use crate::fs::times;
+use crate::monitor::{Moment, Monitor, Silent};
+use crate::path::EntryPath;
+use crate::sqlite::side_files::{self, Role};
+use crate::vault::entry::Kind;
+
+/// Listed entries that may wait for the walk.
+const AHEAD: usize = 32_768;
+
+/// What to do about a missing data directory.
+pub const MISSING: &str =
+    "Name the directory (`lastgood backup DIR`, or LASTGOOD_DATA). If it was lost, `lastgood restore` brings it back.";
+
+/// What the walk meets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Met {
+    /// An entry for the snapshot.
+    Entry(Found),
+    /// A folder's names, after its entry: for the look at the end.
+    Listed(FolderRecord),
+    /// An entry that was to be walked again and is not there now.
+    Away(EntryPath),
+    /// Something that no snapshot holds, and why.
+    Skipped(EntryPath, &'static str),
+    /// Something that should be in the snapshot and cannot be read, and why.
+    Failed(EntryPath, String),
+}
+
+/// A folder that was listed.
+#[derive(Debug)]
+struct Listing {
+    /// The folder itself, as it was just before.
+    folder: Found,
+    /// For the look at the end.
+    record: FolderRecord,
+    /// Its children, by name.
+    children: Vec<Met>,
+    /// What of it a restore has not finished, if that is known.
+    unfinished: Option<Result<Unfinished, Unclear>>,
+}
+
+#[derive(Default)]
+struct Ahead {
+    /// Folders that nobody has begun to list.
+    waiting: BTreeSet<EntryPath>,
+    /// Folders that a thread lists (none yet) or has listed.
+    listed: HashMap<EntryPath, Option<std::result::Result<Listing, Errno>>>,
+    /// Entries in listings that are done.
+    entries: usize,
+    over: bool,
+    /// A thread that listed folders ended in a panic: what it had begun will not come.
+    broken: bool,
+}
+
+struct Shared<'a> {
+    root: &'a Directory,
+    select: &'a Select,
+    now: fn() -> i64,
+    stop: &'a AtomicBool,
+    monitor: &'a dyn Monitor,
+    restored_from: Option<&'a str>,
+    /// Whether what is told of a folder is told by this walk: some of it may be walked again.
+    tells: bool,
+    ahead: Mutex<Ahead>,
+    changed: Condvar,
+}
+
+/// How a walk goes.
+#[derive(Clone, Copy)]
+pub struct Walker<'a> {
+    /// The data directory.
+    pub root: &'a Directory,
+    /// What is taken of it.
+    pub select: &'a Select,
+    /// Threads that list folders ahead of the walk.
+    pub threads: usize,
+    /// The machine's clock, in ns since 1970.
+    pub now: fn() -> i64,
+    /// Set from outside to stop.
+    pub stop: &'a AtomicBool,
+    /// Hears of each folder.
+    pub monitor: &'a dyn Monitor,
+    /// The vault that restores are of. A folder, the data directory itself or any in it, that one has not finished is an error then.
+    pub restored_from: Option<&'a str>,
+}
+
+impl Walker<'_> {
+    /// A walk by one thread of which nobody hears.
+    pub fn quiet<'w>(root: &'w Directory, select: &'w Select, stop: &'w AtomicBool) -> Walker<'w> {
+        Walker { root, select, threads: 1, now: times::now, stop, monitor: &Silent, restored_from: None }
+    }
+
+    /// Walks the whole directory depth first, names in the order of their bytes, and calls `take` with all that it meets. The
+    /// data directory itself comes first.
+    ///
+    /// # Errors
+    /// A data directory that cannot be read; it, or a folder in it, that is half restored, if that matters; those of `take`.
+    pub fn whole(self, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
+        self.with(true, |shared| {
+            let listing = shared.list(&EntryPath::root());
+            let listing = listing.map_err(|why| Error::io("list the data directory", &why.into()))?;
+            descend(shared, listing, &mut take)
+        })
+    }
+
+    /// Walks these entries and what is below them, as [`Walker::whole`] would meet them. They are in path order, and none lies
+    /// below another.
+    ///
+    /// # Errors
+    /// As [`Walker::whole`].
+    pub fn some(self, paths: &[EntryPath], mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
+        self.with(false, |shared| {
+            // Entries of one folder may come apart, but never many folders deep.
+            let mut listed: Vec<(EntryPath, Result<Vec<Met>, Errno>)> = Vec::new();
+            for path in paths {
+                let above = path.folder().unwrap_or_default();
+                listed.retain(|(folder, _)| above.is_in(folder));
+                if listed.last().is_none_or(|(folder, _)| *folder != above) {
+                    let children = match shared.list(&above) {
+                        Ok(listing) => Ok(shared.checked(listing)?.children),
+                        // What was in a folder that is gone is gone.
+                        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
+                        Err(why) => Err(why),
+                    };
+                    listed.push((above, children));
+                }
+                let children = match listed.last_mut() {
+                    Some((_, Ok(children))) => children,
+                    Some((folder, Err(why))) => {
+                        let why = format!("the entries of {folder} could not be listed: {why}");
+                        take(Met::Failed(path.clone(), why))?;
+                        continue;
+                    }
+                    None => continue,
+                };
+                let Ok(at) = children.binary_search_by(|met| met.path().cmp(path)) else {
+                    take(Met::Away(path.clone()))?;
+                    continue;
+                };
+                let met = std::mem::replace(&mut children[at], Met::Away(path.clone()));
+                shared.announce(std::slice::from_ref(&met));
+                shared.child(met, &mut Vec::new(), &mut take)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn with(self, tells: bool, work: impl FnOnce(&Shared) -> Result<()>) -> Result<()> {
+        let Walker { root, select, threads, now, stop, monitor, restored_from } = self;
+        let shared = Shared {
+            root,
+            select,
+            now,
+            stop,
+            monitor,
+            restored_from,
+            tells,
+            ahead: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| shared.list_ahead());
+            }
+            let _over = Over(&shared);
+            work(&shared)
+        })
+    }
+}
+
+/// Ends the listing threads when it is dropped, also by a panic.
+struct Over<'a>(&'a Shared<'a>);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Looks whether a restore into the data directory, from `vault`, was not finished. Whoever has its lock need not take one that is at work
+/// for that.
+///
+/// # Errors
+/// It was not, or nobody knows.
+pub fn check_finished(data: &Path, root: &Directory, vault: &str) -> Result<()> {
+    match Unfinished::read(root.folder()).transpose() {
+        Some(said) => Err(half_restored((data, vault), &EntryPath::root(), &said)),
+        None => Ok(()),
+    }
+}
+
+/// Looks whether a restore into a folder around the data directory, which is or holds what that was of, was not finished.
+///
+/// # Errors
+/// It was not.
+pub fn check_above(data: &Path) -> Result<()> {
+    let Some((folder, unfinished)) = marker::above(data) else { return Ok(()) };
+    let (doing, shown) = (format!("read the data directory {}", data.display()), folder.display());
+    let again = unfinished.command(None, &folder, &EntryPath::root());
+    let why = format!("a restore into {shown}, around it, has not been finished (there is {MARKER})");
+    Err(Error::failed(doing, why).hint(format!("`{again}`, with the vault that it was of, goes to its end.")))
+}
+
+/// Opens the data directory.
+///
+/// # Errors
+/// One that is missing, cannot be read or is no folder.
+pub fn open(data: &Path) -> Result<Directory> {
+    let doing = || format!("read the data directory {}", data.display());
+    Directory::open(data).map_err(|why| match why {
+        Errno::NOENT => Error::failed(doing(), "it does not exist").hint(MISSING),
+        Errno::NOTDIR => Error::failed(doing(), "it is not a directory"),
+        why => Error::io(doing(), &why.into()),
+    })
+}
+
+/// That a folder, the data directory itself or one in it, has some of two states.
+fn half_restored((data, vault): (&Path, &str), folder: &EntryPath, said: &Result<Unfinished, Unclear>) -> Error {
+    let marker = folder.join(MARKER.as_bytes());
+    let doing = format!("read the data directory {}", data.display());
+    let unfinished = match said {
+        Ok(unfinished) => unfinished,
+        Err(unclear) if folder.is_root() => return Error::failed(doing, unclear.to_string()).hint(unclear.advice),
+        Err(unclear) => return Error::failed(doing, format!("{folder}: {unclear}")).hint(unclear.advice),
+    };
+    let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
+    let why = format!("a restore {of} has not been finished (there is {marker})");
+    let again = unfinished.command(Some(vault), data, folder);
+    let again = format!("`{again}` goes to its end. If it was of another vault, name that one.");
+    Error::failed(doing, why).hint(again)
+}
+
+fn descend(shared: &Shared, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+    let mut open = Vec::new();
+    shared.enter(listing, &mut open, take)?;
+    shared.go(&mut open, take)
+}
+
+impl Met {
+    /// The path that it is about.
+    pub fn path(&self) -> &EntryPath {
+        match self {
+            Met::Entry(found) => &found.path,
+            Met::Listed(record) => &record.path,
+            Met::Away(path) | Met::Skipped(path, _) | Met::Failed(path, _) => path,
+        }
+    }
+}
+
+/// Folders that the walk is in, with the children that are still to come.
+type Open = Vec<std::vec::IntoIter<Met>>;
+
+impl Shared<'_> {
+    fn lock(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes through all that is left of the open folders.
+    fn go(&self, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+        while let Some(folder) = open.last_mut() {
+            match folder.next() {
+                Some(met) => self.child(met, open, take)?,
+                None => _ = open.pop(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a child; a folder with all that is in it, if no folder is open around it.
+    fn child(&self, met: Met, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+        let folder = match met {
+            Met::Entry(found) if found.kind == Kind::Folder => found,
+            met => return take(met),
+        };
+        let alone = open.is_empty();
+        match self.take(&folder.path)? {
+            Ok(listing) => self.enter(listing, open, take)?,
+            // It went away, or something else has its place: the folder around it is looked at again at the end.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => take(Met::Listed(FolderRecord::unlisted(folder)))?,
+            Err(why) => {
+                let path = folder.path.clone();
+                take(Met::Entry(folder))?;
+                take(Met::Failed(path, format!("its entries could not be listed: {why}")))?;
+            }
+        }
+        if alone { self.go(open, take) } else { Ok(()) }
+    }
+
+    /// What the marker of a restore says of a folder with these names, whatever is taken of it. Any folder may have been a target by itself,
+    /// or a volume where the restore ran. Only in the data directory and the roots of volumes is something else under that name an error, or
+    /// a marker that was written for another folder: elsewhere an app may have been given a file of that name.
+    fn unfinished(
+        &self,
+        (folder, fd): (&EntryPath, &OwnedFd),
+        names: &[Vec<u8>],
+    ) -> Option<Result<Unfinished, Unclear>> {
+        names.binary_search_by(|name| name.as_slice().cmp(MARKER.as_bytes())).ok()?;
+        if folder.is_root() || is_mount(&self.root.path().join(folder.as_path())).unwrap_or(false) {
+            return Unfinished::read(fd).transpose();
+        }
+        let own = Unfinished::read_own(fd).ok().flatten();
+        if self.tells && own.is_none() && matches!(Unfinished::read(fd), Ok(Some(_))) {
+            let path = folder.join(MARKER.as_bytes());
+            self.monitor.warn(&format!("{path} is of a restore into another folder, and taken as data"));
+        }
+        own.map(Ok)
+    }
+
+    /// A listing, unless it is of a folder that is half restored.
+    fn checked(&self, listing: Listing) -> Result<Listing> {
+        match &listing.unfinished {
+            Some(unfinished) => match self.restored_from {
+                Some(vault) => Err(half_restored((self.root.path(), vault), &listing.folder.path, unfinished)),
+                None => Ok(listing),
+            },
+            None => Ok(listing),
+        }
+    }
+
+    fn enter(&self, listing: Listing, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+        let Listing { folder, record, children, .. } = self.checked(listing)?;
+        self.announce(&children);
+        take(Met::Entry(folder))?;
+        take(Met::Listed(record))?;
+        open.push(children.into_iter());
+        Ok(())
+    }
+
+    /// Lists a folder's entries, by name.
+    fn list(&self, folder: &EntryPath) -> std::result::Result<Listing, Errno> {
+        self.monitor.reached(Moment::Listing, folder);
+        let fd = self.root.open_at(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        // Before its names: what changes while they are read shows in its times.
+        let at = (self.now)();
+        let itself = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
+        let names = names(&fd)?;
+        self.monitor.reached(Moment::Named, folder);
+        let stats: Vec<_> = names.iter().map(|name| status(&fd, name)).collect();
+        let last = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
+        let record = FolderRecord::new(&itself, at, last.ctime, &names, &stats);
+        let unfinished = self.unfinished((folder, &fd), &names);
+        let databases = match self.select.sqlite {
+            true => side_files::databases(&fd, &names, &stats, self.stop),
+            false => Default::default(),
+        };
+        let mut children = Vec::with_capacity(names.len());
+        for (name, stat) in names.iter().zip(stats) {
+            let path = folder.join(name);
+            let stat = match stat {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue,
+                Err(_) if self.select.excludes(&path) => continue,
+                Err(why) => {
+                    children.push(Met::Failed(path, why.to_string()));
+                    continue;
+                }
+            };
+            match Found::new(path.clone(), &stat) {
+                Some(found) if databases.is_side(name) && found.kind == Kind::File => {
+                    children.push(Met::Entry(Found { role: Role::Side, ..found }));
+                }
+                Some(found) if self.select.takes(&found) => {
+                    let role = databases.role(name);
+                    children.push(Met::Entry(Found { role, ..found }));
+                }
+                Some(_) => {}
+                None => children.push(Met::Skipped(path, what(stat.st_mode))),
+            }
+        }
+        self.monitor.reached(Moment::Listed, folder);
+        Ok(Listing { folder: itself, record, children, unfinished })
+    }
+
+    /// Makes the folders among children known to the listing threads.
+    fn announce(&self, children: &[Met]) {
+        let mut ahead = self.lock();
+        for met in children {
+            if let Met::Entry(found) = met
+                && found.kind == Kind::Folder
+            {
+                ahead.waiting.insert(found.path.clone());
+            }
+        }
+        drop(ahead);
+        self.changed.notify_all();
+    }
+
+    /// One listing thread: the first folder that waits, as long as not too much is ahead of the walk.
+    fn list_ahead(&self) {
+        let mut ahead = self.lock();
+        while !ahead.over {
+            let next = if ahead.entries < AHEAD { ahead.waiting.pop_first() } else { None };
+            let Some(path) = next else {
+                ahead = self.changed.wait(ahead).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            ahead.listed.insert(path.clone(), None);
+            drop(ahead);
+            let Ok(listing) = catch_unwind(AssertUnwindSafe(|| self.list(&path))) else {
+                // The walk must not wait for the folder.
+                self.lock().broken = true;
+                self.changed.notify_all();
+                return;
+            };
+            if let Ok(listing) = &listing {
+                self.announce(&listing.children);
+            }
+            ahead = self.lock();
+            ahead.entries += listing.as_ref().map_or(0, |listing| listing.children.len());
+            ahead.listed.insert(path, Some(listing));
+            self.changed.notify_all();
+        }
+    }
+
+    /// The listing of the folder that the walk has come to; lists it here if no thread has begun.
+    ///
+    /// # Errors
+    /// A thread that ended in a panic.
+    fn take(&self, path: &EntryPath) -> Result<std::result::Result<Listing, Errno>> {
+        let mut ahead = self.lock();
+        if ahead.waiting.remove(path) {
+            drop(ahead);
+            return Ok(self.list(path));
+        }
+        loop {
+            if ahead.broken {
+                return Err(Error::failed("read the data directory", "a thread ended in a panic"));
+            }
+            match ahead.listed.remove(path) {
+                Some(Some(listing)) => {
+                    ahead.entries -= listing.as_ref().map_or(0, |listing| listing.children.len());
+                    drop(ahead);
+                    self.changed.notify_all();
+                    return Ok(listing);
+                }
+                Some(None) => {
+                    ahead.listed.insert(path.clone(), None);
+                    ahead = self.changed.wait(ahead).unwrap_or_else(PoisonError::into_inner);
+                }
+                // Every folder is announced before the walk comes to it.
+                None => {
+                    drop(ahead);
+                    return Ok(self.list(path));
+                }
+            }
+        }
+    }
+}
+
+fn what(mode: u32) -> &'static str {
+    match FileType::from_raw_mode(mode) {
+        FileType::Socket => "it is a socket",
+        FileType::BlockDevice | FileType::CharacterDevice => "it is a device",
+        _ => "it is of a kind that lastgood does not know",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::marker;
+    use std::fs;
+
+    fn paths(data: &Path, select: &Select, threads: usize) -> Vec<String> {
+        let mut out = Vec::new();
+        let (root, stop) = (open(data).unwrap(), AtomicBool::new(false));
+        let walker = Walker { threads, now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, select, &stop) };
+        let mut listed = 0;
+        walker
+            .whole(|met| {
+                match met {
+                    Met::Entry(found) => out.push(found.path.to_string()),
+                    Met::Listed(_) => listed += 1,
+                    Met::Away(path) => out.push(format!("{path} is away")),
+                    Met::Skipped(path, why) => out.push(format!("{path}: {why}")),
+                    Met::Failed(path, why) => out.push(format!("{path} failed: {why}")),
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert!(listed > 0);
+        out
+    }
+
+    fn tree() -> tempfile::TempDir {
+        let data = tempfile::tempdir().unwrap();
+        for folder in ["a", "a/deep/er", "a.d", "b", "data.replaced-20261121T101112Z", "b.replaced-now"] {
+            fs::create_dir_all(data.path().join(folder)).unwrap();
+        }
+        for file in ["a/x.csv", "a/deep/er/y.json", "a.d/z", "a b", "b/w.csv", "data.replaced-20261121T101112Z/old"] {
+            fs::write(data.path().join(file), file).unwrap();
+        }
+        data
+    }
+
+    #[test]
+    fn all_in_path_order_whatever_the_threads() {
+        let data = tree();
+        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
+        let expected = [
+            ".",
+            "a",
+            "a/deep",
+            "a/deep/er",
+            "a/deep/er/y.json",
+            "a/x.csv",
+            "a b",
+            "a.d",
+            "a.d/z",
+            "b",
+            "b/w.csv",
+            "b.replaced-now",
+        ];
+        for threads in [0, 1, 4] {
+            assert_eq!(paths(data.path(), &all, threads), expected);
+        }
+        let (told, wrong) = all.left_out().unwrap();
+        assert!(wrong && told.starts_with("data.replaced-20261121T101112Z: left out"), "{told}");
+    }
+
+    #[test]
+    fn what_is_selected() {
+        let data = tree();
+        let some = Select::new(
+            data.path(),
+            &["*.csv".into(), "a/**/y.json".into()],
+            &["b".into()],
+            &[data.path().join("a.d")],
+            true,
+        )
+        .unwrap();
+        let expected = [".", "a", "a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "b.replaced-now"];
+        assert_eq!(paths(data.path(), &some, 2), expected);
+        for pattern in ["a", "a/", "/a", "./a/", data.path().join("a").to_str().unwrap()] {
+            let select = Select::new(data.path(), &[pattern.into()], &[], &[], true).unwrap();
+            let found = paths(data.path(), &select, 1);
+            for (path, taken) in [("a/x.csv", true), ("a/deep/er/y.json", true), ("a b", false), ("b/w.csv", false)] {
+                assert_eq!(found.contains(&path.into()), taken, "{pattern}: {found:?}");
+            }
+            assert_eq!(select.unmet(), [], "{pattern}");
+        }
+        for pattern in ["a[", "", "/", ".", "./", "..", "a/../b", "!a"] {
+            let said = Select::new(data.path(), &[], &[pattern.into()], &[], true).unwrap_err();
+            assert_eq!(said.kind(), crate::error::Kind::Usage, "{pattern}");
+        }
+        for pattern in ["./a", "/a", "a/", data.path().join("a").to_str().unwrap()] {
+            let select = Select::new(data.path(), &[], &[pattern.into()], &[], true).unwrap();
+            let found = paths(data.path(), &select, 1);
+            assert!(
+                found.contains(&"b/w.csv".into()) && !found.iter().any(|p| p.starts_with("a/")),
+                "{pattern}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn entries_are_walked_again_as_in_the_whole_walk() {
+        let data = tree();
+        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
+        let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
+        for threads in [0, 2] {
+            let walker = Walker { threads, now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, &all, &stop) };
+            let paths = ["a/deep", "a/gone", "a/x.csv", "a b", "b", "gone/x"].map(|path| EntryPath::new(path).unwrap());
+            let mut found = Vec::new();
+            let take = |met: Met| {
+                found.extend(matches!(met, Met::Entry(_)).then(|| met.path().to_string()));
+                Ok(())
+            };
+            walker.some(&paths, take).unwrap();
+            assert_eq!(found, ["a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "a b", "b", "b/w.csv"]);
+        }
+    }
+
+    #[test]
+    fn no_filter_hides_that_a_restore_was_not_finished() {
+        for (include, exclude) in [(&[][..], &[][..]), (&["*.csv".to_owned()], &[]), (&[], &[".*".to_owned()])] {
+            let data = tree();
+            let select = Select::new(data.path(), include, exclude, &[], true).unwrap();
+            // Anybody's file of that name.
+            fs::write(data.path().join("a").join(MARKER), "some text").unwrap();
+            assert!(paths(data.path(), &select, 1).contains(&"a/x.csv".into()));
+            let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
+            let walker = Walker { now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, &select, &stop) };
+            // A folder that was a target by itself.
+            marker::tests::write_all(&data.path().join("a"));
+            for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
+                let said = said.unwrap_err();
+                assert!(said.why().contains("there is a/.lastgood-in-place"), "{said}");
+                assert!(
+                    said.advice().unwrap().contains("restore --vault /v --in-place")
+                        && said.advice().unwrap().contains("/a` goes")
+                );
+            }
+            // One that was copied there says nothing of it.
+            let later = data.path().join("later");
+            marker::tests::make_later(&later);
+            fs::copy(data.path().join("a").join(MARKER), later.join(MARKER)).unwrap();
+            fs::remove_file(data.path().join("a").join(MARKER)).unwrap();
+            walker.whole(|_| Ok(())).unwrap();
+            fs::remove_file(later.join(MARKER)).unwrap();
+            marker::tests::write_all(data.path());
+            for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
+                assert!(said.unwrap_err().to_string().contains("has not been finished"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_that_ends_it_is_of_the_directory_whatever_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("my\ndata");
+        std::fs::create_dir(&data).unwrap();
+        marker::tests::write_all(&data);
+        let said = check_finished(&data, &open(&data).unwrap(), "/my vault").unwrap_err();
+        let advice = said.advice().unwrap();
+        assert!(advice.contains("restore --vault '/my vault'") && advice.contains("/my\\ndata'` goes"), "{said:?}");
+    }
+
+    #[test]
+    fn sockets_are_skipped_and_missing_data_is_an_error() {
+        let data = tempfile::tempdir().unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(data.path().join("s")).unwrap();
+        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
+        assert_eq!(paths(data.path(), &all, 1), [".", "s: it is a socket"]);
+        let said = open(&data.path().join("none")).unwrap_err().to_string();
+        assert!(said.contains("does not exist") && said.contains("lastgood restore"), "{said}");
+        let said = open(&data.path().join("s")).unwrap_err().to_string();
+        assert!(said.contains("not a directory"), "{said}");
+        marker::tests::write_all(data.path());
+        let said = check_finished(data.path(), &open(data.path()).unwrap(), "/v").unwrap_err();
+        assert!(said.to_string().contains("has not been finished"), "{said}");
+    }
+}

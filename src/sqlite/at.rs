@@ -1,0 +1,103 @@
+//! Where a database is: the folder that was opened beneath the data directory, its name there, and the path that SQLite takes.
+//!
+//! SQLite opens files by path, and what a path leads to can change at any moment. So what it opened is compared with what the
+//! folder's descriptor leads to, before and after.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, lstat, openat, statat};
+use rustix::io::Errno;
+
+use crate::fs::beneath::Directory;
+use crate::path::EntryPath;
+
+/// A database's place.
+#[derive(Debug)]
+pub struct At {
+    folder: OwnedFd,
+    name: OsString,
+    path: PathBuf,
+}
+
+impl At {
+    /// The place of an entry of the data directory.
+    ///
+    /// # Errors
+    /// What the system refuses; `NOENT`, `NOTDIR` or `LOOP` where its folder is not there any more.
+    pub fn beneath(root: &Directory, path: &EntryPath) -> Result<At, Errno> {
+        let (folder, name) = root.parent(path)?;
+        Ok(At { folder, name: OsString::from_vec(name), path: root.path().join(path.as_path()) })
+    }
+
+    /// The path for SQLite: absolute, with no symlink in it unless it is being replaced.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn name(&self, ending: &str) -> OsString {
+        let mut name = self.name.clone();
+        name.push(ending);
+        name
+    }
+
+    /// The path of a file beside the database.
+    pub fn path_beside(&self, ending: &str) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(ending);
+        PathBuf::from(path)
+    }
+
+    /// The status of the database, or of a file beside it with this ending; none where there is nothing.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn status(&self, ending: &str) -> Result<Option<Stat>, Errno> {
+        found(statat(&self.folder, self.name(ending), AtFlags::SYMLINK_NOFOLLOW))
+    }
+
+    /// As [`At::status`], of what the path leads to.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn status_by_path(&self, ending: &str) -> Result<Option<Stat>, Errno> {
+        found(lstat(self.path_beside(ending)))
+    }
+
+    /// Whether the path leads to the same as the descriptor, for the database and what lies beside it.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn is_where_the_path_leads(&self) -> Result<bool, Errno> {
+        let above = self.path.parent().unwrap_or(Path::new("/"));
+        let (here, there) = (fstat(&self.folder)?, found(lstat(above))?);
+        Ok(there.is_some_and(|there| (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)))
+    }
+
+    /// Opens the database, or a file beside it, without following a symlink and without waiting.
+    ///
+    /// # Errors
+    /// What the system refuses; `LOOP` where it is a symlink.
+    pub fn open(&self, ending: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat(&self.folder, self.name(ending), flags, Mode::empty())
+    }
+}
+
+fn found(said: Result<Stat, Errno>) -> Result<Option<Stat>, Errno> {
+    match said {
+        Ok(stat) => Ok(Some(stat)),
+        // Nothing has a name that is too long.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
+        Err(why) => Err(why),
+    }
+}
+
+/// For tests: the place of a file.
+#[cfg(test)]
+pub fn at(path: &Path) -> At {
+    let root = Directory::open(path.parent().unwrap()).unwrap();
+    At::beneath(&root, &EntryPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap()).unwrap()
+}

@@ -1,0 +1,382 @@
+//! One database, read live: a read-only connection and one read transaction at a time.
+//!
+//! The state that [`Live::begin`] names is that of one commit: `pages` pages, of which those in `in_wal` come from
+//! [`Live::page`] and all others are the same bytes in [`Live::file`] until [`Live::end`]; beyond the file's end, the page of
+//! SQLite's locks is zeros. Writers are never blocked in WAL mode, but by their own checkpoints that wait for readers (of more than
+//! `PASSIVE`), and in rollback mode from `begin` to `end`.
+//!
+//! Nothing of the source is changed: a read-only connection neither rolls back nor checkpoints, and SQLite may create nothing
+//! beside the database ([`system_calls`]). Where it would have to, since nobody has a WAL database open, it is read [`at_rest`].
+//! While a WAL database that others use is read here, its last writer to close it leaves the log as it is; the next to open it goes
+//! on from there.
+
+mod attempt;
+mod basis;
+mod opening;
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use rustix::fs::{OFlags, Stat};
+use rustix::io::Errno;
+
+use self::basis::{Basis, written};
+use super::at::At;
+use super::check::{self, Checked};
+use super::error::{Meaning, Trouble, meaning};
+use super::fd_registry::{self, Hold, Opened};
+use super::filesystem::unfit;
+use super::handle::system_errno;
+use super::header::Header;
+use super::side_files::{Id, id};
+use super::system_calls;
+use super::wal::PageSet;
+use crate::vault::entry::CheckKind;
+
+/// The longest path that SQLite takes, with a side file's ending, in bytes.
+pub const LONGEST_PATH: usize = 504;
+/// The sleep between two attempts. A program that commits without pause leaves the database open to others for a moment of
+/// each commit only, and that has to be met.
+pub const STEP: Duration = Duration::from_millis(1);
+/// How often the same journal must be met, with sleeps between, before it is nobody's.
+const HOT: u32 = 3;
+/// How often the shared memory of others must be met with nothing to read by, with sleeps between, before that stays so.
+pub const UNINDEXED: u32 = 200;
+const LOCKED: &str = "another program keeps it locked";
+pub const ELSEWHERE: &str = "a program has it open under another path, or without what it left beside it: its write-ahead log (-wal, \
+                             -shm) is not here";
+const IN_USE_HERE: &str = "the file beside it that its programs share (-shm) is being read";
+const COMES_AND_GOES: &str = "what its programs share beside it (-wal, -shm) comes and goes all the time";
+const CUT_OFF: &str =
+    "a transaction was cut off: a journal lies beside it that no program has rolled back (hot journal)";
+
+/// How to deal with a database that others use.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// How long to wait for locks, in all.
+    pub patience: Duration,
+    /// Set from outside to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a transaction sees.
+#[derive(Debug)]
+pub struct State {
+    /// In bytes.
+    pub page_size: u32,
+    /// How many pages the database has.
+    pub pages: u64,
+    /// Equal in two transactions of one [`Live`]: nothing was committed between them.
+    pub version: i64,
+    /// Whether it has a write-ahead log when it is written to, so that no writer waits for the transaction's end.
+    pub logged: bool,
+    /// Pages to be read through SQLite.
+    pub in_wal: PageSet,
+    /// Of the database, as it was just before the transaction began.
+    pub stat: Stat,
+    /// Of its `-wal`, likewise.
+    pub wal: Option<Stat>,
+    /// Of its `-journal`, likewise.
+    pub journal: Option<Stat>,
+    /// Whether its log has more than the state does. When that is committed, nothing need change that shows.
+    pub pending: bool,
+}
+
+/// A database that is open for reading.
+pub struct Live<'a> {
+    // SQLite's descriptors are closed before ours, since that drops the locks; the holds go when both are closed.
+    connection: Option<Connection>,
+    /// Of a database that uses a log, and is at rest: reads its file alone.
+    alone: Option<Connection>,
+    /// Has a reader's lock of a database that uses a log, while others have it open.
+    lock: Option<Connection>,
+    way: Way,
+    file: Arc<File>,
+    /// The `-shm`, open and held since before the connection opened it.
+    shm: Option<Opened>,
+    hold: Hold,
+    at: Arc<At>,
+    options: Options<'a>,
+    /// Patience that is left.
+    left: Duration,
+    /// Connections so far, since SQLite's version means something within one only.
+    generation: i64,
+    /// How often somebody came while it was read at rest.
+    met: u32,
+    /// Until when somebody is awaited then.
+    awaited: Option<Instant>,
+    /// Whether the connection has the `-shm` open.
+    attached: bool,
+    /// The `-shm` that lay there at first, and its mtime.
+    first_shm: Option<(Id, i64)>,
+    /// What the last transaction's state rests on.
+    basis: Basis,
+    begun: bool,
+}
+
+/// How a transaction reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// With what its programs share beside it.
+    Shared,
+    /// As a file that nobody has open, and its log if there is one.
+    AtRest { log: bool },
+}
+
+/// Why one attempt to begin came to nothing.
+enum Refused {
+    /// Whom to wait for.
+    Busy(&'static str),
+    Journal,
+    /// Its programs have left nothing to read its log by, or not yet.
+    Index(String),
+    /// What lies beside it is not what was found there a moment ago.
+    Changed,
+    /// What its programs share stays there from now on.
+    Again,
+    /// Somebody who was here is awaited again.
+    Awaited,
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for Refused {
+    fn from(trouble: Trouble) -> Self {
+        Refused::Trouble(trouble)
+    }
+}
+
+fn failed(what: impl std::fmt::Display) -> Trouble {
+    Trouble::Failed(what.to_string())
+}
+
+impl<'a> Live<'a> {
+    /// Opens the database at its place, which must be the file that the caller holds.
+    ///
+    /// # Errors
+    /// Why it cannot be read so; nothing has been created then.
+    pub fn open(at: Arc<At>, hold: Hold, options: Options<'a>) -> Result<Self, Trouble> {
+        if !system_calls::replaced() {
+            return Err(Trouble::Raw("this program's SQLite would create files beside it".into()));
+        }
+        let expected = hold.id();
+        let opened =
+            fd_registry::open(hold, options.stop, || at.open("", OFlags::RDONLY)).map_err(|why| match why {
+                Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::TIMEDOUT => Trouble::Replaced,
+                Errno::CANCELED => Trouble::Stopped,
+                why => failed(format!("it cannot be opened: {why}")),
+            })?;
+        if opened.hold.id() != expected {
+            return Err(Trouble::Replaced);
+        }
+        let Opened { file, hold, .. } = opened;
+        if Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))?.is_none() {
+            return Err(Trouble::Raw("it is no SQLite database any more".into()));
+        }
+        if let Some(why) = unfit(&file).map_err(|why| failed(format!("its filesystem is unknown: {why}")))? {
+            return Err(Trouble::Raw(why));
+        }
+        if at.path().as_os_str().len() > LONGEST_PATH {
+            return Err(Trouble::Raw(format!("its path is longer than the {LONGEST_PATH} bytes that SQLite takes")));
+        }
+        let mut live = Live {
+            connection: None,
+            alone: None,
+            lock: None,
+            way: Way::Shared,
+            file: Arc::new(file),
+            shm: None,
+            hold,
+            at,
+            options,
+            left: options.patience,
+            generation: 0,
+            met: 0,
+            awaited: None,
+            attached: false,
+            first_shm: None,
+            basis: Basis::Locks,
+            begun: false,
+        };
+        live.first_shm = live.beside("-shm")?.as_ref().map(written);
+        live.connect()?;
+        Ok(live)
+    }
+
+    /// Our own descriptor of the database, for reading pages with `pread`. It is let go before this is closed or dropped:
+    /// whoever closes it takes away SQLite's locks.
+    pub fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// Why there is none; locks are waited for as long as patience lasts.
+    pub fn begin(&mut self) -> Result<State, Trouble> {
+        if self.begun {
+            return Err(failed("a transaction is open already"));
+        }
+        let (mut journal, mut met, mut changed, mut unindexed) = (None, 0, 0, 0);
+        loop {
+            let clock = Instant::now();
+            let refused = match self.attempt() {
+                Ok(state) => {
+                    self.begun = true;
+                    return Ok(state);
+                }
+                Err(refused) => refused,
+            };
+            if !matches!(refused, Refused::Again | Refused::Awaited) {
+                self.rollback();
+            }
+            let why = match refused {
+                Refused::Busy(why) => why,
+                Refused::Journal => {
+                    // A journal that its commit deletes at this moment looks like one whose program died. That one stays.
+                    let now = self.beside("-journal")?.map(|s| (id(&s), s.st_mtime, s.st_mtime_nsec, s.st_size));
+                    let another = journal.is_some() && now != journal;
+                    met = if now.is_some() && !another { met + 1 } else { 0 };
+                    journal = now;
+                    if met == HOT {
+                        return Err(Trouble::Raw(CUT_OFF.into()));
+                    }
+                    if met > 0 {
+                        thread::sleep(STEP);
+                        continue;
+                    }
+                    LOCKED
+                }
+                Refused::Index(why) => {
+                    // Programs that open it for a moment each leave it so in between.
+                    unindexed += 1;
+                    if unindexed == UNINDEXED {
+                        return Err(Trouble::Raw(why));
+                    }
+                    thread::sleep(STEP);
+                    continue;
+                }
+                Refused::Again => continue,
+                Refused::Awaited => {
+                    thread::sleep(STEP);
+                    continue;
+                }
+                Refused::Changed => {
+                    // The next attempt holds first what SQLite opens.
+                    self.connection = None;
+                    changed += 1;
+                    if changed < 3 {
+                        continue;
+                    }
+                    COMES_AND_GOES
+                }
+                Refused::Trouble(trouble) => return Err(self.replaced_or(trouble)),
+            };
+            self.wait(why, clock)?;
+        }
+    }
+
+    /// Reads a page of the transaction's state, the first being 1, through SQLite. `out` is one page long.
+    ///
+    /// # Errors
+    /// A page that is not there; a transaction that has ended; a file that cannot be read.
+    pub fn page(&self, number: u32, out: &mut [u8]) -> Result<(), Trouble> {
+        let connection = self.transaction()?;
+        let mut read = || -> rusqlite::Result<bool> {
+            let mut statement = connection.prepare_cached("select data from sqlite_dbpage where pgno = ?1")?;
+            let mut rows = statement.query([number])?;
+            let Some(row) = rows.next()? else { return Ok(false) };
+            match row.get_ref(0)?.as_blob() {
+                Ok(page) if page.len() == out.len() => out.copy_from_slice(page),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        };
+        match read() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(failed(format!("SQLite has no page {number} of {} bytes", out.len()))),
+            Err(why) => Err(self.trouble(&why)),
+        }
+    }
+
+    /// Checks the transaction's state.
+    ///
+    /// # Errors
+    /// A check that was stopped, or that could not read the file.
+    pub fn check(&mut self, kind: CheckKind) -> Result<Checked, Trouble> {
+        check::check(self.transaction()?, kind, self.options.stop).map_err(|why| self.trouble(&why))
+    }
+
+    /// Ends the transaction. Says whether its state was there to the end, as all of it is that was read then.
+    ///
+    /// # Errors
+    /// One that cannot be ended; the connection is closed then, which ends it too.
+    pub fn end(&mut self) -> Result<bool, Trouble> {
+        // A log that was cut meanwhile has not given what it was asked for.
+        let logged = self.way != Way::Shared || self.basis == Basis::Locks || self.is_log_of_index();
+        let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.trouble(&why));
+        self.begun = false;
+        let stands = self.stands().map(|stands| stands && logged);
+        if matches!(stands, Ok(false)) {
+            self.somebody_came();
+        } else {
+            // Nobody is kept from closing it while what was read is sent.
+            self.lock = None;
+        }
+        if let Err(why) = ended {
+            (self.connection, self.alone) = (None, None);
+            // It may be that very thing which made SQLite fail.
+            return if stands? { Err(why) } else { Ok(false) };
+        }
+        stands
+    }
+
+    /// The connection that reads, or is going to.
+    fn reader(&self) -> Option<&Connection> {
+        match self.way {
+            Way::AtRest { log: false } => self.alone.as_ref(),
+            Way::AtRest { log: true } | Way::Shared => self.connection.as_ref(),
+        }
+    }
+
+    fn transaction(&self) -> Result<&Connection, Trouble> {
+        self.reader().filter(|_| self.begun).ok_or_else(|| failed("no transaction is open"))
+    }
+
+    fn trouble(&self, why: &rusqlite::Error) -> Trouble {
+        let errno = self.reader().map_or(0, system_errno);
+        match meaning(why, errno) {
+            Meaning::Busy => Trouble::Busy(LOCKED.into()),
+            Meaning::Journal => Trouble::Raw(CUT_OFF.into()),
+            Meaning::Index(why) => Trouble::Raw(why),
+            Meaning::Trouble(trouble) => trouble,
+        }
+    }
+
+    /// Ends what was begun; a connection that cannot is closed. The lock is kept while it waits only for what others share: that
+    /// is there as long as the lock is.
+    fn rollback(&mut self) {
+        if self.way != Way::Shared {
+            (self.alone, self.lock, self.connection) = (None, None, None);
+        }
+        if self.connection.as_ref().is_some_and(|c| !c.is_autocommit() && c.execute_batch("rollback").is_err()) {
+            self.connection = None;
+        }
+    }
+
+    /// Waits for who is in the way; patience wears away since `clock`, as an attempt may take long by itself.
+    fn wait(&mut self, why: &str, clock: Instant) -> Result<(), Trouble> {
+        if self.options.stop.load(Ordering::Relaxed) {
+            return Err(Trouble::Stopped);
+        }
+        if self.left.is_zero() {
+            return Err(Trouble::Busy(format!("{why}, for {:?} now", self.options.patience)));
+        }
+        thread::sleep(STEP.min(self.left));
+        self.left = self.left.saturating_sub(clock.elapsed());
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! What a transaction's state rests on, and reading a database that uses a log while nobody has it open
+//! ([`at_rest`](super::super::at_rest)).
+
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, Stat, fstat};
+
+use super::super::handle::read_wal;
+use super::super::locks::{self, Held, held};
+use super::super::usage;
+use super::super::wal_index::{self, Fit};
+use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
+use crate::fs::holders::Locks;
+use crate::fs::times::{self, mtime, settled, wait_a_tick};
+use crate::sqlite::error::Trouble;
+use crate::sqlite::fd_registry::{self, try_hold};
+use crate::sqlite::side_files::{Id, Looks, id, looks};
+
+/// How long somebody is awaited who came once, and who came again.
+const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+
+/// What has to stay as it is for a transaction's state to be there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// SQLite's locks are enough.
+    Locks,
+    /// The log and the `-shm` are those that its programs share.
+    Shared { wal: Option<Id>, shm: Option<Id> },
+    /// Without what its programs share, their writing shows only in the files: the file itself, its log, and what is left of a
+    /// `-shm`.
+    AtRest { database: Looks, wal: Option<Looks>, shm: Option<Looks> },
+}
+
+/// Which file it is, and when it was written to.
+pub(super) fn written(stat: &Stat) -> (Id, i64) {
+    (id(stat), mtime(stat))
+}
+
+impl Live<'_> {
+    /// Whether the transaction's state is there still.
+    ///
+    /// # Errors
+    /// What lies beside it cannot be looked at.
+    pub fn stands(&self) -> Result<bool, Trouble> {
+        if self.basis == Basis::Locks {
+            return Ok(true);
+        }
+        let (wal, shm) = (self.beside("-wal")?, self.beside("-shm")?);
+        let now = self.basis_of(&fstat(&self.file).map_err(failed)?, wal.as_ref(), shm.as_ref());
+        Ok(now == self.basis && (self.way == Way::Shared || self.is_at_rest()))
+    }
+
+    /// What reading a database that uses a log rests on.
+    pub(super) fn basis_of(&self, database: &Stat, wal: Option<&Stat>, shm: Option<&Stat>) -> Basis {
+        match self.way {
+            Way::Shared => Basis::Shared { wal: wal.map(id), shm: shm.map(id) },
+            Way::AtRest { .. } => Basis::AtRest { database: looks(database), wal: wal.map(looks), shm: shm.map(looks) },
+        }
+    }
+
+    /// Whether nobody is seen to have a database open that uses a log.
+    fn is_at_rest(&self) -> bool {
+        self.is_nobodys().is_ok() && !self.shm.as_ref().is_some_and(|shm| locks::is_open(&shm.file))
+    }
+
+    /// Fails where a program has the database open whose `-shm` is not the one that lies here, if one does.
+    pub(super) fn is_nobodys(&self) -> Result<(), Refused> {
+        match held(&self.file) {
+            Held::No => Ok(()),
+            Held::Reading(pid) if self.is_only_read(pid) => Ok(()),
+            Held::Reading(_) => Err(Refused::Index(ELSEWHERE.into())),
+            Held::Alone(_) => Err(Refused::Busy(LOCKED)),
+        }
+    }
+
+    /// Whether those who have it open only read what lies here.
+    fn is_only_read(&self, pid: Option<u32>) -> bool {
+        usage::is_only_read(&self.at, &*self.file, pid)
+    }
+
+    /// Whether the log that SQLite has open is the one of the `-shm`.
+    pub(super) fn is_log_of_index(&self) -> bool {
+        let (Some(shm), Some(connection)) = (&self.shm, &self.connection) else { return true };
+        // What cannot be read is told by who reads it.
+        wal_index::is_of(&shm.file, |at, out| read_wal(connection, at, out)).unwrap_or(true)
+    }
+
+    /// Whether somebody writes to another log than the one that lies here.
+    pub(super) fn is_another_log_used(&self, wal: Option<&Stat>) -> bool {
+        let (Some(wal), Some(shm)) = (wal, &self.shm) else { return false };
+        usage::is_another_log_used(&Locks::read(), &self.at, &*self.file, wal, &shm.file)
+    }
+
+    /// Whether the `-shm` that nobody has open can be read by: somebody who came since we looked first has made it anew, and it is the
+    /// index of all that the log has.
+    ///
+    /// While we read by it nobody else makes it anew, and what is missing from it would be lost to all. A program that has the database to
+    /// itself writes to the log without it. And a machine that fails leaves some of its pages on the disk and not others, and likewise of
+    /// the log and the database, which no look at it alone could tell. One that was made anew since is whole in this machine's memory, and
+    /// whoever made it has checked the log. It was cut then, which shows in its mtime; that is compared with what it was, not with the
+    /// clock, as that may have been set back since.
+    pub(super) fn is_index_whole(&self) -> bool {
+        let Some(shm) = &self.shm else { return false };
+        let open = || {
+            let found = self.at.status("-wal").ok()??;
+            let hold = try_hold(found.st_dev, found.st_ino)?;
+            fd_registry::open(hold, self.options.stop, || self.at.open("-wal", OFlags::RDONLY)).ok()
+        };
+        let made_anew = fstat(&shm.file).is_ok_and(|now| Some(written(&now)) != self.first_shm);
+        made_anew && open().is_some_and(|wal| wal_index::fit(&shm.file, &wal.file) == Fit::All)
+    }
+
+    /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
+    pub(super) fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), Refused> {
+        if (self.met as usize) < AWAITED.len() {
+            self.lock = None;
+        }
+        self.is_nobodys()?;
+        let stat = settled(&self.file, times::now).map_err(failed)?.0;
+        if let Some(wal) = wal {
+            wait_a_tick(wal, times::now());
+        }
+        let beside = (stat, self.beside("-wal")?, self.beside("-shm")?);
+        if !self.is_at_rest() {
+            return Err(Refused::Changed);
+        }
+        Ok(beside)
+    }
+
+    /// Remembers that somebody came while it was read at rest.
+    pub(super) fn somebody_came(&mut self) {
+        let long = AWAITED.get(self.met as usize);
+        self.awaited = long.map(|long| Instant::now() + self.options.patience.min(*long));
+        self.met += 1;
+    }
+
+    /// Whether what programs share beside a database that nobody has open has to be kept there, and read by.
+    ///
+    /// While it is kept, an app cannot close its database for good, nor have it to itself. So one that came while the database was read is
+    /// awaited, since then it can be read with it; if it does not come, the database is read at rest again. Only where it comes each
+    /// time, and is never met, there is no other way.
+    pub(super) fn has_to_keep_it(&mut self) -> Result<bool, Refused> {
+        if self.met == 0 {
+            return Ok(false);
+        }
+        self.is_nobodys()?;
+        if self.awaited.is_some_and(|until| Instant::now() < until) {
+            (self.lock, self.connection) = (None, None);
+            return Err(Refused::Awaited);
+        }
+        Ok(self.met as usize >= AWAITED.len())
+    }
+}

@@ -1,0 +1,173 @@
+//! What a database is opened through, and making sure that it is this one.
+
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{OFlags, Stat};
+use rustix::io::Errno;
+
+use super::super::handle::{has_moved, lock_shared, system_errno};
+use super::super::header::Header;
+use super::super::{at_rest, locks, system_calls};
+use super::{IN_USE_HERE, LOCKED, Live, Refused, Way, failed};
+use crate::sqlite::error::{Meaning, Trouble, meaning};
+use crate::sqlite::fd_registry::{self, try_hold};
+use crate::sqlite::side_files::{Id, id, is_file};
+
+impl Live<'_> {
+    /// A file beside the database. SQLite will find it by its path: that must lead to the same.
+    pub(super) fn beside(&self, ending: &str) -> Result<Option<Stat>, Trouble> {
+        let cannot = |why| failed(format!("its {ending} file cannot be looked at: {why}"));
+        let found = self.at.status(ending).map_err(cannot)?;
+        let by_path = self.at.status_by_path(ending).map_err(cannot)?;
+        if found.as_ref().map(id) != by_path.as_ref().map(id) {
+            // It comes or goes at this moment; unless the folder is another one now.
+            self.still_there()?;
+        }
+        match found {
+            Some(stat) if !is_file(&stat) => {
+                Err(Trouble::Raw(format!("what lies beside it under the name of its {ending} file is no file")))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Fails when the path does not lead to our file any more, or leads there through another folder.
+    pub(super) fn still_there(&self) -> Result<(), Trouble> {
+        let cannot = |why| Trouble::Raw(format!("its path, which SQLite needs, cannot be followed: {why}"));
+        let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.hold.id());
+        let same = self.at.is_where_the_path_leads().map_err(cannot)?
+            && ours(self.at.status("").map_err(cannot)?)
+            && ours(self.at.status_by_path("").map_err(cannot)?);
+        if same { Ok(()) } else { Err(Trouble::Replaced) }
+    }
+
+    /// What went wrong, or that it did because the path does not lead to our file any more.
+    pub(super) fn replaced_or(&self, trouble: Trouble) -> Trouble {
+        match self.still_there() {
+            Err(Trouble::Replaced) => Trouble::Replaced,
+            _ => trouble,
+        }
+    }
+
+    /// Opens a connection; SQLite takes no lock yet, and creates nothing.
+    pub(super) fn connect(&mut self) -> Result<(), Trouble> {
+        self.still_there()?;
+        // Without a symlink in the path there is none to be swapped.
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let own_index = self.way == Way::AtRest { log: true };
+        let open = || {
+            let connection = Connection::open_with_flags(self.at.path(), flags)?;
+            if own_index {
+                at_rest::index_log_itself(&connection)?;
+            }
+            configured(connection)
+        };
+        match system_calls::changing_nothing(open) {
+            Ok(connection) => self.connection = Some(connection),
+            Err(why) => return Err(self.replaced_or(self.trouble(&why))),
+        }
+        self.generation += 1;
+        self.attached = false;
+        self.same(self.connection.as_ref())
+    }
+
+    /// A connection that takes the file for all there is.
+    fn alone(&self) -> Result<Connection, Refused> {
+        self.still_there()?;
+        let opened = system_calls::changing_nothing(|| at_rest::open_file(self.at.path()).and_then(configured));
+        let connection = opened.map_err(|why| refused(&why, 0))?;
+        self.same(Some(&connection))?;
+        Ok(connection)
+    }
+
+    /// Readies reading the file alone.
+    pub(super) fn read_alone(&mut self) -> Result<(), Refused> {
+        if self.alone.is_none() {
+            self.alone = Some(self.alone()?);
+            self.generation += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes a reader's lock, so that what its programs share stays there. It is taken by a connection of its own, which outlives
+    /// the transaction of the one that reads.
+    pub(super) fn lock(&mut self) -> Result<(), Refused> {
+        let connection = self.alone()?;
+        lock_shared(&connection).map_err(|why| refused(&why, system_errno(&connection)))?;
+        self.let_go()?;
+        self.lock = Some(connection);
+        Ok(())
+    }
+
+    /// As [`locks::let_go`].
+    pub(super) fn let_go(&self) -> Result<(), Trouble> {
+        locks::let_go(&self.file).map_err(|why| failed(format!("its lock cannot be let go in part: {why}")))
+    }
+
+    /// Whether a program has the `-shm` open that was found, or is about to again; from now on it is held, and open here.
+    pub(super) fn is_shared(&mut self, shm: Id) -> Result<bool, Refused> {
+        // SQLite must not open it before we hold it: somebody here who then closed it would take SQLite's locks away.
+        if self.shm.as_ref().is_none_or(|open| open.hold.id() != shm) {
+            (self.connection, self.shm) = (None, None);
+            let hold = try_hold(shm.0, shm.1).ok_or(Refused::Busy(IN_USE_HERE))?;
+            let opened = match fd_registry::open(hold, self.options.stop, || self.at.open("-shm", OFlags::RDONLY)) {
+                Ok(opened) if opened.hold.id() == shm => opened,
+                Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::TIMEDOUT | Errno::CANCELED) => {
+                    return Err(Refused::Changed);
+                }
+                // Its user's programs may be using it.
+                Err(Errno::ACCESS | Errno::PERM) => return Ok(true),
+                Err(why) => return Err(failed(format!("its -shm file cannot be opened: {why}")).into()),
+            };
+            self.shm = Some(opened);
+        }
+        if self.shm.as_ref().is_none_or(|shm| locks::is_open(&shm.file)) {
+            return Ok(true);
+        }
+        // Whoever comes finds it open here.
+        let ours = self.attached && self.connection.is_some();
+        if ours {
+            self.is_nobodys()?;
+        }
+        Ok(ours)
+    }
+
+    /// Fails when SQLite has another file open than we have.
+    pub(super) fn same(&self, connection: Option<&Connection>) -> Result<(), Trouble> {
+        // Were the path another file between the two, one of three looks would show it.
+        self.still_there()?;
+        if connection.is_none_or(has_moved) {
+            return Err(Trouble::Replaced);
+        }
+        self.still_there()
+    }
+
+    /// Whether the file says that readers must use a log.
+    pub(super) fn is_logged(&self) -> Result<bool, Trouble> {
+        let header = Header::read(&self.file).map_err(|why| failed(format!("it cannot be read: {why}")))?;
+        Ok(header.is_some_and(|header| header.wal))
+    }
+}
+
+/// What SQLite's refusal means.
+pub(super) fn refused(why: &rusqlite::Error, errno: i32) -> Refused {
+    match meaning(why, errno) {
+        Meaning::Busy => Refused::Busy(LOCKED),
+        Meaning::Journal => Refused::Journal,
+        Meaning::Index(why) => Refused::Index(why),
+        Meaning::Trouble(trouble) => Refused::Trouble(trouble),
+    }
+}
+
+/// Readies a connection, of which nothing is read yet.
+fn configured(connection: Connection) -> rusqlite::Result<Connection> {
+    connection.busy_timeout(Duration::ZERO)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.execute_batch("pragma mmap_size = 0")?;
+    Ok(connection)
+}

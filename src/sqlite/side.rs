@@ -1,0 +1,1 @@
+//! Files beside a database, by what the system says of them.

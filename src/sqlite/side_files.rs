@@ -1,0 +1,205 @@
+//! What lies beside databases: `-wal`, `-journal` and `-shm` belong to the database whose name they begin with.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicBool;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, statat};
+use rustix::io::Errno;
+
+use super::{fd_registry, header};
+use crate::fs::beneath::Directory;
+use crate::fs::read_some;
+use crate::fs::times::{mtime, nanos};
+use crate::path::EntryPath;
+use crate::vault::entry::Side;
+
+/// The ends of the names of what lies beside a database.
+pub const SUFFIXES: [&str; 3] = ["-journal", "-shm", "-wal"];
+
+/// The databases of one folder that have something beside them.
+#[derive(Debug, Default)]
+pub struct Databases(HashMap<Vec<u8>, Role>);
+
+impl Databases {
+    /// Whether a name is that of a file beside one of them.
+    pub fn is_side(&self, name: &[u8]) -> bool {
+        !self.0.is_empty() && database_of(name).is_some_and(|database| self.0.contains_key(database))
+    }
+
+    /// What the file of this name is.
+    pub fn role(&self, name: &[u8]) -> Role {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+}
+
+/// The name, or path, of the database that a side file would belong to by its name.
+pub fn database_of(name: &[u8]) -> Option<&[u8]> {
+    let database = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix.as_bytes()))?;
+    if database.is_empty() || database.ends_with(b"/") { None } else { Some(database) }
+}
+
+/// Finds the databases of a folder that have something beside them, among its sorted names and what they lead to.
+pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errno>], stop: &AtomicBool) -> Databases {
+    let mut found = HashMap::new();
+    let file = |name: &[u8]| {
+        let at = names.binary_search_by(|n| n.as_slice().cmp(name)).ok()?;
+        let stat = stats.get(at)?.as_ref().ok()?;
+        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat)
+    };
+    for name in names {
+        let Some(database) = database_of(name).filter(|database| file(database).is_some()) else { continue };
+        // As `has_log` is asked for: a file of whole pages.
+        let page = i64::from(header::SMALLEST_PAGE);
+        let pages = || file(database).is_some_and(|stat| stat.st_size >= page && stat.st_size % page == 0);
+        let side = || !name.ends_with(b"-shm") && pages() && is_log(folder, name, stop);
+        if !found.contains_key(database) && (is_database(folder, database, stop) || side()) {
+            let look = |suffix: &str| {
+                let stat = file(&[database, suffix.as_bytes()].concat())?;
+                let ctime = nanos(stat.st_ctime, stat.st_ctime_nsec);
+                Some(SideFound { side: side_of(stat), ctime, inode: stat.st_ino })
+            };
+            let (wal, journal, shm) = (look("-wal"), look("-journal"), look("-shm").is_some());
+            found.insert(database.to_vec(), Role::Database { wal, journal, shm });
+        }
+    }
+    Databases(found)
+}
+
+/// Whether a file is a database by its content; what cannot be read is none, and its reader will say why. One that another
+/// thread or program keeps to itself may be one: whoever reads it finds out, and a database must not be taken without its WAL.
+fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
+    begins_with(folder, name, stop, |first| header::Header::parse(first).is_some())
+}
+
+/// Whether a file beside another one is SQLite's by its content: then that is a database, although it does not say so itself, as
+/// those do not that are encrypted.
+fn is_log(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
+    begins_with(folder, name, stop, header::is_log)
+}
+
+/// Whether the first bytes of a file in a folder are such.
+fn begins_with(folder: &OwnedFd, name: &[u8], stop: &AtomicBool, are: fn(&[u8]) -> bool) -> bool {
+    let name = OsStr::from_bytes(name);
+    let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    let open = || {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat(folder, name, flags, Mode::empty())
+    };
+    looks_so(&stat, open, stop, are)
+}
+
+/// As `is_log`, of what lies beside a file of the data directory, which the caller has open: `own` is its device and inode.
+pub fn has_log(root: &Directory, database: &EntryPath, own: (u64, u64), stop: &AtomicBool) -> bool {
+    ["-wal", "-journal"].iter().any(|ending| {
+        let Ok(path) = EntryPath::new([database.bytes(), ending.as_bytes()].concat()) else { return false };
+        // Of one that is another name of the file, the file would be asked.
+        let Some(stat) = root.stat_at(&path).ok().filter(|stat| (stat.st_dev, stat.st_ino) != own) else {
+            return false;
+        };
+        looks_so(&stat, || root.open_at(&path, OFlags::RDONLY | OFlags::NONBLOCK), stop, header::is_log)
+    })
+}
+
+/// Whether a file's first bytes are such, read under a hold of it; one that another thread or program keeps to itself may be so.
+pub fn looks_so(
+    stat: &Stat,
+    open: impl Fn() -> Result<OwnedFd, Errno>,
+    stop: &AtomicBool,
+    are: fn(&[u8]) -> bool,
+) -> bool {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size == 0 {
+        return false;
+    }
+    let held = fd_registry::hold(stat.st_dev, stat.st_ino, stop);
+    match held.and_then(|hold| fd_registry::open(hold, stop, open)) {
+        Ok(opened) => {
+            let mut first = [0; 100];
+            read_some(&opened.file, 0, &mut first).is_ok_and(|n| are(&first[..n]))
+        }
+        // Another thread has it, or another program a lease on it.
+        Err(why) => why == Errno::TIMEDOUT || why == Errno::AGAIN,
+    }
+}
+
+/// What a file is to the files beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Nothing that is known of.
+    #[default]
+    Alone,
+    /// A database by its content, or a file that could not be looked at, with something beside it.
+    Database {
+        /// Its `-wal`.
+        wal: Option<SideFound>,
+        /// Its `-journal`.
+        journal: Option<SideFound>,
+        /// Whether it has a `-shm`.
+        shm: bool,
+    },
+    /// A `-wal`, `-journal` or `-shm` beside a database: a part of that.
+    Side,
+}
+
+/// A file beside a database, as it was found when that was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SideFound {
+    /// Its size and time.
+    pub side: Side,
+    /// ns since 1970.
+    pub ctime: i64,
+    /// Its inode number.
+    pub inode: u64,
+}
+
+pub(crate) fn side_of(stat: &Stat) -> Side {
+    Side { size: u64::try_from(stat.st_size).unwrap_or(0), mtime: mtime(stat) }
+}
+
+/// A file's device and inode.
+pub type Id = (u64, u64);
+
+/// Which file a status is of.
+pub fn id(stat: &Stat) -> Id {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// What shows that a file was written to, or that another one has its name.
+pub type Looks = [i64; 6];
+
+/// How a file looks.
+pub fn looks(stat: &Stat) -> Looks {
+    let times = [nanos(stat.st_mtime, stat.st_mtime_nsec), nanos(stat.st_ctime, stat.st_ctime_nsec)];
+    [stat.st_size, times[0], times[1], stat.st_ino as i64, stat.st_dev as i64, stat.st_nlink as i64]
+}
+
+/// Whether it is a regular file.
+pub fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+
+    #[test]
+    fn what_another_thread_has_open_for_long_may_be_a_database() {
+        let data = tempfile::tempdir().unwrap();
+        let names = [b"a".to_vec(), b"a-wal".to_vec()];
+        for name in ["a", "a-wal"] {
+            fs::write(data.path().join(name), "no database").unwrap();
+        }
+        let folder = OwnedFd::from(File::open(data.path()).unwrap());
+        let stats: Vec<_> = names.iter().map(|name| crate::source::listing::status(&folder, name)).collect();
+        let stop = AtomicBool::new(false);
+        let is_side = || databases(&folder, &names, &stats, &stop).is_side(b"a-wal");
+        let stat = stats[0].unwrap();
+        let held = fd_registry::hold(stat.st_dev, stat.st_ino, &stop).unwrap();
+        assert!(is_side());
+        drop(held);
+        assert!(!is_side());
+    }
+}

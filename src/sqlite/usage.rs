@@ -1,0 +1,155 @@
+//! How other programs use a database, as far as their locks and open files show it.
+//!
+//! A program that uses a write-ahead log has the database locked for reading as long as it is open ([`locks`]). One of which there
+//! is no `-shm` beside the database that it has open, has it open under another path: in a container that has this one file mounted,
+//! by another hard link, or with its log renamed or removed. What it has committed may then lie in a log that is not here.
+//!
+//! The system's list of locks (`/proc/locks`) says which programs have what locked, and `/proc/PID/fd` which files they have open. In a
+//! container neither tells of programs outside: then only what asking for a lock oneself shows is known, that somebody has it.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, Stat, lstat};
+use rustix::io::Errno;
+
+use super::at::At;
+use super::fd_registry::{self, try_hold};
+use super::header::Header;
+use super::locks::{self, Held, OPEN, READING, held};
+use super::side_files::{id, is_file};
+use super::wal_index::{self, Fit};
+use crate::fs::beneath::Directory;
+use crate::fs::holders::{Locks, has_open, open_files};
+use crate::source::found::Found;
+
+/// How long a list of locks is good for a first look.
+const MOMENT: Duration = Duration::from_secs(1);
+/// Nobody waits for the files that are looked at here.
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+/// Under which names a program has the file open whose status is `of`, by the logs that it has open beside them and as far as this
+/// process may know.
+pub fn names_in_use(pid: u32, of: &Stat) -> impl Iterator<Item = PathBuf> {
+    let logs = open_files(pid).filter_map(|descriptor| fs::read_link(descriptor).ok());
+    logs.filter_map(|log| {
+        let database = PathBuf::from(OsStr::from_bytes(log.as_os_str().as_bytes().strip_suffix(b"-wal")?));
+        lstat(&database).is_ok_and(|found| id(&found) == id(of)).then_some(database)
+    })
+}
+
+/// Whether the log of a program lies here that has the database open: a `-shm` that it has open, and the `-wal` that this is the index
+/// of. Those that cannot be asked may be so.
+///
+/// # Errors
+/// What the system refuses.
+pub fn is_log_here(at: &At) -> Result<bool, Errno> {
+    is_log_here_by(at, || Rc::new(Locks::read()))
+}
+
+/// The same as far as this list of locks tells.
+fn is_log_here_by(at: &At, locks: impl FnOnce() -> Rc<Locks>) -> Result<bool, Errno> {
+    let here = |ending| Ok(at.status(ending)?.filter(is_file));
+    let (Some(wal), Some(shm)) = (here("-wal")?, here("-shm")?) else { return Ok(false) };
+    let open = |stat: &Stat, ending| {
+        let hold = try_hold(stat.st_dev, stat.st_ino)?;
+        fd_registry::open(hold, &GO_ON, || at.open(ending, OFlags::RDONLY)).ok()
+    };
+    let Some(shm) = open(&shm, "-shm") else { return Ok(true) };
+    if !locks::is_open(&shm.file) {
+        return Ok(false);
+    }
+    let Some(wal) = open(&wal, "-wal") else { return Ok(true) };
+    // Closing a descriptor that is only a path takes no locks away.
+    let (Some(_), Ok(database)) = (here("")?, at.open("", OFlags::PATH)) else { return Ok(false) };
+    let another = is_another_log_used(&locks(), at, database, &wal.stat, &shm.file);
+    Ok(!another && wal_index::fit(&shm.file, &wal.file) != Fit::None)
+}
+
+/// Whether some program that has a database open uses another log than the one that lies here, or finds its way in it by another `-shm`:
+/// it has no lock of the one that is here. What cannot be known of it does not count.
+pub fn is_another_log_used(locks: &Locks, at: &At, database: impl AsFd, wal: &Stat, shm: impl AsFd) -> bool {
+    let here = holders(locks, shm, OPEN.0);
+    let elsewhere = |pid: u32| has_open(pid, id(wal)) == Some(false) || has_lost_its_index(at, pid);
+    holders(locks, database, READING).into_iter().filter(|pid| !here.contains(pid)).any(elsewhere)
+}
+
+/// Whether all programs that have a database open have the log open that lies here, and none has its `-shm`: they only read, and may not
+/// write to that. One of them is `pid`.
+pub fn is_only_read(at: &At, database: impl AsFd, pid: Option<u32>) -> bool {
+    let Ok(Some(wal)) = at.status("-wal") else { return false };
+    let shm = match at.open("-shm", OFlags::PATH) {
+        Ok(shm) => Some(shm),
+        Err(Errno::NOENT) => None,
+        Err(_) => return false,
+    };
+    let locks = Locks::read();
+    let readers = holders(&locks, database, READING);
+    shm.is_none_or(|shm| holders(&locks, shm, OPEN.0).is_empty())
+        && pid.is_some_and(|pid| readers.contains(&pid))
+        && readers.iter().all(|pid| has_open(*pid, id(&wal)) == Some(true))
+}
+
+/// Whether the `-shm` that a program has open was removed, or another one has its name.
+fn has_lost_its_index(at: &At, pid: u32) -> bool {
+    let Some(mut lost) = at.path_beside("-shm").file_name().map(OsStr::to_os_string) else { return false };
+    // What the system says of an open file that has no name any more.
+    lost.push(" (deleted)");
+    let mut links = open_files(pid).filter_map(|descriptor| fs::read_link(descriptor).ok());
+    links.any(|link| link.file_name() == Some(&lost))
+}
+
+/// Which other programs have a byte of a file locked.
+fn holders(locks: &Locks, file: impl AsFd, byte: i64) -> Vec<u32> {
+    let mut locks = locks.of(file);
+    locks.retain(|lock| lock.kind == "POSIX" && (lock.first..=lock.last).contains(&byte));
+    locks.into_iter().map(|lock| lock.pid).filter(|pid| *pid != std::process::id()).collect()
+}
+
+/// Finds databases that are used elsewhere among many. The list of locks is as long as there are databases in use, so it is not read for
+/// each of them.
+#[derive(Debug, Default)]
+pub struct Elsewhere(RefCell<Option<(Instant, Rc<Locks>)>>);
+
+impl Elsewhere {
+    /// Whether a program has a database open that uses a log, and the log is not here: then what it has committed shows in no file of
+    /// this folder. What cannot be asked is read, which finds out.
+    pub fn is_used(&self, root: &Directory, found: &Found) -> bool {
+        let Ok(at) = At::beneath(root, &found.path) else { return true };
+        let Some(hold) = try_hold(found.device, found.inode) else { return true };
+        let used = match fd_registry::open(hold, &GO_ON, || at.open("", OFlags::RDONLY)) {
+            Ok(opened) if opened.hold.id() == (found.device, found.inode) => match held(&opened.file) {
+                Held::No => false,
+                Held::Reading(pid) => {
+                    let logged = Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal);
+                    let here = || is_log_here_by(&at, || self.locks()).unwrap_or(false);
+                    logged && !here() && !is_only_read(&at, &opened.file, pid)
+                }
+                Held::Alone(_) => true,
+            },
+            _ => return true,
+        };
+        // By a list that is a moment old, one that has just been opened or closed may seem so.
+        used && !is_log_here(&at).unwrap_or(false)
+    }
+
+    /// The locks that there were a moment ago.
+    fn locks(&self) -> Rc<Locks> {
+        let mut last = self.0.borrow_mut();
+        if let Some((_, locks)) = last.as_ref().filter(|(read, _)| read.elapsed() < MOMENT) {
+            return locks.clone();
+        }
+        // It is as old as the beginning of its reading.
+        let began = Instant::now();
+        let locks = Rc::new(Locks::read());
+        *last = Some((began, locks.clone()));
+        locks
+    }
+}

@@ -1,0 +1,71 @@
+//! Few layers instead of many: neighbouring layers of a page map written as one.
+//!
+//! Every layer is read whenever the file's blocks are, and most of it is hidden when it is old. So a writer joins the newest
+//! layers when together they outweigh the one below; each block is written again a few times at most.
+
+use crate::error::Result;
+use crate::vault::entry::{MapFrame, PageMap};
+use crate::vault::frame::FrameRef;
+use crate::vault::map::MapPart;
+use crate::vault::pages::{LayerBuilder, Layered};
+use crate::vault::read::PackReader;
+
+/// The first of the layers that are to be one, up to the newest; none if they stay as they are. `blocks` says how many
+/// blocks each layer has, the oldest first.
+///
+/// All layers become one when the newer ones have half the blocks of the oldest, which is the whole file at least once; the
+/// layers from another one on when those after it have three times its blocks. So the number of layers grows with the
+/// logarithm of the file's size, and so does how often a block is written.
+pub fn suffix_to_fold(blocks: &[u64]) -> Option<usize> {
+    let mut after: u128 = blocks.iter().copied().map(u128::from).sum();
+    blocks.iter().enumerate().take(blocks.len().saturating_sub(1)).find_map(|(number, &own)| {
+        let own = u128::from(own);
+        after -= own;
+        let enough = if number == 0 { 2 * after >= own } else { after >= 3 * own };
+        enough.then_some(number)
+    })
+}
+
+/// How many blocks each layer of a map has, for [`suffix_to_fold`].
+///
+/// # Errors
+/// A store that fails; damage.
+pub fn blocks_of_layers(packs: &PackReader, map: &PageMap) -> Result<Vec<u64>> {
+    let block = u64::from(map.block.max(1));
+    map.layers
+        .iter()
+        .map(|layer| {
+            let mut blocks = 0u64;
+            packs.each(layer, |frame: MapFrame| {
+                blocks = blocks.saturating_add(frame.content.div_ceil(block));
+                Ok(())
+            })?;
+            Ok(blocks)
+        })
+        .collect()
+}
+
+/// Writes the layer of number `oldest` and all newer ones, of a file of `size` bytes, as one; gives its frames, which
+/// `store` stored. Blocks that are hidden, and those beyond the file's end, are not in it.
+///
+/// # Errors
+/// Those of `store`; a store that fails; damage.
+pub fn fold(
+    packs: &PackReader,
+    map: &PageMap,
+    oldest: usize,
+    size: u64,
+    mut store: impl FnMut(&MapPart) -> Result<FrameRef>,
+) -> Result<Vec<MapFrame>> {
+    let mut blocks = Layered::newest(packs, map, oldest, size)?;
+    let (mut builder, mut frames) = (LayerBuilder::new(map.block), Vec::new());
+    let mut take = |part: MapPart| -> Result<()> {
+        frames.push(MapFrame { frame: store(&part)?, content: part.content });
+        Ok(())
+    };
+    while let Some(placed) = blocks.next()? {
+        builder.push(&placed).map_or(Ok(()), &mut take)?;
+    }
+    builder.finish().map_or(Ok(()), take)?;
+    Ok(frames)
+}
