@@ -107,7 +107,7 @@ pub enum Task {
     Run(Job),
     /// A restore that is done only where it is needed, or is only told of.
     RestoreIf {
-        options: restore::Options,
+        options: restore::options::Options,
         dry_run: bool,
     },
     Runs {
@@ -142,7 +142,7 @@ pub enum Task {
         snapshot: String,
         to: Destination,
     },
-    Doctor(Box<lastgood::doctor::Place>),
+    Doctor(Box<lastgood::doctor::check::Place>),
     /// Over HTTP, by pulling, or both.
     Serve(Box<Service>),
     Dispatched(Box<Dispatched>),
@@ -239,7 +239,7 @@ impl Config {
             Command::Restore(args) => {
                 notify = tell(args.results)?;
                 let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
-                let options = restore::Options {
+                let options = restore::options::Options {
                     snapshot: args.snapshot,
                     in_place: args.replacing.in_place,
                     around_mounts: args.replacing.around_mounts,
@@ -257,7 +257,7 @@ impl Config {
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());
                 let place = doctor::place(data(args.data)?, &vaults, &cloud, args.max_age, outside);
-                Task::Doctor(Box::new(lastgood::doctor::Place { backups_off, ..place }))
+                Task::Doctor(Box::new(lastgood::doctor::check::Place { backups_off, ..place }))
             }
             Command::Serve(args) => {
                 let data = data(args.data.clone())?;
@@ -437,7 +437,7 @@ fn restoring(
     paths: Vec<EntryPath>,
     vaults: &[Address],
     outside: &Outside,
-) -> Result<restore::Options> {
+) -> Result<restore::options::Options> {
     let at = (outside.resolve)(&target);
     let vaults: Vec<_> = folders(vaults, outside).into_iter().map(|(_, vault_at)| vault_at).collect();
     // A restore asks again when it begins.
@@ -445,7 +445,7 @@ fn restoring(
     // Behind what does not exist the system goes nowhere, and what was looked at is meant.
     let goes_back = target.components().any(|part| part == Component::ParentDir);
     let target = if goes_back && !target.exists() { at } else { target };
-    Ok(restore::Options { paths, vaults, ..restore::Options::latest(target) })
+    Ok(restore::options::Options { paths, vaults, ..restore::options::Options::latest(target) })
 }
 
 fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {

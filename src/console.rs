@@ -6,7 +6,8 @@ use serde::Serialize;
 use crate::config::Output;
 use crate::stderr;
 use crate::stdout::{Items, Stdout, json};
-use crate::terminal::{Terminal, printable};
+use crate::terminal::Terminal;
+use lastgood::text::printable;
 
 /// Standard output, and how the user wants to hear.
 pub struct Console<'t> {

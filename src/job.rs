@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::notify::{self, Notify};
 use crate::parallel::ordered::in_order;
-use crate::replicas::vaults::Vaults;
+use crate::replicas::pool::Vaults;
 use crate::replicas::{self};
 use crate::report::{self, Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
 use crate::store::Store;
@@ -33,7 +33,7 @@ pub enum Job {
         init: bool,
     },
     /// Put one back.
-    Restore(restore::Options),
+    Restore(restore::options::Options),
     /// Look whether all is there.
     Verify(verify::Options),
 }

@@ -4,10 +4,12 @@
 //! Data flows down this list on backup, and up it on restore.
 
 pub mod backup;
+pub mod claims;
 pub mod command;
-pub mod copy;
+pub mod deadline;
 pub mod doctor;
 pub mod error;
+pub mod events;
 pub mod export;
 pub mod fs;
 pub mod gcp;
@@ -22,11 +24,15 @@ pub mod replicas;
 pub mod report;
 pub mod restore;
 pub mod retry;
+pub mod runner;
+pub mod server;
 pub mod shell;
+pub mod shutdown;
 pub mod source;
 pub mod sqlite;
 pub mod store;
+pub mod subscriber;
 pub mod text;
-pub mod trigger;
 pub mod vault;
 pub mod verify;
+pub mod view;

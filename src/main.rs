@@ -1,18 +1,15 @@
 //! The command: parse, build the context, run, exit code.
 
 mod cli;
+mod commands;
 mod config;
 mod console;
 mod heap;
 mod log;
 mod new_file;
-mod publish;
-mod serve;
-mod show;
 mod stderr;
 mod stdout;
 mod terminal;
-mod vaults;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
@@ -28,9 +25,9 @@ use lastgood::error::{Doing, Error, Kind, Result};
 use lastgood::fs::location;
 use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
-use lastgood::replicas::vaults::Vaults;
+use lastgood::replicas::pool::Vaults;
 use lastgood::restore::select;
-use lastgood::trigger::ending::Ending;
+use lastgood::shutdown::Ending;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
 use lastgood::{doctor, export, inspect, panics, report};
@@ -42,13 +39,16 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::cli::Cli;
+use self::commands::vaults::Commands;
 use self::config::{Config, Destination, Output, Outside, Task};
 use self::console::Console;
 use self::log::CloudLog;
 use self::new_file::NewFile;
 use self::stdout::Stdout;
-use self::terminal::{Terminal, printable};
-use self::vaults::Commands;
+use self::terminal::Terminal;
+use crate::commands::{publish, serve, vaults};
+use lastgood::text::printable;
+use lastgood::view;
 
 /// What a second signal, or a reader of stdout that hangs up, ends the program with: 128 and the signal's number, as a shell
 /// has it for programs that such a signal ends.
@@ -180,7 +180,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         Task::Ls { snapshot, path, recursive } => {
             let (vault, root) = vaults.find(&snapshot, ctx)?;
             let mut items = console.items();
-            inspect::ls(&vault, &root, &path, recursive, |entry| items.item(&entry, show::entry), ctx)?;
+            inspect::ls(&vault, &root, &path, recursive, |entry| items.item(&entry, view::entry), ctx)?;
             items.end()?;
             Ok(Outcome::Done)
         }
@@ -196,7 +196,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             let vault = vaults.first(ctx)?;
             let ((_, a), (_, b)) = (select::find(&vault, &a)?, select::find(&vault, &b)?);
             let mut items = console.items();
-            inspect::diff(&vault, &a, &b, |difference| items.item(&difference, show::difference), ctx)?;
+            inspect::diff(&vault, &a, &b, |difference| items.item(&difference, view::difference), ctx)?;
             items.end()?;
             Ok(Outcome::Done)
         }
@@ -216,7 +216,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             let mut file = NewFile::create(&path)?;
             let done = export::export(&vault, &root, &mut file, ctx)?;
             file.finish()?;
-            console.report(&done, || format!("Exported to {}\n", show::path(&absolute(&path))));
+            console.report(&done, || format!("Exported to {}\n", view::path(&absolute(&path))));
             Ok(Outcome::Done)
         }
         Task::Serve(mut service) => {
@@ -231,9 +231,9 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         Task::Doctor(place) => {
             let report = doctor::examine(&place, ctx)?;
             if console.quiet() {
-                show::stopping(&report).iter().for_each(|line| tracing::error!("{line}"));
+                view::stopping(&report).iter().for_each(|line| tracing::error!("{line}"));
             }
-            console.answer(&report, || show::doctor(&report))?;
+            console.answer(&report, || view::doctor(&report))?;
             Ok(if report.problems == 0 { Outcome::Done } else { Outcome::Failed })
         }
     }
@@ -242,8 +242,8 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
 fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Result<Outcome> {
     let names = vault.snapshots()?;
     let mut items = console.items();
-    items.head(&show::list_head())?;
-    let damaged = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, show::listed), ctx)?;
+    items.head(&view::list_head())?;
+    let damaged = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, view::listed), ctx)?;
     items.end()?;
     if names.len() > limit {
         tracing::warn!("{} older snapshots are not listed: --limit {} lists all", names.len() - limit, names.len());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lastgood::monitor::Monitor;
-use lastgood::shell::acts_on_a_terminal;
+use lastgood::text::printable;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::stderr;
@@ -133,21 +133,6 @@ impl Monitor for Terminal {
     }
 }
 
-/// Text from outside (names of files, answers of systems) with whatever could act on a terminal made visible: control
-/// characters, and those that turn the direction of text. Bytes are written as `\xNN`, as everywhere.
-pub fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if acts_on_a_terminal(c) {
-            let mut bytes = [0; 4];
-            c.encode_utf8(&mut bytes).bytes().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
 /// Writes to stderr with the bar out of the way, or drops what cannot be written there.
 #[derive(Clone)]
 pub struct Stderr {
@@ -182,11 +167,6 @@ mod tests {
         for template in [WITH_TOTAL, WITHOUT_TOTAL] {
             ProgressStyle::with_template(template).unwrap();
         }
-    }
-
-    #[test]
-    fn what_acts_on_a_terminal_is_made_visible() {
-        assert_eq!(printable("größe \u{1b}[2J\n\u{202e}"), "größe \\x1b[2J\\x0a\\xe2\\x80\\xae");
     }
 
     #[test]

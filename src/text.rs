@@ -1,5 +1,7 @@
 //! Text from outside, made fit to be shown.
 
+use crate::shell::acts_on_a_terminal;
+
 /// Text from outside: control characters, line ends and what turns the direction of text are written as escapes, and
 /// what is longer than `most` bytes is cut between characters, and says so.
 pub fn one_line(one_line: &str, most: usize) -> String {
@@ -25,4 +27,29 @@ pub(crate) fn escape(one_line: &str) -> String {
         }
     }
     out
+}
+
+/// Text from outside (names of files, answers of systems) with whatever could act on a terminal made visible: control
+/// characters, and those that turn the direction of text. Bytes are written as `\xNN`, as everywhere.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts_on_a_terminal(c) {
+            let mut bytes = [0; 4];
+            c.encode_utf8(&mut bytes).bytes().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_is_made_visible() {
+        assert_eq!(printable("größe \u{1b}[2J\n\u{202e}"), "größe \\x1b[2J\\x0a\\xe2\\x80\\xae");
+    }
 }

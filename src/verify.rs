@@ -36,6 +36,7 @@ mod objects;
 
 pub use self::databases::Restored;
 pub use self::doubts::{DoubtedPack, Looked, StandingDoubt};
+pub use self::found::Damage;
 use self::found::Found;
 
 /// So many bytes of roots, as they are stored, are kept until their entries are looked at; further ones are read again.
@@ -48,17 +49,6 @@ pub struct Options {
     pub read_data: Option<f64>,
     /// Restore the databases of this snapshot to a temporary folder, and have SQLite check them.
     pub databases: Option<String>,
-}
-
-/// Something that is not what was stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Damage {
-    /// The object's name.
-    pub object: String,
-    /// What is wrong with it.
-    pub why: String,
-    /// The snapshots that cannot be restored whole because of it.
-    pub snapshots: Vec<SnapshotName>,
 }
 
 /// The newest good snapshot.

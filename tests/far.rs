@@ -75,8 +75,8 @@ fn restore(store: &'static Far, target: &Path, parallel: usize) -> restore::Repo
     with(parallel, |ctx| restore::restore(&vault, &whole(target), ctx)).unwrap()
 }
 
-fn whole(target: &Path) -> restore::Options {
-    restore::Options::latest(target.into())
+fn whole(target: &Path) -> restore::options::Options {
+    restore::options::Options::latest(target.into())
 }
 
 fn latest(store: &'static Far) -> (Vault, Root) {

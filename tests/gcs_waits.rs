@@ -103,8 +103,10 @@ fn a_store_that_stands_still_is_asked_again() {
         server.heal();
         let target = world.path(format!("out{round}"));
         server.script(When::read("packs/"), Fault::Stall(point, long));
-        let options =
-            restore::Options { snapshot: report.snapshot.to_string(), ..restore::Options::latest(target.clone()) };
+        let options = restore::options::Options {
+            snapshot: report.snapshot.to_string(),
+            ..restore::options::Options::latest(target.clone())
+        };
         restore::restore(&vault, &options, &ctx).unwrap();
         assert_same(&world.data(), &target);
         server.forget();

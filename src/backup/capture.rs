@@ -379,7 +379,7 @@ impl Capture<'_> {
         let Options { verify_content, sqlite, check, trust, .. } = **options;
         let rule = Rule { verify_content, sample: trust.sample, turn: base.turn, sqlite, check };
         let used = sqlite::usage::Elsewhere::default();
-        let elsewhere = |found: &Found| used.is_used(self.root, found);
+        let elsewhere = |found: &Found| used.is_used(self.root, &found.path, (found.device, found.inode));
         let mut folders = Folders::default();
         let early = |_| Error::failed(doing(options), "it ended early");
         let go_on = || {

@@ -194,7 +194,7 @@ fn attempt(
     let all_mounted = filesystem::mounted().ok();
     let mounted = all_mounted.as_deref().unwrap_or_default();
     let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
-    let place = place::place(options, &root, remote.is_some(), mounted)?;
+    let place = place::place(&options.data, &options.boot, &root, remote.is_some(), mounted)?;
     let early = Mutex::new(lost.told.clone());
     let warn = |what: String| {
         ctx.monitor.warn(&what);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::packer;
-use super::rescue::LastWords;
+use super::rescue::Open;
 use crate::error::Result;
 use crate::source::stable::Trust;
+use crate::store::Store;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
 use crate::vault::root::Reason;
@@ -143,4 +144,22 @@ pub(crate) fn doing(options: &Options) -> String {
 /// The data directory's path as it is kept with a snapshot.
 pub(crate) fn absolute(data: &Path) -> PathBuf {
     std::path::absolute(data).unwrap_or_else(|_| data.to_owned())
+}
+
+/// Opens a store that answers for some seconds, where the one from before was told to stop; by its address. None where that
+/// goes on: a folder does, and so do all when only the backup was told to stop.
+#[derive(Clone)]
+pub struct LastWords(pub(super) Arc<Open>);
+
+impl LastWords {
+    /// Opens stores so.
+    pub fn new(open: impl Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync + 'static) -> Self {
+        LastWords(Arc::new(open))
+    }
+}
+
+impl fmt::Debug for LastWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LastWords")
+    }
 }

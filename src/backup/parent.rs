@@ -6,13 +6,12 @@ use std::path::Path;
 use crossbeam_channel::Sender;
 
 use super::lost::Lost;
-use super::pages::reader::known_pages;
 use super::suspect::{Earlier, Measure};
 use super::unread;
 use crate::error::{Error, Kind, Result};
 use crate::path::EntryPath;
 use crate::source::place::Terms;
-use crate::vault::entry::{Entry, Extent};
+use crate::vault::entry::{Entry, Extent, known_pages};
 use crate::vault::hex::PackId;
 use crate::vault::list::List;
 use crate::vault::pack::PackInfo;

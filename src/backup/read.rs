@@ -328,7 +328,7 @@ fn read_file(
     // What is declared last goes first: the file is closed before its hold is given back.
     let hold;
     let (file, stat);
-    Opened { file, stat, hold } = match open_held(desk, found) {
+    Opened { file, stat, hold } = match open_held(desk.root, found, desk.ctx.stop) {
         Ok(opened) => opened,
         Err(why) => return Ok(Err(why)),
     };

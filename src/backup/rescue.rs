@@ -9,7 +9,6 @@
 //! may be of no use any more. Packs that are not named go ([`staging`](crate::store::staging)), so a backup that needs less has
 //! the rest.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::assemble::Assembly;
@@ -26,25 +25,7 @@ pub const KEPT: u64 = 4 << 20;
 /// With less room than this a disk counts as full: no pack is larger.
 const FULL: u64 = 32 << 20;
 
-/// Opens a store that answers for some seconds, where the one from before was told to stop; by its address. None where that
-/// goes on: a folder does, and so do all when only the backup was told to stop.
-#[derive(Clone)]
-pub struct LastWords(Arc<Open>);
-
-type Open = dyn Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync;
-
-impl LastWords {
-    /// Opens stores so.
-    pub fn new(open: impl Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync + 'static) -> Self {
-        LastWords(Arc::new(open))
-    }
-}
-
-impl fmt::Debug for LastWords {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LastWords")
-    }
-}
+pub(super) type Open = dyn Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync;
 
 /// Names what is stored by a checkpoint, if `why` is a store that failed or a stop, and tells of it.
 pub fn rescue(run: &Run, assembly: &mut Assembly, packer: &Packer, kept: Option<Room>, why: &Error, ctx: &Context) {

@@ -5,13 +5,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lastgood::claims::lease::Name;
 use lastgood::error::{Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::gcp::run_jobs::{CLAIM, Starter, Target};
 use lastgood::report::Place;
+use lastgood::runner::runner::{Dispatch, Rules};
 use lastgood::store::address::Address;
-use lastgood::trigger::claim::Name;
-use lastgood::trigger::desk::{Dispatch, Rules};
 
 use super::Outside;
 use super::env::Env;

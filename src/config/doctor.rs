@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lastgood::doctor::{Place, Proxy, VaultPlace};
+use lastgood::doctor::Proxy;
+use lastgood::doctor::check::{Place, VaultPlace};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::store::address::Address;
 

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use lastgood::error::{Error, Result};
+use lastgood::events::{self, sent};
 use lastgood::gcp::pubsub::{Subscription, Topic};
-use lastgood::trigger::event::{self, sent};
-use lastgood::trigger::pull;
+use lastgood::subscriber;
 use serde_json::{Map, Value};
 
 use super::env::Env;
@@ -39,7 +39,7 @@ pub struct Publication {
 ///
 /// # Errors
 /// Usage: a name that is none.
-pub fn pulling(args: cli::Pulling, project: Option<&str>, env: &Env) -> Result<Option<pull::Settings>> {
+pub fn pulling(args: cli::Pulling, project: Option<&str>, env: &Env) -> Result<Option<subscriber::Settings>> {
     let subscription = match args.subscription {
         Some(name) => Some(
             Subscription::new(&name, project)
@@ -47,7 +47,7 @@ pub fn pulling(args: cli::Pulling, project: Option<&str>, env: &Env) -> Result<O
         ),
         None => env.parsed(SUBSCRIPTION, |name| Subscription::new(name, project))?,
     };
-    Ok(subscription.map(|subscription| pull::Settings { subscription, hold: args.hold }))
+    Ok(subscription.map(|subscription| subscriber::Settings { subscription, hold: args.hold }))
 }
 
 /// What is to be published.
@@ -62,16 +62,16 @@ pub fn publication(args: cli::Publish, project: Option<&str>, host: &str, env: &
         cli::Publish::Critical { message, severity, sending } => {
             fields.insert("severity".into(), severity.into());
             fields.insert("message".into(), text(message));
-            (event::CRITICAL, sending)
+            (events::decoded::CRITICAL, sending)
         }
         cli::Publish::Backup { message, sending } => {
             fields.extend(message.map(|message| ("message".into(), text(message))));
-            (event::BACKUP_REQUESTED, sending)
+            (events::decoded::BACKUP_REQUESTED, sending)
         }
-        cli::Publish::Verify { sending } => (event::VERIFY_REQUESTED, sending),
+        cli::Publish::Verify { sending } => (events::decoded::VERIFY_REQUESTED, sending),
         cli::Publish::Restore { snapshot, sending } => {
             fields.extend(snapshot.map(|snapshot| ("snapshot".into(), snapshot.into())));
-            (event::RESTORE_REQUESTED, sending)
+            (events::decoded::RESTORE_REQUESTED, sending)
         }
     };
     let cli::Sending { topic, service, labels: given, id, timeout } = sending;

@@ -9,13 +9,12 @@ use globset::{GlobBuilder, GlobMatcher};
 use lastgood::error::{Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::report::Place;
+use lastgood::runner::runner::Rules;
+use lastgood::server::auth::{self, Mode};
+use lastgood::server::{Limits, Settings, health};
 use lastgood::store::address::Address;
-use lastgood::trigger::auth::{self, Mode};
-use lastgood::trigger::desk::Rules;
-use lastgood::trigger::http::{Limits, Settings, health};
-use lastgood::trigger::pull;
 use lastgood::vault::root::Reason;
-use lastgood::{restore, verify};
+use lastgood::{restore, subscriber, verify};
 
 use super::dispatched::dispatch;
 use super::env::Env;
@@ -39,7 +38,7 @@ pub struct Service {
     /// The way by HTTP.
     pub http: Option<Http>,
     /// The way by messages that are pulled.
-    pub pull: Option<pull::Settings>,
+    pub pull: Option<subscriber::Settings>,
 }
 
 /// What is told about HTTP.
@@ -174,10 +173,10 @@ pub(super) fn rules(
     // Settled now, and not when somebody needs it.
     let restore = match args.allow_restore {
         true => restoring(data, Vec::new(), vaults, outside)?,
-        false => restore::Options::latest(data),
+        false => restore::options::Options::latest(data),
     };
     let cli::Replacing { in_place, around_mounts, while_in_use } = args.replacing;
-    let restore = restore::Options { in_place, around_mounts, while_in_use, ..restore };
+    let restore = restore::options::Options { in_place, around_mounts, while_in_use, ..restore };
     Ok(Rules {
         backup,
         init,

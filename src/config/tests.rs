@@ -242,7 +242,7 @@ fn variables_of_other_backup_scripts_are_used_or_told() {
 #[test]
 fn a_restore_may_depend_on_what_is_there() {
     let told = |line: &str| match config(line, &[]).unwrap().task {
-        Task::RestoreIf { options: restore::Options { only, .. }, dry_run } => {
+        Task::RestoreIf { options: restore::options::Options { only, .. }, dry_run } => {
             (only.missing, only.older.map(|older| older.as_secs()), dry_run)
         }
         other => panic!("{other:?}"),

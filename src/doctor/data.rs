@@ -8,16 +8,16 @@ use std::{io, slice};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::check::{Check, Place};
 use super::notes::{Good, Noted, Notes};
 use super::space::{existing, free, size, writable};
 use super::walk::{Seen, walk};
-use super::{Check, Place};
 use crate::command::RestoreCommand;
 use crate::fs::Folder;
 use crate::fs::filesystem::{is_mount, remote};
 use crate::fs::location::lies_in;
 use crate::path::EntryPath;
-use crate::restore::place::{self, is_exchangeable};
+use crate::restore::target::{self, is_exchangeable};
 use crate::restore::{apart, killed, mounts};
 use crate::source::marker::{self, MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
@@ -294,7 +294,7 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
     let name = "restore";
     let exists = about.at.is_dir();
     let mount = exists && is_mount(&about.at).unwrap_or(false);
-    let found = place::Place::check(&about.data, place::How { in_place: mount, around_mounts: true }, &[]);
+    let found = target::Place::check(&about.data, target::How { in_place: mount, around_mounts: true }, &[]);
     let found = match found {
         Ok(found) => found,
         Err(why) => return (Check::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),
@@ -392,7 +392,7 @@ fn fits(free: u64, bytes: u64, what: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Outcome;
+    use crate::doctor::check::Outcome;
     use crate::vault::hex::Hex;
 
     fn about(at: &Path, good: Option<u64>) -> About {

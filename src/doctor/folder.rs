@@ -6,15 +6,15 @@ use std::{fs, io};
 
 use rustix::fs::{Access, access};
 
+use super::check::{Check, Outcome};
 use super::notes::Notes;
 use super::space::{existing, free, size, writable};
-use super::{Check, Outcome, vault};
+use super::vault;
 use crate::fs::filesystem::remote_at;
 use crate::fs::{Folder, is_folder, what};
 use crate::shell::word;
-use crate::store::Store;
-use crate::store::local::access::to_share;
 use crate::store::local::{LocalStore, TMP};
+use crate::store::{Store, to_share};
 
 /// A vault's filesystem with less room than this is full.
 const FULL: u64 = 1 << 20;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::Check;
+use super::check::Check;
 use crate::fs::read_named;
 use crate::gcp::credentials::{Found, LARGEST};
 use crate::shell::word;
@@ -178,7 +178,7 @@ fn too_much(is_held: &dyn Fn(&str) -> bool, bucket: &str, member: &Member, proje
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Outcome;
+    use crate::doctor::check::Outcome;
 
     fn file(kind: &str) -> Found {
         Found::File { path: "/no/such".into(), r#type: kind.into(), account: None }

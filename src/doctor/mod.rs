@@ -11,6 +11,7 @@
 //! part has a time limit, and one that does not come back (a network mount whose server is gone) is left behind.
 
 mod bucket;
+pub mod check;
 mod data;
 mod folder;
 mod grants;
@@ -20,130 +21,20 @@ mod space;
 mod vault;
 mod walk;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use self::check::{Check, Outcome, Place, VaultPlace};
 pub use self::network::Proxy;
 use self::notes::{Noted, Running};
 use crate::error::Result;
 use crate::fs::location::lies_in;
-use crate::gcp::cloud::Cloud;
 use crate::monitor::Context;
 use crate::store::address::Address;
 
 /// How long the checks of a vault, and those of the data directory, may take.
 const LIMIT: Duration = Duration::from_secs(15);
-
-/// What is looked at.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// The vaults, the preferred one first.
-    pub vaults: Vec<VaultPlace>,
-    /// How buckets are reached.
-    pub cloud: Cloud,
-    /// The proxy that the environment names for https.
-    pub proxy: Option<Proxy>,
-    /// The data directory as it was named.
-    pub data: PathBuf,
-    /// Where that is: absolute, symlinks followed as far as it exists.
-    pub data_at: PathBuf,
-    /// Why no backup is taken, if none is.
-    pub backups_off: Option<String>,
-    /// How old the newest good snapshot may be.
-    pub max_age: Duration,
-}
-
-/// A vault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VaultPlace {
-    /// Its address.
-    pub address: Address,
-    /// Where a folder is: absolute, symlinks followed as far as it exists.
-    pub at: Option<PathBuf>,
-}
-
-impl VaultPlace {
-    /// The address as people are told it, and as a command takes it from any working directory.
-    fn shown(&self) -> String {
-        match &self.at {
-            Some(at) => at.display().to_string(),
-            None => self.address.to_string(),
-        }
-    }
-}
-
-/// What a check came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// As it should be.
-    Ok,
-    /// Could not be asked, or was not needed.
-    Skipped,
-    /// Nothing is stopped, but somebody should look.
-    Warning,
-    /// This stops a backup or a restore.
-    Problem,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What it is called; within its part of the report no other one is called so.
-    pub name: &'static str,
-    /// What it came to.
-    pub outcome: Outcome,
-    /// What was found.
-    pub found: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
-    /// With which commands, in this order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub commands: Vec<String>,
-}
-
-impl Check {
-    fn new(name: &'static str, outcome: Outcome, found: impl Into<String>) -> Self {
-        Check { name, outcome, found: found.into(), advice: None, commands: Vec::new() }
-    }
-
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Ok, found)
-    }
-
-    fn skipped(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Skipped, found)
-    }
-
-    fn warning(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Warning, found)
-    }
-
-    fn problem(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Problem, found)
-    }
-
-    /// Says what to do about it. The hints of errors send people to the doctor: here they are at the doctor.
-    fn advice(self, advice: impl Into<String>) -> Self {
-        let mut advice = advice.into();
-        if let Some(at) = advice.find("`lastgood doctor`") {
-            advice.truncate(at);
-            advice.truncate(advice.trim_end_matches([' ', ';', ',']).len());
-            if !advice.is_empty() && !advice.ends_with(['.', '?', '!']) {
-                advice.push('.');
-            }
-        }
-        Check { advice: Some(advice).filter(|advice| !advice.is_empty()), ..self }
-    }
-
-    fn run(mut self, command: impl Into<String>) -> Self {
-        self.commands.push(command.into());
-        self
-    }
-}
 
 /// What a part of the report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

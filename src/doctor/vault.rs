@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::check::Check;
 use super::notes::{Good, Noted, Notes};
-use super::{Check, span};
+use super::span;
 use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::store::address::argument;
@@ -230,7 +231,7 @@ pub fn together(vaults: &[(String, Noted)]) -> Vec<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Outcome;
+    use crate::doctor::check::Outcome;
     use crate::vault::hex::Hex;
     use crate::vault::root::SnapshotName;
 

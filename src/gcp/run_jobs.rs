@@ -3,7 +3,7 @@
 //! <https://docs.cloud.google.com/run/docs/reference/rest/v2/projects.locations.jobs/run>
 //!
 //! It is made again when it may have failed for a passing reason, within [`TIME`]. That may start the job twice, since an answer
-//! can be lost. It does no harm: only one execution takes the order ([`crate::trigger::order::Taker`]).
+//! can be lost. It does no harm: only one execution takes the order ([`crate::claims::dispatch_request::Taker`]).
 //!
 //! Client, credentials and their runtime are made for each call, which is rare, and end with it: nothing of them has to be kept
 //! alive between two threads and two jobs.
@@ -24,10 +24,10 @@ use super::cloud::Cloud;
 use super::credentials::{self, Login, Scope};
 use super::error_text::{message, retry_after, said};
 use super::http_client;
+use crate::claims::lease::Name;
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
 use crate::retry::{Fault, Pace};
-use crate::trigger::claim::Name;
 
 /// The environment variable that names the claim.
 pub const CLAIM: &str = "LASTGOOD_CLAIM";

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::parallel::ordered::in_order;
-use crate::restore::plan::Limits;
+use crate::restore::window::Limits;
 use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, Extent};
 use crate::vault::hex::PackId;

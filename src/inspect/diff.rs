@@ -4,8 +4,7 @@ use std::cmp::Ordering;
 
 use serde::Serialize;
 
-use super::entries::Entries;
-use super::tell_mended;
+use super::entries::{Entries, tell_mended};
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::path::EntryPath;

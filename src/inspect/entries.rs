@@ -1,6 +1,7 @@
 //! The entries of a snapshot on demand: all of them, or those of the hunks that can hold a path.
 
 use crate::error::Result;
+use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::restore::missing;
 use crate::vault::decoder::Decoder;
@@ -135,6 +136,11 @@ fn child<'a>(above: &EntryPath, path: &'a EntryPath) -> Option<&'a [u8]> {
     let start = if above.is_root() { 0 } else { above.bytes().len() + 1 };
     let end = path.bytes()[start..].iter().position(|&b| b == b'/').map_or(path.bytes().len(), |n| start + n);
     Some(&path.bytes()[..end])
+}
+
+/// Says which packs are damaged and could be read all the same.
+pub(crate) fn tell_mended(packs: &PackReader, ctx: &Context) {
+    packs.mended().values().for_each(|what| ctx.monitor.warn(what));
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::diff::{Change, Difference, What, diff};
-use self::entries::Entries;
+use self::entries::{Entries, tell_mended};
 use crate::error::{self, Doing, Error, Result};
 use crate::monitor::Context;
 use crate::parallel::ordered::in_order;
@@ -245,11 +245,6 @@ pub fn ls(
     }
     tell_mended(&packs, ctx);
     Ok(())
-}
-
-/// Says which packs are damaged and could be read all the same.
-fn tell_mended(packs: &PackReader, ctx: &Context) {
-    packs.mended().values().for_each(|what| ctx.monitor.warn(what));
 }
 
 /// Says of a folder that only its path is known.

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::events::decoded::Asked;
+use crate::events::{read, read_message};
 use crate::monitor::{Collect, system_random};
 use crate::path::EntryPath;
 use crate::report::{Action, Done, Event, Failure, Outcome, Place, Way};
-use crate::trigger::event::{Asked, read, read_message};
 use crate::vault::hex::Hex;
 use crate::vault::root::{Problem, SnapshotName};
 use crate::{replicas, restore};

@@ -10,6 +10,7 @@ use crate::backup::{self};
 use crate::monitor::{Context, Moment, Monitor, Silent, system_random};
 use crate::parallel::ordered::in_order;
 use crate::path::EntryPath;
+use crate::replicas::copy;
 use crate::restore::sample::Sample;
 use crate::restore::tests::{noise, options};
 use crate::restore::{self};
@@ -18,7 +19,7 @@ use crate::store::testing::fault::FaultStore;
 use crate::store::testing::memory::MemoryStore;
 use crate::vault::Vault;
 use crate::vault::root::State;
-use crate::{copy, export, verify};
+use crate::{export, verify};
 
 const NEVER: &str = "nothing happens any more";
 /// What threads that panic here say.

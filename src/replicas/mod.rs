@@ -7,9 +7,10 @@
 
 pub mod backup;
 pub mod restore;
-pub mod vaults;
 pub mod verify;
 
+pub mod copy;
+pub mod pool;
 #[cfg(test)]
 mod tests;
 

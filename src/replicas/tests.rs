@@ -119,15 +119,15 @@ impl World {
         self.try_backup().unwrap()
     }
 
-    fn options(&self, spec: &str) -> restoring::Options {
-        restoring::Options { snapshot: spec.into(), ..restoring::Options::latest(self.target()) }
+    fn options(&self, spec: &str) -> restoring::options::Options {
+        restoring::options::Options { snapshot: spec.into(), ..restoring::options::Options::latest(self.target()) }
     }
 
     fn target(&self) -> PathBuf {
         self.folder.path().join("out")
     }
 
-    fn restore(&self, options: &restoring::Options) -> Result<restore::Report> {
+    fn restore(&self, options: &restoring::options::Options) -> Result<restore::Report> {
         let _ = std::fs::remove_dir_all(self.target());
         restore::restore(self.sites(), options, &self.context())
     }
@@ -262,7 +262,7 @@ fn a_new_replica_begins_with_the_newest_snapshot() {
     let report = world.backup();
     assert_eq!(world.places[1].names(), [report.taken.snapshot]);
     assert!(report.vaults[1].made && !report.vaults[0].made);
-    let all = crate::copy::lacking(&world.places[0].vault(), &world.places[1].vault()).unwrap();
+    let all = crate::replicas::copy::lacking(&world.places[0].vault(), &world.places[1].vault()).unwrap();
     assert_eq!(all.len(), 2);
 }
 
@@ -318,8 +318,8 @@ fn copying_both_ways_leaves_the_newest_in_both() {
     }
     for (from, to) in [(two, one), (one, two)] {
         let (from, to) = (from.vault(), to.vault());
-        let names = crate::copy::lacking(&from, &to).unwrap();
-        assert_eq!(crate::copy::copy(&from, &to, &names, &context()).unwrap().snapshots.len(), 1);
+        let names = crate::replicas::copy::lacking(&from, &to).unwrap();
+        assert_eq!(crate::replicas::copy::copy(&from, &to, &names, &context()).unwrap().snapshots.len(), 1);
     }
     assert_eq!((one.names(), one.names().len()), (two.names(), 3));
     world.comes_back("one", 3);
@@ -663,7 +663,7 @@ fn a_restore_goes_on_to_the_next_vault_when_one_turns_out_to_be_damaged() {
         assert!(report.restored.warnings.iter().any(|what| what.contains("one")), "{object}: {report:?}");
         assert!(report.restored.not_restored.is_empty());
         // Nothing is skipped that another vault has.
-        let skip = restoring::Options { skip_damaged: true, ..world.options("latest") };
+        let skip = restoring::options::Options { skip_damaged: true, ..world.options("latest") };
         assert_eq!(world.restore(&skip).unwrap().vault, "two");
 
         // The store may fail in the middle, too.
@@ -725,7 +725,7 @@ fn a_restore_that_depends_never_goes_back_behind_what_is_there() {
         .filter(|name| name.starts_with("packs/"))
         .for_each(|name| world.places.iter().for_each(|p| p.spoil(name)));
     let only = restoring::needed::Only { missing: false, older: Some(std::time::Duration::ZERO) };
-    let options = restoring::Options { only, ..world.options("latest") };
+    let options = restoring::options::Options { only, ..world.options("latest") };
     let several = restore::restore(world.sites(), &options, &world.context()).unwrap_err();
     let alone = restoring::restore(&two.vault(), &options, &world.context()).unwrap_err();
     for why in [several, alone] {
@@ -794,7 +794,7 @@ fn what_no_vault_has_whole_is_skipped_when_that_is_asked_for() {
     let why = world.restore(&world.options("latest")).unwrap_err();
     assert_eq!(why.kind(), Kind::Damage);
     says(&why, &["one: ", "two: ", "--skip-damaged"]);
-    let skip = restoring::Options { skip_damaged: true, ..world.options("latest") };
+    let skip = restoring::options::Options { skip_damaged: true, ..world.options("latest") };
     let report = world.restore(&skip).unwrap();
     assert_eq!((report.vault.as_str(), report.restored.not_restored.len()), ("one", 1));
     assert!(std::fs::read(world.target().join("a")).unwrap() == noise(20_000, 1));

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::vaults::Vaults;
+use super::pool::Vaults;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::User;

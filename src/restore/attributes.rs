@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Mode, XattrFlags, fchmod, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
-use super::lacking::not_done;
+use super::capabilities::not_done;
 use crate::path::Bytes;
 use crate::source::extra::extra_of_file;
 

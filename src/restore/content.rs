@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::plan::Item;
+use super::window::{Cut, Item, Progress};
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::vault::entry::Entry;
@@ -37,26 +37,6 @@ pub trait Output: Sync {
     /// # Errors
     /// What could not be removed.
     fn discard(&self, entry: &Entry) -> Result<()>;
-}
-
-/// A file that does not come in one piece.
-#[derive(Debug)]
-pub struct Progress {
-    began: Mutex<bool>,
-    hash: Mutex<Scattered>,
-}
-
-/// A piece of content in a decoded frame.
-#[derive(Debug, Clone, Copy)]
-pub struct Cut {
-    /// The file's place in the window.
-    pub item: u32,
-    /// Where it begins in the frame's content, in bytes.
-    pub from: u32,
-    /// Its length in bytes.
-    pub length: u32,
-    /// Where it begins in the file.
-    pub at: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,26 +11,13 @@ use std::path::{Path, PathBuf};
 use std::{fs, io, process};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use serde::Serialize;
 
-use super::place::Place;
-use super::standing;
+use super::standing::{self, User};
 use crate::error::Error;
 use crate::fs::holders::{Locks, program};
 
 /// So many programs are named in an error.
 const NAMED: usize = 3;
-
-/// A program that has a file open which is to be replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct User {
-    /// Its process.
-    pub pid: u32,
-    /// Its name, as `ps` shows it; empty where it is not known.
-    pub program: String,
-    /// One of its files, or the folder that it works in.
-    pub file: PathBuf,
-}
 
 /// The programs that have a file below one of `places`, absolute paths without symlinks, open, mapped or locked, or work in a folder
 /// there, as far as this process may know: it sees the files of its own user's programs, as root of all in its container, and of others the
@@ -57,13 +44,6 @@ pub fn users(places: &[PathBuf]) -> Vec<User> {
     }
     let user = |(pid, file)| User { pid, program: program(pid), file };
     found.into_iter().map(user).collect()
-}
-
-/// The same of what a restore to `place` replaces.
-pub fn users_of(place: &Place) -> Vec<User> {
-    let mut users = users(&place.replaces());
-    users.retain(|user| !place.kept().iter().any(|kept| user.file.starts_with(place.target.join(kept.as_path()))));
-    users
 }
 
 /// That these programs are in the way, and what can be done.

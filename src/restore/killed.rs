@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::mounts;
-use super::stage::{is_left, why_foreign};
+use super::staging_names::{is_left, why_foreign};
 use super::steps::identity;
 use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, is_folder, location, open_file};
 use crate::path::EntryPath;

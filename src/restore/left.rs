@@ -5,7 +5,8 @@
 //! wrong place, unless what comes after it was planned already.
 
 use super::missing;
-use super::plan::{Planner, Walk, Window};
+use super::plan::{Planner, Walk};
+use super::window::Window;
 use crate::error::{Kind, Result};
 use crate::path::EntryPath;
 use crate::vault::decoder::Decoder;

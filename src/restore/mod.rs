@@ -7,20 +7,15 @@
 
 pub mod apart;
 pub mod attributes;
-pub mod beside;
 pub mod content;
 pub mod damaged;
-pub mod fill;
-pub mod gather;
 pub mod in_use;
 pub mod killed;
-pub mod lacking;
 pub mod left;
 pub mod missing;
 pub mod mounts;
 pub mod needed;
 pub mod open_files;
-pub mod place;
 pub mod plan;
 pub mod preview;
 pub mod put;
@@ -34,35 +29,45 @@ pub mod write;
 
 #[cfg(test)]
 mod by_hand;
+pub mod capabilities;
+pub mod coalesce;
 #[cfg(test)]
 mod faulty;
 #[cfg(test)]
 mod hostile;
+pub mod in_place;
+pub mod lock;
+pub mod occupants;
+pub mod options;
 #[cfg(test)]
 pub mod sample;
+pub mod side_files;
+pub mod staging_names;
+pub mod target;
 #[cfg(test)]
 pub mod tests;
+pub mod window;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use rustix::io::Errno;
 use serde::Serialize;
 
 use self::damaged::Failure;
-use self::in_use::User;
-use self::needed::Only;
-use self::place::{How, Place};
-use self::plan::{Limits, Planner, Walk, Window};
+use self::lock::lock_target;
+pub use self::options::Options;
+use self::plan::{Planner, Walk};
 use self::read::Reader;
 use self::select::{Choice, PassedOver, Unchosen};
+use self::side_files::Sides;
+use self::standing::User;
+use self::target::Place;
+use self::window::{Limits, Window};
 use self::write::Tree;
 use crate::error::{Error, Kind, Result};
-use crate::fs::beneath::Directory;
-use crate::fs::lock;
 use crate::monitor::{Context, Monitor};
 use crate::path::EntryPath;
 use crate::store::Traffic;
@@ -78,51 +83,6 @@ use crate::vault::tree::{self, HunksLeft};
 const OTHERS: &str = "`--snapshot latest` takes the newest good snapshot that is whole, and `--skip-damaged` gets out of this one what \
                       can be got; `lastgood verify` names all damage.";
 const SKIP: &str = "`lastgood restore --skip-damaged` gets out what can be got; `lastgood verify` names all damage.";
-
-/// What to restore, and where to.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Which snapshot: `latest`, an id or the beginning of one, or a time.
-    pub snapshot: String,
-    /// The folder that becomes what the data directory was.
-    pub target: PathBuf,
-    /// Only these entries and what is in them, and the side files of raw databases; none for all.
-    pub paths: Vec<EntryPath>,
-    /// Fill the target itself, for a mount point.
-    pub in_place: bool,
-    /// Leave what is mounted in the target as it is, and fill everything around it.
-    pub around_mounts: bool,
-    /// Replace the target also while other programs have files of it open.
-    pub while_in_use: bool,
-    /// Get out what can be got, and list what could not.
-    pub skip_damaged: bool,
-    /// The folders of vaults, which stay as they are: absolute, without symlinks as far as they exist.
-    pub vaults: Vec<PathBuf>,
-    /// What it depends on. That is asked when the target is locked, and again when all is ready to be put into place.
-    pub only: Only,
-}
-
-impl Options {
-    /// How the target is replaced.
-    fn how(&self) -> How {
-        How { in_place: self.in_place, around_mounts: self.around_mounts }
-    }
-
-    /// The newest good snapshot, whole, into `target`.
-    pub fn latest(target: PathBuf) -> Self {
-        Options {
-            snapshot: "latest".into(),
-            target,
-            paths: Vec::new(),
-            in_place: false,
-            around_mounts: false,
-            while_in_use: false,
-            skip_damaged: false,
-            vaults: Vec::new(),
-            only: Only::default(),
-        }
-    }
-}
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -477,31 +437,13 @@ fn lacks(packs: &PackReader, root: &Root, paths: &[EntryPath]) -> Result<(Vec<St
     Ok((stale, missing, torn))
 }
 
-/// Locks the target, if there is one, against a backup of it. Gives a note where it cannot be locked.
-fn lock_target(target: &Path, ctx: &Context) -> Result<(Option<Directory>, Option<String>)> {
-    loop {
-        let folder = match Directory::open(target) {
-            Ok(folder) => folder,
-            Err(Errno::NOENT) => return Ok((None, None)),
-            // Whoever may not read it may put something into its place all the same.
-            Err(why) => return Ok((None, Some(lock::not_locked(target, &why)))),
-        };
-        let note = lock::lock(&folder, lock::Kind::Exclusive, lock::RESTORE_WAITS, ctx.stop)?;
-        // What was waited for may have put another one into its place.
-        if folder.is_at(target) {
-            return Ok((Some(folder), note));
-        }
-        ctx.check("restore")?;
-    }
-}
-
 /// The programs that use what is to be replaced, unless that keeps it from being done.
 ///
 /// # Errors
 /// That there are some.
 fn refuse_in_use(place: &Place, options: &Options) -> Result<Vec<User>> {
-    let users = in_use::users_of(place);
-    let standing = standing::moved(place);
+    let users = crate::restore::occupants::users_of(place);
+    let standing = crate::restore::occupants::moved(place);
     match standing.first() {
         _ if options.while_in_use => {}
         Some(first) => return Err(standing::refusal(&place.target, first)),
@@ -509,15 +451,6 @@ fn refuse_in_use(place: &Place, options: &Options) -> Result<Vec<User>> {
         None => return Err(in_use::refusal(&place.target, &users)),
     }
     Ok(users.into_iter().chain(standing).collect())
-}
-
-/// The side files of paths that are put back.
-#[derive(Debug, Default)]
-struct Sides {
-    /// Those that the snapshot has, of what is or may be a database that was taken as files: without them it is not what it was.
-    there: Vec<EntryPath>,
-    /// Those that it has not.
-    lacking: Vec<EntryPath>,
 }
 
 /// Checks that the snapshot has all of `paths`. Gives their side files.
@@ -554,7 +487,7 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
         })
     };
     let mut sides = Sides::default();
-    let of_another = |path: &EntryPath| paths.iter().any(|other| beside::sides(other).any(|side| side == *path));
+    let of_another = |path: &EntryPath| paths.iter().any(|other| side_files::sides(other).any(|side| side == *path));
     for path in paths {
         let entry = match find(path)? {
             Located::There(entry) => entry,
@@ -575,7 +508,7 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
         }
         // Where databases were not looked for, any file may be one.
         let is_raw = entry.database.is_none_or(|database| database.taken == Taken::Raw);
-        for side in beside::sides(path) {
+        for side in side_files::sides(path) {
             match find(&side)? {
                 Located::There(entry) if is_raw && entry.kind == entry::Kind::File => sides.there.push(side),
                 Located::Nowhere => sides.lacking.push(side),

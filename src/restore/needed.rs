@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Options;
+use super::options::Options;
 use crate::error::{Doing, Error, Result};
 use crate::fs::lock;
 use crate::monitor::Context;
@@ -154,7 +154,7 @@ mod tests {
     use crate::error;
     use crate::restore::restore;
     use crate::restore::sample::context;
-    use crate::restore::stage::STAGING;
+    use crate::restore::staging_names::STAGING;
     use crate::restore::tests::{options, small};
     use crate::source::marker::{self, MARKER};
     use crate::store::testing::fault::FaultStore;

@@ -4,19 +4,17 @@
 //! window, and a folder is left (its times set) in the window after which nothing more goes into it.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use super::content::Progress;
-use super::read::ROOM;
+use super::window::{Item, Limits, Piece, Window};
 use super::{left, missing};
 use crate::error::{Kind, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
-use crate::store::Store;
 use crate::vault::decoder::Decoder;
 use crate::vault::entry::{self, Entry, Extent};
-use crate::vault::hex::{Hash, PackId};
+use crate::vault::hex::Hash;
 use crate::vault::read::PackReader;
 use crate::vault::root::{Problem, Root};
 use crate::vault::subtree::SMALLEST;
@@ -24,131 +22,6 @@ use crate::vault::tree::{self, Remark, SnapshotCheck};
 
 /// How many pieces one counts as that does not begin at a multiple of [`SMALLEST`] bytes in its file.
 pub const LOOSE: usize = 8;
-
-/// How much a window may hold.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Entries.
-    pub entries: usize,
-    /// Pieces of content. One that does not begin with a chunk of the file's hash tree counts as [`LOOSE`], for the memory
-    /// that its chunk takes until the rest of it comes.
-    pub pieces: usize,
-    /// Bytes of memory for the entries, about.
-    pub memory: usize,
-    /// Compressed bytes of one read, about.
-    pub read: u64,
-    /// A gap between two frames of at most so many bytes is read through.
-    pub gap: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { entries: 32 << 10, pieces: 256 << 10, memory: 16 << 20, read: 4 << 20, gap: 128 << 10 }
-    }
-}
-
-impl Limits {
-    /// What suits a store and the reads that may be under way at the same time: many are smaller, for the memory that they
-    /// take, but not so small that most of their time would go into the request.
-    pub fn suiting(store: &dyn Store, ctx: &Context) -> Self {
-        // One is being decoded, and one waits to be.
-        let reads = ctx.parallel as u64 + 2;
-        Limits { read: (ROOM / reads).clamp(1 << 20, 4 << 20), gap: store.request_worth(), ..Self::default() }
-    }
-}
-
-/// A file whose content is (partly) in a window.
-pub struct Item {
-    /// The file.
-    pub entry: Arc<Entry>,
-    /// The hard-link group that it is the first member of.
-    pub group: Option<Hash>,
-    /// Where the content that is in this and earlier windows ends, in bytes.
-    pub until: u64,
-    /// Whether that is all of it.
-    pub last: bool,
-    /// Bytes of pieces of this window that are still to come.
-    pub left: AtomicU64,
-    /// What is known of it when its content does not come in one piece; shared by its windows.
-    pub progress: OnceLock<Arc<Progress>>,
-    /// It came in one piece, and is there.
-    pub done: AtomicBool,
-    /// Why it could not be read.
-    pub lost: Arc<OnceLock<String>>,
-}
-
-impl Item {
-    fn new(
-        entry: Arc<Entry>,
-        group: Option<Hash>,
-        progress: OnceLock<Arc<Progress>>,
-        lost: Arc<OnceLock<String>>,
-    ) -> Self {
-        let left = AtomicU64::new(0);
-        Item { entry, group, until: 0, last: false, left, progress, done: AtomicBool::new(false), lost }
-    }
-}
-
-/// A range of a pack's content that belongs to a file.
-#[derive(Debug, Clone, Copy)]
-pub struct Piece {
-    /// The pack's place in the window's `packs`.
-    pub pack: u32,
-    /// The file's place in the window's `items`.
-    pub item: u32,
-    /// Where it begins in the pack's content.
-    pub offset: u64,
-    /// Its length in bytes.
-    pub length: u64,
-    /// Where it begins in the file.
-    pub at: u64,
-}
-
-impl Piece {
-    /// Whether `next` comes directly after it, in the pack and in the file.
-    fn continued_by(&self, next: &Piece) -> bool {
-        (self.pack, self.item) == (next.pack, next.item)
-            && (self.offset + self.length, self.at + self.length) == (next.offset, next.at)
-    }
-}
-
-/// A part of a tree that is made in one go.
-#[derive(Default)]
-pub struct Window {
-    /// Folders to make, in order, before anything else.
-    pub folders: Vec<Arc<Entry>>,
-    /// Symlinks and fifos.
-    pub others: Vec<Entry>,
-    /// Files.
-    pub items: Vec<Item>,
-    /// The files' content, by pack and offset.
-    pub pieces: Vec<Piece>,
-    /// The packs that the pieces are in, in the order of their first piece.
-    pub packs: Vec<PackId>,
-    /// Further members of hard-link groups, to be linked when the files are there.
-    pub links: Vec<(Hash, Entry)>,
-    /// Folders that nothing more goes into, innermost first.
-    pub left: Vec<Arc<Entry>>,
-    /// What the pieces count as.
-    weight: usize,
-    memory: usize,
-}
-
-impl Window {
-    fn is_full(&self, limits: &Limits) -> bool {
-        let entries = self.folders.len() + self.others.len() + self.items.len() + self.links.len();
-        entries >= limits.entries || self.weight >= limits.pieces || self.memory >= limits.memory
-    }
-
-    fn pack(&mut self, id: PackId) -> u32 {
-        // Content nearly always continues in one of the packs that came last.
-        let found = self.packs.iter().rposition(|p| *p == id).unwrap_or_else(|| {
-            self.packs.push(id);
-            self.packs.len() - 1
-        });
-        found as u32
-    }
-}
 
 /// Which entries are wanted.
 #[derive(Clone, Copy, Default)]

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use crossbeam_channel::bounded;
 use serde::Serialize;
 
-use super::in_use::{self, User};
-use super::place::Place;
+use super::options::Options;
 use super::select::{Choice, PassedOver};
-use super::{Options, apart, beside, locate, standing};
+use super::standing::{self, User};
+use super::target::Place;
+use super::{apart, locate, side_files};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
@@ -103,7 +104,10 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
         gone: Changes::default(),
         moves_aside: place.replaces().into_iter().filter(|path| path.symlink_metadata().is_ok()).collect(),
         kept: place.kept_there(),
-        in_use: in_use::users_of(&place).into_iter().chain(standing::moved(&place)).collect(),
+        in_use: crate::restore::occupants::users_of(&place)
+            .into_iter()
+            .chain(crate::restore::occupants::moved(&place))
+            .collect(),
         passed_over,
         warnings: place.broken(),
     };
@@ -141,7 +145,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
             changes.add(&entry.path, size(entry.kind, entry.size));
             if entry.kind == Kind::File && place.paths().contains(&entry.path) {
                 let at = target.join(entry.path.as_path());
-                told.moves_aside.extend(beside::would_move(&at, entry.database.is_some()));
+                told.moves_aside.extend(side_files::would_move(&at, entry.database.is_some()));
             }
             Ok(())
         });

@@ -14,12 +14,11 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, syncfs};
 use rustix::io::Errno;
 
-use super::fill::{is_marker, is_reserved};
+use super::capabilities::{moves_files_only, sync_folder};
+use super::in_place::{is_marker, is_reserved};
 use super::killed::{self, Moving};
-use super::lacking::{moves_files_only, sync_folder};
-use super::lock_target;
+use super::lock::lock_target;
 use super::mounts::is_of_the_filesystem;
-use super::place::USE_IN_PLACE;
 use super::steps::{Looks, Steps, outwards};
 use super::undo::Undone;
 use crate::error::{Doing, Error, Result};
@@ -469,6 +468,8 @@ pub(super) fn is_fixed(folder: &Folder, name: &OsStr) -> rustix::io::Result<bool
     };
     Ok(told.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND))
 }
+
+pub(crate) const USE_IN_PLACE: &str = "Use --in-place: what is there is then moved into a folder inside the target.";
 
 #[cfg(test)]
 mod tests {

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::content::{Cut, Output};
-use super::gather::{Frame, Gather, Read};
-use super::plan::{Item, Limits, Window};
+use super::coalesce::{Frame, Gather, Read};
+use super::content::Output;
+use super::window::{Cut, Item, Limits, ROOM, Window};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::panics;
@@ -22,8 +22,6 @@ use crate::vault::hex::PackId;
 use crate::vault::pack::PackKind;
 use crate::vault::read::PackReader;
 
-/// Compressed bytes that are held at the same time: reads that are under way, that wait, and that are being decoded.
-pub const ROOM: u64 = 32 << 20;
 /// Seek tables that are fetched ahead: small packs come with them, and wait in little room.
 const TABLES: usize = 8;
 

@@ -3,49 +3,41 @@
 //! It is made in a folder that is held open, and held open itself: all that happens in it, and its end, goes by those
 //! descriptors. Who may write around it can move it away, and gains nothing by what is put in its place.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat, syncfs};
 use rustix::io::Errno;
-use rustix::process::geteuid;
 
 use super::attributes::pass_nothing_on;
+use super::capabilities::{kept, moves_files_only};
 use super::killed::{self, Left};
-use super::lacking::{kept, moves_files_only};
+use super::staging_names::{is_staging, prefix, why_foreign};
 use super::write::Tree;
 use crate::error::{Doing, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::filesystem::remote;
 use crate::fs::rename::rename;
 use crate::fs::times::{self, wait_a_tick};
-use crate::fs::{DEEP_TREE, Folder, SAFE, Spot, WRITE_OF_OTHERS, open_folder};
+use crate::fs::{Folder, SAFE, Spot, open_folder};
 use crate::monitor::Context;
 use crate::path::EntryPath;
-use crate::source::marker::DRAFT;
-use crate::vault::hex::{Hash, Hex};
+use crate::vault::hex::Hex;
 
-/// What a staging folder's name has after the target's name, before random digits.
-pub const STAGING: &str = ".lastgood-restoring-";
-/// How many random digits there are.
-const DIGITS: usize = 16;
-/// The longest name that a filesystem of Linux has, in bytes.
-const LONGEST_NAME: usize = 255;
 /// So often a staging folder is made, where another restore removes it before it is locked.
 const TRIES: usize = 100;
 /// The folder in it that becomes the target.
-const TREE: &str = "tree";
+pub(super) const TREE: &str = "tree";
 /// The folder in it for hard links.
-const GROUPS: &str = "groups";
+pub(super) const GROUPS: &str = "groups";
 /// The folder in it by which is tried whether folders can be renamed.
-const PROBE: &str = "probe";
+pub(super) const PROBE: &str = "probe";
 /// What that is renamed to.
-const MOVED: &str = "moved";
+pub(super) const MOVED: &str = "moved";
 /// What a killed restore had not put into place, before it is removed.
-const UNPLACED: &str = "unplaced";
+pub(super) const UNPLACED: &str = "unplaced";
 
 /// A folder that is ours while we hold its lock.
 pub struct Staging {
@@ -264,64 +256,6 @@ impl Staging {
     }
 }
 
-/// Whether a name is the prefix and the digits that [`Staging::make`] gives.
-fn is_staging(name: &OsStr, prefix: &OsStr) -> bool {
-    let digits = name.as_bytes().strip_prefix(prefix.as_bytes());
-    digits.is_some_and(|d| d.len() == DIGITS && d.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')))
-}
-
-/// A name, or what stands for it where it would be too long with so many bytes beside it: its beginning, and a hash of all of it.
-pub fn shortened(name: &OsStr, beside: usize) -> OsString {
-    let room = LONGEST_NAME.saturating_sub(beside);
-    if name.len() <= room {
-        return name.to_owned();
-    }
-    let hash = format!("~{}", &Hash::of(name.as_bytes()).to_string()[..DIGITS]);
-    let text = name.to_string_lossy();
-    let fits = text.floor_char_boundary(room.saturating_sub(hash.len()));
-    [&text[..fits], &hash].concat().into()
-}
-
-/// What the names of staging folders for the target `name` begin with.
-fn prefix(name: &OsStr) -> OsString {
-    let mut prefix = OsString::new();
-    if !name.is_empty() {
-        prefix.push(".");
-        prefix.push(shortened(name, ".".len() + STAGING.len() + DIGITS));
-    }
-    prefix.push(STAGING);
-    prefix
-}
-
-/// Whether `entry` is the name of a staging folder for the target `name`.
-pub fn is_left(entry: &OsStr, name: &OsStr) -> bool {
-    is_staging(entry, &prefix(name))
-}
-
-/// Why a folder is not one that a restore of this user made, whatever its name says: who may write around it gives it any name. None, if
-/// it may be one.
-///
-/// # Errors
-/// A folder that cannot be read.
-pub fn why_foreign(folder: &Folder) -> rustix::io::Result<Option<String>> {
-    let stat = fstat(folder)?;
-    if stat.st_uid != geteuid().as_raw() {
-        return Ok(Some(format!("it belongs to another user ({})", stat.st_uid)));
-    }
-    if stat.st_mode & WRITE_OF_OTHERS != 0 {
-        return Ok(Some("others may write in it".to_owned()));
-    }
-    let names = folder.names()?;
-    let foreign = names.iter().find(|name| !is_of_a_restore(name));
-    Ok(foreign.map(|name| format!("no restore makes what is in it: {}", Path::new(name).display())))
-}
-
-/// Whether a restore makes something of that name in its staging folder.
-fn is_of_a_restore(name: &OsStr) -> bool {
-    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE, DRAFT];
-    own.iter().any(|own| name == *own) || name.as_bytes().starts_with(DEEP_TREE.as_bytes())
-}
-
 /// Removes the staging folders that nobody holds. Adds what is to be told: of those that stay, as not of this user's restores or since
 /// it cannot be known whether they are held, and of what else the restore left that was killed.
 fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
@@ -386,6 +320,10 @@ fn resolved(left: Left, staging: &Arc<Folder>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::restore::staging_names::{LONGEST_NAME, is_left, shortened};
+    use crate::source::marker::DRAFT;
+    use rustix::process::geteuid;
+    use std::ffi::OsString;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, chown};
 

@@ -4,17 +4,14 @@
 //! the directory exchanged, they would all go on in the old one, which is aside then, and whatever the app wrote would be lost. So the
 //! folder itself stays and is filled, and where it is a folder in it that cannot stay, nothing is done.
 
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
-use super::in_use::User;
-use super::place::Place;
 use crate::error::Error;
-use crate::fs::holders::program;
-use crate::path::EntryPath;
 use crate::shell::word;
+
+use serde::Serialize;
 
 /// What a report says of a target that was filled because of it.
 pub const FILLED: &str =
@@ -35,26 +32,8 @@ pub fn is_in(target: &Path) -> bool {
     below(target).any(|(_, folder)| folder == target)
 }
 
-/// Those that work in a folder that a restore to `place` moves away, or puts something else in the place of.
-pub fn moved(place: &Place) -> Vec<User> {
-    let below = below(&place.target);
-    below
-        .filter(|(_, folder)| !stays(place, folder))
-        .map(|(pid, file)| User { pid, program: program(pid), file })
-        .collect()
-}
-
-fn stays(place: &Place, folder: &Path) -> bool {
-    let path = folder.strip_prefix(&place.target).ok().map(|path| EntryPath::new(path.as_os_str().as_bytes()));
-    match path {
-        Some(Ok(path)) => place.stays(&path),
-        // The target itself.
-        _ => place.stays(&EntryPath::root()),
-    }
-}
-
 /// The folders that they work in, the target itself or below it. A program of another user may not be shown.
-fn below(target: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
+pub(super) fn below(target: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
     let identity = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
     let top = identity(target);
     ancestry().filter_map(move |pid| {
@@ -84,4 +63,15 @@ pub fn refusal(target: &Path, user: &User) -> Error {
         target.display(),
         word(target)
     ))
+}
+
+/// A program that has a file open which is to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct User {
+    /// Its process.
+    pub pid: u32,
+    /// Its name, as `ps` shows it; empty where it is not known.
+    pub program: String,
+    /// One of its files, or the folder that it works in.
+    pub file: PathBuf,
 }

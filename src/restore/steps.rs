@@ -9,7 +9,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result as SystemResult};
 
 use super::attributes::Attributes;
-use super::lacking::{kept, moves_files_only};
+use super::capabilities::{kept, moves_files_only};
 use crate::error::{Doing, Error, Result};
 use crate::fs::rename::{exchange, rename, rename_over};
 use crate::fs::{Folder, Spot, is_folder};

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::sample::{Sample, context};
 use super::*;
 use crate::path::Bytes;
+use crate::restore::target::How;
 use crate::source::marker::{self, MARKER, Unfinished};
 use crate::store::testing::fault::FaultStore;
 use crate::store::testing::recording::RecordStore;

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::beside::{MARKS, may_begin_with};
 use super::in_use::users;
 use super::killed::is_changed_within;
 use super::steps::{At, Step, Steps, What, what};
@@ -20,7 +19,7 @@ use crate::error::Error;
 use crate::fs::Spot;
 use crate::fs::rename::{exchange, rename};
 use crate::sqlite::header::MAGIC;
-use crate::sqlite::side_files::SUFFIXES;
+use crate::sqlite::side_files::{MARKS, SUFFIXES, may_begin_with};
 
 /// How an undo ended.
 pub struct Undone {

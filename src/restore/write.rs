@@ -22,8 +22,8 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 
 use super::attributes::remove_others;
+use super::capabilities::{kept, sync};
 use super::content::Output;
-use super::lacking::{kept, sync};
 use super::open_files::{OpenFile, OpenFiles};
 use crate::error::{Doing, Result};
 use crate::fs::filesystem::remote;

@@ -1,6 +1,7 @@
 //! Opening a file of the data directory, whatever other programs do to it.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -8,18 +9,18 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::found::Found;
-use crate::backup::read::Desk;
 use crate::fs::LEASE;
+use crate::fs::beneath::Directory;
 use crate::path::EntryPath;
 use crate::sqlite::fd_registry::{self, Opened};
 
 /// Opens a file. Where another program has a lease on it, as file servers do, opening begins to take that away, and is tried
 /// again until it has gone.
-fn open(desk: Desk, path: &EntryPath) -> Result<OwnedFd, Errno> {
+fn open(root: &Directory, path: &EntryPath, stop: &AtomicBool) -> Result<OwnedFd, Errno> {
     let began = Instant::now();
     loop {
-        match desk.root.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
-            Err(Errno::AGAIN) if began.elapsed() < LEASE && !desk.ctx.stop.load(Relaxed) => {
+        match root.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Err(Errno::AGAIN) if began.elapsed() < LEASE && !stop.load(Relaxed) => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             done => return done,
@@ -31,7 +32,7 @@ fn open(desk: Desk, path: &EntryPath) -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// As `open`; `LOOP` for a symlink.
-pub fn open_held(desk: Desk, found: &Found) -> Result<Opened, Errno> {
-    let hold = fd_registry::hold(found.device, found.inode, desk.ctx.stop)?;
-    fd_registry::open(hold, desk.ctx.stop, || open(desk, &found.path))
+pub fn open_held(root: &Directory, found: &Found, stop: &AtomicBool) -> Result<Opened, Errno> {
+    let hold = fd_registry::hold(found.device, found.inode, stop)?;
+    fd_registry::open(hold, stop, || open(root, &found.path, stop))
 }

@@ -21,7 +21,8 @@
 
 use rustix::fs::{AtFlags, statx};
 
-use crate::backup::options::Options;
+use std::path::Path;
+
 use crate::error::{Doing, Result};
 use crate::fs::beneath::{Directory, Identity, born};
 use crate::fs::filesystem::Mounted;
@@ -32,8 +33,8 @@ use crate::vault::root::{Place, Root};
 ///
 /// # Errors
 /// A directory that cannot be looked at.
-pub fn place(options: &Options, root: &Directory, remote: bool, mounted: &[Mounted]) -> Result<Place> {
-    let doing = || format!("read the data directory {}", options.data.display());
+pub fn place(data: &Path, boot: &str, root: &Directory, remote: bool, mounted: &[Mounted]) -> Result<Place> {
+    let doing = || format!("read the data directory {}", data.display());
     let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, Identity::FLAGS).doing(doing)?;
     let born = born(&stat).map(|(seconds, part)| crate::fs::times::nanos(seconds, part.into()));
     // What is mounted last over a place is what is there.
@@ -41,7 +42,7 @@ pub fn place(options: &Options, root: &Directory, remote: bool, mounted: &[Mount
     let on = on.max_by_key(|mounted| mounted.at.components().count()).filter(|_| remote || born.is_none());
     let path = on.and_then(|on| root.path().strip_prefix(&on.at).ok()).map(|path| path.display().to_string());
     Ok(Place {
-        boot: options.boot.clone(),
+        boot: boot.to_owned(),
         device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
         inode: stat.stx_ino,
         born,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicBool;
@@ -9,10 +10,11 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 
-use super::{fd_registry, header};
+use super::fd_registry;
+use super::header::{self, MAGIC};
 use crate::fs::beneath::Directory;
-use crate::fs::read_some;
 use crate::fs::times::{mtime, nanos};
+use crate::fs::{Spot, open_file, read_some};
 use crate::path::EntryPath;
 use crate::vault::entry::Side;
 
@@ -178,6 +180,28 @@ pub fn looks(stat: &Stat) -> Looks {
 /// Whether it is a regular file.
 pub fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
+pub(crate) const MARKS: [&[u8]; 3] =
+    [&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7], &[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]];
+
+/// Whether a file begins with one of `marks`; of a file that cannot be read it is taken that it does.
+pub(crate) fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
+    let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !file.look().is_ok_and(|stat| stat.as_ref().is_some_and(is_file)) {
+        return false;
+    }
+    let begin = || -> io::Result<Vec<u8>> {
+        let mut begin = Vec::with_capacity(MAGIC.len());
+        let (file, stat) = open_file(&file.folder, &file.name)?;
+        if !is_file(&stat) {
+            return Ok(begin);
+        }
+        file.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
+        Ok(begin)
+    };
+    begin().map_or(true, |begin| marks.iter().any(|mark| begin.starts_with(mark)))
 }
 
 #[cfg(test)]

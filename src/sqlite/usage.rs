@@ -24,11 +24,11 @@ use super::at::At;
 use super::fd_registry::{self, try_hold};
 use super::header::Header;
 use super::locks::{self, Held, OPEN, READING, held};
-use super::side_files::{id, is_file};
+use super::side_files::{Id, id, is_file};
 use super::wal_index::{self, Fit};
 use crate::fs::beneath::Directory;
 use crate::fs::holders::{Locks, has_open, open_files};
-use crate::source::found::Found;
+use crate::path::EntryPath;
 
 /// How long a list of locks is good for a first look.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -121,11 +121,11 @@ pub struct Elsewhere(RefCell<Option<(Instant, Rc<Locks>)>>);
 impl Elsewhere {
     /// Whether a program has a database open that uses a log, and the log is not here: then what it has committed shows in no file of
     /// this folder. What cannot be asked is read, which finds out.
-    pub fn is_used(&self, root: &Directory, found: &Found) -> bool {
-        let Ok(at) = At::beneath(root, &found.path) else { return true };
-        let Some(hold) = try_hold(found.device, found.inode) else { return true };
+    pub fn is_used(&self, root: &Directory, path: &EntryPath, (device, inode): Id) -> bool {
+        let Ok(at) = At::beneath(root, path) else { return true };
+        let Some(hold) = try_hold(device, inode) else { return true };
         let used = match fd_registry::open(hold, &GO_ON, || at.open("", OFlags::RDONLY)) {
-            Ok(opened) if opened.hold.id() == (found.device, found.inode) => match held(&opened.file) {
+            Ok(opened) if opened.hold.id() == (device, inode) => match held(&opened.file) {
                 Held::No => false,
                 Held::Reading(pid) => {
                     let logged = Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal);

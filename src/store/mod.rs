@@ -22,7 +22,6 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::store::local::access::to_share;
 use crate::error;
 use crate::shell::word;
 
@@ -440,4 +439,10 @@ impl Unshared {
             }
         }
     }
+}
+
+/// The commands that give all of a vault to a group.
+pub fn to_share(folder: &Path) -> String {
+    let folder = word(folder);
+    format!("`chgrp -R GROUP {folder}` and `chmod -R u+rwX,g+rwX,o-rwx {folder}`")
 }

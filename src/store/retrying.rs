@@ -17,9 +17,10 @@ use jiff::Timestamp;
 
 use super::requests::{Described, Part, Requests, Span};
 use super::{Error, Meta, Requests as Counts, Result, Store, Traffic};
-use crate::retry::random;
-use crate::retry::{Fault, Pace};
+use crate::retry::{Fault, Pace, random};
 
+/// Asked for where only the store's time is wanted, whether there is such an object or not.
+const PROBE: &str = "vault.json";
 /// How often a whole object whose CRC32C is wrong is read again.
 const FLIPPED: u32 = 3;
 /// How many wrong answers for one object may come: proxies and caches that give them mostly do so for a few seconds.
@@ -316,7 +317,7 @@ impl<R: Requests> Store for RetryStore<R> {
         let doing = format!("ask {} for the time", self.requests.url());
         let told = self.attempt(&doing, || {
             // Any answer tells it, that there is no such object too.
-            let answer = match self.described(crate::vault::CONFIG) {
+            let answer = match self.described(PROBE) {
                 Ok(_) | Err(Fault::NotFound) => self.requests.time(),
                 Err(why) => Err(why),
             };

@@ -388,6 +388,14 @@ impl Entry {
     }
 }
 
+/// The page map of a known entry.
+pub fn known_pages(entry: &Entry) -> Option<&PageMap> {
+    match &entry.map.as_ref()?.form {
+        MapForm::Pages(pages) => Some(pages),
+        MapForm::Blocks(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,10 +66,10 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
 
 /// Restores a database, which brings what lies beside it in the snapshot.
 fn get_out(vault: &Vault, snapshot: SnapshotName, path: &EntryPath, scratch: &Path, ctx: &Context) -> Result<()> {
-    let options = restore::Options {
+    let options = restore::options::Options {
         snapshot: snapshot.to_string(),
         paths: vec![path.clone()],
-        ..restore::Options::latest(scratch.join("data"))
+        ..restore::options::Options::latest(scratch.join("data"))
     };
     restore::restore(vault, &options, ctx).map(drop)
 }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Damage;
 use super::data::Lost;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::root::{SNAPSHOTS, SnapshotName};
 use crate::vault::tree::Remark;
+
+use serde::Serialize;
 
 /// Damage by object and, for a file in it, by path: the first reason for each, and the snapshots known to be hurt.
 #[derive(Default)]
@@ -88,4 +89,15 @@ impl Found {
         };
         self.objects.into_iter().map(damage).collect()
     }
+}
+
+/// Something that is not what was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The object's name.
+    pub object: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// The snapshots that cannot be restored whole because of it.
+    pub snapshots: Vec<SnapshotName>,
 }

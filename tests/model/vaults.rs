@@ -9,14 +9,14 @@ use std::sync::atomic::AtomicBool;
 use jiff::SignedDuration;
 use lastgood::error::Kind;
 use lastgood::monitor::{Context, Silent, system_random};
-use lastgood::replicas::Site;
+use lastgood::replicas::{self, Site};
+use lastgood::restore;
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
 use lastgood::vault::pack::PackInfo;
 use lastgood::vault::read::PackReader;
 use lastgood::vault::root::{Root, SnapshotName};
-use lastgood::verify::Damage;
-use lastgood::{replicas, restore, verify};
+use lastgood::verify::{self, Damage};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use serde_json::Value;
 
@@ -271,7 +271,10 @@ impl Vaults {
             let url = at.folder.display().to_string();
             Site::look(url, false, Ok(Box::new(LocalStore::new(&at.folder))))
         };
-        let options = restore::Options { snapshot: snapshot.to_owned(), ..restore::Options::latest(target.to_owned()) };
+        let options = restore::options::Options {
+            snapshot: snapshot.to_owned(),
+            ..restore::options::Options::latest(target.to_owned())
+        };
         let sites = self.all.iter().map(look).collect();
         let done = replicas::restore::restore(sites, &options, &context(&stop));
         done.map(|report| report.restored.snapshot).map_err(|why| why.to_string())

@@ -28,7 +28,7 @@ use crate::sqlite::fd_registry::{self, Hold};
 use crate::sqlite::live::{self, Live};
 use crate::sqlite::side_files::side_of;
 use crate::sqlite::source::{Source, State, block_of};
-use crate::vault::entry::{Check, CheckKind, Database, Entry, MapForm, PageMap, Taken};
+use crate::vault::entry::{Check, CheckKind, Database, Entry, Taken, known_pages};
 
 /// How often a database is begun again that was replaced.
 pub(crate) const AGAIN: u32 = 4;
@@ -287,14 +287,6 @@ impl Taking<'_> {
         all.moved += swept.moved;
         all.read += swept.read;
         (all.steady, all.size, all.block, all.hash) = (swept.steady, swept.size, swept.block, swept.hash);
-    }
-}
-
-/// The page map of a known entry.
-pub fn known_pages(entry: &Entry) -> Option<&PageMap> {
-    match &entry.map.as_ref()?.form {
-        MapForm::Pages(pages) => Some(pages),
-        MapForm::Blocks(_) => None,
     }
 }
 

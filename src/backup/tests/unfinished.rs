@@ -3,8 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::backup::options::BeforeCommit;
-use crate::backup::rescue::LastWords;
+use crate::backup::options::{BeforeCommit, LastWords};
 use crate::store::testing::fault::FaultStore;
 use std::time::Duration;
 

@@ -5,11 +5,11 @@ use std::process::Command;
 
 use super::super::locks::{Held, held};
 use super::super::peer::Peer;
+use super::super::side_files::id;
 use super::super::usage::{Elsewhere, is_log_here};
 use super::*;
 use crate::fs::beneath::Directory;
 use crate::path::EntryPath;
-use crate::source::found::Found;
 
 fn remove_what_is_beside(path: &Path) {
     for ending in ["-wal", "-shm"] {
@@ -279,7 +279,7 @@ fn one_that_is_used_elsewhere_is_found_among_others() {
     let (root, elsewhere) = (Directory::open(folder.path()).unwrap(), Elsewhere::default());
     let is_used = |path: &Path| {
         let name = EntryPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap();
-        elsewhere.is_used(&root, &Found::new(name, &status(path).unwrap().unwrap()).unwrap())
+        elsewhere.is_used(&root, &name, id(&status(path).unwrap().unwrap()))
     };
     assert!(!is_used(&path) && !is_used(&other));
     let opened = |path: &Path| {

@@ -13,8 +13,7 @@ use rustix::fs::{Gid, Mode, RawMode, Stat, Uid, fchmod, fchown, fstat};
 use rustix::process::geteuid;
 
 use crate::fs::is_folder;
-use crate::shell::word;
-use crate::store::{Error, Unshared};
+use crate::store::{Error, Unshared, to_share};
 
 /// Whose something in a vault is, and what its group may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,12 +89,6 @@ impl Access {
         }
         Ok(())
     }
-}
-
-/// The commands that give all of a vault to a group.
-pub fn to_share(folder: &Path) -> String {
-    let folder = word(folder);
-    format!("`chgrp -R GROUP {folder}` and `chmod -R u+rwX,g+rwX,o-rwx {folder}`")
 }
 
 /// That an object of the vault in `folder` may not be read, or what it lies in: whose that is, and what to do.

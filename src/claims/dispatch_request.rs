@@ -1,0 +1,185 @@
+//! Orders: what a service leaves in the vault for the Cloud Run job that it starts, and which execution has taken it.
+//!
+//! Both lie beside the first claim of the run, and like all objects are created once and never changed:
+//!
+//! - `claims/<hash>/<n>.order.json`: what the run is to do, for which events, under which claims. It is complete: a job is
+//!   told the claim's name and nothing else.
+//! - `claims/<hash>/<n>.taken.json`: the execution that does it. The request that starts a job may be made twice, when its
+//!   answer was lost; then two executions come, under the same claim and run, and the store decides which of them it is.
+//!
+//! The time limit is the order's, so that the service and the job cannot differ in it: who follows a claim has to know when
+//! it may take over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::execution::LONGEST_ATTEMPT;
+use super::lease::Name;
+use crate::backup::commit::check_labels;
+use crate::error::{Error, Result};
+use crate::events::decoded::Request;
+use crate::report::{Action, Event, MAX_REPORT, RunId, Way};
+use crate::store::{self, Store};
+use crate::vault::root::Reason;
+
+/// The version of an order's form.
+const FORMAT: u32 = 1;
+/// The most bytes of one: its events end up in a report.
+const MAX_ORDER: u64 = MAX_REPORT;
+/// The most bytes of what is not events.
+const REST: usize = 1 << 20;
+/// The most bytes of the object that says who has taken one.
+const MAX_TAKEN: u64 = 64 << 10;
+/// The most claims.
+const MAX_CLAIMS: usize = 1000;
+/// The most bytes of a snapshot's name.
+const MAX_SNAPSHOT: usize = 400;
+
+/// What a job is to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    format: u32,
+    /// The run, which holds the claims.
+    pub run: RunId,
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// What is attached to the snapshot.
+    pub labels: BTreeMap<String, String>,
+    /// The snapshot to restore.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// How it was asked for.
+    pub way: Way,
+    /// By what.
+    pub events: Vec<Event>,
+    /// The claims that the run holds, that which the order lies beside first.
+    pub claims: Vec<Name>,
+    /// The run's time limit, counted from the claim on; an attempt after one that failed enters its own.
+    pub timeout_seconds: u64,
+}
+
+impl Order {
+    /// One for requests that share a run: `chosen` is what it is to do for all of them.
+    pub fn new(run: RunId, chosen: Request, way: Way, timeout: Duration) -> Self {
+        let Request { action, reason, labels, snapshot, .. } = chosen;
+        let (events, claims, timeout_seconds) = (Vec::new(), Vec::new(), timeout.as_secs().max(1));
+        Order { format: FORMAT, run, action, reason, labels, snapshot, way, events, claims, timeout_seconds }
+    }
+
+    /// Its time limit, which no job may exceed.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds).min(LONGEST_ATTEMPT)
+    }
+
+    /// Writes it beside its first claim.
+    ///
+    /// # Errors
+    /// A store that fails; an order without a claim.
+    pub fn write(&self, store: &dyn Store) -> Result<()> {
+        let claim = self.claims.first().ok_or_else(|| Error::failed("write an order", "it has no claim"))?;
+        let name = claim.object("order");
+        let doing = || format!("create {name}");
+        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why))?;
+        bytes.push(b'\n');
+        match store.create(&name, &[&bytes]) {
+            Ok(()) => Ok(()),
+            // An answer that was lost: nobody else writes beside this run's claim.
+            Err(_) if store.get(&name, MAX_ORDER).is_ok_and(|found| found == bytes) => Ok(()),
+            Err(why) => Err(why.while_doing(doing())),
+        }
+    }
+
+    /// Reads that beside a claim; none if there is none.
+    ///
+    /// # Errors
+    /// A store that fails; bytes that are no order, one of another version, or one of what nothing may ask for.
+    pub fn read(store: &dyn Store, claim: &Name) -> Result<Option<Order>> {
+        let name = claim.object("order");
+        let doing = || format!("read {name}");
+        let bytes = match store.get(&name, MAX_ORDER) {
+            Ok(bytes) => bytes,
+            Err(store::Error::NotFound { .. }) => return Ok(None),
+            Err(why) => return Err(why.while_doing(doing())),
+        };
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
+        if version.format != FORMAT {
+            let why = format!("it is of format {}, and this program knows {FORMAT}", version.format);
+            return Err(Error::failed(doing(), why).hint("Deploy the same version of lastgood as service and as job."));
+        }
+        let order: Order = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
+        let wrong = |why: &str| Err(Error::damage(doing(), why));
+        if order.claims.first() != Some(claim) {
+            return wrong("the claim that it lies beside is not its first");
+        }
+        if order.claims.len() > MAX_CLAIMS {
+            return wrong("it names more claims than requests can wait");
+        }
+        if order.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_empty() || snapshot.len() > MAX_SNAPSHOT) {
+            return wrong("what it says is the snapshot can be none");
+        }
+        check_labels(&order.labels).map_err(|why| why.within(doing()))?;
+        Ok(Some(order))
+    }
+}
+
+/// How many bytes of events an order has room for, and a report, which holds them as well.
+pub const ROOM: usize = MAX_ORDER as usize - REST;
+
+/// The room that an event, and its claim's name, take of [`ROOM`].
+pub fn size(event: &Event) -> usize {
+    serde_json::to_vec(event).map_or(usize::MAX, |text| text.len().saturating_add(100))
+}
+
+/// Who does what an order says: a task of an execution of a job, in all its attempts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taker {
+    /// The order's run.
+    pub run: RunId,
+    /// The task and its execution; something random where there is none.
+    pub by: String,
+}
+
+impl Taker {
+    /// Takes an order. Gives who had taken it before, where that is somebody else.
+    ///
+    /// # Errors
+    /// A store that fails; an object there that says nothing.
+    pub fn take(&self, store: &dyn Store, claim: &Name) -> Result<Option<Taker>> {
+        let name = claim.object("taken");
+        let doing = || format!("create {name}");
+        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why))?;
+        bytes.push(b'\n');
+        let Err(why) = store.create(&name, &[&bytes]) else { return Ok(None) };
+        match (Taker::of(store, claim)?, why) {
+            (Some(found), _) if found == *self => Ok(None),
+            (Some(found), _) => Ok(Some(found)),
+            (None, why) => Err(why.while_doing(doing())),
+        }
+    }
+
+    /// Who has taken an order, if somebody has.
+    ///
+    /// # Errors
+    /// A store that fails; an object that says nothing.
+    pub fn of(store: &dyn Store, claim: &Name) -> Result<Option<Taker>> {
+        let name = claim.object("taken");
+        let doing = || format!("read {name}");
+        match store.get(&name, MAX_TAKEN) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|why| Error::damage(doing(), why)),
+            Err(store::Error::NotFound { .. }) => Ok(None),
+            Err(why) => Err(why.while_doing(doing())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

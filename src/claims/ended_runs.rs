@@ -1,0 +1,104 @@
+//! What vaults know of runs that are over.
+
+use super::lease::{self, Served};
+use crate::error::Result;
+use crate::monitor::Context;
+use crate::replicas::pool::Vaults;
+use crate::report::{self, RunId, Told};
+use crate::store::address::Address;
+use crate::store::{self, Store};
+use crate::vault::Vault;
+
+/// How an event was served, if one of the vaults knows that it was. Claims nothing.
+///
+/// # Errors
+/// A store that fails, or a `done.json` that is damaged, where no other vault knows.
+pub fn find_served(vaults: &Vaults, identity: &str) -> Result<Option<Before>> {
+    let mut failed = None;
+    for address in vaults.addresses() {
+        let found = vaults.store(address).and_then(|store| {
+            let served = lease::find_served(&*store, identity)?;
+            served.map(|served| before(served, &*store, address)).transpose()
+        });
+        match found {
+            Ok(Some(before)) => return Ok(Some(before)),
+            Ok(None) => {}
+            Err(why) => failed = Some(why),
+        }
+    }
+    failed.map_or(Ok(None), Err)
+}
+
+/// A run's report that is in a vault.
+pub struct Kept {
+    /// The vault.
+    pub vault: Address,
+    /// The report's object.
+    pub object: String,
+    /// The report.
+    pub report: Told,
+}
+
+/// The report of a run that counts, in one of the vaults: in which depends on which opened when it ended. Where one says that the run
+/// failed, another may hold a report by which it was done.
+///
+/// # Errors
+/// A vault that does not open, or a store that fails, where no other one has it.
+pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<Kept>> {
+    let (mut undone, mut failed) = (None, None);
+    for address in vaults.addresses() {
+        ctx.check("find a run")?;
+        let found = vaults.store(address).and_then(Vault::open).and_then(|vault| {
+            let mut found = report::list(&*vault.store)?;
+            found.retain(|named| named.run == run);
+            let Some(named) = report::that_counts(&found) else { return Ok(None) };
+            let (object, report) = (named.object.clone(), report::told(&*vault.store, &named.object)?);
+            Ok(Some((named.stays(), Kept { vault: address.clone(), object, report })))
+        });
+        match found {
+            Ok(Some((true, kept))) => return Ok(Some(kept)),
+            Ok(Some((false, kept))) => undone = undone.or(Some(kept)),
+            Ok(None) => {}
+            Err(why) => failed = Some(why),
+        }
+    }
+    match (undone, failed) {
+        (None, Some(why)) => Err(why),
+        (undone, _) => Ok(undone),
+    }
+}
+
+/// How an event was served before.
+#[derive(Debug)]
+pub struct Before {
+    /// The run that did.
+    pub run: RunId,
+    /// The vault that holds its report.
+    pub vault: Address,
+    /// The report's object.
+    pub object: String,
+    /// The report; none if it has been lost.
+    pub report: Option<Told>,
+}
+
+pub(crate) fn before(served: Served, store: &dyn Store, address: &Address) -> Result<Before> {
+    let Served { run, report: object } = served;
+    let report = match report::told(store, &object) {
+        Ok(report) => Some(report),
+        // That it was served stands all the same.
+        Err(why) if !why.of_store() => {
+            tracing::warn!("the report of the run {run} is lost: {}", why.what());
+            None
+        }
+        Err(why) => return Err(why),
+    };
+    Ok(Before { run, vault: address.clone(), object, report })
+}
+
+/// Keeps a report beside the claim that names it, too.
+pub(crate) fn copy_report(store: &dyn Store, report: &[u8], object: &str) -> Result<()> {
+    match store.create(object, &[report]) {
+        Ok(()) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
+        Err(why) => Err(why.while_doing(format!("store {object}"))),
+    }
+}

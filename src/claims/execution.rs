@@ -1,0 +1,72 @@
+//! A Cloud Run job's task, and how its attempts know each other.
+//!
+//! Cloud Run starts an attempt of a task when the one before has ended: it failed, was killed, or ran into its time limit
+//! (<https://cloud.google.com/run/docs/configuring/max-retries>). So an attempt need not wait until the claim of an older
+//! one has expired. Should an older one go on all the same, it finds itself superseded before it commits.
+//!
+//! Nothing in a task's environment says which execution it is but the execution's name: the job's, and five letters and
+//! digits. They are few enough that a job which runs every half hour may see one again within months, when the execution
+//! that had it first is forgotten. What that one left must not be taken for one's own, or a backup would be left out. So a
+//! first attempt never goes on with what it finds, and a later one only with what is not too old; what is not theirs they
+//! leave alone, and number their own.
+
+use std::time::Duration;
+
+use super::folder::folder;
+use super::lease::Seen;
+use crate::error::Result;
+use crate::report::Place;
+use crate::store::Store;
+
+/// The longest that an attempt may take, whatever is configured
+/// (<https://cloud.google.com/run/docs/configuring/task-timeout>).
+pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(168 * 3600);
+/// What Cloud Run may take between two attempts, generously.
+const BETWEEN: Duration = Duration::from_secs(24 * 3600);
+
+/// An attempt of a task of an execution of a Cloud Run job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    /// The execution's name.
+    pub name: String,
+    /// Which task.
+    pub task: String,
+    /// Which attempt; 0 is the first.
+    pub attempt: u64,
+}
+
+impl Execution {
+    /// What the surroundings tell of it; none outside a Cloud Run job.
+    pub fn of(place: &Place) -> Option<Self> {
+        let name = place.execution.clone()?;
+        let number = |text: &Option<String>| text.as_deref().unwrap_or("0").to_owned();
+        // An attempt that cannot be read counts as the first: that one takes nothing over.
+        let attempt = number(&place.attempt).parse().unwrap_or(0);
+        Some(Execution { name, task: number(&place.task), attempt })
+    }
+
+    /// What its claims go by in a store.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub(super) fn identity(&self, store: &dyn Store) -> Result<String> {
+        let plain = format!("cloud-run-job:{}/{}", self.name, self.task);
+        let of = |number: u64| if number == 1 { plain.clone() } else { format!("{plain}/{number}") };
+        let (mut number, mut latest) = (1, None);
+        loop {
+            let folder = folder(&of(number));
+            let seen = Seen::of(store, &folder)?;
+            if seen.is_empty() {
+                break;
+            }
+            latest = Some((seen, folder));
+            number += 1;
+        }
+        let Some((seen, folder)) = latest.filter(|_| self.attempt > 0) else { return Ok(of(number)) };
+        let attempts = u32::try_from(self.attempt).unwrap_or(u32::MAX);
+        let oldest = LONGEST_ATTEMPT.saturating_add(BETWEEN).saturating_mul(attempts);
+        let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+        let fits = |begun| Duration::try_from(now.duration_since(begun)).unwrap_or_default() <= oldest;
+        Ok(of(if seen.begun(store, &folder)?.is_some_and(fits) { number - 1 } else { number }))
+    }
+}

@@ -1,0 +1,438 @@
+//! Claims: objects that say that an event is being served, so that its redelivery does nothing twice.
+//!
+//! An event's claims lie in a folder of their own, `claims/<hash>/`, where the hash is the first 16 bytes of the BLAKE3 of
+//! its identity; without a key, so that whoever knows the identity finds them:
+//!
+//! - `<n>.json`, n from 1: a run serves it. The greatest n counts.
+//! - `<n>.failed.json`: run n has ended and did not.
+//! - `done.json`: it is served, and this names the report.
+//! - `<n>.order.json` and `<n>.taken.json`: run n is done by a Cloud Run job, see [`super::dispatch_request`].
+//!
+//! All are created once and never changed, so the store decides every race: who creates `<n>.json` has it. The next n may
+//! be created when the one before is marked failed or older than the time limit of a run, by the store's clock. A run asks,
+//! before it commits, whether it is [superseded](Claim::superseded). What is needed of the store is to create, get and list.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::execution::Execution;
+pub(super) use super::folder::Seen;
+use super::folder::{Body, MAX_CLAIM, Promise, folder, read_claim};
+pub use super::name::Name;
+use crate::error::{Error, Result};
+use crate::report::{Action, RunId};
+use crate::store::{self, Store};
+
+/// How often it is tried to be the one who creates the next claim.
+const RACES: u32 = 16;
+/// How many claims before one's own are read, the last ones: a run that failed so often has not committed in secret. Those that do not say
+/// that they failed come first.
+const EARLIER: usize = 16;
+
+/// What makes a redelivery known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// An event's: whoever has the same is the same.
+    Event(String),
+    /// That of a task of a Cloud Run job.
+    Execution(Execution),
+}
+
+/// Who wants to serve an event.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// Which event.
+    pub identity: Identity,
+    /// What for.
+    pub action: Action,
+    /// The run that would serve it.
+    pub run: RunId,
+    /// The host's name, for people.
+    pub host: String,
+    /// The time limit of a run: an older one has ended, or does not commit any more.
+    pub timeout: Duration,
+    /// What whoever asked is promised, if he does not wait.
+    pub promise: Option<Box<Promise>>,
+}
+
+/// How an event stands.
+#[derive(Debug)]
+pub enum Entry {
+    /// The asker serves it.
+    Mine(Claim),
+    /// Another run does.
+    Running {
+        /// That run.
+        run: RunId,
+        /// After this time at the latest it has ended.
+        retry_after: Duration,
+    },
+    /// It is served.
+    Done(Served),
+}
+
+/// What `done.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The run that served it.
+    pub run: RunId,
+    /// Its report's object.
+    pub report: String,
+}
+
+/// What every object of a claim says, and all that `<n>.failed.json` does.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    run: RunId,
+}
+
+/// A run that served the event before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// The run.
+    pub run: RunId,
+    /// When it entered its claim, by the store's clock.
+    pub started: Timestamp,
+    /// Whether it said that it failed.
+    pub failed: bool,
+}
+
+/// One's own claim.
+#[derive(Debug)]
+pub struct Claim {
+    pub(super) folder: String,
+    pub(super) n: u64,
+    pub(super) run: RunId,
+    /// How old it was at `since`.
+    pub(super) age: Duration,
+    pub(super) since: Instant,
+    pub(super) timeout: Duration,
+    pub(super) earlier: Vec<Earlier>,
+}
+
+/// Where an event stands, for whoever may not, or does not want to, serve it now. None when nobody serves it.
+///
+/// # Errors
+/// A store that fails; a `done.json` that is damaged.
+pub fn look(store: &dyn Store, claim: &Claim) -> Result<Option<Entry>> {
+    let now = now(store)?;
+    let seen = Seen::of(store, &claim.folder)?;
+    if seen.done {
+        return served(store, &claim.folder).map(|served| Some(Entry::Done(served)));
+    }
+    let Some(last) = seen.claims.last().filter(|n| **n != claim.n && !seen.failed.contains(n)) else {
+        return Ok(None);
+    };
+    let body = read_claim(store, &claim.folder, *last)?;
+    Ok(body.and_then(|body| running(&body, now, claim.timeout)))
+}
+
+/// The run that may still be serving the event of a claim under a later one, which has not ended, nor is its time over. It may be the
+/// same run, if it has renewed its claim.
+///
+/// # Errors
+/// A store that fails.
+pub fn later(store: &dyn Store, name: &Name, timeout: Duration) -> Result<Option<RunId>> {
+    let now = now(store)?;
+    let folder = name.folder();
+    let seen = Seen::of(store, &folder)?;
+    let is_open = |n: &&u64| **n > name.number() && !seen.done && !seen.failed.contains(n);
+    let Some(last) = seen.claims.last().filter(is_open) else { return Ok(None) };
+    let Some(body) = read_claim(store, &folder, *last)? else { return Ok(None) };
+    let time = body.promise.as_ref().map_or(timeout, Promise::time);
+    Ok(running(&body, now, time).map(|_| body.run))
+}
+
+/// How an event was served, if it was.
+///
+/// # Errors
+/// A store that fails; a `done.json` that is damaged.
+pub fn find_served(store: &dyn Store, identity: &str) -> Result<Option<Served>> {
+    read_done(store, &folder(identity))
+}
+
+/// Claims an event for a run, unless another one serves it or has done so.
+///
+/// # Errors
+/// A store that fails; a `done.json` that is damaged.
+pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
+    let (identity, attempt) = match &asker.identity {
+        Identity::Event(identity) => (identity.clone(), None),
+        Identity::Execution(execution) => (execution.identity(store)?, Some(execution.attempt)),
+    };
+    let folder = folder(&identity);
+    for _ in 0..RACES {
+        // Before the clock is asked, so that no claim is older than its run believes.
+        let since = Instant::now();
+        let now = now(store)?;
+        let seen = Seen::of(store, &folder)?;
+        if seen.done {
+            return served(store, &folder).map(Entry::Done);
+        }
+        let last = seen.claims.last().copied();
+        let claim = |n, age| -> Result<Claim> {
+            let (folder, timeout) = (folder.clone(), asker.timeout);
+            let earlier = earlier(store, &folder, &seen, |claim| claim < n)?;
+            Ok(Claim { folder, n, run: asker.run, age, since, timeout, earlier })
+        };
+        if let Some(n) = last.filter(|n| !seen.failed.contains(n))
+            && let Some(body) = read_claim(store, &folder, n)?
+        {
+            if body.run == asker.run {
+                return claim(n, age(&body, now)).map(Entry::Mine);
+            }
+            let ended = body.attempt.zip(attempt).is_some_and(|(theirs, ours)| theirs < ours);
+            if let Some(running) = running(&body, now, asker.timeout).filter(|_| !ended) {
+                return Ok(running);
+            }
+        }
+        let n = last.unwrap_or(0).checked_add(1).ok_or_else(|| {
+            Error::damage(format!("enter a claim in {folder}"), "there is one of the greatest number that there can be")
+        })?;
+        let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
+        let body = Body { identity, run: asker.run, started: now, host, attempt, promise };
+        // All that may fail comes first: a claim that is entered and not held keeps others from the event.
+        let claim = claim(n, Duration::ZERO)?;
+        if !create(store, &format!("{folder}{n}.json"), &body, asker.run)? {
+            continue;
+        }
+        // The run before may have ended well after the folder was listed.
+        match last.map_or(Ok(None), |_| read_done(store, &folder)) {
+            Ok(None) => return Ok(Entry::Mine(claim)),
+            Ok(Some(served)) => return Ok(Entry::Done(served)),
+            Err(why) => {
+                if let Err(why) = claim.failed(store) {
+                    tracing::warn!("the claim {} is not given up: {}", claim.name(), why.what());
+                }
+                return Err(why);
+            }
+        }
+    }
+    Err(Error::failed(format!("enter a claim in {folder}"), format!("another was faster {RACES} times"))
+        .hint("Something asks for the same again and again. Is an event delivered in a loop?"))
+}
+
+/// How a claim stands, for another process that is to do its run.
+#[derive(Debug)]
+pub enum Resumed {
+    /// The run still holds it, or the next one.
+    Mine(Claim),
+    /// It was given up: marked as failed.
+    GivenUp,
+    /// Another run has taken over.
+    Taken(RunId),
+    /// The event is served.
+    Done(Served),
+}
+
+/// How far the run of a claim is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// It is not over.
+    Running,
+    /// It ended without serving the event.
+    Failed,
+    /// Another run has taken over.
+    Taken(RunId),
+    /// The event is served.
+    Done(Served),
+}
+
+/// Which event a claim is of.
+///
+/// # Errors
+/// A store that fails; a claim that is not there, cannot be read, or is of another event than its name says.
+pub fn identity(store: &dyn Store, name: &Name) -> Result<Identity> {
+    let wrong = |why: &str| Error::damage(format!("read the claim {name}"), why);
+    let body = read_claim(store, &name.folder(), name.number())?;
+    let body = body.ok_or_else(|| wrong("it is not there, or cannot be read"))?;
+    if folder(&body.identity) != name.folder() {
+        return Err(wrong("it is of another event"));
+    }
+    Ok(Identity::Event(body.identity))
+}
+
+/// Goes on with a claim of an event that the asker's run entered in another process. What was given up stays so, unless this
+/// comes `after` an attempt that failed: then the next number is entered.
+///
+/// # Errors
+/// A store that fails; no claim that can be read; a `done.json` that is damaged.
+pub fn resume(store: &dyn Store, name: &Name, asker: &Asker, after: bool) -> Result<Resumed> {
+    let since = Instant::now();
+    let now = now(store)?;
+    let folder = name.folder();
+    let seen = Seen::of(store, &folder)?;
+    if seen.done {
+        return served(store, &folder).map(Resumed::Done);
+    }
+    let last = seen.claims.last().copied().unwrap_or(name.number());
+    let body = read_claim(store, &folder, last)?;
+    let body = body.ok_or_else(|| Error::damage(format!("go on with the claim {name}"), "it cannot be read"))?;
+    if body.run != asker.run {
+        return Ok(Resumed::Taken(body.run));
+    }
+    if !seen.failed.contains(&last) {
+        let (run, age, timeout) = (asker.run, age(&body, now), asker.timeout);
+        // This run's own, too: an attempt before this one may have committed.
+        let earlier = earlier(store, &folder, &seen, |_| true)?;
+        return Ok(Resumed::Mine(Claim { folder, n: last, run, age, since, timeout, earlier }));
+    }
+    if !after {
+        return Ok(Resumed::GivenUp);
+    }
+    Ok(match enter(store, asker)? {
+        Entry::Mine(claim) => Resumed::Mine(claim),
+        Entry::Running { run, .. } => Resumed::Taken(run),
+        Entry::Done(served) => Resumed::Done(served),
+    })
+}
+
+/// How far the run of a claim is, which another process does.
+///
+/// # Errors
+/// A store that fails; a `done.json` that is damaged.
+pub fn follow(store: &dyn Store, claim: &Claim) -> Result<Followed> {
+    let seen = Seen::of(store, &claim.folder)?;
+    if seen.done {
+        return served(store, &claim.folder).map(Followed::Done);
+    }
+    let last = seen.claims.last().copied().unwrap_or(claim.n);
+    if last != claim.n
+        && let Some(body) = read_claim(store, &claim.folder, last)?
+        && body.run != claim.run
+    {
+        return Ok(Followed::Taken(body.run));
+    }
+    Ok(if seen.failed.contains(&last) { Followed::Failed } else { Followed::Running })
+}
+
+impl Claim {
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.n
+    }
+
+    /// The run that holds it.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// What another process knows it by.
+    pub fn name(&self) -> Name {
+        Name::of(&self.folder, self.n)
+    }
+
+    /// The runs that served the event before this one took over, the oldest first; the last 16 of them.
+    pub fn earlier(&self) -> &[Earlier] {
+        &self.earlier
+    }
+
+    /// How long its run has been going on, by no clock that can be set.
+    pub fn age(&self) -> Duration {
+        self.age + self.since.elapsed()
+    }
+
+    /// The time limit of its run.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether another run has taken over, or has served the event.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn superseded(&self, store: &dyn Store) -> Result<bool> {
+        let seen = Seen::of(store, &self.folder)?;
+        Ok(seen.done || seen.claims.last().is_some_and(|last| *last > self.n))
+    }
+
+    /// Says that its run ended without serving the event: another may follow at once.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn failed(&self, store: &dyn Store) -> Result<()> {
+        let name = format!("{}{}.failed.json", self.folder, self.n);
+        // Nobody else writes it: if it is there, it says the same.
+        create(store, &name, &Mark { run: self.run }, self.run).map(drop)
+    }
+
+    /// Says that its run served the event, and that `report` is the object that tells how. If another run has said so
+    /// already, that one counts. Gives the one that counts.
+    ///
+    /// # Errors
+    /// A store that fails; a `done.json` that is damaged.
+    pub fn done(&self, store: &dyn Store, report: &str) -> Result<Served> {
+        let ours = Served { run: self.run, report: report.to_owned() };
+        match create(store, &done_json(&self.folder), &ours, self.run)? {
+            true => Ok(ours),
+            false => served(store, &self.folder),
+        }
+    }
+}
+
+fn done_json(folder: &str) -> String {
+    format!("{folder}done.json")
+}
+
+pub(super) fn now(store: &dyn Store) -> Result<Timestamp> {
+    store.now().map_err(|why| why.while_doing("ask the store for the time"))
+}
+
+pub(super) fn age(body: &Body, now: Timestamp) -> Duration {
+    // Negative where clocks differ: then it is new.
+    now.duration_since(body.started).try_into().unwrap_or_default()
+}
+
+fn running(body: &Body, now: Timestamp, timeout: Duration) -> Option<Entry> {
+    let left = timeout.checked_sub(age(body, now)).filter(|left| !left.is_zero())?;
+    Some(Entry::Running { run: body.run, retry_after: left })
+}
+
+/// The last of the claims before one's own.
+fn earlier(store: &dyn Store, folder: &str, seen: &Seen, is_before: impl Fn(u64) -> bool) -> Result<Vec<Earlier>> {
+    let before = seen.claims.iter().rev().copied().filter(|n| is_before(*n));
+    let (failed, open): (Vec<u64>, Vec<u64>) = before.partition(|n| seen.failed.contains(n));
+    let mut numbers: Vec<_> = open.into_iter().chain(failed).take(EARLIER).collect();
+    numbers.sort_unstable();
+    let mut earlier = Vec::with_capacity(numbers.len());
+    for n in numbers {
+        let entered = |body: Body| Earlier { run: body.run, started: body.started, failed: seen.failed.contains(&n) };
+        earlier.extend(read_claim(store, folder, n)?.map(entered));
+    }
+    Ok(earlier)
+}
+
+fn served(store: &dyn Store, folder: &str) -> Result<Served> {
+    let gone = || Error::damage(format!("read {}", done_json(folder)), "it was there, and is not any more");
+    read_done(store, folder)?.ok_or_else(gone)
+}
+
+fn read_done(store: &dyn Store, folder: &str) -> Result<Option<Served>> {
+    let name = done_json(folder);
+    let doing = || format!("read {name}");
+    match store.get(&name, MAX_CLAIM) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|why| Error::damage(doing(), why)),
+        Err(store::Error::NotFound { .. }) => Ok(None),
+        Err(why) => Err(why.while_doing(doing())),
+    }
+}
+
+/// Creates an object that says which run it is of; whether it is there and of this run. A store whose answer was lost may
+/// say that it exists already, or that it failed, of an object that it created at our request.
+pub(super) fn create(store: &dyn Store, name: &str, body: &impl Serialize, run: RunId) -> Result<bool> {
+    let doing = || format!("create {name}");
+    let mut bytes = serde_json::to_vec(body).map_err(|why| Error::failed(doing(), why))?;
+    bytes.push(b'\n');
+    let Err(why) = store.create(name, &[&bytes]) else { return Ok(true) };
+    let found = store.get(name, MAX_CLAIM).ok().and_then(|found| serde_json::from_slice::<Mark>(&found).ok());
+    match (why, found) {
+        (_, Some(mark)) if mark.run == run => Ok(true),
+        (store::Error::AlreadyExists { .. }, _) => Ok(false),
+        (why, _) => Err(why.while_doing(doing())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

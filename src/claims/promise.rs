@@ -1,0 +1,78 @@
+//! Promises: what the claim of a request says whose sender went away with the word that a run would serve it.
+//!
+//! Nobody sends such a request again, and so nobody would look at its claim once the instance that gave its word is gone. What a
+//! report of it needs is in the claim itself, and how long it may take.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::folder::{Body, Promise, folder, read_claim};
+use super::lease::{Asker, Claim, Identity, Name, Seen, age, create, now};
+use super::name::CLAIMS;
+use crate::error::Result;
+use crate::report::RunId;
+use crate::store::Store;
+
+impl Claim {
+    /// The same claim, as if it were entered now: under the next number, by the same run. For a job, which counts the time that it
+    /// has from the claim on, however long the request has waited here. `None` if somebody else has that number.
+    ///
+    /// # Errors
+    /// A store that fails. The claim stands as before.
+    pub fn renew(&self, store: &dyn Store, asker: &Asker) -> Result<Option<Claim>> {
+        let Identity::Event(identity) = &asker.identity else { return Ok(None) };
+        let (since, n) = (Instant::now(), self.n.saturating_add(1));
+        let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
+        let body = Body { identity, run: self.run, started: now(store)?, host, attempt: None, promise };
+        let (folder, earlier) = (self.folder.clone(), self.earlier.clone());
+        let claim = Claim { folder, n, run: self.run, age: Duration::ZERO, since, timeout: self.timeout, earlier };
+        Ok(create(store, &format!("{}{n}.json", self.folder), &body, self.run)?.then_some(claim))
+    }
+}
+
+/// A promise of which nothing says how it ended.
+#[derive(Debug)]
+pub struct Open {
+    /// Its claim.
+    pub name: Name,
+    /// The run that was promised.
+    pub run: RunId,
+    /// Whose run is known by this.
+    pub identity: String,
+    /// The host that promised it.
+    pub host: String,
+    /// What was promised.
+    pub promise: Promise,
+    /// How long its run may still take.
+    pub left: Duration,
+}
+
+/// The promises in a store of which nothing says how they ended: those of instances that are gone, and those that are still to be
+/// kept. All names of claims are listed for it.
+///
+/// # Errors
+/// A store that fails.
+pub fn open(store: &dyn Store) -> Result<Vec<Open>> {
+    let now = now(store)?;
+    let objects = store.list(CLAIMS).map_err(|why| why.while_doing(format!("list the claims of {}", store.url())))?;
+    let mut folders: BTreeMap<&str, Seen> = BTreeMap::new();
+    for object in &objects {
+        let parts = object.name.strip_prefix(CLAIMS).and_then(|name| name.split_once('/'));
+        if let Some((hash, name)) = parts {
+            folders.entry(hash).or_default().add(name);
+        }
+    }
+    let mut open = Vec::new();
+    for (hash, seen) in folders {
+        let in_folder = format!("{CLAIMS}{hash}/");
+        let Some(n) = seen.claims.last().filter(|n| !seen.done && !seen.failed.contains(n)) else { continue };
+        let Some(body) = read_claim(store, &in_folder, *n)? else { continue };
+        let left = |promise: &Promise| promise.time().saturating_sub(age(&body, now));
+        // One of another event than its folder's says nothing.
+        if let Some(promise) = body.promise.clone().filter(|_| folder(&body.identity) == in_folder) {
+            let (name, left) = (Name::of(&in_folder, *n), left(&promise));
+            open.push(Open { name, run: body.run, identity: body.identity, host: body.host, promise, left });
+        }
+    }
+    Ok(open)
+}

@@ -1,0 +1,156 @@
+//! What a run committed that did not live to tell of it.
+
+use jiff::{SignedDuration, Timestamp};
+
+use serde::Deserialize;
+
+use super::ended_runs::{Before, copy_report};
+use crate::claims::lease::Earlier;
+use crate::error::{Error, Kind, Result};
+use crate::job::{self, Cause};
+use crate::report::{self, Action, Outcome, Report, RunId, Told};
+use crate::store::Store;
+use crate::vault::Vault;
+use crate::vault::root::{Reason, Root, SnapshotName, State};
+
+/// How far apart the clocks of machines that share a vault may be.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+
+/// The report of a snapshot that one of the runs before committed.
+pub struct Left {
+    /// The report's object.
+    pub object: String,
+    /// The report, where it is stored only now and nobody is told of it yet; and why the snapshot was taken.
+    pub new: Option<(Report, Reason)>,
+}
+
+/// The report of a snapshot that one of the runs before committed: its own, else one that is stored now in the name of `run`.
+/// None if they committed nothing.
+///
+/// # Errors
+/// A store that fails.
+pub fn report(vault: &Vault, earlier: &[Earlier], run: RunId, cause: &Cause) -> Result<Option<Left>> {
+    let Some((by, name, root)) = committed(vault, earlier)? else { return Ok(None) };
+    match good_report(&*vault.store, by, name)? {
+        Some(object) => Ok(Some(Left { object, new: None })),
+        None => store(&*vault.store, run, cause, (name, &root)).map(Some),
+    }
+}
+
+/// A snapshot that one of the runs before committed, and did not live to tell. Every root names its run.
+fn committed(vault: &Vault, earlier: &[Earlier]) -> Result<Option<(RunId, SnapshotName, Root)>> {
+    let Some(begun) = earlier.iter().map(|earlier| earlier.started).min() else { return Ok(None) };
+    let begun = begun.saturating_sub(CLOCKS).unwrap_or(begun);
+    for name in vault.snapshots()?.into_iter().filter(|name| name.time >= begun) {
+        match vault.root(name) {
+            Ok(root) => {
+                if let Some(run) = root.run.filter(|run| earlier.iter().any(|earlier| earlier.run == *run)) {
+                    return Ok(Some((run, name, root)));
+                }
+            }
+            Err(why) if why.kind() == Kind::Damage => {
+                tracing::warn!("the snapshot {name} is passed over: {}", why.what());
+            }
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(None)
+}
+
+/// The report by which one of the runs before did what was asked for, and did not live to note it in its claim.
+///
+/// # Errors
+/// A store that fails.
+pub fn done(store: &dyn Store, earlier: &[Earlier]) -> Result<Option<String>> {
+    if earlier.is_empty() {
+        return Ok(None);
+    }
+    let by_one = |named: &report::Named| named.stays() && earlier.iter().any(|earlier| earlier.run == named.run);
+    Ok(report::list(store)?.into_iter().find(by_one).map(|named| named.object))
+}
+
+/// A report; none if it is damaged, as its name alone says how its run ended.
+pub(super) fn kept(store: &dyn Store, object: &str) -> Result<Option<Told>> {
+    match report::told(store, object) {
+        Err(why) if !why.of_store() => {
+            tracing::warn!("a report is not copied: {}", why.what());
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+/// Why a claim whose event may be served is not held. Of a restore, which must not be done twice, it is no failure of the store that lets
+/// another vault take the claim: that one knows less.
+pub fn unseen(action: Action, why: Error) -> Error {
+    if action != Action::Restore {
+        return why;
+    }
+    Error::failed("see whether a run before has done this restore", why.what()).hint(
+        "Every vault is asked. If one is gone for good, look into the data directory, and ask for the restore by another event or by \
+         `lastgood restore`.",
+    )
+}
+
+/// The object of a run's report, if it tells of the snapshot.
+fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<Option<String>> {
+    for named in report::list(store)?.into_iter().filter(|named| named.run == run) {
+        match report::read(store, &named.object) {
+            Ok(report) if report["snapshot"].as_str() == Some(&snapshot.to_string()) => {
+                return Ok(Some(named.object));
+            }
+            Ok(_) => {}
+            Err(why) if why.of_store() => return Err(why),
+            Err(why) => tracing::warn!("a report is passed over: {}", why.what()),
+        }
+    }
+    Ok(None)
+}
+
+/// Stores a report of a promised run that was not done since another run had served its request: it ends as that one did.
+///
+/// # Errors
+/// A store that fails; a report of that other run which says nothing.
+pub fn served_by(store: &dyn Store, before: &Before, run: RunId, action: Action, cause: &Cause) -> Result<Report> {
+    #[derive(Deserialize)]
+    struct Ended {
+        result: Outcome,
+        snapshot: Option<SnapshotName>,
+    }
+    let told = before.report.as_ref().map(|report| serde_json::from_slice::<Ended>(report.json())).transpose();
+    let told = told.map_err(|why| Error::damage(format!("read {}", before.object), why))?;
+    // That it was served stands without its report, too.
+    let (result, snapshot) = told.map_or((Outcome::Complete, None), |told| (told.result, told.snapshot));
+    let report = bare(store, (run, action, result, snapshot), cause)?;
+    copy_report(store, &report.encode()?, &report.object())?;
+    job::log(&report, 0.0);
+    Ok(report)
+}
+
+/// A report of a run that has just begun and ended.
+fn bare(
+    store: &dyn Store,
+    (run, action, result, snapshot): (RunId, Action, Outcome, Option<SnapshotName>),
+    cause: &Cause,
+) -> Result<Report> {
+    let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+    let (way, events, place) = (cause.way, cause.events.clone(), cause.place.clone());
+    let (format, started, finished, error, done) = (Report::format(), now, now, None, None);
+    Ok(Report { format, run, action, result, way, events, place, started, finished, snapshot, error, done })
+}
+
+/// Stores a report of a run that found what another had committed.
+fn store(store: &dyn Store, run: RunId, cause: &Cause, (name, root): (SnapshotName, &Root)) -> Result<Left> {
+    let result = match root.state {
+        State::Partial => Outcome::Partial,
+        State::Suspect => Outcome::Suspect,
+        State::Complete if root.good() && !root.whole() => Outcome::Stale,
+        State::Complete if root.good() => Outcome::Complete,
+        State::Complete => Outcome::Unsound,
+    };
+    let report = bare(store, (run, Action::Backup, result, Some(name)), cause)?;
+    let object = report.object();
+    copy_report(store, &report.encode()?, &object)?;
+    job::log(&report, 0.0);
+    Ok(Left { object, new: Some((report, root.reason)) })
+}

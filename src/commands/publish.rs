@@ -1,0 +1,39 @@
+//! `lastgood publish`: one event, for a script or an app's crash handler.
+
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use lastgood::error::Result;
+use lastgood::events::sent::Sent;
+use lastgood::gcp::cloud::Cloud;
+use lastgood::gcp::pubsub::Publisher;
+use lastgood::monitor::Context;
+use lastgood::vault::hex::Hex;
+use serde_json::json;
+
+use crate::Outcome;
+use crate::config::Publication;
+use crate::console::Console;
+
+/// Publishes an event and tells the message's id.
+///
+/// # Errors
+/// A topic that is not there or may not be published to; no answer in time; that it was told to stop.
+pub fn publish(publication: Publication, cloud: &Cloud, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+    let Publication { topic, kind, source, id, fields, within } = publication;
+    let id = match id {
+        Some(id) => id,
+        None => {
+            let mut id = [0; 16];
+            (ctx.random)(&mut id)?;
+            Hex(id).to_string()
+        }
+    };
+    let sent = Sent { kind, source, id, time: Timestamp::now(), fields };
+    let stopped = || ctx.stop.load(Ordering::Relaxed);
+    let message = Publisher::new(cloud, topic.clone())?.publish(sent.data(), sent.attributes(), within, stopped)?;
+    let event = json!({ "type": sent.kind, "source": sent.source, "id": sent.id, "time": sent.time });
+    let told = json!({ "message_id": message, "topic": topic.name(), "event": event });
+    console.report(&told, || format!("{message}\n"));
+    Ok(Outcome::Done)
+}

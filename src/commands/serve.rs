@@ -1,0 +1,125 @@
+//! `lastgood serve` and `lastgood listen`: threads and tasks of the service, from the first request or message to the last.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use lastgood::error::{Doing, Error, Result};
+use lastgood::gcp::cloud::Cloud;
+use lastgood::monitor::{Log, system_random};
+use lastgood::replicas::pool::Vaults;
+use lastgood::runner::runner::Desk;
+use lastgood::server::auth::Auth;
+use lastgood::server::{self, Server};
+use lastgood::shutdown::Ending;
+use lastgood::subscriber;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::Outcome;
+use crate::config::{Http, Service};
+
+/// Threads that do what blocks: more than [`server::Limits`] lets clients have at the same time, and the looks at the health.
+const BLOCKING: usize = 24;
+
+/// Serves until a signal comes; then finishes what it can in the time that it has.
+///
+/// # Errors
+/// An address that cannot be listened at; a subscription that cannot be pulled from; a system that gives no threads or no
+/// signals.
+pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Ending) -> Result<Outcome> {
+    let runtime = runtime()?;
+    service.rules.backups_off.iter().for_each(|why| tracing::warn!("no snapshot is taken: {why}"));
+    let desk = Arc::new(Desk::new(service.rules, vaults, Arc::new(Log), system_random, ending.stop().clone()));
+    let door = service.http.map(|http| open(http, &desk, &runtime)).transpose()?;
+    let (ended, mut work_ended) = oneshot::channel();
+    let worker = desk.clone();
+    // Dropped in a panic, too. Who has gone does not hear it.
+    let work = move || _ = ended.send(worker.work());
+    thread::Builder::new().name("desk".into()).spawn(work).doing(|| "start a thread")?;
+    let done = runtime.block_on(async {
+        watch(ending)?;
+        // Whichever way in there is; all end together.
+        let asked = async {
+            match door {
+                Some((listener, server)) => server::serve(listener, server, ending).await,
+                None => true,
+            }
+        };
+        let pulled = async {
+            let Some(settings) = &service.pull else { return Ok(true) };
+            let pulled = subscriber::pull(&desk, cloud, settings, ending).await;
+            if pulled.is_err() {
+                ending.begin();
+            }
+            pulled
+        };
+        let both = async { tokio::join!(asked, pulled) };
+        let mut both = std::pin::pin!(both);
+        let (answered, pulled) = tokio::select! {
+            both = &mut both => both,
+            // Nothing can be run any more.
+            kept = &mut work_ended => {
+                // A signal sets the flag by itself; the task that begins the end may hear of it later than that thread does.
+                let told = ending.stop().load(Ordering::Relaxed);
+                ending.begin();
+                let (answered, pulled) = both.await;
+                if !told {
+                    return Err(Error::failed("serve", "the thread that runs what is asked for ended early"));
+                }
+                return Ok(answered & pulled? & kept.unwrap_or(false));
+            }
+        };
+        let kept = tokio::time::timeout(ending.left(), work_ended).await.is_ok_and(|kept| kept.unwrap_or(false));
+        Ok(answered & pulled? & kept)
+    });
+    // What hangs is not waited for: the process ends.
+    runtime.shutdown_timeout(Duration::ZERO);
+    match done? {
+        true => {
+            tracing::info!("ended: all that was asked for is answered");
+            Ok(Outcome::Done)
+        }
+        false => {
+            tracing::error!(
+                "ended before all that was asked for was answered and reported in a vault, in the time that there is for it"
+            );
+            Ok(Outcome::Failed)
+        }
+    }
+}
+
+/// Listens, and makes what answers.
+fn open(http: Http, desk: &Arc<Desk>, runtime: &Runtime) -> Result<(TcpListener, Arc<Server>)> {
+    let auth = Auth::new(http.auth)?;
+    let listener = runtime
+        .block_on(TcpListener::bind(http.listen))
+        .doing(|| format!("listen at {}", http.listen))
+        .map_err(|why| why.hint("Is another service there? `--listen ADDR` names another address."))?;
+    let address = listener.local_addr().doing(|| "find out the address")?;
+    tracing::info!("listening on {address}");
+    Ok((listener, Arc::new(Server::new(desk.clone(), address, auth, http.settings))))
+}
+
+fn runtime() -> Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(2).max_blocking_threads(BLOCKING).enable_all();
+    builder.build().doing(|| "start the service's threads")
+}
+
+/// Begins the end at the first SIGTERM or SIGINT.
+fn watch(ending: &Ending) -> Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut signals, ending) = (signal(kind).doing(|| "watch for signals")?, ending.clone());
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                tracing::info!("told to stop");
+                ending.begin();
+            }
+        });
+    }
+    Ok(())
+}

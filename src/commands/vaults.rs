@@ -1,0 +1,345 @@
+//! The commands that may be about several vaults.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
+use lastgood::claims::ended_runs::Before;
+use lastgood::claims::idempotent::{Answer, once};
+use lastgood::claims::lease::Asker;
+use lastgood::error::{Error, Kind, Result};
+use lastgood::job::{self, Cause, Job, Ran};
+use lastgood::monitor::Context;
+use lastgood::notify::Notify;
+use lastgood::parallel::ordered::in_order;
+use lastgood::replicas;
+use lastgood::replicas::copy::{self, copy_with, from_any};
+use lastgood::replicas::pool::Vaults;
+use lastgood::replicas::verify::Verified;
+use lastgood::report::{self, Action, Done, Place, Way};
+use lastgood::restore::preview::Preview;
+use lastgood::restore::{self, killed, needed, select};
+use lastgood::runner::remote_worker::{self, Came};
+use lastgood::store::address::Address;
+use lastgood::vault::Vault;
+use lastgood::vault::doubt::Doubts;
+use lastgood::vault::pack::PackInfo;
+use serde::Serialize;
+
+use crate::config::Dispatched;
+use crate::console::Console;
+use crate::{Outcome, absolute};
+use lastgood::replicas::copy::Copied;
+use lastgood::text::printable;
+use lastgood::view;
+
+/// The commands that may be about several vaults.
+pub struct Commands<'v>(pub &'v Vaults);
+
+impl Commands<'_> {
+    /// Makes a vault, and replicas of it.
+    ///
+    /// # Errors
+    /// A place that cannot be asked; all have a vault already.
+    pub fn init(&self, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+        let (vault, places) = replicas::init(self.0.sites(true)?, ctx)?;
+        let made = serde_json::json!({ "vault": places[0].vault, "id": vault.config.id, "vaults": places });
+        console.report(&made, || view::made(&places));
+        Ok(Outcome::Done)
+    }
+
+    /// Runs a job, and tells of it, also whom the configuration names. A backup as a task of a Cloud Run job is run once, however often
+    /// that is tried.
+    ///
+    /// # Errors
+    /// Those of the job; an attempt of the same task that is not over.
+    pub fn run(
+        &self,
+        job: Job,
+        (place, notify): (Place, Notify),
+        exit_zero_on: &[report::Outcome],
+        console: &mut Console,
+        ctx: &Context,
+    ) -> Result<Outcome> {
+        let way = if place.execution.is_some() { Way::CloudRunJob } else { Way::CommandLine };
+        let cause = Cause { way, events: Vec::new(), place, notify };
+        let run = job::new_run(ctx)?;
+        let backs_up = job.action() == Action::Backup;
+        let ran = match Asker::task(run, job.action(), &cause).filter(|_| backs_up) {
+            None => {
+                let ran = job::run(run, &job, cause, self.0, ctx);
+                ran.tell(ctx);
+                ran
+            }
+            Some(asker) => {
+                let work = |before| job::run(run, &job.clone().asking(before), cause.clone(), self.0, ctx);
+                match once(self.0, &asker, &cause, ctx, work)? {
+                    Answer::Now(ran) => *ran,
+                    Answer::Before(before) => return served_before(&before, exit_zero_on, console),
+                    Answer::Elsewhere { run, .. } => {
+                        let why = format!("the run {run} of the same attempt of this task is not over");
+                        return Err(
+                            Error::failed("back up", why).hint("It is tried again by Cloud Run's next attempt.")
+                        );
+                    }
+                }
+            }
+        };
+        let data = match &job {
+            Job::Backup { options, .. } => absolute(&options.data),
+            Job::Restore(_) | Job::Verify(_) => PathBuf::new(),
+        };
+        self.told(ran, &data, exit_zero_on, console)
+    }
+
+    /// Why a restore is not needed; `None` if it is, as far as can be told before it holds the target: it asks again.
+    ///
+    /// # Errors
+    /// A target that cannot be looked at; no snapshot, where its time matters.
+    pub fn unneeded(&self, options: &restore::options::Options, ctx: &Context) -> Result<Option<String>> {
+        let only = options.only;
+        if !only.is_conditional() {
+            return Ok(None);
+        }
+        let from = self.0.addresses().first().map(Address::absolute).unwrap_or_default();
+        let there = needed::look_when_settled(options, &from, ctx)?;
+        let newest = || replicas::restore::newest_of(self.0.sites(false)?, &options.snapshot, ctx);
+        let unneeded = only.unneeded(&options.target, there, Timestamp::now(), newest)?;
+        if unneeded.is_some() {
+            // A restore would say it itself.
+            killed::look(&options.target).iter().for_each(|left| tracing::warn!("{left}"));
+        }
+        Ok(unneeded)
+    }
+
+    /// Tells what a restore would do.
+    ///
+    /// # Errors
+    /// What would keep it from beginning.
+    pub fn preview(
+        &self,
+        options: &restore::options::Options,
+        console: &mut Console,
+        ctx: &Context,
+    ) -> Result<Outcome> {
+        let (vault, preview) = replicas::restore::preview(self.0.sites(false)?, options, ctx)?;
+        let done = Previewed { vault, dry_run: true, preview };
+        console.answer(&done, || view::preview(&done.preview, &done.vault, options.while_in_use))?;
+        Ok(Outcome::Done)
+    }
+
+    /// Does what a service dispatched to this execution of a job.
+    ///
+    /// # Errors
+    /// Those of the run; no order that can be carried out.
+    pub fn dispatched(
+        &self,
+        told: &Dispatched,
+        exit_zero_on: &[report::Outcome],
+        console: &mut Console,
+        ctx: &Context,
+    ) -> Result<Outcome> {
+        match remote_worker::run(&told.claim, &told.rules, self.0, ctx)? {
+            Came::Ran(ran) => self.told(*ran, &absolute(&told.rules.backup.data), exit_zero_on, console),
+            Came::Before(before) => {
+                if let Some(why) = before.report.as_ref().and_then(report::Told::error) {
+                    let why = format!("the run {} ended for good: {}", before.run, printable(why));
+                    return Err(Error::failed("do what was asked for", why));
+                }
+                tracing::warn!("the run {} has done it already; nothing is done again", before.run);
+                if let Some(report) = before.report.as_ref().map(report::Told::value) {
+                    console.report(&report, || view::run_in_full(&report));
+                }
+                Ok(Outcome::Done)
+            }
+            Came::Nothing(why) => {
+                tracing::warn!("nothing is done under the claim {}: {}", told.claim, printable(&why));
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// Tells of a run, and says what to end with. `data` is the directory of a backup.
+    fn told(&self, ran: Ran, data: &Path, exit_zero_on: &[report::Outcome], console: &mut Console) -> Result<Outcome> {
+        if let Some(why) = ran.error.as_ref().filter(|why| why.kind() == Kind::Unneeded) {
+            return Ok(not_restored(why.why(), console));
+        }
+        let done = ran.done()?;
+        match &done {
+            Done::Backup(done) => {
+                view::not_good(&done.taken).iter().chain(&view::not_held(done)).for_each(|l| tracing::error!("{l}"));
+                console.report(done, || view::backup(done, data));
+            }
+            Done::Restore(done) => {
+                let left_out = &done.restored.not_restored;
+                view::some("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
+                if let Some(newer) = done.restored.instead_of {
+                    let older = done.restored.snapshot;
+                    tracing::error!("{older} was restored, which is older than {newer}: that could not be had whole");
+                }
+                let from = (self.0.addresses().len() > 1).then_some(&*done.vault);
+                console.report(done, || view::restore(&done.restored, from, Timestamp::now()));
+            }
+            Done::Verify(vaults) => {
+                for Verified { vault, error, .. } in vaults {
+                    error.iter().for_each(|why| tracing::error!("the vault {vault} is not verified: {why}"));
+                }
+                match &vaults[..] {
+                    [Verified { report: Some(report), .. }] => console.report(report, || view::verify(report)),
+                    _ => console.report(&serde_json::json!({ "vaults": vaults }), || view::verified(vaults)),
+                }
+            }
+        }
+        Ok(ended(done.outcome(), &done.shortcomings(), exit_zero_on))
+    }
+
+    /// Lists the runs of the first vault that opens, newest first; or shows one of them.
+    ///
+    /// # Errors
+    /// No vault that opens; no such run.
+    pub fn runs(&self, run: Option<&str>, limit: usize, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+        let vault = self.0.first(ctx)?;
+        if let Some(run) = run {
+            let report = report::find(&*vault.store, run)?;
+            console.answer(&report, || view::run_in_full(&report))?;
+            return Ok(Outcome::Done);
+        }
+        let mut items = console.items();
+        items.head(&view::runs_head())?;
+        let named = report::newest(&*vault.store, limit)?;
+        let read = |named: &report::Named| report::read(&*vault.store, &named.object);
+        in_order(&named, ctx.parallel, read, |named, report| {
+            ctx.check("list the runs")?;
+            match report {
+                Ok(report) => items.item(&report, view::run),
+                Err(why) => {
+                    tracing::warn!("the run {} is passed over: {}", named.run, why.what());
+                    Ok(())
+                }
+            }
+        })?;
+        items.end()?;
+        Ok(Outcome::Done)
+    }
+
+    /// Copies snapshots from one place to another. Configured vaults are asked for no more than packs that are damaged in the
+    /// first place. Where there is no vault to copy to, one is made if it may be.
+    ///
+    /// # Errors
+    /// As [`copy`]; no vault to copy from; a place to copy to where something else lies, or nothing and none may be made.
+    pub fn copy(
+        &self,
+        (from, to): (&Address, &Address),
+        may_make: bool,
+        snapshots: &[String],
+        console: &mut Console,
+        ctx: &Context,
+    ) -> Result<Outcome> {
+        let mut source = Vault::find(self.0.store(from)?)?.map_err(|store| {
+            let hint = "Check the address after --from, of the vault that is to be copied; if it is on a volume, is that mounted?";
+            Vault::missing(&*store).hint(hint)
+        })?;
+        source.user.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mut named = Vec::with_capacity(snapshots.len());
+        for spec in snapshots {
+            named.push(select::find(&source, spec)?.0);
+        }
+        let (target, made) = match Vault::find(self.0.store(to)?)? {
+            Ok(vault) => (vault, false),
+            Err(store) if !may_make => {
+                return Err(Vault::missing(&*store).hint(
+                    "Check the address; if it is on a volume, is that mounted? `lastgood copy --init` makes the replica.",
+                ));
+            }
+            Err(store) => {
+                Vault::check_free(&*store)?;
+                (source.replicate(store)?, true)
+            }
+        };
+        let names = if snapshots.is_empty() { copy::lacking(&source, &target)? } else { named };
+        // Opened where something is damaged, and not before.
+        let others = OnceLock::new();
+        let elsewhere =
+            |pack: &PackInfo| from_any(others.get_or_init(|| self.replicas_but(&source, [from, to])).iter(), pack);
+        let several = self.0.addresses().iter().any(|address| ![from, to].contains(&address));
+        let report = copy_with(
+            &source,
+            (&target, &mut Doubts::read(&*target.store)),
+            &names,
+            several.then_some(&elsewhere),
+            ctx,
+        )?;
+        let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
+        console.report(&done, || view::copied(&done));
+        let whole = done.report.not_copied.is_empty() && done.report.hurt.is_empty();
+        Ok(if whole { Outcome::Done } else { Outcome::Damage })
+    }
+
+    /// The configured vaults that are replicas of `vault`, but those at `known` places. Others are passed over.
+    fn replicas_but(&self, vault: &Vault, known: [&Address; 2]) -> Vec<Vault> {
+        let others = self.0.addresses().iter().filter(|address| !known.contains(address));
+        let opened = others.filter_map(|address| {
+            let opened = self.0.store(address).and_then(Vault::open).and_then(|other| {
+                vault.check_same(&other)?;
+                Ok(other)
+            });
+            opened.inspect_err(|why| tracing::debug!("not asked for packs: {}", why.what())).ok()
+        });
+        opened.collect()
+    }
+}
+
+/// Tells of the snapshot that an earlier attempt took, and ends as that did.
+fn served_before(before: &Before, exit_zero_on: &[report::Outcome], console: &mut Console) -> Result<Outcome> {
+    let told = before.report.as_ref().map(report::Told::value);
+    let report = told.unwrap_or_else(|| serde_json::json!({ "run": before.run }));
+    let (result, snapshot) = (report["result"].as_str(), report["snapshot"].as_str());
+    let (result, snapshot) = (result.unwrap_or("of unknown state"), snapshot.unwrap_or("whose report is lost"));
+    tracing::warn!(
+        "an earlier attempt of this task committed the snapshot {}, which is {}; no second one is taken",
+        printable(snapshot),
+        printable(result)
+    );
+    console.report(&report, || view::run_in_full(&report));
+    // A result that is not known is a newer program's; a snapshot was taken.
+    let outcome =
+        serde_json::from_value::<report::Outcome>(report["result"].clone()).unwrap_or(report::Outcome::Complete);
+    Ok(ended(outcome, &shortcomings(outcome, &report), exit_zero_on))
+}
+
+/// Tells why nothing had to be restored.
+pub fn not_restored(why: &str, console: &mut Console) -> Outcome {
+    let skipped = serde_json::json!({ "snapshot": null, "skipped": why });
+    console.report(&skipped, || format!("Nothing was restored: {}\n", printable(why)));
+    Outcome::Done
+}
+
+/// What to end with: 0, also where all that a run is short of may be so.
+fn ended(outcome: report::Outcome, short: &[report::Outcome], exit_zero_on: &[report::Outcome]) -> Outcome {
+    if short.iter().all(|short| exit_zero_on.contains(short)) { Outcome::Done } else { outcome.into() }
+}
+
+/// What a run is short of that ended so, by its report.
+fn shortcomings(outcome: report::Outcome, report: &serde_json::Value) -> Vec<report::Outcome> {
+    let mut short = vec![outcome];
+    let backup = &report["backup"];
+    if backup["vaults"].as_array().is_some_and(|vaults| vaults.iter().any(|held| held["holds"] == false)) {
+        short.push(report::Outcome::IncompleteCopies);
+    }
+    if backup["good"] == true && backup["whole"] == false {
+        short.push(report::Outcome::Stale);
+    }
+    short.retain(|short| *short != report::Outcome::Complete);
+    short
+}
+
+/// What a restore would do.
+#[derive(Serialize)]
+struct Previewed {
+    /// The vault that it would take the snapshot from.
+    vault: String,
+    /// Nothing was done.
+    dry_run: bool,
+    #[serde(flatten)]
+    preview: Preview,
+}

@@ -1,0 +1,119 @@
+//! What is looked at, and what a check came to.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::network::Proxy;
+use crate::gcp::cloud::Cloud;
+use crate::store::address::Address;
+
+/// What is looked at.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The vaults, the preferred one first.
+    pub vaults: Vec<VaultPlace>,
+    /// How buckets are reached.
+    pub cloud: Cloud,
+    /// The proxy that the environment names for https.
+    pub proxy: Option<Proxy>,
+    /// The data directory as it was named.
+    pub data: PathBuf,
+    /// Where that is: absolute, symlinks followed as far as it exists.
+    pub data_at: PathBuf,
+    /// Why no backup is taken, if none is.
+    pub backups_off: Option<String>,
+    /// How old the newest good snapshot may be.
+    pub max_age: Duration,
+}
+
+/// A vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultPlace {
+    /// Its address.
+    pub address: Address,
+    /// Where a folder is: absolute, symlinks followed as far as it exists.
+    pub at: Option<PathBuf>,
+}
+
+impl VaultPlace {
+    /// The address as people are told it, and as a command takes it from any working directory.
+    pub(super) fn shown(&self) -> String {
+        match &self.at {
+            Some(at) => at.display().to_string(),
+            None => self.address.to_string(),
+        }
+    }
+}
+
+/// What a check came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// Could not be asked, or was not needed.
+    Skipped,
+    /// Nothing is stopped, but somebody should look.
+    Warning,
+    /// This stops a backup or a restore.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What it is called; within its part of the report no other one is called so.
+    pub name: &'static str,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+    /// With which commands, in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+}
+
+impl Check {
+    pub(super) fn new(name: &'static str, outcome: Outcome, found: impl Into<String>) -> Self {
+        Check { name, outcome, found: found.into(), advice: None, commands: Vec::new() }
+    }
+
+    pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Ok, found)
+    }
+
+    pub(super) fn skipped(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Skipped, found)
+    }
+
+    pub(super) fn warning(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Warning, found)
+    }
+
+    pub(super) fn problem(name: &'static str, found: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Problem, found)
+    }
+
+    /// Says what to do about it. The hints of errors send people to the doctor: here they are at the doctor.
+    pub(super) fn advice(self, advice: impl Into<String>) -> Self {
+        let mut advice = advice.into();
+        if let Some(at) = advice.find("`lastgood doctor`") {
+            advice.truncate(at);
+            advice.truncate(advice.trim_end_matches([' ', ';', ',']).len());
+            if !advice.is_empty() && !advice.ends_with(['.', '?', '!']) {
+                advice.push('.');
+            }
+        }
+        Check { advice: Some(advice).filter(|advice| !advice.is_empty()), ..self }
+    }
+
+    pub(super) fn run(mut self, command: impl Into<String>) -> Self {
+        self.commands.push(command.into());
+        self
+    }
+}

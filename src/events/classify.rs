@@ -1,0 +1,272 @@
+//! From what was said to what is asked for.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::content::Content;
+use super::decoded::{
+    About, Asked, BACKUP_REQUESTED, CRITICAL, Door, RESTORE_REQUESTED, Request, Said, Unreadable, VERIFY_REQUESTED,
+};
+use super::{MAX_MESSAGE, labels};
+use crate::report::{Action, Event};
+use crate::vault::root::Reason;
+
+/// The most bytes of a snapshot's name or time.
+const MAX_SNAPSHOT: usize = 100;
+/// The most bytes of a severity or the name of a service, so that each fits in a label.
+const MAX_WORD: usize = 512;
+
+/// What a message asks for, by the order in the module's text.
+///
+/// # Errors
+/// JSON that is needed to know, and is none.
+pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadable> {
+    let identity = said.identity.as_ref().map(ToString::to_string);
+    let refused = |why: String| Ok(Asked::Refused(why, identity.clone()));
+    let shown = said.kind.as_ref().map(|kind| crate::text::one_line(kind, MAX_WORD));
+    let kind = match said.kind.as_deref() {
+        Some(BACKUP_REQUESTED) => Some((Action::Backup, false)),
+        Some(CRITICAL) => Some((Action::Backup, true)),
+        Some(RESTORE_REQUESTED) => Some((Action::Restore, false)),
+        Some(VERIFY_REQUESTED) => Some((Action::Verify, false)),
+        Some(kind) if kind.starts_with("dev.lastgood.") || door == Door::Any && kind.starts_with("google.") => {
+            return Ok(Asked::Ignored(format!(
+                "an event of the type {} asks for nothing",
+                crate::text::one_line(kind, 100)
+            )));
+        }
+        _ => None,
+    };
+    let trouble = match said.about {
+        About::Nothing(why) if !scheduled => return Ok(Asked::Ignored(why)),
+        About::Trouble(what) => Some(what),
+        About::Anything | About::Nothing(_) => None,
+    };
+    let (fields, text, not_json) = match said.content {
+        Content::Fields(fields) => (fields, None, None),
+        Content::Text(text) => (Map::new(), Some(text), None),
+        Content::NotJson(text, why) => (Map::new(), Some(text), Some(why)),
+        Content::Nothing | Content::Opaque => (Map::new(), None, None),
+    };
+    if !scheduled && tells_of_a_run(&fields) {
+        return Ok(Asked::Ignored("what tells how a run ended asks for nothing".into()));
+    }
+    let mut words = Words { attributes: said.attributes, fields };
+
+    let severity = words.take("severity").map(|severity| crate::text::one_line(severity.trim(), MAX_WORD));
+    let service = words.take("service").map(|service| crate::text::one_line(&service, MAX_WORD));
+    let message = words.take("message").or(text).map(|message| crate::text::one_line(&message, MAX_MESSAGE));
+    let gravity = severity.as_deref().map_or(Gravity::Unknown, Gravity::of);
+    let critical = kind.map_or(door == Door::Critical, |(_, critical)| critical) || gravity == Gravity::Serious;
+
+    let named = match words.action() {
+        Ok(named) => named,
+        // A word of the app's own.
+        Err(_) if critical => None,
+        Err(why) => return refused(why),
+    };
+    let by_path = match door {
+        Door::Any => None,
+        Door::Backup | Door::Critical => Some(Action::Backup),
+        Door::Restore => Some(Action::Restore),
+        Door::Verify => Some(Action::Verify),
+    };
+    let implied = (scheduled || gravity == Gravity::Serious).then_some(Action::Backup);
+    let action = match named.or(kind.map(|(action, _)| action)).or(by_path).or(implied) {
+        Some(action) => action,
+        None if gravity == Gravity::Slight => {
+            return Ok(Asked::Ignored("its severity is below ERROR, and it asks for nothing else".into()));
+        }
+        None if let Some(why) = not_json => return Err(why),
+        None => {
+            let taken = trouble.map(|what| format!(": {what} is taken at /events/critical")).unwrap_or_default();
+            return refused(format!("nothing says what it asks for{taken}"));
+        }
+    };
+    let unread = said.unread;
+    if let Some(why) = not_json.or(unread.clone()).filter(|_| action != Action::Backup) {
+        return Err(why);
+    }
+    let snapshot = match action {
+        // A word like any other.
+        Action::Backup => Ok(None),
+        Action::Restore | Action::Verify => words.one("snapshot"),
+    };
+    let snapshot = match snapshot {
+        Ok(Some(name)) if !is_snapshot(&name) => {
+            return refused("what it says is the snapshot is no id, name or time".into());
+        }
+        Ok(snapshot) => snapshot,
+        Err(why) => return refused(why),
+    };
+
+    let reason = match words.reason() {
+        _ if critical => Reason::Critical,
+        Some(reason) => reason,
+        None if scheduled => Reason::Schedule,
+        None => Reason::Manual,
+    };
+    let (free, left_out) = words.rest();
+    let about = [("severity", &severity), ("service", &service), ("message", &message)];
+    let about = about.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+    let attached = labels::fit(about.chain(free.iter().cloned()), left_out);
+    let event = Event {
+        identity,
+        kind: Some(shown.unwrap_or_else(|| said.carrier.to_owned())),
+        time: said.time,
+        severity,
+        message,
+        service,
+        labels: labels::fit(free, left_out),
+    };
+    let mut request = Request { action, reason, labels: attached, snapshot, event };
+    if let Some(why) = unread {
+        request.note(&why.to_string());
+    }
+    Ok(Asked::Run(request))
+}
+
+/// Whether it is a run's report, or what is posted to a webhook: a result whose envelope is lost, as where a subscription
+/// pushes without metadata. A report has a field `action`, and every run that it started would be followed by another one.
+fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
+    let report = ["format", "run", "action", "result", "way", "finished"];
+    let of_webhook = |event: &Value| {
+        let kind = event.get("type").and_then(Value::as_str);
+        event.is_object() && kind.is_some_and(|kind| kind.starts_with("dev.lastgood."))
+    };
+    report.iter().all(|name| fields.contains_key(*name))
+        || fields.contains_key("text") && fields.get("event").is_some_and(of_webhook)
+}
+
+/// An event's severity, as far as it matters. The names and numbers are those of Cloud Logging, and what loggers and syslog
+/// call their worst.
+/// <https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#logseverity>
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Gravity {
+    /// `ERROR` and above.
+    Serious,
+    /// Below.
+    Slight,
+    /// None, or a word that says nothing.
+    Unknown,
+}
+
+impl Gravity {
+    /// That of a severity as people write it.
+    pub fn of(severity: &str) -> Self {
+        match severity.to_ascii_uppercase().as_str() {
+            "ERROR" | "ERR" | "SEVERE" | "CRITICAL" | "CRIT" | "ALERT" | "EMERGENCY" | "EMERG" | "FATAL" | "PANIC" => {
+                Gravity::Serious
+            }
+            "DEFAULT" | "TRACE" | "VERBOSE" | "DEBUG" | "INFO" | "INFORMATION" | "INFORMATIONAL" | "NOTICE"
+            | "WARNING" | "WARN" => Gravity::Slight,
+            // Other numbers mean one thing to one logger, and another to the next.
+            "500" | "600" | "700" | "800" => Gravity::Serious,
+            "0" | "100" | "200" | "300" | "400" => Gravity::Slight,
+            _ => Gravity::Unknown,
+        }
+    }
+}
+
+/// Attributes and fields, from which the known ones are taken.
+struct Words {
+    attributes: BTreeMap<String, String>,
+    fields: Map<String, Value>,
+}
+
+impl Words {
+    /// What must be said once: as an attribute or a field, or as both in the same words.
+    fn one(&mut self, name: &str) -> Result<Option<String>, String> {
+        let field = match self.fields.remove(name) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text),
+            Some(_) => return Err(format!("the field {name} is not text")),
+        };
+        match (self.attributes.remove(name), field) {
+            (Some(attribute), Some(field)) if attribute != field => {
+                Err(format!("the attribute {name} says one thing and the field another"))
+            }
+            (attribute, field) => Ok(attribute.or(field)),
+        }
+    }
+
+    /// The action, where it is one. Other words stay and become a label.
+    fn action(&mut self) -> Result<Option<Action>, String> {
+        let (attribute, field) = (self.attributes.get("action").cloned(), self.fields.get("action").cloned());
+        let named = self.one("action").and_then(|action| match action.as_deref() {
+            Some("backup") => Ok(Some(Action::Backup)),
+            Some("restore") => Ok(Some(Action::Restore)),
+            Some("verify") => Ok(Some(Action::Verify)),
+            // What it names instead is not told: answers and log lines have nothing of a request's body.
+            Some(_) => Err("the action that it names is none of backup, restore and verify".into()),
+            None => Ok(None),
+        });
+        if named.is_err() {
+            self.attributes.extend(attribute.map(|word| ("action".to_owned(), word)));
+            self.fields.extend(field.map(|word| ("action".to_owned(), word)));
+        }
+        named
+    }
+
+    /// The field, or else the attribute.
+    fn take(&mut self, name: &str) -> Option<String> {
+        let attribute = self.attributes.remove(name);
+        match self.fields.remove(name) {
+            None | Some(Value::Null) => attribute,
+            Some(value) => Some(word(&value).unwrap_or_else(|| value.to_string())),
+        }
+    }
+
+    /// The reason, where it is one. Other words stay and become a label.
+    fn reason(&mut self) -> Option<Reason> {
+        let said = match self.fields.get("reason") {
+            None | Some(Value::Null) => self.attributes.get("reason").map(String::as_str),
+            Some(value) => value.as_str(),
+        };
+        let reason = match said? {
+            "manual" => Reason::Manual,
+            "schedule" => Reason::Schedule,
+            "critical" => Reason::Critical,
+            "shutdown" => Reason::Shutdown,
+            _ => return None,
+        };
+        self.fields.remove("reason");
+        self.attributes.remove("reason");
+        Some(reason)
+    }
+
+    /// All others as labels: fields, what is in the field `labels`, attributes. And how many are none, being no single
+    /// value.
+    fn rest(mut self) -> (Vec<(String, String)>, usize) {
+        let given = match self.fields.remove("labels") {
+            Some(Value::Object(given)) => given,
+            Some(Value::Null) | None => Map::new(),
+            Some(other) => Map::from_iter([("labels".to_owned(), other)]),
+        };
+        let (mut labels, mut left_out) = (Vec::new(), 0);
+        for (name, value) in self.fields.into_iter().chain(given).filter(|(_, value)| !value.is_null()) {
+            match word(&value) {
+                Some(value) => labels.push((name, value)),
+                None => left_out += 1,
+            }
+        }
+        labels.extend(self.attributes);
+        (labels, left_out)
+    }
+}
+
+/// A single value as text.
+fn word(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Whether it can be an id, a name or a time, so that it means no more than that wherever it is put.
+fn is_snapshot(name: &str) -> bool {
+    (1..=MAX_SNAPSHOT).contains(&name.len())
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b':' | b'.' | b'+' | b' '))
+}

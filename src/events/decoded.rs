@@ -1,0 +1,168 @@
+//! What a request or a message says once its envelope is off, and the words for it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::content::Content;
+use super::identity::Identity;
+use super::labels;
+use crate::report::{Action, Event};
+use crate::vault::root::Reason;
+
+/// The type of a CloudEvent that asks for a backup.
+pub const BACKUP_REQUESTED: &str = "dev.lastgood.backup.requested";
+
+/// The type of a CloudEvent that tells of an app's critical error, and so asks for a backup.
+pub const CRITICAL: &str = "dev.lastgood.critical";
+
+/// The type of a CloudEvent that asks for a restore.
+pub const RESTORE_REQUESTED: &str = "dev.lastgood.restore.requested";
+
+/// The type of a CloudEvent that asks for a look at the vault.
+pub const VERIFY_REQUESTED: &str = "dev.lastgood.verify.requested";
+
+/// The label that lastgood marks the lines of its own log with: a line that tells of a failed run must not start another one.
+pub const WRITER: &str = "dev.lastgood/writer";
+
+/// The label that says what of an event could not be read.
+pub const UNREAD: &str = "unread";
+
+/// What came of reading a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// A run.
+    Run(Request),
+    /// Nothing, and that is as it should be. The text says why.
+    Ignored(String),
+    /// It was understood, and will never be served. The text says why; then the identity, where it has one.
+    Refused(String, Option<String>),
+}
+
+/// A run that is asked for. Nothing in it names a place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// What is attached to the snapshot: the event's labels, severity, service and message, within a snapshot's limits.
+    pub labels: BTreeMap<String, String>,
+    /// The snapshot to restore: `latest`, an id, a name or a time. Never set for a backup.
+    pub snapshot: Option<String>,
+    /// What asked for it.
+    pub event: Event,
+}
+
+impl Request {
+    /// Notes what of it could not be read.
+    pub fn note(&mut self, why: &str) {
+        for labels in [&mut self.labels, &mut self.event.labels] {
+            let noted = [(UNREAD.to_owned(), why.to_owned())];
+            *labels = labels::fit(noted.into_iter().chain(std::mem::take(labels)), 0);
+        }
+    }
+
+    /// What of it could not be read, if that was noted.
+    pub fn unread(&self) -> Option<&str> {
+        self.event.labels.get(UNREAD).map(String::as_str)
+    }
+}
+
+/// A request that cannot be understood; it never quotes the body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("could not read {part}: {why}")]
+pub struct Unreadable {
+    /// The part that it is about: `the body`, `message.data`.
+    pub part: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// Whether it is only that there are several in one.
+    pub(super) several: bool,
+}
+
+impl Unreadable {
+    pub(super) fn new(part: impl Into<String>, why: impl ToString) -> Self {
+        Unreadable { part: part.into(), why: crate::text::one_line(&why.to_string(), 300), several: false }
+    }
+}
+
+/// What carries what has no envelope.
+pub(crate) const PLAIN: &str = "request";
+
+/// What was said, whatever carried it.
+pub struct Said {
+    /// A CloudEvent's type.
+    pub(super) kind: Option<String>,
+    /// What carried it, in words.
+    pub(super) carrier: &'static str,
+    /// Extension attributes of a CloudEvent, attributes of a message.
+    pub(super) attributes: BTreeMap<String, String>,
+    /// The data.
+    pub(super) content: Content,
+    /// What the data tells of, apart from what it says.
+    pub(super) about: About,
+    /// What makes a redelivery known.
+    pub(super) identity: Option<Identity>,
+    /// When it was sent.
+    pub(super) time: Option<Timestamp>,
+    /// What could not be read, which matters to no backup.
+    pub(super) unread: Option<Unreadable>,
+}
+
+impl Said {
+    pub(super) fn plain(content: Content) -> Self {
+        let (kind, attributes, carrier, about) = (None, BTreeMap::new(), PLAIN, About::Anything);
+        Said { kind, carrier, attributes, content, about, identity: None, time: None, unread: None }
+    }
+
+    /// What is known to be critical, and cannot be read as what it should be: text.
+    pub(super) fn critical(body: &[u8], unread: Unreadable) -> Self {
+        let text = body.trim_ascii();
+        let content = match text.is_empty() || text.contains(&0) {
+            true => Content::Nothing,
+            false => Content::Text(String::from_utf8_lossy(text).into_owned()),
+        };
+        Said { unread: Some(unread), ..Said::plain(content) }
+    }
+}
+
+/// What data tells of, apart from what it says.
+pub enum About {
+    /// Whatever it says.
+    Anything,
+    /// Trouble: a critical event, where the path says that it is one.
+    Trouble(&'static str),
+    /// Nothing that asks for anything, for this reason.
+    Nothing(String),
+}
+
+/// What a path alone says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Nothing.
+    Any,
+    /// A backup.
+    Backup,
+    /// A backup, for a critical event.
+    Critical,
+    /// A restore.
+    Restore,
+    /// A look at the vault.
+    Verify,
+}
+
+impl Door {
+    /// The door at a path, with or without a query and a slash at its end.
+    pub(super) fn at(path: &str) -> Option<Self> {
+        let path = path.split(['?', '#']).next().unwrap_or_default();
+        match path.strip_suffix('/').unwrap_or(path) {
+            "" | "/events" => Some(Door::Any),
+            "/events/backup" => Some(Door::Backup),
+            "/events/critical" => Some(Door::Critical),
+            "/events/restore" => Some(Door::Restore),
+            "/events/verify" => Some(Door::Verify),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Taking off envelopes: CloudEvents, Pub/Sub messages, and what Google's services publish as plain JSON.
+
+pub mod cloud;
+pub mod google;
+pub mod pubsub;
+
+use serde_json::{Map, Value};
+
+use super::content::Content;
+use super::decoded::{CRITICAL, Said, Unreadable};
+
+/// Data whose media type [`is_cloud_event`].
+pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<Said, Unreadable> {
+    match media {
+        "application/cloudevents+json" => cloud::structured(data, part, depth),
+        _ if media.starts_with("application/cloudevents-batch") => {
+            let why = Unreadable::new(part, "a batch of events is not taken: send each by itself");
+            Err(Unreadable { several: true, ..why })
+        }
+        _ => Err(Unreadable::new("the content type", "of CloudEvents only application/cloudevents+json is understood")),
+    }
+}
+
+/// JSON fields, or what they turn out to be: a wrapped Pub/Sub message, a CloudEvent that was sent as plain JSON, what one of
+/// Google's services publishes.
+pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+    if pubsub::is_wrapped(&fields) {
+        return pubsub::wrapped(&fields, depth);
+    }
+    let is_event = ["specversion", "type", "source", "id"].iter().all(|name| fields.contains_key(*name));
+    if is_event || fields.get("type").is_some_and(|kind| kind == CRITICAL) {
+        return cloud::of_fields(fields, depth);
+    }
+    Ok(google::read(fields).unwrap_or_else(|fields| Said::plain(Content::Fields(fields))))
+}

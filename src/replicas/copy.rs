@@ -1,0 +1,517 @@
+//! Copying snapshots from a vault to a replica of it: only what is missing there, packs before the roots that name them.
+//!
+//! ```text
+//! roots, oldest first ──► their packs ──► those that `to` lacks: read, compared with the root's list, created; several
+//!                                         at once ──► all listed in `to` ──► the roots, oldest first
+//! ```
+//!
+//! Everything is create-only, and a pack that `to` lists with the right size is not sent again: a copy that was cut off
+//! goes on where it was, and several may run at once. What is damaged or missing in `from` is taken from another replica, where
+//! one is known that has it; else it is named and not copied, and with it the snapshots that need it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Context;
+use crate::parallel::budget::Room;
+use crate::parallel::ordered::in_order;
+use crate::restore::select::PassedOver;
+use crate::store::{self, Store};
+use crate::vault::Vault;
+use crate::vault::doubt::{Doubts, Finding};
+use crate::vault::hex::PackId;
+use crate::vault::pack::{MAX_PACK, PackInfo};
+use crate::vault::read::{PackReader, absent, listed};
+use crate::vault::root::{SNAPSHOTS, SnapshotName};
+use crate::vault::state::PackState;
+
+/// Bytes of packs that are in memory at the same time.
+const IN_FLIGHT: u64 = MAX_PACK;
+/// Roots are created in groups, so that one listing of `to` serves many. A group ends at so many bytes of new packs,
+const GROUP_BYTES: u64 = 256 << 20;
+/// so many roots,
+const GROUP_ROOTS: usize = 64;
+/// or so many packs that they list, which are held in memory.
+const GROUP_LISTED: usize = 1 << 17;
+
+const AGAIN: &str = "What was copied stays, and is not sent again: run the same copy again to go on.";
+
+/// What was copied.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// Snapshots that `to` did not have and has now, oldest first.
+    pub snapshots: Vec<SnapshotName>,
+    /// Snapshots that it had.
+    pub snapshots_there: u64,
+    /// Objects that were created, packs and roots.
+    pub objects: u64,
+    /// Bytes of these objects.
+    pub bytes: u64,
+    /// Packs of the snapshots that it had.
+    pub objects_there: u64,
+    /// Bytes of these packs.
+    pub bytes_there: u64,
+    /// Snapshots that could not be copied, because something is damaged.
+    pub not_copied: Vec<PassedOver>,
+    /// Snapshots that `to` has and cannot give back whole: a pack that they need is damaged there.
+    pub hurt: Vec<PassedOver>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// The snapshots of `from` that `to` lacks, oldest first.
+///
+/// # Errors
+/// A store that fails.
+pub fn lacking(from: &Vault, to: &Vault) -> Result<Vec<SnapshotName>> {
+    let there: HashSet<_> = to.snapshots()?.into_iter().collect();
+    Ok(from.snapshots()?.into_iter().filter(|name| !there.contains(name)).collect())
+}
+
+/// The bytes of a pack from another replica, and that replica's address; none where no other one gives them.
+pub type Elsewhere<'a> = dyn Fn(&PackInfo) -> Option<(Vec<u8>, String)> + Sync + 'a;
+
+/// Copies snapshots. Of those that `to` has, packs that it has lost are sent again.
+///
+/// # Errors
+/// As [`copy_with`].
+pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> Result<Report> {
+    copy_with(from, (to, &mut Doubts::read(&*to.store)), names, None, ctx)
+}
+
+/// As [`copy`]. Packs that are damaged or missing in `from` are taken from `elsewhere`, and doubted in `from`. Packs that are in
+/// `to` already and doubted there are read whole: a snapshot that needs one that is damaged is copied all the same, since `to` then
+/// has the rest of it, and is named.
+///
+/// # Errors
+/// Usage: the vaults are not replicas of one. A store that fails; being told to stop. What was copied until then stays.
+/// Damage is no error; it is in the report.
+pub fn copy_with(
+    from: &Vault,
+    (to, doubts): (&Vault, &mut Doubts),
+    names: &[SnapshotName],
+    elsewhere: Option<&Elsewhere>,
+    ctx: &Context,
+) -> Result<Report> {
+    let began = Instant::now();
+    from.check_same(to)?;
+    let (source, target) = (from.store.url(), to.store.url());
+    let doing = || format!("copy from {source} to {target}");
+    let done = (|| -> Result<Report> {
+        let mut copying = Copying::new(from, (to, doubts), elsewhere, ctx)?;
+        let names: Vec<_> = names.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        ctx.monitor.begin("copying", None);
+        in_order(
+            &names,
+            ctx.parallel,
+            |name| read(from, *name),
+            |name, read| {
+                ctx.check(&doing())?;
+                match read {
+                    Ok(snapshot) => copying.add(snapshot),
+                    Err(why) if why.kind() == Kind::Damage => {
+                        copying.pass_over(*name, why.what());
+                        Ok(())
+                    }
+                    Err(why) => Err(why),
+                }
+            },
+        )?;
+        copying.flush()?;
+        copying.doubt();
+        Ok(copying.report)
+    })();
+    match done {
+        Ok(report) => Ok(Report { seconds: began.elapsed().as_secs_f64(), ..report }),
+        Err(why) => {
+            let why = why.within(doing());
+            Err(if why.advice().is_none() { why.hint(AGAIN) } else { why })
+        }
+    }
+}
+
+/// A snapshot that is to be copied.
+struct Snapshot {
+    name: SnapshotName,
+    root: Vec<u8>,
+    packs: Vec<PackInfo>,
+}
+
+/// Reads a root and its list of packs.
+fn read(from: &Vault, name: SnapshotName) -> Result<Snapshot> {
+    let (root, bytes) = from.root_as_stored(name)?;
+    let reader = PackReader::for_root(&*from.store, &root)?;
+    let mut packs: Vec<_> = reader.book().values().copied().collect();
+    packs.sort_by_key(|pack| pack.id);
+    Ok(Snapshot { name, root: bytes, packs })
+}
+
+struct Copying<'a> {
+    from: &'a Vault,
+    to: &'a Vault,
+    /// The doubts of `to`, and the packs that they name.
+    doubts: &'a mut Doubts,
+    doubted: HashSet<PackId>,
+    elsewhere: Option<&'a Elsewhere<'a>>,
+    ctx: &'a Context<'a>,
+    /// The packs of both when the copy began, and in `there` those that were sent since.
+    here: HashMap<String, u64>,
+    there: HashMap<String, u64>,
+    roots_there: HashSet<SnapshotName>,
+    /// Packs that were found damaged, and how.
+    damaged: HashMap<PackId, String>,
+    /// Packs that `to` has, that are damaged there, and how.
+    spoilt_there: HashMap<PackId, String>,
+    /// Packs of `from` that were read whole and are not what was stored.
+    spoiled: Vec<(PackInfo, String)>,
+    /// Packs that are counted in the report as having been there.
+    counted: HashSet<PackId>,
+    group: Vec<Snapshot>,
+    /// The packs that the group needs and `to` lacks.
+    missing: BTreeMap<PackId, PackInfo>,
+    missing_bytes: u64,
+    /// Bytes that are sent or will be, as far as is known.
+    planned: u64,
+    report: Report,
+}
+
+impl<'a> Copying<'a> {
+    fn new(
+        from: &'a Vault,
+        (to, doubts): (&'a Vault, &'a mut Doubts),
+        elsewhere: Option<&'a Elsewhere<'a>>,
+        ctx: &'a Context,
+    ) -> Result<Self> {
+        Ok(Copying {
+            from,
+            to,
+            doubted: doubts.ids(),
+            doubts,
+            elsewhere,
+            ctx,
+            here: listed(&*from.store)?,
+            there: listed(&*to.store)?,
+            roots_there: to.snapshots()?.into_iter().collect(),
+            damaged: HashMap::new(),
+            spoilt_there: HashMap::new(),
+            spoiled: Vec::new(),
+            counted: HashSet::new(),
+            group: Vec::new(),
+            missing: BTreeMap::new(),
+            missing_bytes: 0,
+            planned: 0,
+            report: Report::default(),
+        })
+    }
+
+    fn pass_over(&mut self, snapshot: SnapshotName, why: String) {
+        self.ctx.monitor.warn(&format!("the snapshot {snapshot} is not copied: {why}"));
+        self.report.not_copied.push(PassedOver { snapshot, why, damaged: true });
+    }
+
+    /// Takes a snapshot into the group, unless it is known that it cannot be copied.
+    fn add(&mut self, snapshot: Snapshot) -> Result<()> {
+        let mut missing = Vec::new();
+        for pack in &snapshot.packs {
+            self.test(pack)?;
+            match self.look_at(pack) {
+                Ok(true) => missing.push(*pack),
+                Ok(false) => {}
+                Err(why) => {
+                    self.pass_over(snapshot.name, why);
+                    return Ok(());
+                }
+            }
+        }
+        for pack in &snapshot.packs {
+            if self.there.contains_key(&pack.name()) && self.counted.insert(pack.id) {
+                self.report.objects_there += 1;
+                self.report.bytes_there += pack.size;
+            }
+        }
+        for pack in missing {
+            if self.missing.insert(pack.id, pack).is_none() {
+                self.missing_bytes += pack.size;
+                self.planned += pack.size;
+            }
+        }
+        self.ctx.monitor.total(self.planned);
+        self.group.push(snapshot);
+        let listed: usize = self.group.iter().map(|snapshot| snapshot.packs.len()).sum();
+        let full = self.missing_bytes >= GROUP_BYTES || self.group.len() >= GROUP_ROOTS || listed >= GROUP_LISTED;
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    /// Reads a pack whole that `to` has and that is doubted there. It cannot be replaced: objects are never changed.
+    fn test(&mut self, pack: &PackInfo) -> Result<()> {
+        if !self.doubted.contains(&pack.id) || self.there.get(&pack.name()) != Some(&pack.size) {
+            return Ok(());
+        }
+        let tested = self.doubts.test(&*self.to.store, pack, &|| self.ctx.check("test packs that are doubted"))?;
+        if !tested.readable {
+            let why = format!("{} is damaged in {}: {}", pack.name(), self.to.store.url(), tested.state);
+            self.spoilt_there.insert(pack.id, why);
+        }
+        Ok(())
+    }
+
+    /// Whether a pack is to be sent; or why it cannot be.
+    fn look_at(&self, pack: &PackInfo) -> Result<bool, String> {
+        let name = pack.name();
+        let wrong = |vault: &Vault, size: u64| {
+            format!("{name} has {size} bytes in {}, and {} were stored", vault.store.url(), pack.size)
+        };
+        if let Some(why) = self.damaged.get(&pack.id) {
+            return Err(why.clone());
+        }
+        if self.missing.get(&pack.id).is_some_and(|other| other != pack) {
+            return Err(format!("snapshots do not agree on the size, kind or checksum of {name}"));
+        }
+        match (self.there.get(&name), self.here.get(&name)) {
+            (Some(size), _) if *size == pack.size => Ok(false),
+            // It cannot be replaced: objects are never changed.
+            (Some(size), _) => Err(wrong(self.to, *size)),
+            (None, Some(size)) if *size == pack.size && pack.size <= MAX_PACK => Ok(true),
+            // Another replica may have it.
+            (None, _) if self.elsewhere.is_some() && pack.size <= MAX_PACK => Ok(true),
+            (None, Some(size)) => Err(wrong(self.from, *size)),
+            (None, None) => Err(format!("{name} is missing in {}", self.from.store.url())),
+        }
+    }
+
+    /// Sends the group's missing packs, looks whether all that it needs is there, and creates its roots.
+    fn flush(&mut self) -> Result<()> {
+        let missing: Vec<_> = std::mem::take(&mut self.missing).into_values().collect();
+        self.missing_bytes = 0;
+        self.send(&missing)?;
+        let mut whole = Vec::new();
+        for snapshot in std::mem::take(&mut self.group) {
+            match snapshot.packs.iter().find_map(|pack| self.damaged.get(&pack.id)) {
+                Some(why) => self.pass_over(snapshot.name, why.clone()),
+                None => whole.push(snapshot),
+            }
+        }
+        if whole.is_empty() {
+            return Ok(());
+        }
+        let needed: BTreeMap<_, _> =
+            whole.iter().flat_map(|snapshot| &snapshot.packs).map(|pack| (pack.id, pack)).collect();
+        let absent: HashMap<_, _> = absent(&*self.to.store, needed.into_values())?
+            .into_iter()
+            .map(|(pack, why)| (pack.id, (pack, why)))
+            .collect();
+        for snapshot in whole {
+            self.ctx.check("create the roots of the snapshots")?;
+            match snapshot.packs.iter().find_map(|pack| absent.get(&pack.id)) {
+                Some((pack, why)) => {
+                    let why = format!("{} in {}: {why}", pack.name(), self.to.store.url());
+                    self.pass_over(snapshot.name, why);
+                }
+                None => self.commit(&snapshot)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let object = snapshot.name.object(SNAPSHOTS);
+        let there = self.roots_there.contains(&snapshot.name)
+            || match self.to.store.create(&object, &[&snapshot.root]) {
+                Ok(()) => false,
+                // Its name says what its bytes are: another copy made it.
+                Err(store::Error::AlreadyExists { .. }) => true,
+                Err(why) => return Err(why.while_doing(format!("create {object} in {}", self.to.store.url()))),
+            };
+        if let Some(why) = snapshot.packs.iter().find_map(|pack| self.spoilt_there.get(&pack.id)) {
+            let why = why.clone();
+            self.ctx.monitor.warn(&format!("the snapshot {} is copied and cannot be had whole: {why}", snapshot.name));
+            self.report.hurt.push(PassedOver { snapshot: snapshot.name, why, damaged: true });
+        }
+        if there {
+            self.report.snapshots_there += 1;
+        } else {
+            self.report.snapshots.push(snapshot.name);
+            self.report.objects += 1;
+            self.report.bytes += snapshot.root.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Sends packs, several at once. Those that are damaged are remembered as such.
+    fn send(&mut self, packs: &[PackInfo]) -> Result<()> {
+        let (next, room, ended) = (AtomicUsize::new(0), Room::new(IN_FLIGHT), Mutex::new(Ended::default()));
+        let this = &*self;
+        std::thread::scope(|scope| {
+            for _ in 0..self.ctx.parallel.clamp(1, packs.len().max(1)) {
+                scope.spawn(|| {
+                    while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed))
+                        && lock(&ended).failure.is_none()
+                    {
+                        let sent = {
+                            let _taken = room.take(pack.size);
+                            this.send_one(pack)
+                        };
+                        let mut ended = lock(&ended);
+                        match sent {
+                            Ok((sent, spoiled)) => {
+                                match sent {
+                                    Sent::Created => ended.created.push(*pack),
+                                    Sent::There => {}
+                                    Sent::Damaged(why) => ended.damaged.push((pack.id, why)),
+                                }
+                                ended.spoiled.extend(spoiled.map(|why| (*pack, why)));
+                            }
+                            Err(why) => _ = ended.failure.get_or_insert(why),
+                        }
+                    }
+                });
+            }
+        });
+        let Ended { created, damaged, spoiled, failure } = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for pack in created {
+            self.report.objects += 1;
+            self.report.bytes += pack.size;
+            self.counted.insert(pack.id);
+            self.there.insert(pack.name(), pack.size);
+        }
+        self.damaged.extend(damaged);
+        self.spoiled.extend(spoiled);
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Reads a pack, compares it with what the root says of it, and creates it. Says also how it is damaged in `from`, if it is
+    /// there.
+    fn send_one(&self, pack: &PackInfo) -> Result<(Sent, Option<String>)> {
+        self.ctx.check("copy packs")?;
+        let name = pack.name();
+        let (from, to) = (&self.from.store, &self.to.store);
+        let (bytes, spoiled) = match right_bytes(&**from, pack)? {
+            Ok(bytes) => (bytes, None),
+            Err(state) => {
+                let why = format!("{name} in {}: {state}", from.url());
+                let spoiled = match state {
+                    PackState::Damaged(why) => Some(why),
+                    _ => None,
+                };
+                match self.elsewhere.and_then(|elsewhere| elsewhere(pack)) {
+                    Some((bytes, url)) => {
+                        self.ctx.monitor.warn(&format!("{why}; it is taken from {url}"));
+                        (bytes, spoiled)
+                    }
+                    None => return Ok((Sent::Damaged(why), spoiled)),
+                }
+            }
+        };
+        let created = match to.create(&name, &[&bytes]) {
+            Ok(()) => Sent::Created,
+            // Another copy made it. Whether it is whole, and not released, the listing before the root tells.
+            Err(store::Error::AlreadyExists { .. }) => Sent::There,
+            Err(why) => return Err(why.while_doing(format!("create {name} in {}", to.url()))),
+        };
+        self.ctx.monitor.advance(pack.size);
+        Ok((created, spoiled))
+    }
+
+    /// Doubts what was found damaged in `from`, in `from`: a doubt is of one vault.
+    fn doubt(&mut self) {
+        if self.spoiled.is_empty() {
+            return;
+        }
+        let mut doubts = Doubts::read(&*self.from.store);
+        doubts.doubt(self.from, &self.spoiled, (Finding::Copy, &self.from.user), self.ctx.random);
+        doubts.warnings().iter().for_each(|what| self.ctx.monitor.warn(what));
+    }
+}
+
+/// The bytes of a pack as a store has them, if they are what was stored; else what the store has of it. What is wrong is read
+/// once more, from the medium itself.
+///
+/// # Errors
+/// A store that fails.
+pub fn right_bytes(store: &dyn Store, pack: &PackInfo) -> Result<Result<Vec<u8>, PackState>> {
+    let name = pack.name();
+    let read = || {
+        let damaged = |why: String| Ok(Err(PackState::Damaged(why)));
+        match store.get(&name, pack.size) {
+            Ok(bytes) if bytes.len() as u64 == pack.size && crc32c::crc32c(&bytes) == pack.crc32c => Ok(Ok(bytes)),
+            Ok(_) => damaged("its bytes are not those that were stored (CRC32C)".into()),
+            Err(store::Error::NotFound { .. }) => Ok(Err(PackState::Absent)),
+            Err(store::Error::OutOfRange { size, .. }) => {
+                damaged(format!("it has {size} bytes, and {} were stored", pack.size))
+            }
+            Err(store::Error::Corrupt { .. }) => damaged("its bytes are not those that were stored".into()),
+            Err(store::Error::Unreadable { why, .. }) => damaged(format!("it cannot be read: {why}")),
+            Err(why) => Err(why.while_doing(format!("read {name} of {}", store.url()))),
+        }
+    };
+    match read()? {
+        Err(PackState::Damaged(why)) => {
+            tracing::info!("{name} of {} is read once more: {why}", store.url());
+            store.forget(&name);
+            read()
+        }
+        read => Ok(read),
+    }
+}
+
+/// Asks these replicas in turn for a pack's bytes. One that does not give them is passed over.
+pub fn from_any<'v>(vaults: impl IntoIterator<Item = &'v Vault>, pack: &PackInfo) -> Option<(Vec<u8>, String)> {
+    if pack.size > MAX_PACK {
+        return None;
+    }
+    vaults.into_iter().find_map(|vault| match right_bytes(&*vault.store, pack) {
+        Ok(Ok(bytes)) => Some((bytes, vault.store.url())),
+        Ok(Err(state)) => {
+            tracing::debug!("{} in {}: {state}", pack.name(), vault.store.url());
+            None
+        }
+        Err(why) => {
+            tracing::debug!("{}", why.what());
+            None
+        }
+    })
+}
+
+/// What became of a pack.
+enum Sent {
+    Created,
+    There,
+    Damaged(String),
+}
+
+/// What became of several.
+#[derive(Default)]
+struct Ended {
+    created: Vec<PackInfo>,
+    damaged: Vec<(PackId, String)>,
+    /// What is damaged in `from`, also where its content came from elsewhere.
+    spoiled: Vec<(PackInfo, String)>,
+    failure: Option<Error>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is whole between any two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What was copied, and between which places.
+#[derive(Serialize)]
+pub struct Copied {
+    /// Where it came from.
+    pub from: String,
+    /// Where it is now too.
+    pub to: String,
+    /// Whether the vault there was made for it.
+    pub made: bool,
+    /// What was copied.
+    #[serde(flatten)]
+    pub report: Report,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! The vaults of one configuration, and the connections to them, which last as long as the process.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::{Site, first};
+use crate::backup::options::LastWords;
+use crate::error::{Error, Result};
+use crate::fs::filesystem;
+use crate::gcp::cloud::Cloud;
+use crate::monitor::Context;
+use crate::restore::select;
+use crate::store::address::Address;
+use crate::store::metered::Since;
+use crate::store::{self, Store};
+use crate::vault::Vault;
+use crate::vault::root::Root;
+
+/// For how long stores are asked for last words, all of them together, once the program was told to stop: Cloud Run gives
+/// it 10 s in all.
+const LAST_WORDS: Duration = Duration::from_secs(4);
+/// For how long a store is asked for a backup's last checkpoint, which comes before those.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
+
+/// The vaults to use, the one to be preferred first.
+pub struct Vaults {
+    addresses: Vec<Address>,
+    cloud: Cloud,
+    stop: Arc<AtomicBool>,
+    stores: Mutex<HashMap<Address, Arc<dyn Store>>>,
+    /// Set when the time for last words is over, which begins with the first of them.
+    silence: OnceLock<Arc<AtomicBool>>,
+    /// The stores that are asked for them: there may be many, and little time.
+    last: Mutex<HashMap<Address, Arc<dyn Store>>>,
+}
+
+impl Vaults {
+    /// At least one; their stores give up once `stop` is set.
+    pub fn new(addresses: Vec<Address>, cloud: Cloud, stop: Arc<AtomicBool>) -> Self {
+        Vaults { addresses, cloud, stop, stores: Mutex::default(), silence: OnceLock::new(), last: Mutex::default() }
+    }
+
+    /// Where they are.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// How buckets are reached.
+    pub fn cloud(&self) -> &Cloud {
+        &self.cloud
+    }
+
+    /// The store at an address, which counts its traffic from now on.
+    ///
+    /// # Errors
+    /// As [`store::open`].
+    pub fn store(&self, address: &Address) -> Result<Box<dyn Store>> {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = match stores.get(address) {
+            Some(store) => store.clone(),
+            None => {
+                let opened: Arc<dyn Store> = store::open::open(address, &self.cloud, self.stop.clone())?.into();
+                stores.insert(address.clone(), opened.clone());
+                opened
+            }
+        };
+        Ok(Box::new(Since::new(store)))
+    }
+
+    /// Whether the program was told to stop, so that stores give up what they are asked, and only last words may be written.
+    /// A run that takes too long is told to stop, too; its stores go on.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The store of the vault at an address for what is written when the program has been told to stop: it does not give up at once,
+    /// and soon, a request that is not answered as well. All that are asked for give up at the same time.
+    ///
+    /// # Errors
+    /// As [`store::open`]; there is no vault.
+    pub fn store_for_last_words(&self, address: &Address) -> Result<Box<dyn Store>> {
+        let cloud = Cloud { patience: LAST_WORDS, ..self.cloud.clone() };
+        let silence = self.silence.get_or_init(|| {
+            let silence = Arc::new(AtomicBool::new(false));
+            let end = silence.clone();
+            // The process does not wait for it.
+            std::thread::spawn(move || {
+                std::thread::sleep(LAST_WORDS);
+                end.store(true, Ordering::Relaxed);
+            });
+            silence
+        });
+        let mut stores = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = match stores.get(address) {
+            Some(store) => store.clone(),
+            None => {
+                let vault = store::open::open(address, &cloud, silence.clone()).and_then(Vault::open)?;
+                let opened: Arc<dyn Store> = vault.store.into();
+                stores.insert(address.clone(), opened.clone());
+                opened
+            }
+        };
+        Ok(Box::new(Since::new(store)))
+    }
+
+    /// Opens the store for the last checkpoint of a backup once the program is told to stop, upon which a bucket's own store gives up.
+    /// This one gives up some seconds later.
+    pub fn last_checkpoint(&self) -> LastWords {
+        let (addresses, cloud, stop) = (self.addresses.clone(), self.cloud.clone(), self.stop.clone());
+        LastWords::new(move |url| {
+            let fits = |address: &&Address| matches!(address, Address::Bucket { .. }) && address.absolute() == url;
+            let address = addresses.iter().filter(|_| stop.load(Ordering::Relaxed)).find(fits)?;
+            let cloud = Cloud { patience: LAST_CHECKPOINT, ..cloud.clone() };
+            let over = Arc::new(AtomicBool::new(false));
+            let end = over.clone();
+            // The process does not wait for it.
+            std::thread::spawn(move || {
+                std::thread::sleep(LAST_CHECKPOINT);
+                end.store(true, Ordering::Relaxed);
+            });
+            Some(store::open::open(address, &cloud, over))
+        })
+    }
+
+    /// What is in a place; only in the default one a vault may be made without `init`.
+    pub fn look(&self, address: &Address, init: bool) -> Site {
+        let site = Site::look(address.absolute(), init || address.is_default(), self.store(address));
+        // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted is another's.
+        let own = |folder: &Path| self.cloud.in_cloud_run && filesystem::remote_at(folder).is_none();
+        Site { fleeting: matches!(address, Address::Folder(folder) if own(folder)), ..site }
+    }
+
+    /// What is in each place, asked at the same time.
+    ///
+    /// # Errors
+    /// A thread that ends in a panic.
+    pub fn sites(&self, init: bool) -> Result<Vec<Site>> {
+        let ended = |_| Error::failed("open the vaults", "a thread ended in a panic");
+        std::thread::scope(|scope| {
+            let look = |address| scope.spawn(move || self.look(address, init));
+            let threads: Vec<_> = self.addresses.iter().map(look).collect();
+            threads.into_iter().map(|thread| thread.join().map_err(ended)).collect()
+        })
+    }
+
+    /// The first vault that opens.
+    ///
+    /// # Errors
+    /// None does.
+    pub fn first(&self, ctx: &Context) -> Result<Vault> {
+        first(self.addresses.iter().map(|address| self.look(address, false)), ctx)
+    }
+
+    /// A snapshot in the first vault that opens.
+    ///
+    /// # Errors
+    /// None does; the snapshot is not there.
+    pub fn find(&self, spec: &str, ctx: &Context) -> Result<(Vault, Root)> {
+        let vault = self.first(ctx)?;
+        let (_, root) = select::find(&vault, spec)?;
+        Ok((vault, root))
+    }
+}

@@ -1,0 +1,35 @@
+//! Who uses a target: programs that have files of it open, and those that stand in it.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::in_use::users;
+use super::standing::{User, below};
+use super::target::Place;
+use crate::fs::holders::program;
+use crate::path::EntryPath;
+
+/// The same of what a restore to `place` replaces.
+pub fn users_of(place: &Place) -> Vec<User> {
+    let mut users = users(&place.replaces());
+    users.retain(|user| !place.kept().iter().any(|kept| user.file.starts_with(place.target.join(kept.as_path()))));
+    users
+}
+
+/// Those that work in a folder that a restore to `place` moves away, or puts something else in the place of.
+pub fn moved(place: &Place) -> Vec<User> {
+    let below = below(&place.target);
+    below
+        .filter(|(_, folder)| !stays(place, folder))
+        .map(|(pid, file)| User { pid, program: program(pid), file })
+        .collect()
+}
+
+pub(crate) fn stays(place: &Place, folder: &Path) -> bool {
+    let path = folder.strip_prefix(&place.target).ok().map(|path| EntryPath::new(path.as_os_str().as_bytes()));
+    match path {
+        Some(Ok(path)) => place.stays(&path),
+        // The target itself.
+        _ => place.stays(&EntryPath::root()),
+    }
+}

@@ -1,0 +1,52 @@
+//! What a restore is told.
+
+use std::path::PathBuf;
+
+use super::needed::Only;
+use super::target::How;
+use crate::path::EntryPath;
+
+/// What to restore, and where to.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which snapshot: `latest`, an id or the beginning of one, or a time.
+    pub snapshot: String,
+    /// The folder that becomes what the data directory was.
+    pub target: PathBuf,
+    /// Only these entries and what is in them, and the side files of raw databases; none for all.
+    pub paths: Vec<EntryPath>,
+    /// Fill the target itself, for a mount point.
+    pub in_place: bool,
+    /// Leave what is mounted in the target as it is, and fill everything around it.
+    pub around_mounts: bool,
+    /// Replace the target also while other programs have files of it open.
+    pub while_in_use: bool,
+    /// Get out what can be got, and list what could not.
+    pub skip_damaged: bool,
+    /// The folders of vaults, which stay as they are: absolute, without symlinks as far as they exist.
+    pub vaults: Vec<PathBuf>,
+    /// What it depends on. That is asked when the target is locked, and again when all is ready to be put into place.
+    pub only: Only,
+}
+
+impl Options {
+    /// How the target is replaced.
+    pub(super) fn how(&self) -> How {
+        How { in_place: self.in_place, around_mounts: self.around_mounts }
+    }
+
+    /// The newest good snapshot, whole, into `target`.
+    pub fn latest(target: PathBuf) -> Self {
+        Options {
+            snapshot: "latest".into(),
+            target,
+            paths: Vec::new(),
+            in_place: false,
+            around_mounts: false,
+            while_in_use: false,
+            skip_damaged: false,
+            vaults: Vec::new(),
+            only: Only::default(),
+        }
+    }
+}

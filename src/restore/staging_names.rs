@@ -1,0 +1,81 @@
+//! How staging folders are called, and what tells one of ours from another's.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::fstat;
+use rustix::process::geteuid;
+
+use super::killed;
+use super::stage::{GROUPS, MOVED, PROBE, TREE, UNPLACED};
+use crate::fs::{DEEP_TREE, Folder, WRITE_OF_OTHERS};
+use crate::source::marker::DRAFT;
+use crate::vault::hex::Hash;
+
+/// What a staging folder's name has after the target's name, before random digits.
+pub const STAGING: &str = ".lastgood-restoring-";
+
+/// How many random digits there are.
+pub(crate) const DIGITS: usize = 16;
+
+/// The longest name that a filesystem of Linux has, in bytes.
+pub(crate) const LONGEST_NAME: usize = 255;
+
+/// Whether a name is the prefix and the digits that [`Staging::make`] gives.
+pub(crate) fn is_staging(name: &OsStr, prefix: &OsStr) -> bool {
+    let digits = name.as_bytes().strip_prefix(prefix.as_bytes());
+    digits.is_some_and(|d| d.len() == DIGITS && d.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// A name, or what stands for it where it would be too long with so many bytes beside it: its beginning, and a hash of all of it.
+pub fn shortened(name: &OsStr, beside: usize) -> OsString {
+    let room = LONGEST_NAME.saturating_sub(beside);
+    if name.len() <= room {
+        return name.to_owned();
+    }
+    let hash = format!("~{}", &Hash::of(name.as_bytes()).to_string()[..DIGITS]);
+    let text = name.to_string_lossy();
+    let fits = text.floor_char_boundary(room.saturating_sub(hash.len()));
+    [&text[..fits], &hash].concat().into()
+}
+
+/// What the names of staging folders for the target `name` begin with.
+pub(crate) fn prefix(name: &OsStr) -> OsString {
+    let mut prefix = OsString::new();
+    if !name.is_empty() {
+        prefix.push(".");
+        prefix.push(shortened(name, ".".len() + STAGING.len() + DIGITS));
+    }
+    prefix.push(STAGING);
+    prefix
+}
+
+/// Whether `entry` is the name of a staging folder for the target `name`.
+pub fn is_left(entry: &OsStr, name: &OsStr) -> bool {
+    is_staging(entry, &prefix(name))
+}
+
+/// Why a folder is not one that a restore of this user made, whatever its name says: who may write around it gives it any name. None, if
+/// it may be one.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn why_foreign(folder: &Folder) -> rustix::io::Result<Option<String>> {
+    let stat = fstat(folder)?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Ok(Some(format!("it belongs to another user ({})", stat.st_uid)));
+    }
+    if stat.st_mode & WRITE_OF_OTHERS != 0 {
+        return Ok(Some("others may write in it".to_owned()));
+    }
+    let names = folder.names()?;
+    let foreign = names.iter().find(|name| !is_of_a_restore(name));
+    Ok(foreign.map(|name| format!("no restore makes what is in it: {}", Path::new(name).display())))
+}
+
+/// Whether a restore makes something of that name in its staging folder.
+pub(crate) fn is_of_a_restore(name: &OsStr) -> bool {
+    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE, DRAFT];
+    own.iter().any(|own| name == *own) || name.as_bytes().starts_with(DEEP_TREE.as_bytes())
+}

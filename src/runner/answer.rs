@@ -1,0 +1,156 @@
+//! What becomes of a request: how far its run is, and how it is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::dispatch::Dispatch;
+use crate::claims::idempotent;
+use crate::job::Ran;
+use crate::report::{Action, Outcome, Report, RunId, Told};
+
+/// How a request was answered.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// A run served it: its report.
+    Done {
+        /// How it ended.
+        outcome: Outcome,
+        /// Whether it may succeed when it is asked for again.
+        retry: bool,
+        /// The report.
+        report: Told,
+    },
+    /// It was served before: that run's report.
+    Before(Told),
+    /// Another instance serves it; it may be asked again after this time.
+    Elsewhere(Duration),
+    /// Not now, for this reason; after this time.
+    Later(String, Duration),
+    /// Never, for this reason.
+    Refused(String),
+}
+
+/// How far a run is.
+#[derive(Debug, Clone)]
+pub enum Progress {
+    /// It waits for its turn.
+    Waiting,
+    /// It is under way.
+    Running,
+    /// It is over.
+    Over(Arc<Answer>),
+}
+
+impl Progress {
+    /// How many bytes of a report it keeps.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Progress::Over(answer) => answer.bytes(),
+            Progress::Waiting | Progress::Running => 0,
+        }
+    }
+}
+
+/// A request on its way.
+pub struct Ticket {
+    /// The run that will serve it, unless another one does.
+    pub run: RunId,
+    pub(super) answer: oneshot::Receiver<Arc<Answer>>,
+}
+
+impl Ticket {
+    /// Waits for the answer.
+    pub async fn answer(self) -> Arc<Answer> {
+        self.answer.await.unwrap_or_else(|_| Arc::new(Answer::ends()))
+    }
+}
+
+impl Ticket {
+    /// Waits for the answer, no longer than is left of the time that a request may take where a job does the runs. The run goes
+    /// on, and a redelivery finds it.
+    pub async fn answer_within(self, limit: Option<Duration>) -> Arc<Answer> {
+        match limit {
+            None => self.answer().await,
+            Some(limit) => {
+                tokio::time::timeout(limit, self.answer()).await.unwrap_or_else(|_| Arc::new(Dispatch::not_yet()))
+            }
+        }
+    }
+}
+
+/// Tells who waits. Who hung up does not hear it.
+pub(super) fn tell(to: oneshot::Sender<Arc<Answer>>, answer: &Arc<Answer>) {
+    let _ = to.send(answer.clone());
+}
+
+impl From<idempotent::Answer> for Answer {
+    fn from(answer: idempotent::Answer) -> Self {
+        match answer {
+            idempotent::Answer::Before(before) => {
+                Answer::Before(before.report.unwrap_or_else(|| Told::bare(before.run)))
+            }
+            idempotent::Answer::Elsewhere { retry_after, .. } => Answer::Elsewhere(retry_after),
+            idempotent::Answer::Now(ran) => Answer::of(&ran),
+        }
+    }
+}
+
+impl Answer {
+    /// What it says, for people.
+    pub(super) fn why(&self) -> String {
+        match self {
+            Answer::Done { outcome, .. } => format!("it is {outcome}"),
+            Answer::Before(report) => {
+                let run = report.run().map(|run| run.to_string());
+                format!("the run {} has served it", run.unwrap_or_default())
+            }
+            Answer::Elsewhere(_) => "another run serves it".into(),
+            Answer::Later(why, _) | Answer::Refused(why) => why.clone(),
+        }
+    }
+
+    /// That of a run.
+    pub(super) fn of(ran: &Ran) -> Self {
+        Answer::of_report(&ran.report)
+    }
+
+    /// That of a run with this report.
+    pub(super) fn of_report(report: &Report) -> Self {
+        Answer::done((report.result, report.action), Told::of(report))
+    }
+
+    /// That of a run by its report; none where that is no report.
+    pub(super) fn read(report: Told) -> Option<Self> {
+        Some(Answer::done(report.ended()?, report))
+    }
+
+    fn done((outcome, action): (Outcome, Action), report: Told) -> Self {
+        Answer::Done { outcome, retry: !outcome.stays(action), report }
+    }
+
+    /// How many bytes of a report it keeps.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Answer::Done { report, .. } | Answer::Before(report) => report.json().len(),
+            Answer::Elsewhere(_) | Answer::Later(..) | Answer::Refused(_) => 0,
+        }
+    }
+
+    /// That of who would share a run with more than it can take.
+    pub(super) fn no_room() -> Self {
+        Answer::Later("the run that it would share takes no more".into(), Duration::from_secs(10))
+    }
+
+    /// That of an event whose run has ended here without serving it, which the vault does not say yet.
+    pub(super) fn not_noted(run: RunId) -> Self {
+        let why = format!("the run {run} has ended, and the vault that is to say so is away");
+        Answer::Later(why, Duration::from_secs(10))
+    }
+
+    /// That of a service which is told to stop.
+    pub(super) fn ends() -> Self {
+        Answer::Later("the service ends".into(), Duration::from_secs(10))
+    }
+}

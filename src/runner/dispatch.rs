@@ -1,0 +1,43 @@
+//! How a run is handed to a Cloud Run job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::answer::Answer;
+use super::runner::remote::{AGAIN, BEGIN, POLL};
+use crate::claims::lease::Name;
+use crate::error::Result;
+use crate::gcp::run_jobs::Starter;
+use crate::monitor::Context;
+
+/// Starts a job for a claim; gives the execution's name, where it is told.
+pub type Start = dyn Fn(&Name, &Context) -> Result<Option<String>> + Send + Sync;
+
+/// The job that does the runs.
+#[derive(Clone)]
+pub struct Dispatch {
+    /// What it is called, for people.
+    pub job: String,
+    /// What starts it.
+    pub start: Arc<Start>,
+    /// How long a request waits for its answer.
+    pub wait: Duration,
+    /// How often a claim is looked at.
+    pub poll: Duration,
+    /// How long the job may take to begin.
+    pub begin: Duration,
+}
+
+impl Dispatch {
+    /// A job that is started so; a request waits so long for its answer.
+    pub fn new(starter: Starter, wait: Duration) -> Self {
+        let job = starter.target().to_string();
+        let start = Arc::new(move |claim: &Name, ctx: &Context| starter.start(claim, ctx));
+        Dispatch { job, start, wait, poll: POLL, begin: BEGIN }
+    }
+
+    /// What a request is told whose answer does not come in time.
+    pub fn not_yet() -> Answer {
+        Answer::Elsewhere(AGAIN)
+    }
+}

@@ -1,0 +1,181 @@
+//! What an execution of a Cloud Run job does for the service that started it: the run of an order, under the claims that the
+//! service entered for it.
+//!
+//! It settles the claims itself, so that the service need not live so long. Who comes for nothing ends well, since another
+//! attempt would do no more: a second execution for one order, an attempt after one that succeeded, one whose claims were
+//! given up or taken over meanwhile.
+//!
+//! All attempts of an execution are one run. One after an attempt that was killed goes on with its claims, and looks first
+//! whether that one has committed; one after an attempt that failed, and said so, enters the claims again under their next
+//! numbers, unless a redelivery was faster.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::runner::Rules;
+use crate::backup::options::BeforeCommit;
+use crate::claims::dispatch_request::{Order, Taker};
+use crate::claims::ended_runs::Before;
+use crate::claims::execution::Execution;
+use crate::claims::idempotent::{self, Held, Resumed};
+use crate::claims::lease::{self, Asker, Identity, Name};
+use crate::deadline;
+use crate::error::{Error, Kind, Result};
+use crate::events::decoded::Request;
+use crate::events::labels;
+use crate::job::{self, Cause, Ran};
+use crate::monitor::Context;
+use crate::parallel::ordered::in_order;
+use crate::replicas::pool::Vaults;
+use crate::store::address::Address;
+use crate::vault::Vault;
+
+/// What came of it.
+pub enum Came {
+    /// The run was done, or failed.
+    Ran(Box<Ran>),
+    /// What was asked for is done already.
+    Before(Before),
+    /// There was nothing to do here, for this reason.
+    Nothing(String),
+}
+
+/// Does what the order beside a claim says.
+///
+/// # Errors
+/// No vault that has the order; one that is damaged or of another version; a store that fails.
+pub fn run(name: &Name, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Result<Came> {
+    let (vault, address, order) = find(name, vaults)?;
+    let execution = Execution::of(&rules.place);
+    let by = match &execution {
+        Some(execution) => format!("{}/{}", execution.name, execution.task),
+        None => job::new_run(ctx)?.to_string(),
+    };
+    let taker = Taker { run: order.run, by };
+    if let Some(other) = taker.take(&*vault.store, name)? {
+        return Ok(Came::Nothing(format!("{} has taken it", crate::text::one_line(&other.by, 200))));
+    }
+    let cause = Cause {
+        way: order.way,
+        events: order.events.clone(),
+        place: rules.place.clone(),
+        notify: rules.notify.clone(),
+    };
+    let after = execution.is_some_and(|execution| execution.attempt > 0);
+    let mut found = Found::default();
+    for name in &order.claims {
+        match resume(name, &order, &address, (rules, &cause, after), vaults, ctx) {
+            Ok(Resumed::Held(held)) if held.claim().age() < held.claim().timeout() => found.held.push(held),
+            Ok(Resumed::Held(_)) => found.nothing.push("the run's time limit is over".into()),
+            Ok(Resumed::Before(before)) => _ = found.before.get_or_insert(before),
+            Ok(Resumed::GivenUp) => found.nothing.push(format!("the claim {name} was given up")),
+            Ok(Resumed::Elsewhere(run)) => found.nothing.push(format!("the run {run} has taken the claim {name} over")),
+            // The others need not suffer for it.
+            Err(why) if why.kind() == Kind::Damage => {
+                ctx.monitor.warn(&format!("the claim {name} is passed over: {}", why.what()));
+                found.damaged.get_or_insert(why);
+            }
+            Err(why) => {
+                found.held.iter().for_each(|held| held.give_up(vaults, ctx));
+                return Err(why);
+            }
+        }
+    }
+    found.nothing.iter().for_each(|why| ctx.monitor.warn(why));
+    match found {
+        Found { held, .. } if !held.is_empty() => {
+            Ok(Came::Ran(Box::new(carry_out(&order, held, cause, rules, vaults, ctx))))
+        }
+        Found { before: Some(before), .. } => Ok(Came::Before(before)),
+        Found { damaged: Some(why), .. } => Err(why),
+        Found { nothing, .. } => Ok(Came::Nothing(nothing.into_iter().next().unwrap_or_default())),
+    }
+}
+
+/// How an order's claims stand.
+#[derive(Default)]
+struct Found {
+    held: Vec<Arc<Held>>,
+    before: Option<Before>,
+    nothing: Vec<String>,
+    damaged: Option<Error>,
+}
+
+/// The first vault that has the order.
+fn find(name: &Name, vaults: &Vaults) -> Result<(Vault, Address, Order)> {
+    let mut failed = None;
+    for address in vaults.addresses() {
+        let read = |vault: Vault| Ok(Order::read(&*vault.store, name)?.map(|order| (vault, order)));
+        match vaults.store(address).and_then(Vault::open).and_then(read) {
+            Ok(Some((vault, order))) => return Ok((vault, address.clone(), order)),
+            Ok(None) => {}
+            Err(why) => _ = failed.get_or_insert(why),
+        }
+    }
+    Err(failed.unwrap_or_else(|| {
+        Error::failed(format!("find the order of the claim {name}"), "it is in none of the vaults").hint(
+            "Has the job the same vaults as the service that starts it? They are given by --vault or LASTGOOD_VAULT.",
+        )
+    }))
+}
+
+fn resume(
+    name: &Name,
+    order: &Order,
+    address: &Address,
+    (rules, cause, after): (&Rules, &Cause, bool),
+    vaults: &Vaults,
+    ctx: &Context,
+) -> Result<Resumed> {
+    let vault = vaults.store(address).and_then(Vault::open)?;
+    let identity: Identity = lease::identity(&*vault.store, name)?;
+    let (action, run, host, timeout) = (order.action, order.run, rules.place.host.clone(), order.timeout());
+    let asker = Asker { identity, action, run, host, timeout, promise: None };
+    idempotent::resume(name, vault, address, &asker, (cause, after), vaults, ctx)
+}
+
+/// Does the run within its time limit, and settles its claims.
+fn carry_out(order: &Order, held: Vec<Arc<Held>>, cause: Cause, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Ran {
+    let left = held.iter().map(|held| held.claim().timeout().saturating_sub(held.claim().age())).max();
+    let deadline = Instant::now() + left.unwrap_or_default();
+    let gate = held.clone();
+    let request = Request {
+        action: order.action,
+        reason: order.reason,
+        labels: labels::fit(order.labels.clone(), 0),
+        snapshot: order.snapshot.clone(),
+        // A restore is always asked for by one.
+        event: order.events.first().cloned().unwrap_or_default(),
+    };
+    let job = rules.job(&request, Some(BeforeCommit::new(move || idempotent::check_any(&gate))));
+    deadline::until(deadline, ctx.stop, |over| {
+        let ctx = &Context { stop: over, ..*ctx };
+        let ran = match rules.refusal(&request) {
+            None => job::run(order.run, &job, cause, vaults, ctx),
+            Some(why) => {
+                let why = Error::usage("do what was asked for", why);
+                let why =
+                    why.hint("What the service allows, the job has to allow, too: deploy both with the same flags.");
+                job::not_run(order.run, &job, cause, why, vaults, ctx)
+            }
+        };
+        if Instant::now() >= deadline {
+            tracing::error!("the run {} took longer than {} s", order.run, order.timeout().as_secs());
+        }
+        let close = |held: &Arc<Held>| held.close(&ran, vaults, ctx).other.is_some();
+        let closed = in_order(&held, idempotent::AT_ONCE, close, |held, other| {
+            if other {
+                ctx.monitor.warn(&format!("another run has served the event of the claim {}", held.claim().name()));
+            }
+            Ok(())
+        });
+        if let Err(why) = closed {
+            ctx.monitor.warn(&format!("not all claims of the run are settled: {}", why.what()));
+        }
+        ran.tell(ctx);
+        ran
+    })
+}
+
+#[cfg(test)]
+mod tests;

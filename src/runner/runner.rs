@@ -1,0 +1,483 @@
+//! From requests to runs: what waits, what shares a run, what is answered with what was done before.
+//!
+//! One worker thread runs one job at a time. A request is served by a run that starts after it arrived; all backups that wait
+//! when a run starts share it. A burst of critical events makes one snapshot at once and at most one more when the window of
+//! [`Rules::coalesce`] is over. A client that hangs up takes back nothing: its run goes on.
+
+mod broken;
+mod claimed;
+mod unsettled;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use self::broken::Owed;
+use self::claimed::Claimed;
+pub use self::claimed::Unpromised;
+use self::remote::Away;
+use self::unsettled::Unsettled;
+pub use super::answer::{Answer, Progress, Ticket};
+pub use super::dispatch::{Dispatch, Start};
+pub use super::queue::WAITING;
+use super::queue::{Next, Promise, Queue, Waiting};
+pub use super::rules::Rules;
+use super::rules::gravest;
+use super::stats::Ended;
+pub use super::stats::{Last, Tally};
+use crate::backup::options::BeforeCommit;
+use crate::claims::{dispatch_request, idempotent};
+use crate::deadline;
+use crate::error::{Error, Result};
+use crate::events::decoded::Request;
+use crate::job::{self, Cause, Job, Ran};
+use crate::monitor::{Context, Monitor};
+use crate::replicas::pool::Vaults;
+use crate::report::{Action, Event, Outcome, Report, RunId, Way};
+use crate::runner::answer;
+
+/// Answers that are kept for whoever asks for a run by its id, and bytes of their reports; older ones are in the vault.
+const KEPT: usize = 256;
+const KEPT_BYTES: usize = 32 << 20;
+
+struct State {
+    queue: Queue,
+    known: HashMap<RunId, Progress>,
+    /// Bytes of reports that are known.
+    bytes: usize,
+    order: VecDeque<RunId>,
+    running: Option<RunId>,
+    away: Away,
+    last: Option<Last>,
+    last_backup: Option<Last>,
+    owed: Owed,
+    closed: bool,
+}
+
+/// Takes requests and runs jobs.
+pub struct Desk {
+    rules: Rules,
+    vaults: Arc<Vaults>,
+    monitor: Arc<dyn Monitor>,
+    random: fn(&mut [u8]) -> Result<()>,
+    stop: Arc<AtomicBool>,
+    state: Mutex<State>,
+    changed: Condvar,
+    tally: Mutex<Tally>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn know(&mut self, run: RunId, progress: Progress) {
+        self.bytes += progress.bytes();
+        match self.known.insert(run, progress) {
+            Some(old) => self.bytes -= old.bytes(),
+            None => self.order.push_back(run),
+        }
+        while self.order.len() > KEPT || self.bytes > KEPT_BYTES {
+            let is_over = |run: &&RunId| matches!(self.known.get(run), Some(Progress::Over(_)));
+            let Some(old) = self.order.iter().find(is_over).copied() else { return };
+            self.forget(old);
+        }
+    }
+
+    /// Leaves it to the vault to tell of a run.
+    fn forget(&mut self, run: RunId) {
+        self.bytes -= self.known.remove(&run).map_or(0, |known| known.bytes());
+        self.order.retain(|known| *known != run);
+    }
+
+    /// Answers who waits no longer. Others may wait for the same run.
+    fn dismiss(&mut self, waiting: Waiting, answer: &Arc<Answer>) {
+        if !self.queue.awaits(waiting.run) {
+            self.know(waiting.run, Progress::Over(answer.clone()));
+        }
+        answer::tell(waiting.answer, answer);
+    }
+}
+
+/// Tells the program to stop when it is dropped by a panic.
+struct Ends<'s>(&'s AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Desk {
+    /// A desk at which nothing waits. It takes requests until `stop` is set.
+    pub fn new(
+        rules: Rules,
+        vaults: Arc<Vaults>,
+        monitor: Arc<dyn Monitor>,
+        random: fn(&mut [u8]) -> Result<()>,
+        stop: Arc<AtomicBool>,
+    ) -> Desk {
+        let state = Mutex::new(State {
+            queue: Queue::new(rules.coalesce, rules.critical_max),
+            known: HashMap::new(),
+            bytes: 0,
+            order: VecDeque::new(),
+            running: None,
+            away: Away::default(),
+            last: None,
+            last_backup: None,
+            owed: Owed::default(),
+            closed: false,
+        });
+        Desk { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), tally: Mutex::default() }
+    }
+
+    /// The vaults that it works on.
+    pub fn vaults(&self) -> &Arc<Vaults> {
+        &self.vaults
+    }
+
+    /// What the configuration says.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What has been run so far.
+    pub fn tally(&self) -> Tally {
+        lock(&self.tally).clone()
+    }
+
+    /// Why an event tells of what was done here itself, and starts no run.
+    pub fn is_own(&self, event: &Event) -> Option<&'static str> {
+        self.rules.is_own(event, self.vaults.addresses())
+    }
+
+    /// The run that is under way, here or elsewhere.
+    pub fn running(&self) -> Option<RunId> {
+        let state = lock(&self.state);
+        state.running.or_else(|| state.away.first())
+    }
+
+    /// The last run that ended.
+    pub fn last(&self) -> Option<Last> {
+        lock(&self.state).last.clone()
+    }
+
+    /// The last backup that ended.
+    pub fn last_backup(&self) -> Option<Last> {
+        lock(&self.state).last_backup.clone()
+    }
+
+    /// Says so when nearly as many critical events wait, whose senders were promised a run, as may.
+    pub fn crowd(&self) -> Option<String> {
+        let long = lock(&self.state).queue.long();
+        let says = || {
+            format!(
+                "{long} critical events wait for a snapshot, and {WAITING} may at most: a backup by hand takes them all along"
+            )
+        };
+        (long >= WAITING / 10 * 9).then(says)
+    }
+
+    /// How far a run is, as long as that is remembered.
+    pub fn progress(&self, run: RunId) -> Option<Progress> {
+        lock(&self.state).known.get(&run).cloned()
+    }
+
+    /// A context for work beside the runs: for looking into the vault.
+    pub fn context<T>(&self, work: impl FnOnce(&Context) -> T) -> T {
+        self.within(&self.stop, work)
+    }
+
+    fn within<T>(&self, stop: &AtomicBool, work: impl FnOnce(&Context) -> T) -> T {
+        let Rules { threads, parallel, .. } = self.rules;
+        work(&Context { random: &self.random, threads, parallel, stop, monitor: &*self.monitor })
+    }
+
+    /// Takes a request, to be served by a run that begins after now.
+    ///
+    /// # Errors
+    /// The answer, where it is clear already.
+    pub fn ask(&self, request: Request, way: Way) -> Result<Ticket, Answer> {
+        self.enter(received(request), way, Promise::None)
+    }
+
+    fn enter(&self, request: Request, way: Way, promise: Promise) -> Result<Ticket, Answer> {
+        if let Some(why) = self.rules.refusal(&request) {
+            return Err(Answer::Refused(why));
+        }
+        let bytes = dispatch_request::size(&request.event);
+        if bytes > dispatch_request::ROOM {
+            return Err(Answer::Refused("what it says has no room in the run's report".into()));
+        }
+        let new = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
+        let mut state = lock(&self.state);
+        if state.closed || self.stop.load(Ordering::Relaxed) {
+            return Err(Answer::ends());
+        }
+        if state.queue.is_full(&request, &promise) {
+            return Err(Answer::Later(format!("{WAITING} requests wait already"), Duration::from_secs(60)));
+        }
+        let (answer, receiver) = oneshot::channel();
+        let run = state.queue.shared(request.action, bytes).unwrap_or(new);
+        state.know(run, Progress::Waiting);
+        state.queue.push(Waiting { run, request, way, bytes, answer, looked: false, promise });
+        drop(state);
+        self.changed.notify_all();
+        Ok(Ticket { run, answer: receiver })
+    }
+
+    /// Runs what is asked for, one job after the other, until it is told to stop; then answers what still waits. Tells whether a vault
+    /// has the report of every run that was promised, and of every restore that was done.
+    pub fn work(&self) -> bool {
+        std::thread::scope(|scope| {
+            if let Some(dispatch) = &self.rules.dispatch {
+                scope.spawn(|| {
+                    // Should it panic, nobody would hear of runs that are away: the service ends, and another one begins.
+                    let _end = Ends(&self.stop);
+                    self.follow(dispatch);
+                });
+            }
+            scope.spawn(|| self.watch_promises());
+            while let Some(group) = self.next() {
+                self.serve(group);
+            }
+        });
+        self.pay_what_is_owed()
+    }
+
+    /// What the next run serves; it waits for that. None when it is told to stop.
+    fn next(&self) -> Option<Vec<Waiting>> {
+        let mut state = lock(&self.state);
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                drop(state);
+                let ended = self.close();
+                self.tell_and_keep(ended);
+                return None;
+            }
+            let now = Instant::now();
+            let State { queue, away, .. } = &mut *state;
+            match queue.next(now, |action| away.may(action)) {
+                Next::Run(group) => {
+                    state.running = group.first().map(|waiting| waiting.run);
+                    return Some(group);
+                }
+                Next::PutOff(waiting, runs, after) => {
+                    drop(state);
+                    let identity = waiting.request.event.identity.as_deref().filter(|_| !waiting.looked);
+                    let before = identity.and_then(|identity| self.served_before(identity));
+                    let answer = before.unwrap_or_else(|| {
+                        let why = format!("there were {runs} runs for critical events within an hour");
+                        tracing::error!("a critical event is put off for {:.0} s: {why}", after.as_secs_f64());
+                        Arc::new(Answer::Later(why, after))
+                    });
+                    state = lock(&self.state);
+                    state.dismiss(*waiting, &answer);
+                }
+                Next::Nothing(until) => {
+                    // What was served before need not wait for what it would share.
+                    if let Some(identity) = state.queue.unlooked() {
+                        drop(state);
+                        let before = self.served_before(&identity);
+                        state = lock(&self.state);
+                        if let Some(answer) = before {
+                            let taken = state.queue.take(&identity);
+                            state.owed.taken.extend(taken.iter().filter_map(|waiting| self.owed(waiting)));
+                            taken.into_iter().for_each(|waiting| state.dismiss(waiting, &answer));
+                        }
+                        continue;
+                    }
+                    // Told to stop, it looks up soon; a signal does not wake it.
+                    let tick = Duration::from_millis(100);
+                    let wait = until.map_or(tick, |until| tick.min(until.saturating_duration_since(now)));
+                    state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+
+    /// Takes no more, and answers all that waits. What was promised ends with reports, which are given back: nobody is told of
+    /// them yet.
+    fn close(&self) -> Vec<Unsettled> {
+        let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
+        {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            for mut waiting in state.queue.clear() {
+                state.know(waiting.run, Progress::Over(answer.clone()));
+                let (nobody, _) = oneshot::channel();
+                answer::tell(std::mem::replace(&mut waiting.answer, nobody), &answer);
+                promised.push(waiting);
+            }
+        }
+        let why = Error::failed("serve a request", "the service was told to stop before the run began")
+            .hint("Nobody sends it again: `lastgood backup` takes a snapshot now.");
+        self.break_promises(promised, &why)
+    }
+
+    /// Serves requests of one kind by one run, those that are not served already or elsewhere.
+    fn serve(&self, group: Vec<Waiting>) {
+        let deadline = Instant::now() + self.rules.run_timeout;
+        deadline::until(deadline, &self.stop, |over| self.within(over, |ctx| self.serve_within(group, deadline, ctx)));
+        let mut state = lock(&self.state);
+        state.running = None;
+        state.queue.look(true);
+    }
+
+    /// The answer for an event that is served already. What cannot be found out now, its claim will tell.
+    fn served_before(&self, identity: &str) -> Option<Arc<Answer>> {
+        if let Some(before) = self.done_here(identity) {
+            return Some(Arc::new(before));
+        }
+        let before = idempotent::find_served(&self.vaults, identity).unwrap_or_else(|why| {
+            tracing::warn!("whether an event is served already cannot be seen now: {}", why.what());
+            // A store that is away would be waited for again with each.
+            lock(&self.state).queue.look(false);
+            None
+        });
+        before.map(|before| Arc::new(idempotent::Answer::Before(before).into()))
+    }
+
+    fn serve_within(&self, group: Vec<Waiting>, deadline: Instant, ctx: &Context) {
+        let Some(Waiting { run, way, .. }) = group.first() else { return };
+        let (run, way) = (*run, *way);
+        self.know(run, Progress::Running);
+        let group = self.still_allowed(group);
+        let claims = self.claim_all(run, &group, ctx);
+        let (mut mine, mut other) = (Vec::<(Waiting, Claimed)>::with_capacity(group.len()), None);
+        for (waiting, claim) in group.into_iter().zip(claims) {
+            match claim {
+                Ok(claim) => mine.push((waiting, claim)),
+                Err(answer) => {
+                    let owed = self.owed(&waiting);
+                    lock(&self.state).owed.taken.extend(owed);
+                    answer::tell(waiting.answer, &answer);
+                    other = Some(answer);
+                }
+            }
+        }
+        if mine.is_empty() {
+            let mut state = lock(&self.state);
+            state.queue.not_run(run);
+            if let Some(answer) = other {
+                state.know(run, Progress::Over(answer));
+            }
+            return;
+        }
+        if self.rules.dispatch.is_some() {
+            mine = self.together(mine, ctx);
+        }
+        let Some(job) = self.job(&mine, deadline) else { return };
+        let cause = self.cause(way, events_of(&mine));
+        let ran = match &self.rules.dispatch {
+            None => job::run(run, &job, cause, &self.vaults, ctx),
+            Some(dispatch) => match self.hand_over(dispatch, (run, way), (&job, &cause), &mut mine, ctx) {
+                Ok(()) => return,
+                Err(why) => job::not_run(run, &job, cause, why, &self.vaults, ctx),
+            },
+        };
+        if ctx.stop.load(Ordering::Relaxed) && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed) {
+            tracing::error!(
+                "the run {run} took longer than {:.0} s and was ended",
+                self.rules.run_timeout.as_secs_f64()
+            );
+        }
+        self.log(&ran);
+        self.count((&ran.report).into());
+        let done = Arc::new(Answer::of(&ran));
+        let settled = self.close_all(&mine, &ran, ctx);
+        // Told to stop, there is little time: whatever ends has its report before anybody is told of any.
+        let ended = if self.stop.load(Ordering::Relaxed) { self.close() } else { Vec::new() };
+        job::tell_all(std::iter::once(&ran).chain(ended.iter().map(|ended| &ended.ran)), ctx);
+        {
+            let mut state = lock(&self.state);
+            if !ran.report.result.stays(ran.report.action) && !self.is_of_own(&ran.report.events) {
+                state.queue.failed(run);
+            }
+            // Before anybody hears of it: who asks then finds it so.
+            state.running = None;
+            state.know(run, Progress::Over(done.clone()));
+        }
+        let promised = mine.iter().any(|(waiting, _)| waiting.promised().is_some());
+        let (others, left): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
+        ended.into_iter().for_each(|ended| self.keep(ended));
+        self.keep(Unsettled { ran, claims: left.into_iter().flatten().collect(), promised });
+        for ((waiting, _), other) in mine.into_iter().zip(others) {
+            answer::tell(waiting.answer, &other.map_or_else(|| done.clone(), |other| Arc::new(other.into())));
+        }
+    }
+
+    /// Whether all that asked for a run is about this service: alerts and errors that its failed runs give rise to are, and each
+    /// would ask for the next one.
+    fn is_of_own(&self, events: &[Event]) -> bool {
+        !events.is_empty() && events.iter().all(|event| self.rules.is_about_own(event))
+    }
+
+    /// Says of a run that it did not end as it should. The line that tells of every run is no alarm.
+    fn log(&self, ran: &Ran) {
+        let Report { run, result, .. } = &ran.report;
+        match &ran.error {
+            Some(why) if self.stop.load(Ordering::Relaxed) => tracing::warn!("the run {run} is {result}: {why}"),
+            Some(why) => tracing::error!("the run {run} is {result}: {why}"),
+            None if *result != Outcome::Complete => tracing::error!("the run {run} is {result}; its report says more"),
+            None => {}
+        }
+    }
+
+    /// Why a run for these events is run.
+    fn cause(&self, way: Way, events: Vec<Event>) -> Cause {
+        Cause { way, events, place: self.rules.place.clone(), notify: self.rules.notify.clone() }
+    }
+
+    fn know(&self, run: RunId, progress: Progress) {
+        lock(&self.state).know(run, progress);
+    }
+
+    /// The job that serves these requests, which are of one kind.
+    fn job(&self, group: &[(Waiting, Claimed)], deadline: Instant) -> Option<Job> {
+        let chosen = gravest(group.iter().map(|(waiting, _)| &waiting.request))?;
+        // Of which nothing is held is served by nobody else.
+        let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.contested()).collect();
+        let before = BeforeCommit::new(move || {
+            if Instant::now() >= deadline {
+                return Err(Error::failed("commit the snapshot", "the run has taken longer than it may"));
+            }
+            held.as_deref().map_or(Ok(()), idempotent::check_any)
+        });
+        Some(self.rules.job(chosen, Some(before)))
+    }
+
+    fn count(&self, ended: Ended) {
+        let last = lock(&self.tally).count(ended);
+        let mut state = lock(&self.state);
+        if last.action == Action::Backup {
+            state.last_backup = Some(last.clone());
+        }
+        state.last = Some(last);
+    }
+}
+
+/// A request that has just come in: one that does not say when it was sent was sent now, as it may wait for long.
+fn received(mut request: Request) -> Request {
+    request.event.time.get_or_insert_with(Timestamp::now);
+    request
+}
+
+/// The events of requests that share a run, each once.
+fn events_of(group: &[(Waiting, Claimed)]) -> Vec<Event> {
+    let mut seen = HashSet::new();
+    let events = group.iter().map(|(waiting, _)| &waiting.request.event);
+    events.filter(|event| event.identity.as_ref().is_none_or(|identity| seen.insert(identity))).cloned().collect()
+}
+
+pub mod remote;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,325 @@
+//! Promises that are not kept, and what is owed to those who have them.
+//!
+//! An instance that is killed leaves open the claims of requests that it had promised a run, and nobody sends those again. So each
+//! instance looks for such claims, when it begins and now and then. When the time of one is over, its run is reported as failed: in the
+//! vault, under the id that was promised; to whoever is told of results; and in the health, as the last run. The request is not served
+//! any more: hours after a critical error a snapshot says little of it, and a restore may do harm.
+//!
+//! Should the run end after all, or have been done by an instance that could not store its report, that report counts. One that was
+//! killed may have done it as well: the report says how to look. Two instances that find the same promise at the same moment may both
+//! report it.
+//!
+//! Nor is a promise over here before its end is in the vault: a report that could not be stored is kept until it is, and a run that is not
+//! begun, as another instance has taken its event over, has a report when it is known what that came to.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::unsettled::Unsettled;
+use super::{Answer, Desk, Progress, lock};
+use crate::claims::idempotent::{self, Held, Resumed};
+use crate::claims::promise::{self, Open};
+use crate::claims::{lease, recover};
+use crate::error::{Error, Kind, Result};
+use crate::events::decoded::Request;
+use crate::job;
+use crate::monitor::Context;
+use crate::report::{Action, RunId, Told};
+use crate::runner::queue::Waiting;
+use crate::store::address::Address;
+use crate::vault::Vault;
+
+/// How often it is tried again to note how runs ended that are over: until then, who asks for the same again has to wait.
+const SOON: Duration = Duration::from_secs(5);
+/// How often it is looked whether the time of a promise is over, and what could not be seen is looked for again.
+const OFTEN: Duration = Duration::from_secs(60);
+/// How often a vault is looked through for promises of other instances, which may have been killed since.
+const AGAIN: Duration = Duration::from_secs(600);
+/// How often it is looked whether the service ends.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A promise that has to be looked after.
+pub(super) struct Promised {
+    vault: Address,
+    open: Open,
+    /// When its time is over.
+    until: Instant,
+}
+
+/// What this instance owes to those whom it has promised runs.
+#[derive(Default)]
+pub(super) struct Owed {
+    /// Runs that are over, of which no vault says so.
+    pub unsettled: Vec<Unsettled>,
+    /// Those of them for which that is tried just now, by one thread at a time.
+    pub settling: Vec<RunId>,
+    pub one: Arc<Mutex<()>>,
+    /// How many have been settled so.
+    pub settled: u64,
+    /// Which events those that did what was asked for have served.
+    pub done: HashMap<String, Told>,
+    /// What others have taken over.
+    pub taken: Vec<Promised>,
+}
+
+/// What one look at promises leaves for the next.
+pub(super) struct Watch<'d> {
+    /// The vaults, and when each is looked through again.
+    vaults: Vec<(&'d Address, Instant)>,
+    pub promised: Vec<Promised>,
+}
+
+/// Why a promise was not kept.
+struct Unkept {
+    why: String,
+    /// Whether its run may have been done all the same, by an instance that did not live to tell.
+    may_be_done: bool,
+}
+
+impl Unkept {
+    fn known(why: impl Into<String>) -> Self {
+        Unkept { why: why.into(), may_be_done: false }
+    }
+
+    fn unknown(why: String) -> Self {
+        Unkept { why, may_be_done: true }
+    }
+}
+
+/// How somebody finds out whether a run was done that did not live to tell.
+pub(super) fn how_to_look(action: Action) -> &'static str {
+    match action {
+        Action::Backup => "Look whether there is a snapshot of that time in one of the vaults: `lastgood list`. ",
+        Action::Restore => {
+            "Look into the data directory: what a restore has replaced lies beside it or in it, in a folder with `.replaced-` and the \
+             time in its name. "
+        }
+        Action::Verify => "",
+    }
+}
+
+impl Desk {
+    /// Looks after promises, of other instances and of this one, until the desk is told to stop.
+    pub(super) fn watch_promises(&self) {
+        let (mut watch, mut next, mut soon) = (self.watch(), Instant::now(), Instant::now());
+        while !self.stop.load(Ordering::Relaxed) {
+            if Instant::now() >= soon {
+                self.settle_again(|_| true);
+                soon = Instant::now() + SOON;
+            }
+            if Instant::now() >= next {
+                self.look_at_promises(&mut watch, Instant::now());
+                next = Instant::now() + OFTEN;
+            }
+            std::thread::sleep(TICK);
+        }
+        lock(&self.state).owed.taken.append(&mut watch.promised);
+    }
+
+    /// When the desk is closed, tries once more to store what is owed, within the time for last words. Tells whether nothing is left.
+    pub(super) fn pay_what_is_owed(&self) -> bool {
+        self.settle_again(|_| true);
+        let taken = std::mem::take(&mut lock(&self.state).owed.taken);
+        // What other instances have promised, the next one finds in their claims.
+        for promised in taken.iter().filter(|promised| !self.is_unsettled(promised.open.run)) {
+            match self.progress(promised.open.run) {
+                // It shared a run, which has its report.
+                Some(Progress::Over(answer)) if !matches!(*answer, Answer::Done { .. }) => {
+                    self.context(|ctx| self.end_at_once(promised, &answer, ctx));
+                }
+                _ => {}
+            }
+        }
+        self.is_all_settled()
+    }
+
+    /// Reports a run that was promised and not begun by what was known then: there is no time to look again.
+    fn end_at_once(&self, Promised { vault, open, .. }: &Promised, answer: &Answer, ctx: &Context) {
+        let mut why = format!("it was not begun, and the service was told to stop: {}", answer.why());
+        if let Answer::Before(report) = answer {
+            // What it did in one vault serves a request that is claimed in another.
+            if report.run() == Some(open.run) {
+                return;
+            }
+            let cause = self.cause(open.promise.way, vec![open.promise.event.clone()]);
+            let before = crate::claims::ended_runs::Before {
+                run: open.run,
+                vault: vault.clone(),
+                object: "that report".into(),
+                report: Some(report.clone()),
+            };
+            let stored = self.vaults.store_for_last_words(vault);
+            match stored.and_then(|store| recover::served_by(&*store, &before, open.run, open.promise.action, &cause)) {
+                Ok(_) => return,
+                Err(unstored) => why = format!("{why}; {}", unstored.what()),
+            }
+        }
+        self.report_unkept(open, Unkept::known(why), None, ctx);
+    }
+
+    pub(super) fn watch(&self) -> Watch<'_> {
+        let now = Instant::now();
+        let vaults = self.vaults.addresses().iter().map(|vault| (vault, now)).collect();
+        Watch { vaults, promised: Vec::new() }
+    }
+
+    /// Does what is to be done at that time.
+    pub(super) fn look_at_promises(&self, watch: &mut Watch, now: Instant) {
+        // First: a run that has a report of its own is told of by no other.
+        self.settle_again(|_| true);
+        watch.promised.append(&mut lock(&self.state).owed.taken);
+        for (vault, next) in watch.vaults.iter_mut().filter(|(_, next)| *next <= now) {
+            match self.promises_in(vault, &watch.promised, now) {
+                Ok(found) => {
+                    watch.promised.extend(found);
+                    *next = now + AGAIN;
+                }
+                Err(why) => tracing::debug!("whether promises are open cannot be seen now: {}", why.what()),
+            }
+        }
+        watch.promised.retain(|promise| now < promise.until || !self.is_over(promise));
+    }
+
+    /// The promises of others that are open in a vault and are not looked after yet.
+    fn promises_in(&self, vault: &Address, known: &[Promised], now: Instant) -> Result<Vec<Promised>> {
+        // Without a vault there are none.
+        let Ok(found) = Vault::find(self.vaults.store(vault)?)? else { return Ok(Vec::new()) };
+        let is_new = |open: &Open| {
+            // What was promised here meanwhile is in good hands.
+            self.progress(open.run).is_none()
+                && !known.iter().any(|known| known.open.name.folder() == open.name.folder())
+                && !self.is_unsettled(open.run)
+        };
+        let others = promise::open(&*found.store)?.into_iter().filter(is_new);
+        let promised: Vec<_> =
+            others.map(|open| Promised { vault: vault.clone(), until: now + open.left, open }).collect();
+        if let Some(longest) = promised.iter().map(|promised| promised.open.left.as_secs()).max() {
+            let count = promised.len();
+            tracing::warn!(
+                "{count} requests that another instance has promised to serve in {vault} are open: those that stay so are \
+                 reported as failed, the last in {longest} s"
+            );
+        }
+        Ok(promised)
+    }
+
+    /// What a request that was promised a run here, and is not served by it, is owed: it is looked later what becomes of it.
+    pub(super) fn owed(&self, waiting: &Waiting) -> Option<Promised> {
+        let (held, identity) = (waiting.promised()?, waiting.request.event.identity.clone()?);
+        let asker = self.promising(identity.clone(), held.claim().run(), &waiting.request, waiting.way);
+        let (name, run, left) = (held.claim().name(), held.claim().run(), Duration::ZERO);
+        let open = Open { name, run, identity, host: asker.host, promise: *asker.promise?, left };
+        Some(Promised { vault: held.address().clone(), open, until: Instant::now() })
+    }
+
+    /// Whether a promise need not be looked at any more.
+    fn is_over(&self, promised: &Promised) -> bool {
+        let run = promised.open.run;
+        // It shares a run of this instance, whose report will tell.
+        if matches!(self.progress(run), Some(Progress::Waiting | Progress::Running)) || self.is_unsettled(run) {
+            return false;
+        }
+        self.context(|ctx| self.end_promise(promised, ctx)).unwrap_or_else(|why| {
+            tracing::warn!("it cannot be seen now what became of the run {run}, which was promised: {}", why.what());
+            false
+        })
+    }
+
+    /// Sees to it that something says how a promise ended. False while its request may still be served.
+    fn end_promise(&self, promised: &Promised, ctx: &Context) -> Result<bool> {
+        let Promised { vault: address, open, .. } = promised;
+        let Open { name, run, identity, host, promise, .. } = open;
+        let cause = self.cause(promise.way, vec![promise.event.clone()]);
+        let asker = self.asker(identity.clone(), promise.action, *run);
+        let vault = Vault::open(self.vaults.store(address)?)?;
+        // A run that has begun since has renewed its claim, and has its whole time from then on.
+        let later = lease::later(&*vault.store, name, asker.timeout)?;
+        if later.is_some_and(|by| by != *run || self.progress(by).is_none()) {
+            return Ok(false);
+        }
+        let resumed = idempotent::resume(name, vault, address, &asker, (&cause, false), &self.vaults, ctx)?;
+        let kept = self.report_of(*run, ctx)?;
+        let (held, why) = match (resumed, kept) {
+            // It may have been killed when it had told how it ended, and had not settled its claims.
+            (Resumed::Held(held), Some(kept)) => {
+                held.close_by(&kept, kept.report.ended().is_some() && !kept.report.retry())?;
+                self.know_by(*run, kept.report);
+                return Ok(true);
+            }
+            (_, Some(kept)) => {
+                self.know_by(*run, kept.report);
+                return Ok(true);
+            }
+            // As by an instance that found a vault failing.
+            (Resumed::GivenUp, None) => (None, Unkept::known("its claim was given up, and nothing was reported")),
+            (Resumed::Before(before), None) => {
+                let vault = Vault::open(self.vaults.store(&before.vault)?)?;
+                let report = recover::served_by(&*vault.store, &before, *run, promise.action, &cause)?;
+                self.know(*run, Progress::Over(Arc::new(Answer::of_report(&report))));
+                return Ok(true);
+            }
+            (Resumed::Elsewhere(other), None) => {
+                let why = format!("the run {other} of another instance had taken it over, and says nothing of it");
+                (None, Unkept::unknown(why))
+            }
+            (Resumed::Held(held), None) if self.progress(*run).is_some() => {
+                let why = "the vault could not be asked, when the run was to begin, whether another one serves it";
+                (Some(held), Unkept::known(why))
+            }
+            (Resumed::Held(held), None) => {
+                let why = format!("the service at {host}, which had promised it, ended before it said how the run did");
+                (Some(held), Unkept::unknown(why))
+            }
+        };
+        self.report_unkept(open, why, held, ctx);
+        Ok(true)
+    }
+
+    /// Remembers how a run of this instance ended by its report.
+    fn know_by(&self, run: RunId, report: Told) {
+        if let Some(answer) = Answer::read(report).filter(|_| self.progress(run).is_some()) {
+            self.know(run, Progress::Over(Arc::new(answer)));
+        }
+    }
+
+    /// The report of a run; one that is damaged is none.
+    fn report_of(&self, run: RunId, ctx: &Context) -> Result<Option<idempotent::Kept>> {
+        match idempotent::report_of(run, &self.vaults, ctx) {
+            Err(why) if why.kind() == Kind::Damage => {
+                tracing::warn!("the report of the run {run}, which was promised, is passed over: {}", why.what());
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    /// Reports a promise as not kept.
+    fn report_unkept(&self, open: &Open, Unkept { why, may_be_done }: Unkept, held: Option<Arc<Held>>, ctx: &Context) {
+        let Open { run, promise, .. } = open;
+        let (unknown, look) = match may_be_done {
+            true => ("; it is not known whether it was done", how_to_look(promise.action)),
+            false => ("", ""),
+        };
+        let again = match promise.action {
+            Action::Backup => "Nobody sends it again: `lastgood backup` takes a snapshot now.",
+            Action::Restore | Action::Verify => "Nobody sends it again: ask for it once more if it is still wanted.",
+        };
+        let why = Error::failed("serve a request", format!("{why}{unknown}")).hint(format!("{look}{again}"));
+        tracing::error!("the run {run}, which was promised, is reported as failed: {why}");
+        let (labels, snapshot) = Default::default();
+        let event = promise.event.clone();
+        let request = Request { action: promise.action, reason: promise.reason, labels, snapshot, event };
+        let cause = self.cause(promise.way, vec![promise.event.clone()]);
+        let ran = job::not_run(*run, &self.rules.job(&request, None), cause, why, &self.vaults, ctx);
+        self.count((&ran.report).into());
+        let (_, left) = held.map_or((None, None), |held| self.settled(&held, true, &ran, ctx));
+        ran.tell(ctx);
+        // Of another instance's run its vault tells, where that may tell better one day.
+        if ran.stored.is_none() || self.progress(*run).is_some() {
+            self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
+        }
+        self.keep(Unsettled { ran, claims: left.into_iter().collect(), promised: true });
+    }
+}

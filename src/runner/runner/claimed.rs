@@ -1,0 +1,472 @@
+//! The claims of requests that share a run: entered before it, settled after it.
+//!
+//! Several at a time, as a burst of events may bring hundreds, and between SIGTERM and the end there are seconds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::unsettled::Unsettled;
+use super::{Answer, Desk, Progress, Ticket, events_of, lock, received};
+use crate::claims::folder::Promise as Promised;
+use crate::claims::idempotent::{self, AT_ONCE, Held, Standing, Taken};
+use crate::claims::lease::{Asker, Identity};
+use crate::error::{Error, Result};
+use crate::events::decoded::Request;
+use crate::job::{self, Cause, Ran};
+use crate::monitor::Context;
+use crate::parallel::ordered::in_order;
+use crate::replicas;
+use crate::report::{Action, RunId, Way};
+use crate::runner::queue::{Promise, Queue, Waiting};
+
+/// How the identities begin that requests without one are given: nobody else can have the same.
+const OWN: &str = "lastgood-request:";
+
+/// What keeps others from serving an event meanwhile.
+#[derive(Clone)]
+pub(super) enum Claimed {
+    /// A claim.
+    Held(Arc<Held>),
+    /// A claim of what nobody sends again: no other run can take it over, and its age is nobody's concern.
+    Promised(Arc<Held>),
+    /// Nothing, as there was no vault: it is claimed when there is one.
+    Late(Asker),
+    /// Nothing, as it could not be told from another event.
+    Nothing,
+}
+
+impl Claimed {
+    pub fn held(&self) -> Option<Arc<Held>> {
+        match self {
+            Claimed::Held(held) | Claimed::Promised(held) => Some(held.clone()),
+            Claimed::Late(_) | Claimed::Nothing => None,
+        }
+    }
+
+    /// The claim that a run asks before it commits, where another run may have taken over.
+    pub fn contested(&self) -> Option<Arc<Held>> {
+        match self {
+            Claimed::Promised(_) => None,
+            other => other.held(),
+        }
+    }
+}
+
+/// What is not noted in a vault.
+pub enum Unpromised {
+    /// It is not taken at all.
+    Answered(Answer),
+    /// It is, and the answer has to be waited for.
+    Waits(Ticket),
+}
+
+impl From<Answer> for Unpromised {
+    fn from(answer: Answer) -> Self {
+        Unpromised::Answered(answer)
+    }
+}
+
+impl From<Ticket> for Unpromised {
+    fn from(ticket: Ticket) -> Self {
+        Unpromised::Waits(ticket)
+    }
+}
+
+/// A request for which a claim is being entered. Dropped, also in a panic, it is one like any other: nothing waits for its claim.
+struct Claiming<'d> {
+    desk: &'d Desk,
+    run: RunId,
+    identity: &'d str,
+}
+
+impl Claiming<'_> {
+    /// Notes the claim that is held for it. Tells whether it waits still.
+    fn made(self, held: Arc<Held>) -> bool {
+        self.over(|queue, run, identity| queue.claimed(run, identity, Promise::Made(held)))
+    }
+
+    /// Takes it from what waits.
+    fn withdraw(self) -> Option<Waiting> {
+        self.over(|queue, run, identity| queue.withdraw(run, identity))
+    }
+
+    fn over<T>(self, end: impl FnOnce(&mut Queue, RunId, &str) -> T) -> T {
+        let ended = self.end(end);
+        std::mem::forget(self);
+        ended
+    }
+
+    fn end<T>(&self, end: impl FnOnce(&mut Queue, RunId, &str) -> T) -> T {
+        let ended = end(&mut lock(&self.desk.state).queue, self.run, self.identity);
+        self.desk.changed.notify_all();
+        ended
+    }
+}
+
+impl Drop for Claiming<'_> {
+    fn drop(&mut self) {
+        self.end(|queue, run, identity| queue.claimed(run, identity, Promise::None));
+    }
+}
+
+/// What came of settling a claim: the answer, where it is another than the run itself; and the claim, if it does not say yet how the run
+/// ended.
+pub(super) type Settled = (Option<idempotent::Answer>, Option<Arc<Held>>);
+
+/// What came of claiming an event: what is held, or the answer, where the run is not to serve it.
+type Claim = Result<Claimed, Arc<Answer>>;
+
+/// What the first of several claims finds out for the others, each of which would have to be waited for as long.
+#[derive(Default)]
+struct Away {
+    /// Whether a vault was made, as there was none.
+    made: OnceLock<bool>,
+    /// Why nothing can be claimed at all: there is no vault, or none takes a claim, which is the answer.
+    gone: OnceLock<Option<Arc<Answer>>>,
+}
+
+impl Desk {
+    /// Claims the events of requests for a run. One that was delivered again and again while it waited is claimed once. Gives
+    /// what came of it, in the order of the requests.
+    pub(super) fn claim_all(&self, run: RunId, group: &[Waiting], ctx: &Context) -> Vec<Claim> {
+        let (mut events, mut known) = (Vec::new(), HashMap::new());
+        let mut place = |waiting| {
+            events.push(waiting);
+            events.len() - 1
+        };
+        let places: Vec<_> = group
+            .iter()
+            .map(|waiting| *known.entry(&waiting.request.event.identity).or_insert_with(|| place(waiting)))
+            .collect();
+        let (away, mut claims) = (Away::default(), Vec::with_capacity(events.len()));
+        let ended = in_order(
+            &events,
+            AT_ONCE,
+            |waiting| self.claim(run, waiting, &away, ctx),
+            |_, claim| {
+                claims.push(claim);
+                Ok(())
+            },
+        );
+        let lost = || {
+            let why = ended.as_ref().err().map_or_else(|| "it was not claimed".to_owned(), |why| why.what());
+            Err(Arc::new(Answer::Later(why, Duration::from_secs(30))))
+        };
+        places.into_iter().map(|at| claims.get(at).cloned().unwrap_or_else(lost)).collect()
+    }
+
+    fn claim(&self, run: RunId, waiting: &Waiting, away: &Away, ctx: &Context) -> Claim {
+        if let Some(before) = waiting.request.event.identity.as_deref().and_then(|identity| self.done_here(identity)) {
+            return Err(Arc::new(before));
+        }
+        if let Some(held) = waiting.promised() {
+            return self.begin_promised(held, waiting, ctx);
+        }
+        // It may have waited for long.
+        if let Some(why) = self.rules.refusal(&waiting.request) {
+            return Err(Arc::new(Answer::Refused(why)));
+        }
+        let identity = match &waiting.request.event.identity {
+            Some(identity) => identity.clone(),
+            // A job is told what to do by a claim.
+            None if self.rules.dispatch.is_some() => format!("lastgood-run:{run}"),
+            None => return Ok(Claimed::Nothing),
+        };
+        let asker = self.asker(identity, waiting.request.action, run);
+        if let Some(gone) = away.gone.get() {
+            return gone.clone().map_or(Ok(Claimed::Late(asker)), Err);
+        }
+        match self.take(&asker, &self.own_cause(waiting), away, ctx) {
+            Ok(Taken::Held(held)) => Ok(Claimed::Held(held)),
+            Ok(Taken::NoVault) => {
+                away.gone.get_or_init(|| None);
+                Ok(Claimed::Late(asker))
+            }
+            Ok(Taken::Not(answer)) => Err(Arc::new(self.by_claim(answer))),
+            Err(why) => {
+                tracing::error!("an event cannot be served now: {why}");
+                let answer = Arc::new(Answer::Later(why.what(), Duration::from_secs(30)));
+                if why.of_store() {
+                    away.gone.get_or_init(|| Some(answer.clone()));
+                }
+                Err(answer)
+            }
+        }
+    }
+
+    /// The claim of a promise whose run begins now. It may have waited for so long that another instance has reported it as not served,
+    /// or has taken it over as it got the event as well; then what becomes of it is looked for later, for the report that its sender
+    /// may ask for.
+    fn begin_promised(&self, held: &Arc<Held>, waiting: &Waiting, ctx: &Context) -> Claim {
+        let Some(identity) = waiting.request.event.identity.clone() else { return Ok(Claimed::Promised(held.clone())) };
+        // Nobody else can have taken it over.
+        let is_own = identity.starts_with(OWN);
+        let later = |why: String| Answer::Later(why, Duration::from_secs(30));
+        let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
+        let taken = held.standing().and_then(|standing| match standing {
+            Standing::Failed => Ok(Err(later("another instance has reported that it is not served".into()))),
+            Standing::Done(before) => Ok(Err(idempotent::Answer::Before(before).into())),
+            Standing::Running if is_own => Ok(Ok(Claimed::Promised(self.renewed(held, waiting)))),
+            Standing::Running | Standing::Elsewhere => {
+                let taken = held.again(&asker, &self.own_cause(waiting), &self.vaults, ctx)?;
+                Ok(match taken {
+                    Taken::Held(held) => Ok(Claimed::Held(held)),
+                    Taken::Not(answer) => Err(self.by_claim(answer)),
+                    Taken::NoVault => Err(later("the vault is away".into())),
+                })
+            }
+        });
+        let answer = match taken {
+            Ok(Ok(claimed)) => return Ok(claimed),
+            Ok(Err(answer)) => answer,
+            // A backup asks again before it commits, and a verification does no harm.
+            Err(why) if waiting.request.action != Action::Restore => {
+                tracing::warn!("it cannot be seen whether another run serves an event: {}", why.what());
+                return Ok(if is_own { Claimed::Promised(held.clone()) } else { Claimed::Held(held.clone()) });
+            }
+            Err(why) => later(why.what()),
+        };
+        tracing::warn!("the run {}, which was promised, is not begun: {}", waiting.run, answer.why());
+        Err(Arc::new(answer))
+    }
+
+    /// The claim of a promise whose run begins now, which nobody else can have taken over. A job counts its time from the claim on, and
+    /// may have had to wait for long.
+    fn renewed(&self, held: &Arc<Held>, waiting: &Waiting) -> Arc<Held> {
+        let event = &waiting.request.event;
+        let Some(identity) = event.identity.clone().filter(|_| self.rules.dispatch.is_some()) else {
+            return held.clone();
+        };
+        let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
+        match held.renew(&asker, &self.vaults) {
+            Ok(Some(renewed)) => Arc::new(renewed),
+            Ok(None) => held.clone(),
+            Err(why) => {
+                tracing::warn!("the claim {} keeps its age: {}", held.claim().name(), why.what());
+                held.clone()
+            }
+        }
+    }
+
+    /// Who claims an event for a run that is promised.
+    pub(super) fn promising(&self, identity: String, run: RunId, request: &Request, way: Way) -> Asker {
+        let (action, reason, event) = (request.action, request.reason, request.event.clone());
+        let promise = Promised { action, reason, way, event, seconds: self.rules.longest_wait().as_secs() };
+        Asker { promise: Some(Box::new(promise)), ..self.asker(identity, action, run) }
+    }
+
+    /// Claims an event. Where there is no vault yet, the one that the first backup would make is made before: else each of
+    /// several instances that get the event would take a snapshot for it.
+    fn take(&self, asker: &Asker, cause: &Cause, away: &Away, ctx: &Context) -> Result<Taken> {
+        let settled = self.settled_so_far();
+        match idempotent::take(&self.vaults, asker, cause, ctx)? {
+            Taken::NoVault if asker.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) => {
+                idempotent::take(&self.vaults, asker, cause, ctx)
+            }
+            // A run of this instance that is over, which could not be noted when it ended.
+            Taken::Not(idempotent::Answer::Elsewhere { run, .. })
+                if self.settle_again(|over| over == run) || self.settled_so_far() != settled =>
+            {
+                idempotent::take(&self.vaults, asker, cause, ctx)
+            }
+            taken => Ok(taken),
+        }
+    }
+
+    /// Who claims an event for a run.
+    pub(super) fn asker(&self, identity: String, action: Action, run: RunId) -> Asker {
+        let (host, timeout) = (self.rules.place.host.clone(), self.rules.run_timeout);
+        Asker { identity: Identity::Event(identity), action, run, host, timeout, promise: None }
+    }
+
+    /// Takes a request of somebody who does not wait for its run, and whom nothing makes ask again. When this returns the run's
+    /// id, the request is noted in a vault, and whatever becomes of it has a report. It blocks until then. Meanwhile the request
+    /// waits for nobody but this, so that it is neither served nor answered otherwise.
+    ///
+    /// # Errors
+    /// What is not noted: the answer, or the ticket to wait for it with.
+    pub fn promise(&self, request: Request, way: Way) -> Result<RunId, Unpromised> {
+        let mut request = received(request);
+        if request.event.identity.is_none() {
+            let id = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
+            request.event.identity = Some(format!("{OWN}{id}"));
+        }
+        let asked = request.clone();
+        let Some(identity) = asked.event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
+        if let Some(before) = self.done_here(&identity) {
+            return Err(before.into());
+        }
+        let ticket = self.enter(request, way, Promise::Claiming)?;
+        let claiming = Claiming { desk: self, run: ticket.run, identity: &identity };
+        let asker = self.promising(identity.clone(), ticket.run, &asked, way);
+        let cause = self.cause(way, vec![asked.event]);
+        match self.context(|ctx| self.take(&asker, &cause, &Away::default(), ctx)) {
+            Ok(Taken::Held(held)) => {
+                if claiming.made(held.clone()) {
+                    return Ok(ticket.run);
+                }
+                // The service was told to stop meanwhile, and has answered all that waited.
+                self.context(|ctx| held.give_up(&self.vaults, ctx));
+                Err(Answer::ends().into())
+            }
+            Ok(Taken::Not(answer)) => {
+                let answer = self.by_claim(answer);
+                if let Some(waiting) = claiming.withdraw() {
+                    lock(&self.state).dismiss(waiting, &Arc::new(answer.clone()));
+                }
+                Err(answer.into())
+            }
+            Ok(Taken::NoVault) => Err(ticket.into()),
+            Err(why) => {
+                tracing::warn!("a request is not noted before its run: {}", why.what());
+                Err(ticket.into())
+            }
+        }
+    }
+
+    /// Of requests whose run is about to begin, those that may still be served: a restore may have waited for too long. Who was
+    /// promised a run is not there to hear it, so that a report tells of it.
+    pub(super) fn still_allowed(&self, group: Vec<Waiting>) -> Vec<Waiting> {
+        let mut allowed = Vec::with_capacity(group.len());
+        for waiting in group {
+            match self.rules.refusal(&waiting.request).filter(|_| waiting.promised().is_some()) {
+                Some(why) => {
+                    let ended = self.break_promises(vec![waiting], &Error::usage("do what was asked for", why));
+                    self.tell_and_keep(ended);
+                }
+                None => allowed.push(waiting),
+            }
+        }
+        allowed
+    }
+
+    /// Ends requests whose senders were promised a run, which will not be. Each run that was promised has a report of its own, which is
+    /// given back since nobody is told of it yet; and the claims of its requests say that it failed.
+    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: &Error) -> Vec<Unsettled> {
+        let mut runs: Vec<(RunId, Vec<(Waiting, Claimed)>)> = Vec::new();
+        for waiting in waiting {
+            let Some(held) = waiting.promised().cloned() else { continue };
+            let (run, promised) = (waiting.run, (waiting, Claimed::Promised(held)));
+            match runs.iter_mut().find(|(same, _)| *same == run) {
+                Some((_, group)) => group.push(promised),
+                None => runs.push((run, vec![promised])),
+            }
+        }
+        for (run, group) in &runs {
+            tracing::error!("{} requests that were promised the run {run} are not served: {}", group.len(), why.what());
+        }
+        self.context(|ctx| {
+            let report = |(run, group): &(RunId, Vec<(Waiting, Claimed)>)| {
+                let job = self.job(group, Instant::now())?;
+                let way = group.first().map_or(Way::Http, |(waiting, _)| waiting.way);
+                let cause = self.cause(way, events_of(group));
+                Some(job::not_run(*run, &job, cause, why.clone(), &self.vaults, ctx))
+            };
+            let mut ended = Vec::with_capacity(runs.len());
+            let reported = in_order(&runs, AT_ONCE, report, |_, ran| {
+                ended.push(ran);
+                Ok(())
+            });
+            if let Err(why) = reported {
+                ctx.monitor.warn(&format!("not all promises are ended: {}", why.what()));
+            }
+            let claims: Vec<_> = runs
+                .iter()
+                .zip(&ended)
+                .flat_map(|((_, group), ran)| group.iter().zip(std::iter::repeat(ran)))
+                .filter_map(|(promised, ran)| Some((promised, ran.as_ref()?)))
+                .collect();
+            let settled = self.each_settled(
+                &claims,
+                |(promised, ran)| self.settle(promised, ran, ctx),
+                |(promised, _)| &promised.1,
+                ctx,
+            );
+            let mut left: HashMap<RunId, Vec<Arc<Held>>> = HashMap::new();
+            for ((_, ran), (_, held)) in claims.iter().zip(settled) {
+                left.entry(ran.report.run).or_default().extend(held);
+            }
+            let mut all = Vec::with_capacity(runs.len());
+            for ran in ended.into_iter().flatten() {
+                self.count((&ran.report).into());
+                self.know(ran.report.run, Progress::Over(Arc::new(Answer::of(&ran))));
+                let claims = left.remove(&ran.report.run).unwrap_or_default();
+                all.push(Unsettled { ran, claims, promised: true });
+            }
+            all
+        })
+    }
+
+    /// Tells of promises that have ended.
+    pub(super) fn tell_and_keep(&self, ended: Vec<Unsettled>) {
+        self.context(|ctx| job::tell_all(ended.iter().map(|ended| &ended.ran), ctx));
+        ended.into_iter().for_each(|ended| self.keep(ended));
+    }
+
+    /// Makes the vault, where one may be made; whether there is one now. The run tells why not. Where a job does the runs,
+    /// `lastgood init` makes it.
+    fn make_vault(&self, ctx: &Context) -> bool {
+        if self.rules.dispatch.is_some() {
+            return false;
+        }
+        let made = job::check_data(&self.rules.backup)
+            .and_then(|()| self.vaults.sites(self.rules.init))
+            .and_then(|sites| replicas::backup::make(sites, ctx));
+        match made {
+            Ok(made) => made,
+            Err(why) => {
+                tracing::debug!("no vault is made yet: {}", why.what());
+                false
+            }
+        }
+    }
+
+    /// Settles the claims of a run that is over, in the order of the requests.
+    pub(super) fn close_all(&self, mine: &[(Waiting, Claimed)], ran: &Ran, ctx: &Context) -> Vec<Settled> {
+        self.each_settled(mine, |mine| self.settle(mine, ran, ctx), |(_, claim)| claim, ctx)
+    }
+
+    fn each_settled<T: Sync>(
+        &self,
+        claims: &[T],
+        settle: impl Fn(&T) -> Settled + Sync,
+        claim: impl Fn(&T) -> &Claimed,
+        ctx: &Context,
+    ) -> Vec<Settled> {
+        let mut settled = Vec::with_capacity(claims.len());
+        let ended = in_order(claims, AT_ONCE, settle, |_, one| {
+            settled.push(one);
+            Ok(())
+        });
+        if let Err(why) = ended {
+            ctx.monitor.warn(&format!("not all claims are settled: {}", why.what()));
+            let rest = claims.iter().skip(settled.len()).map(|one| (None, claim(one).held())).collect::<Vec<_>>();
+            settled.extend(rest);
+        }
+        settled
+    }
+
+    fn settle(&self, (waiting, claim): &(Waiting, Claimed), ran: &Ran, ctx: &Context) -> Settled {
+        match claim {
+            Claimed::Held(held) | Claimed::Promised(held) => self.settled(held, waiting.promised().is_some(), ran, ctx),
+            Claimed::Late(asker) => (idempotent::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx), None),
+            Claimed::Nothing => (None, None),
+        }
+    }
+
+    /// Settles a claim, whose request's sender may have been promised the run: then he finds nothing yet where no vault took the report,
+    /// and what says that it has ended has to wait for that.
+    pub(super) fn settled(&self, held: &Arc<Held>, promised: bool, ran: &Ran, ctx: &Context) -> Settled {
+        if promised && ran.stored.is_none() {
+            return (None, Some(held.clone()));
+        }
+        let noted = held.close(ran, &self.vaults, ctx);
+        (noted.other, (!noted.is_noted).then(|| held.clone()))
+    }
+
+    /// Why a request's own run would be run.
+    fn own_cause(&self, waiting: &Waiting) -> Cause {
+        self.cause(waiting.way, vec![waiting.request.event.clone()])
+    }
+}

@@ -1,0 +1,363 @@
+//! Runs that a Cloud Run job does in place of the desk.
+//!
+//! The desk claims as for any run, leaves an [`Order`] beside the claim and starts the job. From then on the run is *away*: one
+//! thread looks at the claims of all such runs until the job has settled them, and answers with the report that it left.
+//!
+//! - While a backup or a restore is away, neither another backup nor a restore begins: as when the desk does them itself, one
+//!   at a time is at work on the data directory, and what asks for a backup meanwhile shares the next one. Verifications wait for
+//!   one another only. This holds for one process: others see no more than the claims.
+//! - A job that has not taken its order after [`BEGIN`] is given up: its claims are marked failed, so that it does nothing when it
+//!   comes after all, and a redelivery starts another one. Without this, one that never starts would hold up all others for a
+//!   whole time limit.
+//! - Nothing is known of a job but what its claims say. When the service is told to stop, or dies, the job goes on, and a
+//!   redelivery finds the claim.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::broken::how_to_look;
+use super::unsettled::Unsettled;
+use super::{Claimed, Desk, Waiting, events_of, lock};
+use crate::claims::dispatch_request::{Order, Taker};
+use crate::claims::ended_runs::Before;
+use crate::claims::idempotent::{self, Held, Standing};
+use crate::error::{Error, Result};
+use crate::job::{self, Cause, Job};
+use crate::monitor::Context;
+use crate::report::{Action, RunId, Way};
+use crate::runner::answer::{self, Answer, Progress};
+use crate::runner::dispatch::Dispatch;
+use crate::runner::queue::Promise;
+use crate::runner::rules::gravest;
+use crate::runner::stats::Ended;
+
+/// How often, at most, a claim is looked at while somebody may be waiting; more often in the first seconds, and later more
+/// seldom.
+pub(crate) const POLL: Duration = Duration::from_secs(2);
+const SELDOM: u32 = 5;
+/// How long a job may take to begin: Cloud Run finds a place for it, loads the image and mounts the volumes.
+pub(crate) const BEGIN: Duration = Duration::from_secs(600);
+/// How often the thread that looks at claims wakes.
+const TICK: Duration = Duration::from_millis(100);
+/// When one may ask again whose event is served by a run that is away.
+pub(crate) const AGAIN: Duration = Duration::from_secs(60);
+
+/// Runs that are away.
+#[derive(Default)]
+pub(super) struct Away {
+    runs: Vec<(RunId, Action)>,
+    /// Those that the thread which follows them has not seen yet.
+    handed: Vec<Group>,
+}
+
+/// A request that a run which is away serves.
+struct Follower {
+    to: oneshot::Sender<Arc<Answer>>,
+    held: Arc<Held>,
+    /// Whether its sender was promised the run.
+    promised: bool,
+}
+
+/// A run that is away, and who waits for it.
+struct Group {
+    run: RunId,
+    job: Job,
+    cause: Cause,
+    waiting: VecDeque<Follower>,
+    /// Since when it is away.
+    since: Instant,
+    /// When its claims are looked at again.
+    next: Instant,
+    begun: bool,
+    known: bool,
+    unreadable: bool,
+}
+
+impl Away {
+    /// Whether a run of this kind may begin.
+    pub fn may(&self, action: Action) -> bool {
+        let looks_only = |action| action == Action::Verify;
+        self.runs.iter().all(|(_, away)| looks_only(*away) != looks_only(action))
+    }
+
+    /// The one that has been away for longest.
+    pub fn first(&self) -> Option<RunId> {
+        self.runs.first().map(|(run, _)| *run)
+    }
+}
+
+impl Desk {
+    /// Of requests that share a run, those that one order can name: their claims are in one vault. The others are told to come
+    /// again; what was promised comes next, as the same run, which has an order in the other vault then.
+    pub(super) fn together(&self, mine: Vec<(Waiting, Claimed)>, ctx: &Context) -> Vec<(Waiting, Claimed)> {
+        let Some(first) = mine.iter().find_map(|(_, claim)| claim.held()) else { return mine };
+        let mut kept = Vec::with_capacity(mine.len());
+        for (mut waiting, claim) in mine {
+            let held = claim.held();
+            if held.as_ref().is_some_and(|held| held.address() == first.address()) {
+                kept.push((waiting, claim));
+                continue;
+            }
+            if let Some(held) = held.clone().filter(|_| waiting.promised().is_some()) {
+                waiting.promise = Promise::Made(held);
+                lock(&self.state).queue.put_back(waiting);
+                continue;
+            }
+            let name = |held: &Arc<Held>| held.claim().name();
+            let same = |(_, kept): &(Waiting, Claimed)| kept.held().as_ref().map(name) == held.as_ref().map(name);
+            if let Some(held) = held.as_ref().filter(|_| !kept.iter().any(same)) {
+                held.give_up(&self.vaults, ctx);
+            }
+            answer::tell(waiting.answer, &Arc::new(Answer::no_room()));
+        }
+        kept
+    }
+
+    /// Has the job do a run. When it is started, nobody waits in `mine` any more.
+    ///
+    /// # Errors
+    /// It is not started.
+    pub(super) fn hand_over(
+        &self,
+        dispatch: &Dispatch,
+        (run, way): (RunId, Way),
+        (job, cause): (&Job, &Cause),
+        mine: &mut Vec<(Waiting, Claimed)>,
+        ctx: &Context,
+    ) -> Result<()> {
+        let doing = || format!("have the job {} do the run", dispatch.job);
+        let held: Option<Vec<_>> = mine.iter().map(|(_, claim)| claim.held()).collect();
+        // What holds no claim found no vault that opens.
+        let held = held.ok_or_else(|| match self.vaults.first(ctx) {
+            Err(why) => why.within(doing()),
+            Ok(_) => Error::unreachable(doing(), "the vault, which would hold its claim, did not open at first"),
+        })?;
+        let chosen = gravest(mine.iter().map(|(waiting, _)| &waiting.request)).cloned();
+        let (Some(first), Some(chosen)) = (held.first(), chosen) else { return Ok(()) };
+        let mut order = Order::new(run, chosen, way, self.rules.run_timeout);
+        order.events = events_of(mine);
+        for held in &held {
+            let name = held.claim().name();
+            // An event that was delivered twice is named once.
+            if !order.claims.contains(&name) {
+                order.claims.push(name);
+            }
+        }
+        order.write(first.store()).map_err(|why| why.within(doing()))?;
+        let name = first.claim().name();
+        match (dispatch.start)(&name, ctx) {
+            Ok(execution) => {
+                let execution = execution.as_deref().unwrap_or("an execution whose name was not told");
+                tracing::info!("the run {run} is done by {execution}, under the claim {name}");
+            }
+            // An answer may have been lost, more than once.
+            Err(why) => match Taker::of(first.store(), &name) {
+                Ok(Some(taker)) => tracing::warn!("{}; but {} has begun", why.what(), taker.by),
+                Ok(None) | Err(_) => return Err(why),
+            },
+        }
+        let follower = |((waiting, _), held): ((Waiting, Claimed), Arc<Held>)| {
+            let promised = waiting.promised().is_some();
+            Follower { to: waiting.answer, held, promised }
+        };
+        let waiting = mine.drain(..).zip(held).map(follower).collect();
+        let (since, job, cause) = (Instant::now(), job.clone(), cause.clone());
+        let action = job.action();
+        let group =
+            Group { run, job, cause, waiting, since, next: since, begun: false, known: false, unreadable: false };
+        let mut state = lock(&self.state);
+        state.running = None;
+        state.away.runs.push((run, action));
+        state.away.handed.push(group);
+        Ok(())
+    }
+
+    /// Looks at runs that are away until the desk is closed.
+    pub(super) fn follow(&self, dispatch: &Dispatch) {
+        let mut groups: Vec<Group> = Vec::new();
+        loop {
+            let closed = {
+                let mut state = lock(&self.state);
+                groups.append(&mut state.away.handed);
+                state.closed
+            };
+            if self.stop.load(Ordering::Relaxed) {
+                // Their jobs go on.
+                groups.drain(..).for_each(|group| self.end(group, Answer::Elsewhere(Duration::from_secs(10))));
+            }
+            if closed {
+                return;
+            }
+            let now = Instant::now();
+            groups = groups.into_iter().filter_map(|group| self.look(group, now, dispatch)).collect();
+            std::thread::sleep(TICK.min(dispatch.poll));
+        }
+    }
+
+    /// Looks at a run, when it is time to; gives it back when it is not over.
+    fn look(&self, mut group: Group, now: Instant, dispatch: &Dispatch) -> Option<Group> {
+        if now < group.next {
+            return Some(group);
+        }
+        self.context(|ctx| {
+            let (mut told, mut seen) = (Vec::new(), HashMap::new());
+            while let Some(Follower { held, .. }) = group.waiting.front() {
+                let name = held.claim().name();
+                if let Some(answer) = seen.get(&name) {
+                    told.extend(group.waiting.pop_front().map(|follower| (follower.to, Arc::clone(answer))));
+                    continue;
+                }
+                let answer = match held.standing() {
+                    Ok(Standing::Running) => break,
+                    Ok(Standing::Failed) => self.failed(group.run, ctx),
+                    Ok(Standing::Elsewhere) => Dispatch::not_yet(),
+                    Ok(Standing::Done(before)) => settled(group.run, before),
+                    Err(why) => {
+                        if !group.unreadable && !self.stop.load(Ordering::Relaxed) {
+                            tracing::warn!("the run {} cannot be followed: {}", group.run, why.what());
+                        }
+                        group.unreadable = true;
+                        break;
+                    }
+                };
+                self.know_of(&mut group, &answer);
+                seen.insert(name, Arc::new(answer));
+            }
+            // Before anybody hears of it: who asks then finds it so.
+            if group.waiting.is_empty() {
+                self.back(group.run);
+            }
+            told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
+            let Follower { held, .. } = group.waiting.front()?;
+            if held.claim().age() >= held.claim().timeout() {
+                let limit = held.claim().timeout().as_secs();
+                let why = format!(
+                    "it has not ended within the run's time limit of {limit} s, and it is not known whether it was done"
+                );
+                let hint = format!(
+                    "{}Look at the execution in the console: was it killed, for want of memory or of time (`--task-timeout`)?",
+                    how_to_look(group.job.action())
+                );
+                self.give_up(group, (why, hint), dispatch, ctx);
+                return None;
+            }
+            if !group.begun && group.since.elapsed() >= dispatch.begin {
+                match Taker::of(held.store(), &held.claim().name()) {
+                    Ok(Some(_)) => group.begun = true,
+                    Ok(None) => {
+                        let why = format!("it was started {} s ago and has not begun", group.since.elapsed().as_secs());
+                        let hint = "Look at the executions of the job in the console: is its argument `dispatched`, can its \
+                                    image, its volumes and its vault be reached?";
+                        self.give_up(group, (why, hint.into()), dispatch, ctx);
+                        return None;
+                    }
+                    // What cannot be read now may be readable later.
+                    Err(_) => {}
+                }
+            }
+            let away = group.since.elapsed();
+            let often = if away < dispatch.wait { dispatch.poll } else { dispatch.poll * SELDOM };
+            // What is short is over soon.
+            group.next = Instant::now() + often.min(away / 4);
+            Some(group)
+        })
+    }
+
+    /// Gives up a run whose job has not begun, or was killed: by the report that it left, or by one that says so.
+    fn give_up(&self, group: Group, (why, hint): (String, String), dispatch: &Dispatch, ctx: &Context) {
+        let kept = idempotent::report_of(group.run, &self.vaults, ctx).unwrap_or_else(|why| {
+            tracing::warn!("whether the run {} left a report cannot be seen: {}", group.run, why.what());
+            None
+        });
+        if let Some(kept) = kept
+            && let Some(answer) = Answer::read(kept.report.clone())
+        {
+            let stays = matches!(answer, Answer::Done { retry: false, .. });
+            for held in group.waiting.iter().map(|follower| &follower.held) {
+                if let Err(why) = held.close_by(&kept, stays) {
+                    tracing::warn!("the claim {} is not settled: {}", held.claim().name(), why.what());
+                }
+            }
+            return self.end(group, answer);
+        }
+        let Group { run, job, cause, waiting, .. } = group;
+        let why = Error::failed(format!("have the job {} do the run", dispatch.job), why).hint(hint);
+        tracing::error!("{why}");
+        let ran = job::not_run(run, &job, cause, why, &self.vaults, ctx);
+        self.count((&ran.report).into());
+        if !self.is_of_own(&ran.report.events) {
+            lock(&self.state).queue.failed(run);
+        }
+        let done = Arc::new(Answer::of(&ran));
+        let (mut told, mut claims) = (Vec::new(), Vec::new());
+        let any_promised = waiting.iter().any(|follower| follower.promised);
+        for Follower { to, held, promised } in waiting {
+            let (other, left) = self.settled(&held, promised, &ran, ctx);
+            told.push((to, other.map_or_else(|| done.clone(), |other| Arc::new(other.into()))));
+            claims.extend(left);
+        }
+        ran.tell(ctx);
+        self.know(run, Progress::Over(done.clone()));
+        self.back(run);
+        self.keep(Unsettled { ran, claims, promised: any_promised });
+        told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
+    }
+
+    /// The answer for a run whose claims are marked failed.
+    fn failed(&self, run: RunId, ctx: &Context) -> Answer {
+        let report = idempotent::report_of(run, &self.vaults, ctx).unwrap_or_else(|why| {
+            tracing::warn!("the report of the run {run} cannot be read: {}", why.what());
+            None
+        });
+        let nothing = || Answer::Later("the job gave up and left no report".into(), Duration::from_secs(30));
+        report.and_then(|kept| Answer::read(kept.report)).unwrap_or_else(nothing)
+    }
+
+    /// Remembers how a run ended, at the first of its answers.
+    fn know_of(&self, group: &mut Group, answer: &Answer) {
+        if group.known {
+            return;
+        }
+        group.known = true;
+        if let Answer::Done { report, .. } = answer
+            && let Some(ended) = Ended::read(&report.value())
+        {
+            self.count(ended);
+        }
+        let is_served = matches!(answer, Answer::Done { retry: false, .. } | Answer::Before(_));
+        if !is_served && !self.is_of_own(&group.cause.events) {
+            lock(&self.state).queue.failed(group.run);
+        }
+        self.know(group.run, Progress::Over(Arc::new(answer.clone())));
+    }
+
+    /// Tells all that wait for a run the same.
+    fn end(&self, mut group: Group, answer: Answer) {
+        self.know_of(&mut group, &answer);
+        self.back(group.run);
+        let answer = Arc::new(answer);
+        group.waiting.into_iter().for_each(|follower| answer::tell(follower.to, &answer));
+    }
+
+    /// A run is no longer away: others may begin.
+    fn back(&self, run: RunId) {
+        let mut state = lock(&self.state);
+        state.away.runs.retain(|(away, _)| *away != run);
+        state.queue.look(true);
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+/// The answer for an event that is served: by this run, or by another.
+fn settled(run: RunId, before: Before) -> Answer {
+    let report = if before.run == run { before.report.clone() } else { None };
+    report.and_then(Answer::read).unwrap_or_else(|| idempotent::Answer::Before(before).into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,457 @@
+//! A desk whose runs others do: threads stand for executions of the job.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::{fs, thread};
+
+use super::*;
+use crate::claims::name::Name;
+use crate::events::decoded::Request;
+use crate::gcp::cloud::Cloud;
+use crate::monitor::{Log, system_random};
+use crate::replicas::pool::Vaults;
+use crate::report::{Event, Outcome, Place};
+use crate::runner::remote_worker::{self, Came};
+use crate::runner::runner::tests::report;
+use crate::runner::runner::{Rules, Ticket};
+use crate::store::address::Address;
+use crate::vault::Vault;
+use crate::vault::root::Reason;
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// A data directory, a folder for the vault, and the executions that were asked for.
+struct World {
+    folder: tempfile::TempDir,
+    /// The names of the vaults' folders.
+    names: &'static [&'static str],
+    asked: Mutex<Vec<Name>>,
+    executions: AtomicUsize,
+}
+
+impl World {
+    fn bare() -> Arc<Self> {
+        World::of(&["vault"])
+    }
+
+    fn of(names: &'static [&'static str]) -> Arc<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        fs::write(folder.path().join("data/a"), "one").unwrap();
+        Arc::new(World { folder, names, asked: Mutex::default(), executions: AtomicUsize::new(0) })
+    }
+
+    fn new() -> Arc<Self> {
+        let world = World::bare();
+        let vaults = world.vaults();
+        Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
+        world
+    }
+
+    fn vaults(&self) -> Vaults {
+        let folders = self.names.iter().map(|name| Address::Folder(self.folder.path().join(name)));
+        Vaults::new(folders.collect(), Cloud::default(), Arc::default())
+    }
+
+    fn rules(&self, place: Place) -> Rules {
+        Rules { allow_restore: true, place, ..Rules::plain(self.folder.path().join("data")) }
+    }
+
+    /// A desk that starts the job so.
+    fn desk(self: &Arc<Self>, start: impl Fn(&Arc<World>, &Name) -> Result<()> + Send + Sync + 'static) -> Arc<Desk> {
+        self.desk_with(start, |_| {})
+    }
+
+    fn desk_with(
+        self: &Arc<Self>,
+        start: impl Fn(&Arc<World>, &Name) -> Result<()> + Send + Sync + 'static,
+        change: impl FnOnce(&mut Rules),
+    ) -> Arc<Desk> {
+        let world = self.clone();
+        let start = move |name: &Name, _: &Context| {
+            world.asked.lock().unwrap().push(name.clone());
+            start(&world, name).map(|()| Some("executions/long-abcde".to_owned()))
+        };
+        let (job, poll) = ("long".to_owned(), Duration::from_millis(10));
+        let dispatch = Dispatch { job, start: Arc::new(start), wait: LONG, poll, begin: LONG };
+        let mut rules = self.rules(Place::default());
+        rules.dispatch = Some(dispatch);
+        change(&mut rules);
+        Arc::new(Desk::new(rules, Arc::new(self.vaults()), Arc::new(Log), system_random, Arc::default()))
+    }
+
+    /// An execution of the job.
+    fn execute(&self, name: &Name) -> Came {
+        let number = self.executions.fetch_add(1, Ordering::Relaxed);
+        let place = Place { execution: Some(format!("long-{number:05}")), ..Place::default() };
+        let stop = AtomicBool::new(false);
+        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Log };
+        remote_worker::run(name, &self.rules(place), &self.vaults(), &ctx).unwrap()
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+
+    fn count(&self, folder: &str) -> usize {
+        fs::read_dir(self.folder.path().join("vault").join(folder)).map_or(0, Iterator::count)
+    }
+}
+
+/// Starts an execution as Cloud Run does: it comes some time after the answer.
+fn at_once(world: &Arc<World>, name: &Name) -> Result<()> {
+    let (world, name) = (world.clone(), name.clone());
+    thread::spawn(move || world.execute(&name));
+    Ok(())
+}
+
+fn request(id: &str, action: Action) -> Request {
+    let identity = Some(id.to_owned()).filter(|id| !id.is_empty());
+    let event = Event { identity, ..Event::default() };
+    Request { action, reason: Reason::Manual, labels: BTreeMap::new(), snapshot: None, event }
+}
+
+fn ask(desk: &Desk, request: Request) -> Ticket {
+    desk.ask(request, Way::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
+}
+
+fn backup(desk: &Desk, id: &str) -> Ticket {
+    ask(desk, request(id, Action::Backup))
+}
+
+/// Lets a desk work while something is looked at.
+fn working<T>(desk: &Desk, look: impl FnOnce() -> T) -> T {
+    thread::scope(|scope| {
+        scope.spawn(|| desk.work());
+        let stop = Stop(desk);
+        let seen = look();
+        drop(stop);
+        seen
+    })
+}
+
+/// Also when a test fails.
+struct Stop<'d>(&'d Desk);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn answer(ticket: Ticket) -> Arc<Answer> {
+    ticket.answer.blocking_recv().unwrap()
+}
+
+#[track_caller]
+fn wait_for(what: &str, so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}: it does not happen");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_job_does_the_run_and_the_answer_is_its_report() {
+    let world = World::new();
+    let desk = world.desk(at_once);
+    let mut wanted = request("a", Action::Backup);
+    wanted.reason = Reason::Critical;
+    wanted.labels.insert("service".into(), "shop".into());
+    let ticket = ask(&desk, wanted);
+    let run = ticket.run;
+    working(&desk, || {
+        let answer = answer(ticket);
+        assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Complete, retry: false, .. }), "{answer:?}");
+        let told = report(&answer).clone();
+        assert_eq!((&told["run"], &told["place"]["execution"]), (&run.to_string().into(), &"long-00000".into()));
+        assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if report(&over) == told));
+        // Counted as any other.
+        let (tally, last) = (desk.tally(), desk.last().unwrap());
+        assert_eq!((tally.runs[&("backup", "complete")], last.run), (1, run));
+        assert!(tally.uploaded > 0 && tally.success.contains_key("backup"));
+        assert_eq!(desk.running(), None);
+        // A redelivery, and requests that nothing makes known.
+        assert_eq!(report(&self::answer(backup(&desk, "a"))), told);
+        for _ in 0..2 {
+            assert_eq!(report(&self::answer(backup(&desk, "")))["result"], "complete");
+        }
+    });
+    assert_eq!((world.asked(), world.count("snapshots")), (3, 3));
+}
+
+#[test]
+fn what_comes_while_a_backup_is_away_shares_the_next_and_a_verification_passes() {
+    let world = World::new();
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    let through = gate.clone();
+    // A backup waits at the gate, once; whatever else is asked for is done at once.
+    let desk = world.desk(move |world, name| {
+        if world.asked() > 1 {
+            return at_once(world, name);
+        }
+        let (through, name, world) = (through.clone(), name.clone(), world.clone());
+        thread::spawn(move || {
+            drop(through.lock());
+            world.execute(&name)
+        });
+        Ok(())
+    });
+    let first = backup(&desk, "a");
+    let run = first.run;
+    working(&desk, || {
+        wait_for("the start", || world.asked() == 1);
+        wait_for("it is away", || desk.running() == Some(run) && lock(&desk.state).away.first() == Some(run));
+        let (second, third) = (backup(&desk, "b"), backup(&desk, "c"));
+        let second_again = backup(&desk, "b");
+        let restore = ask(&desk, request("d", Action::Restore));
+        let verify = answer(ask(&desk, request("e", Action::Verify)));
+        assert_eq!((&report(&verify)["action"], &report(&verify)["result"]), (&"verify".into(), &"complete".into()));
+        // The same event again waits with the others, as when its answer was lost.
+        let again = backup(&desk, "a");
+        assert_eq!((world.asked(), second.run, again.run), (2, third.run, third.run));
+        assert!(matches!(desk.progress(second.run), Some(Progress::Waiting)));
+        assert!(matches!(desk.progress(restore.run), Some(Progress::Waiting)));
+        drop(closed);
+        let first = answer(first);
+        assert_eq!(report(&first)["run"], run.to_string());
+        let (second, third) = (answer(second), answer(third));
+        assert_eq!((report(&second), report(&second)["events"].as_array().unwrap().len()), (report(&third), 2));
+        assert_eq!(report(&answer(again)), report(&first));
+        assert_eq!(report(&answer(second_again)), report(&second));
+        assert_eq!(report(&answer(restore))["result"], "complete");
+    });
+    assert_eq!((world.asked(), world.count("snapshots")), (4, 2));
+}
+
+#[test]
+fn a_job_that_cannot_be_started_is_a_run_that_failed() {
+    let world = World::new();
+    let fails = Arc::new(AtomicBool::new(true));
+    let failing = fails.clone();
+    let desk = world.desk(move |world, name| match failing.load(Ordering::Relaxed) {
+        true => Err(Error::failed("start the job long", "403 Forbidden").hint("Grant the role.")),
+        false => at_once(world, name),
+    });
+    let tickets = [backup(&desk, "a"), backup(&desk, "b")];
+    working(&desk, || {
+        for answer in tickets.map(answer) {
+            assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
+            assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("403"));
+        }
+        assert_eq!((world.count("runs"), desk.last().unwrap().result), (1, Outcome::Failed));
+        // A redelivery tries again; and one whose job begins all the same is served.
+        fails.store(false, Ordering::Relaxed);
+        assert_eq!(report(&answer(backup(&desk, "a")))["result"], "complete");
+    });
+    let desk = world.desk(|world, name| {
+        assert!(matches!(world.execute(name), Came::Ran(_)));
+        Err(Error::unreachable("start the job long", "no answer"))
+    });
+    let ticket = backup(&desk, "c");
+    let answer = working(&desk, || answer(ticket));
+    assert_eq!(report(&answer)["result"], "complete");
+    assert_eq!(world.count("snapshots"), 2);
+}
+
+#[test]
+fn a_vault_that_does_not_open_is_told_for_what_it_is() {
+    let world = World::bare();
+    fs::write(world.folder.path().join("vault"), "no folder").unwrap();
+    let desk = world.desk(at_once);
+    let ticket = backup(&desk, "a");
+    let answer = working(&desk, || answer(ticket));
+    let Answer::Done { retry: true, report, .. } = &*answer else { panic!("{answer:?}") };
+    let said = report.error().unwrap();
+    assert!(said.contains("Not a directory") && said.contains("have the job long do the run"), "{said}");
+    assert_eq!(world.asked(), 0);
+}
+
+#[test]
+fn a_job_that_never_begins_is_given_up_and_does_nothing_later() {
+    let world = World::new();
+    let desk =
+        world.desk_with(|_, _| Ok(()), |rules| rules.dispatch.as_mut().unwrap().begin = Duration::from_millis(50));
+    let ticket = backup(&desk, "a");
+    let run = ticket.run;
+    working(&desk, || {
+        let answer = answer(ticket);
+        assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
+        assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("has not begun"));
+        assert!(matches!(desk.progress(run), Some(Progress::Over(_))) && desk.running().is_none());
+    });
+    let name = world.asked.lock().unwrap()[0].clone();
+    assert!(matches!(world.execute(&name), Came::Nothing(_)));
+    assert_eq!(world.count("snapshots"), 0);
+}
+
+#[test]
+fn a_job_that_dies_holds_up_others_no_longer_than_the_time_limit() {
+    let world = World::new();
+    let dies = |world: &Arc<World>, name: &Name| match world.asked() {
+        1 => {
+            let vault = world.vaults().store(&world.vaults().addresses()[0]).and_then(Vault::open)?;
+            let order = Order::read(&*vault.store, name)?.unwrap();
+            Taker { run: order.run, by: "long-abcde/0".into() }.take(&*vault.store, name).map(drop)
+        }
+        _ => at_once(world, name),
+    };
+    let desk = world.desk_with(dies, |rules| rules.run_timeout = Duration::from_secs(1));
+    let ticket = backup(&desk, "a");
+    working(&desk, || {
+        let answer = answer(ticket);
+        assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
+        assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("time limit"));
+        assert!(desk.running().is_none());
+        // It has a report, and nobody has to wait for the end of its claim.
+        let vault = Vault::open(world.vaults().store(&world.vaults().addresses()[0]).unwrap()).unwrap();
+        let folder = world.asked.lock().unwrap()[0].folder();
+        let objects = vault.store.list(&folder).unwrap();
+        assert!(objects.iter().any(|object| object.name.ends_with("/1.failed.json")), "{objects:?}");
+        assert_eq!(world.count("runs"), 1);
+    });
+    // An instance with more time takes over what is expired for it as well.
+    let desk = world.desk_with(at_once, |rules| rules.run_timeout = Duration::from_secs(1));
+    let ticket = backup(&desk, "a");
+    let answer = working(&desk, || answer(ticket));
+    // A starved machine may run out of the second again.
+    if let Answer::Done { report, .. } = &*answer {
+        assert_eq!(report.value()["result"], "complete");
+    } else {
+        assert!(matches!(&*answer, Answer::Later(..)), "{answer:?}");
+    }
+    assert_eq!(world.asked(), 2);
+}
+
+#[test]
+fn a_job_that_fails_is_asked_for_again() {
+    let world = World::new();
+    let away = world.folder.path().join("away");
+    fs::rename(world.folder.path().join("data"), &away).unwrap();
+    let desk = world.desk(at_once);
+    let ticket = backup(&desk, "a");
+    working(&desk, || {
+        let failed = answer(ticket);
+        assert!(matches!(&*failed, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{failed:?}");
+        assert!(report(&failed)["error"]["error"].as_str().unwrap().contains("does not exist"));
+        fs::rename(&away, world.folder.path().join("data")).unwrap();
+        assert_eq!(report(&answer(backup(&desk, "a")))["result"], "complete");
+    });
+}
+
+#[test]
+fn when_the_service_ends_the_job_goes_on() {
+    let world = World::new();
+    let desk = world.desk(|_, _| Ok(()));
+    let ticket = backup(&desk, "a");
+    working(&desk, || wait_for("the start", || lock(&desk.state).away.first().is_some()));
+    assert!(matches!(&*answer(ticket), Answer::Elsewhere(_)));
+    // Another instance finds the claim, and then the report.
+    let desk = world.desk(|_, _| panic!("it is started twice"));
+    let ticket = backup(&desk, "a");
+    assert!(matches!(&*working(&desk, || answer(ticket)), Answer::Elsewhere(_)));
+    let name = world.asked.lock().unwrap()[0].clone();
+    assert!(matches!(world.execute(&name), Came::Ran(_)));
+    let desk = world.desk(|_, _| panic!("it is started twice"));
+    let ticket = backup(&desk, "a");
+    let answer = working(&desk, || answer(ticket));
+    assert!(matches!(&*answer, Answer::Before(report) if report.value()["result"] == "complete"), "{answer:?}");
+}
+
+#[test]
+fn without_a_vault_no_job_is_started() {
+    let world = World::bare();
+    let desk = world.desk(|_, _| panic!("it is started"));
+    let ticket = backup(&desk, "a");
+    let answer = working(&desk, || answer(ticket));
+    assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
+    assert!(report(&answer)["error"]["hint"].as_str().unwrap().contains("lastgood init"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_request_waits_no_longer_than_it_may() {
+    let world = World::new();
+    let desk = world.desk(|_, _| Ok(()));
+    let ticket = backup(&desk, "a");
+    let answer = ticket.answer_within(Some(Duration::from_millis(20))).await;
+    assert!(matches!(&*answer, Answer::Elsewhere(after) if after.as_secs() == 60), "{answer:?}");
+}
+
+#[test]
+fn what_was_promised_has_its_whole_time_when_its_job_begins() {
+    let world = World::new();
+    let desk = world.desk(at_once);
+    let run = desk.promise(request("a", Action::Backup), Way::Http).ok().expect("it is promised");
+    let path = fs::read_dir(world.folder.path().join("vault/claims")).unwrap().next().unwrap().unwrap().path();
+    let claim = |n: u32| fs::read_to_string(path.join(format!("{n}.json"))).unwrap();
+    // It waits, for longer than a run may take.
+    let first = claim(1);
+    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let mut old = read(&first);
+    old["started"] = "2020-01-01T00:00:00Z".into();
+    fs::write(path.join("1.json"), old.to_string()).unwrap();
+    working(&desk, || wait_for("the run is over", || matches!(desk.progress(run), Some(Progress::Over(_)))));
+    let Some(Progress::Over(answer)) = desk.progress(run) else { panic!() };
+    assert_eq!((&report(&answer)["result"], &report(&answer)["run"]), (&"complete".into(), &run.to_string().into()));
+    let (first, second) = (read(&first), read(&claim(2)));
+    assert_eq!((&second["run"], &second["promise"]), (&first["run"], &first["promise"]));
+    assert!(path.join("done.json").exists() && world.asked() == 1);
+}
+
+#[test]
+fn a_job_that_was_killed_when_it_had_told_how_it_ended_is_not_reported_again() {
+    let world = World::new();
+    let dies = |world: &Arc<World>, name: &Name| {
+        assert!(matches!(world.execute(name), Came::Ran(_)));
+        let vault = world.folder.path().join("vault");
+        for object in [format!("{}done.json", name.folder()), name.object("taken")] {
+            fs::remove_file(vault.join(object)).map_err(|why| Error::io("remove it", &why))?;
+        }
+        Ok(())
+    };
+    let desk = world.desk_with(dies, |rules| rules.dispatch.as_mut().unwrap().begin = Duration::ZERO);
+    let ticket = backup(&desk, "a");
+    let (run, vault) = (ticket.run, world.folder.path().join("vault"));
+    working(&desk, || {
+        let answer = answer(ticket);
+        assert_eq!(
+            (&report(&answer)["result"], &report(&answer)["run"]),
+            (&"complete".into(), &run.to_string().into())
+        );
+    });
+    let folder = vault.join(world.asked.lock().unwrap()[0].folder());
+    assert!(folder.join("done.json").exists() && world.count("runs") == 1);
+}
+
+#[test]
+fn what_was_promised_in_two_vaults_is_served_in_each() {
+    let world = World::of(&["vault", "second"]);
+    let stop = AtomicBool::new(false);
+    let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Log };
+    crate::replicas::init(world.vaults().sites(true).unwrap(), &ctx).unwrap();
+    let desk = world.desk(at_once);
+    let promise = |id| desk.promise(request(id, Action::Backup), Way::Http).ok().expect("it is promised");
+    let first = promise("a");
+    // While the first vault is away, claims are in the second.
+    let (vault, away) = (world.folder.path().join("vault"), world.folder.path().join("away"));
+    fs::rename(&vault, &away).unwrap();
+    assert_eq!(promise("b"), first);
+    fs::rename(&away, &vault).unwrap();
+    let settled = |folder: &std::path::Path| {
+        let claims = fs::read_dir(folder.join("claims")).unwrap().next().unwrap().unwrap().path();
+        claims.join("done.json").exists()
+    };
+    let second = world.folder.path().join("second");
+    working(&desk, || wait_for("both are served", || settled(&vault) && settled(&second)));
+    // What the first order did was done after both had been asked for.
+    assert_eq!(world.asked(), 1);
+    for folder in [&vault, &second] {
+        let reports = fs::read_dir(folder.join("runs")).unwrap().map(|report| report.unwrap().file_name());
+        let names: Vec<_> = reports.map(|name| name.into_string().unwrap()).collect();
+        assert!(names.iter().all(|name| name.contains(&first.to_string()) && name.ends_with("-backup-complete.json")));
+        assert!(!names.is_empty(), "{names:?}");
+    }
+}

@@ -1,0 +1,464 @@
+//! A desk at a folder: what shares a run, and what each request is told.
+
+mod promises;
+mod unkept;
+mod unsettled;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Barrier;
+use std::{fs, thread};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::*;
+use crate::gcp::cloud::Cloud;
+use crate::monitor::{Log, system_random};
+use crate::report::{Action, Event, Outcome, Told};
+use crate::store::address::Address;
+use crate::vault::Vault;
+use crate::vault::root::Reason;
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// A data directory, and a folder for the vault.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// One without a vault.
+    fn bare() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        fs::write(folder.path().join("data/a"), "one").unwrap();
+        World { folder }
+    }
+
+    fn new() -> Self {
+        let world = World::bare();
+        let vaults = world.vaults();
+        Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
+        world
+    }
+
+    fn vaults(&self) -> Vaults {
+        Vaults::new(vec![Address::Folder(self.vault())], Cloud::default(), Arc::default())
+    }
+
+    fn desk(&self) -> Desk {
+        self.desk_within(LONG)
+    }
+
+    /// A desk whose runs may take so long: an instance of the service.
+    fn desk_within(&self, run_timeout: Duration) -> Desk {
+        let rules = Rules { run_timeout, init: true, ..Rules::plain(self.folder.path().join("data")) };
+        Desk::new(rules, Arc::new(self.vaults()), Arc::new(Log), system_random, Arc::default())
+    }
+
+    fn snapshots(&self) -> usize {
+        self.count("snapshots")
+    }
+
+    fn count(&self, folder: &str) -> usize {
+        count(&self.vault(), folder)
+    }
+
+    fn vault(&self) -> PathBuf {
+        self.folder.path().join("vault")
+    }
+}
+
+fn count(vault: &Path, folder: &str) -> usize {
+    fs::read_dir(vault.join(folder)).map_or(0, Iterator::count)
+}
+
+/// A request by an event of this id; by none where it is empty.
+fn request(id: &str) -> Request {
+    let identity = Some(id.to_owned()).filter(|id| !id.is_empty());
+    Request {
+        action: Action::Backup,
+        reason: Reason::Manual,
+        labels: BTreeMap::new(),
+        snapshot: None,
+        event: Event { identity, ..Event::default() },
+    }
+}
+
+fn labelled(id: &str, reason: Reason, labels: &[(&str, &str)]) -> Request {
+    let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Request { reason, labels, ..request(id) }
+}
+
+fn ask(desk: &Desk, request: Request) -> Ticket {
+    desk.ask(request, Way::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
+}
+
+/// Lets a desk work until all of these have their answers.
+fn served(desk: &Desk, tickets: Vec<Ticket>) -> Vec<Arc<Answer>> {
+    thread::scope(|scope| {
+        scope.spawn(|| desk.work());
+        let answers = tickets.into_iter().map(|ticket| ticket.answer.blocking_recv().unwrap()).collect();
+        desk.stop.store(true, Ordering::Relaxed);
+        answers
+    })
+}
+
+/// The same for one request at a new desk.
+fn serve(desk: &Desk, request: Request) -> Arc<Answer> {
+    served(desk, vec![ask(desk, request)]).remove(0)
+}
+
+/// The report that an answer holds.
+#[track_caller]
+pub(super) fn report(answer: &Answer) -> Value {
+    match answer {
+        Answer::Done { report, .. } | Answer::Before(report) => report.value(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_waits_shares_a_run_and_every_event_is_known_by_it_afterwards() {
+    let world = World::new();
+    let desk = world.desk();
+    let manual = labelled("1", Reason::Manual, &[("who", "ann")]);
+    let critical = labelled("2", Reason::Critical, &[("message", "disk")]);
+    let tickets = vec![ask(&desk, manual.clone()), ask(&desk, critical.clone()), ask(&desk, request(""))];
+    let run = tickets[0].run;
+    assert!(tickets.iter().all(|ticket| ticket.run == run));
+    assert!(matches!(desk.progress(run), Some(Progress::Waiting)));
+    let answers = served(&desk, tickets);
+    let told = report(&answers[0]);
+    assert!(answers.iter().all(|answer| report(answer) == told));
+    assert_eq!((&told["result"], told["events"].as_array().unwrap().len()), (&"complete".into(), 3));
+    assert_eq!(told["run"], run.to_string());
+    assert!(matches!(desk.progress(run), Some(Progress::Over(_))));
+    assert_eq!((world.snapshots(), world.count("runs"), world.count("claims")), (1, 1, 2));
+    // The gravest reason, with its labels.
+    let vault = world.desk().context(|ctx| world.vaults().first(ctx)).unwrap();
+    let root = vault.root(vault.snapshots().unwrap()[0]).unwrap();
+    assert_eq!((root.reason, root.labels.len(), &*root.labels["message"]), (Reason::Critical, 1, "disk"));
+
+    // Redelivered to another instance, one by one and with one that is new.
+    for known in [manual, critical.clone()] {
+        let answer = serve(&world.desk(), known);
+        assert!(matches!(&*answer, Answer::Before(before) if before.value() == told), "{answer:?}");
+    }
+    assert_eq!((world.snapshots(), world.count("runs")), (1, 1));
+    let desk = world.desk();
+    let tickets = vec![ask(&desk, critical), ask(&desk, request("3"))];
+    let run = tickets[1].run;
+    let answers = served(&desk, tickets);
+    assert!(matches!(&*answers[0], Answer::Before(before) if before.value() == told));
+    assert_eq!((&report(&answers[1])["run"], world.snapshots()), (&run.to_string().into(), 2));
+    assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if report(&over)["run"] == run.to_string()));
+}
+
+#[test]
+fn labels_of_a_request_never_take_the_place_of_those_configured() {
+    let world = World::new();
+    let mut desk = world.desk();
+    desk.rules.backup.labels = BTreeMap::from([("app".into(), "shop".into())]);
+    let many: Vec<_> = (0..40).map(|n| format!("label{n:02}")).collect();
+    let mut labels: Vec<_> = many.iter().map(|name| (&**name, "v")).take(31).collect();
+    labels.push(("app", "other"));
+    let answer = serve(&desk, labelled("1", Reason::Manual, &labels));
+    assert_eq!(report(&answer)["result"], "complete");
+    let vault = desk.context(|ctx| desk.vaults.first(ctx)).unwrap();
+    let root = vault.root(vault.snapshots().unwrap()[0]).unwrap();
+    assert_eq!((root.labels.len(), &*root.labels["app"], &*root.labels["left_out"]), (32, "shop", "2"));
+}
+
+#[test]
+fn a_run_that_takes_too_long_commits_nothing_and_is_asked_for_again() {
+    let world = World::new();
+    for id in ["1", ""] {
+        let desk = world.desk_within(Duration::from_nanos(1));
+        let answer = serve(&desk, request(id));
+        let Answer::Done { outcome: Outcome::Failed, retry: true, report } = &*answer else { panic!("{answer:?}") };
+        assert!(report.error().is_some(), "{report:?}");
+        assert_eq!(world.snapshots(), 0);
+        assert!(desk.tally().runs[&("backup", "failed")] == 1 && desk.last().unwrap().error.is_some());
+    }
+    let answer = serve(&world.desk(), request("1"));
+    assert_eq!((&report(&answer)["result"], world.snapshots()), (&"complete".into(), 1));
+}
+
+#[test]
+fn the_first_backup_of_all_is_known_when_it_is_redelivered() {
+    let world = World::bare();
+    let first = serve(&world.desk(), request("1"));
+    assert_eq!(report(&first)["result"], "complete");
+    let again = serve(&world.desk(), request("1"));
+    assert!(matches!(&*again, Answer::Before(before) if before.value() == report(&first)), "{again:?}");
+    assert_eq!(world.snapshots(), 1);
+}
+
+#[test]
+fn told_to_stop_it_runs_nothing_more_and_answers_what_waits() {
+    let world = World::new();
+    let desk = world.desk();
+    let tickets: Vec<_> = ["1", "2"].map(|id| ask(&desk, request(id))).into();
+    let run = tickets[0].run;
+    desk.stop.store(true, Ordering::Relaxed);
+    assert!(served(&desk, tickets).iter().all(|answer| matches!(&**answer, Answer::Later(_, _))));
+    assert!(matches!(desk.progress(run), Some(Progress::Over(_))));
+    assert!(matches!(desk.ask(request("3"), Way::Http), Err(Answer::Later(_, _))));
+    assert_eq!((world.snapshots(), world.count("runs"), world.count("claims")), (0, 0, 0));
+    // Nothing was begun, so that another instance begins at once.
+    assert_eq!(report(&serve(&world.desk(), request("1")))["result"], "complete");
+}
+
+/// Lets a desk work while something is asked.
+fn working<T>(desk: &Desk, ask: impl FnOnce() -> T) -> T {
+    /// Also when a test fails.
+    struct Stop<'d>(&'d Desk);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.stop.store(true, Ordering::Relaxed);
+        }
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| desk.work());
+        let _stop = Stop(desk);
+        ask()
+    })
+}
+
+/// What comes of an event that waits for nothing but the worker.
+fn answered(desk: &Desk, request: Request) -> Arc<Answer> {
+    let mut ticket = ask(desk, request);
+    let began = Instant::now();
+    loop {
+        if let Ok(answer) = ticket.answer.try_recv() {
+            return answer;
+        }
+        assert!(began.elapsed() < Duration::from_secs(120), "it is not answered");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_redelivery_is_answered_though_others_have_to_wait() {
+    let (world, critical) = (World::new(), |id| labelled(id, Reason::Critical, &[]));
+    let mut desk = world.desk();
+    desk.state.get_mut().unwrap().queue = Queue::new(LONG, 2);
+    working(&desk, || {
+        let first = answered(&desk, critical("1"));
+        assert!(matches!(&*first, Answer::Done { outcome: Outcome::Complete, retry: false, .. }), "{first:?}");
+        assert_eq!(desk.running(), None);
+        let known = |answer: &Answer| matches!(answer, Answer::Before(before) if before.value() == report(&first));
+        let again = ask(&desk, critical("1"));
+        let run = again.run;
+        assert!(known(&again.answer.blocking_recv().unwrap()));
+        assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if known(&over)));
+        // One that is new waits for the window; what is served already does not wait with it.
+        let new = ask(&desk, critical("2"));
+        assert!(known(&answered(&desk, critical("1"))));
+        assert!(matches!(desk.progress(new.run), Some(Progress::Waiting)));
+        let manual = answered(&desk, request("3"));
+        assert_eq!(report(&new.answer.blocking_recv().unwrap()), report(&manual));
+    });
+    // Nor is it put off where there were too many runs.
+    let mut desk = world.desk();
+    desk.state.get_mut().unwrap().queue = Queue::new(Duration::ZERO, 1);
+    working(&desk, || {
+        assert!(matches!(&*answered(&desk, critical("4")), Answer::Done { .. }));
+        assert!(matches!(&*answered(&desk, critical("5")), Answer::Later(..)));
+        assert!(matches!(&*answered(&desk, critical("4")), Answer::Before(_)));
+    });
+    assert_eq!(world.snapshots(), 3);
+}
+
+#[test]
+fn what_took_no_snapshot_does_not_keep_a_critical_event_from_one() {
+    let (world, critical) = (World::new(), |id| labelled(id, Reason::Critical, &[]));
+    assert_eq!(report(&serve(&world.desk(), critical("1")))["result"], "complete");
+    let mut desk = world.desk();
+    desk.state.get_mut().unwrap().queue = Queue::new(Duration::from_millis(1), 1);
+    let (data, away) = (world.folder.path().join("data"), world.folder.path().join("away"));
+    working(&desk, || {
+        for _ in 0..2 {
+            assert!(matches!(&*answered(&desk, critical("1")), Answer::Before(_)));
+        }
+        fs::rename(&data, &away).unwrap();
+        for _ in 0..2 {
+            let failed = answered(&desk, critical("2"));
+            assert!(matches!(&*failed, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{failed:?}");
+        }
+        fs::rename(&away, &data).unwrap();
+        assert_eq!(report(&answered(&desk, critical("2")))["result"], "complete");
+        assert!(matches!(&*answered(&desk, critical("3")), Answer::Later(..)));
+    });
+}
+
+#[test]
+fn the_last_backup_is_remembered_apart() {
+    let world = World::new();
+    let desk = world.desk();
+    let backup = ask(&desk, request("1"));
+    let verify = ask(&desk, Request { action: Action::Verify, ..request("2") });
+    let (first, second) = (backup.run, verify.run);
+    served(&desk, vec![backup, verify]);
+    let run = |last: Option<Last>| last.map(|last| last.run);
+    assert_eq!((run(desk.last()), run(desk.last_backup())), (Some(second), Some(first)));
+}
+
+#[test]
+fn a_backup_that_finds_damage_is_asked_for_again() {
+    let world = World::new();
+    let config = world.folder.path().join("vault/vault.json");
+    let (sound, event) = (fs::read(&config).unwrap(), request("1"));
+    fs::write(&config, "{").unwrap();
+    let damaged = serve(&world.desk(), event.clone());
+    assert!(matches!(&*damaged, Answer::Done { outcome: Outcome::Damaged, retry: true, .. }), "{damaged:?}");
+    fs::write(&config, sound).unwrap();
+    assert_eq!(report(&serve(&world.desk(), event))["result"], "complete");
+}
+
+#[test]
+fn a_run_serves_no_more_than_its_report_can_hold() {
+    let world = World::new();
+    let desk = world.desk();
+    let long = |n: usize| {
+        let mut request = request(&n.to_string());
+        request.event.message = Some("x".repeat(1 << 20));
+        request
+    };
+    // Whether they wait for the answer or were promised a run.
+    let tickets: Vec<_> = (0..9).map(|n| ask(&desk, long(n))).collect();
+    let promised: Vec<_> = (9..17).map(|n| desk.promise(long(n), Way::Http).ok().expect("it is promised")).collect();
+    working(&desk, || {
+        for ticket in tickets {
+            let answer = ticket.answer.blocking_recv().unwrap();
+            assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Complete, .. }), "{answer:?}");
+        }
+        // Whatever comes last is served last.
+        answered(&desk, Request { action: Action::Verify, ..request("verify") });
+    });
+    let desk = world.desk();
+    let mut runs = Vec::new();
+    for (run, n) in promised.iter().zip(9..) {
+        // Each is found by the id that was promised, and the report of that run can be read and tells of it.
+        let kept = desk
+            .context(|ctx| idempotent::report_of(*run, &desk.vaults, ctx))
+            .unwrap()
+            .expect("a report")
+            .report
+            .value();
+        let events = kept["events"].as_array().unwrap();
+        assert!(events.iter().any(|event| event["identity"].as_str() == Some(&*n.to_string())), "{n}");
+        if !runs.contains(&(run, events.len())) {
+            runs.push((run, events.len()));
+        }
+    }
+    assert_eq!((runs.len(), runs.iter().map(|(_, events)| events).sum::<usize>()), (2, 17), "{runs:?}");
+    assert_eq!((world.snapshots(), world.count("claims")), (2, 18));
+}
+
+#[test]
+fn a_store_that_is_away_is_not_waited_for_by_each() {
+    let world = World::new();
+    let mut desk = world.desk();
+    let bucket = Address::Bucket { bucket: "nobody".into(), prefix: String::new() };
+    let patience = Duration::from_secs(1);
+    let cloud = Cloud { emulator: Some("http://127.0.0.1:1".into()), patience, ..Cloud::default() };
+    desk.vaults = Arc::new(Vaults::new(vec![bucket], cloud, desk.stop.clone()));
+    let tickets: Vec<_> = (0..300).map(|n| ask(&desk, request(&n.to_string()))).collect();
+    let began = Instant::now();
+    for answer in served(&desk, tickets) {
+        assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(150), "{:?}", began.elapsed());
+}
+
+#[test]
+fn of_two_instances_that_get_the_same_event_at_once_one_serves_it() {
+    let world = World::new();
+    for round in 1..=8 {
+        let (id, barrier) = (round.to_string(), Barrier::new(2));
+        let serve = || {
+            let desk = world.desk();
+            let ticket = ask(&desk, request(&id));
+            barrier.wait();
+            served(&desk, vec![ticket]).remove(0)
+        };
+        let (one, two) = thread::scope(|scope| {
+            let other = scope.spawn(serve);
+            (serve(), other.join().unwrap())
+        });
+        let ran = |answer: &Answer| matches!(answer, Answer::Done { outcome: Outcome::Complete, .. });
+        let left = |answer: &Answer| matches!(answer, Answer::Elsewhere(_) | Answer::Before(_));
+        assert!(ran(&one) && left(&two) || left(&one) && ran(&two), "{one:?} {two:?}");
+        assert_eq!(world.snapshots(), round);
+    }
+}
+
+#[test]
+fn restores_are_asked_for_where_that_is_allowed_and_not_long_ago() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("1")))["result"], "complete");
+    let restore = |age: Option<i64>| {
+        let mut request = Request { action: Action::Restore, ..request("") };
+        request.event.time = age.map(|age| Timestamp::now() - SignedDuration::from_secs(age));
+        request
+    };
+    let refused = |desk: &Desk, age| matches!(desk.ask(restore(age), Way::Http), Err(Answer::Refused(_)));
+    assert!(refused(&world.desk(), None));
+    let mut desk = world.desk();
+    desk.rules.allow_restore = true;
+    assert!(refused(&desk, Some(700)));
+    let before = Request { action: Action::Backup, ..request("") };
+    let tickets = vec![ask(&desk, restore(Some(10))), ask(&desk, restore(None)), ask(&desk, before)];
+    assert!(tickets[0].run != tickets[1].run);
+    fs::write(world.folder.path().join("data/a"), "two").unwrap();
+    let answers = served(&desk, tickets);
+    let actions: Vec<_> = answers.iter().map(|answer| report(answer)["action"].clone()).collect();
+    assert_eq!(actions, ["restore", "restore", "backup"]);
+    assert_eq!(fs::read_to_string(world.folder.path().join("data/a")).unwrap(), "one");
+}
+
+#[test]
+fn what_its_own_failures_give_rise_to_has_no_run_without_end() {
+    let world = World::new();
+    let mut desk = world.desk();
+    desk.rules.place.service = Some("lastgood".into());
+    desk.state.get_mut().unwrap().queue = Queue::new(Duration::from_millis(1), 2);
+    fs::rename(world.folder.path().join("data"), world.folder.path().join("away")).unwrap();
+    let alert = |id, service: &str| {
+        let mut request = labelled(id, Reason::Critical, &[]);
+        request.event.service = Some(service.into());
+        request
+    };
+    working(&desk, || {
+        // What others tell of is tried again.
+        for id in ["1", "2", "3"] {
+            assert!(matches!(&*answered(&desk, alert(id, "shop")), Answer::Done { outcome: Outcome::Failed, .. }));
+        }
+        for id in ["4", "5"] {
+            assert!(matches!(&*answered(&desk, alert(id, "lastgood")), Answer::Done { outcome: Outcome::Failed, .. }));
+        }
+        assert!(matches!(&*answered(&desk, alert("6", "lastgood")), Answer::Later(..)));
+    });
+}
+
+#[test]
+fn no_more_of_large_reports_is_remembered_than_there_is_room_for() {
+    let world = World::bare();
+    let desk = world.desk();
+    let mut state = lock(&desk.state);
+    let run = |n: u8| crate::vault::hex::Hex([n; 8]);
+    let large = Told::read(format!("[\"{}\"]", "x".repeat(KEPT_BYTES / 3)).into()).unwrap();
+    state.know(run(0), Progress::Running);
+    for n in 1..=9 {
+        state.know(run(n), Progress::Over(Arc::new(Answer::Before(large.clone()))));
+        assert!(state.bytes <= KEPT_BYTES);
+    }
+    // What is not over is never forgotten, and of the others the newest stay.
+    assert_eq!(state.order, [run(0), run(8), run(9)]);
+    state.know(run(8), Progress::Waiting);
+    state.forget(run(9));
+    assert_eq!((state.bytes, state.known.len()), (0, 2));
+}

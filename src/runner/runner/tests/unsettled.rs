@@ -1,0 +1,194 @@
+//! What becomes of runs whose vault is away when they end.
+
+use super::promises::{age, claim_of, over, promise, told};
+use super::*;
+use crate::job;
+
+fn restores(world: &World) -> Desk {
+    let mut desk = world.desk();
+    desk.rules.allow_restore = true;
+    desk
+}
+
+fn restore(id: &str) -> Request {
+    Request { action: Action::Restore, ..request(id) }
+}
+
+/// Lets no report be stored as long as the value is kept.
+struct Full(PathBuf, PathBuf);
+
+impl Full {
+    fn new(world: &World) -> Self {
+        let (runs, away) = (world.vault().join("runs"), world.folder.path().join("away"));
+        fs::rename(&runs, &away).unwrap();
+        fs::write(&runs, "").unwrap();
+        Full(runs, away)
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).unwrap();
+        fs::rename(&self.1, &self.0).unwrap();
+    }
+}
+
+#[test]
+fn a_restore_whose_report_no_vault_took_is_not_done_again() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    let (desk, file) = (restores(&world), world.folder.path().join("data/a"));
+    let full = Full::new(&world);
+    let ticket = ask(&desk, restore("1"));
+    let run = ticket.run;
+    desk.serve(desk.next().expect("a run is due"));
+    let done = ticket.answer.blocking_recv().unwrap();
+    assert_eq!(report(&done)["result"], "complete");
+    fs::write(&file, "newer").unwrap();
+    // Delivered again, it is answered by what is remembered.
+    let again = ask(&desk, restore("1"));
+    desk.serve(desk.next().expect("a run is due"));
+    let again = again.answer.blocking_recv().unwrap();
+    assert!(matches!(&*again, Answer::Before(before) if before.value() == report(&done)), "{again:?}");
+    drop(full);
+    assert!(desk.settle_again(|_| true) && claim_of(&world, "1").join("done.json").exists());
+    assert_eq!(told(&world, run).0, "complete");
+    assert!(matches!(&*serve(&restores(&world), restore("1")), Answer::Before(_)));
+    // Killed when its report was stored, and before its claim said so.
+    fs::remove_file(claim_of(&world, "1").join("done.json")).unwrap();
+    age(&world, "1", 1);
+    assert!(matches!(&*serve(&restores(&world), restore("1")), Answer::Before(_)));
+    assert_eq!((fs::read_to_string(&file).unwrap(), world.count("runs")), ("newer".to_owned(), 2));
+}
+
+#[test]
+fn a_restore_that_no_vault_knows_of_is_not_done_again_when_the_time_of_its_claim_is_over() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    let (desk, file) = (restores(&world), world.folder.path().join("data/a"));
+    let full = Full::new(&world);
+    let ticket = ask(&desk, restore("1"));
+    desk.serve(desk.next().expect("a run is due"));
+    let done = ticket.answer.blocking_recv().unwrap();
+    assert_eq!(report(&done)["result"], "complete");
+    fs::write(&file, "newer").unwrap();
+    let known = |answer: &Answer| matches!(answer, Answer::Before(before) if before.value() == report(&done));
+    // The vault is away, and it is back, but nothing is noted yet.
+    let away = world.folder.path().join("vault-away");
+    fs::rename(world.vault(), &away).unwrap();
+    assert!(known(&desk.served_before("1").expect("it is known")));
+    for back in [false, true] {
+        if back {
+            fs::rename(&away, world.vault()).unwrap();
+            age(&world, "1", 1);
+        }
+        let again = ask(&desk, restore("1"));
+        desk.serve(desk.next().expect("a run is due"));
+        assert!(known(&again.answer.blocking_recv().unwrap()));
+        assert!(matches!(desk.promise(restore("1"), Way::Http), Err(Unpromised::Answered(answer)) if known(&answer)));
+    }
+    assert!(!claim_of(&world, "1").join("2.json").exists());
+    drop(full);
+    // When the vault says so, it is asked.
+    assert!(desk.settle_again(|_| true) && lock(&desk.state).owed.done.is_empty());
+    assert!(matches!(&*serve(&desk, restore("1")), Answer::Before(_)));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "newer");
+}
+
+#[test]
+fn what_failed_as_its_vault_was_away_is_served_as_soon_as_that_is_back() {
+    let world = World::new();
+    let desk = world.desk();
+    let run = ask(&desk, request("1")).run;
+    let group = desk.next().expect("a run is due");
+    let away = world.folder.path().join("away");
+    desk.context(|ctx| {
+        let claims = desk.claim_all(run, &group, ctx);
+        let mine: Vec<_> = group.into_iter().zip(claims.into_iter().map(|claim| claim.ok().unwrap())).collect();
+        fs::rename(world.vault(), &away).unwrap();
+        let job = desk.job(&mine, Instant::now() + LONG).unwrap();
+        let ran = job::run(run, &job, Cause::default(), &desk.vaults, ctx);
+        assert_eq!((ran.report.result, ran.stored.is_some()), (Outcome::Failed, false));
+        let claims: Vec<_> = desk.close_all(&mine, &ran, ctx).into_iter().filter_map(|(_, left)| left).collect();
+        assert_eq!(claims.len(), 1);
+        desk.know(run, Progress::Over(Arc::new(Answer::of(&ran))));
+        desk.keep(Unsettled { ran, claims, promised: false });
+    });
+    assert!(!desk.settle_again(|_| true) && desk.is_unsettled(run));
+    fs::rename(&away, world.vault()).unwrap();
+    lock(&desk.state).running = None;
+    let again = serve(&desk, request("1"));
+    assert!(matches!(&*again, Answer::Done { outcome: Outcome::Complete, .. }), "{again:?}");
+    assert_eq!(told(&world, run).0, "failed");
+    assert!(claim_of(&world, "1").join("1.failed.json").exists() && !desk.is_unsettled(run));
+}
+
+#[test]
+fn a_run_that_failed_is_not_told_as_what_another_one_did_for_one_of_its_events() {
+    let world = World::new();
+    let mut desk = world.desk();
+    let run = promise(&desk, request(""));
+    assert_eq!(promise(&desk, request("1")), run);
+    age(&world, "1", 1);
+    assert_eq!(report(&serve(&world.desk(), request("1")))["result"], "complete");
+    desk.rules.backup.data = world.folder.path().join("none");
+    let full = Full::new(&world);
+    desk.serve(desk.next().expect("a run is due"));
+    assert_eq!(report(&over(&desk, run))["result"], "failed");
+    let mut watch = desk.watch();
+    desk.look_at_promises(&mut watch, Instant::now());
+    drop(full);
+    desk.look_at_promises(&mut watch, Instant::now());
+    assert_eq!((told(&world, run), world.count("runs")), (("failed".to_owned(), 1), 2));
+}
+
+#[test]
+fn a_vault_that_is_away_is_not_waited_for_by_each_run() {
+    let world = World::new();
+    let mut desk = world.desk();
+    let none = Vaults::new(Vec::new(), Cloud::default(), Arc::default());
+    for n in 0..200 {
+        let job = desk.rules.job(&Request { action: Action::Verify, ..request("") }, None);
+        let (run, why) = (crate::vault::hex::Hex([n; 8]), Error::failed("look", "it was so"));
+        let ran = desk.context(|ctx| job::not_run(run, &job, Cause::default(), why, &none, ctx));
+        desk.keep(Unsettled { ran, claims: Vec::new(), promised: n == 100 });
+    }
+    let bucket = Address::Bucket { bucket: "nobody".into(), prefix: String::new() };
+    let patience = Duration::from_secs(1);
+    let cloud = Cloud { emulator: Some("http://127.0.0.1:1".into()), patience, ..Cloud::default() };
+    desk.vaults = Arc::new(Vaults::new(vec![bucket], cloud, desk.stop.clone()));
+    let began = Instant::now();
+    assert!(!desk.settle_again(|_| true));
+    assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
+    // What somebody was promised was tried first, and has its turn again after the others.
+    let state = lock(&desk.state);
+    assert_eq!(state.owed.unsettled.len(), 200);
+    assert!(state.owed.unsettled.last().is_some_and(|last| last.promised));
+}
+
+#[test]
+fn at_the_end_a_run_counts_whose_report_no_vault_took_if_it_was_promised_or_is_a_restore() {
+    let world = World::new();
+    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    let ends_well = |action, promised: bool| {
+        let (desk, asked) = (restores(&world), Request { action, ..request(&format!("{action:?} {promised}")) });
+        let ticket = if promised { Err(promise(&desk, asked)) } else { Ok(ask(&desk, asked)) };
+        let full = Full::new(&world);
+        desk.serve(desk.next().expect("a run is due"));
+        assert!(!desk.settle_again(|_| true));
+        let well = desk.is_all_settled();
+        drop((full, ticket));
+        assert!(desk.settle_again(|_| true) && desk.is_all_settled());
+        well
+    };
+    assert_eq!([true, false].map(|promised| ends_well(Action::Restore, promised)), [false, false]);
+    assert_eq!([true, false].map(|promised| ends_well(Action::Verify, promised)), [false, true]);
+    // It has its report, but its claim does not say so.
+    let desk = world.desk();
+    let (run, why) = (crate::vault::hex::Hex([7; 8]), Error::failed("look", "it was so"));
+    let job = desk.rules.job(&request("7"), None);
+    let ran = desk.context(|ctx| job::not_run(run, &job, Cause::default(), why, &desk.vaults, ctx));
+    assert!(ran.stored.is_some());
+    desk.keep(Unsettled { ran, claims: vec![idempotent::tests::held()], promised: true });
+    assert!(desk.is_unsettled(run) && desk.is_all_settled());
+}

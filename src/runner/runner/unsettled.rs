@@ -1,0 +1,193 @@
+//! Runs that are over, of which no vault says so yet: their reports, and the ends of their claims.
+//!
+//! A vault that is away when a run ends takes neither. Both are tried again until it does: else nobody could ever ask for the run, its event
+//! would be taken for one that is being served until the run's time limit is over, and then be served again, though it was done.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::broken::{Owed, how_to_look};
+use super::{Answer, Desk, Progress, lock};
+use crate::claims::idempotent::{self, Held};
+use crate::error::{Error, Kind};
+use crate::job::Ran;
+use crate::report::{Action, Outcome, RunId, Told};
+
+/// How many runs are kept of which it does not matter much: while a vault is away for long, others are asked for again and again.
+const KEPT: usize = 256;
+
+/// A run of this instance that is over.
+pub(super) struct Unsettled {
+    pub ran: Ran,
+    /// Claims that do not say yet how it ended.
+    pub claims: Vec<Arc<Held>>,
+    /// Whether somebody was promised it, and nothing but its report will tell him.
+    pub promised: bool,
+}
+
+impl Unsettled {
+    /// Whether it did what was asked for.
+    fn is_done(&self) -> bool {
+        let report = &self.ran.report;
+        report.result.stays(report.action) && report.result != Outcome::Refused
+    }
+
+    /// Whether harm is done if no vault ever says how it ended: who was promised it hears nothing, and a restore is done again.
+    fn matters(&self) -> bool {
+        self.promised || self.is_done() && self.ran.report.action == Action::Restore
+    }
+}
+
+/// A vault that does not answer.
+struct Away;
+
+impl Desk {
+    /// Keeps a run that is over until a vault says so.
+    pub(super) fn keep(&self, unsettled: Unsettled) {
+        let Unsettled { ran, claims, .. } = &unsettled;
+        if ran.stored.is_some() && claims.is_empty() {
+            return;
+        }
+        let run = ran.report.run;
+        let mut state = lock(&self.state);
+        let Owed { unsettled: kept, done, .. } = &mut state.owed;
+        if !unsettled.matters() && kept.iter().filter(|kept| !kept.matters()).count() >= KEPT {
+            tracing::warn!("no vault says how the run {run} ended, and too many like it wait for one");
+            return;
+        }
+        tracing::warn!("how the run {run} ended is noted in a vault when that is possible");
+        if unsettled.is_done() {
+            let (served, report) = (&ran.report.events, Told::of(&ran.report));
+            done.extend(served.iter().filter_map(|event| Some((event.identity.clone()?, report.clone()))));
+        }
+        kept.push(unsettled);
+    }
+
+    /// Tries again for the runs of `which`. Tells whether anything came of it.
+    pub(super) fn settle_again(&self, which: impl Fn(RunId) -> bool) -> bool {
+        let one = lock(&self.state).owed.one.clone();
+        let _one = lock(&one);
+        let (mut mine, runs) = {
+            let owed = &mut lock(&self.state).owed;
+            let all = std::mem::take(&mut owed.unsettled);
+            let (mine, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|kept| which(kept.ran.report.run));
+            let runs: Vec<_> = mine.iter().map(|kept| kept.ran.report.run).collect();
+            owed.unsettled = rest;
+            owed.settling.extend(&runs);
+            (mine, runs)
+        };
+        // What matters first, as there may be little time.
+        mine.sort_by_key(|kept| !kept.matters());
+        let (mut left, mut over, mut rest) = (Vec::new(), HashSet::new(), mine.into_iter());
+        for mut unsettled in rest.by_ref() {
+            match self.settle_one(&mut unsettled) {
+                Ok(true) => _ = over.insert(unsettled.ran.report.run),
+                Ok(false) => left.push(unsettled),
+                // It would be waited for with each of the others.
+                Err(Away) => {
+                    left.push(unsettled);
+                    break;
+                }
+            }
+        }
+        let owed = &mut lock(&self.state).owed;
+        owed.settled += over.len() as u64;
+        // A vault tells now.
+        owed.done.retain(|_, report| report.run().is_none_or(|run| !over.contains(&run)));
+        // Those that were not tried come first the next time.
+        owed.unsettled.extend(rest.chain(left));
+        owed.settling.retain(|run| !runs.contains(run));
+        !over.is_empty()
+    }
+
+    /// What a run of this instance did for an event, as long as no vault says so. It is asked before the vaults are: one that was away may
+    /// be back, and show nothing but a claim whose time is over; another knows nothing of that claim.
+    pub(super) fn done_here(&self, identity: &str) -> Option<Answer> {
+        lock(&self.state).owed.done.get(identity).cloned().map(Answer::Before)
+    }
+
+    /// Whether the report of a run could be stored now, and the end of its claims noted.
+    fn settle_one(&self, Unsettled { ran, claims, .. }: &mut Unsettled) -> Result<bool, Away> {
+        let run = ran.report.run;
+        let is_away = |why: &Error| why.kind() == Kind::Unreachable;
+        if ran.stored.is_none()
+            && let Err(why) = ran.store(&self.vaults)
+        {
+            tracing::debug!("the report of the run {run} cannot be stored yet: {}", why.what());
+            return if is_away(&why) { Err(Away) } else { Ok(false) };
+        }
+        let mut away = false;
+        claims.retain(|held| {
+            if away {
+                return true;
+            }
+            match held.note(ran, &self.vaults) {
+                Ok(noted) => !noted.is_noted,
+                Err(why) => {
+                    tracing::debug!("the claim {} cannot be settled yet: {}", held.claim().name(), why.what());
+                    away = is_away(&why);
+                    true
+                }
+            }
+        });
+        if claims.is_empty() {
+            // A vault tells now, and of another instance's run may tell better one day.
+            lock(&self.state).forget(run);
+        }
+        if away { Err(Away) } else { Ok(claims.is_empty()) }
+    }
+
+    /// Tells whether a vault has the report of every run of which that matters, and the log, which lack something.
+    pub(super) fn is_all_settled(&self) -> bool {
+        let state = lock(&self.state);
+        let left = &state.owed.unsettled;
+        let runs = |which: &dyn Fn(&Unsettled) -> bool| {
+            let runs: Vec<_> =
+                left.iter().filter(|left| which(left)).map(|left| left.ran.report.run.to_string()).collect();
+            Some(runs.join(", ")).filter(|runs| !runs.is_empty())
+        };
+        let is_lost = |left: &Unsettled| left.ran.stored.is_none() && left.matters();
+        let promised = runs(&|left| is_lost(left) && left.promised);
+        let restores = runs(&|left| is_lost(left) && !left.promised);
+        if let Some(others) = runs(&|left| !is_lost(left)) {
+            tracing::warn!("no vault took all that is to be noted of these runs: {others}");
+        }
+        if let Some(promised) = &promised {
+            tracing::error!(
+                "no vault says how these runs ended, which were promised, as none took their reports: {promised}"
+            );
+        }
+        if let Some(restores) = &restores {
+            tracing::error!(
+                "no vault says that these restores were done, as none took their reports, and one whose event is delivered again is done \
+                 again: {restores}. {}",
+                how_to_look(Action::Restore).trim_end()
+            );
+        }
+        promised.is_none() && restores.is_none()
+    }
+
+    /// How many runs have been settled after their end.
+    pub(super) fn settled_so_far(&self) -> u64 {
+        lock(&self.state).owed.settled
+    }
+
+    /// Whether a run that is over here is one of those of which no vault says so.
+    pub(super) fn is_unsettled(&self, run: RunId) -> bool {
+        let owed = &lock(&self.state).owed;
+        owed.settling.contains(&run) || owed.unsettled.iter().any(|kept| kept.ran.report.run == run)
+    }
+
+    /// What a request is told by what its claim came to. A run of this instance that is over, though the vault does not know yet, serves
+    /// nothing any more.
+    pub(super) fn by_claim(&self, answer: idempotent::Answer) -> Answer {
+        let idempotent::Answer::Elsewhere { run, .. } = &answer else { return answer.into() };
+        match self.progress(*run) {
+            Some(Progress::Over(over)) => match &*over {
+                Answer::Done { retry: false, report, .. } => Answer::Before(report.clone()),
+                _ => Answer::not_noted(*run),
+            },
+            Some(Progress::Waiting | Progress::Running) | None => answer.into(),
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! `lastgood serve`: events, a REST interface, health and metrics over HTTP/1.1.
+//!
+//! ```text
+//! connection (limits) ──► request ──► route ──► who asks ──► desk: a run ──► its report
+//!                                                      └───► look into the vault, health, metrics
+//! ```
+//!
+//! A client that hangs up stops nothing: its request waits at the [`Desk`], and only the answer is lost. All that blocks is
+//! done on threads of its own, so many at a time as [`Limits`] says. When the program is told to stop, no more connections are
+//! taken, and what is under way is answered within the time of [`Ending`].
+
+#![expect(clippy::result_large_err, reason = "an answer is moved a few times for a request, whether it is good or not")]
+
+mod answer;
+pub mod auth;
+pub mod connections;
+mod download;
+mod events;
+mod guard;
+pub mod health;
+mod health_data;
+mod health_looks;
+mod limits;
+mod metrics;
+mod openapi;
+pub mod queries;
+pub mod routes;
+mod schemas;
+mod trace;
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::Either;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{Method, Request, StatusCode};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use reqwest::Url;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+use tracing::field::Empty;
+
+pub use self::limits::Limits;
+
+use self::answer::{Content, Reply};
+use self::connections::{Rooms, Seat};
+use self::guard::Guard;
+use self::health::Checkup;
+use self::limits::Patient;
+use self::routes::{Does, Found, Gate, Route};
+use self::trace::Trace;
+use super::runner::runner::Desk;
+use super::server::auth::{Auth, Caller, Denied};
+use super::shutdown::Ending;
+
+/// What the configuration says of the service.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where browsers find the service, if what they send does not say so.
+    pub public_url: Option<Url>,
+    /// Whether files of snapshots may be had.
+    pub allow_download: bool,
+    /// Whether this is a Cloud Run service.
+    pub cloud_run: bool,
+    /// Whether work goes on there when no request is waiting.
+    pub background: bool,
+    /// What is healthy.
+    pub health: health::Settings,
+    /// What a client may take.
+    pub limits: Limits,
+}
+
+/// The service.
+pub struct Server {
+    desk: Arc<Desk>,
+    guard: Guard,
+    auth: Auth,
+    settings: Settings,
+    checkup: Checkup,
+    looks: Arc<Semaphore>,
+    listings: Arc<Semaphore>,
+    promises: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
+    /// KiB of large reports that are read to be sent.
+    room: Arc<Semaphore>,
+}
+
+/// Serves connections until the end begins, and finishes those that are under way; whether it could.
+pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Ending) -> bool {
+    let rooms = Rooms::new(server.settings.limits.connections, ending.clone());
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = ending.begun() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let seat = tokio::select! {
+                    seat = rooms.enter() => seat,
+                    _ = ending.begun() => break,
+                };
+                tokio::spawn(server.clone().attend(stream, Arc::new(seat), graceful.watcher()));
+            }
+            Err(why) if is_of_the_client(&why) => {}
+            Err(why) => {
+                tracing::error!("no connection can be taken: {why}");
+                // Out of file descriptors, mostly: some are free when a connection ends.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+    drop(listener);
+    tokio::select! {
+        () = graceful.shutdown() => true,
+        () = ending.over() => false,
+    }
+}
+
+/// Whether a connection failed before it was taken.
+fn is_of_the_client(why: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(why.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+impl Server {
+    /// A service at a desk, whose work somebody else does, which listens at an address.
+    pub fn new(desk: Arc<Desk>, listen: SocketAddr, auth: Auth, settings: Settings) -> Self {
+        let Limits { looks, listings, reports, promises, downloads, .. } = settings.limits;
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (looks, listings) = (semaphore(looks), semaphore(listings));
+        let (promises, downloads) = (semaphore(promises), semaphore(downloads));
+        let checkup = Checkup::new(desk.clone(), settings.health.clone());
+        let guard = Guard::new(listen, settings.public_url.clone(), auth.is_open());
+        Server { desk, guard, auth, settings, checkup, looks, listings, promises, downloads, room: semaphore(reports) }
+    }
+
+    /// Serves one connection to its end.
+    async fn attend(self: Arc<Self>, stream: TcpStream, seat: Arc<Seat>, watcher: Watcher) {
+        if let Err(why) = stream.set_nodelay(true) {
+            tracing::debug!("a connection cannot be told to send at once: {why}");
+        }
+        let (limits, phase) = (&self.settings.limits, seat.phase());
+        let io = TokioIo::new(Patient::new(stream, phase.clone(), limits));
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            // It counts from the end of the last answer on.
+            .header_read_timeout(limits.idle)
+            .max_headers(limits.headers)
+            .max_header_size(limits.head)
+            .max_buf_size(limits.head.max(64 << 10));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (server, seat, served) = (self.clone(), seat.clone(), phase.served());
+            let asks = request.method() == Method::POST;
+            let answering = async move { server.answer(request, &seat).await };
+            // What asks for a run is a task of its own from now on: hyper gives up what it awaits when a client hangs up, even
+            // before it has looked at it once. What only looks may be given up.
+            let answering = served.map(|served| match asks {
+                true => (served, Either::Left(tokio::spawn(answering))),
+                false => (served, Either::Right(answering)),
+            });
+            async move {
+                // Closed just now, to give its place to another one: the request is not begun.
+                let Some((served, answering)) = answering else { return pending().await };
+                let mut reply = match answering {
+                    Either::Right(answering) => answering.await,
+                    Either::Left(task) => task.await.unwrap_or_else(|why| {
+                        tracing::error!("a request was not answered: {why}");
+                        answer::error(StatusCode::INTERNAL_SERVER_ERROR, "it went wrong; the log says how")
+                    }),
+                };
+                reply.body_mut().keep(served);
+                Ok::<_, Infallible>(reply)
+            }
+        });
+        tokio::select! {
+            ended = watcher.watch(builder.serve_connection(io, service)) => if let Err(why) = ended {
+                tracing::debug!("a connection ended early: {why}");
+            },
+            () = phase.closed() => tracing::debug!("a connection that waits for its client gives its place to another one"),
+        }
+    }
+
+    /// Answers a request, and tells the log, which hears nothing of its query, headers and body.
+    async fn answer(&self, request: Request<Incoming>, seat: &Seat) -> Reply {
+        let (parts, body) = request.into_parts();
+        let span = tracing::info_span!(
+            "request",
+            http.request_method = parts.method.as_str(),
+            http.request_url = parts.uri.path(),
+            http.status = Empty,
+            http.latency = Empty,
+            trace = Empty,
+            span_id = Empty,
+            trace_sampled = Empty,
+        );
+        if let Some(Trace { trace, span: id, sampled }) = Trace::of(&parts.headers) {
+            span.record("trace", trace).record("span_id", id).record("trace_sampled", sampled);
+        }
+        self.answer_within(parts, body, seat).instrument(span).await
+    }
+
+    async fn answer_within(&self, parts: Parts, mut body: Incoming, seat: &Seat) -> Reply {
+        let began = Instant::now();
+        let mut reply = self.route(&parts, &mut body, seat).await;
+        let mut patience = limits::PATIENCE;
+        if seat.is_wanted() {
+            reply = answer::last(reply);
+        }
+        if seat.at_door() {
+            // Others wait there.
+            patience = Duration::ZERO;
+        }
+        limits::throw_away(&mut body, patience, seat.phase(), &self.settings.limits).await;
+        if parts.method == Method::HEAD {
+            // A stream of which nothing will be taken ends here.
+            let length = reply.body().size_hint().exact();
+            *reply.body_mut() = Content::whole("");
+            if let Some(length) = length {
+                reply.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+        }
+        let status = reply.status().as_u16();
+        let span = tracing::Span::current();
+        span.record("http.status", status).record("http.latency", format!("{:.6}s", began.elapsed().as_secs_f64()));
+        // Those who only look come often.
+        match parts.method {
+            Method::POST => tracing::info!("answered: {status}"),
+            _ => tracing::debug!("answered: {status}"),
+        }
+        reply
+    }
+
+    async fn route(&self, parts: &Parts, body: &mut Incoming, seat: &Seat) -> Reply {
+        let found = routes::find(&parts.method, parts.uri.path());
+        if let Err(reply) = self.guard.check(parts, &found) {
+            return reply;
+        }
+        if !found.is_live()
+            && let Err(connections::NoRoom) = seat.sit().await
+        {
+            let body = serde_json::json!({ "error": "there is no room for more requests", "status": "later" });
+            return answer::later(StatusCode::SERVICE_UNAVAILABLE, &body, Duration::from_secs(10));
+        }
+        let (route, part) = match found {
+            Found::Route(route, part) => (route, part.unwrap_or_default()),
+            other => {
+                return match (self.auth.check(&parts.headers).await, other) {
+                    (Err(denied), _) => refused(denied),
+                    (_, Found::Method(allowed)) => answer::not_allowed(&allowed),
+                    _ => answer::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
+                };
+            }
+        };
+        match route.gate {
+            Gate::Open => self.open(route.does),
+            Gate::Part => {
+                let health = self.checkup.health().await;
+                queries::health(&health, self.auth.check(&parts.headers).await.is_ok())
+            }
+            gate => match self.auth.check(&parts.headers).await {
+                Err(denied) => refused(denied),
+                Ok(caller) => match self.gate(gate, &caller) {
+                    Err(why) => answer::error(StatusCode::FORBIDDEN, why),
+                    Ok(()) => self.known(route, part, &caller, parts, body).await,
+                },
+            },
+        }
+    }
+
+    /// Whether what is behind a gate is to be had at all by a caller.
+    fn gate(&self, gate: Gate, caller: &Caller) -> Result<(), &'static str> {
+        match gate {
+            Gate::Restore if !self.desk.rules().allow_restore => {
+                Err("restores may not be asked for here (--allow-restore)")
+            }
+            Gate::Restore if !caller.may_restore() => Err("who asks in this way may not have a restore"),
+            Gate::Download if !self.settings.allow_download => Err("there are no downloads here (--allow-download)"),
+            Gate::Download if !caller.may_download() => Err("who asks in this way may not have files"),
+            _ => Ok(()),
+        }
+    }
+
+    fn open(&self, does: Does) -> Reply {
+        match does {
+            Does::Document => answer::reply(StatusCode::OK, "application/json", Content::whole(openapi::document())),
+            _ => answer::json(StatusCode::OK, &serde_json::json!({ "status": "live" })),
+        }
+    }
+
+    async fn known(&self, route: &Route, part: String, caller: &Caller, parts: &Parts, body: &mut Incoming) -> Reply {
+        let query = parts.uri.query();
+        match route.does {
+            Does::Event => self.event(parts, caller, body).await,
+            Does::Backup => self.backup(parts, body).await,
+            Does::Restore => self.restore(parts, body).await,
+            Does::Verify => self.verify(parts).await,
+            Does::Cleanup => {
+                answer::error(StatusCode::NOT_IMPLEMENTED, "nothing lets old snapshots go in this version of lastgood")
+            }
+            Does::Status => self.status().await,
+            Does::List => self.list(query).await,
+            Does::Files => self.files(part, query).await,
+            Does::File => self.file(part, query).await,
+            Does::Archive => self.archive(part).await,
+            Does::Runs => self.runs(query).await,
+            Does::Run => self.run(&part).await,
+            Does::Metrics => {
+                let text =
+                    metrics::text(&self.desk.tally(), &*self.checkup.health().await, self.desk.running().is_some());
+                answer::reply(StatusCode::OK, metrics::CONTENT_TYPE, Content::whole(text))
+            }
+            // These are open, and were answered before.
+            Does::Live | Does::Health | Does::Document => self.open(route.does),
+        }
+    }
+}
+
+/// The answer to who may not ask.
+fn refused(denied: Denied) -> Reply {
+    let status = denied.status();
+    let mut reply = answer::error(status, status.canonical_reason().unwrap_or_default());
+    if let Some((name, value)) = denied.header() {
+        reply.headers_mut().insert(name, value);
+    }
+    reply
+}

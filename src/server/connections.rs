@@ -1,0 +1,299 @@
+//! Places for connections: how many there may be at once, and who gives way when all are taken.
+//!
+//! ```text
+//! connection ──► a place, a free one or that of the connection that has waited longest for its client
+//!            └─► all are at work: at the door ──► /live is answered there
+//!                                             └─► any other request: in line for a place, or 503 where the line is full
+//! ```
+//!
+//! So whoever opens connections and asks for nothing keeps nobody else out, and `/live` is answered however much there is to do: nobody
+//! stays at the door for longer than a request's head takes to come, which is at once, or makes room for the next one. Nothing
+//! is waited for there, no body and no client that is slow. The line is as long as that of requests that wait for a run, so that a burst
+//! of events is served, and who comes first has a place first.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::{Mutex as Turns, Notify, Semaphore};
+use tokio::time::timeout;
+
+use super::limits::Phase;
+use crate::runner::runner::WAITING;
+use crate::shutdown::Ending;
+
+/// Connections at the door at the same time.
+const DOOR: usize = 128;
+/// Files that a service has open besides its connections: vaults, data, the log.
+const FILES: u64 = 256;
+/// A connection at the door whose request has not come after this makes room for the next one: a client that asks for something
+/// sends it with its first packet. So a thousand connections are through in a second.
+const AT_ONCE: Duration = Duration::from_millis(100);
+/// A connection that has waited for its client for less than this is not closed: it is one that asks for one thing after the
+/// other, or whose first request is on its way.
+const SHORT: Duration = Duration::from_secs(1);
+/// How often it is looked whether one has waited for longer.
+const TICK: Duration = Duration::from_millis(50);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number of places.
+struct Places {
+    most: usize,
+    /// Who has waited for less is not closed.
+    short: Duration,
+    taken: Mutex<Vec<Phase>>,
+    /// One is free, or a connection in one waits for its client again.
+    freed: Arc<Notify>,
+    /// Who waits first.
+    turns: Turns<()>,
+}
+
+/// A connection's place, free again when it is dropped.
+struct Place {
+    of: Arc<Places>,
+    phase: Phase,
+}
+
+impl Places {
+    fn new(most: usize, short: Duration) -> Arc<Self> {
+        Arc::new(Places { most, short, taken: Mutex::default(), freed: Arc::default(), turns: Turns::default() })
+    }
+
+    /// A place, if one is free, or that of the connection that has waited longest for its client, which is closed.
+    fn take(self: &Arc<Self>, phase: &Phase) -> Option<Place> {
+        let mut taken = lock(&self.taken);
+        if taken.len() >= self.most {
+            let mut waiting: Vec<_> =
+                taken.iter().enumerate().filter_map(|(at, phase)| Some((phase.waits_since()?, at))).collect();
+            waiting.retain(|(since, _)| since.elapsed() >= self.short);
+            waiting.sort_unstable();
+            // What came from its client meanwhile keeps a connection open.
+            let (_, at) = waiting.into_iter().find(|(_, at)| taken[*at].close())?;
+            taken.swap_remove(at);
+        }
+        phase.enters(&self.freed);
+        taken.push(phase.clone());
+        Some(Place { of: self.clone(), phase: phase.clone() })
+    }
+
+    /// A place, as soon as there is one and whoever came before has one.
+    async fn wait(self: &Arc<Self>, phase: &Phase) -> Place {
+        let _turn = self.turns.lock().await;
+        loop {
+            if let Some(place) = self.take(phase) {
+                return place;
+            }
+            // Nothing tells when one has waited for long enough.
+            let _ = timeout(TICK, self.freed.notified()).await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.of.taken).retain(|phase| !phase.is(&self.phase));
+        self.of.freed.notify_one();
+    }
+}
+
+/// All places of a service.
+pub struct Rooms {
+    places: Arc<Places>,
+    door: Arc<Places>,
+    line: Semaphore,
+    /// How many may stand there.
+    length: usize,
+    ending: Ending,
+}
+
+/// Why a request is not answered now.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl Rooms {
+    /// Places for so many connections. As many as may wait for runs may stand in line, where the process may open so many files.
+    pub fn new(connections: usize, ending: Ending) -> Arc<Self> {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let others = FILES.saturating_add((connections + DOOR) as u64);
+        let length = usize::try_from(files.saturating_sub(others)).unwrap_or(WAITING).min(WAITING);
+        Self::with(connections, length.max(connections), (SHORT, AT_ONCE), ending)
+    }
+
+    fn with(connections: usize, length: usize, (short, at_once): (Duration, Duration), ending: Ending) -> Arc<Self> {
+        let (places, door) = (Places::new(connections, short), Places::new(DOOR, at_once));
+        Arc::new(Rooms { places, door, line: Semaphore::new(length), length, ending })
+    }
+
+    /// Whether somebody stands in line.
+    fn is_line(&self) -> bool {
+        self.line.available_permits() < self.length
+    }
+
+    /// Lets a connection in.
+    pub async fn enter(self: &Arc<Self>) -> Seat {
+        let phase = Phase::default();
+        // Those who stand in line come first.
+        let free = if self.is_line() { None } else { self.places.take(&phase) };
+        let (place, at_door) = match free {
+            Some(place) => (place, false),
+            None => (self.door.wait(&phase).await, true),
+        };
+        Seat { rooms: self.clone(), phase, place: Mutex::new(Some(place)), at_door: Mutex::new(at_door) }
+    }
+}
+
+/// Where a connection is.
+pub struct Seat {
+    rooms: Arc<Rooms>,
+    phase: Phase,
+    place: Mutex<Option<Place>>,
+    at_door: Mutex<bool>,
+}
+
+impl Seat {
+    /// Its phase.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Whether it is at the door, where nothing is waited for.
+    pub fn at_door(&self) -> bool {
+        *lock(&self.at_door)
+    }
+
+    /// Whether no more than one request is answered: others wait for its place.
+    pub fn is_wanted(&self) -> bool {
+        self.at_door() || self.rooms.is_line()
+    }
+
+    /// Waits for a place, if it is at the door.
+    ///
+    /// # Errors
+    /// Too many wait already, or the service ends.
+    pub async fn sit(&self) -> Result<(), NoRoom> {
+        if !self.at_door() {
+            return Ok(());
+        }
+        let _in_line = self.rooms.line.try_acquire().map_err(|_| NoRoom)?;
+        // Who comes next may have the door.
+        drop(lock(&self.place).take());
+        let place = tokio::select! {
+            place = self.rooms.places.wait(&self.phase) => place,
+            _ = self.rooms.ending.begun() => return Err(NoRoom),
+        };
+        *lock(&self.place) = Some(place);
+        *lock(&self.at_door) = false;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rooms(connections: usize) -> Arc<Rooms> {
+        Rooms::with(connections, connections, (Duration::ZERO, Duration::ZERO), Ending::new(Arc::default()))
+    }
+
+    async fn is_closed(seat: &Seat) -> bool {
+        timeout(Duration::ZERO, seat.phase().closed()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn who_has_waited_longest_for_its_client_gives_way() {
+        let rooms = rooms(3);
+        let [one, two, three] = [rooms.enter().await, rooms.enter().await, rooms.enter().await];
+        // The first one has been answered since, and waits again; the second is served.
+        drop(one.phase().served());
+        let served = two.phase().served().unwrap();
+        let four = rooms.enter().await;
+        assert!(!four.at_door() && is_closed(&three).await && !is_closed(&one).await && !is_closed(&two).await);
+        assert!(three.phase().served().is_none(), "what comes too late is not begun");
+        let five = rooms.enter().await;
+        assert!(!five.at_door() && is_closed(&one).await);
+        // What is over leaves its place.
+        drop((three, one, four));
+        let six = rooms.enter().await;
+        assert!(!six.at_door() && !is_closed(&five).await && !is_closed(&two).await);
+        drop(served);
+    }
+
+    #[tokio::test]
+    async fn at_the_door_one_request_is_answered_and_others_stand_in_line() {
+        let rooms = rooms(1);
+        let first = rooms.enter().await;
+        let served = first.phase().served().unwrap();
+        let late = rooms.enter().await;
+        assert!(late.at_door());
+        // In line it is not at the door, where there is room for as many as before.
+        let mut sits = Box::pin(late.sit());
+        assert!(timeout(Duration::ZERO, &mut sits).await.is_err());
+        let mut at_door = Vec::new();
+        for _ in 0..DOOR + 2 {
+            at_door.push(rooms.enter().await);
+        }
+        assert!(is_closed(&at_door[0]).await && is_closed(&at_door[1]).await && !is_closed(&at_door[2]).await);
+        assert_eq!(at_door[2].sit().await, Err(NoRoom));
+        // The first one waits for its client: its place is had.
+        drop(served);
+        assert_eq!(sits.await, Ok(()));
+        assert!(!late.at_door() && is_closed(&first).await);
+    }
+
+    #[tokio::test]
+    async fn who_has_not_waited_for_long_is_not_closed() {
+        let long = Duration::from_secs(600);
+        let rooms = Rooms::with(1, 1, (long, long), Ending::new(Arc::default()));
+        let first = rooms.enter().await;
+        let second = rooms.enter().await;
+        assert!(second.at_door() && !is_closed(&first).await);
+        drop(first);
+        assert_eq!(second.sit().await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn who_came_first_has_a_place_first() {
+        let rooms = Rooms::with(1, 3, (Duration::ZERO, Duration::ZERO), Ending::new(Arc::default()));
+        let first = rooms.enter().await;
+        let served = first.phase().served().unwrap();
+        let late = [rooms.enter().await, rooms.enter().await, rooms.enter().await];
+        assert!(!first.is_wanted() && late.iter().all(|seat| seat.at_door() && seat.phase().served().is_some()));
+        let mut sits: Vec<_> = late.iter().map(|seat| Box::pin(seat.sit())).collect();
+        for sits in &mut sits {
+            assert!(timeout(Duration::ZERO, sits).await.is_err());
+        }
+        // Who is served gives its place up afterwards.
+        assert!(first.is_wanted());
+        drop((served, first));
+        let mut sits = sits.into_iter();
+        for seat in &late {
+            assert_eq!(sits.next().unwrap().await, Ok(()));
+            drop(lock(&seat.place).take());
+        }
+        assert!(!late[0].is_wanted());
+    }
+
+    #[tokio::test]
+    async fn the_time_at_the_door_begins_there() {
+        let phase = Phase::default();
+        std::thread::sleep(Duration::from_millis(20));
+        let door = Places::new(1, Duration::from_millis(10));
+        let _place = door.take(&phase).unwrap();
+        assert!(phase.waits_since().unwrap().elapsed() < Duration::from_millis(10));
+    }
+
+    #[tokio::test]
+    async fn nobody_stands_in_line_when_the_service_ends() {
+        let ending = Ending::new(Arc::default());
+        let rooms = Rooms::new(1, ending.clone());
+        let first = rooms.enter().await;
+        let _served = first.phase().served().unwrap();
+        let late = rooms.enter().await;
+        ending.begin();
+        assert_eq!(late.sit().await, Err(NoRoom));
+    }
+}

@@ -1,0 +1,497 @@
+//! Requests that ask for a run: events, and those of the REST interface.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use hyper::body::Incoming;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
+
+use super::answer::{self, Content, Reply};
+use super::limits::{self, Unread};
+use super::{Server, routes};
+use crate::backup::MAX_LABELS;
+use crate::events::decoded::{Asked, Request};
+use crate::events::{self, MAX_MESSAGE, labels};
+use crate::report::{self, Action, Outcome, RunId, Told, Way};
+use crate::restore::select;
+use crate::runner::runner::{Answer, Unpromised};
+use crate::server::auth::Caller;
+use crate::vault::root::Reason;
+
+/// The most characters of a snapshot's name, of a label's name and of its value.
+pub const MAX_SNAPSHOT: usize = 100;
+pub const MAX_LABEL_NAME: usize = 64;
+pub const MAX_LABEL_VALUE: usize = 1024;
+
+/// Whom an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// What delivers events: whatever is not 2xx is delivered again, so only what may succeed then has another status.
+    Deliverer,
+    /// Somebody who asks, and sees by the status whether it was done.
+    Asker,
+}
+
+/// The body of `POST /backup/trigger`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Wanted {
+    #[serde(deserialize_with = "given")]
+    reason: Option<Reason>,
+    #[serde(deserialize_with = "given")]
+    message: Option<String>,
+    labels: BTreeMap<String, String>,
+}
+
+/// The body of `POST /backup/restore`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Chosen {
+    #[serde(deserialize_with = "given")]
+    snapshot: Option<String>,
+}
+
+/// A member that may be left out; null is no value of it.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+impl Server {
+    /// Serves an event.
+    pub(super) async fn event(&self, parts: &Parts, caller: &Caller, body: &mut Incoming) -> Reply {
+        let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
+        let limits = &self.settings.limits;
+        let critical = critical || events::says_critical(&parts.headers);
+        // Of what tells of a critical error the beginning is better than nothing. Of JSON it may say so.
+        let read = match critical || is_json(&parts.headers) {
+            true => limits::read_beginning(body, limits).await,
+            false => limits::read(body, limits).await.map(|bytes| (bytes, true)),
+        };
+        let (bytes, whole) = match read {
+            Ok(read) => read,
+            Err(why) => return unread(&why),
+        };
+        if !whole && !critical && !events::is_critical_body(&bytes) {
+            return unread(&Unread::TooLarge);
+        }
+        let reply = self.event_of(parts, caller, &bytes, whole).await;
+        if whole { reply } else { answer::last(reply) }
+    }
+
+    /// Serves an event of a body, or of its beginning.
+    async fn event_of(&self, parts: &Parts, caller: &Caller, bytes: &[u8], whole: bool) -> Reply {
+        // First, since what is asked for may be nothing.
+        let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
+        let wait = match self.waits(parts) {
+            Ok(wait) => wait,
+            // It is served, and answered as if nothing had been said.
+            Err(_) if critical => {
+                tracing::warn!("what a critical event says of waiting cannot be heeded");
+                None
+            }
+            Err(reply) => return reply,
+        };
+        let mut asked = events::read(parts.method.as_str(), parts.uri.path(), &parts.headers, bytes);
+        if let Ok(Asked::Run(request)) = &mut asked {
+            if !whole {
+                request.note(&format!("the body is too large: only its first {} bytes were read", bytes.len()));
+            }
+            if let Some(why) = request.unread() {
+                tracing::warn!("an event is served though not all of it could be read: {why}");
+            }
+        }
+        match asked {
+            Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
+            Ok(Asked::Ignored(why)) => ignored(&why),
+            Ok(Asked::Refused(why, _)) => told(&Answer::Refused(why), For::Deliverer),
+            Ok(Asked::Run(request)) if request.action == Action::Restore && !caller.may_restore() => {
+                told(&Answer::Refused("who asks in this way may not have a restore".into()), For::Deliverer)
+            }
+            Ok(Asked::Run(request)) => match self.desk.is_own(&request.event) {
+                Some(why) => ignored(why),
+                None => {
+                    // An app that is about to crash does not wait for the end of a window, and nothing asks again for it.
+                    let hurries = critical && !events::is_redelivered(&parts.headers, &request.event);
+                    let wait = wait.unwrap_or(!(hurries && self.goes_on()));
+                    self.have_run(request, wait, For::Deliverer).await
+                }
+            },
+        }
+    }
+
+    /// `POST /backup/trigger`
+    pub(super) async fn backup(&self, parts: &Parts, body: &mut Incoming) -> Reply {
+        let wanted: Wanted = match self.document(&parts.headers, body).await {
+            Ok(wanted) => wanted.unwrap_or_default(),
+            Err(reply) => return reply,
+        };
+        match wanted.request() {
+            Ok(request) => self.ask(request, parts).await,
+            Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
+        }
+    }
+
+    /// `POST /backup/restore`
+    pub(super) async fn restore(&self, parts: &Parts, body: &mut Incoming) -> Reply {
+        let chosen: Chosen = match self.document(&parts.headers, body).await {
+            Ok(chosen) => chosen.unwrap_or_default(),
+            Err(reply) => return reply,
+        };
+        let spec = chosen.snapshot.unwrap_or_else(|| self.desk.rules().restore.snapshot.clone());
+        if spec.is_empty() || spec.chars().count() > MAX_SNAPSHOT {
+            let why = format!("the name of a snapshot has 1 to {MAX_SNAPSHOT} characters");
+            return answer::error(StatusCode::BAD_REQUEST, why);
+        }
+        // Looked up before a run is made of it: then the status says what is wrong.
+        let wanted = spec.clone();
+        let found = self.look(move |desk, ctx| select::find(&desk.vaults().first(ctx)?, &wanted).map(drop)).await;
+        match found {
+            Ok(()) => self.ask(asked(Action::Restore, Some(spec)), parts).await,
+            Err(reply) => reply,
+        }
+    }
+
+    /// `POST /backup/verify`
+    pub(super) async fn verify(&self, parts: &Parts) -> Reply {
+        self.ask(asked(Action::Verify, None), parts).await
+    }
+
+    /// Whether work goes on when no request is waiting.
+    fn goes_on(&self) -> bool {
+        !self.settings.cloud_run || self.settings.background
+    }
+
+    /// Whether the query says to wait for the run; `None` if it says nothing.
+    fn waits(&self, parts: &Parts) -> Result<Option<bool>, Reply> {
+        let wrong = |why: &str| Err(answer::error(StatusCode::BAD_REQUEST, why));
+        match routes::parameter(parts.uri.query(), "wait").as_deref() {
+            None => Ok(None),
+            Some(b"true" | b"1") => Ok(Some(true)),
+            Some(b"false" | b"0") if !self.goes_on() => wrong(
+                "on Cloud Run nothing is done after the answer, unless the CPU is always allocated; if it is, start the service \
+                 with --background",
+            ),
+            Some(b"false" | b"0") => Ok(Some(false)),
+            Some(_) => wrong("wait is true or false"),
+        }
+    }
+
+    /// Has a request of the REST interface run, as its query says.
+    async fn ask(&self, request: Request, parts: &Parts) -> Reply {
+        match self.waits(parts) {
+            Ok(wait) => self.have_run(request, wait.unwrap_or(true), For::Asker).await,
+            Err(reply) => reply,
+        }
+    }
+
+    /// Asks for a run, and waits for it or not.
+    async fn have_run(&self, request: Request, wait: bool, whom: For) -> Reply {
+        let ticket = match wait {
+            true => self.desk.ask(request, Way::Http).map_err(Unpromised::from),
+            false => match self.promised(request).await {
+                Ok(run) => {
+                    let body = json!({ "run": run, "poll": format!("/runs/{run}") });
+                    return answer::json(StatusCode::ACCEPTED, &body);
+                }
+                Err(Unpromised::Waits(ticket)) => Ok(ticket),
+                Err(answered) => Err(answered),
+            },
+        };
+        match ticket {
+            Ok(ticket) | Err(Unpromised::Waits(ticket)) => {
+                let limit = self.desk.rules().dispatch.as_ref().map(|dispatch| dispatch.wait);
+                told(&*ticket.answer_within(limit).await, whom)
+            }
+            Err(Unpromised::Answered(now)) => told(&now, whom),
+        }
+    }
+
+    /// Asks for a run that nobody waits for, when it is noted in a vault.
+    async fn promised(&self, request: Request) -> Result<RunId, Unpromised> {
+        let permit = self.promises.clone().acquire_owned().await;
+        let desk = self.desk.clone();
+        let promised = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            desk.promise(request, Way::Http)
+        });
+        let ended = |_| Err(Answer::Later("a thread ended early".into(), Duration::from_secs(10)).into());
+        promised.await.unwrap_or_else(ended)
+    }
+
+    /// A JSON document that a request may carry.
+    async fn document<T: for<'de> Deserialize<'de>>(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Incoming,
+    ) -> Result<Option<T>, Reply> {
+        let bytes = limits::read(body, &self.settings.limits).await.map_err(|why| unread(&why))?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("application/json") {
+            let why = "the body must be JSON, and the header Content-Type say application/json";
+            return Err(answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+        }
+        // What serde says may quote the body, which only its sender sees.
+        let why = |why: serde_json::Error| {
+            answer::error(StatusCode::BAD_REQUEST, format!("the body is not as it should be: {why}"))
+        };
+        // Of a list, serde would make a document, too.
+        let fields: Map<String, Value> = serde_json::from_slice(&bytes).map_err(why)?;
+        serde_json::from_value(fields.into()).map(Some).map_err(why)
+    }
+}
+
+impl Wanted {
+    fn request(self) -> Result<Request, String> {
+        let long = |text: &str, most: usize| text.chars().count() > most;
+        if self.message.as_deref().is_some_and(|message| long(message, MAX_MESSAGE)) {
+            return Err(format!("the message may have at most {MAX_MESSAGE} characters"));
+        }
+        if self.labels.len() > MAX_LABELS {
+            return Err(format!("there may be at most {MAX_LABELS} labels"));
+        }
+        for (name, value) in &self.labels {
+            if name.is_empty() || long(name, MAX_LABEL_NAME) || long(value, MAX_LABEL_VALUE) {
+                return Err(format!(
+                    "a label's name has 1 to {MAX_LABEL_NAME} characters, and its value at most {MAX_LABEL_VALUE}"
+                ));
+            }
+        }
+        let message = self.message.map(|message| crate::text::one_line(&message, MAX_MESSAGE));
+        let own = labels::fit(self.labels, 0);
+        let told = message.iter().map(|message| ("message".to_owned(), message.clone()));
+        let attached = labels::fit(told.chain(own.clone()), 0);
+        let mut request = asked(Action::Backup, None);
+        request.reason = self.reason.unwrap_or_default();
+        request.labels = attached;
+        (request.event.message, request.event.labels) = (message, own);
+        Ok(request)
+    }
+}
+
+/// Whether a body is said to be JSON, a CloudEvent's among it.
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
+    kind.is_some_and(|kind| kind.windows(4).any(|part| part == b"json"))
+}
+
+/// A request of the REST interface.
+fn asked(action: Action, snapshot: Option<String>) -> Request {
+    let event = report::Event { kind: Some("request".into()), ..report::Event::default() };
+    Request { action, reason: Reason::Manual, labels: BTreeMap::new(), snapshot, event }
+}
+
+/// The answer to an event that asks for nothing.
+fn ignored(why: &str) -> Reply {
+    tracing::debug!("an event is ignored: {why}");
+    answer::json(StatusCode::OK, &json!({ "status": "ignored", "why": why }))
+}
+
+/// The answer to a body that could not be read.
+fn unread(why: &Unread) -> Reply {
+    let (status, why) = match why {
+        Unread::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
+        Unread::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        Unread::Broken => (StatusCode::BAD_REQUEST, "the body broke off"),
+    };
+    answer::last(answer::error(status, why))
+}
+
+/// What the desk answered, as HTTP has it.
+fn told(answer: &Answer, whom: For) -> Reply {
+    match answer {
+        Answer::Done { retry: true, report, .. } => answer::report(StatusCode::SERVICE_UNAVAILABLE, report),
+        Answer::Done { outcome, report, .. } => {
+            let status = match outcome {
+                _ if whom == For::Deliverer || report.error().is_none() => StatusCode::OK,
+                Outcome::Refused => StatusCode::CONFLICT,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            answer::report(status, report)
+        }
+        Answer::Before(report) => answer::report(StatusCode::OK, report),
+        Answer::Elsewhere(after) => {
+            let body = json!({ "error": "another run serves it", "status": "elsewhere" });
+            answer::later(StatusCode::CONFLICT, &body, *after)
+        }
+        Answer::Later(why, after) => {
+            answer::later(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": why, "status": "later" }), *after)
+        }
+        Answer::Refused(why) if whom == For::Deliverer => {
+            tracing::error!("an event is refused: {why}");
+            answer::json(StatusCode::OK, &json!({ "status": "refused", "why": why }))
+        }
+        Answer::Refused(why) => answer::error(StatusCode::CONFLICT, why),
+    }
+}
+
+/// What a run that is over came to, for who polls.
+pub fn over(run: RunId, answer: &Answer) -> Reply {
+    let seconds = |after: &Duration| after.as_secs().max(1);
+    let told = match answer {
+        Answer::Done { retry, report, .. } => return reported(run, *retry, report),
+        Answer::Before(report) => return reported(run, false, report),
+        Answer::Elsewhere(after) => {
+            json!({ "run": run, "status": "elsewhere", "retry_after_seconds": seconds(after) })
+        }
+        Answer::Later(why, after) => {
+            json!({ "run": run, "status": "later", "why": why, "retry_after_seconds": seconds(after) })
+        }
+        Answer::Refused(why) => json!({ "run": run, "status": "refused", "why": why }),
+    };
+    answer::json(StatusCode::OK, &told)
+}
+
+/// The same by its report, of which no copy is made.
+pub fn reported(run: RunId, retry: bool, report: &Told) -> Reply {
+    let before = format!("{{\"run\":\"{run}\",\"status\":\"over\",\"retry\":{retry},\"report\":");
+    let content = Content::parts([before.into(), report.json().clone(), "}".into()]);
+    answer::reply(StatusCode::OK, "application/json", content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use http_body_util::BodyExt;
+
+    use super::super::download::Outgoing;
+    use super::super::{Limits, Settings, health};
+    use super::*;
+    use crate::gcp::cloud::Cloud;
+    use crate::monitor::{Context, Log, system_random};
+    use crate::replicas::pool::Vaults;
+    use crate::runner::runner::{Desk, Rules};
+    use crate::server::auth::{Auth, Mode};
+    use crate::store::address::Address;
+    use crate::vault::Vault;
+
+    /// A service with a vault in this folder.
+    fn server(folder: &Path, limits: Limits) -> Server {
+        let data = folder.join("data");
+        let (addresses, stop) = (vec![Address::Folder(folder.join("vault"))], Arc::<AtomicBool>::default());
+        let vaults = Arc::new(Vaults::new(addresses, Cloud::default(), stop.clone()));
+        Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
+        let desk = Desk::new(Rules::plain(data.clone()), vaults, Arc::new(Log), system_random, stop);
+        let (not_walked, critical) = Default::default();
+        let health = health::Settings {
+            max_age: Duration::MAX,
+            freshness: Duration::MAX,
+            backups_off: None,
+            place: health::Place { data, not_walked, critical },
+        };
+        let settings =
+            Settings { public_url: None, allow_download: true, cloud_run: false, background: false, health, limits };
+        let (listen, auth) = ("127.0.0.1:0".parse().unwrap(), Auth::new(Mode::None).unwrap());
+        Server::new(Arc::new(desk), listen, auth, settings)
+    }
+
+    #[tokio::test]
+    async fn a_report_is_sent_to_many_without_a_copy_for_each() {
+        let report = Told::read(br#"{"result":"failed","action":"backup"}"#.to_vec()).unwrap();
+        let run = crate::vault::hex::Hex([1; 8]);
+        let answer = Answer::Done { outcome: Outcome::Failed, retry: true, report: report.clone() };
+        let mut parts = Vec::new();
+        let mut body = over(run, &answer).into_body();
+        while let Some(part) = body.frame().await {
+            parts.push(part.unwrap().into_data().unwrap());
+        }
+        assert!(parts.iter().any(|part| part.as_ptr() == report.json().as_ptr()));
+        let told: Value = serde_json::from_slice(&parts.concat()).unwrap();
+        let expected = json!({ "run": run, "status": "over", "retry": true, "report": report.value() });
+        assert_eq!(told, expected);
+    }
+
+    #[tokio::test]
+    async fn large_reports_that_are_read_for_slow_clients_take_no_more_than_their_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = server(folder.path(), Limits { reports: 200, ..Limits::default() });
+        let runs = folder.path().join("vault/runs");
+        std::fs::create_dir_all(&runs).unwrap();
+        let ids = ["01", "02", "03"].map(|id| id.repeat(8));
+        for (id, size) in ids.iter().zip([150 << 10, 150 << 10, 10]) {
+            let report = json!({ "run": id, "action": "verify", "result": "damaged", "text": "x".repeat(size) });
+            std::fs::write(runs.join(format!("20261121T100000Z-{id}-verify-damaged.json")), report.to_string())
+                .unwrap();
+        }
+        let held = server.run(&ids[0]).await;
+        let body = server.run(&ids[0]).await;
+        assert_eq!((held.status(), body.status()), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
+        // Small ones go beside it, and a large one when the first has been taken.
+        assert_eq!(server.run(&ids[2]).await.status(), StatusCode::OK);
+        drop(held);
+        let told = server.run(&ids[1]).await.into_body().collect().await.unwrap().to_bytes();
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!((&told["report"]["run"], &told["retry"]), (&json!(ids[1]), &json!(false)));
+    }
+
+    #[tokio::test]
+    async fn a_promise_is_made_however_many_clients_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = server(folder.path(), Limits::default());
+        // Clients that take nothing of their answers.
+        let write = |_: &Desk, _: &Context, out: &mut Outgoing| loop {
+            out.write(&[0; 1 << 16])?;
+        };
+        let mut slow = Vec::new();
+        for _ in 0..server.settings.limits.listings {
+            slow.push(server.stream(None, write).await.ok().expect("it begins"));
+        }
+        let looks = server.looks.available_permits();
+        assert_eq!(looks, server.settings.limits.looks);
+        let _looks = server.looks.acquire_many(looks as u32).await.unwrap();
+        assert!(server.promised(asked(Action::Backup, None)).await.is_ok());
+    }
+
+    #[test]
+    fn what_a_request_may_say_of_a_backup() {
+        let read = |text: &str| serde_json::from_str::<Wanted>(text).map_err(|why| why.to_string())?.request();
+        let request = read(r#"{"reason":"critical","message":"a\nb","labels":{"k":"v"}}"#).unwrap();
+        assert_eq!((request.action, request.reason), (Action::Backup, Reason::Critical));
+        assert_eq!(request.labels["k"], "v");
+        assert_eq!(request.labels["message"], request.event.message.clone().unwrap());
+        assert!(!request.labels["message"].contains('\n') && request.event.labels.len() == 1);
+        assert_eq!(read("{}").unwrap().reason, Reason::Manual);
+        let many = (0..33).map(|n| format!("\"{n}\":\"\"")).collect::<Vec<_>>().join(",");
+        for wrong in [
+            r#"{"reason":"other"}"#.to_owned(),
+            r#"{"vault":"gs://other"}"#.into(),
+            r#"{"reason":null}"#.into(),
+            r#"{"labels":{"":"v"}}"#.into(),
+            r#"{"labels":{"k":1}}"#.into(),
+            format!(r#"{{"labels":{{{many}}}}}"#),
+            format!(r#"{{"message":"{}"}}"#, "x".repeat(MAX_MESSAGE + 1)),
+        ] {
+            assert!(read(&wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_status_tells_a_deliverer_whether_to_come_again_and_an_asker_whether_it_was_done() {
+        let report = |value: Value| Told::read(value.to_string().into()).unwrap();
+        let done =
+            |outcome, retry, error: Value| Answer::Done { outcome, retry, report: report(json!({ "error": error })) };
+        for (answer, deliverer, asker) in [
+            (done(Outcome::Complete, false, Value::Null), 200, 200),
+            (done(Outcome::Damaged, false, Value::Null), 200, 200),
+            (done(Outcome::Damaged, false, json!({})), 200, 500),
+            (done(Outcome::Refused, false, json!({})), 200, 409),
+            (done(Outcome::Failed, true, json!({})), 503, 503),
+            (Answer::Before(report(json!({}))), 200, 200),
+            (Answer::Elsewhere(Duration::from_secs(5)), 409, 409),
+            (Answer::Later("full".into(), Duration::ZERO), 503, 503),
+            (Answer::Refused("no".into()), 200, 409),
+        ] {
+            assert_eq!(told(&answer, For::Deliverer).status(), deliverer, "{answer:?}");
+            assert_eq!(told(&answer, For::Asker).status(), asker, "{answer:?}");
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! How the state is that lastgood keeps: [`Health`], looked at now and then, however often it is asked for.
+//!
+//! **Unhealthy** (503) is what loses data when the machine goes away now:
+//! - no vault can be opened, or none of them has a good snapshot;
+//! - the newest good snapshot is older than `--max-age`;
+//! - the data directory is not there, or a critical file is not in it.
+//!
+//! **Degraded** (200) is what somebody should look at:
+//! - one of several vaults cannot be opened, or one does not answer that did;
+//! - the run, or the backup, that ended last failed, or its snapshot is not good or not in each vault;
+//! - the newest good snapshot is not whole;
+//! - backups are switched off;
+//! - a snapshot or a run is dated ahead of the clock, which counts for nothing else here;
+//! - nearly as many critical events wait as may;
+//! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
+//!
+//! Data and each vault are looked at apart, and each has its own time: one that hangs hides nothing of the others. What was seen
+//! of it last counts, with its age.
+//!
+//! All else is **healthy**. A look at a very large directory ends after some seconds; what was not seen then is not held against
+//! it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::watch;
+
+pub use super::health_data::Place;
+use super::health_data::{self, Seen};
+pub use super::health_looks::Newest;
+use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age};
+use crate::report::{Action, Outcome, RunId};
+use crate::runner::runner::{Desk, Last};
+
+/// How old what is told may be.
+const FRESH: Duration = Duration::from_secs(30);
+/// For how long somebody who asks waits for a look.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The time that each part of a look has.
+const TIME: Duration = Duration::from_secs(4);
+
+/// What is healthy.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How old the newest good snapshot may be.
+    pub max_age: Duration,
+    /// How old the newest file in the data directory may be.
+    pub freshness: Duration,
+    /// Why no backup is taken, if none is.
+    pub backups_off: Option<String>,
+    /// The data directory, and what has to be in it.
+    pub place: Place,
+}
+
+/// How it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All is well.
+    Healthy,
+    /// Somebody should look.
+    Degraded,
+    /// Data is lost if the machine goes away now.
+    Unhealthy,
+}
+
+impl Status {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Healthy => "healthy",
+            Status::Degraded => "degraded",
+            Status::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// How the state is that lastgood keeps.
+#[derive(Debug, Clone, Serialize)]
+pub struct Health {
+    /// In a word.
+    pub status: Status,
+    /// What is wrong.
+    pub why: Vec<String>,
+    /// When it was looked at.
+    pub checked: Timestamp,
+    /// Each vault, and whether it can be opened.
+    pub vaults: Vec<Opened>,
+    /// The newest good snapshot.
+    pub snapshot: Option<Newest>,
+    /// How old it may be.
+    pub max_age_seconds: u64,
+    /// The data directory.
+    pub data: Data,
+    /// The run that ended last, of those that are known.
+    pub last_run: Option<Last>,
+    /// What went wrong in it.
+    pub last_error: Option<String>,
+}
+
+/// A vault.
+#[derive(Debug, Clone, Serialize)]
+pub struct Opened {
+    /// Its address.
+    pub vault: String,
+    /// Whether it can be opened.
+    pub reachable: bool,
+    /// Why not.
+    pub error: Option<String>,
+    /// How long ago it last answered; `None` if it never did, or is not there any more.
+    pub seen_seconds_ago: Option<u64>,
+}
+
+/// The data directory.
+#[derive(Debug, Clone, Serialize)]
+pub struct Data {
+    /// Whether it is there and can be read.
+    pub present: bool,
+    /// When its newest file was changed.
+    pub newest: Option<Timestamp>,
+    /// How long ago that was.
+    pub age_seconds: Option<u64>,
+    /// How long ago it may be.
+    pub freshness_seconds: u64,
+    /// Whether all of it was looked at.
+    pub whole: bool,
+    /// How long ago it was last seen; `None` if it never was.
+    pub seen_seconds_ago: Option<u64>,
+    /// What has to be in it, and whether it is; not told where that was not seen in time.
+    pub critical_files: Vec<Critical>,
+}
+
+/// A file that has to be there.
+#[derive(Debug, Clone, Serialize)]
+pub struct Critical {
+    /// Its name, or a pattern.
+    pub pattern: String,
+    /// Whether there is one.
+    pub present: Option<bool>,
+}
+
+/// What looks at the vaults gave.
+#[derive(Default)]
+struct Vaults {
+    opened: Vec<Opened>,
+    snapshot: Option<Newest>,
+    runs: Vec<Last>,
+    ahead: Vec<String>,
+}
+
+/// What was seen, and when.
+struct Seeing {
+    at: Instant,
+    /// The run that had ended last.
+    after: Option<RunId>,
+    health: Arc<Health>,
+}
+
+/// Looks, and keeps what it saw for a while, or until a run has ended.
+pub struct Checkup(Arc<Inner>);
+
+struct Inner {
+    desk: Arc<Desk>,
+    settings: Settings,
+    seen: watch::Sender<Option<Seeing>>,
+    looking: AtomicBool,
+    vaults: Vec<Arc<VaultLook>>,
+    data: Arc<Look<Seen>>,
+}
+
+impl Checkup {
+    /// One that has not looked yet.
+    pub fn new(desk: Arc<Desk>, settings: Settings) -> Self {
+        let (seen, _) = watch::channel(None);
+        let vaults = desk.vaults().addresses().iter().cloned().map(VaultLook::new).collect();
+        let (looking, data) = Default::default();
+        Checkup(Arc::new(Inner { desk, settings, seen, looking, vaults, data }))
+    }
+
+    /// How it is, as it was seen half a minute ago at most, and since the last run ended. Whatever hangs, the answer comes within some
+    /// seconds.
+    pub async fn health(&self) -> Arc<Health> {
+        let mut seen = self.0.seen.subscribe();
+        let (asked, ended) = (Instant::now(), self.0.ended());
+        let young = |seen: &Option<Seeing>| {
+            let seen = seen.as_ref().filter(|seen| seen.at.elapsed() < FRESH && seen.after == ended);
+            seen.map(|seen| seen.health.clone())
+        };
+        if let Some(health) = young(&seen.borrow()) {
+            return health;
+        }
+        if !self.0.looking.swap(true, Ordering::AcqRel) {
+            let inner = self.0.clone();
+            // It goes on when who asked hangs up, and nobody else begins another one meanwhile.
+            tokio::spawn(async move {
+                let after = inner.ended();
+                let health = inner.look().await;
+                inner.seen.send_replace(Some(Seeing { at: Instant::now(), after, health: Arc::new(health) }));
+                inner.looking.store(false, Ordering::Release);
+            });
+        }
+        // A look that ends from now on serves, also one that somebody else began.
+        let new = |seen: &Option<Seeing>| young(seen).is_some() || seen.as_ref().is_some_and(|seen| seen.at >= asked);
+        if let Ok(Ok(seen)) = tokio::time::timeout(PATIENCE, seen.wait_for(new)).await
+            && let Some(seen) = &*seen
+        {
+            return seen.health.clone();
+        }
+        let why = format!("the vault and the data were not seen within {} s", PATIENCE.as_secs());
+        Arc::new(self.0.settings.unknown(why))
+    }
+}
+
+impl Inner {
+    /// The run that ended last.
+    fn ended(&self) -> Option<RunId> {
+        self.desk.last().map(|last| last.run)
+    }
+
+    /// Looks at each vault and at the data, all at the same time.
+    async fn look(&self) -> Health {
+        let vaults = join_all(self.vaults.iter().map(|vault| vault.ask(&self.desk, TIME)));
+        let (place, stop) = (self.settings.place.clone(), self.desk.clone());
+        let data = self.data.look(TIME, move || stop.context(|ctx| health_data::look(&place, ctx.stop)));
+        let (stands, (data, new)) = tokio::join!(vaults, data);
+        let mut vaults = Vaults::default();
+        for (vault, stand) in self.vaults.iter().zip(stands) {
+            vaults.add(vault.address.absolute(), stand);
+        }
+        // Another instance, or a job, may have run something since.
+        vaults.runs.extend(self.desk.last().into_iter().chain(self.desk.last_backup()));
+        self.settings.judge(vaults, data_seen(data, new), self.desk.crowd(), Timestamp::now())
+    }
+}
+
+impl Vaults {
+    fn add(&mut self, vault: String, stand: Stand) {
+        let Stand { error, counts } = stand;
+        let ago = counts.as_ref().map(|(_, ago)| ago.as_secs());
+        self.opened.push(Opened { vault, reachable: error.is_none(), error, seen_seconds_ago: ago });
+        let Some((Answered { snapshot, mut runs, ahead }, ago)) = counts else { return };
+        let snapshot = snapshot.map(|newest| Newest { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
+        self.snapshot = self.snapshot.into_iter().chain(snapshot).max_by_key(|newest| newest.created);
+        self.runs.append(&mut runs);
+        self.ahead.extend(ahead);
+    }
+}
+
+/// What counts of the data: what was seen, now or last.
+fn data_seen(seen: Option<looks::Seen<Seen>>, new: bool) -> (Seen, Option<u64>) {
+    match seen {
+        Some(looks::Seen { value, .. }) if new => ((*value).clone(), Some(0)),
+        Some(looks::Seen { at, value }) => ((*value).clone(), Some(at.elapsed().as_secs())),
+        None => {
+            let error = Some(format!("it was not seen within {} s", TIME.as_secs()));
+            (Seen { error, ..Seen::default() }, None)
+        }
+    }
+}
+
+impl Settings {
+    /// What is told when nothing could be seen.
+    fn unknown(&self, why: String) -> Health {
+        Health {
+            status: Status::Unhealthy,
+            why: vec![why],
+            checked: Timestamp::now(),
+            vaults: Vec::new(),
+            snapshot: None,
+            max_age_seconds: self.max_age.as_secs(),
+            data: Data {
+                present: false,
+                newest: None,
+                age_seconds: None,
+                freshness_seconds: self.freshness.as_secs(),
+                whole: false,
+                seen_seconds_ago: None,
+                critical_files: Vec::new(),
+            },
+            last_run: None,
+            last_error: None,
+        }
+    }
+
+    /// Makes of what was seen what it means. `now` is this machine's clock, for its files.
+    fn judge(
+        &self,
+        vaults: Vaults,
+        (seen, seen_seconds_ago): (Seen, Option<u64>),
+        crowd: Option<String>,
+        now: Timestamp,
+    ) -> Health {
+        let (mut bad, mut odd) = (Vec::new(), Vec::from_iter(self.backups_off.clone()));
+        odd.extend(crowd);
+        // One that is away for a moment still holds what it held.
+        let count = vaults.opened.iter().filter(|vault| vault.seen_seconds_ago.is_some()).count();
+        for Opened { vault, error, seen_seconds_ago, .. } in &vaults.opened {
+            let Some(error) = error else { continue };
+            match seen_seconds_ago {
+                Some(ago) => odd.push(format!("the vault {vault} answered {ago} s ago, and not now: {error}")),
+                None if count == 0 => bad.push(format!("the vault {vault} cannot be opened: {error}")),
+                None => odd.push(format!("the vault {vault} cannot be opened: {error}")),
+            }
+        }
+        let snapshot = vaults.snapshot;
+        match snapshot {
+            Some(newest) if newest.age_seconds > self.max_age.as_secs() => bad.push(format!(
+                "the newest good snapshot is {} s old, and {} s is too old",
+                newest.age_seconds,
+                self.max_age.as_secs()
+            )),
+            None if bad.is_empty() => bad.push("there is no good snapshot".into()),
+            Some(newest) if !newest.whole => odd.push(format!(
+                "not all could be read for the newest good snapshot, {}: the rest is as it was before, or missing",
+                newest.id.id
+            )),
+            _ => {}
+        }
+        let age_seconds = seen.newest.map(|newest| age(newest, now));
+        match &seen.error {
+            Some(why) => bad.push(format!("the data directory cannot be read: {why}")),
+            None => {
+                let missing = seen.critical.iter().filter(|critical| critical.present == Some(false));
+                bad.extend(missing.map(|critical| format!("{} is not in the data directory", critical.pattern)));
+                match age_seconds {
+                    Some(age) if age <= self.freshness.as_secs() => {}
+                    _ if !seen.whole => {}
+                    Some(age) => odd.push(format!("the newest file in the data directory is {age} s old")),
+                    None => odd.push("there is no file in the data directory".into()),
+                }
+            }
+        }
+        if let Some(ago) = seen_seconds_ago.filter(|ago| *ago > 0) {
+            odd.push(format!("the data directory was seen {ago} s ago, and not now"));
+        }
+        let (runs, ahead) = looks::in_time(vaults.runs, now);
+        odd.extend(vaults.ahead.into_iter().chain(ahead));
+        let backups = runs.iter().filter(|last| last.action == Action::Backup).cloned();
+        let (backup, last) = (looks::last_of(backups), looks::last_of(runs.clone()));
+        if let Some(last) = last.as_ref().filter(|last| last.result != Outcome::Complete) {
+            odd.push(format!("the last run, {} {}, is {}", last.action.name(), last.run, last.result));
+        }
+        // What came between, and ended well, mends nothing: a replica that stays behind, for one.
+        let is_last = |backup: &Last| last.as_ref().is_some_and(|last| last.run == backup.run);
+        let backup = backup.filter(|backup| backup.result != Outcome::Complete && !is_last(backup));
+        odd.extend(backup.map(|backup| format!("the last backup, {}, is {}", backup.run, backup.result)));
+        let status = match (bad.is_empty(), odd.is_empty()) {
+            (false, _) => Status::Unhealthy,
+            (true, false) => Status::Degraded,
+            (true, true) => Status::Healthy,
+        };
+        bad.append(&mut odd);
+        Health {
+            status,
+            why: bad,
+            checked: now,
+            vaults: vaults.opened,
+            snapshot,
+            max_age_seconds: self.max_age.as_secs(),
+            data: Data {
+                present: seen.error.is_none(),
+                newest: seen.newest,
+                age_seconds,
+                freshness_seconds: self.freshness.as_secs(),
+                whole: seen.whole,
+                seen_seconds_ago,
+                critical_files: seen.critical,
+            },
+            last_error: last.as_ref().and_then(|last| last.error.clone()),
+            last_run: last,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::hex::Hex;
+    use crate::vault::root::SnapshotName;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn at(ago: i64) -> Timestamp {
+        Timestamp::from_second(NOW - ago).unwrap()
+    }
+
+    fn vaults(ago: Option<i64>, reachable: &[bool]) -> Vaults {
+        let opened = reachable.iter().map(|&reachable| Opened {
+            vault: "gs://b/app".into(),
+            reachable,
+            error: (!reachable).then(|| "it does not answer".into()),
+            seen_seconds_ago: reachable.then_some(0),
+        });
+        let id = SnapshotName { seq: 1, time: at(0), id: Hex([0; 8]) };
+        let newest = |ago| Newest { id, created: at(ago), age_seconds: age(at(ago), at(0)), whole: true };
+        Vaults { opened: opened.collect(), snapshot: ago.map(newest), ..Vaults::default() }
+    }
+
+    fn seen(ago: Option<i64>) -> Seen {
+        Seen { newest: ago.map(at), whole: true, error: None, critical: Vec::new() }
+    }
+
+    fn run(result: Outcome) -> Last {
+        Last { run: Hex([1; 8]), action: Action::Backup, result, finished: at(1), error: Some("it failed".into()) }
+    }
+
+    #[test]
+    fn what_is_unhealthy_and_what_is_degraded() {
+        let settings = Settings {
+            max_age: Duration::from_secs(3600),
+            freshness: Duration::from_secs(7200),
+            backups_off: None,
+            place: Place::default(),
+        };
+        let judge = |mut vaults: Vaults, seen, last: Option<Last>| {
+            vaults.runs.extend(last);
+            let health = settings.judge(vaults, (seen, Some(0)), None, at(0));
+            assert_eq!(health.why.is_empty(), health.status == Status::Healthy, "{health:?}");
+            (health.status.name(), health.why.join("; "))
+        };
+        let fine = || (vaults(Some(3600), &[true]), seen(Some(7200)));
+        assert_eq!(judge(fine().0, fine().1, None).0, "healthy");
+        assert_eq!(judge(fine().0, fine().1, Some(run(Outcome::Complete))).0, "healthy");
+        let critical = |present| Seen { critical: vec![Critical { pattern: "*.db".into(), present }], ..fine().1 };
+        assert_eq!(judge(fine().0, critical(Some(true)), None).0, "healthy");
+        assert_eq!(judge(fine().0, critical(None), None).0, "healthy");
+        // Not all of it was seen: what is missing may be in the rest.
+        assert_eq!(judge(fine().0, Seen { whole: false, ..seen(None) }, None).0, "healthy");
+
+        let crowded = settings.judge(fine().0, (fine().1, Some(0)), Some("many wait".into()), at(0));
+        assert_eq!((crowded.status, crowded.why), (Status::Degraded, vec!["many wait".to_owned()]));
+        let mut behind = fine().0;
+        behind.runs.push(Last { finished: at(2), ..run(Outcome::IncompleteCopies) });
+        let verified = Last { run: Hex([2; 8]), action: Action::Verify, ..run(Outcome::Complete) };
+        let mut stale = fine().0;
+        let newest = stale.snapshot.as_mut().unwrap();
+        newest.whole = false;
+        for (vaults, seen, last, why) in [
+            (vaults(Some(3600), &[true, false]), fine().1, None, "gs://b/app cannot be opened"),
+            (fine().0, seen(Some(7201)), None, "the newest file"),
+            (fine().0, seen(None), None, "there is no file"),
+            (fine().0, fine().1, Some(run(Outcome::Failed)), "the last run"),
+            (fine().0, fine().1, Some(run(Outcome::Suspect)), "suspect"),
+            (stale, fine().1, None, "not all could be read"),
+            (fine().0, fine().1, Some(Last { finished: at(-600), ..run(Outcome::Complete) }), "ahead of the clock"),
+            (behind, fine().1, Some(verified), "the last backup, 0101010101010101, is incomplete-copies"),
+        ] {
+            let told = judge(vaults, seen, last);
+            assert!(told.0 == "degraded" && told.1.contains(why), "{told:?}");
+        }
+        for (vaults, seen, last, why) in [
+            (vaults(None, &[false, false]), fine().1, None, "cannot be opened"),
+            (vaults(None, &[true]), fine().1, None, "no good snapshot"),
+            (vaults(Some(3601), &[true]), fine().1, Some(run(Outcome::Failed)), "3601 s old"),
+            (fine().0, critical(Some(false)), None, "*.db is not in"),
+            (fine().0, Seen { error: Some("it is not there".into()), ..seen(None) }, None, "it is not there"),
+        ] {
+            let told = judge(vaults, seen, last);
+            assert!(told.0 == "unhealthy" && told.1.contains(why), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_known_of_a_vault_counts_with_its_age() {
+        let settings = Settings {
+            backups_off: None,
+            max_age: Duration::from_secs(3600),
+            freshness: Duration::from_secs(7200),
+            place: Place::default(),
+        };
+        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, runs: Vec::new(), ahead: None };
+        let away = |counts| Stand { error: Some("it has not answered within 4 s".into()), counts };
+        let judged = |stands: Vec<Stand>| {
+            let mut all = Vaults::default();
+            stands.into_iter().for_each(|stand| all.add("gs://b/app".into(), stand));
+            let health = settings.judge(all, (seen(Some(0)), Some(0)), None, at(0));
+            (health.status.name(), health.snapshot.map(|newest| newest.age_seconds), health.why.join("; "))
+        };
+        let counts = |ago, since| Some((answered(ago), Duration::from_secs(since)));
+        let told = judged(vec![away(counts(100, 500))]);
+        assert!(told.0 == "degraded" && told.1 == Some(600) && told.2.contains("answered 500 s ago"), "{told:?}");
+        let told = judged(vec![away(counts(100, 5000))]);
+        assert!(told.0 == "unhealthy" && told.2.contains("5100 s old"), "{told:?}");
+        let told = judged(vec![away(None)]);
+        assert!(told.0 == "unhealthy" && told.1.is_none() && told.2.contains("cannot be opened"), "{told:?}");
+        // Another one that answers, and has a newer one.
+        let fine = Stand { error: None, counts: counts(50, 0) };
+        let told = judged(vec![away(None), fine]);
+        assert!(told.0 == "degraded" && told.1 == Some(50), "{told:?}");
+        let away_data = settings.judge(vaults(Some(0), &[true]), (seen(Some(0)), Some(9)), None, at(0));
+        assert!(away_data.status == Status::Degraded && away_data.data.present, "{away_data:?}");
+    }
+}

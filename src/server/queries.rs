@@ -1,0 +1,222 @@
+//! Requests that look: what snapshots there are, what is in them, what was run.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::answer::{self, Reply};
+use super::health::{Health, Status};
+use super::{Server, events, routes};
+use crate::claims::idempotent;
+use crate::error::{Error, Result};
+use crate::inspect::{self, Listed};
+use crate::monitor::Context;
+use crate::parallel::budget::Room;
+use crate::parallel::ordered::in_order;
+use crate::path::EntryPath;
+use crate::report::{self, RunId, Told};
+use crate::runner::runner::{Desk, Progress};
+use crate::store::Store;
+
+/// Items of a list, where the query does not say how many, and at most.
+pub const ITEMS: usize = 20;
+pub const MAX_ITEMS: usize = 1000;
+/// The bytes of a report from which on it takes room.
+const LARGE: usize = 64 << 10;
+
+/// The health in full, or its status alone.
+pub fn health(health: &Health, in_full: bool) -> Reply {
+    let status = match health.status {
+        Status::Healthy | Status::Degraded => StatusCode::OK,
+        Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    match in_full {
+        true => answer::json(status, health),
+        false => answer::json(status, &json!({ "status": health.status })),
+    }
+}
+
+/// A run, as a list tells of it: the parts of its report that are short.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Summary {
+    run: Value,
+    action: Value,
+    result: Value,
+    way: Value,
+    started: Value,
+    finished: Value,
+    snapshot: Value,
+    error: Value,
+}
+
+impl Summary {
+    fn read(store: &dyn Store, object: &str) -> Result<Self> {
+        let damaged = |why| Error::damage(format!("read {object}"), why);
+        let mut summary: Summary = serde_json::from_slice(report::told(store, object)?.json()).map_err(damaged)?;
+        summary.error = summary.error["error"].take();
+        Ok(summary)
+    }
+}
+
+impl Server {
+    /// Does what blocks on a thread, when one of those for it is free. It is done to its end, whoever hangs up.
+    ///
+    /// # Errors
+    /// The answer that tells what failed.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Desk, &Context) -> Result<T> + Send + 'static,
+    ) -> Result<T, Reply> {
+        let permit = self.looks.clone().acquire_owned().await;
+        let desk = self.desk.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            desk.context(|ctx| work(&desk, ctx))
+        });
+        let ended = |_| Err(Error::failed("serve a request", "a thread ended early"));
+        done.await.unwrap_or_else(ended).map_err(|why| answer::failed(&why))
+    }
+
+    /// `GET /backup/status`
+    pub(super) async fn status(&self) -> Reply {
+        let health = self.checkup.health().await;
+        #[derive(Serialize)]
+        struct Told<'h> {
+            #[serde(flatten)]
+            health: &'h Health,
+            running: Option<RunId>,
+        }
+        answer::json(StatusCode::OK, &Told { health: &health, running: self.desk.running() })
+    }
+
+    /// `GET /backup/list`
+    pub(super) async fn list(&self, query: Option<&str>) -> Reply {
+        let most = match limit(query) {
+            Ok(most) => most,
+            Err(reply) => return reply,
+        };
+        let list = move |desk: &Desk, ctx: &Context| {
+            let mut listed: Vec<Listed> = Vec::new();
+            let take = |snapshot| {
+                listed.push(snapshot);
+                Ok(())
+            };
+            inspect::newest(&desk.vaults().first(ctx)?, most, take, ctx)?;
+            Ok(listed)
+        };
+        reply(self.look(list).await)
+    }
+
+    /// `GET /backup/{id}/files`
+    pub(super) async fn files(&self, id: String, query: Option<&str>) -> Reply {
+        let path = match routes::parameter(query, "path") {
+            None => EntryPath::root(),
+            Some(bytes) if bytes.is_empty() => EntryPath::root(),
+            Some(bytes) => match path(bytes) {
+                Ok(path) => path,
+                Err(reply) => return reply,
+            },
+        };
+        self.stream(None, move |desk, ctx, out| {
+            let (vault, root) = desk.vaults().find(&id, ctx)?;
+            let mut any = false;
+            inspect::ls(
+                &vault,
+                &root,
+                &path,
+                false,
+                |entry| {
+                    out.write(if any { b",\n" } else { b"[" })?;
+                    any = true;
+                    out.json(&entry)
+                },
+                ctx,
+            )?;
+            out.write(if any { b"]\n" } else { b"[]\n" })
+        })
+        .await
+        .unwrap_or_else(|reply| reply)
+    }
+
+    /// `GET /runs`
+    pub(super) async fn runs(&self, query: Option<&str>) -> Reply {
+        let most = match limit(query) {
+            Ok(most) => most,
+            Err(reply) => return reply,
+        };
+        let list = move |desk: &Desk, ctx: &Context| {
+            let vault = desk.vaults().first(ctx)?;
+            let named = report::newest(&*vault.store, most)?;
+            let mut runs = Vec::with_capacity(named.len());
+            let room = Room::new(report::AT_ONCE);
+            let read = |named: &report::Named| {
+                let _room = room.take(named.size);
+                Summary::read(&*vault.store, &named.object)
+            };
+            in_order(&named, ctx.parallel, read, |named, report| {
+                ctx.check("list the runs")?;
+                match report {
+                    Ok(report) => runs.push(report),
+                    Err(why) => tracing::warn!("the run {} is passed over: {}", named.run, why.what()),
+                }
+                Ok(())
+            })?;
+            Ok(runs)
+        };
+        reply(self.look(list).await)
+    }
+
+    /// `GET /runs/{id}`
+    pub(super) async fn run(&self, id: &str) -> Reply {
+        let unknown = || answer::error(StatusCode::NOT_FOUND, "no run of this id is known here");
+        let Ok(run) = id.parse::<RunId>() else { return unknown() };
+        match self.desk.progress(run) {
+            Some(Progress::Waiting) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "waiting" })),
+            Some(Progress::Running) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "running" })),
+            Some(Progress::Over(answer)) => events::over(run, &answer),
+            None => match self.look(move |desk, ctx| idempotent::report_of(run, desk.vaults(), ctx)).await {
+                Ok(Some(idempotent::Kept { report, .. })) => {
+                    self.large(&report, events::reported(run, report.retry(), &report))
+                }
+                Ok(None) => unknown(),
+                Err(reply) => reply,
+            },
+        }
+    }
+
+    /// An answer with a report that is kept for it alone: if that is large, it takes its part of the room for such.
+    fn large(&self, report: &Told, mut reply: Reply) -> Reply {
+        let size = report.json().len();
+        if size < LARGE {
+            return reply;
+        }
+        let Ok(room) = self.room.clone().try_acquire_many_owned(u32::try_from(size >> 10).unwrap_or(u32::MAX)) else {
+            let body = json!({ "error": "too many large reports are being sent", "status": "later" });
+            return answer::later(StatusCode::SERVICE_UNAVAILABLE, &body, Duration::from_secs(10));
+        };
+        reply.body_mut().hold(room);
+        reply
+    }
+}
+
+fn reply(done: Result<impl Serialize, Reply>) -> Reply {
+    done.map_or_else(|reply| reply, |items| answer::json(StatusCode::OK, &items))
+}
+
+/// The most items that a query asks for.
+fn limit(query: Option<&str>) -> Result<usize, Reply> {
+    let Some(text) = routes::parameter(query, "limit") else { return Ok(ITEMS) };
+    match std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()) {
+        Some(most @ 1..=MAX_ITEMS) => Ok(most),
+        _ => Err(answer::error(StatusCode::BAD_REQUEST, format!("limit is a number from 1 to {MAX_ITEMS}"))),
+    }
+}
+
+/// A path in a snapshot; one that cannot be is not there.
+pub fn path(bytes: Vec<u8>) -> Result<EntryPath, Reply> {
+    let why = |why| Err(answer::error(StatusCode::NOT_FOUND, format!("{why}; it is relative to the data directory")));
+    EntryPath::new(bytes).or_else(why)
+}

@@ -1,0 +1,448 @@
+//! Messages that are pulled from a Pub/Sub subscription, where nothing can push.
+//!
+//! ```text
+//! stream, which extends leases ──► message ──► what it asks for ──► desk: a run ──► verdict: ack, or nack
+//! ```
+//!
+//! A message is acknowledged when it is done with: served, or never to be served, which is logged. It is given back when
+//! another try may succeed. Given back, it comes again after what the subscription's retry policy says, and without a
+//! policy at once; so it is held for a while first, lest a failing run be run again and again without a pause.
+//!
+//! The stream goes on by itself over what is transient. What ends it for good (NOT_FOUND, UNKNOWN, …) may still be over in
+//! a minute, when somebody has made the subscription again: then it is subscribed to again. Only a subscription that never
+//! gave a stream is an error: there the configuration is wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use google_cloud_pubsub::model::Message;
+use google_cloud_pubsub::subscriber::handler::Handler;
+use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
+use google_cloud_pubsub::{Error as Cause, client};
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
+
+use super::events::decoded::Asked;
+use super::events::{self};
+use super::runner::runner::{Answer, Desk};
+use super::shutdown::Ending;
+use crate::error::{Error, Result};
+use crate::gcp::cloud::Cloud;
+use crate::gcp::error_text::said;
+use crate::gcp::pubsub::{Access, Subscription};
+use crate::report::{Outcome, Way};
+
+/// How many messages are held at the same time. Those that wait together share a run, so that it is no smaller.
+const OUTSTANDING: usize = 100;
+/// The most bytes of them that are asked for at the same time.
+const OUTSTANDING_BYTES: i64 = 16 << 20;
+/// The most bytes of one message, as of a request's body.
+const MAX_MESSAGE: usize = 1 << 20;
+/// For how long a lease is extended at least. What waits at the desk is answered some time, and this process may die: then
+/// the message comes again a minute later.
+const LEASE: Duration = Duration::from_secs(24 * 3600);
+/// A stream that has lasted so long has been open: a subscription that is not there is told at once.
+const OPEN: Duration = Duration::from_secs(60);
+/// How long to wait before it is subscribed again: this, and each time twice as long, up to the most.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long a look at the subscription may take.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What the configuration says of pulling.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// From where.
+    pub subscription: Subscription,
+    /// For how long at most a message is held that could not be served, before it is given back.
+    pub hold: Duration,
+}
+
+/// Pulls messages and has the desk serve them, until the end begins; then finishes what is under way, gives back the rest,
+/// and says whether the time was enough for that.
+///
+/// # Errors
+/// Credentials that cannot be used; a subscription that is not there, may not be pulled from or is pushed, where that is so
+/// from the beginning.
+pub async fn pull(desk: &Arc<Desk>, cloud: &Cloud, settings: &Settings, ending: &Ending) -> Result<bool> {
+    let doing = || format!("pull from {}", settings.subscription);
+    let access = Access::new(cloud, doing)?;
+    let subscriber = subscriber(&access).await.map_err(|why| Error::failed(doing(), why))?;
+    let answered = tokio::select! {
+        looked = look(&access, &settings.subscription) => looked?,
+        _ = ending.begun() => return Ok(true),
+    };
+    let once = if answered { "" } else { ", as soon as Pub/Sub answers" };
+    tracing::info!("pulling from {}{once}", settings.subscription);
+    let puller = Puller {
+        desk: desk.clone(),
+        settings: settings.clone(),
+        room: Arc::new(Semaphore::new(OUTSTANDING)),
+        ending: ending.clone(),
+    };
+    let mut open = JoinSet::new();
+    tokio::select! {
+        pulled = puller.pull(&subscriber, &mut open) => pulled?,
+        () = remind(&access, &settings.subscription, answered) => {}
+    }
+    tokio::select! {
+        () = async { while open.join_next().await.is_some() {} } => Ok(true),
+        () = ending.over() => Ok(false),
+    }
+}
+
+async fn subscriber(access: &Access) -> Result<client::Subscriber, String> {
+    let mut builder = client::Subscriber::builder();
+    if let Some(endpoint) = &access.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(credentials) = &access.credentials {
+        builder = builder.with_credentials(credentials.clone());
+    }
+    builder.build().await.map_err(|why| said(&why))
+}
+
+/// Says again and again that Pub/Sub does not answer, until it does. Never ends.
+async fn remind(access: &Access, subscription: &Subscription, mut answered: bool) {
+    while !answered {
+        sleep(LONGEST_WAIT).await;
+        // What is wrong then, the stream says.
+        answered = look(access, subscription).await.unwrap_or(true);
+        if answered {
+            tracing::info!("Pub/Sub answers");
+        }
+    }
+    std::future::pending().await
+}
+
+/// Looks at the subscription once: the stream says nothing of why it cannot be opened when that may pass, however long it
+/// does not. Who may pull need not be allowed to look. Says whether there was an answer.
+async fn look(access: &Access, subscription: &Subscription) -> Result<bool> {
+    let asked = async {
+        let mut builder = client::SubscriptionAdmin::builder();
+        if let Some(endpoint) = &access.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if let Some(credentials) = &access.credentials {
+            builder = builder.with_credentials(credentials.clone());
+        }
+        let admin = builder.build().await.map_err(|why| (None, said(&why)))?;
+        let found = admin.get_subscription().set_subscription(subscription.name()).send().await;
+        found.map_err(|why| (Some(code(&why)), said(&why)))
+    };
+    match timeout(LOOK, asked).await {
+        Ok(Ok(found)) => match found.push_config.filter(|config| !config.push_endpoint.is_empty()) {
+            None => Ok(true),
+            Some(_) => Err(Error::failed(format!("pull from {subscription}"), "it is a push subscription").hint(
+                "Pub/Sub pushes its messages to a URL: that of `lastgood serve`. Make one without a push endpoint.",
+            )),
+        },
+        Ok(Err((Some("NOT_FOUND"), why))) => Err(wrong(subscription, "NOT_FOUND", &why)),
+        Ok(Err((Some("PERMISSION_DENIED"), why))) => {
+            tracing::debug!("{subscription} may not be looked at, which need not be: {why}");
+            Ok(true)
+        }
+        Ok(Err((_, why))) => {
+            let advice = access.advice();
+            tracing::warn!(
+                "Pub/Sub cannot be asked about {subscription}, and is asked again and again: {why}. {advice}"
+            );
+            Ok(false)
+        }
+        Err(_) => {
+            let (seconds, advice) = (LOOK.as_secs(), access.advice());
+            tracing::warn!("Pub/Sub does not answer within {seconds} s, and is asked again and again. {advice}");
+            Ok(false)
+        }
+    }
+}
+
+/// The name of an error's code; empty where it has none.
+fn code(why: &Cause) -> &'static str {
+    match why.status() {
+        Some(status) => status.code.name(),
+        None if why.is_authentication() => "UNAUTHENTICATED",
+        None => "",
+    }
+}
+
+/// Whether an error says that the configuration is wrong, or IAM's.
+fn is_wrong(code: &str) -> bool {
+    ["NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"].contains(&code)
+}
+
+/// The error of a subscription that cannot be pulled from.
+fn wrong(subscription: &Subscription, code: &str, why: &str) -> Error {
+    let hint = match code {
+        "NOT_FOUND" => {
+            "Is the project right? To make it: `gcloud pubsub subscriptions create NAME --topic TOPIC --ack-deadline 600 \
+             --min-retry-delay 60s --max-retry-delay 600s`."
+        }
+        "PERMISSION_DENIED" => {
+            "This account needs the role roles/pubsub.subscriber on it: `gcloud pubsub subscriptions add-iam-policy-binding \
+             NAME --member serviceAccount:ADDRESS --role roles/pubsub.subscriber`."
+        }
+        "UNAUTHENTICATED" => {
+            "Log in with `gcloud auth application-default login`; `lastgood doctor` says which credentials are found."
+        }
+        _ => "Is it a pull subscription, without an endpoint that its messages are pushed to?",
+    };
+    Error::failed(format!("pull from {subscription}"), why).hint(hint)
+}
+
+/// What a message's task needs; clones are of the same.
+#[derive(Clone)]
+struct Puller {
+    desk: Arc<Desk>,
+    settings: Settings,
+    room: Arc<Semaphore>,
+    ending: Ending,
+}
+
+/// How a stream ended.
+struct Over {
+    /// Why it did; none where it just ended.
+    why: Option<Cause>,
+    /// Whether it gave a message.
+    gave: bool,
+}
+
+impl Puller {
+    /// Subscribes, again and again, until the end begins. Streams that are not quite over yet are tasks of `open`.
+    async fn pull(&self, subscriber: &client::Subscriber, open: &mut JoinSet<()>) -> Result<()> {
+        let subscription = &self.settings.subscription;
+        let lease = LEASE.max(self.desk.rules().run_timeout.saturating_mul(2));
+        let (mut worked, mut wait) = (false, FIRST_WAIT);
+        loop {
+            let began = Instant::now();
+            let mut stream = subscriber
+                .subscribe(subscription.name())
+                .set_max_outstanding_messages(OUTSTANDING as i64)
+                .set_max_outstanding_bytes(OUTSTANDING_BYTES)
+                .set_max_lease(lease)
+                .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing)
+                .build();
+            let over = self.take(&mut stream).await;
+            // No more is taken; it is over when what it gave is acknowledged or given back, and Pub/Sub knows.
+            let token = stream.shutdown_token();
+            drop(stream);
+            open.spawn(async move { token.shutdown().await });
+            while open.try_join_next().is_some() {}
+            let Some(over) = over else { return Ok(()) };
+            if over.gave || began.elapsed() >= OPEN {
+                (worked, wait) = (true, FIRST_WAIT);
+            }
+            let code = over.why.as_ref().map(code).unwrap_or_default();
+            let why = over.why.map_or_else(|| "the stream ended".to_owned(), |why| said(&why));
+            match is_wrong(code) {
+                true if !worked => return Err(wrong(subscription, code, &why)),
+                true => {
+                    tracing::error!("{subscription} gives no messages: {why}; trying again in {} s", wait.as_secs())
+                }
+                false => tracing::warn!("{subscription} is subscribed to again in {} s: {why}", wait.as_secs()),
+            }
+            tokio::select! {
+                () = sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+                _ = self.ending.begun() => return Ok(()),
+            }
+        }
+    }
+    /// Takes messages from a stream until it ends; none when the end of the program begins.
+    async fn take(&self, stream: &mut MessageStream) -> Option<Over> {
+        let mut gave = false;
+        loop {
+            let room = tokio::select! {
+                room = self.room.clone().acquire_owned() => room,
+                _ = self.ending.begun() => return None,
+            };
+            let next = tokio::select! {
+                next = stream.next() => next,
+                _ = self.ending.begun() => return None,
+            };
+            let (message, handler) = match next {
+                Some(Ok(given)) => given,
+                Some(Err(why)) => return Some(Over { why: Some(why), gave }),
+                None => return Some(Over { why: None, gave }),
+            };
+            gave = true;
+            let (puller, span) = (self.clone(), tracing::info_span!("message", message_id = message.message_id));
+            let serving = async move {
+                puller.serve(message, handler).await;
+                drop(room);
+            };
+            // In a panic the handler is dropped, which gives the message back.
+            tokio::spawn(serving.instrument(span));
+        }
+    }
+
+    /// Serves one message to its end.
+    async fn serve(&self, message: Message, handler: Handler) {
+        let attempt = handler.delivery_attempt();
+        match self.verdict(message).await {
+            Verdict::Done(what) => {
+                tracing::info!("acknowledged: {what}");
+                handler.ack();
+            }
+            Verdict::Ignored(why) => {
+                tracing::debug!("a message is ignored: {why}");
+                handler.ack();
+            }
+            Verdict::Hopeless(why) => {
+                tracing::error!("a message is given up: {why}");
+                handler.ack();
+            }
+            Verdict::Again { why, after, failed } => {
+                let attempt = attempt.map(|attempt| format!(" (delivery {attempt})")).unwrap_or_default();
+                // That it was told to stop is no failure of it.
+                match failed && !self.ending.stop().load(Ordering::Relaxed) {
+                    true => tracing::error!("a message is not served{attempt}, and given back: {why}"),
+                    false => tracing::warn!("a message is not served yet{attempt}, and given back: {why}"),
+                }
+                tokio::select! {
+                    () = sleep(after.min(self.settings.hold)) => {}
+                    _ = self.ending.begun() => {}
+                }
+                handler.nack();
+            }
+        }
+    }
+
+    /// What is to become of a message, once that is known. It is never quoted.
+    async fn verdict(&self, message: Message) -> Verdict {
+        let size =
+            message.data.len() + message.attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let large = size > MAX_MESSAGE;
+        let time = message.publish_time.and_then(|time| Timestamp::new(time.seconds(), time.nanos()).ok());
+        let attributes = BTreeMap::from_iter(message.attributes);
+        let too_large = format!("it has {size} bytes, and more than {MAX_MESSAGE} are not read");
+        if large && !events::is_critical(&attributes) {
+            return Verdict::Hopeless(too_large);
+        }
+        let subscription = self.settings.subscription.name();
+        let data = &message.data[..message.data.len().min(MAX_MESSAGE)];
+        let mut asked = events::read_message(data, &attributes, &message.message_id, time, subscription);
+        if let Ok(Asked::Run(request)) = &mut asked {
+            if large {
+                request.note(&too_large);
+            }
+            if let Some(why) = request.unread() {
+                tracing::warn!("a message is served though not all of it could be read: {why}");
+            }
+        }
+        let request = match asked {
+            Err(why) => return Verdict::Hopeless(why.to_string()),
+            Ok(Asked::Ignored(why)) => return Verdict::Ignored(why),
+            Ok(Asked::Refused(why, _)) => return Verdict::Hopeless(why),
+            Ok(Asked::Run(request)) => request,
+        };
+        if let Some(why) = self.desk.is_own(&request.event) {
+            return Verdict::Ignored(why.to_owned());
+        }
+        match self.desk.ask(request, Way::PubSub) {
+            Err(now) => Verdict::of(&now, self.settings.hold),
+            Ok(ticket) => Verdict::of(&*ticket.answer().await, self.settings.hold),
+        }
+    }
+}
+
+/// What is to become of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is served.
+    Done(&'static str),
+    /// It asks for nothing.
+    Ignored(String),
+    /// It will never be served.
+    Hopeless(String),
+    /// Another try may serve it.
+    Again {
+        why: String,
+        /// After this time.
+        after: Duration,
+        /// Whether it was tried.
+        failed: bool,
+    },
+}
+
+impl Verdict {
+    /// By the desk's answer; a run that failed may be tried again after `hold`.
+    fn of(answer: &Answer, hold: Duration) -> Self {
+        match answer {
+            Answer::Done { outcome, retry, report } => {
+                let error = report.error().unwrap_or("its report says why");
+                match outcome {
+                    _ if *retry => {
+                        Verdict::Again { why: format!("its run failed: {error}"), after: hold, failed: true }
+                    }
+                    Outcome::Refused | Outcome::Damaged if report.error().is_some() => {
+                        Verdict::Hopeless(format!("its run ended as {outcome}: {error}"))
+                    }
+                    _ => Verdict::Done("its run is over"),
+                }
+            }
+            Answer::Before(_) => Verdict::Done("it was served before"),
+            Answer::Elsewhere(after) => {
+                Verdict::Again { why: "another run is serving it".into(), after: *after, failed: false }
+            }
+            Answer::Later(why, after) => Verdict::Again { why: why.clone(), after: *after, failed: false },
+            Answer::Refused(why) => Verdict::Hopeless(why.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Told;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn what_may_succeed_is_given_back_and_the_rest_acknowledged() {
+        let hold = Duration::from_secs(30);
+        let report = |value: Value| Told::read(value.to_string().into()).unwrap();
+        let done =
+            |outcome, retry, error: Value| Answer::Done { outcome, retry, report: report(json!({ "error": error })) };
+        let of = |answer| match Verdict::of(&answer, hold) {
+            Verdict::Done(_) => ("ack", None),
+            Verdict::Ignored(_) | Verdict::Hopeless(_) => ("give up", None),
+            Verdict::Again { after, failed, .. } => (if failed { "failed" } else { "later" }, Some(after.as_secs())),
+        };
+        for (answer, expected) in [
+            (done(Outcome::Complete, false, Value::Null), ("ack", None)),
+            (done(Outcome::Partial, false, Value::Null), ("ack", None)),
+            (done(Outcome::Damaged, false, Value::Null), ("ack", None)),
+            (done(Outcome::Damaged, false, json!({ "error": "damage" })), ("give up", None)),
+            (done(Outcome::Refused, false, json!({ "error": "no such snapshot" })), ("give up", None)),
+            (done(Outcome::Failed, true, json!({ "error": "the disk" })), ("failed", Some(30))),
+            (Answer::Before(report(json!({}))), ("ack", None)),
+            (Answer::Elsewhere(Duration::from_secs(500)), ("later", Some(500))),
+            (Answer::Later("full".into(), Duration::from_secs(5)), ("later", Some(5))),
+            (Answer::Refused("no".into()), ("give up", None)),
+        ] {
+            let shown = format!("{answer:?}");
+            assert_eq!(of(answer), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_from_the_beginning_is_told_with_what_to_do() {
+        let subscription = Subscription::new("events", Some("demo")).unwrap();
+        for (code, hint) in [
+            ("NOT_FOUND", "subscriptions create"),
+            ("PERMISSION_DENIED", "roles/pubsub.subscriber"),
+            ("UNAUTHENTICATED", "application-default login"),
+            ("FAILED_PRECONDITION", "pull subscription"),
+        ] {
+            assert!(is_wrong(code));
+            let why = wrong(&subscription, code, "no");
+            assert_eq!(why.what(), "could not pull from projects/demo/subscriptions/events: no");
+            assert!(why.advice().unwrap().contains(hint), "{why}");
+        }
+        assert!(!is_wrong("UNKNOWN") && !is_wrong("UNAVAILABLE") && !is_wrong(""));
+    }
+}

@@ -1,0 +1,519 @@
+//! What a person reads: reports and listings as text. Pure functions, so that tests read it too.
+
+mod doctor;
+mod preview;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::command::RestoreCommand;
+use crate::inspect::{Change, Difference, Listed, Shown};
+use crate::path::escape;
+use crate::replicas::backup::Held;
+use crate::replicas::verify::Verified;
+use crate::replicas::{self, Made};
+use crate::store::Traffic;
+use crate::vault::entry::{Kind, Taken};
+use crate::vault::root::{DatabaseRecord, Problem, SnapshotName, Stale, State};
+use crate::verify::{self, Looked};
+use crate::{backup, restore};
+use indicatif::{BinaryBytes, HumanCount};
+use jiff::Timestamp;
+
+pub use self::doctor::{doctor, stopping};
+pub use self::preview::preview;
+use crate::replicas::copy::Copied;
+use crate::text::printable;
+
+/// Problems that are written out; how many more there are is said.
+const PROBLEMS: usize = 20;
+/// So many snapshots that a restore passed over.
+const PASSED_OVER: usize = 5;
+/// So many places that stayed as they were.
+const KEPT: usize = 5;
+/// So many programs that use what was replaced.
+const IN_USE: usize = 5;
+
+/// What was backed up, where it is, and how to get it back.
+pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
+    let mut text = String::new();
+    let replicas::backup::Report { taken, vault, vaults } = report;
+    for held in vaults.iter().filter(|held| held.made) {
+        let what = if held.vault == *vault { "new vault" } else { "replica of the vault" };
+        line(&mut text, format_args!("Made a {what} in {}", printable(&held.vault)));
+    }
+    let good = match (taken.good, taken.whole) {
+        (true, true) => "good",
+        (true, false) => "good, NOT WHOLE",
+        (false, _) => "NOT GOOD",
+    };
+    line(&mut text, format_args!("Snapshot {} is {} ({good})", taken.snapshot.id, taken.state));
+    let (entries, bytes) = (entries(taken.entries), BinaryBytes(taken.bytes));
+    line(&mut text, format_args!("  holds    {entries}, {bytes}, of {}", path(data)));
+    let (new, took) = (BinaryBytes(taken.uploaded_bytes), took(taken.seconds, taken.traffic));
+    line(&mut text, format_args!("  new      {new} written to {} in {took}", printable(vault)));
+    for held in vaults.iter().filter(|held| held.vault != *vault || held.copied_snapshots > 0) {
+        let name = printable(&held.vault);
+        let bytes = BinaryBytes(held.copied_bytes);
+        let snapshots = count_of(held.copied_snapshots as usize, "snapshot");
+        let copied = format!("{bytes} copied to {name}, {snapshots}");
+        let what = if held.holds { format!("  and      {copied}") } else { format!("  NOT IN   {name}") };
+        line(&mut text, format_args!("{what}"));
+    }
+    if !taken.databases.is_empty() {
+        line(&mut text, format_args!("  sqlite   {}", databases(&taken.databases)));
+    }
+    if !taken.warnings.is_empty() {
+        line(&mut text, format_args!("  warnings {}", taken.warnings.len()));
+    }
+    let snapshot = Some(taken.snapshot.id.to_string());
+    let command = RestoreCommand { snapshot, ..RestoreCommand::of_all(Some(vault), data) };
+    line(&mut text, format_args!("  restore  {command}"));
+    text
+}
+
+/// Which vaults do not hold a snapshot and why, a line each.
+pub fn not_held(report: &replicas::backup::Report) -> Vec<String> {
+    let line = |held: &Held| {
+        let why = held.why.as_ref()?;
+        Some(format!("the vault {} does not hold the snapshot: {}", printable(&held.vault), printable(why)))
+    };
+    report.vaults.iter().filter_map(line).collect()
+}
+
+/// Which vaults were made.
+pub fn made(places: &[Made]) -> String {
+    let mut text = String::new();
+    let other = places.iter().any(|place| !place.made);
+    for (at, place) in places.iter().enumerate().filter(|(_, place)| place.made) {
+        let what = if at == 0 && !other { "new, empty vault" } else { "replica of the vault" };
+        line(&mut text, format_args!("Made a {what} in {}", printable(&place.vault)));
+    }
+    text
+}
+
+/// What was copied.
+pub fn copied(done: &Copied) -> String {
+    let mut text = String::new();
+    let Copied { report, .. } = done;
+    let (from, to) = (printable(&done.from), printable(&done.to));
+    if done.made {
+        line(&mut text, format_args!("Made a replica of the vault in {to}"));
+    }
+    let snapshots = count_of(report.snapshots.len(), "snapshot");
+    line(&mut text, format_args!("Copied {snapshots} from {from} to {to} in {}", seconds(report.seconds)));
+    let (objects, there) = (objects(report.objects), self::objects(report.objects_there));
+    line(&mut text, format_args!("  new      {objects}, {}", BinaryBytes(report.bytes)));
+    if report.objects_there > 0 || report.snapshots_there > 0 {
+        let (bytes, snapshots) = (BinaryBytes(report.bytes_there), report.snapshots_there as usize);
+        let roots = if snapshots > 0 { format!(", {}", count_of(snapshots, "snapshot")) } else { String::new() };
+        line(&mut text, format_args!("  there    {there}, {bytes}{roots}, and not sent again"));
+    }
+    for lost in &report.not_copied {
+        line(&mut text, format_args!("  NOT COPIED {}: {}", named(&lost.snapshot), printable(&lost.why)));
+    }
+    for hurt in &report.hurt {
+        line(&mut text, format_args!("  NOT WHOLE  {}: {}", named(&hurt.snapshot), printable(&hurt.why)));
+    }
+    text
+}
+
+/// What was verified in each of several vaults.
+pub fn verified(vaults: &[Verified]) -> String {
+    let mut text = String::new();
+    for Verified { vault, report, error, .. } in vaults {
+        line(&mut text, format_args!("{}:", printable(vault)));
+        match report {
+            Some(report) => text.push_str(&verify(report)),
+            None => line(&mut text, format_args!("NOT VERIFIED: {}", printable(error.as_deref().unwrap_or_default()))),
+        }
+    }
+    text
+}
+
+/// How many databases there are, and how they were taken.
+fn databases(databases: &[DatabaseRecord]) -> String {
+    let count = |which: &dyn Fn(&DatabaseRecord) -> bool| databases.iter().filter(|d| which(d)).count();
+    let checked = |failed| count(&|d| d.check.as_ref().is_some_and(|check| check.failed.is_some() == failed));
+    let (raw, sound, failed) = (count(&|d| d.taken == Taken::Raw), checked(false), checked(true));
+    let mut text = count_of(databases.len(), "database");
+    for (count, what) in [(raw, "raw, unchecked"), (sound, "checked"), (failed, "FAILED THE CHECK")] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    text
+}
+
+/// Why a snapshot is not good, a line each.
+pub fn not_good(report: &backup::Report) -> Vec<String> {
+    let mut lines = bad_state(report);
+    if report.good {
+        lines.extend(some("could not back up", &report.errors));
+        lines.extend(stale(&report.stale));
+        lines.extend(some("may be torn:", &report.torn));
+    }
+    if report.databases.iter().any(DatabaseRecord::failed) {
+        lines.push(
+            "a database failed its check; the snapshot is kept but never restored unasked: `lastgood restore` takes the \
+             newest one before it"
+                .into(),
+        );
+    }
+    lines
+}
+
+/// What is in a snapshot as it was before, in a line.
+fn stale(stale: &[Stale]) -> Option<String> {
+    let first = stale.first()?;
+    let more = more(stale.len());
+    let (path, since) = (name(first.path.bytes()), time(first.since));
+    Some(format!("{path} is in the snapshot as of {since}, and not as it is now: {}{more}", printable(&first.why)))
+}
+
+/// How many more there are than the first, which was named.
+fn more(all: usize) -> String {
+    if all > 1 { format!(", and {} more (--json names them all)", all - 1) } else { String::new() }
+}
+
+fn bad_state(report: &backup::Report) -> Vec<String> {
+    match report.state {
+        State::Complete => Vec::new(),
+        State::Partial => some("could not back up", &report.errors),
+        State::Suspect => vec![format!(
+            "{}; the snapshot is kept but never restored unasked (--accept-shrink accepts it)",
+            printable(report.suspect.as_deref().unwrap_or("it looks like an accident"))
+        )],
+    }
+}
+
+/// Problems, a line each, and how many more there are.
+pub fn some(what: &str, problems: &[Problem]) -> Vec<String> {
+    let line = |p: &Problem| format!("{what} {}: {}", name(p.path.bytes()), printable(&p.why));
+    let mut lines: Vec<_> = problems.iter().take(PROBLEMS).map(line).collect();
+    if problems.len() > PROBLEMS {
+        lines.push(format!("{what} {} more; --json names them all", problems.len() - PROBLEMS));
+    }
+    lines
+}
+
+/// What was restored, `from` which of several vaults, and where what was there has gone.
+pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> String {
+    let mut text = String::new();
+    let taken = report.snapshot.time;
+    let target = path(&report.target);
+    line(&mut text, format_args!("Restored {target} from snapshot {}", report.snapshot.id));
+    line(&mut text, format_args!("  taken    {}, {} ago", time(taken), age(now, taken)));
+    if let Some(from) = from {
+        line(&mut text, format_args!("  from     {}", printable(from)));
+    }
+    let (entries, files, bytes) = (entries(report.entries), HumanCount(report.files), BinaryBytes(report.bytes));
+    let took = took(report.seconds, report.traffic);
+    line(&mut text, format_args!("  holds    {entries}, files among them: {files}, {bytes}; took {took}"));
+    if let Some(aside) = &report.moved_aside {
+        line(
+            &mut text,
+            format_args!("  before   what was there is in {}; delete it when nothing is missing", path(aside)),
+        );
+    }
+    for kept in report.kept.iter().take(KEPT) {
+        line(&mut text, format_args!("  stays    {} is as it was: something is mounted there", name(kept.bytes())));
+    }
+    if report.moved_aside.is_some() {
+        line(&mut text, format_args!("  restart  what ran with it: it goes on with the old files until then"));
+    }
+    for user in report.in_use.iter().take(IN_USE) {
+        let file = path(&user.file);
+        line(&mut text, format_args!("  IN USE   {} (process {}) has {file} open", printable(&user.program), user.pid));
+    }
+    for side in &report.moved_beside {
+        let why = "it would have brought the old database's data back";
+        line(&mut text, format_args!("  before   {} is there too: {why}", name(side.bytes())));
+    }
+    if let Some(first) = report.stale.first() {
+        let (path, since, why) = (name(first.path.bytes()), time(first.since), printable(&first.why));
+        line(&mut text, format_args!("  older    {path} is as of {since}: {why}{}", more(report.stale.len())));
+    }
+    for (what, list) in [("missing", &report.missing), ("torn?  ", &report.torn)] {
+        if let Some(first) = list.first() {
+            let (path, why) = (name(first.path.bytes()), printable(&first.why));
+            line(&mut text, format_args!("  {what}  {path}: {why}{}", more(list.len())));
+        }
+    }
+    if let Some(newest) = &report.instead_of {
+        let what = "is newer and could not be had whole; what was restored is OLDER than it";
+        line(&mut text, format_args!("  OLDER    {} {what}", named(newest)));
+    }
+    for newer in report.passed_over.iter().take(PASSED_OVER) {
+        let (newer, why) = (named(&newer.snapshot), printable(&newer.why));
+        line(&mut text, format_args!("  newer    {newer} was passed over: {why}"));
+    }
+    if let Some(more @ 1..) = report.passed_over.len().checked_sub(PASSED_OVER) {
+        line(
+            &mut text,
+            format_args!("  newer    {more} more were passed over; `--json` and the run's report name them"),
+        );
+    }
+    if !report.not_restored.is_empty() {
+        line(&mut text, format_args!("  LEFT OUT {}", self::entries(report.not_restored.len() as u64)));
+    }
+    text
+}
+
+/// The head of `runs`.
+pub fn runs_head() -> String {
+    format!("{:<16}  {:<20}  {:<8}  {:<17}  {:<12}  {}", "ID", "TIME (UTC)", "ACTION", "RESULT", "BY", "ABOUT")
+}
+
+/// A run, by its report; what a newer version added to that is left out.
+pub fn run(report: &serde_json::Value) -> String {
+    let text = |field: &str| report[field].as_str().map(printable).unwrap_or_default();
+    let started = text("started").parse().map(time).unwrap_or_default();
+    let about = match report["error"]["error"].as_str() {
+        Some(error) => printable(error),
+        None => text("snapshot"),
+    };
+    let (id, action, result, way) = (text("run"), text("action"), text("result"), text("way"));
+    format!("{id:<16}  {started:<20}  {action:<8}  {result:<17}  {way:<12}  {about}")
+}
+
+/// A run's report, for people, who can read JSON that is laid out.
+pub fn run_in_full(report: &serde_json::Value) -> String {
+    let text = serde_json::to_string_pretty(report).unwrap_or_default();
+    text.lines().map(|line| printable(line) + "\n").collect()
+}
+
+/// What was verified.
+pub fn verify(report: &verify::Report) -> String {
+    let mut text = String::new();
+    let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));
+    let (bytes, took) = (BinaryBytes(report.bytes), took(report.seconds, report.traffic));
+    let verdict = match report.damage.len() {
+        0 => "no damage".to_owned(),
+        n => format!("{n} DAMAGED"),
+    };
+    let checkpoints = match report.checkpoints {
+        0 => String::new(),
+        n => format!(", {}", count_of(n as usize, "checkpoint")),
+    };
+    let snapshots = format!("{snapshots} snapshots{checkpoints}");
+    line(&mut text, format_args!("Verified {snapshots}, {objects} objects, {bytes}, in {took}: {verdict}"));
+    for damage in &report.damage {
+        line(&mut text, format_args!("  {}: {}", printable(&damage.object), printable(&damage.why)));
+        for snapshot in &damage.snapshots {
+            line(&mut text, format_args!("    hurts {}", named(snapshot)));
+        }
+    }
+    if let Some(newest) = report.newest_good.filter(|_| !report.damage.is_empty()) {
+        let hurt = match newest.hurt {
+            true => "is HURT: the next backup stores anew what it has lost, as far as it is still there",
+            false => "is not hurt",
+        };
+        line(&mut text, format_args!("  {}, the newest good snapshot, {hurt}", named(&newest.snapshot)));
+    }
+    if report.unused > 0 {
+        let (packs, bytes) = (count_of(report.unused as usize, "pack"), BinaryBytes(report.unused_bytes));
+        let of = "no snapshot or checkpoint names: of a backup that is under way, or of some that broke off";
+        line(&mut text, format_args!("  {packs}, {bytes}, that {of}"));
+    }
+    for doubt in &report.doubts {
+        for doubted in &doubt.packs {
+            let state = match doubted.state {
+                Looked::Damaged => "is damaged",
+                Looked::Sound => "is sound",
+                Looked::Unnamed => "is named by no snapshot",
+            };
+            line(&mut text, format_args!("  {} stands: {} {state}", printable(&doubt.object), doubted.name));
+        }
+    }
+    for gap in report.gaps.iter().take(PROBLEMS) {
+        line(&mut text, format_args!("  not here: {}, which a later snapshot was made from", named(gap)));
+    }
+    if report.gaps.len() > PROBLEMS {
+        line(&mut text, format_args!("  not here: {} more; --json names them all", report.gaps.len() - PROBLEMS));
+    }
+    if let Some(first) = report.databases.first() {
+        let failed = report.databases.iter().filter(|database| database.failed.is_some()).count();
+        let verdict = if failed == 0 { "all sound".to_owned() } else { format!("{failed} FAILED") };
+        let (count, snapshot) = (count_of(report.databases.len(), "database"), named(&first.snapshot));
+        line(&mut text, format_args!("Restored and checked {count} of {snapshot}: {verdict}"));
+        for database in &report.databases {
+            if let Some(why) = &database.failed {
+                line(&mut text, format_args!("  {}: {}", name(database.path.bytes()), printable(why)));
+            }
+        }
+    }
+    text
+}
+
+/// The line above a list of snapshots.
+pub fn list_head() -> String {
+    format!(
+        "{:16}  {:20}  {:8}  {:8}  {:>11}  {:>11}  {:>11}",
+        "ID", "TIME (UTC)", "REASON", "STATE", "ENTRIES", "SIZE", "ADDED"
+    )
+}
+
+/// One snapshot in a list.
+pub fn listed(listed: &Listed) -> String {
+    let Some(root) = &listed.root else {
+        let why = printable(listed.damage.as_deref().unwrap_or_default());
+        return format!("{:16}  {:20}  {:8}  damaged   {why}", listed.id.id, time(listed.created), "");
+    };
+    let reason = root.reason.to_string();
+    // Of a complete one with a database that failed its check, this is what counts.
+    let unsound = root.state == State::Complete && root.failed_checks > 0;
+    let state = match (unsound, root.good && !root.whole) {
+        (true, _) => "unsound".to_owned(),
+        (_, true) => "stale".to_owned(),
+        _ => root.state.to_string(),
+    };
+    let (size, added) = (BinaryBytes(root.bytes).to_string(), BinaryBytes(root.uploaded_bytes).to_string());
+    let entries = HumanCount(root.entries).to_string();
+    let labels: String = root.labels.iter().map(|(k, v)| format!("  {}={}", printable(k), printable(v))).collect();
+    let created = time(listed.created);
+    format!("{:16}  {created:20}  {reason:8}  {state:8}  {entries:>11}  {size:>11}  {added:>11}{labels}", listed.id.id)
+}
+
+/// One entry as `ls -l` shows it.
+pub fn entry(entry: &Shown) -> String {
+    let target = entry.target.as_ref().map(|t| format!(" -> {}", name(&t.0))).unwrap_or_default();
+    let (mode, name) = (permissions(entry.kind, entry.mode), name(entry.path.bytes()));
+    let stale = entry.stale_since.map(|since| format!("  (as of {})", time(since))).unwrap_or_default();
+    format!("{mode} {:5} {:5} {:>12} {} {name}{target}{stale}", entry.uid, entry.gid, entry.size, time(entry.mtime))
+}
+
+/// One difference between snapshots.
+pub fn difference(difference: &Difference) -> String {
+    let sign = match difference.change {
+        Change::Added => '+',
+        Change::Removed => '-',
+        Change::Modified => 'M',
+    };
+    let slash = if difference.kind == Kind::Folder && !difference.path.is_root() { "/" } else { "" };
+    let what: Vec<_> = difference.what.iter().map(|what| what.name()).collect();
+    let what = if what.is_empty() { String::new() } else { format!("  ({})", what.join(", ")) };
+    format!("{sign} {}{slash}{what}", name(difference.path.bytes()))
+}
+
+fn permissions(kind: Kind, mode: u32) -> String {
+    let mut text = String::with_capacity(10);
+    text.push(match kind {
+        Kind::File => '-',
+        Kind::Folder => 'd',
+        Kind::Symlink => 'l',
+        Kind::Fifo => 'p',
+    });
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = mode >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (bits & 1 != 0, mode & special != 0) {
+            (false, false) => '-',
+            (true, false) => 'x',
+            (true, true) => letter,
+            (false, true) => letter.to_ascii_uppercase(),
+        });
+    }
+    text
+}
+
+/// A name from a snapshot on one line: bytes that are not text and characters that act on a terminal are escaped, so that
+/// every name has one spelling.
+fn name(bytes: &[u8]) -> String {
+    if bytes.is_empty() { ".".into() } else { printable(&escape(bytes)) }
+}
+
+/// A path of this machine on one line.
+pub fn path(path: &Path) -> String {
+    printable(&path.display().to_string())
+}
+
+/// A snapshot as a person needs it to find it again.
+fn named(snapshot: &SnapshotName) -> String {
+    format!("{} of {}", snapshot.id, time(snapshot.time))
+}
+
+fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+fn entries(count: u64) -> String {
+    format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
+}
+
+fn objects(count: u64) -> String {
+    count_of(count as usize, "object")
+}
+
+fn count_of(count: usize, what: &str) -> String {
+    format!("{} {what}{}", HumanCount(count as u64), if count == 1 { "" } else { "s" })
+}
+
+/// The time that it took and, for a bucket, the requests.
+fn took(time: f64, traffic: Option<Traffic>) -> String {
+    let Some(Traffic { requests, retries, .. }) = traffic else { return seconds(time) };
+    let again = if retries > 0 { format!(", {retries} of them again") } else { String::new() };
+    format!("{} by {} requests{again}", seconds(time), requests.total())
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds < 90.0 { format!("{seconds:.1} s") } else { format!("{:.0} min", seconds / 60.0) }
+}
+
+/// How long ago something was, in the two largest units.
+fn age(now: Timestamp, then: Timestamp) -> String {
+    let minutes = (now.as_second() - then.as_second()).max(0) / 60;
+    match (minutes / 1440, minutes / 60 % 24, minutes % 60) {
+        (0, 0, 0) => "less than a minute".into(),
+        (0, 0, m) => format!("{m} min"),
+        (0, h, m) => format!("{h} h {m} min"),
+        (d, h, _) => format!("{d} d {h} h"),
+    }
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments) {
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permissions_look_as_in_ls() {
+        for (kind, mode, text) in [
+            (Kind::File, 0o4755, "-rwsr-xr-x"),
+            (Kind::File, 0o4644, "-rwSr--r--"),
+            (Kind::Folder, 0o1777, "drwxrwxrwt"),
+            (Kind::Folder, 0o2750, "drwxr-s---"),
+            (Kind::Symlink, 0o777, "lrwxrwxrwx"),
+            (Kind::Fifo, 0, "p---------"),
+        ] {
+            assert_eq!(permissions(kind, mode), text);
+        }
+    }
+
+    #[test]
+    fn names_do_no_harm_and_have_one_spelling() {
+        assert_eq!(name(b""), ".");
+        assert_eq!(name(b"a\x1b[2J"), "a\\x1b[2J");
+        assert_eq!(name(b"a\\x1b"), "a\\\\x1b");
+        assert_eq!(name(b"\xff\n"), "\\xff\\x0a");
+    }
+
+    #[test]
+    fn ages() {
+        let then: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
+        for (now, text) in [
+            ("2026-11-21T10:00:59Z", "less than a minute"),
+            ("2026-11-21T10:05:00Z", "5 min"),
+            ("2026-11-21T13:05:00Z", "3 h 5 min"),
+            ("2026-11-23T13:05:00Z", "2 d 3 h"),
+            ("2026-11-20T10:00:00Z", "less than a minute"),
+        ] {
+            assert_eq!(age(now.parse().unwrap(), then), text);
+        }
+    }
+}
