@@ -23,7 +23,7 @@ use lastgood::job::Job;
 use lastgood::notify::Notify;
 use lastgood::path::EntryPath;
 use lastgood::report::{Outcome, Place};
-use lastgood::restore::needed::Only;
+use lastgood::restore::options::Only;
 use lastgood::restore::{self, apart};
 use lastgood::store::address::{Address, argument};
 use lastgood::vault::CONFIG;

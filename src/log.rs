@@ -20,7 +20,7 @@ use std::fmt::{self, Write as _};
 use std::io::Write;
 
 use jiff::Timestamp;
-use lastgood::events::decoded::WRITER;
+use lastgood::events::vocabulary::WRITER;
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};

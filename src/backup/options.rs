@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::packer;
-use super::rescue::Open;
 use crate::error::Result;
 use crate::source::stable::Trust;
 use crate::store::Store;
@@ -163,3 +162,5 @@ impl fmt::Debug for LastWords {
         f.write_str("LastWords")
     }
 }
+
+pub(crate) type Open = dyn Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync;

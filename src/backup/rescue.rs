@@ -25,8 +25,6 @@ pub const KEPT: u64 = 4 << 20;
 /// With less room than this a disk counts as full: no pack is larger.
 const FULL: u64 = 32 << 20;
 
-pub(super) type Open = dyn Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync;
-
 /// Names what is stored by a checkpoint, if `why` is a store that failed or a stop, and tells of it.
 pub fn rescue(run: &Run, assembly: &mut Assembly, packer: &Packer, kept: Option<Room>, why: &Error, ctx: &Context) {
     let stopped = ctx.check("").is_err();

@@ -62,16 +62,16 @@ pub fn publication(args: cli::Publish, project: Option<&str>, host: &str, env: &
         cli::Publish::Critical { message, severity, sending } => {
             fields.insert("severity".into(), severity.into());
             fields.insert("message".into(), text(message));
-            (events::decoded::CRITICAL, sending)
+            (events::vocabulary::CRITICAL, sending)
         }
         cli::Publish::Backup { message, sending } => {
             fields.extend(message.map(|message| ("message".into(), text(message))));
-            (events::decoded::BACKUP_REQUESTED, sending)
+            (events::vocabulary::BACKUP_REQUESTED, sending)
         }
-        cli::Publish::Verify { sending } => (events::decoded::VERIFY_REQUESTED, sending),
+        cli::Publish::Verify { sending } => (events::vocabulary::VERIFY_REQUESTED, sending),
         cli::Publish::Restore { snapshot, sending } => {
             fields.extend(snapshot.map(|snapshot| ("snapshot".into(), snapshot.into())));
-            (events::decoded::RESTORE_REQUESTED, sending)
+            (events::vocabulary::RESTORE_REQUESTED, sending)
         }
     };
     let cli::Sending { topic, service, labels: given, id, timeout } = sending;

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 
-use super::check::{Check, Outcome};
+use super::check::{Check, Outcome, span};
 use super::grants::{self, Member};
 use super::network::{Proxy, Trouble, trouble};
 use super::notes::Notes;
-use super::{span, vault};
+use super::vault;
 use crate::gcp::cloud::Cloud;
 use crate::gcp::credentials::{self, Found};
 use crate::gcp::error_text;

@@ -117,3 +117,15 @@ impl Check {
         self
     }
 }
+
+/// A length of time in its two largest units.
+pub(crate) fn span(time: Duration) -> String {
+    let (seconds, minutes) = (time.as_secs(), time.as_secs() / 60);
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{seconds} s"),
+        (0, m) => format!("{m} min"),
+        (48.., _) => format!("{} d {} h", minutes / 1440, minutes / 60 % 24),
+        (h, 0) => format!("{h} h"),
+        (h, m) => format!("{h} h {m} min"),
+    }
+}

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::check::Check;
-use super::span;
+use super::check::{Check, span};
 use crate::error::{Doing, Result};
 use crate::monitor::Context;
 use crate::vault::hex::Hex;

@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::check::Check;
+use super::check::{Check, span};
 use super::notes::{Good, Noted, Notes};
-use super::span;
 use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::store::address::argument;

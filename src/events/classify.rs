@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::content::Content;
-use super::decoded::{
-    About, Asked, BACKUP_REQUESTED, CRITICAL, Door, RESTORE_REQUESTED, Request, Said, Unreadable, VERIFY_REQUESTED,
+use super::decoded::{About, Asked, Door, Request, Said};
+use super::labels;
+use super::vocabulary::{
+    BACKUP_REQUESTED, CRITICAL, Gravity, MAX_MESSAGE, RESTORE_REQUESTED, Unreadable, VERIFY_REQUESTED,
 };
-use super::{MAX_MESSAGE, labels};
 use crate::report::{Action, Event};
 use crate::vault::root::Reason;
 
@@ -137,36 +138,6 @@ fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
     };
     report.iter().all(|name| fields.contains_key(*name))
         || fields.contains_key("text") && fields.get("event").is_some_and(of_webhook)
-}
-
-/// An event's severity, as far as it matters. The names and numbers are those of Cloud Logging, and what loggers and syslog
-/// call their worst.
-/// <https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#logseverity>
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Gravity {
-    /// `ERROR` and above.
-    Serious,
-    /// Below.
-    Slight,
-    /// None, or a word that says nothing.
-    Unknown,
-}
-
-impl Gravity {
-    /// That of a severity as people write it.
-    pub fn of(severity: &str) -> Self {
-        match severity.to_ascii_uppercase().as_str() {
-            "ERROR" | "ERR" | "SEVERE" | "CRITICAL" | "CRIT" | "ALERT" | "EMERGENCY" | "EMERG" | "FATAL" | "PANIC" => {
-                Gravity::Serious
-            }
-            "DEFAULT" | "TRACE" | "VERBOSE" | "DEBUG" | "INFO" | "INFORMATION" | "INFORMATIONAL" | "NOTICE"
-            | "WARNING" | "WARN" => Gravity::Slight,
-            // Other numbers mean one thing to one logger, and another to the next.
-            "500" | "600" | "700" | "800" => Gravity::Serious,
-            "0" | "100" | "200" | "300" | "400" => Gravity::Slight,
-            _ => Gravity::Unknown,
-        }
-    }
 }
 
 /// Attributes and fields, from which the known ones are taken.

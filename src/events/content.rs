@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::decoded::Unreadable;
 use super::lenient;
+use super::vocabulary::Unreadable;
 
 /// How many messages and events may lie in one another.
 const MAX_DEPTH: usize = 4;

@@ -7,26 +7,9 @@ use jiff::Timestamp;
 use super::content::Content;
 use super::identity::Identity;
 use super::labels;
+use super::vocabulary::{PLAIN, UNREAD, Unreadable};
 use crate::report::{Action, Event};
 use crate::vault::root::Reason;
-
-/// The type of a CloudEvent that asks for a backup.
-pub const BACKUP_REQUESTED: &str = "dev.lastgood.backup.requested";
-
-/// The type of a CloudEvent that tells of an app's critical error, and so asks for a backup.
-pub const CRITICAL: &str = "dev.lastgood.critical";
-
-/// The type of a CloudEvent that asks for a restore.
-pub const RESTORE_REQUESTED: &str = "dev.lastgood.restore.requested";
-
-/// The type of a CloudEvent that asks for a look at the vault.
-pub const VERIFY_REQUESTED: &str = "dev.lastgood.verify.requested";
-
-/// The label that lastgood marks the lines of its own log with: a line that tells of a failed run must not start another one.
-pub const WRITER: &str = "dev.lastgood/writer";
-
-/// The label that says what of an event could not be read.
-pub const UNREAD: &str = "unread";
 
 /// What came of reading a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,27 +51,6 @@ impl Request {
         self.event.labels.get(UNREAD).map(String::as_str)
     }
 }
-
-/// A request that cannot be understood; it never quotes the body.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("could not read {part}: {why}")]
-pub struct Unreadable {
-    /// The part that it is about: `the body`, `message.data`.
-    pub part: String,
-    /// What is wrong with it.
-    pub why: String,
-    /// Whether it is only that there are several in one.
-    pub(super) several: bool,
-}
-
-impl Unreadable {
-    pub(super) fn new(part: impl Into<String>, why: impl ToString) -> Self {
-        Unreadable { part: part.into(), why: crate::text::one_line(&why.to_string(), 300), several: false }
-    }
-}
-
-/// What carries what has no envelope.
-pub(crate) const PLAIN: &str = "request";
 
 /// What was said, whatever carried it.
 pub struct Said {

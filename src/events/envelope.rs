@@ -1,13 +1,14 @@
 //! Taking off envelopes: CloudEvents, Pub/Sub messages, and what Google's services publish as plain JSON.
 
-pub mod cloud;
-pub mod google;
-pub mod pubsub;
+pub(super) mod cloud;
+pub(super) mod google;
+pub(super) mod pubsub;
 
 use serde_json::{Map, Value};
 
 use super::content::Content;
-use super::decoded::{CRITICAL, Said, Unreadable};
+use super::decoded::Said;
+use super::vocabulary::{CRITICAL, Unreadable};
 
 /// Data whose media type [`is_cloud_event`].
 pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<Said, Unreadable> {
@@ -32,4 +33,9 @@ pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadab
         return cloud::of_fields(fields, depth);
     }
     Ok(google::read(fields).unwrap_or_else(|fields| Said::plain(Content::Fields(fields))))
+}
+
+/// What a Pub/Sub message says that a push, or another event, has in its fields.
+fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+    pubsub::wrapped(fields, depth)
 }

@@ -1,7 +1,6 @@
 //! JSON that is none to the letter, as programs write it all the same, and what can be told of what is none at all.
 
-use super::classify::Gravity;
-use super::decoded::CRITICAL;
+use super::vocabulary::{CRITICAL, Gravity};
 
 /// The words for numbers that are none, as Python writes them.
 const NO_NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];

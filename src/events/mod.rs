@@ -60,15 +60,13 @@ use self::content::Content;
 use self::identity::Identity;
 use crate::report::Event;
 
-pub use self::decoded::{
-    Asked, BACKUP_REQUESTED, CRITICAL, RESTORE_REQUESTED, Request, UNREAD, Unreadable, VERIFY_REQUESTED, WRITER,
-};
+pub use self::decoded::{Asked, Request};
 use self::decoded::{Door, Said};
 pub use self::envelope::google::{AGENT, AUDIT, BUCKET, LOG, LOG_ENTRY, METHOD, RESOURCE};
+pub use self::vocabulary::{
+    BACKUP_REQUESTED, CRITICAL, RESTORE_REQUESTED, UNREAD, Unreadable, VERIFY_REQUESTED, WRITER,
+};
 use crate::events::envelope::{cloud, pubsub};
-
-/// The most bytes of an event's message.
-pub const MAX_MESSAGE: usize = 8 << 10;
 
 /// What a request to an events' path asks for. The body's size is the caller's to limit.
 ///
@@ -209,3 +207,4 @@ pub mod decoded;
 pub mod envelope;
 #[cfg(test)]
 mod tests;
+pub mod vocabulary;

@@ -13,7 +13,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// A CloudEvent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sent {
-    /// Its type, such as [`super::decoded::CRITICAL`].
+    /// Its type, such as [`super::vocabulary::CRITICAL`].
     pub kind: &'static str,
     /// Who sends it: [`source`].
     pub source: String,
@@ -56,7 +56,8 @@ impl Sent {
 mod tests {
     use super::super::read_message;
     use super::*;
-    use crate::events::decoded::{Asked, CRITICAL, RESTORE_REQUESTED};
+    use crate::events::decoded::Asked;
+    use crate::events::vocabulary::{CRITICAL, RESTORE_REQUESTED};
     use crate::report::Action;
     use crate::vault::root::Reason;
     use serde_json::json;

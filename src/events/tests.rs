@@ -4,6 +4,7 @@ use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::labels::LEFT_OUT;
+use super::vocabulary::MAX_MESSAGE;
 use super::*;
 use crate::backup::{MAX_LABEL, check_labels};
 use crate::report::Action;

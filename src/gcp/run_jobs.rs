@@ -3,7 +3,7 @@
 //! <https://docs.cloud.google.com/run/docs/reference/rest/v2/projects.locations.jobs/run>
 //!
 //! It is made again when it may have failed for a passing reason, within [`TIME`]. That may start the job twice, since an answer
-//! can be lost. It does no harm: only one execution takes the order ([`crate::claims::dispatch_request::Taker`]).
+//! can be lost. It does no harm: of two executions one takes the request for the run, and the other ends.
 //!
 //! Client, credentials and their runtime are made for each call, which is rare, and end with it: nothing of them has to be kept
 //! alive between two threads and two jobs.
@@ -24,7 +24,6 @@ use super::cloud::Cloud;
 use super::credentials::{self, Login, Scope};
 use super::error_text::{message, retry_after, said};
 use super::http_client;
-use crate::claims::lease::Name;
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
 use crate::retry::{Fault, Pace};
@@ -137,7 +136,7 @@ impl Starter {
     ///
     /// # Errors
     /// It could not be started, or, where no answer came, may have been all the same.
-    pub fn start(&self, claim: &Name, ctx: &Context) -> Result<Option<String>> {
+    pub fn start(&self, claim: &str, ctx: &Context) -> Result<Option<String>> {
         let doing = || format!("start the job {}", self.target);
         let client = http_client::client(&self.base, doing, |client| client.connect_timeout(ANSWER))?;
         let login = Login::new(&self.cloud, Scope::Platform).map_err(|fault| error(doing(), fault))?;
@@ -154,7 +153,7 @@ impl Starter {
 
     async fn attempts(
         &self,
-        claim: &Name,
+        claim: &str,
         client: &Client,
         login: &Login,
         ctx: &Context<'_>,
@@ -179,7 +178,7 @@ impl Starter {
         }
     }
 
-    async fn attempt(&self, claim: &Name, client: &Client, login: &Login) -> Result<Option<String>, Fault> {
+    async fn attempt(&self, claim: &str, client: &Client, login: &Login) -> Result<Option<String>, Fault> {
         let url = format!("{}/v2/{}:run", self.base, self.target);
         let variable = json!({ "name": CLAIM, "value": claim });
         let body = json!({ "overrides": { "containerOverrides": [{ "env": [variable] }] } });

@@ -724,7 +724,7 @@ fn a_restore_that_depends_never_goes_back_behind_what_is_there() {
     new.iter()
         .filter(|name| name.starts_with("packs/"))
         .for_each(|name| world.places.iter().for_each(|p| p.spoil(name)));
-    let only = restoring::needed::Only { missing: false, older: Some(std::time::Duration::ZERO) };
+    let only = restoring::options::Only { missing: false, older: Some(std::time::Duration::ZERO) };
     let options = restoring::options::Options { only, ..world.options("latest") };
     let several = restore::restore(world.sites(), &options, &world.context()).unwrap_err();
     let alone = restoring::restore(&two.vault(), &options, &world.context()).unwrap_err();

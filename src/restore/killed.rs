@@ -16,15 +16,13 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::mounts;
-use super::staging_names::{is_left, why_foreign};
+use super::staging_names::{NOTE, is_left, why_foreign};
 use super::steps::identity;
 use crate::fs::{Folder, SAFE, Spot, WRITE_OF_OTHERS, is_folder, location, open_file};
 use crate::path::EntryPath;
 use crate::source::select::is_ours;
 use crate::sqlite::side_files::SUFFIXES;
 
-/// The note's name in a staging folder.
-pub const NOTE: &str = "moving";
 /// No note is longer.
 const LONGEST: u64 = 1 << 17;
 

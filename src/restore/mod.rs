@@ -11,7 +11,6 @@ pub mod content;
 pub mod damaged;
 pub mod in_use;
 pub mod killed;
-pub mod left;
 pub mod missing;
 pub mod mounts;
 pub mod needed;

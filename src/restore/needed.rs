@@ -3,11 +3,10 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::options::Options;
+use super::options::{Only, Options};
 use crate::error::{Doing, Error, Result};
 use crate::fs::lock;
 use crate::monitor::Context;
@@ -16,15 +15,6 @@ use crate::source::select::Select;
 use crate::source::walk::{self, Met, Walker};
 use crate::vault::entry::Kind;
 use crate::vault::root::SnapshotName;
-
-/// When a restore takes place. It always does where neither is said.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Only {
-    /// Where there is no file in the target, or a restore of all in place was cut off.
-    pub missing: bool,
-    /// Also where no file in the target was changed for this long, and all were before the snapshot was begun.
-    pub older: Option<Duration>,
-}
 
 /// What is in a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +138,7 @@ pub fn look(options: &Options, from: &str, ctx: &Context) -> Result<There> {
 mod tests {
     use std::fs::{self, File};
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
     use std::time::SystemTime;
 
     use super::*;

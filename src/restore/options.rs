@@ -1,8 +1,8 @@
 //! What a restore is told.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::needed::Only;
 use super::target::How;
 use crate::path::EntryPath;
 
@@ -49,4 +49,13 @@ impl Options {
             only: Only::default(),
         }
     }
+}
+
+/// When a restore takes place. It always does where neither is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Only {
+    /// Where there is no file in the target, or a restore of all in place was cut off.
+    pub missing: bool,
+    /// Also where no file in the target was changed for this long, and all were before the snapshot was begun.
+    pub older: Option<Duration>,
 }

@@ -3,12 +3,14 @@
 //! A window's content pieces may be read in any order. All that a window makes lies in folders of the same or an earlier
 //! window, and a folder is left (its times set) in the window after which nothing more goes into it.
 
+mod left;
+
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
+use super::missing;
 use super::window::{Item, Limits, Piece, Window};
-use super::{left, missing};
 use crate::error::{Kind, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;

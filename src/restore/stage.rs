@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::attributes::pass_nothing_on;
 use super::capabilities::{kept, moves_files_only};
 use super::killed::{self, Left};
-use super::staging_names::{is_staging, prefix, why_foreign};
+use super::staging_names::{GROUPS, MOVED, PROBE, TREE, UNPLACED, is_staging, prefix, why_foreign};
 use super::write::Tree;
 use crate::error::{Doing, Error, Result};
 use crate::fs::beneath::Directory;
@@ -28,16 +28,6 @@ use crate::vault::hex::Hex;
 
 /// So often a staging folder is made, where another restore removes it before it is locked.
 const TRIES: usize = 100;
-/// The folder in it that becomes the target.
-pub(super) const TREE: &str = "tree";
-/// The folder in it for hard links.
-pub(super) const GROUPS: &str = "groups";
-/// The folder in it by which is tried whether folders can be renamed.
-pub(super) const PROBE: &str = "probe";
-/// What that is renamed to.
-pub(super) const MOVED: &str = "moved";
-/// What a killed restore had not put into place, before it is removed.
-pub(super) const UNPLACED: &str = "unplaced";
 
 /// A folder that is ours while we hold its lock.
 pub struct Staging {
@@ -333,7 +323,8 @@ mod tests {
     #[test]
     fn only_what_a_restore_of_this_user_left_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE, DRAFT, ".lastgood-deep-0"];
+        let own =
+            [TREE, GROUPS, PROBE, MOVED, UNPLACED, crate::restore::staging_names::NOTE, DRAFT, ".lastgood-deep-0"];
         let mut cases = vec![
             (0o700, &own[..], None, ""),
             (0o755, &[], None, ""),

@@ -7,8 +7,6 @@ use std::path::Path;
 use rustix::fs::fstat;
 use rustix::process::geteuid;
 
-use super::killed;
-use super::stage::{GROUPS, MOVED, PROBE, TREE, UNPLACED};
 use crate::fs::{DEEP_TREE, Folder, WRITE_OF_OTHERS};
 use crate::source::marker::DRAFT;
 use crate::vault::hex::Hash;
@@ -76,6 +74,24 @@ pub fn why_foreign(folder: &Folder) -> rustix::io::Result<Option<String>> {
 
 /// Whether a restore makes something of that name in its staging folder.
 pub(crate) fn is_of_a_restore(name: &OsStr) -> bool {
-    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, killed::NOTE, DRAFT];
+    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, crate::restore::staging_names::NOTE, DRAFT];
     own.iter().any(|own| name == *own) || name.as_bytes().starts_with(DEEP_TREE.as_bytes())
 }
+
+/// The folder in it that becomes the target.
+pub(crate) const TREE: &str = "tree";
+
+/// The folder in it for hard links.
+pub(crate) const GROUPS: &str = "groups";
+
+/// The folder in it by which is tried whether folders can be renamed.
+pub(crate) const PROBE: &str = "probe";
+
+/// What that is renamed to.
+pub(crate) const MOVED: &str = "moved";
+
+/// What a killed restore had not put into place, before it is removed.
+pub(crate) const UNPLACED: &str = "unplaced";
+
+/// The note's name in a staging folder.
+pub const NOTE: &str = "moving";

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::dispatch::Dispatch;
 use crate::claims::idempotent;
 use crate::job::Ran;
 use crate::report::{Action, Outcome, Report, RunId, Told};
@@ -74,7 +73,7 @@ impl Ticket {
         match limit {
             None => self.answer().await,
             Some(limit) => {
-                tokio::time::timeout(limit, self.answer()).await.unwrap_or_else(|_| Arc::new(Dispatch::not_yet()))
+                tokio::time::timeout(limit, self.answer()).await.unwrap_or_else(|_| Arc::new(Answer::not_yet()))
             }
         }
     }
@@ -98,6 +97,11 @@ impl From<idempotent::Answer> for Answer {
 }
 
 impl Answer {
+    /// What a request is told whose answer does not come in time.
+    pub fn not_yet() -> Answer {
+        Answer::Elsewhere(AGAIN)
+    }
+
     /// What it says, for people.
     pub(super) fn why(&self) -> String {
         match self {
@@ -152,5 +156,20 @@ impl Answer {
     /// That of a service which is told to stop.
     pub(super) fn ends() -> Self {
         Answer::Later("the service ends".into(), Duration::from_secs(10))
+    }
+}
+
+/// When one may ask again whose event is served by a run that is away.
+pub(crate) const AGAIN: Duration = Duration::from_secs(60);
+
+/// How somebody finds out whether a run was done that did not live to tell.
+pub(crate) fn how_to_look(action: Action) -> &'static str {
+    match action {
+        Action::Backup => "Look whether there is a snapshot of that time in one of the vaults: `lastgood list`. ",
+        Action::Restore => {
+            "Look into the data directory: what a restore has replaced lies beside it or in it, in a folder with `.replaced-` and the \
+             time in its name. "
+        }
+        Action::Verify => "",
     }
 }

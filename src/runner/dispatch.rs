@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::Answer;
-use super::runner::remote::{AGAIN, BEGIN, POLL};
 use crate::claims::lease::Name;
 use crate::error::Result;
 use crate::gcp::run_jobs::Starter;
@@ -32,12 +30,14 @@ impl Dispatch {
     /// A job that is started so; a request waits so long for its answer.
     pub fn new(starter: Starter, wait: Duration) -> Self {
         let job = starter.target().to_string();
-        let start = Arc::new(move |claim: &Name, ctx: &Context| starter.start(claim, ctx));
+        let start = Arc::new(move |claim: &Name, ctx: &Context| starter.start(&claim.to_string(), ctx));
         Dispatch { job, start, wait, poll: POLL, begin: BEGIN }
     }
-
-    /// What a request is told whose answer does not come in time.
-    pub fn not_yet() -> Answer {
-        Answer::Elsewhere(AGAIN)
-    }
 }
+
+/// How often, at most, a claim is looked at while somebody may be waiting; more often in the first seconds, and later more
+/// seldom.
+pub(crate) const POLL: Duration = Duration::from_secs(2);
+
+/// How long a job may take to begin: Cloud Run finds a place for it, loads the image and mounts the volumes.
+pub(crate) const BEGIN: Duration = Duration::from_secs(600);

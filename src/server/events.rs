@@ -10,15 +10,16 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::answer::{self, Content, Reply};
+use super::auth::Caller;
 use super::limits::{self, Unread};
 use super::{Server, routes};
 use crate::backup::MAX_LABELS;
 use crate::events::decoded::{Asked, Request};
-use crate::events::{self, MAX_MESSAGE, labels};
+use crate::events::vocabulary::MAX_MESSAGE;
+use crate::events::{self, labels};
 use crate::report::{self, Action, Outcome, RunId, Told, Way};
 use crate::restore::select;
 use crate::runner::runner::{Answer, Unpromised};
-use crate::server::auth::Caller;
 use crate::vault::root::Reason;
 
 /// The most characters of a snapshot's name, of a label's name and of its value.

@@ -30,7 +30,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 pub use super::health_data::Place;
-use super::health_data::{self, Seen};
+use super::health_data::{self, Critical, Seen};
 pub use super::health_looks::Newest;
 use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age};
 use crate::report::{Action, Outcome, RunId};
@@ -132,15 +132,6 @@ pub struct Data {
     pub seen_seconds_ago: Option<u64>,
     /// What has to be in it, and whether it is; not told where that was not seen in time.
     pub critical_files: Vec<Critical>,
-}
-
-/// A file that has to be there.
-#[derive(Debug, Clone, Serialize)]
-pub struct Critical {
-    /// Its name, or a pattern.
-    pub pattern: String,
-    /// Whether there is one.
-    pub present: Option<bool>,
 }
 
 /// What looks at the vaults gave.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use globset::GlobMatcher;
 use jiff::Timestamp;
+use serde::Serialize;
 
-use super::health::Critical;
 use crate::source::select::is_ours;
 
 /// For how long it looks.
@@ -93,6 +93,15 @@ pub fn look(place: &Place, stop: &AtomicBool) -> Seen {
 fn is_vault(place: &Place, folder: &Metadata) -> bool {
     let identity = |meta: &Metadata| (meta.dev(), meta.ino());
     place.not_walked.iter().any(|vault| vault.metadata().is_ok_and(|vault| identity(&vault) == identity(folder)))
+}
+
+/// A file that has to be there.
+#[derive(Debug, Clone, Serialize)]
+pub struct Critical {
+    /// Its name, or a pattern.
+    pub pattern: String,
+    /// Whether there is one.
+    pub present: Option<bool>,
 }
 
 #[cfg(test)]

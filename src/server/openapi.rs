@@ -10,7 +10,7 @@ use super::queries::{ITEMS, MAX_ITEMS};
 use super::routes::{CRITICAL, Carries, DOCUMENT, Does, Gate, Query, ROUTES, Route};
 use super::schemas::{named, schemas};
 use crate::backup::MAX_LABELS;
-use crate::events::MAX_MESSAGE;
+use crate::events::vocabulary::MAX_MESSAGE;
 
 /// The document as it is sent.
 pub fn document() -> &'static str {

@@ -13,10 +13,10 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::pubsub;
 use crate::events::content::{self, Content};
-use crate::events::decoded::{About, CRITICAL, Said, Unreadable};
+use crate::events::decoded::{About, Said};
 use crate::events::identity::Identity;
+use crate::events::vocabulary::{CRITICAL, Unreadable};
 
 /// The type of an event that carries a Pub/Sub message.
 const PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
@@ -214,7 +214,7 @@ fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> 
     }
     // The message decides, and may itself carry an event.
     let message = match &content {
-        Content::Fields(fields) if fields.contains_key("message") => pubsub::wrapped(fields, content::deeper(depth)?)?,
+        Content::Fields(fields) if fields.contains_key("message") => super::wrapped(fields, content::deeper(depth)?)?,
         _ => return Err(Unreadable::new(part, "it holds no Pub/Sub message")),
     };
     let identity = Identity::innermost(message.identity, identity);

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::events::content::Content;
-use crate::events::decoded::{About, Said, WRITER};
+use crate::events::decoded::{About, Said};
 use crate::events::identity::Identity;
+use crate::events::vocabulary::WRITER;
 
 /// What a log entry is called as the carrier of an event.
 pub const LOG_ENTRY: &str = "log entry";

@@ -13,8 +13,9 @@ use serde_json::{Map, Value};
 
 use super::cloud;
 use crate::events::content::{self, Content};
-use crate::events::decoded::{CRITICAL, Said, Unreadable};
+use crate::events::decoded::Said;
 use crate::events::identity::Identity;
+use crate::events::vocabulary::{CRITICAL, Unreadable};
 
 /// Begins the headers of a message that is pushed as it is.
 pub const HEADERS: &str = "x-goog-pubsub-";
@@ -186,7 +187,7 @@ pub fn message(
     for (name, value) in others {
         said.attributes.entry(name).or_insert(value);
     }
-    if said.kind.is_none() && said.carrier == crate::events::decoded::PLAIN {
+    if said.kind.is_none() && said.carrier == crate::events::vocabulary::PLAIN {
         said.carrier = CARRIER;
     }
     if !envelope.id.is_empty() {

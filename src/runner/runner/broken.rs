@@ -27,6 +27,7 @@ use crate::events::decoded::Request;
 use crate::job;
 use crate::monitor::Context;
 use crate::report::{Action, RunId, Told};
+use crate::runner::answer::how_to_look;
 use crate::runner::queue::Waiting;
 use crate::store::address::Address;
 use crate::vault::Vault;
@@ -85,18 +86,6 @@ impl Unkept {
 
     fn unknown(why: String) -> Self {
         Unkept { why, may_be_done: true }
-    }
-}
-
-/// How somebody finds out whether a run was done that did not live to tell.
-pub(super) fn how_to_look(action: Action) -> &'static str {
-    match action {
-        Action::Backup => "Look whether there is a snapshot of that time in one of the vaults: `lastgood list`. ",
-        Action::Restore => {
-            "Look into the data directory: what a restore has replaced lies beside it or in it, in a folder with `.replaced-` and the \
-             time in its name. "
-        }
-        Action::Verify => "",
     }
 }
 

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::broken::how_to_look;
 use super::unsettled::Unsettled;
 use super::{Claimed, Desk, Waiting, events_of, lock};
 use crate::claims::dispatch_request::{Order, Taker};
@@ -29,22 +28,15 @@ use crate::error::{Error, Result};
 use crate::job::{self, Cause, Job};
 use crate::monitor::Context;
 use crate::report::{Action, RunId, Way};
-use crate::runner::answer::{self, Answer, Progress};
+use crate::runner::answer::{self, Answer, Progress, how_to_look};
 use crate::runner::dispatch::Dispatch;
 use crate::runner::queue::Promise;
 use crate::runner::rules::gravest;
 use crate::runner::stats::Ended;
 
-/// How often, at most, a claim is looked at while somebody may be waiting; more often in the first seconds, and later more
-/// seldom.
-pub(crate) const POLL: Duration = Duration::from_secs(2);
 const SELDOM: u32 = 5;
-/// How long a job may take to begin: Cloud Run finds a place for it, loads the image and mounts the volumes.
-pub(crate) const BEGIN: Duration = Duration::from_secs(600);
 /// How often the thread that looks at claims wakes.
 const TICK: Duration = Duration::from_millis(100);
-/// When one may ask again whose event is served by a run that is away.
-pub(crate) const AGAIN: Duration = Duration::from_secs(60);
 
 /// Runs that are away.
 #[derive(Default)]
@@ -214,7 +206,7 @@ impl Desk {
                 let answer = match held.standing() {
                     Ok(Standing::Running) => break,
                     Ok(Standing::Failed) => self.failed(group.run, ctx),
-                    Ok(Standing::Elsewhere) => Dispatch::not_yet(),
+                    Ok(Standing::Elsewhere) => Answer::not_yet(),
                     Ok(Standing::Done(before)) => settled(group.run, before),
                     Err(why) => {
                         if !group.unreadable && !self.stop.load(Ordering::Relaxed) {

@@ -6,12 +6,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::broken::{Owed, how_to_look};
 use super::{Answer, Desk, Progress, lock};
 use crate::claims::idempotent::{self, Held};
 use crate::error::{Error, Kind};
 use crate::job::Ran;
 use crate::report::{Action, Outcome, RunId, Told};
+use crate::runner::answer::how_to_look;
 
 /// How many runs are kept of which it does not matter much: while a vault is away for long, others are asked for again and again.
 const KEPT: usize = 256;
@@ -50,7 +50,8 @@ impl Desk {
         }
         let run = ran.report.run;
         let mut state = lock(&self.state);
-        let Owed { unsettled: kept, done, .. } = &mut state.owed;
+        let owed = &mut state.owed;
+        let (kept, done) = (&mut owed.unsettled, &mut owed.done);
         if !unsettled.matters() && kept.iter().filter(|kept| !kept.matters()).count() >= KEPT {
             tracing::warn!("no vault says how the run {run} ended, and too many like it wait for one");
             return;

@@ -4,11 +4,11 @@
 //! hunk, and those that belong behind the beginning of the next hunk wait for that. So none is lost for having been written in the
 //! wrong place, unless what comes after it was planned already.
 
-use super::missing;
-use super::plan::{Planner, Walk};
-use super::window::Window;
+use super::{Planner, Walk};
 use crate::error::{Kind, Result};
 use crate::path::EntryPath;
+use crate::restore::missing;
+use crate::restore::window::Window;
 use crate::vault::decoder::Decoder;
 use crate::vault::entry::{self, Entry};
 use crate::vault::root::Root;

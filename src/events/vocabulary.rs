@@ -1,0 +1,73 @@
+//! The words that events are told by, and why one cannot be read.
+
+/// The type of a CloudEvent that asks for a backup.
+pub const BACKUP_REQUESTED: &str = "dev.lastgood.backup.requested";
+
+/// The type of a CloudEvent that tells of an app's critical error, and so asks for a backup.
+pub const CRITICAL: &str = "dev.lastgood.critical";
+
+/// The type of a CloudEvent that asks for a restore.
+pub const RESTORE_REQUESTED: &str = "dev.lastgood.restore.requested";
+
+/// The type of a CloudEvent that asks for a look at the vault.
+pub const VERIFY_REQUESTED: &str = "dev.lastgood.verify.requested";
+
+/// The label that lastgood marks the lines of its own log with: a line that tells of a failed run must not start another one.
+pub const WRITER: &str = "dev.lastgood/writer";
+
+/// The label that says what of an event could not be read.
+pub const UNREAD: &str = "unread";
+
+/// A request that cannot be understood; it never quotes the body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("could not read {part}: {why}")]
+pub struct Unreadable {
+    /// The part that it is about: `the body`, `message.data`.
+    pub part: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// Whether it is only that there are several in one.
+    pub(crate) several: bool,
+}
+
+impl Unreadable {
+    pub(crate) fn new(part: impl Into<String>, why: impl ToString) -> Self {
+        Unreadable { part: part.into(), why: crate::text::one_line(&why.to_string(), 300), several: false }
+    }
+}
+
+/// What carries what has no envelope.
+pub(crate) const PLAIN: &str = "request";
+
+/// The most bytes of an event's message.
+pub const MAX_MESSAGE: usize = 8 << 10;
+
+/// An event's severity, as far as it matters. The names and numbers are those of Cloud Logging, and what loggers and syslog
+/// call their worst.
+/// <https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#logseverity>
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Gravity {
+    /// `ERROR` and above.
+    Serious,
+    /// Below.
+    Slight,
+    /// None, or a word that says nothing.
+    Unknown,
+}
+
+impl Gravity {
+    /// That of a severity as people write it.
+    pub fn of(severity: &str) -> Self {
+        match severity.to_ascii_uppercase().as_str() {
+            "ERROR" | "ERR" | "SEVERE" | "CRITICAL" | "CRIT" | "ALERT" | "EMERGENCY" | "EMERG" | "FATAL" | "PANIC" => {
+                Gravity::Serious
+            }
+            "DEFAULT" | "TRACE" | "VERBOSE" | "DEBUG" | "INFO" | "INFORMATION" | "INFORMATIONAL" | "NOTICE"
+            | "WARNING" | "WARN" => Gravity::Slight,
+            // Other numbers mean one thing to one logger, and another to the next.
+            "500" | "600" | "700" | "800" => Gravity::Serious,
+            "0" | "100" | "200" | "300" | "400" => Gravity::Slight,
+            _ => Gravity::Unknown,
+        }
+    }
+}
