@@ -1,38 +1,39 @@
 //! lastgood keeps the state of an app that lives on disposable machines: it takes snapshots of a data directory into a
 //! vault, and puts the last good one back.
 //!
-//! Data flows down this list on backup, and up it on restore.
+//! The modules are listed in the order of flow: each may use those below it, and none above. `ARCHITECTURE.md` draws the
+//! map; `tests/architecture.rs` holds it.
 
-pub mod backup;
-pub mod claims;
-pub mod command;
-pub mod deadline;
-pub mod doctor;
-pub mod error;
-pub mod events;
-pub mod export;
-pub mod fs;
-pub mod gcp;
-pub mod inspect;
-pub mod job;
-pub mod monitor;
-pub mod notify;
-pub mod panics;
-pub mod parallel;
-pub mod path;
-pub mod replicas;
-pub mod report;
-pub mod restore;
-pub mod retry;
-pub mod runner;
 pub mod server;
-pub mod shell;
-pub mod shutdown;
+pub mod subscriber;
+pub mod view;
+pub mod doctor;
+pub mod runner;
+pub mod claims;
+pub mod events;
+pub mod job;
+pub mod notify;
+pub mod report;
+pub mod replicas;
+pub mod verify;
+pub mod inspect;
+pub mod export;
+pub mod restore;
+pub mod backup;
 pub mod source;
 pub mod sqlite;
-pub mod store;
-pub mod subscriber;
-pub mod text;
+pub mod command;
 pub mod vault;
-pub mod verify;
-pub mod view;
+pub mod store;
+pub mod gcp;
+pub mod retry;
+pub mod shutdown;
+pub mod deadline;
+pub mod panics;
+pub mod parallel;
+pub mod monitor;
+pub mod fs;
+pub mod text;
+pub mod shell;
+pub mod path;
+pub mod error;

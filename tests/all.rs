@@ -1,6 +1,7 @@
 //! Tests of the whole program, in one binary: each file beside this one is one subject.
 
 mod another_place;
+mod architecture;
 mod broken_output;
 mod by_hand;
 mod cli;

@@ -10,9 +10,9 @@ use super::{Site, first};
 use crate::backup::options::LastWords;
 use crate::error::{Error, Result};
 use crate::fs::filesystem;
-use crate::gcp::cloud::Cloud;
 use crate::monitor::Context;
 use crate::restore::select;
+use crate::store::open::Opener;
 use crate::store::address::Address;
 use crate::store::metered::Since;
 use crate::store::{self, Store};
@@ -28,7 +28,7 @@ const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
 /// The vaults to use, the one to be preferred first.
 pub struct Vaults {
     addresses: Vec<Address>,
-    cloud: Cloud,
+    opener: Opener,
     stop: Arc<AtomicBool>,
     stores: Mutex<HashMap<Address, Arc<dyn Store>>>,
     /// Set when the time for last words is over, which begins with the first of them.
@@ -39,8 +39,9 @@ pub struct Vaults {
 
 impl Vaults {
     /// At least one; their stores give up once `stop` is set.
-    pub fn new(addresses: Vec<Address>, cloud: Cloud, stop: Arc<AtomicBool>) -> Self {
-        Vaults { addresses, cloud, stop, stores: Mutex::default(), silence: OnceLock::new(), last: Mutex::default() }
+    pub fn new(addresses: Vec<Address>, opener: impl Into<Opener>, stop: Arc<AtomicBool>) -> Self {
+        let opener = opener.into();
+        Vaults { addresses, opener, stop, stores: Mutex::default(), silence: OnceLock::new(), last: Mutex::default() }
     }
 
     /// Where they are.
@@ -48,21 +49,16 @@ impl Vaults {
         &self.addresses
     }
 
-    /// How buckets are reached.
-    pub fn cloud(&self) -> &Cloud {
-        &self.cloud
-    }
-
     /// The store at an address, which counts its traffic from now on.
     ///
     /// # Errors
-    /// As [`store::open`].
+    /// As [`Opener::open`].
     pub fn store(&self, address: &Address) -> Result<Box<dyn Store>> {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let store = match stores.get(address) {
             Some(store) => store.clone(),
             None => {
-                let opened: Arc<dyn Store> = store::open::open(address, &self.cloud, self.stop.clone())?.into();
+                let opened: Arc<dyn Store> = self.opener.open(address, self.stop.clone())?.into();
                 stores.insert(address.clone(), opened.clone());
                 opened
             }
@@ -80,9 +76,9 @@ impl Vaults {
     /// and soon, a request that is not answered as well. All that are asked for give up at the same time.
     ///
     /// # Errors
-    /// As [`store::open`]; there is no vault.
+    /// As [`Opener::open`]; there is no vault.
     pub fn store_for_last_words(&self, address: &Address) -> Result<Box<dyn Store>> {
-        let cloud = Cloud { patience: LAST_WORDS, ..self.cloud.clone() };
+        let opener = self.opener.within(LAST_WORDS);
         let silence = self.silence.get_or_init(|| {
             let silence = Arc::new(AtomicBool::new(false));
             let end = silence.clone();
@@ -97,7 +93,7 @@ impl Vaults {
         let store = match stores.get(address) {
             Some(store) => store.clone(),
             None => {
-                let vault = store::open::open(address, &cloud, silence.clone()).and_then(Vault::open)?;
+                let vault = opener.open(address, silence.clone()).and_then(Vault::open)?;
                 let opened: Arc<dyn Store> = vault.store.into();
                 stores.insert(address.clone(), opened.clone());
                 opened
@@ -109,11 +105,11 @@ impl Vaults {
     /// Opens the store for the last checkpoint of a backup once the program is told to stop, upon which a bucket's own store gives up.
     /// This one gives up some seconds later.
     pub fn last_checkpoint(&self) -> LastWords {
-        let (addresses, cloud, stop) = (self.addresses.clone(), self.cloud.clone(), self.stop.clone());
+        let (addresses, stop) = (self.addresses.clone(), self.stop.clone());
+        let opener = self.opener.within(LAST_CHECKPOINT);
         LastWords::new(move |url| {
             let fits = |address: &&Address| matches!(address, Address::Bucket { .. }) && address.absolute() == url;
             let address = addresses.iter().filter(|_| stop.load(Ordering::Relaxed)).find(fits)?;
-            let cloud = Cloud { patience: LAST_CHECKPOINT, ..cloud.clone() };
             let over = Arc::new(AtomicBool::new(false));
             let end = over.clone();
             // The process does not wait for it.
@@ -121,7 +117,7 @@ impl Vaults {
                 std::thread::sleep(LAST_CHECKPOINT);
                 end.store(true, Ordering::Relaxed);
             });
-            Some(store::open::open(address, &cloud, over))
+            Some(opener.open(address, over))
         })
     }
 
@@ -129,7 +125,7 @@ impl Vaults {
     pub fn look(&self, address: &Address, init: bool) -> Site {
         let site = Site::look(address.absolute(), init || address.is_default(), self.store(address));
         // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted is another's.
-        let own = |folder: &Path| self.cloud.in_cloud_run && filesystem::remote_at(folder).is_none();
+        let own = |folder: &Path| self.opener.is_in_cloud_run() && filesystem::remote_at(folder).is_none();
         Site { fleeting: matches!(address, Address::Folder(folder) if own(folder)), ..site }
     }
 

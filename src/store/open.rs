@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::Store;
 use super::address::Address;
@@ -24,4 +25,34 @@ pub fn open(address: &Address, cloud: &Cloud, stop: Arc<AtomicBool>) -> error::R
             Box::new(RetryStore::new(bucket, Pace::new(cloud.patience), stop))
         }
     })
+}
+
+/// Opens stores the way that is configured, so that who asks for them need not know how buckets are reached.
+#[derive(Debug, Clone)]
+pub struct Opener(Cloud);
+
+impl From<Cloud> for Opener {
+    fn from(cloud: Cloud) -> Self {
+        Opener(cloud)
+    }
+}
+
+impl Opener {
+    /// As [`open`].
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(&self, address: &Address, stop: Arc<AtomicBool>) -> error::Result<Box<dyn Store>> {
+        open(address, &self.0, stop)
+    }
+
+    /// The same, but a bucket that does not answer counts as unreachable after this time.
+    pub fn within(&self, patience: Duration) -> Self {
+        Opener(Cloud { patience, ..self.0.clone() })
+    }
+
+    /// Whether this is Cloud Run, where an instance's disk goes with the instance.
+    pub fn is_in_cloud_run(&self) -> bool {
+        self.0.in_cloud_run
+    }
 }

@@ -15,6 +15,7 @@ pub mod other;
 pub mod process;
 pub mod pubsub;
 pub mod python;
+pub mod rust;
 pub mod slow;
 pub mod tree;
 pub mod webhook;
