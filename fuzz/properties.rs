@@ -4,11 +4,11 @@
 use std::fmt::Debug;
 use std::path::{Component, Path};
 
-use lastgood::path::{Bytes, EntryPath, escape, unescape};
+use lastgood::path::{EntryPath, EscapedBytes, escape, unescape};
 use lastgood::vault::entry::{Entry, Extent, MAX_HEADER, MapFrame, TAR_BLOCK, padding};
 use lastgood::vault::hex::{Hash, PackId};
-use lastgood::vault::lines::Frame;
-use lastgood::vault::map::{self, MapBuilder, Run};
+use lastgood::vault::lines::FrameBuilder;
+use lastgood::vault::map::{self, BlockRun, MapBuilder};
 use lastgood::vault::pack::{MAX_FRAME, PackInfo, SeekTable, Tail, write_table};
 use lastgood::vault::pages::{self, LayerBuilder, Placed};
 use lastgood::vault::root::{DatabaseRecord, FORMAT, HunkRef, Problem, Root};
@@ -65,7 +65,7 @@ pub fn map(bytes: &[u8]) {
     }
     // No writer makes these, and a builder has no form for them: content without hashes, blocks of nothing, and more
     // bytes than the largest file has.
-    let odd = |run: &Run| match run.blocks.is_empty() {
+    let odd = |run: &BlockRun| match run.blocks.is_empty() {
         true => run.extent.pack.is_some(),
         false => run.blocks.iter().any(|(length, _)| *length == 0),
     };
@@ -93,7 +93,7 @@ pub fn map(bytes: &[u8]) {
 }
 
 /// Every block of a map with where it is, however the blocks are joined to runs.
-fn blocks(runs: &[Run]) -> Vec<(Option<PackId>, u64, u64, Option<Hash>)> {
+fn blocks(runs: &[BlockRun]) -> Vec<(Option<PackId>, u64, u64, Option<Hash>)> {
     let mut out = Vec::new();
     for run in runs {
         let mut offset = run.extent.offset;
@@ -170,7 +170,7 @@ pub fn list(bytes: &[u8]) {
 
 fn items<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) {
     let Ok(items) = list::parse::<T>(bytes) else { return };
-    let mut frame = Frame::new("list");
+    let mut frame = FrameBuilder::new("list");
     items.iter().for_each(|item| frame.line(&serde_json::to_vec(item).unwrap()));
     assert_eq!(list::parse::<T>(&frame.finish(&[])).unwrap(), items);
 }
@@ -179,8 +179,8 @@ fn items<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) {
 /// a path stays below the folder that it is joined to.
 pub fn entry_path(bytes: &[u8]) {
     assert_eq!(unescape(&escape(bytes)).unwrap(), bytes);
-    let json = serde_json::to_string(&Bytes(bytes.to_vec())).unwrap();
-    assert_eq!(serde_json::from_str::<Bytes>(&json).unwrap().0, bytes);
+    let json = serde_json::to_string(&EscapedBytes(bytes.to_vec())).unwrap();
+    assert_eq!(serde_json::from_str::<EscapedBytes>(&json).unwrap().0, bytes);
     if let Ok(said) = unescape(&String::from_utf8_lossy(bytes)) {
         assert_eq!(unescape(&escape(&said)).unwrap(), said);
         taken_as_path(said);

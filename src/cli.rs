@@ -12,10 +12,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
-pub use self::dispatched::{Dispatched, Dispatching};
-pub use self::pubsub::{Listen, Publish, Pulling, Sending};
-pub use self::results::{Results, WebhookOn};
-pub use self::serve::{Auth, RunRules, Serve};
+pub use self::dispatched::{DispatchFlags, DispatchedArgs};
+pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
+pub use self::results::{ResultFlags, WebhookOn};
+pub use self::serve::{AuthFlag, RunFlags, ServeArgs};
 
 /// Keeps the state of apps that live on disposable machines.
 ///
@@ -32,7 +32,7 @@ pub use self::serve::{Auth, RunRules, Serve};
 )]
 pub struct Cli {
     #[command(flatten)]
-    pub global: Global,
+    pub global: GlobalFlags,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -40,7 +40,7 @@ pub struct Cli {
 /// What every command takes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
-pub struct Global {
+pub struct GlobalFlags {
     /// Where the snapshots are kept: a folder or gs://bucket/prefix; repeatable, the first is preferred
     /// [env: LASTGOOD_VAULT, with commas; else BACKUP_BUCKET_NAME or GCS_BUCKET_NAME for gs://NAME/lastgood]
     /// [default: ./backups]
@@ -100,44 +100,44 @@ pub enum Command {
     /// the others become replicas of it; where some exist already, those that do not become replicas of them.
     Init,
     /// Take a snapshot of a directory
-    Backup(Backup),
+    Backup(BackupArgs),
     /// Put a snapshot back; what is there moves aside
-    Restore(Restore),
+    Restore(RestoreArgs),
     /// Copy snapshots from one vault to a replica of it, which is made where there is none yet
-    Copy(Copy),
+    Copy(CopyArgs),
     /// List the snapshots, newest first
-    List(List),
+    List(ListArgs),
     /// List what was run, newest first, or show one run's report in full
-    Runs(Runs),
+    Runs(RunsArgs),
     /// List what is in a snapshot
-    Ls(Ls),
+    Ls(LsArgs),
     /// Write the content of a file in a snapshot to stdout
-    Cat(Cat),
+    Cat(CatArgs),
     /// Show what differs between two snapshots
-    Diff(Diff),
+    Diff(DiffArgs),
     /// Write a snapshot as a plain .tar.zst file
-    Export(Export),
+    Export(ExportArgs),
     /// Check that everything that the snapshots need is there and undamaged
     ///
     /// Packs that are damaged are doubted in the vault, so that the next backup stores their content anew, and doubts that are
     /// wrong are lifted; both only where the vault may be written to.
-    Verify(Verify),
+    Verify(VerifyArgs),
     /// Find out what stands in the way of a backup or a restore, and what to do about it
     ///
     /// Looks at the credentials, the buckets and what may be done in them, the vaults with their newest snapshots, and
     /// the data directory. Writes nothing. Ends with 1 when something would stop a backup or a restore.
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
     /// Serve over HTTP: events that ask for backups, a REST interface, health and metrics
-    Serve(Box<Serve>),
+    Serve(Box<ServeArgs>),
     /// Pull events that ask for backups from a Pub/Sub subscription, where nothing can push
-    Listen(Box<Listen>),
+    Listen(Box<ListenArgs>),
     /// Publish an event to a Pub/Sub topic: a critical error, or a wish for a backup, a restore or a verification
     #[command(subcommand)]
-    Publish(Publish),
+    Publish(PublishCommand),
     /// Do what a service asked for that starts a Cloud Run job for it: the job's command
     ///
     /// `lastgood serve --dispatch job=…` starts the job and tells it by LASTGOOD_CLAIM what it is about.
-    Dispatched(Box<Dispatched>),
+    Dispatched(Box<DispatchedArgs>),
 }
 
 /// Arguments of `backup`.
@@ -152,28 +152,28 @@ pub enum Command {
 
 With several vaults a snapshot that one of them does not hold ends with 3 (incomplete-copies); those that lack it are named as
 errors on stderr, and in the report.")]
-pub struct Backup {
+pub struct BackupArgs {
     /// The directory to take a snapshot of [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub data: Option<PathBuf>,
     /// Why it is taken; kept with the snapshot
-    #[arg(long, value_enum, default_value_t = Reason::Manual, help_heading = "About the snapshot")]
-    pub reason: Reason,
+    #[arg(long, value_enum, default_value_t = ReasonFlag::Manual, help_heading = "About the snapshot")]
+    pub reason: ReasonFlag,
     /// A label that is kept with the snapshot; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, help_heading = "About the snapshot")]
     pub labels: Vec<(String, String)>,
     #[command(flatten)]
-    pub taking: Taking,
+    pub taking: BackupFlags,
     /// End with 0, too, when the snapshot is one of these: where a failed run would be run again, ten times, for no other
     /// result
     #[arg(long, value_name = "RESULT,…", value_enum, value_delimiter = ',', help_heading = "About the snapshot")]
     pub exit_zero_on: Vec<NotGood>,
     #[command(flatten)]
-    pub results: Results,
+    pub results: ResultFlags,
 }
 
 /// How snapshots are taken.
 #[derive(Debug, Args)]
-pub struct Taking {
+pub struct BackupFlags {
     /// Make the vault where there is none yet; ./backups is made anyway
     #[arg(long, help_heading = "How it is taken")]
     pub init: bool,
@@ -226,7 +226,7 @@ pub struct Taking {
 
 With several vaults the first one is taken that has a good snapshot that fits and can give it back. Where all have it damaged,
 and it was not named by its id, the newest older good snapshot that is whole is restored in its place (exit code 3).")]
-pub struct Restore {
+pub struct RestoreArgs {
     /// The directory to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub target: Option<PathBuf>,
     /// Which snapshot: latest (the newest good one), an id or the beginning of one, or a time
@@ -236,7 +236,7 @@ pub struct Restore {
     #[arg(long = "path", value_name = "PATH")]
     pub paths: Vec<OsString>,
     #[command(flatten)]
-    pub replacing: Replacing,
+    pub replacing: RestoreFlags,
     /// Restore what can be read of a damaged snapshot, and list the rest
     #[arg(long)]
     pub skip_damaged: bool,
@@ -250,12 +250,12 @@ pub struct Restore {
     #[arg(long, help_heading = "When")]
     pub dry_run: bool,
     #[command(flatten)]
-    pub results: Results,
+    pub results: ResultFlags,
 }
 
 /// How a restore replaces what is there.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Replacing {
+pub struct RestoreFlags {
     /// Fill the directory itself, file by file, where it cannot be renamed: a mount point
     #[arg(long)]
     pub in_place: bool,
@@ -276,7 +276,7 @@ pub struct Replacing {
 
 Only what is missing is sent; a copy that was cut off goes on where it was when it is run again. What is damaged in --from is
 taken from another --vault that is a replica and has it; snapshots for which there is none are named and left out (exit code 4).")]
-pub struct Copy {
+pub struct CopyArgs {
     /// The vault to copy from
     #[arg(long, value_name = "URL")]
     pub from: OsString,
@@ -294,7 +294,7 @@ pub struct Copy {
 
 /// Arguments of `list`.
 #[derive(Debug, Args)]
-pub struct List {
+pub struct ListArgs {
     /// List at most so many
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: usize,
@@ -302,7 +302,7 @@ pub struct List {
 
 /// Arguments of `runs`.
 #[derive(Debug, Args)]
-pub struct Runs {
+pub struct RunsArgs {
     /// The run to show: its id or the beginning of it
     pub run: Option<String>,
     /// List at most so many
@@ -312,7 +312,7 @@ pub struct Runs {
 
 /// Arguments of `ls`.
 #[derive(Debug, Args)]
-pub struct Ls {
+pub struct LsArgs {
     /// Which snapshot: latest, an id or the beginning of one, or a time
     pub snapshot: String,
     /// The file or folder to list
@@ -325,7 +325,7 @@ pub struct Ls {
 
 /// Arguments of `cat`.
 #[derive(Debug, Args)]
-pub struct Cat {
+pub struct CatArgs {
     /// Which snapshot: latest, an id or the beginning of one, or a time
     pub snapshot: String,
     /// The file to write
@@ -341,7 +341,7 @@ pub struct Cat {
     after_help = "Lines begin with + (added), - (removed) or M (modified: what changed stands behind the name). The \
                         exit code says whether it worked, not whether they differ."
 )]
-pub struct Diff {
+pub struct DiffArgs {
     /// The older snapshot
     pub a: String,
     /// The newer snapshot
@@ -350,7 +350,7 @@ pub struct Diff {
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
-pub struct Export {
+pub struct ExportArgs {
     /// Which snapshot: latest, an id or the beginning of one, or a time
     pub snapshot: String,
     /// The file to write, which must not exist; - is stdout
@@ -360,7 +360,7 @@ pub struct Export {
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
-pub struct Verify {
+pub struct VerifyArgs {
     /// Also decompress the data and compare its hashes, for this many percent of it [default: all of it]
     #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "100",
           value_parser = percent)]
@@ -369,12 +369,12 @@ pub struct Verify {
     #[arg(long, value_name = "SNAPSHOT", num_args = 0..=1, require_equals = true, default_missing_value = "latest")]
     pub databases: Option<String>,
     #[command(flatten)]
-    pub results: Results,
+    pub results: ResultFlags,
 }
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
-pub struct Doctor {
+pub struct DoctorArgs {
     /// The data directory [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub data: Option<PathBuf>,
     /// How old the newest good snapshot may be before that is worth a warning
@@ -410,7 +410,7 @@ pub enum NotGood {
 
 /// What started a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Reason {
+pub enum ReasonFlag {
     /// Somebody asked for it
     Manual,
     /// It was time

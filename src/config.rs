@@ -20,31 +20,31 @@ use lastgood::error::{Error, Result};
 use lastgood::fs::location::lies_in;
 use lastgood::gcp::cloud::Cloud;
 use lastgood::job::Job;
-use lastgood::notify::Notify;
+use lastgood::notify::Notifier;
 use lastgood::path::EntryPath;
-use lastgood::report::{Outcome, Place};
+use lastgood::report::{Outcome, RunEnvironment};
 use lastgood::restore::options::Only;
 use lastgood::restore::{self, apart};
 use lastgood::store::address::{Address, argument};
 use lastgood::vault::CONFIG;
 use lastgood::vault::entry::CheckKind;
-use lastgood::vault::root::Reason;
+use lastgood::vault::root::BackupReason;
 use lastgood::{backup, verify};
 
 use crate::cli::{self, Cli, Command};
 
-pub use self::dispatched::Dispatched;
+pub use self::dispatched::DispatchedConfig;
 use self::env::Env;
 use self::places::{address, cloud, place, vaults};
 pub use self::pubsub::Publication;
-pub use self::serve::{Http, Service};
+pub use self::serve::{HttpConfig, ServiceConfig};
 pub use self::switches::OFF;
 
 const DATA: &str = "./data";
 const DATA_IN_CLOUD_RUN: &str = "/app/data";
 
 /// What the surroundings tell, passed in so that [`Config::new`] has no other input.
-pub struct Outside<'a> {
+pub struct HostEnvironment<'a> {
     /// A variable of the environment.
     pub env: &'a dyn Fn(&str) -> Option<OsString>,
     /// The absolute path of a file or folder, as it is named. The working folder may be another one later, or have another name.
@@ -69,20 +69,20 @@ pub struct Config {
     /// Uploads, and reads, at the same time; by the number of cores where it is not said.
     pub parallel: Option<usize>,
     /// What the surroundings say of the place where it runs.
-    pub place: Place,
+    pub place: RunEnvironment,
     /// Who is told how a run ended; a service's is with its rules.
-    pub notify: Notify,
+    pub notify: Notifier,
     /// How a run may end, besides well, and be taken for done.
     pub exit_zero_on: Vec<Outcome>,
     /// What the log is to tell of variables that are not used.
     pub unused: Vec<String>,
     /// What to do.
-    pub task: Task,
+    pub task: ConfiguredCommand,
 }
 
 /// How the program tells what it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Output {
+pub struct OutputOptions {
     /// One JSON document on stdout in place of text.
     pub json: bool,
     /// Nothing but errors.
@@ -97,7 +97,7 @@ pub struct Output {
 
 /// One command with its checked options.
 #[derive(Debug)]
-pub enum Task {
+pub enum ConfiguredCommand {
     Init,
     /// A backup that is not taken, since backups are switched off, and whether a schedule asks for it.
     SwitchedOff {
@@ -107,7 +107,7 @@ pub enum Task {
     Run(Job),
     /// A restore that is done only where it is needed, or is only told of.
     RestoreIf {
-        options: restore::options::Options,
+        options: restore::options::RestoreOptions,
         dry_run: bool,
     },
     Runs {
@@ -142,10 +142,10 @@ pub enum Task {
         snapshot: String,
         to: Destination,
     },
-    Doctor(Box<lastgood::doctor::check::Place>),
+    Doctor(Box<lastgood::doctor::check::DoctorSettings>),
     /// Over HTTP, by pulling, or both.
-    Serve(Box<Service>),
-    Dispatched(Box<Dispatched>),
+    Serve(Box<ServiceConfig>),
+    Dispatched(Box<DispatchedConfig>),
     Publish(Box<Publication>),
 }
 
@@ -156,9 +156,9 @@ pub enum Destination {
     File(PathBuf),
 }
 
-impl Output {
+impl OutputOptions {
     /// How to tell, before anything that may have to be told.
-    pub fn new(global: &cli::Global, env: &dyn Fn(&str) -> Option<OsString>) -> Self {
+    pub fn new(global: &cli::GlobalFlags, env: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let env = Env::new(env);
         let json_log = match (global.log_format, env.get("LASTGOOD_LOG_FORMAT")) {
             (Some(format), _) => format == cli::LogFormat::Json,
@@ -176,13 +176,13 @@ impl Output {
             (false, _) => tracing::Level::TRACE,
         };
         let progress = !(global.quiet || global.json || global.no_progress);
-        Output { json: global.json, quiet: global.quiet, progress, level, json_log }
+        OutputOptions { json: global.json, quiet: global.quiet, progress, level, json_log }
     }
 
     /// The same for a command that serves: its log is what there is to be seen of it.
     pub fn of_a_service(self) -> Self {
         let level = if self.quiet { self.level } else { self.level.max(tracing::Level::INFO) };
-        Output { progress: false, level, ..self }
+        OutputOptions { progress: false, level, ..self }
     }
 }
 
@@ -191,7 +191,7 @@ impl Config {
     ///
     /// # Errors
     /// Wrong usage: an address of an unknown kind, a bad path, a vault and a directory that are in each other's way.
-    pub fn new(cli: Cli, outside: &Outside) -> Result<Config> {
+    pub fn new(cli: Cli, outside: &HostEnvironment) -> Result<Config> {
         let json = cli.global.json;
         let env = Env::new(outside.env);
         // Settled long ago, so that this could be told.
@@ -217,19 +217,19 @@ impl Config {
             }
         };
         let tell = |args| results::notify(args, &place, &cloud, &env);
-        let (mut exit_zero_on, mut notify) = (Vec::new(), Notify::default());
+        let (mut exit_zero_on, mut notify) = (Vec::new(), Notifier::default());
         let unused = switches::unused(&cli.command, &env);
         let task = match cli.command {
-            Command::Init => Task::Init,
+            Command::Init => ConfiguredCommand::Init,
             Command::Backup(args) if switches::backups_off(&env)? => {
-                Task::SwitchedOff { scheduled: args.reason == cli::Reason::Schedule }
+                ConfiguredCommand::SwitchedOff { scheduled: args.reason == cli::ReasonFlag::Schedule }
             }
             Command::Backup(args) => {
                 let init = args.taking.init;
                 notify = tell(args.results)?;
                 exit_zero_on = args.exit_zero_on.iter().map(|not_good| outcome(*not_good)).collect();
-                Task::Run(Job::Backup {
-                    options: Box::new(backup::options::Options {
+                ConfiguredCommand::Run(Job::Backup {
+                    options: Box::new(backup::options::BackupOptions {
                         labels: labels(args.labels)?,
                         ..backup_options(data(args.data)?, &vaults, args.taking, reason(args.reason), outside)?
                     }),
@@ -239,7 +239,7 @@ impl Config {
             Command::Restore(args) => {
                 notify = tell(args.results)?;
                 let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
-                let options = restore::options::Options {
+                let options = restore::options::RestoreOptions {
                     snapshot: args.snapshot,
                     in_place: args.replacing.in_place,
                     around_mounts: args.replacing.around_mounts,
@@ -249,45 +249,56 @@ impl Config {
                     ..restoring(data(args.target)?, paths, &vaults, outside)?
                 };
                 match options.only.is_conditional() || args.dry_run {
-                    true => Task::RestoreIf { options, dry_run: args.dry_run },
-                    false => Task::Run(Job::Restore(options)),
+                    true => ConfiguredCommand::RestoreIf { options, dry_run: args.dry_run },
+                    false => ConfiguredCommand::Run(Job::Restore(options)),
                 }
             }
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());
                 let place = doctor::place(data(args.data)?, &vaults, &cloud, args.max_age, outside);
-                Task::Doctor(Box::new(lastgood::doctor::check::Place { backups_off, ..place }))
+                ConfiguredCommand::Doctor(Box::new(lastgood::doctor::check::DoctorSettings { backups_off, ..place }))
             }
             Command::Serve(args) => {
                 let data = data(args.data.clone())?;
                 let to = (&*vaults, &cloud);
-                Task::Serve(Box::new(serve::service(*args, data, to, place.clone(), &env, outside)?))
+                ConfiguredCommand::Serve(Box::new(serve::service(*args, data, to, place.clone(), &env, outside)?))
             }
             Command::Listen(args) => {
                 let data = data(args.data.clone())?;
                 let to = (&*vaults, &cloud);
-                Task::Serve(Box::new(serve::listener(*args, data, to, place.clone(), &env, outside)?))
+                ConfiguredCommand::Serve(Box::new(serve::listener(*args, data, to, place.clone(), &env, outside)?))
             }
             Command::Publish(args) => {
                 let project = cloud.project.as_deref();
-                Task::Publish(Box::new(pubsub::publication(args, project, &outside.host, &env)?))
+                ConfiguredCommand::Publish(Box::new(pubsub::publication(args, project, &outside.host, &env)?))
             }
             Command::Dispatched(args) => {
                 exit_zero_on = args.exit_zero_on.iter().map(|not_good| outcome(*not_good)).collect();
                 let (data, to) = (data(args.data.clone())?, (&*vaults, &cloud));
-                Task::Dispatched(Box::new(dispatched::dispatched(*args, data, to, place.clone(), &env, outside)?))
+                ConfiguredCommand::Dispatched(Box::new(dispatched::dispatched(
+                    *args,
+                    data,
+                    to,
+                    place.clone(),
+                    &env,
+                    outside,
+                )?))
             }
-            Command::List(args) => Task::List { limit: args.limit },
-            Command::Runs(args) => Task::Runs { run: args.run, limit: args.limit },
-            Command::Ls(args) => {
-                Task::Ls { snapshot: args.snapshot, path: entry_path(&args.path)?, recursive: args.recursive }
-            }
+            Command::List(args) => ConfiguredCommand::List { limit: args.limit },
+            Command::Runs(args) => ConfiguredCommand::Runs { run: args.run, limit: args.limit },
+            Command::Ls(args) => ConfiguredCommand::Ls {
+                snapshot: args.snapshot,
+                path: entry_path(&args.path)?,
+                recursive: args.recursive,
+            },
             Command::Cat(_) if json => {
                 return Err(Error::usage("write a file's content as JSON", "`cat` writes the content itself"));
             }
-            Command::Cat(args) => Task::Cat { snapshot: args.snapshot, path: entry_path(&args.path)?, torn: args.torn },
-            Command::Diff(args) => Task::Diff { a: args.a, b: args.b },
+            Command::Cat(args) => {
+                ConfiguredCommand::Cat { snapshot: args.snapshot, path: entry_path(&args.path)?, torn: args.torn }
+            }
+            Command::Diff(args) => ConfiguredCommand::Diff { a: args.a, b: args.b },
             Command::Export(args) => {
                 let to =
                     if args.output == Path::new("-") { Destination::Stdout } else { Destination::File(args.output) };
@@ -295,11 +306,14 @@ impl Config {
                     let why = "the snapshot and the JSON document would both go to stdout";
                     return Err(Error::usage("export to stdout", why).hint("Name a file: `-o snapshot.tar.zst`."));
                 }
-                Task::Export { snapshot: args.snapshot, to }
+                ConfiguredCommand::Export { snapshot: args.snapshot, to }
             }
             Command::Verify(args) => {
                 notify = tell(args.results)?;
-                Task::Run(Job::Verify(verify::Options { read_data: args.read_data, databases: args.databases }))
+                ConfiguredCommand::Run(Job::Verify(verify::VerifyOptions {
+                    read_data: args.read_data,
+                    databases: args.databases,
+                }))
             }
         };
         Ok(Config { vaults, cloud, parallel, place, notify, exit_zero_on, unused, task })
@@ -317,7 +331,7 @@ fn outcome(not_good: cli::NotGood) -> Outcome {
 }
 
 /// The folders among the vaults, and where they really are.
-fn folders<'v>(vaults: &'v [Address], outside: &Outside) -> Vec<(&'v Path, PathBuf)> {
+fn folders<'v>(vaults: &'v [Address], outside: &HostEnvironment) -> Vec<(&'v Path, PathBuf)> {
     let folder = |vault: &'v Address| match vault {
         Address::Folder(path) => Some((&**path, (outside.resolve)(path))),
         Address::Bucket { .. } => None,
@@ -325,12 +339,12 @@ fn folders<'v>(vaults: &'v [Address], outside: &Outside) -> Vec<(&'v Path, PathB
     vaults.iter().filter_map(folder).collect()
 }
 
-fn reason(reason: cli::Reason) -> Reason {
+fn reason(reason: cli::ReasonFlag) -> BackupReason {
     match reason {
-        cli::Reason::Manual => Reason::Manual,
-        cli::Reason::Schedule => Reason::Schedule,
-        cli::Reason::Critical => Reason::Critical,
-        cli::Reason::Shutdown => Reason::Shutdown,
+        cli::ReasonFlag::Manual => BackupReason::Manual,
+        cli::ReasonFlag::Schedule => BackupReason::Schedule,
+        cli::ReasonFlag::Critical => BackupReason::Critical,
+        cli::ReasonFlag::Shutdown => BackupReason::Shutdown,
     }
 }
 
@@ -351,10 +365,10 @@ fn labels(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
 fn backup_options(
     data: PathBuf,
     vaults: &[Address],
-    args: cli::Taking,
-    reason: Reason,
-    outside: &Outside,
-) -> Result<backup::options::Options> {
+    args: cli::BackupFlags,
+    reason: BackupReason,
+    outside: &HostEnvironment,
+) -> Result<backup::options::BackupOptions> {
     let service = match args.service {
         Some(service) => Some(service),
         None => Env::new(outside.env).text("LASTGOOD_SERVICE")?,
@@ -368,7 +382,7 @@ fn backup_options(
     if !args.init {
         folders.iter().try_for_each(|(vault, vault_at)| check_default(vault, vault_at, &at))?;
     }
-    Ok(backup::options::Options {
+    Ok(backup::options::BackupOptions {
         data,
         reason,
         sqlite: !args.no_sqlite,
@@ -376,7 +390,7 @@ fn backup_options(
             Some(cli::CheckDatabases::Quick) => Some(CheckKind::Quick),
             Some(cli::CheckDatabases::Full) => Some(CheckKind::Full),
             Some(cli::CheckDatabases::Off) => None,
-            None if reason == Reason::Critical && !args.no_sqlite => Some(CheckKind::Quick),
+            None if reason == BackupReason::Critical && !args.no_sqlite => Some(CheckKind::Quick),
             None => None,
         },
         busy_timeout: args.busy_timeout,
@@ -395,7 +409,7 @@ fn backup_options(
             ..lastgood::source::stable::Trust::default()
         },
         not_walked: folders.into_iter().map(|(_, vault_at)| vault_at).collect(),
-        ..backup::options::Options::default()
+        ..backup::options::BackupOptions::default()
     })
 }
 
@@ -417,7 +431,7 @@ fn check_default(vault: &Path, vault_at: &Path, data_at: &Path) -> Result<()> {
 
 /// How long the kernel leaves a dirty page in memory, in ns: at least as long as it does unless it is told otherwise, since those
 /// who write out may have much to do.
-fn writeback(outside: &Outside) -> i64 {
+fn writeback(outside: &HostEnvironment) -> i64 {
     const HUNDREDTH: i64 = 10_000_000;
     // Pages are written out only when memory runs short.
     const NEVER: i64 = 86_400 * 100 * HUNDREDTH;
@@ -436,8 +450,8 @@ fn restoring(
     target: PathBuf,
     paths: Vec<EntryPath>,
     vaults: &[Address],
-    outside: &Outside,
-) -> Result<restore::options::Options> {
+    outside: &HostEnvironment,
+) -> Result<restore::options::RestoreOptions> {
     let at = (outside.resolve)(&target);
     let vaults: Vec<_> = folders(vaults, outside).into_iter().map(|(_, vault_at)| vault_at).collect();
     // A restore asks again when it begins.
@@ -445,10 +459,10 @@ fn restoring(
     // Behind what does not exist the system goes nowhere, and what was looked at is meant.
     let goes_back = target.components().any(|part| part == Component::ParentDir);
     let target = if goes_back && !target.exists() { at } else { target };
-    Ok(restore::options::Options { paths, vaults, ..restore::options::Options::latest(target) })
+    Ok(restore::options::RestoreOptions { paths, vaults, ..restore::options::RestoreOptions::latest(target) })
 }
 
-fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {
+fn copy_job(args: cli::CopyArgs, outside: &HostEnvironment) -> Result<ConfiguredCommand> {
     let (from, to) = (address(&args.from, outside)?, address(&args.to, outside)?);
     let at = |address: &Address| match address {
         Address::Folder(path) => Address::Folder((outside.resolve)(path)),
@@ -457,7 +471,7 @@ fn copy_job(args: cli::Copy, outside: &Outside) -> Result<Task> {
     if at(&from) == at(&to) {
         return Err(Error::usage(format!("copy from {from} to {to}"), "both are the same place"));
     }
-    Ok(Task::Copy { from, to, init: args.init, snapshots: args.snapshots })
+    Ok(ConfiguredCommand::Copy { from, to, init: args.init, snapshots: args.snapshots })
 }
 
 /// A path inside a snapshot as a person types it: with `./` before it or `/` after it, too.

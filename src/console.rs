@@ -3,7 +3,7 @@
 use lastgood::error::{Error, Kind, Result};
 use serde::Serialize;
 
-use crate::config::Output;
+use crate::config::OutputOptions;
 use crate::stderr;
 use crate::stdout::{Items, Stdout, json};
 use crate::terminal::Terminal;
@@ -12,12 +12,12 @@ use lastgood::text::printable;
 /// Standard output, and how the user wants to hear.
 pub struct Console<'t> {
     out: Stdout,
-    output: Output,
+    output: OutputOptions,
     terminal: &'t Terminal,
 }
 
 impl<'t> Console<'t> {
-    pub fn new(out: Stdout, output: Output, terminal: &'t Terminal) -> Self {
+    pub fn new(out: Stdout, output: OutputOptions, terminal: &'t Terminal) -> Self {
         Console { out, output, terminal }
     }
 
@@ -51,8 +51,8 @@ impl<'t> Console<'t> {
     pub fn answer(&mut self, done: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         self.terminal.clear();
         match self.output {
-            Output { json: true, .. } => self.out.report(&json(done)?),
-            Output { quiet: true, .. } => Ok(()),
+            OutputOptions { json: true, .. } => self.out.report(&json(done)?),
+            OutputOptions { quiet: true, .. } => Ok(()),
             _ => self.out.report(&text()),
         }
     }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(50);
 
 /// Does work that ends when the flag it is given is set: when the program is told to stop, or at the deadline.
-pub fn until<T>(deadline: Instant, stop: &AtomicBool, work: impl FnOnce(&AtomicBool) -> T) -> T {
+pub fn with_deadline<T>(deadline: Instant, stop: &AtomicBool, work: impl FnOnce(&AtomicBool) -> T) -> T {
     /// Set also when the work panics, so that the panic is heard of.
-    struct End<'e>(&'e AtomicBool);
-    impl Drop for End<'_> {
+    struct SetOnDrop<'e>(&'e AtomicBool);
+    impl Drop for SetOnDrop<'_> {
         fn drop(&mut self) {
             self.0.store(true, Ordering::Release);
         }
@@ -25,7 +25,7 @@ pub fn until<T>(deadline: Instant, stop: &AtomicBool, work: impl FnOnce(&AtomicB
                 std::thread::sleep(TICK);
             }
         });
-        let _end = End(&ended);
+        let _end = SetOnDrop(&ended);
         work(&over)
     })
 }
@@ -37,17 +37,17 @@ mod tests {
     #[test]
     fn work_goes_on_until_the_deadline_or_a_stop() {
         let (far, stop) = (Instant::now() + Duration::from_secs(600), AtomicBool::new(false));
-        assert_eq!(until(far, &stop, |over| (1, over.load(Ordering::Relaxed))), (1, false));
+        assert_eq!(with_deadline(far, &stop, |over| (1, over.load(Ordering::Relaxed))), (1, false));
         let wait = |over: &AtomicBool| {
             while !over.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(1));
             }
         };
         let soon = || Instant::now() + Duration::from_millis(20);
-        until(soon(), &stop, wait);
+        with_deadline(soon(), &stop, wait);
         stop.store(true, Ordering::Relaxed);
-        until(far, &stop, wait);
-        let panics = || until(far, &stop, |_| panic!("work"));
+        with_deadline(far, &stop, wait);
+        let panics = || with_deadline(far, &stop, |_| panic!("work"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
     }
 }

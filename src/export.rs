@@ -23,10 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 
-use self::plan::{Job, Mark, PartOfFrame, Piece, Plan, Task};
+use self::plan::{ExportPlanner, FrameJob, FrameTask, PartOfFrame, StreamMark, StreamPiece};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
-use crate::parallel::ordered::in_order;
+use crate::parallel::ordered::map_ordered;
 use crate::path::EntryPath;
 use crate::vault::Vault;
 use crate::vault::decoder::Decoder;
@@ -49,7 +49,7 @@ const DOING: &str = "export a snapshot";
 
 /// What was exported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct ExportReport {
     /// Entries of every kind.
     pub entries: u64,
     /// Bytes of the tar stream.
@@ -65,31 +65,31 @@ pub struct Report {
 }
 
 /// A frame of the archive.
-struct Frame {
+struct ArchiveFrame {
     bytes: Vec<u8>,
     /// Its content; none for a copied one, which was not decoded.
     content: Option<Vec<u8>>,
-    marks: Vec<Mark>,
+    marks: Vec<StreamMark>,
     length: u64,
 }
 
 /// Where a frame will come from.
-type Outcome = Receiver<Result<Frame>>;
+type PendingFrame = Receiver<Result<ArchiveFrame>>;
 /// A job and where its frame goes.
-type Request = (Job, Sender<Result<Frame>>);
+type FrameRequest = (FrameJob, Sender<Result<ArchiveFrame>>);
 
 /// Writes the snapshot `root` to `out` as a `.tar.zst`.
 ///
 /// # Errors
 /// A store that fails, `out` that fails, damage. What was written until then is no whole archive, and some tar programs
 /// do not notice that: the caller removes it.
-pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) -> Result<Report> {
+pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) -> Result<ExportReport> {
     let doing = || format!("export snapshot number {} of {}", root.seq, vault.store.url());
     let packs = PackReader::for_root(&*vault.store, root).map_err(|e| e.within(doing()))?;
     ctx.monitor.begin("export", Some(root.totals.bytes));
     // While one waits for the store, another one can work.
     let workers = ctx.threads.max(ctx.parallel).clamp(1, MAX_WORKERS);
-    let frames = Frames { packs: &packs, decoded: Mutex::default(), parallel: (ctx.parallel / workers).min(READS) };
+    let frames = FrameCache { packs: &packs, decoded: Mutex::default(), parallel: (ctx.parallel / workers).min(READS) };
     let (jobs, work) = bounded(workers);
     // The outcomes stand in the order of the stream, whichever is ready first.
     let (outcomes, line) = bounded(workers);
@@ -99,13 +99,13 @@ pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) ->
             scope.spawn(move || run_jobs(&work, frames));
         }
         drop(work);
-        let plan = Plan::new(&packs, jobs, outcomes);
+        let plan = ExportPlanner::new(&packs, jobs, outcomes);
         let plan = scope.spawn(|| plan.run(root, ctx));
         // When writing fails, `line` is gone, which stops the plan, which stops the workers.
         let written = write(line, out, ctx);
         let planned = plan.join().map_err(|_| Error::failed(DOING, "a thread of it ended early"))?;
         let (report, entries) = (written?, planned?);
-        Ok(Report { entries, ..report })
+        Ok(ExportReport { entries, ..report })
     });
     packs.mended().values().for_each(|what| ctx.monitor.warn(what));
     done.map_err(|e: Error| e.within(doing()))
@@ -115,7 +115,7 @@ pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) ->
 type Decoded = (PackId, u64, Arc<Vec<u8>>);
 
 /// Decoded frames, shared by the workers.
-struct Frames<'a> {
+struct FrameCache<'a> {
     packs: &'a PackReader<'a>,
     decoded: Mutex<VecDeque<Decoded>>,
     /// How many reads each worker may have under way.
@@ -123,29 +123,35 @@ struct Frames<'a> {
 }
 
 /// What there is of a frame before it is decoded.
-enum Fetched {
+enum FrameBytes {
     Content(Arc<Vec<u8>>),
     Stored(Vec<u8>),
 }
 
-impl Frames<'_> {
+impl FrameCache<'_> {
     fn decoded(&self) -> MutexGuard<'_, VecDeque<Decoded>> {
         self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A frame's content if it is kept, or its compressed bytes.
-    fn fetch(&self, pack: PackId, frame: &FrameAt) -> Result<Fetched> {
+    fn fetch(&self, pack: PackId, frame: &FrameAt) -> Result<FrameBytes> {
         if let Some((_, _, content)) = self.decoded().iter().find(|(p, at, _)| (*p, *at) == (pack, frame.at)) {
-            return Ok(Fetched::Content(content.clone()));
+            return Ok(FrameBytes::Content(content.clone()));
         }
-        self.stored(pack, frame).map(Fetched::Stored)
+        self.stored(pack, frame).map(FrameBytes::Stored)
     }
 
     /// A frame's content, which is kept for a while.
-    fn content(&self, pack: PackId, frame: &FrameAt, fetched: Fetched, decoder: &mut Decoder) -> Result<Arc<Vec<u8>>> {
+    fn content(
+        &self,
+        pack: PackId,
+        frame: &FrameAt,
+        fetched: FrameBytes,
+        decoder: &mut Decoder,
+    ) -> Result<Arc<Vec<u8>>> {
         let compressed = match fetched {
-            Fetched::Content(content) => return Ok(content),
-            Fetched::Stored(compressed) => compressed,
+            FrameBytes::Content(content) => return Ok(content),
+            FrameBytes::Stored(compressed) => compressed,
         };
         let mut content = Vec::new();
         self.packs.decode((pack, PackKind::Data), frame, &compressed, decoder, &mut content)?;
@@ -186,7 +192,7 @@ impl Frames<'_> {
 }
 
 /// One worker: makes frames until there are no more jobs.
-fn run_jobs(work: &Receiver<Request>, frames: &Frames) {
+fn run_jobs(work: &Receiver<FrameRequest>, frames: &FrameCache) {
     let mut tools = None;
     for (job, done) in work {
         // Nobody waits for the outcome any more when writing failed; that error is the one to tell.
@@ -209,13 +215,13 @@ impl Tools {
     }
 }
 
-fn run_job(job: Job, frames: &Frames, tools: &mut Option<Tools>) -> Result<Frame> {
-    let Job { task, marks, length } = job;
+fn run_job(job: FrameJob, frames: &FrameCache, tools: &mut Option<Tools>) -> Result<ArchiveFrame> {
+    let FrameJob { task, marks, length } = job;
     let pieces = match task {
-        Task::Copy(pack, frame) => {
-            return Ok(Frame { bytes: frames.copy(pack, &frame)?, content: None, marks, length });
+        FrameTask::Copy(pack, frame) => {
+            return Ok(ArchiveFrame { bytes: frames.copy(pack, &frame)?, content: None, marks, length });
         }
-        Task::Compress(pieces) => pieces,
+        FrameTask::Compress(pieces) => pieces,
     };
     let tools = match tools {
         Some(tools) => tools,
@@ -226,12 +232,12 @@ fn run_job(job: Job, frames: &Frames, tools: &mut Option<Tools>) -> Result<Frame
     for piece in pieces {
         let from = at;
         match piece {
-            Piece::Bytes(bytes) => {
+            StreamPiece::Bytes(bytes) => {
                 at += bytes.len();
                 content[from..at].copy_from_slice(&bytes);
             }
-            Piece::Zeros(count) => at += count as usize,
-            Piece::Part(part) => {
+            StreamPiece::Zeros(count) => at += count as usize,
+            StreamPiece::Part(part) => {
                 at += (part.to - part.from) as usize;
                 parts.push((from, part));
             }
@@ -242,7 +248,7 @@ fn run_job(job: Job, frames: &Frames, tools: &mut Option<Tools>) -> Result<Frame
     let of_frames: Vec<&[(usize, PartOfFrame)]> =
         parts.chunk_by(|(_, a), (_, b)| (a.pack, a.frame.at) == (b.pack, b.frame.at)).collect();
     let fetch = |parts: &&[(usize, PartOfFrame)]| frames.fetch(parts[0].1.pack, &parts[0].1.frame);
-    in_order(&of_frames, frames.parallel, fetch, |parts, fetched| {
+    map_ordered(&of_frames, frames.parallel, fetch, |parts, fetched| {
         let PartOfFrame { pack, frame, .. } = &parts[0].1;
         let frame = frames.content(*pack, frame, fetched?, &mut tools.decoder)?;
         for (at, part) in *parts {
@@ -252,12 +258,12 @@ fn run_job(job: Job, frames: &Frames, tools: &mut Option<Tools>) -> Result<Frame
         Ok(())
     })?;
     let bytes = tools.compressor.compress(&content).doing(|| "compress a part of the archive")?;
-    Ok(Frame { bytes, content: Some(content), marks, length })
+    Ok(ArchiveFrame { bytes, content: Some(content), marks, length })
 }
 
 /// Writes the frames as they come, and checks the hash of every file that was decoded as a whole.
-fn write(line: Receiver<Outcome>, out: &mut dyn Write, ctx: &Context) -> Result<Report> {
-    let mut report = Report::default();
+fn write(line: Receiver<PendingFrame>, out: &mut dyn Write, ctx: &Context) -> Result<ExportReport> {
+    let mut report = ExportReport::default();
     let mut check = HashCheck::default();
     for outcome in line {
         let frame = outcome.recv().map_err(|_| Error::failed(DOING, "a thread of it ended early"))??;
@@ -285,16 +291,16 @@ struct HashCheck {
 }
 
 impl HashCheck {
-    fn frame(&mut self, frame: &Frame, report: &mut Report) -> Result<()> {
+    fn frame(&mut self, frame: &ArchiveFrame, report: &mut ExportReport) -> Result<()> {
         let mut at = 0;
         for mark in &frame.marks {
             match mark {
-                Mark::Begin(path, hash) => {
+                StreamMark::Begin(path, hash) => {
                     self.file = Some((path.clone(), *hash));
                     self.hasher = Some(blake3::Hasher::new());
                 }
-                Mark::Other(length) => at += *length as usize,
-                Mark::Content(length) => {
+                StreamMark::Other(length) => at += *length as usize,
+                StreamMark::Content(length) => {
                     let bytes = at..at + *length as usize;
                     at = bytes.end;
                     match (&frame.content, &mut self.hasher) {
@@ -304,13 +310,13 @@ impl HashCheck {
                         _ => self.hasher = None,
                     }
                 }
-                Mark::End => self.end(report)?,
+                StreamMark::End => self.end(report)?,
             }
         }
         Ok(())
     }
 
-    fn end(&mut self, report: &mut Report) -> Result<()> {
+    fn end(&mut self, report: &mut ExportReport) -> Result<()> {
         match (self.file.take(), self.hasher.take()) {
             (Some((path, hash)), Some(hasher)) if Hash::from(&hasher.finalize()) != hash => {
                 Err(Error::damage(format!("export {path}"), "its content is not what was stored"))

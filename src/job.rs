@@ -7,16 +7,16 @@ use jiff::{SignedDuration, Timestamp};
 use crate::backup::options::BeforeCommit;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::notify::{self, Notify};
-use crate::parallel::ordered::in_order;
-use crate::replicas::pool::Vaults;
+use crate::notify::{self, Notifier};
+use crate::parallel::ordered::map_ordered;
+use crate::replicas::pool::VaultPool;
 use crate::replicas::{self};
-use crate::report::{self, Action, Done, Event, Failure, Outcome, Place, Report, RunId, Way};
+use crate::report::{self, Action, Channel, Event, JobOutput, Outcome, Report, ReportedError, RunEnvironment, RunId};
 use crate::store::Store;
 use crate::store::address::Address;
-use crate::vault::User;
+use crate::vault::VaultUser;
 use crate::vault::hex::Hex;
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 use crate::{backup, panics, restore, verify};
 
 /// How many ends of runs are told at the same time.
@@ -28,14 +28,14 @@ pub enum Job {
     /// Take a snapshot.
     Backup {
         /// Of what, and how.
-        options: Box<backup::options::Options>,
+        options: Box<backup::options::BackupOptions>,
         /// Whether a vault may be made where there is none, also elsewhere than at the default place.
         init: bool,
     },
     /// Put one back.
-    Restore(restore::options::Options),
+    Restore(restore::options::RestoreOptions),
     /// Look whether all is there.
-    Verify(verify::Options),
+    Verify(verify::VerifyOptions),
 }
 
 impl Job {
@@ -49,7 +49,7 @@ impl Job {
     }
 
     /// Why a snapshot is taken; for other jobs nothing says.
-    pub fn reason(&self) -> Option<Reason> {
+    pub fn reason(&self) -> Option<BackupReason> {
         match self {
             Job::Backup { options, .. } => Some(options.reason),
             Job::Restore(_) | Job::Verify(_) => None,
@@ -68,32 +68,32 @@ impl Job {
 
 /// Why a job is run, where, and who is told how it ended.
 #[derive(Debug, Clone, Default)]
-pub struct Cause {
+pub struct Origin {
     /// How it was asked for.
-    pub way: Way,
+    pub way: Channel,
     /// By what.
     pub events: Vec<Event>,
     /// Where it takes place.
-    pub place: Place,
+    pub place: RunEnvironment,
     /// Who is told how it ended.
-    pub notify: Notify,
+    pub notify: Notifier,
 }
 
-/// What a run came to. Nobody is told of it yet: [`Ran::tell`].
+/// What a run came to. Nobody is told of it yet: [`FinishedJob::tell`].
 #[must_use]
-pub struct Ran {
+pub struct FinishedJob {
     /// Its report.
     pub report: Report,
     /// The report's object, where it could be stored, and the vault that holds it.
     pub stored: Option<(Address, String)>,
     /// The error itself, which the report only tells of.
     pub error: Option<Error>,
-    reason: Option<Reason>,
-    notify: Notify,
+    reason: Option<BackupReason>,
+    notify: Notifier,
     ended: Instant,
 }
 
-impl Ran {
+impl FinishedJob {
     /// Tells whom its cause names how it ended. That may take some seconds, in which the process may be killed: whatever says in the
     /// vault how the run ended comes before. It needs no answer, and what goes wrong is a warning.
     pub fn tell(&self, ctx: &Context) {
@@ -104,7 +104,7 @@ impl Ran {
     ///
     /// # Errors
     /// It cannot be stored now either.
-    pub fn store(&mut self, vaults: &Vaults) -> Result<()> {
+    pub fn store(&mut self, vaults: &VaultPool) -> Result<()> {
         self.stored = Some(store(&mut self.report, self.ended, vaults)?);
         Ok(())
     }
@@ -113,7 +113,7 @@ impl Ran {
     ///
     /// # Errors
     /// Why it was not done.
-    pub fn done(self) -> Result<Done> {
+    pub fn done(self) -> Result<JobOutput> {
         match (self.error, self.report.done) {
             (Some(why), _) => Err(why),
             (None, Some(done)) => Ok(done),
@@ -133,40 +133,40 @@ pub fn new_run(ctx: &Context) -> Result<RunId> {
 }
 
 /// Tells of runs, several at a time, in the time that there is for one.
-pub fn tell_all<'r>(ended: impl IntoIterator<Item = &'r Ran>, ctx: &Context) {
+pub fn tell_all<'r>(ended: impl IntoIterator<Item = &'r FinishedJob>, ctx: &Context) {
     let ended: Vec<_> = ended.into_iter().collect();
     let until = Instant::now() + notify::time(ctx);
-    let tell = |ran: &&Ran| {
+    let tell = |ran: &&FinishedJob| {
         // As where that is seen before a run begins: there is nothing to tell of.
         if ran.error.as_ref().is_none_or(|why| why.kind() != Kind::Unneeded) {
             ran.notify.tell_until(until, &ran.report, ran.reason, ctx);
         }
     };
-    if let Err(why) = in_order(&ended, TOLD_AT_ONCE, tell, |_, ()| Ok(())) {
+    if let Err(why) = map_ordered(&ended, TOLD_AT_ONCE, tell, |_, ()| Ok(())) {
         ctx.monitor.warn(&format!("not all are told how runs ended: {}", why.what()));
     }
 }
 
 /// Runs a job to its end. Its report is stored in the vault that it used, else in the first that can be opened, and a line in the
 /// log tells of it.
-pub fn run(run: RunId, job: &Job, cause: Cause, vaults: &Vaults, ctx: &Context) -> Ran {
-    let user = User { run: Some(run), host: cause.place.host.clone() };
+pub fn run(run: RunId, job: &Job, cause: Origin, vaults: &VaultPool, ctx: &Context) -> FinishedJob {
+    let user = VaultUser { run: Some(run), host: cause.place.host.clone() };
     reported(run, job, cause, vaults, ctx, || carry_out(user, job, vaults, ctx))
 }
 
 /// The end of a run that could not even begin. It has a report like any other.
-pub fn not_run(run: RunId, job: &Job, cause: Cause, why: Error, vaults: &Vaults, ctx: &Context) -> Ran {
+pub fn not_run(run: RunId, job: &Job, cause: Origin, why: Error, vaults: &VaultPool, ctx: &Context) -> FinishedJob {
     reported(run, job, cause, vaults, ctx, || Err(why))
 }
 
 fn reported(
     run: RunId,
     job: &Job,
-    cause: Cause,
-    vaults: &Vaults,
+    cause: Origin,
+    vaults: &VaultPool,
     ctx: &Context,
-    work: impl FnOnce() -> Result<Done>,
-) -> Ran {
+    work: impl FnOnce() -> Result<JobOutput>,
+) -> FinishedJob {
     let (began, started) = (Instant::now(), Timestamp::now());
     let done = panics::caught(job.action().name(), work);
     let (done, error) = match done {
@@ -174,7 +174,7 @@ fn reported(
         Err(why) => (None, Some(why)),
     };
     let unneeded = error.as_ref().is_some_and(|why| why.kind() == Kind::Unneeded);
-    let outcome = done.as_ref().map(Done::outcome).or(error.as_ref().map(Outcome::of));
+    let outcome = done.as_ref().map(JobOutput::outcome).or(error.as_ref().map(Outcome::of));
     let mut report = Report {
         format: Report::format(),
         run,
@@ -185,42 +185,42 @@ fn reported(
         place: cause.place,
         started,
         finished: Timestamp::now(),
-        snapshot: done.as_ref().and_then(Done::snapshot),
-        error: error.as_ref().map(Failure::from),
+        snapshot: done.as_ref().and_then(JobOutput::snapshot),
+        error: error.as_ref().map(ReportedError::from),
         done,
     };
     let (reason, notify, ended) = (job.reason(), cause.notify, Instant::now());
     if unneeded {
-        return Ran { report, stored: None, error, reason, notify, ended };
+        return FinishedJob { report, stored: None, error, reason, notify, ended };
     }
     let stored = store(&mut report, ended, vaults);
     let stored =
         stored.inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not kept: {}", why.what()))).ok();
     log(&report, began.elapsed().as_secs_f64());
-    Ran { report, stored, error, reason, notify, ended }
+    FinishedJob { report, stored, error, reason, notify, ended }
 }
 
-fn carry_out(user: User, job: &Job, vaults: &Vaults, ctx: &Context) -> Result<Done> {
+fn carry_out(user: VaultUser, job: &Job, vaults: &VaultPool, ctx: &Context) -> Result<JobOutput> {
     match job {
         Job::Backup { options, init } => {
             check_data(options)?;
             let last_words = Some(vaults.last_checkpoint());
-            let options = backup::options::Options { run: user.run, last_words, ..(**options).clone() };
+            let options = backup::options::BackupOptions { run: user.run, last_words, ..(**options).clone() };
             replicas::backup::back_up(used_by(vaults.sites(*init)?, &user), &options, ctx)
-                .map(|done| Done::Backup(Box::new(done)))
+                .map(|done| JobOutput::Backup(Box::new(done)))
         }
         Job::Restore(options) => {
             let sites = used_by(vaults.sites(false)?, &user);
-            replicas::restore::restore(sites, options, ctx).map(|done| Done::Restore(Box::new(done)))
+            replicas::restore::restore(sites, options, ctx).map(|done| JobOutput::Restore(Box::new(done)))
         }
-        Job::Verify(options) => replicas::verify::verify(vaults, options, &user, ctx).map(Done::Verify),
+        Job::Verify(options) => replicas::verify::verify(vaults, options, &user, ctx).map(JobOutput::Verify),
     }
 }
 
 /// The same places, whose vaults know who uses them.
-fn used_by(mut sites: Vec<replicas::Site>, user: &User) -> Vec<replicas::Site> {
+fn used_by(mut sites: Vec<replicas::Site>, user: &VaultUser) -> Vec<replicas::Site> {
     for site in &mut sites {
-        if let replicas::Found::Vault(vault) = &mut site.found {
+        if let replicas::SiteState::Vault(vault) = &mut site.found {
             vault.user = user.clone();
         }
     }
@@ -231,7 +231,7 @@ fn used_by(mut sites: Vec<replicas::Site>, user: &User) -> Vec<replicas::Site> {
 ///
 /// # Errors
 /// There is no data directory.
-pub fn check_data(options: &backup::options::Options) -> Result<()> {
+pub fn check_data(options: &backup::options::BackupOptions) -> Result<()> {
     let data = &options.data;
     if data.is_dir() {
         return Ok(());
@@ -242,11 +242,11 @@ pub fn check_data(options: &backup::options::Options) -> Result<()> {
 }
 
 /// Keeps the report of a run that ended then in the vault that it used, or in the first that opens.
-fn store(report: &mut Report, ended: Instant, vaults: &Vaults) -> Result<(Address, String)> {
+fn store(report: &mut Report, ended: Instant, vaults: &VaultPool) -> Result<(Address, String)> {
     let used = match &report.done {
-        Some(Done::Backup(done)) => Some(done.vault.clone()),
-        Some(Done::Restore(done)) => Some(done.vault.clone()),
-        Some(Done::Verify(_)) | None => None,
+        Some(JobOutput::Backup(done)) => Some(done.vault.clone()),
+        Some(JobOutput::Restore(done)) => Some(done.vault.clone()),
+        Some(JobOutput::Verify(_)) | None => None,
     };
     let stopped = vaults.stopped();
     let mut first = None;
@@ -327,9 +327,9 @@ mod tests {
 
     fn report(attempt: Option<&str>) -> Report {
         let started = Timestamp::from_second(1_800_000_000).unwrap();
-        let place = Place { attempt: attempt.map(str::to_owned), ..Place::default() };
+        let place = RunEnvironment { attempt: attempt.map(str::to_owned), ..RunEnvironment::default() };
         let (snapshot, error, done) = Default::default();
-        let (action, result, way) = (Action::Verify, Outcome::Failed, Way::Http);
+        let (action, result, way) = (Action::Verify, Outcome::Failed, Channel::Http);
         let (run, events, finished) = (Hex([1; 8]), Vec::new(), started);
         Report { format: 1, run, action, result, way, events, place, started, finished, snapshot, error, done }
     }

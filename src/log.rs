@@ -104,11 +104,11 @@ impl<W> CloudLog<W> {
 }
 
 /// The fields of a span, kept with it.
-struct Fields(Map<String, Value>);
+struct SpanFields(Map<String, Value>);
 
-struct Collect<'m>(&'m mut Map<String, Value>);
+struct FieldCollector<'m>(&'m mut Map<String, Value>);
 
-impl Visit for Collect<'_> {
+impl Visit for FieldCollector<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let mut text = String::new();
         // Writing to a string does not fail; a Debug that does leaves what it wrote.
@@ -139,28 +139,28 @@ where
 {
     fn on_new_span(&self, attributes: &Attributes, id: &Id, context: Context<S>) {
         let mut fields = Map::new();
-        attributes.record(&mut Collect(&mut fields));
+        attributes.record(&mut FieldCollector(&mut fields));
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(Fields(fields));
+            span.extensions_mut().insert(SpanFields(fields));
         }
     }
 
     fn on_record(&self, id: &Id, values: &Record, context: Context<S>) {
         if let Some(span) = context.span(id)
-            && let Some(Fields(fields)) = span.extensions_mut().get_mut()
+            && let Some(SpanFields(fields)) = span.extensions_mut().get_mut()
         {
-            values.record(&mut Collect(fields));
+            values.record(&mut FieldCollector(fields));
         }
     }
 
     fn on_event(&self, event: &Event, context: Context<S>) {
         let mut fields = Map::new();
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
-            if let Some(Fields(of_span)) = span.extensions().get() {
+            if let Some(SpanFields(of_span)) = span.extensions().get() {
                 fields.extend(of_span.clone());
             }
         }
-        event.record(&mut Collect(&mut fields));
+        event.record(&mut FieldCollector(&mut fields));
         let line = format!("{}\n", self.line(event, fields));
         // A log that cannot be written has nowhere to say so.
         let _ = self.writer.make_writer().write_all(line.as_bytes());

@@ -25,9 +25,9 @@ use lastgood::error::{Doing, Error, Kind, Result};
 use lastgood::fs::location;
 use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
-use lastgood::replicas::pool::Vaults;
+use lastgood::replicas::pool::VaultPool;
 use lastgood::restore::select;
-use lastgood::shutdown::Ending;
+use lastgood::shutdown::Shutdown;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
 use lastgood::{doctor, export, inspect, panics, report};
@@ -40,7 +40,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::cli::Cli;
 use self::commands::vaults::Commands;
-use self::config::{Config, Destination, Output, Outside, Task};
+use self::config::{Config, ConfiguredCommand, Destination, HostEnvironment, OutputOptions};
 use self::console::Console;
 use self::log::CloudLog;
 use self::new_file::NewFile;
@@ -60,7 +60,7 @@ const ONE_SIGNAL: Duration = Duration::from_millis(500);
 /// How a run ended; the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Outcome {
+enum ProgramOutcome {
     Done = 0,
     Failed = 1,
     Usage = 2,
@@ -69,29 +69,29 @@ enum Outcome {
     NothingYet = 5,
 }
 
-impl From<report::Outcome> for Outcome {
+impl From<report::Outcome> for ProgramOutcome {
     fn from(outcome: report::Outcome) -> Self {
         match outcome {
-            report::Outcome::Complete => Outcome::Done,
+            report::Outcome::Complete => ProgramOutcome::Done,
             report::Outcome::Stale
             | report::Outcome::IncompleteCopies
             | report::Outcome::Partial
             | report::Outcome::Suspect
-            | report::Outcome::Unsound => Outcome::NotWhole,
-            report::Outcome::Damaged => Outcome::Damage,
-            report::Outcome::Failed | report::Outcome::Refused => Outcome::Failed,
+            | report::Outcome::Unsound => ProgramOutcome::NotWhole,
+            report::Outcome::Damaged => ProgramOutcome::Damage,
+            report::Outcome::Failed | report::Outcome::Refused => ProgramOutcome::Failed,
         }
     }
 }
 
-impl From<Kind> for Outcome {
+impl From<Kind> for ProgramOutcome {
     fn from(kind: Kind) -> Self {
         match kind {
-            Kind::Usage => Outcome::Usage,
-            Kind::Failed | Kind::Unreachable => Outcome::Failed,
-            Kind::Damage => Outcome::Damage,
-            Kind::NothingYet => Outcome::NothingYet,
-            Kind::Unneeded => Outcome::Done,
+            Kind::Usage => ProgramOutcome::Usage,
+            Kind::Failed | Kind::Unreachable => ProgramOutcome::Failed,
+            Kind::Damage => ProgramOutcome::Damage,
+            Kind::NothingYet => ProgramOutcome::NothingYet,
+            Kind::Unneeded => ProgramOutcome::Done,
         }
     }
 }
@@ -104,8 +104,8 @@ fn main() -> ExitCode {
     };
     let env = |name: &str| std::env::var_os(name);
     let output = match &cli.command {
-        cli::Command::Serve(_) | cli::Command::Listen(_) => Output::new(&cli.global, &env).of_a_service(),
-        _ => Output::new(&cli.global, &env),
+        cli::Command::Serve(_) | cli::Command::Listen(_) => OutputOptions::new(&cli.global, &env).of_a_service(),
+        _ => OutputOptions::new(&cli.global, &env),
     };
     let terminal = Terminal::new(output.progress);
     heap::settle();
@@ -113,7 +113,7 @@ fn main() -> ExitCode {
     tell_of_panics();
     let stop = Arc::new(AtomicBool::new(false));
     let mut console = Console::new(out, output, &terminal);
-    let outside = Outside {
+    let outside = HostEnvironment {
         env: &env,
         absolute: &absolute,
         resolve: &resolve,
@@ -142,25 +142,27 @@ fn main() -> ExitCode {
 }
 
 /// Does what was asked for.
-fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Context) -> Result<Outcome> {
+fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Context) -> Result<ProgramOutcome> {
     let cloud = config.cloud.clone();
-    let vaults = Vaults::new(config.vaults, config.cloud, stop.clone());
+    let vaults = VaultPool::new(config.vaults, config.cloud, stop.clone());
     let commands = Commands(&vaults);
     config.unused.iter().for_each(|what| tracing::warn!("{what}"));
     match config.task {
         // Whoever asks by hand, or goes on only if there is a snapshot, must not take it for taken.
-        Task::SwitchedOff { scheduled: false } => Err(Error::failed("take a snapshot", config::OFF)
+        ConfiguredCommand::SwitchedOff { scheduled: false } => Err(Error::failed("take a snapshot", config::OFF)
             .hint("Unset BACKUP_ENABLED to take it. With `--reason schedule` it is no failure that backups are off.")),
         // A scheduler would try again what failed.
-        Task::SwitchedOff { scheduled: true } => {
+        ConfiguredCommand::SwitchedOff { scheduled: true } => {
             tracing::warn!("no snapshot is taken: {}", config::OFF);
             let skipped = serde_json::json!({ "snapshot": null, "skipped": config::OFF });
             console.report(&skipped, || format!("No snapshot was taken: {}\n", config::OFF));
-            Ok(Outcome::Done)
+            Ok(ProgramOutcome::Done)
         }
-        Task::Init => commands.init(console, ctx),
-        Task::Run(job) => commands.run(job, (config.place, config.notify), &config.exit_zero_on, console, ctx),
-        Task::RestoreIf { options, dry_run } => {
+        ConfiguredCommand::Init => commands.init(console, ctx),
+        ConfiguredCommand::Run(job) => {
+            commands.run(job, (config.place, config.notify), &config.exit_zero_on, console, ctx)
+        }
+        ConfiguredCommand::RestoreIf { options, dry_run } => {
             if let Some(why) = commands.unneeded(&options, ctx)? {
                 return Ok(vaults::not_restored(&why, console));
             }
@@ -172,35 +174,35 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
                 }
             }
         }
-        Task::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),
-        Task::Copy { from, to, init, snapshots } => {
+        ConfiguredCommand::Runs { run, limit } => commands.runs(run.as_deref(), limit, console, ctx),
+        ConfiguredCommand::Copy { from, to, init, snapshots } => {
             commands.copy((&from, &to), init || to.is_default(), &snapshots, console, ctx)
         }
-        Task::List { limit } => list(&vaults.first(ctx)?, limit, console, ctx),
-        Task::Ls { snapshot, path, recursive } => {
+        ConfiguredCommand::List { limit } => list(&vaults.first(ctx)?, limit, console, ctx),
+        ConfiguredCommand::Ls { snapshot, path, recursive } => {
             let (vault, root) = vaults.find(&snapshot, ctx)?;
             let mut items = console.items();
             inspect::ls(&vault, &root, &path, recursive, |entry| items.item(&entry, view::entry), ctx)?;
             items.end()?;
-            Ok(Outcome::Done)
+            Ok(ProgramOutcome::Done)
         }
-        Task::Cat { snapshot, path, torn } => {
+        ConfiguredCommand::Cat { snapshot, path, torn } => {
             let (vault, root) = vaults.find(&snapshot, ctx)?;
             match torn {
                 true => inspect::cat_torn(&vault, &root, &path, console.out(), ctx)?,
                 false => inspect::cat(&vault, &root, &path, console.out(), ctx)?,
             }
-            Ok(Outcome::Done)
+            Ok(ProgramOutcome::Done)
         }
-        Task::Diff { a, b } => {
+        ConfiguredCommand::Diff { a, b } => {
             let vault = vaults.first(ctx)?;
             let ((_, a), (_, b)) = (select::find(&vault, &a)?, select::find(&vault, &b)?);
             let mut items = console.items();
             inspect::diff(&vault, &a, &b, |difference| items.item(&difference, view::difference), ctx)?;
             items.end()?;
-            Ok(Outcome::Done)
+            Ok(ProgramOutcome::Done)
         }
-        Task::Export { snapshot, to: Destination::Stdout } => {
+        ConfiguredCommand::Export { snapshot, to: Destination::Stdout } => {
             if io::stdout().is_terminal() {
                 return Err(Error::usage("export to stdout", "it is a terminal").hint(
                     "Name a file (`-o snapshot.tar.zst`), or send it to a program: `… -o - | zstd -dc | tar t`.",
@@ -209,37 +211,37 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             let (vault, root) = vaults.find(&snapshot, ctx)?;
             export::export(&vault, &root, console.out(), ctx)?;
             io::Write::flush(console.out()).doing(|| "write the export to stdout")?;
-            Ok(Outcome::Done)
+            Ok(ProgramOutcome::Done)
         }
-        Task::Export { snapshot, to: Destination::File(path) } => {
+        ConfiguredCommand::Export { snapshot, to: Destination::File(path) } => {
             let (vault, root) = vaults.find(&snapshot, ctx)?;
             let mut file = NewFile::create(&path)?;
             let done = export::export(&vault, &root, &mut file, ctx)?;
             file.finish()?;
             console.report(&done, || format!("Exported to {}\n", view::path(&absolute(&path))));
-            Ok(Outcome::Done)
+            Ok(ProgramOutcome::Done)
         }
-        Task::Serve(mut service) => {
+        ConfiguredCommand::Serve(mut service) => {
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
-            serve::serve(*service, Arc::new(vaults), &cloud, &Ending::new(stop.clone()))
+            serve::serve(*service, Arc::new(vaults), &cloud, &Shutdown::new(stop.clone()))
         }
-        Task::Dispatched(mut told) => {
+        ConfiguredCommand::Dispatched(mut told) => {
             (told.rules.threads, told.rules.parallel) = (ctx.threads, ctx.parallel);
             commands.dispatched(&told, &config.exit_zero_on, console, ctx)
         }
-        Task::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
-        Task::Doctor(place) => {
+        ConfiguredCommand::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
+        ConfiguredCommand::Doctor(place) => {
             let report = doctor::examine(&place, ctx)?;
             if console.quiet() {
                 view::stopping(&report).iter().for_each(|line| tracing::error!("{line}"));
             }
             console.answer(&report, || view::doctor(&report))?;
-            Ok(if report.problems == 0 { Outcome::Done } else { Outcome::Failed })
+            Ok(if report.problems == 0 { ProgramOutcome::Done } else { ProgramOutcome::Failed })
         }
     }
 }
 
-fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
     let names = vault.snapshots()?;
     let mut items = console.items();
     items.head(&view::list_head())?;
@@ -262,10 +264,10 @@ fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Re
         tracing::warn!("{doubted} packs may be damaged, as runs found; {newest}. `lastgood verify` names who is hurt");
     }
     if damaged == 0 {
-        return Ok(Outcome::Done);
+        return Ok(ProgramOutcome::Done);
     }
     tracing::error!("the roots of {damaged} snapshots are damaged; `lastgood verify` says more");
-    Ok(Outcome::Damage)
+    Ok(ProgramOutcome::Damage)
 }
 
 /// Prints help, the version, or what is wrong with the arguments.
@@ -276,13 +278,13 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
         && !why.use_stderr()
         && closed.kind() != io::ErrorKind::BrokenPipe
     {
-        return ExitCode::from(Outcome::Failed as u8);
+        return ExitCode::from(ProgramOutcome::Failed as u8);
     }
     // The arguments could not be parsed, so that they are looked through for the one that matters here.
     if code != 0 && std::env::args_os().any(|arg| arg == "--json") {
         console::write_error(&mut out, Kind::Usage, why.to_string().trim_end(), None);
     }
-    ExitCode::from(if code == 0 { Outcome::Done } else { Outcome::Usage } as u8)
+    ExitCode::from(if code == 0 { ProgramOutcome::Done } else { ProgramOutcome::Usage } as u8)
 }
 
 /// The first SIGINT, SIGTERM or SIGHUP sets `stop`; a second one, a moment later, ends the program at once. `timeout` and shells that
@@ -327,7 +329,7 @@ fn tell_of_panics() {
 }
 
 /// Sends the log to stderr, as plain lines or as JSON; `RUST_LOG` has the last word on what is in it.
-fn start_log(terminal: &Terminal, output: Output) {
+fn start_log(terminal: &Terminal, output: OutputOptions) {
     let filter = EnvFilter::builder().with_default_directive(output.level.into()).from_env_lossy();
     if output.json_log {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

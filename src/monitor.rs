@@ -49,15 +49,15 @@ pub trait Monitor: Send + Sync {
 
 /// Hears nothing.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
+pub struct SilentMonitor;
 
-impl Monitor for Silent {}
+impl Monitor for SilentMonitor {}
 
 /// Tells the log of warnings, and of nothing else.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Log;
+pub struct LogMonitor;
 
-impl Monitor for Log {
+impl Monitor for LogMonitor {
     fn warn(&self, what: &str) {
         // Names of files are in it, in which control characters can be.
         let shown: String =
@@ -68,18 +68,18 @@ impl Monitor for Log {
 
 /// Keeps the warnings, for tests.
 #[derive(Debug, Default)]
-pub struct Collect {
+pub struct CollectingMonitor {
     warnings: Mutex<Vec<String>>,
 }
 
-impl Collect {
+impl CollectingMonitor {
     /// The warnings so far.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Monitor for Collect {
+impl Monitor for CollectingMonitor {
     fn warn(&self, what: &str) {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(what.to_owned());
     }

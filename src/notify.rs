@@ -31,14 +31,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use self::event::Told;
+use self::event::Notification;
 pub use self::event::source;
-pub use self::topic::Results;
-pub use self::webhook::{Webhook, When};
+pub use self::topic::ResultTopic;
+pub use self::webhook::{Webhook, WebhookFilter};
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::report::Report;
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 /// For how long it is tried to tell of a run.
 pub const TIME: Duration = Duration::from_secs(15);
@@ -51,18 +51,18 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Who is told. Nobody by default; a clone is cheap.
 #[derive(Clone, Default)]
-pub struct Notify(Option<Arc<Listeners>>);
+pub struct Notifier(Option<Arc<NotifyTargets>>);
 
 #[derive(Debug)]
-struct Listeners {
+struct NotifyTargets {
     /// The source of the events.
     source: String,
-    topic: Option<Results>,
+    topic: Option<ResultTopic>,
     webhook: Option<Webhook>,
 }
 
 /// Somebody is being told: how that is called, and where its end is heard of.
-struct Telling {
+struct Delivery {
     doing: String,
     end: Receiver<Result<()>>,
 }
@@ -72,21 +72,21 @@ pub fn time(ctx: &Context) -> Duration {
     if ctx.stop.load(Ordering::Relaxed) { LAST_WORDS } else { TIME }
 }
 
-impl Notify {
+impl Notifier {
     /// Tells these, in events of this [`source`].
-    pub fn new(source: String, topic: Option<Results>, webhook: Option<Webhook>) -> Self {
+    pub fn new(source: String, topic: Option<ResultTopic>, webhook: Option<Webhook>) -> Self {
         let anybody = topic.is_some() || webhook.is_some();
-        Notify(anybody.then(|| Arc::new(Listeners { source, topic, webhook })))
+        Notifier(anybody.then(|| Arc::new(NotifyTargets { source, topic, webhook })))
     }
 
     /// Tells how a run ended, and for a backup why it was made. Blocks until it is told, or the time is over; what goes wrong
     /// is a warning.
-    pub fn tell(&self, report: &Report, reason: Option<Reason>, ctx: &Context) {
+    pub fn tell(&self, report: &Report, reason: Option<BackupReason>, ctx: &Context) {
         self.tell_until(Instant::now() + time(ctx), report, reason, ctx);
     }
 
     /// The same, until then at the latest.
-    pub fn tell_until(&self, until: Instant, report: &Report, reason: Option<Reason>, ctx: &Context) {
+    pub fn tell_until(&self, until: Instant, report: &Report, reason: Option<BackupReason>, ctx: &Context) {
         let Some(listeners) = &self.0 else { return };
         let stopped = || ctx.stop.load(Ordering::Relaxed);
         let within = until.saturating_duration_since(Instant::now());
@@ -101,7 +101,7 @@ impl Notify {
         let begun = listeners.begin(report, reason, within);
         let mut hurry = false;
         for begun in begun {
-            let Telling { doing, end } = match begun {
+            let Delivery { doing, end } = match begun {
                 Ok(telling) => telling,
                 Err(why) => {
                     warn(&why);
@@ -131,7 +131,7 @@ impl Notify {
     }
 }
 
-impl fmt::Debug for Notify {
+impl fmt::Debug for Notifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Some(listeners) => listeners.fmt(f),
@@ -140,10 +140,10 @@ impl fmt::Debug for Notify {
     }
 }
 
-impl Listeners {
+impl NotifyTargets {
     /// Begins to tell all of them.
-    fn begin(&self, report: &Report, reason: Option<Reason>, within: Duration) -> Vec<Result<Telling>> {
-        let told = match Told::new(report, reason, &self.source) {
+    fn begin(&self, report: &Report, reason: Option<BackupReason>, within: Duration) -> Vec<Result<Delivery>> {
+        let told = match Notification::new(report, reason, &self.source) {
             Ok(told) => told,
             Err(why) => return vec![Err(why)],
         };
@@ -161,14 +161,14 @@ impl Listeners {
 }
 
 /// Does something that blocks in a thread of its own, which is left to itself if it takes too long.
-fn begin(doing: String, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Telling> {
+fn begin(doing: String, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Delivery> {
     let (sender, end) = mpsc::sync_channel(1);
     let work = move || {
         // Whoever does not wait any more does not hear it.
         let _ = sender.send(work());
     };
     match std::thread::Builder::new().name("notify".into()).spawn(work) {
-        Ok(_) => Ok(Telling { doing, end }),
+        Ok(_) => Ok(Delivery { doing, end }),
         Err(why) => Err(Error::io(doing, &why)),
     }
 }

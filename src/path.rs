@@ -62,24 +62,24 @@ pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
 
 /// Any bytes, as escaped text in JSON: link targets, names and values of extended attributes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Bytes(pub Vec<u8>);
+pub struct EscapedBytes(pub Vec<u8>);
 
-impl fmt::Debug for Bytes {
+impl fmt::Debug for EscapedBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", escape(&self.0))
     }
 }
 
-impl Serialize for Bytes {
+impl Serialize for EscapedBytes {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&escape(&self.0))
     }
 }
 
-impl<'de> Deserialize<'de> for Bytes {
+impl<'de> Deserialize<'de> for EscapedBytes {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(from)?;
-        unescape(&text).map(Bytes).map_err(de::Error::custom)
+        unescape(&text).map(EscapedBytes).map_err(de::Error::custom)
     }
 }
 
@@ -241,7 +241,7 @@ impl Serialize for EntryPath {
 
 impl<'de> Deserialize<'de> for EntryPath {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let bytes = Bytes::deserialize(from)?;
+        let bytes = EscapedBytes::deserialize(from)?;
         EntryPath::new(bytes.0).map_err(de::Error::custom)
     }
 }

@@ -13,9 +13,9 @@ use crate::error::{Error, Kind, Result};
 use crate::replicas;
 use crate::store::{self, Store};
 use crate::vault::hex::Hex;
-use crate::vault::root::{SnapshotName, State};
+use crate::vault::root::{SnapshotName, SnapshotState};
 
-pub use self::told::Told;
+pub use self::told::EncodedReport;
 
 /// The folder of reports.
 pub const RUNS: &str = "runs/";
@@ -130,7 +130,7 @@ impl fmt::Display for Outcome {
 /// The way by which a run was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Way {
+pub enum Channel {
     /// Somebody's shell, or a script.
     #[default]
     CommandLine,
@@ -170,7 +170,7 @@ pub struct Event {
 
 /// Where a run took place.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct RunEnvironment {
     /// The host's name.
     pub host: String,
     /// The program and its version.
@@ -194,7 +194,7 @@ pub struct Place {
 
 /// An error, as a report keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct ReportedError {
     /// What was being done and why it failed.
     pub error: String,
     /// `usage`, `failed`, `unreachable`, `damage` or `nothing-yet`.
@@ -204,39 +204,39 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
-impl From<&Error> for Failure {
+impl From<&Error> for ReportedError {
     fn from(why: &Error) -> Self {
         let kind = why.kind().name().to_owned();
-        Failure { error: why.what(), kind, hint: why.advice().map(str::to_owned) }
+        ReportedError { error: why.what(), kind, hint: why.advice().map(str::to_owned) }
     }
 }
 
 /// What was done, in full.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Done {
+pub enum JobOutput {
     /// A snapshot was taken.
-    Backup(Box<replicas::backup::Report>),
+    Backup(Box<replicas::backup::ReplicatedBackupReport>),
     /// One was put back.
-    Restore(Box<replicas::restore::Report>),
+    Restore(Box<replicas::restore::ReplicatedRestoreReport>),
     /// Vaults were verified.
     Verify(Vec<replicas::verify::Verified>),
 }
 
-impl Done {
+impl JobOutput {
     /// The snapshot that it is about.
     pub fn snapshot(&self) -> Option<SnapshotName> {
         match self {
-            Done::Backup(report) => Some(report.taken.snapshot),
-            Done::Restore(report) => Some(report.restored.snapshot),
-            Done::Verify(_) => None,
+            JobOutput::Backup(report) => Some(report.taken.snapshot),
+            JobOutput::Restore(report) => Some(report.restored.snapshot),
+            JobOutput::Verify(_) => None,
         }
     }
 
     /// All that keeps it from being complete, the worst first.
     pub fn shortcomings(&self) -> Vec<Outcome> {
         match (self, self.outcome()) {
-            (Done::Backup(report), _) => short_of(report),
+            (JobOutput::Backup(report), _) => short_of(report),
             (_, Outcome::Complete) => Vec::new(),
             (_, outcome) => vec![outcome],
         }
@@ -245,25 +245,25 @@ impl Done {
     /// How it ended.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Done::Backup(report) => short_of(report).first().copied().unwrap_or(Outcome::Complete),
-            Done::Restore(report) => match (report.restored.not_restored.is_empty(), report.restored.instead_of) {
+            JobOutput::Backup(report) => short_of(report).first().copied().unwrap_or(Outcome::Complete),
+            JobOutput::Restore(report) => match (report.restored.not_restored.is_empty(), report.restored.instead_of) {
                 (true, None) => Outcome::Complete,
                 _ => Outcome::Partial,
             },
-            Done::Verify(vaults) if vaults.iter().any(replicas::verify::Verified::damaged) => Outcome::Damaged,
-            Done::Verify(vaults) if vaults.iter().any(|vault| vault.error.is_some()) => Outcome::Failed,
-            Done::Verify(_) => Outcome::Complete,
+            JobOutput::Verify(vaults) if vaults.iter().any(replicas::verify::Verified::damaged) => Outcome::Damaged,
+            JobOutput::Verify(vaults) if vaults.iter().any(|vault| vault.error.is_some()) => Outcome::Failed,
+            JobOutput::Verify(_) => Outcome::Complete,
         }
     }
 }
 
 /// What keeps a backup from being complete, the worst first.
-fn short_of(report: &replicas::backup::Report) -> Vec<Outcome> {
+fn short_of(report: &replicas::backup::ReplicatedBackupReport) -> Vec<Outcome> {
     let of_snapshot = match (report.taken.state, report.taken.good) {
-        (State::Partial, _) => Some(Outcome::Partial),
-        (State::Suspect, _) => Some(Outcome::Suspect),
-        (State::Complete, false) => Some(Outcome::Unsound),
-        (State::Complete, true) => None,
+        (SnapshotState::Partial, _) => Some(Outcome::Partial),
+        (SnapshotState::Suspect, _) => Some(Outcome::Suspect),
+        (SnapshotState::Complete, false) => Some(Outcome::Unsound),
+        (SnapshotState::Complete, true) => None,
     };
     let copies = report.vaults.iter().any(|held| !held.holds).then_some(Outcome::IncompleteCopies);
     let stale = (report.taken.good && !report.taken.whole).then_some(Outcome::Stale);
@@ -282,11 +282,11 @@ pub struct Report {
     /// How it ended.
     pub result: Outcome,
     /// How it was asked for.
-    pub way: Way,
+    pub way: Channel,
     /// What asked for it; several, where they came while another run was under way and were served by one.
     pub events: Vec<Event>,
     /// Where it took place.
-    pub place: Place,
+    pub place: RunEnvironment,
     /// When it began, by the store's clock where that could be asked.
     pub started: Timestamp,
     /// When it ended.
@@ -294,10 +294,10 @@ pub struct Report {
     /// The snapshot that it is about.
     pub snapshot: Option<SnapshotName>,
     /// Why it failed.
-    pub error: Option<Failure>,
+    pub error: Option<ReportedError>,
     /// What was done.
     #[serde(flatten)]
-    pub done: Option<Done>,
+    pub done: Option<JobOutput>,
 }
 
 impl Report {
@@ -330,7 +330,7 @@ const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What the name of a report's object says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Named {
+pub struct ReportName {
     /// The object.
     pub object: String,
     /// Its bytes.
@@ -345,7 +345,7 @@ pub struct Named {
     pub result: Option<Outcome>,
 }
 
-impl Named {
+impl ReportName {
     /// Whether what it tells of stays so: [`Outcome::stays`].
     pub fn stays(&self) -> bool {
         self.result.zip(self.action).is_some_and(|(result, action)| result.stays(action))
@@ -354,7 +354,7 @@ impl Named {
 
 /// Of a run's reports, newest first, the one that counts: the newest by which it was done. An instance that could not see that may have
 /// reported it as failed later.
-pub fn that_counts(found: &[Named]) -> Option<&Named> {
+pub fn that_counts(found: &[ReportName]) -> Option<&ReportName> {
     found.iter().find(|named| named.stays()).or_else(|| found.first())
 }
 
@@ -362,7 +362,7 @@ pub fn that_counts(found: &[Named]) -> Option<&Named> {
 ///
 /// # Errors
 /// A store that fails.
-pub fn list(store: &dyn Store) -> Result<Vec<Named>> {
+pub fn list(store: &dyn Store) -> Result<Vec<ReportName>> {
     list_from(store, RUNS)
 }
 
@@ -370,7 +370,7 @@ pub fn list(store: &dyn Store) -> Result<Vec<Named>> {
 ///
 /// # Errors
 /// A store that fails.
-pub fn newest(store: &dyn Store, most: usize) -> Result<Vec<Named>> {
+pub fn newest(store: &dyn Store, most: usize) -> Result<Vec<ReportName>> {
     let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
     let since = now.saturating_sub(RECENT).unwrap_or(Timestamp::MIN).strftime(TIME);
     let mut named = list_from(store, &format!("{RUNS}{since}"))?;
@@ -381,7 +381,7 @@ pub fn newest(store: &dyn Store, most: usize) -> Result<Vec<Named>> {
     Ok(named)
 }
 
-fn list_from(store: &dyn Store, from: &str) -> Result<Vec<Named>> {
+fn list_from(store: &dyn Store, from: &str) -> Result<Vec<ReportName>> {
     let objects = store.list_from(RUNS, from);
     let objects = objects.map_err(|why| why.while_doing(format!("list the runs of {}", store.url())))?;
     let mut named: Vec<_> = objects.into_iter().filter_map(|object| parse(object.name, object.size)).collect();
@@ -390,13 +390,13 @@ fn list_from(store: &dyn Store, from: &str) -> Result<Vec<Named>> {
 }
 
 /// Reads `<time>-<run>-<action>-<result>`, and what early programs wrote: `<time>-<run>`.
-fn parse(object: String, size: u64) -> Option<Named> {
+fn parse(object: String, size: u64) -> Option<ReportName> {
     let mut parts = object.strip_prefix(RUNS)?.strip_suffix(".json")?.splitn(4, '-');
     let time = jiff::civil::DateTime::strptime(TIME, parts.next()?).ok()?;
     let started = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
     let run = parts.next()?.parse().ok()?;
     let (action, result) = (parts.next().and_then(word), parts.next().and_then(word));
-    Some(Named { object, size, run, started, action, result })
+    Some(ReportName { object, size, run, started, action, result })
 }
 
 /// A word of a name, as documents have it.
@@ -443,14 +443,14 @@ pub fn read(store: &dyn Store, object: &str) -> Result<serde_json::Value> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn told(store: &dyn Store, object: &str) -> Result<Told> {
+pub fn told(store: &dyn Store, object: &str) -> Result<EncodedReport> {
     let damaged = |why| Error::damage(format!("read {object}"), why);
-    let told = Told::read(bytes(store, object)?).map_err(damaged)?;
+    let told = EncodedReport::read(bytes(store, object)?).map_err(damaged)?;
     match parse(object.to_owned(), 0) {
         Some(named) if told.run() != Some(named.run) => {
             let mut report = told.value();
             name(&mut report, object);
-            Told::read(report.to_string().into()).map_err(damaged)
+            EncodedReport::read(report.to_string().into()).map_err(damaged)
         }
         _ => Ok(told),
     }
@@ -464,7 +464,7 @@ fn bytes(store: &dyn Store, object: &str) -> Result<Vec<u8>> {
         return Err(Error::damage(doing(), "no report has such a name"));
     }
     match store.get(object, MAX_REPORT) {
-        Err(store::Error::NotFound { .. }) => Err(Error::failed(doing(), "it is not there")),
+        Err(store::StoreError::NotFound { .. }) => Err(Error::failed(doing(), "it is not there")),
         other => other.map_err(|why| why.while_doing(doing())),
     }
 }

@@ -56,7 +56,7 @@ impl Fault {
 
 /// How long the pauses are.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct Backoff {
     /// The first pause is at most this long, each further one at most twice as long as the one before.
     pub first: Duration,
     /// And never longer than this.
@@ -65,10 +65,10 @@ pub struct Pace {
     pub patience: Duration,
 }
 
-impl Pace {
+impl Backoff {
     /// Google's advice, with this patience.
     pub fn new(patience: Duration) -> Self {
-        Pace { first: Duration::from_millis(500), longest: Duration::from_secs(20), patience }
+        Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(20), patience }
     }
 
     /// The pause after so many failures: any time up to a limit that doubles, by a random number.

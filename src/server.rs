@@ -5,9 +5,9 @@
 //!                                                      └───► look into the vault, health, metrics
 //! ```
 //!
-//! A client that hangs up stops nothing: its request waits at the [`Desk`], and only the answer is lost. All that blocks is
-//! done on threads of its own, so many at a time as [`Limits`] says. When the program is told to stop, no more connections are
-//! taken, and what is under way is answered within the time of [`Ending`].
+//! A client that hangs up stops nothing: its request waits at the [`Runner`], and only the answer is lost. All that blocks is
+//! done on threads of its own, so many at a time as [`ServerLimits`] says. When the program is told to stop, no more connections are
+//! taken, and what is under way is answered within the time of [`Shutdown`].
 
 #![expect(clippy::result_large_err, reason = "an answer is moved a few times for a request, whether it is good or not")]
 
@@ -50,22 +50,22 @@ use tokio::sync::Semaphore;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-pub use self::limits::Limits;
+pub use self::limits::ServerLimits;
 
-use self::answer::{Content, Reply};
-use self::connections::{Rooms, Seat};
+use self::answer::{Reply, ReplyBody};
+use self::connections::{Admission, AdmittedConnection};
 use self::guard::Guard;
 use self::health::Checkup;
-use self::limits::Patient;
-use self::routes::{Does, Found, Gate, Route};
-use self::trace::Trace;
-use super::runner::runner::Desk;
-use super::server::auth::{Auth, Caller, Denied};
-use super::shutdown::Ending;
+use self::limits::TimedStream;
+use self::routes::{Access, Endpoint, Route, RouteMatch};
+use self::trace::TraceContext;
+use super::runner::runner::Runner;
+use super::server::auth::{Authorizer, Caller, Denied};
+use super::shutdown::Shutdown;
 
 /// What the configuration says of the service.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ServerSettings {
     /// Where browsers find the service, if what they send does not say so.
     pub public_url: Option<Url>,
     /// Whether files of snapshots may be had.
@@ -75,17 +75,17 @@ pub struct Settings {
     /// Whether work goes on there when no request is waiting.
     pub background: bool,
     /// What is healthy.
-    pub health: health::Settings,
+    pub health: health::HealthSettings,
     /// What a client may take.
-    pub limits: Limits,
+    pub limits: ServerLimits,
 }
 
 /// The service.
 pub struct Server {
-    desk: Arc<Desk>,
+    desk: Arc<Runner>,
     guard: Guard,
-    auth: Auth,
-    settings: Settings,
+    auth: Authorizer,
+    settings: ServerSettings,
     checkup: Checkup,
     looks: Arc<Semaphore>,
     listings: Arc<Semaphore>,
@@ -96,8 +96,8 @@ pub struct Server {
 }
 
 /// Serves connections until the end begins, and finishes those that are under way; whether it could.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Ending) -> bool {
-    let rooms = Rooms::new(server.settings.limits.connections, ending.clone());
+pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Shutdown) -> bool {
+    let rooms = Admission::new(server.settings.limits.connections, ending.clone());
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -135,8 +135,8 @@ fn is_of_the_client(why: &io::Error) -> bool {
 
 impl Server {
     /// A service at a desk, whose work somebody else does, which listens at an address.
-    pub fn new(desk: Arc<Desk>, listen: SocketAddr, auth: Auth, settings: Settings) -> Self {
-        let Limits { looks, listings, reports, promises, downloads, .. } = settings.limits;
+    pub fn new(desk: Arc<Runner>, listen: SocketAddr, auth: Authorizer, settings: ServerSettings) -> Self {
+        let ServerLimits { looks, listings, reports, promises, downloads, .. } = settings.limits;
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         let (looks, listings) = (semaphore(looks), semaphore(listings));
         let (promises, downloads) = (semaphore(promises), semaphore(downloads));
@@ -146,12 +146,12 @@ impl Server {
     }
 
     /// Serves one connection to its end.
-    async fn attend(self: Arc<Self>, stream: TcpStream, seat: Arc<Seat>, watcher: Watcher) {
+    async fn attend(self: Arc<Self>, stream: TcpStream, seat: Arc<AdmittedConnection>, watcher: Watcher) {
         if let Err(why) = stream.set_nodelay(true) {
             tracing::debug!("a connection cannot be told to send at once: {why}");
         }
         let (limits, phase) = (&self.settings.limits, seat.phase());
-        let io = TokioIo::new(Patient::new(stream, phase.clone(), limits));
+        let io = TokioIo::new(TimedStream::new(stream, phase.clone(), limits));
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -193,7 +193,7 @@ impl Server {
     }
 
     /// Answers a request, and tells the log, which hears nothing of its query, headers and body.
-    async fn answer(&self, request: Request<Incoming>, seat: &Seat) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, seat: &AdmittedConnection) -> Reply {
         let (parts, body) = request.into_parts();
         let span = tracing::info_span!(
             "request",
@@ -205,13 +205,13 @@ impl Server {
             span_id = Empty,
             trace_sampled = Empty,
         );
-        if let Some(Trace { trace, span: id, sampled }) = Trace::of(&parts.headers) {
+        if let Some(TraceContext { trace, span: id, sampled }) = TraceContext::of(&parts.headers) {
             span.record("trace", trace).record("span_id", id).record("trace_sampled", sampled);
         }
         self.answer_within(parts, body, seat).instrument(span).await
     }
 
-    async fn answer_within(&self, parts: Parts, mut body: Incoming, seat: &Seat) -> Reply {
+    async fn answer_within(&self, parts: Parts, mut body: Incoming, seat: &AdmittedConnection) -> Reply {
         let began = Instant::now();
         let mut reply = self.route(&parts, &mut body, seat).await;
         let mut patience = limits::PATIENCE;
@@ -226,7 +226,7 @@ impl Server {
         if parts.method == Method::HEAD {
             // A stream of which nothing will be taken ends here.
             let length = reply.body().size_hint().exact();
-            *reply.body_mut() = Content::whole("");
+            *reply.body_mut() = ReplyBody::whole("");
             if let Some(length) = length {
                 reply.headers_mut().insert(CONTENT_LENGTH, length.into());
             }
@@ -242,30 +242,30 @@ impl Server {
         reply
     }
 
-    async fn route(&self, parts: &Parts, body: &mut Incoming, seat: &Seat) -> Reply {
+    async fn route(&self, parts: &Parts, body: &mut Incoming, seat: &AdmittedConnection) -> Reply {
         let found = routes::find(&parts.method, parts.uri.path());
         if let Err(reply) = self.guard.check(parts, &found) {
             return reply;
         }
         if !found.is_live()
-            && let Err(connections::NoRoom) = seat.sit().await
+            && let Err(connections::Overloaded) = seat.sit().await
         {
             let body = serde_json::json!({ "error": "there is no room for more requests", "status": "later" });
             return answer::later(StatusCode::SERVICE_UNAVAILABLE, &body, Duration::from_secs(10));
         }
         let (route, part) = match found {
-            Found::Route(route, part) => (route, part.unwrap_or_default()),
+            RouteMatch::Route(route, part) => (route, part.unwrap_or_default()),
             other => {
                 return match (self.auth.check(&parts.headers).await, other) {
                     (Err(denied), _) => refused(denied),
-                    (_, Found::Method(allowed)) => answer::not_allowed(&allowed),
+                    (_, RouteMatch::Method(allowed)) => answer::not_allowed(&allowed),
                     _ => answer::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
                 };
             }
         };
         match route.gate {
-            Gate::Open => self.open(route.does),
-            Gate::Part => {
+            Access::Open => self.open(route.does),
+            Access::Part => {
                 let health = self.checkup.health().await;
                 queries::health(&health, self.auth.check(&parts.headers).await.is_ok())
             }
@@ -280,21 +280,23 @@ impl Server {
     }
 
     /// Whether what is behind a gate is to be had at all by a caller.
-    fn gate(&self, gate: Gate, caller: &Caller) -> Result<(), &'static str> {
+    fn gate(&self, gate: Access, caller: &Caller) -> Result<(), &'static str> {
         match gate {
-            Gate::Restore if !self.desk.rules().allow_restore => {
+            Access::Restore if !self.desk.rules().allow_restore => {
                 Err("restores may not be asked for here (--allow-restore)")
             }
-            Gate::Restore if !caller.may_restore() => Err("who asks in this way may not have a restore"),
-            Gate::Download if !self.settings.allow_download => Err("there are no downloads here (--allow-download)"),
-            Gate::Download if !caller.may_download() => Err("who asks in this way may not have files"),
+            Access::Restore if !caller.may_restore() => Err("who asks in this way may not have a restore"),
+            Access::Download if !self.settings.allow_download => Err("there are no downloads here (--allow-download)"),
+            Access::Download if !caller.may_download() => Err("who asks in this way may not have files"),
             _ => Ok(()),
         }
     }
 
-    fn open(&self, does: Does) -> Reply {
+    fn open(&self, does: Endpoint) -> Reply {
         match does {
-            Does::Document => answer::reply(StatusCode::OK, "application/json", Content::whole(openapi::document())),
+            Endpoint::Document => {
+                answer::reply(StatusCode::OK, "application/json", ReplyBody::whole(openapi::document()))
+            }
             _ => answer::json(StatusCode::OK, &serde_json::json!({ "status": "live" })),
         }
     }
@@ -302,27 +304,27 @@ impl Server {
     async fn known(&self, route: &Route, part: String, caller: &Caller, parts: &Parts, body: &mut Incoming) -> Reply {
         let query = parts.uri.query();
         match route.does {
-            Does::Event => self.event(parts, caller, body).await,
-            Does::Backup => self.backup(parts, body).await,
-            Does::Restore => self.restore(parts, body).await,
-            Does::Verify => self.verify(parts).await,
-            Does::Cleanup => {
+            Endpoint::Event => self.event(parts, caller, body).await,
+            Endpoint::Backup => self.backup(parts, body).await,
+            Endpoint::Restore => self.restore(parts, body).await,
+            Endpoint::Verify => self.verify(parts).await,
+            Endpoint::Cleanup => {
                 answer::error(StatusCode::NOT_IMPLEMENTED, "nothing lets old snapshots go in this version of lastgood")
             }
-            Does::Status => self.status().await,
-            Does::List => self.list(query).await,
-            Does::Files => self.files(part, query).await,
-            Does::File => self.file(part, query).await,
-            Does::Archive => self.archive(part).await,
-            Does::Runs => self.runs(query).await,
-            Does::Run => self.run(&part).await,
-            Does::Metrics => {
+            Endpoint::Status => self.status().await,
+            Endpoint::List => self.list(query).await,
+            Endpoint::Files => self.files(part, query).await,
+            Endpoint::File => self.file(part, query).await,
+            Endpoint::Archive => self.archive(part).await,
+            Endpoint::Runs => self.runs(query).await,
+            Endpoint::Run => self.run(&part).await,
+            Endpoint::Metrics => {
                 let text =
                     metrics::text(&self.desk.tally(), &*self.checkup.health().await, self.desk.running().is_some());
-                answer::reply(StatusCode::OK, metrics::CONTENT_TYPE, Content::whole(text))
+                answer::reply(StatusCode::OK, metrics::CONTENT_TYPE, ReplyBody::whole(text))
             }
             // These are open, and were answered before.
-            Does::Live | Does::Health | Does::Document => self.open(route.does),
+            Endpoint::Live | Endpoint::Health | Endpoint::Document => self.open(route.does),
         }
     }
 }

@@ -13,13 +13,13 @@ pub const TIME: Duration = Duration::from_secs(9);
 
 /// Told to all that serves, by whatever way: clones are of the same end.
 #[derive(Clone)]
-pub struct Ending {
+pub struct Shutdown {
     stop: Arc<AtomicBool>,
     time: Duration,
     deadline: Arc<watch::Sender<Option<Instant>>>,
 }
 
-impl Ending {
+impl Shutdown {
     /// An end that has not begun; when it does, it sets `stop`.
     pub fn new(stop: Arc<AtomicBool>) -> Self {
         Self::within(stop, TIME)
@@ -27,7 +27,7 @@ impl Ending {
 
     /// The same with another time.
     pub fn within(stop: Arc<AtomicBool>, time: Duration) -> Self {
-        Ending { stop, time, deadline: Arc::new(watch::Sender::new(None)) }
+        Shutdown { stop, time, deadline: Arc::new(watch::Sender::new(None)) }
     }
 
     /// What runs look at.
@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_hear_of_one_deadline() {
-        let ending = Ending::within(Arc::default(), Duration::from_millis(200));
+        let ending = Shutdown::within(Arc::default(), Duration::from_millis(200));
         let other = ending.clone();
         assert!(tokio::time::timeout(Duration::from_millis(10), other.begun()).await.is_err());
         let waiting = tokio::spawn(async move { other.begun().await });

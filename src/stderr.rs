@@ -16,14 +16,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 4096;
 
 /// How the line before was written.
-struct State {
+struct StderrState {
     /// The reader has stopped reading.
     stuck: bool,
     /// The end of the line is missing.
     cut: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { stuck: false, cut: false });
+static STATE: Mutex<StderrState> = Mutex::new(StderrState { stuck: false, cut: false });
 
 /// Writes text that ends with a line's end, or drops it.
 pub fn write(text: &[u8]) {

@@ -27,15 +27,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-use super::events::decoded::Asked;
+use super::events::decoded::EventDecision;
 use super::events::{self};
-use super::runner::runner::{Answer, Desk};
-use super::shutdown::Ending;
+use super::runner::runner::{Answer, Runner};
+use super::shutdown::Shutdown;
 use crate::error::{Error, Result};
 use crate::gcp::cloud::Cloud;
-use crate::gcp::error_text::said;
-use crate::gcp::pubsub::{Access, Subscription};
-use crate::report::{Outcome, Way};
+use crate::gcp::error_text::with_causes;
+use crate::gcp::pubsub::{PubsubAccess, Subscription};
+use crate::report::{Channel, Outcome};
 
 /// How many messages are held at the same time. Those that wait together share a run, so that it is no smaller.
 const OUTSTANDING: usize = 100;
@@ -56,7 +56,7 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// What the configuration says of pulling.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SubscriberSettings {
     /// From where.
     pub subscription: Subscription,
     /// For how long at most a message is held that could not be served, before it is given back.
@@ -69,9 +69,9 @@ pub struct Settings {
 /// # Errors
 /// Credentials that cannot be used; a subscription that is not there, may not be pulled from or is pushed, where that is so
 /// from the beginning.
-pub async fn pull(desk: &Arc<Desk>, cloud: &Cloud, settings: &Settings, ending: &Ending) -> Result<bool> {
+pub async fn pull(desk: &Arc<Runner>, cloud: &Cloud, settings: &SubscriberSettings, ending: &Shutdown) -> Result<bool> {
     let doing = || format!("pull from {}", settings.subscription);
-    let access = Access::new(cloud, doing)?;
+    let access = PubsubAccess::new(cloud, doing)?;
     let subscriber = subscriber(&access).await.map_err(|why| Error::failed(doing(), why))?;
     let answered = tokio::select! {
         looked = look(&access, &settings.subscription) => looked?,
@@ -96,7 +96,7 @@ pub async fn pull(desk: &Arc<Desk>, cloud: &Cloud, settings: &Settings, ending: 
     }
 }
 
-async fn subscriber(access: &Access) -> Result<client::Subscriber, String> {
+async fn subscriber(access: &PubsubAccess) -> Result<client::Subscriber, String> {
     let mut builder = client::Subscriber::builder();
     if let Some(endpoint) = &access.endpoint {
         builder = builder.with_endpoint(endpoint);
@@ -104,11 +104,11 @@ async fn subscriber(access: &Access) -> Result<client::Subscriber, String> {
     if let Some(credentials) = &access.credentials {
         builder = builder.with_credentials(credentials.clone());
     }
-    builder.build().await.map_err(|why| said(&why))
+    builder.build().await.map_err(|why| with_causes(&why))
 }
 
 /// Says again and again that Pub/Sub does not answer, until it does. Never ends.
-async fn remind(access: &Access, subscription: &Subscription, mut answered: bool) {
+async fn remind(access: &PubsubAccess, subscription: &Subscription, mut answered: bool) {
     while !answered {
         sleep(LONGEST_WAIT).await;
         // What is wrong then, the stream says.
@@ -122,7 +122,7 @@ async fn remind(access: &Access, subscription: &Subscription, mut answered: bool
 
 /// Looks at the subscription once: the stream says nothing of why it cannot be opened when that may pass, however long it
 /// does not. Who may pull need not be allowed to look. Says whether there was an answer.
-async fn look(access: &Access, subscription: &Subscription) -> Result<bool> {
+async fn look(access: &PubsubAccess, subscription: &Subscription) -> Result<bool> {
     let asked = async {
         let mut builder = client::SubscriptionAdmin::builder();
         if let Some(endpoint) = &access.endpoint {
@@ -131,9 +131,9 @@ async fn look(access: &Access, subscription: &Subscription) -> Result<bool> {
         if let Some(credentials) = &access.credentials {
             builder = builder.with_credentials(credentials.clone());
         }
-        let admin = builder.build().await.map_err(|why| (None, said(&why)))?;
+        let admin = builder.build().await.map_err(|why| (None, with_causes(&why)))?;
         let found = admin.get_subscription().set_subscription(subscription.name()).send().await;
-        found.map_err(|why| (Some(code(&why)), said(&why)))
+        found.map_err(|why| (Some(code(&why)), with_causes(&why)))
     };
     match timeout(LOOK, asked).await {
         Ok(Ok(found)) => match found.push_config.filter(|config| !config.push_endpoint.is_empty()) {
@@ -198,14 +198,14 @@ fn wrong(subscription: &Subscription, code: &str, why: &str) -> Error {
 /// What a message's task needs; clones are of the same.
 #[derive(Clone)]
 struct Puller {
-    desk: Arc<Desk>,
-    settings: Settings,
+    desk: Arc<Runner>,
+    settings: SubscriberSettings,
     room: Arc<Semaphore>,
-    ending: Ending,
+    ending: Shutdown,
 }
 
 /// How a stream ended.
-struct Over {
+struct StreamEnd {
     /// Why it did; none where it just ended.
     why: Option<Cause>,
     /// Whether it gave a message.
@@ -238,7 +238,7 @@ impl Puller {
                 (worked, wait) = (true, FIRST_WAIT);
             }
             let code = over.why.as_ref().map(code).unwrap_or_default();
-            let why = over.why.map_or_else(|| "the stream ended".to_owned(), |why| said(&why));
+            let why = over.why.map_or_else(|| "the stream ended".to_owned(), |why| with_causes(&why));
             match is_wrong(code) {
                 true if !worked => return Err(wrong(subscription, code, &why)),
                 true => {
@@ -253,7 +253,7 @@ impl Puller {
         }
     }
     /// Takes messages from a stream until it ends; none when the end of the program begins.
-    async fn take(&self, stream: &mut MessageStream) -> Option<Over> {
+    async fn take(&self, stream: &mut MessageStream) -> Option<StreamEnd> {
         let mut gave = false;
         loop {
             let room = tokio::select! {
@@ -266,8 +266,8 @@ impl Puller {
             };
             let (message, handler) = match next {
                 Some(Ok(given)) => given,
-                Some(Err(why)) => return Some(Over { why: Some(why), gave }),
-                None => return Some(Over { why: None, gave }),
+                Some(Err(why)) => return Some(StreamEnd { why: Some(why), gave }),
+                None => return Some(StreamEnd { why: None, gave }),
             };
             gave = true;
             let (puller, span) = (self.clone(), tracing::info_span!("message", message_id = message.message_id));
@@ -284,19 +284,19 @@ impl Puller {
     async fn serve(&self, message: Message, handler: Handler) {
         let attempt = handler.delivery_attempt();
         match self.verdict(message).await {
-            Verdict::Done(what) => {
+            Disposition::Done(what) => {
                 tracing::info!("acknowledged: {what}");
                 handler.ack();
             }
-            Verdict::Ignored(why) => {
+            Disposition::Ignored(why) => {
                 tracing::debug!("a message is ignored: {why}");
                 handler.ack();
             }
-            Verdict::Hopeless(why) => {
+            Disposition::Hopeless(why) => {
                 tracing::error!("a message is given up: {why}");
                 handler.ack();
             }
-            Verdict::Again { why, after, failed } => {
+            Disposition::Again { why, after, failed } => {
                 let attempt = attempt.map(|attempt| format!(" (delivery {attempt})")).unwrap_or_default();
                 // That it was told to stop is no failure of it.
                 match failed && !self.ending.stop().load(Ordering::Relaxed) {
@@ -313,7 +313,7 @@ impl Puller {
     }
 
     /// What is to become of a message, once that is known. It is never quoted.
-    async fn verdict(&self, message: Message) -> Verdict {
+    async fn verdict(&self, message: Message) -> Disposition {
         let size =
             message.data.len() + message.attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let large = size > MAX_MESSAGE;
@@ -321,12 +321,12 @@ impl Puller {
         let attributes = BTreeMap::from_iter(message.attributes);
         let too_large = format!("it has {size} bytes, and more than {MAX_MESSAGE} are not read");
         if large && !events::is_critical(&attributes) {
-            return Verdict::Hopeless(too_large);
+            return Disposition::Hopeless(too_large);
         }
         let subscription = self.settings.subscription.name();
         let data = &message.data[..message.data.len().min(MAX_MESSAGE)];
         let mut asked = events::read_message(data, &attributes, &message.message_id, time, subscription);
-        if let Ok(Asked::Run(request)) = &mut asked {
+        if let Ok(EventDecision::Run(request)) = &mut asked {
             if large {
                 request.note(&too_large);
             }
@@ -335,24 +335,24 @@ impl Puller {
             }
         }
         let request = match asked {
-            Err(why) => return Verdict::Hopeless(why.to_string()),
-            Ok(Asked::Ignored(why)) => return Verdict::Ignored(why),
-            Ok(Asked::Refused(why, _)) => return Verdict::Hopeless(why),
-            Ok(Asked::Run(request)) => request,
+            Err(why) => return Disposition::Hopeless(why.to_string()),
+            Ok(EventDecision::Ignored(why)) => return Disposition::Ignored(why),
+            Ok(EventDecision::Refused(why, _)) => return Disposition::Hopeless(why),
+            Ok(EventDecision::Run(request)) => request,
         };
         if let Some(why) = self.desk.is_own(&request.event) {
-            return Verdict::Ignored(why.to_owned());
+            return Disposition::Ignored(why.to_owned());
         }
-        match self.desk.ask(request, Way::PubSub) {
-            Err(now) => Verdict::of(&now, self.settings.hold),
-            Ok(ticket) => Verdict::of(&*ticket.answer().await, self.settings.hold),
+        match self.desk.ask(request, Channel::PubSub) {
+            Err(now) => Disposition::of(&now, self.settings.hold),
+            Ok(ticket) => Disposition::of(&*ticket.answer().await, self.settings.hold),
         }
     }
 }
 
 /// What is to become of a message.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum Disposition {
     /// It is served.
     Done(&'static str),
     /// It asks for nothing.
@@ -369,7 +369,7 @@ enum Verdict {
     },
 }
 
-impl Verdict {
+impl Disposition {
     /// By the desk's answer; a run that failed may be tried again after `hold`.
     fn of(answer: &Answer, hold: Duration) -> Self {
         match answer {
@@ -377,20 +377,20 @@ impl Verdict {
                 let error = report.error().unwrap_or("its report says why");
                 match outcome {
                     _ if *retry => {
-                        Verdict::Again { why: format!("its run failed: {error}"), after: hold, failed: true }
+                        Disposition::Again { why: format!("its run failed: {error}"), after: hold, failed: true }
                     }
                     Outcome::Refused | Outcome::Damaged if report.error().is_some() => {
-                        Verdict::Hopeless(format!("its run ended as {outcome}: {error}"))
+                        Disposition::Hopeless(format!("its run ended as {outcome}: {error}"))
                     }
-                    _ => Verdict::Done("its run is over"),
+                    _ => Disposition::Done("its run is over"),
                 }
             }
-            Answer::Before(_) => Verdict::Done("it was served before"),
+            Answer::Before(_) => Disposition::Done("it was served before"),
             Answer::Elsewhere(after) => {
-                Verdict::Again { why: "another run is serving it".into(), after: *after, failed: false }
+                Disposition::Again { why: "another run is serving it".into(), after: *after, failed: false }
             }
-            Answer::Later(why, after) => Verdict::Again { why: why.clone(), after: *after, failed: false },
-            Answer::Refused(why) => Verdict::Hopeless(why.clone()),
+            Answer::Later(why, after) => Disposition::Again { why: why.clone(), after: *after, failed: false },
+            Answer::Refused(why) => Disposition::Hopeless(why.clone()),
         }
     }
 }
@@ -398,19 +398,21 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Told;
+    use crate::report::EncodedReport;
     use serde_json::{Value, json};
 
     #[test]
     fn what_may_succeed_is_given_back_and_the_rest_acknowledged() {
         let hold = Duration::from_secs(30);
-        let report = |value: Value| Told::read(value.to_string().into()).unwrap();
+        let report = |value: Value| EncodedReport::read(value.to_string().into()).unwrap();
         let done =
             |outcome, retry, error: Value| Answer::Done { outcome, retry, report: report(json!({ "error": error })) };
-        let of = |answer| match Verdict::of(&answer, hold) {
-            Verdict::Done(_) => ("ack", None),
-            Verdict::Ignored(_) | Verdict::Hopeless(_) => ("give up", None),
-            Verdict::Again { after, failed, .. } => (if failed { "failed" } else { "later" }, Some(after.as_secs())),
+        let of = |answer| match Disposition::of(&answer, hold) {
+            Disposition::Done(_) => ("ack", None),
+            Disposition::Ignored(_) | Disposition::Hopeless(_) => ("give up", None),
+            Disposition::Again { after, failed, .. } => {
+                (if failed { "failed" } else { "later" }, Some(after.as_secs()))
+            }
         };
         for (answer, expected) in [
             (done(Outcome::Complete, false, Value::Null), ("ack", None)),

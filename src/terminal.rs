@@ -27,10 +27,10 @@ pub struct Terminal {
     shown: bool,
     done: AtomicU64,
     total: AtomicU64,
-    log: Mutex<Log>,
+    log: Mutex<ProgressLog>,
 }
 
-struct Log {
+struct ProgressLog {
     what: String,
     began: Instant,
     last: Instant,
@@ -47,7 +47,7 @@ impl Terminal {
             shown,
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
-            log: Mutex::new(Log { what: String::new(), began: now, last: now }),
+            log: Mutex::new(ProgressLog { what: String::new(), began: now, last: now }),
         }
     }
 
@@ -88,7 +88,8 @@ impl Monitor for Terminal {
         self.done.store(0, Ordering::Relaxed);
         self.total.store(bytes.unwrap_or(0), Ordering::Relaxed);
         let now = Instant::now();
-        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Log { what: what.to_owned(), began: now, last: now };
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) =
+            ProgressLog { what: what.to_owned(), began: now, last: now };
         tracing::info!("{what}");
         if self.shown {
             // The style first: every other call may draw.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::parallel::ordered::in_order;
+use crate::parallel::ordered::map_ordered;
 use crate::restore::plan::Walk;
 use crate::store::{Store, Traffic};
 use crate::vault::decoder::Decoder;
@@ -26,7 +26,7 @@ use crate::vault::read::{PackReader, absent_of, listed};
 use crate::vault::root::{CHECKPOINTS, HunkRef, MAX_ROOT, PackBook, Root, SNAPSHOTS, SnapshotName};
 use crate::vault::state::{self, PackState};
 use crate::vault::tree::{self, HunkSummary, SnapshotCheck};
-use crate::vault::{CONFIG, User, Vault};
+use crate::vault::{CONFIG, Vault, VaultUser};
 
 mod data;
 mod databases;
@@ -37,14 +37,14 @@ mod objects;
 pub use self::databases::Restored;
 pub use self::doubts::{DoubtedPack, Looked, StandingDoubt};
 pub use self::found::Damage;
-use self::found::Found;
+use self::found::DamageBook;
 
 /// So many bytes of roots, as they are stored, are kept until their entries are looked at; further ones are read again.
 const KEPT: u64 = 32 << 20;
 
 /// How thoroughly to look.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Options {
+pub struct VerifyOptions {
     /// Decode and hash so many percent of the files, chosen at random.
     pub read_data: Option<f64>,
     /// Restore the databases of this snapshot to a temporary folder, and have SQLite check them.
@@ -62,7 +62,7 @@ pub struct NewestGood {
 
 /// What was looked at and found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct VerifyReport {
     /// Snapshots.
     pub snapshots: u64,
     /// Checkpoints: what unfinished backups left for the next one.
@@ -101,15 +101,20 @@ pub struct Report {
 ///
 /// # Errors
 /// As [`verify`]; and where there is no vault at all.
-pub fn verify_store(store: Box<dyn Store>, options: &Options, ctx: &Context) -> Result<Report> {
-    verify_store_for(&User::default(), store, options, ctx)
+pub fn verify_store(store: Box<dyn Store>, options: &VerifyOptions, ctx: &Context) -> Result<VerifyReport> {
+    verify_store_for(&VaultUser::default(), store, options, ctx)
 }
 
 /// As [`verify_store`], for `user`, who is named where something is written down about the vault's packs.
 ///
 /// # Errors
 /// As [`verify_store`].
-pub fn verify_store_for(user: &User, store: Box<dyn Store>, options: &Options, ctx: &Context) -> Result<Report> {
+pub fn verify_store_for(
+    user: &VaultUser,
+    store: Box<dyn Store>,
+    options: &VerifyOptions,
+    ctx: &Context,
+) -> Result<VerifyReport> {
     let began = Instant::now();
     // Opening takes the store away, also when it fails; this reads vault.json once more for its text.
     let names: Vec<_> = store.list(SNAPSHOTS).map(|l| l.into_iter().map(|o| o.name).collect()).unwrap_or_default();
@@ -120,7 +125,7 @@ pub fn verify_store_for(user: &User, store: Box<dyn Store>, options: &Options, c
             let damage = vec![Damage { object: CONFIG.into(), why: why.what(), snapshots }];
             let seconds = began.elapsed().as_secs_f64();
             let (gaps, databases, traffic) = (Vec::new(), Vec::new(), None);
-            Ok(Report {
+            Ok(VerifyReport {
                 snapshots: 0,
                 checkpoints: 0,
                 newest_good: None,
@@ -146,19 +151,19 @@ pub fn verify_store_for(user: &User, store: Box<dyn Store>, options: &Options, c
 ///
 /// # Errors
 /// Failed: a store that cannot be read. Damage is no error; it is in the report.
-pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
+pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<VerifyReport> {
     let began = Instant::now();
-    let mut state = State {
+    let mut state = Verifier {
         vault,
         ctx,
-        found: Found::default(),
+        found: DamageBook::default(),
         reader: PackReader::new(&*vault.store, PackBook::default()),
         packs: PackBook::default(),
         disputed: BTreeMap::new(),
         spoiled: Vec::new(),
         hunks: HashMap::new(),
         maps: HashMap::new(),
-        sample: data::Sample::new(options.read_data, ctx)?,
+        sample: data::FileSampler::new(options.read_data, ctx)?,
         files_read: 0,
     };
     state.config()?;
@@ -214,7 +219,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         true => None,
         false => Some(read_root(vault, folder, *name)),
     };
-    in_order(&roots, ctx.parallel, read, |at, again| {
+    map_ordered(&roots, ctx.parallel, read, |at, again| {
         ctx.check("verify the vault")?;
         match again {
             Some(root) => state.entries(at.1, &root?),
@@ -242,7 +247,7 @@ pub fn verify(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
         None => Vec::new(),
     };
     let (seconds, traffic) = (began.elapsed().as_secs_f64(), vault.store.traffic());
-    Ok(Report {
+    Ok(VerifyReport {
         snapshots,
         checkpoints,
         newest_good,
@@ -268,7 +273,7 @@ fn each_root(
     ctx: &Context,
     mut take: impl FnMut(SnapshotName, Result<Root>) -> Result<()>,
 ) -> Result<()> {
-    in_order(
+    map_ordered(
         names,
         ctx.parallel,
         |(folder, name)| read_root(vault, folder, *name),
@@ -286,10 +291,10 @@ fn read_root(vault: &Vault, folder: &str, name: SnapshotName) -> Result<Root> {
     }
 }
 
-struct State<'a> {
+struct Verifier<'a> {
     vault: &'a Vault,
     ctx: &'a Context<'a>,
-    found: Found,
+    found: DamageBook,
     /// Keeps what roots share.
     reader: PackReader<'a>,
     packs: PackBook,
@@ -298,29 +303,29 @@ struct State<'a> {
     /// Packs that were read whole and are not what was stored.
     spoiled: Vec<(PackInfo, String)>,
     /// The hunks that were read.
-    hunks: HashMap<FrameRef, Hunk>,
+    hunks: HashMap<FrameRef, CheckedHunk>,
     /// For maps' frames that were read: so many bytes of a file they cover, and the packs that they name.
     maps: HashMap<FrameRef, (u64, Box<[PackId]>)>,
     /// Decides which files are read.
-    sample: data::Sample,
+    sample: data::FileSampler,
     files_read: u64,
 }
 
 /// What is known of a hunk once it was read.
-struct Hunk {
+struct CheckedHunk {
     /// The packs that it names.
     packs: Box<[PackId]>,
     summary: HunkSummary,
 }
 
-impl Report {
+impl VerifyReport {
     /// Whether all is as it should be.
     pub fn sound(&self) -> bool {
         self.damage.is_empty() && self.databases.iter().all(|database| database.failed.is_none())
     }
 }
 
-impl State<'_> {
+impl Verifier<'_> {
     fn config(&mut self) -> Result<()> {
         let doing = "read vault.json";
         let bytes = match self.vault.store.get(CONFIG, MAX_ROOT) {
@@ -499,7 +504,7 @@ impl State<'_> {
                     self.found.add_named_in(&object, name, why)?;
                 }
             }
-            let known = Hunk { packs: named.into_iter().collect(), summary: HunkSummary::of(&entries) };
+            let known = CheckedHunk { packs: named.into_iter().collect(), summary: HunkSummary::of(&entries) };
             self.hunks.insert(hunk.frame, known);
         }
         let Some(known) = self.hunks.get(&hunk.frame) else { return Ok(entries) };

@@ -7,14 +7,14 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::command::RestoreCommand;
-use crate::inspect::{Change, Difference, Listed, Shown};
+use crate::inspect::{Change, Difference, ListedSnapshot, Shown};
 use crate::path::escape;
-use crate::replicas::backup::Held;
+use crate::replicas::backup::ReplicaReport;
 use crate::replicas::verify::Verified;
-use crate::replicas::{self, Made};
+use crate::replicas::{self, InitReport};
 use crate::store::Traffic;
-use crate::vault::entry::{Kind, Taken};
-use crate::vault::root::{DatabaseRecord, Problem, SnapshotName, Stale, State};
+use crate::vault::entry::{CaptureMethod, EntryKind};
+use crate::vault::root::{DatabaseRecord, Problem, SnapshotName, SnapshotState, Stale};
 use crate::verify::{self, Looked};
 use crate::{backup, restore};
 use indicatif::{BinaryBytes, HumanCount};
@@ -35,9 +35,9 @@ const KEPT: usize = 5;
 const IN_USE: usize = 5;
 
 /// What was backed up, where it is, and how to get it back.
-pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
+pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) -> String {
     let mut text = String::new();
-    let replicas::backup::Report { taken, vault, vaults } = report;
+    let replicas::backup::ReplicatedBackupReport { taken, vault, vaults } = report;
     for held in vaults.iter().filter(|held| held.made) {
         let what = if held.vault == *vault { "new vault" } else { "replica of the vault" };
         line(&mut text, format_args!("Made a {what} in {}", printable(&held.vault)));
@@ -73,8 +73,8 @@ pub fn backup(report: &replicas::backup::Report, data: &Path) -> String {
 }
 
 /// Which vaults do not hold a snapshot and why, a line each.
-pub fn not_held(report: &replicas::backup::Report) -> Vec<String> {
-    let line = |held: &Held| {
+pub fn not_held(report: &replicas::backup::ReplicatedBackupReport) -> Vec<String> {
+    let line = |held: &ReplicaReport| {
         let why = held.why.as_ref()?;
         Some(format!("the vault {} does not hold the snapshot: {}", printable(&held.vault), printable(why)))
     };
@@ -82,7 +82,7 @@ pub fn not_held(report: &replicas::backup::Report) -> Vec<String> {
 }
 
 /// Which vaults were made.
-pub fn made(places: &[Made]) -> String {
+pub fn made(places: &[InitReport]) -> String {
     let mut text = String::new();
     let other = places.iter().any(|place| !place.made);
     for (at, place) in places.iter().enumerate().filter(|(_, place)| place.made) {
@@ -135,7 +135,7 @@ pub fn verified(vaults: &[Verified]) -> String {
 fn databases(databases: &[DatabaseRecord]) -> String {
     let count = |which: &dyn Fn(&DatabaseRecord) -> bool| databases.iter().filter(|d| which(d)).count();
     let checked = |failed| count(&|d| d.check.as_ref().is_some_and(|check| check.failed.is_some() == failed));
-    let (raw, sound, failed) = (count(&|d| d.taken == Taken::Raw), checked(false), checked(true));
+    let (raw, sound, failed) = (count(&|d| d.taken == CaptureMethod::Raw), checked(false), checked(true));
     let mut text = count_of(databases.len(), "database");
     for (count, what) in [(raw, "raw, unchecked"), (sound, "checked"), (failed, "FAILED THE CHECK")] {
         if count > 0 {
@@ -146,7 +146,7 @@ fn databases(databases: &[DatabaseRecord]) -> String {
 }
 
 /// Why a snapshot is not good, a line each.
-pub fn not_good(report: &backup::Report) -> Vec<String> {
+pub fn not_good(report: &backup::BackupReport) -> Vec<String> {
     let mut lines = bad_state(report);
     if report.good {
         lines.extend(some("could not back up", &report.errors));
@@ -176,11 +176,11 @@ fn more(all: usize) -> String {
     if all > 1 { format!(", and {} more (--json names them all)", all - 1) } else { String::new() }
 }
 
-fn bad_state(report: &backup::Report) -> Vec<String> {
+fn bad_state(report: &backup::BackupReport) -> Vec<String> {
     match report.state {
-        State::Complete => Vec::new(),
-        State::Partial => some("could not back up", &report.errors),
-        State::Suspect => vec![format!(
+        SnapshotState::Complete => Vec::new(),
+        SnapshotState::Partial => some("could not back up", &report.errors),
+        SnapshotState::Suspect => vec![format!(
             "{}; the snapshot is kept but never restored unasked (--accept-shrink accepts it)",
             printable(report.suspect.as_deref().unwrap_or("it looks like an accident"))
         )],
@@ -198,7 +198,7 @@ pub fn some(what: &str, problems: &[Problem]) -> Vec<String> {
 }
 
 /// What was restored, `from` which of several vaults, and where what was there has gone.
-pub fn restore(report: &restore::Report, from: Option<&str>, now: Timestamp) -> String {
+pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timestamp) -> String {
     let mut text = String::new();
     let taken = report.snapshot.time;
     let target = path(&report.target);
@@ -284,7 +284,7 @@ pub fn run_in_full(report: &serde_json::Value) -> String {
 }
 
 /// What was verified.
-pub fn verify(report: &verify::Report) -> String {
+pub fn verify(report: &verify::VerifyReport) -> String {
     let mut text = String::new();
     let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));
     let (bytes, took) = (BinaryBytes(report.bytes), took(report.seconds, report.traffic));
@@ -355,14 +355,14 @@ pub fn list_head() -> String {
 }
 
 /// One snapshot in a list.
-pub fn listed(listed: &Listed) -> String {
+pub fn listed(listed: &ListedSnapshot) -> String {
     let Some(root) = &listed.root else {
         let why = printable(listed.damage.as_deref().unwrap_or_default());
         return format!("{:16}  {:20}  {:8}  damaged   {why}", listed.id.id, time(listed.created), "");
     };
     let reason = root.reason.to_string();
     // Of a complete one with a database that failed its check, this is what counts.
-    let unsound = root.state == State::Complete && root.failed_checks > 0;
+    let unsound = root.state == SnapshotState::Complete && root.failed_checks > 0;
     let state = match (unsound, root.good && !root.whole) {
         (true, _) => "unsound".to_owned(),
         (_, true) => "stale".to_owned(),
@@ -390,19 +390,19 @@ pub fn difference(difference: &Difference) -> String {
         Change::Removed => '-',
         Change::Modified => 'M',
     };
-    let slash = if difference.kind == Kind::Folder && !difference.path.is_root() { "/" } else { "" };
+    let slash = if difference.kind == EntryKind::Folder && !difference.path.is_root() { "/" } else { "" };
     let what: Vec<_> = difference.what.iter().map(|what| what.name()).collect();
     let what = if what.is_empty() { String::new() } else { format!("  ({})", what.join(", ")) };
     format!("{sign} {}{slash}{what}", name(difference.path.bytes()))
 }
 
-fn permissions(kind: Kind, mode: u32) -> String {
+fn permissions(kind: EntryKind, mode: u32) -> String {
     let mut text = String::with_capacity(10);
     text.push(match kind {
-        Kind::File => '-',
-        Kind::Folder => 'd',
-        Kind::Symlink => 'l',
-        Kind::Fifo => 'p',
+        EntryKind::File => '-',
+        EntryKind::Folder => 'd',
+        EntryKind::Symlink => 'l',
+        EntryKind::Fifo => 'p',
     });
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
         let bits = mode >> shift;
@@ -484,12 +484,12 @@ mod tests {
     #[test]
     fn permissions_look_as_in_ls() {
         for (kind, mode, text) in [
-            (Kind::File, 0o4755, "-rwsr-xr-x"),
-            (Kind::File, 0o4644, "-rwSr--r--"),
-            (Kind::Folder, 0o1777, "drwxrwxrwt"),
-            (Kind::Folder, 0o2750, "drwxr-s---"),
-            (Kind::Symlink, 0o777, "lrwxrwxrwx"),
-            (Kind::Fifo, 0, "p---------"),
+            (EntryKind::File, 0o4755, "-rwsr-xr-x"),
+            (EntryKind::File, 0o4644, "-rwSr--r--"),
+            (EntryKind::Folder, 0o1777, "drwxrwxrwt"),
+            (EntryKind::Folder, 0o2750, "drwxr-s---"),
+            (EntryKind::Symlink, 0o777, "lrwxrwxrwx"),
+            (EntryKind::Fifo, 0, "p---------"),
         ] {
             assert_eq!(permissions(kind, mode), text);
         }

@@ -7,17 +7,19 @@ use std::process::{Command, Output};
 use std::sync::atomic::AtomicBool;
 
 use lastgood::backup::{self, backup};
-use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
 use lastgood::path::EntryPath;
 use lastgood::store::local::LocalStore;
-use lastgood::vault::entry::{Database, Entry, Extent, Kind, Map, MapForm, MapFrame, PageMap, Taken, padding};
+use lastgood::vault::entry::{
+    CaptureMethod, Database, Entry, EntryKind, Extent, Map, MapForm, MapFrame, PageMap, padding,
+};
 use lastgood::vault::frame::FrameRef;
 use lastgood::vault::hex::{Hash, Hex};
-use lastgood::vault::lines::Frame;
+use lastgood::vault::lines::FrameBuilder;
 use lastgood::vault::list::List;
 use lastgood::vault::pack::{self, PackKind};
 use lastgood::vault::pages::{LayerBuilder, Placed};
-use lastgood::vault::root::{Root, SnapshotName, State};
+use lastgood::vault::root::{Root, SnapshotName, SnapshotState};
 use lastgood::vault::{README, Vault, VaultConfig, hunk, tar};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -56,10 +58,10 @@ impl World {
 
     fn backup(&self) -> SnapshotName {
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
-        let options = backup::Options { data: self.path("data"), ..Default::default() };
+        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor };
+        let options = backup::BackupOptions { data: self.path("data"), ..Default::default() };
         let report = backup(&self.vault, &options, &ctx).unwrap();
-        assert_eq!(report.state, State::Complete, "{report:?}");
+        assert_eq!(report.state, SnapshotState::Complete, "{report:?}");
         report.snapshot
     }
 
@@ -270,7 +272,7 @@ fn tar_header() -> Vec<u8> {
 fn entry(path: &str, content: Option<&[u8]>) -> Entry {
     Entry {
         path: EntryPath::new(path).unwrap(),
-        kind: if content.is_some() { Kind::File } else { Kind::Folder },
+        kind: if content.is_some() { EntryKind::File } else { EntryKind::Folder },
         size: content.map_or(0, |content| content.len() as u64),
         mode: 0o755,
         uid: rustix::process::geteuid().as_raw(),
@@ -332,7 +334,7 @@ fn layered(world: &World) -> (Vec<u8>, Vec<PathBuf>) {
         packs.push(stored(world, PackKind::Index, &bytes));
         objects.push(world.path("vault").join(pack::name(PackKind::Index, pack)));
         lists.push(if n == 1 {
-            let mut frame = Frame::new("list");
+            let mut frame = FrameBuilder::new("list");
             items.iter().for_each(|item| frame.line(&serde_json::to_vec(item).unwrap()));
             let bytes = frame.finish(&[]);
             packs.push(stored(world, PackKind::Index, &bytes));
@@ -344,7 +346,7 @@ fn layered(world: &World) -> (Vec<u8>, Vec<PathBuf>) {
     }
     let map = PageMap { block: 1024, layers: lists, live: Vec::new(), credit: 0 };
     file.map = Some(Map { form: MapForm::Pages(map), packs: Vec::new() });
-    file.database = Some(Database { taken: Taken::Live, wal: None, journal: None, check: None });
+    file.database = Some(Database { taken: CaptureMethod::Live, wal: None, journal: None, check: None });
     let mut builder = hunk::HunkBuilder::default();
     let mut hunks = [&root, &file].into_iter().filter_map(|entry| builder.push(entry).unwrap()).collect::<Vec<_>>();
     hunks.extend(builder.finish());

@@ -10,7 +10,7 @@ use lastgood::backup::{self, backup};
 use lastgood::error::Kind;
 use lastgood::export::{self, export};
 use lastgood::inspect::cat;
-use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
 use lastgood::path::EntryPath;
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
@@ -40,7 +40,7 @@ impl World {
     }
 
     fn backup(&self) -> SnapshotName {
-        let options = backup::Options { data: self.path("data"), ..Default::default() };
+        let options = backup::BackupOptions { data: self.path("data"), ..Default::default() };
         with_context(|ctx| backup(&self.vault, &options, ctx)).unwrap().snapshot
     }
 
@@ -49,7 +49,7 @@ impl World {
     }
 
     /// Exports a snapshot to `archive.tar.zst`.
-    fn export(&self, name: SnapshotName) -> lastgood::error::Result<(export::Report, PathBuf)> {
+    fn export(&self, name: SnapshotName) -> lastgood::error::Result<(export::ExportReport, PathBuf)> {
         let archive = self.path("archive.tar.zst");
         let mut out = BufWriter::new(File::create(&archive).unwrap());
         let report = with_context(|ctx| export(&self.vault, &self.root(name), &mut out, ctx))?;
@@ -67,7 +67,7 @@ impl World {
 
 fn with_context<T>(work: impl FnOnce(&Context) -> T) -> T {
     let stop = AtomicBool::new(false);
-    work(&Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent })
+    work(&Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor })
 }
 
 fn run(command: &mut Command) -> Vec<u8> {
@@ -112,7 +112,7 @@ fn same(expected: &Path, found: &Path, but: &[&str]) {
 }
 
 /// A snapshot of everything that a data directory can have, the second of its vault.
-fn everything_exported() -> (World, export::Report, PathBuf) {
+fn everything_exported() -> (World, export::ExportReport, PathBuf) {
     let world = World::new();
     let data = world.path("data");
     everything(&data);

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use lastgood::backup::{self, Report};
-use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::backup::{self, BackupReport};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
 use lastgood::path::EntryPath;
 use lastgood::store::Store;
-use lastgood::store::testing::bitflip::FlipStore;
-use lastgood::store::testing::latency::FarStore;
+use lastgood::store::testing::bitflip::BitflipStore;
+use lastgood::store::testing::latency::LatencyStore;
 use lastgood::store::testing::memory::MemoryStore;
-use lastgood::store::testing::recording::RecordStore;
+use lastgood::store::testing::recording::RecordingStore;
 use lastgood::vault::Vault;
 use lastgood::vault::root::Root;
 use lastgood::{export, inspect, restore, verify};
@@ -22,11 +22,11 @@ use crate::support::compare::assert_same_but_folder_times;
 use crate::support::tree::{noise, set_mtime};
 use crate::support::{World, database};
 
-type Far = FarStore<RecordStore<MemoryStore>>;
+type Far = LatencyStore<RecordingStore<MemoryStore>>;
 
 /// A store that lives as long as the test, in which a vault was made.
 fn store(latency: u64) -> &'static Far {
-    let store = FarStore::new(RecordStore::new(MemoryStore::default()), Duration::from_millis(latency));
+    let store = LatencyStore::new(RecordingStore::new(MemoryStore::default()), Duration::from_millis(latency));
     let store: &'static Far = Box::leak(Box::new(store));
     Vault::init(Box::new(store), system_random).unwrap();
     forget(store);
@@ -37,7 +37,7 @@ fn store(latency: u64) -> &'static Far {
 fn delayed(of: &Far, latency: u64) -> Far {
     let objects = MemoryStore::default();
     objects.objects().clone_from(&of.inner().inner().objects());
-    FarStore::new(RecordStore::new(objects), Duration::from_millis(latency))
+    LatencyStore::new(RecordingStore::new(objects), Duration::from_millis(latency))
 }
 
 /// The same objects, behind a store of which the first requests for objects with `prefix` wait for each other.
@@ -59,24 +59,27 @@ fn requests(store: &Far) -> Vec<String> {
 
 fn with<T>(parallel: usize, work: impl FnOnce(&Context) -> T) -> T {
     let stop = AtomicBool::new(false);
-    work(&Context { random: &system_random, threads: 2, parallel, stop: &stop, monitor: &Silent })
+    work(&Context { random: &system_random, threads: 2, parallel, stop: &stop, monitor: &SilentMonitor })
 }
 
 /// Opens the vault, as a command does, and takes a snapshot.
-fn back_up(store: &'static Far, data: &Path, parallel: usize) -> Report {
+fn back_up(store: &'static Far, data: &Path, parallel: usize) -> BackupReport {
     let vault = Vault::open(Box::new(store)).unwrap();
-    let options =
-        backup::options::Options { data: data.into(), boot: "boot".into(), ..backup::options::Options::default() };
+    let options = backup::options::BackupOptions {
+        data: data.into(),
+        boot: "boot".into(),
+        ..backup::options::BackupOptions::default()
+    };
     with(parallel, |ctx| backup::backup(&vault, &options, ctx)).unwrap()
 }
 
-fn restore(store: &'static Far, target: &Path, parallel: usize) -> restore::Report {
+fn restore(store: &'static Far, target: &Path, parallel: usize) -> restore::RestoreReport {
     let vault = Vault::open(Box::new(store)).unwrap();
     with(parallel, |ctx| restore::restore(&vault, &whole(target), ctx)).unwrap()
 }
 
-fn whole(target: &Path) -> restore::options::Options {
-    restore::options::Options::latest(target.into())
+fn whole(target: &Path) -> restore::options::RestoreOptions {
+    restore::options::RestoreOptions::latest(target.into())
 }
 
 fn latest(store: &'static Far) -> (Vault, Root) {
@@ -235,14 +238,14 @@ fn what_only_looks_reads_several_objects_at_a_time_too() {
     let parallel = 4;
     let checked = meeting(first, "packs/", parallel);
     let vault = Vault::open(Box::new(checked)).unwrap();
-    let report = with(parallel, |ctx| verify::verify(&vault, &verify::Options::default(), ctx)).unwrap();
+    let report = with(parallel, |ctx| verify::verify(&vault, &verify::VerifyOptions::default(), ctx)).unwrap();
     assert!(report.sound() && report.snapshots == 11, "{report:?}");
     assert_eq!(checked.take().1, parallel);
 
     let listed = meeting(first, "snapshots/", parallel);
     let vault = Vault::open(Box::new(listed)).unwrap();
     let mut seen = Vec::new();
-    let take = |listed: inspect::Listed| {
+    let take = |listed: inspect::ListedSnapshot| {
         seen.push(listed.id.seq);
         Ok(())
     };
@@ -278,13 +281,13 @@ fn bits_that_flip_on_their_way_harm_nothing() {
     {
         let flipping = || {
             let objects = delayed(first, 0);
-            Vault::open(Box::new(FlipStore::new(objects, from_end, times, worth))).unwrap()
+            Vault::open(Box::new(BitflipStore::new(objects, from_end, times, worth))).unwrap()
         };
         let target = world.path(format!("restored {n}"));
         with(2, |ctx| restore::restore(&flipping(), &whole(&target), ctx)).unwrap();
         assert_same_but_folder_times(&world.data(), &target);
 
-        let all = verify::Options { read_data: Some(100.0), databases: None };
+        let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
         let report = with(2, |ctx| verify::verify(&flipping(), &all, ctx)).unwrap();
         // An object that is read whole twice has one bad reading at most.
         assert!(report.sound() == (times == 1), "{report:?}");

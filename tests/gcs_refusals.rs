@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use lastgood::backup::backup;
-use lastgood::backup::options::Options;
+use lastgood::backup::options::BackupOptions;
 use lastgood::gcp::cloud::Cloud;
-use lastgood::monitor::{Context, Silent};
+use lastgood::monitor::{Context, SilentMonitor};
 use lastgood::store;
 use lastgood::store::address::Address;
 use lastgood::vault::Vault;
@@ -119,7 +119,7 @@ fn a_bucket_a_vault_and_a_snapshot_that_are_missing_are_three_things() {
 }
 
 /// A backup by a thread of this process whose random numbers begin at `seed`.
-fn backup_with(vault: &Vault, data: &Path, seed: u64) -> lastgood::error::Result<lastgood::backup::Report> {
+fn backup_with(vault: &Vault, data: &Path, seed: u64) -> lastgood::error::Result<lastgood::backup::BackupReport> {
     thread_local!(static NEXT: Cell<u64> = const { Cell::new(0) });
     NEXT.set(seed);
     let random = |bytes: &mut [u8]| {
@@ -128,8 +128,8 @@ fn backup_with(vault: &Vault, data: &Path, seed: u64) -> lastgood::error::Result
         Ok(())
     };
     let stop = AtomicBool::new(false);
-    let ctx = Context { random: &random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
-    backup(vault, &Options { data: data.into(), ..Options::default() }, &ctx)
+    let ctx = Context { random: &random, threads: 1, parallel: 2, stop: &stop, monitor: &SilentMonitor };
+    backup(vault, &BackupOptions { data: data.into(), ..BackupOptions::default() }, &ctx)
 }
 
 #[test]

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use lastgood::backup::options::Options;
+use lastgood::backup::options::BackupOptions;
 use lastgood::backup::{self};
 use lastgood::gcp::cloud::Cloud;
-use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
 use lastgood::restore;
-use lastgood::retry::Pace;
-use lastgood::store::gcs::{GcsBucket, Limits};
+use lastgood::retry::Backoff;
+use lastgood::store::gcs::{GcsBucket, RequestTimeouts};
 use lastgood::store::retrying::RetryStore;
-use lastgood::store::{Error, Store};
+use lastgood::store::{Store, StoreError};
 use lastgood::vault::Vault;
 
 use crate::support::cloud::server::{BUCKET, Fault, Kind, Point, Server, When};
@@ -69,10 +69,10 @@ fn an_answer_that_comes_before_all_was_sent_is_heard() {
 /// A store whose limits are such that a test need not wait long.
 fn hasty(server: &Server, patience: Duration) -> RetryStore<GcsBucket> {
     let cloud = Cloud { emulator: Some(server.url()), ..Cloud::default() };
-    let limits = Limits { stall: Duration::from_millis(300), answer: Duration::from_millis(600) };
+    let limits = RequestTimeouts { stall: Duration::from_millis(300), answer: Duration::from_millis(600) };
     let stop = Arc::new(AtomicBool::new(false));
     let bucket = GcsBucket::new(&cloud, BUCKET, "app/state", limits, stop.clone()).unwrap();
-    let pace = Pace { first: Duration::from_millis(10), longest: Duration::from_millis(50), patience };
+    let pace = Backoff { first: Duration::from_millis(10), longest: Duration::from_millis(50), patience };
     RetryStore::new(bucket, pace, stop)
 }
 
@@ -82,7 +82,7 @@ fn a_store_that_stands_still_is_asked_again() {
     let vault = || Vault::open(Box::new(hasty(&server, Duration::from_secs(20)))).unwrap();
     let long = Duration::from_secs(60);
     let stop = AtomicBool::new(false);
-    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor };
     for (round, point) in
         [Point::Upload(0), Point::Upload(300_000), Point::Answer, Point::Head, Point::Body(10)].into_iter().enumerate()
     {
@@ -97,15 +97,16 @@ fn a_store_that_stands_still_is_asked_again() {
             server.script(When::read("snapshots/"), Fault::Stall(point, long));
         }
         let begin = Instant::now();
-        let report = backup::backup(&vault, &Options { data: world.data(), ..Options::default() }, &ctx).unwrap();
+        let report =
+            backup::backup(&vault, &BackupOptions { data: world.data(), ..BackupOptions::default() }, &ctx).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(15), "{point:?}: {:?}", begin.elapsed());
         assert_eq!(server.faults(), if upload { 3 } else { 5 }, "{point:?}");
         server.heal();
         let target = world.path(format!("out{round}"));
         server.script(When::read("packs/"), Fault::Stall(point, long));
-        let options = restore::options::Options {
+        let options = restore::options::RestoreOptions {
             snapshot: report.snapshot.to_string(),
-            ..restore::options::Options::latest(target.clone())
+            ..restore::options::RestoreOptions::latest(target.clone())
         };
         restore::restore(&vault, &options, &ctx).unwrap();
         assert_same(&world.data(), &target);
@@ -114,7 +115,7 @@ fn a_store_that_stands_still_is_asked_again() {
     // For ever.
     server.script(When::read("vault.json").always(), Fault::Stall(Point::Head, long));
     let told = hasty(&server, Duration::from_secs(1)).get("vault.json", 1 << 20).unwrap_err();
-    assert!(matches!(&told, Error::Unreachable { why, .. } if why.contains("no bytes")), "{told:?}");
+    assert!(matches!(&told, StoreError::Unreachable { why, .. } if why.contains("no bytes")), "{told:?}");
 }
 
 /// The one test that waits for the real limit, which nothing configures.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lastgood::backup::options::Options;
+use lastgood::backup::options::BackupOptions;
 use lastgood::store::Store;
 use lastgood::store::local::LocalStore;
 
@@ -91,7 +91,7 @@ fn a_backup_without_changes_makes_no_more_requests_for_all_its_packs() {
         world.write(&name, noise(n, 500));
         // What has just changed is read anew once it has come to rest.
         set_mtime(&world.data().join(&name), 1_700_000_000, 5);
-        slow::backup_as(&vault, Options { data: world.data(), ..Options::default() });
+        slow::backup_as(&vault, BackupOptions { data: world.data(), ..BackupOptions::default() });
     }
     let store = LocalStore::new(&folder);
     let objects = store.list("").unwrap();
@@ -141,7 +141,7 @@ fn the_newest_is_that_of_the_greatest_number_however_many_digits_it_has() {
     let mut taken = Vec::new();
     for epoch in [0u64, 1, 2, 30, 3_000_000_000] {
         world.write("epoch", epoch.to_string());
-        let options = Options { data: world.data(), seq_after: epoch << 32, ..Options::default() };
+        let options = BackupOptions { data: world.data(), seq_after: epoch << 32, ..BackupOptions::default() };
         taken.push(slow::backup_as(&vault, options).snapshot.to_string());
     }
     let mut as_names = taken.clone();

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use lastgood::backup::{self, backup};
-use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
 use lastgood::restore::{self, restore};
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
@@ -131,7 +131,7 @@ proptest! {
         let store = Box::new(LocalStore::new(world.path().join("vault")));
         let vault = Vault::init(store, system_random).unwrap();
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
+        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor };
         let mut taken = Vec::new();
         for (n, edits) in rounds.iter().enumerate() {
             for edit in edits {
@@ -143,7 +143,7 @@ proptest! {
             }
             // As if there were much, of what was taken over in another place little is read.
             let trust = backup::Trust { at_least: 0, ..Default::default() };
-            let options = backup::Options {
+            let options = backup::BackupOptions {
                 data: data.clone(),
                 trust,
                 accept_shrink: true,
@@ -158,12 +158,12 @@ proptest! {
             copy(&data, &was);
             taken.push((report.snapshot, was));
         }
-        let report = verify(&vault, &verify::Options { read_data: Some(100.0), databases: None }, &ctx).unwrap();
+        let report = verify(&vault, &verify::VerifyOptions { read_data: Some(100.0), databases: None }, &ctx).unwrap();
         prop_assert!(report.damage.is_empty(), "{report:?}");
         for (snapshot, was) in taken {
             let target = world.path().join("out");
             let options =
-                restore::Options { snapshot: snapshot.to_string(), ..restore::Options::latest(target.clone()) };
+                restore::RestoreOptions { snapshot: snapshot.to_string(), ..restore::RestoreOptions::latest(target.clone()) };
             restore(&vault, &options, &ctx).unwrap();
             prop_assert_eq!(differences(&was, &target), vec![""; 0]);
             fs::remove_dir_all(&target).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lastgood::backup::options::Options;
+use lastgood::backup::options::BackupOptions;
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
 
@@ -60,12 +60,12 @@ fn two_at_once(mode: &str, beside: Beside) {
                 other.push(take(&vaults[1], &data, &watcher));
                 continue;
             }
-            let options = Options {
+            let options = BackupOptions {
                 data: data.clone(),
                 sqlite: false,
                 verify_content: true,
                 accept_shrink: true,
-                ..Options::default()
+                ..BackupOptions::default()
             };
             backup_as(&vaults[1], options);
             files += 1;

@@ -3,23 +3,23 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::carry::Carry;
-use super::dedup::Seen;
+use super::dedup::BlockIndex;
 use super::index::IndexWriter;
 use super::merge::{MAX_LINKS, content_mark, link_name};
-use super::message::{Content, Part, Why};
+use super::message::{CapturedFile, ReadEvent, Why};
 use super::packer::{PackWriter, Packer};
-use super::parent::Base;
-use super::writer::{Refused, SnapshotWriter, Written, is_beside};
+use super::parent::Parent;
+use super::writer::{PutError, SnapshotWriter, WrittenHunks, is_beside};
 use crate::error::{Error, Result};
-use crate::fs::beneath::Identity;
+use crate::fs::beneath::FileIdentity;
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::source::extra::Extra;
-use crate::source::found::Found;
+use crate::source::found::SourceEntry;
 use crate::source::select::Select;
 use crate::sqlite::side_files::database_of;
 use crate::store::Staging;
-use crate::vault::entry::{Entry, Extent, Kind, Taken, padding};
+use crate::vault::entry::{CaptureMethod, Entry, EntryKind, Extent, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{PackInfo, PackKind};
 use crate::vault::root::{DatabaseRecord, PackBook, Problem, Stale};
@@ -44,12 +44,12 @@ pub struct Assembly<'a> {
     data: PackWriter<'a>,
     /// Hunks, maps and lists.
     pub index: IndexWriter<'a>,
-    seen: Seen<'a>,
+    seen: BlockIndex<'a>,
     writer: SnapshotWriter,
     /// By device and inode, the first name of a file that has several.
-    links: HashMap<(u64, u64), First>,
+    links: HashMap<(u64, u64), FirstLink>,
     /// What the next entry to be put is, if it is one of those.
-    first: Option<(EntryPath, (u64, u64), Identity)>,
+    first: Option<(EntryPath, (u64, u64), FileIdentity)>,
     /// Entries that are to be looked at once more when all others have come.
     later: BTreeMap<EntryPath, Why>,
     /// Whether a file is smaller than it was when it was listed.
@@ -79,7 +79,7 @@ pub struct Assembly<'a> {
     /// Packs that this run has stored.
     pub stored: PackBook,
     /// What a round at the end of the capture began from: all of it is stored.
-    earlier: Option<Written>,
+    earlier: Option<WrittenHunks>,
     /// Databases that were read and may still have something beside them.
     databases: Vec<EntryPath>,
     /// Databases of the snapshot that may still have something beside them, and what may be: what was taken with them.
@@ -90,7 +90,7 @@ pub struct Assembly<'a> {
     held: BTreeMap<EntryPath, Box<Entry>>,
     /// Why databases were taken raw, until they are recorded.
     reasons: HashMap<EntryPath, String>,
-    base: &'a Base<'a>,
+    base: &'a Parent<'a>,
     packer: &'a Packer<'a>,
     /// Where packs wait until something names them.
     staging: &'a dyn Staging,
@@ -115,8 +115,8 @@ pub struct Assembled {
 }
 
 /// The first name of a file that has several.
-struct First {
-    identity: Identity,
+struct FirstLink {
+    identity: FileIdentity,
     entry: Box<Entry>,
 }
 
@@ -126,7 +126,7 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// No memory for a decoder.
     pub fn new(
-        base: &'a Base<'a>,
+        base: &'a Parent<'a>,
         select: &'a Select,
         (packer, staging): (&'a Packer<'a>, &'a dyn Staging),
         ctx: &'a Context<'a>,
@@ -134,7 +134,7 @@ impl<'a> Assembly<'a> {
         Ok(Assembly {
             data: PackWriter::new(packer, PackKind::Data),
             index: IndexWriter::new(packer, base),
-            seen: Seen::new(base)?,
+            seen: BlockIndex::new(base)?,
             writer: SnapshotWriter::default(),
             links: HashMap::new(),
             first: None,
@@ -169,33 +169,33 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn take(&mut self, mut parts: impl Iterator<Item = Part>) -> Result<()> {
+    pub fn take(&mut self, mut parts: impl Iterator<Item = ReadEvent>) -> Result<()> {
         while let Some(part) = parts.next() {
             match part {
-                Part::Keep(entry) => self.keep(entry)?,
-                Part::Written(entry) => self.written(entry)?,
-                Part::Stays(path) => self.stays(&path),
-                Part::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
-                Part::Link(found, identity) => self.link(found, identity)?,
-                Part::Broken => return Err(Error::failed("read the data directory", "a thread ended in a panic")),
-                Part::Later(path, why) => _ = self.later.insert(path, why),
-                Part::Shrank => self.shrank = true,
-                Part::Other(found, known, extra) => self.other(found, known, extra)?,
-                Part::File(content, bytes, known, sampled) => self.file(*content, &bytes, known, sampled)?,
-                Part::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
-                Part::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
-                Part::Warn(what) => self.warn(what),
-                Part::Failed(path, why, size) => self.unreadable(path, why, size)?,
-                Part::Blocks(..)
-                | Part::Hole(_)
-                | Part::Again
-                | Part::End(_)
-                | Part::Pages(_)
-                | Part::Settle(_)
-                | Part::Side
-                | Part::SideEnd(_)
-                | Part::SidesAgain
-                | Part::DatabaseEnd(_) => {
+                ReadEvent::Keep(entry) => self.keep(entry)?,
+                ReadEvent::Written(entry) => self.written(entry)?,
+                ReadEvent::Stays(path) => self.stays(&path),
+                ReadEvent::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
+                ReadEvent::Link(found, identity) => self.link(found, identity)?,
+                ReadEvent::Broken => return Err(Error::failed("read the data directory", "a thread ended in a panic")),
+                ReadEvent::Later(path, why) => _ = self.later.insert(path, why),
+                ReadEvent::Shrank => self.shrank = true,
+                ReadEvent::Other(found, known, extra) => self.other(found, known, extra)?,
+                ReadEvent::File(content, bytes, known, sampled) => self.file(*content, &bytes, known, sampled)?,
+                ReadEvent::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
+                ReadEvent::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
+                ReadEvent::Warn(what) => self.warn(what),
+                ReadEvent::Failed(path, why, size) => self.unreadable(path, why, size)?,
+                ReadEvent::Blocks(..)
+                | ReadEvent::Hole(_)
+                | ReadEvent::Again
+                | ReadEvent::End(_)
+                | ReadEvent::Pages(_)
+                | ReadEvent::Settle(_)
+                | ReadEvent::Side
+                | ReadEvent::SideEnd(_)
+                | ReadEvent::SidesAgain
+                | ReadEvent::DatabaseEnd(_) => {
                     return Err(Error::failed(
                         "put the snapshot together",
                         "content without a file came from a reader",
@@ -220,7 +220,7 @@ impl<'a> Assembly<'a> {
 
     fn keep(&mut self, entry: Box<Entry>) -> Result<()> {
         self.ctx.monitor.advance(entry.size);
-        if entry.kind == Kind::File {
+        if entry.kind == EntryKind::File {
             self.judged.live += 1;
             self.judged.known.count(true);
         }
@@ -228,9 +228,15 @@ impl<'a> Assembly<'a> {
     }
 
     /// The content is as it was; the rest is taken anew.
-    fn adopt(&mut self, found: Found, known: Box<Entry>, extra: Extra, identity: Option<Identity>) -> Result<()> {
+    fn adopt(
+        &mut self,
+        found: SourceEntry,
+        known: Box<Entry>,
+        extra: Extra,
+        identity: Option<FileIdentity>,
+    ) -> Result<()> {
         self.ctx.monitor.advance(found.size);
-        if found.kind == Kind::File {
+        if found.kind == EntryKind::File {
             self.judged.live += 1;
             self.judged.known.count(true);
         }
@@ -245,7 +251,7 @@ impl<'a> Assembly<'a> {
         self.add(entry)
     }
 
-    fn other(&mut self, found: Found, known: Option<Box<Entry>>, extra: Extra) -> Result<()> {
+    fn other(&mut self, found: SourceEntry, known: Option<Box<Entry>>, extra: Extra) -> Result<()> {
         let entry = self.entry_of(found, extra, None);
         let entry = self.place(entry, known.as_deref())?;
         self.add(entry)
@@ -253,7 +259,7 @@ impl<'a> Assembly<'a> {
 
     /// Takes another name of a file, if it is one: an inode's number may have come again for another file, and the first name
     /// may have gone before it was read. Whatever is not proven is read for itself.
-    fn link(&mut self, found: Found, identity: Identity) -> Result<()> {
+    fn link(&mut self, found: SourceEntry, identity: FileIdentity) -> Result<()> {
         let first = self.links.get(&(found.device, found.inode)).filter(|first| first.identity == identity);
         let Some(mut entry) = first.map(|first| first.entry.clone()) else {
             self.later.insert(found.path, Why::Unread);
@@ -266,7 +272,7 @@ impl<'a> Assembly<'a> {
         self.add(entry)
     }
 
-    fn file(&mut self, content: Content, bytes: &[u8], known: Option<Box<Entry>>, sampled: bool) -> Result<()> {
+    fn file(&mut self, content: CapturedFile, bytes: &[u8], known: Option<Box<Entry>>, sampled: bool) -> Result<()> {
         self.read_bytes += bytes.len() as u64;
         let hash = content.hash;
         let torn = content.note.clone().filter(|_| content.torn);
@@ -302,7 +308,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// What a file that was read becomes; none if it is the entry that was known, which is then added.
-    fn read(&mut self, content: Content, known: Option<&Entry>, sampled: bool) -> Result<Option<Box<Entry>>> {
+    fn read(&mut self, content: CapturedFile, known: Option<&Entry>, sampled: bool) -> Result<Option<Box<Entry>>> {
         if let Some(note) = content.note.as_ref().filter(|_| !content.torn) {
             self.warn(format!("{}: {note}; taken as it stood, {} bytes", content.found.path, content.found.size));
         }
@@ -319,10 +325,10 @@ impl<'a> Assembly<'a> {
             }
         }
         self.judged.live += 1;
-        if let Some(known) = known.filter(|known| known.kind == Kind::File) {
+        if let Some(known) = known.filter(|known| known.kind == EntryKind::File) {
             self.judged.known.count(known.hash == Some(content.hash));
         }
-        let Content { found, extra, hash, identity, .. } = content;
+        let CapturedFile { found, extra, hash, identity, .. } = content;
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
         let mut entry = self.entry_of(found, extra, Some(hash));
         entry.racy |= content.racy;
@@ -330,7 +336,7 @@ impl<'a> Assembly<'a> {
     }
 
     /// An entry without its bytes.
-    fn entry_of(&mut self, found: Found, extra: Extra, hash: Option<Hash>) -> Box<Entry> {
+    fn entry_of(&mut self, found: SourceEntry, extra: Extra, hash: Option<Hash>) -> Box<Entry> {
         let mut xattrs = extra.xattrs;
         if let Some(why) = extra.refused {
             let mut why = format!("its extended attributes cannot be read: {why}");
@@ -393,18 +399,18 @@ impl<'a> Assembly<'a> {
     /// Adds an entry, and before it what waits for a place before it.
     fn add(&mut self, entry: Box<Entry>) -> Result<()> {
         self.add_held(Some(&entry.path))?;
-        if entry.kind != Kind::File
+        if entry.kind != EntryKind::File
             && let Some(held) = self.held.remove(&entry.path)
         {
             // A part of a database that is carried over has its place.
-            let (path, folder) = (entry.path, entry.kind == Kind::Folder);
+            let (path, folder) = (entry.path, entry.kind == EntryKind::Folder);
             self.put(held)?;
             self.refused = folder.then(|| path.clone()).or(self.refused.take());
             self.failed(path, "a file of a database that is carried over has its place in the snapshot".into());
             return Ok(());
         }
         // What is no file belongs to no database, whatever its name.
-        let file = entry.kind == Kind::File;
+        let file = entry.kind == EntryKind::File;
         let database = database_of(entry.path.bytes()).filter(|_| file).unwrap_or_default();
         // It was listed as a file of its own, and its database was taken with all that belongs to it.
         if !database.is_empty() && self.databases.iter().any(|path| path.bytes() == database) {
@@ -468,7 +474,7 @@ impl<'a> Assembly<'a> {
                 link.push_str(&mark);
             }
         }
-        if entry.kind == Kind::File
+        if entry.kind == EntryKind::File
             && let Some(database) = database_of(entry.path.bytes())
             && let Some((_, sides)) = self.beside.iter().find(|(path, _)| path.bytes() == database)
             && !sides.contains(&entry.path)
@@ -478,16 +484,16 @@ impl<'a> Assembly<'a> {
         }
         match self.writer.put(&entry, &mut self.index) {
             Ok(()) => {}
-            Err(Refused::Failed(why)) => return Err(why),
-            Err(Refused::Entry(why)) if entry.xattrs.is_empty() => {
-                if entry.kind == Kind::Folder {
+            Err(PutError::Failed(why)) => return Err(why),
+            Err(PutError::Entry(why)) if entry.xattrs.is_empty() => {
+                if entry.kind == EntryKind::Folder {
                     self.refused = Some(entry.path.clone());
                 }
                 self.failed(entry.path, why);
                 return Ok(());
             }
             // Its content, or what is in it, is worth more than they are.
-            Err(Refused::Entry(why)) => {
+            Err(PutError::Entry(why)) => {
                 let why = format!("its extended attributes are not in the snapshot: {why}");
                 self.without_attributes(&entry.path, why);
                 entry.xattrs.clear();
@@ -499,7 +505,7 @@ impl<'a> Assembly<'a> {
             }
         }
         self.watch(&entry);
-        self.judged.leaves += u64::from(entry.kind != Kind::Folder);
+        self.judged.leaves += u64::from(entry.kind != EntryKind::Folder);
         let inhabits = |mount: &&EntryPath| entry.path.is_in(mount) && entry.path != **mount;
         self.judged.inhabited.extend(self.base.unmounted.iter().filter(inhabits).cloned());
         if is_beside(&entry, &self.raw) {
@@ -508,11 +514,11 @@ impl<'a> Assembly<'a> {
         if let Some(database) = &entry.database {
             self.beside.retain(|(path, _)| entry.path.bytes().starts_with(path.bytes()));
             self.beside.push((entry.path.clone(), entry.sides()));
-            if database.taken == Taken::Raw {
+            if database.taken == CaptureMethod::Raw {
                 self.raw.retain(|path| entry.path.bytes().starts_with(path.bytes()));
                 self.raw.push(entry.path.clone());
             }
-            let why = self.reasons.get(&entry.path).filter(|_| database.taken == Taken::Raw).cloned();
+            let why = self.reasons.get(&entry.path).filter(|_| database.taken == CaptureMethod::Raw).cloned();
             let (path, check) = (entry.path.clone(), database.check.clone());
             let size = Some(entry.size);
             self.database_records.push(DatabaseRecord { path, taken: database.taken, why, check, size });
@@ -521,7 +527,7 @@ impl<'a> Assembly<'a> {
             if path != entry.path {
                 self.first = Some((path, file, identity));
             } else if self.links.len() < MAX_LINKS && !is_with_sides(&entry) {
-                self.links.entry(file).or_insert(First { identity, entry });
+                self.links.entry(file).or_insert(FirstLink { identity, entry });
             }
         }
         Ok(())

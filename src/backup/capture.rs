@@ -16,27 +16,27 @@ use crossbeam_channel::{Sender, bounded};
 use serde::Serialize;
 
 use super::assemble::Assembly;
-use super::commit::{Outcome, Run};
-use super::merge::{Merge, Rule, Step};
-use super::message::{Over, Part, Why};
-use super::options::{Options, doing};
+use super::commit::{BackupRun, CommitOutcome};
+use super::merge::{Merge, MergeStep, Rule};
+use super::message::{Disconnected, ReadEvent, Why};
+use super::options::{BackupOptions, doing};
 use super::packer::Packer;
-use super::parent::Known;
+use super::parent::ParentEntry;
 use super::patch::Patch;
-use super::read::{self, Desk, Feed};
-use super::writer::Written;
+use super::read::{self, ReadContext, StepQueue};
+use super::writer::WrittenHunks;
 use crate::error::{Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::times::TICK;
-use crate::monitor::{Context, Moment, Silent};
+use crate::monitor::{Context, Moment, SilentMonitor};
 use crate::path::EntryPath;
-use crate::source::folders::{Folders, Look, ToTake, is_newborn};
-use crate::source::found::Found;
+use crate::source::folders::{FolderRecheck, Folders, ToTake, is_newborn};
+use crate::source::found::SourceEntry;
 use crate::source::select::Select;
 use crate::source::walk::{Met, Walker};
 use crate::sqlite;
 use crate::vault::decoder::Decoder;
-use crate::vault::entry::Kind;
+use crate::vault::entry::EntryKind;
 use crate::vault::parts::Parts;
 use crate::vault::read::PackReader;
 use crate::vault::tree;
@@ -74,7 +74,7 @@ type Later = BTreeMap<EntryPath, Why>;
 #[derive(Clone, Copy)]
 pub struct Capture<'a> {
     /// The run that it belongs to.
-    pub run: &'a Run<'a>,
+    pub run: &'a BackupRun<'a>,
     /// The vault's address.
     pub vault: &'a str,
     /// The data directory.
@@ -96,9 +96,14 @@ enum Pass<'a> {
     /// The whole directory, beside what is known of it.
     Whole,
     /// These entries, beside what has been written.
-    Round { taken: &'a [EntryPath], new: &'a BTreeSet<EntryPath>, written: &'a Written, reader: &'a PackReader<'a> },
+    Round {
+        taken: &'a [EntryPath],
+        new: &'a BTreeSet<EntryPath>,
+        written: &'a WrittenHunks,
+        reader: &'a PackReader<'a>,
+    },
     /// What has been written, and these, which could not be read.
-    Close { unread: &'a [EntryPath], written: &'a Written, reader: &'a PackReader<'a> },
+    Close { unread: &'a [EntryPath], written: &'a WrittenHunks, reader: &'a PackReader<'a> },
 }
 
 impl Capture<'_> {
@@ -106,7 +111,7 @@ impl Capture<'_> {
     ///
     /// # Errors
     /// A data directory that cannot be read; a store that fails; a stop.
-    pub fn take(&self, assembly: &mut Assembly, packer: &Packer) -> Result<(Written, LookedAgain)> {
+    pub fn take(&self, assembly: &mut Assembly, packer: &Packer) -> Result<(WrittenHunks, LookedAgain)> {
         let (clock, ctx) = (Instant::now(), self.ctx);
         let (mut secured, mut takes_checkpoints) = (Instant::now(), true);
         ctx.monitor.begin("backup", None);
@@ -117,7 +122,7 @@ impl Capture<'_> {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
                 if let Some(written) = assembly.checkpoint()? {
                     // Packs that are found missing here are found missing at the end too.
-                    if let Outcome::NoCheckpoint(why) = self.run.commit(assembly, packer, written, true)? {
+                    if let CommitOutcome::NoCheckpoint(why) = self.run.commit(assembly, packer, written, true)? {
                         (self.warn)(format!("where this backup is cut off, the next one begins anew: {why}"));
                         takes_checkpoints = false;
                     }
@@ -135,9 +140,9 @@ impl Capture<'_> {
         &self,
         assembly: &mut Assembly,
         mut folders: Folders,
-        mut written: Written,
+        mut written: WrittenHunks,
         capture: Duration,
-    ) -> Result<(Written, LookedAgain)> {
+    ) -> Result<(WrittenHunks, LookedAgain)> {
         let clock = Instant::now();
         let mut done = LookedAgain::default();
         let mut rounds_took = Duration::ZERO;
@@ -201,7 +206,7 @@ impl Capture<'_> {
     }
 
     /// Carries over, or names as missing, what is there and could never be read.
-    fn close(&self, assembly: &mut Assembly, written: &Written, unread: &[EntryPath]) -> Result<Written> {
+    fn close(&self, assembly: &mut Assembly, written: &WrittenHunks, unread: &[EntryPath]) -> Result<WrittenHunks> {
         let reader = assembly.begin_again(&[], written)?;
         self.through(&Pass::Close { unread, written, reader: &reader }, |parts| {
             assembly.take(parts)?;
@@ -210,15 +215,15 @@ impl Capture<'_> {
         assembly.finish()
     }
 
-    fn is_newborn(&self, found: &Found) -> bool {
+    fn is_newborn(&self, found: &SourceEntry) -> bool {
         let born = self.root.born_at(&found.path);
-        found.kind != Kind::Folder && is_newborn(found, born, self.began, self.run.options.trust.now)
+        found.kind != EntryKind::Folder && is_newborn(found, born, self.began, self.run.options.trust.now)
     }
 
     /// Looks at all folders, one after the other, and at what is to be looked at later.
     fn look(&self, folders: Folders, later: &mut Later, to_take: &mut ToTake) -> Result<Folders> {
-        let Options { trust, .. } = self.run.options;
-        let look = Look {
+        let BackupOptions { trust, .. } = self.run.options;
+        let look = FolderRecheck {
             root: self.root,
             select: self.select,
             window: trust.window,
@@ -239,7 +244,7 @@ impl Capture<'_> {
         later.retain(|path, why| {
             // Its folder's record says what was listed, which may have been there again, and gone before it is looked at here.
             look.left(path, to_take);
-            let now = self.root.stat_at(path).ok().and_then(|stat| Found::new(path.clone(), &stat));
+            let now = self.root.stat_at(path).ok().and_then(|stat| SourceEntry::new(path.clone(), &stat));
             let Some(now) = now.filter(|now| self.select.takes(now)) else { return true };
             let newborn = self.is_newborn(&now);
             match why {
@@ -302,10 +307,10 @@ impl Capture<'_> {
     fn through(
         &self,
         pass: &Pass,
-        mut take: impl FnMut(&mut dyn Iterator<Item = Part>) -> Result<()>,
+        mut take: impl FnMut(&mut dyn Iterator<Item = ReadEvent>) -> Result<()>,
     ) -> Result<Folders> {
-        let Run { options, base, .. } = self.run;
-        let databases = &crate::backup::pages::reader::Settings {
+        let BackupRun { options, base, .. } = self.run;
+        let databases = &crate::backup::pages::reader::DatabaseOptions {
             enabled: options.sqlite,
             check: options.check,
             patience: options.busy_timeout,
@@ -315,14 +320,14 @@ impl Capture<'_> {
         let over = &AtomicBool::new(false);
         std::thread::scope(|scope| {
             // Two hunks ahead keep the merge busy.
-            let (known_to, known) = bounded::<Vec<Known>>(2);
+            let (known_to, known) = bounded::<Vec<ParentEntry>>(2);
             let sender = scope.spawn(move || match pass {
                 Pass::Whole => base.send(&known_to, self.warn),
                 Pass::Round { written, reader, .. } | Pass::Close { written, reader, .. } => {
                     send_written(written, reader, &known_to)
                 }
             });
-            let desk = Desk {
+            let desk = ReadContext {
                 root: self.root,
                 select: self.select,
                 began: self.began,
@@ -354,7 +359,7 @@ impl Capture<'_> {
     }
 
     fn walker(&self, threads: usize) -> Walker<'_> {
-        let Options { trust, .. } = self.run.options;
+        let BackupOptions { trust, .. } = self.run.options;
         let monitor = self.ctx.monitor;
         Walker {
             root: self.root,
@@ -371,20 +376,20 @@ impl Capture<'_> {
     fn walk(
         &self,
         pass: &Pass,
-        known: impl Iterator<Item = Known>,
-        mut feed: Feed,
+        known: impl Iterator<Item = ParentEntry>,
+        mut feed: StepQueue,
         over: &AtomicBool,
     ) -> Result<Folders> {
-        let Run { options, base, left, .. } = self.run;
-        let Options { verify_content, sqlite, check, trust, .. } = **options;
+        let BackupRun { options, base, left, .. } = self.run;
+        let BackupOptions { verify_content, sqlite, check, trust, .. } = **options;
         let rule = Rule { verify_content, sample: trust.sample, turn: base.turn, sqlite, check };
-        let used = sqlite::usage::Elsewhere::default();
-        let elsewhere = |found: &Found| used.is_used(self.root, &found.path, (found.device, found.inode));
+        let used = sqlite::usage::UsageFinder::default();
+        let elsewhere = |found: &SourceEntry| used.is_used(self.root, &found.path, (found.device, found.inode));
         let mut folders = Folders::default();
         let early = |_| Error::failed(doing(options), "it ended early");
         let go_on = || {
             if over.load(Ordering::Relaxed) {
-                return Err(early(Over));
+                return Err(early(Disconnected));
             }
             self.ctx.check(&doing(options))
         };
@@ -408,8 +413,8 @@ impl Capture<'_> {
                             folders.stirred |= record.changed_since(self.began);
                             folders.push(&record);
                         }
-                        Met::Failed(path, why) => feed.push(Step::Failed(path, why)).map_err(early)?,
-                        Met::Away(path) => feed.push(Step::Later(path, Why::Gone)).map_err(early)?,
+                        Met::Failed(path, why) => feed.push(MergeStep::Failed(path, why)).map_err(early)?,
+                        Met::Away(path) => feed.push(MergeStep::Later(path, Why::Gone)).map_err(early)?,
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
                     }
                     go_on()
@@ -423,7 +428,8 @@ impl Capture<'_> {
                         Met::Entry(found) => {
                             // What was there when it was looked for may have gone meanwhile to where something else was.
                             if self.remote.is_none() && taken.binary_search(&found.path).is_ok() {
-                                feed.push(Step::Later(found.path.clone(), Why::Read(found.inode))).map_err(early)?;
+                                feed.push(MergeStep::Later(found.path.clone(), Why::Read(found.inode)))
+                                    .map_err(early)?;
                             }
                             patch.next(found, |step| feed.push(step)).map_err(early)?;
                         }
@@ -434,7 +440,7 @@ impl Capture<'_> {
                         // Its name is known by now: who does not look for it again would take it for taken.
                         Met::Away(path) => {
                             let why = if new.contains(&path) { Why::NewAndGone } else { Why::Gone };
-                            feed.push(Step::Later(path, why)).map_err(early)?;
+                            feed.push(MergeStep::Later(path, why)).map_err(early)?;
                         }
                         Met::Skipped(path, why) => (self.warn)(format!("{path} is skipped: {why}")),
                     }
@@ -460,7 +466,7 @@ impl Capture<'_> {
     /// Finds out how much there is, for whoever watches.
     fn count(&self, over: &AtomicBool) {
         let mut bytes = 0u64;
-        let counted = Walker { monitor: &Silent, ..self.walker(1) }.whole(|met| {
+        let counted = Walker { monitor: &SilentMonitor, ..self.walker(1) }.whole(|met| {
             if let Met::Entry(found) = met {
                 bytes = bytes.saturating_add(found.size);
             }
@@ -486,8 +492,8 @@ struct Estimate {
 
 impl Estimate {
     /// Adds what is to be done. Gives a warning, once, when it will not fit.
-    fn add(&mut self, step: &Step) -> Option<String> {
-        let Step::Read(found, known) = step else { return None };
+    fn add(&mut self, step: &MergeStep) -> Option<String> {
+        let MergeStep::Read(found, known) = step else { return None };
         if found.sparse {
             return None;
         }
@@ -503,12 +509,13 @@ impl Estimate {
 }
 
 /// Sends what has been written, a hunk at a time, until nobody listens any more.
-fn send_written(written: &Written, reader: &PackReader, to: &Sender<Vec<Known>>) -> Result<()> {
+fn send_written(written: &WrittenHunks, reader: &PackReader, to: &Sender<Vec<ParentEntry>>) -> Result<()> {
     let mut decoder = Decoder::new()?;
     let unread = Parts::NONE;
     for hunk in &written.hunks {
         let entries = tree::read_hunk(reader, hunk, &mut decoder)?;
-        let known = |entry| Known { entry: Box::new(entry), same_place: true, whole: true, sides: Vec::new(), unread };
+        let known =
+            |entry| ParentEntry { entry: Box::new(entry), same_place: true, whole: true, sides: Vec::new(), unread };
         if to.send(entries.into_iter().map(known).collect()).is_err() {
             return Ok(());
         }

@@ -14,17 +14,17 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::merge::content_mark;
-use super::parent::Base;
+use super::parent::Parent;
 use crate::error::{Kind as ErrorKind, Result};
-use crate::path::{Bytes, EntryPath};
+use crate::path::{EntryPath, EscapedBytes};
 use crate::source::select::Select;
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::pack::PackInfo;
 use crate::vault::root::{Problem, Root, SnapshotName, Stale};
 
 mod source;
 
-use self::source::{Has, Lacks, Source};
+use self::source::{CarrySource, Has, Lacks};
 
 /// So many good snapshots are asked, the newest one among them.
 const ASKED: usize = 8;
@@ -33,10 +33,10 @@ const LOOKED_AT: usize = 64;
 
 /// The newest good snapshots of the same data.
 pub struct Carry<'a> {
-    base: &'a Base<'a>,
+    base: &'a Parent<'a>,
     select: &'a Select,
     /// Those that were asked, newest first.
-    sources: Vec<Source<'a>>,
+    sources: Vec<CarrySource<'a>>,
     /// How many of the roots that are older than the newest good one were read.
     looked_at: usize,
     over: bool,
@@ -47,13 +47,13 @@ pub struct Carry<'a> {
 pub struct Beside(pub bool);
 
 /// What a snapshot was known to lack.
-pub struct Told<'s> {
+pub struct KnownGaps<'s> {
     /// When its capture began.
     pub started: Timestamp,
     lacks: &'s Lacks,
 }
 
-impl Told<'_> {
+impl KnownGaps<'_> {
     /// Since when a path was lacking; none where it was not.
     pub fn since(&self, path: &EntryPath) -> Option<Timestamp> {
         let Lacks { stale, torn, missing } = self.lacks;
@@ -78,7 +78,7 @@ pub struct Carried {
 
 impl<'a> Carry<'a> {
     /// What `base` knows of good snapshots; of them, what `select` takes.
-    pub fn new(base: &'a Base<'a>, select: &'a Select) -> Self {
+    pub fn new(base: &'a Parent<'a>, select: &'a Select) -> Self {
         Carry { base, select, sources: Vec::new(), looked_at: 0, over: false }
     }
 
@@ -91,9 +91,9 @@ impl<'a> Carry<'a> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn told(&mut self) -> Result<Option<Told<'_>>> {
+    pub fn told(&mut self) -> Result<Option<KnownGaps<'_>>> {
         Ok(if self.find(0)? {
-            self.sources.first().map(|source| Told { started: source.started, lacks: &source.lacks })
+            self.sources.first().map(|source| KnownGaps { started: source.started, lacks: &source.lacks })
         } else {
             None
         })
@@ -105,7 +105,7 @@ impl<'a> Carry<'a> {
     /// A store that fails.
     pub fn has_file(&mut self, path: &EntryPath) -> Result<bool> {
         let Some((at, Has::Unit(unit))) = self.newest(path, 0)? else { return Ok(false) };
-        let file = unit.first().is_some_and(|entry| entry.kind == Kind::File);
+        let file = unit.first().is_some_and(|entry| entry.kind == EntryKind::File);
         Ok(file && !self.sources[at].lacks.torn.contains_key(path))
     }
 
@@ -113,7 +113,7 @@ impl<'a> Carry<'a> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn xattrs(&mut self, path: &EntryPath, kind: Kind) -> Result<Option<Vec<(Bytes, Bytes)>>> {
+    pub fn xattrs(&mut self, path: &EntryPath, kind: EntryKind) -> Result<Option<Vec<(EscapedBytes, EscapedBytes)>>> {
         if !self.find(0)? {
             return Ok(None);
         }
@@ -198,7 +198,7 @@ impl<'a> Carry<'a> {
                 let recorded = entry.sides();
                 if !self.select.takes_path(&entry.path, entry.kind) {
                     sides.extend(recorded.into_iter().map(|side| (side, false)));
-                    passed = (entry.kind == Kind::Folder).then_some(entry.path);
+                    passed = (entry.kind == EntryKind::Folder).then_some(entry.path);
                     continue;
                 }
                 let path = entry.path.clone();
@@ -270,7 +270,7 @@ impl<'a> Carry<'a> {
                 break;
             };
             self.looked_at = self.looked_at.max(1);
-            self.sources.extend(Source::load(base, name, &root)?);
+            self.sources.extend(CarrySource::load(base, name, &root)?);
         }
         Ok(self.sources.len() > number)
     }

@@ -5,35 +5,37 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 
 use super::assemble::{Assembly, MANY};
-use super::options::{Options, absolute, doing};
+use super::options::{BackupOptions, absolute, doing};
 use super::packer::Packer;
-use super::parent::Base;
-use super::suspect::{self, Measure, Now, Verdict};
-use super::unread::Left;
-use super::writer::Written;
+use super::parent::Parent;
+use super::suspect::{self, CaptureVerdict, Measure, Now};
+use super::unread::UnreadParts;
+use super::writer::WrittenHunks;
 use crate::error::{Error, Kind, Result};
 use crate::store::Staging;
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::absent;
-use crate::vault::root::{CHECKPOINTS, FORMAT, Mount, PackList, Place, Root, SNAPSHOTS, SnapshotName, State, Totals};
+use crate::vault::root::{
+    CHECKPOINTS, FORMAT, Mount, PackList, Root, SNAPSHOTS, SnapshotName, SnapshotState, SourceIdentity, Totals,
+};
 use crate::vault::{Vault, list};
 
 /// What is known of a run from its beginning.
 #[derive(Clone)]
-pub struct Run<'a> {
+pub struct BackupRun<'a> {
     /// Where it goes.
     pub vault: &'a Vault,
     /// What was asked for.
-    pub options: &'a Options,
+    pub options: &'a BackupOptions,
     /// What it builds on.
-    pub base: &'a Base<'a>,
+    pub base: &'a Parent<'a>,
     /// Where the data directory is.
-    pub place: Place,
+    pub place: SourceIdentity,
     /// What is mounted below it; none where that cannot be told.
     pub mounts: Option<Vec<Mount>>,
     /// What was taken over unread.
-    pub left: Left,
+    pub left: UnreadParts,
     /// When it began, by the store's clock.
     pub started: Timestamp,
     /// Where its packs wait until they are named.
@@ -43,7 +45,7 @@ pub struct Run<'a> {
 }
 
 /// How an attempt to commit ended.
-pub enum Outcome {
+pub enum CommitOutcome {
     /// The root is there.
     Committed(Committed),
     /// Packs that the snapshot would name are not in the vault, or not as they were stored. Nothing was committed.
@@ -57,7 +59,7 @@ pub struct Committed {
     /// Its name.
     pub name: SnapshotName,
     /// Its state.
-    pub state: State,
+    pub state: SnapshotState,
     /// Why it is suspect.
     pub suspect: Option<String>,
     /// Whether it may be restored without being asked for by name.
@@ -74,7 +76,7 @@ pub struct Committed {
     pub uploaded_bytes: u64,
 }
 
-impl Run<'_> {
+impl BackupRun<'_> {
     /// How many bytes of new packs a checkpoint may name: half of the room that there was. What it names stays in the vault, also
     /// when no later backup has a use for it, since its files have gone meanwhile; the other half stays for those that do without.
     pub fn may_keep(&self) -> u64 {
@@ -89,9 +91,9 @@ impl Run<'_> {
         &self,
         assembly: &mut Assembly,
         packer: &Packer,
-        written: Written,
+        written: WrittenHunks,
         checkpoint: bool,
-    ) -> Result<Outcome> {
+    ) -> Result<CommitOutcome> {
         let store = |content: &[u8], reached: &mut HashSet<PackId>, assembly: &mut Assembly| {
             let frame = assembly.index.store(content)?;
             reached.insert(frame.pack);
@@ -103,7 +105,7 @@ impl Run<'_> {
                 .hint("Look at its disk or mount, and at who may read it. The snapshots before are as they were."));
         }
         assembly.flush()?;
-        let Written { hunks, mut reached, mut totals, until } = written;
+        let WrittenHunks { hunks, mut reached, mut totals, until } = written;
         let covers = checkpoint.then_some(until);
         let hunks = list::write(hunks, |frame| store(&frame.finish(&[]), &mut reached, assembly))?;
         let news = !checkpoint && assembly.is_news(self.started)?;
@@ -134,7 +136,7 @@ impl Run<'_> {
         publish.map_err(|e| e.while_doing(doing(self.options)))?;
         let absent = absent(&*self.vault.store, infos.iter().chain(&holders))?;
         if !absent.is_empty() {
-            return Ok(Outcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));
+            return Ok(CommitOutcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));
         }
         // Nothing takes content from these; a snapshot that names one all the same could not be restored.
         if let Some(lost) = infos.iter().chain(&holders).find(|info| !self.base.may_name(info.id)) {
@@ -144,17 +146,17 @@ impl Run<'_> {
             ));
         }
 
-        let (mut state, mut suspect, mut notices) = (State::Complete, None, Vec::new());
+        let (mut state, mut suspect, mut notices) = (SnapshotState::Complete, None, Vec::new());
         if covers.is_none() {
             let verdict = self.judge(assembly, &totals);
             state = self.state(assembly, &verdict);
             match verdict {
-                Verdict::Suspect(why) if state == State::Suspect => suspect = Some(why),
-                Verdict::Noted(why) if !self.options.accept_shrink => assembly.warn(why),
-                Verdict::Accepted(why) => notices.push(why),
-                Verdict::Sound | Verdict::Noted(_) | Verdict::Suspect(_) => {}
+                CaptureVerdict::Suspect(why) if state == SnapshotState::Suspect => suspect = Some(why),
+                CaptureVerdict::Noted(why) if !self.options.accept_shrink => assembly.warn(why),
+                CaptureVerdict::Accepted(why) => notices.push(why),
+                CaptureVerdict::Sound | CaptureVerdict::Noted(_) | CaptureVerdict::Suspect(_) => {}
             }
-            let good = state == State::Complete && failed_checks == 0;
+            let good = state == SnapshotState::Complete && failed_checks == 0;
             if let Some(other) = self.base.other_data.as_ref().filter(|_| good) {
                 assembly.warn(format!("the last complete snapshot is of {other}; from now on `latest` is this one"));
             }
@@ -215,12 +217,12 @@ impl Run<'_> {
         let created =
             self.vault.store.create(&object, &[&bytes]).map_err(|e| e.while_doing(format!("commit {object}")));
         match created {
-            Err(why) if checkpoint && why.kind() != Kind::Unreachable => return Ok(Outcome::NoCheckpoint(why)),
+            Err(why) if checkpoint && why.kind() != Kind::Unreachable => return Ok(CommitOutcome::NoCheckpoint(why)),
             created => created?,
         }
         let uploaded_bytes = uploaded + bytes.len() as u64;
         let (good, whole) = (root.good(), root.whole());
-        Ok(Outcome::Committed(Committed {
+        Ok(CommitOutcome::Committed(Committed {
             name,
             state,
             suspect: root.suspect,
@@ -248,7 +250,7 @@ impl Run<'_> {
     }
 
     /// What is to be thought of what was captured, and why.
-    fn judge(&self, assembly: &Assembly, totals: &Totals) -> Verdict {
+    fn judge(&self, assembly: &Assembly, totals: &Totals) -> CaptureVerdict {
         // What is there and cannot be read has not vanished.
         let entries = totals.entries + assembly.unread.len() as u64;
         // Sizes of what was not read are what a filesystem says.
@@ -265,14 +267,14 @@ impl Run<'_> {
         suspect::judge(&now, self.base.measure.as_ref(), &self.base.suspects)
     }
 
-    fn state(&self, assembly: &Assembly, verdict: &Verdict) -> State {
+    fn state(&self, assembly: &Assembly, verdict: &CaptureVerdict) -> SnapshotState {
         match verdict {
-            Verdict::Suspect(_) if !self.options.accept_shrink => State::Suspect,
+            CaptureVerdict::Suspect(_) if !self.options.accept_shrink => SnapshotState::Suspect,
             // Where a good snapshot is there already, what it does not have either holds nothing back.
             _ if !assembly.lacking.problems.is_empty() && self.base.good.is_none() && !self.options.accept_missing => {
-                State::Partial
+                SnapshotState::Partial
             }
-            _ => State::Complete,
+            _ => SnapshotState::Complete,
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::parent::Base;
+use super::parent::Parent;
 use crate::error::Result;
 use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, Extent, MapFrame};
@@ -26,8 +26,8 @@ const SAMPLES: usize = 500_000;
 const LOST: u32 = 256;
 
 /// Finds stored blocks.
-pub struct Seen<'b> {
-    base: &'b Base<'b>,
+pub struct BlockIndex<'b> {
+    base: &'b Parent<'b>,
     decoder: Decoder,
     recent: HashMap<Hash, Extent>,
     recent_order: VecDeque<Hash>,
@@ -50,13 +50,13 @@ fn short(hash: &Hash) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-impl<'b> Seen<'b> {
+impl<'b> BlockIndex<'b> {
     /// Finds blocks of what `base` holds.
     ///
     /// # Errors
     /// No memory for a decoder.
-    pub fn new(base: &'b Base<'b>) -> Result<Self> {
-        Ok(Seen {
+    pub fn new(base: &'b Parent<'b>) -> Result<Self> {
+        Ok(BlockIndex {
             base,
             decoder: Decoder::new()?,
             recent: HashMap::new(),

@@ -4,9 +4,9 @@
 //! A pack that is damaged counts as absent for the run. What it holds is stored anew under new names, so that the snapshot
 //! that is taken is whole.
 
-use super::lost::Lost;
-use super::options::Options;
-use super::parent::Base;
+use super::lost::LostPacks;
+use super::options::BackupOptions;
+use super::parent::Parent;
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::store;
@@ -14,7 +14,7 @@ use crate::vault::decoder::Decoder;
 use crate::vault::doubt::{Doubts, Finding, in_all};
 use crate::vault::pack::{FrameAt, PackInfo, SeekTable, Tail};
 use crate::vault::state::{self, Tested};
-use crate::vault::{User, Vault, frames};
+use crate::vault::{Vault, VaultUser, frames};
 
 /// Where a request is dear, so many bytes of a pack are looked at, at most.
 const PART: u64 = 960 << 10;
@@ -27,8 +27,8 @@ const NEAR: u64 = 128 << 10;
 const FRAMES: u64 = 4;
 
 /// Who a backup is, to those who read its doubts.
-pub fn user(options: &Options) -> User {
-    User { run: options.run, host: options.host.clone() }
+pub fn user(options: &BackupOptions) -> VaultUser {
+    VaultUser { run: options.run, host: options.host.clone() }
 }
 
 /// Reads the doubted packs whole that `base` would build upon, and that no test of this run found sound. Those that are
@@ -38,10 +38,10 @@ pub fn user(options: &Options) -> User {
 /// A store that fails; being told to stop.
 pub fn test(
     vault: &Vault,
-    base: &Base,
+    base: &Parent,
     doubts: &mut Doubts,
-    lost: &mut Lost,
-    options: &Options,
+    lost: &mut LostPacks,
+    options: &BackupOptions,
     ctx: &Context,
     warn: impl Fn(String),
 ) -> Result<bool> {
@@ -55,12 +55,12 @@ pub fn test(
 
 /// Looks which packs that `base` would build upon this user may not read, as far as the store can tell: nobody could restore by them who may
 /// not either. They are added to `lost`; whether there are any is returned, and what to tell given to `warn`.
-pub fn closed(vault: &Vault, base: &Base, lost: &mut Lost, warn: impl Fn(String)) -> bool {
+pub fn closed(vault: &Vault, base: &Parent, lost: &mut LostPacks, warn: impl Fn(String)) -> bool {
     let packs = base.packs.book().values().filter(|pack| base.may_name(pack.id));
     let closed = packs.filter_map(|pack| Some((pack.id, vault.store.closed(&pack.name())?)));
     let closed: Vec<_> = closed.filter(|(id, _)| lost.closed.insert(*id)).collect();
     let Some((_, why)) = closed.first() else { return false };
-    let hint = if let store::Error::Denied { hint, .. } = why { hint } else { "" };
+    let hint = if let store::StoreError::Denied { hint, .. } = why { hint } else { "" };
     let what = "nothing is built upon it, and what it holds is stored anew";
     let text = format!("{why}{}; {what}. {hint}", in_all(closed.len()));
     lost.told.push(text.clone());
@@ -70,7 +70,7 @@ pub fn closed(vault: &Vault, base: &Base, lost: &mut Lost, warn: impl Fn(String)
 
 /// Looks at a small part of one of the parent's packs, another one each time. If something seems wrong there, the pack is read
 /// whole; it is given if it is damaged. What the store does not give stops nobody.
-pub fn glance(vault: &Vault, base: &Base, tested: &Doubts, ctx: &Context) -> Option<(PackInfo, Tested)> {
+pub fn glance(vault: &Vault, base: &Parent, tested: &Doubts, ctx: &Context) -> Option<(PackInfo, Tested)> {
     base.parent.as_ref()?;
     let is_open = |pack: &&PackInfo| base.has(pack.id) && tested.tested(pack).is_none();
     let packs: Vec<_> = base.packs.book().values().filter(is_open).collect();
@@ -96,7 +96,7 @@ pub fn glance(vault: &Vault, base: &Base, tested: &Doubts, ctx: &Context) -> Opt
 
 /// Reads the packs whole in which something was wrong when `base` was read, and gives those that are damaged: what else lies in
 /// them must not be built upon either.
-pub fn met(vault: &Vault, base: &Base) -> Vec<(PackInfo, Tested)> {
+pub fn met(vault: &Vault, base: &Parent) -> Vec<(PackInfo, Tested)> {
     let suspects = base.packs.suspects().into_iter().filter(|(pack, _)| base.may_name(pack.id));
     suspects.filter_map(|(pack, why)| damaged(vault, pack, &why)).collect()
 }
@@ -114,7 +114,7 @@ fn damaged(vault: &Vault, pack: PackInfo, why: &str) -> Option<(PackInfo, Tested
 }
 
 /// Looks at one frame of a pack, found by its seek table.
-fn near(base: &Base, pack: &PackInfo, [pick, _]: [u64; 2]) -> Result<Result<(), String>> {
+fn near(base: &Parent, pack: &PackInfo, [pick, _]: [u64; 2]) -> Result<Result<(), String>> {
     let read = base.packs.table(pack.id, pack.kind).and_then(|table| {
         let count = table.frames().len() as u64;
         let some = (0..FRAMES.min(count)).filter_map(|n| table.frames().get((pick.wrapping_add(n) % count) as usize));
@@ -142,7 +142,9 @@ fn far(vault: &Vault, pack: &PackInfo, [which, place]: [u64; 2]) -> Result<Resul
     match vault.store.get_range(&pack.name(), at, length) {
         Ok(bytes) => check_part(pack, at, &bytes),
         Err(
-            why @ (store::Error::Corrupt { .. } | store::Error::Unreadable { .. } | store::Error::OutOfRange { .. }),
+            why @ (store::StoreError::Corrupt { .. }
+            | store::StoreError::Unreadable { .. }
+            | store::StoreError::OutOfRange { .. }),
         ) => Ok(Err(why.to_string())),
         Err(why) => Err(why.while_doing(format!("read {}", pack.name()))),
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::packer::{PackWriter, Packer};
-use super::parent::Base;
+use super::parent::Parent;
 use crate::error::Result;
 use crate::vault::frame::FrameRef;
 use crate::vault::hex::Hash;
@@ -18,7 +18,7 @@ pub struct IndexWriter<'p> {
 
 impl<'p> IndexWriter<'p> {
     /// Writes through `packer`; the hunks and lists of `base` are known.
-    pub fn new(packer: &'p Packer<'p>, base: &Base) -> Self {
+    pub fn new(packer: &'p Packer<'p>, base: &Parent) -> Self {
         let mut known: HashMap<_, _> = base.hunks.iter().map(|hunk| (hunk.frame.hash, hunk.frame)).collect();
         if let Some((_, root)) = &base.parent {
             let mut learn = |frames: &[FrameRef]| known.extend(frames.iter().map(|frame| (frame.hash, *frame)));

@@ -9,7 +9,7 @@ use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 
 use super::block;
-use super::message::{Content, Over, Part, finish};
+use super::message::{CapturedFile, Disconnected, ReadEvent, finish};
 use crate::error::Result;
 use crate::fs::filesystem::may_invent_holes;
 use crate::fs::read_some;
@@ -32,10 +32,10 @@ pub fn stream(
     file: &File,
     path: &EntryPath,
     stat: &Stat,
-    to: &Sender<Vec<Part>>,
+    to: &Sender<Vec<ReadEvent>>,
     ctx: &Context,
     trust: Trust,
-) -> Result<io::Result<Content>, Over> {
+) -> Result<io::Result<CapturedFile>, Disconnected> {
     let mut large = Large::new(file, path, to, ctx);
     let began = (trust.now)();
     let trusted = trusts_holes(file, stat, began);
@@ -60,7 +60,7 @@ pub(super) fn trusts_holes(file: &File, stat: &Stat, began: i64) -> bool {
 pub(super) struct Large<'a> {
     file: &'a File,
     path: &'a EntryPath,
-    to: &'a Sender<Vec<Part>>,
+    to: &'a Sender<Vec<ReadEvent>>,
     /// Bytes that are read and not yet a block.
     held: Vec<u8>,
     hash: blake3::Hasher,
@@ -69,19 +69,24 @@ pub(super) struct Large<'a> {
 
 impl<'a> Large<'a> {
     /// The file, which goes into `to`.
-    pub(super) fn new(file: &'a File, path: &'a EntryPath, to: &'a Sender<Vec<Part>>, ctx: &'a Context<'a>) -> Self {
+    pub(super) fn new(
+        file: &'a File,
+        path: &'a EntryPath,
+        to: &'a Sender<Vec<ReadEvent>>,
+        ctx: &'a Context<'a>,
+    ) -> Self {
         Large { file, path, to, held: Vec::new(), hash: blake3::Hasher::new(), ctx }
     }
 
-    fn send(&self, part: Part) -> Result<(), Over> {
-        self.to.send(vec![part]).map_err(|_| Over)
+    fn send(&self, part: ReadEvent) -> Result<(), Disconnected> {
+        self.to.send(vec![part]).map_err(|_| Disconnected)
     }
 
     /// Sends the file's content, once more if it changed.
     ///
     /// One that only grew, as a log does, is taken up to its first length: read up to there once more, it must be the same. Then
     /// that is what was there between both.
-    pub(super) fn read(&mut self, trust: Trust) -> Result<io::Result<Content>, Over> {
+    pub(super) fn read(&mut self, trust: Trust) -> Result<io::Result<CapturedFile>, Disconnected> {
         let mut grown: Option<(Stat, u64, Hash)> = None;
         let mut passes_left = 2;
         loop {
@@ -121,12 +126,12 @@ impl<'a> Large<'a> {
                 }
                 grown = happened.filter(|happened| happened.grew).map(|_| (stat, read, hash));
             }
-            self.send(Part::Again)?;
+            self.send(ReadEvent::Again)?;
         }
     }
 
     /// Sends all content of a file that says to have `size` bytes; tells how many there were.
-    fn whole(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Over> {
+    fn whole(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Disconnected> {
         let read = match self.content(size, holes)? {
             Ok(read) if read == size => read,
             done => return Ok(done),
@@ -141,7 +146,7 @@ impl<'a> Large<'a> {
     }
 
     /// Sends up to `size` bytes of content, as data and, where they are trusted, holes; tells how many there were.
-    fn content(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Over> {
+    fn content(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Disconnected> {
         if size > MAX_SIZE {
             return Ok(Err(io::Error::other(format!(
                 "it says that it has {size} bytes, and more than {MAX_SIZE} are not read"
@@ -180,7 +185,7 @@ impl<'a> Large<'a> {
         Ok(Ok(at))
     }
 
-    fn hole(&mut self, length: u64) -> Result<(), Over> {
+    fn hole(&mut self, length: u64) -> Result<(), Disconnected> {
         let mut left = length;
         while left > 0 && !self.ctx.stop.load(std::sync::atomic::Ordering::Relaxed) {
             let now = left.min(ZEROS.len() as u64);
@@ -188,11 +193,11 @@ impl<'a> Large<'a> {
             left -= now;
         }
         self.ctx.monitor.advance(length);
-        self.send(Part::Hole(length))
+        self.send(ReadEvent::Hole(length))
     }
 
     /// Sends `length` bytes from `at`, or what there is of them.
-    fn data(&mut self, at: u64, length: u64) -> Result<io::Result<u64>, Over> {
+    fn data(&mut self, at: u64, length: u64) -> Result<io::Result<u64>, Disconnected> {
         let mut read = 0;
         loop {
             if self.ctx.stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -225,7 +230,7 @@ impl<'a> Large<'a> {
                 };
                 let blocks = lengths.into_iter().map(hashed).collect();
                 self.ctx.monitor.advance(cut as u64);
-                self.send(Part::Blocks(bytes, blocks))?;
+                self.send(ReadEvent::Blocks(bytes, blocks))?;
             }
             if end {
                 return Ok(Ok(read));

@@ -9,7 +9,7 @@ use crate::vault::state::Tested;
 
 /// Packs that a new snapshot may not name, although earlier ones do.
 #[derive(Debug, Default)]
-pub struct Lost {
+pub struct LostPacks {
     /// They are missing, or have another size.
     pub missing: HashSet<PackId>,
     /// They were read whole, and are not what was stored.
@@ -22,7 +22,7 @@ pub struct Lost {
     pub told: Vec<String>,
 }
 
-impl Lost {
+impl LostPacks {
     /// All of them.
     pub fn all(&self) -> HashSet<PackId> {
         let all = self.missing.iter().chain(&self.damaged);

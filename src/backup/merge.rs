@@ -4,32 +4,32 @@ use std::collections::{HashMap, HashSet};
 use std::iter::Peekable;
 
 use super::message::Why;
-use super::parent::Known;
-use super::unread::Left;
+use super::parent::ParentEntry;
+use super::unread::UnreadParts;
 use crate::path::EntryPath;
-use crate::source::found::Found;
+use crate::source::found::SourceEntry;
 use crate::sqlite::side_files::{Role, SideFound, database_of};
-use crate::vault::entry::{CheckKind, Entry, Kind, Taken};
+use crate::vault::entry::{CaptureMethod, CheckKind, Entry, EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::parts::Parts;
 
 /// What is to be done about one entry.
 #[derive(Debug)]
-pub enum Step {
+pub enum MergeStep {
     /// Nothing changed: the entry is copied as it is.
     Keep(Box<Entry>),
     /// Its content is as it was, but the directory is in another place: times and numbers are taken anew.
-    Adopt(Found, Box<Entry>),
+    Adopt(SourceEntry, Box<Entry>),
     /// It is new, or changed, or may have: it is read. The known entry of its path, if there is one.
-    Read(Found, Option<Box<Entry>>),
+    Read(SourceEntry, Option<Box<Entry>>),
     /// It looks unchanged and is read to make sure.
-    Sample(Found, Box<Entry>),
+    Sample(SourceEntry, Box<Entry>),
     /// Another name, it seems, of a file that came before.
-    Link(Found),
+    Link(SourceEntry),
     /// It stands in what this run has written already.
     Written(Box<Entry>),
     /// Something takes the place of what this run has written, if it can be read.
-    Instead(Box<Step>, Box<Entry>),
+    Instead(Box<MergeStep>, Box<Entry>),
     /// It is a part of a database that is taken as a whole.
     Part,
     /// It cannot be in the snapshot, and why.
@@ -59,7 +59,7 @@ pub struct Rule {
 }
 
 /// Joins what is found with what is known.
-pub struct Merge<'a, K: Iterator<Item = Known>> {
+pub struct Merge<'a, K: Iterator<Item = ParentEntry>> {
     known: Peekable<K>,
     rule: Rule,
     /// Files with several names, of which one has come and is read or taken over from another place.
@@ -67,39 +67,39 @@ pub struct Merge<'a, K: Iterator<Item = Known>> {
     /// Raw databases that are copied and may still have something beside them, and what was taken with them.
     databases: Vec<(EntryPath, Vec<Entry>)>,
     /// What is known of an entry that the parent could not read.
-    missed: HashMap<EntryPath, Known>,
+    missed: HashMap<EntryPath, ParentEntry>,
     /// The parts of files that are read if they were taken over unread, and those that stay so.
     due: Parts,
-    left: Left,
+    left: UnreadParts,
     /// Whether a database is in use in a way that does not show in its folder.
-    elsewhere: &'a dyn Fn(&Found) -> bool,
+    elsewhere: &'a dyn Fn(&SourceEntry) -> bool,
 }
 
-impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
+impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
     /// A merge with `known`, which is in path order.
     pub fn new(known: K, rule: Rule) -> Self {
         let (links, databases, missed) = (HashSet::new(), Vec::new(), HashMap::new());
-        let (due, left) = (Parts::NONE, Left::default());
+        let (due, left) = (Parts::NONE, UnreadParts::default());
         Merge { known: known.peekable(), rule, links, databases, missed, due, left, elsewhere: &|_| false }
     }
 
     /// Adds what older snapshots say of entries that the parent could not read.
-    pub fn with_missed(self, missed: HashMap<EntryPath, Known>) -> Self {
+    pub fn with_missed(self, missed: HashMap<EntryPath, ParentEntry>) -> Self {
         Merge { missed, ..self }
     }
 
     /// Has databases read for which `elsewhere` says that what is done to them need not show in their folder.
-    pub fn asking(self, elsewhere: &'a dyn Fn(&Found) -> bool) -> Self {
+    pub fn asking(self, elsewhere: &'a dyn Fn(&SourceEntry) -> bool) -> Self {
         Merge { elsewhere, ..self }
     }
 
     /// Has files of the parts that are `due` read if they were taken over unread; of which parts some are not is noted in `left`.
-    pub fn reading(self, due: Parts, left: Left) -> Self {
+    pub fn reading(self, due: Parts, left: UnreadParts) -> Self {
         Merge { due, left, ..self }
     }
 
     /// What is to be done about the next entry of the walk.
-    pub fn next(&mut self, found: Found) -> Step {
+    pub fn next(&mut self, found: SourceEntry) -> MergeStep {
         while self.known.next_if(|known| known.entry.path < found.path).is_some() {}
         let known = self.known.next_if(|known| known.entry.path == found.path);
         let known = known.or_else(|| self.missed.remove(&found.path));
@@ -108,7 +108,7 @@ impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
         }
         let sides = known.as_ref().filter(|known| !known.sides.is_empty()).map(|known| known.sides.clone());
         let step = self.step(found, known);
-        if let (Some(sides), Step::Keep(entry) | Step::Adopt(_, entry)) = (sides, &step) {
+        if let (Some(sides), MergeStep::Keep(entry) | MergeStep::Adopt(_, entry)) = (sides, &step) {
             self.databases.retain(|(database, _)| entry.path.bytes().starts_with(database.bytes()));
             self.databases.push((entry.path.clone(), sides));
         }
@@ -116,7 +116,7 @@ impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
     }
 
     /// What lies beside a database goes its way: what was decided for the database was decided for it as well.
-    fn side(&mut self, found: Found) -> Step {
+    fn side(&mut self, found: SourceEntry) -> MergeStep {
         let database = database_of(found.path.bytes()).unwrap_or_default();
         let copied = self.databases.iter_mut().find(|(path, _)| path.bytes() == database).map(|(_, sides)| sides);
         let side = copied.and_then(|sides| {
@@ -124,33 +124,33 @@ impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
             Some(Box::new(sides.swap_remove(at)))
         });
         // Of a `-shm` nothing is kept, and what lies beside a database that is read is taken by who reads that.
-        let Some(side) = side else { return Step::Part };
+        let Some(side) = side else { return MergeStep::Part };
         let same = (side.mode, side.uid, side.gid, side.ctime, side.inode)
             == (found.mode, found.uid, found.gid, found.ctime, found.inode);
-        if same { Step::Keep(side) } else { Step::Adopt(found, side) }
+        if same { MergeStep::Keep(side) } else { MergeStep::Adopt(found, side) }
     }
 
-    fn step(&mut self, found: Found, known: Option<Known>) -> Step {
+    fn step(&mut self, found: SourceEntry, known: Option<ParentEntry>) -> MergeStep {
         let sameness = known.as_ref().map_or(Sameness::None, |known| self.compare(&found, known));
         let again = !matches!(sameness, Sameness::Entry) && self.is_link(&found);
         let Some(known) = known else {
-            return if again { Step::Link(found) } else { Step::Read(found, None) };
+            return if again { MergeStep::Link(found) } else { MergeStep::Read(found, None) };
         };
         match sameness {
             Sameness::Entry | Sameness::Content if known.entry.database.is_some() && (self.elsewhere)(&found) => {
-                Step::Read(found, Some(known.entry))
+                MergeStep::Read(found, Some(known.entry))
             }
-            Sameness::Entry if self.is_read(&found, known.unread) => Step::Sample(found, known.entry),
-            Sameness::Entry => Step::Keep(known.entry),
-            _ if again => Step::Link(found),
-            Sameness::Content if self.is_read(&found, known.unread) => Step::Read(found, Some(known.entry)),
-            Sameness::Content => Step::Adopt(found, known.entry),
-            Sameness::None => Step::Read(found, Some(known.entry)),
+            Sameness::Entry if self.is_read(&found, known.unread) => MergeStep::Sample(found, known.entry),
+            Sameness::Entry => MergeStep::Keep(known.entry),
+            _ if again => MergeStep::Link(found),
+            Sameness::Content if self.is_read(&found, known.unread) => MergeStep::Read(found, Some(known.entry)),
+            Sameness::Content => MergeStep::Adopt(found, known.entry),
+            Sameness::None => MergeStep::Read(found, Some(known.entry)),
         }
     }
 
     /// Whether another name of the file has come already.
-    fn is_link(&mut self, found: &Found) -> bool {
+    fn is_link(&mut self, found: &SourceEntry) -> bool {
         // What a database is depends on what lies beside the name: each name that has something is read with that.
         if matches!(found.role, Role::Database { .. }) {
             return false;
@@ -165,12 +165,12 @@ impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
         false
     }
 
-    fn compare(&self, found: &Found, known: &Known) -> Sameness {
-        let Known { entry, same_place, whole, .. } = known;
+    fn compare(&self, found: &SourceEntry, known: &ParentEntry) -> Sameness {
+        let ParentEntry { entry, same_place, whole, .. } = known;
         // A part of a live database may be in its WAL alone: then its size is not its file's, and the WAL's tells.
         let sized = entry.size == found.size || is_logged(entry);
         let looks_same = entry.kind == found.kind && sized && entry.mtime == found.mtime;
-        if !whole || !looks_same || entry.racy || (self.rule.verify_content && found.kind == Kind::File) {
+        if !whole || !looks_same || entry.racy || (self.rule.verify_content && found.kind == EntryKind::File) {
             return Sameness::None;
         }
         if !self.same_database(found, entry) || !same_sides(found, known) {
@@ -179,7 +179,7 @@ impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
         if !same_place {
             // A time in whole seconds was set by a program (an image's layer, an archive): two files may share it. What
             // an app wrote, or a restore put back, has nanoseconds.
-            let telling = found.kind != Kind::File || found.mtime % 1_000_000_000 != 0;
+            let telling = found.kind != EntryKind::File || found.mtime % 1_000_000_000 != 0;
             return if telling { Sameness::Content } else { Sameness::None };
         }
         let same = entry.ctime == found.ctime
@@ -190,7 +190,7 @@ impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
     }
 
     /// Whether a database is as it was with what lies beside it, and was checked as it is to be.
-    fn same_database(&self, found: &Found, entry: &Entry) -> bool {
+    fn same_database(&self, found: &SourceEntry, entry: &Entry) -> bool {
         let beside = match found.role {
             Role::Database { wal, journal, .. } => Some((wal, journal)),
             Role::Alone | Role::Side => None,
@@ -208,15 +208,15 @@ impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
             (_, None) | (Some(_), Some(CheckKind::Quick)) => true,
             (Some(check), Some(CheckKind::Full)) => check.kind == CheckKind::Full,
             // A raw one cannot be checked.
-            (None, Some(_)) => database.taken == Taken::Raw,
+            (None, Some(_)) => database.taken == CaptureMethod::Raw,
         };
         checked && beside.unwrap_or_default() == (database.wal, database.journal)
     }
 
     /// Whether a file that looks unchanged is read all the same: as one of the sample, or because it is in one of the `unread`
     /// parts and its turn has come. If it has not, that is noted.
-    fn is_read(&self, found: &Found, unread: Parts) -> bool {
-        if found.kind != Kind::File {
+    fn is_read(&self, found: &SourceEntry, unread: Parts) -> bool {
+        if found.kind != EntryKind::File {
             return false;
         }
         // All names of a file together: their entries must not come to differ.
@@ -236,12 +236,12 @@ impl<'a, K: Iterator<Item = Known>> Merge<'a, K> {
 
 /// Whether an entry is a live database with something in its WAL.
 fn is_logged(entry: &Entry) -> bool {
-    let database = entry.database.as_ref().filter(|database| database.taken == Taken::Live);
+    let database = entry.database.as_ref().filter(|database| database.taken == CaptureMethod::Live);
     database.and_then(|database| database.wal).is_some_and(|wal| wal.size > 0)
 }
 
 /// Whether what lies beside a raw database is what was taken with it. Their sizes and times are compared as the database's.
-fn same_sides(found: &Found, known: &Known) -> bool {
+fn same_sides(found: &SourceEntry, known: &ParentEntry) -> bool {
     let Role::Database { wal, journal, .. } = found.role else { return true };
     known.sides.iter().all(|entry| {
         let now = if entry.path.bytes().ends_with(b"-wal") { wal } else { journal };
@@ -251,13 +251,13 @@ fn same_sides(found: &Found, known: &Known) -> bool {
 }
 
 /// What the name of a file's hard-link group begins with.
-fn link_of(found: &Found) -> String {
+fn link_of(found: &SourceEntry) -> String {
     format!("{:x}-{:x}", found.device, found.inode)
 }
 
 /// The name of a file's hard-link group, if it has other names: device and inode, and what the content is, since an inode's
 /// number may come again within one run for another file.
-pub fn link_name(found: &Found, hash: &Hash) -> Option<String> {
+pub fn link_name(found: &SourceEntry, hash: &Hash) -> Option<String> {
     found.linked.then(|| format!("{}-{}", link_of(found), content_mark(hash)))
 }
 
@@ -267,7 +267,7 @@ pub fn content_mark(hash: &Hash) -> String {
 }
 
 /// Whether a file is still in a hard-link group, or in none. The names of older programs do not tell the content.
-fn is_group_of(link: Option<&str>, found: &Found) -> bool {
+fn is_group_of(link: Option<&str>, found: &SourceEntry) -> bool {
     let begins = link_of(found);
     match link {
         None => !found.linked,
@@ -292,10 +292,10 @@ pub(super) mod tests {
     use crate::vault::entry::Extent;
 
     /// A file as the walk finds it.
-    pub fn found(path: &str, mtime: i64, inode: u64) -> Found {
-        Found {
+    pub fn found(path: &str, mtime: i64, inode: u64) -> SourceEntry {
+        SourceEntry {
             path: EntryPath::new(path).unwrap(),
-            kind: Kind::File,
+            kind: EntryKind::File,
             size: 10,
             mode: 0o644,
             uid: 1,
@@ -311,7 +311,7 @@ pub(super) mod tests {
     }
 
     /// The entry of a file.
-    pub fn entry(found: &Found) -> Entry {
+    pub fn entry(found: &SourceEntry) -> Entry {
         Entry {
             path: found.path.clone(),
             kind: found.kind,
@@ -334,8 +334,8 @@ pub(super) mod tests {
         }
     }
 
-    fn steps(known: Vec<(Found, bool, bool)>, now: Vec<Found>, rule: Rule) -> String {
-        let known = known.into_iter().map(|(found, same_place, racy)| Known {
+    fn steps(known: Vec<(SourceEntry, bool, bool)>, now: Vec<SourceEntry>, rule: Rule) -> String {
+        let known = known.into_iter().map(|(found, same_place, racy)| ParentEntry {
             entry: Box::new(Entry { racy, ..entry(&found) }),
             same_place,
             unread: Parts::NONE,
@@ -345,15 +345,17 @@ pub(super) mod tests {
         let mut merge = Merge::new(known, rule);
         now.into_iter()
             .map(|found| match merge.next(found) {
-                Step::Keep(_) => 'k',
-                Step::Adopt(..) => 'a',
-                Step::Read(_, Some(_)) => 'r',
-                Step::Read(_, None) => 'n',
-                Step::Sample(..) => 's',
-                Step::Link(_) => 'l',
-                Step::Part => 'p',
-                Step::Failed(..) => 'f',
-                Step::Written(_) | Step::Instead(..) | Step::Stays(_) | Step::Later(..) => panic!("of a round"),
+                MergeStep::Keep(_) => 'k',
+                MergeStep::Adopt(..) => 'a',
+                MergeStep::Read(_, Some(_)) => 'r',
+                MergeStep::Read(_, None) => 'n',
+                MergeStep::Sample(..) => 's',
+                MergeStep::Link(_) => 'l',
+                MergeStep::Part => 'p',
+                MergeStep::Failed(..) => 'f',
+                MergeStep::Written(_) | MergeStep::Instead(..) | MergeStep::Stays(_) | MergeStep::Later(..) => {
+                    panic!("of a round")
+                }
             })
             .collect()
     }
@@ -364,7 +366,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_kept_and_what_is_read() {
         let (a, b, c) = (found("a", 1, 1), found("b", 1, 2), found("c", 1, 3));
-        let here = |f: &Found| (f.clone(), true, false);
+        let here = |f: &SourceEntry| (f.clone(), true, false);
         assert_eq!(steps(vec![here(&a), here(&b), here(&c)], vec![a.clone(), c.clone()], RULE), "kk");
         assert_eq!(steps(vec![here(&b)], vec![a.clone(), b.clone(), c.clone()], RULE), "nkn");
         assert_eq!(steps(vec![here(&a)], vec![found("a", 2, 1)], RULE), "r");
@@ -375,14 +377,14 @@ pub(super) mod tests {
         assert_eq!(steps(vec![here(&whole)], vec![whole], RULE), "k");
         assert_eq!(steps(vec![(a.clone(), true, true)], vec![a.clone()], RULE), "r");
         assert_eq!(steps(vec![here(&a)], vec![a.clone()], Rule { verify_content: true, ..RULE }), "r");
-        assert_eq!(steps(vec![here(&a)], vec![Found { mode: 0o600, ..a.clone() }], RULE), "r");
-        assert_eq!(steps(vec![here(&a)], vec![Found { kind: Kind::Fifo, ..a }], RULE), "r");
+        assert_eq!(steps(vec![here(&a)], vec![SourceEntry { mode: 0o600, ..a.clone() }], RULE), "r");
+        assert_eq!(steps(vec![here(&a)], vec![SourceEntry { kind: EntryKind::Fifo, ..a }], RULE), "r");
     }
 
     #[test]
     fn links_are_read_once() {
-        let link = |path| Found { linked: true, ..found(path, 1, 7) };
-        let here = |f: Found| (f, true, false);
+        let link = |path| SourceEntry { linked: true, ..found(path, 1, 7) };
+        let here = |f: SourceEntry| (f, true, false);
         assert_eq!(steps(vec![], vec![link("a"), link("b")], RULE), "nl");
         assert_eq!(steps(vec![here(link("a")), here(link("b"))], vec![link("a"), link("b")], RULE), "kk");
         assert_eq!(steps(vec![(link("a"), false, false)], vec![link("a"), link("b")], RULE), "al");

@@ -7,10 +7,10 @@ use std::io;
 use crossbeam_channel::Sender;
 use rustix::fs::Stat;
 
-use crate::fs::beneath::Identity;
+use crate::fs::beneath::FileIdentity;
 use crate::path::EntryPath;
 use crate::source::extra::{Extra, extra_of_file};
-use crate::source::found::Found;
+use crate::source::found::SourceEntry;
 use crate::source::stable::Happened;
 use crate::vault::entry::{Database, Entry};
 use crate::vault::hex::{Hash, PackId};
@@ -19,9 +19,9 @@ use crate::vault::pages::Tag;
 
 /// A file that was read.
 #[derive(Debug)]
-pub struct Content {
+pub struct CapturedFile {
     /// Its metadata as of the reading, with as many bytes as were read.
-    pub found: Found,
+    pub found: SourceEntry,
     /// Its attributes.
     pub extra: Extra,
     /// Of all its bytes.
@@ -33,10 +33,10 @@ pub struct Content {
     /// Whether it may be a mixture of what the file was before and after that.
     pub torn: bool,
     /// Which file it was, if other names lead to it.
-    pub identity: Option<Identity>,
+    pub identity: Option<FileIdentity>,
 }
 
-impl Content {
+impl CapturedFile {
     /// Says of a file that was read alone whether a log lies beside it now, without which it is not what it was.
     pub fn came_to_be_a_database(&mut self, has_log: bool) {
         if has_log {
@@ -61,7 +61,7 @@ pub enum Why {
 
 /// What is known of an entry after it was looked at; of a large file, one after the other.
 #[derive(Debug)]
-pub enum Part {
+pub enum ReadEvent {
     /// The entry is copied.
     Keep(Box<Entry>),
     /// It stands in what this run has written already.
@@ -69,13 +69,13 @@ pub enum Part {
     /// An entry that could not be read anew is as this run has written it already; it comes next.
     Stays(EntryPath),
     /// The entry's content is kept, its metadata is new. Which file it was, if other names lead to it.
-    Adopt(Found, Box<Entry>, Extra, Option<Identity>),
+    Adopt(SourceEntry, Box<Entry>, Extra, Option<FileIdentity>),
     /// Another name, it seems, of a file that came before, and which file it leads to.
-    Link(Found, Identity),
+    Link(SourceEntry, FileIdentity),
     /// A folder, symlink or fifo.
-    Other(Found, Option<Box<Entry>>, Extra),
+    Other(SourceEntry, Option<Box<Entry>>, Extra),
     /// A whole file, its bytes, the known entry and whether that looked unchanged.
-    File(Box<Content>, Vec<u8>, Option<Box<Entry>>, bool),
+    File(Box<CapturedFile>, Vec<u8>, Option<Box<Entry>>, bool),
     /// A large file begins; what follows is its content.
     Begin(Option<Box<Entry>>, bool),
     /// Bytes and the blocks that they are.
@@ -85,21 +85,21 @@ pub enum Part {
     /// The file changed: what came since its beginning is void.
     Again,
     /// The file's end.
-    End(Content),
+    End(CapturedFile),
     /// A database begins; what follows is its content.
     Database(Option<Box<Entry>>, bool),
     /// Blocks of a database, one after the other, and which they are.
     Pages(PageBlocks),
     /// What came since the beginning, or the last of these, is a layer for itself; whoever waits is told how to read it.
-    Settle(Sender<Settled>),
+    Settle(Sender<SettledLayer>),
     /// A file beside a raw database begins; what follows is its content.
     Side,
     /// Its end.
-    SideEnd(Box<Content>),
+    SideEnd(Box<CapturedFile>),
     /// All files beside the raw database are void.
     SidesAgain,
     /// The database's end.
-    DatabaseEnd(Box<Ended>),
+    DatabaseEnd(Box<CapturedDatabase>),
     /// Something that the user should know.
     Warn(String),
     /// It cannot be read, why, and how many bytes it has, as far as is known.
@@ -125,7 +125,7 @@ pub struct PageBlocks {
 
 /// The other side of a channel went away: the run has failed elsewhere.
 #[derive(Debug)]
-pub struct Over;
+pub struct Disconnected;
 
 /// The outcome of reading a file, from its metadata before and after.
 pub(crate) fn finish(
@@ -136,20 +136,20 @@ pub(crate) fn finish(
     racy: bool,
     hash: Hash,
     happened: Option<Happened>,
-) -> io::Result<Content> {
-    let found = Found::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
+) -> io::Result<CapturedFile> {
+    let found = SourceEntry::new(path.clone(), stat).ok_or_else(|| io::Error::other("it is not a file any more"))?;
     let extra = extra_of_file(file);
     let torn = happened.as_ref().is_some_and(|happened| happened.torn);
     let note = happened.map(|happened| happened.what);
-    let identity = if found.linked { Some(Identity::of_file(file)?) } else { None };
-    Ok(Content { found: Found { size: read, ..found }, extra, hash, racy, note, torn, identity })
+    let identity = if found.linked { Some(FileIdentity::of_file(file)?) } else { None };
+    Ok(CapturedFile { found: SourceEntry { size: read, ..found }, extra, hash, racy, note, torn, identity })
 }
 
 /// A database's end, after all its blocks.
 #[derive(Debug)]
-pub struct Ended {
+pub struct CapturedDatabase {
     /// What was read.
-    pub content: Content,
+    pub content: CapturedFile,
     /// How it was taken.
     pub database: Database,
     /// Why it was taken raw.
@@ -157,12 +157,12 @@ pub struct Ended {
     /// Whether the blocks that were sent lie over those that the known entry has.
     pub over_known: bool,
     /// What the passes did.
-    pub swept: Swept,
+    pub swept: ScanResult,
 }
 
 /// What is needed to read the layer that a pass left behind.
 #[derive(Debug)]
-pub struct Settled {
+pub struct SettledLayer {
     /// The layer; none if nothing was sent.
     pub layer: Option<crate::vault::list::List<crate::vault::entry::MapFrame>>,
     /// The packs that became durable with it.
@@ -171,7 +171,7 @@ pub struct Settled {
 
 /// What came of a pass, or of several.
 #[derive(Debug, Default)]
-pub struct Swept {
+pub struct ScanResult {
     /// All of it was one state of the database.
     pub steady: bool,
     /// Bytes of the database.

@@ -34,13 +34,13 @@ use serde::Serialize;
 use self::assemble::Assembly;
 use self::capture::Capture;
 pub use self::capture::{LookedAgain, NEVER_RESTS};
+use self::commit::{BackupRun, CommitOutcome};
 pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
-use self::commit::{Outcome, Run};
-use self::lost::Lost;
-pub use self::options::Options;
+use self::lost::LostPacks;
+pub use self::options::BackupOptions;
 use self::options::{absolute, doing};
 use self::packer::with_packer;
-use self::parent::Base;
+use self::parent::Parent;
 use crate::error::{Doing, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::{filesystem, lock};
@@ -53,7 +53,7 @@ use crate::store::Traffic;
 use crate::vault::doubt::{Doubts, Finding};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
-use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, SnapshotName, Stale, State};
+use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, SnapshotName, SnapshotState, Stale};
 use crate::vault::state::{PackState, Tested};
 use crate::vault::{Vault, seq};
 
@@ -62,13 +62,13 @@ const REPORTED: usize = 10_000;
 
 /// What a backup did.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct BackupReport {
     /// The snapshot that was taken.
     pub snapshot: SnapshotName,
     /// The one that it builds on.
     pub parent: Option<SnapshotName>,
     /// How much of the directory it holds.
-    pub state: State,
+    pub state: SnapshotState,
     /// Why it is suspect.
     pub suspect: Option<String>,
     /// Whether it may be restored without being asked for by name: it is complete, and no database failed its check.
@@ -116,11 +116,12 @@ pub struct Report {
 /// A data directory that is missing, cannot be listed, is being restored or is exchanged again and again; a store that fails;
 /// options that make no sense; what `before_commit` says. Without a report there is no snapshot, and all that was good before is
 /// as it was.
-pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
+pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<BackupReport> {
     let clock = Instant::now();
     check_labels(&options.labels)?;
     let select = Select::new(&options.data, &options.include, &options.exclude, &options.not_walked, options.sqlite)?;
-    let (mut lost, mut doubts) = (Lost { elsewhere: options.spoiled_elsewhere.clone(), ..Lost::default() }, None);
+    let (mut lost, mut doubts) =
+        (LostPacks { elsewhere: options.spoiled_elsewhere.clone(), ..LostPacks::default() }, None);
     let mut exchanged = false;
     loop {
         match attempt(vault, options, &select, (&mut lost, &mut doubts), clock, ctx)? {
@@ -161,7 +162,7 @@ pub fn backup(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report>
 
 /// How one attempt at a backup ended.
 enum Attempt {
-    Done(Box<Report>),
+    Done(Box<BackupReport>),
     /// Packs that earlier snapshots name are missing: the next attempt does without them.
     Absent(HashSet<PackId>),
     /// Packs that earlier snapshots name were read, and are damaged: the next attempt does without them.
@@ -171,9 +172,9 @@ enum Attempt {
 }
 
 /// What a capture came to.
-enum Ended {
+enum CaptureOutcome {
     /// It was to be committed.
-    Told(Outcome),
+    Told(CommitOutcome),
     /// Packs that it may have built upon are damaged.
     Damaged(Vec<(PackInfo, Tested)>),
     /// It is another directory's.
@@ -182,9 +183,9 @@ enum Ended {
 
 fn attempt(
     vault: &Vault,
-    options: &Options,
+    options: &BackupOptions,
     select: &Select,
-    (lost, doubts): (&mut Lost, &mut Option<Doubts>),
+    (lost, doubts): (&mut LostPacks, &mut Option<Doubts>),
     clock: Instant,
     ctx: &Context,
 ) -> Result<Attempt> {
@@ -213,7 +214,7 @@ fn attempt(
     let (found, read) = std::thread::scope(|scope| {
         // A listing, at the same time as others: each costs a request.
         let reading = first.then(|| scope.spawn(|| Doubts::read(&*vault.store)));
-        let found = Base::find(vault, of, &place, remote.is_none(), lost, warn);
+        let found = Parent::find(vault, of, &place, remote.is_none(), lost, warn);
         (found, reading.map(std::thread::ScopedJoinHandle::join))
     });
     let mut base = found?;
@@ -222,7 +223,7 @@ fn attempt(
     }
     let doubts = doubts.get_or_insert_default();
     while doubted::closed(vault, &base, lost, warn) || doubted::test(vault, &base, doubts, lost, options, ctx, warn)? {
-        base = Base::find(vault, of, &place, remote.is_none(), lost, warn)?;
+        base = Parent::find(vault, of, &place, remote.is_none(), lost, warn)?;
     }
     doubts.warnings().into_iter().for_each(warn);
     base.doubted = doubts.untested();
@@ -244,8 +245,17 @@ fn attempt(
     let staging = &*vault.store.staging();
     let mut room = vault.store.room(rescue::KEPT);
     let free = room.as_ref().map(|room| room.free);
-    let run =
-        Run { vault, options, base: &base, place, mounts, left: Default::default(), started, staging, room: free };
+    let run = BackupRun {
+        vault,
+        options,
+        base: &base,
+        place,
+        mounts,
+        left: Default::default(),
+        started,
+        staging,
+        room: free,
+    };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, vault: &url, root: &root, select, began, remote, warn: &warn, ctx };
     let doubts = &*doubts;
@@ -257,17 +267,17 @@ fn attempt(
             let taken = capture.take(&mut assembly, packer).and_then(|(written, settled)| {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
                 if !root.is_at(&options.data) {
-                    return Ok((Ended::Exchanged, settled));
+                    return Ok((CaptureOutcome::Exchanged, settled));
                 }
                 let mut damaged = doubted::met(vault, &base);
                 // One that panicked found nothing.
                 damaged.extend(looking.and_then(|looking| looking.join().ok().flatten()));
                 if !damaged.is_empty() {
-                    return Ok((Ended::Damaged(damaged), settled));
+                    return Ok((CaptureOutcome::Damaged(damaged), settled));
                 }
                 // What was kept for a last checkpoint is the snapshot's now: little is left to be written.
                 drop(room.take());
-                Ok((Ended::Told(run.commit(&mut assembly, packer, written, false)?), settled))
+                Ok((CaptureOutcome::Told(run.commit(&mut assembly, packer, written, false)?), settled))
             });
             if let Err(why) = &taken {
                 rescue::rescue(&run, &mut assembly, packer, room.take(), why, ctx);
@@ -277,18 +287,18 @@ fn attempt(
         })
     })?;
     let committed = match ended {
-        Ended::Told(Outcome::Committed(committed)) => committed,
-        Ended::Told(Outcome::NoCheckpoint(why)) => return Err(why),
-        Ended::Told(Outcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
-        Ended::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
-        Ended::Exchanged => return Ok(Attempt::Exchanged),
+        CaptureOutcome::Told(CommitOutcome::Committed(committed)) => committed,
+        CaptureOutcome::Told(CommitOutcome::NoCheckpoint(why)) => return Err(why),
+        CaptureOutcome::Told(CommitOutcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
+        CaptureOutcome::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
+        CaptureOutcome::Exchanged => return Ok(Attempt::Exchanged),
     };
     for (what, wrong) in select.unmet().into_iter().chain(select.left_out()) {
         if wrong { warn(what) } else { tracing::info!("{}", what.escape_debug()) }
     }
     let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(assembled.warnings);
-    Ok(Attempt::Done(Box::new(Report {
+    Ok(Attempt::Done(Box::new(BackupReport {
         snapshot: committed.name,
         parent: base.parent.as_ref().map(|(name, _)| *name),
         state: committed.state,
@@ -315,7 +325,7 @@ fn attempt(
 }
 
 /// The number of a snapshot whose capture begins now: greater than `known`.
-fn number(known: u64, clock: Timestamp, options: &Options, warn: impl FnOnce(String)) -> Result<u64> {
+fn number(known: u64, clock: Timestamp, options: &BackupOptions, warn: impl FnOnce(String)) -> Result<u64> {
     let Some(number) = seq::next(known, clock) else {
         let why = format!("no number is greater than {known}, which is that of a snapshot");
         return Err(Error::failed(doing(options), why).hint(
@@ -338,10 +348,10 @@ fn number(known: u64, clock: Timestamp, options: &Options, warn: impl FnOnce(Str
 const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
 
 /// Opens the data directory, and locks it against a restore. Gives a note where it cannot be locked.
-fn open_locked(options: &Options, vault: &str, ctx: &Context) -> Result<(Directory, Option<String>)> {
+fn open_locked(options: &BackupOptions, vault: &str, ctx: &Context) -> Result<(Directory, Option<String>)> {
     loop {
         let root = walk::open(&options.data)?;
-        let note = lock::lock(&root, lock::Kind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
+        let note = lock::lock(&root, lock::LockKind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
         // What was waited for may have put another one into its place. What it has not finished it will not finish any more.
         if root.is_at(&options.data) {
             walk::check_finished(&options.data, &root, vault)?;

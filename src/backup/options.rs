@@ -12,7 +12,7 @@ use crate::source::stable::Trust;
 use crate::store::Store;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -44,11 +44,11 @@ impl fmt::Debug for BeforeCommit {
 
 /// What to take a snapshot of, and how.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct BackupOptions {
     /// The data directory.
     pub data: PathBuf,
     /// What started it.
-    pub reason: Reason,
+    pub reason: BackupReason,
     /// What the user attaches.
     pub labels: BTreeMap<String, String>,
     /// Only files that match one of these; all, when there is none.
@@ -97,11 +97,11 @@ pub struct Options {
     pub boot: String,
 }
 
-impl Default for Options {
+impl Default for BackupOptions {
     fn default() -> Self {
-        Options {
+        BackupOptions {
             data: PathBuf::from("data"),
-            reason: Reason::Manual,
+            reason: BackupReason::Manual,
             labels: BTreeMap::new(),
             include: Vec::new(),
             exclude: Vec::new(),
@@ -128,7 +128,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl BackupOptions {
     /// The time by the fastest clock of this machine and the vault's replicas.
     pub fn clock(&self) -> Timestamp {
         let machine = Timestamp::from_nanosecond(i128::from((self.trust.now)())).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -136,7 +136,7 @@ impl Options {
     }
 }
 
-pub(crate) fn doing(options: &Options) -> String {
+pub(crate) fn doing(options: &BackupOptions) -> String {
     format!("take a snapshot of {}", options.data.display())
 }
 
@@ -148,7 +148,7 @@ pub(crate) fn absolute(data: &Path) -> PathBuf {
 /// Opens a store that answers for some seconds, where the one from before was told to stop; by its address. None where that
 /// goes on: a folder does, and so do all when only the backup was told to stop.
 #[derive(Clone)]
-pub struct LastWords(pub(super) Arc<Open>);
+pub struct LastWords(pub(super) Arc<StoreOpener>);
 
 impl LastWords {
     /// Opens stores so.
@@ -163,4 +163,4 @@ impl fmt::Debug for LastWords {
     }
 }
 
-pub(crate) type Open = dyn Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync;
+pub(crate) type StoreOpener = dyn Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync;

@@ -50,17 +50,17 @@ fn uploads(parallel: usize) -> (usize, u64) {
 }
 
 /// A pack that is being filled.
-struct Open {
+struct OpenPack {
     id: PackId,
     kind: PackKind,
-    frames: Mutex<Frames>,
+    frames: Mutex<PackFrames>,
     /// Compressed bytes of the frames that are done, and the content that they came from.
     compressed: AtomicU64,
     content_done: AtomicU64,
 }
 
 #[derive(Default)]
-struct Frames {
+struct PackFrames {
     /// Compressed bytes and length of the content, by place in the pack.
     done: Vec<Option<(Vec<u8>, u32)>>,
     missing: usize,
@@ -68,16 +68,16 @@ struct Frames {
 }
 
 /// One frame to be compressed.
-struct Job {
-    pack: Arc<Open>,
+struct CompressJob {
+    pack: Arc<OpenPack>,
     place: usize,
     content: Vec<u8>,
 }
 
 /// What the threads share.
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct PackerShared {
+    state: Mutex<PackerState>,
     changed: Condvar,
     /// A pack could not be stored.
     failed: AtomicBool,
@@ -96,19 +96,19 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct PackerState {
     error: Option<Error>,
     /// Packs that are begun and not yet durable.
     pending: HashMap<PackId, PackKind>,
     /// How many packs are being stored.
     storing: usize,
     /// Index packs that could not be stored, with all that is in them.
-    unsaved: Vec<Arc<Open>>,
+    unsaved: Vec<Arc<OpenPack>>,
     stored: Vec<PackInfo>,
 }
 
 /// A pack that is being stored, for as long as that takes.
-struct Storing<'s>(&'s Shared);
+struct Storing<'s>(&'s PackerShared);
 
 impl Drop for Storing<'_> {
     fn drop(&mut self) {
@@ -122,7 +122,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shared {
+impl PackerShared {
     /// Does a thread's work. Should it panic, whoever waits for what the thread had hears of it.
     fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
@@ -151,13 +151,13 @@ impl Shared {
     }
 
     /// Whether a pack is not stored any more, after a failure. The index always is: it may still be wanted.
-    fn is_lost(&self, pack: &Open) -> bool {
+    fn is_lost(&self, pack: &OpenPack) -> bool {
         let lost = self.data_failed.load(Ordering::Relaxed) || self.given_up.load(Ordering::Relaxed);
         pack.kind == PackKind::Data && lost
     }
 
     /// Whether a pack is to be stored now, which it then counts as.
-    fn begin(&self, pack: &Open) -> Option<Storing<'_>> {
+    fn begin(&self, pack: &OpenPack) -> Option<Storing<'_>> {
         let mut state = lock(&self.state);
         if self.is_lost(pack) {
             return None;
@@ -182,9 +182,9 @@ impl Shared {
 
 /// Hands frames to the threads and tells what became durable. One for a whole run.
 pub struct Packer<'p> {
-    jobs: Sender<Job>,
-    packs: Sender<Arc<Open>>,
-    shared: &'p Shared,
+    jobs: Sender<CompressJob>,
+    packs: Sender<Arc<OpenPack>>,
+    shared: &'p PackerShared,
     /// Buffers that come back from the compressing threads.
     buffers: Receiver<Vec<u8>>,
     /// About how large a pack becomes, in bytes.
@@ -205,12 +205,12 @@ pub fn with_packer<T>(
     ctx: &Context,
     work: impl FnOnce(&Packer) -> Result<T>,
 ) -> Result<T> {
-    let shared = &Shared::default();
+    let shared = &PackerShared::default();
     let (uploads, pack_size) = uploads(ctx.parallel);
     std::thread::scope(|scope| {
         // One frame waits for each thread; more would only take memory.
-        let (jobs, to_compress) = bounded::<Job>(ctx.threads);
-        let (packs, to_store) = bounded::<Arc<Open>>(0);
+        let (jobs, to_compress) = bounded::<CompressJob>(ctx.threads);
+        let (packs, to_store) = bounded::<Arc<OpenPack>>(0);
         let (emptied, buffers) = bounded(2 * ctx.threads + 1);
         for _ in 0..ctx.threads {
             let (jobs, packs, emptied) = (to_compress.clone(), packs.clone(), emptied.clone());
@@ -226,11 +226,11 @@ pub fn with_packer<T>(
 }
 
 fn compress_all(
-    jobs: &Receiver<Job>,
-    packs: &Sender<Arc<Open>>,
+    jobs: &Receiver<CompressJob>,
+    packs: &Sender<Arc<OpenPack>>,
     emptied: &Sender<Vec<u8>>,
     level: i32,
-    shared: &Shared,
+    shared: &PackerShared,
 ) {
     let mut compressor = match compressor(level) {
         Ok(compressor) => Some(compressor),
@@ -241,7 +241,7 @@ fn compress_all(
     };
     let mut out = Vec::new();
     for job in jobs {
-        let Job { pack, place, mut content } = job;
+        let CompressJob { pack, place, mut content } = job;
         let Some(compressor) = compressor.as_mut().filter(|_| !shared.is_lost(&pack)) else { continue };
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(content.len()));
@@ -279,14 +279,14 @@ fn compressor(level: i32) -> Result<zstd::bulk::Compressor<'static>> {
     start().map_err(|why| Error::failed(format!("start zstd at level {level}"), why))
 }
 
-fn store_all(packs: &Receiver<Arc<Open>>, staging: &dyn Staging, shared: &Shared) {
+fn store_all(packs: &Receiver<Arc<OpenPack>>, staging: &dyn Staging, shared: &PackerShared) {
     for pack in packs {
         let Some(_storing) = shared.begin(&pack) else { continue };
         let put = |name: &str, body: &[&[u8]]| match shared.last.get() {
             None => staging.put(name, body),
             // The attempt before may have got through.
             Some(last) => match last.create(name, body) {
-                Err(store::Error::AlreadyExists { .. }) => Ok(()),
+                Err(store::StoreError::AlreadyExists { .. }) => Ok(()),
                 done => done,
             },
         };
@@ -309,7 +309,7 @@ fn store_all(packs: &Receiver<Arc<Open>>, staging: &dyn Staging, shared: &Shared
 }
 
 /// Stores a pack. If that fails, it keeps its frames.
-fn store_pack(pack: &Open, put: impl FnOnce(&str, &[&[u8]]) -> store::Result<()>) -> Result<PackInfo> {
+fn store_pack(pack: &OpenPack, put: impl FnOnce(&str, &[&[u8]]) -> store::Result<()>) -> Result<PackInfo> {
     let done = std::mem::take(&mut lock(&pack.frames).done);
     let frames: Vec<&(Vec<u8>, u32)> = done.iter().flatten().collect();
     let table = write_table(frames.iter().map(|(bytes, length)| (bytes.len() as u32, *length)));
@@ -396,7 +396,7 @@ impl Packer<'_> {
         self.shared.data_failed.load(Ordering::Relaxed)
     }
 
-    fn open(&self, kind: PackKind) -> Result<Arc<Open>> {
+    fn open(&self, kind: PackKind) -> Result<Arc<OpenPack>> {
         let mut id = [0; 16];
         (self.random)(&mut id)?;
         let mut state = lock(&self.shared.state);
@@ -407,7 +407,7 @@ impl Packer<'_> {
         state.pending.insert(Hex(id), kind);
         drop(state);
         self.shared.check(kind)?;
-        Ok(Arc::new(Open {
+        Ok(Arc::new(OpenPack {
             id: Hex(id),
             kind,
             frames: Mutex::default(),
@@ -421,7 +421,7 @@ impl Packer<'_> {
 pub struct PackWriter<'p> {
     packer: &'p Packer<'p>,
     kind: PackKind,
-    pack: Option<Arc<Open>>,
+    pack: Option<Arc<OpenPack>>,
     /// Content of the pack so far, the unfinished frame included.
     position: u64,
     frame: Vec<u8>,
@@ -483,7 +483,7 @@ impl<'p> PackWriter<'p> {
     }
 
     /// The pack to append to: the current one, or a new one when it is full.
-    fn pack(&mut self) -> Result<Arc<Open>> {
+    fn pack(&mut self) -> Result<Arc<OpenPack>> {
         self.packer.shared.check(self.kind)?;
         if let Some(pack) = &self.pack {
             let (compressed, done) =
@@ -515,7 +515,7 @@ impl<'p> PackWriter<'p> {
             frames.done.push(None);
             frames.done.len() - 1
         };
-        let job = Job { pack: pack.clone(), place, content };
+        let job = CompressJob { pack: pack.clone(), place, content };
         if self.packer.jobs.send(job).is_err() {
             return Err(Error::failed("compress a frame", "the compressing threads ended early"));
         }
@@ -540,7 +540,7 @@ impl<'p> PackWriter<'p> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::{Silent, system_random};
+    use crate::monitor::{SilentMonitor, system_random};
     use crate::store::Direct;
     use crate::store::testing::fault::FaultStore;
     use crate::store::testing::memory::MemoryStore;
@@ -549,7 +549,7 @@ mod tests {
 
     fn context<T>(work: impl FnOnce(&Context) -> T) -> T {
         let stop = AtomicBool::new(false);
-        work(&Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent })
+        work(&Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor })
     }
 
     fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -634,7 +634,7 @@ mod tests {
                     let mut data = PackWriter::new(packer, PackKind::Data);
                     data.append(&[&noise(1, 500_000)])?;
                     for _ in 0..broken {
-                        let job = Job { pack: packer.open(PackKind::Data)?, place: 7, content: vec![1] };
+                        let job = CompressJob { pack: packer.open(PackKind::Data)?, place: 7, content: vec![1] };
                         // Perhaps none is left.
                         let _ = packer.jobs.send(job);
                     }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crossbeam_channel::Sender;
 
-use super::lost::Lost;
-use super::suspect::{Earlier, Measure};
+use super::lost::LostPacks;
+use super::suspect::{EarlierSuspect, Measure};
 use super::unread;
 use crate::error::{Error, Kind, Result};
 use crate::path::EntryPath;
@@ -17,7 +17,7 @@ use crate::vault::list::List;
 use crate::vault::pack::PackInfo;
 use crate::vault::parts::Parts;
 use crate::vault::read::PackReader;
-use crate::vault::root::{Filters, HunkRef, Place, Root, SnapshotName, State, Totals};
+use crate::vault::root::{Filters, HunkRef, Root, SnapshotName, SnapshotState, SourceIdentity, Totals};
 use crate::vault::{Vault, tree};
 
 mod lacked;
@@ -26,7 +26,7 @@ mod stream;
 use self::stream::{Stream, TOGETHER};
 
 /// The entries that are known, and where their bytes are.
-pub struct Base<'v> {
+pub struct Parent<'v> {
     /// The snapshot that this one continues.
     pub parent: Option<(SnapshotName, Root)>,
     /// The vault.
@@ -44,7 +44,7 @@ pub struct Base<'v> {
     /// What the last complete snapshot had: by that it is judged whether this one is suspect.
     pub measure: Option<Measure>,
     /// The suspect ones since, newest first.
-    pub suspects: Vec<Earlier>,
+    pub suspects: Vec<EarlierSuspect>,
     /// What the last complete snapshot is of, where that is not what this one is of.
     pub other_data: Option<String>,
     /// The greatest number in the vault; 0 where there is none. Snapshots that cannot be read count too: the newest snapshot must
@@ -66,7 +66,7 @@ pub struct Base<'v> {
     /// What it takes to read all that is known, in bytes.
     weight: u64,
     /// What older snapshots know of entries that the parent could not read.
-    missed: Vec<Known>,
+    missed: Vec<ParentEntry>,
     /// What the parent read of large files that never came to rest, beside what it carried over in their place.
     torn_reads: HashMap<EntryPath, Box<Entry>>,
     /// Packs that a snapshot names and this vault has lost or has damaged.
@@ -94,7 +94,7 @@ struct Section {
 
 /// A known entry.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct ParentEntry {
     /// As it was stored.
     pub entry: Box<Entry>,
     /// Whether its inode number and change time can be compared.
@@ -107,7 +107,7 @@ pub struct Known {
     pub sides: Vec<Entry>,
 }
 
-impl<'v> Base<'v> {
+impl<'v> Parent<'v> {
     /// Finds the parent (the newest snapshot that is not suspect and whose lists can be read) and a checkpoint that is
     /// newer.
     ///
@@ -123,11 +123,11 @@ impl<'v> Base<'v> {
     pub fn find(
         vault: &'v Vault,
         of: (&Path, Option<&str>),
-        place: &Place,
+        place: &SourceIdentity,
         comparable: bool,
-        lost: &Lost,
+        lost: &LostPacks,
         mut warn: impl FnMut(String),
-    ) -> Result<Base<'v>> {
+    ) -> Result<Parent<'v>> {
         // Both listings at once: each costs a request.
         let (names, checkpoints) = std::thread::scope(|scope| {
             let checkpoints = scope.spawn(|| vault.checkpoints());
@@ -144,7 +144,7 @@ impl<'v> Base<'v> {
             Ok(Err(why)) => return Err(why),
             Err(_) => return Err(Error::failed("list the checkpoints", "a thread of it ended early")),
         };
-        let mut base = Base {
+        let mut base = Parent {
             vault,
             names: Vec::new(),
             parent: None,
@@ -182,18 +182,18 @@ impl<'v> Base<'v> {
             };
             let same = root.is_of(of.0, of.1);
             match root.state {
-                State::Complete if same && base.measure.is_none() => base.measure = Some(base.measured(&root)?),
-                State::Complete if other.is_none() => {
+                SnapshotState::Complete if same && base.measure.is_none() => base.measure = Some(base.measured(&root)?),
+                SnapshotState::Complete if other.is_none() => {
                     other = Some((base.measured(&root)?, base.measure.is_none(), told(&root)))
                 }
-                State::Partial if same && partial.is_none() => partial = Some(base.measured(&root)?),
-                State::Suspect if same && base.measure.is_none() => base.suspects.push(earlier(&root)),
+                SnapshotState::Partial if same && partial.is_none() => partial = Some(base.measured(&root)?),
+                SnapshotState::Suspect if same && base.measure.is_none() => base.suspects.push(earlier(&root)),
                 _ => {}
             }
-            if root.state == State::Suspect && found.is_none() {
+            if root.state == SnapshotState::Suspect && found.is_none() {
                 suspect_turn = suspect_turn.max(root.turn);
             }
-            if root.state == State::Suspect && found.is_none() && suspect.is_none() && root.totals.entries > 1 {
+            if root.state == SnapshotState::Suspect && found.is_none() && suspect.is_none() && root.totals.entries > 1 {
                 let what = format!("the snapshot {name}");
                 let terms = Terms::of(&root, place, comparable);
                 suspect = base.load(&root, &what, &mut warn)?.map(|loaded| (loaded, terms));
@@ -201,7 +201,7 @@ impl<'v> Base<'v> {
             if base.good.is_none() && root.good() && root.is_of(of.0, of.1) {
                 base.good = Some((name, root.clone()));
             }
-            if found.is_none() && root.state != State::Suspect {
+            if found.is_none() && root.state != SnapshotState::Suspect {
                 let what = format!("the snapshot {name}");
                 found = base.load(&root, &what, &mut warn)?.map(|loaded| (name, root, loaded));
             }
@@ -295,7 +295,7 @@ impl<'v> Base<'v> {
 
     /// Sends all known entries in path order, a hunk or so at a time, until nobody listens any more. A hunk that cannot be read
     /// makes its entries unknown: they are read and stored anew, which mends the vault for the future.
-    pub fn send(&self, to: &Sender<Vec<Known>>, warn: impl Fn(String)) -> Result<()> {
+    pub fn send(&self, to: &Sender<Vec<ParentEntry>>, warn: impl Fn(String)) -> Result<()> {
         let mut known = Stream::new(self, &self.sections)?;
         if self.suspect.is_empty() {
             while let Some(entries) = known.hunk(&warn)? {
@@ -330,7 +330,7 @@ impl<'v> Base<'v> {
     }
 }
 
-impl<'v> Base<'v> {
+impl<'v> Parent<'v> {
     /// The parts of files whose turn to be read it is, if they were taken over unread.
     pub fn due(&self, turn: u64, at_least: u64) -> Parts {
         let sections = self.sections.iter().chain(&self.suspect);
@@ -363,12 +363,12 @@ impl<'v> Base<'v> {
     }
 
     /// What is known of an entry; nothing, where it lies in packs that are lost.
-    fn known(&self, entry: Entry, Terms { same_place, unread }: Terms) -> Option<Known> {
+    fn known(&self, entry: Entry, Terms { same_place, unread }: Terms) -> Option<ParentEntry> {
         let mut packs = entry.map.iter().flat_map(|map| &map.packs);
         let placed = entry.extents.iter().all(|extent| self.has_extent(extent));
         let whole = placed && (self.avoided.is_empty() || packs.all(|pack| self.has(*pack)));
         let sides = Vec::new();
-        (whole || known_pages(&entry).is_some()).then(|| Known {
+        (whole || known_pages(&entry).is_some()).then(|| ParentEntry {
             entry: Box::new(entry),
             same_place,
             unread,
@@ -379,10 +379,10 @@ impl<'v> Base<'v> {
 }
 
 /// What is remembered of a suspect snapshot.
-fn earlier(root: &Root) -> Earlier {
+fn earlier(root: &Root) -> EarlierSuspect {
     let Totals { entries, bytes, beside, changed, .. } = root.totals;
     let bytes = bytes.saturating_sub(beside);
-    Earlier { started: root.started, entries, bytes, changed, mounts: root.mounts.clone() }
+    EarlierSuspect { started: root.started, entries, bytes, changed, mounts: root.mounts.clone() }
 }
 
 /// What a snapshot is of, for people.
@@ -395,7 +395,7 @@ fn told(root: &Root) -> String {
 
 /// Gives raw databases, among known entries in path order, what was taken with them. One of which a part is not there is read
 /// anew: that a part is not known does not mean that it is not needed.
-fn join_units(known: &mut [Known]) {
+fn join_units(known: &mut [ParentEntry]) {
     for at in 0..known.len() {
         let recorded = known[at].entry.sides();
         if recorded.is_empty() {

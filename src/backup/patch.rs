@@ -6,18 +6,18 @@
 
 use std::iter::Peekable;
 
-use super::merge::{Merge, Step};
+use super::merge::{Merge, MergeStep};
 use super::message::Why;
-use super::parent::Known;
+use super::parent::ParentEntry;
 use crate::path::EntryPath;
-use crate::source::found::Found;
+use crate::source::found::SourceEntry;
 use crate::sqlite::side_files::{Role, database_of};
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 
 /// Joins written entries with found ones, both in path order.
 pub struct Patch<W: Iterator<Item = Box<Entry>>> {
     written: Peekable<W>,
-    merge: Merge<'static, std::iter::Empty<Known>>,
+    merge: Merge<'static, std::iter::Empty<ParentEntry>>,
     /// Databases that stay as they were written, and may have something beside them.
     stay: Vec<EntryPath>,
     /// The folders that the next entry may lie in: they come with what is handed on.
@@ -28,7 +28,7 @@ pub struct Patch<W: Iterator<Item = Box<Entry>>> {
 
 impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Joins what was `written`; `merge` decides about what is found, of which it knows nothing.
-    pub fn new(written: W, merge: Merge<'static, std::iter::Empty<Known>>) -> Self {
+    pub fn new(written: W, merge: Merge<'static, std::iter::Empty<ParentEntry>>) -> Self {
         Patch { written: written.peekable(), merge, stay: Vec::new(), folders: Vec::new(), again: None }
     }
 
@@ -36,25 +36,25 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     ///
     /// # Errors
     /// Those of `take`.
-    pub fn next<E>(&mut self, found: Found, mut take: impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
+    pub fn next<E>(&mut self, found: SourceEntry, mut take: impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         self.until(&found.path, &mut take)?;
         if let Some(missing) = self.missing(&found.path) {
             // It was something else when it was captured, and is a folder once more: the next look takes it, or tells.
-            return take(Step::Later(missing, Why::Unread));
+            return take(MergeStep::Later(missing, Why::Unread));
         }
         let written = self.written.next_if(|entry| entry.path == found.path);
         let database = database_of(found.path.bytes()).unwrap_or_default();
         if written.is_some() && self.stay.iter().any(|path| path.bytes() == database) {
             // Its database stays, and so does this. What else has its name now is told.
-            let other = (found.kind != Kind::File).then_some(found.path);
+            let other = (found.kind != EntryKind::File).then_some(found.path);
             written.into_iter().try_for_each(|written| self.stays(written, &mut take))?;
-            return other.into_iter().try_for_each(|path| take(Step::Later(path, Why::Unread)));
+            return other.into_iter().try_for_each(|path| take(MergeStep::Later(path, Why::Unread)));
         }
-        if found.kind == Kind::Folder {
+        if found.kind == EntryKind::Folder {
             self.folders.push(found.path.clone());
         }
         let Some(written) = written else { return take(self.merge.next(found)) };
-        let folders = (written.kind == Kind::Folder, found.kind == Kind::Folder);
+        let folders = (written.kind == EntryKind::Folder, found.kind == EntryKind::Folder);
         if folders == (true, false) {
             // What was in the folder is where that is now, and taken there.
             while self.written.next_if(|entry| entry.path.is_in(&found.path)).is_some() {}
@@ -62,8 +62,8 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         if found.role == Role::Side {
             // It comes with its database, if that is taken.
             return match self.merge.next(found) {
-                Step::Part => Ok(()),
-                step => take(Step::Instead(Box::new(step), written)),
+                MergeStep::Part => Ok(()),
+                step => take(MergeStep::Instead(Box::new(step), written)),
             };
         }
         if folders == (true, true) {
@@ -74,7 +74,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         }
         let was = (written.size, written.mtime, written.ctime, written.inode);
         let same = was == (found.size, found.mtime, found.ctime, found.inode) && !written.racy;
-        if same && written.kind == found.kind && found.kind != Kind::Folder {
+        if same && written.kind == found.kind && found.kind != EntryKind::Folder {
             // It came with a folder that is another one now, and is what was captured.
             return self.stays(written, &mut take);
         }
@@ -83,7 +83,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
             return take(self.merge.next(found));
         }
         let step = self.merge.next(found);
-        take(Step::Instead(Box::new(step), written))
+        take(MergeStep::Instead(Box::new(step), written))
     }
 
     /// The first folder above a path that is not among those that were handed on.
@@ -94,16 +94,16 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     }
 
     /// Hands on what stays as it was written.
-    fn stays<E>(&mut self, written: Box<Entry>, take: &mut impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
+    fn stays<E>(&mut self, written: Box<Entry>, take: &mut impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         if written.database.is_some() {
             self.stay.retain(|path| written.path.bytes().starts_with(path.bytes()));
             self.stay.push(written.path.clone());
         }
-        if written.kind == Kind::Folder {
+        if written.kind == EntryKind::Folder {
             while self.folders.pop_if(|folder| !written.path.is_in(folder)).is_some() {}
             self.folders.push(written.path.clone());
         }
-        take(Step::Written(written))
+        take(MergeStep::Written(written))
     }
 
     /// What is to be done about an entry that cannot be looked at, and about all that was written before it.
@@ -114,15 +114,15 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         &mut self,
         path: EntryPath,
         why: String,
-        mut take: impl FnMut(Step) -> Result<(), E>,
+        mut take: impl FnMut(MergeStep) -> Result<(), E>,
     ) -> Result<(), E> {
         self.until(&path, &mut take)?;
         match self.written.peek() {
             // It comes next, as it was captured before.
-            Some(written) if written.path.is_in(&path) => take(Step::Stays(path)),
+            Some(written) if written.path.is_in(&path) => take(MergeStep::Stays(path)),
             // It was listed when it was captured, and nothing was in it.
-            _ if self.again.as_ref() == Some(&path) => take(Step::Stays(path)),
-            _ => take(Step::Failed(path, why)),
+            _ if self.again.as_ref() == Some(&path) => take(MergeStep::Stays(path)),
+            _ => take(MergeStep::Failed(path, why)),
         }
     }
 
@@ -130,7 +130,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     ///
     /// # Errors
     /// Those of `take`.
-    pub fn until<E>(&mut self, path: &EntryPath, take: &mut impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
+    pub fn until<E>(&mut self, path: &EntryPath, take: &mut impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         while let Some(entry) = self.written.next_if(|entry| entry.path < *path) {
             self.stays(entry, take)?;
         }
@@ -141,8 +141,8 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     ///
     /// # Errors
     /// Those of `take`.
-    pub fn rest<E>(self, take: impl FnMut(Step) -> Result<(), E>) -> Result<(), E> {
-        self.written.map(Step::Written).try_for_each(take)
+    pub fn rest<E>(self, take: impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
+        self.written.map(MergeStep::Written).try_for_each(take)
     }
 }
 
@@ -151,19 +151,19 @@ mod tests {
     use super::*;
     use crate::backup::merge::Rule;
     use crate::backup::merge::tests::{entry, found};
-    use crate::vault::entry::{Database, Side, Taken};
+    use crate::vault::entry::{CaptureMethod, Database, Side};
 
     /// What comes of written and found entries: each path, with what is to be done about it.
-    fn patched(written: Vec<Entry>, now: Vec<Found>) -> Vec<String> {
+    fn patched(written: Vec<Entry>, now: Vec<SourceEntry>) -> Vec<String> {
         let rule = Rule { verify_content: false, sample: 64, turn: 63, sqlite: true, check: None };
         let mut patch = Patch::new(written.into_iter().map(Box::new), Merge::new(std::iter::empty(), rule));
         let mut out = Vec::new();
         let mut take = |step| {
             out.push(match step {
-                Step::Written(entry) => format!("{} stays", entry.path),
-                Step::Read(found, _) => format!("{} is read", found.path),
-                Step::Instead(_, written) => format!("{} is read, or stays", written.path),
-                Step::Later(path, Why::Unread) => format!("{path} later"),
+                MergeStep::Written(entry) => format!("{} stays", entry.path),
+                MergeStep::Read(found, _) => format!("{} is read", found.path),
+                MergeStep::Instead(_, written) => format!("{} is read, or stays", written.path),
+                MergeStep::Later(path, Why::Unread) => format!("{path} later"),
                 other => panic!("{other:?}"),
             });
             Ok::<_, ()>(())
@@ -173,8 +173,8 @@ mod tests {
         out
     }
 
-    fn folder(path: &str) -> Found {
-        Found { kind: Kind::Folder, ..found(path, 1, 9) }
+    fn folder(path: &str) -> SourceEntry {
+        SourceEntry { kind: EntryKind::Folder, ..found(path, 1, 9) }
     }
 
     fn root() -> Entry {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn what_lies_beside_a_database_that_stays_stays() {
         let journal = Some(Side { size: 10, mtime: 1 });
-        let database = Some(Database { taken: Taken::Raw, wal: None, journal, check: None });
+        let database = Some(Database { taken: CaptureMethod::Raw, wal: None, journal, check: None });
         let raw = Entry { database, ..entry(&found("app.db", 1, 1)) };
         let written = vec![root(), raw, entry(&found("app.db-journal", 1, 2))];
         // The database is away, so that this is a file of its own, and not the one that was captured.
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn a_folder_that_gives_way_takes_what_is_in_it_with_it() {
         let written = vec![root(), entry(&folder("a-wal")), entry(&found("a-wal/x", 1, 3)), entry(&found("b", 1, 4))];
-        let other = vec![Found { role: Role::Side, ..found("a-wal", 2, 7) }];
+        let other = vec![SourceEntry { role: Role::Side, ..found("a-wal", 2, 7) }];
         assert_eq!(patched(written.clone(), other), [". stays", "b stays"]);
         assert_eq!(patched(written, vec![found("a-wal", 2, 7)]), [". stays", "a-wal is read, or stays", "b stays"]);
     }

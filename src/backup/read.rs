@@ -13,26 +13,26 @@ use rustix::io::Errno;
 
 use super::block;
 use super::large::Large;
-use super::merge::Step;
-use super::message::{Content, Over, Part, Why, finish};
-use super::pages::reader::How;
-use super::parent::Base;
+use super::merge::MergeStep;
+use super::message::{CapturedFile, Disconnected, ReadEvent, Why, finish};
+use super::pages::reader::ReadMethod;
+use super::parent::Parent;
 use crate::error::Result;
-use crate::fs::beneath::{Directory, Identity};
+use crate::fs::beneath::{Directory, FileIdentity};
 use crate::fs::read_some;
 use crate::fs::times::{mtime, settled};
 use crate::monitor::{Context, Moment};
 use crate::path::EntryPath;
 use crate::source::extra::{Extra, extra_of};
-use crate::source::found::Found;
+use crate::source::found::SourceEntry;
 use crate::source::open::open_held;
 use crate::source::select::Select;
 use crate::source::stable::{Trust, compare, is_beyond_its_size};
-use crate::sqlite::error::Trouble;
-use crate::sqlite::fd_registry::Opened;
+use crate::sqlite::error::ReadError;
+use crate::sqlite::fd_registry::LockedFile;
 use crate::sqlite::header::{Header, SMALLEST_PAGE};
 use crate::sqlite::side_files::{self, Role};
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::Hash;
 
 /// Files of at most this size are read whole and are one block, in bytes.
@@ -45,22 +45,22 @@ const BATCH: usize = 256;
 const AGAIN: u32 = 4;
 
 /// Steps that one thread takes, and where it sends what comes of them.
-struct Job {
-    steps: Vec<Step>,
-    to: Sender<Vec<Part>>,
+struct ReadJob {
+    steps: Vec<MergeStep>,
+    to: Sender<Vec<ReadEvent>>,
 }
 
 /// Takes steps in order and hands them to the reading threads.
-pub struct Feed {
-    jobs: Sender<Job>,
-    order: Sender<Receiver<Vec<Part>>>,
-    steps: Vec<Step>,
+pub struct StepQueue {
+    jobs: Sender<ReadJob>,
+    order: Sender<Receiver<Vec<ReadEvent>>>,
+    steps: Vec<MergeStep>,
     bytes: u64,
 }
 
 /// What the reading threads work with.
 #[derive(Clone, Copy)]
-pub struct Desk<'a> {
+pub struct ReadContext<'a> {
     /// The data directory.
     pub root: &'a Directory,
     /// What is chosen of it.
@@ -70,9 +70,9 @@ pub struct Desk<'a> {
     /// Whether inode numbers mean something on its filesystem.
     pub numbers_tell: bool,
     /// What the vault has.
-    pub base: &'a Base<'a>,
+    pub base: &'a Parent<'a>,
     /// How databases are taken.
-    pub databases: &'a crate::backup::pages::reader::Settings,
+    pub databases: &'a crate::backup::pages::reader::DatabaseOptions,
     /// What is taken over unread.
     pub trust: Trust,
     /// Threads, and who hears of progress.
@@ -83,36 +83,36 @@ pub struct Desk<'a> {
 /// batch, in the order of the steps.
 pub fn start<'s, 'e: 's>(
     scope: &'s std::thread::Scope<'s, 'e>,
-    desk: Desk<'e>,
-) -> (Feed, Receiver<Receiver<Vec<Part>>>) {
+    desk: ReadContext<'e>,
+) -> (StepQueue, Receiver<Receiver<Vec<ReadEvent>>>) {
     let ctx = desk.ctx;
-    let (jobs, to_do) = bounded::<Job>(ctx.threads);
+    let (jobs, to_do) = bounded::<ReadJob>(ctx.threads);
     let (order, in_order) = bounded(2 * ctx.threads + 2);
     for _ in 0..ctx.threads {
         let to_do = to_do.clone();
         scope.spawn(move || {
-            for Job { steps, to } in to_do {
+            for ReadJob { steps, to } in to_do {
                 // A receiver that is gone has failed, and says why itself.
                 if catch_unwind(AssertUnwindSafe(|| take_steps(desk, steps, &to))).is_err() {
-                    let _ = to.send(vec![Part::Broken]);
+                    let _ = to.send(vec![ReadEvent::Broken]);
                 }
             }
         });
     }
-    (Feed { jobs, order, steps: Vec::new(), bytes: 0 }, in_order)
+    (StepQueue { jobs, order, steps: Vec::new(), bytes: 0 }, in_order)
 }
 
-impl Feed {
+impl StepQueue {
     /// Takes the next step.
     ///
     /// # Errors
     /// When nobody reads any more.
-    pub fn push(&mut self, step: Step) -> Result<(), Over> {
-        if matches!(step, Step::Part) {
+    pub fn push(&mut self, step: MergeStep) -> Result<(), Disconnected> {
+        if matches!(step, MergeStep::Part) {
             return Ok(());
         }
         let size = match &step {
-            Step::Read(found, _) | Step::Sample(found, _) => found.size,
+            MergeStep::Read(found, _) | MergeStep::Sample(found, _) => found.size,
             _ => 0,
         };
         if size > SMALL {
@@ -130,69 +130,74 @@ impl Feed {
     ///
     /// # Errors
     /// When nobody reads any more.
-    pub fn flush(&mut self) -> Result<(), Over> {
+    pub fn flush(&mut self) -> Result<(), Disconnected> {
         if self.steps.is_empty() {
             return Ok(());
         }
         let (to, from) = bounded(2);
         self.bytes = 0;
-        self.order.send(from).map_err(|_| Over)?;
-        self.jobs.send(Job { steps: std::mem::take(&mut self.steps), to }).map_err(|_| Over)
+        self.order.send(from).map_err(|_| Disconnected)?;
+        self.jobs.send(ReadJob { steps: std::mem::take(&mut self.steps), to }).map_err(|_| Disconnected)
     }
 }
 
-fn take_steps(desk: Desk, steps: Vec<Step>, to: &Sender<Vec<Part>>) -> Result<(), Over> {
+fn take_steps(desk: ReadContext, steps: Vec<MergeStep>, to: &Sender<Vec<ReadEvent>>) -> Result<(), Disconnected> {
     let mut parts = Vec::with_capacity(steps.len());
     for step in steps {
         if let Some(part) = take_step(desk, step, to, &mut parts)? {
             parts.push(part);
         }
     }
-    to.send(parts).map_err(|_| Over)
+    to.send(parts).map_err(|_| Disconnected)
 }
 
 /// Takes one step. What it gives comes after all that is in `before`, and that after what has gone into the channel.
-fn take_step(desk: Desk, step: Step, to: &Sender<Vec<Part>>, before: &mut Vec<Part>) -> Result<Option<Part>, Over> {
+fn take_step(
+    desk: ReadContext,
+    step: MergeStep,
+    to: &Sender<Vec<ReadEvent>>,
+    before: &mut Vec<ReadEvent>,
+) -> Result<Option<ReadEvent>, Disconnected> {
     Ok(Some(match step {
-        Step::Keep(entry) => Part::Keep(entry),
-        Step::Written(entry) => Part::Written(entry),
-        Step::Instead(step, written) => match take_step(desk, *step, to, before)? {
-            Some(failed @ (Part::Failed(..) | Part::Later(..))) => {
-                before.extend(Some(failed).filter(|part| matches!(part, Part::Later(..))));
-                before.push(Part::Stays(written.path.clone()));
-                Part::Written(written)
+        MergeStep::Keep(entry) => ReadEvent::Keep(entry),
+        MergeStep::Written(entry) => ReadEvent::Written(entry),
+        MergeStep::Instead(step, written) => match take_step(desk, *step, to, before)? {
+            Some(failed @ (ReadEvent::Failed(..) | ReadEvent::Later(..))) => {
+                before.extend(Some(failed).filter(|part| matches!(part, ReadEvent::Later(..))));
+                before.push(ReadEvent::Stays(written.path.clone()));
+                ReadEvent::Written(written)
             }
             part => return Ok(part),
         },
-        Step::Link(found) => match desk.root.identity_at(&found.path) {
-            Ok(identity) => Part::Link(found, identity),
+        MergeStep::Link(found) => match desk.root.identity_at(&found.path) {
+            Ok(identity) => ReadEvent::Link(found, identity),
             Err(why) => gone_or_failed(desk, found, why),
         },
-        Step::Stays(path) => Part::Stays(path),
-        Step::Part => return Ok(None),
-        Step::Failed(path, why) => Part::Failed(path, why, 0),
-        Step::Later(path, why) => Part::Later(path, why),
-        Step::Adopt(found, entry) if found.role == Role::Side => {
+        MergeStep::Stays(path) => ReadEvent::Stays(path),
+        MergeStep::Part => return Ok(None),
+        MergeStep::Failed(path, why) => ReadEvent::Failed(path, why, 0),
+        MergeStep::Later(path, why) => ReadEvent::Later(path, why),
+        MergeStep::Adopt(found, entry) if found.role == Role::Side => {
             // A part of a database that is taken over: it stays with that, though its app may just have removed it.
             let kept = || Extra { xattrs: entry.xattrs.clone(), ..Extra::default() };
             let extra = extra_of(desk.root, &found.path, found.kind).unwrap_or_else(|_| kept());
-            Part::Adopt(found, entry, extra, None)
+            ReadEvent::Adopt(found, entry, extra, None)
         }
-        Step::Adopt(found, entry) => match adopted(desk, &found) {
+        MergeStep::Adopt(found, entry) => match adopted(desk, &found) {
             Ok((mut extra, identity)) => {
-                if found.kind == Kind::Symlink {
+                if found.kind == EntryKind::Symlink {
                     before.extend(replaced(desk, &found, &mut extra));
                 }
-                Part::Adopt(found, entry, extra, identity)
+                ReadEvent::Adopt(found, entry, extra, identity)
             }
             Err(_) => look_at(desk, found, Some(entry), false, to, before)?,
         },
-        Step::Read(found, known) => look_at(desk, found, known, false, to, before)?,
-        Step::Sample(found, known) => look_at(desk, found, Some(known), true, to, before)?,
+        MergeStep::Read(found, known) => look_at(desk, found, known, false, to, before)?,
+        MergeStep::Sample(found, known) => look_at(desk, found, Some(known), true, to, before)?,
     }))
 }
 
-fn adopted(desk: Desk, found: &Found) -> Result<(Extra, Option<Identity>), Errno> {
+fn adopted(desk: ReadContext, found: &SourceEntry) -> Result<(Extra, Option<FileIdentity>), Errno> {
     let extra = extra_of(desk.root, &found.path, found.kind)?;
     let identity = if found.linked { Some(desk.root.identity_at(&found.path)?) } else { None };
     Ok((extra, identity))
@@ -201,86 +206,86 @@ fn adopted(desk: Desk, found: &Found) -> Result<(Extra, Option<Identity>), Errno
 /// What tells that something else had the name when its attributes, or a symlink's target, were read; of a folder the walk
 /// tells that. What the entry says of the one and what it says of the other must not be taken for one thing by a later backup,
 /// which may find the first one unchanged: it is racy.
-fn replaced(desk: Desk, found: &Found, extra: &mut Extra) -> Option<Part> {
+fn replaced(desk: ReadContext, found: &SourceEntry, extra: &mut Extra) -> Option<ReadEvent> {
     if !desk.numbers_tell {
         return None;
     }
     let now = || desk.root.stat_at(&found.path).ok().map(|now| now.st_ino);
     let inode = extra.inode.or_else(now).filter(|inode| *inode != found.inode)?;
     extra.racy = true;
-    (found.kind != Kind::Folder).then(|| Part::Later(found.path.clone(), Why::Read(inode)))
+    (found.kind != EntryKind::Folder).then(|| ReadEvent::Later(found.path.clone(), Why::Read(inode)))
 }
 
 /// An entry that is not there any more.
-fn gone(desk: Desk, found: Found) -> Part {
-    Part::Later(found.path, if found.mtime >= desk.began { Why::NewAndGone } else { Why::Gone })
+fn gone(desk: ReadContext, found: SourceEntry) -> ReadEvent {
+    ReadEvent::Later(found.path, if found.mtime >= desk.began { Why::NewAndGone } else { Why::Gone })
 }
 
 /// What becomes of an entry that cannot be looked at. One whose name is gone was deleted, which is no problem; where a folder
 /// above it went away, the look at the end shows it.
-fn gone_or_failed(desk: Desk, found: Found, why: Errno) -> Part {
+fn gone_or_failed(desk: ReadContext, found: SourceEntry, why: Errno) -> ReadEvent {
     match desk.root.stat_at(&found.path) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => gone(desk, found),
-        _ => Part::Failed(found.path, why.to_string(), found.size),
+        _ => ReadEvent::Failed(found.path, why.to_string(), found.size),
     }
 }
 
 /// Looks at an entry. What lies beside a database comes with it, or, where that is none or cannot be taken, later.
 fn look_at(
-    desk: Desk,
-    found: Found,
+    desk: ReadContext,
+    found: SourceEntry,
     known: Option<Box<Entry>>,
     sampled: bool,
-    to: &Sender<Vec<Part>>,
-    before: &mut Vec<Part>,
-) -> Result<Part, Over> {
+    to: &Sender<Vec<ReadEvent>>,
+    before: &mut Vec<ReadEvent>,
+) -> Result<ReadEvent, Disconnected> {
     let sides: Vec<_> = crate::source::found::sides(&found).collect();
     let part = look(desk, found, known, sampled, to, before)?;
     // What lies beside one that cannot be read is of no use.
-    if !matches!(part, Part::DatabaseEnd(_) | Part::Failed(..)) {
-        before.extend(sides.into_iter().map(|side| Part::Later(side, Why::Unread)));
+    if !matches!(part, ReadEvent::DatabaseEnd(_) | ReadEvent::Failed(..)) {
+        before.extend(sides.into_iter().map(|side| ReadEvent::Later(side, Why::Unread)));
     }
     Ok(part)
 }
 
 /// Looks at an entry as what it was found to be and, where something else has taken its place, as what it is now.
 fn look(
-    desk: Desk,
-    mut found: Found,
+    desk: ReadContext,
+    mut found: SourceEntry,
     known: Option<Box<Entry>>,
     sampled: bool,
-    to: &Sender<Vec<Part>>,
-    before: &mut Vec<Part>,
-) -> Result<Part, Over> {
+    to: &Sender<Vec<ReadEvent>>,
+    before: &mut Vec<ReadEvent>,
+) -> Result<ReadEvent, Disconnected> {
     for _ in 0..AGAIN {
         desk.ctx.monitor.reached(Moment::Opening, &found.path);
         let began = (desk.trust.now)();
         let why = match found.kind {
-            Kind::File => match read_file(desk, &found, &known, sampled, to, before)? {
+            EntryKind::File => match read_file(desk, &found, &known, sampled, to, before)? {
                 Ok(part) => return Ok(part),
                 Err(why) => why,
             },
             kind => match extra_of(desk.root, &found.path, kind) {
                 Ok(mut extra) => {
                     // Its inode's number may come again at once for another one.
-                    extra.racy = kind == Kind::Symlink && desk.trust.is_racy(found.mtime, began);
+                    extra.racy = kind == EntryKind::Symlink && desk.trust.is_racy(found.mtime, began);
                     before.extend(replaced(desk, &found, &mut extra));
-                    return Ok(Part::Other(found, known, extra));
+                    return Ok(ReadEvent::Other(found, known, extra));
                 }
                 Err(why) => why,
             },
         };
-        if why == Errno::TIMEDOUT && found.kind == Kind::File {
-            return Ok(Part::Later(found.path, Why::Unread));
+        if why == Errno::TIMEDOUT && found.kind == EntryKind::File {
+            return Ok(ReadEvent::Later(found.path, Why::Unread));
         }
         let replaced = matches!(why, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL | Errno::NOTDIR);
-        if found.kind == Kind::Folder && replaced {
+        if found.kind == EntryKind::Folder && replaced {
             // It was listed, and what was in it comes next: it stays, as it was then.
-            return Ok(Part::Other(found, known, Extra::default()));
+            return Ok(ReadEvent::Other(found, known, Extra::default()));
         }
-        if found.kind == Kind::Folder {
+        if found.kind == EntryKind::Folder {
             // What is in it can be read all the same.
-            return Ok(Part::Other(found, known, Extra { refused: Some(why), ..Extra::default() }));
+            return Ok(ReadEvent::Other(found, known, Extra { refused: Some(why), ..Extra::default() }));
         }
         // Not what it was: a link that was swapped, a name that was given away and taken again.
         if !replaced && matches!(desk.root.stat_at(&found.path), Err(Errno::NOENT)) {
@@ -288,19 +293,19 @@ fn look(
             return Ok(gone(desk, found));
         }
         if !replaced {
-            return Ok(Part::Failed(found.path, why.to_string(), found.size));
+            return Ok(ReadEvent::Failed(found.path, why.to_string(), found.size));
         }
         let now = match desk.root.stat_at(&found.path) {
-            Ok(stat) => Found::new(found.path.clone(), &stat),
+            Ok(stat) => SourceEntry::new(found.path.clone(), &stat),
             Err(why) => return Ok(gone_or_failed(desk, found, why)),
         };
         match now {
             // What is in a new folder was not walked.
-            Some(now) if now.kind == Kind::Folder => return Ok(Part::Later(now.path, Why::Unread)),
+            Some(now) if now.kind == EntryKind::Folder => return Ok(ReadEvent::Later(now.path, Why::Unread)),
             Some(now) => {
                 if desk.numbers_tell && now.inode != found.inode {
                     // Its folder's record says what was listed: should that be back at the end, it is not what was read.
-                    before.push(Part::Later(now.path.clone(), Why::Read(now.inode)));
+                    before.push(ReadEvent::Later(now.path.clone(), Why::Read(now.inode)));
                 }
                 found = now;
             }
@@ -308,7 +313,7 @@ fn look(
             None => return Ok(gone(desk, found)),
         }
     }
-    Ok(Part::Failed(found.path, "it is replaced again and again".into(), found.size))
+    Ok(ReadEvent::Failed(found.path, "it is replaced again and again".into(), found.size))
 }
 
 /// Why a database is taken raw that is known by what lies beside it.
@@ -317,27 +322,27 @@ const ENCRYPTED: &str = "it does not begin as a database, and what lies beside i
 /// Reads a file: a small one comes back as a part, of a large one or a database all but the end has gone into the channel
 /// when this returns.
 fn read_file(
-    desk: Desk,
-    found: &Found,
+    desk: ReadContext,
+    found: &SourceEntry,
     known: &Option<Box<Entry>>,
     sampled: bool,
-    to: &Sender<Vec<Part>>,
-    before: &mut Vec<Part>,
-) -> Result<Result<Part, Errno>, Over> {
+    to: &Sender<Vec<ReadEvent>>,
+    before: &mut Vec<ReadEvent>,
+) -> Result<Result<ReadEvent, Errno>, Disconnected> {
     let (path, ctx) = (&found.path, desk.ctx);
     // What is declared last goes first: the file is closed before its hold is given back.
     let hold;
     let (file, stat);
-    Opened { file, stat, hold } = match open_held(desk.root, found, desk.ctx.stop) {
+    LockedFile { file, stat, hold } = match open_held(desk.root, found, desk.ctx.stop) {
         Ok(opened) => opened,
         Err(why) => return Ok(Err(why)),
     };
-    let Some(opened) = Found::new(path.clone(), &stat).filter(|opened| opened.kind == Kind::File) else {
+    let Some(opened) = SourceEntry::new(path.clone(), &stat).filter(|opened| opened.kind == EntryKind::File) else {
         return Ok(Err(Errno::LOOP));
     };
     if desk.numbers_tell && (opened.device, opened.inode) != (found.device, found.inode) {
         // It was replaced; or folders were exchanged for a moment, and this is another name's file.
-        before.push(Part::Later(path.clone(), Why::Read(opened.inode)));
+        before.push(ReadEvent::Later(path.clone(), Why::Read(opened.inode)));
     }
     ctx.monitor.reached(Moment::Opened, path);
     let mut first = [0; 100];
@@ -352,10 +357,10 @@ fn read_file(
         drop(file);
         let mut begin = || {
             let mut first = std::mem::take(before);
-            first.push(Part::Database(known.clone(), sampled));
-            to.send(first).map_err(|_| Over)
+            first.push(ReadEvent::Database(known.clone(), sampled));
+            to.send(first).map_err(|_| Disconnected)
         };
-        let reader = crate::backup::pages::reader::Reader {
+        let reader = crate::backup::pages::reader::DatabaseReader {
             root: desk.root,
             base: desk.base,
             select: desk.select,
@@ -364,26 +369,26 @@ fn read_file(
             ctx,
         };
         let how = match plain {
-            true => How::Live(hold),
+            true => ReadMethod::Live(hold),
             false => {
                 // It is held anew with what lies beside it.
                 drop(hold);
-                How::Raw(ENCRYPTED)
+                ReadMethod::Raw(ENCRYPTED)
             }
         };
         return match reader.take(&opened, known.as_deref(), how, &mut begin)? {
             Ok(part) => {
-                if let Part::DatabaseEnd(ended) = &part
+                if let ReadEvent::DatabaseEnd(ended) = &part
                     && desk.numbers_tell
                     && ended.content.found.inode != found.inode
                 {
                     // What came before has gone already; this is for the end alone.
-                    before.push(Part::Later(path.clone(), Why::Read(ended.content.found.inode)));
+                    before.push(ReadEvent::Later(path.clone(), Why::Read(ended.content.found.inode)));
                 }
                 Ok(Ok(part))
             }
-            Err(Trouble::Replaced) => Ok(Err(Errno::NOENT)),
-            Err(trouble) => Ok(Ok(Part::Failed(path.clone(), trouble.to_string(), opened.size))),
+            Err(ReadError::Replaced) => Ok(Err(Errno::NOENT)),
+            Err(trouble) => Ok(Ok(ReadEvent::Failed(path.clone(), trouble.to_string(), opened.size))),
         };
     }
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
@@ -393,43 +398,45 @@ fn read_file(
                 content.came_to_be_a_database(encrypted());
                 ctx.monitor.advance(bytes.len() as u64);
                 before.extend(aftermath(&file, found, known.as_deref(), &content));
-                return Ok(Ok(Part::File(Box::new(content), bytes, known.clone(), sampled)));
+                return Ok(Ok(ReadEvent::File(Box::new(content), bytes, known.clone(), sampled)));
             }
             // It is read from its beginning once more, in pieces.
             Ok(None) => {}
-            Err(why) => return Ok(Ok(Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size))),
+            Err(why) => {
+                return Ok(Ok(ReadEvent::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size)));
+            }
         }
     }
     // What came before goes first; this thread stays with the file to its end.
     let mut first = std::mem::take(before);
-    first.push(Part::Begin(known.clone(), sampled));
-    to.send(first).map_err(|_| Over)?;
+    first.push(ReadEvent::Begin(known.clone(), sampled));
+    to.send(first).map_err(|_| Disconnected)?;
     Ok(Ok(match Large::new(&file, path, to, ctx).read(desk.trust)? {
         Ok(mut content) => {
             content.came_to_be_a_database(encrypted());
             before.extend(aftermath(&file, found, known.as_deref(), &content));
-            Part::End(content)
+            ReadEvent::End(content)
         }
-        Err(why) => Part::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
+        Err(why) => ReadEvent::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size),
     }))
 }
 
 /// What is to be done at the end because of what happened to a file since it was listed.
-fn aftermath(file: &File, listed: &Found, known: Option<&Entry>, content: &Content) -> Vec<Part> {
+fn aftermath(file: &File, listed: &SourceEntry, known: Option<&Entry>, content: &CapturedFile) -> Vec<ReadEvent> {
     let mut out = Vec::new();
     if content.torn && fstat(file).is_ok_and(|now| now.st_nlink == 0) {
         // What has its name now may be whole.
-        out.push(Part::Later(listed.path.clone(), Why::Unread));
+        out.push(ReadEvent::Later(listed.path.clone(), Why::Unread));
     }
     if content.found.size < listed.size || known.is_some_and(|known| content.found.size < known.size) {
-        out.push(Part::Shrank);
+        out.push(ReadEvent::Shrank);
     }
     out
 }
 
 /// Reads a small file, once more if it changed; none if it has become a large one, or does not know its size. One that only grew is taken
 /// up to its first length, as [`Large::read`] does.
-fn read_small(file: &File, path: &EntryPath, desk: Desk) -> io::Result<Option<(Content, Vec<u8>)>> {
+fn read_small(file: &File, path: &EntryPath, desk: ReadContext) -> io::Result<Option<(CapturedFile, Vec<u8>)>> {
     let mut grown: Option<(Stat, Vec<u8>)> = None;
     for last in [false, true] {
         let (stat, began) = settled(file, desk.trust.now)?;
@@ -471,11 +478,11 @@ fn read_small(file: &File, path: &EntryPath, desk: Desk) -> io::Result<Option<(C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::{Silent, system_random};
-    use crate::path::Bytes;
+    use crate::monitor::{SilentMonitor, system_random};
+    use crate::path::EscapedBytes;
     use crate::store::testing::memory::MemoryStore;
     use crate::vault::Vault;
-    use crate::vault::root::Place;
+    use crate::vault::root::SourceIdentity;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;
@@ -483,13 +490,13 @@ mod tests {
     use std::time::Duration;
 
     /// Does something at a desk.
-    fn at_desk<T>(data: &Path, work: impl FnOnce(Desk) -> T) -> T {
+    fn at_desk<T>(data: &Path, work: impl FnOnce(ReadContext) -> T) -> T {
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
+        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &SilentMonitor };
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
-        let place = Place::default();
-        let base = Base::find(&vault, (Path::new("/data"), None), &place, true, &Default::default(), |_| {}).unwrap();
-        let databases = crate::backup::pages::reader::Settings {
+        let place = SourceIdentity::default();
+        let base = Parent::find(&vault, (Path::new("/data"), None), &place, true, &Default::default(), |_| {}).unwrap();
+        let databases = crate::backup::pages::reader::DatabaseOptions {
             enabled: true,
             check: None,
             patience: Duration::ZERO,
@@ -498,7 +505,7 @@ mod tests {
         };
         let root = Directory::open(data).unwrap();
         let select = Select::new(data, &[], &[], &[], true).unwrap();
-        let desk = Desk {
+        let desk = ReadContext {
             root: &root,
             select: &select,
             began: i64::MAX,
@@ -512,11 +519,11 @@ mod tests {
     }
 
     /// What comes of a path that was found to be a file of `size` bytes.
-    fn looked(data: &Path, name: &str, size: u64) -> Part {
+    fn looked(data: &Path, name: &str, size: u64) -> ReadEvent {
         let stat = rustix::fs::stat(data.join("file")).unwrap();
-        let found = Found { size, ..Found::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
+        let found = SourceEntry { size, ..SourceEntry::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
         let (to, from) = bounded(4);
-        at_desk(data, |desk| take_steps(desk, vec![Step::Read(found, None)], &to).unwrap());
+        at_desk(data, |desk| take_steps(desk, vec![MergeStep::Read(found, None)], &to).unwrap());
         // Before it comes what is to be looked at once more.
         from.recv().unwrap().pop().unwrap()
     }
@@ -537,13 +544,15 @@ mod tests {
         let data = Path::new("/proc/sys/kernel/random");
         let stat = rustix::fs::stat(data.join("boot_id")).unwrap();
         assert_eq!(stat.st_size, 0);
-        let found = Found::new(EntryPath::new("boot_id").unwrap(), &stat).unwrap();
+        let found = SourceEntry::new(EntryPath::new("boot_id").unwrap(), &stat).unwrap();
         let (to, from) = bounded(8);
-        at_desk(data, |desk| take_steps(desk, vec![Step::Read(found, None)], &to).unwrap());
+        at_desk(data, |desk| take_steps(desk, vec![MergeStep::Read(found, None)], &to).unwrap());
         drop(to);
         let expected = fs::read(data.join("boot_id")).unwrap();
         let parts: Vec<_> = from.iter().flatten().collect();
-        let [Part::Begin(None, false), Part::Blocks(bytes, _), Part::End(content)] = &parts[..] else { panic!() };
+        let [ReadEvent::Begin(None, false), ReadEvent::Blocks(bytes, _), ReadEvent::End(content)] = &parts[..] else {
+            panic!()
+        };
         assert_eq!((bytes, content.found.size, content.hash), (&expected, 37, Hash::of(&expected)));
         assert!(!content.torn && content.note.is_none());
     }
@@ -554,11 +563,11 @@ mod tests {
         fs::write(data.path().join("file"), "content").unwrap();
         symlink("elsewhere", data.path().join("link")).unwrap();
         fs::create_dir(data.path().join("folder")).unwrap();
-        let Part::File(content, bytes, None, false) = looked(data.path(), "file", 3) else { panic!("a file") };
+        let ReadEvent::File(content, bytes, None, false) = looked(data.path(), "file", 3) else { panic!("a file") };
         assert_eq!((content.found.size, &bytes[..], content.hash), (7, &b"content"[..], Hash::of(b"content")));
-        let Part::Other(found, None, extra) = looked(data.path(), "link", 3) else { panic!("a symlink") };
-        assert_eq!((found.kind, extra.target), (Kind::Symlink, Some(Bytes(b"elsewhere".to_vec()))));
-        assert!(matches!(looked(data.path(), "folder", 3), Part::Later(_, Why::Unread)));
-        assert!(matches!(looked(data.path(), "none", 3), Part::Later(_, Why::Gone)));
+        let ReadEvent::Other(found, None, extra) = looked(data.path(), "link", 3) else { panic!("a symlink") };
+        assert_eq!((found.kind, extra.target), (EntryKind::Symlink, Some(EscapedBytes(b"elsewhere".to_vec()))));
+        assert!(matches!(looked(data.path(), "folder", 3), ReadEvent::Later(_, Why::Unread)));
+        assert!(matches!(looked(data.path(), "none", 3), ReadEvent::Later(_, Why::Gone)));
     }
 }

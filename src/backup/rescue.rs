@@ -12,12 +12,12 @@
 use std::sync::Arc;
 
 use super::assemble::Assembly;
-use super::commit::{Outcome, Run};
+use super::commit::{BackupRun, CommitOutcome};
 use super::packer::Packer;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
-use crate::store::{Room, Store};
+use crate::store::{FreeSpace, Store};
 use crate::vault::Vault;
 
 /// Bytes that are kept on a folder's filesystem for the last checkpoint.
@@ -26,7 +26,14 @@ pub const KEPT: u64 = 4 << 20;
 const FULL: u64 = 32 << 20;
 
 /// Names what is stored by a checkpoint, if `why` is a store that failed or a stop, and tells of it.
-pub fn rescue(run: &Run, assembly: &mut Assembly, packer: &Packer, kept: Option<Room>, why: &Error, ctx: &Context) {
+pub fn rescue(
+    run: &BackupRun,
+    assembly: &mut Assembly,
+    packer: &Packer,
+    kept: Option<FreeSpace>,
+    why: &Error,
+    ctx: &Context,
+) {
     let stopped = ctx.check("").is_err();
     // What is damaged is not gone on with, and where a store does not answer, nothing can be created either.
     if !stopped && (!why.of_store() || matches!(why.kind(), Kind::Damage | Kind::Unreachable)) {
@@ -43,7 +50,7 @@ pub fn rescue(run: &Run, assembly: &mut Assembly, packer: &Packer, kept: Option<
 }
 
 /// Writes the checkpoint; gives the last path that it covers. None where there is nothing new to name.
-fn checkpoint(run: &Run, assembly: &mut Assembly, packer: &Packer) -> Result<Option<EntryPath>> {
+fn checkpoint(run: &BackupRun, assembly: &mut Assembly, packer: &Packer) -> Result<Option<EntryPath>> {
     if !packer.data_failed() && assembly.flush().is_ok() {
         assembly.stored.extend(packer.drain_data().into_iter().map(|info| (info.id, info)));
     }
@@ -66,10 +73,10 @@ fn checkpoint(run: &Run, assembly: &mut Assembly, packer: &Packer) -> Result<Opt
         return Ok(None);
     }
     let last = boxed().map(|store| Vault { store, config: run.vault.config.clone(), user: run.vault.user.clone() });
-    let run = Run { vault: last.as_ref().unwrap_or(run.vault), ..run.clone() };
+    let run = BackupRun { vault: last.as_ref().unwrap_or(run.vault), ..run.clone() };
     match run.commit(assembly, packer, written, true)? {
-        Outcome::Committed(_) => Ok(Some(until)),
-        Outcome::Absent(_) => Ok(None),
-        Outcome::NoCheckpoint(why) => Err(why),
+        CommitOutcome::Committed(_) => Ok(Some(until)),
+        CommitOutcome::Absent(_) => Ok(None),
+        CommitOutcome::NoCheckpoint(why) => Err(why),
     }
 }

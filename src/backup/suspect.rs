@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::path::EntryPath;
-use crate::vault::root::{DatabaseRecord, Filters, Mount, Place};
+use crate::vault::root::{DatabaseRecord, Filters, Mount, SourceIdentity};
 
 /// For how long a state must have looked suspect before it is accepted by itself.
 pub const ACCEPTED_AFTER: SignedDuration = SignedDuration::from_hours(72);
@@ -25,7 +25,7 @@ pub struct Measure {
     /// Bytes of content, but for those beside raw databases.
     pub bytes: u64,
     /// Where it was taken.
-    pub place: Place,
+    pub place: SourceIdentity,
     /// Filesystems that were mounted below the data directory.
     pub mounts: Vec<Mount>,
     /// Its databases.
@@ -36,7 +36,7 @@ pub struct Measure {
 
 /// A suspect snapshot that was taken since.
 #[derive(Debug, Clone)]
-pub struct Earlier {
+pub struct EarlierSuspect {
     /// When its capture began.
     pub started: Timestamp,
     /// Entries of every kind.
@@ -61,7 +61,7 @@ pub struct Now<'a> {
     /// Which entries were chosen.
     pub filters: &'a Filters,
     /// Where it is.
-    pub place: &'a Place,
+    pub place: &'a SourceIdentity,
     /// As above; none where that cannot be told.
     pub mounts: Option<&'a [Mount]>,
     /// What is there and could not be read, and how many bytes it has.
@@ -72,7 +72,7 @@ pub struct Now<'a> {
 
 /// What is to be thought of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CaptureVerdict {
     /// Nothing looks wrong.
     Sound,
     /// It is sound, and somebody should know why it need not have been.
@@ -84,17 +84,17 @@ pub enum Verdict {
 }
 
 /// Judges a capture by the last complete snapshot and the suspect ones since, newest first.
-pub fn judge(now: &Now, measure: Option<&Measure>, since: &[Earlier]) -> Verdict {
+pub fn judge(now: &Now, measure: Option<&Measure>, since: &[EarlierSuspect]) -> CaptureVerdict {
     if now.leaves == 0 {
-        return Verdict::Suspect(match now.filters.is_empty() {
+        return CaptureVerdict::Suspect(match now.filters.is_empty() {
             true => "the data directory is empty: this looks like an unmounted volume".into(),
             false => format!("nothing in the data directory is chosen by {}", now.filters),
         });
     }
-    let Some(measure) = measure else { return Verdict::Sound };
+    let Some(measure) = measure else { return CaptureVerdict::Sound };
     if let Some(gone) = now.mounts.and_then(|mounts| missing_mount(measure, mounts)) {
         let Mount { path, filesystem, source } = gone;
-        return Verdict::Suspect(format!("{source} ({filesystem}) is not mounted at {path} any more"));
+        return CaptureVerdict::Suspect(format!("{source} ({filesystem}) is not mounted at {path} any more"));
     }
     let same_place = measure.place.is_where(now.place);
     let half = now.entries < measure.entries.div_ceil(2) || now.bytes < measure.bytes.div_ceil(2);
@@ -102,19 +102,19 @@ pub fn judge(now: &Now, measure: Option<&Measure>, since: &[Earlier]) -> Verdict
         false if half => {
             "it is in another place than the last complete snapshot's directory, and holds less than half of that"
         }
-        false => return Verdict::Sound,
+        false => return CaptureVerdict::Sound,
         true if now.entries < measure.entries.div_ceil(10) => {
             "it holds less than a tenth of the last complete snapshot's entries"
         }
         true => match lost_database(measure, now) {
             Some(why) => return accepted(now, measure, since, why),
             None if half => {
-                return Verdict::Noted(format!(
+                return CaptureVerdict::Noted(format!(
                     "it holds less than half of what the last complete snapshot did: {} entries of {}, {} bytes of {}",
                     now.entries, measure.entries, now.bytes, measure.bytes
                 ));
             }
-            None => return Verdict::Sound,
+            None => return CaptureVerdict::Sound,
         },
     };
     accepted(
@@ -144,12 +144,12 @@ fn lost_database(measure: &Measure, now: &Now) -> Option<String> {
 }
 
 /// What is suspect for `why`, unless it has been for long enough.
-fn accepted(now: &Now, measure: &Measure, since: &[Earlier], why: String) -> Verdict {
-    let is_like = |newer: (u64, u64), older: &Earlier| {
+fn accepted(now: &Now, measure: &Measure, since: &[EarlierSuspect], why: String) -> CaptureVerdict {
+    let is_like = |newer: (u64, u64), older: &EarlierSuspect| {
         newer.0 >= older.entries.div_ceil(2) && newer.1 >= older.bytes.div_ceil(2) && older.entries > 1
     };
     let mut newer = (now.entries, now.bytes);
-    let mut chain: Vec<&Earlier> = Vec::new();
+    let mut chain: Vec<&EarlierSuspect> = Vec::new();
     for earlier in since {
         if !is_like(newer, earlier) || missing_mount(measure, &earlier.mounts).is_some() {
             break;
@@ -162,13 +162,13 @@ fn accepted(now: &Now, measure: &Measure, since: &[Earlier], why: String) -> Ver
         // Somebody uses it: of a copy that was mounted by mistake, nothing changes.
         let used = last.changed > i64::try_from(first.started.as_nanosecond()).unwrap_or(i64::MAX);
         if chain.len() >= ACCEPTED_IN && long && used {
-            return Verdict::Accepted(format!(
+            return CaptureVerdict::Accepted(format!(
                 "this was suspect since {} and is used: it is taken for what it is meant to be ({why})",
                 first.started
             ));
         }
     }
-    Verdict::Suspect(why)
+    CaptureVerdict::Suspect(why)
 }
 
 /// The mounts below a folder among all of this machine, by their paths in it.
@@ -197,14 +197,14 @@ pub fn mounts_below(folder: &std::path::Path, all: &[crate::fs::filesystem::Moun
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::entry::Taken;
+    use crate::vault::entry::CaptureMethod;
 
     fn path(text: &str) -> EntryPath {
         EntryPath::new(text).unwrap()
     }
 
-    fn place(inode: u64) -> Place {
-        Place { boot: "b".into(), device: 1, inode, born: Some(5), ..Place::default() }
+    fn place(inode: u64) -> SourceIdentity {
+        SourceIdentity { boot: "b".into(), device: 1, inode, born: Some(5), ..SourceIdentity::default() }
     }
 
     fn mount(at: &str) -> Mount {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     fn database(at: &str, size: Option<u64>) -> DatabaseRecord {
-        DatabaseRecord { path: path(at), taken: Taken::Live, why: None, check: None, size }
+        DatabaseRecord { path: path(at), taken: CaptureMethod::Live, why: None, check: None, size }
     }
 
     fn measure() -> Measure {
@@ -223,17 +223,23 @@ mod tests {
 
     const DAY: i64 = 86_400;
 
-    fn earlier(at: i64, entries: u64, changed: i64) -> Earlier {
+    fn earlier(at: i64, entries: u64, changed: i64) -> EarlierSuspect {
         let started = Timestamp::from_second(at).unwrap();
-        Earlier { started, entries, bytes: 4000, changed: changed * 1_000_000_000, mounts: vec![mount("uploads")] }
+        EarlierSuspect {
+            started,
+            entries,
+            bytes: 4000,
+            changed: changed * 1_000_000_000,
+            mounts: vec![mount("uploads")],
+        }
     }
 
-    fn word(verdict: &Verdict) -> &'static str {
+    fn word(verdict: &CaptureVerdict) -> &'static str {
         match verdict {
-            Verdict::Sound => "sound",
-            Verdict::Noted(_) => "noted",
-            Verdict::Accepted(_) => "accepted",
-            Verdict::Suspect(_) => "suspect",
+            CaptureVerdict::Sound => "sound",
+            CaptureVerdict::Noted(_) => "noted",
+            CaptureVerdict::Accepted(_) => "accepted",
+            CaptureVerdict::Suspect(_) => "suspect",
         }
     }
 
@@ -279,12 +285,15 @@ mod tests {
         };
         let typo = Filters { include: vec!["typo".into()], exclude: vec![] };
         let nothing = judge(&Now { leaves: 0, filters: &typo, ..now }, None, &[]);
-        assert_eq!(nothing, Verdict::Suspect("nothing in the data directory is chosen by --include typo".into()));
-        assert_eq!(judge(&now, None, &[]), Verdict::Sound);
+        assert_eq!(
+            nothing,
+            CaptureVerdict::Suspect("nothing in the data directory is chosen by --include typo".into())
+        );
+        assert_eq!(judge(&now, None, &[]), CaptureVerdict::Sound);
         // What cannot be read has not gone, and of mounts that cannot be told nothing is said.
         let unread = BTreeMap::from([(path("app.db"), 1000), (path("old.db"), 1)]);
         let now = Now { entries: 100, bytes: 10_000, mounts: None, unread: &unread, ..now };
-        assert_eq!(judge(&now, Some(&measure()), &[]), Verdict::Sound);
+        assert_eq!(judge(&now, Some(&measure()), &[]), CaptureVerdict::Sound);
     }
 
     #[test]
@@ -303,10 +312,10 @@ mod tests {
             sizes: &sizes,
             unread: &unread,
         };
-        let days = |days: &[i64], used| -> Vec<Earlier> {
+        let days = |days: &[i64], used| -> Vec<EarlierSuspect> {
             days.iter().map(|day| earlier(day * DAY, 40, if used { day * DAY } else { 0 })).collect()
         };
-        let said = |since: &[Earlier]| word(&judge(&now, Some(&measure()), since));
+        let said = |since: &[EarlierSuspect]| word(&judge(&now, Some(&measure()), since));
         assert_eq!(said(&days(&[], true)), "suspect");
         assert_eq!(said(&days(&[13, 10], true)), "suspect");
         assert_eq!(said(&days(&[12, 11, 10], true)), "suspect");

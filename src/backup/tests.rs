@@ -10,14 +10,14 @@ use std::time::SystemTime;
 
 use super::options::BeforeCommit;
 use super::*;
-use crate::monitor::{Collect, Monitor, Silent, system_random};
+use crate::monitor::{CollectingMonitor, Monitor, SilentMonitor, system_random};
 use crate::source::marker;
 use crate::source::stable::WRITEBACK;
 use crate::store::Store;
 use crate::store::testing::memory::MemoryStore;
-use crate::store::testing::recording::{Call, RecordStore};
+use crate::store::testing::recording::{Call, RecordingStore};
 use crate::vault::decoder::Decoder;
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::{Hash, Hex};
 use crate::vault::parts::Parts;
 use crate::vault::read::PackReader;
@@ -30,7 +30,7 @@ mod moments;
 mod unfinished;
 
 /// A store that a test looks at while a vault owns it.
-type Shared = Arc<RecordStore<MemoryStore>>;
+type Shared = Arc<RecordingStore<MemoryStore>>;
 
 struct World {
     data: tempfile::TempDir,
@@ -38,18 +38,26 @@ struct World {
     vault: Vault,
     stop: AtomicBool,
     monitor: Arc<dyn Monitor>,
-    options: Options,
+    options: BackupOptions,
 }
 
 impl World {
     fn new() -> Self {
-        let store = Shared::new(RecordStore::new(MemoryStore::default()));
+        let store = Shared::new(RecordingStore::new(MemoryStore::default()));
         let vault = Vault::init(Box::new(store.clone()), system_random).unwrap();
         let data = tempfile::tempdir().unwrap();
         // Files that are made here are trusted as those that lie there for long, whatever the filesystem of temporary files is.
         let trust = Trust { writeback: 0, shows_stores: |_| true, ..Trust::default() };
-        let options = Options { data: data.path().to_path_buf(), boot: "boot".into(), trust, ..Options::default() };
-        World { data, store, vault, stop: AtomicBool::new(false), monitor: Arc::new(Collect::default()), options }
+        let options =
+            BackupOptions { data: data.path().to_path_buf(), boot: "boot".into(), trust, ..BackupOptions::default() };
+        World {
+            data,
+            store,
+            vault,
+            stop: AtomicBool::new(false),
+            monitor: Arc::new(CollectingMonitor::default()),
+            options,
+        }
     }
 
     fn write(&self, path: &str, bytes: &[u8]) {
@@ -59,13 +67,13 @@ impl World {
         age(&path);
     }
 
-    fn try_backup(&self) -> Result<Report> {
+    fn try_backup(&self) -> Result<BackupReport> {
         let ctx =
             Context { random: &system_random, threads: 2, parallel: 2, stop: &self.stop, monitor: &*self.monitor };
         backup(&self.vault, &self.options, &ctx)
     }
 
-    fn backup(&self) -> Report {
+    fn backup(&self) -> BackupReport {
         self.try_backup().unwrap()
     }
 
@@ -102,7 +110,7 @@ impl World {
                 content.extend(bytes(&[extent])?);
                 Ok(())
             })?;
-            if entry.kind == Kind::File {
+            if entry.kind == EntryKind::File {
                 assert_eq!(Some(Hash::of(&content)), entry.hash, "{}", entry.path);
             }
             out.push((entry, content));
@@ -148,7 +156,7 @@ fn a_tree_is_stored_and_an_unchanged_one_sends_a_root() {
     fs::hard_link(world.data.path().join("b/large.bin"), world.data.path().join("c/same.bin")).unwrap();
 
     let first = world.backup();
-    assert_eq!((first.state, first.entries, first.files, first.parent), (State::Complete, 10, 5, None));
+    assert_eq!((first.state, first.entries, first.files, first.parent), (SnapshotState::Complete, 10, 5, None));
     assert_eq!((first.warnings.len(), first.errors.len()), (0, 0));
     let entries = world.entries(first.snapshot);
     let paths: Vec<_> = entries.iter().map(|(e, _)| e.path.to_string()).collect();
@@ -264,7 +272,7 @@ fn a_file_without_an_end_is_named_and_holds_nothing_up() {
         File::create(world.data.path().join(name)).unwrap().set_len(1 << 62).unwrap();
     }
     let report = world.backup();
-    assert_eq!(report.state, State::Partial);
+    assert_eq!(report.state, SnapshotState::Partial);
     let told: Vec<_> = report.errors.iter().map(|problem| &problem.why).collect();
     assert!(told.len() == 4 && told.iter().all(|told| told.contains("4611686018427387904 bytes")), "{told:?}");
     assert_eq!(world.content(report.snapshot, "a.txt"), b"content");
@@ -275,7 +283,7 @@ fn a_file_is_trusted_once_all_stores_into_it_show() {
     let mut world = World::new();
     world.write("old", b"old");
     fs::write(world.data.path().join("new"), b"new").unwrap();
-    let racy = |world: &World, report: &Report| -> Vec<String> {
+    let racy = |world: &World, report: &BackupReport| -> Vec<String> {
         let entries = world.entries(report.snapshot);
         entries.into_iter().filter(|(entry, _)| entry.racy).map(|(entry, _)| entry.path.to_string()).collect()
     };
@@ -320,9 +328,12 @@ fn what_is_taken_over_in_another_place_is_read_in_sixteen_backups() {
     world.backup();
     (0..200).for_each(|n| edit(&world.data.path().join(format!("f{n}")), 3, b"edited"));
     world.elsewhere();
-    let edited = |world: &World, report: &Report| {
+    let edited = |world: &World, report: &BackupReport| {
         let entries = world.entries(report.snapshot);
-        entries.iter().filter(|(entry, bytes)| entry.kind == Kind::File && bytes[3..].starts_with(b"edited")).count()
+        entries
+            .iter()
+            .filter(|(entry, bytes)| entry.kind == EntryKind::File && bytes[3..].starts_with(b"edited"))
+            .count()
     };
     let mut read = 0;
     let mut unread = Vec::new();
@@ -354,7 +365,7 @@ fn what_is_taken_over_in_another_place_is_read_in_sixteen_backups() {
     }
     let entries = world.entries(report.unwrap().snapshot);
     let lost = |(entry, bytes): &&(Entry, Vec<u8>)| {
-        entry.kind == Kind::File && entry.link.is_none() && !bytes[3..].starts_with(b"EDITED")
+        entry.kind == EntryKind::File && entry.link.is_none() && !bytes[3..].starts_with(b"EDITED")
     };
     assert_eq!(entries.iter().filter(lost).count(), 0);
 }
@@ -380,18 +391,18 @@ fn what_an_older_program_took_over_counts_as_unread() {
 fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
     let mut world = World::new();
     let empty = world.backup();
-    assert_eq!(empty.state, State::Suspect);
+    assert_eq!(empty.state, SnapshotState::Suspect);
     for n in 0..10 {
         world.write(&format!("f{n}"), &noise(n, 100));
     }
     let good = world.backup();
-    assert_eq!((good.state, good.parent), (State::Complete, None));
+    assert_eq!((good.state, good.parent), (SnapshotState::Complete, None));
     // In the same place it may become smaller, and that is told.
     for n in 0..7 {
         fs::remove_file(world.data.path().join(format!("f{n}"))).unwrap();
     }
     let halved = world.backup();
-    assert_eq!((halved.state, halved.parent), (State::Complete, Some(good.snapshot)));
+    assert_eq!((halved.state, halved.parent), (SnapshotState::Complete, Some(good.snapshot)));
     assert!(halved.warnings[0].contains("less than half"), "{:?}", halved.warnings);
     for n in 0..40 {
         world.write(&format!("g{n}"), &noise(n, 100));
@@ -403,7 +414,7 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
     let mut before = good.snapshot;
     for _ in 0..2 {
         let wiped = world.backup();
-        assert_eq!((wiped.state, wiped.parent), (State::Suspect, Some(good.snapshot)));
+        assert_eq!((wiped.state, wiped.parent), (SnapshotState::Suspect, Some(good.snapshot)));
         assert!(wiped.suspect.unwrap().contains("less than a tenth"));
         // Its turn is its own, so that what is unread has its turn also while snapshots are suspect.
         let turn = |name| world.vault.root(name).unwrap().turn.unwrap();
@@ -413,9 +424,9 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
     }
     world.options.accept_shrink = true;
     let meant = world.backup();
-    assert_eq!((meant.state, meant.parent), (State::Complete, Some(good.snapshot)));
+    assert_eq!((meant.state, meant.parent), (SnapshotState::Complete, Some(good.snapshot)));
     world.options.accept_shrink = false;
-    assert_eq!(world.backup().state, State::Complete);
+    assert_eq!(world.backup().state, SnapshotState::Complete);
 
     // Another directory, which holds less than half, was put into its place: it is another place.
     for n in 0..10 {
@@ -429,11 +440,11 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
         world.write(&format!("i{n}"), &noise(n, 90_000));
     }
     let other = world.backup();
-    assert_eq!(other.state, State::Suspect);
+    assert_eq!(other.state, SnapshotState::Suspect);
     assert!(other.suspect.unwrap().contains("in another place"));
     // What it holds is sent once.
     let again = world.backup();
-    assert_eq!((again.state, again.read_bytes < 100_000), (State::Suspect, true));
+    assert_eq!((again.state, again.read_bytes < 100_000), (SnapshotState::Suspect, true));
     assert!(again.uploaded_bytes < 20_000, "{}", again.uploaded_bytes);
     fs::remove_dir_all(data.with_extension("was")).unwrap();
 
@@ -449,7 +460,7 @@ struct Meddler {
     seen: std::sync::atomic::AtomicU64,
     done: AtomicBool,
     act: Box<dyn Fn() + Send + Sync>,
-    inner: Collect,
+    inner: CollectingMonitor,
 }
 
 impl Monitor for Meddler {
@@ -483,10 +494,10 @@ fn a_file_that_changes_while_it_is_read_is_taken_as_it_stands() {
             seen: Default::default(),
             done: AtomicBool::new(false),
             act: Box::new(move || act(&path)),
-            inner: Collect::default(),
+            inner: CollectingMonitor::default(),
         });
         let report = world.backup();
-        assert_eq!((report.state, report.errors.len()), (State::Complete, 0), "{what}");
+        assert_eq!((report.state, report.errors.len()), (SnapshotState::Complete, 0), "{what}");
         let content = world.content(report.snapshot, "busy");
         match what {
             // What was there at first is whole; the next backup takes the rest.
@@ -541,14 +552,14 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
     for _ in 0..2 {
         world.monitor = Arc::new(Always(path.clone(), never_rests));
         let report = world.backup();
-        assert_eq!((report.state, report.good, report.whole), (State::Complete, true, false));
+        assert_eq!((report.state, report.good, report.whole), (SnapshotState::Complete, true, false));
         assert_eq!((report.torn.len(), report.stale.len(), report.errors.len()), (1, 0, 0));
         assert!(report.torn[0].why.contains("written to while it was read"), "{:?}", report.torn);
         let content = world.content(report.snapshot, "busy");
         assert!(content.starts_with(&noise(3, 6_000_000)[..5_900_000]) && content != last);
         last = content;
     }
-    world.monitor = Arc::new(Silent);
+    world.monitor = Arc::new(SilentMonitor);
     let whole = world.backup();
     assert!(whole.whole);
     let known = world.content(whole.snapshot, "busy");
@@ -566,7 +577,7 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
             threads: 1,
             parallel: 1,
             stop: &AtomicBool::new(false),
-            monitor: &Silent,
+            monitor: &SilentMonitor,
         };
         let busy = EntryPath::new("busy").unwrap();
         crate::inspect::cat_torn(&world.vault, &root, &busy, &mut torn, &ctx).unwrap();
@@ -594,11 +605,11 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
     world.store.inner().objects().get_mut(&torn).unwrap().clear();
     let folder = tempfile::tempdir().unwrap();
     let wanted = crate::restore::tests::options(&folder.path().join("data"));
-    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &SilentMonitor };
     let report = crate::restore::restore(&world.vault, &wanted, &ctx).unwrap();
     assert_eq!((report.snapshot, report.instead_of), (last, None));
     assert!(report.warnings.iter().any(|what| what.contains("never came to rest")), "{report:?}");
-    world.monitor = Arc::new(Silent);
+    world.monitor = Arc::new(SilentMonitor);
     assert!(world.backup().whole);
 }
 
@@ -619,7 +630,8 @@ fn nothing_is_built_on_an_index_pack_in_which_damage_was_met() {
             // Its content is what it was, and is read.
             age(&world.data.path().join("large"));
             let report = world.backup();
-            let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+            let ctx =
+                Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &SilentMonitor };
             let found = crate::verify::verify(&world.vault, &Default::default(), &ctx).unwrap();
             let hurt = found.damage.iter().any(|damage| damage.snapshots.contains(&report.snapshot));
             assert!(!hurt || report.warnings.is_empty(), "{name} at {at}: {:?} {:?}", report.warnings, found.damage);
@@ -639,14 +651,15 @@ fn one_object_that_cannot_be_read_keeps_nobody_from_a_backup() {
         never_rests(&path);
         world.monitor = Arc::new(Always(path, never_rests));
         assert_eq!(world.backup().stale.len(), 1);
-        world.monitor = Arc::new(Silent);
+        world.monitor = Arc::new(SilentMonitor);
         let fault = crate::store::testing::fault::FaultStore::new(world.store.clone(), move |verb, name| {
             verb != "create" && verb != "list" && name.starts_with(folder)
         });
         let vault = Vault::open(Box::new(fault.unreadable())).unwrap();
-        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+        let ctx =
+            Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &SilentMonitor };
         let report = backup(&vault, &world.options, &ctx).unwrap();
-        assert_eq!((report.state, report.good), (State::Complete, true), "{folder}");
+        assert_eq!((report.state, report.good), (SnapshotState::Complete, true), "{folder}");
     }
 }
 
@@ -656,9 +669,9 @@ fn a_restore_that_is_at_work_is_waited_for_and_one_that_was_killed_is_not() {
     world.write("a", b"a");
     marker::tests::write_all(world.data.path());
     let held = Directory::open(world.data.path()).unwrap();
-    lock::lock(&held, lock::Kind::Exclusive, Duration::ZERO, &world.stop).unwrap();
+    lock::lock(&held, lock::LockKind::Exclusive, Duration::ZERO, &world.stop).unwrap();
     let stop = AtomicBool::new(true);
-    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor };
     let opened = || open_locked(&world.options, "/v", &ctx).map(drop).unwrap_err().to_string();
     assert!(opened().contains("lock the directory"), "{}", opened());
     drop(held);
@@ -667,7 +680,7 @@ fn a_restore_that_is_at_work_is_waited_for_and_one_that_was_killed_is_not() {
     std::fs::remove_file(world.data.path().join(marker::MARKER)).unwrap();
     let inner = world.data.path().join("inner");
     std::fs::create_dir(&inner).unwrap();
-    let inner = Options { data: inner, ..world.options.clone() };
+    let inner = BackupOptions { data: inner, ..world.options.clone() };
     open_locked(&inner, "/v", &ctx).unwrap();
     marker::tests::write_all(world.data.path());
     let said = open_locked(&inner, "/v", &ctx).map(drop).unwrap_err().to_string();
@@ -682,7 +695,7 @@ fn checkpoints_that_cannot_be_listed_keep_nobody_from_a_backup() {
     let plan = |verb: &str, name: &str| verb == "list" && name == "checkpoints/";
     let vault =
         Vault::open(Box::new(crate::store::testing::fault::FaultStore::new(world.store.clone(), plan))).unwrap();
-    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &SilentMonitor };
     let report = backup(&vault, &world.options, &ctx).unwrap();
     assert!(
         report.good && report.warnings.iter().any(|what| what.contains("no checkpoint is built upon")),
@@ -700,7 +713,7 @@ fn checkpoints_that_cannot_be_written_keep_nobody_from_a_backup() {
     let plan = |verb: &str, name: &str| verb == "create" && name.starts_with("checkpoints/");
     let vault =
         Vault::open(Box::new(crate::store::testing::fault::FaultStore::new(world.store.clone(), plan))).unwrap();
-    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &Silent };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &world.stop, monitor: &SilentMonitor };
     let report = backup(&vault, &world.options, &ctx).unwrap();
     let told = report.warnings.iter().filter(|what| what.contains("commit checkpoints/")).count();
     assert_eq!((report.good, report.files, told), (true, 200, 1), "{report:?}");
@@ -762,8 +775,8 @@ fn a_checkpoint_serves_the_next_backup() {
     world.options.checkpoint_every = Duration::from_secs(600);
     let report = world.backup();
     assert!(report.read_bytes < 5_900_000 && report.read_bytes > 0, "{}", report.read_bytes);
-    assert_eq!((report.state, report.parent, report.files), (State::Complete, None, 2000));
-    for (entry, content) in world.entries(report.snapshot).iter().filter(|(e, _)| e.kind == Kind::File) {
+    assert_eq!((report.state, report.parent, report.files), (SnapshotState::Complete, None, 2000));
+    for (entry, content) in world.entries(report.snapshot).iter().filter(|(e, _)| e.kind == EntryKind::File) {
         let n: u64 = String::from_utf8_lossy(entry.path.name()).parse().unwrap();
         assert_eq!(*content, noise(n, 3000));
     }
@@ -839,7 +852,7 @@ fn numbers_are_times_and_go_on_from_the_greatest() {
     assert_eq!(seq(&world), NOW + 201);
     assert_eq!(world.backup().warnings, [""; 0]);
     let before = Timestamp::now().as_second();
-    world.options = Options { data: world.options.data.clone(), ..Options::default() };
+    world.options = BackupOptions { data: world.options.data.clone(), ..BackupOptions::default() };
     let last = world.backup();
     assert_eq!(last.snapshot.seq as i64, NOW + 203);
     assert!(before < NOW && last.warnings[0].contains("a time in the future, 2033-01-"), "{:?}", last.warnings);
@@ -904,7 +917,7 @@ fn what_lay_in_a_lost_pack_is_stored_anew() {
         world.store.inner().objects().remove(&pack);
         world.write("c", b"new");
         let second = world.backup();
-        assert_eq!((second.state, second.parent), (State::Complete, Some(first.snapshot)));
+        assert_eq!((second.state, second.parent), (SnapshotState::Complete, Some(first.snapshot)));
         assert!(second.warnings.iter().any(|w| w.contains("anew")), "{:?}", second.warnings);
         assert!(world.content(second.snapshot, "a") == noise(1, 5_000_000));
         assert_eq!(world.content(second.snapshot, "b"), noise(2, 100));

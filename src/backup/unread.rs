@@ -33,9 +33,9 @@ pub fn due(unread: Parts, turn: u64, weight: u64, at_least: u64) -> Parts {
 
 /// The parts of which something was taken over unread in this backup: one thread decides that, another one writes it down.
 #[derive(Debug, Clone, Default)]
-pub struct Left(Arc<AtomicU16>);
+pub struct UnreadParts(Arc<AtomicU16>);
 
-impl Left {
+impl UnreadParts {
     /// Adds a part.
     pub fn add(&self, part: Parts) {
         self.0.fetch_or(part.bits(), Ordering::Relaxed);

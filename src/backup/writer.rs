@@ -15,7 +15,7 @@ use super::merge::content_mark;
 use crate::error::{Error, Result};
 use crate::path::EntryPath;
 use crate::sqlite::side_files::database_of;
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::PackId;
 use crate::vault::hunk::{Hunk, HunkBuilder, parse};
 use crate::vault::root::{HunkRef, Totals};
@@ -34,7 +34,7 @@ pub struct SnapshotWriter {
     /// How many of the hunks end between units, and the last entry of those.
     whole: (usize, EntryPath),
     /// Of each hunk, what of it is not told by those before it.
-    ends: Vec<End>,
+    ends: Vec<HunkEnd>,
     /// The last entry before the unit that is open, if one is.
     before: EntryPath,
     /// Files that belong to units whose first file was put, and have not come.
@@ -43,7 +43,7 @@ pub struct SnapshotWriter {
 
 /// The end of a hunk.
 #[derive(Debug)]
-struct End {
+struct HunkEnd {
     /// The packs that the hunk reaches and none before it does.
     packs: Vec<PackId>,
     /// Its last entry, if it ends between units.
@@ -52,7 +52,7 @@ struct End {
 
 /// What was written, for a root.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub struct WrittenHunks {
     /// The hunks, in order.
     pub hunks: Vec<HunkRef>,
     /// Every pack that they reach.
@@ -65,16 +65,16 @@ pub struct Written {
 
 /// Why an entry was not put.
 #[derive(Debug)]
-pub enum Refused {
+pub enum PutError {
     /// No reader would take this entry, and why: all others can be.
     Entry(String),
     /// The snapshot cannot be written.
     Failed(Error),
 }
 
-impl From<Error> for Refused {
+impl From<Error> for PutError {
     fn from(why: Error) -> Self {
-        Refused::Failed(why)
+        PutError::Failed(why)
     }
 }
 
@@ -83,10 +83,10 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// An entry that readers would refuse, or that does not fit to those before it; a store that fails.
-    pub fn put(&mut self, entry: &Entry, index: &mut IndexWriter) -> Result<(), Refused> {
+    pub fn put(&mut self, entry: &Entry, index: &mut IndexWriter) -> Result<(), PutError> {
         let wrong = |why: &str| {
             let doing = format!("put {} into the snapshot", entry.path);
-            Err(Refused::Failed(Error::failed(doing, format!("{why}; this is a fault of lastgood"))))
+            Err(PutError::Failed(Error::failed(doing, format!("{why}; this is a fault of lastgood"))))
         };
         if let Some(side) = self.open.first().filter(|side| **side < entry.path) {
             return wrong(&format!("{side}, which belongs to a database before it, is missing"));
@@ -101,26 +101,26 @@ impl SnapshotWriter {
         open.extend(entry.sides());
         let begins = self.open.is_empty() && !open.is_empty();
         let hunk =
-            self.builder.push_within(entry, begins, !open.is_empty()).map_err(|why| Refused::Entry(why.what()))?;
+            self.builder.push_within(entry, begins, !open.is_empty()).map_err(|why| PutError::Entry(why.what()))?;
         if begins {
             self.before = self.tree.last();
         }
         // Whatever could be taken back is checked before, this by all that came.
-        let missing = self.tree.next(&entry.path, entry.kind == Kind::Folder);
-        let missing = missing.map_err(|why| Refused::Failed(Error::failed("write the snapshot", why)))?;
+        let missing = self.tree.next(&entry.path, entry.kind == EntryKind::Folder);
+        let missing = missing.map_err(|why| PutError::Failed(Error::failed("write the snapshot", why)))?;
         if let Some(missing) = missing.first() {
             return wrong(&format!("the folder {missing} is missing"));
         }
         if let Some(side) = Some(&entry.path).filter(|path| self.open.contains(*path))
-            && entry.kind != Kind::File
+            && entry.kind != EntryKind::File
         {
             return wrong(&format!("{side} is no file, and belongs to a database"));
         }
         self.open = open;
         self.totals.entries += 1;
-        self.totals.files += u64::from(entry.kind == Kind::File);
+        self.totals.files += u64::from(entry.kind == EntryKind::File);
         self.totals.bytes += entry.size;
-        if entry.kind == Kind::File {
+        if entry.kind == EntryKind::File {
             self.totals.changed = self.totals.changed.max(entry.mtime);
         }
         if let Some(hunk) = hunk {
@@ -157,7 +157,7 @@ impl SnapshotWriter {
         let frame = index.store(&hunk.bytes)?;
         let reached = &mut self.reached;
         let packs = hunk.packs.iter().chain([&frame.pack]).copied().filter(|pack| reached.insert(*pack)).collect();
-        self.ends.push(End { packs, whole });
+        self.ends.push(HunkEnd { packs, whole });
         self.hunks.push(HunkRef { frame, entries: hunk.entries, first: hunk.first, maps: hunk.maps });
         Ok(())
     }
@@ -169,7 +169,7 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn checkpoint(&mut self, index: &mut IndexWriter) -> Result<Option<Written>> {
+    pub fn checkpoint(&mut self, index: &mut IndexWriter) -> Result<Option<WrittenHunks>> {
         if self.open.is_empty() {
             if let Some(hunk) = self.builder.finish() {
                 self.hunk(hunk, index, Some(self.tree.last()))?;
@@ -182,7 +182,7 @@ impl SnapshotWriter {
         }
         let (count, until) = self.whole.clone();
         let hunks = self.hunks[..count].to_vec();
-        let written = Written { hunks, reached: self.reached.clone(), totals: self.totals, until };
+        let written = WrittenHunks { hunks, reached: self.reached.clone(), totals: self.totals, until };
         Ok((count > 0).then_some(written))
     }
 
@@ -196,7 +196,7 @@ impl SnapshotWriter {
         index: &mut IndexWriter,
         mut has: impl FnMut(PackId) -> bool,
         read: impl FnOnce(&HunkRef) -> Result<Vec<Entry>>,
-    ) -> Result<Option<Written>> {
+    ) -> Result<Option<WrittenHunks>> {
         let there = self.ends.iter().take_while(|end| end.packs.iter().all(|pack| has(*pack))).count();
         let whole = |count: usize| self.ends[..count].iter().rposition(|end| end.whole.is_some());
         let count = whole(there).map_or(0, |last| last + 1);
@@ -230,14 +230,14 @@ impl SnapshotWriter {
             self.hunk(hunk, index, None)?;
         }
         let (hunks, reached) = (self.hunks.clone(), self.reached.clone());
-        Ok((!hunks.is_empty()).then_some(Written { hunks, reached, totals: self.totals, until }))
+        Ok((!hunks.is_empty()).then_some(WrittenHunks { hunks, reached, totals: self.totals, until }))
     }
 
     /// Ends the snapshot.
     ///
     /// # Errors
     /// One that is not whole: readers would refuse it. A store that fails.
-    pub fn finish(&mut self, index: &mut IndexWriter) -> Result<Written> {
+    pub fn finish(&mut self, index: &mut IndexWriter) -> Result<WrittenHunks> {
         let wrong = |why: String| Err(Error::failed("end the snapshot", format!("{why}; this is a fault of lastgood")));
         if let Some(side) = self.open.first() {
             return wrong(format!("{side}, which belongs to a database, is missing"));
@@ -250,7 +250,7 @@ impl SnapshotWriter {
             return wrong(format!("{entries} entries are in its hunks, and {} were put", self.totals.entries));
         }
         let (hunks, reached, until) = (self.hunks.clone(), self.reached.clone(), self.tree.last());
-        Ok(Written { hunks, reached, totals: self.totals, until })
+        Ok(WrittenHunks { hunks, reached, totals: self.totals, until })
     }
 }
 
@@ -283,15 +283,15 @@ mod tests {
 
     use super::*;
     use crate::backup::packer::with_packer;
-    use crate::backup::parent::Base;
-    use crate::monitor::{Context, Silent, system_random};
+    use crate::backup::parent::Parent;
+    use crate::monitor::{Context, SilentMonitor, system_random};
     use crate::store::testing::memory::MemoryStore;
     use crate::vault::Vault;
-    use crate::vault::entry::{Database, Extent, Side, Taken};
+    use crate::vault::entry::{CaptureMethod, Database, Extent, Side};
     use crate::vault::hex::Hash;
-    use crate::vault::root::Place;
+    use crate::vault::root::SourceIdentity;
 
-    fn entry(path: &str, kind: Kind) -> Entry {
+    fn entry(path: &str, kind: EntryKind) -> Entry {
         Entry {
             path: EntryPath::new(path).unwrap(),
             kind,
@@ -304,7 +304,7 @@ mod tests {
             inode: 0,
             target: None,
             xattrs: vec![],
-            hash: (kind == Kind::File).then(|| Hash::of(b"")),
+            hash: (kind == EntryKind::File).then(|| Hash::of(b"")),
             link: None,
             racy: false,
             header: 512,
@@ -315,26 +315,26 @@ mod tests {
     }
 
     fn file(path: &str) -> Entry {
-        entry(path, Kind::File)
+        entry(path, EntryKind::File)
     }
 
     /// A raw database that was taken with its journal.
     fn raw(path: &str) -> Entry {
         let journal = Some(Side { size: 0, mtime: 0 });
-        Entry { database: Some(Database { taken: Taken::Raw, wal: None, journal, check: None }), ..file(path) }
+        Entry { database: Some(Database { taken: CaptureMethod::Raw, wal: None, journal, check: None }), ..file(path) }
     }
 
     /// Has a writer, which has the data directory's own entry, do something.
     fn writing<T>(work: impl FnOnce(&mut SnapshotWriter, &mut IndexWriter) -> T) -> T {
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Silent };
+        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &SilentMonitor };
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
-        let place = Place::default();
-        let base = Base::find(&vault, (Path::new("/data"), None), &place, true, &Default::default(), |_| {}).unwrap();
+        let place = SourceIdentity::default();
+        let base = Parent::find(&vault, (Path::new("/data"), None), &place, true, &Default::default(), |_| {}).unwrap();
         let done = with_packer(&*vault.store.staging(), 1, &ctx, |packer| {
             let mut index = IndexWriter::new(packer, &base);
             let mut writer = SnapshotWriter::default();
-            writer.put(&entry(".", Kind::Folder), &mut index).unwrap();
+            writer.put(&entry(".", EntryKind::Folder), &mut index).unwrap();
             Ok(work(&mut writer, &mut index))
         });
         done.unwrap()
@@ -345,7 +345,7 @@ mod tests {
             let (last, first) = entries.split_last().unwrap();
             first.iter().for_each(|entry| writer.put(entry, index).unwrap());
             match writer.put(last, index) {
-                Err(Refused::Failed(why)) => why.to_string(),
+                Err(PutError::Failed(why)) => why.to_string(),
                 other => panic!("{other:?}"),
             }
         })
@@ -358,7 +358,7 @@ mod tests {
         assert!(refused(&[file("folder/a")]).contains("the folder folder is missing"));
         assert!(refused(&[file("a"), file("a/b")]).contains("a/b"));
         assert!(refused(&[raw("app.db"), file("b")]).contains("app.db-journal, which belongs to a database before it"));
-        let folder = entry("app.db-journal", Kind::Folder);
+        let folder = entry("app.db-journal", EntryKind::Folder);
         assert!(refused(&[raw("app.db"), folder]).contains("is no file"));
         let link = Entry { link: Some("1-2".into()), ..file("a") };
         assert!(refused(&[link]).contains("hard links"));
@@ -378,7 +378,7 @@ mod tests {
     fn an_entry_that_no_reader_takes_leaves_the_others() {
         writing(|writer, index| {
             let impossible = Entry { mode: 0o10_000, ..file("a") };
-            assert!(matches!(writer.put(&impossible, index), Err(Refused::Entry(_))));
+            assert!(matches!(writer.put(&impossible, index), Err(PutError::Entry(_))));
             writer.put(&file("a"), index).unwrap();
             assert_eq!(writer.finish(index).unwrap().totals.entries, 2);
         });
@@ -387,14 +387,14 @@ mod tests {
     #[test]
     fn a_checkpoint_covers_whole_units() {
         writing(|writer, index| {
-            let names = |written: Option<Written>| written.map(|w| (w.until.to_string(), w.hunks.len())).unwrap();
+            let names = |written: Option<WrittenHunks>| written.map(|w| (w.until.to_string(), w.hunks.len())).unwrap();
             for path in ["a", "b"] {
                 writer.put(&file(path), index).unwrap();
             }
             writer.put(&raw("db"), index).unwrap();
             assert_eq!(names(writer.checkpoint(index).unwrap()), ("b".into(), 1));
             // What lies between a database and its journal waits with them, however often one asks.
-            writer.put(&entry("db (copy)", Kind::Folder), index).unwrap();
+            writer.put(&entry("db (copy)", EntryKind::Folder), index).unwrap();
             writer.put(&raw("db (copy)/inner"), index).unwrap();
             assert_eq!(names(writer.checkpoint(index).unwrap()), ("b".into(), 1));
             writer.put(&file("db (copy)/inner-journal"), index).unwrap();
@@ -413,7 +413,7 @@ mod tests {
         let many: Vec<_> = (0..3000).map(|n| file(&format!("db (copies)/{n:05}"))).collect();
         writing(|writer, index| {
             writer.put(&raw("db"), index).unwrap();
-            writer.put(&entry("db (copies)", Kind::Folder), index).unwrap();
+            writer.put(&entry("db (copies)", EntryKind::Folder), index).unwrap();
             many.iter().for_each(|entry| writer.put(entry, index).unwrap());
             writer.put(&file("db-journal"), index).unwrap();
             let written = writer.finish(index).unwrap();
@@ -422,7 +422,7 @@ mod tests {
         let long = "x".repeat(200);
         writing(|writer, index| {
             writer.put(&raw("db"), index).unwrap();
-            writer.put(&entry("db (copies)", Kind::Folder), index).unwrap();
+            writer.put(&entry("db (copies)", EntryKind::Folder), index).unwrap();
             (0..20_000).for_each(|n| writer.put(&file(&format!("db (copies)/{n:05} {long}")), index).unwrap());
             writer.put(&file("db-journal"), index).unwrap();
             let written = writer.finish(index).unwrap();

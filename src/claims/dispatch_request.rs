@@ -16,13 +16,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::execution::LONGEST_ATTEMPT;
-use super::lease::Name;
+use super::lease::ClaimName;
 use crate::backup::commit::check_labels;
 use crate::error::{Error, Result};
-use crate::events::decoded::Request;
-use crate::report::{Action, Event, MAX_REPORT, RunId, Way};
+use crate::events::decoded::RunRequest;
+use crate::report::{Action, Channel, Event, MAX_REPORT, RunId};
 use crate::store::{self, Store};
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 /// The version of an order's form.
 const FORMAT: u32 = 1;
@@ -40,35 +40,35 @@ const MAX_SNAPSHOT: usize = 400;
 /// What a job is to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Order {
+pub struct DispatchRequest {
     format: u32,
     /// The run, which holds the claims.
     pub run: RunId,
     /// What to do.
     pub action: Action,
     /// Why.
-    pub reason: Reason,
+    pub reason: BackupReason,
     /// What is attached to the snapshot.
     pub labels: BTreeMap<String, String>,
     /// The snapshot to restore.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
     /// How it was asked for.
-    pub way: Way,
+    pub way: Channel,
     /// By what.
     pub events: Vec<Event>,
     /// The claims that the run holds, that which the order lies beside first.
-    pub claims: Vec<Name>,
+    pub claims: Vec<ClaimName>,
     /// The run's time limit, counted from the claim on; an attempt after one that failed enters its own.
     pub timeout_seconds: u64,
 }
 
-impl Order {
+impl DispatchRequest {
     /// One for requests that share a run: `chosen` is what it is to do for all of them.
-    pub fn new(run: RunId, chosen: Request, way: Way, timeout: Duration) -> Self {
-        let Request { action, reason, labels, snapshot, .. } = chosen;
+    pub fn new(run: RunId, chosen: RunRequest, way: Channel, timeout: Duration) -> Self {
+        let RunRequest { action, reason, labels, snapshot, .. } = chosen;
         let (events, claims, timeout_seconds) = (Vec::new(), Vec::new(), timeout.as_secs().max(1));
-        Order { format: FORMAT, run, action, reason, labels, snapshot, way, events, claims, timeout_seconds }
+        DispatchRequest { format: FORMAT, run, action, reason, labels, snapshot, way, events, claims, timeout_seconds }
     }
 
     /// Its time limit, which no job may exceed.
@@ -98,24 +98,24 @@ impl Order {
     ///
     /// # Errors
     /// A store that fails; bytes that are no order, one of another version, or one of what nothing may ask for.
-    pub fn read(store: &dyn Store, claim: &Name) -> Result<Option<Order>> {
+    pub fn read(store: &dyn Store, claim: &ClaimName) -> Result<Option<DispatchRequest>> {
         let name = claim.object("order");
         let doing = || format!("read {name}");
         let bytes = match store.get(&name, MAX_ORDER) {
             Ok(bytes) => bytes,
-            Err(store::Error::NotFound { .. }) => return Ok(None),
+            Err(store::StoreError::NotFound { .. }) => return Ok(None),
             Err(why) => return Err(why.while_doing(doing())),
         };
         #[derive(Deserialize)]
-        struct Version {
+        struct FormatOnly {
             format: u32,
         }
-        let version: Version = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
+        let version: FormatOnly = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
         if version.format != FORMAT {
             let why = format!("it is of format {}, and this program knows {FORMAT}", version.format);
             return Err(Error::failed(doing(), why).hint("Deploy the same version of lastgood as service and as job."));
         }
-        let order: Order = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
+        let order: DispatchRequest = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
         let wrong = |why: &str| Err(Error::damage(doing(), why));
         if order.claims.first() != Some(claim) {
             return wrong("the claim that it lies beside is not its first");
@@ -141,25 +141,25 @@ pub fn size(event: &Event) -> usize {
 
 /// Who does what an order says: a task of an execution of a job, in all its attempts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Taker {
+pub struct TakenBy {
     /// The order's run.
     pub run: RunId,
     /// The task and its execution; something random where there is none.
     pub by: String,
 }
 
-impl Taker {
+impl TakenBy {
     /// Takes an order. Gives who had taken it before, where that is somebody else.
     ///
     /// # Errors
     /// A store that fails; an object there that says nothing.
-    pub fn take(&self, store: &dyn Store, claim: &Name) -> Result<Option<Taker>> {
+    pub fn take(&self, store: &dyn Store, claim: &ClaimName) -> Result<Option<TakenBy>> {
         let name = claim.object("taken");
         let doing = || format!("create {name}");
         let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why))?;
         bytes.push(b'\n');
         let Err(why) = store.create(&name, &[&bytes]) else { return Ok(None) };
-        match (Taker::of(store, claim)?, why) {
+        match (TakenBy::of(store, claim)?, why) {
             (Some(found), _) if found == *self => Ok(None),
             (Some(found), _) => Ok(Some(found)),
             (None, why) => Err(why.while_doing(doing())),
@@ -170,12 +170,12 @@ impl Taker {
     ///
     /// # Errors
     /// A store that fails; an object that says nothing.
-    pub fn of(store: &dyn Store, claim: &Name) -> Result<Option<Taker>> {
+    pub fn of(store: &dyn Store, claim: &ClaimName) -> Result<Option<TakenBy>> {
         let name = claim.object("taken");
         let doing = || format!("read {name}");
         match store.get(&name, MAX_TAKEN) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|why| Error::damage(doing(), why)),
-            Err(store::Error::NotFound { .. }) => Ok(None),
+            Err(store::StoreError::NotFound { .. }) => Ok(None),
             Err(why) => Err(why.while_doing(doing())),
         }
     }

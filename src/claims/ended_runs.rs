@@ -1,10 +1,10 @@
 //! What vaults know of runs that are over.
 
-use super::lease::{self, Served};
+use super::lease::{self, DoneRecord};
 use crate::error::Result;
 use crate::monitor::Context;
-use crate::replicas::pool::Vaults;
-use crate::report::{self, RunId, Told};
+use crate::replicas::pool::VaultPool;
+use crate::report::{self, EncodedReport, RunId};
 use crate::store::address::Address;
 use crate::store::{self, Store};
 use crate::vault::Vault;
@@ -13,7 +13,7 @@ use crate::vault::Vault;
 ///
 /// # Errors
 /// A store that fails, or a `done.json` that is damaged, where no other vault knows.
-pub fn find_served(vaults: &Vaults, identity: &str) -> Result<Option<Before>> {
+pub fn find_served(vaults: &VaultPool, identity: &str) -> Result<Option<ServedBefore>> {
     let mut failed = None;
     for address in vaults.addresses() {
         let found = vaults.store(address).and_then(|store| {
@@ -30,13 +30,13 @@ pub fn find_served(vaults: &Vaults, identity: &str) -> Result<Option<Before>> {
 }
 
 /// A run's report that is in a vault.
-pub struct Kept {
+pub struct StoredReport {
     /// The vault.
     pub vault: Address,
     /// The report's object.
     pub object: String,
     /// The report.
-    pub report: Told,
+    pub report: EncodedReport,
 }
 
 /// The report of a run that counts, in one of the vaults: in which depends on which opened when it ended. Where one says that the run
@@ -44,7 +44,7 @@ pub struct Kept {
 ///
 /// # Errors
 /// A vault that does not open, or a store that fails, where no other one has it.
-pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<Kept>> {
+pub fn report_of(run: RunId, vaults: &VaultPool, ctx: &Context) -> Result<Option<StoredReport>> {
     let (mut undone, mut failed) = (None, None);
     for address in vaults.addresses() {
         ctx.check("find a run")?;
@@ -53,7 +53,7 @@ pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<Ke
             found.retain(|named| named.run == run);
             let Some(named) = report::that_counts(&found) else { return Ok(None) };
             let (object, report) = (named.object.clone(), report::told(&*vault.store, &named.object)?);
-            Ok(Some((named.stays(), Kept { vault: address.clone(), object, report })))
+            Ok(Some((named.stays(), StoredReport { vault: address.clone(), object, report })))
         });
         match found {
             Ok(Some((true, kept))) => return Ok(Some(kept)),
@@ -70,7 +70,7 @@ pub fn report_of(run: RunId, vaults: &Vaults, ctx: &Context) -> Result<Option<Ke
 
 /// How an event was served before.
 #[derive(Debug)]
-pub struct Before {
+pub struct ServedBefore {
     /// The run that did.
     pub run: RunId,
     /// The vault that holds its report.
@@ -78,11 +78,11 @@ pub struct Before {
     /// The report's object.
     pub object: String,
     /// The report; none if it has been lost.
-    pub report: Option<Told>,
+    pub report: Option<EncodedReport>,
 }
 
-pub(crate) fn before(served: Served, store: &dyn Store, address: &Address) -> Result<Before> {
-    let Served { run, report: object } = served;
+pub(crate) fn before(served: DoneRecord, store: &dyn Store, address: &Address) -> Result<ServedBefore> {
+    let DoneRecord { run, report: object } = served;
     let report = match report::told(store, &object) {
         Ok(report) => Some(report),
         // That it was served stands all the same.
@@ -92,13 +92,13 @@ pub(crate) fn before(served: Served, store: &dyn Store, address: &Address) -> Re
         }
         Err(why) => return Err(why),
     };
-    Ok(Before { run, vault: address.clone(), object, report })
+    Ok(ServedBefore { run, vault: address.clone(), object, report })
 }
 
 /// Keeps a report beside the claim that names it, too.
 pub(crate) fn copy_report(store: &dyn Store, report: &[u8], object: &str) -> Result<()> {
     match store.create(object, &[report]) {
-        Ok(()) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
+        Ok(()) | Err(store::StoreError::AlreadyExists { .. }) => Ok(()),
         Err(why) => Err(why.while_doing(format!("store {object}"))),
     }
 }

@@ -13,9 +13,9 @@
 use std::time::Duration;
 
 use super::folder::folder;
-use super::lease::Seen;
+use super::lease::ClaimFolder;
 use crate::error::Result;
-use crate::report::Place;
+use crate::report::RunEnvironment;
 use crate::store::Store;
 
 /// The longest that an attempt may take, whatever is configured
@@ -37,7 +37,7 @@ pub struct Execution {
 
 impl Execution {
     /// What the surroundings tell of it; none outside a Cloud Run job.
-    pub fn of(place: &Place) -> Option<Self> {
+    pub fn of(place: &RunEnvironment) -> Option<Self> {
         let name = place.execution.clone()?;
         let number = |text: &Option<String>| text.as_deref().unwrap_or("0").to_owned();
         // An attempt that cannot be read counts as the first: that one takes nothing over.
@@ -55,7 +55,7 @@ impl Execution {
         let (mut number, mut latest) = (1, None);
         loop {
             let folder = folder(&of(number));
-            let seen = Seen::of(store, &folder)?;
+            let seen = ClaimFolder::of(store, &folder)?;
             if seen.is_empty() {
                 break;
             }

@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 
 use super::name::CLAIMS;
 use crate::error::Result;
-use crate::report::{Action, Event, RunId, Way};
+use crate::report::{Action, Channel, Event, RunId};
 use crate::store::{self, Store};
 use crate::vault::hex::Hash;
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 /// No promise stands longer, whatever is written in the vault.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Which objects an event's folder holds.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct ClaimFolder {
     pub claims: BTreeSet<u64>,
     pub failed: BTreeSet<u64>,
     pub done: bool,
 }
 
-impl Seen {
-    pub fn of(store: &dyn Store, folder: &str) -> Result<Seen> {
+impl ClaimFolder {
+    pub fn of(store: &dyn Store, folder: &str) -> Result<ClaimFolder> {
         let objects = store.list(folder).map_err(|why| why.while_doing(format!("list {folder} of {}", store.url())))?;
-        let mut seen = Seen::default();
+        let mut seen = ClaimFolder::default();
         for object in objects {
             if let Some(name) = object.name.strip_prefix(folder) {
                 seen.add(name);
@@ -64,7 +64,7 @@ pub(crate) const MAX_CLAIM: u64 = 8 << 20;
 
 /// What `<n>.json` says.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Body {
+pub(crate) struct ClaimRecord {
     pub(super) identity: String,
     pub(super) run: RunId,
     /// By the store's clock.
@@ -84,12 +84,12 @@ pub(crate) fn folder(identity: &str) -> String {
 }
 
 /// A claim's object. None if it has gone, or is not one that this program wrote: then it hinders nobody.
-pub(crate) fn read_claim(store: &dyn Store, folder: &str, n: u64) -> Result<Option<Body>> {
+pub(crate) fn read_claim(store: &dyn Store, folder: &str, n: u64) -> Result<Option<ClaimRecord>> {
     let name = format!("{folder}{n}.json");
     let bytes = match store.get(&name, MAX_CLAIM) {
         Ok(bytes) => bytes,
-        Err(store::Error::NotFound { .. }) => return Ok(None),
-        Err(why @ store::Error::OutOfRange { .. }) => {
+        Err(store::StoreError::NotFound { .. }) => return Ok(None),
+        Err(why @ store::StoreError::OutOfRange { .. }) => {
             tracing::warn!("{why}: it is no claim, and does not count");
             return Ok(None);
         }
@@ -105,9 +105,9 @@ pub struct Promise {
     /// What the run is for.
     pub action: Action,
     /// Why.
-    pub reason: Reason,
+    pub reason: BackupReason,
     /// How it was asked for.
-    pub way: Way,
+    pub way: Channel,
     /// By what.
     pub event: Event,
     /// So long after its claim was entered its run is over, unless whoever promised it is gone.

@@ -8,16 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ended_runs::{Before, before, copy_report};
-pub use super::ended_runs::{Kept, find_served, report_of};
+use super::ended_runs::{ServedBefore, before, copy_report};
+pub use super::ended_runs::{StoredReport, find_served, report_of};
 use super::execution::{Execution, LONGEST_ATTEMPT};
-use super::lease::{self, Asker, Claim, Entry, Followed, Identity, Name, Served};
-use super::recover::{self, Left, done, kept};
+use super::lease::{self, Claim, ClaimIdentity, ClaimName, Claimant, DoneRecord, LeaseProgress, LeaseState};
+use super::recover::{self, RecoveredReport, done, kept};
 use crate::backup::options::BeforeCommit;
 use crate::error::{Error, Result};
-use crate::job::{Cause, Ran};
+use crate::job::{FinishedJob, Origin};
 use crate::monitor::Context;
-use crate::replicas::pool::Vaults;
+use crate::replicas::pool::VaultPool;
 use crate::report::{Action, Outcome, Report, RunId};
 use crate::store::Store;
 use crate::store::address::Address;
@@ -27,11 +27,11 @@ use crate::vault::Vault;
 pub const AT_ONCE: usize = 16;
 
 /// What became of an event.
-pub enum Answer {
+pub enum EventOutcome {
     /// A run has just served it, or failed to.
-    Now(Box<Ran>),
+    Now(Box<FinishedJob>),
     /// It was served before.
-    Before(Before),
+    Before(ServedBefore),
     /// Another run is serving it.
     Elsewhere {
         /// That run.
@@ -42,17 +42,17 @@ pub enum Answer {
 }
 
 /// What came of asking for a claim.
-pub enum Taken {
+pub enum ClaimAttempt {
     /// It is held.
-    Held(Arc<Held>),
+    Held(Arc<HeldClaim>),
     /// It is not, and that is the answer.
-    Not(Answer),
+    Not(EventOutcome),
     /// No vault opens, so there is nothing to hold.
     NoVault,
 }
 
 /// How far a claim's run is, which another process does.
-pub enum Standing {
+pub enum ClaimStatus {
     /// It is not over.
     Running,
     /// It ended without serving the event.
@@ -60,15 +60,15 @@ pub enum Standing {
     /// Another run has taken over.
     Elsewhere,
     /// The event is served, by this run or another.
-    Done(Before),
+    Done(ServedBefore),
 }
 
 /// What came of going on with a claim of another process.
-pub enum Resumed {
+pub enum ResumedClaim {
     /// It is held.
-    Held(Arc<Held>),
+    Held(Arc<HeldClaim>),
     /// The event is served.
-    Before(Before),
+    Before(ServedBefore),
     /// The claim was given up.
     GivenUp,
     /// Another run has taken over.
@@ -76,25 +76,32 @@ pub enum Resumed {
 }
 
 /// What came of noting in a claim how its run ended.
-pub struct Noted {
+pub struct SettledClaim {
     /// The answer, where it is another than the run itself.
-    pub other: Option<Answer>,
+    pub other: Option<EventOutcome>,
     /// Whether the claim says it now. What was done is not noted before there is a report of it.
     pub is_noted: bool,
 }
 
 /// A claim, and the vault that it is in.
-pub struct Held {
+pub struct HeldClaim {
     claim: Claim,
     vault: Vault,
     address: Address,
 }
 
-impl Asker {
+impl Claimant {
     /// The task of a Cloud Run job that this process is, where it is one.
-    pub fn task(run: RunId, action: Action, cause: &Cause) -> Option<Self> {
-        let identity = Identity::Execution(Execution::of(&cause.place)?);
-        Some(Asker { identity, action, run, host: cause.place.host.clone(), timeout: LONGEST_ATTEMPT, promise: None })
+    pub fn task(run: RunId, action: Action, cause: &Origin) -> Option<Self> {
+        let identity = ClaimIdentity::Execution(Execution::of(&cause.place)?);
+        Some(Claimant {
+            identity,
+            action,
+            run,
+            host: cause.place.host.clone(),
+            timeout: LONGEST_ATTEMPT,
+            promise: None,
+        })
     }
 }
 
@@ -104,36 +111,42 @@ impl Asker {
 /// # Errors
 /// A vault that opens and takes no claim; a claim that is damaged.
 pub fn once(
-    vaults: &Vaults,
-    asker: &Asker,
-    cause: &Cause,
+    vaults: &VaultPool,
+    asker: &Claimant,
+    cause: &Origin,
     ctx: &Context,
-    work: impl FnOnce(Option<BeforeCommit>) -> Ran,
-) -> Result<Answer> {
+    work: impl FnOnce(Option<BeforeCommit>) -> FinishedJob,
+) -> Result<EventOutcome> {
     match take(vaults, asker, cause, ctx)? {
-        Taken::Held(held) => {
+        ClaimAttempt::Held(held) => {
             let ran = work(Some(held.gate()));
             Ok(held.settle(ran, vaults, ctx))
         }
-        Taken::Not(answer) => Ok(answer),
-        Taken::NoVault => {
+        ClaimAttempt::Not(answer) => Ok(answer),
+        ClaimAttempt::NoVault => {
             let ran = work(None);
             let other = late(&ran, vaults, asker, cause, ctx);
             ran.tell(ctx);
-            Ok(other.unwrap_or_else(|| Answer::Now(Box::new(ran))))
+            Ok(other.unwrap_or_else(|| EventOutcome::Now(Box::new(ran))))
         }
     }
 }
 
 /// Claims an event when its run is over, if that made the vault: a claim that comes late harms nothing, and without it a
 /// redelivery would be a second run. Gives the answer, where it is another than the run itself.
-pub fn late(ran: &Ran, vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Option<Answer> {
+pub fn late(
+    ran: &FinishedJob,
+    vaults: &VaultPool,
+    asker: &Claimant,
+    cause: &Origin,
+    ctx: &Context,
+) -> Option<EventOutcome> {
     if ran.stored.is_none() || !stays(&ran.report) {
         return None;
     }
     match take(vaults, asker, cause, ctx) {
-        Ok(Taken::Held(held)) => held.close(ran, vaults, ctx).other,
-        Ok(Taken::Not(_) | Taken::NoVault) => None,
+        Ok(ClaimAttempt::Held(held)) => held.close(ran, vaults, ctx).other,
+        Ok(ClaimAttempt::Not(_) | ClaimAttempt::NoVault) => None,
         Err(why) => {
             ctx.monitor.warn(&format!("a redelivery would be served again: {}", why.what()));
             None
@@ -145,7 +158,7 @@ pub fn late(ran: &Ran, vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Cont
 ///
 /// # Errors
 /// As [`once`].
-pub fn take(vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Result<Taken> {
+pub fn take(vaults: &VaultPool, asker: &Claimant, cause: &Origin, ctx: &Context) -> Result<ClaimAttempt> {
     let mut refused = None;
     for address in vaults.addresses() {
         // Why a vault does not open is told by the run, which tries again.
@@ -159,35 +172,45 @@ pub fn take(vaults: &Vaults, asker: &Asker, cause: &Cause, ctx: &Context) -> Res
             Err(why) => return Err(why),
         }
     }
-    refused.map_or(Ok(Taken::NoVault), Err)
+    refused.map_or(Ok(ClaimAttempt::NoVault), Err)
 }
 
 fn take_in(
     vault: Vault,
     address: &Address,
-    asker: &Asker,
-    cause: &Cause,
-    vaults: &Vaults,
+    asker: &Claimant,
+    cause: &Origin,
+    vaults: &VaultPool,
     ctx: &Context,
-) -> Result<Taken> {
-    let held = match enter(vault, address, asker)? {
+) -> Result<ClaimAttempt> {
+    let held = match acquire_in(vault, address, asker)? {
         Ok(held) => held,
-        Err(other) => return Ok(Taken::Not(other)),
+        Err(other) => return Ok(ClaimAttempt::Not(other)),
     };
     // Nobody serves the event under it: others need not wait for its time to be over.
     hold(&held, asker.action, cause, vaults, ctx).inspect_err(|_| held.give_up(vaults, ctx))
 }
 
 /// Enters a claim, or finds the answer.
-fn enter(vault: Vault, address: &Address, asker: &Asker) -> Result<std::result::Result<Arc<Held>, Answer>> {
-    Ok(match lease::enter(&*vault.store, asker)? {
-        Entry::Mine(claim) => Ok(Arc::new(Held { claim, vault, address: address.clone() })),
+fn acquire_in(
+    vault: Vault,
+    address: &Address,
+    asker: &Claimant,
+) -> Result<std::result::Result<Arc<HeldClaim>, EventOutcome>> {
+    Ok(match lease::acquire(&*vault.store, asker)? {
+        LeaseState::Mine(claim) => Ok(Arc::new(HeldClaim { claim, vault, address: address.clone() })),
         other => Err(answer(other, &*vault.store, address).map_err(|why| recover::unseen(asker.action, why))?),
     })
 }
 
 /// Holds a claim, unless a run before has done for it what `cause` asks for. Where that cannot be seen, the claim stands.
-fn hold(held: &Arc<Held>, action: Action, cause: &Cause, vaults: &Vaults, ctx: &Context) -> Result<Taken> {
+fn hold(
+    held: &Arc<HeldClaim>,
+    action: Action,
+    cause: &Origin,
+    vaults: &VaultPool,
+    ctx: &Context,
+) -> Result<ClaimAttempt> {
     let found = match action {
         Action::Backup => held.committed(cause, ctx),
         // They leave nothing behind that could be found, but for a report.
@@ -195,8 +218,8 @@ fn hold(held: &Arc<Held>, action: Action, cause: &Cause, vaults: &Vaults, ctx: &
         Action::Verify => recover::done(held.store(), held.claim.earlier()).and_then(|found| held.reported(found)),
     };
     let taken = found.and_then(|found| match found {
-        None => Ok(Taken::Held(held.clone())),
-        Some(served) => answer(Entry::Done(served), held.store(), &held.address).map(Taken::Not),
+        None => Ok(ClaimAttempt::Held(held.clone())),
+        Some(served) => answer(LeaseState::Done(served), held.store(), &held.address).map(ClaimAttempt::Not),
     });
     taken.map_err(|why| recover::unseen(action, why))
 }
@@ -207,28 +230,28 @@ fn hold(held: &Arc<Held>, action: Action, cause: &Cause, vaults: &Vaults, ctx: &
 /// # Errors
 /// A store that fails; a claim that is not what it should be.
 pub fn resume(
-    name: &Name,
+    name: &ClaimName,
     vault: Vault,
     address: &Address,
-    asker: &Asker,
-    (cause, after): (&Cause, bool),
-    vaults: &Vaults,
+    asker: &Claimant,
+    (cause, after): (&Origin, bool),
+    vaults: &VaultPool,
     ctx: &Context,
-) -> Result<Resumed> {
+) -> Result<ResumedClaim> {
     let taken = match lease::resume(&*vault.store, name, asker, after)? {
-        lease::Resumed::Mine(claim) => {
-            let held = Arc::new(Held { claim, vault, address: address.clone() });
+        lease::ResumedLease::Mine(claim) => {
+            let held = Arc::new(HeldClaim { claim, vault, address: address.clone() });
             hold(&held, asker.action, cause, vaults, ctx)?
         }
-        lease::Resumed::Done(served) => return before(served, &*vault.store, address).map(Resumed::Before),
-        lease::Resumed::GivenUp => return Ok(Resumed::GivenUp),
-        lease::Resumed::Taken(run) => return Ok(Resumed::Elsewhere(run)),
+        lease::ResumedLease::Done(served) => return before(served, &*vault.store, address).map(ResumedClaim::Before),
+        lease::ResumedLease::GivenUp => return Ok(ResumedClaim::GivenUp),
+        lease::ResumedLease::Taken(run) => return Ok(ResumedClaim::Elsewhere(run)),
     };
     match taken {
-        Taken::Held(held) => Ok(Resumed::Held(held)),
-        Taken::Not(Answer::Before(before)) => Ok(Resumed::Before(before)),
-        Taken::Not(Answer::Elsewhere { run, .. }) => Ok(Resumed::Elsewhere(run)),
-        Taken::Not(Answer::Now(_)) | Taken::NoVault => {
+        ClaimAttempt::Held(held) => Ok(ResumedClaim::Held(held)),
+        ClaimAttempt::Not(EventOutcome::Before(before)) => Ok(ResumedClaim::Before(before)),
+        ClaimAttempt::Not(EventOutcome::Elsewhere { run, .. }) => Ok(ResumedClaim::Elsewhere(run)),
+        ClaimAttempt::Not(EventOutcome::Now(_)) | ClaimAttempt::NoVault => {
             Err(Error::failed(format!("go on with the claim {name}"), "it is neither held nor served"))
         }
     }
@@ -238,8 +261,8 @@ pub fn resume(
 /// else.
 ///
 /// # Errors
-/// As [`Held::check`].
-pub fn check_any(held: &[Arc<Held>]) -> Result<()> {
+/// As [`HeldClaim::check`].
+pub fn check_any(held: &[Arc<HeldClaim>]) -> Result<()> {
     let mut lost = Ok(());
     for held in held {
         lost = held.check();
@@ -250,26 +273,26 @@ pub fn check_any(held: &[Arc<Held>]) -> Result<()> {
     lost
 }
 
-impl Held {
+impl HeldClaim {
     /// Asks for the claim again before its run begins, as it may have waited for so long that another run has taken it over; if it
     /// has not, the run has its whole time from now on.
     ///
     /// # Errors
     /// As [`take`]; a vault that does not open.
-    pub fn again(&self, asker: &Asker, cause: &Cause, vaults: &Vaults, ctx: &Context) -> Result<Taken> {
+    pub fn again(&self, asker: &Claimant, cause: &Origin, vaults: &VaultPool, ctx: &Context) -> Result<ClaimAttempt> {
         let take = || {
             let vault = vaults.store(&self.address).and_then(Vault::open)?;
-            match enter(vault, &self.address, asker)? {
+            match acquire_in(vault, &self.address, asker)? {
                 Ok(held) => hold(&held, asker.action, cause, vaults, ctx),
-                Err(other) => Ok(Taken::Not(other)),
+                Err(other) => Ok(ClaimAttempt::Not(other)),
             }
         };
         let held = match take()? {
-            Taken::Held(held) => held,
+            ClaimAttempt::Held(held) => held,
             other => return Ok(other),
         };
         match held.renew(asker, vaults)? {
-            Some(renewed) => Ok(Taken::Held(Arc::new(renewed))),
+            Some(renewed) => Ok(ClaimAttempt::Held(Arc::new(renewed))),
             // Another was faster just now.
             None => take(),
         }
@@ -279,10 +302,10 @@ impl Held {
     ///
     /// # Errors
     /// A vault that does not open; a store that fails.
-    pub fn renew(&self, asker: &Asker, vaults: &Vaults) -> Result<Option<Held>> {
+    pub fn renew(&self, asker: &Claimant, vaults: &VaultPool) -> Result<Option<HeldClaim>> {
         let vault = vaults.store(&self.address).and_then(Vault::open)?;
         let claim = self.claim.renew(&*vault.store, asker)?;
-        Ok(claim.map(|claim| Held { claim, vault, address: self.address.clone() }))
+        Ok(claim.map(|claim| HeldClaim { claim, vault, address: self.address.clone() }))
     }
 
     /// The claim.
@@ -301,9 +324,9 @@ impl Held {
     }
 
     /// Marks the event as served if one of the runs before committed for it.
-    fn committed(&self, cause: &Cause, ctx: &Context) -> Result<Option<Served>> {
+    fn committed(&self, cause: &Origin, ctx: &Context) -> Result<Option<DoneRecord>> {
         let found = recover::report(&self.vault, self.claim.earlier(), self.claim.run(), cause)?;
-        let Some(Left { object, new }) = found else { return Ok(None) };
+        let Some(RecoveredReport { object, new }) = found else { return Ok(None) };
         let served = self.claim.done(self.store(), &object)?;
         if let Some((report, reason)) = new {
             cause.notify.tell(&report, Some(reason), ctx);
@@ -312,7 +335,7 @@ impl Held {
     }
 
     /// Marks the event as served if a report says that one of the runs before did.
-    fn reported(&self, found: Option<String>) -> Result<Option<Served>> {
+    fn reported(&self, found: Option<String>) -> Result<Option<DoneRecord>> {
         found.map(|object| self.claim.done(self.store(), &object)).transpose()
     }
 
@@ -320,17 +343,17 @@ impl Held {
     ///
     /// # Errors
     /// A store that fails; a `done.json` that is damaged.
-    pub fn standing(&self) -> Result<Standing> {
-        Ok(match lease::follow(self.store(), &self.claim)? {
-            Followed::Running => Standing::Running,
-            Followed::Failed => Standing::Failed,
-            Followed::Taken(_) => Standing::Elsewhere,
-            Followed::Done(served) => Standing::Done(before(served, self.store(), &self.address)?),
+    pub fn standing(&self) -> Result<ClaimStatus> {
+        Ok(match lease::observe(self.store(), &self.claim)? {
+            LeaseProgress::Running => ClaimStatus::Running,
+            LeaseProgress::Failed => ClaimStatus::Failed,
+            LeaseProgress::Taken(_) => ClaimStatus::Elsewhere,
+            LeaseProgress::Done(served) => ClaimStatus::Done(before(served, self.store(), &self.address)?),
         })
     }
 
     /// Says that its run will not be done: another may follow at once.
-    pub fn give_up(&self, vaults: &Vaults, ctx: &Context) {
+    pub fn give_up(&self, vaults: &VaultPool, ctx: &Context) {
         let failed = match vaults.stopped() {
             true => vaults.store_for_last_words(&self.address).and_then(|store| self.claim.failed(&*store)),
             false => self.claim.failed(self.store()),
@@ -364,18 +387,18 @@ impl Held {
 
     /// Notes how its run ended. What must not be done again is marked as done, what may be as failed. What was done and
     /// left no report is neither: who takes over looks for the snapshot. Then tells of it.
-    pub fn settle(&self, ran: Ran, vaults: &Vaults, ctx: &Context) -> Answer {
+    pub fn settle(&self, ran: FinishedJob, vaults: &VaultPool, ctx: &Context) -> EventOutcome {
         let other = self.close(&ran, vaults, ctx).other;
         ran.tell(ctx);
-        other.unwrap_or_else(|| Answer::Now(Box::new(ran)))
+        other.unwrap_or_else(|| EventOutcome::Now(Box::new(ran)))
     }
 
     /// Notes it for a run that served other events, too, and tells nobody.
-    pub fn close(&self, ran: &Ran, vaults: &Vaults, ctx: &Context) -> Noted {
+    pub fn close(&self, ran: &FinishedJob, vaults: &VaultPool, ctx: &Context) -> SettledClaim {
         self.note(ran, vaults).unwrap_or_else(|why| {
             let what = if stays(&ran.report) { "done" } else { "failed" };
             ctx.monitor.warn(&format!("the claim of the run is not marked {what}: {}", why.what()));
-            Noted { other: None, is_noted: false }
+            SettledClaim { other: None, is_noted: false }
         })
     }
 
@@ -383,7 +406,7 @@ impl Held {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn close_by(&self, kept: &Kept, stays: bool) -> Result<()> {
+    pub fn close_by(&self, kept: &StoredReport, stays: bool) -> Result<()> {
         if !stays {
             return self.claim.failed(self.store());
         }
@@ -397,14 +420,14 @@ impl Held {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn note(&self, ran: &Ran, vaults: &Vaults) -> Result<Noted> {
+    pub fn note(&self, ran: &FinishedJob, vaults: &VaultPool) -> Result<SettledClaim> {
         let waits = ran.stored.is_none() && stays(&ran.report) && ran.report.result != Outcome::Refused;
         let other = if waits { None } else { self.mark(ran, vaults)? };
-        Ok(Noted { other, is_noted: !waits })
+        Ok(SettledClaim { other, is_noted: !waits })
     }
 
     /// Gives the answer, where it is another than the run itself.
-    fn mark(&self, ran: &Ran, vaults: &Vaults) -> Result<Option<Answer>> {
+    fn mark(&self, ran: &FinishedJob, vaults: &VaultPool) -> Result<Option<EventOutcome>> {
         let last;
         let store = if vaults.stopped() {
             last = vaults.store_for_last_words(&self.address)?;
@@ -412,9 +435,9 @@ impl Held {
         } else {
             &*self.vault.store
         };
-        let other = |served: Served| {
+        let other = |served: DoneRecord| {
             let ours = served.run == ran.report.run;
-            if ours { Ok(None) } else { answer(Entry::Done(served), store, &self.address).map(Some) }
+            if ours { Ok(None) } else { answer(LeaseState::Done(served), store, &self.address).map(Some) }
         };
         match (&ran.stored, stays(&ran.report)) {
             (Some((address, object)), true) => {
@@ -428,7 +451,7 @@ impl Held {
                 if !self.claim.superseded(store)? {
                     return Ok(None);
                 }
-                match lease::look(store, &self.claim)? {
+                match lease::peek(store, &self.claim)? {
                     Some(entry) => answer(entry, store, &self.address).map(Some),
                     None => Ok(None),
                 }
@@ -441,11 +464,11 @@ fn stays(report: &Report) -> bool {
     report.result.stays(report.action)
 }
 
-fn answer(entry: Entry, store: &dyn Store, address: &Address) -> Result<Answer> {
+fn answer(entry: LeaseState, store: &dyn Store, address: &Address) -> Result<EventOutcome> {
     match entry {
-        Entry::Running { run, retry_after } => Ok(Answer::Elsewhere { run, retry_after }),
-        Entry::Done(served) => before(served, store, address).map(Answer::Before),
-        Entry::Mine(claim) => Err(Error::failed("answer", format!("the claim {} is one's own", claim.number()))),
+        LeaseState::Running { run, retry_after } => Ok(EventOutcome::Elsewhere { run, retry_after }),
+        LeaseState::Done(served) => before(served, store, address).map(EventOutcome::Before),
+        LeaseState::Mine(claim) => Err(Error::failed("answer", format!("the claim {} is one's own", claim.number()))),
     }
 }
 
@@ -457,7 +480,7 @@ pub mod tests;
 ///
 /// # Errors
 /// A vault that may hold such a report cannot be asked; a store that fails.
-pub fn restored(held: &Held, vaults: &Vaults) -> Result<Option<String>> {
+pub fn restored(held: &HeldClaim, vaults: &VaultPool) -> Result<Option<String>> {
     let earlier = held.claim.earlier();
     if let Some(object) = done(held.store(), earlier)? {
         return Ok(Some(object));

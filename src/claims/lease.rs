@@ -18,9 +18,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::execution::Execution;
-pub(super) use super::folder::Seen;
-use super::folder::{Body, MAX_CLAIM, Promise, folder, read_claim};
-pub use super::name::Name;
+pub(super) use super::folder::ClaimFolder;
+use super::folder::{ClaimRecord, MAX_CLAIM, Promise, folder, read_claim};
+pub use super::name::ClaimName;
 use crate::error::{Error, Result};
 use crate::report::{Action, RunId};
 use crate::store::{self, Store};
@@ -33,7 +33,7 @@ const EARLIER: usize = 16;
 
 /// What makes a redelivery known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identity {
+pub enum ClaimIdentity {
     /// An event's: whoever has the same is the same.
     Event(String),
     /// That of a task of a Cloud Run job.
@@ -42,9 +42,9 @@ pub enum Identity {
 
 /// Who wants to serve an event.
 #[derive(Debug, Clone)]
-pub struct Asker {
+pub struct Claimant {
     /// Which event.
-    pub identity: Identity,
+    pub identity: ClaimIdentity,
     /// What for.
     pub action: Action,
     /// The run that would serve it.
@@ -59,7 +59,7 @@ pub struct Asker {
 
 /// How an event stands.
 #[derive(Debug)]
-pub enum Entry {
+pub enum LeaseState {
     /// The asker serves it.
     Mine(Claim),
     /// Another run does.
@@ -70,12 +70,12 @@ pub enum Entry {
         retry_after: Duration,
     },
     /// It is served.
-    Done(Served),
+    Done(DoneRecord),
 }
 
 /// What `done.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Served {
+pub struct DoneRecord {
     /// The run that served it.
     pub run: RunId,
     /// Its report's object.
@@ -84,13 +84,13 @@ pub struct Served {
 
 /// What every object of a claim says, and all that `<n>.failed.json` does.
 #[derive(Serialize, Deserialize)]
-struct Mark {
+struct ClaimMark {
     run: RunId,
 }
 
 /// A run that served the event before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Earlier {
+pub struct EarlierRun {
     /// The run.
     pub run: RunId,
     /// When it entered its claim, by the store's clock.
@@ -109,18 +109,18 @@ pub struct Claim {
     pub(super) age: Duration,
     pub(super) since: Instant,
     pub(super) timeout: Duration,
-    pub(super) earlier: Vec<Earlier>,
+    pub(super) earlier: Vec<EarlierRun>,
 }
 
 /// Where an event stands, for whoever may not, or does not want to, serve it now. None when nobody serves it.
 ///
 /// # Errors
 /// A store that fails; a `done.json` that is damaged.
-pub fn look(store: &dyn Store, claim: &Claim) -> Result<Option<Entry>> {
+pub fn peek(store: &dyn Store, claim: &Claim) -> Result<Option<LeaseState>> {
     let now = now(store)?;
-    let seen = Seen::of(store, &claim.folder)?;
+    let seen = ClaimFolder::of(store, &claim.folder)?;
     if seen.done {
-        return served(store, &claim.folder).map(|served| Some(Entry::Done(served)));
+        return served(store, &claim.folder).map(|served| Some(LeaseState::Done(served)));
     }
     let Some(last) = seen.claims.last().filter(|n| **n != claim.n && !seen.failed.contains(n)) else {
         return Ok(None);
@@ -134,10 +134,10 @@ pub fn look(store: &dyn Store, claim: &Claim) -> Result<Option<Entry>> {
 ///
 /// # Errors
 /// A store that fails.
-pub fn later(store: &dyn Store, name: &Name, timeout: Duration) -> Result<Option<RunId>> {
+pub fn later(store: &dyn Store, name: &ClaimName, timeout: Duration) -> Result<Option<RunId>> {
     let now = now(store)?;
     let folder = name.folder();
-    let seen = Seen::of(store, &folder)?;
+    let seen = ClaimFolder::of(store, &folder)?;
     let is_open = |n: &&u64| **n > name.number() && !seen.done && !seen.failed.contains(n);
     let Some(last) = seen.claims.last().filter(is_open) else { return Ok(None) };
     let Some(body) = read_claim(store, &folder, *last)? else { return Ok(None) };
@@ -149,7 +149,7 @@ pub fn later(store: &dyn Store, name: &Name, timeout: Duration) -> Result<Option
 ///
 /// # Errors
 /// A store that fails; a `done.json` that is damaged.
-pub fn find_served(store: &dyn Store, identity: &str) -> Result<Option<Served>> {
+pub fn find_served(store: &dyn Store, identity: &str) -> Result<Option<DoneRecord>> {
     read_done(store, &folder(identity))
 }
 
@@ -157,19 +157,19 @@ pub fn find_served(store: &dyn Store, identity: &str) -> Result<Option<Served>> 
 ///
 /// # Errors
 /// A store that fails; a `done.json` that is damaged.
-pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
+pub fn acquire(store: &dyn Store, asker: &Claimant) -> Result<LeaseState> {
     let (identity, attempt) = match &asker.identity {
-        Identity::Event(identity) => (identity.clone(), None),
-        Identity::Execution(execution) => (execution.identity(store)?, Some(execution.attempt)),
+        ClaimIdentity::Event(identity) => (identity.clone(), None),
+        ClaimIdentity::Execution(execution) => (execution.identity(store)?, Some(execution.attempt)),
     };
     let folder = folder(&identity);
     for _ in 0..RACES {
         // Before the clock is asked, so that no claim is older than its run believes.
         let since = Instant::now();
         let now = now(store)?;
-        let seen = Seen::of(store, &folder)?;
+        let seen = ClaimFolder::of(store, &folder)?;
         if seen.done {
-            return served(store, &folder).map(Entry::Done);
+            return served(store, &folder).map(LeaseState::Done);
         }
         let last = seen.claims.last().copied();
         let claim = |n, age| -> Result<Claim> {
@@ -181,7 +181,7 @@ pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
             && let Some(body) = read_claim(store, &folder, n)?
         {
             if body.run == asker.run {
-                return claim(n, age(&body, now)).map(Entry::Mine);
+                return claim(n, age(&body, now)).map(LeaseState::Mine);
             }
             let ended = body.attempt.zip(attempt).is_some_and(|(theirs, ours)| theirs < ours);
             if let Some(running) = running(&body, now, asker.timeout).filter(|_| !ended) {
@@ -192,7 +192,7 @@ pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
             Error::damage(format!("enter a claim in {folder}"), "there is one of the greatest number that there can be")
         })?;
         let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
-        let body = Body { identity, run: asker.run, started: now, host, attempt, promise };
+        let body = ClaimRecord { identity, run: asker.run, started: now, host, attempt, promise };
         // All that may fail comes first: a claim that is entered and not held keeps others from the event.
         let claim = claim(n, Duration::ZERO)?;
         if !create(store, &format!("{folder}{n}.json"), &body, asker.run)? {
@@ -200,8 +200,8 @@ pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
         }
         // The run before may have ended well after the folder was listed.
         match last.map_or(Ok(None), |_| read_done(store, &folder)) {
-            Ok(None) => return Ok(Entry::Mine(claim)),
-            Ok(Some(served)) => return Ok(Entry::Done(served)),
+            Ok(None) => return Ok(LeaseState::Mine(claim)),
+            Ok(Some(served)) => return Ok(LeaseState::Done(served)),
             Err(why) => {
                 if let Err(why) = claim.failed(store) {
                     tracing::warn!("the claim {} is not given up: {}", claim.name(), why.what());
@@ -216,7 +216,7 @@ pub fn enter(store: &dyn Store, asker: &Asker) -> Result<Entry> {
 
 /// How a claim stands, for another process that is to do its run.
 #[derive(Debug)]
-pub enum Resumed {
+pub enum ResumedLease {
     /// The run still holds it, or the next one.
     Mine(Claim),
     /// It was given up: marked as failed.
@@ -224,12 +224,12 @@ pub enum Resumed {
     /// Another run has taken over.
     Taken(RunId),
     /// The event is served.
-    Done(Served),
+    Done(DoneRecord),
 }
 
 /// How far the run of a claim is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Followed {
+pub enum LeaseProgress {
     /// It is not over.
     Running,
     /// It ended without serving the event.
@@ -237,21 +237,21 @@ pub enum Followed {
     /// Another run has taken over.
     Taken(RunId),
     /// The event is served.
-    Done(Served),
+    Done(DoneRecord),
 }
 
 /// Which event a claim is of.
 ///
 /// # Errors
 /// A store that fails; a claim that is not there, cannot be read, or is of another event than its name says.
-pub fn identity(store: &dyn Store, name: &Name) -> Result<Identity> {
+pub fn identity(store: &dyn Store, name: &ClaimName) -> Result<ClaimIdentity> {
     let wrong = |why: &str| Error::damage(format!("read the claim {name}"), why);
     let body = read_claim(store, &name.folder(), name.number())?;
     let body = body.ok_or_else(|| wrong("it is not there, or cannot be read"))?;
     if folder(&body.identity) != name.folder() {
         return Err(wrong("it is of another event"));
     }
-    Ok(Identity::Event(body.identity))
+    Ok(ClaimIdentity::Event(body.identity))
 }
 
 /// Goes on with a claim of an event that the asker's run entered in another process. What was given up stays so, unless this
@@ -259,33 +259,33 @@ pub fn identity(store: &dyn Store, name: &Name) -> Result<Identity> {
 ///
 /// # Errors
 /// A store that fails; no claim that can be read; a `done.json` that is damaged.
-pub fn resume(store: &dyn Store, name: &Name, asker: &Asker, after: bool) -> Result<Resumed> {
+pub fn resume(store: &dyn Store, name: &ClaimName, asker: &Claimant, after: bool) -> Result<ResumedLease> {
     let since = Instant::now();
     let now = now(store)?;
     let folder = name.folder();
-    let seen = Seen::of(store, &folder)?;
+    let seen = ClaimFolder::of(store, &folder)?;
     if seen.done {
-        return served(store, &folder).map(Resumed::Done);
+        return served(store, &folder).map(ResumedLease::Done);
     }
     let last = seen.claims.last().copied().unwrap_or(name.number());
     let body = read_claim(store, &folder, last)?;
     let body = body.ok_or_else(|| Error::damage(format!("go on with the claim {name}"), "it cannot be read"))?;
     if body.run != asker.run {
-        return Ok(Resumed::Taken(body.run));
+        return Ok(ResumedLease::Taken(body.run));
     }
     if !seen.failed.contains(&last) {
         let (run, age, timeout) = (asker.run, age(&body, now), asker.timeout);
         // This run's own, too: an attempt before this one may have committed.
         let earlier = earlier(store, &folder, &seen, |_| true)?;
-        return Ok(Resumed::Mine(Claim { folder, n: last, run, age, since, timeout, earlier }));
+        return Ok(ResumedLease::Mine(Claim { folder, n: last, run, age, since, timeout, earlier }));
     }
     if !after {
-        return Ok(Resumed::GivenUp);
+        return Ok(ResumedLease::GivenUp);
     }
-    Ok(match enter(store, asker)? {
-        Entry::Mine(claim) => Resumed::Mine(claim),
-        Entry::Running { run, .. } => Resumed::Taken(run),
-        Entry::Done(served) => Resumed::Done(served),
+    Ok(match acquire(store, asker)? {
+        LeaseState::Mine(claim) => ResumedLease::Mine(claim),
+        LeaseState::Running { run, .. } => ResumedLease::Taken(run),
+        LeaseState::Done(served) => ResumedLease::Done(served),
     })
 }
 
@@ -293,19 +293,19 @@ pub fn resume(store: &dyn Store, name: &Name, asker: &Asker, after: bool) -> Res
 ///
 /// # Errors
 /// A store that fails; a `done.json` that is damaged.
-pub fn follow(store: &dyn Store, claim: &Claim) -> Result<Followed> {
-    let seen = Seen::of(store, &claim.folder)?;
+pub fn observe(store: &dyn Store, claim: &Claim) -> Result<LeaseProgress> {
+    let seen = ClaimFolder::of(store, &claim.folder)?;
     if seen.done {
-        return served(store, &claim.folder).map(Followed::Done);
+        return served(store, &claim.folder).map(LeaseProgress::Done);
     }
     let last = seen.claims.last().copied().unwrap_or(claim.n);
     if last != claim.n
         && let Some(body) = read_claim(store, &claim.folder, last)?
         && body.run != claim.run
     {
-        return Ok(Followed::Taken(body.run));
+        return Ok(LeaseProgress::Taken(body.run));
     }
-    Ok(if seen.failed.contains(&last) { Followed::Failed } else { Followed::Running })
+    Ok(if seen.failed.contains(&last) { LeaseProgress::Failed } else { LeaseProgress::Running })
 }
 
 impl Claim {
@@ -320,12 +320,12 @@ impl Claim {
     }
 
     /// What another process knows it by.
-    pub fn name(&self) -> Name {
-        Name::of(&self.folder, self.n)
+    pub fn name(&self) -> ClaimName {
+        ClaimName::of(&self.folder, self.n)
     }
 
     /// The runs that served the event before this one took over, the oldest first; the last 16 of them.
-    pub fn earlier(&self) -> &[Earlier] {
+    pub fn earlier(&self) -> &[EarlierRun] {
         &self.earlier
     }
 
@@ -344,7 +344,7 @@ impl Claim {
     /// # Errors
     /// A store that fails.
     pub fn superseded(&self, store: &dyn Store) -> Result<bool> {
-        let seen = Seen::of(store, &self.folder)?;
+        let seen = ClaimFolder::of(store, &self.folder)?;
         Ok(seen.done || seen.claims.last().is_some_and(|last| *last > self.n))
     }
 
@@ -355,7 +355,7 @@ impl Claim {
     pub fn failed(&self, store: &dyn Store) -> Result<()> {
         let name = format!("{}{}.failed.json", self.folder, self.n);
         // Nobody else writes it: if it is there, it says the same.
-        create(store, &name, &Mark { run: self.run }, self.run).map(drop)
+        create(store, &name, &ClaimMark { run: self.run }, self.run).map(drop)
     }
 
     /// Says that its run served the event, and that `report` is the object that tells how. If another run has said so
@@ -363,8 +363,8 @@ impl Claim {
     ///
     /// # Errors
     /// A store that fails; a `done.json` that is damaged.
-    pub fn done(&self, store: &dyn Store, report: &str) -> Result<Served> {
-        let ours = Served { run: self.run, report: report.to_owned() };
+    pub fn done(&self, store: &dyn Store, report: &str) -> Result<DoneRecord> {
+        let ours = DoneRecord { run: self.run, report: report.to_owned() };
         match create(store, &done_json(&self.folder), &ours, self.run)? {
             true => Ok(ours),
             false => served(store, &self.folder),
@@ -380,41 +380,47 @@ pub(super) fn now(store: &dyn Store) -> Result<Timestamp> {
     store.now().map_err(|why| why.while_doing("ask the store for the time"))
 }
 
-pub(super) fn age(body: &Body, now: Timestamp) -> Duration {
+pub(super) fn age(body: &ClaimRecord, now: Timestamp) -> Duration {
     // Negative where clocks differ: then it is new.
     now.duration_since(body.started).try_into().unwrap_or_default()
 }
 
-fn running(body: &Body, now: Timestamp, timeout: Duration) -> Option<Entry> {
+fn running(body: &ClaimRecord, now: Timestamp, timeout: Duration) -> Option<LeaseState> {
     let left = timeout.checked_sub(age(body, now)).filter(|left| !left.is_zero())?;
-    Some(Entry::Running { run: body.run, retry_after: left })
+    Some(LeaseState::Running { run: body.run, retry_after: left })
 }
 
 /// The last of the claims before one's own.
-fn earlier(store: &dyn Store, folder: &str, seen: &Seen, is_before: impl Fn(u64) -> bool) -> Result<Vec<Earlier>> {
+fn earlier(
+    store: &dyn Store,
+    folder: &str,
+    seen: &ClaimFolder,
+    is_before: impl Fn(u64) -> bool,
+) -> Result<Vec<EarlierRun>> {
     let before = seen.claims.iter().rev().copied().filter(|n| is_before(*n));
     let (failed, open): (Vec<u64>, Vec<u64>) = before.partition(|n| seen.failed.contains(n));
     let mut numbers: Vec<_> = open.into_iter().chain(failed).take(EARLIER).collect();
     numbers.sort_unstable();
     let mut earlier = Vec::with_capacity(numbers.len());
     for n in numbers {
-        let entered = |body: Body| Earlier { run: body.run, started: body.started, failed: seen.failed.contains(&n) };
+        let entered =
+            |body: ClaimRecord| EarlierRun { run: body.run, started: body.started, failed: seen.failed.contains(&n) };
         earlier.extend(read_claim(store, folder, n)?.map(entered));
     }
     Ok(earlier)
 }
 
-fn served(store: &dyn Store, folder: &str) -> Result<Served> {
+fn served(store: &dyn Store, folder: &str) -> Result<DoneRecord> {
     let gone = || Error::damage(format!("read {}", done_json(folder)), "it was there, and is not any more");
     read_done(store, folder)?.ok_or_else(gone)
 }
 
-fn read_done(store: &dyn Store, folder: &str) -> Result<Option<Served>> {
+fn read_done(store: &dyn Store, folder: &str) -> Result<Option<DoneRecord>> {
     let name = done_json(folder);
     let doing = || format!("read {name}");
     match store.get(&name, MAX_CLAIM) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|why| Error::damage(doing(), why)),
-        Err(store::Error::NotFound { .. }) => Ok(None),
+        Err(store::StoreError::NotFound { .. }) => Ok(None),
         Err(why) => Err(why.while_doing(doing())),
     }
 }
@@ -426,10 +432,10 @@ pub(super) fn create(store: &dyn Store, name: &str, body: &impl Serialize, run: 
     let mut bytes = serde_json::to_vec(body).map_err(|why| Error::failed(doing(), why))?;
     bytes.push(b'\n');
     let Err(why) = store.create(name, &[&bytes]) else { return Ok(true) };
-    let found = store.get(name, MAX_CLAIM).ok().and_then(|found| serde_json::from_slice::<Mark>(&found).ok());
+    let found = store.get(name, MAX_CLAIM).ok().and_then(|found| serde_json::from_slice::<ClaimMark>(&found).ok());
     match (why, found) {
         (_, Some(mark)) if mark.run == run => Ok(true),
-        (store::Error::AlreadyExists { .. }, _) => Ok(false),
+        (store::StoreError::AlreadyExists { .. }, _) => Ok(false),
         (why, _) => Err(why.while_doing(doing())),
     }
 }

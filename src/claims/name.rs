@@ -9,16 +9,16 @@ use crate::vault::hex::Hash;
 
 /// A claim's name: `<hash>/<n>`, where its objects are `claims/<hash>/<n>.….json`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Name {
+pub struct ClaimName {
     hash: String,
     n: u64,
 }
 
-impl Name {
+impl ClaimName {
     /// Of number `n` in a folder of claims.
     pub(super) fn of(folder: &str, n: u64) -> Self {
         let hash = folder.strip_prefix(CLAIMS).unwrap_or(folder).trim_end_matches('/').to_owned();
-        Name { hash, n }
+        ClaimName { hash, n }
     }
 
     /// The number in its folder.
@@ -37,13 +37,13 @@ impl Name {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for ClaimName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.hash, self.n)
     }
 }
 
-impl FromStr for Name {
+impl FromStr for ClaimName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -51,19 +51,19 @@ impl FromStr for Name {
         let (hash, number) = text.split_once('/').ok_or_else(form)?;
         let hash: Hash = hash.parse().map_err(|_| form())?;
         let n: u64 = number.parse().map_err(|_| form())?;
-        let name = Name { hash: hash.to_string(), n };
+        let name = ClaimName { hash: hash.to_string(), n };
         // One name for one claim: no sign, no zeros before it.
         if n > 0 && name.to_string() == text { Ok(name) } else { Err(form()) }
     }
 }
 
-impl Serialize for Name {
+impl Serialize for ClaimName {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for ClaimName {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         String::deserialize(from)?.parse().map_err(de::Error::custom)
     }
@@ -79,17 +79,17 @@ mod tests {
     #[test]
     fn text_and_back() {
         let text = "0123456789abcdef0123456789abcdef/12";
-        let name: Name = text.parse().unwrap();
+        let name: ClaimName = text.parse().unwrap();
         assert_eq!((name.to_string().as_str(), name.number()), (text, 12));
         assert_eq!(name.object("order"), format!("claims/{text}.order.json"));
-        assert_eq!(Name::of(&name.folder(), 12), name);
+        assert_eq!(ClaimName::of(&name.folder(), 12), name);
         assert_eq!(serde_json::to_string(&name).unwrap(), format!("\"{text}\""));
         let hash = &text[..32];
         for wrong in ["", "12", "../12", &format!("{hash}/0"), &format!("{hash}/01"), &format!("{hash}/+1")] {
-            assert!(wrong.parse::<Name>().is_err(), "{wrong}");
+            assert!(wrong.parse::<ClaimName>().is_err(), "{wrong}");
         }
         for wrong in ["/1.failed", "/18446744073709551616", "/1/2", "0/1", ""] {
-            assert!(format!("{hash}{wrong}").parse::<Name>().is_err(), "{wrong}");
+            assert!(format!("{hash}{wrong}").parse::<ClaimName>().is_err(), "{wrong}");
         }
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::folder::{Body, Promise, folder, read_claim};
-use super::lease::{Asker, Claim, Identity, Name, Seen, age, create, now};
+use super::folder::{ClaimRecord, Promise, folder, read_claim};
+use super::lease::{Claim, ClaimFolder, ClaimIdentity, ClaimName, Claimant, age, create, now};
 use super::name::CLAIMS;
 use crate::error::Result;
 use crate::report::RunId;
@@ -19,11 +19,11 @@ impl Claim {
     ///
     /// # Errors
     /// A store that fails. The claim stands as before.
-    pub fn renew(&self, store: &dyn Store, asker: &Asker) -> Result<Option<Claim>> {
-        let Identity::Event(identity) = &asker.identity else { return Ok(None) };
+    pub fn renew(&self, store: &dyn Store, asker: &Claimant) -> Result<Option<Claim>> {
+        let ClaimIdentity::Event(identity) = &asker.identity else { return Ok(None) };
         let (since, n) = (Instant::now(), self.n.saturating_add(1));
         let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
-        let body = Body { identity, run: self.run, started: now(store)?, host, attempt: None, promise };
+        let body = ClaimRecord { identity, run: self.run, started: now(store)?, host, attempt: None, promise };
         let (folder, earlier) = (self.folder.clone(), self.earlier.clone());
         let claim = Claim { folder, n, run: self.run, age: Duration::ZERO, since, timeout: self.timeout, earlier };
         Ok(create(store, &format!("{}{n}.json", self.folder), &body, self.run)?.then_some(claim))
@@ -32,9 +32,9 @@ impl Claim {
 
 /// A promise of which nothing says how it ended.
 #[derive(Debug)]
-pub struct Open {
+pub struct OpenPromise {
     /// Its claim.
-    pub name: Name,
+    pub name: ClaimName,
     /// The run that was promised.
     pub run: RunId,
     /// Whose run is known by this.
@@ -52,10 +52,10 @@ pub struct Open {
 ///
 /// # Errors
 /// A store that fails.
-pub fn open(store: &dyn Store) -> Result<Vec<Open>> {
+pub fn open(store: &dyn Store) -> Result<Vec<OpenPromise>> {
     let now = now(store)?;
     let objects = store.list(CLAIMS).map_err(|why| why.while_doing(format!("list the claims of {}", store.url())))?;
-    let mut folders: BTreeMap<&str, Seen> = BTreeMap::new();
+    let mut folders: BTreeMap<&str, ClaimFolder> = BTreeMap::new();
     for object in &objects {
         let parts = object.name.strip_prefix(CLAIMS).and_then(|name| name.split_once('/'));
         if let Some((hash, name)) = parts {
@@ -70,8 +70,8 @@ pub fn open(store: &dyn Store) -> Result<Vec<Open>> {
         let left = |promise: &Promise| promise.time().saturating_sub(age(&body, now));
         // One of another event than its folder's says nothing.
         if let Some(promise) = body.promise.clone().filter(|_| folder(&body.identity) == in_folder) {
-            let (name, left) = (Name::of(&in_folder, *n), left(&promise));
-            open.push(Open { name, run: body.run, identity: body.identity, host: body.host, promise, left });
+            let (name, left) = (ClaimName::of(&in_folder, *n), left(&promise));
+            open.push(OpenPromise { name, run: body.run, identity: body.identity, host: body.host, promise, left });
         }
     }
     Ok(open)

@@ -4,24 +4,24 @@ use jiff::{SignedDuration, Timestamp};
 
 use serde::Deserialize;
 
-use super::ended_runs::{Before, copy_report};
-use crate::claims::lease::Earlier;
+use super::ended_runs::{ServedBefore, copy_report};
+use crate::claims::lease::EarlierRun;
 use crate::error::{Error, Kind, Result};
-use crate::job::{self, Cause};
-use crate::report::{self, Action, Outcome, Report, RunId, Told};
+use crate::job::{self, Origin};
+use crate::report::{self, Action, EncodedReport, Outcome, Report, RunId};
 use crate::store::Store;
 use crate::vault::Vault;
-use crate::vault::root::{Reason, Root, SnapshotName, State};
+use crate::vault::root::{BackupReason, Root, SnapshotName, SnapshotState};
 
 /// How far apart the clocks of machines that share a vault may be.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
 /// The report of a snapshot that one of the runs before committed.
-pub struct Left {
+pub struct RecoveredReport {
     /// The report's object.
     pub object: String,
     /// The report, where it is stored only now and nobody is told of it yet; and why the snapshot was taken.
-    pub new: Option<(Report, Reason)>,
+    pub new: Option<(Report, BackupReason)>,
 }
 
 /// The report of a snapshot that one of the runs before committed: its own, else one that is stored now in the name of `run`.
@@ -29,16 +29,16 @@ pub struct Left {
 ///
 /// # Errors
 /// A store that fails.
-pub fn report(vault: &Vault, earlier: &[Earlier], run: RunId, cause: &Cause) -> Result<Option<Left>> {
+pub fn report(vault: &Vault, earlier: &[EarlierRun], run: RunId, cause: &Origin) -> Result<Option<RecoveredReport>> {
     let Some((by, name, root)) = committed(vault, earlier)? else { return Ok(None) };
     match good_report(&*vault.store, by, name)? {
-        Some(object) => Ok(Some(Left { object, new: None })),
+        Some(object) => Ok(Some(RecoveredReport { object, new: None })),
         None => store(&*vault.store, run, cause, (name, &root)).map(Some),
     }
 }
 
 /// A snapshot that one of the runs before committed, and did not live to tell. Every root names its run.
-fn committed(vault: &Vault, earlier: &[Earlier]) -> Result<Option<(RunId, SnapshotName, Root)>> {
+fn committed(vault: &Vault, earlier: &[EarlierRun]) -> Result<Option<(RunId, SnapshotName, Root)>> {
     let Some(begun) = earlier.iter().map(|earlier| earlier.started).min() else { return Ok(None) };
     let begun = begun.saturating_sub(CLOCKS).unwrap_or(begun);
     for name in vault.snapshots()?.into_iter().filter(|name| name.time >= begun) {
@@ -61,16 +61,16 @@ fn committed(vault: &Vault, earlier: &[Earlier]) -> Result<Option<(RunId, Snapsh
 ///
 /// # Errors
 /// A store that fails.
-pub fn done(store: &dyn Store, earlier: &[Earlier]) -> Result<Option<String>> {
+pub fn done(store: &dyn Store, earlier: &[EarlierRun]) -> Result<Option<String>> {
     if earlier.is_empty() {
         return Ok(None);
     }
-    let by_one = |named: &report::Named| named.stays() && earlier.iter().any(|earlier| earlier.run == named.run);
+    let by_one = |named: &report::ReportName| named.stays() && earlier.iter().any(|earlier| earlier.run == named.run);
     Ok(report::list(store)?.into_iter().find(by_one).map(|named| named.object))
 }
 
 /// A report; none if it is damaged, as its name alone says how its run ended.
-pub(super) fn kept(store: &dyn Store, object: &str) -> Result<Option<Told>> {
+pub(super) fn kept(store: &dyn Store, object: &str) -> Result<Option<EncodedReport>> {
     match report::told(store, object) {
         Err(why) if !why.of_store() => {
             tracing::warn!("a report is not copied: {}", why.what());
@@ -111,13 +111,19 @@ fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<
 ///
 /// # Errors
 /// A store that fails; a report of that other run which says nothing.
-pub fn served_by(store: &dyn Store, before: &Before, run: RunId, action: Action, cause: &Cause) -> Result<Report> {
+pub fn served_by(
+    store: &dyn Store,
+    before: &ServedBefore,
+    run: RunId,
+    action: Action,
+    cause: &Origin,
+) -> Result<Report> {
     #[derive(Deserialize)]
-    struct Ended {
+    struct StoredOutcome {
         result: Outcome,
         snapshot: Option<SnapshotName>,
     }
-    let told = before.report.as_ref().map(|report| serde_json::from_slice::<Ended>(report.json())).transpose();
+    let told = before.report.as_ref().map(|report| serde_json::from_slice::<StoredOutcome>(report.json())).transpose();
     let told = told.map_err(|why| Error::damage(format!("read {}", before.object), why))?;
     // That it was served stands without its report, too.
     let (result, snapshot) = told.map_or((Outcome::Complete, None), |told| (told.result, told.snapshot));
@@ -131,7 +137,7 @@ pub fn served_by(store: &dyn Store, before: &Before, run: RunId, action: Action,
 fn bare(
     store: &dyn Store,
     (run, action, result, snapshot): (RunId, Action, Outcome, Option<SnapshotName>),
-    cause: &Cause,
+    cause: &Origin,
 ) -> Result<Report> {
     let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
     let (way, events, place) = (cause.way, cause.events.clone(), cause.place.clone());
@@ -140,17 +146,22 @@ fn bare(
 }
 
 /// Stores a report of a run that found what another had committed.
-fn store(store: &dyn Store, run: RunId, cause: &Cause, (name, root): (SnapshotName, &Root)) -> Result<Left> {
+fn store(
+    store: &dyn Store,
+    run: RunId,
+    cause: &Origin,
+    (name, root): (SnapshotName, &Root),
+) -> Result<RecoveredReport> {
     let result = match root.state {
-        State::Partial => Outcome::Partial,
-        State::Suspect => Outcome::Suspect,
-        State::Complete if root.good() && !root.whole() => Outcome::Stale,
-        State::Complete if root.good() => Outcome::Complete,
-        State::Complete => Outcome::Unsound,
+        SnapshotState::Partial => Outcome::Partial,
+        SnapshotState::Suspect => Outcome::Suspect,
+        SnapshotState::Complete if root.good() && !root.whole() => Outcome::Stale,
+        SnapshotState::Complete if root.good() => Outcome::Complete,
+        SnapshotState::Complete => Outcome::Unsound,
     };
     let report = bare(store, (run, Action::Backup, result, Some(name)), cause)?;
     let object = report.object();
     copy_report(store, &report.encode()?, &object)?;
     job::log(&report, 0.0);
-    Ok(Left { object, new: Some((report, root.reason)) })
+    Ok(RecoveredReport { object, new: Some((report, root.reason)) })
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{NotGood, Replacing, Results, Taking, duration};
+use super::{BackupFlags, NotGood, RestoreFlags, ResultFlags, duration};
 
 /// Where runs are done.
 #[derive(Debug, Args)]
-pub struct Dispatching {
+pub struct DispatchFlags {
     /// Start this Cloud Run job for each run, in place of doing it here: job=projects/P/locations/L/jobs/J, for directories
     /// that take longer than a request may. The job runs `lastgood dispatched` on the same data and the same vaults; starting it
     /// needs the role roles/run.jobsExecutorWithOverrides on it
@@ -35,7 +35,7 @@ shorter than the service's --run-timeout, which counts from the claim on, and af
 
 It ends with 0 also when there is nothing to do any more: another execution has taken the order, or an earlier attempt has done
 what it says.")]
-pub struct Dispatched {
+pub struct DispatchedArgs {
     /// The directory to take snapshots of, and to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside
     /// Cloud Run]
     pub data: Option<PathBuf>,
@@ -43,12 +43,12 @@ pub struct Dispatched {
     #[arg(long)]
     pub allow_restore: bool,
     #[command(flatten)]
-    pub replacing: Replacing,
+    pub replacing: RestoreFlags,
     #[command(flatten)]
-    pub taking: Taking,
+    pub taking: BackupFlags,
     /// End with 0, too, when the snapshot is one of these
     #[arg(long, value_name = "RESULT,…", value_enum, value_delimiter = ',', help_heading = "About the snapshot")]
     pub exit_zero_on: Vec<NotGood>,
     #[command(flatten)]
-    pub results: Results,
+    pub results: ResultFlags,
 }

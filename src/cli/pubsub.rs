@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{RunRules, duration, label};
+use super::{RunFlags, duration, label};
 
 /// Arguments of `listen`.
 #[derive(Debug, Args)]
@@ -23,19 +23,19 @@ a backup and, with --allow-restore, for a restore: that is IAM's decision.
 
 It ends with 1 when the subscription cannot be pulled from at the start; one that goes away later is waited for. SIGTERM ends it
 within 10 seconds.")]
-pub struct Listen {
+pub struct ListenArgs {
     /// The directory to take snapshots of, and to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside
     /// Cloud Run]
     pub data: Option<PathBuf>,
     #[command(flatten)]
-    pub pulling: Pulling,
+    pub pulling: PullFlags,
     #[command(flatten)]
-    pub runs: RunRules,
+    pub runs: RunFlags,
 }
 
 /// Where messages are pulled from.
 #[derive(Debug, Args)]
-pub struct Pulling {
+pub struct PullFlags {
     /// The subscription to pull events from: projects/PROJECT/subscriptions/NAME, or NAME where GOOGLE_CLOUD_PROJECT is set
     /// [env: LASTGOOD_SUBSCRIPTION]
     #[arg(long, value_name = "NAME", help_heading = "Pub/Sub")]
@@ -55,7 +55,7 @@ pub struct Pulling {
 An event is a CloudEvent in binary mode: attributes that begin with ce-, and JSON as data. Its id is random, so that a message
 which is delivered twice is served once. The message's id is printed when Pub/Sub has taken it; otherwise the exit code is 1,
 after the time of --timeout at the latest. Needed is the role roles/pubsub.publisher on the topic.")]
-pub enum Publish {
+pub enum PublishCommand {
     /// Tell of an app's critical error, which asks for a backup
     Critical {
         /// What happened; kept with the snapshot, up to 8 KiB of it
@@ -65,7 +65,7 @@ pub enum Publish {
         #[arg(long, value_name = "WORD", default_value = "CRITICAL")]
         severity: String,
         #[command(flatten)]
-        sending: Sending,
+        sending: PublishFlags,
     },
     /// Ask for a backup
     Backup {
@@ -73,12 +73,12 @@ pub enum Publish {
         #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
         message: Option<OsString>,
         #[command(flatten)]
-        sending: Sending,
+        sending: PublishFlags,
     },
     /// Ask for a verification of the vault
     Verify {
         #[command(flatten)]
-        sending: Sending,
+        sending: PublishFlags,
     },
     /// Ask for a restore, which is done only by a service that allows it, and within 15 minutes
     Restore {
@@ -86,13 +86,13 @@ pub enum Publish {
         #[arg(long)]
         snapshot: Option<String>,
         #[command(flatten)]
-        sending: Sending,
+        sending: PublishFlags,
     },
 }
 
 /// How an event is published.
 #[derive(Debug, Args)]
-pub struct Sending {
+pub struct PublishFlags {
     /// The topic: projects/PROJECT/topics/NAME, or NAME where GOOGLE_CLOUD_PROJECT is set [env: LASTGOOD_TOPIC]
     #[arg(long, value_name = "NAME")]
     pub topic: Option<String>,

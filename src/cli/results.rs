@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 /// Who is told how a run ended.
 #[derive(Debug, Args)]
-pub struct Results {
+pub struct ResultFlags {
     /// Publish how each run ended to this Pub/Sub topic, as a CloudEvent with the run's report; a topic's own name does where
     /// the project is known [env: LASTGOOD_RESULTS_TOPIC]
     #[arg(long, value_name = "projects/P/topics/T", help_heading = "Who is told")]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use reqwest::Url;
 
-use super::{Dispatching, Pulling, Replacing, Results, Taking, duration};
+use super::{BackupFlags, DispatchFlags, PullFlags, RestoreFlags, ResultFlags, duration};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ use super::{Dispatching, Pulling, Replacing, Results, Taking, duration};
 Events are posted to / or /events, and to /events/backup, /events/critical, /events/restore and /events/verify; what else is
 served, /openapi.json tells. With --subscription, events are pulled, too. SIGTERM ends it within 10 seconds. Requests choose what to do, why, with which labels and, for a
 restore, which snapshot; everything else is said here.")]
-pub struct Serve {
+pub struct ServeArgs {
     /// The directory to take snapshots of, and to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside
     /// Cloud Run]
     pub data: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub struct Serve {
 
     /// Who may ask; to be said unless it listens on loopback
     #[arg(long, value_enum, value_name = "HOW", help_heading = "Who may ask")]
-    pub auth: Option<Auth>,
+    pub auth: Option<AuthFlag>,
     /// With --auth oidc: the audience that tokens must be for, to the letter
     #[arg(long, value_name = "URL", help_heading = "Who may ask")]
     pub auth_audience: Option<String>,
@@ -77,14 +77,14 @@ pub struct Serve {
     pub critical_files: Vec<String>,
 
     #[command(flatten)]
-    pub pulling: Pulling,
+    pub pulling: PullFlags,
     #[command(flatten)]
-    pub runs: RunRules,
+    pub runs: RunFlags,
 }
 
 /// How runs are that others ask for, in whatever way.
 #[derive(Debug, Args)]
-pub struct RunRules {
+pub struct RunFlags {
     /// Events and requests may ask for a restore
     #[arg(long, help_heading = "Who may ask")]
     pub allow_restore: bool,
@@ -98,18 +98,18 @@ pub struct RunRules {
     #[arg(long, value_name = "N", default_value = "20", help_heading = "Runs")]
     pub critical_max: NonZeroUsize,
     #[command(flatten, next_help_heading = "Restores")]
-    pub replacing: Replacing,
+    pub replacing: RestoreFlags,
     #[command(flatten)]
-    pub dispatching: Dispatching,
+    pub dispatching: DispatchFlags,
     #[command(flatten)]
-    pub taking: Taking,
+    pub taking: BackupFlags,
     #[command(flatten)]
-    pub results: Results,
+    pub results: ResultFlags,
 }
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Auth {
+pub enum AuthFlag {
     /// Who shows an ID token that Google has signed
     Oidc,
     /// Who shows the token of LASTGOOD_TOKEN or --token-file

@@ -4,14 +4,14 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use lastgood::error::Result;
-use lastgood::events::sent::Sent;
+use lastgood::events::sent::CloudEvent;
 use lastgood::gcp::cloud::Cloud;
 use lastgood::gcp::pubsub::Publisher;
 use lastgood::monitor::Context;
 use lastgood::vault::hex::Hex;
 use serde_json::json;
 
-use crate::Outcome;
+use crate::ProgramOutcome;
 use crate::config::Publication;
 use crate::console::Console;
 
@@ -19,7 +19,12 @@ use crate::console::Console;
 ///
 /// # Errors
 /// A topic that is not there or may not be published to; no answer in time; that it was told to stop.
-pub fn publish(publication: Publication, cloud: &Cloud, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+pub fn publish(
+    publication: Publication,
+    cloud: &Cloud,
+    console: &mut Console,
+    ctx: &Context,
+) -> Result<ProgramOutcome> {
     let Publication { topic, kind, source, id, fields, within } = publication;
     let id = match id {
         Some(id) => id,
@@ -29,11 +34,11 @@ pub fn publish(publication: Publication, cloud: &Cloud, console: &mut Console, c
             Hex(id).to_string()
         }
     };
-    let sent = Sent { kind, source, id, time: Timestamp::now(), fields };
+    let sent = CloudEvent { kind, source, id, time: Timestamp::now(), fields };
     let stopped = || ctx.stop.load(Ordering::Relaxed);
     let message = Publisher::new(cloud, topic.clone())?.publish(sent.data(), sent.attributes(), within, stopped)?;
     let event = json!({ "type": sent.kind, "source": sent.source, "id": sent.id, "time": sent.time });
     let told = json!({ "message_id": message, "topic": topic.name(), "event": event });
     console.report(&told, || format!("{message}\n"));
-    Ok(Outcome::Done)
+    Ok(ProgramOutcome::Done)
 }

@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use lastgood::error::{Doing, Error, Result};
 use lastgood::gcp::cloud::Cloud;
-use lastgood::monitor::{Log, system_random};
-use lastgood::replicas::pool::Vaults;
-use lastgood::runner::runner::Desk;
-use lastgood::server::auth::Auth;
+use lastgood::monitor::{LogMonitor, system_random};
+use lastgood::replicas::pool::VaultPool;
+use lastgood::runner::runner::Runner;
+use lastgood::server::auth::Authorizer;
 use lastgood::server::{self, Server};
-use lastgood::shutdown::Ending;
+use lastgood::shutdown::Shutdown;
 use lastgood::subscriber;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::Outcome;
-use crate::config::{Http, Service};
+use crate::ProgramOutcome;
+use crate::config::{HttpConfig, ServiceConfig};
 
 /// Threads that do what blocks: more than [`server::Limits`] lets clients have at the same time, and the looks at the health.
 const BLOCKING: usize = 24;
@@ -30,10 +30,15 @@ const BLOCKING: usize = 24;
 /// # Errors
 /// An address that cannot be listened at; a subscription that cannot be pulled from; a system that gives no threads or no
 /// signals.
-pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Ending) -> Result<Outcome> {
+pub fn serve(
+    service: ServiceConfig,
+    vaults: Arc<VaultPool>,
+    cloud: &Cloud,
+    ending: &Shutdown,
+) -> Result<ProgramOutcome> {
     let runtime = runtime()?;
     service.rules.backups_off.iter().for_each(|why| tracing::warn!("no snapshot is taken: {why}"));
-    let desk = Arc::new(Desk::new(service.rules, vaults, Arc::new(Log), system_random, ending.stop().clone()));
+    let desk = Arc::new(Runner::new(service.rules, vaults, Arc::new(LogMonitor), system_random, ending.stop().clone()));
     let door = service.http.map(|http| open(http, &desk, &runtime)).transpose()?;
     let (ended, mut work_ended) = oneshot::channel();
     let worker = desk.clone();
@@ -81,20 +86,20 @@ pub fn serve(service: Service, vaults: Arc<Vaults>, cloud: &Cloud, ending: &Endi
     match done? {
         true => {
             tracing::info!("ended: all that was asked for is answered");
-            Ok(Outcome::Done)
+            Ok(ProgramOutcome::Done)
         }
         false => {
             tracing::error!(
                 "ended before all that was asked for was answered and reported in a vault, in the time that there is for it"
             );
-            Ok(Outcome::Failed)
+            Ok(ProgramOutcome::Failed)
         }
     }
 }
 
 /// Listens, and makes what answers.
-fn open(http: Http, desk: &Arc<Desk>, runtime: &Runtime) -> Result<(TcpListener, Arc<Server>)> {
-    let auth = Auth::new(http.auth)?;
+fn open(http: HttpConfig, desk: &Arc<Runner>, runtime: &Runtime) -> Result<(TcpListener, Arc<Server>)> {
+    let auth = Authorizer::new(http.auth)?;
     let listener = runtime
         .block_on(TcpListener::bind(http.listen))
         .doing(|| format!("listen at {}", http.listen))
@@ -111,7 +116,7 @@ fn runtime() -> Result<Runtime> {
 }
 
 /// Begins the end at the first SIGTERM or SIGINT.
-fn watch(ending: &Ending) -> Result<()> {
+fn watch(ending: &Shutdown) -> Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let (mut signals, ending) = (signal(kind).doing(|| "watch for signals")?, ending.clone());
         tokio::spawn(async move {

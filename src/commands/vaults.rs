@@ -4,48 +4,48 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
-use lastgood::claims::ended_runs::Before;
-use lastgood::claims::idempotent::{Answer, once};
-use lastgood::claims::lease::Asker;
+use lastgood::claims::ended_runs::ServedBefore;
+use lastgood::claims::idempotent::{EventOutcome, once};
+use lastgood::claims::lease::Claimant;
 use lastgood::error::{Error, Kind, Result};
-use lastgood::job::{self, Cause, Job, Ran};
+use lastgood::job::{self, FinishedJob, Job, Origin};
 use lastgood::monitor::Context;
-use lastgood::notify::Notify;
-use lastgood::parallel::ordered::in_order;
+use lastgood::notify::Notifier;
+use lastgood::parallel::ordered::map_ordered;
 use lastgood::replicas;
 use lastgood::replicas::copy::{self, copy_with, from_any};
-use lastgood::replicas::pool::Vaults;
+use lastgood::replicas::pool::VaultPool;
 use lastgood::replicas::verify::Verified;
-use lastgood::report::{self, Action, Done, Place, Way};
+use lastgood::report::{self, Action, Channel, JobOutput, RunEnvironment};
 use lastgood::restore::preview::Preview;
 use lastgood::restore::{self, killed, needed, select};
-use lastgood::runner::remote_worker::{self, Came};
+use lastgood::runner::remote_worker::{self, WorkerOutcome};
 use lastgood::store::address::Address;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
 use lastgood::vault::pack::PackInfo;
 use serde::Serialize;
 
-use crate::config::Dispatched;
+use crate::config::DispatchedConfig;
 use crate::console::Console;
-use crate::{Outcome, absolute};
+use crate::{ProgramOutcome, absolute};
 use lastgood::replicas::copy::Copied;
 use lastgood::text::printable;
 use lastgood::view;
 
 /// The commands that may be about several vaults.
-pub struct Commands<'v>(pub &'v Vaults);
+pub struct Commands<'v>(pub &'v VaultPool);
 
 impl Commands<'_> {
     /// Makes a vault, and replicas of it.
     ///
     /// # Errors
     /// A place that cannot be asked; all have a vault already.
-    pub fn init(&self, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+    pub fn init(&self, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
         let (vault, places) = replicas::init(self.0.sites(true)?, ctx)?;
         let made = serde_json::json!({ "vault": places[0].vault, "id": vault.config.id, "vaults": places });
         console.report(&made, || view::made(&places));
-        Ok(Outcome::Done)
+        Ok(ProgramOutcome::Done)
     }
 
     /// Runs a job, and tells of it, also whom the configuration names. A backup as a task of a Cloud Run job is run once, however often
@@ -56,16 +56,16 @@ impl Commands<'_> {
     pub fn run(
         &self,
         job: Job,
-        (place, notify): (Place, Notify),
+        (place, notify): (RunEnvironment, Notifier),
         exit_zero_on: &[report::Outcome],
         console: &mut Console,
         ctx: &Context,
-    ) -> Result<Outcome> {
-        let way = if place.execution.is_some() { Way::CloudRunJob } else { Way::CommandLine };
-        let cause = Cause { way, events: Vec::new(), place, notify };
+    ) -> Result<ProgramOutcome> {
+        let way = if place.execution.is_some() { Channel::CloudRunJob } else { Channel::CommandLine };
+        let cause = Origin { way, events: Vec::new(), place, notify };
         let run = job::new_run(ctx)?;
         let backs_up = job.action() == Action::Backup;
-        let ran = match Asker::task(run, job.action(), &cause).filter(|_| backs_up) {
+        let ran = match Claimant::task(run, job.action(), &cause).filter(|_| backs_up) {
             None => {
                 let ran = job::run(run, &job, cause, self.0, ctx);
                 ran.tell(ctx);
@@ -74,9 +74,9 @@ impl Commands<'_> {
             Some(asker) => {
                 let work = |before| job::run(run, &job.clone().asking(before), cause.clone(), self.0, ctx);
                 match once(self.0, &asker, &cause, ctx, work)? {
-                    Answer::Now(ran) => *ran,
-                    Answer::Before(before) => return served_before(&before, exit_zero_on, console),
-                    Answer::Elsewhere { run, .. } => {
+                    EventOutcome::Now(ran) => *ran,
+                    EventOutcome::Before(before) => return served_before(&before, exit_zero_on, console),
+                    EventOutcome::Elsewhere { run, .. } => {
                         let why = format!("the run {run} of the same attempt of this task is not over");
                         return Err(
                             Error::failed("back up", why).hint("It is tried again by Cloud Run's next attempt.")
@@ -96,7 +96,7 @@ impl Commands<'_> {
     ///
     /// # Errors
     /// A target that cannot be looked at; no snapshot, where its time matters.
-    pub fn unneeded(&self, options: &restore::options::Options, ctx: &Context) -> Result<Option<String>> {
+    pub fn unneeded(&self, options: &restore::options::RestoreOptions, ctx: &Context) -> Result<Option<String>> {
         let only = options.only;
         if !only.is_conditional() {
             return Ok(None);
@@ -118,14 +118,14 @@ impl Commands<'_> {
     /// What would keep it from beginning.
     pub fn preview(
         &self,
-        options: &restore::options::Options,
+        options: &restore::options::RestoreOptions,
         console: &mut Console,
         ctx: &Context,
-    ) -> Result<Outcome> {
+    ) -> Result<ProgramOutcome> {
         let (vault, preview) = replicas::restore::preview(self.0.sites(false)?, options, ctx)?;
-        let done = Previewed { vault, dry_run: true, preview };
+        let done = DryRunReport { vault, dry_run: true, preview };
         console.answer(&done, || view::preview(&done.preview, &done.vault, options.while_in_use))?;
-        Ok(Outcome::Done)
+        Ok(ProgramOutcome::Done)
     }
 
     /// Does what a service dispatched to this execution of a job.
@@ -134,43 +134,49 @@ impl Commands<'_> {
     /// Those of the run; no order that can be carried out.
     pub fn dispatched(
         &self,
-        told: &Dispatched,
+        told: &DispatchedConfig,
         exit_zero_on: &[report::Outcome],
         console: &mut Console,
         ctx: &Context,
-    ) -> Result<Outcome> {
+    ) -> Result<ProgramOutcome> {
         match remote_worker::run(&told.claim, &told.rules, self.0, ctx)? {
-            Came::Ran(ran) => self.told(*ran, &absolute(&told.rules.backup.data), exit_zero_on, console),
-            Came::Before(before) => {
-                if let Some(why) = before.report.as_ref().and_then(report::Told::error) {
+            WorkerOutcome::Ran(ran) => self.told(*ran, &absolute(&told.rules.backup.data), exit_zero_on, console),
+            WorkerOutcome::Before(before) => {
+                if let Some(why) = before.report.as_ref().and_then(report::EncodedReport::error) {
                     let why = format!("the run {} ended for good: {}", before.run, printable(why));
                     return Err(Error::failed("do what was asked for", why));
                 }
                 tracing::warn!("the run {} has done it already; nothing is done again", before.run);
-                if let Some(report) = before.report.as_ref().map(report::Told::value) {
+                if let Some(report) = before.report.as_ref().map(report::EncodedReport::value) {
                     console.report(&report, || view::run_in_full(&report));
                 }
-                Ok(Outcome::Done)
+                Ok(ProgramOutcome::Done)
             }
-            Came::Nothing(why) => {
+            WorkerOutcome::Nothing(why) => {
                 tracing::warn!("nothing is done under the claim {}: {}", told.claim, printable(&why));
-                Ok(Outcome::Done)
+                Ok(ProgramOutcome::Done)
             }
         }
     }
 
     /// Tells of a run, and says what to end with. `data` is the directory of a backup.
-    fn told(&self, ran: Ran, data: &Path, exit_zero_on: &[report::Outcome], console: &mut Console) -> Result<Outcome> {
+    fn told(
+        &self,
+        ran: FinishedJob,
+        data: &Path,
+        exit_zero_on: &[report::Outcome],
+        console: &mut Console,
+    ) -> Result<ProgramOutcome> {
         if let Some(why) = ran.error.as_ref().filter(|why| why.kind() == Kind::Unneeded) {
             return Ok(not_restored(why.why(), console));
         }
         let done = ran.done()?;
         match &done {
-            Done::Backup(done) => {
+            JobOutput::Backup(done) => {
                 view::not_good(&done.taken).iter().chain(&view::not_held(done)).for_each(|l| tracing::error!("{l}"));
                 console.report(done, || view::backup(done, data));
             }
-            Done::Restore(done) => {
+            JobOutput::Restore(done) => {
                 let left_out = &done.restored.not_restored;
                 view::some("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
                 if let Some(newer) = done.restored.instead_of {
@@ -180,7 +186,7 @@ impl Commands<'_> {
                 let from = (self.0.addresses().len() > 1).then_some(&*done.vault);
                 console.report(done, || view::restore(&done.restored, from, Timestamp::now()));
             }
-            Done::Verify(vaults) => {
+            JobOutput::Verify(vaults) => {
                 for Verified { vault, error, .. } in vaults {
                     error.iter().for_each(|why| tracing::error!("the vault {vault} is not verified: {why}"));
                 }
@@ -197,18 +203,24 @@ impl Commands<'_> {
     ///
     /// # Errors
     /// No vault that opens; no such run.
-    pub fn runs(&self, run: Option<&str>, limit: usize, console: &mut Console, ctx: &Context) -> Result<Outcome> {
+    pub fn runs(
+        &self,
+        run: Option<&str>,
+        limit: usize,
+        console: &mut Console,
+        ctx: &Context,
+    ) -> Result<ProgramOutcome> {
         let vault = self.0.first(ctx)?;
         if let Some(run) = run {
             let report = report::find(&*vault.store, run)?;
             console.answer(&report, || view::run_in_full(&report))?;
-            return Ok(Outcome::Done);
+            return Ok(ProgramOutcome::Done);
         }
         let mut items = console.items();
         items.head(&view::runs_head())?;
         let named = report::newest(&*vault.store, limit)?;
-        let read = |named: &report::Named| report::read(&*vault.store, &named.object);
-        in_order(&named, ctx.parallel, read, |named, report| {
+        let read = |named: &report::ReportName| report::read(&*vault.store, &named.object);
+        map_ordered(&named, ctx.parallel, read, |named, report| {
             ctx.check("list the runs")?;
             match report {
                 Ok(report) => items.item(&report, view::run),
@@ -219,7 +231,7 @@ impl Commands<'_> {
             }
         })?;
         items.end()?;
-        Ok(Outcome::Done)
+        Ok(ProgramOutcome::Done)
     }
 
     /// Copies snapshots from one place to another. Configured vaults are asked for no more than packs that are damaged in the
@@ -234,7 +246,7 @@ impl Commands<'_> {
         snapshots: &[String],
         console: &mut Console,
         ctx: &Context,
-    ) -> Result<Outcome> {
+    ) -> Result<ProgramOutcome> {
         let mut source = Vault::find(self.0.store(from)?)?.map_err(|store| {
             let hint = "Check the address after --from, of the vault that is to be copied; if it is on a volume, is that mounted?";
             Vault::missing(&*store).hint(hint)
@@ -272,7 +284,7 @@ impl Commands<'_> {
         let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
         console.report(&done, || view::copied(&done));
         let whole = done.report.not_copied.is_empty() && done.report.hurt.is_empty();
-        Ok(if whole { Outcome::Done } else { Outcome::Damage })
+        Ok(if whole { ProgramOutcome::Done } else { ProgramOutcome::Damage })
     }
 
     /// The configured vaults that are replicas of `vault`, but those at `known` places. Others are passed over.
@@ -290,8 +302,12 @@ impl Commands<'_> {
 }
 
 /// Tells of the snapshot that an earlier attempt took, and ends as that did.
-fn served_before(before: &Before, exit_zero_on: &[report::Outcome], console: &mut Console) -> Result<Outcome> {
-    let told = before.report.as_ref().map(report::Told::value);
+fn served_before(
+    before: &ServedBefore,
+    exit_zero_on: &[report::Outcome],
+    console: &mut Console,
+) -> Result<ProgramOutcome> {
+    let told = before.report.as_ref().map(report::EncodedReport::value);
     let report = told.unwrap_or_else(|| serde_json::json!({ "run": before.run }));
     let (result, snapshot) = (report["result"].as_str(), report["snapshot"].as_str());
     let (result, snapshot) = (result.unwrap_or("of unknown state"), snapshot.unwrap_or("whose report is lost"));
@@ -308,15 +324,15 @@ fn served_before(before: &Before, exit_zero_on: &[report::Outcome], console: &mu
 }
 
 /// Tells why nothing had to be restored.
-pub fn not_restored(why: &str, console: &mut Console) -> Outcome {
+pub fn not_restored(why: &str, console: &mut Console) -> ProgramOutcome {
     let skipped = serde_json::json!({ "snapshot": null, "skipped": why });
     console.report(&skipped, || format!("Nothing was restored: {}\n", printable(why)));
-    Outcome::Done
+    ProgramOutcome::Done
 }
 
 /// What to end with: 0, also where all that a run is short of may be so.
-fn ended(outcome: report::Outcome, short: &[report::Outcome], exit_zero_on: &[report::Outcome]) -> Outcome {
-    if short.iter().all(|short| exit_zero_on.contains(short)) { Outcome::Done } else { outcome.into() }
+fn ended(outcome: report::Outcome, short: &[report::Outcome], exit_zero_on: &[report::Outcome]) -> ProgramOutcome {
+    if short.iter().all(|short| exit_zero_on.contains(short)) { ProgramOutcome::Done } else { outcome.into() }
 }
 
 /// What a run is short of that ended so, by its report.
@@ -335,7 +351,7 @@ fn shortcomings(outcome: report::Outcome, report: &serde_json::Value) -> Vec<rep
 
 /// What a restore would do.
 #[derive(Serialize)]
-struct Previewed {
+struct DryRunReport {
     /// The vault that it would take the snapshot from.
     vault: String,
     /// Nothing was done.

@@ -5,28 +5,28 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lastgood::claims::lease::Name;
+use lastgood::claims::lease::ClaimName;
 use lastgood::error::{Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::gcp::run_jobs::{CLAIM, Starter, Target};
-use lastgood::report::Place;
+use lastgood::report::RunEnvironment;
 use lastgood::runner::runner::{Dispatch, Rules};
 use lastgood::store::address::Address;
 
-use super::Outside;
+use super::HostEnvironment;
 use super::env::Env;
 use super::serve::rules;
 use crate::cli;
 
 /// What an execution of the job is told.
-pub struct Dispatched {
+pub struct DispatchedConfig {
     /// The claim whose order it carries out.
-    pub claim: Name,
+    pub claim: ClaimName,
     /// How it is carried out; threads are known later.
     pub rules: Rules,
 }
 
-impl fmt::Debug for Dispatched {
+impl fmt::Debug for DispatchedConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dispatched").field("claim", &self.claim).finish_non_exhaustive()
     }
@@ -36,7 +36,7 @@ impl fmt::Debug for Dispatched {
 ///
 /// # Errors
 /// Usage: a name that is none. Credentials that cannot be used.
-pub fn dispatch(args: cli::Dispatching, cloud: &Cloud) -> Result<Option<Dispatch>> {
+pub fn dispatch(args: cli::DispatchFlags, cloud: &Cloud) -> Result<Option<Dispatch>> {
     let Some(text) = args.dispatch else { return Ok(None) };
     let wrong = |why: String| Error::usage(format!("take --dispatch {text}"), why);
     let job: Target = text.parse().map_err(wrong)?;
@@ -48,20 +48,20 @@ pub fn dispatch(args: cli::Dispatching, cloud: &Cloud) -> Result<Option<Dispatch
 /// # Errors
 /// Usage: no claim, or a name that is none; wrong paths.
 pub fn dispatched(
-    args: cli::Dispatched,
+    args: cli::DispatchedArgs,
     data: PathBuf,
     vaults: (&[Address], &Cloud),
-    place: Place,
+    place: RunEnvironment,
     env: &Env,
-    outside: &Outside,
-) -> Result<Dispatched> {
+    outside: &HostEnvironment,
+) -> Result<DispatchedConfig> {
     let claim = env.parsed(CLAIM, str::parse)?.ok_or_else(|| {
         Error::usage("do what a service asked for", format!("{CLAIM} does not say which claim it is about")).hint(
             "`lastgood serve --dispatch job=…` starts the job and sets it. By hand, `lastgood backup` takes a snapshot.",
         )
     })?;
-    let cli::Dispatched { allow_restore, replacing, taking, results, .. } = args;
-    let runs = cli::RunRules {
+    let cli::DispatchedArgs { allow_restore, replacing, taking, results, .. } = args;
+    let runs = cli::RunFlags {
         allow_restore,
         replacing,
         taking,
@@ -70,26 +70,28 @@ pub fn dispatched(
         run_timeout: Duration::MAX,
         coalesce: Duration::ZERO,
         critical_max: NonZeroUsize::MAX,
-        dispatching: cli::Dispatching { dispatch: None, dispatch_wait: Duration::ZERO },
+        dispatching: cli::DispatchFlags { dispatch: None, dispatch_wait: Duration::ZERO },
     };
     let rules = rules(runs, data, vaults, place, env, outside)?;
-    Ok(Dispatched { claim, rules })
+    Ok(DispatchedConfig { claim, rules })
 }
 
 #[cfg(test)]
 mod tests {
     use lastgood::error::Kind;
 
-    use super::super::Task;
     use super::super::tests::config;
     use super::*;
+    use crate::config::ConfiguredCommand;
 
     const NAME: &str = "0123456789abcdef0123456789abcdef/1";
 
     #[test]
     fn a_job_is_told_its_claim_and_nothing_else_by_the_environment() {
-        let told = |line: &str, claim: &str| -> Result<Dispatched> {
-            let Task::Dispatched(told) = config(line, &[(CLAIM, claim)])?.task else { panic!("{line} does nothing") };
+        let told = |line: &str, claim: &str| -> Result<DispatchedConfig> {
+            let ConfiguredCommand::Dispatched(told) = config(line, &[(CLAIM, claim)])?.task else {
+                panic!("{line} does nothing")
+            };
             Ok(*told)
         };
         let found = told("dispatched /srv/app --allow-restore --in-place --exclude tmp", NAME).unwrap();
@@ -110,7 +112,8 @@ mod tests {
     fn a_service_is_told_which_job_it_starts() {
         let local = ("LASTGOOD_RUN_ENDPOINT", "http://127.0.0.1:9");
         let told = |line: &str, env: &[(&str, &str)]| -> Result<Option<(String, u64)>> {
-            let Task::Serve(service) = config(&format!("serve --listen 127.0.0.1:0 {line}"), env)?.task else {
+            let ConfiguredCommand::Serve(service) = config(&format!("serve --listen 127.0.0.1:0 {line}"), env)?.task
+            else {
                 panic!("{line} serves nothing")
             };
             Ok(service.rules.dispatch.map(|dispatch| (dispatch.job, dispatch.wait.as_secs())))
@@ -119,7 +122,9 @@ mod tests {
         let name = "projects/p/locations/europe-west1/jobs/long";
         assert_eq!(told(&format!("--dispatch job={name}"), &[local]).unwrap(), Some((name.to_owned(), 240)));
         let listen = format!("listen --subscription projects/p/subscriptions/backups --dispatch job={name}");
-        let Task::Serve(listening) = config(&listen, &[local]).unwrap().task else { panic!("it does not listen") };
+        let ConfiguredCommand::Serve(listening) = config(&listen, &[local]).unwrap().task else {
+            panic!("it does not listen")
+        };
         assert_eq!(listening.rules.dispatch.unwrap().job, name);
         let line = format!("--dispatch job={name} --dispatch-wait 50m");
         assert_eq!(told(&line, &[]).unwrap().unwrap().1, 3000);

@@ -4,18 +4,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lastgood::doctor::Proxy;
-use lastgood::doctor::check::{Place, VaultPlace};
+use lastgood::doctor::check::{DoctorSettings, VaultLocation};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::store::address::Address;
 
-use super::Outside;
+use super::HostEnvironment;
 
 /// Variables that name a proxy for https, in the order in which they count.
 const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
 /// Whatever is configured, however it goes together: to say what is wrong with that is the doctor's task.
-pub fn place(data: PathBuf, vaults: &[Address], cloud: &Cloud, max_age: Duration, outside: &Outside) -> Place {
-    let vault = |address: &Address| VaultPlace {
+pub fn place(
+    data: PathBuf,
+    vaults: &[Address],
+    cloud: &Cloud,
+    max_age: Duration,
+    outside: &HostEnvironment,
+) -> DoctorSettings {
+    let vault = |address: &Address| VaultLocation {
         address: address.clone(),
         at: match address {
             Address::Folder(path) => Some((outside.resolve)(path)),
@@ -28,5 +34,5 @@ pub fn place(data: PathBuf, vaults: &[Address], cloud: &Cloud, max_age: Duration
     });
     let data_at = (outside.resolve)(&data);
     let vaults = vaults.iter().map(vault).collect();
-    Place { vaults, cloud: cloud.clone(), proxy, data, data_at, backups_off: None, max_age }
+    DoctorSettings { vaults, cloud: cloud.clone(), proxy, data, data_at, backups_off: None, max_age }
 }

@@ -5,10 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 
 use lastgood::error::{Error, Result};
 use lastgood::gcp::cloud::{Cloud, PATIENCE};
-use lastgood::report::Place;
+use lastgood::report::RunEnvironment;
 use lastgood::store::address::{Address, DEFAULT};
 
-use super::Outside;
+use super::HostEnvironment;
 use super::env::Env;
 use crate::cli;
 
@@ -19,11 +19,11 @@ const PREFIX: &str = "lastgood";
 ///
 /// # Errors
 /// Usage: one of an unknown kind.
-pub fn address(given: &OsStr, outside: &Outside) -> Result<Address> {
+pub fn address(given: &OsStr, outside: &HostEnvironment) -> Result<Address> {
     Ok(absolute(Address::parse(given)?, outside))
 }
 
-fn absolute(address: Address, outside: &Outside) -> Address {
+fn absolute(address: Address, outside: &HostEnvironment) -> Address {
     match address {
         Address::Folder(path) => Address::Folder((outside.absolute)(&path)),
         bucket => bucket,
@@ -31,9 +31,9 @@ fn absolute(address: Address, outside: &Outside) -> Address {
 }
 
 /// Where this runs.
-pub fn place(env: &Env, host: &str) -> Place {
+pub fn place(env: &Env, host: &str) -> RunEnvironment {
     let text = |name: &str| env.get(name).map(|value| value.to_string_lossy().into_owned());
-    Place {
+    RunEnvironment {
         host: host.to_owned(),
         writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
         execution: text("CLOUD_RUN_EXECUTION"),
@@ -49,7 +49,7 @@ pub fn place(env: &Env, host: &str) -> Place {
 ///
 /// # Errors
 /// Usage: an address of an unknown kind; the same one twice; two variables that differ.
-pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &Outside) -> Result<Vec<Address>> {
+pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &HostEnvironment) -> Result<Vec<Address>> {
     let mut named = flags;
     if named.is_empty()
         && let Some(list) = env.get("LASTGOOD_VAULT")

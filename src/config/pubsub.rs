@@ -39,7 +39,11 @@ pub struct Publication {
 ///
 /// # Errors
 /// Usage: a name that is none.
-pub fn pulling(args: cli::Pulling, project: Option<&str>, env: &Env) -> Result<Option<subscriber::Settings>> {
+pub fn pulling(
+    args: cli::PullFlags,
+    project: Option<&str>,
+    env: &Env,
+) -> Result<Option<subscriber::SubscriberSettings>> {
     let subscription = match args.subscription {
         Some(name) => Some(
             Subscription::new(&name, project)
@@ -47,34 +51,34 @@ pub fn pulling(args: cli::Pulling, project: Option<&str>, env: &Env) -> Result<O
         ),
         None => env.parsed(SUBSCRIPTION, |name| Subscription::new(name, project))?,
     };
-    Ok(subscription.map(|subscription| subscriber::Settings { subscription, hold: args.hold }))
+    Ok(subscription.map(|subscription| subscriber::SubscriberSettings { subscription, hold: args.hold }))
 }
 
 /// What is to be published.
 ///
 /// # Errors
 /// Usage: no topic, or a name that is none; a label given twice; an id that says nothing, or is too long.
-pub fn publication(args: cli::Publish, project: Option<&str>, host: &str, env: &Env) -> Result<Publication> {
+pub fn publication(args: cli::PublishCommand, project: Option<&str>, host: &str, env: &Env) -> Result<Publication> {
     // The end of a log, cut anywhere, is told, too.
     let text = |message: OsString| Value::from(message.to_string_lossy());
     let mut fields = Map::new();
     let (kind, sending) = match args {
-        cli::Publish::Critical { message, severity, sending } => {
+        cli::PublishCommand::Critical { message, severity, sending } => {
             fields.insert("severity".into(), severity.into());
             fields.insert("message".into(), text(message));
             (events::vocabulary::CRITICAL, sending)
         }
-        cli::Publish::Backup { message, sending } => {
+        cli::PublishCommand::Backup { message, sending } => {
             fields.extend(message.map(|message| ("message".into(), text(message))));
             (events::vocabulary::BACKUP_REQUESTED, sending)
         }
-        cli::Publish::Verify { sending } => (events::vocabulary::VERIFY_REQUESTED, sending),
-        cli::Publish::Restore { snapshot, sending } => {
+        cli::PublishCommand::Verify { sending } => (events::vocabulary::VERIFY_REQUESTED, sending),
+        cli::PublishCommand::Restore { snapshot, sending } => {
             fields.extend(snapshot.map(|snapshot| ("snapshot".into(), snapshot.into())));
             (events::vocabulary::RESTORE_REQUESTED, sending)
         }
     };
-    let cli::Sending { topic, service, labels: given, id, timeout } = sending;
+    let cli::PublishFlags { topic, service, labels: given, id, timeout } = sending;
     let topic = match topic {
         Some(name) => {
             Some(Topic::new(&name, project).map_err(|why| Error::usage(format!("publish to the topic {name}"), why))?)
@@ -105,9 +109,10 @@ pub fn publication(args: cli::Publish, project: Option<&str>, host: &str, env: &
 
 #[cfg(test)]
 mod tests {
+    use super::super::Config;
     use super::super::tests::config;
-    use super::super::{Config, Task};
     use super::*;
+    use crate::config::ConfiguredCommand;
     use lastgood::error::Kind;
     use serde_json::json;
 
@@ -115,7 +120,7 @@ mod tests {
 
     fn subscription(line: &str, env: &[(&str, &str)]) -> Result<Option<String>> {
         config(line, env).map(|config: Config| match config.task {
-            Task::Serve(service) => service.pull.map(|pull| pull.subscription.name().to_owned()),
+            ConfiguredCommand::Serve(service) => service.pull.map(|pull| pull.subscription.name().to_owned()),
             other => panic!("{other:?}"),
         })
     }
@@ -147,7 +152,7 @@ mod tests {
 
     fn publication(line: &str, env: &[(&str, &str)]) -> Result<Publication> {
         config(line, env).map(|config| match config.task {
-            Task::Publish(publication) => *publication,
+            ConfiguredCommand::Publish(publication) => *publication,
             other => panic!("{other:?}"),
         })
     }

@@ -4,8 +4,8 @@ use clap::ValueEnum;
 use lastgood::error::{Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::gcp::pubsub::Topic;
-use lastgood::notify::{self, Notify, Results, Webhook, When};
-use lastgood::report::Place;
+use lastgood::notify::{self, Notifier, ResultTopic, Webhook, WebhookFilter};
+use lastgood::report::RunEnvironment;
 
 use super::env::Env;
 use crate::cli;
@@ -14,7 +14,7 @@ use crate::cli;
 ///
 /// # Errors
 /// Usage: a topic or a URL that is none, or no URL where one is spoken of; the URL is in no message.
-pub fn notify(args: cli::Results, place: &Place, cloud: &Cloud, env: &Env) -> Result<Notify> {
+pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env: &Env) -> Result<Notifier> {
     let topic = match args.results_topic {
         Some(topic) => Some(topic),
         None => env.text("LASTGOOD_RESULTS_TOPIC")?,
@@ -23,7 +23,7 @@ pub fn notify(args: cli::Results, place: &Place, cloud: &Cloud, env: &Env) -> Re
         let wrong = |why| Error::usage(format!("publish results to {name}"), why);
         Topic::new(name.trim(), cloud.project.as_deref()).map_err(wrong)
     });
-    let topic = topic.transpose()?.map(|topic| Results::new(topic, cloud.clone()));
+    let topic = topic.transpose()?.map(|topic| ResultTopic::new(topic, cloud.clone()));
     let on = match args.webhook_on {
         Some(on) => on,
         None => env
@@ -31,8 +31,8 @@ pub fn notify(args: cli::Results, place: &Place, cloud: &Cloud, env: &Env) -> Re
             .unwrap_or(cli::WebhookOn::All),
     };
     let when = match on {
-        cli::WebhookOn::All => When::All,
-        cli::WebhookOn::Failure => When::NotComplete,
+        cli::WebhookOn::All => WebhookFilter::All,
+        cli::WebhookOn::Failure => WebhookFilter::NotComplete,
     };
     let url = match args.webhook {
         Some(url) => Some(url),
@@ -47,7 +47,7 @@ pub fn notify(args: cli::Results, place: &Place, cloud: &Cloud, env: &Env) -> Re
         return Err(Error::usage("take --webhook-on", "there is no webhook").hint("Name it by LASTGOOD_WEBHOOK."));
     }
     let job = env.text("CLOUD_RUN_JOB")?;
-    Ok(Notify::new(notify::source(place, job.as_deref()), topic, webhook))
+    Ok(Notifier::new(notify::source(place, job.as_deref()), topic, webhook))
 }
 
 #[cfg(test)]

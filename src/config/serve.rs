@@ -8,18 +8,18 @@ use std::time::Duration;
 use globset::{GlobBuilder, GlobMatcher};
 use lastgood::error::{Error, Result};
 use lastgood::gcp::cloud::Cloud;
-use lastgood::report::Place;
+use lastgood::report::RunEnvironment;
 use lastgood::runner::runner::Rules;
-use lastgood::server::auth::{self, Mode};
-use lastgood::server::{Limits, Settings, health};
+use lastgood::server::auth::{self, AuthPolicy};
+use lastgood::server::{ServerLimits, ServerSettings, health};
 use lastgood::store::address::Address;
-use lastgood::vault::root::Reason;
+use lastgood::vault::root::BackupReason;
 use lastgood::{restore, subscriber, verify};
 
 use super::dispatched::dispatch;
 use super::env::Env;
 use super::pubsub::pulling;
-use super::{Outside, backup_options, restoring, results, switches};
+use super::{HostEnvironment, backup_options, restoring, results, switches};
 use crate::cli;
 
 /// The port where the environment names none.
@@ -32,27 +32,27 @@ const FRESHNESS: Duration = Duration::from_secs(2 * 3600);
 const RESTORE_AGE: Duration = Duration::from_secs(15 * 60);
 
 /// All that a service is told. It has at least one way in.
-pub struct Service {
+pub struct ServiceConfig {
     /// How runs are; threads are known later.
     pub rules: Rules,
     /// The way by HTTP.
-    pub http: Option<Http>,
+    pub http: Option<HttpConfig>,
     /// The way by messages that are pulled.
-    pub pull: Option<subscriber::Settings>,
+    pub pull: Option<subscriber::SubscriberSettings>,
 }
 
 /// What is told about HTTP.
 #[derive(Debug)]
-pub struct Http {
+pub struct HttpConfig {
     /// Where it listens.
     pub listen: SocketAddr,
     /// Who may ask.
-    pub auth: Mode,
+    pub auth: AuthPolicy,
     /// How it answers.
-    pub settings: Settings,
+    pub settings: ServerSettings,
 }
 
-impl fmt::Debug for Service {
+impl fmt::Debug for ServiceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Service");
         shown.field("http", &self.http).field("pull", &self.pull);
@@ -65,24 +65,24 @@ impl fmt::Debug for Service {
 /// # Errors
 /// Wrong usage; a token file that cannot be read.
 pub fn service(
-    args: cli::Serve,
+    args: cli::ServeArgs,
     data: PathBuf,
     (vaults, cloud): (&[Address], &Cloud),
-    place: Place,
+    place: RunEnvironment,
     env: &Env,
-    outside: &Outside,
-) -> Result<Service> {
+    outside: &HostEnvironment,
+) -> Result<ServiceConfig> {
     let k_service = place.service.is_some();
     let listen = match args.listen {
         Some(address) => address,
         None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, env.number("PORT")?.unwrap_or(PORT))),
     };
-    let auth = Mode::new(auth::Settings {
+    let auth = AuthPolicy::new(auth::AuthSettings {
         auth: args.auth.map(|auth| match auth {
-            cli::Auth::Oidc => auth::Kind::Oidc,
-            cli::Auth::Token => auth::Kind::Token,
-            cli::Auth::CloudRun => auth::Kind::CloudRun,
-            cli::Auth::None => auth::Kind::None,
+            cli::AuthFlag::Oidc => auth::AuthKind::Oidc,
+            cli::AuthFlag::Token => auth::AuthKind::Token,
+            cli::AuthFlag::CloudRun => auth::AuthKind::CloudRun,
+            cli::AuthFlag::None => auth::AuthKind::None,
         }),
         audience: args.auth_audience,
         emails: args.auth_emails,
@@ -112,25 +112,25 @@ pub fn service(
     }
     let pull = pulling(args.pulling, cloud.project.as_deref(), env)?;
     let rules = rules(args.runs, data.clone(), (vaults, cloud), place, env, outside)?;
-    let health = health::Settings {
+    let health = health::HealthSettings {
         max_age: args.max_age.or(two).unwrap_or(MAX_AGE),
         freshness,
         backups_off: rules.backups_off.clone(),
-        place: health::Place {
+        place: health::DataProbeSettings {
             data,
             not_walked: rules.backup.not_walked.clone(),
             critical: critical.into_iter().map(pattern).collect::<Result<_>>()?,
         },
     };
-    let settings = Settings {
+    let settings = ServerSettings {
         public_url: args.public_url,
         allow_download: args.allow_download,
         cloud_run: k_service,
         background: args.background,
         health,
-        limits: Limits { connections: args.connections, ..Limits::default() },
+        limits: ServerLimits { connections: args.connections, ..ServerLimits::default() },
     };
-    Ok(Service { rules, http: Some(Http { listen, auth, settings }), pull })
+    Ok(ServiceConfig { rules, http: Some(HttpConfig { listen, auth, settings }), pull })
 }
 
 /// Settles what a service is told that only pulls.
@@ -138,32 +138,36 @@ pub fn service(
 /// # Errors
 /// Wrong usage: no subscription.
 pub fn listener(
-    args: cli::Listen,
+    args: cli::ListenArgs,
     data: PathBuf,
     (vaults, cloud): (&[Address], &Cloud),
-    place: Place,
+    place: RunEnvironment,
     env: &Env,
-    outside: &Outside,
-) -> Result<Service> {
+    outside: &HostEnvironment,
+) -> Result<ServiceConfig> {
     let pull = pulling(args.pulling, cloud.project.as_deref(), env)?.ok_or_else(|| {
         Error::usage("listen", "no subscription is named")
             .hint("Name it: `--subscription projects/PROJECT/subscriptions/NAME`, or LASTGOOD_SUBSCRIPTION.")
     })?;
-    Ok(Service { rules: rules(args.runs, data, (vaults, cloud), place, env, outside)?, http: None, pull: Some(pull) })
+    Ok(ServiceConfig {
+        rules: rules(args.runs, data, (vaults, cloud), place, env, outside)?,
+        http: None,
+        pull: Some(pull),
+    })
 }
 
 /// How runs are that others ask for.
 pub(super) fn rules(
-    args: cli::RunRules,
+    args: cli::RunFlags,
     data: PathBuf,
     (vaults, cloud): (&[Address], &Cloud),
-    place: Place,
+    place: RunEnvironment,
     env: &Env,
-    outside: &Outside,
+    outside: &HostEnvironment,
 ) -> Result<Rules> {
     let init = args.taking.init;
     let notify = results::notify(args.results, &place, cloud, env)?;
-    let mut backup = backup_options(data.clone(), vaults, args.taking, Reason::Manual, outside)?;
+    let mut backup = backup_options(data.clone(), vaults, args.taking, BackupReason::Manual, outside)?;
     let backups_off = switches::backups_off(env)?.then(|| switches::OFF.to_owned());
     for name in ["K_SERVICE", "RENDER_SERVICE_NAME", "FLY_APP_NAME"] {
         if backup.service.is_none() {
@@ -173,15 +177,15 @@ pub(super) fn rules(
     // Settled now, and not when somebody needs it.
     let restore = match args.allow_restore {
         true => restoring(data, Vec::new(), vaults, outside)?,
-        false => restore::options::Options::latest(data),
+        false => restore::options::RestoreOptions::latest(data),
     };
-    let cli::Replacing { in_place, around_mounts, while_in_use } = args.replacing;
-    let restore = restore::options::Options { in_place, around_mounts, while_in_use, ..restore };
+    let cli::RestoreFlags { in_place, around_mounts, while_in_use } = args.replacing;
+    let restore = restore::options::RestoreOptions { in_place, around_mounts, while_in_use, ..restore };
     Ok(Rules {
         backup,
         init,
         restore,
-        verify: verify::Options { read_data: None, databases: None },
+        verify: verify::VerifyOptions { read_data: None, databases: None },
         backups_off,
         allow_restore: args.allow_restore,
         restore_age: RESTORE_AGE,
@@ -210,14 +214,15 @@ fn pattern(text: String) -> Result<(String, GlobMatcher)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Config;
     use super::super::tests::config;
-    use super::super::{Config, Task};
     use super::*;
+    use crate::config::ConfiguredCommand;
     use lastgood::error::Kind;
 
-    fn service(line: &str, env: &[(&str, &str)]) -> Result<Service> {
+    fn service(line: &str, env: &[(&str, &str)]) -> Result<ServiceConfig> {
         config(line, env).map(|config: Config| match config.task {
-            Task::Serve(service) => *service,
+            ConfiguredCommand::Serve(service) => *service,
             other => panic!("{other:?}"),
         })
     }

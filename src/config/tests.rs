@@ -23,7 +23,14 @@ fn config_on(line: &str, env: &[(&str, &str)], kernel: &dyn Fn(&str) -> Option<S
     let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
     Config::new(
         cli,
-        &Outside { env: &env, absolute: &resolve, resolve: &resolve, host: "host".into(), boot: String::new(), kernel },
+        &HostEnvironment {
+            env: &env,
+            absolute: &resolve,
+            resolve: &resolve,
+            host: "host".into(),
+            boot: String::new(),
+            kernel,
+        },
     )
 }
 
@@ -43,7 +50,9 @@ fn files_are_not_trusted_as_long_as_the_kernel_may_hold_their_pages() {
             other => panic!("{other}"),
         };
         match config_on("backup", &[], &kernel).unwrap().task {
-            Task::Run(Job::Backup { options, .. }) => assert_eq!(options.trust.writeback, seconds * 1_000_000_000),
+            ConfiguredCommand::Run(Job::Backup { options, .. }) => {
+                assert_eq!(options.trust.writeback, seconds * 1_000_000_000)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -52,8 +61,8 @@ fn files_are_not_trusted_as_long_as_the_kernel_may_hold_their_pages() {
 fn places(line: &str, env: &[(&str, &str)]) -> (String, String) {
     let config = config(line, env).unwrap();
     let data = match config.task {
-        Task::Run(Job::Backup { options, .. }) => options.data,
-        Task::Run(Job::Restore(options)) => options.target,
+        ConfiguredCommand::Run(Job::Backup { options, .. }) => options.data,
+        ConfiguredCommand::Run(Job::Restore(options)) => options.target,
         other => panic!("{other:?}"),
     };
     (data.to_str().unwrap().to_owned(), config.vaults[0].to_string())
@@ -151,7 +160,8 @@ fn a_vault_and_a_directory_in_each_others_way_are_refused() {
             Err(why) => assert!(!fine && why.kind() == Kind::Usage, "{line}: {why}"),
         }
     }
-    let Task::Run(Job::Backup { options, init: false }) = config("backup data --vault data/b", &[]).unwrap().task
+    let ConfiguredCommand::Run(Job::Backup { options, init: false }) =
+        config("backup data --vault data/b", &[]).unwrap().task
     else {
         panic!()
     };
@@ -161,16 +171,16 @@ fn a_vault_and_a_directory_in_each_others_way_are_refused() {
 #[test]
 fn a_copy_goes_from_one_place_to_another() {
     let job = config("copy --from a --to gs://bucket/b --snapshot latest --snapshot 12ab", &[]).unwrap().task;
-    let Task::Copy { from, to, init: false, snapshots } = job else { panic!("{job:?}") };
+    let ConfiguredCommand::Copy { from, to, init: false, snapshots } = job else { panic!("{job:?}") };
     assert_eq!((from.to_string().as_str(), to.to_string().as_str()), ("/work/a", "gs://bucket/b"));
     assert_eq!(snapshots, ["latest", "12ab"]);
     for same in ["--from a --to ./a", "--from a/../b --to b", "--from gs://bucket/b/ --to gs://bucket/b"] {
         assert_eq!(config(&format!("copy {same}"), &[]).unwrap_err().kind(), Kind::Usage, "{same}");
     }
     let job = config("copy --from a --to b --init", &[]).unwrap().task;
-    assert!(matches!(job, Task::Copy { init: true, .. }), "{job:?}");
+    assert!(matches!(job, ConfiguredCommand::Copy { init: true, .. }), "{job:?}");
     let job = config("backup --init", &[]).unwrap().task;
-    assert!(matches!(job, Task::Run(Job::Backup { init: true, .. })), "{job:?}");
+    assert!(matches!(job, ConfiguredCommand::Run(Job::Backup { init: true, .. })), "{job:?}");
     let tolerated = config("backup --exit-zero-on partial,suspect --exit-zero-on unsound", &[]).unwrap();
     assert_eq!(tolerated.exit_zero_on, [Outcome::Partial, Outcome::Suspect, Outcome::Unsound]);
 }
@@ -190,14 +200,16 @@ fn what_cannot_go_together() {
         assert_eq!(config(line, &[]).unwrap_err().kind(), Kind::Usage, "{line}");
     }
     let output = |line: &str| {
-        Output::new(&Cli::try_parse_from(format!("lastgood {line}").split_whitespace()).unwrap().global, &|_| None)
+        OutputOptions::new(&Cli::try_parse_from(format!("lastgood {line}").split_whitespace()).unwrap().global, &|_| {
+            None
+        })
     };
     assert!(output("list").progress && !output("list --json").progress && !output("-q list").progress);
     assert_eq!(output("list -vv").level, tracing::Level::DEBUG);
     assert_eq!(output("-q list").level, tracing::Level::ERROR);
     let json_log = |env: &[(&str, &str)]| {
         let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
-        Output::new(&Cli::try_parse_from(["lastgood", "list"]).unwrap().global, &env).json_log
+        OutputOptions::new(&Cli::try_parse_from(["lastgood", "list"]).unwrap().global, &env).json_log
     };
     let (cloud, format) = (("K_SERVICE", "app"), "LASTGOOD_LOG_FORMAT");
     assert!(!json_log(&[]) && json_log(&[cloud]) && json_log(&[(format, "JSON")]));
@@ -212,14 +224,16 @@ fn variables_of_other_backup_scripts_are_used_or_told() {
             [("backup --reason schedule", true), ("backup", false), ("backup --reason critical", false)]
         {
             match config(line, env).unwrap().task {
-                Task::SwitchedOff { scheduled } => assert!(off && scheduled == by_schedule, "{line}"),
+                ConfiguredCommand::SwitchedOff { scheduled } => assert!(off && scheduled == by_schedule, "{line}"),
                 _ => assert!(!off, "{line}: {value}"),
             }
         }
-        let Task::Serve(service) = config("serve --listen 127.0.0.1:0", env).unwrap().task else { panic!() };
+        let ConfiguredCommand::Serve(service) = config("serve --listen 127.0.0.1:0", env).unwrap().task else {
+            panic!()
+        };
         let health = service.http.unwrap().settings.health;
         assert_eq!((service.rules.backups_off.is_some(), health.backups_off.is_some()), (off, off));
-        let Task::Doctor(place) = config("doctor", env).unwrap().task else { panic!() };
+        let ConfiguredCommand::Doctor(place) = config("doctor", env).unwrap().task else { panic!() };
         assert_eq!(place.backups_off.is_some(), off);
         assert!(config("restore", env).is_ok() && config("list", env).is_ok());
     }
@@ -242,7 +256,7 @@ fn variables_of_other_backup_scripts_are_used_or_told() {
 #[test]
 fn a_restore_may_depend_on_what_is_there() {
     let told = |line: &str| match config(line, &[]).unwrap().task {
-        Task::RestoreIf { options: restore::options::Options { only, .. }, dry_run } => {
+        ConfiguredCommand::RestoreIf { options: restore::options::RestoreOptions { only, .. }, dry_run } => {
             (only.missing, only.older.map(|older| older.as_secs()), dry_run)
         }
         other => panic!("{other:?}"),

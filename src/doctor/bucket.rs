@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 
-use super::check::{Check, Outcome, span};
+use super::check::{CheckStatus, DoctorCheck, span};
 use super::grants::{self, Member};
-use super::network::{Proxy, Trouble, trouble};
-use super::notes::Notes;
+use super::network::{NetworkProblem, Proxy, network_problem};
+use super::notes::CheckRecorder;
 use super::vault;
 use crate::gcp::cloud::Cloud;
-use crate::gcp::credentials::{self, Found};
+use crate::gcp::credentials::{self, CredentialSource};
 use crate::gcp::error_text;
-use crate::retry::{Fault, Pace};
-use crate::store::gcs::{GcsBucket, Limits};
+use crate::retry::{Backoff, Fault};
+use crate::store::gcs::{GcsBucket, RequestTimeouts};
 use crate::store::requests::Requests;
 use crate::store::retrying::RetryStore;
 use crate::vault::root::SNAPSHOTS;
@@ -31,8 +31,8 @@ const TOKEN: Duration = Duration::from_secs(7);
 const OFF: Duration = Duration::from_secs(60);
 
 /// What is looked at.
-pub struct About {
-    pub vault: vault::About,
+pub struct BucketCheckInput {
+    pub vault: vault::VaultCheckInput,
     pub bucket: String,
     pub prefix: String,
     pub cloud: Cloud,
@@ -40,73 +40,82 @@ pub struct About {
 }
 
 /// Makes the checks.
-pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
-    let unasked =
-        |why: &str| notes.add(Check::skipped("the rest", format!("bucket, permissions, vault: not asked, {why}")));
+pub fn check_bucket(about: &BucketCheckInput, notes: &CheckRecorder, stop: &Arc<AtomicBool>) {
+    let unasked = |why: &str| {
+        notes.add(DoctorCheck::skipped("the rest", format!("bucket, permissions, vault: not asked, {why}")))
+    };
     let found = match credentials::find(&about.cloud) {
         Ok(found) => found,
         Err(fault) => {
             let (why, hint) = refusal(fault);
-            notes.add(Check::problem("credentials", why).advice(lost(&about.cloud).unwrap_or(hint)));
+            notes.add(DoctorCheck::problem("credentials", why).advice(lost(&about.cloud).unwrap_or(hint)));
             return unasked("for want of credentials");
         }
     };
-    let limits = Limits { stall: STALL, answer: STALL * 2 };
+    let limits = RequestTimeouts { stall: STALL, answer: STALL * 2 };
     let bucket = match GcsBucket::new(&about.cloud, &about.bucket, &about.prefix, limits, stop.clone()) {
         Ok(bucket) => bucket,
         Err(why) => {
-            notes.add(Check::problem("network", why.what()).advice(why.advice().unwrap_or_default()));
+            notes.add(DoctorCheck::problem("network", why.what()).advice(why.advice().unwrap_or_default()));
             return unasked("as it cannot be reached");
         }
     };
     let (credentials, account) = credentials(about, &bucket, &found);
-    let usable = credentials.outcome == Outcome::Ok;
+    let usable = credentials.outcome == CheckStatus::Ok;
     notes.add(credentials);
     notes.add(match &about.cloud.project {
-        Some(project) => Check::ok("project", project),
-        None => Check::skipped("project", "none is named (GOOGLE_CLOUD_PROJECT, GCP_PROJECT_ID), and none is needed"),
+        Some(project) => DoctorCheck::ok("project", project),
+        None => {
+            DoctorCheck::skipped("project", "none is named (GOOGLE_CLOUD_PROJECT, GCP_PROJECT_ID), and none is needed")
+        }
     });
     if let Some(failed) = network(about, &bucket) {
         notes.add(failed);
         return unasked("as it cannot be reached");
     }
-    notes.add(Check::ok("network", format!("{} answers", about.cloud.base())));
+    notes.add(DoctorCheck::ok("network", format!("{} answers", about.cloud.base())));
     notes.add(clock(bucket.ahead(), bucket.time().err()));
     if !usable {
         return unasked("for want of credentials");
     }
-    if found != Found::Emulator {
+    if found != CredentialSource::Emulator {
         if let Err(fault) = tried(|| bucket.sign_in(TOKEN)) {
             notes.add(no_token(&found, fault));
             return unasked("for want of a token");
         }
-        notes.add(Check::ok("token", "one can be had"));
+        notes.add(DoctorCheck::ok("token", "one can be had"));
     }
     let member = Member::of(&found, account.as_deref());
     if !listed(about, &bucket, &found, &member, notes) {
         return;
     }
-    let pace = Pace {
+    let pace = Backoff {
         first: Duration::from_millis(200),
         longest: Duration::from_secs(1),
         patience: about.cloud.patience.min(AGAIN),
     };
-    vault::look(Box::new(RetryStore::new(bucket, pace, stop.clone())), &about.vault, notes, stop);
+    vault::check_vault(Box::new(RetryStore::new(bucket, pace, stop.clone())), &about.vault, notes, stop);
 }
 
 /// What was found, and whose it is. The metadata server, which is in this machine or nowhere, is asked whether it is there.
-fn credentials(about: &About, bucket: &GcsBucket, found: &Found) -> (Check, Option<String>) {
+fn credentials(
+    about: &BucketCheckInput,
+    bucket: &GcsBucket,
+    found: &CredentialSource,
+) -> (DoctorCheck, Option<String>) {
     let name = "credentials";
-    let Found::Metadata { host } = found else { return (Check::ok(name, found.to_string()), bucket.account()) };
+    let CredentialSource::Metadata { host } = found else {
+        return (DoctorCheck::ok(name, found.to_string()), bucket.account());
+    };
     let failed = match tried(|| bucket.sign_in(TOKEN)) {
         Ok(()) => {
             let account = bucket.account();
             let named = account.as_deref().unwrap_or("without a name");
             let found = format!("the attached service account, {named}, from the metadata server {host}");
-            return (Check::ok(name, found), account);
+            return (DoctorCheck::ok(name, found), account);
         }
         Err(fault) => {
-            let check = Check::problem(name, refusal(fault).0);
+            let check = DoctorCheck::problem(name, refusal(fault).0);
             match about.cloud.in_cloud_run {
                 true => check.advice(
                     "Is a service account attached (`gcloud run services describe NAME` or `gcloud run jobs describe NAME` \
@@ -125,37 +134,46 @@ fn credentials(about: &About, bucket: &GcsBucket, found: &Found) -> (Check, Opti
 }
 
 /// Looks at the bucket and at what may be done in it; whether a vault can be looked for.
-fn listed(about: &About, bucket: &GcsBucket, found: &Found, member: &Member, notes: &Notes) -> bool {
+fn listed(
+    about: &BucketCheckInput,
+    bucket: &GcsBucket,
+    found: &CredentialSource,
+    member: &Member,
+    notes: &CheckRecorder,
+) -> bool {
     let name = "bucket";
     let page = tried(|| bucket.page(SNAPSHOTS, "", None));
     let forbidden = match page {
         Ok(_) => {
-            notes.add(Check::ok(name, format!("gs://{} exists and can be listed", about.bucket)));
+            notes.add(DoctorCheck::ok(name, format!("gs://{} exists and can be listed", about.bucket)));
             None
         }
         Err(fault) => {
             let (failed, may_be_there) = unlisted(about, fault, found);
             if !may_be_there {
                 notes.add(failed);
-                notes.add(Check::skipped("the rest", "permissions, vault: not asked, as the bucket cannot be used"));
+                notes.add(DoctorCheck::skipped(
+                    "the rest",
+                    "permissions, vault: not asked, as the bucket cannot be used",
+                ));
                 return false;
             }
             Some(failed)
         }
     };
     let permissions = permissions(about, bucket, found, member);
-    let missing: Vec<_> = permissions.iter().filter(|check| check.outcome == Outcome::Problem).collect();
+    let missing: Vec<_> = permissions.iter().filter(|check| check.outcome == CheckStatus::Problem).collect();
     let needed: Vec<_> = missing.iter().map(|check| check.name).filter(|name| *name != grants::MAY_CREATE).collect();
     match forbidden {
         // Then one thing is missing, and is named once.
-        Some(failed) if !needed.is_empty() => notes.add(Check::skipped(name, failed.found)),
+        Some(failed) if !needed.is_empty() => notes.add(DoctorCheck::skipped(name, failed.found)),
         Some(failed) => notes.add(failed),
         None => {}
     }
     let usable = needed.is_empty();
     permissions.into_iter().for_each(|check| notes.add(check));
     if !usable {
-        notes.add(Check::skipped("vault", "not looked for, as nothing may be read"));
+        notes.add(DoctorCheck::skipped("vault", "not looked for, as nothing may be read"));
     }
     usable
 }
@@ -196,49 +214,49 @@ fn lost(cloud: &Cloud) -> Option<String> {
     ))
 }
 
-fn network(about: &About, bucket: &GcsBucket) -> Option<Check> {
+fn network(about: &BucketCheckInput, bucket: &GcsBucket) -> Option<DoctorCheck> {
     let fault = tried(|| bucket.reach()).err()?;
     let (why, hint) = refusal(fault.clone());
     if !matches!(fault, Fault::Passing { .. }) {
-        return Some(Check::problem("network", why).advice(hint));
+        return Some(DoctorCheck::problem("network", why).advice(hint));
     }
-    let Trouble { found, advice } =
-        trouble(&why, about.cloud.base(), about.cloud.emulator.is_some(), about.proxy.as_ref());
-    Some(Check::problem("network", found).advice(advice))
+    let NetworkProblem { found, advice } =
+        network_problem(&why, about.cloud.base(), about.cloud.emulator.is_some(), about.proxy.as_ref());
+    Some(DoctorCheck::problem("network", found).advice(advice))
 }
 
 /// How far the clock is off; `wrong` is the store's refusal of it.
-fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> Check {
+fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> DoctorCheck {
     let name = "clock";
     if let Some(fault) = wrong {
         let (why, hint) = refusal(fault);
-        return Check::problem(name, why).advice(hint);
+        return DoctorCheck::problem(name, why).advice(hint);
     }
     let Some(ahead) = ahead else {
-        return Check::skipped(name, "the answer has no Date to compare with");
+        return DoctorCheck::skipped(name, "the answer has no Date to compare with");
     };
     let off = ahead.unsigned_abs();
     let direction = if ahead.is_positive() { "ahead of" } else { "behind" };
     // The store's time has whole seconds.
     if off < Duration::from_secs(2) {
-        return Check::ok(name, "as the store's");
+        return DoctorCheck::ok(name, "as the store's");
     }
     let found = format!("{} {direction} the store's", span(off));
     if off <= OFF {
-        return Check::ok(name, found);
+        return DoctorCheck::ok(name, found);
     }
-    Check::warning(name, format!("{found}; from 5 min on, nothing works"))
+    DoctorCheck::warning(name, format!("{found}; from 5 min on, nothing works"))
         .advice("Set it, and see to it that it stays right (`timedatectl set-ntp true`, or the host's).")
 }
 
 /// What to do where there are credentials and no token.
-fn no_token(found: &Found, fault: Fault) -> Check {
+fn no_token(found: &CredentialSource, fault: Fault) -> DoctorCheck {
     let passes = matches!(fault, Fault::Passing { .. });
     let (why, hint) = refusal(fault);
     // The file was named already.
     let reason = why.strip_prefix(&format!("no token with {found}: ")).unwrap_or(&why);
-    let problem = Check::problem("token", format!("none can be had: {reason}"));
-    let Found::File { path, r#type, account } = found else { return problem.advice(hint) };
+    let problem = DoctorCheck::problem("token", format!("none can be had: {reason}"));
+    let CredentialSource::File { path, r#type, account } = found else { return problem.advice(hint) };
     let path = path.display();
     let account = account.as_deref().unwrap_or("ACCOUNT");
     if passes {
@@ -271,32 +289,32 @@ fn no_token(found: &Found, fault: Fault) -> Check {
 }
 
 /// What it means that the bucket is not listed, and whether it is there all the same.
-fn unlisted(about: &About, fault: Fault, found: &Found) -> (Check, bool) {
+fn unlisted(about: &BucketCheckInput, fault: Fault, found: &CredentialSource) -> (DoctorCheck, bool) {
     let name = "bucket";
     let bucket = &about.bucket;
     let project = about.cloud.project.as_deref();
     if let Fault::Token { why } = &fault {
         let advice = match found {
-            Found::File { r#type, account, .. } if r#type == "service_account" => format!(
+            CredentialSource::File { r#type, account, .. } if r#type == "service_account" => format!(
                 "Is the key deleted, or the account disabled? `gcloud iam service-accounts keys list --iam-account={}` lists \
                  the keys that are good. A wrong clock has the same effect.",
                 account.as_deref().unwrap_or("ACCOUNT")
             ),
             _ => "Are the credentials revoked, or is the account disabled? Log in again, or make a new key.".into(),
         };
-        return (Check::problem(name, format!("the token is refused: {why}")).advice(advice), false);
+        return (DoctorCheck::problem(name, format!("the token is refused: {why}")).advice(advice), false);
     }
     if let Fault::Passing { why, .. } = &fault {
-        let Trouble { found, advice } =
-            trouble(why, about.cloud.base(), about.cloud.emulator.is_some(), about.proxy.as_ref());
-        return (Check::problem(name, found).advice(advice), false);
+        let NetworkProblem { found, advice } =
+            network_problem(why, about.cloud.base(), about.cloud.emulator.is_some(), about.proxy.as_ref());
+        return (DoctorCheck::problem(name, found).advice(advice), false);
     }
     let (why, hint) = refusal(fault);
     let has = |word: &str| why.contains(word);
-    let check = Check::problem(name, &why);
+    let check = DoctorCheck::problem(name, &why);
     if has("there is no bucket") {
         let of = project.map(|project| format!(" --project={project}")).unwrap_or_default();
-        let check = Check::problem(name, format!("gs://{bucket} does not exist"))
+        let check = DoctorCheck::problem(name, format!("gs://{bucket} does not exist"))
             .advice("Is the name right? These list the buckets that there are, and make this one:")
             .run(format!("gcloud storage ls{of}"))
             .run(format!("gcloud storage buckets create gs://{bucket} --uniform-bucket-level-access{of}"));
@@ -314,20 +332,25 @@ fn unlisted(about: &About, fault: Fault, found: &Found) -> (Check, bool) {
         return (check.advice(hint), false);
     }
     let found = format!("gs://{bucket} may not be listed, or is another's: names are shared by everybody");
-    (Check::problem(name, found).advice(format!("Is the name right? {why}")), true)
+    (DoctorCheck::problem(name, found).advice(format!("Is the name right? {why}")), true)
 }
 
-fn permissions(about: &About, bucket: &GcsBucket, found: &Found, member: &Member) -> Vec<Check> {
+fn permissions(
+    about: &BucketCheckInput,
+    bucket: &GcsBucket,
+    found: &CredentialSource,
+    member: &Member,
+) -> Vec<DoctorCheck> {
     let name = "permissions";
-    if *found == Found::Emulator {
-        return vec![Check::skipped(name, "cannot be asked here: an emulator has none")];
+    if *found == CredentialSource::Emulator {
+        return vec![DoctorCheck::skipped(name, "cannot be asked here: an emulator has none")];
     }
     match tried(|| bucket.test_permissions(&grants::asked())) {
         Ok(held) => grants::judge(&held, &about.bucket, member, about.cloud.project.as_deref()),
-        Err(Fault::NotFound) => vec![Check::skipped(name, "cannot be asked here: the server does not know how")],
+        Err(Fault::NotFound) => vec![DoctorCheck::skipped(name, "cannot be asked here: the server does not know how")],
         Err(fault) => {
             let (why, hint) = refusal(fault);
-            vec![Check::warning(name, format!("not known: {why}")).advice(hint)]
+            vec![DoctorCheck::warning(name, format!("not known: {why}")).advice(hint)]
         }
     }
 }
@@ -339,28 +362,32 @@ mod tests {
     #[test]
     fn a_clock_is_right_a_bit_off_or_wrong() {
         for (ahead, outcome, found) in [
-            (0, Outcome::Ok, "as the store's"),
-            (-30, Outcome::Ok, "30 s behind"),
-            (90, Outcome::Warning, "1 min ahead of"),
+            (0, CheckStatus::Ok, "as the store's"),
+            (-30, CheckStatus::Ok, "30 s behind"),
+            (90, CheckStatus::Warning, "1 min ahead of"),
         ] {
             let said = clock(Some(SignedDuration::from_secs(ahead)), None);
             assert!(said.outcome == outcome && said.found.contains(found), "{said:?}");
         }
-        assert_eq!(clock(None, None).outcome, Outcome::Skipped);
+        assert_eq!(clock(None, None).outcome, CheckStatus::Skipped);
         let wrong = clock(Some(SignedDuration::from_mins(10)), Some(Fault::refused("10m ahead", "Set it.")));
-        assert_eq!((wrong.outcome, wrong.advice.as_deref()), (Outcome::Problem, Some("Set it.")));
+        assert_eq!((wrong.outcome, wrong.advice.as_deref()), (CheckStatus::Problem, Some("Set it.")));
     }
 
     #[test]
     fn refusals_of_a_bucket_are_told_apart() {
-        let about = About {
-            vault: vault::About { name: "gs://b-1/x".into(), max_age: Duration::from_secs(60), made_unasked: false },
+        let about = BucketCheckInput {
+            vault: vault::VaultCheckInput {
+                name: "gs://b-1/x".into(),
+                max_age: Duration::from_secs(60),
+                made_unasked: false,
+            },
             bucket: "b-1".into(),
             prefix: "x".into(),
             cloud: Cloud { project: Some("p-1".into()), ..Cloud::default() },
             proxy: None,
         };
-        let found = Found::Metadata { host: "m".into() };
+        let found = CredentialSource::Metadata { host: "m".into() };
         for (fault, answers, advice, command) in [
             (Fault::refused("there is no bucket b-1", ""), false, "Is the name right", "buckets create gs://b-1"),
             (
@@ -397,7 +424,7 @@ mod tests {
             (Fault::passing("503 Service Unavailable"), false, "outages", ""),
         ] {
             let (check, there) = unlisted(&about, fault.clone(), &found);
-            assert!(check.outcome == Outcome::Problem && there == answers, "{fault:?}: {check:?}");
+            assert!(check.outcome == CheckStatus::Problem && there == answers, "{fault:?}: {check:?}");
             assert!(check.advice.as_ref().unwrap().contains(advice), "{fault:?}: {check:?}");
             assert!(command.is_empty() || check.commands.iter().any(|c| c.contains(command)), "{fault:?}: {check:?}");
         }

@@ -11,9 +11,9 @@ use crate::store::address::Address;
 
 /// What is looked at.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct DoctorSettings {
     /// The vaults, the preferred one first.
-    pub vaults: Vec<VaultPlace>,
+    pub vaults: Vec<VaultLocation>,
     /// How buckets are reached.
     pub cloud: Cloud,
     /// The proxy that the environment names for https.
@@ -30,14 +30,14 @@ pub struct Place {
 
 /// A vault.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VaultPlace {
+pub struct VaultLocation {
     /// Its address.
     pub address: Address,
     /// Where a folder is: absolute, symlinks followed as far as it exists.
     pub at: Option<PathBuf>,
 }
 
-impl VaultPlace {
+impl VaultLocation {
     /// The address as people are told it, and as a command takes it from any working directory.
     pub(super) fn shown(&self) -> String {
         match &self.at {
@@ -50,7 +50,7 @@ impl VaultPlace {
 /// What a check came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum CheckStatus {
     /// As it should be.
     Ok,
     /// Could not be asked, or was not needed.
@@ -63,11 +63,11 @@ pub enum Outcome {
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub struct DoctorCheck {
     /// What it is called; within its part of the report no other one is called so.
     pub name: &'static str,
     /// What it came to.
-    pub outcome: Outcome,
+    pub outcome: CheckStatus,
     /// What was found.
     pub found: String,
     /// What to do about it.
@@ -78,25 +78,25 @@ pub struct Check {
     pub commands: Vec<String>,
 }
 
-impl Check {
-    pub(super) fn new(name: &'static str, outcome: Outcome, found: impl Into<String>) -> Self {
-        Check { name, outcome, found: found.into(), advice: None, commands: Vec::new() }
+impl DoctorCheck {
+    pub(super) fn new(name: &'static str, outcome: CheckStatus, found: impl Into<String>) -> Self {
+        DoctorCheck { name, outcome, found: found.into(), advice: None, commands: Vec::new() }
     }
 
     pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Ok, found)
+        Self::new(name, CheckStatus::Ok, found)
     }
 
     pub(super) fn skipped(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Skipped, found)
+        Self::new(name, CheckStatus::Skipped, found)
     }
 
     pub(super) fn warning(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Warning, found)
+        Self::new(name, CheckStatus::Warning, found)
     }
 
     pub(super) fn problem(name: &'static str, found: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Problem, found)
+        Self::new(name, CheckStatus::Problem, found)
     }
 
     /// Says what to do about it. The hints of errors send people to the doctor: here they are at the doctor.
@@ -109,7 +109,7 @@ impl Check {
                 advice.push('.');
             }
         }
-        Check { advice: Some(advice).filter(|advice| !advice.is_empty()), ..self }
+        DoctorCheck { advice: Some(advice).filter(|advice| !advice.is_empty()), ..self }
     }
 
     pub(super) fn run(mut self, command: impl Into<String>) -> Self {

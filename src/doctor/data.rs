@@ -8,10 +8,10 @@ use std::{io, slice};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::check::{Check, Place};
-use super::notes::{Good, Noted, Notes};
+use super::check::{DoctorCheck, DoctorSettings};
+use super::notes::{CheckFindings, CheckRecorder, GoodSnapshot};
 use super::space::{existing, free, size, writable};
-use super::walk::{Seen, walk};
+use super::walk::{WalkSummary, walk};
 use crate::command::RestoreCommand;
 use crate::fs::Folder;
 use crate::fs::filesystem::{is_mount, remote};
@@ -29,7 +29,7 @@ const NAMED: usize = 3;
 const COMPLETES: &str = "This completes it, with the vault that it was restored from. No backup is taken before.";
 
 /// What is looked at.
-pub struct About {
+pub struct DataCheckInput {
     /// The directory as it was named.
     data: PathBuf,
     /// Where it is.
@@ -37,20 +37,20 @@ pub struct About {
     /// The vaults in folders: their names, and where they are.
     vaults: Vec<(String, PathBuf)>,
     /// The vault that a restore takes, and its newest good snapshot.
-    good: Option<(String, Good)>,
+    good: Option<(String, GoodSnapshot)>,
     /// The vaults that could be read, and their snapshots.
     held: Vec<(String, Vec<SnapshotName>)>,
 }
 
-impl About {
+impl DataCheckInput {
     /// From what is configured and what the vaults hold.
-    pub fn new(place: &Place, vaults: &[(String, Noted)]) -> Self {
+    pub fn new(place: &DoctorSettings, vaults: &[(String, CheckFindings)]) -> Self {
         let folders = place.vaults.iter().filter_map(|vault| Some((vault.shown(), vault.at.clone()?)));
         let good = vaults.iter().filter_map(|(name, noted)| Some((name.clone(), noted.good?)));
         // Of several that have it, the first.
         let good = good.rev().max_by_key(|(_, good)| good.name);
         let held = vaults.iter().map(|(name, noted)| (name.clone(), noted.snapshots.clone())).collect();
-        About { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good, held }
+        DataCheckInput { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good, held }
     }
 
     /// The vault that a restore takes.
@@ -80,7 +80,7 @@ impl About {
 }
 
 /// Makes the checks.
-pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
+pub fn check_data_directory(about: &DataCheckInput, notes: &CheckRecorder, stop: &Arc<AtomicBool>) {
     let seen = match there(about, stop) {
         Ok(seen) => {
             notes.add(content(about, &seen));
@@ -99,7 +99,7 @@ pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
         notes.add(check);
     }
     for left in killed::look(&about.at) {
-        notes.add(Check::warning("killed restore", left.to_string()).advice(left.advice()));
+        notes.add(DoctorCheck::warning("killed restore", left.to_string()).advice(left.advice()));
     }
     let (check, staging) = target(about);
     notes.add(check);
@@ -109,12 +109,12 @@ pub fn look(about: &About, notes: &Notes, stop: &Arc<AtomicBool>) {
 }
 
 /// What is in the directory, if it is one.
-fn there(about: &About, stop: &AtomicBool) -> Result<Seen, Box<Check>> {
+fn there(about: &DataCheckInput, stop: &AtomicBool) -> Result<WalkSummary, Box<DoctorCheck>> {
     let name = "directory";
     let meta = match about.at.metadata() {
         Ok(meta) => meta,
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
-            let check = Check::problem(name, "it does not exist");
+            let check = DoctorCheck::problem(name, "it does not exist");
             return Err(Box::new(match about.restore() {
                 Some(command) => check
                     .advice("If it is a volume, mount it. If it was lost, this brings the newest good snapshot back:")
@@ -128,7 +128,7 @@ fn there(about: &About, stop: &AtomicBool) -> Result<Seen, Box<Check>> {
     };
     if !meta.is_dir() {
         return Err(Box::new(
-            Check::problem(name, "it is not a directory")
+            DoctorCheck::problem(name, "it is not a directory")
                 .advice("Name the directory: `lastgood doctor DIR`, LASTGOOD_DATA."),
         ));
     }
@@ -136,13 +136,13 @@ fn there(about: &About, stop: &AtomicBool) -> Result<Seen, Box<Check>> {
     walk(&about.at, &vaults, stop).map_err(|why| Box::new(unreadable(name, &why)))
 }
 
-fn unreadable(name: &'static str, why: &io::Error) -> Check {
+fn unreadable(name: &'static str, why: &io::Error) -> DoctorCheck {
     let advice = "Run it as the user who owns it, as the backup has to, or change its owner or mode.";
-    Check::problem(name, format!("it cannot be read: {why}")).advice(advice)
+    DoctorCheck::problem(name, format!("it cannot be read: {why}")).advice(advice)
 }
 
 /// What is in it.
-fn content(about: &About, seen: &Seen) -> Check {
+fn content(about: &DataCheckInput, seen: &WalkSummary) -> DoctorCheck {
     let name = "directory";
     if let Some(check) = broken(about).or_else(|| above(about)) {
         return check;
@@ -150,15 +150,17 @@ fn content(about: &About, seen: &Seen) -> Check {
     if let Some((folder, unfinished)) = &seen.unfinished {
         let found = format!("{} in it is broken: a restore into it was cut off ({MARKER} is there)", folder.display());
         let again = unfinished.command(None, &about.at.join(folder), &EntryPath::root());
-        return Check::problem(name, found).advice(COMPLETES).run(again.to_string());
+        return DoctorCheck::problem(name, found).advice(COMPLETES).run(again.to_string());
     }
     if seen.entries == 0 {
         let found = "it is empty: that is what a volume that is not mounted looks like";
         return match about.restore() {
-            Some(command) => Check::problem(name, format!("{found}, and there is a good snapshot of what was in it"))
-                .advice("If it is a volume, mount it. If its content was lost, this brings it back:")
-                .run(command),
-            None => Check::warning(name, found)
+            Some(command) => {
+                DoctorCheck::problem(name, format!("{found}, and there is a good snapshot of what was in it"))
+                    .advice("If it is a volume, mount it. If its content was lost, this brings it back:")
+                    .run(command)
+            }
+            None => DoctorCheck::warning(name, found)
                 .advice("If it is a volume, mount it. A backup of an empty directory is not good."),
         };
     }
@@ -169,11 +171,11 @@ fn content(about: &About, seen: &Seen) -> Check {
     };
     let entries = if seen.entries == 1 { "1 entry".into() } else { format!("{} entries", seen.entries) };
     let part = if seen.whole { "" } else { ", and more, which was not looked at" };
-    Check::ok(name, format!("{entries}, {}{databases}{part}", size(seen.bytes)))
+    DoctorCheck::ok(name, format!("{entries}, {}{databases}{part}", size(seen.bytes)))
 }
 
 /// That a restore has not finished filling it or a volume in it: no backup is taken as long as that is so.
-fn broken(about: &About) -> Option<Check> {
+fn broken(about: &DataCheckInput) -> Option<DoctorCheck> {
     // Where it cannot be told what is mounted, the look at a restore says why.
     let volumes = mounts::below(&about.at).unwrap_or_default();
     let mut folders = std::iter::once(EntryPath::root()).chain(volumes);
@@ -182,21 +184,23 @@ fn broken(about: &About) -> Option<Check> {
     let it = if folder.is_root() { "it".to_owned() } else { format!("the volume {folder} in it") };
     if is_being_restored(&about.at.join(folder.as_path())) {
         let advice = "No backup is taken until it has ended, nor should the app be started. Look again then.";
-        return Some(Check::warning("directory", format!("a restore into {it} is at work")).advice(advice));
+        return Some(DoctorCheck::warning("directory", format!("a restore into {it} is at work")).advice(advice));
     }
     let unfinished = match said {
         Ok(unfinished) => unfinished,
         Err(unclear) if folder.is_root() => {
-            return Some(Check::problem("directory", unclear.to_string()).advice(unclear.advice));
+            return Some(DoctorCheck::problem("directory", unclear.to_string()).advice(unclear.advice));
         }
-        Err(unclear) => return Some(Check::problem("directory", format!("{it}: {unclear}")).advice(unclear.advice)),
+        Err(unclear) => {
+            return Some(DoctorCheck::problem("directory", format!("{it}: {unclear}")).advice(unclear.advice));
+        }
     };
     let of = match (unfinished.is_all(), folder.is_root()) {
         (false, _) => format!("a restore of {unfinished}"),
         (true, true) => "a restore in place".to_owned(),
         (true, false) => "a restore of it".to_owned(),
     };
-    let check = Check::problem("directory", format!("{it} is broken: {of} was cut off ({MARKER} is there)"));
+    let check = DoctorCheck::problem("directory", format!("{it} is broken: {of} was cut off ({MARKER} is there)"));
     let aside = unfinished.was_there(&about.at.join(folder.as_path()));
     let aside = match &aside[..] {
         [] if unfinished.aside.is_empty() => "what was there is in a folder lastgood.replaced-* in it".to_owned(),
@@ -218,12 +222,12 @@ fn broken(about: &About) -> Option<Check> {
 }
 
 /// That a restore into a folder around it has not finished what it is or holds.
-fn above(about: &About) -> Option<Check> {
+fn above(about: &DataCheckInput) -> Option<DoctorCheck> {
     let (folder, unfinished) = marker::above(&about.at)?;
     let found =
         format!("it is broken: a restore into {}, around it, was cut off ({MARKER} is there)", folder.display());
     let again = unfinished.command(None, &folder, &EntryPath::root());
-    Some(Check::problem("directory", found).advice(COMPLETES).run(again.to_string()))
+    Some(DoctorCheck::problem("directory", found).advice(COMPLETES).run(again.to_string()))
 }
 
 /// Whether a restore that is at work has the lock of a folder.
@@ -233,10 +237,10 @@ fn is_being_restored(folder: &Path) -> bool {
 }
 
 /// Whether all of what was looked at can be read.
-fn readable(seen: &Seen) -> Check {
+fn readable(seen: &WalkSummary) -> DoctorCheck {
     let name = "readable";
     if seen.unreadable == 0 {
-        return Check::ok(name, if seen.whole { "all of it" } else { "all that was looked at" });
+        return DoctorCheck::ok(name, if seen.whole { "all of it" } else { "all that was looked at" });
     }
     let named: Vec<_> =
         seen.first_unreadable.iter().take(NAMED).map(|(path, why)| format!("{}: {why}", path.display())).collect();
@@ -244,23 +248,23 @@ fn readable(seen: &Seen) -> Check {
         0 => String::new(),
         more => format!("; and {more} more"),
     };
-    Check::problem(name, format!("{}{more}", named.join("; "))).advice(
+    DoctorCheck::problem(name, format!("{}{more}", named.join("; "))).advice(
         "A snapshot has them as they were when they could be read last, or not at all, and is not whole. Run backups as the \
          user who owns them or as root, change their modes, or leave them out on purpose: `--exclude`.",
     )
 }
 
 /// What the directory's filesystem means for databases; nothing where it says nothing.
-fn filesystem(at: &Path, seen: &Seen) -> Option<Check> {
+fn filesystem(at: &Path, seen: &WalkSummary) -> Option<DoctorCheck> {
     let name = "filesystem";
     let kind = match kind(at) {
         Ok(kind) => kind,
-        Err(why) => return Some(Check::skipped(name, format!("not known: {why}"))),
+        Err(why) => return Some(DoctorCheck::skipped(name, format!("not known: {why}"))),
     };
-    let Some(kind) = kind else { return Some(Check::ok(name, "local")) };
+    let Some(kind) = kind else { return Some(DoctorCheck::ok(name, "local")) };
     Some(match seen.databases {
-        0 => Check::ok(name, format!("{kind}, of another machine or program: fine for files, not for SQLite databases")),
-        _ => Check::warning(name, format!("SQLite databases are on {kind}, where no lock can be relied on"))
+        0 => DoctorCheck::ok(name, format!("{kind}, of another machine or program: fine for files, not for SQLite databases")),
+        _ => DoctorCheck::warning(name, format!("SQLite databases are on {kind}, where no lock can be relied on"))
             .advice(
                 "They are taken as plain files, unchecked (`raw`), and the app itself can damage them there. Keep them on a local disk, \
                  in Cloud Run the instance's own: `lastgood restore` puts them there at the start, backups keep them.",
@@ -274,7 +278,7 @@ fn kind(at: &Path) -> io::Result<Option<&'static str>> {
 }
 
 /// Whether the vaults and the directory are in each other's way.
-fn apart(about: &About) -> Option<Check> {
+fn apart(about: &DataCheckInput) -> Option<DoctorCheck> {
     let name = "apart";
     let advice = "Keep the vault beside the data directory, not around it or in it: `--vault URL`.";
     about.vaults.iter().find_map(|(vault, at)| {
@@ -285,25 +289,26 @@ fn apart(about: &About) -> Option<Check> {
         } else {
             return None;
         };
-        Some(Check::problem(name, found).advice(advice))
+        Some(DoctorCheck::problem(name, found).advice(advice))
     })
 }
 
 /// Whether a restore can replace the directory, and where it makes the new one.
-fn target(about: &About) -> (Check, Option<PathBuf>) {
+fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
     let name = "restore";
     let exists = about.at.is_dir();
     let mount = exists && is_mount(&about.at).unwrap_or(false);
-    let found = target::Place::check(&about.data, target::How { in_place: mount, around_mounts: true }, &[]);
+    let found =
+        target::RestoreTarget::check(&about.data, target::ReplaceMode { in_place: mount, around_mounts: true }, &[]);
     let found = match found {
         Ok(found) => found,
-        Err(why) => return (Check::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),
+        Err(why) => return (DoctorCheck::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),
     };
     if let Some(first) = found.kept().first() {
         let found = format!(
             "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
         );
-        let check = Check::warning(name, found);
+        let check = DoctorCheck::warning(name, found);
         let check = match about.at.join(first.as_path()).is_dir() {
             true => {
                 let alone =
@@ -328,11 +333,11 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
     match (mount, beside) {
         (true, _) if inside.is_ok() => {
             let found = "it is a mount point, which cannot be exchanged: a restore with --in-place fills it";
-            (Check::ok(name, found), Some(about.at.clone()))
+            (DoctorCheck::ok(name, found), Some(about.at.clone()))
         }
         (true, _) => {
             let advice = inside.as_ref().err().map(change).unwrap_or_default();
-            (Check::problem(name, "it is a mount point that cannot be written to").advice(advice), None)
+            (DoctorCheck::problem(name, "it is a mount point that cannot be written to").advice(advice), None)
         }
         (false, Ok(())) => {
             let beside = parent.display();
@@ -347,42 +352,42 @@ fn target(about: &About) -> (Check, Option<PathBuf>) {
                 false if exists => format!("would be made beside it, in {beside}, and take its place"),
                 false => format!("would be made in {beside}"),
             };
-            (Check::ok(name, found), Some(parent.to_owned()))
+            (DoctorCheck::ok(name, found), Some(parent.to_owned()))
         }
         (false, Err(why)) if inside.is_ok() => {
             let found = format!("nothing can be put beside it in {} ({why})", parent.display());
             let in_place = RestoreCommand { in_place: true, ..about.command() };
             let check =
-                Check::warning(name, found).advice("This fills the directory itself:").run(in_place.to_string());
+                DoctorCheck::warning(name, found).advice("This fills the directory itself:").run(in_place.to_string());
             (check, Some(about.at.clone()))
         }
         (false, Err(why)) => {
             let found = format!("{} cannot be written to: {why}", parent.display());
-            (Check::problem(name, found).advice(change(&why)), None)
+            (DoctorCheck::problem(name, found).advice(change(&why)), None)
         }
     }
 }
 
 /// Whether what a restore makes fits where it is made, beside what is there now.
-fn space(about: &About, staging: &Path, seen: Option<&Seen>) -> Check {
+fn space(about: &DataCheckInput, staging: &Path, seen: Option<&WalkSummary>) -> DoctorCheck {
     let name = "space";
     let free = match free(staging) {
         Ok(Some(free)) => free,
-        Ok(None) => return Check::skipped(name, format!("the filesystem of {} does not say", staging.display())),
-        Err(why) => return Check::skipped(name, format!("not known: {why}")),
+        Ok(None) => return DoctorCheck::skipped(name, format!("the filesystem of {} does not say", staging.display())),
+        Err(why) => return DoctorCheck::skipped(name, format!("not known: {why}")),
     };
     match (about.good.as_ref().map(|(_, good)| good.bytes), seen.filter(|seen| seen.whole)) {
         (Some(bytes), _) => fits(free, bytes, "the newest good snapshot"),
         (None, Some(seen)) if seen.entries > 0 => fits(free, seen.bytes, "what is there now"),
-        _ => Check::ok(name, format!("{} free", size(free))),
+        _ => DoctorCheck::ok(name, format!("{} free", size(free))),
     }
 }
 
-fn fits(free: u64, bytes: u64, what: &str) -> Check {
+fn fits(free: u64, bytes: u64, what: &str) -> DoctorCheck {
     let found = format!("{} free; {what} takes {}", size(free), size(bytes));
     match free < bytes {
-        false => Check::ok("space", found),
-        true => Check::problem("space", found).advice(
+        false => DoctorCheck::ok("space", found),
+        true => DoctorCheck::problem("space", found).advice(
             "A restore builds the new directory beside the old one. Free some space, or restore to another place: \
              `lastgood restore DIR`.",
         ),
@@ -392,18 +397,18 @@ fn fits(free: u64, bytes: u64, what: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::check::Outcome;
+    use crate::doctor::check::CheckStatus;
     use crate::vault::hex::Hex;
 
-    fn about(at: &Path, good: Option<u64>) -> About {
+    fn about(at: &Path, good: Option<u64>) -> DataCheckInput {
         let name = SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([1; 8]) };
-        let good = good.map(|bytes| ("gs://b-1/x".to_owned(), Good { name, bytes, uploaded: 1 }));
-        About { data: at.into(), at: at.into(), vaults: Vec::new(), good, held: Vec::new() }
+        let good = good.map(|bytes| ("gs://b-1/x".to_owned(), GoodSnapshot { name, bytes, uploaded: 1 }));
+        DataCheckInput { data: at.into(), at: at.into(), vaults: Vec::new(), good, held: Vec::new() }
     }
 
-    fn checks(about: &About) -> Vec<Check> {
-        let notes = Notes::default();
-        look(about, &notes, &Arc::default());
+    fn checks(about: &DataCheckInput) -> Vec<DoctorCheck> {
+        let notes = CheckRecorder::default();
+        check_data_directory(about, &notes, &Arc::default());
         notes.get().checks.clone()
     }
 
@@ -416,21 +421,21 @@ mod tests {
         let in_place = format!("lastgood restore --vault gs://b-1/x --in-place {}", at.display());
 
         let missing = first(Some(10));
-        assert_eq!((missing.outcome, &missing.commands[..]), (Outcome::Problem, &[command.clone()][..]));
-        assert!(first(None).outcome == Outcome::Problem && first(None).commands.is_empty());
+        assert_eq!((missing.outcome, &missing.commands[..]), (CheckStatus::Problem, &[command.clone()][..]));
+        assert!(first(None).outcome == CheckStatus::Problem && first(None).commands.is_empty());
 
         std::fs::create_dir(&at).unwrap();
         let empty = first(Some(10));
-        assert_eq!((empty.outcome, &empty.commands[..]), (Outcome::Problem, &[command][..]));
-        assert_eq!(first(None).outcome, Outcome::Warning);
+        assert_eq!((empty.outcome, &empty.commands[..]), (CheckStatus::Problem, &[command][..]));
+        assert_eq!(first(None).outcome, CheckStatus::Warning);
 
         std::fs::write(at.join(MARKER), "").unwrap();
         let unclear = first(Some(10));
-        assert_eq!((unclear.outcome, unclear.commands.len()), (Outcome::Problem, 0));
+        assert_eq!((unclear.outcome, unclear.commands.len()), (CheckStatus::Problem, 0));
         assert!(unclear.found.contains(MARKER) && unclear.advice.is_some(), "{unclear:?}");
         marker::tests::write_all(&at);
         let broken = first(Some(10));
-        assert_eq!((broken.outcome, &broken.commands[..]), (Outcome::Problem, &[in_place][..]));
+        assert_eq!((broken.outcome, &broken.commands[..]), (CheckStatus::Problem, &[in_place][..]));
         let held = std::fs::File::open(&at).unwrap();
         flock(&held, FlockOperation::LockExclusive).unwrap();
         assert_eq!(first(Some(10)).found, "a restore into it is at work");
@@ -440,7 +445,7 @@ mod tests {
         std::fs::create_dir(at.join("sub")).unwrap();
         marker::tests::write_all(&at.join("sub"));
         let nested = first(Some(10));
-        assert_eq!(nested.outcome, Outcome::Problem);
+        assert_eq!(nested.outcome, CheckStatus::Problem);
         assert!(nested.found.starts_with("sub in it is broken"), "{nested:?}");
         std::fs::remove_dir_all(at.join("sub")).unwrap();
 
@@ -454,11 +459,11 @@ mod tests {
 
         std::fs::write(at.join("a"), "abc").unwrap();
         let all = checks(&about(&at, Some(10)));
-        assert!(all.iter().all(|check| check.outcome == Outcome::Ok), "{all:?}");
+        assert!(all.iter().all(|check| check.outcome == CheckStatus::Ok), "{all:?}");
         assert!(all[0].found.starts_with("1 entry, 3 B"), "{all:?}");
 
         let full = checks(&about(&at, Some(u64::MAX)));
-        assert_eq!(full.last().map(|check| (check.name, check.outcome)), Some(("space", Outcome::Problem)));
+        assert_eq!(full.last().map(|check| (check.name, check.outcome)), Some(("space", CheckStatus::Problem)));
     }
 
     #[test]
@@ -471,7 +476,7 @@ mod tests {
         marker::mark(&opened, &opened, &left).unwrap();
         let command = |held: &[(&str, u8)]| {
             let held = held.iter().map(|(vault, id)| ((*vault).to_owned(), vec![name(*id)])).collect();
-            let check = broken(&About { held, ..about(&at, Some(10)) }).unwrap();
+            let check = broken(&DataCheckInput { held, ..about(&at, Some(10)) }).unwrap();
             (check.advice.unwrap(), check.commands.concat())
         };
         let snapshot = " --snapshot 0202020202020202 ";
@@ -514,10 +519,10 @@ mod tests {
         let (real, link) = (folder.path().join("real"), folder.path().join("link"));
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let about = About { data: link, ..about(&real, None) };
+        let about = DataCheckInput { data: link, ..about(&real, None) };
         let (check, staging) = target(&about);
         assert!(
-            check.outcome == Outcome::Problem && check.found.contains("symbolic link") && staging.is_none(),
+            check.outcome == CheckStatus::Problem && check.found.contains("symbolic link") && staging.is_none(),
             "{check:?}"
         );
     }

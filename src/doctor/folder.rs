@@ -6,8 +6,8 @@ use std::{fs, io};
 
 use rustix::fs::{Access, access};
 
-use super::check::{Check, Outcome};
-use super::notes::Notes;
+use super::check::{CheckStatus, DoctorCheck};
+use super::notes::CheckRecorder;
 use super::space::{existing, free, size, writable};
 use super::vault;
 use crate::fs::filesystem::remote_at;
@@ -22,20 +22,20 @@ const FULL: u64 = 1 << 20;
 const BACKUPS: u64 = 10;
 
 /// What is looked at.
-pub struct About {
-    pub vault: vault::About,
+pub struct FolderCheckInput {
+    pub vault: vault::VaultCheckInput,
     pub folder: PathBuf,
     pub in_cloud_run: bool,
 }
 
 /// Makes the checks.
-pub fn look(about: &About, notes: &Notes, stop: &AtomicBool) {
+pub fn check_folder(about: &FolderCheckInput, notes: &CheckRecorder, stop: &AtomicBool) {
     let folder = about.folder.as_path();
     let found = place(folder, about.in_cloud_run);
-    let usable = found.outcome != Outcome::Problem;
+    let usable = found.outcome != CheckStatus::Problem;
     notes.add(found);
     if !usable && !folder.is_dir() {
-        return notes.add(Check::skipped("vault", "not looked for"));
+        return notes.add(DoctorCheck::skipped("vault", "not looked for"));
     }
     let store = LocalStore::new(folder);
     if let Some(mode) = store.open_to_others() {
@@ -43,13 +43,13 @@ pub fn look(about: &About, notes: &Notes, stop: &AtomicBool) {
     }
     if let Some(unshared) = store.unshared() {
         let advice = format!("As its owner or root: {}.", unshared.commands(folder));
-        notes.add(Check::warning("access", unshared.what()).advice(advice));
+        notes.add(DoctorCheck::warning("access", unshared.what()).advice(advice));
     }
-    vault::look(Box::new(store), &about.vault, notes, stop);
+    vault::check_vault(Box::new(store), &about.vault, notes, stop);
     notes.add(space(folder, notes));
 }
 
-fn place(folder: &Path, in_cloud_run: bool) -> Check {
+fn place(folder: &Path, in_cloud_run: bool) -> DoctorCheck {
     let name = "folder";
     let may = "Run it as the user who owns it, or change its owner or mode.";
     let above = existing(folder);
@@ -57,33 +57,34 @@ fn place(folder: &Path, in_cloud_run: bool) -> Check {
     let on = kind.map(|kind| format!(", on {kind}")).unwrap_or_default();
     let check = match fs::metadata(folder) {
         Ok(meta) if !meta.is_dir() => {
-            Check::problem(name, "it is not a folder").advice("Name another one: `--vault DIR`.")
+            DoctorCheck::problem(name, "it is not a folder").advice("Name another one: `--vault DIR`.")
         }
         Ok(_) => match access(folder, Access::READ_OK | Access::EXEC_OK).map_err(io::Error::from) {
-            Err(why) => Check::problem(name, format!("it cannot be read: {why}")).advice(may),
+            Err(why) => DoctorCheck::problem(name, format!("it cannot be read: {why}")).advice(may),
             Ok(()) => match writable(folder) {
-                Err(why) => Check::problem(name, format!("a backup cannot write to it: {why}")).advice(may),
+                Err(why) => DoctorCheck::problem(name, format!("a backup cannot write to it: {why}")).advice(may),
                 Ok(()) => match in_the_way(folder) {
-                    Some(what) => Check::problem(name, format!("a backup cannot write to it: {TMP} in it is {what}"))
-                        .advice(format!("Move it away: {}", folder.join(TMP).display())),
-                    None => Check::ok(name, format!("can be read and written{on}")),
+                    Some(what) => {
+                        DoctorCheck::problem(name, format!("a backup cannot write to it: {TMP} in it is {what}"))
+                            .advice(format!("Move it away: {}", folder.join(TMP).display()))
+                    }
+                    None => DoctorCheck::ok(name, format!("can be read and written{on}")),
                 },
             },
         },
         Err(why) if why.kind() == io::ErrorKind::NotFound => match writable(above) {
-            Err(why) => {
-                Check::problem(name, format!("does not exist, and {} cannot be written to: {why}", above.display()))
-                    .advice(
-                        "Name a folder that can: `--vault DIR` or LASTGOOD_VAULT. If it is a volume, is it mounted?",
-                    )
-            }
-            Ok(()) => Check::ok(name, format!("does not exist yet; it can be made{on}")),
+            Err(why) => DoctorCheck::problem(
+                name,
+                format!("does not exist, and {} cannot be written to: {why}", above.display()),
+            )
+            .advice("Name a folder that can: `--vault DIR` or LASTGOOD_VAULT. If it is a volume, is it mounted?"),
+            Ok(()) => DoctorCheck::ok(name, format!("does not exist yet; it can be made{on}")),
         },
-        Err(why) => Check::problem(name, format!("it cannot be looked at: {why}")).advice(may),
+        Err(why) => DoctorCheck::problem(name, format!("it cannot be looked at: {why}")).advice(may),
     };
     // The disk of an instance there is its memory. A bucket that is mounted as a volume is FUSE.
-    if in_cloud_run && kind.is_none() && check.outcome == Outcome::Ok {
-        return Check::warning(
+    if in_cloud_run && kind.is_none() && check.outcome == CheckStatus::Ok {
+        return DoctorCheck::warning(
             name,
             "on the disk of a Cloud Run instance, which is lost with the instance, and the backups with it",
         )
@@ -93,8 +94,8 @@ fn place(folder: &Path, in_cloud_run: bool) -> Check {
 }
 
 /// That others may look into a vault's folder: what is in it may have been closed to them where it came from.
-fn open(mode: u32, folder: &Path) -> Check {
-    Check::warning("access", format!("everybody on this machine may look into it (mode {mode:04o})"))
+fn open(mode: u32, folder: &Path) -> DoctorCheck {
+    DoctorCheck::warning("access", format!("everybody on this machine may look into it (mode {mode:04o})"))
         .advice(format!(
             "It has copies of files that may be closed to them, and what backups store from now on is. If others restore from it, \
              share it with a group: {}. This closes it:",
@@ -109,28 +110,28 @@ fn in_the_way(folder: &Path) -> Option<&'static str> {
     (!is_folder(&there)).then(|| what(&there))
 }
 
-fn space(folder: &Path, notes: &Notes) -> Check {
+fn space(folder: &Path, notes: &CheckRecorder) -> DoctorCheck {
     let name = "space";
     let free = match free(existing(folder)) {
         Ok(Some(free)) => free,
-        Ok(None) => return Check::skipped(name, "the filesystem does not say"),
-        Err(why) => return Check::skipped(name, format!("not known: {why}")),
+        Ok(None) => return DoctorCheck::skipped(name, "the filesystem does not say"),
+        Err(why) => return DoctorCheck::skipped(name, format!("not known: {why}")),
     };
     enough(free, notes.get().good.map(|good| good.uploaded))
 }
 
 /// Whether so much room is enough for backups such as the last one, which wrote so much.
-fn enough(free: u64, last: Option<u64>) -> Check {
+fn enough(free: u64, last: Option<u64>) -> DoctorCheck {
     let name = "space";
     let advice = "Free some space, or keep the vault elsewhere: `--vault`.";
     if free < FULL {
-        return Check::problem(name, format!("full: {} free", size(free))).advice(advice);
+        return DoctorCheck::problem(name, format!("full: {} free", size(free))).advice(advice);
     }
-    let Some(last) = last else { return Check::ok(name, format!("{} free", size(free))) };
+    let Some(last) = last else { return DoctorCheck::ok(name, format!("{} free", size(free))) };
     let found = format!("{} free; the last good backup wrote {}", size(free), size(last));
     match free / BACKUPS < last {
-        false => Check::ok(name, found),
-        true => Check::warning(name, found).advice(advice),
+        false => DoctorCheck::ok(name, found),
+        true => DoctorCheck::warning(name, found).advice(advice),
     }
 }
 
@@ -141,10 +142,10 @@ mod tests {
     #[test]
     fn room_for_more_backups() {
         for (free, last, outcome) in [
-            (FULL - 1, None, Outcome::Problem),
-            (FULL, None, Outcome::Ok),
-            (100 << 20, Some(10 << 20), Outcome::Ok),
-            (99 << 20, Some(10 << 20), Outcome::Warning),
+            (FULL - 1, None, CheckStatus::Problem),
+            (FULL, None, CheckStatus::Ok),
+            (100 << 20, Some(10 << 20), CheckStatus::Ok),
+            (99 << 20, Some(10 << 20), CheckStatus::Warning),
         ] {
             assert_eq!(enough(free, last).outcome, outcome, "{free} {last:?}");
         }
@@ -155,15 +156,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(place(folder.path(), false).outcome, Outcome::Ok);
-        assert_eq!(place(&folder.path().join("not/yet"), false).outcome, Outcome::Ok);
-        assert_eq!(place(&file, false).outcome, Outcome::Problem);
-        assert_eq!(place(&file.join("below"), false).outcome, Outcome::Problem);
+        assert_eq!(place(folder.path(), false).outcome, CheckStatus::Ok);
+        assert_eq!(place(&folder.path().join("not/yet"), false).outcome, CheckStatus::Ok);
+        assert_eq!(place(&file, false).outcome, CheckStatus::Problem);
+        assert_eq!(place(&file.join("below"), false).outcome, CheckStatus::Problem);
         std::os::unix::fs::symlink(folder.path(), folder.path().join(TMP)).unwrap();
         let found = place(folder.path(), false);
-        assert!(found.outcome == Outcome::Problem && found.found.contains("a symbolic link"), "{}", found.found);
+        assert!(found.outcome == CheckStatus::Problem && found.found.contains("a symbolic link"), "{}", found.found);
         fs::remove_file(folder.path().join(TMP)).unwrap();
         let lost = place(folder.path(), true);
-        assert!(lost.outcome == Outcome::Warning && lost.advice.unwrap().contains("gs://"), "{}", lost.found);
+        assert!(lost.outcome == CheckStatus::Warning && lost.advice.unwrap().contains("gs://"), "{}", lost.found);
     }
 }

@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use super::check::Check;
+use super::check::DoctorCheck;
 use crate::fs::read_named;
-use crate::gcp::credentials::{Found, LARGEST};
+use crate::gcp::credentials::{CredentialSource, LARGEST};
 use crate::shell::word;
 
 /// What a vault needs: the check's name, the permission, the role that gives it, and what fails without it.
@@ -54,10 +54,10 @@ pub struct Member {
 
 impl Member {
     /// The member whose credentials these are, `account` being what is known of it.
-    pub fn of(found: &Found, account: Option<&str>) -> Member {
+    pub fn of(found: &CredentialSource, account: Option<&str>) -> Member {
         let known = |kind: &str, account: &str| format!("{kind}:{account}");
         match (found, account) {
-            (Found::File { r#type, .. }, account) if r#type == "authorized_user" => Member {
+            (CredentialSource::File { r#type, .. }, account) if r#type == "authorized_user" => Member {
                 name: account.map_or("user:YOUR-ACCOUNT".into(), |account| known("user", account)),
                 note: account
                     .is_none()
@@ -65,7 +65,7 @@ impl Member {
                 person: true,
             },
             (_, Some(account)) => Member { name: known("serviceAccount", account), note: None, person: false },
-            (Found::File { path, r#type, .. }, None) if r#type == "external_account" => {
+            (CredentialSource::File { path, r#type, .. }, None) if r#type == "external_account" => {
                 let pool = pool(path).unwrap_or_else(|| {
                     "iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL".into()
                 });
@@ -109,15 +109,15 @@ fn pool(path: &Path) -> Option<String> {
 }
 
 /// What follows from the permissions that are held.
-pub fn judge(held: &[String], bucket: &str, member: &Member, project: Option<&str>) -> Vec<Check> {
+pub fn judge(held: &[String], bucket: &str, member: &Member, project: Option<&str>) -> Vec<DoctorCheck> {
     let is_held = |permission: &str| held.iter().any(|held| held == permission);
-    let mut checks: Vec<Check> = Vec::new();
+    let mut checks: Vec<DoctorCheck> = Vec::new();
     for (name, permission, role, without) in NEEDED {
         if is_held(permission) {
-            checks.push(Check::ok(name, format!("{permission} is held")));
+            checks.push(DoctorCheck::ok(name, format!("{permission} is held")));
             continue;
         }
-        let missing = Check::problem(name, format!("{permission} is missing: {without}"));
+        let missing = DoctorCheck::problem(name, format!("{permission} is missing: {without}"));
         let command = member.grant(bucket, role);
         let said = checks.iter().any(|check| check.commands.contains(&command));
         checks.push(match said {
@@ -129,11 +129,16 @@ pub fn judge(held: &[String], bucket: &str, member: &Member, project: Option<&st
     checks
 }
 
-fn too_much(is_held: &dyn Fn(&str) -> bool, bucket: &str, member: &Member, project: &str) -> Check {
+fn too_much(is_held: &dyn Fn(&str) -> bool, bucket: &str, member: &Member, project: &str) -> DoctorCheck {
     let name = "may not destroy";
     let held: Vec<_> = TOO_MUCH.into_iter().filter(|permission| is_held(permission)).collect();
     let role = match held[..] {
-        [] => return Check::ok(name, "no permission to delete, overwrite or change what is stored, nor to grant one"),
+        [] => {
+            return DoctorCheck::ok(
+                name,
+                "no permission to delete, overwrite or change what is stored, nor to grant one",
+            );
+        }
         [.., last] if last.starts_with("storage.buckets.") => "roles/storage.admin",
         [_, _] => "roles/storage.objectAdmin",
         _ => "ROLE",
@@ -142,7 +147,7 @@ fn too_much(is_held: &dyn Fn(&str) -> bool, bucket: &str, member: &Member, proje
         "more is held than a backup needs: {}. Whoever gets these credentials can destroy the backups",
         held.join(", ")
     );
-    let check = Check::warning(name, found);
+    let check = DoctorCheck::warning(name, found);
     if member.person {
         let writer = format!("lastgood-writer@{project}.iam.gserviceaccount.com");
         let to = format!("serviceAccount:{writer}");
@@ -178,23 +183,23 @@ fn too_much(is_held: &dyn Fn(&str) -> bool, bucket: &str, member: &Member, proje
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::check::Outcome;
+    use crate::doctor::check::CheckStatus;
 
-    fn file(kind: &str) -> Found {
-        Found::File { path: "/no/such".into(), r#type: kind.into(), account: None }
+    fn file(kind: &str) -> CredentialSource {
+        CredentialSource::File { path: "/no/such".into(), r#type: kind.into(), account: None }
     }
 
     fn held(permissions: &[&str]) -> Vec<String> {
         permissions.iter().map(|&permission| permission.into()).collect()
     }
 
-    fn outcomes(checks: &[Check]) -> Vec<(&str, Outcome)> {
+    fn outcomes(checks: &[DoctorCheck]) -> Vec<(&str, CheckStatus)> {
         checks.iter().map(|check| (check.name, check.outcome)).collect()
     }
 
     #[test]
     fn what_is_missing_and_what_is_too_much() {
-        use Outcome::{Ok, Problem, Warning};
+        use CheckStatus::{Ok, Problem, Warning};
         let writer = Member::of(&file("service_account"), Some("w@p.iam.gserviceaccount.com"));
         let needed = ["storage.objects.create", "storage.objects.get", "storage.objects.list"];
         let good = judge(&held(&needed), "b-1", &writer, None);
@@ -226,18 +231,18 @@ mod tests {
 
     #[test]
     fn whom_a_role_is_granted_to() {
-        let name = |found: &Found, account: Option<&str>| Member::of(found, account).name;
+        let name = |found: &CredentialSource, account: Option<&str>| Member::of(found, account).name;
         assert_eq!(name(&file("authorized_user"), Some("a@b.c")), "user:a@b.c");
         assert_eq!(name(&file("authorized_user"), None), "user:YOUR-ACCOUNT");
-        assert_eq!(name(&Found::Metadata { host: "m".into() }, Some("a@b.c")), "serviceAccount:a@b.c");
-        assert_eq!(name(&Found::Metadata { host: "m".into() }, None), "serviceAccount:ACCOUNT");
+        assert_eq!(name(&CredentialSource::Metadata { host: "m".into() }, Some("a@b.c")), "serviceAccount:a@b.c");
+        assert_eq!(name(&CredentialSource::Metadata { host: "m".into() }, None), "serviceAccount:ACCOUNT");
         assert_eq!(name(&file("impersonated_service_account"), Some("a@b.c")), "serviceAccount:a@b.c");
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wif.json");
         let pool = "iam.googleapis.com/projects/7/locations/global/workloadIdentityPools/ci";
         std::fs::write(&path, format!(r#"{{"audience":"//{pool}/providers/github"}}"#)).unwrap();
-        let found = Found::File { path, r#type: "external_account".into(), account: None };
+        let found = CredentialSource::File { path, r#type: "external_account".into(), account: None };
         assert_eq!(name(&found, None), format!("principal://{pool}/subject/SUBJECT"));
         assert_eq!(name(&found, Some("a@b.c")), "serviceAccount:a@b.c");
 

@@ -25,9 +25,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use self::check::{Check, Outcome, Place, VaultPlace};
+use self::check::{CheckStatus, DoctorCheck, DoctorSettings, VaultLocation};
 pub use self::network::Proxy;
-use self::notes::{Noted, Running};
+use self::notes::{CheckFindings, RunningChecks};
 use crate::error::Result;
 use crate::fs::location::lies_in;
 use crate::monitor::Context;
@@ -50,70 +50,72 @@ pub enum Subject {
 
 /// A part of the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct DoctorSection {
     /// What it is about.
     pub subject: Subject,
     /// Where that is.
     pub place: String,
     /// What was looked at, in this order.
-    pub checks: Vec<Check>,
+    pub checks: Vec<DoctorCheck>,
 }
 
 /// All that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct DoctorReport {
     /// How many checks found something that stops a backup or a restore.
     pub problems: usize,
     /// How many found something that somebody should look at.
     pub warnings: usize,
     /// The checks, by what they are about.
-    pub parts: Vec<Part>,
+    pub parts: Vec<DoctorSection>,
 }
 
 /// Makes all checks.
 ///
 /// # Errors
 /// That it was told to stop. Whatever else fails is in the report.
-pub fn examine(place: &Place, ctx: &Context) -> Result<Report> {
+pub fn examine(place: &DoctorSettings, ctx: &Context) -> Result<DoctorReport> {
     let running: Vec<_> = place.vaults.iter().map(|vault| (vault.shown(), begin(vault, place))).collect();
     let found = running.into_iter().map(|(name, running)| Ok((name, running.wait(ctx)?)));
-    let mut vaults = found.collect::<Result<Vec<(String, Noted)>>>()?;
+    let mut vaults = found.collect::<Result<Vec<(String, CheckFindings)>>>()?;
     vault::replicas_to_make(&mut vaults);
 
-    let about = data::About::new(place, &vaults);
-    let mut data = Running::begin("data", LIMIT, move |notes, stop| data::look(&about, notes, stop)).wait(ctx)?;
-    data.checks.extend(place.backups_off.as_ref().map(|why| Check::problem("backups", why.clone())));
+    let about = data::DataCheckInput::new(place, &vaults);
+    let mut data =
+        RunningChecks::begin("data", LIMIT, move |notes, stop| data::check_data_directory(&about, notes, stop))
+            .wait(ctx)?;
+    data.checks.extend(place.backups_off.as_ref().map(|why| DoctorCheck::problem("backups", why.clone())));
 
     let together = if vaults.len() > 1 { vault::together(&vaults) } else { Vec::new() };
-    let part = |subject, place, checks| Part { subject, place, checks };
+    let part = |subject, place, checks| DoctorSection { subject, place, checks };
     let mut parts: Vec<_> = vaults.into_iter().map(|(name, noted)| part(Subject::Vault, name, noted.checks)).collect();
     if !together.is_empty() {
         parts.push(part(Subject::Vaults, String::new(), together));
     }
     parts.push(part(Subject::Data, place.data_at.display().to_string(), data.checks));
     let count = |wanted| parts.iter().flat_map(|part| &part.checks).filter(|check| check.outcome == wanted).count();
-    Ok(Report { problems: count(Outcome::Problem), warnings: count(Outcome::Warning), parts })
+    Ok(DoctorReport { problems: count(CheckStatus::Problem), warnings: count(CheckStatus::Warning), parts })
 }
 
-fn begin(vault: &VaultPlace, place: &Place) -> Running {
+fn begin(vault: &VaultLocation, place: &DoctorSettings) -> RunningChecks {
     let in_data = vault.at.as_ref().is_some_and(|at| lies_in(at, &place.data_at));
     let made_unasked = vault.address.is_default() && !in_data;
-    let about = vault::About { name: vault.shown(), max_age: place.max_age, made_unasked };
+    let about = vault::VaultCheckInput { name: vault.shown(), max_age: place.max_age, made_unasked };
     match &vault.address {
         Address::Folder(folder) => {
             let folder = vault.at.clone().unwrap_or_else(|| folder.clone());
-            let about = folder::About { vault: about, folder, in_cloud_run: place.cloud.in_cloud_run };
-            Running::begin("vault", LIMIT, move |notes, stop| folder::look(&about, notes, stop))
+            let about = folder::FolderCheckInput { vault: about, folder, in_cloud_run: place.cloud.in_cloud_run };
+            RunningChecks::begin("vault", LIMIT, move |notes, stop| folder::check_folder(&about, notes, stop))
         }
         Address::Bucket { bucket, prefix } => {
-            let about = bucket::About {
+            let about = bucket::BucketCheckInput {
                 vault: about,
                 bucket: bucket.clone(),
                 prefix: prefix.clone(),
                 cloud: place.cloud.clone(),
                 proxy: place.proxy.clone(),
             };
-            Running::begin("vault", LIMIT, move |notes, stop| bucket::look(&about, notes, stop))
+            RunningChecks::begin("vault", LIMIT, move |notes, stop| bucket::check_bucket(&about, notes, stop))
         }
     }
 }
@@ -132,7 +134,7 @@ mod tests {
             ("Name it: `lastgood doctor DIR`.", Some("Name it: `lastgood doctor DIR`.")),
             ("", None),
         ] {
-            assert_eq!(Check::ok("a", "b").advice(hint).advice.as_deref(), advice, "{hint}");
+            assert_eq!(DoctorCheck::ok("a", "b").advice(hint).advice.as_deref(), advice, "{hint}");
         }
     }
 

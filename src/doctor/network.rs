@@ -28,7 +28,7 @@ impl fmt::Display for Proxy {
 
 /// What stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct NetworkProblem {
     /// What happened.
     pub found: String,
     /// What to do about it.
@@ -36,7 +36,7 @@ pub struct Trouble {
 }
 
 /// What is in the way to `base` (`https://storage.googleapis.com`), where a request failed with `why`.
-pub fn trouble(why: &str, base: &str, emulator: bool, proxy: Option<&Proxy>) -> Trouble {
+pub fn network_problem(why: &str, base: &str, emulator: bool, proxy: Option<&Proxy>) -> NetworkProblem {
     let host = base.split_once("://").map_or(base, |(_, host)| host);
     // Plain http, to this machine or an emulator, never goes through a proxy.
     let proxy = proxy.filter(|_| base.starts_with("https://"));
@@ -47,7 +47,7 @@ pub fn trouble(why: &str, base: &str, emulator: bool, proxy: Option<&Proxy>) -> 
     let low = why.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| low.contains(word));
     let through = proxy.map(|proxy| format!(" through {proxy}")).unwrap_or_default();
-    let told = |found: String, advice: &str| Trouble { found: format!("{found}: {why}"), advice: advice.into() };
+    let told = |found: String, advice: &str| NetworkProblem { found: format!("{found}: {why}"), advice: advice.into() };
     let curl = format!("`curl -sSv {base}` shows the same from outside lastgood.");
 
     let barred = proxy.map_or("not let through".to_owned(), |proxy| format!("not let through by {proxy}"));
@@ -168,10 +168,10 @@ mod tests {
             ("503 Service Unavailable", None, "does not serve: 503", "status.cloud.google.com"),
             ("something new", None, "cannot be used: something new", "curl -sSv https://storage.googleapis.com"),
         ] {
-            let said = trouble(why, "https://storage.googleapis.com", false, proxy);
+            let said = network_problem(why, "https://storage.googleapis.com", false, proxy);
             assert!(said.found.contains(found) && said.advice.contains(advice), "{why}: {said:?}");
         }
-        let said = trouble(refused, "http://127.0.0.1:9000", true, Some(&proxy));
+        let said = network_problem(refused, "http://127.0.0.1:9000", true, Some(&proxy));
         assert!(said.found.contains("no emulator answers at http://127.0.0.1:9000"), "{said:?}");
         assert!(said.advice.contains("STORAGE_EMULATOR_HOST"), "{said:?}");
     }

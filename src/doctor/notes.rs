@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::check::{Check, span};
+use super::check::{DoctorCheck, span};
 use crate::error::{Doing, Result};
 use crate::monitor::Context;
 use crate::vault::hex::Hex;
@@ -16,9 +16,9 @@ const GRACE: Duration = Duration::from_millis(1500);
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
-pub struct Noted {
+pub struct CheckFindings {
     /// The checks so far.
-    pub checks: Vec<Check>,
+    pub checks: Vec<DoctorCheck>,
     /// Of a vault that could be opened: what it says that it is, its key too, which replicas have in common.
     pub vault: Option<(Hex<16>, Hex<32>)>,
     /// Whether there is none.
@@ -28,12 +28,12 @@ pub struct Noted {
     /// The newest of them.
     pub newest: Option<SnapshotName>,
     /// Its newest good one.
-    pub good: Option<Good>,
+    pub good: Option<GoodSnapshot>,
 }
 
 /// The newest good snapshot of a vault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Good {
+pub struct GoodSnapshot {
     /// Its name.
     pub name: SnapshotName,
     /// Bytes of all files' content.
@@ -44,48 +44,48 @@ pub struct Good {
 
 /// Where the checks put what they find.
 #[derive(Debug, Clone, Default)]
-pub struct Notes(Arc<Mutex<Noted>>);
+pub struct CheckRecorder(Arc<Mutex<CheckFindings>>);
 
-impl Notes {
+impl CheckRecorder {
     /// What there is, to be read or written.
-    pub fn get(&self) -> MutexGuard<'_, Noted> {
+    pub fn get(&self) -> MutexGuard<'_, CheckFindings> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a check.
-    pub fn add(&self, check: Check) {
+    pub fn add(&self, check: DoctorCheck) {
         self.get().checks.push(check);
     }
 }
 
 /// Checks under way.
-pub struct Running {
+pub struct RunningChecks {
     what: &'static str,
     thread: std::io::Result<JoinHandle<()>>,
-    notes: Notes,
+    notes: CheckRecorder,
     stop: Arc<AtomicBool>,
     began: Instant,
     limit: Duration,
 }
 
-impl Running {
+impl RunningChecks {
     /// Begins checks, which shall end when they are told to.
     pub fn begin(
         what: &'static str,
         limit: Duration,
-        checks: impl FnOnce(&Notes, &Arc<AtomicBool>) + Send + 'static,
-    ) -> Running {
-        let (notes, stop) = (Notes::default(), Arc::<AtomicBool>::default());
+        checks: impl FnOnce(&CheckRecorder, &Arc<AtomicBool>) + Send + 'static,
+    ) -> RunningChecks {
+        let (notes, stop) = (CheckRecorder::default(), Arc::<AtomicBool>::default());
         let (to, told) = (notes.clone(), stop.clone());
         let thread = std::thread::Builder::new().name(what.into()).spawn(move || checks(&to, &told));
-        Running { what, thread, notes, stop, began: Instant::now(), limit }
+        RunningChecks { what, thread, notes, stop, began: Instant::now(), limit }
     }
 
     /// Waits for their end, or for the end of their time: then a check says so.
     ///
     /// # Errors
     /// That the program was told to stop; a system without threads.
-    pub fn wait(self, ctx: &Context) -> Result<Noted> {
+    pub fn wait(self, ctx: &Context) -> Result<CheckFindings> {
         let thread = self.thread.doing(|| format!("begin to look at the {}", self.what))?;
         while !thread.is_finished() {
             ctx.check("examine the configuration").inspect_err(|_| self.stop.store(true, Ordering::Relaxed))?;
@@ -97,7 +97,7 @@ impl Running {
                 let found = format!("no answer for {}: what comes after this was not looked at", span(passed));
                 let advice = "Is it a network mount whose server is gone? `mount` lists what is mounted; `umount -l` \
                               lets go of what does not answer.";
-                self.notes.add(Check::problem("answer", found).advice(advice));
+                self.notes.add(DoctorCheck::problem("answer", found).advice(advice));
                 // The thread waits for the system; it ends with the program.
                 return Ok(self.notes.get().clone());
             }
@@ -113,39 +113,39 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::{Silent, system_random};
+    use crate::monitor::{SilentMonitor, system_random};
 
     fn wait(
         limit: Duration,
         stop: bool,
-        checks: impl FnOnce(&Notes, &Arc<AtomicBool>) + Send + 'static,
-    ) -> Result<Noted> {
+        checks: impl FnOnce(&CheckRecorder, &Arc<AtomicBool>) + Send + 'static,
+    ) -> Result<CheckFindings> {
         let stop = AtomicBool::new(stop);
-        let ctx = Context { random: &system_random, threads: 1, parallel: 1, stop: &stop, monitor: &Silent };
-        Running::begin("vault", limit, checks).wait(&ctx)
+        let ctx = Context { random: &system_random, threads: 1, parallel: 1, stop: &stop, monitor: &SilentMonitor };
+        RunningChecks::begin("vault", limit, checks).wait(&ctx)
     }
 
-    fn names(noted: &Noted) -> Vec<&'static str> {
+    fn names(noted: &CheckFindings) -> Vec<&'static str> {
         noted.checks.iter().map(|check| check.name).collect()
     }
 
     #[test]
     fn what_does_not_come_back_is_left_behind_with_what_was_found() {
         let long = Duration::from_secs(60);
-        let done = wait(long, false, |notes, _| notes.add(Check::ok("a", ""))).unwrap();
+        let done = wait(long, false, |notes, _| notes.add(DoctorCheck::ok("a", ""))).unwrap();
         assert_eq!(names(&done), ["a"]);
 
         let told = wait(Duration::from_millis(20), false, |notes, stop| {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            notes.add(Check::skipped("told", ""));
+            notes.add(DoctorCheck::skipped("told", ""));
         });
         assert_eq!(names(&told.unwrap()), ["told"]);
 
         let began = Instant::now();
         let gone = wait(Duration::from_millis(20), false, move |notes, _| {
-            notes.add(Check::ok("before", ""));
+            notes.add(DoctorCheck::ok("before", ""));
             std::thread::sleep(long);
         });
         assert_eq!(names(&gone.unwrap()), ["before", "answer"]);

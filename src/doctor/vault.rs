@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::check::{Check, span};
-use super::notes::{Good, Noted, Notes};
+use super::check::{DoctorCheck, span};
+use super::notes::{CheckFindings, CheckRecorder, GoodSnapshot};
 use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::store::address::argument;
@@ -15,7 +15,7 @@ use crate::vault::read::PackReader;
 use crate::vault::root::Root;
 
 /// What is looked at, and by which measure.
-pub struct About {
+pub struct VaultCheckInput {
     /// The address as people are told it.
     pub name: String,
     /// How old the newest good snapshot may be.
@@ -28,7 +28,7 @@ pub struct About {
 const AHEAD: Duration = Duration::from_secs(300);
 
 /// Makes the checks.
-pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBool) {
+pub fn check_vault(store: Box<dyn Store>, about: &VaultCheckInput, notes: &CheckRecorder, stop: &AtomicBool) {
     let vault = match Vault::find(store) {
         Ok(Ok(vault)) => vault,
         Ok(Err(store)) => {
@@ -43,7 +43,7 @@ pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBo
     };
     notes.get().vault = Some((vault.config.id, vault.config.hash_key));
     let (format, made) = (vault.config.format, vault.config.created.strftime("%Y-%m-%d"));
-    notes.add(Check::ok("vault", format!("{}, format {format}, made on {made}", vault.config.id)));
+    notes.add(DoctorCheck::ok("vault", format!("{}, format {format}, made on {made}", vault.config.id)));
     if let Err(why) = snapshots(&vault, about, notes) {
         notes.add(problem("snapshots", &why, stop));
     }
@@ -51,7 +51,7 @@ pub fn look(store: Box<dyn Store>, about: &About, notes: &Notes, stop: &AtomicBo
 }
 
 /// Warns of packs that are doubted: a hint at damage that somebody should look into. Nothing is said where there is none.
-fn doubts(vault: &Vault, about: &About, notes: &Notes) {
+fn doubts(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) {
     let mut doubts = Doubts::read(&*vault.store);
     let packs = doubts.packs();
     let verify = format!("lastgood verify --vault {}", argument(&about.name));
@@ -64,50 +64,50 @@ fn doubts(vault: &Vault, about: &About, notes: &Notes) {
             Some(false) => "; the newest good snapshot needs nothing that is doubted",
             None => "",
         };
-        let check = Check::warning("doubts", format!("{first}{more} may be damaged, as a run found{newest}"));
+        let check = DoctorCheck::warning("doubts", format!("{first}{more} may be damaged, as a run found{newest}"));
         let advice = "The next backup stores anew what damaged packs hold, and restores pass them over. This reads all packs, \
                       names the snapshots that are hurt, and lifts doubts that are wrong:";
         notes.add(check.advice(advice).run(verify));
     }
     for why in doubts.warnings() {
-        notes.add(Check::warning("doubts not read", why));
+        notes.add(DoctorCheck::warning("doubts not read", why));
     }
 }
 
-fn problem(name: &'static str, why: &Error, stop: &AtomicBool) -> Check {
+fn problem(name: &'static str, why: &Error, stop: &AtomicBool) -> DoctorCheck {
     if stop.load(Ordering::Relaxed) {
-        return Check::problem(name, "not known: the time for all of this was up before it answered").advice(
+        return DoctorCheck::problem(name, "not known: the time for all of this was up before it answered").advice(
             "The network or the store is very slow. Run it again; `lastgood list` waits for longer (--store-timeout).",
         );
     }
-    Check::problem(name, why.what()).advice(why.advice().unwrap_or_default())
+    DoctorCheck::problem(name, why.what()).advice(why.advice().unwrap_or_default())
 }
 
 const NONE: &str = "there is none at this address: no vault.json, and no snapshots";
 
 /// Nothing is there. A first backup makes a vault at the default place, and none elsewhere, where the address may be wrong.
-fn none(about: &About) -> Check {
+fn none(about: &VaultCheckInput) -> DoctorCheck {
     let init = format!("lastgood init --vault {}", argument(&about.name));
     match about.name.strip_prefix("gs://").and_then(|rest| rest.split('/').next()) {
-        Some(bucket) => Check::problem("vault", NONE)
+        Some(bucket) => DoctorCheck::problem("vault", NONE)
             .advice(
                 "If there should be one, the prefix is wrong: the first command lists the vaults in the bucket. The second \
                  makes a new, empty one.",
             )
             .run(format!("gcloud storage ls 'gs://{bucket}/**vault.json'"))
             .run(init),
-        None if about.made_unasked => Check::warning("vault", NONE).advice(
+        None if about.made_unasked => DoctorCheck::warning("vault", NONE).advice(
             "The first `lastgood backup` makes one. If there should be one already: is the address right, is its volume \
              mounted?",
         ),
-        None => Check::problem("vault", NONE)
+        None => DoctorCheck::problem("vault", NONE)
             .advice("If there should be one: is the address right, is its volume mounted? This makes a new, empty one:")
             .run(init),
     }
 }
 
 /// Of several vaults that are used together, one that is missing is no vault of its own but a replica of the others.
-pub fn replicas_to_make(vaults: &mut [(String, Noted)]) {
+pub fn replicas_to_make(vaults: &mut [(String, CheckFindings)]) {
     if vaults.len() < 2 {
         return;
     }
@@ -116,20 +116,20 @@ pub fn replicas_to_make(vaults: &mut [(String, Noted)]) {
     for (name, noted) in vaults.iter_mut().filter(|(_, noted)| noted.missing) {
         let Some(check) = noted.checks.iter_mut().find(|check| check.name == "vault") else { continue };
         *check = match &there {
-            Some(there) => Check::warning("vault", NONE)
+            Some(there) => DoctorCheck::warning("vault", NONE)
                 .advice("If there should be one, the address is wrong. This makes a replica of the other vault here:")
                 .run(format!("lastgood copy --init --from {there} --to {}", argument(name))),
-            None => Check::new("vault", check.outcome, NONE)
+            None => DoctorCheck::new("vault", check.outcome, NONE)
                 .advice("If there should be one, the address is wrong. This makes a new one, and replicas of it:")
                 .run(format!("lastgood init{all}")),
         };
     }
 }
 
-fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Result<()> {
+fn snapshots(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) -> crate::error::Result<()> {
     let names = vault.snapshots()?;
     let Some(newest) = names.last().copied() else {
-        notes.add(Check::warning("snapshots", "none yet").advice("Take one: `lastgood backup`."));
+        notes.add(DoctorCheck::warning("snapshots", "none yet").advice("Take one: `lastgood backup`."));
         return Ok(());
     };
     notes.get().newest = Some(newest);
@@ -138,15 +138,15 @@ fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Resul
     let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
     let count = names.len();
     let Choice { name, root, passed_over, .. } = select::newest_good(vault, &names, "the newest good snapshot")?;
-    notes.get().good = Some(Good { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
+    notes.get().good = Some(GoodSnapshot { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
     notes.add(match passed_over.first() {
-        None if !root.whole() => Check::warning(
+        None if !root.whole() => DoctorCheck::warning(
             "snapshots",
             format!("{count}; the newest, {}, is good and not whole: something could not be read", name.id),
         )
         .advice("What could not be read is in it as it was before, or missing. `lastgood runs` has the run, with what and why."),
-        None => Check::ok("snapshots", format!("{count}; the newest, {}, is good", name.id)),
-        Some(passed) => Check::warning(
+        None => DoctorCheck::ok("snapshots", format!("{count}; the newest, {}, is good", name.id)),
+        Some(passed) => DoctorCheck::warning(
             "snapshots",
             format!(
                 "{count}; the newest, {} of {} ago, is not good: {}",
@@ -163,49 +163,50 @@ fn snapshots(vault: &Vault, about: &About, notes: &Notes) -> crate::error::Resul
     let ahead = Duration::try_from(root.finished.duration_since(now)).unwrap_or_default();
     notes.add(if ahead > AHEAD {
         let found = format!("the newest good snapshot was taken {} from now: a clock was wrong, or is", span(ahead));
-        Check::warning("age", found).advice("Until then nothing tells whether backups are still taken.")
+        DoctorCheck::warning("age", found).advice("Until then nothing tells whether backups are still taken.")
     } else if old <= about.max_age {
-        Check::ok("age", found)
+        DoctorCheck::ok("age", found)
     } else {
-        Check::warning("age", format!("{found}, and more than {} is too old (--max-age)", span(about.max_age))).advice(
-            "Does what starts the backups (cron, Cloud Scheduler, a timer) still run, and what does its log say? \
+        DoctorCheck::warning("age", format!("{found}, and more than {} is too old (--max-age)", span(about.max_age)))
+            .advice(
+                "Does what starts the backups (cron, Cloud Scheduler, a timer) still run, and what does its log say? \
              `lastgood backup` takes one now.",
-        )
+            )
     });
     Ok(())
 }
 
 /// Whether this user may read what the newest good snapshot needs, as far as the store can tell without reading it.
-fn readable(vault: &Vault, root: &Root, notes: &Notes) -> crate::error::Result<()> {
+fn readable(vault: &Vault, root: &Root, notes: &CheckRecorder) -> crate::error::Result<()> {
     let packs = PackReader::for_root(&*vault.store, root)?;
     let closed: Vec<_> = packs.book().values().filter_map(|pack| vault.store.closed(&pack.name())).collect();
-    if let Some(store::Error::Denied { name, why, hint }) = closed.first() {
+    if let Some(store::StoreError::Denied { name, why, hint }) = closed.first() {
         let found = format!("{} packs of it may not be read, as {name}: {why}", closed.len());
-        notes.add(Check::problem("packs", found).advice(hint.clone()));
+        notes.add(DoctorCheck::problem("packs", found).advice(hint.clone()));
     }
     Ok(())
 }
 
 /// What several vaults have to do with each other: they are replicas of one, of which each should have every snapshot.
-pub fn together(vaults: &[(String, Noted)]) -> Vec<Check> {
+pub fn together(vaults: &[(String, CheckFindings)]) -> Vec<DoctorCheck> {
     let open: Vec<_> = vaults.iter().filter_map(|(name, noted)| Some((name, noted, noted.vault?))).collect();
     let [(first, _, id), rest @ ..] = &open[..] else {
-        return vec![Check::skipped("replicas", "none of the vaults could be opened")];
+        return vec![DoctorCheck::skipped("replicas", "none of the vaults could be opened")];
     };
     let mut checks = Vec::new();
     let others: Vec<&str> = rest.iter().filter(|(.., other)| other != id).map(|(name, ..)| name.as_str()).collect();
     checks.push(match (rest, others.is_empty()) {
-        ([], _) => Check::skipped("replicas", format!("only {first} could be opened")),
-        (_, true) => Check::ok("replicas", format!("of one vault, {}", id.0)),
+        ([], _) => DoctorCheck::skipped("replicas", format!("only {first} could be opened")),
+        (_, true) => DoctorCheck::ok("replicas", format!("of one vault, {}", id.0)),
         (_, false) => {
-            Check::problem("replicas", format!("different vaults: {} is not a replica of {first}", others.join(", "))).advice(
+            DoctorCheck::problem("replicas", format!("different vaults: {} is not a replica of {first}", others.join(", "))).advice(
                 "Vaults that are used together are replicas of one. Use different ones one by one; where there is no vault yet, \
                  `lastgood copy --init --from URL --to URL` makes a replica.",
             )
         }
     });
     let newest = open.iter().filter(|(.., other)| other == id).max_by_key(|(_, noted, _)| noted.newest);
-    let Some((leader, Noted { newest: Some(newest), .. }, _)) = newest else { return checks };
+    let Some((leader, CheckFindings { newest: Some(newest), .. }, _)) = newest else { return checks };
     let behind: Vec<_> = open
         .iter()
         .filter(|(_, noted, other)| other == id && noted.newest != Some(*newest))
@@ -213,15 +214,17 @@ pub fn together(vaults: &[(String, Noted)]) -> Vec<Check> {
         .collect();
     checks.push(match behind[..] {
         [] if others.is_empty() && !rest.is_empty() => {
-            Check::ok("copies", format!("each has the newest snapshot, {}", newest.id))
+            DoctorCheck::ok("copies", format!("each has the newest snapshot, {}", newest.id))
         }
         [] => return checks,
         _ => {
             let list: Vec<_> = behind.iter().map(|name| name.as_str()).collect();
             let found = format!("the newest snapshot, {}, is in {leader} and not in {}", newest.id, list.join(", "));
-            behind.iter().fold(Check::warning("copies", found).advice("The next backup copies it, or:"), |check, to| {
-                check.run(format!("lastgood copy --from {} --to {}", argument(leader), argument(to)))
-            })
+            behind
+                .iter()
+                .fold(DoctorCheck::warning("copies", found).advice("The next backup copies it, or:"), |check, to| {
+                    check.run(format!("lastgood copy --from {} --to {}", argument(leader), argument(to)))
+                })
         }
     });
     checks
@@ -230,30 +233,34 @@ pub fn together(vaults: &[(String, Noted)]) -> Vec<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::check::Outcome;
+    use crate::doctor::check::CheckStatus;
     use crate::vault::hex::Hex;
     use crate::vault::root::SnapshotName;
 
-    fn noted(id: Option<u8>, seq: Option<u64>) -> Noted {
+    fn noted(id: Option<u8>, seq: Option<u64>) -> CheckFindings {
         let name = |seq| SnapshotName { seq, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([seq as u8; 8]) };
-        Noted { vault: id.map(|id| (Hex([id; 16]), Hex([0; 32]))), newest: seq.map(name), ..Noted::default() }
+        CheckFindings {
+            vault: id.map(|id| (Hex([id; 16]), Hex([0; 32]))),
+            newest: seq.map(name),
+            ..CheckFindings::default()
+        }
     }
 
-    fn about(name: &str) -> About {
-        About { name: name.into(), max_age: Duration::from_secs(2 * 3600), made_unasked: false }
+    fn about(name: &str) -> VaultCheckInput {
+        VaultCheckInput { name: name.into(), max_age: Duration::from_secs(2 * 3600), made_unasked: false }
     }
 
     #[test]
     fn a_snapshot_of_the_future_is_not_young() {
-        let mut sample = crate::restore::sample::Sample::new();
+        let mut sample = crate::restore::sample::SampleVault::new();
         sample.file("a", b"x");
-        let newest = sample.commit(crate::vault::root::State::Complete);
-        for (hours, outcome) in [(-2, Outcome::Warning), (1, Outcome::Ok), (3, Outcome::Warning)] {
+        let newest = sample.commit(crate::vault::root::SnapshotState::Complete);
+        for (hours, outcome) in [(-2, CheckStatus::Warning), (1, CheckStatus::Ok), (3, CheckStatus::Warning)] {
             let now = newest.time + jiff::SignedDuration::from_hours(hours);
             sample.store.set_ahead(now.duration_since(jiff::Timestamp::now()));
             let about = about("/v");
-            let notes = Notes::default();
-            look(Box::new(sample.store), &about, &notes, &AtomicBool::new(false));
+            let notes = CheckRecorder::default();
+            check_vault(Box::new(sample.store), &about, &notes, &AtomicBool::new(false));
             let age = notes.get().checks.iter().find(|check| check.name == "age").cloned().unwrap();
             assert_eq!((age.outcome, age.found.contains("from now")), (outcome, hours < 0), "{hours}: {age:?}");
         }
@@ -261,7 +268,7 @@ mod tests {
 
     #[test]
     fn vaults_that_are_used_together() {
-        use Outcome::{Ok, Problem, Skipped, Warning};
+        use CheckStatus::{Ok, Problem, Skipped, Warning};
         for (vaults, replicas, copies) in [
             (&[(Some(1), Some(3)), (Some(1), Some(3))][..], Ok, Some(Ok)),
             (&[(Some(1), Some(3)), (Some(1), Some(4)), (Some(1), None)], Ok, Some(Warning)),
@@ -281,14 +288,18 @@ mod tests {
         assert_eq!(checks[1].commands, ["lastgood copy --from 'gs://b-1/x y' --to /a"]);
 
         // A new vault of its own would be no replica.
-        let missing = Noted { missing: true, checks: vec![none(&about("gs://b-2/x"))], ..Noted::default() };
+        let missing =
+            CheckFindings { missing: true, checks: vec![none(&about("gs://b-2/x"))], ..CheckFindings::default() };
         let mut vaults = [("gs://b-2/x".to_owned(), missing), there];
         assert!(vaults[0].1.checks[0].commands[1].contains("lastgood init"), "{vaults:?}");
         replicas_to_make(&mut vaults);
         assert_eq!(vaults[0].1.checks[0].commands, ["lastgood copy --init --from 'gs://b-1/x y' --to gs://b-2/x"]);
         assert_eq!(vaults[0].1.checks[0].outcome, Warning);
         let mut vaults = ["gs://b-2/x", "gs://b-3/x"].map(|name| {
-            (name.to_owned(), Noted { missing: true, checks: vec![none(&about(name))], ..Noted::default() })
+            (
+                name.to_owned(),
+                CheckFindings { missing: true, checks: vec![none(&about(name))], ..CheckFindings::default() },
+            )
         });
         replicas_to_make(&mut vaults);
         for (_, noted) in &vaults {

@@ -25,7 +25,7 @@ const KEPT: usize = 10;
 
 /// What was seen.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct WalkSummary {
     /// Entries of every kind.
     pub entries: u64,
     /// Bytes of the files among them.
@@ -42,7 +42,7 @@ pub struct Seen {
     pub whole: bool,
 }
 
-impl Seen {
+impl WalkSummary {
     fn cannot(&mut self, path: PathBuf, why: io::Error) {
         self.unreadable += 1;
         if self.first_unreadable.len() < KEPT {
@@ -55,9 +55,9 @@ impl Seen {
 ///
 /// # Errors
 /// The folder itself cannot be read.
-pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Seen> {
+pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<WalkSummary> {
     let began = Instant::now();
-    let mut seen = Seen { whole: true, ..Seen::default() };
+    let mut seen = WalkSummary { whole: true, ..WalkSummary::default() };
     // They may be reached by another mount here.
     let vaults: Vec<_> = vaults.iter().filter_map(|vault| vault.metadata().ok()).map(|meta| identity(&meta)).collect();
     let mut waiting = VecDeque::from([(PathBuf::new(), fs::read_dir(folder)?)]);
@@ -114,7 +114,7 @@ fn identity(meta: &Metadata) -> (u64, u64) {
 }
 
 /// Opens a file, as whoever backs it up has to, and looks whether it is a database.
-fn file(at: &Path, meta: &Metadata, seen: &mut Seen) -> io::Result<()> {
+fn file(at: &Path, meta: &Metadata, seen: &mut WalkSummary) -> io::Result<()> {
     seen.bytes += meta.len();
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file: File = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(at)?;
@@ -129,7 +129,7 @@ fn file(at: &Path, meta: &Metadata, seen: &mut Seen) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn look(folder: &Path, vaults: &[&Path]) -> Seen {
+    fn look(folder: &Path, vaults: &[&Path]) -> WalkSummary {
         walk(folder, vaults, &AtomicBool::new(false)).unwrap()
     }
 

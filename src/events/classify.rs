@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::content::Content;
-use super::decoded::{About, Asked, Door, Request, Said};
+use super::content::EventData;
+use super::decoded::{DecodedEvent, EventDecision, PathHint, RunRequest, Significance};
 use super::labels;
 use super::vocabulary::{
-    BACKUP_REQUESTED, CRITICAL, Gravity, MAX_MESSAGE, RESTORE_REQUESTED, Unreadable, VERIFY_REQUESTED,
+    BACKUP_REQUESTED, CRITICAL, MAX_MESSAGE, RESTORE_REQUESTED, Severity, Unreadable, VERIFY_REQUESTED,
 };
 use crate::report::{Action, Event};
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 /// The most bytes of a snapshot's name or time.
 const MAX_SNAPSHOT: usize = 100;
@@ -22,17 +22,17 @@ const MAX_WORD: usize = 512;
 ///
 /// # Errors
 /// JSON that is needed to know, and is none.
-pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadable> {
+pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Result<EventDecision, Unreadable> {
     let identity = said.identity.as_ref().map(ToString::to_string);
-    let refused = |why: String| Ok(Asked::Refused(why, identity.clone()));
+    let refused = |why: String| Ok(EventDecision::Refused(why, identity.clone()));
     let shown = said.kind.as_ref().map(|kind| crate::text::one_line(kind, MAX_WORD));
     let kind = match said.kind.as_deref() {
         Some(BACKUP_REQUESTED) => Some((Action::Backup, false)),
         Some(CRITICAL) => Some((Action::Backup, true)),
         Some(RESTORE_REQUESTED) => Some((Action::Restore, false)),
         Some(VERIFY_REQUESTED) => Some((Action::Verify, false)),
-        Some(kind) if kind.starts_with("dev.lastgood.") || door == Door::Any && kind.starts_with("google.") => {
-            return Ok(Asked::Ignored(format!(
+        Some(kind) if kind.starts_with("dev.lastgood.") || door == PathHint::Any && kind.starts_with("google.") => {
+            return Ok(EventDecision::Ignored(format!(
                 "an event of the type {} asks for nothing",
                 crate::text::one_line(kind, 100)
             )));
@@ -40,26 +40,26 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
         _ => None,
     };
     let trouble = match said.about {
-        About::Nothing(why) if !scheduled => return Ok(Asked::Ignored(why)),
-        About::Trouble(what) => Some(what),
-        About::Anything | About::Nothing(_) => None,
+        Significance::Nothing(why) if !scheduled => return Ok(EventDecision::Ignored(why)),
+        Significance::Trouble(what) => Some(what),
+        Significance::Anything | Significance::Nothing(_) => None,
     };
     let (fields, text, not_json) = match said.content {
-        Content::Fields(fields) => (fields, None, None),
-        Content::Text(text) => (Map::new(), Some(text), None),
-        Content::NotJson(text, why) => (Map::new(), Some(text), Some(why)),
-        Content::Nothing | Content::Opaque => (Map::new(), None, None),
+        EventData::Fields(fields) => (fields, None, None),
+        EventData::Text(text) => (Map::new(), Some(text), None),
+        EventData::NotJson(text, why) => (Map::new(), Some(text), Some(why)),
+        EventData::Nothing | EventData::Opaque => (Map::new(), None, None),
     };
     if !scheduled && tells_of_a_run(&fields) {
-        return Ok(Asked::Ignored("what tells how a run ended asks for nothing".into()));
+        return Ok(EventDecision::Ignored("what tells how a run ended asks for nothing".into()));
     }
-    let mut words = Words { attributes: said.attributes, fields };
+    let mut words = UnclaimedFields { attributes: said.attributes, fields };
 
     let severity = words.take("severity").map(|severity| crate::text::one_line(severity.trim(), MAX_WORD));
     let service = words.take("service").map(|service| crate::text::one_line(&service, MAX_WORD));
     let message = words.take("message").or(text).map(|message| crate::text::one_line(&message, MAX_MESSAGE));
-    let gravity = severity.as_deref().map_or(Gravity::Unknown, Gravity::of);
-    let critical = kind.map_or(door == Door::Critical, |(_, critical)| critical) || gravity == Gravity::Serious;
+    let gravity = severity.as_deref().map_or(Severity::Unknown, Severity::of);
+    let critical = kind.map_or(door == PathHint::Critical, |(_, critical)| critical) || gravity == Severity::Serious;
 
     let named = match words.action() {
         Ok(named) => named,
@@ -68,16 +68,16 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
         Err(why) => return refused(why),
     };
     let by_path = match door {
-        Door::Any => None,
-        Door::Backup | Door::Critical => Some(Action::Backup),
-        Door::Restore => Some(Action::Restore),
-        Door::Verify => Some(Action::Verify),
+        PathHint::Any => None,
+        PathHint::Backup | PathHint::Critical => Some(Action::Backup),
+        PathHint::Restore => Some(Action::Restore),
+        PathHint::Verify => Some(Action::Verify),
     };
-    let implied = (scheduled || gravity == Gravity::Serious).then_some(Action::Backup);
+    let implied = (scheduled || gravity == Severity::Serious).then_some(Action::Backup);
     let action = match named.or(kind.map(|(action, _)| action)).or(by_path).or(implied) {
         Some(action) => action,
-        None if gravity == Gravity::Slight => {
-            return Ok(Asked::Ignored("its severity is below ERROR, and it asks for nothing else".into()));
+        None if gravity == Severity::Slight => {
+            return Ok(EventDecision::Ignored("its severity is below ERROR, and it asks for nothing else".into()));
         }
         None if let Some(why) = not_json => return Err(why),
         None => {
@@ -103,10 +103,10 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
     };
 
     let reason = match words.reason() {
-        _ if critical => Reason::Critical,
+        _ if critical => BackupReason::Critical,
         Some(reason) => reason,
-        None if scheduled => Reason::Schedule,
-        None => Reason::Manual,
+        None if scheduled => BackupReason::Schedule,
+        None => BackupReason::Manual,
     };
     let (free, left_out) = words.rest();
     let about = [("severity", &severity), ("service", &service), ("message", &message)];
@@ -121,11 +121,11 @@ pub fn asked(said: Said, door: Door, scheduled: bool) -> Result<Asked, Unreadabl
         service,
         labels: labels::fit(free, left_out),
     };
-    let mut request = Request { action, reason, labels: attached, snapshot, event };
+    let mut request = RunRequest { action, reason, labels: attached, snapshot, event };
     if let Some(why) = unread {
         request.note(&why.to_string());
     }
-    Ok(Asked::Run(request))
+    Ok(EventDecision::Run(request))
 }
 
 /// Whether it is a run's report, or what is posted to a webhook: a result whose envelope is lost, as where a subscription
@@ -141,12 +141,12 @@ fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
 }
 
 /// Attributes and fields, from which the known ones are taken.
-struct Words {
+struct UnclaimedFields {
     attributes: BTreeMap<String, String>,
     fields: Map<String, Value>,
 }
 
-impl Words {
+impl UnclaimedFields {
     /// What must be said once: as an attribute or a field, or as both in the same words.
     fn one(&mut self, name: &str) -> Result<Option<String>, String> {
         let field = match self.fields.remove(name) {
@@ -190,16 +190,16 @@ impl Words {
     }
 
     /// The reason, where it is one. Other words stay and become a label.
-    fn reason(&mut self) -> Option<Reason> {
+    fn reason(&mut self) -> Option<BackupReason> {
         let said = match self.fields.get("reason") {
             None | Some(Value::Null) => self.attributes.get("reason").map(String::as_str),
             Some(value) => value.as_str(),
         };
         let reason = match said? {
-            "manual" => Reason::Manual,
-            "schedule" => Reason::Schedule,
-            "critical" => Reason::Critical,
-            "shutdown" => Reason::Shutdown,
+            "manual" => BackupReason::Manual,
+            "schedule" => BackupReason::Schedule,
+            "critical" => BackupReason::Critical,
+            "shutdown" => BackupReason::Shutdown,
             _ => return None,
         };
         self.fields.remove("reason");

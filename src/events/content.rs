@@ -10,7 +10,7 @@ const MAX_DEPTH: usize = 4;
 
 /// Data, as far as it is understood.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub enum EventData {
     /// None.
     Nothing,
     /// A JSON object.
@@ -23,24 +23,24 @@ pub enum Content {
     Opaque,
 }
 
-impl Content {
+impl EventData {
     /// Reads data; `json` where it is said to be JSON, `part` names it in errors. What is not JSON is text: a log line may well
     /// begin with a bracket.
     pub fn of(data: &[u8], json: bool, part: &str) -> Self {
         let data = data.strip_prefix(BYTE_ORDER_MARK).unwrap_or(data).trim_ascii();
         if data.is_empty() {
-            return Content::Nothing;
+            return EventData::Nothing;
         }
         let value = serde_json::from_slice::<Value>(data);
         match value.or_else(|why| lenient::json(data).and_then(|data| serde_json::from_slice(&data).ok()).ok_or(why)) {
-            Ok(value) => Content::from(value),
+            Ok(value) => EventData::from(value),
             Err(why) => {
                 // What somebody wrote in another encoding than UTF-8 can mostly be guessed.
                 let text = String::from_utf8_lossy(data).into_owned();
                 match json || matches!(data[0], b'{' | b'[') {
-                    true => Content::NotJson(text, Unreadable::new(part, format!("it is not JSON: {why}"))),
-                    false if data.contains(&0) => Content::Opaque,
-                    false => Content::Text(text),
+                    true => EventData::NotJson(text, Unreadable::new(part, format!("it is not JSON: {why}"))),
+                    false if data.contains(&0) => EventData::Opaque,
+                    false => EventData::Text(text),
                 }
             }
         }
@@ -50,13 +50,13 @@ impl Content {
 /// What some editors and shells begin UTF-8 with.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-impl From<Value> for Content {
+impl From<Value> for EventData {
     fn from(value: Value) -> Self {
         match value {
-            Value::Null => Content::Nothing,
-            Value::Object(fields) => Content::Fields(fields),
-            Value::String(text) => Content::Text(text),
-            Value::Array(_) | Value::Bool(_) | Value::Number(_) => Content::Text(value.to_string()),
+            Value::Null => EventData::Nothing,
+            Value::Object(fields) => EventData::Fields(fields),
+            Value::String(text) => EventData::Text(text),
+            Value::Array(_) | Value::Bool(_) | Value::Number(_) => EventData::Text(value.to_string()),
         }
     }
 }

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::content::Content;
-use super::identity::Identity;
+use super::content::EventData;
+use super::identity::EventIdentity;
 use super::labels;
 use super::vocabulary::{PLAIN, UNREAD, Unreadable};
 use crate::report::{Action, Event};
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 /// What came of reading a request.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Asked {
+pub enum EventDecision {
     /// A run.
-    Run(Request),
+    Run(RunRequest),
     /// Nothing, and that is as it should be. The text says why.
     Ignored(String),
     /// It was understood, and will never be served. The text says why; then the identity, where it has one.
@@ -24,11 +24,11 @@ pub enum Asked {
 
 /// A run that is asked for. Nothing in it names a place.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Request {
+pub struct RunRequest {
     /// What to do.
     pub action: Action,
     /// Why.
-    pub reason: Reason,
+    pub reason: BackupReason,
     /// What is attached to the snapshot: the event's labels, severity, service and message, within a snapshot's limits.
     pub labels: BTreeMap<String, String>,
     /// The snapshot to restore: `latest`, an id, a name or a time. Never set for a backup.
@@ -37,7 +37,7 @@ pub struct Request {
     pub event: Event,
 }
 
-impl Request {
+impl RunRequest {
     /// Notes what of it could not be read.
     pub fn note(&mut self, why: &str) {
         for labels in [&mut self.labels, &mut self.event.labels] {
@@ -53,7 +53,7 @@ impl Request {
 }
 
 /// What was said, whatever carried it.
-pub struct Said {
+pub struct DecodedEvent {
     /// A CloudEvent's type.
     pub(super) kind: Option<String>,
     /// What carried it, in words.
@@ -61,36 +61,36 @@ pub struct Said {
     /// Extension attributes of a CloudEvent, attributes of a message.
     pub(super) attributes: BTreeMap<String, String>,
     /// The data.
-    pub(super) content: Content,
+    pub(super) content: EventData,
     /// What the data tells of, apart from what it says.
-    pub(super) about: About,
+    pub(super) about: Significance,
     /// What makes a redelivery known.
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<EventIdentity>,
     /// When it was sent.
     pub(super) time: Option<Timestamp>,
     /// What could not be read, which matters to no backup.
     pub(super) unread: Option<Unreadable>,
 }
 
-impl Said {
-    pub(super) fn plain(content: Content) -> Self {
-        let (kind, attributes, carrier, about) = (None, BTreeMap::new(), PLAIN, About::Anything);
-        Said { kind, carrier, attributes, content, about, identity: None, time: None, unread: None }
+impl DecodedEvent {
+    pub(super) fn plain(content: EventData) -> Self {
+        let (kind, attributes, carrier, about) = (None, BTreeMap::new(), PLAIN, Significance::Anything);
+        DecodedEvent { kind, carrier, attributes, content, about, identity: None, time: None, unread: None }
     }
 
     /// What is known to be critical, and cannot be read as what it should be: text.
     pub(super) fn critical(body: &[u8], unread: Unreadable) -> Self {
         let text = body.trim_ascii();
         let content = match text.is_empty() || text.contains(&0) {
-            true => Content::Nothing,
-            false => Content::Text(String::from_utf8_lossy(text).into_owned()),
+            true => EventData::Nothing,
+            false => EventData::Text(String::from_utf8_lossy(text).into_owned()),
         };
-        Said { unread: Some(unread), ..Said::plain(content) }
+        DecodedEvent { unread: Some(unread), ..DecodedEvent::plain(content) }
     }
 }
 
 /// What data tells of, apart from what it says.
-pub enum About {
+pub enum Significance {
     /// Whatever it says.
     Anything,
     /// Trouble: a critical event, where the path says that it is one.
@@ -101,7 +101,7 @@ pub enum About {
 
 /// What a path alone says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum PathHint {
     /// Nothing.
     Any,
     /// A backup.
@@ -114,16 +114,16 @@ pub enum Door {
     Verify,
 }
 
-impl Door {
+impl PathHint {
     /// The door at a path, with or without a query and a slash at its end.
     pub(super) fn at(path: &str) -> Option<Self> {
         let path = path.split(['?', '#']).next().unwrap_or_default();
         match path.strip_suffix('/').unwrap_or(path) {
-            "" | "/events" => Some(Door::Any),
-            "/events/backup" => Some(Door::Backup),
-            "/events/critical" => Some(Door::Critical),
-            "/events/restore" => Some(Door::Restore),
-            "/events/verify" => Some(Door::Verify),
+            "" | "/events" => Some(PathHint::Any),
+            "/events/backup" => Some(PathHint::Backup),
+            "/events/critical" => Some(PathHint::Critical),
+            "/events/restore" => Some(PathHint::Restore),
+            "/events/verify" => Some(PathHint::Verify),
             _ => None,
         }
     }

@@ -6,12 +6,12 @@ pub(super) mod pubsub;
 
 use serde_json::{Map, Value};
 
-use super::content::Content;
-use super::decoded::Said;
+use super::content::EventData;
+use super::decoded::DecodedEvent;
 use super::vocabulary::{CRITICAL, Unreadable};
 
 /// Data whose media type [`is_cloud_event`].
-pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<Said, Unreadable> {
+pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<DecodedEvent, Unreadable> {
     match media {
         "application/cloudevents+json" => cloud::structured(data, part, depth),
         _ if media.starts_with("application/cloudevents-batch") => {
@@ -24,7 +24,7 @@ pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<Sa
 
 /// JSON fields, or what they turn out to be: a wrapped Pub/Sub message, a CloudEvent that was sent as plain JSON, what one of
 /// Google's services publishes.
-pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     if pubsub::is_wrapped(&fields) {
         return pubsub::wrapped(&fields, depth);
     }
@@ -32,10 +32,10 @@ pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadab
     if is_event || fields.get("type").is_some_and(|kind| kind == CRITICAL) {
         return cloud::of_fields(fields, depth);
     }
-    Ok(google::read(fields).unwrap_or_else(|fields| Said::plain(Content::Fields(fields))))
+    Ok(google::read(fields).unwrap_or_else(|fields| DecodedEvent::plain(EventData::Fields(fields))))
 }
 
 /// What a Pub/Sub message says that a push, or another event, has in its fields.
-fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     pubsub::wrapped(fields, depth)
 }

@@ -23,7 +23,7 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 ///
 /// One of over 1 KiB is written as its kind and the BLAKE3 of what it would be: `cloudevent blake3:…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identity {
+pub enum EventIdentity {
     /// A CloudEvent: the two together are unique by its specification.
     CloudEvent {
         /// Who sent it.
@@ -54,23 +54,23 @@ pub enum Identity {
     },
 }
 
-impl Identity {
+impl EventIdentity {
     /// Of what is inside and what carried it: a CloudEvent's, the innermost's.
     pub(super) fn innermost(inner: Option<Self>, outer: Option<Self>) -> Option<Self> {
         match (inner, outer) {
-            (Some(Identity::Message { .. }), outer @ Some(Identity::CloudEvent { .. })) => outer,
+            (Some(EventIdentity::Message { .. }), outer @ Some(EventIdentity::CloudEvent { .. })) => outer,
             (inner, outer) => inner.or(outer),
         }
     }
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for EventIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, one, two) = match self {
-            Identity::CloudEvent { source, id } => ("cloudevent", source, id),
-            Identity::Message { subscription, id } => ("pubsub", subscription, id),
-            Identity::LogEntry { log, id } => ("log", log, id),
-            Identity::Schedule { job, time } => ("schedule", job, time),
+            EventIdentity::CloudEvent { source, id } => ("cloudevent", source, id),
+            EventIdentity::Message { subscription, id } => ("pubsub", subscription, id),
+            EventIdentity::LogEntry { log, id } => ("log", log, id),
+            EventIdentity::Schedule { job, time } => ("schedule", job, time),
         };
         let parts = format!("{} {}", utf8_percent_encode(one, ESCAPED), utf8_percent_encode(two, ESCAPED));
         match parts.len() {

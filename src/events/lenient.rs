@@ -1,6 +1,6 @@
 //! JSON that is none to the letter, as programs write it all the same, and what can be told of what is none at all.
 
-use super::vocabulary::{CRITICAL, Gravity};
+use super::vocabulary::{CRITICAL, Severity};
 
 /// The words for numbers that are none, as Python writes them.
 const NO_NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
@@ -71,7 +71,8 @@ fn outside(rest: &[u8]) -> (usize, Option<Vec<u8>>) {
 
 /// Whether something that is not JSON, as it is cut off, says that it is a critical event: by its type or its severity.
 pub fn says_critical(data: &[u8]) -> bool {
-    says(data, "type", |word| word == CRITICAL) || says(data, "severity", |word| Gravity::of(word) == Gravity::Serious)
+    says(data, "type", |word| word == CRITICAL)
+        || says(data, "severity", |word| Severity::of(word) == Severity::Serious)
 }
 
 /// Whether a field of this name has such a value somewhere.

@@ -56,12 +56,12 @@ use std::collections::BTreeMap;
 use http::HeaderMap;
 use jiff::Timestamp;
 
-use self::content::Content;
-use self::identity::Identity;
+use self::content::EventData;
+use self::identity::EventIdentity;
 use crate::report::Event;
 
-pub use self::decoded::{Asked, Request};
-use self::decoded::{Door, Said};
+use self::decoded::{DecodedEvent, PathHint};
+pub use self::decoded::{EventDecision, RunRequest};
 pub use self::envelope::google::{AGENT, AUDIT, BUCKET, LOG, LOG_ENTRY, METHOD, RESOURCE};
 pub use self::vocabulary::{
     BACKUP_REQUESTED, CRITICAL, RESTORE_REQUESTED, UNREAD, Unreadable, VERIFY_REQUESTED, WRITER,
@@ -73,15 +73,16 @@ use crate::events::envelope::{cloud, pubsub};
 /// # Errors
 /// A part that cannot be understood, unless the event is known to be critical: not a POST, an incomplete CloudEvent, JSON that is none
 /// where only JSON says what is meant, base64 that is none, several events at once, messages nested too deep.
-pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Unreadable> {
+pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<EventDecision, Unreadable> {
     if method != "POST" {
         return Err(Unreadable::new("the request", "events are sent with POST"));
     }
-    let Some(door) = Door::at(path) else {
-        return Ok(Asked::Refused("no events are taken at this path".into(), None));
+    let Some(door) = PathHint::at(path) else {
+        return Ok(EventDecision::Refused("no events are taken at this path".into(), None));
     };
     read_at(door, headers, body).or_else(|why| {
-        let critical = door == Door::Critical || says_critical(headers) || door == Door::Any && is_critical_body(body);
+        let critical =
+            door == PathHint::Critical || says_critical(headers) || door == PathHint::Any && is_critical_body(body);
         as_critical(critical, body, why)
     })
 }
@@ -97,14 +98,14 @@ pub fn says_critical(headers: &HeaderMap) -> bool {
 }
 
 /// The same, where it cannot be read, of what is known to be critical.
-fn as_critical(critical: bool, body: &[u8], why: Unreadable) -> Result<Asked, Unreadable> {
+fn as_critical(critical: bool, body: &[u8], why: Unreadable) -> Result<EventDecision, Unreadable> {
     match critical && !why.several {
-        true => classify::asked(Said::critical(body, why), Door::Critical, false),
+        true => classify::classify_event(DecodedEvent::critical(body, why), PathHint::Critical, false),
         false => Err(why),
     }
 }
 
-fn read_at(door: Door, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Unreadable> {
+fn read_at(door: PathHint, headers: &HeaderMap, body: &[u8]) -> Result<EventDecision, Unreadable> {
     let schedule = Schedule::of(headers)?;
     let media = match headers.get(http::header::CONTENT_TYPE) {
         Some(value) => content::media(&content::header("Content-Type", value)?),
@@ -125,7 +126,7 @@ fn read_at(door: Door, headers: &HeaderMap, body: &[u8]) -> Result<Asked, Unread
         said.time = schedule.time.or(said.time);
         said.identity = schedule.identity;
     }
-    classify::asked(said, door, scheduled)
+    classify::classify_event(said, door, scheduled)
 }
 
 /// Whether what sent a request would send it again, if it were not served: what delivers events does, and somebody's program
@@ -151,10 +152,10 @@ pub fn read_message(
     message_id: &str,
     publish_time: Option<Timestamp>,
     subscription: &str,
-) -> Result<Asked, Unreadable> {
+) -> Result<EventDecision, Unreadable> {
     let envelope = pubsub::Envelope { subscription, id: message_id, time: publish_time, unread: None };
     let asked = pubsub::message(data, attributes.clone(), &envelope, 0);
-    let asked = asked.and_then(|said| classify::asked(said, Door::Any, false));
+    let asked = asked.and_then(|said| classify::classify_event(said, PathHint::Any, false));
     asked.or_else(|why| as_critical(is_critical(attributes), data, why))
 }
 
@@ -164,23 +165,23 @@ pub fn is_critical(attributes: &BTreeMap<String, String>) -> bool {
 }
 
 /// A body without any envelope in its headers. Cloud Scheduler may send what it likes.
-fn plain(media: &str, body: &[u8], scheduled: bool) -> Result<Said, Unreadable> {
-    let content = match Content::of(body, content::is_json(media), "the body") {
-        Content::Fields(fields) => return crate::events::envelope::unfold(fields, 0),
-        _ if scheduled => Content::Nothing,
-        Content::Text(text) if media != "text/plain" => {
-            Content::NotJson(text, Unreadable::new("the body", "it is neither empty nor a JSON object"))
+fn plain(media: &str, body: &[u8], scheduled: bool) -> Result<DecodedEvent, Unreadable> {
+    let content = match EventData::of(body, content::is_json(media), "the body") {
+        EventData::Fields(fields) => return crate::events::envelope::unfold(fields, 0),
+        _ if scheduled => EventData::Nothing,
+        EventData::Text(text) if media != "text/plain" => {
+            EventData::NotJson(text, Unreadable::new("the body", "it is neither empty nor a JSON object"))
         }
         content => content,
     };
-    Ok(Said::plain(content))
+    Ok(DecodedEvent::plain(content))
 }
 
 /// What Cloud Scheduler says in its headers.
 /// <https://docs.cloud.google.com/scheduler/docs/reference/rpc/google.cloud.scheduler.v1#httptarget>
 struct Schedule {
     /// Job and time, where both are given.
-    identity: Option<Identity>,
+    identity: Option<EventIdentity>,
     /// When the run was due.
     time: Option<Timestamp>,
 }
@@ -197,7 +198,7 @@ impl Schedule {
         // The same moment is sent in UTC and with an offset.
         let parsed: Option<Timestamp> = time.as_ref().and_then(|time| time.parse().ok());
         let written = parsed.map(|time| time.to_string()).or(time);
-        let identity = job.zip(written).map(|(job, time)| Identity::Schedule { job, time });
+        let identity = job.zip(written).map(|(job, time)| EventIdentity::Schedule { job, time });
         Ok(Some(Schedule { identity, time: parsed }))
     }
 }

@@ -12,7 +12,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 
 /// A CloudEvent.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sent {
+pub struct CloudEvent {
     /// Its type, such as [`super::vocabulary::CRITICAL`].
     pub kind: &'static str,
     /// Who sends it: [`source`].
@@ -31,7 +31,7 @@ pub fn source(host: &str, service: Option<&str>) -> String {
     format!("//{}/{}", part(host), part(service.unwrap_or("lastgood")))
 }
 
-impl Sent {
+impl CloudEvent {
     /// The message's attributes.
     pub fn attributes(&self) -> BTreeMap<String, String> {
         let time = self.time.to_string();
@@ -56,15 +56,15 @@ impl Sent {
 mod tests {
     use super::super::read_message;
     use super::*;
-    use crate::events::decoded::Asked;
+    use crate::events::decoded::EventDecision;
     use crate::events::vocabulary::{CRITICAL, RESTORE_REQUESTED};
     use crate::report::Action;
-    use crate::vault::root::Reason;
+    use crate::vault::root::BackupReason;
     use serde_json::json;
 
-    fn read(sent: &Sent) -> crate::events::decoded::Request {
+    fn read(sent: &CloudEvent) -> crate::events::decoded::RunRequest {
         match read_message(&sent.data(), &sent.attributes(), "17", None, "projects/p/subscriptions/s").unwrap() {
-            Asked::Run(request) => request,
+            EventDecision::Run(request) => request,
             other => panic!("{other:?}"),
         }
     }
@@ -73,7 +73,7 @@ mod tests {
     fn what_is_sent_is_what_is_read() {
         let fields = json!({"severity": "CRITICAL", "message": "täglich\n100 %", "service": "shop",
                             "labels": {"action": "restore", "order": "17"}});
-        let mut sent = Sent {
+        let mut sent = CloudEvent {
             kind: CRITICAL,
             source: source("web 1/ä", Some("shop & co")),
             id: "1 %".into(),
@@ -82,7 +82,7 @@ mod tests {
         };
         assert_eq!(sent.source, "//web%201%2F%C3%A4/shop%20%26%20co");
         let request = read(&sent);
-        assert_eq!((request.action, request.reason), (Action::Backup, Reason::Critical));
+        assert_eq!((request.action, request.reason), (Action::Backup, BackupReason::Critical));
         let event = &request.event;
         assert_eq!((event.kind.as_deref(), event.time), (Some(CRITICAL), Some(sent.time)));
         assert_eq!(

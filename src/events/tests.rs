@@ -8,7 +8,7 @@ use super::vocabulary::MAX_MESSAGE;
 use super::*;
 use crate::backup::{MAX_LABEL, check_labels};
 use crate::report::Action;
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 mod hostile;
 mod unreadable;
@@ -37,7 +37,7 @@ impl Wire {
         Wire { method, path, headers, body: body.as_bytes().to_vec() }
     }
 
-    fn read(&self) -> Result<Asked, Unreadable> {
+    fn read(&self) -> Result<EventDecision, Unreadable> {
         read(&self.method, &self.path, &self.headers, &self.body)
     }
 }
@@ -72,12 +72,12 @@ fn fixture(name: &str) -> Wire {
 }
 
 /// All that came of it, line by line.
-fn told(asked: Result<Asked, Unreadable>) -> String {
+fn told(asked: Result<EventDecision, Unreadable>) -> String {
     let request = match asked {
-        Ok(Asked::Run(request)) => request,
-        Ok(Asked::Ignored(why)) => return format!("ignored: {why}"),
-        Ok(Asked::Refused(why, None)) => return format!("refused: {why}"),
-        Ok(Asked::Refused(why, Some(identity))) => return format!("refused: {why}\nid: {identity}"),
+        Ok(EventDecision::Run(request)) => request,
+        Ok(EventDecision::Ignored(why)) => return format!("ignored: {why}"),
+        Ok(EventDecision::Refused(why, None)) => return format!("refused: {why}"),
+        Ok(EventDecision::Refused(why, Some(identity))) => return format!("refused: {why}\nid: {identity}"),
         Err(why) => return format!("unreadable: {why}"),
     };
     check_labels(&request.labels).unwrap();
@@ -337,7 +337,7 @@ fn what_decides() {
 fn who_comes_again() {
     for (name, _) in FIXTURES {
         let wire = fixture(name);
-        let Ok(Asked::Run(request)) = read(&wire.method, "/events/critical", &wire.headers, &wire.body) else {
+        let Ok(EventDecision::Run(request)) = read(&wire.method, "/events/critical", &wire.headers, &wire.body) else {
             continue;
         };
         assert_eq!(is_redelivered(&wire.headers, &request.event), name != "webhook-incident", "{name}");
@@ -346,7 +346,7 @@ fn who_comes_again() {
         let headers =
             headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let headers = HeaderMap::from_iter(headers);
-        let Ok(Asked::Run(request)) = read("POST", "/events/critical", &headers, body.as_bytes()) else {
+        let Ok(EventDecision::Run(request)) = read("POST", "/events/critical", &headers, body.as_bytes()) else {
             panic!("{body}")
         };
         is_redelivered(&headers, &request.event)
@@ -552,19 +552,19 @@ fn places_are_labels() {
     let names = ["vault", "data", "target", "accept_shrink", "force", "init", "webhook", "results_topic", "exclude"];
     let body: Value = names.iter().map(|name| ((*name).to_owned(), json!("gs://evil/x"))).collect();
     for path in ["/events/backup", "/events/restore", "/events/verify"] {
-        let Ok(Asked::Run(request)) = read("POST", path, &HeaderMap::new(), body.to_string().as_bytes()) else {
+        let Ok(EventDecision::Run(request)) = read("POST", path, &HeaderMap::new(), body.to_string().as_bytes()) else {
             panic!("{path}")
         };
-        let Request { action: _, reason, labels, snapshot, event } = request;
+        let RunRequest { action: _, reason, labels, snapshot, event } = request;
         let Event { identity, kind, time, severity, message, service, labels: shown } = event;
-        assert_eq!((reason, snapshot, identity, time), (Reason::Manual, None, None, None));
+        assert_eq!((reason, snapshot, identity, time), (BackupReason::Manual, None, None, None));
         assert_eq!((kind.as_deref(), severity, message, service), (Some("request"), None, None, None));
         assert_eq!(labels, names.iter().map(|name| ((*name).into(), "gs://evil/x".into())).collect());
         assert_eq!(shown, labels);
     }
     // Nor do HTTP's own headers become labels where attributes come as headers.
     let raw = fixture("push-unwrapped");
-    let Ok(Asked::Run(request)) = raw.read() else { panic!() };
+    let Ok(EventDecision::Run(request)) = raw.read() else { panic!() };
     assert_eq!(request.labels.keys().collect::<Vec<_>>(), ["service", "ticket"]);
 }
 
@@ -579,7 +579,9 @@ fn what_is_over_is_cut() {
     labels.insert("none".into(), json!(null));
     let message = format!("a\r\nb\u{1b}[31m\u{202e}{}", "€".repeat(4000));
     let body = json!({"severity": "CRITICAL", "message": message, "service": "s".repeat(2000), "labels": labels});
-    let Ok(Asked::Run(request)) = read("POST", "/", &HeaderMap::new(), body.to_string().as_bytes()) else { panic!() };
+    let Ok(EventDecision::Run(request)) = read("POST", "/", &HeaderMap::new(), body.to_string().as_bytes()) else {
+        panic!()
+    };
     let (event, attached) = (&request.event, &request.labels);
     let message = event.message.as_deref().unwrap();
     assert!(message.starts_with(r"a\r\nb\u{1b}[31m\u{202e}€€"), "{message}");
@@ -617,8 +619,8 @@ fn identities() {
     assert_eq!(id(&[], &event).as_deref(), Some("cloudevent s 1"));
     assert_eq!(id(&[], ""), None);
     // Kinds and parts do not run into each other.
-    let event = |source: &str, id: &str| Identity::CloudEvent { source: source.into(), id: id.into() }.to_string();
-    let message = |of: &str, id: &str| Identity::Message { subscription: of.into(), id: id.into() }.to_string();
+    let event = |source: &str, id: &str| EventIdentity::CloudEvent { source: source.into(), id: id.into() }.to_string();
+    let message = |of: &str, id: &str| EventIdentity::Message { subscription: of.into(), id: id.into() }.to_string();
     assert_ne!(event("a", "b"), message("a", "b"));
     assert_ne!(event("a b", "c"), event("a", "b c"));
     assert_ne!(event("a%20b", "c"), event("a b", "c"));

@@ -46,7 +46,7 @@ pub const MAX_MESSAGE: usize = 8 << 10;
 /// call their worst.
 /// <https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#logseverity>
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Gravity {
+pub enum Severity {
     /// `ERROR` and above.
     Serious,
     /// Below.
@@ -55,19 +55,19 @@ pub enum Gravity {
     Unknown,
 }
 
-impl Gravity {
+impl Severity {
     /// That of a severity as people write it.
     pub fn of(severity: &str) -> Self {
         match severity.to_ascii_uppercase().as_str() {
             "ERROR" | "ERR" | "SEVERE" | "CRITICAL" | "CRIT" | "ALERT" | "EMERGENCY" | "EMERG" | "FATAL" | "PANIC" => {
-                Gravity::Serious
+                Severity::Serious
             }
             "DEFAULT" | "TRACE" | "VERBOSE" | "DEBUG" | "INFO" | "INFORMATION" | "INFORMATIONAL" | "NOTICE"
-            | "WARNING" | "WARN" => Gravity::Slight,
+            | "WARNING" | "WARN" => Severity::Slight,
             // Other numbers mean one thing to one logger, and another to the next.
-            "500" | "600" | "700" | "800" => Gravity::Serious,
-            "0" | "100" | "200" | "300" | "400" => Gravity::Slight,
-            _ => Gravity::Unknown,
+            "500" | "600" | "700" | "800" => Severity::Serious,
+            "0" | "100" | "200" | "300" | "400" => Severity::Slight,
+            _ => Severity::Unknown,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::{DOING, Outcome, Request};
+use super::{DOING, FrameRequest, PendingFrame};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
@@ -16,13 +16,13 @@ use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
 use crate::vault::read::PackReader;
 use crate::vault::root::Root;
 use crate::vault::tar;
-use crate::vault::tree::{self, Remark, Step};
+use crate::vault::tree::{self, Remark, TreeItem};
 
 /// The most content of a frame that is compressed here, in bytes.
 const FRAME: u64 = pack::MAX_FRAME as u64;
 
 /// What a stretch of the stream is, for the check of files' hashes.
-pub enum Mark {
+pub enum StreamMark {
     /// A file's content begins.
     Begin(EntryPath, Hash),
     /// Bytes of its content.
@@ -34,7 +34,7 @@ pub enum Mark {
 }
 
 /// Bytes of the stream that are not a whole frame.
-pub enum Piece {
+pub enum StreamPiece {
     /// These.
     Bytes(Vec<u8>),
     /// So many zeros.
@@ -62,45 +62,55 @@ impl PartOfFrame {
 }
 
 /// What a worker does to make a frame.
-pub enum Task {
+pub enum FrameTask {
     /// Copies a frame as it is stored.
     Copy(PackId, FrameAt),
     /// Makes a frame of the pieces.
-    Compress(Vec<Piece>),
+    Compress(Vec<StreamPiece>),
 }
 
 /// A frame of the archive, to be made.
-pub struct Job {
+pub struct FrameJob {
     /// How.
-    pub task: Task,
+    pub task: FrameTask,
     /// What its content is, from its first byte to its last.
-    pub marks: Vec<Mark>,
+    pub marks: Vec<StreamMark>,
     /// Bytes of content.
     pub length: u64,
 }
 
 /// Turns entries into jobs.
-pub struct Plan<'a> {
+pub struct ExportPlanner<'a> {
     packs: &'a PackReader<'a>,
-    jobs: Sender<Request>,
-    outcomes: Sender<Outcome>,
+    jobs: Sender<FrameRequest>,
+    outcomes: Sender<PendingFrame>,
     /// What is being collected to be compressed.
-    pieces: Vec<Piece>,
+    pieces: Vec<StreamPiece>,
     length: u64,
-    marks: Vec<Mark>,
+    marks: Vec<StreamMark>,
     /// A part of one frame that may yet become all of it, and what it is.
-    part: Option<(PartOfFrame, Vec<Mark>)>,
+    part: Option<(PartOfFrame, Vec<StreamMark>)>,
     /// The first path of every hard-link group.
     first: HashMap<Hash, EntryPath>,
     /// The seek table that was used last.
     table: Option<(PackId, Arc<SeekTable>)>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> ExportPlanner<'a> {
     /// A plan that sends its jobs to `jobs`, and where their frames will come from, in order, to `outcomes`.
-    pub fn new(packs: &'a PackReader<'a>, jobs: Sender<Request>, outcomes: Sender<Outcome>) -> Self {
+    pub fn new(packs: &'a PackReader<'a>, jobs: Sender<FrameRequest>, outcomes: Sender<PendingFrame>) -> Self {
         let (pieces, marks) = (Vec::new(), Vec::new());
-        Plan { packs, jobs, outcomes, pieces, length: 0, marks, part: None, first: HashMap::new(), table: None }
+        ExportPlanner {
+            packs,
+            jobs,
+            outcomes,
+            pieces,
+            length: 0,
+            marks,
+            part: None,
+            first: HashMap::new(),
+            table: None,
+        }
     }
 
     /// Plans the whole stream; gives the number of entries.
@@ -113,11 +123,11 @@ impl<'a> Plan<'a> {
         tree::each_step(self.packs, root, |step| {
             ctx.check(DOING)?;
             match step {
-                Step::Entry(entry) => {
+                TreeItem::Entry(entry) => {
                     entries += 1;
                     self.entry(*entry)
                 }
-                Step::Remark(remark) => {
+                TreeItem::Remark(remark) => {
                     let made = match &remark {
                         Remark::NoFolder(path) => self.folder(path),
                         _ => Ok(()),
@@ -147,19 +157,19 @@ impl<'a> Plan<'a> {
             return self.bytes(header);
         }
         for extent in entry.header_extents() {
-            self.extent(&extent, Mark::Other)?;
+            self.extent(&extent, StreamMark::Other)?;
         }
         if let Some(hash) = entry.hash {
-            self.mark(Mark::Begin(entry.path.clone(), hash));
+            self.mark(StreamMark::Begin(entry.path.clone(), hash));
             let packs = self.packs;
             // One of the two is empty.
-            entry.content_extents().iter().try_for_each(|extent| self.extent(extent, Mark::Content))?;
-            tree::each_run(packs, &entry, |extent| self.extent(&extent, Mark::Content))?;
-            self.mark(Mark::End);
+            entry.content_extents().iter().try_for_each(|extent| self.extent(extent, StreamMark::Content))?;
+            tree::each_run(packs, &entry, |extent| self.extent(&extent, StreamMark::Content))?;
+            self.mark(StreamMark::End);
         }
         let content = if entry.map.is_some() { 0 } else { entry.size };
         for extent in cut(&entry.extents, entry.header + content, u64::MAX) {
-            self.extent(&extent, Mark::Other)?;
+            self.extent(&extent, StreamMark::Other)?;
         }
         if let Some(group) = group {
             self.first.insert(group, entry.path);
@@ -167,11 +177,11 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn mark(&mut self, mark: Mark) {
+    fn mark(&mut self, mark: StreamMark) {
         self.part.as_mut().map_or(&mut self.marks, |(_, marks)| marks).push(mark);
     }
 
-    fn extent(&mut self, extent: &Extent, mark: fn(u64) -> Mark) -> Result<()> {
+    fn extent(&mut self, extent: &Extent, mark: fn(u64) -> StreamMark) -> Result<()> {
         let Some(pack) = extent.pack else { return self.zeros(extent.length, mark) };
         let table = self.table(pack)?;
         let range = table.covering(extent.offset, extent.length).ok_or_else(|| {
@@ -215,22 +225,22 @@ impl<'a> Plan<'a> {
             let length = u64::from(part.frame.length);
             // Files may have begun or ended since the last byte that was sent.
             let marks = self.marks.drain(..).chain(marks).collect();
-            return self.send(Job { task: Task::Copy(part.pack, part.frame), marks, length });
+            return self.send(FrameJob { task: FrameTask::Copy(part.pack, part.frame), marks, length });
         }
         let length = part.to - part.from;
         self.room_for(length)?;
         self.marks.extend(marks);
-        self.add(Piece::Part(part), length);
+        self.add(StreamPiece::Part(part), length);
         Ok(())
     }
 
-    fn zeros(&mut self, mut length: u64, mark: fn(u64) -> Mark) -> Result<()> {
+    fn zeros(&mut self, mut length: u64, mark: fn(u64) -> StreamMark) -> Result<()> {
         self.take_part()?;
         while length > 0 {
             self.room_for(1)?;
             let now = length.min(FRAME - self.length);
             self.marks.push(mark(now));
-            self.add(Piece::Zeros(now), now);
+            self.add(StreamPiece::Zeros(now), now);
             length -= now;
         }
         Ok(())
@@ -241,13 +251,13 @@ impl<'a> Plan<'a> {
         for bytes in bytes.chunks(pack::MAX_FRAME) {
             let length = bytes.len() as u64;
             self.room_for(length)?;
-            self.marks.push(Mark::Other(length));
-            self.add(Piece::Bytes(bytes.to_vec()), length);
+            self.marks.push(StreamMark::Other(length));
+            self.add(StreamPiece::Bytes(bytes.to_vec()), length);
         }
         Ok(())
     }
 
-    fn add(&mut self, piece: Piece, length: u64) {
+    fn add(&mut self, piece: StreamPiece, length: u64) {
         self.pieces.push(piece);
         self.length += length;
     }
@@ -261,12 +271,12 @@ impl<'a> Plan<'a> {
         if self.pieces.is_empty() {
             return Ok(());
         }
-        let task = Task::Compress(std::mem::take(&mut self.pieces));
+        let task = FrameTask::Compress(std::mem::take(&mut self.pieces));
         let (marks, length) = (std::mem::take(&mut self.marks), std::mem::take(&mut self.length));
-        self.send(Job { task, marks, length })
+        self.send(FrameJob { task, marks, length })
     }
 
-    fn send(&self, job: Job) -> Result<()> {
+    fn send(&self, job: FrameJob) -> Result<()> {
         let (done, outcome) = bounded(1);
         let stopped = || Error::failed(DOING, "it stopped early");
         self.jobs.send((job, done)).map_err(|_| stopped())?;

@@ -116,16 +116,16 @@ impl Directory {
     ///
     /// # Errors
     /// As [`Directory::open_at`].
-    pub fn identity_at(&self, path: &EntryPath) -> Result<Identity, Errno> {
+    pub fn identity_at(&self, path: &EntryPath) -> Result<FileIdentity, Errno> {
         let (above, name) = self.parent(path)?;
-        let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS)?;
-        Ok(Identity::of(&said))
+        let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS)?;
+        Ok(FileIdentity::of(&said))
     }
 
     /// When what is at `path` was made; none where its filesystem does not tell, or nothing is there.
     pub fn born_at(&self, path: &EntryPath) -> Option<(i64, u32)> {
         let (above, name) = self.parent(path).ok()?;
-        let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS);
+        let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS);
         said.ok().and_then(|said| born(&said))
     }
 
@@ -193,7 +193,7 @@ fn resolve(from: BorrowedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errn
 /// Which file something is, beyond its name. Inode numbers come again as soon as a file is gone; together with the moment of
 /// its birth or, where the filesystem does not tell that, its size and times, they tell one file from the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub struct FileIdentity {
     device: (u32, u32),
     inode: u64,
     born: Option<(i64, u32)>,
@@ -201,12 +201,12 @@ pub struct Identity {
     looks: Option<[i64; 5]>,
 }
 
-impl Identity {
-    /// What [`Identity::of`] needs.
+impl FileIdentity {
+    /// What [`FileIdentity::of`] needs.
     pub const FLAGS: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
     /// The identity of the file that `statx` describes.
-    pub fn of(said: &Statx) -> Identity {
+    pub fn of(said: &Statx) -> FileIdentity {
         let born = born(said);
         let looks = [
             i64::try_from(said.stx_size).unwrap_or(i64::MAX),
@@ -215,7 +215,7 @@ impl Identity {
             said.stx_ctime.tv_sec,
             said.stx_ctime.tv_nsec.into(),
         ];
-        Identity {
+        FileIdentity {
             device: (said.stx_dev_major, said.stx_dev_minor),
             inode: said.stx_ino,
             looks: born.is_none().then_some(looks),
@@ -227,8 +227,8 @@ impl Identity {
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn of_file(file: impl AsFd) -> Result<Identity, Errno> {
-        Ok(Identity::of(&statx(file, "", AtFlags::EMPTY_PATH, Identity::FLAGS)?))
+    pub fn of_file(file: impl AsFd) -> Result<FileIdentity, Errno> {
+        Ok(FileIdentity::of(&statx(file, "", AtFlags::EMPTY_PATH, FileIdentity::FLAGS)?))
     }
 }
 
@@ -314,7 +314,7 @@ mod tests {
     fn a_file_that_took_a_name_is_another_one() {
         both(|data, root| {
             let opened = root.open_at(&path("a/b/file"), OFlags::RDONLY).unwrap();
-            let first = Identity::of_file(&opened).unwrap();
+            let first = FileIdentity::of_file(&opened).unwrap();
             fs::hard_link(data.join("a/b/file"), data.join("second")).unwrap();
             assert_eq!(root.identity_at(&path("second")).unwrap(), first);
             fs::write(data.join("new"), "content").unwrap();

@@ -19,7 +19,7 @@ const READINGS: usize = 3;
 /// A device's two numbers.
 type Device = (u32, u32);
 /// What a program has open, by devices and inode numbers; none where this process may not know.
-type Open = Option<HashSet<(u64, u64)>>;
+type OpenInodes = Option<HashSet<(u64, u64)>>;
 
 /// A lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Locks {
     /// Devices of filesystems, by the numbers of their mounts.
     mounts: HashMap<u64, Device>,
     /// What those programs have open that were asked.
-    open: RefCell<HashMap<u32, Open>>,
+    open: RefCell<HashMap<u32, OpenInodes>>,
 }
 
 impl Locks {
@@ -156,7 +156,7 @@ pub fn has_open(pid: u32, file: (u64, u64)) -> Option<bool> {
 }
 
 /// All that a program has open.
-fn all_open(pid: u32) -> Open {
+fn all_open(pid: u32) -> OpenInodes {
     let open = ids_open(pid).collect::<Result<HashSet<_>, _>>().ok()?;
     (!open.is_empty()).then_some(open)
 }

@@ -27,7 +27,7 @@ const STEP: Duration = Duration::from_millis(50);
 
 /// Which lock is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum LockKind {
     /// With others who only read.
     Shared,
     /// Alone.
@@ -38,11 +38,11 @@ pub enum Kind {
 ///
 /// # Errors
 /// Another process keeps it locked for longer than `patience`; a `stop`.
-pub fn lock(folder: &Directory, kind: Kind, patience: Duration, stop: &AtomicBool) -> Result<Option<String>> {
+pub fn lock(folder: &Directory, kind: LockKind, patience: Duration, stop: &AtomicBool) -> Result<Option<String>> {
     let doing = || format!("lock the directory {}", folder.path().display());
     let wanted = match kind {
-        Kind::Shared => FlockOperation::NonBlockingLockShared,
-        Kind::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        LockKind::Shared => FlockOperation::NonBlockingLockShared,
+        LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
     };
     let began = Instant::now();
     let mut told = false;
@@ -64,8 +64,8 @@ pub fn lock(folder: &Directory, kind: Kind, patience: Duration, stop: &AtomicBoo
         if began.elapsed() >= patience {
             let who = who();
             let what = match kind {
-                Kind::Shared => "A restore into it may be under way",
-                Kind::Exclusive => "A backup of it may be under way",
+                LockKind::Shared => "A restore into it may be under way",
+                LockKind::Exclusive => "A backup of it may be under way",
             };
             let why = format!("{who} has kept it locked for {} s", patience.as_secs());
             let other =
@@ -102,13 +102,13 @@ mod tests {
         let open = || Directory::open(folder.path()).unwrap();
         let (a, b, c) = (open(), open(), open());
         let lock = |root: &Directory, kind| lock(root, kind, Duration::ZERO, &stop);
-        assert_eq!(lock(&a, Kind::Shared).unwrap(), None);
-        assert_eq!(lock(&b, Kind::Shared).unwrap(), None);
-        let said = lock(&c, Kind::Exclusive).unwrap_err().to_string();
+        assert_eq!(lock(&a, LockKind::Shared).unwrap(), None);
+        assert_eq!(lock(&b, LockKind::Shared).unwrap(), None);
+        let said = lock(&c, LockKind::Exclusive).unwrap_err().to_string();
         assert!(said.contains("process") && said.contains("for 0 s"), "{said}");
         drop((a, b));
-        assert_eq!(lock(&c, Kind::Exclusive).unwrap(), None);
-        assert!(lock(&open(), Kind::Shared).is_err());
+        assert_eq!(lock(&c, LockKind::Exclusive).unwrap(), None);
+        assert!(lock(&open(), LockKind::Shared).is_err());
     }
 
     #[test]
@@ -116,8 +116,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (Directory::open(folder.path()).unwrap(), Directory::open(folder.path()).unwrap());
         let stop = AtomicBool::new(true);
-        lock(&a, Kind::Exclusive, Duration::ZERO, &stop).unwrap();
-        let said = lock(&b, Kind::Shared, BACKUP_WAITS, &stop).unwrap_err().to_string();
+        lock(&a, LockKind::Exclusive, Duration::ZERO, &stop).unwrap();
+        let said = lock(&b, LockKind::Shared, BACKUP_WAITS, &stop).unwrap_err().to_string();
         assert!(said.contains("told to stop"), "{said}");
     }
 }

@@ -14,7 +14,7 @@ use http::{Extensions, HeaderMap};
 use serde::Serialize;
 
 use super::cloud::Cloud;
-use super::error_text::said;
+use super::error_text::with_causes;
 use crate::fs::read_named;
 use crate::retry::Fault;
 
@@ -47,7 +47,7 @@ const METADATA_HOST: &str = "metadata.google.internal";
 /// A kind of credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Found {
+pub enum CredentialSource {
     /// None: an emulator asks for none.
     Emulator,
     /// A file of some `type`, and whom it names.
@@ -66,15 +66,17 @@ pub enum Found {
     },
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for CredentialSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Found::Emulator => write!(f, "none: an emulator is used"),
-            Found::File { path, r#type, account } => {
+            CredentialSource::Emulator => write!(f, "none: an emulator is used"),
+            CredentialSource::File { path, r#type, account } => {
                 let account = account.as_ref().map(|account| format!(" of {account}")).unwrap_or_default();
                 write!(f, "{} file {}{account}", r#type.replace('_', " "), path.display())
             }
-            Found::Metadata { host } => write!(f, "the attached service account, from the metadata server {host}"),
+            CredentialSource::Metadata { host } => {
+                write!(f, "the attached service account, from the metadata server {host}")
+            }
         }
     }
 }
@@ -83,9 +85,9 @@ impl fmt::Display for Found {
 ///
 /// # Errors
 /// What is wrong with the file, and what to do about it.
-pub fn find(cloud: &Cloud) -> Result<Found, Fault> {
+pub fn find(cloud: &Cloud) -> Result<CredentialSource, Fault> {
     if cloud.emulator.is_some() {
-        return Ok(Found::Emulator);
+        return Ok(CredentialSource::Emulator);
     }
     if let Some(path) = &cloud.credentials {
         return read(path).map_err(|why| {
@@ -98,11 +100,13 @@ pub fn find(cloud: &Cloud) -> Result<Found, Fault> {
         Some(path) if path.exists() => read(path).map_err(|why| {
             Fault::refused(format!("{}: {why}", path.display()), "Run `gcloud auth application-default login` again.")
         }),
-        _ => Ok(Found::Metadata { host: cloud.metadata_host.clone().unwrap_or_else(|| METADATA_HOST.into()) }),
+        _ => {
+            Ok(CredentialSource::Metadata { host: cloud.metadata_host.clone().unwrap_or_else(|| METADATA_HOST.into()) })
+        }
     }
 }
 
-fn read(path: &Path) -> Result<Found, String> {
+fn read(path: &Path) -> Result<CredentialSource, String> {
     // It is read once more, by the library: a pipe would be empty then.
     if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         return Err("it is not a file".into());
@@ -114,29 +118,34 @@ fn read(path: &Path) -> Result<Found, String> {
     let impersonated = text("service_account_impersonation_url")
         .and_then(|url| Some(url.rsplit_once('/')?.1.split(':').next()?.to_owned()));
     let account = text("client_email").or(impersonated).or_else(|| text("account").filter(|name| !name.is_empty()));
-    Ok(Found::File { path: path.into(), r#type, account })
+    Ok(CredentialSource::File { path: path.into(), r#type, account })
 }
 
 /// Gives requests their headers.
-pub struct Login {
-    found: Found,
+pub struct Authenticator {
+    found: CredentialSource,
     scope: Scope,
     in_cloud_run: bool,
     /// Made at the first request: making them starts tasks of the runtime.
     credentials: Mutex<Option<Credentials>>,
 }
 
-impl Login {
+impl Authenticator {
     /// With what [`find`] finds.
     ///
     /// # Errors
     /// As [`find`].
     pub fn new(cloud: &Cloud, scope: Scope) -> Result<Self, Fault> {
-        Ok(Login { found: find(cloud)?, scope, in_cloud_run: cloud.in_cloud_run, credentials: Mutex::default() })
+        Ok(Authenticator {
+            found: find(cloud)?,
+            scope,
+            in_cloud_run: cloud.in_cloud_run,
+            credentials: Mutex::default(),
+        })
     }
 
     /// What was found.
-    pub fn found(&self) -> &Found {
+    pub fn found(&self) -> &CredentialSource {
         &self.found
     }
 
@@ -145,18 +154,19 @@ impl Login {
     /// # Errors
     /// No token: because none can be had, or none just now.
     pub async fn headers(&self, client: &reqwest::Client) -> Result<HeaderMap, Fault> {
-        if self.found == Found::Emulator {
+        if self.found == CredentialSource::Emulator {
             return Ok(HeaderMap::new());
         }
         let known = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let credentials = match known {
             Some(credentials) => credentials,
             None => {
-                if let Found::Metadata { host } = &self.found {
+                if let CredentialSource::Metadata { host } = &self.found {
                     self.look_for(host, client).await?;
                 }
                 let made = Builder::default().with_scopes([self.scope.url()]).build();
-                let made = made.map_err(|why| Fault::refused(format!("{}: {}", self.found, said(&why)), WHERE))?;
+                let made =
+                    made.map_err(|why| Fault::refused(format!("{}: {}", self.found, with_causes(&why)), WHERE))?;
                 self.credentials.lock().unwrap_or_else(PoisonError::into_inner).insert(made).clone()
             }
         };
@@ -181,9 +191,9 @@ impl Login {
     /// The account, where the file names it or the metadata server does.
     pub async fn account(&self, client: &reqwest::Client) -> Option<String> {
         match &self.found {
-            Found::Emulator => None,
-            Found::File { account, .. } => account.clone(),
-            Found::Metadata { host } => {
+            CredentialSource::Emulator => None,
+            CredentialSource::File { account, .. } => account.clone(),
+            CredentialSource::Metadata { host } => {
                 let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/email");
                 let asked = client.get(url).header("Metadata-Flavor", "Google").timeout(METADATA_TIME).send().await;
                 let email = asked.ok()?.error_for_status().ok()?.text().await.ok()?;
@@ -199,13 +209,13 @@ impl Login {
             Ok(_) => Ok(()),
             // Who takes the connection is there, and may answer another time.
             Err(why) if self.in_cloud_run || !(why.is_connect() || why.is_timeout()) => {
-                Err(Fault::passing(format!("the metadata server {host}: {}", said(&why.without_url()))))
+                Err(Fault::passing(format!("the metadata server {host}: {}", with_causes(&why.without_url()))))
             }
             Err(why) => Err(Fault::refused(
                 format!(
                     "no credentials were found: GOOGLE_APPLICATION_CREDENTIALS is not set, nobody has logged in, and there \
                      is no metadata server ({host}: {})",
-                    said(&why.without_url())
+                    with_causes(&why.without_url())
                 ),
                 WHERE,
             )),
@@ -228,7 +238,7 @@ const AROUND: [&str; 5] = [
 
 /// Why there is no token: the words of the server that refused it, where they are among those of the library.
 fn refusal(why: &dyn std::error::Error) -> String {
-    let text = said(why);
+    let text = with_causes(why);
     let body = text.split_once("body=<").and_then(|(_, rest)| rest.rsplit_once('>'));
     let json: Option<serde_json::Value> = body.and_then(|(body, _)| serde_json::from_str(body).ok());
     if let Some(json) = json {

@@ -11,26 +11,26 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 /// A cause that Google words in its own way, and what to do about it.
-struct Cause {
+struct KnownCause {
     /// One of these is in the answer, whatever the case of its letters.
     words: &'static [&'static str],
     hint: &'static str,
 }
 
 /// The first that fits counts.
-const CAUSES: &[Cause] = &[
-    Cause {
+const CAUSES: &[KnownCause] = &[
+    KnownCause {
         words: &["requester pays", "userprojectmissing"],
         hint: "Whoever uses this bucket pays for it: name the project that is billed (`--user-project PROJECT`, \
                LASTGOOD_USER_PROJECT). The account needs roles/serviceusage.serviceUsageConsumer on that project.",
     },
-    Cause {
+    KnownCause {
         words: &["userprojectaccessdenied", "user_project_denied", "serviceusage.services.use", "userprojectinvalid"],
         hint: "The account may not have that project billed, or there is no such project. Grant it \
                roles/serviceusage.serviceUsageConsumer there, or name another project (`--user-project`, or the quota project of the \
                login: GOOGLE_CLOUD_QUOTA_PROJECT, `gcloud auth application-default set-quota-project`).",
     },
-    Cause {
+    KnownCause {
         words: &[
             "billing account",
             "billing disabled",
@@ -42,11 +42,11 @@ const CAUSES: &[Cause] = &[
         hint: "Cloud Storage serves nothing of a project whose billing is off. Check the project's billing account in the console, soon: \
                the objects are still there, and are deleted if it stays so.",
     },
-    Cause {
+    KnownCause {
         words: &["accessnotconfigured", "service_disabled", "has not been used in project", "it is disabled"],
         hint: "The interface is not switched on in the project: `gcloud services enable storage.googleapis.com --project=PROJECT`.",
     },
-    Cause {
+    KnownCause {
         words: &[
             "vpcservicecontrols",
             "vpc service controls",
@@ -56,17 +56,17 @@ const CAUSES: &[Cause] = &[
         hint: "A service perimeter (VPC Service Controls) does not let this machine or this account in. Its administrator finds the \
                request by the identifier above, and can add a rule for it.",
     },
-    Cause {
+    KnownCause {
         words: &["kms key", "cloudkms", "cryptokey", "customer-managed"],
         hint: "The key that the bucket is encrypted with cannot be used. Is it enabled, and may Cloud Storage's own service account use \
                it? `gcloud storage service-agent --project=PROJECT --authorize-cmek=KEY` lets it.",
     },
-    Cause {
+    KnownCause {
         words: &["violates constraint", "constraints/", "orgpolicyconstraint"],
         hint: "An organisation policy forbids it, in this project or for this bucket. Its administrator can allow it; another bucket \
                may comply with it.",
     },
-    Cause {
+    KnownCause {
         words: &["quotaexceeded", "dailylimitexceeded", "resource_exhausted", "quota exceeded"],
         hint: "A quota of the project is used up. The console shows which (IAM & Admin, Quotas), and raises it; it is full again \
                after its period.",
@@ -76,7 +76,7 @@ const CAUSES: &[Cause] = &[
 /// What to do about an error that says `text`; `None` where it is none that is known.
 pub fn hint(text: &str) -> Option<&'static str> {
     let text = text.to_ascii_lowercase();
-    let fits = |cause: &&Cause| cause.words.iter().any(|word| text.contains(word));
+    let fits = |cause: &&KnownCause| cause.words.iter().any(|word| text.contains(word));
     CAUSES.iter().find(fits).map(|cause| cause.hint)
 }
 
@@ -96,10 +96,10 @@ pub fn says_it_exists(status: StatusCode, text: &str) -> bool {
 pub fn in_disguise(text: &str) -> Option<StatusCode> {
     #[derive(Deserialize)]
     struct Disguised {
-        error: Inner,
+        error: DisguisedError,
     }
     #[derive(Deserialize)]
-    struct Inner {
+    struct DisguisedError {
         code: Option<u16>,
     }
     // What is long is rather a listing, and not read twice.
@@ -109,7 +109,7 @@ pub fn in_disguise(text: &str) -> Option<StatusCode> {
 }
 
 /// An error with its causes. Google's crates say in the outermost only that something failed.
-pub fn said(why: &dyn std::error::Error) -> String {
+pub fn with_causes(why: &dyn std::error::Error) -> String {
     let mut text = why.to_string();
     let mut cause = why.source();
     while let Some(inner) = cause {

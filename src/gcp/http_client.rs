@@ -6,7 +6,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url, retry};
 
 use crate::error::{Error, Result};
-use crate::gcp::error_text::said;
+use crate::gcp::error_text::with_causes;
 
 /// A client for addresses that begin like `base`. It follows no redirect, since whoever is led to may have no business with
 /// what is sent, and asks nothing twice: that is decided where it is known what it means. What is not encrypted is on this
@@ -26,7 +26,7 @@ pub fn client(
         client = client.no_proxy();
     }
     settle(client).build().map_err(|why| {
-        Error::failed(doing(), said(&why)).hint("Are the system's certificates installed (ca-certificates)?")
+        Error::failed(doing(), with_causes(&why)).hint("Are the system's certificates installed (ca-certificates)?")
     })
 }
 

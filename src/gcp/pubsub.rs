@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::error::{Doing, Error, Result};
 use crate::gcp::cloud::Cloud;
 use crate::gcp::credentials::{self};
-use crate::gcp::error_text::said;
+use crate::gcp::error_text::with_causes;
 use crate::gcp::http_client::use_ring;
 use crate::retry::Fault;
 
@@ -98,14 +98,14 @@ fn full(kind: &str, name: &str, project: Option<&str>) -> Result<String, String>
 
 /// How Pub/Sub is reached.
 #[derive(Debug, Clone)]
-pub struct Access {
+pub struct PubsubAccess {
     /// `http://127.0.0.1:8085`, where it is not Google's.
     pub endpoint: Option<String>,
     /// Those to use where they are not found by the client itself.
     pub credentials: Option<Credentials>,
 }
 
-impl Access {
+impl PubsubAccess {
     /// What is configured.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl Access {
         use_ring();
         if let Some(emulator) = &cloud.pubsub_emulator {
             let credentials = Some(anonymous::Builder::new().build());
-            return Ok(Access { endpoint: Some(emulator.clone()), credentials });
+            return Ok(PubsubAccess { endpoint: Some(emulator.clone()), credentials });
         }
         // An emulator of another service changes nothing here.
         let google = Cloud { emulator: None, ..cloud.clone() };
@@ -122,7 +122,7 @@ impl Access {
             Fault::Refused { why, hint } => Error::failed(doing(), why).hint(hint),
             other => Error::failed(doing(), format!("{other:?}")),
         })?;
-        Ok(Access { endpoint: None, credentials: None })
+        Ok(PubsubAccess { endpoint: None, credentials: None })
     }
 
     /// What to look at where Pub/Sub does not answer.
@@ -139,7 +139,7 @@ impl Access {
 /// Publishes to one topic. It blocks: it is for threads that may.
 pub struct Publisher {
     topic: Topic,
-    access: Access,
+    access: PubsubAccess,
     client: client::Publisher,
     handle: Handle,
     /// Taken at the end.
@@ -162,7 +162,7 @@ impl Publisher {
     /// Credentials that cannot be used; a system without threads or certificates.
     pub fn new(cloud: &Cloud, topic: Topic) -> Result<Self> {
         let doing = || format!("publish to {topic}");
-        let access = Access::new(cloud, doing)?;
+        let access = PubsubAccess::new(cloud, doing)?;
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().doing(doing)?;
         let client = runtime.block_on(async {
             // One message is waited for at a time, so none waits for others.
@@ -175,7 +175,7 @@ impl Publisher {
             }
             builder.build().await
         });
-        let client = client.map_err(|why| Error::failed(doing(), said(&why)).hint(access.advice()))?;
+        let client = client.map_err(|why| Error::failed(doing(), with_causes(&why)).hint(access.advice()))?;
         Ok(Publisher { topic, access, client, handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
@@ -206,7 +206,7 @@ impl Publisher {
         let Some(published) = published else { return Err(Error::failed(doing(), "it was told to stop")) };
         match published {
             Ok(Ok(id)) => Ok(id),
-            Ok(Err(why)) => Err(Error::failed(doing(), said(&why)).hint(
+            Ok(Err(why)) => Err(Error::failed(doing(), with_causes(&why)).hint(
                 "Does the topic exist, and has this account the role roles/pubsub.publisher on it? \
                  `gcloud pubsub topics create TOPIC`",
             )),

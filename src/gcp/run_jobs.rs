@@ -21,12 +21,12 @@ use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::cloud::Cloud;
-use super::credentials::{self, Login, Scope};
-use super::error_text::{message, retry_after, said};
+use super::credentials::{self, Authenticator, Scope};
+use super::error_text::{message, retry_after, with_causes};
 use super::http_client;
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
-use crate::retry::{Fault, Pace};
+use crate::retry::{Backoff, Fault};
 
 /// The environment variable that names the claim.
 pub const CLAIM: &str = "LASTGOOD_CLAIM";
@@ -89,19 +89,19 @@ pub struct Starter {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Operation {
-    metadata: Execution,
-    error: Option<Refusal>,
+    metadata: OperationMetadata,
+    error: Option<OperationError>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Execution {
+struct OperationMetadata {
     name: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Refusal {
+struct OperationError {
     message: String,
 }
 
@@ -139,7 +139,7 @@ impl Starter {
     pub fn start(&self, claim: &str, ctx: &Context) -> Result<Option<String>> {
         let doing = || format!("start the job {}", self.target);
         let client = http_client::client(&self.base, doing, |client| client.connect_timeout(ANSWER))?;
-        let login = Login::new(&self.cloud, Scope::Platform).map_err(|fault| error(doing(), fault))?;
+        let login = Authenticator::new(&self.cloud, Scope::Platform).map_err(|fault| error(doing(), fault))?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(doing)?;
         let done = runtime.block_on(async {
             tokio::select! {
@@ -155,10 +155,10 @@ impl Starter {
         &self,
         claim: &str,
         client: &Client,
-        login: &Login,
+        login: &Authenticator,
         ctx: &Context<'_>,
     ) -> Result<Option<String>, Fault> {
-        let (began, pace, mut failures) = (Instant::now(), Pace::new(TIME), 0);
+        let (began, pace, mut failures) = (Instant::now(), Backoff::new(TIME), 0);
         loop {
             let (why, after) = match self.attempt(claim, client, login).await {
                 Err(Fault::Passing { why, after }) => (why, after),
@@ -178,20 +178,20 @@ impl Starter {
         }
     }
 
-    async fn attempt(&self, claim: &str, client: &Client, login: &Login) -> Result<Option<String>, Fault> {
+    async fn attempt(&self, claim: &str, client: &Client, login: &Authenticator) -> Result<Option<String>, Fault> {
         let url = format!("{}/v2/{}:run", self.base, self.target);
         let variable = json!({ "name": CLAIM, "value": claim });
         let body = json!({ "overrides": { "containerOverrides": [{ "env": [variable] }] } });
         let headers = login.headers(client).await?;
         let sent = client.post(url).headers(headers).json(&body).timeout(ANSWER).send().await;
-        let answer = sent.map_err(|why| Fault::passing(said(&why.without_url())))?;
+        let answer = sent.map_err(|why| Fault::passing(with_causes(&why.without_url())))?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let text = limited(answer).await;
         if status.is_success() {
             // It is started, whatever of the answer arrived.
             let operation: Operation = serde_json::from_str(&text).unwrap_or_default();
             return match operation.error {
-                Some(Refusal { message }) => {
+                Some(OperationError { message }) => {
                     Err(Fault::refused(crate::text::one_line(&message, 400), "See the job in the console."))
                 }
                 None => Ok(operation.metadata.name.map(|name| crate::text::one_line(&name, 300))),

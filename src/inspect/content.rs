@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Result};
 use crate::monitor::Context;
-use crate::parallel::ordered::in_order;
-use crate::restore::window::Limits;
+use crate::parallel::ordered::map_ordered;
+use crate::restore::window::WindowLimits;
 use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, Extent};
 use crate::vault::hex::PackId;
@@ -32,7 +32,7 @@ pub fn each_piece(
     ctx: &Context,
     mut take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut stretch = Stretch {
+    let mut stretch = ContentStretch {
         packs,
         ctx,
         decoder: Decoder::new()?,
@@ -51,7 +51,7 @@ pub fn each_piece(
 }
 
 /// A part of a frame, and where in the stretch it belongs.
-struct Part {
+struct FrameRange {
     pack: PackId,
     frame: FrameAt,
     from: u64,
@@ -60,14 +60,14 @@ struct Part {
 }
 
 /// The content that is being put together.
-struct Stretch<'p> {
+struct ContentStretch<'p> {
     packs: &'p PackReader<'p>,
     ctx: &'p Context<'p>,
     decoder: Decoder,
     /// What comes next, and was not looked up in the packs' seek tables yet.
     waiting: Vec<Extent>,
     waiting_length: u64,
-    parts: Vec<Part>,
+    parts: Vec<FrameRange>,
     length: u64,
     content: Vec<u8>,
 }
@@ -77,7 +77,7 @@ fn beyond(pack: PackId) -> Error {
     Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end")
 }
 
-impl Stretch<'_> {
+impl ContentStretch<'_> {
     fn extent(&mut self, extent: Extent, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.waiting.push(extent);
         self.waiting_length = self.waiting_length.saturating_add(extent.length);
@@ -93,7 +93,7 @@ impl Stretch<'_> {
         packs.dedup();
         let mut tables = HashMap::with_capacity(packs.len());
         let table = |pack: &PackId| self.packs.table(*pack, PackKind::Data);
-        in_order(&packs, self.ctx.parallel, table, |pack, table| {
+        map_ordered(&packs, self.ctx.parallel, table, |pack, table| {
             tables.insert(*pack, table?);
             Ok(())
         })?;
@@ -130,7 +130,7 @@ impl Stretch<'_> {
             }
             let from = extent.offset.saturating_sub(frame.offset);
             let to = (extent.end() - frame.offset).min(u64::from(frame.length));
-            self.parts.push(Part { pack, frame: *frame, from, to, at: self.length });
+            self.parts.push(FrameRange { pack, frame: *frame, from, to, at: self.length });
             self.length += to - from;
         }
         Ok(())
@@ -141,18 +141,18 @@ impl Stretch<'_> {
         self.parts.sort_by_key(|part| (part.pack, part.frame.offset));
         self.content.clear();
         self.content.resize(self.length as usize, 0);
-        let (limits, packs) = (Limits::suiting(self.packs.store(), self.ctx), self.packs);
+        let (limits, packs) = (WindowLimits::suiting(self.packs.store(), self.ctx), self.packs);
         let reads = reads(&self.parts, &limits);
-        let fetch = |parts: &&[Part]| match **parts {
+        let fetch = |parts: &&[FrameRange]| match **parts {
             [ref first, .., ref last] => packs.compressed(first.pack, PackKind::Data, &[first.frame, last.frame]),
             [ref only] => packs.compressed(only.pack, PackKind::Data, &[only.frame]),
             [] => Ok(Vec::new()),
         };
         let mut decoded = Vec::new();
-        in_order(&reads, self.ctx.parallel, fetch, |parts, fetched| {
+        map_ordered(&reads, self.ctx.parallel, fetch, |parts, fetched| {
             let compressed = fetched?;
             for of_frame in parts.chunk_by(|a, b| a.frame.at == b.frame.at) {
-                let Part { pack, frame, .. } = &of_frame[0];
+                let FrameRange { pack, frame, .. } = &of_frame[0];
                 let stored = frame.within(&compressed, parts[0].frame.at);
                 packs.decode((*pack, PackKind::Data), frame, stored, &mut self.decoder, &mut decoded)?;
                 for part in of_frame {
@@ -169,7 +169,7 @@ impl Stretch<'_> {
 }
 
 /// Cuts parts, which are in order, into those that are read together.
-fn reads<'p>(mut parts: &'p [Part], limits: &Limits) -> Vec<&'p [Part]> {
+fn reads<'p>(mut parts: &'p [FrameRange], limits: &WindowLimits) -> Vec<&'p [FrameRange]> {
     let mut reads = Vec::new();
     while let Some(first) = parts.first() {
         let (mut end, until) = (first.frame.end(), first.frame.at + limits.read.max(first.frame.compressed.into()));
@@ -197,15 +197,15 @@ fn zeros(mut length: u64, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::restore::sample::{Sample, context};
+    use crate::restore::sample::{SampleVault, context};
     use crate::restore::tests::noise;
     use crate::vault::hex::Hash;
-    use crate::vault::root::State;
+    use crate::vault::root::SnapshotState;
 
     /// More than a stretch, by turns from the frames of two packs, with a long hole and short ones.
     #[test]
     fn content_comes_in_order_from_frames_in_any_order() {
-        let mut sample = Sample::new();
+        let mut sample = SampleVault::new();
         sample.frame = 1 << 20;
         let size = 18 << 20;
         let packs = [noise(size, 1), noise(size, 2)];
@@ -223,7 +223,7 @@ mod tests {
         }
         sample.mapped("a", &content, &extents);
         sample.database("b");
-        let name = sample.commit(State::Complete);
+        let name = sample.commit(SnapshotState::Complete);
         let packs = PackReader::for_root(sample.store, &sample.vault.root(name).unwrap()).unwrap();
         for entry in &sample.entries[1..] {
             let (mut hasher, mut longest) = (blake3::Hasher::new(), 0);

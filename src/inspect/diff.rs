@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::vault::Vault;
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::read::PackReader;
 use crate::vault::root::Root;
 
@@ -28,7 +28,7 @@ pub enum Change {
 /// A property that differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum What {
+pub enum ChangedProperty {
     /// It is something else: a file became a folder.
     Type,
     /// A file's bytes.
@@ -45,17 +45,17 @@ pub enum What {
     Xattrs,
 }
 
-impl What {
+impl ChangedProperty {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
-            What::Type => "type",
-            What::Content => "content",
-            What::Target => "target",
-            What::Mode => "mode",
-            What::Owner => "owner",
-            What::Time => "time",
-            What::Xattrs => "xattrs",
+            ChangedProperty::Type => "type",
+            ChangedProperty::Content => "content",
+            ChangedProperty::Target => "target",
+            ChangedProperty::Mode => "mode",
+            ChangedProperty::Owner => "owner",
+            ChangedProperty::Time => "time",
+            ChangedProperty::Xattrs => "xattrs",
         }
     }
 }
@@ -69,16 +69,16 @@ pub struct Difference {
     pub change: Change,
     /// What differs, of one that both have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub what: Vec<What>,
+    pub what: Vec<ChangedProperty>,
     /// What it is; in the second snapshot, where both have it.
     #[serde(rename = "type")]
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Bytes of content, likewise.
     pub size: u64,
 }
 
 impl Difference {
-    fn of(entry: Entry, change: Change, what: Vec<What>) -> Self {
+    fn of(entry: Entry, change: Change, what: Vec<ChangedProperty>) -> Self {
         Difference { path: entry.path, change, what, kind: entry.kind, size: entry.size }
     }
 }
@@ -136,15 +136,15 @@ pub fn diff(
 }
 
 /// What differs between two entries of one path.
-fn changes(a: &Entry, b: &Entry) -> Vec<What> {
+fn changes(a: &Entry, b: &Entry) -> Vec<ChangedProperty> {
     let found = [
-        (What::Type, a.kind != b.kind),
-        (What::Content, a.kind == b.kind && (a.size, a.hash) != (b.size, b.hash)),
-        (What::Target, a.kind == b.kind && a.target != b.target),
-        (What::Mode, a.mode != b.mode),
-        (What::Owner, (a.uid, a.gid) != (b.uid, b.gid)),
-        (What::Time, a.mtime != b.mtime),
-        (What::Xattrs, a.xattrs != b.xattrs),
+        (ChangedProperty::Type, a.kind != b.kind),
+        (ChangedProperty::Content, a.kind == b.kind && (a.size, a.hash) != (b.size, b.hash)),
+        (ChangedProperty::Target, a.kind == b.kind && a.target != b.target),
+        (ChangedProperty::Mode, a.mode != b.mode),
+        (ChangedProperty::Owner, (a.uid, a.gid) != (b.uid, b.gid)),
+        (ChangedProperty::Time, a.mtime != b.mtime),
+        (ChangedProperty::Xattrs, a.xattrs != b.xattrs),
     ];
     found.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
 }

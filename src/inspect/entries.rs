@@ -5,7 +5,7 @@ use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::restore::missing;
 use crate::vault::decoder::Decoder;
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::read::PackReader;
 use crate::vault::root::{HunkRef, Root};
 use crate::vault::tree::{self, TreeCheck};
@@ -71,7 +71,7 @@ impl<'p> Entries<'p> {
                 return Ok(Some((entry, false)));
             }
             if let Some(entry) = self.entries.next() {
-                let missing = self.check.next(&entry.path, entry.kind == Kind::Folder)?;
+                let missing = self.check.next(&entry.path, entry.kind == EntryKind::Folder)?;
                 let missing = missing.into_iter().filter(|folder| self.could_be_told(folder));
                 let made: Vec<_> = missing.map(|folder| missing::folder(folder, missing::LEFT_OUT)).collect();
                 (self.made, self.then) = (made.into_iter(), Some(entry));

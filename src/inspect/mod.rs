@@ -10,30 +10,30 @@ use std::io::Write;
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub use self::diff::{Change, Difference, What, diff};
+pub use self::diff::{Change, ChangedProperty, Difference, diff};
 use self::entries::{Entries, tell_mended};
 use crate::error::{self, Doing, Error, Result};
 use crate::monitor::Context;
-use crate::parallel::ordered::in_order;
-use crate::path::{Bytes, EntryPath};
+use crate::parallel::ordered::map_ordered;
+use crate::path::{EntryPath, EscapedBytes};
 use crate::vault::Vault;
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::read::PackReader;
-use crate::vault::root::{Filters, Reason, Root, SnapshotName, State};
+use crate::vault::root::{BackupReason, Filters, Root, SnapshotName, SnapshotState};
 use crate::vault::stale::StaleBook;
 use crate::vault::tree::Remark;
 
 /// What `list` tells of a snapshot.
 #[derive(Debug, Serialize)]
-pub struct Listed {
+pub struct ListedSnapshot {
     /// The snapshot.
     pub id: SnapshotName,
     /// When it was committed.
     pub created: Timestamp,
     /// What its root says; nothing where it cannot be read.
     #[serde(flatten)]
-    pub root: Option<Summary>,
+    pub root: Option<RootSummary>,
     /// Why its root cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -41,11 +41,11 @@ pub struct Listed {
 
 /// The part of a root that `list` tells.
 #[derive(Debug, Serialize)]
-pub struct Summary {
+pub struct RootSummary {
     /// What started the backup.
-    pub reason: Reason,
+    pub reason: BackupReason,
     /// How much of the data directory it holds.
-    pub state: State,
+    pub state: SnapshotState,
     /// Whether it may be restored without being asked for by name.
     pub good: bool,
     /// Whether all of it is what was there: nothing is missing, carried over from an older snapshot, or torn.
@@ -74,10 +74,10 @@ pub struct Summary {
     pub filters: Filters,
 }
 
-impl From<Root> for Summary {
+impl From<Root> for RootSummary {
     fn from(root: Root) -> Self {
         let (totals, uploaded_bytes, good, whole) = (root.totals, root.uploaded_bytes(), root.good(), root.whole());
-        Summary {
+        RootSummary {
             uploaded_bytes,
             reason: root.reason,
             state: root.state,
@@ -102,7 +102,7 @@ impl From<Root> for Summary {
 ///
 /// # Errors
 /// A store that fails; those of `take`.
-pub fn list(vault: &Vault, take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
+pub fn list(vault: &Vault, take: impl FnMut(ListedSnapshot) -> Result<()>, ctx: &Context) -> Result<u64> {
     newest(vault, usize::MAX, take, ctx)
 }
 
@@ -110,7 +110,12 @@ pub fn list(vault: &Vault, take: impl FnMut(Listed) -> Result<()>, ctx: &Context
 ///
 /// # Errors
 /// As [`list`].
-pub fn newest(vault: &Vault, most: usize, take: impl FnMut(Listed) -> Result<()>, ctx: &Context) -> Result<u64> {
+pub fn newest(
+    vault: &Vault,
+    most: usize,
+    take: impl FnMut(ListedSnapshot) -> Result<()>,
+    ctx: &Context,
+) -> Result<u64> {
     newest_of(vault, &vault.snapshots()?, most, take, ctx)
 }
 
@@ -122,19 +127,19 @@ pub fn newest_of(
     vault: &Vault,
     names: &[SnapshotName],
     most: usize,
-    mut take: impl FnMut(Listed) -> Result<()>,
+    mut take: impl FnMut(ListedSnapshot) -> Result<()>,
     ctx: &Context,
 ) -> Result<u64> {
     let mut damaged = 0;
     let names: Vec<_> = names.iter().rev().take(most).copied().collect();
-    let read = |name: &SnapshotName| vault.root(*name).map(|root| (root.finished, Summary::from(root)));
-    in_order(&names, ctx.parallel, read, |&id, root| {
+    let read = |name: &SnapshotName| vault.root(*name).map(|root| (root.finished, RootSummary::from(root)));
+    map_ordered(&names, ctx.parallel, read, |&id, root| {
         ctx.check("list the snapshots")?;
         take(match root {
-            Ok((created, summary)) => Listed { id, created, root: Some(summary), damage: None },
+            Ok((created, summary)) => ListedSnapshot { id, created, root: Some(summary), damage: None },
             Err(why) if why.kind() == error::Kind::Damage => {
                 damaged += 1;
-                Listed { id, created: id.time, root: None, damage: Some(why.what()) }
+                ListedSnapshot { id, created: id.time, root: None, damage: Some(why.what()) }
             }
             Err(why) => return Err(why),
         })
@@ -154,7 +159,7 @@ pub struct Shown {
     pub path: EntryPath,
     /// What it is.
     #[serde(rename = "type")]
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Bytes of content.
     pub size: u64,
     /// Permission bits; in JSON as four octal digits.
@@ -168,7 +173,7 @@ pub struct Shown {
     pub mtime: Timestamp,
     /// Where a symlink points.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<Bytes>,
+    pub target: Option<EscapedBytes>,
     /// The BLAKE3 of a file's content, its first 16 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash>,
@@ -229,7 +234,7 @@ pub fn ls(
         let since = stale.of(&entry).map(|stale| stale.since);
         Shown { stale_since: since, ..entry.into() }
     };
-    if first.kind != Kind::Folder {
+    if first.kind != EntryKind::Folder {
         tell_mended(&packs, ctx);
         return take(shown(first));
     }
@@ -296,10 +301,10 @@ fn find(entries: &mut Entries, path: &EntryPath) -> Result<Option<Entry>> {
 
 fn write_content(packs: &PackReader, entry: &Entry, out: &mut dyn Write, ctx: &Context) -> Result<()> {
     let path = &entry.path;
-    if entry.kind != Kind::File {
+    if entry.kind != EntryKind::File {
         let what = match entry.kind {
-            Kind::Folder => "it is a folder",
-            Kind::Symlink => "it is a symbolic link",
+            EntryKind::Folder => "it is a folder",
+            EntryKind::Symlink => "it is a symbolic link",
             _ => "it is a named pipe",
         };
         return Err(Error::usage(format!("write the content of {path}"), what));

@@ -11,8 +11,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::report::{Outcome, Place, Report};
-use crate::vault::root::Reason;
+use crate::report::{Outcome, Report, RunEnvironment};
+use crate::vault::root::BackupReason;
 
 /// The most bytes of a report that is told. Eventarc takes events of 512 KB, and one that is pushed to it is in base64
 /// (<https://docs.cloud.google.com/eventarc/docs/quotas>). In the vault, it is whole.
@@ -23,7 +23,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 const JSON: &str = "application/json";
 
 /// The source of a place's events: always the same for a Cloud Run service, for a Cloud Run job (of this name), else for a host.
-pub fn source(place: &Place, job: Option<&str>) -> String {
+pub fn source(place: &RunEnvironment, job: Option<&str>) -> String {
     let (kind, name) = match (&place.service, job) {
         (Some(service), _) => ("services", service.as_str()),
         (None, Some(job)) => ("jobs", job),
@@ -45,20 +45,20 @@ pub fn ended(result: Outcome) -> &'static str {
 }
 
 /// A message: its data and attributes.
-pub type Message = (Vec<u8>, Vec<(String, String)>);
+pub type TopicMessage = (Vec<u8>, Vec<(String, String)>);
 
 /// What is told of a run.
-pub struct Told {
+pub struct Notification {
     event: Event,
     data: Value,
 }
 
-impl Told {
+impl Notification {
     /// Of a run that ended so.
     ///
     /// # Errors
     /// None, for what a run makes.
-    pub fn new(report: &Report, reason: Option<Reason>, source: &str) -> Result<Self> {
+    pub fn new(report: &Report, reason: Option<BackupReason>, source: &str) -> Result<Self> {
         let doing = "write the event that tells of the run";
         let data = fit(serde_json::to_value(report).map_err(|why| Error::failed(doing, why))?);
         let mut event = EventBuilderV10::new()
@@ -75,14 +75,14 @@ impl Told {
             event = event.extension("reason", reason.to_string());
         }
         let event = event.data(JSON, data.clone()).build().map_err(|why| Error::failed(doing, why))?;
-        Ok(Told { event, data })
+        Ok(Notification { event, data })
     }
 
     /// As a message, in binary mode.
     ///
     /// # Errors
     /// None, for what a run makes.
-    pub fn message(&self) -> Result<Message> {
+    pub fn message(&self) -> Result<TopicMessage> {
         let data = serde_json::to_vec(&self.data).map_err(|why| Error::failed("write the report as a message", why))?;
         let mut attributes: Vec<(String, String)> = Vec::new();
         for (name, value) in self.event.iter_attributes() {

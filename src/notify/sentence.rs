@@ -9,8 +9,8 @@ use indicatif::{BinaryBytes, HumanCount};
 use jiff::SignedDuration;
 
 use crate::replicas::verify::Verified;
-use crate::report::{Action, Done, Outcome, Place, Report};
-use crate::vault::root::Reason;
+use crate::report::{Action, JobOutput, Outcome, Report, RunEnvironment};
+use crate::vault::root::BackupReason;
 use crate::{backup, replicas};
 
 /// The most bytes of an error, and of the text of a critical event.
@@ -19,7 +19,7 @@ const TEXT: usize = 1000;
 const NAME: usize = 200;
 
 /// What a person is told of a run.
-pub fn of(report: &Report, reason: Option<Reason>) -> String {
+pub fn of(report: &Report, reason: Option<BackupReason>) -> String {
     let mut text = format!("The {} {} ", noun(report.action), place(&report.place));
     let took = took(report);
     match (&report.error, report.result) {
@@ -51,7 +51,7 @@ pub fn of(report: &Report, reason: Option<Reason>) -> String {
     if let Some(why) = not_good(report) {
         add(&mut text, format_args!(" {why}."));
     }
-    if reason == Some(Reason::Critical) {
+    if reason == Some(BackupReason::Critical) {
         text.push_str(&critical(report));
     }
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
@@ -70,7 +70,7 @@ fn noun(action: Action) -> &'static str {
     }
 }
 
-fn place(place: &Place) -> String {
+fn place(place: &RunEnvironment) -> String {
     match (&place.service, &place.execution) {
         (Some(service), _) => format!("by the service {}", crate::text::one_line(service, NAME)),
         (None, Some(execution)) => format!("by the job execution {}", crate::text::one_line(execution, NAME)),
@@ -93,18 +93,18 @@ fn done(report: &Report) -> Option<String> {
     let content = |files: u64, bytes: u64| format!("{}, {}", count(files, "file"), BinaryBytes(bytes));
     Some(match &report.done {
         None => format!("snapshot {}", report.snapshot?.id),
-        Some(Done::Backup(done)) => {
-            let replicas::backup::Report { taken, .. } = &**done;
+        Some(JobOutput::Backup(done)) => {
+            let replicas::backup::ReplicatedBackupReport { taken, .. } = &**done;
             let new = BinaryBytes(taken.uploaded_bytes);
             format!("snapshot {} holds {}; {new} were sent", taken.snapshot.id, content(taken.files, taken.bytes))
         }
-        Some(Done::Restore(done)) => {
+        Some(JobOutput::Restore(done)) => {
             let restored = &done.restored;
             let target = crate::text::one_line(&restored.target.to_string_lossy(), NAME);
             let content = content(restored.files, restored.bytes);
             format!("snapshot {} is in {target}: {content}", restored.snapshot.id)
         }
-        Some(Done::Verify(vaults)) => vaults.iter().map(verified).collect::<Vec<_>>().join("; "),
+        Some(JobOutput::Verify(vaults)) => vaults.iter().map(verified).collect::<Vec<_>>().join("; "),
     })
 }
 
@@ -126,7 +126,7 @@ fn verified(vault: &Verified) -> String {
 }
 
 /// Which vaults do not hold the snapshot, the first of them with why.
-fn not_held(done: &replicas::backup::Report) -> String {
+fn not_held(done: &replicas::backup::ReplicatedBackupReport) -> String {
     let (mut names, mut first) = (Vec::new(), None);
     for held in done.vaults.iter().filter(|held| !held.holds) {
         names.push(crate::text::one_line(&held.vault, NAME));
@@ -139,27 +139,27 @@ fn not_held(done: &replicas::backup::Report) -> String {
 /// Why the result is not a good one, where no error says so.
 fn not_good(report: &Report) -> Option<String> {
     match (&report.done, report.result) {
-        (Some(Done::Backup(done)), Outcome::Stale) => Some(not_whole(&done.taken)),
-        (Some(Done::Backup(done)), Outcome::IncompleteCopies) => Some(not_held(done)),
-        (Some(Done::Backup(done)), Outcome::Partial) => {
+        (Some(JobOutput::Backup(done)), Outcome::Stale) => Some(not_whole(&done.taken)),
+        (Some(JobOutput::Backup(done)), Outcome::IncompleteCopies) => Some(not_held(done)),
+        (Some(JobOutput::Backup(done)), Outcome::Partial) => {
             Some(format!("{} could not be read", entries(done.taken.errors.len() as u64)))
         }
-        (Some(Done::Restore(done)), Outcome::Partial) if done.restored.not_restored.is_empty() => {
+        (Some(JobOutput::Restore(done)), Outcome::Partial) if done.restored.not_restored.is_empty() => {
             let newest = done.restored.instead_of?.id;
             Some(format!("A newer snapshot, {newest}, is damaged; this one is older"))
         }
-        (Some(Done::Restore(done)), Outcome::Partial) => {
+        (Some(JobOutput::Restore(done)), Outcome::Partial) => {
             Some(format!("{} could not be restored", entries(done.restored.not_restored.len() as u64)))
         }
         (done, Outcome::Suspect) => {
             let why = match done {
-                Some(Done::Backup(done)) => done.taken.suspect.as_deref(),
+                Some(JobOutput::Backup(done)) => done.taken.suspect.as_deref(),
                 _ => None,
             };
             let why = why.unwrap_or("an unmounted volume, or a directory that was wiped");
             Some(format!("It looks like an accident: {}", crate::text::one_line(why, TEXT)))
         }
-        (Some(Done::Backup(done)), Outcome::Complete) => {
+        (Some(JobOutput::Backup(done)), Outcome::Complete) => {
             done.taken.notices.first().map(|why| crate::text::one_line(why, TEXT))
         }
         (_, Outcome::Unsound) => Some("A database in it failed its check".into()),
@@ -168,7 +168,7 @@ fn not_good(report: &Report) -> Option<String> {
 }
 
 /// What a good snapshot lacks: the first of it, and how much more.
-fn not_whole(taken: &backup::Report) -> String {
+fn not_whole(taken: &backup::BackupReport) -> String {
     let stale = taken
         .stale
         .iter()

@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::events::decoded::Asked;
+use crate::events::decoded::EventDecision;
 use crate::events::{read, read_message};
-use crate::monitor::{Collect, system_random};
+use crate::monitor::{CollectingMonitor, system_random};
 use crate::path::EntryPath;
-use crate::report::{Action, Done, Event, Failure, Outcome, Place, Way};
+use crate::report::{Action, Channel, Event, JobOutput, Outcome, ReportedError, RunEnvironment};
 use crate::vault::hex::Hex;
 use crate::vault::root::{Problem, SnapshotName};
 use crate::{replicas, restore};
@@ -32,9 +32,9 @@ fn report(action: Action, result: Outcome) -> Report {
         run: Hex([1, 2, 3, 4, 5, 6, 7, 8]),
         action,
         result,
-        way: Way::Http,
+        way: Channel::Http,
         events: Vec::new(),
-        place: Place { host: "web-1".into(), writer: "lastgood 0.1.0".into(), ..Place::default() },
+        place: RunEnvironment { host: "web-1".into(), writer: "lastgood 0.1.0".into(), ..RunEnvironment::default() },
         started: time("2026-11-05T10:00:00Z"),
         finished: time("2026-11-05T10:00:03.25Z"),
         snapshot: Some(snapshot()),
@@ -44,12 +44,12 @@ fn report(action: Action, result: Outcome) -> Report {
 }
 
 fn failed(action: Action, result: Outcome, error: &str) -> Report {
-    let error = Failure { error: error.into(), kind: "failed".into(), hint: None };
+    let error = ReportedError { error: error.into(), kind: "failed".into(), hint: None };
     Report { snapshot: None, error: Some(error), ..report(action, result) }
 }
 
-fn restored(not_restored: Vec<Problem>) -> Done {
-    let restored = restore::Report {
+fn restored(not_restored: Vec<Problem>) -> JobOutput {
+    let restored = restore::RestoreReport {
         snapshot: snapshot(),
         target: "/srv/data".into(),
         entries: 3,
@@ -69,7 +69,7 @@ fn restored(not_restored: Vec<Problem>) -> Done {
         seconds: 3.25,
         traffic: None,
     };
-    Done::Restore(Box::new(replicas::restore::Report { vault: "gs://b/a".into(), restored }))
+    JobOutput::Restore(Box::new(replicas::restore::ReplicatedRestoreReport { vault: "gs://b/a".into(), restored }))
 }
 
 fn critical() -> Event {
@@ -81,8 +81,8 @@ fn critical() -> Event {
     }
 }
 
-fn told(report: &Report, reason: Option<Reason>) -> (Value, BTreeMap<String, String>, Value) {
-    let told = Told::new(report, reason, "//lastgood.dev/hosts/web-1").unwrap();
+fn told(report: &Report, reason: Option<BackupReason>) -> (Value, BTreeMap<String, String>, Value) {
+    let told = Notification::new(report, reason, "//lastgood.dev/hosts/web-1").unwrap();
     let (data, attributes) = told.message().unwrap();
     (serde_json::from_slice(&data).unwrap(), attributes.into_iter().collect(), told.structured().unwrap())
 }
@@ -112,7 +112,7 @@ fn what_a_result_is_called() {
 #[test]
 fn an_event_is_the_same_in_both_modes() {
     let report = report(Action::Backup, Outcome::Complete);
-    let (data, attributes, structured) = told(&report, Some(Reason::Schedule));
+    let (data, attributes, structured) = told(&report, Some(BackupReason::Schedule));
     let whole = serde_json::to_value(&report).unwrap();
     assert_eq!((&data, &structured["data"]), (&whole, &whole));
     let expected = json!({
@@ -142,11 +142,14 @@ fn an_event_is_the_same_in_both_modes() {
 
 #[test]
 fn where_events_come_from() {
-    let host = Place { host: "wéb 1".into(), ..Place::default() };
+    let host = RunEnvironment { host: "wéb 1".into(), ..RunEnvironment::default() };
     assert_eq!(source(&host, None), "//lastgood.dev/hosts/w%C3%A9b%201");
     assert_eq!(source(&host, Some("nightly")), "//lastgood.dev/jobs/nightly");
-    assert_eq!(source(&Place { service: Some("backup".into()), ..host }, None), "//lastgood.dev/services/backup");
-    assert_eq!(source(&Place::default(), None), "//lastgood.dev/hosts/unknown");
+    assert_eq!(
+        source(&RunEnvironment { service: Some("backup".into()), ..host }, None),
+        "//lastgood.dev/services/backup"
+    );
+    assert_eq!(source(&RunEnvironment::default(), None), "//lastgood.dev/hosts/unknown");
 }
 
 #[test]
@@ -174,17 +177,18 @@ fn a_result_that_comes_back_starts_no_run() {
     ];
     for report in reports {
         let report = Report { events: vec![critical()], ..report };
-        let told = Told::new(&report, Some(Reason::Critical), "//lastgood.dev/hosts/web-1").unwrap();
+        let told = Notification::new(&report, Some(BackupReason::Critical), "//lastgood.dev/hosts/web-1").unwrap();
         let (data, attributes) = told.message().unwrap();
         let attributes: BTreeMap<_, _> = attributes.into_iter().collect();
         let ignored = |asked, how: &str| match asked {
-            Ok(Asked::Ignored(_)) => {}
+            Ok(EventDecision::Ignored(_)) => {}
             other => panic!("{how}: {other:?}"),
         };
         let subscription = "projects/p/subscriptions/s";
         ignored(read_message(&data, &attributes, "1", None, subscription), "pulled");
         ignored(read_message(&data, &BTreeMap::new(), "1", None, subscription), "pulled without attributes");
-        let webhook = Webhook::new("https://example.com/", When::All).unwrap().body("The backup …", &told).unwrap();
+        let webhook =
+            Webhook::new("https://example.com/", WebhookFilter::All).unwrap().body("The backup …", &told).unwrap();
         let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &data);
         let wrapped = json!({ "subscription": subscription, "message": { "data": encoded, "attributes": attributes, "messageId": "1" } });
         let header = |(name, value): (&String, &String)| {
@@ -205,7 +209,7 @@ fn a_result_that_comes_back_starts_no_run() {
     }
     // An app's own words are no report.
     let own = br#"{"action":"backup","run":"7","result":"bad","text":"x","event":{"type":"order.failed"}}"#;
-    assert!(matches!(read("POST", "/", &HeaderMap::new(), own), Ok(Asked::Run(_))));
+    assert!(matches!(read("POST", "/", &HeaderMap::new(), own), Ok(EventDecision::Run(_))));
 }
 
 #[test]
@@ -229,11 +233,11 @@ fn what_a_person_is_told() {
         ),
         (
             Report {
-                place: Place { service: Some("backup".into()), ..Place::default() },
+                place: RunEnvironment { service: Some("backup".into()), ..RunEnvironment::default() },
                 finished: time("2026-11-05T10:00:00Z"),
                 ..report(Action::Backup, Outcome::Suspect)
             },
-            Some(Reason::Schedule),
+            Some(BackupReason::Schedule),
             format!(
                 "The backup by the service backup is suspect: snapshot {id}. It looks like an accident: an unmounted \
                  volume, or a directory that was wiped."
@@ -245,7 +249,7 @@ fn what_a_person_is_told() {
                 finished: time("2026-11-05T10:01:03Z"),
                 ..failed(Action::Backup, Outcome::Failed, "could not read <a>: x & y")
             },
-            Some(Reason::Critical),
+            Some(BackupReason::Critical),
             "The backup on web-1 failed after 1m 3s: could not read &lt;a&gt;: x &amp; y. It was made for a critical event of \
              shop (and 1 more): &lt;!channel&gt; a &amp; b\\nc"
                 .into(),
@@ -261,14 +265,14 @@ fn what_a_person_is_told() {
     let mut long = failed(Action::Backup, Outcome::Failed, &"&".repeat(100_000));
     long.events = vec![Event { message: Some("é".repeat(100_000)), ..critical() }; 20];
     long.place.host = "h".repeat(100_000);
-    assert!(sentence::of(&long, Some(Reason::Critical)).len() < 10_000);
+    assert!(sentence::of(&long, Some(BackupReason::Critical)).len() < 10_000);
 }
 
 #[test]
 fn chats_are_sent_their_text_alone() {
-    let told = Told::new(&report(Action::Backup, Outcome::Complete), None, "//lastgood.dev/hosts/h").unwrap();
+    let told = Notification::new(&report(Action::Backup, Outcome::Complete), None, "//lastgood.dev/hosts/h").unwrap();
     let body = |url: &str| -> Value {
-        let webhook = Webhook::new(url, When::All).unwrap();
+        let webhook = Webhook::new(url, WebhookFilter::All).unwrap();
         serde_json::from_slice(&webhook.body("It is complete.", &told).unwrap()).unwrap()
     };
     for chat in ["https://hooks.slack.com/services/T/B/x", "https://CHAT.googleapis.com/v1/spaces/A/messages?key=k"] {
@@ -276,7 +280,7 @@ fn chats_are_sent_their_text_alone() {
     }
     let other = body("https://example.com/hooks.slack.com");
     assert_eq!((&other["text"], &other["event"]), (&json!("It is complete."), &told.structured().unwrap()));
-    let failures = Webhook::new("https://example.com", When::NotComplete).unwrap();
+    let failures = Webhook::new("https://example.com", WebhookFilter::NotComplete).unwrap();
     let wants = |result| failures.wants(&report(Action::Backup, result));
     assert!(wants(Outcome::Suspect) && wants(Outcome::IncompleteCopies));
     assert!(!wants(Outcome::Complete) && !wants(Outcome::Stale));
@@ -305,9 +309,9 @@ fn server(answer: &'static str) -> SocketAddr {
 #[test]
 fn once_told_to_stop_it_takes_two_seconds() {
     let url = format!("http://{}/secret", server(""));
-    let webhook = || Some(Webhook::new(&url, When::All).unwrap());
-    let notify = Notify::new("//lastgood.dev/hosts/h".into(), None, webhook());
-    let (stop, heard) = (AtomicBool::new(true), Collect::default());
+    let webhook = || Some(Webhook::new(&url, WebhookFilter::All).unwrap());
+    let notify = Notifier::new("//lastgood.dev/hosts/h".into(), None, webhook());
+    let (stop, heard) = (AtomicBool::new(true), CollectingMonitor::default());
     let ctx = Context { random: &system_random, threads: 1, parallel: 1, stop: &stop, monitor: &heard };
     let began = Instant::now();
     notify.tell(&report(Action::Backup, Outcome::Complete), None, &ctx);
@@ -335,7 +339,8 @@ fn once_told_to_stop_it_takes_two_seconds() {
 #[test]
 fn an_error_has_slacks_word_and_nothing_of_the_url() {
     let post = |answer| {
-        let webhook = Webhook::new(&format!("http://{}/secret?key=hidden", server(answer)), When::All).unwrap();
+        let webhook =
+            Webhook::new(&format!("http://{}/secret?key=hidden", server(answer)), WebhookFilter::All).unwrap();
         webhook.post(b"{}".to_vec(), Duration::from_secs(10)).unwrap_err()
     };
     for (answer, expected) in [

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use super::event::Message;
+use super::event::TopicMessage;
 use crate::error::Result;
 use crate::gcp::cloud::Cloud;
 use crate::gcp::pubsub::{Publisher, Topic};
 
 /// The topic for results, and how it is reached.
 #[derive(Debug, Clone)]
-pub struct Results {
+pub struct ResultTopic {
     topic: Topic,
     cloud: Cloud,
 }
 
-impl Results {
+impl ResultTopic {
     /// Asks nothing yet.
     pub fn new(topic: Topic, cloud: Cloud) -> Self {
-        Results { topic, cloud }
+        ResultTopic { topic, cloud }
     }
 
     /// What is being done.
@@ -29,7 +29,7 @@ impl Results {
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub(super) fn publish(&self, (data, attributes): Message, within: Duration) -> Result<()> {
+    pub(super) fn publish(&self, (data, attributes): TopicMessage, within: Duration) -> Result<()> {
         Publisher::new(&self.cloud, self.topic.clone())?.publish(data, attributes, within, || false).map(drop)
     }
 }

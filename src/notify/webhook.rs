@@ -21,13 +21,13 @@ use reqwest::{Client, Response, Url};
 use serde_json::json;
 use tokio::runtime::Builder;
 
-use super::event::Told;
+use super::event::Notification;
 use crate::error::{Doing, Error, Result};
-use crate::gcp::error_text::said;
+use crate::gcp::error_text::with_causes;
 use crate::gcp::http_client;
-use crate::report::{Done, Outcome, Report};
+use crate::report::{JobOutput, Outcome, Report};
 use crate::retry::random;
-use crate::retry::{Fault, Pace};
+use crate::retry::{Backoff, Fault};
 use crate::store::gcs::retry_after;
 
 /// Chats: they show `text`, and some refuse anything beside it.
@@ -40,7 +40,7 @@ const WORD: usize = 64;
 
 /// Which results it is told of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum When {
+pub enum WebhookFilter {
     /// All.
     #[default]
     All,
@@ -52,7 +52,7 @@ pub enum When {
 #[derive(Clone)]
 pub struct Webhook {
     url: Url,
-    when: When,
+    when: WebhookFilter,
 }
 
 impl Webhook {
@@ -60,7 +60,7 @@ impl Webhook {
     ///
     /// # Errors
     /// Text that says what is wrong with it, and that has nothing of it.
-    pub fn new(url: &str, when: When) -> Result<Self, String> {
+    pub fn new(url: &str, when: WebhookFilter) -> Result<Self, String> {
         let url = Url::parse(url.trim()).map_err(|why| why.to_string())?;
         match url.scheme() {
             "https" => Ok(Webhook { url, when }),
@@ -74,10 +74,10 @@ impl Webhook {
     /// lasted for long.
     pub(super) fn wants(&self, report: &Report) -> bool {
         let alert = || match &report.done {
-            Some(Done::Backup(done)) => done.taken.news || !done.taken.notices.is_empty(),
+            Some(JobOutput::Backup(done)) => done.taken.news || !done.taken.notices.is_empty(),
             _ => false,
         };
-        self.when == When::All
+        self.when == WebhookFilter::All
             || match report.result {
                 Outcome::Complete | Outcome::Stale => alert(),
                 _ => true,
@@ -93,7 +93,7 @@ impl Webhook {
     ///
     /// # Errors
     /// None, for what a run makes.
-    pub(super) fn body(&self, text: &str, told: &Told) -> Result<Vec<u8>> {
+    pub(super) fn body(&self, text: &str, told: &Notification) -> Result<Vec<u8>> {
         let chat = self.url.host_str().is_some_and(|host| CHATS.contains(&host));
         let body = if chat { json!({ "text": text }) } else { json!({ "text": text, "event": told.structured()? }) };
         serde_json::to_vec(&body).map_err(|why| Error::failed("write the body for the webhook", why))
@@ -107,7 +107,7 @@ impl Webhook {
         let began = Instant::now();
         let client = http_client::client(self.url.as_str(), || self.doing(), |client| client)?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(|| self.doing())?;
-        let pace = Pace { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
+        let pace = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
         let posted = runtime.block_on(async {
             let mut tried = 0;
             loop {
@@ -141,7 +141,7 @@ impl Webhook {
         let request = client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
         let answer = request.send().await.map_err(|why| {
             let builder = why.is_builder();
-            let text = said(&why.without_url());
+            let text = with_causes(&why.without_url());
             if builder { Fault::refused(text, "Check the webhook's URL.") } else { Fault::passing(text) }
         })?;
         let (status, after) = (answer.status(), wish(answer.headers()));

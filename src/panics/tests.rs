@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use super::*;
 use crate::backup::{self};
-use crate::monitor::{Context, Moment, Monitor, Silent, system_random};
-use crate::parallel::ordered::in_order;
+use crate::monitor::{Context, Moment, Monitor, SilentMonitor, system_random};
+use crate::parallel::ordered::map_ordered;
 use crate::path::EntryPath;
 use crate::replicas::copy;
-use crate::restore::sample::Sample;
+use crate::restore::sample::SampleVault;
 use crate::restore::tests::{noise, options};
 use crate::restore::{self};
 use crate::source::stable::Trust;
 use crate::store::testing::fault::FaultStore;
 use crate::store::testing::memory::MemoryStore;
 use crate::vault::Vault;
-use crate::vault::root::State;
+use crate::vault::root::SnapshotState;
 use crate::{export, verify};
 
 const NEVER: &str = "nothing happens any more";
@@ -31,7 +31,7 @@ const LONG: Duration = Duration::from_secs(120);
 /// Does work in a thread, and gives how it failed. One that does not end fails the test.
 #[track_caller]
 fn ends(what: &str, work: impl FnOnce(&Context) -> Result<()> + Send + 'static) -> String {
-    ends_heard(what, Silent, work)
+    ends_heard(what, SilentMonitor, work)
 }
 
 #[track_caller]
@@ -100,15 +100,15 @@ fn backed_up(known: bool) -> (tempfile::TempDir, &'static MemoryStore) {
     let vault = Vault::init(Box::new(store), system_random).unwrap();
     if known {
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
+        let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor };
         backup::backup(&vault, &of(&data), &ctx).unwrap();
     }
     (data, store)
 }
 
-fn of(data: &tempfile::TempDir) -> backup::options::Options {
+fn of(data: &tempfile::TempDir) -> backup::options::BackupOptions {
     let trust = Trust { writeback: 0, ..Trust::default() };
-    backup::options::Options { data: data.path().into(), trust, ..backup::options::Options::default() }
+    backup::options::BackupOptions { data: data.path().into(), trust, ..backup::options::BackupOptions::default() }
 }
 
 #[test]
@@ -150,11 +150,11 @@ fn threads_of_a_backup() {
 #[test]
 fn threads_of_a_restore() {
     let sample = || {
-        let mut sample = Sample::new();
+        let mut sample = SampleVault::new();
         for n in 0..60 {
             sample.file(format!("f{n:02}"), &noise(90_000, n));
         }
-        sample.commit(State::Complete);
+        sample.commit(SnapshotState::Complete);
         sample.store
     };
     for (what, verb, begins) in
@@ -181,7 +181,7 @@ fn threads_of_a_restore() {
 #[test]
 fn threads_that_verify_copy_and_export() {
     let (_, store) = backed_up(true);
-    let all = verify::Options { read_data: Some(100.0), databases: None };
+    let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
     for begins in ["packs/", "index/"] {
         let all = all.clone();
         let said = ends("verify", move |ctx| {
@@ -207,7 +207,7 @@ fn threads_that_verify_copy_and_export() {
     }
     let said = ends("requests in order", |_| {
         let asked = |n: &u32| assert!(*n < 5, "{SAID}");
-        in_order(&(0..20).collect::<Vec<_>>(), 3, asked, |_, ()| Ok(()))
+        map_ordered(&(0..20).collect::<Vec<_>>(), 3, asked, |_, ()| Ok(()))
     });
     assert_panicked("requests in order", &said);
 }

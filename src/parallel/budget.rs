@@ -3,22 +3,22 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// So many bytes may be held at the same time.
-pub struct Room {
+pub struct ByteBudget {
     size: u64,
     taken: Mutex<u64>,
     freed: Condvar,
 }
 
 /// Bytes of a room that are taken, until this is dropped.
-pub struct Taken<'r> {
-    room: &'r Room,
+pub struct ReservedBytes<'r> {
+    room: &'r ByteBudget,
     bytes: u64,
 }
 
-impl Room {
+impl ByteBudget {
     /// Room for `size` bytes.
     pub fn new(size: u64) -> Self {
-        Room { size, taken: Mutex::new(0), freed: Condvar::new() }
+        ByteBudget { size, taken: Mutex::new(0), freed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, u64> {
@@ -31,17 +31,17 @@ impl Room {
     }
 
     /// Waits until there is room for so many bytes, or until they are the only ones.
-    pub fn take(&self, bytes: u64) -> Taken<'_> {
+    pub fn take(&self, bytes: u64) -> ReservedBytes<'_> {
         let mut taken = self.lock();
         while *taken > 0 && taken.saturating_add(bytes) > self.size {
             taken = self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
         }
         *taken = taken.saturating_add(bytes);
-        Taken { room: self, bytes }
+        ReservedBytes { room: self, bytes }
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for ReservedBytes<'_> {
     fn drop(&mut self) {
         let mut taken = self.room.lock();
         *taken = taken.saturating_sub(self.bytes);
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn no_more_is_held_than_there_is_room_for() {
-        let (room, held, most) = (Room::new(100), AtomicU64::new(0), AtomicU64::new(0));
+        let (room, held, most) = (ByteBudget::new(100), AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for thread in 0..6 {
                 let (room, held, most) = (&room, &held, &most);

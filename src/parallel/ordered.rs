@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// Those of `take`, after which nothing more is asked.
-pub fn in_order<T: Sync, A: Send>(
+pub fn map_ordered<T: Sync, A: Send>(
     items: &[T],
     parallel: usize,
     ask: impl Fn(&T) -> A + Sync,
@@ -67,21 +67,21 @@ mod tests {
                 n * 3
             };
             let mut taken = Vec::new();
-            in_order(&items, parallel, ask, |n, answer| {
+            map_ordered(&items, parallel, ask, |n, answer| {
                 taken.push((*n, answer));
                 Ok(())
             })
             .unwrap();
             assert_eq!(taken, items.iter().map(|n| (*n, n * 3)).collect::<Vec<_>>());
         }
-        in_order(&[], 4, |n: &usize| *n, |_, _| panic!("nothing was asked")).unwrap();
+        map_ordered(&[], 4, |n: &usize| *n, |_, _| panic!("nothing was asked")).unwrap();
     }
 
     #[test]
     fn after_a_failure_little_more_is_asked() {
         let asked = AtomicUsize::new(0);
         let items: Vec<usize> = (0..1000).collect();
-        let said = in_order(
+        let said = map_ordered(
             &items,
             3,
             |n| {

@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::copy::{copy_with, from_any};
-use super::{Found, Site, check_same, none_serves, passed_over};
+use super::{Site, SiteState, check_same, none_serves, passed_over};
 use crate::backup::doubted::user;
-use crate::backup::options::Options;
+use crate::backup::options::BackupOptions;
 use crate::backup::{self};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
@@ -22,7 +22,7 @@ use crate::vault::doubt::{Doubts, Finding, in_all, told};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::PackReader;
-use crate::vault::root::{MAX_ROOT, PackBook, Reason, SNAPSHOTS, SnapshotName, State};
+use crate::vault::root::{BackupReason, MAX_ROOT, PackBook, SNAPSHOTS, SnapshotName, SnapshotState};
 use crate::vault::state::PackState;
 use crate::vault::{Vault, seq};
 
@@ -36,19 +36,19 @@ const TICK: SignedDuration = SignedDuration::from_secs(2);
 
 /// What a backup did, and which vaults hold the snapshot.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct ReplicatedBackupReport {
     /// What the backup did.
     #[serde(flatten)]
-    pub taken: backup::Report,
+    pub taken: backup::BackupReport,
     /// The vault that it went to.
     pub vault: String,
     /// All vaults, in the order in which they were named.
-    pub vaults: Vec<Held>,
+    pub vaults: Vec<ReplicaReport>,
 }
 
 /// A vault, after a backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Held {
+pub struct ReplicaReport {
     /// Its address.
     pub vault: String,
     /// Whether it holds the snapshot, and gives it back whole as far as is known.
@@ -120,7 +120,7 @@ impl Replica {
 /// Usage: the vaults are not replicas of one. A first vault that is damaged, or missing where none may be made. No vault
 /// that can take it; a vault that would have to be made while another place cannot be asked whether it holds it. As
 /// [`backup::backup`]. With a report, at least one vault holds the snapshot.
-pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Report> {
+pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Result<ReplicatedBackupReport> {
     let mut warnings = Vec::new();
     let mut warn = |what: String| {
         ctx.monitor.warn(&what);
@@ -187,7 +187,7 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
         vaults.push(held);
     }
     // Whoever is there sees it; for a schedule that runs on unseen it may be a volume that is not mounted.
-    let unseen = options.reason != Reason::Manual;
+    let unseen = options.reason != BackupReason::Manual;
     for held in vaults.iter().filter(|held| held.made && unseen) {
         let what = format!("there was no vault at {}, and one was made: is its volume mounted?", held.vault);
         ctx.monitor.warn(&what);
@@ -195,7 +195,7 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
         report.warnings.push(what);
     }
     report.warnings.splice(..0, warnings);
-    Ok(Report { taken: report, vault: replicas.swap_remove(primary).url, vaults })
+    Ok(ReplicatedBackupReport { taken: report, vault: replicas.swap_remove(primary).url, vaults })
 }
 
 /// Reads the doubts of all vaults but the first one to be backed up to, whose backup reads its own, and tests what that vault's
@@ -206,7 +206,7 @@ pub fn back_up(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Rep
 fn spoiled_elsewhere(
     replicas: &[Replica],
     order: &[usize],
-    options: &Options,
+    options: &BackupOptions,
     ctx: &Context,
     warn: &mut impl FnMut(String),
 ) -> Result<HashSet<PackId>> {
@@ -233,7 +233,7 @@ fn spoiled_elsewhere(
                 let Ok(root) = source.root(*name) else { continue };
                 let Ok(packs) = PackReader::for_root(&*source.store, &root) else { continue };
                 needed.extend(packs.book().iter().map(|(id, pack)| (*id, *pack)));
-                if root.state != State::Suspect {
+                if root.state != SnapshotState::Suspect {
                     break;
                 }
             }
@@ -270,8 +270,8 @@ pub fn make(sites: Vec<Site>, ctx: &Context) -> Result<bool> {
 
 /// By how much the fastest clock of the vaults is ahead of this machine's. One that does not answer does not count: whoever needs
 /// it asks again, and is told why. Vaults that have just been listed tell the time without another request.
-fn clock_ahead(replicas: &[Replica], options: &Options) -> SignedDuration {
-    let machine = Options { clock_ahead: SignedDuration::ZERO, ..options.clone() };
+fn clock_ahead(replicas: &[Replica], options: &BackupOptions) -> SignedDuration {
+    let machine = BackupOptions { clock_ahead: SignedDuration::ZERO, ..options.clone() };
     let now = || replicas.iter().filter(|_| replicas.len() > 1).filter_map(|replica| replica.vault()?.store.now().ok());
     now().map(|now| now.duration_since(machine.clock())).max().unwrap_or_default().max(SignedDuration::ZERO)
 }
@@ -288,18 +288,18 @@ fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Re
         // at all.
         let leading = first_vault.map_or(at == 0, |first| at < first);
         let vault = match found {
-            Found::Vault(vault) => Ok(vault),
-            Found::Failed(why) if alone || leading && matches!(why.kind(), Kind::Damage | Kind::Usage) => {
+            SiteState::Vault(vault) => Ok(vault),
+            SiteState::Failed(why) if alone || leading && matches!(why.kind(), Kind::Damage | Kind::Usage) => {
                 return Err(why);
             }
-            Found::Failed(why) => {
+            SiteState::Failed(why) => {
                 if leading {
                     warn(passed_over(&url, &why));
                 }
                 unknown.get_or_insert(at);
                 Err(why)
             }
-            Found::Nothing(store) => {
+            SiteState::Nothing(store) => {
                 let missing = Vault::missing(&*store);
                 match if may_make { Vault::check_free(&*store) } else { Err(Vault::missing(&*store)) } {
                     Ok(()) => {
@@ -363,12 +363,12 @@ fn share(
     new: SnapshotName,
     ctx: &Context,
     warn: &mut impl FnMut(String),
-) -> Held {
+) -> ReplicaReport {
     let replica = &replicas[at];
-    let mut held = Held { vault: replica.url.clone(), made: replica.made, ..Held::default() };
+    let mut held = ReplicaReport { vault: replica.url.clone(), made: replica.made, ..ReplicaReport::default() };
     let to = match &replica.vault {
         Ok(vault) => vault,
-        Err(why) => return Held { why: Some(why.what()), ..held },
+        Err(why) => return ReplicaReport { why: Some(why.what()), ..held },
     };
     held.holds = at == primary;
     // What one vault cannot give, since it is damaged there, the next one may.
@@ -431,7 +431,7 @@ fn lacking(from: &Replica, to: &Replica, new: SnapshotName) -> Vec<SnapshotName>
 /// in no listing and can be read: it is not to come back.
 fn is_gone(vault: &Vault, name: SnapshotName) -> bool {
     match vault.store.get(&name.object(SNAPSHOTS), MAX_ROOT) {
-        Ok(_) | Err(store::Error::OutOfRange { .. }) => {
+        Ok(_) | Err(store::StoreError::OutOfRange { .. }) => {
             tracing::info!("the snapshot {name} is not handed on to {}: it was let go there", vault.store.url());
             false
         }

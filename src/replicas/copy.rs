@@ -18,8 +18,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::parallel::budget::Room;
-use crate::parallel::ordered::in_order;
+use crate::parallel::budget::ByteBudget;
+use crate::parallel::ordered::map_ordered;
 use crate::restore::select::PassedOver;
 use crate::store::{self, Store};
 use crate::vault::Vault;
@@ -43,7 +43,7 @@ const AGAIN: &str = "What was copied stays, and is not sent again: run the same 
 
 /// What was copied.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Report {
+pub struct CopyReport {
     /// Snapshots that `to` did not have and has now, oldest first.
     pub snapshots: Vec<SnapshotName>,
     /// Snapshots that it had.
@@ -74,13 +74,13 @@ pub fn lacking(from: &Vault, to: &Vault) -> Result<Vec<SnapshotName>> {
 }
 
 /// The bytes of a pack from another replica, and that replica's address; none where no other one gives them.
-pub type Elsewhere<'a> = dyn Fn(&PackInfo) -> Option<(Vec<u8>, String)> + Sync + 'a;
+pub type PackFallback<'a> = dyn Fn(&PackInfo) -> Option<(Vec<u8>, String)> + Sync + 'a;
 
 /// Copies snapshots. Of those that `to` has, packs that it has lost are sent again.
 ///
 /// # Errors
 /// As [`copy_with`].
-pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> Result<Report> {
+pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> Result<CopyReport> {
     copy_with(from, (to, &mut Doubts::read(&*to.store)), names, None, ctx)
 }
 
@@ -95,18 +95,18 @@ pub fn copy_with(
     from: &Vault,
     (to, doubts): (&Vault, &mut Doubts),
     names: &[SnapshotName],
-    elsewhere: Option<&Elsewhere>,
+    elsewhere: Option<&PackFallback>,
     ctx: &Context,
-) -> Result<Report> {
+) -> Result<CopyReport> {
     let began = Instant::now();
     from.check_same(to)?;
     let (source, target) = (from.store.url(), to.store.url());
     let doing = || format!("copy from {source} to {target}");
-    let done = (|| -> Result<Report> {
+    let done = (|| -> Result<CopyReport> {
         let mut copying = Copying::new(from, (to, doubts), elsewhere, ctx)?;
         let names: Vec<_> = names.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         ctx.monitor.begin("copying", None);
-        in_order(
+        map_ordered(
             &names,
             ctx.parallel,
             |name| read(from, *name),
@@ -127,7 +127,7 @@ pub fn copy_with(
         Ok(copying.report)
     })();
     match done {
-        Ok(report) => Ok(Report { seconds: began.elapsed().as_secs_f64(), ..report }),
+        Ok(report) => Ok(CopyReport { seconds: began.elapsed().as_secs_f64(), ..report }),
         Err(why) => {
             let why = why.within(doing());
             Err(if why.advice().is_none() { why.hint(AGAIN) } else { why })
@@ -157,7 +157,7 @@ struct Copying<'a> {
     /// The doubts of `to`, and the packs that they name.
     doubts: &'a mut Doubts,
     doubted: HashSet<PackId>,
-    elsewhere: Option<&'a Elsewhere<'a>>,
+    elsewhere: Option<&'a PackFallback<'a>>,
     ctx: &'a Context<'a>,
     /// The packs of both when the copy began, and in `there` those that were sent since.
     here: HashMap<String, u64>,
@@ -177,14 +177,14 @@ struct Copying<'a> {
     missing_bytes: u64,
     /// Bytes that are sent or will be, as far as is known.
     planned: u64,
-    report: Report,
+    report: CopyReport,
 }
 
 impl<'a> Copying<'a> {
     fn new(
         from: &'a Vault,
         (to, doubts): (&'a Vault, &'a mut Doubts),
-        elsewhere: Option<&'a Elsewhere<'a>>,
+        elsewhere: Option<&'a PackFallback<'a>>,
         ctx: &'a Context,
     ) -> Result<Self> {
         Ok(Copying {
@@ -205,7 +205,7 @@ impl<'a> Copying<'a> {
             missing: BTreeMap::new(),
             missing_bytes: 0,
             planned: 0,
-            report: Report::default(),
+            report: CopyReport::default(),
         })
     }
 
@@ -324,7 +324,7 @@ impl<'a> Copying<'a> {
             || match self.to.store.create(&object, &[&snapshot.root]) {
                 Ok(()) => false,
                 // Its name says what its bytes are: another copy made it.
-                Err(store::Error::AlreadyExists { .. }) => true,
+                Err(store::StoreError::AlreadyExists { .. }) => true,
                 Err(why) => return Err(why.while_doing(format!("create {object} in {}", self.to.store.url()))),
             };
         if let Some(why) = snapshot.packs.iter().find_map(|pack| self.spoilt_there.get(&pack.id)) {
@@ -344,7 +344,8 @@ impl<'a> Copying<'a> {
 
     /// Sends packs, several at once. Those that are damaged are remembered as such.
     fn send(&mut self, packs: &[PackInfo]) -> Result<()> {
-        let (next, room, ended) = (AtomicUsize::new(0), Room::new(IN_FLIGHT), Mutex::new(Ended::default()));
+        let (next, room, ended) =
+            (AtomicUsize::new(0), ByteBudget::new(IN_FLIGHT), Mutex::new(PackCopySummary::default()));
         let this = &*self;
         std::thread::scope(|scope| {
             for _ in 0..self.ctx.parallel.clamp(1, packs.len().max(1)) {
@@ -360,9 +361,9 @@ impl<'a> Copying<'a> {
                         match sent {
                             Ok((sent, spoiled)) => {
                                 match sent {
-                                    Sent::Created => ended.created.push(*pack),
-                                    Sent::There => {}
-                                    Sent::Damaged(why) => ended.damaged.push((pack.id, why)),
+                                    PackCopyOutcome::Created => ended.created.push(*pack),
+                                    PackCopyOutcome::There => {}
+                                    PackCopyOutcome::Damaged(why) => ended.damaged.push((pack.id, why)),
                                 }
                                 ended.spoiled.extend(spoiled.map(|why| (*pack, why)));
                             }
@@ -372,7 +373,8 @@ impl<'a> Copying<'a> {
                 });
             }
         });
-        let Ended { created, damaged, spoiled, failure } = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let PackCopySummary { created, damaged, spoiled, failure } =
+            ended.into_inner().unwrap_or_else(PoisonError::into_inner);
         for pack in created {
             self.report.objects += 1;
             self.report.bytes += pack.size;
@@ -386,7 +388,7 @@ impl<'a> Copying<'a> {
 
     /// Reads a pack, compares it with what the root says of it, and creates it. Says also how it is damaged in `from`, if it is
     /// there.
-    fn send_one(&self, pack: &PackInfo) -> Result<(Sent, Option<String>)> {
+    fn send_one(&self, pack: &PackInfo) -> Result<(PackCopyOutcome, Option<String>)> {
         self.ctx.check("copy packs")?;
         let name = pack.name();
         let (from, to) = (&self.from.store, &self.to.store);
@@ -403,14 +405,14 @@ impl<'a> Copying<'a> {
                         self.ctx.monitor.warn(&format!("{why}; it is taken from {url}"));
                         (bytes, spoiled)
                     }
-                    None => return Ok((Sent::Damaged(why), spoiled)),
+                    None => return Ok((PackCopyOutcome::Damaged(why), spoiled)),
                 }
             }
         };
         let created = match to.create(&name, &[&bytes]) {
-            Ok(()) => Sent::Created,
+            Ok(()) => PackCopyOutcome::Created,
             // Another copy made it. Whether it is whole, and not released, the listing before the root tells.
-            Err(store::Error::AlreadyExists { .. }) => Sent::There,
+            Err(store::StoreError::AlreadyExists { .. }) => PackCopyOutcome::There,
             Err(why) => return Err(why.while_doing(format!("create {name} in {}", to.url()))),
         };
         self.ctx.monitor.advance(pack.size);
@@ -440,12 +442,12 @@ pub fn right_bytes(store: &dyn Store, pack: &PackInfo) -> Result<Result<Vec<u8>,
         match store.get(&name, pack.size) {
             Ok(bytes) if bytes.len() as u64 == pack.size && crc32c::crc32c(&bytes) == pack.crc32c => Ok(Ok(bytes)),
             Ok(_) => damaged("its bytes are not those that were stored (CRC32C)".into()),
-            Err(store::Error::NotFound { .. }) => Ok(Err(PackState::Absent)),
-            Err(store::Error::OutOfRange { size, .. }) => {
+            Err(store::StoreError::NotFound { .. }) => Ok(Err(PackState::Absent)),
+            Err(store::StoreError::OutOfRange { size, .. }) => {
                 damaged(format!("it has {size} bytes, and {} were stored", pack.size))
             }
-            Err(store::Error::Corrupt { .. }) => damaged("its bytes are not those that were stored".into()),
-            Err(store::Error::Unreadable { why, .. }) => damaged(format!("it cannot be read: {why}")),
+            Err(store::StoreError::Corrupt { .. }) => damaged("its bytes are not those that were stored".into()),
+            Err(store::StoreError::Unreadable { why, .. }) => damaged(format!("it cannot be read: {why}")),
             Err(why) => Err(why.while_doing(format!("read {name} of {}", store.url()))),
         }
     };
@@ -478,7 +480,7 @@ pub fn from_any<'v>(vaults: impl IntoIterator<Item = &'v Vault>, pack: &PackInfo
 }
 
 /// What became of a pack.
-enum Sent {
+enum PackCopyOutcome {
     Created,
     There,
     Damaged(String),
@@ -486,7 +488,7 @@ enum Sent {
 
 /// What became of several.
 #[derive(Default)]
-struct Ended {
+struct PackCopySummary {
     created: Vec<PackInfo>,
     damaged: Vec<(PackId, String)>,
     /// What is damaged in `from`, also where its content came from elsewhere.
@@ -510,7 +512,7 @@ pub struct Copied {
     pub made: bool,
     /// What was copied.
     #[serde(flatten)]
-    pub report: Report,
+    pub report: CopyReport,
 }
 
 #[cfg(test)]

@@ -28,11 +28,11 @@ pub struct Site {
     /// Whether what is there is lost with the instance of Cloud Run that this is.
     pub fleeting: bool,
     /// What was found there.
-    pub found: Found,
+    pub found: SiteState,
 }
 
 /// What is at a place.
-pub enum Found {
+pub enum SiteState {
     /// A vault.
     Vault(Vault),
     /// No vault.
@@ -45,9 +45,9 @@ impl Site {
     /// Looks what is there.
     pub fn look(url: String, may_make: bool, store: Result<Box<dyn Store>>) -> Self {
         let found = match store.and_then(Vault::find) {
-            Ok(Ok(vault)) => Found::Vault(vault),
-            Ok(Err(store)) => Found::Nothing(store),
-            Err(why) => Found::Failed(why),
+            Ok(Ok(vault)) => SiteState::Vault(vault),
+            Ok(Err(store)) => SiteState::Nothing(store),
+            Err(why) => SiteState::Failed(why),
         };
         Site { url, may_make, fleeting: false, found }
     }
@@ -58,29 +58,29 @@ impl Site {
     /// There is none, or it cannot be told.
     pub fn vault(self) -> Result<Vault> {
         match self.found {
-            Found::Vault(vault) => Ok(vault),
-            Found::Nothing(store) => Err(Vault::missing(&*store)),
-            Found::Failed(why) => Err(why),
+            SiteState::Vault(vault) => Ok(vault),
+            SiteState::Nothing(store) => Err(Vault::missing(&*store)),
+            SiteState::Failed(why) => Err(why),
         }
     }
 
     fn held(&self) -> Option<&Vault> {
         match &self.found {
-            Found::Vault(vault) => Some(vault),
+            SiteState::Vault(vault) => Some(vault),
             _ => None,
         }
     }
 }
 
 /// A place, and why it does not serve.
-type Failure = (String, Error);
+type SiteFailure = (String, Error);
 
 /// The first vault that opens. Those after it are not looked at.
 ///
 /// # Errors
 /// None opens; the error tells of each, why.
 pub fn first(sites: impl IntoIterator<Item = Site>, ctx: &Context) -> Result<Vault> {
-    let mut failures: Vec<Failure> = Vec::new();
+    let mut failures: Vec<SiteFailure> = Vec::new();
     for site in sites {
         let url = site.url.clone();
         match site.vault() {
@@ -96,7 +96,7 @@ pub fn first(sites: impl IntoIterator<Item = Site>, ctx: &Context) -> Result<Vau
 
 /// A place of [`init`], and whether the vault there is new.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Made {
+pub struct InitReport {
     /// The place.
     pub vault: String,
     /// Whether it was made now.
@@ -109,18 +109,18 @@ pub struct Made {
 /// # Errors
 /// All have one already; they have different ones; a place that cannot be asked whether it has one, or where something else
 /// lies. None is made then.
-pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<Made>)> {
+pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<InitReport>)> {
     check_same(&sites)?;
     let (mut vault, mut empty, mut done) = (None, Vec::new(), Vec::new());
     for site in sites {
-        done.push(Made { vault: site.url, made: matches!(site.found, Found::Nothing(_)) });
+        done.push(InitReport { vault: site.url, made: matches!(site.found, SiteState::Nothing(_)) });
         match site.found {
-            Found::Failed(why) => return Err(why),
-            Found::Nothing(store) => {
+            SiteState::Failed(why) => return Err(why),
+            SiteState::Nothing(store) => {
                 Vault::check_free(&*store)?;
                 empty.push(store);
             }
-            Found::Vault(held) => _ = vault.get_or_insert(held),
+            SiteState::Vault(held) => _ = vault.get_or_insert(held),
         }
     }
     let mut empty = empty.into_iter();
@@ -152,7 +152,7 @@ fn passed_over(url: &str, why: &Error) -> String {
 }
 
 /// The error that tells why each of several vaults could not serve; where it is one, its own.
-fn none_serves(doing: &str, mut failures: Vec<Failure>) -> Error {
+fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     if failures.len() == 1
         && let Some((_, why)) = failures.pop()
     {

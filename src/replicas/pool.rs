@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::fs::filesystem;
 use crate::monitor::Context;
 use crate::restore::select;
-use crate::store::open::Opener;
+use crate::store::Store;
 use crate::store::address::Address;
-use crate::store::metered::Since;
-use crate::store::{self, Store};
+use crate::store::metered::MeteredStore;
+use crate::store::open::Opener;
 use crate::vault::Vault;
 use crate::vault::root::Root;
 
@@ -26,7 +26,7 @@ const LAST_WORDS: Duration = Duration::from_secs(4);
 const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
 
 /// The vaults to use, the one to be preferred first.
-pub struct Vaults {
+pub struct VaultPool {
     addresses: Vec<Address>,
     opener: Opener,
     stop: Arc<AtomicBool>,
@@ -37,11 +37,18 @@ pub struct Vaults {
     last: Mutex<HashMap<Address, Arc<dyn Store>>>,
 }
 
-impl Vaults {
+impl VaultPool {
     /// At least one; their stores give up once `stop` is set.
     pub fn new(addresses: Vec<Address>, opener: impl Into<Opener>, stop: Arc<AtomicBool>) -> Self {
         let opener = opener.into();
-        Vaults { addresses, opener, stop, stores: Mutex::default(), silence: OnceLock::new(), last: Mutex::default() }
+        VaultPool {
+            addresses,
+            opener,
+            stop,
+            stores: Mutex::default(),
+            silence: OnceLock::new(),
+            last: Mutex::default(),
+        }
     }
 
     /// Where they are.
@@ -63,7 +70,7 @@ impl Vaults {
                 opened
             }
         };
-        Ok(Box::new(Since::new(store)))
+        Ok(Box::new(MeteredStore::new(store)))
     }
 
     /// Whether the program was told to stop, so that stores give up what they are asked, and only last words may be written.
@@ -99,7 +106,7 @@ impl Vaults {
                 opened
             }
         };
-        Ok(Box::new(Since::new(store)))
+        Ok(Box::new(MeteredStore::new(store)))
     }
 
     /// Opens the store for the last checkpoint of a backup once the program is told to stop, upon which a bucket's own store gives up.

@@ -5,11 +5,11 @@ use std::cmp::Reverse;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Failure, Site, check_same, none_serves, passed_over};
+use super::{Site, SiteFailure, check_same, none_serves, passed_over};
 use crate::error::{Error, Kind, Result};
-use crate::monitor::{Context, Silent};
-use crate::restore::damaged::{self, Failure as Unfit};
-use crate::restore::options::Options;
+use crate::monitor::{Context, SilentMonitor};
+use crate::restore::damaged::{self, RestoreFailure};
+use crate::restore::options::RestoreOptions;
 use crate::restore::preview::Preview;
 use crate::restore::select::{self, Choice, PassedOver};
 use crate::restore::{self, Damaged};
@@ -19,16 +19,16 @@ use crate::vault::root::SnapshotName;
 
 /// What was restored, and from where.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct ReplicatedRestoreReport {
     /// The vault that it came from.
     pub vault: String,
     /// What was restored.
     #[serde(flatten)]
-    pub restored: restore::Report,
+    pub restored: restore::RestoreReport,
 }
 
 /// A vault that has a snapshot that fits.
-struct Fit {
+struct RestoreCandidate {
     url: String,
     vault: Vault,
     choice: Choice,
@@ -45,14 +45,14 @@ struct Fit {
 ///
 /// # Errors
 /// Usage: the vaults are not replicas of one. No vault serves; the error tells of each, why. As [`restore::restore`].
-pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<Report> {
+pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) -> Result<ReplicatedRestoreReport> {
     if sites.len() == 1
         && let Some(site) = sites.pop()
     {
         let vault = site.url.clone();
         let restored = restore::restore(&site.vault()?, options, ctx)?;
         restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
-        return Ok(Report { vault, restored });
+        return Ok(ReplicatedRestoreReport { vault, restored });
     }
     check_same(&sites)?;
     let mut warnings = Vec::new();
@@ -64,7 +64,7 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
     failures.iter().for_each(|(url, why)| warn(passed_over(url, why)));
     let newer = newer(&fits, unknown);
     restore::tell_of_newer(&newer, &mut warn);
-    let Report { vault, mut restored } = restore_one_of(fits, failures, options, ctx, &mut warn)?;
+    let ReplicatedRestoreReport { vault, mut restored } = restore_one_of(fits, failures, options, ctx, &mut warn)?;
     restored.warnings.splice(..0, warnings);
     // What one of them has damaged in every vault may be what was meant.
     restored.instead_of = select::newest_damaged(&newer).max(restored.instead_of);
@@ -72,15 +72,15 @@ pub fn restore(mut sites: Vec<Site>, options: &Options, ctx: &Context) -> Result
     restored.passed_over.sort_by_key(|over| Reverse(over.snapshot));
     restored.passed_over.dedup_by_key(|over| over.snapshot);
     restored.passed_over.retain(|over| over.snapshot > restored.snapshot);
-    Ok(Report { vault, restored })
+    Ok(ReplicatedRestoreReport { vault, restored })
 }
 
 /// What [`restore`] would do, from the first vault that has the newest snapshot that fits.
 ///
 /// # Errors
 /// As [`restore::preview::preview`]; no vault has a snapshot that fits.
-pub fn preview(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<(String, Preview)> {
-    let (Fit { url, vault, choice, .. }, newer) = newest(sites, &options.snapshot, ctx)?;
+pub fn preview(sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) -> Result<(String, Preview)> {
+    let (RestoreCandidate { url, vault, choice, .. }, newer) = newest(sites, &options.snapshot, ctx)?;
     let told = restore::preview::preview(&vault, options, Choice { passed_over: newer, ..choice }, ctx)?;
     Ok((url, told))
 }
@@ -91,12 +91,12 @@ pub fn preview(sites: Vec<Site>, options: &Options, ctx: &Context) -> Result<(St
 /// No vault has one.
 pub fn newest_of(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(SnapshotName, Timestamp)> {
     // The restore tells of the rest.
-    let ctx = &Context { monitor: &Silent, ..*ctx };
+    let ctx = &Context { monitor: &SilentMonitor, ..*ctx };
     newest(sites, spec, ctx).map(|(fit, _)| (fit.choice.name, fit.choice.root.started))
 }
 
 /// The first vault that has the newest snapshot that fits, and which newer ones are passed over.
-fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(Fit, Vec<PassedOver>)> {
+fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(RestoreCandidate, Vec<PassedOver>)> {
     check_same(&sites)?;
     let (fits, failures, unknown) = choose_all(sites, spec)?;
     let newer = newer(&fits, unknown);
@@ -113,7 +113,7 @@ fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(Fit, Vec<Passe
 
 /// Snapshots that are newer than what any of the vaults has to choose, newest first, and why. Where one vault knows that it is
 /// not good, it does not matter that it is damaged in another, or `unknown`.
-fn newer(fits: &[Fit], unknown: Vec<PassedOver>) -> Vec<PassedOver> {
+fn newer(fits: &[RestoreCandidate], unknown: Vec<PassedOver>) -> Vec<PassedOver> {
     let Some(newest) = fits.iter().map(|fit| fit.choice.name).max() else { return Vec::new() };
     let known = fits.iter().flat_map(|fit| fit.choice.passed_over.iter().cloned());
     let mut newer: Vec<_> = known.chain(unknown).filter(|over| over.snapshot > newest).collect();
@@ -124,15 +124,15 @@ fn newer(fits: &[Fit], unknown: Vec<PassedOver>) -> Vec<PassedOver> {
 
 /// Restores from one of the vaults that have a snapshot that fits.
 fn restore_one_of(
-    fits: Vec<Fit>,
-    mut failures: Vec<Failure>,
-    options: &Options,
+    fits: Vec<RestoreCandidate>,
+    mut failures: Vec<SiteFailure>,
+    options: &RestoreOptions,
     ctx: &Context,
     warn: &mut impl FnMut(String),
-) -> Result<Report> {
+) -> Result<ReplicatedRestoreReport> {
     // The newest there is, in the first vault that has it. The others only come when it cannot be had.
     let newest = fits.iter().map(|fit| fit.choice.name).max();
-    if let (Some(first), Some(Fit { url, choice, .. })) =
+    if let (Some(first), Some(RestoreCandidate { url, choice, .. })) =
         (fits.first(), fits.iter().find(|fit| Some(fit.choice.name) == newest))
         && first.choice.name < choice.name
     {
@@ -148,15 +148,15 @@ fn restore_one_of(
     // First those that give all of it.
     let passes = if options.skip_damaged { &[false, true][..] } else { &[false] };
     for skip_damaged in passes {
-        let options = Options { skip_damaged: *skip_damaged, ..options.clone() };
+        let options = RestoreOptions { skip_damaged: *skip_damaged, ..options.clone() };
         failures.retain(|(url, _)| !fits.iter().any(|fit| fit.url == *url));
         for fit in &mut fits {
             match fit.restore(&options, ctx) {
                 Ok(restored) => {
                     restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
-                    return Ok(Report { vault: fit.url.clone(), restored });
+                    return Ok(ReplicatedRestoreReport { vault: fit.url.clone(), restored });
                 }
-                Err(Unfit { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
+                Err(RestoreFailure { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
                 Err(unfit) => {
                     ctx.check("restore")?;
                     fit.untried = unfit.untried.then(|| fit.choice.clone());
@@ -168,7 +168,7 @@ fn restore_one_of(
             }
         }
     }
-    let may = |fit: &mut Fit| fit.over.is_some() && !options.skip_damaged;
+    let may = |fit: &mut RestoreCandidate| fit.over.is_some() && !options.skip_damaged;
     let replaceable: Vec<_> = fits.extract_if(.., may).collect();
     match older((newest, replaceable), behind, options, ctx, warn) {
         Ok(Ok(report)) => return Ok(report),
@@ -185,9 +185,9 @@ fn restore_one_of(
         match restore::restore_chosen(&fit.vault, options, choice, (&mut fit.doubts, Damaged::Read), ctx) {
             Ok(restored) => {
                 restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
-                return Ok(Report { vault: fit.url.clone(), restored });
+                return Ok(ReplicatedRestoreReport { vault: fit.url.clone(), restored });
             }
-            Err(Unfit { why, .. }) if why.kind() == Kind::Unneeded => return Err(why),
+            Err(RestoreFailure { why, .. }) if why.kind() == Kind::Unneeded => return Err(why),
             Err(_) => {}
         }
         ctx.check("restore")?;
@@ -195,8 +195,8 @@ fn restore_one_of(
     Err(none_serves(&format!("restore to {}", options.target.display()), failures))
 }
 
-impl Fit {
-    fn restore(&mut self, options: &Options, ctx: &Context) -> Result<restore::Report, Unfit> {
+impl RestoreCandidate {
+    fn restore(&mut self, options: &RestoreOptions, ctx: &Context) -> Result<restore::RestoreReport, RestoreFailure> {
         restore::restore_chosen(&self.vault, options, self.choice.clone(), (&mut self.doubts, Damaged::PassedOver), ctx)
     }
 }
@@ -204,12 +204,12 @@ impl Fit {
 /// Restores the newest older snapshot that one of the vaults has whole: of those in which packs of the newest are damaged, and of
 /// those `behind`, which have their own newest one. Gives back the vaults where there is none.
 fn older(
-    (newest, mut fits): (Option<SnapshotName>, Vec<Fit>),
-    behind: Vec<Fit>,
-    options: &Options,
+    (newest, mut fits): (Option<SnapshotName>, Vec<RestoreCandidate>),
+    behind: Vec<RestoreCandidate>,
+    options: &RestoreOptions,
     ctx: &Context,
     warn: &mut impl FnMut(String),
-) -> Result<Result<Report, Vec<Fit>>> {
+) -> Result<Result<ReplicatedRestoreReport, Vec<RestoreCandidate>>> {
     let mut left = Vec::new();
     let mut over: Vec<PassedOver> = Vec::new();
     for fit in &mut fits {
@@ -240,10 +240,10 @@ fn older(
                 over.append(&mut restored.passed_over);
                 over.sort_by_key(|over| Reverse(over.snapshot));
                 over.dedup_by_key(|over| over.snapshot);
-                let restored = restore::Report { passed_over: over, instead_of: newest, ..restored };
-                return Ok(Ok(Report { vault: fit.url, restored }));
+                let restored = restore::RestoreReport { passed_over: over, instead_of: newest, ..restored };
+                return Ok(Ok(ReplicatedRestoreReport { vault: fit.url, restored }));
             }
-            Err(Unfit { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
+            Err(RestoreFailure { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
             Err(unfit) => {
                 ctx.check("restore")?;
                 match damaged::passed_over(name, &unfit.wrong) {
@@ -261,7 +261,7 @@ fn older(
 
 /// Looks in all vaults at the same time for the snapshot that is meant. Gives those that have one, why others have none, and the
 /// snapshots of these, which might have been meant.
-fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<Fit>, Vec<Failure>, Vec<PassedOver>)> {
+fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<RestoreCandidate>, Vec<SiteFailure>, Vec<PassedOver>)> {
     let choose = |site: Site| {
         let url = site.url.clone();
         let begun = match site.vault() {
@@ -278,7 +278,7 @@ fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<Fit>, Vec<Failure>, V
     for chosen in chosen {
         match chosen.map_err(|_| Error::failed("look into the vaults", "a thread ended in a panic"))? {
             (url, Ok((vault, (choice, doubts)))) => {
-                fits.push(Fit { url, vault, choice, doubts, over: None, untried: None });
+                fits.push(RestoreCandidate { url, vault, choice, doubts, over: None, untried: None });
             }
             (url, Err(unchosen)) => {
                 unknown.extend(unchosen.passed_over);

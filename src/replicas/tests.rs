@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::backup::{Held, back_up};
+use super::backup::{ReplicaReport, back_up};
 use super::*;
-use crate::monitor::{Collect, system_random};
+use crate::monitor::{CollectingMonitor, system_random};
 use crate::restore::sample::context;
 use crate::restore::tests::noise;
 use crate::store::testing::fault::FaultStore;
@@ -74,7 +74,7 @@ impl Place {
 
     #[track_caller]
     fn is_sound(&self) {
-        let all = verify::Options { read_data: Some(100.0), databases: None };
+        let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
         assert_eq!(verify::verify(&self.vault(), &all, &context()).unwrap().damage, []);
     }
 }
@@ -83,7 +83,7 @@ impl Place {
 struct World {
     folder: tempfile::TempDir,
     places: Vec<Place>,
-    heard: Collect,
+    heard: CollectingMonitor,
     stop: AtomicBool,
 }
 
@@ -92,7 +92,7 @@ impl World {
         let places = vec![Place::new("one"), Place::new("two")];
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("data")).unwrap();
-        let world = World { folder, places, heard: Collect::default(), stop: AtomicBool::new(false) };
+        let world = World { folder, places, heard: CollectingMonitor::default(), stop: AtomicBool::new(false) };
         world.write("a", 1);
         world
     }
@@ -109,32 +109,37 @@ impl World {
         self.places.iter().map(Place::site).collect()
     }
 
-    fn try_backup(&self) -> Result<backup::Report> {
-        let options =
-            engine::options::Options { data: self.folder.path().join("data"), ..engine::options::Options::default() };
+    fn try_backup(&self) -> Result<backup::ReplicatedBackupReport> {
+        let options = engine::options::BackupOptions {
+            data: self.folder.path().join("data"),
+            ..engine::options::BackupOptions::default()
+        };
         back_up(self.sites(), &options, &self.context())
     }
 
-    fn backup(&self) -> backup::Report {
+    fn backup(&self) -> backup::ReplicatedBackupReport {
         self.try_backup().unwrap()
     }
 
-    fn options(&self, spec: &str) -> restoring::options::Options {
-        restoring::options::Options { snapshot: spec.into(), ..restoring::options::Options::latest(self.target()) }
+    fn options(&self, spec: &str) -> restoring::options::RestoreOptions {
+        restoring::options::RestoreOptions {
+            snapshot: spec.into(),
+            ..restoring::options::RestoreOptions::latest(self.target())
+        }
     }
 
     fn target(&self) -> PathBuf {
         self.folder.path().join("out")
     }
 
-    fn restore(&self, options: &restoring::options::Options) -> Result<restore::Report> {
+    fn restore(&self, options: &restoring::options::RestoreOptions) -> Result<restore::ReplicatedRestoreReport> {
         let _ = std::fs::remove_dir_all(self.target());
         restore::restore(self.sites(), options, &self.context())
     }
 
     /// Asserts that the newest good snapshot comes back from the place `url`, with the file `a` of this seed.
     #[track_caller]
-    fn comes_back(&self, url: &str, seed: u64) -> restore::Report {
+    fn comes_back(&self, url: &str, seed: u64) -> restore::ReplicatedRestoreReport {
         let report = self.restore(&self.options("latest")).unwrap();
         assert_eq!(report.vault, url, "{report:?}");
         assert!(std::fs::read(self.target().join("a")).unwrap() == noise(20_000, seed));
@@ -142,7 +147,7 @@ impl World {
     }
 }
 
-fn holds(report: &backup::Report) -> Vec<bool> {
+fn holds(report: &backup::ReplicatedBackupReport) -> Vec<bool> {
     report.vaults.iter().map(|held| held.holds).collect()
 }
 
@@ -161,7 +166,7 @@ fn all_hold_the_snapshot_and_any_gives_it_back() {
     assert_eq!(*one.store.objects(), *two.store.objects());
     world.write("b", 2);
     let second = world.backup();
-    let Held { copied_snapshots, copied_objects, copied_bytes, made, .. } = second.vaults[1].clone();
+    let ReplicaReport { copied_snapshots, copied_objects, copied_bytes, made, .. } = second.vaults[1].clone();
     assert_eq!((copied_snapshots, copied_objects, made), (1, second.taken.new_packs + 1, false));
     assert_eq!((copied_bytes, second.vaults[0].copied_bytes), (second.taken.uploaded_bytes, 0));
     assert_eq!(*one.store.objects(), *two.store.objects());
@@ -391,8 +396,10 @@ fn what_was_let_go_in_a_vault_does_not_come_back_to_it() {
     world.backup();
     world.write("a", 2);
     let second = world.backup().taken.snapshot;
-    let options =
-        engine::options::Options { data: world.folder.path().join("data"), ..engine::options::Options::default() };
+    let options = engine::options::BackupOptions {
+        data: world.folder.path().join("data"),
+        ..engine::options::BackupOptions::default()
+    };
     for at in [0, 1] {
         let released = |place: &Place| Released(place.open(), second.object(SNAPSHOTS));
         let site = |place: &Place, it: bool| match it {
@@ -526,7 +533,7 @@ impl Store for Stopping {
             self.1.store(true, Ordering::Relaxed);
             if self.2 {
                 let source = std::io::Error::other("it was told to stop");
-                return Err(crate::store::Error::Failed { doing: format!("create {name}"), source });
+                return Err(crate::store::StoreError::Failed { doing: format!("create {name}"), source });
             }
         }
         self.0.create(name, body)
@@ -547,8 +554,10 @@ fn a_backup_that_is_stopped_while_it_is_copied_has_been_taken() {
     let world = World::new();
     let [one, two] = &world.places[..] else { panic!() };
     let stop: &'static AtomicBool = Box::leak(Box::default());
-    let options =
-        engine::options::Options { data: world.folder.path().join("data"), ..engine::options::Options::default() };
+    let options = engine::options::BackupOptions {
+        data: world.folder.path().join("data"),
+        ..engine::options::BackupOptions::default()
+    };
     let stopping = |fails| Site::look("two".into(), true, Ok(Box::new(Stopping(two.store, stop, fails))));
     let report = back_up(vec![one.site(), stopping(false)], &options, &Context { stop, ..context() }).unwrap();
     assert_eq!(holds(&report), [true, false]);
@@ -604,7 +613,7 @@ fn a_snapshot_is_whole_also_where_a_pack_of_an_earlier_one_is_damaged() {
     let first = world.backup().taken.snapshot;
     let [one, two] = &world.places[..] else { panic!() };
     one.spoil("packs/");
-    assert_eq!(verify::verify(&one.vault(), &verify::Options::default(), &context()).unwrap().doubts.len(), 1);
+    assert_eq!(verify::verify(&one.vault(), &verify::VerifyOptions::default(), &context()).unwrap().doubts.len(), 1);
     // What is taken while it is away builds on what the other one has.
     one.away(true);
     tick();
@@ -639,7 +648,7 @@ fn a_database_comes_whole_also_where_its_map_is_damaged() {
     world.backup();
     let [one, _] = &world.places[..] else { panic!() };
     one.spoil("index/");
-    verify::verify(&one.vault(), &verify::Options::default(), &context()).unwrap();
+    verify::verify(&one.vault(), &verify::VerifyOptions::default(), &context()).unwrap();
     one.away(true);
     for row in 0..3 {
         tick();
@@ -648,7 +657,7 @@ fn a_database_comes_whole_also_where_its_map_is_damaged() {
         one.away(false);
     }
     let newest = *one.names().last().unwrap();
-    let found = verify::verify(&one.vault(), &verify::Options::default(), &context()).unwrap();
+    let found = verify::verify(&one.vault(), &verify::VerifyOptions::default(), &context()).unwrap();
     assert!(!found.damage.iter().any(|damage| damage.snapshots.contains(&newest)), "{:?}", found.damage);
 }
 
@@ -663,7 +672,7 @@ fn a_restore_goes_on_to_the_next_vault_when_one_turns_out_to_be_damaged() {
         assert!(report.restored.warnings.iter().any(|what| what.contains("one")), "{object}: {report:?}");
         assert!(report.restored.not_restored.is_empty());
         // Nothing is skipped that another vault has.
-        let skip = restoring::options::Options { skip_damaged: true, ..world.options("latest") };
+        let skip = restoring::options::RestoreOptions { skip_damaged: true, ..world.options("latest") };
         assert_eq!(world.restore(&skip).unwrap().vault, "two");
 
         // The store may fail in the middle, too.
@@ -725,7 +734,7 @@ fn a_restore_that_depends_never_goes_back_behind_what_is_there() {
         .filter(|name| name.starts_with("packs/"))
         .for_each(|name| world.places.iter().for_each(|p| p.spoil(name)));
     let only = restoring::options::Only { missing: false, older: Some(std::time::Duration::ZERO) };
-    let options = restoring::options::Options { only, ..world.options("latest") };
+    let options = restoring::options::RestoreOptions { only, ..world.options("latest") };
     let several = restore::restore(world.sites(), &options, &world.context()).unwrap_err();
     let alone = restoring::restore(&two.vault(), &options, &world.context()).unwrap_err();
     for why in [several, alone] {
@@ -794,7 +803,7 @@ fn what_no_vault_has_whole_is_skipped_when_that_is_asked_for() {
     let why = world.restore(&world.options("latest")).unwrap_err();
     assert_eq!(why.kind(), Kind::Damage);
     says(&why, &["one: ", "two: ", "--skip-damaged"]);
-    let skip = restoring::options::Options { skip_damaged: true, ..world.options("latest") };
+    let skip = restoring::options::RestoreOptions { skip_damaged: true, ..world.options("latest") };
     let report = world.restore(&skip).unwrap();
     assert_eq!((report.vault.as_str(), report.restored.not_restored.len()), ("one", 1));
     assert!(std::fs::read(world.target().join("a")).unwrap() == noise(20_000, 1));
@@ -804,7 +813,7 @@ fn what_no_vault_has_whole_is_skipped_when_that_is_asked_for() {
 fn one_vault_is_made_and_the_others_become_replicas_of_it() {
     let mut world = World::new();
     world.places.push(Place::new("three"));
-    let made = |places: &[Made]| places.iter().map(|place| place.made).collect::<Vec<_>>();
+    let made = |places: &[InitReport]| places.iter().map(|place| place.made).collect::<Vec<_>>();
     world.places[1].away(true);
     assert!(init(world.sites(), &context()).is_err());
     assert!(world.places[0].store.objects().is_empty(), "nothing is made before all were asked");

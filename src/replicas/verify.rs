@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::pool::Vaults;
+use super::pool::VaultPool;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::vault::User;
-use crate::verify::{self, Options};
+use crate::vault::VaultUser;
+use crate::verify::{self, VerifyOptions};
 
 /// One of the vaults after it was verified.
 #[derive(Debug, Serialize)]
@@ -15,7 +15,7 @@ pub struct Verified {
     pub vault: String,
     /// What was found.
     #[serde(flatten)]
-    pub report: Option<verify::Report>,
+    pub report: Option<verify::VerifyReport>,
     /// Why it could not be verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -35,7 +35,7 @@ impl Verified {
 ///
 /// # Errors
 /// The only vault cannot be read. Of several, that is in the report.
-pub fn verify(vaults: &Vaults, options: &Options, user: &User, ctx: &Context) -> Result<Vec<Verified>> {
+pub fn verify(vaults: &VaultPool, options: &VerifyOptions, user: &VaultUser, ctx: &Context) -> Result<Vec<Verified>> {
     let mut done = Vec::new();
     for address in vaults.addresses() {
         let vault = address.absolute();

@@ -59,7 +59,7 @@ fn a_report_is_of_the_run_that_its_name_says() {
 
 #[test]
 fn the_newest_runs_are_listed_without_all_before_them() {
-    let store = crate::store::testing::recording::RecordStore::new(MemoryStore::default());
+    let store = crate::store::testing::recording::RecordingStore::new(MemoryStore::default());
     let now = Timestamp::now();
     for n in 0..100u8 {
         let started = (now - SignedDuration::from_hours(13 * i64::from(n))).strftime(TIME);

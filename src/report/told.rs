@@ -10,7 +10,7 @@ use super::{Action, Outcome, Report, RunId};
 
 /// A report's JSON: encoded once, however many are sent it, as it may have 16 MiB.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told {
+pub struct EncodedReport {
     json: Bytes,
     run: Option<RunId>,
     ended: Option<(Outcome, Action)>,
@@ -20,14 +20,14 @@ pub struct Told {
 /// What of a report says how its run ended; whatever else a program wrote there says nothing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Head {
+struct ReportHead {
     run: Value,
     action: Value,
     result: Value,
     error: Value,
 }
 
-impl Told {
+impl EncodedReport {
     /// That of a run.
     pub fn of(report: &Report) -> Self {
         let (run, ended) = (Some(report.run), Some((report.result, report.action)));
@@ -35,12 +35,12 @@ impl Told {
         // Never an error, for what a run makes.
         let said = |why: Error| json!({ "run": report.run, "error": { "error": why.what() } });
         let json = report.encode().unwrap_or_else(|why| said(why).to_string().into());
-        Told { json: json.into(), run, ended, error }
+        EncodedReport { json: json.into(), run, ended, error }
     }
 
     /// That of a run of which nothing but its id is known.
     pub fn bare(run: RunId) -> Self {
-        Told { json: json!({ "run": run }).to_string().into(), run: Some(run), ended: None, error: None }
+        EncodedReport { json: json!({ "run": run }).to_string().into(), run: Some(run), ended: None, error: None }
     }
 
     /// One that was stored.
@@ -48,11 +48,11 @@ impl Told {
     /// # Errors
     /// It is no JSON document.
     pub fn read(json: Vec<u8>) -> serde_json::Result<Self> {
-        let Head { run, action, result, error } = serde_json::from_slice(&json)?;
+        let ReportHead { run, action, result, error } = serde_json::from_slice(&json)?;
         let said = |error: Value| error["error"].as_str().unwrap_or("its report says why").to_owned();
         let error = Some(error).filter(|error| !error.is_null()).map(said);
         let ended = serde_json::from_value(result).ok().zip(serde_json::from_value(action).ok());
-        Ok(Told { json: json.into(), run: serde_json::from_value(run).ok(), ended, error })
+        Ok(EncodedReport { json: json.into(), run: serde_json::from_value(run).ok(), ended, error })
     }
 
     /// The JSON.

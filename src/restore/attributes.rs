@@ -9,7 +9,7 @@ use rustix::fs::{Mode, XattrFlags, fchmod, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::capabilities::not_done;
-use crate::path::Bytes;
+use crate::path::EscapedBytes;
 use crate::source::extra::extra_of_file;
 
 /// What new files and folders in a folder get as their access control list (acl(5)).
@@ -49,11 +49,11 @@ pub fn take_over_none(folder: impl AsFd) -> rustix::io::Result<()> {
 ///
 /// # Errors
 /// What the system refuses.
-pub fn remove_others(folder: impl AsFd, kept: &[(Bytes, Bytes)]) -> rustix::io::Result<()> {
+pub fn remove_others(folder: impl AsFd, kept: &[(EscapedBytes, EscapedBytes)]) -> rustix::io::Result<()> {
     remove(folder, |name| kept.iter().all(|(kept, _)| kept != name))
 }
 
-fn remove(folder: impl AsFd, is_other: impl Fn(&Bytes) -> bool) -> rustix::io::Result<()> {
+fn remove(folder: impl AsFd, is_other: impl Fn(&EscapedBytes) -> bool) -> rustix::io::Result<()> {
     for name in names(&folder)? {
         if !is_other(&name) || !OF_USERS.iter().any(|of_users| name.0.starts_with(of_users)) {
             continue;
@@ -68,9 +68,9 @@ fn remove(folder: impl AsFd, is_other: impl Fn(&Bytes) -> bool) -> rustix::io::R
 
 /// The attributes of a folder.
 pub struct Attributes {
-    all: Vec<(Bytes, Bytes)>,
+    all: Vec<(EscapedBytes, EscapedBytes)>,
     /// The names of those that may not be read: they stay where they are, and no other folder gets them.
-    unread: Vec<Bytes>,
+    unread: Vec<EscapedBytes>,
 }
 
 impl Attributes {
@@ -102,14 +102,14 @@ impl Attributes {
 }
 
 /// The names of an open folder's attributes; none where they may not be listed.
-fn names(folder: impl AsFd) -> rustix::io::Result<Vec<Bytes>> {
+fn names(folder: impl AsFd) -> rustix::io::Result<Vec<EscapedBytes>> {
     let mut list = vec![0; NAMES];
     match flistxattr(folder, &mut list[..]) {
         Err(Errno::ACCESS) => Ok(Vec::new()),
         Err(why) if not_done(why) => Ok(Vec::new()),
         length => {
             let names = list[..length?].split(|&b| b == 0).filter(|name| !name.is_empty());
-            Ok(names.map(|name| Bytes(name.to_vec())).collect())
+            Ok(names.map(|name| EscapedBytes(name.to_vec())).collect())
         }
     }
 }
@@ -130,12 +130,12 @@ mod tests {
         set("user.b").unwrap();
         let of_the_system = set("trusted.c").is_ok();
         let listed = || {
-            let own = |name: &Bytes| !name.0.starts_with(b"security.");
+            let own = |name: &EscapedBytes| !name.0.starts_with(b"security.");
             let mut names: Vec<_> = names(&open).unwrap().into_iter().filter(own).collect();
             names.sort();
             names.into_iter().map(|name| String::from_utf8(name.0).unwrap()).collect::<Vec<_>>()
         };
-        let hidden = Attributes { unread: vec![Bytes(b"user.b".to_vec())], all: was.all.clone() };
+        let hidden = Attributes { unread: vec![EscapedBytes(b"user.b".to_vec())], all: was.all.clone() };
         hidden.give(&open).unwrap();
         let kept = if of_the_system { &["trusted.c", "user.a", "user.b"][..] } else { &["user.a", "user.b"] };
         assert_eq!(listed(), kept);

@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::sample::{Rewrite, Sample, context};
+use super::sample::{Rewrite, SampleVault, context};
 use super::tests::{damages, noise, options};
 use super::*;
 use crate::vault::README;
-use crate::vault::entry::Kind as EntryKind;
+use crate::vault::entry::EntryKind;
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::pack::{self, PackKind};
@@ -19,8 +19,8 @@ use crate::vault::root::SnapshotName;
 use crate::verify;
 
 /// A tree with some of everything, in many hunks.
-fn sample() -> Sample {
-    let mut sample = Sample::new();
+fn sample() -> SampleVault {
+    let mut sample = SampleVault::new();
     for folder in ["a", "b", "c"] {
         sample.folder(folder);
         for name in ["one", "two"] {
@@ -42,7 +42,7 @@ fn sample() -> Sample {
 }
 
 /// Regular files that have the content which the snapshot records for their path.
-fn got(folder: &Path, sample: &Sample) -> BTreeMap<Vec<u8>, Hash> {
+fn got(folder: &Path, sample: &SampleVault) -> BTreeMap<Vec<u8>, Hash> {
     let mut files = BTreeMap::new();
     for entry in sample.entries.iter().filter(|entry| entry.kind == EntryKind::File) {
         let place = folder.join(entry.path.as_path());
@@ -56,7 +56,7 @@ fn got(folder: &Path, sample: &Sample) -> BTreeMap<Vec<u8>, Hash> {
 }
 
 /// Restores with the script; gives the files that it gets.
-fn by_hand(sample: &Sample, folder: &Path) -> BTreeMap<Vec<u8>, Hash> {
+fn by_hand(sample: &SampleVault, folder: &Path) -> BTreeMap<Vec<u8>, Hash> {
     let (vault, target) = (folder.join("vault"), folder.join("by hand"));
     for (name, bytes) in sample.store.objects().iter() {
         let place = vault.join(name);
@@ -75,11 +75,11 @@ fn by_hand(sample: &Sample, folder: &Path) -> BTreeMap<Vec<u8>, Hash> {
 
 /// Restores a vault in both ways, and compares what they get, `bad` apart: an entry that no reader of this program takes,
 /// and of which the script looks at less. Gives how many files both ways got.
-fn compare(what: &str, sample: &Sample, bad: Option<&str>) -> (usize, usize) {
+fn compare(what: &str, sample: &SampleVault, bad: Option<&str>) -> (usize, usize) {
     let folder = tempfile::tempdir().unwrap();
     let by_hand = by_hand(sample, folder.path());
     let target = folder.path().join("restored");
-    let chosen = Options { skip_damaged: true, ..options(&target) };
+    let chosen = RestoreOptions { skip_damaged: true, ..options(&target) };
     let report = sample.open().and_then(|vault| restore(&vault, &chosen, &context()));
     let restored = got(&target, sample);
     let fewer: Vec<_> = by_hand
@@ -94,9 +94,9 @@ fn compare(what: &str, sample: &Sample, bad: Option<&str>) -> (usize, usize) {
 
 /// What a restore that skips nothing refuses or warns of, verify finds. It finds more only of what a restore does not need: the
 /// tar headers in data packs.
-fn named_by_verify(what: &str, sample: &Sample, folder: &Path) {
+fn named_by_verify(what: &str, sample: &SampleVault, folder: &Path) {
     let whole = sample.open().and_then(|vault| restore(&vault, &options(&folder.join("whole")), &context()));
-    let all = verify::Options { read_data: Some(100.0), databases: None };
+    let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
     let report = verify::verify_store(Box::new(sample.store), &all, &context()).unwrap();
     let clean = whole.as_ref().is_ok_and(|report| report.warnings.is_empty());
     let headers = report.damage.iter().all(|damage| damage.object.starts_with("packs/"));
@@ -110,7 +110,7 @@ fn named_by_verify(what: &str, sample: &Sample, folder: &Path) {
 #[test]
 fn a_whole_vault_comes_back_in_both_ways() {
     let mut sample = sample();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let files = sample.entries.iter().filter(|entry| entry.kind == EntryKind::File).count();
     assert_eq!(compare("whole", &sample, None), (files, files));
 }
@@ -120,7 +120,7 @@ fn damaged_objects_cost_no_more_than_by_hand() {
     for (how, damage) in damages() {
         for pack in [0, 1, 7, 9, usize::MAX] {
             let mut sample = sample();
-            sample.commit(State::Complete);
+            sample.commit(SnapshotState::Complete);
             let name = sample.packs.get(pack).map_or(sample.index_pack(), |pack| pack.name());
             damage(&sample, &name);
             compare(&format!("{how} {name}"), &sample, None);
@@ -134,7 +134,7 @@ fn a_damaged_seek_table_costs_nothing() {
     for (how, zstd_takes_it, harm) in table_harms() {
         for pack in [0, 7, 9, usize::MAX] {
             let mut sample = sample();
-            sample.commit(State::Complete);
+            sample.commit(SnapshotState::Complete);
             let name = sample.packs.get(pack).map_or(sample.index_pack(), |pack| pack.name());
             {
                 let mut objects = sample.store.objects();
@@ -151,11 +151,11 @@ fn a_damaged_seek_table_costs_nothing() {
             // It is damage, and both say so; only an object of another size keeps a restore from beginning.
             let folder = tempfile::tempdir().unwrap();
             let skip_damaged = how.starts_with("cut");
-            let chosen = Options { skip_damaged, ..options(&folder.path().join("data")) };
+            let chosen = RestoreOptions { skip_damaged, ..options(&folder.path().join("data")) };
             let report = restore(&sample.open().unwrap(), &chosen, &context()).unwrap();
             let told = report.warnings.iter().filter(|what| what.contains("the seek table of") && what.contains(&name));
             assert_eq!((told.count(), report.not_restored.len()), (1, 0), "{what}: {report:?}");
-            let report = verify::verify(&sample.vault, &verify::Options::default(), &context()).unwrap();
+            let report = verify::verify(&sample.vault, &verify::VerifyOptions::default(), &context()).unwrap();
             let [damage] = &report.damage[..] else { panic!("{what}: {:?}", report.damage) };
             assert!(damage.object == name && damage.snapshots.len() == 1, "{what}: {damage:?}");
             assert!(skip_damaged || damage.why.contains("was found without it"), "{what}: {damage:?}");
@@ -166,12 +166,12 @@ fn a_damaged_seek_table_costs_nothing() {
 /// Early writers gave two files one `link`; each has the content that is recorded for it.
 #[test]
 fn a_link_of_two_contents_is_two_files() {
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     for (path, content) in [("a", &b"first"[..]), ("b", b"second"), ("c", b"first"), ("d", b"second")] {
         sample.file(path, content).link = Some("g".into());
     }
     sample.with_headers();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(by_hand(&sample, folder.path()).len(), 4);
     // The first names of both contents keep the others.
@@ -247,7 +247,7 @@ fn a_bad_entry_costs_itself() {
         };
         let mut sample = sample();
         sample.rewrite = Some(rewrite);
-        sample.commit(State::Complete);
+        sample.commit(SnapshotState::Complete);
         let (_, restored) = compare(what, &sample, bad);
         assert_eq!(restored, left, "{what}");
     }
@@ -258,7 +258,7 @@ fn a_bad_entry_costs_itself() {
 fn what_lies_in_a_missing_folder_comes_back_by_hand() {
     let mut sample = sample();
     sample.entries.retain(|entry| entry.path.bytes() != b"e" && entry.path.bytes() != b"e/f");
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     assert_eq!(compare("orphans", &sample, None), (11, 11));
 }
 
@@ -267,7 +267,7 @@ fn a_part_of_the_list_of_hunks_costs_its_own_hunks() {
     for (lost, left) in [(0, 7), (1, 6), (2, 9)] {
         let mut sample = sample();
         sample.listed = 2;
-        let name = sample.commit(State::Complete);
+        let name = sample.commit(SnapshotState::Complete);
         let List::Frames(frames) = sample.vault.root(name).unwrap().hunks else { panic!("a list in place") };
         sample.store.objects().remove(&pack::name(PackKind::Index, frames[lost].pack)).unwrap();
         let (by_hand, restored) = compare("a list frame", &sample, None);
@@ -295,7 +295,7 @@ fn no_disorder_costs_more_than_by_hand() {
                 }
             }
         }));
-        sample.commit(State::Complete);
+        sample.commit(SnapshotState::Complete);
         compare(&format!("seed {seed}"), &sample, None);
     }
 }

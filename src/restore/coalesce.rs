@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::window::{Cut, Limits, Piece, Window};
+use super::window::{FrameSlice, Window, WindowLimits, WindowPiece};
 use crate::error::Error;
 use crate::vault::hex::PackId;
 use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
@@ -12,11 +12,11 @@ use crate::vault::read::PackReader;
 const CUTS: usize = 32 << 10;
 
 /// A frame and the pieces that lie in it.
-pub struct Frame {
+pub struct SlicedFrame {
     /// Where it is.
     pub at: FrameAt,
     /// The pieces.
-    pub cuts: Vec<Cut>,
+    pub cuts: Vec<FrameSlice>,
 }
 
 /// Frames that are fetched in one read.
@@ -26,22 +26,22 @@ pub struct Read {
     /// Its place in the window's `packs`.
     pub number: u32,
     /// The frames, in order.
-    pub frames: Vec<Frame>,
+    pub frames: Vec<SlicedFrame>,
     /// Pieces that cannot be read at all, and why.
-    pub lost: Option<(Vec<Piece>, Error)>,
+    pub lost: Option<(Vec<WindowPiece>, Error)>,
 }
 
 /// Cuts a window into reads, lazily: pieces over very many tiny frames take no memory ahead of time.
-pub struct Gather<'w> {
+pub struct Coalescer<'w> {
     packs: &'w PackReader<'w>,
-    limits: Limits,
+    limits: WindowLimits,
     window: &'w Window,
     /// The piece that is next.
     next: usize,
     table: Option<Arc<SeekTable>>,
     /// The next frame of the pack, and the pieces that reach into it from before.
     frame: usize,
-    open: Vec<Piece>,
+    open: Vec<WindowPiece>,
 }
 
 impl Read {
@@ -51,10 +51,10 @@ impl Read {
     }
 }
 
-impl Gather<'_> {
+impl Coalescer<'_> {
     /// Begins with the window's first piece.
-    pub fn new<'w>(packs: &'w PackReader<'w>, window: &'w Window, limits: Limits) -> Gather<'w> {
-        Gather { packs, limits, window, next: 0, table: None, frame: 0, open: Vec::new() }
+    pub fn new<'w>(packs: &'w PackReader<'w>, window: &'w Window, limits: WindowLimits) -> Coalescer<'w> {
+        Coalescer { packs, limits, window, next: 0, table: None, frame: 0, open: Vec::new() }
     }
 
     /// The next read; none when the window's pieces are all handed out.
@@ -112,7 +112,7 @@ impl Gather<'_> {
             // A piece in range always has its frames; without one there is nothing left to cut.
             let Some(&at) = table.frames().get(self.frame) else { break };
             let end = at.offset + u64::from(at.length);
-            if let Some(last) = read.frames.last().map(|f: &Frame| f.at.end()) {
+            if let Some(last) = read.frames.last().map(|f: &SlicedFrame| f.at.end()) {
                 let far = at.at - last > self.limits.gap;
                 if far || at.end() - from > self.limits.read || cuts >= CUTS {
                     break;
@@ -127,7 +127,7 @@ impl Gather<'_> {
                 self.open.push(*piece);
                 self.next += 1;
             }
-            let frame = Frame { at, cuts: self.open.iter().map(|piece| Self::cut(piece, &at)).collect() };
+            let frame = SlicedFrame { at, cuts: self.open.iter().map(|piece| Self::cut(piece, &at)).collect() };
             self.open.retain(|piece| piece.offset + piece.length > end);
             cuts += frame.cuts.len();
             read.frames.push(frame);
@@ -137,10 +137,10 @@ impl Gather<'_> {
     }
 
     /// The part of a piece that lies in a frame.
-    fn cut(piece: &Piece, frame: &FrameAt) -> Cut {
+    fn cut(piece: &WindowPiece, frame: &FrameAt) -> FrameSlice {
         let start = piece.offset.max(frame.offset);
         let end = (piece.offset + piece.length).min(frame.offset + u64::from(frame.length));
         let at = piece.at + (start - piece.offset);
-        Cut { item: piece.item, from: (start - frame.offset) as u32, length: (end - start) as u32, at }
+        FrameSlice { item: piece.item, from: (start - frame.offset) as u32, length: (end - start) as u32, at }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::window::{Cut, Item, Progress};
+use super::window::{FileProgress, FrameSlice, Item};
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::vault::entry::Entry;
@@ -11,7 +11,7 @@ use crate::vault::hex::Hash;
 use crate::vault::scattered::{self, Scattered};
 
 /// Takes the content of files. Called from several threads; of one file never twice at once for the same bytes.
-pub trait Output: Sync {
+pub trait ContentSink: Sync {
     /// A file's whole content, which is what was stored.
     ///
     /// # Errors
@@ -56,9 +56,9 @@ pub fn not_the_same(entry: &Entry) -> Error {
 
 impl Item {
     /// What is known of the file as one that comes in pieces.
-    pub fn progress(&self) -> &Arc<Progress> {
+    pub fn progress(&self) -> &Arc<FileProgress> {
         self.progress.get_or_init(|| {
-            Arc::new(Progress { began: Mutex::new(false), hash: Mutex::new(Scattered::new(self.entry.size)) })
+            Arc::new(FileProgress { began: Mutex::new(false), hash: Mutex::new(Scattered::new(self.entry.size)) })
         })
     }
 
@@ -66,7 +66,7 @@ impl Item {
     ///
     /// # Errors
     /// Damage; what could not be written.
-    pub fn take(&self, cuts: &[Cut], content: &[u8], output: &dyn Output) -> Result<()> {
+    pub fn take(&self, cuts: &[FrameSlice], content: &[u8], output: &dyn ContentSink) -> Result<()> {
         let size = self.entry.size;
         let pieces = cuts.iter().map(|cut| (cut.at, &content[cut.from as usize..(cut.from + cut.length) as usize]));
         let pieces: Vec<(u64, &[u8])> = pieces.collect();
@@ -90,7 +90,7 @@ impl Item {
         Ok(())
     }
 
-    fn begin(&self, progress: &Progress, output: &dyn Output) -> Result<()> {
+    fn begin(&self, progress: &FileProgress, output: &dyn ContentSink) -> Result<()> {
         let mut began = lock(&progress.began);
         if !*began {
             output.begin(&self.entry)?;
@@ -109,7 +109,7 @@ impl Item {
     ///
     /// # Errors
     /// Damage; what could not be written.
-    pub fn end(&self, output: &dyn Output, ctx: &Context) -> Result<()> {
+    pub fn end(&self, output: &dyn ContentSink, ctx: &Context) -> Result<()> {
         if self.entry.size == 0 {
             return match Some(Hash::of(&[])) == self.entry.hash {
                 true => output.whole(&self.entry, &[]),
@@ -139,7 +139,7 @@ impl Item {
     ///
     /// # Errors
     /// What could not be removed.
-    pub fn discard(&self, output: &dyn Output) -> Result<()> {
+    pub fn discard(&self, output: &dyn ContentSink) -> Result<()> {
         match self.progress.get().is_some_and(|progress| *lock(&progress.began)) {
             true => output.discard(&self.entry),
             false => Ok(()),

@@ -19,11 +19,11 @@ use crate::vault::{Vault, tree};
 const SUSPECTS: usize = 64;
 
 /// Packs that are not what was stored.
-type Wrong = Vec<(PackInfo, PackState)>;
+type DamagedPacks = Vec<(PackInfo, PackState)>;
 
 /// Why a restore did not take place.
 #[derive(Debug)]
-pub struct Failure {
+pub struct RestoreFailure {
     /// The error.
     pub why: Error,
     /// What is wrong with the snapshot's packs, or with itself, so that an older one may serve; empty where nothing is.
@@ -32,9 +32,9 @@ pub struct Failure {
     pub untried: bool,
 }
 
-impl From<Error> for Failure {
+impl From<Error> for RestoreFailure {
     fn from(why: Error) -> Self {
-        Failure { why, wrong: Vec::new(), untried: false }
+        RestoreFailure { why, wrong: Vec::new(), untried: false }
     }
 }
 
@@ -49,7 +49,7 @@ pub fn passed_over(snapshot: SnapshotName, wrong: &[String]) -> Option<PassedOve
 ///
 /// # Errors
 /// A store that fails; being told to stop.
-pub fn look(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, ctx: &Context) -> Result<Wrong> {
+pub fn look(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, ctx: &Context) -> Result<DamagedPacks> {
     // Older snapshots mostly name the same packs: one that is known to be damaged costs each no more than its lists.
     let unreadable = |(pack, tested): (PackInfo, Tested)| (!tested.readable).then_some((pack, tested.state));
     let known: Vec<_> = doubts.damaged(packs.book()).into_iter().filter_map(unreadable).collect();
@@ -77,7 +77,7 @@ pub fn look(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, c
 ///
 /// # Errors
 /// A store that fails.
-pub fn needed(packs: &PackReader, root: &Root, wrong: Wrong) -> Result<(Wrong, Vec<String>)> {
+pub fn needed(packs: &PackReader, root: &Root, wrong: DamagedPacks) -> Result<(DamagedPacks, Vec<String>)> {
     if wrong.is_empty() || root.torn_reads == List::default() {
         return Ok((wrong, Vec::new()));
     }

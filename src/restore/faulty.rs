@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Mutex;
 
-use super::sample::{Sample, context};
+use super::sample::{SampleVault, context};
 use super::tests::{expected, look, options, tiny};
 use super::*;
 use crate::monitor::Monitor;
@@ -33,26 +33,26 @@ fn path(text: &str) -> EntryPath {
 }
 
 /// What verify says: the damage of a snapshot, and warnings.
-fn verified(sample: &Sample, name: SnapshotName) -> (Vec<String>, Vec<String>) {
+fn verified(sample: &SampleVault, name: SnapshotName) -> (Vec<String>, Vec<String>) {
     let heard = Heard::default();
-    let all = verify::Options { read_data: Some(100.0), databases: None };
+    let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
     let report = verify::verify(&sample.vault, &all, &Context { monitor: &heard, ..context() }).unwrap();
     let hurt = report.damage.into_iter().filter(|damage| damage.snapshots.contains(&name)).map(|damage| damage.why);
     (hurt.collect(), heard.all())
 }
 
 /// Restores all, with tiny windows; gives what it said.
-fn restored(sample: &Sample, skip_damaged: bool) -> (BTreeMap<Vec<u8>, String>, Report) {
+fn restored(sample: &SampleVault, skip_damaged: bool) -> (BTreeMap<Vec<u8>, String>, RestoreReport) {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("data");
-    let chosen = Options { skip_damaged, ..options(&target) };
+    let chosen = RestoreOptions { skip_damaged, ..options(&target) };
     let report = restore_within(&sample.vault, &chosen, tiny(), &context()).unwrap();
     (look(&target), report)
 }
 
 /// A snapshot in which the folders `b` and `b/c` are missing; the hunks end after every entry or after every fourth.
-fn orphans(hunk: usize) -> (Sample, SnapshotName) {
-    let mut sample = Sample::new();
+fn orphans(hunk: usize) -> (SampleVault, SnapshotName) {
+    let mut sample = SampleVault::new();
     sample.hunk = hunk;
     sample.folder("a");
     sample.file("a/one", b"1");
@@ -62,7 +62,7 @@ fn orphans(hunk: usize) -> (Sample, SnapshotName) {
     sample.file("e", b"5");
     sample.entries.sort_by(|a, b| a.path.cmp(&b.path));
     sample.with_headers();
-    let name = sample.commit(State::Complete);
+    let name = sample.commit(SnapshotState::Complete);
     (sample, name)
 }
 
@@ -94,7 +94,7 @@ fn a_folder_without_an_entry_can_be_asked_for() {
         {
             let folder = tempfile::tempdir().unwrap();
             let target = folder.path().join("data");
-            let chosen = Options { paths: vec![path(wanted)], ..options(&target) };
+            let chosen = RestoreOptions { paths: vec![path(wanted)], ..options(&target) };
             restore_within(&sample.vault, &chosen, tiny(), &context()).unwrap();
             let found: Vec<_> = look(&target).into_keys().filter(|path| !path.is_empty()).collect();
             assert_eq!(found, there.iter().map(|path| path.as_bytes()).collect::<Vec<_>>(), "{wanted}");
@@ -145,10 +145,10 @@ fn an_archive_has_the_folders_that_were_missing() {
 
 #[test]
 fn a_snapshot_without_its_own_directory_comes_back() {
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.entries.clear();
     sample.file("a", b"1");
-    let name = sample.commit(State::Complete);
+    let name = sample.commit(SnapshotState::Complete);
     let (found, report) = restored(&sample, false);
     assert!(found.contains_key(&b"a"[..]) && report.warnings[0].contains("the folder . is"), "{report:?}");
     assert_eq!(verified(&sample, name).0.len(), 1);
@@ -157,12 +157,12 @@ fn a_snapshot_without_its_own_directory_comes_back() {
 /// The same hunk is sound in one snapshot, and not after what another one has before it.
 #[test]
 fn a_shared_hunk_is_checked_where_it_stands() {
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.hunk = 2;
     sample.folder("a");
     sample.file("a/b", b"1");
     sample.folder("c");
-    let first = sample.commit(State::Complete);
+    let first = sample.commit(SnapshotState::Complete);
     // Instead of a folder, a symlink; or nothing.
     let shared = sample.hunks[1].clone();
     let listed = sample.vault.root(first).unwrap();
@@ -174,19 +174,19 @@ fn a_shared_hunk_is_checked_where_it_stands() {
         }
         let mut packs = Vec::new();
         PackReader::for_root(sample.store, &listed).unwrap().book().values().for_each(|pack| packs.push(*pack));
-        let lone = sample.commit(State::Partial);
+        let lone = sample.commit(SnapshotState::Partial);
         packs.extend(PackReader::for_root(sample.store, &sample.vault.root(lone).unwrap()).unwrap().book().values());
         packs.sort_by_key(|pack| pack.id);
         packs.dedup_by_key(|pack| pack.id);
         sample.hunks.push(shared.clone());
-        others.push(sample.commit_root(State::Complete, packs));
+        others.push(sample.commit_root(SnapshotState::Complete, packs));
     }
     assert_eq!(verified(&sample, first).0, [""; 0]);
     for (name, why) in others.iter().zip(["a/b is not in a folder", "the folder a is not"]) {
         let (damage, _) = verified(&sample, *name);
         assert!(damage.len() == 1 && damage[0].contains(why), "{damage:?}");
         let folder = tempfile::tempdir().unwrap();
-        let chosen = Options { snapshot: name.to_string(), ..options(&folder.path().join("data")) };
+        let chosen = RestoreOptions { snapshot: name.to_string(), ..options(&folder.path().join("data")) };
         let said = restore(&sample.vault, &chosen, &context());
         let said = said.map_or_else(|why| why.to_string(), |report| report.warnings.join("\n"));
         assert!(said.contains(why), "{said}");
@@ -202,12 +202,12 @@ fn a_database_without_its_side_files_is_told() {
         (false, false, &[], &[]),
     ] {
         for hunk in [1, 4] {
-            let mut sample = Sample::new();
+            let mut sample = SampleVault::new();
             sample.hunk = hunk;
             sample.raw("db", b"a database", journal, wal);
             there.iter().for_each(|side| _ = sample.file(side, b"side"));
             sample.file("e", b"");
-            let name = sample.commit(State::Complete);
+            let name = sample.commit(SnapshotState::Complete);
             let (found, report) = restored(&sample, false);
             assert_eq!(found, expected(&sample));
             let (damage, _) = verified(&sample, name);
@@ -221,27 +221,27 @@ fn a_database_without_its_side_files_is_told() {
         }
     }
     // Another name of the database, with the side files beside the first one.
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.hunk = 1;
     sample.raw("db", b"a database", true, false).link = Some("g".into());
     sample.file("db-journal", b"side");
     sample.raw("other", b"a database", true, false).link = Some("g".into());
-    let name = sample.commit(State::Complete);
+    let name = sample.commit(SnapshotState::Complete);
     assert_eq!((verified(&sample, name).0, restored(&sample, false).1.warnings), (vec![], vec![]));
     // Alone it has none.
     let folder = tempfile::tempdir().unwrap();
-    let chosen = Options { paths: vec![path("other")], ..options(&folder.path().join("data")) };
+    let chosen = RestoreOptions { paths: vec![path("other")], ..options(&folder.path().join("data")) };
     let report = restore(&sample.vault, &chosen, &context()).unwrap();
     assert!(report.warnings.len() == 1 && report.warnings[0].contains("other-journal"), "{:?}", report.warnings);
 }
 
 #[test]
 fn a_link_of_another_content_is_told() {
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.file("a", b"first").link = Some("g".into());
     sample.file("b", b"second").link = Some("g".into());
     sample.with_headers();
-    let name = sample.commit(State::Complete);
+    let name = sample.commit(SnapshotState::Complete);
     let (found, report) = restored(&sample, false);
     assert_eq!(found, expected(&sample));
     let (damage, warned) = verified(&sample, name);

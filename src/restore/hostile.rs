@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::sample::{PackWriter, Sample, context, pages};
+use super::sample::{SamplePack, SampleVault, context, pages};
 use super::tests::{expected, look, noise, options, small, tiny};
 use super::*;
 use crate::store::Store;
@@ -13,11 +13,11 @@ use crate::vault::pack::PackKind;
 use crate::verify;
 
 /// Restores what must not be restored; nothing may come to be outside of the target, and the target stays missing.
-fn refuse(what: &str, sample: &mut Sample) {
-    let name = sample.commit(State::Complete);
+fn refuse(what: &str, sample: &mut SampleVault) {
+    let name = sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("in/data");
-    let chosen = Options { snapshot: name.id.to_string(), ..options(&target) };
+    let chosen = RestoreOptions { snapshot: name.id.to_string(), ..options(&target) };
     let said = restore_within(&sample.vault, &chosen, tiny(), &context()).expect_err(what);
     assert_eq!(said.kind(), Kind::Damage, "{what}: {said}");
     let left: Vec<_> = look(folder.path()).into_keys().collect();
@@ -26,9 +26,9 @@ fn refuse(what: &str, sample: &mut Sample) {
 }
 
 /// What a restore refuses, verify names as damage of the snapshot.
-fn named_by_verify(what: &str, sample: &Sample) {
+fn named_by_verify(what: &str, sample: &SampleVault) {
     let newest = *sample.vault.snapshots().unwrap().last().unwrap();
-    let all = verify::Options { read_data: Some(100.0), databases: None };
+    let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
     let report = verify::verify_store(Box::new(sample.store), &all, &context()).unwrap();
     assert!(report.damage.iter().any(|damage| damage.snapshots.contains(&newest)), "{what}: {:?}", report.damage);
 }
@@ -38,25 +38,25 @@ fn hostile_vaults_do_no_harm() {
     for path in ["../out", "/out", "a/../../out"] {
         assert!(EntryPath::new(path).is_err(), "{path}");
     }
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.symlink("a", b"..");
     sample.file("a/out", b"x");
     refuse("an entry under a symlink", &mut sample);
 
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.file("a", b"x");
     sample.file("a", b"y");
     refuse("two entries of one path", &mut sample);
 
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     let mut extent = sample.put(b"0123456789");
     extent.offset = 5;
     sample.file_at("a", b"0123456789", &[extent]);
     refuse("an extent out of range", &mut sample);
 
     for claimed in [5, 20, 4 << 20] {
-        let mut sample = Sample::new();
-        let mut pack = PackWriter::new(PackKind::Data);
+        let mut sample = SampleVault::new();
+        let mut pack = SamplePack::new(PackKind::Data);
         let bomb = if claimed == 5 { vec![0; 64 << 20] } else { vec![0; 10] };
         pack.raw_frame(zstd::bulk::compress(&bomb, 1).unwrap(), claimed);
         let extent = Extent { pack: Some(pack.id), offset: 0, length: 5 };
@@ -66,29 +66,29 @@ fn hostile_vaults_do_no_harm() {
         refuse("a frame whose claimed size lies", &mut sample);
     }
 
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     let extent = sample.put(b"0123456789");
     sample.packs.clear();
     sample.file_at("a", b"0123456789", &[extent]);
     refuse("a pack that is not listed", &mut sample);
 
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     let extent = sample.put(b"0123456789");
     sample.mapped("a", b"0123456789", &[extent]);
     sample.mapped("b", b"0123456789", &[Extent { length: 9, ..extent }]);
     refuse("a map that does not add up", &mut sample);
 
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.file("a", b"content").hash = Some(Hash::of(b"other content"));
     refuse("a file of another hash", &mut sample);
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.file("a", &noise(1000, 1)).hash = Some(Hash::of(b"other content"));
     refuse("a large file of another hash", &mut sample);
 
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     let extent = sample.put(b"0123456789");
     sample.mapped("a", b"0123456789", &[extent]);
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let before = sample.vault.snapshots().unwrap()[0];
     // The pack of the first snapshot's hunks, listed in the second one too, so that only its kind is wrong.
     sample.packs.extend(sample.vault.root(before).unwrap().holders().last().copied());
@@ -106,7 +106,7 @@ fn hostile_vaults_do_no_harm() {
     sample.store.create(&name.object("snapshots/"), &[&bytes]).unwrap();
     let said = restore(
         &sample.vault,
-        &Options { snapshot: name.id.to_string(), ..options(Path::new("/nowhere")) },
+        &RestoreOptions { snapshot: name.id.to_string(), ..options(Path::new("/nowhere")) },
         &context(),
     );
     assert_eq!(said.unwrap_err().kind(), Kind::Damage);
@@ -114,7 +114,7 @@ fn hostile_vaults_do_no_harm() {
 
 fn hostile_page_maps() {
     let change = |what, change: &dyn Fn(&mut PageMap)| {
-        let mut sample = Sample::new();
+        let mut sample = SampleVault::new();
         match &mut sample.database("a").map.as_mut().unwrap().form {
             MapForm::Pages(map) => change(map),
             MapForm::Blocks(_) => panic!("a database without a page map"),
@@ -150,7 +150,7 @@ fn hostile_page_maps() {
         map.layers[0] = List::Items([&items[..2], &items[1..]].concat());
     });
 
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     let extent = sample.put(&noise(2048, 1));
     sample.mapped("a", &noise(2048, 1), &[extent]);
     let Some(Map { form: MapForm::Blocks(frames), packs }) = sample.entries[1].map.clone() else { panic!("no map") };
@@ -158,7 +158,7 @@ fn hostile_page_maps() {
     sample.entries[1].map = Some(Map { form, packs });
     refuse("a page map whose frame is of another map", &mut sample);
 
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     let extent = sample.put(&noise(2048, 1));
     sample.paged("a", &noise(2048, 1), 1024, &[pages(Extent { offset: 5, ..extent }, 1024, 0..2)]);
     refuse("a page map with an extent out of range", &mut sample);
@@ -166,10 +166,10 @@ fn hostile_page_maps() {
 
 #[test]
 fn a_link_group_of_two_contents_stays_two_files() {
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.file("a", b"first").link = Some("g".into());
     sample.file("b", b"second").link = Some("g".into());
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("data");
     restore(&sample.vault, &options(&target), &context()).unwrap();
@@ -182,7 +182,7 @@ fn what_skips_damage_leaves_the_target_no_more_than_what_does_not() {
     let parts = [("a", false), ("a", true), ("a/out", false), ("a/deep/out", false), ("z", false)];
     for order in 0..120usize {
         for hunk in [1, 3] {
-            let (mut left, mut at, mut sample) = (parts.to_vec(), order, Sample::new());
+            let (mut left, mut at, mut sample) = (parts.to_vec(), order, SampleVault::new());
             sample.hunk = hunk;
             while !left.is_empty() {
                 let (path, is_folder) = left.remove(at % left.len());
@@ -193,11 +193,11 @@ fn what_skips_damage_leaves_the_target_no_more_than_what_does_not() {
                     _ => _ = sample.file(path, b"content"),
                 }
             }
-            sample.commit(State::Complete);
+            sample.commit(SnapshotState::Complete);
             let folder = tempfile::tempdir().unwrap();
             std::fs::create_dir_all(folder.path().join("beside/deep")).unwrap();
             let target = folder.path().join("in/data");
-            let chosen = Options { skip_damaged: true, ..options(&target) };
+            let chosen = RestoreOptions { skip_damaged: true, ..options(&target) };
             let report = restore_within(&sample.vault, &chosen, tiny(), &context()).unwrap();
             let beside: Vec<_> = look(&folder.path().join("beside")).into_keys().collect();
             assert_eq!(beside, [b"".to_vec(), b"deep".to_vec()], "{order}");

@@ -12,7 +12,7 @@ use std::{fs, io, process};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::standing::{self, User};
+use super::standing::{self, FileUser};
 use crate::error::Error;
 use crate::fs::holders::{Locks, program};
 
@@ -22,7 +22,7 @@ const NAMED: usize = 3;
 /// The programs that have a file below one of `places`, absolute paths without symlinks, open, mapped or locked, or work in a folder
 /// there, as far as this process may know: it sees the files of its own user's programs, as root of all in its container, and of others the
 /// locks (SQLite's among them) that they have just then.
-pub fn users(places: &[PathBuf]) -> Vec<User> {
+pub fn users(places: &[PathBuf]) -> Vec<FileUser> {
     if places.is_empty() {
         return Vec::new();
     }
@@ -42,13 +42,13 @@ pub fn users(places: &[PathBuf]) -> Vec<User> {
     if !locks.is_empty() {
         places.iter().for_each(|place| locked_below(place, &locks, &mut found));
     }
-    let user = |(pid, file)| User { pid, program: program(pid), file };
+    let user = |(pid, file)| FileUser { pid, program: program(pid), file };
     found.into_iter().map(user).collect()
 }
 
 /// That these programs are in the way, and what can be done.
-pub fn refusal(target: &Path, users: &[User]) -> Error {
-    let name = |user: &User| {
+pub fn refusal(target: &Path, users: &[FileUser]) -> Error {
+    let name = |user: &FileUser| {
         let program = if user.program.is_empty() { "a program" } else { &user.program };
         format!("{program} (process {}: {})", user.pid, user.file.display())
     };
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(users(&place), []);
         let holder = Holder::of(&at.join("data/deep/file"));
         let file = at.join("data/deep/file");
-        let expected = User { pid: holder.0.id(), program: "sh".into(), file: file.clone() };
+        let expected = FileUser { pid: holder.0.id(), program: "sh".into(), file: file.clone() };
         assert_eq!(users(&place), std::slice::from_ref(&expected));
         assert_eq!(users(&[at.join("data-other"), file]).len(), 2);
         let said = refusal(&place[0], &vec![expected; 5]).to_string();

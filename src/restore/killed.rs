@@ -41,7 +41,7 @@ pub struct Moving {
 
 /// What is not as it looks.
 #[derive(Debug)]
-pub enum Left {
+pub enum Leftover {
     /// The new, which did not come into place, under the name for what was there.
     New(Spot),
     /// The new under that name, but it was changed since: it has been in place, and may hold what an app wrote there.
@@ -55,10 +55,10 @@ pub enum Left {
     },
 }
 
-impl fmt::Display for Left {
+impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Left::New(aside) => {
+            Leftover::New(aside) => {
                 let aside = aside.path();
                 write!(
                     f,
@@ -66,11 +66,11 @@ impl fmt::Display for Left {
                     aside.display()
                 )
             }
-            Left::Used(aside) => {
+            Leftover::Used(aside) => {
                 let aside = aside.path();
                 write!(f, "{} is what a restore that was killed put into place, and was changed since", aside.display())
             }
-            Left::Old { at, aside } => {
+            Leftover::Old { at, aside } => {
                 let (at, aside) = (at.path(), aside.path());
                 write!(f, "{} is what was at {} before a restore that was killed", aside.display(), at.display())
             }
@@ -78,20 +78,20 @@ impl fmt::Display for Left {
     }
 }
 
-impl Left {
+impl Leftover {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         let is_side = |name: &OsStr| SUFFIXES.iter().any(|side| name.as_bytes().ends_with(side.as_bytes()));
         match self {
-            Left::New(_) => "The next restore removes it.",
-            Left::Used(_) => {
+            Leftover::New(_) => "The next restore removes it.",
+            Leftover::Used(_) => {
                 "Look whether something in it is still needed, and remove it then; a restore leaves it where it is."
             }
             // SQLite would play it into a database that has gone on without it.
-            Left::Old { at, .. } if is_side(&at.name) => {
+            Leftover::Old { at, .. } if is_side(&at.name) => {
                 "Rename it back only with its database, or if no program has opened that since; a restore leaves it where it is."
             }
-            Left::Old { .. } => {
+            Leftover::Old { .. } => {
                 "If it is newer than the newest good snapshot, rename it back; a restore leaves it where it is."
             }
         }
@@ -191,7 +191,7 @@ pub(super) fn is_changed_within(at: &Spot, time: (i64, i64)) -> bool {
 }
 
 /// What is not as it looks because of the restore that had a staging folder in `base`.
-pub fn left(base: &Folder, staging: &Folder) -> Vec<Left> {
+pub fn left(base: &Folder, staging: &Folder) -> Vec<Leftover> {
     // Whoever may write around it makes folders and notes of their own; what they say is nobody's to act on.
     if !matches!(why_foreign(staging), Ok(None)) {
         return Vec::new();
@@ -203,14 +203,14 @@ pub fn left(base: &Folder, staging: &Folder) -> Vec<Left> {
     if let Some(aside) = moved_aside(base, &aside) {
         if is_new(&aside) {
             // Who exchanged the two again by hand may have let an app write to it before.
-            left.push(if is_changed_since(&aside, noted) { Left::Used(aside) } else { Left::New(aside) });
+            left.push(if is_changed_since(&aside, noted) { Leftover::Used(aside) } else { Leftover::New(aside) });
         } else if let Some(at) = at.clone().filter(|at| matches!(at.look(), Ok(None))) {
-            left.push(Left::Old { at, aside });
+            left.push(Leftover::Old { at, aside });
         }
     }
     if !at.is_some_and(|at| is_new(&at)) {
         let sides = sides.iter().filter_map(|(at, aside)| Some((spot(base, at)?, moved_aside(base, aside)?)));
-        left.extend(sides.map(|(at, aside)| Left::Old { at, aside }));
+        left.extend(sides.map(|(at, aside)| Leftover::Old { at, aside }));
     }
     left
 }
@@ -232,12 +232,12 @@ fn moved_aside(base: &Folder, path: &Path) -> Option<Spot> {
 }
 
 /// What restores to `target`, or to a volume in it, that were killed left that is not as it looks; nothing of it is changed.
-pub fn look(target: &Path) -> Vec<Left> {
+pub fn look(target: &Path) -> Vec<Leftover> {
     look_but(target, None)
 }
 
 /// The same, but for what lies in the folder `swept`: who sweeps that tells of it.
-pub fn look_but(target: &Path, swept: Option<&Path>) -> Vec<Left> {
+pub fn look_but(target: &Path, swept: Option<&Path>) -> Vec<Leftover> {
     let mut found = Vec::new();
     // A restore says what is wrong where it cannot be told where it is, or what is mounted there.
     let target = location::named(target).unwrap_or_else(|_| target.to_owned());
@@ -267,11 +267,11 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, chown};
 
     use super::*;
-    use crate::restore::sample::{Sample, context};
-    use crate::restore::stage::Staging;
+    use crate::restore::sample::{SampleVault, context};
+    use crate::restore::stage::StagingFolder;
     use crate::restore::tests::options;
-    use crate::restore::{Report, restore};
-    use crate::vault::root::State;
+    use crate::restore::{RestoreReport, restore};
+    use crate::vault::root::SnapshotState;
 
     const ASIDE: &str = "data.replaced-20261121T101112Z";
 
@@ -281,7 +281,7 @@ mod tests {
         fs::create_dir(folder.path().join("data")).unwrap();
         fs::write(folder.path().join("data/a"), "old").unwrap();
         let base = Folder::open(folder.path()).unwrap();
-        let (staging, told) = Staging::make(base, OsStr::new("data"), &context()).unwrap();
+        let (staging, told) = StagingFolder::make(base, OsStr::new("data"), &context()).unwrap();
         assert_eq!(told, [""; 0]);
         fs::write(staging.tree().path().join("a"), "staged").unwrap();
         let base = staging.base();
@@ -294,10 +294,10 @@ mod tests {
         folder
     }
 
-    fn restored(folder: &Path) -> Report {
-        let mut sample = Sample::new();
+    fn restored(folder: &Path) -> RestoreReport {
+        let mut sample = SampleVault::new();
         sample.file("a", b"restored");
-        sample.commit(State::Complete);
+        sample.commit(SnapshotState::Complete);
         let report = restore(&sample.vault, &options(&folder.join("data")), &context()).unwrap();
         assert_eq!(fs::read(folder.join("data/a")).unwrap(), b"restored");
         assert!(look(&folder.join("data")).is_empty());
@@ -312,7 +312,7 @@ mod tests {
     fn what_did_not_come_into_place_is_not_taken_for_the_old() {
         let folder = killed(ASIDE, |_| ());
         let told = look(&folder.path().join("data"));
-        assert!(matches!(&told[..], [Left::New(at)] if at.name == ASIDE), "{told:?}");
+        assert!(matches!(&told[..], [Leftover::New(at)] if at.name == ASIDE), "{told:?}");
         assert_eq!(content(folder.path().join(ASIDE)), "staged");
         let report = restored(folder.path());
         assert!(report.warnings.iter().any(|what| what.contains("not what was there; it is removed")), "{report:?}");
@@ -342,7 +342,7 @@ mod tests {
                 change(&at.join(ASIDE));
             });
             let told = look(&folder.path().join("data"));
-            assert!(matches!(&told[..], [Left::Used(at)] if at.name == ASIDE), "{told:?}");
+            assert!(matches!(&told[..], [Leftover::Used(at)] if at.name == ASIDE), "{told:?}");
             let before = fs::read_dir(folder.path().join(ASIDE)).unwrap().count();
             let report = restored(folder.path());
             assert!(report.warnings.iter().any(|what| what.contains("was changed since")), "{report:?}");
@@ -357,7 +357,10 @@ mod tests {
             fs::rename(at.join("data"), at.join(ASIDE)).unwrap();
         });
         let told = look(&folder.path().join("data"));
-        assert!(matches!(&told[..], [Left::Old { at, aside }] if at.name == "data" && aside.name == ASIDE), "{told:?}");
+        assert!(
+            matches!(&told[..], [Leftover::Old { at, aside }] if at.name == "data" && aside.name == ASIDE),
+            "{told:?}"
+        );
         let report = restored(folder.path());
         assert!(report.warnings.iter().any(|what| what.contains("before a restore that was killed")), "{report:?}");
         assert_eq!(content(folder.path().join(ASIDE)), "old");

@@ -18,7 +18,7 @@ pub(crate) fn lock_target(target: &Path, ctx: &Context) -> Result<(Option<Direct
             // Whoever may not read it may put something into its place all the same.
             Err(why) => return Ok((None, Some(lock::not_locked(target, &why)))),
         };
-        let note = lock::lock(&folder, lock::Kind::Exclusive, lock::RESTORE_WAITS, ctx.stop)?;
+        let note = lock::lock(&folder, lock::LockKind::Exclusive, lock::RESTORE_WAITS, ctx.stop)?;
         // What was waited for may have put another one into its place.
         if folder.is_at(target) {
             return Ok((Some(folder), note));

@@ -16,7 +16,7 @@ pub const LOST: u32 = 0o700;
 pub fn folder(path: EntryPath, mode: u32) -> Entry {
     Entry {
         path,
-        kind: entry::Kind::Folder,
+        kind: entry::EntryKind::Folder,
         size: 0,
         mode,
         uid: rustix::process::geteuid().as_raw(),

@@ -55,16 +55,16 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use self::damaged::Failure;
+use self::damaged::RestoreFailure;
 use self::lock::lock_target;
-pub use self::options::Options;
+pub use self::options::RestoreOptions;
 use self::plan::{Planner, Walk};
-use self::read::Reader;
+use self::read::ContentReader;
 use self::select::{Choice, PassedOver, Unchosen};
-use self::side_files::Sides;
-use self::standing::User;
-use self::target::Place;
-use self::window::{Limits, Window};
+use self::side_files::SideFilePaths;
+use self::standing::FileUser;
+use self::target::RestoreTarget;
+use self::window::{Window, WindowLimits};
 use self::write::Tree;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Context, Monitor};
@@ -73,9 +73,9 @@ use crate::store::Traffic;
 use crate::vault::Vault;
 use crate::vault::decoder::Decoder;
 use crate::vault::doubt::{Doubts, in_all, told};
-use crate::vault::entry::{self, Entry, Taken};
+use crate::vault::entry::{self, CaptureMethod, Entry};
 use crate::vault::read::PackReader;
-use crate::vault::root::{Problem, Root, SnapshotName, Stale, State};
+use crate::vault::root::{Problem, Root, SnapshotName, SnapshotState, Stale};
 use crate::vault::stale::StaleBook;
 use crate::vault::tree::{self, HunksLeft};
 
@@ -85,7 +85,7 @@ const SKIP: &str = "`lastgood restore --skip-damaged` gets out what can be got; 
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct RestoreReport {
     /// The snapshot.
     pub snapshot: SnapshotName,
     /// Where it is now.
@@ -103,7 +103,7 @@ pub struct Report {
     /// What stayed as it is, since other filesystems are mounted there.
     pub kept: Vec<EntryPath>,
     /// Programs that had files of the target open when it was replaced: they go on with the old ones until they are restarted.
-    pub in_use: Vec<User>,
+    pub in_use: Vec<FileUser>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// What could not be restored: what is damaged, with `skip_damaged`, and what the target's filesystem does not have.
@@ -136,11 +136,16 @@ pub struct Report {
 /// Usage: no such snapshot, path or target. Damage, unless it is skipped. Failed: the store or the disk. In all of these
 /// the target is as it was, except where an in-place restore was cut off by the disk itself: its marker is there then.
 /// Unneeded: what it depends on is not so; nothing was changed.
-pub fn restore(vault: &Vault, options: &Options, ctx: &Context) -> Result<Report> {
-    restore_within(vault, options, Limits::suiting(&*vault.store, ctx), ctx)
+pub fn restore(vault: &Vault, options: &RestoreOptions, ctx: &Context) -> Result<RestoreReport> {
+    restore_within(vault, options, WindowLimits::suiting(&*vault.store, ctx), ctx)
 }
 
-fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Context) -> Result<Report> {
+fn restore_within(
+    vault: &Vault,
+    options: &RestoreOptions,
+    limits: WindowLimits,
+    ctx: &Context,
+) -> Result<RestoreReport> {
     let (mut choice, mut doubts) = begin(vault, &options.snapshot).map_err(|unchosen| unchosen.why)?;
     let newest = choice.clone();
     let mut passed_over = Vec::new();
@@ -156,11 +161,11 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
                 if instead_of.is_some() {
                     ctx.monitor.warn(&format!("the snapshot {name} is restored in its place, which is older"));
                 }
-                return Ok(Report { passed_over, instead_of, ..report });
+                return Ok(RestoreReport { passed_over, instead_of, ..report });
             }
             Err(failure) => failure,
         };
-        let Failure { why, wrong, untried } = failure;
+        let RestoreFailure { why, wrong, untried } = failure;
         let over = damaged::passed_over(name, &wrong).filter(|_| !named);
         let untried = *first_untried.get_or_insert(untried);
         let next = if over.is_some() { damaged::older(vault, name)? } else { None };
@@ -176,7 +181,7 @@ fn restore_within(vault: &Vault, options: &Options, limits: Limits, ctx: &Contex
             if untried {
                 ctx.monitor.warn(&format!("{}; it is read all the same: nothing else is left", why.what()));
                 let anyway = attempt(vault, options, newest, (&mut doubts, Damaged::Read), limits, ctx);
-                return anyway.map_err(|Failure { why, .. }| match first {
+                return anyway.map_err(|RestoreFailure { why, .. }| match first {
                     Some(first) if why.kind() != Kind::Unneeded => first,
                     _ => why,
                 });
@@ -208,12 +213,12 @@ pub fn tell_of_newer(passed_over: &[PassedOver], warn: impl FnOnce(String)) {
 /// As [`restore`], with whether it is the snapshot's packs.
 pub fn restore_chosen(
     vault: &Vault,
-    options: &Options,
+    options: &RestoreOptions,
     choice: Choice,
     from: (&mut Doubts, Damaged),
     ctx: &Context,
-) -> Result<Report, Failure> {
-    attempt(vault, options, choice, from, Limits::suiting(&*vault.store, ctx), ctx)
+) -> Result<RestoreReport, RestoreFailure> {
+    attempt(vault, options, choice, from, WindowLimits::suiting(&*vault.store, ctx), ctx)
 }
 
 /// What becomes of a snapshot that needs a pack which is known to be damaged.
@@ -239,17 +244,17 @@ pub fn begin(vault: &Vault, snapshot: &str) -> Result<(Choice, Doubts), Unchosen
 
 fn attempt(
     vault: &Vault,
-    options: &Options,
+    options: &RestoreOptions,
     choice: Choice,
     (doubts, known): (&mut Doubts, Damaged),
-    limits: Limits,
+    limits: WindowLimits,
     ctx: &Context,
-) -> Result<Report, Failure> {
+) -> Result<RestoreReport, RestoreFailure> {
     let began = Instant::now();
     let Choice { name, root, passed_over, named } = choice;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
-    let mut place = Place::check(&options.target, options.how(), paths)?;
+    let mut place = RestoreTarget::check(&options.target, options.how(), paths)?;
     apart::check(&place.target, paths, &options.vaults)?;
     let from = vault.store.url();
     (place.snapshot, place.vault) = (Some(name), Some(from.clone()));
@@ -258,7 +263,7 @@ fn attempt(
     let (_locked, unlocked) = lock_target(&target, ctx)?;
     // A volume in it may be a data directory of its own.
     let own = (!place.within().is_root()).then(|| lock_target(&place.folder(), ctx)).transpose()?;
-    let mut report = Report {
+    let mut report = RestoreReport {
         snapshot: name,
         target: place.target.clone(),
         entries: 0,
@@ -285,7 +290,7 @@ fn attempt(
     report.warnings.extend(own.iter().filter_map(|(_, unlocked)| unlocked.clone()));
     refuse_in_use(&place, options)?;
     place.check_writable()?;
-    if root.state != State::Complete {
+    if root.state != SnapshotState::Complete {
         report.warnings.push(format!("the snapshot {name} is {}", root.state));
     }
     if root.failed_checks > 0 {
@@ -310,7 +315,7 @@ fn attempt(
             }
         }
         doubts.warnings().iter().for_each(|what| ctx.monitor.warn(what));
-        Failure { why: within(why), wrong, untried: false }
+        RestoreFailure { why: within(why), wrong, untried: false }
     };
     let packs = packs.for_another(&root).map_err(|why| failed(why, &packs.with(root.holders().copied()), doubts))?;
     match lacks(&packs, &root, if all { &[] } else { paths }) {
@@ -333,7 +338,7 @@ fn attempt(
         Some((pack, why)) if !options.skip_damaged => {
             let more = in_all(wrong.len());
             let told = wrong.iter().map(|(pack, state)| told(pack, state)).collect();
-            return Err(Failure {
+            return Err(RestoreFailure {
                 why: within(Error::damage(format!("read {}", pack.name()), format!("{why}{more}"))),
                 wrong: told,
                 untried: true,
@@ -353,7 +358,7 @@ fn attempt(
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
     let elsewhere = killed::look_but(&target, Some(&place.base()));
     let (staging, mut left) = place.stage(ctx)?;
-    left.extend(elsewhere.iter().map(killed::Left::to_string));
+    left.extend(elsewhere.iter().map(killed::Leftover::to_string));
     let mut left = Untold { what: left, monitor: ctx.monitor };
     let planner = Planner { packs: &packs, wanted: place.wanted(), limits, skip_damaged: options.skip_damaged, ctx };
     let filled =
@@ -440,7 +445,7 @@ fn lacks(packs: &PackReader, root: &Root, paths: &[EntryPath]) -> Result<(Vec<St
 ///
 /// # Errors
 /// That there are some.
-fn refuse_in_use(place: &Place, options: &Options) -> Result<Vec<User>> {
+fn refuse_in_use(place: &RestoreTarget, options: &RestoreOptions) -> Result<Vec<FileUser>> {
     let users = crate::restore::occupants::users_of(place);
     let standing = crate::restore::occupants::moved(place);
     match standing.first() {
@@ -453,7 +458,7 @@ fn refuse_in_use(place: &Place, options: &Options) -> Result<Vec<User>> {
 }
 
 /// Checks that the snapshot has all of `paths`. Gives their side files.
-fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bool) -> Result<Sides> {
+fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bool) -> Result<SideFilePaths> {
     let HunksLeft { hunks, lost } = match skip_damaged {
         true => tree::hunks_left(packs, root)?,
         false => HunksLeft { hunks: tree::hunks(packs, root)?, lost: Vec::new() },
@@ -485,7 +490,7 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
             None => Located::Nowhere,
         })
     };
-    let mut sides = Sides::default();
+    let mut sides = SideFilePaths::default();
     let of_another = |path: &EntryPath| paths.iter().any(|other| side_files::sides(other).any(|side| side == *path));
     for path in paths {
         let entry = match find(path)? {
@@ -502,14 +507,14 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
                     .hint("`lastgood ls SNAPSHOT` shows what it has."));
             }
         };
-        if entry.kind != entry::Kind::File {
+        if entry.kind != entry::EntryKind::File {
             continue;
         }
         // Where databases were not looked for, any file may be one.
-        let is_raw = entry.database.is_none_or(|database| database.taken == Taken::Raw);
+        let is_raw = entry.database.is_none_or(|database| database.taken == CaptureMethod::Raw);
         for side in side_files::sides(path) {
             match find(&side)? {
-                Located::There(entry) if is_raw && entry.kind == entry::Kind::File => sides.there.push(side),
+                Located::There(entry) if is_raw && entry.kind == entry::EntryKind::File => sides.there.push(side),
                 Located::Nowhere => sides.lacking.push(side),
                 Located::There(_) | Located::Unknown => {}
             }
@@ -531,8 +536,8 @@ fn fill_staging(
     planner: &Planner,
     root: &Root,
     tree: Tree,
-    place: &Place,
-    report: &mut Report,
+    place: &RestoreTarget,
+    report: &mut RestoreReport,
 ) -> Result<(Tree, Option<Arc<Entry>>, Vec<Problem>)> {
     let mut top = None;
     let told = std::thread::scope(|scope| {
@@ -563,15 +568,19 @@ fn write_window(
     planner: &Planner,
     window: &Window,
     tree: &Tree,
-    place: &Place,
-    report: &mut Report,
+    place: &RestoreTarget,
+    report: &mut RestoreReport,
     top: &mut Option<Arc<Entry>>,
 ) -> Result<()> {
     let files = || window.items.iter().filter(|item| item.last);
     window.folders.iter().try_for_each(|entry| tree.folder(entry))?;
     window.others.iter().try_for_each(|entry| tree.other(entry))?;
-    let reader =
-        Reader { packs: planner.packs, limits: planner.limits, skip_damaged: planner.skip_damaged, ctx: planner.ctx };
+    let reader = ContentReader {
+        packs: planner.packs,
+        limits: planner.limits,
+        skip_damaged: planner.skip_damaged,
+        ctx: planner.ctx,
+    };
     reader.read(window, tree)?;
     for item in files() {
         match item.lost.get() {
@@ -611,7 +620,7 @@ fn write_window(
 }
 
 /// Adds to the report what could not be made of entries and given to them.
-fn shortfall(tree: Tree, report: &mut Report) {
+fn shortfall(tree: Tree, report: &mut RestoreReport) {
     report.entries += report.files;
     if !report.not_restored.is_empty() {
         let places: BTreeSet<_> = report.not_restored.iter().map(|problem| &problem.path).collect();

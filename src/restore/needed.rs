@@ -6,14 +6,14 @@ use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::options::{Only, Options};
+use super::options::{Only, RestoreOptions};
 use crate::error::{Doing, Error, Result};
 use crate::fs::lock;
 use crate::monitor::Context;
 use crate::source::marker::Unfinished;
 use crate::source::select::Select;
 use crate::source::walk::{self, Met, Walker};
-use crate::vault::entry::Kind;
+use crate::vault::entry::EntryKind;
 use crate::vault::root::SnapshotName;
 
 /// What is in a target.
@@ -62,7 +62,7 @@ impl Only {
     /// Unneeded: it is not. As [`look`].
     pub fn check(
         &self,
-        (options, from): (&Options, &str),
+        (options, from): (&RestoreOptions, &str),
         (name, begun): (SnapshotName, Timestamp),
         ctx: &Context,
     ) -> Result<()> {
@@ -81,7 +81,7 @@ impl Only {
 ///
 /// # Errors
 /// As [`look`]; it takes too long; a stop.
-pub fn look_when_settled(options: &Options, from: &str, ctx: &Context) -> Result<There> {
+pub fn look_when_settled(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There> {
     let target = &*options.target;
     // Held to the end of the look.
     let held = match Unfinished::at(target) {
@@ -89,7 +89,7 @@ pub fn look_when_settled(options: &Options, from: &str, ctx: &Context) -> Result
         _ => walk::open(target).ok(),
     };
     if let Some(held) = &held
-        && let Some(note) = lock::lock(held, lock::Kind::Shared, lock::RESTORE_WAITS, ctx.stop)?
+        && let Some(note) = lock::lock(held, lock::LockKind::Shared, lock::RESTORE_WAITS, ctx.stop)?
     {
         ctx.monitor.warn(&note);
     }
@@ -100,7 +100,7 @@ pub fn look_when_settled(options: &Options, from: &str, ctx: &Context) -> Result
 ///
 /// # Errors
 /// A folder that cannot be read: what is in it may be newer than all else. One in which a restore of some paths was not finished.
-pub fn look(options: &Options, from: &str, ctx: &Context) -> Result<There> {
+pub fn look(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There> {
     let target = &*options.target;
     let doing = || format!("look whether {} has to be restored", target.display());
     match target.symlink_metadata() {
@@ -123,7 +123,7 @@ pub fn look(options: &Options, from: &str, ctx: &Context) -> Result<There> {
     walker.whole(|met| {
         ctx.check("look at what is there")?;
         match met {
-            Met::Entry(found) if found.kind != Kind::Folder => newest = newest.max(Some(found.mtime)),
+            Met::Entry(found) if found.kind != EntryKind::Folder => newest = newest.max(Some(found.mtime)),
             Met::Failed(path, why) => return Err(Error::failed(doing(), format!("{path}: {why}"))),
             _ => {}
         }
@@ -151,7 +151,7 @@ mod tests {
     use crate::store::testing::fault::FaultStore;
     use crate::vault::Vault;
     use crate::vault::hex::Hex;
-    use crate::vault::root::State;
+    use crate::vault::root::SnapshotState;
 
     #[test]
     fn what_holds_no_file_is_missing() {
@@ -181,7 +181,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         marker::tests::write_all(folder.path());
         let held = crate::fs::beneath::Directory::open(folder.path()).unwrap();
-        lock::lock(&held, lock::Kind::Exclusive, Duration::ZERO, &AtomicBool::new(false)).unwrap();
+        lock::lock(&held, lock::LockKind::Exclusive, Duration::ZERO, &AtomicBool::new(false)).unwrap();
         let stop = AtomicBool::new(true);
         let ctx = Context { stop: &stop, ..context() };
         let said = look_when_settled(&options(folder.path()), "/v", &ctx).unwrap_err().to_string();
@@ -214,8 +214,8 @@ mod tests {
     #[test]
     fn a_directory_that_comes_while_a_path_is_restored_keeps_what_is_in_it() {
         let mut sample = small();
-        sample.commit(State::Complete);
-        let path = sample.entries.iter().find(|entry| entry.kind == Kind::File).unwrap().path.clone();
+        sample.commit(SnapshotState::Complete);
+        let path = sample.entries.iter().find(|entry| entry.kind == EntryKind::File).unwrap().path.clone();
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("data");
         let (above, data) = (folder.path().to_owned(), target.clone());
@@ -228,7 +228,7 @@ mod tests {
             false
         });
         let vault = Vault::open(Box::new(store)).unwrap();
-        let chosen = Options { paths: vec![path.clone()], ..options(&target) };
+        let chosen = RestoreOptions { paths: vec![path.clone()], ..options(&target) };
         restore(&vault, &chosen, &context()).unwrap();
         assert_eq!(fs::read(target.join("row")).unwrap(), b"new");
         assert!(target.join(path.as_path()).exists());
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn what_comes_while_the_snapshot_is_read_does_not_move_aside() {
         let mut sample = small();
-        sample.commit(State::Complete);
+        sample.commit(SnapshotState::Complete);
         let names =
             |at: &Path| fs::read_dir(at).into_iter().flatten().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
         for (in_place, exists) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -258,7 +258,8 @@ mod tests {
             });
             let vault = Vault::open(Box::new(store)).unwrap();
             for older in [None, Some(Duration::from_secs(3600))] {
-                let chosen = Options { in_place, only: Only { missing: older.is_none(), older }, ..options(&target) };
+                let chosen =
+                    RestoreOptions { in_place, only: Only { missing: older.is_none(), older }, ..options(&target) };
                 let said = restore(&vault, &chosen, &context()).unwrap_err();
                 assert_eq!(said.kind(), error::Kind::Unneeded, "{said}");
                 assert!(said.why().contains(&format!("in {}", target.display())), "{said}");

@@ -4,28 +4,28 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::in_use::users;
-use super::standing::{User, below};
-use super::target::Place;
+use super::standing::{FileUser, below};
+use super::target::RestoreTarget;
 use crate::fs::holders::program;
 use crate::path::EntryPath;
 
 /// The same of what a restore to `place` replaces.
-pub fn users_of(place: &Place) -> Vec<User> {
+pub fn users_of(place: &RestoreTarget) -> Vec<FileUser> {
     let mut users = users(&place.replaces());
     users.retain(|user| !place.kept().iter().any(|kept| user.file.starts_with(place.target.join(kept.as_path()))));
     users
 }
 
 /// Those that work in a folder that a restore to `place` moves away, or puts something else in the place of.
-pub fn moved(place: &Place) -> Vec<User> {
+pub fn moved(place: &RestoreTarget) -> Vec<FileUser> {
     let below = below(&place.target);
     below
         .filter(|(_, folder)| !stays(place, folder))
-        .map(|(pid, file)| User { pid, program: program(pid), file })
+        .map(|(pid, file)| FileUser { pid, program: program(pid), file })
         .collect()
 }
 
-pub(crate) fn stays(place: &Place, folder: &Path) -> bool {
+pub(crate) fn stays(place: &RestoreTarget, folder: &Path) -> bool {
     let path = folder.strip_prefix(&place.target).ok().map(|path| EntryPath::new(path.as_os_str().as_bytes()));
     match path {
         Some(Ok(path)) => place.stays(&path),

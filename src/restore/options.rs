@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::target::How;
+use super::target::ReplaceMode;
 use crate::path::EntryPath;
 
 /// What to restore, and where to.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct RestoreOptions {
     /// Which snapshot: `latest`, an id or the beginning of one, or a time.
     pub snapshot: String,
     /// The folder that becomes what the data directory was.
@@ -29,15 +29,15 @@ pub struct Options {
     pub only: Only,
 }
 
-impl Options {
+impl RestoreOptions {
     /// How the target is replaced.
-    pub(super) fn how(&self) -> How {
-        How { in_place: self.in_place, around_mounts: self.around_mounts }
+    pub(super) fn how(&self) -> ReplaceMode {
+        ReplaceMode { in_place: self.in_place, around_mounts: self.around_mounts }
     }
 
     /// The newest good snapshot, whole, into `target`.
     pub fn latest(target: PathBuf) -> Self {
-        Options {
+        RestoreOptions {
             snapshot: "latest".into(),
             target,
             paths: Vec::new(),

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use super::missing;
-use super::window::{Item, Limits, Piece, Window};
+use super::window::{Item, Window, WindowLimits, WindowPiece};
 use crate::error::{Kind, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
@@ -27,7 +27,7 @@ pub const LOOSE: usize = 8;
 
 /// Which entries are wanted.
 #[derive(Clone, Copy, Default)]
-pub struct Wanted<'a> {
+pub struct EntrySelection<'a> {
     /// These, what is in them, and the folders above; none for all.
     pub paths: Option<&'a [EntryPath]>,
     /// Not these, and what is in them.
@@ -36,7 +36,7 @@ pub struct Wanted<'a> {
     pub never: &'a [EntryPath],
 }
 
-impl Wanted<'_> {
+impl EntrySelection<'_> {
     /// Whether an entry is wanted, or a folder above one that is.
     pub fn takes(&self, entry: &EntryPath) -> bool {
         let leads_there = |paths: &[EntryPath]| paths.iter().any(|path| path.is_in(entry));
@@ -68,9 +68,9 @@ pub struct Planner<'a> {
     /// Reads the packs.
     pub packs: &'a PackReader<'a>,
     /// Which entries are wanted.
-    pub wanted: Wanted<'a>,
+    pub wanted: EntrySelection<'a>,
     /// The size of windows.
-    pub limits: Limits,
+    pub limits: WindowLimits,
     /// Whether damaged hunks and maps are passed over.
     pub skip_damaged: bool,
     /// Stops it.
@@ -83,13 +83,13 @@ pub struct Walk<F> {
     check: SnapshotCheck,
     open: Vec<Arc<Entry>>,
     groups: HashSet<u64>,
-    told: Told,
+    told: SnapshotFindings,
     take: F,
 }
 
 /// What there is to say of a snapshot that was read.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct SnapshotFindings {
     /// What could not be read.
     pub not_read: Vec<Problem>,
     /// What no restore puts into a target, for its name.
@@ -103,7 +103,7 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// A store that fails; damage, unless it is passed over; those of `take`.
-    pub fn each_window(&self, root: &Root, take: impl FnMut(Window) -> Result<()>) -> Result<Told> {
+    pub fn each_window(&self, root: &Root, take: impl FnMut(Window) -> Result<()>) -> Result<SnapshotFindings> {
         let mut walk = Walk::new(take);
         if self.skip_damaged {
             left::each_entry(self, root, &mut walk)?;
@@ -147,13 +147,13 @@ impl Planner<'_> {
 
     fn entry<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, walk: &mut Walk<F>) -> Result<()> {
         walk.leave(&entry.path);
-        if entry.kind != entry::Kind::File {
+        if entry.kind != entry::EntryKind::File {
             walk.make_room(&entry, &self.limits)?;
         }
         match entry.kind {
-            entry::Kind::Folder => walk.folder(entry),
-            entry::Kind::Symlink | entry::Kind::Fifo => walk.window.others.push(entry),
-            entry::Kind::File => return self.file(entry, walk),
+            entry::EntryKind::Folder => walk.folder(entry),
+            entry::EntryKind::Symlink | entry::EntryKind::Fifo => walk.window.others.push(entry),
+            entry::EntryKind::File => return self.file(entry, walk),
         }
         Ok(())
     }
@@ -212,7 +212,7 @@ impl Planner<'_> {
                 item.left.fetch_add(extent.length, Ordering::Relaxed);
             }
             let pack = window.pack(pack);
-            let piece = Piece { pack, item: item as u32, offset: extent.offset, length: extent.length, at: *at };
+            let piece = WindowPiece { pack, item: item as u32, offset: extent.offset, length: extent.length, at: *at };
             match window.pieces.last_mut() {
                 Some(last) if last.continued_by(&piece) => last.length += piece.length,
                 _ => {
@@ -234,7 +234,7 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
             check: SnapshotCheck::default(),
             open: Vec::new(),
             groups: HashSet::new(),
-            told: Told::default(),
+            told: SnapshotFindings::default(),
             take,
         }
     }
@@ -243,7 +243,7 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
     ///
     /// # Errors
     /// Those of who takes it.
-    pub fn finish(mut self) -> Result<Told> {
+    pub fn finish(mut self) -> Result<SnapshotFindings> {
         while let Some(folder) = self.open.pop() {
             self.window.left.push(folder);
         }
@@ -258,7 +258,7 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
     }
 
     /// Begins a new window when the last one is full, and counts the entry.
-    fn make_room(&mut self, entry: &Entry, limits: &Limits) -> Result<()> {
+    fn make_room(&mut self, entry: &Entry, limits: &WindowLimits) -> Result<()> {
         if self.window.is_full(limits) {
             self.flush()?;
         }

@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use crossbeam_channel::bounded;
 use serde::Serialize;
 
-use super::options::Options;
+use super::options::RestoreOptions;
 use super::select::{Choice, PassedOver};
-use super::standing::{self, User};
-use super::target::Place;
+use super::standing::{self, FileUser};
+use super::target::RestoreTarget;
 use super::{apart, locate, side_files};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
-use crate::source::found::Found;
+use crate::source::found::SourceEntry;
 use crate::source::select::Select;
 use crate::source::walk::{self, Met, Walker};
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::read::{PackReader, absent};
 use crate::vault::root::SnapshotName;
 use crate::vault::{Vault, tree};
@@ -49,7 +49,7 @@ pub struct Preview {
     /// What is mounted there and stays as it is, with all that is in it.
     pub kept: Vec<EntryPath>,
     /// Programs that have files open there: the restore is refused without `--while-in-use`.
-    pub in_use: Vec<User>,
+    pub in_use: Vec<FileUser>,
     /// Newer snapshots that are not good or are damaged.
     pub passed_over: Vec<PassedOver>,
     /// What stands in the way, or is to be known.
@@ -82,11 +82,11 @@ impl Changes {
 /// # Errors
 /// What would keep the restore from beginning: a target that cannot be restored to, no such path. A store that fails; damage to
 /// the snapshot's lists.
-pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) -> Result<Preview> {
+pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Context) -> Result<Preview> {
     let Choice { name, root, passed_over, .. } = choice;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
-    let mut place = Place::check(&options.target, options.how(), paths)?;
+    let mut place = RestoreTarget::check(&options.target, options.how(), paths)?;
     place.vault = Some(vault.store.url());
     apart::check(&place.target, paths, &options.vaults)?;
     let packs = PackReader::for_root(&*vault.store, &root)?;
@@ -125,7 +125,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
     let wanted = place.wanted();
     let target = &place.target;
     std::thread::scope(|scope| {
-        let (send, listed) = bounded::<Found>(AHEAD);
+        let (send, listed) = bounded::<SourceEntry>(AHEAD);
         let walking = scope.spawn(move || list(target, &|found| send.send(found).is_ok(), ctx));
         let there = listed.into_iter().filter(|found| wanted.holds(&found.path) && !place.is_marker(&found.path));
         let mut there = there.peekable();
@@ -143,7 +143,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
                 Some(_) => &mut told.changed,
             };
             changes.add(&entry.path, size(entry.kind, entry.size));
-            if entry.kind == Kind::File && place.paths().contains(&entry.path) {
+            if entry.kind == EntryKind::File && place.paths().contains(&entry.path) {
                 let at = target.join(entry.path.as_path());
                 told.moves_aside.extend(side_files::would_move(&at, entry.database.is_some()));
             }
@@ -170,7 +170,7 @@ pub fn preview(vault: &Vault, options: &Options, choice: Choice, ctx: &Context) 
 }
 
 /// Lists what is in the target for as long as `take` wants more. Gives what to tell of what could not be looked at.
-fn list(target: &std::path::Path, take: &dyn Fn(Found) -> bool, ctx: &Context) -> Result<Vec<String>> {
+fn list(target: &std::path::Path, take: &dyn Fn(SourceEntry) -> bool, ctx: &Context) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     if target.symlink_metadata().is_err() {
         return Ok(warnings);
@@ -196,12 +196,12 @@ fn list(target: &std::path::Path, take: &dyn Fn(Found) -> bool, ctx: &Context) -
     if over { Ok(warnings) } else { walked.map(|()| warnings) }
 }
 
-fn size(kind: Kind, size: u64) -> u64 {
-    if kind == Kind::File { size } else { 0 }
+fn size(kind: EntryKind, size: u64) -> u64 {
+    if kind == EntryKind::File { size } else { 0 }
 }
 
-fn is_same(entry: &Entry, found: &Found) -> bool {
+fn is_same(entry: &Entry, found: &SourceEntry) -> bool {
     entry.kind == found.kind
-        && (entry.kind == Kind::Folder
-            || entry.mtime == found.mtime && (entry.kind != Kind::File || entry.size == found.size))
+        && (entry.kind == EntryKind::Folder
+            || entry.mtime == found.mtime && (entry.kind != EntryKind::File || entry.size == found.size))
 }

@@ -19,7 +19,7 @@ use super::in_place::{is_marker, is_reserved};
 use super::killed::{self, Moving};
 use super::lock::lock_target;
 use super::mounts::is_of_the_filesystem;
-use super::steps::{Looks, Steps, outwards};
+use super::steps::{FolderAttributes, Steps, outwards};
 use super::undo::Undone;
 use crate::error::{Doing, Error, Result};
 use crate::fs::beneath::Directory;
@@ -54,7 +54,7 @@ pub struct Putting<'a> {
     /// The names in a folder that is filled, as a whole, with what is restored.
     incoming: HashSet<OsString>,
     /// What folders that stay are given at the end, the innermost first.
-    dress: Vec<(Arc<Folder>, Looks)>,
+    dress: Vec<(Arc<Folder>, FolderAttributes)>,
     /// What the filesystem has itself at its root, and was not put there.
     pub left_out: Vec<EntryPath>,
     /// The paths that are put back, of the folder that is worked in; none for all of it.
@@ -125,7 +125,7 @@ impl<'a> Putting<'a> {
         let unfinished = Unfinished { paths, aside: vec![aside], around, snapshot };
         if !self.paths.is_empty() && target.mode().doing(doing)? & 0o700 != 0o700 {
             // It keeps its own.
-            self.dress.push((target.clone(), Looks::of(target).doing(doing)?));
+            self.dress.push((target.clone(), FolderAttributes::of(target).doing(doing)?));
         }
         let opened = self.steps.open_up(target).map_err(io::Error::from);
         let via = self.notes.as_ref().unwrap_or(target);
@@ -242,7 +242,7 @@ impl<'a> Putting<'a> {
             );
         };
         let (from, to) = (Arc::new(from), Arc::new(to));
-        let looks = Looks::of(&from).doing(|| format!("look at {}", from.path().display()))?;
+        let looks = FolderAttributes::of(&from).doing(|| format!("look at {}", from.path().display()))?;
         let moved = self.fill_folder(&from, &to, path)?;
         self.dress.push((to, looks));
         Ok(moved)
@@ -283,7 +283,7 @@ impl<'a> Putting<'a> {
                 let folder = at.enter(&name).doing(|| format!("open {}", at.path().join(&name).display()))?;
                 let folder = Arc::new(folder);
                 // Unless the snapshot has it, it is as it was when all is done.
-                let looks = Looks::of(&folder).doing(|| format!("look at {}", folder.path().display()))?;
+                let looks = FolderAttributes::of(&folder).doing(|| format!("look at {}", folder.path().display()))?;
                 self.dress.push((folder.clone(), looks));
                 self.outward(&folder, &child)?;
             } else {
@@ -328,7 +328,7 @@ impl<'a> Putting<'a> {
                             .hint("Restore to another folder, or unmount what is mounted there."));
                     };
                     let (folder, stays) = (Arc::new(folder), Arc::new(at.enter().doing(|| doing(to))?));
-                    let looks = Looks::of(&folder).doing(|| doing(&folder))?;
+                    let looks = FolderAttributes::of(&folder).doing(|| doing(&folder))?;
                     self.inward(&folder, &stays, &child)?;
                     self.dress.retain(|(dressed, _)| dressed.path() != stays.path());
                     self.dress.push((stays, looks));

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::coalesce::{Frame, Gather, Read};
-use super::content::Output;
-use super::window::{Cut, Item, Limits, ROOM, Window};
+use super::coalesce::{Coalescer, Read, SlicedFrame};
+use super::content::ContentSink;
+use super::window::{FrameSlice, Item, ROOM, Window, WindowLimits};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::panics;
-use crate::parallel::budget::{Room, Taken};
+use crate::parallel::budget::{ByteBudget, ReservedBytes};
 use crate::vault::decoder::Decoder;
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackKind;
@@ -30,18 +30,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Compressed bytes of frames.
-struct Bytes<'w> {
+struct FetchedBytes<'w> {
     bytes: Vec<u8>,
     /// Where they begin in the object.
     from: u64,
     pack: PackId,
-    _room: Taken<'w>,
+    _room: ReservedBytes<'w>,
 }
 
 /// A read that is under way or done.
-struct Fetched<'w> {
+struct PendingRead<'w> {
     read: Read,
-    bytes: Receiver<Result<Bytes<'w>>>,
+    bytes: Receiver<Result<FetchedBytes<'w>>>,
 }
 
 /// Whether no piece of this window is the file's.
@@ -49,12 +49,12 @@ fn is_empty(item: &Item) -> bool {
     item.left.load(Ordering::Acquire) == 0
 }
 
-/// Reads the content of windows into an [`Output`].
-pub struct Reader<'a> {
+/// Reads the content of windows into an [`ContentSink`].
+pub struct ContentReader<'a> {
     /// Reads the packs.
     pub packs: &'a PackReader<'a>,
     /// The size of reads.
-    pub limits: Limits,
+    pub limits: WindowLimits,
     /// Whether a damaged file is given up, or all of the work.
     pub skip_damaged: bool,
     /// Threads, and who hears of progress.
@@ -62,17 +62,17 @@ pub struct Reader<'a> {
 }
 
 /// What the threads of one window share.
-struct Shared<'w> {
+struct ReaderShared<'w> {
     window: &'w Window,
-    output: &'w dyn Output,
-    room: &'w Room,
+    output: &'w dyn ContentSink,
+    room: &'w ByteBudget,
     /// What is still to be read, and where the decoders get it; the last fetcher takes that away.
-    gather: Mutex<(Gather<'w>, Option<Sender<Fetched<'w>>>)>,
+    gather: Mutex<(Coalescer<'w>, Option<Sender<PendingRead<'w>>>)>,
     /// The place of the pack that is read now among the window's, and of the next one whose table is fetched.
     pack: AtomicUsize,
     next_table: AtomicUsize,
     /// The read whose frames are handed out, its bytes, and the next frame.
-    current: Mutex<Feed<'w>>,
+    current: Mutex<FrameFeed<'w>>,
     /// The files without pieces, and how many of them are taken.
     empty: Vec<u32>,
     next_empty: AtomicUsize,
@@ -80,42 +80,42 @@ struct Shared<'w> {
     stop: AtomicBool,
 }
 
-struct Feed<'w> {
-    reads: Receiver<Fetched<'w>>,
-    frames: std::vec::IntoIter<Frame>,
-    bytes: Option<Arc<Bytes<'w>>>,
+struct FrameFeed<'w> {
+    reads: Receiver<PendingRead<'w>>,
+    frames: std::vec::IntoIter<SlicedFrame>,
+    bytes: Option<Arc<FetchedBytes<'w>>>,
 }
 
-impl Feed<'_> {
+impl FrameFeed<'_> {
     /// Nothing more is handed out.
     fn close(&mut self) {
-        *self = Feed { reads: bounded(0).1, frames: Vec::new().into_iter(), bytes: None };
+        *self = FrameFeed { reads: bounded(0).1, frames: Vec::new().into_iter(), bytes: None };
     }
 }
 
 /// One frame for a decoding thread.
-struct Task<'w> {
-    frame: Frame,
-    bytes: Arc<Bytes<'w>>,
+struct DecodeTask<'w> {
+    frame: SlicedFrame,
+    bytes: Arc<FetchedBytes<'w>>,
 }
 
-impl Reader<'_> {
+impl ContentReader<'_> {
     /// Hands all content of a window to `output`. Afterwards every file that ends in it is there, or `lost`.
     ///
     /// # Errors
     /// What could not be written; a store that fails; damage, unless it is passed over.
-    pub fn read(&self, window: &Window, output: &dyn Output) -> Result<()> {
+    pub fn read(&self, window: &Window, output: &dyn ContentSink) -> Result<()> {
         let parallel = self.ctx.parallel.max(1);
         let (ready, reads) = bounded(parallel);
-        let room = &Room::new(ROOM);
-        let shared = Shared {
+        let room = &ByteBudget::new(ROOM);
+        let shared = ReaderShared {
             window,
             output,
             room,
-            gather: Mutex::new((Gather::new(self.packs, window, self.limits), Some(ready))),
+            gather: Mutex::new((Coalescer::new(self.packs, window, self.limits), Some(ready))),
             pack: AtomicUsize::new(0),
             next_table: AtomicUsize::new(0),
-            current: Mutex::new(Feed { reads, frames: Vec::new().into_iter(), bytes: None }),
+            current: Mutex::new(FrameFeed { reads, frames: Vec::new().into_iter(), bytes: None }),
             empty: (0..window.items.len() as u32).filter(|&n| is_empty(&window.items[n as usize])).collect(),
             next_empty: AtomicUsize::new(0),
             failed: Mutex::new(None),
@@ -150,12 +150,12 @@ impl Reader<'_> {
     }
 
     /// Does a thread's work; whether it came to its end. Should it panic, all threads stop.
-    fn guard(&self, shared: &Shared, work: impl FnOnce()) -> bool {
+    fn guard(&self, shared: &ReaderShared, work: impl FnOnce()) -> bool {
         let done = catch_unwind(AssertUnwindSafe(work));
         done.map_err(|panic| self.fail(shared, panics::error("read the vault", &*panic))).is_ok()
     }
 
-    fn fetch(&self, shared: &Shared) {
+    fn fetch(&self, shared: &ReaderShared) {
         while !shared.stop.load(Ordering::Acquire) {
             self.fetch_table(shared);
             let (send, bytes) = bounded(1);
@@ -168,7 +168,7 @@ impl Reader<'_> {
                 // In order, because the lock is held; it waits here when the decoders are behind.
                 let room = shared.room.take(length);
                 match &gather.1 {
-                    Some(decoders) if decoders.send(Fetched { read, bytes }).is_ok() => {}
+                    Some(decoders) if decoders.send(PendingRead { read, bytes }).is_ok() => {}
                     _ => return,
                 }
                 (pack, span, room)
@@ -176,12 +176,12 @@ impl Reader<'_> {
             let read = self.packs.compressed(pack, PackKind::Data, &span);
             let from = span.first().map_or(0, |first| first.at);
             // Nobody waits for it any more when the work was stopped.
-            let _ = send.send(read.map(|bytes| Bytes { bytes, from, pack, _room: room }));
+            let _ = send.send(read.map(|bytes| FetchedBytes { bytes, from, pack, _room: room }));
         }
     }
 
     /// Fetches the seek table of a pack that is read soon. What is wrong with it is told when its turn comes.
-    fn fetch_table(&self, shared: &Shared) {
+    fn fetch_table(&self, shared: &ReaderShared) {
         let reach =
             (shared.pack.load(Ordering::Relaxed) + self.ctx.parallel.min(TABLES)).min(shared.window.packs.len());
         let next =
@@ -194,7 +194,7 @@ impl Reader<'_> {
         }
     }
 
-    fn decode(&self, shared: &Shared, decoder: &mut Decoder) {
+    fn decode(&self, shared: &ReaderShared, decoder: &mut Decoder) {
         while let Some(&n) = shared.empty.get(shared.next_empty.fetch_add(1, Ordering::Relaxed))
             && !shared.stop.load(Ordering::Acquire)
         {
@@ -205,7 +205,7 @@ impl Reader<'_> {
             if let Err(why) = self.ctx.check("restore") {
                 self.fail(shared, why);
             }
-            let (frame, Bytes { bytes, from, pack, .. }) = (&task.frame.at, &*task.bytes);
+            let (frame, FetchedBytes { bytes, from, pack, .. }) = (&task.frame.at, &*task.bytes);
             let decoded = match shared.stop.load(Ordering::Acquire) {
                 true => Err(Error::failed("restore", "it was stopped")),
                 false => {
@@ -224,13 +224,13 @@ impl Reader<'_> {
     }
 
     /// The next frame; none when all are handed out.
-    fn next<'w>(&self, shared: &Shared<'w>) -> Option<Task<'w>> {
+    fn next<'w>(&self, shared: &ReaderShared<'w>) -> Option<DecodeTask<'w>> {
         let mut feed = lock(&shared.current);
         loop {
             if let Some(bytes) = feed.bytes.clone()
                 && let Some(frame) = feed.frames.next()
             {
-                return Some(Task { frame, bytes });
+                return Some(DecodeTask { frame, bytes });
             }
             feed.bytes = None;
             let fetched = feed.reads.recv().ok()?;
@@ -251,7 +251,7 @@ impl Reader<'_> {
         }
     }
 
-    fn hand_out(&self, shared: &Shared, cuts: &[Cut], content: &[u8]) {
+    fn hand_out(&self, shared: &ReaderShared, cuts: &[FrameSlice], content: &[u8]) {
         let mut bytes = 0;
         for cuts in cuts.chunk_by(|a, b| a.item == b.item) {
             let item = &shared.window.items[cuts[0].item as usize];
@@ -268,7 +268,7 @@ impl Reader<'_> {
         self.ctx.monitor.advance(bytes);
     }
 
-    fn lose(&self, shared: &Shared, parts: impl Iterator<Item = (u32, u64)>, why: Error) {
+    fn lose(&self, shared: &ReaderShared, parts: impl Iterator<Item = (u32, u64)>, why: Error) {
         let text = why.to_string();
         if !self.skip_damaged || why.kind() != Kind::Damage {
             self.fail(shared, why);
@@ -281,13 +281,13 @@ impl Reader<'_> {
     }
 
     /// Counts down what is to come of a file, and ends it after the last piece.
-    fn count(&self, shared: &Shared, item: &Item, length: u64) {
+    fn count(&self, shared: &ReaderShared, item: &Item, length: u64) {
         if item.left.fetch_sub(length, Ordering::AcqRel) == length {
             self.end(shared, item);
         }
     }
 
-    fn end(&self, shared: &Shared, item: &Item) {
+    fn end(&self, shared: &ReaderShared, item: &Item) {
         if item.needs_end()
             && let Err(why) = item.end(shared.output, self.ctx)
         {
@@ -301,7 +301,7 @@ impl Reader<'_> {
         }
     }
 
-    fn give_up(&self, shared: &Shared, item: &Item, why: Error) {
+    fn give_up(&self, shared: &ReaderShared, item: &Item, why: Error) {
         item.lose(why.to_string());
         if !self.skip_damaged || why.kind() != Kind::Damage {
             self.fail(shared, why);
@@ -309,7 +309,7 @@ impl Reader<'_> {
     }
 
     /// Stops all threads; the first reason is the one that is told.
-    fn fail(&self, shared: &Shared, why: Error) {
+    fn fail(&self, shared: &ReaderShared, why: Error) {
         lock(&shared.failed).get_or_insert(why);
         shared.stop.store(true, Ordering::Release);
     }

@@ -5,23 +5,24 @@ use std::sync::atomic::AtomicBool;
 
 use super::tests::noise;
 use crate::error::Result;
-use crate::monitor::{Context, Silent};
-use crate::path::{Bytes, EntryPath};
+use crate::monitor::{Context, SilentMonitor};
+use crate::path::{EntryPath, EscapedBytes};
 use crate::store::Store;
 use crate::store::testing::memory::MemoryStore;
 use crate::vault::entry::{
-    Database, Entry, Extent, Kind, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken, padding,
+    CaptureMethod, Database, Entry, EntryKind, Extent, Map, MapForm, MapFrame, PackUse, PageMap, Side, padding,
 };
 use crate::vault::frame::FrameRef;
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::hunk::HunkBuilder;
-use crate::vault::lines::Frame;
+use crate::vault::lines::FrameBuilder;
 use crate::vault::list::List;
 use crate::vault::map::MapBuilder;
 use crate::vault::pack::{PackInfo, PackKind, name, write_table};
 use crate::vault::pages::{LayerBuilder, Placed};
 use crate::vault::root::{
-    FORMAT, Filters, HunkRef, PackList, Place, Reason, Root, SNAPSHOTS, SnapshotName, State, Totals,
+    BackupReason, FORMAT, Filters, HunkRef, PackList, Root, SNAPSHOTS, SnapshotName, SnapshotState, SourceIdentity,
+    Totals,
 };
 use crate::vault::{Vault, tar};
 
@@ -29,7 +30,7 @@ static GO_ON: AtomicBool = AtomicBool::new(false);
 
 /// A context with two threads that hears nothing.
 pub fn context() -> Context<'static> {
-    Context { random: &crate::monitor::system_random, threads: 2, parallel: 2, stop: &GO_ON, monitor: &Silent }
+    Context { random: &crate::monitor::system_random, threads: 2, parallel: 2, stop: &GO_ON, monitor: &SilentMonitor }
 }
 
 /// Blocks of these numbers, one after the other in an extent, whose last one may be short.
@@ -50,16 +51,16 @@ fn random_id() -> PackId {
 }
 
 /// Content that becomes a pack.
-pub struct PackWriter {
+pub struct SamplePack {
     pub id: PackId,
     kind: PackKind,
     frames: Vec<(Vec<u8>, u32)>,
     content: u64,
 }
 
-impl PackWriter {
+impl SamplePack {
     pub fn new(kind: PackKind) -> Self {
-        PackWriter { id: random_id(), kind, frames: Vec::new(), content: 0 }
+        SamplePack { id: random_id(), kind, frames: Vec::new(), content: 0 }
     }
 
     /// Adds a frame; says where its content begins.
@@ -96,7 +97,7 @@ impl PackWriter {
 pub type Rewrite = Box<dyn Fn(usize, &mut Vec<String>)>;
 
 /// A vault that is being made, and the snapshot that is next.
-pub struct Sample {
+pub struct SampleVault {
     pub store: &'static MemoryStore,
     pub vault: Vault,
     pub entries: Vec<Entry>,
@@ -118,18 +119,18 @@ pub struct Sample {
     seq: u64,
 }
 
-impl Default for Sample {
+impl Default for SampleVault {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Sample {
+impl SampleVault {
     /// A vault without snapshots; the next one begins with the data directory.
     pub fn new() -> Self {
         let store: &'static MemoryStore = Box::leak(Box::default());
         let vault = Vault::init(Box::new(store), crate::monitor::system_random).unwrap();
-        let mut sample = Sample {
+        let mut sample = SampleVault {
             store,
             vault,
             entries: Vec::new(),
@@ -148,12 +149,12 @@ impl Sample {
     }
 
     /// Adds an entry without content.
-    pub fn add(&mut self, path: impl AsRef<[u8]>, kind: Kind) -> &mut Entry {
+    pub fn add(&mut self, path: impl AsRef<[u8]>, kind: EntryKind) -> &mut Entry {
         self.entries.push(Entry {
             path: EntryPath::new(path.as_ref()).unwrap(),
             kind,
             size: 0,
-            mode: if kind == Kind::Folder { 0o755 } else { 0o644 },
+            mode: if kind == EntryKind::Folder { 0o755 } else { 0o644 },
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             mtime: 1_700_000_000_123_456_789,
@@ -161,7 +162,7 @@ impl Sample {
             inode: 1,
             target: None,
             xattrs: Vec::new(),
-            hash: (kind == Kind::File).then(|| Hash::of(&[])),
+            hash: (kind == EntryKind::File).then(|| Hash::of(&[])),
             link: None,
             racy: false,
             header: 512,
@@ -173,18 +174,18 @@ impl Sample {
     }
 
     pub fn folder(&mut self, path: &str) -> &mut Entry {
-        self.add(path, Kind::Folder)
+        self.add(path, EntryKind::Folder)
     }
 
     pub fn symlink(&mut self, path: &str, target: &[u8]) -> &mut Entry {
-        let entry = self.add(path, Kind::Symlink);
-        entry.target = Some(Bytes(target.to_vec()));
+        let entry = self.add(path, EntryKind::Symlink);
+        entry.target = Some(EscapedBytes(target.to_vec()));
         entry
     }
 
     /// Adds a file whose content is in these extents.
     pub fn file_at(&mut self, path: impl AsRef<[u8]>, content: &[u8], extents: &[Extent]) -> &mut Entry {
-        let entry = self.add(path, Kind::File);
+        let entry = self.add(path, EntryKind::File);
         entry.size = content.len() as u64;
         entry.hash = Some(Hash::of(content));
         extents.iter().for_each(|extent| extent.push(&mut entry.extents));
@@ -194,7 +195,7 @@ impl Sample {
 
     /// Stores content in a new pack, as frames.
     pub fn put(&mut self, content: &[u8]) -> Extent {
-        let mut pack = PackWriter::new(PackKind::Data);
+        let mut pack = SamplePack::new(PackKind::Data);
         content.chunks(self.frame).for_each(|chunk| _ = pack.frame(chunk));
         let extent = Extent { pack: Some(pack.id), offset: 0, length: content.len() as u64 };
         if !content.is_empty() {
@@ -220,7 +221,7 @@ impl Sample {
             });
         }
         parts.extend(builder.finish());
-        let mut pack = PackWriter::new(PackKind::Index);
+        let mut pack = SamplePack::new(PackKind::Index);
         let mut frames = Vec::new();
         let mut packs = vec![pack.id];
         for part in parts {
@@ -240,7 +241,7 @@ impl Sample {
     pub fn layers(&mut self, block: u32, layers: &[Vec<Placed>]) -> (Vec<List<MapFrame>>, Vec<PackId>) {
         let mut packs = Vec::new();
         let mut layer = |(number, layer): (usize, &Vec<Placed>)| {
-            let mut pack = PackWriter::new(PackKind::Index);
+            let mut pack = SamplePack::new(PackKind::Index);
             let mut frame = |bytes: &[u8]| {
                 let offset = pack.frame(bytes);
                 FrameRef { pack: pack.id, offset, length: bytes.len() as u64, hash: Hash::of(bytes) }
@@ -257,7 +258,7 @@ impl Sample {
             } else {
                 let mut lists = Vec::new();
                 for some in frames.chunks(2) {
-                    let mut list = Frame::new("list");
+                    let mut list = FrameBuilder::new("list");
                     some.iter().for_each(|item| list.line(&serde_json::to_vec(item).unwrap()));
                     lists.push(frame(&list.finish(&[])));
                 }
@@ -285,7 +286,7 @@ impl Sample {
         let form = MapForm::Pages(PageMap { block, layers: lists, live, credit: 7 });
         let entry = self.file_at(path, content, &[]);
         entry.map = Some(Map { form, packs });
-        entry.database = Some(Database { taken: Taken::Live, wal: None, journal: None, check: None });
+        entry.database = Some(Database { taken: CaptureMethod::Live, wal: None, journal: None, check: None });
         entry
     }
 
@@ -313,7 +314,8 @@ impl Sample {
     pub fn raw(&mut self, path: &str, content: &[u8], journal: bool, wal: bool) -> &mut Entry {
         let side = |there: bool| there.then_some(Side { size: 1, mtime: 0 });
         let entry = self.file(path, content);
-        entry.database = Some(Database { taken: Taken::Raw, wal: side(wal), journal: side(journal), check: None });
+        entry.database =
+            Some(Database { taken: CaptureMethod::Raw, wal: side(wal), journal: side(journal), check: None });
         entry
     }
 
@@ -331,8 +333,8 @@ impl Sample {
     }
 
     /// Stores the entries so far as a snapshot, and goes on with the same ones.
-    pub fn commit(&mut self, state: State) -> SnapshotName {
-        let mut pack = PackWriter::new(PackKind::Index);
+    pub fn commit(&mut self, state: SnapshotState) -> SnapshotName {
+        let mut pack = SamplePack::new(PackKind::Index);
         let mut hunks = Vec::new();
         for entries in self.entries.chunks(self.hunk) {
             let mut builder = HunkBuilder::default();
@@ -360,10 +362,10 @@ impl Sample {
     }
 
     /// Stores a root over the current hunks.
-    pub fn commit_root(&mut self, state: State, mut packs: Vec<PackInfo>) -> SnapshotName {
+    pub fn commit_root(&mut self, state: SnapshotState, mut packs: Vec<PackInfo>) -> SnapshotName {
         let mut frames = Vec::new();
         for hunks in self.hunks.chunks(self.listed.max(1)).take_while(|_| self.listed > 0) {
-            let (mut list, mut pack) = (Frame::new("list"), PackWriter::new(PackKind::Index));
+            let (mut list, mut pack) = (FrameBuilder::new("list"), SamplePack::new(PackKind::Index));
             hunks.iter().for_each(|hunk| list.line(&serde_json::to_vec(hunk).unwrap()));
             let bytes = list.finish(&[]);
             let (offset, length, hash) = (pack.frame(&bytes), bytes.len() as u64, Hash::of(&bytes));
@@ -380,7 +382,7 @@ impl Sample {
             parent: self.last,
             started: finished,
             finished,
-            reason: Reason::Manual,
+            reason: BackupReason::Manual,
             run: None,
             labels: BTreeMap::new(),
             state,
@@ -388,7 +390,7 @@ impl Sample {
             data: "/data".into(),
             host: "here".into(),
             writer: "test".into(),
-            place: Place { device: 1, inode: 2, ..Place::default() },
+            place: SourceIdentity { device: 1, inode: 2, ..SourceIdentity::default() },
             mounts: Vec::new(),
             unread: None,
             covers: None,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::vault::Vault;
-use crate::vault::root::{Root, SnapshotName, State};
+use crate::vault::root::{Root, SnapshotName, SnapshotState};
 
 /// The most snapshots that an error names.
 const CANDIDATES: usize = 5;
@@ -174,7 +174,7 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
         let why = match vault.root(*name) {
             Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over, named: false }),
             Ok(root) if root.covers.is_some() => "it is a checkpoint".to_owned(),
-            Ok(root) if root.state == State::Complete => failed_check(&root).to_owned(),
+            Ok(root) if root.state == SnapshotState::Complete => failed_check(&root).to_owned(),
             Ok(root) => match root.suspect {
                 Some(why) => format!("it is {}: {why}", root.state),
                 None => format!("it is {}", root.state),

@@ -88,7 +88,7 @@ pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, its
 
 /// The side files of paths that are put back.
 #[derive(Debug, Default)]
-pub(crate) struct Sides {
+pub(crate) struct SideFilePaths {
     /// Those that the snapshot has, of what is or may be a database that was taken as files: without them it is not what it was.
     pub(super) there: Vec<EntryPath>,
     /// Those that it has not.
@@ -102,14 +102,14 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
-    use crate::restore::killed::{self, Left};
-    use crate::restore::options::Options;
+    use crate::restore::killed::{self, Leftover};
+    use crate::restore::options::RestoreOptions;
     use crate::restore::restore;
-    use crate::restore::sample::{Sample, context};
-    use crate::restore::stage::Staging;
+    use crate::restore::sample::{SampleVault, context};
+    use crate::restore::stage::StagingFolder;
     use crate::restore::tests::options;
-    use crate::vault::entry::{Database, Taken};
-    use crate::vault::root::State;
+    use crate::vault::entry::{CaptureMethod, Database};
+    use crate::vault::root::SnapshotState;
 
     const DATABASE: &[u8] = MAGIC;
 
@@ -198,7 +198,7 @@ mod tests {
             let (folder, at, _) = target();
             let target = at.parent().unwrap();
             let base = Folder::open(folder.path()).unwrap();
-            let (staging, _) = Staging::make(base, OsStr::new("target"), &context()).unwrap();
+            let (staging, _) = StagingFolder::make(base, OsStr::new("target"), &context()).unwrap();
             let new = Spot::new(&Arc::new(staging.tree().enter().unwrap()), "a");
             fs::write(new.path(), DATABASE).unwrap();
             let (ctx, path) = (context(), EntryPath::new("a").unwrap());
@@ -213,7 +213,7 @@ mod tests {
             // Killed here.
             drop((putting, staging));
             let told = || {
-                let mut told: Vec<_> = killed::look(target).iter().map(Left::to_string).collect();
+                let mut told: Vec<_> = killed::look(target).iter().map(Leftover::to_string).collect();
                 told.sort();
                 told
             };
@@ -232,7 +232,7 @@ mod tests {
             if !itself {
                 // One step later.
                 fs::rename(new.path(), aside.path()).unwrap();
-                expected.insert(0, Left::New(aside.clone()).to_string());
+                expected.insert(0, Leftover::New(aside.clone()).to_string());
                 assert_eq!(told(), expected);
                 fs::rename(aside.path(), new.path()).unwrap();
             }
@@ -243,30 +243,30 @@ mod tests {
 
     #[test]
     fn side_files_of_the_snapshot_come_with_their_database() {
-        let mut sample = Sample::new();
+        let mut sample = SampleVault::new();
         for (name, content) in [("a", [DATABASE, b"new"].concat()), ("a-wal", b"new".to_vec()), ("b", b"new".to_vec())]
         {
             sample.file(name, &content);
         }
         // One of a snapshot that looked for no databases may be one all the same.
         for (raw, paths) in [(false, &["b", "a-wal", "a"][..]), (true, &["b", "a"]), (false, &["b", "a"])] {
-            let database = Database { taken: Taken::Raw, wal: None, journal: None, check: None };
+            let database = Database { taken: CaptureMethod::Raw, wal: None, journal: None, check: None };
             sample.entries[1].database = raw.then_some(database);
-            sample.commit(State::Complete);
+            sample.commit(SnapshotState::Complete);
             come_together(&sample, paths);
         }
     }
 
     #[test]
     fn a_side_file_that_the_snapshot_lacks_keeps_its_database_from_nothing() {
-        let mut sample = Sample::new();
+        let mut sample = SampleVault::new();
         sample.file("a", &[DATABASE, b"new"].concat());
-        sample.commit(State::Complete);
+        sample.commit(SnapshotState::Complete);
         let (_folder, at, _) = target();
         let target = at.parent().unwrap();
         let of = |paths: &[&str]| {
             let paths = paths.iter().map(|path| EntryPath::new(*path).unwrap()).collect();
-            restore(&sample.vault, &Options { paths, ..options(target) }, &context())
+            restore(&sample.vault, &RestoreOptions { paths, ..options(target) }, &context())
         };
         assert!(of(&["a-wal"]).unwrap_err().to_string().contains("no such entry"));
         of(&["a", "a-wal"]).unwrap();
@@ -274,11 +274,11 @@ mod tests {
         assert!(!target.join("a-wal").exists());
     }
 
-    fn come_together(sample: &Sample, paths: &[&str]) {
+    fn come_together(sample: &SampleVault, paths: &[&str]) {
         let (folder, at, _) = target();
         let target = at.parent().unwrap();
         let paths = paths.iter().map(|path| EntryPath::new(*path).unwrap()).collect();
-        let report = restore(&sample.vault, &Options { paths, ..options(target) }, &context()).unwrap();
+        let report = restore(&sample.vault, &RestoreOptions { paths, ..options(target) }, &context()).unwrap();
         assert_eq!(names(target), ["a", "a-wal", "a-walrus", "b", "b-wal"]);
         for name in ["a", "a-wal", "b"] {
             assert!(fs::read(target.join(name)).unwrap().ends_with(b"new"), "{name}");

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::attributes::pass_nothing_on;
 use super::capabilities::{kept, moves_files_only};
-use super::killed::{self, Left};
+use super::killed::{self, Leftover};
 use super::staging_names::{GROUPS, MOVED, PROBE, TREE, UNPLACED, is_staging, prefix, why_foreign};
 use super::write::Tree;
 use crate::error::{Doing, Error, Result};
@@ -30,27 +30,27 @@ use crate::vault::hex::Hex;
 const TRIES: usize = 100;
 
 /// A folder that is ours while we hold its lock.
-pub struct Staging {
+pub struct StagingFolder {
     /// Where it lies.
     spot: Spot,
     folder: Arc<Folder>,
     lock: OwnedFd,
     /// What was made for it, and is not needed if nothing is put there.
-    made: Option<Made>,
+    made: Option<CreatedFolders>,
     /// The lock of the target, where that was made for it.
     _locked: Option<Directory>,
 }
 
 /// Folders that were made around a staging folder.
 #[derive(Debug)]
-pub struct Made {
+pub struct CreatedFolders {
     /// What was there.
     pub base: Folder,
     /// Below that, the innermost first.
     pub folders: Vec<PathBuf>,
 }
 
-impl Made {
+impl CreatedFolders {
     /// Removes them, as far as nothing else is in them.
     pub fn remove(self) {
         for folder in &self.folders {
@@ -63,13 +63,13 @@ impl Made {
     }
 }
 
-impl Staging {
+impl StagingFolder {
     /// Makes a staging folder in `base` for the target `name` (empty: for the folder itself), and removes those that
     /// killed restores of the same target left. Gives what is to be told of them.
     ///
     /// # Errors
     /// A folder in which none can be made.
-    pub fn make(base: Folder, name: &OsStr, ctx: &Context) -> Result<(Staging, Vec<String>)> {
+    pub fn make(base: Folder, name: &OsStr, ctx: &Context) -> Result<(StagingFolder, Vec<String>)> {
         let prefix = prefix(name);
         let mut left = Vec::new();
         // Nothing says it again: where no report will, the log does.
@@ -96,7 +96,7 @@ impl Staging {
     }
 
     /// Makes one. `None` if it is gone before it is locked: another restore takes it for one that a killed restore left.
-    fn begun(base: &Arc<Folder>, prefix: &OsStr, ctx: &Context) -> Result<Option<Staging>> {
+    fn begun(base: &Arc<Folder>, prefix: &OsStr, ctx: &Context) -> Result<Option<StagingFolder>> {
         let mut random = [0; 8];
         (ctx.random)(&mut random)?;
         let mut name = prefix.to_owned();
@@ -110,7 +110,7 @@ impl Staging {
         };
         match Self::prepared(&folder, doing) {
             _ if matches!(spot.look(), Ok(None)) => Ok(None),
-            Ok(lock) => Ok(Some(Staging { spot, folder: Arc::new(folder), lock, made: None, _locked: None })),
+            Ok(lock) => Ok(Some(StagingFolder { spot, folder: Arc::new(folder), lock, made: None, _locked: None })),
             Err(why) => {
                 // Nothing but what was made here is removed.
                 let made = [GROUPS, TREE].iter().try_for_each(|name| match folder.remove_folder(name) {
@@ -143,13 +143,13 @@ impl Staging {
     }
 
     /// The same, with what was made for it.
-    pub fn with(self, made: Made) -> Self {
-        Staging { made: Some(made), ..self }
+    pub fn with(self, made: CreatedFolders) -> Self {
+        StagingFolder { made: Some(made), ..self }
     }
 
     /// The same, with a lock that is kept as long as it is there.
     pub fn locking(self, locked: Option<Directory>) -> Self {
-        Staging { _locked: locked, ..self }
+        StagingFolder { _locked: locked, ..self }
     }
 
     /// Whether folders with something in them can be renamed here.
@@ -298,13 +298,13 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
 
 /// Takes what did not come into place back into its staging folder, which is removed. What was in the target stays where it is. Gives what
 /// is to be told.
-fn resolved(left: Left, staging: &Arc<Folder>) -> String {
+fn resolved(left: Leftover, staging: &Arc<Folder>) -> String {
     match &left {
-        Left::New(aside) => match rename(aside, &Spot::new(staging, UNPLACED)) {
+        Leftover::New(aside) => match rename(aside, &Spot::new(staging, UNPLACED)) {
             Ok(()) => format!("{left}; it is removed"),
             Err(why) => format!("{left}; it stays: {why}"),
         },
-        Left::Used(_) | Left::Old { .. } => left.to_string(),
+        Leftover::Used(_) | Leftover::Old { .. } => left.to_string(),
     }
 }
 
@@ -343,7 +343,7 @@ mod tests {
             chown(at(n), *owner, None).unwrap();
         }
         let base = Folder::open(folder.path()).unwrap();
-        let (staging, told) = Staging::make(base, OsStr::new("data"), &context()).unwrap();
+        let (staging, told) = StagingFolder::make(base, OsStr::new("data"), &context()).unwrap();
         staging.remove().unwrap();
         for (n, (_, names, _, why)) in cases.iter().enumerate() {
             let told = told.iter().filter(|told| told.contains(&*at(n).to_string_lossy()) && told.contains(why));
@@ -359,7 +359,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [one, other] = ["é", "ü"].map(|last| OsString::from(format!("{}{last}", "x".repeat(253))));
         for name in [&one, &other] {
-            let (staging, _) = Staging::make(Folder::open(folder.path()).unwrap(), name, &context()).unwrap();
+            let (staging, _) = StagingFolder::make(Folder::open(folder.path()).unwrap(), name, &context()).unwrap();
             assert!(is_left(staging.name(), name) && staging.name().len() == LONGEST_NAME, "{:?}", staging.name());
             staging.remove().unwrap();
         }
@@ -377,7 +377,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..100 {
                         let base = Folder::open(folder.path()).unwrap();
-                        let (staging, _) = Staging::make(base, OsStr::new("data"), &context()).unwrap();
+                        let (staging, _) = StagingFolder::make(base, OsStr::new("data"), &context()).unwrap();
                         assert!(staging.tree().look().unwrap().is_some());
                         staging.remove().unwrap();
                     }

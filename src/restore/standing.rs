@@ -52,7 +52,7 @@ pub(super) fn below(target: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
 }
 
 /// That one of them is in the way, and what can be done.
-pub fn refusal(target: &Path, user: &User) -> Error {
+pub fn refusal(target: &Path, user: &FileUser) -> Error {
     let who = match user.pid == process::id() {
         true => "this program works".to_owned(),
         false => format!("{} (process {}), which began this one, works", user.program, user.pid),
@@ -67,7 +67,7 @@ pub fn refusal(target: &Path, user: &User) -> Error {
 
 /// A program that has a file open which is to be replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct User {
+pub struct FileUser {
     /// Its process.
     pub pid: u32,
     /// Its name, as `ps` shows it; empty where it is not known.

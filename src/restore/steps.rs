@@ -15,19 +15,19 @@ use crate::fs::rename::{exchange, rename, rename_over};
 use crate::fs::{Folder, Spot, is_folder};
 
 /// What a folder looks like, to be given to another one.
-pub struct Looks {
+pub struct FolderAttributes {
     stat: Stat,
     attributes: Attributes,
 }
 
-impl Looks {
+impl FolderAttributes {
     /// Those of a folder.
     ///
     /// # Errors
     /// A folder that may not be read.
-    pub fn of(folder: &Folder) -> SystemResult<Looks> {
+    pub fn of(folder: &Folder) -> SystemResult<FolderAttributes> {
         let open = folder.readable()?;
-        Ok(Looks { stat: fstat(&open)?, attributes: Attributes::of(&open)? })
+        Ok(FolderAttributes { stat: fstat(&open)?, attributes: Attributes::of(&open)? })
     }
 
     /// Gives a folder the owner, attributes, mode and time of another, as far as its filesystem keeps such things.
@@ -51,50 +51,50 @@ impl Looks {
 }
 
 /// A name below the folder that all is done in; the folder is looked up anew when it is needed, since it may be another one by then.
-pub(super) type At = PathBuf;
+pub(super) type StepPath = PathBuf;
 
 /// What has a name: its device, its inode, and when that was made, where its filesystem says so: a number soon comes again.
-pub type Identity = (u64, u64, i64, u32);
+pub type InodeIdentity = (u64, u64, i64, u32);
 
 /// What has a name, and when it was changed last. A folder's content is not looked at.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct What {
-    identity: Identity,
+pub(super) struct FileStamp {
+    identity: InodeIdentity,
     /// In s and ns since 1970.
     changed: (i64, u32),
     /// In bytes.
     size: u64,
 }
 
-impl What {
+impl FileStamp {
     /// Whether it is the same, changed or not.
-    pub(super) fn is(&self, other: &What) -> bool {
+    pub(super) fn is(&self, other: &FileStamp) -> bool {
         self.identity == other.identity
     }
 }
 
 /// Something that was done, and can be undone.
-pub(super) enum Step {
+pub(super) enum UndoStep {
     /// A folder was made.
-    Made(At),
+    Made(StepPath),
     /// What was at the first name is at the second one.
-    Moved(At, At, What),
+    Moved(StepPath, StepPath, FileStamp),
     /// What was at two names is at the other one; this was put at the second.
-    Exchanged(At, At, What),
+    Exchanged(StepPath, StepPath, FileStamp),
     /// What was at the first name took the place of an empty folder, which looked like this; and what it is.
-    Covered(At, At, Looks, What),
+    Covered(StepPath, StepPath, FolderAttributes, FileStamp),
     /// A folder looked like this, and was made writable.
-    Opened(At, Looks),
+    Opened(StepPath, FolderAttributes),
     /// An empty folder was removed, which looked like this.
-    Removed(At, Looks),
+    Removed(StepPath, FolderAttributes),
 }
 
 /// What was done so far below one folder, in order. Nothing is ever replaced or removed but folders that are empty.
 pub struct Steps {
     pub(super) base: Arc<Folder>,
-    pub(super) done: Vec<Step>,
+    pub(super) done: Vec<UndoStep>,
     /// The folder of what is put into place, and a time from which on nothing in it was changed but by others, in s and ns since 1970.
-    pub(super) staged: Option<(At, (i64, i64))>,
+    pub(super) staged: Option<(StepPath, (i64, i64))>,
     /// Whether something was not moved because it would have gone to another filesystem.
     pub crossed: bool,
 }
@@ -110,11 +110,11 @@ impl Steps {
         self.done.len()
     }
 
-    fn at(&self, path: &Path) -> At {
+    fn at(&self, path: &Path) -> StepPath {
         path.strip_prefix(self.base.path()).unwrap_or(path).to_owned()
     }
 
-    fn note(&mut self, step: impl FnOnce(&Self) -> Step) {
+    fn note(&mut self, step: impl FnOnce(&Self) -> UndoStep) {
         let step = step(self);
         self.done.push(step);
     }
@@ -126,9 +126,9 @@ impl Steps {
     pub fn open_up(&mut self, folder: &Folder) -> SystemResult<()> {
         let mode = folder.mode()?;
         if mode & 0o700 != 0o700 {
-            let looks = Looks::of(folder)?;
+            let looks = FolderAttributes::of(folder)?;
             folder.set_mode(mode | 0o700)?;
-            self.note(|steps| Step::Opened(steps.at(folder.path()), looks));
+            self.note(|steps| UndoStep::Opened(steps.at(folder.path()), looks));
         }
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Steps {
     pub fn make(&mut self, at: &Spot) -> SystemResult<Arc<Folder>> {
         let made = at.folder.make(&at.name, 0o700);
         if made.is_ok() || matches!(made, Err(why) if why != Errno::EXIST && matches!(at.look(), Ok(Some(_)))) {
-            self.note(|steps| Step::Made(steps.at(&at.path())));
+            self.note(|steps| UndoStep::Made(steps.at(&at.path())));
         }
         made.map(Arc::new)
     }
@@ -156,7 +156,7 @@ impl Steps {
         if done.is_ok() || done != Err(Errno::EXIST) && moved() {
             // One that cannot be told from another one is not moved back.
             let what = what(to).unwrap_or_default();
-            self.note(|steps| Step::Moved(steps.at(&from.path()), steps.at(&to.path()), what));
+            self.note(|steps| UndoStep::Moved(steps.at(&from.path()), steps.at(&to.path()), what));
         }
         done
     }
@@ -167,7 +167,7 @@ impl Steps {
     /// As [`Steps::rename`]; it is still noted then.
     pub fn rename_back(&mut self, from: &Spot, to: &Spot) -> SystemResult<()> {
         rename(to, from)?;
-        self.done.pop_if(|step| matches!(step, Step::Moved(..)));
+        self.done.pop_if(|step| matches!(step, UndoStep::Moved(..)));
         Ok(())
     }
 
@@ -182,7 +182,7 @@ impl Steps {
             Err(why) if identity(old) != Ok(what.identity) => return Err(why),
             _ => {}
         }
-        self.note(|steps| Step::Exchanged(steps.at(&new.path()), steps.at(&old.path()), what));
+        self.note(|steps| UndoStep::Exchanged(steps.at(&new.path()), steps.at(&old.path()), what));
         Ok(())
     }
 
@@ -191,9 +191,9 @@ impl Steps {
     /// # Errors
     /// As `renameat`; one that is not empty is refused.
     pub fn cover(&mut self, folder: &Spot, empty: &Spot) -> SystemResult<()> {
-        let (looks, what) = (Looks::of(&empty.enter()?)?, what(folder)?);
+        let (looks, what) = (FolderAttributes::of(&empty.enter()?)?, what(folder)?);
         rename_over(folder, empty)?;
-        self.note(|steps| Step::Covered(steps.at(&folder.path()), steps.at(&empty.path()), looks, what));
+        self.note(|steps| UndoStep::Covered(steps.at(&folder.path()), steps.at(&empty.path()), looks, what));
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl Steps {
         if old.is_mount().unwrap_or(false) {
             return Err(Error::failed(doing(), "a filesystem is mounted there"));
         }
-        let looks = Looks::of(&old).doing(doing)?;
+        let looks = FolderAttributes::of(&old).doing(doing)?;
         self.open_up(&old).doing(doing)?;
         let new = self.make(to).doing(doing)?;
         for name in outwards(&old)? {
@@ -224,7 +224,7 @@ impl Steps {
         }
         looks.give(&new).doing(doing)?;
         from.folder.remove_folder(&from.name).doing(doing)?;
-        self.note(|steps| Step::Removed(steps.at(&from.path()), looks));
+        self.note(|steps| UndoStep::Removed(steps.at(&from.path()), looks));
         Ok(())
     }
 }
@@ -233,7 +233,7 @@ impl Steps {
 ///
 /// # Errors
 /// Nothing is there; what the system refuses.
-pub fn identity(spot: &Spot) -> SystemResult<Identity> {
+pub fn identity(spot: &Spot) -> SystemResult<InodeIdentity> {
     what(spot).map(|what| what.identity)
 }
 
@@ -241,12 +241,12 @@ pub fn identity(spot: &Spot) -> SystemResult<Identity> {
 ///
 /// # Errors
 /// As [`identity`].
-pub(super) fn what(spot: &Spot) -> SystemResult<What> {
+pub(super) fn what(spot: &Spot) -> SystemResult<FileStamp> {
     let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     match statx(&spot.folder, &spot.name, AtFlags::SYMLINK_NOFOLLOW, flags) {
         Ok(told) => {
             let device = makedev(told.stx_dev_major, told.stx_dev_minor);
-            Ok(What {
+            Ok(FileStamp {
                 identity: (device, told.stx_ino, told.stx_btime.tv_sec, told.stx_btime.tv_nsec),
                 changed: (told.stx_mtime.tv_sec, told.stx_mtime.tv_nsec),
                 size: told.stx_size,
@@ -254,7 +254,7 @@ pub(super) fn what(spot: &Spot) -> SystemResult<What> {
         }
         Err(Errno::NOSYS) => {
             let stat = spot.look()?.ok_or(Errno::NOENT)?;
-            Ok(What {
+            Ok(FileStamp {
                 identity: (stat.st_dev, stat.st_ino, 0, 0),
                 changed: (stat.st_mtime, stat.st_mtime_nsec as u32),
                 size: u64::try_from(stat.st_size).unwrap_or(0),

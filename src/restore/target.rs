@@ -20,10 +20,10 @@ use rustix::io::Errno;
 use super::attributes::take_over_none;
 use super::capabilities::sync_folder;
 use super::lock::lock_target;
-use super::plan::Wanted;
+use super::plan::EntrySelection;
 use super::put::{Putting, USE_IN_PLACE, is_fixed};
-use super::side_files::{self, Sides};
-use super::stage::{Made, Staging};
+use super::side_files::{self, SideFilePaths};
+use super::stage::{CreatedFolders, StagingFolder};
 use super::staging_names::shortened;
 use super::undo::Undone;
 use super::{in_place, mounts, standing};
@@ -53,7 +53,7 @@ pub struct Replaced {
 
 /// How a target is replaced.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct How {
+pub struct ReplaceMode {
     /// It is filled itself, for a mount point.
     pub in_place: bool,
     /// What is mounted in it stays as it is, and all around it is filled in place.
@@ -62,7 +62,7 @@ pub struct How {
 
 /// Where a restore goes.
 #[derive(Debug)]
-pub struct Place {
+pub struct RestoreTarget {
     /// The target, absolute.
     pub target: PathBuf,
     /// The snapshot that goes there, once it is known.
@@ -87,13 +87,13 @@ pub struct Place {
     marker: [EntryPath; 1],
 }
 
-impl Place {
+impl RestoreTarget {
     /// Checks that `target` can be restored to, before any work. `paths` are the entries to put back, none for all.
     ///
     /// # Errors
     /// Usage: a target that is no folder, or a mount point without `in_place`, or one in which something is mounted that would
     /// move away with it; a path below something that is no folder.
-    pub fn check(target: &Path, how: How, paths: &[EntryPath]) -> Result<Place> {
+    pub fn check(target: &Path, how: ReplaceMode, paths: &[EntryPath]) -> Result<RestoreTarget> {
         let doing = || format!("restore to {}", target.display());
         let other = "Name the folder itself, or one that does not exist yet.";
         let at = match location::named(target) {
@@ -118,7 +118,7 @@ impl Place {
         if !how.in_place && exists && is_mount(&target).doing(doing)? {
             return Err(Error::usage(doing(), "it is a mount point, which cannot be exchanged").hint(USE_IN_PLACE));
         }
-        let mut place = Place {
+        let mut place = RestoreTarget {
             target,
             snapshot: None,
             vault: None,
@@ -174,7 +174,7 @@ impl Place {
     }
 
     /// Takes note of what is mounted in what is to be replaced: it stays, if that was said, and is refused otherwise.
-    fn keep_mounts(&mut self, how: How) -> Result<()> {
+    fn keep_mounts(&mut self, how: ReplaceMode) -> Result<()> {
         let replaced = |mount: &EntryPath| match self.paths.is_empty() {
             true => true,
             false => *mount != self.within && self.paths.iter().any(|path| mount.is_in(path)),
@@ -259,7 +259,7 @@ impl Place {
     ///
     /// # Errors
     /// Usage: the paths are too many to be named in a marker.
-    pub(super) fn also(&mut self, sides: Sides) -> Result<()> {
+    pub(super) fn also(&mut self, sides: SideFilePaths) -> Result<()> {
         let all: Vec<_> =
             self.paths.drain(..).chain(sides.there).filter(|path| !sides.lacking.contains(path)).collect();
         self.paths = outermost(&all);
@@ -278,8 +278,8 @@ impl Place {
     }
 
     /// The entries of the snapshot that are restored.
-    pub fn wanted(&self) -> Wanted<'_> {
-        Wanted { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept, never: &self.marker }
+    pub fn wanted(&self) -> EntrySelection<'_> {
+        EntrySelection { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept, never: &self.marker }
     }
 
     /// What there is that will be replaced.
@@ -367,15 +367,15 @@ impl Place {
         path.is_in_one_of(&self.marker)
     }
 
-    /// Makes the staging folder. Gives what is to be told of others, as [`Staging::make`].
+    /// Makes the staging folder. Gives what is to be told of others, as [`StagingFolder::make`].
     ///
     /// # Errors
     /// What the system refuses; that the target could not be exchanged there. Nothing that was made for it stays then.
-    pub fn stage(&self, ctx: &Context) -> Result<(Staging, Vec<String>)> {
+    pub fn stage(&self, ctx: &Context) -> Result<(StagingFolder, Vec<String>)> {
         let doing = || format!("make the folder that {} goes into", self.target.display());
         if self.exists {
             return match self.in_place {
-                true => Staging::make(Folder::straight(&self.folder()).doing(doing)?, OsStr::new(""), ctx),
+                true => StagingFolder::make(Folder::straight(&self.folder()).doing(doing)?, OsStr::new(""), ctx),
                 false => self.stage_in(Folder::straight(self.parent()).doing(doing)?, ctx),
             };
         }
@@ -385,7 +385,7 @@ impl Place {
         if self.in_place {
             made.insert(0, within(&self.target));
         }
-        let made = Made { base: Folder::open(there).doing(doing)?, folders: made };
+        let made = CreatedFolders { base: Folder::open(there).doing(doing)?, folders: made };
         let staged = fs::create_dir_all(self.parent()).doing(doing).and_then(|()| {
             let above = Folder::open(self.parent()).doing(doing)?;
             if !self.in_place {
@@ -395,7 +395,7 @@ impl Place {
             take_over_none(target.readable().doing(doing)?).doing(doing)?;
             // Another restore may have made it, and be filling it.
             let (locked, note) = lock_target(&self.target, ctx)?;
-            let (staging, mut left) = Staging::make(target, OsStr::new(""), ctx)?;
+            let (staging, mut left) = StagingFolder::make(target, OsStr::new(""), ctx)?;
             left.extend(note);
             Ok((staging.locking(locked), left))
         });
@@ -409,8 +409,8 @@ impl Place {
     }
 
     /// Makes the staging folder beside the target, if that can be put into place there.
-    fn stage_in(&self, above: Folder, ctx: &Context) -> Result<(Staging, Vec<String>)> {
-        let (staging, left) = Staging::make(above, self.name()?, ctx)?;
+    fn stage_in(&self, above: Folder, ctx: &Context) -> Result<(StagingFolder, Vec<String>)> {
+        let (staging, left) = StagingFolder::make(above, self.name()?, ctx)?;
         let moves = if self.keeps_target() { Ok(true) } else { staging.moves_folders() };
         let why = match moves {
             Ok(true) => return Ok((staging, left)),
@@ -452,7 +452,7 @@ impl Place {
     /// What the system refuses, and those of `last`; the target is then as it was, or, where a step could not be undone, the error says what is where.
     pub fn put(
         &self,
-        staging: Staging,
+        staging: StagingFolder,
         now: Timestamp,
         ctx: &Context,
         last: &dyn Fn() -> Result<()>,
@@ -505,7 +505,7 @@ impl Place {
     fn end(
         &self,
         mut putting: Putting,
-        staging: Staging,
+        staging: StagingFolder,
         base: &Arc<Folder>,
         dress: &dyn Fn(&OwnedFd) -> Result<()>,
     ) -> Result<Replaced> {
@@ -563,7 +563,7 @@ impl Place {
     fn steps(
         &self,
         putting: &mut Putting,
-        staging: &Staging,
+        staging: &StagingFolder,
         last: &dyn Fn() -> Result<()>,
     ) -> Result<(bool, Vec<EntryPath>)> {
         if self.exists && mounts::below(&self.target)? != self.mounts {
@@ -598,7 +598,7 @@ impl Place {
     }
 
     /// Whether there is a folder at the target now where there was none: an app or another restore may have made it meanwhile.
-    fn has_come(&self, staging: &Staging) -> Result<bool> {
+    fn has_come(&self, staging: &StagingFolder) -> Result<bool> {
         let doing = || format!("look whether {} has come meanwhile", self.target.display());
         Ok(matches!(staging.base().look(self.name()?).doing(doing)?, Some(stat) if is_folder(&stat)))
     }
@@ -638,7 +638,7 @@ impl Place {
     }
 
     /// A name that is free, and will be, for what was there.
-    fn aside(&self, staging: &Staging, now: Timestamp) -> Result<Spot> {
+    fn aside(&self, staging: &StagingFolder, now: Timestamp) -> Result<Spot> {
         let (base, tree) = (staging.base(), staging.tree());
         let tree = tree.enter().doing(|| format!("open {}", tree.path().display()))?;
         let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
@@ -688,7 +688,7 @@ impl Place {
     }
 
     /// Puts the chosen entries in. Says whether something was moved aside, and which side files.
-    fn put_paths(&self, putting: &mut Putting, staging: &Staging) -> Result<(bool, Vec<EntryPath>)> {
+    fn put_paths(&self, putting: &mut Putting, staging: &StagingFolder) -> Result<(bool, Vec<EntryPath>)> {
         let target = self.opened(staging.base())?;
         let (mut moved, mut beside) = (false, Vec::new());
         let paths = self.paths_below();
@@ -762,7 +762,7 @@ fn may_be_there(folder: &Folder, path: &EntryPath) -> bool {
 }
 
 /// What the staging folder has at `part`, if anything.
-fn in_tree(staging: &Staging, part: &EntryPath) -> Result<Option<(Spot, FileType)>> {
+fn in_tree(staging: &StagingFolder, part: &EntryPath) -> Result<Option<(Spot, FileType)>> {
     let tree = staging.tree();
     let doing = || format!("look at {}", tree.path().join(part.as_path()).display());
     let above = part.folder().unwrap_or_else(EntryPath::root);
@@ -777,7 +777,7 @@ fn in_tree(staging: &Staging, part: &EntryPath) -> Result<Option<(Spot, FileType
 }
 
 /// Puts one file or folder in, and aside what is there. Says whether something was.
-fn put_part(putting: &mut Putting, staging: &Staging, at: &Spot, part: &EntryPath) -> Result<bool> {
+fn put_part(putting: &mut Putting, staging: &StagingFolder, at: &Spot, part: &EntryPath) -> Result<bool> {
     // A folder above was missing for an earlier path too, and is in place with all that is selected in it; or the entry
     // was damaged and left out; or it is a side file, and came with its database.
     let Some((new, _)) = in_tree(staging, part)? else { return Ok(false) };

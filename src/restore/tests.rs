@@ -7,24 +7,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use super::sample::{Sample, context};
+use super::sample::{SampleVault, context};
 use super::*;
-use crate::path::Bytes;
-use crate::restore::target::How;
+use crate::path::EscapedBytes;
+use crate::restore::target::ReplaceMode;
 use crate::source::marker::{self, MARKER, Unfinished};
 use crate::store::testing::fault::FaultStore;
-use crate::store::testing::recording::RecordStore;
-use crate::vault::entry::{Extent, Kind as EntryKind};
+use crate::store::testing::recording::RecordingStore;
+use crate::vault::entry::{EntryKind, Extent};
 use crate::vault::hex::Hash;
 use crate::verify;
 
-pub fn options(target: &Path) -> Options {
-    Options::latest(target.to_path_buf())
+pub fn options(target: &Path) -> RestoreOptions {
+    RestoreOptions::latest(target.to_path_buf())
 }
 
 /// Windows and reads so small that every way of cutting happens.
-pub fn tiny() -> Limits {
-    Limits { entries: 3, pieces: 2, memory: 4000, read: 150, gap: 30 }
+pub fn tiny() -> WindowLimits {
+    WindowLimits { entries: 3, pieces: 2, memory: 4000, read: 150, gap: 30 }
 }
 
 /// What a tree holds: for each path its kind and all that is kept of it.
@@ -49,7 +49,7 @@ pub fn look(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     out
 }
 
-pub fn expected(sample: &Sample) -> BTreeMap<Vec<u8>, String> {
+pub fn expected(sample: &SampleVault) -> BTreeMap<Vec<u8>, String> {
     let describe = |entry: &Entry| {
         let kind = match entry.kind {
             EntryKind::Folder => "folder".to_owned(),
@@ -71,8 +71,8 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
 }
 
 /// A tree with every kind of entry.
-fn everything() -> Sample {
-    let mut sample = Sample::new();
+fn everything() -> SampleVault {
+    let mut sample = SampleVault::new();
     sample.entries[0].mode = 0o2750;
     sample.folder("a").mtime = -1_500_000_000;
     sample.file("a/big", &noise(1000, 1)).mode = 0o4711;
@@ -110,7 +110,7 @@ fn everything() -> Sample {
     sample.file_at("sparse", &sparse, &runs);
     sample.symlink("symlink", b"../../etc/\xff passwd");
     sample.file(b"\xff\\not utf-8", b"named in bytes").xattrs =
-        vec![(Bytes(b"user.x".to_vec()), Bytes(vec![0, 1, 255]))];
+        vec![(EscapedBytes(b"user.x".to_vec()), EscapedBytes(vec![0, 1, 255]))];
     sample
 }
 
@@ -126,8 +126,9 @@ fn takes_xattrs(folder: &Path) -> bool {
 #[test]
 fn every_kind_of_entry_comes_back_through_windows_of_any_size() {
     let mut sample = everything();
-    sample.commit(State::Complete);
-    for limits in [Limits::default(), tiny(), Limits { entries: 1, pieces: 1, memory: 1, read: 1, gap: 0 }] {
+    sample.commit(SnapshotState::Complete);
+    for limits in [WindowLimits::default(), tiny(), WindowLimits { entries: 1, pieces: 1, memory: 1, read: 1, gap: 0 }]
+    {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("made/data");
         let report = restore_within(&sample.vault, &options(&target), limits, &context()).unwrap();
@@ -188,8 +189,8 @@ fn shallow(folder: &Path) -> BTreeMap<Vec<u8>, String> {
 }
 
 /// A small tree: two folders with two files each.
-pub fn small() -> Sample {
-    let mut sample = Sample::new();
+pub fn small() -> SampleVault {
+    let mut sample = SampleVault::new();
     for folder in ["a", "b"] {
         sample.folder(folder);
         for name in ["one", "two"] {
@@ -209,7 +210,7 @@ pub fn old_tree(target: &Path) -> BTreeMap<Vec<u8>, String> {
 #[test]
 fn what_was_there_moves_aside_whole() {
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     for in_place in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("data");
@@ -222,7 +223,7 @@ fn what_was_there_moves_aside_whole() {
         let stale = std::path::PathBuf::from(format!("{}11223344556677", stale.display()));
         fs::create_dir_all(stale.join("tree/half")).unwrap();
         fs::set_permissions(&stale, PermissionsExt::from_mode(0o700)).unwrap();
-        let report = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        let report = restore(&sample.vault, &RestoreOptions { in_place, ..options(&target) }, &context()).unwrap();
         assert!(!stale.exists(), "what a killed restore left is still there");
         let aside = report.moved_aside.unwrap();
         let mut kept = look(&aside);
@@ -234,7 +235,7 @@ fn what_was_there_moves_aside_whole() {
         now.retain(|path, _| !path.starts_with(b"lastgood.replaced-"));
         assert_eq!(now, expected(&sample));
         assert_eq!(aside.parent().unwrap(), if in_place { &target } else { folder.path() });
-        let again = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        let again = restore(&sample.vault, &RestoreOptions { in_place, ..options(&target) }, &context()).unwrap();
         assert_ne!(again.moved_aside.unwrap(), aside);
         assert!(aside.join("mine").exists());
     }
@@ -243,7 +244,7 @@ fn what_was_there_moves_aside_whole() {
 #[test]
 fn what_only_looks_like_a_staging_folder_stays() {
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     for in_place in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("data");
@@ -264,7 +265,7 @@ fn what_only_looks_like_a_staging_folder_stays() {
         fs::set_permissions(at("0011223344556602"), PermissionsExt::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(far.path(), at("0011223344556602/tree/link")).unwrap();
         std::os::unix::fs::symlink(far.path().join("kept"), at("0011223344556602/groups")).unwrap();
-        let report = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        let report = restore(&sample.vault, &RestoreOptions { in_place, ..options(&target) }, &context()).unwrap();
         for end in folders {
             assert_eq!(fs::read(at(end).join("thesis.txt")).unwrap(), b"mine", "{end}");
         }
@@ -280,7 +281,7 @@ fn what_only_looks_like_a_staging_folder_stays() {
 #[test]
 fn a_staging_folder_that_another_restore_holds_stays() {
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     let held = folder.path().join(".data.lastgood-restoring-0011223344556677");
     fs::create_dir_all(held.join("tree")).unwrap();
@@ -294,11 +295,11 @@ fn a_staging_folder_that_another_restore_holds_stays() {
 /// `far/` is afterwards, which must be what it was.
 fn swapped(
     what: &str,
-    chosen: Options,
-    sample: &Sample,
+    chosen: RestoreOptions,
+    sample: &SampleVault,
     folder: &Path,
     swap: impl Fn(&Path) + Send + Sync + 'static,
-) -> Result<Report> {
+) -> Result<RestoreReport> {
     for victim in ["far/data/a", "far/a", "far/tree"] {
         fs::create_dir_all(folder.join(victim)).unwrap();
         fs::write(folder.join(victim).join("one"), "far").unwrap();
@@ -326,7 +327,7 @@ fn swapped(
 fn who_swaps_a_folder_for_a_link_has_nothing_done_elsewhere() {
     use std::os::unix::fs::symlink;
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let one = || vec![EntryPath::new("a/one").unwrap()];
     let replace = |from: &'static str, with: &'static str| {
         move |root: &Path| {
@@ -355,12 +356,12 @@ fn who_swaps_a_folder_for_a_link_has_nothing_done_elsewhere() {
 
     let what = "the folder around a target of which a part is put back";
     let (folder, chosen) = world();
-    swapped(what, Options { paths: one(), ..chosen }, &sample, folder.path(), replace("in", "far")).unwrap();
+    swapped(what, RestoreOptions { paths: one(), ..chosen }, &sample, folder.path(), replace("in", "far")).unwrap();
     assert_eq!(look(&folder.path().join("moved/data"))[&b"a/one"[..]], expected(&sample)[&b"a/one"[..]], "{what}");
 
     let what = "the target that is filled in place";
     let (folder, chosen) = world();
-    swapped(what, Options { in_place: true, ..chosen }, &sample, folder.path(), replace("in/data", "far/data"))
+    swapped(what, RestoreOptions { in_place: true, ..chosen }, &sample, folder.path(), replace("in/data", "far/data"))
         .unwrap();
     assert_eq!(look(&folder.path().join("moved"))[&b"b/two"[..]], expected(&sample)[&b"b/two"[..]], "{what}");
 
@@ -371,14 +372,14 @@ fn who_swaps_a_folder_for_a_link_has_nothing_done_elsewhere() {
 
     let what = "the target of which a part is put back";
     let (folder, chosen) = world();
-    let chosen = Options { paths: one(), ..chosen };
+    let chosen = RestoreOptions { paths: one(), ..chosen };
     swapped(what, chosen, &sample, folder.path(), replace("in/data", "far/data")).unwrap_err();
     assert_eq!(fs::read_dir(folder.path().join("in")).unwrap().count(), 1, "{what}");
 
     for in_place in [false, true] {
         let what = "a folder above the entry";
         let (folder, chosen) = world();
-        let chosen = Options { paths: one(), in_place, ..chosen };
+        let chosen = RestoreOptions { paths: one(), in_place, ..chosen };
         let said = swapped(what, chosen, &sample, folder.path(), replace("in/data/a", "far/a")).unwrap_err();
         assert!(said.to_string().contains("not a folder"), "{said}");
         assert_eq!(fs::read(folder.path().join("moved/one")).unwrap(), b"old", "{what}");
@@ -387,7 +388,7 @@ fn who_swaps_a_folder_for_a_link_has_nothing_done_elsewhere() {
     let what = "the staging folder";
     for paths in [Vec::new(), one()] {
         let (folder, chosen) = world();
-        swapped(what, Options { paths, ..chosen }, &sample, folder.path(), staging).unwrap_err();
+        swapped(what, RestoreOptions { paths, ..chosen }, &sample, folder.path(), staging).unwrap_err();
         let now = look(&folder.path().join("in/data"));
         assert_eq!(now[&b"a/one"[..]], expected(&sample)[&b"a/one"[..]], "{what}");
         assert_eq!(fs::read_dir(folder.path().join("moved")).unwrap().count(), 0, "{what}");
@@ -397,12 +398,12 @@ fn who_swaps_a_folder_for_a_link_has_nothing_done_elsewhere() {
 #[test]
 fn a_marker_that_is_another_name_of_a_file_is_not_written_to() {
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     let (target, far) = (folder.path().join("data"), folder.path().join("far"));
     fs::create_dir(&target).unwrap();
     let marker = target.join(MARKER);
-    let chosen = || Options { in_place: true, ..options(&target) };
+    let chosen = || RestoreOptions { in_place: true, ..options(&target) };
     std::os::unix::fs::symlink(&far, &marker).unwrap();
     let said = restore(&sample.vault, &chosen(), &context()).unwrap_err().to_string();
     assert!(said.contains("a symbolic link"), "{said}");
@@ -419,13 +420,13 @@ fn a_marker_that_is_another_name_of_a_file_is_not_written_to() {
 fn a_name_of_a_restores_own_folders_stops_no_restore_in_place() {
     const OLD: &str = "lastgood.replaced-20260120T180000Z";
     const STAGED: &str = ".lastgood-restoring-0123456789abcdef";
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.file(MARKER, b"no marker");
     sample.file(".lastgood-in-place-next", b"data");
     sample.symlink(STAGED, b"nowhere");
     sample.file("a", b"a");
     sample.file(OLD, b"data");
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     let (target, at) = (folder.path().join("data"), |name: &str| folder.path().join("data").join(name));
     fs::create_dir_all(at(OLD)).unwrap();
@@ -433,7 +434,8 @@ fn a_name_of_a_restores_own_folders_stops_no_restore_in_place() {
     fs::create_dir_all(at("lastgood.replaced-20250101T000000Z")).unwrap();
     fs::write(at("lastgood.replaced-20240101T000000Z"), "data").unwrap();
     for n in 0..2 {
-        let report = restore(&sample.vault, &Options { in_place: true, ..options(&target) }, &context()).unwrap();
+        let report =
+            restore(&sample.vault, &RestoreOptions { in_place: true, ..options(&target) }, &context()).unwrap();
         assert_eq!(fs::read(at(OLD)).unwrap(), b"data");
         assert_eq!(fs::read(at(".lastgood-in-place-next")).unwrap(), b"data");
         assert_eq!(fs::read_link(at(STAGED)).unwrap(), Path::new("nowhere"));
@@ -452,11 +454,12 @@ fn a_name_of_a_restores_own_folders_stops_no_restore_in_place() {
 #[test]
 fn an_interrupted_restore_in_place_is_told_and_completed() {
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     marker::tests::write_all(folder.path());
     fs::write(folder.path().join("half"), "").unwrap();
-    let report = restore(&sample.vault, &Options { in_place: true, ..options(folder.path()) }, &context()).unwrap();
+    let report =
+        restore(&sample.vault, &RestoreOptions { in_place: true, ..options(folder.path()) }, &context()).unwrap();
     assert!(report.warnings.iter().any(|w| w.contains("broken")), "{:?}", report.warnings);
     assert!(!folder.path().join(MARKER).exists());
     assert!(report.moved_aside.unwrap().join("half").exists());
@@ -465,14 +468,14 @@ fn an_interrupted_restore_in_place_is_told_and_completed() {
 #[test]
 fn single_paths_go_back_to_their_places() {
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let path = |p: &str| EntryPath::new(p).unwrap();
     for in_place in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("data");
         old_tree(&target);
         let paths = vec![path("a/one"), path("b/two"), path("b/one")];
-        let chosen = Options { paths, in_place, ..options(&target) };
+        let chosen = RestoreOptions { paths, in_place, ..options(&target) };
         let report = restore_within(&sample.vault, &chosen, tiny(), &context()).unwrap();
         assert_eq!(report.files, 3);
         let (now, wanted) = (look(&target), expected(&sample));
@@ -484,21 +487,24 @@ fn single_paths_go_back_to_their_places() {
         assert_eq!(fs::read(report.moved_aside.unwrap().join("a/one")).unwrap(), b"old");
 
         let before = look(folder.path());
-        let wrong =
-            restore(&sample.vault, &Options { paths: vec![path("a/none")], in_place, ..options(&target) }, &context());
+        let wrong = restore(
+            &sample.vault,
+            &RestoreOptions { paths: vec![path("a/none")], in_place, ..options(&target) },
+            &context(),
+        );
         assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
         assert_eq!(look(folder.path()), before);
     }
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("new");
-    restore(&sample.vault, &Options { paths: vec![path("b/two")], ..options(&target) }, &context()).unwrap();
+    restore(&sample.vault, &RestoreOptions { paths: vec![path("b/two")], ..options(&target) }, &context()).unwrap();
     assert_eq!(look(&target).len(), 3);
 }
 
 #[test]
 fn a_target_that_is_no_folder_is_refused() {
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
@@ -517,7 +523,7 @@ fn a_target_that_is_no_folder_is_refused() {
         ("new/../made", "made"),
         ("new/../v/x", "v/x"),
     ] {
-        let place = Place::check(&folder.path().join(named), How::default(), &[]).unwrap();
+        let place = RestoreTarget::check(&folder.path().join(named), ReplaceMode::default(), &[]).unwrap();
         assert_eq!(place.target, folder.path().canonicalize().unwrap().join(real), "{named}");
     }
     std::os::unix::fs::symlink("nowhere", folder.path().join("dangling")).unwrap();
@@ -537,23 +543,23 @@ fn a_target_that_is_no_folder_is_refused() {
 #[test]
 fn a_restore_that_fails_leaves_no_folder_that_was_made_for_it() {
     let mut sample = small();
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     for in_place in [false, true] {
         let target = folder.path().join("new/deep/data");
         let packs = sample.store.objects().clone();
         sample.store.objects().retain(|name, _| !name.starts_with("packs/"));
-        let failed = restore(&sample.vault, &Options { in_place, ..options(&target) }, &context());
+        let failed = restore(&sample.vault, &RestoreOptions { in_place, ..options(&target) }, &context());
         assert_eq!(failed.unwrap_err().kind(), Kind::Damage);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         *sample.store.objects() = packs;
-        restore(&sample.vault, &Options { in_place, ..options(&target) }, &context()).unwrap();
+        restore(&sample.vault, &RestoreOptions { in_place, ..options(&target) }, &context()).unwrap();
         fs::remove_dir_all(folder.path().join("new")).unwrap();
     }
 }
 
 /// Damages an object.
-type Harm = fn(&Sample, &str);
+type Harm = fn(&SampleVault, &str);
 
 /// Ways in which an object can be damaged.
 pub fn damages() -> [(&'static str, Harm); 4] {
@@ -586,9 +592,9 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
     for (how, damage) in damages() {
         for what in ["pack", "index", "root", "vault.json"] {
             let mut sample = small();
-            let good = sample.commit(State::Complete);
+            let good = sample.commit(SnapshotState::Complete);
             sample.file("c", b"only in the second");
-            let second = sample.commit(State::Complete);
+            let second = sample.commit(SnapshotState::Complete);
             let object = match what {
                 "pack" => sample.packs[0].name(),
                 "index" => sample.index_pack(),
@@ -601,7 +607,7 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
             old_tree(&target);
             let before = look(&target);
             let wanted = |spec: String, skip_damaged| {
-                let chosen = Options { snapshot: spec, skip_damaged, ..options(&target) };
+                let chosen = RestoreOptions { snapshot: spec, skip_damaged, ..options(&target) };
                 sample.open().and_then(|vault| restore(&vault, &chosen, &context()))
             };
             let said = match wanted(second.id.to_string(), false) {
@@ -617,7 +623,8 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
             assert_eq!(look(&target), before, "{how} {what}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{how} {what}: staging is left");
             // Whatever a restore refuses, verify names.
-            let found = verify::verify_store(Box::new(sample.store), &verify::Options::default(), &context()).unwrap();
+            let found =
+                verify::verify_store(Box::new(sample.store), &verify::VerifyOptions::default(), &context()).unwrap();
             let hurts = |damage: &verify::Damage| damage.object == object && damage.snapshots.contains(&second);
             assert!(gone || found.damage.iter().any(hurts), "{how} {what}: {:?}", found.damage);
             if lost_vault {
@@ -655,16 +662,16 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
 #[test]
 fn a_damaged_pack_that_many_snapshots_share_is_read_once() {
     let read = |shared: usize| {
-        let mut sample = Sample::new();
+        let mut sample = SampleVault::new();
         sample.file("a", &noise(300, 1));
-        let good = sample.commit(State::Complete);
+        let good = sample.commit(SnapshotState::Complete);
         sample.file("b", &noise(300, 2));
-        let newest = (0..shared).map(|_| sample.commit(State::Complete)).last();
+        let newest = (0..shared).map(|_| sample.commit(SnapshotState::Complete)).last();
         let pack = sample.packs[1].name();
         sample.store.objects().get_mut(&pack).unwrap()[20] ^= 1;
         // Nobody may doubt it, so that no later run would know of it either.
         let store = FaultStore::new(sample.store, |verb, name| verb == "create" && name.starts_with("doubts/"));
-        let store: &'static RecordStore<_> = Box::leak(Box::new(RecordStore::new(store)));
+        let store: &'static RecordingStore<_> = Box::leak(Box::new(RecordingStore::new(store)));
         let vault = Vault::open(Box::new(store)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let report = restore(&vault, &options(&folder.path().join("data")), &context()).unwrap();
@@ -677,10 +684,10 @@ fn a_damaged_pack_that_many_snapshots_share_is_read_once() {
 #[test]
 fn a_damaged_pack_is_read_where_nothing_else_is_left() {
     // What is damaged of it no file needs any more.
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     let extent = sample.put(&noise(600, 1));
     sample.file_at("a", &noise(600, 1)[..100], &[Extent { length: 100, ..extent }]);
-    let name = sample.commit(State::Complete);
+    let name = sample.commit(SnapshotState::Complete);
     let pack = sample.packs[0];
     // The last frame: before the seek table of 8 bytes for each of 6 frames and 17 more.
     let at = pack.size as usize - 17 - 6 * 8 - 20;
@@ -688,7 +695,7 @@ fn a_damaged_pack_is_read_where_nothing_else_is_left() {
     assert_eq!(verify::verify(&sample.vault, &Default::default(), &context()).unwrap().doubts.len(), 1);
     let folder = tempfile::tempdir().unwrap();
     for snapshot in ["latest".to_owned(), name.id.to_string()] {
-        let wanted = Options { snapshot, ..options(&folder.path().join("data")) };
+        let wanted = RestoreOptions { snapshot, ..options(&folder.path().join("data")) };
         let report = restore(&sample.vault, &wanted, &context()).unwrap();
         assert_eq!((report.snapshot, report.files, report.instead_of), (name, 1, None));
     }
@@ -703,9 +710,9 @@ fn a_damaged_pack_is_read_where_nothing_else_is_left() {
 fn what_cannot_be_read_as_a_snapshot_is_passed_over() {
     for what in ["root", "index", "pack"] {
         let mut sample = small();
-        let good = sample.commit(State::Complete);
+        let good = sample.commit(SnapshotState::Complete);
         sample.file("c", b"new");
-        let second = sample.commit(State::Complete);
+        let second = sample.commit(SnapshotState::Complete);
         let object = match what {
             "root" => second.object("snapshots/"),
             "index" => sample.index_pack(),
@@ -728,7 +735,7 @@ fn a_damaged_hunk_costs_its_own_entries_only() {
     for (lost, left) in [(1, 2), (0, 4), (2, 3)] {
         let mut broken = small();
         broken.hunk = 2;
-        broken.commit(State::Complete);
+        broken.commit(SnapshotState::Complete);
         let name = broken.index_pack();
         let mut objects = broken.store.objects();
         let bytes = objects.get_mut(&name).unwrap();
@@ -738,7 +745,7 @@ fn a_damaged_hunk_costs_its_own_entries_only() {
         drop(objects);
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("data");
-        let skipped = Options { skip_damaged: true, ..options(&target) };
+        let skipped = RestoreOptions { skip_damaged: true, ..options(&target) };
         let report = restore(&broken.vault, &skipped, &context()).unwrap();
         assert_eq!(report.files, left, "hunk {lost}");
         assert!(report.not_restored[0].why.contains("all entries"), "{:?}", report.not_restored);
@@ -750,12 +757,12 @@ fn snapshots_are_found_by_word_id_and_time() {
     let mut sample = small();
     let none = select::find(&sample.vault, "latest").unwrap_err().to_string();
     assert!(none.contains("no snapshots"), "{none}");
-    let partial = sample.commit(State::Partial);
+    let partial = sample.commit(SnapshotState::Partial);
     let said = select::find(&sample.vault, "latest").unwrap_err();
     assert_eq!(said.kind(), Kind::Failed);
     assert!(said.to_string().contains(&format!("--snapshot {}", partial.id)), "{said}");
-    let good = sample.commit(State::Complete);
-    let suspect = sample.commit(State::Suspect);
+    let good = sample.commit(SnapshotState::Complete);
+    let suspect = sample.commit(SnapshotState::Suspect);
     let find = |spec: &str| select::find(&sample.vault, spec).map(|(name, _)| name);
     for (spec, wanted) in [
         ("latest".to_owned(), good),
@@ -775,7 +782,7 @@ fn snapshots_are_found_by_word_id_and_time() {
     let choice = select::choose(&sample.vault, "latest").unwrap();
     assert_eq!(choice.passed_over.iter().map(|p| p.snapshot).collect::<Vec<_>>(), [suspect]);
     for _ in 0..30 {
-        sample.commit(State::Complete);
+        sample.commit(SnapshotState::Complete);
     }
     let twice = sample.vault.snapshots().unwrap().iter().map(|n| n.id.to_string()[..1].to_owned()).collect::<Vec<_>>();
     let digit = twice.iter().find(|d| twice.iter().filter(|e| e == d).count() > 1).unwrap();
@@ -787,9 +794,9 @@ fn snapshots_are_found_by_word_id_and_time() {
 #[test]
 fn a_snapshot_with_a_failed_check_is_passed_over() {
     let mut sample = small();
-    let good = sample.commit(State::Complete);
+    let good = sample.commit(SnapshotState::Complete);
     sample.failed_checks = 1;
-    let unsound = sample.commit(State::Complete);
+    let unsound = sample.commit(SnapshotState::Complete);
     assert_eq!(select::find(&sample.vault, "latest").unwrap().0, good);
     assert_eq!(select::find(&sample.vault, &unsound.id.to_string()).unwrap().0, unsound);
     let choice = select::choose(&sample.vault, "latest").unwrap();
@@ -808,7 +815,7 @@ fn what_was_there_is_told_where_it_will_be() {
     marker::mark(&at, &at, &left).unwrap();
     for (in_place, is) in [(true, target.join(aside).display().to_string()), (false, format!("{aside}, in what moves"))]
     {
-        let place = Place::check(&target, How { in_place, ..How::default() }, &[]).unwrap();
+        let place = RestoreTarget::check(&target, ReplaceMode { in_place, ..ReplaceMode::default() }, &[]).unwrap();
         let told = place.broken().concat();
         assert!(told.contains(&format!("what was there before is in {is}")), "{told}");
     }
@@ -816,9 +823,9 @@ fn what_was_there_is_told_where_it_will_be() {
 
 #[test]
 fn a_directory_may_have_the_longest_name_there_is() {
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.file("a", b"new");
-    sample.commit(State::Complete);
+    sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("x".repeat(255));
     for there in [false, true] {

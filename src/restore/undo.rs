@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::in_use::users;
 use super::killed::is_changed_within;
-use super::steps::{At, Step, Steps, What, what};
+use super::steps::{FileStamp, StepPath, Steps, UndoStep, what};
 use crate::error::Error;
 use crate::fs::Spot;
 use crate::fs::rename::{exchange, rename};
@@ -38,11 +38,11 @@ fn said(why: Errno) -> String {
 }
 
 /// The names of what lies beside a database of this name.
-fn sides(at: &At) -> impl Iterator<Item = At> {
+fn sides(at: &StepPath) -> impl Iterator<Item = StepPath> {
     SUFFIXES.iter().map(|side| {
         let mut name = at.as_os_str().to_owned();
         name.push(side);
-        At::from(name)
+        StepPath::from(name)
     })
 }
 
@@ -52,7 +52,7 @@ impl Steps {
     pub fn undo(mut self, why: Error) -> Undone {
         let used = self.used();
         let mut stays = Vec::new();
-        let mut stuck: HashSet<At> = HashSet::new();
+        let mut stuck: HashSet<StepPath> = HashSet::new();
         while let Some(step) = self.done.pop() {
             let touches = step.touches(&stuck);
             let refused = match touches {
@@ -78,39 +78,40 @@ impl Steps {
         Undone { why: why.hint(stays.join(" ")), whole: false }
     }
 
-    fn spot(&self, at: &At) -> Result<Spot, String> {
+    fn spot(&self, at: &StepPath) -> Result<Spot, String> {
         let above = at.parent().unwrap_or(Path::new(""));
         let folder = self.base.enter_all(above).map_err(said)?;
         Ok(Spot::new(&Arc::new(folder), at.file_name().unwrap_or_default()))
     }
 
     /// Where a step has put something that was staged, and what that is.
-    fn placed<'s>(&self, step: &'s Step) -> Option<(&'s At, &'s What)> {
-        let is_staged = |at: &At| self.staged.as_ref().is_some_and(|(staging, _)| at.starts_with(staging));
+    fn placed<'s>(&self, step: &'s UndoStep) -> Option<(&'s StepPath, &'s FileStamp)> {
+        let is_staged = |at: &StepPath| self.staged.as_ref().is_some_and(|(staging, _)| at.starts_with(staging));
         match step {
-            Step::Moved(from, to, what) => is_staged(from).then_some((to, what)),
-            Step::Exchanged(_, at, what) | Step::Covered(_, at, _, what) => Some((at, what)),
-            Step::Made(_) | Step::Opened(..) | Step::Removed(..) => None,
+            UndoStep::Moved(from, to, what) => is_staged(from).then_some((to, what)),
+            UndoStep::Exchanged(_, at, what) | UndoStep::Covered(_, at, _, what) => Some((at, what)),
+            UndoStep::Made(_) | UndoStep::Opened(..) | UndoStep::Removed(..) => None,
         }
     }
 
     /// The files that programs have open of what was put into place, as far as this process may know.
     fn used(&self) -> Vec<PathBuf> {
         let placed = self.done.iter().filter_map(|step| self.placed(step));
-        let is_there = |at: &At, placed: &What| self.spot(at).is_ok_and(|at| what(&at).is_ok_and(|now| now.is(placed)));
+        let is_there =
+            |at: &StepPath, placed: &FileStamp| self.spot(at).is_ok_and(|at| what(&at).is_ok_and(|now| now.is(placed)));
         let placed = placed.filter(|(at, placed)| is_there(at, placed));
         let placed: Vec<_> = placed.map(|(at, _)| self.base.path().join(at)).collect();
         users(&placed).into_iter().map(|user| user.file).collect()
     }
 
     /// Fails unless what was put at a name is there as it was put there, and nobody is seen to use it.
-    fn is_as_placed(&self, at: &At, placed: &What, used: &[PathBuf]) -> Result<(), String> {
+    fn is_as_placed(&self, at: &StepPath, placed: &FileStamp, used: &[PathBuf]) -> Result<(), String> {
         let spot = self.spot(at)?;
         let now = what(&spot).map_err(said)?;
         if !now.is(placed) {
             return Err(TAKEN.to_owned());
         }
-        let changed = |(_, since): &(At, (i64, i64))| is_changed_within(&spot, *since);
+        let changed = |(_, since): &(StepPath, (i64, i64))| is_changed_within(&spot, *since);
         if now != *placed || self.staged.as_ref().is_some_and(changed) {
             return Err("it was changed there".to_owned());
         }
@@ -123,7 +124,7 @@ impl Steps {
 
     /// Fails where something lies beside a database of this name that no restore put there, or that was changed since. `file` is what has
     /// the name, or had it.
-    fn has_own_sides(&self, at: &At, file: &Spot, used: &[PathBuf]) -> Result<(), String> {
+    fn has_own_sides(&self, at: &StepPath, file: &Spot, used: &[PathBuf]) -> Result<(), String> {
         for side in sides(at) {
             let spot = self.spot(&side)?;
             if spot.look().map_err(said)?.is_none()
@@ -131,8 +132,8 @@ impl Steps {
             {
                 continue;
             }
-            let put = self.done.iter().rev().find(|step| matches!(step, Step::Moved(_, to, _) if *to == side));
-            let Some(Step::Moved(_, _, put_there)) = put else {
+            let put = self.done.iter().rev().find(|step| matches!(step, UndoStep::Moved(_, to, _) if *to == side));
+            let Some(UndoStep::Moved(_, _, put_there)) = put else {
                 return Err(format!("a program has made {} beside it", spot.path().display()));
             };
             match put.and_then(|step| self.placed(step)) {
@@ -145,17 +146,17 @@ impl Steps {
     }
 
     /// Undoes a step.
-    fn take_back(&self, step: &Step, used: &[PathBuf]) -> Result<(), String> {
+    fn take_back(&self, step: &UndoStep, used: &[PathBuf]) -> Result<(), String> {
         if let Some((at, placed)) = self.placed(step) {
             self.is_as_placed(at, placed, used)?;
             self.has_own_sides(at, &self.spot(at)?, used)?;
         }
         match step {
-            Step::Made(at) => {
+            UndoStep::Made(at) => {
                 let at = self.spot(at)?;
                 at.folder.remove_folder(&at.name).map_err(said)
             }
-            Step::Moved(at, to, moved) => {
+            UndoStep::Moved(at, to, moved) => {
                 let (from, to) = (self.spot(at)?, self.spot(to)?);
                 // Whatever took its place meanwhile is not ours to move.
                 if !what(&to).map_err(said)?.is(moved) {
@@ -164,15 +165,15 @@ impl Steps {
                 self.has_own_sides(at, &to, used)?;
                 rename(&to, &from).map_err(said)
             }
-            Step::Exchanged(new, old, _) => exchange(&self.spot(new)?, &self.spot(old)?).map_err(said),
-            Step::Covered(was, is, looks, _) => {
+            UndoStep::Exchanged(new, old, _) => exchange(&self.spot(new)?, &self.spot(old)?).map_err(said),
+            UndoStep::Covered(was, is, looks, _) => {
                 let (was, is) = (self.spot(was)?, self.spot(is)?);
                 rename(&is, &was).map_err(said)?;
                 let made = is.folder.make(&is.name, 0o700);
                 made.and_then(|made| looks.give(&made)).map_err(said)
             }
-            Step::Opened(at, looks) => self.base.enter_all(at).and_then(|folder| looks.give(&folder)).map_err(said),
-            Step::Removed(at, looks) => {
+            UndoStep::Opened(at, looks) => self.base.enter_all(at).and_then(|folder| looks.give(&folder)).map_err(said),
+            UndoStep::Removed(at, looks) => {
                 let at = self.spot(at)?;
                 let made = at.folder.make(&at.name, 0o700);
                 made.and_then(|made| looks.give(&made)).map_err(said)
@@ -181,38 +182,40 @@ impl Steps {
     }
 
     /// What it means if a step is not undone; nothing where that is of no weight.
-    fn told(&self, step: &Step) -> Option<String> {
-        let shown = |at: &At| self.base.path().join(at).display().to_string();
+    fn told(&self, step: &UndoStep) -> Option<String> {
+        let shown = |at: &StepPath| self.base.path().join(at).display().to_string();
         let moved = |was, is| Some(format!("{} is now {} and was not moved back", shown(was), shown(is)));
         match step {
-            Step::Made(_) | Step::Opened(..) => None,
+            UndoStep::Made(_) | UndoStep::Opened(..) => None,
             // What was at the second name is what somebody looks for.
-            Step::Exchanged(is, was, _) => moved(was, is),
-            Step::Moved(_, at, _) if self.placed(step).is_some() => {
+            UndoStep::Exchanged(is, was, _) => moved(was, is),
+            UndoStep::Moved(_, at, _) if self.placed(step).is_some() => {
                 Some(format!("{} was restored and stays", shown(at)))
             }
-            Step::Moved(was, is, _) => moved(was, is),
-            Step::Covered(_, at, ..) | Step::Removed(at, _) => {
+            UndoStep::Moved(was, is, _) => moved(was, is),
+            UndoStep::Covered(_, at, ..) | UndoStep::Removed(at, _) => {
                 Some(format!("{} could not be made anew as it was", shown(at)))
             }
         }
     }
 }
 
-impl Step {
+impl UndoStep {
     /// The names that it changed.
-    fn names(&self) -> impl Iterator<Item = &At> {
+    fn names(&self) -> impl Iterator<Item = &StepPath> {
         let (first, second) = match self {
-            Step::Made(at) | Step::Opened(at, _) | Step::Removed(at, _) => (at, None),
-            Step::Moved(from, to, _) | Step::Exchanged(from, to, _) | Step::Covered(from, to, ..) => (from, Some(to)),
+            UndoStep::Made(at) | UndoStep::Opened(at, _) | UndoStep::Removed(at, _) => (at, None),
+            UndoStep::Moved(from, to, _) | UndoStep::Exchanged(from, to, _) | UndoStep::Covered(from, to, ..) => {
+                (from, Some(to))
+            }
         };
         std::iter::once(first).chain(second)
     }
 
     /// Whether a name of it, or the database that it lies beside, is among the names of what could not be undone. Beside another
     /// database, a log would be played into that.
-    fn touches(&self, stuck: &HashSet<At>) -> bool {
-        let is_stuck = |at: &At| {
+    fn touches(&self, stuck: &HashSet<StepPath>) -> bool {
+        let is_stuck = |at: &StepPath| {
             let database = |side: &&str| {
                 let name = at.as_os_str().as_bytes().strip_suffix(side.as_bytes())?;
                 stuck.get(Path::new(OsStr::from_bytes(name)))
@@ -230,7 +233,7 @@ mod tests {
 
     use super::*;
     use crate::fs::Folder;
-    use crate::restore::steps::{Looks, outwards};
+    use crate::restore::steps::{FolderAttributes, outwards};
 
     #[test]
     fn all_is_undone_in_reverse_order() {
@@ -248,15 +251,15 @@ mod tests {
         let made = steps.make(&spot("made")).unwrap();
         steps.rename(&spot("a"), &Spot::new(&made, "a")).unwrap();
         steps.exchange(&spot("b"), &spot("c")).unwrap();
-        let looks = Looks::of(&spot("empty").enter().unwrap()).unwrap();
+        let looks = FolderAttributes::of(&spot("empty").enter().unwrap()).unwrap();
         at.remove_folder("empty").unwrap();
-        steps.done.push(Step::Removed("empty".into(), looks));
+        steps.done.push(UndoStep::Removed("empty".into(), looks));
         // As a folder that its filesystem does not rename: entry by entry, then it is removed.
         let (old, new) = (Arc::new(spot("image").enter().unwrap()), steps.make(&spot("shifted")).unwrap());
-        let looks = Looks::of(&old).unwrap();
+        let looks = FolderAttributes::of(&old).unwrap();
         steps.rename(&Spot::new(&old, "deep"), &Spot::new(&new, "deep")).unwrap();
         at.remove_folder("image").unwrap();
-        steps.done.push(Step::Removed("image".into(), looks));
+        steps.done.push(UndoStep::Removed("image".into(), looks));
         let Undone { why, whole } = steps.undo(Error::failed("put it", "no"));
         assert!(whole && why.advice().is_none());
         for name in ["a", "b", "c"] {

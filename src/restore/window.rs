@@ -11,7 +11,7 @@ use crate::vault::scattered::Scattered;
 
 /// How much a window may hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct WindowLimits {
     /// Entries.
     pub entries: usize,
     /// Pieces of content. One that does not begin with a chunk of the file's hash tree counts as [`LOOSE`], for the memory
@@ -25,19 +25,19 @@ pub struct Limits {
     pub gap: u64,
 }
 
-impl Default for Limits {
+impl Default for WindowLimits {
     fn default() -> Self {
-        Limits { entries: 32 << 10, pieces: 256 << 10, memory: 16 << 20, read: 4 << 20, gap: 128 << 10 }
+        WindowLimits { entries: 32 << 10, pieces: 256 << 10, memory: 16 << 20, read: 4 << 20, gap: 128 << 10 }
     }
 }
 
-impl Limits {
+impl WindowLimits {
     /// What suits a store and the reads that may be under way at the same time: many are smaller, for the memory that they
     /// take, but not so small that most of their time would go into the request.
     pub fn suiting(store: &dyn Store, ctx: &Context) -> Self {
         // One is being decoded, and one waits to be.
         let reads = ctx.parallel as u64 + 2;
-        Limits { read: (ROOM / reads).clamp(1 << 20, 4 << 20), gap: store.request_worth(), ..Self::default() }
+        WindowLimits { read: (ROOM / reads).clamp(1 << 20, 4 << 20), gap: store.request_worth(), ..Self::default() }
     }
 }
 
@@ -54,7 +54,7 @@ pub struct Item {
     /// Bytes of pieces of this window that are still to come.
     pub left: AtomicU64,
     /// What is known of it when its content does not come in one piece; shared by its windows.
-    pub progress: OnceLock<Arc<Progress>>,
+    pub progress: OnceLock<Arc<FileProgress>>,
     /// It came in one piece, and is there.
     pub done: AtomicBool,
     /// Why it could not be read.
@@ -65,7 +65,7 @@ impl Item {
     pub(super) fn new(
         entry: Arc<Entry>,
         group: Option<Hash>,
-        progress: OnceLock<Arc<Progress>>,
+        progress: OnceLock<Arc<FileProgress>>,
         lost: Arc<OnceLock<String>>,
     ) -> Self {
         let left = AtomicU64::new(0);
@@ -75,7 +75,7 @@ impl Item {
 
 /// A range of a pack's content that belongs to a file.
 #[derive(Debug, Clone, Copy)]
-pub struct Piece {
+pub struct WindowPiece {
     /// The pack's place in the window's `packs`.
     pub pack: u32,
     /// The file's place in the window's `items`.
@@ -88,9 +88,9 @@ pub struct Piece {
     pub at: u64,
 }
 
-impl Piece {
+impl WindowPiece {
     /// Whether `next` comes directly after it, in the pack and in the file.
-    pub(super) fn continued_by(&self, next: &Piece) -> bool {
+    pub(super) fn continued_by(&self, next: &WindowPiece) -> bool {
         (self.pack, self.item) == (next.pack, next.item)
             && (self.offset + self.length, self.at + self.length) == (next.offset, next.at)
     }
@@ -106,7 +106,7 @@ pub struct Window {
     /// Files.
     pub items: Vec<Item>,
     /// The files' content, by pack and offset.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<WindowPiece>,
     /// The packs that the pieces are in, in the order of their first piece.
     pub packs: Vec<PackId>,
     /// Further members of hard-link groups, to be linked when the files are there.
@@ -119,7 +119,7 @@ pub struct Window {
 }
 
 impl Window {
-    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+    pub(super) fn is_full(&self, limits: &WindowLimits) -> bool {
         let entries = self.folders.len() + self.others.len() + self.items.len() + self.links.len();
         entries >= limits.entries || self.weight >= limits.pieces || self.memory >= limits.memory
     }
@@ -136,14 +136,14 @@ impl Window {
 
 /// A file that does not come in one piece.
 #[derive(Debug)]
-pub struct Progress {
+pub struct FileProgress {
     pub(super) began: Mutex<bool>,
     pub(super) hash: Mutex<Scattered>,
 }
 
 /// A piece of content in a decoded frame.
 #[derive(Debug, Clone, Copy)]
-pub struct Cut {
+pub struct FrameSlice {
     /// The file's place in the window.
     pub item: u32,
     /// Where it begins in the frame's content, in bytes.

@@ -23,13 +23,13 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::attributes::remove_others;
 use super::capabilities::{kept, sync};
-use super::content::Output;
+use super::content::ContentSink;
 use super::open_files::{OpenFile, OpenFiles};
 use crate::error::{Doing, Result};
 use crate::fs::filesystem::remote;
 use crate::fs::{SAFE, open_folder};
 use crate::path::EntryPath;
-use crate::vault::entry::{Entry, Kind, Map};
+use crate::vault::entry::{Entry, EntryKind, Map};
 use crate::vault::hex::Hash;
 use crate::vault::root::Problem;
 
@@ -74,14 +74,14 @@ pub struct Tree {
     open_files: OpenFiles,
     /// Whether it may only be heard when a file is closed that it could not be written.
     remote: bool,
-    made: Made,
+    made: CreationDefaults,
     /// What could not be set.
     pub shortfall: Shortfall,
 }
 
 /// What a new file has by itself: owner, group, and which permission bits survive the umask.
 #[derive(Debug, Clone, Copy)]
-struct Made {
+struct CreationDefaults {
     uid: u32,
     gid: u32,
     mode: u32,
@@ -93,20 +93,20 @@ const SET_ID: u32 = 0o6000;
 /// The mode that an entry gets. A file that is not its owner's would run as somebody else: it has no such bits then, as with
 /// `cp -p`. A folder's say only whose group its new files are.
 fn mode(entry: &Entry, owned: bool) -> u32 {
-    if owned || entry.kind == Kind::Folder { entry.mode } else { entry.mode & !SET_ID }
+    if owned || entry.kind == EntryKind::Folder { entry.mode } else { entry.mode & !SET_ID }
 }
 
 /// A folder in which names are looked up.
-enum Folder<'t> {
+enum ParentFolder<'t> {
     Root(BorrowedFd<'t>),
     Deep(OwnedFd),
 }
 
-impl AsFd for Folder<'_> {
+impl AsFd for ParentFolder<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Folder::Root(fd) => *fd,
-            Folder::Deep(fd) => fd.as_fd(),
+            ParentFolder::Root(fd) => *fd,
+            ParentFolder::Deep(fd) => fd.as_fd(),
         }
     }
 }
@@ -130,7 +130,7 @@ impl Tree {
         let stat = fstat(&probe).doing(doing)?;
         unlinkat(&groups, "probe", AtFlags::empty()).doing(doing)?;
         let remote = remote(&root).doing(|| "look at the filesystem of the staging folder")?.is_some();
-        let made = Made { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o777 };
+        let made = CreationDefaults { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o777 };
         Ok(Tree {
             root,
             top,
@@ -144,8 +144,8 @@ impl Tree {
     }
 
     /// The folder and the name in it by which a path is reached.
-    fn at<'p>(&self, path: &'p EntryPath) -> rustix::io::Result<(Folder<'_>, &'p OsStr)> {
-        let mut folder = Folder::Root(self.root.as_fd());
+    fn at<'p>(&self, path: &'p EntryPath) -> rustix::io::Result<(ParentFolder<'_>, &'p OsStr)> {
+        let mut folder = ParentFolder::Root(self.root.as_fd());
         let mut rest = match self.top.is_root() {
             true => path.bytes(),
             // The separator is no part of what follows.
@@ -157,7 +157,7 @@ impl Tree {
         while rest.len() > LONG {
             // A name has at most 255 bytes, so a stretch of this length has a separator, or the kernel would refuse it.
             let end = rest[..LONG].iter().rposition(|&b| b == b'/').ok_or(Errno::NAMETOOLONG)?;
-            folder = Folder::Deep(open_folder(&folder, OsStr::from_bytes(&rest[..end]))?);
+            folder = ParentFolder::Deep(open_folder(&folder, OsStr::from_bytes(&rest[..end]))?);
             rest = &rest[end + 1..];
         }
         Ok((folder, OsStr::from_bytes(rest)))
@@ -228,7 +228,7 @@ impl Tree {
             self.xattrs(entry, |name, value| lsetxattr(&path, name, value, XattrFlags::empty()))?;
         }
         let mut dressed = true;
-        if entry.kind == Kind::Fifo {
+        if entry.kind == EntryKind::Fifo {
             dressed = kept(chmodat(&folder, name, Mode::from_raw_mode(mode(entry, owned)), AtFlags::empty()))?;
         }
         dressed &= kept(utimensat(&folder, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW))?;
@@ -389,7 +389,7 @@ impl Tree {
     }
 }
 
-impl Output for Tree {
+impl ContentSink for Tree {
     fn whole(&self, entry: &Entry, bytes: &[u8]) -> Result<()> {
         let doing = || format!("write {}", entry.path);
         // An attribute needs write permission on the file; without any, the mode can be right from the start.

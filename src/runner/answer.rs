@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::claims::idempotent;
-use crate::job::Ran;
-use crate::report::{Action, Outcome, Report, RunId, Told};
+use crate::job::FinishedJob;
+use crate::report::{Action, EncodedReport, Outcome, Report, RunId};
 
 /// How a request was answered.
 #[derive(Debug, Clone)]
@@ -19,10 +19,10 @@ pub enum Answer {
         /// Whether it may succeed when it is asked for again.
         retry: bool,
         /// The report.
-        report: Told,
+        report: EncodedReport,
     },
     /// It was served before: that run's report.
-    Before(Told),
+    Before(EncodedReport),
     /// Another instance serves it; it may be asked again after this time.
     Elsewhere(Duration),
     /// Not now, for this reason; after this time.
@@ -33,7 +33,7 @@ pub enum Answer {
 
 /// How far a run is.
 #[derive(Debug, Clone)]
-pub enum Progress {
+pub enum RunProgress {
     /// It waits for its turn.
     Waiting,
     /// It is under way.
@@ -42,12 +42,12 @@ pub enum Progress {
     Over(Arc<Answer>),
 }
 
-impl Progress {
+impl RunProgress {
     /// How many bytes of a report it keeps.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Progress::Over(answer) => answer.bytes(),
-            Progress::Waiting | Progress::Running => 0,
+            RunProgress::Over(answer) => answer.bytes(),
+            RunProgress::Waiting | RunProgress::Running => 0,
         }
     }
 }
@@ -84,14 +84,14 @@ pub(super) fn tell(to: oneshot::Sender<Arc<Answer>>, answer: &Arc<Answer>) {
     let _ = to.send(answer.clone());
 }
 
-impl From<idempotent::Answer> for Answer {
-    fn from(answer: idempotent::Answer) -> Self {
+impl From<idempotent::EventOutcome> for Answer {
+    fn from(answer: idempotent::EventOutcome) -> Self {
         match answer {
-            idempotent::Answer::Before(before) => {
-                Answer::Before(before.report.unwrap_or_else(|| Told::bare(before.run)))
+            idempotent::EventOutcome::Before(before) => {
+                Answer::Before(before.report.unwrap_or_else(|| EncodedReport::bare(before.run)))
             }
-            idempotent::Answer::Elsewhere { retry_after, .. } => Answer::Elsewhere(retry_after),
-            idempotent::Answer::Now(ran) => Answer::of(&ran),
+            idempotent::EventOutcome::Elsewhere { retry_after, .. } => Answer::Elsewhere(retry_after),
+            idempotent::EventOutcome::Now(ran) => Answer::of(&ran),
         }
     }
 }
@@ -116,21 +116,21 @@ impl Answer {
     }
 
     /// That of a run.
-    pub(super) fn of(ran: &Ran) -> Self {
+    pub(super) fn of(ran: &FinishedJob) -> Self {
         Answer::of_report(&ran.report)
     }
 
     /// That of a run with this report.
     pub(super) fn of_report(report: &Report) -> Self {
-        Answer::done((report.result, report.action), Told::of(report))
+        Answer::done((report.result, report.action), EncodedReport::of(report))
     }
 
     /// That of a run by its report; none where that is no report.
-    pub(super) fn read(report: Told) -> Option<Self> {
+    pub(super) fn read(report: EncodedReport) -> Option<Self> {
         Some(Answer::done(report.ended()?, report))
     }
 
-    fn done((outcome, action): (Outcome, Action), report: Told) -> Self {
+    fn done((outcome, action): (Outcome, Action), report: EncodedReport) -> Self {
         Answer::Done { outcome, retry: !outcome.stays(action), report }
     }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::claims::lease::Name;
+use crate::claims::lease::ClaimName;
 use crate::error::Result;
 use crate::gcp::run_jobs::Starter;
 use crate::monitor::Context;
 
 /// Starts a job for a claim; gives the execution's name, where it is told.
-pub type Start = dyn Fn(&Name, &Context) -> Result<Option<String>> + Send + Sync;
+pub type StartJob = dyn Fn(&ClaimName, &Context) -> Result<Option<String>> + Send + Sync;
 
 /// The job that does the runs.
 #[derive(Clone)]
@@ -17,7 +17,7 @@ pub struct Dispatch {
     /// What it is called, for people.
     pub job: String,
     /// What starts it.
-    pub start: Arc<Start>,
+    pub start: Arc<StartJob>,
     /// How long a request waits for its answer.
     pub wait: Duration,
     /// How often a claim is looked at.
@@ -30,7 +30,7 @@ impl Dispatch {
     /// A job that is started so; a request waits so long for its answer.
     pub fn new(starter: Starter, wait: Duration) -> Self {
         let job = starter.target().to_string();
-        let start = Arc::new(move |claim: &Name, ctx: &Context| starter.start(&claim.to_string(), ctx));
+        let start = Arc::new(move |claim: &ClaimName, ctx: &Context| starter.start(&claim.to_string(), ctx));
         Dispatch { job, start, wait, poll: POLL, begin: BEGIN }
     }
 }

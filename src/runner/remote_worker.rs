@@ -14,28 +14,28 @@ use std::time::Instant;
 
 use super::runner::Rules;
 use crate::backup::options::BeforeCommit;
-use crate::claims::dispatch_request::{Order, Taker};
-use crate::claims::ended_runs::Before;
+use crate::claims::dispatch_request::{DispatchRequest, TakenBy};
+use crate::claims::ended_runs::ServedBefore;
 use crate::claims::execution::Execution;
-use crate::claims::idempotent::{self, Held, Resumed};
-use crate::claims::lease::{self, Asker, Identity, Name};
+use crate::claims::idempotent::{self, HeldClaim, ResumedClaim};
+use crate::claims::lease::{self, ClaimIdentity, ClaimName, Claimant};
 use crate::deadline;
 use crate::error::{Error, Kind, Result};
-use crate::events::decoded::Request;
+use crate::events::decoded::RunRequest;
 use crate::events::labels;
-use crate::job::{self, Cause, Ran};
+use crate::job::{self, FinishedJob, Origin};
 use crate::monitor::Context;
-use crate::parallel::ordered::in_order;
-use crate::replicas::pool::Vaults;
+use crate::parallel::ordered::map_ordered;
+use crate::replicas::pool::VaultPool;
 use crate::store::address::Address;
 use crate::vault::Vault;
 
 /// What came of it.
-pub enum Came {
+pub enum WorkerOutcome {
     /// The run was done, or failed.
-    Ran(Box<Ran>),
+    Ran(Box<FinishedJob>),
     /// What was asked for is done already.
-    Before(Before),
+    Before(ServedBefore),
     /// There was nothing to do here, for this reason.
     Nothing(String),
 }
@@ -44,32 +44,34 @@ pub enum Came {
 ///
 /// # Errors
 /// No vault that has the order; one that is damaged or of another version; a store that fails.
-pub fn run(name: &Name, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Result<Came> {
+pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -> Result<WorkerOutcome> {
     let (vault, address, order) = find(name, vaults)?;
     let execution = Execution::of(&rules.place);
     let by = match &execution {
         Some(execution) => format!("{}/{}", execution.name, execution.task),
         None => job::new_run(ctx)?.to_string(),
     };
-    let taker = Taker { run: order.run, by };
+    let taker = TakenBy { run: order.run, by };
     if let Some(other) = taker.take(&*vault.store, name)? {
-        return Ok(Came::Nothing(format!("{} has taken it", crate::text::one_line(&other.by, 200))));
+        return Ok(WorkerOutcome::Nothing(format!("{} has taken it", crate::text::one_line(&other.by, 200))));
     }
-    let cause = Cause {
+    let cause = Origin {
         way: order.way,
         events: order.events.clone(),
         place: rules.place.clone(),
         notify: rules.notify.clone(),
     };
     let after = execution.is_some_and(|execution| execution.attempt > 0);
-    let mut found = Found::default();
+    let mut found = ResumedClaims::default();
     for name in &order.claims {
         match resume(name, &order, &address, (rules, &cause, after), vaults, ctx) {
-            Ok(Resumed::Held(held)) if held.claim().age() < held.claim().timeout() => found.held.push(held),
-            Ok(Resumed::Held(_)) => found.nothing.push("the run's time limit is over".into()),
-            Ok(Resumed::Before(before)) => _ = found.before.get_or_insert(before),
-            Ok(Resumed::GivenUp) => found.nothing.push(format!("the claim {name} was given up")),
-            Ok(Resumed::Elsewhere(run)) => found.nothing.push(format!("the run {run} has taken the claim {name} over")),
+            Ok(ResumedClaim::Held(held)) if held.claim().age() < held.claim().timeout() => found.held.push(held),
+            Ok(ResumedClaim::Held(_)) => found.nothing.push("the run's time limit is over".into()),
+            Ok(ResumedClaim::Before(before)) => _ = found.before.get_or_insert(before),
+            Ok(ResumedClaim::GivenUp) => found.nothing.push(format!("the claim {name} was given up")),
+            Ok(ResumedClaim::Elsewhere(run)) => {
+                found.nothing.push(format!("the run {run} has taken the claim {name} over"))
+            }
             // The others need not suffer for it.
             Err(why) if why.kind() == Kind::Damage => {
                 ctx.monitor.warn(&format!("the claim {name} is passed over: {}", why.what()));
@@ -83,29 +85,29 @@ pub fn run(name: &Name, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Result
     }
     found.nothing.iter().for_each(|why| ctx.monitor.warn(why));
     match found {
-        Found { held, .. } if !held.is_empty() => {
-            Ok(Came::Ran(Box::new(carry_out(&order, held, cause, rules, vaults, ctx))))
+        ResumedClaims { held, .. } if !held.is_empty() => {
+            Ok(WorkerOutcome::Ran(Box::new(carry_out(&order, held, cause, rules, vaults, ctx))))
         }
-        Found { before: Some(before), .. } => Ok(Came::Before(before)),
-        Found { damaged: Some(why), .. } => Err(why),
-        Found { nothing, .. } => Ok(Came::Nothing(nothing.into_iter().next().unwrap_or_default())),
+        ResumedClaims { before: Some(before), .. } => Ok(WorkerOutcome::Before(before)),
+        ResumedClaims { damaged: Some(why), .. } => Err(why),
+        ResumedClaims { nothing, .. } => Ok(WorkerOutcome::Nothing(nothing.into_iter().next().unwrap_or_default())),
     }
 }
 
 /// How an order's claims stand.
 #[derive(Default)]
-struct Found {
-    held: Vec<Arc<Held>>,
-    before: Option<Before>,
+struct ResumedClaims {
+    held: Vec<Arc<HeldClaim>>,
+    before: Option<ServedBefore>,
     nothing: Vec<String>,
     damaged: Option<Error>,
 }
 
 /// The first vault that has the order.
-fn find(name: &Name, vaults: &Vaults) -> Result<(Vault, Address, Order)> {
+fn find(name: &ClaimName, vaults: &VaultPool) -> Result<(Vault, Address, DispatchRequest)> {
     let mut failed = None;
     for address in vaults.addresses() {
-        let read = |vault: Vault| Ok(Order::read(&*vault.store, name)?.map(|order| (vault, order)));
+        let read = |vault: Vault| Ok(DispatchRequest::read(&*vault.store, name)?.map(|order| (vault, order)));
         match vaults.store(address).and_then(Vault::open).and_then(read) {
             Ok(Some((vault, order))) => return Ok((vault, address.clone(), order)),
             Ok(None) => {}
@@ -120,26 +122,33 @@ fn find(name: &Name, vaults: &Vaults) -> Result<(Vault, Address, Order)> {
 }
 
 fn resume(
-    name: &Name,
-    order: &Order,
+    name: &ClaimName,
+    order: &DispatchRequest,
     address: &Address,
-    (rules, cause, after): (&Rules, &Cause, bool),
-    vaults: &Vaults,
+    (rules, cause, after): (&Rules, &Origin, bool),
+    vaults: &VaultPool,
     ctx: &Context,
-) -> Result<Resumed> {
+) -> Result<ResumedClaim> {
     let vault = vaults.store(address).and_then(Vault::open)?;
-    let identity: Identity = lease::identity(&*vault.store, name)?;
+    let identity: ClaimIdentity = lease::identity(&*vault.store, name)?;
     let (action, run, host, timeout) = (order.action, order.run, rules.place.host.clone(), order.timeout());
-    let asker = Asker { identity, action, run, host, timeout, promise: None };
+    let asker = Claimant { identity, action, run, host, timeout, promise: None };
     idempotent::resume(name, vault, address, &asker, (cause, after), vaults, ctx)
 }
 
 /// Does the run within its time limit, and settles its claims.
-fn carry_out(order: &Order, held: Vec<Arc<Held>>, cause: Cause, rules: &Rules, vaults: &Vaults, ctx: &Context) -> Ran {
+fn carry_out(
+    order: &DispatchRequest,
+    held: Vec<Arc<HeldClaim>>,
+    cause: Origin,
+    rules: &Rules,
+    vaults: &VaultPool,
+    ctx: &Context,
+) -> FinishedJob {
     let left = held.iter().map(|held| held.claim().timeout().saturating_sub(held.claim().age())).max();
     let deadline = Instant::now() + left.unwrap_or_default();
     let gate = held.clone();
-    let request = Request {
+    let request = RunRequest {
         action: order.action,
         reason: order.reason,
         labels: labels::fit(order.labels.clone(), 0),
@@ -148,7 +157,7 @@ fn carry_out(order: &Order, held: Vec<Arc<Held>>, cause: Cause, rules: &Rules, v
         event: order.events.first().cloned().unwrap_or_default(),
     };
     let job = rules.job(&request, Some(BeforeCommit::new(move || idempotent::check_any(&gate))));
-    deadline::until(deadline, ctx.stop, |over| {
+    deadline::with_deadline(deadline, ctx.stop, |over| {
         let ctx = &Context { stop: over, ..*ctx };
         let ran = match rules.refusal(&request) {
             None => job::run(order.run, &job, cause, vaults, ctx),
@@ -162,8 +171,8 @@ fn carry_out(order: &Order, held: Vec<Arc<Held>>, cause: Cause, rules: &Rules, v
         if Instant::now() >= deadline {
             tracing::error!("the run {} took longer than {} s", order.run, order.timeout().as_secs());
         }
-        let close = |held: &Arc<Held>| held.close(&ran, vaults, ctx).other.is_some();
-        let closed = in_order(&held, idempotent::AT_ONCE, close, |held, other| {
+        let close = |held: &Arc<HeldClaim>| held.close(&ran, vaults, ctx).other.is_some();
+        let closed = map_ordered(&held, idempotent::AT_ONCE, close, |held, other| {
             if other {
                 ctx.monitor.warn(&format!("another run has served the event of the claim {}", held.claim().name()));
             }

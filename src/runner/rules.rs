@@ -8,14 +8,14 @@ use super::queue::COUNTED;
 use super::runner::Dispatch;
 use crate::backup::commit::check_labels;
 use crate::backup::options::BeforeCommit;
-use crate::events::decoded::Request;
+use crate::events::decoded::RunRequest;
 use crate::events::{AGENT, AUDIT, BUCKET, LOG, LOG_ENTRY, METHOD, RESOURCE, labels};
 use crate::job::Job;
-use crate::notify::Notify;
-use crate::report::{Action, Event, Place};
+use crate::notify::Notifier;
+use crate::report::{Action, Event, RunEnvironment};
 use crate::store::address::Address;
 use crate::vault::entry::CheckKind;
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 use crate::{backup, restore, verify};
 
 /// The logs in which Cloud Run itself writes about a service or a job.
@@ -30,13 +30,13 @@ const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 #[derive(Clone)]
 pub struct Rules {
     /// How backups are taken.
-    pub backup: backup::options::Options,
+    pub backup: backup::options::BackupOptions,
     /// Whether a vault may be made in a bucket that has none.
     pub init: bool,
     /// Where and how snapshots are restored; the snapshot is the request's.
-    pub restore: restore::options::Options,
+    pub restore: restore::options::RestoreOptions,
     /// How vaults are verified.
-    pub verify: verify::Options,
+    pub verify: verify::VerifyOptions,
     /// Why no backup is taken, if none is.
     pub backups_off: Option<String>,
     /// Whether a restore may be asked for.
@@ -52,11 +52,11 @@ pub struct Rules {
     /// The job that does the runs, where they are not done here.
     pub dispatch: Option<Dispatch>,
     /// Where runs take place.
-    pub place: Place,
+    pub place: RunEnvironment,
     /// `CLOUD_RUN_WORKER_POOL`: the Cloud Run worker pool that this is.
     pub worker_pool: Option<String>,
     /// Who is told how they ended.
-    pub notify: Notify,
+    pub notify: Notifier,
     /// Threads for each kind of work, and uploads or reads at the same time.
     pub threads: usize,
     pub parallel: usize,
@@ -68,10 +68,10 @@ impl Rules {
     pub fn plain(data: std::path::PathBuf) -> Rules {
         let limit = Duration::from_secs(600);
         Rules {
-            backup: backup::options::Options { data: data.clone(), ..backup::options::Options::default() },
+            backup: backup::options::BackupOptions { data: data.clone(), ..backup::options::BackupOptions::default() },
             init: false,
-            restore: restore::options::Options::latest(data),
-            verify: verify::Options { read_data: None, databases: None },
+            restore: restore::options::RestoreOptions::latest(data),
+            verify: verify::VerifyOptions { read_data: None, databases: None },
             backups_off: None,
             allow_restore: false,
             restore_age: limit,
@@ -79,16 +79,16 @@ impl Rules {
             coalesce: Duration::from_secs(60),
             critical_max: 20,
             dispatch: None,
-            place: Place::default(),
+            place: RunEnvironment::default(),
             worker_pool: None,
-            notify: Notify::default(),
+            notify: Notifier::default(),
             threads: 1,
             parallel: 2,
         }
     }
 
     /// Why a request will never be served.
-    pub fn refusal(&self, request: &Request) -> Option<String> {
+    pub fn refusal(&self, request: &RunRequest) -> Option<String> {
         if let Err(why) = check_labels(&request.labels) {
             return Some(why.what());
         }
@@ -165,7 +165,7 @@ impl Rules {
     }
 
     /// The job that a request asks for. A backup asks `before` it commits.
-    pub fn job(&self, request: &Request, before: Option<BeforeCommit>) -> Job {
+    pub fn job(&self, request: &RunRequest, before: Option<BeforeCommit>) -> Job {
         match request.action {
             Action::Verify => Job::Verify(self.verify.clone()),
             Action::Restore => {
@@ -177,7 +177,7 @@ impl Rules {
                 let mut options = self.backup.clone();
                 options.reason = request.reason;
                 options.labels = labels::fit(options.labels.into_iter().chain(request.labels.clone()), 0);
-                if options.reason == Reason::Critical && options.sqlite {
+                if options.reason == BackupReason::Critical && options.sqlite {
                     options.check = options.check.or(Some(CheckKind::Quick));
                 }
                 options.before_commit = before;
@@ -200,19 +200,19 @@ fn is_in_a_vault(name: &str, object: &str, vaults: &[Address]) -> bool {
 
 /// The gravest of requests that share a run, by their reasons: its reason and labels are the snapshot's. What each event said
 /// is in the run's report.
-pub(super) fn gravest<'r>(requests: impl Iterator<Item = &'r Request>) -> Option<&'r Request> {
+pub(super) fn gravest<'r>(requests: impl Iterator<Item = &'r RunRequest>) -> Option<&'r RunRequest> {
     requests.min_by_key(|request| match request.reason {
-        Reason::Critical => 0,
-        Reason::Shutdown => 1,
-        Reason::Schedule => 2,
-        Reason::Manual => 3,
+        BackupReason::Critical => 0,
+        BackupReason::Shutdown => 1,
+        BackupReason::Schedule => 2,
+        BackupReason::Manual => 3,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::decoded::Asked;
+    use crate::events::decoded::EventDecision;
     use crate::events::read_message;
 
     #[test]
@@ -266,7 +266,8 @@ mod tests {
             "logName": "projects/p/logs/cloudaudit.googleapis.com%2Fdata_access", "insertId": "1", "severity": "ERROR",
             "resource": resource, "protoPayload": payload,
         });
-        let Ok(Asked::Run(request)) = read_message(entry.to_string().as_bytes(), &Default::default(), "1", None, "s")
+        let Ok(EventDecision::Run(request)) =
+            read_message(entry.to_string().as_bytes(), &Default::default(), "1", None, "s")
         else {
             panic!("{entry}")
         };
@@ -314,7 +315,7 @@ mod tests {
         let refusal = |action: &str, seconds: Option<i64>| {
             let time = seconds.map(|seconds| Timestamp::now().checked_add(SignedDuration::from_secs(seconds)).unwrap());
             let attributes = [("action".to_owned(), action.to_owned())].into();
-            let Ok(Asked::Run(request)) = read_message(b"", &attributes, "1", time, "s") else { panic!() };
+            let Ok(EventDecision::Run(request)) = read_message(b"", &attributes, "1", time, "s") else { panic!() };
             rules.refusal(&request)
         };
         for seconds in [None, Some(0), Some(-890), Some(240)] {

@@ -16,58 +16,58 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use self::broken::Owed;
+use self::broken::Obligations;
 use self::claimed::Claimed;
-pub use self::claimed::Unpromised;
-use self::remote::Away;
-use self::unsettled::Unsettled;
-pub use super::answer::{Answer, Progress, Ticket};
-pub use super::dispatch::{Dispatch, Start};
+pub use self::claimed::NotPromised;
+use self::remote::RemoteRuns;
+use self::unsettled::UnsettledRun;
+pub use super::answer::{Answer, RunProgress, Ticket};
+pub use super::dispatch::{Dispatch, StartJob};
 pub use super::queue::WAITING;
-use super::queue::{Next, Promise, Queue, Waiting};
+use super::queue::{NextStep, PromiseState, Queue, QueuedRequest};
 pub use super::rules::Rules;
 use super::rules::gravest;
-use super::stats::Ended;
-pub use super::stats::{Last, Tally};
+use super::stats::EndedRun;
+pub use super::stats::{LastRun, RunStats};
 use crate::backup::options::BeforeCommit;
 use crate::claims::{dispatch_request, idempotent};
 use crate::deadline;
 use crate::error::{Error, Result};
-use crate::events::decoded::Request;
-use crate::job::{self, Cause, Job, Ran};
+use crate::events::decoded::RunRequest;
+use crate::job::{self, FinishedJob, Job, Origin};
 use crate::monitor::{Context, Monitor};
-use crate::replicas::pool::Vaults;
-use crate::report::{Action, Event, Outcome, Report, RunId, Way};
+use crate::replicas::pool::VaultPool;
+use crate::report::{Action, Channel, Event, Outcome, Report, RunId};
 use crate::runner::answer;
 
 /// Answers that are kept for whoever asks for a run by its id, and bytes of their reports; older ones are in the vault.
 const KEPT: usize = 256;
 const KEPT_BYTES: usize = 32 << 20;
 
-struct State {
+struct RunnerState {
     queue: Queue,
-    known: HashMap<RunId, Progress>,
+    known: HashMap<RunId, RunProgress>,
     /// Bytes of reports that are known.
     bytes: usize,
     order: VecDeque<RunId>,
     running: Option<RunId>,
-    away: Away,
-    last: Option<Last>,
-    last_backup: Option<Last>,
-    owed: Owed,
+    away: RemoteRuns,
+    last: Option<LastRun>,
+    last_backup: Option<LastRun>,
+    owed: Obligations,
     closed: bool,
 }
 
 /// Takes requests and runs jobs.
-pub struct Desk {
+pub struct Runner {
     rules: Rules,
-    vaults: Arc<Vaults>,
+    vaults: Arc<VaultPool>,
     monitor: Arc<dyn Monitor>,
     random: fn(&mut [u8]) -> Result<()>,
     stop: Arc<AtomicBool>,
-    state: Mutex<State>,
+    state: Mutex<RunnerState>,
     changed: Condvar,
-    tally: Mutex<Tally>,
+    tally: Mutex<RunStats>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,15 +75,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl State {
-    fn know(&mut self, run: RunId, progress: Progress) {
+impl RunnerState {
+    fn know(&mut self, run: RunId, progress: RunProgress) {
         self.bytes += progress.bytes();
         match self.known.insert(run, progress) {
             Some(old) => self.bytes -= old.bytes(),
             None => self.order.push_back(run),
         }
         while self.order.len() > KEPT || self.bytes > KEPT_BYTES {
-            let is_over = |run: &&RunId| matches!(self.known.get(run), Some(Progress::Over(_)));
+            let is_over = |run: &&RunId| matches!(self.known.get(run), Some(RunProgress::Over(_)));
             let Some(old) = self.order.iter().find(is_over).copied() else { return };
             self.forget(old);
         }
@@ -96,18 +96,18 @@ impl State {
     }
 
     /// Answers who waits no longer. Others may wait for the same run.
-    fn dismiss(&mut self, waiting: Waiting, answer: &Arc<Answer>) {
+    fn dismiss(&mut self, waiting: QueuedRequest, answer: &Arc<Answer>) {
         if !self.queue.awaits(waiting.run) {
-            self.know(waiting.run, Progress::Over(answer.clone()));
+            self.know(waiting.run, RunProgress::Over(answer.clone()));
         }
         answer::tell(waiting.answer, answer);
     }
 }
 
 /// Tells the program to stop when it is dropped by a panic.
-struct Ends<'s>(&'s AtomicBool);
+struct StopOnPanic<'s>(&'s AtomicBool);
 
-impl Drop for Ends<'_> {
+impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.store(true, Ordering::Relaxed);
@@ -115,32 +115,32 @@ impl Drop for Ends<'_> {
     }
 }
 
-impl Desk {
+impl Runner {
     /// A desk at which nothing waits. It takes requests until `stop` is set.
     pub fn new(
         rules: Rules,
-        vaults: Arc<Vaults>,
+        vaults: Arc<VaultPool>,
         monitor: Arc<dyn Monitor>,
         random: fn(&mut [u8]) -> Result<()>,
         stop: Arc<AtomicBool>,
-    ) -> Desk {
-        let state = Mutex::new(State {
+    ) -> Runner {
+        let state = Mutex::new(RunnerState {
             queue: Queue::new(rules.coalesce, rules.critical_max),
             known: HashMap::new(),
             bytes: 0,
             order: VecDeque::new(),
             running: None,
-            away: Away::default(),
+            away: RemoteRuns::default(),
             last: None,
             last_backup: None,
-            owed: Owed::default(),
+            owed: Obligations::default(),
             closed: false,
         });
-        Desk { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), tally: Mutex::default() }
+        Runner { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), tally: Mutex::default() }
     }
 
     /// The vaults that it works on.
-    pub fn vaults(&self) -> &Arc<Vaults> {
+    pub fn vaults(&self) -> &Arc<VaultPool> {
         &self.vaults
     }
 
@@ -150,7 +150,7 @@ impl Desk {
     }
 
     /// What has been run so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> RunStats {
         lock(&self.tally).clone()
     }
 
@@ -166,12 +166,12 @@ impl Desk {
     }
 
     /// The last run that ended.
-    pub fn last(&self) -> Option<Last> {
+    pub fn last(&self) -> Option<LastRun> {
         lock(&self.state).last.clone()
     }
 
     /// The last backup that ended.
-    pub fn last_backup(&self) -> Option<Last> {
+    pub fn last_backup(&self) -> Option<LastRun> {
         lock(&self.state).last_backup.clone()
     }
 
@@ -187,7 +187,7 @@ impl Desk {
     }
 
     /// How far a run is, as long as that is remembered.
-    pub fn progress(&self, run: RunId) -> Option<Progress> {
+    pub fn progress(&self, run: RunId) -> Option<RunProgress> {
         lock(&self.state).known.get(&run).cloned()
     }
 
@@ -205,11 +205,11 @@ impl Desk {
     ///
     /// # Errors
     /// The answer, where it is clear already.
-    pub fn ask(&self, request: Request, way: Way) -> Result<Ticket, Answer> {
-        self.enter(received(request), way, Promise::None)
+    pub fn ask(&self, request: RunRequest, way: Channel) -> Result<Ticket, Answer> {
+        self.enter(received(request), way, PromiseState::None)
     }
 
-    fn enter(&self, request: Request, way: Way, promise: Promise) -> Result<Ticket, Answer> {
+    fn enter(&self, request: RunRequest, way: Channel, promise: PromiseState) -> Result<Ticket, Answer> {
         if let Some(why) = self.rules.refusal(&request) {
             return Err(Answer::Refused(why));
         }
@@ -227,8 +227,8 @@ impl Desk {
         }
         let (answer, receiver) = oneshot::channel();
         let run = state.queue.shared(request.action, bytes).unwrap_or(new);
-        state.know(run, Progress::Waiting);
-        state.queue.push(Waiting { run, request, way, bytes, answer, looked: false, promise });
+        state.know(run, RunProgress::Waiting);
+        state.queue.push(QueuedRequest { run, request, way, bytes, answer, looked: false, promise });
         drop(state);
         self.changed.notify_all();
         Ok(Ticket { run, answer: receiver })
@@ -241,7 +241,7 @@ impl Desk {
             if let Some(dispatch) = &self.rules.dispatch {
                 scope.spawn(|| {
                     // Should it panic, nobody would hear of runs that are away: the service ends, and another one begins.
-                    let _end = Ends(&self.stop);
+                    let _end = StopOnPanic(&self.stop);
                     self.follow(dispatch);
                 });
             }
@@ -254,7 +254,7 @@ impl Desk {
     }
 
     /// What the next run serves; it waits for that. None when it is told to stop.
-    fn next(&self) -> Option<Vec<Waiting>> {
+    fn next(&self) -> Option<Vec<QueuedRequest>> {
         let mut state = lock(&self.state);
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -264,13 +264,13 @@ impl Desk {
                 return None;
             }
             let now = Instant::now();
-            let State { queue, away, .. } = &mut *state;
+            let RunnerState { queue, away, .. } = &mut *state;
             match queue.next(now, |action| away.may(action)) {
-                Next::Run(group) => {
+                NextStep::Run(group) => {
                     state.running = group.first().map(|waiting| waiting.run);
                     return Some(group);
                 }
-                Next::PutOff(waiting, runs, after) => {
+                NextStep::PutOff(waiting, runs, after) => {
                     drop(state);
                     let identity = waiting.request.event.identity.as_deref().filter(|_| !waiting.looked);
                     let before = identity.and_then(|identity| self.served_before(identity));
@@ -282,7 +282,7 @@ impl Desk {
                     state = lock(&self.state);
                     state.dismiss(*waiting, &answer);
                 }
-                Next::Nothing(until) => {
+                NextStep::Nothing(until) => {
                     // What was served before need not wait for what it would share.
                     if let Some(identity) = state.queue.unlooked() {
                         drop(state);
@@ -306,13 +306,13 @@ impl Desk {
 
     /// Takes no more, and answers all that waits. What was promised ends with reports, which are given back: nobody is told of
     /// them yet.
-    fn close(&self) -> Vec<Unsettled> {
+    fn close(&self) -> Vec<UnsettledRun> {
         let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
         {
             let mut state = lock(&self.state);
             state.closed = true;
             for mut waiting in state.queue.clear() {
-                state.know(waiting.run, Progress::Over(answer.clone()));
+                state.know(waiting.run, RunProgress::Over(answer.clone()));
                 let (nobody, _) = oneshot::channel();
                 answer::tell(std::mem::replace(&mut waiting.answer, nobody), &answer);
                 promised.push(waiting);
@@ -324,9 +324,11 @@ impl Desk {
     }
 
     /// Serves requests of one kind by one run, those that are not served already or elsewhere.
-    fn serve(&self, group: Vec<Waiting>) {
+    fn serve(&self, group: Vec<QueuedRequest>) {
         let deadline = Instant::now() + self.rules.run_timeout;
-        deadline::until(deadline, &self.stop, |over| self.within(over, |ctx| self.serve_within(group, deadline, ctx)));
+        deadline::with_deadline(deadline, &self.stop, |over| {
+            self.within(over, |ctx| self.serve_within(group, deadline, ctx))
+        });
         let mut state = lock(&self.state);
         state.running = None;
         state.queue.look(true);
@@ -343,16 +345,16 @@ impl Desk {
             lock(&self.state).queue.look(false);
             None
         });
-        before.map(|before| Arc::new(idempotent::Answer::Before(before).into()))
+        before.map(|before| Arc::new(idempotent::EventOutcome::Before(before).into()))
     }
 
-    fn serve_within(&self, group: Vec<Waiting>, deadline: Instant, ctx: &Context) {
-        let Some(Waiting { run, way, .. }) = group.first() else { return };
+    fn serve_within(&self, group: Vec<QueuedRequest>, deadline: Instant, ctx: &Context) {
+        let Some(QueuedRequest { run, way, .. }) = group.first() else { return };
         let (run, way) = (*run, *way);
-        self.know(run, Progress::Running);
+        self.know(run, RunProgress::Running);
         let group = self.still_allowed(group);
         let claims = self.claim_all(run, &group, ctx);
-        let (mut mine, mut other) = (Vec::<(Waiting, Claimed)>::with_capacity(group.len()), None);
+        let (mut mine, mut other) = (Vec::<(QueuedRequest, Claimed)>::with_capacity(group.len()), None);
         for (waiting, claim) in group.into_iter().zip(claims) {
             match claim {
                 Ok(claim) => mine.push((waiting, claim)),
@@ -368,7 +370,7 @@ impl Desk {
             let mut state = lock(&self.state);
             state.queue.not_run(run);
             if let Some(answer) = other {
-                state.know(run, Progress::Over(answer));
+                state.know(run, RunProgress::Over(answer));
             }
             return;
         }
@@ -404,12 +406,12 @@ impl Desk {
             }
             // Before anybody hears of it: who asks then finds it so.
             state.running = None;
-            state.know(run, Progress::Over(done.clone()));
+            state.know(run, RunProgress::Over(done.clone()));
         }
         let promised = mine.iter().any(|(waiting, _)| waiting.promised().is_some());
         let (others, left): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
         ended.into_iter().for_each(|ended| self.keep(ended));
-        self.keep(Unsettled { ran, claims: left.into_iter().flatten().collect(), promised });
+        self.keep(UnsettledRun { ran, claims: left.into_iter().flatten().collect(), promised });
         for ((waiting, _), other) in mine.into_iter().zip(others) {
             answer::tell(waiting.answer, &other.map_or_else(|| done.clone(), |other| Arc::new(other.into())));
         }
@@ -422,7 +424,7 @@ impl Desk {
     }
 
     /// Says of a run that it did not end as it should. The line that tells of every run is no alarm.
-    fn log(&self, ran: &Ran) {
+    fn log(&self, ran: &FinishedJob) {
         let Report { run, result, .. } = &ran.report;
         match &ran.error {
             Some(why) if self.stop.load(Ordering::Relaxed) => tracing::warn!("the run {run} is {result}: {why}"),
@@ -433,16 +435,16 @@ impl Desk {
     }
 
     /// Why a run for these events is run.
-    fn cause(&self, way: Way, events: Vec<Event>) -> Cause {
-        Cause { way, events, place: self.rules.place.clone(), notify: self.rules.notify.clone() }
+    fn cause(&self, way: Channel, events: Vec<Event>) -> Origin {
+        Origin { way, events, place: self.rules.place.clone(), notify: self.rules.notify.clone() }
     }
 
-    fn know(&self, run: RunId, progress: Progress) {
+    fn know(&self, run: RunId, progress: RunProgress) {
         lock(&self.state).know(run, progress);
     }
 
     /// The job that serves these requests, which are of one kind.
-    fn job(&self, group: &[(Waiting, Claimed)], deadline: Instant) -> Option<Job> {
+    fn job(&self, group: &[(QueuedRequest, Claimed)], deadline: Instant) -> Option<Job> {
         let chosen = gravest(group.iter().map(|(waiting, _)| &waiting.request))?;
         // Of which nothing is held is served by nobody else.
         let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.contested()).collect();
@@ -455,7 +457,7 @@ impl Desk {
         Some(self.rules.job(chosen, Some(before)))
     }
 
-    fn count(&self, ended: Ended) {
+    fn count(&self, ended: EndedRun) {
         let last = lock(&self.tally).count(ended);
         let mut state = lock(&self.state);
         if last.action == Action::Backup {
@@ -466,13 +468,13 @@ impl Desk {
 }
 
 /// A request that has just come in: one that does not say when it was sent was sent now, as it may wait for long.
-fn received(mut request: Request) -> Request {
+fn received(mut request: RunRequest) -> RunRequest {
     request.event.time.get_or_insert_with(Timestamp::now);
     request
 }
 
 /// The events of requests that share a run, each once.
-fn events_of(group: &[(Waiting, Claimed)]) -> Vec<Event> {
+fn events_of(group: &[(QueuedRequest, Claimed)]) -> Vec<Event> {
     let mut seen = HashSet::new();
     let events = group.iter().map(|(waiting, _)| &waiting.request.event);
     events.filter(|event| event.identity.as_ref().is_none_or(|identity| seen.insert(identity))).cloned().collect()

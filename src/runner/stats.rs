@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::report::{Action, Done, Outcome, Report, RunId};
+use crate::report::{Action, JobOutput, Outcome, Report, RunId};
 
 /// The last run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Last {
+pub struct LastRun {
     /// Which it was.
     pub run: RunId,
     /// What it was for.
@@ -25,7 +25,7 @@ pub struct Last {
 
 /// What has been run so far, for metrics.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Tally {
+pub struct RunStats {
     /// Runs by what they were for and how they ended.
     pub runs: BTreeMap<(&'static str, &'static str), u64>,
     /// Seconds that they took, by what they were for.
@@ -40,44 +40,44 @@ pub struct Tally {
 
 /// What is counted of a run that ended.
 #[derive(Debug, PartialEq)]
-pub struct Ended {
-    last: Last,
+pub struct EndedRun {
+    last: LastRun,
     started: Timestamp,
     uploaded: u64,
     retries: u64,
 }
 
-impl From<&Report> for Ended {
+impl From<&Report> for EndedRun {
     fn from(report: &Report) -> Self {
         let &Report { run, action, result, started, finished, .. } = report;
         let error = report.error.as_ref().map(|failure| failure.error.clone());
         let (uploaded, retries) = match &report.done {
-            Some(Done::Backup(done)) => {
+            Some(JobOutput::Backup(done)) => {
                 (done.taken.uploaded_bytes, done.taken.traffic.map_or(0, |traffic| traffic.retries))
             }
-            Some(Done::Restore(_) | Done::Verify(_)) | None => (0, 0),
+            Some(JobOutput::Restore(_) | JobOutput::Verify(_)) | None => (0, 0),
         };
-        Ended { last: Last { run, action, result, finished, error }, started, uploaded, retries }
+        EndedRun { last: LastRun { run, action, result, finished, error }, started, uploaded, retries }
     }
 }
 
-impl Ended {
+impl EndedRun {
     /// Of a report that another process wrote; none where it is no report.
     pub fn read(report: &Value) -> Option<Self> {
         #[derive(Deserialize)]
-        struct Told {
+        struct StoredRun {
             run: RunId,
             action: Action,
             result: Outcome,
             started: Timestamp,
             finished: Timestamp,
         }
-        let Told { run, action, result, started, finished } = Told::deserialize(report).ok()?;
+        let StoredRun { run, action, result, started, finished } = StoredRun::deserialize(report).ok()?;
         let error = report["error"]["error"].as_str().map(str::to_owned);
         let backup = &report["backup"];
         let number = |value: &Value| value.as_u64().unwrap_or(0);
         let (uploaded, retries) = (number(&backup["uploaded_bytes"]), number(&backup["traffic"]["retries"]));
-        Some(Ended { last: Last { run, action, result, finished, error }, started, uploaded, retries })
+        Some(EndedRun { last: LastRun { run, action, result, finished, error }, started, uploaded, retries })
     }
 
     /// How it ended, and what it was for.
@@ -86,10 +86,10 @@ impl Ended {
     }
 }
 
-impl Tally {
+impl RunStats {
     /// Counts a run; gives what is kept of it.
-    pub fn count(&mut self, ended: Ended) -> Last {
-        let Ended { last, started, uploaded, retries } = ended;
+    pub fn count(&mut self, ended: EndedRun) -> LastRun {
+        let EndedRun { last, started, uploaded, retries } = ended;
         let action = last.action.name();
         *self.runs.entry((action, last.result.name())).or_default() += 1;
         *self.seconds.entry(action).or_default() += last.finished.duration_since(started).as_secs_f64();

@@ -17,49 +17,49 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::limits::Served;
+use super::limits::ServingGuard;
 use crate::error::{Error, Kind, Result};
-use crate::report::Told;
+use crate::report::EncodedReport;
 
 /// An answer.
-pub type Reply = Response<Content>;
+pub type Reply = Response<ReplyBody>;
 
 /// The body of an answer.
-pub struct Content {
-    what: What,
+pub struct ReplyBody {
+    what: BodySource,
     /// Kept until the client has it all.
-    served: Option<Served>,
+    served: Option<ServingGuard>,
     room: Option<OwnedSemaphorePermit>,
 }
 
-enum What {
+enum BodySource {
     Whole(VecDeque<Bytes>),
-    Stream { first: Option<Bytes>, rest: mpsc::Receiver<Part>, over: bool },
+    Stream { first: Option<Bytes>, rest: mpsc::Receiver<BodyChunk>, over: bool },
 }
 
 /// What a thread sends of a body: bytes; nothing more, when that was all; or why there will be no more.
-pub type Part = Result<Option<Bytes>>;
+pub type BodyChunk = Result<Option<Bytes>>;
 
 /// Ends a connection before its body is whole, so that the client sees that it is not.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer broke off")]
-pub struct Cut;
+pub struct BodyAborted;
 
-impl Content {
+impl ReplyBody {
     /// All of it.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Content::parts([bytes.into()])
+        ReplyBody::parts([bytes.into()])
     }
 
     /// All of it, one part after the other.
     pub fn parts(parts: impl IntoIterator<Item = Bytes>) -> Self {
         let parts = parts.into_iter().filter(|bytes| !bytes.is_empty()).collect();
-        Content { what: What::Whole(parts), served: None, room: None }
+        ReplyBody { what: BodySource::Whole(parts), served: None, room: None }
     }
 
     /// What comes.
-    pub fn stream(first: Bytes, rest: mpsc::Receiver<Part>) -> Self {
-        Content { what: What::Stream { first: Some(first), rest, over: false }, served: None, room: None }
+    pub fn stream(first: Bytes, rest: mpsc::Receiver<BodyChunk>) -> Self {
+        ReplyBody { what: BodySource::Stream { first: Some(first), rest, over: false }, served: None, room: None }
     }
 
     /// Keeps what it takes of the room for answers until the client has it all.
@@ -68,20 +68,20 @@ impl Content {
     }
 
     /// Keeps the sign that a request is being served.
-    pub fn keep(&mut self, served: Served) {
+    pub fn keep(&mut self, served: ServingGuard) {
         self.served = Some(served);
     }
 }
 
-impl Body for Content {
+impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = BodyAborted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         Poll::Ready(match &mut self.what {
-            What::Whole(parts) => parts.pop_front().map(|bytes| Ok(Frame::data(bytes))),
-            What::Stream { over: true, .. } => None,
-            What::Stream { first, rest, over } => match first.take() {
+            BodySource::Whole(parts) => parts.pop_front().map(|bytes| Ok(Frame::data(bytes))),
+            BodySource::Stream { over: true, .. } => None,
+            BodySource::Stream { first, rest, over } => match first.take() {
                 Some(bytes) => Some(Ok(Frame::data(bytes))),
                 None => match ready!(rest.poll_recv(cx)) {
                     Some(Ok(Some(bytes))) => Some(Ok(Frame::data(bytes))),
@@ -91,10 +91,10 @@ impl Body for Content {
                             Some(Ok(_)) => None,
                             Some(Err(why)) => {
                                 tracing::warn!("an answer broke off: {}", why.what());
-                                Some(Err(Cut))
+                                Some(Err(BodyAborted))
                             }
                             // The thread ended in a panic.
-                            None => Some(Err(Cut)),
+                            None => Some(Err(BodyAborted)),
                         }
                     }
                 },
@@ -103,19 +103,19 @@ impl Body for Content {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.what, What::Whole(parts) if parts.is_empty())
+        matches!(&self.what, BodySource::Whole(parts) if parts.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.what {
-            What::Whole(parts) => SizeHint::with_exact(parts.iter().map(|bytes| bytes.len() as u64).sum()),
-            What::Stream { .. } => SizeHint::default(),
+            BodySource::Whole(parts) => SizeHint::with_exact(parts.iter().map(|bytes| bytes.len() as u64).sum()),
+            BodySource::Stream { .. } => SizeHint::default(),
         }
     }
 }
 
 /// An answer of one type.
-pub fn reply(status: StatusCode, kind: &'static str, content: Content) -> Reply {
+pub fn reply(status: StatusCode, kind: &'static str, content: ReplyBody) -> Reply {
     let mut reply = Response::new(content);
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
@@ -128,17 +128,21 @@ pub fn reply(status: StatusCode, kind: &'static str, content: Content) -> Reply 
 /// A document.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     match serde_json::to_vec(value) {
-        Ok(bytes) => reply(status, "application/json", Content::whole(bytes)),
+        Ok(bytes) => reply(status, "application/json", ReplyBody::whole(bytes)),
         Err(why) => {
             tracing::error!("an answer has no JSON form: {why}");
-            reply(StatusCode::INTERNAL_SERVER_ERROR, "application/json", Content::whole(r#"{"error":"no JSON form"}"#))
+            reply(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "application/json",
+                ReplyBody::whole(r#"{"error":"no JSON form"}"#),
+            )
         }
     }
 }
 
 /// A report, as it is.
-pub fn report(status: StatusCode, report: &Told) -> Reply {
-    reply(status, "application/json", Content::whole(report.json().clone()))
+pub fn report(status: StatusCode, report: &EncodedReport) -> Reply {
+    reply(status, "application/json", ReplyBody::whole(report.json().clone()))
 }
 
 /// An error.

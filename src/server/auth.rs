@@ -1,11 +1,11 @@
 //! Who may ask.
 //!
 //! Four ways, one of which the configuration chooses:
-//! - [`Mode::Oidc`]: an ID token that Google has signed, for one audience, of one of a list of accounts ([`oidc`]).
-//! - [`Mode::Token`]: a secret that both sides know ([`secret`]).
-//! - [`Mode::CloudRun`]: Cloud Run's own check stands in front. From inside, a public service looks the same as one that
+//! - [`AuthPolicy::Oidc`]: an ID token that Google has signed, for one audience, of one of a list of accounts ([`oidc`]).
+//! - [`AuthPolicy::Token`]: a secret that both sides know ([`secret`]).
+//! - [`AuthPolicy::CloudRun`]: Cloud Run's own check stands in front. From inside, a public service looks the same as one that
 //!   Cloud Run guards, so this way never allows a restore nor a download.
-//! - [`Mode::None`]: whoever reaches the port. For loopback.
+//! - [`AuthPolicy::None`]: whoever reaches the port. For loopback.
 //!
 //! Only the header `Authorization` is read. Cloud Run prefers `X-Serverless-Authorization` for its own check and takes the
 //! signature out of a token that it has checked before a container sees it
@@ -38,12 +38,12 @@ use http::{HeaderMap, StatusCode};
 use crate::error::{Error, Result};
 use crate::gcp::http_client;
 
-pub use keys::Pace;
+pub use self::keys::KeyLoadTimes;
 pub use secret::Secret;
 
 /// What `--auth` can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum AuthKind {
     /// `oidc`
     Oidc,
     /// `token`
@@ -54,15 +54,15 @@ pub enum Kind {
     None,
 }
 
-impl FromStr for Kind {
+impl FromStr for AuthKind {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Kind, String> {
+    fn from_str(text: &str) -> Result<AuthKind, String> {
         match text {
-            "oidc" => Ok(Kind::Oidc),
-            "token" => Ok(Kind::Token),
-            "cloud-run" => Ok(Kind::CloudRun),
-            "none" => Ok(Kind::None),
+            "oidc" => Ok(AuthKind::Oidc),
+            "token" => Ok(AuthKind::Token),
+            "cloud-run" => Ok(AuthKind::CloudRun),
+            "none" => Ok(AuthKind::None),
             _ => Err("it is one of oidc, token, cloud-run, none".into()),
         }
     }
@@ -70,9 +70,9 @@ impl FromStr for Kind {
 
 /// The flags and variables that say who may ask, as they were given.
 #[derive(Default)]
-pub struct Settings {
+pub struct AuthSettings {
     /// `--auth`
-    pub auth: Option<Kind>,
+    pub auth: Option<AuthKind>,
     /// `--auth-audience`
     pub audience: Option<String>,
     /// Each `--auth-email`
@@ -89,7 +89,7 @@ pub struct Settings {
 
 /// Who may ask, checked.
 #[derive(Debug, Clone)]
-pub enum Mode {
+pub enum AuthPolicy {
     /// Who shows an ID token that Google has signed.
     Oidc {
         /// Whom the token must be meant for, to the letter.
@@ -107,40 +107,40 @@ pub enum Mode {
     None,
 }
 
-impl Mode {
-    /// What the flags say; [`Mode::None`] without `--auth`, which [`Mode::check_listen`] lets through on loopback only.
+impl AuthPolicy {
+    /// What the flags say; [`AuthPolicy::None`] without `--auth`, which [`AuthPolicy::check_listen`] lets through on loopback only.
     ///
     /// # Errors
     /// Wrong usage: something is missing, or contradicts, or says nothing in this mode. A token file that cannot be read.
-    pub fn new(settings: Settings) -> Result<Mode> {
+    pub fn new(settings: AuthSettings) -> Result<AuthPolicy> {
         let wrong = |why: &str, hint: &'static str| Err(Error::usage("settle who may ask", why).hint(hint));
-        let Settings { auth, audience, emails, jwks_url, token_file, token, insecure } = settings;
-        if auth != Some(Kind::Oidc) && (audience.is_some() || !emails.is_empty() || jwks_url.is_some()) {
+        let AuthSettings { auth, audience, emails, jwks_url, token_file, token, insecure } = settings;
+        if auth != Some(AuthKind::Oidc) && (audience.is_some() || !emails.is_empty() || jwks_url.is_some()) {
             return wrong(
                 "an audience, an e-mail and a place of keys are for --auth oidc alone",
                 "Say --auth oidc, too.",
             );
         }
-        if auth != Some(Kind::Token) && token_file.is_some() {
+        if auth != Some(AuthKind::Token) && token_file.is_some() {
             return wrong("--token-file is for --auth token alone", "Say --auth token, too.");
         }
-        if auth != Some(Kind::None) && insecure {
+        if auth != Some(AuthKind::None) && insecure {
             let hint = "Leave --insecure out, or say --auth none, too, if everybody who reaches the port may ask.";
             return wrong("--insecure is for --auth none alone", hint);
         }
         match auth {
-            None | Some(Kind::None) => Ok(Mode::None),
-            Some(Kind::CloudRun) => Ok(Mode::CloudRun),
-            Some(Kind::Token) => {
+            None | Some(AuthKind::None) => Ok(AuthPolicy::None),
+            Some(AuthKind::CloudRun) => Ok(AuthPolicy::CloudRun),
+            Some(AuthKind::Token) => {
                 let secret = match (&token_file, &token) {
                     (Some(path), _) => Secret::read(path),
                     (None, Some(token)) => Secret::new(token.as_encoded_bytes())
                         .map_err(|why| Error::usage("take LASTGOOD_TOKEN", why).hint(secret::HINT)),
                     (None, None) => return wrong("--auth token has no token", secret::HINT),
                 };
-                Ok(Mode::Token(secret?))
+                Ok(AuthPolicy::Token(secret?))
             }
-            Some(Kind::Oidc) => {
+            Some(AuthKind::Oidc) => {
                 let Some(audience) = audience.filter(|text| is_word(text)) else {
                     let hint = "Give --auth-audience URL: the audience that Pub/Sub, Cloud Scheduler or the app asks for its \
                                 tokens with, to the letter. Without one, they take the URL that they post to.";
@@ -155,7 +155,7 @@ impl Mode {
                     let why = "the place of the keys is not an https:// URL: whoever is on the way could give keys of his own";
                     return wrong(why, "Give an https:// URL, or none: then Google's own keys are used.");
                 }
-                Ok(Mode::Oidc { audience, emails, jwks_url })
+                Ok(AuthPolicy::Oidc { audience, emails, jwks_url })
             }
         }
     }
@@ -168,12 +168,12 @@ impl Mode {
     pub fn check_listen(&self, address: SocketAddr, insecure: bool, k_service: bool) -> Result<()> {
         let wrong = |why: &str, hint: &'static str| Err(Error::usage(format!("serve at {address}"), why).hint(hint));
         match self {
-            Mode::None if !address.ip().to_canonical().is_loopback() && !insecure => wrong(
+            AuthPolicy::None if !address.ip().to_canonical().is_loopback() && !insecure => wrong(
                 "everybody who reaches that address could ask for backups, as nothing says who may",
                 "Say who may: --auth oidc (Pub/Sub, Cloud Scheduler, service accounts), --auth token (a secret), or --auth \
                  cloud-run (Cloud Run's own check). Or listen on 127.0.0.1, or say --auth none --insecure.",
             ),
-            Mode::CloudRun if !k_service => wrong(
+            AuthPolicy::CloudRun if !k_service => wrong(
                 "--auth cloud-run leaves the check to Cloud Run, and this is no Cloud Run service (K_SERVICE is not set)",
                 "Use --auth oidc or --auth token here.",
             ),
@@ -258,41 +258,41 @@ impl Denied {
 }
 
 /// Decides about every request.
-pub struct Auth(Way);
+pub struct Authorizer(AuthBackend);
 
-enum Way {
+enum AuthBackend {
     Oidc(Box<oidc::Oidc>),
     Token(Secret),
     CloudRun,
     Open,
 }
 
-impl Auth {
+impl Authorizer {
     /// Whether everybody may ask.
     pub fn is_open(&self) -> bool {
-        matches!(self.0, Way::Open)
+        matches!(self.0, AuthBackend::Open)
     }
 
     /// What the mode asks for. Asks nobody yet.
     ///
     /// # Errors
     /// A system without certificates.
-    pub fn new(mode: Mode) -> Result<Auth> {
-        Self::with_pace(mode, Pace::default())
+    pub fn new(mode: AuthPolicy) -> Result<Authorizer> {
+        Self::with_pace(mode, KeyLoadTimes::default())
     }
 
     /// The same with other times for loading keys.
     ///
     /// # Errors
-    /// As [`Auth::new`].
-    pub fn with_pace(mode: Mode, pace: Pace) -> Result<Auth> {
-        Ok(Auth(match mode {
-            Mode::Oidc { audience, emails, jwks_url } => {
-                Way::Oidc(Box::new(oidc::Oidc::new(&audience, emails, jwks_url, pace)?))
+    /// As [`Authorizer::new`].
+    pub fn with_pace(mode: AuthPolicy, pace: KeyLoadTimes) -> Result<Authorizer> {
+        Ok(Authorizer(match mode {
+            AuthPolicy::Oidc { audience, emails, jwks_url } => {
+                AuthBackend::Oidc(Box::new(oidc::Oidc::new(&audience, emails, jwks_url, pace)?))
             }
-            Mode::Token(secret) => Way::Token(secret),
-            Mode::CloudRun => Way::CloudRun,
-            Mode::None => Way::Open,
+            AuthPolicy::Token(secret) => AuthBackend::Token(secret),
+            AuthPolicy::CloudRun => AuthBackend::CloudRun,
+            AuthPolicy::None => AuthBackend::Open,
         }))
     }
 
@@ -308,19 +308,19 @@ impl Auth {
             })
         };
         match &self.0 {
-            Way::Oidc(oidc) => {
+            AuthBackend::Oidc(oidc) => {
                 let email = oidc.check(token()?).await?;
                 Ok(Caller { email: Some(email.to_owned()), known: true })
             }
-            Way::Token(secret) if secret.is(token()?) => Ok(Caller { email: None, known: true }),
-            Way::Token(_) => {
+            AuthBackend::Token(secret) if secret.is(token()?) => Ok(Caller { email: None, known: true }),
+            AuthBackend::Token(_) => {
                 tracing::warn!(
                     "a request is refused: its bearer token is not the one of LASTGOOD_TOKEN or --token-file"
                 );
                 Err(Denied::Unauthorized)
             }
-            Way::CloudRun => Ok(Caller { email: None, known: false }),
-            Way::Open => Ok(Caller { email: None, known: true }),
+            AuthBackend::CloudRun => Ok(Caller { email: None, known: false }),
+            AuthBackend::Open => Ok(Caller { email: None, known: true }),
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::limits::Phase;
 use crate::runner::runner::WAITING;
-use crate::shutdown::Ending;
+use crate::shutdown::Shutdown;
 
 /// Connections at the door at the same time.
 const DOOR: usize = 128;
@@ -41,7 +41,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A number of places.
-struct Places {
+struct SlotPool {
     most: usize,
     /// Who has waited for less is not closed.
     short: Duration,
@@ -53,18 +53,18 @@ struct Places {
 }
 
 /// A connection's place, free again when it is dropped.
-struct Place {
-    of: Arc<Places>,
+struct Slot {
+    of: Arc<SlotPool>,
     phase: Phase,
 }
 
-impl Places {
+impl SlotPool {
     fn new(most: usize, short: Duration) -> Arc<Self> {
-        Arc::new(Places { most, short, taken: Mutex::default(), freed: Arc::default(), turns: Turns::default() })
+        Arc::new(SlotPool { most, short, taken: Mutex::default(), freed: Arc::default(), turns: Turns::default() })
     }
 
     /// A place, if one is free, or that of the connection that has waited longest for its client, which is closed.
-    fn take(self: &Arc<Self>, phase: &Phase) -> Option<Place> {
+    fn take(self: &Arc<Self>, phase: &Phase) -> Option<Slot> {
         let mut taken = lock(&self.taken);
         if taken.len() >= self.most {
             let mut waiting: Vec<_> =
@@ -77,11 +77,11 @@ impl Places {
         }
         phase.enters(&self.freed);
         taken.push(phase.clone());
-        Some(Place { of: self.clone(), phase: phase.clone() })
+        Some(Slot { of: self.clone(), phase: phase.clone() })
     }
 
     /// A place, as soon as there is one and whoever came before has one.
-    async fn wait(self: &Arc<Self>, phase: &Phase) -> Place {
+    async fn wait(self: &Arc<Self>, phase: &Phase) -> Slot {
         let _turn = self.turns.lock().await;
         loop {
             if let Some(place) = self.take(phase) {
@@ -93,7 +93,7 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         lock(&self.of.taken).retain(|phase| !phase.is(&self.phase));
         self.of.freed.notify_one();
@@ -101,31 +101,31 @@ impl Drop for Place {
 }
 
 /// All places of a service.
-pub struct Rooms {
-    places: Arc<Places>,
-    door: Arc<Places>,
+pub struct Admission {
+    places: Arc<SlotPool>,
+    door: Arc<SlotPool>,
     line: Semaphore,
     /// How many may stand there.
     length: usize,
-    ending: Ending,
+    ending: Shutdown,
 }
 
 /// Why a request is not answered now.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NoRoom;
+pub struct Overloaded;
 
-impl Rooms {
+impl Admission {
     /// Places for so many connections. As many as may wait for runs may stand in line, where the process may open so many files.
-    pub fn new(connections: usize, ending: Ending) -> Arc<Self> {
+    pub fn new(connections: usize, ending: Shutdown) -> Arc<Self> {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let others = FILES.saturating_add((connections + DOOR) as u64);
         let length = usize::try_from(files.saturating_sub(others)).unwrap_or(WAITING).min(WAITING);
         Self::with(connections, length.max(connections), (SHORT, AT_ONCE), ending)
     }
 
-    fn with(connections: usize, length: usize, (short, at_once): (Duration, Duration), ending: Ending) -> Arc<Self> {
-        let (places, door) = (Places::new(connections, short), Places::new(DOOR, at_once));
-        Arc::new(Rooms { places, door, line: Semaphore::new(length), length, ending })
+    fn with(connections: usize, length: usize, (short, at_once): (Duration, Duration), ending: Shutdown) -> Arc<Self> {
+        let (places, door) = (SlotPool::new(connections, short), SlotPool::new(DOOR, at_once));
+        Arc::new(Admission { places, door, line: Semaphore::new(length), length, ending })
     }
 
     /// Whether somebody stands in line.
@@ -134,7 +134,7 @@ impl Rooms {
     }
 
     /// Lets a connection in.
-    pub async fn enter(self: &Arc<Self>) -> Seat {
+    pub async fn enter(self: &Arc<Self>) -> AdmittedConnection {
         let phase = Phase::default();
         // Those who stand in line come first.
         let free = if self.is_line() { None } else { self.places.take(&phase) };
@@ -142,19 +142,19 @@ impl Rooms {
             Some(place) => (place, false),
             None => (self.door.wait(&phase).await, true),
         };
-        Seat { rooms: self.clone(), phase, place: Mutex::new(Some(place)), at_door: Mutex::new(at_door) }
+        AdmittedConnection { rooms: self.clone(), phase, place: Mutex::new(Some(place)), at_door: Mutex::new(at_door) }
     }
 }
 
 /// Where a connection is.
-pub struct Seat {
-    rooms: Arc<Rooms>,
+pub struct AdmittedConnection {
+    rooms: Arc<Admission>,
     phase: Phase,
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<Slot>>,
     at_door: Mutex<bool>,
 }
 
-impl Seat {
+impl AdmittedConnection {
     /// Its phase.
     pub fn phase(&self) -> &Phase {
         &self.phase
@@ -174,16 +174,16 @@ impl Seat {
     ///
     /// # Errors
     /// Too many wait already, or the service ends.
-    pub async fn sit(&self) -> Result<(), NoRoom> {
+    pub async fn sit(&self) -> Result<(), Overloaded> {
         if !self.at_door() {
             return Ok(());
         }
-        let _in_line = self.rooms.line.try_acquire().map_err(|_| NoRoom)?;
+        let _in_line = self.rooms.line.try_acquire().map_err(|_| Overloaded)?;
         // Who comes next may have the door.
         drop(lock(&self.place).take());
         let place = tokio::select! {
             place = self.rooms.places.wait(&self.phase) => place,
-            _ = self.rooms.ending.begun() => return Err(NoRoom),
+            _ = self.rooms.ending.begun() => return Err(Overloaded),
         };
         *lock(&self.place) = Some(place);
         *lock(&self.at_door) = false;
@@ -195,11 +195,11 @@ impl Seat {
 mod tests {
     use super::*;
 
-    fn rooms(connections: usize) -> Arc<Rooms> {
-        Rooms::with(connections, connections, (Duration::ZERO, Duration::ZERO), Ending::new(Arc::default()))
+    fn rooms(connections: usize) -> Arc<Admission> {
+        Admission::with(connections, connections, (Duration::ZERO, Duration::ZERO), Shutdown::new(Arc::default()))
     }
 
-    async fn is_closed(seat: &Seat) -> bool {
+    async fn is_closed(seat: &AdmittedConnection) -> bool {
         timeout(Duration::ZERO, seat.phase().closed()).await.is_ok()
     }
 
@@ -237,7 +237,7 @@ mod tests {
             at_door.push(rooms.enter().await);
         }
         assert!(is_closed(&at_door[0]).await && is_closed(&at_door[1]).await && !is_closed(&at_door[2]).await);
-        assert_eq!(at_door[2].sit().await, Err(NoRoom));
+        assert_eq!(at_door[2].sit().await, Err(Overloaded));
         // The first one waits for its client: its place is had.
         drop(served);
         assert_eq!(sits.await, Ok(()));
@@ -247,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_not_waited_for_long_is_not_closed() {
         let long = Duration::from_secs(600);
-        let rooms = Rooms::with(1, 1, (long, long), Ending::new(Arc::default()));
+        let rooms = Admission::with(1, 1, (long, long), Shutdown::new(Arc::default()));
         let first = rooms.enter().await;
         let second = rooms.enter().await;
         assert!(second.at_door() && !is_closed(&first).await);
@@ -257,7 +257,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_came_first_has_a_place_first() {
-        let rooms = Rooms::with(1, 3, (Duration::ZERO, Duration::ZERO), Ending::new(Arc::default()));
+        let rooms = Admission::with(1, 3, (Duration::ZERO, Duration::ZERO), Shutdown::new(Arc::default()));
         let first = rooms.enter().await;
         let served = first.phase().served().unwrap();
         let late = [rooms.enter().await, rooms.enter().await, rooms.enter().await];
@@ -281,19 +281,19 @@ mod tests {
     async fn the_time_at_the_door_begins_there() {
         let phase = Phase::default();
         std::thread::sleep(Duration::from_millis(20));
-        let door = Places::new(1, Duration::from_millis(10));
+        let door = SlotPool::new(1, Duration::from_millis(10));
         let _place = door.take(&phase).unwrap();
         assert!(phase.waits_since().unwrap().elapsed() < Duration::from_millis(10));
     }
 
     #[tokio::test]
     async fn nobody_stands_in_line_when_the_service_ends() {
-        let ending = Ending::new(Arc::default());
-        let rooms = Rooms::new(1, ending.clone());
+        let ending = Shutdown::new(Arc::default());
+        let rooms = Admission::new(1, ending.clone());
         let first = rooms.enter().await;
         let _served = first.phase().served().unwrap();
         let late = rooms.enter().await;
         ending.begin();
-        assert_eq!(late.sit().await, Err(NoRoom));
+        assert_eq!(late.sit().await, Err(Overloaded));
     }
 }

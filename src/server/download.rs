@@ -10,11 +10,11 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::answer::{self, Content, Part, Reply};
+use super::answer::{self, BodyChunk, Reply, ReplyBody};
 use super::{Server, queries, routes};
 use crate::error::{Doing, Error, Result};
 use crate::monitor::Context;
-use crate::runner::runner::Desk;
+use crate::runner::runner::Runner;
 use crate::vault::root::SnapshotName;
 use crate::{export, inspect};
 
@@ -25,12 +25,12 @@ const CHUNKS: usize = 4;
 const SENDING: &str = "send what was asked for";
 
 /// Where a thread writes what a client gets.
-pub struct Outgoing {
-    to: mpsc::Sender<Part>,
+pub struct BodyWriter {
+    to: mpsc::Sender<BodyChunk>,
     buffer: Vec<u8>,
 }
 
-impl Outgoing {
+impl BodyWriter {
     /// Adds bytes.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Outgoing {
     }
 }
 
-impl Write for Outgoing {
+impl Write for BodyWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(CHUNK - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..taken]);
@@ -77,7 +77,7 @@ impl Server {
     pub(super) async fn stream(
         &self,
         permit: Option<OwnedSemaphorePermit>,
-        work: impl FnOnce(&Desk, &Context, &mut Outgoing) -> Result<()> + Send + 'static,
+        work: impl FnOnce(&Runner, &Context, &mut BodyWriter) -> Result<()> + Send + 'static,
     ) -> Result<Reply, Reply> {
         let permit = match permit {
             Some(permit) => Ok(permit),
@@ -86,7 +86,7 @@ impl Server {
         let (to, mut parts) = mpsc::channel(CHUNKS);
         let desk = self.desk.clone();
         tokio::task::spawn_blocking(move || {
-            let mut out = Outgoing { to, buffer: Vec::new() };
+            let mut out = BodyWriter { to, buffer: Vec::new() };
             let done = desk.context(|ctx| work(&desk, ctx, &mut out));
             let done = done.and_then(|()| if out.buffer.is_empty() { Ok(()) } else { out.send().doing(|| SENDING) });
             // Before the end is told: who asks for one thing after the other never finds his own place taken.
@@ -96,9 +96,9 @@ impl Server {
         });
         match parts.recv().await {
             Some(Ok(Some(first))) => {
-                Ok(answer::reply(StatusCode::OK, "application/json", Content::stream(first, parts)))
+                Ok(answer::reply(StatusCode::OK, "application/json", ReplyBody::stream(first, parts)))
             }
-            Some(Ok(None)) => Ok(answer::reply(StatusCode::OK, "application/json", Content::whole(""))),
+            Some(Ok(None)) => Ok(answer::reply(StatusCode::OK, "application/json", ReplyBody::whole(""))),
             Some(Err(why)) => Err(answer::failed(&why)),
             None => Err(answer::failed(&Error::failed(SENDING, "a thread ended early"))),
         }
@@ -121,7 +121,7 @@ impl Server {
             let (path, permit) = (queries::path(bytes)?, self.download()?);
             let name =
                 String::from_utf8_lossy(path.bytes().rsplit(|b| *b == b'/').next().unwrap_or_default()).into_owned();
-            let write = move |desk: &Desk, ctx: &Context, out: &mut Outgoing| {
+            let write = move |desk: &Runner, ctx: &Context, out: &mut BodyWriter| {
                 let (vault, root) = desk.vaults().find(&id, ctx)?;
                 inspect::cat(&vault, &root, &path, out, ctx)
             };
@@ -140,8 +140,9 @@ impl Server {
                 Ok((vault, name, root))
             });
             let (vault, name, root): (_, SnapshotName, _) = found.await?;
-            let write =
-                move |_: &Desk, ctx: &Context, out: &mut Outgoing| export::export(&vault, &root, out, ctx).map(drop);
+            let write = move |_: &Runner, ctx: &Context, out: &mut BodyWriter| {
+                export::export(&vault, &root, out, ctx).map(drop)
+            };
             Ok(attachment(self.stream(Some(permit), write).await?, "application/zstd", &format!("{name}.tar.zst")))
         };
         send.await.unwrap_or_else(|reply| reply)

@@ -9,18 +9,18 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
-use super::answer::{self, Content, Reply};
+use super::answer::{self, Reply, ReplyBody};
 use super::auth::Caller;
-use super::limits::{self, Unread};
+use super::limits::{self, UnreadBody};
 use super::{Server, routes};
 use crate::backup::MAX_LABELS;
-use crate::events::decoded::{Asked, Request};
+use crate::events::decoded::{EventDecision, RunRequest};
 use crate::events::vocabulary::MAX_MESSAGE;
 use crate::events::{self, labels};
-use crate::report::{self, Action, Outcome, RunId, Told, Way};
+use crate::report::{self, Action, Channel, EncodedReport, Outcome, RunId};
 use crate::restore::select;
-use crate::runner::runner::{Answer, Unpromised};
-use crate::vault::root::Reason;
+use crate::runner::runner::{Answer, NotPromised};
+use crate::vault::root::BackupReason;
 
 /// The most characters of a snapshot's name, of a label's name and of its value.
 pub const MAX_SNAPSHOT: usize = 100;
@@ -29,7 +29,7 @@ pub const MAX_LABEL_VALUE: usize = 1024;
 
 /// Whom an answer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum For {
+enum Recipient {
     /// What delivers events: whatever is not 2xx is delivered again, so only what may succeed then has another status.
     Deliverer,
     /// Somebody who asks, and sees by the status whether it was done.
@@ -39,9 +39,9 @@ enum For {
 /// The body of `POST /backup/trigger`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Wanted {
+struct BackupRequest {
     #[serde(deserialize_with = "given")]
-    reason: Option<Reason>,
+    reason: Option<BackupReason>,
     #[serde(deserialize_with = "given")]
     message: Option<String>,
     labels: BTreeMap<String, String>,
@@ -50,7 +50,7 @@ struct Wanted {
 /// The body of `POST /backup/restore`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Chosen {
+struct RestoreRequest {
     #[serde(deserialize_with = "given")]
     snapshot: Option<String>,
 }
@@ -76,7 +76,7 @@ impl Server {
             Err(why) => return unread(&why),
         };
         if !whole && !critical && !events::is_critical_body(&bytes) {
-            return unread(&Unread::TooLarge);
+            return unread(&UnreadBody::TooLarge);
         }
         let reply = self.event_of(parts, caller, &bytes, whole).await;
         if whole { reply } else { answer::last(reply) }
@@ -96,7 +96,7 @@ impl Server {
             Err(reply) => return reply,
         };
         let mut asked = events::read(parts.method.as_str(), parts.uri.path(), &parts.headers, bytes);
-        if let Ok(Asked::Run(request)) = &mut asked {
+        if let Ok(EventDecision::Run(request)) = &mut asked {
             if !whole {
                 request.note(&format!("the body is too large: only its first {} bytes were read", bytes.len()));
             }
@@ -106,18 +106,18 @@ impl Server {
         }
         match asked {
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
-            Ok(Asked::Ignored(why)) => ignored(&why),
-            Ok(Asked::Refused(why, _)) => told(&Answer::Refused(why), For::Deliverer),
-            Ok(Asked::Run(request)) if request.action == Action::Restore && !caller.may_restore() => {
-                told(&Answer::Refused("who asks in this way may not have a restore".into()), For::Deliverer)
+            Ok(EventDecision::Ignored(why)) => ignored(&why),
+            Ok(EventDecision::Refused(why, _)) => told(&Answer::Refused(why), Recipient::Deliverer),
+            Ok(EventDecision::Run(request)) if request.action == Action::Restore && !caller.may_restore() => {
+                told(&Answer::Refused("who asks in this way may not have a restore".into()), Recipient::Deliverer)
             }
-            Ok(Asked::Run(request)) => match self.desk.is_own(&request.event) {
+            Ok(EventDecision::Run(request)) => match self.desk.is_own(&request.event) {
                 Some(why) => ignored(why),
                 None => {
                     // An app that is about to crash does not wait for the end of a window, and nothing asks again for it.
                     let hurries = critical && !events::is_redelivered(&parts.headers, &request.event);
                     let wait = wait.unwrap_or(!(hurries && self.goes_on()));
-                    self.have_run(request, wait, For::Deliverer).await
+                    self.have_run(request, wait, Recipient::Deliverer).await
                 }
             },
         }
@@ -125,7 +125,7 @@ impl Server {
 
     /// `POST /backup/trigger`
     pub(super) async fn backup(&self, parts: &Parts, body: &mut Incoming) -> Reply {
-        let wanted: Wanted = match self.document(&parts.headers, body).await {
+        let wanted: BackupRequest = match self.document(&parts.headers, body).await {
             Ok(wanted) => wanted.unwrap_or_default(),
             Err(reply) => return reply,
         };
@@ -137,7 +137,7 @@ impl Server {
 
     /// `POST /backup/restore`
     pub(super) async fn restore(&self, parts: &Parts, body: &mut Incoming) -> Reply {
-        let chosen: Chosen = match self.document(&parts.headers, body).await {
+        let chosen: RestoreRequest = match self.document(&parts.headers, body).await {
             Ok(chosen) => chosen.unwrap_or_default(),
             Err(reply) => return reply,
         };
@@ -181,42 +181,42 @@ impl Server {
     }
 
     /// Has a request of the REST interface run, as its query says.
-    async fn ask(&self, request: Request, parts: &Parts) -> Reply {
+    async fn ask(&self, request: RunRequest, parts: &Parts) -> Reply {
         match self.waits(parts) {
-            Ok(wait) => self.have_run(request, wait.unwrap_or(true), For::Asker).await,
+            Ok(wait) => self.have_run(request, wait.unwrap_or(true), Recipient::Asker).await,
             Err(reply) => reply,
         }
     }
 
     /// Asks for a run, and waits for it or not.
-    async fn have_run(&self, request: Request, wait: bool, whom: For) -> Reply {
+    async fn have_run(&self, request: RunRequest, wait: bool, whom: Recipient) -> Reply {
         let ticket = match wait {
-            true => self.desk.ask(request, Way::Http).map_err(Unpromised::from),
+            true => self.desk.ask(request, Channel::Http).map_err(NotPromised::from),
             false => match self.promised(request).await {
                 Ok(run) => {
                     let body = json!({ "run": run, "poll": format!("/runs/{run}") });
                     return answer::json(StatusCode::ACCEPTED, &body);
                 }
-                Err(Unpromised::Waits(ticket)) => Ok(ticket),
+                Err(NotPromised::Waits(ticket)) => Ok(ticket),
                 Err(answered) => Err(answered),
             },
         };
         match ticket {
-            Ok(ticket) | Err(Unpromised::Waits(ticket)) => {
+            Ok(ticket) | Err(NotPromised::Waits(ticket)) => {
                 let limit = self.desk.rules().dispatch.as_ref().map(|dispatch| dispatch.wait);
                 told(&*ticket.answer_within(limit).await, whom)
             }
-            Err(Unpromised::Answered(now)) => told(&now, whom),
+            Err(NotPromised::Answered(now)) => told(&now, whom),
         }
     }
 
     /// Asks for a run that nobody waits for, when it is noted in a vault.
-    async fn promised(&self, request: Request) -> Result<RunId, Unpromised> {
+    async fn promised(&self, request: RunRequest) -> Result<RunId, NotPromised> {
         let permit = self.promises.clone().acquire_owned().await;
         let desk = self.desk.clone();
         let promised = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            desk.promise(request, Way::Http)
+            desk.promise(request, Channel::Http)
         });
         let ended = |_| Err(Answer::Later("a thread ended early".into(), Duration::from_secs(10)).into());
         promised.await.unwrap_or_else(ended)
@@ -248,8 +248,8 @@ impl Server {
     }
 }
 
-impl Wanted {
-    fn request(self) -> Result<Request, String> {
+impl BackupRequest {
+    fn request(self) -> Result<RunRequest, String> {
         let long = |text: &str, most: usize| text.chars().count() > most;
         if self.message.as_deref().is_some_and(|message| long(message, MAX_MESSAGE)) {
             return Err(format!("the message may have at most {MAX_MESSAGE} characters"));
@@ -283,9 +283,9 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// A request of the REST interface.
-fn asked(action: Action, snapshot: Option<String>) -> Request {
+fn asked(action: Action, snapshot: Option<String>) -> RunRequest {
     let event = report::Event { kind: Some("request".into()), ..report::Event::default() };
-    Request { action, reason: Reason::Manual, labels: BTreeMap::new(), snapshot, event }
+    RunRequest { action, reason: BackupReason::Manual, labels: BTreeMap::new(), snapshot, event }
 }
 
 /// The answer to an event that asks for nothing.
@@ -295,22 +295,22 @@ fn ignored(why: &str) -> Reply {
 }
 
 /// The answer to a body that could not be read.
-fn unread(why: &Unread) -> Reply {
+fn unread(why: &UnreadBody) -> Reply {
     let (status, why) = match why {
-        Unread::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
-        Unread::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long"),
-        Unread::Broken => (StatusCode::BAD_REQUEST, "the body broke off"),
+        UnreadBody::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
+        UnreadBody::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        UnreadBody::Broken => (StatusCode::BAD_REQUEST, "the body broke off"),
     };
     answer::last(answer::error(status, why))
 }
 
 /// What the desk answered, as HTTP has it.
-fn told(answer: &Answer, whom: For) -> Reply {
+fn told(answer: &Answer, whom: Recipient) -> Reply {
     match answer {
         Answer::Done { retry: true, report, .. } => answer::report(StatusCode::SERVICE_UNAVAILABLE, report),
         Answer::Done { outcome, report, .. } => {
             let status = match outcome {
-                _ if whom == For::Deliverer || report.error().is_none() => StatusCode::OK,
+                _ if whom == Recipient::Deliverer || report.error().is_none() => StatusCode::OK,
                 Outcome::Refused => StatusCode::CONFLICT,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };
@@ -324,7 +324,7 @@ fn told(answer: &Answer, whom: For) -> Reply {
         Answer::Later(why, after) => {
             answer::later(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": why, "status": "later" }), *after)
         }
-        Answer::Refused(why) if whom == For::Deliverer => {
+        Answer::Refused(why) if whom == Recipient::Deliverer => {
             tracing::error!("an event is refused: {why}");
             answer::json(StatusCode::OK, &json!({ "status": "refused", "why": why }))
         }
@@ -350,9 +350,9 @@ pub fn over(run: RunId, answer: &Answer) -> Reply {
 }
 
 /// The same by its report, of which no copy is made.
-pub fn reported(run: RunId, retry: bool, report: &Told) -> Reply {
+pub fn reported(run: RunId, retry: bool, report: &EncodedReport) -> Reply {
     let before = format!("{{\"run\":\"{run}\",\"status\":\"over\",\"retry\":{retry},\"report\":");
-    let content = Content::parts([before.into(), report.json().clone(), "}".into()]);
+    let content = ReplyBody::parts([before.into(), report.json().clone(), "}".into()]);
     answer::reply(StatusCode::OK, "application/json", content)
 }
 
@@ -364,40 +364,47 @@ mod tests {
 
     use http_body_util::BodyExt;
 
-    use super::super::download::Outgoing;
-    use super::super::{Limits, Settings, health};
+    use super::super::health;
     use super::*;
     use crate::gcp::cloud::Cloud;
-    use crate::monitor::{Context, Log, system_random};
-    use crate::replicas::pool::Vaults;
-    use crate::runner::runner::{Desk, Rules};
-    use crate::server::auth::{Auth, Mode};
+    use crate::monitor::{Context, LogMonitor, system_random};
+    use crate::replicas::pool::VaultPool;
+    use crate::runner::runner::{Rules, Runner};
+    use crate::server::auth::{AuthPolicy, Authorizer};
+    use crate::server::download::BodyWriter;
+    use crate::server::{ServerLimits, ServerSettings};
     use crate::store::address::Address;
     use crate::vault::Vault;
 
     /// A service with a vault in this folder.
-    fn server(folder: &Path, limits: Limits) -> Server {
+    fn server(folder: &Path, limits: ServerLimits) -> Server {
         let data = folder.join("data");
         let (addresses, stop) = (vec![Address::Folder(folder.join("vault"))], Arc::<AtomicBool>::default());
-        let vaults = Arc::new(Vaults::new(addresses, Cloud::default(), stop.clone()));
+        let vaults = Arc::new(VaultPool::new(addresses, Cloud::default(), stop.clone()));
         Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
-        let desk = Desk::new(Rules::plain(data.clone()), vaults, Arc::new(Log), system_random, stop);
+        let desk = Runner::new(Rules::plain(data.clone()), vaults, Arc::new(LogMonitor), system_random, stop);
         let (not_walked, critical) = Default::default();
-        let health = health::Settings {
+        let health = health::HealthSettings {
             max_age: Duration::MAX,
             freshness: Duration::MAX,
             backups_off: None,
-            place: health::Place { data, not_walked, critical },
+            place: health::DataProbeSettings { data, not_walked, critical },
         };
-        let settings =
-            Settings { public_url: None, allow_download: true, cloud_run: false, background: false, health, limits };
-        let (listen, auth) = ("127.0.0.1:0".parse().unwrap(), Auth::new(Mode::None).unwrap());
+        let settings = ServerSettings {
+            public_url: None,
+            allow_download: true,
+            cloud_run: false,
+            background: false,
+            health,
+            limits,
+        };
+        let (listen, auth) = ("127.0.0.1:0".parse().unwrap(), Authorizer::new(AuthPolicy::None).unwrap());
         Server::new(Arc::new(desk), listen, auth, settings)
     }
 
     #[tokio::test]
     async fn a_report_is_sent_to_many_without_a_copy_for_each() {
-        let report = Told::read(br#"{"result":"failed","action":"backup"}"#.to_vec()).unwrap();
+        let report = EncodedReport::read(br#"{"result":"failed","action":"backup"}"#.to_vec()).unwrap();
         let run = crate::vault::hex::Hex([1; 8]);
         let answer = Answer::Done { outcome: Outcome::Failed, retry: true, report: report.clone() };
         let mut parts = Vec::new();
@@ -414,7 +421,7 @@ mod tests {
     #[tokio::test]
     async fn large_reports_that_are_read_for_slow_clients_take_no_more_than_their_room() {
         let folder = tempfile::tempdir().unwrap();
-        let server = server(folder.path(), Limits { reports: 200, ..Limits::default() });
+        let server = server(folder.path(), ServerLimits { reports: 200, ..ServerLimits::default() });
         let runs = folder.path().join("vault/runs");
         std::fs::create_dir_all(&runs).unwrap();
         let ids = ["01", "02", "03"].map(|id| id.repeat(8));
@@ -437,9 +444,9 @@ mod tests {
     #[tokio::test]
     async fn a_promise_is_made_however_many_clients_look() {
         let folder = tempfile::tempdir().unwrap();
-        let server = server(folder.path(), Limits::default());
+        let server = server(folder.path(), ServerLimits::default());
         // Clients that take nothing of their answers.
-        let write = |_: &Desk, _: &Context, out: &mut Outgoing| loop {
+        let write = |_: &Runner, _: &Context, out: &mut BodyWriter| loop {
             out.write(&[0; 1 << 16])?;
         };
         let mut slow = Vec::new();
@@ -454,13 +461,13 @@ mod tests {
 
     #[test]
     fn what_a_request_may_say_of_a_backup() {
-        let read = |text: &str| serde_json::from_str::<Wanted>(text).map_err(|why| why.to_string())?.request();
+        let read = |text: &str| serde_json::from_str::<BackupRequest>(text).map_err(|why| why.to_string())?.request();
         let request = read(r#"{"reason":"critical","message":"a\nb","labels":{"k":"v"}}"#).unwrap();
-        assert_eq!((request.action, request.reason), (Action::Backup, Reason::Critical));
+        assert_eq!((request.action, request.reason), (Action::Backup, BackupReason::Critical));
         assert_eq!(request.labels["k"], "v");
         assert_eq!(request.labels["message"], request.event.message.clone().unwrap());
         assert!(!request.labels["message"].contains('\n') && request.event.labels.len() == 1);
-        assert_eq!(read("{}").unwrap().reason, Reason::Manual);
+        assert_eq!(read("{}").unwrap().reason, BackupReason::Manual);
         let many = (0..33).map(|n| format!("\"{n}\":\"\"")).collect::<Vec<_>>().join(",");
         for wrong in [
             r#"{"reason":"other"}"#.to_owned(),
@@ -477,7 +484,7 @@ mod tests {
 
     #[test]
     fn a_status_tells_a_deliverer_whether_to_come_again_and_an_asker_whether_it_was_done() {
-        let report = |value: Value| Told::read(value.to_string().into()).unwrap();
+        let report = |value: Value| EncodedReport::read(value.to_string().into()).unwrap();
         let done =
             |outcome, retry, error: Value| Answer::Done { outcome, retry, report: report(json!({ "error": error })) };
         for (answer, deliverer, asker) in [
@@ -491,8 +498,8 @@ mod tests {
             (Answer::Later("full".into(), Duration::ZERO), 503, 503),
             (Answer::Refused("no".into()), 200, 409),
         ] {
-            assert_eq!(told(&answer, For::Deliverer).status(), deliverer, "{answer:?}");
-            assert_eq!(told(&answer, For::Asker).status(), asker, "{answer:?}");
+            assert_eq!(told(&answer, Recipient::Deliverer).status(), deliverer, "{answer:?}");
+            assert_eq!(told(&answer, Recipient::Asker).status(), asker, "{answer:?}");
         }
     }
 }

@@ -26,7 +26,7 @@ use http::{Method, StatusCode, Version};
 use reqwest::Url;
 
 use super::answer::{self, Reply};
-use super::routes::Found;
+use super::routes::RouteMatch;
 
 /// Ends of names that nobody can register: those of networks of one's own (RFC 6761, 6762, 8375; ICANN's `.internal`) and of services in
 /// Kubernetes.
@@ -55,7 +55,7 @@ impl Guard {
     ///
     /// # Errors
     /// The answer to one that is not.
-    pub fn check(&self, parts: &Parts, found: &Found) -> Result<(), Reply> {
+    pub fn check(&self, parts: &Parts, found: &RouteMatch) -> Result<(), Reply> {
         let own = authority(parts)?;
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
         let codings = parts.headers.get_all(TRANSFER_ENCODING);

@@ -29,12 +29,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
 
-pub use super::health_data::Place;
-use super::health_data::{self, Critical, Seen};
-pub use super::health_looks::Newest;
-use super::health_looks::{self as looks, Answered, Look, Stand, VaultLook, age};
+pub use super::health_data::DataProbeSettings;
+use super::health_data::{self, CriticalFile, DataFindings};
+pub use super::health_looks::NewestSnapshot;
+use super::health_looks::{self as looks, Probe, VaultProbe, VaultReply, VaultStatus, age};
 use crate::report::{Action, Outcome, RunId};
-use crate::runner::runner::{Desk, Last};
+use crate::runner::runner::{LastRun, Runner};
 
 /// How old what is told may be.
 const FRESH: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ const TIME: Duration = Duration::from_secs(4);
 
 /// What is healthy.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct HealthSettings {
     /// How old the newest good snapshot may be.
     pub max_age: Duration,
     /// How old the newest file in the data directory may be.
@@ -53,7 +53,7 @@ pub struct Settings {
     /// Why no backup is taken, if none is.
     pub backups_off: Option<String>,
     /// The data directory, and what has to be in it.
-    pub place: Place,
+    pub place: DataProbeSettings,
 }
 
 /// How it is.
@@ -89,22 +89,22 @@ pub struct Health {
     /// When it was looked at.
     pub checked: Timestamp,
     /// Each vault, and whether it can be opened.
-    pub vaults: Vec<Opened>,
+    pub vaults: Vec<VaultHealth>,
     /// The newest good snapshot.
-    pub snapshot: Option<Newest>,
+    pub snapshot: Option<NewestSnapshot>,
     /// How old it may be.
     pub max_age_seconds: u64,
     /// The data directory.
-    pub data: Data,
+    pub data: DataHealth,
     /// The run that ended last, of those that are known.
-    pub last_run: Option<Last>,
+    pub last_run: Option<LastRun>,
     /// What went wrong in it.
     pub last_error: Option<String>,
 }
 
 /// A vault.
 #[derive(Debug, Clone, Serialize)]
-pub struct Opened {
+pub struct VaultHealth {
     /// Its address.
     pub vault: String,
     /// Whether it can be opened.
@@ -117,7 +117,7 @@ pub struct Opened {
 
 /// The data directory.
 #[derive(Debug, Clone, Serialize)]
-pub struct Data {
+pub struct DataHealth {
     /// Whether it is there and can be read.
     pub present: bool,
     /// When its newest file was changed.
@@ -131,20 +131,20 @@ pub struct Data {
     /// How long ago it was last seen; `None` if it never was.
     pub seen_seconds_ago: Option<u64>,
     /// What has to be in it, and whether it is; not told where that was not seen in time.
-    pub critical_files: Vec<Critical>,
+    pub critical_files: Vec<CriticalFile>,
 }
 
 /// What looks at the vaults gave.
 #[derive(Default)]
-struct Vaults {
-    opened: Vec<Opened>,
-    snapshot: Option<Newest>,
-    runs: Vec<Last>,
+struct VaultFindings {
+    opened: Vec<VaultHealth>,
+    snapshot: Option<NewestSnapshot>,
+    runs: Vec<LastRun>,
     ahead: Vec<String>,
 }
 
 /// What was seen, and when.
-struct Seeing {
+struct CachedHealth {
     at: Instant,
     /// The run that had ended last.
     after: Option<RunId>,
@@ -152,24 +152,24 @@ struct Seeing {
 }
 
 /// Looks, and keeps what it saw for a while, or until a run has ended.
-pub struct Checkup(Arc<Inner>);
+pub struct Checkup(Arc<CheckupInner>);
 
-struct Inner {
-    desk: Arc<Desk>,
-    settings: Settings,
-    seen: watch::Sender<Option<Seeing>>,
+struct CheckupInner {
+    desk: Arc<Runner>,
+    settings: HealthSettings,
+    seen: watch::Sender<Option<CachedHealth>>,
     looking: AtomicBool,
-    vaults: Vec<Arc<VaultLook>>,
-    data: Arc<Look<Seen>>,
+    vaults: Vec<Arc<VaultProbe>>,
+    data: Arc<Probe<DataFindings>>,
 }
 
 impl Checkup {
     /// One that has not looked yet.
-    pub fn new(desk: Arc<Desk>, settings: Settings) -> Self {
+    pub fn new(desk: Arc<Runner>, settings: HealthSettings) -> Self {
         let (seen, _) = watch::channel(None);
-        let vaults = desk.vaults().addresses().iter().cloned().map(VaultLook::new).collect();
+        let vaults = desk.vaults().addresses().iter().cloned().map(VaultProbe::new).collect();
         let (looking, data) = Default::default();
-        Checkup(Arc::new(Inner { desk, settings, seen, looking, vaults, data }))
+        Checkup(Arc::new(CheckupInner { desk, settings, seen, looking, vaults, data }))
     }
 
     /// How it is, as it was seen half a minute ago at most, and since the last run ended. Whatever hangs, the answer comes within some
@@ -177,7 +177,7 @@ impl Checkup {
     pub async fn health(&self) -> Arc<Health> {
         let mut seen = self.0.seen.subscribe();
         let (asked, ended) = (Instant::now(), self.0.ended());
-        let young = |seen: &Option<Seeing>| {
+        let young = |seen: &Option<CachedHealth>| {
             let seen = seen.as_ref().filter(|seen| seen.at.elapsed() < FRESH && seen.after == ended);
             seen.map(|seen| seen.health.clone())
         };
@@ -190,12 +190,13 @@ impl Checkup {
             tokio::spawn(async move {
                 let after = inner.ended();
                 let health = inner.look().await;
-                inner.seen.send_replace(Some(Seeing { at: Instant::now(), after, health: Arc::new(health) }));
+                inner.seen.send_replace(Some(CachedHealth { at: Instant::now(), after, health: Arc::new(health) }));
                 inner.looking.store(false, Ordering::Release);
             });
         }
         // A look that ends from now on serves, also one that somebody else began.
-        let new = |seen: &Option<Seeing>| young(seen).is_some() || seen.as_ref().is_some_and(|seen| seen.at >= asked);
+        let new =
+            |seen: &Option<CachedHealth>| young(seen).is_some() || seen.as_ref().is_some_and(|seen| seen.at >= asked);
         if let Ok(Ok(seen)) = tokio::time::timeout(PATIENCE, seen.wait_for(new)).await
             && let Some(seen) = &*seen
         {
@@ -206,7 +207,7 @@ impl Checkup {
     }
 }
 
-impl Inner {
+impl CheckupInner {
     /// The run that ended last.
     fn ended(&self) -> Option<RunId> {
         self.desk.last().map(|last| last.run)
@@ -216,9 +217,9 @@ impl Inner {
     async fn look(&self) -> Health {
         let vaults = join_all(self.vaults.iter().map(|vault| vault.ask(&self.desk, TIME)));
         let (place, stop) = (self.settings.place.clone(), self.desk.clone());
-        let data = self.data.look(TIME, move || stop.context(|ctx| health_data::look(&place, ctx.stop)));
+        let data = self.data.look(TIME, move || stop.context(|ctx| health_data::probe_data(&place, ctx.stop)));
         let (stands, (data, new)) = tokio::join!(vaults, data);
-        let mut vaults = Vaults::default();
+        let mut vaults = VaultFindings::default();
         for (vault, stand) in self.vaults.iter().zip(stands) {
             vaults.add(vault.address.absolute(), stand);
         }
@@ -228,13 +229,14 @@ impl Inner {
     }
 }
 
-impl Vaults {
-    fn add(&mut self, vault: String, stand: Stand) {
-        let Stand { error, counts } = stand;
+impl VaultFindings {
+    fn add(&mut self, vault: String, stand: VaultStatus) {
+        let VaultStatus { error, counts } = stand;
         let ago = counts.as_ref().map(|(_, ago)| ago.as_secs());
-        self.opened.push(Opened { vault, reachable: error.is_none(), error, seen_seconds_ago: ago });
-        let Some((Answered { snapshot, mut runs, ahead }, ago)) = counts else { return };
-        let snapshot = snapshot.map(|newest| Newest { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
+        self.opened.push(VaultHealth { vault, reachable: error.is_none(), error, seen_seconds_ago: ago });
+        let Some((VaultReply { snapshot, mut runs, ahead }, ago)) = counts else { return };
+        let snapshot =
+            snapshot.map(|newest| NewestSnapshot { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
         self.snapshot = self.snapshot.into_iter().chain(snapshot).max_by_key(|newest| newest.created);
         self.runs.append(&mut runs);
         self.ahead.extend(ahead);
@@ -242,18 +244,18 @@ impl Vaults {
 }
 
 /// What counts of the data: what was seen, now or last.
-fn data_seen(seen: Option<looks::Seen<Seen>>, new: bool) -> (Seen, Option<u64>) {
+fn data_seen(seen: Option<looks::ProbeResult<DataFindings>>, new: bool) -> (DataFindings, Option<u64>) {
     match seen {
-        Some(looks::Seen { value, .. }) if new => ((*value).clone(), Some(0)),
-        Some(looks::Seen { at, value }) => ((*value).clone(), Some(at.elapsed().as_secs())),
+        Some(looks::ProbeResult { value, .. }) if new => ((*value).clone(), Some(0)),
+        Some(looks::ProbeResult { at, value }) => ((*value).clone(), Some(at.elapsed().as_secs())),
         None => {
             let error = Some(format!("it was not seen within {} s", TIME.as_secs()));
-            (Seen { error, ..Seen::default() }, None)
+            (DataFindings { error, ..DataFindings::default() }, None)
         }
     }
 }
 
-impl Settings {
+impl HealthSettings {
     /// What is told when nothing could be seen.
     fn unknown(&self, why: String) -> Health {
         Health {
@@ -263,7 +265,7 @@ impl Settings {
             vaults: Vec::new(),
             snapshot: None,
             max_age_seconds: self.max_age.as_secs(),
-            data: Data {
+            data: DataHealth {
                 present: false,
                 newest: None,
                 age_seconds: None,
@@ -280,8 +282,8 @@ impl Settings {
     /// Makes of what was seen what it means. `now` is this machine's clock, for its files.
     fn judge(
         &self,
-        vaults: Vaults,
-        (seen, seen_seconds_ago): (Seen, Option<u64>),
+        vaults: VaultFindings,
+        (seen, seen_seconds_ago): (DataFindings, Option<u64>),
         crowd: Option<String>,
         now: Timestamp,
     ) -> Health {
@@ -289,7 +291,7 @@ impl Settings {
         odd.extend(crowd);
         // One that is away for a moment still holds what it held.
         let count = vaults.opened.iter().filter(|vault| vault.seen_seconds_ago.is_some()).count();
-        for Opened { vault, error, seen_seconds_ago, .. } in &vaults.opened {
+        for VaultHealth { vault, error, seen_seconds_ago, .. } in &vaults.opened {
             let Some(error) = error else { continue };
             match seen_seconds_ago {
                 Some(ago) => odd.push(format!("the vault {vault} answered {ago} s ago, and not now: {error}")),
@@ -336,7 +338,7 @@ impl Settings {
             odd.push(format!("the last run, {} {}, is {}", last.action.name(), last.run, last.result));
         }
         // What came between, and ended well, mends nothing: a replica that stays behind, for one.
-        let is_last = |backup: &Last| last.as_ref().is_some_and(|last| last.run == backup.run);
+        let is_last = |backup: &LastRun| last.as_ref().is_some_and(|last| last.run == backup.run);
         let backup = backup.filter(|backup| backup.result != Outcome::Complete && !is_last(backup));
         odd.extend(backup.map(|backup| format!("the last backup, {}, is {}", backup.run, backup.result)));
         let status = match (bad.is_empty(), odd.is_empty()) {
@@ -352,7 +354,7 @@ impl Settings {
             vaults: vaults.opened,
             snapshot,
             max_age_seconds: self.max_age.as_secs(),
-            data: Data {
+            data: DataHealth {
                 present: seen.error.is_none(),
                 newest: seen.newest,
                 age_seconds,
@@ -379,35 +381,35 @@ mod tests {
         Timestamp::from_second(NOW - ago).unwrap()
     }
 
-    fn vaults(ago: Option<i64>, reachable: &[bool]) -> Vaults {
-        let opened = reachable.iter().map(|&reachable| Opened {
+    fn vaults(ago: Option<i64>, reachable: &[bool]) -> VaultFindings {
+        let opened = reachable.iter().map(|&reachable| VaultHealth {
             vault: "gs://b/app".into(),
             reachable,
             error: (!reachable).then(|| "it does not answer".into()),
             seen_seconds_ago: reachable.then_some(0),
         });
         let id = SnapshotName { seq: 1, time: at(0), id: Hex([0; 8]) };
-        let newest = |ago| Newest { id, created: at(ago), age_seconds: age(at(ago), at(0)), whole: true };
-        Vaults { opened: opened.collect(), snapshot: ago.map(newest), ..Vaults::default() }
+        let newest = |ago| NewestSnapshot { id, created: at(ago), age_seconds: age(at(ago), at(0)), whole: true };
+        VaultFindings { opened: opened.collect(), snapshot: ago.map(newest), ..VaultFindings::default() }
     }
 
-    fn seen(ago: Option<i64>) -> Seen {
-        Seen { newest: ago.map(at), whole: true, error: None, critical: Vec::new() }
+    fn seen(ago: Option<i64>) -> DataFindings {
+        DataFindings { newest: ago.map(at), whole: true, error: None, critical: Vec::new() }
     }
 
-    fn run(result: Outcome) -> Last {
-        Last { run: Hex([1; 8]), action: Action::Backup, result, finished: at(1), error: Some("it failed".into()) }
+    fn run(result: Outcome) -> LastRun {
+        LastRun { run: Hex([1; 8]), action: Action::Backup, result, finished: at(1), error: Some("it failed".into()) }
     }
 
     #[test]
     fn what_is_unhealthy_and_what_is_degraded() {
-        let settings = Settings {
+        let settings = HealthSettings {
             max_age: Duration::from_secs(3600),
             freshness: Duration::from_secs(7200),
             backups_off: None,
-            place: Place::default(),
+            place: DataProbeSettings::default(),
         };
-        let judge = |mut vaults: Vaults, seen, last: Option<Last>| {
+        let judge = |mut vaults: VaultFindings, seen, last: Option<LastRun>| {
             vaults.runs.extend(last);
             let health = settings.judge(vaults, (seen, Some(0)), None, at(0));
             assert_eq!(health.why.is_empty(), health.status == Status::Healthy, "{health:?}");
@@ -416,17 +418,18 @@ mod tests {
         let fine = || (vaults(Some(3600), &[true]), seen(Some(7200)));
         assert_eq!(judge(fine().0, fine().1, None).0, "healthy");
         assert_eq!(judge(fine().0, fine().1, Some(run(Outcome::Complete))).0, "healthy");
-        let critical = |present| Seen { critical: vec![Critical { pattern: "*.db".into(), present }], ..fine().1 };
+        let critical =
+            |present| DataFindings { critical: vec![CriticalFile { pattern: "*.db".into(), present }], ..fine().1 };
         assert_eq!(judge(fine().0, critical(Some(true)), None).0, "healthy");
         assert_eq!(judge(fine().0, critical(None), None).0, "healthy");
         // Not all of it was seen: what is missing may be in the rest.
-        assert_eq!(judge(fine().0, Seen { whole: false, ..seen(None) }, None).0, "healthy");
+        assert_eq!(judge(fine().0, DataFindings { whole: false, ..seen(None) }, None).0, "healthy");
 
         let crowded = settings.judge(fine().0, (fine().1, Some(0)), Some("many wait".into()), at(0));
         assert_eq!((crowded.status, crowded.why), (Status::Degraded, vec!["many wait".to_owned()]));
         let mut behind = fine().0;
-        behind.runs.push(Last { finished: at(2), ..run(Outcome::IncompleteCopies) });
-        let verified = Last { run: Hex([2; 8]), action: Action::Verify, ..run(Outcome::Complete) };
+        behind.runs.push(LastRun { finished: at(2), ..run(Outcome::IncompleteCopies) });
+        let verified = LastRun { run: Hex([2; 8]), action: Action::Verify, ..run(Outcome::Complete) };
         let mut stale = fine().0;
         let newest = stale.snapshot.as_mut().unwrap();
         newest.whole = false;
@@ -437,7 +440,7 @@ mod tests {
             (fine().0, fine().1, Some(run(Outcome::Failed)), "the last run"),
             (fine().0, fine().1, Some(run(Outcome::Suspect)), "suspect"),
             (stale, fine().1, None, "not all could be read"),
-            (fine().0, fine().1, Some(Last { finished: at(-600), ..run(Outcome::Complete) }), "ahead of the clock"),
+            (fine().0, fine().1, Some(LastRun { finished: at(-600), ..run(Outcome::Complete) }), "ahead of the clock"),
             (behind, fine().1, Some(verified), "the last backup, 0101010101010101, is incomplete-copies"),
         ] {
             let told = judge(vaults, seen, last);
@@ -448,7 +451,7 @@ mod tests {
             (vaults(None, &[true]), fine().1, None, "no good snapshot"),
             (vaults(Some(3601), &[true]), fine().1, Some(run(Outcome::Failed)), "3601 s old"),
             (fine().0, critical(Some(false)), None, "*.db is not in"),
-            (fine().0, Seen { error: Some("it is not there".into()), ..seen(None) }, None, "it is not there"),
+            (fine().0, DataFindings { error: Some("it is not there".into()), ..seen(None) }, None, "it is not there"),
         ] {
             let told = judge(vaults, seen, last);
             assert!(told.0 == "unhealthy" && told.1.contains(why), "{told:?}");
@@ -457,16 +460,17 @@ mod tests {
 
     #[test]
     fn what_was_known_of_a_vault_counts_with_its_age() {
-        let settings = Settings {
+        let settings = HealthSettings {
             backups_off: None,
             max_age: Duration::from_secs(3600),
             freshness: Duration::from_secs(7200),
-            place: Place::default(),
+            place: DataProbeSettings::default(),
         };
-        let answered = |ago: i64| Answered { snapshot: vaults(Some(ago), &[]).snapshot, runs: Vec::new(), ahead: None };
-        let away = |counts| Stand { error: Some("it has not answered within 4 s".into()), counts };
-        let judged = |stands: Vec<Stand>| {
-            let mut all = Vaults::default();
+        let answered =
+            |ago: i64| VaultReply { snapshot: vaults(Some(ago), &[]).snapshot, runs: Vec::new(), ahead: None };
+        let away = |counts| VaultStatus { error: Some("it has not answered within 4 s".into()), counts };
+        let judged = |stands: Vec<VaultStatus>| {
+            let mut all = VaultFindings::default();
             stands.into_iter().for_each(|stand| all.add("gs://b/app".into(), stand));
             let health = settings.judge(all, (seen(Some(0)), Some(0)), None, at(0));
             (health.status.name(), health.snapshot.map(|newest| newest.age_seconds), health.why.join("; "))
@@ -479,7 +483,7 @@ mod tests {
         let told = judged(vec![away(None)]);
         assert!(told.0 == "unhealthy" && told.1.is_none() && told.2.contains("cannot be opened"), "{told:?}");
         // Another one that answers, and has a newer one.
-        let fine = Stand { error: None, counts: counts(50, 0) };
+        let fine = VaultStatus { error: None, counts: counts(50, 0) };
         let told = judged(vec![away(None), fine]);
         assert!(told.0 == "degraded" && told.1 == Some(50), "{told:?}");
         let away_data = settings.judge(vaults(Some(0), &[true]), (seen(Some(0)), Some(9)), None, at(0));

@@ -19,7 +19,7 @@ const TIME: Duration = Duration::from_secs(3);
 
 /// Where data is.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub struct DataProbeSettings {
     /// The directory.
     pub data: PathBuf,
     /// Folders that are not looked into: vaults.
@@ -30,7 +30,7 @@ pub struct Place {
 
 /// What was seen.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct DataFindings {
     /// When the newest file was changed.
     pub newest: Option<Timestamp>,
     /// Whether all was looked at.
@@ -38,15 +38,15 @@ pub struct Seen {
     /// Why nothing could be seen.
     pub error: Option<String>,
     /// What must be there.
-    pub critical: Vec<Critical>,
+    pub critical: Vec<CriticalFile>,
 }
 
 /// Looks at the directory, what is near its top first.
-pub fn look(place: &Place, stop: &AtomicBool) -> Seen {
+pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings {
     let began = Instant::now();
     let mut found: Vec<bool> =
         place.critical.iter().map(|(name, _)| fs::metadata(place.data.join(name)).is_ok()).collect();
-    let mut seen = Seen { whole: true, ..Seen::default() };
+    let mut seen = DataFindings { whole: true, ..DataFindings::default() };
     let mut waiting = VecDeque::from([PathBuf::new()]);
     'walk: while let Some(below) = waiting.pop_front() {
         let listing = match fs::read_dir(place.data.join(&below)) {
@@ -81,7 +81,7 @@ pub fn look(place: &Place, stop: &AtomicBool) -> Seen {
             }
         }
     }
-    let told = |((pattern, _), found): (&(String, GlobMatcher), bool)| Critical {
+    let told = |((pattern, _), found): (&(String, GlobMatcher), bool)| CriticalFile {
         pattern: pattern.clone(),
         present: (found || seen.whole).then_some(found),
     };
@@ -90,14 +90,14 @@ pub fn look(place: &Place, stop: &AtomicBool) -> Seen {
 }
 
 /// Whether a folder is a vault, whatever mount it is reached by.
-fn is_vault(place: &Place, folder: &Metadata) -> bool {
+fn is_vault(place: &DataProbeSettings, folder: &Metadata) -> bool {
     let identity = |meta: &Metadata| (meta.dev(), meta.ino());
     place.not_walked.iter().any(|vault| vault.metadata().is_ok_and(|vault| identity(&vault) == identity(folder)))
 }
 
 /// A file that has to be there.
 #[derive(Debug, Clone, Serialize)]
-pub struct Critical {
+pub struct CriticalFile {
     /// Its name, or a pattern.
     pub pattern: String,
     /// Whether there is one.
@@ -128,15 +128,18 @@ mod tests {
         };
         let critical = ["*.csv", "*.db", "sub/*.db", "**/*.db", "x.log", "sub", "[a].txt"].map(pattern).to_vec();
         let not_walked = vec![at("vault").canonicalize().unwrap()];
-        let place = Place { data: folder.path().to_owned(), not_walked, critical };
-        let seen = look(&place, &AtomicBool::new(false));
+        let place = DataProbeSettings { data: folder.path().to_owned(), not_walked, critical };
+        let seen = probe_data(&place, &AtomicBool::new(false));
         let present: Vec<_> = seen.critical.iter().map(|critical| critical.present).collect();
         assert_eq!(present, [true, false, true, true, false, true, false].map(Some));
         assert_eq!((seen.newest, seen.whole), (Timestamp::from_second(200).ok(), true));
 
-        let stopped = look(&place, &AtomicBool::new(true));
+        let stopped = probe_data(&place, &AtomicBool::new(true));
         assert!(!stopped.whole && stopped.critical[1].present.is_none() && stopped.critical[5].present == Some(true));
-        let gone = look(&Place { data: at("gone"), ..Place::default() }, &AtomicBool::new(false));
+        let gone = probe_data(
+            &DataProbeSettings { data: at("gone"), ..DataProbeSettings::default() },
+            &AtomicBool::new(false),
+        );
         assert!(gone.error.is_some());
     }
 }

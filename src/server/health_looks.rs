@@ -12,47 +12,47 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
-use crate::parallel::budget::Room;
-use crate::parallel::ordered::in_order;
+use crate::parallel::budget::ByteBudget;
+use crate::parallel::ordered::map_ordered;
 use crate::report::{self, Outcome, RunId};
 use crate::restore::select;
-use crate::runner::runner::{Desk, Last};
+use crate::runner::runner::{LastRun, Runner};
 use crate::store::Store;
 use crate::store::address::Address;
 use crate::vault::Vault;
 use crate::vault::root::SnapshotName;
 
 /// What a look gave, and when.
-pub struct Seen<T> {
+pub struct ProbeResult<T> {
     pub at: Instant,
     pub value: Arc<T>,
 }
 
-impl<T> Clone for Seen<T> {
+impl<T> Clone for ProbeResult<T> {
     fn clone(&self) -> Self {
-        Seen { at: self.at, value: self.value.clone() }
+        ProbeResult { at: self.at, value: self.value.clone() }
     }
 }
 
 /// Something that is looked at now and then, by one at a time.
-pub struct Look<T> {
-    seen: watch::Sender<Option<Seen<T>>>,
+pub struct Probe<T> {
+    seen: watch::Sender<Option<ProbeResult<T>>>,
     looking: AtomicBool,
 }
 
-impl<T> Default for Look<T> {
+impl<T> Default for Probe<T> {
     fn default() -> Self {
-        Look { seen: watch::channel(None).0, looking: AtomicBool::new(false) }
+        Probe { seen: watch::channel(None).0, looking: AtomicBool::new(false) }
     }
 }
 
-impl<T: Send + Sync + 'static> Look<T> {
+impl<T: Send + Sync + 'static> Probe<T> {
     /// Looks, or waits for the look that is under way, for so long at most. Gives what was seen last, and whether that is new.
     pub async fn look(
         self: &Arc<Self>,
         time: Duration,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> (Option<Seen<T>>, bool) {
+    ) -> (Option<ProbeResult<T>>, bool) {
         let (asked, mut seen) = (Instant::now(), self.seen.subscribe());
         if !self.looking.swap(true, Ordering::AcqRel) {
             let look = self.clone();
@@ -62,11 +62,11 @@ impl<T: Send + Sync + 'static> Look<T> {
                 look.looking.store(false, Ordering::Release);
                 // A look that ended in a panic gave nothing.
                 if let Ok(value) = value {
-                    look.seen.send_replace(Some(Seen { at: Instant::now(), value: Arc::new(value) }));
+                    look.seen.send_replace(Some(ProbeResult { at: Instant::now(), value: Arc::new(value) }));
                 }
             });
         }
-        let new = |seen: &Option<Seen<T>>| seen.as_ref().is_some_and(|seen| seen.at >= asked);
+        let new = |seen: &Option<ProbeResult<T>>| seen.as_ref().is_some_and(|seen| seen.at >= asked);
         let is_new = matches!(tokio::time::timeout(time, seen.wait_for(new)).await, Ok(Ok(_)));
         (self.seen.borrow().clone(), is_new)
     }
@@ -74,7 +74,7 @@ impl<T: Send + Sync + 'static> Look<T> {
 
 /// The newest good snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Newest {
+pub struct NewestSnapshot {
     /// Which it is.
     pub id: SnapshotName,
     /// When it was committed.
@@ -87,21 +87,21 @@ pub struct Newest {
 
 /// What a vault answered.
 #[derive(Clone)]
-pub struct Answered {
+pub struct VaultReply {
     /// The newest good snapshot.
-    pub snapshot: Option<Newest>,
+    pub snapshot: Option<NewestSnapshot>,
     /// The runs that began last, whoever ran them.
-    pub runs: Vec<Last>,
+    pub runs: Vec<LastRun>,
     /// What is dated ahead of the clock.
     pub ahead: Option<String>,
 }
 
 /// A run that a vault tells of.
-struct Told {
+struct ReportedRun {
     /// The report's object.
     object: String,
     /// `None` if neither the report nor its name says anything.
-    last: Option<Last>,
+    last: Option<LastRun>,
 }
 
 /// How far clocks may be apart.
@@ -110,36 +110,36 @@ const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 const RECENT: usize = 50;
 
 /// A vault, and what was heard of it.
-pub struct VaultLook {
+pub struct VaultProbe {
     pub address: Address,
-    look: Arc<Look<Result<Answered>>>,
-    known: Mutex<Option<(Instant, Answered)>>,
+    look: Arc<Probe<Result<VaultReply>>>,
+    known: Mutex<Option<(Instant, VaultReply)>>,
     /// The runs of which it has told.
-    told: Mutex<Vec<Told>>,
+    told: Mutex<Vec<ReportedRun>>,
 }
 
 /// How a vault stands.
-pub struct Stand {
+pub struct VaultStatus {
     /// Why it does not answer as it should.
     pub error: Option<String>,
     /// What counts: what it answers, or answered last, and how long ago that was. `None` if there never was an answer, or it is
     /// another one now than that it is away.
-    pub counts: Option<(Answered, Duration)>,
+    pub counts: Option<(VaultReply, Duration)>,
 }
 
-impl VaultLook {
+impl VaultProbe {
     /// One of which nothing is known.
     pub fn new(address: Address) -> Arc<Self> {
         let (look, known, told) = Default::default();
-        Arc::new(VaultLook { address, look, known, told })
+        Arc::new(VaultProbe { address, look, known, told })
     }
 
     /// Asks the vault, for so long at most.
-    pub async fn ask(self: &Arc<Self>, desk: &Arc<Desk>, time: Duration) -> Stand {
+    pub async fn ask(self: &Arc<Self>, desk: &Arc<Runner>, time: Duration) -> VaultStatus {
         let (vault, asker) = (self.clone(), desk.clone());
         let (seen, new) = self.look.look(time, move || asker.context(|ctx| vault.open(&asker, ctx))).await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Seen { at, value }) = &seen {
+        if let Some(ProbeResult { at, value }) = &seen {
             match &**value {
                 Ok(answered) => *known = Some((*at, answered.clone())),
                 Err(why) if why.kind() == Kind::Unreachable => {}
@@ -153,20 +153,20 @@ impl VaultLook {
             Some(seen) => seen.value.as_ref().as_ref().err().map(Error::what),
             None => None,
         };
-        Stand { error, counts }
+        VaultStatus { error, counts }
     }
 
-    fn open(&self, desk: &Desk, ctx: &Context) -> Result<Answered> {
+    fn open(&self, desk: &Runner, ctx: &Context) -> Result<VaultReply> {
         let vault = desk.vaults().look(&self.address, false).vault()?;
         // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
         let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
         let runs = self.runs(&*vault.store, ctx);
         let (names, ahead) = in_time(vault.snapshots()?, now);
-        Ok(Answered { snapshot: newest_good(&vault, &names, now)?, runs, ahead })
+        Ok(VaultReply { snapshot: newest_good(&vault, &names, now)?, runs, ahead })
     }
 
     /// The last runs by what the vault holds now: other instances and jobs have theirs, too.
-    fn runs(&self, store: &dyn Store, ctx: &Context) -> Vec<Last> {
+    fn runs(&self, store: &dyn Store, ctx: &Context) -> Vec<LastRun> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         match report::newest(store, RECENT).and_then(|named| tell(&named, store, &mut told, ctx)) {
             Ok(now) => *told = now,
@@ -178,16 +178,21 @@ impl VaultLook {
 
 /// What can be told of these runs. Names say when they began; when they ended, only their reports do, and a long run may end after many
 /// that began later. So all are read, each once: what is known already is not read again.
-fn tell(named: &[report::Named], store: &dyn Store, known: &mut Vec<Told>, ctx: &Context) -> Result<Vec<Told>> {
-    let is_known = |named: &report::Named| known.iter().any(|told| told.object == named.object);
+fn tell(
+    named: &[report::ReportName],
+    store: &dyn Store,
+    known: &mut Vec<ReportedRun>,
+    ctx: &Context,
+) -> Result<Vec<ReportedRun>> {
+    let is_known = |named: &report::ReportName| known.iter().any(|told| told.object == named.object);
     let new: Vec<_> = named.iter().filter(|named| !is_known(named)).collect();
     let mut read = Vec::with_capacity(new.len());
-    let room = Room::new(report::AT_ONCE);
-    let doing = |named: &&report::Named| {
+    let room = ByteBudget::new(report::AT_ONCE);
+    let doing = |named: &&report::ReportName| {
         let _room = room.take(named.size);
         report::read(store, &named.object).map(|report| last(&report))
     };
-    in_order(&new, ctx.parallel, doing, |named, told| {
+    map_ordered(&new, ctx.parallel, doing, |named, told| {
         ctx.check("look at the last runs")?;
         let told = match told {
             Err(why) if why.kind() == Kind::Unreachable => return Err(why),
@@ -197,7 +202,7 @@ fn tell(named: &[report::Named], store: &dyn Store, known: &mut Vec<Told>, ctx: 
             }
             Ok(told) => told,
         };
-        read.push(Told { object: named.object.clone(), last: told.or_else(|| by_name(named)) });
+        read.push(ReportedRun { object: named.object.clone(), last: told.or_else(|| by_name(named)) });
         Ok(())
     })?;
     known.retain(|told| named.iter().any(|named| named.object == told.object));
@@ -206,16 +211,16 @@ fn tell(named: &[report::Named], store: &dyn Store, known: &mut Vec<Told>, ctx: 
 }
 
 /// What the name of a report's object says of its run.
-fn by_name(named: &report::Named) -> Option<Last> {
+fn by_name(named: &report::ReportName) -> Option<LastRun> {
     let (action, result) = (named.action?, named.result?);
     let error = Some("its report cannot be read".to_owned()).filter(|_| result != Outcome::Complete);
-    Some(Last { run: named.run, action, result, finished: named.started, error })
+    Some(LastRun { run: named.run, action, result, finished: named.started, error })
 }
 
 /// What a report says of its run.
-fn last(report: &Value) -> Option<Last> {
+fn last(report: &Value) -> Option<LastRun> {
     let part = |name: &str| report[name].clone();
-    Some(Last {
+    Some(LastRun {
         run: serde_json::from_value(part("run")).ok()?,
         action: serde_json::from_value(part("action")).ok()?,
         result: serde_json::from_value(part("result")).ok()?,
@@ -224,11 +229,11 @@ fn last(report: &Value) -> Option<Last> {
     })
 }
 
-fn newest_good(vault: &Vault, names: &[SnapshotName], now: Timestamp) -> Result<Option<Newest>> {
+fn newest_good(vault: &Vault, names: &[SnapshotName], now: Timestamp) -> Result<Option<NewestSnapshot>> {
     match select::newest_good(vault, names, "the newest good snapshot") {
         Ok(choice) => {
             let (id, created, whole) = (choice.name, choice.root.finished, choice.root.whole());
-            Ok(Some(Newest { id, created, age_seconds: age(created, now), whole }))
+            Ok(Some(NewestSnapshot { id, created, age_seconds: age(created, now), whole }))
         }
         Err(why) if why.of_store() || why.kind() == Kind::Unreachable => Err(why),
         Err(_) => Ok(None),
@@ -252,7 +257,7 @@ impl Dated for SnapshotName {
     }
 }
 
-impl Dated for Last {
+impl Dated for LastRun {
     fn date(&self) -> Timestamp {
         self.finished
     }
@@ -277,9 +282,9 @@ pub fn in_time<T: Dated>(all: Vec<T>, now: Timestamp) -> (Vec<T>, Option<String>
 
 /// The run that ended last. If two reports tell of one run, the one counts by which it was done: another instance that could not see
 /// that may have reported it as failed.
-pub fn last_of(runs: impl IntoIterator<Item = Last>) -> Option<Last> {
-    let mut ended: BTreeMap<RunId, Last> = BTreeMap::new();
-    let weight = |last: &Last| (last.result.stays(last.action), last.finished);
+pub fn last_of(runs: impl IntoIterator<Item = LastRun>) -> Option<LastRun> {
+    let mut ended: BTreeMap<RunId, LastRun> = BTreeMap::new();
+    let weight = |last: &LastRun| (last.result.stays(last.action), last.finished);
     for last in runs {
         match ended.get_mut(&last.run) {
             Some(other) if weight(other) >= weight(&last) => {}
@@ -301,16 +306,16 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::monitor::{Collect, system_random};
+    use crate::monitor::{CollectingMonitor, system_random};
     use crate::store::local::LocalStore;
     use crate::store::testing::memory::MemoryStore;
-    use crate::store::testing::recording::RecordStore;
+    use crate::store::testing::recording::RecordingStore;
 
     const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn what_hangs_is_not_waited_for_and_what_was_seen_stays() {
-        let look = Arc::new(Look::default());
+        let look = Arc::new(Probe::default());
         let (first, new) = look.look(LONG, || 1).await;
         assert!(new && *first.unwrap().value == 1);
         let (go_on, hangs) = mpsc::channel::<()>();
@@ -339,9 +344,9 @@ mod tests {
     fn the_last_runs_are_those_that_the_vault_holds_now() {
         let folder = tempfile::tempdir().unwrap();
         let store = LocalStore::new(folder.path());
-        let (stop, heard) = (AtomicBool::new(false), Collect::default());
+        let (stop, heard) = (AtomicBool::new(false), CollectingMonitor::default());
         let ctx = Context { random: &system_random, threads: 1, parallel: 1, stop: &stop, monitor: &heard };
-        let look = VaultLook::new(Address::Folder(folder.path().into()));
+        let look = VaultProbe::new(Address::Folder(folder.path().into()));
         let put = |time: &str, run: u8, words: &str, readable: bool| {
             let run = format!("{run:02x}").repeat(8);
             let (action, result) = words.split_once('-').unwrap();
@@ -375,10 +380,10 @@ mod tests {
 
     #[test]
     fn the_last_run_is_the_one_that_ended_last() {
-        let store = RecordStore::new(MemoryStore::default());
-        let (stop, heard) = (AtomicBool::new(false), Collect::default());
+        let store = RecordingStore::new(MemoryStore::default());
+        let (stop, heard) = (AtomicBool::new(false), CollectingMonitor::default());
         let ctx = Context { random: &system_random, threads: 1, parallel: 4, stop: &stop, monitor: &heard };
-        let look = VaultLook::new(Address::Folder("vault".into()));
+        let look = VaultProbe::new(Address::Folder("vault".into()));
         let put = |began: &str, ended: &str, run: u8, result: &str| {
             let run = format!("{run:02x}").repeat(8);
             let finished = format!("2026-11-21T{ended}Z");
@@ -413,7 +418,7 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let run = |n: u8, seconds: i64| {
             let (run, action, result) = (crate::vault::hex::Hex([n; 8]), report::Action::Backup, Outcome::Complete);
-            Last { run, action, result, finished: now + SignedDuration::from_secs(seconds), error: None }
+            LastRun { run, action, result, finished: now + SignedDuration::from_secs(seconds), error: None }
         };
         let (runs, ahead) = in_time(vec![run(1, -5), run(2, 300), run(3, 301), run(4, 7_776_000), run(5, 302)], now);
         assert_eq!(last_of(runs).unwrap().run.0[0], 2);

@@ -1,8 +1,8 @@
 //! What a client may take of the service: of its memory, its time and its connections.
 //!
-//! A connection is in one of three phases, and each has its time: idle ([`Limits::idle`]), in the middle of a request's head
-//! ([`Limits::head_time`]), or served; while it is served, its client must go on taking what it is sent
-//! ([`Limits::stalled`]), and send its body within [`Limits::body_time`]. So a client that is slow, or gone without a word,
+//! A connection is in one of three phases, and each has its time: idle ([`ServerLimits::idle`]), in the middle of a request's head
+//! ([`ServerLimits::head_time`]), or served; while it is served, its client must go on taking what it is sent
+//! ([`ServerLimits::stalled`]), and send its body within [`ServerLimits::body_time`]. So a client that is slow, or gone without a word,
 //! holds its own connection and that not for long; and less long where others need the place: a connection that waits for its
 //! client may be closed for another one, also if the client takes nothing of its answer ([`STUCK`]), or goes on sending a body that
 //! nobody wants.
@@ -30,7 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The limits.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Connections at the same time; when there are more, one that waits for its client is closed.
     pub connections: usize,
     /// Bytes of a request's head.
@@ -59,9 +59,9 @@ pub struct Limits {
     pub promises: usize,
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     fn default() -> Self {
-        Limits {
+        ServerLimits {
             connections: 100,
             head: 16 << 10,
             headers: 64,
@@ -81,7 +81,7 @@ impl Default for Limits {
 
 /// Why a body was not read.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Unread {
+pub enum UnreadBody {
     /// It is larger than it may be.
     TooLarge,
     /// It took too long.
@@ -94,13 +94,13 @@ pub enum Unread {
 ///
 /// # Errors
 /// It breaks a limit, or it breaks off.
-pub async fn read(body: &mut Incoming, limits: &Limits) -> Result<Vec<u8>, Unread> {
+pub async fn read(body: &mut Incoming, limits: &ServerLimits) -> Result<Vec<u8>, UnreadBody> {
     if body.size_hint().lower() > limits.body as u64 {
-        return Err(Unread::TooLarge);
+        return Err(UnreadBody::TooLarge);
     }
     match read_beginning(body, limits).await? {
         (bytes, true) => Ok(bytes),
-        (_, false) => Err(Unread::TooLarge),
+        (_, false) => Err(UnreadBody::TooLarge),
     }
 }
 
@@ -108,11 +108,11 @@ pub async fn read(body: &mut Incoming, limits: &Limits) -> Result<Vec<u8>, Unrea
 ///
 /// # Errors
 /// It takes too long, or it breaks off.
-pub async fn read_beginning(body: &mut Incoming, limits: &Limits) -> Result<(Vec<u8>, bool), Unread> {
+pub async fn read_beginning(body: &mut Incoming, limits: &ServerLimits) -> Result<(Vec<u8>, bool), UnreadBody> {
     let deadline = Instant::now() + limits.body_time;
     let mut bytes = Vec::new();
-    while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(|_| Unread::TooSlow)? {
-        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+    while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(|_| UnreadBody::TooSlow)? {
+        let Ok(data) = frame.map_err(|_| UnreadBody::Broken)?.into_data() else { continue };
         let room = limits.body - bytes.len();
         bytes.extend_from_slice(&data[..room.min(data.len())]);
         if data.len() > room {
@@ -124,7 +124,7 @@ pub async fn read_beginning(body: &mut Incoming, limits: &Limits) -> Result<(Vec
 
 /// Takes in, and throws away, what is left of a body that nobody wants, up to a few times the size that it may have: a client
 /// that is still sending when its connection ends may never see the answer. What has not come after `patience` is not waited for.
-pub async fn throw_away(body: &mut Incoming, patience: Duration, phase: &Phase, limits: &Limits) {
+pub async fn throw_away(body: &mut Incoming, patience: Duration, phase: &Phase, limits: &ServerLimits) {
     if body.is_end_stream() {
         return;
     }
@@ -141,7 +141,7 @@ pub async fn throw_away(body: &mut Incoming, patience: Duration, phase: &Phase, 
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doing {
+enum ConnectionActivity {
     Idle,
     Head,
     Served,
@@ -150,15 +150,15 @@ enum Doing {
 
 /// The phase of a connection, shared by its stream, its requests and the places that there are for connections.
 #[derive(Clone, Default)]
-pub struct Phase(Arc<Inner>);
+pub struct Phase(Arc<PhaseInner>);
 
-struct Inner {
-    state: Mutex<State>,
+struct PhaseInner {
+    state: Mutex<ConnectionState>,
     closed: Notify,
 }
 
-struct State {
-    doing: Doing,
+struct ConnectionState {
+    doing: ConnectionActivity,
     /// Since when it waits for its client, unless a request is served.
     since: Instant,
     /// Since when the client has taken nothing of what is still to be sent: a request counts as served when all of its answer is
@@ -172,22 +172,22 @@ struct State {
     tell: Option<Arc<Notify>>,
 }
 
-impl Default for Inner {
+impl Default for PhaseInner {
     fn default() -> Self {
-        let (doing, since) = (Doing::Idle, Instant::now());
-        let state = State { doing, since, sends: None, stuck: STUCK, drains: None, tell: None };
-        Inner { state: Mutex::new(state), closed: Notify::new() }
+        let (doing, since) = (ConnectionActivity::Idle, Instant::now());
+        let state = ConnectionState { doing, since, sends: None, stuck: STUCK, drains: None, tell: None };
+        PhaseInner { state: Mutex::new(state), closed: Notify::new() }
     }
 }
 
-impl State {
+impl ConnectionState {
     /// Since when nothing but its client keeps the connection from going on.
     fn waits_since(&self) -> Option<Instant> {
         match self.doing {
-            Doing::Closed => None,
+            ConnectionActivity::Closed => None,
             _ if self.sends.is_some() => self.sends.filter(|_| self.is_stuck()),
-            Doing::Idle | Doing::Head => Some(self.since),
-            Doing::Served => self.drains,
+            ConnectionActivity::Idle | ConnectionActivity::Head => Some(self.since),
+            ConnectionActivity::Served => self.drains,
         }
     }
 
@@ -197,7 +197,7 @@ impl State {
 }
 
 impl Phase {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         // Nothing panics while it holds the lock.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,13 +208,13 @@ impl Phase {
     }
 
     /// Says that a request is served now, as long as the value is kept. `None` if the connection is being closed.
-    pub fn served(&self) -> Option<Served> {
+    pub fn served(&self) -> Option<ServingGuard> {
         let mut state = self.state();
-        if state.doing == Doing::Closed {
+        if state.doing == ConnectionActivity::Closed {
             return None;
         }
-        state.doing = Doing::Served;
-        Some(Served(self.clone()))
+        state.doing = ConnectionActivity::Served;
+        Some(ServingGuard(self.clone()))
     }
 
     /// Since when the connection has waited for its client; `None` while a request is served.
@@ -223,9 +223,9 @@ impl Phase {
     }
 
     /// Says that a body is thrown away, as long as the value is kept.
-    fn drains(&self) -> Drains {
+    fn drains(&self) -> DrainGuard {
         self.state().drains = Some(Instant::now());
-        Drains(self.clone())
+        DrainGuard(self.clone())
     }
 
     /// Closes the connection, unless a request is served.
@@ -233,7 +233,7 @@ impl Phase {
         let mut state = self.state();
         let waits = state.waits_since().is_some();
         if waits {
-            state.doing = Doing::Closed;
+            state.doing = ConnectionActivity::Closed;
             // Kept until somebody listens.
             self.0.closed.notify_one();
         }
@@ -245,7 +245,7 @@ impl Phase {
         loop {
             self.0.closed.notified().await;
             let state = self.state();
-            if state.doing == Doing::Closed && (state.sends.is_none() || state.is_stuck()) {
+            if state.doing == ConnectionActivity::Closed && (state.sends.is_none() || state.is_stuck()) {
                 return;
             }
         }
@@ -255,7 +255,7 @@ impl Phase {
     fn sends(&self, sends: bool) {
         let mut state = self.state();
         state.sends = sends.then(Instant::now);
-        if state.doing == Doing::Closed {
+        if state.doing == ConnectionActivity::Closed {
             self.0.closed.notify_one();
         }
     }
@@ -269,35 +269,35 @@ impl Phase {
     fn begin_head(&self) {
         let mut state = self.state();
         // What comes while a request is served is of that, or of the next one, which has its turn later.
-        if state.doing == Doing::Idle {
-            state.doing = Doing::Head;
+        if state.doing == ConnectionActivity::Idle {
+            state.doing = ConnectionActivity::Head;
         }
     }
 
     fn in_head(&self) -> bool {
-        self.state().doing == Doing::Head
+        self.state().doing == ConnectionActivity::Head
     }
 }
 
 /// A body that is thrown away.
-struct Drains(Phase);
+struct DrainGuard(Phase);
 
-impl Drop for Drains {
+impl Drop for DrainGuard {
     fn drop(&mut self) {
         self.0.state().drains = None;
     }
 }
 
 /// A request that is served; dropped with the end of its answer.
-pub struct Served(Phase);
+pub struct ServingGuard(Phase);
 
-impl Drop for Served {
+impl Drop for ServingGuard {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        if state.doing == Doing::Closed {
+        if state.doing == ConnectionActivity::Closed {
             return;
         }
-        (state.doing, state.since) = (Doing::Idle, Instant::now());
+        (state.doing, state.since) = (ConnectionActivity::Idle, Instant::now());
         if let Some(who) = &state.tell {
             who.notify_one();
         }
@@ -305,7 +305,7 @@ impl Drop for Served {
 }
 
 /// A stream that fails when a head takes too long, or when the other side takes nothing for too long.
-pub struct Patient {
+pub struct TimedStream {
     stream: TcpStream,
     phase: Phase,
     head_time: Duration,
@@ -314,11 +314,11 @@ pub struct Patient {
     write: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
+impl TimedStream {
     /// One around a new connection.
-    pub fn new(stream: TcpStream, phase: Phase, limits: &Limits) -> Self {
-        let Limits { head_time, stalled, .. } = *limits;
-        Patient { stream, phase, head_time, stalled, head: None, write: None }
+    pub fn new(stream: TcpStream, phase: Phase, limits: &ServerLimits) -> Self {
+        let ServerLimits { head_time, stalled, .. } = *limits;
+        TimedStream { stream, phase, head_time, stalled, head: None, write: None }
     }
 
     fn written<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -338,7 +338,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for TimedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let done = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -359,7 +359,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.written(cx, done)
@@ -393,16 +393,16 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    async fn pair(limits: &Limits) -> (TcpStream, Patient, Phase) {
+    async fn pair(limits: &ServerLimits) -> (TcpStream, TimedStream, Phase) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let phase = Phase::default();
-        (client, Patient::new(listener.accept().await.unwrap().0, phase.clone(), limits), phase)
+        (client, TimedStream::new(listener.accept().await.unwrap().0, phase.clone(), limits), phase)
     }
 
     #[tokio::test]
     async fn a_head_has_its_time_and_what_is_served_has_not() {
-        let limits = Limits { head_time: Duration::from_millis(150), ..Limits::default() };
+        let limits = ServerLimits { head_time: Duration::from_millis(150), ..ServerLimits::default() };
         let (mut client, mut patient, phase) = pair(&limits).await;
         let mut byte = [0];
         // Idle, nothing is hurried here.
@@ -420,7 +420,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_let_go() {
-        let limits = Limits { stalled: Duration::from_millis(150), ..Limits::default() };
+        let limits = ServerLimits { stalled: Duration::from_millis(150), ..ServerLimits::default() };
         let (client, mut patient, _) = pair(&limits).await;
         let much = vec![0; 64 << 20];
         assert_eq!(patient.write_all(&much).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
@@ -429,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_closed_is_closed_when_its_answer_is_sent() {
-        let (mut client, mut patient, phase) = pair(&Limits::default()).await;
+        let (mut client, mut patient, phase) = pair(&ServerLimits::default()).await;
         let is_closed = || async { tokio::time::timeout(Duration::from_millis(10), phase.closed()).await.is_ok() };
         // All of the answer is on its way, and the connection is closed before the client has taken it.
         assert!(phase.close() && phase.served().is_none());

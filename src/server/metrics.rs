@@ -4,13 +4,13 @@
 use std::fmt::Write;
 
 use super::health::{Health, Status};
-use crate::runner::runner::Tally;
+use crate::runner::runner::RunStats;
 
 /// What it is.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The numbers: those of this process begin at 0 when it starts.
-pub fn text(tally: &Tally, health: &Health, running: bool) -> String {
+pub fn text(tally: &RunStats, health: &Health, running: bool) -> String {
     let mut out = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
         // A String takes all that is written to it.
@@ -33,7 +33,7 @@ pub fn text(tally: &Tally, health: &Health, running: bool) -> String {
     let help = "Requests to stores that were made again.";
     family("store_retries_total", "counter", help, one(tally.retries as f64));
     family("run_in_progress", "gauge", "Whether a run is under way.", one(f64::from(u8::from(running))));
-    let newest = |value: fn(&super::health::Newest) -> f64| {
+    let newest = |value: fn(&super::health::NewestSnapshot) -> f64| {
         health.snapshot.iter().map(|newest| (String::new(), value(newest))).collect::<Vec<_>>()
     };
     let age = newest(|newest| newest.age_seconds as f64);
@@ -55,7 +55,7 @@ pub fn text(tally: &Tally, health: &Health, running: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::health::{Data, Newest};
+    use crate::server::health::{DataHealth, NewestSnapshot};
     use crate::vault::hex::Hex;
     use crate::vault::root::SnapshotName;
     use jiff::Timestamp;
@@ -63,11 +63,11 @@ mod tests {
     #[test]
     fn every_line_is_a_comment_or_a_sample() {
         let time = Timestamp::from_millisecond(1_800_000_000_500).unwrap();
-        let mut tally = Tally { uploaded: 12, retries: 3, ..Tally::default() };
+        let mut tally = RunStats { uploaded: 12, retries: 3, ..RunStats::default() };
         tally.runs.insert(("backup", "complete"), 2);
         tally.seconds.insert("backup", 1.25);
         tally.success.insert("backup", time);
-        let data = Data {
+        let data = DataHealth {
             present: true,
             newest: None,
             age_seconds: None,
@@ -82,7 +82,7 @@ mod tests {
             why: Vec::new(),
             checked: time,
             vaults: Vec::new(),
-            snapshot: Some(Newest { id, created: time, age_seconds: 60, whole: true }),
+            snapshot: Some(NewestSnapshot { id, created: time, age_seconds: 60, whole: true }),
             max_age_seconds: 3600,
             data,
             last_run: None,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::events::{MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_SNAPSHOT};
 use super::metrics;
 use super::queries::{ITEMS, MAX_ITEMS};
-use super::routes::{CRITICAL, Carries, DOCUMENT, Does, Gate, Query, ROUTES, Route};
+use super::routes::{Access, CRITICAL, DOCUMENT, Endpoint, QueryParameter, ROUTES, RequestContent, Route};
 use super::schemas::{named, schemas};
 use crate::backup::MAX_LABELS;
 use crate::events::vocabulary::MAX_MESSAGE;
@@ -54,18 +54,18 @@ fn operation(route: &Route) -> Value {
         operation["requestBody"] = body;
     }
     match route.gate {
-        Gate::Open => operation["security"] = json!([]),
+        Access::Open => operation["security"] = json!([]),
         // Without a token the answer is short.
-        Gate::Part => operation["security"] = json!([{}, { "bearer": [] }]),
+        Access::Part => operation["security"] = json!([{}, { "bearer": [] }]),
         // How much a token is asked for is the configuration's.
-        Gate::Caller | Gate::Download | Gate::Restore => operation["security"] = json!([{ "bearer": [] }, {}]),
+        Access::Caller | Access::Download | Access::Restore => operation["security"] = json!([{ "bearer": [] }, {}]),
     }
     operation
 }
 
-fn id(does: Does) -> Value {
+fn id(does: Endpoint) -> Value {
     let (description, schema) = match does {
-        Does::Run => ("The run's id.", json!({ "type": "string", "minLength": 1 })),
+        Endpoint::Run => ("The run's id.", json!({ "type": "string", "minLength": 1 })),
         _ => (
             "`latest` (the newest good snapshot), an id or the beginning of one, or a time.",
             json!({ "type": "string", "minLength": 1 }),
@@ -74,31 +74,31 @@ fn id(does: Does) -> Value {
     json!({ "name": "id", "in": "path", "required": true, "description": description, "schema": schema })
 }
 
-fn parameter(query: &Query, path: &str) -> Value {
+fn parameter(query: &QueryParameter, path: &str) -> Value {
     let (name, required, description, schema) = match query {
-        Query::Wait if path == CRITICAL => (
+        QueryParameter::Wait if path == CRITICAL => (
             "wait",
             false,
             "true or 1: the answer comes with the snapshot. false or 0: it comes at once and names the run to poll, but on Cloud Run \
              without --background. Anything else: as if nothing was said; no critical event is refused for it.",
             json!({}),
         ),
-        Query::Wait => (
+        QueryParameter::Wait => (
             "wait",
             false,
             "false or 0: the answer comes at once and names the run to poll. Refused on Cloud Run without --background.",
             json!({ "type": "string", "enum": ["true", "false", "1", "0"], "default": "true" }),
         ),
-        Query::Limit => (
+        QueryParameter::Limit => (
             "limit",
             false,
             "The most items.",
             json!({ "type": "integer", "minimum": 1, "maximum": MAX_ITEMS, "default": ITEMS }),
         ),
-        Query::Path => {
+        QueryParameter::Path => {
             ("path", true, "The file, relative to the data directory; any bytes.", json!({ "type": "string" }))
         }
-        Query::Folder => (
+        QueryParameter::Folder => (
             "path",
             false,
             "The folder, or a single entry, relative to the data directory; any bytes.",
@@ -108,13 +108,13 @@ fn parameter(query: &Query, path: &str) -> Value {
     json!({ "name": name, "in": "query", "required": required, "description": description, "schema": schema })
 }
 
-fn body(carries: Carries) -> Option<Value> {
+fn body(carries: RequestContent) -> Option<Value> {
     let content = match carries {
-        Carries::Nothing => return None,
-        Carries::Event | Carries::Message => {
+        RequestContent::Nothing => return None,
+        RequestContent::Event | RequestContent::Message => {
             // Where the path says what is meant, anything may be its message, and is never refused.
             let schema = match carries {
-                Carries::Message => json!({}),
+                RequestContent::Message => json!({}),
                 _ => json!({ "type": ["object", "null"] }),
             };
             return Some(json!({
@@ -130,7 +130,7 @@ fn body(carries: Carries) -> Option<Value> {
                 } },
             }));
         }
-        Carries::Labels => json!({
+        RequestContent::Labels => json!({
             "type": "object",
             "additionalProperties": false,
             "properties": {
@@ -144,7 +144,7 @@ fn body(carries: Carries) -> Option<Value> {
                 },
             },
         }),
-        Carries::Snapshot => json!({
+        RequestContent::Snapshot => json!({
             "type": "object",
             "additionalProperties": false,
             "properties": { "snapshot": {
@@ -167,33 +167,33 @@ fn responses(route: &Route) -> Value {
     let binary = || json!({ "type": "string", "format": "binary" });
     let list = |name: &str| json!({ "type": "array", "items": named(name) });
     match route.does {
-        Does::Live => {
+        Endpoint::Live => {
             say(200, "It runs.", json, json!({ "type": "object", "properties": { "status": { "const": "live" } } }))
         }
-        Does::Document => say(200, "This document.", json, json!({ "type": "object" })),
-        Does::Health => {
+        Endpoint::Document => say(200, "This document.", json, json!({ "type": "object" })),
+        Endpoint::Health => {
             let health = || json!({ "anyOf": [named("Health"), named("HealthStatus")] });
             say(200, "Healthy or degraded; in full for who may ask.", json, health());
             say(503, "Unhealthy.", json, health());
         }
-        Does::Status => say(200, "The health in full, whatever it is, and what runs.", json, named("Health")),
-        Does::List => say(200, "Snapshots, newest first.", json, list("Snapshot")),
-        Does::Files => say(200, "Entries in order; cut off if something fails in the middle.", json, list("Entry")),
-        Does::File => {
+        Endpoint::Status => say(200, "The health in full, whatever it is, and what runs.", json, named("Health")),
+        Endpoint::List => say(200, "Snapshots, newest first.", json, list("Snapshot")),
+        Endpoint::Files => say(200, "Entries in order; cut off if something fails in the middle.", json, list("Entry")),
+        Endpoint::File => {
             say(200, "Its bytes; cut off if something fails in the middle.", "application/octet-stream", binary())
         }
-        Does::Archive => {
+        Endpoint::Archive => {
             say(200, "A .tar.zst; cut off if something fails in the middle.", "application/zstd", binary())
         }
-        Does::Runs => say(200, "Runs, newest first.", json, list("RunSummary")),
-        Does::Run => say(200, "How far it is.", json, named("Run")),
-        Does::Metrics => say(200, "Prometheus' text format.", metrics::CONTENT_TYPE, json!({ "type": "string" })),
-        Does::Cleanup => say(501, "Not in this version.", json, named("Error")),
-        Does::Event => {
+        Endpoint::Runs => say(200, "Runs, newest first.", json, list("RunSummary")),
+        Endpoint::Run => say(200, "How far it is.", json, named("Run")),
+        Endpoint::Metrics => say(200, "Prometheus' text format.", metrics::CONTENT_TYPE, json!({ "type": "string" })),
+        Endpoint::Cleanup => say(501, "Not in this version.", json, named("Error")),
+        Endpoint::Event => {
             let schema = json!({ "anyOf": [named("Report"), named("NotDone")] });
             say(200, "The report of the run that served it, now or before; or why it is never served.", json, schema);
         }
-        Does::Backup | Does::Restore | Does::Verify => {
+        Endpoint::Backup | Endpoint::Restore | Endpoint::Verify => {
             say(
                 200,
                 "The report of the run. It may have found damage, or something that is not whole.",
@@ -202,7 +202,7 @@ fn responses(route: &Route) -> Value {
             );
         }
     }
-    if route.query.contains(&Query::Wait) {
+    if route.query.contains(&QueryParameter::Wait) {
         let either = || json!({ "anyOf": [named("Report"), named("Error")] });
         let noted = if route.path == CRITICAL { ", and without wait for who sends nothing twice" } else { "" };
         let accepted = format!("With wait=false{noted}: it is noted in the vault, and this is where to poll.");
@@ -214,36 +214,39 @@ fn responses(route: &Route) -> Value {
             either(),
         );
         say(503, "It failed, or has no room now, and may succeed later.", json, either());
-        if route.does != Does::Event {
+        if route.does != Endpoint::Event {
             say(500, "Damage stands in the way.", json, either());
         }
     }
-    if !route.query.is_empty() || route.carries != Carries::Nothing {
+    if !route.query.is_empty() || route.carries != RequestContent::Nothing {
         say(400, "It cannot be understood.", json, named("Error"));
     }
-    if route.carries != Carries::Nothing {
+    if route.carries != RequestContent::Nothing {
         say(408, "The body took too long.", json, named("Error"));
         say(413, "The body is larger than 1 MiB.", json, named("Error"));
     }
-    if matches!(route.carries, Carries::Labels | Carries::Snapshot) {
+    if matches!(route.carries, RequestContent::Labels | RequestContent::Snapshot) {
         say(415, "The body is not JSON by its Content-Type.", json, named("Error"));
     }
-    if matches!(route.does, Does::Files | Does::File | Does::Archive | Does::Run | Does::Restore) {
+    if matches!(route.does, Endpoint::Files | Endpoint::File | Endpoint::Archive | Endpoint::Run | Endpoint::Restore) {
         say(404, "There is no such snapshot, file or run.", json, named("Error"));
     }
-    if matches!(route.does, Does::List | Does::Files | Does::File | Does::Archive | Does::Run | Does::Runs) {
+    if matches!(
+        route.does,
+        Endpoint::List | Endpoint::Files | Endpoint::File | Endpoint::Archive | Endpoint::Run | Endpoint::Runs
+    ) {
         say(500, "The vault is damaged there.", json, named("Error"));
         say(503, "The vault does not serve it now, or there is no room for another download.", json, named("Error"));
     }
-    if matches!(route.gate, Gate::Caller | Gate::Download | Gate::Restore) {
+    if matches!(route.gate, Access::Caller | Access::Download | Access::Restore) {
         say(401, "No token, or a wrong one.", json, named("Error"));
         say(403, "Not this caller, not here at all, or not for a page of another site.", json, named("Error"));
     }
-    if route.does != Does::Live {
+    if route.does != Endpoint::Live {
         say(421, "The header Host names what may be a page of another site.", json, named("Error"));
     }
     // Who may ask cannot be told just now.
-    if matches!(route.does, Does::Status | Does::Metrics | Does::Cleanup) {
+    if matches!(route.does, Endpoint::Status | Endpoint::Metrics | Endpoint::Cleanup) {
         say(503, "It cannot be told now who asks.", json, named("Error"));
     }
     answers.into()

@@ -11,13 +11,13 @@ use super::health::{Health, Status};
 use super::{Server, events, routes};
 use crate::claims::idempotent;
 use crate::error::{Error, Result};
-use crate::inspect::{self, Listed};
+use crate::inspect::{self, ListedSnapshot};
 use crate::monitor::Context;
-use crate::parallel::budget::Room;
-use crate::parallel::ordered::in_order;
+use crate::parallel::budget::ByteBudget;
+use crate::parallel::ordered::map_ordered;
 use crate::path::EntryPath;
-use crate::report::{self, RunId, Told};
-use crate::runner::runner::{Desk, Progress};
+use crate::report::{self, EncodedReport, RunId};
+use crate::runner::runner::{RunProgress, Runner};
 use crate::store::Store;
 
 /// Items of a list, where the query does not say how many, and at most.
@@ -41,7 +41,7 @@ pub fn health(health: &Health, in_full: bool) -> Reply {
 /// A run, as a list tells of it: the parts of its report that are short.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
-struct Summary {
+struct RunSummary {
     run: Value,
     action: Value,
     result: Value,
@@ -52,10 +52,10 @@ struct Summary {
     error: Value,
 }
 
-impl Summary {
+impl RunSummary {
     fn read(store: &dyn Store, object: &str) -> Result<Self> {
         let damaged = |why| Error::damage(format!("read {object}"), why);
-        let mut summary: Summary = serde_json::from_slice(report::told(store, object)?.json()).map_err(damaged)?;
+        let mut summary: RunSummary = serde_json::from_slice(report::told(store, object)?.json()).map_err(damaged)?;
         summary.error = summary.error["error"].take();
         Ok(summary)
     }
@@ -68,7 +68,7 @@ impl Server {
     /// The answer that tells what failed.
     pub(super) async fn look<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Desk, &Context) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Runner, &Context) -> Result<T> + Send + 'static,
     ) -> Result<T, Reply> {
         let permit = self.looks.clone().acquire_owned().await;
         let desk = self.desk.clone();
@@ -84,12 +84,12 @@ impl Server {
     pub(super) async fn status(&self) -> Reply {
         let health = self.checkup.health().await;
         #[derive(Serialize)]
-        struct Told<'h> {
+        struct StatusDocument<'h> {
             #[serde(flatten)]
             health: &'h Health,
             running: Option<RunId>,
         }
-        answer::json(StatusCode::OK, &Told { health: &health, running: self.desk.running() })
+        answer::json(StatusCode::OK, &StatusDocument { health: &health, running: self.desk.running() })
     }
 
     /// `GET /backup/list`
@@ -98,8 +98,8 @@ impl Server {
             Ok(most) => most,
             Err(reply) => return reply,
         };
-        let list = move |desk: &Desk, ctx: &Context| {
-            let mut listed: Vec<Listed> = Vec::new();
+        let list = move |desk: &Runner, ctx: &Context| {
+            let mut listed: Vec<ListedSnapshot> = Vec::new();
             let take = |snapshot| {
                 listed.push(snapshot);
                 Ok(())
@@ -147,16 +147,16 @@ impl Server {
             Ok(most) => most,
             Err(reply) => return reply,
         };
-        let list = move |desk: &Desk, ctx: &Context| {
+        let list = move |desk: &Runner, ctx: &Context| {
             let vault = desk.vaults().first(ctx)?;
             let named = report::newest(&*vault.store, most)?;
             let mut runs = Vec::with_capacity(named.len());
-            let room = Room::new(report::AT_ONCE);
-            let read = |named: &report::Named| {
+            let room = ByteBudget::new(report::AT_ONCE);
+            let read = |named: &report::ReportName| {
                 let _room = room.take(named.size);
-                Summary::read(&*vault.store, &named.object)
+                RunSummary::read(&*vault.store, &named.object)
             };
-            in_order(&named, ctx.parallel, read, |named, report| {
+            map_ordered(&named, ctx.parallel, read, |named, report| {
                 ctx.check("list the runs")?;
                 match report {
                     Ok(report) => runs.push(report),
@@ -174,11 +174,11 @@ impl Server {
         let unknown = || answer::error(StatusCode::NOT_FOUND, "no run of this id is known here");
         let Ok(run) = id.parse::<RunId>() else { return unknown() };
         match self.desk.progress(run) {
-            Some(Progress::Waiting) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "waiting" })),
-            Some(Progress::Running) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "running" })),
-            Some(Progress::Over(answer)) => events::over(run, &answer),
+            Some(RunProgress::Waiting) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "waiting" })),
+            Some(RunProgress::Running) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "running" })),
+            Some(RunProgress::Over(answer)) => events::over(run, &answer),
             None => match self.look(move |desk, ctx| idempotent::report_of(run, desk.vaults(), ctx)).await {
-                Ok(Some(idempotent::Kept { report, .. })) => {
+                Ok(Some(idempotent::StoredReport { report, .. })) => {
                     self.large(&report, events::reported(run, report.retry(), &report))
                 }
                 Ok(None) => unknown(),
@@ -188,7 +188,7 @@ impl Server {
     }
 
     /// An answer with a report that is kept for it alone: if that is large, it takes its part of the room for such.
-    fn large(&self, report: &Told, mut reply: Reply) -> Reply {
+    fn large(&self, report: &EncodedReport, mut reply: Reply) -> Reply {
         let size = report.json().len();
         if size < LARGE {
             return reply;

@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 
 /// What is done for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Does {
+pub enum Endpoint {
     /// Reads an event and serves it.
     Event,
     /// Says that the service runs.
@@ -42,10 +42,10 @@ pub enum Does {
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
+pub enum Access {
     /// Everybody.
     Open,
-    /// Everybody, and whoever [`Gate::Caller`] lets in is told more.
+    /// Everybody, and whoever [`Access::Caller`] lets in is told more.
     Part,
     /// Whom the configuration lets in.
     Caller,
@@ -57,7 +57,7 @@ pub enum Gate {
 
 /// A parameter in the query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Query {
+pub enum QueryParameter {
     /// `wait=false`: the answer comes before the run has ended.
     Wait,
     /// `limit=N`: the most items.
@@ -70,7 +70,7 @@ pub enum Query {
 
 /// What a request may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carries {
+pub enum RequestContent {
     /// Nothing that is looked at.
     Nothing,
     /// An event.
@@ -91,23 +91,35 @@ pub struct Route {
     /// Parts in braces stand for any one part.
     pub path: &'static str,
     /// What is done.
-    pub does: Does,
+    pub does: Endpoint,
     /// Who may ask.
-    pub gate: Gate,
+    pub gate: Access,
     /// What the query may say.
-    pub query: &'static [Query],
+    pub query: &'static [QueryParameter],
     /// What the body may say.
-    pub carries: Carries,
+    pub carries: RequestContent,
     /// For people.
     pub summary: &'static str,
 }
 
-const fn get(path: &'static str, does: Does, gate: Gate, query: &'static [Query], summary: &'static str) -> Route {
-    Route { method: Method::GET, path, does, gate, query, carries: Carries::Nothing, summary }
+const fn get(
+    path: &'static str,
+    does: Endpoint,
+    gate: Access,
+    query: &'static [QueryParameter],
+    summary: &'static str,
+) -> Route {
+    Route { method: Method::GET, path, does, gate, query, carries: RequestContent::Nothing, summary }
 }
 
-const fn post(path: &'static str, does: Does, gate: Gate, carries: Carries, summary: &'static str) -> Route {
-    Route { method: Method::POST, path, does, gate, query: &[Query::Wait], carries, summary }
+const fn post(
+    path: &'static str,
+    does: Endpoint,
+    gate: Access,
+    carries: RequestContent,
+    summary: &'static str,
+) -> Route {
+    Route { method: Method::POST, path, does, gate, query: &[QueryParameter::Wait], carries, summary }
 }
 
 /// Where apps tell of critical errors.
@@ -115,48 +127,78 @@ pub const CRITICAL: &str = "/events/critical";
 
 /// All that is served.
 pub static ROUTES: [Route; 20] = [
-    post("/", Does::Event, Gate::Caller, Carries::Event, "An event, which says itself what it asks for"),
-    post("/events", Does::Event, Gate::Caller, Carries::Event, "An event, which says itself what it asks for"),
-    post("/events/backup", Does::Event, Gate::Caller, Carries::Message, "An event that asks for a backup"),
-    post(CRITICAL, Does::Event, Gate::Caller, Carries::Message, "An app's critical error: asks for a backup"),
-    post("/events/restore", Does::Event, Gate::Caller, Carries::Event, "An event that asks for a restore"),
-    post("/events/verify", Does::Event, Gate::Caller, Carries::Event, "An event that asks for a look at the vault"),
-    get("/live", Does::Live, Gate::Open, &[], "Whether the service runs"),
-    get("/health", Does::Health, Gate::Part, &[], "Whether there is a good snapshot that is young enough, and more"),
-    get("/backup/status", Does::Status, Gate::Caller, &[], "The health in full, and what runs"),
-    get("/backup/list", Does::List, Gate::Caller, &[Query::Limit], "The snapshots, newest first"),
-    post("/backup/trigger", Does::Backup, Gate::Caller, Carries::Labels, "Takes a snapshot"),
-    post("/backup/restore", Does::Restore, Gate::Restore, Carries::Snapshot, "Puts a snapshot back"),
+    post("/", Endpoint::Event, Access::Caller, RequestContent::Event, "An event, which says itself what it asks for"),
+    post(
+        "/events",
+        Endpoint::Event,
+        Access::Caller,
+        RequestContent::Event,
+        "An event, which says itself what it asks for",
+    ),
+    post("/events/backup", Endpoint::Event, Access::Caller, RequestContent::Message, "An event that asks for a backup"),
+    post(
+        CRITICAL,
+        Endpoint::Event,
+        Access::Caller,
+        RequestContent::Message,
+        "An app's critical error: asks for a backup",
+    ),
+    post("/events/restore", Endpoint::Event, Access::Caller, RequestContent::Event, "An event that asks for a restore"),
+    post(
+        "/events/verify",
+        Endpoint::Event,
+        Access::Caller,
+        RequestContent::Event,
+        "An event that asks for a look at the vault",
+    ),
+    get("/live", Endpoint::Live, Access::Open, &[], "Whether the service runs"),
+    get(
+        "/health",
+        Endpoint::Health,
+        Access::Part,
+        &[],
+        "Whether there is a good snapshot that is young enough, and more",
+    ),
+    get("/backup/status", Endpoint::Status, Access::Caller, &[], "The health in full, and what runs"),
+    get("/backup/list", Endpoint::List, Access::Caller, &[QueryParameter::Limit], "The snapshots, newest first"),
+    post("/backup/trigger", Endpoint::Backup, Access::Caller, RequestContent::Labels, "Takes a snapshot"),
+    post("/backup/restore", Endpoint::Restore, Access::Restore, RequestContent::Snapshot, "Puts a snapshot back"),
     post(
         "/backup/verify",
-        Does::Verify,
-        Gate::Caller,
-        Carries::Nothing,
+        Endpoint::Verify,
+        Access::Caller,
+        RequestContent::Nothing,
         "Looks whether the vaults hold what they should",
     ),
     Route {
         method: Method::POST,
         path: "/backup/cleanup",
-        does: Does::Cleanup,
-        gate: Gate::Caller,
+        does: Endpoint::Cleanup,
+        gate: Access::Caller,
         query: &[],
-        carries: Carries::Nothing,
+        carries: RequestContent::Nothing,
         summary: "Not yet: nothing lets old snapshots go",
     },
-    get("/backup/{id}/files", Does::Files, Gate::Caller, &[Query::Folder], "What is in a folder of a snapshot"),
-    get("/backup/{id}/file", Does::File, Gate::Download, &[Query::Path], "A file of a snapshot"),
-    get("/backup/{id}/archive.tar.zst", Does::Archive, Gate::Download, &[], "A snapshot as a tar file"),
-    get("/runs", Does::Runs, Gate::Caller, &[Query::Limit], "What was run, newest first"),
-    get("/runs/{id}", Does::Run, Gate::Caller, &[], "How far a run is, and its report once it is over"),
-    get("/metrics", Does::Metrics, Gate::Caller, &[], "Numbers for Prometheus"),
+    get(
+        "/backup/{id}/files",
+        Endpoint::Files,
+        Access::Caller,
+        &[QueryParameter::Folder],
+        "What is in a folder of a snapshot",
+    ),
+    get("/backup/{id}/file", Endpoint::File, Access::Download, &[QueryParameter::Path], "A file of a snapshot"),
+    get("/backup/{id}/archive.tar.zst", Endpoint::Archive, Access::Download, &[], "A snapshot as a tar file"),
+    get("/runs", Endpoint::Runs, Access::Caller, &[QueryParameter::Limit], "What was run, newest first"),
+    get("/runs/{id}", Endpoint::Run, Access::Caller, &[], "How far a run is, and its report once it is over"),
+    get("/metrics", Endpoint::Metrics, Access::Caller, &[], "Numbers for Prometheus"),
 ];
 
 /// The document itself: it cannot be in the table that it is made of without being described by itself.
-pub static DOCUMENT: Route = get("/openapi.json", Does::Document, Gate::Open, &[], "This document");
+pub static DOCUMENT: Route = get("/openapi.json", Endpoint::Document, Access::Open, &[], "This document");
 
 /// Where a request leads to.
 #[derive(Debug)]
-pub enum Found {
+pub enum RouteMatch {
     /// To this, with what stands in the place of the part in braces.
     Route(&'static Route, Option<String>),
     /// To nothing by this method; these are allowed.
@@ -165,27 +207,27 @@ pub enum Found {
     Nothing,
 }
 
-impl Found {
+impl RouteMatch {
     /// Whether it is what says that the service runs: it tells nothing, and is answered to everybody, whatever else there is to do.
     pub fn is_live(&self) -> bool {
-        matches!(self, Found::Route(route, _) if route.does == Does::Live)
+        matches!(self, RouteMatch::Route(route, _) if route.does == Endpoint::Live)
     }
 }
 
 /// Finds what a request leads to; a slash at the end of a path changes nothing.
-pub fn find(method: &Method, path: &str) -> Found {
+pub fn find(method: &Method, path: &str) -> RouteMatch {
     let wanted = if *method == Method::HEAD { &Method::GET } else { method };
     let mut allowed = Vec::new();
     for route in ROUTES.iter().chain([&DOCUMENT]) {
         let Some(part) = matched(route.path, path) else { continue };
         if route.method == *wanted {
-            return Found::Route(route, part);
+            return RouteMatch::Route(route, part);
         }
         allowed.push(if route.method == Method::GET { "GET, HEAD" } else { "POST" });
     }
     match allowed.is_empty() {
-        true => Found::Nothing,
-        false => Found::Method(allowed.join(", ")),
+        true => RouteMatch::Nothing,
+        false => RouteMatch::Method(allowed.join(", ")),
     }
 }
 
@@ -221,9 +263,9 @@ fn decoded(text: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn does(method: Method, path: &str) -> Option<(Does, Option<String>)> {
+    fn does(method: Method, path: &str) -> Option<(Endpoint, Option<String>)> {
         match find(&method, path) {
-            Found::Route(route, part) => Some((route.does, part)),
+            RouteMatch::Route(route, part) => Some((route.does, part)),
             _ => None,
         }
     }
@@ -232,18 +274,18 @@ mod tests {
     fn every_route_is_found_by_its_own_path_and_no_other() {
         for route in &ROUTES {
             let path = route.path.replace("{id}", "latest");
-            let Found::Route(found, _) = find(&route.method, &path) else { panic!("{path}") };
+            let RouteMatch::Route(found, _) = find(&route.method, &path) else { panic!("{path}") };
             assert!(std::ptr::eq(found, route), "{path} leads to {}", found.path);
         }
         let id = |text: &str| Some(text.to_owned());
-        assert_eq!(does(Method::HEAD, "/health/"), Some((Does::Health, None)));
+        assert_eq!(does(Method::HEAD, "/health/"), Some((Endpoint::Health, None)));
         assert_eq!(
             does(Method::GET, "/backup/2026-11-21T10%3A00%3A00Z/files"),
-            Some((Does::Files, id("2026-11-21T10:00:00Z")))
+            Some((Endpoint::Files, id("2026-11-21T10:00:00Z")))
         );
-        assert_eq!(does(Method::GET, "/backup/a%2Fb/file"), Some((Does::File, id("a/b"))));
+        assert_eq!(does(Method::GET, "/backup/a%2Fb/file"), Some((Endpoint::File, id("a/b"))));
         for none in ["/backup//files", "/backup/%ff/files", "/nothing", "/events/other", "/runs/a/b", ""] {
-            assert!(matches!(find(&Method::GET, none), Found::Nothing), "{none}");
+            assert!(matches!(find(&Method::GET, none), RouteMatch::Nothing), "{none}");
         }
         for (method, path, allowed) in [
             (Method::GET, "/", "POST"),
@@ -252,7 +294,7 @@ mod tests {
             (Method::OPTIONS, "/backup/trigger", "POST"),
             (Method::HEAD, "/events", "POST"),
         ] {
-            let Found::Method(said) = find(&method, path) else { panic!("{method} {path}") };
+            let RouteMatch::Method(said) = find(&method, path) else { panic!("{method} {path}") };
             assert_eq!(said, allowed);
         }
     }

@@ -4,7 +4,7 @@ use http::HeaderMap;
 
 /// A trace, and the span in it that sent the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace {
+pub struct TraceContext {
     /// 32 hex digits.
     pub trace: String,
     /// 16 hex digits.
@@ -13,7 +13,7 @@ pub struct Trace {
     pub sampled: bool,
 }
 
-impl Trace {
+impl TraceContext {
     /// What `traceparent` (<https://www.w3.org/TR/trace-context/>) says, else `X-Cloud-Trace-Context`
     /// (<https://docs.cloud.google.com/trace/docs/trace-context>). Nothing is told of what is neither.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
@@ -26,20 +26,20 @@ fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit()) && text.bytes().any(|b| b != b'0')
 }
 
-fn w3c(text: &str) -> Option<Trace> {
+fn w3c(text: &str) -> Option<TraceContext> {
     let mut parts = text.trim().split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let known = version.len() == 2 && version != "ff" && is_hex(trace, 32) && is_hex(span, 16);
     let flags = u8::from_str_radix(flags, 16).ok().filter(|_| known)?;
-    Some(Trace { trace: trace.to_ascii_lowercase(), span: span.to_ascii_lowercase(), sampled: flags & 1 == 1 })
+    Some(TraceContext { trace: trace.to_ascii_lowercase(), span: span.to_ascii_lowercase(), sampled: flags & 1 == 1 })
 }
 
 /// `TRACE/SPAN;o=OPTIONS`, the span as a decimal number.
-fn cloud(text: &str) -> Option<Trace> {
+fn cloud(text: &str) -> Option<TraceContext> {
     let (trace, rest) = text.trim().split_once('/')?;
     let (span, options) = rest.split_once(';').unwrap_or((rest, ""));
     let span: u64 = span.parse().ok().filter(|span| *span != 0 && is_hex(trace, 32))?;
-    Some(Trace { trace: trace.to_ascii_lowercase(), span: format!("{span:016x}"), sampled: options == "o=1" })
+    Some(TraceContext { trace: trace.to_ascii_lowercase(), span: format!("{span:016x}"), sampled: options == "o=1" })
 }
 
 #[cfg(test)]
@@ -51,7 +51,7 @@ mod tests {
         let id = "0af7651916cd43dd8448eb211c80319c";
         let of = |name: &'static str, value: String| {
             let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
-            Trace::of(&headers).map(|told| (told.trace, told.span, told.sampled))
+            TraceContext::of(&headers).map(|told| (told.trace, told.span, told.sampled))
         };
         let told = |span: &str, sampled| Some((id.to_owned(), span.to_owned(), sampled));
         assert_eq!(of("traceparent", format!("00-{id}-b7ad6b7169203331-01")), told("b7ad6b7169203331", true));

@@ -6,16 +6,16 @@ use rustix::fs::{OFlags, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, re
 use rustix::io::Errno;
 
 use crate::fs::beneath::Directory;
-use crate::path::{Bytes, EntryPath};
-use crate::vault::entry::Kind;
+use crate::path::{EntryPath, EscapedBytes};
+use crate::vault::entry::EntryKind;
 
 /// What a look at an entry adds to its metadata.
 #[derive(Debug, Default)]
 pub struct Extra {
     /// Extended attributes, by name.
-    pub xattrs: Vec<(Bytes, Bytes)>,
+    pub xattrs: Vec<(EscapedBytes, EscapedBytes)>,
     /// Where a symlink points.
-    pub target: Option<Bytes>,
+    pub target: Option<EscapedBytes>,
     /// The number of the inode that the target, or a folder's attributes, were read from.
     pub inode: Option<u64>,
     /// Whether a symlink may have been made anew since without any time showing it.
@@ -28,17 +28,17 @@ pub struct Extra {
 ///
 /// # Errors
 /// What the system refuses; `INVAL` for what is no symlink any more.
-pub fn extra_of(root: &Directory, path: &EntryPath, kind: Kind) -> Result<Extra, Errno> {
-    if kind == Kind::Folder {
+pub fn extra_of(root: &Directory, path: &EntryPath, kind: EntryKind) -> Result<Extra, Errno> {
+    if kind == EntryKind::Folder {
         let folder = File::from(root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?);
         return Ok(Extra { inode: Some(fstat(&folder)?.st_ino), ..extra_of_file(&folder) });
     }
     let (target, inode) = match kind {
-        Kind::Symlink => {
+        EntryKind::Symlink => {
             // Through a descriptor: its name may lead to another one for a moment.
             let link = root.open_at(path, OFlags::PATH)?;
             let target = readlinkat(&link, "", Vec::new())?;
-            (Some(Bytes(target.into_bytes())), Some(fstat(&link)?.st_ino))
+            (Some(EscapedBytes(target.into_bytes())), Some(fstat(&link)?.st_ino))
         }
         _ => (None, None),
     };
@@ -46,7 +46,7 @@ pub fn extra_of(root: &Directory, path: &EntryPath, kind: Kind) -> Result<Extra,
     // attributes, which are rare there.
     let xattrs = match root.through_proc(path) {
         Ok((_above, at)) => xattrs(|list| llistxattr(&at, list), |name, value| lgetxattr(&at, name, value)),
-        Err(Errno::NOSYS) if kind != Kind::File => Ok(Vec::new()),
+        Err(Errno::NOSYS) if kind != EntryKind::File => Ok(Vec::new()),
         Err(why) => return Err(why),
     };
     match xattrs {
@@ -61,7 +61,7 @@ pub fn extra_of_file(file: &File) -> Extra {
 }
 
 impl Extra {
-    fn of(xattrs: Result<Vec<(Bytes, Bytes)>, Errno>) -> Self {
+    fn of(xattrs: Result<Vec<(EscapedBytes, EscapedBytes)>, Errno>) -> Self {
         match xattrs {
             Ok(xattrs) => Extra { xattrs, ..Extra::default() },
             Err(why) => Extra { refused: Some(why), ..Extra::default() },
@@ -74,7 +74,7 @@ impl Extra {
 fn xattrs(
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
-) -> Result<Vec<(Bytes, Bytes)>, Errno> {
+) -> Result<Vec<(EscapedBytes, EscapedBytes)>, Errno> {
     let mut small = [0u8; 256];
     let names = match list(&mut small) {
         Ok(0) | Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => return Ok(Vec::new()),
@@ -94,7 +94,7 @@ fn xattrs(
         match get(name, &mut value) {
             Ok(length) => {
                 value.truncate(length);
-                out.push((Bytes(name.to_vec()), Bytes(value)));
+                out.push((EscapedBytes(name.to_vec()), EscapedBytes(value)));
             }
             Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
             Err(why) => return Err(why),

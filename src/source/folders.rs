@@ -17,15 +17,15 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{AtFlags, OFlags, Stat, fstat, statx};
 use rustix::io::Errno;
 
-use super::found::Found;
+use super::found::SourceEntry;
 use super::listing::{names, status};
 use super::select::Select;
 use crate::error::Doing;
-use crate::fs::beneath::{Directory, Identity, born};
+use crate::fs::beneath::{Directory, FileIdentity, born};
 use crate::fs::times::{nanos, tick_of};
 use crate::path::EntryPath;
 use crate::sqlite::side_files;
-use crate::vault::entry::Kind;
+use crate::vault::entry::EntryKind;
 
 /// Records that are kept in memory, in bytes; more go into a temporary file.
 const IN_MEMORY: usize = 16 << 20;
@@ -96,15 +96,15 @@ fn is_same_kind(what: u64, stat: &Stat) -> bool {
 
 impl FolderRecord {
     /// The record of a folder whose listing began `at` a moment, with these names.
-    pub fn new(found: &Found, at: i64, listed: i64, names: &[Vec<u8>], stats: &Stats) -> Self {
+    pub fn new(found: &SourceEntry, at: i64, listed: i64, names: &[Vec<u8>], stats: &Stats) -> Self {
         let inode = |stat: &Result<Stat, Errno>| stat.as_ref().map_or(0, what);
         let names = Names::new(names.iter().zip(stats).map(|(name, stat)| (hash(name), inode(stat))).collect());
         FolderRecord { at, listed, names: Some(names), ..Self::unlisted(found.clone()) }
     }
 
     /// The record of a folder that was seen, and was gone when it was to be listed.
-    pub fn unlisted(found: Found) -> Self {
-        let Found { path, device, inode, mtime, ctime, .. } = found;
+    pub fn unlisted(found: SourceEntry) -> Self {
+        let SourceEntry { path, device, inode, mtime, ctime, .. } = found;
         FolderRecord { path, device, inode, mtime, ctime, at: 0, listed: 0, names: None }
     }
 
@@ -219,7 +219,7 @@ impl Folders {
             }
             None => None,
         };
-        let mut from = self.memory.as_slice().chain(Source(file)).chain(self.tail.as_slice());
+        let mut from = self.memory.as_slice().chain(OptionalFile(file)).chain(self.tail.as_slice());
         (0..self.count).try_for_each(|_| take(FolderRecord::read(&mut from).doing(doing)?))
     }
 
@@ -230,16 +230,16 @@ impl Folders {
 }
 
 /// A file that may be missing, as if it were empty.
-struct Source(Option<BufReader<io::Take<File>>>);
+struct OptionalFile(Option<BufReader<io::Take<File>>>);
 
-impl Read for Source {
+impl Read for OptionalFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.as_mut().map_or(Ok(0), |file| file.read(buffer))
     }
 }
 
 /// How folders are looked at again.
-pub struct Look<'a> {
+pub struct FolderRecheck<'a> {
     /// The data directory.
     pub root: &'a Directory,
     /// What is taken of it.
@@ -287,7 +287,7 @@ impl ToTake {
     }
 }
 
-impl Look<'_> {
+impl FolderRecheck<'_> {
     /// Looks at a folder. Gives its record for the next look.
     pub fn at(&self, record: FolderRecord, out: &mut ToTake) -> FolderRecord {
         let Some(now) = self.folder(&record.path) else {
@@ -320,9 +320,9 @@ impl Look<'_> {
     }
 
     /// What is at a path now, if it is a folder.
-    fn folder(&self, path: &EntryPath) -> Option<Found> {
+    fn folder(&self, path: &EntryPath) -> Option<SourceEntry> {
         let stat = self.root.stat_at(path).ok()?;
-        Found::new(path.clone(), &stat).filter(|now| now.kind == Kind::Folder)
+        SourceEntry::new(path.clone(), &stat).filter(|now| now.kind == EntryKind::Folder)
     }
 
     /// Takes down the folder that is left around an entry, if that one may have left it during this look.
@@ -340,7 +340,7 @@ impl Look<'_> {
     }
 
     /// Takes a folder down if it changed during this look.
-    fn watch(&self, now: Found, out: &mut ToTake) {
+    fn watch(&self, now: SourceEntry, out: &mut ToTake) {
         // A program can set the other time. One in the future says nothing.
         let tick = tick_of(now.ctime);
         if self.times_tell && (self.since - tick..=(self.now)() + tick).contains(&now.ctime) {
@@ -352,32 +352,34 @@ impl Look<'_> {
     fn list_again(&self, path: &EntryPath, known: &Names, out: &mut ToTake) -> Result<FolderRecord, Errno> {
         let folder = self.root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let at = (self.now)();
-        let found = Found::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?;
+        let found = SourceEntry::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?;
         let names = names(&folder)?;
         let stats: Vec<_> = names.iter().map(|name| status(&folder, name)).collect();
         // Once more: what is renamed while the names are read may show under neither.
-        self.watch(Found::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?, out);
+        self.watch(SourceEntry::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?, out);
         let databases = match self.select.sqlite {
             // What lies beside a database comes with it.
             true => side_files::databases(&folder, &names, &stats, self.stop),
             false => Default::default(),
         };
         for (name, stat) in names.iter().zip(&stats) {
-            let Some(now) = stat.as_ref().ok().and_then(|stat| Found::new(path.join(name), stat)) else { continue };
+            let Some(now) = stat.as_ref().ok().and_then(|stat| SourceEntry::new(path.join(name), stat)) else {
+                continue;
+            };
             let was = known.get(hash(name));
             let same = was.is_some_and(|was| match self.times_tell {
                 true => stat.as_ref().is_ok_and(|stat| what(stat) == was),
                 false => true,
             });
             // Where another filesystem was mounted already, its own record tells.
-            let mount = was.is_some() && now.kind == Kind::Folder && now.device != found.device;
-            let side = now.kind == Kind::File && databases.is_side(name);
+            let mount = was.is_some() && now.kind == EntryKind::Folder && now.device != found.device;
+            let side = now.kind == EntryKind::File && databases.is_side(name);
             if same || mount || side || !self.select.takes(&now) {
                 continue;
             }
-            let said = || statx(&folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, Identity::FLAGS);
+            let said = || statx(&folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS);
             let born = || said().ok().and_then(|said| born(&said));
-            let new = now.kind != Kind::Folder && is_newborn(&now, born(), self.began, self.now);
+            let new = now.kind != EntryKind::Folder && is_newborn(&now, born(), self.began, self.now);
             match was {
                 None if new => _ = out.newborn.insert(now.path),
                 // A file, or a symlink, that was saved under its name anew: what it was has been captured.
@@ -392,7 +394,7 @@ impl Look<'_> {
 
 /// Whether a file of this birth, seconds and ns since 1970, was made after the capture `began`, in ns. One whose content is
 /// older is none: it was moved here from another filesystem, or copied up into the upper layer of an overlay.
-pub fn is_newborn(found: &Found, born: Option<(i64, u32)>, began: i64, now: fn() -> i64) -> bool {
+pub fn is_newborn(found: &SourceEntry, born: Option<(i64, u32)>, began: i64, now: fn() -> i64) -> bool {
     let born = born.map(|(seconds, part)| nanos(seconds, part.into()));
     // A clock that was set back makes old files look as if they were born later than now.
     began <= found.mtime && born.is_some_and(|born| began <= born && born <= now())

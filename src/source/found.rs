@@ -5,15 +5,15 @@ use rustix::fs::{FileType, Stat};
 use crate::fs::times::nanos;
 use crate::path::EntryPath;
 use crate::sqlite::side_files::Role;
-use crate::vault::entry::Kind;
+use crate::vault::entry::EntryKind;
 
 /// One thing that the walk found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct SourceEntry {
     /// Its path below the data directory.
     pub path: EntryPath,
     /// What it is.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Bytes of content; 0 unless it is a file.
     pub size: u64,
     /// Permission bits.
@@ -38,18 +38,18 @@ pub struct Found {
     pub role: Role,
 }
 
-impl Found {
+impl SourceEntry {
     /// What `stat` says of `path`; none for what no snapshot holds.
-    pub fn new(path: EntryPath, stat: &Stat) -> Option<Found> {
+    pub fn new(path: EntryPath, stat: &Stat) -> Option<SourceEntry> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::File,
-            FileType::Directory => Kind::Folder,
-            FileType::Symlink => Kind::Symlink,
-            FileType::Fifo => Kind::Fifo,
+            FileType::RegularFile => EntryKind::File,
+            FileType::Directory => EntryKind::Folder,
+            FileType::Symlink => EntryKind::Symlink,
+            FileType::Fifo => EntryKind::Fifo,
             _ => return None,
         };
-        let size = if kind == Kind::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
-        Some(Found {
+        let size = if kind == EntryKind::File { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
+        Some(SourceEntry {
             path,
             kind,
             size,
@@ -60,15 +60,15 @@ impl Found {
             ctime: nanos(stat.st_ctime, stat.st_ctime_nsec),
             device: stat.st_dev,
             inode: stat.st_ino,
-            linked: kind == Kind::File && stat.st_nlink > 1,
-            sparse: kind == Kind::File && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size,
+            linked: kind == EntryKind::File && stat.st_nlink > 1,
+            sparse: kind == EntryKind::File && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size,
             role: Role::Alone,
         })
     }
 }
 
 /// The paths of the files that were listed beside a database.
-pub fn sides(found: &Found) -> impl Iterator<Item = EntryPath> {
+pub fn sides(found: &SourceEntry) -> impl Iterator<Item = EntryPath> {
     let beside = match found.role {
         Role::Database { wal, journal, shm } => {
             [("-wal", wal.is_some()), ("-journal", journal.is_some()), ("-shm", shm)]

@@ -64,7 +64,7 @@ pub struct Unfinished {
 }
 
 /// What a marker says, and which folder it was written for, as far as it says that.
-type Written = (Unfinished, Option<Vec<u8>>);
+type MarkerContent = (Unfinished, Option<Vec<u8>>);
 
 impl Unfinished {
     /// What a folder's marker says; `None` where it has none.
@@ -83,12 +83,12 @@ impl Unfinished {
         // Where a filesystem does not tell when a folder was made, nothing tells that it is another one.
         let own = made(&folder).ok().flatten();
         let said = Self::load(folder)?;
-        let is_own = |(_, written_for): &Written| own.is_none() || *written_for == own;
+        let is_own = |(_, written_for): &MarkerContent| own.is_none() || *written_for == own;
         Ok(said.filter(is_own).map(|(unfinished, _)| unfinished))
     }
 
     /// What a folder's marker says, and the folder that it was written for, where an older program has not left that out.
-    fn load(folder: impl AsFd) -> Result<Option<Written>, Unclear> {
+    fn load(folder: impl AsFd) -> Result<Option<MarkerContent>, Unclear> {
         let unclear = |why: Errno| match statat(&folder, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(None),
             Ok(stat) if !is_file(&stat) => Err(Unclear::foreign(&stat)),

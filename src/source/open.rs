@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::found::Found;
+use super::found::SourceEntry;
 use crate::fs::LEASE;
 use crate::fs::beneath::Directory;
 use crate::path::EntryPath;
-use crate::sqlite::fd_registry::{self, Opened};
+use crate::sqlite::fd_registry::{self, LockedFile};
 
 /// Opens a file. Where another program has a lease on it, as file servers do, opening begins to take that away, and is tried
 /// again until it has gone.
@@ -32,7 +32,7 @@ fn open(root: &Directory, path: &EntryPath, stop: &AtomicBool) -> Result<OwnedFd
 ///
 /// # Errors
 /// As `open`; `LOOP` for a symlink.
-pub fn open_held(root: &Directory, found: &Found, stop: &AtomicBool) -> Result<Opened, Errno> {
-    let hold = fd_registry::hold(found.device, found.inode, stop)?;
+pub fn open_held(root: &Directory, found: &SourceEntry, stop: &AtomicBool) -> Result<LockedFile, Errno> {
+    let hold = fd_registry::lock_inode(found.device, found.inode, stop)?;
     fd_registry::open(hold, stop, || open(root, &found.path, stop))
 }

@@ -24,24 +24,24 @@ use rustix::fs::{AtFlags, statx};
 use std::path::Path;
 
 use crate::error::{Doing, Result};
-use crate::fs::beneath::{Directory, Identity, born};
+use crate::fs::beneath::{Directory, FileIdentity, born};
 use crate::fs::filesystem::Mounted;
 use crate::vault::parts::Parts;
-use crate::vault::root::{Place, Root};
+use crate::vault::root::{Root, SourceIdentity};
 
 /// Where the data directory is now, given all that is mounted; `remote`: its filesystem is another machine's or program's.
 ///
 /// # Errors
 /// A directory that cannot be looked at.
-pub fn place(data: &Path, boot: &str, root: &Directory, remote: bool, mounted: &[Mounted]) -> Result<Place> {
+pub fn place(data: &Path, boot: &str, root: &Directory, remote: bool, mounted: &[Mounted]) -> Result<SourceIdentity> {
     let doing = || format!("read the data directory {}", data.display());
-    let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, Identity::FLAGS).doing(doing)?;
+    let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, FileIdentity::FLAGS).doing(doing)?;
     let born = born(&stat).map(|(seconds, part)| crate::fs::times::nanos(seconds, part.into()));
     // What is mounted last over a place is what is there.
     let on = mounted.iter().filter(|mounted| root.path().starts_with(&mounted.at));
     let on = on.max_by_key(|mounted| mounted.at.components().count()).filter(|_| remote || born.is_none());
     let path = on.and_then(|on| root.path().strip_prefix(&on.at).ok()).map(|path| path.display().to_string());
-    Ok(Place {
+    Ok(SourceIdentity {
         boot: boot.to_owned(),
         device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
         inode: stat.stx_ino,
@@ -64,7 +64,7 @@ pub enum Likeness {
 }
 
 /// Compares the place of a snapshot with that of now. `numbered`: inode numbers mean something on the filesystem of now.
-pub fn compare(then: &Place, now: &Place, numbered: bool) -> Likeness {
+pub fn compare(then: &SourceIdentity, now: &SourceIdentity, numbered: bool) -> Likeness {
     if !numbered {
         // Whether it is the same mount is not known yet: nothing of it is recorded.
         return Likeness::Unnumbered;
@@ -89,7 +89,7 @@ pub struct Terms {
 
 impl Terms {
     /// Those of `root`, for a backup in the place of now.
-    pub fn of(root: &Root, now: &Place, numbered: bool) -> Self {
+    pub fn of(root: &Root, now: &SourceIdentity, numbered: bool) -> Self {
         let (same_place, unread) = match compare(&root.place, now, numbered) {
             // Programs that do not know parts may have taken over anything.
             Likeness::Same => (true, root.unread.unwrap_or(Parts::ALL)),
@@ -109,8 +109,13 @@ mod tests {
     fn a_place_is_known_again_by_its_directory() {
         let whole = Some(1_700_000_000_000_000_000);
         let born = whole.map(|born| born + 4_000_001);
-        let place =
-            |boot: &str, device, inode, born| Place { boot: boot.into(), device, inode, born, ..Place::default() };
+        let place = |boot: &str, device, inode, born| SourceIdentity {
+            boot: boot.into(),
+            device,
+            inode,
+            born,
+            ..SourceIdentity::default()
+        };
         let was = place("boot", 1, 2, born);
         use Likeness::{Another, Same};
         for (what, then, now, likeness) in [

@@ -7,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::found::Found;
+use super::found::SourceEntry;
 use crate::error::{Error, Result};
 use crate::path::EntryPath;
-use crate::vault::entry::Kind;
+use crate::vault::entry::EntryKind;
 
 /// Chooses entries.
 #[derive(Debug)]
@@ -53,31 +53,31 @@ impl Select {
     }
 
     /// Whether an entry, and what is below it, may be in the snapshot.
-    pub fn takes(&self, found: &Found) -> bool {
-        let here = || found.kind != Kind::Folder || !self.folders.contains(&(found.device, found.inode));
+    pub fn takes(&self, found: &SourceEntry) -> bool {
+        let here = || found.kind != EntryKind::Folder || !self.folders.contains(&(found.device, found.inode));
         self.exclude.meet(&found.path);
         self.include.iter().for_each(|include| include.meet(&found.path));
-        if found.kind == Kind::Folder && is_ours(found.path.name()) && !self.excludes(&found.path) {
+        if found.kind == EntryKind::Folder && is_ours(found.path.name()) && !self.excludes(&found.path) {
             self.ours().insert(found.path.clone());
         }
         self.takes_path(&found.path, found.kind) && here()
     }
 
     /// Whether an entry of this kind, and what is below it, may be in the snapshot by its path.
-    pub fn takes_path(&self, path: &EntryPath, kind: Kind) -> bool {
+    pub fn takes_path(&self, path: &EntryPath, kind: EntryKind) -> bool {
         if self.excludes(path) {
             return false;
         }
         match kind {
-            Kind::Folder => !is_ours(path.name()),
+            EntryKind::Folder => !is_ours(path.name()),
             _ => self.include.as_ref().is_none_or(|include| include.set.is_match(path.as_path())),
         }
     }
 
     /// Whether a file of this path may be in the snapshot, and all folders above it.
     pub fn takes_file(&self, path: &EntryPath) -> bool {
-        path.folders().filter(|folder| !folder.is_root()).all(|folder| self.takes_path(&folder, Kind::Folder))
-            && self.takes_path(path, Kind::File)
+        path.folders().filter(|folder| !folder.is_root()).all(|folder| self.takes_path(&folder, EntryKind::Folder))
+            && self.takes_path(path, EntryKind::File)
     }
 
     /// Whether a folder above a path is excluded.

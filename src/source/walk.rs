@@ -14,7 +14,7 @@ use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
 
 use super::folders::FolderRecord;
-use super::found::Found;
+use super::found::SourceEntry;
 use super::listing::{names, status};
 use super::marker::{self, MARKER, Unclear, Unfinished};
 use super::select::Select;
@@ -22,10 +22,10 @@ use crate::error::{Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::filesystem::is_mount;
 use crate::fs::times;
-use crate::monitor::{Moment, Monitor, Silent};
+use crate::monitor::{Moment, Monitor, SilentMonitor};
 use crate::path::EntryPath;
 use crate::sqlite::side_files::{self, Role};
-use crate::vault::entry::Kind;
+use crate::vault::entry::EntryKind;
 
 /// Listed entries that may wait for the walk.
 const AHEAD: usize = 32_768;
@@ -38,7 +38,7 @@ pub const MISSING: &str =
 #[derive(Debug, PartialEq, Eq)]
 pub enum Met {
     /// An entry for the snapshot.
-    Entry(Found),
+    Entry(SourceEntry),
     /// A folder's names, after its entry: for the look at the end.
     Listed(FolderRecord),
     /// An entry that was to be walked again and is not there now.
@@ -53,7 +53,7 @@ pub enum Met {
 #[derive(Debug)]
 struct Listing {
     /// The folder itself, as it was just before.
-    folder: Found,
+    folder: SourceEntry,
     /// For the look at the end.
     record: FolderRecord,
     /// Its children, by name.
@@ -75,7 +75,7 @@ struct Ahead {
     broken: bool,
 }
 
-struct Shared<'a> {
+struct WalkShared<'a> {
     root: &'a Directory,
     select: &'a Select,
     now: fn() -> i64,
@@ -110,7 +110,7 @@ pub struct Walker<'a> {
 impl Walker<'_> {
     /// A walk by one thread of which nobody hears.
     pub fn quiet<'w>(root: &'w Directory, select: &'w Select, stop: &'w AtomicBool) -> Walker<'w> {
-        Walker { root, select, threads: 1, now: times::now, stop, monitor: &Silent, restored_from: None }
+        Walker { root, select, threads: 1, now: times::now, stop, monitor: &SilentMonitor, restored_from: None }
     }
 
     /// Walks the whole directory depth first, names in the order of their bytes, and calls `take` with all that it meets. The
@@ -168,9 +168,9 @@ impl Walker<'_> {
         })
     }
 
-    fn with(self, tells: bool, work: impl FnOnce(&Shared) -> Result<()>) -> Result<()> {
+    fn with(self, tells: bool, work: impl FnOnce(&WalkShared) -> Result<()>) -> Result<()> {
         let Walker { root, select, threads, now, stop, monitor, restored_from } = self;
-        let shared = Shared {
+        let shared = WalkShared {
             root,
             select,
             now,
@@ -185,16 +185,16 @@ impl Walker<'_> {
             for _ in 0..threads {
                 scope.spawn(|| shared.list_ahead());
             }
-            let _over = Over(&shared);
+            let _over = ListingGuard(&shared);
             work(&shared)
         })
     }
 }
 
 /// Ends the listing threads when it is dropped, also by a panic.
-struct Over<'a>(&'a Shared<'a>);
+struct ListingGuard<'a>(&'a WalkShared<'a>);
 
-impl Drop for Over<'_> {
+impl Drop for ListingGuard<'_> {
     fn drop(&mut self) {
         self.0.lock().over = true;
         self.0.changed.notify_all();
@@ -254,7 +254,7 @@ fn half_restored((data, vault): (&Path, &str), folder: &EntryPath, said: &Result
     Error::failed(doing, why).hint(again)
 }
 
-fn descend(shared: &Shared, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+fn descend(shared: &WalkShared, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
     let mut open = Vec::new();
     shared.enter(listing, &mut open, take)?;
     shared.go(&mut open, take)
@@ -272,15 +272,15 @@ impl Met {
 }
 
 /// Folders that the walk is in, with the children that are still to come.
-type Open = Vec<std::vec::IntoIter<Met>>;
+type WalkStack = Vec<std::vec::IntoIter<Met>>;
 
-impl Shared<'_> {
+impl WalkShared<'_> {
     fn lock(&self) -> MutexGuard<'_, Ahead> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes through all that is left of the open folders.
-    fn go(&self, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+    fn go(&self, open: &mut WalkStack, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
         while let Some(folder) = open.last_mut() {
             match folder.next() {
                 Some(met) => self.child(met, open, take)?,
@@ -291,9 +291,9 @@ impl Shared<'_> {
     }
 
     /// Takes a child; a folder with all that is in it, if no folder is open around it.
-    fn child(&self, met: Met, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+    fn child(&self, met: Met, open: &mut WalkStack, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
         let folder = match met {
-            Met::Entry(found) if found.kind == Kind::Folder => found,
+            Met::Entry(found) if found.kind == EntryKind::Folder => found,
             met => return take(met),
         };
         let alone = open.is_empty();
@@ -341,7 +341,7 @@ impl Shared<'_> {
         }
     }
 
-    fn enter(&self, listing: Listing, open: &mut Open, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+    fn enter(&self, listing: Listing, open: &mut WalkStack, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
         let Listing { folder, record, children, .. } = self.checked(listing)?;
         self.announce(&children);
         take(Met::Entry(folder))?;
@@ -356,11 +356,11 @@ impl Shared<'_> {
         let fd = self.root.open_at(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
         // Before its names: what changes while they are read shows in its times.
         let at = (self.now)();
-        let itself = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
+        let itself = SourceEntry::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
         let names = names(&fd)?;
         self.monitor.reached(Moment::Named, folder);
         let stats: Vec<_> = names.iter().map(|name| status(&fd, name)).collect();
-        let last = Found::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
+        let last = SourceEntry::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
         let record = FolderRecord::new(&itself, at, last.ctime, &names, &stats);
         let unfinished = self.unfinished((folder, &fd), &names);
         let databases = match self.select.sqlite {
@@ -379,13 +379,13 @@ impl Shared<'_> {
                     continue;
                 }
             };
-            match Found::new(path.clone(), &stat) {
-                Some(found) if databases.is_side(name) && found.kind == Kind::File => {
-                    children.push(Met::Entry(Found { role: Role::Side, ..found }));
+            match SourceEntry::new(path.clone(), &stat) {
+                Some(found) if databases.is_side(name) && found.kind == EntryKind::File => {
+                    children.push(Met::Entry(SourceEntry { role: Role::Side, ..found }));
                 }
                 Some(found) if self.select.takes(&found) => {
                     let role = databases.role(name);
-                    children.push(Met::Entry(Found { role, ..found }));
+                    children.push(Met::Entry(SourceEntry { role, ..found }));
                 }
                 Some(_) => {}
                 None => children.push(Met::Skipped(path, what(stat.st_mode))),
@@ -400,7 +400,7 @@ impl Shared<'_> {
         let mut ahead = self.lock();
         for met in children {
             if let Met::Entry(found) = met
-                && found.kind == Kind::Folder
+                && found.kind == EntryKind::Folder
             {
                 ahead.waiting.insert(found.path.clone());
             }

@@ -16,20 +16,20 @@ use crate::path::EntryPath;
 
 /// A database's place.
 #[derive(Debug)]
-pub struct At {
+pub struct DatabaseLocation {
     folder: OwnedFd,
     name: OsString,
     path: PathBuf,
 }
 
-impl At {
+impl DatabaseLocation {
     /// The place of an entry of the data directory.
     ///
     /// # Errors
     /// What the system refuses; `NOENT`, `NOTDIR` or `LOOP` where its folder is not there any more.
-    pub fn beneath(root: &Directory, path: &EntryPath) -> Result<At, Errno> {
+    pub fn beneath(root: &Directory, path: &EntryPath) -> Result<DatabaseLocation, Errno> {
         let (folder, name) = root.parent(path)?;
-        Ok(At { folder, name: OsString::from_vec(name), path: root.path().join(path.as_path()) })
+        Ok(DatabaseLocation { folder, name: OsString::from_vec(name), path: root.path().join(path.as_path()) })
     }
 
     /// The path for SQLite: absolute, with no symlink in it unless it is being replaced.
@@ -58,7 +58,7 @@ impl At {
         found(statat(&self.folder, self.name(ending), AtFlags::SYMLINK_NOFOLLOW))
     }
 
-    /// As [`At::status`], of what the path leads to.
+    /// As [`DatabaseLocation::status`], of what the path leads to.
     ///
     /// # Errors
     /// What the system refuses.
@@ -97,7 +97,7 @@ fn found(said: Result<Stat, Errno>) -> Result<Option<Stat>, Errno> {
 
 /// For tests: the place of a file.
 #[cfg(test)]
-pub fn at(path: &Path) -> At {
+pub fn at(path: &Path) -> DatabaseLocation {
     let root = Directory::open(path.parent().unwrap()).unwrap();
-    At::beneath(&root, &EntryPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap()).unwrap()
+    DatabaseLocation::beneath(&root, &EntryPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap()).unwrap()
 }

@@ -34,8 +34,8 @@ pub fn check(connection: &Connection, kind: CheckKind, stop: &AtomicBool) -> rus
     let interrupt = connection.get_interrupt_handle();
     let over = AtomicBool::new(false);
     /// Ends the watcher, also in a panic.
-    struct Over<'o>(&'o AtomicBool, thread::Thread);
-    impl Drop for Over<'_> {
+    struct WatchGuard<'o>(&'o AtomicBool, thread::Thread);
+    impl Drop for WatchGuard<'_> {
         fn drop(&mut self) {
             self.0.store(true, Ordering::Release);
             self.1.unpark();
@@ -50,7 +50,7 @@ pub fn check(connection: &Connection, kind: CheckKind, stop: &AtomicBool) -> rus
                 thread::park_timeout(WATCH);
             }
         });
-        let _over = Over(&over, watcher.thread().clone());
+        let _over = WatchGuard(&over, watcher.thread().clone());
         connection.query_row(sql, [], |row| row.get::<_, String>(0))
     });
     match said {

@@ -7,7 +7,7 @@ use rusqlite::ffi;
 
 /// Why a database was not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ReadError {
     /// Others kept it locked for all of the patience that there was.
     Busy(String),
     /// It cannot be read safely through SQLite, and why; it can be taken raw.
@@ -20,12 +20,12 @@ pub enum Trouble {
     Stopped,
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Trouble::Busy(why) | Trouble::Raw(why) | Trouble::Failed(why) => f.write_str(why),
-            Trouble::Replaced => f.write_str("it was replaced while it was read"),
-            Trouble::Stopped => f.write_str("it was told to stop"),
+            ReadError::Busy(why) | ReadError::Raw(why) | ReadError::Failed(why) => f.write_str(why),
+            ReadError::Replaced => f.write_str("it was replaced while it was read"),
+            ReadError::Stopped => f.write_str("it was told to stop"),
         }
     }
 }
@@ -40,11 +40,11 @@ pub enum Meaning {
     /// Its `-shm` cannot be written to, and its programs have left nothing there to read by, or did for a moment. It says why.
     Index(String),
     /// Waiting does not help.
-    Trouble(Trouble),
+    Trouble(ReadError),
 }
 
 /// Sorts an error by its extended code; `errno` is the system's reason, 0 for none.
-pub fn meaning(error: &rusqlite::Error, errno: i32) -> Meaning {
+pub fn classify(error: &rusqlite::Error, errno: i32) -> Meaning {
     let said = match error {
         // The message says more than the code, which it follows.
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
@@ -52,14 +52,14 @@ pub fn meaning(error: &rusqlite::Error, errno: i32) -> Meaning {
     };
     match error {
         rusqlite::Error::SqliteFailure(code, _) => sort(code.extended_code, &said, errno),
-        _ => Meaning::Trouble(Trouble::Failed(format!("SQLite's answer makes no sense: {said}"))),
+        _ => Meaning::Trouble(ReadError::Failed(format!("SQLite's answer makes no sense: {said}"))),
     }
 }
 
 fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
     let system = if errno == 0 { String::new() } else { format!(": {}", std::io::Error::from_raw_os_error(errno)) };
-    let raw = |why: String| Meaning::Trouble(Trouble::Raw(why));
-    let failed = |why: String| Meaning::Trouble(Trouble::Failed(why));
+    let raw = |why: String| Meaning::Trouble(ReadError::Raw(why));
+    let failed = |why: String| Meaning::Trouble(ReadError::Failed(why));
     match code {
         ffi::SQLITE_READONLY_ROLLBACK => return Meaning::Journal,
         ffi::SQLITE_READONLY_RECOVERY | ffi::SQLITE_READONLY_CANTINIT | ffi::SQLITE_READONLY_CANTLOCK => {
@@ -97,7 +97,7 @@ fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
                 .into(),
         ),
         ffi::SQLITE_ERROR => raw(format!("SQLite does not understand it: {said}")),
-        ffi::SQLITE_INTERRUPT => Meaning::Trouble(Trouble::Stopped),
+        ffi::SQLITE_INTERRUPT => Meaning::Trouble(ReadError::Stopped),
         _ => failed(format!("SQLite cannot read it: {said}{system}")),
     }
 }
@@ -114,7 +114,7 @@ mod tests {
 
     fn sorted(code: c_int, errno: i32) -> Meaning {
         let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("said".into()));
-        meaning(&error, errno)
+        classify(&error, errno)
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
             panic!("others may fill it")
         };
         assert!(why.contains("-shm file that cannot be written to: Permission denied"), "{why}");
-        assert_eq!(sorted(ffi::SQLITE_INTERRUPT, 0), Meaning::Trouble(Trouble::Stopped));
+        assert_eq!(sorted(ffi::SQLITE_INTERRUPT, 0), Meaning::Trouble(ReadError::Stopped));
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
             (ffi::SQLITE_IOERR_RDLOCK, "has no locks: Permission denied"),
             (ffi::SQLITE_IOERR_SHMMAP, "shared memory, which fails: Permission denied"),
         ] {
-            let Meaning::Trouble(Trouble::Raw(said)) = sorted(code, Errno::ACCESS.raw_os_error()) else {
+            let Meaning::Trouble(ReadError::Raw(said)) = sorted(code, Errno::ACCESS.raw_os_error()) else {
                 panic!("{why}")
             };
             assert!(said.contains(why), "{said}");
@@ -162,11 +162,12 @@ mod tests {
             (ffi::SQLITE_NOMEM, Errno::NOMEM),
             (ffi::SQLITE_CANTOPEN, Errno::MFILE),
         ] {
-            assert!(matches!(sorted(code, errno.raw_os_error()), Meaning::Trouble(Trouble::Failed(_))));
+            assert!(matches!(sorted(code, errno.raw_os_error()), Meaning::Trouble(ReadError::Failed(_))));
         }
         let unreadable = rusqlite::Error::QueryReturnedNoRows;
-        assert!(matches!(meaning(&unreadable, 0), Meaning::Trouble(Trouble::Failed(_))));
-        let Meaning::Trouble(Trouble::Failed(why)) = sort(ffi::SQLITE_ERROR, "no such table: sqlite_dbpage", 0) else {
+        assert!(matches!(classify(&unreadable, 0), Meaning::Trouble(ReadError::Failed(_))));
+        let Meaning::Trouble(ReadError::Failed(why)) = sort(ffi::SQLITE_ERROR, "no such table: sqlite_dbpage", 0)
+        else {
             panic!("the program was built wrong")
         };
         assert!(why.contains("SQLITE_ENABLE_DBPAGE_VTAB"), "{why}");

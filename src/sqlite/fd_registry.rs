@@ -38,19 +38,19 @@ fn held() -> MutexGuard<'static, Files> {
 /// The right to open and close one file; given back when it is dropped, after every descriptor of the file.
 #[derive(Debug)]
 #[must_use = "the file may be opened only while this lives"]
-pub struct Hold {
+pub struct InodeLock {
     device: u64,
     inode: u64,
 }
 
-impl Hold {
+impl InodeLock {
     /// The file's device and inode.
     pub fn id(&self) -> (u64, u64) {
         (self.device, self.inode)
     }
 }
 
-impl Drop for Hold {
+impl Drop for InodeLock {
     fn drop(&mut self) {
         let mut held = held();
         // Nobody holds it now, so that no lock is lost with these.
@@ -65,7 +65,7 @@ impl Drop for Hold {
 ///
 /// # Errors
 /// `CANCELED` when the work is told to stop; `TIMEDOUT` after [`LONGEST`]: the file is looked at again when others are done.
-pub fn hold(device: u64, inode: u64, stop: &AtomicBool) -> Result<Hold, Errno> {
+pub fn lock_inode(device: u64, inode: u64, stop: &AtomicBool) -> Result<InodeLock, Errno> {
     let began = Instant::now();
     let mut held = held();
     while !add(&mut held, (device, inode)) {
@@ -77,7 +77,7 @@ pub fn hold(device: u64, inode: u64, stop: &AtomicBool) -> Result<Hold, Errno> {
         }
         held = GIVEN_BACK.wait_timeout(held, LOOK).unwrap_or_else(PoisonError::into_inner).0;
     }
-    Ok(Hold { device, inode })
+    Ok(InodeLock { device, inode })
 }
 
 /// Adds a file that nobody holds.
@@ -90,29 +90,33 @@ fn add(held: &mut Files, file: (u64, u64)) -> bool {
 }
 
 /// Holds the file if nobody in this process does.
-pub fn try_hold(device: u64, inode: u64) -> Option<Hold> {
+pub fn try_lock_inode(device: u64, inode: u64) -> Option<InodeLock> {
     let free = add(&mut held(), (device, inode));
     // Made only when it is free: a hold that is made is given back.
-    free.then(|| Hold { device, inode })
+    free.then(|| InodeLock { device, inode })
 }
 
 /// A file that was opened under a hold of it.
 #[derive(Debug)]
-pub struct Opened {
+pub struct LockedFile {
     /// The file; it is closed before its hold is given back.
     pub file: File,
     /// What the system says of it.
     pub stat: Stat,
     /// The hold.
-    pub hold: Hold,
+    pub hold: InodeLock,
 }
 
 /// Opens the file that is held; where another one has its name by now, that one is held instead.
 ///
 /// # Errors
-/// Those of opening, and as [`hold`]. A file that cannot be held is closed when who holds it gives it back, since that would take
+/// Those of opening, and as [`lock_inode`]. A file that cannot be held is closed when who holds it gives it back, since that would take
 /// locks away before.
-pub fn open(hold: Hold, stop: &AtomicBool, open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Opened, Errno> {
+pub fn open(
+    hold: InodeLock,
+    stop: &AtomicBool,
+    open: impl FnOnce() -> Result<OwnedFd, Errno>,
+) -> Result<LockedFile, Errno> {
     let file = File::from(open()?);
     let stat = match fstat(&file) {
         Ok(stat) => stat,
@@ -123,12 +127,12 @@ pub fn open(hold: Hold, stop: &AtomicBool, open: impl FnOnce() -> Result<OwnedFd
         }
     };
     if (stat.st_dev, stat.st_ino) == hold.id() {
-        return Ok(Opened { file, stat, hold });
+        return Ok(LockedFile { file, stat, hold });
     }
     // Nobody waits with a hold in hand.
     drop(hold);
-    match self::hold(stat.st_dev, stat.st_ino, stop) {
-        Ok(hold) => Ok(Opened { file, stat, hold }),
+    match lock_inode(stat.st_dev, stat.st_ino, stop) {
+        Ok(hold) => Ok(LockedFile { file, stat, hold }),
         Err(why) => {
             match held().get_mut(&(stat.st_dev, stat.st_ino)) {
                 Some(others) => others.push(file),
@@ -153,9 +157,9 @@ mod tests {
     #[test]
     fn who_waits_hears_that_it_is_to_stop() {
         let stop = AtomicBool::new(false);
-        let _held = hold(DEVICE, 5, &stop).unwrap();
+        let _held = lock_inode(DEVICE, 5, &stop).unwrap();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| hold(DEVICE, 5, &stop).err());
+            let waiting = scope.spawn(|| lock_inode(DEVICE, 5, &stop).err());
             stop.store(true, Ordering::Relaxed);
             assert_eq!(waiting.join().unwrap(), Some(Errno::CANCELED));
         });
@@ -163,24 +167,24 @@ mod tests {
 
     #[test]
     fn a_file_is_held_once_and_again_when_it_is_given_back() {
-        let first = try_hold(DEVICE, 1).unwrap();
+        let first = try_lock_inode(DEVICE, 1).unwrap();
         assert_eq!(first.id(), (DEVICE, 1));
-        assert!(try_hold(DEVICE, 1).is_none());
-        let other = try_hold(DEVICE, 2).unwrap();
+        assert!(try_lock_inode(DEVICE, 1).is_none());
+        let other = try_lock_inode(DEVICE, 2).unwrap();
         drop(first);
-        assert!(try_hold(DEVICE, 2).is_none());
-        drop((try_hold(DEVICE, 1).unwrap(), other));
+        assert!(try_lock_inode(DEVICE, 2).is_none());
+        drop((try_lock_inode(DEVICE, 1).unwrap(), other));
     }
 
     #[test]
     fn who_waits_gets_the_file_after_it_was_given_back() {
         let released = AtomicBool::new(false);
-        let first = hold(DEVICE, 3, &GO_ON).unwrap();
+        let first = lock_inode(DEVICE, 3, &GO_ON).unwrap();
         std::thread::scope(|scope| {
             let waiting: Vec<_> = (0..3)
                 .map(|_| {
                     scope.spawn(|| {
-                        let _mine = hold(DEVICE, 3, &GO_ON).unwrap();
+                        let _mine = lock_inode(DEVICE, 3, &GO_ON).unwrap();
                         released.load(Ordering::SeqCst)
                     })
                 })
@@ -189,7 +193,7 @@ mod tests {
             drop(first);
             assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
         });
-        drop(try_hold(DEVICE, 3).unwrap());
+        drop(try_lock_inode(DEVICE, 3).unwrap());
     }
 
     #[test]
@@ -198,10 +202,10 @@ mod tests {
         let path = folder.path().join("app.db");
         let file = File::create(&path).unwrap();
         let stat = fstat(&file).unwrap();
-        let first = hold(stat.st_dev, stat.st_ino, &GO_ON).unwrap();
+        let first = lock_inode(stat.st_dev, stat.st_ino, &GO_ON).unwrap();
         let stop = AtomicBool::new(true);
         let mut opened = None;
-        let late = open(try_hold(DEVICE, 6).unwrap(), &stop, || {
+        let late = open(try_lock_inode(DEVICE, 6).unwrap(), &stop, || {
             let file = File::open(&path).unwrap();
             opened = Some(file.as_raw_fd());
             Ok(file.into())
@@ -216,11 +220,11 @@ mod tests {
     #[test]
     fn a_panic_gives_back_what_was_held() {
         let panicked = std::thread::spawn(|| {
-            let _mine = hold(DEVICE, 4, &GO_ON).unwrap();
+            let _mine = lock_inode(DEVICE, 4, &GO_ON).unwrap();
             panic!("on purpose");
         })
         .join();
         assert!(panicked.is_err());
-        drop(try_hold(DEVICE, 4).unwrap());
+        drop(try_lock_inode(DEVICE, 4).unwrap());
     }
 }

@@ -25,10 +25,10 @@ use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
 use self::basis::{Basis, written};
-use super::at::At;
+use super::at::DatabaseLocation;
 use super::check::{self, Checked};
-use super::error::{Meaning, Trouble, meaning};
-use super::fd_registry::{self, Hold, Opened};
+use super::error::{Meaning, ReadError, classify};
+use super::fd_registry::{self, InodeLock, LockedFile};
 use super::filesystem::unfit;
 use super::handle::system_errno;
 use super::header::Header;
@@ -56,7 +56,7 @@ const CUT_OFF: &str =
 
 /// How to deal with a database that others use.
 #[derive(Debug, Clone, Copy)]
-pub struct Options<'a> {
+pub struct LiveOptions<'a> {
     /// How long to wait for locks, in all.
     pub patience: Duration,
     /// Set from outside to stop.
@@ -65,7 +65,7 @@ pub struct Options<'a> {
 
 /// What a transaction sees.
 #[derive(Debug)]
-pub struct State {
+pub struct TransactionState {
     /// In bytes.
     pub page_size: u32,
     /// How many pages the database has.
@@ -94,13 +94,13 @@ pub struct Live<'a> {
     alone: Option<Connection>,
     /// Has a reader's lock of a database that uses a log, while others have it open.
     lock: Option<Connection>,
-    way: Way,
+    way: AccessMode,
     file: Arc<File>,
     /// The `-shm`, open and held since before the connection opened it.
-    shm: Option<Opened>,
-    hold: Hold,
-    at: Arc<At>,
-    options: Options<'a>,
+    shm: Option<LockedFile>,
+    hold: InodeLock,
+    at: Arc<DatabaseLocation>,
+    options: LiveOptions<'a>,
     /// Patience that is left.
     left: Duration,
     /// Connections so far, since SQLite's version means something within one only.
@@ -120,7 +120,7 @@ pub struct Live<'a> {
 
 /// How a transaction reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum AccessMode {
     /// With what its programs share beside it.
     Shared,
     /// As a file that nobody has open, and its log if there is one.
@@ -128,7 +128,7 @@ enum Way {
 }
 
 /// Why one attempt to begin came to nothing.
-enum Refused {
+enum BeginError {
     /// Whom to wait for.
     Busy(&'static str),
     Journal,
@@ -140,17 +140,17 @@ enum Refused {
     Again,
     /// Somebody who was here is awaited again.
     Awaited,
-    Trouble(Trouble),
+    Trouble(ReadError),
 }
 
-impl From<Trouble> for Refused {
-    fn from(trouble: Trouble) -> Self {
-        Refused::Trouble(trouble)
+impl From<ReadError> for BeginError {
+    fn from(trouble: ReadError) -> Self {
+        BeginError::Trouble(trouble)
     }
 }
 
-fn failed(what: impl std::fmt::Display) -> Trouble {
-    Trouble::Failed(what.to_string())
+fn failed(what: impl std::fmt::Display) -> ReadError {
+    ReadError::Failed(what.to_string())
 }
 
 impl<'a> Live<'a> {
@@ -158,35 +158,35 @@ impl<'a> Live<'a> {
     ///
     /// # Errors
     /// Why it cannot be read so; nothing has been created then.
-    pub fn open(at: Arc<At>, hold: Hold, options: Options<'a>) -> Result<Self, Trouble> {
+    pub fn open(at: Arc<DatabaseLocation>, hold: InodeLock, options: LiveOptions<'a>) -> Result<Self, ReadError> {
         if !system_calls::replaced() {
-            return Err(Trouble::Raw("this program's SQLite would create files beside it".into()));
+            return Err(ReadError::Raw("this program's SQLite would create files beside it".into()));
         }
         let expected = hold.id();
         let opened =
             fd_registry::open(hold, options.stop, || at.open("", OFlags::RDONLY)).map_err(|why| match why {
-                Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::TIMEDOUT => Trouble::Replaced,
-                Errno::CANCELED => Trouble::Stopped,
+                Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::TIMEDOUT => ReadError::Replaced,
+                Errno::CANCELED => ReadError::Stopped,
                 why => failed(format!("it cannot be opened: {why}")),
             })?;
         if opened.hold.id() != expected {
-            return Err(Trouble::Replaced);
+            return Err(ReadError::Replaced);
         }
-        let Opened { file, hold, .. } = opened;
+        let LockedFile { file, hold, .. } = opened;
         if Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))?.is_none() {
-            return Err(Trouble::Raw("it is no SQLite database any more".into()));
+            return Err(ReadError::Raw("it is no SQLite database any more".into()));
         }
         if let Some(why) = unfit(&file).map_err(|why| failed(format!("its filesystem is unknown: {why}")))? {
-            return Err(Trouble::Raw(why));
+            return Err(ReadError::Raw(why));
         }
         if at.path().as_os_str().len() > LONGEST_PATH {
-            return Err(Trouble::Raw(format!("its path is longer than the {LONGEST_PATH} bytes that SQLite takes")));
+            return Err(ReadError::Raw(format!("its path is longer than the {LONGEST_PATH} bytes that SQLite takes")));
         }
         let mut live = Live {
             connection: None,
             alone: None,
             lock: None,
-            way: Way::Shared,
+            way: AccessMode::Shared,
             file: Arc::new(file),
             shm: None,
             hold,
@@ -216,7 +216,7 @@ impl<'a> Live<'a> {
     ///
     /// # Errors
     /// Why there is none; locks are waited for as long as patience lasts.
-    pub fn begin(&mut self) -> Result<State, Trouble> {
+    pub fn begin(&mut self) -> Result<TransactionState, ReadError> {
         if self.begun {
             return Err(failed("a transaction is open already"));
         }
@@ -230,19 +230,19 @@ impl<'a> Live<'a> {
                 }
                 Err(refused) => refused,
             };
-            if !matches!(refused, Refused::Again | Refused::Awaited) {
+            if !matches!(refused, BeginError::Again | BeginError::Awaited) {
                 self.rollback();
             }
             let why = match refused {
-                Refused::Busy(why) => why,
-                Refused::Journal => {
+                BeginError::Busy(why) => why,
+                BeginError::Journal => {
                     // A journal that its commit deletes at this moment looks like one whose program died. That one stays.
                     let now = self.beside("-journal")?.map(|s| (id(&s), s.st_mtime, s.st_mtime_nsec, s.st_size));
                     let another = journal.is_some() && now != journal;
                     met = if now.is_some() && !another { met + 1 } else { 0 };
                     journal = now;
                     if met == HOT {
-                        return Err(Trouble::Raw(CUT_OFF.into()));
+                        return Err(ReadError::Raw(CUT_OFF.into()));
                     }
                     if met > 0 {
                         thread::sleep(STEP);
@@ -250,21 +250,21 @@ impl<'a> Live<'a> {
                     }
                     LOCKED
                 }
-                Refused::Index(why) => {
+                BeginError::Index(why) => {
                     // Programs that open it for a moment each leave it so in between.
                     unindexed += 1;
                     if unindexed == UNINDEXED {
-                        return Err(Trouble::Raw(why));
+                        return Err(ReadError::Raw(why));
                     }
                     thread::sleep(STEP);
                     continue;
                 }
-                Refused::Again => continue,
-                Refused::Awaited => {
+                BeginError::Again => continue,
+                BeginError::Awaited => {
                     thread::sleep(STEP);
                     continue;
                 }
-                Refused::Changed => {
+                BeginError::Changed => {
                     // The next attempt holds first what SQLite opens.
                     self.connection = None;
                     changed += 1;
@@ -273,7 +273,7 @@ impl<'a> Live<'a> {
                     }
                     COMES_AND_GOES
                 }
-                Refused::Trouble(trouble) => return Err(self.replaced_or(trouble)),
+                BeginError::Trouble(trouble) => return Err(self.replaced_or(trouble)),
             };
             self.wait(why, clock)?;
         }
@@ -283,7 +283,7 @@ impl<'a> Live<'a> {
     ///
     /// # Errors
     /// A page that is not there; a transaction that has ended; a file that cannot be read.
-    pub fn page(&self, number: u32, out: &mut [u8]) -> Result<(), Trouble> {
+    pub fn page(&self, number: u32, out: &mut [u8]) -> Result<(), ReadError> {
         let connection = self.transaction()?;
         let mut read = || -> rusqlite::Result<bool> {
             let mut statement = connection.prepare_cached("select data from sqlite_dbpage where pgno = ?1")?;
@@ -306,7 +306,7 @@ impl<'a> Live<'a> {
     ///
     /// # Errors
     /// A check that was stopped, or that could not read the file.
-    pub fn check(&mut self, kind: CheckKind) -> Result<Checked, Trouble> {
+    pub fn check(&mut self, kind: CheckKind) -> Result<Checked, ReadError> {
         check::check(self.transaction()?, kind, self.options.stop).map_err(|why| self.trouble(&why))
     }
 
@@ -314,9 +314,9 @@ impl<'a> Live<'a> {
     ///
     /// # Errors
     /// One that cannot be ended; the connection is closed then, which ends it too.
-    pub fn end(&mut self) -> Result<bool, Trouble> {
+    pub fn end(&mut self) -> Result<bool, ReadError> {
         // A log that was cut meanwhile has not given what it was asked for.
-        let logged = self.way != Way::Shared || self.basis == Basis::Locks || self.is_log_of_index();
+        let logged = self.way != AccessMode::Shared || self.basis == Basis::Locks || self.is_log_of_index();
         let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.trouble(&why));
         self.begun = false;
         let stands = self.stands().map(|stands| stands && logged);
@@ -337,21 +337,21 @@ impl<'a> Live<'a> {
     /// The connection that reads, or is going to.
     fn reader(&self) -> Option<&Connection> {
         match self.way {
-            Way::AtRest { log: false } => self.alone.as_ref(),
-            Way::AtRest { log: true } | Way::Shared => self.connection.as_ref(),
+            AccessMode::AtRest { log: false } => self.alone.as_ref(),
+            AccessMode::AtRest { log: true } | AccessMode::Shared => self.connection.as_ref(),
         }
     }
 
-    fn transaction(&self) -> Result<&Connection, Trouble> {
+    fn transaction(&self) -> Result<&Connection, ReadError> {
         self.reader().filter(|_| self.begun).ok_or_else(|| failed("no transaction is open"))
     }
 
-    fn trouble(&self, why: &rusqlite::Error) -> Trouble {
+    fn trouble(&self, why: &rusqlite::Error) -> ReadError {
         let errno = self.reader().map_or(0, system_errno);
-        match meaning(why, errno) {
-            Meaning::Busy => Trouble::Busy(LOCKED.into()),
-            Meaning::Journal => Trouble::Raw(CUT_OFF.into()),
-            Meaning::Index(why) => Trouble::Raw(why),
+        match classify(why, errno) {
+            Meaning::Busy => ReadError::Busy(LOCKED.into()),
+            Meaning::Journal => ReadError::Raw(CUT_OFF.into()),
+            Meaning::Index(why) => ReadError::Raw(why),
             Meaning::Trouble(trouble) => trouble,
         }
     }
@@ -359,7 +359,7 @@ impl<'a> Live<'a> {
     /// Ends what was begun; a connection that cannot is closed. The lock is kept while it waits only for what others share: that
     /// is there as long as the lock is.
     fn rollback(&mut self) {
-        if self.way != Way::Shared {
+        if self.way != AccessMode::Shared {
             (self.alone, self.lock, self.connection) = (None, None, None);
         }
         if self.connection.as_ref().is_some_and(|c| !c.is_autocommit() && c.execute_batch("rollback").is_err()) {
@@ -368,12 +368,12 @@ impl<'a> Live<'a> {
     }
 
     /// Waits for who is in the way; patience wears away since `clock`, as an attempt may take long by itself.
-    fn wait(&mut self, why: &str, clock: Instant) -> Result<(), Trouble> {
+    fn wait(&mut self, why: &str, clock: Instant) -> Result<(), ReadError> {
         if self.options.stop.load(Ordering::Relaxed) {
-            return Err(Trouble::Stopped);
+            return Err(ReadError::Stopped);
         }
         if self.left.is_zero() {
-            return Err(Trouble::Busy(format!("{why}, for {:?} now", self.options.patience)));
+            return Err(ReadError::Busy(format!("{why}, for {:?} now", self.options.patience)));
         }
         thread::sleep(STEP.min(self.left));
         self.left = self.left.saturating_sub(clock.elapsed());

@@ -19,7 +19,7 @@ pub const OPEN: (i64, i64) = (128, 1);
 
 /// Who else has a database locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
+pub enum LockHolder {
     /// Nobody whose lock can be seen.
     No,
     /// Programs that read it, or that use it with a log; one of them, where its number is known.
@@ -29,17 +29,17 @@ pub enum Held {
 }
 
 /// Who else has a database locked; other backups do not count, as they [`let_go`]. Where a filesystem does not tell, nobody has.
-pub fn held(file: &File) -> Held {
+pub fn held(file: &File) -> LockHolder {
     let mut lock = lock(libc::F_WRLCK, OTHERS);
     // The system tells of one lock in the way: of several readers, the one that came first.
     if control(file, libc::F_GETLK, &mut lock).is_err() {
-        return Held::No;
+        return LockHolder::No;
     }
     let pid = u32::try_from(lock.l_pid).ok().filter(|pid| *pid > 0);
     match c_int::from(lock.l_type) {
-        libc::F_WRLCK => Held::Alone(pid),
-        libc::F_RDLCK if (lock.l_start, lock.l_len) == SHARED => Held::Reading(pid),
-        _ => Held::No,
+        libc::F_WRLCK => LockHolder::Alone(pid),
+        libc::F_RDLCK if (lock.l_start, lock.l_len) == SHARED => LockHolder::Reading(pid),
+        _ => LockHolder::No,
     }
 }
 

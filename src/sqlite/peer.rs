@@ -24,7 +24,7 @@ const ROWS: i64 = 100;
 const ANSWER: &str = "answer ";
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Order {
+enum PeerCommand {
     /// Opens a database, instead of the one before.
     Open(Vec<u8>),
     /// Closes it.
@@ -44,7 +44,7 @@ enum Order {
 }
 
 /// What is in a folder: hash, size and mtime by name.
-pub type Listing = BTreeMap<Vec<u8>, (String, u64, i128)>;
+pub type FolderContents = BTreeMap<Vec<u8>, (String, u64, i128)>;
 
 /// The other process; killed when it is dropped.
 pub struct Peer {
@@ -90,14 +90,14 @@ impl Peer {
 
     /// Opens a database, instead of the one before.
     pub fn open(&mut self, path: &Path) {
-        self.order(&Order::Open(path.as_os_str().as_bytes().to_vec())).unwrap();
+        self.order(&PeerCommand::Open(path.as_os_str().as_bytes().to_vec())).unwrap();
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    fn order(&mut self, order: &Order) -> Result<String, String> {
+    fn order(&mut self, order: &PeerCommand) -> Result<String, String> {
         writeln!(self.orders, "{}", serde_json::to_string(order).unwrap()).unwrap();
         let mut lines = self.answers.by_ref().map(Result::unwrap);
         // The harness's own output may come before it in the same line.
@@ -107,36 +107,36 @@ impl Peer {
 
     /// Closes the database, which being dropped does not: it is killed then.
     pub fn close(mut self) {
-        self.order(&Order::Close).unwrap();
+        self.order(&PeerCommand::Close).unwrap();
     }
 
     pub fn run(&mut self, sql: &str) -> Result<String, String> {
-        self.order(&Order::Run(sql.into()))
+        self.order(&PeerCommand::Run(sql.into()))
     }
 
     pub fn ask(&mut self, sql: &str) -> String {
-        self.order(&Order::Ask(sql.into())).unwrap()
+        self.order(&PeerCommand::Ask(sql.into())).unwrap()
     }
 
     /// Reads a database live; gives the sum and the count of `x` in `t`, whether it uses a log, and whether it was one state.
     pub fn live(&mut self, path: &Path) -> Result<String, String> {
-        self.order(&Order::Live(path.as_os_str().as_bytes().to_vec()))
+        self.order(&PeerCommand::Live(path.as_os_str().as_bytes().to_vec()))
     }
 
-    pub fn look(&mut self, folder: &Path) -> Listing {
-        let said = self.order(&Order::Look(folder.as_os_str().as_bytes().to_vec())).unwrap();
+    pub fn look(&mut self, folder: &Path) -> FolderContents {
+        let said = self.order(&PeerCommand::Look(folder.as_os_str().as_bytes().to_vec())).unwrap();
         serde_json::from_str::<Vec<_>>(&said).unwrap().into_iter().collect()
     }
 
     /// Writes to the table `t(id, x)` all the time, keeping the sum of `x`.
     pub fn hammer(&mut self, path: &Path, checkpoint: Option<&str>) {
         let path = path.as_os_str().as_bytes().to_vec();
-        self.order(&Order::Hammer(path, checkpoint.map(str::to_owned))).unwrap();
+        self.order(&PeerCommand::Hammer(path, checkpoint.map(str::to_owned))).unwrap();
     }
 
     /// Ends that; tells how many commits there were.
     pub fn rest(&mut self) -> u64 {
-        self.order(&Order::Rest).unwrap().parse().unwrap()
+        self.order(&PeerCommand::Rest).unwrap().parse().unwrap()
     }
 
     /// Ends it with SIGKILL, in the middle of what it does.
@@ -160,7 +160,7 @@ fn another_process() {
     if std::env::var_os(TOLD).is_none() {
         return;
     }
-    let mut served = Served::default();
+    let mut served = PeerServer::default();
     for line in std::io::stdin().lock().lines() {
         let answer = served.serve(serde_json::from_str(&line.unwrap()).unwrap());
         let mut out = std::io::stdout().lock();
@@ -171,7 +171,7 @@ fn another_process() {
 }
 
 #[derive(Default)]
-struct Served {
+struct PeerServer {
     connection: Option<Connection>,
     hammer: Option<(Arc<AtomicBool>, JoinHandle<u64>)>,
 }
@@ -186,23 +186,23 @@ fn opened(path: &Path) -> Connection {
     connection
 }
 
-impl Served {
-    fn serve(&mut self, order: Order) -> Result<String, String> {
+impl PeerServer {
+    fn serve(&mut self, order: PeerCommand) -> Result<String, String> {
         let connection = self.connection.as_ref();
         match order {
-            Order::Open(bytes) => {
+            PeerCommand::Open(bytes) => {
                 self.connection = None;
                 self.connection = Some(opened(&path(bytes)));
                 Ok(String::new())
             }
-            Order::Close => {
+            PeerCommand::Close => {
                 self.connection.take().unwrap().close().unwrap();
                 Ok(String::new())
             }
-            Order::Run(sql) => {
+            PeerCommand::Run(sql) => {
                 connection.unwrap().execute_batch(&sql).map(|()| String::new()).map_err(|e| e.to_string())
             }
-            Order::Ask(sql) => {
+            PeerCommand::Ask(sql) => {
                 let value = connection.unwrap().query_row(&sql, [], |row| row.get::<_, rusqlite::types::Value>(0));
                 value
                     .map(|value| match value {
@@ -212,9 +212,9 @@ impl Served {
                     })
                     .map_err(|e| e.to_string())
             }
-            Order::Live(bytes) => live(&path(bytes)),
-            Order::Look(folder) => {
-                let mut listing = Listing::new();
+            PeerCommand::Live(bytes) => live(&path(bytes)),
+            PeerCommand::Look(folder) => {
+                let mut listing = FolderContents::new();
                 for found in fs::read_dir(path(folder)).unwrap() {
                     let found = found.unwrap();
                     let stat = found.metadata().unwrap();
@@ -224,14 +224,14 @@ impl Served {
                 }
                 Ok(serde_json::to_string(&listing.into_iter().collect::<Vec<_>>()).unwrap())
             }
-            Order::Hammer(bytes, checkpoint) => {
+            PeerCommand::Hammer(bytes, checkpoint) => {
                 let stop = Arc::new(AtomicBool::new(false));
                 let stopped = stop.clone();
                 let path = path(bytes);
                 self.hammer = Some((stop, std::thread::spawn(move || hammer(&path, checkpoint, &stopped))));
                 Ok(String::new())
             }
-            Order::Rest => {
+            PeerCommand::Rest => {
                 let (stop, thread) = self.hammer.take().unwrap();
                 stop.store(true, Ordering::Relaxed);
                 Ok(thread.join().unwrap().to_string())

@@ -115,7 +115,7 @@ pub fn looks_so(
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size == 0 {
         return false;
     }
-    let held = fd_registry::hold(stat.st_dev, stat.st_ino, stop);
+    let held = fd_registry::lock_inode(stat.st_dev, stat.st_ino, stop);
     match held.and_then(|hold| fd_registry::open(hold, stop, open)) {
         Ok(opened) => {
             let mut first = [0; 100];
@@ -169,10 +169,10 @@ pub fn id(stat: &Stat) -> Id {
 }
 
 /// What shows that a file was written to, or that another one has its name.
-pub type Looks = [i64; 6];
+pub type StatFingerprint = [i64; 6];
 
 /// How a file looks.
-pub fn looks(stat: &Stat) -> Looks {
+pub fn looks(stat: &Stat) -> StatFingerprint {
     let times = [nanos(stat.st_mtime, stat.st_mtime_nsec), nanos(stat.st_ctime, stat.st_ctime_nsec)];
     [stat.st_size, times[0], times[1], stat.st_ino as i64, stat.st_dev as i64, stat.st_nlink as i64]
 }
@@ -221,7 +221,7 @@ mod tests {
         let stop = AtomicBool::new(false);
         let is_side = || databases(&folder, &names, &stats, &stop).is_side(b"a-wal");
         let stat = stats[0].unwrap();
-        let held = fd_registry::hold(stat.st_dev, stat.st_ino, &stop).unwrap();
+        let held = fd_registry::lock_inode(stat.st_dev, stat.st_ino, &stop).unwrap();
         assert!(is_side());
         drop(held);
         assert!(!is_side());

@@ -19,21 +19,21 @@ use rusqlite::ffi;
 
 use super::locks::OPEN;
 
-type Open = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
-type Unlink = unsafe extern "C" fn(*const c_char) -> c_int;
-type Chmod = unsafe extern "C" fn(c_int, libc::mode_t) -> c_int;
-type Control = unsafe extern "C" fn(c_int, c_int, *mut c_void) -> c_int;
-type Chown = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
+type OpenFn = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
+type UnlinkFn = unsafe extern "C" fn(*const c_char) -> c_int;
+type FchmodFn = unsafe extern "C" fn(c_int, libc::mode_t) -> c_int;
+type FcntlFn = unsafe extern "C" fn(c_int, c_int, *mut c_void) -> c_int;
+type FchownFn = unsafe extern "C" fn(c_int, libc::uid_t, libc::gid_t) -> c_int;
 
 thread_local! {
     static NOTHING: Cell<bool> = const { Cell::new(false) };
-    static FIRST: Cell<First> = const { Cell::new(First::MakesAnew) };
+    static FIRST: Cell<FirstShmOpen> = const { Cell::new(FirstShmOpen::MakesAnew) };
     static WAS_FIRST: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What SQLite does with a `-shm` that no other program has open.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum First {
+enum FirstShmOpen {
     MakesAnew,
     Fails,
     TakesItAsLeft,
@@ -44,12 +44,12 @@ static REPLACED: LazyLock<bool> = LazyLock::new(|| {
     // SAFETY: SQLite calls each by its name with these arguments; pointers to functions are alike in size.
     let calls = unsafe {
         [
-            (c"unlink", transmute::<Unlink, unsafe extern "C" fn()>(unlink)),
-            (c"open", transmute::<Open, unsafe extern "C" fn()>(open)),
-            (c"fchmod", transmute::<Chmod, unsafe extern "C" fn()>(fchmod)),
-            (c"fchown", transmute::<Chown, unsafe extern "C" fn()>(fchown)),
+            (c"unlink", transmute::<UnlinkFn, unsafe extern "C" fn()>(unlink)),
+            (c"open", transmute::<OpenFn, unsafe extern "C" fn()>(open)),
+            (c"fchmod", transmute::<FchmodFn, unsafe extern "C" fn()>(fchmod)),
+            (c"fchown", transmute::<FchownFn, unsafe extern "C" fn()>(fchown)),
             // It is called with a third argument, whatever that is, as all processors of Linux pass it to one that is declared.
-            (c"fcntl", transmute::<Control, unsafe extern "C" fn()>(fcntl)),
+            (c"fcntl", transmute::<FcntlFn, unsafe extern "C" fn()>(fcntl)),
         ]
     };
     calls.into_iter().all(|(name, call)| replace(name, call))
@@ -78,22 +78,22 @@ pub fn changing_nothing<T>(doing: impl FnOnce() -> T) -> T {
 /// for that.
 pub fn after_others<T>(doing: impl FnOnce() -> T) -> (T, bool) {
     WAS_FIRST.set(false);
-    (with(&FIRST, First::Fails, doing), WAS_FIRST.get())
+    (with(&FIRST, FirstShmOpen::Fails, doing), WAS_FIRST.get())
 }
 
 /// Does something during which SQLite, in this thread, takes a `-shm` that no other program has open as that was left.
 pub fn as_left<T>(doing: impl FnOnce() -> T) -> T {
-    with(&FIRST, First::TakesItAsLeft, doing)
+    with(&FIRST, FirstShmOpen::TakesItAsLeft, doing)
 }
 
 fn with<V: Copy + 'static, T>(set: &'static LocalKey<Cell<V>>, to: V, doing: impl FnOnce() -> T) -> T {
-    struct Before<V: Copy + 'static>(&'static LocalKey<Cell<V>>, V);
-    impl<V: Copy + 'static> Drop for Before<V> {
+    struct ResetOnDrop<V: Copy + 'static>(&'static LocalKey<Cell<V>>, V);
+    impl<V: Copy + 'static> Drop for ResetOnDrop<V> {
         fn drop(&mut self) {
             self.0.set(self.1);
         }
     }
-    let _before = Before(set, set.replace(to));
+    let _before = ResetOnDrop(set, set.replace(to));
     doing()
 }
 
@@ -126,7 +126,7 @@ unsafe extern "C" fn fchown(file: c_int, user: libc::uid_t, group: libc::gid_t) 
 unsafe extern "C" fn fcntl(file: c_int, command: c_int, argument: *mut c_void) -> c_int {
     // SAFETY: SQLite's own call.
     let said = unsafe { libc::fcntl(file, command, argument) };
-    if said != 0 || command != libc::F_GETLK || FIRST.get() == First::MakesAnew {
+    if said != 0 || command != libc::F_GETLK || FIRST.get() == FirstShmOpen::MakesAnew {
         return said;
     }
     // SAFETY: the argument of this command is a lock, which the call has filled in.
@@ -135,7 +135,7 @@ unsafe extern "C" fn fcntl(file: c_int, command: c_int, argument: *mut c_void) -
     if (lock.l_start, lock.l_len) != OPEN || c_int::from(lock.l_type) != libc::F_UNLCK {
         return said;
     }
-    if FIRST.get() == First::TakesItAsLeft {
+    if FIRST.get() == FirstShmOpen::TakesItAsLeft {
         // As if another reader had it open: SQLite then has it open beside that one.
         lock.l_type = libc::F_RDLCK as _;
         return said;

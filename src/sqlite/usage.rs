@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, Stat, lstat};
 use rustix::io::Errno;
 
-use super::at::At;
-use super::fd_registry::{self, try_hold};
+use super::at::DatabaseLocation;
+use super::fd_registry::{self, try_lock_inode};
 use super::header::Header;
-use super::locks::{self, Held, OPEN, READING, held};
+use super::locks::{self, LockHolder, OPEN, READING, held};
 use super::side_files::{Id, id, is_file};
-use super::wal_index::{self, Fit};
+use super::wal_index::{self, IndexFit};
 use crate::fs::beneath::Directory;
 use crate::fs::holders::{Locks, has_open, open_files};
 use crate::path::EntryPath;
@@ -50,16 +50,16 @@ pub fn names_in_use(pid: u32, of: &Stat) -> impl Iterator<Item = PathBuf> {
 ///
 /// # Errors
 /// What the system refuses.
-pub fn is_log_here(at: &At) -> Result<bool, Errno> {
+pub fn is_log_here(at: &DatabaseLocation) -> Result<bool, Errno> {
     is_log_here_by(at, || Rc::new(Locks::read()))
 }
 
 /// The same as far as this list of locks tells.
-fn is_log_here_by(at: &At, locks: impl FnOnce() -> Rc<Locks>) -> Result<bool, Errno> {
+fn is_log_here_by(at: &DatabaseLocation, locks: impl FnOnce() -> Rc<Locks>) -> Result<bool, Errno> {
     let here = |ending| Ok(at.status(ending)?.filter(is_file));
     let (Some(wal), Some(shm)) = (here("-wal")?, here("-shm")?) else { return Ok(false) };
     let open = |stat: &Stat, ending| {
-        let hold = try_hold(stat.st_dev, stat.st_ino)?;
+        let hold = try_lock_inode(stat.st_dev, stat.st_ino)?;
         fd_registry::open(hold, &GO_ON, || at.open(ending, OFlags::RDONLY)).ok()
     };
     let Some(shm) = open(&shm, "-shm") else { return Ok(true) };
@@ -70,12 +70,18 @@ fn is_log_here_by(at: &At, locks: impl FnOnce() -> Rc<Locks>) -> Result<bool, Er
     // Closing a descriptor that is only a path takes no locks away.
     let (Some(_), Ok(database)) = (here("")?, at.open("", OFlags::PATH)) else { return Ok(false) };
     let another = is_another_log_used(&locks(), at, database, &wal.stat, &shm.file);
-    Ok(!another && wal_index::fit(&shm.file, &wal.file) != Fit::None)
+    Ok(!another && wal_index::fit(&shm.file, &wal.file) != IndexFit::None)
 }
 
 /// Whether some program that has a database open uses another log than the one that lies here, or finds its way in it by another `-shm`:
 /// it has no lock of the one that is here. What cannot be known of it does not count.
-pub fn is_another_log_used(locks: &Locks, at: &At, database: impl AsFd, wal: &Stat, shm: impl AsFd) -> bool {
+pub fn is_another_log_used(
+    locks: &Locks,
+    at: &DatabaseLocation,
+    database: impl AsFd,
+    wal: &Stat,
+    shm: impl AsFd,
+) -> bool {
     let here = holders(locks, shm, OPEN.0);
     let elsewhere = |pid: u32| has_open(pid, id(wal)) == Some(false) || has_lost_its_index(at, pid);
     holders(locks, database, READING).into_iter().filter(|pid| !here.contains(pid)).any(elsewhere)
@@ -83,7 +89,7 @@ pub fn is_another_log_used(locks: &Locks, at: &At, database: impl AsFd, wal: &St
 
 /// Whether all programs that have a database open have the log open that lies here, and none has its `-shm`: they only read, and may not
 /// write to that. One of them is `pid`.
-pub fn is_only_read(at: &At, database: impl AsFd, pid: Option<u32>) -> bool {
+pub fn is_only_read(at: &DatabaseLocation, database: impl AsFd, pid: Option<u32>) -> bool {
     let Ok(Some(wal)) = at.status("-wal") else { return false };
     let shm = match at.open("-shm", OFlags::PATH) {
         Ok(shm) => Some(shm),
@@ -98,7 +104,7 @@ pub fn is_only_read(at: &At, database: impl AsFd, pid: Option<u32>) -> bool {
 }
 
 /// Whether the `-shm` that a program has open was removed, or another one has its name.
-fn has_lost_its_index(at: &At, pid: u32) -> bool {
+fn has_lost_its_index(at: &DatabaseLocation, pid: u32) -> bool {
     let Some(mut lost) = at.path_beside("-shm").file_name().map(OsStr::to_os_string) else { return false };
     // What the system says of an open file that has no name any more.
     lost.push(" (deleted)");
@@ -116,23 +122,23 @@ fn holders(locks: &Locks, file: impl AsFd, byte: i64) -> Vec<u32> {
 /// Finds databases that are used elsewhere among many. The list of locks is as long as there are databases in use, so it is not read for
 /// each of them.
 #[derive(Debug, Default)]
-pub struct Elsewhere(RefCell<Option<(Instant, Rc<Locks>)>>);
+pub struct UsageFinder(RefCell<Option<(Instant, Rc<Locks>)>>);
 
-impl Elsewhere {
+impl UsageFinder {
     /// Whether a program has a database open that uses a log, and the log is not here: then what it has committed shows in no file of
     /// this folder. What cannot be asked is read, which finds out.
     pub fn is_used(&self, root: &Directory, path: &EntryPath, (device, inode): Id) -> bool {
-        let Ok(at) = At::beneath(root, path) else { return true };
-        let Some(hold) = try_hold(device, inode) else { return true };
+        let Ok(at) = DatabaseLocation::beneath(root, path) else { return true };
+        let Some(hold) = try_lock_inode(device, inode) else { return true };
         let used = match fd_registry::open(hold, &GO_ON, || at.open("", OFlags::RDONLY)) {
             Ok(opened) if opened.hold.id() == (device, inode) => match held(&opened.file) {
-                Held::No => false,
-                Held::Reading(pid) => {
+                LockHolder::No => false,
+                LockHolder::Reading(pid) => {
                     let logged = Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal);
                     let here = || is_log_here_by(&at, || self.locks()).unwrap_or(false);
                     logged && !here() && !is_only_read(&at, &opened.file, pid)
                 }
-                Held::Alone(_) => true,
+                LockHolder::Alone(_) => true,
             },
             _ => return true,
         };

@@ -82,7 +82,7 @@ impl PageSet {
 
 /// Why the log was not read to its end.
 #[derive(Debug)]
-pub enum Ended {
+pub enum WalReadError {
     /// SQLite's code.
     Failed(c_int),
     /// The work was told to stop.
@@ -91,7 +91,7 @@ pub enum Ended {
 
 /// The frames of a log, as they follow one another with its own salts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Frames {
+pub struct WalFrames {
     /// The log's.
     pub salts: [u8; 8],
     /// How many there are, whether or not they are committed.
@@ -113,11 +113,11 @@ pub fn pages_in_wal(
     pages: u64,
     whole: u64,
     go_on: &dyn Fn() -> bool,
-) -> Result<(PageSet, Option<Frames>), Ended> {
+) -> Result<(PageSet, Option<WalFrames>), WalReadError> {
     let mut set = PageSet { never: u32::try_from(locks_page(page_size)).ok(), ..PageSet::default() };
     let mut frames = None;
     if logged {
-        let read = |at, out: &mut [u8]| read_wal(connection, at, out).map_err(Ended::Failed);
+        let read = |at, out: &mut [u8]| read_wal(connection, at, out).map_err(WalReadError::Failed);
         frames = add_frames(&mut set, page_size, pages, read, go_on)?;
     }
     if whole < pages {
@@ -144,7 +144,10 @@ pub fn begins(first: &[u8]) -> bool {
 ///
 /// # Errors
 /// A log that cannot be read.
-pub fn frames(page_size: u32, read: impl Fn(u64, &mut [u8]) -> Result<bool, Ended>) -> Result<Option<Frames>, Ended> {
+pub fn frames(
+    page_size: u32,
+    read: impl Fn(u64, &mut [u8]) -> Result<bool, WalReadError>,
+) -> Result<Option<WalFrames>, WalReadError> {
     add_frames(&mut PageSet::default(), page_size, 0, read, &|| true)
 }
 
@@ -153,9 +156,9 @@ fn add_frames(
     set: &mut PageSet,
     page_size: u32,
     pages: u64,
-    read: impl Fn(u64, &mut [u8]) -> Result<bool, Ended>,
+    read: impl Fn(u64, &mut [u8]) -> Result<bool, WalReadError>,
     go_on: &dyn Fn() -> bool,
-) -> Result<Option<Frames>, Ended> {
+) -> Result<Option<WalFrames>, WalReadError> {
     let mut header = [0; HEADER];
     if !read(0, &mut header)? || number(&header, 0) & !1 != MAGIC {
         // SQLite takes no frame from such a log either.
@@ -170,7 +173,7 @@ fn add_frames(
     }
     let mut salts = [0; 8];
     salts.copy_from_slice(&header[16..24]);
-    let mut frames = Frames { salts, number: 0, committed: 0 };
+    let mut frames = WalFrames { salts, number: 0, committed: 0 };
     let stride = FRAME + page_size as usize;
     let at_once = (WINDOW / stride).max(1);
     // The last page of a window is not needed.
@@ -178,7 +181,7 @@ fn add_frames(
     let mut at = HEADER as u64;
     loop {
         if !go_on() {
-            return Err(Ended::Stopped);
+            return Err(WalReadError::Stopped);
         }
         let mut length = window.len();
         if !read(at, &mut window)? {
@@ -286,9 +289,9 @@ mod tests {
             out.copy_from_slice(&log(512, &[1], &[])[..out.len()]);
             Ok(true)
         };
-        assert!(matches!(add_frames(&mut PageSet::default(), 512, 9, read, &|| false), Err(Ended::Stopped)));
-        let fails = |_, _: &mut [u8]| Err(Ended::Failed(10));
-        assert!(matches!(add_frames(&mut PageSet::default(), 512, 9, fails, &|| true), Err(Ended::Failed(10))));
+        assert!(matches!(add_frames(&mut PageSet::default(), 512, 9, read, &|| false), Err(WalReadError::Stopped)));
+        let fails = |_, _: &mut [u8]| Err(WalReadError::Failed(10));
+        assert!(matches!(add_frames(&mut PageSet::default(), 512, 9, fails, &|| true), Err(WalReadError::Failed(10))));
     }
 
     #[test]

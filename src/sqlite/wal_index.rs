@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 
 use rusqlite::ffi;
 
-use super::wal::{self, Ended, FRAME, Frames, HEADER, number};
+use super::wal::{self, FRAME, HEADER, WalFrames, WalReadError, number};
 use crate::fs::read_some;
 
 /// The header of the index, in bytes; it is there twice.
@@ -57,7 +57,7 @@ impl Index {
     }
 
     /// Whether a log has the end of a transaction that is not in the index.
-    pub fn lacks(&self, log: Frames) -> bool {
+    pub fn lacks(&self, log: WalFrames) -> bool {
         // Until the first commit to an empty log the index knows no salts; one that has begun anew knows those of the log that comes.
         let unknown = self.frames == 0 && self.salts == [0; 8];
         match self.salts == log.salts || unknown {
@@ -69,17 +69,17 @@ impl Index {
     /// Whether the index has begun anew after a log that is in the database by now, and that nobody has written over yet: then the first
     /// of its salts is the next number (`walRestartHdr` in SQLite's `wal.c`). A program that never began a log anew itself makes up both
     /// when it begins one, and they come into the index with its first commit.
-    fn follows(&self, log: Frames) -> bool {
+    fn follows(&self, log: WalFrames) -> bool {
         number(&self.salts, 0) == number(&log.salts, 0).wrapping_add(1)
     }
 
     /// Whether a log has all frames of the index that go before the last one.
-    pub fn is_whole(&self, log: Frames) -> bool {
+    pub fn is_whole(&self, log: WalFrames) -> bool {
         self.frames == 0 || self.salts != log.salts || log.number >= self.frames.into()
     }
 
     /// Whether it is of all that is committed in a log, and of nothing else.
-    fn is_all_of(&self, log: Frames) -> bool {
+    fn is_all_of(&self, log: WalFrames) -> bool {
         self.frames > 0 && self.salts == log.salts && log.committed == u64::from(self.frames)
     }
 
@@ -91,7 +91,7 @@ impl Index {
 
 /// What a log that lies beside an index is to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
+pub enum IndexFit {
     /// Not the one of which it is the index.
     None,
     /// The one of which it is the index, or none that can be told from it.
@@ -101,19 +101,19 @@ pub enum Fit {
 }
 
 /// Compares the index in a `-shm` with a log.
-pub fn fit(shm: &File, log: &File) -> Fit {
+pub fn fit(shm: &File, log: &File) -> IndexFit {
     let read = |at, out: &mut [u8]| match read_some(log, at, out) {
         Ok(read) => Ok(read == out.len()),
-        Err(_) => Err(Ended::Failed(ffi::SQLITE_IOERR)),
+        Err(_) => Err(WalReadError::Failed(ffi::SQLITE_IOERR)),
     };
     let index = Index::read(shm);
     let is_of = is_of(shm, read);
     let frames = index.and_then(|index| wal::frames(index.page_size, read).ok().flatten());
     match (index, frames, is_of) {
-        (_, _, Ok(false)) => Fit::None,
-        (Some(index), Some(frames), _) if !index.is_whole(frames) => Fit::None,
-        (Some(index), Some(frames), Ok(true)) if index.is_all_of(frames) => Fit::All,
-        _ => Fit::Some,
+        (_, _, Ok(false)) => IndexFit::None,
+        (Some(index), Some(frames), _) if !index.is_whole(frames) => IndexFit::None,
+        (Some(index), Some(frames), Ok(true)) if index.is_all_of(frames) => IndexFit::All,
+        _ => IndexFit::Some,
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
     fn a_commit_that_is_not_in_the_index_is_told_from_what_is_in_the_database() {
         let salts = |first: u32| [first.to_be_bytes(), *b"rand"].concat().try_into().unwrap();
         let index = |frames, salts| Index { page_size: 4096, frames, sums: (0, 0), salts };
-        let log = |committed, salts| Frames { salts, number: committed + 1, committed };
+        let log = |committed, salts| WalFrames { salts, number: committed + 1, committed };
         let lacks = |index: Index, log| index.lacks(log);
         // Of the same log.
         assert!(lacks(index(3, salts(7)), log(4, salts(7))) && !lacks(index(3, salts(7)), log(3, salts(7))));

@@ -35,14 +35,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use self::answer::{Object, stored_crc32c, total};
-use self::progress::{Progress, stalled};
-use super::requests::{Described, Page, Part, Requests, Span};
+use self::progress::{BodyProgress, stalled};
+use super::requests::{Described, Page, PartialRead, Requests, Span};
 use super::{Meta, Result};
 use crate::error::{self, Error};
 use crate::gcp::cloud::Cloud;
-use crate::gcp::credentials::{Login, Scope};
+use crate::gcp::credentials::{Authenticator, Scope};
 pub(crate) use crate::gcp::error_text::retry_after;
-use crate::gcp::error_text::{self, message, said};
+use crate::gcp::error_text::{self, message, with_causes};
 use crate::gcp::http_client;
 use crate::retry::Fault;
 
@@ -58,22 +58,22 @@ const PAGE: u32 = 1000;
 
 /// How long a request may be without progress.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct RequestTimeouts {
     /// Without a byte of an answer, or without taking one of a body.
     pub stall: Duration,
     /// Without an answer after the last byte of a body was handed to the system, whose buffers may still hold much of it.
     pub answer: Duration,
 }
 
-impl Default for Limits {
+impl Default for RequestTimeouts {
     fn default() -> Self {
-        Limits { stall: Duration::from_secs(10), answer: Duration::from_secs(60) }
+        RequestTimeouts { stall: Duration::from_secs(10), answer: Duration::from_secs(60) }
     }
 }
 
 /// What the store's clock said last, and when that was.
 #[derive(Clone, Copy)]
-struct Told {
+struct ClockReading {
     time: Timestamp,
     at: Instant,
     /// How far the local clock was ahead.
@@ -90,9 +90,9 @@ pub struct GcsBucket {
     prefix: String,
     /// The project that is billed, where it is not the bucket's.
     user_project: Option<String>,
-    login: Login,
-    limits: Limits,
-    told: Mutex<Option<Told>>,
+    login: Authenticator,
+    limits: RequestTimeouts,
+    told: Mutex<Option<ClockReading>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -105,7 +105,7 @@ impl GcsBucket {
         cloud: &Cloud,
         bucket: &str,
         prefix: &str,
-        limits: Limits,
+        limits: RequestTimeouts,
         stop: Arc<AtomicBool>,
     ) -> error::Result<GcsBucket> {
         let doing = || format!("use the bucket {bucket}");
@@ -117,7 +117,7 @@ impl GcsBucket {
             let why = format!("{base} is not encrypted: it would see the credentials");
             return Err(Error::usage(doing(), why).hint("Give an https:// endpoint."));
         }
-        let login = Login::new(cloud, Scope::Storage).map_err(|fault| match fault {
+        let login = Authenticator::new(cloud, Scope::Storage).map_err(|fault| match fault {
             Fault::Refused { why, hint } => Error::failed(doing(), why).hint(hint),
             other => Error::failed(doing(), format!("{other:?}")),
         })?;
@@ -134,7 +134,7 @@ impl GcsBucket {
     }
 
     /// The credentials that it uses.
-    pub fn login(&self) -> &Login {
+    pub fn login(&self) -> &Authenticator {
         &self.login
     }
 
@@ -294,7 +294,7 @@ impl GcsBucket {
         let Some(time) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else { return };
         let time = time.timestamp();
         let local = Timestamp::try_from(SystemTime::now()).unwrap_or(time);
-        let told = Told { time, at: Instant::now(), ahead: local.duration_since(time) };
+        let told = ClockReading { time, at: Instant::now(), ahead: local.duration_since(time) };
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }
 
@@ -340,7 +340,7 @@ impl GcsBucket {
     }
 
     /// Hands the pieces on in chunks, and notes when one was taken.
-    async fn feed(pieces: &[&[u8]], to: mpsc::Sender<Bytes>, progress: &Progress) {
+    async fn feed(pieces: &[&[u8]], to: mpsc::Sender<Bytes>, progress: &BodyProgress) {
         for chunk in pieces.iter().flat_map(|piece| piece.chunks(CHUNK)) {
             if to.send(Bytes::copy_from_slice(chunk)).await.is_err() {
                 return;
@@ -392,7 +392,7 @@ impl Requests for GcsBucket {
                 .header(CONTENT_TYPE, format!("multipart/related; boundary={boundary}"))
                 .header(CONTENT_LENGTH, length)
                 .body(Body::wrap_stream(stream));
-            let progress = Progress::new(self.limits);
+            let progress = BodyProgress::new(self.limits);
             // An answer may come before all was sent: no more of it is wanted then, and nobody may be taking it.
             let feeding = async {
                 Self::feed(&pieces, to, &progress).await;
@@ -421,7 +421,7 @@ impl Requests for GcsBucket {
         })
     }
 
-    fn read(&self, name: &str, span: Span, part: &mut Part) -> Result<(), Fault> {
+    fn read(&self, name: &str, span: Span, part: &mut PartialRead) -> Result<(), Fault> {
         let from = span.offset + part.bytes.len() as u64;
         let whole = span.offset == 0 && span.length.is_none();
         let end = match span.length {
@@ -446,7 +446,7 @@ impl Requests for GcsBucket {
                 Ok(response) => response,
                 // It was replaced while it was read, which nothing of ours does: begin anew.
                 Err(Fault::NotFound) if part.generation.is_some() => {
-                    *part = Part::default();
+                    *part = PartialRead::default();
                     return Err(Fault::passing("the object's generation is gone"));
                 }
                 Err(fault) => return Err(fault),
@@ -503,7 +503,7 @@ impl Requests for GcsBucket {
     fn page(&self, folder: &str, from: &str, next: Option<&str>) -> Result<Page, Fault> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Listed {
+        struct ListResponse {
             kind: Option<String>,
             items: Option<Vec<Object>>,
             next_page_token: Option<String>,
@@ -521,7 +521,7 @@ impl Requests for GcsBucket {
         self.wait(async {
             let request = self.request(Method::GET, &self.bucket_url("/o")).query(&query);
             let response = self.send(request, StatusCode::OK).await.map_err(|fault| self.no_bucket(fault))?;
-            let listed: Listed = self.json(response).await?;
+            let listed: ListResponse = self.json(response).await?;
             // An answer without objects is taken for a listing only if it says that it is one: who lists nothing may make a new vault.
             let items = match (listed.items, listed.kind) {
                 (Some(items), _) => items,
@@ -570,6 +570,6 @@ fn content_type(name: &str) -> &'static str {
 /// A request or its answer that broke off.
 fn broken(why: reqwest::Error) -> Fault {
     let builder = why.is_builder();
-    let text = said(&why.without_url());
+    let text = with_causes(&why.without_url());
     if builder { Fault::refused(text, "Check the address of the bucket.") } else { Fault::passing(text) }
 }

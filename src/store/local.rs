@@ -36,14 +36,14 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Error, Meta, Result, Room, Staging, Store};
+use super::{FreeSpace, Meta, Result, Staging, Store, StoreError};
 use crate::fs::rename::give_name;
 use crate::fs::{Folder, SAFE, filesystem, is_folder, location, open_file, what};
 
 pub mod access;
 mod staged;
 
-use self::access::Access;
+use self::access::Ownership;
 use self::staged::Staged;
 use super::Unshared;
 
@@ -91,7 +91,7 @@ impl LocalStore {
         // What cannot be told is an error where the folder is made.
         let at = location::resolve(&self.folder).unwrap_or_else(|_| self.folder.clone());
         let Some(other) = at.ancestors().skip(1).find(|folder| is_vault(folder)) else { return Ok(()) };
-        Err(Error::Refused {
+        Err(StoreError::Refused {
             doing: format!("make a vault in {}", self.folder.display()),
             why: format!("it lies in the vault {}", other.display()),
             hint: "Name a folder of its own.".into(),
@@ -139,11 +139,11 @@ impl LocalStore {
         }
         let there = top.map_or(Ok(None), |top| top.look(ALWAYS_THERE)).map_err(failed(&doing))?;
         let why = format!("{ALWAYS_THERE} was there, and is not any more; if it is on a volume, is that mounted?");
-        there.map(drop).ok_or_else(|| Error::Unreachable { doing: doing(), why })
+        there.map(drop).ok_or_else(|| StoreError::Unreachable { doing: doing(), why })
     }
 
     /// That an object or a folder of the vault may not be read by this user.
-    fn closed_to_us(&self, name: &str) -> Error {
+    fn closed_to_us(&self, name: &str) -> StoreError {
         let shown = if name.is_empty() { "the vault" } else { name };
         access::denied(shown, &self.folder, &self.folder.join(name))
     }
@@ -158,7 +158,7 @@ impl LocalStore {
         let doing = || format!("create the folder {}", self.folder.display());
         let missing = |at: &&Path| !at.as_os_str().is_empty() && at.try_exists().is_ok_and(|there| !there);
         let missing: Vec<&Path> = self.folder.ancestors().take_while(missing).collect();
-        let failure = |source| Error::Failed { doing: doing(), source };
+        let failure = |source| StoreError::Failed { doing: doing(), source };
         fs::create_dir_all(self.folder.parent().unwrap_or(Path::new(""))).map_err(failure)?;
         match fs::DirBuilder::new().mode(0o700).create(&self.folder) {
             // Another process made it just now.
@@ -225,12 +225,12 @@ fn parts(name: &str) -> impl Iterator<Item = &str> {
     name.split('/').filter(|part| !part.is_empty())
 }
 
-fn failed<S: FnOnce() -> String>(doing: S) -> impl FnOnce(Errno) -> Error {
-    |why| Error::Failed { doing: doing(), source: why.into() }
+fn failed<S: FnOnce() -> String>(doing: S) -> impl FnOnce(Errno) -> StoreError {
+    |why| StoreError::Failed { doing: doing(), source: why.into() }
 }
 
 /// Why a folder of the vault cannot be entered; where something else is in its place, what to do.
-fn in_the_way(above: &Folder, name: &str, why: Errno) -> Error {
+fn in_the_way(above: &Folder, name: &str, why: Errno) -> StoreError {
     let path = above.path().join(name);
     match above.look(name) {
         Ok(Some(there)) if !is_folder(&there) => not_followed(&path, &there, ", not a folder"),
@@ -238,7 +238,7 @@ fn in_the_way(above: &Folder, name: &str, why: Errno) -> Error {
     }
 }
 
-fn not_followed(path: &Path, there: &Stat, not: &str) -> Error {
+fn not_followed(path: &Path, there: &Stat, not: &str) -> StoreError {
     let shown = path.display();
     let hint = match FileType::from_raw_mode(there.st_mode) {
         FileType::Symlink => format!(
@@ -247,12 +247,12 @@ fn not_followed(path: &Path, there: &Stat, not: &str) -> Error {
         ),
         _ => format!("Move {shown} away."),
     };
-    Error::Refused { doing: format!("use {shown}"), why: format!("it is {}{not}", what(there)), hint }
+    StoreError::Refused { doing: format!("use {shown}"), why: format!("it is {}{not}", what(there)), hint }
 }
 
 /// Gives what was just made in a vault to those who share that, and to nobody else.
 fn give(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
-    let given = fstat(top).and_then(|top| Access::in_vault(&top).give(made?));
+    let given = fstat(top).and_then(|top| Ownership::in_vault(&top).give(made?));
     if let Err(why) = given {
         tracing::debug!("{} has the owner and the mode that it was made with: {why}", path.display());
     }
@@ -293,7 +293,7 @@ fn sync(folder: &Folder) -> Result<()> {
 /// A name that no object has, such as one that leads out of the vault.
 fn split(name: &str) -> Result<(&str, &str)> {
     if name.split('/').any(|part| part.is_empty() || part.starts_with('.') || part.contains('\0')) {
-        return Err(Error::Refused {
+        return Err(StoreError::Refused {
             doing: format!("use the object {name:?}"),
             why: "no object of a vault has such a name".into(),
             hint: "Nothing was done. `lastgood verify` looks at what is in the vault.".into(),
@@ -315,7 +315,7 @@ impl Store for LocalStore {
         let new = self.give_name(name, &temporary, (&folder, last))?;
         // Also where another writer made it, which may not have come so far yet.
         sync(&folder)?;
-        if new { Ok(()) } else { Err(Error::AlreadyExists { name: name.into() }) }
+        if new { Ok(()) } else { Err(StoreError::AlreadyExists { name: name.into() }) }
     }
 
     fn prepare(&self) -> Result<()> {
@@ -348,7 +348,7 @@ impl Store for LocalStore {
         if filesystem::remote(&top).ok()?.is_some() {
             return None;
         }
-        let access = Access::in_vault(&fstat(&top).ok()?);
+        let access = Ownership::in_vault(&fstat(&top).ok()?);
         let mut names = top.names().ok()?;
         names.sort();
         // A filesystem's own is no part of the vault.
@@ -358,14 +358,14 @@ impl Store for LocalStore {
         })
     }
 
-    fn closed(&self, name: &str) -> Option<Error> {
+    fn closed(&self, name: &str) -> Option<StoreError> {
         let (folder, last) = split(name).ok()?;
         let closed = |folder: &Folder| {
             accessat(folder, last, rustix::fs::Access::READ_OK, AtFlags::EACCESS) == Err(Errno::ACCESS)
         };
         let denied = match self.within(folder, |folder| Ok(Some(closed(folder)))) {
             Ok(denied) => denied == Some(true),
-            Err(why) => matches!(why, Error::Denied { .. }),
+            Err(why) => matches!(why, StoreError::Denied { .. }),
         };
         denied.then(|| self.closed_to_us(name))
     }
@@ -374,17 +374,17 @@ impl Store for LocalStore {
         Box::new(Staged::new(self))
     }
 
-    fn room(&self, keep: u64) -> Option<Room> {
+    fn room(&self, keep: u64) -> Option<FreeSpace> {
         let free = filesystem::free(&self.folder).ok().flatten()?;
         let kept = self.keep(keep.min(free / 16));
         let kept = kept.inspect_err(|why| tracing::debug!("no room is kept in {}: {why}", self.folder.display())).ok();
-        Some(Room { free, kept })
+        Some(FreeSpace { free, kept })
     }
 
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
         let (file, size) = self.open(name)?;
         if size > limit {
-            return Err(Error::OutOfRange { name: name.into(), size, wanted: limit });
+            return Err(StoreError::OutOfRange { name: name.into(), size, wanted: limit });
         }
         let bytes = self.read(name, &file, 0, size)?;
         if name == ALWAYS_THERE {
@@ -397,7 +397,7 @@ impl Store for LocalStore {
         let (file, size) = self.open(name)?;
         match offset.checked_add(length) {
             Some(end) if end <= size => self.read(name, &file, offset, length),
-            end => Err(Error::OutOfRange { name: name.into(), size, wanted: end.unwrap_or(u64::MAX) }),
+            end => Err(StoreError::OutOfRange { name: name.into(), size, wanted: end.unwrap_or(u64::MAX) }),
         }
     }
 
@@ -482,8 +482,10 @@ impl LocalStore {
             Self::sweep(&tmp);
         }
         let mut random = [0u8; 8];
-        getrandom::fill(&mut random)
-            .map_err(|e| Error::Failed { doing: "get random bytes".into(), source: io::Error::other(e.to_string()) })?;
+        getrandom::fill(&mut random).map_err(|e| StoreError::Failed {
+            doing: "get random bytes".into(),
+            source: io::Error::other(e.to_string()),
+        })?;
         let name = temporary(random, serial);
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         let file = File::from(openat(&tmp, &name, flags, Mode::from_raw_mode(0o600)).map_err(failed(doing))?);
@@ -501,7 +503,7 @@ impl LocalStore {
             Ok(()) => Ok(temporary),
             Err(source) => {
                 temporary.remove();
-                Err(Error::Failed { doing: doing(), source })
+                Err(StoreError::Failed { doing: doing(), source })
             }
         }
     }
@@ -531,12 +533,12 @@ impl LocalStore {
 
     /// As [`LocalStore::look_into`]. Where others can be read, it is this object that cannot.
     fn open(&self, name: &str) -> Result<(File, u64)> {
-        let unreadable = |why: String| Error::Unreadable { name: name.into(), why };
+        let unreadable = |why: String| StoreError::Unreadable { name: name.into(), why };
         match self.look_into(name) {
-            Err(Error::Failed { source, .. }) if is_denied(&source) => Err(self.closed_to_us(name)),
-            Err(Error::Denied { .. }) => Err(self.closed_to_us(name)),
-            Err(Error::Refused { why, .. }) if self.gives_others(name) => Err(unreadable(why)),
-            Err(Error::Failed { source, .. }) if is_of_object(&source) && self.gives_others(name) => {
+            Err(StoreError::Failed { source, .. }) if is_denied(&source) => Err(self.closed_to_us(name)),
+            Err(StoreError::Denied { .. }) => Err(self.closed_to_us(name)),
+            Err(StoreError::Refused { why, .. }) if self.gives_others(name) => Err(unreadable(why)),
+            Err(StoreError::Failed { source, .. }) if is_of_object(&source) && self.gives_others(name) => {
                 Err(unreadable(source.to_string()))
             }
             opened => opened,
@@ -564,7 +566,7 @@ impl LocalStore {
                 Err(why) => Err(failed(doing)(why)),
             }
         })?;
-        found.ok_or_else(|| Error::NotFound { name: name.into() })
+        found.ok_or_else(|| StoreError::NotFound { name: name.into() })
     }
 
     fn read(&self, name: &str, file: &File, offset: u64, length: u64) -> Result<Vec<u8>> {
@@ -581,14 +583,17 @@ impl LocalStore {
             Ok(()) => Ok(bytes),
             // A disk, or a file server, that gives nothing at all is another matter than a place on it that is bad.
             Err(why) if is_of_object(&why) && self.gives_others(name) => {
-                Err(Error::Unreadable { name: name.into(), why: why.to_string() })
+                Err(StoreError::Unreadable { name: name.into(), why: why.to_string() })
             }
             Err(why) => Err(self.not_read(name, offset, length, why)),
         }
     }
 
-    fn not_read(&self, name: &str, offset: u64, length: u64, source: io::Error) -> Error {
-        Error::Failed { doing: format!("read {length} bytes at {offset} of {}", self.path(name).display()), source }
+    fn not_read(&self, name: &str, offset: u64, length: u64, source: io::Error) -> StoreError {
+        StoreError::Failed {
+            doing: format!("read {length} bytes at {offset} of {}", self.path(name).display()),
+            source,
+        }
     }
 
     /// Whether another object than this one can be read: the one that every vault has, anew from the medium.
@@ -631,10 +636,10 @@ mod tests {
         let store = LocalStore::new(folder.path().join("vault"));
         std::fs::write(folder.path().join("secret"), "secret").unwrap();
         for name in ["", "/", "a/", "/a", "../secret", "a/../../secret", ".hidden", "a//b", "a\0b"] {
-            assert!(matches!(store.create(name, &[b"x"]), Err(Error::Refused { .. })), "{name:?}");
-            assert!(matches!(store.staging().put(name, &[b"x"]), Err(Error::Refused { .. })), "{name:?}");
-            assert!(matches!(store.get(name, 100), Err(Error::Refused { .. })), "{name:?}");
-            assert!(matches!(store.get_range(name, 0, 1), Err(Error::Refused { .. })), "{name:?}");
+            assert!(matches!(store.create(name, &[b"x"]), Err(StoreError::Refused { .. })), "{name:?}");
+            assert!(matches!(store.staging().put(name, &[b"x"]), Err(StoreError::Refused { .. })), "{name:?}");
+            assert!(matches!(store.get(name, 100), Err(StoreError::Refused { .. })), "{name:?}");
+            assert!(matches!(store.get_range(name, 0, 1), Err(StoreError::Refused { .. })), "{name:?}");
             assert!(store.closed(name).is_none());
         }
         assert!(store.list("").unwrap().is_empty());
@@ -688,7 +693,7 @@ mod tests {
     fn a_name_that_cannot_be_given_is_an_error_that_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store = LocalStore { naming: |_, _, _| Err(Errno::IO), ..LocalStore::new(folder.path()) };
-        assert!(matches!(store.create("packs/a", &[b"x"]), Err(Error::Failed { .. })));
+        assert!(matches!(store.create("packs/a", &[b"x"]), Err(StoreError::Failed { .. })));
         assert_eq!(store.list("tmp/").unwrap(), []);
     }
 
@@ -818,10 +823,10 @@ mod tests {
             make();
             // Nothing is known of others yet.
             let alone = [store.get("packs/b", 9), store.get_range("packs/b", 0, 1)];
-            assert!(alone.iter().all(|got| matches!(got, Err(Error::Refused { .. }))), "{alone:?}");
+            assert!(alone.iter().all(|got| matches!(got, Err(StoreError::Refused { .. }))), "{alone:?}");
             store.create(ALWAYS_THERE, &[b"{}"]).unwrap();
             let beside = [store.get("packs/b", 9), store.get_range("packs/b", 0, 1)];
-            assert!(beside.iter().all(|got| matches!(got, Err(Error::Unreadable { .. }))), "{beside:?}");
+            assert!(beside.iter().all(|got| matches!(got, Err(StoreError::Unreadable { .. }))), "{beside:?}");
             std::fs::remove_file(scratch.path().join(ALWAYS_THERE)).unwrap();
             std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path)).unwrap();
         }
@@ -836,8 +841,8 @@ mod tests {
         for target in ["../../far", "../../none"] {
             let link = folder.path().join("vault/packs/link");
             symlink(target, &link).unwrap();
-            assert!(matches!(store.get("packs/link", 100), Err(Error::Refused { .. })));
-            assert!(matches!(store.create("packs/link", &[b"x"]), Err(Error::AlreadyExists { .. })));
+            assert!(matches!(store.get("packs/link", 100), Err(StoreError::Refused { .. })));
+            assert!(matches!(store.create("packs/link", &[b"x"]), Err(StoreError::AlreadyExists { .. })));
             fs::remove_file(link).unwrap();
         }
         assert_eq!(names(folder.path()), ["far", "vault"]);
@@ -855,7 +860,7 @@ mod tests {
             fs::rename(vault.join(name), &far).unwrap();
             symlink(&far, vault.join(name)).unwrap();
             let before = names(&far);
-            assert!(matches!(store.create("packs/b", &[b"x"]), Err(Error::Refused { .. })), "{name}");
+            assert!(matches!(store.create("packs/b", &[b"x"]), Err(StoreError::Refused { .. })), "{name}");
             assert_eq!(names(&far), before, "{name}");
             fs::remove_file(vault.join(name)).unwrap();
             fs::rename(&far, vault.join(name)).unwrap();
@@ -878,7 +883,7 @@ mod tests {
         fs::rename(&vault, folder.path().join("unmounted")).unwrap();
         fs::create_dir(&vault).unwrap();
         fs::write(vault.join("README.md"), "of the mount point").unwrap();
-        assert!(matches!(store.create("packs/b", &[b"x"]), Err(Error::Unreachable { .. })));
+        assert!(matches!(store.create("packs/b", &[b"x"]), Err(StoreError::Unreachable { .. })));
         assert_eq!(names(&vault), ["README.md"]);
     }
 
@@ -888,7 +893,7 @@ mod tests {
         let (volume, away) = (scratch.path().join("vault"), scratch.path().join("away"));
         let store = LocalStore::new(&volume);
         let nothing = || {
-            assert!(matches!(store.get("packs/b", 1), Err(Error::NotFound { .. })));
+            assert!(matches!(store.get("packs/b", 1), Err(StoreError::NotFound { .. })));
             assert_eq!(store.list("runs/").unwrap(), []);
         };
         // No vault was read yet.
@@ -914,7 +919,10 @@ mod tests {
             ];
             for (at, said) in said.into_iter().enumerate() {
                 let text = format!("{said:?}");
-                assert!(matches!(said, Err(Error::Unreachable { .. })) && text.contains("mounted"), "{at}: {text}");
+                assert!(
+                    matches!(said, Err(StoreError::Unreachable { .. })) && text.contains("mounted"),
+                    "{at}: {text}"
+                );
             }
         }
         fs::remove_dir_all(&volume).unwrap();

@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Meta, Result, Room, Staging, Store, Traffic};
+use super::{FreeSpace, Meta, Result, Staging, Store, Traffic};
 
 /// A shared store, with its traffic from now on.
-pub struct Since {
+pub struct MeteredStore {
     store: Arc<dyn Store>,
     before: Option<Traffic>,
 }
 
-impl Since {
+impl MeteredStore {
     /// Begins to count.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Since { before: store.traffic(), store }
+        MeteredStore { before: store.traffic(), store }
     }
 }
 
-impl Store for Since {
+impl Store for MeteredStore {
     fn url(&self) -> String {
         self.store.url()
     }
@@ -47,7 +47,7 @@ impl Store for Since {
     fn open_to_others(&self) -> Option<u32> {
         self.store.open_to_others()
     }
-    fn closed(&self, name: &str) -> Option<super::Error> {
+    fn closed(&self, name: &str) -> Option<super::StoreError> {
         self.store.closed(name)
     }
     fn unshared(&self) -> Option<super::Unshared> {
@@ -56,7 +56,7 @@ impl Store for Since {
     fn staging(&self) -> Box<dyn Staging + '_> {
         self.store.staging()
     }
-    fn room(&self, keep: u64) -> Option<Room> {
+    fn room(&self, keep: u64) -> Option<FreeSpace> {
         self.store.room(keep)
     }
     fn now(&self) -> Result<Timestamp> {

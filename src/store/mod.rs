@@ -46,7 +46,7 @@ impl Meta {
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum StoreError {
     /// No object has that name.
     #[error("{name} does not exist")]
     NotFound {
@@ -121,11 +121,11 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl StoreError {
     /// Whether it is the machine that has none left of what it takes to ask: descriptors or memory.
     pub fn is_shortage(&self) -> bool {
         use rustix::io::Errno;
-        let Error::Failed { source, .. } = self else { return false };
+        let StoreError::Failed { source, .. } = self else { return false };
         let errno = source.raw_os_error().map(Errno::from_raw_os_error);
         matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
     }
@@ -134,27 +134,28 @@ impl Error {
     /// root or a listing gave are ever asked for.
     pub fn while_doing(self, doing: impl Into<String>) -> error::Error {
         match self {
-            Error::Failed { doing: inner, source } => error::Error::io(inner, &source).within(doing).from_store(),
-            Error::Refused { doing: inner, why, hint } => {
+            StoreError::Failed { doing: inner, source } => error::Error::io(inner, &source).within(doing).from_store(),
+            StoreError::Refused { doing: inner, why, hint } => {
                 error::Error::failed(inner, why).hint(hint).within(doing).from_store()
             }
-            Error::Unreachable { doing: inner, why } => {
+            StoreError::Unreachable { doing: inner, why } => {
                 error::Error::unreachable(inner, why).within(doing).from_store()
             }
-            Error::Denied { ref hint, .. } => {
+            StoreError::Denied { ref hint, .. } => {
                 let hint = hint.clone();
                 error::Error::failed(doing, self).hint(hint).from_store()
             }
-            Error::AlreadyExists { .. } => error::Error::failed(doing, self),
-            Error::NotFound { .. } | Error::OutOfRange { .. } | Error::Corrupt { .. } | Error::Unreadable { .. } => {
-                error::Error::damage(doing, self)
-            }
+            StoreError::AlreadyExists { .. } => error::Error::failed(doing, self),
+            StoreError::NotFound { .. }
+            | StoreError::OutOfRange { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Unreadable { .. } => error::Error::damage(doing, self),
         }
     }
 }
 
 /// A store's result.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// A place for immutable objects. Names are relative, made of `[A-Za-z0-9._-]` and `/`.
 ///
@@ -208,7 +209,7 @@ pub trait Store: Send + Sync {
     }
 
     /// That an object may not be read by this user, as far as that is known without reading it; `None` where nothing says so.
-    fn closed(&self, _name: &str) -> Option<Error> {
+    fn closed(&self, _name: &str) -> Option<StoreError> {
         None
     }
 
@@ -218,7 +219,7 @@ pub trait Store: Send + Sync {
     }
 
     /// How much room there is, of which `keep` bytes, or a small part if there is little, are set aside. None where nothing tells.
-    fn room(&self, _keep: u64) -> Option<Room> {
+    fn room(&self, _keep: u64) -> Option<FreeSpace> {
         None
     }
 
@@ -253,7 +254,7 @@ pub trait Store: Send + Sync {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     /// Requests, by kind; each attempt counts.
-    pub requests: Requests,
+    pub requests: RequestCounts,
     /// Attempts that failed and were followed by another one.
     pub retries: u64,
     /// Bytes of objects that were sent, in attempts that failed, too.
@@ -264,7 +265,7 @@ pub struct Traffic {
 
 /// Requests by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Requests {
+pub struct RequestCounts {
     /// Objects to be created.
     pub create: u64,
     /// Objects or ranges of them to be read.
@@ -275,7 +276,7 @@ pub struct Requests {
     pub describe: u64,
 }
 
-impl Requests {
+impl RequestCounts {
     /// All of them.
     pub fn total(&self) -> u64 {
         self.create + self.read + self.list + self.describe
@@ -288,7 +289,7 @@ impl Sub for Traffic {
     fn sub(self, before: Traffic) -> Traffic {
         let (now, then) = (self.requests, before.requests);
         Traffic {
-            requests: Requests {
+            requests: RequestCounts {
                 create: now.create - then.create,
                 read: now.read - then.read,
                 list: now.list - then.list,
@@ -336,13 +337,13 @@ where
     fn unshared(&self) -> Option<crate::store::Unshared> {
         (**self).unshared()
     }
-    fn closed(&self, name: &str) -> Option<Error> {
+    fn closed(&self, name: &str) -> Option<StoreError> {
         (**self).closed(name)
     }
     fn staging(&self) -> Box<dyn Staging + '_> {
         (**self).staging()
     }
-    fn room(&self, keep: u64) -> Option<Room> {
+    fn room(&self, keep: u64) -> Option<FreeSpace> {
         (**self).room(keep)
     }
     fn now(&self) -> Result<Timestamp> {
@@ -393,7 +394,7 @@ impl<S: Store + ?Sized> Staging for Direct<'_, S> {
 
 /// How much room a filesystem has.
 #[derive(Debug)]
-pub struct Room {
+pub struct FreeSpace {
     /// Bytes that were free, those that are kept among them.
     pub free: u64,
     /// A file without a name that takes the bytes that are kept; they are free again when it is closed, however the process ends.

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Store;
 use super::address::Address;
-use super::gcs::{GcsBucket, Limits};
+use super::gcs::{GcsBucket, RequestTimeouts};
 use super::local::LocalStore;
 use super::retrying::RetryStore;
 use crate::error;
 use crate::gcp::cloud::Cloud;
-use crate::retry::Pace;
+use crate::retry::Backoff;
 
 /// The store at an address. It gives up what it is doing once `stop` is set.
 ///
@@ -21,8 +21,8 @@ pub fn open(address: &Address, cloud: &Cloud, stop: Arc<AtomicBool>) -> error::R
     Ok(match address {
         Address::Folder(folder) => Box::new(LocalStore::new(folder)),
         Address::Bucket { bucket, prefix } => {
-            let bucket = GcsBucket::new(cloud, bucket, prefix, Limits::default(), stop.clone())?;
-            Box::new(RetryStore::new(bucket, Pace::new(cloud.patience), stop))
+            let bucket = GcsBucket::new(cloud, bucket, prefix, RequestTimeouts::default(), stop.clone())?;
+            Box::new(RetryStore::new(bucket, Backoff::new(cloud.patience), stop))
         }
     })
 }

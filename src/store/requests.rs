@@ -18,7 +18,7 @@ pub struct Span {
 
 /// What has been read of a span.
 #[derive(Debug, Default)]
-pub struct Part {
+pub struct PartialRead {
     /// The bytes from its beginning.
     pub bytes: Vec<u8>,
     /// The generation that they are of.
@@ -62,7 +62,7 @@ pub trait Requests: Send + Sync {
     ///
     /// # Errors
     /// Any fault.
-    fn read(&self, name: &str, span: Span, part: &mut Part) -> Result<(), Fault>;
+    fn read(&self, name: &str, span: Span, part: &mut PartialRead) -> Result<(), Fault>;
 
     /// What is known of an object.
     ///

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::requests::{Described, Part, Requests, Span};
-use super::{Error, Meta, Requests as Counts, Result, Store, Traffic};
-use crate::retry::{Fault, Pace, random};
+use super::requests::{Described, PartialRead, Requests, Span};
+use super::{Meta, RequestCounts, Result, Store, StoreError, Traffic};
+use crate::retry::{Backoff, Fault, random};
 
 /// Asked for where only the store's time is wanted, whether there is such an object or not.
 const PROBE: &str = "vault.json";
@@ -42,22 +42,22 @@ struct Counters {
 /// A store made of single requests.
 pub struct RetryStore<R> {
     requests: R,
-    pace: Pace,
+    pace: Backoff,
     stop: Arc<AtomicBool>,
     counters: Counters,
 }
 
 /// How a series of attempts ended without success.
-enum End {
+enum RetryFailure {
     NotFound,
     Exists,
     OutOfRange(u64),
-    Other(Error),
+    Other(StoreError),
 }
 
 impl<R: Requests> RetryStore<R> {
     /// Asks through `requests`, and no more once `stop` is set.
-    pub fn new(requests: R, pace: Pace, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(requests: R, pace: Backoff, stop: Arc<AtomicBool>) -> Self {
         RetryStore { requests, pace, stop, counters: Counters::default() }
     }
 
@@ -67,10 +67,10 @@ impl<R: Requests> RetryStore<R> {
     }
 
     /// Makes attempts until one succeeds or it is given up. `once` tells with each how many bytes there are so far.
-    fn attempt<T>(&self, doing: &str, mut once: impl FnMut() -> (Result<T, Fault>, usize)) -> Result<T, End> {
+    fn attempt<T>(&self, doing: &str, mut once: impl FnMut() -> (Result<T, Fault>, usize)) -> Result<T, RetryFailure> {
         let (mut failures, mut since, mut reached, mut tokens) = (0u32, Instant::now(), 0, 0);
         let mut tried = 0;
-        let other = |error| Err(End::Other(error));
+        let other = |error| Err(RetryFailure::Other(error));
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return other(stopped(doing));
@@ -89,13 +89,13 @@ impl<R: Requests> RetryStore<R> {
                         "The store refuses these credentials: are they revoked, or of another project? `lastgood \
                                 doctor` shows which are used."
                             .into();
-                    return other(Error::Refused { doing: doing.into(), why, hint });
+                    return other(StoreError::Refused { doing: doing.into(), why, hint });
                 }
-                Err(Fault::NotFound) => return Err(End::NotFound),
-                Err(Fault::Exists { .. }) => return Err(End::Exists),
-                Err(Fault::OutOfRange { size }) => return Err(End::OutOfRange(size)),
+                Err(Fault::NotFound) => return Err(RetryFailure::NotFound),
+                Err(Fault::Exists { .. }) => return Err(RetryFailure::Exists),
+                Err(Fault::OutOfRange { size }) => return Err(RetryFailure::OutOfRange(size)),
                 Err(Fault::Refused { why, hint }) => {
-                    return other(Error::Refused { doing: doing.into(), why, hint });
+                    return other(StoreError::Refused { doing: doing.into(), why, hint });
                 }
                 Err(Fault::Stopped) => return other(stopped(doing)),
             };
@@ -114,7 +114,7 @@ impl<R: Requests> RetryStore<R> {
                     None => String::new(),
                 };
                 let why = format!("{why}{long}; tried {} times in {:.1} s", tried, passed.as_secs_f64());
-                return other(Error::Unreachable { doing: doing.into(), why });
+                return other(StoreError::Unreachable { doing: doing.into(), why });
             }
             self.counters.retries.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("could not {doing}: {why}; trying again in {:.1} s", pause.as_secs_f64());
@@ -131,10 +131,10 @@ impl<R: Requests> RetryStore<R> {
         }
     }
 
-    fn read(&self, name: &str, span: Span) -> Result<Part> {
+    fn read(&self, name: &str, span: Span) -> Result<PartialRead> {
         let mut flipped = 0;
         loop {
-            let mut part = Part::default();
+            let mut part = PartialRead::default();
             let doing = format!("read {name} of {}", self.requests.url());
             let done = self.attempt(&doing, || {
                 count(&self.counters.read);
@@ -146,10 +146,12 @@ impl<R: Requests> RetryStore<R> {
             let wanted = span.length.map_or(span.limit, |length| span.offset.saturating_add(length));
             match done {
                 Ok(()) => {}
-                Err(End::NotFound) => return Err(Error::NotFound { name: name.into() }),
-                Err(End::OutOfRange(size)) => return Err(Error::OutOfRange { name: name.into(), size, wanted }),
-                Err(End::Exists) => return Err(odd(&doing)),
-                Err(End::Other(why)) => return Err(why),
+                Err(RetryFailure::NotFound) => return Err(StoreError::NotFound { name: name.into() }),
+                Err(RetryFailure::OutOfRange(size)) => {
+                    return Err(StoreError::OutOfRange { name: name.into(), size, wanted });
+                }
+                Err(RetryFailure::Exists) => return Err(odd(&doing)),
+                Err(RetryFailure::Other(why)) => return Err(why),
             }
             let whole = span.offset == 0 && part.size == Some(part.bytes.len() as u64);
             match part.crc32c.filter(|_| whole) {
@@ -157,7 +159,7 @@ impl<R: Requests> RetryStore<R> {
                     flipped += 1;
                     let why = "the bytes that came are not those of the object's CRC32C";
                     if flipped == FLIPPED {
-                        return Err(Error::Corrupt { name: name.into() });
+                        return Err(StoreError::Corrupt { name: name.into() });
                     }
                     self.counters.retries.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!("could not {doing}: {why}; reading it again");
@@ -180,8 +182,8 @@ impl<R: Requests> RetryStore<R> {
                 (self.requests.page(folder, from, next.as_deref()), 0)
             });
             let page = page.map_err(|end| match end {
-                End::Other(why) => why,
-                End::NotFound | End::Exists | End::OutOfRange(_) => odd(&doing),
+                RetryFailure::Other(why) => why,
+                RetryFailure::NotFound | RetryFailure::Exists | RetryFailure::OutOfRange(_) => odd(&doing),
             })?;
             if !take(page.objects) || page.next.is_none() {
                 return Ok(());
@@ -206,13 +208,13 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-fn stopped(doing: &str) -> Error {
-    Error::Failed { doing: doing.into(), source: std::io::Error::other("it was told to stop") }
+fn stopped(doing: &str) -> StoreError {
+    StoreError::Failed { doing: doing.into(), source: std::io::Error::other("it was told to stop") }
 }
 
 /// An answer that such a request does not have.
-fn odd(doing: &str) -> Error {
-    Error::Failed { doing: doing.into(), source: std::io::Error::other("the store's answer makes no sense") }
+fn odd(doing: &str) -> StoreError {
+    StoreError::Failed { doing: doing.into(), source: std::io::Error::other("the store's answer makes no sense") }
 }
 
 impl<R: Requests> Store for RetryStore<R> {
@@ -250,9 +252,9 @@ impl<R: Requests> Store for RetryStore<R> {
         });
         match done {
             Ok(()) => Ok(()),
-            Err(End::Exists) => Err(Error::AlreadyExists { name: name.into() }),
-            Err(End::NotFound | End::OutOfRange(_)) => Err(odd(&doing)),
-            Err(End::Other(why)) => Err(why),
+            Err(RetryFailure::Exists) => Err(StoreError::AlreadyExists { name: name.into() }),
+            Err(RetryFailure::NotFound | RetryFailure::OutOfRange(_)) => Err(odd(&doing)),
+            Err(RetryFailure::Other(why)) => Err(why),
         }
     }
 
@@ -269,10 +271,10 @@ impl<R: Requests> Store for RetryStore<R> {
         let doing = format!("look at {name} of {}", self.requests.url());
         match self.attempt(&doing, || (self.described(name), 0)) {
             Ok(found) if offset <= found.size => Ok(Vec::new()),
-            Ok(found) => Err(Error::OutOfRange { name: name.into(), size: found.size, wanted: offset }),
-            Err(End::NotFound) => Err(Error::NotFound { name: name.into() }),
-            Err(End::Other(why)) => Err(why),
-            Err(End::Exists | End::OutOfRange(_)) => Err(odd(&doing)),
+            Ok(found) => Err(StoreError::OutOfRange { name: name.into(), size: found.size, wanted: offset }),
+            Err(RetryFailure::NotFound) => Err(StoreError::NotFound { name: name.into() }),
+            Err(RetryFailure::Other(why)) => Err(why),
+            Err(RetryFailure::Exists | RetryFailure::OutOfRange(_)) => Err(odd(&doing)),
         }
     }
 
@@ -325,7 +327,7 @@ impl<R: Requests> Store for RetryStore<R> {
         });
         match told {
             Ok(Some(time)) => Ok(time),
-            Err(End::Other(why)) => Err(why),
+            Err(RetryFailure::Other(why)) => Err(why),
             Ok(None) | Err(_) => Err(odd(&doing)),
         }
     }
@@ -338,7 +340,7 @@ impl<R: Requests> Store for RetryStore<R> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let of = &self.counters;
         Some(Traffic {
-            requests: Counts {
+            requests: RequestCounts {
                 create: read(&of.create),
                 read: read(&of.read),
                 list: read(&of.list),

@@ -18,9 +18,9 @@ use super::pack::{self, PackInfo, PackKind};
 use super::read::PackReader;
 use super::root::{PackBook, Root};
 use super::state::{self, PackState, Tested};
-use super::{User, Vault};
+use super::{Vault, VaultUser};
 use crate::error::{Error, Result};
-use crate::parallel::ordered::in_order;
+use crate::parallel::ordered::map_ordered;
 use crate::store::{self, Store};
 
 /// The folder of doubts.
@@ -146,7 +146,7 @@ struct Lifting<'a> {
 
 /// A doubt that is not lifted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Standing {
+pub struct UnliftedDoubt {
     /// Its object.
     pub object: String,
     /// What it says.
@@ -157,7 +157,7 @@ pub struct Standing {
 /// The doubts that stand in a vault, and what a run found out about their packs.
 #[derive(Debug, Default)]
 pub struct Doubts {
-    standing: Vec<Standing>,
+    standing: Vec<UnliftedDoubt>,
     tested: HashMap<PackId, (PackInfo, Tested)>,
     /// What there is to say of the doubts themselves.
     warnings: Vec<String>,
@@ -185,15 +185,15 @@ impl Doubts {
             names.truncate(READ);
         }
         let read = |name: &Hex<8>| store.get(&object(*name), MAX_DOUBT);
-        let taken = in_order(&names, PARALLEL, read, |name, read| {
+        let taken = map_ordered(&names, PARALLEL, read, |name, read| {
             let object = object(*name);
             let said = match read {
                 Ok(bytes) => Doubt::parse(&bytes),
-                Err(store::Error::NotFound { .. }) => return Ok(()),
+                Err(store::StoreError::NotFound { .. }) => return Ok(()),
                 Err(why) => Err(why.to_string()),
             };
             match said {
-                Ok(doubt) => doubts.standing.push(Standing { object, doubt }),
+                Ok(doubt) => doubts.standing.push(UnliftedDoubt { object, doubt }),
                 Err(why) => doubts.warnings.push(format!("the doubt {object} is passed over: {why}")),
             }
             Ok(())
@@ -205,7 +205,7 @@ impl Doubts {
     }
 
     /// The doubts that are not lifted.
-    pub fn standing(&self) -> &[Standing] {
+    pub fn standing(&self) -> &[UnliftedDoubt] {
         &self.standing
     }
 
@@ -290,7 +290,7 @@ impl Doubts {
         &mut self,
         vault: &Vault,
         book: &PackBook,
-        (finding, user): (Finding, &User),
+        (finding, user): (Finding, &VaultUser),
         go_on: &dyn Fn() -> Result<()>,
     ) -> Result<Vec<(PackInfo, Tested)>> {
         let doubted = self.standing.iter().flat_map(|standing| &standing.doubt.packs);
@@ -320,7 +320,12 @@ impl Doubts {
     /// Lifts the doubts of which no pack that `book` has is anything but tested and sound, if they stood `before`. `book` has
     /// every pack that a snapshot or checkpoint of the vault named after that: what is not in it, nobody needs. A later doubt may
     /// be of a pack that has come since.
-    pub fn lift_unneeded(&mut self, vault: &Vault, (book, before): (&PackBook, &Doubts), as_who: (Finding, &User)) {
+    pub fn lift_unneeded(
+        &mut self,
+        vault: &Vault,
+        (book, before): (&PackBook, &Doubts),
+        as_who: (Finding, &VaultUser),
+    ) {
         let (early, late): (Vec<_>, Vec<_>) = std::mem::take(&mut self.standing)
             .into_iter()
             .partition(|standing| before.standing.iter().any(|before| before.object == standing.object));
@@ -332,16 +337,17 @@ impl Doubts {
 
     /// Lifts the doubts of which every pack is `unneeded`, or was tested and is sound. What cannot be lifted stands, and is
     /// tested again by the next run.
-    fn lift(&mut self, vault: &Vault, unneeded: impl Fn(&Doubted) -> bool, (finding, user): (Finding, &User)) {
+    fn lift(&mut self, vault: &Vault, unneeded: impl Fn(&Doubted) -> bool, (finding, user): (Finding, &VaultUser)) {
         let tested = &self.tested;
         let is_sound = |doubted: &Doubted| {
             tested.get(&doubted.id).is_some_and(|(pack, tested)| pack.kind == doubted.kind && tested.is_sound())
         };
         let over = |doubted: &Doubted| is_sound(doubted) || unneeded(doubted);
-        let wrong = |standing: &Standing| !standing.doubt.packs.is_empty() && standing.doubt.packs.iter().all(over);
+        let wrong =
+            |standing: &UnliftedDoubt| !standing.doubt.packs.is_empty() && standing.doubt.packs.iter().all(over);
         let (lifted, standing): (Vec<_>, Vec<_>) = std::mem::take(&mut self.standing).into_iter().partition(wrong);
         self.standing = standing;
-        for Standing { object, .. } in lifted {
+        for UnliftedDoubt { object, .. } in lifted {
             let made = vault.store.now().map_err(|why| why.while_doing("ask the store for the time"));
             let done = made.and_then(|made| {
                 let (action, host) = (finding.name(), user.host.as_str());
@@ -362,7 +368,7 @@ impl Doubts {
         &mut self,
         vault: &Vault,
         damaged: &[(PackInfo, String)],
-        (finding, user): (Finding, &User),
+        (finding, user): (Finding, &VaultUser),
         random: &dyn Fn(&mut [u8]) -> Result<()>,
     ) {
         let new = damaged.iter().filter(|(pack, _)| !self.names(pack));
@@ -391,7 +397,7 @@ impl Doubts {
                 };
                 let object = object(Hex(id));
                 create(vault, &object, &doubt)?;
-                Ok::<_, Error>(Standing { object, doubt })
+                Ok::<_, Error>(UnliftedDoubt { object, doubt })
             })();
             match done {
                 Ok(standing) => self.standing.push(standing),
@@ -423,7 +429,7 @@ fn create(vault: &Vault, object: &str, what: &impl Serialize) -> Result<()> {
     bytes.push(b'\n');
     match vault.store.create(object, &[&bytes]) {
         // Another run lifted it.
-        Ok(()) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
+        Ok(()) | Err(store::StoreError::AlreadyExists { .. }) => Ok(()),
         Err(why) => Err(why.while_doing(doing())),
     }
 }

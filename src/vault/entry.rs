@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::FrameRef;
 use super::hex::{Hash, PackId};
 use super::list::List;
-use crate::path::{Bytes, EntryPath};
+use crate::path::{EntryPath, EscapedBytes};
 
 /// Tar works in blocks of this many bytes.
 pub const TAR_BLOCK: u64 = 512;
@@ -73,7 +73,7 @@ pub fn cut(extents: &[Extent], mut skip: u64, mut take: u64) -> Vec<Extent> {
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum EntryKind {
     /// A regular file; every member of a hard-link group is one.
     File,
     /// A directory.
@@ -185,7 +185,7 @@ impl PageMap {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// How it was read.
-    pub taken: Taken,
+    pub taken: CaptureMethod,
     /// The write-ahead log beside it, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal: Option<Side>,
@@ -194,13 +194,13 @@ pub struct Database {
     pub journal: Option<Side>,
     /// What a check of it said; none if it was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<Check>,
+    pub check: Option<DatabaseCheck>,
 }
 
 /// How a database was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Taken {
+pub enum CaptureMethod {
     /// Through SQLite, in one transaction: one committed state.
     Live,
     /// As a file, with its side files beside it as files of their own.
@@ -231,7 +231,7 @@ impl From<Side> for (u64, i64) {
 
 /// A check that SQLite made of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
+pub struct DatabaseCheck {
     /// Which one.
     pub kind: CheckKind,
     /// The first line of what it found; none if the database is sound.
@@ -268,7 +268,7 @@ pub struct Entry {
     /// Its path below the data directory.
     pub path: EntryPath,
     /// What it is.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Bytes of content; 0 unless it is a file.
     pub size: u64,
     /// Permission bits, with set-id and sticky: at most 0o7777.
@@ -284,9 +284,9 @@ pub struct Entry {
     /// The inode's number; only compared.
     pub inode: u64,
     /// Where a symlink points.
-    pub target: Option<Bytes>,
+    pub target: Option<EscapedBytes>,
     /// Extended attributes, by name.
-    pub xattrs: Vec<(Bytes, Bytes)>,
+    pub xattrs: Vec<(EscapedBytes, EscapedBytes)>,
     /// Of a file's whole content.
     pub hash: Option<Hash>,
     /// Names the hard-link group; equal within a snapshot for links of one file, and only there.
@@ -315,7 +315,7 @@ impl Entry {
     /// What is wrong, as text.
     pub fn check(&self) -> Result<(), String> {
         let wrong = |why: &str| Err(format!("the entry {} {why}", self.path));
-        let is_file = self.kind == Kind::File;
+        let is_file = self.kind == EntryKind::File;
         if self.size > MAX_SIZE || (!is_file && self.size != 0) {
             return wrong("has an impossible size");
         }
@@ -334,13 +334,13 @@ impl Entry {
         {
             return wrong(&why);
         }
-        if (self.kind == Kind::Symlink) != self.target.is_some() {
+        if (self.kind == EntryKind::Symlink) != self.target.is_some() {
             return wrong("has a link target that does not fit what it is");
         }
         if self.target.as_ref().is_some_and(|t| t.0.is_empty() || t.0.contains(&0)) {
             return wrong("has an impossible link target");
         }
-        if self.path.is_root() && self.kind != Kind::Folder {
+        if self.path.is_root() && self.kind != EntryKind::Folder {
             return wrong("is not a folder");
         }
         if self.header == 0 || !self.header.is_multiple_of(TAR_BLOCK) || self.header > MAX_HEADER {
@@ -363,7 +363,7 @@ impl Entry {
 
     /// The paths of the files that were taken with it, if it is a raw database.
     pub fn sides(&self) -> Vec<EntryPath> {
-        let Some(database) = self.database.as_ref().filter(|database| database.taken == Taken::Raw) else {
+        let Some(database) = self.database.as_ref().filter(|database| database.taken == CaptureMethod::Raw) else {
             return Vec::new();
         };
         let beside = |ending: &str| EntryPath::new([self.path.bytes(), ending.as_bytes()].concat()).ok();

@@ -18,7 +18,7 @@ const STEP: u64 = 4 << 20;
 const DECODED: u64 = 1 << 30;
 
 /// The bytes of an object from a place on, a few MiB of them.
-struct Held<R> {
+struct ObjectBuffer<R> {
     read: R,
     bytes: Vec<u8>,
     from: u64,
@@ -26,7 +26,7 @@ struct Held<R> {
     size: u64,
 }
 
-impl<R: FnMut(u64, u64) -> store::Result<Vec<u8>>> Held<R> {
+impl<R: FnMut(u64, u64) -> store::Result<Vec<u8>>> ObjectBuffer<R> {
     /// Bytes from `at` on, up to `length` of them; fewer where the object ends before.
     fn at(&mut self, at: u64, length: u64) -> store::Result<&[u8]> {
         while at + length > self.from + self.bytes.len() as u64 {
@@ -43,7 +43,7 @@ impl<R: FnMut(u64, u64) -> store::Result<Vec<u8>>> Held<R> {
                     self.bytes.extend(more);
                 }
                 // It was cut short. The frames may be there all the same.
-                Err(store::Error::OutOfRange { size, .. }) if size < next + step => self.size = size,
+                Err(store::StoreError::OutOfRange { size, .. }) if size < next + step => self.size = size,
                 Err(why) => return Err(why),
             }
         }
@@ -65,7 +65,7 @@ pub fn find(
     if info.size > MAX_PACK {
         return Ok(Err(format!("a pack of {} bytes", info.size)));
     }
-    let mut held = Held { read, bytes: Vec::new(), from: 0, size: info.size };
+    let mut held = ObjectBuffer { read, bytes: Vec::new(), from: 0, size: info.size };
     let (mut frames, mut at, mut offset, mut budget) = (Vec::new(), 0u64, 0u64, DECODED);
     let mut decoder = Decoder::new()?;
     loop {

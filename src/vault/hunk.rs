@@ -10,11 +10,11 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use self::map::WireMap;
-use super::entry::{Database, Entry, Extent, Kind};
+use super::entry::{Database, Entry, EntryKind, Extent};
 use super::hex::{Hash, PackId};
-use super::lines::{Frame, Lines, PackNumbers};
+use super::lines::{FrameBuilder, Lines, PackNumbers};
 use crate::error::{Error, Result};
-use crate::path::{Bytes, EntryPath};
+use crate::path::{EntryPath, EscapedBytes};
 
 /// A hunk ends after an entry whose path hashes to zero under this mask: every 512th, on average.
 const CUT_MASK: u16 = 0x1ff;
@@ -44,10 +44,10 @@ fn is_one_block(value: &u64) -> bool {
 
 /// An entry as it is written; see `format.md`.
 #[derive(Serialize, Deserialize)]
-struct Wire<'a> {
+struct WireEntry<'a> {
     path: Cow<'a, EntryPath>,
     #[serde(rename = "type")]
-    kind: Kind,
+    kind: EntryKind,
     #[serde(default, skip_serializing_if = "is_zero")]
     size: u64,
     mode: u32,
@@ -57,9 +57,9 @@ struct Wire<'a> {
     ctime: i64,
     inode: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    target: Option<Cow<'a, Bytes>>,
+    target: Option<Cow<'a, EscapedBytes>>,
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
-    xattrs: Cow<'a, [(Bytes, Bytes)]>,
+    xattrs: Cow<'a, [(EscapedBytes, EscapedBytes)]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hash: Option<Hash>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,7 +78,7 @@ struct Wire<'a> {
 /// Collects entries until a hunk is full.
 #[derive(Debug)]
 pub struct HunkBuilder {
-    frame: Frame,
+    frame: FrameBuilder,
     packs: PackNumbers,
     entries: u64,
     maps: u64,
@@ -87,12 +87,12 @@ pub struct HunkBuilder {
     /// The hunk ends as soon as it may.
     due: bool,
     /// A place at which the hunk can be split.
-    mark: Option<Mark>,
+    mark: Option<CutPoint>,
 }
 
 /// A place between two entries of a hunk.
 #[derive(Debug)]
-struct Mark {
+struct CutPoint {
     bytes: usize,
     entries: u64,
     maps: u64,
@@ -118,7 +118,7 @@ pub struct Hunk {
 impl Default for HunkBuilder {
     fn default() -> Self {
         HunkBuilder {
-            frame: Frame::new("hunk"),
+            frame: FrameBuilder::new("hunk"),
             packs: PackNumbers::default(),
             entries: 0,
             maps: 0,
@@ -163,7 +163,7 @@ impl HunkBuilder {
         }
         if mark {
             let (bytes, entries, maps) = (self.frame.len(), self.entries, self.maps);
-            self.mark = Some(Mark { bytes, entries, maps, next: entry.path.clone() });
+            self.mark = Some(CutPoint { bytes, entries, maps, next: entry.path.clone() });
         }
         self.entries += 1;
         self.maps += u64::from(entry.map.is_some());
@@ -207,10 +207,10 @@ impl HunkBuilder {
     }
 }
 
-fn to_wire<'a>(entry: &'a Entry, packs: &mut PackNumbers) -> Wire<'a> {
+fn to_wire<'a>(entry: &'a Entry, packs: &mut PackNumbers) -> WireEntry<'a> {
     let extents = entry.extents.iter().map(|e| (e.pack.map(|p| packs.of(p)), e.offset, e.length)).collect();
     let map = entry.map.as_ref().map(|map| WireMap::of(map, packs));
-    Wire {
+    WireEntry {
         path: Cow::Borrowed(&entry.path),
         kind: entry.kind,
         size: entry.size,
@@ -232,7 +232,7 @@ fn to_wire<'a>(entry: &'a Entry, packs: &mut PackNumbers) -> Wire<'a> {
     }
 }
 
-fn from_wire(wire: Wire, packs: &[PackId]) -> Result<Entry, String> {
+fn from_wire(wire: WireEntry, packs: &[PackId]) -> Result<Entry, String> {
     let pack = |n: u32| {
         packs.get(n as usize).copied().ok_or_else(|| format!("{}: pack number {n} of {}", wire.path, packs.len()))
     };
@@ -273,7 +273,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     let (lines, packs) = Lines::parse("hunk", bytes)?;
     lines
         .map(|line| {
-            let wire = serde_json::from_slice::<Wire>(line).map_err(|e| format!("an entry: {e}"))?;
+            let wire = serde_json::from_slice::<WireEntry>(line).map_err(|e| format!("an entry: {e}"))?;
             from_wire(wire, &packs)
         })
         .collect()
@@ -282,7 +282,9 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::vault::entry::{Check, CheckKind, Map, MapForm, MapFrame, PackUse, PageMap, Side, Taken};
+    use crate::vault::entry::{
+        CaptureMethod, CheckKind, DatabaseCheck, Map, MapForm, MapFrame, PackUse, PageMap, Side,
+    };
     use crate::vault::frame::FrameRef;
     use crate::vault::hex::Hex;
     use crate::vault::list::List;
@@ -295,8 +297,8 @@ pub mod tests {
         let numbers = (any::<i64>(), any::<i64>(), any::<u64>(), 0..=0o7777u32, any::<u32>(), any::<bool>());
         let shape = (0..4u8, 0..2_000_000u64, any::<bool>(), prop::collection::vec(any::<u8>(), 0..9));
         (path, numbers, shape).prop_map(|(path, (mtime, ctime, inode, mode, uid, racy), (kind, size, long, value))| {
-            let kind = [Kind::File, Kind::Folder, Kind::Symlink, Kind::Fifo][usize::from(kind)];
-            let is_file = kind == Kind::File;
+            let kind = [EntryKind::File, EntryKind::Folder, EntryKind::Symlink, EntryKind::Fifo][usize::from(kind)];
+            let is_file = kind == EntryKind::File;
             let size = if is_file { size } else { 0 };
             let pack = |n| Hex([n; 16]);
             let mapped = is_file && size > 1_000_000;
@@ -317,9 +319,9 @@ pub mod tests {
             } else {
                 MapForm::Blocks(frames)
             };
-            let check = Check { kind: CheckKind::Full, failed: long.then(|| "row 1 missing".to_owned()) };
+            let check = DatabaseCheck { kind: CheckKind::Full, failed: long.then(|| "row 1 missing".to_owned()) };
             let database = Database {
-                taken: if long { Taken::Live } else { Taken::Raw },
+                taken: if long { CaptureMethod::Live } else { CaptureMethod::Raw },
                 wal: long.then_some(Side { size, mtime }),
                 journal: (!long).then_some(Side { size: 0, mtime }),
                 check: (size & 1 == 0).then_some(check),
@@ -334,8 +336,12 @@ pub mod tests {
                 mtime,
                 ctime,
                 inode,
-                target: (kind == Kind::Symlink).then(|| Bytes(b"../\xff\\".to_vec())),
-                xattrs: if value.is_empty() { vec![] } else { vec![(Bytes(b"user.x".to_vec()), Bytes(value))] },
+                target: (kind == EntryKind::Symlink).then(|| EscapedBytes(b"../\xff\\".to_vec())),
+                xattrs: if value.is_empty() {
+                    vec![]
+                } else {
+                    vec![(EscapedBytes(b"user.x".to_vec()), EscapedBytes(value))]
+                },
                 hash: is_file.then(|| Hash::of(b"content")),
                 link: (is_file && long).then(|| "2a-77".to_owned()),
                 racy,
@@ -376,10 +382,10 @@ pub mod tests {
         let entry = |name: &str, xattr: usize| {
             let path = EntryPath::new(name).unwrap();
             let extents = vec![Extent { pack: Some(Hex([1; 16])), offset: 0, length: 512 }];
-            let xattrs = vec![(Bytes(b"user.x".to_vec()), Bytes(vec![0xff; xattr]))];
+            let xattrs = vec![(EscapedBytes(b"user.x".to_vec()), EscapedBytes(vec![0xff; xattr]))];
             Entry {
                 path,
-                kind: Kind::Folder,
+                kind: EntryKind::Folder,
                 size: 0,
                 mode: 0o755,
                 uid: 0,

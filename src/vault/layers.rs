@@ -22,25 +22,25 @@ pub struct Layered<'a> {
     size: u64,
     with_tags: bool,
     /// Newest first.
-    layers: Vec<Layer>,
+    layers: Vec<LayerReader>,
     /// For every layer the first block of the piece that is looked at, and the block after its last one.
     fronts: Vec<(u64, u64)>,
     /// Blocks up to here were given or are in no layer.
     at: u64,
     /// What [`Layered::next`] gives block by block.
-    run: Run,
+    run: LayerRun,
 }
 
 /// Consecutive blocks that lie consecutively in the first piece of a layer.
 #[derive(Debug, Clone, Copy)]
-struct Run {
+struct LayerRun {
     layer: usize,
     from: u64,
     to: u64,
 }
 
 #[derive(Debug)]
-struct Layer {
+struct LayerReader {
     /// List frames that were not read yet.
     lists: IntoIter<FrameRef>,
     /// Frames that were not read yet, of those lists that were.
@@ -72,7 +72,7 @@ impl<'a> Layered<'a> {
     /// # Errors
     /// No memory for a decoder.
     pub fn newest(packs: &'a PackReader<'a>, map: &PageMap, oldest: usize, size: u64) -> Result<Self> {
-        let layers: Vec<_> = map.layers.iter().skip(oldest).rev().map(Layer::of).collect();
+        let layers: Vec<_> = map.layers.iter().skip(oldest).rev().map(LayerReader::of).collect();
         Ok(Layered {
             packs,
             decoder: Decoder::new()?,
@@ -82,7 +82,7 @@ impl<'a> Layered<'a> {
             fronts: vec![(0, 0); layers.len()],
             layers,
             at: 0,
-            run: Run { layer: 0, from: 0, to: 0 },
+            run: LayerRun { layer: 0, from: 0, to: 0 },
         })
     }
 
@@ -98,9 +98,9 @@ impl<'a> Layered<'a> {
                 None => return Ok(None),
             }
         }
-        let Run { layer, from: block, .. } = self.run;
+        let LayerRun { layer, from: block, .. } = self.run;
         self.run.from += 1;
-        let Layer { pieces, next, .. } = &self.layers[layer];
+        let LayerReader { pieces, next, .. } = &self.layers[layer];
         Ok(Some(pieces.placed(&pieces.list[*next], block, self.block)))
     }
 
@@ -111,13 +111,13 @@ impl<'a> Layered<'a> {
     /// A store that fails; damage.
     pub fn next_run(&mut self) -> Result<Option<(u64, Extent)>> {
         let Some(run) = self.step()? else { return Ok(None) };
-        let Layer { pieces, next, .. } = &self.layers[run.layer];
+        let LayerReader { pieces, next, .. } = &self.layers[run.layer];
         Ok(Some((run.from, pieces.extent(&pieces.list[*next], run.from, run.to, self.block))))
     }
 
-    fn step(&mut self) -> Result<Option<Run>> {
+    fn step(&mut self) -> Result<Option<LayerRun>> {
         let blocks = self.size.div_ceil(u64::from(self.block));
-        let mut found: Option<Run> = None;
+        let mut found: Option<LayerRun> = None;
         for (number, front) in self.fronts.iter_mut().enumerate() {
             if front.1 <= self.at {
                 let layer = &mut self.layers[number];
@@ -127,8 +127,8 @@ impl<'a> Layered<'a> {
             match &mut found {
                 // A newer layer has these blocks, at least until this one begins.
                 Some(newer) if newer.from <= from => {}
-                Some(newer) => *newer = Run { layer: number, from, to: newer.from.min(front.1) },
-                None => found = Some(Run { layer: number, from, to: front.1 }),
+                Some(newer) => *newer = LayerRun { layer: number, from, to: newer.from.min(front.1) },
+                None => found = Some(LayerRun { layer: number, from, to: front.1 }),
             }
             if from == self.at {
                 break;
@@ -137,7 +137,7 @@ impl<'a> Layered<'a> {
         let Some(mut run) = found.filter(|run| run.from < blocks) else { return Ok(None) };
         run.to = run.to.min(blocks);
         self.at = run.to;
-        let Layer { pieces, next, .. } = &self.layers[run.layer];
+        let LayerReader { pieces, next, .. } = &self.layers[run.layer];
         let extent = pieces.extent(&pieces.list[*next], run.from, run.to, self.block);
         let block = u64::from(self.block);
         if extent.length != (run.to * block).min(self.size) - run.from * block {
@@ -148,13 +148,13 @@ impl<'a> Layered<'a> {
     }
 }
 
-impl Layer {
+impl LayerReader {
     fn of(list: &List<MapFrame>) -> Self {
         let (items, lists) = match list {
             List::Items(items) => (items.iter().copied().collect(), Vec::new()),
             List::Frames(lists) => (VecDeque::new(), lists.clone()),
         };
-        Layer { lists: lists.into_iter(), frames: items, pieces: Pieces::default(), next: 0 }
+        LayerReader { lists: lists.into_iter(), frames: items, pieces: Pieces::default(), next: 0 }
     }
 
     /// Goes on to the first piece that ends after block `at`, and gives its first block and the one after its last; reads
@@ -209,9 +209,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::restore::sample::{Sample, pages};
+    use crate::restore::sample::{SampleVault, pages};
     use crate::vault::hex::Hex;
-    use crate::vault::layers::compact::{blocks_of_layers, fold, suffix_to_fold};
+    use crate::vault::layers::compact::{blocks_of_layers, compact_layers, suffix_to_compact};
     use crate::vault::map::MapPart;
     use crate::vault::pages::parse;
 
@@ -243,7 +243,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_newest_layer_that_has_a_block_says_where_it_is((said, size) in any_layers(), oldest: prop::sample::Index) {
-            let mut sample = Sample::new();
+            let mut sample = SampleVault::new();
             let layers: Vec<_> = said.iter().map(|layer| placed(layer, size)).collect();
             let (lists, _) = sample.layers(BLOCK, &layers);
             let map = PageMap { block: BLOCK, layers: lists, live: vec![], credit: 0 };
@@ -269,7 +269,7 @@ mod tests {
                 Ok(FrameRef { pack: Hex([9; 16]), offset: 0, length: 0, hash: Hex([0; 16]) })
             };
             let oldest = oldest.index(layers.len());
-            let frames = fold(&packs, &map, oldest, size, &mut store).unwrap();
+            let frames = compact_layers(&packs, &map, oldest, size, &mut store).unwrap();
             prop_assert_eq!(&parts.take(), &model(&layers[oldest..]));
             prop_assert_eq!(frames.len(), usize::from(!model(&layers[oldest..]).is_empty()));
 
@@ -291,7 +291,7 @@ mod tests {
         };
         let whole: Vec<_> = (0..8).map(|n| (n, 1024)).collect();
         let read = |layers: &[Vec<Placed>], size, change: &dyn Fn(&mut PageMap)| {
-            let mut sample = Sample::new();
+            let mut sample = SampleVault::new();
             let (layers, _) = sample.layers(BLOCK, layers);
             let mut map = PageMap { block: BLOCK, layers, live: vec![], credit: 0 };
             change(&mut map);
@@ -347,22 +347,22 @@ mod tests {
         let (mut layers, mut written, mut most) = (vec![264_000u64], 0, 0);
         for _ in 0..1000 {
             layers.push(2640);
-            if let Some(first) = suffix_to_fold(&layers) {
+            if let Some(first) = suffix_to_compact(&layers) {
                 let one = layers.drain(first..).sum::<u64>();
                 layers.push(if first == 0 { 264_000 } else { one });
                 written += one;
             }
-            assert!(suffix_to_fold(&layers).is_none());
+            assert!(suffix_to_compact(&layers).is_none());
             most = most.max(layers.len());
         }
         assert!(most <= 12, "{most} layers");
         assert!(written < 1000 * 2640 * 12, "{written} blocks written again");
-        assert_eq!(suffix_to_fold(&[]), None);
-        assert_eq!(suffix_to_fold(&[0]), None);
-        assert_eq!(suffix_to_fold(&[10, 4]), None);
-        assert_eq!(suffix_to_fold(&[10, 5]), Some(0));
-        assert_eq!(suffix_to_fold(&[100, 4, 1, 3]), Some(2));
-        assert_eq!(suffix_to_fold(&[100, 4, 8, 4]), Some(1));
-        assert_eq!(suffix_to_fold(&[u64::MAX, u64::MAX, u64::MAX]), Some(0));
+        assert_eq!(suffix_to_compact(&[]), None);
+        assert_eq!(suffix_to_compact(&[0]), None);
+        assert_eq!(suffix_to_compact(&[10, 4]), None);
+        assert_eq!(suffix_to_compact(&[10, 5]), Some(0));
+        assert_eq!(suffix_to_compact(&[100, 4, 1, 3]), Some(2));
+        assert_eq!(suffix_to_compact(&[100, 4, 8, 4]), Some(1));
+        assert_eq!(suffix_to_compact(&[u64::MAX, u64::MAX, u64::MAX]), Some(0));
     }
 }

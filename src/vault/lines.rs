@@ -13,22 +13,22 @@ use super::hex::PackId;
 pub const MAX_FRAME: usize = 4 << 20;
 
 #[derive(Serialize, Deserialize)]
-struct Head<'a> {
+struct FrameHead<'a> {
     lastgood: &'a str,
     packs: Vec<PackId>,
 }
 
 /// Lines that are being collected for a frame.
 #[derive(Debug)]
-pub struct Frame {
+pub struct FrameBuilder {
     kind: &'static str,
     body: Vec<u8>,
 }
 
-impl Frame {
+impl FrameBuilder {
     /// A frame of `kind` without lines.
     pub fn new(kind: &'static str) -> Self {
-        Frame { kind, body: Vec::new() }
+        FrameBuilder { kind, body: Vec::new() }
     }
 
     /// Adds a line of JSON, which has no line breaks.
@@ -43,8 +43,8 @@ impl Frame {
     }
 
     /// Splits off the lines from a byte on, which begins a line.
-    pub fn split_off(&mut self, at: usize) -> Frame {
-        Frame { kind: self.kind, body: self.body.split_off(at) }
+    pub fn split_off(&mut self, at: usize) -> FrameBuilder {
+        FrameBuilder { kind: self.kind, body: self.body.split_off(at) }
     }
 
     /// Whether it has no lines.
@@ -81,7 +81,7 @@ impl<'a> Lines<'a> {
         }
         let mut lines = Lines { rest: bytes };
         let head = lines.next().ok_or("an empty index frame")?;
-        let head: Head = serde_json::from_slice(head).map_err(|e| format!("the head of an index frame: {e}"))?;
+        let head: FrameHead = serde_json::from_slice(head).map_err(|e| format!("the head of an index frame: {e}"))?;
         if head.lastgood != kind {
             return Err(format!("an index frame of kind {:?} where {kind:?} belongs", head.lastgood));
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::frame::FrameRef;
 use super::hex::Hash;
-use super::lines::{Frame, Lines};
+use super::lines::{FrameBuilder, Lines};
 use crate::error::{Error, Result};
 
 /// Items in place, or the frames that hold them, in order. There is one level: a list frame holds items only.
@@ -37,18 +37,18 @@ const MAX_FRAME: usize = 512 << 10;
 ///
 /// # Errors
 /// Those of `store`.
-pub fn write<T: Serialize>(items: Vec<T>, mut store: impl FnMut(Frame) -> Result<FrameRef>) -> Result<List<T>> {
+pub fn write<T: Serialize>(items: Vec<T>, mut store: impl FnMut(FrameBuilder) -> Result<FrameRef>) -> Result<List<T>> {
     let lines = items.iter().map(serde_json::to_vec).collect::<Result<Vec<_>, _>>();
     let lines = lines.map_err(|e| Error::failed("write a list", e))?;
     if lines.iter().map(|line| line.len() + 1).sum::<usize>() <= IN_PLACE {
         return Ok(List::Items(items));
     }
     let mut frames = Vec::new();
-    let mut frame = Frame::new("list");
+    let mut frame = FrameBuilder::new("list");
     for line in lines {
         frame.line(&line);
         if Hash::of(&line).0[0] & CUT_MASK == 0 || frame.len() > MAX_FRAME {
-            frames.push(store(std::mem::replace(&mut frame, Frame::new("list")))?);
+            frames.push(store(std::mem::replace(&mut frame, FrameBuilder::new("list")))?);
         }
     }
     if !frame.is_empty() {
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_frame_of_another_kind_is_refused() {
-        let bytes = Frame::new("hunk").finish(&[]);
+        let bytes = FrameBuilder::new("hunk").finish(&[]);
         assert!(parse::<String>(&bytes).unwrap_err().contains("hunk"));
     }
 }

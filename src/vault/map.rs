@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Extent, MAX_SIZE};
 use super::hex::{Hash, PackId};
-use super::lines::{Frame, Lines, PackNumbers};
+use super::lines::{FrameBuilder, Lines, PackNumbers};
 
 /// A frame ends after a block whose hash is zero under this mask: every 512th, on average.
 const CUT_MASK: u16 = 0x1ff;
@@ -16,7 +16,7 @@ const MAX_BLOCKS: usize = 4096;
 
 /// Consecutive blocks whose bytes lie consecutively in one pack; or a hole, which has no blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
+pub struct BlockRun {
     /// Where the bytes are.
     pub extent: Extent,
     /// Length and hash of each block; the lengths add up to the extent's.
@@ -24,7 +24,7 @@ pub struct Run {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Wire {
+struct WireRun {
     extent: (Option<u32>, u64, u64),
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sizes: Vec<u32>,
@@ -35,7 +35,7 @@ struct Wire {
 /// Collects blocks until a frame is full.
 #[derive(Debug, Default)]
 pub struct MapBuilder {
-    runs: Vec<Run>,
+    runs: Vec<BlockRun>,
     blocks: usize,
 }
 
@@ -62,7 +62,7 @@ impl MapBuilder {
                 run.extent.length += extent.length;
                 run.blocks.push(block);
             }
-            _ => self.runs.push(Run { extent, blocks: vec![block] }),
+            _ => self.runs.push(BlockRun { extent, blocks: vec![block] }),
         }
         let ends = u16::from_le_bytes([hash.0[0], hash.0[1]]) & CUT_MASK == 0;
         self.end_if(ends)
@@ -71,7 +71,7 @@ impl MapBuilder {
     /// Adds a hole.
     pub fn push_hole(&mut self, length: u64) -> Option<MapPart> {
         self.blocks += 1;
-        self.runs.push(Run { extent: Extent::zeros(length), blocks: Vec::new() });
+        self.runs.push(BlockRun { extent: Extent::zeros(length), blocks: Vec::new() });
         self.end_if(false)
     }
 
@@ -86,12 +86,12 @@ impl MapBuilder {
         if runs.is_empty() {
             return None;
         }
-        let mut frame = Frame::new("map");
+        let mut frame = FrameBuilder::new("map");
         let mut packs = PackNumbers::default();
         let mut content = 0;
         for run in runs {
             content += run.extent.length;
-            let wire = Wire {
+            let wire = WireRun {
                 extent: (run.extent.pack.map(|p| packs.of(p)), run.extent.offset, run.extent.length),
                 sizes: run.blocks.iter().map(|(length, _)| *length).collect(),
                 hashes: run.blocks.iter().map(|(_, hash)| hash.to_string()).collect(),
@@ -107,13 +107,13 @@ impl MapBuilder {
 ///
 /// # Errors
 /// Text that says what is wrong with the bytes.
-pub fn parse(bytes: &[u8]) -> Result<Vec<Run>, String> {
+pub fn parse(bytes: &[u8]) -> Result<Vec<BlockRun>, String> {
     let (lines, packs) = Lines::parse("map", bytes)?;
     lines.map(|line| parse_run(line, &packs)).collect()
 }
 
-fn parse_run(line: &[u8], packs: &[PackId]) -> Result<Run, String> {
-    let wire: Wire = serde_json::from_slice(line).map_err(|e| format!("a run of a map: {e}"))?;
+fn parse_run(line: &[u8], packs: &[PackId]) -> Result<BlockRun, String> {
+    let wire: WireRun = serde_json::from_slice(line).map_err(|e| format!("a run of a map: {e}"))?;
     let (number, offset, length) = wire.extent;
     let pack = match number {
         Some(n) => Some(*packs.get(n as usize).ok_or_else(|| format!("a map: pack number {n} of {}", packs.len()))?),
@@ -134,7 +134,7 @@ fn parse_run(line: &[u8], packs: &[PackId]) -> Result<Run, String> {
     }
     let hashes = wire.hashes.as_bytes().chunks_exact(32).map(|hex| String::from_utf8_lossy(hex).parse::<Hash>());
     let blocks = wire.sizes.iter().zip(hashes).map(|(size, hash)| Ok((*size, hash?)));
-    Ok(Run { extent: Extent { pack, offset, length }, blocks: blocks.collect::<Result<_, String>>()? })
+    Ok(BlockRun { extent: Extent { pack, offset, length }, blocks: blocks.collect::<Result<_, String>>()? })
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
             parts
         };
         let whole = frames(0, 6000);
-        let runs: Vec<Run> = whole.iter().flat_map(|p| parse(&p.bytes).unwrap()).collect();
+        let runs: Vec<BlockRun> = whole.iter().flat_map(|p| parse(&p.bytes).unwrap()).collect();
         let hashes: Vec<_> = runs.iter().flat_map(|r| &r.blocks).map(|(_, h)| *h).collect();
         assert_eq!(hashes, (0..6000).map(|n| block(n).0).collect::<Vec<_>>());
         assert_eq!(runs.last().unwrap().extent, Extent::zeros(1 << 40));

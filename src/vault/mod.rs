@@ -86,28 +86,28 @@ impl VaultConfig {
 }
 
 /// Why an object could not be had.
-enum Wrong {
+enum GetFailure {
     /// The answer cannot be right.
     Answer(Error),
     /// There was none, or none that could be judged.
     Other(Error),
 }
 
-impl Wrong {
+impl GetFailure {
     fn of(why: Error) -> Self {
-        if why.kind() == Kind::Damage { Wrong::Answer(why) } else { Wrong::Other(why) }
+        if why.kind() == Kind::Damage { GetFailure::Answer(why) } else { GetFailure::Other(why) }
     }
 }
 
 /// Gets an object that is there, and of which it can be told whether it is right. What is on the way to a store may answer in
 /// its place, so that a wrong answer is no damage before it has come again and again.
-fn answered<T>(store: &dyn Store, name: &str, mut get: impl FnMut() -> Result<T, Wrong>) -> Result<T> {
+fn answered<T>(store: &dyn Store, name: &str, mut get: impl FnMut() -> Result<T, GetFailure>) -> Result<T> {
     let mut wrong = 0;
     loop {
         match get() {
             Ok(right) => return Ok(right),
-            Err(Wrong::Other(why)) => return Err(why),
-            Err(Wrong::Answer(why)) => {
+            Err(GetFailure::Other(why)) => return Err(why),
+            Err(GetFailure::Answer(why)) => {
                 wrong += 1;
                 if !store.may_answer_better(name, wrong) {
                     return Err(why);
@@ -125,12 +125,12 @@ pub struct Vault {
     /// What `vault.json` says.
     pub config: VaultConfig,
     /// Who uses it: what is written down about its packs says so.
-    pub user: User,
+    pub user: VaultUser,
 }
 
 /// Who uses a vault.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct User {
+pub struct VaultUser {
     /// The run, where it is one that leaves a report.
     pub run: Option<Hex<8>>,
     /// The host's name; empty where it is not known.
@@ -150,19 +150,19 @@ impl Vault {
             )
         };
         let config = answered(&*store, CONFIG, || match store.get(CONFIG, MAX_ROOT) {
-            Ok(bytes) => {
-                VaultConfig::parse(&bytes).map(Some).map_err(|why| Wrong::Answer(damage(format!("vault.json: {why}"))))
-            }
-            Err(store::Error::NotFound { .. }) => {
-                match store.list(SNAPSHOTS).map_err(|e| Wrong::Other(e.while_doing(doing())))?.is_empty() {
+            Ok(bytes) => VaultConfig::parse(&bytes)
+                .map(Some)
+                .map_err(|why| GetFailure::Answer(damage(format!("vault.json: {why}")))),
+            Err(store::StoreError::NotFound { .. }) => {
+                match store.list(SNAPSHOTS).map_err(|e| GetFailure::Other(e.while_doing(doing())))?.is_empty() {
                     true => Ok(None),
-                    false => Err(Wrong::Answer(damage("vault.json is missing, but there are snapshots".into()))),
+                    false => Err(GetFailure::Answer(damage("vault.json is missing, but there are snapshots".into()))),
                 }
             }
-            Err(why) => Err(Wrong::of(why.while_doing(doing()))),
+            Err(why) => Err(GetFailure::of(why.while_doing(doing()))),
         })?;
         Ok(match config {
-            Some(config) => Ok(Vault { store, config, user: User::default() }),
+            Some(config) => Ok(Vault { store, config, user: VaultUser::default() }),
             None => Err(store),
         })
     }
@@ -196,14 +196,14 @@ impl Vault {
         };
         let Some(name) = other else { return Ok(()) };
         match store.get(CONFIG, MAX_ROOT) {
-            Err(store::Error::NotFound { .. }) => {
+            Err(store::StoreError::NotFound { .. }) => {
                 Err(Error::failed(doing(), format!("it is not empty ({name}), and has no vault.json")).hint(format!(
                     "Check the address. A vault has a place of its own: `lastgood init --vault {}` makes one.",
                     argument(&format!("{}/lastgood", store.url().trim_end_matches('/')))
                 )))
             }
             // Another process made it just now.
-            Ok(_) | Err(store::Error::OutOfRange { .. }) => Ok(()),
+            Ok(_) | Err(store::StoreError::OutOfRange { .. }) => Ok(()),
             Err(why) => Err(why.while_doing(doing())),
         }
     }
@@ -212,8 +212,8 @@ impl Vault {
     fn has_anothers_readme(store: &dyn Store) -> store::Result<bool> {
         match store.get(README, MAX_ROOT) {
             Ok(readme) => Ok(!readme.starts_with(README_TITLE)),
-            Err(store::Error::NotFound { .. }) => Ok(false),
-            Err(store::Error::OutOfRange { .. }) => Ok(true),
+            Err(store::StoreError::NotFound { .. }) => Ok(false),
+            Err(store::StoreError::OutOfRange { .. }) => Ok(true),
             Err(why) => Err(why),
         }
     }
@@ -231,13 +231,13 @@ impl Vault {
         }
         let readme = match self.store.get(README, MAX_ROOT) {
             Ok(readme) => readme,
-            Err(store::Error::NotFound { .. }) => RESTORE_BY_HAND.to_vec(),
+            Err(store::StoreError::NotFound { .. }) => RESTORE_BY_HAND.to_vec(),
             Err(why) => return Err(why.while_doing(doing())),
         };
         store.prepare().map_err(|e| e.while_doing(doing()))?;
         for (name, bytes) in [(README, &readme), (CONFIG, &config)] {
             match store.create(name, &[bytes]) {
-                Ok(()) | Err(store::Error::AlreadyExists { .. }) => {}
+                Ok(()) | Err(store::StoreError::AlreadyExists { .. }) => {}
                 Err(why) => return Err(why.while_doing(doing())),
             }
         }
@@ -315,14 +315,14 @@ impl Vault {
         config.check = config.checksum()?;
         store.prepare().map_err(|e| e.while_doing(doing()))?;
         match store.create(README, &[RESTORE_BY_HAND]) {
-            Ok(()) | Err(store::Error::AlreadyExists { .. }) => {}
+            Ok(()) | Err(store::StoreError::AlreadyExists { .. }) => {}
             Err(why) => return Err(why.while_doing(doing())),
         }
         let mut bytes = serde_json::to_vec(&config).map_err(|e| Error::failed(doing(), e))?;
         bytes.push(b'\n');
         match store.create(CONFIG, &[&bytes]) {
-            Ok(()) => Ok(Ok(Vault { store, config, user: User::default() })),
-            Err(store::Error::AlreadyExists { .. }) => Ok(Err(store)),
+            Ok(()) => Ok(Ok(Vault { store, config, user: VaultUser::default() })),
+            Err(store::StoreError::AlreadyExists { .. }) => Ok(Err(store)),
             Err(why) => Err(why.while_doing(doing())),
         }
     }
@@ -385,8 +385,8 @@ impl Vault {
         let doing = || format!("read the root of snapshot {name}");
         let object = name.object(folder);
         let bytes = answered(&*self.store, &object, || {
-            let bytes = self.store.get(&object, MAX_ROOT).map_err(|e| Wrong::of(e.while_doing(doing())))?;
-            name.check_bytes(&bytes).map_err(|why| Wrong::Answer(Error::damage(doing(), why)))?;
+            let bytes = self.store.get(&object, MAX_ROOT).map_err(|e| GetFailure::of(e.while_doing(doing())))?;
+            name.check_bytes(&bytes).map_err(|why| GetFailure::Answer(Error::damage(doing(), why)))?;
             Ok(bytes)
         })?;
         let root = Root::parse(name, &bytes)?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Extent;
 use super::hex::{Hex, PackId};
-use super::lines::{Frame, Lines, PackNumbers};
+use super::lines::{FrameBuilder, Lines, PackNumbers};
 use super::map::MapPart;
 
 pub use super::layers::Layered;
@@ -101,7 +101,7 @@ impl Pieces {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Wire<'a> {
+struct WireLine<'a> {
     extent: (Option<u32>, u64, u64),
     places: Vec<u64>,
     #[serde(borrow)]
@@ -168,12 +168,12 @@ impl LayerBuilder {
         if lines.is_empty() {
             return None;
         }
-        let mut frame = Frame::new("pages");
+        let mut frame = FrameBuilder::new("pages");
         let mut packs = PackNumbers::default();
         let mut content = 0;
         for line in lines {
             content += line.extent.length;
-            let wire = Wire {
+            let wire = WireLine {
                 extent: (line.extent.pack.map(|p| packs.of(p)), line.extent.offset, line.extent.length),
                 places: line.places,
                 tags: Cow::Owned(line.tags),
@@ -216,7 +216,7 @@ pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces,
     let (mut blocks, mut number) = (0, 0);
     for line in lines {
         number += 1;
-        let wire: Wire = serde_json::from_slice(line).map_err(|e| format!("a line of a page map: {e}"))?;
+        let wire: WireLine = serde_json::from_slice(line).map_err(|e| format!("a line of a page map: {e}"))?;
         let before = blocks;
         parse_line(&wire, block.max(1), &mut blocks, &mut pieces)?;
         if wire.tags.len() != (blocks - before) as usize * DIGITS {
@@ -239,7 +239,7 @@ pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces,
 }
 
 /// Adds the pieces of a line; `blocks` counts those of the frame.
-fn parse_line(wire: &Wire, block: u32, blocks: &mut u32, pieces: &mut Pieces) -> Result<(), String> {
+fn parse_line(wire: &WireLine, block: u32, blocks: &mut u32, pieces: &mut Pieces) -> Result<(), String> {
     let (number, mut offset, length) = wire.extent;
     if let Some(number) = number.filter(|n| *n as usize >= pieces.packs.len()) {
         return Err(format!("a page map: pack number {number} of {}", pieces.packs.len()));

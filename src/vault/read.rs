@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use self::kept::Kept;
+use self::kept::PackCache;
 use super::decoder::Decoder;
 use super::entry::Extent;
 use super::frame::FrameRef;
@@ -26,7 +26,7 @@ use super::pack::{self, FrameAt, PackInfo, PackKind, SeekTable, Tail};
 use super::root::{PackBook, Root};
 use super::state::PackState;
 use crate::error::{Error, Kind, Result};
-use crate::parallel::ordered::in_order;
+use crate::parallel::ordered::map_ordered;
 use crate::store::Store;
 use crate::vault::frames;
 
@@ -39,7 +39,7 @@ const NEAR: u64 = 128 << 10;
 pub struct PackReader<'v> {
     store: &'v dyn Store,
     book: PackBook,
-    kept: Arc<Kept>,
+    kept: Arc<PackCache>,
     /// So many bytes are read along with what is asked for, if they are likely to be wanted.
     ahead: u64,
     /// Whether a pack with a damaged seek table is read all the same.
@@ -519,7 +519,7 @@ fn within<'c>(frame: &FrameAt, content: &'c [u8], extent: &Extent) -> &'c [u8] {
 pub fn listed(store: &dyn Store) -> Result<HashMap<String, u64>> {
     let mut sizes = HashMap::new();
     let folders = ["packs/", "index/"];
-    in_order(
+    map_ordered(
         &folders,
         folders.len(),
         |folder| store.list(folder),

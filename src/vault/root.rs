@@ -11,7 +11,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Check, Taken};
+use super::entry::{CaptureMethod, DatabaseCheck};
 use super::frame::FrameRef;
 use super::hex::{Hex, PackId};
 use super::list::List;
@@ -115,7 +115,7 @@ impl<'de> Deserialize<'de> for SnapshotName {
 /// What started a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
-pub enum Reason {
+pub enum BackupReason {
     /// Somebody asked for it.
     #[default]
     Manual,
@@ -127,13 +127,13 @@ pub enum Reason {
     Shutdown,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for BackupReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Reason::Manual => "manual",
-            Reason::Schedule => "schedule",
-            Reason::Critical => "critical",
-            Reason::Shutdown => "shutdown",
+            BackupReason::Manual => "manual",
+            BackupReason::Schedule => "schedule",
+            BackupReason::Critical => "critical",
+            BackupReason::Shutdown => "shutdown",
         })
     }
 }
@@ -141,7 +141,7 @@ impl fmt::Display for Reason {
 /// How much of the data directory a snapshot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum SnapshotState {
     /// All of it.
     Complete,
     /// Some entries could not be read, and no good snapshot was there before; `problems` names them.
@@ -150,12 +150,12 @@ pub enum State {
     Suspect,
 }
 
-impl fmt::Display for State {
+impl fmt::Display for SnapshotState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            State::Complete => "complete",
-            State::Partial => "partial",
-            State::Suspect => "suspect",
+            SnapshotState::Complete => "complete",
+            SnapshotState::Partial => "partial",
+            SnapshotState::Suspect => "suspect",
         })
     }
 }
@@ -174,7 +174,7 @@ pub struct Mount {
 /// Where the data directory was. Inode numbers and change times mean something only within one place. Whether two places are one
 /// is more than whether they are equal, and for the writer to say.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Place {
+pub struct SourceIdentity {
     /// The kernel's boot id; empty where there is none.
     pub boot: String,
     /// The directory's device.
@@ -191,10 +191,10 @@ pub struct Place {
     pub path: Option<String>,
 }
 
-impl Place {
+impl SourceIdentity {
     /// Whether both are one directory, as far as can be told, whatever has happened to the machine since: for telling what was
     /// made smaller from what is something else.
-    pub fn is_where(&self, other: &Place) -> bool {
+    pub fn is_where(&self, other: &SourceIdentity) -> bool {
         match (&self.source, &other.source) {
             (Some(one), Some(another)) => one == another && self.path == other.path,
             (None, None) if self.born.is_some() => (self.inode, self.born) == (other.inode, other.born),
@@ -265,13 +265,13 @@ pub struct DatabaseRecord {
     /// The file.
     pub path: EntryPath,
     /// How it was read.
-    pub taken: Taken,
+    pub taken: CaptureMethod,
     /// Why it was not read live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// What a check of it said; none if it was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<Check>,
+    pub check: Option<DatabaseCheck>,
     /// Bytes of its content; none where an early program did not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
@@ -373,7 +373,7 @@ pub struct Root {
     /// When it was committed.
     pub finished: Timestamp,
     /// What started it.
-    pub reason: Reason,
+    pub reason: BackupReason,
     /// The run that made it, whose report is under `runs/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Hex<8>>,
@@ -381,7 +381,7 @@ pub struct Root {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// How much of the directory it holds.
-    pub state: State,
+    pub state: SnapshotState,
     /// Why it is suspect, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspect: Option<String>,
@@ -392,7 +392,7 @@ pub struct Root {
     /// The program that wrote it.
     pub writer: String,
     /// Where the directory was.
-    pub place: Place,
+    pub place: SourceIdentity,
     /// Filesystems that were mounted below it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
@@ -440,7 +440,7 @@ pub struct Root {
 impl Root {
     /// Whether it may be restored without being asked for by name, and compared with.
     pub fn good(&self) -> bool {
-        self.state == State::Complete && self.covers.is_none() && self.failed_checks == 0
+        self.state == SnapshotState::Complete && self.covers.is_none() && self.failed_checks == 0
     }
 
     /// Whether all of it is what was there: nothing is missing, carried over or torn. A snapshot may be good and not whole.
@@ -512,12 +512,12 @@ impl Root {
 /// Text that says so.
 pub fn check_format(bytes: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
-    struct Version {
+    struct FormatVersion {
         format: u32,
     }
-    match serde_json::from_slice::<Version>(bytes) {
-        Ok(Version { format: FORMAT }) => Ok(()),
-        Ok(Version { format }) => Err(format!(
+    match serde_json::from_slice::<FormatVersion>(bytes) {
+        Ok(FormatVersion { format: FORMAT }) => Ok(()),
+        Ok(FormatVersion { format }) => Err(format!(
             "it has format {format}, and this is lastgood {}, which reads format {FORMAT}; use a version that reads {format}",
             env!("CARGO_PKG_VERSION")
         )),
@@ -541,15 +541,15 @@ mod tests {
             parent: None,
             started: "2026-11-21T10:00:00Z".parse().unwrap(),
             finished: "2026-11-21T10:00:01.5Z".parse().unwrap(),
-            reason: Reason::Critical,
+            reason: BackupReason::Critical,
             run: Some(Hex([4; 8])),
             labels: [("k".into(), "v".into())].into(),
-            state: State::Complete,
+            state: SnapshotState::Complete,
             suspect: None,
             data: "/data".into(),
             host: "here".into(),
             writer: "lastgood".into(),
-            place: Place { boot: "b".into(), device: 1, inode: 2, born: Some(3), ..Place::default() },
+            place: SourceIdentity { boot: "b".into(), device: 1, inode: 2, born: Some(3), ..SourceIdentity::default() },
             mounts: Vec::new(),
             unread: Some(Parts::of(5)),
             covers: None,

@@ -112,24 +112,24 @@ fn test_once(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
     }
     let bytes = match store.get(&name, pack.size) {
         Ok(bytes) => bytes,
-        Err(store::Error::NotFound { .. }) => {
+        Err(store::StoreError::NotFound { .. }) => {
             return Ok(Tested { state: PackState::Absent, readable: false });
         }
-        Err(store::Error::OutOfRange { size, .. }) => {
+        Err(store::StoreError::OutOfRange { size, .. }) => {
             return damaged(format!("it has {size} bytes, and {} were stored", pack.size));
         }
         // That this process has no descriptor or memory left says nothing of the pack.
-        Err(why @ store::Error::Failed { .. }) if why.is_shortage() => {
+        Err(why @ store::StoreError::Failed { .. }) if why.is_shortage() => {
             return Err(why.while_doing(format!("read {name}")));
         }
         // What is somebody else's is as sound as it was.
-        Err(why @ store::Error::Denied { .. }) => return Err(why.while_doing(format!("read {name}"))),
+        Err(why @ store::StoreError::Denied { .. }) => return Err(why.while_doing(format!("read {name}"))),
         // Also what is no file any more: nobody can build on that.
         Err(
-            why @ (store::Error::Corrupt { .. }
-            | store::Error::Unreadable { .. }
-            | store::Error::Failed { .. }
-            | store::Error::Refused { .. }),
+            why @ (store::StoreError::Corrupt { .. }
+            | store::StoreError::Unreadable { .. }
+            | store::StoreError::Failed { .. }
+            | store::StoreError::Refused { .. }),
         ) => {
             return damaged(format!("it cannot be read: {why}"));
         }
@@ -156,7 +156,7 @@ fn decode(pack: &PackInfo, bytes: &[u8]) -> Result<Result<(), String>> {
         _ => {
             let part = |at: u64, length: u64| {
                 let part = bytes.get(at as usize..at.saturating_add(length) as usize).map(<[u8]>::to_vec);
-                part.ok_or(store::Error::OutOfRange { name: pack.name(), size: pack.size, wanted: at + length })
+                part.ok_or(store::StoreError::OutOfRange { name: pack.name(), size: pack.size, wanted: at + length })
             };
             match frames::find(pack, part)? {
                 Ok(table) => table,
@@ -176,14 +176,14 @@ fn decode(pack: &PackInfo, bytes: &[u8]) -> Result<Result<(), String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::restore::sample::PackWriter;
+    use crate::restore::sample::SamplePack;
     use crate::restore::tests::noise;
-    use crate::store::testing::bitflip::FlipStore;
+    use crate::store::testing::bitflip::BitflipStore;
     use crate::store::testing::memory::MemoryStore;
     use crate::vault::pack::PackKind;
 
     fn pack(store: &MemoryStore) -> PackInfo {
-        let mut pack = PackWriter::new(PackKind::Data);
+        let mut pack = SamplePack::new(PackKind::Data);
         pack.frame(&noise(3000, 1));
         pack.frame(&noise(500, 2));
         pack.store(store)
@@ -214,7 +214,7 @@ mod tests {
         store.objects().clear();
         assert_eq!(test(&store, &info).unwrap().state, PackState::Absent);
         // Frames that were broken before the checksum was made.
-        let mut broken = PackWriter::new(PackKind::Data);
+        let mut broken = SamplePack::new(PackKind::Data);
         broken.raw_frame(b"no zstd frame".to_vec(), 10);
         let info = broken.store(&store);
         assert!(matches!(test(&store, &info).unwrap().state, PackState::Damaged(_)));
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn only_what_is_wrong_twice_is_damaged() {
-        struct Once(FlipStore<MemoryStore>);
+        struct Once(BitflipStore<MemoryStore>);
         impl Store for Once {
             fn url(&self) -> String {
                 self.0.url()
@@ -243,7 +243,7 @@ mod tests {
         for (times, sound) in [(1, true), (2, false)] {
             let memory = MemoryStore::default();
             let info = pack(&memory);
-            let store = Once(FlipStore::new(memory, 600, times, 1));
+            let store = Once(BitflipStore::new(memory, 600, times, 1));
             assert_eq!(test(&store, &info).unwrap().is_sound(), sound, "{times}");
         }
     }

@@ -6,7 +6,7 @@
 
 use tar::{EntryType, Header};
 
-use super::entry::{Entry, Kind, TAR_BLOCK, padding};
+use super::entry::{Entry, EntryKind, TAR_BLOCK, padding};
 use crate::path::EntryPath;
 
 /// What ends a tar stream: two blocks of zeros.
@@ -18,10 +18,10 @@ pub const END: [u8; 2 * TAR_BLOCK as usize] = [0; 2 * TAR_BLOCK as usize];
 /// Extended attributes that do not fit.
 pub fn header(entry: &Entry) -> std::io::Result<Vec<u8>> {
     let (kind, target) = match entry.kind {
-        Kind::File => (EntryType::Regular, None),
-        Kind::Folder => (EntryType::Directory, None),
-        Kind::Symlink => (EntryType::Symlink, entry.target.as_ref().map(|t| t.0.as_slice())),
-        Kind::Fifo => (EntryType::Fifo, None),
+        EntryKind::File => (EntryType::Regular, None),
+        EntryKind::Folder => (EntryType::Directory, None),
+        EntryKind::Symlink => (EntryType::Symlink, entry.target.as_ref().map(|t| t.0.as_slice())),
+        EntryKind::Fifo => (EntryType::Fifo, None),
     };
     blocks(entry, kind, entry.size, target)
 }
@@ -127,7 +127,7 @@ mod tests {
             for _ in 0..deep / 10 {
                 entry.path = entry.path.join(b"longer and ever longer names");
             }
-            entry.size = entry.size.min(2000) * u64::from(entry.kind == Kind::File);
+            entry.size = entry.size.min(2000) * u64::from(entry.kind == EntryKind::File);
             let mut stream = header(&entry).unwrap();
             prop_assert_eq!(stream.len() as u64 % TAR_BLOCK, 0);
             // The tar crate reads PAX records line by line, and so no value with a line break; look at the bytes instead.
@@ -141,7 +141,7 @@ mod tests {
             let mut entries = archive.entries().unwrap();
             let mut read = entries.next().unwrap().unwrap();
             let mut path = entry.path.bytes().to_vec();
-            if entry.kind == Kind::Folder { path.push(b'/'); }
+            if entry.kind == EntryKind::Folder { path.push(b'/'); }
             prop_assert_eq!(read.path_bytes().into_owned(), path);
             prop_assert_eq!(read.header().mode().unwrap(), entry.mode);
             prop_assert_eq!(read.header().uid().unwrap(), u64::from(entry.uid));

@@ -8,13 +8,13 @@ mod check;
 mod left;
 
 pub use self::check::{HunkSummary, Remark, SnapshotCheck, TreeCheck, link_group};
-pub use self::left::{HunksLeft, Left, hunks_left, read_left};
+pub use self::left::{HunksLeft, SalvagedHunk, hunks_left, read_left};
 use super::decoder::Decoder;
 use super::entry::{Entry, Extent, MapForm, MapFrame};
 use super::frame::FrameRef;
 use super::hunk;
 use super::list::List;
-use super::map::{self, Run};
+use super::map::{self, BlockRun};
 use super::pack::{self, PackKind};
 use super::pages::Layered;
 use super::read::PackReader;
@@ -54,7 +54,7 @@ pub fn hunks(packs: &PackReader, root: &Root) -> Result<Vec<HunkRef>> {
 
 /// What a reader of a whole snapshot comes to.
 #[derive(Debug)]
-pub enum Step {
+pub enum TreeItem {
     /// The next entry.
     Entry(Box<Entry>),
     /// Something that is wrong with the snapshot. A missing folder is told before what lies in it.
@@ -66,17 +66,17 @@ pub enum Step {
 ///
 /// # Errors
 /// A store that fails; damage; those of `take`.
-pub fn each_step(packs: &PackReader, root: &Root, mut take: impl FnMut(Step) -> Result<()>) -> Result<()> {
+pub fn each_step(packs: &PackReader, root: &Root, mut take: impl FnMut(TreeItem) -> Result<()>) -> Result<()> {
     let mut check = SnapshotCheck::default();
     let mut decoder = Decoder::new()?;
     packs.each(&root.hunks, |hunk: HunkRef| {
         for entry in read_hunk(packs, &hunk, &mut decoder)? {
-            check.next(&entry)?.into_iter().map(Step::Remark).try_for_each(&mut take)?;
-            take(Step::Entry(Box::new(entry)))?;
+            check.next(&entry)?.into_iter().map(TreeItem::Remark).try_for_each(&mut take)?;
+            take(TreeItem::Entry(Box::new(entry)))?;
         }
         Ok(())
     })?;
-    check.finish().into_iter().map(Step::Remark).try_for_each(take)
+    check.finish().into_iter().map(TreeItem::Remark).try_for_each(take)
 }
 
 /// Calls `take` with every entry of a snapshot that is what writers make: of one that [`each_step`] has something to say
@@ -86,9 +86,9 @@ pub fn each_step(packs: &PackReader, root: &Root, mut take: impl FnMut(Step) -> 
 /// A store that fails; damage; those of `take`.
 pub fn each_entry(packs: &PackReader, root: &Root, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
     each_step(packs, root, |step| match step {
-        Step::Entry(entry) => take(*entry),
-        Step::Remark(remark) if remark.is_damage() => Err(Error::damage("read the entries of a snapshot", remark)),
-        Step::Remark(_) => Ok(()),
+        TreeItem::Entry(entry) => take(*entry),
+        TreeItem::Remark(remark) if remark.is_damage() => Err(Error::damage("read the entries of a snapshot", remark)),
+        TreeItem::Remark(_) => Ok(()),
     })
 }
 
@@ -152,7 +152,7 @@ pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) 
 }
 
 /// So many bytes of a file are in these runs.
-pub fn runs_length(runs: &[Run]) -> u64 {
+pub fn runs_length(runs: &[BlockRun]) -> u64 {
     runs.iter().fold(0, |sum, run| sum.saturating_add(run.extent.length))
 }
 
@@ -172,7 +172,7 @@ pub fn covers(entry: &Entry, length: u64, content: u64) -> Result<()> {
 ///
 /// # Errors
 /// A store that fails; damage.
-pub fn read_map_frame(packs: &PackReader, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<Run>> {
+pub fn read_map_frame(packs: &PackReader, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<BlockRun>> {
     let bytes = packs.index_frame(frame, decoder)?;
     map::parse(&bytes).map_err(|why| Error::damage(format!("read {}", pack::name(PackKind::Index, frame.pack)), why))
 }

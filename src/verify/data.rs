@@ -4,46 +4,46 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::monitor::Context;
-use crate::restore::content::Output;
-use crate::restore::plan::{Planner, Wanted};
-use crate::restore::read::Reader;
-use crate::restore::window::{Limits, Window};
-use crate::vault::entry::{Entry, Kind};
+use crate::restore::content::ContentSink;
+use crate::restore::plan::{EntrySelection, Planner};
+use crate::restore::read::ContentReader;
+use crate::restore::window::{Window, WindowLimits};
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::pack::PackKind;
 use crate::vault::read::PackReader;
 
 /// Chooses files at random, one version of a file always alike.
-pub struct Sample {
+pub struct FileSampler {
     seed: [u8; 32],
     /// Of 2³² files, so many are chosen.
     share: u64,
 }
 
-impl Sample {
+impl FileSampler {
     /// A sample of so many percent; none without.
     ///
     /// # Errors
     /// Usage: no share of a hundred.
-    pub fn new(percent: Option<f64>, ctx: &Context) -> Result<Sample> {
+    pub fn new(percent: Option<f64>, ctx: &Context) -> Result<FileSampler> {
         let percent = percent.unwrap_or(0.0);
         if !(0.0..=100.0).contains(&percent) {
             return Err(Error::usage(format!("verify {percent} % of the data"), "a share is from 0 to 100 %"));
         }
         let mut seed = [0; 32];
         (ctx.random)(&mut seed)?;
-        Ok(Sample { seed, share: (percent / 100.0 * 2f64.powi(32)) as u64 })
+        Ok(FileSampler { seed, share: (percent / 100.0 * 2f64.powi(32)) as u64 })
     }
 
     /// Whether an entry is a file that is to be read.
     pub fn takes(&self, entry: &Entry) -> bool {
-        let Some(hash) = entry.hash.filter(|_| entry.kind == Kind::File && self.share > 0) else { return false };
+        let Some(hash) = entry.hash.filter(|_| entry.kind == EntryKind::File && self.share > 0) else { return false };
         let dice = blake3::Hasher::new_keyed(&self.seed).update(&hash.0).update(entry.path.bytes()).finalize();
         dice.as_bytes()[..4].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)) < self.share
     }
 }
 
 /// A file that cannot be read.
-pub struct Lost {
+pub struct UnreadableFile {
     /// The packs that hold its content.
     pub objects: Vec<String>,
     /// Its path.
@@ -54,15 +54,21 @@ pub struct Lost {
 
 /// Plans the reading of files.
 pub fn planner<'a>(packs: &'a PackReader<'a>, ctx: &'a Context<'a>) -> Planner<'a> {
-    Planner { packs, wanted: Wanted::default(), limits: Limits::suiting(packs.store(), ctx), skip_damaged: true, ctx }
+    Planner {
+        packs,
+        wanted: EntrySelection::default(),
+        limits: WindowLimits::suiting(packs.store(), ctx),
+        skip_damaged: true,
+        ctx,
+    }
 }
 
 /// Reads the files of a window; adds those that cannot be read, and counts all.
 ///
 /// # Errors
 /// A store that fails.
-pub fn read(planner: &Planner, window: &Window, lost: &mut Vec<Lost>, read: &mut u64) -> Result<()> {
-    let reader = Reader { packs: planner.packs, limits: planner.limits, skip_damaged: true, ctx: planner.ctx };
+pub fn read(planner: &Planner, window: &Window, lost: &mut Vec<UnreadableFile>, read: &mut u64) -> Result<()> {
+    let reader = ContentReader { packs: planner.packs, limits: planner.limits, skip_damaged: true, ctx: planner.ctx };
     reader.read(window, &Nowhere)?;
     for item in window.items.iter().filter(|item| item.last) {
         *read += 1;
@@ -72,7 +78,7 @@ pub fn read(planner: &Planner, window: &Window, lost: &mut Vec<Lost>, read: &mut
             let infos = content.chain(mapped).filter_map(|id| planner.packs.book().get(&id));
             let objects = infos.filter(|info| info.kind == PackKind::Data).map(|info| info.name()).collect();
             let path = item.entry.path.to_string();
-            lost.push(Lost { objects, why: format!("{path}: {why}"), path });
+            lost.push(UnreadableFile { objects, why: format!("{path}: {why}"), path });
         }
     }
     debug_assert!(window.pieces.iter().all(|piece| (piece.item as usize) < window.items.len()));
@@ -83,7 +89,7 @@ pub fn read(planner: &Planner, window: &Window, lost: &mut Vec<Lost>, read: &mut
 /// Takes content and keeps nothing.
 struct Nowhere;
 
-impl Output for Nowhere {
+impl ContentSink for Nowhere {
     fn whole(&self, _: &Entry, _: &[u8]) -> Result<()> {
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::restore::{self, select};
 use crate::sqlite::check::{self, Checked};
 use crate::sqlite::system_calls;
 use crate::vault::Vault;
-use crate::vault::entry::{CheckKind, Taken};
+use crate::vault::entry::{CaptureMethod, CheckKind};
 use crate::vault::read::PackReader;
 use crate::vault::root::{DatabaseRecord, SnapshotName};
 
@@ -26,7 +26,7 @@ pub struct Restored {
     /// The database.
     pub path: EntryPath,
     /// How it was taken.
-    pub taken: Taken,
+    pub taken: CaptureMethod,
     /// What is wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
@@ -66,10 +66,10 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
 
 /// Restores a database, which brings what lies beside it in the snapshot.
 fn get_out(vault: &Vault, snapshot: SnapshotName, path: &EntryPath, scratch: &Path, ctx: &Context) -> Result<()> {
-    let options = restore::options::Options {
+    let options = restore::options::RestoreOptions {
         snapshot: snapshot.to_string(),
         paths: vec![path.clone()],
-        ..restore::options::Options::latest(scratch.join("data"))
+        ..restore::options::RestoreOptions::latest(scratch.join("data"))
     };
     restore::restore(vault, &options, ctx).map(drop)
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::vault::Vault;
-use crate::vault::doubt::{Doubts, Finding, Standing};
+use crate::vault::doubt::{Doubts, Finding, UnliftedDoubt};
 use crate::vault::pack::PackInfo;
 use crate::vault::root::PackBook;
 use crate::vault::state::Tested;
@@ -67,7 +67,7 @@ pub fn settle(
         doubts.lift_unneeded(vault, (book, before), as_who);
     }
     doubts.warnings().iter().for_each(|what| ctx.monitor.warn(what));
-    let shown = |standing: &Standing| StandingDoubt {
+    let shown = |standing: &UnliftedDoubt| StandingDoubt {
         object: standing.object.clone(),
         packs: standing
             .doubt

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::data::Lost;
+use super::data::UnreadableFile;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::root::{SNAPSHOTS, SnapshotName};
@@ -12,11 +12,11 @@ use serde::Serialize;
 
 /// Damage by object and, for a file in it, by path: the first reason for each, and the snapshots known to be hurt.
 #[derive(Default)]
-pub struct Found {
+pub struct DamageBook {
     objects: BTreeMap<(String, String), (String, BTreeSet<SnapshotName>)>,
 }
 
-impl Found {
+impl DamageBook {
     /// Takes damage to an object in; passes every other failure on.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl Found {
     }
 
     /// Takes in a file that cannot be read, unless the reason is an object that is known to be damaged.
-    pub fn add_file(&mut self, lost: Lost, name: SnapshotName) {
+    pub fn add_file(&mut self, lost: UnreadableFile, name: SnapshotName) {
         // One of its packs is known to be damaged, or the reason names what is.
         let known = |object: &str| lost.objects.iter().any(|o| o == object) || lost.why.contains(object);
         if self.objects.keys().any(|(object, detail)| detail.is_empty() && known(object)) {

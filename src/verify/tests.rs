@@ -1,14 +1,14 @@
 //! What verify finds, and what it does not invent.
 
 use super::*;
-use crate::restore::sample::{Sample, context};
+use crate::restore::sample::{SampleVault, context};
 use crate::restore::tests::damages;
 use crate::vault::entry::Extent;
 use crate::vault::hex::Hash;
-use crate::vault::root::State as SnapshotState;
+use crate::vault::root::SnapshotState;
 
-fn all() -> Options {
-    Options { read_data: Some(100.0), databases: None }
+fn all() -> VerifyOptions {
+    VerifyOptions { read_data: Some(100.0), databases: None }
 }
 
 fn noise(length: usize, seed: u8) -> Vec<u8> {
@@ -18,8 +18,8 @@ fn noise(length: usize, seed: u8) -> Vec<u8> {
 }
 
 /// Two snapshots that share most, the second with a file and a map more.
-fn two() -> (Sample, SnapshotName, SnapshotName) {
-    let mut sample = Sample::new();
+fn two() -> (SampleVault, SnapshotName, SnapshotName) {
+    let mut sample = SampleVault::new();
     sample.file("a", &noise(1000, 1));
     sample.file("b", &noise(50, 2));
     sample.database("d");
@@ -42,12 +42,12 @@ fn a_whole_vault_has_no_damage() {
     assert_eq!(report.damage, []);
     assert_eq!((report.snapshots, report.checkpoints, report.unused), (2, 0, 0));
     assert!(report.files_read >= 3, "{report:?}");
-    let none = verify(&sample.vault, &Options::default(), &context()).unwrap();
+    let none = verify(&sample.vault, &VerifyOptions::default(), &context()).unwrap();
     assert_eq!(none.files_read, 0);
     sample.store.create(&format!("packs/{}.tar.zst", "0".repeat(32)), &[b"of a backup under way"]).unwrap();
     let report = verify(&sample.vault, &all(), &context()).unwrap();
     assert_eq!((report.unused, report.unused_bytes, report.damage), (1, 21, vec![]));
-    let wrong = verify(&sample.vault, &Options { read_data: Some(101.0), databases: None }, &context());
+    let wrong = verify(&sample.vault, &VerifyOptions { read_data: Some(101.0), databases: None }, &context());
     assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
 }
 
@@ -68,7 +68,7 @@ fn damage_is_named_with_the_snapshots_that_it_hurts() {
                 _ => (CONFIG.to_owned(), vec![first, second]),
             };
             damage(&sample, &object);
-            for options in [Options::default(), all()] {
+            for options in [VerifyOptions::default(), all()] {
                 let report = verify_store(Box::new(sample.store), &options, &context()).unwrap();
                 let found: Vec<_> = report.damage.iter().map(|d| (d.object.clone(), d.snapshots.clone())).collect();
                 assert_eq!(found, [(object.clone(), hurt.clone())], "{how} {what}: {:?}", report.damage);
@@ -81,7 +81,7 @@ fn damage_is_named_with_the_snapshots_that_it_hurts() {
 fn snapshots_that_others_were_made_from_and_that_are_gone_are_gaps() {
     let (mut sample, first, second) = two();
     let third = sample.commit(SnapshotState::Complete);
-    let verify = || verify(&sample.vault, &Options::default(), &context()).unwrap();
+    let verify = || verify(&sample.vault, &VerifyOptions::default(), &context()).unwrap();
     assert_eq!(verify().gaps, []);
     sample.store.objects().remove(&second.object(SNAPSHOTS)).unwrap();
     let (report, parent) = (verify(), sample.vault.root(third).unwrap().parent);
@@ -92,10 +92,10 @@ fn snapshots_that_others_were_made_from_and_that_are_gone_are_gaps() {
 
 #[test]
 fn content_that_is_not_what_its_hash_says_is_found_by_reading_it() {
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     sample.file("a", b"content").hash = Some(Hash::of(b"other"));
     let name = sample.commit(SnapshotState::Complete);
-    assert_eq!(verify(&sample.vault, &Options::default(), &context()).unwrap().damage, []);
+    assert_eq!(verify(&sample.vault, &VerifyOptions::default(), &context()).unwrap().damage, []);
     let report = verify(&sample.vault, &all(), &context()).unwrap();
     assert_eq!(report.damage.len(), 1);
     assert!(report.damage[0].why.contains("hash") && report.damage[0].snapshots == [name], "{report:?}");
@@ -103,17 +103,17 @@ fn content_that_is_not_what_its_hash_says_is_found_by_reading_it() {
 
 #[test]
 fn references_to_what_is_not_listed_or_not_there_are_damage() {
-    let mut sample = Sample::new();
+    let mut sample = SampleVault::new();
     let extent = sample.put(b"0123456789");
     let pack = sample.packs.pop();
     sample.file_at("a", b"0123456789", &[extent]);
     sample.commit(SnapshotState::Complete);
-    let report = verify(&sample.vault, &Options::default(), &context()).unwrap();
+    let report = verify(&sample.vault, &VerifyOptions::default(), &context()).unwrap();
     assert!(report.damage[0].why.contains("does not list"), "{report:?}");
 
     // The same through a page map whose entry names one pack less.
     for lost in 0..5 {
-        let mut sample = Sample::new();
+        let mut sample = SampleVault::new();
         let map = sample.database("d").map.as_mut().unwrap();
         map.packs.swap(0, lost);
         let stray = map.packs.remove(0);
@@ -121,7 +121,7 @@ fn references_to_what_is_not_listed_or_not_there_are_damage() {
             pages.live.retain(|used| used.pack != stray);
         }
         sample.commit(SnapshotState::Complete);
-        let report = verify(&sample.vault, &Options::default(), &context()).unwrap();
+        let report = verify(&sample.vault, &VerifyOptions::default(), &context()).unwrap();
         let why = format!("it names the pack {stray}, which its entry does not");
         // The layer that is hidden is read as the others are.
         assert!(report.damage.iter().any(|d| d.why.contains(&why)), "{lost}: {report:?}");
@@ -130,13 +130,13 @@ fn references_to_what_is_not_listed_or_not_there_are_damage() {
     sample.packs.extend(pack);
     sample.file_at("b", b"0123456789", &[Extent { offset: 5, ..extent }]);
     sample.commit(SnapshotState::Complete);
-    let report = verify(&sample.vault, &Options::default(), &context()).unwrap();
+    let report = verify(&sample.vault, &VerifyOptions::default(), &context()).unwrap();
     assert!(report.damage.iter().any(|d| d.why.contains("does not hold")), "{report:?}");
 }
 
 #[test]
 fn what_one_root_says_wrongly_is_its_own_damage() {
-    type Lie = fn(&Sample, &mut Root);
+    type Lie = fn(&SampleVault, &mut Root);
     let lies: [(&str, Lie); 4] = [
         ("a count", |_, root| {
             let List::Items(hunks) = &mut root.hunks else { panic!() };
@@ -150,7 +150,7 @@ fn what_one_root_says_wrongly_is_its_own_damage() {
         ("a list of one part", |sample, root| root.problems = List::Frames(vec![sample.hunks[0].frame; 2])),
     ];
     for (what, lie) in lies {
-        let mut sample = Sample::new();
+        let mut sample = SampleVault::new();
         sample.file("a", &noise(1000, 1));
         let honest = sample.commit(SnapshotState::Complete);
         let mut root = sample.vault.root(honest).unwrap();

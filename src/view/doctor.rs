@@ -1,7 +1,7 @@
 //! What the doctor found, for people: a line for each check, and below it what to do.
 
-use crate::doctor::check::{Check, Outcome};
-use crate::doctor::{Part, Report, Subject};
+use crate::doctor::check::{CheckStatus, DoctorCheck};
+use crate::doctor::{DoctorReport, DoctorSection, Subject};
 
 use super::{count_of, line};
 use crate::text::printable;
@@ -12,7 +12,7 @@ const WIDTH: usize = 100;
 const INDENT: usize = 11;
 
 /// The whole report.
-pub fn doctor(report: &Report) -> String {
+pub fn doctor(report: &DoctorReport) -> String {
     let mut text = String::new();
     let checks = report.parts.iter().flat_map(|part| &part.checks);
     let width = checks.map(|check| check.name.len()).max().unwrap_or(0);
@@ -28,17 +28,17 @@ pub fn doctor(report: &Report) -> String {
 }
 
 /// The checks that found a problem, a line each.
-pub fn stopping(report: &Report) -> Vec<String> {
+pub fn stopping(report: &DoctorReport) -> Vec<String> {
     let mut lines = Vec::new();
     for part in &report.parts {
-        for check in part.checks.iter().filter(|check| check.outcome == Outcome::Problem) {
+        for check in part.checks.iter().filter(|check| check.outcome == CheckStatus::Problem) {
             lines.push(format!("{}: {}: {}", heading(part), check.name, printable(&check.found)));
         }
     }
     lines
 }
 
-fn heading(part: &Part) -> String {
+fn heading(part: &DoctorSection) -> String {
     let place = printable(&part.place);
     match part.subject {
         Subject::Vault => format!("Vault {place}"),
@@ -47,12 +47,12 @@ fn heading(part: &Part) -> String {
     }
 }
 
-fn check(text: &mut String, check: &Check, width: usize) {
+fn check(text: &mut String, check: &DoctorCheck, width: usize) {
     let outcome = match check.outcome {
-        Outcome::Ok => "ok",
-        Outcome::Skipped => "skipped",
-        Outcome::Warning => "WARNING",
-        Outcome::Problem => "PROBLEM",
+        CheckStatus::Ok => "ok",
+        CheckStatus::Skipped => "skipped",
+        CheckStatus::Warning => "WARNING",
+        CheckStatus::Problem => "PROBLEM",
     };
     let mut found = wrapped(&printable(&check.found), WIDTH.saturating_sub(INDENT + width + 2)).into_iter();
     let first = found.next().unwrap_or_default();
@@ -68,7 +68,7 @@ fn check(text: &mut String, check: &Check, width: usize) {
     }
 }
 
-fn verdict(report: &Report) -> String {
+fn verdict(report: &DoctorReport) -> String {
     match (report.problems, report.warnings) {
         (0, 0) => "Nothing stands in the way of a backup or a restore.".into(),
         (0, warnings) => format!("No problem, and {}.", count_of(warnings, "warning")),
@@ -100,23 +100,23 @@ mod tests {
 
     #[test]
     fn a_report_as_people_read_it() {
-        let check = |name, outcome, found: &str| Check {
+        let check = |name, outcome, found: &str| DoctorCheck {
             name,
             outcome,
             found: found.into(),
             advice: None,
             commands: Vec::new(),
         };
-        let wrong = Check {
+        let wrong = DoctorCheck {
             advice: Some("Is the name right? ".repeat(6)),
             commands: vec!["gcloud storage ls".into()],
-            ..check("bucket", Outcome::Problem, "gs://b-1 does not exist\u{1b}[2J")
+            ..check("bucket", CheckStatus::Problem, "gs://b-1 does not exist\u{1b}[2J")
         };
-        let checks = vec![check("may create", Outcome::Ok, "held"), wrong];
-        let report = Report {
+        let checks = vec![check("may create", CheckStatus::Ok, "held"), wrong];
+        let report = DoctorReport {
             problems: 1,
             warnings: 2,
-            parts: vec![Part { subject: Subject::Vault, place: "gs://b-1/x".into(), checks }],
+            parts: vec![DoctorSection { subject: Subject::Vault, place: "gs://b-1/x".into(), checks }],
         };
         let text = "\
 Vault gs://b-1/x

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use lastgood::backup::options::Options;
+use lastgood::backup::options::BackupOptions;
 use lastgood::monitor::{Context, Moment, Monitor, system_random};
 use lastgood::path::EntryPath;
 use lastgood::replicas::Site;
@@ -190,7 +190,7 @@ fn serve(order: &Order, asking: &Asking) -> Result<Value, String> {
     let sites = order.vaults.iter().map(look).collect();
     let stop = AtomicBool::new(false);
     let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: asking };
-    let options = Options {
+    let options = BackupOptions {
         data: order.data.clone(),
         verify_content: order.verify_content,
         accept_shrink: order.accept_shrink,
@@ -206,7 +206,7 @@ fn serve(order: &Order, asking: &Asking) -> Result<Value, String> {
         checkpoint_every: Duration::from_micros(order.checkpoint_every),
         boot: order.boot.clone(),
         level: 1,
-        ..Options::default()
+        ..BackupOptions::default()
     };
     let report = back_up(sites, &options, &ctx).map_err(|why| why.to_string())?;
     Ok(serde_json::to_value(report).unwrap())

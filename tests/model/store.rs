@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jiff::{SignedDuration, Timestamp};
 use lastgood::store::local::LocalStore;
 use lastgood::store::testing::fault::FaultStore;
-use lastgood::store::{Meta, Result, Room, Staging, Store};
+use lastgood::store::{FreeSpace, Meta, Result, Staging, Store};
 use serde::{Deserialize, Serialize};
 
 /// What is wrong with a vault during one backup.
@@ -87,7 +87,7 @@ impl Store for Ahead {
     fn staging(&self) -> Box<dyn Staging + '_> {
         self.store.staging()
     }
-    fn room(&self, keep: u64) -> Option<Room> {
+    fn room(&self, keep: u64) -> Option<FreeSpace> {
         self.store.room(keep)
     }
     fn now(&self) -> Result<Timestamp> {

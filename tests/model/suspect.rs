@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
-use lastgood::vault::root::{Root, State};
+use lastgood::vault::root::{Root, SnapshotState};
 use serde_json::Value;
 
 use super::app::Place;
@@ -17,7 +17,7 @@ const ACCEPTED: (SignedDuration, usize) = (SignedDuration::from_hours(72), 3);
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// How much of the directory it was said to hold.
-    pub state: State,
+    pub state: SnapshotState,
     /// Whether it was called good.
     pub good: bool,
     /// The data directory's path.
@@ -87,14 +87,14 @@ pub fn verdict<'a>(now: &Snapshot, earlier: impl Iterator<Item = &'a Snapshot>) 
     let (mut measure, mut other, mut partial, mut since) = (None, None, None, Vec::new());
     for snapshot in earlier {
         match (snapshot.state, snapshot.data == now.data) {
-            (State::Complete, true) => {
+            (SnapshotState::Complete, true) => {
                 measure = Some(snapshot);
                 break;
             }
-            (State::Complete, false) => other = other.or(Some(snapshot)),
-            (State::Partial, true) => partial = partial.or(Some(snapshot)),
-            (State::Suspect, true) => since.push(snapshot),
-            (State::Partial | State::Suspect, false) => {}
+            (SnapshotState::Complete, false) => other = other.or(Some(snapshot)),
+            (SnapshotState::Partial, true) => partial = partial.or(Some(snapshot)),
+            (SnapshotState::Suspect, true) => since.push(snapshot),
+            (SnapshotState::Partial | SnapshotState::Suspect, false) => {}
         }
     }
     let Some(measure) = measure.or(other).or(partial) else { return Verdict::Sound };

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use jiff::SignedDuration;
 use lastgood::error::Kind;
-use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
 use lastgood::replicas::{self, Site};
 use lastgood::restore;
 use lastgood::store::local::LocalStore;
@@ -98,7 +98,7 @@ impl Drop for Disk {
 }
 
 fn context(stop: &AtomicBool) -> Context<'_> {
-    Context { random: &system_random, threads: 2, parallel: 2, stop, monitor: &Silent }
+    Context { random: &system_random, threads: 2, parallel: 2, stop, monitor: &SilentMonitor }
 }
 
 fn away(folder: &Path) -> PathBuf {
@@ -271,18 +271,18 @@ impl Vaults {
             let url = at.folder.display().to_string();
             Site::look(url, false, Ok(Box::new(LocalStore::new(&at.folder))))
         };
-        let options = restore::options::Options {
+        let options = restore::options::RestoreOptions {
             snapshot: snapshot.to_owned(),
-            ..restore::options::Options::latest(target.to_owned())
+            ..restore::options::RestoreOptions::latest(target.to_owned())
         };
         let sites = self.all.iter().map(look).collect();
         let done = replicas::restore::restore(sites, &options, &context(&stop));
         done.map(|report| report.restored.snapshot).map_err(|why| why.to_string())
     }
 
-    fn verify_one(&self, at: usize) -> lastgood::error::Result<verify::Report> {
+    fn verify_one(&self, at: usize) -> lastgood::error::Result<verify::VerifyReport> {
         let stop = AtomicBool::new(false);
-        let options = verify::Options { read_data: Some(100.0), databases: None };
+        let options = verify::VerifyOptions { read_data: Some(100.0), databases: None };
         verify::verify(&self.all[at].vault, &options, &context(&stop))
     }
 

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use lastgood::backup::options::Options;
-use lastgood::backup::{self, Report};
-use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::backup::options::BackupOptions;
+use lastgood::backup::{self, BackupReport};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
 use lastgood::store::local::LocalStore;
 use lastgood::store::{Meta, Result, Store};
 use lastgood::vault::Vault;
@@ -59,14 +59,14 @@ pub fn vault(store: impl Store + 'static) -> Vault {
 }
 
 /// A backup by a thread of this process, which must succeed. A machine that is busy makes it wait for locks, not fail.
-pub fn backup(vault: &Vault, data: &Path) -> Report {
-    backup_as(vault, Options { data: data.into(), ..Options::default() })
+pub fn backup(vault: &Vault, data: &Path) -> BackupReport {
+    backup_as(vault, BackupOptions { data: data.into(), ..BackupOptions::default() })
 }
 
 /// The same with options; how long it waits for locks is not for them to say.
-pub fn backup_as(vault: &Vault, options: Options) -> Report {
+pub fn backup_as(vault: &Vault, options: BackupOptions) -> BackupReport {
     let stop = AtomicBool::new(false);
-    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &Silent };
-    let options = Options { busy_timeout: Duration::from_secs(120), ..options };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor };
+    let options = BackupOptions { busy_timeout: Duration::from_secs(120), ..options };
     backup::backup(vault, &options, &ctx).unwrap()
 }

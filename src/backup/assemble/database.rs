@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::Assembly;
 use super::large::Incoming;
-use crate::backup::message::{Content, Ended, PageBlocks, Part, Settled, Swept, Why};
+use crate::backup::message::{CapturedDatabase, CapturedFile, PageBlocks, ReadEvent, ScanResult, SettledLayer, Why};
 use crate::backup::pages::compaction::credit;
 use crate::error::{Error, Result};
-use crate::vault::entry::{Entry, Extent, Map, MapForm, MapFrame, PackUse, PageMap, Taken, known_pages};
+use crate::vault::entry::{CaptureMethod, Entry, Extent, Map, MapForm, MapFrame, PackUse, PageMap, known_pages};
 use crate::vault::hex::PackId;
-use crate::vault::layers::compact::{blocks_of_layers, fold, suffix_to_fold};
+use crate::vault::layers::compact::{blocks_of_layers, compact_layers, suffix_to_compact};
 use crate::vault::list::{self, List};
 use crate::vault::map::MapPart;
 use crate::vault::pages::{LayerBuilder, Placed};
@@ -22,7 +22,7 @@ struct Laying {
     /// Frames of the layer that is being made.
     frames: Vec<MapFrame>,
     /// Layers that are done.
-    layers: Vec<Layer>,
+    layers: Vec<FinishedLayer>,
     /// Blocks that were stored, by pack.
     put: HashMap<PackId, u64>,
     /// What lies beside it, if it is raw.
@@ -30,7 +30,7 @@ struct Laying {
 }
 
 /// A layer, and the index packs that its frames lie in.
-struct Layer {
+struct FinishedLayer {
     frames: List<MapFrame>,
     packs: HashSet<PackId>,
 }
@@ -41,37 +41,37 @@ impl Assembly<'_> {
         &mut self,
         known: Option<Box<Entry>>,
         sampled: bool,
-        parts: &mut impl Iterator<Item = Part>,
+        parts: &mut impl Iterator<Item = ReadEvent>,
     ) -> Result<()> {
         let mut laying = Laying::default();
         loop {
             match parts.next() {
-                Some(Part::Pages(blocks)) => self.pages(&mut laying, &blocks)?,
-                Some(Part::Settle(reply)) => {
+                Some(ReadEvent::Pages(blocks)) => self.pages(&mut laying, &blocks)?,
+                Some(ReadEvent::Settle(reply)) => {
                     let settled = self.settle(&mut laying)?;
                     // A reader that is gone has failed, and says why itself.
                     let _ = reply.send(settled);
                 }
-                Some(Part::Again) => laying = Laying::default(),
-                Some(Part::Side) => {
+                Some(ReadEvent::Again) => laying = Laying::default(),
+                Some(ReadEvent::Side) => {
                     // Without one of its files the database is none: its reader has said why.
                     let Some(side) = self.side(parts)? else { return Ok(()) };
                     laying.sides.push(*side);
                 }
-                Some(Part::SidesAgain) => laying.sides.clear(),
-                Some(Part::Warn(what)) => self.warn(what),
-                Some(Part::DatabaseEnd(ended)) => return self.database_end(laying, known, sampled, *ended),
-                Some(Part::Later(path, why)) => {
+                Some(ReadEvent::SidesAgain) => laying.sides.clear(),
+                Some(ReadEvent::Warn(what)) => self.warn(what),
+                Some(ReadEvent::DatabaseEnd(ended)) => return self.database_end(laying, known, sampled, *ended),
+                Some(ReadEvent::Later(path, why)) => {
                     self.later.insert(path, why);
                     if !matches!(why, Why::Read(_)) {
                         return Ok(());
                     }
                 }
-                Some(Part::Stays(path)) => {
+                Some(ReadEvent::Stays(path)) => {
                     self.stays(&path);
                     return Ok(());
                 }
-                Some(Part::Failed(path, why, size)) => return self.unreadable(path, why, size),
+                Some(ReadEvent::Failed(path, why, size)) => return self.unreadable(path, why, size),
                 _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
             }
         }
@@ -118,7 +118,7 @@ impl Assembly<'_> {
         Ok(true)
     }
 
-    fn layer(&mut self, frames: Vec<MapFrame>) -> Result<Layer> {
+    fn layer(&mut self, frames: Vec<MapFrame>) -> Result<FinishedLayer> {
         let mut packs: HashSet<PackId> = frames.iter().map(|frame| frame.frame.pack).collect();
         let index = &mut self.index;
         let frames = list::write(frames, |frame| {
@@ -126,11 +126,11 @@ impl Assembly<'_> {
             packs.insert(frame.pack);
             Ok(frame)
         })?;
-        Ok(Layer { frames, packs })
+        Ok(FinishedLayer { frames, packs })
     }
 
     /// Makes what was sent so far a layer, and durable, so that a reader can compare with it.
-    fn settle(&mut self, laying: &mut Laying) -> Result<Settled> {
+    fn settle(&mut self, laying: &mut Laying) -> Result<SettledLayer> {
         let layer = if self.end_layer(laying)? { laying.layers.last().map(|layer| layer.frames.clone()) } else { None };
         self.data.flush()?;
         self.index.flush()?;
@@ -138,22 +138,22 @@ impl Assembly<'_> {
         self.stored.extend(stored.iter().map(|info| (info.id, *info)));
         self.publish_index()?;
         // Later passes name the packs of all earlier ones.
-        Ok(Settled { layer, packs: self.stored.values().copied().collect() })
+        Ok(SettledLayer { layer, packs: self.stored.values().copied().collect() })
     }
 
     /// Takes a file beside a raw database; none where the database could not be read.
-    fn side(&mut self, parts: &mut impl Iterator<Item = Part>) -> Result<Option<Box<Entry>>> {
+    fn side(&mut self, parts: &mut impl Iterator<Item = ReadEvent>) -> Result<Option<Box<Entry>>> {
         let mut file = Incoming::default();
         self.seen.begin(None);
         loop {
             match parts.next() {
-                Some(Part::Blocks(bytes, blocks)) => {
+                Some(ReadEvent::Blocks(bytes, blocks)) => {
                     self.read_bytes += bytes.len() as u64;
                     self.blocks(&mut file, &bytes, &blocks)?;
                 }
-                Some(Part::Hole(length)) => self.hole(&mut file, length)?,
-                Some(Part::SideEnd(content)) => {
-                    let Content { found, extra, hash, racy, .. } = *content;
+                Some(ReadEvent::Hole(length)) => self.hole(&mut file, length)?,
+                Some(ReadEvent::SideEnd(content)) => {
+                    let CapturedFile { found, extra, hash, racy, .. } = *content;
                     let mut entry = self.entry_of(found, extra, Some(hash));
                     entry.racy |= racy;
                     if entry.size > 0 {
@@ -161,11 +161,11 @@ impl Assembly<'_> {
                     }
                     return self.place(entry, None).map(Some);
                 }
-                Some(Part::Stays(path)) => {
+                Some(ReadEvent::Stays(path)) => {
                     self.stays(&path);
                     return Ok(None);
                 }
-                Some(Part::Failed(path, why, size)) => {
+                Some(ReadEvent::Failed(path, why, size)) => {
                     self.unreadable(path, why, size)?;
                     return Ok(None);
                 }
@@ -179,12 +179,12 @@ impl Assembly<'_> {
         mut laying: Laying,
         known: Option<Box<Entry>>,
         sampled: bool,
-        ended: Ended,
+        ended: CapturedDatabase,
     ) -> Result<()> {
-        let Ended { content, mut database, why, over_known, swept } = ended;
+        let CapturedDatabase { content, mut database, why, over_known, swept } = ended;
         // One that came and went while it was looked for was not taken.
         let taken = |ending: &str| laying.sides.iter().any(|side| side.path.bytes().ends_with(ending.as_bytes()));
-        if database.taken == Taken::Raw {
+        if database.taken == CaptureMethod::Raw {
             database.wal = database.wal.filter(|_| taken("-wal"));
             database.journal = database.journal.filter(|_| taken("-journal"));
         }
@@ -197,7 +197,7 @@ impl Assembly<'_> {
         if let Some(what) = database.check.as_ref().and_then(|check| check.failed.as_ref()).filter(|_| !content.torn) {
             self.warn(format!("{path} failed its check: {what}"));
         }
-        let raw = database.taken == Taken::Raw;
+        let raw = database.taken == CaptureMethod::Raw;
         let untouched = laying.layers.is_empty() && over_known && !raw;
         let mut checked = known.clone();
         if let Some(checked) = &mut checked {
@@ -221,7 +221,7 @@ impl Assembly<'_> {
     }
 
     /// The map of a database whose new layers lie over those that `below` has.
-    fn page_map(&mut self, laying: Laying, below: Option<&Entry>, entry: &Entry, swept: &Swept) -> Result<Map> {
+    fn page_map(&mut self, laying: Laying, below: Option<&Entry>, entry: &Entry, swept: &ScanResult) -> Result<Map> {
         let known = below.and_then(known_pages);
         let block = swept.block;
         let mut layers = match known.zip(below) {
@@ -256,9 +256,9 @@ impl Assembly<'_> {
     }
 
     /// The layers of an entry's map, those of them as one that have become many.
-    fn folded(&mut self, known: &PageMap, size: u64) -> Result<Vec<Layer>> {
+    fn folded(&mut self, known: &PageMap, size: u64) -> Result<Vec<FinishedLayer>> {
         let packs = &self.base.packs;
-        let first = suffix_to_fold(&blocks_of_layers(packs, known)?).unwrap_or(known.layers.len());
+        let first = suffix_to_compact(&blocks_of_layers(packs, known)?).unwrap_or(known.layers.len());
         let mut layers = Vec::new();
         for frames in &known.layers[..first] {
             let mut reached = HashSet::new();
@@ -269,11 +269,11 @@ impl Assembly<'_> {
                 reached.insert(frame.frame.pack);
                 Ok(())
             })?;
-            layers.push(Layer { frames: frames.clone(), packs: reached });
+            layers.push(FinishedLayer { frames: frames.clone(), packs: reached });
         }
         if first < known.layers.len() {
             let index = &mut self.index;
-            let frames = fold(packs, known, first, size, |part| index.store(&part.bytes))?;
+            let frames = compact_layers(packs, known, first, size, |part| index.store(&part.bytes))?;
             if !frames.is_empty() {
                 layers.push(self.layer(frames)?);
             }

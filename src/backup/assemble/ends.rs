@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::Assembly;
 use crate::backup::message::Why;
-use crate::backup::writer::{SnapshotWriter, Written};
+use crate::backup::writer::{SnapshotWriter, WrittenHunks};
 use crate::error::Result;
 use crate::path::EntryPath;
 use crate::vault::decoder::Decoder;
@@ -18,7 +18,7 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn checkpoint(&mut self) -> Result<Option<Written>> {
+    pub fn checkpoint(&mut self) -> Result<Option<WrittenHunks>> {
         self.data.flush()?;
         self.writer.checkpoint(&mut self.index)
     }
@@ -29,7 +29,7 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn rescue(&mut self, most: u64) -> Result<Option<Written>> {
+    pub fn rescue(&mut self, most: u64) -> Result<Option<WrittenHunks>> {
         self.index.flush()?;
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
         if let Some(earlier) = self.earlier.take() {
@@ -58,7 +58,7 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// One that readers would refuse; a store that fails.
-    pub fn finish(&mut self) -> Result<Written> {
+    pub fn finish(&mut self) -> Result<WrittenHunks> {
         self.add_held(None)?;
         self.writer.finish(&mut self.index)
     }
@@ -87,7 +87,7 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn begin_again(&mut self, taken: &[EntryPath], written: &Written) -> Result<PackReader<'a>> {
+    pub fn begin_again(&mut self, taken: &[EntryPath], written: &WrittenHunks) -> Result<PackReader<'a>> {
         // An open pack would be waited for.
         self.data.flush()?;
         self.index.flush()?;

@@ -4,21 +4,21 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::Assembly;
 use crate::path::EntryPath;
-use crate::vault::entry::{Entry, Kind};
+use crate::vault::entry::{Entry, EntryKind};
 
 /// Of fewer files it says nothing that most have another content: an app may write to all that it has.
 pub const MANY: u64 = 100;
 
 /// Files that the last snapshot has, too.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Known {
+pub(super) struct ComparedFiles {
     /// Of the same content.
     pub(super) same: u64,
     /// Of another one.
     pub(super) changed: u64,
 }
 
-impl Known {
+impl ComparedFiles {
     pub(super) fn count(&mut self, same: bool) {
         *(if same { &mut self.same } else { &mut self.changed }) += 1;
     }
@@ -36,7 +36,7 @@ pub struct Judged {
     /// Where something was mounted that is not any more, and entries are there all the same.
     pub inhabited: BTreeSet<EntryPath>,
     /// What became of files that were known.
-    pub(super) known: Known,
+    pub(super) known: ComparedFiles,
     /// Files that were read, or are unchanged as far as their times tell.
     pub(super) live: u64,
 }
@@ -49,7 +49,7 @@ impl Assembly<'_> {
 
     /// That most of the files that were known have another content now, if they are many.
     pub fn mostly_changed(&self) -> Option<String> {
-        let Known { same, changed } = self.judged.known;
+        let ComparedFiles { same, changed } = self.judged.known;
         (same + changed >= MANY && changed > same).then(|| {
             format!("{changed} of {} known files have another content than in the last snapshot", same + changed)
         })
@@ -62,7 +62,7 @@ impl Assembly<'_> {
         while databases.get(self.judged.watched).is_some_and(|database| database.path < entry.path) {
             self.judged.watched += 1;
         }
-        if entry.kind == Kind::File
+        if entry.kind == EntryKind::File
             && databases.get(self.judged.watched).is_some_and(|database| database.path == entry.path)
         {
             self.judged.sizes.insert(entry.path.clone(), entry.size);

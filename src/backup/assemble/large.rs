@@ -1,7 +1,7 @@
 //! A large file on its way into the snapshot: its blocks are looked for, stored where they are new, and put down as a map.
 
 use super::Assembly;
-use crate::backup::message::{Content, Part};
+use crate::backup::message::{CapturedFile, ReadEvent};
 use crate::error::{Error, Result};
 use crate::vault::entry::{Entry, Map, MapForm, MapFrame};
 use crate::vault::hex::{Hash, PackId};
@@ -24,35 +24,35 @@ impl Assembly<'_> {
         &mut self,
         known: Option<Box<Entry>>,
         sampled: bool,
-        parts: &mut impl Iterator<Item = Part>,
+        parts: &mut impl Iterator<Item = ReadEvent>,
     ) -> Result<()> {
         let map = MapBuilder::default;
         self.seen.begin(known.as_deref());
         let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
         loop {
             match parts.next() {
-                Some(Part::Blocks(bytes, blocks)) => {
+                Some(ReadEvent::Blocks(bytes, blocks)) => {
                     self.read_bytes += bytes.len() as u64;
                     self.blocks(&mut file, &bytes, &blocks)?;
                 }
-                Some(Part::Hole(length)) => self.hole(&mut file, length)?,
-                Some(Part::Again) => {
+                Some(ReadEvent::Hole(length)) => self.hole(&mut file, length)?,
+                Some(ReadEvent::Again) => {
                     self.seen.begin(file.known.as_deref());
                     file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
                 }
-                Some(Part::Later(path, why)) => _ = self.later.insert(path, why),
-                Some(Part::Shrank) => self.shrank = true,
-                Some(Part::End(content)) => {
+                Some(ReadEvent::Later(path, why)) => _ = self.later.insert(path, why),
+                Some(ReadEvent::Shrank) => self.shrank = true,
+                Some(ReadEvent::End(content)) => {
                     for warning in self.seen.warnings() {
                         self.warn(warning);
                     }
                     return self.large_end(file, content);
                 }
-                Some(Part::Stays(path)) => {
+                Some(ReadEvent::Stays(path)) => {
                     self.stays(&path);
                     return Ok(());
                 }
-                Some(Part::Failed(path, why, size)) => {
+                Some(ReadEvent::Failed(path, why, size)) => {
                     return self.unreadable(path, why, size);
                 }
                 _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
@@ -99,7 +99,7 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    pub(super) fn large_end(&mut self, mut file: Incoming, content: Content) -> Result<()> {
+    pub(super) fn large_end(&mut self, mut file: Incoming, content: CapturedFile) -> Result<()> {
         let torn = content.note.clone().filter(|_| content.torn);
         let Some(mut entry) = self.read(content, file.known.as_deref(), file.sampled)? else { return Ok(()) };
         let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && known_blocks(k).is_some();

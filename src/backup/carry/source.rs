@@ -6,13 +6,13 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::backup::parent::Base;
+use crate::backup::parent::Parent;
 use crate::error::{Kind as ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::source::select::Select;
 use crate::sqlite::side_files::database_of;
 use crate::vault::decoder::Decoder;
-use crate::vault::entry::{Entry, Extent, Kind};
+use crate::vault::entry::{Entry, EntryKind, Extent};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::PackReader;
@@ -20,7 +20,7 @@ use crate::vault::root::{Filters, HunkRef, Problem, Root, SnapshotName, Stale};
 use crate::vault::{state, tree};
 
 /// A good snapshot whose entries can be looked up.
-pub(super) struct Source<'a> {
+pub(super) struct CarrySource<'a> {
     pub(super) name: SnapshotName,
     pub(super) started: Timestamp,
     pub(super) packs: PackReader<'a>,
@@ -59,9 +59,9 @@ pub(super) enum Has {
     Folder(Box<Entry>, bool),
 }
 
-impl<'a> Source<'a> {
+impl<'a> CarrySource<'a> {
     /// Reads a snapshot's lists; none where they are damaged, which whoever verifies the vault is told.
-    pub(super) fn load(base: &Base<'a>, name: SnapshotName, root: &Root) -> Result<Option<Self>> {
+    pub(super) fn load(base: &Parent<'a>, name: SnapshotName, root: &Root) -> Result<Option<Self>> {
         let load = || -> Result<_> {
             let packs = base.source(root)?;
             let hunks = tree::hunks(&packs, root)?;
@@ -79,7 +79,7 @@ impl<'a> Source<'a> {
             let (started, decoder) = (root.started, Decoder::new()?);
             let lacks = Lacks { stale, torn, missing };
             let filters = root.filters.clone();
-            Ok(Source {
+            Ok(CarrySource {
                 name,
                 started,
                 packs,
@@ -100,7 +100,7 @@ impl<'a> Source<'a> {
     }
 
     /// What it has at a path.
-    pub(super) fn has(&mut self, path: &EntryPath, base: &Base, select: &Select) -> Result<Has> {
+    pub(super) fn has(&mut self, path: &EntryPath, base: &Parent, select: &Select) -> Result<Has> {
         let Some(entry) = self.entry(path)? else {
             // Nor can it tell where that hunk is damaged.
             let readable = self.last.as_ref().is_none_or(|(_, entries)| entries.is_some());
@@ -108,14 +108,17 @@ impl<'a> Source<'a> {
                 let takes = |select: &Select| select.takes_path(path, kind) && !select.excludes_above(path);
                 self.select.as_ref().is_none_or(takes)
             };
-            let knows = readable && !self.lacks.missing.contains_key(path) && taken(Kind::File) && taken(Kind::Folder);
+            let knows = readable
+                && !self.lacks.missing.contains_key(path)
+                && taken(EntryKind::File)
+                && taken(EntryKind::Folder);
             return Ok(if knows { Has::Nothing } else { Has::Unknown });
         };
         // What belonged to a database would be taken for another one's.
         if !select.takes_path(path, entry.kind) || self.is_side(path)? {
             return Ok(Has::Nothing);
         }
-        if entry.kind == Kind::Folder {
+        if entry.kind == EntryKind::Folder {
             // Where other entries were chosen, it may have had more.
             let mut whole = self.select.is_none() || self.filters == base.filters;
             for at in self.hunks_of(path) {
@@ -169,20 +172,20 @@ impl<'a> Source<'a> {
     }
 
     /// An entry, and what lies beside it if it is a raw database; none where the vault has not all of the content.
-    pub(super) fn unit(&mut self, base: &Base, entry: Entry) -> Result<Option<Vec<Entry>>> {
+    pub(super) fn unit(&mut self, base: &Parent, entry: Entry) -> Result<Option<Vec<Entry>>> {
         let sides = entry.sides();
-        let plain = entry.kind == Kind::File && entry.database.is_none();
+        let plain = entry.kind == EntryKind::File && entry.database.is_none();
         let mut unit = vec![entry];
         for side in &sides {
             match self.entry(side)? {
-                Some(side) if side.kind == Kind::File => unit.push(side),
+                Some(side) if side.kind == EntryKind::File => unit.push(side),
                 _ => return Ok(None),
             }
         }
         // It may have been a database that was taken as a file: without its log it is not what it was.
         for side in ["-journal", "-wal"].into_iter().filter(|_| plain) {
             if let Ok(side) = EntryPath::new([unit[0].path.bytes(), side.as_bytes()].concat()) {
-                unit.extend(self.entry(&side)?.filter(|side| side.kind == Kind::File && side.database.is_none()));
+                unit.extend(self.entry(&side)?.filter(|side| side.kind == EntryKind::File && side.database.is_none()));
             }
         }
         for entry in &unit {
@@ -196,7 +199,7 @@ impl<'a> Source<'a> {
     }
 
     /// Whether a pack is what was stored: one that is doubted is read for that, once.
-    pub(super) fn is_sound(&mut self, pack: PackId, base: &Base) -> Result<bool> {
+    pub(super) fn is_sound(&mut self, pack: PackId, base: &Parent) -> Result<bool> {
         if !base.doubted.contains(&pack) {
             return Ok(true);
         }

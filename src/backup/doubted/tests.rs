@@ -1,7 +1,7 @@
 //! Parts of packs that tell that something is wrong.
 
 use super::*;
-use crate::restore::sample::PackWriter;
+use crate::restore::sample::SamplePack;
 use crate::restore::tests::noise;
 use crate::store::Store;
 use crate::store::testing::memory::MemoryStore;
@@ -10,7 +10,7 @@ use crate::vault::pack::PackKind;
 #[test]
 fn a_part_of_a_pack_shows_damage_in_its_frames_and_in_its_table() {
     let store = MemoryStore::default();
-    let mut pack = PackWriter::new(PackKind::Data);
+    let mut pack = SamplePack::new(PackKind::Data);
     (0..20).for_each(|n| _ = pack.frame(&noise(20_000, n)));
     let info = pack.store(&store);
     let right = store.get(&info.name(), info.size).unwrap();

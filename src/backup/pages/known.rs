@@ -37,15 +37,15 @@ impl<'v> Stack<'v> {
 }
 
 /// Streams the blocks of a [`Stack`].
-pub struct Known {
+pub struct KnownBlocks {
     batches: Receiver<Result<Vec<Placed>>>,
     batch: std::vec::IntoIter<Placed>,
     next: Option<Placed>,
 }
 
-impl Known {
+impl KnownBlocks {
     /// Begins to read in `scope`; the thread ends when this is dropped.
-    pub fn start<'s, 'e: 's>(scope: &'s Scope<'s, 'e>, stack: &'e Stack<'e>) -> Known {
+    pub fn start<'s, 'e: 's>(scope: &'s Scope<'s, 'e>, stack: &'e Stack<'e>) -> KnownBlocks {
         let (to, batches) = bounded(2);
         scope.spawn(move || {
             let read = || -> Result<()> {
@@ -65,7 +65,7 @@ impl Known {
                 let _ = to.send(Err(why));
             }
         });
-        Known { batches, batch: Vec::new().into_iter(), next: None }
+        KnownBlocks { batches, batch: Vec::new().into_iter(), next: None }
     }
 
     /// Where `block` lies, if that is known. Blocks are asked for in ascending order.
@@ -88,7 +88,7 @@ impl Known {
     /// The next block that was not asked for.
     ///
     /// # Errors
-    /// As [`Known::block`].
+    /// As [`KnownBlocks::block`].
     pub fn peek(&mut self) -> Result<Option<Placed>> {
         while self.next.is_none() {
             self.next = self.batch.next();

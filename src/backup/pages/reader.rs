@@ -11,24 +11,24 @@ use rustix::io::Errno;
 
 use super::compaction::victims;
 use super::known::Stack;
-use super::scan::{Cut, PASSES, Sweeper};
-use crate::backup::message::{Content, Ended, Over, Part, Settled, Swept, Why};
-use crate::backup::parent::Base;
-use crate::fs::beneath::{Directory, Identity};
+use super::scan::{Interrupted, PASSES, Scanner};
+use crate::backup::message::{CapturedDatabase, CapturedFile, Disconnected, ReadEvent, ScanResult, SettledLayer, Why};
+use crate::backup::parent::Parent;
+use crate::fs::beneath::{Directory, FileIdentity};
 use crate::fs::times::mtime;
 use crate::monitor::{Context, Moment};
 use crate::source::extra::extra_of_file;
-use crate::source::found::Found;
+use crate::source::found::SourceEntry;
 use crate::source::select::Select;
 use crate::source::stable::Trust;
-use crate::sqlite::at::At;
+use crate::sqlite::at::DatabaseLocation;
 use crate::sqlite::check::Checked;
-use crate::sqlite::error::Trouble;
-use crate::sqlite::fd_registry::{self, Hold};
+use crate::sqlite::error::ReadError;
+use crate::sqlite::fd_registry::{self, InodeLock};
 use crate::sqlite::live::{self, Live};
 use crate::sqlite::side_files::side_of;
-use crate::sqlite::source::{Source, State, block_of};
-use crate::vault::entry::{Check, CheckKind, Database, Entry, Taken, known_pages};
+use crate::sqlite::source::{DatabaseState, PageSource, block_of};
+use crate::vault::entry::{CaptureMethod, CheckKind, Database, DatabaseCheck, Entry, known_pages};
 
 /// How often a database is begun again that was replaced.
 pub(crate) const AGAIN: u32 = 4;
@@ -42,7 +42,7 @@ pub(crate) const LIVE_PASSES: u32 = 2 * PASSES;
 
 /// How databases are taken.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct DatabaseOptions {
     /// Whether files that are databases by their content are treated as such.
     pub enabled: bool,
     /// Whether SQLite checks each database in the transaction in which it is read.
@@ -57,42 +57,42 @@ pub struct Settings {
 
 /// How a database is to be read.
 #[derive(Debug)]
-pub enum How {
+pub enum ReadMethod {
     /// Through SQLite, under this hold of it, if that can be done.
-    Live(Hold),
+    Live(InodeLock),
     /// Raw, and why.
     Raw(&'static str),
 }
 
 /// Reads databases.
-pub struct Reader<'a> {
+pub struct DatabaseReader<'a> {
     /// The data directory.
     pub root: &'a Directory,
     /// What the vault has.
-    pub base: &'a Base<'a>,
+    pub base: &'a Parent<'a>,
     /// What is chosen of it.
     pub select: &'a Select,
     /// How to take them.
-    pub settings: &'a Settings,
+    pub settings: &'a DatabaseOptions,
     /// Where the content goes.
-    pub to: &'a Sender<Vec<Part>>,
+    pub to: &'a Sender<Vec<ReadEvent>>,
     /// Threads, and who hears of progress.
     pub ctx: &'a Context<'a>,
 }
 
 /// A database on its way.
-pub(crate) struct Taking<'a> {
-    at: Arc<At>,
-    found: &'a Found,
+pub(crate) struct DatabaseCapture<'a> {
+    at: Arc<DatabaseLocation>,
+    found: &'a SourceEntry,
     known: Option<&'a Entry>,
     /// All that the passes since the last beginning did.
-    swept: Swept,
+    swept: ScanResult,
     over_known: bool,
     /// How often it was begun again in vain.
     restarts: u32,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> DatabaseReader<'a> {
     /// Takes the database that was found. `begin` is called before the first part of it is
     /// sent, and what comes before its last part has gone into the channel when this returns. Of one that was not begun,
     /// why not.
@@ -101,28 +101,29 @@ impl<'a> Reader<'a> {
     /// When nobody listens any more.
     pub fn take(
         &self,
-        found: &Found,
+        found: &SourceEntry,
         known: Option<&Entry>,
-        how: How,
-        begin: &mut dyn FnMut() -> Result<(), Over>,
-    ) -> Result<Result<Part, Trouble>, Over> {
-        let options = || live::Options { patience: self.settings.patience, stop: self.ctx.stop };
-        let at = match At::beneath(self.root, &found.path) {
+        how: ReadMethod,
+        begin: &mut dyn FnMut() -> Result<(), Disconnected>,
+    ) -> Result<Result<ReadEvent, ReadError>, Disconnected> {
+        let options = || live::LiveOptions { patience: self.settings.patience, stop: self.ctx.stop };
+        let at = match DatabaseLocation::beneath(self.root, &found.path) {
             Ok(at) => Arc::new(at),
-            Err(_) => return Ok(Err(Trouble::Replaced)),
+            Err(_) => return Ok(Err(ReadError::Replaced)),
         };
-        let mut taking = Taking { at, found, known, swept: Swept::default(), over_known: false, restarts: 0 };
-        let failed = |trouble: Trouble| Part::Failed(found.path.clone(), trouble.to_string(), found.size);
+        let mut taking =
+            DatabaseCapture { at, found, known, swept: ScanResult::default(), over_known: false, restarts: 0 };
+        let failed = |trouble: ReadError| ReadEvent::Failed(found.path.clone(), trouble.to_string(), found.size);
         let raw = match how {
-            How::Live(_) => None,
-            How::Raw(why) => Some(why),
+            ReadMethod::Live(_) => None,
+            ReadMethod::Raw(why) => Some(why),
         };
         let mut opened = match how {
-            How::Live(hold) => Live::open(taking.at.clone(), hold, options()),
-            How::Raw(why) => Err(Trouble::Raw(why.into())),
+            ReadMethod::Live(hold) => Live::open(taking.at.clone(), hold, options()),
+            ReadMethod::Raw(why) => Err(ReadError::Raw(why.into())),
         };
         if let Err(trouble) = &opened
-            && !matches!(trouble, Trouble::Raw(_) | Trouble::Busy(_))
+            && !matches!(trouble, ReadError::Raw(_) | ReadError::Busy(_))
         {
             return Ok(Err(trouble.clone()));
         }
@@ -133,12 +134,12 @@ impl<'a> Reader<'a> {
                 Err(trouble) => Err(trouble),
             };
             let taken = match taken {
-                Err(Trouble::Raw(why)) => {
-                    self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+                Err(ReadError::Raw(why)) => {
+                    self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
                     self.raw(why, false, &mut taking)?
                 }
-                Err(Trouble::Busy(why)) => {
-                    self.to.send(vec![Part::Again]).map_err(|_| Over)?;
+                Err(ReadError::Busy(why)) => {
+                    self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
                     self.raw(why, true, &mut taking)?
                 }
                 taken => taken,
@@ -146,34 +147,34 @@ impl<'a> Reader<'a> {
             match taken {
                 Ok(part) => return Ok(Ok(part)),
                 // Another file has taken its place: that one is the database now.
-                Err(Trouble::Replaced) => {}
+                Err(ReadError::Replaced) => {}
                 Err(trouble) => return Ok(Ok(failed(trouble))),
             }
-            self.to.send(vec![Part::Again]).map_err(|_| Over)?;
-            let now = At::beneath(self.root, &found.path).and_then(|at| Ok((at.status("")?, at)));
+            self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
+            let now = DatabaseLocation::beneath(self.root, &found.path).and_then(|at| Ok((at.status("")?, at)));
             opened = match now {
                 Ok((Some(now), at)) if crate::sqlite::side_files::is_file(&now) => {
                     taking.at = Arc::new(at);
-                    match fd_registry::hold(now.st_dev, now.st_ino, self.ctx.stop) {
+                    match fd_registry::lock_inode(now.st_dev, now.st_ino, self.ctx.stop) {
                         // What took its place is read as it was to be read.
-                        Ok(_) if raw.is_some() => Err(Trouble::Raw(raw.unwrap_or_default().into())),
+                        Ok(_) if raw.is_some() => Err(ReadError::Raw(raw.unwrap_or_default().into())),
                         Ok(hold) => Live::open(taking.at.clone(), hold, options()),
-                        Err(Errno::TIMEDOUT) => return Ok(Ok(Part::Later(found.path.clone(), Why::Unread))),
-                        Err(_) => Err(Trouble::Stopped),
+                        Err(Errno::TIMEDOUT) => return Ok(Ok(ReadEvent::Later(found.path.clone(), Why::Unread))),
+                        Err(_) => Err(ReadError::Stopped),
                     }
                 }
                 // A file that is gone was deleted: that is no trouble.
                 Ok((None, _)) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                    return Ok(Ok(Part::Later(found.path.clone(), Why::Gone)));
+                    return Ok(Ok(ReadEvent::Later(found.path.clone(), Why::Gone)));
                 }
-                Ok(_) => Err(Trouble::Failed("something that is no file has its place".into())),
-                Err(why) => Err(Trouble::Failed(why.to_string())),
+                Ok(_) => Err(ReadError::Failed("something that is no file has its place".into())),
+                Err(why) => Err(ReadError::Failed(why.to_string())),
             };
         }
-        Ok(Ok(failed(Trouble::Failed("it is replaced again and again".into()))))
+        Ok(Ok(failed(ReadError::Failed("it is replaced again and again".into()))))
     }
 
-    fn live(&self, live: Live, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
+    fn live(&self, live: Live, taking: &mut DatabaseCapture) -> Result<Result<ReadEvent, ReadError>, Disconnected> {
         let damaged = taking.known.and_then(|k| k.database.as_ref()?.check.as_ref()).filter(|c| c.failed.is_some());
         // What was found damaged is looked at until it is sound again.
         let check = self.settings.check.or(damaged.map(|check| check.kind));
@@ -182,13 +183,17 @@ impl<'a> Reader<'a> {
         let ended = swept.and_then(|()| source.ended(taking));
         if let Some(why) = source.unknown.take() {
             let what = format!("{}: it could not be checked: {why}", taking.found.path);
-            self.to.send(vec![Part::Warn(what)]).map_err(|_| Over)?;
+            self.to.send(vec![ReadEvent::Warn(what)]).map_err(|_| Disconnected)?;
         }
-        Ok(ended.map(|ended| Part::DatabaseEnd(Box::new(ended))))
+        Ok(ended.map(|ended| ReadEvent::DatabaseEnd(Box::new(ended))))
     }
 
     /// Goes through the database until one state of it is stored.
-    fn passes(&self, source: &mut dyn Source, taking: &mut Taking) -> Result<Result<(), Trouble>, Over> {
+    fn passes(
+        &self,
+        source: &mut dyn PageSource,
+        taking: &mut DatabaseCapture,
+    ) -> Result<Result<(), ReadError>, Disconnected> {
         let mut stack = self.stack(taking);
         let mut number = 1;
         loop {
@@ -206,19 +211,19 @@ impl<'a> Reader<'a> {
                 return Ok(Ok(()));
             }
             if number == LIVE_PASSES {
-                return Ok(Err(Trouble::Busy(live::ELSEWHERE.into())));
+                return Ok(Err(ReadError::Busy(live::ELSEWHERE.into())));
             }
             number += 1;
             self.settle(&mut stack, taking)?;
         }
     }
 
-    fn sweeper(&self) -> Sweeper<'a> {
-        Sweeper { base: self.base, key: &self.settings.key, to: self.to, ctx: self.ctx }
+    fn sweeper(&self) -> Scanner<'a> {
+        Scanner { base: self.base, key: &self.settings.key, to: self.to, ctx: self.ctx }
     }
 
     /// What is known to be compared with.
-    fn stack(&self, taking: &mut Taking) -> Stack<'a> {
+    fn stack(&self, taking: &mut DatabaseCapture) -> Stack<'a> {
         let map = taking.known.and_then(known_pages);
         taking.over_known = map.is_some();
         let Some(map) = map else { return Stack::empty(&self.base.packs, 0) };
@@ -233,43 +238,43 @@ impl<'a> Reader<'a> {
     /// After a pass that broke off: begins again without what is known, where that helps.
     fn cut(
         &self,
-        cut: Cut,
+        cut: Interrupted,
         stack: &mut Stack<'a>,
-        taking: &mut Taking,
+        taking: &mut DatabaseCapture,
         number: &mut u32,
-    ) -> Result<Result<(), Trouble>, Over> {
+    ) -> Result<Result<(), ReadError>, Disconnected> {
         let (block, again) = match cut {
-            Cut::Over => return Err(Over),
-            Cut::Trouble(trouble) => return Ok(Err(trouble)),
-            Cut::Changed if *number == LIVE_PASSES => return Ok(Err(Trouble::Busy(live::ELSEWHERE.into()))),
-            Cut::Changed => {
-                self.to.send(vec![Part::Again]).map_err(|_| Over)?;
-                (taking.swept, *number) = (Swept::default(), *number + 1);
+            Interrupted::Over => return Err(Disconnected),
+            Interrupted::Trouble(trouble) => return Ok(Err(trouble)),
+            Interrupted::Changed if *number == LIVE_PASSES => return Ok(Err(ReadError::Busy(live::ELSEWHERE.into()))),
+            Interrupted::Changed => {
+                self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
+                (taking.swept, *number) = (ScanResult::default(), *number + 1);
                 *stack = self.stack(taking);
                 return Ok(Ok(()));
             }
-            Cut::Resized(block) => (block, "the size of its pages changes again and again".to_owned()),
-            Cut::Unknown(why) => {
+            Interrupted::Resized(block) => (block, "the size of its pages changes again and again".to_owned()),
+            Interrupted::Unknown(why) => {
                 let what = format!("{}: blocks of an earlier snapshot are stored anew: {why}", taking.found.path);
-                self.to.send(vec![Part::Warn(what)]).map_err(|_| Over)?;
+                self.to.send(vec![ReadEvent::Warn(what)]).map_err(|_| Disconnected)?;
                 (stack.map.block, format!("what it is compared with cannot be read, again and again: {why}"))
             }
         };
         taking.restarts += 1;
         if taking.restarts > RESTARTS {
-            return Ok(Err(Trouble::Failed(again)));
+            return Ok(Err(ReadError::Failed(again)));
         }
-        self.to.send(vec![Part::Again]).map_err(|_| Over)?;
-        (taking.over_known, taking.swept, *number) = (false, Swept::default(), 1);
+        self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
+        (taking.over_known, taking.swept, *number) = (false, ScanResult::default(), 1);
         *stack = Stack::empty(&self.base.packs, block);
         Ok(Ok(()))
     }
 
     /// Makes what a pass has sent a layer that the next one is compared with.
-    fn settle(&self, stack: &mut Stack<'a>, taking: &Taking) -> Result<(), Over> {
+    fn settle(&self, stack: &mut Stack<'a>, taking: &DatabaseCapture) -> Result<(), Disconnected> {
         let (reply, settled) = bounded(1);
-        self.to.send(vec![Part::Settle(reply)]).map_err(|_| Over)?;
-        let Settled { layer, packs } = settled.recv().map_err(|_| Over)?;
+        self.to.send(vec![ReadEvent::Settle(reply)]).map_err(|_| Disconnected)?;
+        let SettledLayer { layer, packs } = settled.recv().map_err(|_| Disconnected)?;
         stack.own = Some(self.base.packs.with(packs));
         stack.map.layers.extend(layer);
         stack.size = taking.swept.size;
@@ -277,8 +282,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Taking<'_> {
-    fn add(&mut self, swept: Swept) {
+impl DatabaseCapture<'_> {
+    fn add(&mut self, swept: ScanResult) {
         let all = &mut self.swept;
         for (pack, blocks) in swept.freed {
             *all.freed.entry(pack).or_default() += blocks;
@@ -291,8 +296,8 @@ impl Taking<'_> {
 }
 
 /// Which file it is, if it has several names.
-pub(crate) fn identity_of(file: &std::fs::File, stat: &Stat) -> Result<Option<Identity>, Errno> {
-    if stat.st_nlink > 1 { Identity::of_file(file).map(Some) } else { Ok(None) }
+pub(crate) fn identity_of(file: &std::fs::File, stat: &Stat) -> Result<Option<FileIdentity>, Errno> {
+    if stat.st_nlink > 1 { FileIdentity::of_file(file).map(Some) } else { Ok(None) }
 }
 
 /// A database that is read through SQLite.
@@ -301,13 +306,13 @@ pub(crate) struct Through<'a> {
     trust: Trust,
     check: Option<CheckKind>,
     /// What the check said, or why there was none.
-    found: Option<Check>,
+    found: Option<DatabaseCheck>,
     unknown: Option<String>,
-    seen: Option<Seen>,
+    seen: Option<StateFingerprint>,
 }
 
 /// What was there when the state that is being stored was first seen.
-pub(crate) struct Seen {
+pub(crate) struct StateFingerprint {
     version: i64,
     began: i64,
     stat: Stat,
@@ -316,65 +321,66 @@ pub(crate) struct Seen {
     pending: bool,
 }
 
-impl Source for Through<'_> {
-    fn begin(&mut self) -> Result<State, Trouble> {
+impl PageSource for Through<'_> {
+    fn begin(&mut self) -> Result<DatabaseState, ReadError> {
         let began = (self.trust.now)();
-        let live::State { page_size, pages, version, in_wal, stat, wal, journal, pending, .. } = self.live.begin()?;
+        let live::TransactionState { page_size, pages, version, in_wal, stat, wal, journal, pending, .. } =
+            self.live.begin()?;
         if pages == 0 {
             // It is closed next: that it cannot be read is what counts.
             let _ = self.live.end();
-            return Err(Trouble::Raw("it is too short to have a page".into()));
+            return Err(ReadError::Raw("it is too short to have a page".into()));
         }
         let block = block_of(page_size);
         if self.seen.as_ref().is_none_or(|seen| seen.version != version) {
-            self.seen = Some(Seen { version, began, stat, wal, journal, pending });
+            self.seen = Some(StateFingerprint { version, began, stat, wal, journal, pending });
         }
-        Ok(State { block, page: page_size, size: pages * u64::from(page_size), version, elsewhere: in_wal })
+        Ok(DatabaseState { block, page: page_size, size: pages * u64::from(page_size), version, elsewhere: in_wal })
     }
 
     fn file(&self) -> Arc<std::fs::File> {
         self.live.file()
     }
 
-    fn page(&mut self, number: u32, out: &mut [u8]) -> Result<(), Trouble> {
+    fn page(&mut self, number: u32, out: &mut [u8]) -> Result<(), ReadError> {
         self.live.page(number, out)
     }
 
-    fn settled(&mut self) -> Result<(), Trouble> {
+    fn settled(&mut self) -> Result<(), ReadError> {
         let Some(kind) = self.check else { return Ok(()) };
         let checked = self.live.check(kind);
-        if !matches!(checked, Err(Trouble::Stopped)) && !self.live.stands()? {
+        if !matches!(checked, Err(ReadError::Stopped)) && !self.live.stands()? {
             // It was of several states; the pass that follows checks one.
             return Ok(());
         }
         (self.found, self.unknown) = match checked? {
-            Checked::Sound => (Some(Check { kind, failed: None }), None),
-            Checked::Damaged(what) => (Some(Check { kind, failed: Some(what) }), None),
+            Checked::Sound => (Some(DatabaseCheck { kind, failed: None }), None),
+            Checked::Damaged(what) => (Some(DatabaseCheck { kind, failed: Some(what) }), None),
             Checked::Unknown(why) => (None, Some(why)),
         };
         Ok(())
     }
 
-    fn end(&mut self) -> Result<bool, Trouble> {
+    fn end(&mut self) -> Result<bool, ReadError> {
         self.live.end()
     }
 }
 
 impl Through<'_> {
-    fn ended(&mut self, taking: &mut Taking) -> Result<Ended, Trouble> {
-        let nothing = || Trouble::Failed("it was not read".into());
+    fn ended(&mut self, taking: &mut DatabaseCapture) -> Result<CapturedDatabase, ReadError> {
+        let nothing = || ReadError::Failed("it was not read".into());
         let seen = self.seen.take().ok_or_else(nothing)?;
         let swept = std::mem::take(&mut taking.swept);
         let hash = swept.hash.ok_or_else(nothing)?;
-        let failed = |why: Errno| Trouble::Failed(why.to_string());
-        let found = Found::new(taking.found.path.clone(), &seen.stat).ok_or(Trouble::Replaced)?;
+        let failed = |why: Errno| ReadError::Failed(why.to_string());
+        let found = SourceEntry::new(taking.found.path.clone(), &seen.stat).ok_or(ReadError::Replaced)?;
         let racy = [Some(&seen.stat), seen.wal.as_ref(), seen.journal.as_ref()]
             .into_iter()
             .flatten()
             .any(|stat| self.trust.is_racy(mtime(stat), seen.began))
             || seen.pending;
-        let content = Content {
-            found: Found { size: swept.size, ..found },
+        let content = CapturedFile {
+            found: SourceEntry { size: swept.size, ..found },
             extra: extra_of_file(&self.live.file()),
             hash,
             racy,
@@ -383,11 +389,11 @@ impl Through<'_> {
             identity: identity_of(&self.live.file(), &seen.stat).map_err(failed)?,
         };
         let database = Database {
-            taken: Taken::Live,
+            taken: CaptureMethod::Live,
             wal: seen.wal.as_ref().map(side_of),
             journal: seen.journal.as_ref().map(side_of),
             check: self.found.take(),
         };
-        Ok(Ended { content, database, why: None, over_known: taking.over_known, swept })
+        Ok(CapturedDatabase { content, database, why: None, over_known: taking.over_known, swept })
     }
 }

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use blake3::hazmat::ChainingValue;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::known::{Known, Stack};
-use crate::backup::message::{Over, PageBlocks, Part, Swept};
-use crate::backup::parent::Base;
+use super::known::{KnownBlocks, Stack};
+use crate::backup::message::{Disconnected, PageBlocks, ReadEvent, ScanResult};
+use crate::backup::parent::Parent;
 use crate::error::{Error, Kind};
 use crate::fs::read_some;
 use crate::monitor::Context;
-use crate::sqlite::error::Trouble;
-use crate::sqlite::source::{Source, State};
+use crate::sqlite::error::ReadError;
+use crate::sqlite::source::{DatabaseState, PageSource};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pages::{Tag, tag};
 use crate::vault::subtree::{self, Subtrees};
@@ -33,11 +33,11 @@ const PIECE: u64 = 1 << 20;
 
 /// Why a pass did not come to its end.
 #[derive(Debug)]
-pub enum Cut {
+pub enum Interrupted {
     /// Nobody listens any more.
     Over,
     /// The database cannot be read.
-    Trouble(Trouble),
+    Trouble(ReadError),
     /// It could not be read to its end since what its programs have beside it came or went.
     Changed,
     /// Its blocks have another size than those that it was compared with.
@@ -46,26 +46,26 @@ pub enum Cut {
     Unknown(String),
 }
 
-impl From<Over> for Cut {
-    fn from(_: Over) -> Self {
-        Cut::Over
+impl From<Disconnected> for Interrupted {
+    fn from(_: Disconnected) -> Self {
+        Interrupted::Over
     }
 }
 
-impl From<Trouble> for Cut {
-    fn from(why: Trouble) -> Self {
-        Cut::Trouble(why)
+impl From<ReadError> for Interrupted {
+    fn from(why: ReadError) -> Self {
+        Interrupted::Trouble(why)
     }
 }
 
 /// Compares and sends.
-pub struct Sweeper<'a> {
+pub struct Scanner<'a> {
     /// Tells which packs are lost.
-    pub base: &'a Base<'a>,
+    pub base: &'a Parent<'a>,
     /// The vault's key for tags.
     pub key: &'a [u8; 32],
     /// Where the blocks go.
-    pub to: &'a Sender<Vec<Part>>,
+    pub to: &'a Sender<Vec<ReadEvent>>,
     /// Threads, and who hears of progress.
     pub ctx: &'a Context<'a>,
 }
@@ -92,7 +92,7 @@ impl Buffer {
 
 /// A part of the file, read and hashed; what is elsewhere is left to the transaction's thread.
 #[derive(Default)]
-struct Piece {
+struct HashedPiece {
     first: u64,
     bytes: Vec<u8>,
     values: Vec<Option<(ChainingValue, Tag)>>,
@@ -100,31 +100,31 @@ struct Piece {
 }
 
 /// Where a pass stands.
-struct Standing<'k> {
-    known: Known,
+struct ScanState<'k> {
+    known: KnownBlocks,
     stack: &'k Stack<'k>,
     /// The next block.
     at: u64,
     tree: Subtrees,
     buffer: Buffer,
-    out: Swept,
+    out: ScanResult,
     number: u32,
 }
 
-impl Sweeper<'_> {
+impl Scanner<'_> {
     /// Goes through the database for the `number`th time, from 1 to [`PASSES`].
     ///
     /// # Errors
     /// Why it did not come to the end.
-    pub fn sweep(&self, source: &mut dyn Source, stack: &Stack, number: u32) -> Result<Swept, Cut> {
+    pub fn sweep(&self, source: &mut dyn PageSource, stack: &Stack, number: u32) -> Result<ScanResult, Interrupted> {
         std::thread::scope(|scope| {
-            let mut pass = Standing {
-                known: Known::start(scope, stack),
+            let mut pass = ScanState {
+                known: KnownBlocks::start(scope, stack),
                 stack,
                 at: 0,
                 tree: Subtrees::default(),
                 buffer: Buffer::default(),
-                out: Swept { steady: true, ..Swept::default() },
+                out: ScanResult { steady: true, ..ScanResult::default() },
                 number,
             };
             let mut version = None;
@@ -135,8 +135,8 @@ impl Sweeper<'_> {
                 let done = self.slice(source, &state, &mut pass);
                 let ended = source.end();
                 let whole = match (done, &ended) {
-                    (Err(Cut::Trouble(trouble)), Ok(false)) if !matches!(trouble, Trouble::Stopped) => {
-                        return Err(Cut::Changed);
+                    (Err(Interrupted::Trouble(trouble)), Ok(false)) if !matches!(trouble, ReadError::Stopped) => {
+                        return Err(Interrupted::Changed);
                     }
                     (done, _) => done?,
                 };
@@ -149,7 +149,7 @@ impl Sweeper<'_> {
         })
     }
 
-    fn finish(&self, mut pass: Standing) -> Result<Swept, Cut> {
+    fn finish(&self, mut pass: ScanState) -> Result<ScanResult, Interrupted> {
         // What lay beyond the end that the file has now is let go.
         while let Some(placed) = pass.known.peek().map_err(unknown)? {
             pass.known.block(placed.block).map_err(unknown)?;
@@ -161,16 +161,21 @@ impl Sweeper<'_> {
         Ok(pass.out)
     }
 
-    fn free(&self, out: &mut Swept, pack: Option<PackId>) {
+    fn free(&self, out: &mut ScanResult, pack: Option<PackId>) {
         if let Some(pack) = pack {
             *out.freed.entry(pack).or_default() += 1;
         }
     }
 
     /// Goes on within one transaction, to the end of the file or until the buffer is full. Says whether it was the end.
-    fn slice(&self, source: &mut dyn Source, state: &State, pass: &mut Standing) -> Result<bool, Cut> {
+    fn slice(
+        &self,
+        source: &mut dyn PageSource,
+        state: &DatabaseState,
+        pass: &mut ScanState,
+    ) -> Result<bool, Interrupted> {
         if state.block != pass.stack.map.block {
-            return Err(Cut::Resized(state.block));
+            return Err(Interrupted::Resized(state.block));
         }
         let whole = self.pieces(source, state, pass)?;
         if whole && pass.out.steady {
@@ -179,7 +184,12 @@ impl Sweeper<'_> {
         Ok(whole)
     }
 
-    fn pieces(&self, source: &mut dyn Source, state: &State, pass: &mut Standing) -> Result<bool, Cut> {
+    fn pieces(
+        &self,
+        source: &mut dyn PageSource,
+        state: &DatabaseState,
+        pass: &mut ScanState,
+    ) -> Result<bool, Interrupted> {
         let block = u64::from(state.block);
         let blocks = state.size.div_ceil(block);
         let per_piece = PIECE / block;
@@ -190,10 +200,10 @@ impl Sweeper<'_> {
         let file = source.file();
         let (over, file) = (&AtomicBool::new(false), &*file);
         std::thread::scope(|scope| {
-            let hashed: Vec<(Receiver<Piece>, Sender<Piece>)> = (0..threads)
+            let hashed: Vec<(Receiver<HashedPiece>, Sender<HashedPiece>)> = (0..threads)
                 .map(|thread| {
                     let (to, from) = bounded(1);
-                    let (back, emptied) = bounded::<Piece>(3);
+                    let (back, emptied) = bounded::<HashedPiece>(3);
                     scope.spawn(move || {
                         let numbers = (thread..pieces).step_by(threads as usize);
                         for first in numbers.map(|n| first + n * per_piece) {
@@ -211,7 +221,7 @@ impl Sweeper<'_> {
             for n in 0..pieces {
                 let (from, back) = &hashed[(n % threads) as usize];
                 let Ok(mut piece) = from.recv() else {
-                    done = Err(Cut::Trouble(Trouble::Failed("a reading thread ended early".into())));
+                    done = Err(Interrupted::Trouble(ReadError::Failed("a reading thread ended early".into())));
                     break;
                 };
                 done = self.piece(source, state, pass, &mut piece);
@@ -227,7 +237,14 @@ impl Sweeper<'_> {
     }
 
     /// Reads and hashes blocks from `first` to before `end`.
-    fn read(&self, file: &std::fs::File, state: &State, first: u64, end: u64, mut piece: Piece) -> Piece {
+    fn read(
+        &self,
+        file: &std::fs::File,
+        state: &DatabaseState,
+        first: u64,
+        end: u64,
+        mut piece: HashedPiece,
+    ) -> HashedPiece {
         let block = u64::from(state.block);
         let (from, to) = (first * block, (end * block).min(state.size));
         piece.first = first;
@@ -258,16 +275,16 @@ impl Sweeper<'_> {
     /// Compares a piece. Says whether there was room for all that differs.
     fn piece(
         &self,
-        source: &mut dyn Source,
-        state: &State,
-        pass: &mut Standing,
-        piece: &mut Piece,
-    ) -> Result<bool, Cut> {
+        source: &mut dyn PageSource,
+        state: &DatabaseState,
+        pass: &mut ScanState,
+        piece: &mut HashedPiece,
+    ) -> Result<bool, Interrupted> {
         if self.ctx.stop.load(Ordering::Relaxed) {
-            return Err(Cut::Trouble(Trouble::Stopped));
+            return Err(Interrupted::Trouble(ReadError::Stopped));
         }
         if let Some(why) = piece.failed.take() {
-            return Err(Cut::Trouble(Trouble::Failed(why.to_string())));
+            return Err(Interrupted::Trouble(ReadError::Failed(why.to_string())));
         }
         let block = u64::from(state.block);
         pass.out.read += piece.bytes.len() as u64;
@@ -306,7 +323,7 @@ impl Sweeper<'_> {
         Ok(true)
     }
 
-    fn compare(&self, pass: &mut Standing, number: u64, bytes: &[u8], tag: Tag) -> Result<(), Cut> {
+    fn compare(&self, pass: &mut ScanState, number: u64, bytes: &[u8], tag: Tag) -> Result<(), Interrupted> {
         let known = pass.known.block(number).map_err(unknown)?;
         if let Some(known) = known {
             let there = self.base.has_extent(&known.extent);
@@ -326,25 +343,25 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    fn send(&self, buffer: &mut Buffer) -> Result<(), Over> {
+    fn send(&self, buffer: &mut Buffer) -> Result<(), Disconnected> {
         for part in std::mem::take(buffer).parts {
-            self.to.send(vec![Part::Pages(part)]).map_err(|_| Over)?;
+            self.to.send(vec![ReadEvent::Pages(part)]).map_err(|_| Disconnected)?;
         }
         Ok(())
     }
 }
 
 /// The numbers of the pages that a block is.
-fn pages(state: &State, block: u64) -> std::ops::Range<u32> {
+fn pages(state: &DatabaseState, block: u64) -> std::ops::Range<u32> {
     let per_block = u64::from(state.block / state.page);
     // SQLite's page numbers have 32 bits.
     let first = block * per_block + 1;
     first.min(u64::from(u32::MAX)) as u32..(first + per_block).min(u64::from(u32::MAX)) as u32
 }
 
-fn unknown(why: Error) -> Cut {
+fn unknown(why: Error) -> Interrupted {
     match why.kind() {
-        Kind::Damage => Cut::Unknown(why.to_string()),
-        _ => Cut::Trouble(Trouble::Failed(why.to_string())),
+        Kind::Damage => Interrupted::Unknown(why.to_string()),
+        _ => Interrupted::Trouble(ReadError::Failed(why.to_string())),
     }
 }

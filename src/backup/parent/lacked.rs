@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use super::{Base, Known, OLDER, join_units};
+use super::{OLDER, Parent, ParentEntry, join_units};
 use crate::error::{Kind, Result};
 use crate::path::EntryPath;
 use crate::source::place::Terms;
 use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, MapFrame};
 use crate::vault::list::List;
-use crate::vault::root::{Problem, Root, SnapshotName, State};
+use crate::vault::root::{Problem, Root, SnapshotName, SnapshotState};
 use crate::vault::{Vault, tree};
 
 /// Entries that the parent could not read, and that older snapshots are asked for.
 const MISSED: usize = 1000;
 
-impl Base<'_> {
+impl Parent<'_> {
     /// Looks in older snapshots for what the parent could not read: a large file that was locked once is not sent whole
     /// the next time.
     pub(super) fn find_missed(
@@ -42,7 +42,7 @@ impl Base<'_> {
                 break;
             }
             let root = match vault.root(*name) {
-                Ok(root) if root.state != State::Suspect => root,
+                Ok(root) if root.state != SnapshotState::Suspect => root,
                 Ok(_) => continue,
                 // It was said when the parent was looked for, or is when the vault is verified.
                 Err(why) if why.kind() == Kind::Damage => continue,
@@ -118,7 +118,7 @@ impl Base<'_> {
     }
 
     /// What older snapshots know of entries that the parent could not read.
-    pub fn missed(&self) -> HashMap<EntryPath, Known> {
+    pub fn missed(&self) -> HashMap<EntryPath, ParentEntry> {
         self.missed.iter().map(|known| (known.entry.path.clone(), known.clone())).collect()
     }
 }

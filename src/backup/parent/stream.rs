@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Base, Known, Section, join_units};
+use super::{Parent, ParentEntry, Section, join_units};
 use crate::error::{Kind, Result};
 use crate::path::EntryPath;
 use crate::vault::decoder::Decoder;
@@ -13,21 +13,21 @@ pub(super) const TOGETHER: usize = 512;
 
 /// The entries of sections, one after the other.
 pub(super) struct Stream<'b> {
-    base: &'b Base<'b>,
+    base: &'b Parent<'b>,
     hunks: std::vec::IntoIter<(&'b Section, usize)>,
     decoder: Decoder,
-    ready: VecDeque<Known>,
+    ready: VecDeque<ParentEntry>,
 }
 
 impl<'b> Stream<'b> {
-    pub(super) fn new(base: &'b Base<'b>, sections: &'b [Section]) -> Result<Self> {
+    pub(super) fn new(base: &'b Parent<'b>, sections: &'b [Section]) -> Result<Self> {
         let hunks = sections.iter().flat_map(|section| (0..section.hunks.len()).map(move |n| (section, n)));
         let hunks = hunks.collect::<Vec<_>>().into_iter();
         Ok(Stream { base, hunks, decoder: Decoder::new()?, ready: VecDeque::new() })
     }
 
     /// What the next hunk that can be read says; none at the end.
-    pub(super) fn hunk(&mut self, warn: &impl Fn(String)) -> Result<Option<Vec<Known>>> {
+    pub(super) fn hunk(&mut self, warn: &impl Fn(String)) -> Result<Option<Vec<ParentEntry>>> {
         for (section, n) in self.hunks.by_ref() {
             let hunk = &section.hunks[n];
             let next = section.hunks.get(n + 1).map(|next| &next.first);
@@ -68,7 +68,7 @@ impl<'b> Stream<'b> {
     }
 
     /// The next entry, which was looked at.
-    pub(super) fn next(&mut self) -> Option<Known> {
+    pub(super) fn next(&mut self) -> Option<ParentEntry> {
         self.ready.pop_front()
     }
 }

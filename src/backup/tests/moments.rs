@@ -34,7 +34,7 @@ impl World {
         at: Moment,
         path: &'static str,
         mut deed: impl FnMut(PathBuf) + Send + 'static,
-    ) -> Report {
+    ) -> BackupReport {
         let report = self.try_backup_while(at, path, move |data| {
             deed(data);
             true
@@ -47,7 +47,7 @@ impl World {
         at: Moment,
         path: &'static str,
         mut deed: impl FnMut(PathBuf) -> bool + Send + 'static,
-    ) -> Result<Report> {
+    ) -> Result<BackupReport> {
         let data = self.data.path().to_path_buf();
         let deed: Deed = Box::new(move |moment, now| (moment, now) == (at, path) && deed(data.clone()));
         let app = Arc::new(App(Mutex::new(Some(deed))));
@@ -56,11 +56,11 @@ impl World {
         if report.is_ok() {
             assert!(app.0.lock().unwrap().is_none(), "{at:?} {path} was never reached");
         }
-        self.monitor = Arc::new(Collect::default());
+        self.monitor = Arc::new(CollectingMonitor::default());
         report
     }
 
-    fn paths(&self, report: &Report) -> Vec<String> {
+    fn paths(&self, report: &BackupReport) -> Vec<String> {
         self.entries(report.snapshot).iter().map(|(entry, _)| entry.path.to_string()).collect()
     }
 }
@@ -132,7 +132,7 @@ fn a_snapshot_is_of_one_directory_though_another_takes_its_place() {
     }
     let path = other.path().to_path_buf();
     let report = world.backup_while(Moment::Opening, "d3/3", move |data| exchange(data, path.clone()));
-    let files: Vec<_> = world.entries(report.snapshot).into_iter().filter(|(e, _)| e.kind == Kind::File).collect();
+    let files: Vec<_> = world.entries(report.snapshot).into_iter().filter(|(e, _)| e.kind == EntryKind::File).collect();
     assert_eq!(files.len(), 50);
     assert!(files.iter().all(|(_, content)| content == b"new"));
 
@@ -469,8 +469,8 @@ fn what_takes_a_folders_place_is_taken_in_its_new_form() {
     });
     let entries = world.entries(report.snapshot);
     let kind = |name: &str| entries.iter().find(|(e, _)| e.path.to_string() == name).map(|(e, _)| e.kind);
-    assert_eq!(kind("zz/current"), Some(Kind::Symlink), "{report:?}");
-    assert_eq!(kind("zz/state"), Some(Kind::File), "{report:?}");
+    assert_eq!(kind("zz/current"), Some(EntryKind::Symlink), "{report:?}");
+    assert_eq!(kind("zz/state"), Some(EntryKind::File), "{report:?}");
 }
 
 #[test]
@@ -556,7 +556,7 @@ fn what_was_something_else_only_while_it_was_read_is_taken() {
 }
 
 /// A file that is moved from the first of these names to the next one, and so on, each time that a backup comes to a moment.
-fn goes_about(steps: &'static [(Moment, &'static str, &'static str, &'static str)]) -> (World, Report) {
+fn goes_about(steps: &'static [(Moment, &'static str, &'static str, &'static str)]) -> (World, BackupReport) {
     let mut world = World::new();
     ["a", "b", "c"].iter().for_each(|folder| world.write(&format!("{folder}/stays"), b"x"));
     world.write("b/file", b"there all the time");
@@ -785,7 +785,7 @@ fn what_lies_beside_a_file_that_could_not_be_looked_at_is_taken() {
         let (to, held) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let stat = rustix::fs::stat(data.join("z/big")).unwrap();
-            let hold = sqlite::fd_registry::hold(stat.st_dev, stat.st_ino, &AtomicBool::new(false)).unwrap();
+            let hold = sqlite::fd_registry::lock_inode(stat.st_dev, stat.st_ino, &AtomicBool::new(false)).unwrap();
             to.send(()).unwrap();
             std::thread::sleep(Duration::from_millis(2500));
             drop(hold);
@@ -876,9 +876,9 @@ fn a_symlink_that_was_another_one_when_it_was_read_is_read_again() {
         false
     })))));
     world.backup();
-    world.monitor = Arc::new(Silent);
+    world.monitor = Arc::new(SilentMonitor);
     let report = world.backup();
-    for (entry, _) in world.entries(report.snapshot).iter().filter(|(entry, _)| entry.kind == Kind::Symlink) {
+    for (entry, _) in world.entries(report.snapshot).iter().filter(|(entry, _)| entry.kind == EntryKind::Symlink) {
         let target = entry.target.as_ref().map(|target| String::from_utf8_lossy(&target.0).into_owned());
         assert_eq!(target, entry.path.folder().map(|folder| format!("to {folder}")));
     }

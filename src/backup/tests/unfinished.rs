@@ -16,12 +16,12 @@ fn failing(world: &World, plan: impl Fn(&'static str, &str) -> bool + Send + Syn
 fn twenty() -> World {
     let mut world = World::new();
     (0..20).for_each(|n| world.write(&format!("{n:02}"), &noise(n, 1_000_000)));
-    world.monitor = Arc::new(Collect::default());
+    world.monitor = Arc::new(CollectingMonitor::default());
     world
 }
 
 /// Why a backup into `vault` fails, which it must.
-fn fails(world: &World, vault: &Vault, options: &Options) -> Error {
+fn fails(world: &World, vault: &Vault, options: &BackupOptions) -> Error {
     let ctx = Context { random: &system_random, threads: 2, parallel: 8, stop: &world.stop, monitor: &*world.monitor };
     let why = backup(vault, options, &ctx).unwrap_err();
     assert_eq!(world.vault.snapshots().unwrap(), []);
@@ -34,8 +34,8 @@ fn next_reads(world: &World) -> u64 {
     let damage = || crate::verify::verify(&world.vault, &Default::default(), &ctx).unwrap().damage;
     assert_eq!(damage(), []);
     let report = world.backup();
-    assert_eq!((report.state, report.files, damage()), (State::Complete, 20, vec![]));
-    for (entry, content) in world.entries(report.snapshot).iter().filter(|(entry, _)| entry.kind == Kind::File) {
+    assert_eq!((report.state, report.files, damage()), (SnapshotState::Complete, 20, vec![]));
+    for (entry, content) in world.entries(report.snapshot).iter().filter(|(entry, _)| entry.kind == EntryKind::File) {
         assert!(*content == noise(entry.path.to_string().parse().unwrap(), 1_000_000), "{}", entry.path);
     }
     report.read_bytes
@@ -136,7 +136,7 @@ fn a_backup_that_is_told_to_stop_is_gone_on_from() {
         let why = backup(&told, &options, &ctx).unwrap_err();
         assert!(why.to_string().contains("told to stop") || gives_up, "{why}");
         assert_eq!(world.vault.checkpoints().unwrap().len(), 1, "{why}");
-        world.monitor = Arc::new(Collect::default());
+        world.monitor = Arc::new(CollectingMonitor::default());
         let report = world.backup();
         // The first pack at the least, which has five megabytes, and what of it does not end with a file is read again.
         assert!(report.read_bytes <= 16_000_000 && report.files == 20, "{report:?}");

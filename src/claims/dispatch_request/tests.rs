@@ -4,40 +4,45 @@ use crate::vault::hex::Hex;
 
 const CLAIM: &str = "0123456789abcdef0123456789abcdef/2";
 
-fn claim() -> Name {
+fn claim() -> ClaimName {
     CLAIM.parse().unwrap()
 }
 
-fn order() -> Order {
+fn order() -> DispatchRequest {
     let labels = BTreeMap::from([("service".to_owned(), "shop".to_owned())]);
     let event =
         Event { identity: Some("a b".into()), message: Some("\u{1f4a5} \"quoted\"".into()), ..Event::default() };
-    let chosen =
-        Request { action: Action::Backup, reason: Reason::Critical, labels, snapshot: None, event: event.clone() };
-    let mut order = Order::new(Hex([7; 8]), chosen, Way::Http, Duration::from_secs(3600));
+    let chosen = RunRequest {
+        action: Action::Backup,
+        reason: BackupReason::Critical,
+        labels,
+        snapshot: None,
+        event: event.clone(),
+    };
+    let mut order = DispatchRequest::new(Hex([7; 8]), chosen, Channel::Http, Duration::from_secs(3600));
     order.events.push(event);
     order.claims = vec![claim(), "00000000000000000000000000000000/1".parse().unwrap()];
     order
 }
 
-fn put(store: &MemoryStore, bytes: &[u8]) -> Result<Option<Order>> {
+fn put(store: &MemoryStore, bytes: &[u8]) -> Result<Option<DispatchRequest>> {
     store.objects().remove(&claim().object("order"));
     store.create(&claim().object("order"), &[bytes]).unwrap();
-    Order::read(store, &claim())
+    DispatchRequest::read(store, &claim())
 }
 
 #[test]
 fn what_is_written_is_read() {
     let store = MemoryStore::default();
-    assert_eq!(Order::read(&store, &claim()).unwrap(), None);
+    assert_eq!(DispatchRequest::read(&store, &claim()).unwrap(), None);
     order().write(&store).unwrap();
-    assert_eq!(Order::read(&store, &claim()).unwrap(), Some(order()));
+    assert_eq!(DispatchRequest::read(&store, &claim()).unwrap(), Some(order()));
     assert_eq!(order().timeout(), Duration::from_secs(3600));
     // Again, as when the answer was lost; and something else in its place.
     order().write(&store).unwrap();
-    let other = Order { reason: Reason::Manual, ..order() };
+    let other = DispatchRequest { reason: BackupReason::Manual, ..order() };
     assert!(other.write(&store).is_err());
-    assert!(Order { claims: Vec::new(), ..order() }.write(&store).is_err());
+    assert!(DispatchRequest { claims: Vec::new(), ..order() }.write(&store).is_err());
 }
 
 #[test]
@@ -78,12 +83,12 @@ fn what_is_no_order_is_refused() {
 #[test]
 fn one_takes_an_order_and_may_come_again() {
     let store = MemoryStore::default();
-    let taker = |by: &str| Taker { run: Hex([7; 8]), by: by.to_owned() };
-    assert_eq!(Taker::of(&store, &claim()).unwrap(), None);
+    let taker = |by: &str| TakenBy { run: Hex([7; 8]), by: by.to_owned() };
+    assert_eq!(TakenBy::of(&store, &claim()).unwrap(), None);
     assert_eq!(taker("long-abcde/0").take(&store, &claim()).unwrap(), None);
     assert_eq!(taker("long-fghij/0").take(&store, &claim()).unwrap(), Some(taker("long-abcde/0")));
     assert_eq!(taker("long-abcde/0").take(&store, &claim()).unwrap(), None);
-    assert_eq!(Taker::of(&store, &claim()).unwrap(), Some(taker("long-abcde/0")));
+    assert_eq!(TakenBy::of(&store, &claim()).unwrap(), Some(taker("long-abcde/0")));
     store.objects().remove(&claim().object("taken"));
     store.create(&claim().object("taken"), &[b"{}"]).unwrap();
     assert!(taker("long-abcde/0").take(&store, &claim()).is_err());

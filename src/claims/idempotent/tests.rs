@@ -7,13 +7,13 @@ use crate::backup;
 use crate::error::Kind;
 use crate::gcp::cloud::Cloud;
 use crate::job::{self, Job};
-use crate::monitor::{Collect, system_random};
-use crate::report::{self, Way};
+use crate::monitor::{CollectingMonitor, system_random};
+use crate::report::{self, Channel};
 use crate::vault::hex::Hex;
 use crate::vault::root::SnapshotName;
 
 /// A claim that is held.
-pub fn held() -> Arc<Held> {
+pub fn held() -> Arc<HeldClaim> {
     World::made().take(1, LIMIT)
 }
 
@@ -23,9 +23,9 @@ const NO_TIME: Duration = Duration::from_nanos(1);
 /// A data directory, and folders for vaults.
 struct World {
     folder: tempfile::TempDir,
-    vaults: Vaults,
+    vaults: VaultPool,
     stop: AtomicBool,
-    heard: Collect,
+    heard: CollectingMonitor,
 }
 
 impl World {
@@ -34,8 +34,8 @@ impl World {
         let addresses = names.iter().map(|name| Address::Folder(folder.path().join(name))).collect();
         fs::create_dir(folder.path().join("data")).unwrap();
         fs::write(folder.path().join("data/a"), "one").unwrap();
-        let vaults = Vaults::new(addresses, Cloud::default(), Arc::default());
-        World { folder, vaults, stop: AtomicBool::new(false), heard: Collect::default() }
+        let vaults = VaultPool::new(addresses, Cloud::default(), Arc::default());
+        World { folder, vaults, stop: AtomicBool::new(false), heard: CollectingMonitor::default() }
     }
 
     /// One whose first vault there is.
@@ -54,23 +54,25 @@ impl World {
     }
 
     fn job(&self) -> Job {
-        let options =
-            backup::options::Options { data: self.folder.path().join("data"), ..backup::options::Options::default() };
+        let options = backup::options::BackupOptions {
+            data: self.folder.path().join("data"),
+            ..backup::options::BackupOptions::default()
+        };
         Job::Backup { options: Box::new(options), init: true }
     }
 
-    fn work(&self, n: u8, before: Option<BeforeCommit>) -> Ran {
+    fn work(&self, n: u8, before: Option<BeforeCommit>) -> FinishedJob {
         job::run(run(n), &self.job().asking(before), cause(), &self.vaults, &self.ctx())
     }
 
-    fn once(&self, n: u8, timeout: Duration) -> Answer {
+    fn once(&self, n: u8, timeout: Duration) -> EventOutcome {
         once(&self.vaults, &asker(n, timeout), &cause(), &self.ctx(), |before| self.work(n, before)).unwrap()
     }
 
-    fn take(&self, n: u8, timeout: Duration) -> Arc<Held> {
+    fn take(&self, n: u8, timeout: Duration) -> Arc<HeldClaim> {
         match take(&self.vaults, &asker(n, timeout), &cause(), &self.ctx()).unwrap() {
-            Taken::Held(held) => held,
-            Taken::Not(_) | Taken::NoVault => panic!("it is not free"),
+            ClaimAttempt::Held(held) => held,
+            ClaimAttempt::Not(_) | ClaimAttempt::NoVault => panic!("it is not free"),
         }
     }
 
@@ -93,35 +95,35 @@ fn run(n: u8) -> RunId {
     Hex([n; 8])
 }
 
-fn cause() -> Cause {
-    Cause { way: Way::Http, ..Cause::default() }
+fn cause() -> Origin {
+    Origin { way: Channel::Http, ..Origin::default() }
 }
 
-fn asker(n: u8, timeout: Duration) -> Asker {
-    let identity = Identity::Event("it".into());
-    Asker { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout, promise: None }
+fn asker(n: u8, timeout: Duration) -> Claimant {
+    let identity = ClaimIdentity::Event("it".into());
+    Claimant { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout, promise: None }
 }
 
 #[track_caller]
-fn now(answer: Answer) -> Box<Ran> {
+fn now(answer: EventOutcome) -> Box<FinishedJob> {
     match answer {
-        Answer::Now(ran) => ran,
-        Answer::Before(before) => panic!("{before:?}"),
-        Answer::Elsewhere { run, .. } => panic!("{run}"),
+        EventOutcome::Now(ran) => ran,
+        EventOutcome::Before(before) => panic!("{before:?}"),
+        EventOutcome::Elsewhere { run, .. } => panic!("{run}"),
     }
 }
 
 #[track_caller]
-fn before(answer: Answer) -> Before {
+fn before(answer: EventOutcome) -> ServedBefore {
     match answer {
-        Answer::Before(before) => before,
-        Answer::Now(ran) => panic!("{:?}", ran.report),
-        Answer::Elsewhere { run, .. } => panic!("{run}"),
+        EventOutcome::Before(before) => before,
+        EventOutcome::Now(ran) => panic!("{:?}", ran.report),
+        EventOutcome::Elsewhere { run, .. } => panic!("{run}"),
     }
 }
 
 /// What is never run.
-fn not_again(_: Option<BeforeCommit>) -> Ran {
+fn not_again(_: Option<BeforeCommit>) -> FinishedJob {
     panic!("it is run again")
 }
 
@@ -204,7 +206,7 @@ fn a_superseded_run_whose_successor_works_is_told_to_wait() {
     assert!(held.check().is_err() && next.check().is_ok());
     let ran = world.work(1, Some(held.gate()));
     match held.settle(ran, &world.vaults, &world.ctx()) {
-        Answer::Elsewhere { run: other, retry_after } => {
+        EventOutcome::Elsewhere { run: other, retry_after } => {
             assert!(other == run(2) && retry_after <= LIMIT && retry_after > LIMIT / 2);
         }
         _ => panic!("not elsewhere"),
@@ -300,7 +302,7 @@ fn of_two_instances_that_get_the_same_event_one_serves_it() {
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
-        assert_eq!(answers.iter().filter(|answer| matches!(answer, Answer::Now(_))).count(), 1);
+        assert_eq!(answers.iter().filter(|answer| matches!(answer, EventOutcome::Now(_))).count(), 1);
         assert_eq!(world.snapshots().len(), 1);
     }
 }
@@ -349,13 +351,13 @@ fn a_restore_whose_report_is_in_another_vault_than_its_claim_is_not_done_again()
     drop(world.work(99, None));
     let [one, two, away] = ["one", "two", "away"].map(|name| world.folder.path().join(name));
     let restore = |n, timeout| {
-        let asker = Asker { action: Action::Restore, ..asker(n, timeout) };
+        let asker = Claimant { action: Action::Restore, ..asker(n, timeout) };
         take(&world.vaults, &asker, &cause(), &world.ctx())
     };
-    assert!(matches!(restore(1, LIMIT).unwrap(), Taken::Held(_)));
+    assert!(matches!(restore(1, LIMIT).unwrap(), ClaimAttempt::Held(_)));
     // The vault of its claim is away meanwhile, and it does not live to settle that.
     fs::rename(&one, &away).unwrap();
-    let job = Job::Restore(crate::restore::options::Options::latest(world.folder.path().join("restored")));
+    let job = Job::Restore(crate::restore::options::RestoreOptions::latest(world.folder.path().join("restored")));
     let ran = job::run(run(1), &job, cause(), &world.vaults, &world.ctx());
     assert!(ran.report.result.stays(Action::Restore), "{:?}", ran.report);
     assert_eq!(ran.stored.as_ref().map(|(vault, _)| vault), Some(&world.vaults.addresses()[1]));
@@ -367,7 +369,7 @@ fn a_restore_whose_report_is_in_another_vault_than_its_claim_is_not_done_again()
         assert!(!why.of_store() && why.what().contains("whether a run before has done this restore"), "{why}");
     }
     fs::rename(&away, &two).unwrap();
-    let Taken::Not(answer) = restore(30, LIMIT).unwrap() else { panic!("it is done again") };
+    let ClaimAttempt::Not(answer) = restore(30, LIMIT).unwrap() else { panic!("it is done again") };
     let found = before(answer);
     assert_eq!((found.run, &found.vault), (run(30), &world.vaults.addresses()[0]));
     assert_eq!(found.report.unwrap().run(), Some(run(1)));
@@ -378,10 +380,10 @@ fn a_restore_whose_report_is_in_another_vault_than_its_claim_is_not_done_again()
 fn a_restore_that_failed_is_done_though_another_vault_is_away() {
     let world = World::new(&["one", "two"]);
     [0, 1].into_iter().for_each(|at| world.make(at));
-    let restore = |n| Asker { action: Action::Restore, ..asker(n, LIMIT) };
-    let Taken::Held(held) = take(&world.vaults, &restore(1), &cause(), &world.ctx()).unwrap() else { panic!() };
+    let restore = |n| Claimant { action: Action::Restore, ..asker(n, LIMIT) };
+    let ClaimAttempt::Held(held) = take(&world.vaults, &restore(1), &cause(), &world.ctx()).unwrap() else { panic!() };
     held.give_up(&world.vaults, &world.ctx());
     fs::rename(world.folder.path().join("two"), world.folder.path().join("away")).unwrap();
     let again = take(&world.vaults, &restore(2), &cause(), &world.ctx()).unwrap();
-    assert!(matches!(again, Taken::Held(held) if held.claim().earlier()[0].failed));
+    assert!(matches!(again, ClaimAttempt::Held(held) if held.claim().earlier()[0].failed));
 }

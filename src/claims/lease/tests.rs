@@ -5,7 +5,7 @@ use crate::claims::promise;
 use crate::store::Meta;
 use crate::store::testing::fault::FaultStore;
 use crate::store::testing::memory::MemoryStore;
-use crate::store::testing::recording::RecordStore;
+use crate::store::testing::recording::RecordingStore;
 use crate::vault::hex::Hex;
 
 const LIMIT: Duration = Duration::from_secs(600);
@@ -20,7 +20,7 @@ enum Lie {
 
 /// A store in memory with a clock that a test sets, and whose answers get lost.
 struct Clock {
-    inner: RecordStore<MemoryStore>,
+    inner: RecordingStore<MemoryStore>,
     now: Mutex<Timestamp>,
     lie: Mutex<Lie>,
 }
@@ -28,7 +28,7 @@ struct Clock {
 impl Clock {
     fn new() -> Self {
         let now = "2026-11-26T10:00:00Z".parse().unwrap();
-        let inner = RecordStore::new(MemoryStore::default());
+        let inner = RecordingStore::new(MemoryStore::default());
         Clock { inner, now: Mutex::new(now), lie: Mutex::new(Lie::None) }
     }
 
@@ -54,8 +54,8 @@ impl Store for Clock {
         self.inner.create(name, body)?;
         match *self.lie.lock().unwrap() {
             Lie::None => Ok(()),
-            Lie::Fails => Err(store::Error::Unreachable { doing: format!("create {name}"), why: "reset".into() }),
-            Lie::Existed => Err(store::Error::AlreadyExists { name: name.into() }),
+            Lie::Fails => Err(store::StoreError::Unreachable { doing: format!("create {name}"), why: "reset".into() }),
+            Lie::Existed => Err(store::StoreError::AlreadyExists { name: name.into() }),
         }
     }
     fn get(&self, name: &str, limit: u64) -> store::Result<Vec<u8>> {
@@ -76,36 +76,36 @@ fn run(n: u8) -> RunId {
     Hex([n; 8])
 }
 
-fn asker(n: u8) -> Asker {
-    let identity = Identity::Event("//pubsub/topics/t#17".into());
-    Asker { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout: LIMIT, promise: None }
+fn asker(n: u8) -> Claimant {
+    let identity = ClaimIdentity::Event("//pubsub/topics/t#17".into());
+    Claimant { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout: LIMIT, promise: None }
 }
 
-fn attempt(n: u8, attempt: u64) -> Asker {
+fn attempt(n: u8, attempt: u64) -> Claimant {
     let execution = Execution { name: "nightly-x7k2p".into(), task: "0".into(), attempt };
-    Asker { identity: Identity::Execution(execution), ..asker(n) }
+    Claimant { identity: ClaimIdentity::Execution(execution), ..asker(n) }
 }
 
 #[track_caller]
-fn mine(store: &dyn Store, asker: &Asker) -> Claim {
-    match enter(store, asker).unwrap() {
-        Entry::Mine(claim) => claim,
+fn mine(store: &dyn Store, asker: &Claimant) -> Claim {
+    match acquire(store, asker).unwrap() {
+        LeaseState::Mine(claim) => claim,
         other => panic!("{other:?}"),
     }
 }
 
 #[track_caller]
-fn running(store: &dyn Store, asker: &Asker) -> (RunId, u64) {
-    match enter(store, asker).unwrap() {
-        Entry::Running { run, retry_after } => (run, retry_after.as_secs()),
+fn running(store: &dyn Store, asker: &Claimant) -> (RunId, u64) {
+    match acquire(store, asker).unwrap() {
+        LeaseState::Running { run, retry_after } => (run, retry_after.as_secs()),
         other => panic!("{other:?}"),
     }
 }
 
 #[track_caller]
-fn done(store: &dyn Store, asker: &Asker) -> Served {
-    match enter(store, asker).unwrap() {
-        Entry::Done(served) => served,
+fn done(store: &dyn Store, asker: &Claimant) -> DoneRecord {
+    match acquire(store, asker).unwrap() {
+        LeaseState::Done(served) => served,
         other => panic!("{other:?}"),
     }
 }
@@ -123,12 +123,12 @@ fn a_redelivery_waits_and_is_then_answered() {
     assert!(again.number() == 1 && again.age() >= Duration::from_secs(100));
     assert!(!claim.superseded(&store).unwrap());
     let served = claim.done(&store, "runs/a.json").unwrap();
-    assert_eq!(served, Served { run: run(1), report: "runs/a.json".into() });
+    assert_eq!(served, DoneRecord { run: run(1), report: "runs/a.json".into() });
     assert_eq!(done(&store, &asker(2)), served);
     store.later(1_000_000);
     assert_eq!(done(&store, &asker(3)), served);
     // Another event is another matter, and a claim is found by its folder alone.
-    let other = Asker { identity: Identity::Event("another".into()), ..asker(4) };
+    let other = Claimant { identity: ClaimIdentity::Event("another".into()), ..asker(4) };
     store.inner.take();
     assert_eq!(mine(&store, &other).number(), 1);
     let (folder, calls) = (folder("another"), store.inner.take());
@@ -142,7 +142,7 @@ fn a_failed_run_is_followed_at_once_and_a_lost_one_after_its_time() {
     let first = mine(&store, &asker(1));
     first.failed(&store).unwrap();
     first.failed(&store).unwrap();
-    assert!(look(&store, &first).unwrap().is_none());
+    assert!(peek(&store, &first).unwrap().is_none());
     let second = mine(&store, &asker(2));
     assert_eq!((second.number(), second.earlier()[0].run), (2, run(1)));
     assert!(first.superseded(&store).unwrap() && !second.superseded(&store).unwrap());
@@ -155,7 +155,7 @@ fn a_failed_run_is_followed_at_once_and_a_lost_one_after_its_time() {
     assert_eq!(third.number(), 3);
     assert_eq!(third.earlier().iter().map(|earlier| earlier.run).collect::<Vec<_>>(), [run(1), run(2)]);
     assert_eq!(store.names(), ["1.failed.json", "1.json", "2.json", "3.json"]);
-    let Some(Entry::Running { run: other, .. }) = look(&store, &first).unwrap() else { panic!() };
+    let Some(LeaseState::Running { run: other, .. }) = peek(&store, &first).unwrap() else { panic!() };
     assert_eq!(other, run(3));
 }
 
@@ -192,21 +192,21 @@ fn of_many_that_ask_at_once_one_has_it() {
                 .map(|n| {
                     scope.spawn({
                         let store = &store;
-                        move || enter(store, &asker(n))
+                        move || acquire(store, &asker(n))
                     })
                 })
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect::<Vec<_>>()
         });
         let won = all.iter().filter_map(|entry| match entry {
-            Entry::Mine(claim) => Some(claim.run),
+            LeaseState::Mine(claim) => Some(claim.run),
             _ => None,
         });
         let mine: Vec<_> = won.collect();
         let [winner] = mine[..] else { panic!("{all:?}") };
         for entry in &all {
-            assert!(!matches!(entry, Entry::Running { run, .. } if *run != winner), "{all:?}");
-            assert!(!matches!(entry, Entry::Done(_)), "{all:?}");
+            assert!(!matches!(entry, LeaseState::Running { run, .. } if *run != winner), "{all:?}");
+            assert!(!matches!(entry, LeaseState::Done(_)), "{all:?}");
         }
     }
 }
@@ -282,7 +282,7 @@ fn a_run_that_ends_while_it_is_taken_over_is_done() {
 fn a_store_that_fails_is_an_error_and_what_is_no_claim_hinders_nobody() {
     for bad in ["list", "create", "get"] {
         let store = FaultStore::new(MemoryStore::default(), move |verb, _| verb == bad);
-        let entered = enter(&store, &asker(1));
+        let entered = acquire(&store, &asker(1));
         assert_eq!(entered.is_err(), bad != "get", "{bad}: {entered:?}");
         assert!(entered.is_ok() || entered.unwrap_err().of_store());
     }
@@ -294,10 +294,10 @@ fn a_store_that_fails_is_an_error_and_what_is_no_claim_hinders_nobody() {
     }
     assert_eq!(mine(&store, &asker(1)).number(), 4);
     store.create(&format!("{folder}done.json"), &[b"[]"]).unwrap();
-    assert_eq!(enter(&store, &asker(2)).unwrap_err().kind(), crate::error::Kind::Damage);
+    assert_eq!(acquire(&store, &asker(2)).unwrap_err().kind(), crate::error::Kind::Damage);
     let store = Clock::new();
     store.create(&format!("{folder}{}.json", u64::MAX), &[b"{"]).unwrap();
-    assert_eq!(enter(&store, &asker(2)).unwrap_err().kind(), crate::error::Kind::Damage);
+    assert_eq!(acquire(&store, &asker(2)).unwrap_err().kind(), crate::error::Kind::Damage);
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn an_execution_that_has_the_name_of_an_old_one_is_another() {
     assert_eq!(mine(&store, &attempt(5, 2)).earlier()[0].run, run(4));
     // Other tasks are others.
     let other = Execution { name: "nightly-x7k2p".into(), task: "1".into(), attempt: 1 };
-    let other = Asker { identity: Identity::Execution(other), ..asker(6) };
+    let other = Claimant { identity: ClaimIdentity::Execution(other), ..asker(6) };
     assert_eq!(mine(&store, &other).earlier(), []);
 }
 
@@ -336,19 +336,23 @@ fn an_execution_that_has_the_name_of_an_old_one_is_another() {
 fn promises_are_open_until_something_says_how_they_ended() {
     let store = Clock::new();
     let promise = |seconds| {
-        let (action, reason, way) = (Action::Backup, crate::vault::root::Reason::Critical, crate::report::Way::Http);
+        let (action, reason, way) =
+            (Action::Backup, crate::vault::root::BackupReason::Critical, crate::report::Channel::Http);
         let event = crate::report::Event { message: Some("disk full".into()), ..Default::default() };
         Promise { action, reason, way, event, seconds }
     };
-    let promised =
-        |n: u8| Asker { identity: Identity::Event(n.to_string()), promise: Some(Box::new(promise(100))), ..asker(n) };
-    let mine = |asker: &Asker| match enter(&store, asker).unwrap() {
-        Entry::Mine(claim) => claim,
+    let promised = |n: u8| Claimant {
+        identity: ClaimIdentity::Event(n.to_string()),
+        promise: Some(Box::new(promise(100))),
+        ..asker(n)
+    };
+    let mine = |asker: &Claimant| match acquire(&store, asker).unwrap() {
+        LeaseState::Mine(claim) => claim,
         other => panic!("{other:?}"),
     };
     let claims: Vec<_> = (1..=4).map(|n| mine(&promised(n))).collect();
     // One that nobody was promised, whose sender sends it again.
-    mine(&Asker { promise: None, ..promised(5) });
+    mine(&Claimant { promise: None, ..promised(5) });
     store.later(40);
     claims[0].done(&store, "runs/x.json").unwrap();
     claims[1].failed(&store).unwrap();
@@ -360,9 +364,9 @@ fn promises_are_open_until_something_says_how_they_ended() {
     assert_eq!(open(), [(run(3), promise(100), 60), (run(4), promise(100), 60)]);
     // Another run has taken over.
     store.later(600);
-    mine(&Asker { run: run(9), promise: None, ..promised(3) });
+    mine(&Claimant { run: run(9), promise: None, ..promised(3) });
     assert_eq!(open(), [(run(4), promise(100), 0)]);
     // Whatever is written, none is waited for to the end of days.
-    mine(&Asker { promise: Some(Box::new(promise(u64::MAX))), ..promised(10) });
+    mine(&Claimant { promise: Some(Box::new(promise(u64::MAX))), ..promised(10) });
     assert_eq!(open()[1].2, 7 * 24 * 3600);
 }

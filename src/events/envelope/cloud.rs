@@ -13,9 +13,9 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::events::content::{self, Content};
-use crate::events::decoded::{About, Said};
-use crate::events::identity::Identity;
+use crate::events::content::{self, EventData};
+use crate::events::decoded::{DecodedEvent, Significance};
+use crate::events::identity::EventIdentity;
 use crate::events::vocabulary::{CRITICAL, Unreadable};
 
 /// The type of an event that carries a Pub/Sub message.
@@ -68,7 +68,7 @@ pub fn binary(
     media: &str,
     data: &[u8],
     depth: usize,
-) -> Result<Said, Unreadable> {
+) -> Result<DecodedEvent, Unreadable> {
     match attributes.get("specversion").map(String::as_str) {
         Some("1.0") => {}
         Some(_) => return Err(Unreadable::new("specversion of the CloudEvent", "it must be 1.0")),
@@ -125,26 +125,28 @@ impl BinaryDeserializer for Binary {
 }
 
 /// An event in structured mode.
-pub fn structured(data: &[u8], part: &str, depth: usize) -> Result<Said, Unreadable> {
-    match Content::of(data, true, part) {
-        Content::Fields(fields) => of_fields(fields, depth),
-        Content::NotJson(_, why) => Err(why),
+pub fn structured(data: &[u8], part: &str, depth: usize) -> Result<DecodedEvent, Unreadable> {
+    match EventData::of(data, true, part) {
+        EventData::Fields(fields) => of_fields(fields, depth),
+        EventData::NotJson(_, why) => Err(why),
         _ => Err(Unreadable::new(part, "a CloudEvent is a JSON object")),
     }
 }
 
 /// An event in structured mode, its JSON read.
-pub fn of_fields(fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+pub fn of_fields(fields: Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     let critical = fields.get("type").and_then(Value::as_str) == Some(CRITICAL);
     // Whoever says that much is not sent away for the rest.
     let text = critical.then(|| Value::Object(fields.clone()).to_string());
     read_fields(fields, depth).or_else(|why| match text.filter(|_| !why.several) {
-        Some(text) => Ok(Said { kind: Some(CRITICAL.to_owned()), ..Said::critical(text.as_bytes(), why) }),
+        Some(text) => {
+            Ok(DecodedEvent { kind: Some(CRITICAL.to_owned()), ..DecodedEvent::critical(text.as_bytes(), why) })
+        }
         None => Err(why),
     })
 }
 
-fn read_fields(mut fields: Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+fn read_fields(mut fields: Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     if fields.get("specversion").and_then(Value::as_str) != Some("1.0") {
         return Err(Unreadable::new("specversion of the CloudEvent", "it must be 1.0"));
     }
@@ -166,7 +168,7 @@ fn read_fields(mut fields: Map<String, Value>, depth: usize) -> Result<Said, Unr
     said(read(fields).map(|event| (event, odd)), depth)
 }
 
-fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> Result<Said, Unreadable> {
+fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     let (mut event, mut unread) = read?;
     for (name, value) in [("id", event.id()), ("source", event.source()), ("type", event.ty())] {
         if value.is_empty() {
@@ -174,7 +176,7 @@ fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> 
         }
     }
     let kind = event.ty().to_owned();
-    let identity = Some(Identity::CloudEvent { source: event.source().to_owned(), id: event.id().to_owned() });
+    let identity = Some(EventIdentity::CloudEvent { source: event.source().to_owned(), id: event.id().to_owned() });
     // A leap second is a second with two thousand million nanoseconds there.
     let nanos = |nanos: u32| nanos.min(999_999_999).cast_signed();
     let time = event.time().map(|time| Timestamp::new(time.timestamp(), nanos(time.timestamp_subsec_nanos())));
@@ -194,19 +196,19 @@ fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> 
     let json = media.is_some_and(|media| content::is_json(&media));
     let foreign = kind.starts_with("google.") && kind != PUBLISHED;
     let content = match data {
-        Some(_) if foreign => Content::Opaque,
+        Some(_) if foreign => EventData::Opaque,
         Some(Data::Json(value)) => value.into(),
-        Some(Data::String(text)) => Content::of(text.as_bytes(), json, part),
-        Some(Data::Binary(data)) => Content::of(&data, json, part),
-        None => Content::Nothing,
+        Some(Data::String(text)) => EventData::of(text.as_bytes(), json, part),
+        Some(Data::Binary(data)) => EventData::of(&data, json, part),
+        None => EventData::Nothing,
     };
     if kind != PUBLISHED {
-        return Ok(Said {
+        return Ok(DecodedEvent {
             kind: Some(kind),
             carrier: "CloudEvent",
             attributes,
             content,
-            about: About::Anything,
+            about: Significance::Anything,
             identity,
             time,
             unread,
@@ -214,9 +216,9 @@ fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> 
     }
     // The message decides, and may itself carry an event.
     let message = match &content {
-        Content::Fields(fields) if fields.contains_key("message") => super::wrapped(fields, content::deeper(depth)?)?,
+        EventData::Fields(fields) if fields.contains_key("message") => super::wrapped(fields, content::deeper(depth)?)?,
         _ => return Err(Unreadable::new(part, "it holds no Pub/Sub message")),
     };
-    let identity = Identity::innermost(message.identity, identity);
-    Ok(Said { identity, time: message.time.or(time), unread: message.unread.or(unread), ..message })
+    let identity = EventIdentity::innermost(message.identity, identity);
+    Ok(DecodedEvent { identity, time: message.time.or(time), unread: message.unread.or(unread), ..message })
 }

@@ -8,9 +8,9 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::events::content::Content;
-use crate::events::decoded::{About, Said};
-use crate::events::identity::Identity;
+use crate::events::content::EventData;
+use crate::events::decoded::{DecodedEvent, Significance};
+use crate::events::identity::EventIdentity;
 use crate::events::vocabulary::WRITER;
 
 /// What a log entry is called as the carrier of an event.
@@ -30,7 +30,7 @@ const SERVICES: [&str; 7] =
     ["service_name", "job_name", "worker_pool_name", "function_name", "module_id", "container_name", "service"];
 
 /// What JSON says that one of the services has published; the JSON itself if it is none of theirs.
-pub fn read(fields: Map<String, Value>) -> Result<Said, Map<String, Value>> {
+pub fn read(fields: Map<String, Value>) -> Result<DecodedEvent, Map<String, Value>> {
     let is = |name: &str, is: fn(&Value) -> bool| fields.get(name).is_some_and(is);
     if is("logName", Value::is_string)
         && ["textPayload", "jsonPayload", "protoPayload", "insertId"].iter().any(|name| fields.contains_key(*name))
@@ -54,15 +54,15 @@ pub fn read(fields: Map<String, Value>) -> Result<Said, Map<String, Value>> {
 }
 
 /// <https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry>
-fn log_entry(entry: &Map<String, Value>) -> Said {
+fn log_entry(entry: &Map<String, Value>) -> DecodedEvent {
     let text = |name: &str| entry.get(name).and_then(Value::as_str);
     let payload = entry.get("jsonPayload").and_then(Value::as_object);
     // Where an agent does not know of it, the label stays where it was written.
     let marked = |labels: Option<&Value>| labels.is_some_and(|labels| labels.get(WRITER).is_some());
     if marked(entry.get("labels")) || marked(payload.and_then(|payload| payload.get("logging.googleapis.com/labels"))) {
-        return Said {
-            about: About::Nothing("a line of lastgood's own log asks for nothing".into()),
-            ..Said::plain(Content::Nothing)
+        return DecodedEvent {
+            about: Significance::Nothing("a line of lastgood's own log asks for nothing".into()),
+            ..DecodedEvent::plain(EventData::Nothing)
         };
     }
     let of_payload = |names: &[&str]| names.iter().find_map(|name| payload?.get(*name)?.as_str()).map(str::to_owned);
@@ -106,22 +106,22 @@ fn log_entry(entry: &Map<String, Value>) -> Said {
     // Cloud Logging itself takes two of a project for the same if both are: <…/LogEntry#FIELDS.insert_id>.
     let identity = text("insertId").zip(text("logName")).map(|(id, log)| {
         let (log, id) = (log.to_owned(), format!("{} {id}", text("timestamp").unwrap_or_default()));
-        Identity::LogEntry { log, id }
+        EventIdentity::LogEntry { log, id }
     });
     let severity = entry.get("severity").cloned().unwrap_or_else(|| "DEFAULT".into());
     let time = text("timestamp").and_then(|time| time.parse().ok());
     let said = json!({ "severity": severity, "message": message, "service": service.or(kind), "labels": labels });
-    Said { carrier: LOG_ENTRY, identity, time, ..of(said, About::Anything) }
+    DecodedEvent { carrier: LOG_ENTRY, identity, time, ..of(said, Significance::Anything) }
 }
 
 /// <https://docs.cloud.google.com/monitoring/support/notification-options#schema-pubsub>
-fn incident(incident: &Value) -> Said {
+fn incident(incident: &Value) -> DecodedEvent {
     let text = |name: &str| incident[name].as_str();
     let about = match text("state") {
         Some(state) if state.eq_ignore_ascii_case("closed") => {
-            About::Nothing("an incident that is closed asks for nothing".into())
+            Significance::Nothing("an incident that is closed asks for nothing".into())
         }
-        _ => About::Trouble("a Cloud Monitoring incident"),
+        _ => Significance::Trouble("a Cloud Monitoring incident"),
     };
     let message = text("summary").filter(|summary| !summary.is_empty()).or(text("condition_name"));
     let service = service(incident.get("resource")).or_else(|| incident["policy_user_labels"]["service"].as_str());
@@ -134,11 +134,11 @@ fn incident(incident: &Value) -> Said {
     });
     let time = incident["started_at"].as_i64().and_then(|seconds| Timestamp::from_second(seconds).ok());
     let said = json!({ "message": message, "service": service.or(text("resource_name")), "labels": labels });
-    Said { carrier: "Cloud Monitoring incident", time, ..of(said, about) }
+    DecodedEvent { carrier: "Cloud Monitoring incident", time, ..of(said, about) }
 }
 
 /// <https://docs.cloud.google.com/error-reporting/docs/notifications>
-fn error(fields: &Map<String, Value>) -> Said {
+fn error(fields: &Map<String, Value>) -> DecodedEvent {
     let text = |part: &str, name: &str| {
         fields.get(part).and_then(|part| part.get(name)?.as_str()).filter(|text| !text.is_empty())
     };
@@ -153,23 +153,23 @@ fn error(fields: &Map<String, Value>) -> Said {
         "service": text("event_info", "service"),
         "labels": labels,
     });
-    Said { carrier: "Error Reporting", ..of(said, About::Trouble("an error of Error Reporting")) }
+    DecodedEvent { carrier: "Error Reporting", ..of(said, Significance::Trouble("an error of Error Reporting")) }
 }
 
 /// <https://docs.cloud.google.com/build/docs/api/reference/rest/v1/projects.builds>
-fn build(build: &Map<String, Value>) -> Said {
+fn build(build: &Map<String, Value>) -> DecodedEvent {
     let text = |name: &str| build.get(name).and_then(Value::as_str);
     let (id, status) = (text("id").unwrap_or_default(), text("status").unwrap_or_default());
     let about = match status {
-        "FAILURE" | "INTERNAL_ERROR" | "TIMEOUT" | "EXPIRED" => About::Trouble("a failure of Cloud Build"),
-        _ => About::Nothing("a build that has not failed asks for nothing".into()),
+        "FAILURE" | "INTERNAL_ERROR" | "TIMEOUT" | "EXPIRED" => Significance::Trouble("a failure of Cloud Build"),
+        _ => Significance::Nothing("a build that has not failed asks for nothing".into()),
     };
     let detail = build.get("failureInfo").and_then(|failure| failure.get("detail")?.as_str()).or(text("statusDetail"));
     let message = format!("the build {id} ended as {status}");
     let trigger = build.get("substitutions").and_then(|of| of.get("TRIGGER_NAME")?.as_str());
     let labels = json!({ "build": id, "project": text("projectId"), "url": text("logUrl") });
     let said = json!({ "message": detail.map_or(message.clone(), |detail| format!("{message}: {detail}")), "service": trigger, "labels": labels });
-    Said { carrier: "Cloud Build", ..of(said, about) }
+    DecodedEvent { carrier: "Cloud Build", ..of(said, about) }
 }
 
 /// The app, as the labels of a monitored resource name it.
@@ -178,6 +178,6 @@ fn service(resource: Option<&Value>) -> Option<&str> {
     SERVICES.iter().find_map(|name| labels.get(*name)?.as_str()).filter(|name| !name.is_empty())
 }
 
-fn of(said: Value, about: About) -> Said {
-    Said { about, ..Said::plain(said.into()) }
+fn of(said: Value, about: Significance) -> DecodedEvent {
+    DecodedEvent { about, ..DecodedEvent::plain(said.into()) }
 }

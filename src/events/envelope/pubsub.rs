@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::cloud;
-use crate::events::content::{self, Content};
-use crate::events::decoded::Said;
-use crate::events::identity::Identity;
+use crate::events::content::{self, EventData};
+use crate::events::decoded::DecodedEvent;
+use crate::events::identity::EventIdentity;
 use crate::events::vocabulary::{CRITICAL, Unreadable};
 
 /// Begins the headers of a message that is pushed as it is.
@@ -94,7 +94,7 @@ pub fn is_wrapped(fields: &Map<String, Value>) -> bool {
 }
 
 /// A message that is pushed as it is.
-pub fn unwrapped(headers: &HeaderMap, body: &[u8]) -> Result<Said, Unreadable> {
+pub fn unwrapped(headers: &HeaderMap, body: &[u8]) -> Result<DecodedEvent, Unreadable> {
     let mut attributes = BTreeMap::new();
     let mut own = BTreeMap::new();
     for (name, value) in headers {
@@ -122,7 +122,7 @@ pub fn unwrapped(headers: &HeaderMap, body: &[u8]) -> Result<Said, Unreadable> {
 
 /// A message in JSON: `{"subscription": …, "message": {"data": …, "attributes": …, "messageId": …, "publishTime": …}}`.
 /// Names with underscores are an older spelling, and are sent beside the others.
-pub fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<Said, Unreadable> {
+pub fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     let Some(Value::Object(inner)) = fields.get("message") else {
         return Err(Unreadable::new("message", "it is not an object"));
     };
@@ -154,7 +154,7 @@ pub fn message(
     attributes: BTreeMap<String, String>,
     envelope: &Envelope<'_>,
     depth: usize,
-) -> Result<Said, Unreadable> {
+) -> Result<DecodedEvent, Unreadable> {
     let part = "data of the message";
     let depth = content::deeper(depth)?;
     let (mut media, mut event, mut others) = (String::new(), BTreeMap::new(), BTreeMap::new());
@@ -174,14 +174,14 @@ pub fn message(
         let critical = event.get("type").is_some_and(|kind| kind == CRITICAL);
         match cloud::binary(event, &media, data, depth) {
             Err(why) if critical && !why.several => {
-                Said { kind: Some(CRITICAL.to_owned()), ..Said::critical(data, why) }
+                DecodedEvent { kind: Some(CRITICAL.to_owned()), ..DecodedEvent::critical(data, why) }
             }
             said => said?,
         }
     } else {
-        match Content::of(data, content::is_json(&media), part) {
-            Content::Fields(fields) => crate::events::envelope::unfold(fields, depth)?,
-            other => Said::plain(other),
+        match EventData::of(data, content::is_json(&media), part) {
+            EventData::Fields(fields) => crate::events::envelope::unfold(fields, depth)?,
+            other => DecodedEvent::plain(other),
         }
     };
     for (name, value) in others {
@@ -192,7 +192,7 @@ pub fn message(
     }
     if !envelope.id.is_empty() {
         let (subscription, id) = (envelope.subscription.to_owned(), envelope.id.to_owned());
-        said.identity = Identity::innermost(said.identity, Some(Identity::Message { subscription, id }));
+        said.identity = EventIdentity::innermost(said.identity, Some(EventIdentity::Message { subscription, id }));
     }
     said.time = said.time.or(envelope.time);
     said.unread = said.unread.or_else(|| envelope.unread.clone());

@@ -9,8 +9,8 @@ const PATHS: [&str; 7] =
     ["/", "/events", "/events/backup", "/events/critical", "/events/restore", "/events/verify", "/x"];
 
 /// What holds for whatever was read.
-fn sound(asked: &Result<Asked, Unreadable>) {
-    let Ok(Asked::Run(request)) = asked else { return };
+fn sound(asked: &Result<EventDecision, Unreadable>) {
+    let Ok(EventDecision::Run(request)) = asked else { return };
     check_labels(&request.labels).unwrap();
     check_labels(&request.event.labels).unwrap();
     let event = &request.event;
@@ -107,15 +107,15 @@ fn any_headers() -> impl Strategy<Value = HeaderMap> {
 }
 
 /// The action, where a run is asked for.
-fn action(asked: &Result<Asked, Unreadable>) -> Option<Action> {
+fn action(asked: &Result<EventDecision, Unreadable>) -> Option<Action> {
     match asked {
-        Ok(Asked::Run(request)) => Some(request.action),
+        Ok(EventDecision::Run(request)) => Some(request.action),
         _ => None,
     }
 }
 
 /// Whether a run is one that the path asks for, or a backup.
-fn only(asked: &Result<Asked, Unreadable>, path: &str) -> bool {
+fn only(asked: &Result<EventDecision, Unreadable>, path: &str) -> bool {
     let may = match path {
         "/events/restore" => Action::Restore,
         "/events/verify" => Action::Verify,
@@ -125,12 +125,12 @@ fn only(asked: &Result<Asked, Unreadable>, path: &str) -> bool {
 }
 
 /// Two parts of an identity, and its kind.
-fn any_identity() -> impl Strategy<Value = Identity> {
+fn any_identity() -> impl Strategy<Value = EventIdentity> {
     (0..4u8, "[ %a-b\u{e9}]{0,3}", "[ %a-b\u{e9}]{0,3}").prop_map(|(kind, a, b)| match kind {
-        0 => Identity::CloudEvent { source: a, id: b },
-        3 => Identity::LogEntry { log: a, id: b },
-        1 => Identity::Message { subscription: a, id: b },
-        _ => Identity::Schedule { job: a, time: b },
+        0 => EventIdentity::CloudEvent { source: a, id: b },
+        3 => EventIdentity::LogEntry { log: a, id: b },
+        1 => EventIdentity::Message { subscription: a, id: b },
+        _ => EventIdentity::Schedule { job: a, time: b },
     })
 }
 

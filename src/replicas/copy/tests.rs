@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::*;
-use crate::monitor::{Collect, system_random};
-use crate::restore::sample::{Sample, context};
+use crate::monitor::{CollectingMonitor, system_random};
+use crate::restore::sample::{SampleVault, context};
 use crate::restore::tests::{damages, noise};
 use crate::store::testing::fault::FaultStore;
 use crate::store::testing::memory::MemoryStore;
-use crate::store::testing::recording::{Call, RecordStore};
+use crate::store::testing::recording::{Call, RecordingStore};
 use crate::store::{Meta, Store};
-use crate::vault::root::State;
+use crate::vault::root::SnapshotState;
 use crate::vault::{CONFIG, README};
 use crate::verify::{self, verify};
 
@@ -21,18 +21,18 @@ fn kept<S>(store: S) -> &'static S {
 }
 
 /// Two snapshots that share most.
-fn two() -> (Sample, Vec<SnapshotName>) {
-    let mut sample = Sample::new();
+fn two() -> (SampleVault, Vec<SnapshotName>) {
+    let mut sample = SampleVault::new();
     sample.file("a", &noise(1000, 1));
     sample.file("b", &noise(50, 2));
     sample.database("d");
-    let first = sample.commit(State::Complete);
+    let first = sample.commit(SnapshotState::Complete);
     sample.file("e", &noise(700, 3));
-    let second = sample.commit(State::Complete);
+    let second = sample.commit(SnapshotState::Complete);
     (sample, vec![first, second])
 }
 
-fn copy_all(from: &Vault, to: &Vault) -> Result<Report> {
+fn copy_all(from: &Vault, to: &Vault) -> Result<CopyReport> {
     copy(from, to, &lacking(from, to)?, &context())
 }
 
@@ -42,14 +42,14 @@ fn creates(calls: &[Call]) -> Vec<&str> {
 
 #[track_caller]
 fn assert_sound(vault: &Vault) {
-    let report = verify(vault, &verify::Options { read_data: Some(100.0), databases: None }, &context()).unwrap();
+    let report = verify(vault, &verify::VerifyOptions { read_data: Some(100.0), databases: None }, &context()).unwrap();
     assert_eq!(report.damage, []);
 }
 
 #[test]
 fn a_replica_becomes_the_same_byte_for_byte_and_nothing_is_sent_twice() {
     let (sample, names) = two();
-    let store = kept(RecordStore::new(MemoryStore::default()));
+    let store = kept(RecordingStore::new(MemoryStore::default()));
     let to = sample.vault.replicate(Box::new(store)).unwrap();
     assert_eq!(creates(&store.take()), [README, CONFIG]);
     let report = copy_all(&sample.vault, &to).unwrap();
@@ -82,11 +82,11 @@ fn a_replica_becomes_the_same_byte_for_byte_and_nothing_is_sent_twice() {
 fn a_chosen_snapshot_comes_with_what_it_needs_and_no_more() {
     let (mut sample, names) = two();
     sample.entries.truncate(1);
-    let shrunk = sample.commit(State::Complete);
+    let shrunk = sample.commit(SnapshotState::Complete);
     let to = sample.vault.replicate(Box::new(kept(MemoryStore::default()))).unwrap();
     let report = copy(&sample.vault, &to, &names[..1], &context()).unwrap();
     assert_eq!((&report.snapshots[..], &to.snapshots().unwrap()[..]), (&names[..1], &names[..1]));
-    assert_eq!(verify(&to, &verify::Options::default(), &context()).unwrap().unused, 0);
+    assert_eq!(verify(&to, &verify::VerifyOptions::default(), &context()).unwrap().unused, 0);
     // The packs of the first are there.
     let report = copy(&sample.vault, &to, &[shrunk, names[1], shrunk], &context()).unwrap();
     assert_eq!(report.snapshots, [names[1], shrunk]);
@@ -99,7 +99,7 @@ fn a_copy_that_was_cut_off_goes_on_where_it_was() {
     let (sample, names) = two();
     let whole = sample.store.objects().len() - 2;
     for failing in 0..whole as u64 {
-        let store = kept(RecordStore::new(MemoryStore::default()));
+        let store = kept(RecordingStore::new(MemoryStore::default()));
         drop(sample.vault.replicate(Box::new(store)).unwrap());
         store.take();
         let count = AtomicU64::new(0);
@@ -141,7 +141,7 @@ fn what_is_damaged_is_named_and_not_copied_and_the_rest_is() {
             damage(&sample, &object);
             let store = kept(MemoryStore::default());
             let to = sample.vault.replicate(Box::new(store)).unwrap();
-            let heard = Collect::default();
+            let heard = CollectingMonitor::default();
             let ctx = Context { monitor: &heard, ..context() };
             let report = copy(&sample.vault, &to, &names, &ctx).unwrap();
             let lost: Vec<_> = report.not_copied.iter().map(|lost| lost.snapshot).collect();
@@ -290,9 +290,9 @@ fn being_told_to_stop_stops_between_objects() {
 
 #[test]
 fn one_listing_serves_many_roots() {
-    let mut sample = Sample::new();
-    let names: Vec<_> = (0..2 * GROUP_ROOTS + 1).map(|_| sample.commit(State::Complete)).collect();
-    let store = kept(RecordStore::new(MemoryStore::default()));
+    let mut sample = SampleVault::new();
+    let names: Vec<_> = (0..2 * GROUP_ROOTS + 1).map(|_| sample.commit(SnapshotState::Complete)).collect();
+    let store = kept(RecordingStore::new(MemoryStore::default()));
     let to = sample.vault.replicate(Box::new(store)).unwrap();
     let report = copy(&sample.vault, &to, &names, &context()).unwrap();
     assert_eq!(report.snapshots, names);
@@ -303,7 +303,8 @@ fn one_listing_serves_many_roots() {
 
 #[test]
 fn packs_in_memory_are_bounded() {
-    let (room, used, most) = (Arc::new(Room::new(IN_FLIGHT)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (room, used, most) =
+        (Arc::new(ByteBudget::new(IN_FLIGHT)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     std::thread::scope(|scope| {
         for thread in 0..8u64 {
             let (room, used, most) = (room.clone(), used.clone(), most.clone());

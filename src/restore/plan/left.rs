@@ -103,7 +103,7 @@ impl Batch {
             let path = entry.path.clone();
             // What came first stays: something in a folder of this name, which this is not.
             let usurps = |(before, other): &(u64, Entry)| *before < number && other.path.is_in(&path);
-            if entry.kind != entry::Kind::Folder && now.peek().is_some_and(usurps) {
+            if entry.kind != entry::EntryKind::Folder && now.peek().is_some_and(usurps) {
                 self.lose(path, "it comes after what lies in a folder of its name".into(), walk);
                 continue;
             }

@@ -24,32 +24,32 @@ impl World {
         World { queue: Queue::new(coalesce, 2), began, requests: 0, bytes: 1 }
     }
 
-    fn ask(&mut self, action: Action, reason: Reason) -> RunId {
+    fn ask(&mut self, action: Action, reason: BackupReason) -> RunId {
         self.requests += 1;
         let run = self.queue.shared(action, self.bytes).unwrap_or(Hex(self.requests.to_be_bytes()));
         let (labels, snapshot, event) = Default::default();
-        let request = Request { action, reason, labels, snapshot, event };
+        let request = RunRequest { action, reason, labels, snapshot, event };
         // Its number goes with it as its way back.
         let (answer, _) = oneshot::channel();
-        let (way, bytes, promise) = (Way::Http, self.bytes, Promise::None);
-        self.queue.push(Waiting { run, request, way, bytes, answer, looked: false, promise });
+        let (way, bytes, promise) = (Channel::Http, self.bytes, PromiseState::None);
+        self.queue.push(QueuedRequest { run, request, way, bytes, answer, looked: false, promise });
         self.queue.waiting.back_mut().unwrap().request.event.message = Some(self.requests.to_string());
         run
     }
 
-    fn is_full(&self, reason: Reason, promise: Promise) -> bool {
+    fn is_full(&self, reason: BackupReason, promise: PromiseState) -> bool {
         let (action, (labels, snapshot, event)) = (Action::Backup, Default::default());
-        self.queue.is_full(&Request { action, reason, labels, snapshot, event }, &promise)
+        self.queue.is_full(&RunRequest { action, reason, labels, snapshot, event }, &promise)
     }
 
     fn critical(&mut self) -> RunId {
-        self.ask(Action::Backup, Reason::Critical)
+        self.ask(Action::Backup, BackupReason::Critical)
     }
 
     /// A claim is being entered for what came last.
     fn claiming(&mut self, identity: &str) {
         let last = self.queue.waiting.back_mut().unwrap();
-        (last.promise, last.request.event.identity) = (Promise::Claiming, Some(identity.into()));
+        (last.promise, last.request.event.identity) = (PromiseState::Claiming, Some(identity.into()));
     }
 
     fn at(&mut self, seconds: u64) -> Came {
@@ -57,11 +57,11 @@ impl World {
     }
 
     fn of(&mut self, seconds: u64, may: impl Fn(Action) -> bool) -> Came {
-        let number = |waiting: &Waiting| waiting.request.event.message.as_ref().unwrap().parse().unwrap();
+        let number = |waiting: &QueuedRequest| waiting.request.event.message.as_ref().unwrap().parse().unwrap();
         match self.queue.next(self.began + Duration::from_secs(seconds), may) {
-            Next::Run(group) => Came::Run(group.iter().map(number).collect()),
-            Next::PutOff(waiting, runs, after) => Came::PutOff(number(&waiting), runs, after.as_secs()),
-            Next::Nothing(until) => Came::Nothing(until.map(|until| (until - self.began).as_secs())),
+            NextStep::Run(group) => Came::Run(group.iter().map(number).collect()),
+            NextStep::PutOff(waiting, runs, after) => Came::PutOff(number(&waiting), runs, after.as_secs()),
+            NextStep::Nothing(until) => Came::Nothing(until.map(|until| (until - self.began).as_secs())),
         }
     }
 }
@@ -70,17 +70,17 @@ impl World {
 fn backups_that_wait_share_a_run_and_others_have_their_own() {
     let mut world = World::new();
     assert_eq!(world.at(0), Came::Nothing(None));
-    let restore = world.ask(Action::Restore, Reason::Manual);
-    let first = world.ask(Action::Backup, Reason::Manual);
-    let verify = world.ask(Action::Verify, Reason::Manual);
-    assert_eq!(world.ask(Action::Backup, Reason::Schedule), first);
+    let restore = world.ask(Action::Restore, BackupReason::Manual);
+    let first = world.ask(Action::Backup, BackupReason::Manual);
+    let verify = world.ask(Action::Verify, BackupReason::Manual);
+    assert_eq!(world.ask(Action::Backup, BackupReason::Schedule), first);
     assert_eq!(world.critical(), first);
-    let again = world.ask(Action::Verify, Reason::Manual);
+    let again = world.ask(Action::Verify, BackupReason::Manual);
     assert!(restore != first && verify != first && again != verify);
     assert_eq!(world.at(0), Came::Run(vec![1]));
     assert_eq!(world.at(0), Came::Run(vec![2, 4, 5]));
     // What comes when a run has begun waits for the next one.
-    assert_ne!(world.ask(Action::Backup, Reason::Manual), first);
+    assert_ne!(world.ask(Action::Backup, BackupReason::Manual), first);
     assert_eq!(world.at(0), Came::Run(vec![3]));
     assert_eq!(world.at(0), Came::Run(vec![6]));
     assert_eq!(world.at(0), Came::Run(vec![7]));
@@ -91,15 +91,15 @@ fn backups_that_wait_share_a_run_and_others_have_their_own() {
 fn what_a_report_has_no_room_for_has_a_run_of_its_own_from_the_beginning() {
     let mut world = World::new();
     world.bytes = ROOM / 2;
-    let first = world.ask(Action::Backup, Reason::Manual);
-    assert_eq!(world.ask(Action::Backup, Reason::Manual), first);
-    let second = world.ask(Action::Backup, Reason::Manual);
+    let first = world.ask(Action::Backup, BackupReason::Manual);
+    assert_eq!(world.ask(Action::Backup, BackupReason::Manual), first);
+    let second = world.ask(Action::Backup, BackupReason::Manual);
     assert_ne!(second, first);
     world.bytes = ROOM / 2 + 1;
-    let third = world.ask(Action::Backup, Reason::Manual);
+    let third = world.ask(Action::Backup, BackupReason::Manual);
     assert!(third != first && third != second);
     world.bytes = ROOM - 2 * (ROOM / 2);
-    assert_eq!(world.ask(Action::Backup, Reason::Manual), if world.bytes == 0 { first } else { second });
+    assert_eq!(world.ask(Action::Backup, BackupReason::Manual), if world.bytes == 0 { first } else { second });
     let of_run = |came: &Came| matches!(came, Came::Run(group) if !group.is_empty());
     assert!((0..3).all(|_| of_run(&world.at(0))) && !of_run(&world.at(0)));
 }
@@ -117,9 +117,9 @@ fn of_a_burst_one_runs_at_once_and_the_rest_when_the_window_is_over() {
     assert_eq!(world.at(70), Came::Nothing(None));
     // What else is due does not wait for the window, and takes along what does.
     world.critical();
-    world.ask(Action::Verify, Reason::Manual);
+    world.ask(Action::Verify, BackupReason::Manual);
     assert_eq!(world.at(71), Came::Run(vec![5]));
-    world.ask(Action::Backup, Reason::Schedule);
+    world.ask(Action::Backup, BackupReason::Schedule);
     assert_eq!(world.at(72), Came::Run(vec![4, 6]));
 }
 
@@ -137,7 +137,7 @@ fn runs_for_critical_events_are_bounded_by_the_hour() {
     assert_eq!(world.at(200), Came::Nothing(None));
     // A backup that is run anyway takes them along, and counts.
     world.critical();
-    world.ask(Action::Backup, Reason::Manual);
+    world.ask(Action::Backup, BackupReason::Manual);
     assert_eq!(world.at(300), Came::Run(vec![5, 6]));
     world.critical();
     assert_eq!(world.at(3599), Came::PutOff(7, 3, 1));
@@ -157,9 +157,13 @@ fn what_was_promised_waits_where_others_are_put_off() {
     world.critical();
     world.claiming("a");
     assert_eq!(world.at(160), Came::Nothing(Some(3600)));
-    assert!(world.queue.claimed(Hex(3u64.to_be_bytes()), "a", Promise::Made(crate::claims::idempotent::tests::held())));
+    assert!(world.queue.claimed(
+        Hex(3u64.to_be_bytes()),
+        "a",
+        PromiseState::Made(crate::claims::idempotent::tests::held())
+    ));
     world.critical();
-    let verify = world.ask(Action::Verify, Reason::Manual);
+    let verify = world.ask(Action::Verify, BackupReason::Manual);
     assert_eq!(world.at(200), Came::PutOff(4, 2, 3400));
     // It keeps nothing else from being done.
     assert_eq!(world.at(200), Came::Run(vec![5]));
@@ -171,20 +175,22 @@ fn what_was_promised_waits_where_others_are_put_off() {
 #[test]
 fn no_run_begins_with_what_is_being_claimed() {
     let mut world = World::new();
-    let first = world.ask(Action::Backup, Reason::Manual);
+    let first = world.ask(Action::Backup, BackupReason::Manual);
     assert_eq!(world.critical(), first);
     world.claiming("a");
     // It keeps nothing else from being done.
-    let verify = world.ask(Action::Verify, Reason::Manual);
+    let verify = world.ask(Action::Verify, BackupReason::Manual);
     world.claiming("b");
-    world.ask(Action::Verify, Reason::Manual);
+    world.ask(Action::Verify, BackupReason::Manual);
     assert_eq!(world.at(0), Came::Run(vec![4]));
     assert_eq!(world.at(0), Came::Nothing(None));
     // What comes now would make it wait for longer.
-    let second = world.ask(Action::Backup, Reason::Manual);
+    let second = world.ask(Action::Backup, BackupReason::Manual);
     assert_ne!(second, first);
     assert_eq!(world.at(0), Came::Nothing(None));
-    assert!(world.queue.claimed(first, "a", Promise::None) && !world.queue.claimed(first, "a", Promise::None));
+    assert!(
+        world.queue.claimed(first, "a", PromiseState::None) && !world.queue.claimed(first, "a", PromiseState::None)
+    );
     assert_eq!(world.at(0), Came::Run(vec![1, 2]));
     assert_eq!(world.at(0), Came::Run(vec![5]));
     // What turns out to be served elsewhere waits no longer.
@@ -196,7 +202,7 @@ fn no_run_begins_with_what_is_being_claimed() {
     assert_eq!(world.critical(), third);
     assert!(world.queue.unlooked().is_none() && world.queue.take("c").is_empty());
     assert_eq!(world.at(60), Came::Nothing(None));
-    assert!(world.queue.claimed(third, "c", Promise::None));
+    assert!(world.queue.claimed(third, "c", PromiseState::None));
     assert_eq!(world.at(60), Came::Run(vec![6, 7]));
 }
 
@@ -255,34 +261,40 @@ fn a_window_may_be_longer_than_an_hour() {
 #[test]
 fn what_may_not_begin_yet_waits_and_lets_others_pass() {
     let mut world = World::new();
-    world.ask(Action::Backup, Reason::Manual);
-    world.ask(Action::Verify, Reason::Manual);
+    world.ask(Action::Backup, BackupReason::Manual);
+    world.ask(Action::Verify, BackupReason::Manual);
     let no_backup = |action| action != Action::Backup;
     assert_eq!(world.of(0, no_backup), Came::Run(vec![2]));
     assert_eq!(world.of(0, no_backup), Came::Nothing(None));
     assert_eq!(world.at(0), Came::Run(vec![1]));
     for _ in 0..WAITING {
-        assert!(!world.is_full(Reason::Manual, Promise::None));
+        assert!(!world.is_full(BackupReason::Manual, PromiseState::None));
         world.critical();
     }
-    assert!(world.is_full(Reason::Manual, Promise::None));
+    assert!(world.is_full(BackupReason::Manual, PromiseState::None));
     assert_eq!(world.queue.clear().count(), WAITING);
-    assert!(!world.is_full(Reason::Manual, Promise::None));
+    assert!(!world.is_full(BackupReason::Manual, PromiseState::None));
 }
 
 #[test]
 fn critical_events_that_wait_for_an_hour_keep_nothing_else_out() {
     let mut world = World::new();
     for n in 0..WAITING {
-        assert!(!world.is_full(Reason::Critical, Promise::Claiming));
+        assert!(!world.is_full(BackupReason::Critical, PromiseState::Claiming));
         world.critical();
         world.claiming(&n.to_string());
     }
-    assert!(world.is_full(Reason::Critical, Promise::Claiming) && world.queue.long() == WAITING);
+    assert!(world.is_full(BackupReason::Critical, PromiseState::Claiming) && world.queue.long() == WAITING);
     // Those that are waited for, and whatever is asked for by hand.
-    assert!(!world.is_full(Reason::Critical, Promise::None) && !world.is_full(Reason::Manual, Promise::Claiming));
+    assert!(
+        !world.is_full(BackupReason::Critical, PromiseState::None)
+            && !world.is_full(BackupReason::Manual, PromiseState::Claiming)
+    );
     for _ in 0..WAITING {
-        world.ask(Action::Restore, Reason::Manual);
+        world.ask(Action::Restore, BackupReason::Manual);
     }
-    assert!(world.is_full(Reason::Critical, Promise::None) && world.is_full(Reason::Manual, Promise::Claiming));
+    assert!(
+        world.is_full(BackupReason::Critical, PromiseState::None)
+            && world.is_full(BackupReason::Manual, PromiseState::Claiming)
+    );
 }

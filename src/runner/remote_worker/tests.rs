@@ -9,12 +9,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::claims::idempotent::Taken;
+use crate::claims::idempotent::ClaimAttempt;
 use crate::gcp::cloud::Cloud;
-use crate::monitor::{Collect, system_random};
-use crate::report::{self, Action, Event, Outcome, Place, RunId, Way};
+use crate::monitor::{CollectingMonitor, system_random};
+use crate::report::{self, Action, Channel, Event, Outcome, RunEnvironment, RunId};
 use crate::vault::hex::Hex;
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 const LIMIT: Duration = Duration::from_secs(600);
 const RUN: RunId = Hex([7; 8]);
@@ -22,18 +22,18 @@ const RUN: RunId = Hex([7; 8]);
 /// A data directory, a vault in a folder, and an order of two events.
 struct World {
     folder: tempfile::TempDir,
-    vaults: Vaults,
-    heard: Collect,
-    order: Order,
+    vaults: VaultPool,
+    heard: CollectingMonitor,
+    order: DispatchRequest,
 }
 
 fn event(id: &str) -> Event {
     Event { identity: Some(id.into()), message: Some("disk full".into()), ..Event::default() }
 }
 
-fn asker(id: &str, run: RunId, order: &Order) -> Asker {
-    let (identity, host) = (Identity::Event(id.into()), "service".into());
-    Asker { identity, action: order.action, run, host, timeout: order.timeout(), promise: None }
+fn asker(id: &str, run: RunId, order: &DispatchRequest) -> Claimant {
+    let (identity, host) = (ClaimIdentity::Event(id.into()), "service".into());
+    Claimant { identity, action: order.action, run, host, timeout: order.timeout(), promise: None }
 }
 
 impl World {
@@ -45,13 +45,14 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("data")).unwrap();
         fs::write(folder.path().join("data/a"), "one").unwrap();
-        let vaults = Vaults::new(vec![Address::Folder(folder.path().join("vault"))], Cloud::default(), Arc::default());
+        let vaults =
+            VaultPool::new(vec![Address::Folder(folder.path().join("vault"))], Cloud::default(), Arc::default());
         Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
         let labels = BTreeMap::from([("service".to_owned(), "shop".to_owned())]);
-        let chosen = Request { action, reason: Reason::Critical, labels, snapshot: None, event: event("a") };
-        let mut order = Order::new(RUN, chosen, Way::Http, timeout);
+        let chosen = RunRequest { action, reason: BackupReason::Critical, labels, snapshot: None, event: event("a") };
+        let mut order = DispatchRequest::new(RUN, chosen, Channel::Http, timeout);
         order.events = vec![event("a"), event("b")];
-        let mut world = World { folder, vaults, heard: Collect::default(), order };
+        let mut world = World { folder, vaults, heard: CollectingMonitor::default(), order };
         for id in ["a", "b"] {
             let name = world.held(id, RUN).claim().name();
             world.order.claims.push(name);
@@ -61,12 +62,13 @@ impl World {
     }
 
     /// Claims an event, as the service does.
-    fn held(&self, id: &str, run: RunId) -> Arc<Held> {
+    fn held(&self, id: &str, run: RunId) -> Arc<HeldClaim> {
         let stop = AtomicBool::new(false);
-        match idempotent::take(&self.vaults, &asker(id, run, &self.order), &Cause::default(), &self.ctx(&stop)).unwrap()
+        match idempotent::take(&self.vaults, &asker(id, run, &self.order), &Origin::default(), &self.ctx(&stop))
+            .unwrap()
         {
-            Taken::Held(held) => held,
-            Taken::Not(_) | Taken::NoVault => panic!("{id} is not held"),
+            ClaimAttempt::Held(held) => held,
+            ClaimAttempt::Not(_) | ClaimAttempt::NoVault => panic!("{id} is not held"),
         }
     }
 
@@ -83,19 +85,22 @@ impl World {
     }
 
     fn rules(&self, execution: &str, attempt: u32) -> Rules {
-        let place =
-            Place { execution: Some(execution.to_owned()), attempt: Some(attempt.to_string()), ..Place::default() };
+        let place = RunEnvironment {
+            execution: Some(execution.to_owned()),
+            attempt: Some(attempt.to_string()),
+            ..RunEnvironment::default()
+        };
         // What the service decides by has no meaning here.
         let (run_timeout, coalesce) = (Duration::from_secs(1), Duration::ZERO);
         Rules { run_timeout, coalesce, critical_max: 1, place, ..Rules::plain(self.data()) }
     }
 
-    fn try_run(&self, execution: &str, attempt: u32) -> Result<Came> {
+    fn try_run(&self, execution: &str, attempt: u32) -> Result<WorkerOutcome> {
         let stop = AtomicBool::new(false);
         run(&self.order.claims[0], &self.rules(execution, attempt), &self.vaults, &self.ctx(&stop))
     }
 
-    fn run(&self, execution: &str, attempt: u32) -> Came {
+    fn run(&self, execution: &str, attempt: u32) -> WorkerOutcome {
         self.try_run(execution, attempt).unwrap()
     }
 
@@ -115,8 +120,8 @@ impl World {
         let stop = AtomicBool::new(false);
         let ctx = self.ctx(&stop);
         let again =
-            |id| match idempotent::take(&self.vaults, &asker(id, Hex([9; 8]), &self.order), &Cause::default(), &ctx) {
-                Ok(Taken::Not(idempotent::Answer::Before(before))) => before.report.unwrap().value(),
+            |id| match idempotent::take(&self.vaults, &asker(id, Hex([9; 8]), &self.order), &Origin::default(), &ctx) {
+                Ok(ClaimAttempt::Not(idempotent::EventOutcome::Before(before))) => before.report.unwrap().value(),
                 _ => panic!("{id} is not served"),
             };
         ["a", "b"].map(again).into()
@@ -135,20 +140,20 @@ impl World {
 }
 
 #[track_caller]
-fn ran(came: Came) -> Ran {
+fn ran(came: WorkerOutcome) -> FinishedJob {
     match came {
-        Came::Ran(ran) => *ran,
-        Came::Before(before) => panic!("served before: {before:?}"),
-        Came::Nothing(why) => panic!("nothing: {why}"),
+        WorkerOutcome::Ran(ran) => *ran,
+        WorkerOutcome::Before(before) => panic!("served before: {before:?}"),
+        WorkerOutcome::Nothing(why) => panic!("nothing: {why}"),
     }
 }
 
 #[track_caller]
-fn nothing(came: Came) -> String {
+fn nothing(came: WorkerOutcome) -> String {
     match came {
-        Came::Nothing(why) => why,
-        Came::Before(before) => panic!("served before: {before:?}"),
-        Came::Ran(ran) => panic!("ran: {:?}", ran.report),
+        WorkerOutcome::Nothing(why) => why,
+        WorkerOutcome::Before(before) => panic!("served before: {before:?}"),
+        WorkerOutcome::Ran(ran) => panic!("ran: {:?}", ran.report),
     }
 }
 
@@ -157,17 +162,17 @@ fn one_execution_does_what_the_order_says_and_settles_all_its_claims() {
     let world = World::new();
     let done = ran(world.run("long-abcde", 0));
     let report = &done.report;
-    assert_eq!((report.run, report.result, report.way), (RUN, Outcome::Complete, Way::Http));
+    assert_eq!((report.run, report.result, report.way), (RUN, Outcome::Complete, Channel::Http));
     assert_eq!((report.events.len(), report.place.execution.as_deref()), (2, Some("long-abcde")));
     let root = world.vault().root(report.snapshot.unwrap()).unwrap();
-    assert_eq!((root.run, root.reason, &*root.labels["service"]), (Some(RUN), Reason::Critical, "shop"));
+    assert_eq!((root.run, root.reason, &*root.labels["service"]), (Some(RUN), BackupReason::Critical, "shop"));
     assert_eq!(world.objects(), ["1.json", "1.order.json", "1.taken.json", "done.json"]);
     let told = serde_json::to_value(report).unwrap();
     assert_eq!(world.redelivered(), [told.clone(), told]);
     // Another one, as when the start's answer was lost; and another attempt of this one.
     assert!(nothing(world.run("long-fghij", 0)).contains("long-abcde/0"));
     for attempt in [0, 1] {
-        assert!(matches!(world.run("long-abcde", attempt), Came::Before(before) if before.run == RUN));
+        assert!(matches!(world.run("long-abcde", attempt), WorkerOutcome::Before(before) if before.run == RUN));
     }
     assert_eq!(world.snapshots(), 1);
 }
@@ -176,18 +181,18 @@ fn one_execution_does_what_the_order_says_and_settles_all_its_claims() {
 fn an_attempt_after_one_that_was_killed_goes_on_where_that_was() {
     let world = World::new();
     // Before the commit: nothing is there but the claims and who has taken them.
-    let taker = Taker { run: RUN, by: "long-abcde/0".into() };
+    let taker = TakenBy { run: RUN, by: "long-abcde/0".into() };
     taker.take(&*world.vault().store, &world.order.claims[0]).unwrap();
     let report = ran(world.run("long-abcde", 1)).report;
     assert_eq!((report.run, report.place.attempt.as_deref()), (RUN, Some("1")));
     // After the commit, between the claims; before them; and before the report.
     world.lose(&[&world.done(1)]);
-    assert!(matches!(world.run("long-abcde", 2), Came::Before(_)));
+    assert!(matches!(world.run("long-abcde", 2), WorkerOutcome::Before(_)));
     assert_eq!(world.redelivered().len(), 2);
     for lost in [vec![], vec![report.object()]] {
         world.lose(&[&world.done(0), &world.done(1)]);
         world.lose(&lost.iter().map(String::as_str).collect::<Vec<_>>());
-        let Came::Before(before) = world.run("long-abcde", 3) else { panic!("it did something") };
+        let WorkerOutcome::Before(before) = world.run("long-abcde", 3) else { panic!("it did something") };
         let told = before.report.unwrap().value();
         assert_eq!(
             (&told["result"], &told["snapshot"]),

@@ -17,18 +17,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::unsettled::Unsettled;
-use super::{Answer, Desk, Progress, lock};
-use crate::claims::idempotent::{self, Held, Resumed};
-use crate::claims::promise::{self, Open};
+use super::unsettled::UnsettledRun;
+use super::{Answer, RunProgress, Runner, lock};
+use crate::claims::idempotent::{self, HeldClaim, ResumedClaim};
+use crate::claims::promise::{self, OpenPromise};
 use crate::claims::{lease, recover};
 use crate::error::{Error, Kind, Result};
-use crate::events::decoded::Request;
+use crate::events::decoded::RunRequest;
 use crate::job;
 use crate::monitor::Context;
-use crate::report::{Action, RunId, Told};
+use crate::report::{Action, EncodedReport, RunId};
 use crate::runner::answer::how_to_look;
-use crate::runner::queue::Waiting;
+use crate::runner::queue::QueuedRequest;
 use crate::store::address::Address;
 use crate::vault::Vault;
 
@@ -42,54 +42,54 @@ const AGAIN: Duration = Duration::from_secs(600);
 const TICK: Duration = Duration::from_millis(100);
 
 /// A promise that has to be looked after.
-pub(super) struct Promised {
+pub(super) struct WatchedPromise {
     vault: Address,
-    open: Open,
+    open: OpenPromise,
     /// When its time is over.
     until: Instant,
 }
 
 /// What this instance owes to those whom it has promised runs.
 #[derive(Default)]
-pub(super) struct Owed {
+pub(super) struct Obligations {
     /// Runs that are over, of which no vault says so.
-    pub unsettled: Vec<Unsettled>,
+    pub unsettled: Vec<UnsettledRun>,
     /// Those of them for which that is tried just now, by one thread at a time.
     pub settling: Vec<RunId>,
     pub one: Arc<Mutex<()>>,
     /// How many have been settled so.
     pub settled: u64,
     /// Which events those that did what was asked for have served.
-    pub done: HashMap<String, Told>,
+    pub done: HashMap<String, EncodedReport>,
     /// What others have taken over.
-    pub taken: Vec<Promised>,
+    pub taken: Vec<WatchedPromise>,
 }
 
 /// What one look at promises leaves for the next.
-pub(super) struct Watch<'d> {
+pub(super) struct PromiseWatch<'d> {
     /// The vaults, and when each is looked through again.
     vaults: Vec<(&'d Address, Instant)>,
-    pub promised: Vec<Promised>,
+    pub promised: Vec<WatchedPromise>,
 }
 
 /// Why a promise was not kept.
-struct Unkept {
+struct BrokenPromise {
     why: String,
     /// Whether its run may have been done all the same, by an instance that did not live to tell.
     may_be_done: bool,
 }
 
-impl Unkept {
+impl BrokenPromise {
     fn known(why: impl Into<String>) -> Self {
-        Unkept { why: why.into(), may_be_done: false }
+        BrokenPromise { why: why.into(), may_be_done: false }
     }
 
     fn unknown(why: String) -> Self {
-        Unkept { why, may_be_done: true }
+        BrokenPromise { why, may_be_done: true }
     }
 }
 
-impl Desk {
+impl Runner {
     /// Looks after promises, of other instances and of this one, until the desk is told to stop.
     pub(super) fn watch_promises(&self) {
         let (mut watch, mut next, mut soon) = (self.watch(), Instant::now(), Instant::now());
@@ -115,7 +115,7 @@ impl Desk {
         for promised in taken.iter().filter(|promised| !self.is_unsettled(promised.open.run)) {
             match self.progress(promised.open.run) {
                 // It shared a run, which has its report.
-                Some(Progress::Over(answer)) if !matches!(*answer, Answer::Done { .. }) => {
+                Some(RunProgress::Over(answer)) if !matches!(*answer, Answer::Done { .. }) => {
                     self.context(|ctx| self.end_at_once(promised, &answer, ctx));
                 }
                 _ => {}
@@ -125,7 +125,7 @@ impl Desk {
     }
 
     /// Reports a run that was promised and not begun by what was known then: there is no time to look again.
-    fn end_at_once(&self, Promised { vault, open, .. }: &Promised, answer: &Answer, ctx: &Context) {
+    fn end_at_once(&self, WatchedPromise { vault, open, .. }: &WatchedPromise, answer: &Answer, ctx: &Context) {
         let mut why = format!("it was not begun, and the service was told to stop: {}", answer.why());
         if let Answer::Before(report) = answer {
             // What it did in one vault serves a request that is claimed in another.
@@ -133,7 +133,7 @@ impl Desk {
                 return;
             }
             let cause = self.cause(open.promise.way, vec![open.promise.event.clone()]);
-            let before = crate::claims::ended_runs::Before {
+            let before = crate::claims::ended_runs::ServedBefore {
                 run: open.run,
                 vault: vault.clone(),
                 object: "that report".into(),
@@ -145,17 +145,17 @@ impl Desk {
                 Err(unstored) => why = format!("{why}; {}", unstored.what()),
             }
         }
-        self.report_unkept(open, Unkept::known(why), None, ctx);
+        self.report_unkept(open, BrokenPromise::known(why), None, ctx);
     }
 
-    pub(super) fn watch(&self) -> Watch<'_> {
+    pub(super) fn watch(&self) -> PromiseWatch<'_> {
         let now = Instant::now();
         let vaults = self.vaults.addresses().iter().map(|vault| (vault, now)).collect();
-        Watch { vaults, promised: Vec::new() }
+        PromiseWatch { vaults, promised: Vec::new() }
     }
 
     /// Does what is to be done at that time.
-    pub(super) fn look_at_promises(&self, watch: &mut Watch, now: Instant) {
+    pub(super) fn look_at_promises(&self, watch: &mut PromiseWatch, now: Instant) {
         // First: a run that has a report of its own is told of by no other.
         self.settle_again(|_| true);
         watch.promised.append(&mut lock(&self.state).owed.taken);
@@ -172,10 +172,10 @@ impl Desk {
     }
 
     /// The promises of others that are open in a vault and are not looked after yet.
-    fn promises_in(&self, vault: &Address, known: &[Promised], now: Instant) -> Result<Vec<Promised>> {
+    fn promises_in(&self, vault: &Address, known: &[WatchedPromise], now: Instant) -> Result<Vec<WatchedPromise>> {
         // Without a vault there are none.
         let Ok(found) = Vault::find(self.vaults.store(vault)?)? else { return Ok(Vec::new()) };
-        let is_new = |open: &Open| {
+        let is_new = |open: &OpenPromise| {
             // What was promised here meanwhile is in good hands.
             self.progress(open.run).is_none()
                 && !known.iter().any(|known| known.open.name.folder() == open.name.folder())
@@ -183,7 +183,7 @@ impl Desk {
         };
         let others = promise::open(&*found.store)?.into_iter().filter(is_new);
         let promised: Vec<_> =
-            others.map(|open| Promised { vault: vault.clone(), until: now + open.left, open }).collect();
+            others.map(|open| WatchedPromise { vault: vault.clone(), until: now + open.left, open }).collect();
         if let Some(longest) = promised.iter().map(|promised| promised.open.left.as_secs()).max() {
             let count = promised.len();
             tracing::warn!(
@@ -195,19 +195,19 @@ impl Desk {
     }
 
     /// What a request that was promised a run here, and is not served by it, is owed: it is looked later what becomes of it.
-    pub(super) fn owed(&self, waiting: &Waiting) -> Option<Promised> {
+    pub(super) fn owed(&self, waiting: &QueuedRequest) -> Option<WatchedPromise> {
         let (held, identity) = (waiting.promised()?, waiting.request.event.identity.clone()?);
         let asker = self.promising(identity.clone(), held.claim().run(), &waiting.request, waiting.way);
         let (name, run, left) = (held.claim().name(), held.claim().run(), Duration::ZERO);
-        let open = Open { name, run, identity, host: asker.host, promise: *asker.promise?, left };
-        Some(Promised { vault: held.address().clone(), open, until: Instant::now() })
+        let open = OpenPromise { name, run, identity, host: asker.host, promise: *asker.promise?, left };
+        Some(WatchedPromise { vault: held.address().clone(), open, until: Instant::now() })
     }
 
     /// Whether a promise need not be looked at any more.
-    fn is_over(&self, promised: &Promised) -> bool {
+    fn is_over(&self, promised: &WatchedPromise) -> bool {
         let run = promised.open.run;
         // It shares a run of this instance, whose report will tell.
-        if matches!(self.progress(run), Some(Progress::Waiting | Progress::Running)) || self.is_unsettled(run) {
+        if matches!(self.progress(run), Some(RunProgress::Waiting | RunProgress::Running)) || self.is_unsettled(run) {
             return false;
         }
         self.context(|ctx| self.end_promise(promised, ctx)).unwrap_or_else(|why| {
@@ -217,9 +217,9 @@ impl Desk {
     }
 
     /// Sees to it that something says how a promise ended. False while its request may still be served.
-    fn end_promise(&self, promised: &Promised, ctx: &Context) -> Result<bool> {
-        let Promised { vault: address, open, .. } = promised;
-        let Open { name, run, identity, host, promise, .. } = open;
+    fn end_promise(&self, promised: &WatchedPromise, ctx: &Context) -> Result<bool> {
+        let WatchedPromise { vault: address, open, .. } = promised;
+        let OpenPromise { name, run, identity, host, promise, .. } = open;
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
         let asker = self.asker(identity.clone(), promise.action, *run);
         let vault = Vault::open(self.vaults.store(address)?)?;
@@ -232,7 +232,7 @@ impl Desk {
         let kept = self.report_of(*run, ctx)?;
         let (held, why) = match (resumed, kept) {
             // It may have been killed when it had told how it ended, and had not settled its claims.
-            (Resumed::Held(held), Some(kept)) => {
+            (ResumedClaim::Held(held), Some(kept)) => {
                 held.close_by(&kept, kept.report.ended().is_some() && !kept.report.retry())?;
                 self.know_by(*run, kept.report);
                 return Ok(true);
@@ -242,24 +242,26 @@ impl Desk {
                 return Ok(true);
             }
             // As by an instance that found a vault failing.
-            (Resumed::GivenUp, None) => (None, Unkept::known("its claim was given up, and nothing was reported")),
-            (Resumed::Before(before), None) => {
+            (ResumedClaim::GivenUp, None) => {
+                (None, BrokenPromise::known("its claim was given up, and nothing was reported"))
+            }
+            (ResumedClaim::Before(before), None) => {
                 let vault = Vault::open(self.vaults.store(&before.vault)?)?;
                 let report = recover::served_by(&*vault.store, &before, *run, promise.action, &cause)?;
-                self.know(*run, Progress::Over(Arc::new(Answer::of_report(&report))));
+                self.know(*run, RunProgress::Over(Arc::new(Answer::of_report(&report))));
                 return Ok(true);
             }
-            (Resumed::Elsewhere(other), None) => {
+            (ResumedClaim::Elsewhere(other), None) => {
                 let why = format!("the run {other} of another instance had taken it over, and says nothing of it");
-                (None, Unkept::unknown(why))
+                (None, BrokenPromise::unknown(why))
             }
-            (Resumed::Held(held), None) if self.progress(*run).is_some() => {
+            (ResumedClaim::Held(held), None) if self.progress(*run).is_some() => {
                 let why = "the vault could not be asked, when the run was to begin, whether another one serves it";
-                (Some(held), Unkept::known(why))
+                (Some(held), BrokenPromise::known(why))
             }
-            (Resumed::Held(held), None) => {
+            (ResumedClaim::Held(held), None) => {
                 let why = format!("the service at {host}, which had promised it, ended before it said how the run did");
-                (Some(held), Unkept::unknown(why))
+                (Some(held), BrokenPromise::unknown(why))
             }
         };
         self.report_unkept(open, why, held, ctx);
@@ -267,14 +269,14 @@ impl Desk {
     }
 
     /// Remembers how a run of this instance ended by its report.
-    fn know_by(&self, run: RunId, report: Told) {
+    fn know_by(&self, run: RunId, report: EncodedReport) {
         if let Some(answer) = Answer::read(report).filter(|_| self.progress(run).is_some()) {
-            self.know(run, Progress::Over(Arc::new(answer)));
+            self.know(run, RunProgress::Over(Arc::new(answer)));
         }
     }
 
     /// The report of a run; one that is damaged is none.
-    fn report_of(&self, run: RunId, ctx: &Context) -> Result<Option<idempotent::Kept>> {
+    fn report_of(&self, run: RunId, ctx: &Context) -> Result<Option<idempotent::StoredReport>> {
         match idempotent::report_of(run, &self.vaults, ctx) {
             Err(why) if why.kind() == Kind::Damage => {
                 tracing::warn!("the report of the run {run}, which was promised, is passed over: {}", why.what());
@@ -285,8 +287,14 @@ impl Desk {
     }
 
     /// Reports a promise as not kept.
-    fn report_unkept(&self, open: &Open, Unkept { why, may_be_done }: Unkept, held: Option<Arc<Held>>, ctx: &Context) {
-        let Open { run, promise, .. } = open;
+    fn report_unkept(
+        &self,
+        open: &OpenPromise,
+        BrokenPromise { why, may_be_done }: BrokenPromise,
+        held: Option<Arc<HeldClaim>>,
+        ctx: &Context,
+    ) {
+        let OpenPromise { run, promise, .. } = open;
         let (unknown, look) = match may_be_done {
             true => ("; it is not known whether it was done", how_to_look(promise.action)),
             false => ("", ""),
@@ -299,7 +307,7 @@ impl Desk {
         tracing::error!("the run {run}, which was promised, is reported as failed: {why}");
         let (labels, snapshot) = Default::default();
         let event = promise.event.clone();
-        let request = Request { action: promise.action, reason: promise.reason, labels, snapshot, event };
+        let request = RunRequest { action: promise.action, reason: promise.reason, labels, snapshot, event };
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
         let ran = job::not_run(*run, &self.rules.job(&request, None), cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
@@ -307,8 +315,8 @@ impl Desk {
         ran.tell(ctx);
         // Of another instance's run its vault tells, where that may tell better one day.
         if ran.stored.is_none() || self.progress(*run).is_some() {
-            self.know(*run, Progress::Over(Arc::new(Answer::of(&ran))));
+            self.know(*run, RunProgress::Over(Arc::new(Answer::of(&ran))));
         }
-        self.keep(Unsettled { ran, claims: left.into_iter().collect(), promised: true });
+        self.keep(UnsettledRun { ran, claims: left.into_iter().collect(), promised: true });
     }
 }

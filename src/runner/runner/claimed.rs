@@ -6,19 +6,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::unsettled::Unsettled;
-use super::{Answer, Desk, Progress, Ticket, events_of, lock, received};
-use crate::claims::folder::Promise as Promised;
-use crate::claims::idempotent::{self, AT_ONCE, Held, Standing, Taken};
-use crate::claims::lease::{Asker, Identity};
+use super::unsettled::UnsettledRun;
+use super::{Answer, RunProgress, Runner, Ticket, events_of, lock, received};
+use crate::claims::folder::Promise;
+use crate::claims::idempotent::{self, AT_ONCE, ClaimAttempt, ClaimStatus, HeldClaim};
+use crate::claims::lease::{ClaimIdentity, Claimant};
 use crate::error::{Error, Result};
-use crate::events::decoded::Request;
-use crate::job::{self, Cause, Ran};
+use crate::events::decoded::RunRequest;
+use crate::job::{self, FinishedJob, Origin};
 use crate::monitor::Context;
-use crate::parallel::ordered::in_order;
+use crate::parallel::ordered::map_ordered;
 use crate::replicas;
-use crate::report::{Action, RunId, Way};
-use crate::runner::queue::{Promise, Queue, Waiting};
+use crate::report::{Action, Channel, RunId};
+use crate::runner::queue::{PromiseState, Queue, QueuedRequest};
 
 /// How the identities begin that requests without one are given: nobody else can have the same.
 const OWN: &str = "lastgood-request:";
@@ -27,17 +27,17 @@ const OWN: &str = "lastgood-request:";
 #[derive(Clone)]
 pub(super) enum Claimed {
     /// A claim.
-    Held(Arc<Held>),
+    Held(Arc<HeldClaim>),
     /// A claim of what nobody sends again: no other run can take it over, and its age is nobody's concern.
-    Promised(Arc<Held>),
+    Promised(Arc<HeldClaim>),
     /// Nothing, as there was no vault: it is claimed when there is one.
-    Late(Asker),
+    Late(Claimant),
     /// Nothing, as it could not be told from another event.
     Nothing,
 }
 
 impl Claimed {
-    pub fn held(&self) -> Option<Arc<Held>> {
+    pub fn held(&self) -> Option<Arc<HeldClaim>> {
         match self {
             Claimed::Held(held) | Claimed::Promised(held) => Some(held.clone()),
             Claimed::Late(_) | Claimed::Nothing => None,
@@ -45,7 +45,7 @@ impl Claimed {
     }
 
     /// The claim that a run asks before it commits, where another run may have taken over.
-    pub fn contested(&self) -> Option<Arc<Held>> {
+    pub fn contested(&self) -> Option<Arc<HeldClaim>> {
         match self {
             Claimed::Promised(_) => None,
             other => other.held(),
@@ -54,40 +54,40 @@ impl Claimed {
 }
 
 /// What is not noted in a vault.
-pub enum Unpromised {
+pub enum NotPromised {
     /// It is not taken at all.
     Answered(Answer),
     /// It is, and the answer has to be waited for.
     Waits(Ticket),
 }
 
-impl From<Answer> for Unpromised {
+impl From<Answer> for NotPromised {
     fn from(answer: Answer) -> Self {
-        Unpromised::Answered(answer)
+        NotPromised::Answered(answer)
     }
 }
 
-impl From<Ticket> for Unpromised {
+impl From<Ticket> for NotPromised {
     fn from(ticket: Ticket) -> Self {
-        Unpromised::Waits(ticket)
+        NotPromised::Waits(ticket)
     }
 }
 
 /// A request for which a claim is being entered. Dropped, also in a panic, it is one like any other: nothing waits for its claim.
-struct Claiming<'d> {
-    desk: &'d Desk,
+struct ClaimingGuard<'d> {
+    desk: &'d Runner,
     run: RunId,
     identity: &'d str,
 }
 
-impl Claiming<'_> {
+impl ClaimingGuard<'_> {
     /// Notes the claim that is held for it. Tells whether it waits still.
-    fn made(self, held: Arc<Held>) -> bool {
-        self.over(|queue, run, identity| queue.claimed(run, identity, Promise::Made(held)))
+    fn made(self, held: Arc<HeldClaim>) -> bool {
+        self.over(|queue, run, identity| queue.claimed(run, identity, PromiseState::Made(held)))
     }
 
     /// Takes it from what waits.
-    fn withdraw(self) -> Option<Waiting> {
+    fn withdraw(self) -> Option<QueuedRequest> {
         self.over(|queue, run, identity| queue.withdraw(run, identity))
     }
 
@@ -104,32 +104,32 @@ impl Claiming<'_> {
     }
 }
 
-impl Drop for Claiming<'_> {
+impl Drop for ClaimingGuard<'_> {
     fn drop(&mut self) {
-        self.end(|queue, run, identity| queue.claimed(run, identity, Promise::None));
+        self.end(|queue, run, identity| queue.claimed(run, identity, PromiseState::None));
     }
 }
 
 /// What came of settling a claim: the answer, where it is another than the run itself; and the claim, if it does not say yet how the run
 /// ended.
-pub(super) type Settled = (Option<idempotent::Answer>, Option<Arc<Held>>);
+pub(super) type Settlement = (Option<idempotent::EventOutcome>, Option<Arc<HeldClaim>>);
 
 /// What came of claiming an event: what is held, or the answer, where the run is not to serve it.
-type Claim = Result<Claimed, Arc<Answer>>;
+type ClaimResult = Result<Claimed, Arc<Answer>>;
 
 /// What the first of several claims finds out for the others, each of which would have to be waited for as long.
 #[derive(Default)]
-struct Away {
+struct FirstClaimFindings {
     /// Whether a vault was made, as there was none.
     made: OnceLock<bool>,
     /// Why nothing can be claimed at all: there is no vault, or none takes a claim, which is the answer.
     gone: OnceLock<Option<Arc<Answer>>>,
 }
 
-impl Desk {
+impl Runner {
     /// Claims the events of requests for a run. One that was delivered again and again while it waited is claimed once. Gives
     /// what came of it, in the order of the requests.
-    pub(super) fn claim_all(&self, run: RunId, group: &[Waiting], ctx: &Context) -> Vec<Claim> {
+    pub(super) fn claim_all(&self, run: RunId, group: &[QueuedRequest], ctx: &Context) -> Vec<ClaimResult> {
         let (mut events, mut known) = (Vec::new(), HashMap::new());
         let mut place = |waiting| {
             events.push(waiting);
@@ -139,8 +139,8 @@ impl Desk {
             .iter()
             .map(|waiting| *known.entry(&waiting.request.event.identity).or_insert_with(|| place(waiting)))
             .collect();
-        let (away, mut claims) = (Away::default(), Vec::with_capacity(events.len()));
-        let ended = in_order(
+        let (away, mut claims) = (FirstClaimFindings::default(), Vec::with_capacity(events.len()));
+        let ended = map_ordered(
             &events,
             AT_ONCE,
             |waiting| self.claim(run, waiting, &away, ctx),
@@ -156,7 +156,7 @@ impl Desk {
         places.into_iter().map(|at| claims.get(at).cloned().unwrap_or_else(lost)).collect()
     }
 
-    fn claim(&self, run: RunId, waiting: &Waiting, away: &Away, ctx: &Context) -> Claim {
+    fn claim(&self, run: RunId, waiting: &QueuedRequest, away: &FirstClaimFindings, ctx: &Context) -> ClaimResult {
         if let Some(before) = waiting.request.event.identity.as_deref().and_then(|identity| self.done_here(identity)) {
             return Err(Arc::new(before));
         }
@@ -178,12 +178,12 @@ impl Desk {
             return gone.clone().map_or(Ok(Claimed::Late(asker)), Err);
         }
         match self.take(&asker, &self.own_cause(waiting), away, ctx) {
-            Ok(Taken::Held(held)) => Ok(Claimed::Held(held)),
-            Ok(Taken::NoVault) => {
+            Ok(ClaimAttempt::Held(held)) => Ok(Claimed::Held(held)),
+            Ok(ClaimAttempt::NoVault) => {
                 away.gone.get_or_init(|| None);
                 Ok(Claimed::Late(asker))
             }
-            Ok(Taken::Not(answer)) => Err(Arc::new(self.by_claim(answer))),
+            Ok(ClaimAttempt::Not(answer)) => Err(Arc::new(self.by_claim(answer))),
             Err(why) => {
                 tracing::error!("an event cannot be served now: {why}");
                 let answer = Arc::new(Answer::Later(why.what(), Duration::from_secs(30)));
@@ -198,22 +198,22 @@ impl Desk {
     /// The claim of a promise whose run begins now. It may have waited for so long that another instance has reported it as not served,
     /// or has taken it over as it got the event as well; then what becomes of it is looked for later, for the report that its sender
     /// may ask for.
-    fn begin_promised(&self, held: &Arc<Held>, waiting: &Waiting, ctx: &Context) -> Claim {
+    fn begin_promised(&self, held: &Arc<HeldClaim>, waiting: &QueuedRequest, ctx: &Context) -> ClaimResult {
         let Some(identity) = waiting.request.event.identity.clone() else { return Ok(Claimed::Promised(held.clone())) };
         // Nobody else can have taken it over.
         let is_own = identity.starts_with(OWN);
         let later = |why: String| Answer::Later(why, Duration::from_secs(30));
         let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
         let taken = held.standing().and_then(|standing| match standing {
-            Standing::Failed => Ok(Err(later("another instance has reported that it is not served".into()))),
-            Standing::Done(before) => Ok(Err(idempotent::Answer::Before(before).into())),
-            Standing::Running if is_own => Ok(Ok(Claimed::Promised(self.renewed(held, waiting)))),
-            Standing::Running | Standing::Elsewhere => {
+            ClaimStatus::Failed => Ok(Err(later("another instance has reported that it is not served".into()))),
+            ClaimStatus::Done(before) => Ok(Err(idempotent::EventOutcome::Before(before).into())),
+            ClaimStatus::Running if is_own => Ok(Ok(Claimed::Promised(self.renewed(held, waiting)))),
+            ClaimStatus::Running | ClaimStatus::Elsewhere => {
                 let taken = held.again(&asker, &self.own_cause(waiting), &self.vaults, ctx)?;
                 Ok(match taken {
-                    Taken::Held(held) => Ok(Claimed::Held(held)),
-                    Taken::Not(answer) => Err(self.by_claim(answer)),
-                    Taken::NoVault => Err(later("the vault is away".into())),
+                    ClaimAttempt::Held(held) => Ok(Claimed::Held(held)),
+                    ClaimAttempt::Not(answer) => Err(self.by_claim(answer)),
+                    ClaimAttempt::NoVault => Err(later("the vault is away".into())),
                 })
             }
         });
@@ -233,7 +233,7 @@ impl Desk {
 
     /// The claim of a promise whose run begins now, which nobody else can have taken over. A job counts its time from the claim on, and
     /// may have had to wait for long.
-    fn renewed(&self, held: &Arc<Held>, waiting: &Waiting) -> Arc<Held> {
+    fn renewed(&self, held: &Arc<HeldClaim>, waiting: &QueuedRequest) -> Arc<HeldClaim> {
         let event = &waiting.request.event;
         let Some(identity) = event.identity.clone().filter(|_| self.rules.dispatch.is_some()) else {
             return held.clone();
@@ -250,22 +250,24 @@ impl Desk {
     }
 
     /// Who claims an event for a run that is promised.
-    pub(super) fn promising(&self, identity: String, run: RunId, request: &Request, way: Way) -> Asker {
+    pub(super) fn promising(&self, identity: String, run: RunId, request: &RunRequest, way: Channel) -> Claimant {
         let (action, reason, event) = (request.action, request.reason, request.event.clone());
-        let promise = Promised { action, reason, way, event, seconds: self.rules.longest_wait().as_secs() };
-        Asker { promise: Some(Box::new(promise)), ..self.asker(identity, action, run) }
+        let promise = Promise { action, reason, way, event, seconds: self.rules.longest_wait().as_secs() };
+        Claimant { promise: Some(Box::new(promise)), ..self.asker(identity, action, run) }
     }
 
     /// Claims an event. Where there is no vault yet, the one that the first backup would make is made before: else each of
     /// several instances that get the event would take a snapshot for it.
-    fn take(&self, asker: &Asker, cause: &Cause, away: &Away, ctx: &Context) -> Result<Taken> {
+    fn take(&self, asker: &Claimant, cause: &Origin, away: &FirstClaimFindings, ctx: &Context) -> Result<ClaimAttempt> {
         let settled = self.settled_so_far();
         match idempotent::take(&self.vaults, asker, cause, ctx)? {
-            Taken::NoVault if asker.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) => {
+            ClaimAttempt::NoVault
+                if asker.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) =>
+            {
                 idempotent::take(&self.vaults, asker, cause, ctx)
             }
             // A run of this instance that is over, which could not be noted when it ended.
-            Taken::Not(idempotent::Answer::Elsewhere { run, .. })
+            ClaimAttempt::Not(idempotent::EventOutcome::Elsewhere { run, .. })
                 if self.settle_again(|over| over == run) || self.settled_so_far() != settled =>
             {
                 idempotent::take(&self.vaults, asker, cause, ctx)
@@ -275,9 +277,9 @@ impl Desk {
     }
 
     /// Who claims an event for a run.
-    pub(super) fn asker(&self, identity: String, action: Action, run: RunId) -> Asker {
+    pub(super) fn asker(&self, identity: String, action: Action, run: RunId) -> Claimant {
         let (host, timeout) = (self.rules.place.host.clone(), self.rules.run_timeout);
-        Asker { identity: Identity::Event(identity), action, run, host, timeout, promise: None }
+        Claimant { identity: ClaimIdentity::Event(identity), action, run, host, timeout, promise: None }
     }
 
     /// Takes a request of somebody who does not wait for its run, and whom nothing makes ask again. When this returns the run's
@@ -286,7 +288,7 @@ impl Desk {
     ///
     /// # Errors
     /// What is not noted: the answer, or the ticket to wait for it with.
-    pub fn promise(&self, request: Request, way: Way) -> Result<RunId, Unpromised> {
+    pub fn promise(&self, request: RunRequest, way: Channel) -> Result<RunId, NotPromised> {
         let mut request = received(request);
         if request.event.identity.is_none() {
             let id = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
@@ -297,12 +299,12 @@ impl Desk {
         if let Some(before) = self.done_here(&identity) {
             return Err(before.into());
         }
-        let ticket = self.enter(request, way, Promise::Claiming)?;
-        let claiming = Claiming { desk: self, run: ticket.run, identity: &identity };
+        let ticket = self.enter(request, way, PromiseState::Claiming)?;
+        let claiming = ClaimingGuard { desk: self, run: ticket.run, identity: &identity };
         let asker = self.promising(identity.clone(), ticket.run, &asked, way);
         let cause = self.cause(way, vec![asked.event]);
-        match self.context(|ctx| self.take(&asker, &cause, &Away::default(), ctx)) {
-            Ok(Taken::Held(held)) => {
+        match self.context(|ctx| self.take(&asker, &cause, &FirstClaimFindings::default(), ctx)) {
+            Ok(ClaimAttempt::Held(held)) => {
                 if claiming.made(held.clone()) {
                     return Ok(ticket.run);
                 }
@@ -310,14 +312,14 @@ impl Desk {
                 self.context(|ctx| held.give_up(&self.vaults, ctx));
                 Err(Answer::ends().into())
             }
-            Ok(Taken::Not(answer)) => {
+            Ok(ClaimAttempt::Not(answer)) => {
                 let answer = self.by_claim(answer);
                 if let Some(waiting) = claiming.withdraw() {
                     lock(&self.state).dismiss(waiting, &Arc::new(answer.clone()));
                 }
                 Err(answer.into())
             }
-            Ok(Taken::NoVault) => Err(ticket.into()),
+            Ok(ClaimAttempt::NoVault) => Err(ticket.into()),
             Err(why) => {
                 tracing::warn!("a request is not noted before its run: {}", why.what());
                 Err(ticket.into())
@@ -327,7 +329,7 @@ impl Desk {
 
     /// Of requests whose run is about to begin, those that may still be served: a restore may have waited for too long. Who was
     /// promised a run is not there to hear it, so that a report tells of it.
-    pub(super) fn still_allowed(&self, group: Vec<Waiting>) -> Vec<Waiting> {
+    pub(super) fn still_allowed(&self, group: Vec<QueuedRequest>) -> Vec<QueuedRequest> {
         let mut allowed = Vec::with_capacity(group.len());
         for waiting in group {
             match self.rules.refusal(&waiting.request).filter(|_| waiting.promised().is_some()) {
@@ -343,8 +345,8 @@ impl Desk {
 
     /// Ends requests whose senders were promised a run, which will not be. Each run that was promised has a report of its own, which is
     /// given back since nobody is told of it yet; and the claims of its requests say that it failed.
-    pub(super) fn break_promises(&self, waiting: Vec<Waiting>, why: &Error) -> Vec<Unsettled> {
-        let mut runs: Vec<(RunId, Vec<(Waiting, Claimed)>)> = Vec::new();
+    pub(super) fn break_promises(&self, waiting: Vec<QueuedRequest>, why: &Error) -> Vec<UnsettledRun> {
+        let mut runs: Vec<(RunId, Vec<(QueuedRequest, Claimed)>)> = Vec::new();
         for waiting in waiting {
             let Some(held) = waiting.promised().cloned() else { continue };
             let (run, promised) = (waiting.run, (waiting, Claimed::Promised(held)));
@@ -357,14 +359,14 @@ impl Desk {
             tracing::error!("{} requests that were promised the run {run} are not served: {}", group.len(), why.what());
         }
         self.context(|ctx| {
-            let report = |(run, group): &(RunId, Vec<(Waiting, Claimed)>)| {
+            let report = |(run, group): &(RunId, Vec<(QueuedRequest, Claimed)>)| {
                 let job = self.job(group, Instant::now())?;
-                let way = group.first().map_or(Way::Http, |(waiting, _)| waiting.way);
+                let way = group.first().map_or(Channel::Http, |(waiting, _)| waiting.way);
                 let cause = self.cause(way, events_of(group));
                 Some(job::not_run(*run, &job, cause, why.clone(), &self.vaults, ctx))
             };
             let mut ended = Vec::with_capacity(runs.len());
-            let reported = in_order(&runs, AT_ONCE, report, |_, ran| {
+            let reported = map_ordered(&runs, AT_ONCE, report, |_, ran| {
                 ended.push(ran);
                 Ok(())
             });
@@ -383,23 +385,23 @@ impl Desk {
                 |(promised, _)| &promised.1,
                 ctx,
             );
-            let mut left: HashMap<RunId, Vec<Arc<Held>>> = HashMap::new();
+            let mut left: HashMap<RunId, Vec<Arc<HeldClaim>>> = HashMap::new();
             for ((_, ran), (_, held)) in claims.iter().zip(settled) {
                 left.entry(ran.report.run).or_default().extend(held);
             }
             let mut all = Vec::with_capacity(runs.len());
             for ran in ended.into_iter().flatten() {
                 self.count((&ran.report).into());
-                self.know(ran.report.run, Progress::Over(Arc::new(Answer::of(&ran))));
+                self.know(ran.report.run, RunProgress::Over(Arc::new(Answer::of(&ran))));
                 let claims = left.remove(&ran.report.run).unwrap_or_default();
-                all.push(Unsettled { ran, claims, promised: true });
+                all.push(UnsettledRun { ran, claims, promised: true });
             }
             all
         })
     }
 
     /// Tells of promises that have ended.
-    pub(super) fn tell_and_keep(&self, ended: Vec<Unsettled>) {
+    pub(super) fn tell_and_keep(&self, ended: Vec<UnsettledRun>) {
         self.context(|ctx| job::tell_all(ended.iter().map(|ended| &ended.ran), ctx));
         ended.into_iter().for_each(|ended| self.keep(ended));
     }
@@ -423,19 +425,24 @@ impl Desk {
     }
 
     /// Settles the claims of a run that is over, in the order of the requests.
-    pub(super) fn close_all(&self, mine: &[(Waiting, Claimed)], ran: &Ran, ctx: &Context) -> Vec<Settled> {
+    pub(super) fn close_all(
+        &self,
+        mine: &[(QueuedRequest, Claimed)],
+        ran: &FinishedJob,
+        ctx: &Context,
+    ) -> Vec<Settlement> {
         self.each_settled(mine, |mine| self.settle(mine, ran, ctx), |(_, claim)| claim, ctx)
     }
 
     fn each_settled<T: Sync>(
         &self,
         claims: &[T],
-        settle: impl Fn(&T) -> Settled + Sync,
+        settle: impl Fn(&T) -> Settlement + Sync,
         claim: impl Fn(&T) -> &Claimed,
         ctx: &Context,
-    ) -> Vec<Settled> {
+    ) -> Vec<Settlement> {
         let mut settled = Vec::with_capacity(claims.len());
-        let ended = in_order(claims, AT_ONCE, settle, |_, one| {
+        let ended = map_ordered(claims, AT_ONCE, settle, |_, one| {
             settled.push(one);
             Ok(())
         });
@@ -447,7 +454,7 @@ impl Desk {
         settled
     }
 
-    fn settle(&self, (waiting, claim): &(Waiting, Claimed), ran: &Ran, ctx: &Context) -> Settled {
+    fn settle(&self, (waiting, claim): &(QueuedRequest, Claimed), ran: &FinishedJob, ctx: &Context) -> Settlement {
         match claim {
             Claimed::Held(held) | Claimed::Promised(held) => self.settled(held, waiting.promised().is_some(), ran, ctx),
             Claimed::Late(asker) => (idempotent::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx), None),
@@ -457,7 +464,13 @@ impl Desk {
 
     /// Settles a claim, whose request's sender may have been promised the run: then he finds nothing yet where no vault took the report,
     /// and what says that it has ended has to wait for that.
-    pub(super) fn settled(&self, held: &Arc<Held>, promised: bool, ran: &Ran, ctx: &Context) -> Settled {
+    pub(super) fn settled(
+        &self,
+        held: &Arc<HeldClaim>,
+        promised: bool,
+        ran: &FinishedJob,
+        ctx: &Context,
+    ) -> Settlement {
         if promised && ran.stored.is_none() {
             return (None, Some(held.clone()));
         }
@@ -466,7 +479,7 @@ impl Desk {
     }
 
     /// Why a request's own run would be run.
-    fn own_cause(&self, waiting: &Waiting) -> Cause {
+    fn own_cause(&self, waiting: &QueuedRequest) -> Origin {
         self.cause(waiting.way, vec![waiting.request.event.clone()])
     }
 }

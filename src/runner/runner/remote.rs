@@ -1,6 +1,6 @@
 //! Runs that a Cloud Run job does in place of the desk.
 //!
-//! The desk claims as for any run, leaves an [`Order`] beside the claim and starts the job. From then on the run is *away*: one
+//! The desk claims as for any run, leaves an [`DispatchRequest`] beside the claim and starts the job. From then on the run is *away*: one
 //! thread looks at the claims of all such runs until the job has settled them, and answers with the report that it left.
 //!
 //! - While a backup or a restore is away, neither another backup nor a restore begins: as when the desk does them itself, one
@@ -19,20 +19,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::unsettled::Unsettled;
-use super::{Claimed, Desk, Waiting, events_of, lock};
-use crate::claims::dispatch_request::{Order, Taker};
-use crate::claims::ended_runs::Before;
-use crate::claims::idempotent::{self, Held, Standing};
+use super::unsettled::UnsettledRun;
+use super::{Claimed, QueuedRequest, Runner, events_of, lock};
+use crate::claims::dispatch_request::{DispatchRequest, TakenBy};
+use crate::claims::ended_runs::ServedBefore;
+use crate::claims::idempotent::{self, ClaimStatus, HeldClaim};
 use crate::error::{Error, Result};
-use crate::job::{self, Cause, Job};
+use crate::job::{self, Job, Origin};
 use crate::monitor::Context;
-use crate::report::{Action, RunId, Way};
-use crate::runner::answer::{self, Answer, Progress, how_to_look};
+use crate::report::{Action, Channel, RunId};
+use crate::runner::answer::{self, Answer, RunProgress, how_to_look};
 use crate::runner::dispatch::Dispatch;
-use crate::runner::queue::Promise;
+use crate::runner::queue::PromiseState;
 use crate::runner::rules::gravest;
-use crate::runner::stats::Ended;
+use crate::runner::stats::EndedRun;
 
 const SELDOM: u32 = 5;
 /// How often the thread that looks at claims wakes.
@@ -40,26 +40,26 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Runs that are away.
 #[derive(Default)]
-pub(super) struct Away {
+pub(super) struct RemoteRuns {
     runs: Vec<(RunId, Action)>,
     /// Those that the thread which follows them has not seen yet.
-    handed: Vec<Group>,
+    handed: Vec<RemoteRun>,
 }
 
 /// A request that a run which is away serves.
-struct Follower {
+struct RemoteWaiter {
     to: oneshot::Sender<Arc<Answer>>,
-    held: Arc<Held>,
+    held: Arc<HeldClaim>,
     /// Whether its sender was promised the run.
     promised: bool,
 }
 
 /// A run that is away, and who waits for it.
-struct Group {
+struct RemoteRun {
     run: RunId,
     job: Job,
-    cause: Cause,
-    waiting: VecDeque<Follower>,
+    cause: Origin,
+    waiting: VecDeque<RemoteWaiter>,
     /// Since when it is away.
     since: Instant,
     /// When its claims are looked at again.
@@ -69,7 +69,7 @@ struct Group {
     unreadable: bool,
 }
 
-impl Away {
+impl RemoteRuns {
     /// Whether a run of this kind may begin.
     pub fn may(&self, action: Action) -> bool {
         let looks_only = |action| action == Action::Verify;
@@ -82,10 +82,10 @@ impl Away {
     }
 }
 
-impl Desk {
+impl Runner {
     /// Of requests that share a run, those that one order can name: their claims are in one vault. The others are told to come
     /// again; what was promised comes next, as the same run, which has an order in the other vault then.
-    pub(super) fn together(&self, mine: Vec<(Waiting, Claimed)>, ctx: &Context) -> Vec<(Waiting, Claimed)> {
+    pub(super) fn together(&self, mine: Vec<(QueuedRequest, Claimed)>, ctx: &Context) -> Vec<(QueuedRequest, Claimed)> {
         let Some(first) = mine.iter().find_map(|(_, claim)| claim.held()) else { return mine };
         let mut kept = Vec::with_capacity(mine.len());
         for (mut waiting, claim) in mine {
@@ -95,12 +95,12 @@ impl Desk {
                 continue;
             }
             if let Some(held) = held.clone().filter(|_| waiting.promised().is_some()) {
-                waiting.promise = Promise::Made(held);
+                waiting.promise = PromiseState::Made(held);
                 lock(&self.state).queue.put_back(waiting);
                 continue;
             }
-            let name = |held: &Arc<Held>| held.claim().name();
-            let same = |(_, kept): &(Waiting, Claimed)| kept.held().as_ref().map(name) == held.as_ref().map(name);
+            let name = |held: &Arc<HeldClaim>| held.claim().name();
+            let same = |(_, kept): &(QueuedRequest, Claimed)| kept.held().as_ref().map(name) == held.as_ref().map(name);
             if let Some(held) = held.as_ref().filter(|_| !kept.iter().any(same)) {
                 held.give_up(&self.vaults, ctx);
             }
@@ -116,9 +116,9 @@ impl Desk {
     pub(super) fn hand_over(
         &self,
         dispatch: &Dispatch,
-        (run, way): (RunId, Way),
-        (job, cause): (&Job, &Cause),
-        mine: &mut Vec<(Waiting, Claimed)>,
+        (run, way): (RunId, Channel),
+        (job, cause): (&Job, &Origin),
+        mine: &mut Vec<(QueuedRequest, Claimed)>,
         ctx: &Context,
     ) -> Result<()> {
         let doing = || format!("have the job {} do the run", dispatch.job);
@@ -130,7 +130,7 @@ impl Desk {
         })?;
         let chosen = gravest(mine.iter().map(|(waiting, _)| &waiting.request)).cloned();
         let (Some(first), Some(chosen)) = (held.first(), chosen) else { return Ok(()) };
-        let mut order = Order::new(run, chosen, way, self.rules.run_timeout);
+        let mut order = DispatchRequest::new(run, chosen, way, self.rules.run_timeout);
         order.events = events_of(mine);
         for held in &held {
             let name = held.claim().name();
@@ -147,20 +147,20 @@ impl Desk {
                 tracing::info!("the run {run} is done by {execution}, under the claim {name}");
             }
             // An answer may have been lost, more than once.
-            Err(why) => match Taker::of(first.store(), &name) {
+            Err(why) => match TakenBy::of(first.store(), &name) {
                 Ok(Some(taker)) => tracing::warn!("{}; but {} has begun", why.what(), taker.by),
                 Ok(None) | Err(_) => return Err(why),
             },
         }
-        let follower = |((waiting, _), held): ((Waiting, Claimed), Arc<Held>)| {
+        let follower = |((waiting, _), held): ((QueuedRequest, Claimed), Arc<HeldClaim>)| {
             let promised = waiting.promised().is_some();
-            Follower { to: waiting.answer, held, promised }
+            RemoteWaiter { to: waiting.answer, held, promised }
         };
         let waiting = mine.drain(..).zip(held).map(follower).collect();
         let (since, job, cause) = (Instant::now(), job.clone(), cause.clone());
         let action = job.action();
         let group =
-            Group { run, job, cause, waiting, since, next: since, begun: false, known: false, unreadable: false };
+            RemoteRun { run, job, cause, waiting, since, next: since, begun: false, known: false, unreadable: false };
         let mut state = lock(&self.state);
         state.running = None;
         state.away.runs.push((run, action));
@@ -170,7 +170,7 @@ impl Desk {
 
     /// Looks at runs that are away until the desk is closed.
     pub(super) fn follow(&self, dispatch: &Dispatch) {
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<RemoteRun> = Vec::new();
         loop {
             let closed = {
                 let mut state = lock(&self.state);
@@ -191,23 +191,23 @@ impl Desk {
     }
 
     /// Looks at a run, when it is time to; gives it back when it is not over.
-    fn look(&self, mut group: Group, now: Instant, dispatch: &Dispatch) -> Option<Group> {
+    fn look(&self, mut group: RemoteRun, now: Instant, dispatch: &Dispatch) -> Option<RemoteRun> {
         if now < group.next {
             return Some(group);
         }
         self.context(|ctx| {
             let (mut told, mut seen) = (Vec::new(), HashMap::new());
-            while let Some(Follower { held, .. }) = group.waiting.front() {
+            while let Some(RemoteWaiter { held, .. }) = group.waiting.front() {
                 let name = held.claim().name();
                 if let Some(answer) = seen.get(&name) {
                     told.extend(group.waiting.pop_front().map(|follower| (follower.to, Arc::clone(answer))));
                     continue;
                 }
                 let answer = match held.standing() {
-                    Ok(Standing::Running) => break,
-                    Ok(Standing::Failed) => self.failed(group.run, ctx),
-                    Ok(Standing::Elsewhere) => Answer::not_yet(),
-                    Ok(Standing::Done(before)) => settled(group.run, before),
+                    Ok(ClaimStatus::Running) => break,
+                    Ok(ClaimStatus::Failed) => self.failed(group.run, ctx),
+                    Ok(ClaimStatus::Elsewhere) => Answer::not_yet(),
+                    Ok(ClaimStatus::Done(before)) => settled(group.run, before),
                     Err(why) => {
                         if !group.unreadable && !self.stop.load(Ordering::Relaxed) {
                             tracing::warn!("the run {} cannot be followed: {}", group.run, why.what());
@@ -224,7 +224,7 @@ impl Desk {
                 self.back(group.run);
             }
             told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
-            let Follower { held, .. } = group.waiting.front()?;
+            let RemoteWaiter { held, .. } = group.waiting.front()?;
             if held.claim().age() >= held.claim().timeout() {
                 let limit = held.claim().timeout().as_secs();
                 let why = format!(
@@ -238,7 +238,7 @@ impl Desk {
                 return None;
             }
             if !group.begun && group.since.elapsed() >= dispatch.begin {
-                match Taker::of(held.store(), &held.claim().name()) {
+                match TakenBy::of(held.store(), &held.claim().name()) {
                     Ok(Some(_)) => group.begun = true,
                     Ok(None) => {
                         let why = format!("it was started {} s ago and has not begun", group.since.elapsed().as_secs());
@@ -260,7 +260,7 @@ impl Desk {
     }
 
     /// Gives up a run whose job has not begun, or was killed: by the report that it left, or by one that says so.
-    fn give_up(&self, group: Group, (why, hint): (String, String), dispatch: &Dispatch, ctx: &Context) {
+    fn give_up(&self, group: RemoteRun, (why, hint): (String, String), dispatch: &Dispatch, ctx: &Context) {
         let kept = idempotent::report_of(group.run, &self.vaults, ctx).unwrap_or_else(|why| {
             tracing::warn!("whether the run {} left a report cannot be seen: {}", group.run, why.what());
             None
@@ -276,7 +276,7 @@ impl Desk {
             }
             return self.end(group, answer);
         }
-        let Group { run, job, cause, waiting, .. } = group;
+        let RemoteRun { run, job, cause, waiting, .. } = group;
         let why = Error::failed(format!("have the job {} do the run", dispatch.job), why).hint(hint);
         tracing::error!("{why}");
         let ran = job::not_run(run, &job, cause, why, &self.vaults, ctx);
@@ -287,15 +287,15 @@ impl Desk {
         let done = Arc::new(Answer::of(&ran));
         let (mut told, mut claims) = (Vec::new(), Vec::new());
         let any_promised = waiting.iter().any(|follower| follower.promised);
-        for Follower { to, held, promised } in waiting {
+        for RemoteWaiter { to, held, promised } in waiting {
             let (other, left) = self.settled(&held, promised, &ran, ctx);
             told.push((to, other.map_or_else(|| done.clone(), |other| Arc::new(other.into()))));
             claims.extend(left);
         }
         ran.tell(ctx);
-        self.know(run, Progress::Over(done.clone()));
+        self.know(run, RunProgress::Over(done.clone()));
         self.back(run);
-        self.keep(Unsettled { ran, claims, promised: any_promised });
+        self.keep(UnsettledRun { ran, claims, promised: any_promised });
         told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
     }
 
@@ -310,13 +310,13 @@ impl Desk {
     }
 
     /// Remembers how a run ended, at the first of its answers.
-    fn know_of(&self, group: &mut Group, answer: &Answer) {
+    fn know_of(&self, group: &mut RemoteRun, answer: &Answer) {
         if group.known {
             return;
         }
         group.known = true;
         if let Answer::Done { report, .. } = answer
-            && let Some(ended) = Ended::read(&report.value())
+            && let Some(ended) = EndedRun::read(&report.value())
         {
             self.count(ended);
         }
@@ -324,11 +324,11 @@ impl Desk {
         if !is_served && !self.is_of_own(&group.cause.events) {
             lock(&self.state).queue.failed(group.run);
         }
-        self.know(group.run, Progress::Over(Arc::new(answer.clone())));
+        self.know(group.run, RunProgress::Over(Arc::new(answer.clone())));
     }
 
     /// Tells all that wait for a run the same.
-    fn end(&self, mut group: Group, answer: Answer) {
+    fn end(&self, mut group: RemoteRun, answer: Answer) {
         self.know_of(&mut group, &answer);
         self.back(group.run);
         let answer = Arc::new(answer);
@@ -346,9 +346,9 @@ impl Desk {
 }
 
 /// The answer for an event that is served: by this run, or by another.
-fn settled(run: RunId, before: Before) -> Answer {
+fn settled(run: RunId, before: ServedBefore) -> Answer {
     let report = if before.run == run { before.report.clone() } else { None };
-    report.and_then(Answer::read).unwrap_or_else(|| idempotent::Answer::Before(before).into())
+    report.and_then(Answer::read).unwrap_or_else(|| idempotent::EventOutcome::Before(before).into())
 }
 
 #[cfg(test)]

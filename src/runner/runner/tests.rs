@@ -14,11 +14,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::gcp::cloud::Cloud;
-use crate::monitor::{Log, system_random};
-use crate::report::{Action, Event, Outcome, Told};
+use crate::monitor::{LogMonitor, system_random};
+use crate::report::{Action, EncodedReport, Event, Outcome};
 use crate::store::address::Address;
 use crate::vault::Vault;
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -43,18 +43,18 @@ impl World {
         world
     }
 
-    fn vaults(&self) -> Vaults {
-        Vaults::new(vec![Address::Folder(self.vault())], Cloud::default(), Arc::default())
+    fn vaults(&self) -> VaultPool {
+        VaultPool::new(vec![Address::Folder(self.vault())], Cloud::default(), Arc::default())
     }
 
-    fn desk(&self) -> Desk {
+    fn desk(&self) -> Runner {
         self.desk_within(LONG)
     }
 
     /// A desk whose runs may take so long: an instance of the service.
-    fn desk_within(&self, run_timeout: Duration) -> Desk {
+    fn desk_within(&self, run_timeout: Duration) -> Runner {
         let rules = Rules { run_timeout, init: true, ..Rules::plain(self.folder.path().join("data")) };
-        Desk::new(rules, Arc::new(self.vaults()), Arc::new(Log), system_random, Arc::default())
+        Runner::new(rules, Arc::new(self.vaults()), Arc::new(LogMonitor), system_random, Arc::default())
     }
 
     fn snapshots(&self) -> usize {
@@ -75,28 +75,28 @@ fn count(vault: &Path, folder: &str) -> usize {
 }
 
 /// A request by an event of this id; by none where it is empty.
-fn request(id: &str) -> Request {
+fn request(id: &str) -> RunRequest {
     let identity = Some(id.to_owned()).filter(|id| !id.is_empty());
-    Request {
+    RunRequest {
         action: Action::Backup,
-        reason: Reason::Manual,
+        reason: BackupReason::Manual,
         labels: BTreeMap::new(),
         snapshot: None,
         event: Event { identity, ..Event::default() },
     }
 }
 
-fn labelled(id: &str, reason: Reason, labels: &[(&str, &str)]) -> Request {
+fn labelled(id: &str, reason: BackupReason, labels: &[(&str, &str)]) -> RunRequest {
     let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Request { reason, labels, ..request(id) }
+    RunRequest { reason, labels, ..request(id) }
 }
 
-fn ask(desk: &Desk, request: Request) -> Ticket {
-    desk.ask(request, Way::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
+fn ask(desk: &Runner, request: RunRequest) -> Ticket {
+    desk.ask(request, Channel::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
 }
 
 /// Lets a desk work until all of these have their answers.
-fn served(desk: &Desk, tickets: Vec<Ticket>) -> Vec<Arc<Answer>> {
+fn served(desk: &Runner, tickets: Vec<Ticket>) -> Vec<Arc<Answer>> {
     thread::scope(|scope| {
         scope.spawn(|| desk.work());
         let answers = tickets.into_iter().map(|ticket| ticket.answer.blocking_recv().unwrap()).collect();
@@ -106,7 +106,7 @@ fn served(desk: &Desk, tickets: Vec<Ticket>) -> Vec<Arc<Answer>> {
 }
 
 /// The same for one request at a new desk.
-fn serve(desk: &Desk, request: Request) -> Arc<Answer> {
+fn serve(desk: &Runner, request: RunRequest) -> Arc<Answer> {
     served(desk, vec![ask(desk, request)]).remove(0)
 }
 
@@ -123,23 +123,23 @@ pub(super) fn report(answer: &Answer) -> Value {
 fn what_waits_shares_a_run_and_every_event_is_known_by_it_afterwards() {
     let world = World::new();
     let desk = world.desk();
-    let manual = labelled("1", Reason::Manual, &[("who", "ann")]);
-    let critical = labelled("2", Reason::Critical, &[("message", "disk")]);
+    let manual = labelled("1", BackupReason::Manual, &[("who", "ann")]);
+    let critical = labelled("2", BackupReason::Critical, &[("message", "disk")]);
     let tickets = vec![ask(&desk, manual.clone()), ask(&desk, critical.clone()), ask(&desk, request(""))];
     let run = tickets[0].run;
     assert!(tickets.iter().all(|ticket| ticket.run == run));
-    assert!(matches!(desk.progress(run), Some(Progress::Waiting)));
+    assert!(matches!(desk.progress(run), Some(RunProgress::Waiting)));
     let answers = served(&desk, tickets);
     let told = report(&answers[0]);
     assert!(answers.iter().all(|answer| report(answer) == told));
     assert_eq!((&told["result"], told["events"].as_array().unwrap().len()), (&"complete".into(), 3));
     assert_eq!(told["run"], run.to_string());
-    assert!(matches!(desk.progress(run), Some(Progress::Over(_))));
+    assert!(matches!(desk.progress(run), Some(RunProgress::Over(_))));
     assert_eq!((world.snapshots(), world.count("runs"), world.count("claims")), (1, 1, 2));
     // The gravest reason, with its labels.
     let vault = world.desk().context(|ctx| world.vaults().first(ctx)).unwrap();
     let root = vault.root(vault.snapshots().unwrap()[0]).unwrap();
-    assert_eq!((root.reason, root.labels.len(), &*root.labels["message"]), (Reason::Critical, 1, "disk"));
+    assert_eq!((root.reason, root.labels.len(), &*root.labels["message"]), (BackupReason::Critical, 1, "disk"));
 
     // Redelivered to another instance, one by one and with one that is new.
     for known in [manual, critical.clone()] {
@@ -153,7 +153,7 @@ fn what_waits_shares_a_run_and_every_event_is_known_by_it_afterwards() {
     let answers = served(&desk, tickets);
     assert!(matches!(&*answers[0], Answer::Before(before) if before.value() == told));
     assert_eq!((&report(&answers[1])["run"], world.snapshots()), (&run.to_string().into(), 2));
-    assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if report(&over)["run"] == run.to_string()));
+    assert!(matches!(desk.progress(run), Some(RunProgress::Over(over)) if report(&over)["run"] == run.to_string()));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn labels_of_a_request_never_take_the_place_of_those_configured() {
     let many: Vec<_> = (0..40).map(|n| format!("label{n:02}")).collect();
     let mut labels: Vec<_> = many.iter().map(|name| (&**name, "v")).take(31).collect();
     labels.push(("app", "other"));
-    let answer = serve(&desk, labelled("1", Reason::Manual, &labels));
+    let answer = serve(&desk, labelled("1", BackupReason::Manual, &labels));
     assert_eq!(report(&answer)["result"], "complete");
     let vault = desk.context(|ctx| desk.vaults.first(ctx)).unwrap();
     let root = vault.root(vault.snapshots().unwrap()[0]).unwrap();
@@ -204,17 +204,17 @@ fn told_to_stop_it_runs_nothing_more_and_answers_what_waits() {
     let run = tickets[0].run;
     desk.stop.store(true, Ordering::Relaxed);
     assert!(served(&desk, tickets).iter().all(|answer| matches!(&**answer, Answer::Later(_, _))));
-    assert!(matches!(desk.progress(run), Some(Progress::Over(_))));
-    assert!(matches!(desk.ask(request("3"), Way::Http), Err(Answer::Later(_, _))));
+    assert!(matches!(desk.progress(run), Some(RunProgress::Over(_))));
+    assert!(matches!(desk.ask(request("3"), Channel::Http), Err(Answer::Later(_, _))));
     assert_eq!((world.snapshots(), world.count("runs"), world.count("claims")), (0, 0, 0));
     // Nothing was begun, so that another instance begins at once.
     assert_eq!(report(&serve(&world.desk(), request("1")))["result"], "complete");
 }
 
 /// Lets a desk work while something is asked.
-fn working<T>(desk: &Desk, ask: impl FnOnce() -> T) -> T {
+fn working<T>(desk: &Runner, ask: impl FnOnce() -> T) -> T {
     /// Also when a test fails.
-    struct Stop<'d>(&'d Desk);
+    struct Stop<'d>(&'d Runner);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
             self.0.stop.store(true, Ordering::Relaxed);
@@ -228,7 +228,7 @@ fn working<T>(desk: &Desk, ask: impl FnOnce() -> T) -> T {
 }
 
 /// What comes of an event that waits for nothing but the worker.
-fn answered(desk: &Desk, request: Request) -> Arc<Answer> {
+fn answered(desk: &Runner, request: RunRequest) -> Arc<Answer> {
     let mut ticket = ask(desk, request);
     let began = Instant::now();
     loop {
@@ -242,7 +242,7 @@ fn answered(desk: &Desk, request: Request) -> Arc<Answer> {
 
 #[test]
 fn a_redelivery_is_answered_though_others_have_to_wait() {
-    let (world, critical) = (World::new(), |id| labelled(id, Reason::Critical, &[]));
+    let (world, critical) = (World::new(), |id| labelled(id, BackupReason::Critical, &[]));
     let mut desk = world.desk();
     desk.state.get_mut().unwrap().queue = Queue::new(LONG, 2);
     working(&desk, || {
@@ -253,11 +253,11 @@ fn a_redelivery_is_answered_though_others_have_to_wait() {
         let again = ask(&desk, critical("1"));
         let run = again.run;
         assert!(known(&again.answer.blocking_recv().unwrap()));
-        assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if known(&over)));
+        assert!(matches!(desk.progress(run), Some(RunProgress::Over(over)) if known(&over)));
         // One that is new waits for the window; what is served already does not wait with it.
         let new = ask(&desk, critical("2"));
         assert!(known(&answered(&desk, critical("1"))));
-        assert!(matches!(desk.progress(new.run), Some(Progress::Waiting)));
+        assert!(matches!(desk.progress(new.run), Some(RunProgress::Waiting)));
         let manual = answered(&desk, request("3"));
         assert_eq!(report(&new.answer.blocking_recv().unwrap()), report(&manual));
     });
@@ -274,7 +274,7 @@ fn a_redelivery_is_answered_though_others_have_to_wait() {
 
 #[test]
 fn what_took_no_snapshot_does_not_keep_a_critical_event_from_one() {
-    let (world, critical) = (World::new(), |id| labelled(id, Reason::Critical, &[]));
+    let (world, critical) = (World::new(), |id| labelled(id, BackupReason::Critical, &[]));
     assert_eq!(report(&serve(&world.desk(), critical("1")))["result"], "complete");
     let mut desk = world.desk();
     desk.state.get_mut().unwrap().queue = Queue::new(Duration::from_millis(1), 1);
@@ -299,10 +299,10 @@ fn the_last_backup_is_remembered_apart() {
     let world = World::new();
     let desk = world.desk();
     let backup = ask(&desk, request("1"));
-    let verify = ask(&desk, Request { action: Action::Verify, ..request("2") });
+    let verify = ask(&desk, RunRequest { action: Action::Verify, ..request("2") });
     let (first, second) = (backup.run, verify.run);
     served(&desk, vec![backup, verify]);
-    let run = |last: Option<Last>| last.map(|last| last.run);
+    let run = |last: Option<LastRun>| last.map(|last| last.run);
     assert_eq!((run(desk.last()), run(desk.last_backup())), (Some(second), Some(first)));
 }
 
@@ -329,14 +329,15 @@ fn a_run_serves_no_more_than_its_report_can_hold() {
     };
     // Whether they wait for the answer or were promised a run.
     let tickets: Vec<_> = (0..9).map(|n| ask(&desk, long(n))).collect();
-    let promised: Vec<_> = (9..17).map(|n| desk.promise(long(n), Way::Http).ok().expect("it is promised")).collect();
+    let promised: Vec<_> =
+        (9..17).map(|n| desk.promise(long(n), Channel::Http).ok().expect("it is promised")).collect();
     working(&desk, || {
         for ticket in tickets {
             let answer = ticket.answer.blocking_recv().unwrap();
             assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Complete, .. }), "{answer:?}");
         }
         // Whatever comes last is served last.
-        answered(&desk, Request { action: Action::Verify, ..request("verify") });
+        answered(&desk, RunRequest { action: Action::Verify, ..request("verify") });
     });
     let desk = world.desk();
     let mut runs = Vec::new();
@@ -365,7 +366,7 @@ fn a_store_that_is_away_is_not_waited_for_by_each() {
     let bucket = Address::Bucket { bucket: "nobody".into(), prefix: String::new() };
     let patience = Duration::from_secs(1);
     let cloud = Cloud { emulator: Some("http://127.0.0.1:1".into()), patience, ..Cloud::default() };
-    desk.vaults = Arc::new(Vaults::new(vec![bucket], cloud, desk.stop.clone()));
+    desk.vaults = Arc::new(VaultPool::new(vec![bucket], cloud, desk.stop.clone()));
     let tickets: Vec<_> = (0..300).map(|n| ask(&desk, request(&n.to_string()))).collect();
     let began = Instant::now();
     for answer in served(&desk, tickets) {
@@ -401,16 +402,16 @@ fn restores_are_asked_for_where_that_is_allowed_and_not_long_ago() {
     let world = World::new();
     assert_eq!(report(&serve(&world.desk(), request("1")))["result"], "complete");
     let restore = |age: Option<i64>| {
-        let mut request = Request { action: Action::Restore, ..request("") };
+        let mut request = RunRequest { action: Action::Restore, ..request("") };
         request.event.time = age.map(|age| Timestamp::now() - SignedDuration::from_secs(age));
         request
     };
-    let refused = |desk: &Desk, age| matches!(desk.ask(restore(age), Way::Http), Err(Answer::Refused(_)));
+    let refused = |desk: &Runner, age| matches!(desk.ask(restore(age), Channel::Http), Err(Answer::Refused(_)));
     assert!(refused(&world.desk(), None));
     let mut desk = world.desk();
     desk.rules.allow_restore = true;
     assert!(refused(&desk, Some(700)));
-    let before = Request { action: Action::Backup, ..request("") };
+    let before = RunRequest { action: Action::Backup, ..request("") };
     let tickets = vec![ask(&desk, restore(Some(10))), ask(&desk, restore(None)), ask(&desk, before)];
     assert!(tickets[0].run != tickets[1].run);
     fs::write(world.folder.path().join("data/a"), "two").unwrap();
@@ -428,7 +429,7 @@ fn what_its_own_failures_give_rise_to_has_no_run_without_end() {
     desk.state.get_mut().unwrap().queue = Queue::new(Duration::from_millis(1), 2);
     fs::rename(world.folder.path().join("data"), world.folder.path().join("away")).unwrap();
     let alert = |id, service: &str| {
-        let mut request = labelled(id, Reason::Critical, &[]);
+        let mut request = labelled(id, BackupReason::Critical, &[]);
         request.event.service = Some(service.into());
         request
     };
@@ -450,15 +451,15 @@ fn no_more_of_large_reports_is_remembered_than_there_is_room_for() {
     let desk = world.desk();
     let mut state = lock(&desk.state);
     let run = |n: u8| crate::vault::hex::Hex([n; 8]);
-    let large = Told::read(format!("[\"{}\"]", "x".repeat(KEPT_BYTES / 3)).into()).unwrap();
-    state.know(run(0), Progress::Running);
+    let large = EncodedReport::read(format!("[\"{}\"]", "x".repeat(KEPT_BYTES / 3)).into()).unwrap();
+    state.know(run(0), RunProgress::Running);
     for n in 1..=9 {
-        state.know(run(n), Progress::Over(Arc::new(Answer::Before(large.clone()))));
+        state.know(run(n), RunProgress::Over(Arc::new(Answer::Before(large.clone()))));
         assert!(state.bytes <= KEPT_BYTES);
     }
     // What is not over is never forgotten, and of the others the newest stay.
     assert_eq!(state.order, [run(0), run(8), run(9)]);
-    state.know(run(8), Progress::Waiting);
+    state.know(run(8), RunProgress::Waiting);
     state.forget(run(9));
     assert_eq!((state.bytes, state.known.len()), (0, 2));
 }

@@ -6,26 +6,26 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Answer, Desk, Progress, lock};
-use crate::claims::idempotent::{self, Held};
+use super::{Answer, RunProgress, Runner, lock};
+use crate::claims::idempotent::{self, HeldClaim};
 use crate::error::{Error, Kind};
-use crate::job::Ran;
-use crate::report::{Action, Outcome, RunId, Told};
+use crate::job::FinishedJob;
+use crate::report::{Action, EncodedReport, Outcome, RunId};
 use crate::runner::answer::how_to_look;
 
 /// How many runs are kept of which it does not matter much: while a vault is away for long, others are asked for again and again.
 const KEPT: usize = 256;
 
 /// A run of this instance that is over.
-pub(super) struct Unsettled {
-    pub ran: Ran,
+pub(super) struct UnsettledRun {
+    pub ran: FinishedJob,
     /// Claims that do not say yet how it ended.
-    pub claims: Vec<Arc<Held>>,
+    pub claims: Vec<Arc<HeldClaim>>,
     /// Whether somebody was promised it, and nothing but its report will tell him.
     pub promised: bool,
 }
 
-impl Unsettled {
+impl UnsettledRun {
     /// Whether it did what was asked for.
     fn is_done(&self) -> bool {
         let report = &self.ran.report;
@@ -39,12 +39,12 @@ impl Unsettled {
 }
 
 /// A vault that does not answer.
-struct Away;
+struct VaultUnreachable;
 
-impl Desk {
+impl Runner {
     /// Keeps a run that is over until a vault says so.
-    pub(super) fn keep(&self, unsettled: Unsettled) {
-        let Unsettled { ran, claims, .. } = &unsettled;
+    pub(super) fn keep(&self, unsettled: UnsettledRun) {
+        let UnsettledRun { ran, claims, .. } = &unsettled;
         if ran.stored.is_some() && claims.is_empty() {
             return;
         }
@@ -58,7 +58,7 @@ impl Desk {
         }
         tracing::warn!("how the run {run} ended is noted in a vault when that is possible");
         if unsettled.is_done() {
-            let (served, report) = (&ran.report.events, Told::of(&ran.report));
+            let (served, report) = (&ran.report.events, EncodedReport::of(&ran.report));
             done.extend(served.iter().filter_map(|event| Some((event.identity.clone()?, report.clone()))));
         }
         kept.push(unsettled);
@@ -85,7 +85,7 @@ impl Desk {
                 Ok(true) => _ = over.insert(unsettled.ran.report.run),
                 Ok(false) => left.push(unsettled),
                 // It would be waited for with each of the others.
-                Err(Away) => {
+                Err(VaultUnreachable) => {
                     left.push(unsettled);
                     break;
                 }
@@ -108,14 +108,14 @@ impl Desk {
     }
 
     /// Whether the report of a run could be stored now, and the end of its claims noted.
-    fn settle_one(&self, Unsettled { ran, claims, .. }: &mut Unsettled) -> Result<bool, Away> {
+    fn settle_one(&self, UnsettledRun { ran, claims, .. }: &mut UnsettledRun) -> Result<bool, VaultUnreachable> {
         let run = ran.report.run;
         let is_away = |why: &Error| why.kind() == Kind::Unreachable;
         if ran.stored.is_none()
             && let Err(why) = ran.store(&self.vaults)
         {
             tracing::debug!("the report of the run {run} cannot be stored yet: {}", why.what());
-            return if is_away(&why) { Err(Away) } else { Ok(false) };
+            return if is_away(&why) { Err(VaultUnreachable) } else { Ok(false) };
         }
         let mut away = false;
         claims.retain(|held| {
@@ -135,19 +135,19 @@ impl Desk {
             // A vault tells now, and of another instance's run may tell better one day.
             lock(&self.state).forget(run);
         }
-        if away { Err(Away) } else { Ok(claims.is_empty()) }
+        if away { Err(VaultUnreachable) } else { Ok(claims.is_empty()) }
     }
 
     /// Tells whether a vault has the report of every run of which that matters, and the log, which lack something.
     pub(super) fn is_all_settled(&self) -> bool {
         let state = lock(&self.state);
         let left = &state.owed.unsettled;
-        let runs = |which: &dyn Fn(&Unsettled) -> bool| {
+        let runs = |which: &dyn Fn(&UnsettledRun) -> bool| {
             let runs: Vec<_> =
                 left.iter().filter(|left| which(left)).map(|left| left.ran.report.run.to_string()).collect();
             Some(runs.join(", ")).filter(|runs| !runs.is_empty())
         };
-        let is_lost = |left: &Unsettled| left.ran.stored.is_none() && left.matters();
+        let is_lost = |left: &UnsettledRun| left.ran.stored.is_none() && left.matters();
         let promised = runs(&|left| is_lost(left) && left.promised);
         let restores = runs(&|left| is_lost(left) && !left.promised);
         if let Some(others) = runs(&|left| !is_lost(left)) {
@@ -181,14 +181,14 @@ impl Desk {
 
     /// What a request is told by what its claim came to. A run of this instance that is over, though the vault does not know yet, serves
     /// nothing any more.
-    pub(super) fn by_claim(&self, answer: idempotent::Answer) -> Answer {
-        let idempotent::Answer::Elsewhere { run, .. } = &answer else { return answer.into() };
+    pub(super) fn by_claim(&self, answer: idempotent::EventOutcome) -> Answer {
+        let idempotent::EventOutcome::Elsewhere { run, .. } = &answer else { return answer.into() };
         match self.progress(*run) {
-            Some(Progress::Over(over)) => match &*over {
+            Some(RunProgress::Over(over)) => match &*over {
                 Answer::Done { retry: false, report, .. } => Answer::Before(report.clone()),
                 _ => Answer::not_noted(*run),
             },
-            Some(Progress::Waiting | Progress::Running) | None => answer.into(),
+            Some(RunProgress::Waiting | RunProgress::Running) | None => answer.into(),
         }
     }
 }

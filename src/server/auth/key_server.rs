@@ -65,7 +65,7 @@ impl Signer {
 
 /// What the server does when it is asked.
 #[derive(Clone)]
-pub(super) enum Answer {
+pub(super) enum KeyServerReply {
     Keys(Vec<Value>),
     Text(String),
     Status(u16),
@@ -78,18 +78,18 @@ pub(super) enum Answer {
 
 pub(super) struct KeyServer {
     address: SocketAddr,
-    answer: Arc<Mutex<Answer>>,
+    answer: Arc<Mutex<KeyServerReply>>,
     asked: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl KeyServer {
-    pub fn new(answer: Answer) -> KeyServer {
+    pub fn new(answer: KeyServerReply) -> KeyServer {
         Self::at(([127, 0, 0, 1], 0).into(), answer)
     }
 
-    pub fn at(address: SocketAddr, answer: Answer) -> KeyServer {
+    pub fn at(address: SocketAddr, answer: KeyServerReply) -> KeyServer {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let answer = Arc::new(Mutex::new(answer));
@@ -122,7 +122,7 @@ impl KeyServer {
         self.asked.load(Ordering::SeqCst)
     }
 
-    pub fn set(&self, answer: Answer) {
+    pub fn set(&self, answer: KeyServerReply) {
         *self.answer.lock().unwrap() = answer;
     }
 }
@@ -138,7 +138,7 @@ impl Drop for KeyServer {
     }
 }
 
-fn serve(mut stream: TcpStream, answer: &Mutex<Answer>, asked: &AtomicUsize) {
+fn serve(mut stream: TcpStream, answer: &Mutex<KeyServerReply>, asked: &AtomicUsize) {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -151,15 +151,15 @@ fn serve(mut stream: TcpStream, answer: &Mutex<Answer>, asked: &AtomicUsize) {
     asked.fetch_add(1, Ordering::SeqCst);
     let answer = answer.lock().unwrap().clone();
     let (status, more, body) = match answer {
-        Answer::Keys(keys) => (200, String::new(), json!({ "keys": keys }).to_string()),
-        Answer::Text(text) => (200, String::new(), text),
-        Answer::Status(status) => (status, String::new(), "{}".into()),
-        Answer::Slow(time, keys) => {
+        KeyServerReply::Keys(keys) => (200, String::new(), json!({ "keys": keys }).to_string()),
+        KeyServerReply::Text(text) => (200, String::new(), text),
+        KeyServerReply::Status(status) => (status, String::new(), "{}".into()),
+        KeyServerReply::Slow(time, keys) => {
             std::thread::sleep(time);
             (200, String::new(), json!({ "keys": keys }).to_string())
         }
-        Answer::Elsewhere(url) => (302, format!("location: {url}\r\n"), String::new()),
-        Answer::HangUp => return,
+        KeyServerReply::Elsewhere(url) => (302, format!("location: {url}\r\n"), String::new()),
+        KeyServerReply::HangUp => return,
     };
     let head = format!("HTTP/1.1 {status} It\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
     // A client that has given up is what some tests are about.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::error::Result;
-use crate::gcp::error_text::said;
+use crate::gcp::error_text::with_causes;
 use crate::gcp::http_client;
 
 /// Google's answer has about 2 KiB.
@@ -23,7 +23,7 @@ const MODULUS: std::ops::RangeInclusive<usize> = 256..=512;
 
 /// Times of loading keys.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct KeyLoadTimes {
     /// At most one load in this time.
     pub between: Duration,
     /// Keys older than this are loaded again while they still serve.
@@ -35,9 +35,9 @@ pub struct Pace {
     pub patience: Duration,
 }
 
-impl Default for Pace {
+impl Default for KeyLoadTimes {
     fn default() -> Self {
-        Pace {
+        KeyLoadTimes {
             between: Duration::from_secs(10),
             fresh: Duration::from_secs(3600),
             usable: Duration::from_secs(6 * 3600),
@@ -48,7 +48,7 @@ impl Default for Pace {
 
 /// Why there is no key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Lack {
+pub(super) enum KeyError {
     /// It is not among those that were just published.
     Unknown,
     /// They could not be loaded.
@@ -59,21 +59,21 @@ pub(super) enum Lack {
 }
 
 /// The keys of one place.
-pub(super) struct Keys(Arc<Shared>);
+pub(super) struct Keys(Arc<KeysInner>);
 
-struct Shared {
+struct KeysInner {
     url: String,
     client: reqwest::Client,
-    pace: Pace,
-    state: Mutex<State>,
+    pace: KeyLoadTimes,
+    state: Mutex<KeysState>,
 }
 
-type Set = HashMap<String, Arc<DecodingKey>>;
+type KeySet = HashMap<String, Arc<DecodingKey>>;
 
 #[derive(Default)]
-struct State {
+struct KeysState {
     /// What was loaded, and when.
-    set: Option<(Set, Instant)>,
+    set: Option<(KeySet, Instant)>,
     /// When a load began last.
     tried: Option<Instant>,
     /// Whether that one failed, as far as is known.
@@ -82,9 +82,9 @@ struct State {
     loading: Option<watch::Receiver<()>>,
 }
 
-impl State {
+impl KeysState {
     /// A key, and whether it is fresh.
-    fn key(&self, name: &str, pace: &Pace) -> Option<(Arc<DecodingKey>, bool)> {
+    fn key(&self, name: &str, pace: &KeyLoadTimes) -> Option<(Arc<DecodingKey>, bool)> {
         let (set, loaded) = self.set.as_ref()?;
         let age = loaded.elapsed();
         let key = set.get(name).filter(|_| age < pace.usable)?;
@@ -97,26 +97,26 @@ impl State {
     }
 
     /// What it means that a key is not there.
-    fn lack(&self, pace: &Pace) -> Lack {
+    fn lack(&self, pace: &KeyLoadTimes) -> KeyError {
         if !self.failed {
-            return Lack::Unknown;
+            return KeyError::Unknown;
         }
         let since = self.tried.map(|at| at.elapsed()).unwrap_or_default();
-        Lack::Unavailable { retry_after: pace.between.saturating_sub(since) }
+        KeyError::Unavailable { retry_after: pace.between.saturating_sub(since) }
     }
 }
 
 impl Keys {
     /// Those at `url`. Asks nothing yet.
-    pub fn new(url: String, pace: Pace) -> Result<Keys> {
+    pub fn new(url: String, pace: KeyLoadTimes) -> Result<Keys> {
         let doing = || format!("prepare to load the keys at {url}");
         let client =
             http_client::client(&url, doing, |client| client.timeout(pace.patience).pool_max_idle_per_host(0))?;
-        Ok(Keys(Arc::new(Shared { url, client, pace, state: Mutex::default() })))
+        Ok(Keys(Arc::new(KeysInner { url, client, pace, state: Mutex::default() })))
     }
 
     /// The key of this name. Loads the keys if it is not there and the last load is long enough ago.
-    pub async fn find(&self, name: &str) -> Result<Arc<DecodingKey>, Lack> {
+    pub async fn find(&self, name: &str) -> Result<Arc<DecodingKey>, KeyError> {
         let pace = &self.0.pace;
         let mut end = {
             let mut state = self.0.state();
@@ -139,13 +139,13 @@ impl Keys {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl KeysInner {
+    fn state(&self) -> MutexGuard<'_, KeysState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a load, if there may be one.
-    fn load(self: &Arc<Self>, state: &mut State) -> Option<watch::Receiver<()>> {
+    fn load(self: &Arc<Self>, state: &mut KeysState) -> Option<watch::Receiver<()>> {
         if state.tried.is_some_and(|at| at.elapsed() < self.pace.between) {
             return None;
         }
@@ -171,13 +171,13 @@ impl Shared {
         Some(end)
     }
 
-    async fn fetch(&self) -> Result<Set, String> {
-        let mut answer = self.client.get(&self.url).send().await.map_err(|why| said(&why))?;
+    async fn fetch(&self) -> Result<KeySet, String> {
+        let mut answer = self.client.get(&self.url).send().await.map_err(|why| with_causes(&why))?;
         if answer.status() != http::StatusCode::OK {
             return Err(format!("the answer is {}", answer.status()));
         }
         let mut text = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|why| said(&why))? {
+        while let Some(chunk) = answer.chunk().await.map_err(|why| with_causes(&why))? {
             if text.len() + chunk.len() > MAX_ANSWER {
                 return Err(format!("the answer is longer than {MAX_ANSWER} bytes"));
             }
@@ -188,13 +188,13 @@ impl Shared {
 }
 
 /// The keys of a set that can sign ID tokens. Others are left out, as RFC 7517, section 5, says.
-fn read(text: &[u8]) -> Result<Set, String> {
+fn read(text: &[u8]) -> Result<KeySet, String> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct KeySetDocument {
         keys: Vec<serde_json::Value>,
     }
     #[derive(Deserialize)]
-    struct Key {
+    struct Jwk {
         kty: String,
         kid: String,
         n: String,
@@ -202,9 +202,10 @@ fn read(text: &[u8]) -> Result<Set, String> {
         r#use: Option<String>,
         alg: Option<String>,
     }
-    let answer: Answer = serde_json::from_slice(text).map_err(|why| format!("the answer is no set of keys: {why}"))?;
+    let answer: KeySetDocument =
+        serde_json::from_slice(text).map_err(|why| format!("the answer is no set of keys: {why}"))?;
     let usable = |value| {
-        let key: Key = serde_json::from_value(value).ok()?;
+        let key: Jwk = serde_json::from_value(value).ok()?;
         let fits = key.kty == "RSA"
             && key.r#use.is_none_or(|r#use| r#use == "sig")
             && key.alg.is_none_or(|algorithm| algorithm == "RS256");
@@ -213,6 +214,6 @@ fn read(text: &[u8]) -> Result<Set, String> {
         let length = n.iter().skip_while(|&&byte| byte == 0).count();
         MODULUS.contains(&length).then(|| (key.kid, Arc::new(public)))
     };
-    let set: Set = answer.keys.into_iter().filter_map(usable).collect();
+    let set: KeySet = answer.keys.into_iter().filter_map(usable).collect();
     if set.is_empty() { Err("the answer has no RSA key for signatures".into()) } else { Ok(set) }
 }

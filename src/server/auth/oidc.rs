@@ -18,7 +18,7 @@ use jsonwebtoken::{Algorithm, Validation, decode, decode_header, get_current_tim
 use serde::Deserialize;
 
 use super::Denied;
-use super::keys::{Keys, Lack, Pace};
+use super::keys::{KeyError, KeyLoadTimes, Keys};
 use crate::error::Result;
 
 /// Where Google publishes the keys of its ID tokens (`jwks_uri` of accounts.google.com's discovery document).
@@ -49,18 +49,18 @@ pub(super) struct Oidc {
 }
 
 /// Why a token is refused: the answer, and the log's words for it.
-struct Refusal(Denied, &'static str);
+struct TokenRefusal(Denied, &'static str);
 
-fn unauthorized(why: &'static str) -> Refusal {
-    Refusal(Denied::Unauthorized, why)
+fn unauthorized(why: &'static str) -> TokenRefusal {
+    TokenRefusal(Denied::Unauthorized, why)
 }
 
-fn forbidden(why: &'static str) -> Refusal {
-    Refusal(Denied::Forbidden, why)
+fn forbidden(why: &'static str) -> TokenRefusal {
+    TokenRefusal(Denied::Forbidden, why)
 }
 
 impl Oidc {
-    pub fn new(audience: &str, emails: Vec<String>, jwks_url: Option<String>, pace: Pace) -> Result<Oidc> {
+    pub fn new(audience: &str, emails: Vec<String>, jwks_url: Option<String>, pace: KeyLoadTimes) -> Result<Oidc> {
         let mut validation = Validation::new(Algorithm::RS256);
         validation.leeway = LEEWAY;
         validation.validate_nbf = true;
@@ -73,13 +73,13 @@ impl Oidc {
 
     /// Whose token it is, out of the configured list.
     pub async fn check(&self, token: &str) -> Result<&str, Denied> {
-        self.verify(token).await.map_err(|Refusal(denied, why)| {
+        self.verify(token).await.map_err(|TokenRefusal(denied, why)| {
             tracing::warn!(status = denied.status().as_u16(), "a request is refused: {why}");
             denied
         })
     }
 
-    async fn verify(&self, token: &str) -> Result<&str, Refusal> {
+    async fn verify(&self, token: &str) -> Result<&str, TokenRefusal> {
         if token.len() > MAX_TOKEN {
             return Err(unauthorized("its bearer token is too long for an ID token"));
         }
@@ -100,10 +100,11 @@ impl Oidc {
         let name = header.kid.filter(|name| !name.is_empty() && name.len() <= MAX_KEY_NAME);
         let name = name.ok_or_else(|| unauthorized("its ID token does not name its key (kid)"))?;
         let key = self.keys.find(&name).await.map_err(|lack| match lack {
-            Lack::Unknown => unauthorized("its ID token is signed with a key that is not among those published"),
-            Lack::Unavailable { retry_after } => {
-                Refusal(Denied::Unavailable { retry_after }, "the keys to check its ID token with could not be loaded")
-            }
+            KeyError::Unknown => unauthorized("its ID token is signed with a key that is not among those published"),
+            KeyError::Unavailable { retry_after } => TokenRefusal(
+                Denied::Unavailable { retry_after },
+                "the keys to check its ID token with could not be loaded",
+            ),
         })?;
         let claims =
             decode::<Claims>(token, &key, &self.validation).map_err(|why| unauthorized(reason(why.kind())))?.claims;

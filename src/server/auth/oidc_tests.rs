@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 
-use super::key_server::{Answer, FIRST, KeyServer, SECOND, SHORT, base64};
+use super::key_server::{FIRST, KeyServer, KeyServerReply, SECOND, SHORT, base64};
 use super::tests::{Log, authorization};
 use super::*;
 
@@ -15,27 +15,27 @@ const EMAIL: &str = "push@project.iam.gserviceaccount.com";
 const OTHER: &str = "scheduler@project.iam.gserviceaccount.com";
 const STRANGER: &str = "stranger@elsewhere.example";
 
-const PACE: Pace = Pace {
+const PACE: KeyLoadTimes = KeyLoadTimes {
     between: Duration::from_millis(400),
     fresh: Duration::from_secs(60),
     usable: Duration::from_secs(120),
     patience: Duration::from_millis(2000),
 };
 /// No second load while a test lasts.
-const SLOW_PACE: Pace = Pace { between: Duration::from_secs(60), ..PACE };
+const SLOW_PACE: KeyLoadTimes = KeyLoadTimes { between: Duration::from_secs(60), ..PACE };
 
-fn auth_at(url: String, pace: Pace) -> Auth {
-    let settings = Settings {
-        auth: Some(Kind::Oidc),
+fn auth_at(url: String, pace: KeyLoadTimes) -> Authorizer {
+    let settings = AuthSettings {
+        auth: Some(AuthKind::Oidc),
         audience: Some(AUDIENCE.into()),
         emails: vec![EMAIL.into(), OTHER.into()],
         jwks_url: Some(url),
-        ..Settings::default()
+        ..AuthSettings::default()
     };
-    Auth::with_pace(Mode::new(settings).unwrap(), pace).unwrap()
+    Authorizer::with_pace(AuthPolicy::new(settings).unwrap(), pace).unwrap()
 }
 
-fn auth(server: &KeyServer) -> Auth {
+fn auth(server: &KeyServer) -> Authorizer {
     auth_at(server.url(), PACE)
 }
 
@@ -60,7 +60,7 @@ fn without(name: &str) -> Value {
     claims
 }
 
-async fn ask(auth: &Auth, token: &str) -> Result<Caller, Denied> {
+async fn ask(auth: &Authorizer, token: &str) -> Result<Caller, Denied> {
     auth.check(&authorization(format!("Bearer {token}"))).await
 }
 
@@ -74,7 +74,7 @@ async fn pass_interval() {
 
 #[tokio::test]
 async fn a_good_token_says_whose_it_is() {
-    let server = KeyServer::new(Answer::Keys(vec![SECOND.public(), FIRST.public()]));
+    let server = KeyServer::new(KeyServerReply::Keys(vec![SECOND.public(), FIRST.public()]));
     let auth = auth(&server);
     let caller = ask(&auth, &FIRST.sign(&claims())).await.unwrap();
     assert_eq!(caller.email(), Some(EMAIL));
@@ -94,7 +94,7 @@ async fn a_good_token_says_whose_it_is() {
 
 #[tokio::test]
 async fn a_token_with_a_wrong_claim_is_refused() {
-    let server = KeyServer::new(Answer::Keys(vec![FIRST.public()]));
+    let server = KeyServer::new(KeyServerReply::Keys(vec![FIRST.public()]));
     let auth = auth(&server);
     let now = get_current_timestamp();
     let unauthorized = [
@@ -195,7 +195,7 @@ fn forged() -> Vec<(&'static str, String)> {
 
 #[tokio::test]
 async fn a_forged_token_is_refused_and_loads_nothing() {
-    let server = KeyServer::new(Answer::Keys(vec![FIRST.public()]));
+    let server = KeyServer::new(KeyServerReply::Keys(vec![FIRST.public()]));
     let auth = auth(&server);
     assert!(ask(&auth, &FIRST.sign(&claims())).await.is_ok());
     pass_interval().await;
@@ -212,7 +212,7 @@ async fn a_forged_token_is_refused_and_loads_nothing() {
 
 #[tokio::test]
 async fn a_thousand_made_up_key_names_cause_one_load_and_keep_nobody_out() {
-    let server = KeyServer::new(Answer::Keys(vec![FIRST.public()]));
+    let server = KeyServer::new(KeyServerReply::Keys(vec![FIRST.public()]));
     let auth = auth_at(server.url(), SLOW_PACE);
     let good = FIRST.sign(&claims());
     let (_, rest) = good.split_once('.').unwrap();
@@ -228,12 +228,12 @@ async fn a_thousand_made_up_key_names_cause_one_load_and_keep_nobody_out() {
 
 #[tokio::test]
 async fn a_new_key_is_found_once_the_interval_has_passed_and_a_withdrawn_one_ends() {
-    let server = KeyServer::new(Answer::Keys(vec![FIRST.public()]));
+    let server = KeyServer::new(KeyServerReply::Keys(vec![FIRST.public()]));
     let (auth, slow) = (auth(&server), auth_at(server.url(), SLOW_PACE));
     let (first, second) = (FIRST.sign(&claims()), SECOND.sign(&claims()));
     assert!(ask(&auth, &first).await.is_ok());
     assert!(ask(&slow, &first).await.is_ok());
-    server.set(Answer::Keys(vec![SECOND.public()]));
+    server.set(KeyServerReply::Keys(vec![SECOND.public()]));
     assert_eq!(ask(&slow, &second).await, Err(Denied::Unauthorized));
     assert!(ask(&slow, &first).await.is_ok());
     assert_eq!(server.asked(), 2);
@@ -249,17 +249,17 @@ async fn a_new_key_is_found_once_the_interval_has_passed_and_a_withdrawn_one_end
 
 #[tokio::test]
 async fn old_keys_serve_while_new_ones_are_loaded_and_not_for_ever() {
-    let server = KeyServer::new(Answer::Keys(vec![FIRST.public()]));
-    let pace = Pace { fresh: Duration::from_millis(500), usable: Duration::from_secs(4), ..PACE };
+    let server = KeyServer::new(KeyServerReply::Keys(vec![FIRST.public()]));
+    let pace = KeyLoadTimes { fresh: Duration::from_millis(500), usable: Duration::from_secs(4), ..PACE };
     let auth = auth_at(server.url(), pace);
     let token = FIRST.sign(&claims());
     assert!(ask(&auth, &token).await.is_ok());
-    server.set(Answer::Status(500));
+    server.set(KeyServerReply::Status(500));
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(ask(&auth, &token).await.is_ok());
     tokio::time::sleep(Duration::from_millis(3500)).await;
     assert!(is_unavailable(&ask(&auth, &token).await));
-    server.set(Answer::Keys(vec![FIRST.public()]));
+    server.set(KeyServerReply::Keys(vec![FIRST.public()]));
     pass_interval().await;
     assert!(ask(&auth, &token).await.is_ok());
     assert!(server.asked() >= 3);
@@ -267,14 +267,14 @@ async fn old_keys_serve_while_new_ones_are_loaded_and_not_for_ever() {
 
 #[tokio::test]
 async fn a_key_server_that_is_down_at_first_makes_503_and_then_serves() {
-    let address = KeyServer::new(Answer::HangUp).address();
+    let address = KeyServer::new(KeyServerReply::HangUp).address();
     let url = format!("http://{address}/certs");
     let (auth, slow) = (auth_at(url.clone(), PACE), auth_at(url, SLOW_PACE));
     let token = FIRST.sign(&claims());
     assert!(is_unavailable(&ask(&auth, &token).await));
     assert!(matches!(ask(&slow, &token).await, Err(Denied::Unavailable { .. })));
     // Too early, and it says so, and when to come again, without asking.
-    let server = KeyServer::at(address, Answer::Keys(vec![FIRST.public()]));
+    let server = KeyServer::at(address, KeyServerReply::Keys(vec![FIRST.public()]));
     let Err(Denied::Unavailable { retry_after }) = ask(&slow, &token).await else { panic!() };
     assert!(retry_after > PACE.between && retry_after <= SLOW_PACE.between);
     assert_eq!(server.asked(), 0);
@@ -285,7 +285,7 @@ async fn a_key_server_that_is_down_at_first_makes_503_and_then_serves() {
 
 #[tokio::test]
 async fn answers_that_are_no_keys_make_503_and_the_known_keys_still_serve() {
-    let server = KeyServer::new(Answer::Keys(vec![FIRST.public()]));
+    let server = KeyServer::new(KeyServerReply::Keys(vec![FIRST.public()]));
     let mut unfit = vec![SHORT.public()];
     for (name, value) in [("use", "enc"), ("alg", "RS512"), ("kty", "EC"), ("n", "?"), ("n", ""), ("e", "?")] {
         let mut key = SECOND.public();
@@ -293,25 +293,25 @@ async fn answers_that_are_no_keys_make_503_and_the_known_keys_still_serve() {
         unfit.push(key);
     }
     let (known, unknown) = (FIRST.sign(&claims()), SECOND.sign(&claims()));
-    let other = KeyServer::new(Answer::Keys(vec![SECOND.public()]));
+    let other = KeyServer::new(KeyServerReply::Keys(vec![SECOND.public()]));
     for bad in [
-        Answer::Status(500),
-        Answer::Status(404),
-        Answer::Status(204),
-        Answer::HangUp,
-        Answer::Text("<html>".into()),
-        Answer::Text("{}".into()),
-        Answer::Text("{\"keys\":{}}".into()),
-        Answer::Text(format!("{{\"keys\":[\"{}\"]}}", "x".repeat(300 << 10))),
-        Answer::Keys(Vec::new()),
-        Answer::Keys(vec![json!(null), json!("key"), json!({"kid": "second"})]),
-        Answer::Keys(unfit),
-        Answer::Slow(PACE.patience + Duration::from_millis(500), vec![SECOND.public()]),
-        Answer::Elsewhere(other.url()),
+        KeyServerReply::Status(500),
+        KeyServerReply::Status(404),
+        KeyServerReply::Status(204),
+        KeyServerReply::HangUp,
+        KeyServerReply::Text("<html>".into()),
+        KeyServerReply::Text("{}".into()),
+        KeyServerReply::Text("{\"keys\":{}}".into()),
+        KeyServerReply::Text(format!("{{\"keys\":[\"{}\"]}}", "x".repeat(300 << 10))),
+        KeyServerReply::Keys(Vec::new()),
+        KeyServerReply::Keys(vec![json!(null), json!("key"), json!({"kid": "second"})]),
+        KeyServerReply::Keys(unfit),
+        KeyServerReply::Slow(PACE.patience + Duration::from_millis(500), vec![SECOND.public()]),
+        KeyServerReply::Elsewhere(other.url()),
     ] {
         let cold = auth(&server);
         let warm = auth(&server);
-        server.set(Answer::Keys(vec![FIRST.public()]));
+        server.set(KeyServerReply::Keys(vec![FIRST.public()]));
         assert!(ask(&warm, &known).await.is_ok());
         server.set(bad);
         pass_interval().await;
@@ -329,7 +329,7 @@ async fn keys_of_other_kinds_are_left_out() {
     let curve = json!({"kty": "EC", "crv": "P-256", "kid": "curve", "x": "AA", "y": "AA", "use": "sig"});
     let mut bare = FIRST.public();
     bare.as_object_mut().unwrap().retain(|name, _| ["kty", "kid", "n", "e"].contains(&name.as_str()));
-    let server = KeyServer::new(Answer::Keys(vec![curve, json!({"kty": "new"}), SHORT.public(), bare]));
+    let server = KeyServer::new(KeyServerReply::Keys(vec![curve, json!({"kty": "new"}), SHORT.public(), bare]));
     let auth = auth(&server);
     assert!(ask(&auth, &FIRST.sign(&claims())).await.is_ok());
     assert_eq!(ask(&auth, &SHORT.sign(&claims())).await, Err(Denied::Unauthorized));
@@ -337,7 +337,7 @@ async fn keys_of_other_kinds_are_left_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_hundred_tokens_at_once_wait_for_one_load_and_all_pass() {
-    let server = KeyServer::new(Answer::Slow(Duration::from_millis(200), vec![FIRST.public()]));
+    let server = KeyServer::new(KeyServerReply::Slow(Duration::from_millis(200), vec![FIRST.public()]));
     let auth = Arc::new(auth(&server));
     let tokens: Vec<String> = (0..100).map(|i| FIRST.sign(&with("sub", json!(i.to_string())))).collect();
     let asked: Vec<_> = tokens
@@ -355,7 +355,7 @@ async fn a_hundred_tokens_at_once_wait_for_one_load_and_all_pass() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_does_not_stop_the_load() {
-    let server = KeyServer::new(Answer::Slow(Duration::from_millis(1000), vec![FIRST.public()]));
+    let server = KeyServer::new(KeyServerReply::Slow(Duration::from_millis(1000), vec![FIRST.public()]));
     let auth = auth_at(server.url(), SLOW_PACE);
     let token = FIRST.sign(&claims());
     for _ in 0..3 {
@@ -369,7 +369,7 @@ async fn a_client_that_hangs_up_does_not_stop_the_load() {
 #[tokio::test]
 async fn nothing_of_a_token_is_logged() {
     let log = Log::start();
-    let server = KeyServer::new(Answer::Status(500));
+    let server = KeyServer::new(KeyServerReply::Status(500));
     let auth = auth(&server);
     let mut shown: Vec<String> = forged().into_iter().map(|(_, token)| token).collect();
     for claims in [
@@ -385,7 +385,7 @@ async fn nothing_of_a_token_is_logged() {
         shown.push(SECOND.sign(&claims));
     }
     assert!(is_unavailable(&ask(&auth, &FIRST.sign(&claims())).await));
-    server.set(Answer::Keys(vec![FIRST.public()]));
+    server.set(KeyServerReply::Keys(vec![FIRST.public()]));
     pass_interval().await;
     for token in &shown {
         let _ = ask(&auth, token).await;

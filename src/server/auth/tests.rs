@@ -54,69 +54,80 @@ pub(super) fn authorization(value: impl AsRef<[u8]>) -> HeaderMap {
     headers
 }
 
-fn oidc() -> Settings {
-    Settings {
-        auth: Some(Kind::Oidc),
+fn oidc() -> AuthSettings {
+    AuthSettings {
+        auth: Some(AuthKind::Oidc),
         audience: Some("https://backup.example".into()),
         emails: vec!["push@project.iam.gserviceaccount.com".into()],
-        ..Settings::default()
+        ..AuthSettings::default()
     }
 }
 
-fn token(text: &str) -> Settings {
-    Settings { auth: Some(Kind::Token), token: Some(text.into()), ..Settings::default() }
+fn token(text: &str) -> AuthSettings {
+    AuthSettings { auth: Some(AuthKind::Token), token: Some(text.into()), ..AuthSettings::default() }
 }
 
-fn refused(settings: Settings) -> String {
-    let why = Mode::new(settings).unwrap_err();
+fn refused(settings: AuthSettings) -> String {
+    let why = AuthPolicy::new(settings).unwrap_err();
     assert!(why.advice().is_some(), "{why}");
     why.to_string()
 }
 
 #[test]
 fn settings_that_fit() {
-    assert!(matches!(Mode::new(Settings::default()).unwrap(), Mode::None));
+    assert!(matches!(AuthPolicy::new(AuthSettings::default()).unwrap(), AuthPolicy::None));
     assert!(matches!(
-        Mode::new(Settings { auth: Some(Kind::None), insecure: true, ..Settings::default() }).unwrap(),
-        Mode::None
+        AuthPolicy::new(AuthSettings { auth: Some(AuthKind::None), insecure: true, ..AuthSettings::default() })
+            .unwrap(),
+        AuthPolicy::None
     ));
     assert!(matches!(
-        Mode::new(Settings { auth: Some(Kind::CloudRun), ..Settings::default() }).unwrap(),
-        Mode::CloudRun
+        AuthPolicy::new(AuthSettings { auth: Some(AuthKind::CloudRun), ..AuthSettings::default() }).unwrap(),
+        AuthPolicy::CloudRun
     ));
-    assert!(matches!(Mode::new(token(SECRET)).unwrap(), Mode::Token(_)));
+    assert!(matches!(AuthPolicy::new(token(SECRET)).unwrap(), AuthPolicy::Token(_)));
     // The variable may be there for a client's sake.
-    assert!(matches!(Mode::new(Settings { token: Some(SECRET.into()), ..oidc() }).unwrap(), Mode::Oidc { .. }));
+    assert!(matches!(
+        AuthPolicy::new(AuthSettings { token: Some(SECRET.into()), ..oidc() }).unwrap(),
+        AuthPolicy::Oidc { .. }
+    ));
     for url in ["https://keys.example/certs", "http://127.0.0.1:8000/certs", "http://[::1]/certs"] {
-        assert!(Mode::new(Settings { jwks_url: Some(url.into()), ..oidc() }).is_ok(), "{url}");
+        assert!(AuthPolicy::new(AuthSettings { jwks_url: Some(url.into()), ..oidc() }).is_ok(), "{url}");
     }
-    for (name, kind) in
-        [("oidc", Kind::Oidc), ("token", Kind::Token), ("cloud-run", Kind::CloudRun), ("none", Kind::None)]
-    {
-        assert_eq!(name.parse::<Kind>().unwrap(), kind);
+    for (name, kind) in [
+        ("oidc", AuthKind::Oidc),
+        ("token", AuthKind::Token),
+        ("cloud-run", AuthKind::CloudRun),
+        ("none", AuthKind::None),
+    ] {
+        assert_eq!(name.parse::<AuthKind>().unwrap(), kind);
     }
-    assert!("OIDC".parse::<Kind>().is_err());
+    assert!("OIDC".parse::<AuthKind>().is_err());
 }
 
 #[test]
 fn settings_that_lack_or_contradict_are_refused() {
-    assert!(refused(Settings { audience: None, ..oidc() }).contains("--auth-audience"));
-    assert!(refused(Settings { audience: Some(String::new()), ..oidc() }).contains("--auth-audience"));
-    assert!(refused(Settings { audience: Some("https://a.example ".into()), ..oidc() }).contains("--auth-audience"));
-    assert!(refused(Settings { emails: Vec::new(), ..oidc() }).contains("--auth-email"));
+    assert!(refused(AuthSettings { audience: None, ..oidc() }).contains("--auth-audience"));
+    assert!(refused(AuthSettings { audience: Some(String::new()), ..oidc() }).contains("--auth-audience"));
+    assert!(
+        refused(AuthSettings { audience: Some("https://a.example ".into()), ..oidc() }).contains("--auth-audience")
+    );
+    assert!(refused(AuthSettings { emails: Vec::new(), ..oidc() }).contains("--auth-email"));
     for email in ["", "nobody", "@example.com", "a@", "*@example.com", "a@b.example,c@d.example", "a@b.example "] {
         let emails = vec!["good@example.com".into(), email.into()];
-        assert!(refused(Settings { emails, ..oidc() }).contains("--auth-email"), "{email:?}");
+        assert!(refused(AuthSettings { emails, ..oidc() }).contains("--auth-email"), "{email:?}");
     }
     for url in ["http://keys.example/certs", "http://127.0.0.1.example/certs", "ftp://127.0.0.1/", "certs"] {
-        assert!(refused(Settings { jwks_url: Some(url.into()), ..oidc() }).contains("https://"), "{url}");
+        assert!(refused(AuthSettings { jwks_url: Some(url.into()), ..oidc() }).contains("https://"), "{url}");
     }
-    assert!(refused(Settings { auth: Some(Kind::Token), ..Settings::default() }).contains("LASTGOOD_TOKEN"));
-    assert!(refused(Settings { auth: None, ..oidc() }).contains("--auth oidc"));
-    assert!(refused(Settings { auth: Some(Kind::CloudRun), ..oidc() }).contains("--auth oidc"));
-    assert!(refused(Settings { token_file: Some("token".into()), ..oidc() }).contains("--auth token"));
-    assert!(refused(Settings { insecure: true, ..oidc() }).contains("--auth none"));
-    assert!(refused(Settings { insecure: true, ..Settings::default() }).contains("--auth none"));
+    assert!(
+        refused(AuthSettings { auth: Some(AuthKind::Token), ..AuthSettings::default() }).contains("LASTGOOD_TOKEN")
+    );
+    assert!(refused(AuthSettings { auth: None, ..oidc() }).contains("--auth oidc"));
+    assert!(refused(AuthSettings { auth: Some(AuthKind::CloudRun), ..oidc() }).contains("--auth oidc"));
+    assert!(refused(AuthSettings { token_file: Some("token".into()), ..oidc() }).contains("--auth token"));
+    assert!(refused(AuthSettings { insecure: true, ..oidc() }).contains("--auth none"));
+    assert!(refused(AuthSettings { insecure: true, ..AuthSettings::default() }).contains("--auth none"));
 }
 
 #[test]
@@ -137,27 +148,27 @@ fn a_token_that_cannot_serve_is_refused_without_repeating_it() {
         assert!(why.contains("LASTGOOD_TOKEN"), "{why}");
     }
     let bytes = std::os::unix::ffi::OsStringExt::from_vec(b"\xff\xfe-is-not-any-text".to_vec());
-    assert!(refused(Settings { token: Some(bytes), ..token("") }).contains("ASCII"));
-    assert!(Mode::new(token("sixteen-chars-16")).is_ok());
-    assert_eq!(format!("{:?}", Mode::new(token(SECRET)).unwrap()), "Token(Secret)");
+    assert!(refused(AuthSettings { token: Some(bytes), ..token("") }).contains("ASCII"));
+    assert!(AuthPolicy::new(token("sixteen-chars-16")).is_ok());
+    assert_eq!(format!("{:?}", AuthPolicy::new(token(SECRET)).unwrap()), "Token(Secret)");
 }
 
 #[tokio::test]
 async fn a_token_file_is_read_once_without_its_line_end_and_before_the_variable() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
-    let settings = || Settings {
-        auth: Some(Kind::Token),
+    let settings = || AuthSettings {
+        auth: Some(AuthKind::Token),
         token_file: Some(path.clone()),
         token: Some(OsString::from("another-token-entirely")),
-        ..Settings::default()
+        ..AuthSettings::default()
     };
-    let missing = Mode::new(settings()).unwrap_err().to_string();
+    let missing = AuthPolicy::new(settings()).unwrap_err().to_string();
     assert!(missing.contains(path.to_str().unwrap()), "{missing}");
     let longest = "x".repeat(4096);
     for (end, secret) in [("", SECRET), ("\n", SECRET), ("\r\n", SECRET), ("\r\n", &longest)] {
         std::fs::write(&path, format!("{secret}{end}")).unwrap();
-        let auth = Auth::new(Mode::new(settings()).unwrap()).unwrap();
+        let auth = Authorizer::new(AuthPolicy::new(settings()).unwrap()).unwrap();
         std::fs::write(&path, "a-new-token-in-the-file").unwrap();
         assert!(auth.check(&authorization(format!("Bearer {secret}"))).await.is_ok());
         for other in ["another-token-entirely", "a-new-token-in-the-file"] {
@@ -166,7 +177,7 @@ async fn a_token_file_is_read_once_without_its_line_end_and_before_the_variable(
     }
     for bad in ["short\n".to_owned(), format!("{SECRET}\n\n"), format!("{longest}x"), format!("{longest}\r\nx")] {
         std::fs::write(&path, &bad).unwrap();
-        let why = Mode::new(settings()).unwrap_err().to_string();
+        let why = AuthPolicy::new(settings()).unwrap_err().to_string();
         assert!(why.contains(path.to_str().unwrap()) && !why.contains(bad.trim()), "{why}");
     }
 }
@@ -187,7 +198,7 @@ fn a_token_file_that_everybody_may_read_is_warned_of() {
 
 #[test]
 fn off_loopback_somebody_must_say_who_may_ask() {
-    let none = Mode::new(Settings::default()).unwrap();
+    let none = AuthPolicy::new(AuthSettings::default()).unwrap();
     for address in ["127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
         assert!(none.check_listen(address.parse().unwrap(), false, false).is_ok(), "{address}");
     }
@@ -198,29 +209,29 @@ fn off_loopback_somebody_must_say_who_may_ask() {
             assert!(why.advice().unwrap().contains("--auth oidc"), "{why}");
         }
         assert!(none.check_listen(address, true, false).is_ok());
-        for mode in [Mode::new(oidc()).unwrap(), Mode::new(token(SECRET)).unwrap()] {
+        for mode in [AuthPolicy::new(oidc()).unwrap(), AuthPolicy::new(token(SECRET)).unwrap()] {
             assert!(mode.check_listen(address, false, false).is_ok());
         }
-        assert!(Mode::CloudRun.check_listen(address, false, true).is_ok());
-        let why = Mode::CloudRun.check_listen(address, true, false).unwrap_err().to_string();
+        assert!(AuthPolicy::CloudRun.check_listen(address, false, true).is_ok());
+        let why = AuthPolicy::CloudRun.check_listen(address, true, false).unwrap_err().to_string();
         assert!(why.contains("K_SERVICE"), "{why}");
     }
-    assert!(Mode::CloudRun.check_listen("127.0.0.1:80".parse().unwrap(), false, false).is_err());
+    assert!(AuthPolicy::CloudRun.check_listen("127.0.0.1:80".parse().unwrap(), false, false).is_err());
 }
 
 #[tokio::test]
 async fn behind_cloud_run_and_without_a_check_everybody_may_ask_but_not_for_the_same() {
     for headers in [HeaderMap::new(), authorization("Bearer whatever"), authorization(b"\xff\xfe")] {
-        let caller = Auth::new(Mode::CloudRun).unwrap().check(&headers).await.unwrap();
+        let caller = Authorizer::new(AuthPolicy::CloudRun).unwrap().check(&headers).await.unwrap();
         assert!(!caller.may_restore() && !caller.may_download() && caller.email().is_none());
-        let caller = Auth::new(Mode::None).unwrap().check(&headers).await.unwrap();
+        let caller = Authorizer::new(AuthPolicy::None).unwrap().check(&headers).await.unwrap();
         assert!(caller.may_restore() && caller.may_download() && caller.email().is_none());
     }
 }
 
 #[tokio::test]
 async fn the_right_token_passes_and_no_other() {
-    let auth = Auth::new(Mode::new(token(SECRET)).unwrap()).unwrap();
+    let auth = Authorizer::new(AuthPolicy::new(token(SECRET)).unwrap()).unwrap();
     for right in ["Bearer", "bearer", "BEARER", "Bearer  ", " Bearer"].map(|scheme| format!("{scheme} {SECRET}")) {
         let caller = auth.check(&authorization(&right)).await.unwrap();
         assert!(caller.may_restore() && caller.may_download(), "{right}");
@@ -291,7 +302,7 @@ fn a_client_is_told_the_status_and_what_http_demands() {
 #[test]
 fn a_check_can_run_in_any_task() {
     fn goes_between_threads<T: Send>(_: T) {}
-    let auth = Auth::new(Mode::None).unwrap();
+    let auth = Authorizer::new(AuthPolicy::None).unwrap();
     goes_between_threads(auth.check(&HeaderMap::new()));
     goes_between_threads(auth);
 }

@@ -7,16 +7,17 @@ use rustix::fs::{OFlags, Stat, fstat};
 use super::super::handle::system_errno;
 use super::super::header::{self, is_page_size};
 use super::super::system_calls;
-use super::super::wal::{self, Ended, pages_in_wal};
+use super::super::wal::{self, pages_in_wal};
 use super::super::wal_index::Index;
 use super::basis::Basis;
 use super::opening::refused;
-use super::{ELSEWHERE, LOCKED, Live, Refused, State, Way, failed};
-use crate::sqlite::error::Trouble;
+use super::{AccessMode, BeginError, ELSEWHERE, LOCKED, Live, TransactionState, failed};
+use crate::sqlite::error::ReadError;
 use crate::sqlite::side_files::{self, id};
+use crate::sqlite::wal::WalReadError;
 
 /// A database and what lies beside it.
-struct Found {
+struct DatabaseFiles {
     database: Stat,
     wal: Option<Stat>,
     journal: Option<Stat>,
@@ -26,7 +27,7 @@ struct Found {
 }
 
 /// What SQLite sees in a transaction.
-struct Seen {
+struct TransactionHeader {
     version: i64,
     page_size: u32,
     pages: u64,
@@ -35,35 +36,35 @@ struct Seen {
 
 impl Live<'_> {
     /// Tries once to begin a transaction.
-    pub(super) fn attempt(&mut self) -> Result<State, Refused> {
+    pub(super) fn attempt(&mut self) -> Result<TransactionState, BeginError> {
         if self.options.stop.load(Ordering::Relaxed) {
-            return Err(Trouble::Stopped.into());
+            return Err(ReadError::Stopped.into());
         }
         let found = self.find()?;
         let (way, joins, found) = self.choose(found)?;
         self.turn_to(way, &found)?;
         // What is left of a -shm that nobody has open says nothing.
-        let shared_index = self.shm.as_ref().filter(|_| way == Way::Shared);
+        let shared_index = self.shm.as_ref().filter(|_| way == AccessMode::Shared);
         let index = shared_index.and_then(|shm| Index::read(&shm.file));
         let seen = self.see(joins, &found)?;
         self.state(seen, index, joins, found)
     }
 
     /// What lies there.
-    fn find(&self) -> Result<Found, Refused> {
+    fn find(&self) -> Result<DatabaseFiles, BeginError> {
         let logged = self.is_logged()?;
         let database = fstat(&self.file).map_err(failed)?;
         if database.st_size == 0 {
             // SQLite deletes a log beside an empty file.
-            return Err(Trouble::Raw("it has become empty".into()).into());
+            return Err(ReadError::Raw("it has become empty".into()).into());
         }
         // A program that opens it at this moment creates its -wal first: that is there if its -shm was found.
         let shm = self.beside("-shm")?;
-        Ok(Found { database, wal: self.beside("-wal")?, journal: self.beside("-journal")?, shm, logged })
+        Ok(DatabaseFiles { database, wal: self.beside("-wal")?, journal: self.beside("-journal")?, shm, logged })
     }
 
     /// How it is to be read; whether by what was left of a `-shm`; and what lies there once that is settled.
-    fn choose(&mut self, found: Found) -> Result<(Way, bool, Found), Refused> {
+    fn choose(&mut self, found: DatabaseFiles) -> Result<(AccessMode, bool, DatabaseFiles), BeginError> {
         let mut shared = match (found.logged, &found.shm) {
             (true, Some(shm)) => self.is_shared(id(shm))?,
             (true, None) => false,
@@ -73,64 +74,66 @@ impl Live<'_> {
         if found.logged && (shared || keeps) && self.lock.is_none() {
             // What they share is looked at once more when it stays there.
             self.lock()?;
-            return Err(Refused::Again);
+            return Err(BeginError::Again);
         }
         let joins = keeps && found.shm.is_some() && self.is_index_whole();
         shared |= joins;
         if shared {
             return match found.logged && found.wal.is_none() {
-                true => Err(Refused::Index(ELSEWHERE.into())),
-                false => Ok((Way::Shared, joins, found)),
+                true => Err(BeginError::Index(ELSEWHERE.into())),
+                false => Ok((AccessMode::Shared, joins, found)),
             };
         }
         let (database, wal, shm) = self.rest(found.wal.as_ref())?;
-        let way = Way::AtRest { log: wal.as_ref().is_some_and(|log| self.is_log(log)) };
-        Ok((way, joins, Found { database, wal, shm, ..found }))
+        let way = AccessMode::AtRest { log: wal.as_ref().is_some_and(|log| self.is_log(log)) };
+        Ok((way, joins, DatabaseFiles { database, wal, shm, ..found }))
     }
 
     /// Readies a connection that reads so.
-    fn turn_to(&mut self, way: Way, found: &Found) -> Result<(), Refused> {
+    fn turn_to(&mut self, way: AccessMode, found: &DatabaseFiles) -> Result<(), BeginError> {
         let way_before = std::mem::replace(&mut self.way, way);
         // It is not looked at otherwise.
-        if way == (Way::AtRest { log: false }) && found.journal.as_ref().is_some_and(|journal| self.is_hot(journal)) {
-            return Err(Refused::Journal);
+        if way == (AccessMode::AtRest { log: false })
+            && found.journal.as_ref().is_some_and(|journal| self.is_hot(journal))
+        {
+            return Err(BeginError::Journal);
         }
         let basis = match found.logged {
             true => self.basis_of(&found.database, found.wal.as_ref(), found.shm.as_ref()),
             false => Basis::Locks,
         };
         // SQLite does not look whether a file has changed that it has all to itself.
-        if way != way_before || way != Way::Shared && self.basis != basis {
+        if way != way_before || way != AccessMode::Shared && self.basis != basis {
             (self.connection, self.alone) = (None, None);
         }
         self.basis = basis;
         match way {
-            Way::AtRest { log: false } => self.read_alone()?,
-            Way::AtRest { log: true } | Way::Shared if self.connection.is_none() => self.connect()?,
-            Way::AtRest { log: true } | Way::Shared => {}
+            AccessMode::AtRest { log: false } => self.read_alone()?,
+            AccessMode::AtRest { log: true } | AccessMode::Shared if self.connection.is_none() => self.connect()?,
+            AccessMode::AtRest { log: true } | AccessMode::Shared => {}
         }
         Ok(())
     }
 
     /// Begins SQLite's transaction, and makes sure that it sees what was found.
-    fn see(&mut self, joins: bool, found: &Found) -> Result<Seen, Refused> {
+    fn see(&mut self, joins: bool, found: &DatabaseFiles) -> Result<TransactionHeader, BeginError> {
         let (read, nobody) = match joins {
             true => (system_calls::as_left(|| self.read()), false),
             false => system_calls::after_others(|| self.read()),
         };
         if nobody {
             // Whoever had the -shm open has just closed it.
-            return Err(Refused::Busy(LOCKED));
+            return Err(BeginError::Busy(LOCKED));
         }
         if self.is_logged()? != found.logged || !self.stands()? {
-            return Err(Refused::Changed);
+            return Err(BeginError::Changed);
         }
-        let logged = self.way == Way::Shared && found.logged;
+        let logged = self.way == AccessMode::Shared && found.logged;
         if logged && (!self.is_log_of_index() || self.is_another_log_used(found.wal.as_ref())) {
-            return Err(Refused::Index(ELSEWHERE.into()));
+            return Err(BeginError::Index(ELSEWHERE.into()));
         }
         let seen = read?;
-        if self.way == (Way::AtRest { log: true }) {
+        if self.way == (AccessMode::AtRest { log: true }) {
             self.let_go()?;
         }
         // The log was found by its path.
@@ -139,32 +142,38 @@ impl Live<'_> {
     }
 
     /// The transaction's state. `index` is what the log's index said before it began.
-    fn state(&mut self, seen: Seen, index: Option<Index>, joins: bool, found: Found) -> Result<State, Refused> {
-        let Seen { version, page_size, pages, logged } = seen;
+    fn state(
+        &mut self,
+        seen: TransactionHeader,
+        index: Option<Index>,
+        joins: bool,
+        found: DatabaseFiles,
+    ) -> Result<TransactionState, BeginError> {
+        let TransactionHeader { version, page_size, pages, logged } = seen;
         let whole = u64::try_from(fstat(&self.file).map_err(failed)?.st_size).unwrap_or(0) / u64::from(page_size);
         let go_on = || !self.options.stop.load(Ordering::Relaxed);
         let connection = self.reader().ok_or_else(|| failed("its connection is gone"))?;
         let (in_wal, frames) = match pages_in_wal(connection, logged, page_size, pages, whole, &go_on) {
             Ok(found) => found,
-            Err(Ended::Stopped) => return Err(Trouble::Stopped.into()),
-            Err(Ended::Failed(_)) if !self.stands()? => return Err(Refused::Changed),
-            Err(Ended::Failed(code)) => {
+            Err(WalReadError::Stopped) => return Err(ReadError::Stopped.into()),
+            Err(WalReadError::Failed(_)) if !self.stands()? => return Err(BeginError::Changed),
+            Err(WalReadError::Failed(code)) => {
                 return Err(failed(format!("its write-ahead log cannot be read: SQLite's error {code}")).into());
             }
         };
-        let shared = self.way == Way::Shared;
+        let shared = self.way == AccessMode::Shared;
         let pending = match (index, frames) {
-            (Some(index), Some(frames)) if !index.is_whole(frames) => return Err(Refused::Index(ELSEWHERE.into())),
+            (Some(index), Some(frames)) if !index.is_whole(frames) => return Err(BeginError::Index(ELSEWHERE.into())),
             // Where nobody was there to commit it, the index is not of this log after all.
-            (Some(index), Some(frames)) if joins && index.lacks(frames) => return Err(Refused::Changed),
+            (Some(index), Some(frames)) if joins && index.lacks(frames) => return Err(BeginError::Changed),
             (Some(index), Some(frames)) => index.lacks(frames),
             (None, Some(_)) => shared,
             (_, None) => false,
         };
         self.attached = shared;
-        let Found { database: stat, wal, journal, logged, .. } = found;
+        let DatabaseFiles { database: stat, wal, journal, logged, .. } = found;
         let version = self.generation << 32 | version;
-        Ok(State { page_size, pages, version, logged, in_wal, stat, wal, journal, pending })
+        Ok(TransactionState { page_size, pages, version, logged, in_wal, stat, wal, journal, pending })
     }
 
     /// Whether a journal beside a database that nobody has open is one that SQLite would roll back.
@@ -179,7 +188,7 @@ impl Live<'_> {
     }
 
     /// Begins SQLite's transaction, and looks at what it sees.
-    fn read(&self) -> Result<Seen, Refused> {
+    fn read(&self) -> Result<TransactionHeader, BeginError> {
         let Some(connection) = self.reader() else { return Err(failed("its connection is gone").into()) };
         let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
         let read = || {
@@ -195,9 +204,9 @@ impl Live<'_> {
             system_calls::changing_nothing(read).map_err(|why| refused(&why, system_errno(connection)))?;
         match (u32::try_from(page_size), u64::try_from(pages)) {
             (Ok(page_size), Ok(pages)) if is_page_size(page_size) && pages > 0 => {
-                Ok(Seen { version, page_size, pages, logged })
+                Ok(TransactionHeader { version, page_size, pages, logged })
             }
-            _ => Err(Trouble::Raw(format!("SQLite sees {pages} pages of {page_size} bytes in it")).into()),
+            _ => Err(ReadError::Raw(format!("SQLite sees {pages} pages of {page_size} bytes in it")).into()),
         }
     }
 }

@@ -6,15 +6,17 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, Stat, fstat};
 
 use super::super::handle::read_wal;
-use super::super::locks::{self, Held, held};
+use super::super::locks::{self, held};
 use super::super::usage;
-use super::super::wal_index::{self, Fit};
-use super::{ELSEWHERE, LOCKED, Live, Refused, Way, failed};
+use super::super::wal_index::{self};
+use super::{AccessMode, BeginError, ELSEWHERE, LOCKED, Live, failed};
 use crate::fs::holders::Locks;
 use crate::fs::times::{self, mtime, settled, wait_a_tick};
-use crate::sqlite::error::Trouble;
-use crate::sqlite::fd_registry::{self, try_hold};
-use crate::sqlite::side_files::{Id, Looks, id, looks};
+use crate::sqlite::error::ReadError;
+use crate::sqlite::fd_registry::{self, try_lock_inode};
+use crate::sqlite::locks::LockHolder;
+use crate::sqlite::side_files::{Id, StatFingerprint, id, looks};
+use crate::sqlite::wal_index::IndexFit;
 
 /// How long somebody is awaited who came once, and who came again.
 const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -28,7 +30,7 @@ pub(super) enum Basis {
     Shared { wal: Option<Id>, shm: Option<Id> },
     /// Without what its programs share, their writing shows only in the files: the file itself, its log, and what is left of a
     /// `-shm`.
-    AtRest { database: Looks, wal: Option<Looks>, shm: Option<Looks> },
+    AtRest { database: StatFingerprint, wal: Option<StatFingerprint>, shm: Option<StatFingerprint> },
 }
 
 /// Which file it is, and when it was written to.
@@ -41,20 +43,22 @@ impl Live<'_> {
     ///
     /// # Errors
     /// What lies beside it cannot be looked at.
-    pub fn stands(&self) -> Result<bool, Trouble> {
+    pub fn stands(&self) -> Result<bool, ReadError> {
         if self.basis == Basis::Locks {
             return Ok(true);
         }
         let (wal, shm) = (self.beside("-wal")?, self.beside("-shm")?);
         let now = self.basis_of(&fstat(&self.file).map_err(failed)?, wal.as_ref(), shm.as_ref());
-        Ok(now == self.basis && (self.way == Way::Shared || self.is_at_rest()))
+        Ok(now == self.basis && (self.way == AccessMode::Shared || self.is_at_rest()))
     }
 
     /// What reading a database that uses a log rests on.
     pub(super) fn basis_of(&self, database: &Stat, wal: Option<&Stat>, shm: Option<&Stat>) -> Basis {
         match self.way {
-            Way::Shared => Basis::Shared { wal: wal.map(id), shm: shm.map(id) },
-            Way::AtRest { .. } => Basis::AtRest { database: looks(database), wal: wal.map(looks), shm: shm.map(looks) },
+            AccessMode::Shared => Basis::Shared { wal: wal.map(id), shm: shm.map(id) },
+            AccessMode::AtRest { .. } => {
+                Basis::AtRest { database: looks(database), wal: wal.map(looks), shm: shm.map(looks) }
+            }
         }
     }
 
@@ -64,12 +68,12 @@ impl Live<'_> {
     }
 
     /// Fails where a program has the database open whose `-shm` is not the one that lies here, if one does.
-    pub(super) fn is_nobodys(&self) -> Result<(), Refused> {
+    pub(super) fn is_nobodys(&self) -> Result<(), BeginError> {
         match held(&self.file) {
-            Held::No => Ok(()),
-            Held::Reading(pid) if self.is_only_read(pid) => Ok(()),
-            Held::Reading(_) => Err(Refused::Index(ELSEWHERE.into())),
-            Held::Alone(_) => Err(Refused::Busy(LOCKED)),
+            LockHolder::No => Ok(()),
+            LockHolder::Reading(pid) if self.is_only_read(pid) => Ok(()),
+            LockHolder::Reading(_) => Err(BeginError::Index(ELSEWHERE.into())),
+            LockHolder::Alone(_) => Err(BeginError::Busy(LOCKED)),
         }
     }
 
@@ -103,15 +107,15 @@ impl Live<'_> {
         let Some(shm) = &self.shm else { return false };
         let open = || {
             let found = self.at.status("-wal").ok()??;
-            let hold = try_hold(found.st_dev, found.st_ino)?;
+            let hold = try_lock_inode(found.st_dev, found.st_ino)?;
             fd_registry::open(hold, self.options.stop, || self.at.open("-wal", OFlags::RDONLY)).ok()
         };
         let made_anew = fstat(&shm.file).is_ok_and(|now| Some(written(&now)) != self.first_shm);
-        made_anew && open().is_some_and(|wal| wal_index::fit(&shm.file, &wal.file) == Fit::All)
+        made_anew && open().is_some_and(|wal| wal_index::fit(&shm.file, &wal.file) == IndexFit::All)
     }
 
     /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
-    pub(super) fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), Refused> {
+    pub(super) fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), BeginError> {
         if (self.met as usize) < AWAITED.len() {
             self.lock = None;
         }
@@ -122,7 +126,7 @@ impl Live<'_> {
         }
         let beside = (stat, self.beside("-wal")?, self.beside("-shm")?);
         if !self.is_at_rest() {
-            return Err(Refused::Changed);
+            return Err(BeginError::Changed);
         }
         Ok(beside)
     }
@@ -139,14 +143,14 @@ impl Live<'_> {
     /// While it is kept, an app cannot close its database for good, nor have it to itself. So one that came while the database was read is
     /// awaited, since then it can be read with it; if it does not come, the database is read at rest again. Only where it comes each
     /// time, and is never met, there is no other way.
-    pub(super) fn has_to_keep_it(&mut self) -> Result<bool, Refused> {
+    pub(super) fn has_to_keep_it(&mut self) -> Result<bool, BeginError> {
         if self.met == 0 {
             return Ok(false);
         }
         self.is_nobodys()?;
         if self.awaited.is_some_and(|until| Instant::now() < until) {
             (self.lock, self.connection) = (None, None);
-            return Err(Refused::Awaited);
+            return Err(BeginError::Awaited);
         }
         Ok(self.met as usize >= AWAITED.len())
     }

@@ -10,14 +10,14 @@ use rustix::io::Errno;
 use super::super::handle::{has_moved, lock_shared, system_errno};
 use super::super::header::Header;
 use super::super::{at_rest, locks, system_calls};
-use super::{IN_USE_HERE, LOCKED, Live, Refused, Way, failed};
-use crate::sqlite::error::{Meaning, Trouble, meaning};
-use crate::sqlite::fd_registry::{self, try_hold};
+use super::{AccessMode, BeginError, IN_USE_HERE, LOCKED, Live, failed};
+use crate::sqlite::error::{Meaning, ReadError, classify};
+use crate::sqlite::fd_registry::{self, try_lock_inode};
 use crate::sqlite::side_files::{Id, id, is_file};
 
 impl Live<'_> {
     /// A file beside the database. SQLite will find it by its path: that must lead to the same.
-    pub(super) fn beside(&self, ending: &str) -> Result<Option<Stat>, Trouble> {
+    pub(super) fn beside(&self, ending: &str) -> Result<Option<Stat>, ReadError> {
         let cannot = |why| failed(format!("its {ending} file cannot be looked at: {why}"));
         let found = self.at.status(ending).map_err(cannot)?;
         let by_path = self.at.status_by_path(ending).map_err(cannot)?;
@@ -27,37 +27,37 @@ impl Live<'_> {
         }
         match found {
             Some(stat) if !is_file(&stat) => {
-                Err(Trouble::Raw(format!("what lies beside it under the name of its {ending} file is no file")))
+                Err(ReadError::Raw(format!("what lies beside it under the name of its {ending} file is no file")))
             }
             found => Ok(found),
         }
     }
 
     /// Fails when the path does not lead to our file any more, or leads there through another folder.
-    pub(super) fn still_there(&self) -> Result<(), Trouble> {
-        let cannot = |why| Trouble::Raw(format!("its path, which SQLite needs, cannot be followed: {why}"));
+    pub(super) fn still_there(&self) -> Result<(), ReadError> {
+        let cannot = |why| ReadError::Raw(format!("its path, which SQLite needs, cannot be followed: {why}"));
         let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.hold.id());
         let same = self.at.is_where_the_path_leads().map_err(cannot)?
             && ours(self.at.status("").map_err(cannot)?)
             && ours(self.at.status_by_path("").map_err(cannot)?);
-        if same { Ok(()) } else { Err(Trouble::Replaced) }
+        if same { Ok(()) } else { Err(ReadError::Replaced) }
     }
 
     /// What went wrong, or that it did because the path does not lead to our file any more.
-    pub(super) fn replaced_or(&self, trouble: Trouble) -> Trouble {
+    pub(super) fn replaced_or(&self, trouble: ReadError) -> ReadError {
         match self.still_there() {
-            Err(Trouble::Replaced) => Trouble::Replaced,
+            Err(ReadError::Replaced) => ReadError::Replaced,
             _ => trouble,
         }
     }
 
     /// Opens a connection; SQLite takes no lock yet, and creates nothing.
-    pub(super) fn connect(&mut self) -> Result<(), Trouble> {
+    pub(super) fn connect(&mut self) -> Result<(), ReadError> {
         self.still_there()?;
         // Without a symlink in the path there is none to be swapped.
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let own_index = self.way == Way::AtRest { log: true };
+        let own_index = self.way == AccessMode::AtRest { log: true };
         let open = || {
             let connection = Connection::open_with_flags(self.at.path(), flags)?;
             if own_index {
@@ -75,7 +75,7 @@ impl Live<'_> {
     }
 
     /// A connection that takes the file for all there is.
-    fn alone(&self) -> Result<Connection, Refused> {
+    fn alone(&self) -> Result<Connection, BeginError> {
         self.still_there()?;
         let opened = system_calls::changing_nothing(|| at_rest::open_file(self.at.path()).and_then(configured));
         let connection = opened.map_err(|why| refused(&why, 0))?;
@@ -84,7 +84,7 @@ impl Live<'_> {
     }
 
     /// Readies reading the file alone.
-    pub(super) fn read_alone(&mut self) -> Result<(), Refused> {
+    pub(super) fn read_alone(&mut self) -> Result<(), BeginError> {
         if self.alone.is_none() {
             self.alone = Some(self.alone()?);
             self.generation += 1;
@@ -94,7 +94,7 @@ impl Live<'_> {
 
     /// Takes a reader's lock, so that what its programs share stays there. It is taken by a connection of its own, which outlives
     /// the transaction of the one that reads.
-    pub(super) fn lock(&mut self) -> Result<(), Refused> {
+    pub(super) fn lock(&mut self) -> Result<(), BeginError> {
         let connection = self.alone()?;
         lock_shared(&connection).map_err(|why| refused(&why, system_errno(&connection)))?;
         self.let_go()?;
@@ -103,20 +103,20 @@ impl Live<'_> {
     }
 
     /// As [`locks::let_go`].
-    pub(super) fn let_go(&self) -> Result<(), Trouble> {
+    pub(super) fn let_go(&self) -> Result<(), ReadError> {
         locks::let_go(&self.file).map_err(|why| failed(format!("its lock cannot be let go in part: {why}")))
     }
 
     /// Whether a program has the `-shm` open that was found, or is about to again; from now on it is held, and open here.
-    pub(super) fn is_shared(&mut self, shm: Id) -> Result<bool, Refused> {
+    pub(super) fn is_shared(&mut self, shm: Id) -> Result<bool, BeginError> {
         // SQLite must not open it before we hold it: somebody here who then closed it would take SQLite's locks away.
         if self.shm.as_ref().is_none_or(|open| open.hold.id() != shm) {
             (self.connection, self.shm) = (None, None);
-            let hold = try_hold(shm.0, shm.1).ok_or(Refused::Busy(IN_USE_HERE))?;
+            let hold = try_lock_inode(shm.0, shm.1).ok_or(BeginError::Busy(IN_USE_HERE))?;
             let opened = match fd_registry::open(hold, self.options.stop, || self.at.open("-shm", OFlags::RDONLY)) {
                 Ok(opened) if opened.hold.id() == shm => opened,
                 Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::TIMEDOUT | Errno::CANCELED) => {
-                    return Err(Refused::Changed);
+                    return Err(BeginError::Changed);
                 }
                 // Its user's programs may be using it.
                 Err(Errno::ACCESS | Errno::PERM) => return Ok(true),
@@ -136,29 +136,29 @@ impl Live<'_> {
     }
 
     /// Fails when SQLite has another file open than we have.
-    pub(super) fn same(&self, connection: Option<&Connection>) -> Result<(), Trouble> {
+    pub(super) fn same(&self, connection: Option<&Connection>) -> Result<(), ReadError> {
         // Were the path another file between the two, one of three looks would show it.
         self.still_there()?;
         if connection.is_none_or(has_moved) {
-            return Err(Trouble::Replaced);
+            return Err(ReadError::Replaced);
         }
         self.still_there()
     }
 
     /// Whether the file says that readers must use a log.
-    pub(super) fn is_logged(&self) -> Result<bool, Trouble> {
+    pub(super) fn is_logged(&self) -> Result<bool, ReadError> {
         let header = Header::read(&self.file).map_err(|why| failed(format!("it cannot be read: {why}")))?;
         Ok(header.is_some_and(|header| header.wal))
     }
 }
 
 /// What SQLite's refusal means.
-pub(super) fn refused(why: &rusqlite::Error, errno: i32) -> Refused {
-    match meaning(why, errno) {
-        Meaning::Busy => Refused::Busy(LOCKED),
-        Meaning::Journal => Refused::Journal,
-        Meaning::Index(why) => Refused::Index(why),
-        Meaning::Trouble(trouble) => Refused::Trouble(trouble),
+pub(super) fn refused(why: &rusqlite::Error, errno: i32) -> BeginError {
+    match classify(why, errno) {
+        Meaning::Busy => BeginError::Busy(LOCKED),
+        Meaning::Journal => BeginError::Journal,
+        Meaning::Index(why) => BeginError::Index(why),
+        Meaning::Trouble(trouble) => BeginError::Trouble(trouble),
     }
 }
 

@@ -3,13 +3,15 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use super::super::locks::{Held, held};
+use super::super::locks::held;
 use super::super::peer::Peer;
 use super::super::side_files::id;
-use super::super::usage::{Elsewhere, is_log_here};
+use super::super::usage::is_log_here;
 use super::*;
 use crate::fs::beneath::Directory;
 use crate::path::EntryPath;
+use crate::sqlite::locks::LockHolder;
+use crate::sqlite::usage::UsageFinder;
 
 fn remove_what_is_beside(path: &Path) {
     for ending in ["-wal", "-shm"] {
@@ -49,15 +51,15 @@ fn another_backup_is_not_taken_for_one() {
 fn a_lock_of_other_bytes_or_none_is_no_program_of_sqlite() {
     let (_folder, path) = database("");
     let file = fs::File::open(&path).unwrap();
-    assert_eq!(held(&file), Held::No);
+    assert_eq!(held(&file), LockHolder::No);
     let mut peer = Peer::with(&path);
-    assert_eq!(held(&file), Held::No);
+    assert_eq!(held(&file), LockHolder::No);
     peer.run("begin; select * from t").unwrap();
-    assert_eq!(held(&file), Held::Reading(Some(peer.pid())));
+    assert_eq!(held(&file), LockHolder::Reading(Some(peer.pid())));
     peer.run("commit; begin exclusive").unwrap();
-    assert_eq!(held(&file), Held::Alone(Some(peer.pid())));
+    assert_eq!(held(&file), LockHolder::Alone(Some(peer.pid())));
     peer.run("commit").unwrap();
-    assert_eq!(held(&file), Held::No);
+    assert_eq!(held(&file), LockHolder::No);
 }
 
 #[test]
@@ -276,7 +278,7 @@ fn one_that_is_used_elsewhere_is_found_among_others() {
     let (folder, path) = database(WAL);
     let other = folder.path().join("other.db");
     fs::copy(&path, &other).unwrap();
-    let (root, elsewhere) = (Directory::open(folder.path()).unwrap(), Elsewhere::default());
+    let (root, elsewhere) = (Directory::open(folder.path()).unwrap(), UsageFinder::default());
     let is_used = |path: &Path| {
         let name = EntryPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap();
         elsewhere.is_used(&root, &name, id(&status(path).unwrap().unwrap()))

@@ -17,21 +17,21 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::at::at;
-use super::error::Trouble;
-use super::fd_registry::{self, Hold};
-use super::live::{Live, Options, State};
+use super::error::ReadError;
+use super::fd_registry::{self, InodeLock};
+use super::live::{Live, LiveOptions, TransactionState};
 
 /// Makes a database use a write-ahead log.
 const WAL: &str = "pragma journal_mode = wal";
 static GO_ON: AtomicBool = AtomicBool::new(false);
 /// Longer than any test waits for what is going to happen.
-const PATIENT: Options = Options { patience: Duration::from_secs(120), stop: &GO_ON };
+const PATIENT: LiveOptions = LiveOptions { patience: Duration::from_secs(120), stop: &GO_ON };
 /// For what is not going to happen.
-pub const HASTY: Options = Options { patience: Duration::from_millis(20), stop: &GO_ON };
+pub const HASTY: LiveOptions = LiveOptions { patience: Duration::from_millis(20), stop: &GO_ON };
 
 /// Holds a file as soon as nobody else does.
-pub fn hold(device: u64, inode: u64) -> Hold {
-    fd_registry::hold(device, inode, &GO_ON).unwrap()
+pub fn hold(device: u64, inode: u64) -> InodeLock {
+    fd_registry::lock_inode(device, inode, &GO_ON).unwrap()
 }
 
 /// The path of a file beside a database.
@@ -62,7 +62,7 @@ fn database(setup: &str) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-pub fn try_open<'a>(path: &Path, options: Options<'a>) -> Result<Live<'a>, Trouble> {
+pub fn try_open<'a>(path: &Path, options: LiveOptions<'a>) -> Result<Live<'a>, ReadError> {
     let stat = fs::symlink_metadata(path).unwrap();
     Live::open(Arc::new(at(path)), hold(stat.dev(), stat.ino()), options)
 }
@@ -72,7 +72,7 @@ fn opened(path: &Path) -> Live<'static> {
 }
 
 /// The state's bytes, read as a backup does.
-pub fn taken(live: &Live, state: &State) -> Vec<u8> {
+pub fn taken(live: &Live, state: &TransactionState) -> Vec<u8> {
     let size = state.page_size as usize;
     let mut bytes = vec![0; size * usize::try_from(state.pages).unwrap()];
     for (page, number) in bytes.chunks_mut(size).zip(1..) {
@@ -86,7 +86,7 @@ pub fn taken(live: &Live, state: &State) -> Vec<u8> {
 }
 
 /// The state's bytes as SQLite gives them.
-fn through_sqlite(live: &Live, state: &State) -> Vec<u8> {
+fn through_sqlite(live: &Live, state: &TransactionState) -> Vec<u8> {
     let mut bytes = vec![0; state.page_size as usize * usize::try_from(state.pages).unwrap()];
     for (page, number) in bytes.chunks_mut(state.page_size as usize).zip(1..) {
         live.page(number, page).unwrap();
@@ -113,9 +113,9 @@ pub fn restored(bytes: &[u8]) -> (i64, i64) {
     connection.query_row("select sum(x), count(*) from t", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
 }
 
-fn raw_because(trouble: Trouble, what: &str) {
+fn raw_because(trouble: ReadError, what: &str) {
     match trouble {
-        Trouble::Raw(why) => assert!(why.contains(what), "{why}"),
+        ReadError::Raw(why) => assert!(why.contains(what), "{why}"),
         other => panic!("{other:?}"),
     }
 }

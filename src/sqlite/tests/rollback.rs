@@ -4,7 +4,7 @@ use std::thread;
 
 use super::super::peer::Peer;
 use super::*;
-use crate::sqlite::fd_registry::try_hold;
+use crate::sqlite::fd_registry::try_lock_inode;
 
 #[test]
 fn the_file_is_the_state_for_every_page_size() {
@@ -54,7 +54,7 @@ fn a_locked_database_is_waited_for_with_a_limit() {
     let mut writer = Peer::with(&path);
     writer.run("begin exclusive").unwrap();
     let mut live = try_open(&path, HASTY).unwrap();
-    let Trouble::Busy(why) = live.begin().unwrap_err() else { panic!("it is busy") };
+    let ReadError::Busy(why) = live.begin().unwrap_err() else { panic!("it is busy") };
     assert!(why.contains("another program keeps it locked"), "{why}");
     drop(live);
     let mut live = opened(&path);
@@ -71,11 +71,11 @@ fn who_is_told_to_stop_stops_waiting() {
     let mut writer = Peer::with(&path);
     writer.run("begin exclusive").unwrap();
     let stop = AtomicBool::new(false);
-    let mut live = try_open(&path, Options { stop: &stop, ..PATIENT }).unwrap();
+    let mut live = try_open(&path, LiveOptions { stop: &stop, ..PATIENT }).unwrap();
     thread::scope(|scope| {
         let waiting = scope.spawn(|| live.begin().unwrap_err());
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(waiting.join().unwrap(), Trouble::Stopped);
+        assert_eq!(waiting.join().unwrap(), ReadError::Stopped);
     });
 }
 
@@ -117,7 +117,7 @@ fn the_registry_keeps_others_away_while_a_transaction_is_open() {
     let mut writer = Peer::with(&path);
     let mut live = opened(&path);
     live.begin().unwrap();
-    assert!(try_hold(stat.dev(), stat.ino()).is_none());
+    assert!(try_lock_inode(stat.dev(), stat.ino()).is_none());
     thread::scope(|scope| {
         let other = scope.spawn(|| {
             let _held = hold(stat.dev(), stat.ino());
@@ -196,7 +196,7 @@ fn the_page_of_the_locks_is_read_from_the_file() {
     let mut page = vec![1; 65_536];
     live.page(16_385, &mut page).unwrap();
     assert_eq!(page, vec![0; 65_536]);
-    let Trouble::Failed(why) = live.page(pages + 1, &mut page).unwrap_err() else { panic!("there is no such page") };
+    let ReadError::Failed(why) = live.page(pages + 1, &mut page).unwrap_err() else { panic!("there is no such page") };
     assert!(why.contains("no page"), "{why}");
 }
 

@@ -3,7 +3,7 @@
 use super::super::check::Checked;
 use super::super::peer::Peer;
 use super::*;
-use crate::sqlite::fd_registry::try_hold;
+use crate::sqlite::fd_registry::try_lock_inode;
 use crate::vault::entry::CheckKind;
 
 #[test]
@@ -15,7 +15,7 @@ fn a_hot_journal_is_left_to_others() {
     writer.kill();
     assert!(beside(&path, "-journal").exists());
     let before = Peer::start().look(folder.path());
-    for options in [HASTY, PATIENT, Options { patience: Duration::ZERO, ..HASTY }] {
+    for options in [HASTY, PATIENT, LiveOptions { patience: Duration::ZERO, ..HASTY }] {
         let mut live = try_open(&path, options).unwrap();
         raw_because(live.begin().unwrap_err(), "hot journal");
         drop(live);
@@ -74,12 +74,12 @@ fn what_is_no_database_is_raw() {
     // A header, and then noise: what an extension for encryption may leave readable.
     fs::write(&path, [&whole[..16], &noise[16..]].concat()).unwrap();
     let mut live = opened(&path);
-    assert!(matches!(live.begin().unwrap_err(), Trouble::Raw(_)));
+    assert!(matches!(live.begin().unwrap_err(), ReadError::Raw(_)));
     drop(live);
     // Nothing but the header.
     fs::write(&path, &whole[..100]).unwrap();
     let mut live = opened(&path);
-    assert!(matches!(live.begin().unwrap_err(), Trouble::Raw(_)));
+    assert!(matches!(live.begin().unwrap_err(), ReadError::Raw(_)));
 }
 
 #[test]
@@ -111,22 +111,22 @@ fn another_file_at_the_path_is_noticed() {
         live.begin().unwrap();
         live.end().unwrap();
         fs::rename(&other, &path).unwrap();
-        assert_eq!(live.begin().unwrap_err(), Trouble::Replaced);
+        assert_eq!(live.begin().unwrap_err(), ReadError::Replaced);
         drop(live);
         let held = hold(stat.dev(), stat.ino());
-        assert_eq!(Live::open(Arc::new(at(&path)), held, PATIENT).err().unwrap(), Trouble::Replaced);
+        assert_eq!(Live::open(Arc::new(at(&path)), held, PATIENT).err().unwrap(), ReadError::Replaced);
         let now = fs::metadata(&path).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(
             Live::open(Arc::new(at(&path)), hold(now.dev(), now.ino()), PATIENT).err().unwrap(),
-            Trouble::Replaced
+            ReadError::Replaced
         );
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert_eq!(
             Live::open(Arc::new(at(&path)), hold(now.dev(), now.ino()), PATIENT).err().unwrap(),
-            Trouble::Replaced
+            ReadError::Replaced
         );
-        drop(try_hold(now.dev(), now.ino()).unwrap());
+        drop(try_lock_inode(now.dev(), now.ino()).unwrap());
     }
 }
 
@@ -256,8 +256,8 @@ fn a_check_can_be_stopped() {
         .unwrap();
     drop(connection);
     let stop = AtomicBool::new(false);
-    let mut live = try_open(&path, Options { stop: &stop, ..PATIENT }).unwrap();
+    let mut live = try_open(&path, LiveOptions { stop: &stop, ..PATIENT }).unwrap();
     live.begin().unwrap();
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(live.check(CheckKind::Full).unwrap_err(), Trouble::Stopped);
+    assert_eq!(live.check(CheckKind::Full).unwrap_err(), ReadError::Stopped);
 }

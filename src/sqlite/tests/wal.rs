@@ -4,7 +4,7 @@ use std::thread;
 
 use super::super::peer::Peer;
 use super::*;
-use crate::sqlite::fd_registry::try_hold;
+use crate::sqlite::fd_registry::try_lock_inode;
 use crate::sqlite::side_files::id;
 
 #[test]
@@ -271,9 +271,9 @@ fn the_shared_memory_is_held_while_it_is_open() {
     let mut writer = Peer::with(&path);
     writer.run("update t set x = 5").unwrap();
     let shm = id(&status(&beside(&path, "-shm")).unwrap().unwrap());
-    let held = try_hold(shm.0, shm.1).unwrap();
+    let held = try_lock_inode(shm.0, shm.1).unwrap();
     let mut live = try_open(&path, HASTY).unwrap();
-    assert!(matches!(live.begin().unwrap_err(), Trouble::Busy(why) if why.contains("-shm")));
+    assert!(matches!(live.begin().unwrap_err(), ReadError::Busy(why) if why.contains("-shm")));
     drop(live);
     let mut live = opened(&path);
     thread::scope(|scope| {
@@ -281,11 +281,11 @@ fn the_shared_memory_is_held_while_it_is_open() {
         drop(held);
         assert!(waiting.join().unwrap().unwrap() > 0);
     });
-    assert!(try_hold(shm.0, shm.1).is_none());
+    assert!(try_lock_inode(shm.0, shm.1).is_none());
     live.end().unwrap();
-    assert!(try_hold(shm.0, shm.1).is_none());
+    assert!(try_lock_inode(shm.0, shm.1).is_none());
     drop(live);
-    drop((try_hold(shm.0, shm.1).unwrap(), writer));
+    drop((try_lock_inode(shm.0, shm.1).unwrap(), writer));
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn who_comes_to_a_database_at_rest_is_noticed_and_never_waits() {
         }
         let last = live.begin().unwrap();
         let shm = id(&status(&beside(&path, "-shm")).unwrap().unwrap());
-        assert!(try_hold(shm.0, shm.1).is_none());
+        assert!(try_lock_inode(shm.0, shm.1).is_none());
         assert_eq!(restored(&taken(&live, &last)), (104 * 100, 100));
         let mut writer = Peer::with(&path);
         writer.run("update t set x = x + 1").unwrap();

@@ -3,23 +3,23 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Limits;
+use super::RequestTimeouts;
 use crate::retry::Fault;
 
 /// When the last byte of a body was taken.
-pub struct Progress {
-    limits: Limits,
+pub struct BodyProgress {
+    limits: RequestTimeouts,
     begin: Instant,
     /// Milliseconds since the beginning; the highest bit says that all of it was taken.
     last: AtomicU64,
 }
 
-impl Progress {
+impl BodyProgress {
     const ALL: u64 = 1 << 63;
 
     /// Begins now.
-    pub fn new(limits: Limits) -> Self {
-        Progress { limits, begin: Instant::now(), last: AtomicU64::new(0) }
+    pub fn new(limits: RequestTimeouts) -> Self {
+        BodyProgress { limits, begin: Instant::now(), last: AtomicU64::new(0) }
     }
 
     /// A chunk was taken.

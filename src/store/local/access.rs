@@ -13,11 +13,11 @@ use rustix::fs::{Gid, Mode, RawMode, Stat, Uid, fchmod, fchown, fstat};
 use rustix::process::geteuid;
 
 use crate::fs::is_folder;
-use crate::store::{Error, Unshared, to_share};
+use crate::store::{StoreError, Unshared, to_share};
 
 /// Whose something in a vault is, and what its group may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access {
+pub struct Ownership {
     owner: u32,
     group: u32,
     /// What the group may do, as permissions of the owner: `0o700` is all.
@@ -36,10 +36,10 @@ pub fn closed(mode: RawMode) -> RawMode {
     mode & 0o7700 | shared(mode) >> 3
 }
 
-impl Access {
+impl Ownership {
     /// Of what is made in a vault whose folder is `top`.
     pub fn in_vault(top: &Stat) -> Self {
-        Access { owner: top.st_uid, group: top.st_gid, shared: shared(top.st_mode) }
+        Ownership { owner: top.st_uid, group: top.st_gid, shared: shared(top.st_mode) }
     }
 
     /// Whether the group that shares the vault, if one does, may use what is in it.
@@ -92,7 +92,7 @@ impl Access {
 }
 
 /// That an object of the vault in `folder` may not be read, or what it lies in: whose that is, and what to do.
-pub fn denied(name: &str, folder: &Path, path: &Path) -> Error {
+pub fn denied(name: &str, folder: &Path, path: &Path) -> StoreError {
     let told =
         path.ancestors().take_while(|at| at.starts_with(folder)).find_map(|at| Some((at, at.symlink_metadata().ok()?)));
     let why = match told {
@@ -111,7 +111,7 @@ pub fn denied(name: &str, folder: &Path, path: &Path) -> Error {
     let hint = format!(
         "Run it as that user or as root. If several users share the vault, one of them or root gives all of it to a group: {share}."
     );
-    Error::Denied { name: name.into(), why, hint }
+    StoreError::Denied { name: name.into(), why, hint }
 }
 
 #[cfg(test)]
@@ -143,7 +143,7 @@ mod tests {
             (0o750, file | 0o644, 1, true),
             (0o755, file | 0o600, 7, true),
         ] {
-            let access = Access::in_vault(&stat(folder | top, 7));
+            let access = Ownership::in_vault(&stat(folder | top, 7));
             assert_eq!(access.is_shared(&stat(there, group)), shared, "{top:o} {there:o} {group}");
         }
     }
@@ -163,7 +163,7 @@ mod tests {
             ((0o755, 7, 7), (0o755, 0, 0), true),
             ((0o777, 7, 7), (0o777, 0, 0), false),
         ] {
-            let access = Access::in_vault(&stat(vault.0, vault.1, vault.2));
+            let access = Ownership::in_vault(&stat(vault.0, vault.1, vault.2));
             let found = access.unshared(&stat(there.0, there.1, there.2), "packs".into());
             assert_eq!(found.is_some(), closed, "{vault:?} {there:?}: {found:?}");
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, utimensat};
 
-use super::{Error, LocalStore, Result, Staging, TMP, Temporary, failed, make, split, sync};
+use super::{LocalStore, Result, Staging, StoreError, TMP, Temporary, failed, make, split, sync};
 use crate::fs::open_file;
 
 /// How often the files that wait are given a new time, so that no other writer takes them for a killed one's and sweeps them.
@@ -15,10 +15,10 @@ const TOUCHED: Duration = Duration::from_secs(3600);
 /// Files that wait to become objects.
 pub struct Staged<'s> {
     store: &'s LocalStore,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<StagedFiles>,
 }
 
-struct Waiting {
+struct StagedFiles {
     /// The names of the temporary files, by those of the objects that they are to become.
     files: BTreeMap<String, String>,
     touched: Instant,
@@ -27,10 +27,10 @@ struct Waiting {
 impl<'s> Staged<'s> {
     /// None so far.
     pub fn new(store: &'s LocalStore) -> Self {
-        Staged { store, waiting: Mutex::new(Waiting { files: BTreeMap::new(), touched: Instant::now() }) }
+        Staged { store, waiting: Mutex::new(StagedFiles { files: BTreeMap::new(), touched: Instant::now() }) }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, StagedFiles> {
         // The map is whole between any two statements.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,7 +71,7 @@ impl Staging for Staged<'_> {
             let from = Temporary { tmp, name: temporary, file };
             let (folder, last) = split(name)?;
             if !self.store.give_name(name, &from, (&folders[folder], last))? {
-                return Err(Error::AlreadyExists { name: name.clone() });
+                return Err(StoreError::AlreadyExists { name: name.clone() });
             }
         }
         folders.values().try_for_each(sync)

@@ -41,11 +41,11 @@ fn exists() -> Fault {
     Fault::Exists { why: "412 Precondition Failed: it says more".into(), hint: "Do something.".into() }
 }
 
-fn fault(error: Error) -> Fault {
+fn fault(error: StoreError) -> Fault {
     match error {
-        Error::NotFound { .. } => Fault::NotFound,
-        Error::AlreadyExists { .. } => exists(),
-        Error::OutOfRange { size, .. } => Fault::OutOfRange { size },
+        StoreError::NotFound { .. } => Fault::NotFound,
+        StoreError::AlreadyExists { .. } => exists(),
+        StoreError::OutOfRange { size, .. } => Fault::OutOfRange { size },
         other => panic!("{other}"),
     }
 }
@@ -61,7 +61,7 @@ impl Requests for Script {
             _ => self.store.create(name, body).map_err(fault),
         }
     }
-    fn read(&self, name: &str, span: Span, part: &mut Part) -> Result<(), Fault> {
+    fn read(&self, name: &str, span: Span, part: &mut PartialRead) -> Result<(), Fault> {
         let step = self.step(format!("read {name} {}", span.offset + part.bytes.len() as u64));
         if let Some(Step::Fault(fault)) = step {
             return Err(fault);
@@ -117,7 +117,7 @@ impl Requests for Script {
 fn store(steps: impl IntoIterator<Item = Step>) -> RetryStore<Script> {
     let steps = Mutex::new(steps.into_iter().collect());
     let script = Script { store: MemoryStore::default(), steps, asked: Mutex::default(), heard: AtomicBool::default() };
-    let pace = Pace {
+    let pace = Backoff {
         first: Duration::from_millis(1),
         longest: Duration::from_millis(4),
         patience: Duration::from_millis(300),
@@ -149,7 +149,7 @@ fn what_passes_is_tried_again_and_counted() {
     store.requests.steps.lock().unwrap().extend([busy()]);
     assert_eq!(store.list("").unwrap().len(), 1);
     let traffic = store.traffic().unwrap();
-    assert_eq!(traffic.requests, Counts { create: 3, read: 3, list: 2, describe: 1 });
+    assert_eq!(traffic.requests, RequestCounts { create: 3, read: 3, list: 2, describe: 1 });
     assert_eq!((traffic.retries, traffic.sent, traffic.received), (5, 15, 5));
 }
 
@@ -163,12 +163,12 @@ fn an_upload_whose_answer_was_lost_is_known_as_its_own() {
     // The object of somebody else came in between.
     let theirs = store([busy()]);
     theirs.requests.store.create("a", &[b"jello"]).unwrap();
-    assert!(matches!(theirs.create("a", &[b"hello"]), Err(Error::AlreadyExists { name }) if name == "a"));
+    assert!(matches!(theirs.create("a", &[b"hello"]), Err(StoreError::AlreadyExists { name }) if name == "a"));
 
     // At the first attempt it cannot be our own, whatever its bytes.
     let first = store([]);
     first.requests.store.create("a", &[b"hello"]).unwrap();
-    assert!(matches!(first.create("a", &[b"hello"]), Err(Error::AlreadyExists { .. })));
+    assert!(matches!(first.create("a", &[b"hello"]), Err(StoreError::AlreadyExists { .. })));
 
     // Looking at it may fail, too: only the look is repeated.
     let doubtful = store([lost(), Step::Fault(exists()), busy(), busy()]);
@@ -182,13 +182,13 @@ fn that_an_object_exists_is_believed_after_a_look() {
     let refused = store([Step::Fault(exists()), busy()]);
     let said = refused.create("a", &[b"hello"]).unwrap_err();
     assert!(
-        matches!(&said, Error::Refused { why, hint, .. } if why.contains("it says more") && hint == "Do something.")
+        matches!(&said, StoreError::Refused { why, hint, .. } if why.contains("it says more") && hint == "Do something.")
     );
     assert_eq!(asked(&refused), ["create a", "describe a", "describe a"]);
 
     let there = store([busy(), Step::Fault(exists()), busy()]);
     there.requests.store.create("a", &[b"jello"]).unwrap();
-    assert!(matches!(there.create("a", &[b"hello"]), Err(Error::AlreadyExists { .. })));
+    assert!(matches!(there.create("a", &[b"hello"]), Err(StoreError::AlreadyExists { .. })));
     assert_eq!(asked(&there), ["create a", "create a", "describe a", "describe a"]);
 }
 
@@ -206,14 +206,14 @@ fn flipped_bytes_are_read_again_and_never_given() {
     store.requests.store.create("a", &[b"hello"]).unwrap();
     assert_eq!(store.get("a", 5).unwrap(), b"hello");
     store.requests.steps.lock().unwrap().extend([Step::Flip, Step::Flip, Step::Flip]);
-    assert!(matches!(store.get("a", 5), Err(Error::Corrupt { name }) if name == "a"));
+    assert!(matches!(store.get("a", 5), Err(StoreError::Corrupt { name }) if name == "a"));
 }
 
 #[test]
 fn what_never_passes_ends_in_time_and_says_what_it_was() {
     let store = store(std::iter::repeat_with(busy).take(100_000));
     let said = store.get("a", 5).unwrap_err();
-    assert!(matches!(said, Error::Unreachable { .. }), "{said}");
+    assert!(matches!(said, StoreError::Unreachable { .. }), "{said}");
     let said = said.to_string();
     assert!(said.contains("read a of script:: 503 Service Unavailable; tried "), "{said}");
     assert!(asked(&store).len() > 10);
@@ -239,7 +239,7 @@ fn a_refused_token_is_replaced_once() {
     let once = store([token()]);
     once.create("a", &[b"hello"]).unwrap();
     let twice = store([token(), token()]);
-    assert!(matches!(twice.create("a", &[b"hello"]), Err(Error::Refused { .. })));
+    assert!(matches!(twice.create("a", &[b"hello"]), Err(StoreError::Refused { .. })));
     assert_eq!(asked(&twice).len(), 2);
 }
 
@@ -285,7 +285,7 @@ fn an_object_of_two_pages_is_there_once_and_pages_in_a_ring_end() {
         fn create(&self, _: &str, _: &[&[u8]], _: u32) -> Result<(), Fault> {
             Err(Fault::NotFound)
         }
-        fn read(&self, _: &str, _: Span, _: &mut Part) -> Result<(), Fault> {
+        fn read(&self, _: &str, _: Span, _: &mut PartialRead) -> Result<(), Fault> {
             Err(Fault::NotFound)
         }
         fn describe(&self, _: &str) -> Result<Described, Fault> {
@@ -300,7 +300,7 @@ fn an_object_of_two_pages_is_there_once_and_pages_in_a_ring_end() {
             Ok(None)
         }
     }
-    let list = |pages| RetryStore::new(Pages(pages), Pace::new(Duration::ZERO), Arc::default()).list("p/");
+    let list = |pages| RetryStore::new(Pages(pages), Backoff::new(Duration::ZERO), Arc::default()).list("p/");
     let twice = list(vec![(vec!["p/a", "p/b"], Some("1")), (vec!["p/b", "p/c", "p/c"], None)]).unwrap();
     assert_eq!(twice.iter().map(|meta| &*meta.name).collect::<Vec<_>>(), ["p/a", "p/b", "p/c"]);
     for ring in [vec![(vec!["p/a"], Some("0"))], vec![(vec![], Some("1")), (vec![], Some("2")), (vec![], Some("1"))]] {
@@ -319,7 +319,7 @@ fn the_time_is_asked_for_once() {
 
 #[test]
 fn pauses_double_up_to_a_limit_and_are_never_all_alike() {
-    let pace = Pace::new(Duration::from_secs(60));
+    let pace = Backoff::new(Duration::from_secs(60));
     assert_eq!(pace.pause(1, 0), Duration::ZERO);
     assert!(pace.pause(1, u64::MAX) > Duration::from_millis(499));
     assert!(pace.pause(3, u64::MAX) > Duration::from_millis(1999));

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::store::{Meta, Result, Store};
 
 /// Flips a bit of the first ranges that are read of each object.
-pub struct FlipStore<S> {
+pub struct BitflipStore<S> {
     inner: S,
     from_end: usize,
     times: usize,
@@ -14,15 +14,15 @@ pub struct FlipStore<S> {
     worth: u64,
 }
 
-impl<S: Store> FlipStore<S> {
+impl<S: Store> BitflipStore<S> {
     /// Of each object the first `times` ranges come with a bit flipped, in the byte that has `from_end` bytes behind it in the
     /// range, or in the first one. A request is worth `worth` bytes.
     pub fn new(inner: S, from_end: usize, times: usize, worth: u64) -> Self {
-        FlipStore { inner, from_end, times, flipped: Mutex::default(), worth }
+        BitflipStore { inner, from_end, times, flipped: Mutex::default(), worth }
     }
 }
 
-impl<S: Store> Store for FlipStore<S> {
+impl<S: Store> Store for BitflipStore<S> {
     fn url(&self) -> String {
         self.inner.url()
     }

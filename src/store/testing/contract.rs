@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 
-use crate::store::{Error, Store};
+use crate::store::{Store, StoreError};
 
 /// A new, empty store, and what must live as long as it.
 type Make<'a> = &'a dyn Fn() -> (Box<dyn Store>, Box<dyn Any>);
@@ -41,7 +41,7 @@ fn never_overwrites(store: &dyn Store) {
     store.create("packs/a", &[b"first"]).unwrap();
     for body in [&b"second"[..], b"first"] {
         match store.create("packs/a", &[body]) {
-            Err(Error::AlreadyExists { name }) => assert_eq!(name, "packs/a"),
+            Err(StoreError::AlreadyExists { name }) => assert_eq!(name, "packs/a"),
             other => panic!("expected AlreadyExists, got {other:?}"),
         }
     }
@@ -50,12 +50,12 @@ fn never_overwrites(store: &dyn Store) {
 }
 
 fn refuses_what_is_not_there(store: &dyn Store) {
-    assert!(matches!(store.get("packs/none", 1), Err(Error::NotFound { .. })));
-    assert!(matches!(store.get_range("packs/none", 0, 1), Err(Error::NotFound { .. })));
+    assert!(matches!(store.get("packs/none", 1), Err(StoreError::NotFound { .. })));
+    assert!(matches!(store.get_range("packs/none", 0, 1), Err(StoreError::NotFound { .. })));
     store.create("packs/a", &[b"hello"]).unwrap();
-    assert!(matches!(store.get("packs/a", 4), Err(Error::OutOfRange { size: 5, wanted: 4, .. })));
-    assert!(matches!(store.get_range("packs/a", 3, 3), Err(Error::OutOfRange { size: 5, wanted: 6, .. })));
-    assert!(matches!(store.get_range("packs/a", u64::MAX, 2), Err(Error::OutOfRange { .. })));
+    assert!(matches!(store.get("packs/a", 4), Err(StoreError::OutOfRange { size: 5, wanted: 4, .. })));
+    assert!(matches!(store.get_range("packs/a", 3, 3), Err(StoreError::OutOfRange { size: 5, wanted: 6, .. })));
+    assert!(matches!(store.get_range("packs/a", u64::MAX, 2), Err(StoreError::OutOfRange { .. })));
 }
 
 fn lists_in_order(store: &dyn Store) {
@@ -85,7 +85,7 @@ fn one_creator_wins(store: &dyn Store) {
     let create = |n: u8| match store.create("vault.json", &[&[n; 4096]]) {
         Ok(()) => Some(n),
         // Who is told so reads it, whole, at once.
-        Err(Error::AlreadyExists { name }) => {
+        Err(StoreError::AlreadyExists { name }) => {
             assert_eq!(store.get(&name, 4096).unwrap().len(), 4096);
             None
         }

@@ -2,21 +2,21 @@
 
 use std::io;
 
-use crate::store::{Error, Meta, Result, Store};
+use crate::store::{Meta, Result, Store, StoreError};
 
 /// Asked before every call with its verb (`create`, `get`, `range`, `list`) and name; `true` makes the call fail.
-type Plan = Box<dyn Fn(&'static str, &str) -> bool + Send + Sync>;
+type FaultPlan = Box<dyn Fn(&'static str, &str) -> bool + Send + Sync>;
 
 /// Passes calls on, except those that its plan lets fail.
 pub struct FaultStore<S> {
     inner: S,
-    plan: Plan,
-    how: How,
+    plan: FaultPlan,
+    how: FaultKind,
 }
 
 /// How a call fails.
 #[derive(Clone, Copy)]
-enum How {
+enum FaultKind {
     Fails,
     DoesNotAnswer,
     CannotRead,
@@ -25,17 +25,17 @@ enum How {
 impl<S: Store> FaultStore<S> {
     /// Fails the calls to `inner` for which `plan(verb, name)` is true.
     pub fn new(inner: S, plan: impl Fn(&'static str, &str) -> bool + Send + Sync + 'static) -> Self {
-        FaultStore { inner, plan: Box::new(plan), how: How::Fails }
+        FaultStore { inner, plan: Box::new(plan), how: FaultKind::Fails }
     }
 
     /// The same, but the store does not answer those calls, in place of failing at them.
     pub fn unreachable(self) -> Self {
-        FaultStore { how: How::DoesNotAnswer, ..self }
+        FaultStore { how: FaultKind::DoesNotAnswer, ..self }
     }
 
     /// The same, but the objects of those calls cannot be read, and others can.
     pub fn unreadable(self) -> Self {
-        FaultStore { how: How::CannotRead, ..self }
+        FaultStore { how: FaultKind::CannotRead, ..self }
     }
 
     fn check(&self, verb: &'static str, name: &str) -> Result<()> {
@@ -44,9 +44,9 @@ impl<S: Store> FaultStore<S> {
         }
         let (doing, why) = (format!("{verb} {name}"), "injected fault");
         Err(match self.how {
-            How::Fails => Error::Failed { doing, source: io::Error::other(why) },
-            How::DoesNotAnswer => Error::Unreachable { doing, why: why.into() },
-            How::CannotRead => Error::Unreadable { name: name.into(), why: why.into() },
+            FaultKind::Fails => StoreError::Failed { doing, source: io::Error::other(why) },
+            FaultKind::DoesNotAnswer => StoreError::Unreachable { doing, why: why.into() },
+            FaultKind::CannotRead => StoreError::Unreadable { name: name.into(), why: why.into() },
         })
     }
 }

@@ -10,18 +10,18 @@ use crate::store::{Meta, Result, Store};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Delays every call, and counts those that are under way.
-pub struct FarStore<S> {
+pub struct LatencyStore<S> {
     inner: S,
     latency: Duration,
     worth: u64,
     /// Requests for names that begin so wait until so many of them are there.
     meeting: Option<(&'static str, usize)>,
-    state: Mutex<State>,
+    state: Mutex<LatencyState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct LatencyState {
     under_way: usize,
     most: usize,
     requests: u64,
@@ -29,10 +29,10 @@ struct State {
     met: bool,
 }
 
-impl<S: Store> FarStore<S> {
+impl<S: Store> LatencyStore<S> {
     /// Delays the calls to `inner` by `latency`; a request is worth 1 MiB.
     pub fn new(inner: S, latency: Duration) -> Self {
-        FarStore { inner, latency, worth: 1 << 20, meeting: None, state: Mutex::default(), changed: Condvar::new() }
+        LatencyStore { inner, latency, worth: 1 << 20, meeting: None, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// The first requests for objects whose names begin with `prefix` are not answered before `count` of them are under way,
@@ -54,7 +54,7 @@ impl<S: Store> FarStore<S> {
         (std::mem::take(&mut state.requests), std::mem::take(&mut state.most))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LatencyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,7 +81,7 @@ impl<S: Store> FarStore<S> {
     }
 }
 
-impl<S: Store> Store for FarStore<S> {
+impl<S: Store> Store for LatencyStore<S> {
     fn url(&self) -> String {
         self.inner.url()
     }
@@ -122,13 +122,13 @@ mod tests {
     #[test]
     fn keeps_the_contract() {
         crate::store::testing::contract::run(&|| {
-            (Box::new(FarStore::new(MemoryStore::default(), Duration::from_millis(1))), Box::new(()))
+            (Box::new(LatencyStore::new(MemoryStore::default(), Duration::from_millis(1))), Box::new(()))
         });
     }
 
     #[test]
     fn counts_what_is_under_way_at_once() {
-        let store = FarStore::new(MemoryStore::default(), Duration::ZERO).meeting("packs/", 5);
+        let store = LatencyStore::new(MemoryStore::default(), Duration::ZERO).meeting("packs/", 5);
         store.create("vault.json", &[b"x"]).unwrap();
         assert_eq!(store.take(), (1, 1));
         std::thread::scope(|scope| {

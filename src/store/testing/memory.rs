@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::store::{Error, Meta, Result, Store};
+use crate::store::{Meta, Result, Store, StoreError};
 
 /// Objects in a map.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Store for MemoryStore {
 
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
         match self.objects().entry(name.to_owned()) {
-            std::collections::btree_map::Entry::Occupied(_) => Err(Error::AlreadyExists { name: name.into() }),
+            std::collections::btree_map::Entry::Occupied(_) => Err(StoreError::AlreadyExists { name: name.into() }),
             std::collections::btree_map::Entry::Vacant(place) => {
                 place.insert(body.concat());
                 Ok(())
@@ -48,19 +48,19 @@ impl Store for MemoryStore {
 
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
         let objects = self.objects();
-        let object = objects.get(name).ok_or_else(|| Error::NotFound { name: name.into() })?;
+        let object = objects.get(name).ok_or_else(|| StoreError::NotFound { name: name.into() })?;
         let size = object.len() as u64;
         if size > limit {
-            return Err(Error::OutOfRange { name: name.into(), size, wanted: limit });
+            return Err(StoreError::OutOfRange { name: name.into(), size, wanted: limit });
         }
         Ok(object.clone())
     }
 
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
         let objects = self.objects();
-        let object = objects.get(name).ok_or_else(|| Error::NotFound { name: name.into() })?;
+        let object = objects.get(name).ok_or_else(|| StoreError::NotFound { name: name.into() })?;
         let end = offset.saturating_add(length);
-        object.get(offset as usize..end as usize).map(<[u8]>::to_vec).ok_or_else(|| Error::OutOfRange {
+        object.get(offset as usize..end as usize).map(<[u8]>::to_vec).ok_or_else(|| StoreError::OutOfRange {
             name: name.into(),
             size: object.len() as u64,
             wanted: end,

@@ -19,15 +19,15 @@ pub struct Call {
 
 /// Passes every call on and remembers it.
 #[derive(Debug)]
-pub struct RecordStore<S> {
+pub struct RecordingStore<S> {
     inner: S,
     calls: Mutex<Vec<Call>>,
 }
 
-impl<S: Store> RecordStore<S> {
+impl<S: Store> RecordingStore<S> {
     /// Records the calls to `inner`.
     pub fn new(inner: S) -> Self {
-        RecordStore { inner, calls: Mutex::default() }
+        RecordingStore { inner, calls: Mutex::default() }
     }
 
     /// The store that answers.
@@ -52,7 +52,7 @@ impl<S: Store> RecordStore<S> {
     }
 }
 
-impl<S: Store> Store for RecordStore<S> {
+impl<S: Store> Store for RecordingStore<S> {
     fn url(&self) -> String {
         self.inner.url()
     }

@@ -2,19 +2,19 @@
 
 use super::*;
 use crate::monitor::system_random;
-use crate::restore::sample::{PackWriter, Sample};
+use crate::restore::sample::{SamplePack, SampleVault};
 use crate::restore::tests::noise;
 use crate::store::testing::fault::FaultStore;
 
-fn as_who() -> (Finding, &'static User) {
-    static USER: std::sync::LazyLock<User> =
-        std::sync::LazyLock::new(|| User { run: Some(Hex([7; 8])), host: "here".into() });
+fn as_who() -> (Finding, &'static VaultUser) {
+    static USER: std::sync::LazyLock<VaultUser> =
+        std::sync::LazyLock::new(|| VaultUser { run: Some(Hex([7; 8])), host: "here".into() });
     (Finding::Verify, &USER)
 }
 
-fn packs(sample: &Sample, count: u64) -> Vec<PackInfo> {
+fn packs(sample: &SampleVault, count: u64) -> Vec<PackInfo> {
     let pack = |n| {
-        let mut pack = PackWriter::new(PackKind::Data);
+        let mut pack = SamplePack::new(PackKind::Data);
         pack.frame(&noise(500, n));
         pack.store(sample.store)
     };
@@ -25,7 +25,7 @@ fn book(packs: &[PackInfo]) -> PackBook {
     packs.iter().map(|pack| (pack.id, *pack)).collect()
 }
 
-fn spoil(sample: &Sample, pack: &PackInfo) {
+fn spoil(sample: &SampleVault, pack: &PackInfo) {
     sample.store.objects().get_mut(&pack.name()).unwrap()[50] ^= 1;
 }
 
@@ -33,18 +33,18 @@ fn doubted(packs: &[PackInfo]) -> Vec<(PackInfo, String)> {
     packs.iter().map(|pack| (*pack, "it is wrong".to_owned())).collect()
 }
 
-fn objects(sample: &Sample) -> Vec<String> {
+fn objects(sample: &SampleVault) -> Vec<String> {
     sample.store.objects().keys().filter(|name| name.starts_with(DOUBTS)).cloned().collect()
 }
 
-fn test(doubts: &mut Doubts, sample: &Sample, packs: &[PackInfo]) -> Vec<PackInfo> {
+fn test(doubts: &mut Doubts, sample: &SampleVault, packs: &[PackInfo]) -> Vec<PackInfo> {
     let wrong = doubts.test_doubted(&sample.vault, &book(packs), as_who(), &|| Ok(())).unwrap();
     wrong.into_iter().map(|(pack, _)| pack).collect()
 }
 
 #[test]
 fn a_pack_is_doubted_once_and_the_doubt_is_lifted_when_all_of_its_packs_are_sound() {
-    let sample = Sample::new();
+    let sample = SampleVault::new();
     let packs = packs(&sample, 3);
     let mut doubts = Doubts::read(&*sample.vault.store);
     assert!(doubts.standing().is_empty() && doubts.warnings().is_empty());
@@ -83,7 +83,7 @@ fn a_pack_is_doubted_once_and_the_doubt_is_lifted_when_all_of_its_packs_are_soun
 
 #[test]
 fn a_doubt_of_what_nobody_needs_any_more_is_lifted() {
-    let sample = Sample::new();
+    let sample = SampleVault::new();
     let packs = packs(&sample, 3);
     Doubts::default().doubt(&sample.vault, &doubted(&packs), as_who(), &system_random);
     let lift = |needed: &[PackInfo], before: &Doubts| {
@@ -103,7 +103,7 @@ fn a_doubt_of_what_nobody_needs_any_more_is_lifted() {
 
 #[test]
 fn what_somebody_else_read_is_not_read_again() {
-    let sample = Sample::new();
+    let sample = SampleVault::new();
     let packs = packs(&sample, 2);
     let mut doubts = Doubts::default();
     doubts.doubt(&sample.vault, &doubted(&packs), as_who(), &system_random);
@@ -115,7 +115,7 @@ fn what_somebody_else_read_is_not_read_again() {
 
 #[test]
 fn a_pack_is_read_once_in_a_run() {
-    let sample = Sample::new();
+    let sample = SampleVault::new();
     let packs = packs(&sample, 1);
     let mut doubts = Doubts::default();
     assert!(doubts.test(&*sample.vault.store, &packs[0], &|| Ok(())).unwrap().is_sound());
@@ -128,7 +128,7 @@ fn a_pack_is_read_once_in_a_run() {
 
 #[test]
 fn who_may_not_create_one_is_told_and_goes_on() {
-    let sample = Sample::new();
+    let sample = SampleVault::new();
     let packs = packs(&sample, 2);
     let refusing = FaultStore::new(sample.store, |verb, name| verb == "create" && name.starts_with(DOUBTS));
     let vault = Vault { store: Box::new(refusing), ..sample.vault };
@@ -155,7 +155,7 @@ fn who_may_not_create_one_is_told_and_goes_on() {
 
 #[test]
 fn what_strangers_write_is_passed_over() {
-    let sample = Sample::new();
+    let sample = SampleVault::new();
     let id = |n: u64| object(Hex(n.to_be_bytes()));
     let put = |name: &str, bytes: &[u8]| sample.store.create(name, &[bytes]).unwrap();
     put("doubts/readme.txt", b"?");

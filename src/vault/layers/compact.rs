@@ -16,7 +16,7 @@ use crate::vault::read::PackReader;
 /// All layers become one when the newer ones have half the blocks of the oldest, which is the whole file at least once; the
 /// layers from another one on when those after it have three times its blocks. So the number of layers grows with the
 /// logarithm of the file's size, and so does how often a block is written.
-pub fn suffix_to_fold(blocks: &[u64]) -> Option<usize> {
+pub fn suffix_to_compact(blocks: &[u64]) -> Option<usize> {
     let mut after: u128 = blocks.iter().copied().map(u128::from).sum();
     blocks.iter().enumerate().take(blocks.len().saturating_sub(1)).find_map(|(number, &own)| {
         let own = u128::from(own);
@@ -26,7 +26,7 @@ pub fn suffix_to_fold(blocks: &[u64]) -> Option<usize> {
     })
 }
 
-/// How many blocks each layer of a map has, for [`suffix_to_fold`].
+/// How many blocks each layer of a map has, for [`suffix_to_compact`].
 ///
 /// # Errors
 /// A store that fails; damage.
@@ -50,7 +50,7 @@ pub fn blocks_of_layers(packs: &PackReader, map: &PageMap) -> Result<Vec<u64>> {
 ///
 /// # Errors
 /// Those of `store`; a store that fails; damage.
-pub fn fold(
+pub fn compact_layers(
     packs: &PackReader,
     map: &PageMap,
     oldest: usize,

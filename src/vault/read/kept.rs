@@ -15,7 +15,7 @@ const STRETCHES: usize = 1024;
 
 /// Kept by all readers of one vault; shared by threads.
 #[derive(Default)]
-pub struct Kept {
+pub struct PackCache {
     packs: Mutex<HashMap<PackId, Arc<Pack>>>,
     stretches: Mutex<Stretches>,
     /// By name, the packs whose seek tables are not used, and what is told of that.
@@ -71,7 +71,7 @@ impl Pack {
     }
 }
 
-impl Kept {
+impl PackCache {
     /// What is kept of a pack. Where two roots do not agree on what it is, nothing is, for either.
     pub fn pack(&self, info: &PackInfo) -> Arc<Pack> {
         let mut packs = lock(&self.packs);
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_was_used_last_is_kept() {
-        let kept = Kept::default();
+        let kept = PackCache::default();
         for n in 0..8 {
             kept.keep(pack(n), 100, Arc::new(vec![n; 1 << 20]));
         }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::Kind;
-use crate::restore::sample::PackWriter;
+use crate::restore::sample::SamplePack;
 use crate::restore::tests::noise;
-use crate::store::testing::bitflip::FlipStore;
-use crate::store::testing::latency::FarStore;
+use crate::store::testing::bitflip::BitflipStore;
+use crate::store::testing::latency::LatencyStore;
 use crate::store::testing::memory::MemoryStore;
-use crate::store::testing::recording::RecordStore;
+use crate::store::testing::recording::RecordingStore;
 
-fn far(store: &MemoryStore) -> FarStore<&MemoryStore> {
-    FarStore::new(store, Duration::ZERO)
+fn far(store: &MemoryStore) -> LatencyStore<&MemoryStore> {
+    LatencyStore::new(store, Duration::ZERO)
 }
 
 fn reader<'s>(store: &'s dyn Store, packs: &[PackInfo]) -> PackReader<'s> {
@@ -22,7 +22,7 @@ fn reader<'s>(store: &'s dyn Store, packs: &[PackInfo]) -> PackReader<'s> {
 
 /// A pack of so many frames of noise, and where they are.
 fn pack(store: &MemoryStore, kind: PackKind, frames: usize, length: usize) -> (PackInfo, Vec<(FrameRef, Vec<u8>)>) {
-    let mut pack = PackWriter::new(kind);
+    let mut pack = SamplePack::new(kind);
     let contents: Vec<Vec<u8>> = (0..frames).map(|n| noise(length, n as u64)).collect();
     let refs = contents.into_iter().map(|content| {
         let (offset, hash) = (pack.frame(&content), Hash::of(&content));
@@ -64,7 +64,7 @@ fn index_frames_cost_a_request_for_a_mebibyte() {
     read_all(&reader(&far, &[small]), &few);
     assert_eq!(far.take().0, 1);
     // Near by, each frame is read alone.
-    let near = RecordStore::new(&store);
+    let near = RecordingStore::new(&store);
     read_all(&reader(&near, &[info]), some);
     let sizes: Vec<u64> = near.take().iter().map(|call| call.amount).collect();
     assert!(sizes.len() == 26 && sizes.iter().all(|size| *size < 51_000), "{sizes:?}");
@@ -125,7 +125,7 @@ fn bytes_that_flip_on_their_way_are_read_once_more() {
         (2000, 2, 1 << 10, true),
         (2000, 3, 1 << 10, false),
     ] {
-        let flipping = FlipStore::new(&store, at, times, worth);
+        let flipping = BitflipStore::new(&store, at, times, worth);
         let reader = reader(&flipping, &[index, data]);
         let mut decoder = Decoder::new().unwrap();
         let index = frames.iter().rev().try_for_each(|(frame, content)| {
@@ -182,7 +182,7 @@ fn table_lies() -> [(&'static str, TableHarm); 3] {
 
 /// A pack of frames of different lengths, one of which does not say its own.
 fn uneven(store: &MemoryStore, kind: PackKind) -> (PackInfo, Vec<(FrameRef, Vec<u8>)>, usize) {
-    let mut pack = PackWriter::new(kind);
+    let mut pack = SamplePack::new(kind);
     let mut refs = Vec::new();
     for (n, length) in [600usize, 700, 20, 3000, 1, 900].into_iter().enumerate() {
         let content = noise(length, n as u64);
@@ -208,7 +208,7 @@ fn a_damaged_seek_table_costs_no_content() {
             let all: Vec<u8> = contents.into_iter().flat_map(|(_, content)| content).collect();
             harm(store.objects().get_mut(&index.name()).unwrap(), index_table);
             harm(store.objects().get_mut(&data.name()).unwrap(), data_table);
-            let store = FlipStore::new(&store, 0, 0, worth);
+            let store = BitflipStore::new(&store, 0, 0, worth);
             let reader = reader(&store, &[index, data]);
             assert_eq!(reader.mended().len(), 0);
             read_all(&reader, &frames);
@@ -234,7 +234,7 @@ fn frames_are_found_in_steps_and_each_pack_is_gone_through_once() {
     let store = MemoryStore::default();
     let (info, _) = pack(&store, PackKind::Data, 6, 3 << 20);
     let whole = store.objects()[&info.name()].clone();
-    let recorded = RecordStore::new(&store);
+    let recorded = RecordingStore::new(&store);
     let find = |info: &PackInfo| frames::find(info, |at, length| recorded.get_range(&info.name(), at, length)).unwrap();
     let Ok(Tail::Table(stored)) = SeekTable::parse(&whole, info.size) else { panic!("no table") };
     assert_eq!(find(&info).unwrap(), stored);

@@ -10,7 +10,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::path::EntryPath;
-use crate::vault::entry::{Entry, Kind, Taken};
+use crate::vault::entry::{CaptureMethod, Entry, EntryKind};
 use crate::vault::hex::Hash;
 
 /// The names of the side files that a database may be recorded with, after its own name.
@@ -137,39 +137,39 @@ fn link_of(entry: &Entry) -> Option<(u64, u64)> {
 
 /// A database that needs side files, or one of whose names may have them beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Base {
+struct DatabaseWithSides {
     path: EntryPath,
     /// Which of [`SIDES`] it was taken with.
     wants: [bool; 2],
     group: Option<u64>,
 }
 
-impl Base {
-    fn of(entry: &Entry) -> Option<Base> {
+impl DatabaseWithSides {
+    fn of(entry: &Entry) -> Option<DatabaseWithSides> {
         let database = entry.database.as_ref()?;
-        let raw = database.taken == Taken::Raw;
+        let raw = database.taken == CaptureMethod::Raw;
         let wants = [raw && database.journal.is_some(), raw && database.wal.is_some()];
         let group = link_group(entry).as_ref().map(short);
-        (wants != [false; 2] || group.is_some()).then(|| Base { path: entry.path.clone(), wants, group })
+        (wants != [false; 2] || group.is_some()).then(|| DatabaseWithSides { path: entry.path.clone(), wants, group })
     }
 }
 
 /// Databases and the files that have the name of a side file.
 #[derive(Debug, Clone, Default)]
-struct Sides {
-    bases: Vec<Base>,
+struct SideFileCheck {
+    bases: Vec<DatabaseWithSides>,
     files: HashSet<EntryPath>,
 }
 
-impl Sides {
+impl SideFileCheck {
     fn add(&mut self, entry: &Entry) {
-        self.bases.extend(Base::of(entry));
-        if entry.kind == Kind::File && SIDES.iter().any(|side| entry.path.bytes().ends_with(side.as_bytes())) {
+        self.bases.extend(DatabaseWithSides::of(entry));
+        if entry.kind == EntryKind::File && SIDES.iter().any(|side| entry.path.bytes().ends_with(side.as_bytes())) {
             self.files.insert(entry.path.clone());
         }
     }
 
-    fn extend(&mut self, other: &Sides) {
+    fn extend(&mut self, other: &SideFileCheck) {
         self.bases.extend_from_slice(&other.bases);
         self.files.extend(other.files.iter().cloned());
     }
@@ -208,7 +208,7 @@ pub struct SnapshotCheck {
     gap: bool,
     /// By the name of a link, the content that its first entry has.
     links: HashMap<u64, u64>,
-    sides: Sides,
+    sides: SideFileCheck,
 }
 
 impl SnapshotCheck {
@@ -217,7 +217,7 @@ impl SnapshotCheck {
     /// # Errors
     /// As [`TreeCheck::next`].
     pub fn next(&mut self, entry: &Entry) -> Result<Vec<Remark>> {
-        let missing = self.tree.next(&entry.path, entry.kind == Kind::Folder)?;
+        let missing = self.tree.next(&entry.path, entry.kind == EntryKind::Folder)?;
         let mut remarks = self.told(missing);
         if let Some((name, content)) = link_of(entry)
             && *self.links.entry(name).or_insert(content) != content
@@ -290,7 +290,7 @@ pub struct HunkSummary {
     links: Vec<(u64, u64)>,
     /// One name of a link stands in it for two contents.
     mixed: bool,
-    sides: Sides,
+    sides: SideFileCheck,
 }
 
 impl HunkSummary {

@@ -13,7 +13,7 @@ use crate::vault::root::{HunkRef, Root};
 
 /// What is left of a hunk.
 #[derive(Debug, Default)]
-pub struct Left {
+pub struct SalvagedHunk {
     /// The entries that can be read, as they stand there.
     pub entries: Vec<Entry>,
     /// What cannot, or is not as the root says: the path, where it is known, and why.
@@ -24,10 +24,10 @@ pub struct Left {
 ///
 /// # Errors
 /// A store that fails; damage, where not even the frame is what was stored.
-pub fn read_left(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> Result<Left> {
+pub fn read_left(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> Result<SalvagedHunk> {
     match read_hunk(packs, hunk, decoder) {
         Err(why) if why.kind() == Kind::Damage => {}
-        read => return read.map(|entries| Left { entries, bad: Vec::new() }),
+        read => return read.map(|entries| SalvagedHunk { entries, bad: Vec::new() }),
     }
     let bytes = packs.index_frame(&hunk.frame, decoder)?;
     let mut left = each_line(&bytes)
@@ -42,11 +42,11 @@ pub fn read_left(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> R
 }
 
 /// The entries of a hunk's lines, each parsed alone below the head.
-fn each_line(bytes: &[u8]) -> Result<Left, String> {
+fn each_line(bytes: &[u8]) -> Result<SalvagedHunk, String> {
     let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
     let head = lines.next().unwrap_or_default();
     hunk::parse(head)?;
-    let mut left = Left::default();
+    let mut left = SalvagedHunk::default();
     for line in lines {
         match hunk::parse(&[head, line].concat()) {
             Ok(entries) => left.entries.extend(entries),

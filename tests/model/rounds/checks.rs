@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use lastgood::vault::root::{SnapshotName, State};
+use lastgood::vault::root::{SnapshotName, SnapshotState};
 use serde_json::Value;
 
 use super::{Class, OLDER, Rounds, Wrong};
@@ -57,7 +57,7 @@ impl Rounds {
             Some(_) => None,
             None => Some(None),
         });
-        let is_suspect = snapshot.state == State::Suspect;
+        let is_suspect = snapshot.state == SnapshotState::Suspect;
         let oracle = Oracle {
             history: &self.app.history,
             capture,
@@ -98,7 +98,7 @@ impl Rounds {
         if report["entries"] != snapshot.tree.entries {
             wrong.push(Wrong::new(Class::Suspect, format!("it has {} entries", snapshot.tree.entries)));
         }
-        let is_suspect = snapshot.state == State::Suspect;
+        let is_suspect = snapshot.state == SnapshotState::Suspect;
         if self.meant {
             if is_suspect {
                 wrong.push(Wrong::new(Class::Suspect, "it was meant, and is suspect"));
@@ -119,7 +119,7 @@ impl Rounds {
             let said = format!("{verdict:?} is due, and it is {}: {}", snapshot.state, report["suspect"]);
             wrong.push(Wrong::new(Class::Suspect, said));
         }
-        let follows = earlier.first().is_some_and(|last| last.state == State::Suspect);
+        let follows = earlier.first().is_some_and(|last| last.state == SnapshotState::Suspect);
         match verdict {
             Verdict::Suspect => {}
             Verdict::Accepted => self.app.counters.count("accepted"),

@@ -13,8 +13,8 @@ use rustix::fs::{OFlags, Stat, fstat};
 use rustix::io::Errno;
 
 use crate::backup::large::stream;
-use crate::backup::message::{Content, Ended, Over, Part, Swept};
-use crate::backup::pages::reader::{Reader, Taking, identity_of};
+use crate::backup::message::{CapturedDatabase, CapturedFile, Disconnected, ReadEvent, ScanResult};
+use crate::backup::pages::reader::{DatabaseCapture, DatabaseReader, identity_of};
 use crate::backup::pages::scan::PASSES;
 use crate::fs::holders::has_open;
 use crate::fs::read_some;
@@ -22,19 +22,19 @@ use crate::fs::times::{mtime, wait_a_tick};
 use crate::monitor::Moment;
 use crate::path::EntryPath;
 use crate::source::extra::extra_of_file;
-use crate::source::found::Found;
+use crate::source::found::SourceEntry;
 use crate::source::stable::Trust;
-use crate::sqlite::at::At;
-use crate::sqlite::error::Trouble;
-use crate::sqlite::fd_registry::{self, Opened};
+use crate::sqlite::at::DatabaseLocation;
+use crate::sqlite::error::ReadError;
+use crate::sqlite::fd_registry::{self, LockedFile};
 use crate::sqlite::header::{Header, is_log};
 use crate::sqlite::live::{ELSEWHERE, STEP, UNINDEXED};
-use crate::sqlite::locks::{Held, held};
-use crate::sqlite::side_files::{Looks, id, looks, looks_so, side_of};
-use crate::sqlite::source::{Source, State, block_of};
+use crate::sqlite::locks::{LockHolder, held};
+use crate::sqlite::side_files::{StatFingerprint, id, looks, looks_so, side_of};
+use crate::sqlite::source::{DatabaseState, PageSource, block_of};
 use crate::sqlite::usage::{is_log_here, is_only_read, names_in_use};
 use crate::sqlite::wal::PageSet;
-use crate::vault::entry::{Check, CheckKind, Database, Taken};
+use crate::vault::entry::{CaptureMethod, CheckKind, Database, DatabaseCheck};
 
 /// A block where the header does not tell the size of a page, in bytes.
 const BLOCK: u32 = 4096;
@@ -46,13 +46,13 @@ struct Raw {
     /// Whether its commits go into a WAL, if it says so.
     wal: Option<bool>,
     version: i64,
-    last: Option<Looks>,
+    last: Option<StatFingerprint>,
     /// Given back after the file is closed.
-    hold: fd_registry::Hold,
+    hold: fd_registry::InodeLock,
 }
 
-impl Source for Raw {
-    fn begin(&mut self) -> Result<State, Trouble> {
+impl PageSource for Raw {
+    fn begin(&mut self) -> Result<DatabaseState, ReadError> {
         let now = fstat(&*self.file).map_err(refused)?;
         let look = looks(&now);
         if self.last.replace(look).is_some_and(|last| last != look) {
@@ -60,22 +60,22 @@ impl Source for Raw {
         }
         let size = u64::try_from(now.st_size).unwrap_or(0);
         let block = block_of(self.page);
-        Ok(State { block, page: block, size, version: self.version, elsewhere: PageSet::default() })
+        Ok(DatabaseState { block, page: block, size, version: self.version, elsewhere: PageSet::default() })
     }
 
     fn file(&self) -> Arc<File> {
         self.file.clone()
     }
 
-    fn page(&mut self, number: u32, _: &mut [u8]) -> Result<(), Trouble> {
-        Err(Trouble::Failed(format!("page {number} of a plain file was looked for elsewhere")))
+    fn page(&mut self, number: u32, _: &mut [u8]) -> Result<(), ReadError> {
+        Err(ReadError::Failed(format!("page {number} of a plain file was looked for elsewhere")))
     }
 
-    fn settled(&mut self) -> Result<(), Trouble> {
+    fn settled(&mut self) -> Result<(), ReadError> {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<bool, Trouble> {
+    fn end(&mut self) -> Result<bool, ReadError> {
         Ok(true)
     }
 }
@@ -84,7 +84,7 @@ impl Raw {
     /// Whether what lies beside it brings its last committed state back. A journal without a beginning does not, unless it was
     /// changed last, as an app does that keeps it for the next transaction: it may have been left there before the app began to keep
     /// its journals in memory.
-    fn logged(&self, at: &At, set: &Set, used: Used, stop: &AtomicBool) -> bool {
+    fn logged(&self, at: &DatabaseLocation, set: &DatabaseStats, used: Used, stop: &AtomicBool) -> bool {
         let begins = |found: &Option<Stat>, ending: &str| {
             let open = || at.open(ending, OFlags::RDONLY);
             found.as_ref().is_some_and(|found| looks_so(found, open, stop, is_log))
@@ -114,36 +114,36 @@ enum Used {
     Alone(Option<u32>),
 }
 
-fn not_held(why: Errno) -> Trouble {
+fn not_held(why: Errno) -> ReadError {
     match why {
-        Errno::CANCELED => Trouble::Stopped,
-        _ => Trouble::Busy("another part of this backup reads it, under another name".into()),
+        Errno::CANCELED => ReadError::Stopped,
+        _ => ReadError::Busy("another part of this backup reads it, under another name".into()),
     }
 }
 
-fn refused(why: Errno) -> Trouble {
-    Trouble::Failed(why.to_string())
+fn refused(why: Errno) -> ReadError {
+    ReadError::Failed(why.to_string())
 }
 
 /// A database, or a file beside it, if there is one; whatever else has its name is nothing to SQLite.
-fn look(at: &At, ending: &str) -> Result<Option<Stat>, Trouble> {
+fn look(at: &DatabaseLocation, ending: &str) -> Result<Option<Stat>, ReadError> {
     match at.status(ending) {
         Ok(found) => Ok(found.filter(crate::sqlite::side_files::is_file)),
-        Err(why) => Err(Trouble::Failed(format!("{}: {why}", at.path_beside(ending).display()))),
+        Err(why) => Err(ReadError::Failed(format!("{}: {why}", at.path_beside(ending).display()))),
     }
 }
 
 /// The files of a database as they are at one moment.
-struct Set {
+struct DatabaseStats {
     database: Stat,
     journal: Option<Stat>,
     wal: Option<Stat>,
 }
 
-impl Set {
-    fn of(at: &At) -> Result<Set, Trouble> {
-        Ok(Set {
-            database: look(at, "")?.ok_or(Trouble::Replaced)?,
+impl DatabaseStats {
+    fn of(at: &DatabaseLocation) -> Result<DatabaseStats, ReadError> {
+        Ok(DatabaseStats {
+            database: look(at, "")?.ok_or(ReadError::Replaced)?,
             journal: look(at, "-journal")?,
             wal: look(at, "-wal")?,
         })
@@ -153,20 +153,20 @@ impl Set {
         [Some(&self.database), self.journal.as_ref(), self.wal.as_ref()].into_iter().flatten()
     }
 
-    fn looks(&self) -> [Option<Looks>; 3] {
+    fn looks(&self) -> [Option<StatFingerprint>; 3] {
         [Some(looks(&self.database)), self.journal.as_ref().map(looks), self.wal.as_ref().map(looks)]
     }
 }
 
-impl Reader<'_> {
+impl DatabaseReader<'_> {
     /// How programs use a database that have what belongs to it elsewhere than here, or beside another of its names that is in the
     /// snapshot too.
-    fn used(&self, source: &Raw, at: &At) -> Result<Used, Trouble> {
+    fn used(&self, source: &Raw, at: &DatabaseLocation) -> Result<Used, ReadError> {
         for _ in 0..UNINDEXED {
             let pid = match held(&source.file) {
-                Held::Alone(pid) => return Ok(Used::Alone(pid)),
-                Held::Reading(pid) if source.wal == Some(true) => pid,
-                Held::Reading(_) | Held::No => return Ok(Used::Seen),
+                LockHolder::Alone(pid) => return Ok(Used::Alone(pid)),
+                LockHolder::Reading(pid) if source.wal == Some(true) => pid,
+                LockHolder::Reading(_) | LockHolder::No => return Ok(Used::Seen),
             };
             let stat = fstat(&*source.file).map_err(refused)?;
             let is_taken = |name: PathBuf| {
@@ -189,29 +189,34 @@ impl Reader<'_> {
     ///
     /// One that another program keeps `locked` may be in the middle of a transaction, however long it stands still: it is whole
     /// only with a log from which SQLite gets the last committed state back, a WAL or a rollback journal.
-    pub(super) fn raw(&self, why: String, locked: bool, taking: &mut Taking) -> Result<Result<Part, Trouble>, Over> {
+    pub(super) fn raw(
+        &self,
+        why: String,
+        locked: bool,
+        taking: &mut DatabaseCapture,
+    ) -> Result<Result<ReadEvent, ReadError>, Disconnected> {
         match self.read_raw(why, locked, taking) {
             Ok(part) => Ok(Ok(part)),
-            Err(Stopped::Over) => Err(Over),
+            Err(Stopped::Over) => Err(Disconnected),
             Err(Stopped::Trouble(trouble)) => Ok(Err(trouble)),
         }
     }
 
-    fn read_raw(&self, why: String, locked: bool, taking: &mut Taking) -> Result<Part, Stopped> {
-        taking.swept = Swept::default();
+    fn read_raw(&self, why: String, locked: bool, taking: &mut DatabaseCapture) -> Result<ReadEvent, Stopped> {
+        taking.swept = ScanResult::default();
         let mut source = open_raw(&taking.at, self.ctx.stop)?;
         let mut stack = self.stack(taking);
         let mut number = 1;
         loop {
             let now = self.settings.trust.now;
             let began = now();
-            let mut before = Set::of(&taking.at)?;
+            let mut before = DatabaseStats::of(&taking.at)?;
             // Each of them may just have been written to.
             if before.all().fold(false, |waited, stat| wait_a_tick(stat, now()) | waited) {
-                before = Set::of(&taking.at)?;
+                before = DatabaseStats::of(&taking.at)?;
             }
             if id(&before.database) != source.hold.id() {
-                return Err(Trouble::Replaced.into());
+                return Err(ReadError::Replaced.into());
             }
             // Asked before and after: who came in between may have changed what had been read.
             let used = self.used(&source, &taking.at)?;
@@ -226,12 +231,12 @@ impl Reader<'_> {
             taking.add(swept);
             self.ctx.monitor.reached(Moment::Swept, &taking.found.path);
             let sides = self.sides(taking, &source.file, &before)?;
-            let after = Set::of(&taking.at)?;
+            let after = DatabaseStats::of(&taking.at)?;
             let used_after = self.used(&source, &taking.at)?;
             let stable = steady && sides && before.looks() == after.looks() && used == used_after;
             if !stable && number < PASSES {
                 number += 1;
-                self.to.send(vec![Part::SidesAgain]).map_err(|_| Over)?;
+                self.to.send(vec![ReadEvent::SidesAgain]).map_err(|_| Disconnected)?;
                 self.settle(&mut stack, taking)?;
                 continue;
             }
@@ -252,25 +257,25 @@ impl Reader<'_> {
     }
 
     /// Sends what lies beside the database, which is open as `database`. Says whether each file was there as it had been found.
-    fn sides(&self, taking: &Taking, database: &File, set: &Set) -> Result<bool, Stopped> {
+    fn sides(&self, taking: &DatabaseCapture, database: &File, set: &DatabaseStats) -> Result<bool, Stopped> {
         let mut as_found = true;
         for (suffix, found) in [("-journal", &set.journal), ("-wal", &set.wal)] {
             let Some(found) = found else { continue };
             let path = [taking.found.path.bytes(), suffix.as_bytes()].concat();
-            let path = EntryPath::new(path).map_err(Trouble::Failed)?;
-            let cannot = |why: Errno| Trouble::Failed(format!("{path}: {why}"));
+            let path = EntryPath::new(path).map_err(ReadError::Failed)?;
+            let cannot = |why: Errno| ReadError::Failed(format!("{path}: {why}"));
             // One that is a link of the database is held and open already.
             let opened = match id(found) == id(&set.database) {
                 true => None,
                 false => {
-                    let hold = fd_registry::hold(found.st_dev, found.st_ino, self.ctx.stop).map_err(not_held)?;
+                    let hold = fd_registry::lock_inode(found.st_dev, found.st_ino, self.ctx.stop).map_err(not_held)?;
                     match fd_registry::open(hold, self.ctx.stop, || taking.at.open(suffix, OFlags::RDONLY)) {
                         Ok(opened) => Some(opened),
                         Err(Errno::NOENT | Errno::TIMEDOUT) => {
                             as_found = false;
                             continue;
                         }
-                        Err(Errno::CANCELED) => return Err(Trouble::Stopped.into()),
+                        Err(Errno::CANCELED) => return Err(ReadError::Stopped.into()),
                         Err(why) => return Err(cannot(why).into()),
                     }
                 }
@@ -283,10 +288,10 @@ impl Reader<'_> {
                 continue;
             }
             self.ctx.monitor.reached(Moment::Opened, &path);
-            self.to.send(vec![Part::Side]).map_err(|_| Over)?;
+            self.to.send(vec![ReadEvent::Side]).map_err(|_| Disconnected)?;
             let content = stream(file, &path, &stat, self.to, self.ctx, self.settings.trust)?;
-            let content = content.map_err(|why| Trouble::Failed(format!("{path}: {why}")))?;
-            self.to.send(vec![Part::SideEnd(Box::new(content))]).map_err(|_| Over)?;
+            let content = content.map_err(|why| ReadError::Failed(format!("{path}: {why}")))?;
+            self.to.send(vec![ReadEvent::SideEnd(Box::new(content))]).map_err(|_| Disconnected)?;
         }
         Ok(as_found)
     }
@@ -296,35 +301,35 @@ impl Reader<'_> {
 enum Stopped {
     /// Nobody listens any more.
     Over,
-    Trouble(Trouble),
+    Trouble(ReadError),
 }
 
-impl From<Over> for Stopped {
-    fn from(_: Over) -> Self {
+impl From<Disconnected> for Stopped {
+    fn from(_: Disconnected) -> Self {
         Stopped::Over
     }
 }
 
-impl From<Trouble> for Stopped {
-    fn from(why: Trouble) -> Self {
+impl From<ReadError> for Stopped {
+    fn from(why: ReadError) -> Self {
         Stopped::Trouble(why)
     }
 }
 
-fn open_raw(at: &At, stop: &AtomicBool) -> Result<Raw, Trouble> {
-    let found = look(at, "")?.ok_or(Trouble::Replaced)?;
-    let hold = fd_registry::hold(found.st_dev, found.st_ino, stop).map_err(not_held)?;
+fn open_raw(at: &DatabaseLocation, stop: &AtomicBool) -> Result<Raw, ReadError> {
+    let found = look(at, "")?.ok_or(ReadError::Replaced)?;
+    let hold = fd_registry::lock_inode(found.st_dev, found.st_ino, stop).map_err(not_held)?;
     let opened = fd_registry::open(hold, stop, || at.open("", OFlags::RDONLY)).map_err(|why| match why {
-        Errno::NOENT | Errno::LOOP => Trouble::Replaced,
+        Errno::NOENT | Errno::LOOP => ReadError::Replaced,
         Errno::CANCELED | Errno::TIMEDOUT => not_held(why),
         why => refused(why),
     })?;
     if opened.hold.id() != id(&found) {
-        return Err(Trouble::Replaced);
+        return Err(ReadError::Replaced);
     }
-    let Opened { file, hold, .. } = opened;
+    let LockedFile { file, hold, .. } = opened;
     let mut first = [0; 100];
-    let length = read_some(&file, 0, &mut first).map_err(|why| Trouble::Failed(why.to_string()))?;
+    let length = read_some(&file, 0, &mut first).map_err(|why| ReadError::Failed(why.to_string()))?;
     let header = Header::parse(&first[..length]);
     let page = header.and_then(|header| header.page_size).unwrap_or(BLOCK);
     let wal = header.map(|header| header.wal);
@@ -337,25 +342,31 @@ fn ended(
     began: i64,
     trust: Trust,
     file: &File,
-    set: &Set,
-    taking: &mut Taking,
-) -> Result<Part, Trouble> {
+    set: &DatabaseStats,
+    taking: &mut DatabaseCapture,
+) -> Result<ReadEvent, ReadError> {
     let swept = std::mem::take(&mut taking.swept);
-    let hash = swept.hash.ok_or_else(|| Trouble::Failed("it was not read".into()))?;
-    let found = Found::new(taking.found.path.clone(), &set.database).ok_or(Trouble::Replaced)?;
+    let hash = swept.hash.ok_or_else(|| ReadError::Failed("it was not read".into()))?;
+    let found = SourceEntry::new(taking.found.path.clone(), &set.database).ok_or(ReadError::Replaced)?;
     let extra = extra_of_file(file);
     let recent = |stat: &Stat| trust.is_file_racy(file, mtime(stat), began);
     let racy = torn.is_some() || set.all().any(recent);
     let database = Database {
-        taken: Taken::Raw,
+        taken: CaptureMethod::Raw,
         wal: set.wal.as_ref().map(side_of),
         journal: set.journal.as_ref().map(side_of),
         // What may be torn is kept, and never taken for good.
-        check: torn.map(|torn| Check { kind: CheckKind::Quick, failed: Some(torn.into()) }),
+        check: torn.map(|torn| DatabaseCheck { kind: CheckKind::Quick, failed: Some(torn.into()) }),
     };
     let identity = identity_of(file, &set.database).map_err(refused)?;
-    let found = Found { size: swept.size, ..found };
+    let found = SourceEntry { size: swept.size, ..found };
     let note = torn.map(str::to_owned);
-    let content = Content { found, extra, hash, racy, torn: note.is_some(), note, identity };
-    Ok(Part::DatabaseEnd(Box::new(Ended { content, database, why: Some(why), over_known: taking.over_known, swept })))
+    let content = CapturedFile { found, extra, hash, racy, torn: note.is_some(), note, identity };
+    Ok(ReadEvent::DatabaseEnd(Box::new(CapturedDatabase {
+        content,
+        database,
+        why: Some(why),
+        over_known: taking.over_known,
+        swept,
+    })))
 }

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::{fs, thread};
 
 use super::*;
-use crate::claims::name::Name;
-use crate::events::decoded::Request;
+use crate::claims::name::ClaimName;
+use crate::events::decoded::RunRequest;
 use crate::gcp::cloud::Cloud;
-use crate::monitor::{Log, system_random};
-use crate::replicas::pool::Vaults;
-use crate::report::{Event, Outcome, Place};
-use crate::runner::remote_worker::{self, Came};
+use crate::monitor::{LogMonitor, system_random};
+use crate::replicas::pool::VaultPool;
+use crate::report::{Event, Outcome, RunEnvironment};
+use crate::runner::remote_worker::{self, WorkerOutcome};
 use crate::runner::runner::tests::report;
 use crate::runner::runner::{Rules, Ticket};
 use crate::store::address::Address;
 use crate::vault::Vault;
-use crate::vault::root::Reason;
+use crate::vault::root::BackupReason;
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -26,7 +26,7 @@ struct World {
     folder: tempfile::TempDir,
     /// The names of the vaults' folders.
     names: &'static [&'static str],
-    asked: Mutex<Vec<Name>>,
+    asked: Mutex<Vec<ClaimName>>,
     executions: AtomicUsize,
 }
 
@@ -49,44 +49,47 @@ impl World {
         world
     }
 
-    fn vaults(&self) -> Vaults {
+    fn vaults(&self) -> VaultPool {
         let folders = self.names.iter().map(|name| Address::Folder(self.folder.path().join(name)));
-        Vaults::new(folders.collect(), Cloud::default(), Arc::default())
+        VaultPool::new(folders.collect(), Cloud::default(), Arc::default())
     }
 
-    fn rules(&self, place: Place) -> Rules {
+    fn rules(&self, place: RunEnvironment) -> Rules {
         Rules { allow_restore: true, place, ..Rules::plain(self.folder.path().join("data")) }
     }
 
     /// A desk that starts the job so.
-    fn desk(self: &Arc<Self>, start: impl Fn(&Arc<World>, &Name) -> Result<()> + Send + Sync + 'static) -> Arc<Desk> {
+    fn desk(
+        self: &Arc<Self>,
+        start: impl Fn(&Arc<World>, &ClaimName) -> Result<()> + Send + Sync + 'static,
+    ) -> Arc<Runner> {
         self.desk_with(start, |_| {})
     }
 
     fn desk_with(
         self: &Arc<Self>,
-        start: impl Fn(&Arc<World>, &Name) -> Result<()> + Send + Sync + 'static,
+        start: impl Fn(&Arc<World>, &ClaimName) -> Result<()> + Send + Sync + 'static,
         change: impl FnOnce(&mut Rules),
-    ) -> Arc<Desk> {
+    ) -> Arc<Runner> {
         let world = self.clone();
-        let start = move |name: &Name, _: &Context| {
+        let start = move |name: &ClaimName, _: &Context| {
             world.asked.lock().unwrap().push(name.clone());
             start(&world, name).map(|()| Some("executions/long-abcde".to_owned()))
         };
         let (job, poll) = ("long".to_owned(), Duration::from_millis(10));
         let dispatch = Dispatch { job, start: Arc::new(start), wait: LONG, poll, begin: LONG };
-        let mut rules = self.rules(Place::default());
+        let mut rules = self.rules(RunEnvironment::default());
         rules.dispatch = Some(dispatch);
         change(&mut rules);
-        Arc::new(Desk::new(rules, Arc::new(self.vaults()), Arc::new(Log), system_random, Arc::default()))
+        Arc::new(Runner::new(rules, Arc::new(self.vaults()), Arc::new(LogMonitor), system_random, Arc::default()))
     }
 
     /// An execution of the job.
-    fn execute(&self, name: &Name) -> Came {
+    fn execute(&self, name: &ClaimName) -> WorkerOutcome {
         let number = self.executions.fetch_add(1, Ordering::Relaxed);
-        let place = Place { execution: Some(format!("long-{number:05}")), ..Place::default() };
+        let place = RunEnvironment { execution: Some(format!("long-{number:05}")), ..RunEnvironment::default() };
         let stop = AtomicBool::new(false);
-        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Log };
+        let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &LogMonitor };
         remote_worker::run(name, &self.rules(place), &self.vaults(), &ctx).unwrap()
     }
 
@@ -100,28 +103,28 @@ impl World {
 }
 
 /// Starts an execution as Cloud Run does: it comes some time after the answer.
-fn at_once(world: &Arc<World>, name: &Name) -> Result<()> {
+fn at_once(world: &Arc<World>, name: &ClaimName) -> Result<()> {
     let (world, name) = (world.clone(), name.clone());
     thread::spawn(move || world.execute(&name));
     Ok(())
 }
 
-fn request(id: &str, action: Action) -> Request {
+fn request(id: &str, action: Action) -> RunRequest {
     let identity = Some(id.to_owned()).filter(|id| !id.is_empty());
     let event = Event { identity, ..Event::default() };
-    Request { action, reason: Reason::Manual, labels: BTreeMap::new(), snapshot: None, event }
+    RunRequest { action, reason: BackupReason::Manual, labels: BTreeMap::new(), snapshot: None, event }
 }
 
-fn ask(desk: &Desk, request: Request) -> Ticket {
-    desk.ask(request, Way::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
+fn ask(desk: &Runner, request: RunRequest) -> Ticket {
+    desk.ask(request, Channel::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
 }
 
-fn backup(desk: &Desk, id: &str) -> Ticket {
+fn backup(desk: &Runner, id: &str) -> Ticket {
     ask(desk, request(id, Action::Backup))
 }
 
 /// Lets a desk work while something is looked at.
-fn working<T>(desk: &Desk, look: impl FnOnce() -> T) -> T {
+fn working<T>(desk: &Runner, look: impl FnOnce() -> T) -> T {
     thread::scope(|scope| {
         scope.spawn(|| desk.work());
         let stop = Stop(desk);
@@ -132,7 +135,7 @@ fn working<T>(desk: &Desk, look: impl FnOnce() -> T) -> T {
 }
 
 /// Also when a test fails.
-struct Stop<'d>(&'d Desk);
+struct Stop<'d>(&'d Runner);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
@@ -158,7 +161,7 @@ fn a_job_does_the_run_and_the_answer_is_its_report() {
     let world = World::new();
     let desk = world.desk(at_once);
     let mut wanted = request("a", Action::Backup);
-    wanted.reason = Reason::Critical;
+    wanted.reason = BackupReason::Critical;
     wanted.labels.insert("service".into(), "shop".into());
     let ticket = ask(&desk, wanted);
     let run = ticket.run;
@@ -167,7 +170,7 @@ fn a_job_does_the_run_and_the_answer_is_its_report() {
         assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Complete, retry: false, .. }), "{answer:?}");
         let told = report(&answer).clone();
         assert_eq!((&told["run"], &told["place"]["execution"]), (&run.to_string().into(), &"long-00000".into()));
-        assert!(matches!(desk.progress(run), Some(Progress::Over(over)) if report(&over) == told));
+        assert!(matches!(desk.progress(run), Some(RunProgress::Over(over)) if report(&over) == told));
         // Counted as any other.
         let (tally, last) = (desk.tally(), desk.last().unwrap());
         assert_eq!((tally.runs[&("backup", "complete")], last.run), (1, run));
@@ -213,8 +216,8 @@ fn what_comes_while_a_backup_is_away_shares_the_next_and_a_verification_passes()
         // The same event again waits with the others, as when its answer was lost.
         let again = backup(&desk, "a");
         assert_eq!((world.asked(), second.run, again.run), (2, third.run, third.run));
-        assert!(matches!(desk.progress(second.run), Some(Progress::Waiting)));
-        assert!(matches!(desk.progress(restore.run), Some(Progress::Waiting)));
+        assert!(matches!(desk.progress(second.run), Some(RunProgress::Waiting)));
+        assert!(matches!(desk.progress(restore.run), Some(RunProgress::Waiting)));
         drop(closed);
         let first = answer(first);
         assert_eq!(report(&first)["run"], run.to_string());
@@ -248,7 +251,7 @@ fn a_job_that_cannot_be_started_is_a_run_that_failed() {
         assert_eq!(report(&answer(backup(&desk, "a")))["result"], "complete");
     });
     let desk = world.desk(|world, name| {
-        assert!(matches!(world.execute(name), Came::Ran(_)));
+        assert!(matches!(world.execute(name), WorkerOutcome::Ran(_)));
         Err(Error::unreachable("start the job long", "no answer"))
     });
     let ticket = backup(&desk, "c");
@@ -281,21 +284,21 @@ fn a_job_that_never_begins_is_given_up_and_does_nothing_later() {
         let answer = answer(ticket);
         assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
         assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("has not begun"));
-        assert!(matches!(desk.progress(run), Some(Progress::Over(_))) && desk.running().is_none());
+        assert!(matches!(desk.progress(run), Some(RunProgress::Over(_))) && desk.running().is_none());
     });
     let name = world.asked.lock().unwrap()[0].clone();
-    assert!(matches!(world.execute(&name), Came::Nothing(_)));
+    assert!(matches!(world.execute(&name), WorkerOutcome::Nothing(_)));
     assert_eq!(world.count("snapshots"), 0);
 }
 
 #[test]
 fn a_job_that_dies_holds_up_others_no_longer_than_the_time_limit() {
     let world = World::new();
-    let dies = |world: &Arc<World>, name: &Name| match world.asked() {
+    let dies = |world: &Arc<World>, name: &ClaimName| match world.asked() {
         1 => {
             let vault = world.vaults().store(&world.vaults().addresses()[0]).and_then(Vault::open)?;
-            let order = Order::read(&*vault.store, name)?.unwrap();
-            Taker { run: order.run, by: "long-abcde/0".into() }.take(&*vault.store, name).map(drop)
+            let order = DispatchRequest::read(&*vault.store, name)?.unwrap();
+            TakenBy { run: order.run, by: "long-abcde/0".into() }.take(&*vault.store, name).map(drop)
         }
         _ => at_once(world, name),
     };
@@ -354,7 +357,7 @@ fn when_the_service_ends_the_job_goes_on() {
     let ticket = backup(&desk, "a");
     assert!(matches!(&*working(&desk, || answer(ticket)), Answer::Elsewhere(_)));
     let name = world.asked.lock().unwrap()[0].clone();
-    assert!(matches!(world.execute(&name), Came::Ran(_)));
+    assert!(matches!(world.execute(&name), WorkerOutcome::Ran(_)));
     let desk = world.desk(|_, _| panic!("it is started twice"));
     let ticket = backup(&desk, "a");
     let answer = working(&desk, || answer(ticket));
@@ -384,7 +387,7 @@ async fn a_request_waits_no_longer_than_it_may() {
 fn what_was_promised_has_its_whole_time_when_its_job_begins() {
     let world = World::new();
     let desk = world.desk(at_once);
-    let run = desk.promise(request("a", Action::Backup), Way::Http).ok().expect("it is promised");
+    let run = desk.promise(request("a", Action::Backup), Channel::Http).ok().expect("it is promised");
     let path = fs::read_dir(world.folder.path().join("vault/claims")).unwrap().next().unwrap().unwrap().path();
     let claim = |n: u32| fs::read_to_string(path.join(format!("{n}.json"))).unwrap();
     // It waits, for longer than a run may take.
@@ -393,8 +396,8 @@ fn what_was_promised_has_its_whole_time_when_its_job_begins() {
     let mut old = read(&first);
     old["started"] = "2020-01-01T00:00:00Z".into();
     fs::write(path.join("1.json"), old.to_string()).unwrap();
-    working(&desk, || wait_for("the run is over", || matches!(desk.progress(run), Some(Progress::Over(_)))));
-    let Some(Progress::Over(answer)) = desk.progress(run) else { panic!() };
+    working(&desk, || wait_for("the run is over", || matches!(desk.progress(run), Some(RunProgress::Over(_)))));
+    let Some(RunProgress::Over(answer)) = desk.progress(run) else { panic!() };
     assert_eq!((&report(&answer)["result"], &report(&answer)["run"]), (&"complete".into(), &run.to_string().into()));
     let (first, second) = (read(&first), read(&claim(2)));
     assert_eq!((&second["run"], &second["promise"]), (&first["run"], &first["promise"]));
@@ -404,8 +407,8 @@ fn what_was_promised_has_its_whole_time_when_its_job_begins() {
 #[test]
 fn a_job_that_was_killed_when_it_had_told_how_it_ended_is_not_reported_again() {
     let world = World::new();
-    let dies = |world: &Arc<World>, name: &Name| {
-        assert!(matches!(world.execute(name), Came::Ran(_)));
+    let dies = |world: &Arc<World>, name: &ClaimName| {
+        assert!(matches!(world.execute(name), WorkerOutcome::Ran(_)));
         let vault = world.folder.path().join("vault");
         for object in [format!("{}done.json", name.folder()), name.object("taken")] {
             fs::remove_file(vault.join(object)).map_err(|why| Error::io("remove it", &why))?;
@@ -430,10 +433,10 @@ fn a_job_that_was_killed_when_it_had_told_how_it_ended_is_not_reported_again() {
 fn what_was_promised_in_two_vaults_is_served_in_each() {
     let world = World::of(&["vault", "second"]);
     let stop = AtomicBool::new(false);
-    let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &Log };
+    let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &LogMonitor };
     crate::replicas::init(world.vaults().sites(true).unwrap(), &ctx).unwrap();
     let desk = world.desk(at_once);
-    let promise = |id| desk.promise(request(id, Action::Backup), Way::Http).ok().expect("it is promised");
+    let promise = |id| desk.promise(request(id, Action::Backup), Channel::Http).ok().expect("it is promised");
     let first = promise("a");
     // While the first vault is away, claims are in the second.
     let (vault, away) = (world.folder.path().join("vault"), world.folder.path().join("away"));

@@ -7,10 +7,10 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
 use crate::job;
-use crate::notify::{Notify, Webhook, When};
+use crate::notify::{Notifier, Webhook, WebhookFilter};
 
 /// Somebody who is told of results, and what there was in the vault each time: reports, and claims of which nothing says the end.
-fn listener(world: &World) -> (Notify, Receiver<(usize, usize)>) {
+fn listener(world: &World) -> (Notifier, Receiver<(usize, usize)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (told, seen) = channel();
@@ -26,11 +26,11 @@ fn listener(world: &World) -> (Notify, Receiver<(usize, usize)>) {
             }
         }
     });
-    (Notify::new("//lastgood.dev/hosts/h".into(), None, Webhook::new(&url, When::All).ok()), seen)
+    (Notifier::new("//lastgood.dev/hosts/h".into(), None, Webhook::new(&url, WebhookFilter::All).ok()), seen)
 }
 
-pub fn promise(desk: &Desk, request: Request) -> RunId {
-    desk.promise(request, Way::Http).ok().expect("it is promised")
+pub fn promise(desk: &Runner, request: RunRequest) -> RunId {
+    desk.promise(request, Channel::Http).ok().expect("it is promised")
 }
 
 /// The result and the number of events that the vault tells of a run.
@@ -48,8 +48,8 @@ fn each_run_that_was_promised_has_its_own_report_when_the_service_ends() {
     let mut desk = world.desk();
     let (notify, seen) = listener(&world);
     desk.rules.notify = notify;
-    let critical = |id| labelled(id, Reason::Critical, &[]);
-    let verify = |id| Request { action: Action::Verify, ..request(id) };
+    let critical = |id| labelled(id, BackupReason::Critical, &[]);
+    let verify = |id| RunRequest { action: Action::Verify, ..request(id) };
     let first = promise(&desk, request("1"));
     assert_eq!(promise(&desk, critical("2")), first);
     let others = ["3", "4", "5"].map(|id| promise(&desk, verify(id)));
@@ -57,7 +57,7 @@ fn each_run_that_was_promised_has_its_own_report_when_the_service_ends() {
     desk.work();
     for (run, events) in [(first, 2), (others[0], 1), (others[1], 1), (others[2], 1)] {
         assert_eq!(told(&world, run), ("failed".to_owned(), events));
-        let Some(Progress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
+        let Some(RunProgress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
         assert_eq!(report(&answer)["run"], run.to_string());
     }
     let action = |run| report(&over(&desk, run))["action"].clone();
@@ -68,9 +68,9 @@ fn each_run_that_was_promised_has_its_own_report_when_the_service_ends() {
 }
 
 /// How a run ended.
-pub fn over(desk: &Desk, run: RunId) -> Arc<Answer> {
+pub fn over(desk: &Runner, run: RunId) -> Arc<Answer> {
     match desk.progress(run) {
-        Some(Progress::Over(answer)) => answer,
+        Some(RunProgress::Over(answer)) => answer,
         other => panic!("{run} is not over: {other:?}"),
     }
 }
@@ -90,7 +90,7 @@ fn whoever_is_told_of_a_run_finds_its_claim_settled() {
     let mut desk = desk();
     let stop = desk.stop.clone();
     let ticket = ask(&desk, request("2"));
-    let verify = promise(&desk, Request { action: Action::Verify, ..request("3") });
+    let verify = promise(&desk, RunRequest { action: Action::Verify, ..request("3") });
     desk.rules.backup.data = world.folder.path().join("none");
     let group = desk.next().expect("a run is due");
     stop.store(true, Ordering::Relaxed);
@@ -106,18 +106,18 @@ fn what_is_promised_is_served_however_many_there_are() {
     let mut desk = world.desk();
     desk.state.get_mut().unwrap().queue = Queue::new(Duration::ZERO, 2);
     let event = |n: usize| {
-        let mut request = labelled("", Reason::Critical, &[]);
+        let mut request = labelled("", BackupReason::Critical, &[]);
         request.event.message = Some(n.to_string());
         request
     };
     working(&desk, || {
-        let promised = (1..=8).map(|n| desk.promise(event(n), Way::Http).ok().expect("it is promised"));
+        let promised = (1..=8).map(|n| desk.promise(event(n), Channel::Http).ok().expect("it is promised"));
         let runs: Vec<_> = promised.collect();
         // Those beyond the two of an hour wait; a backup that is run anyway takes them along.
         answered(&desk, request(""));
         let mut told = Vec::<usize>::new();
         for run in runs {
-            let Some(Progress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
+            let Some(RunProgress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
             let report = report(&answer);
             assert_eq!((&report["result"], &report["run"]), (&"complete".into(), &run.to_string().into()));
             told.extend(
@@ -147,11 +147,11 @@ fn what_is_promised_and_may_not_be_served_any_more_has_a_report() {
     let world = World::new();
     let mut desk = world.desk();
     (desk.rules.allow_restore, desk.rules.restore_age) = (true, LONG);
-    let mut dated = Request { action: Action::Restore, ..request("1") };
+    let mut dated = RunRequest { action: Action::Restore, ..request("1") };
     dated.event.time = Some(Timestamp::now());
-    let undated = Request { action: Action::Restore, ..request("") };
+    let undated = RunRequest { action: Action::Restore, ..request("") };
     let runs = [dated, undated].map(|request| promise(&desk, request));
-    let asked = ask(&desk, Request { action: Action::Restore, ..request("") });
+    let asked = ask(&desk, RunRequest { action: Action::Restore, ..request("") });
     // They waited for so long.
     desk.rules.restore_age = Duration::ZERO;
     working(&desk, || assert_eq!(report(&answered(&desk, request("2")))["result"], "complete"));
@@ -168,12 +168,12 @@ fn what_another_serves_is_not_promised() {
     let world = World::new();
     let before = serve(&world.desk(), request("1"));
     let desk = world.desk();
-    let Err(Unpromised::Answered(Answer::Before(told))) = desk.promise(request("1"), Way::Http) else { panic!() };
+    let Err(NotPromised::Answered(Answer::Before(told))) = desk.promise(request("1"), Channel::Http) else { panic!() };
     assert_eq!(told.value(), report(&before));
     // Nor what another one has promised.
     let other = world.desk();
-    other.promise(request("2"), Way::Http).ok().expect("it is promised");
-    let Err(Unpromised::Answered(Answer::Elsewhere(_))) = desk.promise(request("2"), Way::Http) else { panic!() };
+    other.promise(request("2"), Channel::Http).ok().expect("it is promised");
+    let Err(NotPromised::Answered(Answer::Elsewhere(_))) = desk.promise(request("2"), Channel::Http) else { panic!() };
     assert!(lock(&desk.state).queue.clear().next().is_none());
 }
 
@@ -201,19 +201,19 @@ fn a_promise_whose_run_has_a_report_is_settled_by_that() {
     };
     // Killed when its report was stored, and before its claim was settled.
     let killed = desk();
-    let done = promise(&killed, Request { action: Action::Restore, ..request("1") });
-    let failed = promise(&killed, Request { action: Action::Verify, ..request("2") });
-    let none = promise(&killed, Request { action: Action::Verify, ..request("3") });
+    let done = promise(&killed, RunRequest { action: Action::Restore, ..request("1") });
+    let failed = promise(&killed, RunRequest { action: Action::Verify, ..request("2") });
+    let none = promise(&killed, RunRequest { action: Action::Verify, ..request("3") });
     for (run, id, found) in [(done, "1", true), (failed, "2", false)] {
         let action = if found { Action::Restore } else { Action::Verify };
-        let mut job = killed.rules.job(&Request { action, ..request(id) }, None);
+        let mut job = killed.rules.job(&RunRequest { action, ..request(id) }, None);
         if let (job::Job::Restore(options), true) = (&mut job, found) {
             options.target = world.folder.path().join("restored");
         }
         let why = Error::failed("look", "it was so");
         killed.context(|ctx| match found {
-            true => drop(job::run(run, &job, Cause::default(), &killed.vaults, ctx)),
-            false => drop(job::not_run(run, &job, Cause::default(), why, &killed.vaults, ctx)),
+            true => drop(job::run(run, &job, Origin::default(), &killed.vaults, ctx)),
+            false => drop(job::not_run(run, &job, Origin::default(), why, &killed.vaults, ctx)),
         });
         expire(&world, id, 1);
     }
@@ -250,7 +250,7 @@ fn a_promise_that_another_instance_has_taken_over_is_not_served_again() {
         desk.rules.allow_restore = true;
         desk
     };
-    let restore = |id| Request { action: Action::Restore, ..request(id) };
+    let restore = |id| RunRequest { action: Action::Restore, ..request(id) };
     // It is suspended, and another one gets the event.
     let suspended = restores();
     let runs = ["1", "2", "3"].map(|id| promise(&suspended, restore(id)));
@@ -337,7 +337,7 @@ fn what_another_instance_has_reported_as_not_served_is_not_run() {
     let mut suspended = world.desk();
     suspended.rules.allow_restore = true;
     // By an event, and by a request that nothing else knows.
-    let runs = ["1", ""].map(|id| promise(&suspended, Request { action: Action::Restore, ..request(id) }));
+    let runs = ["1", ""].map(|id| promise(&suspended, RunRequest { action: Action::Restore, ..request(id) }));
     let backup = promise(&suspended, request(""));
     expire_all(&world);
     reported_elsewhere(&world);
@@ -391,7 +391,7 @@ fn a_promise_has_a_report_though_its_vault_fails_for_a_moment() {
 fn a_promise_whose_claim_was_given_up_has_a_report() {
     let world = World::new();
     let desk = world.desk();
-    let run = promise(&desk, Request { action: Action::Verify, ..request("1") });
+    let run = promise(&desk, RunRequest { action: Action::Verify, ..request("1") });
     fs::write(claim_of(&world, "1").join("1.failed.json"), format!("{{\"run\":\"{run}\"}}")).unwrap();
     desk.serve(desk.next().expect("a run is due"));
     assert_eq!((world.count("runs"), open_claims(&world.vault())), (0, 0));
@@ -409,8 +409,8 @@ fn what_waits_for_a_vault_is_stored_when_the_service_ends() {
         let mut desk = world.desk();
         desk.rules.allow_restore = true;
         let backup = promise(&desk, request(""));
-        let restore = promise(&desk, Request { action: Action::Restore, ..request("") });
-        let waiting = promise(&desk, Request { action: Action::Verify, ..request("") });
+        let restore = promise(&desk, RunRequest { action: Action::Restore, ..request("") });
+        let waiting = promise(&desk, RunRequest { action: Action::Verify, ..request("") });
         let away = world.folder.path().join("away");
         fs::rename(world.vault(), &away).unwrap();
         // One has run in vain, and one is not begun as its claim cannot be seen.
@@ -435,9 +435,12 @@ fn what_waits_for_a_vault_is_stored_when_the_service_ends() {
 fn what_another_instance_has_served_has_a_report_when_the_service_ends() {
     let world = World::new();
     let suspended = world.desk();
-    let run = promise(&suspended, Request { action: Action::Verify, ..request("1") });
+    let run = promise(&suspended, RunRequest { action: Action::Verify, ..request("1") });
     age(&world, "1", 1);
-    assert_eq!(report(&serve(&world.desk(), Request { action: Action::Verify, ..request("1") }))["result"], "complete");
+    assert_eq!(
+        report(&serve(&world.desk(), RunRequest { action: Action::Verify, ..request("1") }))["result"],
+        "complete"
+    );
     suspended.serve(suspended.next().expect("a run is due"));
     suspended.stop.store(true, Ordering::Relaxed);
     assert!(suspended.work());
@@ -448,7 +451,7 @@ fn what_another_instance_has_served_has_a_report_when_the_service_ends() {
 fn what_is_answered_with_another_request_of_its_event_has_a_report() {
     let world = World::new();
     let desk = world.desk();
-    let critical = |id| labelled(id, Reason::Critical, &[]);
+    let critical = |id| labelled(id, BackupReason::Critical, &[]);
     // After this run, further ones wait.
     drop(ask(&desk, critical("0")));
     desk.serve(desk.next().expect("a run is due"));
@@ -464,19 +467,20 @@ fn what_is_answered_with_another_request_of_its_event_has_a_report() {
 fn critical_events_that_wait_keep_no_backup_by_hand_out() {
     let world = World::new();
     let desk = world.desk();
-    let first = promise(&desk, labelled("1", Reason::Critical, &[]));
+    let first = promise(&desk, labelled("1", BackupReason::Critical, &[]));
     let held = lock(&desk.state).queue.clear().next().and_then(|waiting| waiting.promised().cloned()).unwrap();
     for _ in 0..WAITING {
         let (answer, _) = oneshot::channel();
-        let (request, promise) = (labelled("1", Reason::Critical, &[]), Promise::Made(held.clone()));
-        let waiting = Waiting { run: first, request, way: Way::Http, bytes: 1, answer, looked: true, promise };
+        let (request, promise) = (labelled("1", BackupReason::Critical, &[]), PromiseState::Made(held.clone()));
+        let waiting =
+            QueuedRequest { run: first, request, way: Channel::Http, bytes: 1, answer, looked: true, promise };
         lock(&desk.state).queue.push(waiting);
     }
     assert!(desk.crowd().is_some_and(|said| said.contains("1000 critical events wait")));
-    let refused = desk.promise(labelled("2", Reason::Critical, &[]), Way::Http);
-    assert!(matches!(refused, Err(Unpromised::Answered(Answer::Later(..)))));
+    let refused = desk.promise(labelled("2", BackupReason::Critical, &[]), Channel::Http);
+    assert!(matches!(refused, Err(NotPromised::Answered(Answer::Later(..)))));
     ask(&desk, request(""));
-    promise(&desk, Request { action: Action::Verify, ..request("") });
+    promise(&desk, RunRequest { action: Action::Verify, ..request("") });
     lock(&desk.state).queue.clear().for_each(drop);
     assert!(desk.crowd().is_none());
 }

@@ -3,14 +3,14 @@
 use super::promises::{claim_of, expire, open_claims, over, promise, told};
 use super::*;
 
-fn restores(world: &World) -> Desk {
+fn restores(world: &World) -> Runner {
     let mut desk = world.desk();
     desk.rules.allow_restore = true;
     desk
 }
 
-fn restore(id: &str) -> Request {
-    Request { action: Action::Restore, ..request(id) }
+fn restore(id: &str) -> RunRequest {
+    RunRequest { action: Action::Restore, ..request(id) }
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn what_did_not_live_to_tell_may_have_been_done() {
     let world = World::new();
     let runs = ["1", "2", "3"].map(|id| {
         let action = [Action::Backup, Action::Restore, Action::Verify][id.parse::<usize>().unwrap() - 1];
-        promise(&restores(&world), Request { action, ..request(id) })
+        promise(&restores(&world), RunRequest { action, ..request(id) })
     });
     ["1", "2", "3"].into_iter().for_each(|id| expire(&world, id, 1));
     let next = world.desk();

@@ -4,14 +4,14 @@ use super::promises::{age, claim_of, over, promise, told};
 use super::*;
 use crate::job;
 
-fn restores(world: &World) -> Desk {
+fn restores(world: &World) -> Runner {
     let mut desk = world.desk();
     desk.rules.allow_restore = true;
     desk
 }
 
-fn restore(id: &str) -> Request {
-    Request { action: Action::Restore, ..request(id) }
+fn restore(id: &str) -> RunRequest {
+    RunRequest { action: Action::Restore, ..request(id) }
 }
 
 /// Lets no report be stored as long as the value is kept.
@@ -85,7 +85,9 @@ fn a_restore_that_no_vault_knows_of_is_not_done_again_when_the_time_of_its_claim
         let again = ask(&desk, restore("1"));
         desk.serve(desk.next().expect("a run is due"));
         assert!(known(&again.answer.blocking_recv().unwrap()));
-        assert!(matches!(desk.promise(restore("1"), Way::Http), Err(Unpromised::Answered(answer)) if known(&answer)));
+        assert!(
+            matches!(desk.promise(restore("1"), Channel::Http), Err(NotPromised::Answered(answer)) if known(&answer))
+        );
     }
     assert!(!claim_of(&world, "1").join("2.json").exists());
     drop(full);
@@ -107,12 +109,12 @@ fn what_failed_as_its_vault_was_away_is_served_as_soon_as_that_is_back() {
         let mine: Vec<_> = group.into_iter().zip(claims.into_iter().map(|claim| claim.ok().unwrap())).collect();
         fs::rename(world.vault(), &away).unwrap();
         let job = desk.job(&mine, Instant::now() + LONG).unwrap();
-        let ran = job::run(run, &job, Cause::default(), &desk.vaults, ctx);
+        let ran = job::run(run, &job, Origin::default(), &desk.vaults, ctx);
         assert_eq!((ran.report.result, ran.stored.is_some()), (Outcome::Failed, false));
         let claims: Vec<_> = desk.close_all(&mine, &ran, ctx).into_iter().filter_map(|(_, left)| left).collect();
         assert_eq!(claims.len(), 1);
-        desk.know(run, Progress::Over(Arc::new(Answer::of(&ran))));
-        desk.keep(Unsettled { ran, claims, promised: false });
+        desk.know(run, RunProgress::Over(Arc::new(Answer::of(&ran))));
+        desk.keep(UnsettledRun { ran, claims, promised: false });
     });
     assert!(!desk.settle_again(|_| true) && desk.is_unsettled(run));
     fs::rename(&away, world.vault()).unwrap();
@@ -146,17 +148,17 @@ fn a_run_that_failed_is_not_told_as_what_another_one_did_for_one_of_its_events()
 fn a_vault_that_is_away_is_not_waited_for_by_each_run() {
     let world = World::new();
     let mut desk = world.desk();
-    let none = Vaults::new(Vec::new(), Cloud::default(), Arc::default());
+    let none = VaultPool::new(Vec::new(), Cloud::default(), Arc::default());
     for n in 0..200 {
-        let job = desk.rules.job(&Request { action: Action::Verify, ..request("") }, None);
+        let job = desk.rules.job(&RunRequest { action: Action::Verify, ..request("") }, None);
         let (run, why) = (crate::vault::hex::Hex([n; 8]), Error::failed("look", "it was so"));
-        let ran = desk.context(|ctx| job::not_run(run, &job, Cause::default(), why, &none, ctx));
-        desk.keep(Unsettled { ran, claims: Vec::new(), promised: n == 100 });
+        let ran = desk.context(|ctx| job::not_run(run, &job, Origin::default(), why, &none, ctx));
+        desk.keep(UnsettledRun { ran, claims: Vec::new(), promised: n == 100 });
     }
     let bucket = Address::Bucket { bucket: "nobody".into(), prefix: String::new() };
     let patience = Duration::from_secs(1);
     let cloud = Cloud { emulator: Some("http://127.0.0.1:1".into()), patience, ..Cloud::default() };
-    desk.vaults = Arc::new(Vaults::new(vec![bucket], cloud, desk.stop.clone()));
+    desk.vaults = Arc::new(VaultPool::new(vec![bucket], cloud, desk.stop.clone()));
     let began = Instant::now();
     assert!(!desk.settle_again(|_| true));
     assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
@@ -171,7 +173,7 @@ fn at_the_end_a_run_counts_whose_report_no_vault_took_if_it_was_promised_or_is_a
     let world = World::new();
     assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
     let ends_well = |action, promised: bool| {
-        let (desk, asked) = (restores(&world), Request { action, ..request(&format!("{action:?} {promised}")) });
+        let (desk, asked) = (restores(&world), RunRequest { action, ..request(&format!("{action:?} {promised}")) });
         let ticket = if promised { Err(promise(&desk, asked)) } else { Ok(ask(&desk, asked)) };
         let full = Full::new(&world);
         desk.serve(desk.next().expect("a run is due"));
@@ -187,8 +189,8 @@ fn at_the_end_a_run_counts_whose_report_no_vault_took_if_it_was_promised_or_is_a
     let desk = world.desk();
     let (run, why) = (crate::vault::hex::Hex([7; 8]), Error::failed("look", "it was so"));
     let job = desk.rules.job(&request("7"), None);
-    let ran = desk.context(|ctx| job::not_run(run, &job, Cause::default(), why, &desk.vaults, ctx));
+    let ran = desk.context(|ctx| job::not_run(run, &job, Origin::default(), why, &desk.vaults, ctx));
     assert!(ran.stored.is_some());
-    desk.keep(Unsettled { ran, claims: vec![idempotent::tests::held()], promised: true });
+    desk.keep(UnsettledRun { ran, claims: vec![idempotent::tests::held()], promised: true });
     assert!(desk.is_unsettled(run) && desk.is_all_settled());
 }

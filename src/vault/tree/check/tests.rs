@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::vault::entry::{Database, Extent, Side};
 
-fn entry(path: &str, kind: Kind) -> Entry {
+fn entry(path: &str, kind: EntryKind) -> Entry {
     Entry {
         path: EntryPath::new(path).unwrap(),
         kind,
@@ -18,7 +18,7 @@ fn entry(path: &str, kind: Kind) -> Entry {
         inode: 0,
         target: None,
         xattrs: vec![],
-        hash: (kind == Kind::File).then(|| Hash::of(&[])),
+        hash: (kind == EntryKind::File).then(|| Hash::of(&[])),
         link: None,
         racy: false,
         header: 512,
@@ -29,18 +29,18 @@ fn entry(path: &str, kind: Kind) -> Entry {
 }
 
 /// Takes all entries; gives the folders that are missing.
-fn check(paths: &[(&str, Kind)]) -> Result<Vec<String>> {
+fn check(paths: &[(&str, EntryKind)]) -> Result<Vec<String>> {
     let mut check = TreeCheck::default();
     let mut missing = Vec::new();
     for (path, kind) in paths {
-        missing.extend(check.next(&EntryPath::new(*path).unwrap(), *kind == Kind::Folder)?);
+        missing.extend(check.next(&EntryPath::new(*path).unwrap(), *kind == EntryKind::Folder)?);
     }
     Ok(missing.iter().map(EntryPath::to_string).collect())
 }
 
 #[test]
 fn only_trees_pass() {
-    use Kind::{File, Folder, Symlink};
+    use EntryKind::{File, Folder, Symlink};
     let root = (".", Folder);
     let whole = [root, ("a", Folder), ("a/b", Folder), ("a/b/c", File), ("a/d", File), ("b", File)];
     assert_eq!(check(&whole).unwrap(), [""; 0]);
@@ -61,7 +61,7 @@ fn only_trees_pass() {
 
 #[test]
 fn a_missing_folder_is_told_once() {
-    use Kind::{File, Folder, Symlink};
+    use EntryKind::{File, Folder, Symlink};
     let root = (".", Folder);
     for (paths, missing) in [
         (&[("a", File)][..], &["."][..]),
@@ -76,7 +76,7 @@ fn a_missing_folder_is_told_once() {
 
 fn raw(mut entry: Entry, journal: bool, wal: bool) -> Entry {
     let side = |there: bool| there.then_some(Side { size: 0, mtime: 0 });
-    entry.database = Some(Database { taken: Taken::Raw, wal: side(wal), journal: side(journal), check: None });
+    entry.database = Some(Database { taken: CaptureMethod::Raw, wal: side(wal), journal: side(journal), check: None });
     entry
 }
 
@@ -87,7 +87,7 @@ fn linked(mut entry: Entry, link: &str, content: &[u8]) -> Entry {
 
 #[test]
 fn side_files_lie_beside_a_name_of_their_database() {
-    let file = |path| entry(path, Kind::File);
+    let file = |path| entry(path, EntryKind::File);
     let said = |entries: &[Entry]| {
         let mut check = SnapshotCheck::default();
         check.pass_over();
@@ -96,11 +96,11 @@ fn side_files_lie_beside_a_name_of_their_database() {
     };
     let both = raw(file("a"), true, true);
     assert_eq!(said(&[both.clone(), file("a-journal"), file("a-wal")]), [""; 0]);
-    let told = said(&[both.clone(), entry("a-journal", Kind::Symlink), file("a-wal")]);
+    let told = said(&[both.clone(), entry("a-journal", EntryKind::Symlink), file("a-wal")]);
     assert!(told.len() == 1 && told[0].contains("a-journal"), "{told:?}");
     assert_eq!(said(&[raw(file("a"), false, false), file("b-wal")]), [""; 0]);
     let mut live = both.clone();
-    live.database.as_mut().unwrap().taken = Taken::Live;
+    live.database.as_mut().unwrap().taken = CaptureMethod::Live;
     assert_eq!(said(&[live]), [""; 0]);
 
     // Another name of the same file needs none beside itself; one of another content, or without any, does.
@@ -118,13 +118,13 @@ fn any_entry() -> impl Strategy<Value = Entry> {
     (path, 0..6u8, 0..3u8, 0..3u8, 0..4u8).prop_map(|(parts, kind, link, content, sides)| {
         let path = if parts.is_empty() { ".".to_owned() } else { parts.join("/") };
         let kind = match kind {
-            _ if parts.is_empty() => Kind::Folder,
-            0..3 => Kind::Folder,
-            3 => Kind::Symlink,
-            _ => Kind::File,
+            _ if parts.is_empty() => EntryKind::Folder,
+            0..3 => EntryKind::Folder,
+            3 => EntryKind::Symlink,
+            _ => EntryKind::File,
         };
         match entry(&path, kind) {
-            file if kind == Kind::File => {
+            file if kind == EntryKind::File => {
                 let file =
                     if link > 0 { linked(file, ["", "x", "y"][usize::from(link)], &[content / 2]) } else { file };
                 if content > 0 { raw(file, sides & 1 > 0, sides & 2 > 0) } else { file }
