@@ -10,6 +10,7 @@ mod cloud_run_job;
 mod cloud_server;
 mod crash;
 mod dispatch;
+mod docs;
 mod doctor;
 mod doubts;
 mod durable;
