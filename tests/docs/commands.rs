@@ -1,9 +1,14 @@
 //! Commands that pages name without running them: the programs understand them, and what they take is explained.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::OnceLock;
 use std::thread;
+
+use tempfile::{NamedTempFile, TempDir};
 
 use super::pages::{self, Page};
 use super::words::{self, Command};
@@ -133,18 +138,46 @@ fn code_of(page: &Page) -> Vec<String> {
     lines.chain(page.spans()).collect()
 }
 
-/// The help of a command of Google's, plain; the error's text if there is no such command.
-fn google(words: &[String], config: &str) -> Result<String, String> {
-    let mut gcloud = Process::new("gcloud");
-    gcloud
-        .args(words)
-        .arg("--help")
-        .env("CLOUDSDK_CONFIG", config)
-        .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true");
-    gcloud.env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true").env("NO_COLOR", "1");
-    let ran = gcloud.output().map_err(|why| why.to_string())?;
-    let (help, why) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    if ran.status.success() { Ok(plain(&help)) } else { Err(why.into_owned()) }
+/// The help texts of Google's commands. Each takes gcloud a second or more, so they are kept beside what cargo builds, for each version.
+struct Google {
+    kept: PathBuf,
+    /// Where gcloud writes, and finds nobody's configuration.
+    config: TempDir,
+}
+
+impl Google {
+    /// Those of the gcloud that is here, if one is.
+    fn new() -> Option<Self> {
+        let version = Process::new("gcloud").arg("--version").output().ok()?;
+        let version = String::from_utf8_lossy(&version.stdout);
+        let version: String = version.lines().next()?.chars().map(|c| if c == ' ' { '-' } else { c }).collect();
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("help-{version}"));
+        fs::create_dir_all(&kept).unwrap();
+        Some(Google { kept, config: tempfile::tempdir().unwrap() })
+    }
+
+    /// The help of a command, plain; the error's text if there is no such command.
+    fn help(&self, words: &[String]) -> Result<String, String> {
+        let kept = self.kept.join(words.join("-"));
+        if let Ok(help) = fs::read_to_string(&kept) {
+            return Ok(help);
+        }
+        let mut gcloud = Process::new("gcloud");
+        gcloud.args(words).arg("--help").env("CLOUDSDK_CONFIG", self.config.path()).env("NO_COLOR", "1");
+        for variable in ["CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK"] {
+            gcloud.env(variable, "true");
+        }
+        let ran = gcloud.output().map_err(|why| why.to_string())?;
+        if !ran.status.success() {
+            return Err(String::from_utf8_lossy(&ran.stderr).into_owned());
+        }
+        let help = plain(&String::from_utf8_lossy(&ran.stdout));
+        // Another process may keep the same at the same time.
+        let mut file = NamedTempFile::new_in(&self.kept).unwrap();
+        file.write_all(help.as_bytes()).unwrap();
+        file.persist(kept).unwrap();
+        Ok(help)
+    }
 }
 
 /// A text without the sequences that make a terminal print it bold or underlined.
@@ -182,22 +215,18 @@ fn gcloud_knows_its_commands() {
         }
     }
     assert!(uses.len() > 10, "only {} commands are found", uses.len());
-    if Process::new("gcloud").arg("--version").output().is_err() {
-        return skipped("there is no gcloud here");
-    }
+    let Some(google) = Google::new() else { return skipped("there is no gcloud here") };
     // One that there is not, and an option that there is not, are found.
     let made_up = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let config = tempfile::tempdir().unwrap();
-    let config = config.path().to_str().unwrap();
-    assert!(wrong(&made_up("run jbos create"), &[], config).is_some());
-    assert!(
-        wrong(&made_up("auth print-identity-token"), &[("here".into(), vec!["--audience".into()])], config).is_some()
-    );
+    assert!(wrong(&made_up("run jbos create"), &[], &google).is_some());
+    let no_option = ("here".to_owned(), vec!["--audience".to_owned()]);
+    assert!(wrong(&made_up("auth print-identity-token"), &[no_option], &google).is_some());
     let uses: Vec<_> = uses.into_iter().collect();
+    let google = &google;
     let found: Vec<String> = thread::scope(|scope| {
         let halves = uses.chunks(uses.len().div_ceil(2));
         let search = |half: &[(Vec<String>, Vec<Use>)]| {
-            half.iter().filter_map(|(words, uses)| wrong(words, uses, config)).collect::<Vec<_>>()
+            half.iter().filter_map(|(words, uses)| wrong(words, uses, google)).collect::<Vec<_>>()
         };
         let threads: Vec<_> = halves.map(|half| scope.spawn(move || search(half))).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -206,9 +235,9 @@ fn gcloud_knows_its_commands() {
 }
 
 /// What is wrong with uses of one command of Google's.
-fn wrong(words: &[String], uses: &[Use], config: &str) -> Option<String> {
+fn wrong(words: &[String], uses: &[Use], google: &Google) -> Option<String> {
     let name = format!("gcloud {}", words.join(" "));
-    let help = match google(words, config) {
+    let help = match google.help(words) {
         Ok(help) => help,
         Err(why) => return Some(format!("{name}: {why}")),
     };

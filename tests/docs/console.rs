@@ -244,10 +244,11 @@ fn difference(shown: &str, said: &str, ids: &mut BTreeMap<String, String>) -> Op
     let (old, new) = (of(&expected), of(&told));
     if old.len() == new.len() {
         for (old, new) in old.into_iter().zip(new) {
-            let known = ids.entry(old.clone()).or_insert_with(|| new.clone());
-            if *known != new {
-                return Some(format!("{old} was {known} before, and is {new} now"));
+            let another = ids.iter().find(|(known, now)| (**known == old) != (**now == new));
+            if let Some((known, now)) = another {
+                return Some(format!("{known} is {now}, and here {old} is {new}"));
             }
+            ids.insert(old, new);
         }
     }
     let text = |parts: &[Part]| parts.iter().map(Part::redacted).collect::<String>();
@@ -406,6 +407,7 @@ fn another_output_another_code_and_another_id_are_found() {
         ("$ echo 12 files, 1 s\n[..] files, 1 s\n", false),
         ("$ echo 0000000000000001\n0000000000000002\n$ echo 0000000000000002\n0000000000000002\n", false),
         ("$ echo 0000000000000001\n0000000000000002\n$ echo 0000000000000003\n0000000000000002\n", true),
+        ("$ echo 0000000000000001\n0000000000000002\n$ echo 0000000000000001\n0000000000000003\n", true),
         ("$ cd /srv && pwd\n/srv\n$ A=2\n$ echo $A \\\n> 3\n2 3\n", false),
     ] {
         let found = run_text(&format!("```console\n{session}```\n"));

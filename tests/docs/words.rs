@@ -39,7 +39,8 @@ pub fn of_block(language: &str, lines: &[&str]) -> Vec<Command> {
 fn drawn(text: &str) -> Vec<Command> {
     let commands = text.split("lastgood ").skip(1).map(|rest| {
         let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
-        Command::Lastgood(rest.split(' ').take_while(is_word).map(str::to_owned).collect())
+        let line = rest.lines().next().unwrap_or_default();
+        Command::Lastgood(line.split(' ').take_while(is_word).map(str::to_owned).collect())
     });
     commands.collect()
 }
@@ -184,6 +185,7 @@ mod tests {
         for (language, line, expected) in [
             ("cron", "0 */6 * * *  lastgood backup /srv/app", "backup /srv/app"),
             ("text", "x ─► lastgood serve ─► y", "serve"),
+            ("text", "x ─► lastgood serve", "serve"),
             ("ini", "ExecStart=/usr/local/bin/lastgood backup", "backup"),
             ("dockerfile", "CMD [\"lastgood\", \"serve\"]", "serve"),
             ("dockerfile", "RUN apt-get update && lastgood --version", "--version"),
