@@ -158,19 +158,25 @@ fn prepare(page: &Page, world: &mut World) -> Prepared {
                 return Prepared::Impossible;
             }
             "curl" => {}
-            // The next block is this file, which can be run.
-            other => match other.strip_prefix("file ") {
-                Some(name) => {
-                    let (_, rest) = page.text.split_once(&format!("<!-- docs-test: {other} -->\n```sh\n")).unwrap();
-                    let file = world.path("srv").join(name);
-                    fs::write(&file, rest.split("\n```").next().unwrap().to_owned() + "\n").unwrap();
-                    set_mode(&file, 0o755);
-                }
-                None => panic!("{page}: nothing is known of {other:?}"),
-            },
+            other if other.starts_with("file ") => {}
+            other => panic!("{page}: nothing is known of {other:?}"),
         }
     }
+    for (name, content) in files_of(page) {
+        let file = world.path("srv").join(name);
+        fs::write(&file, content).unwrap();
+        set_mode(&file, 0o755);
+    }
     prepared
+}
+
+/// The files that a page shows, each in the block below `<!-- docs-test: file NAME -->`. They can be run.
+fn files_of(page: &Page) -> Vec<(String, String)> {
+    let shown = page.text.split("<!-- docs-test: file ").skip(1).map(|rest| {
+        let (name, rest) = rest.split_once(" -->\n```sh\n").expect("a block of `sh` below the name of a file");
+        (name.to_owned(), rest.split("```\n").next().unwrap_or_default().to_owned())
+    });
+    shown.collect()
 }
 
 /// Runs a page; what is wrong, and the page with the output of today.
@@ -378,9 +384,14 @@ fn matched(shape: &str, text: &str) -> Option<usize> {
 #[test]
 fn what_a_page_shows_is_what_comes_out() {
     let overwrite = std::env::var("SNAPSHOTS").as_deref() == Ok("overwrite");
-    let (mut all, mut commands) = (Vec::new(), 0);
+    let (mut all, mut commands, mut files) = (Vec::new(), 0, BTreeMap::new());
     for page in pages::all().iter().filter(|page| !steps(page).is_empty()) {
         commands += steps(page).len();
+        for (name, content) in files_of(page) {
+            // One page runs it; another one may show it.
+            let first = files.entry(name.clone()).or_insert_with(|| content.clone());
+            assert_eq!(content, *first, "{page} shows another {name}");
+        }
         let Some((wrong, new)) = run(page) else { continue };
         if overwrite && new != page.text {
             fs::write(pages::root().join(&page.name), new).unwrap();
