@@ -99,7 +99,7 @@ fn a_vault_that_is_open_to_everybody_is_told_of() {
 #[test]
 fn what_may_not_be_read_is_somebody_elses_and_no_damage() {
     if !is_root() {
-        return skipped("only root can be somebody else");
+        return skipped("root", "only root can be somebody else");
     }
     let world = World::with_files();
     world.backup();
@@ -144,7 +144,7 @@ fn what_may_not_be_read_is_somebody_elses_and_no_damage() {
 #[test]
 fn nothing_is_built_upon_what_may_not_be_read() {
     if !is_root() {
-        return skipped("only root can be somebody else");
+        return skipped("root", "only root can be somebody else");
     }
     let world = World::with_files();
     world.write("large", noise(7, 300_000));
@@ -184,7 +184,7 @@ fn nothing_is_built_upon_what_may_not_be_read() {
 #[test]
 fn what_root_makes_in_somebodys_vault_and_cannot_give_away_is_told_of() {
     if !is_root() {
-        return skipped("only root can be somebody else");
+        return skipped("root", "only root can be somebody else");
     }
     let world = World::with_files();
     fs::create_dir(world.vault()).unwrap();
@@ -193,7 +193,7 @@ fn what_root_makes_in_somebodys_vault_and_cannot_give_away_is_told_of() {
     let without =
         |args: &str| world.shell(&format!("exec setpriv --bounding-set -chown --inh-caps -chown $LASTGOOD {args}"));
     if without("--version").code != Some(0) {
-        return skipped("no capability can be dropped here");
+        return skipped("capabilities", "no capability can be dropped here");
     }
     without("init").ended(0);
     let ran = without("backup");
@@ -207,7 +207,7 @@ fn what_root_makes_in_somebodys_vault_and_cannot_give_away_is_told_of() {
 #[test]
 fn a_vault_that_a_group_shares_stays_the_groups() {
     if !is_root() {
-        return skipped("only root can give folders away");
+        return skipped("root", "only root can give folders away");
     }
     let world = World::with_files();
     world.backup();

@@ -44,7 +44,7 @@ fn what_is_restored_takes_over_no_access_control_list() {
     for name in ["around", "around/filled", "around/filled/old"] {
         let around = world.path(name);
         match setxattr(&around, "system.posix_acl_default", &open_to_nobody(), XattrFlags::empty()) {
-            Err(Errno::OPNOTSUPP) => return skipped("the filesystem of the tests has no access control lists"),
+            Err(Errno::OPNOTSUPP) => return skipped("acl", "the filesystem of the tests has no access control lists"),
             done => done.unwrap(),
         }
         setxattr(&around, "user.other", b"x", XattrFlags::empty()).unwrap();
@@ -75,7 +75,7 @@ fn what_is_restored_takes_over_no_access_control_list() {
 #[test]
 fn a_program_runs_as_nobody_else_where_its_owner_cannot_be_given() {
     if !is_root() {
-        return skipped("giving a file to another user takes root");
+        return skipped("root", "giving a file to another user takes root");
     }
     let world = World::new();
     for name in ["program", "group"] {

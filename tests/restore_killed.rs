@@ -48,7 +48,7 @@ fn killed_at(world: &World, n: usize, args: &[&str]) -> Option<bool> {
             Some(ran.status.success())
         }
         refused => {
-            skipped(&format!("strace does not run: {refused:?}"));
+            skipped("strace", &format!("strace does not run: {refused:?}"));
             None
         }
     }

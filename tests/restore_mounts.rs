@@ -32,7 +32,7 @@ impl Immutable {
         if made.as_ref().is_ok_and(|made| made.status.success()) {
             return Some(Immutable(path));
         }
-        skipped(&format!("nothing can be made immutable here: {made:?}"));
+        skipped("immutable-files", &format!("nothing can be made immutable here: {made:?}"));
         None
     }
 }

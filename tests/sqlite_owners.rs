@@ -72,7 +72,7 @@ impl Place {
     fn backup(&self, (name, maker): (&str, &[&str]), vault: &str) -> Option<Value> {
         let probe = maker.split_first().map(|(first, rest)| Command::new(first).args(rest).arg("true").output());
         if let Some(probed) = probe.filter(|probed| !probed.as_ref().is_ok_and(|done| done.status.success())) {
-            skipped(&format!("{name} cannot be had: {probed:?}"));
+            skipped("other-user", &format!("{name} cannot be had: {probed:?}"));
             return None;
         }
         let args = [&["backup", "data", "--vault", vault, "--init", "--busy-timeout", "60s", "--json"][..]].concat();
@@ -136,7 +136,7 @@ fn beside_an_app(maker: (&str, &[&str]), mode: &str, backups: u64, seed: u64) ->
 
 fn rounds(backups: u64) {
     if !is_root() {
-        skipped("only root can be somebody else");
+        skipped("root", "only root can be somebody else");
         return;
     }
     for (nth, maker) in MAKERS.into_iter().enumerate() {

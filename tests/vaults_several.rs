@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::compare::assert_same;
-use crate::support::machine::Mounted;
+use crate::support::machine::{Mounted, skipped};
 use crate::support::tree::noise;
 use crate::support::{Ran, World, id, is_root, number, paths, short};
 
@@ -224,7 +224,7 @@ fn the_newest_is_restored_when_two_vaults_were_away_in_turn() {
 fn a_vault_that_cannot_be_written_to_does_not_keep_the_next_one_from_it() {
     let world = World::with_files();
     if !is_root() {
-        return;
+        return skipped("root", "only root can mount a disk and make it read-only");
     }
     let Some(mounted) = Mounted::new(world.path("one"), "64m") else { return };
     let (first, holds) = backup(&world);

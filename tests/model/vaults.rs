@@ -25,6 +25,7 @@ use super::oracle::{Class, Wrong};
 use super::store::{Location, Trouble};
 use super::tree::remove;
 use crate::support::dice::Dice;
+use crate::support::machine::skipped;
 
 /// What a vault lacks is handed on to it by backups if it is not older than 7 days; a bit less, as clocks go on.
 const HANDED_ON: SignedDuration = SignedDuration::from_hours(7 * 24 - 1);
@@ -66,7 +67,11 @@ impl Disk {
     fn new(folder: PathBuf) -> Option<Self> {
         fs::create_dir(&folder).unwrap();
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256m", "tmpfs"]).arg(&folder).output();
-        mount.is_ok_and(|done| done.status.success()).then_some(Disk { folder })
+        if mount.as_ref().is_ok_and(|done| done.status.success()) {
+            return Some(Disk { folder });
+        }
+        skipped("mount", &format!("no small disk can be mounted: {mount:?}"));
+        None
     }
 
     fn ballast(&self) -> PathBuf {

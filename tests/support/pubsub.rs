@@ -50,11 +50,11 @@ impl PubSub {
     /// A new one without topics; none, with a word why, where it cannot be had.
     pub fn start() -> Option<Self> {
         let Some(jar) = jar() else {
-            machine::skipped("Google's Pub/Sub emulator is not here: it comes with the Google Cloud SDK");
+            machine::skipped("pubsub-emulator", "Google's Pub/Sub emulator comes with the Google Cloud SDK");
             return None;
         };
         if Command::new("java").arg("-version").output().is_err() {
-            machine::skipped("there is no java here");
+            machine::skipped("java", "Google's Pub/Sub emulator needs it");
             return None;
         }
         // A port that was free a moment ago may be taken by the time the emulator comes to it.

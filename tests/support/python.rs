@@ -14,7 +14,7 @@ pub fn with(packages: &[&str]) -> Option<Command> {
             Some(python)
         }
         Err(why) => {
-            machine::skipped(&format!("{} cannot be had: {why}", packages.join(", ")));
+            machine::skipped("pypi", &format!("{} cannot be had: {why}", packages.join(", ")));
             None
         }
     }

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags,
 use rustix::io::Errno;
 
 use super::is_root;
+use super::machine::skipped;
 
 /// Bytes that no compressor shortens, the same for the same seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -54,7 +55,10 @@ pub fn fifo(path: &Path, mode: u32) {
 pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> bool {
     match lsetxattr(path, name, value, XattrFlags::empty()) {
         Ok(()) => true,
-        Err(Errno::NOTSUP) => false,
+        Err(Errno::NOTSUP) => {
+            skipped("xattrs", "the filesystem of the tests has no extended attributes");
+            false
+        }
         Err(why) => panic!("set an extended attribute of {}: {why}", path.display()),
     }
 }
@@ -108,6 +112,8 @@ pub fn everything(root: &Path) {
         std::os::unix::fs::lchown(at("modes/owned"), Some(12_345), Some(54_321)).unwrap();
         symlink("owned", at("modes/owned link")).unwrap();
         std::os::unix::fs::lchown(at("modes/owned link"), Some(3_000_000), Some(4_000_000)).unwrap();
+    } else {
+        skipped("root", "only root can make files of somebody else");
     }
 
     for target in ["../sizes/1", "dangling", "/etc/passwd", "../../outside", "."] {

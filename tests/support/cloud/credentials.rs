@@ -35,7 +35,7 @@ pub fn key_file(folder: &Path) -> Option<PathBuf> {
     let made =
         Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output();
     let Some(made) = made.ok().filter(|made| made.status.success()) else {
-        skipped("openssl makes no key here");
+        skipped("openssl", "it makes no key here");
         return None;
     };
     Some(key_file_with(folder, &String::from_utf8(made.stdout).unwrap()))

