@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::compare::{assert_same, differences};
-use crate::support::machine::as_nobody;
+use crate::support::requirements::as_nobody;
 use crate::support::{LASTGOOD, Ran, World, id, number, paths, short, tree};
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::machine::{as_nobody, skipped};
+use crate::support::requirements::{as_nobody, skipped};
 use crate::support::tree::{noise, open_to_all, set_mode};
 use crate::support::{World, is_root};
 

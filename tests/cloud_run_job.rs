@@ -12,7 +12,7 @@ use crate::support::cloud::server::{Fault, Point, Server, When};
 use crate::support::cloud::{self, vault_in};
 use crate::support::compare::assert_same;
 use crate::support::database;
-use crate::support::machine::{as_nobody, skipped};
+use crate::support::requirements::{as_nobody, skipped};
 use crate::support::tree::{noise, set_mtime};
 use crate::support::{Ran, World, id, is_root, number};
 

@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::compare::{assert_same, differences};
-use crate::support::dice::Dice;
-use crate::support::machine::Mounted;
+use crate::support::requirements::Mounted;
+use crate::support::seeded_random::Dice;
 use crate::support::tree::{noise, set_mtime};
 use crate::support::{World, id, number};
 

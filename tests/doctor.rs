@@ -14,7 +14,7 @@ use crate::support::cloud::emulator::{self, Emulator};
 use crate::support::cloud::server::{BUCKET, Fault, Kind, Server, WRITER, When};
 use crate::support::database::run;
 use crate::support::fuse::GcsFuse;
-use crate::support::machine::{Mounted, as_nobody};
+use crate::support::requirements::{Mounted, as_nobody};
 use crate::support::{MARKED, Ran, World, tree};
 
 /// All that both guides' Storage Admin has of what matters here.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::compare::assert_same_but_folder_times as assert_same;
 use crate::support::database;
-use crate::support::machine::as_nobody;
+use crate::support::requirements::as_nobody;
 use crate::support::tree::{noise, open_to_all, set_mode, set_mtime};
 use crate::support::{World, id, short};
 

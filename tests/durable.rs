@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::machine::skipped;
+use crate::support::requirements::skipped;
 use crate::support::tree::noise;
 use crate::support::{LASTGOOD, Ran, World};
 

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::support::compare::differences;
 use crate::support::database;
-use crate::support::machine::skipped;
+use crate::support::requirements::skipped;
 use crate::support::tree::{everything, noise, set_mtime};
 
 struct World {

@@ -14,7 +14,7 @@ use crate::support::cloud::emulator::{BUCKET, Emulator};
 use crate::support::cloud::snapshots;
 use crate::support::compare::assert_same;
 use crate::support::database::{self, taken};
-use crate::support::other::{Other, Transfers};
+use crate::support::database_process::{Other, Transfers};
 use crate::support::tree::set_mtime;
 use crate::support::{Ran, World, id, number, paths, short};
 

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::support::World;
-use crate::support::machine::Mounted;
+use crate::support::requirements::Mounted;
 use crate::support::tree::set_mtime;
 
 /// Maps the file `s`, stores `first!` into it, and then each line that it is given.

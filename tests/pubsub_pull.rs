@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::cloud::server::{Fault, Point, When};
 use crate::support::cloud::{self, vault_in};
-use crate::support::foreign;
+use crate::support::google_python_client;
 use crate::support::http::Service;
 use crate::support::process::Running;
 use crate::support::pubsub::{PubSub, cloud_event};
@@ -109,7 +109,7 @@ fn a_message_of_a_foreign_client_is_read() {
     let world = world(&pubsub);
     let said = r#"{"message":"disk full – naïve ☃"}"#;
     let attributes = json!({ "severity": "ALERT", "service": "web" });
-    let Some(message) = foreign::publish(&pubsub, &topic, said, &attributes) else { return };
+    let Some(message) = google_python_client::publish(&pubsub, &topic, said, &attributes) else { return };
     let listener = listen(&world, &subscription, &[]);
     listener.log_with_within("acknowledged", 1, SOON);
     let snapshot = world.snapshots_once(1, SOON)[0].clone();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::compare::{assert_same, data, differences};
-use crate::support::machine::{Mounted, as_nobody};
+use crate::support::requirements::{Mounted, as_nobody};
 use crate::support::tree::{self, noise};
 use crate::support::{World, id, number, paths, short};
 

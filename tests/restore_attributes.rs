@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{XattrFlags, llistxattr, setxattr};
 use rustix::io::Errno;
 
-use crate::support::machine::{as_nobody, skipped};
+use crate::support::requirements::{as_nobody, skipped};
 use crate::support::tree::set_mode;
 use crate::support::{World, is_root};
 

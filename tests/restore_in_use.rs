@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::World;
-use crate::support::machine::as_nobody;
+use crate::support::requirements::as_nobody;
 use crate::support::tree::set_mode;
 
 /// A program that has opened a file, and locked it as SQLite does.

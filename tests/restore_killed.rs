@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::World;
-use crate::support::machine::{Mounted, skipped};
+use crate::support::requirements::{Mounted, skipped};
 
 /// So many renames no restore of these tests makes.
 const MOST: usize = 60;

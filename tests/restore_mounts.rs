@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::compare::{assert_same, differences};
-use crate::support::machine::{Mounted, skipped};
+use crate::support::requirements::{Mounted, skipped};
 use crate::support::tree::set_mode;
 use crate::support::{MARKED, World};
 

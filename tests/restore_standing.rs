@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::World;
-use crate::support::machine::as_nobody;
+use crate::support::requirements::as_nobody;
 use crate::support::tree::{open_to_all, set_mode};
 
 /// A world with a backup of a few files, and another content in the data directory since.

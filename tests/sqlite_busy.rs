@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::support::bank::{COUNTER, audit, create};
 use crate::support::database::{assert_recovers_same, beside, number as ask, run, table, taken};
-use crate::support::other::{Other, Transfers};
+use crate::support::database_process::{Other, Transfers};
 use crate::support::{World, number, paths, short};
 
 /// What keeps everybody else out, as an app's first SQL and what it does then.

@@ -175,7 +175,7 @@ fn what_was_taken_raw_is_recovered_and_checked() {
     fs::create_dir_all(world.data()).unwrap();
     let path = world.data().join("app.db");
     run(&path, &table(2000, 1000));
-    let mut app = crate::support::other::Other::serving(&path, "PRAGMA cache_size=10");
+    let mut app = crate::support::database_process::Other::serving(&path, "PRAGMA cache_size=10");
     app.ask("BEGIN IMMEDIATE");
     app.ask("UPDATE t SET x = randomblob(1000)");
     app.kill();

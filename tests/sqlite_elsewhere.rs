@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::World;
 use crate::support::database::{beside, number as count, table, taken};
-use crate::support::other::Other;
+use crate::support::database_process::Other;
 
 fn not_good(world: &World, way: &str) {
     let report: Value = world.json(["backup", "--busy-timeout", "500ms"], 3);

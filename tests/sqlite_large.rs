@@ -9,8 +9,8 @@ use rusqlite::Connection;
 use crate::support::World;
 use crate::support::compare::hash;
 use crate::support::database::{assert_recovers_same, beside, number as ask, run, seen, table, taken};
+use crate::support::database_process::Other;
 use crate::support::number;
-use crate::support::other::Other;
 
 /// Makes a database of `pages` pages that takes no room on the disk: all but the first few are free. SQLite lists free
 /// pages in others, here the last ones, which lie beyond the page of its locks.

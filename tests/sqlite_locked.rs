@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::World;
 use crate::support::database::{beside, number as count, table, taken};
-use crate::support::other::Other;
+use crate::support::database_process::Other;
 use crate::support::tree::noise;
 
 fn backup(world: &World, code: i32) -> Value {

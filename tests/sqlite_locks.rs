@@ -11,7 +11,7 @@ use lastgood::vault::Vault;
 
 use crate::support::World;
 use crate::support::bank::{ACCOUNTS, COUNTER, audit, create};
-use crate::support::other::{Other, Transfers};
+use crate::support::database_process::{Other, Transfers};
 use crate::support::slow::{backup, backup_as, vault};
 
 /// What the other backup of the same directory in the same process does.

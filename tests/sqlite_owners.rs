@@ -16,8 +16,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::support::database::{number, run, table, taken};
-use crate::support::machine::skipped;
-use crate::support::other::Other;
+use crate::support::database_process::Other;
+use crate::support::requirements::skipped;
 use crate::support::tree::set_mode;
 use crate::support::{LASTGOOD, Ran, World, id, is_root};
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::bank::{COUNTER, audit, create};
 use crate::support::database::taken;
-use crate::support::other::{Other, Transfers, open, patiently};
+use crate::support::database_process::{Other, Transfers, open, patiently};
 use crate::support::{Ran, World, id};
 
 /// How many transfers there were, over a connection for this moment.

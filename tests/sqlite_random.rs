@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::database::{assert_recovers_same, beside, copy, run, table};
-use crate::support::dice::Dice;
-use crate::support::other::Other;
+use crate::support::database_process::Other;
+use crate::support::seeded_random::Dice;
 use crate::support::{World, id};
 
 /// What a backup is told in a round.

@@ -12,8 +12,8 @@ use crate::support::compare::{assert_same, differences};
 use crate::support::database::{
     assert_recovers_same, beside, copy, dump, leftover_wal, orders, run, seen, table, taken,
 };
-use crate::support::machine::{Mounted, as_nobody};
-use crate::support::other::Other;
+use crate::support::database_process::Other;
+use crate::support::requirements::{Mounted, as_nobody};
 use crate::support::tree::{noise, set_mode};
 
 /// Asserts that a report says of these databases, and of no others, that they were taken raw, and why.

@@ -6,8 +6,8 @@ use rusqlite::Connection;
 
 use crate::support::compare::{assert_same, assert_same_but_folder_times};
 use crate::support::database::{beside, number as ask, run, table, taken};
-use crate::support::dice::Dice;
-use crate::support::other::Other;
+use crate::support::database_process::Other;
+use crate::support::seeded_random::Dice;
 use crate::support::tree::set_mtime;
 use crate::support::{World, number, short};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::World;
 use crate::support::bank::{COUNTER, audit, create};
-use crate::support::other::{Done, Other, Transfers};
+use crate::support::database_process::{Done, Other, Transfers};
 use crate::support::slow::{Slow, backup, vault};
 
 /// What was seen during a backup over a slow line.

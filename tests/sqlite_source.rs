@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::World;
 use crate::support::database::{assert_recovers_same, beside, run, seen, table, taken};
-use crate::support::other::Other;
+use crate::support::database_process::Other;
 
 /// One way for a database to lie there, and the process that uses it meanwhile.
 struct Case {

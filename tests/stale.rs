@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::by_hand;
 use crate::support::compare::assert_same;
 use crate::support::database::{beside, leftover_wal, run};
-use crate::support::machine::as_nobody;
+use crate::support::requirements::as_nobody;
 use crate::support::tree::set_mode;
 use crate::support::{World, paths};
 

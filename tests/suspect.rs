@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::World;
 use crate::support::database::{run, table};
-use crate::support::machine::Mounted;
+use crate::support::requirements::Mounted;
 use crate::support::tree::noise;
 
 fn text(report: &Value, field: &str) -> String {

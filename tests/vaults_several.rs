@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::compare::assert_same;
-use crate::support::machine::{Mounted, skipped};
+use crate::support::requirements::{Mounted, skipped};
 use crate::support::tree::noise;
 use crate::support::{Ran, World, id, is_root, number, paths, short};
 

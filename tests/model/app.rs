@@ -10,7 +10,7 @@ use super::counters::Counters;
 use super::databases::Databases;
 use super::files::inode;
 use super::history::{History, Id, What, is_in, join, split};
-use crate::support::dice::Dice;
+use crate::support::seeded_random::Dice;
 use crate::support::tree::noise;
 
 /// What the app can do.

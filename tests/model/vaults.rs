@@ -24,8 +24,8 @@ use super::counters::Counters;
 use super::oracle::{Class, Wrong};
 use super::store::{Location, Trouble};
 use super::tree::remove;
-use crate::support::dice::Dice;
-use crate::support::machine::skipped;
+use crate::support::requirements::skipped;
+use crate::support::seeded_random::Dice;
 
 /// What a vault lacks is handed on to it by backups if it is not older than 7 days; a bit less, as clocks go on.
 const HANDED_ON: SignedDuration = SignedDuration::from_hours(7 * 24 - 1);

@@ -6,8 +6,8 @@ use std::path::Path;
 use rusqlite::{Connection, params};
 
 use super::database;
-use super::dice::Dice;
-use super::other::{Done, Transfers, patiently};
+use super::database_process::{Done, Transfers, patiently};
+use super::seeded_random::Dice;
 
 /// What each account begins with.
 const BALANCE: i64 = 1000;

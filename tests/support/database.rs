@@ -10,8 +10,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::dice::Dice;
-use super::other::Other;
+use super::database_process::Other;
+use super::seeded_random::Dice;
 
 /// Opens a database, which need not exist, runs SQL, and closes it.
 #[track_caller]

@@ -39,7 +39,7 @@ impl GcsFuse {
         match fuser::spawn_mount(Served(Mutex::new(bucket)), at, &config) {
             Ok(session) => Some(GcsFuse { at: at.to_owned(), session: Some(session) }),
             Err(why) => {
-                super::machine::skipped("fuse", &format!("it needs /dev/fuse and root: {why}"));
+                super::requirements::skipped("fuse", &format!("it needs /dev/fuse and root: {why}"));
                 None
             }
         }

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::machine;
+use super::requirements;
 
 /// The project of all topics and subscriptions.
 pub const PROJECT: &str = "demo";
@@ -50,15 +50,19 @@ impl PubSub {
     /// A new one without topics; none, with a word why, where it cannot be had.
     pub fn start() -> Option<Self> {
         let Some(jar) = jar() else {
-            machine::skipped("pubsub-emulator", "Google's Pub/Sub emulator comes with the Google Cloud SDK");
+            requirements::skipped("pubsub-emulator", "Google's Pub/Sub emulator comes with the Google Cloud SDK");
             return None;
         };
         if Command::new("java").arg("-version").output().is_err() {
-            machine::skipped("java", "Google's Pub/Sub emulator needs it");
+            requirements::skipped("java", "Google's Pub/Sub emulator needs it");
             return None;
         }
         // A port that was free a moment ago may be taken by the time the emulator comes to it.
-        Some((0..5).find_map(|_| Self::on(&jar, machine::free_port())).expect("the Pub/Sub emulator does not start"))
+        Some(
+            (0..5)
+                .find_map(|_| Self::on(&jar, requirements::free_port()))
+                .expect("the Pub/Sub emulator does not start"),
+        )
     }
 
     fn on(jar: &Path, port: u16) -> Option<Self> {

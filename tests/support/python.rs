@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::machine;
+use super::requirements;
 
 /// Python with these packages (`name==version`); none, with a word why, where they cannot be had.
 pub fn with(packages: &[&str]) -> Option<Command> {
@@ -14,7 +14,7 @@ pub fn with(packages: &[&str]) -> Option<Command> {
             Some(python)
         }
         Err(why) => {
-            machine::skipped("pypi", &format!("{} cannot be had: {why}", packages.join(", ")));
+            requirements::skipped("pypi", &format!("{} cannot be had: {why}", packages.join(", ")));
             None
         }
     }

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags,
 use rustix::io::Errno;
 
 use super::is_root;
-use super::machine::skipped;
+use super::requirements::skipped;
 
 /// Bytes that no compressor shortens, the same for the same seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {

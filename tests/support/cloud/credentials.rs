@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::server::Server;
-use crate::support::machine::skipped;
+use crate::support::requirements::skipped;
 
 /// The service account that keys and impersonation name.
 pub const ACCOUNT: &str = "writer@test-project.iam.gserviceaccount.com";

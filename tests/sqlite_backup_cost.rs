@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::support::compare::assert_same_but_folder_times;
 use crate::support::database::{assert_recovers_same, number as ask, orders, run, table, taken};
-use crate::support::dice::Dice;
-use crate::support::other::Other;
+use crate::support::database_process::Other;
+use crate::support::seeded_random::Dice;
 use crate::support::tree::set_mtime;
 use crate::support::{World, number};
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::World;
 use crate::support::cloud::emulator::{BUCKET, Emulator};
 use crate::support::compare::assert_same;
-use crate::support::foreign;
+use crate::support::google_python_client;
 use crate::support::http::Service;
 use crate::support::pubsub::{PubSub, cloud_event};
 
@@ -29,7 +29,7 @@ fn from_a_critical_event_to_a_restored_directory() {
     let said =
         json!({ "severity": "CRITICAL", "message": "orders.db: disk I/O error", "service": "shop", "order": 17 });
     let event = cloud_event("dev.lastgood.critical", "crash-1");
-    if foreign::publish(&pubsub, &topic, &said.to_string(), &event).is_none() {
+    if google_python_client::publish(&pubsub, &topic, &said.to_string(), &event).is_none() {
         return;
     }
     let snapshot = world.snapshots_once(1, SOON)[0].clone();

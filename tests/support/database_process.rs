@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode};
 use serde::{Deserialize, Serialize};
 
 use super::bank;
-use super::dice::Dice;
+use super::seeded_random::Dice;
 
 /// What a process of this binary is to do, as JSON.
 const JOB: &str = "LASTGOOD_TEST_JOB";
@@ -110,7 +110,7 @@ impl Other {
     }
 
     fn start_as(mut command: Command, job: &Job) -> Self {
-        command.args(["--exact", "support::other::entry", "--ignored", "--nocapture", "--test-threads=1"]);
+        command.args(["--exact", "support::database_process::entry", "--ignored", "--nocapture", "--test-threads=1"]);
         command.env(JOB, serde_json::to_string(job).unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdin = child.stdin.take();

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::support::bank::{ACCOUNTS, COUNTER, audit, create};
 use crate::support::database::{assert_recovers_same, taken};
-use crate::support::other::{Other, Transfers};
+use crate::support::database_process::{Other, Transfers};
 use crate::support::{World, id};
 
 /// Long enough for the lock on a busy database on a busy machine.

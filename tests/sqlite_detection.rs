@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::support::compare::{assert_same, assert_same_but_folder_times};
 use crate::support::database::{beside, number, run, seen, table, taken};
-use crate::support::other::Other;
+use crate::support::database_process::Other;
 use crate::support::tree::{fifo, noise};
 use crate::support::{World, paths};
 
