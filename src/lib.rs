@@ -5,6 +5,7 @@
 //! map; `tests/architecture.rs` holds it.
 
 pub mod server;
+#[cfg_attr(not(feature = "pubsub"), path = "subscriber_without_pubsub.rs")]
 pub mod subscriber;
 pub mod view;
 pub mod doctor;

@@ -4,5 +4,6 @@ pub mod cloud;
 pub mod credentials;
 pub(crate) mod error_text;
 pub mod http_client;
+#[cfg_attr(not(feature = "pubsub"), path = "without_pubsub.rs")]
 pub mod pubsub;
 pub mod run_jobs;
