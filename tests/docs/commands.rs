@@ -13,7 +13,7 @@ use tempfile::{NamedTempFile, TempDir};
 use super::pages::{self, Page};
 use super::words::{self, Command};
 use crate::support::World;
-use crate::support::machine::skipped;
+use crate::support::requirements::skipped;
 
 /// The languages that a block may be in. Blocks of the last two are output, or documents, and hold no commands.
 const LANGUAGES: [&str; 8] = ["console", "sh", "cron", "ini", "dockerfile", "text", "json", "sql"];
@@ -215,7 +215,7 @@ fn gcloud_knows_its_commands() {
         }
     }
     assert!(uses.len() > 10, "only {} commands are found", uses.len());
-    let Some(google) = Google::new() else { return skipped("there is no gcloud here") };
+    let Some(google) = Google::new() else { return skipped("gcloud", "there is no gcloud here") };
     // One that there is not, and an option that there is not, are found.
     let made_up = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
     assert!(wrong(&made_up("run jbos create"), &[], &google).is_some());

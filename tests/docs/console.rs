@@ -18,7 +18,7 @@ use snapbox::{Assert, IntoData};
 
 use super::pages::{self, Page};
 use crate::support::cloud::server::Server;
-use crate::support::machine::{free_port, skipped};
+use crate::support::requirements::{free_port, skipped};
 use crate::support::tree::{noise, set_mode};
 use crate::support::{LASTGOOD, World, database};
 
@@ -154,7 +154,7 @@ fn prepare(page: &Page, world: &mut World) -> Prepared {
                 prepared = Prepared::Bucket(server);
             }
             "curl" if Command::new("curl").arg("--version").output().is_err() => {
-                skipped("there is no curl here");
+                skipped("curl", "there is no curl here");
                 return Prepared::Impossible;
             }
             "curl" => {}
