@@ -8,18 +8,18 @@ use std::error::Error;
 use std::sync::atomic::AtomicBool;
 
 use lastgood::inspect;
-use lastgood::monitor::{Context, Silent, system_random};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
+use lastgood::path::EntryPath;
 use lastgood::restore::select::find;
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
-use lastgood::vault::path::EntryPath;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let folder = args.next().ok_or("usage: read VAULT [FILE]")?;
     let vault = Vault::open(Box::new(LocalStore::new(folder)))?;
     let stop = AtomicBool::new(false);
-    let ctx = Context { random: &system_random, threads: 2, parallel: 4, stop: &stop, monitor: &Silent };
+    let ctx = Context { random: &system_random, threads: 2, parallel: 4, stop: &stop, monitor: &SilentMonitor };
 
     let (_, root) = find(&vault, "latest")?;
     if let Some(file) = args.next() {
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         inspect::cat(&vault, &root, &path, &mut std::io::stdout(), &ctx)?;
         return Ok(());
     }
-    let show = |listed: inspect::Listed| {
+    let show = |listed: inspect::ListedSnapshot| {
         match listed.root {
             Some(root) => println!("{}  {}  {} entries, good: {}", listed.id, listed.created, root.entries, root.good),
             None => println!("{}  damaged: {}", listed.id, listed.damage.unwrap_or_default()),

@@ -8,8 +8,8 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use lastgood::monitor::{Context, Silent, system_random};
-use lastgood::restore::{Options, restore};
+use lastgood::monitor::{Context, SilentMonitor, system_random};
+use lastgood::restore::{RestoreOptions, restore};
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
 
@@ -20,9 +20,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let vault = Vault::open(Box::new(LocalStore::new(folder)))?;
     let stop = AtomicBool::new(false);
-    let ctx = Context { random: &system_random, threads: 2, parallel: 4, stop: &stop, monitor: &Silent };
-    // `Options` also takes an id or a time, single paths, and what is to be done with a mount point.
-    let report = restore(&vault, &Options::latest(target), &ctx)?;
+    let ctx = Context { random: &system_random, threads: 2, parallel: 4, stop: &stop, monitor: &SilentMonitor };
+    // `RestoreOptions` also takes an id or a time, single paths, and what is to be done with a mount point.
+    let report = restore(&vault, &RestoreOptions::latest(target), &ctx)?;
 
     println!("snapshot {} is in {}: {} files", report.snapshot, report.target.display(), report.files);
     if let Some(aside) = &report.moved_aside {

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use lastgood::backup::{Options, backup};
+use lastgood::backup::{BackupOptions, backup};
 use lastgood::monitor::{Context, Monitor, system_random};
 use lastgood::store::local::LocalStore;
 use lastgood::vault::Vault;
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A handler of signals would set this one to true.
     let stop = AtomicBool::new(false);
     let ctx = Context { random: &system_random, threads: 2, parallel: 4, stop: &stop, monitor: &progress };
-    let options = Options { data, exclude: vec!["*.tmp".into()], ..Options::default() };
+    let options = BackupOptions { data, exclude: vec!["*.tmp".into()], ..BackupOptions::default() };
     let report = backup(&vault, &options, &ctx)?;
 
     println!("snapshot {}, good: {}, {} entries", report.snapshot, report.good, report.entries);

@@ -35,6 +35,7 @@ use crate::cli::{self, Cli, Command};
 
 pub use self::dispatched::DispatchedConfig;
 use self::env::Env;
+pub use self::env::of_this_process;
 use self::places::{address, cloud, place, vaults};
 pub use self::pubsub::Publication;
 pub use self::serve::{HttpConfig, ServiceConfig};

@@ -102,7 +102,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(why) => return explain(&why, out),
     };
-    let env = |name: &str| std::env::var_os(name);
+    let env = config::of_this_process;
     let output = match &cli.command {
         cli::Command::Serve(_) | cli::Command::Listen(_) => OutputOptions::new(&cli.global, &env).of_a_service(),
         _ => OutputOptions::new(&cli.global, &env),
@@ -332,7 +332,7 @@ fn tell_of_panics() {
 fn start_log(terminal: &Terminal, output: OutputOptions) {
     let filter = EnvFilter::builder().with_default_directive(output.level.into()).from_env_lossy();
     if output.json_log {
-        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let text = |name: &str| config::of_this_process(name)?.into_string().ok().filter(|value| !value.is_empty());
         let service = ["K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL"].into_iter().find_map(text);
         let project = text("GOOGLE_CLOUD_PROJECT").or_else(|| text("GCP_PROJECT_ID"));
         let layer = CloudLog::new(terminal.stderr(), project, service, text("K_REVISION"));

@@ -1,5 +1,6 @@
 //! What a run did, as the vault keeps it under `runs/`: a failed run leaves a report, too.
 
+mod stored;
 mod told;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +16,7 @@ use crate::store::{self, Store};
 use crate::vault::hex::Hex;
 use crate::vault::root::{SnapshotName, SnapshotState};
 
+pub use self::stored::{RunSummary, StoredReport};
 pub use self::told::EncodedReport;
 
 /// The folder of reports.
@@ -423,7 +425,7 @@ pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
     // Of attempts that began within one second the last one to end counts.
     let together = found.iter().filter(|named| (named.started, named.stays()) == (counts.started, counts.stays()));
     let reports = together.map(|named| read(store, &named.object)).collect::<Result<Vec<_>>>()?;
-    let finished = |report: &serde_json::Value| report["finished"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+    let finished = |report: &serde_json::Value| StoredReport::of(report).finished;
     reports.into_iter().max_by_key(finished).ok_or_else(|| Error::failed(doing(), "its report is gone"))
 }
 
@@ -454,6 +456,15 @@ pub fn told(store: &dyn Store, object: &str) -> Result<EncodedReport> {
         }
         _ => Ok(told),
     }
+}
+
+/// The parts of a stored report that a list shows.
+///
+/// # Errors
+/// As [`read`].
+pub fn summary(store: &dyn Store, object: &str) -> Result<RunSummary> {
+    let damaged = |why| Error::damage(format!("read {object}"), why);
+    serde_json::from_slice(told(store, object)?.json()).map_err(damaged)
 }
 
 /// The bytes of a report.

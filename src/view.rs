@@ -12,6 +12,7 @@ use crate::path::escape;
 use crate::replicas::backup::ReplicaReport;
 use crate::replicas::verify::Verified;
 use crate::replicas::{self, InitReport};
+use crate::report::RunSummary;
 use crate::store::Traffic;
 use crate::vault::entry::{CaptureMethod, EntryKind};
 use crate::vault::root::{DatabaseRecord, Problem, SnapshotName, SnapshotState, Stale};
@@ -265,15 +266,13 @@ pub fn runs_head() -> String {
     format!("{:<16}  {:<20}  {:<8}  {:<17}  {:<12}  {}", "ID", "TIME (UTC)", "ACTION", "RESULT", "BY", "ABOUT")
 }
 
-/// A run, by its report; what a newer version added to that is left out.
-pub fn run(report: &serde_json::Value) -> String {
-    let text = |field: &str| report[field].as_str().map(printable).unwrap_or_default();
-    let started = text("started").parse().map(time).unwrap_or_default();
-    let about = match report["error"]["error"].as_str() {
-        Some(error) => printable(error),
-        None => text("snapshot"),
-    };
-    let (id, action, result, way) = (text("run"), text("action"), text("result"), text("way"));
+/// A run, by the summary of its report.
+pub fn run(summary: &RunSummary) -> String {
+    let text = |field: &Option<String>| field.as_deref().map(printable).unwrap_or_default();
+    let started = text(&summary.started).parse().map(time).unwrap_or_default();
+    let about = text(if summary.error.is_some() { &summary.error } else { &summary.snapshot });
+    let (id, action, result, way) =
+        (text(&summary.run), text(&summary.action), text(&summary.result), text(&summary.way));
     format!("{id:<16}  {started:<20}  {action:<8}  {result:<17}  {way:<12}  {about}")
 }
 

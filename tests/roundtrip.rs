@@ -92,7 +92,7 @@ fn apply(data: &Path, edit: &Edit) -> std::io::Result<()> {
         Edit::Rename(a, b) => fs::rename(at(a), place(b)?),
         Edit::Folder(n) => fs::create_dir_all(at(n)),
         Edit::Symlink(a, b) => symlink(name(*a), place(b)?),
-        // Several names of a symlink come back as several symlinks; README says so.
+        // Several names of a symlink come back as several symlinks; docs/backup.md says so.
         Edit::HardLink(a, _) if at(a).is_symlink() => Ok(()),
         Edit::HardLink(a, b) => fs::hard_link(at(a), place(b)?),
         Edit::Mode(n, mode) => fs::set_permissions(at(n), fs::Permissions::from_mode(*mode | 0o400)),

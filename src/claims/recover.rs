@@ -95,8 +95,8 @@ pub fn unseen(action: Action, why: Error) -> Error {
 /// The object of a run's report, if it tells of the snapshot.
 fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<Option<String>> {
     for named in report::list(store)?.into_iter().filter(|named| named.run == run) {
-        match report::read(store, &named.object) {
-            Ok(report) if report["snapshot"].as_str() == Some(&snapshot.to_string()) => {
+        match report::told(store, &named.object) {
+            Ok(report) if report.stored().snapshot == Some(snapshot) => {
                 return Ok(Some(named.object));
             }
             Ok(_) => {}

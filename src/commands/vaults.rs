@@ -16,7 +16,7 @@ use lastgood::replicas;
 use lastgood::replicas::copy::{self, copy_with, from_any};
 use lastgood::replicas::pool::VaultPool;
 use lastgood::replicas::verify::Verified;
-use lastgood::report::{self, Action, Channel, JobOutput, RunEnvironment};
+use lastgood::report::{self, Action, Channel, EncodedReport, JobOutput, RunEnvironment, RunSummary};
 use lastgood::restore::preview::Preview;
 use lastgood::restore::{self, killed, needed, select};
 use lastgood::runner::remote_worker::{self, WorkerOutcome};
@@ -223,7 +223,7 @@ impl Commands<'_> {
         map_ordered(&named, ctx.parallel, read, |named, report| {
             ctx.check("list the runs")?;
             match report {
-                Ok(report) => items.item(&report, view::run),
+                Ok(report) => items.item(&report, |report| view::run(&RunSummary::of(report))),
                 Err(why) => {
                     tracing::warn!("the run {} is passed over: {}", named.run, why.what());
                     Ok(())
@@ -307,20 +307,18 @@ fn served_before(
     exit_zero_on: &[report::Outcome],
     console: &mut Console,
 ) -> Result<ProgramOutcome> {
-    let told = before.report.as_ref().map(report::EncodedReport::value);
-    let report = told.unwrap_or_else(|| serde_json::json!({ "run": before.run }));
-    let (result, snapshot) = (report["result"].as_str(), report["snapshot"].as_str());
-    let (result, snapshot) = (result.unwrap_or("of unknown state"), snapshot.unwrap_or("whose report is lost"));
+    let report = before.report.clone().unwrap_or_else(|| EncodedReport::bare(before.run));
+    let stored = report.stored();
+    let snapshot = stored.snapshot.map_or("whose report is lost".to_owned(), |snapshot| snapshot.to_string());
+    let result = stored.result.map_or("of unknown state", report::Outcome::name);
     tracing::warn!(
-        "an earlier attempt of this task committed the snapshot {}, which is {}; no second one is taken",
-        printable(snapshot),
-        printable(result)
+        "an earlier attempt of this task committed the snapshot {snapshot}, which is {result}; no second one is taken"
     );
-    console.report(&report, || view::run_in_full(&report));
+    let document = report.value();
+    console.report(&document, || view::run_in_full(&document));
     // A result that is not known is a newer program's; a snapshot was taken.
-    let outcome =
-        serde_json::from_value::<report::Outcome>(report["result"].clone()).unwrap_or(report::Outcome::Complete);
-    Ok(ended(outcome, &shortcomings(outcome, &report), exit_zero_on))
+    let outcome = stored.result.unwrap_or(report::Outcome::Complete);
+    Ok(ended(outcome, &stored.shortcomings(outcome), exit_zero_on))
 }
 
 /// Tells why nothing had to be restored.
@@ -333,20 +331,6 @@ pub fn not_restored(why: &str, console: &mut Console) -> ProgramOutcome {
 /// What to end with: 0, also where all that a run is short of may be so.
 fn ended(outcome: report::Outcome, short: &[report::Outcome], exit_zero_on: &[report::Outcome]) -> ProgramOutcome {
     if short.iter().all(|short| exit_zero_on.contains(short)) { ProgramOutcome::Done } else { outcome.into() }
-}
-
-/// What a run is short of that ended so, by its report.
-fn shortcomings(outcome: report::Outcome, report: &serde_json::Value) -> Vec<report::Outcome> {
-    let mut short = vec![outcome];
-    let backup = &report["backup"];
-    if backup["vaults"].as_array().is_some_and(|vaults| vaults.iter().any(|held| held["holds"] == false)) {
-        short.push(report::Outcome::IncompleteCopies);
-    }
-    if backup["good"] == true && backup["whole"] == false {
-        short.push(report::Outcome::Stale);
-    }
-    short.retain(|short| *short != report::Outcome::Complete);
-    short
 }
 
 /// What a restore would do.

@@ -8,6 +8,12 @@ use lastgood::error::{Error, Result};
 
 use crate::cli;
 
+/// A variable of this process's environment. Nothing else reads it, so that tests can say what is in it.
+#[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+pub fn of_this_process(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 /// The variables.
 #[derive(Clone, Copy)]
 pub struct Env<'e>(&'e dyn Fn(&str) -> Option<OsString>);

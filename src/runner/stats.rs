@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
-use crate::report::{Action, JobOutput, Outcome, Report, RunId};
+use crate::report::{Action, JobOutput, Outcome, Report, RunId, StoredReport};
 
 /// The last run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,22 +61,15 @@ impl From<&Report> for EndedRun {
 }
 
 impl EndedRun {
-    /// Of a report that another process wrote; none where it is no report.
-    pub fn read(report: &Value) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct StoredRun {
-            run: RunId,
-            action: Action,
-            result: Outcome,
-            started: Timestamp,
-            finished: Timestamp,
-        }
-        let StoredRun { run, action, result, started, finished } = StoredRun::deserialize(report).ok()?;
-        let error = report["error"]["error"].as_str().map(str::to_owned);
-        let backup = &report["backup"];
-        let number = |value: &Value| value.as_u64().unwrap_or(0);
-        let (uploaded, retries) = (number(&backup["uploaded_bytes"]), number(&backup["traffic"]["retries"]));
-        Some(EndedRun { last: LastRun { run, action, result, finished, error }, started, uploaded, retries })
+    /// Reads a report that another process stored. `None` if it does not say which run ended how, and when.
+    pub fn read(report: &StoredReport) -> Option<Self> {
+        let error = report.why().map(str::to_owned);
+        let &StoredReport { run, action, result, started, finished, ref backup, .. } = report;
+        let last = LastRun { run: run?, action: action?, result: result?, finished: finished?, error };
+        let backup = backup.as_ref();
+        let uploaded = backup.and_then(|backup| backup.uploaded_bytes).unwrap_or(0);
+        let retries = backup.and_then(|backup| backup.retries).unwrap_or(0);
+        Some(EndedRun { last, started: started?, uploaded, retries })
     }
 
     /// How it ended, and what it was for.
@@ -99,5 +91,53 @@ impl RunStats {
         self.uploaded = self.uploaded.saturating_add(uploaded);
         self.retries = self.retries.saturating_add(retries);
         last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::{BackupOptions, backup};
+    use crate::monitor::system_random;
+    use crate::replicas::backup::ReplicatedBackupReport;
+    use crate::report::{Channel, EncodedReport, RunEnvironment};
+    use crate::restore::sample::context;
+    use crate::store::testing::memory::MemoryStore;
+    use crate::store::{RequestCounts, Traffic};
+    use crate::vault::Vault;
+    use crate::vault::hex::Hex;
+
+    #[test]
+    fn a_run_counts_the_same_by_its_report_as_by_its_stored_report() {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::write(data.path().join("a"), "content").unwrap();
+        let vault = Vault::init(Box::new(MemoryStore::default()), system_random).unwrap();
+        let options = BackupOptions { data: data.path().to_path_buf(), ..BackupOptions::default() };
+        let mut taken = backup(&vault, &options, &context()).unwrap();
+        let requests = RequestCounts { create: 4, ..RequestCounts::default() };
+        taken.traffic = Some(Traffic { requests, retries: 3, sent: 9, received: 0 });
+        let report = Report {
+            format: Report::format(),
+            run: Hex([7; 8]),
+            action: Action::Backup,
+            result: Outcome::Complete,
+            way: Channel::Http,
+            events: Vec::new(),
+            place: RunEnvironment::default(),
+            started: "2026-11-30T10:00:00Z".parse().unwrap(),
+            finished: "2026-11-30T10:00:02Z".parse().unwrap(),
+            snapshot: Some(taken.snapshot),
+            error: None,
+            done: Some(JobOutput::Backup(Box::new(ReplicatedBackupReport {
+                taken,
+                vault: "memory".into(),
+                vaults: Vec::new(),
+            }))),
+        };
+        let here = EndedRun::from(&report);
+        assert!(here.retries == 3 && here.uploaded > 0);
+        // A run that a job did is known by the report that it stored.
+        let stored = EncodedReport::read(report.encode().unwrap()).unwrap();
+        assert_eq!(EndedRun::read(&stored.stored()), Some(here));
     }
 }

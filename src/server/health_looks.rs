@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::parallel::budget::ByteBudget;
 use crate::parallel::ordered::map_ordered;
-use crate::report::{self, Outcome, RunId};
+use crate::report::{self, Outcome, RunId, StoredReport};
 use crate::restore::select;
 use crate::runner::runner::{LastRun, Runner};
 use crate::store::Store;
@@ -190,7 +189,7 @@ fn tell(
     let room = ByteBudget::new(report::AT_ONCE);
     let doing = |named: &&report::ReportName| {
         let _room = room.take(named.size);
-        report::read(store, &named.object).map(|report| last(&report))
+        report::told(store, &named.object).map(|report| last(&report.stored()))
     };
     map_ordered(&new, ctx.parallel, doing, |named, told| {
         ctx.check("look at the last runs")?;
@@ -217,16 +216,11 @@ fn by_name(named: &report::ReportName) -> Option<LastRun> {
     Some(LastRun { run: named.run, action, result, finished: named.started, error })
 }
 
-/// What a report says of its run.
-fn last(report: &Value) -> Option<LastRun> {
-    let part = |name: &str| report[name].clone();
-    Some(LastRun {
-        run: serde_json::from_value(part("run")).ok()?,
-        action: serde_json::from_value(part("action")).ok()?,
-        result: serde_json::from_value(part("result")).ok()?,
-        finished: serde_json::from_value(part("finished")).ok()?,
-        error: report["error"]["error"].as_str().map(str::to_owned),
-    })
+/// The last run by its report. `None` if that does not say which run ended how, and when.
+fn last(report: &StoredReport) -> Option<LastRun> {
+    let error = report.why().map(str::to_owned);
+    let &StoredReport { run, action, result, finished, .. } = report;
+    Some(LastRun { run: run?, action: action?, result: result?, finished: finished?, error })
 }
 
 fn newest_good(vault: &Vault, names: &[SnapshotName], now: Timestamp) -> Result<Option<NewestSnapshot>> {
@@ -335,9 +329,9 @@ mod tests {
             "run": "0101010101010101", "action": "backup", "result": "failed", "finished": "2026-11-21T10:00:00Z",
             "error": { "error": "it failed", "kind": "failed" },
         });
-        let last = last(&report).unwrap();
+        let last = last(&StoredReport::of(&report)).unwrap();
         assert_eq!((last.result, last.error.as_deref()), (report::Outcome::Failed, Some("it failed")));
-        assert!(super::last(&serde_json::json!({ "run": "0101010101010101" })).is_none());
+        assert!(super::last(&StoredReport::of(&serde_json::json!({ "run": "0101010101010101" }))).is_none());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::answer::{self, Reply};
 use super::health::{Health, Status};
@@ -18,7 +18,6 @@ use crate::parallel::ordered::map_ordered;
 use crate::path::EntryPath;
 use crate::report::{self, EncodedReport, RunId};
 use crate::runner::runner::{RunProgress, Runner};
-use crate::store::Store;
 
 /// Items of a list, where the query does not say how many, and at most.
 pub const ITEMS: usize = 20;
@@ -35,29 +34,6 @@ pub fn health(health: &Health, in_full: bool) -> Reply {
     match in_full {
         true => answer::json(status, health),
         false => answer::json(status, &json!({ "status": health.status })),
-    }
-}
-
-/// A run, as a list tells of it: the parts of its report that are short.
-#[derive(Default, Deserialize, Serialize)]
-#[serde(default)]
-struct RunSummary {
-    run: Value,
-    action: Value,
-    result: Value,
-    way: Value,
-    started: Value,
-    finished: Value,
-    snapshot: Value,
-    error: Value,
-}
-
-impl RunSummary {
-    fn read(store: &dyn Store, object: &str) -> Result<Self> {
-        let damaged = |why| Error::damage(format!("read {object}"), why);
-        let mut summary: RunSummary = serde_json::from_slice(report::told(store, object)?.json()).map_err(damaged)?;
-        summary.error = summary.error["error"].take();
-        Ok(summary)
     }
 }
 
@@ -154,7 +130,7 @@ impl Server {
             let room = ByteBudget::new(report::AT_ONCE);
             let read = |named: &report::ReportName| {
                 let _room = room.take(named.size);
-                RunSummary::read(&*vault.store, &named.object)
+                report::summary(&*vault.store, &named.object)
             };
             map_ordered(&named, ctx.parallel, read, |named, report| {
                 ctx.check("list the runs")?;

@@ -156,6 +156,7 @@ impl Drop for Peer {
 
 #[test]
 #[ignore = "other tests start it as another process"]
+#[expect(clippy::disallowed_methods, reason = "how it is told that it is the other process")]
 fn another_process() {
     if std::env::var_os(TOLD).is_none() {
         return;

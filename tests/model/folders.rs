@@ -42,7 +42,7 @@ impl App {
         for n in 0..count {
             let path = join(&folder, &format!("n{n:03}"));
             if self.history.look(&path).is_none() {
-                // Of one size and one time two of them would not be told apart in another place; README says so.
+                // Of one size and one time two of them would not be told apart in another place; docs/changed-files.md says so.
                 let bytes = self.content(40 + n as usize);
                 self.make(&path, bytes);
             }

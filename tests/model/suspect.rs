@@ -1,4 +1,4 @@
-//! The rules by which a snapshot has to be suspect, as README tells them, applied to what came back of snapshots.
+//! The rules by which a snapshot has to be suspect, as docs/backup.md tells them, applied to what came back of snapshots.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

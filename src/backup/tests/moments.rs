@@ -695,6 +695,7 @@ impl Drop for Mounted {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "asks whether it may be skipped")]
 fn a_filesystem_that_is_mounted_at_a_new_folder_is_taken() {
     let mut world = World::new();
     world.write("z/file", b"x");

@@ -316,7 +316,7 @@ impl Runner {
         }
         group.known = true;
         if let Answer::Done { report, .. } = answer
-            && let Some(ended) = EndedRun::read(&report.value())
+            && let Some(ended) = EndedRun::read(&report.stored())
         {
             self.count(ended);
         }
