@@ -1,4 +1,4 @@
-//! From flags and environment to one checked [`Config`] of concrete values. Nothing after this asks either again.
+//! Turns flags and environment into one checked [`Config`] of concrete values. Nothing after this asks either again.
 
 mod dispatched;
 mod doctor;
@@ -44,51 +44,52 @@ pub use self::switches::OFF;
 const DATA: &str = "./data";
 const DATA_IN_CLOUD_RUN: &str = "/app/data";
 
-/// What the surroundings tell, passed in so that [`Config::new`] has no other input.
+/// What the host tells, passed in so that [`Config::new`] has no other input.
 pub struct HostEnvironment<'a> {
-    /// A variable of the environment.
+    /// Returns a variable of the environment.
     pub env: &'a dyn Fn(&str) -> Option<OsString>,
-    /// The absolute path of a file or folder, as it is named. The working folder may be another one later, or have another name.
+    /// Returns the absolute path of a file or folder, as it is named. The working folder may be another one later, or have
+    /// another name.
     pub absolute: &'a dyn Fn(&Path) -> PathBuf,
-    /// The absolute path of a file or folder, symlinks followed as far as it exists.
+    /// Returns the absolute path of a file or folder, symlinks followed as far as it exists.
     pub resolve: &'a dyn Fn(&Path) -> PathBuf,
     /// The host's name.
     pub host: String,
     /// The kernel's boot id; empty where there is none.
     pub boot: String,
-    /// What a file below `/proc/sys` says, such as `vm/dirty_expire_centisecs`.
+    /// Returns the content of a file below `/proc/sys`, such as `vm/dirty_expire_centisecs`.
     pub kernel: &'a dyn Fn(&str) -> Option<String>,
 }
 
 /// What to do, and where.
 #[derive(Debug)]
 pub struct Config {
-    /// The vaults, the one to be preferred first; at least one.
+    /// The vaults, the preferred one first; at least one.
     pub vaults: Vec<Address>,
     /// How buckets are reached.
     pub cloud: Cloud,
-    /// Uploads, and reads, at the same time; by the number of cores where it is not said.
+    /// Uploads, and reads, at the same time; `None`: the number of cores decides.
     pub parallel: Option<usize>,
-    /// What the surroundings say of the place where it runs.
+    /// The environment that the run is in, as reports tell it.
     pub place: RunEnvironment,
-    /// Who is told how a run ended; a service's is with its rules.
+    /// Whom to tell how a run ended. That of a service is in its rules.
     pub notify: Notifier,
-    /// How a run may end, besides well, and be taken for done.
+    /// Outcomes besides a complete one that exit with 0.
     pub exit_zero_on: Vec<Outcome>,
-    /// What the log is to tell of variables that are not used.
+    /// Messages for the log about variables that are not used.
     pub unused: Vec<String>,
     /// What to do.
     pub task: ConfiguredCommand,
 }
 
-/// How the program tells what it did.
+/// How the program prints and logs what it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputOptions {
-    /// One JSON document on stdout in place of text.
+    /// Prints one JSON document on stdout in place of text.
     pub json: bool,
-    /// Nothing but errors.
+    /// Prints errors only.
     pub quiet: bool,
-    /// A progress bar, where there is a terminal.
+    /// Shows a progress bar, where there is a terminal.
     pub progress: bool,
     /// The log's level.
     pub level: tracing::Level,
@@ -100,13 +101,13 @@ pub struct OutputOptions {
 #[derive(Debug)]
 pub enum ConfiguredCommand {
     Init,
-    /// A backup that is not taken, since backups are switched off, and whether a schedule asks for it.
+    /// A backup that is not taken, since backups are switched off; with whether a schedule asks for it.
     SwitchedOff {
         scheduled: bool,
     },
-    /// A backup, a restore or a verification: what can be asked for in other ways, too.
+    /// A backup, a restore or a verification: the jobs that can be asked for in other ways, too.
     Run(Job),
-    /// A restore that is done only where it is needed, or is only told of.
+    /// A restore that is done only where it is needed, or is only described.
     RestoreIf {
         options: restore::options::RestoreOptions,
         dry_run: bool,
@@ -118,7 +119,7 @@ pub enum ConfiguredCommand {
     Copy {
         from: Address,
         to: Address,
-        /// Whether a vault may be made there, also elsewhere than at the default place.
+        /// Whether a vault may be made there, even elsewhere than at the default place.
         init: bool,
         snapshots: Vec<String>,
     },
@@ -144,7 +145,7 @@ pub enum ConfiguredCommand {
         to: Destination,
     },
     Doctor(Box<lastgood::doctor::check::DoctorSettings>),
-    /// Over HTTP, by pulling, or both.
+    /// A service over HTTP, by pulling, or both.
     Serve(Box<ServiceConfig>),
     Dispatched(Box<DispatchedConfig>),
     Publish(Box<Publication>),
@@ -158,14 +159,14 @@ pub enum Destination {
 }
 
 impl OutputOptions {
-    /// How to tell, before anything that may have to be told.
+    /// Settles how to print and log, before anything that may have to be told.
     pub fn new(global: &cli::GlobalFlags, env: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let env = Env::new(env);
         let json_log = match (global.log_format, env.get("LASTGOOD_LOG_FORMAT")) {
             (Some(format), _) => format == cli::LogFormat::Json,
             (None, Some(format)) if format.eq_ignore_ascii_case("json") => true,
             (None, Some(format)) if format.eq_ignore_ascii_case("text") => false,
-            // Another word is told as an error.
+            // `Config::new` reports another word as an error.
             (None, _) => env.in_cloud_run(),
         };
         let level = match (global.quiet, global.verbose) {
@@ -180,7 +181,7 @@ impl OutputOptions {
         OutputOptions { json: global.json, quiet: global.quiet, progress, level, json_log }
     }
 
-    /// The same for a command that serves: its log is what there is to be seen of it.
+    /// Returns the same for a command that serves: its log is all that there is to see of it.
     pub fn of_a_service(self) -> Self {
         let level = if self.quiet { self.level } else { self.level.max(tracing::Level::INFO) };
         OutputOptions { progress: false, level, ..self }
@@ -191,11 +192,11 @@ impl Config {
     /// Settles what the command line and the environment ask for.
     ///
     /// # Errors
-    /// Wrong usage: an address of an unknown kind, a bad path, a vault and a directory that are in each other's way.
+    /// Wrong usage: an address of an unknown kind, a bad path, or a vault and a directory that are in each other's way.
     pub fn new(cli: Cli, outside: &HostEnvironment) -> Result<Config> {
         let json = cli.global.json;
         let env = Env::new(outside.env);
-        // Settled long ago, so that this could be told.
+        // `OutputOptions::new` has used it long ago, so that this error can be told; here it is checked.
         env.parsed("LASTGOOD_LOG_FORMAT", |text| cli::LogFormat::from_str(text, true))?;
         let vaults = vaults(cli.global.vaults, &env, outside)?;
         let cloud = cloud(&cli.global.cloud, &env)?;
@@ -331,7 +332,7 @@ fn outcome(not_good: cli::NotGood) -> Outcome {
     }
 }
 
-/// The folders among the vaults, and where they really are.
+/// Returns the folders among the vaults, and where they really are.
 fn folders<'v>(vaults: &'v [Address], outside: &HostEnvironment) -> Vec<(&'v Path, PathBuf)> {
     let folder = |vault: &'v Address| match vault {
         Address::Folder(path) => Some((&**path, (outside.resolve)(path))),
@@ -414,11 +415,11 @@ fn backup_options(
     })
 }
 
-/// Checks that the default vault is there already, where that is in the data directory: what destroys that would destroy both, and
-/// nobody has asked for it.
+/// Checks that the default vault exists already if it is in the data directory: whatever destroys that directory would destroy
+/// both, and nobody has asked for it.
 ///
 /// # Errors
-/// Usage: it would be made in what it is to hold.
+/// Usage: the vault would be made inside the data that it is to hold.
 fn check_default(vault: &Path, vault_at: &Path, data_at: &Path) -> Result<()> {
     let made = || !matches!(vault_at.join(CONFIG).symlink_metadata(), Err(why) if why.kind() == ErrorKind::NotFound);
     if !lies_in(vault_at, data_at) || !Address::Folder(vault.to_owned()).is_default() || made() {
@@ -430,11 +431,11 @@ fn check_default(vault: &Path, vault_at: &Path, data_at: &Path) -> Result<()> {
         .hint(format!("Name another place: `--vault {beside} --init`. `--init` alone makes it there all the same.")))
 }
 
-/// How long the kernel leaves a dirty page in memory, in ns: at least as long as it does unless it is told otherwise, since those
-/// who write out may have much to do.
+/// Returns how long the kernel leaves a dirty page in memory, in ns. It is at least the kernel's default, since the threads that
+/// write pages out may have much to do.
 fn writeback(outside: &HostEnvironment) -> i64 {
     const HUNDREDTH: i64 = 10_000_000;
-    // Pages are written out only when memory runs short.
+    // With a writeback interval of 0, pages are written out only when memory runs short.
     const NEVER: i64 = 86_400 * 100 * HUNDREDTH;
     let said = |name: &str| (outside.kernel)(&format!("vm/dirty_{name}_centisecs"))?.trim().parse::<i64>().ok();
     match (said("expire"), said("writeback")) {
@@ -446,7 +447,8 @@ fn writeback(outside: &HostEnvironment) -> i64 {
     }
 }
 
-/// What is restored of the newest good snapshot to a directory, none of which may be in a vault's way.
+/// Returns the options of a restore of the newest good snapshot to a directory, after a check that the target and no vault are in
+/// each other's way.
 fn restoring(
     target: PathBuf,
     paths: Vec<EntryPath>,
@@ -455,9 +457,9 @@ fn restoring(
 ) -> Result<restore::options::RestoreOptions> {
     let at = (outside.resolve)(&target);
     let vaults: Vec<_> = folders(vaults, outside).into_iter().map(|(_, vault_at)| vault_at).collect();
-    // A restore asks again when it begins.
+    // A restore checks this again when it begins.
     apart::check(&at, &paths, &vaults)?;
-    // Behind what does not exist the system goes nowhere, and what was looked at is meant.
+    // The system resolves no `..` behind a folder that does not exist, and the path that was checked is meant.
     let goes_back = target.components().any(|part| part == Component::ParentDir);
     let target = if goes_back && !target.exists() { at } else { target };
     Ok(restore::options::RestoreOptions { paths, vaults, ..restore::options::RestoreOptions::latest(target) })
@@ -475,7 +477,7 @@ fn copy_job(args: cli::CopyArgs, outside: &HostEnvironment) -> Result<Configured
     Ok(ConfiguredCommand::Copy { from, to, init: args.init, snapshots: args.snapshots })
 }
 
-/// A path inside a snapshot as a person types it: with `./` before it or `/` after it, too.
+/// Parses a path inside a snapshot as a person types it: with `./` before it or `/` after it, too.
 fn entry_path(text: &OsStr) -> Result<EntryPath> {
     let mut bytes = text.as_bytes();
     if bytes.is_empty() {

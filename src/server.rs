@@ -5,9 +5,9 @@
 //!                                                      └───► look into the vault, health, metrics
 //! ```
 //!
-//! A client that hangs up stops nothing: its request waits at the [`Runner`], and only the answer is lost. All that blocks is
-//! done on threads of its own, so many at a time as [`ServerLimits`] says. When the program is told to stop, no more connections are
-//! taken, and what is under way is answered within the time of [`Shutdown`].
+//! A client that hangs up stops nothing: its request waits at the [`Runner`], and only the answer is lost. All work that blocks
+//! is done on threads of its own, as many at a time as [`ServerLimits`] says. When the program is told to stop, no more
+//! connections are accepted, and what is under way is answered within the time of [`Shutdown`].
 
 #![expect(clippy::result_large_err, reason = "an answer is moved a few times for a request, whether it is good or not")]
 
@@ -63,24 +63,24 @@ use super::runner::runner::Runner;
 use super::server::auth::{Authorizer, Caller, Denied};
 use super::shutdown::Shutdown;
 
-/// What the configuration says of the service.
+/// The configuration of the service.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
-    /// Where browsers find the service, if what they send does not say so.
+    /// The URL at which browsers find the service, if what they send does not say so.
     pub public_url: Option<Url>,
-    /// Whether files of snapshots may be had.
+    /// Whether files of snapshots may be downloaded.
     pub allow_download: bool,
     /// Whether this is a Cloud Run service.
     pub cloud_run: bool,
-    /// Whether work goes on there when no request is waiting.
+    /// Whether work goes on in Cloud Run while no request is waiting.
     pub background: bool,
-    /// What is healthy.
+    /// What counts as healthy.
     pub health: health::HealthSettings,
-    /// What a client may take.
+    /// What a client may take of the service.
     pub limits: ServerLimits,
 }
 
-/// The service.
+/// The HTTP service.
 pub struct Server {
     desk: Arc<Runner>,
     guard: Guard,
@@ -91,11 +91,11 @@ pub struct Server {
     listings: Arc<Semaphore>,
     promises: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
-    /// KiB of large reports that are read to be sent.
+    /// KiB of large reports that may still be read to be sent.
     room: Arc<Semaphore>,
 }
 
-/// Serves connections until the end begins, and finishes those that are under way; whether it could.
+/// Serves connections until the shutdown begins, and finishes those that are under way. Returns whether it could finish them.
 pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Shutdown) -> bool {
     let rooms = Admission::new(server.settings.limits.connections, ending.clone());
     let graceful = GracefulShutdown::new();
@@ -115,7 +115,7 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Shutdown
             Err(why) if is_of_the_client(&why) => {}
             Err(why) => {
                 tracing::error!("no connection can be taken: {why}");
-                // Out of file descriptors, mostly: some are free when a connection ends.
+                // Mostly, file descriptors have run out: some are free again when a connection ends.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
@@ -127,14 +127,14 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Shutdown
     }
 }
 
-/// Whether a connection failed before it was taken.
+/// Whether a connection failed before it was accepted.
 fn is_of_the_client(why: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(why.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 impl Server {
-    /// A service at a desk, whose work somebody else does, which listens at an address.
+    /// Creates a service that listens at an address and passes requests to a runner, whose work another thread does.
     pub fn new(desk: Arc<Runner>, listen: SocketAddr, auth: Authorizer, settings: ServerSettings) -> Self {
         let ServerLimits { looks, listings, reports, promises, downloads, .. } = settings.limits;
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
@@ -155,7 +155,7 @@ impl Server {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            // It counts from the end of the last answer on.
+            // It counts from the end of the last answer.
             .header_read_timeout(limits.idle)
             .max_headers(limits.headers)
             .max_header_size(limits.head)
@@ -164,14 +164,14 @@ impl Server {
             let (server, seat, served) = (self.clone(), seat.clone(), phase.served());
             let asks = request.method() == Method::POST;
             let answering = async move { server.answer(request, &seat).await };
-            // What asks for a run is a task of its own from now on: hyper gives up what it awaits when a client hangs up, even
-            // before it has looked at it once. What only looks may be given up.
+            // A request for a run is a task of its own from now on: hyper drops the future that it awaits when a client hangs up,
+            // even before it has polled it once. A request that only reads may be dropped.
             let answering = served.map(|served| match asks {
                 true => (served, Either::Left(tokio::spawn(answering))),
                 false => (served, Either::Right(answering)),
             });
             async move {
-                // Closed just now, to give its place to another one: the request is not begun.
+                // The connection was closed just now, to give its slot to another one: the request is not begun.
                 let Some((served, answering)) = answering else { return pending().await };
                 let mut reply = match answering {
                     Either::Right(answering) => answering.await,
@@ -192,7 +192,7 @@ impl Server {
         }
     }
 
-    /// Answers a request, and tells the log, which hears nothing of its query, headers and body.
+    /// Answers a request, and logs that without its query, headers and body.
     async fn answer(&self, request: Request<Incoming>, seat: &AdmittedConnection) -> Reply {
         let (parts, body) = request.into_parts();
         let span = tracing::info_span!(
@@ -219,12 +219,12 @@ impl Server {
             reply = answer::last(reply);
         }
         if seat.at_door() {
-            // Others wait there.
+            // Others wait for the door.
             patience = Duration::ZERO;
         }
         limits::throw_away(&mut body, patience, seat.phase(), &self.settings.limits).await;
         if parts.method == Method::HEAD {
-            // A stream of which nothing will be taken ends here.
+            // A stream that nobody reads ends here.
             let length = reply.body().size_hint().exact();
             *reply.body_mut() = ReplyBody::whole("");
             if let Some(length) = length {
@@ -234,7 +234,7 @@ impl Server {
         let status = reply.status().as_u16();
         let span = tracing::Span::current();
         span.record("http.status", status).record("http.latency", format!("{:.6}s", began.elapsed().as_secs_f64()));
-        // Those who only look come often.
+        // Requests that only read come often.
         match parts.method {
             Method::POST => tracing::info!("answered: {status}"),
             _ => tracing::debug!("answered: {status}"),
@@ -279,7 +279,7 @@ impl Server {
         }
     }
 
-    /// Whether what is behind a gate is to be had at all by a caller.
+    /// Checks whether a caller may use the endpoints of this kind at all.
     fn gate(&self, gate: Access, caller: &Caller) -> Result<(), &'static str> {
         match gate {
             Access::Restore if !self.desk.rules().allow_restore => {
@@ -329,7 +329,7 @@ impl Server {
     }
 }
 
-/// The answer to who may not ask.
+/// Returns the answer to a caller that may not ask.
 fn refused(denied: Denied) -> Reply {
     let status = denied.status();
     let mut reply = answer::error(status, status.canonical_reason().unwrap_or_default());

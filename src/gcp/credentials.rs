@@ -1,7 +1,7 @@
-//! Who asks: the credentials that requests to Google carry.
+//! The credentials that requests to Google carry.
 //!
 //! Google's own `google-cloud-auth` finds them (Application Default Credentials, AIP-4110), fetches tokens and renews them in
-//! time. What it leaves open is done here: saying which kind was found, and saying soon, with what to do, when there is
+//! time. Two things that it leaves open are done here: to say which kind was found, and to say soon, with advice, when there is
 //! none. Without this, a laptop without credentials would ask for a metadata server until its patience ends.
 
 use std::fmt;
@@ -18,12 +18,12 @@ use super::error_text::with_causes;
 use crate::fs::read_named;
 use crate::retry::Fault;
 
-/// What tokens are for. What of that is allowed is IAM's decision.
+/// What tokens are for. IAM decides what of that is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// To read and write objects.
     Storage,
-    /// Whatever Google Cloud has an API for: of starting a Cloud Run job no narrower one knows.
+    /// Any API of Google Cloud: to start a Cloud Run job, there is no narrower scope.
     Platform,
 }
 
@@ -36,27 +36,27 @@ impl Scope {
     }
 }
 
-/// A token that does not come in this time is asked for again.
+/// The longest wait for a token, after which it is asked for again.
 const TOKEN_TIME: Duration = Duration::from_secs(20);
-/// The metadata server is in the next machine: it answers at once or is not there.
+/// The longest wait for the metadata server, which is next to this machine: it answers at once or is not there.
 const METADATA_TIME: Duration = Duration::from_secs(2);
-/// A file of credentials has a few kilobytes.
+/// The most bytes of a credentials file; it usually has a few kilobytes.
 pub const LARGEST: usize = 1 << 20;
 const METADATA_HOST: &str = "metadata.google.internal";
 
-/// A kind of credentials.
+/// The kind of credentials that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum CredentialSource {
-    /// None: an emulator asks for none.
+    /// No credentials: an emulator asks for none.
     Emulator,
-    /// A file of some `type`, and whom it names.
+    /// A credentials file.
     File {
         /// Where it is.
         path: PathBuf,
         /// Its `type`: `service_account`, `authorized_user`, `external_account`, `impersonated_service_account`.
         r#type: String,
-        /// The account, where the file says it.
+        /// The account, if the file names it.
         account: Option<String>,
     },
     /// The service account of the machine or the Cloud Run service, from the metadata server.
@@ -81,10 +81,10 @@ impl fmt::Display for CredentialSource {
     }
 }
 
-/// Which credentials will be used, without asking anybody.
+/// Finds out which credentials will be used, without any request.
 ///
 /// # Errors
-/// What is wrong with the file, and what to do about it.
+/// The file cannot be used; the error says why, and what to do about it.
 pub fn find(cloud: &Cloud) -> Result<CredentialSource, Fault> {
     if cloud.emulator.is_some() {
         return Ok(CredentialSource::Emulator);
@@ -107,7 +107,7 @@ pub fn find(cloud: &Cloud) -> Result<CredentialSource, Fault> {
 }
 
 fn read(path: &Path) -> Result<CredentialSource, String> {
-    // It is read once more, by the library: a pipe would be empty then.
+    // The library reads it once more: a pipe would be empty then.
     if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         return Err("it is not a file".into());
     }
@@ -121,17 +121,17 @@ fn read(path: &Path) -> Result<CredentialSource, String> {
     Ok(CredentialSource::File { path: path.into(), r#type, account })
 }
 
-/// Gives requests their headers.
+/// Provides the headers that authenticate requests.
 pub struct Authenticator {
     found: CredentialSource,
     scope: Scope,
     in_cloud_run: bool,
-    /// Made at the first request: making them starts tasks of the runtime.
+    /// Made at the first request, since making them starts tasks of the runtime.
     credentials: Mutex<Option<Credentials>>,
 }
 
 impl Authenticator {
-    /// With what [`find`] finds.
+    /// Creates an authenticator with the credentials that [`find`] finds.
     ///
     /// # Errors
     /// As [`find`].
@@ -144,15 +144,15 @@ impl Authenticator {
         })
     }
 
-    /// What was found.
+    /// Returns the kind of credentials that was found.
     pub fn found(&self) -> &CredentialSource {
         &self.found
     }
 
-    /// The headers of a request.
+    /// Returns the headers for a request; they are empty for an emulator.
     ///
     /// # Errors
-    /// No token: because none can be had, or none just now.
+    /// There is no token: none can be had at all, or none just now.
     pub async fn headers(&self, client: &reqwest::Client) -> Result<HeaderMap, Fault> {
         if self.found == CredentialSource::Emulator {
             return Ok(HeaderMap::new());
@@ -183,12 +183,12 @@ impl Authenticator {
         }
     }
 
-    /// Forgets the token: the next request gets another one.
+    /// Forgets the token, so that the next request gets another one.
     pub fn renew(&self) {
         *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The account, where the file names it or the metadata server does.
+    /// Returns the account, if the file or the metadata server names it.
     pub async fn account(&self, client: &reqwest::Client) -> Option<String> {
         match &self.found {
             CredentialSource::Emulator => None,
@@ -202,12 +202,12 @@ impl Authenticator {
         }
     }
 
-    /// Makes sure that there is a metadata server, which otherwise would be waited for.
+    /// Makes sure that there is a metadata server; otherwise, the library would wait for it.
     async fn look_for(&self, host: &str, client: &reqwest::Client) -> Result<(), Fault> {
         let asked = client.get(format!("http://{host}/")).header("Metadata-Flavor", "Google").timeout(METADATA_TIME);
         match asked.send().await {
             Ok(_) => Ok(()),
-            // Who takes the connection is there, and may answer another time.
+            // A server that takes the connection is there, and may answer another time.
             Err(why) if self.in_cloud_run || !(why.is_connect() || why.is_timeout()) => {
                 Err(Fault::passing(format!("the metadata server {host}: {}", with_causes(&why.without_url()))))
             }
@@ -227,7 +227,7 @@ const WHERE: &str = "On a laptop: `gcloud auth application-default login`, or GO
                      a key file. In Cloud Run nothing is needed: the service account attached to it is used. `lastgood \
                      doctor` shows what is found.";
 
-/// What the library says around the reason.
+/// Phrases of the library around the actual reason.
 const AROUND: [&str; 5] = [
     "Request to fetch the token failed. Subsequent calls with this credential will also fail.",
     "cannot create the authentication headers",
@@ -236,13 +236,13 @@ const AROUND: [&str; 5] = [
     "but future attempts may succeed",
 ];
 
-/// Why there is no token: the words of the server that refused it, where they are among those of the library.
+/// Says why there is no token, in the words of the server that refused it, where they are among those of the library.
 fn refusal(why: &dyn std::error::Error) -> String {
     let text = with_causes(why);
     let body = text.split_once("body=<").and_then(|(_, rest)| rest.rsplit_once('>'));
     let json: Option<serde_json::Value> = body.and_then(|(body, _)| serde_json::from_str(body).ok());
     if let Some(json) = json {
-        // OAuth's form, and that of Google's other services.
+        // The error forms of OAuth and of Google's other services.
         let error = json.get("error").unwrap_or_default();
         let told = [error.as_str(), error["message"].as_str(), json["error_description"].as_str()];
         let told: Vec<_> = told.into_iter().flatten().collect();

@@ -1,7 +1,7 @@
 //! Google Cloud Pub/Sub: how it is reached, what topics and subscriptions are called, and publishing to one.
 //!
-//! The client is Google's own crate. What it leaves open is done here: it does not look at `PUBSUB_EMULATOR_HOST`, and without
-//! credentials it would ask for a metadata server for minutes before it says so.
+//! The client is Google's own crate. Two things that it leaves open are done here: it does not look at `PUBSUB_EMULATOR_HOST`,
+//! and without credentials it would ask for a metadata server for minutes before it says so.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::gcp::error_text::with_causes;
 use crate::gcp::http_client::use_ring;
 use crate::retry::Fault;
 
-/// The longest name of a resource. <https://docs.cloud.google.com/pubsub/docs/pubsub-basics#resource_names>
+/// The most characters of a resource's name. <https://docs.cloud.google.com/pubsub/docs/pubsub-basics#resource_names>
 const MAX_NAME: usize = 255;
-/// How often it is looked whether publishing was stopped.
+/// How often `publish` checks whether it was stopped.
 const TICK: Duration = Duration::from_millis(50);
 
 /// The full name of a topic: `projects/P/topics/T`.
@@ -32,30 +32,30 @@ pub struct Topic(String);
 pub struct Subscription(String);
 
 impl Topic {
-    /// A topic by its full name, or by its own name where the project is known.
+    /// Parses a topic's full name, or its own name where the project is known.
     ///
     /// # Errors
-    /// Text that says what is wrong with it.
+    /// The name is not valid; the text says why.
     pub fn new(name: &str, project: Option<&str>) -> Result<Self, String> {
         full("topics", name, project).map(Topic)
     }
 
-    /// The full name.
+    /// Returns the full name.
     pub fn name(&self) -> &str {
         &self.0
     }
 }
 
 impl Subscription {
-    /// A subscription by its full name, or by its own name where the project is known.
+    /// Parses a subscription's full name, or its own name where the project is known.
     ///
     /// # Errors
-    /// Text that says what is wrong with it.
+    /// The name is not valid; the text says why.
     pub fn new(name: &str, project: Option<&str>) -> Result<Self, String> {
         full("subscriptions", name, project).map(Subscription)
     }
 
-    /// The full name.
+    /// Returns the full name.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -73,7 +73,7 @@ impl fmt::Display for Subscription {
     }
 }
 
-/// The full name of a resource.
+/// Returns the full name of a resource.
 fn full(kind: &str, name: &str, project: Option<&str>) -> Result<String, String> {
     let is_id = |id: &str| {
         let mut chars = id.chars();
@@ -81,7 +81,7 @@ fn full(kind: &str, name: &str, project: Option<&str>) -> Result<String, String>
         let rest = chars.all(|c| c.is_ascii_alphanumeric() || "-_.~+%".contains(c));
         begins && rest && (3..=MAX_NAME).contains(&id.len())
     };
-    // Of old projects, the id has a domain before it: `example.com:shop`.
+    // In old projects, the id has a domain before it: `example.com:shop`.
     let is_project = |id: &str| !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
     match (name.split('/').collect::<Vec<_>>().as_slice(), project) {
         (["projects", project, of, id], _) if is_project(project) && *of == kind && is_id(id) => Ok(name.to_owned()),
@@ -99,14 +99,14 @@ fn full(kind: &str, name: &str, project: Option<&str>) -> Result<String, String>
 /// How Pub/Sub is reached.
 #[derive(Debug, Clone)]
 pub struct PubsubAccess {
-    /// `http://127.0.0.1:8085`, where it is not Google's.
+    /// The endpoint, if it is not Google's: `http://127.0.0.1:8085`.
     pub endpoint: Option<String>,
-    /// Those to use where they are not found by the client itself.
+    /// The credentials to use, if the client does not find them by itself.
     pub credentials: Option<Credentials>,
 }
 
 impl PubsubAccess {
-    /// What is configured.
+    /// Settles the access from the configuration.
     ///
     /// # Errors
     /// Credentials that cannot be used.
@@ -125,7 +125,7 @@ impl PubsubAccess {
         Ok(PubsubAccess { endpoint: None, credentials: None })
     }
 
-    /// What to look at where Pub/Sub does not answer.
+    /// Returns what to check when Pub/Sub does not answer.
     pub fn advice(&self) -> String {
         match &self.endpoint {
             Some(emulator) => format!("Does the emulator run that PUBSUB_EMULATOR_HOST names, {emulator}?"),
@@ -136,36 +136,36 @@ impl PubsubAccess {
     }
 }
 
-/// Publishes to one topic. It blocks: it is for threads that may.
+/// Publishes to one topic. It blocks, so it is for threads that may block.
 pub struct Publisher {
     topic: Topic,
     access: PubsubAccess,
     client: client::Publisher,
     handle: Handle,
-    /// Taken at the end.
+    /// Taken when this is dropped; `Some` until then.
     runtime: Option<Runtime>,
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // What hangs, such as the look-up of a name, is not waited for.
+            // A task that hangs, such as a DNS lookup, is not waited for.
             runtime.shutdown_background();
         }
     }
 }
 
 impl Publisher {
-    /// A client for a topic; asks nothing yet.
+    /// Creates a publisher for a topic; nothing is sent yet.
     ///
     /// # Errors
-    /// Credentials that cannot be used; a system without threads or certificates.
+    /// The credentials cannot be used, or the system has no threads or no certificates.
     pub fn new(cloud: &Cloud, topic: Topic) -> Result<Self> {
         let doing = || format!("publish to {topic}");
         let access = PubsubAccess::new(cloud, doing)?;
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().doing(doing)?;
         let client = runtime.block_on(async {
-            // One message is waited for at a time, so none waits for others.
+            // One message is published at a time, so none has to wait for others.
             let mut builder = client::Publisher::builder(topic.name()).set_message_count_threshold(1);
             if let Some(endpoint) = &access.endpoint {
                 builder = builder.with_endpoint(endpoint);
@@ -179,10 +179,10 @@ impl Publisher {
         Ok(Publisher { topic, access, client, handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    /// Publishes a message, which is tried again until it is taken, the time is over or it was `stopped`; gives its id.
+    /// Publishes a message, retrying until it is accepted, the time `within` is over or `stopped` says so. Returns its id.
     ///
     /// # Errors
-    /// A topic that is not there, or may not be published to; a service that does not answer; that it was stopped.
+    /// The topic does not exist or may not be published to, the service does not answer, or it was stopped.
     pub fn publish(
         &self,
         data: Vec<u8>,

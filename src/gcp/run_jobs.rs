@@ -2,9 +2,8 @@
 //! variable that names the claim, and nothing else.
 //! <https://docs.cloud.google.com/run/docs/reference/rest/v2/projects.locations.jobs/run>
 //!
-//! It is made again when it may have failed for a passing reason, within [`TIME`]. That may start the job twice, since an answer
-//! can be lost. It does no harm: of two executions one takes the request for the run, and the other ends.
-//!
+//! The call is repeated, within [`TIME`], when it may have failed for a passing reason. That may start the job twice, since an
+//! answer can be lost. It does no harm: of two executions one takes the request for the run, and the other ends.
 //! Client, credentials and their runtime are made for each call, which is rare, and end with it: nothing of them has to be kept
 //! alive between two threads and two jobs.
 
@@ -33,9 +32,9 @@ pub const CLAIM: &str = "LASTGOOD_CLAIM";
 
 /// Google's own endpoint.
 const GOOGLE: &str = "https://run.googleapis.com";
-/// For how long it is tried: requests wait meanwhile.
+/// The time for all attempts together: requests wait meanwhile.
 const TIME: Duration = Duration::from_secs(30);
-/// A call that is not answered in this time is made again.
+/// The longest wait for an answer, after which the call is made again.
 const ANSWER: Duration = Duration::from_secs(15);
 /// The most bytes of an answer that are read.
 const MOST: usize = 1 << 20;
@@ -53,7 +52,7 @@ impl fmt::Display for Target {
 impl FromStr for Target {
     type Err = String;
 
-    /// Of `job=projects/P/locations/L/jobs/J`.
+    /// Parses `job=projects/P/locations/L/jobs/J`.
     fn from_str(text: &str) -> Result<Self, String> {
         let name = text
             .strip_prefix("job=")
@@ -64,7 +63,7 @@ impl FromStr for Target {
                 (1..=100).contains(&part.len()) && part.chars().all(known) && !part.starts_with(['-', '.', ':'])
             }
         };
-        // Of old projects, the id has a domain before it: `example.com:shop`.
+        // In old projects, the id has a domain before it: `example.com:shop`.
         let (is_project, is_word) = (of("-.:"), of("-"));
         match name.split('/').collect::<Vec<_>>()[..] {
             ["projects", project, "locations", location, "jobs", job]
@@ -77,7 +76,7 @@ impl FromStr for Target {
     }
 }
 
-/// Starts a job.
+/// Starts executions of a job.
 #[derive(Debug, Clone)]
 pub struct Starter {
     target: Target,
@@ -85,7 +84,7 @@ pub struct Starter {
     cloud: Cloud,
 }
 
-/// What the API answers: a long-running operation, which tells of the execution.
+/// The API's answer: a long-running operation, which names the execution.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Operation {
@@ -106,10 +105,10 @@ struct OperationError {
 }
 
 impl Starter {
-    /// Of this job; asks nothing yet.
+    /// Creates a starter for this job; nothing is sent yet.
     ///
     /// # Errors
-    /// Usage: an endpoint that would see the credentials in the clear. Credentials that cannot be used.
+    /// Usage: the endpoint would see the credentials unencrypted. Also credentials that cannot be used.
     pub fn new(target: Target, cloud: &Cloud) -> Result<Self> {
         let doing = || format!("start the job {target}");
         let base = cloud.run_endpoint.clone().unwrap_or_else(|| GOOGLE.into());
@@ -119,23 +118,23 @@ impl Starter {
             let why = format!("{base} is not encrypted: it would see the credentials");
             return Err(Error::usage(doing(), why).hint("Let LASTGOOD_RUN_ENDPOINT begin with https://, or unset it."));
         }
-        // What stands for the API on this machine is given credentials only where a file of them is named. An emulator of
-        // another service changes nothing here.
+        // A stand-in for the API on this machine is given credentials only where a file of them is named. An emulator of another
+        // service changes nothing here.
         let emulator = (plain && cloud.credentials.is_none()).then(|| base.clone());
         let cloud = Cloud { emulator, ..cloud.clone() };
         credentials::find(&cloud).map_err(|fault| error(doing(), fault))?;
         Ok(Starter { target, base, cloud })
     }
 
-    /// The job.
+    /// Returns the job.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Starts an execution for a claim. Gives its name, where the answer tells it.
+    /// Starts an execution for a claim. Returns its name, if the answer has it.
     ///
     /// # Errors
-    /// It could not be started, or, where no answer came, may have been all the same.
+    /// The execution could not be started, or, if no answer came, may have been started all the same.
     pub fn start(&self, claim: &str, ctx: &Context) -> Result<Option<String>> {
         let doing = || format!("start the job {}", self.target);
         let client = http_client::client(&self.base, doing, |client| client.connect_timeout(ANSWER))?;
@@ -162,7 +161,7 @@ impl Starter {
         loop {
             let (why, after) = match self.attempt(claim, client, login).await {
                 Err(Fault::Passing { why, after }) => (why, after),
-                // The token was forgotten; another one may do.
+                // The token was dropped; another one may do.
                 Err(Fault::Token { why }) if failures == 0 => (why, Some(Duration::ZERO)),
                 other => return other,
             };
@@ -188,7 +187,7 @@ impl Starter {
         let (status, headers) = (answer.status(), answer.headers().clone());
         let text = limited(answer).await;
         if status.is_success() {
-            // It is started, whatever of the answer arrived.
+            // The execution is started, however much of the answer arrived.
             let operation: Operation = serde_json::from_str(&text).unwrap_or_default();
             return match operation.error {
                 Some(OperationError { message }) => {
@@ -237,7 +236,7 @@ async fn told(stop: &AtomicBool) {
     }
 }
 
-/// The body of an answer, or what came of it.
+/// Returns the body of an answer, or what came of it, at most [`MOST`] bytes.
 async fn limited(mut answer: Response) -> String {
     let mut bytes = Vec::new();
     while bytes.len() < MOST

@@ -1,19 +1,18 @@
-//! Who may ask.
+//! Authentication and authorization of HTTP requests: decides who may ask.
 //!
-//! Four ways, one of which the configuration chooses:
+//! There are four ways, one of which the configuration chooses:
 //! - [`AuthPolicy::Oidc`]: an ID token that Google has signed, for one audience, of one of a list of accounts ([`oidc`]).
 //! - [`AuthPolicy::Token`]: a secret that both sides know ([`secret`]).
 //! - [`AuthPolicy::CloudRun`]: Cloud Run's own check stands in front. From inside, a public service looks the same as one that
 //!   Cloud Run guards, so this way never allows a restore nor a download.
-//! - [`AuthPolicy::None`]: whoever reaches the port. For loopback.
+//! - [`AuthPolicy::None`]: whoever reaches the port may ask. This is meant for loopback.
 //!
 //! Only the header `Authorization` is read. Cloud Run prefers `X-Serverless-Authorization` for its own check and takes the
 //! signature out of a token that it has checked before a container sees it
 //! (<https://docs.cloud.google.com/run/docs/troubleshooting#signature-removed>). So that header never holds anything that
 //! could be verified here. A caller that has to pass both checks puts Cloud Run's token there, and ours in `Authorization`.
 //!
-//! What a client is told is the status and nothing else. The log says why, in words that are fixed: nothing that came with
-//! a request is in them.
+//! A client is told the status and nothing else. The log says why, in fixed words: nothing that came with a request is in them.
 
 mod keys;
 mod oidc;
@@ -41,7 +40,7 @@ use crate::gcp::http_client;
 pub use self::keys::KeyLoadTimes;
 pub use secret::Secret;
 
-/// What `--auth` can be.
+/// The values of `--auth`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthKind {
     /// `oidc`
@@ -77,41 +76,43 @@ pub struct AuthSettings {
     pub audience: Option<String>,
     /// Each `--auth-email`
     pub emails: Vec<String>,
-    /// Where the keys are, if not where Google publishes its own.
+    /// The URL of the keys, if they are not those that Google publishes.
     pub jwks_url: Option<String>,
     /// `--token-file`
     pub token_file: Option<PathBuf>,
-    /// `LASTGOOD_TOKEN`; a token file goes before it.
+    /// `LASTGOOD_TOKEN`; a token file takes precedence over it.
     pub token: Option<OsString>,
     /// `--insecure`
     pub insecure: bool,
 }
 
-/// Who may ask, checked.
+/// Who may ask: the checked configuration.
 #[derive(Debug, Clone)]
 pub enum AuthPolicy {
-    /// Who shows an ID token that Google has signed.
+    /// Callers that show an ID token which Google has signed.
     Oidc {
-        /// Whom the token must be meant for, to the letter.
+        /// The audience that the token must be meant for, to the letter.
         audience: String,
-        /// Whose it may be.
+        /// The e-mail addresses of the accounts whose token it may be.
         emails: Vec<String>,
-        /// Where the keys are; Google's where there is none.
+        /// The URL of the keys; `None` for Google's own.
         jwks_url: Option<String>,
     },
-    /// Who shows the secret.
+    /// Callers that show the secret.
     Token(Secret),
-    /// Whom Cloud Run lets through.
+    /// Callers that Cloud Run lets through.
     CloudRun,
     /// Everybody.
     None,
 }
 
 impl AuthPolicy {
-    /// What the flags say; [`AuthPolicy::None`] without `--auth`, which [`AuthPolicy::check_listen`] lets through on loopback only.
+    /// Checks the flags. Without `--auth` the result is [`AuthPolicy::None`], which [`AuthPolicy::check_listen`] lets through on
+    /// loopback only.
     ///
     /// # Errors
-    /// Wrong usage: something is missing, or contradicts, or says nothing in this mode. A token file that cannot be read.
+    /// Wrong usage: a flag is missing, contradicts another, or has no meaning in this mode. Also a token file that cannot be
+    /// read.
     pub fn new(settings: AuthSettings) -> Result<AuthPolicy> {
         let wrong = |why: &str, hint: &'static str| Err(Error::usage("settle who may ask", why).hint(hint));
         let AuthSettings { auth, audience, emails, jwks_url, token_file, token, insecure } = settings;
@@ -160,11 +161,11 @@ impl AuthPolicy {
         }
     }
 
-    /// Whether it may be served at this address; `k_service` says whether `K_SERVICE` is set, as it is in every Cloud Run
-    /// service.
+    /// Checks whether the service may listen at this address. `k_service` says whether `K_SERVICE` is set, as it is in every
+    /// Cloud Run service.
     ///
     /// # Errors
-    /// It may not, and what to do.
+    /// It may not; the error says what to do.
     pub fn check_listen(&self, address: SocketAddr, insecure: bool, k_service: bool) -> Result<()> {
         let wrong = |why: &str, hint: &'static str| Err(Error::usage(format!("serve at {address}"), why).hint(hint));
         match self {
@@ -196,7 +197,7 @@ fn is_plain_loopback(url: &str) -> bool {
     url.starts_with("http://") && http_client::is_loopback(url)
 }
 
-/// Somebody who may ask.
+/// A caller that may ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     email: Option<String>,
@@ -204,38 +205,38 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whether this caller may have a restore at all; whether anybody may is the configuration's (`--allow-restore`).
+    /// Whether this caller may have a restore at all; whether anybody may is decided by the configuration (`--allow-restore`).
     pub fn may_restore(&self) -> bool {
         self.known
     }
 
-    /// Whether this caller may have files of snapshots at all; `--allow-download` says whether anybody may.
+    /// Whether this caller may have files of snapshots at all; whether anybody may is decided by `--allow-download`.
     pub fn may_download(&self) -> bool {
         self.known
     }
 
-    /// Whose token it was, as the configuration writes it.
+    /// The e-mail address of the token's account, as the configuration writes it; `None` in all ways but `--auth oidc`.
     pub fn email(&self) -> Option<&str> {
         self.email.as_deref()
     }
 }
 
-/// Why somebody may not ask, as far as a client is told.
+/// Why a caller may not ask, as far as a client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
-    /// No credentials, or none that are good.
+    /// There are no credentials, or no good ones.
     Unauthorized,
-    /// Good credentials of somebody who may not.
+    /// The credentials are good, and their owner may not ask.
     Forbidden,
-    /// It cannot be told just now.
+    /// It cannot be decided just now.
     Unavailable {
-        /// When to ask again.
+        /// How long to wait before the next attempt.
         retry_after: Duration,
     },
 }
 
 impl Denied {
-    /// The status to answer with.
+    /// Returns the HTTP status to answer with.
     pub fn status(self) -> StatusCode {
         match self {
             Denied::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -244,7 +245,7 @@ impl Denied {
         }
     }
 
-    /// The header that belongs to it (RFC 9110, sections 11.6.1 and 10.2.3).
+    /// Returns the header that belongs to that status (RFC 9110, sections 11.6.1 and 10.2.3).
     pub fn header(self) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Denied::Unauthorized => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
@@ -257,7 +258,7 @@ impl Denied {
     }
 }
 
-/// Decides about every request.
+/// Decides for every request whether its sender may ask.
 pub struct Authorizer(AuthBackend);
 
 enum AuthBackend {
@@ -273,15 +274,15 @@ impl Authorizer {
         matches!(self.0, AuthBackend::Open)
     }
 
-    /// What the mode asks for. Asks nobody yet.
+    /// Creates what the policy needs. Nothing is sent yet.
     ///
     /// # Errors
-    /// A system without certificates.
+    /// The system has no certificates.
     pub fn new(mode: AuthPolicy) -> Result<Authorizer> {
         Self::with_pace(mode, KeyLoadTimes::default())
     }
 
-    /// The same with other times for loading keys.
+    /// Does the same with other times for loading keys.
     ///
     /// # Errors
     /// As [`Authorizer::new`].
@@ -296,10 +297,10 @@ impl Authorizer {
         }))
     }
 
-    /// Whether the sender of these headers may ask.
+    /// Checks whether the sender of these headers may ask.
     ///
     /// # Errors
-    /// He may not, or it cannot be told; the log says why.
+    /// The sender may not, or it cannot be decided just now; the log says why.
     pub async fn check(&self, headers: &HeaderMap) -> Result<Caller, Denied> {
         let token = || {
             bearer(headers).map_err(|why| {
@@ -325,7 +326,7 @@ impl Authorizer {
     }
 }
 
-/// The one bearer token of a request (RFC 6750, section 2.1), or why there is none.
+/// Returns the one bearer token of a request (RFC 6750, section 2.1), or why there is none.
 fn bearer(headers: &HeaderMap) -> Result<&str, &'static str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or("it has no Authorization header")?;

@@ -1,15 +1,15 @@
-//! Places for connections: how many there may be at once, and who gives way when all are taken.
+//! Slots for connections: how many there may be at once, and which one gives way when all are taken.
 //!
 //! ```text
-//! connection ──► a place, a free one or that of the connection that has waited longest for its client
-//!            └─► all are at work: at the door ──► /live is answered there
-//!                                             └─► any other request: in line for a place, or 503 where the line is full
+//! connection ──► a slot, a free one or that of the connection that has waited longest for its client
+//!            └─► all are in use: at the door ──► /live is answered there
+//!                                             └─► any other request: in line for a slot, or 503 if the line is full
 //! ```
 //!
-//! So whoever opens connections and asks for nothing keeps nobody else out, and `/live` is answered however much there is to do: nobody
-//! stays at the door for longer than a request's head takes to come, which is at once, or makes room for the next one. Nothing
-//! is waited for there, no body and no client that is slow. The line is as long as that of requests that wait for a run, so that a burst
-//! of events is served, and who comes first has a place first.
+//! So a client that opens connections and asks for nothing keeps nobody else out, and `/live` is answered however much there is
+//! to do. No connection stays at the door for longer than its request's head takes to come, which is at once: else it makes room
+//! for the next one. Nothing is waited for there, no body and no client that is slow. The line is as long as the queue of
+//! requests that wait for a run, so that a burst of events is served; the first in line gets a slot first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,37 +22,37 @@ use super::limits::Phase;
 use crate::runner::runner::WAITING;
 use crate::shutdown::Shutdown;
 
-/// Connections at the door at the same time.
+/// The most connections at the door at the same time.
 const DOOR: usize = 128;
-/// Files that a service has open besides its connections: vaults, data, the log.
+/// File descriptors that a service needs besides its connections: vaults, data, the log.
 const FILES: u64 = 256;
-/// A connection at the door whose request has not come after this makes room for the next one: a client that asks for something
-/// sends it with its first packet. So a thousand connections are through in a second.
+/// A connection at the door whose request has not come after this time makes room for the next one: a client that asks for
+/// something sends it with its first packet. So a thousand connections get through in a second.
 const AT_ONCE: Duration = Duration::from_millis(100);
-/// A connection that has waited for its client for less than this is not closed: it is one that asks for one thing after the
-/// other, or whose first request is on its way.
+/// A connection that has waited for its client for less than this is not closed: its client sends one request after the other, or
+/// its first request is on its way.
 const SHORT: Duration = Duration::from_secs(1);
-/// How often it is looked whether one has waited for longer.
+/// How often `wait` checks whether a connection has waited for longer than that.
 const TICK: Duration = Duration::from_millis(50);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks.
+    // No thread panics while it holds one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A number of places.
+/// A limited number of slots.
 struct SlotPool {
     most: usize,
-    /// Who has waited for less is not closed.
+    /// A connection that has waited for its client for less than this is not closed.
     short: Duration,
     taken: Mutex<Vec<Phase>>,
-    /// One is free, or a connection in one waits for its client again.
+    /// Notified when a slot is free, or a connection in one waits for its client again.
     freed: Arc<Notify>,
-    /// Who waits first.
+    /// Held by the first in line: the lock is fair.
     turns: Turns<()>,
 }
 
-/// A connection's place, free again when it is dropped.
+/// A connection's slot, which is free again when this is dropped.
 struct Slot {
     of: Arc<SlotPool>,
     phase: Phase,
@@ -63,7 +63,8 @@ impl SlotPool {
         Arc::new(SlotPool { most, short, taken: Mutex::default(), freed: Arc::default(), turns: Turns::default() })
     }
 
-    /// A place, if one is free, or that of the connection that has waited longest for its client, which is closed.
+    /// Takes a slot: a free one, or that of the connection that has waited longest for its client, which is closed. `None` if
+    /// there is none.
     fn take(self: &Arc<Self>, phase: &Phase) -> Option<Slot> {
         let mut taken = lock(&self.taken);
         if taken.len() >= self.most {
@@ -71,7 +72,7 @@ impl SlotPool {
                 taken.iter().enumerate().filter_map(|(at, phase)| Some((phase.waits_since()?, at))).collect();
             waiting.retain(|(since, _)| since.elapsed() >= self.short);
             waiting.sort_unstable();
-            // What came from its client meanwhile keeps a connection open.
+            // A connection whose client has sent something meanwhile stays open.
             let (_, at) = waiting.into_iter().find(|(_, at)| taken[*at].close())?;
             taken.swap_remove(at);
         }
@@ -80,14 +81,14 @@ impl SlotPool {
         Some(Slot { of: self.clone(), phase: phase.clone() })
     }
 
-    /// A place, as soon as there is one and whoever came before has one.
+    /// Waits for a slot; the first to come gets one first.
     async fn wait(self: &Arc<Self>, phase: &Phase) -> Slot {
         let _turn = self.turns.lock().await;
         loop {
             if let Some(place) = self.take(phase) {
                 return place;
             }
-            // Nothing tells when one has waited for long enough.
+            // There is no notice when a connection has waited for long enough.
             let _ = timeout(TICK, self.freed.notified()).await;
         }
     }
@@ -100,22 +101,23 @@ impl Drop for Slot {
     }
 }
 
-/// All places of a service.
+/// All slots of a service: those of connections, the door and the line.
 pub struct Admission {
     places: Arc<SlotPool>,
     door: Arc<SlotPool>,
     line: Semaphore,
-    /// How many may stand there.
+    /// How many may stand in line.
     length: usize,
     ending: Shutdown,
 }
 
-/// Why a request is not answered now.
+/// The error that a request cannot be answered now.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Overloaded;
 
 impl Admission {
-    /// Places for so many connections. As many as may wait for runs may stand in line, where the process may open so many files.
+    /// Creates slots for `connections` connections. The line is as long as the queue for runs, or shorter where the process may
+    /// open only few files.
     pub fn new(connections: usize, ending: Shutdown) -> Arc<Self> {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let others = FILES.saturating_add((connections + DOOR) as u64);
@@ -128,15 +130,15 @@ impl Admission {
         Arc::new(Admission { places, door, line: Semaphore::new(length), length, ending })
     }
 
-    /// Whether somebody stands in line.
+    /// Whether any connection stands in line.
     fn is_line(&self) -> bool {
         self.line.available_permits() < self.length
     }
 
-    /// Lets a connection in.
+    /// Lets a connection in: to a slot, or else to the door.
     pub async fn enter(self: &Arc<Self>) -> AdmittedConnection {
         let phase = Phase::default();
-        // Those who stand in line come first.
+        // Connections that stand in line come first.
         let free = if self.is_line() { None } else { self.places.take(&phase) };
         let (place, at_door) = match free {
             Some(place) => (place, false),
@@ -146,7 +148,7 @@ impl Admission {
     }
 }
 
-/// Where a connection is.
+/// A connection that was let in, and where it is.
 pub struct AdmittedConnection {
     rooms: Arc<Admission>,
     phase: Phase,
@@ -155,7 +157,7 @@ pub struct AdmittedConnection {
 }
 
 impl AdmittedConnection {
-    /// Its phase.
+    /// Returns its phase.
     pub fn phase(&self) -> &Phase {
         &self.phase
     }
@@ -165,21 +167,21 @@ impl AdmittedConnection {
         *lock(&self.at_door)
     }
 
-    /// Whether no more than one request is answered: others wait for its place.
+    /// Whether no more than one request is to be answered, since others wait for its slot.
     pub fn is_wanted(&self) -> bool {
         self.at_door() || self.rooms.is_line()
     }
 
-    /// Waits for a place, if it is at the door.
+    /// Waits for a slot, if the connection is at the door.
     ///
     /// # Errors
-    /// Too many wait already, or the service ends.
+    /// Too many wait already, or the service is shutting down.
     pub async fn sit(&self) -> Result<(), Overloaded> {
         if !self.at_door() {
             return Ok(());
         }
         let _in_line = self.rooms.line.try_acquire().map_err(|_| Overloaded)?;
-        // Who comes next may have the door.
+        // The next connection may have the door.
         drop(lock(&self.place).take());
         let place = tokio::select! {
             place = self.rooms.places.wait(&self.phase) => place,
@@ -215,7 +217,7 @@ mod tests {
         assert!(three.phase().served().is_none(), "what comes too late is not begun");
         let five = rooms.enter().await;
         assert!(!five.at_door() && is_closed(&one).await);
-        // What is over leaves its place.
+        // A connection that is over leaves its slot.
         drop((three, one, four));
         let six = rooms.enter().await;
         assert!(!six.at_door() && !is_closed(&five).await && !is_closed(&two).await);
@@ -229,7 +231,7 @@ mod tests {
         let served = first.phase().served().unwrap();
         let late = rooms.enter().await;
         assert!(late.at_door());
-        // In line it is not at the door, where there is room for as many as before.
+        // While it stands in line it takes no place at the door, which has room for as many as before.
         let mut sits = Box::pin(late.sit());
         assert!(timeout(Duration::ZERO, &mut sits).await.is_err());
         let mut at_door = Vec::new();
@@ -238,7 +240,7 @@ mod tests {
         }
         assert!(is_closed(&at_door[0]).await && is_closed(&at_door[1]).await && !is_closed(&at_door[2]).await);
         assert_eq!(at_door[2].sit().await, Err(Overloaded));
-        // The first one waits for its client: its place is had.
+        // The first one waits for its client: its slot is taken over.
         drop(served);
         assert_eq!(sits.await, Ok(()));
         assert!(!late.at_door() && is_closed(&first).await);
@@ -266,7 +268,7 @@ mod tests {
         for sits in &mut sits {
             assert!(timeout(Duration::ZERO, sits).await.is_err());
         }
-        // Who is served gives its place up afterwards.
+        // The connection that is served gives up its slot afterwards.
         assert!(first.is_wanted());
         drop((served, first));
         let mut sits = sits.into_iter();

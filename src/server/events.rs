@@ -22,17 +22,18 @@ use crate::restore::select;
 use crate::runner::runner::{Answer, NotPromised};
 use crate::vault::root::BackupReason;
 
-/// The most characters of a snapshot's name, of a label's name and of its value.
+/// The most characters of a snapshot's name. The two below limit a label's name and its value, in characters, too.
 pub const MAX_SNAPSHOT: usize = 100;
 pub const MAX_LABEL_NAME: usize = 64;
 pub const MAX_LABEL_VALUE: usize = 1024;
 
-/// Whom an answer is for.
+/// The recipient of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Recipient {
-    /// What delivers events: whatever is not 2xx is delivered again, so only what may succeed then has another status.
+    /// A service that delivers events: it delivers an event again unless the status is 2xx, so only an event that may succeed
+    /// then gets another status.
     Deliverer,
-    /// Somebody who asks, and sees by the status whether it was done.
+    /// A client that asks, and sees by the status whether it was done.
     Asker,
 }
 
@@ -55,7 +56,7 @@ struct RestoreRequest {
     snapshot: Option<String>,
 }
 
-/// A member that may be left out; null is no value of it.
+/// Deserializes a member that may be left out; null is not allowed as its value.
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
@@ -66,7 +67,7 @@ impl Server {
         let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
         let limits = &self.settings.limits;
         let critical = critical || events::says_critical(&parts.headers);
-        // Of what tells of a critical error the beginning is better than nothing. Of JSON it may say so.
+        // For a report of a critical error, the beginning of the body is better than nothing. A JSON body may turn out to be one.
         let read = match critical || is_json(&parts.headers) {
             true => limits::read_beginning(body, limits).await,
             false => limits::read(body, limits).await.map(|bytes| (bytes, true)),
@@ -82,13 +83,13 @@ impl Server {
         if whole { reply } else { answer::last(reply) }
     }
 
-    /// Serves an event of a body, or of its beginning.
+    /// Serves the event in a body, or in the beginning of one.
     async fn event_of(&self, parts: &Parts, caller: &Caller, bytes: &[u8], whole: bool) -> Reply {
-        // First, since what is asked for may be nothing.
+        // This comes first, since an event may ask for nothing.
         let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
         let wait = match self.waits(parts) {
             Ok(wait) => wait,
-            // It is served, and answered as if nothing had been said.
+            // The event is served, and answered as if the query had said nothing.
             Err(_) if critical => {
                 tracing::warn!("what a critical event says of waiting cannot be heeded");
                 None
@@ -114,7 +115,7 @@ impl Server {
             Ok(EventDecision::Run(request)) => match self.desk.is_own(&request.event) {
                 Some(why) => ignored(why),
                 None => {
-                    // An app that is about to crash does not wait for the end of a window, and nothing asks again for it.
+                    // An app that is about to crash does not wait for the end of a window, and nothing repeats its request.
                     let hurries = critical && !events::is_redelivered(&parts.headers, &request.event);
                     let wait = wait.unwrap_or(!(hurries && self.goes_on()));
                     self.have_run(request, wait, Recipient::Deliverer).await
@@ -146,7 +147,7 @@ impl Server {
             let why = format!("the name of a snapshot has 1 to {MAX_SNAPSHOT} characters");
             return answer::error(StatusCode::BAD_REQUEST, why);
         }
-        // Looked up before a run is made of it: then the status says what is wrong.
+        // The snapshot is looked up before a run is made of it: then the status says what is wrong.
         let wanted = spec.clone();
         let found = self.look(move |desk, ctx| select::find(&desk.vaults().first(ctx)?, &wanted).map(drop)).await;
         match found {
@@ -160,12 +161,12 @@ impl Server {
         self.ask(asked(Action::Verify, None), parts).await
     }
 
-    /// Whether work goes on when no request is waiting.
+    /// Whether work goes on while no request is waiting.
     fn goes_on(&self) -> bool {
         !self.settings.cloud_run || self.settings.background
     }
 
-    /// Whether the query says to wait for the run; `None` if it says nothing.
+    /// Reads from the query whether to wait for the run; `None` if it says nothing.
     fn waits(&self, parts: &Parts) -> Result<Option<bool>, Reply> {
         let wrong = |why: &str| Err(answer::error(StatusCode::BAD_REQUEST, why));
         match routes::parameter(parts.uri.query(), "wait").as_deref() {
@@ -180,7 +181,7 @@ impl Server {
         }
     }
 
-    /// Has a request of the REST interface run, as its query says.
+    /// Runs what a request of the REST interface asks for, and waits for it as its query says.
     async fn ask(&self, request: RunRequest, parts: &Parts) -> Reply {
         match self.waits(parts) {
             Ok(wait) => self.have_run(request, wait.unwrap_or(true), Recipient::Asker).await,
@@ -188,7 +189,7 @@ impl Server {
         }
     }
 
-    /// Asks for a run, and waits for it or not.
+    /// Asks for a run, and waits for it if `wait` is set.
     async fn have_run(&self, request: RunRequest, wait: bool, whom: Recipient) -> Reply {
         let ticket = match wait {
             true => self.desk.ask(request, Channel::Http).map_err(NotPromised::from),
@@ -210,7 +211,7 @@ impl Server {
         }
     }
 
-    /// Asks for a run that nobody waits for, when it is noted in a vault.
+    /// Asks for a run that nobody waits for; its id is returned once the request is written to a vault.
     async fn promised(&self, request: RunRequest) -> Result<RunId, NotPromised> {
         let permit = self.promises.clone().acquire_owned().await;
         let desk = self.desk.clone();
@@ -222,7 +223,7 @@ impl Server {
         promised.await.unwrap_or_else(ended)
     }
 
-    /// A JSON document that a request may carry.
+    /// Reads the JSON document that a request may carry; `None` if the body is empty.
     async fn document<T: for<'de> Deserialize<'de>>(
         &self,
         headers: &HeaderMap,
@@ -238,11 +239,11 @@ impl Server {
             let why = "the body must be JSON, and the header Content-Type say application/json";
             return Err(answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
-        // What serde says may quote the body, which only its sender sees.
+        // Serde's message may quote the body; only its sender sees that.
         let why = |why: serde_json::Error| {
             answer::error(StatusCode::BAD_REQUEST, format!("the body is not as it should be: {why}"))
         };
-        // Of a list, serde would make a document, too.
+        // Without this step, serde would read a struct from a list, too.
         let fields: Map<String, Value> = serde_json::from_slice(&bytes).map_err(why)?;
         serde_json::from_value(fields.into()).map(Some).map_err(why)
     }
@@ -276,25 +277,25 @@ impl BackupRequest {
     }
 }
 
-/// Whether a body is said to be JSON, a CloudEvent's among it.
+/// Whether the Content-Type says that the body is JSON, which includes the types of CloudEvents.
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(http::header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
     kind.is_some_and(|kind| kind.windows(4).any(|part| part == b"json"))
 }
 
-/// A request of the REST interface.
+/// Creates the request for a run that was asked for over the REST interface.
 fn asked(action: Action, snapshot: Option<String>) -> RunRequest {
     let event = report::Event { kind: Some("request".into()), ..report::Event::default() };
     RunRequest { action, reason: BackupReason::Manual, labels: BTreeMap::new(), snapshot, event }
 }
 
-/// The answer to an event that asks for nothing.
+/// Returns the answer to an event that asks for nothing.
 fn ignored(why: &str) -> Reply {
     tracing::debug!("an event is ignored: {why}");
     answer::json(StatusCode::OK, &json!({ "status": "ignored", "why": why }))
 }
 
-/// The answer to a body that could not be read.
+/// Returns the answer to a body that could not be read.
 fn unread(why: &UnreadBody) -> Reply {
     let (status, why) = match why {
         UnreadBody::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
@@ -304,7 +305,7 @@ fn unread(why: &UnreadBody) -> Reply {
     answer::last(answer::error(status, why))
 }
 
-/// What the desk answered, as HTTP has it.
+/// Returns the runner's answer as an HTTP reply.
 fn told(answer: &Answer, whom: Recipient) -> Reply {
     match answer {
         Answer::Done { retry: true, report, .. } => answer::report(StatusCode::SERVICE_UNAVAILABLE, report),
@@ -332,7 +333,7 @@ fn told(answer: &Answer, whom: Recipient) -> Reply {
     }
 }
 
-/// What a run that is over came to, for who polls.
+/// Returns the result of a run that is over, for a client that polls.
 pub fn over(run: RunId, answer: &Answer) -> Reply {
     let seconds = |after: &Duration| after.as_secs().max(1);
     let told = match answer {
@@ -349,7 +350,7 @@ pub fn over(run: RunId, answer: &Answer) -> Reply {
     answer::json(StatusCode::OK, &told)
 }
 
-/// The same by its report, of which no copy is made.
+/// Returns the same from the run's report, of which no copy is made.
 pub fn reported(run: RunId, retry: bool, report: &EncodedReport) -> Reply {
     let before = format!("{{\"run\":\"{run}\",\"status\":\"over\",\"retry\":{retry},\"report\":");
     let content = ReplyBody::parts([before.into(), report.json().clone(), "}".into()]);
@@ -376,7 +377,7 @@ mod tests {
     use crate::store::address::Address;
     use crate::vault::Vault;
 
-    /// A service with a vault in this folder.
+    /// Returns a service with a vault in this folder.
     fn server(folder: &Path, limits: ServerLimits) -> Server {
         let data = folder.join("data");
         let (addresses, stop) = (vec![Address::Folder(folder.join("vault"))], Arc::<AtomicBool>::default());
@@ -433,7 +434,7 @@ mod tests {
         let held = server.run(&ids[0]).await;
         let body = server.run(&ids[0]).await;
         assert_eq!((held.status(), body.status()), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE));
-        // Small ones go beside it, and a large one when the first has been taken.
+        // Small reports are sent all the same, and a large one once the first has been taken.
         assert_eq!(server.run(&ids[2]).await.status(), StatusCode::OK);
         drop(held);
         let told = server.run(&ids[1]).await.into_body().collect().await.unwrap().to_bytes();
@@ -445,7 +446,7 @@ mod tests {
     async fn a_promise_is_made_however_many_clients_look() {
         let folder = tempfile::tempdir().unwrap();
         let server = server(folder.path(), ServerLimits::default());
-        // Clients that take nothing of their answers.
+        // These clients take nothing of their answers.
         let write = |_: &Runner, _: &Context, out: &mut BodyWriter| loop {
             out.write(&[0; 1 << 16])?;
         };

@@ -1,4 +1,4 @@
-//! What is looked at before anything else of a request: whether it is clear whom it is for, and whether the page of another
+//! Checks of a request before anything else is looked at: whether it is clear whom it is for, and whether the page of another
 //! site has a browser send it.
 //!
 //! A browser sends requests for whatever page it shows, also to services on loopback and in a private network, where nothing
@@ -10,12 +10,12 @@
 //! - A listener on loopback answers to the names of loopback alone, and else with 421: a page whose own name has been made to
 //!   mean 127.0.0.1 (DNS rebinding) is of the same site as the service for its browser. `/live` tells nothing, and is answered
 //!   to any name.
-//! - One elsewhere, at which everybody may ask (`--auth none --insecure`), has to be named by an address, as `localhost`, by a name
-//!   that nobody can register (without a dot, or below a [`PRIVATE`] one) or as `--public-url` says, since no page of a stranger can have
-//!   such a name; else it answers with 421. What reads is judged by the name alone, since over plain HTTP a browser's GET says nothing else
-//!   that a page could not say otherwise, and many programs call themselves Mozilla. What may change something has the name judged only if
-//!   a browser sends it, which says so by `Sec-Fetch-Site` or `Origin`. With credentials nothing is needed: a page of another name has
-//!   none.
+//! - A listener elsewhere at which everybody may ask (`--auth none --insecure`) has to be addressed by an IP address, as
+//!   `localhost`, by a name that nobody can register (without a dot, or below a [`PRIVATE`] one) or as `--public-url` says, since
+//!   no page of a stranger can have such a name; else it answers with 421. A request that reads is judged by the name alone,
+//!   since over plain HTTP a browser's GET says nothing else that a page could not say otherwise, and many programs call
+//!   themselves Mozilla. A request that may change something has its name judged only if a browser sends it, which says so by
+//!   `Sec-Fetch-Site` or `Origin`. With credentials nothing of this is needed: a page of another name has none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -28,11 +28,11 @@ use reqwest::Url;
 use super::answer::{self, Reply};
 use super::routes::RouteMatch;
 
-/// Ends of names that nobody can register: those of networks of one's own (RFC 6761, 6762, 8375; ICANN's `.internal`) and of services in
-/// Kubernetes.
+/// Suffixes of names that nobody can register: those of private networks (RFC 6761, 6762, 8375; ICANN's `.internal`) and of
+/// services in Kubernetes.
 const PRIVATE: [&str; 5] = [".internal", ".local", ".localhost", ".home.arpa", ".svc"];
 
-/// Which requests are let in.
+/// Decides which requests are let in.
 #[derive(Debug)]
 pub struct Guard {
     /// Where the service listens, if that is on loopback.
@@ -44,17 +44,17 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// That of a service which listens at `listen`, which others know as `public`, and at which everybody may ask if it is
-    /// `open`.
+    /// Creates the guard of a service that listens at `listen`, which others know as `public`, and at which everybody may ask if
+    /// it is `open`.
     pub fn new(listen: SocketAddr, public: Option<Url>, open: bool) -> Self {
         let loopback = Some(listen).filter(|listen| listen.ip().to_canonical().is_loopback());
         Guard { loopback, open, public }
     }
 
-    /// Whether a request is let in that leads to `found`.
+    /// Checks whether a request that leads to `found` is let in.
     ///
     /// # Errors
-    /// The answer to one that is not.
+    /// The answer to a request that is not let in.
     pub fn check(&self, parts: &Parts, found: &RouteMatch) -> Result<(), Reply> {
         let own = authority(parts)?;
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
@@ -94,7 +94,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether a name is one of loopback, with the port, or the public one.
+    /// Whether a name is one of loopback, with the port of the listener, or the public one.
     fn is_of_loopback(&self, listen: SocketAddr, own: &Authority) -> bool {
         let Ok(own) = Url::parse(&format!("http://{own}")) else { return false };
         let address = own.host_str().and_then(|host| host.trim_matches(['[', ']']).parse::<IpAddr>().ok());
@@ -104,8 +104,8 @@ impl Guard {
         here || self.is_public(own.authority())
     }
 
-    /// Whether it is a name that no page of another site can have: an address, that of the machine itself or another that nobody can
-    /// register, the public one.
+    /// Whether no page of another site can have this name: it is an address, the machine's own or another name that nobody can
+    /// register, or the public one.
     fn is_no_name_of_a_page(&self, own: &Authority) -> bool {
         let host = own.host();
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
@@ -119,7 +119,7 @@ impl Guard {
         self.public.as_ref().is_some_and(|public| is_at(public, authority))
     }
 
-    /// Whether what a browser says of the page that asks is that it is of this site, or nothing.
+    /// Whether the browser says that the page that asks is of this site, or says nothing about it.
     fn is_of_this_site(&self, parts: &Parts, own: Option<&Authority>) -> bool {
         let all = |values: GetAll<HeaderValue>, is: &dyn Fn(&HeaderValue) -> bool| {
             let mut values = values.into_iter().peekable();
@@ -130,8 +130,8 @@ impl Guard {
         site.or_else(origin).unwrap_or(true)
     }
 
-    /// Whether an origin is the public one, or the one that the request itself is sent to. What stands in front may have taken
-    /// TLS off, so that only the browser knows the scheme.
+    /// Whether an origin is the public one, or the one that the request itself is sent to. A proxy in front may have removed TLS,
+    /// so that only the browser knows the scheme.
     fn is_own_origin(&self, origin: &HeaderValue, own: Option<&Authority>) -> bool {
         let Some(origin) = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok()) else { return false };
         let public = self.public.as_ref().is_some_and(|public| public.origin() == origin.origin());
@@ -139,7 +139,7 @@ impl Guard {
     }
 }
 
-/// Whether a browser sends it: with what may change something it tells where that comes from.
+/// Whether a browser sends the request: with any request that may change something, it says where that comes from.
 fn is_of_a_browser(parts: &Parts) -> bool {
     parts.headers.contains_key("sec-fetch-site") || parts.headers.contains_key(ORIGIN)
 }
@@ -149,8 +149,8 @@ fn is_at(url: &Url, authority: &str) -> bool {
     Url::parse(&format!("{}://{authority}", url.scheme())).is_ok_and(|at| url.origin() == at.origin())
 }
 
-/// Whom a request is for (RFC 9112, sections 3.2 and 3.3): what its target says, else the one Host header. HTTP/1.0 knows
-/// none.
+/// Returns the authority that a request is for (RFC 9112, sections 3.2 and 3.3): that of its target, else the one Host header.
+/// HTTP/1.0 need not have either.
 fn authority(parts: &Parts) -> Result<Option<Authority>, Reply> {
     let wrong = |why: &str| Err(answer::last(answer::error(StatusCode::BAD_REQUEST, why)));
     let mut hosts = parts.headers.get_all(HOST).iter();
@@ -172,7 +172,7 @@ mod tests {
     use super::super::routes;
     use super::*;
 
-    /// The status of a request, as its head is written; 200 if it is let in.
+    /// Returns the status of a request, whose head is given as text; 200 if it is let in.
     fn status(guard: &Guard, head: &str) -> u16 {
         let mut lines = head.lines();
         let mut first = lines.next().unwrap().split(' ');
@@ -197,7 +197,7 @@ mod tests {
         let public = "https://backup.example.com";
         let open = Guard { open: true, ..guard("10.0.0.1:8080", Some(public)) };
         let browsers = ["Sec-Fetch-Site: same-origin", "Origin: http://HOST"];
-        // PowerShell and what watches services call themselves so.
+        // PowerShell and monitoring programs call themselves so.
         let programs =
             ["", "User-Agent: curl/8.5", "User-Agent: Mozilla/5.0 (Windows NT; de-DE) WindowsPowerShell/5.1"];
         for (host, expected) in [
@@ -234,9 +234,9 @@ mod tests {
                 assert_eq!(status(&open, &format!("POST /backup/trigger\nHost: {host}\n{headers}")), 200, "{host}");
             }
         }
-        // No page can have a browser leave it out.
+        // No page can have a browser leave out the Host header.
         assert_eq!(status(&open, "GET /health 1.0"), 200);
-        // Credentials are enough, which a page of another name does not have.
+        // Credentials are enough: a page of another name does not have them.
         let closed = guard("10.0.0.1:8080", None);
         assert_eq!(status(&closed, &format!("GET /backup/list\nHost: evil.example\n{}", browsers[0])), 200);
     }
@@ -280,7 +280,7 @@ mod tests {
                 }
             }
         }
-        // A port that is its scheme's need not be said.
+        // The default port of the scheme may be left out.
         assert_eq!(status(&guard, "POST /\nHost: x.run.app\nOrigin: https://x.run.app"), 200);
         assert_eq!(status(&guard, "POST /\nHost: x.run.app:443\nOrigin: https://x.run.app"), 200);
         assert_eq!(status(&guard, "POST /\nHost: x.run.app:443\nOrigin: http://x.run.app"), 403);
@@ -319,7 +319,7 @@ mod tests {
                 }
                 assert_eq!(status(&guard, &format!("GET /live\nHost: {host}")), 200, "{host}");
             }
-            // What the target says goes before the header.
+            // The target takes precedence over the header.
             assert_eq!(status(&guard, "GET http://evil.example:8080/health\nHost: localhost:8080"), 421);
             assert_eq!(status(&guard, "GET http://localhost:8080/health\nHost: evil.example"), 200);
             assert_eq!(status(&guard, "GET /health 1.0"), 421);

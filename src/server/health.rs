@@ -1,4 +1,5 @@
-//! How the state is that lastgood keeps: [`Health`], looked at now and then, however often it is asked for.
+//! How well the data is protected: [`Health`], which is checked when it is asked for, at most once in half a minute unless a run
+//! has ended.
 //!
 //! **Unhealthy** (503) is what loses data when the machine goes away now:
 //! - no vault can be opened, or none of them has a good snapshot;
@@ -6,19 +7,19 @@
 //! - the data directory is not there, or a critical file is not in it.
 //!
 //! **Degraded** (200) is what somebody should look at:
-//! - one of several vaults cannot be opened, or one does not answer that did;
+//! - one of several vaults cannot be opened, or one that answered before does not answer now;
 //! - the run, or the backup, that ended last failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
 //! - backups are switched off;
-//! - a snapshot or a run is dated ahead of the clock, which counts for nothing else here;
-//! - nearly as many critical events wait as may;
+//! - a snapshot or a run is dated ahead of the clock (apart from this, it is not counted);
+//! - nearly as many critical events wait as may wait;
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
 //!
-//! Data and each vault are looked at apart, and each has its own time: one that hangs hides nothing of the others. What was seen
-//! of it last counts, with its age.
+//! The data directory and each vault are checked separately, each with its own time limit: one that hangs hides nothing of the
+//! others. For it, what was seen last counts, with its age.
 //!
-//! All else is **healthy**. A look at a very large directory ends after some seconds; what was not seen then is not held against
-//! it.
+//! All else is **healthy**. The check of a very large directory ends after some seconds; what it had not seen by then is not held
+//! against the directory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,14 +37,14 @@ use super::health_looks::{self as looks, Probe, VaultProbe, VaultReply, VaultSta
 use crate::report::{Action, Outcome, RunId};
 use crate::runner::runner::{LastRun, Runner};
 
-/// How old what is told may be.
+/// A result that is younger than this is given again, unless a run has ended since.
 const FRESH: Duration = Duration::from_secs(30);
-/// For how long somebody who asks waits for a look.
+/// The longest time for which a request waits for a check.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The time that each part of a look has.
+/// The time limit of each part of a check: of each vault, and of the data directory.
 const TIME: Duration = Duration::from_secs(4);
 
-/// What is healthy.
+/// What counts as healthy.
 #[derive(Debug, Clone)]
 pub struct HealthSettings {
     /// How old the newest good snapshot may be.
@@ -56,7 +57,7 @@ pub struct HealthSettings {
     pub place: DataProbeSettings,
 }
 
-/// How it is.
+/// The health in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -69,7 +70,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The word for it.
+    /// Returns the word for it, as it is in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Status::Healthy => "healthy",
@@ -79,14 +80,14 @@ impl Status {
     }
 }
 
-/// How the state is that lastgood keeps.
+/// How well the data is protected: the answer to `/health`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Health {
-    /// In a word.
+    /// All of it in one word.
     pub status: Status,
     /// What is wrong.
     pub why: Vec<String>,
-    /// When it was looked at.
+    /// When it was checked.
     pub checked: Timestamp,
     /// Each vault, and whether it can be opened.
     pub vaults: Vec<VaultHealth>,
@@ -98,18 +99,18 @@ pub struct Health {
     pub data: DataHealth,
     /// The run that ended last, of those that are known.
     pub last_run: Option<LastRun>,
-    /// What went wrong in it.
+    /// What went wrong in `last_run`.
     pub last_error: Option<String>,
 }
 
-/// A vault.
+/// The health of one vault.
 #[derive(Debug, Clone, Serialize)]
 pub struct VaultHealth {
     /// Its address.
     pub vault: String,
     /// Whether it can be opened.
     pub reachable: bool,
-    /// Why not.
+    /// Why it cannot be opened.
     pub error: Option<String>,
     /// How long ago it last answered; `None` if it never did, or is not there any more.
     pub seen_seconds_ago: Option<u64>,
@@ -120,21 +121,21 @@ pub struct VaultHealth {
 pub struct DataHealth {
     /// Whether it is there and can be read.
     pub present: bool,
-    /// When its newest file was changed.
+    /// When its newest file was last modified.
     pub newest: Option<Timestamp>,
-    /// How long ago that was.
+    /// How long ago that was, in seconds.
     pub age_seconds: Option<u64>,
-    /// How long ago it may be.
+    /// How long ago it may be, in seconds.
     pub freshness_seconds: u64,
-    /// Whether all of it was looked at.
+    /// Whether all of it was seen; a check ends after some seconds.
     pub whole: bool,
-    /// How long ago it was last seen; `None` if it never was.
+    /// How long ago it was last seen, in seconds; `None` if it never was.
     pub seen_seconds_ago: Option<u64>,
-    /// What has to be in it, and whether it is; not told where that was not seen in time.
+    /// The critical files, and whether each is there; that is left out where it was not seen in time.
     pub critical_files: Vec<CriticalFile>,
 }
 
-/// What looks at the vaults gave.
+/// What the checks of all vaults found.
 #[derive(Default)]
 struct VaultFindings {
     opened: Vec<VaultHealth>,
@@ -143,7 +144,7 @@ struct VaultFindings {
     ahead: Vec<String>,
 }
 
-/// What was seen, and when.
+/// The result of a check, and when it ended.
 struct CachedHealth {
     at: Instant,
     /// The run that had ended last.
@@ -151,7 +152,7 @@ struct CachedHealth {
     health: Arc<Health>,
 }
 
-/// Looks, and keeps what it saw for a while, or until a run has ended.
+/// Checks the health, and keeps the result for half a minute, or until a run has ended.
 pub struct Checkup(Arc<CheckupInner>);
 
 struct CheckupInner {
@@ -164,7 +165,7 @@ struct CheckupInner {
 }
 
 impl Checkup {
-    /// One that has not looked yet.
+    /// Creates a checkup that has not checked anything yet.
     pub fn new(desk: Arc<Runner>, settings: HealthSettings) -> Self {
         let (seen, _) = watch::channel(None);
         let vaults = desk.vaults().addresses().iter().cloned().map(VaultProbe::new).collect();
@@ -172,8 +173,8 @@ impl Checkup {
         Checkup(Arc::new(CheckupInner { desk, settings, seen, looking, vaults, data }))
     }
 
-    /// How it is, as it was seen half a minute ago at most, and since the last run ended. Whatever hangs, the answer comes within some
-    /// seconds.
+    /// Returns the health as it was at most half a minute ago, and no earlier than the last run ended. Whatever hangs, the answer
+    /// comes within some seconds.
     pub async fn health(&self) -> Arc<Health> {
         let mut seen = self.0.seen.subscribe();
         let (asked, ended) = (Instant::now(), self.0.ended());
@@ -186,7 +187,7 @@ impl Checkup {
         }
         if !self.0.looking.swap(true, Ordering::AcqRel) {
             let inner = self.0.clone();
-            // It goes on when who asked hangs up, and nobody else begins another one meanwhile.
+            // The check goes on when the client hangs up, and nobody else starts another one meanwhile.
             tokio::spawn(async move {
                 let after = inner.ended();
                 let health = inner.look().await;
@@ -194,7 +195,7 @@ impl Checkup {
                 inner.looking.store(false, Ordering::Release);
             });
         }
-        // A look that ends from now on serves, also one that somebody else began.
+        // Any check that ends from now on will do, even one that somebody else started.
         let new =
             |seen: &Option<CachedHealth>| young(seen).is_some() || seen.as_ref().is_some_and(|seen| seen.at >= asked);
         if let Ok(Ok(seen)) = tokio::time::timeout(PATIENCE, seen.wait_for(new)).await
@@ -208,12 +209,12 @@ impl Checkup {
 }
 
 impl CheckupInner {
-    /// The run that ended last.
+    /// Returns the run that ended last.
     fn ended(&self) -> Option<RunId> {
         self.desk.last().map(|last| last.run)
     }
 
-    /// Looks at each vault and at the data, all at the same time.
+    /// Checks each vault and the data directory, all at the same time.
     async fn look(&self) -> Health {
         let vaults = join_all(self.vaults.iter().map(|vault| vault.ask(&self.desk, TIME)));
         let (place, stop) = (self.settings.place.clone(), self.desk.clone());
@@ -243,7 +244,7 @@ impl VaultFindings {
     }
 }
 
-/// What counts of the data: what was seen, now or last.
+/// Returns what counts for the data directory, the new result or the last one, and its age in seconds.
 fn data_seen(seen: Option<looks::ProbeResult<DataFindings>>, new: bool) -> (DataFindings, Option<u64>) {
     match seen {
         Some(looks::ProbeResult { value, .. }) if new => ((*value).clone(), Some(0)),
@@ -256,7 +257,7 @@ fn data_seen(seen: Option<looks::ProbeResult<DataFindings>>, new: bool) -> (Data
 }
 
 impl HealthSettings {
-    /// What is told when nothing could be seen.
+    /// The answer when nothing could be seen in time.
     fn unknown(&self, why: String) -> Health {
         Health {
             status: Status::Unhealthy,
@@ -279,7 +280,7 @@ impl HealthSettings {
         }
     }
 
-    /// Makes of what was seen what it means. `now` is this machine's clock, for its files.
+    /// Judges what was seen. `now` is this machine's clock, which the files' times are compared with.
     fn judge(
         &self,
         vaults: VaultFindings,
@@ -289,7 +290,7 @@ impl HealthSettings {
     ) -> Health {
         let (mut bad, mut odd) = (Vec::new(), Vec::from_iter(self.backups_off.clone()));
         odd.extend(crowd);
-        // One that is away for a moment still holds what it held.
+        // A vault that does not answer for a moment still holds what it held.
         let count = vaults.opened.iter().filter(|vault| vault.seen_seconds_ago.is_some()).count();
         for VaultHealth { vault, error, seen_seconds_ago, .. } in &vaults.opened {
             let Some(error) = error else { continue };
@@ -337,7 +338,7 @@ impl HealthSettings {
         if let Some(last) = last.as_ref().filter(|last| last.result != Outcome::Complete) {
             odd.push(format!("the last run, {} {}, is {}", last.action.name(), last.run, last.result));
         }
-        // What came between, and ended well, mends nothing: a replica that stays behind, for one.
+        // A run that came after a bad backup and ended well mends nothing: a replica may stay behind, for one.
         let is_last = |backup: &LastRun| last.as_ref().is_some_and(|last| last.run == backup.run);
         let backup = backup.filter(|backup| backup.result != Outcome::Complete && !is_last(backup));
         odd.extend(backup.map(|backup| format!("the last backup, {}, is {}", backup.run, backup.result)));
@@ -422,7 +423,7 @@ mod tests {
             |present| DataFindings { critical: vec![CriticalFile { pattern: "*.db".into(), present }], ..fine().1 };
         assert_eq!(judge(fine().0, critical(Some(true)), None).0, "healthy");
         assert_eq!(judge(fine().0, critical(None), None).0, "healthy");
-        // Not all of it was seen: what is missing may be in the rest.
+        // Not all of it was seen: the newest files may be in the rest.
         assert_eq!(judge(fine().0, DataFindings { whole: false, ..seen(None) }, None).0, "healthy");
 
         let crowded = settings.judge(fine().0, (fine().1, Some(0)), Some("many wait".into()), at(0));
@@ -482,7 +483,7 @@ mod tests {
         assert!(told.0 == "unhealthy" && told.2.contains("5100 s old"), "{told:?}");
         let told = judged(vec![away(None)]);
         assert!(told.0 == "unhealthy" && told.1.is_none() && told.2.contains("cannot be opened"), "{told:?}");
-        // Another one that answers, and has a newer one.
+        // Another vault answers, and has a newer snapshot.
         let fine = VaultStatus { error: None, counts: counts(50, 0) };
         let told = judged(vec![away(None), fine]);
         assert!(told.0 == "degraded" && told.1 == Some(50), "{told:?}");

@@ -1,11 +1,11 @@
-//! What a client may take of the service: of its memory, its time and its connections.
+//! Limits on what a client may take of the service: of its memory, its time and its connections.
 //!
-//! A connection is in one of three phases, and each has its time: idle ([`ServerLimits::idle`]), in the middle of a request's head
-//! ([`ServerLimits::head_time`]), or served; while it is served, its client must go on taking what it is sent
-//! ([`ServerLimits::stalled`]), and send its body within [`ServerLimits::body_time`]. So a client that is slow, or gone without a word,
-//! holds its own connection and that not for long; and less long where others need the place: a connection that waits for its
-//! client may be closed for another one, also if the client takes nothing of its answer ([`STUCK`]), or goes on sending a body that
-//! nobody wants.
+//! A connection is in one of three phases, and each has its time limit: idle ([`ServerLimits::idle`]), in the middle of a
+//! request's head ([`ServerLimits::head_time`]), or served. While it is served, its client must go on taking what it is sent
+//! ([`ServerLimits::stalled`]), and send its body within [`ServerLimits::body_time`]. So a client that is slow, or gone without a
+//! word, holds only its own connection, and that not for long. It holds it for less long where others need the slot: a connection
+//! that waits for its client may be closed for another one, also if the client takes nothing of its answer ([`STUCK`]), or goes
+//! on sending a body that nobody wants.
 
 use std::future::Future;
 use std::io;
@@ -21,41 +21,41 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
-/// A client that has taken nothing of what it is sent for so long is waited for, as one that asks for nothing is. One that takes
-/// what it can has pauses of this length only when packets are lost again and again.
+/// A client that has taken nothing of what it is sent for this long counts as one that the connection waits for, as does a client
+/// that asks for nothing. A client that takes what it can pauses for this long only when packets are lost again and again.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// For how long a client that sends a body which nobody wants is waited for.
+/// How long the service waits for a client that sends a body which nobody wants.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The limits.
+/// The limits on connections, requests and concurrent work.
 #[derive(Debug, Clone)]
 pub struct ServerLimits {
-    /// Connections at the same time; when there are more, one that waits for its client is closed.
+    /// Connections at the same time; when there are more, a connection that waits for its client is closed.
     pub connections: usize,
-    /// Bytes of a request's head.
+    /// The most bytes of a request's head.
     pub head: usize,
-    /// Headers of a request.
+    /// The most headers of a request.
     pub headers: usize,
-    /// From a head's first byte to its last.
+    /// The longest time from a head's first byte to its last.
     pub head_time: Duration,
-    /// Bytes of a request's body.
+    /// The most bytes of a request's body.
     pub body: usize,
-    /// From a head's end to the body's.
+    /// The longest time from the end of the head to the end of the body.
     pub body_time: Duration,
-    /// For how long a connection may lie idle.
+    /// The longest time for which a connection may be idle.
     pub idle: Duration,
-    /// For how long a client may take nothing of what it is sent.
+    /// The longest time for which a client may take nothing of what it is sent.
     pub stalled: Duration,
     /// Downloads at the same time.
     pub downloads: usize,
-    /// Looks into the vault at the same time.
+    /// Reads of the vault at the same time, apart from listings and downloads.
     pub looks: usize,
-    /// Listings of files, which take as long as their clients do, at the same time.
+    /// Listings of files at the same time; each takes as long as its client does.
     pub listings: usize,
-    /// KiB of large reports that are read to be sent at the same time.
+    /// KiB of large reports that are held in memory to be sent, at the same time.
     pub reports: usize,
-    /// Promises that are noted in a vault at the same time: no look keeps one waiting.
+    /// Promises that are written to a vault at the same time; they have a limit of their own, so that no read keeps one waiting.
     pub promises: usize,
 }
 
@@ -84,16 +84,16 @@ impl Default for ServerLimits {
 pub enum UnreadBody {
     /// It is larger than it may be.
     TooLarge,
-    /// It took too long.
+    /// It did not arrive in time.
     TooSlow,
     /// The connection failed, or what came is no body.
     Broken,
 }
 
-/// Reads a body whole.
+/// Reads a whole body.
 ///
 /// # Errors
-/// It breaks a limit, or it breaks off.
+/// It exceeds a limit, or it breaks off.
 pub async fn read(body: &mut Incoming, limits: &ServerLimits) -> Result<Vec<u8>, UnreadBody> {
     if body.size_hint().lower() > limits.body as u64 {
         return Err(UnreadBody::TooLarge);
@@ -104,7 +104,7 @@ pub async fn read(body: &mut Incoming, limits: &ServerLimits) -> Result<Vec<u8>,
     }
 }
 
-/// Reads as much of a body as it may have. Tells whether that is all of it.
+/// Reads at most as many bytes of a body as it may have. The flag says whether that is all of it.
 ///
 /// # Errors
 /// It takes too long, or it breaks off.
@@ -122,8 +122,8 @@ pub async fn read_beginning(body: &mut Incoming, limits: &ServerLimits) -> Resul
     Ok((bytes, true))
 }
 
-/// Takes in, and throws away, what is left of a body that nobody wants, up to a few times the size that it may have: a client
-/// that is still sending when its connection ends may never see the answer. What has not come after `patience` is not waited for.
+/// Reads and discards what is left of a body that nobody wants, up to four times the size that a body may have: a client that is
+/// still sending when its connection ends may never see the answer. Data that has not come after `patience` is not waited for.
 pub async fn throw_away(body: &mut Incoming, patience: Duration, phase: &Phase, limits: &ServerLimits) {
     if body.is_end_stream() {
         return;
@@ -148,7 +148,7 @@ enum ConnectionActivity {
     Closed,
 }
 
-/// The phase of a connection, shared by its stream, its requests and the places that there are for connections.
+/// The phase of a connection, shared by its stream, its requests and the slots for connections.
 #[derive(Clone, Default)]
 pub struct Phase(Arc<PhaseInner>);
 
@@ -159,16 +159,16 @@ struct PhaseInner {
 
 struct ConnectionState {
     doing: ConnectionActivity,
-    /// Since when it waits for its client, unless a request is served.
+    /// Since when it has waited for its client; it does not wait while a request is served.
     since: Instant,
-    /// Since when the client has taken nothing of what is still to be sent: a request counts as served when all of its answer is
-    /// in a buffer.
+    /// Since when the client has taken nothing of what is still to be sent. This matters on its own, since a request counts as
+    /// served when all of its answer is in a buffer.
     sends: Option<Instant>,
-    /// After so long it is waited for.
+    /// How long a client may take nothing before the connection counts as waiting for it: [`STUCK`], except in tests.
     stuck: Duration,
-    /// Since when a body is thrown away.
+    /// Since when a body has been discarded.
     drains: Option<Instant>,
-    /// Who hears that it waits again.
+    /// Notified when it waits for its client again.
     tell: Option<Arc<Notify>>,
 }
 
@@ -181,7 +181,7 @@ impl Default for PhaseInner {
 }
 
 impl ConnectionState {
-    /// Since when nothing but its client keeps the connection from going on.
+    /// Since when only its client has kept the connection from going on.
     fn waits_since(&self) -> Option<Instant> {
         match self.doing {
             ConnectionActivity::Closed => None,
@@ -198,16 +198,16 @@ impl ConnectionState {
 
 impl Phase {
     fn state(&self) -> MutexGuard<'_, ConnectionState> {
-        // Nothing panics while it holds the lock.
+        // No thread panics while it holds the lock.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether both are of one connection.
+    /// Whether both belong to the same connection.
     pub fn is(&self, other: &Phase) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Says that a request is served now, as long as the value is kept. `None` if the connection is being closed.
+    /// Notes that a request is being served for as long as the returned guard lives. `None` if the connection is being closed.
     pub fn served(&self) -> Option<ServingGuard> {
         let mut state = self.state();
         if state.doing == ConnectionActivity::Closed {
@@ -217,30 +217,32 @@ impl Phase {
         Some(ServingGuard(self.clone()))
     }
 
-    /// Since when the connection has waited for its client; `None` while a request is served.
+    /// Since when the connection has waited for its client; `None` if it does not wait, as while a request is served whose client
+    /// takes what it is sent.
     pub fn waits_since(&self) -> Option<Instant> {
         self.state().waits_since()
     }
 
-    /// Says that a body is thrown away, as long as the value is kept.
+    /// Notes that a body is being discarded for as long as the returned guard lives.
     fn drains(&self) -> DrainGuard {
         self.state().drains = Some(Instant::now());
         DrainGuard(self.clone())
     }
 
-    /// Closes the connection, unless a request is served.
+    /// Closes the connection if it waits for its client. Returns whether it was closed.
     pub fn close(&self) -> bool {
         let mut state = self.state();
         let waits = state.waits_since().is_some();
         if waits {
             state.doing = ConnectionActivity::Closed;
-            // Kept until somebody listens.
+            // `Notify` keeps this until somebody listens.
             self.0.closed.notify_one();
         }
         waits
     }
 
-    /// Waits until the connection is to be closed, and all that was answered is sent, unless its client takes nothing of it.
+    /// Waits until the connection is to be closed and all that was answered is sent; what is left is dropped if its client takes
+    /// nothing of it.
     pub async fn closed(&self) {
         loop {
             self.0.closed.notified().await;
@@ -251,7 +253,7 @@ impl Phase {
         }
     }
 
-    /// Says whether something is still to be sent.
+    /// Notes whether something is still to be sent.
     fn sends(&self, sends: bool) {
         let mut state = self.state();
         state.sends = sends.then(Instant::now);
@@ -260,7 +262,7 @@ impl Phase {
         }
     }
 
-    /// Says that it has a place from now on, whose time begins; `who` is told whenever a request is answered.
+    /// Notes that it has a slot from now on, in which its waiting time begins; `who` is notified whenever a request is answered.
     pub fn enters(&self, who: &Arc<Notify>) {
         let mut state = self.state();
         (state.tell, state.since) = (Some(who.clone()), Instant::now());
@@ -268,7 +270,7 @@ impl Phase {
 
     fn begin_head(&self) {
         let mut state = self.state();
-        // What comes while a request is served is of that, or of the next one, which has its turn later.
+        // Data that comes while a request is served belongs to that request, or to the next one, which has its turn later.
         if state.doing == ConnectionActivity::Idle {
             state.doing = ConnectionActivity::Head;
         }
@@ -279,7 +281,7 @@ impl Phase {
     }
 }
 
-/// A body that is thrown away.
+/// Marks a body as being discarded until it is dropped.
 struct DrainGuard(Phase);
 
 impl Drop for DrainGuard {
@@ -288,7 +290,7 @@ impl Drop for DrainGuard {
     }
 }
 
-/// A request that is served; dropped with the end of its answer.
+/// Marks a request as being served; dropped at the end of its answer.
 pub struct ServingGuard(Phase);
 
 impl Drop for ServingGuard {
@@ -315,7 +317,7 @@ pub struct TimedStream {
 }
 
 impl TimedStream {
-    /// One around a new connection.
+    /// Wraps a new connection.
     pub fn new(stream: TcpStream, phase: Phase, limits: &ServerLimits) -> Self {
         let ServerLimits { head_time, stalled, .. } = *limits;
         TimedStream { stream, phase, head_time, stalled, head: None, write: None }
@@ -351,7 +353,7 @@ impl AsyncRead for TimedStream {
         }
         let head_time = self.head_time;
         let timer = self.head.get_or_insert_with(|| Box::pin(sleep(head_time)));
-        // Asked in any case: it wakes the connection later.
+        // The timer is polled in any case: only then does it wake the connection later.
         if timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of the request took too long")));
         }
@@ -405,7 +407,7 @@ mod tests {
         let limits = ServerLimits { head_time: Duration::from_millis(150), ..ServerLimits::default() };
         let (mut client, mut patient, phase) = pair(&limits).await;
         let mut byte = [0];
-        // Idle, nothing is hurried here.
+        // An idle connection has no time limit here.
         assert!(tokio::time::timeout(Duration::from_millis(300), patient.read_exact(&mut byte)).await.is_err());
         client.write_all(b"GE").await.unwrap();
         patient.read_exact(&mut byte).await.unwrap();
@@ -463,7 +465,7 @@ mod tests {
         phase.sends(true);
         assert!(phase.waits_since().is_some() && phase.close());
         phase.closed().await;
-        // What is dropped with the connection opens it no more.
+        // A guard that is dropped with the connection does not open it again.
         drop(served);
         assert!(phase.served().is_none() && phase.waits_since().is_none());
     }

@@ -1,28 +1,28 @@
-//! What is served where: one table, which requests are matched with and the OpenAPI document is made of.
+//! The table of routes: requests are matched with it, and the OpenAPI document is made from it.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-/// What is done for a request.
+/// The endpoints: what is done for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// Reads an event and serves it.
     Event,
     /// Says that the service runs.
     Live,
-    /// Says how the state that it keeps is.
+    /// Tells the health.
     Health,
-    /// The same with what runs.
+    /// Tells the health in full, and what runs.
     Status,
     /// Lists snapshots.
     List,
     /// Takes a snapshot.
     Backup,
-    /// Restores one.
+    /// Restores a snapshot.
     Restore,
     /// Verifies the vaults.
     Verify,
-    /// Would let old snapshots go.
+    /// Would delete old snapshots; not implemented yet.
     Cleanup,
     /// Lists a folder of a snapshot.
     Files,
@@ -32,11 +32,11 @@ pub enum Endpoint {
     Archive,
     /// Lists runs.
     Runs,
-    /// Shows one.
+    /// Shows one run.
     Run,
-    /// Numbers, for Prometheus.
+    /// Sends the metrics for Prometheus.
     Metrics,
-    /// What is served where.
+    /// Sends the OpenAPI document.
     Document,
 }
 
@@ -47,11 +47,11 @@ pub enum Access {
     Open,
     /// Everybody, and whoever [`Access::Caller`] lets in is told more.
     Part,
-    /// Whom the configuration lets in.
+    /// Callers that the configuration lets in.
     Caller,
-    /// Likewise, if `--allow-download` is given.
+    /// The same callers, if `--allow-download` is given and this way of authentication permits it.
     Download,
-    /// Likewise, if `--allow-restore` is given.
+    /// The same callers, if `--allow-restore` is given and this way of authentication permits it.
     Restore,
 }
 
@@ -62,20 +62,20 @@ pub enum QueryParameter {
     Wait,
     /// `limit=N`: the most items.
     Limit,
-    /// `path=P`, which must be given: what is meant in a snapshot.
+    /// `path=P`, which is required: a path in a snapshot.
     Path,
-    /// `path=P`: the folder that is meant in a snapshot; else the data directory itself.
+    /// `path=P`: a folder of a snapshot; without it, the data directory itself.
     Folder,
 }
 
-/// What a request may carry.
+/// What a request's body may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestContent {
-    /// Nothing that is looked at.
+    /// Nothing; a body is not looked at.
     Nothing,
     /// An event.
     Event,
-    /// An event, or any text: what it asks for is known.
+    /// An event, or any text: the path says what it asks for.
     Message,
     /// What a snapshot is labelled with.
     Labels,
@@ -86,19 +86,19 @@ pub enum RequestContent {
 /// A method and a path, and what they lead to.
 #[derive(Debug)]
 pub struct Route {
-    /// GET (HEAD with it) or POST.
+    /// GET, which includes HEAD, or POST.
     pub method: Method,
-    /// Parts in braces stand for any one part.
+    /// The path, in which a part in braces stands for any one part.
     pub path: &'static str,
-    /// What is done.
+    /// The endpoint that serves it.
     pub does: Endpoint,
     /// Who may ask.
     pub gate: Access,
-    /// What the query may say.
+    /// The parameters that the query may have.
     pub query: &'static [QueryParameter],
-    /// What the body may say.
+    /// What the body may carry.
     pub carries: RequestContent,
-    /// For people.
+    /// A description for people.
     pub summary: &'static str,
 }
 
@@ -122,10 +122,10 @@ const fn post(
     Route { method: Method::POST, path, does, gate, query: &[QueryParameter::Wait], carries, summary }
 }
 
-/// Where apps tell of critical errors.
+/// The path at which apps report critical errors.
 pub const CRITICAL: &str = "/events/critical";
 
-/// All that is served.
+/// All routes but [`DOCUMENT`].
 pub static ROUTES: [Route; 20] = [
     post("/", Endpoint::Event, Access::Caller, RequestContent::Event, "An event, which says itself what it asks for"),
     post(
@@ -193,28 +193,29 @@ pub static ROUTES: [Route; 20] = [
     get("/metrics", Endpoint::Metrics, Access::Caller, &[], "Numbers for Prometheus"),
 ];
 
-/// The document itself: it cannot be in the table that it is made of without being described by itself.
+/// The OpenAPI document. It is not in [`ROUTES`], from which it is made, and so does not describe itself.
 pub static DOCUMENT: Route = get("/openapi.json", Endpoint::Document, Access::Open, &[], "This document");
 
-/// Where a request leads to.
+/// The result of matching a request with the routes.
 #[derive(Debug)]
 pub enum RouteMatch {
-    /// To this, with what stands in the place of the part in braces.
+    /// It leads to this route; with what stands in the place of the part in braces, decoded.
     Route(&'static Route, Option<String>),
-    /// To nothing by this method; these are allowed.
+    /// The path has no route for this method; these are allowed.
     Method(String),
-    /// To nothing.
+    /// No route has this path.
     Nothing,
 }
 
 impl RouteMatch {
-    /// Whether it is what says that the service runs: it tells nothing, and is answered to everybody, whatever else there is to do.
+    /// Whether it is `/live`, which says that the service runs: it reveals nothing, and is answered to everybody, whatever else
+    /// there is to do.
     pub fn is_live(&self) -> bool {
         matches!(self, RouteMatch::Route(route, _) if route.does == Endpoint::Live)
     }
 }
 
-/// Finds what a request leads to; a slash at the end of a path changes nothing.
+/// Finds the route of a request; a slash at the end of the path changes nothing.
 pub fn find(method: &Method, path: &str) -> RouteMatch {
     let wanted = if *method == Method::HEAD { &Method::GET } else { method };
     let mut allowed = Vec::new();
@@ -231,7 +232,7 @@ pub fn find(method: &Method, path: &str) -> RouteMatch {
     }
 }
 
-/// Whether a path fits a pattern; then what stands for the part in braces, where there is one.
+/// Matches a path with a pattern. `None` if it does not fit, else what stands for the part in braces, if there is one.
 fn matched(pattern: &str, path: &str) -> Option<Option<String>> {
     let path = path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path);
     let (mut pattern, mut parts, mut found) = (pattern.split('/'), path.split('/'), None);
@@ -247,7 +248,7 @@ fn matched(pattern: &str, path: &str) -> Option<Option<String>> {
     }
 }
 
-/// The first value of a parameter in a query, decoded as forms have it.
+/// Returns the first value of a parameter in a query, decoded as forms are.
 pub fn parameter(query: Option<&str>, name: &str) -> Option<Vec<u8>> {
     query?.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
