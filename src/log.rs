@@ -1,8 +1,8 @@
 //! The log: readable lines on a terminal, and in Cloud Run JSON that Cloud Logging understands.
 //!
 //! `tracing-stackdriver` 0.10, which does the latter, writes every key that it does not know in camel case, so that it cannot
-//! carry `logging.googleapis.com/trace`, nor `@type` and `stack_trace`, by which Error Reporting finds errors. Hence this
-//! layer. What it follows: <https://docs.cloud.google.com/logging/docs/structured-logging> (special fields),
+//! carry `logging.googleapis.com/trace`, nor `@type` and `stack_trace`, by which Error Reporting finds errors. Hence this layer.
+//! It follows <https://docs.cloud.google.com/logging/docs/structured-logging> (special fields) and
 //! <https://docs.cloud.google.com/error-reporting/docs/formatting-error-messages>.
 //!
 //! Spans and events carry fields by these names:
@@ -14,7 +14,7 @@
 //! | `run`, `action`, `result` | members of the payload, and labels, by which a log can be filtered |
 //! | any other | a member of the payload |
 //!
-//! Each line has the label [`WRITER`], by which it is known as lastgood's own where it comes back by a log sink.
+//! Each line has the label [`WRITER`], by which lastgood recognizes its own lines when they come back through a log sink.
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
@@ -44,7 +44,7 @@ pub struct CloudLog<W> {
 }
 
 impl<W> CloudLog<W> {
-    /// Writes to `writer`.
+    /// Creates a layer that writes to `writer`.
     pub fn new(writer: W, project: Option<String>, service: Option<String>, revision: Option<String>) -> Self {
         let service = json!({ "service": service.unwrap_or_else(|| "lastgood".into()), "version": revision });
         CloudLog { writer, project, service }
@@ -111,7 +111,7 @@ struct FieldCollector<'m>(&'m mut Map<String, Value>);
 impl Visit for FieldCollector<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let mut text = String::new();
-        // Writing to a string does not fail; a Debug that does leaves what it wrote.
+        // Writing to a string does not fail; a `Debug` that fails leaves what it wrote.
         let _ = write!(text, "{value:?}");
         self.0.insert(field.name().into(), text.into());
     }
@@ -162,7 +162,7 @@ where
         }
         event.record(&mut FieldCollector(&mut fields));
         let line = format!("{}\n", self.line(event, fields));
-        // A log that cannot be written has nowhere to say so.
+        // If the log cannot be written, there is nowhere to say so.
         let _ = self.writer.make_writer().write_all(line.as_bytes());
     }
 }

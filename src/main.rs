@@ -1,4 +1,4 @@
-//! The command: parse, build the context, run, exit code.
+//! The program: parses the command line, builds the context, runs the command and returns the exit code.
 
 mod cli;
 mod commands;
@@ -50,14 +50,14 @@ use crate::commands::{publish, serve, vaults};
 use lastgood::text::printable;
 use lastgood::view;
 
-/// What a second signal, or a reader of stdout that hangs up, ends the program with: 128 and the signal's number, as a shell
+/// The exit codes after a second signal, and after the reader of stdout has closed it: 128 and the signal's number, as a shell
 /// has it for programs that such a signal ends.
 const INTERRUPTED: u8 = 130;
 const PIPE_CLOSED: u8 = 141;
-/// Signals within this time are one.
+/// Signals within this time count as one.
 const ONE_SIGNAL: Duration = Duration::from_millis(500);
 
-/// How a run ended; the exit code.
+/// How the program ended: the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum ProgramOutcome {
@@ -119,7 +119,7 @@ fn main() -> ExitCode {
         resolve: &resolve,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         // Not every sandbox shows it. Where it does not, and the filesystem does not tell when the data directory was made, each
-        // backup is in a new place, which only costs time.
+        // backup is taken as that of a new place, which only costs time.
         boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
         kernel: &|name| std::fs::read_to_string(format!("/proc/sys/{name}")).ok(),
     };
@@ -141,17 +141,17 @@ fn main() -> ExitCode {
     ExitCode::from(outcome as u8)
 }
 
-/// Does what was asked for.
+/// Runs the command.
 fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Context) -> Result<ProgramOutcome> {
     let cloud = config.cloud.clone();
     let vaults = VaultPool::new(config.vaults, config.cloud, stop.clone());
     let commands = Commands(&vaults);
     config.unused.iter().for_each(|what| tracing::warn!("{what}"));
     match config.task {
-        // Whoever asks by hand, or goes on only if there is a snapshot, must not take it for taken.
+        // A person who asks for it, or a script that goes on only if there is a snapshot, must not believe that it was taken.
         ConfiguredCommand::SwitchedOff { scheduled: false } => Err(Error::failed("take a snapshot", config::OFF)
             .hint("Unset BACKUP_ENABLED to take it. With `--reason schedule` it is no failure that backups are off.")),
-        // A scheduler would try again what failed.
+        // A scheduler would retry after a failure.
         ConfiguredCommand::SwitchedOff { scheduled: true } => {
             tracing::warn!("no snapshot is taken: {}", config::OFF);
             let skipped = serde_json::json!({ "snapshot": null, "skipped": config::OFF });
@@ -250,7 +250,7 @@ fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Re
     if names.len() > limit {
         tracing::warn!("{} older snapshots are not listed: --limit {} lists all", names.len() - limit, names.len());
     }
-    // A hint: it changes nothing in the list.
+    // This is a hint only: it changes nothing in the list.
     let doubts = Doubts::read(&*vault.store);
     let doubted = doubts.packs().len();
     if doubted > 0 {
@@ -273,26 +273,26 @@ fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Re
 /// Prints help, the version, or what is wrong with the arguments.
 fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
     let code = why.exit_code();
-    // Help is what was asked for; what is wrong with the arguments is told as far as it can be.
+    // Help was asked for, so it has to be printed; an error in the arguments is printed as far as it can be.
     if let Err(closed) = why.print()
         && !why.use_stderr()
         && closed.kind() != io::ErrorKind::BrokenPipe
     {
         return ExitCode::from(ProgramOutcome::Failed as u8);
     }
-    // The arguments could not be parsed, so that they are looked through for the one that matters here.
+    // The arguments could not be parsed, so they are searched for the one that matters here.
     if code != 0 && std::env::args_os().any(|arg| arg == "--json") {
         console::write_error(&mut out, Kind::Usage, why.to_string().trim_end(), None);
     }
     ExitCode::from(if code == 0 { ProgramOutcome::Done } else { ProgramOutcome::Usage } as u8)
 }
 
-/// The first SIGINT, SIGTERM or SIGHUP sets `stop`; a second one, a moment later, ends the program at once. `timeout` and shells that
-/// pass a signal on send it to the process and to its group: that is one.
+/// Watches for signals: the first SIGINT, SIGTERM or SIGHUP sets `stop`; a second one, a moment later, ends the program at once.
+/// `timeout` and shells that pass a signal on send it to the process and to its group: that counts as one.
 fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
     let doing = || "watch for signals";
     let impatient = Arc::new(AtomicBool::new(false));
-    // Who starts it with `nohup` wants it to go on without its terminal.
+    // A user who starts it with `nohup` wants it to go on without its terminal.
     let signals: Vec<_> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|s| *s != SIGHUP || !ignores(*s)).collect();
     let mut first = Signals::new(&signals).doing(doing)?;
     for signal in signals {
@@ -300,7 +300,7 @@ fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
             .and_then(|_| flag::register(signal, stop.clone()))
             .doing(doing)?;
     }
-    // A file that may not grow beyond a limit (`ulimit -f`) is an error of what is written to it, and does not end the program.
+    // When a file reaches a size limit (`ulimit -f`), the write to it fails, and the program does not end.
     flag::register(SIGXFSZ, Arc::default()).doing(doing)?;
     let arm = move || {
         if first.forever().next().is_some() {
@@ -319,7 +319,7 @@ fn ignores(signal: i32) -> bool {
     ignored.is_some_and(|ignored| ignored >> (signal - 1) & 1 == 1)
 }
 
-/// Has the log tell of panics. What the system prints of them by itself would wait for a log that nobody reads.
+/// Logs panics. The message that Rust prints by itself would block on a log that nobody reads.
 fn tell_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let trace = Backtrace::capture();
@@ -328,7 +328,7 @@ fn tell_of_panics() {
     }));
 }
 
-/// Sends the log to stderr, as plain lines or as JSON; `RUST_LOG` has the last word on what is in it.
+/// Sends the log to stderr, as plain lines or as JSON; `RUST_LOG` has precedence over the configured level.
 fn start_log(terminal: &Terminal, output: OutputOptions) {
     let filter = EnvFilter::builder().with_default_directive(output.level.into()).from_env_lossy();
     if output.json_log {
@@ -348,17 +348,18 @@ fn start_log(terminal: &Terminal, output: OutputOptions) {
         .init();
 }
 
-/// The absolute path of something, symlinks as they are.
+/// Returns the absolute path of something, with symlinks as they are.
 fn absolute(path: &Path) -> PathBuf {
     let mut whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    // What a link leads to, as a slash at the end says.
+    // The target of a link is meant, as a slash at the end says.
     if path.as_os_str().as_encoded_bytes().ends_with(b"/.") {
         whole.push("");
     }
     whole
 }
 
-/// Where something is that need not exist. What cannot be told is an error where it is used.
+/// Returns where something is that need not exist, symlinks followed. If that cannot be found out, the error comes where the path
+/// is used.
 fn resolve(path: &Path) -> PathBuf {
     location::resolve(path).unwrap_or_else(|_| absolute(path))
 }

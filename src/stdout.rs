@@ -1,4 +1,4 @@
-//! Standard output: text, or one JSON document, to a reader who may hang up.
+//! Standard output: text, or one JSON document, for a reader that may close it.
 
 use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
 
@@ -22,15 +22,15 @@ impl Stdout {
         self.used
     }
 
-    /// Whether the reader has hung up, as `head` does.
+    /// Whether the reader has closed the pipe, as `head` does.
     pub fn closed(&self) -> bool {
         self.closed
     }
 
-    /// Writes a whole report and sends it off. A reader who has hung up does not want it; what was done stays done.
+    /// Writes a whole report and flushes it. A reader that has closed the pipe does not want it; what was done stays done.
     ///
     /// # Errors
-    /// An output that cannot be written for another reason.
+    /// Stdout cannot be written for another reason.
     pub fn report(&mut self, text: &str) -> Result<()> {
         match self.write_all(text.as_bytes()).and_then(|()| self.flush()) {
             Err(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -57,7 +57,7 @@ impl Write for Stdout {
     }
 }
 
-/// A value as a JSON document of one line.
+/// Returns a value as a JSON document of one line.
 ///
 /// # Errors
 /// None in practice: every report has a JSON form.
@@ -67,8 +67,8 @@ pub fn json(value: &impl Serialize) -> Result<String> {
     Ok(text)
 }
 
-/// Lines of text, or the items of one JSON array, written as they come. After a failure the array is left open: what was
-/// not listed whole must not look as if it were.
+/// Lines of text, or the items of one JSON array, written as they come. After a failure the array is left open: an incomplete
+/// list must not look complete.
 pub struct Items<'o> {
     out: &'o mut Stdout,
     json: bool,
@@ -80,10 +80,10 @@ impl<'o> Items<'o> {
         Items { out, json, any: false }
     }
 
-    /// Writes the line that stands above the items, in text.
+    /// Writes the line above the items, if they are text.
     ///
     /// # Errors
-    /// An output that cannot be written.
+    /// Stdout cannot be written.
     pub fn head(&mut self, text: &str) -> Result<()> {
         if self.json { Ok(()) } else { writeln!(self.out, "{text}").doing(|| "write to stdout") }
     }
@@ -91,7 +91,7 @@ impl<'o> Items<'o> {
     /// Writes one item: as JSON, or as the text that `text` makes of it.
     ///
     /// # Errors
-    /// An output that cannot be written.
+    /// Stdout cannot be written.
     pub fn item<T: Serialize>(&mut self, item: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         let line = if self.json {
             let value = serde_json::to_string(item).map_err(|e| Error::failed("write JSON", e))?;
@@ -106,7 +106,7 @@ impl<'o> Items<'o> {
     /// Ends the list.
     ///
     /// # Errors
-    /// An output that cannot be written.
+    /// Stdout cannot be written.
     pub fn end(self) -> Result<()> {
         let end = match (self.json, self.any) {
             (false, _) => "",

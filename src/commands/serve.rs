@@ -22,14 +22,14 @@ use tokio::sync::oneshot;
 use crate::ProgramOutcome;
 use crate::config::{HttpConfig, ServiceConfig};
 
-/// Threads that do what blocks: more than [`server::Limits`] lets clients have at the same time, and the looks at the health.
+/// The number of threads for work that blocks: more than [`server::ServerLimits`] lets clients use at the same time, with some
+/// for the health checks.
 const BLOCKING: usize = 24;
 
-/// Serves until a signal comes; then finishes what it can in the time that it has.
+/// Serves until a signal comes, then finishes what it can in the time that it has.
 ///
 /// # Errors
-/// An address that cannot be listened at; a subscription that cannot be pulled from; a system that gives no threads or no
-/// signals.
+/// The address cannot be listened at, the subscription cannot be pulled from, or the system gives no threads or no signals.
 pub fn serve(
     service: ServiceConfig,
     vaults: Arc<VaultPool>,
@@ -42,12 +42,12 @@ pub fn serve(
     let door = service.http.map(|http| open(http, &desk, &runtime)).transpose()?;
     let (ended, mut work_ended) = oneshot::channel();
     let worker = desk.clone();
-    // Dropped in a panic, too. Who has gone does not hear it.
+    // The sender is dropped in a panic, too. A receiver that has gone does not hear of it.
     let work = move || _ = ended.send(worker.work());
     thread::Builder::new().name("desk".into()).spawn(work).doing(|| "start a thread")?;
     let done = runtime.block_on(async {
         watch(ending)?;
-        // Whichever way in there is; all end together.
+        // HTTP, pulling or both are served; all end together.
         let asked = async {
             match door {
                 Some((listener, server)) => server::serve(listener, server, ending).await,
@@ -66,9 +66,10 @@ pub fn serve(
         let mut both = std::pin::pin!(both);
         let (answered, pulled) = tokio::select! {
             both = &mut both => both,
-            // Nothing can be run any more.
+            // The runner has ended: nothing can be run any more.
             kept = &mut work_ended => {
-                // A signal sets the flag by itself; the task that begins the end may hear of it later than that thread does.
+                // A signal sets the flag by itself; the task that begins the shutdown may hear of it later than the runner's
+                // thread does.
                 let told = ending.stop().load(Ordering::Relaxed);
                 ending.begin();
                 let (answered, pulled) = both.await;
@@ -81,7 +82,7 @@ pub fn serve(
         let kept = tokio::time::timeout(ending.left(), work_ended).await.is_ok_and(|kept| kept.unwrap_or(false));
         Ok(answered & pulled? & kept)
     });
-    // What hangs is not waited for: the process ends.
+    // A task that hangs is not waited for: the process ends.
     runtime.shutdown_timeout(Duration::ZERO);
     match done? {
         true => {
@@ -97,7 +98,7 @@ pub fn serve(
     }
 }
 
-/// Listens, and makes what answers.
+/// Listens at the address, and creates the server that answers there.
 fn open(http: HttpConfig, desk: &Arc<Runner>, runtime: &Runtime) -> Result<(TcpListener, Arc<Server>)> {
     let auth = Authorizer::new(http.auth)?;
     let listener = runtime
@@ -115,7 +116,7 @@ fn runtime() -> Result<Runtime> {
     builder.build().doing(|| "start the service's threads")
 }
 
-/// Begins the end at the first SIGTERM or SIGINT.
+/// Begins the shutdown at the first SIGTERM or SIGINT.
 fn watch(ending: &Shutdown) -> Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let (mut signals, ending) = (signal(kind).doing(|| "watch for signals")?, ending.clone());

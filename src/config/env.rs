@@ -1,4 +1,4 @@
-//! Variables of the environment, read as what they are to say. An empty one says nothing.
+//! Reads variables of the environment as typed values. An empty variable counts as not set.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,22 +14,22 @@ pub fn of_this_process(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// The variables.
+/// The environment's variables.
 #[derive(Clone, Copy)]
 pub struct Env<'e>(&'e dyn Fn(&str) -> Option<OsString>);
 
 impl<'e> Env<'e> {
-    /// What `get` tells.
+    /// Creates it from a function that returns a variable's value.
     pub fn new(get: &'e dyn Fn(&str) -> Option<OsString>) -> Self {
         Env(get)
     }
 
-    /// What a variable says.
+    /// Returns a variable's value; `None` if it is not set or empty.
     pub fn get(&self, name: &str) -> Option<OsString> {
         (self.0)(name).filter(|value| !value.is_empty())
     }
 
-    /// The same as a path.
+    /// Returns a variable's value as a path.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from)
     }
@@ -39,7 +39,7 @@ impl<'e> Env<'e> {
         ["K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL"].into_iter().any(|name| self.get(name).is_some())
     }
 
-    /// Text.
+    /// Returns a variable's value as text.
     ///
     /// # Errors
     /// Usage: it is not UTF-8.
@@ -48,32 +48,32 @@ impl<'e> Env<'e> {
         self.get(name).map(|value| value.into_string().map_err(wrong)).transpose()
     }
 
-    /// Text that `parse` understands.
+    /// Returns a variable's value as `parse` reads it, without blanks around it.
     ///
     /// # Errors
-    /// Usage: what `parse` says is wrong with it.
+    /// Usage: `parse` says what is wrong with it, or it is not UTF-8.
     pub fn parsed<T>(&self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         parse(text.trim()).map(Some).map_err(|why| Error::usage(format!("take {name}={text}"), why))
     }
 
-    /// A whole number.
+    /// Returns a variable's value as a whole number.
     ///
     /// # Errors
-    /// Usage: it is none, or too large.
+    /// Usage: it is not a number, or too large.
     pub fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>> {
         self.parsed(name, |text| text.parse().map_err(|_| "it is not a whole number of its range".into()))
     }
 
-    /// A length of time.
+    /// Returns a variable's value as a length of time.
     ///
     /// # Errors
-    /// Usage: it is none.
+    /// Usage: it is not a length of time.
     pub fn duration(&self, name: &str) -> Result<Option<Duration>> {
         self.parsed(name, cli::duration)
     }
 
-    /// The value of the first of several variables that mean the same thing, and that variable's name.
+    /// Returns the value of the first of several variables that mean the same thing, and that variable's name.
     ///
     /// # Errors
     /// Usage: two are set to different values.

@@ -1,4 +1,4 @@
-//! What `serve` and `listen` are told.
+//! The configuration of `serve` and `listen`.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,29 +22,30 @@ use super::pubsub::pulling;
 use super::{HostEnvironment, backup_options, restoring, results, switches};
 use crate::cli;
 
-/// The port where the environment names none.
+/// The port, if the environment names none.
 const PORT: u16 = 8080;
-/// How old the newest good snapshot may be where nothing says how often one is taken: a daily one, and two hours.
+/// How old the newest good snapshot may be if nothing says how often one is taken: 26 hours, which is a day for a daily backup
+/// and two hours more.
 const MAX_AGE: Duration = Duration::from_secs(26 * 3600);
-/// How old the newest file in the data directory may be.
+/// How old the newest file in the data directory may be: 2 hours.
 const FRESHNESS: Duration = Duration::from_secs(2 * 3600);
-/// How old a request for a restore may be when it is read.
+/// How old a request for a restore may be when it is read: 15 minutes.
 const RESTORE_AGE: Duration = Duration::from_secs(15 * 60);
 
-/// All that a service is told. It has at least one way in.
+/// The configuration of a service, which has at least one source of requests.
 pub struct ServiceConfig {
-    /// How runs are; threads are known later.
+    /// The rules for runs; `threads` and `parallel` in them are set later.
     pub rules: Rules,
-    /// The way by HTTP.
+    /// Requests over HTTP, if it serves HTTP.
     pub http: Option<HttpConfig>,
-    /// The way by messages that are pulled.
+    /// Messages that are pulled, if it pulls any.
     pub pull: Option<subscriber::SubscriberSettings>,
 }
 
-/// What is told about HTTP.
+/// The configuration of HTTP.
 #[derive(Debug)]
 pub struct HttpConfig {
-    /// Where it listens.
+    /// The address that it listens at.
     pub listen: SocketAddr,
     /// Who may ask.
     pub auth: AuthPolicy,
@@ -60,7 +61,7 @@ impl fmt::Debug for ServiceConfig {
     }
 }
 
-/// Settles what a service is told.
+/// Settles the configuration of `serve`.
 ///
 /// # Errors
 /// Wrong usage; a token file that cannot be read.
@@ -133,7 +134,7 @@ pub fn service(
     Ok(ServiceConfig { rules, http: Some(HttpConfig { listen, auth, settings }), pull })
 }
 
-/// Settles what a service is told that only pulls.
+/// Settles the configuration of `listen`, which only pulls.
 ///
 /// # Errors
 /// Wrong usage: no subscription.
@@ -156,7 +157,7 @@ pub fn listener(
     })
 }
 
-/// How runs are that others ask for.
+/// Settles the rules for runs that others ask for.
 pub(super) fn rules(
     args: cli::RunFlags,
     data: PathBuf,
@@ -174,7 +175,7 @@ pub(super) fn rules(
             backup.service = env.text(name)?;
         }
     }
-    // Settled now, and not when somebody needs it.
+    // Checked now, and not when somebody needs it.
     let restore = match args.allow_restore {
         true => restoring(data, Vec::new(), vaults, outside)?,
         false => restore::options::RestoreOptions::latest(data),
@@ -201,7 +202,7 @@ pub(super) fn rules(
     })
 }
 
-/// What must be in the data directory, as it is given and as it is matched.
+/// Parses the pattern of a critical file; returns it as it is given and as it is matched.
 fn pattern(text: String) -> Result<(String, GlobMatcher)> {
     let wrong = |why: String| Error::usage(format!("look for the critical file {text}"), why);
     if text.starts_with('/') || text.split('/').any(|part| part == "..") {

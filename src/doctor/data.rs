@@ -1,4 +1,4 @@
-//! The data directory: whether a backup can read it, and a restore can bring it back.
+//! Checks of the data directory: whether a backup can read it, and whether a restore can bring it back.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,17 +22,17 @@ use crate::restore::{apart, killed, mounts};
 use crate::source::marker::{self, MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
 
-/// So many entries that cannot be read are named.
+/// The most entries that cannot be read and are named.
 const NAMED: usize = 3;
 
-/// What to do about a restore of another directory that was cut off.
+/// The advice for an interrupted restore of another directory.
 const COMPLETES: &str = "This completes it, with the vault that it was restored from. No backup is taken before.";
 
-/// What is looked at.
+/// The input of the checks of the data directory.
 pub struct DataCheckInput {
     /// The directory as it was named.
     data: PathBuf,
-    /// Where it is.
+    /// Where it is: absolute, symlinks followed.
     at: PathBuf,
     /// The vaults in folders: their names, and where they are.
     vaults: Vec<(String, PathBuf)>,
@@ -43,22 +43,22 @@ pub struct DataCheckInput {
 }
 
 impl DataCheckInput {
-    /// From what is configured and what the vaults hold.
+    /// Creates the input from the configuration and what the vaults hold.
     pub fn new(place: &DoctorSettings, vaults: &[(String, CheckFindings)]) -> Self {
         let folders = place.vaults.iter().filter_map(|vault| Some((vault.shown(), vault.at.clone()?)));
         let good = vaults.iter().filter_map(|(name, noted)| Some((name.clone(), noted.good?)));
-        // Of several that have it, the first.
+        // If several vaults have it, the first of them counts.
         let good = good.rev().max_by_key(|(_, good)| good.name);
         let held = vaults.iter().map(|(name, noted)| (name.clone(), noted.snapshots.clone())).collect();
         DataCheckInput { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good, held }
     }
 
-    /// The vault that a restore takes.
+    /// Returns the vault that a restore takes.
     fn vault(&self) -> Option<&str> {
         self.good.as_ref().map(|(vault, _)| &**vault)
     }
 
-    /// A vault that has a snapshot; the one that a restore takes where none is named.
+    /// Returns a vault that has the snapshot, preferably the one that a restore takes; that one, too, if `snapshot` is `None`.
     fn vault_with(&self, snapshot: Option<SnapshotName>) -> Option<&str> {
         let Some(name) = snapshot else { return self.vault() };
         let takes = self.vault();
@@ -68,12 +68,12 @@ impl DataCheckInput {
         having.chain(first).find(|vault| Some(*vault) == takes).or(first)
     }
 
-    /// The command that restores the directory as it is now.
+    /// Returns the command that restores the directory as it is now.
     fn command(&self) -> RestoreCommand<'_> {
         RestoreCommand::of_all(self.vault(), &self.at)
     }
 
-    /// The same, if there is anything that it brings back.
+    /// Returns the same, if there is a snapshot to bring back.
     fn restore(&self) -> Option<String> {
         self.vault().map(|_| self.command().to_string())
     }
@@ -108,7 +108,7 @@ pub fn check_data_directory(about: &DataCheckInput, notes: &CheckRecorder, stop:
     }
 }
 
-/// What is in the directory, if it is one.
+/// Walks the directory, if it is one.
 fn there(about: &DataCheckInput, stop: &AtomicBool) -> Result<WalkSummary, Box<DoctorCheck>> {
     let name = "directory";
     let meta = match about.at.metadata() {
@@ -141,7 +141,7 @@ fn unreadable(name: &'static str, why: &io::Error) -> DoctorCheck {
     DoctorCheck::problem(name, format!("it cannot be read: {why}")).advice(advice)
 }
 
-/// What is in it.
+/// Checks the directory's content.
 fn content(about: &DataCheckInput, seen: &WalkSummary) -> DoctorCheck {
     let name = "directory";
     if let Some(check) = broken(about).or_else(|| above(about)) {
@@ -174,9 +174,9 @@ fn content(about: &DataCheckInput, seen: &WalkSummary) -> DoctorCheck {
     DoctorCheck::ok(name, format!("{entries}, {}{databases}{part}", size(seen.bytes)))
 }
 
-/// That a restore has not finished filling it or a volume in it: no backup is taken as long as that is so.
+/// Finds a restore that has not finished filling the directory or a volume in it: no backup is taken as long as that is so.
 fn broken(about: &DataCheckInput) -> Option<DoctorCheck> {
-    // Where it cannot be told what is mounted, the look at a restore says why.
+    // If the mounts are not known, the check of a restore says why.
     let volumes = mounts::below(&about.at).unwrap_or_default();
     let mut folders = std::iter::once(EntryPath::root()).chain(volumes);
     let said = |folder: &EntryPath| Unfinished::at(&about.at.join(folder.as_path())).transpose();
@@ -221,7 +221,8 @@ fn broken(about: &DataCheckInput) -> Option<DoctorCheck> {
     Some(check.advice(format!("This completes it{lost}; {aside}:")).run(command.to_string()))
 }
 
-/// That a restore into a folder around it has not finished what it is or holds.
+/// Finds a restore into a folder around the directory that has not finished, and so has left the directory or what it holds
+/// incomplete.
 fn above(about: &DataCheckInput) -> Option<DoctorCheck> {
     let (folder, unfinished) = marker::above(&about.at)?;
     let found =
@@ -230,13 +231,13 @@ fn above(about: &DataCheckInput) -> Option<DoctorCheck> {
     Some(DoctorCheck::problem("directory", found).advice(COMPLETES).run(again.to_string()))
 }
 
-/// Whether a restore that is at work has the lock of a folder.
+/// Whether a restore that is running holds the lock of a folder.
 fn is_being_restored(folder: &Path) -> bool {
     let tried = Folder::open(folder).and_then(|folder| folder.readable());
     tried.is_ok_and(|held| flock(held, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
 }
 
-/// Whether all of what was looked at can be read.
+/// Checks whether all that was looked at can be read.
 fn readable(seen: &WalkSummary) -> DoctorCheck {
     let name = "readable";
     if seen.unreadable == 0 {
@@ -254,7 +255,7 @@ fn readable(seen: &WalkSummary) -> DoctorCheck {
     )
 }
 
-/// What the directory's filesystem means for databases; nothing where it says nothing.
+/// Tells what the directory's filesystem means for databases.
 fn filesystem(at: &Path, seen: &WalkSummary) -> Option<DoctorCheck> {
     let name = "filesystem";
     let kind = match kind(at) {
@@ -272,12 +273,12 @@ fn filesystem(at: &Path, seen: &WalkSummary) -> Option<DoctorCheck> {
     })
 }
 
-/// The filesystem, where it is another machine's or program's.
+/// Returns the kind of the filesystem, if it is another machine's or program's.
 fn kind(at: &Path) -> io::Result<Option<&'static str>> {
     Ok(remote(Folder::open(at)?)?)
 }
 
-/// Whether the vaults and the directory are in each other's way.
+/// Checks whether the vaults and the directory are in each other's way.
 fn apart(about: &DataCheckInput) -> Option<DoctorCheck> {
     let name = "apart";
     let advice = "Keep the vault beside the data directory, not around it or in it: `--vault URL`.";
@@ -293,7 +294,7 @@ fn apart(about: &DataCheckInput) -> Option<DoctorCheck> {
     })
 }
 
-/// Whether a restore can replace the directory, and where it makes the new one.
+/// Checks whether a restore can replace the directory; returns also where it would make the new one.
 fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
     let name = "restore";
     let exists = about.at.is_dir();
@@ -342,7 +343,7 @@ fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
         (false, Ok(())) => {
             let beside = parent.display();
             let found = match exists && kind(&about.at).is_ok_and(|kind| kind == Some("FUSE")) {
-                // What moves folders cannot be told without moving one.
+                // Whether folders can be moved there cannot be found out without moving one.
                 true => format!("would be made beside it, in {beside}; a mounted bucket may need --in-place"),
                 false if exists && !is_exchangeable(&about.at).unwrap_or(true) => {
                     format!(
@@ -368,7 +369,7 @@ fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
     }
 }
 
-/// Whether what a restore makes fits where it is made, beside what is there now.
+/// Checks whether the restored data fits where it is made, beside what is there now.
 fn space(about: &DataCheckInput, staging: &Path, seen: Option<&WalkSummary>) -> DoctorCheck {
     let name = "space";
     let free = match free(staging) {

@@ -1,4 +1,4 @@
-//! Checks that are made on a thread of their own, and what they have found so far.
+//! Runs checks on a thread of their own, and keeps what they have found so far.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,17 +11,17 @@ use crate::monitor::Context;
 use crate::vault::hex::Hex;
 use crate::vault::root::SnapshotName;
 
-/// How long after its time limit a part that was told to stop is waited for.
+/// How much longer to wait, after its time limit, for a part that was told to stop.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// What was found.
+/// What the checks have found.
 #[derive(Debug, Clone, Default)]
 pub struct CheckFindings {
     /// The checks so far.
     pub checks: Vec<DoctorCheck>,
-    /// Of a vault that could be opened: what it says that it is, its key too, which replicas have in common.
+    /// The id and the key of a vault that could be opened; replicas have both in common.
     pub vault: Option<(Hex<16>, Hex<32>)>,
-    /// Whether there is none.
+    /// Whether there is no vault at the address.
     pub missing: bool,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<SnapshotName>,
@@ -42,12 +42,12 @@ pub struct GoodSnapshot {
     pub uploaded: u64,
 }
 
-/// Where the checks put what they find.
+/// The place where the checks put what they find.
 #[derive(Debug, Clone, Default)]
 pub struct CheckRecorder(Arc<Mutex<CheckFindings>>);
 
 impl CheckRecorder {
-    /// What there is, to be read or written.
+    /// Locks the findings, to be read or written.
     pub fn get(&self) -> MutexGuard<'_, CheckFindings> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,7 +69,7 @@ pub struct RunningChecks {
 }
 
 impl RunningChecks {
-    /// Begins checks, which shall end when they are told to.
+    /// Starts checks, which are to end when `stop`, their second argument, is set.
     pub fn begin(
         what: &'static str,
         limit: Duration,
@@ -81,10 +81,10 @@ impl RunningChecks {
         RunningChecks { what, thread, notes, stop, began: Instant::now(), limit }
     }
 
-    /// Waits for their end, or for the end of their time: then a check says so.
+    /// Waits until the checks end or their time is over; in the latter case, a check says so.
     ///
     /// # Errors
-    /// That the program was told to stop; a system without threads.
+    /// The program was told to stop, or the system has no threads.
     pub fn wait(self, ctx: &Context) -> Result<CheckFindings> {
         let thread = self.thread.doing(|| format!("begin to look at the {}", self.what))?;
         while !thread.is_finished() {
@@ -98,7 +98,7 @@ impl RunningChecks {
                 let advice = "Is it a network mount whose server is gone? `mount` lists what is mounted; `umount -l` \
                               lets go of what does not answer.";
                 self.notes.add(DoctorCheck::problem("answer", found).advice(advice));
-                // The thread waits for the system; it ends with the program.
+                // The thread hangs in a system call; it ends with the program.
                 return Ok(self.notes.get().clone());
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! A look into the data directory that ends soon, however much is in it.
+//! A walk through the data directory that ends soon, however much is in it.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -16,29 +16,29 @@ use crate::source::marker::{MARKER, Unfinished};
 use crate::source::select::is_ours;
 use crate::sqlite::header::{Header, SMALLEST_PAGE};
 
-/// So many entries are looked at,
+/// The most entries that are looked at.
 const ENTRIES: u64 = 5000;
-/// for so long.
+/// The time limit of a walk.
 const TIME: Duration = Duration::from_secs(5);
-/// So many of those that cannot be read are kept.
+/// The most entries that cannot be read and are kept.
 const KEPT: usize = 10;
 
-/// What was seen.
+/// What a walk has seen.
 #[derive(Debug, Default)]
 pub struct WalkSummary {
-    /// Entries of every kind.
+    /// The number of entries of every kind.
     pub entries: u64,
     /// Bytes of the files among them.
     pub bytes: u64,
     /// How many of them are SQLite databases.
     pub databases: u64,
-    /// How many cannot be read,
+    /// How many entries cannot be read.
     pub unreadable: u64,
-    /// and the first of them, below the directory, with the reason.
+    /// The first of these, with their paths below the directory and the reasons.
     pub first_unreadable: Vec<(PathBuf, io::Error)>,
-    /// The first folder below it that a restore into it has not finished.
+    /// The first folder below the directory whose restore has not finished.
     pub unfinished: Option<(PathBuf, Unfinished)>,
-    /// Whether there is nothing more.
+    /// Whether this is all that there is.
     pub whole: bool,
 }
 
@@ -51,14 +51,14 @@ impl WalkSummary {
     }
 }
 
-/// Looks at what a backup of `folder` would read, what is near the top first; not into the folders of `vaults`.
+/// Walks through what a backup of `folder` would read, the entries near the top first; it skips the folders of `vaults`.
 ///
 /// # Errors
 /// The folder itself cannot be read.
 pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<WalkSummary> {
     let began = Instant::now();
     let mut seen = WalkSummary { whole: true, ..WalkSummary::default() };
-    // They may be reached by another mount here.
+    // The vaults may be reached by another mount here, so they are compared by device and inode.
     let vaults: Vec<_> = vaults.iter().filter_map(|vault| vault.metadata().ok()).map(|meta| identity(&meta)).collect();
     let mut waiting = VecDeque::from([(PathBuf::new(), fs::read_dir(folder)?)]);
     while let Some((path, listing)) = waiting.pop_front() {
@@ -77,7 +77,7 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Wa
             let (below, at) = (path.join(entry.file_name()), entry.path());
             let meta = match entry.metadata() {
                 Ok(meta) => meta,
-                // It has gone meanwhile.
+                // The entry has disappeared meanwhile.
                 Err(why) if why.kind() == io::ErrorKind::NotFound => continue,
                 Err(why) => {
                     seen.entries += 1;
@@ -89,7 +89,7 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Wa
                 continue;
             }
             if seen.unfinished.is_none() && entry.file_name() == MARKER {
-                // An app's file may have that name: then it says nothing.
+                // An app's file may have that name: then it means nothing.
                 let opened = Folder::open(&folder.join(&path)).ok();
                 let said = opened.and_then(|opened| Unfinished::read_own(opened).unwrap_or_default());
                 seen.unfinished = said.map(|unfinished| (path.clone(), unfinished));
@@ -113,12 +113,12 @@ fn identity(meta: &Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
-/// Opens a file, as whoever backs it up has to, and looks whether it is a database.
+/// Opens a file, as a backup has to, and checks whether it is a database.
 fn file(at: &Path, meta: &Metadata, seen: &mut WalkSummary) -> io::Result<()> {
     seen.bytes += meta.len();
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file: File = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(at)?;
-    // A database has whole pages, and all sizes of pages are multiples of the smallest one.
+    // A database consists of whole pages, and every page size is a multiple of the smallest one.
     if meta.len() > 0 && meta.len().is_multiple_of(SMALLEST_PAGE.into()) && Header::read(&file)?.is_some() {
         seen.databases += 1;
     }

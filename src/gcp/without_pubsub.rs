@@ -1,7 +1,8 @@
-//! Stands in for [`gcp::pubsub`](crate::gcp::pubsub) in a program that is built without the feature `pubsub`, and so without Google's client.
+//! Stands in for [`gcp::pubsub`](crate::gcp::pubsub) in a program that is built without the feature `pubsub`, and so without
+//! Google's client.
 //!
-//! No name of a topic or a subscription is taken, so that each of these types has no value, and what needs one is never
-//! called.
+//! Every name of a topic or a subscription is refused, so that each of these types has no value, and no function that needs one
+//! is ever called.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use super::cloud::Cloud;
 use crate::error::Result;
 
-/// What is wrong with every name.
+/// The error for every name.
 const WITHOUT: &str = "this lastgood was built without Pub/Sub. Build it with the feature `pubsub`, which is on by default: \
                        `cargo build --release`";
 
@@ -26,35 +27,35 @@ pub struct Topic(Never);
 pub struct Subscription(Never);
 
 impl Topic {
-    /// A topic.
+    /// Refuses every name.
     ///
     /// # Errors
-    /// Always: text that says that there is no Pub/Sub.
+    /// Always: the text says that there is no Pub/Sub.
     pub fn new(_name: &str, _project: Option<&str>) -> Result<Self, String> {
         Err(WITHOUT.into())
     }
 
-    /// The full name.
+    /// Returns the full name.
     pub fn name(&self) -> &str {
         match self.0 {}
     }
 }
 
 impl Subscription {
-    /// A subscription.
+    /// Refuses every name.
     ///
     /// # Errors
-    /// Always: text that says that there is no Pub/Sub.
+    /// Always: the text says that there is no Pub/Sub.
     pub fn new(_name: &str, _project: Option<&str>) -> Result<Self, String> {
         Err(WITHOUT.into())
     }
 
-    /// The full name.
+    /// Returns the full name.
     pub fn name(&self) -> &str {
         match self.0 {}
     }
 
-    /// What is done with a subscription, of which there is none.
+    /// Stands for any use of a subscription, of which there is none.
     pub fn never<T>(&self) -> T {
         match self.0 {}
     }
@@ -76,7 +77,7 @@ impl fmt::Display for Subscription {
 pub struct Publisher(Topic);
 
 impl Publisher {
-    /// A client for a topic.
+    /// Creates a publisher for a topic.
     ///
     /// # Errors
     /// None: there is no topic.

@@ -1,4 +1,4 @@
-//! Answers: documents, errors, streams.
+//! HTTP answers: documents, errors and streams.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -27,7 +27,7 @@ pub type Reply = Response<ReplyBody>;
 /// The body of an answer.
 pub struct ReplyBody {
     what: BodySource,
-    /// Kept until the client has it all.
+    /// Kept until the client has all of it.
     served: Option<ServingGuard>,
     room: Option<OwnedSemaphorePermit>,
 }
@@ -37,37 +37,37 @@ enum BodySource {
     Stream { first: Option<Bytes>, rest: mpsc::Receiver<BodyChunk>, over: bool },
 }
 
-/// What a thread sends of a body: bytes; nothing more, when that was all; or why there will be no more.
+/// What a thread sends of a body: bytes; `None` when that was all; or the error that ends it early.
 pub type BodyChunk = Result<Option<Bytes>>;
 
-/// Ends a connection before its body is whole, so that the client sees that it is not.
+/// The error that ends a connection before its body is complete, so that the client sees that it is not.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer broke off")]
 pub struct BodyAborted;
 
 impl ReplyBody {
-    /// All of it.
+    /// Creates a body of bytes that are all there.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         ReplyBody::parts([bytes.into()])
     }
 
-    /// All of it, one part after the other.
+    /// Creates a body of parts that are all there, one after the other.
     pub fn parts(parts: impl IntoIterator<Item = Bytes>) -> Self {
         let parts = parts.into_iter().filter(|bytes| !bytes.is_empty()).collect();
         ReplyBody { what: BodySource::Whole(parts), served: None, room: None }
     }
 
-    /// What comes.
+    /// Creates a body of `first` and all that `rest` still brings.
     pub fn stream(first: Bytes, rest: mpsc::Receiver<BodyChunk>) -> Self {
         ReplyBody { what: BodySource::Stream { first: Some(first), rest, over: false }, served: None, room: None }
     }
 
-    /// Keeps what it takes of the room for answers until the client has it all.
+    /// Keeps its share of the memory for answers until the client has all of it.
     pub fn hold(&mut self, room: OwnedSemaphorePermit) {
         self.room = Some(room);
     }
 
-    /// Keeps the sign that a request is being served.
+    /// Keeps the guard that marks a request as being served.
     pub fn keep(&mut self, served: ServingGuard) {
         self.served = Some(served);
     }
@@ -114,7 +114,7 @@ impl Body for ReplyBody {
     }
 }
 
-/// An answer of one type.
+/// Creates an answer of a content type.
 pub fn reply(status: StatusCode, kind: &'static str, content: ReplyBody) -> Reply {
     let mut reply = Response::new(content);
     *reply.status_mut() = status;
@@ -125,7 +125,7 @@ pub fn reply(status: StatusCode, kind: &'static str, content: ReplyBody) -> Repl
     reply
 }
 
-/// A document.
+/// Creates an answer with a JSON document.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     match serde_json::to_vec(value) {
         Ok(bytes) => reply(status, "application/json", ReplyBody::whole(bytes)),
@@ -140,17 +140,17 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     }
 }
 
-/// A report, as it is.
+/// Creates an answer with a report, as it is.
 pub fn report(status: StatusCode, report: &EncodedReport) -> Reply {
     reply(status, "application/json", ReplyBody::whole(report.json().clone()))
 }
 
-/// An error.
+/// Creates an answer with an error.
 pub fn error(status: StatusCode, why: impl Display) -> Reply {
     json(status, &json!({ "error": why.to_string() }))
 }
 
-/// The answer for when it may be asked again, after a while.
+/// Creates an answer that asks the client to come again after a while.
 pub fn later(status: StatusCode, body: &Value, after: Duration) -> Reply {
     let mut reply = json(status, body);
     let seconds = after.as_millis().div_ceil(1000).clamp(1, 86_400) as u32;
@@ -158,7 +158,7 @@ pub fn later(status: StatusCode, body: &Value, after: Duration) -> Reply {
     reply
 }
 
-/// The error of another method than those that there are.
+/// Creates the error for a method that the path does not have.
 pub fn not_allowed(allow: &str) -> Reply {
     let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, format!("this takes {allow}"));
     if let Ok(value) = HeaderValue::from_str(allow) {
@@ -167,13 +167,13 @@ pub fn not_allowed(allow: &str) -> Reply {
     reply
 }
 
-/// Says that the connection ends after this answer.
+/// Makes this the last answer of its connection.
 pub fn last(mut reply: Reply) -> Reply {
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }
 
-/// What came of a look into the vault that failed.
+/// Creates the answer for a read of the vault that failed.
 pub fn failed(why: &Error) -> Reply {
     let status = match why.kind() {
         Kind::Usage | Kind::NothingYet | Kind::Unneeded => StatusCode::NOT_FOUND,
@@ -193,7 +193,7 @@ pub fn failed(why: &Error) -> Reply {
     }
 }
 
-/// Bytes that a header's extended value holds as they are: `attr-char` of RFC 8187.
+/// Bytes that a header's extended value has to escape: all but `attr-char` of RFC 8187.
 const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'#')
@@ -208,7 +208,7 @@ const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'|')
     .remove(b'~');
 
-/// Makes it a file that is saved under a name, never shown (RFC 6266).
+/// Makes the answer a file that is saved under a name, never shown (RFC 6266).
 pub fn attached(mut reply: Reply, name: &str) -> Reply {
     if let Ok(value) = HeaderValue::from_str(&disposition(name)) {
         reply.headers_mut().insert(CONTENT_DISPOSITION, value);

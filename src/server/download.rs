@@ -1,8 +1,8 @@
-//! Files of snapshots, and other answers that are sent as they are made.
+//! Downloads of files of snapshots, and other answers that are sent while they are made.
 //!
-//! A thread makes the bytes, a bounded channel holds a few of them, the connection takes them. What fails before the first
-//! bytes is answered as any error; what fails later ends the connection before its last chunk, so that the client sees that it
-//! does not have it all.
+//! A thread makes the bytes, a bounded channel holds a few of them, and the connection takes them. A failure before the first
+//! bytes is answered as any error; a later one ends the connection before its last chunk, so that the client sees that it does
+//! not have everything.
 
 use std::io::{self, Write};
 
@@ -18,13 +18,13 @@ use crate::runner::runner::Runner;
 use crate::vault::root::SnapshotName;
 use crate::{export, inspect};
 
-/// Bytes that go into the channel at a time, and how many times.
+/// The bytes of each chunk in the channel, and the most chunks in it.
 const CHUNK: usize = 64 << 10;
 const CHUNKS: usize = 4;
 
 const SENDING: &str = "send what was asked for";
 
-/// Where a thread writes what a client gets.
+/// The writer for a body: a thread writes to it, and a client gets the bytes.
 pub struct BodyWriter {
     to: mpsc::Sender<BodyChunk>,
     buffer: Vec<u8>,
@@ -63,17 +63,17 @@ impl Write for BodyWriter {
         Ok(taken)
     }
 
-    /// Nothing: whole chunks are sent when they are full, and the rest at the end.
+    /// Does nothing: whole chunks are sent when they are full, and the rest at the end.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
 impl Server {
-    /// Answers with what `work` writes. A download brings its permit; whatever else is sent so is a listing.
+    /// Answers with what `work` writes. A download brings its permit; any other stream counts as a listing.
     ///
     /// # Errors
-    /// The answer that tells what failed before there was anything to send.
+    /// The answer that says what failed before there was anything to send.
     pub(super) async fn stream(
         &self,
         permit: Option<OwnedSemaphorePermit>,
@@ -89,9 +89,10 @@ impl Server {
             let mut out = BodyWriter { to, buffer: Vec::new() };
             let done = desk.context(|ctx| work(&desk, ctx, &mut out));
             let done = done.and_then(|()| if out.buffer.is_empty() { Ok(()) } else { out.send().doing(|| SENDING) });
-            // Before the end is told: who asks for one thing after the other never finds his own place taken.
+            // This comes before the end is sent: a client that sends one request after the other never finds its own permit
+            // taken.
             drop(permit);
-            // Who has gone does not hear it.
+            // A client that has gone does not receive it.
             let _ = out.to.blocking_send(done.map(|()| None));
         });
         match parts.recv().await {
@@ -104,7 +105,7 @@ impl Server {
         }
     }
 
-    /// A permit for a download.
+    /// Takes a permit for a download.
     fn download(&self) -> Result<OwnedSemaphorePermit, Reply> {
         self.downloads.clone().try_acquire_owned().map_err(|_| {
             let body = serde_json::json!({ "error": "too many downloads are under way" });

@@ -1,8 +1,8 @@
 //! The public keys that tokens are signed with: a JSON Web Key Set (RFC 7517), loaded when it is needed.
 //!
-//! Anybody can send a token that names a key, so what a name may cause is bounded: the set is loaded as a whole, at most once
-//! in ten seconds, by one request at a time for all that wait. A load goes on when the client that caused it hangs up:
-//! otherwise such clients could keep it from ever being done.
+//! Anybody can send a token that names a key, so the effect of such a name is bounded: the set is loaded as a whole, at most once
+//! in ten seconds, by one request at a time for all that wait. A load goes on when the client that caused it hangs up: otherwise
+//! such clients could keep it from ever being done.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,20 +16,20 @@ use crate::error::Result;
 use crate::gcp::error_text::with_causes;
 use crate::gcp::http_client;
 
-/// Google's answer has about 2 KiB.
+/// The most bytes of an answer; Google's has about 2 KiB.
 const MAX_ANSWER: usize = 256 << 10;
-/// RSA keys of 2,048 to 4,096 bits. What is shorter can be broken.
+/// The bytes of an RSA modulus: keys of 2,048 to 4,096 bits are accepted. Shorter ones can be broken.
 const MODULUS: std::ops::RangeInclusive<usize> = 256..=512;
 
-/// Times of loading keys.
+/// The times for loading keys.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyLoadTimes {
-    /// At most one load in this time.
+    /// The shortest time between the starts of two loads.
     pub between: Duration,
     /// Keys older than this are loaded again while they still serve.
     pub fresh: Duration,
-    /// Keys older than this do not serve: one that was withdrawn must end some time, even when nobody can be asked. Google
-    /// lets its answer be kept for hours.
+    /// Keys older than this are not used: a key that was withdrawn must expire at some time, even when the key server does not
+    /// answer. Google lets its answer be kept for hours.
     pub usable: Duration,
     /// How long a load may take.
     pub patience: Duration,
@@ -53,12 +53,12 @@ pub(super) enum KeyError {
     Unknown,
     /// They could not be loaded.
     Unavailable {
-        /// When they may be tried again.
+        /// How long to wait before the next attempt.
         retry_after: Duration,
     },
 }
 
-/// The keys of one place.
+/// The keys of one URL.
 pub(super) struct Keys(Arc<KeysInner>);
 
 struct KeysInner {
@@ -72,18 +72,18 @@ type KeySet = HashMap<String, Arc<DecodingKey>>;
 
 #[derive(Default)]
 struct KeysState {
-    /// What was loaded, and when.
+    /// The keys that were loaded last, and when.
     set: Option<(KeySet, Instant)>,
-    /// When a load began last.
+    /// When the last load began.
     tried: Option<Instant>,
-    /// Whether that one failed, as far as is known.
+    /// Whether the last load failed; `true` also while it is under way.
     failed: bool,
-    /// Closed when the load has ended, however it did.
+    /// The channel of the load; it closes when the load has ended, however it did.
     loading: Option<watch::Receiver<()>>,
 }
 
 impl KeysState {
-    /// A key, and whether it is fresh.
+    /// Returns a key that is not too old, and whether it is fresh.
     fn key(&self, name: &str, pace: &KeyLoadTimes) -> Option<(Arc<DecodingKey>, bool)> {
         let (set, loaded) = self.set.as_ref()?;
         let age = loaded.elapsed();
@@ -91,12 +91,12 @@ impl KeysState {
         Some((key.clone(), age < pace.fresh))
     }
 
-    /// The load that is under way.
+    /// Returns the channel of the load that is under way.
     fn loading(&self) -> Option<watch::Receiver<()>> {
         self.loading.clone().filter(|end| end.has_changed().is_ok())
     }
 
-    /// What it means that a key is not there.
+    /// Returns the error for a key that is not there.
     fn lack(&self, pace: &KeyLoadTimes) -> KeyError {
         if !self.failed {
             return KeyError::Unknown;
@@ -107,7 +107,7 @@ impl KeysState {
 }
 
 impl Keys {
-    /// Those at `url`. Asks nothing yet.
+    /// Creates the key store for `url`. Nothing is loaded yet.
     pub fn new(url: String, pace: KeyLoadTimes) -> Result<Keys> {
         let doing = || format!("prepare to load the keys at {url}");
         let client =
@@ -115,7 +115,7 @@ impl Keys {
         Ok(Keys(Arc::new(KeysInner { url, client, pace, state: Mutex::default() })))
     }
 
-    /// The key of this name. Loads the keys if it is not there and the last load is long enough ago.
+    /// Returns the key of this name. Loads the keys if it is not there, or no longer fresh, and the last load is long enough ago.
     pub async fn find(&self, name: &str) -> Result<Arc<DecodingKey>, KeyError> {
         let pace = &self.0.pace;
         let mut end = {
@@ -126,13 +126,13 @@ impl Keys {
             }
             let end = state.loading().or_else(|| self.0.load(&mut state));
             match (known, end) {
-                // Old ones serve while new ones are on their way.
+                // Old keys are used while new ones are on their way.
                 (Some((key, _)), _) => return Ok(key),
                 (None, Some(end)) => end,
                 (None, None) => return Err(state.lack(pace)),
             }
         };
-        // The sender sends nothing: the error is that it is gone, which is the end.
+        // The sender sends nothing: an error means that it was dropped, at the end of the load.
         while end.changed().await.is_ok() {}
         let state = self.0.state();
         state.key(name, pace).map(|(key, _)| key).ok_or_else(|| state.lack(pace))
@@ -144,7 +144,7 @@ impl KeysInner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a load, if there may be one.
+    /// Starts a load, if the last one is long enough ago.
     fn load(self: &Arc<Self>, state: &mut KeysState) -> Option<watch::Receiver<()>> {
         if state.tried.is_some_and(|at| at.elapsed() < self.pace.between) {
             return None;
@@ -187,7 +187,7 @@ impl KeysInner {
     }
 }
 
-/// The keys of a set that can sign ID tokens. Others are left out, as RFC 7517, section 5, says.
+/// Parses a key set, and returns the keys that can sign ID tokens. Others are left out, as RFC 7517, section 5, says.
 fn read(text: &[u8]) -> Result<KeySet, String> {
     #[derive(Deserialize)]
     struct KeySetDocument {

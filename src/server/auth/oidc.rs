@@ -1,6 +1,6 @@
-//! ID tokens that Google has signed.
+//! Verifies ID tokens that Google has signed.
 //!
-//! `google-cloud-auth` has a verifier for them (`credentials::idtoken::verifier`, 1.18), which is not used, for what its
+//! `google-cloud-auth` has a verifier for them (`credentials::idtoken::verifier`, 1.18), which is not used, because of what its
 //! source says:
 //! - It keeps only the key that was asked for, of all that an answer holds. With one load in ten seconds, somebody who sends
 //!   made-up key names could take every one of them, and no true token would ever find its key.
@@ -9,7 +9,8 @@
 //! - It takes the algorithm from the token, lets tokens without an audience or an issuer pass, and panics on a token
 //!   without `email_verified` when it is to check the e-mail.
 //!
-//! So tokens are verified by `jsonwebtoken`, which it uses too, and the keys are loaded by [`super::keys`]. Rules: RFC 7519,
+//! So tokens are verified by `jsonwebtoken`, which that crate uses too, and the keys are loaded by [`super::keys`]. Rules: RFC
+//! 7519,
 //! OpenID Connect Core 1.0 section 3.1.3.7, <https://developers.google.com/identity/openid-connect/openid-connect>.
 //! Results are not kept: a verification takes a third of a millisecond, and a key that was withdrawn ends with its set.
 
@@ -21,19 +22,19 @@ use super::Denied;
 use super::keys::{KeyError, KeyLoadTimes, Keys};
 use crate::error::Result;
 
-/// Where Google publishes the keys of its ID tokens (`jwks_uri` of accounts.google.com's discovery document).
+/// The URL at which Google publishes the keys of its ID tokens (`jwks_uri` of accounts.google.com's discovery document).
 const GOOGLE: &str = "https://www.googleapis.com/oauth2/v3/certs";
-/// Google signs under both.
+/// The issuers that Google uses: it signs under both names.
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
-/// How far two clocks may be apart, in seconds; what Google's verifier grants.
+/// How far two clocks may be apart, in seconds: as far as Google's verifier allows.
 const LEEWAY: u64 = 10;
-/// Google's tokens have about 1 KiB.
+/// The most bytes of a token; Google's have about 1 KiB.
 const MAX_TOKEN: usize = 8192;
 const MAX_KEY_NAME: usize = 256;
-/// What Cloud Run puts in the place of a signature that it has checked.
+/// The text that Cloud Run puts in place of a signature that it has checked.
 const REMOVED: &str = ".SIGNATURE_REMOVED_BY_GOOGLE";
 
-/// What is read of a token beside what [`Validation`] checks.
+/// The claims that are read besides those that [`Validation`] checks.
 #[derive(Deserialize)]
 struct Claims {
     /// When it was issued, in seconds since 1970.
@@ -71,7 +72,7 @@ impl Oidc {
         Ok(Oidc { emails, validation, keys: Keys::new(jwks_url.unwrap_or_else(|| GOOGLE.into()), pace)? })
     }
 
-    /// Whose token it is, out of the configured list.
+    /// Returns the e-mail address of the token's account, as it is in the configured list.
     pub async fn check(&self, token: &str) -> Result<&str, Denied> {
         self.verify(token).await.map_err(|TokenRefusal(denied, why)| {
             tracing::warn!(status = denied.status().as_u16(), "a request is refused: {why}");
@@ -124,7 +125,7 @@ impl Oidc {
     }
 }
 
-/// The log's words. The library's own could repeat what is in the token.
+/// Returns the log's words for an error. The library's own could repeat what is in the token.
 fn reason(kind: &ErrorKind) -> &'static str {
     match kind {
         ErrorKind::InvalidSignature => "the signature of its ID token is wrong",
