@@ -1,4 +1,4 @@
-//! The restore that a person is told to run: what is printed does the same wherever it is pasted.
+//! The restore command that a person is told to run: what is printed does the same wherever it is pasted.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,32 +8,32 @@ use crate::path::EntryPath;
 use crate::shell::word;
 use crate::store::address::argument;
 
-/// A restore as it is typed.
+/// A restore as it is typed: `lastgood restore` with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreCommand<'v> {
     /// The vault's address, where it is known.
     pub vault: Option<&'v str>,
-    /// The directory itself is filled.
+    /// Whether the directory itself is filled.
     pub in_place: bool,
-    /// What is mounted in it stays.
+    /// Whether mounts in the directory stay.
     pub around_mounts: bool,
-    /// The entries that are put back; none for all.
+    /// The entries that are put back; empty for all.
     pub paths: Vec<EntryPath>,
-    /// The snapshot; the newest good one where none is named.
+    /// The snapshot; `None` for the newest good one.
     pub snapshot: Option<String>,
     /// The directory.
     pub target: PathBuf,
 }
 
 impl<'v> RestoreCommand<'v> {
-    /// One to a directory that is a mount point, or is none, as it is now.
+    /// Creates a restore to a directory, in place if the directory is a mount point now.
     pub fn new(vault: Option<&'v str>, target: PathBuf) -> Self {
-        // What cannot be looked at is no reason to say nothing: the restore says what is wrong with it.
+        // An error here is no reason to print nothing: the restore says what is wrong with it.
         let in_place = is_mount(&target).unwrap_or(false);
         RestoreCommand { vault, in_place, around_mounts: false, paths: Vec::new(), snapshot: None, target }
     }
 
-    /// One of all of the directory, around what is mounted in it now.
+    /// Creates a restore of all of the directory, around what is mounted in it now.
     pub fn of_all(vault: Option<&'v str>, target: &Path) -> Self {
         RestoreCommand { around_mounts: has_mounts(target), ..Self::new(vault, target.to_owned()) }
     }
@@ -52,7 +52,7 @@ impl fmt::Display for RestoreCommand<'_> {
             f.write_str(" --around-mounts")?;
         }
         for path in &self.paths {
-            // It is no option, whatever it begins with.
+            // With `./` before it, it is no option, whatever it begins with.
             let dash = path.bytes().starts_with(b"-");
             write!(f, " --path {}", word(Path::new(if dash { "./" } else { "" }).join(path.as_path())))?;
         }

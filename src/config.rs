@@ -44,7 +44,7 @@ pub use self::switches::OFF;
 const DATA: &str = "./data";
 const DATA_IN_CLOUD_RUN: &str = "/app/data";
 
-/// What the host tells, passed in so that [`Config::new`] has no other input.
+/// The facts about the host, passed in so that [`Config::new`] has no other input.
 pub struct HostEnvironment<'a> {
     /// Returns a variable of the environment.
     pub env: &'a dyn Fn(&str) -> Option<OsString>,
@@ -61,7 +61,7 @@ pub struct HostEnvironment<'a> {
     pub kernel: &'a dyn Fn(&str) -> Option<String>,
 }
 
-/// What to do, and where.
+/// The command, and the settings that it needs.
 #[derive(Debug)]
 pub struct Config {
     /// The vaults, the preferred one first; at least one.
@@ -78,7 +78,7 @@ pub struct Config {
     pub exit_zero_on: Vec<Outcome>,
     /// Messages for the log about variables that are not used.
     pub unused: Vec<String>,
-    /// What to do.
+    /// The command.
     pub task: ConfiguredCommand,
 }
 
@@ -447,8 +447,8 @@ fn writeback(outside: &HostEnvironment) -> i64 {
     }
 }
 
-/// Returns the options of a restore of the newest good snapshot to a directory, after a check that the target and no vault are in
-/// each other's way.
+/// Returns the options of a restore of the newest good snapshot to a directory, after a check that nothing of it is in a vault's
+/// way.
 fn restoring(
     target: PathBuf,
     paths: Vec<EntryPath>,

@@ -1,4 +1,4 @@
-//! Where the user hears of a run: its report or its error, after the progress bar has gone.
+//! Prints the result of a run, its report or its error, after the progress bar has gone.
 
 use lastgood::error::{Error, Kind, Result};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use crate::stdout::{Items, Stdout, json};
 use crate::terminal::Terminal;
 use lastgood::text::printable;
 
-/// Standard output, and how the user wants to hear.
+/// Standard output, and how the user wants the results.
 pub struct Console<'t> {
     out: Stdout,
     output: OutputOptions,
@@ -21,33 +21,33 @@ impl<'t> Console<'t> {
         Console { out, output, terminal }
     }
 
-    /// Standard output itself, for bytes that were asked for.
+    /// Returns standard output itself, for content that was asked for.
     pub fn out(&mut self) -> &mut Stdout {
         &mut self.out
     }
 
-    /// Whether the user wants to hear of errors only.
+    /// Whether the user wants errors only.
     pub fn quiet(&self) -> bool {
         self.output.quiet
     }
 
-    /// Lines, or the items of a JSON array.
+    /// Starts a list: lines, or the items of a JSON array.
     pub fn items(&mut self) -> Items<'_> {
         Items::new(&mut self.out, self.output.json)
     }
 
-    /// Tells what was done: as JSON, as the text that `text` makes, or not at all. It is done whether anybody hears of it or
-    /// not: where stdout cannot be written to, the log says so.
+    /// Reports what was done: as JSON, as the text that `text` makes, or not at all. It is done whether anybody reads that or
+    /// not: if stdout cannot be written to, the log says so.
     pub fn report(&mut self, done: &impl Serialize, text: impl FnOnce() -> String) {
         if let Err(why) = self.answer(done, text) {
             tracing::error!("{}; what was to be done is done, and the exit code tells of that", printable(&why.what()));
         }
     }
 
-    /// Tells what was found out, which is all that the command is for, as [`report`](Self::report) does.
+    /// Reports what was found out, which is all that the command is for, as [`report`](Self::report) does.
     ///
     /// # Errors
-    /// An output that cannot be written.
+    /// Stdout cannot be written.
     pub fn answer(&mut self, done: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         self.terminal.clear();
         match self.output {
@@ -57,7 +57,7 @@ impl<'t> Console<'t> {
         }
     }
 
-    /// Tells of an error on stderr and, where JSON was asked for and nothing was written yet, on stdout.
+    /// Reports an error on stderr and, where JSON was asked for and nothing was written yet, on stdout.
     pub fn fail(&mut self, why: &Error) {
         self.terminal.clear();
         if self.output.json_log {

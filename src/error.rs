@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::io;
 
-/// What an error means for the caller.
+/// The meaning of an error for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The request itself is wrong: an unknown snapshot, a bad pattern.
@@ -14,16 +14,16 @@ pub enum Kind {
     Failed,
     /// The store could not be reached: another one may serve, and a later attempt may succeed.
     Unreachable,
-    /// What is stored is not what was stored: missing, cut short, altered, or made to do harm.
+    /// The stored data is not what was stored: it is missing, cut short, altered, or made to do harm.
     Damage,
     /// The vault is there and has no snapshot yet, as before the first backup.
     NothingYet,
-    /// Nothing has to be done: what it was to depend on is not so.
+    /// Nothing has to be done: the condition that the request depends on does not hold.
     Unneeded,
 }
 
 impl Kind {
-    /// The word for it in documents.
+    /// Returns the word for it in JSON documents.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Usage => "usage",
@@ -55,37 +55,37 @@ impl Error {
         Error { kind, doing: doing.into(), why: why.to_string(), hint: None, of_store: false }
     }
 
-    /// The request is wrong.
+    /// Creates the error that the request is wrong.
     pub fn usage(doing: impl Into<String>, why: impl ToString) -> Self {
         Self::new(Kind::Usage, doing, why)
     }
 
-    /// Something outside refused or failed.
+    /// Creates the error that something outside refused or failed.
     pub fn failed(doing: impl Into<String>, why: impl ToString) -> Self {
         Self::new(Kind::Failed, doing, why)
     }
 
-    /// The store does not answer.
+    /// Creates the error that the store does not answer.
     pub fn unreachable(doing: impl Into<String>, why: impl ToString) -> Self {
         Self::new(Kind::Unreachable, doing, why)
     }
 
-    /// Stored bytes are not what they should be.
+    /// Creates the error that stored bytes are not what they should be.
     pub fn damage(doing: impl Into<String>, why: impl ToString) -> Self {
         Self::new(Kind::Damage, doing, why)
     }
 
-    /// There is no snapshot yet.
+    /// Creates the error that there is no snapshot yet.
     pub fn nothing_yet(doing: impl Into<String>, why: impl ToString) -> Self {
         Self::new(Kind::NothingYet, doing, why)
     }
 
-    /// Nothing has to be done.
+    /// Creates the error that nothing has to be done.
     pub fn unneeded(doing: impl Into<String>, why: impl ToString) -> Self {
         Self::new(Kind::Unneeded, doing, why)
     }
 
-    /// A failed system call, with the hint that its error number deserves.
+    /// Creates the error of a failed system call, with a hint that fits its error number.
     pub fn io(doing: impl Into<String>, source: &io::Error) -> Self {
         let hint = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -102,36 +102,36 @@ impl Error {
         Error { hint: hint.map(Cow::Borrowed), ..Self::new(Kind::Failed, doing, source) }
     }
 
-    /// Adds what the user can do about it.
+    /// Adds a hint: what the user can do about it.
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Says that it was the vault's store that failed or refused.
+    /// Notes that it was the vault's store that failed or refused.
     pub fn from_store(mut self) -> Self {
         self.of_store = true;
         self
     }
 
-    /// Says in what larger work it happened; the reason and the hint stay.
+    /// Notes the larger work in which it happened; the reason and the hint stay.
     pub fn within(mut self, doing: impl Into<String>) -> Self {
         self.why = format!("{}: {}", self.doing, self.why);
         self.doing = doing.into();
         self
     }
 
-    /// What was being done and why it failed, without the hint.
+    /// Returns what was being done and why it failed, without the hint.
     pub fn what(&self) -> String {
         format!("could not {}: {}", self.doing, self.why)
     }
 
-    /// Why it failed, without what was being done.
+    /// Returns why it failed, without what was being done.
     pub fn why(&self) -> &str {
         &self.why
     }
 
-    /// What the user can do about it, where something can be done.
+    /// Returns the hint, where something can be done.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -142,7 +142,7 @@ impl Error {
         self.of_store
     }
 
-    /// What the caller should make of it.
+    /// Returns what it means for the caller.
     pub fn kind(&self) -> Kind {
         self.kind
     }

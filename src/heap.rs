@@ -1,4 +1,4 @@
-//! How much freed memory the program keeps.
+//! Limits how much freed memory the program keeps.
 //!
 //! glibc's allocator gives nearly every thread a heap of its own, and each of them keeps, for good, about what its thread had
 //! at most. Frames and reads are of some MiB, made by one thread and freed by another, so that with many reads and uploads
@@ -7,11 +7,11 @@
 //! 171, an export 89 in place of 126, each with no more time of the processor. (Mapping every large buffer by itself takes less
 //! still, but fresh pages cost up to half of that time again.)
 
-/// Heaps for all threads together.
+/// The number of heaps for all threads together.
 #[cfg(target_env = "gnu")]
 const HEAPS: i32 = 2;
 
-/// Settles it; to be called before there are threads. Other allocators do as they do.
+/// Sets the number of heaps; it must be called before there are threads. Other allocators than glibc's stay as they are.
 pub fn settle() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two numbers, and may be called at any time.

@@ -25,13 +25,13 @@ pub enum Moment {
     Swept,
     /// A folder is about to be looked at once more, at the end of a capture.
     Looking,
-    /// What was found so far is about to be committed, as a checkpoint or as the snapshot.
+    /// The findings so far are about to be committed, as a checkpoint or as the snapshot.
     Committing,
 }
 
 /// Receives progress and warnings. It is called from several threads.
 pub trait Monitor: Send + Sync {
-    /// A part of the work begins, over `_bytes` bytes where that is known.
+    /// A part of the work begins; its size is given, in bytes, where it is known.
     fn begin(&self, _what: &str, _bytes: Option<u64>) {}
     /// The total number of bytes of the current part has become known.
     fn total(&self, _bytes: u64) {}
@@ -85,7 +85,7 @@ impl Monitor for CollectingMonitor {
     }
 }
 
-/// What the engine gets from its caller: nothing in it asks the environment.
+/// The things that the engine gets from its caller: nothing in it asks the environment.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// Fills a buffer with random bytes.

@@ -74,9 +74,9 @@ pub struct ServerSettings {
     pub cloud_run: bool,
     /// Whether work goes on in Cloud Run while no request is waiting.
     pub background: bool,
-    /// What counts as healthy.
+    /// The limits of what counts as healthy.
     pub health: health::HealthSettings,
-    /// What a client may take of the service.
+    /// Limits on what a client may take of the service.
     pub limits: ServerLimits,
 }
 

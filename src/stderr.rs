@@ -1,4 +1,4 @@
-//! Standard error. What cannot be written there is dropped: there is nowhere else to say so, and no run may fail or wait for
+//! Standard error. Text that cannot be written there is dropped: there is nowhere else to say so, and no run may fail or wait for
 //! ever because a disk with logs is full, or because the program that reads the log is gone or has stopped reading.
 
 use std::io::{self, Write};
@@ -9,23 +9,23 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// How long a line waits until the reader has read what was written before. Once that was too long, lines are dropped until the
-/// reader goes on.
+/// How long a line waits for the reader to read what was written before. After a wait that was too long, lines are dropped until
+/// the reader goes on.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A pipe that has any room takes this many bytes without blocking.
 const AT_ONCE: usize = 4096;
 
-/// How the line before was written.
+/// How the previous line was written.
 struct StderrState {
-    /// The reader has stopped reading.
+    /// Whether the reader has stopped reading.
     stuck: bool,
-    /// The end of the line is missing.
+    /// Whether the end of the line is missing.
     cut: bool,
 }
 
 static STATE: Mutex<StderrState> = Mutex::new(StderrState { stuck: false, cut: false });
 
-/// Writes text that ends with a line's end, or drops it.
+/// Writes text that ends with a newline, or drops it.
 pub fn write(text: &[u8]) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut stderr = io::stderr().lock();
@@ -55,7 +55,7 @@ fn has_room(stderr: &io::StderrLock, within: Duration) -> bool {
         match poll(&mut fds, within.as_ref()) {
             Ok(ready) => return ready > 0,
             Err(Errno::INTR) => {}
-            // What cannot be waited for is tried.
+            // If it cannot be waited for, the write is tried.
             Err(_) => return true,
         }
     }

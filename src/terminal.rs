@@ -1,4 +1,4 @@
-//! Progress for people: a bar on a terminal, a line in the log now and then elsewhere.
+//! Shows progress to people: as a bar on a terminal, elsewhere as a line in the log now and then.
 //!
 //! Warnings and the log go the same way in both cases, through `tracing`, whose writer ([`Stderr`]) lifts the bar for as
 //! long as it writes.
@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::stderr;
 
-/// How often the log tells of progress where there is no bar.
+/// How often progress is logged if there is no bar.
 const LOG_EVERY: Duration = Duration::from_secs(15);
 
 const WITH_TOTAL: &str = "{msg} [{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
@@ -37,7 +37,7 @@ struct ProgressLog {
 }
 
 impl Terminal {
-    /// A monitor with a bar, if one is wanted and stderr is a terminal.
+    /// Creates a monitor, with a bar if one is wanted and stderr is a terminal.
     pub fn new(wanted: bool) -> Self {
         let shown = wanted && io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
@@ -51,7 +51,7 @@ impl Terminal {
         }
     }
 
-    /// Where the log is written: stderr, above the bar.
+    /// Returns the writer for the log: stderr, above the bar.
     pub fn stderr(&self) -> Stderr {
         Stderr { bar: self.bar.clone() }
     }
@@ -62,15 +62,15 @@ impl Terminal {
     }
 
     fn style(&self, template: &str) {
-        // The templates are constants: a test builds them.
+        // The templates are constants, and valid: a test builds them.
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.bar.set_style(style.progress_chars("=> "));
         }
     }
 
-    /// The line for the log, when it is time for one.
+    /// Returns the line for the log, when it is time for one.
     fn line(&self, now: Instant, done: u64) -> Option<String> {
-        // Whoever finds the lock taken leaves the line to the other thread: this is called for every block.
+        // A thread that finds the lock taken leaves the line to the other one: this is called for every block.
         let mut log = self.log.try_lock().ok()?;
         if now.saturating_duration_since(log.last) < LOG_EVERY {
             return None;
@@ -92,7 +92,7 @@ impl Monitor for Terminal {
             ProgressLog { what: what.to_owned(), began: now, last: now };
         tracing::info!("{what}");
         if self.shown {
-            // The style first: every other call may draw.
+            // The style comes first: every other call may draw.
             self.style(if bytes.is_some() { WITH_TOTAL } else { WITHOUT_TOTAL });
             self.bar.set_message(printable(what));
             match bytes {

@@ -1,4 +1,4 @@
-//! What a person reads: reports and listings as text. Pure functions, so that tests read it too.
+//! Reports and listings as text for people. These are pure functions, so that tests read it too.
 
 mod doctor;
 mod preview;
@@ -26,16 +26,16 @@ pub use self::preview::preview;
 use crate::replicas::copy::Copied;
 use crate::text::printable;
 
-/// Problems that are written out; how many more there are is said.
+/// The most problems that are written out; the text says how many more there are.
 const PROBLEMS: usize = 20;
-/// So many snapshots that a restore passed over.
+/// The most snapshots that a restore passed over and that are listed.
 const PASSED_OVER: usize = 5;
-/// So many places that stayed as they were.
+/// The most places that stayed as they were and that are listed.
 const KEPT: usize = 5;
-/// So many programs that use what was replaced.
+/// The most programs that use what was replaced and that are listed.
 const IN_USE: usize = 5;
 
-/// What was backed up, where it is, and how to get it back.
+/// Tells what was backed up, where it is, and how to get it back.
 pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) -> String {
     let mut text = String::new();
     let replicas::backup::ReplicatedBackupReport { taken, vault, vaults } = report;
@@ -73,7 +73,7 @@ pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) ->
     text
 }
 
-/// Which vaults do not hold a snapshot and why, a line each.
+/// Tells which vaults do not hold a snapshot and why, a line each.
 pub fn not_held(report: &replicas::backup::ReplicatedBackupReport) -> Vec<String> {
     let line = |held: &ReplicaReport| {
         let why = held.why.as_ref()?;
@@ -82,7 +82,7 @@ pub fn not_held(report: &replicas::backup::ReplicatedBackupReport) -> Vec<String
     report.vaults.iter().filter_map(line).collect()
 }
 
-/// Which vaults were made.
+/// Tells which vaults were made.
 pub fn made(places: &[InitReport]) -> String {
     let mut text = String::new();
     let other = places.iter().any(|place| !place.made);
@@ -93,7 +93,7 @@ pub fn made(places: &[InitReport]) -> String {
     text
 }
 
-/// What was copied.
+/// Tells what was copied.
 pub fn copied(done: &Copied) -> String {
     let mut text = String::new();
     let Copied { report, .. } = done;
@@ -119,7 +119,7 @@ pub fn copied(done: &Copied) -> String {
     text
 }
 
-/// What was verified in each of several vaults.
+/// Tells what was verified in each of several vaults.
 pub fn verified(vaults: &[Verified]) -> String {
     let mut text = String::new();
     for Verified { vault, report, error, .. } in vaults {
@@ -132,7 +132,7 @@ pub fn verified(vaults: &[Verified]) -> String {
     text
 }
 
-/// How many databases there are, and how they were taken.
+/// Tells how many databases there are, and how they were taken.
 fn databases(databases: &[DatabaseRecord]) -> String {
     let count = |which: &dyn Fn(&DatabaseRecord) -> bool| databases.iter().filter(|d| which(d)).count();
     let checked = |failed| count(&|d| d.check.as_ref().is_some_and(|check| check.failed.is_some() == failed));
@@ -146,7 +146,7 @@ fn databases(databases: &[DatabaseRecord]) -> String {
     text
 }
 
-/// Why a snapshot is not good, a line each.
+/// Tells why a snapshot is not good, a line each.
 pub fn not_good(report: &backup::BackupReport) -> Vec<String> {
     let mut lines = bad_state(report);
     if report.good {
@@ -164,7 +164,7 @@ pub fn not_good(report: &backup::BackupReport) -> Vec<String> {
     lines
 }
 
-/// What is in a snapshot as it was before, in a line.
+/// Tells which file is in a snapshot as it was before, in one line, and how many more there are.
 fn stale(stale: &[Stale]) -> Option<String> {
     let first = stale.first()?;
     let more = more(stale.len());
@@ -172,7 +172,7 @@ fn stale(stale: &[Stale]) -> Option<String> {
     Some(format!("{path} is in the snapshot as of {since}, and not as it is now: {}{more}", printable(&first.why)))
 }
 
-/// How many more there are than the first, which was named.
+/// Tells how many more there are than the first, which was named.
 fn more(all: usize) -> String {
     if all > 1 { format!(", and {} more (--json names them all)", all - 1) } else { String::new() }
 }
@@ -188,7 +188,7 @@ fn bad_state(report: &backup::BackupReport) -> Vec<String> {
     }
 }
 
-/// Problems, a line each, and how many more there are.
+/// Lists problems, a line each, and how many more there are.
 pub fn some(what: &str, problems: &[Problem]) -> Vec<String> {
     let line = |p: &Problem| format!("{what} {}: {}", name(p.path.bytes()), printable(&p.why));
     let mut lines: Vec<_> = problems.iter().take(PROBLEMS).map(line).collect();
@@ -198,7 +198,7 @@ pub fn some(what: &str, problems: &[Problem]) -> Vec<String> {
     lines
 }
 
-/// What was restored, `from` which of several vaults, and where what was there has gone.
+/// Tells what was restored, `from` which of several vaults, and where the previous content was moved.
 pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timestamp) -> String {
     let mut text = String::new();
     let taken = report.snapshot.time;
@@ -261,12 +261,12 @@ pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timesta
     text
 }
 
-/// The head of `runs`.
+/// Returns the header line of `runs`.
 pub fn runs_head() -> String {
     format!("{:<16}  {:<20}  {:<8}  {:<17}  {:<12}  {}", "ID", "TIME (UTC)", "ACTION", "RESULT", "BY", "ABOUT")
 }
 
-/// A run, by the summary of its report.
+/// Returns the line of a run from the summary of its report.
 pub fn run(summary: &RunSummary) -> String {
     let text = |field: &Option<String>| field.as_deref().map(printable).unwrap_or_default();
     let started = text(&summary.started).parse().map(time).unwrap_or_default();
@@ -276,13 +276,13 @@ pub fn run(summary: &RunSummary) -> String {
     format!("{id:<16}  {started:<20}  {action:<8}  {result:<17}  {way:<12}  {about}")
 }
 
-/// A run's report, for people, who can read JSON that is laid out.
+/// Returns a run's report as indented JSON, for people.
 pub fn run_in_full(report: &serde_json::Value) -> String {
     let text = serde_json::to_string_pretty(report).unwrap_or_default();
     text.lines().map(|line| printable(line) + "\n").collect()
 }
 
-/// What was verified.
+/// Tells what was verified.
 pub fn verify(report: &verify::VerifyReport) -> String {
     let mut text = String::new();
     let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));
@@ -345,7 +345,7 @@ pub fn verify(report: &verify::VerifyReport) -> String {
     text
 }
 
-/// The line above a list of snapshots.
+/// Returns the header line of a list of snapshots.
 pub fn list_head() -> String {
     format!(
         "{:16}  {:20}  {:8}  {:8}  {:>11}  {:>11}  {:>11}",
@@ -353,14 +353,14 @@ pub fn list_head() -> String {
     )
 }
 
-/// One snapshot in a list.
+/// Returns the line of a snapshot in a list.
 pub fn listed(listed: &ListedSnapshot) -> String {
     let Some(root) = &listed.root else {
         let why = printable(listed.damage.as_deref().unwrap_or_default());
         return format!("{:16}  {:20}  {:8}  damaged   {why}", listed.id.id, time(listed.created), "");
     };
     let reason = root.reason.to_string();
-    // Of a complete one with a database that failed its check, this is what counts.
+    // If a complete snapshot has a database that failed its check, this is what counts.
     let unsound = root.state == SnapshotState::Complete && root.failed_checks > 0;
     let state = match (unsound, root.good && !root.whole) {
         (true, _) => "unsound".to_owned(),
@@ -374,7 +374,7 @@ pub fn listed(listed: &ListedSnapshot) -> String {
     format!("{:16}  {created:20}  {reason:8}  {state:8}  {entries:>11}  {size:>11}  {added:>11}{labels}", listed.id.id)
 }
 
-/// One entry as `ls -l` shows it.
+/// Returns the line of an entry, as `ls -l` shows it.
 pub fn entry(entry: &Shown) -> String {
     let target = entry.target.as_ref().map(|t| format!(" -> {}", name(&t.0))).unwrap_or_default();
     let (mode, name) = (permissions(entry.kind, entry.mode), name(entry.path.bytes()));
@@ -382,7 +382,7 @@ pub fn entry(entry: &Shown) -> String {
     format!("{mode} {:5} {:5} {:>12} {} {name}{target}{stale}", entry.uid, entry.gid, entry.size, time(entry.mtime))
 }
 
-/// One difference between snapshots.
+/// Returns the line of a difference between snapshots.
 pub fn difference(difference: &Difference) -> String {
     let sign = match difference.change {
         Change::Added => '+',
@@ -417,18 +417,18 @@ fn permissions(kind: EntryKind, mode: u32) -> String {
     text
 }
 
-/// A name from a snapshot on one line: bytes that are not text and characters that act on a terminal are escaped, so that
+/// Returns a name from a snapshot on one line: bytes that are not text and characters that act on a terminal are escaped, so that
 /// every name has one spelling.
 fn name(bytes: &[u8]) -> String {
     if bytes.is_empty() { ".".into() } else { printable(&escape(bytes)) }
 }
 
-/// A path of this machine on one line.
+/// Returns a path of this machine on one line.
 pub fn path(path: &Path) -> String {
     printable(&path.display().to_string())
 }
 
-/// A snapshot as a person needs it to find it again.
+/// Returns a snapshot's id and time, by which a person finds it again.
 fn named(snapshot: &SnapshotName) -> String {
     format!("{} of {}", snapshot.id, time(snapshot.time))
 }
@@ -449,7 +449,7 @@ fn count_of(count: usize, what: &str) -> String {
     format!("{} {what}{}", HumanCount(count as u64), if count == 1 { "" } else { "s" })
 }
 
-/// The time that it took and, for a bucket, the requests.
+/// Returns the time that it took and, for a bucket, the number of requests.
 fn took(time: f64, traffic: Option<Traffic>) -> String {
     let Some(Traffic { requests, retries, .. }) = traffic else { return seconds(time) };
     let again = if retries > 0 { format!(", {retries} of them again") } else { String::new() };
@@ -460,7 +460,7 @@ fn seconds(seconds: f64) -> String {
     if seconds < 90.0 { format!("{seconds:.1} s") } else { format!("{:.0} min", seconds / 60.0) }
 }
 
-/// How long ago something was, in the two largest units.
+/// Returns how long ago something was, in the two largest units.
 fn age(now: Timestamp, then: Timestamp) -> String {
     let minutes = (now.as_second() - then.as_second()).max(0) / 60;
     match (minutes / 1440, minutes / 60 % 24, minutes % 60) {

@@ -1,4 +1,4 @@
-//! Where this runs, where its vaults are, and how Google Cloud is reached.
+//! Settles where this runs, where its vaults are, and how Google Cloud is reached.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -12,13 +12,13 @@ use super::HostEnvironment;
 use super::env::Env;
 use crate::cli;
 
-/// Where in a bucket the vault is when only the bucket is named.
+/// The prefix of the vault in a bucket, if only the bucket is named.
 const PREFIX: &str = "lastgood";
 
-/// Reads a vault's address; of a folder, the absolute path.
+/// Parses a vault's address; that of a folder becomes its absolute path.
 ///
 /// # Errors
-/// Usage: one of an unknown kind.
+/// Usage: the address is of an unknown kind.
 pub fn address(given: &OsStr, outside: &HostEnvironment) -> Result<Address> {
     Ok(absolute(Address::parse(given)?, outside))
 }
@@ -30,7 +30,7 @@ fn absolute(address: Address, outside: &HostEnvironment) -> Address {
     }
 }
 
-/// Where this runs.
+/// Returns where this runs, from the environment.
 pub fn place(env: &Env, host: &str) -> RunEnvironment {
     let text = |name: &str| env.get(name).map(|value| value.to_string_lossy().into_owned());
     RunEnvironment {
@@ -44,11 +44,11 @@ pub fn place(env: &Env, host: &str) -> RunEnvironment {
     }
 }
 
-/// The vaults to use, the first one first: flags, else the variable of our own, else the bucket that other backup scripts
-/// know by one of two names, else a folder beside the data.
+/// Returns the vaults to use, the preferred one first: those of the flags, else those of lastgood's own variable, else the bucket
+/// that other backup scripts know by one of two names, else a folder beside the data.
 ///
 /// # Errors
-/// Usage: an address of an unknown kind; the same one twice; two variables that differ.
+/// Usage: an address is of an unknown kind, or the same one is given twice, or two variables differ.
 pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &HostEnvironment) -> Result<Vec<Address>> {
     let mut named = flags;
     if named.is_empty()
@@ -80,10 +80,10 @@ pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &HostEnvironment) -> Res
     Ok(vaults)
 }
 
-/// How Google Cloud is reached.
+/// Settles how Google Cloud is reached.
 ///
 /// # Errors
-/// Usage: a variable that is not what it should be.
+/// Usage: a variable's value is not valid.
 pub fn cloud(flags: &cli::CloudFlags, env: &Env) -> Result<Cloud> {
     let with_scheme = |host: String| if host.contains("://") { host } else { format!("http://{host}") };
     let bare = |url: String| url.trim_end_matches('/').to_owned();

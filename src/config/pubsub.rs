@@ -1,4 +1,4 @@
-//! What `listen` and `publish` are told: names of topics and subscriptions, and the event.
+//! The configuration of `listen` and `publish`: names of topics and subscriptions, and the event.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -15,30 +15,30 @@ use crate::cli;
 
 const SUBSCRIPTION: &str = "LASTGOOD_SUBSCRIPTION";
 const TOPIC: &str = "LASTGOOD_TOPIC";
-/// The most bytes of a message's attribute. <https://docs.cloud.google.com/pubsub/quotas#resource_limits>
+/// The most bytes of a message attribute's value. <https://docs.cloud.google.com/pubsub/quotas#resource_limits>
 const MAX_ATTRIBUTE: usize = 1024;
 
-/// What is to be published, and where.
+/// An event to publish, and where.
 #[derive(Debug)]
 pub struct Publication {
-    /// To which topic.
+    /// The topic.
     pub topic: Topic,
     /// The event's type.
     pub kind: &'static str,
-    /// Its source.
+    /// The event's source.
     pub source: String,
-    /// Its id; a random one where there is none.
+    /// The event's id; `None` for a random one.
     pub id: Option<String>,
-    /// What it says.
+    /// The fields of its data.
     pub fields: Map<String, Value>,
-    /// How long to try.
+    /// How long to try to publish it.
     pub within: Duration,
 }
 
-/// From where messages are pulled, if they are.
+/// Settles where messages are pulled from, if they are.
 ///
 /// # Errors
-/// Usage: a name that is none.
+/// Usage: the name is not that of a subscription.
 pub fn pulling(
     args: cli::PullFlags,
     project: Option<&str>,
@@ -54,12 +54,12 @@ pub fn pulling(
     Ok(subscription.map(|subscription| subscriber::SubscriberSettings { subscription, hold: args.hold }))
 }
 
-/// What is to be published.
+/// Settles what is to be published.
 ///
 /// # Errors
-/// Usage: no topic, or a name that is none; a label given twice; an id that says nothing, or is too long.
+/// Usage: there is no topic, or its name is not valid; a label is given twice; the id is empty, or an attribute is too long.
 pub fn publication(args: cli::PublishCommand, project: Option<&str>, host: &str, env: &Env) -> Result<Publication> {
-    // The end of a log, cut anywhere, is told, too.
+    // The message may be the end of a log, cut anywhere: bytes that are not UTF-8 are replaced, not refused.
     let text = |message: OsString| Value::from(message.to_string_lossy());
     let mut fields = Map::new();
     let (kind, sending) = match args {

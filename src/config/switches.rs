@@ -1,17 +1,17 @@
-//! Variables by which other backup scripts are switched and tuned. What of them is not used is told, so that nobody relies on it.
+//! Variables that switch and tune other backup scripts. A warning names those that are not used, so that nobody relies on them.
 
 use lastgood::error::Result;
 
 use super::env::Env;
 use crate::cli::Command;
 
-/// What says that backups are switched off.
+/// The message that backups are switched off.
 pub const OFF: &str = "backups are switched off: BACKUP_ENABLED is false";
 
-/// Whether the environment says that no backup is taken.
+/// Whether the environment switches backups off.
 ///
 /// # Errors
-/// Usage: it says neither yes nor no.
+/// Usage: the value means neither yes nor no.
 pub fn backups_off(env: &Env) -> Result<bool> {
     env.parsed("BACKUP_ENABLED", yes_or_no).map(|enabled| enabled == Some(false))
 }
@@ -24,7 +24,7 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
     }
 }
 
-/// What is to be told of variables that are set, and that a command would use if it could.
+/// Returns messages about variables that are set, and that a command would use if it could.
 pub fn unused(command: &Command, env: &Env) -> Vec<String> {
     let serves = match command {
         Command::Serve(_) => true,

@@ -1,4 +1,4 @@
-//! A bucket: who asks, whether it answers, and what may be done.
+//! Checks of a vault in a bucket: the credentials, whether the bucket answers, and what may be done in it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::store::requests::Requests;
 use crate::store::retrying::RetryStore;
 use crate::vault::root::SNAPSHOTS;
 
-/// A request is given up without progress for so long,
+/// A request is given up after this time without progress.
 const STALL: Duration = Duration::from_secs(5);
-/// tried again for so long where it fails sooner,
+/// A request that fails sooner is retried for this time.
 const AGAIN: Duration = Duration::from_secs(3);
-/// and a token is waited for so long.
+/// The longest wait for a token.
 const TOKEN: Duration = Duration::from_secs(7);
-/// A clock that is further off than this will be too far off soon.
+/// A clock that is off by more than this gets a warning: it will be too far off soon.
 const OFF: Duration = Duration::from_secs(60);
 
-/// What is looked at.
+/// The input of the checks of a bucket.
 pub struct BucketCheckInput {
     pub vault: vault::VaultCheckInput,
     pub bucket: String,
@@ -39,7 +39,7 @@ pub struct BucketCheckInput {
     pub proxy: Option<Proxy>,
 }
 
-/// Makes the checks.
+/// Runs the checks.
 pub fn check_bucket(about: &BucketCheckInput, notes: &CheckRecorder, stop: &Arc<AtomicBool>) {
     let unasked = |why: &str| {
         notes.add(DoctorCheck::skipped("the rest", format!("bucket, permissions, vault: not asked, {why}")))
@@ -97,7 +97,8 @@ pub fn check_bucket(about: &BucketCheckInput, notes: &CheckRecorder, stop: &Arc<
     vault::check_vault(Box::new(RetryStore::new(bucket, pace, stop.clone())), &about.vault, notes, stop);
 }
 
-/// What was found, and whose it is. The metadata server, which is in this machine or nowhere, is asked whether it is there.
+/// Tells which credentials were found, and whose they are. The metadata server, which is in this machine or nowhere, is asked
+/// whether it is there.
 fn credentials(
     about: &BucketCheckInput,
     bucket: &GcsBucket,
@@ -133,7 +134,7 @@ fn credentials(
     (failed, None)
 }
 
-/// Looks at the bucket and at what may be done in it; whether a vault can be looked for.
+/// Checks the bucket and what may be done in it; returns whether a vault can be looked for.
 fn listed(
     about: &BucketCheckInput,
     bucket: &GcsBucket,
@@ -165,7 +166,7 @@ fn listed(
     let missing: Vec<_> = permissions.iter().filter(|check| check.outcome == CheckStatus::Problem).collect();
     let needed: Vec<_> = missing.iter().map(|check| check.name).filter(|name| *name != grants::MAY_CREATE).collect();
     match forbidden {
-        // Then one thing is missing, and is named once.
+        // In this case one permission is missing, and is named once.
         Some(failed) if !needed.is_empty() => notes.add(DoctorCheck::skipped(name, failed.found)),
         Some(failed) => notes.add(failed),
         None => {}
@@ -178,7 +179,7 @@ fn listed(
     usable
 }
 
-/// A request that is made again, though not for long, where its fault may pass.
+/// Makes a request, and repeats it, though not for long, if its fault may pass.
 fn tried<T>(once: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
     let began = Instant::now();
     let mut renewed = false;
@@ -191,7 +192,7 @@ fn tried<T>(once: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
     }
 }
 
-/// Why, and what to do.
+/// Returns why a request failed, and what to do.
 fn refusal(fault: Fault) -> (String, String) {
     match fault {
         Fault::Refused { why, hint } => (why, hint),
@@ -202,7 +203,7 @@ fn refusal(fault: Fault) -> (String, String) {
     }
 }
 
-/// What to do about a file that is not where a relative path says.
+/// Returns what to do about a credentials file that is not where a relative path says.
 fn lost(cloud: &Cloud) -> Option<String> {
     let path: &Path = cloud.credentials.as_deref().filter(|path| path.is_relative() && !path.exists())?;
     let at = std::path::absolute(path).ok()?;
@@ -225,7 +226,7 @@ fn network(about: &BucketCheckInput, bucket: &GcsBucket) -> Option<DoctorCheck> 
     Some(DoctorCheck::problem("network", found).advice(advice))
 }
 
-/// How far the clock is off; `wrong` is the store's refusal of it.
+/// Checks how far the clock is off; `wrong` is the fault if the store refuses its time.
 fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> DoctorCheck {
     let name = "clock";
     if let Some(fault) = wrong {
@@ -237,7 +238,7 @@ fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> DoctorCheck {
     };
     let off = ahead.unsigned_abs();
     let direction = if ahead.is_positive() { "ahead of" } else { "behind" };
-    // The store's time has whole seconds.
+    // The store's time is in whole seconds.
     if off < Duration::from_secs(2) {
         return DoctorCheck::ok(name, "as the store's");
     }
@@ -249,11 +250,11 @@ fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> DoctorCheck {
         .advice("Set it, and see to it that it stays right (`timedatectl set-ntp true`, or the host's).")
 }
 
-/// What to do where there are credentials and no token.
+/// Returns the check for credentials without a token, with what to do.
 fn no_token(found: &CredentialSource, fault: Fault) -> DoctorCheck {
     let passes = matches!(fault, Fault::Passing { .. });
     let (why, hint) = refusal(fault);
-    // The file was named already.
+    // The report has named the file already.
     let reason = why.strip_prefix(&format!("no token with {found}: ")).unwrap_or(&why);
     let problem = DoctorCheck::problem("token", format!("none can be had: {reason}"));
     let CredentialSource::File { path, r#type, account } = found else { return problem.advice(hint) };
@@ -288,7 +289,7 @@ fn no_token(found: &CredentialSource, fault: Fault) -> DoctorCheck {
     }
 }
 
-/// What it means that the bucket is not listed, and whether it is there all the same.
+/// Returns the check for a bucket that cannot be listed, and whether the bucket may be there all the same.
 fn unlisted(about: &BucketCheckInput, fault: Fault, found: &CredentialSource) -> (DoctorCheck, bool) {
     let name = "bucket";
     let bucket = &about.bucket;

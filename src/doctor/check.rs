@@ -1,4 +1,4 @@
-//! What is looked at, and what a check came to.
+//! The settings of the doctor, and the results of its checks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::network::Proxy;
 use crate::gcp::cloud::Cloud;
 use crate::store::address::Address;
 
-/// What is looked at.
+/// The settings of the doctor: what is checked.
 #[derive(Debug, Clone)]
 pub struct DoctorSettings {
     /// The vaults, the preferred one first.
@@ -22,13 +22,13 @@ pub struct DoctorSettings {
     pub data: PathBuf,
     /// Where that is: absolute, symlinks followed as far as it exists.
     pub data_at: PathBuf,
-    /// Why no backup is taken, if none is.
+    /// Why no backup is taken; `None` if backups are taken.
     pub backups_off: Option<String>,
     /// How old the newest good snapshot may be.
     pub max_age: Duration,
 }
 
-/// A vault.
+/// A vault, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VaultLocation {
     /// Its address.
@@ -38,7 +38,7 @@ pub struct VaultLocation {
 }
 
 impl VaultLocation {
-    /// The address as people are told it, and as a command takes it from any working directory.
+    /// Returns the address as people are told it, and as a command takes it from any working directory.
     pub(super) fn shown(&self) -> String {
         match &self.at {
             Some(at) => at.display().to_string(),
@@ -47,13 +47,13 @@ impl VaultLocation {
     }
 }
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
-    /// As it should be.
+    /// All is as it should be.
     Ok,
-    /// Could not be asked, or was not needed.
+    /// It could not be checked, or need not be.
     Skipped,
     /// Nothing is stopped, but somebody should look.
     Warning,
@@ -61,19 +61,19 @@ pub enum CheckStatus {
     Problem,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DoctorCheck {
-    /// What it is called; within its part of the report no other one is called so.
+    /// Its name, which is unique within its section of the report.
     pub name: &'static str,
-    /// What it came to.
+    /// Its result.
     pub outcome: CheckStatus,
-    /// What was found.
+    /// A description of what was found.
     pub found: String,
-    /// What to do about it.
+    /// Advice on what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// With which commands, in this order.
+    /// The commands to do it with, in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
 }
@@ -99,7 +99,8 @@ impl DoctorCheck {
         Self::new(name, CheckStatus::Problem, found)
     }
 
-    /// Says what to do about it. The hints of errors send people to the doctor: here they are at the doctor.
+    /// Adds advice on what to do about it. The hints of errors send people to the doctor; that part is cut off, since here they
+    /// are at the doctor.
     pub(super) fn advice(self, advice: impl Into<String>) -> Self {
         let mut advice = advice.into();
         if let Some(at) = advice.find("`lastgood doctor`") {
@@ -118,7 +119,7 @@ impl DoctorCheck {
     }
 }
 
-/// A length of time in its two largest units.
+/// Returns a length of time in its two largest units, as text.
 pub(crate) fn span(time: Duration) -> String {
     let (seconds, minutes) = (time.as_secs(), time.as_secs() / 60);
     match (minutes / 60, minutes % 60) {

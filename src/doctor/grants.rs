@@ -1,4 +1,4 @@
-//! What the credentials may do to a bucket: what is needed, what is more than that, and the commands that change it.
+//! Checks what the credentials may do to a bucket: what is needed, what is more than that, and the commands that change it.
 //!
 //! The permissions are Cloud Storage's (<https://docs.cloud.google.com/storage/docs/access-control/iam-permissions>), the
 //! roles its predefined ones (<https://docs.cloud.google.com/storage/docs/access-control/iam-roles>).
@@ -10,7 +10,7 @@ use crate::fs::read_named;
 use crate::gcp::credentials::{CredentialSource, LARGEST};
 use crate::shell::word;
 
-/// What a vault needs: the check's name, the permission, the role that gives it, and what fails without it.
+/// The permissions that a vault needs: the check's name, the permission, the role that gives it, and what fails without it.
 const NEEDED: [(&str, &str, &str, &str); 3] = [
     (
         "may create",
@@ -26,8 +26,8 @@ pub const MAY_CREATE: &str = "may create";
 const CREATOR: &str = "roles/storage.objectCreator";
 const VIEWER: &str = "roles/storage.objectViewer";
 
-/// What destroys backups: deleting and overwriting objects; letting them go by `customTime`; granting oneself any of this;
-/// removing the bucket; giving it a lifecycle rule that deletes.
+/// The permissions that can destroy backups: to delete and overwrite objects; to let them be deleted by `customTime`; to grant
+/// oneself any of this; to remove the bucket; to give it a lifecycle rule that deletes.
 const TOO_MUCH: [&str; 5] = [
     "storage.objects.delete",
     "storage.objects.update",
@@ -36,24 +36,24 @@ const TOO_MUCH: [&str; 5] = [
     "storage.buckets.update",
 ];
 
-/// All permissions that are asked for.
+/// Returns all permissions that are asked for.
 pub fn asked() -> Vec<&'static str> {
     NEEDED.iter().map(|needed| needed.1).chain(TOO_MUCH).collect()
 }
 
-/// Whom a role is granted to.
+/// The member that a role is granted to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// As `--member` has it, a placeholder in capitals where it is not known.
+    /// As `--member` takes it, with a placeholder in capitals where it is not known.
     name: String,
-    /// What to put in the placeholder's place.
+    /// A note on what to put in place of the placeholder.
     note: Option<&'static str>,
-    /// A person, not a service account.
+    /// Whether it is a person, not a service account.
     person: bool,
 }
 
 impl Member {
-    /// The member whose credentials these are, `account` being what is known of it.
+    /// Returns the member whose credentials these are; `account` is what is known of it.
     pub fn of(found: &CredentialSource, account: Option<&str>) -> Member {
         let known = |kind: &str, account: &str| format!("{kind}:{account}");
         match (found, account) {
@@ -100,7 +100,8 @@ fn grant(bucket: &str, member: &str, role: &str) -> String {
     format!("gcloud storage buckets add-iam-policy-binding gs://{bucket} --member={} --role={role}", word(member))
 }
 
-/// The workload identity pool that a configuration names: the audience `//…/workloadIdentityPools/POOL/providers/PROVIDER`.
+/// Returns the workload identity pool that a configuration names: the audience is
+/// `//…/workloadIdentityPools/POOL/providers/PROVIDER`.
 fn pool(path: &Path) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(&read_named(path, LARGEST).ok()?.0).ok()?;
     let audience = json.get("audience")?.as_str()?.strip_prefix("//")?;
@@ -108,7 +109,7 @@ fn pool(path: &Path) -> Option<String> {
     pool.contains("/workloadIdentityPools/").then(|| pool.to_owned())
 }
 
-/// What follows from the permissions that are held.
+/// Returns the checks that follow from the permissions that are held.
 pub fn judge(held: &[String], bucket: &str, member: &Member, project: Option<&str>) -> Vec<DoctorCheck> {
     let is_held = |permission: &str| held.iter().any(|held| held == permission);
     let mut checks: Vec<DoctorCheck> = Vec::new();

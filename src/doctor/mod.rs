@@ -1,4 +1,4 @@
-//! What stands in the way of a backup or a restore, and what to do about it: the checks of `lastgood doctor`.
+//! The checks of `lastgood doctor`: what stands in the way of a backup or a restore, and what to do about it.
 //!
 //! ```text
 //! each vault, at the same time:  credentials ► network, clock ► token ► bucket ► permissions ─┐
@@ -7,7 +7,7 @@
 //! the data directory:            there, whole, readable; can it be restored to, and is there room
 //! ```
 //!
-//! Nothing is written anywhere: in a bucket a writer could not remove it. And an answer comes soon, whatever is broken: each
+//! Nothing is written anywhere: a writer could not remove it from a bucket. And an answer comes soon, whatever is broken: each
 //! part has a time limit, and one that does not come back (a network mount whose server is gone) is left behind.
 
 mod bucket;
@@ -36,7 +36,7 @@ use crate::store::address::Address;
 /// How long the checks of a vault, and those of the data directory, may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// What a part of the report is about.
+/// The subject of a section of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
@@ -48,32 +48,32 @@ pub enum Subject {
     Data,
 }
 
-/// A part of the report.
+/// A section of the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DoctorSection {
-    /// What it is about.
+    /// Its subject.
     pub subject: Subject,
-    /// Where that is.
+    /// The place of the subject.
     pub place: String,
-    /// What was looked at, in this order.
+    /// The checks, in the order in which they were made.
     pub checks: Vec<DoctorCheck>,
 }
 
-/// All that was looked at.
+/// The whole report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DoctorReport {
     /// How many checks found something that stops a backup or a restore.
     pub problems: usize,
-    /// How many found something that somebody should look at.
+    /// How many checks found something that somebody should look at.
     pub warnings: usize,
-    /// The checks, by what they are about.
+    /// The checks, by subject.
     pub parts: Vec<DoctorSection>,
 }
 
-/// Makes all checks.
+/// Runs all checks.
 ///
 /// # Errors
-/// That it was told to stop. Whatever else fails is in the report.
+/// It was told to stop. Any other failure is in the report.
 pub fn examine(place: &DoctorSettings, ctx: &Context) -> Result<DoctorReport> {
     let running: Vec<_> = place.vaults.iter().map(|vault| (vault.shown(), begin(vault, place))).collect();
     let found = running.into_iter().map(|(name, running)| Ok((name, running.wait(ctx)?)));

@@ -18,7 +18,7 @@ use super::error_text::with_causes;
 use crate::fs::read_named;
 use crate::retry::Fault;
 
-/// What tokens are for. IAM decides what of that is allowed.
+/// The purpose of a token. IAM decides what of that is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// To read and write objects.
@@ -50,7 +50,7 @@ const METADATA_HOST: &str = "metadata.google.internal";
 pub enum CredentialSource {
     /// No credentials: an emulator asks for none.
     Emulator,
-    /// A credentials file.
+    /// A credentials file of some `type`, and the account that it names.
     File {
         /// Where it is.
         path: PathBuf,

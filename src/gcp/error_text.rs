@@ -1,8 +1,8 @@
-//! What an answer says that is no success: Google's errors, by status, reason and words.
+//! Reads Google's errors: the meaning of an answer that is no success, by its status, reason and words.
 //!
 //! The reasons are those of <https://docs.cloud.google.com/storage/docs/json_api/v1/status-codes>. They are not enough: an
-//! organisation policy that is violated and a precondition that is not met have the same status and the same reason. So what is known
-//! is known by a word in the whole answer, and an object is said to exist only after a look at it.
+//! organisation policy that is violated and a precondition that is not met have the same status and the same reason. So known
+//! causes are recognized by words anywhere in the answer, and an object is said to exist only after it was looked up.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-/// A cause that Google words in its own way, and what to do about it.
+/// A cause that Google describes in its own words, and what to do about it.
 struct KnownCause {
-    /// One of these is in the answer, whatever the case of its letters.
+    /// One of these is in the answer; upper and lower case are the same.
     words: &'static [&'static str],
     hint: &'static str,
 }
 
-/// The first that fits counts.
+/// The known causes; the first that fits counts.
 const CAUSES: &[KnownCause] = &[
     KnownCause {
         words: &["requester pays", "userprojectmissing"],
@@ -73,16 +73,18 @@ const CAUSES: &[KnownCause] = &[
     },
 ];
 
-/// What to do about an error that says `text`; `None` where it is none that is known.
+/// Returns what to do about an error that says `text`; `None` if its cause is not known.
 pub fn hint(text: &str) -> Option<&'static str> {
     let text = text.to_ascii_lowercase();
     let fits = |cause: &&KnownCause| cause.words.iter().any(|word| text.contains(word));
     CAUSES.iter().find(fits).map(|cause| cause.hint)
 }
 
-/// Whether an answer to an upload says that there is an object of the name already, or something else that is said in the same way.
+/// Whether an answer to an upload says that an object of that name exists already, or something else that is said in the same
+/// way.
 pub fn says_it_exists(status: StatusCode, text: &str) -> bool {
-    // Who may not delete may not replace: nothing else that is asked here needs that permission. And what is held cannot be replaced.
+    // An account that may not delete may not replace: no other request that is made here needs that permission. And an object
+    // that is held cannot be replaced.
     let marks = ["storage.objects.delete", "retentionPolicyNotMet", "objectUnderActiveHold"];
     let words = ["retention policy", "under active"];
     match status {
@@ -92,7 +94,8 @@ pub fn says_it_exists(status: StatusCode, text: &str) -> bool {
     }
 }
 
-/// The status that an answer has which is an error although its head says 200: some proxy lost it. `None` where it is no error.
+/// Returns the status of an error that came with a head that says 200, since some proxy lost the status. `None` if the answer is
+/// no error.
 pub fn in_disguise(text: &str) -> Option<StatusCode> {
     #[derive(Deserialize)]
     struct Disguised {
@@ -102,13 +105,13 @@ pub fn in_disguise(text: &str) -> Option<StatusCode> {
     struct DisguisedError {
         code: Option<u16>,
     }
-    // What is long is rather a listing, and not read twice.
+    // A body without `"error"`, such as a long listing, is not parsed twice.
     let parsed: Option<Disguised> = text.contains("\"error\"").then(|| serde_json::from_str(text).ok()).flatten();
     let code = parsed?.error.code.and_then(|code| StatusCode::from_u16(code).ok());
     Some(code.filter(|code| !code.is_success()).unwrap_or(StatusCode::BAD_GATEWAY))
 }
 
-/// An error with its causes. Google's crates say in the outermost only that something failed.
+/// Returns an error's text with its causes. In Google's crates the outermost text says only that something failed.
 pub fn with_causes(why: &dyn std::error::Error) -> String {
     let mut text = why.to_string();
     let mut cause = why.source();
@@ -122,10 +125,10 @@ pub fn with_causes(why: &dyn std::error::Error) -> String {
     text
 }
 
-/// The longest that is taken for a time to wait: whatever an answer says, times can be added to it.
+/// The longest time to wait that is taken from an answer, 365 days: whatever an answer says, such a time can be added to others.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How long `Retry-After` asks to wait: it has seconds, or a time.
+/// Returns how long `Retry-After` asks to wait; its value is in seconds, or a point in time.
 pub fn retry_after(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds).min(LONGEST));
@@ -134,7 +137,7 @@ pub fn retry_after(text: &str) -> Option<Duration> {
     Some(Duration::try_from(then.duration_since(Timestamp::now())).unwrap_or_default().min(LONGEST))
 }
 
-/// What an error's body says: the API's JSON, or text.
+/// Returns the message of an error's body: that of the API's JSON, or the text, on one line of at most 400 characters.
 pub fn message(body: &str) -> Option<String> {
     let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
     let said = json.as_ref().and_then(|json| json.get("error")?.get("message")?.as_str()).unwrap_or(body);

@@ -117,7 +117,7 @@ pub struct Overloaded;
 
 impl Admission {
     /// Creates slots for `connections` connections. The line is as long as the queue for runs, or shorter where the process may
-    /// open only few files.
+    /// open only few files, but not shorter than `connections`.
     pub fn new(connections: usize, ending: Shutdown) -> Arc<Self> {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let others = FILES.saturating_add((connections + DOOR) as u64);

@@ -67,7 +67,8 @@ impl Server {
         let critical = parts.uri.path().trim_end_matches('/') == routes::CRITICAL;
         let limits = &self.settings.limits;
         let critical = critical || events::says_critical(&parts.headers);
-        // For a report of a critical error, the beginning of the body is better than nothing. A JSON body may turn out to be one.
+        // For a report of a critical error, the beginning of the body is better than nothing; and the beginning of a JSON body
+        // may say that it is one.
         let read = match critical || is_json(&parts.headers) {
             true => limits::read_beginning(body, limits).await,
             false => limits::read(body, limits).await.map(|bytes| (bytes, true)),

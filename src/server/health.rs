@@ -16,7 +16,7 @@
 //! - nothing in the data directory is younger than `DATA_FRESHNESS`: the app has stopped writing, or writes elsewhere.
 //!
 //! The data directory and each vault are checked separately, each with its own time limit: one that hangs hides nothing of the
-//! others. For it, what was seen last counts, with its age.
+//! others. The last result of a part that hangs counts, with its age.
 //!
 //! All else is **healthy**. The check of a very large directory ends after some seconds; what it had not seen by then is not held
 //! against the directory.
@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The time limit of each part of a check: of each vault, and of the data directory.
 const TIME: Duration = Duration::from_secs(4);
 
-/// What counts as healthy.
+/// The limits of what counts as healthy.
 #[derive(Debug, Clone)]
 pub struct HealthSettings {
     /// How old the newest good snapshot may be.
@@ -80,12 +80,12 @@ impl Status {
     }
 }
 
-/// How well the data is protected: the answer to `/health`.
+/// The answer to `/health`: how well the data is protected.
 #[derive(Debug, Clone, Serialize)]
 pub struct Health {
     /// All of it in one word.
     pub status: Status,
-    /// What is wrong.
+    /// The reasons, if it is not healthy.
     pub why: Vec<String>,
     /// When it was checked.
     pub checked: Timestamp,
@@ -99,7 +99,7 @@ pub struct Health {
     pub data: DataHealth,
     /// The run that ended last, of those that are known.
     pub last_run: Option<LastRun>,
-    /// What went wrong in `last_run`.
+    /// The error of `last_run`.
     pub last_error: Option<String>,
 }
 
@@ -131,11 +131,11 @@ pub struct DataHealth {
     pub whole: bool,
     /// How long ago it was last seen, in seconds; `None` if it never was.
     pub seen_seconds_ago: Option<u64>,
-    /// The critical files, and whether each is there; that is left out where it was not seen in time.
+    /// The critical files, and whether each is there, as far as that was seen in time.
     pub critical_files: Vec<CriticalFile>,
 }
 
-/// What the checks of all vaults found.
+/// The results of the checks of all vaults.
 #[derive(Default)]
 struct VaultFindings {
     opened: Vec<VaultHealth>,

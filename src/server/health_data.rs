@@ -1,4 +1,4 @@
-//! A look at the data directory: when its newest file was changed, and whether what must be there is.
+//! Checks the data directory for the health: when its newest file was modified, and whether the critical files are there.
 
 use std::collections::VecDeque;
 use std::fs::{self, Metadata};
@@ -14,34 +14,34 @@ use serde::Serialize;
 
 use crate::source::select::is_ours;
 
-/// For how long it looks.
+/// The time limit of a check.
 const TIME: Duration = Duration::from_secs(3);
 
-/// Where data is.
+/// The settings of the check.
 #[derive(Debug, Clone, Default)]
 pub struct DataProbeSettings {
-    /// The directory.
+    /// The data directory.
     pub data: PathBuf,
-    /// Folders that are not looked into: vaults.
+    /// Folders that are not walked: vaults.
     pub not_walked: Vec<PathBuf>,
     /// What must be there: patterns for paths below the directory, as they were given and as they are matched.
     pub critical: Vec<(String, GlobMatcher)>,
 }
 
-/// What was seen.
+/// The result of the check.
 #[derive(Debug, Clone, Default)]
 pub struct DataFindings {
-    /// When the newest file was changed.
+    /// When the newest file was last modified.
     pub newest: Option<Timestamp>,
-    /// Whether all was looked at.
+    /// Whether all of the directory was seen.
     pub whole: bool,
     /// Why nothing could be seen.
     pub error: Option<String>,
-    /// What must be there.
+    /// The critical files.
     pub critical: Vec<CriticalFile>,
 }
 
-/// Looks at the directory, what is near its top first.
+/// Checks the directory, the entries near its top first.
 pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings {
     let began = Instant::now();
     let mut found: Vec<bool> =
@@ -55,7 +55,7 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
                 seen.error = Some(why.to_string());
                 break;
             }
-            // It has gone meanwhile, or a backup says what is wrong with it.
+            // The folder has disappeared meanwhile, or a backup says what is wrong with it.
             Err(_) => continue,
         };
         for entry in listing.flatten() {
@@ -89,18 +89,18 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
     seen
 }
 
-/// Whether a folder is a vault, whatever mount it is reached by.
+/// Whether a folder is a vault, by whatever mount it is reached.
 fn is_vault(place: &DataProbeSettings, folder: &Metadata) -> bool {
     let identity = |meta: &Metadata| (meta.dev(), meta.ino());
     place.not_walked.iter().any(|vault| vault.metadata().is_ok_and(|vault| identity(&vault) == identity(folder)))
 }
 
-/// A file that has to be there.
+/// A critical file, which has to be there.
 #[derive(Debug, Clone, Serialize)]
 pub struct CriticalFile {
     /// Its name, or a pattern.
     pub pattern: String,
-    /// Whether there is one.
+    /// Whether there is one; `None` if that was not seen in time.
     pub present: Option<bool>,
 }
 

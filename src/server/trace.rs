@@ -1,21 +1,21 @@
-//! Which trace a request belongs to, for the log.
+//! The trace that a request belongs to, for the log.
 
 use http::HeaderMap;
 
 /// A trace, and the span in it that sent the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
-    /// 32 hex digits.
+    /// The trace's id: 32 hex digits.
     pub trace: String,
-    /// 16 hex digits.
+    /// The span's id: 16 hex digits.
     pub span: String,
-    /// Whether it is recorded.
+    /// Whether the trace is recorded.
     pub sampled: bool,
 }
 
 impl TraceContext {
-    /// What `traceparent` (<https://www.w3.org/TR/trace-context/>) says, else `X-Cloud-Trace-Context`
-    /// (<https://docs.cloud.google.com/trace/docs/trace-context>). Nothing is told of what is neither.
+    /// Reads the trace from `traceparent` (<https://www.w3.org/TR/trace-context/>), else from `X-Cloud-Trace-Context`
+    /// (<https://docs.cloud.google.com/trace/docs/trace-context>). `None` if neither is valid.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let get = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         get("traceparent").and_then(w3c).or_else(|| get("x-cloud-trace-context").and_then(cloud))
@@ -34,7 +34,7 @@ fn w3c(text: &str) -> Option<TraceContext> {
     Some(TraceContext { trace: trace.to_ascii_lowercase(), span: span.to_ascii_lowercase(), sampled: flags & 1 == 1 })
 }
 
-/// `TRACE/SPAN;o=OPTIONS`, the span as a decimal number.
+/// Parses `TRACE/SPAN;o=OPTIONS`, with the span as a decimal number.
 fn cloud(text: &str) -> Option<TraceContext> {
     let (trace, rest) = text.trim().split_once('/')?;
     let (span, options) = rest.split_once(';').unwrap_or((rest, ""));

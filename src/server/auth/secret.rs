@@ -8,9 +8,9 @@ use rustix::fs::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::fs::read_named;
 
-/// Shorter ones can be guessed.
+/// The fewest bytes of a token: shorter ones can be guessed.
 const MIN: usize = 16;
-/// Longer ones are no tokens but the wrong file.
+/// The most bytes of a token: longer content is that of a wrong file.
 const MAX: usize = 4096;
 
 pub(super) const HINT: &str = "Make one with `openssl rand -hex 32`, and give it as LASTGOOD_TOKEN or in a file that \
@@ -27,10 +27,10 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A newline at the end does not count: `echo` leaves one in files and in stored secrets.
+    /// Hashes a token. A newline at its end does not count: `echo` leaves one in files and in stored secrets.
     ///
     /// # Errors
-    /// Why it cannot serve, in words that do not repeat it.
+    /// The text cannot serve as a token; the message says why, in words that do not repeat it.
     pub fn new(text: &[u8]) -> Result<Secret, String> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
@@ -48,13 +48,13 @@ impl Secret {
         Ok(Secret(blake3::hash(text)))
     }
 
-    /// Reads it from a file, now and never again.
+    /// Reads a token from a file, now and never again.
     ///
     /// # Errors
-    /// The file cannot be read, or what it holds cannot serve.
+    /// The file cannot be read, or its content cannot serve as a token.
     pub fn read(path: &Path) -> Result<Secret> {
         let doing = || format!("read the token file {}", path.display());
-        // A token and its line end.
+        // The longest token and its line end, which may be CR and LF.
         let (text, about) = read_named(path, MAX + 2).doing(doing)?;
         if FileType::from_raw_mode(about.st_mode) == FileType::RegularFile && about.st_mode & 0o004 != 0 {
             tracing::warn!("every user of this machine may read the token file {}: chmod o-r", path.display());
@@ -62,7 +62,7 @@ impl Secret {
         Secret::new(&text).map_err(|why| Error::usage(doing(), why).hint(HINT))
     }
 
-    /// Whether it is this one. Hashes are compared, in constant time, so that the time tells nothing about how much of a
+    /// Whether `token` is this one. Hashes are compared, in constant time, so that the time reveals nothing about how much of a
     /// wrong token is right.
     pub fn is(&self, token: &str) -> bool {
         blake3::hash(token.as_bytes()) == self.0
