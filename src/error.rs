@@ -1,6 +1,6 @@
 //! The one error of the program: what was being done, why it failed, and what to do about it.
 //!
-//! Its [`Kind`] is what callers act on: the command line turns it into an exit code. What is only told to a person is text.
+//! Callers act on its [`Kind`]: the command line turns it into an exit code. The parts that are only for people are text.
 
 use std::borrow::Cow;
 use std::io;

@@ -1,6 +1,7 @@
-//! A file that has its name only when it is whole.
+//! A file that gets its name only when it is complete.
 //!
-//! The folder is held open from the beginning to the end: what is made there is named and removed there.
+//! The folder is held open from the beginning to the end: names are created and removed in that folder, whatever its path means
+//! by then.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -13,7 +14,7 @@ use lastgood::fs::{Folder, SAFE};
 use rustix::fs::{Mode, OFlags, fsync, openat};
 use rustix::io::Errno;
 
-/// A file under a temporary name; removed when it is dropped unfinished.
+/// A file under a temporary name; it is removed when this is dropped unfinished.
 pub struct NewFile {
     path: PathBuf,
     folder: Folder,
@@ -25,10 +26,10 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Begins the file `path`, which must not exist.
+    /// Creates the file that will be `path`, which must not exist.
     ///
     /// # Errors
-    /// A file that exists; a folder that cannot be written.
+    /// The file exists, or the folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
         let doing = || format!("create {}", path.display());
         let Some(name) = path.file_name() else { return Err(Error::usage(doing(), "it is not the name of a file")) };
@@ -40,15 +41,15 @@ impl NewFile {
         tmp.push(name);
         tmp.push(format!(".{}.part", std::process::id()));
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        // It is made of files that may have been closed to others.
+        // Its content comes from files that may have been closed to others.
         let file = openat(&folder, &tmp, flags, Mode::from_raw_mode(0o600)).doing(doing)?.into();
         Ok(NewFile { path: path.to_owned(), name: name.to_owned(), folder, tmp, file, unfinished: true })
     }
 
-    /// Makes it durable and gives it its name.
+    /// Makes the file durable and gives it its name.
     ///
     /// # Errors
-    /// A disk that fails; a file of that name that has appeared meanwhile.
+    /// The disk fails, or a file of that name has appeared meanwhile.
     pub fn finish(mut self) -> Result<()> {
         let doing = || format!("finish {}", self.path.display());
         self.file.sync_all().doing(doing)?;

@@ -1,4 +1,4 @@
-//! Panics: a fault of lastgood itself ends a run with an error, and nobody waits for a thread that is gone.
+//! Turns panics into errors: a fault of lastgood itself ends a run with an error, and nobody waits for a thread that is gone.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,15 +8,15 @@ use crate::error::{Error, Result};
 const FAULT: &str = "This is a fault of lastgood: please report it, with what the log says of the panic. Nothing that was \
                      stored is lost.";
 
-/// Does work whose panic, or that of a thread of it, is an error; `doing` continues "could not …".
+/// Does `work`; its panic, or that of one of its threads, becomes an error. `doing` continues "could not …".
 ///
 /// # Errors
-/// Those of `work`; that it panicked.
+/// The errors of `work`, or that it panicked.
 pub fn caught<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(error(doing, &*panic)))
 }
 
-/// The error that a thread ended in a panic.
+/// Returns the error that a thread ended in a panic.
 pub fn error(doing: &str, panic: &(dyn Any + Send)) -> Error {
     let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     let said = said.map(|said| format!(": {said}")).unwrap_or_default();

@@ -1,17 +1,17 @@
-//! Commands that people copy into a shell.
+//! Quoting for commands that people copy into a shell.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 
-/// Whether a character is none that is seen, but one that acts on a terminal: where it is, what is around it is not what it seems.
+/// Whether a character is not shown itself but acts on a terminal: the text around it is then not what it seems to be.
 pub fn acts_on_a_terminal(c: char) -> bool {
     let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// A word as a shell takes it, whatever is in it. What acts on a terminal or is not UTF-8 is written in `$'…'`, which shells in
-/// use understand.
+/// Quotes a word for a shell, whatever is in it. A word with characters that act on a terminal, or that is not UTF-8, is written
+/// in `$'…'`, which shells in use understand.
 pub fn word(text: impl AsRef<OsStr>) -> String {
     let bytes = text.as_ref().as_bytes();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:,@%=".contains(byte);
@@ -22,10 +22,10 @@ pub fn word(text: impl AsRef<OsStr>) -> String {
     }
 }
 
-/// The same with escapes for all that is not plain text.
+/// Does the same with escapes for all that is not plain text.
 fn dollar(bytes: &[u8]) -> String {
     let mut out = String::from("$'");
-    // Octal: a digit that follows a hexadecimal escape may be taken for a part of it.
+    // The escapes are octal: a digit that follows a hexadecimal escape may be taken for a part of it.
     let octal = |out: &mut String, bytes: &[u8]| bytes.iter().for_each(|byte| _ = write!(out, "\\{byte:03o}"));
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {

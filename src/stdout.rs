@@ -1,4 +1,4 @@
-//! Standard output: text, or one JSON document, for a reader that may close it.
+//! Standard output: text, or one JSON document, for a reader that may close the pipe.
 
 use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
 

@@ -1,9 +1,9 @@
-//! Text from outside, made fit to be shown.
+//! Makes text from outside fit to be shown.
 
 use crate::shell::acts_on_a_terminal;
 
-/// Text from outside: control characters, line ends and what turns the direction of text are written as escapes, and
-/// what is longer than `most` bytes is cut between characters, and says so.
+/// Puts text from outside on one line: control characters, line ends and characters that turn the direction of text are written
+/// as escapes. A text longer than `most` bytes is cut between characters, and marked as cut.
 pub fn one_line(one_line: &str, most: usize) -> String {
     let one_line = escape(one_line);
     if one_line.len() <= most {
@@ -13,7 +13,7 @@ pub fn one_line(one_line: &str, most: usize) -> String {
     format!("{}{CUT}", &one_line[..kept])
 }
 
-/// What ends a text that was cut.
+/// The end of a text that was cut.
 pub(crate) const CUT: &str = "… (cut)";
 
 pub(crate) fn escape(one_line: &str) -> String {
@@ -29,7 +29,7 @@ pub(crate) fn escape(one_line: &str) -> String {
     out
 }
 
-/// Text from outside (names of files, answers of systems) with whatever could act on a terminal made visible: control
+/// Makes everything visible in text from outside (names of files, answers of systems) that could act on a terminal: control
 /// characters, and those that turn the direction of text. Bytes are written as `\xNN`, as everywhere.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -1,4 +1,4 @@
-//! `lastgood publish`: one event, for a script or an app's crash handler.
+//! `lastgood publish`: publishes one event, for a script or an app's crash handler.
 
 use std::sync::atomic::Ordering;
 
@@ -15,10 +15,10 @@ use crate::ProgramOutcome;
 use crate::config::Publication;
 use crate::console::Console;
 
-/// Publishes an event and tells the message's id.
+/// Publishes an event and reports the message's id.
 ///
 /// # Errors
-/// A topic that is not there or may not be published to; no answer in time; that it was told to stop.
+/// The topic does not exist or may not be published to, no answer came in time, or it was told to stop.
 pub fn publish(
     publication: Publication,
     cloud: &Cloud,

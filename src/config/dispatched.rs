@@ -1,4 +1,4 @@
-//! What is told about runs that a Cloud Run job does: to the service that starts it, and to the job.
+//! The configuration of runs in a Cloud Run job: of the service that starts it, and of the job.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -18,11 +18,11 @@ use super::env::Env;
 use super::serve::rules;
 use crate::cli;
 
-/// What an execution of the job is told.
+/// The configuration of an execution of the job.
 pub struct DispatchedConfig {
-    /// The claim whose order it carries out.
+    /// The claim whose request it carries out.
     pub claim: ClaimName,
-    /// How it is carried out; threads are known later.
+    /// The rules for it; `threads` and `parallel` in them are set later.
     pub rules: Rules,
 }
 
@@ -32,10 +32,10 @@ impl fmt::Debug for DispatchedConfig {
     }
 }
 
-/// The job that is started for each run, if one is.
+/// Returns the job that is started for each run, if there is one.
 ///
 /// # Errors
-/// Usage: a name that is none. Credentials that cannot be used.
+/// Usage: the name is not that of a job. Also credentials that cannot be used.
 pub fn dispatch(args: cli::DispatchFlags, cloud: &Cloud) -> Result<Option<Dispatch>> {
     let Some(text) = args.dispatch else { return Ok(None) };
     let wrong = |why: String| Error::usage(format!("take --dispatch {text}"), why);
@@ -43,10 +43,10 @@ pub fn dispatch(args: cli::DispatchFlags, cloud: &Cloud) -> Result<Option<Dispat
     Ok(Some(Dispatch::new(Starter::new(job, cloud)?, args.dispatch_wait)))
 }
 
-/// Settles what an execution is told.
+/// Settles the configuration of an execution.
 ///
 /// # Errors
-/// Usage: no claim, or a name that is none; wrong paths.
+/// Usage: there is no claim, its name is not valid, or paths are wrong.
 pub fn dispatched(
     args: cli::DispatchedArgs,
     data: PathBuf,
@@ -66,7 +66,7 @@ pub fn dispatched(
         replacing,
         taking,
         results,
-        // The order says how long it may take, and the service decided when it is run.
+        // The request says how long it may take, and the service decided when it is run.
         run_timeout: Duration::MAX,
         coalesce: Duration::ZERO,
         critical_max: NonZeroUsize::MAX,

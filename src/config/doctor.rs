@@ -1,4 +1,4 @@
-//! What `doctor` looks at.
+//! The configuration of `doctor`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use lastgood::store::address::Address;
 
 use super::HostEnvironment;
 
-/// Variables that name a proxy for https, in the order in which they count.
+/// Variables that name a proxy for https, in order of precedence.
 const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
-/// Whatever is configured, however it goes together: to say what is wrong with that is the doctor's task.
+/// Returns the settings as they are configured, however they fit together: to say what is wrong with them is the doctor's task.
 pub fn place(
     data: PathBuf,
     vaults: &[Address],

@@ -1,4 +1,4 @@
-//! Who is told how a run ended.
+//! The configuration of notifications: whom to tell how a run ended.
 
 use clap::ValueEnum;
 use lastgood::error::{Error, Result};
@@ -10,10 +10,10 @@ use lastgood::report::RunEnvironment;
 use super::env::Env;
 use crate::cli;
 
-/// Settles who is told.
+/// Settles whom to tell how a run ended.
 ///
 /// # Errors
-/// Usage: a topic or a URL that is none, or no URL where one is spoken of; the URL is in no message.
+/// Usage: a topic or a URL is not valid, or a setting for a URL has no URL; no message shows the URL.
 pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env: &Env) -> Result<Notifier> {
     let topic = match args.results_topic {
         Some(topic) => Some(topic),

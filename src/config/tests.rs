@@ -1,10 +1,10 @@
-//! What the command line and the environment mean together.
+//! Tests of the configuration that the command line and the environment make together.
 
 use super::*;
 use clap::Parser;
 use lastgood::error::Kind;
 
-/// The config of a command line in `/work`, with variables.
+/// Returns the configuration of a command line in `/work`, with variables.
 pub fn config(line: &str, env: &[(&str, &str)]) -> Result<Config> {
     config_on(line, env, &|_| None)
 }
@@ -113,7 +113,7 @@ fn vaults_as_people_configure_them() {
         (&[("LASTGOOD_LOG_FORMAT", "yaml")], "LASTGOOD_LOG_FORMAT=yaml"),
     ] {
         let said = config("list", env).unwrap_err();
-        // A vault's name says nothing of a project.
+        // The hint about a vault's name does not belong to a project.
         let of_vault = said.advice().is_some_and(|hint| hint.contains("--vault"));
         assert_eq!(of_vault, env[0].0 == "GCS_BUCKET_NAME", "{env:?}: {said}");
         assert!(said.kind() == Kind::Usage && said.to_string().contains(why), "{env:?}: {said}");

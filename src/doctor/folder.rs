@@ -1,4 +1,4 @@
-//! A vault in a folder: whether it can be written, and what is there.
+//! Checks of a vault in a folder: whether it can be written to, and what is there.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -16,19 +16,19 @@ use crate::shell::word;
 use crate::store::local::{LocalStore, TMP};
 use crate::store::{Store, to_share};
 
-/// A vault's filesystem with less room than this is full.
+/// A vault's filesystem with less free space than this, in bytes, counts as full.
 const FULL: u64 = 1 << 20;
-/// So many more backups like the last one should fit.
+/// The number of backups like the last one that should still fit.
 const BACKUPS: u64 = 10;
 
-/// What is looked at.
+/// The input of the checks of a folder.
 pub struct FolderCheckInput {
     pub vault: vault::VaultCheckInput,
     pub folder: PathBuf,
     pub in_cloud_run: bool,
 }
 
-/// Makes the checks.
+/// Runs the checks.
 pub fn check_folder(about: &FolderCheckInput, notes: &CheckRecorder, stop: &AtomicBool) {
     let folder = about.folder.as_path();
     let found = place(folder, about.in_cloud_run);
@@ -82,7 +82,7 @@ fn place(folder: &Path, in_cloud_run: bool) -> DoctorCheck {
         },
         Err(why) => DoctorCheck::problem(name, format!("it cannot be looked at: {why}")).advice(may),
     };
-    // The disk of an instance there is its memory. A bucket that is mounted as a volume is FUSE.
+    // In Cloud Run, an instance's disk is its memory. A bucket that is mounted as a volume is FUSE.
     if in_cloud_run && kind.is_none() && check.outcome == CheckStatus::Ok {
         return DoctorCheck::warning(
             name,
@@ -93,7 +93,7 @@ fn place(folder: &Path, in_cloud_run: bool) -> DoctorCheck {
     check
 }
 
-/// That others may look into a vault's folder: what is in it may have been closed to them where it came from.
+/// Returns the warning that others may look into a vault's folder: its content may have been closed to them where it came from.
 fn open(mode: u32, folder: &Path) -> DoctorCheck {
     DoctorCheck::warning("access", format!("everybody on this machine may look into it (mode {mode:04o})"))
         .advice(format!(
@@ -104,7 +104,7 @@ fn open(mode: u32, folder: &Path) -> DoctorCheck {
         .run(format!("chmod go-rwx {}", word(folder)))
 }
 
-/// What lies where a backup has its temporary files, if that is no folder.
+/// Says what is at the place of a backup's temporary files, if it is not a folder.
 fn in_the_way(folder: &Path) -> Option<&'static str> {
     let there = Folder::open(folder).and_then(|folder| folder.look(TMP)).ok()??;
     (!is_folder(&there)).then(|| what(&there))
@@ -120,7 +120,7 @@ fn space(folder: &Path, notes: &CheckRecorder) -> DoctorCheck {
     enough(free, notes.get().good.map(|good| good.uploaded))
 }
 
-/// Whether so much room is enough for backups such as the last one, which wrote so much.
+/// Checks whether `free` bytes are enough for backups like the last one, which wrote `last` bytes.
 fn enough(free: u64, last: Option<u64>) -> DoctorCheck {
     let name = "space";
     let advice = "Free some space, or keep the vault elsewhere: `--vault`.";

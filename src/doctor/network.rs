@@ -1,4 +1,4 @@
-//! Why nothing answers, and what to do about it, from what the network said.
+//! Explains network errors: why nothing answers, and what to do about it.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
     variable: String,
-    /// Without a user and a password.
+    /// The address, without a user and a password.
     address: String,
 }
 
 impl Proxy {
-    /// The proxy of a variable.
+    /// Creates it from a variable and its value.
     pub fn new(variable: &str, value: &str) -> Self {
         let (scheme, rest) = value.split_once("://").map_or(("", value), |(scheme, rest)| (scheme, rest));
         let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
@@ -26,23 +26,23 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// What stands in the way.
+/// An explanation of a network error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkProblem {
-    /// What happened.
+    /// A description of what happened.
     pub found: String,
-    /// What to do about it.
+    /// Advice on what to do about it.
     pub advice: String,
 }
 
-/// What is in the way to `base` (`https://storage.googleapis.com`), where a request failed with `why`.
+/// Explains why a request to `base` (`https://storage.googleapis.com`) failed with `why`.
 pub fn network_problem(why: &str, base: &str, emulator: bool, proxy: Option<&Proxy>) -> NetworkProblem {
     let host = base.split_once("://").map_or(base, |(_, host)| host);
     // Plain http, to this machine or an emulator, never goes through a proxy.
     let proxy = proxy.filter(|_| base.starts_with("https://"));
     let why = why.strip_prefix("error sending request: ").unwrap_or(why);
     let why = why.strip_prefix("client error (Connect): ").unwrap_or(why);
-    // The way to the proxy itself.
+    // In this case the connection to the proxy itself failed.
     let why = why.strip_prefix("tunnel error: failed to create underlying connection: ").unwrap_or(why);
     let low = why.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| low.contains(word));

@@ -1,4 +1,4 @@
-//! What is at a vault's address: the vault, and its snapshots.
+//! Checks of what is at a vault's address: the vault, and its snapshots.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,20 +14,20 @@ use crate::vault::doubt::Doubts;
 use crate::vault::read::PackReader;
 use crate::vault::root::Root;
 
-/// What is looked at, and by which measure.
+/// The input of the checks of a vault.
 pub struct VaultCheckInput {
     /// The address as people are told it.
     pub name: String,
     /// How old the newest good snapshot may be.
     pub max_age: Duration,
-    /// Whether a backup makes a vault there without being asked for one.
+    /// Whether a backup makes a vault there without being told to.
     pub made_unasked: bool,
 }
 
-/// A snapshot may be so far in the future before that is told: clocks are not set alike.
+/// A snapshot that is further in the future than this gets a warning: clocks are not set alike.
 const AHEAD: Duration = Duration::from_secs(300);
 
-/// Makes the checks.
+/// Runs the checks.
 pub fn check_vault(store: Box<dyn Store>, about: &VaultCheckInput, notes: &CheckRecorder, stop: &AtomicBool) {
     let vault = match Vault::find(store) {
         Ok(Ok(vault)) => vault,
@@ -50,7 +50,7 @@ pub fn check_vault(store: Box<dyn Store>, about: &VaultCheckInput, notes: &Check
     doubts(&vault, about, notes);
 }
 
-/// Warns of packs that are doubted: a hint at damage that somebody should look into. Nothing is said where there is none.
+/// Warns of doubted packs: a hint at damage that somebody should look into. If there are none, nothing is reported.
 fn doubts(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) {
     let mut doubts = Doubts::read(&*vault.store);
     let packs = doubts.packs();
@@ -85,7 +85,8 @@ fn problem(name: &'static str, why: &Error, stop: &AtomicBool) -> DoctorCheck {
 
 const NONE: &str = "there is none at this address: no vault.json, and no snapshots";
 
-/// Nothing is there. A first backup makes a vault at the default place, and none elsewhere, where the address may be wrong.
+/// Returns the check for an address without a vault. A first backup makes a vault at the default place, and none elsewhere, where
+/// the address may be wrong.
 fn none(about: &VaultCheckInput) -> DoctorCheck {
     let init = format!("lastgood init --vault {}", argument(&about.name));
     match about.name.strip_prefix("gs://").and_then(|rest| rest.split('/').next()) {
@@ -106,7 +107,8 @@ fn none(about: &VaultCheckInput) -> DoctorCheck {
     }
 }
 
-/// Of several vaults that are used together, one that is missing is no vault of its own but a replica of the others.
+/// Replaces the check of a missing vault if several are used together: it is then no vault of its own but a replica of the
+/// others.
 pub fn replicas_to_make(vaults: &mut [(String, CheckFindings)]) {
     if vaults.len() < 2 {
         return;
@@ -176,7 +178,7 @@ fn snapshots(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) -> c
     Ok(())
 }
 
-/// Whether this user may read what the newest good snapshot needs, as far as the store can tell without reading it.
+/// Checks whether this user may read what the newest good snapshot needs, as far as the store can tell without reading it.
 fn readable(vault: &Vault, root: &Root, notes: &CheckRecorder) -> crate::error::Result<()> {
     let packs = PackReader::for_root(&*vault.store, root)?;
     let closed: Vec<_> = packs.book().values().filter_map(|pack| vault.store.closed(&pack.name())).collect();
@@ -187,7 +189,7 @@ fn readable(vault: &Vault, root: &Root, notes: &CheckRecorder) -> crate::error::
     Ok(())
 }
 
-/// What several vaults have to do with each other: they are replicas of one, of which each should have every snapshot.
+/// Checks several vaults together: they are to be replicas of one vault, and each should have every snapshot.
 pub fn together(vaults: &[(String, CheckFindings)]) -> Vec<DoctorCheck> {
     let open: Vec<_> = vaults.iter().filter_map(|(name, noted)| Some((name, noted, noted.vault?))).collect();
     let [(first, _, id), rest @ ..] = &open[..] else {

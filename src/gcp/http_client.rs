@@ -1,4 +1,4 @@
-//! The client that all requests over HTTP are made with: storage, keys, webhooks, the Cloud Run API.
+//! The HTTP client for all requests: storage, keys, webhooks, the Cloud Run API.
 
 use std::net::IpAddr;
 
@@ -8,12 +8,11 @@ use reqwest::{Client, ClientBuilder, Url, retry};
 use crate::error::{Error, Result};
 use crate::gcp::error_text::with_causes;
 
-/// A client for addresses that begin like `base`. It follows no redirect, since whoever is led to may have no business with
-/// what is sent, and asks nothing twice: that is decided where it is known what it means. What is not encrypted is on this
-/// machine, and goes through no proxy. `settle` adds what the caller needs.
-///
+/// Creates a client for URLs that begin like `base`. It follows no redirects, since the server that a redirect leads to may have
+/// no business with what is sent. It repeats nothing: that is decided where the meaning of a request is known. A URL with
+/// `http://` is on this machine, and goes through no proxy. `settle` adds what the caller needs.
 /// # Errors
-/// A system without certificates.
+/// The system has no certificates.
 pub fn client(
     base: &str,
     doing: impl Fn() -> String,
@@ -30,7 +29,7 @@ pub fn client(
     })
 }
 
-/// Has TLS use ring, unless the program has settled on another provider, which is as good.
+/// Makes TLS use ring, unless the program has settled on another provider, which is as good.
 pub fn use_ring() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

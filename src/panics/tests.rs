@@ -1,4 +1,4 @@
-//! A thread of every kind panics: the run ends, and says so.
+//! Tests of panics in every kind of thread: the run ends, and says so.
 
 use std::fs;
 use std::sync::atomic::AtomicBool;
@@ -22,13 +22,13 @@ use crate::vault::root::SnapshotState;
 use crate::{export, verify};
 
 const NEVER: &str = "nothing happens any more";
-/// What threads that panic here say.
+/// The message of the threads that panic here.
 const SAID: &str = "a panic that a test wants";
 
-/// How long a run may take that has nobody to wait for.
+/// The longest time for a run that has nothing to wait for.
 const LONG: Duration = Duration::from_secs(120);
 
-/// Does work in a thread, and gives how it failed. One that does not end fails the test.
+/// Does work in a thread, and returns how it failed. Work that does not end fails the test.
 #[track_caller]
 fn ends(what: &str, work: impl FnOnce(&Context) -> Result<()> + Send + 'static) -> String {
     ends_heard(what, SilentMonitor, work)
@@ -55,11 +55,11 @@ fn ends_heard(
 
 #[track_caller]
 fn assert_panicked(what: &str, said: &str) {
-    // Where one thread waited for another one, it says that this one is gone.
+    // If one thread waited for another one, it says that this one is gone.
     assert!(said.contains("panic") || said.contains("ended early") || said.contains("reader ended"), "{what}: {said}");
 }
 
-/// A store that panics at calls of a verb to names that begin so.
+/// Returns a store that panics at calls of `verb` for names that begin with `begins`.
 fn panicking<S: crate::store::Store>(inner: S, verb: &'static str, begins: &'static str) -> FaultStore<S> {
     FaultStore::new(inner, move |called, name| {
         assert!(called != verb || !name.starts_with(begins), "{SAID}");
@@ -67,7 +67,7 @@ fn panicking<S: crate::store::Store>(inner: S, verb: &'static str, begins: &'sta
     })
 }
 
-/// Panics at a moment of a backup.
+/// A monitor that panics at a moment of a backup.
 struct At(Moment, &'static str);
 
 impl Monitor for At {
@@ -76,7 +76,7 @@ impl Monitor for At {
     }
 }
 
-/// Panics when bytes are done.
+/// A monitor that panics when bytes are done.
 struct Advancing;
 
 impl Monitor for Advancing {
@@ -89,7 +89,7 @@ fn kept<S>(store: S) -> &'static S {
     Box::leak(Box::new(store))
 }
 
-/// A directory with small and large files, and a vault with a snapshot of it, if `known`.
+/// Creates a directory with small and large files, and a vault with a snapshot of it, if `known`.
 fn backed_up(known: bool) -> (tempfile::TempDir, &'static MemoryStore) {
     let (data, store) = (tempfile::tempdir().unwrap(), kept(MemoryStore::default()));
     for (n, size) in [(0u64, 10), (1, 3_000_000), (2, 900), (3, 40_000_000)] {
@@ -136,7 +136,7 @@ fn threads_of_a_backup() {
         ("what lists doubts", "list", "doubts/"),
     ] {
         let (data, store) = backed_up(true);
-        // All is read, and the second is new.
+        // All of it is read, and the second is new.
         fs::write(data.path().join("folder-2/file"), noise(3_000_000, 9)).unwrap();
         let said = ends(what, move |ctx| {
             let vault = Vault::open(Box::new(panicking(store, verb, begins)))?;

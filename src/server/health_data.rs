@@ -24,7 +24,7 @@ pub struct DataProbeSettings {
     pub data: PathBuf,
     /// Folders that are not walked: vaults.
     pub not_walked: Vec<PathBuf>,
-    /// What must be there: patterns for paths below the directory, as they were given and as they are matched.
+    /// The critical files: patterns for paths below the directory, as they were given and as they are matched.
     pub critical: Vec<(String, GlobMatcher)>,
 }
 

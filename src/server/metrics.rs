@@ -1,4 +1,4 @@
-//! Numbers in Prometheus' text format.
+//! Metrics in Prometheus' text format.
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
 
 use std::fmt::Write;
@@ -6,14 +6,14 @@ use std::fmt::Write;
 use super::health::{Health, Status};
 use crate::runner::runner::RunStats;
 
-/// What it is.
+/// The media type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The numbers: those of this process begin at 0 when it starts.
+/// Returns the metrics. Counters of this process begin at 0 when it starts.
 pub fn text(tally: &RunStats, health: &Health, running: bool) -> String {
     let mut out = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
-        // A String takes all that is written to it.
+        // Writing to a `String` does not fail.
         let _ = writeln!(out, "# HELP lastgood_{name} {help}\n# TYPE lastgood_{name} {kind}");
         for (labels, value) in samples {
             let _ = writeln!(out, "lastgood_{name}{labels} {value}");

@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document, made of the table of routes.
+//! The OpenAPI 3.1 document, made from the table of routes.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use super::schemas::{named, schemas};
 use crate::backup::MAX_LABELS;
 use crate::events::vocabulary::MAX_MESSAGE;
 
-/// The document as it is sent.
+/// Returns the document as it is sent.
 pub fn document() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| made().to_string());
     &TEXT
@@ -57,7 +57,7 @@ fn operation(route: &Route) -> Value {
         Access::Open => operation["security"] = json!([]),
         // Without a token the answer is short.
         Access::Part => operation["security"] = json!([{}, { "bearer": [] }]),
-        // How much a token is asked for is the configuration's.
+        // Whether a token is required depends on the configuration.
         Access::Caller | Access::Download | Access::Restore => operation["security"] = json!([{ "bearer": [] }, {}]),
     }
     operation
@@ -112,7 +112,7 @@ fn body(carries: RequestContent) -> Option<Value> {
     let content = match carries {
         RequestContent::Nothing => return None,
         RequestContent::Event | RequestContent::Message => {
-            // Where the path says what is meant, anything may be its message, and is never refused.
+            // If the path says what is meant, any body may be its message, and is never refused.
             let schema = match carries {
                 RequestContent::Message => json!({}),
                 _ => json!({ "type": ["object", "null"] }),
@@ -156,7 +156,7 @@ fn body(carries: RequestContent) -> Option<Value> {
     Some(json!({ "required": false, "content": { "application/json": { "schema": content } } }))
 }
 
-/// All answers of a route.
+/// Returns all answers of a route.
 fn responses(route: &Route) -> Value {
     let mut answers = Map::new();
     let mut say = |status: u16, description: &str, kind: &str, schema: Value| {
@@ -245,7 +245,7 @@ fn responses(route: &Route) -> Value {
     if route.does != Endpoint::Live {
         say(421, "The header Host names what may be a page of another site.", json, named("Error"));
     }
-    // Who may ask cannot be told just now.
+    // The answer when it cannot be decided just now who may ask.
     if matches!(route.does, Endpoint::Status | Endpoint::Metrics | Endpoint::Cleanup) {
         say(503, "It cannot be told now who asks.", json, named("Error"));
     }

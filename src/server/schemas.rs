@@ -1,13 +1,13 @@
-//! The documents that the service answers with, as JSON schemas.
+//! JSON schemas of the documents that the service answers with.
 
 use serde_json::{Value, json};
 
-/// A reference to one of [`schemas`].
+/// Returns a reference to one of [`schemas`].
 pub fn named(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// All of them.
+/// Returns all schemas, by name.
 pub fn schemas() -> Value {
     let text = || json!({ "type": "string" });
     let maybe_text = || json!({ "type": ["string", "null"] });

@@ -1,4 +1,4 @@
-//! What the doctor found, for people: a line for each check, and below it what to do.
+//! The doctor's report as text for people: a line for each check, and below it what to do.
 
 use crate::doctor::check::{CheckStatus, DoctorCheck};
 use crate::doctor::{DoctorReport, DoctorSection, Subject};
@@ -6,12 +6,12 @@ use crate::doctor::{DoctorReport, DoctorSection, Subject};
 use super::{count_of, line};
 use crate::text::printable;
 
-/// So many columns are filled; commands are never broken.
+/// The width of the text, in columns; commands are never broken.
 const WIDTH: usize = 100;
-/// Where a check's name begins.
+/// The column at which a check's name begins.
 const INDENT: usize = 11;
 
-/// The whole report.
+/// Returns the whole report as text.
 pub fn doctor(report: &DoctorReport) -> String {
     let mut text = String::new();
     let checks = report.parts.iter().flat_map(|part| &part.checks);
@@ -27,7 +27,7 @@ pub fn doctor(report: &DoctorReport) -> String {
     text
 }
 
-/// The checks that found a problem, a line each.
+/// Returns the checks that found a problem, a line each.
 pub fn stopping(report: &DoctorReport) -> Vec<String> {
     let mut lines = Vec::new();
     for part in &report.parts {
@@ -79,7 +79,7 @@ fn verdict(report: &DoctorReport) -> String {
     }
 }
 
-/// Text in lines of at most so many characters, unless a word is longer.
+/// Wraps text into lines of at most `width` characters, unless a word is longer.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {

@@ -1,4 +1,4 @@
-//! What a restore would do, for people.
+//! The preview of a restore as text for people.
 
 use crate::restore::preview::{Changes, Preview};
 use indicatif::BinaryBytes;
@@ -6,10 +6,10 @@ use indicatif::BinaryBytes;
 use super::{IN_USE, PASSED_OVER, entries, line, name, named, path, time};
 use crate::text::printable;
 
-/// So many paths of each kind of change are shown.
+/// The most paths that are shown of each kind of change.
 const SHOWN: usize = 5;
 
-/// What would be restored from a vault; whether it is done also `while_in_use`.
+/// Tells what would be restored from a vault. `while_in_use` says whether programs that use the target would be no obstacle.
 pub fn preview(told: &Preview, vault: &str, while_in_use: bool) -> String {
     let mut text = String::new();
     let target = path(&told.target);

@@ -1,4 +1,4 @@
-//! For tests: keys, tokens signed with them, and a server on loopback that publishes the keys.
+//! Keys, tokens signed with them, and a server on loopback that publishes the keys, for tests.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -29,7 +29,7 @@ pub(super) struct Signer {
 
 pub(super) static FIRST: LazyLock<Signer> = LazyLock::new(|| Signer::new("first", 2048));
 pub(super) static SECOND: LazyLock<Signer> = LazyLock::new(|| Signer::new("second", 2048));
-/// Too short to be trusted.
+/// A key that is too short to be trusted.
 pub(super) static SHORT: LazyLock<Signer> = LazyLock::new(|| Signer::new("short", 1024));
 
 impl Signer {
@@ -37,7 +37,7 @@ impl Signer {
         Signer { name, key: RsaPrivateKey::new(&mut OsRng, bits).unwrap() }
     }
 
-    /// As a server publishes it.
+    /// Returns the public key as a server publishes it.
     pub fn public(&self) -> Value {
         json!({
             "kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.name,
@@ -63,15 +63,15 @@ impl Signer {
     }
 }
 
-/// What the server does when it is asked.
+/// The server's reaction to a request.
 #[derive(Clone)]
 pub(super) enum KeyServerReply {
     Keys(Vec<Value>),
     Text(String),
     Status(u16),
-    /// Keys, but late.
+    /// Sends keys after a delay.
     Slow(Duration, Vec<Value>),
-    /// A redirect to another address.
+    /// Redirects to another address.
     Elsewhere(String),
     HangUp,
 }
@@ -117,7 +117,7 @@ impl KeyServer {
         format!("http://{}/certs", self.address)
     }
 
-    /// How often the keys were asked for.
+    /// Returns how often the keys were requested.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! ID tokens, against a key server on loopback.
+//! Tests of ID tokens, against a key server on loopback.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const PACE: KeyLoadTimes = KeyLoadTimes {
     usable: Duration::from_secs(120),
     patience: Duration::from_millis(2000),
 };
-/// No second load while a test lasts.
+/// Times with which there is no second load while a test lasts.
 const SLOW_PACE: KeyLoadTimes = KeyLoadTimes { between: Duration::from_secs(60), ..PACE };
 
 fn auth_at(url: String, pace: KeyLoadTimes) -> Authorizer {
@@ -39,7 +39,7 @@ fn auth(server: &KeyServer) -> Authorizer {
     auth_at(server.url(), PACE)
 }
 
-/// What Google writes into a service account's token.
+/// Returns the claims that Google writes into a service account's token.
 fn claims() -> Value {
     let now = get_current_timestamp();
     json!({
@@ -146,7 +146,7 @@ async fn a_token_with_a_wrong_claim_is_refused() {
     assert_eq!(server.asked(), 1);
 }
 
-/// Tokens that are signed in a wrong way or not at all.
+/// Returns tokens that are signed in a wrong way or not at all.
 fn forged() -> Vec<(&'static str, String)> {
     let good = FIRST.sign(&claims());
     let (body, signature) = good.rsplit_once('.').unwrap();
@@ -273,7 +273,7 @@ async fn a_key_server_that_is_down_at_first_makes_503_and_then_serves() {
     let token = FIRST.sign(&claims());
     assert!(is_unavailable(&ask(&auth, &token).await));
     assert!(matches!(ask(&slow, &token).await, Err(Denied::Unavailable { .. })));
-    // Too early, and it says so, and when to come again, without asking.
+    // This is too early for another load: the answer says so, and when to come again, without a request to the server.
     let server = KeyServer::at(address, KeyServerReply::Keys(vec![FIRST.public()]));
     let Err(Denied::Unavailable { retry_after }) = ask(&slow, &token).await else { panic!() };
     assert!(retry_after > PACE.between && retry_after <= SLOW_PACE.between);

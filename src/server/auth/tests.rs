@@ -1,4 +1,4 @@
-//! Settings, addresses, the header, and the secret; tokens of Google's are in `oidc_tests`.
+//! Tests of settings, addresses, the header, and the secret; those of Google's tokens are in `oidc_tests`.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -9,7 +9,7 @@ use super::*;
 
 pub(super) const SECRET: &str = "correct-horse-battery";
 
-/// Everything that is logged while it lives, at every level.
+/// Collects everything that is logged while it lives, at every level.
 pub(super) struct Log {
     text: Arc<Mutex<Vec<u8>>>,
     _second: tracing::Dispatch,
@@ -38,7 +38,8 @@ impl Log {
             .with_ansi(false)
             .with_writer(move || Sink(sink.clone()))
             .finish();
-        // With one alone, a line of code that another test's thread comes to first, where nobody listens, is silent for all.
+        // With one subscriber alone, a log statement that another test's thread reaches first, where nobody listens, is silent
+        // for all threads.
         let second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
         Log { text, _second: second, _guard: tracing::subscriber::set_default(subscriber) }
     }
@@ -86,7 +87,7 @@ fn settings_that_fit() {
         AuthPolicy::CloudRun
     ));
     assert!(matches!(AuthPolicy::new(token(SECRET)).unwrap(), AuthPolicy::Token(_)));
-    // The variable may be there for a client's sake.
+    // The variable may be set for the sake of a client.
     assert!(matches!(
         AuthPolicy::new(AuthSettings { token: Some(SECRET.into()), ..oidc() }).unwrap(),
         AuthPolicy::Oidc { .. }
@@ -260,7 +261,7 @@ async fn the_right_token_passes_and_no_other() {
     for wrong in &wrong {
         let answer = auth.check(&authorization(wrong)).await;
         if wrong.ends_with('\t') {
-            // Blanks around a header's value are not part of it.
+            // Blanks around a header's value are not a part of it.
             assert!(answer.is_ok());
         } else {
             assert_eq!(answer, Err(Denied::Unauthorized), "{wrong:?}");
