@@ -76,7 +76,7 @@ mod tests {
         let paths = "--path $'a\\n b' --path ./-x/y";
         let expected = format!("lastgood restore --vault '/my vault' {paths} --snapshot 12ab '/no such/data'");
         assert_eq!(command.to_string(), expected);
-        // A mount point with mounts in it.
+        // The folder `/` is a mount point with mounts in it.
         let root = RestoreCommand::of_all(Some("gs://b-1/x"), Path::new("/"));
         assert_eq!(root.to_string(), "lastgood restore --vault gs://b-1/x --in-place --around-mounts /");
     }

@@ -72,7 +72,7 @@ pub struct Config {
     pub parallel: Option<usize>,
     /// The environment that the run is in, as reports tell it.
     pub place: RunEnvironment,
-    /// Whom to tell how a run ended. That of a service is in its rules.
+    /// The notifier that tells how a run ended. That of a service is in its rules.
     pub notify: Notifier,
     /// Outcomes besides a complete one that exit with 0.
     pub exit_zero_on: Vec<Outcome>,
@@ -159,7 +159,7 @@ pub enum Destination {
 }
 
 impl OutputOptions {
-    /// Settles how to print and log, before anything that may have to be told.
+    /// Settles how to print and log. This comes first, since what follows may have something to report.
     pub fn new(global: &cli::GlobalFlags, env: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let env = Env::new(env);
         let json_log = match (global.log_format, env.get("LASTGOOD_LOG_FORMAT")) {
@@ -196,7 +196,7 @@ impl Config {
     pub fn new(cli: Cli, outside: &HostEnvironment) -> Result<Config> {
         let json = cli.global.json;
         let env = Env::new(outside.env);
-        // `OutputOptions::new` has used it long ago, so that this error can be told; here it is checked.
+        // `OutputOptions::new` has used the format long ago, so that an error can be reported at all; here it is checked.
         env.parsed("LASTGOOD_LOG_FORMAT", |text| cli::LogFormat::from_str(text, true))?;
         let vaults = vaults(cli.global.vaults, &env, outside)?;
         let cloud = cloud(&cli.global.cloud, &env)?;

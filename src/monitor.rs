@@ -35,7 +35,7 @@ pub trait Monitor: Send + Sync {
     fn begin(&self, _what: &str, _bytes: Option<u64>) {}
     /// The total number of bytes of the current part has become known.
     fn total(&self, _bytes: u64) {}
-    /// So many more bytes are done.
+    /// More bytes are done; their number is given.
     fn advance(&self, _bytes: u64) {}
     /// Tells the user something that does not stop the work.
     fn warn(&self, _what: &str) {}

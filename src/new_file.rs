@@ -132,7 +132,7 @@ mod tests {
             let tmp = file.tmp.clone();
             fs::rename(at("out"), at("moved")).unwrap();
             symlink("far", at("out")).unwrap();
-            // Of the name that it has meanwhile.
+            // A file of the temporary name, in the folder that the path leads to meanwhile.
             fs::write(at("far").join(&tmp), "another's").unwrap();
             if finished {
                 file.finish().unwrap()

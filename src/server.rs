@@ -1,8 +1,8 @@
 //! `lastgood serve`: events, a REST interface, health and metrics over HTTP/1.1.
 //!
 //! ```text
-//! connection (limits) ──► request ──► route ──► who asks ──► desk: a run ──► its report
-//!                                                      └───► look into the vault, health, metrics
+//! connection (limits) ──► request ──► route ──► who asks ──► runner: a run ──► its report
+//!                                                      └───► reads of the vault, health, metrics
 //! ```
 //!
 //! A client that hangs up stops nothing: its request waits at the [`Runner`], and only the answer is lost. All work that blocks

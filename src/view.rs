@@ -1,4 +1,4 @@
-//! Reports and listings as text for people. These are pure functions, so that tests read it too.
+//! Reports and listings as text for people. The functions are pure, so that tests read the texts too.
 
 mod doctor;
 mod preview;
@@ -472,7 +472,7 @@ fn age(now: Timestamp, then: Timestamp) -> String {
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments) {
-    // Writing to a String does not fail.
+    // Writing to a `String` does not fail.
     let _ = writeln!(text, "{line}");
 }
 

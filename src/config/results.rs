@@ -1,4 +1,4 @@
-//! The configuration of notifications: whom to tell how a run ended.
+//! The configuration of notifications, which tell how a run ended.
 
 use clap::ValueEnum;
 use lastgood::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::cli;
 /// Settles whom to tell how a run ended.
 ///
 /// # Errors
-/// Usage: a topic or a URL is not valid, or a setting for a URL has no URL; no message shows the URL.
+/// Usage: a topic or a URL is not valid, or `--webhook-on` is given without a URL. No message shows the URL.
 pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env: &Env) -> Result<Notifier> {
     let topic = match args.results_topic {
         Some(topic) => Some(topic),

@@ -47,7 +47,7 @@ pub struct ServiceConfig {
 pub struct HttpConfig {
     /// The address that it listens at.
     pub listen: SocketAddr,
-    /// Who may ask.
+    /// The policy that decides who may ask.
     pub auth: AuthPolicy,
     /// How it answers.
     pub settings: ServerSettings,
@@ -64,7 +64,7 @@ impl fmt::Debug for ServiceConfig {
 /// Settles the configuration of `serve`.
 ///
 /// # Errors
-/// Wrong usage; a token file that cannot be read.
+/// Wrong usage, or a token file that cannot be read.
 pub fn service(
     args: cli::ServeArgs,
     data: PathBuf,
@@ -137,7 +137,7 @@ pub fn service(
 /// Settles the configuration of `listen`, which only pulls.
 ///
 /// # Errors
-/// Wrong usage: no subscription.
+/// Wrong usage, such as no subscription.
 pub fn listener(
     args: cli::ListenArgs,
     data: PathBuf,

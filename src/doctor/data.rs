@@ -32,7 +32,7 @@ const COMPLETES: &str = "This completes it, with the vault that it was restored 
 pub struct DataCheckInput {
     /// The directory as it was named.
     data: PathBuf,
-    /// Where it is: absolute, symlinks followed.
+    /// Where it is: absolute, symlinks followed as far as it exists.
     at: PathBuf,
     /// The vaults in folders: their names, and where they are.
     vaults: Vec<(String, PathBuf)>,
@@ -79,7 +79,7 @@ impl DataCheckInput {
     }
 }
 
-/// Makes the checks.
+/// Runs the checks.
 pub fn check_data_directory(about: &DataCheckInput, notes: &CheckRecorder, stop: &Arc<AtomicBool>) {
     let seen = match there(about, stop) {
         Ok(seen) => {

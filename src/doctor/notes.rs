@@ -14,7 +14,7 @@ use crate::vault::root::SnapshotName;
 /// How much longer to wait, after its time limit, for a part that was told to stop.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// What the checks have found.
+/// The findings of the checks.
 #[derive(Debug, Clone, Default)]
 pub struct CheckFindings {
     /// The checks so far.
@@ -69,7 +69,7 @@ pub struct RunningChecks {
 }
 
 impl RunningChecks {
-    /// Starts checks, which are to end when `stop`, their second argument, is set.
+    /// Starts checks, which are to end when the flag, their second argument, is set.
     pub fn begin(
         what: &'static str,
         limit: Duration,

@@ -23,7 +23,7 @@ const TIME: Duration = Duration::from_secs(5);
 /// The most entries that cannot be read and are kept.
 const KEPT: usize = 10;
 
-/// What a walk has seen.
+/// The result of a walk.
 #[derive(Debug, Default)]
 pub struct WalkSummary {
     /// The number of entries of every kind.
@@ -148,7 +148,7 @@ mod tests {
         fs::write(at("app.db"), &database).unwrap();
         std::os::unix::fs::symlink("/no/such", at("link")).unwrap();
         let seen = look(folder.path(), &[&at("vault")]);
-        // sub, deep, a, app.db and link.
+        // These are sub, deep, a, app.db and link.
         assert_eq!((seen.entries, seen.bytes, seen.databases, seen.unreadable), (5, 4099, 1, 0));
         assert!(seen.whole);
         assert_eq!(look(folder.path(), &[]).entries, 8);

@@ -9,7 +9,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Google's own endpoint of Cloud Storage.
 const GOOGLE: &str = "https://storage.googleapis.com";
 
-/// What is configured about Google Cloud.
+/// The configuration of Google Cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cloud {
     /// The project, where one is named; only messages need it.

@@ -11,6 +11,7 @@ use crate::gcp::error_text::with_causes;
 /// Creates a client for URLs that begin like `base`. It follows no redirects, since the server that a redirect leads to may have
 /// no business with what is sent. It repeats nothing: that is decided where the meaning of a request is known. A URL with
 /// `http://` is on this machine, and goes through no proxy. `settle` adds what the caller needs.
+///
 /// # Errors
 /// The system has no certificates.
 pub fn client(

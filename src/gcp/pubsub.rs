@@ -109,7 +109,7 @@ impl PubsubAccess {
     /// Settles the access from the configuration.
     ///
     /// # Errors
-    /// Credentials that cannot be used.
+    /// The credentials cannot be used.
     pub fn new(cloud: &Cloud, doing: impl Fn() -> String) -> Result<Self> {
         use_ring();
         if let Some(emulator) = &cloud.pubsub_emulator {

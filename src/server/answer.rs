@@ -37,7 +37,7 @@ enum BodySource {
     Stream { first: Option<Bytes>, rest: mpsc::Receiver<BodyChunk>, over: bool },
 }
 
-/// What a thread sends of a body: bytes; `None` when that was all; or the error that ends it early.
+/// A message of the thread that makes a body: bytes; `None` when that was all; or the error that ends it early.
 pub type BodyChunk = Result<Option<Bytes>>;
 
 /// The error that ends a connection before its body is complete, so that the client sees that it is not.

@@ -86,7 +86,7 @@ pub struct AuthSettings {
     pub insecure: bool,
 }
 
-/// Who may ask: the checked configuration.
+/// The policy that says who may ask: the checked configuration.
 #[derive(Debug, Clone)]
 pub enum AuthPolicy {
     /// Callers that show an ID token which Google has signed.

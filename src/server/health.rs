@@ -1,12 +1,12 @@
 //! How well the data is protected: [`Health`], which is checked when it is asked for, at most once in half a minute unless a run
 //! has ended.
 //!
-//! **Unhealthy** (503) is what loses data when the machine goes away now:
+//! **Unhealthy** (503) means that data is lost if the machine goes away now:
 //! - no vault can be opened, or none of them has a good snapshot;
 //! - the newest good snapshot is older than `--max-age`;
 //! - the data directory is not there, or a critical file is not in it.
 //!
-//! **Degraded** (200) is what somebody should look at:
+//! **Degraded** (200) means that somebody should look at it:
 //! - one of several vaults cannot be opened, or one that answered before does not answer now;
 //! - the run, or the backup, that ended last failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
@@ -51,7 +51,7 @@ pub struct HealthSettings {
     pub max_age: Duration,
     /// How old the newest file in the data directory may be.
     pub freshness: Duration,
-    /// Why no backup is taken, if none is.
+    /// Why no backup is taken; `None` if backups are taken.
     pub backups_off: Option<String>,
     /// The data directory, and what has to be in it.
     pub place: DataProbeSettings,
@@ -93,7 +93,7 @@ pub struct Health {
     pub vaults: Vec<VaultHealth>,
     /// The newest good snapshot.
     pub snapshot: Option<NewestSnapshot>,
-    /// How old it may be.
+    /// How old the newest good snapshot may be, in seconds.
     pub max_age_seconds: u64,
     /// The data directory.
     pub data: DataHealth,
@@ -112,7 +112,7 @@ pub struct VaultHealth {
     pub reachable: bool,
     /// Why it cannot be opened.
     pub error: Option<String>,
-    /// How long ago it last answered; `None` if it never did, or is not there any more.
+    /// How long ago it last answered, in seconds; `None` if it never did, or is not there any more.
     pub seen_seconds_ago: Option<u64>,
 }
 
@@ -244,7 +244,7 @@ impl VaultFindings {
     }
 }
 
-/// Returns what counts for the data directory, the new result or the last one, and its age in seconds.
+/// Returns what counts for the data directory, the new result or the last one, and its age in seconds; `None` if there is none.
 fn data_seen(seen: Option<looks::ProbeResult<DataFindings>>, new: bool) -> (DataFindings, Option<u64>) {
     match seen {
         Some(looks::ProbeResult { value, .. }) if new => ((*value).clone(), Some(0)),

@@ -139,7 +139,7 @@ pub async fn throw_away(body: &mut Incoming, patience: Duration, phase: &Phase, 
     }
 }
 
-/// What a connection is doing.
+/// The activity of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ConnectionActivity {
     Idle,

@@ -40,7 +40,7 @@ pub enum Endpoint {
     Document,
 }
 
-/// Who may ask.
+/// The callers that may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Everybody.
@@ -68,7 +68,7 @@ pub enum QueryParameter {
     Folder,
 }
 
-/// What a request's body may carry.
+/// The content that a request's body may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestContent {
     /// Nothing; a body is not looked at.
@@ -77,9 +77,9 @@ pub enum RequestContent {
     Event,
     /// An event, or any text: the path says what it asks for.
     Message,
-    /// What a snapshot is labelled with.
+    /// The labels, the message and the reason of a snapshot.
     Labels,
-    /// Which snapshot is meant.
+    /// The snapshot that is meant.
     Snapshot,
 }
 
@@ -92,11 +92,11 @@ pub struct Route {
     pub path: &'static str,
     /// The endpoint that serves it.
     pub does: Endpoint,
-    /// Who may ask.
+    /// The callers that may use it.
     pub gate: Access,
     /// The parameters that the query may have.
     pub query: &'static [QueryParameter],
-    /// What the body may carry.
+    /// The content that the body may have.
     pub carries: RequestContent,
     /// A description for people.
     pub summary: &'static str,
