@@ -50,9 +50,9 @@ use crate::commands::{publish, serve, vaults};
 use lastgood::text::printable;
 use lastgood::view;
 
-/// The exit codes after a second signal, and after the reader of stdout has closed it: 128 and the signal's number, as a shell
-/// has it for programs that such a signal ends.
+/// The exit code after a second signal: 128 and the number of SIGINT, as a shell has it for programs that such a signal ends.
 const INTERRUPTED: u8 = 130;
+/// The exit code after the reader of stdout has closed it: 128 and the number of SIGPIPE, as a shell has it.
 const PIPE_CLOSED: u8 = 141;
 /// Signals within this time count as one.
 const ONE_SIGNAL: Duration = Duration::from_millis(500);

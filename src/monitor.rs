@@ -37,7 +37,7 @@ pub trait Monitor: Send + Sync {
     fn total(&self, _bytes: u64) {}
     /// More bytes are done; their number is given.
     fn advance(&self, _bytes: u64) {}
-    /// Tells the user something that does not stop the work.
+    /// Warns the user of something that does not stop the work.
     fn warn(&self, _what: &str) {}
     /// The backup has reached a moment at a path. This is called from several threads; the work goes on when it returns.
     fn reached(&self, _moment: Moment, _path: &EntryPath) {}

@@ -35,7 +35,7 @@ const KEPT: usize = 5;
 /// The most programs that use what was replaced and that are listed.
 const IN_USE: usize = 5;
 
-/// Tells what was backed up, where it is, and how to get it back.
+/// Describes what was backed up, where it is, and how to get it back.
 pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) -> String {
     let mut text = String::new();
     let replicas::backup::ReplicatedBackupReport { taken, vault, vaults } = report;
@@ -73,7 +73,7 @@ pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) ->
     text
 }
 
-/// Tells which vaults do not hold a snapshot and why, a line each.
+/// Says which vaults do not hold a snapshot and why, a line each.
 pub fn not_held(report: &replicas::backup::ReplicatedBackupReport) -> Vec<String> {
     let line = |held: &ReplicaReport| {
         let why = held.why.as_ref()?;
@@ -82,7 +82,7 @@ pub fn not_held(report: &replicas::backup::ReplicatedBackupReport) -> Vec<String
     report.vaults.iter().filter_map(line).collect()
 }
 
-/// Tells which vaults were made.
+/// Says which vaults were made.
 pub fn made(places: &[InitReport]) -> String {
     let mut text = String::new();
     let other = places.iter().any(|place| !place.made);
@@ -93,7 +93,7 @@ pub fn made(places: &[InitReport]) -> String {
     text
 }
 
-/// Tells what was copied.
+/// Describes what was copied.
 pub fn copied(done: &Copied) -> String {
     let mut text = String::new();
     let Copied { report, .. } = done;
@@ -119,7 +119,7 @@ pub fn copied(done: &Copied) -> String {
     text
 }
 
-/// Tells what was verified in each of several vaults.
+/// Describes what was verified in each of several vaults.
 pub fn verified(vaults: &[Verified]) -> String {
     let mut text = String::new();
     for Verified { vault, report, error, .. } in vaults {
@@ -132,7 +132,7 @@ pub fn verified(vaults: &[Verified]) -> String {
     text
 }
 
-/// Tells how many databases there are, and how they were taken.
+/// Says how many databases there are, and how they were taken.
 fn databases(databases: &[DatabaseRecord]) -> String {
     let count = |which: &dyn Fn(&DatabaseRecord) -> bool| databases.iter().filter(|d| which(d)).count();
     let checked = |failed| count(&|d| d.check.as_ref().is_some_and(|check| check.failed.is_some() == failed));
@@ -146,7 +146,7 @@ fn databases(databases: &[DatabaseRecord]) -> String {
     text
 }
 
-/// Tells why a snapshot is not good, a line each.
+/// Says why a snapshot is not good, a line each.
 pub fn not_good(report: &backup::BackupReport) -> Vec<String> {
     let mut lines = bad_state(report);
     if report.good {
@@ -164,7 +164,7 @@ pub fn not_good(report: &backup::BackupReport) -> Vec<String> {
     lines
 }
 
-/// Tells which file is in a snapshot as it was before, in one line, and how many more there are.
+/// Says which file is in a snapshot as it was before, in one line, and how many more there are.
 fn stale(stale: &[Stale]) -> Option<String> {
     let first = stale.first()?;
     let more = more(stale.len());
@@ -172,7 +172,7 @@ fn stale(stale: &[Stale]) -> Option<String> {
     Some(format!("{path} is in the snapshot as of {since}, and not as it is now: {}{more}", printable(&first.why)))
 }
 
-/// Tells how many more there are than the first, which was named.
+/// Says how many more there are than the first, which was named.
 fn more(all: usize) -> String {
     if all > 1 { format!(", and {} more (--json names them all)", all - 1) } else { String::new() }
 }
@@ -198,7 +198,7 @@ pub fn some(what: &str, problems: &[Problem]) -> Vec<String> {
     lines
 }
 
-/// Tells what was restored, `from` which of several vaults, and where the previous content was moved.
+/// Describes what was restored, `from` which of several vaults, and where the previous content was moved.
 pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timestamp) -> String {
     let mut text = String::new();
     let taken = report.snapshot.time;
@@ -282,7 +282,7 @@ pub fn run_in_full(report: &serde_json::Value) -> String {
     text.lines().map(|line| printable(line) + "\n").collect()
 }
 
-/// Tells what was verified.
+/// Describes what was verified.
 pub fn verify(report: &verify::VerifyReport) -> String {
     let mut text = String::new();
     let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));

@@ -97,7 +97,7 @@ pub fn check_bucket(about: &BucketCheckInput, notes: &CheckRecorder, stop: &Arc<
     vault::check_vault(Box::new(RetryStore::new(bucket, pace, stop.clone())), &about.vault, notes, stop);
 }
 
-/// Tells which credentials were found, and whose they are. The metadata server, which is in this machine or nowhere, is asked
+/// Says which credentials were found, and whose they are. The metadata server, which is in this machine or nowhere, is asked
 /// whether it is there.
 fn credentials(
     about: &BucketCheckInput,

@@ -255,7 +255,7 @@ fn readable(seen: &WalkSummary) -> DoctorCheck {
     )
 }
 
-/// Tells what the directory's filesystem means for databases.
+/// Says what the directory's filesystem means for databases.
 fn filesystem(at: &Path, seen: &WalkSummary) -> Option<DoctorCheck> {
     let name = "filesystem";
     let kind = match kind(at) {

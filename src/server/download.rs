@@ -18,8 +18,9 @@ use crate::runner::runner::Runner;
 use crate::vault::root::SnapshotName;
 use crate::{export, inspect};
 
-/// The bytes of each chunk in the channel, and the most chunks in it.
+/// The bytes of a full chunk in the channel.
 const CHUNK: usize = 64 << 10;
+/// The most chunks in the channel.
 const CHUNKS: usize = 4;
 
 const SENDING: &str = "send what was asked for";

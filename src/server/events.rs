@@ -22,9 +22,11 @@ use crate::restore::select;
 use crate::runner::runner::{Answer, NotPromised};
 use crate::vault::root::BackupReason;
 
-/// The most characters of a snapshot's name. The two below limit a label's name and its value, in characters, too.
+/// The most characters of a snapshot's name.
 pub const MAX_SNAPSHOT: usize = 100;
+/// The most characters of a label's name.
 pub const MAX_LABEL_NAME: usize = 64;
+/// The most characters of a label's value.
 pub const MAX_LABEL_VALUE: usize = 1024;
 
 /// The recipient of an answer.

@@ -10,9 +10,9 @@ pub enum Endpoint {
     Event,
     /// Says that the service runs.
     Live,
-    /// Tells the health.
+    /// Returns the health.
     Health,
-    /// Tells the health in full, and what runs.
+    /// Returns the health in full, and the run that is under way.
     Status,
     /// Lists snapshots.
     List,

@@ -9,7 +9,7 @@ use crate::text::printable;
 /// The most paths that are shown of each kind of change.
 const SHOWN: usize = 5;
 
-/// Tells what would be restored from a vault. `while_in_use` says whether programs that use the target would be no obstacle.
+/// Describes what would be restored from a vault. `while_in_use` says whether programs that use the target would be no obstacle.
 pub fn preview(told: &Preview, vault: &str, while_in_use: bool) -> String {
     let mut text = String::new();
     let target = path(&told.target);
