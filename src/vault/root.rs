@@ -1,7 +1,7 @@
 //! A snapshot's root: the JSON document whose existence commits the snapshot.
 //!
-//! The object is named `snapshots/<seq>-<UTC time>-<id>.json`, and the id is the first 8 bytes of the BLAKE3 of the
-//! object's bytes. So a listing alone tells the order, and no altered root passes for the one that was written.
+//! The object is named `snapshots/<seq>-<UTC time>-<id>.json`, where the id is the first 8 bytes of the BLAKE3 of the
+//! object's bytes. So a listing alone gives the order, and an altered root does not pass for the one that was written.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,10 +29,11 @@ pub const SNAPSHOTS: &str = "snapshots/";
 /// The folder of checkpoints: roots of backups that are not finished.
 pub const CHECKPOINTS: &str = "checkpoints/";
 
-/// A snapshot's name: what its object's name tells.
+/// A snapshot's name: what the name of its object says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotName {
-    /// Greater than all in the vault and in its replicas; the order of snapshots. See [`seq`](super::seq).
+    /// Greater than that of every earlier snapshot in the vault and in its replicas; gives the order of snapshots. See
+    /// [`seq`](super::seq).
     pub seq: u64,
     /// When it was committed, to the second.
     pub time: Timestamp,
@@ -41,18 +42,18 @@ pub struct SnapshotName {
 }
 
 impl SnapshotName {
-    /// The name of the root `bytes`.
+    /// Returns the name of the root whose encoded bytes are `bytes`; `time` is cut to the second.
     pub fn of(seq: u64, time: Timestamp, bytes: &[u8]) -> Self {
         let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
         SnapshotName { seq, time, id: id_of(bytes) }
     }
 
-    /// The object's name in `folder`.
+    /// Returns the name of its object in `folder`.
     pub fn object(&self, folder: &str) -> String {
         format!("{folder}{self}.json")
     }
 
-    /// Reads the name of an object in `folder`.
+    /// Reads a snapshot's name from the name of an object in `folder`. `None` if it is not the name of a snapshot.
     pub fn parse_object(folder: &str, object: &str) -> Option<Self> {
         object.strip_prefix(folder)?.strip_suffix(".json")?.parse().ok()
     }
@@ -60,7 +61,7 @@ impl SnapshotName {
     /// Checks that the name was made from these bytes.
     ///
     /// # Errors
-    /// Text that says that it was not.
+    /// A text that says that it was not.
     pub fn check_bytes(&self, bytes: &[u8]) -> Result<(), &'static str> {
         match id_of(bytes) == self.id {
             true => Ok(()),
@@ -95,7 +96,7 @@ impl FromStr for SnapshotName {
             .and_then(|t| t.to_zoned(jiff::tz::TimeZone::UTC))
             .map_err(|_| wrong())?;
         let name = SnapshotName { seq: seq.parse().map_err(|_| wrong())?, time: time.timestamp(), id: id.parse()? };
-        // Written in another way, with more zeros before its number, it would be the name of another object.
+        // A number with more leading zeros parses too, but would be the name of another object.
         if name.to_string() == text { Ok(name) } else { Err(wrong()) }
     }
 }
@@ -119,7 +120,7 @@ pub enum BackupReason {
     /// Somebody asked for it.
     #[default]
     Manual,
-    /// It was time.
+    /// The schedule was due.
     Schedule,
     /// The app reported an error.
     Critical,
@@ -146,7 +147,7 @@ pub enum SnapshotState {
     Complete,
     /// Some entries could not be read, and no good snapshot was there before; `problems` names them.
     Partial,
-    /// It looks like an accident.
+    /// What changed since the snapshot before looks like an accident.
     Suspect,
 }
 
@@ -163,37 +164,37 @@ impl fmt::Display for SnapshotState {
 /// A filesystem that was mounted below the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Where.
+    /// Where it is mounted.
     pub path: EntryPath,
-    /// What it is: `ext4`, `fuse.gcsfuse`.
+    /// The kind of filesystem: `ext4`, `fuse.gcsfuse`.
     pub filesystem: String,
     /// What is mounted: a device, a bucket's name, a server's folder.
     pub source: String,
 }
 
-/// Where the data directory was. Inode numbers and change times mean something only within one place. Whether two places are one
-/// is more than whether they are equal, and for the writer to say.
+/// Where the data directory was. Inode numbers and change times mean something only within one place. Whether two
+/// values are the same place is more than equality, and is for the writer to decide.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SourceIdentity {
-    /// The kernel's boot id; empty where there is none.
+    /// The kernel's boot id; empty if there is none.
     pub boot: String,
-    /// The directory's device.
+    /// The device number of the filesystem that the directory is on.
     pub device: u64,
-    /// The directory's inode.
+    /// The directory's inode number.
     pub inode: u64,
-    /// When the directory was made, ns since 1970; none where the filesystem does not tell.
+    /// When the directory was created, in nanoseconds since 1970; `None` if the filesystem does not tell.
     pub born: Option<i64>,
-    /// What is mounted there, where the numbers above do not tell: a bucket's name, a server's folder.
+    /// What is mounted there, if the numbers above do not identify it: a bucket's name, a server's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// And the directory's path in it.
+    /// The directory's path within `source`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
 
 impl SourceIdentity {
-    /// Whether both are one directory, as far as can be told, whatever has happened to the machine since: for telling what was
-    /// made smaller from what is something else.
+    /// Whether both are the same directory, as far as can be told and whatever has happened to the machine since. This
+    /// is for telling a directory that has shrunk from another directory.
     pub fn is_where(&self, other: &SourceIdentity) -> bool {
         match (&self.source, &other.source) {
             (Some(one), Some(another)) => one == another && self.path == other.path,
@@ -204,15 +205,15 @@ impl SourceIdentity {
     }
 }
 
-/// A hunk as a root lists it.
+/// A hunk, as a root lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HunkRef {
-    /// Where it is.
+    /// Where the hunk is.
     #[serde(flatten)]
     pub frame: FrameRef,
     /// How many entries it holds.
     pub entries: u64,
-    /// The path of its first entry.
+    /// The path of the hunk's first entry.
     pub first: EntryPath,
     /// How many of its entries have maps.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -230,30 +231,30 @@ fn is_zero(value: &u64) -> bool {
 /// An entry that could not be read, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The entry.
+    /// The path of the entry.
     pub path: EntryPath,
     /// Why it is not in the snapshot.
     pub why: String,
-    /// When the capture began that was the first to tell of it, of those that good snapshots tell of one after the other. None:
-    /// this one.
+    /// When the capture that first reported the problem began, in an unbroken row of good snapshots that report it.
+    /// `None`: this capture is the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }
 
 impl Problem {
-    /// What is wrong with an entry, from now on.
+    /// A problem with an entry that this capture is the first to report.
     pub fn new(path: EntryPath, why: impl Into<String>) -> Self {
         Problem { path, why: why.into(), since: None }
     }
 }
 
-/// What could not be read and was carried over from an older snapshot: an entry and all that belongs to it, which is all that
-/// is below it, and the files beside it if it is a database that was taken with them.
+/// An entry that could not be read and was carried over from an older snapshot, with all that belongs to it: everything
+/// below it, and, for a database that was captured together with its side files, those files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stale {
-    /// The entry.
+    /// The path of the entry.
     pub path: EntryPath,
-    /// When the capture began that it was read in, or known to be unchanged: it is as it was then.
+    /// When the capture began in which it was last read, or known to be unchanged: it is as it was then.
     pub since: Timestamp,
     /// Why it could not be read now.
     pub why: String,
@@ -262,23 +263,23 @@ pub struct Stale {
 /// A SQLite database of the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseRecord {
-    /// The file.
+    /// The path of the database file.
     pub path: EntryPath,
     /// How it was read.
     pub taken: CaptureMethod,
     /// Why it was not read live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What a check of it said; none if it was not checked.
+    /// What the check of it found; `None` if it was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<DatabaseCheck>,
-    /// Bytes of its content; none where an early program did not say it.
+    /// The size of its content in bytes; `None` if the snapshot is from an early program, which did not store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
 }
 
 impl DatabaseRecord {
-    /// Whether it did not pass its check.
+    /// Whether it was checked and did not pass.
     pub fn failed(&self) -> bool {
         self.check.as_ref().is_some_and(|check| check.failed.is_some())
     }
@@ -288,8 +289,8 @@ fn is_empty<T>(list: &List<T>) -> bool {
     matches!(list, List::Items(items) if items.is_empty())
 }
 
-/// All packs that a snapshot reaches. What lists the packs cannot list itself, so those that hold the list's own frames
-/// are named beside it.
+/// All packs that a snapshot reaches. The list of packs cannot list the packs that it is itself stored in, so these are
+/// named beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PackList {
     /// Packs of content, hunks, maps and lists.
@@ -300,7 +301,7 @@ pub struct PackList {
     pub holders: Vec<PackInfo>,
 }
 
-/// Sums over a snapshot.
+/// Totals over a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Totals {
     /// Entries of every kind.
@@ -309,34 +310,36 @@ pub struct Totals {
     pub files: u64,
     /// Bytes of all files' content.
     pub bytes: u64,
-    /// Those of them that lie beside raw databases, and go when SQLite recovers what they hold.
+    /// Bytes of the files beside raw databases, as a part of `bytes`; they disappear when SQLite recovers what these
+    /// files hold.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub beside: u64,
-    /// When one of the files was changed last by its mtime, ns since 1970; 0 where an early program did not say it.
+    /// The latest mtime of any file, in nanoseconds since 1970; 0 if the snapshot is from an early program, which did
+    /// not store it.
     #[serde(default, skip_serializing_if = "is_never")]
     pub changed: i64,
-    /// Files that the snapshot before has with another content.
+    /// Files whose content differs from that in the snapshot before.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rewritten: u64,
-    /// Bytes of the objects that this backup created, the root apart.
+    /// Bytes of the objects that this backup created, without the root.
     pub uploaded_bytes: u64,
     /// Packs that this backup created.
     pub new_packs: u64,
 }
 
-/// Which entries of the data directory a snapshot was to hold.
+/// Which entries of the data directory a snapshot was meant to hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Filters {
-    /// Files that match one of these patterns; all, when there is none.
+    /// Patterns of which a file has to match one to be taken; all files are, if there is no pattern.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<String>,
-    /// Nothing that matches one of these.
+    /// Patterns of what is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
 }
 
 impl Filters {
-    /// Whether they let everything through.
+    /// Whether the filters let everything through.
     pub fn is_empty(&self) -> bool {
         self.include.is_empty() && self.exclude.is_empty()
     }
@@ -360,24 +363,25 @@ pub struct Root {
     pub format: u32,
     /// The vault it belongs to.
     pub vault: Hex<16>,
-    /// Greater than all in the vault and in its replicas: the order of snapshots. See [`seq`](super::seq).
+    /// Greater than that of every earlier snapshot in the vault and in its replicas; gives the order of snapshots. See
+    /// [`seq`](super::seq).
     pub seq: u64,
-    /// Counts backups: which of the files that look unchanged were read all the same. `None` in roots of early programs, for
-    /// which `seq` counted.
+    /// Counts backups, and so decides which of the files that look unchanged were read all the same. `None` in roots of
+    /// early programs, for which `seq` was the counter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<u64>,
-    /// The snapshot that it was made from.
+    /// The snapshot that this one builds on.
     pub parent: Option<SnapshotName>,
     /// When the capture began.
     pub started: Timestamp,
     /// When it was committed.
     pub finished: Timestamp,
-    /// What started it.
+    /// What started the backup.
     pub reason: BackupReason,
     /// The run that made it, whose report is under `runs/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Hex<8>>,
-    /// Whatever the user attached.
+    /// Labels that the user attached.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// How much of the directory it holds.
@@ -389,81 +393,83 @@ pub struct Root {
     pub data: String,
     /// The host's name, for people.
     pub host: String,
-    /// The program that wrote it.
+    /// The program and version that wrote it.
     pub writer: String,
     /// Where the directory was.
     pub place: SourceIdentity,
     /// Filesystems that were mounted below it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
-    /// The parts of its files of which some were taken over from another place and have not been read since; none if that is not
-    /// known.
+    /// The parts of its files in which some were taken over from another place and have not been read since; `None` if
+    /// that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread: Option<Parts>,
-    /// In a checkpoint: every path up to this one is covered, and none after it.
+    /// In a checkpoint: the last path that is covered. Every path up to this one is, and none after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covers: Option<EntryPath>,
-    /// Sums.
+    /// Totals over the snapshot.
     pub totals: Totals,
     /// The hunks, in path order.
     pub hunks: List<HunkRef>,
-    /// The packs.
+    /// The packs that the snapshot reaches.
     pub packs: PackList,
-    /// What is missing: it could not be read, and no older snapshot had it. Of some entries only their extended attributes are.
+    /// Entries that are missing: they could not be read, and no older snapshot had them. Of some entries, only the
+    /// extended attributes are missing.
     #[serde(default)]
     pub problems: List<Problem>,
-    /// What could not be read and was carried over from an older snapshot, in path order.
+    /// Entries that could not be read and were carried over from an older snapshot, in path order.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub stale: List<Stale>,
-    /// What was taken though it never came to rest, and may be a mixture of what it was before and after: no older snapshot had
-    /// it.
+    /// Entries that were captured although they kept changing, and may be a mixture of what they were before and after:
+    /// no older snapshot had them.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub torn: List<Problem>,
-    /// Hunks that are not part of the tree: entries, in path order, of what was read and may be such a mixture, while the tree
-    /// has the last good one.
+    /// Hunks that are not part of the tree. Their entries, in path order, are of what was read while it kept changing
+    /// and may be such a mixture; the tree has the last good version instead.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub torn_reads: List<HunkRef>,
-    /// The app that the data belongs to; none if that was not told.
+    /// The app that the data belongs to; `None` if the backup was not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// Which entries were chosen; none if all were.
+    /// Which entries were chosen; empty if all were.
     #[serde(default, skip_serializing_if = "Filters::is_empty")]
     pub filters: Filters,
     /// The SQLite databases, in path order.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub databases: List<DatabaseRecord>,
-    /// How many of them did not pass the check that was made of them.
+    /// How many of the databases did not pass their check.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_checks: u64,
 }
 
 impl Root {
-    /// Whether it may be restored without being asked for by name, and compared with.
+    /// Whether it may be restored without being asked for by name, and be compared with.
     pub fn good(&self) -> bool {
         self.state == SnapshotState::Complete && self.covers.is_none() && self.failed_checks == 0
     }
 
-    /// Whether all of it is what was there: nothing is missing, carried over or torn. A snapshot may be good and not whole.
+    /// Whether it holds everything that was there: nothing is missing, carried over or torn. A snapshot may be good and
+    /// not whole.
     pub fn whole(&self) -> bool {
         is_empty(&self.problems) && is_empty(&self.stale) && is_empty(&self.torn)
     }
 
-    /// Whether it is of the same data as another one of this data path and service; who has no service has any.
+    /// Whether it is a snapshot of this data path and service. If either side has no service, the services match.
     pub fn is_of(&self, data: &Path, service: Option<&str>) -> bool {
         let service = service.zip(self.service.as_deref());
         let here = Path::new(&self.data);
-        // It is kept as people read it. Early programs kept it as it was given.
+        // The path is stored as people read it; early programs stored it as it was given.
         let same = data.display().to_string() == self.data
             || here.is_relative() && data.ends_with(here.strip_prefix(".").unwrap_or(here));
         same && service.is_none_or(|(one, other)| one == other)
     }
 
-    /// Bytes of all objects that the backup created, the root itself among them.
+    /// Returns the bytes of all objects that the backup created, the root itself included.
     pub fn uploaded_bytes(&self) -> u64 {
         self.totals.uploaded_bytes + self.encode().map_or(0, |(_, bytes)| bytes.len() as u64)
     }
 
-    /// The object's bytes and the name that follows from them.
+    /// Returns the root's encoded bytes and the name that follows from them.
     ///
     /// # Errors
     /// None in practice: every field has a JSON form.
@@ -473,10 +479,10 @@ impl Root {
         Ok((SnapshotName::of(self.seq, self.finished, &bytes), bytes))
     }
 
-    /// Reads the root `name`.
+    /// Reads the root `name` from its bytes.
     ///
     /// # Errors
-    /// Damage: bytes that are not the ones that were written, or not a root of this format.
+    /// Damage: the bytes are not the ones that were written, or are not a root of this format.
     pub fn parse(name: SnapshotName, bytes: &[u8]) -> Result<Root> {
         let doing = || format!("read the root of snapshot {name}");
         name.check_bytes(bytes).map_err(|why| Error::damage(doing(), why))?;
@@ -487,16 +493,16 @@ impl Root {
         }
     }
 
-    /// Reads a root's bytes, whatever its name.
+    /// Reads a root from its bytes, whatever its name.
     ///
     /// # Errors
-    /// Text that says what is wrong with them.
+    /// A text that says what is wrong with the bytes.
     pub fn parse_bytes(bytes: &[u8]) -> Result<Root, String> {
         check_format(bytes)?;
         serde_json::from_slice(bytes).map_err(|e| format!("it is not a root: {e}"))
     }
 
-    /// Every pack that is named in the root itself, without reading list frames.
+    /// Returns every pack that is named in the root itself, without reading list frames.
     pub fn holders(&self) -> impl Iterator<Item = &PackInfo> {
         let items = match &self.packs.list {
             List::Items(items) => items.as_slice(),
@@ -506,10 +512,10 @@ impl Root {
     }
 }
 
-/// Refuses a document of another format by naming both versions.
+/// Refuses a document of another format, with a text that names both versions.
 ///
 /// # Errors
-/// Text that says so.
+/// That text.
 pub fn check_format(bytes: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct FormatVersion {
