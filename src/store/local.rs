@@ -1,14 +1,15 @@
-//! A folder as a store.
+//! A store in a folder of a mounted filesystem.
 //!
-//! Creating an object: a temporary file in `tmp/`, fsync, rename without replacing, fsync of the folder. So a crash leaves
-//! at most a file in `tmp/`, which the next writer sweeps a day later, and an object that is seen is whole and durable.
+//! An object is created as a temporary file in `tmp/`, which is synced, renamed without replacing anything, and
+//! followed by an fsync of the folder. So a crash leaves at most a file in `tmp/`, which the first writer after a day
+//! sweeps away, and an object that can be seen is whole and durable.
 //!
-//! The folder of the vault may be reached through symlinks: its user named it. What is in it may not: each folder in it is
-//! opened in the one above without following any, and objects are names in open folders. Where something else lies in
+//! The folder of the vault may be reached through symlinks: its user named it. Its contents may not: each folder in it
+//! is opened in the one above without following links, and objects are names in open folders. If something else lies in
 //! such a folder's place, nothing is read, made or removed there, and the error says what it is.
 //!
-//! What a creation that goes wrong comes to. It fails only where nobody may rely on the object, and says that the object
-//! exists only where it did before:
+//! The table shows what happens if creating an object goes wrong. It fails only if nobody may rely on the object, and
+//! says that the object exists only if it did before:
 //!
 //! | what fails | comes to |
 //! |---|---|
@@ -18,7 +19,7 @@
 //! | giving it its name, which is this very file all the same: an answer was lost | it goes on as if nothing had failed |
 //! | removing the temporary file that was linked, or was not needed | nothing; it is swept later |
 //! | the fsync of the folder | an error: the object is there, and a crash may take it away again. It is not removed, since others may have seen it |
-//! | the fsync of the folder in which the object was before | an error: who gets to hear that it exists relies on it |
+//! | the fsync of the folder in which the object was before | an error: whoever is told that it exists relies on it |
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -49,7 +50,7 @@ use super::Unshared;
 
 /// The folder for files that are not objects yet.
 pub const TMP: &str = "tmp";
-/// Files in `tmp/` of an age that no running write has.
+/// The age at which a file in `tmp/` can no longer belong to a running write.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// Gives a finished file its name, as [`give_name`] does.
@@ -61,13 +62,14 @@ pub struct LocalStore {
     folder: PathBuf,
     serial: AtomicU64,
     naming: Naming,
-    /// Whether the object that every vault has was read here, as it is by whoever opens a vault. Where it is gone, another folder has taken
-    /// this one's place, such as the mount point of a volume: nothing is written there, and what is not there says nothing of the vault.
+    /// Whether the object that every vault has was read through this store, as whoever opens a vault does. If it is
+    /// gone later, another folder has taken this one's place, such as the mount point of a volume: then nothing is
+    /// written there, and a missing object there says nothing about the vault.
     opened: AtomicBool,
 }
 
 impl LocalStore {
-    /// A store in `folder`, which need not exist: the first object creates it.
+    /// Returns a store in `folder`, which need not exist: the first object creates it.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         LocalStore {
             folder: folder.into(),
@@ -77,7 +79,7 @@ impl LocalStore {
         }
     }
 
-    /// Where the objects are.
+    /// Returns the folder that the objects are in.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -86,9 +88,10 @@ impl LocalStore {
         self.folder.join(name)
     }
 
-    /// Checks that the folder, in which a vault is about to be made, does not lie in another vault: it would be a part of that.
+    /// Checks that the folder, in which a vault is about to be made, does not lie in another vault: it would become a
+    /// part of that.
     fn check_apart(&self) -> Result<()> {
-        // What cannot be told is an error where the folder is made.
+        // A path that cannot be resolved becomes an error where the folder is made.
         let at = location::resolve(&self.folder).unwrap_or_else(|_| self.folder.clone());
         let Some(other) = at.ancestors().skip(1).find(|folder| is_vault(folder)) else { return Ok(()) };
         Err(StoreError::Refused {
@@ -98,7 +101,7 @@ impl LocalStore {
         })
     }
 
-    /// Opens the folder of the vault, which may not exist.
+    /// Opens the folder of the vault. `None` if it does not exist.
     fn top(&self) -> Result<Option<Folder>> {
         match Folder::open(&self.folder) {
             Err(Errno::NOENT) => Ok(None),
@@ -106,7 +109,7 @@ impl LocalStore {
         }
     }
 
-    /// Opens a folder of the vault, which may not exist; the vault's own where the name is empty.
+    /// Opens a folder of the vault, or the vault's own if `name` is empty. `None` if it does not exist.
     fn enter(&self, top: &Folder, name: &str) -> Result<Option<Folder>> {
         let mut at = again(top)?;
         for part in parts(name) {
@@ -119,8 +122,9 @@ impl LocalStore {
         Ok(Some(at))
     }
 
-    /// What is found in a folder of the vault, which may not exist; in the vault's own where the name is empty. Where it is missing, it is
-    /// so in the vault, and not in what has taken its place.
+    /// Calls `find` on a folder of the vault, or on the vault's own if `name` is empty. `None` if the folder or what is
+    /// looked for does not exist. What is missing is missing in the vault itself, and not in something that has taken
+    /// its place.
     fn within<T>(&self, name: &str, find: impl FnOnce(&Folder) -> Result<Option<T>>) -> Result<Option<T>> {
         let top = self.top()?;
         let folder = top.as_ref().map_or(Ok(None), |top| self.enter(top, name))?;
@@ -131,8 +135,8 @@ impl LocalStore {
         Ok(found)
     }
 
-    /// Checks that the folder is still that of the vault, where one was read from it. What was opened is asked, and not the path: there may
-    /// be something else by now.
+    /// Checks that the folder is still that of the vault, if one was read from it. This asks the opened folder, and not
+    /// the path: there may be something else at the path by now.
     fn check_there(&self, top: Option<&Folder>, doing: impl Fn() -> String) -> Result<()> {
         if !self.opened.load(Ordering::Relaxed) {
             return Ok(());
@@ -142,13 +146,13 @@ impl LocalStore {
         there.map(drop).ok_or_else(|| StoreError::Unreachable { doing: doing(), why })
     }
 
-    /// That an object or a folder of the vault may not be read by this user.
+    /// Returns the error that this user may not read an object or a folder of the vault.
     fn closed_to_us(&self, name: &str) -> StoreError {
         let shown = if name.is_empty() { "the vault" } else { name };
         access::denied(shown, &self.folder, &self.folder.join(name))
     }
 
-    /// Opens the folder of the vault, and makes it durably where it is missing and nothing has been read from it.
+    /// Opens the folder of the vault. If it is missing and nothing has been read from it, makes it durably.
     fn make_top(&self) -> Result<Folder> {
         let top = self.top()?;
         self.check_there(top.as_ref(), || format!("write in the folder {}", self.folder.display()))?;
@@ -171,8 +175,8 @@ impl LocalStore {
         self.top()?.ok_or_else(|| failed(doing)(Errno::NOENT))
     }
 
-    /// Removes what killed writers left in `tmp/` more than a day ago, by the names that they give. What cannot be removed
-    /// waits for the next time.
+    /// Removes what killed writers left in `tmp/` more than a day ago, recognised by the form of its name. A file that
+    /// cannot be removed waits for the next time.
     fn sweep(tmp: &Folder) {
         for name in tmp.names().unwrap_or_default() {
             if !is_temporary(name.as_bytes()) {
@@ -193,7 +197,8 @@ impl LocalStore {
     }
 }
 
-/// Whether a folder holds a vault of any format, or one that may not be looked into. Other programs have files of these names, too.
+/// Whether a folder holds a vault of any format, or one that may not be looked into. Other programs use files of these
+/// names, too.
 fn is_vault(folder: &Path) -> bool {
     let [config, readme] = [ALWAYS_THERE, "README.md"].map(|name| folder.join(name));
     if !config.is_file() || !readme.is_file() {
@@ -205,22 +210,22 @@ fn is_vault(folder: &Path) -> bool {
     said["format"].is_u64() && said["id"].is_string() && said["hash_key"].is_string()
 }
 
-/// The name of a temporary file.
+/// Returns the name of a temporary file.
 fn temporary(random: [u8; 8], serial: u64) -> String {
     format!("{:016x}-{serial}", u64::from_be_bytes(random))
 }
 
-/// Whether a name is one that [`temporary`] gives.
+/// Whether a name is one that [`temporary`] returns.
 fn is_temporary(name: &[u8]) -> bool {
     let Some((random, serial)) = std::str::from_utf8(name).ok().and_then(|name| name.split_once('-')) else {
         return false;
     };
     let (Ok(number), Ok(serial)) = (u64::from_str_radix(random, 16), serial.parse()) else { return false };
-    // As it would be written: without signs, capitals or leading zeros.
+    // The spelling must be the one that is written: without signs, capitals or leading zeros.
     temporary(number.to_be_bytes(), serial).as_bytes() == name
 }
 
-/// The names of the folders of a path in the vault.
+/// Returns the names of the folders in a path of the vault.
 fn parts(name: &str) -> impl Iterator<Item = &str> {
     name.split('/').filter(|part| !part.is_empty())
 }
@@ -229,7 +234,7 @@ fn failed<S: FnOnce() -> String>(doing: S) -> impl FnOnce(Errno) -> StoreError {
     |why| StoreError::Failed { doing: doing(), source: why.into() }
 }
 
-/// Why a folder of the vault cannot be entered; where something else is in its place, what to do.
+/// Returns why a folder of the vault cannot be entered and, if something else is in its place, what to do.
 fn in_the_way(above: &Folder, name: &str, why: Errno) -> StoreError {
     let path = above.path().join(name);
     match above.look(name) {
@@ -250,7 +255,7 @@ fn not_followed(path: &Path, there: &Stat, not: &str) -> StoreError {
     StoreError::Refused { doing: format!("use {shown}"), why: format!("it is {}{not}", what(there)), hint }
 }
 
-/// Gives what was just made in a vault to those who share that, and to nobody else.
+/// Gives something that was just made in a vault to those who share the vault, and to nobody else.
 fn give(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
     let given = fstat(top).and_then(|top| Ownership::in_vault(&top).give(made?));
     if let Err(why) = given {
@@ -258,12 +263,12 @@ fn give(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
     }
 }
 
-/// The same folder, open once more.
+/// Opens the same folder once more.
 fn again(top: &Folder) -> Result<Folder> {
     top.enter_all(Path::new("")).map_err(failed(|| format!("open the folder {}", top.path().display())))
 }
 
-/// Makes a folder of the vault durably where it is missing, and opens it.
+/// Opens a folder of the vault, and makes it durably if it is missing.
 fn make(top: &Folder, name: &str) -> Result<Folder> {
     let mut at = again(top)?;
     for part in parts(name) {
@@ -287,7 +292,7 @@ fn sync(folder: &Folder) -> Result<()> {
     folder.readable().and_then(fsync).map_err(failed(|| format!("fsync the folder {}", folder.path().display())))
 }
 
-/// The folder and the last name of an object's name.
+/// Splits an object's name into its folder and its last name.
 ///
 /// # Errors
 /// A name that no object has, such as one that leads out of the vault.
@@ -313,7 +318,7 @@ impl Store for LocalStore {
         let folder = make(&top, folder)?;
         let temporary = self.write(&top, name, body)?;
         let new = self.give_name(name, &temporary, (&folder, last))?;
-        // Also where another writer made it, which may not have come so far yet.
+        // Sync it also if another writer made the object: that writer may not have come so far yet.
         sync(&folder)?;
         if new { Ok(()) } else { Err(StoreError::AlreadyExists { name: name.into() }) }
     }
@@ -324,7 +329,8 @@ impl Store for LocalStore {
         let doing = || format!("look at the folder {}", self.folder.display());
         let mode = fstat(&top).map_err(failed(doing))?.st_mode & 0o7777;
         let closed = access::closed(mode);
-        // Where it cannot be closed, it may be another's, or on a filesystem without modes: that it is open is told later.
+        // A folder that cannot be closed may be somebody else's, or on a filesystem without modes. That it is open is
+        // reported later.
         if mode != closed
             && let Err(why) = top.set_mode(closed)
         {
@@ -335,7 +341,7 @@ impl Store for LocalStore {
 
     fn open_to_others(&self) -> Option<u32> {
         let top = self.top().ok()??;
-        // Modes are made up there, and say nothing of who may look in.
+        // On FUSE modes are made up, and say nothing about who can look in.
         if filesystem::remote(&top).ok()? == Some("FUSE") {
             return None;
         }
@@ -351,7 +357,7 @@ impl Store for LocalStore {
         let access = Ownership::in_vault(&fstat(&top).ok()?);
         let mut names = top.names().ok()?;
         names.sort();
-        // A filesystem's own is no part of the vault.
+        // `lost+found` belongs to the filesystem and is not a part of the vault.
         names.iter().filter(|name| *name != "lost+found").find_map(|name| {
             let stat = top.look(name).ok().flatten()?;
             access.unshared(&stat, name.to_string_lossy().into_owned())
@@ -411,10 +417,10 @@ impl Store for LocalStore {
                     Err(Errno::ACCESS) => return Err(self.closed_to_us(&within)),
                     names => names.map_err(failed(doing))?,
                 };
-                // Of what lies at the top, no name is known that would be missing.
+                // At the top, no name is known that would have to be there.
                 let mut whole = !within.is_empty();
                 for last in names {
-                    // A name that is not ours is not an object.
+                    // A name that is not UTF-8 is not one of ours, and not an object.
                     let Ok(last) = last.into_string() else { continue };
                     let name = format!("{within}{last}");
                     let there = match folder.look(&last) {
@@ -441,7 +447,7 @@ impl Store for LocalStore {
             for name in top.names().map_err(failed(doing))? {
                 let folder = top.look(&name).is_ok_and(|stat| stat.is_some_and(|stat| is_folder(&stat)));
                 let name = name.to_string_lossy().into_owned();
-                // A new filesystem has the first.
+                // A new filesystem has `lost+found`.
                 if name != "lost+found" && name != TMP && !known.contains(&name.as_str()) {
                     return Ok(Some(if folder { name + "/" } else { name }));
                 }
@@ -451,7 +457,7 @@ impl Store for LocalStore {
     }
 
     fn forget(&self, name: &str) {
-        // Pages that are not written yet are not let go. They are no objects' of a writer of ours, which syncs them first.
+        // Pages that are not written back yet are not dropped. Objects have none: our writers sync them first.
         let dropped = self.look_into(name).map(|(file, _)| fadvise(&file, 0, None, Advice::DontNeed));
         if !matches!(dropped, Ok(Ok(()))) {
             tracing::debug!("what is in memory of {name} could not be let go: {dropped:?}");
@@ -459,7 +465,7 @@ impl Store for LocalStore {
     }
 }
 
-/// A file that is not an object yet, in `tmp/`.
+/// A file in `tmp/` that is not an object yet.
 struct Temporary {
     tmp: Folder,
     name: String,
@@ -467,7 +473,7 @@ struct Temporary {
 }
 
 impl Temporary {
-    /// Best effort: what stays behind is swept later.
+    /// Removes it as best it can: a file that stays behind is swept later.
     fn remove(&self) {
         let _ = self.tmp.remove_file(&self.name);
     }
@@ -493,7 +499,7 @@ impl LocalStore {
         Ok(Temporary { tmp, name, file })
     }
 
-    /// Writes what is to become the object `name` to a temporary file, durably.
+    /// Writes the content of the future object `name` to a temporary file, durably.
     fn write(&self, top: &Folder, name: &str, body: &[&[u8]]) -> Result<Temporary> {
         split(name)?;
         let doing = || format!("write {}", self.path(name).display());
@@ -508,7 +514,8 @@ impl LocalStore {
         }
     }
 
-    /// Makes a finished temporary file the object `name`, which is to be `to`. `false` if there is one; the file is removed then.
+    /// Makes a finished temporary file the object `name`, at the place `to`. Returns `false` if there is such an object
+    /// already; the file is removed then.
     fn give_name(&self, name: &str, from: &Temporary, to: (&Folder, &str)) -> Result<bool> {
         let given = (self.naming)(&from.file, (&from.tmp, from.name.as_ref()), (to.0, to.1.as_ref()));
         if given != Ok(true) {
@@ -517,8 +524,8 @@ impl LocalStore {
         given.map_err(failed(|| format!("write {}", self.path(name).display())))
     }
 
-    /// Sets bytes aside in a file that has no name: a killed process leaves nothing behind. Not over a network, where each file costs
-    /// requests, and bytes are rarely set aside.
+    /// Sets bytes aside in a file that has no name, so that a killed process leaves nothing behind. Not done over a
+    /// network, where each file costs requests, and where bytes are rarely set aside.
     fn keep(&self, bytes: u64) -> Result<File> {
         let doing = || format!("keep {bytes} bytes of {}", self.folder.display());
         let top = self.make_top()?;
@@ -531,7 +538,8 @@ impl LocalStore {
         Ok(kept.file)
     }
 
-    /// As [`LocalStore::look_into`]. Where others can be read, it is this object that cannot.
+    /// Opens an object's file, as [`LocalStore::look_into`] does. If other objects can be read, the error is about this
+    /// object alone.
     fn open(&self, name: &str) -> Result<(File, u64)> {
         let unreadable = |why: String| StoreError::Unreadable { name: name.into(), why };
         match self.look_into(name) {
@@ -553,7 +561,7 @@ impl LocalStore {
         let is_file = |there: &Stat| FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
         let no_file = |there: &Stat| not_followed(&path, there, ", not a file");
         let found = self.within(folder, |folder| {
-            // Before it is opened: that alone does something to some devices.
+            // Checked before it is opened: opening alone has effects on some devices.
             match folder.look(last).map_err(failed(doing))? {
                 Some(there) if is_file(&there) => {}
                 Some(there) => return Err(no_file(&there)),
@@ -581,7 +589,7 @@ impl LocalStore {
         self.forget(name);
         match file.read_exact_at(&mut bytes, offset) {
             Ok(()) => Ok(bytes),
-            // A disk, or a file server, that gives nothing at all is another matter than a place on it that is bad.
+            // A disk or a file server that returns nothing at all is a different matter from one bad place on it.
             Err(why) if is_of_object(&why) && self.gives_others(name) => {
                 Err(StoreError::Unreadable { name: name.into(), why: why.to_string() })
             }
@@ -596,7 +604,8 @@ impl LocalStore {
         }
     }
 
-    /// Whether another object than this one can be read: the one that every vault has, anew from the medium.
+    /// Whether an object other than this one can be read: the one that every vault has, from the medium and not from
+    /// memory.
     fn gives_others(&self, name: &str) -> bool {
         if name == ALWAYS_THERE {
             return false;
@@ -606,17 +615,17 @@ impl LocalStore {
     }
 }
 
-/// An object that every vault has.
+/// The name of an object that every vault has.
 const ALWAYS_THERE: &str = "vault.json";
-/// No vault's is longer, in bytes.
+/// The largest possible size of that object, in bytes.
 const LARGEST_CONFIG: u64 = 1 << 20;
 
-/// Whether it is a matter of permissions.
+/// Whether the error is about permissions.
 fn is_denied(why: &io::Error) -> bool {
     why.kind() == io::ErrorKind::PermissionDenied
 }
 
-/// Whether it may be one object that cannot be read: a bad sector, a checksum of the filesystem that is wrong.
+/// Whether the error may be about this one object: a bad sector, a wrong checksum in the filesystem.
 fn is_of_object(why: &io::Error) -> bool {
     let errno = why.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::NODATA))
@@ -706,7 +715,7 @@ mod tests {
         store.get("vault.json", 10).unwrap();
         store.create("runs/1", &[b"1"]).unwrap();
         fs::rename(&volume, &away).unwrap();
-        // The mount point of a volume that is not mounted is there, or is not.
+        // The mount point of a volume that is not mounted exists, or does not.
         for there in [false, true] {
             let created = store.create("runs/2", &[b"2"]).unwrap_err().to_string();
             assert!(created.contains("vault.json was there") && created.contains("mounted"), "{created}");
@@ -821,7 +830,7 @@ mod tests {
         ];
         for make in makes {
             make();
-            // Nothing is known of others yet.
+            // Nothing is known of other objects yet.
             let alone = [store.get("packs/b", 9), store.get_range("packs/b", 0, 1)];
             assert!(alone.iter().all(|got| matches!(got, Err(StoreError::Refused { .. }))), "{alone:?}");
             store.create(ALWAYS_THERE, &[b"{}"]).unwrap();
@@ -877,7 +886,7 @@ mod tests {
             store.create(name, &[b"{}"]).unwrap();
             store.get(name, 9).unwrap();
         }
-        // Anybody may tidy up what is no part of the vault.
+        // Anybody may tidy up what is not a part of the vault.
         fs::remove_file(vault.join("README.md")).unwrap();
         store.create("packs/a", &[b"x"]).unwrap();
         fs::rename(&vault, folder.path().join("unmounted")).unwrap();
@@ -896,7 +905,7 @@ mod tests {
             assert!(matches!(store.get("packs/b", 1), Err(StoreError::NotFound { .. })));
             assert_eq!(store.list("runs/").unwrap(), []);
         };
-        // No vault was read yet.
+        // No vault has been read yet.
         nothing();
         store.create("packs/a", &[b"x"]).unwrap();
         nothing();
@@ -904,7 +913,7 @@ mod tests {
         store.get(ALWAYS_THERE, 9).unwrap();
         nothing();
         fs::rename(&volume, &away).unwrap();
-        // The mount point of a volume that is not mounted is there, or is not, and something may lie in it.
+        // The mount point of a volume that is not mounted exists, or does not, and something may lie in it.
         for below in [None, Some(""), Some("packs")] {
             if let Some(below) = below {
                 fs::create_dir_all(volume.join(below)).unwrap();

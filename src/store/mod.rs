@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::error;
 use crate::shell::word;
 
-/// What a listing tells of an object.
+/// An object, as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
     /// The object's name inside the vault, with forward slashes: `packs/….tar.zst`.
@@ -35,7 +35,8 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// The object's name, or that of the folder at the top that it lies in, with its slash.
+    /// Returns the object's name if it lies at the top, or else the name of the top folder that it lies in, with the
+    /// slash.
     fn at_top(self) -> String {
         match self.name.split_once('/') {
             Some((folder, _)) => format!("{folder}/"),
@@ -44,7 +45,7 @@ impl Meta {
     }
 }
 
-/// Why a store did not do what it was asked.
+/// Why a store did not do what it was asked to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No object has that name.
@@ -59,7 +60,7 @@ pub enum StoreError {
         /// The object that was to be created.
         name: String,
     },
-    /// The object is not as long as it was asked to be.
+    /// The object is shorter than the range that was asked for, or longer than the limit.
     #[error("{name} has {size} bytes, and {wanted} were asked for")]
     OutOfRange {
         /// The object asked for.
@@ -75,7 +76,7 @@ pub enum StoreError {
         /// The object asked for.
         name: String,
     },
-    /// The object is there, and this process may not read it: it is somebody else's. Nothing is wrong with it.
+    /// The object is there, but this process may not read it: it is somebody else's. The object itself is fine.
     #[error("{name} may not be read: {why}")]
     Denied {
         /// The object asked for.
@@ -85,7 +86,8 @@ pub enum StoreError {
         /// What to do about it.
         hint: String,
     },
-    /// The object is there, and cannot be read, although others can: its medium does not give it, or it is no file.
+    /// The object is there and cannot be read, although other objects can: its medium does not return it, or it is not
+    /// a file.
     #[error("{name} cannot be read: {why}")]
     Unreadable {
         /// The object asked for.
@@ -93,7 +95,7 @@ pub enum StoreError {
         /// What the system said.
         why: String,
     },
-    /// The store answered, and does not do it, however often it is asked: no permission, no such bucket, a wrong clock.
+    /// The store answered and refuses, however often it is asked: no permission, no such bucket, a wrong clock.
     #[error("{doing}: {why}")]
     Refused {
         /// What was being done, to which object.
@@ -103,7 +105,7 @@ pub enum StoreError {
         /// What to do about it.
         hint: String,
     },
-    /// The store did not answer, or only with failures that pass, until its time was up.
+    /// The store did not answer, or only with failures that pass, until the time limit was over.
     #[error("{doing}: {why}")]
     Unreachable {
         /// What was being done, to which object.
@@ -122,7 +124,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether it is the machine that has none left of what it takes to ask: descriptors or memory.
+    /// Whether the cause is this machine: it has run out of what a request takes, descriptors or memory.
     pub fn is_shortage(&self) -> bool {
         use rustix::io::Errno;
         let StoreError::Failed { source, .. } = self else { return false };
@@ -130,8 +132,8 @@ impl StoreError {
         matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
     }
 
-    /// Says for the crate's error what the store was asked to do. What is missing or short is damage: only names that a
-    /// root or a listing gave are ever asked for.
+    /// Turns it into the crate's error; `doing` says what the store was asked to do. A missing or short object is
+    /// damage: only names that a root or a listing gave are ever asked for.
     pub fn while_doing(self, doing: impl Into<String>) -> error::Error {
         match self {
             StoreError::Failed { doing: inner, source } => error::Error::io(inner, &source).within(doing).from_store(),
@@ -161,123 +163,128 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 ///
 /// Every implementation runs the suite in `contract.rs`.
 pub trait Store: Send + Sync {
-    /// The store's address, for messages.
+    /// Returns the store's address, for messages.
     fn url(&self) -> String;
 
-    /// Creates an object of the given chunks, one after the other. When it returns, the object is durable and whole.
-    /// `AlreadyExists`: it really was there before, durable too, and was left alone. Any other error: nobody may rely on
-    /// the object. As a rule it is not there; a medium that fails in the very last step may have it all the same, and then it
-    /// is whole.
+    /// Creates an object from the given chunks, one after the other. When it returns, the object is durable and whole.
+    ///
+    /// `AlreadyExists` means that the object really was there before, durable too, and was left alone. After any other
+    /// error, nobody may rely on the object. As a rule it is not there; if the medium fails in the very last step, it
+    /// may be there all the same, and then it is whole.
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()>;
 
-    /// An object of at most `limit` bytes, whole.
+    /// Returns the whole of an object that has at most `limit` bytes.
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>>;
 
-    /// Exactly `length` bytes from `offset`.
+    /// Returns exactly `length` bytes from `offset`, both in bytes.
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>>;
 
-    /// All objects whose names start with `folder`, which ends in `/`, in the order of their names' bytes; all that there
-    /// are where it is empty.
+    /// Returns all objects whose names start with `folder`, which ends in `/`, in the order of their names' bytes; all
+    /// objects of the store if `folder` is empty.
     fn list(&self, folder: &str) -> Result<Vec<Meta>>;
 
-    /// As [`Store::list`], but only objects whose names are `from` or come after it.
+    /// Like [`Store::list`], but only with objects whose names are `from` or come after it.
     fn list_from(&self, folder: &str, from: &str) -> Result<Vec<Meta>> {
         let mut objects = self.list(folder)?;
         objects.retain(|object| *object.name >= *from);
         Ok(objects)
     }
 
-    /// The name of something that lies at the top here and is none of `known`; a folder's name ends in `/`.
+    /// Returns the name of something that lies at the top here and is not one of `known`; a folder's name ends in `/`.
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         Ok(self.list("")?.into_iter().map(Meta::at_top).find(|name| !known.contains(&name.as_str())))
     }
 
-    /// Gets the place ready for a vault that is about to be made in it.
+    /// Prepares the place for a vault that is about to be made in it.
     fn prepare(&self) -> Result<()> {
         Ok(())
     }
 
-    /// The permissions of a folder into which others than its owner and its group may look. None where nobody else may, or
-    /// nothing tells.
+    /// Returns the permissions of a folder that users other than its owner and its group can look into. `None` if
+    /// nobody else can, or if that cannot be told.
     fn open_to_others(&self) -> Option<u32> {
         None
     }
 
-    /// Something in a folder that those may not use whose the folder is: its owner, or the group that shares it; none where nothing tells.
+    /// Returns something in the vault's folder that is unusable for those whose folder it is: its owner, or the group
+    /// that shares it. `None` if there is nothing, or if that cannot be told.
     fn unshared(&self) -> Option<crate::store::Unshared> {
         None
     }
 
-    /// That an object may not be read by this user, as far as that is known without reading it; `None` where nothing says so.
+    /// Returns the error that this user may not read an object, as far as that is known without reading it. `None` if
+    /// nothing says so.
     fn closed(&self, _name: &str) -> Option<StoreError> {
         None
     }
 
-    /// Where objects wait until something is about to name them.
+    /// Returns where objects wait until something is about to name them.
     fn staging(&self) -> Box<dyn Staging + '_> {
         Box::new(Direct(self))
     }
 
-    /// How much room there is, of which `keep` bytes, or a small part if there is little, are set aside. None where nothing tells.
+    /// Returns how much space is free, and sets `keep` bytes of it aside, or a small part if there is little. `None` if
+    /// that cannot be told.
     fn room(&self, _keep: u64) -> Option<FreeSpace> {
         None
     }
 
-    /// The store's time; vaults know no other.
+    /// Returns the store's time; vaults know no other.
     fn now(&self) -> Result<Timestamp> {
         Ok(Timestamp::now())
     }
 
-    /// How many bytes are read in the time that one more request takes: so much is better read along than left out.
+    /// Returns how many bytes can be read in the time that one more request takes: reading up to this many unneeded
+    /// bytes along is better than another request.
     fn request_worth(&self) -> u64 {
         128 << 10
     }
 
-    /// What was asked of the store so far; none where nothing counts it.
+    /// Returns what was asked of the store so far; `None` if nothing counts it.
     fn traffic(&self) -> Option<Traffic> {
         None
     }
 
-    /// Lets go of what this machine holds in memory of an object's bytes, so that the next read of it asks the medium. Does
-    /// nothing where nothing is held, or where that cannot be asked for.
+    /// Drops what this machine caches in memory of an object's bytes, so that the next read asks the medium. Does
+    /// nothing if nothing is cached, or if the cache cannot be told to.
     fn forget(&self, _name: &str) {}
 
-    /// Waits before an object is asked for once more of which the answer was wrong, as something that is known beforehand
-    /// tells, such as its hash in its name. `wrong` answers came so far. Gives false where another one would not differ.
+    /// Waits before an object is asked for again whose answer was wrong by something known beforehand, such as the hash
+    /// in its name. `wrong` is how many wrong answers came so far. Returns `false` if another answer would not differ.
     fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
         self.forget(name);
         wrong < 2
     }
 }
 
-/// What was asked of a store that is reached by requests.
+/// The requests and bytes that went to and from a store that is reached by requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
-    /// Requests, by kind; each attempt counts.
+    /// Requests by kind; each attempt counts.
     pub requests: RequestCounts,
     /// Attempts that failed and were followed by another one.
     pub retries: u64,
-    /// Bytes of objects that were sent, in attempts that failed, too.
+    /// Bytes of objects that were sent, including those of failed attempts.
     pub sent: u64,
-    /// Bytes of objects that were received, likewise.
+    /// Bytes of objects that were received, including those of failed attempts.
     pub received: u64,
 }
 
 /// Requests by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RequestCounts {
-    /// Objects to be created.
+    /// Requests to create an object.
     pub create: u64,
-    /// Objects or ranges of them to be read.
+    /// Requests to read an object or a range of it.
     pub read: u64,
-    /// Pages of listings.
+    /// Requests for a page of a listing.
     pub list: u64,
-    /// What is known of one object, the time among it.
+    /// Requests for what is known of one object, including those that only ask for the time.
     pub describe: u64,
 }
 
 impl RequestCounts {
-    /// All of them.
+    /// Returns the number of requests of all kinds.
     pub fn total(&self) -> u64 {
         self.create + self.read + self.list + self.describe
     }
@@ -302,7 +309,7 @@ impl Sub for Traffic {
     }
 }
 
-/// What points to a store is that store: a reference, a box, a count of references.
+/// Whatever points to a store is a store too: a reference, a box, an `Arc`.
 impl<P> Store for P
 where
     P: Deref<Target: Store> + Send + Sync,
@@ -363,23 +370,23 @@ where
     }
 }
 
-/// Takes objects that nothing names yet. Those that were not published are gone when it is dropped, unless they are objects
-/// already.
+/// Takes objects that nothing names yet. When it is dropped, those that were not published are gone, unless they are
+/// objects already.
 pub trait Staging: Send + Sync {
-    /// Stores an object, as [`Store::create`] does; it need not be seen in the store until it is published.
+    /// Stores an object, as [`Store::create`] does, but it need not show up in the store until it is published.
     ///
     /// # Errors
-    /// As [`Store::create`].
+    /// Those of [`Store::create`].
     fn put(&self, name: &str, body: &[&[u8]]) -> Result<()>;
 
-    /// Makes those that wait and are `wanted` objects of the store. They are durable when it returns.
+    /// Makes the waiting objects that are `wanted` objects of the store. They are durable when it returns.
     ///
     /// # Errors
-    /// As [`Store::create`]. Some of them may be objects then.
+    /// Those of [`Store::create`]. Some of the objects may have been published by then.
     fn publish(&self, wanted: &dyn Fn(&str) -> bool) -> Result<()>;
 }
 
-/// What is put is an object at once.
+/// A staging without a waiting area: an object that is put is in the store at once.
 pub struct Direct<'s, S: ?Sized>(pub &'s S);
 
 impl<S: Store + ?Sized> Staging for Direct<'_, S> {
@@ -392,33 +399,34 @@ impl<S: Store + ?Sized> Staging for Direct<'_, S> {
     }
 }
 
-/// How much room a filesystem has.
+/// How much space a filesystem has.
 #[derive(Debug)]
 pub struct FreeSpace {
-    /// Bytes that were free, those that are kept among them.
+    /// Bytes that were free, including those that are set aside.
     pub free: u64,
-    /// A file without a name that takes the bytes that are kept; they are free again when it is closed, however the process ends.
+    /// An unnamed file that takes up the bytes that are set aside; they are free again when it is closed, however the
+    /// process ends.
     pub kept: Option<File>,
 }
 
-/// What somebody may not use of a vault that is theirs.
+/// A part of a vault that the vault's owner or group may not use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unshared {
-    /// The group that shares it may not use this.
+    /// The group that the vault is shared with may not use the part of this name.
     Group(String),
-    /// Its owner may not use this.
+    /// The vault's owner may not use this part.
     Owner {
-        /// What it is.
+        /// The name of the part.
         name: String,
-        /// The user whose vault it is.
+        /// The user that the vault belongs to.
         owner: u32,
-        /// The user whose that is.
+        /// The user that the part belongs to.
         of: u32,
     },
 }
 
 impl Unshared {
-    /// What is wrong.
+    /// Says what is wrong.
     pub fn what(&self) -> String {
         match self {
             Unshared::Group(name) => format!("it is shared with its group, which may not use all of it, as {name}"),
@@ -428,7 +436,7 @@ impl Unshared {
         }
     }
 
-    /// The commands that end it, of the vault in `folder`.
+    /// Returns the commands that mend it, for the vault in `folder`.
     pub fn commands(&self, folder: &Path) -> String {
         match self {
             Unshared::Group(_) => to_share(folder),
@@ -442,7 +450,7 @@ impl Unshared {
     }
 }
 
-/// The commands that give all of a vault to a group.
+/// Returns the commands that give all of a vault to a group.
 pub fn to_share(folder: &Path) -> String {
     let folder = word(folder);
     format!("`chgrp -R GROUP {folder}` and `chmod -R u+rwX,g+rwX,o-rwx {folder}`")

@@ -1,12 +1,12 @@
 //! Doubts: hints that packs of this vault may be damaged, as objects under `doubts/`.
 //!
-//! A doubt is never a verdict. It changes neither which snapshots are good nor what is kept. Whoever would act on it reads the
-//! pack whole first, once in a run. A pack that is sound counts as if nobody had doubted it, and a doubt of which all packs are
-//! sound is lifted, by an object beside it. A doubt is of the vault that it lies in: it is copied to no replica, and says nothing
-//! about a replica's pack of the same name.
+//! A doubt is never a verdict. It changes neither which snapshots are good nor what is kept. A run that is about to act
+//! on one first reads the whole pack, once. A pack that is sound counts as if nobody had doubted it, and a doubt whose
+//! packs are all sound is lifted, by an object beside it. A doubt is about the vault that it lies in: it is copied to
+//! no replica, and says nothing about a replica's pack of the same name.
 //!
-//! The objects may come from strangers. Their sizes and numbers have limits, what is unknown in them is ignored, and one that
-//! cannot be read is passed over with a warning.
+//! The objects may come from strangers. Their sizes and numbers are limited, unknown fields are ignored, and one that
+//! cannot be read is skipped with a warning.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,34 +25,35 @@ use crate::store::{self, Store};
 
 /// The folder of doubts.
 pub const DOUBTS: &str = "doubts/";
-/// The version of a doubt's form.
+/// The version of the form of a doubt.
 const FORMAT: u32 = 1;
 /// The largest doubt that is read, in bytes.
 const MAX_DOUBT: u64 = 256 << 10;
-/// The most packs that one doubt names: more in it are not looked at.
+/// The most packs that are looked at in one doubt; more are ignored.
 const PACKS: usize = 256;
-/// The most doubts that are read, of those that stand, and that one run creates.
+/// The most standing doubts that are read.
 const READ: usize = 256;
-/// So many bytes of doubted packs are read by one run before it begins.
+/// The most bytes of doubted packs that a run reads before its own work begins; one pack is read in any case.
 const READ_AT_MOST: u64 = 1 << 30;
+/// The most doubts that one run creates.
 const CREATED: usize = 16;
-/// The most bytes of a text in a doubt, about.
+/// The most bytes that are kept of a text in a doubt; a cut text gets an ellipsis on top.
 const TEXT: usize = 500;
-/// Doubts that are read at the same time.
+/// How many doubts are read at the same time.
 const PARALLEL: usize = 4;
 
 const LIFTED: &str = ".lifted.json";
 
-/// What a run does that finds a pack damaged, or sound.
+/// What the run is doing that finds a pack damaged, or sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// It backs up.
+    /// A backup.
     Backup,
-    /// It restores.
+    /// A restore.
     Restore,
-    /// It verifies.
+    /// A verification.
     Verify,
-    /// It copies to a replica.
+    /// A copy to a replica.
     Copy,
 }
 
@@ -67,26 +68,26 @@ impl Finding {
     }
 }
 
-/// A pack that is doubted.
+/// A doubted pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubted {
-    /// What it holds.
+    /// What the pack holds.
     pub kind: PackKind,
-    /// Its name's random bits.
+    /// The random bits of the pack's name.
     pub id: PackId,
-    /// What seemed wrong with it.
+    /// What seemed wrong with the pack.
     #[serde(default)]
     pub why: String,
 }
 
 impl Doubted {
-    /// The object's name.
+    /// Returns the name of the pack's object.
     pub fn name(&self) -> String {
         pack::name(self.kind, self.id)
     }
 }
 
-/// What a doubt says. `action` and the fields after it are for people.
+/// The content of a doubt. `action` and the fields after it are for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
     /// The version of this form.
@@ -94,13 +95,13 @@ pub struct Doubt {
     pub format: u32,
     /// The packs that are doubted.
     pub packs: Vec<Doubted>,
-    /// When it was made, by the store's clock.
+    /// When the doubt was made, by the store's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<Timestamp>,
-    /// What the run did that found it: `backup`, `restore`, `verify` or `copy`.
+    /// What the run that made the doubt was doing: `backup`, `restore`, `verify` or `copy`.
     #[serde(default)]
     pub action: String,
-    /// The run, where it is one that leaves a report.
+    /// The run, if it is one that leaves a report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Hex<8>>,
     /// The host's name.
@@ -112,10 +113,10 @@ pub struct Doubt {
 }
 
 impl Doubt {
-    /// Reads a doubt, of which only so much is kept as is looked at.
+    /// Reads a doubt. Packs beyond the first 256 are dropped, and long texts are cut.
     ///
     /// # Errors
-    /// Text that says what is wrong with the bytes.
+    /// A text that says what is wrong with the bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut doubt: Doubt = serde_json::from_slice(bytes).map_err(|why| format!("it is not a doubt: {why}"))?;
         doubt.packs.truncate(PACKS);
@@ -132,7 +133,7 @@ fn shorten(text: &mut String) {
     }
 }
 
-/// What lifts a doubt.
+/// The content of the object that lifts a doubt.
 #[derive(Debug, Serialize)]
 struct Lifting<'a> {
     format: u32,
@@ -144,10 +145,10 @@ struct Lifting<'a> {
     writer: String,
 }
 
-/// A doubt that is not lifted.
+/// A doubt that stands: it is not lifted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnliftedDoubt {
-    /// Its object.
+    /// The name of its object.
     pub object: String,
     /// What it says.
     #[serde(flatten)]
@@ -159,13 +160,13 @@ pub struct UnliftedDoubt {
 pub struct Doubts {
     standing: Vec<UnliftedDoubt>,
     tested: HashMap<PackId, (PackInfo, Tested)>,
-    /// What there is to say of the doubts themselves.
+    /// Warnings about the doubts themselves.
     warnings: Vec<String>,
 }
 
 impl Doubts {
-    /// Reads the doubts of a vault that are not lifted. What cannot be read is passed over with a warning, also all of them:
-    /// a hint that is not heard stops nobody.
+    /// Reads the doubts of a vault that are not lifted. Doubts that cannot be read, even all of them, are skipped with
+    /// a warning: a hint that is not heard stops nobody.
     pub fn read(store: &dyn Store) -> Self {
         let mut doubts = Doubts::default();
         let listed = match store.list(DOUBTS) {
@@ -204,29 +205,29 @@ impl Doubts {
         doubts
     }
 
-    /// The doubts that are not lifted.
+    /// Returns the doubts that are not lifted.
     pub fn standing(&self) -> &[UnliftedDoubt] {
         &self.standing
     }
 
-    /// The names of the packs that standing doubts name, in order.
+    /// Returns the names of the packs that standing doubts name, in order.
     pub fn packs(&self) -> BTreeSet<String> {
         self.standing.iter().flat_map(|standing| &standing.doubt.packs).map(Doubted::name).collect()
     }
 
-    /// The packs that standing doubts name.
+    /// Returns the ids of the packs that standing doubts name.
     pub fn ids(&self) -> HashSet<PackId> {
         self.standing.iter().flat_map(|standing| &standing.doubt.packs).map(|doubted| doubted.id).collect()
     }
 
-    /// The packs that standing doubts name and this run has not read.
+    /// Returns the ids of the packs that standing doubts name and this run has not read.
     pub fn untested(&self) -> HashSet<PackId> {
         let mut ids = self.ids();
         ids.retain(|id| !self.tested.contains_key(id));
         ids
     }
 
-    /// What there is to say of the doubts themselves: each is given once.
+    /// Takes the warnings about the doubts themselves: each is returned once.
     pub fn warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
@@ -240,17 +241,17 @@ impl Doubts {
     /// Whether a snapshot needs a pack that a standing doubt names.
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     pub fn concern(&self, store: &dyn Store, root: &Root) -> Result<bool> {
         Ok(PackReader::for_root(store, root)?.book().values().any(|pack| self.names(pack)))
     }
 
-    /// What reading the pack whole found, in this run.
+    /// Returns what reading the whole pack in this run found; `None` if this run has not read it.
     pub fn tested(&self, pack: &PackInfo) -> Option<&Tested> {
         self.tested.get(&pack.id).filter(|(info, _)| info == pack).map(|(_, tested)| tested)
     }
 
-    /// The packs of `book` that this run read whole and that are not what was stored.
+    /// Returns the packs of `book` that this run read whole and found not to be what was stored.
     pub fn damaged(&self, book: &PackBook) -> Vec<(PackInfo, Tested)> {
         let tested =
             self.tested.values().filter(|(pack, tested)| book.get(&pack.id) == Some(pack) && !tested.is_sound());
@@ -259,10 +260,11 @@ impl Doubts {
         damaged
     }
 
-    /// Reads a pack whole, if this run has not done it; `go_on` is asked before. Gives what was found.
+    /// Reads the whole pack, unless this run has done so already, and returns what was found. Before it reads, it calls
+    /// `go_on`.
     ///
     /// # Errors
-    /// Those of `go_on`; a store that refuses or cannot be reached.
+    /// The errors of `go_on`; the store refuses or cannot be reached.
     pub fn test(&mut self, store: &dyn Store, pack: &PackInfo, go_on: &dyn Fn() -> Result<()>) -> Result<&Tested> {
         if self.tested(pack).is_none() {
             go_on()?;
@@ -273,7 +275,8 @@ impl Doubts {
         tested.ok_or_else(|| Error::failed(format!("test {}", pack.name()), "it was not read"))
     }
 
-    /// Takes in that packs were read by somebody else and are sound: those of them that are doubted need not be read again.
+    /// Records that another reader read these packs and found them sound: the doubted ones among them need not be read
+    /// again.
     pub fn know_sound(&mut self, packs: &[PackInfo]) {
         let doubted = self.ids();
         let tested = Tested { state: PackState::Present, readable: true };
@@ -282,10 +285,11 @@ impl Doubts {
         self.tested.extend(sound);
     }
 
-    /// Tests the packs of `book` that are doubted, and lifts what turns out to be wrong. Gives those that are not sound.
+    /// Tests the packs of `book` that are doubted, and lifts the doubts that turn out to be wrong. Returns the packs
+    /// that are not sound.
     ///
     /// # Errors
-    /// As [`Doubts::test`].
+    /// Those of [`Doubts::test`].
     pub fn test_doubted(
         &mut self,
         vault: &Vault,
@@ -300,8 +304,8 @@ impl Doubts {
         packs.dedup();
         let (mut wrong, mut read) = (Vec::new(), 0);
         for pack in packs {
-            // Doubts are hints, and may be a stranger's: they are not to keep anybody busy for ever. The rest has its turn once these
-            // are lifted.
+            // Doubts are hints, and may be a stranger's: they must not keep a run busy for ever. The remaining packs
+            // have their turn once these doubts are lifted.
             if self.tested(&pack).is_none() {
                 read += pack.size;
             }
@@ -317,9 +321,9 @@ impl Doubts {
         Ok(wrong)
     }
 
-    /// Lifts the doubts of which no pack that `book` has is anything but tested and sound, if they stood `before`. `book` has
-    /// every pack that a snapshot or checkpoint of the vault named after that: what is not in it, nobody needs. A later doubt may
-    /// be of a pack that has come since.
+    /// Lifts the doubts that stood `before` and that no longer matter: each of their packs is either not in `book`, or
+    /// was tested and is sound. `book` has every pack that a snapshot or checkpoint of the vault named after `before`
+    /// was read, so nobody needs a pack that is not in it. A later doubt may be about a pack that was added since.
     pub fn lift_unneeded(
         &mut self,
         vault: &Vault,
@@ -335,8 +339,8 @@ impl Doubts {
         self.standing.extend(late);
     }
 
-    /// Lifts the doubts of which every pack is `unneeded`, or was tested and is sound. What cannot be lifted stands, and is
-    /// tested again by the next run.
+    /// Lifts the doubts whose packs are all `unneeded`, or tested and sound. A doubt that cannot be lifted remains, and
+    /// its packs are tested again by the next run.
     fn lift(&mut self, vault: &Vault, unneeded: impl Fn(&Doubted) -> bool, (finding, user): (Finding, &VaultUser)) {
         let tested = &self.tested;
         let is_sound = |doubted: &Doubted| {
@@ -362,8 +366,8 @@ impl Doubts {
         }
     }
 
-    /// Doubts packs, of which it is told what is wrong, but those that a standing doubt names already. Where that may not be
-    /// written down, a warning says so, and the run's report is all that tells of it.
+    /// Doubts packs, each given with what is wrong with it, except for those that a standing doubt names already. If
+    /// the doubt may not be written, a warning says so, and the run's report is the only place that mentions it.
     pub fn doubt(
         &mut self,
         vault: &Vault,
@@ -428,13 +432,13 @@ fn create(vault: &Vault, object: &str, what: &impl Serialize) -> Result<()> {
     let mut bytes = serde_json::to_vec(what).map_err(|why| Error::failed(doing(), why))?;
     bytes.push(b'\n');
     match vault.store.create(object, &[&bytes]) {
-        // Another run lifted it.
+        // Another run has lifted it.
         Ok(()) | Err(store::StoreError::AlreadyExists { .. }) => Ok(()),
         Err(why) => Err(why.while_doing(doing())),
     }
 }
 
-/// What is to be told of a pack that is not sound.
+/// Returns what to report of a pack that is not sound.
 pub fn told(pack: &PackInfo, state: &PackState) -> String {
     let name = pack.name();
     match state {
@@ -443,7 +447,7 @@ pub fn told(pack: &PackInfo, state: &PackState) -> String {
     }
 }
 
-/// That there are more than the one that is told of; nothing where there are not.
+/// Returns a note that there are more packs than the one that is reported; empty if there are not.
 pub fn in_all(packs: usize) -> String {
     if packs > 1 { format!(" ({packs} packs in all)") } else { String::new() }
 }

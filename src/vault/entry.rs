@@ -1,4 +1,4 @@
-//! One file, folder, symlink or fifo of a snapshot, and where its tar bytes are.
+//! An entry of a snapshot (a file, folder, symlink or fifo), and where its tar bytes are.
 
 use std::collections::HashSet;
 
@@ -9,18 +9,18 @@ use super::hex::{Hash, PackId};
 use super::list::List;
 use crate::path::{EntryPath, EscapedBytes};
 
-/// Tar works in blocks of this many bytes.
+/// Bytes of a tar block.
 pub const TAR_BLOCK: u64 = 512;
-/// The most bytes of a file. Holes cost nothing to store, and are hashed all the same: 256 TiB of them take a day or two, what a
-/// filesystem calls a file's size may take years.
+/// The largest size of a file, in bytes. Holes cost nothing to store, but are hashed all the same: 256 TiB of them take
+/// a day or two, and what a filesystem reports as a file's size may take years.
 pub const MAX_SIZE: u64 = 1 << 48;
-/// The most header bytes that an entry may have: its extended attributes live there.
+/// The most bytes that the header of an entry may have: its extended attributes are in there.
 pub const MAX_HEADER: u64 = 16 << 20;
 
-/// A range of a pack's uncompressed content, or that many zero bytes.
+/// A range of a pack's uncompressed content, or a number of zero bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// The pack; none for zeros (padding, holes).
+    /// The pack; `None` for zeros (padding, holes).
     pub pack: Option<PackId>,
     /// Where it begins in the pack's content, in bytes.
     pub offset: u64,
@@ -29,12 +29,12 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// So many zero bytes.
+    /// Returns an extent of `length` zero bytes.
     pub fn zeros(length: u64) -> Self {
         Extent { pack: None, offset: 0, length }
     }
 
-    /// Where it ends in the pack's content.
+    /// Returns where it ends in the pack's content, in bytes.
     pub fn end(&self) -> u64 {
         self.offset + self.length
     }
@@ -44,7 +44,7 @@ impl Extent {
         self.pack == next.pack && (self.pack.is_none() || self.end() == next.offset)
     }
 
-    /// Appends an extent, joined to the last one where it continues it; an empty one vanishes.
+    /// Appends the extent to `list`, joined to the last one if it continues that; an empty extent is dropped.
     pub fn push(self, list: &mut Vec<Extent>) {
         if self.length == 0 {
             return;
@@ -56,7 +56,7 @@ impl Extent {
     }
 }
 
-/// The part of `extents` that covers the bytes from `skip`, at most `take` of them.
+/// Returns the part of `extents` that covers at most `take` bytes, from byte `skip` on.
 pub fn cut(extents: &[Extent], mut skip: u64, mut take: u64) -> Vec<Extent> {
     let mut out = Vec::new();
     for extent in extents {
@@ -87,14 +87,14 @@ pub enum EntryKind {
 /// Where a large file's content is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
-    /// The frames that tell it.
+    /// The frames that hold the map.
     pub form: MapForm,
     /// Every pack that the map reaches: the packs of its content, of its frames, and the index packs of list frames.
     pub packs: Vec<PackId>,
 }
 
 impl Map {
-    /// The frames of a map of content-defined blocks; none if it is a page map.
+    /// Returns the frames of a map of content-defined blocks; `None` if it is a page map.
     pub fn blocks(&self) -> Option<&List<MapFrame>> {
         match &self.form {
             MapForm::Blocks(frames) => Some(frames),
@@ -102,7 +102,7 @@ impl Map {
         }
     }
 
-    /// The page map; none if it is of content-defined blocks.
+    /// Returns the page map; `None` if it is a map of content-defined blocks.
     pub fn pages(&self) -> Option<&PageMap> {
         match &self.form {
             MapForm::Blocks(_) => None,
@@ -120,16 +120,16 @@ pub enum MapForm {
     Pages(PageMap),
 }
 
-/// Where the pages of a database are: layers of which a newer one hides what older ones say of the same blocks.
+/// Where the pages of a database are: layers, of which a newer one hides what older ones say of the same blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageMap {
-    /// Bytes of a block: a power of two, from [`SMALLEST_BLOCK`] to [`LARGEST_BLOCK`].
+    /// The size of a block in bytes: a power of two, from [`SMALLEST_BLOCK`] to [`LARGEST_BLOCK`].
     pub block: u32,
     /// The layers, oldest first: frames of kind `pages`, each layer's in ascending order of blocks.
     pub layers: Vec<List<MapFrame>>,
-    /// For every pack that holds live blocks, how many.
+    /// For every pack that holds live blocks, how many it holds.
     pub live: Vec<PackUse>,
-    /// Bytes that the writer may spend on storing anew what is spread too thin; only writers read it.
+    /// Bytes that the writer may spend on storing again what is spread too thin; only writers read it.
     pub credit: u64,
 }
 
@@ -137,7 +137,8 @@ pub struct PageMap {
 pub const SMALLEST_BLOCK: u32 = 1024;
 /// The largest block of a page map, in bytes: SQLite's largest page.
 pub const LARGEST_BLOCK: u32 = 65_536;
-/// The most layers of a page map. Writers fold layers long before: 4/3 to the power of this is more than any file has blocks.
+/// The most layers of a page map. Writers compact layers long before: 4/3 to the power of this is more than any file
+/// has blocks.
 pub const MAX_LAYERS: usize = 128;
 
 /// How much of a pack a database uses.
@@ -145,19 +146,20 @@ pub const MAX_LAYERS: usize = 128;
 pub struct PackUse {
     /// The pack.
     pub pack: PackId,
-    /// Blocks of the file that are there now.
+    /// Blocks of the current file that are there.
     pub live: u64,
     /// Blocks that were ever stored there for this file.
     pub stored: u64,
 }
 
 impl PageMap {
-    /// How many blocks a file of `size` bytes has.
+    /// Returns how many blocks a file of `size` bytes has.
     pub fn blocks(&self, size: u64) -> u64 {
         size.div_ceil(u64::from(self.block.max(1)))
     }
 
-    /// Checks what no writer gets wrong, for a file of `size` bytes; `packs` is what the map says that it reaches.
+    /// Checks what no writer gets wrong, for a file of `size` bytes; `packs` are the packs that the map says it
+    /// reaches.
     fn check(&self, size: u64, packs: &[PackId]) -> Result<(), String> {
         if !self.block.is_power_of_two() || !(SMALLEST_BLOCK..=LARGEST_BLOCK).contains(&self.block) {
             return Err(format!("has a page map of impossible blocks of {} bytes", self.block));
@@ -173,7 +175,7 @@ impl PageMap {
             }
             live = live.saturating_add(used.live);
         }
-        // Zeros are blocks too, and in no pack.
+        // Blocks of zeros count for the file, and are in no pack.
         if live > self.blocks(size) {
             return Err(format!("has a page map with {live} live blocks where the file has {}", self.blocks(size)));
         }
@@ -186,13 +188,13 @@ impl PageMap {
 pub struct Database {
     /// How it was read.
     pub taken: CaptureMethod,
-    /// The write-ahead log beside it, if there was one.
+    /// The write-ahead log (`-wal`) next to it, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal: Option<Side>,
-    /// The rollback journal beside it, if there was one.
+    /// The rollback journal (`-journal`) next to it, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<Side>,
-    /// What a check of it said; none if it was not checked.
+    /// What the check of it found; `None` if it was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<DatabaseCheck>,
 }
@@ -203,17 +205,17 @@ pub struct Database {
 pub enum CaptureMethod {
     /// Through SQLite, in one transaction: one committed state.
     Live,
-    /// As a file, with its side files beside it as files of their own.
+    /// As a file, with its side files as files of their own.
     Raw,
 }
 
-/// A file beside a database as it was when that was read; only compared. Written `[size, mtime]`.
+/// A side file of a database as it was when the database was read; only compared. Written as `[size, mtime]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, i64)", into = "(u64, i64)")]
 pub struct Side {
     /// Its size in bytes.
     pub size: u64,
-    /// Last change of its content, ns since 1970.
+    /// The last change of its content, in nanoseconds since 1970.
     pub mtime: i64,
 }
 
@@ -232,9 +234,9 @@ impl From<Side> for (u64, i64) {
 /// A check that SQLite made of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseCheck {
-    /// Which one.
+    /// Which check it was.
     pub kind: CheckKind,
-    /// The first line of what it found; none if the database is sound.
+    /// The first line of what it found wrong; `None` if the database is sound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
@@ -243,7 +245,7 @@ pub struct DatabaseCheck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckKind {
-    /// `PRAGMA quick_check`: all but indexes against their tables.
+    /// `PRAGMA quick_check`: everything but indexes against their tables.
     Quick,
     /// `PRAGMA integrity_check`.
     Full,
@@ -252,7 +254,7 @@ pub enum CheckKind {
 /// A frame of a map and how many bytes of the file it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapFrame {
-    /// Where it is.
+    /// Where the frame is.
     #[serde(flatten)]
     pub frame: FrameRef,
     /// Bytes of the file's content that it covers.
@@ -267,31 +269,32 @@ pub struct MapFrame {
 pub struct Entry {
     /// Its path below the data directory.
     pub path: EntryPath,
-    /// What it is.
+    /// What kind of entry it is.
     pub kind: EntryKind,
-    /// Bytes of content; 0 unless it is a file.
+    /// The size of its content in bytes; 0 unless it is a file.
     pub size: u64,
     /// Permission bits, with set-id and sticky: at most 0o7777.
     pub mode: u32,
-    /// The owner's number.
+    /// The owner's user id.
     pub uid: u32,
-    /// The group's number.
+    /// The group's id.
     pub gid: u32,
-    /// Last change of content, ns since 1970.
+    /// The last change of its content, in nanoseconds since 1970.
     pub mtime: i64,
-    /// Last change of anything, ns since 1970; only compared, never restored.
+    /// The last change of content or metadata, in nanoseconds since 1970; only compared, never restored.
     pub ctime: i64,
-    /// The inode's number; only compared.
+    /// The inode number; only compared.
     pub inode: u64,
     /// Where a symlink points.
     pub target: Option<EscapedBytes>,
     /// Extended attributes, by name.
     pub xattrs: Vec<(EscapedBytes, EscapedBytes)>,
-    /// Of a file's whole content.
+    /// The hash of a file's whole content.
     pub hash: Option<Hash>,
-    /// Names the hard-link group; equal within a snapshot for links of one file, and only there.
+    /// The name of the hard-link group; equal within a snapshot for links of one file, and meaningless outside of it.
     pub link: Option<String>,
-    /// The content may have changed after it was read without any time showing it; never trusted.
+    /// Whether the content may have changed after it was read without any timestamp showing it; such an entry is never
+    /// trusted.
     pub racy: bool,
     /// How many bytes of the tar bytes are header.
     pub header: u64,
@@ -303,7 +306,7 @@ pub struct Entry {
     pub database: Option<Database>,
 }
 
-/// How many bytes of zeros follow `size` bytes of content in a tar stream.
+/// Returns how many zero bytes follow `size` bytes of content in a tar stream.
 pub fn padding(size: u64) -> u64 {
     size.next_multiple_of(TAR_BLOCK) - size
 }
@@ -312,7 +315,7 @@ impl Entry {
     /// Checks what no writer gets wrong, so that no reader has to.
     ///
     /// # Errors
-    /// What is wrong, as text.
+    /// A text that says what is wrong.
     pub fn check(&self) -> Result<(), String> {
         let wrong = |why: &str| Err(format!("the entry {} {why}", self.path));
         let is_file = self.kind == EntryKind::File;
@@ -361,7 +364,7 @@ impl Entry {
         Ok(())
     }
 
-    /// The paths of the files that were taken with it, if it is a raw database.
+    /// Returns the paths of the side files that were captured with it, if it is a raw database.
     pub fn sides(&self) -> Vec<EntryPath> {
         let Some(database) = self.database.as_ref().filter(|database| database.taken == CaptureMethod::Raw) else {
             return Vec::new();
@@ -371,24 +374,24 @@ impl Entry {
         journal.into_iter().chain(database.wal.and_then(|_| beside("-wal"))).collect()
     }
 
-    /// The packs of its extents and those that its map reaches; some more than once.
+    /// Returns the packs of its extents and those that its map reaches; a pack may come more than once.
     pub fn packs(&self) -> impl Iterator<Item = PackId> {
         let extents = self.extents.iter().filter_map(|extent| extent.pack);
         extents.chain(self.map.iter().flat_map(|map| map.packs.iter().copied()))
     }
 
-    /// The extents of its header.
+    /// Returns the extents of its header.
     pub fn header_extents(&self) -> Vec<Extent> {
         cut(&self.extents, 0, self.header)
     }
 
-    /// The extents of its content; none with a map, which has them.
+    /// Returns the extents of its content; none if it has a map, which has them.
     pub fn content_extents(&self) -> Vec<Extent> {
         if self.map.is_some() { Vec::new() } else { cut(&self.extents, self.header, self.size) }
     }
 }
 
-/// The page map of a known entry.
+/// Returns the page map of an entry, if it has one.
 pub fn known_pages(entry: &Entry) -> Option<&PageMap> {
     match &entry.map.as_ref()?.form {
         MapForm::Pages(pages) => Some(pages),

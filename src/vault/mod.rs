@@ -1,4 +1,4 @@
-//! The format: what a vault's objects are and what their bytes mean. `format.md` writes it down for readers of other kinds.
+//! The format: which objects a vault has, and what their bytes mean. `format.md` describes it for other readers.
 //!
 //! [`root`] names [`hunk`]s, those hold [`entry`]s, entries name ranges of [`pack`]s' content, directly through a [`map`],
 //! or through the [`pages`] of a database.
@@ -41,7 +41,7 @@ pub const CONFIG: &str = "vault.json";
 /// The object that tells a person how to restore without this program.
 pub const README: &str = "README.md";
 const RESTORE_BY_HAND: &[u8] = include_bytes!("restore-by-hand.md");
-/// What it begins with, in whatever version.
+/// The first line of every version of that README.
 const README_TITLE: &[u8] = b"# This folder is a backup\n";
 
 /// What `vault.json` says.
@@ -49,9 +49,9 @@ const README_TITLE: &[u8] = b"# This folder is a backup\n";
 pub struct VaultConfig {
     /// The version of the format.
     pub format: u32,
-    /// The vault's own random name; roots repeat it.
+    /// The vault's own random id; roots repeat it.
     pub id: Hex<16>,
-    /// When it was made.
+    /// When the vault was made.
     pub created: Timestamp,
     /// The key of short block hashes, so that nobody can make blocks collide on purpose.
     pub hash_key: Hex<32>,
@@ -71,7 +71,7 @@ impl VaultConfig {
     /// Reads `vault.json`.
     ///
     /// # Errors
-    /// Text that says what is wrong with the bytes.
+    /// A text that says what is wrong with the bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         check_format(bytes)?;
         let config: Self = serde_json::from_slice(bytes).map_err(|e| format!("it is not a vault.json: {e}"))?;
@@ -85,11 +85,11 @@ impl VaultConfig {
     }
 }
 
-/// Why an object could not be had.
+/// Why an object was not obtained.
 enum GetFailure {
-    /// The answer cannot be right.
+    /// The answer is wrong.
     Answer(Error),
-    /// There was none, or none that could be judged.
+    /// There was no answer, or none that could be judged.
     Other(Error),
 }
 
@@ -99,8 +99,8 @@ impl GetFailure {
     }
 }
 
-/// Gets an object that is there, and of which it can be told whether it is right. What is on the way to a store may answer in
-/// its place, so that a wrong answer is no damage before it has come again and again.
+/// Gets an object that is there and shows by itself whether it is right. Something on the way to a store may answer in
+/// its place, so a wrong answer is damage only after it has come again and again.
 fn answered<T>(store: &dyn Store, name: &str, mut get: impl FnMut() -> Result<T, GetFailure>) -> Result<T> {
     let mut wrong = 0;
     loop {
@@ -124,24 +124,24 @@ pub struct Vault {
     pub store: Box<dyn Store>,
     /// What `vault.json` says.
     pub config: VaultConfig,
-    /// Who uses it: what is written down about its packs says so.
+    /// Who uses the vault: notes about its packs name this user.
     pub user: VaultUser,
 }
 
-/// Who uses a vault.
+/// A user of a vault.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VaultUser {
-    /// The run, where it is one that leaves a report.
+    /// The run, if it is one that leaves a report.
     pub run: Option<Hex<8>>,
-    /// The host's name; empty where it is not known.
+    /// The host's name; empty if it is not known.
     pub host: String,
 }
 
 impl Vault {
-    /// Opens the vault in `store`; none if there is no `vault.json` and nothing that belongs to a vault either.
+    /// Opens the vault in `store`. Gives `store` back if there is no `vault.json` and no snapshot either.
     ///
     /// # Errors
-    /// A store that fails; damage to `vault.json`, its loss among them.
+    /// The store fails; damage to `vault.json`, its loss included.
     pub fn find(store: Box<dyn Store>) -> Result<Result<Vault, Box<dyn Store>>> {
         let doing = || format!("open the vault {}", store.url());
         let damage = |why: String| {
@@ -167,15 +167,15 @@ impl Vault {
         })
     }
 
-    /// Opens the vault in `store`, which must be one.
+    /// Opens the vault in `store`, where there must be one.
     ///
     /// # Errors
-    /// As [`Vault::find`]; and where there is no vault.
+    /// Those of [`Vault::find`]; there is no vault.
     pub fn open(store: Box<dyn Store>) -> Result<Vault> {
         Self::find(store)?.map_err(|store| Self::missing(&*store))
     }
 
-    /// The error that there is none.
+    /// Returns the "no vault here" error.
     pub fn missing(store: &dyn Store) -> Error {
         Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)").hint(
             "Check the address; if it is on a volume, is that mounted? `lastgood init` makes a new, empty vault, and so does \
@@ -186,10 +186,10 @@ impl Vault {
     /// Refuses to make a vault among other things: the address may be wrong, or a vault may have lost its `vault.json`.
     ///
     /// # Errors
-    /// Failed: something lies there; a store that fails.
+    /// Failed: something is there already, or the store fails.
     pub fn check_free(store: &dyn Store) -> Result<()> {
         let doing = || format!("make a vault in {}", store.url());
-        // A vault whose making was cut short has the first.
+        // A vault whose creation was cut short has README.md already.
         let other = match store.other_than(&[README, CONFIG]).map_err(|e| e.while_doing(doing()))? {
             None if Self::has_anothers_readme(store).map_err(|e| e.while_doing(doing()))? => Some(README.to_owned()),
             other => other,
@@ -202,13 +202,13 @@ impl Vault {
                     argument(&format!("{}/lastgood", store.url().trim_end_matches('/')))
                 )))
             }
-            // Another process made it just now.
+            // Another process made the vault just now.
             Ok(_) | Err(store::StoreError::OutOfRange { .. }) => Ok(()),
             Err(why) => Err(why.while_doing(doing())),
         }
     }
 
-    /// Whether the README.md in a place is not one that tells how to restore.
+    /// Whether there is a README.md that is not a vault's README.
     fn has_anothers_readme(store: &dyn Store) -> store::Result<bool> {
         match store.get(README, MAX_ROOT) {
             Ok(readme) => Ok(!readme.starts_with(README_TITLE)),
@@ -218,11 +218,11 @@ impl Vault {
         }
     }
 
-    /// Makes a replica of this vault in `store`, which has no vault: README.md and `vault.json` as they are here, no
-    /// snapshot yet. When another process makes it at the same time, it is opened.
+    /// Makes a replica of this vault in `store`, which has no vault yet: README.md and `vault.json` as they are here,
+    /// and no snapshot. If another process makes it at the same time, it is opened.
     ///
     /// # Errors
-    /// A store that fails; another vault that is there now.
+    /// The store fails; there is another vault by now.
     pub fn replicate(&self, store: Box<dyn Store>) -> Result<Vault> {
         let doing = || format!("make a replica of the vault {} at {}", self.store.url(), store.url());
         let config = self.store.get(CONFIG, MAX_ROOT).map_err(|e| e.while_doing(doing()))?;
@@ -268,8 +268,8 @@ impl Vault {
     /// Makes a new vault: README.md, then `vault.json`.
     ///
     /// # Errors
-    /// A store that fails, or that already holds a vault or something else, such as snapshots whose `vault.json` is lost, which a
-    /// new one would shut out.
+    /// The store fails, or already holds a vault or something else, such as snapshots whose `vault.json` is lost, which
+    /// a new vault would shut out.
     pub fn init(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Vault> {
         match Self::find(store)? {
             Ok(vault) => Err(Self::exists(&*vault.store)),
@@ -280,17 +280,17 @@ impl Vault {
         }
     }
 
-    /// The error that there is one already.
+    /// Returns the error that a vault exists already.
     pub fn exists(store: &dyn Store) -> Error {
         Error::failed(format!("make a vault at {}", store.url()), "a vault exists there already")
             .hint("It can be used as it is: `lastgood list` shows what it holds.")
     }
 
-    /// Opens the vault in `store`, which is made when there is none. Of several processes that make it at the same time
-    /// one does, and all open the same.
+    /// Opens the vault in `store`, and makes it if there is none. If several processes do so at the same time, one
+    /// makes it, and all open the same vault.
     ///
     /// # Errors
-    /// A store that fails; damage to `vault.json`.
+    /// The store fails; damage to `vault.json`.
     pub fn open_or_init(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Vault> {
         match Self::find(store)? {
             Ok(vault) => Ok(vault),
@@ -298,7 +298,7 @@ impl Vault {
         }
     }
 
-    /// Makes a vault; gives the store back when it holds one already.
+    /// Makes a vault; gives `store` back if it holds one already.
     fn make(store: Box<dyn Store>, random: impl Fn(&mut [u8]) -> Result<()>) -> Result<Result<Vault, Box<dyn Store>>> {
         let doing = || format!("make a vault at {}", store.url());
         let (mut id, mut key) = ([0; 16], [0; 32]);
@@ -327,7 +327,7 @@ impl Vault {
         }
     }
 
-    /// The names of all snapshots, oldest first: by number, then time.
+    /// Returns the names of all snapshots, oldest first: by sequence number, then time.
     ///
     /// # Errors
     /// A store that fails.
@@ -335,7 +335,7 @@ impl Vault {
         self.names(SNAPSHOTS)
     }
 
-    /// The names of all checkpoints, oldest first.
+    /// Returns the names of all checkpoints, oldest first.
     ///
     /// # Errors
     /// A store that fails.
@@ -357,26 +357,26 @@ impl Vault {
         Ok(names)
     }
 
-    /// A snapshot's root.
+    /// Reads a snapshot's root.
     ///
     /// # Errors
-    /// A store that fails; a missing or altered root, or one of another vault or format.
+    /// The store fails; the root is missing, altered, or of another vault or format.
     pub fn root(&self, name: SnapshotName) -> Result<Root> {
         self.read_root(SNAPSHOTS, name).map(|(root, _)| root)
     }
 
-    /// A snapshot's root, and its bytes as they are stored.
+    /// Reads a snapshot's root, and returns it with its bytes as they are stored.
     ///
     /// # Errors
-    /// As [`Vault::root`].
+    /// Those of [`Vault::root`].
     pub fn root_as_stored(&self, name: SnapshotName) -> Result<(Root, Vec<u8>)> {
         self.read_root(SNAPSHOTS, name)
     }
 
-    /// A checkpoint's root.
+    /// Reads a checkpoint's root.
     ///
     /// # Errors
-    /// As [`Vault::root`].
+    /// Those of [`Vault::root`].
     pub fn checkpoint(&self, name: SnapshotName) -> Result<Root> {
         self.read_root(CHECKPOINTS, name).map(|(root, _)| root)
     }

@@ -1,11 +1,11 @@
-//! Reading packs: seek tables, frames, and the lists that roots keep in index frames.
+//! Reads packs: seek tables, frames, and the lists that roots keep in index frames.
 //!
-//! Where a request is dear, as on a bucket, fewer are made: an index frame comes with those that follow it, a small pack or
-//! the end of an index pack with its seek table, and what came along is kept for a while. Elsewhere only what is asked for
-//! is read.
+//! Where a request is expensive, as on a bucket, fewer are made: an index frame is read together with those that follow
+//! it, a small pack or the end of an index pack together with its seek table, and what was read along is cached for a
+//! while. Elsewhere only what is asked for is read.
 //!
-//! A pack whose seek table is damaged is read without it, by its frames, which tell their own lengths. That is told all the
-//! same, as damage: see [`PackReader::mended`].
+//! A pack whose seek table is damaged is read without it, frame by frame, since frames tell their own lengths. That is
+//! reported all the same, as damage: see [`PackReader::mended`].
 
 mod kept;
 #[cfg(test)]
@@ -30,29 +30,29 @@ use crate::parallel::ordered::map_ordered;
 use crate::store::Store;
 use crate::vault::frames;
 
-/// Read from a pack's end to find its seek table: enough for 2,000 frames.
+/// Bytes that are read from a pack's end to find its seek table: enough for 2,000 frames.
 const TAIL: u64 = 16 << 10;
-/// Where a request costs no more than so many bytes, as on a disk, nothing is read along.
+/// Nothing is read along if a request costs no more than this many bytes, as on a disk.
 const NEAR: u64 = 128 << 10;
 
-/// Reads content out of the packs that a snapshot names; shared by threads.
+/// Reads content out of the packs that a snapshot names. Threads may share it.
 pub struct PackReader<'v> {
     store: &'v dyn Store,
     book: PackBook,
     kept: Arc<PackCache>,
-    /// So many bytes are read along with what is asked for, if they are likely to be wanted.
+    /// Up to this many bytes are read along with what is asked for, if they are likely to be wanted.
     ahead: u64,
     /// Whether a pack with a damaged seek table is read all the same.
     mends: bool,
-    /// Index packs that are lost to this reader, whatever the store has of them.
+    /// Index packs that count as lost for this reader, whether or not the store has them.
     without: Arc<HashSet<PackId>>,
 }
 
-/// Reads something that says itself whether it is right; `read` also gives what is wrong with it. Bytes can flip on their
-/// way: what is wrong is read anew once, and is damage when it is wrong again.
+/// Reads something that shows by itself whether it is right; the inner result of `read` says what is wrong with it.
+/// Bytes can flip on their way, so that something wrong is read once more, and is damage if it is wrong again.
 ///
 /// # Errors
-/// Those of `read`; damage.
+/// The errors of `read`; damage.
 pub fn twice<T>(name: &str, mut read: impl FnMut() -> Result<Result<T, String>>) -> Result<T> {
     match read()? {
         Ok(right) => return Ok(right),
@@ -62,40 +62,43 @@ pub fn twice<T>(name: &str, mut read: impl FnMut() -> Result<Result<T, String>>)
 }
 
 impl<'v> PackReader<'v> {
-    /// Reads the packs of `book`.
+    /// Returns a reader of the packs of `book`.
     pub fn new(store: &'v dyn Store, book: PackBook) -> Self {
         let worth = store.request_worth();
         let ahead = if worth > NEAR { worth } else { 0 };
         PackReader { store, book, kept: Arc::default(), ahead, mends: true, without: Arc::default() }
     }
 
-    /// This reader, but for packs with a damaged seek table: to it, such a pack is lost. For writers: what they build upon
-    /// would stay damaged with every snapshot that names it, and what they do not find they store anew.
+    /// Returns this reader, but a pack with a damaged seek table counts as lost for it. This is for writers: what they
+    /// build on such a pack would stay damaged with every snapshot that names it, and what they do not find they store
+    /// again.
     pub fn strict(self) -> Self {
         PackReader { mends: false, ..self }
     }
 
-    /// This reader, but the index packs among these are lost to it. For writers: a frame that can still be read may lie in a
-    /// pack that is damaged elsewhere, and who builds on it would name the pack once more.
+    /// Returns this reader, but the index packs among `packs` count as lost for it. This is for writers: a frame that
+    /// can still be read may lie in a pack that is damaged elsewhere, and a writer that builds on it would name the
+    /// pack once more.
     pub fn without(self, packs: HashSet<PackId>) -> Self {
         PackReader { without: Arc::new(packs), ..self }
     }
 
-    /// What is to be told of packs, by name, that this reader and those that it shares with found damaged and could read all
-    /// the same.
+    /// Returns what to report of packs, by name, that this reader and those that share its cache found damaged and
+    /// could read all the same.
     pub fn mended(&self) -> BTreeMap<String, String> {
         self.kept.told()
     }
 
-    /// A reader for everything that `root` reaches; reads the root's pack list where that is in frames.
+    /// Returns a reader of everything that `root` reaches; reads the root's pack list if that is in frames.
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     pub fn for_root(store: &'v dyn Store, root: &Root) -> Result<Self> {
         PackReader::new(store, PackBook::default()).for_another(root)
     }
 
-    /// As [`PackReader::for_root`], for another root of the vault. What one of the readers has read, both have.
+    /// Like [`PackReader::for_root`], for another root of the vault. The two readers share what either of them has
+    /// read.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -111,7 +114,7 @@ impl<'v> PackReader<'v> {
         Ok(reader)
     }
 
-    /// A reader that knows more packs.
+    /// Returns a reader that knows these packs too.
     pub fn with(&self, more: impl IntoIterator<Item = PackInfo>) -> PackReader<'v> {
         let mut reader = self.of(self.book.clone());
         reader.learn(more);
@@ -123,17 +126,17 @@ impl<'v> PackReader<'v> {
         PackReader { store: self.store, book, kept, ahead: self.ahead, mends: self.mends, without }
     }
 
-    /// The packs that it knows.
+    /// Returns the packs that it knows.
     pub fn book(&self) -> &PackBook {
         &self.book
     }
 
-    /// Makes more packs known.
+    /// Adds packs to those that it knows.
     pub fn learn(&mut self, packs: impl IntoIterator<Item = PackInfo>) {
         self.book.extend(packs.into_iter().map(|p| (p.id, p)));
     }
 
-    /// Where the packs are.
+    /// Returns the store that the packs are in.
     pub fn store(&self) -> &'v dyn Store {
         self.store
     }
@@ -146,16 +149,16 @@ impl<'v> PackReader<'v> {
         })
     }
 
-    /// A pack's seek table; one that is damaged is made from the frames. Of several threads that ask for it at the same time
-    /// one reads it.
+    /// Returns a pack's seek table; a damaged one is rebuilt from the frames. If several threads ask for it at the same
+    /// time, one of them reads it.
     ///
     /// # Errors
-    /// A store that fails; a pack that is missing, of another size or without a table, and whose frames are damaged too.
+    /// The store fails; the pack is missing, has another size or no seek table, and its frames are damaged too.
     pub fn table(&self, pack: PackId, kind: PackKind) -> Result<Arc<SeekTable>> {
         self.noted(pack, kind, self.find_table(pack, kind))
     }
 
-    /// Remembers that a pack seems damaged, where that is what reading it came to.
+    /// Remembers that a pack seems damaged, if that is what reading it came to.
     fn noted<T>(&self, pack: PackId, kind: PackKind, read: Result<T>) -> Result<T> {
         if let Err(why) = &read
             && why.kind() == Kind::Damage
@@ -166,8 +169,8 @@ impl<'v> PackReader<'v> {
         read
     }
 
-    /// The packs that this reader, or one that shares with it, could not read because of damage, and why. What is wrong may
-    /// also lie in what refers to them.
+    /// Returns the packs that this reader, or one that shares its cache, could not read because of damage, and why. The
+    /// fault may also lie in what refers to them.
     pub fn suspects(&self) -> Vec<(PackInfo, String)> {
         self.kept.suspects()
     }
@@ -190,8 +193,8 @@ impl<'v> PackReader<'v> {
         Ok(known.insert(table).clone())
     }
 
-    /// The table that a pack's frames give, if it is one that `differs` from what its seek table says and led to `why`. It is
-    /// told then that the seek table is not used.
+    /// Returns the table that a pack's frames give, if it `differs` from what the seek table says, which led to `why`.
+    /// In this case it also reports that the seek table is not used.
     fn unlike(
         &self,
         info: &PackInfo,
@@ -209,7 +212,7 @@ impl<'v> PackReader<'v> {
         Ok(Some(table))
     }
 
-    /// The table that a pack's frames give; none where they are damaged too. A pack is gone through once.
+    /// Returns the table that a pack's frames give; `None` if they are damaged too. A pack is gone through only once.
     fn walked(&self, info: &PackInfo) -> Result<Option<Arc<SeekTable>>> {
         if !self.mends {
             return Ok(None);
@@ -223,7 +226,7 @@ impl<'v> PackReader<'v> {
         let name = info.name();
         let found = match frames::find(info, |at, length| self.store.get_range(&name, at, length)) {
             Ok(found) => found,
-            // It is missing, or was cut shorter than that.
+            // The pack is missing, or was cut shorter than that.
             Err(why) if why.kind() == Kind::Damage => Err(why.what()),
             Err(why) => return Err(why),
         };
@@ -231,7 +234,8 @@ impl<'v> PackReader<'v> {
         Ok(known.insert(table.map(Arc::new)).clone())
     }
 
-    /// Reads a pack's end, and keeps it where it holds more than the table. Gives also what is wrong with it.
+    /// Reads a pack's end, and caches it if it holds more than the table. The inner error says what is wrong with the
+    /// table.
     fn read_table(&self, info: &PackInfo) -> Result<Result<SeekTable, String>> {
         let name = info.name();
         let along = info.kind == PackKind::Index || info.size <= self.ahead;
@@ -258,10 +262,10 @@ impl<'v> PackReader<'v> {
         }
     }
 
-    /// The compressed bytes of consecutive frames.
+    /// Returns the compressed bytes of consecutive frames.
     ///
     /// # Errors
-    /// A store that fails; a pack that is missing or short.
+    /// The store fails; the pack is missing or short.
     pub fn compressed(&self, pack: PackId, kind: PackKind, frames: &[FrameAt]) -> Result<Vec<u8>> {
         let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(Vec::new()) };
         let length = last.end() - first.at;
@@ -278,17 +282,17 @@ impl<'v> PackReader<'v> {
         self.store.get_range(&name, at, length).map_err(|e| e.while_doing(format!("read {name}")))
     }
 
-    /// The compressed bytes of a frame, from the store itself: those that it gave before are not right.
+    /// Returns the compressed bytes of a frame from the store itself, since those that it gave before are not right.
     ///
     /// # Errors
-    /// A store that fails; a pack that is missing or short.
+    /// The store fails; the pack is missing or short.
     pub fn anew(&self, (pack, kind): (PackId, PackKind), frame: &FrameAt) -> Result<Vec<u8>> {
         self.kept.forget(pack, frame.at);
         self.range(pack, kind, frame.at, u64::from(frame.compressed))
     }
 
-    /// Decompresses a frame of which these are the compressed bytes into `out`. If they are not what they should be, they are
-    /// read anew, once.
+    /// Decompresses `frame`, whose compressed bytes are `compressed`, into `out`. If the bytes are not what they should
+    /// be, they are read again, once.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -307,8 +311,8 @@ impl<'v> PackReader<'v> {
         self.noted(pack, kind, done)
     }
 
-    /// The content that a seek table says is in `frame`, which cannot be decompressed because of `why`. Where the table is
-    /// wrong, although it adds up, the content is in other frames.
+    /// Puts the content that the seek table claims for `frame` into `out`, after decompressing the frame failed because
+    /// of `why`. If the table is wrong although it adds up, the content is in other frames.
     fn decode_anyhow(
         &self,
         (pack, kind): (PackId, PackKind),
@@ -349,7 +353,7 @@ impl<'v> PackReader<'v> {
         })
     }
 
-    /// The content of an index frame, checked against its hash.
+    /// Returns the content of an index frame, checked against its hash.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -398,8 +402,8 @@ impl<'v> PackReader<'v> {
         Ok(content)
     }
 
-    /// The compressed bytes of the first of these frames of an index pack. Where a request is dear it is read with those that
-    /// follow: a hunk, map or list is mostly wanted after the one before it.
+    /// Returns the compressed bytes of the first of these frames of an index pack. Where a request is expensive, it is
+    /// read together with those that follow: a hunk, map or list is mostly wanted right after the one before it.
     fn with_following(&self, pack: PackId, frames: &[FrameAt]) -> Result<Vec<u8>> {
         let Some((frame, following)) = frames.split_first() else { return Ok(Vec::new()) };
         let length = u64::from(frame.compressed);
@@ -412,7 +416,7 @@ impl<'v> PackReader<'v> {
         }
         let info = self.kept.pack(self.info(pack, PackKind::Index)?);
         let _right = info.stretch();
-        // Somebody may have read it while this thread waited.
+        // Another thread may have read it while this one waited.
         if let Some(bytes) = kept() {
             return Ok(bytes);
         }
@@ -425,10 +429,10 @@ impl<'v> PackReader<'v> {
         Ok(bytes.get(..frame.compressed as usize).unwrap_or_default().to_vec())
     }
 
-    /// The content of an extent of data, at most `limit` bytes.
+    /// Returns the content of an extent of data, at most `limit` bytes.
     ///
     /// # Errors
-    /// A store that fails; damage; an extent longer than `limit`.
+    /// The store fails; damage; the extent is longer than `limit`.
     pub fn extent(&self, extent: &Extent, limit: u64, decoder: &mut Decoder) -> Result<Vec<u8>> {
         if extent.length > limit {
             let why = format!("a piece of {} bytes where at most {limit} belong", extent.length);
@@ -451,7 +455,7 @@ impl<'v> PackReader<'v> {
         Ok(out)
     }
 
-    /// All items of a list, in order.
+    /// Returns all items of a list, in order.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -468,7 +472,7 @@ impl<'v> PackReader<'v> {
     /// Calls `take` with every item of a list, in order.
     ///
     /// # Errors
-    /// A store that fails; damage; those of `take`.
+    /// The store fails; damage; the errors of `take`.
     pub fn each<T: DeserializeOwned + Clone>(
         &self,
         list: &List<T>,
@@ -491,8 +495,8 @@ impl<'v> PackReader<'v> {
     }
 }
 
-/// Refuses a list of which a part comes twice: of what has a path or an id no writer makes one, and with it a small root could be
-/// endless. The maps of files repeat themselves where files do.
+/// Refuses a list that names one of its frames twice. No writer makes such a list of items that have a path or an id,
+/// and with it a small root could be endless. The maps of files do repeat frames, where the files repeat themselves.
 fn once<T>(list: &List<T>) -> Result<()> {
     let List::Frames(frames) = list else { return Ok(()) };
     let mut seen = HashSet::new();
@@ -505,14 +509,14 @@ fn once<T>(list: &List<T>) -> Result<()> {
     }
 }
 
-/// The part of a frame's content that lies in an extent, which reaches into the frame.
+/// Returns the part of a frame's content that lies in an extent, which reaches into the frame.
 fn within<'c>(frame: &FrameAt, content: &'c [u8], extent: &Extent) -> &'c [u8] {
     let from = extent.offset.saturating_sub(frame.offset) as usize;
     let to = (extent.end() - frame.offset).min(u64::from(frame.length)) as usize;
     &content[from..to]
 }
 
-/// The sizes of all packs in a store, by name.
+/// Returns the sizes of all packs in a store, in bytes, by the packs' names.
 ///
 /// # Errors
 /// A store that fails.
@@ -532,7 +536,7 @@ pub fn listed(store: &dyn Store) -> Result<HashMap<String, u64>> {
     Ok(sizes)
 }
 
-/// The packs that a listing shows not to be present: missing, or of another size than they should be.
+/// Returns the packs that are not present according to a listing: missing, or of another size than they should be.
 ///
 /// # Errors
 /// A store that fails.
@@ -540,7 +544,7 @@ pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) 
     Ok(absent_of(&listed(store)?, packs))
 }
 
-/// As [`absent`], by the sizes that were [`listed`].
+/// Like [`absent`], with the sizes that [`listed`] returned.
 pub fn absent_of<'p>(
     sizes: &HashMap<String, u64>,
     packs: impl Iterator<Item = &'p PackInfo>,
