@@ -1,4 +1,4 @@
-//! Names inside a snapshot: paths, and other bytes that are nearly always text.
+//! Names in a snapshot: paths, and other bytes that are nearly always text.
 //!
 //! Names on Unix are bytes. In JSON they are written as text with two escapes: a backslash is `\\` and a byte that is not
 //! part of valid UTF-8 is `\xNN`, so that every sequence of bytes has exactly one spelling.
@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// The longest path that an entry may have, in bytes.
 pub const MAX_PATH: usize = 32 << 10;
 
-/// Bytes as text, escaped where they are not UTF-8.
+/// Returns bytes as text, escaped where they are not UTF-8.
 pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.contains('\\')
@@ -31,7 +31,7 @@ pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The bytes that [`escape`] wrote as `text`.
+/// Returns the bytes that [`escape`] wrote as `text`.
 ///
 /// # Errors
 /// A backslash that begins no escape, or an escape that was not needed: every name has one spelling.
@@ -60,7 +60,7 @@ pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-/// Any bytes, as escaped text in JSON: link targets, names and values of extended attributes.
+/// Arbitrary bytes, as escaped text in JSON: link targets, names and values of extended attributes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EscapedBytes(pub Vec<u8>);
 
@@ -85,21 +85,21 @@ impl<'de> Deserialize<'de> for EscapedBytes {
 
 /// An entry's path below the data directory; the data directory itself is the empty path, written `.`.
 ///
-/// Neither absolute nor with `.`, `..`, empty components or NUL, so that joining it to a folder stays in that folder. The
-/// order is that of a depth-first walk with names compared as bytes: component by component.
+/// It is not absolute and has no `.`, `..`, empty components or NUL, so that joining it to a folder stays in that
+/// folder. The order is that of a depth-first walk with names compared as bytes: component by component.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct EntryPath(Vec<u8>);
 
 impl EntryPath {
-    /// The data directory itself.
+    /// Returns the path of the data directory itself.
     pub fn root() -> Self {
         EntryPath(Vec::new())
     }
 
-    /// Checks a path; `.` is the data directory.
+    /// Checks a path and wraps it; `.` is the data directory.
     ///
     /// # Errors
-    /// What is wrong with it, as text.
+    /// A text that says what is wrong with it.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, String> {
         let bytes = bytes.into();
         let wrong = |why| Err(format!("the path {:?} {why}", escape(&bytes[..bytes.len().min(200)])));
@@ -120,7 +120,7 @@ impl EntryPath {
         Ok(EntryPath(bytes))
     }
 
-    /// The path of `name` in this folder.
+    /// Returns the path of `name` in this folder.
     pub fn join(&self, name: &[u8]) -> Self {
         let mut path = Vec::with_capacity(self.0.len() + 1 + name.len());
         path.extend_from_slice(&self.0);
@@ -131,7 +131,7 @@ impl EntryPath {
         EntryPath(path)
     }
 
-    /// The bytes, with `/` between components; none for the data directory.
+    /// Returns the bytes, with `/` between components; empty for the data directory.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -141,7 +141,7 @@ impl EntryPath {
         self.0.is_empty()
     }
 
-    /// The folder that it is in; the data directory is in none.
+    /// Returns the bytes of the path of the folder that it is in; `None` for the data directory.
     pub fn parent(&self) -> Option<&[u8]> {
         (!self.is_root()).then(|| match self.0.iter().rposition(|&b| b == b'/') {
             Some(at) => &self.0[..at],
@@ -149,28 +149,28 @@ impl EntryPath {
         })
     }
 
-    /// As [`EntryPath::parent`], as a path of its own.
+    /// Like [`EntryPath::parent`], as a path of its own.
     pub fn folder(&self) -> Option<EntryPath> {
-        // What is left of a path up to a separator is a path.
+        // The part of a path before a separator is a path.
         self.parent().map(|above| EntryPath(above.to_vec()))
     }
 
-    /// The folders above it, the nearest first; the data directory is the last.
+    /// Returns the folders above it, the nearest first; the last one is the data directory.
     pub fn folders(&self) -> impl Iterator<Item = EntryPath> {
         std::iter::successors(self.folder(), EntryPath::folder)
     }
 
-    /// Itself, and the folders above it.
+    /// Returns itself, and then the folders above it.
     pub fn and_folders(&self) -> impl Iterator<Item = EntryPath> {
         std::iter::once(self.clone()).chain(self.folders())
     }
 
-    /// What a map says of it, or of the nearest folder above it that the map has.
+    /// Returns what `map` has for it, or for the nearest folder above it that is in the map.
     pub fn nearest_in<'m, T>(&self, map: &'m BTreeMap<EntryPath, T>) -> Option<&'m T> {
         if map.is_empty() { None } else { self.and_folders().find_map(|path| map.get(&path)) }
     }
 
-    /// Its last component.
+    /// Returns its last component.
     pub fn name(&self) -> &[u8] {
         self.0.rsplit(|&b| b == b'/').next().unwrap_or_default()
     }
@@ -183,20 +183,20 @@ impl EntryPath {
         }
     }
 
-    /// The same path as seen from the folder `above`, in which it lies.
+    /// Returns the same path as seen from the folder `above`; `None` if it does not lie in there.
     pub fn below(&self, above: &EntryPath) -> Option<EntryPath> {
         let rest = self.is_in(above).then(|| &self.0[above.0.len()..])?;
         Some(EntryPath(rest.strip_prefix(b"/").unwrap_or(rest).to_vec()))
     }
 
-    /// Whether it lies in one of these, which are in order, none below another.
+    /// Whether it is one of the paths of `above` or lies in one; they are in order, and none is below another.
     pub fn is_in_one_of(&self, above: &[EntryPath]) -> bool {
-        // What lies in a folder comes right after it.
+        // The paths in a folder come right after it.
         let before = above.partition_point(|path| path <= self);
         before > 0 && self.is_in(&above[before - 1])
     }
 
-    /// As a relative path of the filesystem; empty for the data directory.
+    /// Returns it as a relative path of the filesystem; empty for the data directory.
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
     }
@@ -204,7 +204,7 @@ impl EntryPath {
 
 impl Ord for EntryPath {
     fn cmp(&self, other: &Self) -> Ordering {
-        // A separator sorts before every byte of a name, which makes the order of bytes that of components.
+        // A separator sorts before every byte of a name, so that the order of bytes becomes that of components.
         let rank = |b: &u8| if *b == b'/' { 0 } else { *b };
         let common = self.0.iter().zip(&other.0).position(|(a, b)| a != b);
         match common {

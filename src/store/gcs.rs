@@ -1,14 +1,14 @@
-//! Google Cloud Storage: each method is one request of its JSON API.
+//! A store in Google Cloud Storage: each method is one request of its JSON API.
 //!
 //! The client is our own, on `reqwest`, with `google-cloud-auth` for the credentials, and not the official
-//! `google-cloud-storage`. Measured with 1.21: its buffered resumable upload finalised corrupt objects after a partial write
-//! that was answered by a 503 (googleapis/google-cloud-rust#6683); it adds 12 MB to the program and minutes to a build; and
-//! its gRPC half can be tested against no emulator that a package registry has. What a vault needs is little: objects are
-//! immutable, at most 32 MiB and in memory, so that an upload is one multipart request with a precondition and a checksum,
-//! and a read is a range.
+//! `google-cloud-storage`. Measured with version 1.21: its buffered resumable upload finalised corrupt objects after a
+//! partial write that was answered by a 503 (googleapis/google-cloud-rust#6683); it adds 12 MB to the program and
+//! minutes to a build; and its gRPC half can be tested against no emulator that a package registry has. A vault needs
+//! little: objects are immutable, at most 32 MiB and in memory, so that an upload is one multipart request with a
+//! precondition and a checksum, and a read is a range.
 //!
-//! HTTP/1.1 and a connection for each request in flight: on HTTP/2 they would all share one connection's flow control, which
-//! is why Cloud Storage FUSE has HTTP/1.1 as its default, too.
+//! It uses HTTP/1.1 and a connection for each request in flight: on HTTP/2 they would all share one connection's flow
+//! control, which is why Cloud Storage FUSE defaults to HTTP/1.1, too.
 //!
 //! This file is the border between the engine's threads and the asynchronous world: a method enters the runtime, waits for
 //! its request there, and gives up when the program is told to stop.
@@ -46,22 +46,24 @@ use crate::gcp::error_text::{self, message, with_causes};
 use crate::gcp::http_client;
 use crate::retry::Fault;
 
-/// What needs no escape in a part of a path.
+/// The characters that need no escape in a part of a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// A body is handed on in chunks of so many bytes.
+/// The size of the chunks that a body is handed on in, in bytes.
 const CHUNK: usize = 256 << 10;
-/// A clock that is further off than this is wrong: times would be, and signatures are refused.
+/// The largest difference of the local clock that is accepted. With a larger one, times would be wrong, and signatures
+/// are refused.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// The most bytes of an error's text.
+/// The most bytes that are read of an error's text.
 const MESSAGE: usize = 4096;
 const PAGE: u32 = 1000;
 
-/// How long a request may be without progress.
+/// How long a request may go without progress.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestTimeouts {
-    /// Without a byte of an answer, or without taking one of a body.
+    /// Time without a byte of an answer, or without taking one of a body.
     pub stall: Duration,
-    /// Without an answer after the last byte of a body was handed to the system, whose buffers may still hold much of it.
+    /// Time without an answer after the last byte of a body was handed to the system, whose buffers may still hold much
+    /// of it.
     pub answer: Duration,
 }
 
@@ -71,12 +73,12 @@ impl Default for RequestTimeouts {
     }
 }
 
-/// What the store's clock said last, and when that was.
+/// The time that the store's clock showed last, and when that was.
 #[derive(Clone, Copy)]
 struct ClockReading {
     time: Timestamp,
     at: Instant,
-    /// How far the local clock was ahead.
+    /// How far the local clock was ahead of the store's.
     ahead: SignedDuration,
 }
 
@@ -86,9 +88,9 @@ pub struct GcsBucket {
     client: Client,
     base: String,
     bucket: String,
-    /// With the slash after it; empty for the bucket itself.
+    /// The prefix with the slash after it; empty for the bucket itself.
     prefix: String,
-    /// The project that is billed, where it is not the bucket's.
+    /// The project that is billed, if it is not the bucket's.
     user_project: Option<String>,
     login: Authenticator,
     limits: RequestTimeouts,
@@ -97,10 +99,10 @@ pub struct GcsBucket {
 }
 
 impl GcsBucket {
-    /// A client for `prefix` in `bucket`; asks nothing yet.
+    /// Returns a client for `prefix` in `bucket`; sends no request yet.
     ///
     /// # Errors
-    /// Credentials that cannot be used; a system without certificates or threads.
+    /// The credentials cannot be used; the system has no certificates or threads.
     pub fn new(
         cloud: &Cloud,
         bucket: &str,
@@ -133,15 +135,15 @@ impl GcsBucket {
         Ok(GcsBucket { runtime, client, base, bucket: bucket.into(), prefix, user_project, login, limits, told, stop })
     }
 
-    /// The credentials that it uses.
+    /// Returns the credentials that it uses.
     pub fn login(&self) -> &Authenticator {
         &self.login
     }
 
-    /// Asks the endpoint for anything, without credentials: whatever it answers, it can be reached.
+    /// Sends the endpoint a request without credentials: whatever it answers, it can be reached.
     ///
     /// # Errors
-    /// A network that does not let it through.
+    /// The network does not let the request through.
     pub fn reach(&self) -> Result<(), Fault> {
         let request = self.request(Method::GET, &format!("{}/", self.base));
         self.wait(async {
@@ -152,10 +154,10 @@ impl GcsBucket {
         })
     }
 
-    /// Gets a token, where one is needed.
+    /// Gets a token, if one is needed.
     ///
     /// # Errors
-    /// No token: because none can be had, or none in this time.
+    /// There is no token, because none can be had, or none within `limit`.
     pub fn sign_in(&self, limit: Duration) -> Result<(), Fault> {
         self.wait(async {
             let token = tokio::time::timeout(limit, self.login.headers(&self.client)).await;
@@ -163,20 +165,20 @@ impl GcsBucket {
         })
     }
 
-    /// The account that the credentials are of, where they, or the metadata server, say it.
+    /// Returns the account that the credentials belong to, if they or the metadata server name it.
     pub fn account(&self) -> Option<String> {
         self.wait(async { Ok(self.login.account(&self.client).await) }).ok().flatten()
     }
 
-    /// How far the local clock was ahead of the store's at its last answer.
+    /// Returns how far the local clock was ahead of the store's at its last answer.
     pub fn ahead(&self) -> Option<SignedDuration> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).map(|told| told.ahead)
     }
 
-    /// Those of `permissions` on the bucket that its credentials have.
+    /// Returns those of `permissions` on the bucket that the credentials have.
     ///
     /// # Errors
-    /// Any fault; [`Fault::NotFound`] where the server does not know this request, as emulators do not.
+    /// Any fault; [`Fault::NotFound`] if the server does not know this request, as emulators do not.
     pub fn test_permissions(&self, permissions: &[&str]) -> Result<Vec<String>, Fault> {
         #[derive(Deserialize)]
         struct Granted {
@@ -210,7 +212,7 @@ impl GcsBucket {
         }
     }
 
-    /// Waits for a request on the calling thread; gives it up when the program is told to stop.
+    /// Waits for a request on the calling thread, and gives it up when the program is told to stop.
     fn wait<T>(&self, request: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
         self.runtime.block_on(async {
             let told_to_stop = async {
@@ -226,7 +228,7 @@ impl GcsBucket {
         })
     }
 
-    /// Sends a request without a body; the answer must have one of two good statuses.
+    /// Sends a request without a body; the answer must have the status `good` or 200.
     async fn send(&self, request: RequestBuilder, good: StatusCode) -> Result<Response, Fault> {
         let headers = self.login.headers(&self.client).await?;
         match tokio::time::timeout(self.limits.stall, request.headers(headers).send()).await {
@@ -235,7 +237,7 @@ impl GcsBucket {
         }
     }
 
-    /// What an answer means.
+    /// Returns the response if its status is `good` or 200, and otherwise the fault that it means.
     async fn judge(&self, answer: reqwest::Result<Response>, good: StatusCode) -> Result<Response, Fault> {
         let response = answer.map_err(broken)?;
         self.hear(response.headers());
@@ -249,13 +251,14 @@ impl GcsBucket {
         Err(self.fault(status, &text, (after, range)))
     }
 
-    /// What an answer means that is no success, and asks to wait, or tells an object's size.
+    /// Returns the fault that an unsuccessful answer means; it may have asked to wait (`after`), or told an object's
+    /// size in bytes.
     fn fault(&self, status: StatusCode, text: &str, (after, size): (Option<Duration>, Option<u64>)) -> Fault {
         let why = format!("{status}{}", message(text).map(|text| format!(": {text}")).unwrap_or_default());
         match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Fault::Passing { why, after },
             status if status.is_server_error() => Fault::Passing { why, after },
-            // The bytes were not ours any more when they arrived.
+            // The bytes had changed by the time they arrived.
             StatusCode::BAD_REQUEST | StatusCode::PRECONDITION_FAILED
                 if text.to_ascii_lowercase().contains("crc32c") =>
             {
@@ -266,7 +269,7 @@ impl GcsBucket {
                 self.login.renew();
                 Fault::Token { why }
             }
-            // Not the object: that would be damage.
+            // The bucket is missing, not the object: that would be damage.
             StatusCode::NOT_FOUND if text.contains("bucket does not exist") => self.no_bucket(Fault::NotFound),
             StatusCode::NOT_FOUND => Fault::NotFound,
             StatusCode::RANGE_NOT_SATISFIABLE => Fault::OutOfRange { size: size.unwrap_or(0) },
@@ -275,7 +278,7 @@ impl GcsBucket {
         }
     }
 
-    /// What to do about an answer that stays.
+    /// Returns what to do about an answer that will not change.
     fn hint(&self, status: StatusCode, text: &str) -> String {
         match error_text::hint(text) {
             Some(hint) => hint.into(),
@@ -288,7 +291,7 @@ impl GcsBucket {
         }
     }
 
-    /// Remembers the store's time.
+    /// Remembers the store's time, as a `Date` header tells it.
     fn hear(&self, headers: &HeaderMap) {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         let Some(time) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else { return };
@@ -298,7 +301,7 @@ impl GcsBucket {
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }
 
-    /// The body of an answer, of which at most `most` bytes are wanted.
+    /// Reads the body of an answer, at most `most` bytes of it.
     async fn limited(&self, mut response: Response, most: usize) -> Result<String, Fault> {
         let mut bytes = Vec::new();
         while bytes.len() < most
@@ -324,7 +327,8 @@ impl GcsBucket {
         serde_json::from_str(&text).map_err(|why| Fault::passing(format!("the answer is not what it should be: {why}")))
     }
 
-    /// The fault of a request to which every address in the bucket is good: not the object, the bucket is missing.
+    /// Turns "not found" into "there is no bucket", for requests that do not ask for an existing object: not an object,
+    /// the bucket is missing.
     fn no_bucket(&self, fault: Fault) -> Fault {
         match fault {
             Fault::NotFound => Fault::refused(
@@ -339,7 +343,7 @@ impl GcsBucket {
         }
     }
 
-    /// Hands the pieces on in chunks, and notes when one was taken.
+    /// Hands the pieces on in chunks, and notes each time that one was taken.
     async fn feed(pieces: &[&[u8]], to: mpsc::Sender<Bytes>, progress: &BodyProgress) {
         for chunk in pieces.iter().flat_map(|piece| piece.chunks(CHUNK)) {
             if to.send(Bytes::copy_from_slice(chunk)).await.is_err() {
@@ -364,7 +368,7 @@ impl Requests for GcsBucket {
             "contentType": kind,
             "crc32c": crc32c,
         });
-        // No line of a body is this one: it is random.
+        // The boundary is random, so no line of a body equals it.
         let mut boundary = [0; 24];
         getrandom::fill(&mut boundary).map_err(|why| Fault::refused(format!("no random bytes: {why}"), ""))?;
         let boundary = boundary.map(|byte| format!("{byte:02x}")).concat();
@@ -380,7 +384,7 @@ impl Requests for GcsBucket {
         let query = [("uploadType", "multipart"), ("ifGenerationMatch", "0"), ("fields", "size,crc32c")];
         self.wait(async {
             let headers = self.login.headers(&self.client).await?;
-            // Two chunks are on the way; the rest stays where it is until it is their turn.
+            // Two chunks are on the way at a time; the rest stays where it is until its turn.
             let (to, mut from) = mpsc::channel::<Bytes>(1);
             let stream = futures_util::stream::poll_fn(move |context| {
                 from.poll_recv(context).map(|c| c.map(Ok::<_, Infallible>))
@@ -393,7 +397,8 @@ impl Requests for GcsBucket {
                 .header(CONTENT_LENGTH, length)
                 .body(Body::wrap_stream(stream));
             let progress = BodyProgress::new(self.limits);
-            // An answer may come before all was sent: no more of it is wanted then, and nobody may be taking it.
+            // An answer may come before everything was sent. Then no more of the body is wanted, and nobody may be
+            // taking it.
             let feeding = async {
                 Self::feed(&pieces, to, &progress).await;
                 std::future::pending::<Infallible>().await
@@ -404,7 +409,7 @@ impl Requests for GcsBucket {
                 never = feeding => match never {},
             };
             let response = self.judge(answer, StatusCode::OK).await.map_err(|fault| self.no_bucket(fault))?;
-            // It was checked there; a server that does not check would store what nobody can read.
+            // The store checked the bytes. A server that does not check would store what nobody can read.
             match self.json::<Object>(response).await?.described() {
                 None => Err(Fault::passing("the answer does not say what was stored")),
                 Some(Described { size, crc32c: Some(stored) })
@@ -444,7 +449,7 @@ impl Requests for GcsBucket {
             };
             let mut response = match self.send(request, StatusCode::PARTIAL_CONTENT).await {
                 Ok(response) => response,
-                // It was replaced while it was read, which nothing of ours does: begin anew.
+                // The object was replaced while it was read, which nothing of ours does: start again.
                 Err(Fault::NotFound) if part.generation.is_some() => {
                     *part = PartialRead::default();
                     return Err(Fault::passing("the object's generation is gone"));
@@ -456,7 +461,7 @@ impl Requests for GcsBucket {
             part.generation = part.generation.or_else(|| number("x-goog-generation"));
             part.crc32c = part.crc32c.or_else(|| stored_crc32c(headers));
             if response.status() == StatusCode::OK && part.crc32c.is_none() {
-                // Google sends it with every whole object: this is what something on the way has to say.
+                // Google sends it with every whole object, so the answer comes from something on the way.
                 return Err(Fault::passing("the answer has no checksum (x-goog-hash): it is not the object's"));
             }
             let size = match response.status() {
@@ -465,7 +470,7 @@ impl Requests for GcsBucket {
             };
             part.size = part.size.or(size);
             if response.status() == StatusCode::OK && (from > 0 || !whole) {
-                // A server that knows no ranges sends it all; from the middle on that would be wrong bytes.
+                // A server that does not know ranges sends everything; from the middle on that would be wrong bytes.
                 return Err(Fault::refused("the range that was asked for was ignored", "Is a proxy in between?"));
             }
             if let Some(size) = part.size
@@ -522,14 +527,15 @@ impl Requests for GcsBucket {
             let request = self.request(Method::GET, &self.bucket_url("/o")).query(&query);
             let response = self.send(request, StatusCode::OK).await.map_err(|fault| self.no_bucket(fault))?;
             let listed: ListResponse = self.json(response).await?;
-            // An answer without objects is taken for a listing only if it says that it is one: who lists nothing may make a new vault.
+            // An answer without objects is taken for a listing only if it says that it is one: a caller that sees an
+            // empty listing may make a new vault.
             let items = match (listed.items, listed.kind) {
                 (Some(items), _) => items,
                 (None, Some(_)) => Vec::new(),
                 (None, None) => return Err(Fault::passing("the answer is no listing")),
             };
             let mut objects = Vec::with_capacity(items.len());
-            // A released object is one that the keeper has let go: it is about to vanish.
+            // Released objects, those that the keeper has let go, are left out: they are about to vanish.
             for object in items.into_iter().filter(|object| object.custom_time.is_none()) {
                 let size = object.size.as_deref().and_then(|size| size.parse().ok());
                 let name = object.name.as_deref().and_then(|name| name.strip_prefix(&self.prefix));
@@ -567,7 +573,7 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-/// A request or its answer that broke off.
+/// Returns the fault of a request that broke off, or whose answer did.
 fn broken(why: reqwest::Error) -> Fault {
     let builder = why.is_builder();
     let text = with_causes(&why.without_url());

@@ -10,9 +10,9 @@ use crate::retry::Fault;
 pub struct Span {
     /// Where it begins, in bytes.
     pub offset: u64,
-    /// How long it is; to the object's end where none is given.
+    /// Its length in bytes; `None` means to the object's end.
     pub length: Option<u64>,
-    /// How long it may be at most.
+    /// The most bytes that it may have.
     pub limit: u64,
 }
 
@@ -21,20 +21,20 @@ pub struct Span {
 pub struct PartialRead {
     /// The bytes from its beginning.
     pub bytes: Vec<u8>,
-    /// The generation that they are of.
+    /// The object's generation that the bytes belong to.
     pub generation: Option<u64>,
     /// The size of the whole object.
     pub size: Option<u64>,
-    /// Its CRC32C.
+    /// The CRC32C of the whole object.
     pub crc32c: Option<u32>,
 }
 
-/// What is known of an object without reading it.
+/// A description of an object, got without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Described {
     /// Its size in bytes.
     pub size: u64,
-    /// Its CRC32C, where the store tells it.
+    /// Its CRC32C, if the store tells it.
     pub crc32c: Option<u32>,
 }
 
@@ -43,42 +43,43 @@ pub struct Described {
 pub struct Page {
     /// Objects that are not released, by their names in the vault.
     pub objects: Vec<Meta>,
-    /// What asks for the next page.
+    /// The token that asks for the next page; `None` on the last one.
     pub next: Option<String>,
 }
 
-/// A store's answers to single requests: each method makes one, and waits for its end.
+/// Single requests to a store: each method makes one, and waits until it is over.
 pub trait Requests: Send + Sync {
-    /// The vault's address, for messages.
+    /// Returns the vault's address, for messages.
     fn url(&self) -> String;
 
-    /// Creates an object, unless there is one: [`Fault::Exists`].
+    /// Creates an object. If there is one already, the fault is [`Fault::Exists`].
     ///
     /// # Errors
     /// Any fault. One that may pass leaves open whether the object was created.
     fn create(&self, name: &str, body: &[&[u8]], crc32c: u32) -> Result<(), Fault>;
 
-    /// Reads what is missing in `part` of a span. What came before a fault stays in it.
+    /// Reads the bytes of `span` that `part` does not have yet. The bytes that came before a fault stay in `part`.
     ///
     /// # Errors
     /// Any fault.
     fn read(&self, name: &str, span: Span, part: &mut PartialRead) -> Result<(), Fault>;
 
-    /// What is known of an object.
+    /// Describes an object without reading it.
     ///
     /// # Errors
     /// Any fault.
     fn describe(&self, name: &str) -> Result<Described, Fault>;
 
-    /// The objects whose names begin with `folder` and do not come before `from`: the first page, or that which `next` asks for.
+    /// Returns a page of the objects whose names begin with `folder` and do not come before `from`: the first page, or
+    /// the one that `next` asks for.
     ///
     /// # Errors
     /// Any fault.
     fn page(&self, folder: &str, from: &str, next: Option<&str>) -> Result<Page, Fault>;
 
-    /// The store's time as its last answer told it; none before the first one.
+    /// Returns the store's time, counted on from its last answer; `None` before the first one.
     ///
     /// # Errors
-    /// A local clock that is wrong.
+    /// The local clock is wrong.
     fn time(&self) -> Result<Option<Timestamp>, Fault>;
 }

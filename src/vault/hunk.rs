@@ -1,7 +1,7 @@
-//! A run of entries as the content of one index frame.
+//! Hunks: a run of entries as the content of one index frame.
 //!
-//! Hunks end where the hash of a path says so, so that an added or removed file changes one hunk and not all that follow,
-//! and a hunk whose entries did not change is the same bytes again, which is how it is found and reused.
+//! Hunks end where the hash of a path says so. Thus an added or removed file changes one hunk and not all that follow,
+//! and a hunk whose entries did not change has the same bytes again, which is how it is found and reused.
 
 mod map;
 
@@ -18,11 +18,12 @@ use crate::path::{EntryPath, EscapedBytes};
 
 /// A hunk ends after an entry whose path hashes to zero under this mask: every 512th, on average.
 const CUT_MASK: u16 = 0x1ff;
-/// And at this many bytes.
+/// A hunk also ends after the entry with which it exceeds this many bytes.
 const MAX_HUNK: usize = 1 << 20;
-/// Within what belongs together it ends at this many bytes: with the longest line after them, it is still an index frame.
+/// Among entries that belong together, a hunk ends only after it exceeds this many bytes: even with the longest line on
+/// top, it is still an index frame.
 const MAX_UNIT: usize = (3 << 20) / 2;
-/// The longest line that an entry may take, so that a hunk with it is still an index frame.
+/// The longest line of an entry in bytes, so that a hunk with it is still an index frame.
 const MAX_LINE: usize = 2 << 20;
 
 type WireExtent = (Option<u32>, u64, u64);
@@ -84,9 +85,9 @@ pub struct HunkBuilder {
     maps: u64,
     first: EntryPath,
     line: Vec<u8>,
-    /// The hunk ends as soon as it may.
+    /// Whether the hunk ends as soon as it may.
     due: bool,
-    /// A place at which the hunk can be split.
+    /// The place at which the hunk can be split.
     mark: Option<CutPoint>,
 }
 
@@ -96,7 +97,7 @@ struct CutPoint {
     bytes: usize,
     entries: u64,
     maps: u64,
-    /// The path of the first entry after it.
+    /// The path of the first entry after the place.
     next: EntryPath,
 }
 
@@ -109,7 +110,7 @@ pub struct Hunk {
     pub entries: u64,
     /// How many of them have maps.
     pub maps: u64,
-    /// The path of the first one.
+    /// The path of its first entry.
     pub first: EntryPath,
     /// Every pack that its entries and their maps reach.
     pub packs: Vec<PackId>,
@@ -131,19 +132,20 @@ impl Default for HunkBuilder {
 }
 
 impl HunkBuilder {
-    /// Adds the next entry in path order; gives the hunk when it ends with this entry.
+    /// Adds the next entry in path order. Returns the hunk if it ends with this entry.
     ///
     /// # Errors
-    /// An entry that no reader would take, such as one with too many extended attributes; it is not added.
+    /// No reader would take the entry, for example because it has too many extended attributes; it is not added.
     pub fn push(&mut self, entry: &Entry) -> Result<Option<Hunk>> {
         self.push_within(entry, false, false)
     }
 
-    /// As [`HunkBuilder::push`]; the hunk does not end `within` what belongs together, unless that is very long. With `mark`,
-    /// it can be split before the entry as long as it has not ended.
+    /// Like [`HunkBuilder::push`], but if the entry is `within` entries that belong together, the hunk does not end
+    /// after it, unless it is very long. With `mark`, the hunk can be split before this entry as long as it has not
+    /// ended.
     ///
     /// # Errors
-    /// As [`HunkBuilder::push`].
+    /// Those of [`HunkBuilder::push`].
     pub fn push_within(&mut self, entry: &Entry, mark: bool, within: bool) -> Result<Option<Hunk>> {
         let refused = |why: String| Error::failed(format!("record the entry {}", entry.path), why);
         entry.check().map_err(refused)?;
@@ -174,8 +176,8 @@ impl HunkBuilder {
         Ok(if ends { self.finish() } else { None })
     }
 
-    /// The hunk of what was added since the last one, up to the place that was marked; what came after it begins the next one.
-    /// None if nothing was.
+    /// Returns the hunk of what was added since the last one, up to the marked place; what came after that begins the
+    /// next hunk. `None` if nothing is marked, or nothing was added before the mark.
     pub fn finish_marked(&mut self) -> Option<Hunk> {
         let mark = self.mark.take()?;
         if mark.entries == 0 {
@@ -186,11 +188,11 @@ impl HunkBuilder {
         let packs = self.packs.packs().to_vec();
         let first = std::mem::replace(&mut self.first, mark.next);
         (self.entries, self.maps) = (self.entries - mark.entries, self.maps - mark.maps);
-        // The numbers of packs go on: those of the first part are named by the second too.
+        // The numbers of packs go on, so the second part names the packs of the first one, too.
         Some(Hunk { bytes: done.finish(&packs), entries: mark.entries, maps: mark.maps, first, packs })
     }
 
-    /// The hunk of what was added since the last one; none if nothing was.
+    /// Returns the hunk of what was added since the last one; `None` if nothing was.
     pub fn finish(&mut self) -> Option<Hunk> {
         if self.entries == 0 {
             return None;
@@ -265,10 +267,10 @@ fn from_wire(wire: WireEntry, packs: &[PackId]) -> Result<Entry, String> {
     Ok(entry)
 }
 
-/// The entries of a hunk.
+/// Returns the entries of a hunk.
 ///
 /// # Errors
-/// Text that says what is wrong with the bytes.
+/// A text that says what is wrong with the bytes.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     let (lines, packs) = Lines::parse("hunk", bytes)?;
     lines
@@ -290,7 +292,7 @@ pub mod tests {
     use crate::vault::list::List;
     use proptest::prelude::*;
 
-    /// An entry of every shape that the format has.
+    /// Returns a strategy for entries of every shape that the format has.
     pub fn any_entry() -> impl Strategy<Value = Entry> {
         let name = prop::collection::vec(prop_oneof![Just(b'a'), Just(b'\\'), 1..=255u8], 1..20);
         let path = name.prop_filter_map("a path", |bytes| EntryPath::new(bytes).ok().filter(|p| !p.is_root()));
@@ -421,7 +423,7 @@ pub mod tests {
         assert!(parse(bytes).unwrap_err().contains("pack number 0 of 0"));
     }
 
-    /// Its hash would be known to be wrong in some years.
+    /// In some years the hash of such a hole would turn out to be wrong.
     #[test]
     fn a_hole_without_an_end_is_refused() {
         let parsed = |size: u64| {

@@ -1,4 +1,4 @@
-//! The layers of a page map, joined: for every block what the newest layer says that has it.
+//! Joins the layers of a page map: for every block, the newest layer that has it counts.
 
 pub mod compact;
 
@@ -14,24 +14,24 @@ use super::pages::{self, Piece, Pieces, Placed};
 use super::read::PackReader;
 use crate::error::{Error, Result};
 
-/// Goes through the blocks of a file in order. Of each layer one frame is held.
+/// Goes through the blocks of a file in order, and holds one frame of each layer.
 pub struct Layered<'a> {
     packs: &'a PackReader<'a>,
     decoder: Decoder,
     block: u32,
     size: u64,
     with_tags: bool,
-    /// Newest first.
+    /// The layers, newest first.
     layers: Vec<LayerReader>,
-    /// For every layer the first block of the piece that is looked at, and the block after its last one.
+    /// For every layer, the first block of its current piece, and the block after the last one.
     fronts: Vec<(u64, u64)>,
-    /// Blocks up to here were given or are in no layer.
+    /// All blocks before this one were returned or are in no layer.
     at: u64,
-    /// What [`Layered::next`] gives block by block.
+    /// The run that [`Layered::next`] returns block by block.
     run: LayerRun,
 }
 
-/// Consecutive blocks that lie consecutively in the first piece of a layer.
+/// Consecutive blocks that lie consecutively in the current piece of a layer.
 #[derive(Debug, Clone, Copy)]
 struct LayerRun {
     layer: usize,
@@ -41,17 +41,17 @@ struct LayerRun {
 
 #[derive(Debug)]
 struct LayerReader {
-    /// List frames that were not read yet.
+    /// List frames that have not been read yet.
     lists: IntoIter<FrameRef>,
-    /// Frames that were not read yet, of those lists that were.
+    /// Map frames that have not been read yet, out of the list frames that have.
     frames: VecDeque<MapFrame>,
     pieces: Pieces,
-    /// The piece that is looked at.
+    /// The index of the current piece.
     next: usize,
 }
 
 impl<'a> Layered<'a> {
-    /// The blocks of a file of `size` bytes, with their tags.
+    /// Returns a reader of the blocks of a file of `size` bytes, with their tags.
     ///
     /// # Errors
     /// No memory for a decoder.
@@ -59,7 +59,7 @@ impl<'a> Layered<'a> {
         Self::newest(packs, map, 0, size)
     }
 
-    /// The blocks without their tags, for [`Layered::next_run`].
+    /// Like [`Layered::new`], but without the blocks' tags; for [`Layered::next_run`].
     ///
     /// # Errors
     /// No memory for a decoder.
@@ -67,7 +67,7 @@ impl<'a> Layered<'a> {
         Ok(Layered { with_tags: false, ..Self::newest(packs, map, 0, size)? })
     }
 
-    /// The blocks that the layer of number `oldest` and all newer ones have.
+    /// Like [`Layered::new`], but only with the blocks that the layer of index `oldest` and all newer ones have.
     ///
     /// # Errors
     /// No memory for a decoder.
@@ -86,7 +86,7 @@ impl<'a> Layered<'a> {
         })
     }
 
-    /// The next block that some layer has and the file has too.
+    /// Returns the next block that some layer has and that lies within the file.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -104,7 +104,7 @@ impl<'a> Layered<'a> {
         Ok(Some(pieces.placed(&pieces.list[*next], block, self.block)))
     }
 
-    /// The next blocks that lie together, as the number of the first and where they are. Not to be mixed with
+    /// Returns the next blocks that lie together: the number of the first one, and where they are. Do not mix it with
     /// [`Layered::next`].
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl<'a> Layered<'a> {
             }
             let from = front.0.max(self.at);
             match &mut found {
-                // A newer layer has these blocks, at least until this one begins.
+                // The run of a newer layer begins no later than this one, so it comes first.
                 Some(newer) if newer.from <= from => {}
                 Some(newer) => *newer = LayerRun { layer: number, from, to: newer.from.min(front.1) },
                 None => found = Some(LayerRun { layer: number, from, to: front.1 }),
@@ -157,8 +157,8 @@ impl LayerReader {
         LayerReader { lists: lists.into_iter(), frames: items, pieces: Pieces::default(), next: 0 }
     }
 
-    /// Goes on to the first piece that ends after block `at`, and gives its first block and the one after its last; reads
-    /// frames until there is one. Behind the last piece there is nothing but the end of all numbers.
+    /// Goes on to the first piece that ends after block `at`, reading frames until there is one. Returns its first
+    /// block and the block after its last one; after the last piece, both are the greatest possible number.
     fn advance(
         &mut self,
         at: u64,
@@ -217,7 +217,7 @@ mod tests {
 
     const BLOCK: u32 = 1024;
 
-    /// A layer, by block: a pack (0 for zeros) and a place in it.
+    /// A layer, by block: a pack (0 for zeros) and a position in it.
     type Said = BTreeMap<u64, (u8, u64)>;
 
     fn placed(layer: &Said, size: u64) -> Vec<Placed> {
@@ -262,7 +262,7 @@ mod tests {
             }
             prop_assert_eq!(by_run, expected.iter().map(|p| (p.block, p.extent)).collect::<Vec<_>>());
 
-            // The newest layers as one, from any on.
+            // The newest layers as one, from any layer on.
             let parts = std::cell::RefCell::new(Vec::new());
             let mut store = |part: &MapPart| {
                 parts.borrow_mut().extend(parse(&part.bytes, BLOCK).unwrap());

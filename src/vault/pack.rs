@@ -1,8 +1,8 @@
-//! Packs: zstd frames one after the other, and a seek table at the end.
+//! Packs: zstd frames one after the other, with a seek table at the end.
 //!
-//! The whole is a valid `.zst` file: the table is a skippable frame, as the zstd seekable format has it
-//! (<https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md>), without its
-//! optional checksums, since every frame carries zstd's own.
+//! An object as a whole is a valid `.zst` file. The table is a skippable frame, as the zstd seekable format has it
+//! (<https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md>), without
+//! its optional checksums, since every frame carries zstd's own.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,29 +30,29 @@ pub enum PackKind {
     Index,
 }
 
-/// A pack as a root lists it.
+/// A pack, as a root lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackInfo {
-    /// Its name's random bits.
+    /// The random bits of the pack's name.
     pub id: PackId,
-    /// What it holds.
+    /// What the pack holds.
     pub kind: PackKind,
     /// The object's size in bytes.
     pub size: u64,
-    /// Bytes of content, decompressed.
+    /// The length of its content in bytes, decompressed.
     pub content: u64,
     /// CRC32C of the object.
     pub crc32c: u32,
 }
 
 impl PackInfo {
-    /// The object's name.
+    /// Returns the name of the pack's object.
     pub fn name(&self) -> String {
         name(self.kind, self.id)
     }
 }
 
-/// The name of a pack's object.
+/// Returns the name of a pack's object.
 pub fn name(kind: PackKind, id: PackId) -> String {
     match kind {
         PackKind::Data => format!("packs/{id}.tar.zst"),
@@ -74,12 +74,13 @@ pub struct FrameAt {
 }
 
 impl FrameAt {
-    /// Where it ends in the object, in bytes.
+    /// Returns where it ends in the object, in bytes.
     pub fn end(&self) -> u64 {
         self.at + u64::from(self.compressed)
     }
 
-    /// Its compressed bytes, of `bytes` that begin at `from` of the object; none where they are not there.
+    /// Returns its compressed bytes, from `bytes` that begin at `from` in the object; an empty slice if they are not in
+    /// there.
     pub fn within<'b>(&self, bytes: &'b [u8], from: u64) -> &'b [u8] {
         let at = self.at.saturating_sub(from) as usize;
         bytes.get(at..at.saturating_add(self.compressed as usize)).unwrap_or_default()
@@ -92,16 +93,17 @@ pub struct SeekTable {
     frames: Vec<FrameAt>,
 }
 
-/// What the end of an object tells.
+/// What the last bytes of an object show.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tail {
-    /// The table, whole.
+    /// The whole table.
     Table(SeekTable),
-    /// The table is this many bytes long, more than were given.
+    /// The table has this many bytes, more than were given.
     Longer(u64),
 }
 
-/// The seek table of frames with the given (compressed, content) lengths, as the skippable frame that ends a pack.
+/// Returns the seek table of frames with the given (compressed, content) lengths, as the skippable frame that ends a
+/// pack.
 pub fn write_table(frames: impl ExactSizeIterator<Item = (u32, u32)>) -> Vec<u8> {
     let count = frames.len();
     let mut out = Vec::with_capacity(table_length(count) as usize);
@@ -117,7 +119,7 @@ pub fn write_table(frames: impl ExactSizeIterator<Item = (u32, u32)>) -> Vec<u8>
     out
 }
 
-/// The length of the seek table of so many frames, in bytes.
+/// Returns the length in bytes of the seek table of this many frames.
 pub fn table_length(frames: usize) -> u64 {
     (8 + frames * ENTRY + FOOTER) as u64
 }
@@ -130,7 +132,7 @@ impl SeekTable {
     /// Reads the table from `tail`, the last bytes of an object of `size` bytes.
     ///
     /// # Errors
-    /// Text that says what is wrong with the bytes.
+    /// A text that says what is wrong with the bytes.
     pub fn parse(tail: &[u8], size: u64) -> Result<Tail, String> {
         if size > MAX_PACK || tail.len() as u64 > size || tail.len() < FOOTER.min(size as usize) {
             return Err(format!("a pack of {size} bytes, of which {} were read", tail.len()));
@@ -170,28 +172,29 @@ impl SeekTable {
         Ok(Tail::Table(SeekTable { frames }))
     }
 
-    /// The table of frames that were found one after the other.
+    /// Returns the table of frames that were found one after the other.
     pub(super) fn of(frames: Vec<FrameAt>) -> Self {
         SeekTable { frames }
     }
 
-    /// All frames in order.
+    /// Returns all frames, in order.
     pub fn frames(&self) -> &[FrameAt] {
         &self.frames
     }
 
-    /// The frame whose content begins at `offset`.
+    /// Returns the frame whose content begins at `offset`.
     pub fn beginning(&self, offset: u64) -> Option<&FrameAt> {
         let number = self.frames.binary_search_by_key(&offset, |frame| frame.offset).ok()?;
         self.frames.get(number)
     }
 
-    /// Bytes of content.
+    /// Returns the length of the content in bytes.
     pub fn content(&self) -> u64 {
         self.frames.last().map_or(0, |f| f.offset + u64::from(f.length))
     }
 
-    /// The frames that hold `length` bytes of content from `offset`; `None` when they go beyond the content.
+    /// Returns the indices of the frames that hold `length` bytes of content from `offset`; `None` if these reach
+    /// beyond the content.
     pub fn covering(&self, offset: u64, length: u64) -> Option<std::ops::Range<usize>> {
         let end = offset.checked_add(length).filter(|end| *end <= self.content())?;
         let first = self.frames.partition_point(|f| f.offset + u64::from(f.length) <= offset);
@@ -236,7 +239,7 @@ mod tests {
             let mut bad = tail.clone();
             bad[at] ^= 0x40;
             if let Ok(Tail::Table(t)) = SeekTable::parse(&bad, size) {
-                // Only a content length can be altered without a contradiction; decoding finds that.
+                // Only a change of a content length leads to no contradiction here; decoding finds that.
                 assert_ne!(
                     t,
                     SeekTable::parse(&tail, size)

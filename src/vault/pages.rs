@@ -1,7 +1,8 @@
-//! Where the pages of a database are: blocks of one size, by position, in layers of which a newer one hides older ones.
+//! The pages of a database: where blocks of one size are, by position, in layers of which a newer one hides older ones.
 //!
 //! A layer is a list of index frames of kind `pages`, in ascending order of blocks. A line of a frame is a stretch of a
-//! pack's content and the blocks whose bytes lie there one after the other. [`Layered`] joins the layers of a file.
+//! pack's content, with the numbers of the blocks whose bytes lie there one after the other. [`Layered`] joins the
+//! layers of a file.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,15 +19,15 @@ pub use super::layers::Layered;
 
 /// The most blocks of a frame.
 pub const MAX_BLOCKS: u64 = 8192;
-/// No file has a block of a greater number.
+/// Block numbers are below this.
 const MAX_BLOCK_NUMBER: u64 = 1 << 54;
-/// Hex digits of a tag.
+/// The number of hex digits of a tag.
 const DIGITS: usize = 16;
 
-/// Tells blocks apart: short, and keyed so that nobody can make two blocks that are told for one.
+/// Tells blocks apart: short, and keyed so that nobody can make two blocks that pass for one.
 pub type Tag = Hex<8>;
 
-/// The tag of a block whose chaining value in its file's hash is `value`; `key` is the vault's `hash_key`.
+/// Returns the tag of a block whose chaining value in its file's hash is `value`; `key` is the vault's `hash_key`.
 pub fn tag(key: &[u8; 32], value: &ChainingValue) -> Tag {
     let hash = blake3::keyed_hash(key, value);
     let mut first = [0; 8];
@@ -37,15 +38,16 @@ pub fn tag(key: &[u8; 32], value: &ChainingValue) -> Tag {
 /// A block and where its bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
-    /// Its number in the file: it begins at this many block sizes.
+    /// The block's number in the file: it begins at this many times the block size.
     pub block: u64,
     /// Where its bytes are; shorter than a block only at the file's end.
     pub extent: Extent,
-    /// Its tag.
+    /// The block's tag.
     pub tag: Tag,
 }
 
-/// Consecutive blocks of the file whose bytes lie consecutively in a pack. Small: a large database has very many.
+/// Consecutive blocks of the file whose bytes lie consecutively in a pack. It is kept small: a large database has very
+/// many of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// The first block.
@@ -53,25 +55,25 @@ pub struct Piece {
     /// Where the first block begins in the pack's content.
     offset: u64,
     count: u32,
-    /// The length of the last block; all others are whole.
+    /// The length of the last block in bytes; all others are whole.
     last: u32,
-    /// The pack's place in [`Pieces::packs`]; beyond it for zeros.
+    /// The index of the pack in `Pieces::packs`; for zeros, an index beyond its end.
     pack: u32,
-    /// The place of the first block's tag in [`Pieces::tags`].
+    /// The index of the first block's tag in `Pieces::tags`.
     tags: u32,
 }
 
 impl Piece {
-    /// The block after its last one.
+    /// Returns the number of the block after its last one.
     pub fn end(&self) -> u64 {
         self.block + u64::from(self.count)
     }
 }
 
-/// What a frame says.
+/// The content of a frame.
 #[derive(Debug, Default)]
 pub struct Pieces {
-    /// In ascending order of blocks; none overlap.
+    /// The pieces in ascending order of blocks, without overlaps.
     pub list: Vec<Piece>,
     packs: Vec<PackId>,
     /// The blocks' tags, line by line; empty if they were not asked for.
@@ -79,7 +81,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Where the blocks from `from` until before `to` are, which lie in `piece` in this order and are of `block` bytes.
+    /// Returns where the blocks `from..to` of `piece` are; a whole block has `block` bytes.
     pub fn extent(&self, piece: &Piece, from: u64, to: u64, block: u32) -> Extent {
         let pack = self.packs.get(piece.pack as usize).copied();
         let offset = if pack.is_some() { piece.offset + (from - piece.block) * u64::from(block) } else { 0 };
@@ -87,14 +89,14 @@ impl Pieces {
         Extent { pack, offset, length: (to - from) * u64::from(block) - u64::from(short) }
     }
 
-    /// The block of this number, which lies in `piece`.
+    /// Returns the block `number`, which lies in `piece`; a whole block has `block` bytes.
     pub fn placed(&self, piece: &Piece, number: u64, block: u32) -> Placed {
         let tag = self.tags.get(piece.tags as usize + (number - piece.block) as usize);
         let extent = self.extent(piece, number, number + 1, block);
         Placed { block: number, extent, tag: tag.copied().unwrap_or(Hex([0; DIGITS / 2])) }
     }
 
-    /// Bytes that all of them hold, which are of `block` bytes.
+    /// Returns how many bytes all pieces hold together; a whole block has `block` bytes.
     pub fn content(&self, block: u32) -> u64 {
         self.list.iter().map(|piece| self.extent(piece, piece.block, piece.end(), block).length).sum()
     }
@@ -123,18 +125,18 @@ struct Line {
 pub struct LayerBuilder {
     block: u32,
     lines: Vec<Line>,
-    /// The lines that can go on, by pack and offset of what would continue them.
+    /// The lines that can be continued, by the pack and the offset at which the next block would have to lie.
     open: HashMap<(Option<PackId>, u64), usize>,
     blocks: u64,
 }
 
 impl LayerBuilder {
-    /// A builder for blocks of so many bytes.
+    /// Returns a builder for blocks of `block` bytes.
     pub fn new(block: u32) -> Self {
         LayerBuilder { block, lines: Vec::new(), open: HashMap::new(), blocks: 0 }
     }
 
-    /// Adds the next block, which comes after all before it; gives the frame when it ends with this block.
+    /// Adds the next block, whose number is greater than all before it. Returns the frame if it ends with this block.
     pub fn push(&mut self, placed: &Placed) -> Option<MapPart> {
         let Placed { block, extent, tag } = placed;
         let key = |at| (extent.pack, if extent.pack.is_some() { at } else { 0 });
@@ -162,7 +164,7 @@ impl LayerBuilder {
         if self.blocks >= MAX_BLOCKS { self.finish() } else { None }
     }
 
-    /// The frame of what was added since the last one; none if nothing was.
+    /// Returns the frame of what was added since the last one; `None` if nothing was.
     pub fn finish(&mut self) -> Option<MapPart> {
         let lines = std::mem::replace(self, LayerBuilder::new(self.block)).lines;
         if lines.is_empty() {
@@ -193,10 +195,10 @@ fn push_hex(tag: &Tag, text: &mut String) {
     }
 }
 
-/// The blocks of a `pages` frame, in ascending order; blocks are of `block` bytes.
+/// Returns the blocks of a `pages` frame, in ascending order; a whole block has `block` bytes.
 ///
 /// # Errors
-/// Text that says what is wrong with the bytes.
+/// A text that says what is wrong with the bytes.
 pub fn parse(bytes: &[u8], block: u32) -> Result<Vec<Placed>, String> {
     let pieces = parse_pieces(bytes, block, true)?;
     let mut placed = Vec::new();
@@ -206,10 +208,10 @@ pub fn parse(bytes: &[u8], block: u32) -> Result<Vec<Placed>, String> {
     Ok(placed)
 }
 
-/// The pieces of a `pages` frame, with the blocks' tags or without them.
+/// Returns the pieces of a `pages` frame, with the blocks' tags or without them.
 ///
 /// # Errors
-/// Text that says what is wrong with the bytes.
+/// A text that says what is wrong with the bytes.
 pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces, String> {
     let (lines, packs) = Lines::parse("pages", bytes)?;
     let mut pieces = Pieces { packs, ..Pieces::default() };
@@ -228,7 +230,7 @@ pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces,
             }
         }
     }
-    // The blocks of one line ascend; those of several interleave.
+    // The blocks of one line ascend; those of several lines interleave.
     if number > 1 {
         pieces.list.sort_by_key(|piece| piece.block);
     }
@@ -238,7 +240,7 @@ pub fn parse_pieces(bytes: &[u8], block: u32, with_tags: bool) -> Result<Pieces,
     }
 }
 
-/// Adds the pieces of a line; `blocks` counts those of the frame.
+/// Adds the pieces of a line to `pieces`; `blocks` counts the blocks of the frame.
 fn parse_line(wire: &WireLine, block: u32, blocks: &mut u32, pieces: &mut Pieces) -> Result<(), String> {
     let (number, mut offset, length) = wire.extent;
     if let Some(number) = number.filter(|n| *n as usize >= pieces.packs.len()) {
@@ -259,7 +261,7 @@ fn parse_line(wire: &WireLine, block: u32, blocks: &mut u32, pieces: &mut Pieces
         if count == 0 || count > MAX_BLOCKS - u64::from(*blocks) || left == 0 {
             return Err("a page map: places that do not fit their extent, or too many".into());
         }
-        // All blocks are whole but the last of the line, which has at least one byte.
+        // All blocks of the line are whole but the last one, which has at least one byte.
         let whole = (count - 1) * u64::from(block);
         if left <= whole {
             return Err("a page map: blocks that do not add up to their extent".into());
@@ -281,7 +283,7 @@ fn parse_line(wire: &WireLine, block: u32, blocks: &mut u32, pieces: &mut Pieces
     if left == 0 { Ok(()) } else { Err("a page map: blocks that do not add up to their extent".into()) }
 }
 
-/// For every byte the value of the hex digit that it is; 255 if it is none.
+/// For every byte, the value of the hex digit that it is; 255 if it is not one.
 const VALUES: [u8; 256] = {
     let mut values = [255; 256];
     let mut n = 0;

@@ -1,8 +1,9 @@
-//! A file's BLAKE3 out of pieces of any length that come in any order, without reading the file again.
+//! Computes a file's BLAKE3 from pieces of any length that come in any order, without reading the file again.
 //!
-//! A piece is cut into whole subtrees of the file's hash tree ([`subtree`](super::subtree)), which are hashed at once, and
-//! at most two parts of chunks, whose bytes are kept until the rest of their chunks has come. Neighbouring subtrees become
-//! one. So the memory that it takes grows with the number of stretches that the pieces so far make, not with the file.
+//! A piece is cut into whole subtrees of the file's hash tree ([`subtree`](super::subtree)), which are hashed at once,
+//! and at most two parts of chunks, whose bytes are kept until the rest of their chunks has come. Neighbouring subtrees
+//! become one. So the memory that it takes grows with the number of stretches that the pieces so far form, not with the
+//! file.
 
 use std::collections::BTreeMap;
 
@@ -14,19 +15,19 @@ use super::subtree;
 use crate::error::Result;
 
 const CHUNK: u64 = CHUNK_LEN as u64;
-/// Zeros of a hole that are hashed in one go, as a power of two of chunks.
+/// The most zeros of a hole that are hashed in one go, as a power of two of chunks.
 const HOLE: u32 = 16;
 
-/// The pieces of a file that have come.
+/// The pieces of a file that have come so far.
 #[derive(Debug)]
 pub struct Scattered {
     size: u64,
-    /// Complete subtrees by their first chunk: the power of two that is their size in chunks, and their value. The last ones
-    /// of the file may be smaller than that.
+    /// Complete subtrees by their first chunk: the power of two that is their size in chunks, and their chaining value.
+    /// The last subtrees of the file may be smaller than that.
     nodes: BTreeMap<u64, (u32, ChainingValue)>,
-    /// Chunks that are there in part, with how many bytes are.
+    /// Chunks that have come in part, with the number of bytes that have.
     partial: BTreeMap<u64, (usize, Box<[u8; CHUNK_LEN]>)>,
-    /// Chunks before this one are all there.
+    /// All chunks before this one are there.
     filled: u64,
 }
 
@@ -34,26 +35,27 @@ pub struct Scattered {
 #[derive(Debug)]
 pub struct Hashed<'a> {
     nodes: Vec<(u64, u32, ChainingValue)>,
-    /// The place and bytes of parts of chunks.
+    /// The positions and bytes of parts of chunks.
     edges: [(u64, &'a [u8]); 2],
 }
 
-/// How many chunks a file of `size` bytes has.
+/// Returns how many chunks a file of `size` bytes has.
 fn chunks(size: u64) -> u64 {
     size.div_ceil(CHUNK)
 }
 
-/// The largest subtree that begins at chunk `first`, ends before `end` or with the file of `all` chunks, and is not all of
-/// the file; as a power of two. There is at least one chunk, and another one in the file.
+/// Returns the size of the largest subtree that begins at chunk `first`, ends before `end` or with the file of `all`
+/// chunks, and is not the whole file; as a power of two of chunks. `first` is before `end`, and the file has at least
+/// two chunks.
 fn largest(first: u64, end: u64, all: u64) -> u32 {
-    // What reaches the end of the file may be less than a power of two.
+    // A subtree that reaches the end of the file may have fewer chunks than its power of two.
     let length = end - first;
     let fits = if end == all { u64::BITS - (length - 1).leading_zeros() } else { length.ilog2() };
     let whole = u64::BITS - (all - 1).leading_zeros() - 1;
     fits.min(first.trailing_zeros()).min(whole)
 }
 
-/// Hashes the piece at `at` of a file of `size` bytes, which it is not all of.
+/// Hashes the piece at `at` of a file of `size` bytes; the piece is not the whole file.
 pub fn hash(bytes: &[u8], at: u64, size: u64) -> Hashed<'_> {
     let end = at + bytes.len() as u64;
     let all = chunks(size);
@@ -68,7 +70,7 @@ pub fn hash(bytes: &[u8], at: u64, size: u64) -> Hashed<'_> {
     let (head, rest) = bytes.split_at((first - at) as usize);
     hashed.edges[0].1 = head;
     if last <= first {
-        // It has no whole chunk.
+        // The piece has no whole chunk.
         hashed.edges[1] = (first, rest);
         return hashed;
     }
@@ -86,7 +88,7 @@ pub fn hash(bytes: &[u8], at: u64, size: u64) -> Hashed<'_> {
 }
 
 impl Scattered {
-    /// Of a file of `size` bytes no piece has come.
+    /// Returns the state for a file of `size` bytes of which no piece has come.
     pub fn new(size: u64) -> Self {
         Scattered { size, nodes: BTreeMap::new(), partial: BTreeMap::new(), filled: 0 }
     }
@@ -115,7 +117,7 @@ impl Scattered {
         }
     }
 
-    /// Hashes a chunk of which all has come that will.
+    /// Hashes a chunk that is complete, or whose missing bytes are zeros.
     fn close(&mut self, chunk: u64) {
         if let Some((_, content)) = self.partial.remove(&chunk) {
             let length = CHUNK.min(self.size - chunk * CHUNK) as usize;
@@ -123,12 +125,12 @@ impl Scattered {
         }
     }
 
-    /// Adds a subtree, and joins it with its neighbour as often as that is there.
+    /// Adds a subtree, and joins it with its neighbour as long as that is there.
     fn node(&mut self, mut first: u64, mut power: u32, mut value: ChainingValue) {
         let all = chunks(self.size);
         loop {
             let length = 1 << power;
-            // The last join is the root's.
+            // The last join makes the root, and is left to `finish`.
             if first & !(2 * length - 1) == 0 && 2 * length >= all {
                 break;
             }
@@ -151,22 +153,22 @@ impl Scattered {
                     _ => break,
                 }
             }
-            // Where the file ends before its neighbour begins, it is what is above it, too.
+            // If the file ends before its right neighbour would begin, the subtree is its own parent, too.
             power += 1;
         }
         self.nodes.insert(first, (power, value));
     }
 
-    /// What has not come of the first `end` bytes of the file is zeros; `go_on` is asked now and then.
+    /// Takes what has not come of the first `end` bytes of the file as zeros; `go_on` is called now and then.
     ///
     /// # Errors
-    /// Those of `go_on`.
+    /// The errors of `go_on`.
     pub fn fill(&mut self, end: u64, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
         let all = chunks(self.size);
         if all < 2 {
             return Ok(());
         }
-        // A chunk that `end` lies in is filled when its end is.
+        // A chunk that `end` lies within is filled later, once its own end is covered.
         let end = if end >= self.size { all } else { end / CHUNK };
         while let Some((&chunk, _)) = self.partial.first_key_value().filter(|(chunk, _)| **chunk < end) {
             self.close(chunk);
@@ -187,7 +189,7 @@ impl Scattered {
         Ok(())
     }
 
-    /// The file's hash; none if it is not all there.
+    /// Returns the file's hash; `None` if the file is not complete.
     pub fn finish(&self) -> Option<Hash> {
         let all = chunks(self.size);
         if all < 2 {
@@ -201,7 +203,7 @@ impl Scattered {
     }
 }
 
-/// The value of a subtree of zeros.
+/// Returns the chaining value of a subtree of zeros.
 fn zeros(mut length: u64, at: u64) -> ChainingValue {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut hasher = blake3::Hasher::new();
@@ -227,7 +229,8 @@ mod tests {
         content
     }
 
-    /// A length, pieces of it that begin at these places, in this order, and which of them are holes.
+    /// A strategy for a length, and pieces of it in the order in which they come: where each begins and ends, and
+    /// whether it is a hole.
     fn cut() -> impl Strategy<Value = (usize, Vec<(usize, usize, bool)>)> {
         let near = |n: usize| prop_oneof![Just(n), n.saturating_sub(3)..n + 3];
         let chunk = (0usize..70).prop_flat_map(move |n| near(n * CHUNK_LEN));
@@ -257,7 +260,7 @@ mod tests {
             }
             let mut scattered = Scattered::new(length as u64);
             let data = |(from, to, hole): &&(usize, usize, bool)| !hole && (*from, *to) != (0, length);
-            // Those before a place come first, and holes there are filled before the others come.
+            // Pieces that begin before a certain place come first, and holes there are filled before the others come.
             let settled = pieces.iter().map(|(from, ..)| *from).filter(|from| *from <= settled).max().unwrap_or(0);
             let (early, late): (Vec<_>, Vec<_>) = pieces.iter().filter(data).partition(|(from, ..)| *from < settled);
             for &(from, to, _) in early {

@@ -1,8 +1,9 @@
-//! A snapshot's entries, one after the other, checked to be a tree.
+//! Reads a snapshot's entries, one after the other, and checks that they form a tree.
 //!
-//! The order is that of a depth-first walk, every entry lies in a folder that came before it, and no path comes twice. So
-//! a reader that makes folders, files and links in this order never reaches a path through anything but folders that it
-//! made itself, whatever a hostile vault says. Where a faulty writer left the entry of a folder out, readers make that folder.
+//! The order is that of a depth-first walk, every entry lies in a folder that came before it, and no path comes twice.
+//! So a reader that makes folders, files and links in this order never reaches a path through anything but folders that
+//! it made itself, whatever a hostile vault says. If a faulty writer left out the entry of a folder, readers make that
+//! folder.
 
 mod check;
 mod left;
@@ -44,7 +45,7 @@ pub fn read_frame(packs: &PackReader, frame: &FrameRef, decoder: &mut Decoder) -
     hunk::parse(&bytes).map_err(damage)
 }
 
-/// All hunks of a snapshot, in order.
+/// Returns all hunks of a snapshot, in order.
 ///
 /// # Errors
 /// A store that fails; damage.
@@ -52,20 +53,20 @@ pub fn hunks(packs: &PackReader, root: &Root) -> Result<Vec<HunkRef>> {
     packs.all(&root.hunks)
 }
 
-/// What a reader of a whole snapshot comes to.
+/// An item that a reader of a whole snapshot meets.
 #[derive(Debug)]
 pub enum TreeItem {
     /// The next entry.
     Entry(Box<Entry>),
-    /// Something that is wrong with the snapshot. A missing folder is told before what lies in it.
+    /// Something that is wrong with the snapshot. A missing folder comes before the entries in it.
     Remark(Remark),
 }
 
-/// Calls `take` with every entry of a snapshot, in order, checked to be a tree, and with all that is wrong and need not
-/// stop a reader.
+/// Calls `take` with every entry of a snapshot, in order and checked to form a tree, and with everything that is wrong
+/// but need not stop a reader.
 ///
 /// # Errors
-/// A store that fails; damage; those of `take`.
+/// The store fails; damage; the errors of `take`.
 pub fn each_step(packs: &PackReader, root: &Root, mut take: impl FnMut(TreeItem) -> Result<()>) -> Result<()> {
     let mut check = SnapshotCheck::default();
     let mut decoder = Decoder::new()?;
@@ -79,11 +80,11 @@ pub fn each_step(packs: &PackReader, root: &Root, mut take: impl FnMut(TreeItem)
     check.finish().into_iter().map(TreeItem::Remark).try_for_each(take)
 }
 
-/// Calls `take` with every entry of a snapshot that is what writers make: of one that [`each_step`] has something to say
-/// of, it is damage.
+/// Calls `take` with every entry of a snapshot, and accepts only what writers make: every remark of [`each_step`]
+/// counts as damage.
 ///
 /// # Errors
-/// A store that fails; damage; those of `take`.
+/// The store fails; damage; the errors of `take`.
 pub fn each_entry(packs: &PackReader, root: &Root, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
     each_step(packs, root, |step| match step {
         TreeItem::Entry(entry) => take(*entry),
@@ -95,7 +96,7 @@ pub fn each_entry(packs: &PackReader, root: &Root, mut take: impl FnMut(Entry) -
 /// Calls `take` with every frame of a map, in order.
 ///
 /// # Errors
-/// A store that fails; damage; those of `take`.
+/// The store fails; damage; the errors of `take`.
 pub fn each_map_frame(
     packs: &PackReader,
     frames: &List<MapFrame>,
@@ -104,10 +105,11 @@ pub fn each_map_frame(
     packs.each(frames, |part| take(part.frame, part.content))
 }
 
-/// Calls `take` with every extent of a file's map, in the order of the file, and checks that they add up to it.
+/// Calls `take` with every extent of a file's map, in the order of the file, and checks that they add up to the file's
+/// size.
 ///
 /// # Errors
-/// A store that fails; damage; those of `take`.
+/// The store fails; damage; the errors of `take`.
 pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) -> Result<()>) -> Result<()> {
     let wrong = || Error::damage(format!("read the map of {}", entry.path), "it does not add up to the file's size");
     let mut left = entry.size;
@@ -125,7 +127,7 @@ pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) 
         Some(MapForm::Pages(map)) => {
             let mut layers = Layered::without_tags(packs, map, entry.size)?;
             let mut next = 0;
-            // Runs of two layers may lie one after the other in one pack.
+            // Runs of two layers may lie right behind each other in one pack.
             let mut last: Option<Extent> = None;
             while let Some((block, extent)) = layers.next_run()? {
                 if block != next {
@@ -151,15 +153,15 @@ pub fn each_run(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) 
     if left == 0 { Ok(()) } else { Err(wrong()) }
 }
 
-/// So many bytes of a file are in these runs.
+/// Returns how many bytes of a file these runs hold.
 pub fn runs_length(runs: &[BlockRun]) -> u64 {
     runs.iter().fold(0, |sum, run| sum.saturating_add(run.extent.length))
 }
 
-/// Checks that a frame of a file's map covers what the map says.
+/// Checks that a frame of a file's map covers as many bytes (`length`) as the map says (`content`).
 ///
 /// # Errors
-/// Damage.
+/// Damage: it does not.
 pub fn covers(entry: &Entry, length: u64, content: u64) -> Result<()> {
     if length == content {
         return Ok(());

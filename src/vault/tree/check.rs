@@ -1,9 +1,11 @@
-//! What the entries of a snapshot say of each other: their order, the folders that they lie in, links, and side files.
+//! Checks what the entries of a snapshot say of each other: their order, the folders that they lie in, links, and side
+//! files.
 //!
-//! One check, for all who read. A reader gives it entry after entry. `verify` gives it a [`HunkSummary`] of each hunk
-//! that it has read, so that a hunk of many snapshots is decoded once. That finds the same because of what [`TreeCheck`]
-//! remembers: the last entry and nothing else. All folders above that one are there, or it would not have been taken. So what a
-//! hunk's first entry leaves behind does not depend on what came before it, once it is taken itself.
+//! All readers share this check. A reader gives it entry after entry. `verify` gives it a [`HunkSummary`] of each hunk
+//! that it has read, so that a hunk of many snapshots is decoded once. That finds the same because of what
+//! [`TreeCheck`] remembers: the last entry and nothing else. All folders above that entry are there, or it would not
+//! have been taken. So the state that a hunk leaves behind does not depend on what came before the hunk, once its first
+//! entry has been taken.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -13,10 +15,10 @@ use crate::path::EntryPath;
 use crate::vault::entry::{CaptureMethod, Entry, EntryKind};
 use crate::vault::hex::Hash;
 
-/// The names of the side files that a database may be recorded with, after its own name.
+/// The endings of the side files that a database may be recorded with; they follow the database's own name.
 const SIDES: [&str; 2] = ["-journal", "-wal"];
 
-/// Checks that entries come as a depth-first walk gives them.
+/// Checks that entries come in the order of a depth-first walk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TreeCheck {
     /// The last entry that was taken, and whether it is a folder. All folders above it are there.
@@ -24,16 +26,16 @@ pub struct TreeCheck {
 }
 
 impl TreeCheck {
-    /// The path of the last entry that was taken; the data directory's before there is one.
+    /// Returns the path of the last entry that was taken; the data directory's if there is none yet.
     pub fn last(&self) -> EntryPath {
         self.last.as_ref().map_or_else(EntryPath::root, |(last, _)| last.clone())
     }
 
-    /// Takes the next entry. Gives the folders above it that no entry stands for, the outermost first: to go on, a reader
-    /// makes them. They are never given again.
+    /// Takes the next entry. Returns the folders above it that have no entry, the outermost first: to go on, a reader
+    /// makes them. They are not returned again.
     ///
     /// # Errors
-    /// Damage: an entry out of order, twice, or below something that is no folder. It is not taken.
+    /// Damage: an entry out of order, twice, or below something that is not a folder. It is not taken.
     pub fn next(&mut self, path: &EntryPath, is_folder: bool) -> Result<Vec<EntryPath>> {
         let wrong = |why: String| Err(Error::damage("read the entries of a snapshot", format!("{path} {why}")));
         match &self.last {
@@ -59,29 +61,29 @@ fn holds(above: &[u8], path: &EntryPath) -> bool {
     rest.is_some_and(|rest| above.is_empty() || rest.first().is_none_or(|&byte| byte == b'/'))
 }
 
-/// The folders above a path that is not the data directory, the outermost first.
+/// Returns the folders above a path that is not the data directory, the outermost first.
 fn above(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
     let bytes = path.bytes();
     let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
-    // What a path begins with, up to a separator, is a path.
+    // The part of a path before a separator is a path.
     std::iter::once(EntryPath::root()).chain(ends.filter_map(|end| EntryPath::new(&bytes[..end]).ok()))
 }
 
 /// Something that is wrong with a snapshot as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remark {
-    /// An entry that may not stand where it stands, and why. No reader takes it.
+    /// An entry that may not stand at its place, and why. No reader takes it.
     Refused(EntryPath, String),
-    /// A folder without an entry, though what lies in it has some. Readers make it.
+    /// A folder without an entry, although there are entries in it. Readers make it.
     NoFolder(EntryPath),
-    /// A file that is called another name of one whose content is not the same. Readers keep it a file of its own.
+    /// A file that is recorded as another name of a file whose content differs. Readers keep it as a file of its own.
     OtherContent(EntryPath),
-    /// A database that was taken with a side file that is not there: the database, and its side file.
+    /// A database that was captured with a side file that is not there: the database, and its side file.
     NoSide(EntryPath, EntryPath),
 }
 
 impl Remark {
-    /// The entry that it is about.
+    /// Returns the path of the entry that it is about.
     pub fn path(&self) -> &EntryPath {
         match self {
             Remark::Refused(path, _) | Remark::NoFolder(path) | Remark::OtherContent(path) => path,
@@ -89,13 +91,13 @@ impl Remark {
         }
     }
 
-    /// Whether the snapshot is not what was there when it was taken. Of a link with another content that cannot be told:
-    /// each name has the content that is recorded for it.
+    /// Whether the snapshot is not what was there when it was taken. For a link with another content that cannot be
+    /// told: each name has the content that is recorded for it.
     pub fn is_damage(&self) -> bool {
         !matches!(self, Remark::OtherContent(_))
     }
 
-    /// That an entry was refused.
+    /// Returns the remark that an entry was refused.
     pub fn refused(entry: &Entry, why: &Error) -> Self {
         Remark::Refused(entry.path.clone(), why.what())
     }
@@ -118,7 +120,8 @@ impl fmt::Display for Remark {
     }
 }
 
-/// The hard-link group of an entry: one content under one name. What claims to be a link of another content is none.
+/// Returns the hard-link group of an entry: links of one name and one content. An entry that claims to be a link but
+/// has another content is in a group of its own.
 pub fn link_group(entry: &Entry) -> Option<Hash> {
     entry.link.as_ref().map(|link| {
         let content = entry.hash.map(|hash| hash.0).unwrap_or_default();
@@ -130,16 +133,16 @@ fn short(hash: &Hash) -> u64 {
     hash.0.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// A link's name and the content that it has here, both hashed.
+/// Returns an entry's link name and its content, both hashed.
 fn link_of(entry: &Entry) -> Option<(u64, u64)> {
     Some((short(&Hash::of(entry.link.as_ref()?.as_bytes())), short(&entry.hash?)))
 }
 
-/// A database that needs side files, or one of whose names may have them beside it.
+/// A database that needs side files, or one that has several names, any of which may have the side files beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct DatabaseWithSides {
     path: EntryPath,
-    /// Which of [`SIDES`] it was taken with.
+    /// Which of [`SIDES`] it was captured with.
     wants: [bool; 2],
     group: Option<u64>,
 }
@@ -154,7 +157,7 @@ impl DatabaseWithSides {
     }
 }
 
-/// Databases and the files that have the name of a side file.
+/// Databases, and the files whose names are those of side files.
 #[derive(Debug, Clone, Default)]
 struct SideFileCheck {
     bases: Vec<DatabaseWithSides>,
@@ -174,14 +177,14 @@ impl SideFileCheck {
         self.files.extend(other.files.iter().cloned());
     }
 
-    /// The side files of those that are wanted and not beside a name of a database.
+    /// Returns the wanted side files that are not beside the database name `path`.
     fn lacking(&self, path: &EntryPath, wants: [bool; 2]) -> Vec<EntryPath> {
         let wanted = SIDES.iter().zip(wants).filter(|(_, wanted)| *wanted);
         let named = wanted.filter_map(|(side, _)| EntryPath::new([path.bytes(), side.as_bytes()].concat()).ok());
         named.filter(|side| !self.files.contains(side)).collect()
     }
 
-    /// What is not there. Of a database with several names the side files lie beside one of them.
+    /// Returns the side files that are missing. If a database has several names, its side files lie beside one of them.
     fn remarks(&self) -> Vec<Remark> {
         let mut names: HashMap<u64, Vec<&EntryPath>> = HashMap::new();
         for base in &self.bases {
@@ -200,22 +203,23 @@ impl SideFileCheck {
     }
 }
 
-/// Checks a snapshot's entries, one after the other or a hunk at a time.
+/// Checks a snapshot's entries, one by one or a hunk at a time.
 #[derive(Debug, Default)]
 pub struct SnapshotCheck {
     tree: TreeCheck,
-    /// Whether what lies above the next entry may have been lost before it.
+    /// Whether entries were lost just before the next one, and folders above it may be among them.
     gap: bool,
-    /// By the name of a link, the content that its first entry has.
+    /// For each link name, the content of the first entry that has it; both hashed.
     links: HashMap<u64, u64>,
     sides: SideFileCheck,
 }
 
 impl SnapshotCheck {
-    /// Takes the next entry. Folders that are missing above it come first, the outermost before the others.
+    /// Takes the next entry. Remarks about folders that are missing above it come first, the outermost before the
+    /// others.
     ///
     /// # Errors
-    /// As [`TreeCheck::next`].
+    /// Those of [`TreeCheck::next`].
     pub fn next(&mut self, entry: &Entry) -> Result<Vec<Remark>> {
         let missing = self.tree.next(&entry.path, entry.kind == EntryKind::Folder)?;
         let mut remarks = self.told(missing);
@@ -235,22 +239,23 @@ impl SnapshotCheck {
         }
     }
 
-    /// Entries could not be read here; that was told. Folders that are missing above the next one are not told again.
+    /// Notes that entries could not be read here, which has been reported. Folders that are missing above the next
+    /// entry are not reported in addition.
     pub fn pass_over(&mut self) {
         self.gap = true;
     }
 
-    /// Takes the entries of a hunk. They are read with `entries` only where what is wrong lies between hunks. Gives all that
-    /// is wrong, as taking entry by entry would.
+    /// Takes the entries of a hunk. It calls `entries` to read them only if something is wrong between hunks. Returns
+    /// everything that is wrong, as taking entry by entry would.
     ///
     /// # Errors
-    /// Those of `entries`.
+    /// The errors of `entries`.
     pub fn hunk(&mut self, hunk: &HunkSummary, entries: impl FnOnce() -> Result<Vec<Entry>>) -> Result<Vec<Remark>> {
         let Some(first) = &hunk.first else { return Ok(Vec::new()) };
         let mut tree = self.tree.clone();
         let agree = |(name, content): &(u64, u64)| self.links.get(name).is_none_or(|known| known == content);
         let same = !hunk.mixed && hunk.links.iter().all(agree);
-        // Whether the first one is a folder matters for those after it, which the summary knows.
+        // Whether the first entry is a folder matters only for those after it, and the summary covers these.
         let Some(missing) = same.then(|| tree.next(first, true).ok()).flatten() else {
             return Ok(self.entries(&entries()?));
         };
@@ -273,31 +278,31 @@ impl SnapshotCheck {
         remarks
     }
 
-    /// What is not there after all entries have come.
+    /// Returns what is missing after all entries have come.
     pub fn finish(&self) -> Vec<Remark> {
         self.sides.remarks()
     }
 }
 
-/// What [`SnapshotCheck`] has to know of a hunk, whichever snapshot it is a part of.
+/// What [`SnapshotCheck`] needs to know of a hunk, whichever snapshot it is a part of.
 #[derive(Debug)]
 pub struct HunkSummary {
     count: u64,
     first: Option<EntryPath>,
-    /// What is wrong in it once its first entry is taken.
+    /// What is wrong in the hunk once its first entry is taken.
     remarks: Vec<Remark>,
     end: TreeCheck,
     links: Vec<(u64, u64)>,
-    /// One name of a link stands in it for two contents.
+    /// Whether one link name stands for two contents in it.
     mixed: bool,
     sides: SideFileCheck,
 }
 
 impl HunkSummary {
-    /// The summary of a hunk's entries.
+    /// Returns the summary of a hunk's entries.
     pub fn of(entries: &[Entry]) -> Self {
         let mut check = SnapshotCheck::default();
-        // The folders above the first entry come before the hunk.
+        // The folders above the first entry come in earlier hunks.
         check.pass_over();
         let mut remarks = check.entries(entries);
         remarks.shrink_to_fit();
@@ -314,7 +319,7 @@ impl HunkSummary {
         }
     }
 
-    /// Whether the hunk is what a root says: so many entries, the first of this path.
+    /// Whether the hunk is what a root says: it has `count` entries, the first of which has the path `first`.
     pub fn fits(&self, count: u64, first: &EntryPath) -> bool {
         self.count == count && self.first.as_ref().is_none_or(|path| path == first)
     }
