@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-/// Why a single request did not do what it was to do.
+/// Why a single request did not do what it was meant to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It may work another time, not before `after`.
+    /// It may work another time, but not before `after`.
     Passing {
         /// What happened.
         why: String,
-        /// How long to wait, where the store said so.
+        /// How long to wait, if the store said so.
         after: Option<Duration>,
     },
-    /// The token was refused. It was forgotten; another one may do.
+    /// The token was refused. It has been dropped; another one may work.
     Token {
         /// What the store said.
         why: String,
     },
     /// There is no such object.
     NotFound,
-    /// There is such an object already, or so it seems: a look at it tells.
+    /// There seems to be such an object already: a look at it will tell.
     Exists {
         /// What the store said.
         why: String,
-        /// What to do about it, where there is no such object.
+        /// What to do about it, if there is no such object after all.
         hint: String,
     },
     /// The object is shorter than the range asked for, or longer than the limit.
@@ -43,44 +43,45 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// A fault that may pass.
+    /// Returns a fault that may pass.
     pub fn passing(why: impl Into<String>) -> Self {
         Fault::Passing { why: why.into(), after: None }
     }
 
-    /// A fault that stays.
+    /// Returns a fault that stays.
     pub fn refused(why: impl Into<String>, hint: impl Into<String>) -> Self {
         Fault::Refused { why: why.into(), hint: hint.into() }
     }
 }
 
-/// How long the pauses are.
+/// How long the pauses between attempts are.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// The first pause is at most this long, each further one at most twice as long as the one before.
+    /// The first pause is at most this long, and each further one at most twice as long as the one before.
     pub first: Duration,
-    /// And never longer than this.
+    /// No pause is longer than this.
     pub longest: Duration,
-    /// After so long without success it is given up.
+    /// Attempts are given up after this time without success.
     pub patience: Duration,
 }
 
 impl Backoff {
-    /// Google's advice, with this patience.
+    /// Returns the pauses that Google recommends, with this patience.
     pub fn new(patience: Duration) -> Self {
         Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(20), patience }
     }
 
-    /// The pause after so many failures: any time up to a limit that doubles, by a random number.
+    /// Returns the pause after this many failures: between zero and a limit that doubles with each failure, as `random`
+    /// decides.
     pub(crate) fn pause(&self, failures: u32, random: u64) -> Duration {
         let limit = self.first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-        // 53 bits are what a float holds.
+        // A float holds 53 bits.
         limit.min(self.longest).mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
     }
 }
 
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
-    // Without randomness the pause is the longest one, which does no harm.
+    // Without randomness the pause is the longest possible one, which does no harm.
     getrandom::fill(&mut bytes).map_or(u64::MAX, |()| u64::from_ne_bytes(bytes))
 }

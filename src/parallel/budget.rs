@@ -1,22 +1,22 @@
-//! Room for the bytes of several requests, so that more of them at a time do not take more memory.
+//! A byte budget for several requests, so that more of them at a time do not take more memory.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// So many bytes may be held at the same time.
+/// A byte budget: [`ByteBudget::take`] blocks until the bytes fit.
 pub struct ByteBudget {
     size: u64,
     taken: Mutex<u64>,
     freed: Condvar,
 }
 
-/// Bytes of a room that are taken, until this is dropped.
+/// Bytes of a budget that are taken until this is dropped.
 pub struct ReservedBytes<'r> {
     room: &'r ByteBudget,
     bytes: u64,
 }
 
 impl ByteBudget {
-    /// Room for `size` bytes.
+    /// Returns a budget of `size` bytes.
     pub fn new(size: u64) -> Self {
         ByteBudget { size, taken: Mutex::new(0), freed: Condvar::new() }
     }
@@ -25,12 +25,12 @@ impl ByteBudget {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many bytes are taken.
+    /// Returns how many bytes are taken.
     pub fn held(&self) -> u64 {
         *self.lock()
     }
 
-    /// Waits until there is room for so many bytes, or until they are the only ones.
+    /// Waits until the budget has `bytes` bytes left, or until nothing else is taken.
     pub fn take(&self, bytes: u64) -> ReservedBytes<'_> {
         let mut taken = self.lock();
         while *taken > 0 && taken.saturating_add(bytes) > self.size {
@@ -75,7 +75,7 @@ mod tests {
             }
         });
         assert!((60..=100).contains(&most.into_inner()));
-        // What is larger than all of it has it for itself.
+        // More than the whole budget fits when nothing else is taken.
         drop(room.take(1000));
         assert_eq!(room.held(), 0);
     }

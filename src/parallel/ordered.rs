@@ -1,4 +1,4 @@
-//! Several requests at a time, and their answers in order.
+//! Runs several requests at a time, and takes their answers in order.
 
 use std::collections::VecDeque;
 
@@ -6,11 +6,11 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::error::{Error, Result};
 
-/// Calls `ask` with every item, on up to `parallel` threads at a time, and `take` with every item and the answer, in the
-/// order of the items, on the caller's thread. At most `parallel` answers are under way or wait.
+/// Calls `ask` with every item, on up to `parallel` threads at a time, and `take` with every item and its answer, in
+/// the order of the items, on the caller's thread. At most `parallel` answers are under way or waiting.
 ///
 /// # Errors
-/// Those of `take`, after which nothing more is asked.
+/// The errors of `take`, after which nothing more is asked.
 pub fn map_ordered<T: Sync, A: Send>(
     items: &[T],
     parallel: usize,
@@ -28,7 +28,7 @@ pub fn map_ordered<T: Sync, A: Send>(
             let (work, ask) = (work.clone(), &ask);
             scope.spawn(move || {
                 for (item, done) in work {
-                    // Nobody waits for the answer any more when another one could not be taken.
+                    // Nobody waits for the answer any more if `take` failed for an earlier one.
                     let _ = done.send(ask(item));
                 }
             });
@@ -60,7 +60,7 @@ mod tests {
     fn answers_come_in_order_and_are_asked_for_at_the_same_time() {
         let items: Vec<usize> = (0..40).collect();
         for parallel in [1, 2, 4] {
-            // Nobody goes on before all threads are there.
+            // No thread goes on before all of them are there.
             let all = Barrier::new(parallel);
             let ask = |n: &usize| {
                 all.wait();

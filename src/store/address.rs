@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::shell::word;
 
-/// Where a vault is looked for if none is named.
+/// Where a vault is looked for if no address is given.
 pub const DEFAULT: &str = "./backups";
 
-/// What the addresses of other places begin with, here and in programs like this one.
+/// The schemes of addresses of other places, here and in programs like this one.
 const SCHEMES: [&str; 16] = [
     "gs", "file", "s3", "az", "azure", "abfs", "wasb", "b2", "swift", "oss", "http", "https", "ftp", "sftp", "ssh",
     "rclone",
 ];
 
-/// A vault's address, as people are told it, as a shell takes it after `--vault`.
+/// Returns a vault's address, in the form that people are shown, as a shell takes it after `--vault`.
 pub fn argument(address: &str) -> String {
     let is_itself = |parsed| matches!(parsed, Ok(Address::Folder(path)) if path == Path::new(address));
     match !Path::new(address).is_absolute() || is_itself(Address::parse(OsStr::new(address))) {
@@ -26,14 +26,14 @@ pub fn argument(address: &str) -> String {
     }
 }
 
-/// The `file://` URL of an absolute path.
+/// Returns the `file://` URL of an absolute path.
 fn file_url(path: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte) || !byte.is_ascii();
     let bytes = path.bytes().flat_map(|byte| match plain(&byte) {
         true => vec![byte],
         false => format!("%{byte:02X}").into_bytes(),
     });
-    // What is not ASCII is as it was.
+    // Characters that are not ASCII stay as they were.
     format!("file://{}", String::from_utf8_lossy(&bytes.collect::<Vec<_>>()))
 }
 
@@ -44,9 +44,10 @@ pub enum Address {
     Folder(PathBuf),
     /// Objects of a Google Cloud Storage bucket.
     Bucket {
-        /// Its name.
+        /// The bucket's name.
         bucket: String,
-        /// What the names of the vault's objects begin with, a slash coming after; the bucket itself when empty.
+        /// The beginning of the names of the vault's objects, without the slash that follows it; empty for the bucket
+        /// itself.
         prefix: String,
     },
 }
@@ -62,7 +63,8 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Reads a bare path, a `file://` URL (percent-encoded) or a `gs://` URL (which is not, as in Google's own tools).
+    /// Reads a bare path, a `file://` URL (percent-encoded) or a `gs://` URL (not percent-encoded, as in Google's own
+    /// tools).
     ///
     /// # Errors
     /// Usage: an address of another kind, or one that names nothing.
@@ -111,13 +113,13 @@ impl Address {
         }
     }
 
-    /// Whether it is the place where a vault is looked for if none is named, and made without being asked for.
+    /// Whether it is the place where a vault is looked for if no address is given, and made without being asked for.
     pub fn is_default(&self) -> bool {
         let at = |path: &Path| std::path::absolute(path).ok();
         matches!(self, Address::Folder(path) if at(path).is_some_and(|path| Some(path) == at(Path::new(DEFAULT))))
     }
 
-    /// The address as people are told it: of a folder, the absolute path.
+    /// Returns the address as people are shown it: for a folder, the absolute path.
     pub fn absolute(&self) -> String {
         match self {
             Address::Folder(path) => {
@@ -127,10 +129,10 @@ impl Address {
         }
     }
 
-    /// A prefix in a bucket.
+    /// Returns the address of a prefix in a bucket.
     ///
     /// # Errors
-    /// Text that says what is wrong with either.
+    /// A text that says what is wrong with either.
     pub fn bucket(bucket: &str, prefix: &str) -> Result<Address, &'static str> {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
         if !(3..=222).contains(&bucket.len()) || !bucket.bytes().all(fits) {
@@ -147,8 +149,9 @@ impl Address {
     }
 }
 
-/// Why something is no folder although it is no URL either: `gs:/b/x`, `gs//b/x`, `s3:b/x`. It would be taken for the name of a
-/// folder, and be one soon. `first` comes before the first slash, and `rest` begins with that.
+/// Returns why an address is not a folder although it is not a URL either: `gs:/b/x`, `gs//b/x`, `s3:b/x`. It would be
+/// taken for the name of a folder, which would soon exist. `first` is what comes before the first slash, and `rest`
+/// begins with that slash.
 fn almost_a_url(first: &[u8], rest: &[u8]) -> Option<String> {
     let known = |name: &[u8]| SCHEMES.iter().any(|scheme| name.eq_ignore_ascii_case(scheme.as_bytes()));
     let begins = first.iter().position(|&b| b == b':').map(|at| first[..at].trim_ascii());
@@ -161,7 +164,7 @@ fn almost_a_url(first: &[u8], rest: &[u8]) -> Option<String> {
     Some(why.into())
 }
 
-/// The folder of a `file://` URL, from what follows that.
+/// Returns the folder of a `file://` URL, from the part after `file://`.
 fn folder(rest: &[u8]) -> Result<PathBuf, &'static str> {
     let path_at = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
     let (host, path) = rest.split_at(path_at);

@@ -1,4 +1,4 @@
-//! A store that is shared by several runs, as one of them sees it: its traffic begins with the run.
+//! A store that several runs share, as one of them sees it: its traffic begins with the run.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{FreeSpace, Meta, Result, Staging, Store, Traffic};
 
-/// A shared store, with its traffic from now on.
+/// A shared store that counts its traffic from now on.
 pub struct MeteredStore {
     store: Arc<dyn Store>,
     before: Option<Traffic>,

@@ -1,4 +1,4 @@
-//! The store at an address.
+//! Opens the store at an address.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,10 +13,10 @@ use crate::error;
 use crate::gcp::cloud::Cloud;
 use crate::retry::Backoff;
 
-/// The store at an address. It gives up what it is doing once `stop` is set.
+/// Returns the store at an address. It gives up what it is doing once `stop` is set.
 ///
 /// # Errors
-/// Credentials that cannot be used. Whether the place exists is not asked yet.
+/// The credentials cannot be used. Whether the place exists is not checked yet.
 pub fn open(address: &Address, cloud: &Cloud, stop: Arc<AtomicBool>) -> error::Result<Box<dyn Store>> {
     Ok(match address {
         Address::Folder(folder) => Box::new(LocalStore::new(folder)),
@@ -27,7 +27,7 @@ pub fn open(address: &Address, cloud: &Cloud, stop: Arc<AtomicBool>) -> error::R
     })
 }
 
-/// Opens stores the way that is configured, so that who asks for them need not know how buckets are reached.
+/// Opens stores as configured, so that callers need not know how buckets are reached.
 #[derive(Debug, Clone)]
 pub struct Opener(Cloud);
 
@@ -38,20 +38,20 @@ impl From<Cloud> for Opener {
 }
 
 impl Opener {
-    /// As [`open`].
+    /// Opens the store at an address, as [`open`] does.
     ///
     /// # Errors
-    /// As [`open`].
+    /// Those of [`open`].
     pub fn open(&self, address: &Address, stop: Arc<AtomicBool>) -> error::Result<Box<dyn Store>> {
         open(address, &self.0, stop)
     }
 
-    /// The same, but a bucket that does not answer counts as unreachable after this time.
+    /// Returns the same opener, but a bucket that does not answer counts as unreachable after this time.
     pub fn within(&self, patience: Duration) -> Self {
         Opener(Cloud { patience, ..self.0.clone() })
     }
 
-    /// Whether this is Cloud Run, where an instance's disk goes with the instance.
+    /// Whether the program runs in Cloud Run, where an instance's disk disappears with the instance.
     pub fn is_in_cloud_run(&self) -> bool {
         self.0.in_cloud_run
     }

@@ -1,12 +1,14 @@
-//! Trying again: what turns single requests, each of which may fail, into a store.
+//! Tries again: makes a store out of single requests, each of which may fail.
 //!
-//! A fault says whether it may pass. What may is asked for again after a pause that grows (exponential backoff with full
-//! jitter, as <https://docs.cloud.google.com/storage/docs/retry-strategy> asks for; `Retry-After` is honoured), until nothing
-//! has worked for as long as the store's patience. A read goes on at the byte at which it broke, pinned to the generation that
-//! it began with. To create an object again is safe because nothing is ever overwritten. That it exists is believed after a look at
-//! it, since stores say other things in the same way; if the look fails, it alone is repeated. What is found after an attempt whose
-//! answer was lost is our own when its size and CRC32C are those of our bytes. That is enough: objects that two writers could write
-//! alike carry a random id.
+//! A fault says whether it may pass. If it may, the request is repeated after a pause that grows (exponential backoff
+//! with full jitter, as <https://docs.cloud.google.com/storage/docs/retry-strategy> asks for; `Retry-After` is
+//! honoured), until nothing has worked for as long as the store's patience. A read goes on at the byte at which it
+//! broke, pinned to the generation that it began with.
+//!
+//! It is safe to create an object again because nothing is ever overwritten. That an object exists is believed only
+//! after a look at it, since stores say other things in the same way; if the look fails, it alone is repeated. An
+//! object that is found after an attempt whose answer was lost is our own if its size and CRC32C are those of our
+//! bytes. That is enough: objects that two writers could write alike carry a random id.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,13 +21,14 @@ use super::requests::{Described, PartialRead, Requests, Span};
 use super::{Meta, RequestCounts, Result, Store, StoreError, Traffic};
 use crate::retry::{Backoff, Fault, random};
 
-/// Asked for where only the store's time is wanted, whether there is such an object or not.
+/// The name that is asked for when only the store's time is wanted, whether or not there is such an object.
 const PROBE: &str = "vault.json";
-/// How often a whole object whose CRC32C is wrong is read again.
+/// The number of times that a whole object is read before a wrong CRC32C counts as corruption.
 const FLIPPED: u32 = 3;
-/// How many wrong answers for one object may come: proxies and caches that give them mostly do so for a few seconds.
+/// How many wrong answers for one object are accepted: proxies and caches that give them mostly do so for a few
+/// seconds.
 const WRONG: u32 = 4;
-/// So many more bytes of a read are progress: the store works, though its streams break.
+/// A read that got this many more bytes has made progress: the store works, though its streams break.
 const PROGRESS: usize = 64 << 10;
 
 #[derive(Default)]
@@ -56,17 +59,18 @@ enum RetryFailure {
 }
 
 impl<R: Requests> RetryStore<R> {
-    /// Asks through `requests`, and no more once `stop` is set.
+    /// Returns a store that asks through `requests`, and stops asking once `stop` is set.
     pub fn new(requests: R, pace: Backoff, stop: Arc<AtomicBool>) -> Self {
         RetryStore { requests, pace, stop, counters: Counters::default() }
     }
 
-    /// What makes the requests.
+    /// Returns what makes the requests.
     pub fn requests(&self) -> &R {
         &self.requests
     }
 
-    /// Makes attempts until one succeeds or it is given up. `once` tells with each how many bytes there are so far.
+    /// Makes attempts until one succeeds or it gives up. With each answer, `once` also returns how many bytes there are
+    /// so far.
     fn attempt<T>(&self, doing: &str, mut once: impl FnMut() -> (Result<T, Fault>, usize)) -> Result<T, RetryFailure> {
         let (mut failures, mut since, mut reached, mut tokens) = (0u32, Instant::now(), 0, 0);
         let mut tried = 0;
@@ -171,7 +175,7 @@ impl<R: Requests> RetryStore<R> {
 }
 
 impl<R: Requests> RetryStore<R> {
-    /// Gives the pages of a listing to `take`, for as long as it wants more.
+    /// Passes the pages of a listing to `take`, for as long as that returns `true`.
     fn pages(&self, folder: &str, from: &str, mut take: impl FnMut(Vec<Meta>) -> bool) -> Result<()> {
         let what = if folder.is_empty() { "all" } else { folder };
         let doing = format!("list {what} of {}", self.requests.url());
@@ -189,7 +193,7 @@ impl<R: Requests> RetryStore<R> {
                 return Ok(());
             }
             next = page.next;
-            // One that comes again leads round and round.
+            // A page token that comes again would lead round and round.
             if next.as_ref().is_some_and(|next| !asked.insert(next.clone())) {
                 return Err(odd(&doing));
             }
@@ -212,7 +216,7 @@ fn stopped(doing: &str) -> StoreError {
     StoreError::Failed { doing: doing.into(), source: std::io::Error::other("it was told to stop") }
 }
 
-/// An answer that such a request does not have.
+/// Returns the error for an answer that such a request cannot have.
 fn odd(doing: &str) -> StoreError {
     StoreError::Failed { doing: doing.into(), source: std::io::Error::other("the store's answer makes no sense") }
 }
@@ -227,7 +231,7 @@ impl<R: Requests> Store for RetryStore<R> {
         let size = body.iter().map(|chunk| chunk.len() as u64).sum();
         let doing = format!("create {name} in {}", self.requests.url());
         let ours = Described { size, crc32c: Some(crc32c) };
-        // Whether an earlier attempt may have stored it; and what said that it exists.
+        // `sent`: an earlier attempt may have stored the object. `said`: the answer that it exists.
         let (mut sent, mut said) = (false, None);
         let done = self.attempt(&doing, || {
             if said.is_none() {
@@ -267,7 +271,7 @@ impl<R: Requests> Store for RetryStore<R> {
             let span = Span { offset, length: Some(length), limit: length };
             return self.read(name, span).map(|part| part.bytes);
         }
-        // No range header asks for nothing; whether the object reaches so far can be told.
+        // A range header cannot ask for zero bytes, but whether the object reaches that far can be told.
         let doing = format!("look at {name} of {}", self.requests.url());
         match self.attempt(&doing, || (self.described(name), 0)) {
             Ok(found) if offset <= found.size => Ok(Vec::new()),
@@ -289,7 +293,7 @@ impl<R: Requests> Store for RetryStore<R> {
             true
         })?;
         objects.sort_by(|a, b| a.name.cmp(&b.name));
-        // One that two pages have, or a page twice, is there once.
+        // An object that is in two pages, or twice in a page, is kept once.
         objects.dedup_by(|a, b| a.name == b.name);
         Ok(objects)
     }
@@ -318,7 +322,7 @@ impl<R: Requests> Store for RetryStore<R> {
         }
         let doing = format!("ask {} for the time", self.requests.url());
         let told = self.attempt(&doing, || {
-            // Any answer tells it, that there is no such object too.
+            // Any answer tells the time, even the one that there is no such object.
             let answer = match self.described(PROBE) {
                 Ok(_) | Err(Fault::NotFound) => self.requests.time(),
                 Err(why) => Err(why),

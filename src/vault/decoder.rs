@@ -1,16 +1,16 @@
-//! Decoding frames.
+//! Decompresses frames.
 
 use super::pack;
 use crate::error::{Error, Result};
 
-/// Decompresses frames, reusing its memory.
+/// A decompressor of frames that reuses its memory.
 pub struct Decoder(zstd::bulk::Decompressor<'static>);
 
 impl Decoder {
-    /// A new decoder.
+    /// Returns a new decoder.
     ///
     /// # Errors
-    /// No memory for it.
+    /// There is no memory for it.
     pub fn new() -> Result<Self> {
         zstd::bulk::Decompressor::new().map(Decoder).map_err(|e| Error::failed("start zstd", e))
     }
@@ -18,7 +18,7 @@ impl Decoder {
     /// Decompresses one frame, which must have exactly `length` bytes of content, into `out`, which is overwritten.
     ///
     /// # Errors
-    /// Text that says what is wrong with the frame.
+    /// A text that says what is wrong with the frame.
     pub fn frame(&mut self, compressed: &[u8], length: u32, out: &mut Vec<u8>) -> Result<(), String> {
         out.clear();
         out.reserve_exact(length as usize);
@@ -30,7 +30,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// The length of a frame's content, which it does not say itself: at most a pack's frame has so much.
+    /// Returns the length in bytes of the content of a frame that does not say it itself; a longer content than a
+    /// pack's frame may have is refused.
     pub(super) fn length(&mut self, compressed: &[u8]) -> Result<u64, String> {
         let mut out = Vec::with_capacity(pack::MAX_FRAME);
         self.0.decompress_to_buffer(compressed, &mut out).map(|got| got as u64).map_err(|e| format!("zstd: {e}"))

@@ -1,33 +1,35 @@
-//! Finding the frames of a pack without its seek table.
+//! Finds the frames of a pack without its seek table.
 //!
-//! Frames tell their own lengths: whoever begins at the first byte and goes from frame to frame comes to where the table
-//! begins. There the table of so many frames and nothing else has room, so a walk that ends there missed none.
+//! Frames tell their own lengths: a walk that begins at the first byte and goes from frame to frame arrives where the
+//! table begins. At that place, only the table of exactly this many frames fits, so a walk that ends there missed none.
 
 use super::decoder::Decoder;
 use super::pack::{FrameAt, MAX_FRAME, MAX_FRAMES, MAX_PACK, PackInfo, SeekTable, table_length};
 use crate::error::Result;
 use crate::store;
 
-/// What a zstd frame begins with.
+/// The bytes that a zstd frame begins with.
 pub const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
-/// No frame is longer, compressed, in bytes: one that does not compress is a little longer than its content.
+/// The longest possible frame, compressed, in bytes: a frame that does not compress is a little longer than its
+/// content.
 const LONGEST: u64 = MAX_FRAME as u64 + (128 << 10);
-/// Bytes that are read at a time. So much more than a frame is held.
+/// How many bytes are read at a time. That much is held in memory beyond one frame.
 const STEP: u64 = 4 << 20;
-/// Content that is decompressed to learn its length, in bytes: of frames that do not say it. Our writers make none.
+/// How much content is decompressed in all to learn its length, in bytes, for frames that do not say it. Our writers
+/// make no such frames.
 const DECODED: u64 = 1 << 30;
 
-/// The bytes of an object from a place on, a few MiB of them.
+/// The bytes of an object from some offset on, a few MiB of them.
 struct ObjectBuffer<R> {
     read: R,
     bytes: Vec<u8>,
     from: u64,
-    /// The object's size as it is.
+    /// The object's actual size in bytes.
     size: u64,
 }
 
 impl<R: FnMut(u64, u64) -> store::Result<Vec<u8>>> ObjectBuffer<R> {
-    /// Bytes from `at` on, up to `length` of them; fewer where the object ends before.
+    /// Returns up to `length` bytes from `at` on; fewer if the object ends before.
     fn at(&mut self, at: u64, length: u64) -> store::Result<&[u8]> {
         while at + length > self.from + self.bytes.len() as u64 {
             let next = self.from + self.bytes.len() as u64;
@@ -37,12 +39,13 @@ impl<R: FnMut(u64, u64) -> store::Result<Vec<u8>>> ObjectBuffer<R> {
             }
             match (self.read)(next, step) {
                 Ok(more) => {
-                    // Not before there is more: small frames at the end of an object that was cut short would move it each time.
+                    // This waits until there are more bytes: otherwise small frames at the end of an object that was
+                    // cut short would move the rest each time.
                     self.bytes.drain(..(at - self.from) as usize);
                     self.from = at;
                     self.bytes.extend(more);
                 }
-                // It was cut short. The frames may be there all the same.
+                // The object was cut short. The frames may be there all the same.
                 Err(store::StoreError::OutOfRange { size, .. }) if size < next + step => self.size = size,
                 Err(why) => return Err(why),
             }
@@ -52,12 +55,12 @@ impl<R: FnMut(u64, u64) -> store::Result<Vec<u8>>> ObjectBuffer<R> {
     }
 }
 
-/// Finds the frames of the pack `info`, of which `read` gives so many bytes from a place on. The table that they give is that
-/// which was stored, as far as the frames are what was stored: it has the pack's content, and ends where the pack ends. Gives
-/// also what is wrong with them.
+/// Finds the frames of the pack `info`; `read` returns a number of bytes from an offset on. The table that results is
+/// the stored one, provided that the frames are the stored ones: it has the pack's content, and ends where the pack
+/// ends. The inner error says what is wrong with the frames.
 ///
 /// # Errors
-/// Those of `read`; no memory for zstd.
+/// The errors of `read`; no memory for zstd.
 pub fn find(
     info: &PackInfo,
     read: impl FnMut(u64, u64) -> store::Result<Vec<u8>>,
@@ -76,7 +79,7 @@ pub fn find(
                 false => Err(format!("its frames have {offset} bytes of content, and {} were stored", info.content)),
             });
         }
-        // What is left for this frame, before the table that then has one entry more.
+        // The space for this frame: the table after it has one entry more.
         let room = info.size.saturating_sub(table_length(frames.len() + 1)).saturating_sub(at);
         if room == 0 || frames.len() >= MAX_FRAMES as usize {
             return Ok(Err("its frames do not end where its seek table began".into()));
@@ -96,11 +99,11 @@ pub fn find(
     }
 }
 
-/// The compressed and the decompressed length of the frame that `bytes` begin with. What is decompressed to learn the latter is
-/// taken from the `budget`.
+/// Returns the compressed and the decompressed length of the frame that `bytes` begin with. The content that has to be
+/// decompressed to learn the latter is taken from the `budget`.
 ///
 /// # Errors
-/// Text that says what is wrong with the bytes.
+/// A text that says what is wrong with the bytes.
 pub fn look(bytes: &[u8], decoder: &mut Decoder, budget: &mut u64) -> Result<(u32, u32), String> {
     if !bytes.starts_with(&MAGIC) {
         return Err("there is no frame".into());

@@ -16,7 +16,7 @@ pub type Hash = Hex<16>;
 pub type PackId = Hex<16>;
 
 impl Hash {
-    /// The hash of some bytes.
+    /// Returns the hash of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self::from(&blake3::hash(bytes))
     }

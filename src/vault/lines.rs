@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hex::PackId;
 
-/// The most content of an index frame, in bytes; writers stay far below.
+/// The most bytes of content in an index frame; writers stay far below.
 pub const MAX_FRAME: usize = 4 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct FrameBuilder {
 }
 
 impl FrameBuilder {
-    /// A frame of `kind` without lines.
+    /// Returns a frame of `kind` without lines.
     pub fn new(kind: &'static str) -> Self {
         FrameBuilder { kind, body: Vec::new() }
     }
@@ -37,12 +37,12 @@ impl FrameBuilder {
         self.body.push(b'\n');
     }
 
-    /// Bytes of its lines.
+    /// Returns the number of bytes of its lines.
     pub fn len(&self) -> usize {
         self.body.len()
     }
 
-    /// Splits off the lines from a byte on, which begins a line.
+    /// Splits off the lines from byte `at` on, where a line begins.
     pub fn split_off(&mut self, at: usize) -> FrameBuilder {
         FrameBuilder { kind: self.kind, body: self.body.split_off(at) }
     }
@@ -52,7 +52,7 @@ impl FrameBuilder {
         self.body.is_empty()
     }
 
-    /// The frame's content: the head with the numbered packs, then the lines.
+    /// Returns the frame's content: the head with the numbered packs, then the lines.
     pub fn finish(&self, packs: &[PackId]) -> Vec<u8> {
         let mut out = format!("{{\"lastgood\":\"{}\",\"packs\":[", self.kind).into_bytes();
         for (n, pack) in packs.iter().enumerate() {
@@ -71,10 +71,10 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Reads the head, which must be of `kind`; gives the lines and the numbered packs.
+    /// Reads the head, which must be of `kind`. Returns the lines and the numbered packs.
     ///
     /// # Errors
-    /// Text that says what is wrong with the bytes.
+    /// A text that says what is wrong with the bytes.
     pub fn parse(kind: &str, bytes: &'a [u8]) -> Result<(Self, Vec<PackId>), String> {
         if bytes.len() > MAX_FRAME {
             return Err(format!("an index frame of {} bytes", bytes.len()));
@@ -111,7 +111,7 @@ pub struct PackNumbers {
 }
 
 impl PackNumbers {
-    /// The number of a pack.
+    /// Returns the number of a pack.
     pub fn of(&mut self, pack: PackId) -> u32 {
         // Entries of one hunk nearly always continue in the pack of the entry before.
         if let Some(last) = self.packs.last()
@@ -125,7 +125,7 @@ impl PackNumbers {
         })
     }
 
-    /// The packs by number.
+    /// Returns the packs in the order of their numbers.
     pub fn packs(&self) -> &[PackId] {
         &self.packs
     }

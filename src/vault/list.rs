@@ -1,7 +1,7 @@
 //! Long lists: written in place while they are short, cut into frames of an index pack when they are not.
 //!
 //! Frames end where the hash of an item says so, not after a fixed number of items, so that a list that changes in one
-//! place shares all its other frames with the list it came from.
+//! place shares all its other frames with the list that it came from.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -26,17 +26,18 @@ impl<T> Default for List<T> {
     }
 }
 
-/// A list of more JSON bytes than this is cut into frames.
+/// A list with more bytes of JSON than this is cut into frames.
 const IN_PLACE: usize = 16 << 10;
 /// A list frame ends after an item whose hash's low bits are zero: every 256th, on average.
 const CUT_MASK: u8 = 0xff;
-/// And at this many bytes.
+/// A list frame also ends after the item with which it exceeds this many bytes.
 const MAX_FRAME: usize = 512 << 10;
 
-/// A list's items in place where they are few; otherwise as frames, for each of which `store` is called once.
+/// Returns a list with its items in place if they are few; otherwise as frames, for each of which `store` is called
+/// once.
 ///
 /// # Errors
-/// Those of `store`.
+/// The errors of `store`.
 pub fn write<T: Serialize>(items: Vec<T>, mut store: impl FnMut(FrameBuilder) -> Result<FrameRef>) -> Result<List<T>> {
     let lines = items.iter().map(serde_json::to_vec).collect::<Result<Vec<_>, _>>();
     let lines = lines.map_err(|e| Error::failed("write a list", e))?;
@@ -57,10 +58,10 @@ pub fn write<T: Serialize>(items: Vec<T>, mut store: impl FnMut(FrameBuilder) ->
     Ok(List::Frames(frames))
 }
 
-/// The items of one list frame.
+/// Returns the items of one list frame.
 ///
 /// # Errors
-/// Text that says what is wrong with the bytes.
+/// A text that says what is wrong with the bytes.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, String> {
     let (lines, _) = Lines::parse("list", bytes)?;
     lines.map(|line| serde_json::from_slice(line).map_err(|e| format!("a list item: {e}"))).collect()

@@ -1,7 +1,8 @@
-//! The content of a large file, block by block: where each block is and what it hashes to.
+//! Maps of large files, block by block: where each block is and what it hashes to.
 //!
-//! A map is a list of index frames, each a run of the content. Frames hold no positions in the file, and end where the hash
-//! of a block says so: a file that grew, or got a byte at its start, shares all but a few frames with what it was.
+//! A map is a list of index frames, each of which covers a run of the content. Frames hold no positions in the file,
+//! and end where the hash of a block says so: a file that grew, or got a byte at its start, shares all but a few frames
+//! with what it was.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use super::lines::{FrameBuilder, Lines, PackNumbers};
 
 /// A frame ends after a block whose hash is zero under this mask: every 512th, on average.
 const CUT_MASK: u16 = 0x1ff;
-/// And at this many blocks, or runs of one extent.
+/// A frame also ends after this many blocks, or runs of one extent.
 const MAX_BLOCKS: usize = 4096;
 
 /// Consecutive blocks whose bytes lie consecutively in one pack; or a hole, which has no blocks.
@@ -19,7 +20,7 @@ const MAX_BLOCKS: usize = 4096;
 pub struct BlockRun {
     /// Where the bytes are.
     pub extent: Extent,
-    /// Length and hash of each block; the lengths add up to the extent's.
+    /// The length in bytes and the hash of each block; the lengths add up to the extent's.
     pub blocks: Vec<(u32, Hash)>,
 }
 
@@ -46,12 +47,12 @@ pub struct MapPart {
     pub bytes: Vec<u8>,
     /// Bytes of the file that it covers.
     pub content: u64,
-    /// The packs that hold them.
+    /// The packs that hold these bytes.
     pub packs: Vec<PackId>,
 }
 
 impl MapBuilder {
-    /// Adds the next block; gives the frame when it ends with this block.
+    /// Adds the next block. Returns the frame if it ends with this block.
     pub fn push(&mut self, extent: Extent, hash: Hash) -> Option<MapPart> {
         self.blocks += 1;
         let block = (extent.length as u32, hash);
@@ -68,7 +69,7 @@ impl MapBuilder {
         self.end_if(ends)
     }
 
-    /// Adds a hole.
+    /// Adds a hole of `length` bytes. Returns the frame if it ends with this hole.
     pub fn push_hole(&mut self, length: u64) -> Option<MapPart> {
         self.blocks += 1;
         self.runs.push(BlockRun { extent: Extent::zeros(length), blocks: Vec::new() });
@@ -79,7 +80,7 @@ impl MapBuilder {
         if ends || self.blocks >= MAX_BLOCKS { self.finish() } else { None }
     }
 
-    /// The frame of what was added since the last one; none if nothing was.
+    /// Returns the frame of what was added since the last one; `None` if nothing was.
     pub fn finish(&mut self) -> Option<MapPart> {
         self.blocks = 0;
         let runs = std::mem::take(&mut self.runs);
@@ -103,10 +104,10 @@ impl MapBuilder {
     }
 }
 
-/// The runs of a map's frame.
+/// Returns the runs of a map's frame.
 ///
 /// # Errors
-/// Text that says what is wrong with the bytes.
+/// A text that says what is wrong with the bytes.
 pub fn parse(bytes: &[u8]) -> Result<Vec<BlockRun>, String> {
     let (lines, packs) = Lines::parse("map", bytes)?;
     lines.map(|line| parse_run(line, &packs)).collect()

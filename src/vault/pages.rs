@@ -19,7 +19,7 @@ pub use super::layers::Layered;
 
 /// The most blocks of a frame.
 pub const MAX_BLOCKS: u64 = 8192;
-/// Block numbers are below this.
+/// The greatest number that a block can have.
 const MAX_BLOCK_NUMBER: u64 = 1 << 54;
 /// The number of hex digits of a tag.
 const DIGITS: usize = 16;

@@ -1,8 +1,9 @@
-//! Sixteenths of a snapshot's files, by their names: so a root can say in two bytes which files were not read in its place.
+//! Parts of a snapshot: sixteenths of its files, by their names. With them, a root can say in two bytes which files
+//! were not read in its place.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A set of sixteenths of the files. Written as the list of their numbers.
+/// A set of sixteenths of the files. It is written as the list of their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Parts(u16);
 
@@ -15,37 +16,37 @@ impl Parts {
     /// All parts.
     pub const ALL: Parts = Parts(u16::MAX);
 
-    /// The part that a file is in, by the first byte of its name's BLAKE3.
+    /// Returns the part that a file is in; `mark` is the first byte of its name's BLAKE3.
     pub fn of(mark: u8) -> Self {
         Parts(1 << (mark % PARTS))
     }
 
-    /// The parts with these bits.
+    /// Returns the parts with these bits.
     pub fn from_bits(bits: u16) -> Self {
         Parts(bits)
     }
 
-    /// A bit for each part.
+    /// Returns the set with one bit for each part.
     pub fn bits(self) -> u16 {
         self.0
     }
 
-    /// Whether there is none.
+    /// Whether the set has no part.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether all of `other` are among them.
+    /// Whether all parts of `other` are in it.
     pub fn has(self, other: Parts) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// These and `other`.
+    /// Returns the set with the parts of `other` added.
     pub fn with(self, other: Parts) -> Self {
         Parts(self.0 | other.0)
     }
 
-    /// The first `count` of them from `start` on; after the last part comes the first one.
+    /// Returns the first `count` parts of the set from number `start` on; after the last part comes the first one.
     pub fn first(self, count: u32, start: u64) -> Self {
         let start = (start % u64::from(PARTS)) as u8;
         let in_order = (0..PARTS).map(|n| Parts::of(start + n)).filter(|part| self.has(*part));
@@ -63,7 +64,8 @@ impl<'de> Deserialize<'de> for Parts {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let numbers = Vec::<u64>::deserialize(from)?;
         let part = |number: u64| u8::try_from(number).ok().filter(|n| *n < PARTS).map_or(Parts::ALL, Parts::of);
-        // What a later version divides otherwise is not known here, which means that nothing was read.
+        // A later version may divide the files differently. Its parts are unknown here, so all parts count, which means
+        // that nothing was read.
         Ok(numbers.into_iter().map(part).fold(Parts::NONE, Parts::with))
     }
 }

@@ -1,23 +1,25 @@
-//! Snapshots' numbers, which put them in order.
+//! The sequence numbers of snapshots, which put them in order.
 //!
-//! A number is 64 bits. The upper 32 are the *epoch*. Below them is the greater of one more than the greatest number known in
-//! that epoch, and the time in seconds since 1970. Two vaults that cannot ask each other give numbers that agree with the order
-//! of time, and one vault's numbers grow whatever its clocks say.
+//! A number has 64 bits. The upper 32 are the *epoch*. The lower 32 are the time in seconds since 1970, or one more
+//! than the greatest number known in that epoch if that is greater. Two vaults that cannot ask each other give numbers
+//! that agree with the order of time, and one vault's numbers grow whatever its clocks say.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Bits of a number below the epoch.
+/// The number of bits below the epoch.
 const BITS: u32 = 32;
 /// The greatest number within an epoch.
 const LAST: u64 = (1 << BITS) - 1;
-/// The greatest number that a clock gives within an epoch, in seconds since 1970: a time in August 2105. One machine with a
-/// wrong clock must not use up the epoch, after which no snapshot could be taken: 16 million numbers are left above it.
+/// The greatest number that a clock gives within an epoch, in seconds since 1970: a time in August 2105. One machine
+/// with a wrong clock must not use up the epoch, after which no snapshot could be taken: 16 million numbers are left
+/// above it.
 const LAST_OF_CLOCK: u64 = LAST - (1 << 24);
-/// A number that lies further in the future than this was given by a wrong clock.
+/// How far ahead of the clock a number may lie: one that is further in the future was given by a wrong clock.
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// The number of a new snapshot: greater than `known`, the greatest that there is (0 where there is none), and in its epoch.
-/// `None` if the epoch has no greater number. It never goes on into the next one, which would be another instance's.
+/// Returns the number of a new snapshot: greater than `known`, the greatest that there is (0 if there is none), and in
+/// the same epoch. `None` if the epoch has no greater number. It never continues in the next epoch, which would be
+/// another instance's.
 pub fn next(known: u64, clock: Timestamp) -> Option<u64> {
     let (epoch, low) = (known >> BITS, known & LAST);
     let seconds = u64::try_from(clock.as_second()).unwrap_or(0).min(LAST_OF_CLOCK);
@@ -25,8 +27,8 @@ pub fn next(known: u64, clock: Timestamp) -> Option<u64> {
     (next <= LAST).then_some(epoch << BITS | next)
 }
 
-/// The time that a number stands for, if that is so far in the future of `clock` that a wrong clock gave the number, or one that
-/// the number had to be greater than.
+/// Returns the time that a number stands for, if that is so far ahead of `clock` that a wrong clock gave the number, or
+/// another number that this one had to exceed.
 pub fn ahead(seq: u64, clock: Timestamp) -> Option<Timestamp> {
     let time = Timestamp::from_second(i64::try_from(seq & LAST).unwrap_or(i64::MAX)).ok()?;
     (time.duration_since(clock) > AHEAD).then_some(time)

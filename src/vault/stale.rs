@@ -1,4 +1,4 @@
-//! Which entries of a snapshot are older than it: what a root lists as stale, looked up by path.
+//! Looks up which entries of a snapshot are older than it: what a root lists as stale, by path.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,16 +8,17 @@ use super::root::{Root, Stale};
 use crate::error::Result;
 use crate::path::EntryPath;
 
-/// What a snapshot carried over from older ones.
+/// The entries that a snapshot carried over from older ones.
 #[derive(Debug, Default)]
 pub struct StaleBook {
     items: BTreeMap<EntryPath, Stale>,
-    /// Files beside carried databases that came, and these databases, as long as the files can still come.
+    /// Side files of the carried databases that have come, with the path of the database, as long as the file can still
+    /// come.
     sides: HashMap<EntryPath, EntryPath>,
 }
 
 impl StaleBook {
-    /// Reads what a root says.
+    /// Reads a root's list of stale entries.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -26,7 +27,8 @@ impl StaleBook {
         Ok(StaleBook { items, sides: HashMap::new() })
     }
 
-    /// What is said of an entry, of the nearest folder above it, or of the database that it lies beside and came before it.
+    /// Returns what the root says of an entry, of the nearest folder above it, or of the database whose side file it
+    /// is; that database has to come first.
     pub fn of(&mut self, entry: &Entry) -> Option<&Stale> {
         if self.items.is_empty() {
             return None;
@@ -37,12 +39,12 @@ impl StaleBook {
         Some(item)
     }
 
-    /// What is said of a path, or of the nearest folder above it.
+    /// Returns what the root says of a path, or of the nearest folder above it.
     pub fn at(&self, path: &EntryPath) -> Option<&Stale> {
         path.nearest_in(&self.items)
     }
 
-    /// All that is said, in path order.
+    /// Returns all stale entries, in path order.
     pub fn into_items(self) -> Vec<Stale> {
         self.items.into_values().collect()
     }

@@ -1,7 +1,7 @@
-//! What a vault has of a pack: one notion for whoever asks for packs.
+//! The state of a pack in a vault: one notion for everything that asks about packs.
 //!
-//! A listing tells whether a pack is there with the size that it was stored with; only reading it whole tells whether its
-//! bytes are the ones that were stored.
+//! A listing tells whether a pack is there with the size that it was stored with; only reading the whole pack tells
+//! whether its bytes are the ones that were stored.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,19 +13,19 @@ use super::root::PackBook;
 use crate::error::Result;
 use crate::store::{self, Store};
 
-/// The state of a pack in one vault. Another replica's pack of the same name has a state of its own.
+/// The state of a pack in one vault. Another replica's pack of the same name has its own state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PackState {
-    /// It is there with its size. Nothing is known against its bytes.
+    /// The pack is there with the right size. Nothing is known against its bytes.
     Present,
-    /// There is no object of its name.
+    /// There is no object of the pack's name.
     Absent,
-    /// No listing shows it although its bytes can still be read: it was let go, and the store will delete it. It counts as
-    /// absent for whoever would name it.
+    /// No listing shows the pack although its bytes can still be read: it was let go, and the store will delete it. For
+    /// a writer that would name it, it counts as absent.
     Released,
-    /// It is there and is not what was stored: it has another size, or it was read whole and its bytes are wrong.
+    /// The pack is there and is not what was stored: it has another size, or it was read whole and its bytes are wrong.
     Damaged(String),
-    /// It is there, and no snapshot and no checkpoint names it.
+    /// The pack is there, and no snapshot and no checkpoint names it.
     Orphan,
 }
 
@@ -42,8 +42,8 @@ impl fmt::Display for PackState {
 }
 
 impl PackState {
-    /// The state of a pack by the `sizes` of the objects that a store listed: present, absent, or damaged where it has
-    /// another size.
+    /// Returns the state of a pack by the `sizes` of the objects that a store listed, in bytes: present, absent, or
+    /// damaged if it has another size.
     pub fn listed(pack: &PackInfo, sizes: &HashMap<String, u64>) -> Self {
         match sizes.get(&pack.name()) {
             None => PackState::Absent,
@@ -54,7 +54,8 @@ impl PackState {
         }
     }
 
-    /// The state of the object `name` of `size` bytes that a store listed, where roots name the packs of `book`.
+    /// Returns the state of the object `name` of `size` bytes that a store listed; `book` has the packs that roots
+    /// name.
     pub fn of_object(name: &str, size: u64, book: &PackBook) -> Self {
         let id = name.split_once('/').and_then(|(_, last)| last.split('.').next()?.parse().ok());
         match id.and_then(|id| book.get(&id)).filter(|pack| pack.name() == name) {
@@ -63,7 +64,8 @@ impl PackState {
         }
     }
 
-    /// Tells a pack that is gone from one that is released: both are in no listing. Costs a request where it is either.
+    /// Tells a pack that is gone from one that is released: neither is in a listing. Costs a request for a pack that is
+    /// one of them.
     pub fn explained(self, store: &dyn Store, pack: &PackInfo) -> Self {
         match self {
             PackState::Absent if store.get_range(&pack.name(), 0, 1).is_ok() => PackState::Released,
@@ -72,12 +74,12 @@ impl PackState {
     }
 }
 
-/// What reading a pack whole found.
+/// The result of reading a whole pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tested {
     /// Present, absent or damaged.
     pub state: PackState,
-    /// Whether all of its content can be read: also where it is damaged, if only its seek table is.
+    /// Whether all of its content can be read. That is possible even if the pack is damaged: if only its seek table is.
     pub readable: bool,
 }
 
@@ -88,12 +90,13 @@ impl Tested {
     }
 }
 
-/// Reads a pack whole: its size, its CRC32C, and that every frame decompresses. What is wrong is read once more from the
-/// medium itself, past what the machine holds in memory of it; only what is wrong twice is damaged. A medium that cannot read
-/// it, or a store that refuses it, counts as damage too.
+/// Reads the whole pack and checks its size, its CRC32C, and that every frame decompresses. If something is wrong, the
+/// pack is read once more from the medium itself, bypassing what the machine caches in memory; it is damaged only if it
+/// is wrong twice. A medium that cannot read it, or a store that refuses it, counts as damage too.
 ///
 /// # Errors
-/// A store that cannot be reached; no memory for zstd.
+/// The store cannot be reached, this process lacks descriptors or memory, or it may not read the pack; no memory for
+/// zstd.
 pub fn test(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
     let first = test_once(store, pack)?;
     if first.is_sound() {
@@ -118,13 +121,13 @@ fn test_once(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
         Err(store::StoreError::OutOfRange { size, .. }) => {
             return damaged(format!("it has {size} bytes, and {} were stored", pack.size));
         }
-        // That this process has no descriptor or memory left says nothing of the pack.
+        // That this process has no descriptors or memory left says nothing about the pack.
         Err(why @ store::StoreError::Failed { .. }) if why.is_shortage() => {
             return Err(why.while_doing(format!("read {name}")));
         }
-        // What is somebody else's is as sound as it was.
+        // A pack that somebody else owns is as sound as it was.
         Err(why @ store::StoreError::Denied { .. }) => return Err(why.while_doing(format!("read {name}"))),
-        // Also what is no file any more: nobody can build on that.
+        // This includes an object that is not a file any more: nobody can build on that.
         Err(
             why @ (store::StoreError::Corrupt { .. }
             | store::StoreError::Unreadable { .. }
@@ -149,7 +152,7 @@ fn test_once(store: &dyn Store, pack: &PackInfo) -> Result<Tested> {
     }
 }
 
-/// Decompresses every frame of a pack; gives what is wrong. A seek table that is damaged is done without.
+/// Decompresses every frame of a pack; the inner error says what is wrong. A damaged seek table is not needed for this.
 fn decode(pack: &PackInfo, bytes: &[u8]) -> Result<Result<(), String>> {
     let table = match SeekTable::parse(bytes, pack.size) {
         Ok(Tail::Table(table)) if table.content() == pack.content => table,
@@ -213,7 +216,7 @@ mod tests {
         let info = pack(&store);
         store.objects().clear();
         assert_eq!(test(&store, &info).unwrap().state, PackState::Absent);
-        // Frames that were broken before the checksum was made.
+        // Frames that were broken before their checksum was made.
         let mut broken = SamplePack::new(PackKind::Data);
         broken.raw_frame(b"no zstd frame".to_vec(), 10);
         let info = broken.store(&store);
@@ -260,7 +263,7 @@ mod tests {
         assert_eq!(PackState::of_object(&info.name(), info.size, &book), PackState::Present);
         assert_eq!(PackState::of_object(&info.name(), 1, &PackBook::new()), PackState::Orphan);
         assert_eq!(PackState::of_object("packs/x", 1, &book), PackState::Orphan);
-        // It is in no listing, and there: released.
+        // The pack is in no listing, but can be read: it is released.
         assert_eq!(PackState::Absent.explained(&store, &info), PackState::Released);
         assert_eq!(PackState::Absent.explained(&MemoryStore::default(), &info), PackState::Absent);
     }

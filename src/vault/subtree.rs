@@ -1,8 +1,10 @@
-//! A file's BLAKE3 out of the parts of its hash tree: blocks are hashed apart, by any thread and in any order, and their
-//! values joined in the order of the file. The result is the hash that reading from beginning to end gives.
+//! Computes a file's BLAKE3 from the parts of its hash tree: blocks are hashed separately, by any thread and in any
+//! order, and their values are joined in the order of the file. The result is the hash that reading from beginning to
+//! end gives.
 //!
-//! BLAKE3 is a binary tree over chunks of 1,024 bytes (section 2.1 of its paper). A block of a power of two of chunks, at
-//! a multiple of its size, is a subtree; its *chaining value* depends on its bytes and its place, and on nothing else.
+//! BLAKE3 is a binary tree over chunks of 1,024 bytes (section 2.1 of its paper). A block of a power of two of chunks,
+//! at a multiple of its size, is a subtree; its *chaining value* depends on its bytes and its position, and on nothing
+//! else.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -11,16 +13,17 @@ use super::hex::Hash;
 /// The smallest block that is a subtree, in bytes.
 pub const SMALLEST: u64 = blake3::CHUNK_LEN as u64;
 
-/// The chaining value of a block that begins at `at` in its file. `at` is a multiple of the block size, which is a power of
-/// two and at least [`SMALLEST`]; the file's last block may be shorter, and no block is empty.
+/// Returns the chaining value of a block that begins at byte `at` of its file. `at` is a multiple of the block size,
+/// which is a power of two and at least [`SMALLEST`]; the file's last block may be shorter, and no block is empty.
 pub fn value(block: &[u8], at: u64) -> ChainingValue {
     blake3::Hasher::new().set_input_offset(at).update(block).finalize_non_root()
 }
 
-/// Joins the chaining values of a file's blocks, which are all of one size but for the last.
+/// Joins the chaining values of a file's blocks, which are all of one size except for the last.
 #[derive(Debug, Clone, Default)]
 pub struct Subtrees {
-    /// Values of complete subtrees, larger before smaller; of as many blocks as the bits of `blocks` say.
+    /// The values of complete subtrees, larger before smaller; the set bits of `blocks` say how many blocks each of
+    /// them has.
     waiting: Vec<ChainingValue>,
     blocks: u64,
 }
@@ -28,7 +31,7 @@ pub struct Subtrees {
 impl Subtrees {
     /// Adds the next block's value.
     pub fn push(&mut self, value: ChainingValue) {
-        // Two subtrees of one size are joined when another block follows, so that the last join is the root's.
+        // Two subtrees of one size are joined only when another block follows, so that the last join is the root's.
         let complete = self.blocks.trailing_zeros().min(63);
         let mut pairs = if self.blocks == 0 { 0 } else { complete };
         while pairs > 0
@@ -41,7 +44,7 @@ impl Subtrees {
         self.blocks += 1;
     }
 
-    /// The file's hash; none for fewer than two blocks, whose hash is no join of subtrees.
+    /// Returns the file's hash; `None` for fewer than two blocks, whose hash is not a join of subtrees.
     pub fn finish(mut self) -> Option<Hash> {
         let mut right = self.waiting.pop()?;
         while let Some(left) = self.waiting.pop() {

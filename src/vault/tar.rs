@@ -1,21 +1,21 @@
 //! The tar form of an entry: header blocks that GNU tar, bsdtar and Python's tarfile read.
 //!
-//! Headers are GNU's: names and link targets over 100 bytes are GNU long-name records, which take any bytes, and sizes of
-//! 8 GiB and more are base-256 numbers. Extended attributes, and times before 1970, need a PAX record. Whole seconds only:
-//! the nanoseconds of times are in the entry, where they cost less.
+//! Headers are GNU's: names and link targets over 100 bytes are GNU long-name records, which take any bytes, and sizes
+//! of 8 GiB and more are base-256 numbers. Extended attributes, and times before 1970, need a PAX record. Times are in
+//! whole seconds only: their nanoseconds are in the entry, where they cost less.
 
 use tar::{EntryType, Header};
 
 use super::entry::{Entry, EntryKind, TAR_BLOCK, padding};
 use crate::path::EntryPath;
 
-/// What ends a tar stream: two blocks of zeros.
+/// The end of a tar stream: two blocks of zeros.
 pub const END: [u8; 2 * TAR_BLOCK as usize] = [0; 2 * TAR_BLOCK as usize];
 
-/// The header blocks of an entry; of a hard-link group's member those of a file of its own.
+/// Returns the header blocks of an entry; for a member of a hard-link group, those of a file of its own.
 ///
 /// # Errors
-/// Extended attributes that do not fit.
+/// The extended attributes do not fit.
 pub fn header(entry: &Entry) -> std::io::Result<Vec<u8>> {
     let (kind, target) = match entry.kind {
         EntryKind::File => (EntryType::Regular, None),
@@ -26,10 +26,10 @@ pub fn header(entry: &Entry) -> std::io::Result<Vec<u8>> {
     blocks(entry, kind, entry.size, target)
 }
 
-/// The header blocks of an entry that is stored as a hard link to `to`, which comes before it.
+/// Returns the header blocks of an entry that is stored as a hard link to `to`, which comes before it.
 ///
 /// # Errors
-/// As [`header`].
+/// Those of [`header`].
 pub fn link_header(entry: &Entry, to: &EntryPath) -> std::io::Result<Vec<u8>> {
     blocks(entry, EntryType::Link, 0, Some(to.bytes()))
 }
@@ -68,7 +68,7 @@ fn blocks(entry: &Entry, kind: EntryType, size: u64, target: Option<&[u8]>) -> s
     Ok(out)
 }
 
-/// A GNU record that carries a name too long for the header that follows.
+/// Appends a GNU record that carries a name too long for the header that follows.
 fn long_record(kind: EntryType, name: &[u8], out: &mut Vec<u8>) {
     let mut header = Header::new_gnu();
     if let Some(gnu) = header.as_gnu_mut() {
@@ -86,14 +86,14 @@ fn long_record(kind: EntryType, name: &[u8], out: &mut Vec<u8>) {
     out.resize(out.len() + 1 + padding(name.len() as u64 + 1) as usize, 0);
 }
 
-/// The PAX header for what a GNU header cannot say; empty for nearly every entry.
+/// Returns the PAX header for what a GNU header cannot say; empty for nearly every entry.
 ///
 /// An attribute whose name is not UTF-8 or has a `=` has no PAX form: the entry alone carries it.
 fn pax_records(entry: &Entry) -> std::io::Result<Vec<u8>> {
     let mut records = Vec::new();
     if entry.mtime < 0 {
         let (seconds, nanos) = (entry.mtime.div_euclid(1_000_000_000), entry.mtime.rem_euclid(1_000_000_000));
-        // -1.75 s is 2 s before 1970 and a quarter; PAX writes it as a decimal fraction.
+        // A time of -1.75 s is given as -2 s and 0.25 s; PAX writes it as a decimal fraction.
         let (whole, fraction) = if nanos == 0 { (-seconds, 0) } else { (-seconds - 1, 1_000_000_000 - nanos) };
         records.push(("mtime".to_owned(), format!("-{whole}.{fraction:09}").into_bytes()));
     }

@@ -1,4 +1,4 @@
-//! What the API's answers say, in headers and in JSON.
+//! Reads the API's answers: their headers and their JSON.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -8,22 +8,22 @@ use serde::Deserialize;
 
 use crate::store::requests::Described;
 
-/// An object as the API describes it: numbers are text there.
+/// An object as the API describes it; numbers are text there.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Object {
-    /// Its whole name.
+    /// The object's whole name, including the vault's prefix.
     pub name: Option<String>,
     /// Its size in bytes.
     pub size: Option<String>,
     /// Its CRC32C, big endian, in Base64.
     pub crc32c: Option<String>,
-    /// Since when it is released.
+    /// The time since when it has been released.
     pub custom_time: Option<String>,
 }
 
 impl Object {
-    /// Its size and checksum.
+    /// Returns its size and checksum.
     pub fn described(&self) -> Option<Described> {
         let crc32c = self.crc32c.as_deref().and_then(crc32c_from);
         Some(Described { size: self.size.as_deref()?.parse().ok()?, crc32c })
@@ -34,13 +34,13 @@ fn crc32c_from(text: &str) -> Option<u32> {
     BASE64.decode(text).ok()?.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// The CRC32C of the whole object, which comes in one of the values of `x-goog-hash`, or with others in one value.
+/// Returns the CRC32C of the whole object, which is in one of the values of `x-goog-hash`, or with others in one value.
 pub fn stored_crc32c(headers: &HeaderMap) -> Option<u32> {
     let values = headers.get_all("x-goog-hash").into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).find_map(|hash| crc32c_from(hash.trim().strip_prefix("crc32c=")?))
 }
 
-/// The object's size in `Content-Range: bytes 0-9/100` or `bytes */100`.
+/// Returns the object's size in bytes from `Content-Range: bytes 0-9/100` or `bytes */100`.
 pub fn total(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Whether an upload still moves.
+//! Watches whether an upload still moves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -6,33 +6,33 @@ use std::time::{Duration, Instant};
 use super::RequestTimeouts;
 use crate::retry::Fault;
 
-/// When the last byte of a body was taken.
+/// When a byte of a body was last taken.
 pub struct BodyProgress {
     limits: RequestTimeouts,
     begin: Instant,
-    /// Milliseconds since the beginning; the highest bit says that all of it was taken.
+    /// Milliseconds since the beginning; the highest bit says that the whole body was taken.
     last: AtomicU64,
 }
 
 impl BodyProgress {
     const ALL: u64 = 1 << 63;
 
-    /// Begins now.
+    /// Starts to watch now.
     pub fn new(limits: RequestTimeouts) -> Self {
         BodyProgress { limits, begin: Instant::now(), last: AtomicU64::new(0) }
     }
 
-    /// A chunk was taken.
+    /// Notes that a chunk was taken.
     pub fn note(&self) {
         self.last.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// The last chunk was taken.
+    /// Notes that the last chunk was taken.
     pub fn all(&self) {
         self.last.store(self.begin.elapsed().as_millis() as u64 | Self::ALL, Ordering::Relaxed);
     }
 
-    /// Ends when nothing has happened for too long.
+    /// Waits until nothing has happened for too long, and returns that fault.
     pub async fn watch(&self) -> Fault {
         loop {
             let last = self.last.load(Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl BodyProgress {
     }
 }
 
-/// Nothing came for too long.
+/// Returns the fault that nothing came for `time`.
 pub fn stalled(what: &str, time: Duration) -> Fault {
     Fault::passing(format!("{what} for {:.0} s", time.as_secs_f64()))
 }

@@ -1,9 +1,10 @@
-//! Who may use what is made in a vault's folder.
+//! Decides who may use what is made in a vault's folder.
 //!
-//! A vault holds copies of files that were closed to others, so its folders are 0700 and its files 0600, whatever the umask says. A
-//! vault that people share has a folder that gives its group what it does not give everybody (2770, 0750): what is made in it
-//! gets that group, with the same permissions. It also gets the folder's owner, where the program may give files away: root, beside
-//! the app whose vault it is. Nothing is ever made for others.
+//! A vault holds copies of files that were closed to others, so its folders have mode 0700 and its files 0600, whatever
+//! the umask says. A vault that people share has a folder that gives its group more than it gives everybody (2770,
+//! 0750): what is made in it gets that group, with the same permissions. It also gets the folder's owner, if the
+//! program may give files away: if it runs as root, next to the app that the vault belongs to. Nothing is ever made
+//! accessible to others.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -15,29 +16,29 @@ use rustix::process::geteuid;
 use crate::fs::is_folder;
 use crate::store::{StoreError, Unshared, to_share};
 
-/// Whose something in a vault is, and what its group may do.
+/// The owner and group of something in a vault, and what its group may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ownership {
     owner: u32,
     group: u32,
-    /// What the group may do, as permissions of the owner: `0o700` is all.
+    /// What the group may do, in the owner's permission bits: `0o700` is everything.
     shared: RawMode,
 }
 
-/// What the group may do to a folder of this mode in which a vault is, as permissions of the owner.
+/// Returns what the group may do to a vault's folder of this mode, in the owner's permission bits.
 fn shared(mode: RawMode) -> RawMode {
     let (group, others) = (mode >> 3 & 0o7, mode & 0o7);
     if group & !others != 0 { group << 6 } else { 0 }
 }
 
-/// The mode of the folder of a vault that is made where there was a folder of mode `mode`: without others, and without a group to which
-/// it gives no more than to them.
+/// Returns the mode of a vault's folder that is made in place of a folder of mode `mode`: without permissions for
+/// others, and for the group only if it had more than they had.
 pub fn closed(mode: RawMode) -> RawMode {
     mode & 0o7700 | shared(mode) >> 3
 }
 
 impl Ownership {
-    /// Of what is made in a vault whose folder is `top`.
+    /// Returns the ownership of what is made in a vault whose folder is `top`.
     pub fn in_vault(top: &Stat) -> Self {
         Ownership { owner: top.st_uid, group: top.st_gid, shared: shared(top.st_mode) }
     }
@@ -46,12 +47,13 @@ impl Ownership {
     pub fn is_shared(&self, there: &Stat) -> bool {
         let full = if is_folder(there) { 0o700 } else { 0o600 };
         let of_group = (self.shared & full) >> 3;
-        // What everybody may use, the group may.
+        // What everybody may use, the group may use, too.
         let may = if there.st_gid == self.group { there.st_mode } else { (there.st_mode & 0o7) << 3 };
         may & of_group == of_group
     }
 
-    /// What of a vault those may not use whose it is; `None` where they may use this, which is called `name`.
+    /// Returns the file or folder `name` as something that the vault's owner or the group that shares the vault may not
+    /// use; `None` if they may.
     pub fn unshared(&self, there: &Stat, name: String) -> Option<Unshared> {
         if !self.is_shared(there) {
             return Some(Unshared::Group(name));
@@ -59,20 +61,21 @@ impl Ownership {
         let full = if is_folder(there) { 0o700 } else { 0o600 };
         let (group, others) = (there.st_mode << 3, there.st_mode << 6);
         let may = match there.st_gid == self.group {
-            // Whether the owner is in that group is not known; it is the one of their folder.
+            // Whether the owner is in that group is not known; it is taken to be so, since it is the group of the
+            // owner's folder.
             true => group | others,
             false => others,
         };
         let closed = there.st_uid != self.owner && may & full != full;
-        // Root may use all.
+        // Root may use everything.
         (closed && self.owner != 0).then_some(Unshared::Owner { name, owner: self.owner, of: there.st_uid })
     }
 
-    /// Sets group, mode and owner of a file or folder that was just made, for its owner alone.
+    /// Sets group, mode and owner of a file or folder that was just made for its owner alone.
     ///
     /// # Errors
-    /// A filesystem without such modes or owners, or a right that root lacks. It is as closed as it was made then, or more open to those who
-    /// share the vault, and to nobody else.
+    /// The filesystem has no such modes or owners, or root lacks a right. The file or folder is then as closed as it
+    /// was made, or open in addition to those who share the vault, and to nobody else.
     pub fn give(self, made: impl AsFd) -> rustix::io::Result<()> {
         let stat = fstat(&made)?;
         let full = if is_folder(&stat) { 0o700 } else { 0o600 };
@@ -83,7 +86,7 @@ impl Ownership {
         if mode != stat.st_mode & 0o7777 {
             fchmod(&made, Mode::from_raw_mode(mode))?;
         }
-        // Last: what is another's cannot be changed any more.
+        // This comes last: what belongs to somebody else cannot be changed any more.
         if stat.st_uid != self.owner && geteuid().is_root() {
             fchown(&made, Some(Uid::from_raw(self.owner)), None)?;
         }
@@ -91,7 +94,8 @@ impl Ownership {
     }
 }
 
-/// That an object of the vault in `folder` may not be read, or what it lies in: whose that is, and what to do.
+/// Returns the error that an object of the vault in `folder` may not be read, or a folder that it lies in: who owns
+/// that, and what to do.
 pub fn denied(name: &str, folder: &Path, path: &Path) -> StoreError {
     let told =
         path.ancestors().take_while(|at| at.starts_with(folder)).find_map(|at| Some((at, at.symlink_metadata().ok()?)));

@@ -1,4 +1,4 @@
-//! Packs of a folder that are not objects yet: whole and durable files in `tmp/`.
+//! The staging of a folder: packs that are not objects yet are whole and durable files in `tmp/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,29 +9,30 @@ use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, utimensat};
 use super::{LocalStore, Result, Staging, StoreError, TMP, Temporary, failed, make, split, sync};
 use crate::fs::open_file;
 
-/// How often the files that wait are given a new time, so that no other writer takes them for a killed one's and sweeps them.
+/// How often the waiting files get a new mtime, so that no other writer takes them for those of a killed one and sweeps
+/// them.
 const TOUCHED: Duration = Duration::from_secs(3600);
 
-/// Files that wait to become objects.
+/// Files that wait until they become objects.
 pub struct Staged<'s> {
     store: &'s LocalStore,
     waiting: Mutex<StagedFiles>,
 }
 
 struct StagedFiles {
-    /// The names of the temporary files, by those of the objects that they are to become.
+    /// The names of the temporary files, by the names of the objects that they are to become.
     files: BTreeMap<String, String>,
     touched: Instant,
 }
 
 impl<'s> Staged<'s> {
-    /// None so far.
+    /// Returns a staging without files.
     pub fn new(store: &'s LocalStore) -> Self {
         Staged { store, waiting: Mutex::new(StagedFiles { files: BTreeMap::new(), touched: Instant::now() }) }
     }
 
     fn waiting(&self) -> MutexGuard<'_, StagedFiles> {
-        // The map is whole between any two statements.
+        // The map is intact between any two statements.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,7 +85,7 @@ impl Drop for Staged<'_> {
         if files.is_empty() {
             return;
         }
-        // What stays behind is swept later.
+        // A file that stays behind is swept later.
         let found = self.store.within(TMP, |tmp| {
             for file in files.into_values() {
                 if let Err(why) = tmp.remove_file(&file) {

@@ -1,11 +1,11 @@
-//! A store of which bits flip on the way, for tests.
+//! A store whose bits flip on the way, for tests.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::store::{Meta, Result, Store};
 
-/// Flips a bit of the first ranges that are read of each object.
+/// Flips a bit in the first ranges that are read of each object.
 pub struct BitflipStore<S> {
     inner: S,
     from_end: usize,
@@ -15,8 +15,8 @@ pub struct BitflipStore<S> {
 }
 
 impl<S: Store> BitflipStore<S> {
-    /// Of each object the first `times` ranges come with a bit flipped, in the byte that has `from_end` bytes behind it in the
-    /// range, or in the first one. A request is worth `worth` bytes.
+    /// Returns a store that flips a bit in the first `times` ranges that are read of each object: in the byte that is
+    /// followed by `from_end` bytes in the range, or in the first one. A request is worth `worth` bytes.
     pub fn new(inner: S, from_end: usize, times: usize, worth: u64) -> Self {
         BitflipStore { inner, from_end, times, flipped: Mutex::default(), worth }
     }

@@ -1,11 +1,11 @@
-//! What every store promises, as one suite that all of them run.
+//! The contract of every store, as one suite that all of them run.
 
 use std::any::Any;
 use std::collections::BTreeSet;
 
 use crate::store::{Store, StoreError};
 
-/// A new, empty store, and what must live as long as it.
+/// Returns a new, empty store, and what must live as long as it.
 type Make<'a> = &'a dyn Fn() -> (Box<dyn Store>, Box<dyn Any>);
 
 /// Runs the whole suite, each part on a store of its own.
@@ -84,7 +84,7 @@ fn tells_whether_anything_lies_there(store: &dyn Store) {
 fn one_creator_wins(store: &dyn Store) {
     let create = |n: u8| match store.create("vault.json", &[&[n; 4096]]) {
         Ok(()) => Some(n),
-        // Who is told so reads it, whole, at once.
+        // A writer that is told this reads the whole object at once.
         Err(StoreError::AlreadyExists { name }) => {
             assert_eq!(store.get(&name, 4096).unwrap().len(), 4096);
             None

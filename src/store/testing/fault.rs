@@ -4,10 +4,11 @@ use std::io;
 
 use crate::store::{Meta, Result, Store, StoreError};
 
-/// Asked before every call with its verb (`create`, `get`, `range`, `list`) and name; `true` makes the call fail.
+/// A function that is called before every call, with its verb (`create`, `get`, `range`, `list`) and name; `true` makes
+/// the call fail.
 type FaultPlan = Box<dyn Fn(&'static str, &str) -> bool + Send + Sync>;
 
-/// Passes calls on, except those that its plan lets fail.
+/// Passes calls on, except for those that its plan fails.
 pub struct FaultStore<S> {
     inner: S,
     plan: FaultPlan,
@@ -23,17 +24,17 @@ enum FaultKind {
 }
 
 impl<S: Store> FaultStore<S> {
-    /// Fails the calls to `inner` for which `plan(verb, name)` is true.
+    /// Returns a store that fails the calls to `inner` for which `plan(verb, name)` is `true`.
     pub fn new(inner: S, plan: impl Fn(&'static str, &str) -> bool + Send + Sync + 'static) -> Self {
         FaultStore { inner, plan: Box::new(plan), how: FaultKind::Fails }
     }
 
-    /// The same, but the store does not answer those calls, in place of failing at them.
+    /// Returns the same store, but it does not answer those calls, instead of failing at them.
     pub fn unreachable(self) -> Self {
         FaultStore { how: FaultKind::DoesNotAnswer, ..self }
     }
 
-    /// The same, but the objects of those calls cannot be read, and others can.
+    /// Returns the same store, but the objects of those calls cannot be read, while others can.
     pub fn unreadable(self) -> Self {
         FaultStore { how: FaultKind::CannotRead, ..self }
     }

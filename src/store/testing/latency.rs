@@ -1,20 +1,20 @@
-//! A store far away, for tests: every request takes its time, as many as are made at once are answered, and it is known how
-//! many those were.
+//! A store far away, for tests: every request takes its time, any number of requests are answered at once, and it is
+//! known how many of them there were.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::store::{Meta, Result, Store};
 
-/// For how long requests wait for others, at most, in a test that fails.
+/// How long requests wait for others at most, in a test that fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Delays every call, and counts those that are under way.
+/// Delays every call, and counts the calls that are under way.
 pub struct LatencyStore<S> {
     inner: S,
     latency: Duration,
     worth: u64,
-    /// Requests for names that begin so wait until so many of them are there.
+    /// Requests for names that begin with the prefix wait until this many of them are there.
     meeting: Option<(&'static str, usize)>,
     state: Mutex<LatencyState>,
     changed: Condvar,
@@ -30,25 +30,25 @@ struct LatencyState {
 }
 
 impl<S: Store> LatencyStore<S> {
-    /// Delays the calls to `inner` by `latency`; a request is worth 1 MiB.
+    /// Returns a store that delays the calls to `inner` by `latency`; a request is worth 1 MiB.
     pub fn new(inner: S, latency: Duration) -> Self {
         LatencyStore { inner, latency, worth: 1 << 20, meeting: None, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// The first requests for objects whose names begin with `prefix` are not answered before `count` of them are under way,
-    /// so that a machine's load does not decide whether they are.
+    /// Holds back the first requests for objects whose names begin with `prefix` until `count` of them are under way,
+    /// so that the machine's load does not decide whether they are.
     #[must_use]
     pub fn meeting(mut self, prefix: &'static str, count: usize) -> Self {
         self.meeting = Some((prefix, count));
         self
     }
 
-    /// The store that answers.
+    /// Returns the store that answers.
     pub fn inner(&self) -> &S {
         &self.inner
     }
 
-    /// How many requests were made since the last time this was asked, and how many of them were under way at once.
+    /// Returns how many requests were made since the last call of this, and how many of them were under way at once.
     pub fn take(&self) -> (u64, usize) {
         let mut state = self.lock();
         (std::mem::take(&mut state.requests), std::mem::take(&mut state.most))
@@ -70,7 +70,7 @@ impl<S: Store> LatencyStore<S> {
             let waited = self.changed.wait_timeout_while(state, PATIENCE, |state| !state.met);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.waiting -= 1;
-            // Who waited in vain did so for all that come later.
+            // A request that waited in vain has done so for all that come later.
             state.met = true;
         }
         drop(state);

@@ -1,4 +1,4 @@
-//! A store in memory, for tests of what stands above stores.
+//! A store in memory, for tests of what builds on stores.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,13 +15,13 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// The objects themselves, for a test that breaks them.
+    /// Returns the objects themselves, for a test that breaks them.
     pub fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        // A panic elsewhere leaves the map whole: each change is a single call.
+        // A panic elsewhere leaves the map intact: each change is a single call.
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts the store's clock so far ahead of the machine's.
+    /// Sets how far the store's clock is ahead of the machine's.
     pub fn set_ahead(&self, ahead: SignedDuration) {
         *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = ahead;
     }

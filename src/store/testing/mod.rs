@@ -1,4 +1,4 @@
-//! Stores for tests: one in memory, ones that fail, lag, flip bits or write down what is asked of them, and the suite that
+//! Stores for tests: one in memory, some that fail, lag, flip bits or record what is asked of them, and the suite that
 //! every store runs.
 
 pub mod bitflip;

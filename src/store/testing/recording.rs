@@ -1,17 +1,17 @@
-//! A store that writes down what is asked of it, so that tests can assert order and number of calls.
+//! A store that records what is asked of it, so that tests can assert the order and number of calls.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::store::{Meta, Result, Store};
 
-/// One call, after it was answered.
+/// One call, recorded after it was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// `create`, `get`, `range` or `list`.
     pub verb: &'static str,
     /// The object or folder.
     pub name: String,
-    /// Bytes sent or received; for a listing, objects.
+    /// Bytes sent or received; for a listing, the number of objects.
     pub amount: u64,
     /// Whether it succeeded.
     pub ok: bool,
@@ -25,17 +25,17 @@ pub struct RecordingStore<S> {
 }
 
 impl<S: Store> RecordingStore<S> {
-    /// Records the calls to `inner`.
+    /// Returns a store that records the calls to `inner`.
     pub fn new(inner: S) -> Self {
         RecordingStore { inner, calls: Mutex::default() }
     }
 
-    /// The store that answers.
+    /// Returns the store that answers.
     pub fn inner(&self) -> &S {
         &self.inner
     }
 
-    /// The calls since the last time this was asked, in the order in which they were answered.
+    /// Returns the calls since the last call of this, in the order in which they were answered.
     pub fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))
     }

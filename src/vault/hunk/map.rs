@@ -1,4 +1,4 @@
-//! The map of an entry as a hunk writes it.
+//! The map of an entry, as a hunk writes it.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ type WireFrame = (u32, u64, u64, Hash);
 type WireMapFrame = (u32, u64, u64, Hash, u64);
 type WireUse = (u32, u64, u64);
 
-/// Frames in place or in list frames: one of both.
+/// Frames in place or in list frames: exactly one of the two.
 #[derive(Serialize, Deserialize)]
 struct WireList {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,7 +21,7 @@ struct WireList {
     frames: Option<Vec<WireFrame>>,
 }
 
-/// A map as it is written; see `format.md`. With `layers` it is a page map.
+/// A map as it is written; see `format.md`. If it has `layers`, it is a page map.
 #[derive(Serialize, Deserialize)]
 pub struct WireMap {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ fn is_zero(value: &u64) -> bool {
 }
 
 impl WireMap {
-    /// The form in which `map` is written, with its packs numbered.
+    /// Returns the form in which `map` is written, with its packs numbered.
     pub fn of(map: &Map, numbers: &mut PackNumbers) -> Self {
         let mut wire =
             WireMap { items: None, frames: None, block: None, layers: None, live: None, credit: 0, packs: Vec::new() };
@@ -61,10 +61,10 @@ impl WireMap {
         wire
     }
 
-    /// The map that was written; `packs` by number.
+    /// Returns the map that was written; `packs` are the packs in the order of their numbers.
     ///
     /// # Errors
-    /// Text that says what is wrong with it.
+    /// A text that says what is wrong with it.
     pub fn read(&self, packs: &[PackId]) -> Result<Map, String> {
         let form = match (&self.block, &self.layers, &self.live) {
             (None, None, None) if self.credit == 0 => MapForm::Blocks(list(&self.items, &self.frames, packs)?),

@@ -1,6 +1,6 @@
-//! Few layers instead of many: neighbouring layers of a page map written as one.
+//! Compacts layers: neighbouring layers of a page map are written as one.
 //!
-//! Every layer is read whenever the file's blocks are, and most of it is hidden when it is old. So a writer joins the newest
+//! Every layer is read whenever the file's blocks are, and most of an old layer is hidden. So a writer joins the newest
 //! layers when together they outweigh the one below; each block is written again a few times at most.
 
 use crate::error::Result;
@@ -10,12 +10,12 @@ use crate::vault::map::MapPart;
 use crate::vault::pages::{LayerBuilder, Layered};
 use crate::vault::read::PackReader;
 
-/// The first of the layers that are to be one, up to the newest; none if they stay as they are. `blocks` says how many
-/// blocks each layer has, the oldest first.
+/// Returns the number of the oldest layer that is to be joined with all newer ones; `None` if the layers stay as they
+/// are. `blocks` says how many blocks each layer has, the oldest first.
 ///
-/// All layers become one when the newer ones have half the blocks of the oldest, which is the whole file at least once; the
-/// layers from another one on when those after it have three times its blocks. So the number of layers grows with the
-/// logarithm of the file's size, and so does how often a block is written.
+/// All layers become one when the newer ones together have half the blocks of the oldest, which has at least the whole
+/// file. Another layer and all after it become one when those after it have three times its blocks. So the number of
+/// layers grows with the logarithm of the file's size, and so does how often a block is written.
 pub fn suffix_to_compact(blocks: &[u64]) -> Option<usize> {
     let mut after: u128 = blocks.iter().copied().map(u128::from).sum();
     blocks.iter().enumerate().take(blocks.len().saturating_sub(1)).find_map(|(number, &own)| {
@@ -26,7 +26,7 @@ pub fn suffix_to_compact(blocks: &[u64]) -> Option<usize> {
     })
 }
 
-/// How many blocks each layer of a map has, for [`suffix_to_compact`].
+/// Returns how many blocks each layer of a map has, for [`suffix_to_compact`].
 ///
 /// # Errors
 /// A store that fails; damage.
@@ -45,11 +45,11 @@ pub fn blocks_of_layers(packs: &PackReader, map: &PageMap) -> Result<Vec<u64>> {
         .collect()
 }
 
-/// Writes the layer of number `oldest` and all newer ones, of a file of `size` bytes, as one; gives its frames, which
-/// `store` stored. Blocks that are hidden, and those beyond the file's end, are not in it.
+/// Writes layer number `oldest` and all newer ones as one, for a file of `size` bytes. Returns the frames of the new
+/// layer, which `store` stored. Blocks that are hidden, and those beyond the file's end, are left out.
 ///
 /// # Errors
-/// Those of `store`; a store that fails; damage.
+/// The errors of `store`; the vault's store fails; damage.
 pub fn compact_layers(
     packs: &PackReader,
     map: &PageMap,

@@ -1,5 +1,5 @@
-//! What was read of packs and is likely to be asked for again: seek tables and, where a request is dear, the stretches of
-//! index packs and the small packs that came with them.
+//! Caches what was read of packs and is likely to be asked for again: seek tables and, where a request is expensive,
+//! the stretches of index packs and the small packs that were read along with them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,28 +7,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::vault::hex::PackId;
 use crate::vault::pack::{PackInfo, SeekTable};
 
-/// Packs whose seek tables are kept.
+/// How many packs are kept in the cache, each with its seek table.
 const PACKS: usize = 1024;
-/// Bytes of stretches that are kept, in all, and how many stretches that may be.
+/// The most bytes of stretches that are cached in all.
 const BYTES: usize = 8 << 20;
+/// The most stretches that are cached.
 const STRETCHES: usize = 1024;
 
-/// Kept by all readers of one vault; shared by threads.
+/// The cache that all readers of one vault share; threads may share it, too.
 #[derive(Default)]
 pub struct PackCache {
     packs: Mutex<HashMap<PackId, Arc<Pack>>>,
     stretches: Mutex<Stretches>,
-    /// By name, the packs whose seek tables are not used, and what is told of that.
+    /// The packs whose seek tables are not used, by name, and what to report of that.
     mended: Mutex<BTreeMap<String, String>>,
     /// The packs that could not be read because of damage, and why.
     suspects: Mutex<HashMap<PackId, (PackInfo, String)>>,
     walk: Mutex<()>,
 }
 
-/// The table of the frames that a walk through a pack found, if it found any, or nothing before the walk.
+/// The table of the frames that a walk through a pack found, or `None` if it found none; the outer `None` means that
+/// there was no walk yet.
 pub type Walked = Option<Option<Arc<SeekTable>>>;
 
-/// A pack that was asked for. Whoever holds one of its locks reads for all who wait for it; other packs are read meanwhile.
+/// A pack that was asked for. A thread that holds one of its locks reads for all threads that wait for it; other packs
+/// are read meanwhile.
 pub struct Pack {
     info: PackInfo,
     table: Mutex<Option<Arc<SeekTable>>>,
@@ -36,14 +39,14 @@ pub struct Pack {
     stretch: Mutex<()>,
 }
 
-/// Bytes of a pack's object.
+/// A stretch of a pack's object.
 struct Stretch {
     pack: PackId,
     at: u64,
     bytes: Arc<Vec<u8>>,
 }
 
-/// The one that was used last is the last.
+/// Stretches in the order of their last use; the one that was used last is at the end.
 #[derive(Default)]
 struct Stretches {
     all: VecDeque<Stretch>,
@@ -55,24 +58,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pack {
-    /// The pack's seek table, or the right to read it.
+    /// Returns the pack's seek table, or the right to read it.
     pub fn table(&self) -> MutexGuard<'_, Option<Arc<SeekTable>>> {
         lock(&self.table)
     }
 
-    /// What a walk through its frames gave, or the right to walk.
+    /// Returns what a walk through its frames found, or the right to walk.
     pub fn walked(&self) -> MutexGuard<'_, Walked> {
         lock(&self.walked)
     }
 
-    /// The right to read a stretch of it.
+    /// Returns the right to read a stretch of it.
     pub fn stretch(&self) -> MutexGuard<'_, ()> {
         lock(&self.stretch)
     }
 }
 
 impl PackCache {
-    /// What is kept of a pack. Where two roots do not agree on what it is, nothing is, for either.
+    /// Returns what is cached of a pack. While two roots disagree on what the pack is, nothing stays cached for either.
     pub fn pack(&self, info: &PackInfo) -> Arc<Pack> {
         let mut packs = lock(&self.packs);
         if let Some(pack) = packs.get(&info.id).filter(|pack| pack.info == *info) {
@@ -87,17 +90,17 @@ impl PackCache {
         pack
     }
 
-    /// The right to walk through a pack: one at a time, since it holds some MiB.
+    /// Returns the right to walk through a pack: one walk at a time, since it holds some MiB.
     pub fn walk(&self) -> MutexGuard<'_, ()> {
         lock(&self.walk)
     }
 
-    /// Keeps what is to be told of a pack.
+    /// Stores what to report of a pack.
     pub fn tell(&self, name: String, what: String) {
         lock(&self.mended).entry(name).or_insert(what);
     }
 
-    /// What is to be told of packs, by name.
+    /// Returns what to report of packs, by name.
     pub fn told(&self) -> BTreeMap<String, String> {
         lock(&self.mended).clone()
     }
@@ -110,14 +113,14 @@ impl PackCache {
         }
     }
 
-    /// The packs that could not be read because of damage, in the order of their names.
+    /// Returns the packs that could not be read because of damage, in the order of their names.
     pub fn suspects(&self) -> Vec<(PackInfo, String)> {
         let mut suspects: Vec<_> = lock(&self.suspects).values().cloned().collect();
         suspects.sort_by_key(|(pack, _)| pack.name());
         suspects
     }
 
-    /// These bytes of a pack's object, if they are kept.
+    /// Returns these bytes of a pack's object, if they are cached.
     pub fn bytes(&self, pack: PackId, at: u64, length: u64) -> Option<Vec<u8>> {
         let found = {
             let mut stretches = lock(&self.stretches);
@@ -131,13 +134,13 @@ impl PackCache {
         Some(found.1[from..from + length as usize].to_vec())
     }
 
-    /// Where the next stretch of the pack begins that is kept.
+    /// Returns where the next cached stretch of the pack after `at` begins.
     pub fn next(&self, pack: PackId, at: u64) -> Option<u64> {
         let stretches = lock(&self.stretches);
         stretches.all.iter().filter(|stretch| stretch.pack == pack && stretch.at > at).map(|stretch| stretch.at).min()
     }
 
-    /// Keeps a stretch.
+    /// Caches a stretch.
     pub fn keep(&self, pack: PackId, at: u64, bytes: Arc<Vec<u8>>) {
         if bytes.len() > BYTES / 2 {
             return;
@@ -151,7 +154,7 @@ impl PackCache {
         }
     }
 
-    /// Keeps the stretches no longer that hold this byte of a pack: they are not what was stored.
+    /// Drops the cached stretches that hold this byte of a pack: they are not what was stored.
     pub fn forget(&self, pack: PackId, at: u64) {
         let mut stretches = lock(&self.stretches);
         stretches.all.retain(|stretch| !stretch.holds(pack, at, 1));

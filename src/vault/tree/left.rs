@@ -1,4 +1,4 @@
-//! What can still be read of damaged hunks and of a damaged list of hunks: each entry stands alone.
+//! Reads what is left of damaged hunks and of a damaged list of hunks: each entry stands alone.
 
 use super::read_hunk;
 use crate::error::{Error, Kind, Result};
@@ -11,19 +11,19 @@ use crate::vault::pack::{self, PackKind};
 use crate::vault::read::PackReader;
 use crate::vault::root::{HunkRef, Root};
 
-/// What is left of a hunk.
+/// What can be read of a hunk.
 #[derive(Debug, Default)]
 pub struct SalvagedHunk {
-    /// The entries that can be read, as they stand there.
+    /// The entries that can be read, exactly as the hunk has them.
     pub entries: Vec<Entry>,
-    /// What cannot, or is not as the root says: the path, where it is known, and why.
+    /// What cannot be read, or is not as the root says: the path, if it is known, and why.
     pub bad: Vec<(Option<EntryPath>, String)>,
 }
 
 /// Reads all entries of a hunk that can be read.
 ///
 /// # Errors
-/// A store that fails; damage, where not even the frame is what was stored.
+/// The store fails; damage, if not even the frame is the one that was stored.
 pub fn read_left(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> Result<SalvagedHunk> {
     match read_hunk(packs, hunk, decoder) {
         Err(why) if why.kind() == Kind::Damage => {}
@@ -41,7 +41,7 @@ pub fn read_left(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> R
     Ok(left)
 }
 
-/// The entries of a hunk's lines, each parsed alone below the head.
+/// Returns the entries of a hunk's lines; each line below the head is parsed on its own.
 fn each_line(bytes: &[u8]) -> Result<SalvagedHunk, String> {
     let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
     let head = lines.next().unwrap_or_default();
@@ -56,22 +56,22 @@ fn each_line(bytes: &[u8]) -> Result<SalvagedHunk, String> {
     Ok(left)
 }
 
-/// The path that a line gives, if it can be understood so far.
+/// Returns the path that a line gives, if that much of it can be understood.
 fn path_of(line: &[u8]) -> Option<EntryPath> {
     let value: serde_json::Value = serde_json::from_slice(line).ok()?;
     serde_json::from_value(value.get("path")?.clone()).ok()
 }
 
-/// What is left of a snapshot's list of hunks.
+/// What can be read of a snapshot's list of hunks.
 #[derive(Debug, Default)]
 pub struct HunksLeft {
     /// The hunks, in order.
     pub hunks: Vec<HunkRef>,
-    /// Where others are missing, and why: before the hunk of this number.
+    /// Where hunks are missing, and why: before the hunk of this index.
     pub lost: Vec<(usize, String)>,
 }
 
-/// Reads all of the list of hunks that can be read.
+/// Reads the part of the list of hunks that can be read.
 ///
 /// # Errors
 /// A store that fails.
