@@ -7,23 +7,23 @@ use std::time::Duration;
 pub enum Fault {
     /// It may work another time, but not before `after`.
     Passing {
-        /// What happened.
+        /// A description of what happened.
         why: String,
         /// How long to wait, if the store said so.
         after: Option<Duration>,
     },
     /// The token was refused. It has been dropped; another one may work.
     Token {
-        /// What the store said.
+        /// The store's answer.
         why: String,
     },
     /// There is no such object.
     NotFound,
     /// There seems to be such an object already: a look at it will tell.
     Exists {
-        /// What the store said.
+        /// The store's answer.
         why: String,
-        /// What to do about it, if there is no such object after all.
+        /// A hint at what to do about it, if there is no such object after all.
         hint: String,
     },
     /// The object is shorter than the range asked for, or longer than the limit.
@@ -33,9 +33,9 @@ pub enum Fault {
     },
     /// It will not work, however often it is tried.
     Refused {
-        /// What the store said.
+        /// The store's answer.
         why: String,
-        /// What to do about it.
+        /// A hint at what to do about it.
         hint: String,
     },
     /// The program was told to stop.

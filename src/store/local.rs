@@ -123,8 +123,8 @@ impl LocalStore {
     }
 
     /// Calls `find` on a folder of the vault, or on the vault's own if `name` is empty. `None` if the folder or what is
-    /// looked for does not exist. What is missing is missing in the vault itself, and not in something that has taken
-    /// its place.
+    /// looked for does not exist. It is then missing in the vault itself, and not in something that has taken the
+    /// vault's place.
     fn within<T>(&self, name: &str, find: impl FnOnce(&Folder) -> Result<Option<T>>) -> Result<Option<T>> {
         let top = self.top()?;
         let folder = top.as_ref().map_or(Ok(None), |top| self.enter(top, name))?;

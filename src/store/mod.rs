@@ -83,7 +83,7 @@ pub enum StoreError {
         name: String,
         /// Whose it is.
         why: String,
-        /// What to do about it.
+        /// A hint at what to do about it.
         hint: String,
     },
     /// The object is there and cannot be read, although other objects can: its medium does not return it, or it is not
@@ -92,23 +92,23 @@ pub enum StoreError {
     Unreadable {
         /// The object asked for.
         name: String,
-        /// What the system said.
+        /// The system's error.
         why: String,
     },
     /// The store answered and refuses, however often it is asked: no permission, no such bucket, a wrong clock.
     #[error("{doing}: {why}")]
     Refused {
-        /// What was being done, to which object.
+        /// The operation, and the object that it was for.
         doing: String,
-        /// What the store said.
+        /// The store's answer.
         why: String,
-        /// What to do about it.
+        /// A hint at what to do about it.
         hint: String,
     },
     /// The store did not answer, or only with failures that pass, until the time limit was over.
     #[error("{doing}: {why}")]
     Unreachable {
-        /// What was being done, to which object.
+        /// The operation, and the object that it was for.
         doing: String,
         /// The last failure, how often it was tried and for how long.
         why: String,
@@ -116,9 +116,9 @@ pub enum StoreError {
     /// The medium failed.
     #[error("{doing}: {source}")]
     Failed {
-        /// What was being done, to which object or path.
+        /// The operation, and the object or path that it was for.
         doing: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -376,13 +376,13 @@ pub trait Staging: Send + Sync {
     /// Stores an object, as [`Store::create`] does, but it need not show up in the store until it is published.
     ///
     /// # Errors
-    /// Those of [`Store::create`].
+    /// The errors of [`Store::create`].
     fn put(&self, name: &str, body: &[&[u8]]) -> Result<()>;
 
     /// Makes the waiting objects that are `wanted` objects of the store. They are durable when it returns.
     ///
     /// # Errors
-    /// Those of [`Store::create`]. Some of the objects may have been published by then.
+    /// The errors of [`Store::create`]. Some of the objects may have been published by then.
     fn publish(&self, wanted: &dyn Fn(&str) -> bool) -> Result<()>;
 }
 

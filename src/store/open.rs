@@ -41,7 +41,7 @@ impl Opener {
     /// Opens the store at an address, as [`open`] does.
     ///
     /// # Errors
-    /// Those of [`open`].
+    /// The errors of [`open`].
     pub fn open(&self, address: &Address, stop: Arc<AtomicBool>) -> error::Result<Box<dyn Store>> {
         open(address, &self.0, stop)
     }

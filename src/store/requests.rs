@@ -16,7 +16,7 @@ pub struct Span {
     pub limit: u64,
 }
 
-/// What has been read of a span.
+/// The part of a span that has been read so far.
 #[derive(Debug, Default)]
 pub struct PartialRead {
     /// The bytes from its beginning.

@@ -44,7 +44,7 @@ const PARALLEL: usize = 4;
 
 const LIFTED: &str = ".lifted.json";
 
-/// What the run is doing that finds a pack damaged, or sound.
+/// The activity of a run that finds a pack damaged, or sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
     /// A backup.
@@ -71,11 +71,11 @@ impl Finding {
 /// A doubted pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubted {
-    /// What the pack holds.
+    /// The kind of content that the pack holds.
     pub kind: PackKind,
     /// The random bits of the pack's name.
     pub id: PackId,
-    /// What seemed wrong with the pack.
+    /// The reason: what seemed wrong with the pack.
     #[serde(default)]
     pub why: String,
 }
@@ -98,7 +98,7 @@ pub struct Doubt {
     /// When the doubt was made, by the store's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<Timestamp>,
-    /// What the run that made the doubt was doing: `backup`, `restore`, `verify` or `copy`.
+    /// The activity of the run that made the doubt: `backup`, `restore`, `verify` or `copy`.
     #[serde(default)]
     pub action: String,
     /// The run, if it is one that leaves a report.
@@ -150,7 +150,7 @@ struct Lifting<'a> {
 pub struct UnliftedDoubt {
     /// The name of its object.
     pub object: String,
-    /// What it says.
+    /// The content of that object.
     #[serde(flatten)]
     pub doubt: Doubt,
 }
@@ -289,7 +289,7 @@ impl Doubts {
     /// that are not sound.
     ///
     /// # Errors
-    /// Those of [`Doubts::test`].
+    /// The errors of [`Doubts::test`].
     pub fn test_doubted(
         &mut self,
         vault: &Vault,

@@ -70,7 +70,7 @@ pub fn cut(extents: &[Extent], mut skip: u64, mut take: u64) -> Vec<Extent> {
     out
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryKind {
@@ -183,7 +183,7 @@ impl PageMap {
     }
 }
 
-/// What is known of a file that is a SQLite database.
+/// Facts about a file that is a SQLite database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// How it was read.
@@ -194,7 +194,7 @@ pub struct Database {
     /// The rollback journal (`-journal`) next to it, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<Side>,
-    /// What the check of it found; `None` if it was not checked.
+    /// The result of checking it; `None` if it was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<DatabaseCheck>,
 }
@@ -269,7 +269,7 @@ pub struct MapFrame {
 pub struct Entry {
     /// Its path below the data directory.
     pub path: EntryPath,
-    /// What kind of entry it is.
+    /// The kind of entry that it is.
     pub kind: EntryKind,
     /// The size of its content in bytes; 0 unless it is a file.
     pub size: u64,
@@ -302,7 +302,7 @@ pub struct Entry {
     pub extents: Vec<Extent>,
     /// Where a large file's content is.
     pub map: Option<Map>,
-    /// What is known of it if it is a SQLite database.
+    /// Facts about it, if it is a SQLite database.
     pub database: Option<Database>,
 }
 

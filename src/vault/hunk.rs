@@ -145,7 +145,7 @@ impl HunkBuilder {
     /// ended.
     ///
     /// # Errors
-    /// Those of [`HunkBuilder::push`].
+    /// The errors of [`HunkBuilder::push`].
     pub fn push_within(&mut self, entry: &Entry, mark: bool, within: bool) -> Result<Option<Hunk>> {
         let refused = |why: String| Error::failed(format!("record the entry {}", entry.path), why);
         entry.check().map_err(refused)?;

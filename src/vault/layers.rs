@@ -89,7 +89,7 @@ impl<'a> Layered<'a> {
     /// Returns the next block that some layer has and that lies within the file.
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     #[expect(clippy::should_implement_trait, reason = "it can fail, and `?` belongs to the caller")]
     pub fn next(&mut self) -> Result<Option<Placed>> {
         if self.run.from >= self.run.to {
@@ -108,7 +108,7 @@ impl<'a> Layered<'a> {
     /// [`Layered::next`].
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     pub fn next_run(&mut self) -> Result<Option<(u64, Extent)>> {
         let Some(run) = self.step()? else { return Ok(None) };
         let LayerReader { pieces, next, .. } = &self.layers[run.layer];

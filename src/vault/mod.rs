@@ -44,7 +44,7 @@ const RESTORE_BY_HAND: &[u8] = include_bytes!("restore-by-hand.md");
 /// The first line of every version of that README.
 const README_TITLE: &[u8] = b"# This folder is a backup\n";
 
-/// What `vault.json` says.
+/// The content of `vault.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VaultConfig {
     /// The version of the format.
@@ -122,9 +122,9 @@ fn answered<T>(store: &dyn Store, name: &str, mut get: impl FnMut() -> Result<T,
 pub struct Vault {
     /// Where its objects are.
     pub store: Box<dyn Store>,
-    /// What `vault.json` says.
+    /// The content of `vault.json`.
     pub config: VaultConfig,
-    /// Who uses the vault: notes about its packs name this user.
+    /// The user of the vault; notes about its packs name this user.
     pub user: VaultUser,
 }
 
@@ -170,7 +170,7 @@ impl Vault {
     /// Opens the vault in `store`, where there must be one.
     ///
     /// # Errors
-    /// Those of [`Vault::find`]; there is no vault.
+    /// The errors of [`Vault::find`]; there is no vault.
     pub fn open(store: Box<dyn Store>) -> Result<Vault> {
         Self::find(store)?.map_err(|store| Self::missing(&*store))
     }
@@ -330,7 +330,7 @@ impl Vault {
     /// Returns the names of all snapshots, oldest first: by sequence number, then time.
     ///
     /// # Errors
-    /// A store that fails.
+    /// The store fails.
     pub fn snapshots(&self) -> Result<Vec<SnapshotName>> {
         self.names(SNAPSHOTS)
     }
@@ -338,7 +338,7 @@ impl Vault {
     /// Returns the names of all checkpoints, oldest first.
     ///
     /// # Errors
-    /// A store that fails.
+    /// The store fails.
     pub fn checkpoints(&self) -> Result<Vec<SnapshotName>> {
         self.names(CHECKPOINTS)
     }
@@ -368,7 +368,7 @@ impl Vault {
     /// Reads a snapshot's root, and returns it with its bytes as they are stored.
     ///
     /// # Errors
-    /// Those of [`Vault::root`].
+    /// The errors of [`Vault::root`].
     pub fn root_as_stored(&self, name: SnapshotName) -> Result<(Root, Vec<u8>)> {
         self.read_root(SNAPSHOTS, name)
     }
@@ -376,7 +376,7 @@ impl Vault {
     /// Reads a checkpoint's root.
     ///
     /// # Errors
-    /// Those of [`Vault::root`].
+    /// The errors of [`Vault::root`].
     pub fn checkpoint(&self, name: SnapshotName) -> Result<Root> {
         self.read_root(CHECKPOINTS, name).map(|(root, _)| root)
     }

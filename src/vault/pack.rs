@@ -20,7 +20,7 @@ const SEEKABLE: u32 = 0x8F92_EAB1;
 const FOOTER: usize = 9;
 const ENTRY: usize = 8;
 
-/// What a pack holds.
+/// The kind of content that a pack holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackKind {
@@ -35,7 +35,7 @@ pub enum PackKind {
 pub struct PackInfo {
     /// The random bits of the pack's name.
     pub id: PackId,
-    /// What the pack holds.
+    /// The kind of content that it holds.
     pub kind: PackKind,
     /// The object's size in bytes.
     pub size: u64,
@@ -93,7 +93,7 @@ pub struct SeekTable {
     frames: Vec<FrameAt>,
 }
 
-/// What the last bytes of an object show.
+/// The result of reading the last bytes of an object.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tail {
     /// The whole table.

@@ -101,7 +101,7 @@ impl<'v> PackReader<'v> {
     /// read.
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     pub fn for_another(&self, root: &Root) -> Result<PackReader<'v>> {
         let mut reader = self.of(root.holders().map(|p| (p.id, *p)).collect());
         let mut all = HashMap::new();
@@ -295,7 +295,7 @@ impl<'v> PackReader<'v> {
     /// be, they are read again, once.
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     pub fn decode(
         &self,
         (pack, kind): (PackId, PackKind),
@@ -356,7 +356,7 @@ impl<'v> PackReader<'v> {
     /// Returns the content of an index frame, checked against its hash.
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     pub fn index_frame(&self, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
         if self.without.contains(&frame.pack) {
             let name = pack::name(PackKind::Index, frame.pack);
@@ -458,7 +458,7 @@ impl<'v> PackReader<'v> {
     /// Returns all items of a list, in order.
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     pub fn all<T: DeserializeOwned + Clone>(&self, list: &List<T>) -> Result<Vec<T>> {
         once(list)?;
         let mut all = Vec::new();
@@ -519,7 +519,7 @@ fn within<'c>(frame: &FrameAt, content: &'c [u8], extent: &Extent) -> &'c [u8] {
 /// Returns the sizes of all packs in a store, in bytes, by the packs' names.
 ///
 /// # Errors
-/// A store that fails.
+/// The store fails.
 pub fn listed(store: &dyn Store) -> Result<HashMap<String, u64>> {
     let mut sizes = HashMap::new();
     let folders = ["packs/", "index/"];
@@ -539,7 +539,7 @@ pub fn listed(store: &dyn Store) -> Result<HashMap<String, u64>> {
 /// Returns the packs that are not present according to a listing: missing, or of another size than they should be.
 ///
 /// # Errors
-/// A store that fails.
+/// The store fails.
 pub fn absent<'p>(store: &dyn Store, packs: impl Iterator<Item = &'p PackInfo>) -> Result<Vec<(PackInfo, PackState)>> {
     Ok(absent_of(&listed(store)?, packs))
 }

@@ -113,7 +113,7 @@ impl<'de> Deserialize<'de> for SnapshotName {
     }
 }
 
-/// What started a backup.
+/// The reason why a backup was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum BackupReason {
@@ -147,7 +147,7 @@ pub enum SnapshotState {
     Complete,
     /// Some entries could not be read, and no good snapshot was there before; `problems` names them.
     Partial,
-    /// What changed since the snapshot before looks like an accident.
+    /// The changes since the snapshot before look like an accident.
     Suspect,
 }
 
@@ -168,7 +168,7 @@ pub struct Mount {
     pub path: EntryPath,
     /// The kind of filesystem: `ext4`, `fuse.gcsfuse`.
     pub filesystem: String,
-    /// What is mounted: a device, a bucket's name, a server's folder.
+    /// The mounted source: a device, a bucket's name, a server's folder.
     pub source: String,
 }
 
@@ -184,7 +184,7 @@ pub struct SourceIdentity {
     pub inode: u64,
     /// When the directory was created, in nanoseconds since 1970; `None` if the filesystem does not tell.
     pub born: Option<i64>,
-    /// What is mounted there, if the numbers above do not identify it: a bucket's name, a server's folder.
+    /// The mounted source, if the numbers above do not identify it: a bucket's name, a server's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// The directory's path within `source`.
@@ -270,7 +270,7 @@ pub struct DatabaseRecord {
     /// Why it was not read live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What the check of it found; `None` if it was not checked.
+    /// The result of checking it; `None` if it was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<DatabaseCheck>,
     /// The size of its content in bytes; `None` if the snapshot is from an early program, which did not store it.
@@ -310,8 +310,8 @@ pub struct Totals {
     pub files: u64,
     /// Bytes of all files' content.
     pub bytes: u64,
-    /// Bytes of the files beside raw databases, as a part of `bytes`; they disappear when SQLite recovers what these
-    /// files hold.
+    /// Bytes of the side files of raw databases, included in `bytes`; these files disappear when SQLite recovers what
+    /// they hold.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub beside: u64,
     /// The latest mtime of any file, in nanoseconds since 1970; 0 if the snapshot is from an early program, which did
@@ -376,7 +376,7 @@ pub struct Root {
     pub started: Timestamp,
     /// When it was committed.
     pub finished: Timestamp,
-    /// What started the backup.
+    /// The reason why the backup was started.
     pub reason: BackupReason,
     /// The run that made it, whose report is under `runs/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -413,8 +413,8 @@ pub struct Root {
     pub hunks: List<HunkRef>,
     /// The packs that the snapshot reaches.
     pub packs: PackList,
-    /// Entries that are missing: they could not be read, and no older snapshot had them. Of some entries, only the
-    /// extended attributes are missing.
+    /// Entries that are missing: they could not be read, and no older snapshot had them. Some entries lack only their
+    /// extended attributes.
     #[serde(default)]
     pub problems: List<Problem>,
     /// Entries that could not be read and were carried over from an older snapshot, in path order.

@@ -21,7 +21,7 @@ impl StaleBook {
     /// Reads a root's list of stale entries.
     ///
     /// # Errors
-    /// A store that fails; damage.
+    /// The store fails; damage.
     pub fn read(packs: &PackReader, root: &Root) -> Result<Self> {
         let items = packs.all(&root.stale)?.into_iter().map(|item| (item.path.clone(), item)).collect();
         Ok(StaleBook { items, sides: HashMap::new() })

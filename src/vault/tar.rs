@@ -29,7 +29,7 @@ pub fn header(entry: &Entry) -> std::io::Result<Vec<u8>> {
 /// Returns the header blocks of an entry that is stored as a hard link to `to`, which comes before it.
 ///
 /// # Errors
-/// Those of [`header`].
+/// The errors of [`header`].
 pub fn link_header(entry: &Entry, to: &EntryPath) -> std::io::Result<Vec<u8>> {
     blocks(entry, EntryType::Link, 0, Some(to.bytes()))
 }

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 /// Reads one hunk's entries.
 ///
 /// # Errors
-/// A store that fails; damage.
+/// The store fails; damage.
 pub fn read_hunk(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> Result<Vec<Entry>> {
     let entries = read_frame(packs, &hunk.frame, decoder)?;
     if entries.len() as u64 != hunk.entries || entries.first().is_some_and(|e| e.path != hunk.first) {
@@ -38,7 +38,7 @@ pub fn read_hunk(packs: &PackReader, hunk: &HunkRef, decoder: &mut Decoder) -> R
 /// Reads the entries of a hunk's frame, whatever a root says of it.
 ///
 /// # Errors
-/// A store that fails; damage.
+/// The store fails; damage.
 pub fn read_frame(packs: &PackReader, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<Entry>> {
     let bytes = packs.index_frame(frame, decoder)?;
     let damage = |why: String| Error::damage(format!("read {}", pack::name(PackKind::Index, frame.pack)), why);
@@ -48,7 +48,7 @@ pub fn read_frame(packs: &PackReader, frame: &FrameRef, decoder: &mut Decoder) -
 /// Returns all hunks of a snapshot, in order.
 ///
 /// # Errors
-/// A store that fails; damage.
+/// The store fails; damage.
 pub fn hunks(packs: &PackReader, root: &Root) -> Result<Vec<HunkRef>> {
     packs.all(&root.hunks)
 }
@@ -173,7 +173,7 @@ pub fn covers(entry: &Entry, length: u64, content: u64) -> Result<()> {
 /// Reads the runs of one frame of a map.
 ///
 /// # Errors
-/// A store that fails; damage.
+/// The store fails; damage.
 pub fn read_map_frame(packs: &PackReader, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<BlockRun>> {
     let bytes = packs.index_frame(frame, decoder)?;
     map::parse(&bytes).map_err(|why| Error::damage(format!("read {}", pack::name(PackKind::Index, frame.pack)), why))

@@ -21,7 +21,7 @@ use crate::store::{StoreError, Unshared, to_share};
 pub struct Ownership {
     owner: u32,
     group: u32,
-    /// What the group may do, in the owner's permission bits: `0o700` is everything.
+    /// The group's permissions, in the owner's bits: `0o700` is everything.
     shared: RawMode,
 }
 
@@ -47,7 +47,7 @@ impl Ownership {
     pub fn is_shared(&self, there: &Stat) -> bool {
         let full = if is_folder(there) { 0o700 } else { 0o600 };
         let of_group = (self.shared & full) >> 3;
-        // What everybody may use, the group may use, too.
+        // The group may use everything that everybody may use.
         let may = if there.st_gid == self.group { there.st_mode } else { (there.st_mode & 0o7) << 3 };
         may & of_group == of_group
     }

@@ -1,4 +1,4 @@
-//! Every kind of fault at every kind of request, by script.
+//! Tests every kind of fault at every kind of request, by a script.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -17,9 +17,9 @@ struct Script {
 
 enum Step {
     Fault(Fault),
-    /// The object is stored, and then this.
+    /// The object is stored, and then this fault comes.
     Stored(Fault),
-    /// So many bytes come, and then this.
+    /// This many bytes come, and then this fault.
     Cut(usize, Fault),
     /// All bytes come, one of them flipped.
     Flip,
@@ -103,7 +103,7 @@ impl Requests for Script {
         if let Some(Step::Fault(fault)) = self.step(format!("list {folder} {}", next.unwrap_or_default())) {
             return Err(fault);
         }
-        // Two to a page.
+        // Each page has two objects.
         let at: usize = next.map_or(0, |next| next.parse().unwrap());
         let all = self.store.list_from(folder, from).map_err(fault)?;
         let more = (at + 2 < all.len()).then(|| (at + 2).to_string());
@@ -160,17 +160,17 @@ fn an_upload_whose_answer_was_lost_is_known_as_its_own() {
     ours.create("a", &[b"hello"]).unwrap();
     assert_eq!(asked(&ours), ["create a", "create a", "describe a"]);
 
-    // The object of somebody else came in between.
+    // Somebody else's object came in between.
     let theirs = store([busy()]);
     theirs.requests.store.create("a", &[b"jello"]).unwrap();
     assert!(matches!(theirs.create("a", &[b"hello"]), Err(StoreError::AlreadyExists { name }) if name == "a"));
 
-    // At the first attempt it cannot be our own, whatever its bytes.
+    // At the first attempt it cannot be our own, whatever its bytes are.
     let first = store([]);
     first.requests.store.create("a", &[b"hello"]).unwrap();
     assert!(matches!(first.create("a", &[b"hello"]), Err(StoreError::AlreadyExists { .. })));
 
-    // Looking at it may fail, too: only the look is repeated.
+    // The look at it may fail, too: only the look is repeated.
     let doubtful = store([lost(), Step::Fault(exists()), busy(), busy()]);
     doubtful.create("a", &[b"hello"]).unwrap();
     assert_eq!(asked(&doubtful), ["create a", "create a", "describe a", "describe a", "describe a"]);
@@ -268,7 +268,7 @@ fn pages_come_one_after_the_other() {
     let names: Vec<_> = store.list("p/").unwrap().into_iter().map(|meta| meta.name).collect();
     assert_eq!(names, ["p/a", "p/b", "p/c", "p/d", "p/e"]);
     assert_eq!(asked(&store), ["list p/ ", "list p/ ", "list p/ 2", "list p/ 4"]);
-    // What comes before is not asked for.
+    // Objects before `from` are not asked for.
     let names: Vec<_> = store.list_from("p/", "p/bb").unwrap().into_iter().map(|meta| meta.name).collect();
     assert_eq!(names, ["p/c", "p/d", "p/e"]);
     assert_eq!(asked(&store), ["list p/ ", "list p/ 2"]);
@@ -276,7 +276,7 @@ fn pages_come_one_after_the_other() {
 
 #[test]
 fn an_object_of_two_pages_is_there_once_and_pages_in_a_ring_end() {
-    /// Says this of every listing, a page for each.
+    /// Answers every listing with these pages, one after the other.
     struct Pages(Vec<(Vec<&'static str>, Option<&'static str>)>);
     impl Requests for Pages {
         fn url(&self) -> String {

@@ -1,4 +1,4 @@
-//! Doubts that are made, read, lifted, and such as strangers write.
+//! Tests how doubts are made, read and lifted, and doubts that strangers write.
 
 use super::*;
 use crate::monitor::system_random;
@@ -51,7 +51,7 @@ fn a_pack_is_doubted_once_and_the_doubt_is_lifted_when_all_of_its_packs_are_soun
     doubts.doubt(&sample.vault, &doubted(&packs[..2]), as_who(), &system_random);
     let made = objects(&sample);
     assert_eq!((made.len(), doubts.warnings()), (1, vec![]));
-    // Who read the doubts before, and who reads them now, doubts no pack again.
+    // Neither a run that read the doubts before nor one that reads them now doubts a pack again.
     doubts.doubt(&sample.vault, &doubted(&packs[..1]), as_who(), &system_random);
     let mut again = Doubts::read(&*sample.vault.store);
     assert_eq!(again.standing(), doubts.standing());
@@ -60,12 +60,12 @@ fn a_pack_is_doubted_once_and_the_doubt_is_lifted_when_all_of_its_packs_are_soun
     again.doubt(&sample.vault, &doubted(&packs[1..2]), as_who(), &system_random);
     assert_eq!(objects(&sample), made);
 
-    // One is damaged: the doubt stands, and only what is asked about is read.
+    // One pack is damaged: the doubt stands, and only the packs that are asked about are read.
     spoil(&sample, &packs[0]);
     assert_eq!(test(&mut Doubts::read(&*sample.vault.store), &sample, &packs[1..]), []);
     assert_eq!(test(&mut Doubts::read(&*sample.vault.store), &sample, &packs), [packs[0]]);
     assert_eq!(objects(&sample), made);
-    // It was put back.
+    // The pack was put back.
     spoil(&sample, &packs[0]);
     let mut last = Doubts::read(&*sample.vault.store);
     assert_eq!(test(&mut last, &sample, &packs), []);
@@ -95,7 +95,7 @@ fn a_doubt_of_what_nobody_needs_any_more_is_lifted() {
     spoil(&sample, &packs[0]);
     let before = Doubts::read(&*sample.vault.store);
     assert_eq!(lift(&packs[..2], &before), (vec![packs[0]], 1));
-    // Who came to doubt it since may know what was not there before.
+    // A run that doubted it since then may know of something that was not there before.
     assert_eq!(lift(&packs[1..2], &Doubts::default()), (vec![], 1));
     assert_eq!(lift(&packs[1..2], &before), (vec![], 0));
     assert_eq!(objects(&sample).len(), 2);
@@ -136,7 +136,7 @@ fn who_may_not_create_one_is_told_and_goes_on() {
     doubts.doubt(&vault, &doubted(&packs), as_who(), &system_random);
     let said = doubts.warnings();
     assert!(said.len() == 1 && said[0].contains("could not be noted") && said[0].contains("and 1 more"), "{said:?}");
-    // Nor may it be lifted: it is tested, and stands.
+    // It may not be lifted either: its pack is tested, and the doubt stands.
     let standing = Doubt {
         format: FORMAT,
         packs: vec![Doubted { kind: PackKind::Data, id: packs[0].id, why: String::new() }],
@@ -163,7 +163,7 @@ fn what_strangers_write_is_passed_over() {
     put(&id(1), b"{");
     put(&id(2), &vec![b' '; MAX_DOUBT as usize + 1]);
     put(&id(3), br#"{"packs":[{"kind":"other","id":"00000000000000000000000000000000"}]}"#);
-    // Of another version, with more in it, and of no pack.
+    // Doubts of another version, with more fields in them, and about no pack.
     put(&id(4), br#"{"format":9,"new":{},"packs":[{"kind":"data","id":"00000000000000000000000000000000","new":1}]}"#);
     put(&id(5), br#"{"packs":[]}"#);
     let pack = format!(r#"{{"kind":"data","id":"{}","why":"{}"}}"#, "0".repeat(32), "é".repeat(400));
@@ -181,7 +181,7 @@ fn what_strangers_write_is_passed_over() {
     }
     let mut doubts = Doubts::read(&*sample.vault.store);
     assert!(doubts.standing().len() < READ && doubts.warnings().iter().any(|said| said.contains("are read")));
-    // Nobody can be told what cannot be listed.
+    // Doubts that cannot be listed are not known to anybody.
     let deaf = FaultStore::new(sample.store, |verb, _| verb == "list");
     let mut doubts = Doubts::read(&deaf);
     assert!(doubts.standing().is_empty() && doubts.warnings()[0].contains("not known"));

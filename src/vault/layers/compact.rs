@@ -29,7 +29,7 @@ pub fn suffix_to_compact(blocks: &[u64]) -> Option<usize> {
 /// Returns how many blocks each layer of a map has, for [`suffix_to_compact`].
 ///
 /// # Errors
-/// A store that fails; damage.
+/// The store fails; damage.
 pub fn blocks_of_layers(packs: &PackReader, map: &PageMap) -> Result<Vec<u64>> {
     let block = u64::from(map.block.max(1));
     map.layers

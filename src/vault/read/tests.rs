@@ -1,5 +1,5 @@
-//! How many requests reading takes, near and far, what happens to bytes that flip on their way, and to packs whose seek
-//! table is damaged.
+//! Tests how many requests reading takes, far and near, and what happens to bytes that flip on their way and to packs
+//! whose seek table is damaged.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn reader<'s>(store: &'s dyn Store, packs: &[PackInfo]) -> PackReader<'s> {
     PackReader::new(store, packs.iter().map(|info| (info.id, *info)).collect())
 }
 
-/// A pack of so many frames of noise, and where they are.
+/// Makes a pack of `frames` frames of noise, and returns it with where they are.
 fn pack(store: &MemoryStore, kind: PackKind, frames: usize, length: usize) -> (PackInfo, Vec<(FrameRef, Vec<u8>)>) {
     let mut pack = SamplePack::new(kind);
     let contents: Vec<Vec<u8>> = (0..frames).map(|n| noise(length, n as u64)).collect();
@@ -42,7 +42,7 @@ fn read_all(reader: &PackReader, frames: &[(FrameRef, Vec<u8>)]) {
 #[test]
 fn index_frames_cost_a_request_for_a_mebibyte() {
     let store = MemoryStore::default();
-    // 5 MB, of which the last MiB comes with the table.
+    // The pack has 5 MB, of which the last MiB comes with the table.
     let (info, frames) = pack(&store, PackKind::Index, 100, 50_000);
     let far = far(&store);
     read_all(&reader(&far, &[info]), &frames);
@@ -50,7 +50,7 @@ fn index_frames_cost_a_request_for_a_mebibyte() {
     let some = &frames[30..55];
     read_all(&reader(&far, &[info]), some);
     assert_eq!(far.take().0, 3);
-    // Two who read at the same time, and again: it is kept.
+    // Two readers that read at the same time, and one of them again: what was read is cached.
     let shared = reader(&far, &[info]);
     let other = shared.with([]);
     std::thread::scope(|scope| {
@@ -63,7 +63,7 @@ fn index_frames_cost_a_request_for_a_mebibyte() {
     let (small, few) = pack(&store, PackKind::Index, 10, 10_000);
     read_all(&reader(&far, &[small]), &few);
     assert_eq!(far.take().0, 1);
-    // Near by, each frame is read alone.
+    // Near by, each frame is read on its own.
     let near = RecordingStore::new(&store);
     read_all(&reader(&near, &[info]), some);
     let sizes: Vec<u64> = near.take().iter().map(|call| call.amount).collect();
@@ -86,7 +86,7 @@ fn a_small_pack_comes_whole_and_a_large_one_in_one_piece() {
     let all = many.iter().flat_map(|(_, content)| content.iter().copied()).collect::<Vec<u8>>();
     let read = reader.extent(&extent(large, 50_000, 1_900_000), 2_000_000, &mut decoder).unwrap();
     assert!(read == all[50_000..1_950_000]);
-    // The table, and all of its frames.
+    // One request for the table, and one for all of its frames.
     assert_eq!(far.take().0, 2);
     let refused = reader.extent(&extent(large, 0, 2_000_001), 3_000_000, &mut decoder).unwrap_err();
     assert_eq!(refused.kind(), Kind::Damage);
@@ -114,7 +114,7 @@ fn bytes_that_flip_on_their_way_are_read_once_more() {
     let (data, contents) = pack(&store, PackKind::Data, 10, 30_000);
     let all: Vec<u8> = contents.iter().flat_map(|(_, content)| content.iter().copied()).collect();
     let extent = Extent { pack: Some(data.id), offset: 0, length: all.len() as u64 };
-    // In the table; in the last frame, which is read along, or in the second answer.
+    // The bit flips in the table; in the last frame, which is read along; or in the second answer.
     for (at, times, worth, right) in [
         (0, 1, 1 << 20, true),
         (0, 1, 1 << 10, true),
@@ -142,11 +142,11 @@ fn bytes_that_flip_on_their_way_are_read_once_more() {
     }
 }
 
-/// Damage to the end of a pack from `table` on, which takes no frame away.
+/// Damage to the end of a pack, from `table` on, that removes no frame.
 pub type TableHarm = fn(pack: &mut Vec<u8>, table: usize);
 
-/// Every way in which a table can be wrong, those apart that add up. `true`: the object keeps its size, and zstd still takes
-/// all of it for frames.
+/// Every way in which a table can be wrong, except for tables that add up. `true`: the object keeps its size, and zstd
+/// still takes all of it for frames.
 pub fn table_harms() -> [(&'static str, bool, TableHarm); 9] {
     [
         ("a flipped compressed length", true, |pack, table| pack[table + 8] ^= 0x10),
@@ -164,7 +164,7 @@ pub fn table_harms() -> [(&'static str, bool, TableHarm); 9] {
     ]
 }
 
-/// Tables that add up, and lead to other frames.
+/// Tables that add up, but lead to other frames.
 fn table_lies() -> [(&'static str, TableHarm); 3] {
     fn shift(pack: &mut [u8], at: usize) {
         pack[at] += 1;
@@ -180,7 +180,7 @@ fn table_lies() -> [(&'static str, TableHarm); 3] {
     ]
 }
 
-/// A pack of frames of different lengths, one of which does not say its own.
+/// Makes a pack of frames of different lengths, one of which does not say its own.
 fn uneven(store: &MemoryStore, kind: PackKind) -> (PackInfo, Vec<(FrameRef, Vec<u8>)>, usize) {
     let mut pack = SamplePack::new(kind);
     let mut refs = Vec::new();
@@ -243,7 +243,8 @@ fn frames_are_found_in_steps_and_each_pack_is_gone_through_once() {
     assert!(find(&PackInfo { content: info.content - 1, ..info }).is_err());
     assert!(find(&PackInfo { content: info.content + 1, ..info }).is_err());
 
-    // A frame is damaged with the table: the pack is lost, which is found out once, in two steps of the five.
+    // A frame is damaged as well as the table: the pack is lost, which is found out once, with two of the five reads of
+    // the walk.
     recorded.take();
     store.objects().get_mut(&info.name()).unwrap()[5] ^= 0xff;
     store.objects().get_mut(&info.name()).unwrap().truncate(info.size as usize - 1);
@@ -254,7 +255,7 @@ fn frames_are_found_in_steps_and_each_pack_is_gone_through_once() {
     assert_eq!(recorded.take().len(), 3 + 2);
 }
 
-/// Any byte changed, all cut lengths, and noise: what is found is the table that was stored, or nothing.
+/// With any byte changed, with all cut lengths, and with noise: either the table that was stored is found, or nothing.
 #[test]
 fn no_bytes_give_frames_that_were_not_stored() {
     let store = MemoryStore::default();

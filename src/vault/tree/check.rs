@@ -219,7 +219,7 @@ impl SnapshotCheck {
     /// others.
     ///
     /// # Errors
-    /// Those of [`TreeCheck::next`].
+    /// The errors of [`TreeCheck::next`].
     pub fn next(&mut self, entry: &Entry) -> Result<Vec<Remark>> {
         let missing = self.tree.next(&entry.path, entry.kind == EntryKind::Folder)?;
         let mut remarks = self.told(missing);
@@ -284,12 +284,12 @@ impl SnapshotCheck {
     }
 }
 
-/// What [`SnapshotCheck`] needs to know of a hunk, whichever snapshot it is a part of.
+/// A summary of what [`SnapshotCheck`] needs to know of a hunk, whichever snapshot it is a part of.
 #[derive(Debug)]
 pub struct HunkSummary {
     count: u64,
     first: Option<EntryPath>,
-    /// What is wrong in the hunk once its first entry is taken.
+    /// Everything that is wrong in the hunk once its first entry is taken.
     remarks: Vec<Remark>,
     end: TreeCheck,
     links: Vec<(u64, u64)>,

@@ -11,12 +11,12 @@ use crate::vault::pack::{self, PackKind};
 use crate::vault::read::PackReader;
 use crate::vault::root::{HunkRef, Root};
 
-/// What can be read of a hunk.
+/// The readable part of a damaged hunk.
 #[derive(Debug, Default)]
 pub struct SalvagedHunk {
     /// The entries that can be read, exactly as the hunk has them.
     pub entries: Vec<Entry>,
-    /// What cannot be read, or is not as the root says: the path, if it is known, and why.
+    /// Problems, where something cannot be read or is not as the root says: the path, if it is known, and why.
     pub bad: Vec<(Option<EntryPath>, String)>,
 }
 
@@ -62,7 +62,7 @@ fn path_of(line: &[u8]) -> Option<EntryPath> {
     serde_json::from_value(value.get("path")?.clone()).ok()
 }
 
-/// What can be read of a snapshot's list of hunks.
+/// The readable part of a snapshot's list of hunks.
 #[derive(Debug, Default)]
 pub struct HunksLeft {
     /// The hunks, in order.
@@ -74,7 +74,7 @@ pub struct HunksLeft {
 /// Reads the part of the list of hunks that can be read.
 ///
 /// # Errors
-/// A store that fails.
+/// The store fails.
 pub fn hunks_left(packs: &PackReader, root: &Root) -> Result<HunksLeft> {
     let frames = match &root.hunks {
         List::Items(hunks) => return Ok(HunksLeft { hunks: hunks.clone(), lost: Vec::new() }),

@@ -1,4 +1,4 @@
-//! What is a tree, and that summaries of hunks find what the entries themselves would.
+//! Tests what counts as a tree, and that summaries of hunks find what the entries themselves would.
 
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn entry(path: &str, kind: EntryKind) -> Entry {
     }
 }
 
-/// Takes all entries; gives the folders that are missing.
+/// Takes all entries, and returns the folders that are missing.
 fn check(paths: &[(&str, EntryKind)]) -> Result<Vec<String>> {
     let mut check = TreeCheck::default();
     let mut missing = Vec::new();
@@ -103,7 +103,8 @@ fn side_files_lie_beside_a_name_of_their_database() {
     live.database.as_mut().unwrap().taken = CaptureMethod::Live;
     assert_eq!(said(&[live]), [""; 0]);
 
-    // Another name of the same file needs none beside itself; one of another content, or without any, does.
+    // Another name of the same file needs no side file of its own; one with other content, or without any side file,
+    // does.
     let name = |path, link, content: &[u8]| linked(raw(file(path), false, true), link, content);
     assert_eq!(said(&[name("a", "g", b"1"), file("a-wal"), name("b", "g", b"1")]), [""; 0]);
     assert_eq!(said(&[name("a", "g", b"1"), name("b", "g", b"1"), file("b-wal")]), [""; 0]);
@@ -111,7 +112,7 @@ fn side_files_lie_beside_a_name_of_their_database() {
     assert_eq!(said(&[name("a", "g", b"1"), name("b", "g", b"1")]).len(), 2);
 }
 
-/// An entry out of few paths, so that they are often in each other.
+/// Returns a strategy for entries out of few paths, so that they often lie in each other.
 fn any_entry() -> impl Strategy<Value = Entry> {
     let part = || prop_oneof![Just("a"), Just("b"), Just("a-wal"), Just("b-journal")];
     let path = prop::collection::vec(part(), 0..4);
