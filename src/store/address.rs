@@ -1,4 +1,4 @@
-//! Where a vault is: a folder, or a prefix in a bucket.
+//! A vault's address: a folder, or a prefix in a bucket.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -11,7 +11,7 @@
 //! The table shows what happens if creating an object goes wrong. It fails only if nobody may rely on the object, and
 //! says that the object exists only if it did before:
 //!
-//! | what fails | comes to |
+//! | what fails | what happens |
 //! |---|---|
 //! | making a folder or the temporary file, writing or syncing it | an error; there is no object |
 //! | giving it its name, which is not there | an error; there is no object |

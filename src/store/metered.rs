@@ -13,7 +13,7 @@ pub struct MeteredStore {
 }
 
 impl MeteredStore {
-    /// Begins to count.
+    /// Returns the store with its traffic counted from now on.
     pub fn new(store: Arc<dyn Store>) -> Self {
         MeteredStore { before: store.traffic(), store }
     }

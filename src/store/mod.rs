@@ -1,4 +1,4 @@
-//! Where a vault's objects are kept. An object is created once, read whole or by range, listed, and never changed.
+//! Stores keep a vault's objects. An object is created once, read whole or by range, listed, and never changed.
 //!
 //! The trait is blocking. The engine is threads with bounded channels, a local disk has no asynchronous interface, and a
 //! network store needs only a handful of requests in flight: one of the engine's threads each. A store whose client is

@@ -13,6 +13,6 @@ pub struct FrameRef {
     pub offset: u64,
     /// The length of its content, in bytes.
     pub length: u64,
-    /// The BLAKE3 of its content.
+    /// The first 16 bytes of the BLAKE3 of its content.
     pub hash: Hash,
 }

@@ -1,6 +1,6 @@
 //! The format: which objects a vault has, and what their bytes mean. `format.md` describes it for other readers.
 //!
-//! [`root`] names [`hunk`]s, those hold [`entry`]s, entries name ranges of [`pack`]s' content, directly through a [`map`],
+//! A [`root`] names [`hunk`]s, hunks hold [`entry`]s, entries name ranges of [`pack`]s' content, directly through a [`map`],
 //! or through the [`pages`] of a database.
 
 pub mod decoder;

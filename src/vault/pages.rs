@@ -52,7 +52,7 @@ pub struct Placed {
 pub struct Piece {
     /// The first block.
     pub block: u64,
-    /// Where the first block begins in the pack's content.
+    /// Where the first block begins in the pack's content, in bytes.
     offset: u64,
     count: u32,
     /// The length of the last block in bytes; all others are whole.

@@ -472,7 +472,7 @@ impl Root {
     /// Returns the root's encoded bytes and the name that follows from them.
     ///
     /// # Errors
-    /// None in practice: every field has a JSON form.
+    /// No errors in practice: every field has a JSON form.
     pub fn encode(&self) -> Result<(SnapshotName, Vec<u8>)> {
         let mut bytes = serde_json::to_vec(self).map_err(|e| Error::failed("write the snapshot's root", e))?;
         bytes.push(b'\n');
@@ -512,10 +512,10 @@ impl Root {
     }
 }
 
-/// Refuses a document of another format, with a text that names both versions.
+/// Refuses a document of another format; the error names both versions.
 ///
 /// # Errors
-/// That text.
+/// A text that says so.
 pub fn check_format(bytes: &[u8]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct FormatVersion {
