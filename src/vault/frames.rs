@@ -15,8 +15,8 @@ pub const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 const LONGEST: u64 = MAX_FRAME as u64 + (128 << 10);
 /// How many bytes are read at a time. That much is held in memory beyond one frame.
 const STEP: u64 = 4 << 20;
-/// How much content is decompressed in all to learn its length, in bytes, for frames that do not say it. Our writers
-/// make no such frames.
+/// The most content that is decompressed in all to learn its length, in bytes, for frames that do not say it. Our
+/// writers make no such frames.
 const DECODED: u64 = 1 << 30;
 
 /// The bytes of an object from some offset on, a few MiB of them.
