@@ -12,20 +12,20 @@ use crate::report::{Action, EncodedReport, Outcome, Report, RunId};
 /// How a request was answered.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// A run served it: its report.
+    /// A run served it.
     Done {
         /// How it ended.
         outcome: Outcome,
-        /// Whether it may succeed when it is asked for again.
+        /// Whether it may succeed if it is asked for again.
         retry: bool,
         /// The report.
         report: EncodedReport,
     },
-    /// It was served before: that run's report.
+    /// It was served before, by the run of this report.
     Before(EncodedReport),
     /// Another instance serves it; it may be asked again after this time.
     Elsewhere(Duration),
-    /// Not now, for this reason; after this time.
+    /// Not now, for this reason; it may be asked again after this time.
     Later(String, Duration),
     /// Never, for this reason.
     Refused(String),
@@ -43,7 +43,7 @@ pub enum RunProgress {
 }
 
 impl RunProgress {
-    /// How many bytes of a report it keeps.
+    /// How many bytes of a report this keeps.
     pub(super) fn bytes(&self) -> usize {
         match self {
             RunProgress::Over(answer) => answer.bytes(),
@@ -52,7 +52,7 @@ impl RunProgress {
     }
 }
 
-/// A request on its way.
+/// A request that was taken, and waits for its answer.
 pub struct Ticket {
     /// The run that will serve it, unless another one does.
     pub run: RunId,
@@ -67,8 +67,8 @@ impl Ticket {
 }
 
 impl Ticket {
-    /// Waits for the answer, no longer than is left of the time that a request may take where a job does the runs. The run goes
-    /// on, and a redelivery finds it.
+    /// Waits for the answer, for at most `limit`: what is left of the time that a request may take where a job does the runs. The
+    /// run goes on, and a redelivery finds it.
     pub async fn answer_within(self, limit: Option<Duration>) -> Arc<Answer> {
         match limit {
             None => self.answer().await,
@@ -79,7 +79,7 @@ impl Ticket {
     }
 }
 
-/// Tells who waits. Who hung up does not hear it.
+/// Sends `answer` to a request. A sender who hung up does not get it.
 pub(super) fn tell(to: oneshot::Sender<Arc<Answer>>, answer: &Arc<Answer>) {
     let _ = to.send(answer.clone());
 }
@@ -97,12 +97,12 @@ impl From<idempotent::EventOutcome> for Answer {
 }
 
 impl Answer {
-    /// What a request is told whose answer does not come in time.
+    /// The answer to a request whose run does not end in time.
     pub fn not_yet() -> Answer {
         Answer::Elsewhere(AGAIN)
     }
 
-    /// What it says, for people.
+    /// The reason for the answer, for people.
     pub(super) fn why(&self) -> String {
         match self {
             Answer::Done { outcome, .. } => format!("it is {outcome}"),
@@ -115,17 +115,17 @@ impl Answer {
         }
     }
 
-    /// That of a run.
+    /// The answer by a run.
     pub(super) fn of(ran: &FinishedJob) -> Self {
         Answer::of_report(&ran.report)
     }
 
-    /// That of a run with this report.
+    /// The answer by a run with this report.
     pub(super) fn of_report(report: &Report) -> Self {
         Answer::done((report.result, report.action), EncodedReport::of(report))
     }
 
-    /// That of a run by its report; none where that is no report.
+    /// The answer by a run's stored report. `None` if it is not a report.
     pub(super) fn read(report: EncodedReport) -> Option<Self> {
         Some(Answer::done(report.ended()?, report))
     }
@@ -134,7 +134,7 @@ impl Answer {
         Answer::Done { outcome, retry: !outcome.stays(action), report }
     }
 
-    /// How many bytes of a report it keeps.
+    /// How many bytes of a report this keeps.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Answer::Done { report, .. } | Answer::Before(report) => report.json().len(),
@@ -142,27 +142,27 @@ impl Answer {
         }
     }
 
-    /// That of who would share a run with more than it can take.
+    /// The answer to a request that would share a run with more than the run can take.
     pub(super) fn no_room() -> Self {
         Answer::Later("the run that it would share takes no more".into(), Duration::from_secs(10))
     }
 
-    /// That of an event whose run has ended here without serving it, which the vault does not say yet.
+    /// The answer for an event whose run has ended here without serving it, which the vault does not say yet.
     pub(super) fn not_noted(run: RunId) -> Self {
         let why = format!("the run {run} has ended, and the vault that is to say so is away");
         Answer::Later(why, Duration::from_secs(10))
     }
 
-    /// That of a service which is told to stop.
+    /// The answer of a service that is told to stop.
     pub(super) fn ends() -> Self {
         Answer::Later("the service ends".into(), Duration::from_secs(10))
     }
 }
 
-/// When one may ask again whose event is served by a run that is away.
+/// When a request may be repeated whose event is served by a run that is away.
 pub(crate) const AGAIN: Duration = Duration::from_secs(60);
 
-/// How somebody finds out whether a run was done that did not live to tell.
+/// A hint how to find out whether a run was done that did not live to tell.
 pub(crate) fn how_to_look(action: Action) -> &'static str {
     match action {
         Action::Backup => "Look whether there is a snapshot of that time in one of the vaults: `lastgood list`. ",

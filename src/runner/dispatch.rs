@@ -8,15 +8,15 @@ use crate::error::Result;
 use crate::gcp::run_jobs::Starter;
 use crate::monitor::Context;
 
-/// Starts a job for a claim; gives the execution's name, where it is told.
+/// Starts a job for a claim; returns the execution's name, if Cloud Run tells it.
 pub type StartJob = dyn Fn(&ClaimName, &Context) -> Result<Option<String>> + Send + Sync;
 
 /// The job that does the runs.
 #[derive(Clone)]
 pub struct Dispatch {
-    /// What it is called, for people.
+    /// The job's name, for people.
     pub job: String,
-    /// What starts it.
+    /// Starts the job.
     pub start: Arc<StartJob>,
     /// How long a request waits for its answer.
     pub wait: Duration,
@@ -27,7 +27,7 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// A job that is started so; a request waits so long for its answer.
+    /// A job that `starter` starts; a request waits for its answer for `wait` at most.
     pub fn new(starter: Starter, wait: Duration) -> Self {
         let job = starter.target().to_string();
         let start = Arc::new(move |claim: &ClaimName, ctx: &Context| starter.start(&claim.to_string(), ctx));
@@ -35,8 +35,7 @@ impl Dispatch {
     }
 }
 
-/// How often, at most, a claim is looked at while somebody may be waiting; more often in the first seconds, and later more
-/// seldom.
+/// How often, at most, a claim is looked at while somebody may be waiting; more often in the first seconds, and less often later.
 pub(crate) const POLL: Duration = Duration::from_secs(2);
 
 /// How long a job may take to begin: Cloud Run finds a place for it, loads the image and mounts the volumes.

@@ -1,4 +1,4 @@
-//! What waits, and what the next run serves. Pure: the time is told.
+//! The queue of requests: what waits, and what the next run serves. Pure: the caller passes the time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use crate::events::decoded::RunRequest;
 use crate::report::{Action, Channel, RunId};
 use crate::vault::root::BackupReason;
 
-/// Requests that may wait, and promised critical events beside them.
+/// How many requests may wait, and how many promised critical events beside them.
 pub const WAITING: usize = 1000;
-/// In what time runs for critical events are counted.
+/// The period over which runs for critical events are counted.
 pub const COUNTED: Duration = Duration::from_secs(3600);
 
 /// A request that waits for its run.
@@ -24,11 +24,11 @@ pub struct QueuedRequest {
     pub run: RunId,
     pub request: RunRequest,
     pub way: Channel,
-    /// How much of the room in its run's report it takes.
+    /// Bytes that it takes of the room in its run's report.
     pub bytes: usize,
-    /// Whom to tell.
+    /// Where the answer is sent.
     pub answer: oneshot::Sender<Arc<Answer>>,
-    /// Whether it has been looked, since the last run ended, if it is served already.
+    /// Whether it has been looked up since the last run ended whether its event is served already.
     pub looked: bool,
     /// Whether its sender was promised a run.
     pub promise: PromiseState,
@@ -36,21 +36,21 @@ pub struct QueuedRequest {
 
 /// Whether the sender of a request was promised a run.
 pub enum PromiseState {
-    /// He waits for the answer.
+    /// No: the sender waits for the answer.
     None,
-    /// He is about to be: a claim is being entered, and until that is clear no run begins with the request, nor is it put off.
+    /// About to be: a claim is being entered, and until the outcome is clear no run begins with the request, nor is it put off.
     Claiming,
-    /// He was, and went away: nobody sends the request again. The claim for it is held.
+    /// Yes, and the sender went away: nobody sends the request again. The claim for it is held.
     Made(Arc<HeldClaim>),
 }
 
 impl QueuedRequest {
-    /// Whether it is one of those that may come in bursts.
+    /// Whether the request is of the kind that may come in bursts.
     fn is_critical(&self) -> bool {
         is_critical(&self.request)
     }
 
-    /// The claim, if its sender was promised a run.
+    /// The claim, if the request's sender was promised a run.
     pub fn promised(&self) -> Option<&Arc<HeldClaim>> {
         match &self.promise {
             PromiseState::Made(held) => Some(held),
@@ -58,7 +58,7 @@ impl QueuedRequest {
         }
     }
 
-    /// Whether its claim is being entered.
+    /// Whether the request's claim is being entered.
     fn is_claiming(&self) -> bool {
         matches!(self.promise, PromiseState::Claiming)
     }
@@ -68,9 +68,9 @@ impl QueuedRequest {
 pub enum NextStep {
     /// A run for these: one request, or all backups that wait.
     Run(Vec<QueuedRequest>),
-    /// This one is to be told to come again after a while: there have been so many runs for critical events.
+    /// This request is to be told to come again after the duration: there have been this many runs for critical events.
     PutOff(Box<QueuedRequest>, usize, Duration),
-    /// Nothing before this time, unless something else is asked for.
+    /// Nothing before this time, unless something else is asked for. `None` if no time is known.
     Nothing(Option<Instant>),
 }
 
@@ -78,15 +78,15 @@ pub enum NextStep {
 struct CriticalRun {
     run: RunId,
     at: Instant,
-    /// Whether it is one of those whose number is limited.
+    /// Whether it is one of the runs whose number is limited.
     counts: bool,
 }
 
-/// Requests in the order in which they came, and when runs for critical events began.
+/// Requests in the order in which they came, and the times at which runs for critical events began.
 pub struct Queue {
-    /// After a run for a critical event, further ones wait for so long, to share one.
+    /// How long further critical events wait after a run for one, to share the next.
     coalesce: Duration,
-    /// Runs for critical events in an hour.
+    /// How many runs for critical events there may be in an hour.
     critical_max: usize,
     waiting: VecDeque<QueuedRequest>,
     critical: VecDeque<CriticalRun>,
@@ -99,8 +99,8 @@ impl Queue {
         Queue { coalesce, critical_max, waiting: VecDeque::new(), critical: VecDeque::new(), claiming: None }
     }
 
-    /// Whether no more requests like this one may wait. Critical events that were promised a run may have to wait for an hour, each; they
-    /// keep nothing else from being let in, such as a backup by hand, which takes them all along.
+    /// Whether no more requests like this one may wait. Critical events that were promised a run may have to wait for an hour
+    /// each; they keep nothing else out, such as a backup by hand, which takes them all along.
     pub fn is_full(&self, request: &RunRequest, promise: &PromiseState) -> bool {
         let is_long = is_critical(request) && !matches!(promise, PromiseState::None);
         let long = self.long();
@@ -108,7 +108,7 @@ impl Queue {
         (if is_long { long } else { others }) >= WAITING
     }
 
-    /// How many critical events wait that were promised a run.
+    /// How many critical events wait that were promised a run, or are about to be.
     pub fn long(&self) -> usize {
         let is_long =
             |waiting: &&QueuedRequest| waiting.is_critical() && !matches!(waiting.promise, PromiseState::None);
@@ -116,8 +116,8 @@ impl Queue {
     }
 
     /// The run that a request of this kind would share. All backups that wait share one, as long as its report has room for what
-    /// asks for them; but for a run that is due and waits for claims only: else one promise after the other would keep it from
-    /// beginning. Nothing else shares any.
+    /// asks for them. The exception is a run that is due and waits only for claims: else one promise after the other would keep
+    /// it from beginning. Requests of other kinds share no run.
     pub fn shared(&self, action: Action, bytes: usize) -> Option<RunId> {
         let open = |waiting: &&QueuedRequest| is_backup(waiting) && self.claiming != Some(waiting.run);
         let mut runs: Vec<(RunId, usize)> = Vec::new();
@@ -135,23 +135,23 @@ impl Queue {
         self.waiting.push_back(waiting);
     }
 
-    /// What was due and is not served by the run that began: it comes next.
+    /// Puts a request back that was due and is not served by the run that began: it comes next.
     pub fn put_back(&mut self, waiting: QueuedRequest) {
         self.waiting.push_front(waiting);
     }
 
-    /// All that waits, which does so no longer.
+    /// Takes all requests off the queue.
     pub fn clear(&mut self) -> impl Iterator<Item = QueuedRequest> + use<> {
         std::mem::take(&mut self.waiting).into_iter()
     }
 
-    /// Whether somebody waits for this run.
+    /// Whether some request waits for this run.
     pub fn awaits(&self, run: RunId) -> bool {
         self.waiting.iter().any(|waiting| waiting.run == run)
     }
 
-    /// The identity of an event that waits, of which it has not been looked whether it is served already; from now on it has.
-    /// A claim says so by itself.
+    /// The identity of an event that waits and has not been looked up yet, to see whether it is served already; it counts as
+    /// looked up from now on. Requests with a claim are left out, as the claim itself will tell.
     pub fn unlooked(&mut self) -> Option<String> {
         let identity = |waiting: &QueuedRequest| waiting.request.event.identity.clone();
         let unclaimed = |waiting: &&QueuedRequest| !waiting.looked && matches!(waiting.promise, PromiseState::None);
@@ -162,25 +162,26 @@ impl Queue {
         Some(found)
     }
 
-    /// Says of all that waits that it has been looked for, or is to be looked for again, as after a run.
+    /// Notes of all requests that they have been looked up or, if `again`, that they are to be looked up again, as after a run.
     pub fn look(&mut self, again: bool) {
         self.waiting.iter_mut().for_each(|waiting| waiting.looked = !again);
     }
 
-    /// Says what came of a claim that was being entered for a run, by an event of this identity. Tells whether the request waits
-    /// still; it does, unless all that waits was answered.
+    /// Notes what came of a claim that was being entered for a run, by an event of this identity. Returns whether the request
+    /// still waits; it does, unless all that waits was answered.
     pub fn claimed(&mut self, run: RunId, identity: &str, promise: PromiseState) -> bool {
         let found = self.waiting.iter_mut().find(|waiting| is_claiming_for(waiting, run, identity));
         found.map(|waiting| waiting.promise = promise).is_some()
     }
 
-    /// A request for which a claim was being entered, which waits no longer.
+    /// Takes a request off the queue for which a claim was being entered.
     pub fn withdraw(&mut self, run: RunId, identity: &str) -> Option<QueuedRequest> {
         let at = self.waiting.iter().position(|waiting| is_claiming_for(waiting, run, identity))?;
         self.waiting.remove(at)
     }
 
-    /// All that waits by an event of this identity, which does so no longer; but what is being claimed, as that gives the answer.
+    /// Takes all requests by an event of this identity off the queue, except one that is being claimed, as its claim gives the
+    /// answer.
     pub fn take(&mut self, identity: &str) -> Vec<QueuedRequest> {
         let is = |waiting: &QueuedRequest| {
             !waiting.is_claiming() && waiting.request.event.identity.as_deref() == Some(identity)
@@ -190,19 +191,19 @@ impl Queue {
         taken
     }
 
-    /// Nothing was run, since others serve the events or did: it is as if the run had not begun.
+    /// Forgets that a run began, since nothing was run: others serve the events or did.
     pub fn not_run(&mut self, run: RunId) {
         self.critical.retain(|begun| begun.run != run);
     }
 
-    /// A run took no snapshot: it is none of those that are limited, lest what passes keeps later events from being served.
-    /// Further ones wait for the window all the same, lest what fails at once is run again for each. Not to be said of a run for events
-    /// that may tell of runs that failed.
+    /// Notes that a run took no snapshot: it no longer counts among the runs that are limited, so that a failure that passes does
+    /// not keep later events from being served. Further events wait for the window all the same, so that what fails at once is
+    /// not run again for each. Not to be called for a run for events that may themselves tell of runs that failed.
     pub fn failed(&mut self, run: RunId) {
         self.critical.iter_mut().filter(|begun| begun.run == run).for_each(|begun| begun.counts = false);
     }
 
-    /// What is to be done now; `may` says of which kinds a run may begin.
+    /// What is to be done now; `may` says whether a run of a kind may begin.
     pub fn next(&mut self, now: Instant, may: impl Fn(Action) -> bool) -> NextStep {
         let kept = COUNTED.max(self.coalesce);
         while self.critical.front().is_some_and(|begun| now.duration_since(begun.at) >= kept) {
@@ -211,7 +212,7 @@ impl Queue {
         let window = self.critical.back().map(|begun| begun.at + self.coalesce).filter(|end| *end > now);
         let is_due =
             |waiting: &QueuedRequest| may(waiting.request.action) && !(waiting.is_critical() && window.is_some());
-        // Whatever else is due takes the critical ones along, at no cost.
+        // Any other backup that is due takes the critical ones along, at no cost.
         let alone = !self.waiting.iter().any(|waiting| is_due(waiting) && is_backup(waiting) && !waiting.is_critical());
         let age = |begun: &CriticalRun| now.duration_since(begun.at);
         let mut counted = self.critical.iter().filter(|begun| begun.counts && age(begun) < COUNTED);

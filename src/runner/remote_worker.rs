@@ -1,12 +1,12 @@
-//! What an execution of a Cloud Run job does for the service that started it: the run of an order, under the claims that the
-//! service entered for it.
+//! What an execution of a Cloud Run job does for the service that started it: the run of a dispatch request, under the claims
+//! that the service entered for it.
 //!
-//! It settles the claims itself, so that the service need not live so long. Who comes for nothing ends well, since another
-//! attempt would do no more: a second execution for one order, an attempt after one that succeeded, one whose claims were
-//! given up or taken over meanwhile.
+//! It settles the claims itself, so that the service need not live that long. An execution that finds nothing to do ends
+//! successfully, since another attempt would do no more: a second execution for one dispatch request, an attempt after one that
+//! succeeded, one whose claims were given up or taken over meanwhile.
 //!
-//! All attempts of an execution are one run. One after an attempt that was killed goes on with its claims, and looks first
-//! whether that one has committed; one after an attempt that failed, and said so, enters the claims again under their next
+//! All attempts of an execution are one run. An attempt after one that was killed goes on with its claims, and looks first
+//! whether that one has committed; an attempt after one that failed, and said so, enters the claims again under their next
 //! numbers, unless a redelivery was faster.
 
 use std::sync::Arc;
@@ -30,20 +30,20 @@ use crate::replicas::pool::VaultPool;
 use crate::store::address::Address;
 use crate::vault::Vault;
 
-/// What came of it.
+/// What came of a dispatch request.
 pub enum WorkerOutcome {
     /// The run was done, or failed.
     Ran(Box<FinishedJob>),
-    /// What was asked for is done already.
+    /// What was asked for had been done already.
     Before(ServedBefore),
     /// There was nothing to do here, for this reason.
     Nothing(String),
 }
 
-/// Does what the order beside a claim says.
+/// Does what the dispatch request beside a claim says.
 ///
 /// # Errors
-/// No vault that has the order; one that is damaged or of another version; a store that fails.
+/// No vault has the dispatch request; it is damaged or of another version; a store fails.
 pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -> Result<WorkerOutcome> {
     let (vault, address, order) = find(name, vaults)?;
     let execution = Execution::of(&rules.place);
@@ -72,7 +72,7 @@ pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -
             Ok(ResumedClaim::Elsewhere(run)) => {
                 found.nothing.push(format!("the run {run} has taken the claim {name} over"))
             }
-            // The others need not suffer for it.
+            // The other claims need not suffer for it.
             Err(why) if why.kind() == Kind::Damage => {
                 ctx.monitor.warn(&format!("the claim {name} is passed over: {}", why.what()));
                 found.damaged.get_or_insert(why);
@@ -94,7 +94,7 @@ pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -
     }
 }
 
-/// How an order's claims stand.
+/// How the claims of a dispatch request stand.
 #[derive(Default)]
 struct ResumedClaims {
     held: Vec<Arc<HeldClaim>>,
@@ -103,7 +103,7 @@ struct ResumedClaims {
     damaged: Option<Error>,
 }
 
-/// The first vault that has the order.
+/// Finds the first vault that has the dispatch request.
 fn find(name: &ClaimName, vaults: &VaultPool) -> Result<(Vault, Address, DispatchRequest)> {
     let mut failed = None;
     for address in vaults.addresses() {
@@ -153,7 +153,7 @@ fn carry_out(
         reason: order.reason,
         labels: labels::fit(order.labels.clone(), 0),
         snapshot: order.snapshot.clone(),
-        // A restore is always asked for by one.
+        // A restore is always asked for by a single event.
         event: order.events.first().cloned().unwrap_or_default(),
     };
     let job = rules.job(&request, Some(BeforeCommit::new(move || idempotent::check_any(&gate))));

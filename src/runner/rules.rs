@@ -1,4 +1,4 @@
-//! What the configuration says of runs that others ask for, and the job that it makes of a request.
+//! The rules that the configuration sets for runs that others ask for, and the job that they make of a request.
 
 use std::time::Duration;
 
@@ -21,23 +21,23 @@ use crate::{backup, restore, verify};
 /// The logs in which Cloud Run itself writes about a service or a job.
 /// <https://docs.cloud.google.com/run/docs/logging#log_types>
 const PLATFORM: [&str; 2] = ["run.googleapis.com/requests", "run.googleapis.com/varlog/system"];
-/// The label that says of which container of an instance a line is.
+/// The label that names the container of an instance from which a line comes.
 const CONTAINER: &str = "container_name";
-/// How far the clock of whoever sends an event may be ahead.
+/// How far the clock of an event's sender may be ahead.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
-/// What the configuration says of runs that others ask for.
+/// The rules that the configuration sets for runs that others ask for.
 #[derive(Clone)]
 pub struct Rules {
     /// How backups are taken.
     pub backup: backup::options::BackupOptions,
     /// Whether a vault may be made in a bucket that has none.
     pub init: bool,
-    /// Where and how snapshots are restored; the snapshot is the request's.
+    /// Where and how snapshots are restored; the request names the snapshot.
     pub restore: restore::options::RestoreOptions,
     /// How vaults are verified.
     pub verify: verify::VerifyOptions,
-    /// Why no backup is taken, if none is.
+    /// Why no backups are taken; `None` if they are.
     pub backups_off: Option<String>,
     /// Whether a restore may be asked for.
     pub allow_restore: bool,
@@ -45,25 +45,26 @@ pub struct Rules {
     pub restore_age: Duration,
     /// A run that takes longer ends, and another one may take over its event.
     pub run_timeout: Duration,
-    /// After a run for a critical event, further ones wait for so long, to share one.
+    /// How long further critical events wait after a run for one, to share the next.
     pub coalesce: Duration,
-    /// Runs for critical events in an hour.
+    /// How many runs for critical events there may be in an hour.
     pub critical_max: usize,
-    /// The job that does the runs, where they are not done here.
+    /// The job that does the runs, if they are not done here.
     pub dispatch: Option<Dispatch>,
     /// Where runs take place.
     pub place: RunEnvironment,
     /// `CLOUD_RUN_WORKER_POOL`: the Cloud Run worker pool that this is.
     pub worker_pool: Option<String>,
-    /// Who is told how they ended.
+    /// Whom to tell how the runs ended.
     pub notify: Notifier,
-    /// Threads for each kind of work, and uploads or reads at the same time.
+    /// Threads for each kind of work.
     pub threads: usize,
+    /// How many uploads or reads are made at the same time.
     pub parallel: usize,
 }
 
 impl Rules {
-    /// Those of tests for a data directory: limits that are not met, and no restores.
+    /// Rules of tests for a data directory: limits that are not met, and no restores.
     #[cfg(test)]
     pub fn plain(data: std::path::PathBuf) -> Rules {
         let limit = Duration::from_secs(600);
@@ -87,7 +88,7 @@ impl Rules {
         }
     }
 
-    /// Why a request will never be served.
+    /// Why a request will never be served. `None` if it may be.
     pub fn refusal(&self, request: &RunRequest) -> Option<String> {
         if let Err(why) = check_labels(&request.labels) {
             return Some(why.what());
@@ -108,20 +109,20 @@ impl Rules {
             let (age, limit) = (whole(age), whole(limit));
             return Some(format!("the restore was asked for {age:#} ago, and more than {limit:#} is too long"));
         }
-        // Such an event would go on to be young enough: for years, if whoever sent it likes.
+        // Otherwise such an event would stay young enough: for years, if its sender likes.
         let ahead = whole(time.duration_since(now));
         (ahead > CLOCKS)
             .then(|| format!("the restore is dated {ahead:#} ahead of this machine's clock; {CLOCKS:#} are allowed"))
     }
 
-    /// How long it takes at most until what was promised is served: the window of critical events, or the hour in which they are
-    /// counted; a run that is under way; and its own. What asks for other runs may take longer where many wait.
+    /// How long it takes at most until a promised request is served: the window of critical events, or the hour in which they are
+    /// counted; a run that is under way; and its own run. Requests for other runs may take longer if many wait.
     pub(super) fn longest_wait(&self) -> Duration {
         self.coalesce.max(COUNTED).saturating_add(self.run_timeout.saturating_mul(2))
     }
 
-    /// Whether an event is about this service, its worker pool or its job, by the name that Cloud Run knows it by. An app beside it has
-    /// the same name.
+    /// Whether an event is about this service, its worker pool or its job, by the name that Cloud Run knows it by. An app beside
+    /// it has the same name.
     pub(super) fn is_about_own(&self, event: &Event) -> bool {
         let job = self.dispatch.as_ref().and_then(|dispatch| dispatch.job.rsplit('/').next());
         let own = [self.place.service.as_deref(), self.worker_pool.as_deref(), job];
@@ -129,14 +130,14 @@ impl Rules {
     }
 
     /// Why an event tells of what this service did itself: a run for it would be told of as well, and so on without end. Lines of
-    /// its log say whose they are; what Cloud Run writes about the service and its job, Cloud Storage about the vault's bucket, and
-    /// audit logs about either, does not.
+    /// its own log say whose they are. What Cloud Run writes about the service and its job, what Cloud Storage writes about the
+    /// vault's bucket, and what audit logs write about either does not.
     pub fn is_own(&self, event: &Event, vaults: &[Address]) -> Option<&'static str> {
         let label = |name: &str| event.labels.get(name).map(String::as_str).unwrap_or_default();
         let ours = self.is_about_own(event);
         let is_entry = event.kind.as_deref() == Some(LOG_ENTRY);
         let is_audit = is_entry && label(LOG).starts_with(AUDIT);
-        // Of several containers in an instance, one that ended by itself may be the app's: this one is at work.
+        // If an instance has several containers, one that ended by itself may be the app's: this one is at work.
         let exited = event.message.as_deref().is_some_and(|message| message.starts_with("Container called exit("));
         let of_another = exited && !label(CONTAINER).is_empty();
         if ours && is_entry && !of_another && (is_audit || PLATFORM.contains(&label(LOG))) {
@@ -151,7 +152,7 @@ impl Rules {
         if of_storage && is_stored(label("subject").strip_prefix("objects/")) {
             return Some("what is stored in the vault asks for nothing");
         }
-        // A listing is one of the bucket as a whole.
+        // A listing is a request about the bucket as a whole.
         let whole = format!("projects/_/buckets/{bucket}");
         let object = match label(RESOURCE).strip_prefix(&whole) {
             Some("") => {
@@ -164,7 +165,7 @@ impl Rules {
             .then_some("what an audit log tells of the vault's bucket asks for nothing")
     }
 
-    /// The job that a request asks for. A backup asks `before` it commits.
+    /// The job that a request asks for. A backup calls `before` before it commits.
     pub fn job(&self, request: &RunRequest, before: Option<BeforeCommit>) -> Job {
         match request.action {
             Action::Verify => Job::Verify(self.verify.clone()),
@@ -198,8 +199,8 @@ fn is_in_a_vault(name: &str, object: &str, vaults: &[Address]) -> bool {
     })
 }
 
-/// The gravest of requests that share a run, by their reasons: its reason and labels are the snapshot's. What each event said
-/// is in the run's report.
+/// The request with the gravest reason among those that share a run: its reason and labels are the snapshot's. What each event
+/// said is in the run's report.
 pub(super) fn gravest<'r>(requests: impl Iterator<Item = &'r RunRequest>) -> Option<&'r RunRequest> {
     requests.min_by_key(|request| match request.reason {
         BackupReason::Critical => 0,

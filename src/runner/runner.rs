@@ -1,8 +1,8 @@
-//! From requests to runs: what waits, what shares a run, what is answered with what was done before.
+//! The runner: decides which requests wait, which share a run, and which are answered with a run that was done before.
 //!
 //! One worker thread runs one job at a time. A request is served by a run that starts after it arrived; all backups that wait
 //! when a run starts share it. A burst of critical events makes one snapshot at once and at most one more when the window of
-//! [`Rules::coalesce`] is over. A client that hangs up takes back nothing: its run goes on.
+//! [`Rules::coalesce`] is over. A client that hangs up takes nothing back: its run goes on.
 
 mod broken;
 mod claimed;
@@ -40,14 +40,15 @@ use crate::replicas::pool::VaultPool;
 use crate::report::{Action, Channel, Event, Outcome, Report, RunId};
 use crate::runner::answer;
 
-/// Answers that are kept for whoever asks for a run by its id, and bytes of their reports; older ones are in the vault.
+/// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
 const KEPT: usize = 256;
+/// Bytes of the reports in the answers that are kept.
 const KEPT_BYTES: usize = 32 << 20;
 
 struct RunnerState {
     queue: Queue,
     known: HashMap<RunId, RunProgress>,
-    /// Bytes of reports that are known.
+    /// Bytes of the reports in `known`.
     bytes: usize,
     order: VecDeque<RunId>,
     running: Option<RunId>,
@@ -89,13 +90,13 @@ impl RunnerState {
         }
     }
 
-    /// Leaves it to the vault to tell of a run.
+    /// Forgets a run: from now on the vault tells of it.
     fn forget(&mut self, run: RunId) {
         self.bytes -= self.known.remove(&run).map_or(0, |known| known.bytes());
         self.order.retain(|known| *known != run);
     }
 
-    /// Answers who waits no longer. Others may wait for the same run.
+    /// Sends `answer` to a request that was just taken off the queue. Others may still wait for the same run.
     fn dismiss(&mut self, waiting: QueuedRequest, answer: &Arc<Answer>) {
         if !self.queue.awaits(waiting.run) {
             self.know(waiting.run, RunProgress::Over(answer.clone()));
@@ -104,7 +105,7 @@ impl RunnerState {
     }
 }
 
-/// Tells the program to stop when it is dropped by a panic.
+/// Tells the program to stop if it is dropped by a panic.
 struct StopOnPanic<'s>(&'s AtomicBool);
 
 impl Drop for StopOnPanic<'_> {
@@ -116,7 +117,7 @@ impl Drop for StopOnPanic<'_> {
 }
 
 impl Runner {
-    /// A desk at which nothing waits. It takes requests until `stop` is set.
+    /// A runner with an empty queue. It takes requests until `stop` is set.
     pub fn new(
         rules: Rules,
         vaults: Arc<VaultPool>,
@@ -139,22 +140,22 @@ impl Runner {
         Runner { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), tally: Mutex::default() }
     }
 
-    /// The vaults that it works on.
+    /// The vaults that the runs work on.
     pub fn vaults(&self) -> &Arc<VaultPool> {
         &self.vaults
     }
 
-    /// What the configuration says.
+    /// The rules that the configuration sets.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    /// What has been run so far.
+    /// Statistics of the runs so far.
     pub fn tally(&self) -> RunStats {
         lock(&self.tally).clone()
     }
 
-    /// Why an event tells of what was done here itself, and starts no run.
+    /// Why an event tells of something that this service did itself, and so starts no run. `None` for every other event.
     pub fn is_own(&self, event: &Event) -> Option<&'static str> {
         self.rules.is_own(event, self.vaults.addresses())
     }
@@ -175,7 +176,8 @@ impl Runner {
         lock(&self.state).last_backup.clone()
     }
 
-    /// Says so when nearly as many critical events wait, whose senders were promised a run, as may.
+    /// A warning when at least nine tenths of the `WAITING` critical events that may wait with a promise of a run do so; else
+    /// `None`.
     pub fn crowd(&self) -> Option<String> {
         let long = lock(&self.state).queue.long();
         let says = || {
@@ -191,7 +193,7 @@ impl Runner {
         lock(&self.state).known.get(&run).cloned()
     }
 
-    /// A context for work beside the runs: for looking into the vault.
+    /// Calls `work` with a context for work beside the runs, such as looking into the vault.
     pub fn context<T>(&self, work: impl FnOnce(&Context) -> T) -> T {
         self.within(&self.stop, work)
     }
@@ -204,7 +206,7 @@ impl Runner {
     /// Takes a request, to be served by a run that begins after now.
     ///
     /// # Errors
-    /// The answer, where it is clear already.
+    /// The answer, if it is clear already.
     pub fn ask(&self, request: RunRequest, way: Channel) -> Result<Ticket, Answer> {
         self.enter(received(request), way, PromiseState::None)
     }
@@ -234,13 +236,14 @@ impl Runner {
         Ok(Ticket { run, answer: receiver })
     }
 
-    /// Runs what is asked for, one job after the other, until it is told to stop; then answers what still waits. Tells whether a vault
-    /// has the report of every run that was promised, and of every restore that was done.
+    /// Runs what is asked for, one job after the other, until it is told to stop; then answers what still waits. Returns whether
+    /// a vault has the report of every run that was promised, and of every restore that was done.
     pub fn work(&self) -> bool {
         std::thread::scope(|scope| {
             if let Some(dispatch) = &self.rules.dispatch {
                 scope.spawn(|| {
-                    // Should it panic, nobody would hear of runs that are away: the service ends, and another one begins.
+                    // If that thread panicked, nobody would hear of runs that are away: so the service ends, and another one
+                    // begins.
                     let _end = StopOnPanic(&self.stop);
                     self.follow(dispatch);
                 });
@@ -253,7 +256,7 @@ impl Runner {
         self.pay_what_is_owed()
     }
 
-    /// What the next run serves; it waits for that. None when it is told to stop.
+    /// Waits for the requests that the next run serves. `None` when it is told to stop.
     fn next(&self) -> Option<Vec<QueuedRequest>> {
         let mut state = lock(&self.state);
         loop {
@@ -283,7 +286,7 @@ impl Runner {
                     state.dismiss(*waiting, &answer);
                 }
                 NextStep::Nothing(until) => {
-                    // What was served before need not wait for what it would share.
+                    // An event that was served before need not wait for the run that it would share.
                     if let Some(identity) = state.queue.unlooked() {
                         drop(state);
                         let before = self.served_before(&identity);
@@ -295,7 +298,7 @@ impl Runner {
                         }
                         continue;
                     }
-                    // Told to stop, it looks up soon; a signal does not wake it.
+                    // A signal that sets `stop` does not wake this thread, so it looks again soon.
                     let tick = Duration::from_millis(100);
                     let wait = until.map_or(tick, |until| tick.min(until.saturating_duration_since(now)));
                     state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
@@ -304,8 +307,8 @@ impl Runner {
         }
     }
 
-    /// Takes no more, and answers all that waits. What was promised ends with reports, which are given back: nobody is told of
-    /// them yet.
+    /// Takes no more requests, and answers all that wait. Requests that were promised a run end with reports, which are returned:
+    /// nobody has been told of them yet.
     fn close(&self) -> Vec<UnsettledRun> {
         let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
         {
@@ -323,7 +326,7 @@ impl Runner {
         self.break_promises(promised, &why)
     }
 
-    /// Serves requests of one kind by one run, those that are not served already or elsewhere.
+    /// Serves requests of one kind by one run, except those that are served already or elsewhere.
     fn serve(&self, group: Vec<QueuedRequest>) {
         let deadline = Instant::now() + self.rules.run_timeout;
         deadline::with_deadline(deadline, &self.stop, |over| {
@@ -334,14 +337,14 @@ impl Runner {
         state.queue.look(true);
     }
 
-    /// The answer for an event that is served already. What cannot be found out now, its claim will tell.
+    /// The answer for an event that is served already. `None` also if that cannot be found out now: then its claim will tell.
     fn served_before(&self, identity: &str) -> Option<Arc<Answer>> {
         if let Some(before) = self.done_here(identity) {
             return Some(Arc::new(before));
         }
         let before = idempotent::find_served(&self.vaults, identity).unwrap_or_else(|why| {
             tracing::warn!("whether an event is served already cannot be seen now: {}", why.what());
-            // A store that is away would be waited for again with each.
+            // Each of the others would have to wait again for a store that is away.
             lock(&self.state).queue.look(false);
             None
         });
@@ -396,7 +399,7 @@ impl Runner {
         self.count((&ran.report).into());
         let done = Arc::new(Answer::of(&ran));
         let settled = self.close_all(&mine, &ran, ctx);
-        // Told to stop, there is little time: whatever ends has its report before anybody is told of any.
+        // Once it is told to stop, there is little time: everything that ends gets its report before anybody is told of any.
         let ended = if self.stop.load(Ordering::Relaxed) { self.close() } else { Vec::new() };
         job::tell_all(std::iter::once(&ran).chain(ended.iter().map(|ended| &ended.ran)), ctx);
         {
@@ -404,7 +407,7 @@ impl Runner {
             if !ran.report.result.stays(ran.report.action) && !self.is_of_own(&ran.report.events) {
                 state.queue.failed(run);
             }
-            // Before anybody hears of it: who asks then finds it so.
+            // Before anybody hears of it, so that whoever asks then finds it so.
             state.running = None;
             state.know(run, RunProgress::Over(done.clone()));
         }
@@ -417,13 +420,13 @@ impl Runner {
         }
     }
 
-    /// Whether all that asked for a run is about this service: alerts and errors that its failed runs give rise to are, and each
-    /// would ask for the next one.
+    /// Whether everything that asked for a run is about this service: alerts and errors that its failed runs give rise to are,
+    /// and each would ask for the next run.
     fn is_of_own(&self, events: &[Event]) -> bool {
         !events.is_empty() && events.iter().all(|event| self.rules.is_about_own(event))
     }
 
-    /// Says of a run that it did not end as it should. The line that tells of every run is no alarm.
+    /// Logs that a run did not end as it should. The line that is logged for every run raises no alarm.
     fn log(&self, ran: &FinishedJob) {
         let Report { run, result, .. } = &ran.report;
         match &ran.error {
@@ -434,7 +437,7 @@ impl Runner {
         }
     }
 
-    /// Why a run for these events is run.
+    /// The origin of a run for these events.
     fn cause(&self, way: Channel, events: Vec<Event>) -> Origin {
         Origin { way, events, place: self.rules.place.clone(), notify: self.rules.notify.clone() }
     }
@@ -446,7 +449,7 @@ impl Runner {
     /// The job that serves these requests, which are of one kind.
     fn job(&self, group: &[(QueuedRequest, Claimed)], deadline: Instant) -> Option<Job> {
         let chosen = gravest(group.iter().map(|(waiting, _)| &waiting.request))?;
-        // Of which nothing is held is served by nobody else.
+        // A request without a contested claim is served by nobody else: such a run asks no claim before it commits.
         let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.contested()).collect();
         let before = BeforeCommit::new(move || {
             if Instant::now() >= deadline {
@@ -467,7 +470,7 @@ impl Runner {
     }
 }
 
-/// A request that has just come in: one that does not say when it was sent was sent now, as it may wait for long.
+/// A request that has just come in. One that does not say when it was sent was sent now; it may wait for long.
 fn received(mut request: RunRequest) -> RunRequest {
     request.event.time.get_or_insert_with(Timestamp::now);
     request

@@ -1,4 +1,4 @@
-//! What has been run so far, for metrics and for the health.
+//! Statistics of the runs so far, for metrics and for the health.
 
 use std::collections::BTreeMap;
 
@@ -7,33 +7,33 @@ use serde::Serialize;
 
 use crate::report::{Action, JobOutput, Outcome, Report, RunId, StoredReport};
 
-/// The last run.
+/// The last run that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LastRun {
-    /// Which it was.
+    /// The run's id.
     pub run: RunId,
-    /// What it was for.
+    /// What the run was for.
     pub action: Action,
-    /// How it ended.
+    /// How the run ended.
     pub result: Outcome,
-    /// When.
+    /// When the run ended.
     pub finished: Timestamp,
-    /// What went wrong.
+    /// What went wrong; `None` if nothing did.
     pub error: Option<String>,
 }
 
-/// What has been run so far, for metrics.
+/// Statistics of the runs so far, for metrics.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RunStats {
-    /// Runs by what they were for and how they ended.
+    /// How many runs ended, by action and result.
     pub runs: BTreeMap<(&'static str, &'static str), u64>,
-    /// Seconds that they took, by what they were for.
+    /// Seconds that the runs took, by action.
     pub seconds: BTreeMap<&'static str, f64>,
     /// Bytes that backups created.
     pub uploaded: u64,
-    /// Requests to stores that were made again.
+    /// Requests to stores that were repeated.
     pub retries: u64,
-    /// When an action last succeeded.
+    /// When each action last succeeded.
     pub success: BTreeMap<&'static str, Timestamp>,
 }
 
@@ -72,14 +72,14 @@ impl EndedRun {
         Some(EndedRun { last, started: started?, uploaded, retries })
     }
 
-    /// How it ended, and what it was for.
+    /// How the run ended, and what it was for.
     pub fn outcome(&self) -> (Outcome, Action) {
         (self.last.result, self.last.action)
     }
 }
 
 impl RunStats {
-    /// Counts a run; gives what is kept of it.
+    /// Counts a run; returns it as the last run.
     pub fn count(&mut self, ended: EndedRun) -> LastRun {
         let EndedRun { last, started, uploaded, retries } = ended;
         let action = last.action.name();

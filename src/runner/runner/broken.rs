@@ -1,16 +1,17 @@
-//! Promises that are not kept, and what is owed to those who have them.
+//! Promises that are not kept, and the reports that are owed to the senders who have them.
 //!
-//! An instance that is killed leaves open the claims of requests that it had promised a run, and nobody sends those again. So each
-//! instance looks for such claims, when it begins and now and then. When the time of one is over, its run is reported as failed: in the
-//! vault, under the id that was promised; to whoever is told of results; and in the health, as the last run. The request is not served
-//! any more: hours after a critical error a snapshot says little of it, and a restore may do harm.
+//! An instance that is killed leaves open the claims of requests that it had promised a run, and nobody sends those requests
+//! again. So each instance looks for such claims when it begins and now and then. When the time of one is over, its run is
+//! reported as failed: in the vault, under the id that was promised; to whoever is told of results; and in the health, as the
+//! last run. The request is not served any more: hours after a critical error a snapshot says little of it, and a restore may do
+//! harm.
 //!
-//! Should the run end after all, or have been done by an instance that could not store its report, that report counts. One that was
-//! killed may have done it as well: the report says how to look. Two instances that find the same promise at the same moment may both
-//! report it.
+//! If the run ends after all, or was done by an instance that could not store its report, that report counts. An instance that
+//! was killed may have done the run as well: the report says how to look. Two instances that find the same promise at the same
+//! moment may both report it.
 //!
-//! Nor is a promise over here before its end is in the vault: a report that could not be stored is kept until it is, and a run that is not
-//! begun, as another instance has taken its event over, has a report when it is known what that came to.
+//! A promise is not over here before its end is in the vault, either: a report that could not be stored is kept until it is, and
+//! a run that is not begun because another instance has taken its event over gets a report once it is known what that came to.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -32,13 +33,13 @@ use crate::runner::queue::QueuedRequest;
 use crate::store::address::Address;
 use crate::vault::Vault;
 
-/// How often it is tried again to note how runs ended that are over: until then, who asks for the same again has to wait.
+/// How often it is tried again to note how runs ended that are over: until then, whoever asks for the same again has to wait.
 const SOON: Duration = Duration::from_secs(5);
-/// How often it is looked whether the time of a promise is over, and what could not be seen is looked for again.
+/// How often the runner checks whether the time of a promise is over, and looks again for what could not be seen.
 const OFTEN: Duration = Duration::from_secs(60);
-/// How often a vault is looked through for promises of other instances, which may have been killed since.
+/// How often a vault is searched for promises of other instances, which may have been killed since.
 const AGAIN: Duration = Duration::from_secs(600);
-/// How often it is looked whether the service ends.
+/// How often the thread checks whether the service ends.
 const TICK: Duration = Duration::from_millis(100);
 
 /// A promise that has to be looked after.
@@ -49,25 +50,25 @@ pub(super) struct WatchedPromise {
     until: Instant,
 }
 
-/// What this instance owes to those whom it has promised runs.
+/// What this instance owes to the senders whom it has promised runs.
 #[derive(Default)]
 pub(super) struct Obligations {
-    /// Runs that are over, of which no vault says so.
+    /// Runs that are over, of which no vault says so yet.
     pub unsettled: Vec<UnsettledRun>,
-    /// Those of them for which that is tried just now, by one thread at a time.
+    /// Runs out of `unsettled` that are being tried again just now, by one thread at a time.
     pub settling: Vec<RunId>,
     pub one: Arc<Mutex<()>>,
-    /// How many have been settled so.
+    /// How many of the `unsettled` runs have been settled since.
     pub settled: u64,
-    /// Which events those that did what was asked for have served.
+    /// The reports of unsettled runs that did what was asked for, by the identities of the events that they served.
     pub done: HashMap<String, EncodedReport>,
-    /// What others have taken over.
+    /// Promises whose events others have taken over.
     pub taken: Vec<WatchedPromise>,
 }
 
-/// What one look at promises leaves for the next.
+/// What one look at the promises leaves for the next.
 pub(super) struct PromiseWatch<'d> {
-    /// The vaults, and when each is looked through again.
+    /// The vaults, and when each is searched again.
     vaults: Vec<(&'d Address, Instant)>,
     pub promised: Vec<WatchedPromise>,
 }
@@ -90,7 +91,7 @@ impl BrokenPromise {
 }
 
 impl Runner {
-    /// Looks after promises, of other instances and of this one, until the desk is told to stop.
+    /// Looks after promises, of other instances and of this one, until the runner is told to stop.
     pub(super) fn watch_promises(&self) {
         let (mut watch, mut next, mut soon) = (self.watch(), Instant::now(), Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
@@ -107,11 +108,12 @@ impl Runner {
         lock(&self.state).owed.taken.append(&mut watch.promised);
     }
 
-    /// When the desk is closed, tries once more to store what is owed, within the time for last words. Tells whether nothing is left.
+    /// When the runner is closed, tries once more to store what is owed, within the time for last words. Returns whether nothing
+    /// is left.
     pub(super) fn pay_what_is_owed(&self) -> bool {
         self.settle_again(|_| true);
         let taken = std::mem::take(&mut lock(&self.state).owed.taken);
-        // What other instances have promised, the next one finds in their claims.
+        // The next instance finds in their claims what other instances have promised.
         for promised in taken.iter().filter(|promised| !self.is_unsettled(promised.open.run)) {
             match self.progress(promised.open.run) {
                 // It shared a run, which has its report.
@@ -124,11 +126,11 @@ impl Runner {
         self.is_all_settled()
     }
 
-    /// Reports a run that was promised and not begun by what was known then: there is no time to look again.
+    /// Reports a run that was promised and not begun, by what was known when it was not begun: there is no time to look again.
     fn end_at_once(&self, WatchedPromise { vault, open, .. }: &WatchedPromise, answer: &Answer, ctx: &Context) {
         let mut why = format!("it was not begun, and the service was told to stop: {}", answer.why());
         if let Answer::Before(report) = answer {
-            // What it did in one vault serves a request that is claimed in another.
+            // What that run did in one vault serves a request that is claimed in another.
             if report.run() == Some(open.run) {
                 return;
             }
@@ -154,9 +156,9 @@ impl Runner {
         PromiseWatch { vaults, promised: Vec::new() }
     }
 
-    /// Does what is to be done at that time.
+    /// Looks at the promises for which it is time at `now`.
     pub(super) fn look_at_promises(&self, watch: &mut PromiseWatch, now: Instant) {
-        // First: a run that has a report of its own is told of by no other.
+        // First, since a run that has a report of its own gets no other.
         self.settle_again(|_| true);
         watch.promised.append(&mut lock(&self.state).owed.taken);
         for (vault, next) in watch.vaults.iter_mut().filter(|(_, next)| *next <= now) {
@@ -194,7 +196,8 @@ impl Runner {
         Ok(promised)
     }
 
-    /// What a request that was promised a run here, and is not served by it, is owed: it is looked later what becomes of it.
+    /// The promise to look after for a request that was promised a run here and is not served by it: what becomes of it is looked
+    /// up later. `None` if the request was promised nothing.
     pub(super) fn owed(&self, waiting: &QueuedRequest) -> Option<WatchedPromise> {
         let (held, identity) = (waiting.promised()?, waiting.request.event.identity.clone()?);
         let asker = self.promising(identity.clone(), held.claim().run(), &waiting.request, waiting.way);
@@ -216,14 +219,14 @@ impl Runner {
         })
     }
 
-    /// Sees to it that something says how a promise ended. False while its request may still be served.
+    /// Makes sure that a report says how a promise ended. `false` while its request may still be served.
     fn end_promise(&self, promised: &WatchedPromise, ctx: &Context) -> Result<bool> {
         let WatchedPromise { vault: address, open, .. } = promised;
         let OpenPromise { name, run, identity, host, promise, .. } = open;
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
         let asker = self.asker(identity.clone(), promise.action, *run);
         let vault = Vault::open(self.vaults.store(address)?)?;
-        // A run that has begun since has renewed its claim, and has its whole time from then on.
+        // A run that has begun since has renewed its claim, and has its whole time limit from then on.
         let later = lease::later(&*vault.store, name, asker.timeout)?;
         if later.is_some_and(|by| by != *run || self.progress(by).is_none()) {
             return Ok(false);
@@ -231,7 +234,7 @@ impl Runner {
         let resumed = idempotent::resume(name, vault, address, &asker, (&cause, false), &self.vaults, ctx)?;
         let kept = self.report_of(*run, ctx)?;
         let (held, why) = match (resumed, kept) {
-            // It may have been killed when it had told how it ended, and had not settled its claims.
+            // The instance may have been killed when it had told how the run ended, and had not settled its claims.
             (ResumedClaim::Held(held), Some(kept)) => {
                 held.close_by(&kept, kept.report.ended().is_some() && !kept.report.retry())?;
                 self.know_by(*run, kept.report);
@@ -241,7 +244,7 @@ impl Runner {
                 self.know_by(*run, kept.report);
                 return Ok(true);
             }
-            // As by an instance that found a vault failing.
+            // As an instance does that found a vault failing.
             (ResumedClaim::GivenUp, None) => {
                 (None, BrokenPromise::known("its claim was given up, and nothing was reported"))
             }
@@ -268,14 +271,14 @@ impl Runner {
         Ok(true)
     }
 
-    /// Remembers how a run of this instance ended by its report.
+    /// Remembers, by its report, how a run of this instance ended.
     fn know_by(&self, run: RunId, report: EncodedReport) {
         if let Some(answer) = Answer::read(report).filter(|_| self.progress(run).is_some()) {
             self.know(run, RunProgress::Over(Arc::new(answer)));
         }
     }
 
-    /// The report of a run; one that is damaged is none.
+    /// The report of a run. `None` if there is none, or if it is damaged.
     fn report_of(&self, run: RunId, ctx: &Context) -> Result<Option<idempotent::StoredReport>> {
         match idempotent::report_of(run, &self.vaults, ctx) {
             Err(why) if why.kind() == Kind::Damage => {
@@ -313,7 +316,7 @@ impl Runner {
         self.count((&ran.report).into());
         let (_, left) = held.map_or((None, None), |held| self.settled(&held, true, &ran, ctx));
         ran.tell(ctx);
-        // Of another instance's run its vault tells, where that may tell better one day.
+        // The vault tells of another instance's run, and may tell better one day: then nothing is remembered here.
         if ran.stored.is_none() || self.progress(*run).is_some() {
             self.know(*run, RunProgress::Over(Arc::new(Answer::of(&ran))));
         }

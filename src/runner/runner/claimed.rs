@@ -1,6 +1,7 @@
 //! The claims of requests that share a run: entered before it, settled after it.
 //!
-//! Several at a time, as a burst of events may bring hundreds, and between SIGTERM and the end there are seconds.
+//! Several claims are entered or settled at a time: a burst of events may bring hundreds, and between SIGTERM and the end there
+//! are only seconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +21,7 @@ use crate::replicas;
 use crate::report::{Action, Channel, RunId};
 use crate::runner::queue::{PromiseState, Queue, QueuedRequest};
 
-/// How the identities begin that requests without one are given: nobody else can have the same.
+/// The prefix of the identities that are given to requests without one: nobody else can have the same.
 const OWN: &str = "lastgood-request:";
 
 /// What keeps others from serving an event meanwhile.
@@ -28,11 +29,11 @@ const OWN: &str = "lastgood-request:";
 pub(super) enum Claimed {
     /// A claim.
     Held(Arc<HeldClaim>),
-    /// A claim of what nobody sends again: no other run can take it over, and its age is nobody's concern.
+    /// A claim for a promised request, which nobody sends again: no other run can take it over, and its age does not matter.
     Promised(Arc<HeldClaim>),
-    /// Nothing, as there was no vault: it is claimed when there is one.
+    /// Nothing, as there was no vault: the event is claimed when there is one.
     Late(Claimant),
-    /// Nothing, as it could not be told from another event.
+    /// Nothing, as the event could not be told from another one.
     Nothing,
 }
 
@@ -44,7 +45,7 @@ impl Claimed {
         }
     }
 
-    /// The claim that a run asks before it commits, where another run may have taken over.
+    /// The claim that a run checks before it commits, as another run may have taken it over. `None` if no other run can.
     pub fn contested(&self) -> Option<Arc<HeldClaim>> {
         match self {
             Claimed::Promised(_) => None,
@@ -53,11 +54,11 @@ impl Claimed {
     }
 }
 
-/// What is not noted in a vault.
+/// A request that was not noted in a vault.
 pub enum NotPromised {
-    /// It is not taken at all.
+    /// The request was not taken at all.
     Answered(Answer),
-    /// It is, and the answer has to be waited for.
+    /// The request was taken, and its answer has to be waited for.
     Waits(Ticket),
 }
 
@@ -73,7 +74,8 @@ impl From<Ticket> for NotPromised {
     }
 }
 
-/// A request for which a claim is being entered. Dropped, also in a panic, it is one like any other: nothing waits for its claim.
+/// A request whose claim is being entered. When this is dropped, also in a panic, the request becomes one like any other: nothing
+/// waits for its claim.
 struct ClaimingGuard<'d> {
     desk: &'d Runner,
     run: RunId,
@@ -81,12 +83,12 @@ struct ClaimingGuard<'d> {
 }
 
 impl ClaimingGuard<'_> {
-    /// Notes the claim that is held for it. Tells whether it waits still.
+    /// Notes the claim that is held for the request. Returns whether the request still waits.
     fn made(self, held: Arc<HeldClaim>) -> bool {
         self.over(|queue, run, identity| queue.claimed(run, identity, PromiseState::Made(held)))
     }
 
-    /// Takes it from what waits.
+    /// Takes the request off the queue.
     fn withdraw(self) -> Option<QueuedRequest> {
         self.over(|queue, run, identity| queue.withdraw(run, identity))
     }
@@ -110,25 +112,25 @@ impl Drop for ClaimingGuard<'_> {
     }
 }
 
-/// What came of settling a claim: the answer, where it is another than the run itself; and the claim, if it does not say yet how the run
-/// ended.
+/// What came of settling a claim: the answer, if it is another than the run itself; and the claim, if it does not yet say how the
+/// run ended.
 pub(super) type Settlement = (Option<idempotent::EventOutcome>, Option<Arc<HeldClaim>>);
 
-/// What came of claiming an event: what is held, or the answer, where the run is not to serve it.
+/// What came of claiming an event: what is held, or the answer if the run is not to serve it.
 type ClaimResult = Result<Claimed, Arc<Answer>>;
 
-/// What the first of several claims finds out for the others, each of which would have to be waited for as long.
+/// What the first of several claims finds out for the others, each of which would otherwise have to wait as long.
 #[derive(Default)]
 struct FirstClaimFindings {
     /// Whether a vault was made, as there was none.
     made: OnceLock<bool>,
-    /// Why nothing can be claimed at all: there is no vault, or none takes a claim, which is the answer.
+    /// Why nothing can be claimed at all: there is no vault (`None`), or none takes a claim (the answer).
     gone: OnceLock<Option<Arc<Answer>>>,
 }
 
 impl Runner {
-    /// Claims the events of requests for a run. One that was delivered again and again while it waited is claimed once. Gives
-    /// what came of it, in the order of the requests.
+    /// Claims the events of requests for a run. An event that was delivered again and again while it waited is claimed once.
+    /// Returns what came of each claim, in the order of the requests.
     pub(super) fn claim_all(&self, run: RunId, group: &[QueuedRequest], ctx: &Context) -> Vec<ClaimResult> {
         let (mut events, mut known) = (Vec::new(), HashMap::new());
         let mut place = |waiting| {
@@ -163,7 +165,7 @@ impl Runner {
         if let Some(held) = waiting.promised() {
             return self.begin_promised(held, waiting, ctx);
         }
-        // It may have waited for long.
+        // The request may have waited for long.
         if let Some(why) = self.rules.refusal(&waiting.request) {
             return Err(Arc::new(Answer::Refused(why)));
         }
@@ -195,9 +197,9 @@ impl Runner {
         }
     }
 
-    /// The claim of a promise whose run begins now. It may have waited for so long that another instance has reported it as not served,
-    /// or has taken it over as it got the event as well; then what becomes of it is looked for later, for the report that its sender
-    /// may ask for.
+    /// Renews the claim of a promise whose run begins now. It may have waited for so long that another instance has reported it
+    /// as not served, or has taken it over as it got the event as well; then the runner looks later for what becomes of it, for
+    /// the report that its sender may ask for.
     fn begin_promised(&self, held: &Arc<HeldClaim>, waiting: &QueuedRequest, ctx: &Context) -> ClaimResult {
         let Some(identity) = waiting.request.event.identity.clone() else { return Ok(Claimed::Promised(held.clone())) };
         // Nobody else can have taken it over.
@@ -231,8 +233,8 @@ impl Runner {
         Err(Arc::new(answer))
     }
 
-    /// The claim of a promise whose run begins now, which nobody else can have taken over. A job counts its time from the claim on, and
-    /// may have had to wait for long.
+    /// The claim of a promise whose run begins now, renewed if a job does the runs; nobody else can have taken it over. A job
+    /// counts its time from the claim on, and the request may have had to wait for long.
     fn renewed(&self, held: &Arc<HeldClaim>, waiting: &QueuedRequest) -> Arc<HeldClaim> {
         let event = &waiting.request.event;
         let Some(identity) = event.identity.clone().filter(|_| self.rules.dispatch.is_some()) else {
@@ -249,15 +251,15 @@ impl Runner {
         }
     }
 
-    /// Who claims an event for a run that is promised.
+    /// The claimant of an event for a run that is promised.
     pub(super) fn promising(&self, identity: String, run: RunId, request: &RunRequest, way: Channel) -> Claimant {
         let (action, reason, event) = (request.action, request.reason, request.event.clone());
         let promise = Promise { action, reason, way, event, seconds: self.rules.longest_wait().as_secs() };
         Claimant { promise: Some(Box::new(promise)), ..self.asker(identity, action, run) }
     }
 
-    /// Claims an event. Where there is no vault yet, the one that the first backup would make is made before: else each of
-    /// several instances that get the event would take a snapshot for it.
+    /// Claims an event. If there is no vault yet, the one that the first backup would make is made before: else each of several
+    /// instances that get the event would take a snapshot for it.
     fn take(&self, asker: &Claimant, cause: &Origin, away: &FirstClaimFindings, ctx: &Context) -> Result<ClaimAttempt> {
         let settled = self.settled_so_far();
         match idempotent::take(&self.vaults, asker, cause, ctx)? {
@@ -266,7 +268,7 @@ impl Runner {
             {
                 idempotent::take(&self.vaults, asker, cause, ctx)
             }
-            // A run of this instance that is over, which could not be noted when it ended.
+            // The claim is by a run of this instance that is over, which could not be noted when it ended.
             ClaimAttempt::Not(idempotent::EventOutcome::Elsewhere { run, .. })
                 if self.settle_again(|over| over == run) || self.settled_so_far() != settled =>
             {
@@ -276,18 +278,18 @@ impl Runner {
         }
     }
 
-    /// Who claims an event for a run.
+    /// The claimant of an event for a run.
     pub(super) fn asker(&self, identity: String, action: Action, run: RunId) -> Claimant {
         let (host, timeout) = (self.rules.place.host.clone(), self.rules.run_timeout);
         Claimant { identity: ClaimIdentity::Event(identity), action, run, host, timeout, promise: None }
     }
 
-    /// Takes a request of somebody who does not wait for its run, and whom nothing makes ask again. When this returns the run's
+    /// Takes a request from somebody who does not wait for its run, and whom nothing makes ask again. Once this returns the run's
     /// id, the request is noted in a vault, and whatever becomes of it has a report. It blocks until then. Meanwhile the request
-    /// waits for nobody but this, so that it is neither served nor answered otherwise.
+    /// waits for nobody but this call, so that it is neither served nor answered otherwise.
     ///
     /// # Errors
-    /// What is not noted: the answer, or the ticket to wait for it with.
+    /// If the request is not noted: the answer, or the ticket to wait for it with.
     pub fn promise(&self, request: RunRequest, way: Channel) -> Result<RunId, NotPromised> {
         let mut request = received(request);
         if request.event.identity.is_none() {
@@ -327,8 +329,8 @@ impl Runner {
         }
     }
 
-    /// Of requests whose run is about to begin, those that may still be served: a restore may have waited for too long. Who was
-    /// promised a run is not there to hear it, so that a report tells of it.
+    /// The requests of a run about to begin that may still be served: a restore may have waited for too long. A sender who was
+    /// promised the run is not there to hear of a refusal, so a report tells of it.
     pub(super) fn still_allowed(&self, group: Vec<QueuedRequest>) -> Vec<QueuedRequest> {
         let mut allowed = Vec::with_capacity(group.len());
         for waiting in group {
@@ -343,8 +345,8 @@ impl Runner {
         allowed
     }
 
-    /// Ends requests whose senders were promised a run, which will not be. Each run that was promised has a report of its own, which is
-    /// given back since nobody is told of it yet; and the claims of its requests say that it failed.
+    /// Ends requests whose senders were promised a run that will not take place. Each run that was promised has a report of its
+    /// own, which is returned since nobody has been told of it yet; and the claims of its requests say that it failed.
     pub(super) fn break_promises(&self, waiting: Vec<QueuedRequest>, why: &Error) -> Vec<UnsettledRun> {
         let mut runs: Vec<(RunId, Vec<(QueuedRequest, Claimed)>)> = Vec::new();
         for waiting in waiting {
@@ -406,8 +408,8 @@ impl Runner {
         ended.into_iter().for_each(|ended| self.keep(ended));
     }
 
-    /// Makes the vault, where one may be made; whether there is one now. The run tells why not. Where a job does the runs,
-    /// `lastgood init` makes it.
+    /// Makes the vault, if one may be made, and returns whether there is one now. The run tells why not. If a job does the runs,
+    /// `lastgood init` makes the vault.
     fn make_vault(&self, ctx: &Context) -> bool {
         if self.rules.dispatch.is_some() {
             return false;
@@ -462,8 +464,8 @@ impl Runner {
         }
     }
 
-    /// Settles a claim, whose request's sender may have been promised the run: then he finds nothing yet where no vault took the report,
-    /// and what says that it has ended has to wait for that.
+    /// Settles a claim whose request's sender may have been promised the run. A sender who was promised it finds nothing yet if
+    /// no vault took the report, and whatever says that the run has ended has to wait for that.
     pub(super) fn settled(
         &self,
         held: &Arc<HeldClaim>,
@@ -478,7 +480,7 @@ impl Runner {
         (noted.other, (!noted.is_noted).then(|| held.clone()))
     }
 
-    /// Why a request's own run would be run.
+    /// The origin of a run for this request alone.
     fn own_cause(&self, waiting: &QueuedRequest) -> Origin {
         self.cause(waiting.way, vec![waiting.request.event.clone()])
     }

@@ -1,16 +1,17 @@
-//! Runs that a Cloud Run job does in place of the desk.
+//! Runs that a Cloud Run job does in place of the runner.
 //!
-//! The desk claims as for any run, leaves an [`DispatchRequest`] beside the claim and starts the job. From then on the run is *away*: one
-//! thread looks at the claims of all such runs until the job has settled them, and answers with the report that it left.
+//! The runner claims as for any run, leaves a [`DispatchRequest`] beside the claim and starts the job. From then on the run is
+//! *away*: one thread looks at the claims of all such runs until the job has settled them, and answers with the report that it
+//! left.
 //!
-//! - While a backup or a restore is away, neither another backup nor a restore begins: as when the desk does them itself, one
-//!   at a time is at work on the data directory, and what asks for a backup meanwhile shares the next one. Verifications wait for
-//!   one another only. This holds for one process: others see no more than the claims.
-//! - A job that has not taken its order after [`BEGIN`] is given up: its claims are marked failed, so that it does nothing when it
-//!   comes after all, and a redelivery starts another one. Without this, one that never starts would hold up all others for a
-//!   whole time limit.
+//! - While a backup or a restore is away, neither another backup nor a restore begins: as when the runner does them itself, one
+//! at a time is at work on the data directory, and what asks for a backup meanwhile shares the next one. Verifications wait for
+//! - A job that has not taken its dispatch request within [`Dispatch::begin`] is given up: its claims are marked failed, so that
+//! it does nothing when it comes after all, and a redelivery starts another one. Without this, a job that never starts would hold
+//! up all others for a whole time limit.
+//! all others for a whole time limit.
 //! - Nothing is known of a job but what its claims say. When the service is told to stop, or dies, the job goes on, and a
-//!   redelivery finds the claim.
+//! redelivery finds the claim.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::runner::queue::PromiseState;
 use crate::runner::rules::gravest;
 use crate::runner::stats::EndedRun;
 
+/// How many times less often a claim is looked at once [`Dispatch::wait`] is over.
 const SELDOM: u32 = 5;
 /// How often the thread that looks at claims wakes.
 const TICK: Duration = Duration::from_millis(100);
@@ -42,7 +44,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(super) struct RemoteRuns {
     runs: Vec<(RunId, Action)>,
-    /// Those that the thread which follows them has not seen yet.
+    /// Runs that the thread which follows them has not seen yet.
     handed: Vec<RemoteRun>,
 }
 
@@ -54,15 +56,15 @@ struct RemoteWaiter {
     promised: bool,
 }
 
-/// A run that is away, and who waits for it.
+/// A run that is away, and the requests that wait for it.
 struct RemoteRun {
     run: RunId,
     job: Job,
     cause: Origin,
     waiting: VecDeque<RemoteWaiter>,
-    /// Since when it is away.
+    /// When the run was handed over.
     since: Instant,
-    /// When its claims are looked at again.
+    /// When its claims are to be looked at again.
     next: Instant,
     begun: bool,
     known: bool,
@@ -76,15 +78,15 @@ impl RemoteRuns {
         self.runs.iter().all(|(_, away)| looks_only(*away) != looks_only(action))
     }
 
-    /// The one that has been away for longest.
+    /// The run that has been away for longest.
     pub fn first(&self) -> Option<RunId> {
         self.runs.first().map(|(run, _)| *run)
     }
 }
 
 impl Runner {
-    /// Of requests that share a run, those that one order can name: their claims are in one vault. The others are told to come
-    /// again; what was promised comes next, as the same run, which has an order in the other vault then.
+    /// The requests, out of those that share a run, that one dispatch request can name: their claims are in one vault. The others
+    /// are told to come again; a promised one comes next, as the same run, which then has a dispatch request in the other vault.
     pub(super) fn together(&self, mine: Vec<(QueuedRequest, Claimed)>, ctx: &Context) -> Vec<(QueuedRequest, Claimed)> {
         let Some(first) = mine.iter().find_map(|(_, claim)| claim.held()) else { return mine };
         let mut kept = Vec::with_capacity(mine.len());
@@ -109,10 +111,10 @@ impl Runner {
         kept
     }
 
-    /// Has the job do a run. When it is started, nobody waits in `mine` any more.
+    /// Has the job do a run. Once it is started, nobody waits in `mine` any more.
     ///
     /// # Errors
-    /// It is not started.
+    /// The job was not started.
     pub(super) fn hand_over(
         &self,
         dispatch: &Dispatch,
@@ -123,7 +125,7 @@ impl Runner {
     ) -> Result<()> {
         let doing = || format!("have the job {} do the run", dispatch.job);
         let held: Option<Vec<_>> = mine.iter().map(|(_, claim)| claim.held()).collect();
-        // What holds no claim found no vault that opens.
+        // A request without a claim found no vault that opens.
         let held = held.ok_or_else(|| match self.vaults.first(ctx) {
             Err(why) => why.within(doing()),
             Ok(_) => Error::unreachable(doing(), "the vault, which would hold its claim, did not open at first"),
@@ -146,7 +148,7 @@ impl Runner {
                 let execution = execution.as_deref().unwrap_or("an execution whose name was not told");
                 tracing::info!("the run {run} is done by {execution}, under the claim {name}");
             }
-            // An answer may have been lost, more than once.
+            // The answer to the start may have been lost, more than once.
             Err(why) => match TakenBy::of(first.store(), &name) {
                 Ok(Some(taker)) => tracing::warn!("{}; but {} has begun", why.what(), taker.by),
                 Ok(None) | Err(_) => return Err(why),
@@ -168,7 +170,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Looks at runs that are away until the desk is closed.
+    /// Looks at runs that are away until the runner is closed.
     pub(super) fn follow(&self, dispatch: &Dispatch) {
         let mut groups: Vec<RemoteRun> = Vec::new();
         loop {
@@ -190,7 +192,7 @@ impl Runner {
         }
     }
 
-    /// Looks at a run, when it is time to; gives it back when it is not over.
+    /// Looks at a run if it is time to, and returns it if it is not over.
     fn look(&self, mut group: RemoteRun, now: Instant, dispatch: &Dispatch) -> Option<RemoteRun> {
         if now < group.next {
             return Some(group);
@@ -219,7 +221,7 @@ impl Runner {
                 self.know_of(&mut group, &answer);
                 seen.insert(name, Arc::new(answer));
             }
-            // Before anybody hears of it: who asks then finds it so.
+            // Before anybody hears of it, so that whoever asks then finds it so.
             if group.waiting.is_empty() {
                 self.back(group.run);
             }
@@ -253,13 +255,13 @@ impl Runner {
             }
             let away = group.since.elapsed();
             let often = if away < dispatch.wait { dispatch.poll } else { dispatch.poll * SELDOM };
-            // What is short is over soon.
+            // A short run is over soon, so that its claims are looked at more often at first.
             group.next = Instant::now() + often.min(away / 4);
             Some(group)
         })
     }
 
-    /// Gives up a run whose job has not begun, or was killed: by the report that it left, or by one that says so.
+    /// Gives up a run whose job has not begun, or was killed: by the report that the job left, or by one that says so.
     fn give_up(&self, group: RemoteRun, (why, hint): (String, String), dispatch: &Dispatch, ctx: &Context) {
         let kept = idempotent::report_of(group.run, &self.vaults, ctx).unwrap_or_else(|why| {
             tracing::warn!("whether the run {} left a report cannot be seen: {}", group.run, why.what());
@@ -309,7 +311,7 @@ impl Runner {
         report.and_then(|kept| Answer::read(kept.report)).unwrap_or_else(nothing)
     }
 
-    /// Remembers how a run ended, at the first of its answers.
+    /// Remembers how a run ended, when the first of its requests is answered.
     fn know_of(&self, group: &mut RemoteRun, answer: &Answer) {
         if group.known {
             return;
@@ -327,7 +329,7 @@ impl Runner {
         self.know(group.run, RunProgress::Over(Arc::new(answer.clone())));
     }
 
-    /// Tells all that wait for a run the same.
+    /// Sends the same answer to all that wait for a run.
     fn end(&self, mut group: RemoteRun, answer: Answer) {
         self.know_of(&mut group, &answer);
         self.back(group.run);
@@ -335,7 +337,7 @@ impl Runner {
         group.waiting.into_iter().for_each(|follower| answer::tell(follower.to, &answer));
     }
 
-    /// A run is no longer away: others may begin.
+    /// Marks a run as no longer away, so that others may begin.
     fn back(&self, run: RunId) {
         let mut state = lock(&self.state);
         state.away.runs.retain(|(away, _)| *away != run);
@@ -345,7 +347,7 @@ impl Runner {
     }
 }
 
-/// The answer for an event that is served: by this run, or by another.
+/// The answer for an event that is served, by this run or by another.
 fn settled(run: RunId, before: ServedBefore) -> Answer {
     let report = if before.run == run { before.report.clone() } else { None };
     report.and_then(Answer::read).unwrap_or_else(|| idempotent::EventOutcome::Before(before).into())

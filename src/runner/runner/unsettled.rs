@@ -1,7 +1,8 @@
 //! Runs that are over, of which no vault says so yet: their reports, and the ends of their claims.
 //!
-//! A vault that is away when a run ends takes neither. Both are tried again until it does: else nobody could ever ask for the run, its event
-//! would be taken for one that is being served until the run's time limit is over, and then be served again, though it was done.
+//! A vault that is away when a run ends takes neither. Both are tried again until it does: else nobody could ever ask for the
+//! run, and its event would be taken for one that is being served until the run's time limit is over, and then be served again
+//! although it was done.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,26 +14,27 @@ use crate::job::FinishedJob;
 use crate::report::{Action, EncodedReport, Outcome, RunId};
 use crate::runner::answer::how_to_look;
 
-/// How many runs are kept of which it does not matter much: while a vault is away for long, others are asked for again and again.
+/// How many runs are kept that do not matter much: while a vault is away for long, others are asked for again and again.
 const KEPT: usize = 256;
 
 /// A run of this instance that is over.
 pub(super) struct UnsettledRun {
     pub ran: FinishedJob,
-    /// Claims that do not say yet how it ended.
+    /// Claims that do not yet say how the run ended.
     pub claims: Vec<Arc<HeldClaim>>,
-    /// Whether somebody was promised it, and nothing but its report will tell him.
+    /// Whether somebody was promised the run, and nothing but its report will tell them.
     pub promised: bool,
 }
 
 impl UnsettledRun {
-    /// Whether it did what was asked for.
+    /// Whether the run did what was asked for.
     fn is_done(&self) -> bool {
         let report = &self.ran.report;
         report.result.stays(report.action) && report.result != Outcome::Refused
     }
 
-    /// Whether harm is done if no vault ever says how it ended: who was promised it hears nothing, and a restore is done again.
+    /// Whether harm is done if no vault ever says how the run ended: a sender who was promised it hears nothing, and a restore is
+    /// done again.
     fn matters(&self) -> bool {
         self.promised || self.is_done() && self.ran.report.action == Action::Restore
     }
@@ -42,7 +44,7 @@ impl UnsettledRun {
 struct VaultUnreachable;
 
 impl Runner {
-    /// Keeps a run that is over until a vault says so.
+    /// Keeps a run that is over until a vault says so. Does nothing if a vault says so already.
     pub(super) fn keep(&self, unsettled: UnsettledRun) {
         let UnsettledRun { ran, claims, .. } = &unsettled;
         if ran.stored.is_some() && claims.is_empty() {
@@ -64,7 +66,7 @@ impl Runner {
         kept.push(unsettled);
     }
 
-    /// Tries again for the runs of `which`. Tells whether anything came of it.
+    /// Tries again to settle the runs for which `which` is true. Returns whether any was settled.
     pub(super) fn settle_again(&self, which: impl Fn(RunId) -> bool) -> bool {
         let one = lock(&self.state).owed.one.clone();
         let _one = lock(&one);
@@ -77,14 +79,14 @@ impl Runner {
             owed.settling.extend(&runs);
             (mine, runs)
         };
-        // What matters first, as there may be little time.
+        // The runs that matter come first, as there may be little time.
         mine.sort_by_key(|kept| !kept.matters());
         let (mut left, mut over, mut rest) = (Vec::new(), HashSet::new(), mine.into_iter());
         for mut unsettled in rest.by_ref() {
             match self.settle_one(&mut unsettled) {
                 Ok(true) => _ = over.insert(unsettled.ran.report.run),
                 Ok(false) => left.push(unsettled),
-                // It would be waited for with each of the others.
+                // Each of the others would have to wait for it again.
                 Err(VaultUnreachable) => {
                     left.push(unsettled);
                     break;
@@ -93,21 +95,21 @@ impl Runner {
         }
         let owed = &mut lock(&self.state).owed;
         owed.settled += over.len() as u64;
-        // A vault tells now.
+        // From now on a vault tells of these runs.
         owed.done.retain(|_, report| report.run().is_none_or(|run| !over.contains(&run)));
-        // Those that were not tried come first the next time.
+        // Runs that were not tried come first the next time.
         owed.unsettled.extend(rest.chain(left));
         owed.settling.retain(|run| !runs.contains(run));
         !over.is_empty()
     }
 
-    /// What a run of this instance did for an event, as long as no vault says so. It is asked before the vaults are: one that was away may
-    /// be back, and show nothing but a claim whose time is over; another knows nothing of that claim.
+    /// What a run of this instance did for an event, as long as no vault says so. This is asked before the vaults are: a vault
+    /// that was away may be back and show nothing but a claim whose time is over, and another vault knows nothing of that claim.
     pub(super) fn done_here(&self, identity: &str) -> Option<Answer> {
         lock(&self.state).owed.done.get(identity).cloned().map(Answer::Before)
     }
 
-    /// Whether the report of a run could be stored now, and the end of its claims noted.
+    /// Tries to store the report of a run and to note the end of its claims. Returns whether all of that is done.
     fn settle_one(&self, UnsettledRun { ran, claims, .. }: &mut UnsettledRun) -> Result<bool, VaultUnreachable> {
         let run = ran.report.run;
         let is_away = |why: &Error| why.kind() == Kind::Unreachable;
@@ -132,13 +134,13 @@ impl Runner {
             }
         });
         if claims.is_empty() {
-            // A vault tells now, and of another instance's run may tell better one day.
+            // A vault tells of it now, and may tell better one day of a run of another instance.
             lock(&self.state).forget(run);
         }
         if away { Err(VaultUnreachable) } else { Ok(claims.is_empty()) }
     }
 
-    /// Tells whether a vault has the report of every run of which that matters, and the log, which lack something.
+    /// Returns whether a vault has the report of every run of which that matters; logs the runs of which something is missing.
     pub(super) fn is_all_settled(&self) -> bool {
         let state = lock(&self.state);
         let left = &state.owed.unsettled;
@@ -168,19 +170,19 @@ impl Runner {
         promised.is_none() && restores.is_none()
     }
 
-    /// How many runs have been settled after their end.
+    /// How many runs have been settled some time after their end.
     pub(super) fn settled_so_far(&self) -> u64 {
         lock(&self.state).owed.settled
     }
 
-    /// Whether a run that is over here is one of those of which no vault says so.
+    /// Whether a run that is over here is one of those of which no vault says so yet.
     pub(super) fn is_unsettled(&self, run: RunId) -> bool {
         let owed = &lock(&self.state).owed;
         owed.settling.contains(&run) || owed.unsettled.iter().any(|kept| kept.ran.report.run == run)
     }
 
-    /// What a request is told by what its claim came to. A run of this instance that is over, though the vault does not know yet, serves
-    /// nothing any more.
+    /// The answer to a request, by what its claim came to. A run of this instance that is over serves nothing any more, even if
+    /// the vault does not know yet.
     pub(super) fn by_claim(&self, answer: idempotent::EventOutcome) -> Answer {
         let idempotent::EventOutcome::Elsewhere { run, .. } = &answer else { return answer.into() };
         match self.progress(*run) {
