@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether work has to end.
+/// How often the thread checks whether the work has to end.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Does work that ends when the flag it is given is set: when the program is told to stop, or at the deadline.
+/// Does work that ends when the flag that it is given is set: when the program is told to stop, or at the deadline.
 pub fn with_deadline<T>(deadline: Instant, stop: &AtomicBool, work: impl FnOnce(&AtomicBool) -> T) -> T {
-    /// Set also when the work panics, so that the panic is heard of.
+    /// Sets the flag also when the work panics, so that the panic is heard of.
     struct SetOnDrop<'e>(&'e AtomicBool);
     impl Drop for SetOnDrop<'_> {
         fn drop(&mut self) {

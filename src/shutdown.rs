@@ -1,4 +1,4 @@
-//! The end of a program that serves: one deadline for all that has to be finished when it is told to stop.
+//! The end of a program that serves: one deadline for everything that has to be finished when it is told to stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Cloud Run sends SIGTERM and, ten seconds later, SIGKILL.
+/// Cloud Run sends SIGTERM and, ten seconds later, SIGKILL: a shutdown may take 9 s.
 /// <https://cloud.google.com/run/docs/container-contract#instance-shutdown>
 pub const TIME: Duration = Duration::from_secs(9);
 
-/// Told to all that serves, by whatever way: clones are of the same end.
+/// Shared by all that serves, whatever the channel: clones tell of the same end.
 #[derive(Clone)]
 pub struct Shutdown {
     stop: Arc<AtomicBool>,
@@ -20,22 +20,22 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// An end that has not begun; when it does, it sets `stop`.
+    /// A shutdown that has not begun; when it does, it sets `stop`.
     pub fn new(stop: Arc<AtomicBool>) -> Self {
         Self::within(stop, TIME)
     }
 
-    /// The same with another time.
+    /// A shutdown that may take `time`.
     pub fn within(stop: Arc<AtomicBool>, time: Duration) -> Self {
         Shutdown { stop, time, deadline: Arc::new(watch::Sender::new(None)) }
     }
 
-    /// What runs look at.
+    /// The flag that runs look at.
     pub fn stop(&self) -> &Arc<AtomicBool> {
         &self.stop
     }
 
-    /// Begins it: no more is taken, runs are told to stop, and the time begins. Told again, it changes nothing.
+    /// Begins the shutdown: no more is taken, runs are told to stop, and the time begins. Further calls change nothing.
     pub fn begin(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.deadline.send_if_modified(|deadline| {
@@ -45,7 +45,7 @@ impl Shutdown {
         });
     }
 
-    /// Waits until it has begun; gives the deadline.
+    /// Waits until the shutdown has begun, and returns its deadline.
     pub async fn begun(&self) -> Instant {
         let mut seen = self.deadline.subscribe();
         loop {
@@ -57,12 +57,12 @@ impl Shutdown {
         }
     }
 
-    /// Waits until it has begun and its time is over.
+    /// Waits until the shutdown has begun and its time is over.
     pub async fn over(&self) {
         tokio::time::sleep_until(self.begun().await).await;
     }
 
-    /// What is left of its time; all, before it has begun.
+    /// How much of its time is left; all of it before the shutdown has begun.
     pub fn left(&self) -> Duration {
         let deadline = *self.deadline.borrow();
         deadline.map_or(self.time, |deadline| deadline.saturating_duration_since(Instant::now()))

@@ -1,14 +1,14 @@
-//! Orders: what a service leaves in the vault for the Cloud Run job that it starts, and which execution has taken it.
+//! Dispatch requests: what a service leaves in the vault for the Cloud Run job that it starts, and which execution has taken it.
 //!
 //! Both lie beside the first claim of the run, and like all objects are created once and never changed:
 //!
 //! - `claims/<hash>/<n>.order.json`: what the run is to do, for which events, under which claims. It is complete: a job is
 //!   told the claim's name and nothing else.
 //! - `claims/<hash>/<n>.taken.json`: the execution that does it. The request that starts a job may be made twice, when its
-//!   answer was lost; then two executions come, under the same claim and run, and the store decides which of them it is.
+//!   answer was lost; then two executions come, under the same claim and run, and the store decides which of them does it.
 //!
-//! The time limit is the order's, so that the service and the job cannot differ in it: who follows a claim has to know when
-//! it may take over.
+//! The time limit is part of the dispatch request, so that the service and the job cannot differ in it: whoever follows a claim
+//! has to know when it may take over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,15 +24,15 @@ use crate::report::{Action, Channel, Event, MAX_REPORT, RunId};
 use crate::store::{self, Store};
 use crate::vault::root::BackupReason;
 
-/// The version of an order's form.
+/// The version of a dispatch request's format.
 const FORMAT: u32 = 1;
-/// The most bytes of one: its events end up in a report.
+/// The most bytes of a dispatch request: its events end up in a report.
 const MAX_ORDER: u64 = MAX_REPORT;
-/// The most bytes of what is not events.
+/// The most bytes of everything in it but the events.
 const REST: usize = 1 << 20;
-/// The most bytes of the object that says who has taken one.
+/// The most bytes of the object that says who has taken a dispatch request.
 const MAX_TAKEN: u64 = 64 << 10;
-/// The most claims.
+/// The most claims in a dispatch request.
 const MAX_CLAIMS: usize = 1000;
 /// The most bytes of a snapshot's name.
 const MAX_SNAPSHOT: usize = 400;
@@ -46,40 +46,40 @@ pub struct DispatchRequest {
     pub run: RunId,
     /// What to do.
     pub action: Action,
-    /// Why.
+    /// Why it is to be done.
     pub reason: BackupReason,
-    /// What is attached to the snapshot.
+    /// The labels that are attached to the snapshot.
     pub labels: BTreeMap<String, String>,
     /// The snapshot to restore.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
     /// How it was asked for.
     pub way: Channel,
-    /// By what.
+    /// The events that asked for it.
     pub events: Vec<Event>,
-    /// The claims that the run holds, that which the order lies beside first.
+    /// The claims that the run holds; the first is the one that the dispatch request lies beside.
     pub claims: Vec<ClaimName>,
-    /// The run's time limit, counted from the claim on; an attempt after one that failed enters its own.
+    /// The run's time limit in seconds, counted from the claim on; an attempt after one that failed enters its own claim.
     pub timeout_seconds: u64,
 }
 
 impl DispatchRequest {
-    /// One for requests that share a run: `chosen` is what it is to do for all of them.
+    /// A dispatch request for requests that share a run: `chosen` is what the run is to do for all of them.
     pub fn new(run: RunId, chosen: RunRequest, way: Channel, timeout: Duration) -> Self {
         let RunRequest { action, reason, labels, snapshot, .. } = chosen;
         let (events, claims, timeout_seconds) = (Vec::new(), Vec::new(), timeout.as_secs().max(1));
         DispatchRequest { format: FORMAT, run, action, reason, labels, snapshot, way, events, claims, timeout_seconds }
     }
 
-    /// Its time limit, which no job may exceed.
+    /// The run's time limit, which no job may exceed; [`LONGEST_ATTEMPT`] at most.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds).min(LONGEST_ATTEMPT)
     }
 
-    /// Writes it beside its first claim.
+    /// Writes the dispatch request beside its first claim.
     ///
     /// # Errors
-    /// A store that fails; an order without a claim.
+    /// A store that fails; a dispatch request without a claim.
     pub fn write(&self, store: &dyn Store) -> Result<()> {
         let claim = self.claims.first().ok_or_else(|| Error::failed("write an order", "it has no claim"))?;
         let name = claim.object("order");
@@ -88,16 +88,17 @@ impl DispatchRequest {
         bytes.push(b'\n');
         match store.create(&name, &[&bytes]) {
             Ok(()) => Ok(()),
-            // An answer that was lost: nobody else writes beside this run's claim.
+            // The answer was lost: nobody else writes beside this run's claim.
             Err(_) if store.get(&name, MAX_ORDER).is_ok_and(|found| found == bytes) => Ok(()),
             Err(why) => Err(why.while_doing(doing())),
         }
     }
 
-    /// Reads that beside a claim; none if there is none.
+    /// Reads the dispatch request beside a claim. `None` if there is none.
     ///
     /// # Errors
-    /// A store that fails; bytes that are no order, one of another version, or one of what nothing may ask for.
+    /// A store that fails; bytes that are not a dispatch request, one of another version, or one that asks for what nothing may
+    /// ask for.
     pub fn read(store: &dyn Store, claim: &ClaimName) -> Result<Option<DispatchRequest>> {
         let name = claim.object("order");
         let doing = || format!("read {name}");
@@ -131,28 +132,28 @@ impl DispatchRequest {
     }
 }
 
-/// How many bytes of events an order has room for, and a report, which holds them as well.
+/// How many bytes of events fit in a dispatch request, and in a report, which holds them as well.
 pub const ROOM: usize = MAX_ORDER as usize - REST;
 
-/// The room that an event, and its claim's name, take of [`ROOM`].
+/// The bytes that an event and its claim's name take of [`ROOM`].
 pub fn size(event: &Event) -> usize {
     serde_json::to_vec(event).map_or(usize::MAX, |text| text.len().saturating_add(100))
 }
 
-/// Who does what an order says: a task of an execution of a job, in all its attempts.
+/// Who does what a dispatch request says: a task of an execution of a job, in all its attempts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakenBy {
-    /// The order's run.
+    /// The dispatch request's run.
     pub run: RunId,
-    /// The task and its execution; something random where there is none.
+    /// The execution and its task; something random outside a Cloud Run job.
     pub by: String,
 }
 
 impl TakenBy {
-    /// Takes an order. Gives who had taken it before, where that is somebody else.
+    /// Takes a dispatch request. Returns who had taken it before, if that is somebody else.
     ///
     /// # Errors
-    /// A store that fails; an object there that says nothing.
+    /// A store that fails; an object there that cannot be read.
     pub fn take(&self, store: &dyn Store, claim: &ClaimName) -> Result<Option<TakenBy>> {
         let name = claim.object("taken");
         let doing = || format!("create {name}");
@@ -166,10 +167,10 @@ impl TakenBy {
         }
     }
 
-    /// Who has taken an order, if somebody has.
+    /// Who has taken a dispatch request. `None` if nobody has.
     ///
     /// # Errors
-    /// A store that fails; an object that says nothing.
+    /// A store that fails; an object that cannot be read.
     pub fn of(store: &dyn Store, claim: &ClaimName) -> Result<Option<TakenBy>> {
         let name = claim.object("taken");
         let doing = || format!("read {name}");

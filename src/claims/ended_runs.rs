@@ -1,4 +1,4 @@
-//! What vaults know of runs that are over.
+//! Looks up in the vaults what they know of runs that are over.
 
 use super::lease::{self, DoneRecord};
 use crate::error::Result;
@@ -9,10 +9,10 @@ use crate::store::address::Address;
 use crate::store::{self, Store};
 use crate::vault::Vault;
 
-/// How an event was served, if one of the vaults knows that it was. Claims nothing.
+/// How an event was served. `None` if no vault knows that it was. Claims nothing.
 ///
 /// # Errors
-/// A store that fails, or a `done.json` that is damaged, where no other vault knows.
+/// A store that fails, or a `done.json` that is damaged, if no other vault knows.
 pub fn find_served(vaults: &VaultPool, identity: &str) -> Result<Option<ServedBefore>> {
     let mut failed = None;
     for address in vaults.addresses() {
@@ -29,7 +29,7 @@ pub fn find_served(vaults: &VaultPool, identity: &str) -> Result<Option<ServedBe
     failed.map_or(Ok(None), Err)
 }
 
-/// A run's report that is in a vault.
+/// A run's report in a vault.
 pub struct StoredReport {
     /// The vault.
     pub vault: Address,
@@ -39,11 +39,11 @@ pub struct StoredReport {
     pub report: EncodedReport,
 }
 
-/// The report of a run that counts, in one of the vaults: in which depends on which opened when it ended. Where one says that the run
-/// failed, another may hold a report by which it was done.
+/// The report that counts of a run, in one of the vaults: in which one depends on which opened when the run ended. If one vault
+/// says that the run failed, another may hold a report by which it was done. `None` if no vault has a report.
 ///
 /// # Errors
-/// A vault that does not open, or a store that fails, where no other one has it.
+/// A vault that does not open, or a store that fails, if no other vault has the report.
 pub fn report_of(run: RunId, vaults: &VaultPool, ctx: &Context) -> Result<Option<StoredReport>> {
     let (mut undone, mut failed) = (None, None);
     for address in vaults.addresses() {
@@ -71,13 +71,13 @@ pub fn report_of(run: RunId, vaults: &VaultPool, ctx: &Context) -> Result<Option
 /// How an event was served before.
 #[derive(Debug)]
 pub struct ServedBefore {
-    /// The run that did.
+    /// The run that served it.
     pub run: RunId,
     /// The vault that holds its report.
     pub vault: Address,
     /// The report's object.
     pub object: String,
-    /// The report; none if it has been lost.
+    /// The report; `None` if it has been lost.
     pub report: Option<EncodedReport>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn before(served: DoneRecord, store: &dyn Store, address: &Address) -
     let DoneRecord { run, report: object } = served;
     let report = match report::told(store, &object) {
         Ok(report) => Some(report),
-        // That it was served stands all the same.
+        // The event was served all the same.
         Err(why) if !why.of_store() => {
             tracing::warn!("the report of the run {run} is lost: {}", why.what());
             None
@@ -95,7 +95,7 @@ pub(crate) fn before(served: DoneRecord, store: &dyn Store, address: &Address) -
     Ok(ServedBefore { run, vault: address.clone(), object, report })
 }
 
-/// Keeps a report beside the claim that names it, too.
+/// Stores a copy of a report in the vault of the claim that names it.
 pub(crate) fn copy_report(store: &dyn Store, report: &[u8], object: &str) -> Result<()> {
     match store.create(object, &[report]) {
         Ok(()) | Err(store::StoreError::AlreadyExists { .. }) => Ok(()),

@@ -1,14 +1,14 @@
-//! A Cloud Run job's task, and how its attempts know each other.
+//! A task of a Cloud Run job, and how its attempts know each other.
 //!
 //! Cloud Run starts an attempt of a task when the one before has ended: it failed, was killed, or ran into its time limit
-//! (<https://cloud.google.com/run/docs/configuring/max-retries>). So an attempt need not wait until the claim of an older
-//! one has expired. Should an older one go on all the same, it finds itself superseded before it commits.
+//! (<https://cloud.google.com/run/docs/configuring/max-retries>). So an attempt need not wait until the claim of an older one has
+//! expired. If an older one goes on all the same, it finds itself superseded before it commits.
 //!
-//! Nothing in a task's environment says which execution it is but the execution's name: the job's, and five letters and
-//! digits. They are few enough that a job which runs every half hour may see one again within months, when the execution
-//! that had it first is forgotten. What that one left must not be taken for one's own, or a backup would be left out. So a
-//! first attempt never goes on with what it finds, and a later one only with what is not too old; what is not theirs they
-//! leave alone, and number their own.
+//! Nothing in a task's environment says which execution it is but the execution's name: the job's name, and five letters and
+//! digits. They are few enough that a job which runs every half hour may see the same name again within months, when the
+//! execution that had it first is forgotten. The claims that that execution left must not be taken for one's own, or a backup
+//! would be left out. So a first attempt never goes on with the claims that it finds, and a later one only if they are not too
+//! old; they leave alone what is not theirs, and number their own.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::store::Store;
 /// The longest that an attempt may take, whatever is configured
 /// (<https://cloud.google.com/run/docs/configuring/task-timeout>).
 pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(168 * 3600);
-/// What Cloud Run may take between two attempts, generously.
+/// The time that Cloud Run may take between two attempts, generously.
 const BETWEEN: Duration = Duration::from_secs(24 * 3600);
 
 /// An attempt of a task of an execution of a Cloud Run job.
@@ -29,23 +29,23 @@ const BETWEEN: Duration = Duration::from_secs(24 * 3600);
 pub struct Execution {
     /// The execution's name.
     pub name: String,
-    /// Which task.
+    /// The task's index.
     pub task: String,
-    /// Which attempt; 0 is the first.
+    /// The attempt's number; 0 is the first.
     pub attempt: u64,
 }
 
 impl Execution {
-    /// What the surroundings tell of it; none outside a Cloud Run job.
+    /// The execution that the environment tells of. `None` outside a Cloud Run job.
     pub fn of(place: &RunEnvironment) -> Option<Self> {
         let name = place.execution.clone()?;
         let number = |text: &Option<String>| text.as_deref().unwrap_or("0").to_owned();
-        // An attempt that cannot be read counts as the first: that one takes nothing over.
+        // An attempt number that cannot be read counts as the first: a first attempt takes nothing over.
         let attempt = number(&place.attempt).parse().unwrap_or(0);
         Some(Execution { name, task: number(&place.task), attempt })
     }
 
-    /// What its claims go by in a store.
+    /// The identity of its claims in a store.
     ///
     /// # Errors
     /// A store that fails.

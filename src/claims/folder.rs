@@ -1,4 +1,4 @@
-//! What an event's folder holds, by the names of its objects.
+//! The folder of an event's claims, as far as the names of its objects tell, and the records in it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::store::{self, Store};
 use crate::vault::hex::Hash;
 use crate::vault::root::BackupReason;
 
-/// No promise stands longer, whatever is written in the vault.
+/// No promise stands for longer than 7 days, whatever is written in the vault.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Which objects an event's folder holds.
+/// The objects that an event's folder holds, by their names.
 #[derive(Debug, Default)]
 pub struct ClaimFolder {
     pub claims: BTreeSet<u64>,
@@ -36,7 +36,7 @@ impl ClaimFolder {
         Ok(seen)
     }
 
-    /// Takes in an object by its name in the folder.
+    /// Adds an object by its name in the folder.
     pub fn add(&mut self, name: &str) {
         let Some(name) = name.strip_suffix(".json") else { return };
         match name.strip_suffix(".failed").map(str::parse) {
@@ -52,28 +52,29 @@ impl ClaimFolder {
         self.claims.is_empty() && !self.done
     }
 
-    /// When the event was first served, where that can be read.
+    /// When the event was first served. `None` if nobody served it, or if that cannot be read.
     pub fn begun(&self, store: &dyn Store, folder: &str) -> Result<Option<Timestamp>> {
         let Some(first) = self.claims.first() else { return Ok(None) };
         Ok(read_claim(store, folder, *first)?.map(|body| body.started))
     }
 }
 
-/// The most bytes of an object there: an identity may come in a request of 1 MiB, and JSON may write a byte of it as six.
+/// The most bytes of an object in the folder: an identity may come in a request of 1 MiB, and JSON may write one byte of it as
+/// six.
 pub(crate) const MAX_CLAIM: u64 = 8 << 20;
 
-/// What `<n>.json` says.
+/// The content of `<n>.json`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClaimRecord {
     pub(super) identity: String,
     pub(super) run: RunId,
-    /// By the store's clock.
+    /// When the claim was entered, by the store's clock.
     pub(super) started: Timestamp,
     pub(super) host: String,
-    /// Of a task of a Cloud Run job: which attempt.
+    /// The number of the attempt, for a task of a Cloud Run job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) attempt: Option<u64>,
-    /// Of a request whose sender does not wait, and sends it no more.
+    /// The promise, for a request whose sender does not wait and does not send it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) promise: Option<Promise>,
 }
@@ -83,7 +84,7 @@ pub(crate) fn folder(identity: &str) -> String {
     format!("{CLAIMS}{}/", Hash::of(identity.as_bytes()))
 }
 
-/// A claim's object. None if it has gone, or is not one that this program wrote: then it hinders nobody.
+/// Reads a claim's object. `None` if it is gone, or is not one that this program wrote: then it hinders nobody.
 pub(crate) fn read_claim(store: &dyn Store, folder: &str, n: u64) -> Result<Option<ClaimRecord>> {
     let name = format!("{folder}{n}.json");
     let bytes = match store.get(&name, MAX_CLAIM) {
@@ -99,23 +100,23 @@ pub(crate) fn read_claim(store: &dyn Store, folder: &str, n: u64) -> Result<Opti
     Ok(read.inspect_err(|why| tracing::warn!("{name} is no claim, and does not count: {why}")).ok())
 }
 
-/// What was promised.
+/// What the sender of a request was promised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Promise {
     /// What the run is for.
     pub action: Action,
-    /// Why.
+    /// Why the run is done.
     pub reason: BackupReason,
     /// How it was asked for.
     pub way: Channel,
-    /// By what.
+    /// The event that asked for it.
     pub event: Event,
-    /// So long after its claim was entered its run is over, unless whoever promised it is gone.
+    /// Seconds from the entry of its claim until its run is over, unless the instance that promised it is gone.
     pub seconds: u64,
 }
 
 impl Promise {
-    /// How long after its claim was entered its run is over.
+    /// The time from the entry of its claim until its run is over, 7 days at most.
     pub(crate) fn time(&self) -> Duration {
         Duration::from_secs(self.seconds).min(LONGEST)
     }

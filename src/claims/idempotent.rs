@@ -1,9 +1,9 @@
-//! At least once becomes once: a run under a claim.
+//! At least once becomes once: a run is done under a claim.
 //!
-//! Claims live in the first configured vault that opens and takes one. If that vault is away at one delivery and there at
-//! the next, neither knows of the other, and the event is served twice: for a backup that is wasteful, never harmful. The
-//! same goes for a run of a Cloud Run job that makes the vault: its claim is entered when it is done. A service makes the vault
-//! before it claims what asks for the first backup.
+//! Claims live in the first configured vault that opens and takes one. If that vault is away at one delivery and there at the
+//! next, neither knows of the other, and the event is served twice: for a backup that is wasteful, never harmful. The same goes
+//! for a run of a Cloud Run job that makes the vault: its claim is entered when it is done. A service makes the vault before it
+//! claims the event that asks for the first backup.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,15 +43,15 @@ pub enum EventOutcome {
 
 /// What came of asking for a claim.
 pub enum ClaimAttempt {
-    /// It is held.
+    /// The claim is held.
     Held(Arc<HeldClaim>),
-    /// It is not, and that is the answer.
+    /// The claim is not held, and this is the answer.
     Not(EventOutcome),
     /// No vault opens, so there is nothing to hold.
     NoVault,
 }
 
-/// How far a claim's run is, which another process does.
+/// How far a claim's run is, when another process does the run.
 pub enum ClaimStatus {
     /// It is not over.
     Running,
@@ -65,7 +65,7 @@ pub enum ClaimStatus {
 
 /// What came of going on with a claim of another process.
 pub enum ResumedClaim {
-    /// It is held.
+    /// The claim is held.
     Held(Arc<HeldClaim>),
     /// The event is served.
     Before(ServedBefore),
@@ -77,9 +77,9 @@ pub enum ResumedClaim {
 
 /// What came of noting in a claim how its run ended.
 pub struct SettledClaim {
-    /// The answer, where it is another than the run itself.
+    /// The answer, if it is another than the run itself.
     pub other: Option<EventOutcome>,
-    /// Whether the claim says it now. What was done is not noted before there is a report of it.
+    /// Whether the claim says it now. A run that was done is not noted before there is a report of it.
     pub is_noted: bool,
 }
 
@@ -91,7 +91,7 @@ pub struct HeldClaim {
 }
 
 impl Claimant {
-    /// The task of a Cloud Run job that this process is, where it is one.
+    /// The task of a Cloud Run job that this process is. `None` if it is none.
     pub fn task(run: RunId, action: Action, cause: &Origin) -> Option<Self> {
         let identity = ClaimIdentity::Execution(Execution::of(&cause.place)?);
         Some(Claimant {
@@ -105,8 +105,8 @@ impl Claimant {
     }
 }
 
-/// Runs `work` for an event, unless that is served elsewhere or was before. Work is given what to ask before a commit, and
-/// whether it served the event is noted when it has ended.
+/// Runs `work` for an event, unless the event is served elsewhere or was served before. `work` is given what to call before a
+/// commit; when it has ended, the claim notes whether it served the event.
 ///
 /// # Errors
 /// A vault that opens and takes no claim; a claim that is damaged.
@@ -132,8 +132,8 @@ pub fn once(
     }
 }
 
-/// Claims an event when its run is over, if that made the vault: a claim that comes late harms nothing, and without it a
-/// redelivery would be a second run. Gives the answer, where it is another than the run itself.
+/// Claims an event when its run is over, if that run made the vault: a claim that comes late harms nothing, and without it a
+/// redelivery would be a second run. Returns the answer if it is another than the run itself.
 pub fn late(
     ran: &FinishedJob,
     vaults: &VaultPool,
@@ -157,11 +157,11 @@ pub fn late(
 /// Claims an event in the first vault that opens and takes a claim.
 ///
 /// # Errors
-/// As [`once`].
+/// Like [`once`].
 pub fn take(vaults: &VaultPool, asker: &Claimant, cause: &Origin, ctx: &Context) -> Result<ClaimAttempt> {
     let mut refused = None;
     for address in vaults.addresses() {
-        // Why a vault does not open is told by the run, which tries again.
+        // The run tells why a vault does not open, since it tries again.
         let Ok(vault) = vaults.store(address).and_then(Vault::open) else { continue };
         match take_in(vault, address, asker, cause, vaults, ctx) {
             Ok(taken) => return Ok(taken),
@@ -187,7 +187,7 @@ fn take_in(
         Ok(held) => held,
         Err(other) => return Ok(ClaimAttempt::Not(other)),
     };
-    // Nobody serves the event under it: others need not wait for its time to be over.
+    // Nobody serves the event under this claim: others need not wait for its time to be over.
     hold(&held, asker.action, cause, vaults, ctx).inspect_err(|_| held.give_up(vaults, ctx))
 }
 
@@ -203,7 +203,7 @@ fn acquire_in(
     })
 }
 
-/// Holds a claim, unless a run before has done for it what `cause` asks for. Where that cannot be seen, the claim stands.
+/// Holds a claim, unless a run before has done for it what `cause` asks for. If that cannot be seen, the claim stands.
 fn hold(
     held: &Arc<HeldClaim>,
     action: Action,
@@ -213,7 +213,7 @@ fn hold(
 ) -> Result<ClaimAttempt> {
     let found = match action {
         Action::Backup => held.committed(cause, ctx),
-        // They leave nothing behind that could be found, but for a report.
+        // Restores and verifications leave nothing behind that could be found, except a report.
         Action::Restore => crate::claims::idempotent::restored(held, vaults).and_then(|found| held.reported(found)),
         Action::Verify => recover::done(held.store(), held.claim.earlier()).and_then(|found| held.reported(found)),
     };
@@ -224,8 +224,7 @@ fn hold(
     taken.map_err(|why| recover::unseen(action, why))
 }
 
-/// Goes on with a claim that the asker's run entered in another process; `after` an attempt that failed, under the next
-/// number.
+/// Goes on with a claim that the asker's run entered in another process; `after` an attempt that failed, under the next number.
 ///
 /// # Errors
 /// A store that fails; a claim that is not what it should be.
@@ -257,11 +256,10 @@ pub fn resume(
     }
 }
 
-/// Fails when none of the events that a run serves is its own any more. One of which nothing is held is served by nobody
-/// else.
+/// Fails if the run has lost the claims of all events that it serves. An event without a claim is served by nobody else.
 ///
 /// # Errors
-/// As [`HeldClaim::check`].
+/// Like [`HeldClaim::check`].
 pub fn check_any(held: &[Arc<HeldClaim>]) -> Result<()> {
     let mut lost = Ok(());
     for held in held {
@@ -274,11 +272,11 @@ pub fn check_any(held: &[Arc<HeldClaim>]) -> Result<()> {
 }
 
 impl HeldClaim {
-    /// Asks for the claim again before its run begins, as it may have waited for so long that another run has taken it over; if it
-    /// has not, the run has its whole time from now on.
+    /// Asks for the claim again before its run begins, as it may have waited for so long that another run has taken it over; if
+    /// none has, the run has its whole time limit from now on.
     ///
     /// # Errors
-    /// As [`take`]; a vault that does not open.
+    /// Like [`take`]; a vault that does not open.
     pub fn again(&self, asker: &Claimant, cause: &Origin, vaults: &VaultPool, ctx: &Context) -> Result<ClaimAttempt> {
         let take = || {
             let vault = vaults.store(&self.address).and_then(Vault::open)?;
@@ -293,12 +291,12 @@ impl HeldClaim {
         };
         match held.renew(asker, vaults)? {
             Some(renewed) => Ok(ClaimAttempt::Held(Arc::new(renewed))),
-            // Another was faster just now.
+            // Another run was faster just now.
             None => take(),
         }
     }
 
-    /// The same claim, entered now: [`Claim::renew`].
+    /// The same claim, entered now: see [`Claim::renew`].
     ///
     /// # Errors
     /// A vault that does not open; a store that fails.
@@ -339,7 +337,7 @@ impl HeldClaim {
         found.map(|object| self.claim.done(self.store(), &object)).transpose()
     }
 
-    /// How far its run is, which another process does.
+    /// How far its run is, when another process does the run.
     ///
     /// # Errors
     /// A store that fails; a `done.json` that is damaged.
@@ -352,7 +350,7 @@ impl HeldClaim {
         })
     }
 
-    /// Says that its run will not be done: another may follow at once.
+    /// Notes that its run will not be done: another may follow at once. What goes wrong is a warning.
     pub fn give_up(&self, vaults: &VaultPool, ctx: &Context) {
         let failed = match vaults.stopped() {
             true => vaults.store_for_last_words(&self.address).and_then(|store| self.claim.failed(&*store)),
@@ -363,10 +361,10 @@ impl HeldClaim {
         }
     }
 
-    /// Asks whether its run may still commit.
+    /// Fails unless its run may still commit.
     ///
     /// # Errors
-    /// It has run for longer than it may; another run has taken over; a store that fails.
+    /// The run has taken longer than it may; another run has taken over; a store that fails.
     pub fn check(&self) -> Result<()> {
         let no = |why: String| Err(Error::failed("commit the snapshot", why));
         if self.claim.age() >= self.claim.timeout() {
@@ -379,21 +377,21 @@ impl HeldClaim {
         Ok(())
     }
 
-    /// What a backup asks before it commits.
+    /// The check that a backup makes before it commits.
     pub fn gate(self: &Arc<Self>) -> BeforeCommit {
         let held = self.clone();
         BeforeCommit::new(move || held.check())
     }
 
-    /// Notes how its run ended. What must not be done again is marked as done, what may be as failed. What was done and
-    /// left no report is neither: who takes over looks for the snapshot. Then tells of it.
+    /// Notes how its run ended: as done if it must not be done again, as failed if it may be. A run that was done and left no
+    /// report is marked as neither: whoever takes over looks for the snapshot. Then tells of the run.
     pub fn settle(&self, ran: FinishedJob, vaults: &VaultPool, ctx: &Context) -> EventOutcome {
         let other = self.close(&ran, vaults, ctx).other;
         ran.tell(ctx);
         other.unwrap_or_else(|| EventOutcome::Now(Box::new(ran)))
     }
 
-    /// Notes it for a run that served other events, too, and tells nobody.
+    /// Notes how its run ended, like [`HeldClaim::settle`], but tells nobody: for a run that served other events, too.
     pub fn close(&self, ran: &FinishedJob, vaults: &VaultPool, ctx: &Context) -> SettledClaim {
         self.note(ran, vaults).unwrap_or_else(|why| {
             let what = if stays(&ran.report) { "done" } else { "failed" };
@@ -402,7 +400,8 @@ impl HeldClaim {
         })
     }
 
-    /// Notes how its run ended by the report that it left, as it was killed before it could. What `stays` is not done again.
+    /// Notes how its run ended by the report that it left, as it was killed before it could. A run that `stays` is not done
+    /// again.
     ///
     /// # Errors
     /// A store that fails.
@@ -416,7 +415,7 @@ impl HeldClaim {
         self.claim.done(self.store(), &kept.object).map(drop)
     }
 
-    /// The same, for whoever tries again later what cannot be noted now.
+    /// Notes how its run ended, like [`HeldClaim::close`], for a caller that tries again later what cannot be noted now.
     ///
     /// # Errors
     /// A store that fails.
@@ -426,7 +425,7 @@ impl HeldClaim {
         Ok(SettledClaim { other, is_noted: !waits })
     }
 
-    /// Gives the answer, where it is another than the run itself.
+    /// Marks the claim as done or failed. Returns the answer if it is another than the run itself.
     fn mark(&self, ran: &FinishedJob, vaults: &VaultPool) -> Result<Option<EventOutcome>> {
         let last;
         let store = if vaults.stopped() {
@@ -475,8 +474,9 @@ fn answer(entry: LeaseState, store: &dyn Store, address: &Address) -> Result<Eve
 #[cfg(test)]
 pub mod tests;
 
-/// The same for a restore, which must not be done twice: its report may be in any of the vaults, and is copied to that of the claim. Of a
-/// run that says that it failed none is waited for.
+/// The object of the report by which a run before has done a restore, which must not be done twice: the report may be in any of
+/// the vaults, and is copied to the vault of the claim. If all runs before say that they failed, a vault that cannot be asked is
+/// passed over.
 ///
 /// # Errors
 /// A vault that may hold such a report cannot be asked; a store that fails.

@@ -1,16 +1,16 @@
-//! Claims: objects that say that an event is being served, so that its redelivery does nothing twice.
+//! Claims: objects which say that an event is being served, so that a redelivery does nothing twice.
 //!
-//! An event's claims lie in a folder of their own, `claims/<hash>/`, where the hash is the first 16 bytes of the BLAKE3 of
-//! its identity; without a key, so that whoever knows the identity finds them:
+//! An event's claims lie in a folder of their own, `claims/<hash>/`, where the hash is the first 16 bytes of the BLAKE3 of its
+//! identity. It has no key, so that whoever knows the identity finds them:
 //!
-//! - `<n>.json`, n from 1: a run serves it. The greatest n counts.
-//! - `<n>.failed.json`: run n has ended and did not.
-//! - `done.json`: it is served, and this names the report.
+//! - `<n>.json`, n from 1: a run serves the event. The greatest n counts.
+//! - `<n>.failed.json`: run n has ended without serving it.
+//! - `done.json`: the event is served, and this names the report.
 //! - `<n>.order.json` and `<n>.taken.json`: run n is done by a Cloud Run job, see [`super::dispatch_request`].
 //!
-//! All are created once and never changed, so the store decides every race: who creates `<n>.json` has it. The next n may
-//! be created when the one before is marked failed or older than the time limit of a run, by the store's clock. A run asks,
-//! before it commits, whether it is [superseded](Claim::superseded). What is needed of the store is to create, get and list.
+//! All are created once and never changed, so the store decides every race: whoever creates `<n>.json` holds the claim. The next
+//! n may be created when the one before is marked failed or older than the time limit of a run, by the store's clock. Before it
+//! commits, a run asks whether it is [superseded](Claim::superseded). The store only has to create, get and list.
 
 use std::time::{Duration, Instant};
 
@@ -25,35 +25,35 @@ use crate::error::{Error, Result};
 use crate::report::{Action, RunId};
 use crate::store::{self, Store};
 
-/// How often it is tried to be the one who creates the next claim.
+/// How many times a run tries to be the one that creates the next claim.
 const RACES: u32 = 16;
-/// How many claims before one's own are read, the last ones: a run that failed so often has not committed in secret. Those that do not say
-/// that they failed come first.
+/// How many claims before one's own are read, the last ones: a run that failed so often has not committed in secret. Claims that
+/// do not say that they failed come first.
 const EARLIER: usize = 16;
 
-/// What makes a redelivery known.
+/// The identity by which a redelivery is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimIdentity {
-    /// An event's: whoever has the same is the same.
+    /// An event's identity: two deliveries with the same one are the same event.
     Event(String),
-    /// That of a task of a Cloud Run job.
+    /// A task of a Cloud Run job.
     Execution(Execution),
 }
 
-/// Who wants to serve an event.
+/// A run that wants to serve an event.
 #[derive(Debug, Clone)]
 pub struct Claimant {
-    /// Which event.
+    /// The event's identity.
     pub identity: ClaimIdentity,
-    /// What for.
+    /// What the run is for.
     pub action: Action,
     /// The run that would serve it.
     pub run: RunId,
     /// The host's name, for people.
     pub host: String,
-    /// The time limit of a run: an older one has ended, or does not commit any more.
+    /// The time limit of a run: a run older than this has ended, or does not commit any more.
     pub timeout: Duration,
-    /// What whoever asked is promised, if he does not wait.
+    /// What the sender is promised, if it does not wait.
     pub promise: Option<Box<Promise>>,
 }
 
@@ -62,27 +62,27 @@ pub struct Claimant {
 pub enum LeaseState {
     /// The asker serves it.
     Mine(Claim),
-    /// Another run does.
+    /// Another run serves it.
     Running {
         /// That run.
         run: RunId,
-        /// After this time at the latest it has ended.
+        /// After this time at the latest that run has ended.
         retry_after: Duration,
     },
-    /// It is served.
+    /// The event is served.
     Done(DoneRecord),
 }
 
-/// What `done.json` says.
+/// The content of `done.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoneRecord {
     /// The run that served it.
     pub run: RunId,
-    /// Its report's object.
+    /// The name of its report's object.
     pub report: String,
 }
 
-/// What every object of a claim says, and all that `<n>.failed.json` does.
+/// The part that every object of a claim has, and all there is in `<n>.failed.json`.
 #[derive(Serialize, Deserialize)]
 struct ClaimMark {
     run: RunId,
@@ -99,7 +99,7 @@ pub struct EarlierRun {
     pub failed: bool,
 }
 
-/// One's own claim.
+/// A claim that this process holds.
 #[derive(Debug)]
 pub struct Claim {
     pub(super) folder: String,
@@ -112,7 +112,7 @@ pub struct Claim {
     pub(super) earlier: Vec<EarlierRun>,
 }
 
-/// Where an event stands, for whoever may not, or does not want to, serve it now. None when nobody serves it.
+/// How an event stands, for a caller who may not, or does not want to, serve it now. `None` if nobody serves it.
 ///
 /// # Errors
 /// A store that fails; a `done.json` that is damaged.
@@ -129,8 +129,8 @@ pub fn peek(store: &dyn Store, claim: &Claim) -> Result<Option<LeaseState>> {
     Ok(body.and_then(|body| running(&body, now, claim.timeout)))
 }
 
-/// The run that may still be serving the event of a claim under a later one, which has not ended, nor is its time over. It may be the
-/// same run, if it has renewed its claim.
+/// The run that may still be serving the event of a claim under a later one: it has not ended, nor is its time over. It may be
+/// the same run, if it has renewed its claim. `None` if there is no such run.
 ///
 /// # Errors
 /// A store that fails.
@@ -145,7 +145,7 @@ pub fn later(store: &dyn Store, name: &ClaimName, timeout: Duration) -> Result<O
     Ok(running(&body, now, time).map(|_| body.run))
 }
 
-/// How an event was served, if it was.
+/// How an event was served. `None` if it was not.
 ///
 /// # Errors
 /// A store that fails; a `done.json` that is damaged.
@@ -240,7 +240,7 @@ pub enum LeaseProgress {
     Done(DoneRecord),
 }
 
-/// Which event a claim is of.
+/// The event of a claim.
 ///
 /// # Errors
 /// A store that fails; a claim that is not there, cannot be read, or is of another event than its name says.
@@ -254,8 +254,8 @@ pub fn identity(store: &dyn Store, name: &ClaimName) -> Result<ClaimIdentity> {
     Ok(ClaimIdentity::Event(body.identity))
 }
 
-/// Goes on with a claim of an event that the asker's run entered in another process. What was given up stays so, unless this
-/// comes `after` an attempt that failed: then the next number is entered.
+/// Goes on with a claim of an event that the asker's run entered in another process. A claim that was given up stays so, unless
+/// this comes `after` an attempt that failed: then the next number is entered.
 ///
 /// # Errors
 /// A store that fails; no claim that can be read; a `done.json` that is damaged.
@@ -275,7 +275,7 @@ pub fn resume(store: &dyn Store, name: &ClaimName, asker: &Claimant, after: bool
     }
     if !seen.failed.contains(&last) {
         let (run, age, timeout) = (asker.run, age(&body, now), asker.timeout);
-        // This run's own, too: an attempt before this one may have committed.
+        // This run's own claims, too: an attempt before this one may have committed.
         let earlier = earlier(store, &folder, &seen, |_| true)?;
         return Ok(ResumedLease::Mine(Claim { folder, n: last, run, age, since, timeout, earlier }));
     }
@@ -289,7 +289,7 @@ pub fn resume(store: &dyn Store, name: &ClaimName, asker: &Claimant, after: bool
     })
 }
 
-/// How far the run of a claim is, which another process does.
+/// How far the run of a claim is, when another process does the run.
 ///
 /// # Errors
 /// A store that fails; a `done.json` that is damaged.
@@ -309,7 +309,7 @@ pub fn observe(store: &dyn Store, claim: &Claim) -> Result<LeaseProgress> {
 }
 
 impl Claim {
-    /// Its number.
+    /// The claim's number.
     pub fn number(&self) -> u64 {
         self.n
     }
@@ -319,7 +319,7 @@ impl Claim {
         self.run
     }
 
-    /// What another process knows it by.
+    /// The name by which another process knows the claim.
     pub fn name(&self) -> ClaimName {
         ClaimName::of(&self.folder, self.n)
     }
@@ -329,7 +329,7 @@ impl Claim {
         &self.earlier
     }
 
-    /// How long its run has been going on, by no clock that can be set.
+    /// How long its run has been going on, by a clock that cannot be set.
     pub fn age(&self) -> Duration {
         self.age + self.since.elapsed()
     }
@@ -348,18 +348,18 @@ impl Claim {
         Ok(seen.done || seen.claims.last().is_some_and(|last| *last > self.n))
     }
 
-    /// Says that its run ended without serving the event: another may follow at once.
+    /// Notes that its run ended without serving the event: another run may follow at once.
     ///
     /// # Errors
     /// A store that fails.
     pub fn failed(&self, store: &dyn Store) -> Result<()> {
         let name = format!("{}{}.failed.json", self.folder, self.n);
-        // Nobody else writes it: if it is there, it says the same.
+        // Nobody else writes this object: if it is there, it says the same.
         create(store, &name, &ClaimMark { run: self.run }, self.run).map(drop)
     }
 
-    /// Says that its run served the event, and that `report` is the object that tells how. If another run has said so
-    /// already, that one counts. Gives the one that counts.
+    /// Notes that its run served the event, and that `report` is the object that tells how. If another run has said so already,
+    /// that one counts. Returns the one that counts.
     ///
     /// # Errors
     /// A store that fails; a `done.json` that is damaged.
@@ -381,7 +381,7 @@ pub(super) fn now(store: &dyn Store) -> Result<Timestamp> {
 }
 
 pub(super) fn age(body: &ClaimRecord, now: Timestamp) -> Duration {
-    // Negative where clocks differ: then it is new.
+    // Negative if the clocks differ: then the claim counts as new.
     now.duration_since(body.started).try_into().unwrap_or_default()
 }
 
@@ -390,7 +390,7 @@ fn running(body: &ClaimRecord, now: Timestamp, timeout: Duration) -> Option<Leas
     Some(LeaseState::Running { run: body.run, retry_after: left })
 }
 
-/// The last of the claims before one's own.
+/// The last of the claims before one's own, [`EARLIER`] at most.
 fn earlier(
     store: &dyn Store,
     folder: &str,
@@ -425,8 +425,8 @@ fn read_done(store: &dyn Store, folder: &str) -> Result<Option<DoneRecord>> {
     }
 }
 
-/// Creates an object that says which run it is of; whether it is there and of this run. A store whose answer was lost may
-/// say that it exists already, or that it failed, of an object that it created at our request.
+/// Creates an object that names its run. Returns whether the object is there and names this run: a store whose answer was lost
+/// may say that an object exists already, or that creating it failed, although it created it at our request.
 pub(super) fn create(store: &dyn Store, name: &str, body: &impl Serialize, run: RunId) -> Result<bool> {
     let doing = || format!("create {name}");
     let mut bytes = serde_json::to_vec(body).map_err(|why| Error::failed(doing(), why))?;

@@ -1,4 +1,4 @@
-//! What one process tells another of a claim.
+//! The name by which one process tells another of a claim.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,13 +15,13 @@ pub struct ClaimName {
 }
 
 impl ClaimName {
-    /// Of number `n` in a folder of claims.
+    /// The name of claim `n` in a folder of claims.
     pub(super) fn of(folder: &str, n: u64) -> Self {
         let hash = folder.strip_prefix(CLAIMS).unwrap_or(folder).trim_end_matches('/').to_owned();
         ClaimName { hash, n }
     }
 
-    /// The number in its folder.
+    /// The claim's number in its folder.
     pub fn number(&self) -> u64 {
         self.n
     }
@@ -31,7 +31,7 @@ impl ClaimName {
         format!("{CLAIMS}{}/", self.hash)
     }
 
-    /// An object that belongs to it.
+    /// The name of an object that belongs to the claim.
     pub fn object(&self, kind: &str) -> String {
         format!("{CLAIMS}{self}.{kind}.json")
     }
@@ -52,7 +52,7 @@ impl FromStr for ClaimName {
         let hash: Hash = hash.parse().map_err(|_| form())?;
         let n: u64 = number.parse().map_err(|_| form())?;
         let name = ClaimName { hash: hash.to_string(), n };
-        // One name for one claim: no sign, no zeros before it.
+        // There is one name for one claim: no sign, and no zeros before the number.
         if n > 0 && name.to_string() == text { Ok(name) } else { Err(form()) }
     }
 }

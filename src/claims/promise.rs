@@ -1,7 +1,7 @@
-//! Promises: what the claim of a request says whose sender went away with the word that a run would serve it.
+//! Promises: what a claim says of a request whose sender went away after being told that a run would serve it.
 //!
-//! Nobody sends such a request again, and so nobody would look at its claim once the instance that gave its word is gone. What a
-//! report of it needs is in the claim itself, and how long it may take.
+//! Nobody sends such a request again, and so nobody would look at its claim once the instance that gave its word is gone. The
+//! claim itself holds what a report of the request needs, and how long the run may take.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use crate::report::RunId;
 use crate::store::Store;
 
 impl Claim {
-    /// The same claim, as if it were entered now: under the next number, by the same run. For a job, which counts the time that it
-    /// has from the claim on, however long the request has waited here. `None` if somebody else has that number.
+    /// The same claim, as if it were entered now: under the next number, by the same run. This is for a job, which counts its
+    /// time from the claim on, however long the request has waited here. `None` if somebody else has that number.
     ///
     /// # Errors
     /// A store that fails. The claim stands as before.
@@ -37,7 +37,7 @@ pub struct OpenPromise {
     pub name: ClaimName,
     /// The run that was promised.
     pub run: RunId,
-    /// Whose run is known by this.
+    /// The identity by which the event is known.
     pub identity: String,
     /// The host that promised it.
     pub host: String,
@@ -47,8 +47,8 @@ pub struct OpenPromise {
     pub left: Duration,
 }
 
-/// The promises in a store of which nothing says how they ended: those of instances that are gone, and those that are still to be
-/// kept. All names of claims are listed for it.
+/// The promises in a store of which nothing says how they ended: of instances that are gone, and those that are still to be kept.
+/// Lists the names of all claims.
 ///
 /// # Errors
 /// A store that fails.
@@ -68,7 +68,7 @@ pub fn open(store: &dyn Store) -> Result<Vec<OpenPromise>> {
         let Some(n) = seen.claims.last().filter(|n| !seen.done && !seen.failed.contains(n)) else { continue };
         let Some(body) = read_claim(store, &in_folder, *n)? else { continue };
         let left = |promise: &Promise| promise.time().saturating_sub(age(&body, now));
-        // One of another event than its folder's says nothing.
+        // A claim of another event than its folder's says nothing.
         if let Some(promise) = body.promise.clone().filter(|_| folder(&body.identity) == in_folder) {
             let (name, left) = (ClaimName::of(&in_folder, *n), left(&promise));
             open.push(OpenPromise { name, run: body.run, identity: body.identity, host: body.host, promise, left });

@@ -1,4 +1,4 @@
-//! What a run committed that did not live to tell of it.
+//! Finds what a run committed that did not live to tell of it.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -20,12 +20,12 @@ const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 pub struct RecoveredReport {
     /// The report's object.
     pub object: String,
-    /// The report, where it is stored only now and nobody is told of it yet; and why the snapshot was taken.
+    /// The report and why the snapshot was taken, if the report is stored only now and nobody has been told of it yet.
     pub new: Option<(Report, BackupReason)>,
 }
 
-/// The report of a snapshot that one of the runs before committed: its own, else one that is stored now in the name of `run`.
-/// None if they committed nothing.
+/// The report of a snapshot that one of the runs before committed: that run's own, else one that is stored now in the name of
+/// `run`. `None` if they committed nothing.
 ///
 /// # Errors
 /// A store that fails.
@@ -37,7 +37,7 @@ pub fn report(vault: &Vault, earlier: &[EarlierRun], run: RunId, cause: &Origin)
     }
 }
 
-/// A snapshot that one of the runs before committed, and did not live to tell. Every root names its run.
+/// A snapshot that one of the runs before committed without living to tell. Every root names its run.
 fn committed(vault: &Vault, earlier: &[EarlierRun]) -> Result<Option<(RunId, SnapshotName, Root)>> {
     let Some(begun) = earlier.iter().map(|earlier| earlier.started).min() else { return Ok(None) };
     let begun = begun.saturating_sub(CLOCKS).unwrap_or(begun);
@@ -57,7 +57,7 @@ fn committed(vault: &Vault, earlier: &[EarlierRun]) -> Result<Option<(RunId, Sna
     Ok(None)
 }
 
-/// The report by which one of the runs before did what was asked for, and did not live to note it in its claim.
+/// The object of the report by which one of the runs before did what was asked for, without living to note it in its claim.
 ///
 /// # Errors
 /// A store that fails.
@@ -69,7 +69,7 @@ pub fn done(store: &dyn Store, earlier: &[EarlierRun]) -> Result<Option<String>>
     Ok(report::list(store)?.into_iter().find(by_one).map(|named| named.object))
 }
 
-/// A report; none if it is damaged, as its name alone says how its run ended.
+/// A report. `None` if it is damaged, as its name alone says how its run ended.
 pub(super) fn kept(store: &dyn Store, object: &str) -> Result<Option<EncodedReport>> {
     match report::told(store, object) {
         Err(why) if !why.of_store() => {
@@ -80,8 +80,8 @@ pub(super) fn kept(store: &dyn Store, object: &str) -> Result<Option<EncodedRepo
     }
 }
 
-/// Why a claim whose event may be served is not held. Of a restore, which must not be done twice, it is no failure of the store that lets
-/// another vault take the claim: that one knows less.
+/// The error by which a claim is not held whose event may be served already. For a restore, which must not be done twice, it is
+/// no failure of the store that would let another vault take the claim: that vault knows less.
 pub fn unseen(action: Action, why: Error) -> Error {
     if action != Action::Restore {
         return why;
@@ -92,7 +92,7 @@ pub fn unseen(action: Action, why: Error) -> Error {
     )
 }
 
-/// The object of a run's report, if it tells of the snapshot.
+/// The object of a run's report. `None` if none of its reports tells of the snapshot.
 fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<Option<String>> {
     for named in report::list(store)?.into_iter().filter(|named| named.run == run) {
         match report::told(store, &named.object) {
@@ -107,10 +107,10 @@ fn good_report(store: &dyn Store, run: RunId, snapshot: SnapshotName) -> Result<
     Ok(None)
 }
 
-/// Stores a report of a promised run that was not done since another run had served its request: it ends as that one did.
+/// Stores a report of a promised run that was not done because another run had served its request: it ends as that one did.
 ///
 /// # Errors
-/// A store that fails; a report of that other run which says nothing.
+/// A store that fails; a report of that other run that cannot be read.
 pub fn served_by(
     store: &dyn Store,
     before: &ServedBefore,
@@ -125,7 +125,7 @@ pub fn served_by(
     }
     let told = before.report.as_ref().map(|report| serde_json::from_slice::<StoredOutcome>(report.json())).transpose();
     let told = told.map_err(|why| Error::damage(format!("read {}", before.object), why))?;
-    // That it was served stands without its report, too.
+    // The request was served even if its report is gone.
     let (result, snapshot) = told.map_or((Outcome::Complete, None), |told| (told.result, told.snapshot));
     let report = bare(store, (run, action, result, snapshot), cause)?;
     copy_report(store, &report.encode()?, &report.object())?;

@@ -28,7 +28,7 @@ pub struct QueuedRequest {
     pub bytes: usize,
     /// Where the answer is sent.
     pub answer: oneshot::Sender<Arc<Answer>>,
-    /// Whether it has been looked up since the last run ended whether its event is served already.
+    /// Whether it was looked up, since the last run ended, if its event is served already.
     pub looked: bool,
     /// Whether its sender was promised a run.
     pub promise: PromiseState,
