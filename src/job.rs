@@ -1,4 +1,5 @@
-//! One job, whoever asks for it: the command line, a Cloud Run job, a request, a message. One function runs it.
+//! Jobs: what is to be done, and the one function that runs it for whoever asks: the command line, a Cloud Run job, a request, a
+//! message.
 
 use std::time::Instant;
 
@@ -27,19 +28,19 @@ const TOLD_AT_ONCE: usize = 16;
 pub enum Job {
     /// Take a snapshot.
     Backup {
-        /// Of what, and how.
+        /// What is backed up, and how.
         options: Box<backup::options::BackupOptions>,
-        /// Whether a vault may be made where there is none, also elsewhere than at the default place.
+        /// Whether a vault may be made if there is none, also elsewhere than at the default place.
         init: bool,
     },
-    /// Put one back.
+    /// Restore a snapshot.
     Restore(restore::options::RestoreOptions),
-    /// Look whether all is there.
+    /// Check whether all that a vault should hold is there.
     Verify(verify::VerifyOptions),
 }
 
 impl Job {
-    /// What it is for.
+    /// What the job is for.
     pub fn action(&self) -> Action {
         match self {
             Job::Backup { .. } => Action::Backup,
@@ -48,7 +49,7 @@ impl Job {
         }
     }
 
-    /// Why a snapshot is taken; for other jobs nothing says.
+    /// Why a snapshot is taken. `None` for other jobs.
     pub fn reason(&self) -> Option<BackupReason> {
         match self {
             Job::Backup { options, .. } => Some(options.reason),
@@ -56,7 +57,7 @@ impl Job {
         }
     }
 
-    /// The same, which asks before it commits. Only a backup commits.
+    /// The same job, which calls `before` before it commits. Only a backup commits.
     #[must_use]
     pub fn asking(mut self, before: Option<BeforeCommit>) -> Self {
         if let Job::Backup { options, .. } = &mut self {
@@ -66,27 +67,27 @@ impl Job {
     }
 }
 
-/// Why a job is run, where, and who is told how it ended.
+/// Why and where a job is run, and who is told how it ended.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
-    /// How it was asked for.
+    /// How the job was asked for.
     pub way: Channel,
-    /// By what.
+    /// The events that asked for it.
     pub events: Vec<Event>,
-    /// Where it takes place.
+    /// Where the job is run.
     pub place: RunEnvironment,
     /// Who is told how it ended.
     pub notify: Notifier,
 }
 
-/// What a run came to. Nobody is told of it yet: [`FinishedJob::tell`].
+/// What a run came to. Nobody has been told of it yet: see [`FinishedJob::tell`].
 #[must_use]
 pub struct FinishedJob {
-    /// Its report.
+    /// The run's report.
     pub report: Report,
-    /// The report's object, where it could be stored, and the vault that holds it.
+    /// The report's object and the vault that holds it. `None` if the report could not be stored.
     pub stored: Option<(Address, String)>,
-    /// The error itself, which the report only tells of.
+    /// The error itself, of which the report has only the text.
     pub error: Option<Error>,
     reason: Option<BackupReason>,
     notify: Notifier,
@@ -94,25 +95,25 @@ pub struct FinishedJob {
 }
 
 impl FinishedJob {
-    /// Tells whom its cause names how it ended. That may take some seconds, in which the process may be killed: whatever says in the
-    /// vault how the run ended comes before. It needs no answer, and what goes wrong is a warning.
+    /// Tells whom the run's origin names how the run ended. That may take some seconds, in which the process may be killed:
+    /// whatever says in the vault how the run ended comes before. It needs no answer, and what goes wrong is a warning.
     pub fn tell(&self, ctx: &Context) {
         tell_all([self], ctx);
     }
 
-    /// Stores its report, which could not be stored when it ended.
+    /// Stores the run's report, which could not be stored when the run ended.
     ///
     /// # Errors
-    /// It cannot be stored now either.
+    /// The report cannot be stored now either.
     pub fn store(&mut self, vaults: &VaultPool) -> Result<()> {
         self.stored = Some(store(&mut self.report, self.ended, vaults)?);
         Ok(())
     }
 
-    /// What was done.
+    /// Returns what was done.
     ///
     /// # Errors
-    /// Why it was not done.
+    /// The error by which it was not done.
     pub fn done(self) -> Result<JobOutput> {
         match (self.error, self.report.done) {
             (Some(why), _) => Err(why),
@@ -122,22 +123,22 @@ impl FinishedJob {
     }
 }
 
-/// A new random name for a run.
+/// Makes a new random id for a run.
 ///
 /// # Errors
-/// A system without random bytes.
+/// The system gives no random bytes.
 pub fn new_run(ctx: &Context) -> Result<RunId> {
     let mut id = [0; 8];
     (ctx.random)(&mut id)?;
     Ok(Hex(id))
 }
 
-/// Tells of runs, several at a time, in the time that there is for one.
+/// Tells how runs ended, several at a time, within the time that there is for one.
 pub fn tell_all<'r>(ended: impl IntoIterator<Item = &'r FinishedJob>, ctx: &Context) {
     let ended: Vec<_> = ended.into_iter().collect();
     let until = Instant::now() + notify::time(ctx);
     let tell = |ran: &&FinishedJob| {
-        // As where that is seen before a run begins: there is nothing to tell of.
+        // A run that was not needed is treated as if that had been seen before it began: there is nothing to tell of.
         if ran.error.as_ref().is_none_or(|why| why.kind() != Kind::Unneeded) {
             ran.notify.tell_until(until, &ran.report, ran.reason, ctx);
         }
@@ -154,7 +155,7 @@ pub fn run(run: RunId, job: &Job, cause: Origin, vaults: &VaultPool, ctx: &Conte
     reported(run, job, cause, vaults, ctx, || carry_out(user, job, vaults, ctx))
 }
 
-/// The end of a run that could not even begin. It has a report like any other.
+/// Ends a run that could not even begin. It has a report like any other.
 pub fn not_run(run: RunId, job: &Job, cause: Origin, why: Error, vaults: &VaultPool, ctx: &Context) -> FinishedJob {
     reported(run, job, cause, vaults, ctx, || Err(why))
 }
@@ -217,7 +218,7 @@ fn carry_out(user: VaultUser, job: &Job, vaults: &VaultPool, ctx: &Context) -> R
     }
 }
 
-/// The same places, whose vaults know who uses them.
+/// The same sites, whose vaults know who uses them.
 fn used_by(mut sites: Vec<replicas::Site>, user: &VaultUser) -> Vec<replicas::Site> {
     for site in &mut sites {
         if let replicas::SiteState::Vault(vault) = &mut site.found {
@@ -227,7 +228,7 @@ fn used_by(mut sites: Vec<replicas::Site>, user: &VaultUser) -> Vec<replicas::Si
     sites
 }
 
-/// Looked at before a vault is made: a wrong path must leave nothing behind.
+/// Checks the data directory before a vault is made: a wrong path must leave nothing behind.
 ///
 /// # Errors
 /// There is no data directory.
@@ -241,7 +242,7 @@ pub fn check_data(options: &backup::options::BackupOptions) -> Result<()> {
         .hint("Name the directory: `lastgood backup DIR`, or LASTGOOD_DATA. If it is a volume, is it mounted?"))
 }
 
-/// Keeps the report of a run that ended then in the vault that it used, or in the first that opens.
+/// Stores the report of a run that ended at `ended`, in the vault that the run used, else in the first that opens.
 fn store(report: &mut Report, ended: Instant, vaults: &VaultPool) -> Result<(Address, String)> {
     let used = match &report.done {
         Some(JobOutput::Backup(done)) => Some(done.vault.clone()),
@@ -259,14 +260,14 @@ fn store(report: &mut Report, ended: Instant, vaults: &VaultPool) -> Result<(Add
             let store = match stopped {
                 true => vaults.store_for_last_words(address)?,
                 false if known => vaults.store(address)?,
-                // A run that failed may not have found a vault; none is begun by its report.
+                // A run that failed may not have found a vault; its report must not begin one.
                 false => crate::vault::Vault::open(vaults.store(address)?)?.store,
             };
             let long = report.finished.duration_since(report.started);
             let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
             let ago = SignedDuration::try_from(ended.elapsed()).unwrap_or_default();
             let finished = now.saturating_sub(ago).unwrap_or(now);
-            // The store's clock: names sort by one clock.
+            // The times are by the store's clock: names sort by one clock.
             (report.started, report.finished) = (finished.saturating_sub(long).unwrap_or(finished), finished);
             put(report, &*store)
         })();
@@ -278,15 +279,15 @@ fn store(report: &mut Report, ended: Instant, vaults: &VaultPool) -> Result<(Add
     Err(first.unwrap_or_else(|| Error::failed("keep the report", "no vault is configured")))
 }
 
-/// Stores a report under its name, if it is not there: an answer may have been lost, or two instances report at once that a run was not
-/// done. Attempts at one run that began within one second have names that differ by one.
+/// Stores a report under its name, unless it is there already: an answer may have been lost, or two instances may report at once
+/// that a run was not done. Attempts at one run that began within one second get names that differ by one second.
 fn put(report: &mut Report, store: &dyn Store) -> Result<String> {
     let mut again = 2;
     loop {
         let (object, bytes) = (report.object(), report.encode()?);
         let Err(why) = store.create(&object, &[&bytes]) else { return Ok(object) };
         match report::read(store, &object) {
-            // By its name it is of the same run, and says that it ended so.
+            // By its name, the report there is of the same run and says that it ended in the same way.
             Ok(there) if there["place"]["attempt"].as_str() == report.place.attempt.as_deref() => return Ok(object),
             Ok(_) if again > 0 => {
                 again -= 1;
@@ -298,7 +299,7 @@ fn put(report: &mut Report, store: &dyn Store) -> Result<String> {
     }
 }
 
-/// Tells the log of a run, in one line with always the same fields.
+/// Logs a run, in one line with always the same fields.
 pub(crate) fn log(report: &Report, seconds: f64) {
     let (run, action, result) = (report.run.to_string(), report.action.name(), report.result.name());
     let snapshot = report.snapshot.map(|name| name.to_string()).unwrap_or_default();

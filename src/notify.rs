@@ -1,24 +1,24 @@
-//! Who is told how a run ended: a Pub/Sub topic, a webhook. Both are the configuration's alone; no request names one.
+//! Tells a Pub/Sub topic and a webhook how a run ended. Both are the configuration's alone; no request names one.
 //!
 //! ```text
 //! a run's report ──► CloudEvent (event.rs) ──► topic (topic.rs): a message, for programs
 //!                └─► sentence (sentence.rs) ─► webhook (webhook.rs): JSON, for chats and programs
 //! ```
 //!
-//! What is told is an event of the type `dev.lastgood.<backup|restore|verify>.<completed|partial|failed>`:
+//! The event that is told has the type `dev.lastgood.<backup|restore|verify>.<completed|partial|failed>`:
 //!
 //! | result of the run | type ends with |
 //! |---|---|
 //! | `complete` | `completed` |
-//! | `stale`, `partial`, `suspect`, `unsound` | `partial` |
+//! | `stale`, `incomplete-copies`, `partial`, `suspect`, `unsound` | `partial` |
 //! | `damaged`, `failed`, `refused` | `failed` |
 //!
-//! Telling never changes what a run came to: what goes wrong is a warning. It happens before the run's end is answered, since
-//! on Cloud Run work stops with the answer; so it is bounded, by [`TIME`], and by [`LAST_WORDS`] once the program was told to
-//! stop. All are told at the same time.
+//! Telling never changes what a run came to: what goes wrong is a warning. It happens before the run's end is answered, since on
+//! Cloud Run work stops with the answer; so it is bounded, by [`TIME`], and by [`LAST_WORDS`] once the program was told to stop.
+//! All targets are told at the same time.
 //!
-//! Each time, clients are made anew: between two runs an instance may have had no CPU for hours, after which kept connections
-//! and tokens are not worth having.
+//! New clients are made each time: between two runs an instance may have had no CPU for hours, after which kept connections and
+//! tokens are not worth having.
 
 mod event;
 mod sentence;
@@ -40,16 +40,16 @@ use crate::monitor::Context;
 use crate::report::Report;
 use crate::vault::root::BackupReason;
 
-/// For how long it is tried to tell of a run.
+/// How long telling of a run is tried.
 pub const TIME: Duration = Duration::from_secs(15);
-/// And for how long once the program was told to stop: Cloud Run gives it 10 s for all that is left to do.
+/// How long telling is tried once the program was told to stop: Cloud Run gives it 10 s for all that is left to do.
 pub const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Those who tell know the time that they have; they are waited for a little longer, to hear what they say.
+/// The threads that tell know the time that they have; they are waited for this much longer, to hear what they say.
 const GRACE: Duration = Duration::from_millis(500);
-/// How often it is looked whether the program was told to stop.
+/// How often the waiting thread checks whether the program was told to stop.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Who is told. Nobody by default; a clone is cheap.
+/// The targets that are told. None by default; a clone is cheap.
 #[derive(Clone, Default)]
 pub struct Notifier(Option<Arc<NotifyTargets>>);
 
@@ -61,7 +61,7 @@ struct NotifyTargets {
     webhook: Option<Webhook>,
 }
 
-/// Somebody is being told: how that is called, and where its end is heard of.
+/// A delivery that has begun: what it is called, and where its end is heard of.
 struct Delivery {
     doing: String,
     end: Receiver<Result<()>>,
@@ -73,19 +73,19 @@ pub fn time(ctx: &Context) -> Duration {
 }
 
 impl Notifier {
-    /// Tells these, in events of this [`source`].
+    /// Tells these targets, in events of this [`source`].
     pub fn new(source: String, topic: Option<ResultTopic>, webhook: Option<Webhook>) -> Self {
         let anybody = topic.is_some() || webhook.is_some();
         Notifier(anybody.then(|| Arc::new(NotifyTargets { source, topic, webhook })))
     }
 
-    /// Tells how a run ended, and for a backup why it was made. Blocks until it is told, or the time is over; what goes wrong
+    /// Tells how a run ended, and for a backup why it was made. Blocks until that is told, or the time is over; what goes wrong
     /// is a warning.
     pub fn tell(&self, report: &Report, reason: Option<BackupReason>, ctx: &Context) {
         self.tell_until(Instant::now() + time(ctx), report, reason, ctx);
     }
 
-    /// The same, until then at the latest.
+    /// Tells how a run ended, like [`Notifier::tell`], until `until` at the latest.
     pub fn tell_until(&self, until: Instant, report: &Report, reason: Option<BackupReason>, ctx: &Context) {
         let Some(listeners) = &self.0 else { return };
         let stopped = || ctx.stop.load(Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl fmt::Debug for Notifier {
 }
 
 impl NotifyTargets {
-    /// Begins to tell all of them.
+    /// Begins to tell all targets.
     fn begin(&self, report: &Report, reason: Option<BackupReason>, within: Duration) -> Vec<Result<Delivery>> {
         let told = match Notification::new(report, reason, &self.source) {
             Ok(told) => told,
@@ -160,11 +160,11 @@ impl NotifyTargets {
     }
 }
 
-/// Does something that blocks in a thread of its own, which is left to itself if it takes too long.
+/// Does blocking work in a thread of its own, which is left to itself if it takes too long.
 fn begin(doing: String, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Delivery> {
     let (sender, end) = mpsc::sync_channel(1);
     let work = move || {
-        // Whoever does not wait any more does not hear it.
+        // A receiver that no longer waits does not hear it.
         let _ = sender.send(work());
     };
     match std::thread::Builder::new().name("notify".into()).spawn(work) {

@@ -1,16 +1,16 @@
-//! Messages that are pulled from a Pub/Sub subscription, where nothing can push.
+//! The subscriber: pulls messages from a Pub/Sub subscription, where nothing can push.
 //!
 //! ```text
-//! stream, which extends leases ──► message ──► what it asks for ──► desk: a run ──► verdict: ack, or nack
+//! stream, which extends leases ──► message ──► what it asks for ──► runner: a run ──► verdict: ack, or nack
 //! ```
 //!
-//! A message is acknowledged when it is done with: served, or never to be served, which is logged. It is given back when
-//! another try may succeed. Given back, it comes again after what the subscription's retry policy says, and without a
-//! policy at once; so it is held for a while first, lest a failing run be run again and again without a pause.
+//! A message is acknowledged when it is done with: served, or never to be served, which is logged. It is given back when another
+//! try may succeed. A message that was given back comes again after the time that the subscription's retry policy sets, and
+//! without a policy at once; so it is held for a while first, or a failing run would be run again and again without a pause.
 //!
-//! The stream goes on by itself over what is transient. What ends it for good (NOT_FOUND, UNKNOWN, …) may still be over in
-//! a minute, when somebody has made the subscription again: then it is subscribed to again. Only a subscription that never
-//! gave a stream is an error: there the configuration is wrong.
+//! The stream carries on by itself over transient errors. An error that ends it for good (NOT_FOUND, UNKNOWN, …) may still be
+//! over in a minute, when somebody has made the subscription again: then it is subscribed to again. Only a subscription that
+//! never gave a stream is an error: there the configuration is wrong.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,38 +37,39 @@ use crate::gcp::error_text::with_causes;
 use crate::gcp::pubsub::{PubsubAccess, Subscription};
 use crate::report::{Channel, Outcome};
 
-/// How many messages are held at the same time. Those that wait together share a run, so that it is no smaller.
+/// How many messages are held at the same time. Messages that wait together share a run, so the number is not smaller.
 const OUTSTANDING: usize = 100;
-/// The most bytes of them that are asked for at the same time.
+/// The most bytes of messages that are asked for at the same time.
 const OUTSTANDING_BYTES: i64 = 16 << 20;
 /// The most bytes of one message, as of a request's body.
 const MAX_MESSAGE: usize = 1 << 20;
-/// For how long a lease is extended at least. What waits at the desk is answered some time, and this process may die: then
-/// the message comes again a minute later.
+/// For how long a lease is extended, at least. A request that waits for the runner is answered some time, and this process may
+/// die: then the message comes again a minute later.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
-/// A stream that has lasted so long has been open: a subscription that is not there is told at once.
+/// A stream that has lasted this long was open: a subscription that is not there is reported at once.
 const OPEN: Duration = Duration::from_secs(60);
-/// How long to wait before it is subscribed again: this, and each time twice as long, up to the most.
+/// How long to wait before subscribing again the first time; each further wait is twice as long.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait before subscribing again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long a look at the subscription may take.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// What the configuration says of pulling.
+/// The configuration of pulling.
 #[derive(Debug, Clone)]
 pub struct SubscriberSettings {
-    /// From where.
+    /// The subscription to pull from.
     pub subscription: Subscription,
-    /// For how long at most a message is held that could not be served, before it is given back.
+    /// How long a message that could not be served is held, at most, before it is given back.
     pub hold: Duration,
 }
 
-/// Pulls messages and has the desk serve them, until the end begins; then finishes what is under way, gives back the rest,
-/// and says whether the time was enough for that.
+/// Pulls messages and has the runner serve them, until the shutdown begins; then finishes what is under way, gives back the rest,
+/// and returns whether the time was enough for that.
 ///
 /// # Errors
-/// Credentials that cannot be used; a subscription that is not there, may not be pulled from or is pushed, where that is so
-/// from the beginning.
+/// Credentials that cannot be used; a subscription that is not there, may not be pulled from or is pushed, if that is so from the
+/// beginning.
 pub async fn pull(desk: &Arc<Runner>, cloud: &Cloud, settings: &SubscriberSettings, ending: &Shutdown) -> Result<bool> {
     let doing = || format!("pull from {}", settings.subscription);
     let access = PubsubAccess::new(cloud, doing)?;
@@ -107,11 +108,11 @@ async fn subscriber(access: &PubsubAccess) -> Result<client::Subscriber, String>
     builder.build().await.map_err(|why| with_causes(&why))
 }
 
-/// Says again and again that Pub/Sub does not answer, until it does. Never ends.
+/// Logs again and again that Pub/Sub does not answer, until it does. Never returns.
 async fn remind(access: &PubsubAccess, subscription: &Subscription, mut answered: bool) {
     while !answered {
         sleep(LONGEST_WAIT).await;
-        // What is wrong then, the stream says.
+        // If something is wrong then, the stream says so.
         answered = look(access, subscription).await.unwrap_or(true);
         if answered {
             tracing::info!("Pub/Sub answers");
@@ -120,8 +121,8 @@ async fn remind(access: &PubsubAccess, subscription: &Subscription, mut answered
     std::future::pending().await
 }
 
-/// Looks at the subscription once: the stream says nothing of why it cannot be opened when that may pass, however long it
-/// does not. Who may pull need not be allowed to look. Says whether there was an answer.
+/// Looks at the subscription once: while the reason may pass, the stream does not say why it cannot be opened, however long that
+/// takes. An account that may pull need not be allowed to look. Returns whether there was an answer.
 async fn look(access: &PubsubAccess, subscription: &Subscription) -> Result<bool> {
     let asked = async {
         let mut builder = client::SubscriptionAdmin::builder();
@@ -162,7 +163,7 @@ async fn look(access: &PubsubAccess, subscription: &Subscription) -> Result<bool
     }
 }
 
-/// The name of an error's code; empty where it has none.
+/// The name of an error's code; empty if it has none.
 fn code(why: &Cause) -> &'static str {
     match why.status() {
         Some(status) => status.code.name(),
@@ -171,7 +172,7 @@ fn code(why: &Cause) -> &'static str {
     }
 }
 
-/// Whether an error says that the configuration is wrong, or IAM's.
+/// Whether an error's code says that the configuration is wrong, or IAM's.
 fn is_wrong(code: &str) -> bool {
     ["NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"].contains(&code)
 }
@@ -195,7 +196,7 @@ fn wrong(subscription: &Subscription, code: &str, why: &str) -> Error {
     Error::failed(format!("pull from {subscription}"), why).hint(hint)
 }
 
-/// What a message's task needs; clones are of the same.
+/// What a message's task needs; clones share it.
 #[derive(Clone)]
 struct Puller {
     desk: Arc<Runner>,
@@ -206,14 +207,14 @@ struct Puller {
 
 /// How a stream ended.
 struct StreamEnd {
-    /// Why it did; none where it just ended.
+    /// Why the stream ended; `None` if it just ended.
     why: Option<Cause>,
-    /// Whether it gave a message.
+    /// Whether the stream gave a message.
     gave: bool,
 }
 
 impl Puller {
-    /// Subscribes, again and again, until the end begins. Streams that are not quite over yet are tasks of `open`.
+    /// Subscribes, again and again, until the shutdown begins. Streams that are not quite over yet are tasks of `open`.
     async fn pull(&self, subscriber: &client::Subscriber, open: &mut JoinSet<()>) -> Result<()> {
         let subscription = &self.settings.subscription;
         let lease = LEASE.max(self.desk.rules().run_timeout.saturating_mul(2));
@@ -228,7 +229,8 @@ impl Puller {
                 .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing)
                 .build();
             let over = self.take(&mut stream).await;
-            // No more is taken; it is over when what it gave is acknowledged or given back, and Pub/Sub knows.
+            // No more messages are taken; the stream is over when those that it gave are acknowledged or given back, and Pub/Sub
+            // knows.
             let token = stream.shutdown_token();
             drop(stream);
             open.spawn(async move { token.shutdown().await });
@@ -252,7 +254,7 @@ impl Puller {
             }
         }
     }
-    /// Takes messages from a stream until it ends; none when the end of the program begins.
+    /// Takes messages from a stream until it ends. `None` when the shutdown begins.
     async fn take(&self, stream: &mut MessageStream) -> Option<StreamEnd> {
         let mut gave = false;
         loop {
@@ -275,7 +277,7 @@ impl Puller {
                 puller.serve(message, handler).await;
                 drop(room);
             };
-            // In a panic the handler is dropped, which gives the message back.
+            // If this panics, the handler is dropped, which gives the message back.
             tokio::spawn(serving.instrument(span));
         }
     }
@@ -298,7 +300,7 @@ impl Puller {
             }
             Disposition::Again { why, after, failed } => {
                 let attempt = attempt.map(|attempt| format!(" (delivery {attempt})")).unwrap_or_default();
-                // That it was told to stop is no failure of it.
+                // The message did not fail if it was the program that was told to stop.
                 match failed && !self.ending.stop().load(Ordering::Relaxed) {
                     true => tracing::error!("a message is not served{attempt}, and given back: {why}"),
                     false => tracing::warn!("a message is not served yet{attempt}, and given back: {why}"),
@@ -312,7 +314,7 @@ impl Puller {
         }
     }
 
-    /// What is to become of a message, once that is known. It is never quoted.
+    /// Decides what is to become of a message, once that is known. The message is never quoted.
     async fn verdict(&self, message: Message) -> Disposition {
         let size =
             message.data.len() + message.attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
@@ -353,24 +355,24 @@ impl Puller {
 /// What is to become of a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Disposition {
-    /// It is served.
+    /// The message is served.
     Done(&'static str),
-    /// It asks for nothing.
+    /// The message asks for nothing.
     Ignored(String),
-    /// It will never be served.
+    /// The message will never be served.
     Hopeless(String),
     /// Another try may serve it.
     Again {
         why: String,
-        /// After this time.
+        /// How long to wait before the message is given back.
         after: Duration,
-        /// Whether it was tried.
+        /// Whether a run for it was tried.
         failed: bool,
     },
 }
 
 impl Disposition {
-    /// By the desk's answer; a run that failed may be tried again after `hold`.
+    /// The disposition by the runner's answer; a message whose run failed may be tried again after `hold`.
     fn of(answer: &Answer, hold: Duration) -> Self {
         match answer {
             Answer::Done { outcome, retry, report } => {

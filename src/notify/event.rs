@@ -1,8 +1,8 @@
 //! A run's end as a CloudEvent.
 //!
-//! Its data is the run's report. As a message it is in binary mode: the event's attributes are the message's, with `ce-`
-//! before their names (<https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md>). `action`, `result`
-//! and `reason` are extensions of it, and in a message attributes by these plain names, so that a subscription's filter needs
+//! Its data is the run's report. As a message it is in binary mode: the event's attributes are the message's, with `ce-` before
+//! their names (<https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md>). `action`, `result` and
+//! `reason` are its extensions, and in a message they are attributes by these plain names, so that a subscription's filter needs
 //! no quotes: `attributes.result = "failed"`.
 
 use cloudevents::event::ExtensionValue;
@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::report::{Outcome, Report, RunEnvironment};
 use crate::vault::root::BackupReason;
 
-/// The most bytes of a report that is told. Eventarc takes events of 512 KB, and one that is pushed to it is in base64
-/// (<https://docs.cloud.google.com/eventarc/docs/quotas>). In the vault, it is whole.
+/// The most bytes of a report that is told. Eventarc takes events of 512 KB, and an event that is pushed to it is in base64
+/// (<https://docs.cloud.google.com/eventarc/docs/quotas>). The report in the vault is whole.
 pub const MAX_DATA: usize = 256 << 10;
-/// What of a URI needs no escape in a part of a path.
+/// The characters of a URI that need no escape in a part of its path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The type of the data.
 const JSON: &str = "application/json";
@@ -33,7 +33,7 @@ pub fn source(place: &RunEnvironment, job: Option<&str>) -> String {
     format!("//lastgood.dev/{kind}/{}", utf8_percent_encode(name, PLAIN))
 }
 
-/// The end of a type.
+/// The last part of an event's type.
 pub fn ended(result: Outcome) -> &'static str {
     match result {
         Outcome::Complete => "completed",
@@ -47,17 +47,17 @@ pub fn ended(result: Outcome) -> &'static str {
 /// A message: its data and attributes.
 pub type TopicMessage = (Vec<u8>, Vec<(String, String)>);
 
-/// What is told of a run.
+/// The event that tells of a run.
 pub struct Notification {
     event: Event,
     data: Value,
 }
 
 impl Notification {
-    /// Of a run that ended so.
+    /// The event of a run with this report.
     ///
     /// # Errors
-    /// None, for what a run makes.
+    /// The report cannot be written as JSON; that of a run always can.
     pub fn new(report: &Report, reason: Option<BackupReason>, source: &str) -> Result<Self> {
         let doing = "write the event that tells of the run";
         let data = fit(serde_json::to_value(report).map_err(|why| Error::failed(doing, why))?);
@@ -78,10 +78,10 @@ impl Notification {
         Ok(Notification { event, data })
     }
 
-    /// As a message, in binary mode.
+    /// The event as a message, in binary mode.
     ///
     /// # Errors
-    /// None, for what a run makes.
+    /// The report cannot be written as JSON; that of a run always can.
     pub fn message(&self) -> Result<TopicMessage> {
         let data = serde_json::to_vec(&self.data).map_err(|why| Error::failed("write the report as a message", why))?;
         let mut attributes: Vec<(String, String)> = Vec::new();
@@ -96,16 +96,16 @@ impl Notification {
         Ok((data, attributes))
     }
 
-    /// As JSON, in structured mode.
+    /// The event as JSON, in structured mode.
     ///
     /// # Errors
-    /// None, for what a run makes.
+    /// The event cannot be written as JSON; that of a run always can.
     pub fn structured(&self) -> Result<Value> {
         serde_json::to_value(&self.event).map_err(|why| Error::failed("write the event that tells of the run", why))
     }
 }
 
-/// A report without its longest lists, if it is too long with them; `left_out` names those.
+/// Leaves the longest lists out of a report that is too long with them; `left_out` names those.
 fn fit(mut report: Value) -> Value {
     let mut left_out = Vec::new();
     while size(&report) > MAX_DATA
@@ -124,7 +124,7 @@ fn size(value: &Value) -> usize {
     serde_json::to_vec(value).map_or(usize::MAX, |bytes| bytes.len())
 }
 
-/// Where the longest list is: in the report itself, or in what was done.
+/// The path of the longest list, in the report itself or in what was done.
 fn longest_list(report: &Value) -> Option<Vec<String>> {
     let lists = |members: &Map<String, Value>, of: Option<&str>| -> Vec<(usize, Vec<String>)> {
         let lists = members.iter().filter(|(name, value)| value.is_array() && *name != "left_out");

@@ -1,7 +1,7 @@
-//! A run's end in a sentence or two, for a chat.
+//! Tells a run's end in a sentence or two, for a chat.
 //!
-//! `&`, `<` and `>` are escaped as Slack asks (<https://docs.slack.dev/messaging/formatting-message-text>), so that no text
-//! that comes from outside is a link or calls anybody. Each part is bounded, and so is the whole.
+//! `&`, `<` and `>` are escaped as Slack asks (<https://docs.slack.dev/messaging/formatting-message-text>), so that no text from
+//! outside is a link or calls anybody. Each part is bounded, and so is the whole.
 
 use std::fmt::Write;
 
@@ -15,10 +15,10 @@ use crate::{backup, replicas};
 
 /// The most bytes of an error, and of the text of a critical event.
 const TEXT: usize = 1000;
-/// And of a name or a path.
+/// The most bytes of a name or a path.
 const NAME: usize = 200;
 
-/// What a person is told of a run.
+/// The text that a person is told of a run.
 pub fn of(report: &Report, reason: Option<BackupReason>) -> String {
     let mut text = format!("The {} {} ", noun(report.action), place(&report.place));
     let took = took(report);
@@ -78,7 +78,7 @@ fn place(place: &RunEnvironment) -> String {
     }
 }
 
-/// How long it took; none where the run found what another had done.
+/// How long the run took. `None` if the run found what another had done.
 fn took(report: &Report) -> Option<String> {
     let long = report.finished.duration_since(report.started);
     match long.as_secs_f64() {
@@ -125,7 +125,7 @@ fn verified(vault: &Verified) -> String {
     }
 }
 
-/// Which vaults do not hold the snapshot, the first of them with why.
+/// Names the vaults that do not hold the snapshot, and why the first of them does not.
 fn not_held(done: &replicas::backup::ReplicatedBackupReport) -> String {
     let (mut names, mut first) = (Vec::new(), None);
     for held in done.vaults.iter().filter(|held| !held.holds) {
@@ -136,7 +136,7 @@ fn not_held(done: &replicas::backup::ReplicatedBackupReport) -> String {
     format!("It is not in {}{why}", names.join(", "))
 }
 
-/// Why the result is not a good one, where no error says so.
+/// Why the result is not a good one, if no error says so.
 fn not_good(report: &Report) -> Option<String> {
     match (&report.done, report.result) {
         (Some(JobOutput::Backup(done)), Outcome::Stale) => Some(not_whole(&done.taken)),
@@ -167,7 +167,7 @@ fn not_good(report: &Report) -> Option<String> {
     }
 }
 
-/// What a good snapshot lacks: the first of it, and how much more.
+/// What a good snapshot lacks: the first such entry, and how many more there are.
 fn not_whole(taken: &backup::BackupReport) -> String {
     let stale = taken
         .stale
@@ -185,7 +185,7 @@ fn not_whole(taken: &backup::BackupReport) -> String {
     format!("{path} {what}: {why}{more}. Mend it, or leave it out with --exclude")
 }
 
-/// The critical event that it was for, the first of them.
+/// The critical event that the run was for, the first if there are several.
 fn critical(report: &Report) -> String {
     let mut of_apps = report.events.iter().filter(|event| event.message.is_some() || event.service.is_some());
     let Some(event) = of_apps.next() else { return " It was made for a critical event.".into() };

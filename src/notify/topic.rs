@@ -1,4 +1,4 @@
-//! Telling a Pub/Sub topic.
+//! Publishes a run's end to a Pub/Sub topic.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ pub struct ResultTopic {
 }
 
 impl ResultTopic {
-    /// Asks nothing yet.
+    /// A topic that is reached through `cloud`. Nothing is asked of it yet.
     pub fn new(topic: Topic, cloud: Cloud) -> Self {
         ResultTopic { topic, cloud }
     }
 
-    /// What is being done.
+    /// What publishing is called in errors and log lines.
     pub(super) fn doing(&self) -> String {
         format!("publish to {}", self.topic)
     }
 
-    /// Publishes a message. Blocks; who waits for it has a deadline.
+    /// Publishes a message. Blocks; the caller has a deadline.
     ///
     /// # Errors
-    /// As [`Publisher::publish`].
+    /// Like [`Publisher::publish`].
     pub(super) fn publish(&self, (data, attributes): TopicMessage, within: Duration) -> Result<()> {
         Publisher::new(&self.cloud, self.topic.clone())?.publish(data, attributes, within, || false).map(drop)
     }

@@ -1,4 +1,4 @@
-//! Telling a webhook: a POST of JSON.
+//! Posts a run's end as JSON to a webhook.
 //!
 //! ```json
 //! {"text": "The backup on web-1 is complete: …", "event": {"specversion": "1.0", "type": "dev.lastgood.backup.completed", …}}
@@ -6,9 +6,9 @@
 //!
 //! `text` is what Slack's incoming webhooks show (<https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks>),
 //! and Mattermost's, Rocket.Chat's and Google Chat's. The event is not spread over the same object, which would be a CloudEvent
-//! with one more attribute: Mattermost takes a member `type` for one of its own and refuses the message. Google Chat refuses
-//! any member that it does not know (as in ansible/awx#4665), and Slack's documentation leaves open what it does with them; so
-//! the hosts that are known to be chats are sent `text` alone. They would show nothing else.
+//! with one more attribute: Mattermost takes a member `type` for one of its own and refuses the message. Google Chat refuses any
+//! member that it does not know (as in ansible/awx#4665), and Slack's documentation leaves open what it does with them; so the
+//! hosts that are known to be chats are sent `text` alone. They would show nothing else.
 //!
 //! The URL is a secret: whoever has it may post. No log line and no error has more of it than scheme, host and port.
 
@@ -30,21 +30,22 @@ use crate::retry::random;
 use crate::retry::{Backoff, Fault};
 use crate::store::gcs::retry_after;
 
-/// Chats: they show `text`, and some refuse anything beside it.
+/// Hosts of chats: they show `text`, and some refuse anything beside it.
 const CHATS: [&str; 4] = ["hooks.slack.com", "hooks.slack-gov.com", "chat.googleapis.com", "discord.com"];
-/// A request that is not answered in this time is made again. What is started by it may take some seconds to start.
+/// A request that is not answered within this time is repeated. What it starts may take some seconds to start.
 const TRY: Duration = Duration::from_secs(10);
-/// The body of an answer that is none of success is looked at for so long, and so much of it.
+/// How long the body of an answer that is not a success is waited for.
 const WORD_TIME: Duration = Duration::from_secs(1);
+/// The most bytes of that body that are looked at.
 const WORD: usize = 64;
 
-/// Which results it is told of.
+/// The results of which the webhook is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WebhookFilter {
     /// All.
     #[default]
     All,
-    /// Those that are not complete.
+    /// Results that are not complete.
     NotComplete,
 }
 
@@ -56,10 +57,10 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// One at a URL of https; of http only on this machine.
+    /// A webhook at an https URL; http is allowed only on this machine.
     ///
     /// # Errors
-    /// Text that says what is wrong with it, and that has nothing of it.
+    /// A text that says what is wrong with the URL, and holds nothing of it.
     pub fn new(url: &str, when: WebhookFilter) -> Result<Self, String> {
         let url = Url::parse(url.trim()).map_err(|why| why.to_string())?;
         match url.scheme() {
@@ -70,8 +71,8 @@ impl Webhook {
         }
     }
 
-    /// Whether it is told of this. Of a good snapshot that is not whole it hears when that begins, and again when it has
-    /// lasted for long.
+    /// Whether the webhook is told of this report. If it is told only of runs that are not complete, it hears of a good snapshot
+    /// that is not whole when that state begins, and again when it has lasted for long.
     pub(super) fn wants(&self, report: &Report) -> bool {
         let alert = || match &report.done {
             Some(JobOutput::Backup(done)) => done.taken.news || !done.taken.notices.is_empty(),
@@ -84,25 +85,25 @@ impl Webhook {
             }
     }
 
-    /// What is being done.
+    /// What posting is called in errors and log lines.
     pub(super) fn doing(&self) -> String {
         format!("post to the webhook at {}", self.url.origin().ascii_serialization())
     }
 
-    /// What is posted.
+    /// The body that is posted.
     ///
     /// # Errors
-    /// None, for what a run makes.
+    /// The body cannot be written as JSON; that of a run always can.
     pub(super) fn body(&self, text: &str, told: &Notification) -> Result<Vec<u8>> {
         let chat = self.url.host_str().is_some_and(|host| CHATS.contains(&host));
         let body = if chat { json!({ "text": text }) } else { json!({ "text": text, "event": told.structured()? }) };
         serde_json::to_vec(&body).map_err(|why| Error::failed("write the body for the webhook", why))
     }
 
-    /// Posts until that is answered with success, or it is of no use, or the time is over. Blocks.
+    /// Posts until it is answered with success, further tries are of no use, or the time is over. Blocks.
     ///
     /// # Errors
-    /// The last answer that was none of success.
+    /// The last answer that was not a success.
     pub(super) fn post(&self, body: Vec<u8>, within: Duration) -> Result<()> {
         let began = Instant::now();
         let client = http_client::client(self.url.as_str(), || self.doing(), |client| client)?;
@@ -163,7 +164,8 @@ impl Webhook {
         }
     }
 
-    /// What Slack has for an error: `no_service`, `channel_is_archived`. Pages of other servers may hold the URL itself.
+    /// The word that Slack answers for an error: `no_service`, `channel_is_archived`. Pages of other servers may hold the URL
+    /// itself, so that no other text is taken.
     async fn word(&self, mut answer: Response) -> Option<String> {
         let bytes = answer.chunk().await.ok().flatten()?;
         let word = std::str::from_utf8(&bytes).ok()?.trim();

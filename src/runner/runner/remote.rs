@@ -6,10 +6,10 @@
 //!
 //! - While a backup or a restore is away, neither another backup nor a restore begins: as when the runner does them itself, one
 //!   at a time is at work on the data directory, and what asks for a backup meanwhile shares the next one. Verifications wait for
+//!   one another only. This holds for one process: others see no more than the claims.
 //! - A job that has not taken its dispatch request within [`Dispatch::begin`] is given up: its claims are marked failed, so that
-//!   it does nothing when it comes after all, and a redelivery starts another one. Without this, a job that never starts would hold
-//!   up all others for a whole time limit.
-//!   all others for a whole time limit.
+//!   it does nothing when it comes after all, and a redelivery starts another one. Without this, a job that never starts would
+//!   hold up all others for a whole time limit.
 //! - Nothing is known of a job but what its claims say. When the service is told to stop, or dies, the job goes on, and a
 //!   redelivery finds the claim.
 
