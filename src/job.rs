@@ -23,12 +23,12 @@ use crate::{backup, panics, restore, verify};
 /// How many ends of runs are told at the same time.
 const TOLD_AT_ONCE: usize = 16;
 
-/// What is to be done, in full: a request chooses little of it, the configuration the rest.
+/// The whole of what is to be done: a request chooses little of it, the configuration the rest.
 #[derive(Debug, Clone)]
 pub enum Job {
     /// Take a snapshot.
     Backup {
-        /// What is backed up, and how.
+        /// The options of the backup: of what, and how.
         options: Box<backup::options::BackupOptions>,
         /// Whether a vault may be made if there is none, also elsewhere than at the default place.
         init: bool,
@@ -40,7 +40,7 @@ pub enum Job {
 }
 
 impl Job {
-    /// What the job is for.
+    /// The action that the job is for.
     pub fn action(&self) -> Action {
         match self {
             Job::Backup { .. } => Action::Backup,
@@ -76,11 +76,11 @@ pub struct Origin {
     pub events: Vec<Event>,
     /// Where the job is run.
     pub place: RunEnvironment,
-    /// Who is told how it ended.
+    /// The targets that are told how it ended.
     pub notify: Notifier,
 }
 
-/// What a run came to. Nobody has been told of it yet: see [`FinishedJob::tell`].
+/// The end of a run. Nobody has been told of it yet: see [`FinishedJob::tell`].
 #[must_use]
 pub struct FinishedJob {
     /// The run's report.

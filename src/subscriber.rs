@@ -196,7 +196,7 @@ fn wrong(subscription: &Subscription, code: &str, why: &str) -> Error {
     Error::failed(format!("pull from {subscription}"), why).hint(hint)
 }
 
-/// What a message's task needs; clones share it.
+/// Everything that a message's task needs; clones share it.
 #[derive(Clone)]
 struct Puller {
     desk: Arc<Runner>,
@@ -352,7 +352,7 @@ impl Puller {
     }
 }
 
-/// What is to become of a message.
+/// The decision what becomes of a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Disposition {
     /// The message is served.

@@ -37,14 +37,14 @@ const MAX_CLAIMS: usize = 1000;
 /// The most bytes of a snapshot's name.
 const MAX_SNAPSHOT: usize = 400;
 
-/// What a job is to do.
+/// A run that a job is to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DispatchRequest {
     format: u32,
     /// The run, which holds the claims.
     pub run: RunId,
-    /// What to do.
+    /// The action to do.
     pub action: Action,
     /// Why it is to be done.
     pub reason: BackupReason,
@@ -140,7 +140,7 @@ pub fn size(event: &Event) -> usize {
     serde_json::to_vec(event).map_or(usize::MAX, |text| text.len().saturating_add(100))
 }
 
-/// Who does what a dispatch request says: a task of an execution of a job, in all its attempts.
+/// The one who does what a dispatch request says: a task of an execution of a job, in all its attempts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakenBy {
     /// The dispatch request's run.
@@ -167,7 +167,7 @@ impl TakenBy {
         }
     }
 
-    /// Who has taken a dispatch request. `None` if nobody has.
+    /// Reads who has taken a dispatch request. `None` if nobody has.
     ///
     /// # Errors
     /// A store that fails; an object that cannot be read.

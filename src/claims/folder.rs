@@ -100,10 +100,10 @@ pub(crate) fn read_claim(store: &dyn Store, folder: &str, n: u64) -> Result<Opti
     Ok(read.inspect_err(|why| tracing::warn!("{name} is no claim, and does not count: {why}")).ok())
 }
 
-/// What the sender of a request was promised.
+/// A promise to the sender of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Promise {
-    /// What the run is for.
+    /// The action that the run is for.
     pub action: Action,
     /// Why the run is done.
     pub reason: BackupReason,

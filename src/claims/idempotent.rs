@@ -26,7 +26,7 @@ use crate::vault::Vault;
 /// How many claims of one run are entered or settled at the same time.
 pub const AT_ONCE: usize = 16;
 
-/// What became of an event.
+/// The outcome for an event.
 pub enum EventOutcome {
     /// A run has just served it, or failed to.
     Now(Box<FinishedJob>),
@@ -41,7 +41,7 @@ pub enum EventOutcome {
     },
 }
 
-/// What came of asking for a claim.
+/// The outcome of asking for a claim.
 pub enum ClaimAttempt {
     /// The claim is held.
     Held(Arc<HeldClaim>),
@@ -63,7 +63,7 @@ pub enum ClaimStatus {
     Done(ServedBefore),
 }
 
-/// What came of going on with a claim of another process.
+/// The outcome of going on with a claim of another process.
 pub enum ResumedClaim {
     /// The claim is held.
     Held(Arc<HeldClaim>),
@@ -75,7 +75,7 @@ pub enum ResumedClaim {
     Elsewhere(RunId),
 }
 
-/// What came of noting in a claim how its run ended.
+/// The outcome of noting in a claim how its run ended.
 pub struct SettledClaim {
     /// The answer, if it is another than the run itself.
     pub other: Option<EventOutcome>,
@@ -350,7 +350,7 @@ impl HeldClaim {
         })
     }
 
-    /// Notes that its run will not be done: another may follow at once. What goes wrong is a warning.
+    /// Notes that its run will not be done: another may follow at once. A failure is logged as a warning.
     pub fn give_up(&self, vaults: &VaultPool, ctx: &Context) {
         let failed = match vaults.stopped() {
             true => vaults.store_for_last_words(&self.address).and_then(|store| self.claim.failed(&*store)),

@@ -45,7 +45,7 @@ pub enum ClaimIdentity {
 pub struct Claimant {
     /// The event's identity.
     pub identity: ClaimIdentity,
-    /// What the run is for.
+    /// The action that the run is for.
     pub action: Action,
     /// The run that would serve it.
     pub run: RunId,
@@ -53,7 +53,7 @@ pub struct Claimant {
     pub host: String,
     /// The time limit of a run: a run older than this has ended, or does not commit any more.
     pub timeout: Duration,
-    /// What the sender is promised, if it does not wait.
+    /// The promise to the sender, if it does not wait.
     pub promise: Option<Box<Promise>>,
 }
 

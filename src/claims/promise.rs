@@ -41,7 +41,7 @@ pub struct OpenPromise {
     pub identity: String,
     /// The host that promised it.
     pub host: String,
-    /// What was promised.
+    /// The promise itself.
     pub promise: Promise,
     /// How long its run may still take.
     pub left: Duration,

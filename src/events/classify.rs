@@ -1,4 +1,4 @@
-//! From what was said to what is asked for.
+//! Classifies what was said: ignored, refused, or a run that is asked for.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use crate::vault::root::BackupReason;
 
 /// The most bytes of a snapshot's name or time.
 const MAX_SNAPSHOT: usize = 100;
-/// The most bytes of a severity or the name of a service, so that each fits in a label.
+/// The most bytes of a severity or of a service's name, so that each fits in a label.
 const MAX_WORD: usize = 512;
 
-/// What a message asks for, by the order in the module's text.
+/// Decides what a message asks for, by the order in the text of [`super`].
 ///
 /// # Errors
-/// JSON that is needed to know, and is none.
+/// The data is not JSON, and only JSON could say what is meant.
 pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Result<EventDecision, Unreadable> {
     let identity = said.identity.as_ref().map(ToString::to_string);
     let refused = |why: String| Ok(EventDecision::Refused(why, identity.clone()));
@@ -63,7 +63,7 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
 
     let named = match words.action() {
         Ok(named) => named,
-        // A word of the app's own.
+        // A word of the app's own, no action.
         Err(_) if critical => None,
         Err(why) => return refused(why),
     };
@@ -90,7 +90,7 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
         return Err(why);
     }
     let snapshot = match action {
-        // A word like any other.
+        // In a backup, `snapshot` is a word like any other.
         Action::Backup => Ok(None),
         Action::Restore | Action::Verify => words.one("snapshot"),
     };
@@ -128,8 +128,9 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
     Ok(EventDecision::Run(request))
 }
 
-/// Whether it is a run's report, or what is posted to a webhook: a result whose envelope is lost, as where a subscription
-/// pushes without metadata. A report has a field `action`, and every run that it started would be followed by another one.
+/// Whether the fields are a run's report, or the body that is posted to a webhook: a result whose envelope is lost, as when a
+/// subscription pushes without metadata. A report has a field `action`, and every run that it started would be followed by
+/// another one.
 fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
     let report = ["format", "run", "action", "result", "way", "finished"];
     let of_webhook = |event: &Value| {
@@ -140,14 +141,14 @@ fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
         || fields.contains_key("text") && fields.get("event").is_some_and(of_webhook)
 }
 
-/// Attributes and fields, from which the known ones are taken.
+/// Attributes and fields that are left after the known ones were taken.
 struct UnclaimedFields {
     attributes: BTreeMap<String, String>,
     fields: Map<String, Value>,
 }
 
 impl UnclaimedFields {
-    /// What must be said once: as an attribute or a field, or as both in the same words.
+    /// Takes a value that may be said only once: as an attribute or a field, or as both in the same words.
     fn one(&mut self, name: &str) -> Result<Option<String>, String> {
         let field = match self.fields.remove(name) {
             None | Some(Value::Null) => None,
@@ -162,14 +163,14 @@ impl UnclaimedFields {
         }
     }
 
-    /// The action, where it is one. Other words stay and become a label.
+    /// Takes the action, if it is one. Other words stay and become a label.
     fn action(&mut self) -> Result<Option<Action>, String> {
         let (attribute, field) = (self.attributes.get("action").cloned(), self.fields.get("action").cloned());
         let named = self.one("action").and_then(|action| match action.as_deref() {
             Some("backup") => Ok(Some(Action::Backup)),
             Some("restore") => Ok(Some(Action::Restore)),
             Some("verify") => Ok(Some(Action::Verify)),
-            // What it names instead is not told: answers and log lines have nothing of a request's body.
+            // The word that it names instead is not told: answers and log lines have nothing of a request's body.
             Some(_) => Err("the action that it names is none of backup, restore and verify".into()),
             None => Ok(None),
         });
@@ -180,7 +181,7 @@ impl UnclaimedFields {
         named
     }
 
-    /// The field, or else the attribute.
+    /// Takes the field, or else the attribute.
     fn take(&mut self, name: &str) -> Option<String> {
         let attribute = self.attributes.remove(name);
         match self.fields.remove(name) {
@@ -189,7 +190,7 @@ impl UnclaimedFields {
         }
     }
 
-    /// The reason, where it is one. Other words stay and become a label.
+    /// Takes the reason, if it is one. Other words stay and become a label.
     fn reason(&mut self) -> Option<BackupReason> {
         let said = match self.fields.get("reason") {
             None | Some(Value::Null) => self.attributes.get("reason").map(String::as_str),
@@ -207,8 +208,8 @@ impl UnclaimedFields {
         Some(reason)
     }
 
-    /// All others as labels: fields, what is in the field `labels`, attributes. And how many are none, being no single
-    /// value.
+    /// All others as labels: fields, the members of the field `labels`, attributes. And how many are left out, as they are not a
+    /// single value.
     fn rest(mut self) -> (Vec<(String, String)>, usize) {
         let given = match self.fields.remove("labels") {
             Some(Value::Object(given)) => given,

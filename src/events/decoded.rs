@@ -1,4 +1,4 @@
-//! What a request or a message says once its envelope is off, and the words for it.
+//! The content of a request or a message once its envelope is off.
 
 use std::collections::BTreeMap;
 
@@ -11,34 +11,35 @@ use super::vocabulary::{PLAIN, UNREAD, Unreadable};
 use crate::report::{Action, Event};
 use crate::vault::root::BackupReason;
 
-/// What came of reading a request.
+/// The outcome of reading a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventDecision {
-    /// A run.
+    /// A run is asked for.
     Run(RunRequest),
-    /// Nothing, and that is as it should be. The text says why.
+    /// Nothing is asked for, and that is as it should be. The text says why.
     Ignored(String),
-    /// It was understood, and will never be served. The text says why; then the identity, where it has one.
+    /// The event was understood, and will never be served. The text says why; then comes the identity, if the event has one.
     Refused(String, Option<String>),
 }
 
-/// A run that is asked for. Nothing in it names a place.
+/// A run that is asked for. Nothing in it names where data comes from or goes to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunRequest {
-    /// What to do.
+    /// The action to do.
     pub action: Action,
-    /// Why.
+    /// The reason for the run.
     pub reason: BackupReason,
-    /// What is attached to the snapshot: the event's labels, severity, service and message, within a snapshot's limits.
+    /// The labels that are attached to the snapshot: the event's labels, severity, service and message, within a snapshot's
+    /// limits.
     pub labels: BTreeMap<String, String>,
     /// The snapshot to restore: `latest`, an id, a name or a time. Never set for a backup.
     pub snapshot: Option<String>,
-    /// What asked for it.
+    /// The event that asked for it.
     pub event: Event,
 }
 
 impl RunRequest {
-    /// Notes what of it could not be read.
+    /// Notes what part of the event could not be read.
     pub fn note(&mut self, why: &str) {
         for labels in [&mut self.labels, &mut self.event.labels] {
             let noted = [(UNREAD.to_owned(), why.to_owned())];
@@ -46,29 +47,29 @@ impl RunRequest {
         }
     }
 
-    /// What of it could not be read, if that was noted.
+    /// The note about what could not be read. `None` if there is none.
     pub fn unread(&self) -> Option<&str> {
         self.event.labels.get(UNREAD).map(String::as_str)
     }
 }
 
-/// What was said, whatever carried it.
+/// An event, whatever carried it.
 pub struct DecodedEvent {
     /// A CloudEvent's type.
     pub(super) kind: Option<String>,
-    /// What carried it, in words.
+    /// The words for what carried it.
     pub(super) carrier: &'static str,
     /// Extension attributes of a CloudEvent, attributes of a message.
     pub(super) attributes: BTreeMap<String, String>,
     /// The data.
     pub(super) content: EventData,
-    /// What the data tells of, apart from what it says.
+    /// The kind of thing that the data tells of, apart from its words.
     pub(super) about: Significance,
-    /// What makes a redelivery known.
+    /// The identity by which a redelivery is known.
     pub(super) identity: Option<EventIdentity>,
     /// When it was sent.
     pub(super) time: Option<Timestamp>,
-    /// What could not be read, which matters to no backup.
+    /// The part that could not be read, which matters to no backup.
     pub(super) unread: Option<Unreadable>,
 }
 
@@ -78,7 +79,7 @@ impl DecodedEvent {
         DecodedEvent { kind, carrier, attributes, content, about, identity: None, time: None, unread: None }
     }
 
-    /// What is known to be critical, and cannot be read as what it should be: text.
+    /// An event that is known to be critical but cannot be read as what it should be: its body becomes text.
     pub(super) fn critical(body: &[u8], unread: Unreadable) -> Self {
         let text = body.trim_ascii();
         let content = match text.is_empty() || text.contains(&0) {
@@ -89,20 +90,20 @@ impl DecodedEvent {
     }
 }
 
-/// What data tells of, apart from what it says.
+/// The kind of thing that data tells of, apart from its words.
 pub enum Significance {
-    /// Whatever it says.
+    /// Anything: its words decide.
     Anything,
-    /// Trouble: a critical event, where the path says that it is one.
+    /// Trouble: a critical event, if the path says that it is one.
     Trouble(&'static str),
     /// Nothing that asks for anything, for this reason.
     Nothing(String),
 }
 
-/// What a path alone says.
+/// The hint that a path alone gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathHint {
-    /// Nothing.
+    /// No hint.
     Any,
     /// A backup.
     Backup,
@@ -110,12 +111,12 @@ pub enum PathHint {
     Critical,
     /// A restore.
     Restore,
-    /// A look at the vault.
+    /// A verification of the vault.
     Verify,
 }
 
 impl PathHint {
-    /// The door at a path, with or without a query and a slash at its end.
+    /// The hint of a path, with or without a query and a slash at its end. `None` if no events are taken there.
     pub(super) fn at(path: &str) -> Option<Self> {
         let path = path.split(['?', '#']).next().unwrap_or_default();
         match path.strip_suffix('/').unwrap_or(path) {

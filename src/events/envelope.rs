@@ -1,4 +1,4 @@
-//! Taking off envelopes: CloudEvents, Pub/Sub messages, and what Google's services publish as plain JSON.
+//! Takes off envelopes: CloudEvents, Pub/Sub messages, and the plain JSON that Google's services publish.
 
 pub(super) mod cloud;
 pub(super) mod google;
@@ -10,7 +10,7 @@ use super::content::EventData;
 use super::decoded::DecodedEvent;
 use super::vocabulary::{CRITICAL, Unreadable};
 
-/// Data whose media type [`is_cloud_event`].
+/// Reads data whose media type is one of CloudEvents, see `content::is_cloud_event`.
 pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<DecodedEvent, Unreadable> {
     match media {
         "application/cloudevents+json" => cloud::structured(data, part, depth),
@@ -22,8 +22,8 @@ pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<De
     }
 }
 
-/// JSON fields, or what they turn out to be: a wrapped Pub/Sub message, a CloudEvent that was sent as plain JSON, what one of
-/// Google's services publishes.
+/// JSON fields, or what they turn out to be: a wrapped Pub/Sub message, a CloudEvent that was sent as plain JSON, the JSON that
+/// one of Google's services publishes.
 pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     if pubsub::is_wrapped(&fields) {
         return pubsub::wrapped(&fields, depth);
@@ -35,7 +35,7 @@ pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<DecodedEvent, 
     Ok(google::read(fields).unwrap_or_else(|fields| DecodedEvent::plain(EventData::Fields(fields))))
 }
 
-/// What a Pub/Sub message says that a push, or another event, has in its fields.
+/// Reads the Pub/Sub message that a push, or another event, has in its fields.
 fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     pubsub::wrapped(fields, depth)
 }

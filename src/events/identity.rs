@@ -1,18 +1,18 @@
-//! What makes an event the same event when it comes again.
+//! The identity by which an event is the same event when it comes again.
 
 use std::fmt;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// The most bytes of an identity that is written out.
+/// The most bytes of an identity's parts that are written out.
 const MAX: usize = 1024;
-/// What would end a part of an identity, or make two of them look alike.
+/// The characters that would end a part of an identity, or make two identities look alike.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// An event's identity.
 ///
-/// Written as one line: the kind, then its two parts, each after one space. Spaces, `%`, control characters and
-/// whatever is not ASCII are percent-encoded in the parts, so no two identities look alike, of one kind or of two:
+/// It is written as one line: the kind, then its two parts, each after one space. Spaces, `%`, control characters and everything
+/// that is not ASCII are percent-encoded in the parts, so no two identities look alike, of one kind or of two:
 ///
 /// ```text
 /// cloudevent //pubsub.googleapis.com/projects/p/topics/t 1096434104173400
@@ -21,19 +21,19 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 /// schedule nightly 2026-11-05T02:00:00Z
 /// ```
 ///
-/// One of over 1 KiB is written as its kind and the BLAKE3 of what it would be: `cloudevent blake3:…`.
+/// An identity whose parts have more than 1 KiB is written as its kind and the BLAKE3 of those parts: `cloudevent blake3:…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventIdentity {
-    /// A CloudEvent: the two together are unique by its specification.
+    /// A CloudEvent: source and id together are unique by its specification.
     CloudEvent {
-        /// Who sent it.
+        /// The event's sender.
         source: String,
-        /// Which of the source's events.
+        /// The event's id among those of its source.
         id: String,
     },
     /// A Pub/Sub message: its id is unique within its topic, and so within a subscription.
     Message {
-        /// The subscription's full name; empty where it was not given.
+        /// The subscription's full name; empty if it was not given.
         subscription: String,
         /// The message's id.
         id: String,
@@ -55,7 +55,8 @@ pub enum EventIdentity {
 }
 
 impl EventIdentity {
-    /// Of what is inside and what carried it: a CloudEvent's, the innermost's.
+    /// The identity that counts, out of that of the content and that of what carried it: the innermost CloudEvent's, else the
+    /// innermost.
     pub(super) fn innermost(inner: Option<Self>, outer: Option<Self>) -> Option<Self> {
         match (inner, outer) {
             (Some(EventIdentity::Message { .. }), outer @ Some(EventIdentity::CloudEvent { .. })) => outer,

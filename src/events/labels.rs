@@ -1,4 +1,4 @@
-//! What of an event's text is kept, and in what form: a snapshot's root stays small, and a log line one line.
+//! The part of an event's text that is kept, and its form: a snapshot's root stays small, and a log line one line.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -8,14 +8,15 @@ use crate::text::{escape, one_line};
 
 /// The most bytes of a label's name.
 const MAX_NAME: usize = 256;
-/// The label that says how many others there was no room for.
+/// The label that says for how many others there was no room.
 pub const LEFT_OUT: &str = "left_out";
 
-/// The labels that fit, of those given in the order of their weight; of two with one name the first is taken.
+/// The labels that fit, out of those given in the order of their weight; if two have one name, the first is taken.
 ///
-/// Names and values are [`one_line`]. A value that is too long is cut; what has no name or too long a name, a name that is
-/// taken by another value, and whatever is over the most is left out. The label [`LEFT_OUT`] counts those and
-/// `left_out` more; given again, it is counted on, so what this gave may be given to it again, and joined with others.
+/// Names and values are put on [one line](one_line). A value that is too long is cut. A label without a name, with too long a
+/// name, with a name that is taken by another value, or over the most that fit is left out. The label [`LEFT_OUT`] counts these
+/// and `left_out` more; if it is given again, it is counted on, so that the result may be given to this function again, and
+/// joined with others.
 pub fn fit(pairs: impl IntoIterator<Item = (String, String)>, left_out: usize) -> BTreeMap<String, String> {
     let (mut labels, mut order, mut left_out) = (BTreeMap::new(), Vec::new(), left_out);
     for (name, value) in pairs {
@@ -46,7 +47,7 @@ pub fn fit(pairs: impl IntoIterator<Item = (String, String)>, left_out: usize) -
         left_out = left_out.saturating_add(1);
     }
     if left_out > 0 {
-        // A label of that name whose value is no number gives way.
+        // A label of that name whose value is not a number gives way.
         labels.insert(LEFT_OUT.to_owned(), left_out.to_string());
     }
     labels

@@ -1,12 +1,13 @@
-//! JSON that is none to the letter, as programs write it all the same, and what can be told of what is none at all.
+//! Reads JSON that is not quite valid, as some programs write it, and finds out what can be told from data that is not JSON at
+//! all.
 
 use super::vocabulary::{CRITICAL, Severity};
 
-/// The words for numbers that are none, as Python writes them.
+/// The words that Python writes for values that are not numbers in JSON.
 const NO_NUMBERS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
 
-/// JSON with `null` in place of `NaN` and `Infinity`, numbers that are too large for any as text, no comma after the last of several, and
-/// U+FFFD in place of half a character (`\ud83d`), as of a text that was cut. `None` if there is none of these.
+/// JSON with `null` in place of `NaN` and `Infinity`, numbers that are too large as text, no comma after the last element, and
+/// U+FFFD in place of half a character (`\ud83d`), as in a text that was cut. `None` if the data has none of these.
 pub fn json(data: &[u8]) -> Option<Vec<u8>> {
     let (mut out, mut rest) = (Vec::with_capacity(data.len()), data);
     let (mut quoted, mut mended) = (false, false);
@@ -28,7 +29,7 @@ pub fn json(data: &[u8]) -> Option<Vec<u8>> {
     mended.then_some(out)
 }
 
-/// How many bytes of a text belong together, and what is written in their place.
+/// How many bytes inside a string belong together, and what is written in their place.
 fn in_text(rest: &[u8]) -> (usize, Option<Vec<u8>>) {
     match (rest, unit(rest)) {
         (_, Some(0xd800..0xdc00)) => match rest.get(6..).and_then(unit) {
@@ -41,14 +42,14 @@ fn in_text(rest: &[u8]) -> (usize, Option<Vec<u8>>) {
     }
 }
 
-/// The number of an escape that begins here: `\u00e4`.
+/// The number of an escape such as `\u00e4` that begins here.
 fn unit(rest: &[u8]) -> Option<u16> {
     let digits = rest.strip_prefix(b"\\u")?.get(..4)?;
     let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|c| c.is_ascii_hexdigit()))?;
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// The same between texts.
+/// How many bytes between strings belong together, and what is written in their place.
 fn outside(rest: &[u8]) -> (usize, Option<Vec<u8>>) {
     if let Some(name) = NO_NUMBERS.iter().find(|name| rest.starts_with(name)) {
         return (name.len(), Some(b"null".to_vec()));
@@ -69,13 +70,13 @@ fn outside(rest: &[u8]) -> (usize, Option<Vec<u8>>) {
     }
 }
 
-/// Whether something that is not JSON, as it is cut off, says that it is a critical event: by its type or its severity.
+/// Whether data that is not JSON, perhaps as it is cut off, says that it is a critical event: by its type or its severity.
 pub fn says_critical(data: &[u8]) -> bool {
     says(data, "type", |word| word == CRITICAL)
         || says(data, "severity", |word| Severity::of(word) == Severity::Serious)
 }
 
-/// Whether a field of this name has such a value somewhere.
+/// Whether a field of this name has such a value somewhere in the data.
 fn says(data: &[u8], name: &str, is: impl Fn(&str) -> bool) -> bool {
     let name = format!("\"{name}\"");
     let value = |at: usize| {

@@ -1,4 +1,4 @@
-//! What a request, or a pulled message, asks for. Pure: no clock, no store, no configuration.
+//! Decides what a request, or a pulled message, asks for. Pure: no clock, no store, no configuration.
 //!
 //! ```text
 //! request ──► what carries it: CloudEvent, Pub/Sub message, Cloud Scheduler, plain JSON
@@ -6,44 +6,45 @@
 //! ```
 //!
 //! **What it asks for** is decided by the first of these that says something:
-//! 1. a CloudEvent of a type `dev.lastgood.…` that is not one of the four below (such as the result of a run) is ignored, whatever
-//!    else it holds; so are a run's report that has lost its event, what is posted to a webhook, and a line of lastgood's own log:
-//!    no result starts a run. So is what tells of no trouble: an incident that is closed, a build that has not failed. And so is,
-//!    where the path says nothing, a CloudEvent of a type `google.…` other than a published message;
-//! 2. the attribute or field `action`: `backup`, `restore` or `verify`; any other value is refused, and so are an
-//!    attribute and a field that differ, but of a critical event: there it is a word of the app's own, and a label;
+//! 1. a CloudEvent of a type `dev.lastgood.…` that is not one of the four below (such as the result of a run) is ignored,
+//!    whatever else it holds; so are a run's report that has lost its event, the body that is posted to a webhook, and a line of
+//!    lastgood's own log: no result starts a run. Ignored, too, is whatever tells of no trouble: an incident that is closed, a
+//!    build that has not failed. And so is, if the path says nothing, a CloudEvent of a type `google.…` other than a published
+//!    message;
+//! 2. the attribute or field `action`: `backup`, `restore` or `verify`; any other value is refused, and so are an attribute and a
+//!    field that differ, except for a critical event: there it is a word of the app's own, and a label;
 //! 3. the CloudEvent's type: [`BACKUP_REQUESTED`], [`CRITICAL`], [`RESTORE_REQUESTED`] or [`VERIFY_REQUESTED`];
 //! 4. the path: `/events/backup`, `/events/critical`, `/events/restore` or `/events/verify`;
 //! 5. Cloud Scheduler: a backup;
-//! 6. a severity of `ERROR` or above, a log entry's among them: a backup for a critical event. One below is ignored, and a message
-//!    without a severity says nothing: logs and alerts of all kinds are published as messages, and few of them are a reason for a
-//!    backup.
+//! 6. a severity of `ERROR` or above, also a log entry's: a backup for a critical event. An event with a lower severity is
+//!    ignored, and a message without a severity says nothing: logs and alerts of all kinds are published as messages, and few of
+//!    them are a reason for a backup.
 //!
-//! **Text.** Data that is not JSON is text, whatever it begins with and is said to be, and the message of a backup. Where only JSON
-//! could say what is meant, which is so for restores and verifications and where nothing else says anything, it is an error if
-//! JSON was to be expected.
+//! **Text.** Data that is not JSON is text, whatever it begins with and is said to be, and becomes the message of a backup. It is
+//! an error if JSON was to be expected and only JSON could say what is meant, which is so for restores and verifications and if
+//! nothing else says anything.
 //!
-//! JSON that is none to the letter is read where it is clear what was meant: [`lenient`].
+//! JSON with the small faults that programs often write is read if it is clear what was meant: [`lenient`].
 //!
 //! **A critical event is not refused for how it is written.** Whoever operates an app wants the snapshot: what is wrong with the
-//! event is noted in the label [`UNREAD`], and in the log, and can be put right later. So a time that is none is left out of what
-//! asks for a backup, since only a restore depends on it; and where the path or the type says that the event is critical, an
-//! envelope that cannot be read, of a CloudEvent or a Pub/Sub message, makes text of the whole body; so it does where nothing but the
-//! body, broken as it is, has that type or a severity of `ERROR` or above. Of a body that is too large
-//! the caller gives the beginning. What goes on to be refused, or ignored, is no matter of text: another method, who may not ask,
-//! several events at once (whoever delivers them is told to send each by itself, and sends them again), what tells how a run ended,
-//! and trouble that is over.
+//! event is noted in the label [`UNREAD`], and in the log, and can be put right later. So a time that cannot be read is left out
+//! of an event that asks for a backup, since only a restore depends on it. If the path or the type says that the event is
+//! critical and the envelope of a CloudEvent or a Pub/Sub message cannot be read, the whole body becomes text; so it does if
+//! nothing but the body, broken as it is, has that type or a severity of `ERROR` or above. If a body is too large, the caller
+//! gives its beginning. The following is still refused or ignored, since it is no matter of text: another method, a sender who
+//! may not ask, several events at once (whoever delivers them is told to send each by itself, and sends them again), whatever
+//! tells how a run ended, and trouble that is over.
 //!
-//! Nothing else of a request is acted on. Where data comes from and goes to is the configuration's alone: a field
-//! `vault`, `data` or `target` is a label like any other.
+//! Nothing else in a request is acted on. The configuration alone says where data comes from and goes to: a field `vault`, `data`
+//! or `target` is a label like any other.
 //!
-//! **The reason** is `critical` for a critical event (by its type, else by the path, or by its severity), else what the
-//! attribute or field `reason` says, where it is one of the four, else `schedule` for Cloud Scheduler, else `manual`.
+//! **The reason** is `critical` for a critical event (by its type, else by the path, or by its severity), else what the attribute
+//! or field `reason` says if it is one of the four, else `schedule` for Cloud Scheduler, else `manual`.
 //!
 //! **Identity**, by which a redelivery is known: the innermost CloudEvent's source and id, else a log entry's own, else the
-//! innermost Pub/Sub message's subscription and id, else none. For a request of Cloud Scheduler it is always the job's name and the time
-//! that it was scheduled for: a body that was configured once has the same CloudEvent id every night. How it is
-//! written: [`identity::Identity`].
+//! innermost Pub/Sub message's subscription and id, else none. For a request of Cloud Scheduler it is always the job's name and
+//! the time that it was scheduled for: a body that was configured once has the same CloudEvent id every night.
+//! [`identity::EventIdentity`] says how it is written.
 
 mod content;
 pub mod identity;
@@ -68,11 +69,11 @@ pub use self::vocabulary::{
 };
 use crate::events::envelope::{cloud, pubsub};
 
-/// What a request to an events' path asks for. The body's size is the caller's to limit.
+/// Decides what a request to an events' path asks for. The caller limits the body's size.
 ///
 /// # Errors
-/// A part that cannot be understood, unless the event is known to be critical: not a POST, an incomplete CloudEvent, JSON that is none
-/// where only JSON says what is meant, base64 that is none, several events at once, messages nested too deep.
+/// A part that cannot be understood, unless the event is known to be critical: not a POST, an incomplete CloudEvent, invalid JSON
+/// where only JSON says what is meant, invalid base64, several events at once, messages nested too deep.
 pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Result<EventDecision, Unreadable> {
     if method != "POST" {
         return Err(Unreadable::new("the request", "events are sent with POST"));
@@ -87,7 +88,7 @@ pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Resul
     })
 }
 
-/// Whether a body that cannot be read says that it is a critical event, also one that is cut off.
+/// Whether a body that cannot be read says that it is a critical event; it may be cut off.
 pub fn is_critical_body(body: &[u8]) -> bool {
     lenient::says_critical(body)
 }
@@ -97,7 +98,7 @@ pub fn says_critical(headers: &HeaderMap) -> bool {
     headers.get("ce-type").is_some_and(|kind| kind == CRITICAL)
 }
 
-/// The same, where it cannot be read, of what is known to be critical.
+/// Decides on an event that cannot be read: if it is known to be critical, as on a critical event with the body as its text.
 fn as_critical(critical: bool, body: &[u8], why: Unreadable) -> Result<EventDecision, Unreadable> {
     match critical && !why.several {
         true => classify::classify_event(DecodedEvent::critical(body, why), PathHint::Critical, false),
@@ -129,8 +130,8 @@ fn read_at(door: PathHint, headers: &HeaderMap, body: &[u8]) -> Result<EventDeci
     classify::classify_event(said, door, scheduled)
 }
 
-/// Whether what sent a request would send it again, if it were not served: what delivers events does, and somebody's program
-/// with a `curl` in it does not.
+/// Whether the sender of a request would send it again if it were not served: a system that delivers events does, and somebody's
+/// program with a `curl` in it does not.
 pub fn is_redelivered(headers: &HeaderMap, event: &Event) -> bool {
     let deliverers = ["google-cloud-scheduler", "cloudpubsub-google", "apis-google"];
     let agent =
@@ -142,10 +143,10 @@ pub fn is_redelivered(headers: &HeaderMap, event: &Event) -> bool {
         || headers.keys().any(|name| marks.iter().any(|mark| name.as_str().starts_with(mark)))
 }
 
-/// What a pulled message asks for; `subscription` is the full name, `projects/P/subscriptions/S`.
+/// Decides what a pulled message asks for; `subscription` is the full name, `projects/P/subscriptions/S`.
 ///
 /// # Errors
-/// As [`read`].
+/// Like [`read`].
 pub fn read_message(
     data: &[u8],
     attributes: &BTreeMap<String, String>,
@@ -164,7 +165,7 @@ pub fn is_critical(attributes: &BTreeMap<String, String>) -> bool {
     attributes.iter().any(|(name, value)| name.eq_ignore_ascii_case("ce-type") && value == CRITICAL)
 }
 
-/// A body without any envelope in its headers. Cloud Scheduler may send what it likes.
+/// A body without any envelope in its headers. Cloud Scheduler may send any body.
 fn plain(media: &str, body: &[u8], scheduled: bool) -> Result<DecodedEvent, Unreadable> {
     let content = match EventData::of(body, content::is_json(media), "the body") {
         EventData::Fields(fields) => return crate::events::envelope::unfold(fields, 0),
@@ -177,10 +178,10 @@ fn plain(media: &str, body: &[u8], scheduled: bool) -> Result<DecodedEvent, Unre
     Ok(DecodedEvent::plain(content))
 }
 
-/// What Cloud Scheduler says in its headers.
+/// The facts that Cloud Scheduler gives in its headers.
 /// <https://docs.cloud.google.com/scheduler/docs/reference/rpc/google.cloud.scheduler.v1#httptarget>
 struct Schedule {
-    /// Job and time, where both are given.
+    /// Job and time, if both are given.
     identity: Option<EventIdentity>,
     /// When the run was due.
     time: Option<Timestamp>,
@@ -195,7 +196,7 @@ impl Schedule {
         if job.is_none() && time.is_none() && !agent && !headers.contains_key("x-cloudscheduler") {
             return Ok(None);
         }
-        // The same moment is sent in UTC and with an offset.
+        // The same moment may be sent in UTC or with an offset.
         let parsed: Option<Timestamp> = time.as_ref().and_then(|time| time.parse().ok());
         let written = parsed.map(|time| time.to_string()).or(time);
         let identity = job.zip(written).map(|(job, time)| EventIdentity::Schedule { job, time });

@@ -1,4 +1,4 @@
-//! An event to be sent, as a Pub/Sub message: what the rest of this module reads.
+//! An event to be sent as a Pub/Sub message, which the rest of this module reads:
 //! <https://github.com/google/knative-gcp/blob/main/docs/spec/pubsub-protocol-binding.md>, binary mode.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
-/// What needs no escape in a part of a URI.
+/// The characters that need no escape in a part of a URI.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A CloudEvent.
@@ -15,13 +15,13 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub struct CloudEvent {
     /// Its type, such as [`super::vocabulary::CRITICAL`].
     pub kind: &'static str,
-    /// Who sends it: [`source`].
+    /// The event's sender: [`source`].
     pub source: String,
-    /// Which of the source's events it is. The same source and id are the same event.
+    /// The event's id. The same source and id are the same event.
     pub id: String,
     /// When it happened.
     pub time: Timestamp,
-    /// What it says.
+    /// The event's fields, which are its data.
     pub fields: Map<String, Value>,
 }
 

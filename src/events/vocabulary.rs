@@ -1,4 +1,4 @@
-//! The words that events are told by, and why one cannot be read.
+//! The words by which events are told apart, and the error of an event that cannot be read.
 
 /// The type of a CloudEvent that asks for a backup.
 pub const BACKUP_REQUESTED: &str = "dev.lastgood.backup.requested";
@@ -9,10 +9,10 @@ pub const CRITICAL: &str = "dev.lastgood.critical";
 /// The type of a CloudEvent that asks for a restore.
 pub const RESTORE_REQUESTED: &str = "dev.lastgood.restore.requested";
 
-/// The type of a CloudEvent that asks for a look at the vault.
+/// The type of a CloudEvent that asks for a verification of the vault.
 pub const VERIFY_REQUESTED: &str = "dev.lastgood.verify.requested";
 
-/// The label that lastgood marks the lines of its own log with: a line that tells of a failed run must not start another one.
+/// The label with which lastgood marks the lines of its own log: a line that tells of a failed run must not start another one.
 pub const WRITER: &str = "dev.lastgood/writer";
 
 /// The label that says what of an event could not be read.
@@ -22,11 +22,11 @@ pub const UNREAD: &str = "unread";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("could not read {part}: {why}")]
 pub struct Unreadable {
-    /// The part that it is about: `the body`, `message.data`.
+    /// The part of the request that cannot be read: `the body`, `message.data`.
     pub part: String,
-    /// What is wrong with it.
+    /// The fault in it.
     pub why: String,
-    /// Whether it is only that there are several in one.
+    /// Whether the only fault is that there are several events in one request.
     pub(crate) several: bool,
 }
 
@@ -36,27 +36,27 @@ impl Unreadable {
     }
 }
 
-/// What carries what has no envelope.
+/// The carrier of an event that has no envelope.
 pub(crate) const PLAIN: &str = "request";
 
 /// The most bytes of an event's message.
 pub const MAX_MESSAGE: usize = 8 << 10;
 
-/// An event's severity, as far as it matters. The names and numbers are those of Cloud Logging, and what loggers and syslog
-/// call their worst.
+/// An event's severity, as far as it matters. The names and numbers are those of Cloud Logging, and the words that loggers and
+/// syslog have for their worst.
 /// <https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/LogEntry#logseverity>
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     /// `ERROR` and above.
     Serious,
-    /// Below.
+    /// Below `ERROR`.
     Slight,
-    /// None, or a word that says nothing.
+    /// No severity, or a word that says nothing.
     Unknown,
 }
 
 impl Severity {
-    /// That of a severity as people write it.
+    /// The severity that a word or a number stands for.
     pub fn of(severity: &str) -> Self {
         match severity.to_ascii_uppercase().as_str() {
             "ERROR" | "ERR" | "SEVERE" | "CRITICAL" | "CRIT" | "ALERT" | "EMERGENCY" | "EMERG" | "FATAL" | "PANIC" => {

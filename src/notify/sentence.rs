@@ -88,7 +88,7 @@ fn took(report: &Report) -> Option<String> {
     }
 }
 
-/// What was done.
+/// Describes what was done.
 fn done(report: &Report) -> Option<String> {
     let content = |files: u64, bytes: u64| format!("{}, {}", count(files, "file"), BinaryBytes(bytes));
     Some(match &report.done {
@@ -167,7 +167,7 @@ fn not_good(report: &Report) -> Option<String> {
     }
 }
 
-/// What a good snapshot lacks: the first such entry, and how many more there are.
+/// Names what a good snapshot lacks: the first such entry, and how many more there are.
 fn not_whole(taken: &backup::BackupReport) -> String {
     let stale = taken
         .stale

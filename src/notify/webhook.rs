@@ -32,7 +32,7 @@ use crate::store::gcs::retry_after;
 
 /// Hosts of chats: they show `text`, and some refuse anything beside it.
 const CHATS: [&str; 4] = ["hooks.slack.com", "hooks.slack-gov.com", "chat.googleapis.com", "discord.com"];
-/// A request that is not answered within this time is repeated. What it starts may take some seconds to start.
+/// A request that is not answered within this time is repeated. Whatever it starts may take some seconds to start.
 const TRY: Duration = Duration::from_secs(10);
 /// How long the body of an answer that is not a success is waited for.
 const WORD_TIME: Duration = Duration::from_secs(1);
@@ -85,7 +85,7 @@ impl Webhook {
             }
     }
 
-    /// What posting is called in errors and log lines.
+    /// The words for posting in errors and log lines.
     pub(super) fn doing(&self) -> String {
         format!("post to the webhook at {}", self.url.origin().ascii_serialization())
     }

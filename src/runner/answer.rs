@@ -1,4 +1,4 @@
-//! What becomes of a request: how far its run is, and how it is answered.
+//! The answers to requests: how far a run is, and how a request is answered.
 
 use std::sync::Arc;
 use std::time::Duration;

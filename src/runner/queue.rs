@@ -64,7 +64,7 @@ impl QueuedRequest {
     }
 }
 
-/// What is to be done next.
+/// The next thing to do.
 pub enum NextStep {
     /// A run for these: one request, or all backups that wait.
     Run(Vec<QueuedRequest>),
@@ -203,7 +203,7 @@ impl Queue {
         self.critical.iter_mut().filter(|begun| begun.run == run).for_each(|begun| begun.counts = false);
     }
 
-    /// What is to be done now; `may` says whether a run of a kind may begin.
+    /// Decides what is to be done now; `may` says whether a run of a kind may begin.
     pub fn next(&mut self, now: Instant, may: impl Fn(Action) -> bool) -> NextStep {
         let kept = COUNTED.max(self.coalesce);
         while self.critical.front().is_some_and(|begun| now.duration_since(begun.at) >= kept) {

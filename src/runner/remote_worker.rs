@@ -1,5 +1,5 @@
-//! What an execution of a Cloud Run job does for the service that started it: the run of a dispatch request, under the claims
-//! that the service entered for it.
+//! The part of an execution of a Cloud Run job in a run: it does the run of a dispatch request for the service that started it,
+//! under the claims that the service entered for it.
 //!
 //! It settles the claims itself, so that the service need not live that long. An execution that finds nothing to do ends
 //! successfully, since another attempt would do no more: a second execution for one dispatch request, an attempt after one that
@@ -30,11 +30,11 @@ use crate::replicas::pool::VaultPool;
 use crate::store::address::Address;
 use crate::vault::Vault;
 
-/// What came of a dispatch request.
+/// The outcome of a dispatch request.
 pub enum WorkerOutcome {
     /// The run was done, or failed.
     Ran(Box<FinishedJob>),
-    /// What was asked for had been done already.
+    /// The event was served already.
     Before(ServedBefore),
     /// There was nothing to do here, for this reason.
     Nothing(String),

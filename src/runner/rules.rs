@@ -130,8 +130,8 @@ impl Rules {
     }
 
     /// Why an event tells of what this service did itself: a run for it would be told of as well, and so on without end. Lines of
-    /// its own log say whose they are. What Cloud Run writes about the service and its job, what Cloud Storage writes about the
-    /// vault's bucket, and what audit logs write about either does not.
+    /// its own log say whose they are. Events that Cloud Run writes about the service and its job, that Cloud Storage writes
+    /// about the vault's bucket, and that audit logs write about either do not.
     pub fn is_own(&self, event: &Event, vaults: &[Address]) -> Option<&'static str> {
         let label = |name: &str| event.labels.get(name).map(String::as_str).unwrap_or_default();
         let ours = self.is_about_own(event);
@@ -199,8 +199,8 @@ fn is_in_a_vault(name: &str, object: &str, vaults: &[Address]) -> bool {
     })
 }
 
-/// The request with the gravest reason among those that share a run: its reason and labels are the snapshot's. What each event
-/// said is in the run's report.
+/// The request with the gravest reason among those that share a run: its reason and labels are the snapshot's. The run's report
+/// holds what each event said.
 pub(super) fn gravest<'r>(requests: impl Iterator<Item = &'r RunRequest>) -> Option<&'r RunRequest> {
     requests.min_by_key(|request| match request.reason {
         BackupReason::Critical => 0,

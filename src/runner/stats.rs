@@ -12,13 +12,13 @@ use crate::report::{Action, JobOutput, Outcome, Report, RunId, StoredReport};
 pub struct LastRun {
     /// The run's id.
     pub run: RunId,
-    /// What the run was for.
+    /// The action that the run was for.
     pub action: Action,
     /// How the run ended.
     pub result: Outcome,
     /// When the run ended.
     pub finished: Timestamp,
-    /// What went wrong; `None` if nothing did.
+    /// The error; `None` if there was none.
     pub error: Option<String>,
 }
 
@@ -37,7 +37,7 @@ pub struct RunStats {
     pub success: BTreeMap<&'static str, Timestamp>,
 }
 
-/// What is counted of a run that ended.
+/// The part of an ended run that is counted.
 #[derive(Debug, PartialEq)]
 pub struct EndedRun {
     last: LastRun,

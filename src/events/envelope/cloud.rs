@@ -1,5 +1,5 @@
-//! CloudEvents 1.0, through `cloudevents-sdk`, with what it leaves open: percent-encoded and quoted headers, content
-//! types in any case and with parameters, empty ids, data that says JSON and is not.
+//! Reads CloudEvents 1.0, through `cloudevents-sdk`, with what that leaves open: percent-encoded and quoted headers, content
+//! types in any case and with parameters, empty ids, data that is declared as JSON and is not.
 //! <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md>
 
 use std::collections::BTreeMap;
@@ -20,14 +20,14 @@ use crate::events::vocabulary::{CRITICAL, Unreadable};
 
 /// The type of an event that carries a Pub/Sub message.
 const PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
-/// What begins the names of headers and attributes.
+/// The prefix of the names of headers and attributes.
 pub const PREFIX: &str = "ce-";
-/// The event as a part of a request.
+/// The words for the event as a part of a request.
 const EVENT: &str = "the CloudEvent";
-/// Attributes of tracing: no labels.
+/// Attributes of tracing, which do not become labels.
 const TRACING: [&str; 2] = ["traceparent", "tracestate"];
 
-/// Whether a request's headers mean a CloudEvent.
+/// Whether a request's headers make it a CloudEvent.
 pub fn in_headers(headers: &HeaderMap) -> bool {
     ["ce-specversion", "ce-type", "ce-source", "ce-id"].iter().any(|name| headers.contains_key(*name))
 }
@@ -45,7 +45,7 @@ pub fn attributes(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Unrea
     Ok(attributes)
 }
 
-/// A header's value as the binding has it: quotes are taken off, then percent-encoding.
+/// Decodes a header's value as the binding says: first quotes are taken off, then percent-encoding.
 pub fn decode(header: &str, value: &str) -> Result<String, Unreadable> {
     let mut plain = String::with_capacity(value.len());
     let text = match value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
@@ -62,7 +62,7 @@ pub fn decode(header: &str, value: &str) -> Result<String, Unreadable> {
     decoded.map(Into::into).map_err(|_| Unreadable::new(format!("the header {header}"), "it is not UTF-8"))
 }
 
-/// An event in binary mode: attributes without their prefix, and the data beside them.
+/// Reads an event in binary mode: attributes without their prefix, and the data beside them.
 pub fn binary(
     attributes: BTreeMap<String, String>,
     media: &str,
@@ -87,7 +87,7 @@ pub fn binary(
     said(read(attributes).map(|event| (event, None)).or_else(|why| without_time(why, timed, || read(timeless))), depth)
 }
 
-/// An event that could not be read, without its time, if that was the reason.
+/// Reads an event that could not be read without its time, if the time was the reason.
 fn without_time(
     why: Unreadable,
     timed: bool,
@@ -99,7 +99,7 @@ fn without_time(
     }
 }
 
-/// What the library makes an event of.
+/// The parts that the library makes an event of.
 struct Binary {
     attributes: BTreeMap<String, String>,
     media: String,
@@ -124,7 +124,7 @@ impl BinaryDeserializer for Binary {
     }
 }
 
-/// An event in structured mode.
+/// Reads an event in structured mode.
 pub fn structured(data: &[u8], part: &str, depth: usize) -> Result<DecodedEvent, Unreadable> {
     match EventData::of(data, true, part) {
         EventData::Fields(fields) => of_fields(fields, depth),
@@ -133,10 +133,10 @@ pub fn structured(data: &[u8], part: &str, depth: usize) -> Result<DecodedEvent,
     }
 }
 
-/// An event in structured mode, its JSON read.
+/// Reads an event in structured mode whose JSON has been parsed.
 pub fn of_fields(fields: Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     let critical = fields.get("type").and_then(Value::as_str) == Some(CRITICAL);
-    // Whoever says that much is not sent away for the rest.
+    // A sender that says this much is not sent away for the rest.
     let text = critical.then(|| Value::Object(fields.clone()).to_string());
     read_fields(fields, depth).or_else(|why| match text.filter(|_| !why.several) {
         Some(text) => {
@@ -154,7 +154,7 @@ fn read_fields(mut fields: Map<String, Value>, depth: usize) -> Result<DecodedEv
         *own = content::media(own);
     }
     let read = |fields| Event::deserialize(Value::Object(fields)).map_err(|why| Unreadable::new(EVENT, why));
-    // Known beforehand, so that nothing large has to be kept for another try.
+    // The time is checked beforehand, so that nothing large has to be kept for another try.
     let time = fields.remove("time");
     let odd = match time.as_ref().map(|time| serde_json::from_value::<Timestamp>(time.clone())) {
         Some(Err(why)) if !time.as_ref().is_some_and(Value::is_null) => {
@@ -177,7 +177,7 @@ fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> 
     }
     let kind = event.ty().to_owned();
     let identity = Some(EventIdentity::CloudEvent { source: event.source().to_owned(), id: event.id().to_owned() });
-    // A leap second is a second with two thousand million nanoseconds there.
+    // The library gives a leap second as a second with up to two thousand million nanoseconds.
     let nanos = |nanos: u32| nanos.min(999_999_999).cast_signed();
     let time = event.time().map(|time| Timestamp::new(time.timestamp(), nanos(time.timestamp_subsec_nanos())));
     let time = time.transpose().unwrap_or_else(|why| {

@@ -1,9 +1,9 @@
-//! What Google's services publish as plain JSON, without any envelope that says what it is: log entries that a sink routes,
+//! Reads what Google's services publish as plain JSON, without any envelope that says what it is: log entries that a sink routes,
 //! incidents of Cloud Monitoring, errors of Error Reporting, builds of Cloud Build.
 //!
-//! A log entry has a severity, which decides as any other does. The others tell of trouble without saying how grave it is: that
-//! they are posted to `/events/critical` says it. What is in them is never more than a message and labels: whoever can write a
-//! log must not ask for a restore.
+//! A log entry has a severity, which decides as any other does. The others tell of trouble without saying how grave it is: it
+//! counts as critical because they are posted to `/events/critical`. The content of all of these becomes no more than a message
+//! and labels: whoever can write a log must not be able to ask for a restore.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -13,23 +13,26 @@ use crate::events::decoded::{DecodedEvent, Significance};
 use crate::events::identity::EventIdentity;
 use crate::events::vocabulary::WRITER;
 
-/// What a log entry is called as the carrier of an event.
+/// The words for a log entry as the carrier of an event.
 pub const LOG_ENTRY: &str = "log entry";
-/// The label that says which log an entry is of.
+/// The label that names the log of an entry.
 pub const LOG: &str = "log";
-/// What begins the names of audit logs. <https://docs.cloud.google.com/logging/docs/audit>
+/// The prefix of the names of audit logs. <https://docs.cloud.google.com/logging/docs/audit>
 pub const AUDIT: &str = "cloudaudit.googleapis.com/";
-/// Labels of an entry of an audit log: the bucket that it is about, what in which project, what was to be done, and by what program.
+/// Label of an entry of an audit log: the bucket that it is about.
 pub const BUCKET: &str = "bucket";
+/// Label of an entry of an audit log: the resource that it is about, and its project.
 pub const RESOURCE: &str = "resourceName";
+/// Label of an entry of an audit log: what was to be done.
 pub const METHOD: &str = "method";
+/// Label of an entry of an audit log: the program that asked for it.
 pub const AGENT: &str = "userAgent";
-/// By what the labels of a monitored resource name the app, the best first.
+/// The labels of a monitored resource that name the app, the best first.
 /// <https://docs.cloud.google.com/logging/docs/api/v2/resource-list>
 const SERVICES: [&str; 7] =
     ["service_name", "job_name", "worker_pool_name", "function_name", "module_id", "container_name", "service"];
 
-/// What JSON says that one of the services has published; the JSON itself if it is none of theirs.
+/// Reads JSON that one of these services has published. Returns the JSON itself if it is of none of them.
 pub fn read(fields: Map<String, Value>) -> Result<DecodedEvent, Map<String, Value>> {
     let is = |name: &str, is: fn(&Value) -> bool| fields.get(name).is_some_and(is);
     if is("logName", Value::is_string)
@@ -57,7 +60,7 @@ pub fn read(fields: Map<String, Value>) -> Result<DecodedEvent, Map<String, Valu
 fn log_entry(entry: &Map<String, Value>) -> DecodedEvent {
     let text = |name: &str| entry.get(name).and_then(Value::as_str);
     let payload = entry.get("jsonPayload").and_then(Value::as_object);
-    // Where an agent does not know of it, the label stays where it was written.
+    // If an agent does not know of this label, it stays in the payload, where it was written.
     let marked = |labels: Option<&Value>| labels.is_some_and(|labels| labels.get(WRITER).is_some());
     if marked(entry.get("labels")) || marked(payload.and_then(|payload| payload.get("logging.googleapis.com/labels"))) {
         return DecodedEvent {
@@ -84,7 +87,7 @@ fn log_entry(entry: &Map<String, Value>) -> DecodedEvent {
     let resource = entry.get("resource");
     let kind = resource.and_then(|resource| resource.get("type")?.as_str());
     let service = service(resource).or_else(|| payload?.get("serviceContext")?.get("service")?.as_str());
-    // What the app says of itself comes first; what does not fit is counted.
+    // The labels that the app gives come first; those that do not fit are counted.
     let mut labels = payload.cloned().unwrap_or_default();
     labels.retain(|name, value| {
         name != "message" && !name.starts_with("logging.googleapis.com/") && !value.is_object() && !value.is_array()
@@ -103,7 +106,7 @@ fn log_entry(entry: &Map<String, Value>) -> DecodedEvent {
         ("resource".into(), json!(kind)),
         ("insertId".into(), json!(text("insertId"))),
     ]);
-    // Cloud Logging itself takes two of a project for the same if both are: <…/LogEntry#FIELDS.insert_id>.
+    // Cloud Logging itself takes two entries of a project for the same if both are: <…/LogEntry#FIELDS.insert_id>.
     let identity = text("insertId").zip(text("logName")).map(|(id, log)| {
         let (log, id) = (log.to_owned(), format!("{} {id}", text("timestamp").unwrap_or_default()));
         EventIdentity::LogEntry { log, id }

@@ -1,4 +1,4 @@
-//! Pub/Sub messages: pushed in JSON, pushed as they are with their attributes as headers, pulled.
+//! Reads Pub/Sub messages: pushed in JSON, pushed as they are with their attributes as headers, pulled.
 //! <https://docs.cloud.google.com/pubsub/docs/push>, <https://docs.cloud.google.com/pubsub/docs/payload-unwrapping>,
 //! <https://github.com/googleapis/google-cloudevents/blob/main/docs/spec/pubsub.md>
 
@@ -17,12 +17,12 @@ use crate::events::decoded::DecodedEvent;
 use crate::events::identity::EventIdentity;
 use crate::events::vocabulary::{CRITICAL, Unreadable};
 
-/// Begins the headers of a message that is pushed as it is.
+/// The prefix of the headers of a message that is pushed as it is.
 pub const HEADERS: &str = "x-goog-pubsub-";
-/// What a message is called as the carrier of an event.
+/// The words for a message as the carrier of an event.
 pub const CARRIER: &str = "Pub/Sub message";
-/// Headers of HTTP itself and of what stands between: no attributes. So an attribute of such a name is not seen when it
-/// comes as a header.
+/// Headers of HTTP itself and of proxies: they are not attributes. So an attribute of such a name is not seen when it comes as a
+/// header.
 const HTTP: [&str; 29] = [
     "authorization",
     "b3",
@@ -54,7 +54,7 @@ const HTTP: [&str; 29] = [
     "via",
     "warning",
 ];
-/// And what others of them begin with.
+/// Prefixes of further such headers.
 const HTTP_BEGINS: [&str; 9] =
     ["accept", "access-control-", "cdn-", "cf-", "content-", "grpc-", "if-", "proxy-", "sec-"];
 
@@ -62,15 +62,15 @@ const HTTP_BEGINS: [&str; 9] =
 const FIELDS: [&str; 8] =
     ["data", "attributes", "messageId", "message_id", "publishTime", "publish_time", "orderingKey", "ordering_key"];
 
-/// What comes with every message.
+/// The facts that come with every message.
 pub struct Envelope<'a> {
-    /// The subscription's full name; empty where it is not known.
+    /// The subscription's full name; empty if it is not known.
     pub subscription: &'a str,
-    /// The message's id; empty where it is not known.
+    /// The message's id; empty if it is not known.
     pub id: &'a str,
     /// When it was published.
     pub time: Option<Timestamp>,
-    /// Why that could not be read.
+    /// Why that time could not be read.
     pub unread: Option<Unreadable>,
 }
 
@@ -93,7 +93,7 @@ pub fn is_wrapped(fields: &Map<String, Value>) -> bool {
     }
 }
 
-/// A message that is pushed as it is.
+/// Reads a message that is pushed as it is.
 pub fn unwrapped(headers: &HeaderMap, body: &[u8]) -> Result<DecodedEvent, Unreadable> {
     let mut attributes = BTreeMap::new();
     let mut own = BTreeMap::new();
@@ -120,7 +120,7 @@ pub fn unwrapped(headers: &HeaderMap, body: &[u8]) -> Result<DecodedEvent, Unrea
     message(body, attributes, &Envelope { subscription, id, time, unread }, 0)
 }
 
-/// A message in JSON: `{"subscription": …, "message": {"data": …, "attributes": …, "messageId": …, "publishTime": …}}`.
+/// Reads a message in JSON: `{"subscription": …, "message": {"data": …, "attributes": …, "messageId": …, "publishTime": …}}`.
 /// Names with underscores are an older spelling, and are sent beside the others.
 pub fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
     let Some(Value::Object(inner)) = fields.get("message") else {
@@ -148,7 +148,7 @@ pub fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<DecodedEvent
     message(&data, attributes, &Envelope { subscription: &subscription, id: &id, time, unread }, depth)
 }
 
-/// A message: its attributes and data may be a CloudEvent, in binary or structured mode, or speak for themselves.
+/// Reads a message: its attributes and data may be a CloudEvent, in binary or structured mode, or speak for themselves.
 pub fn message(
     data: &[u8],
     attributes: BTreeMap<String, String>,
@@ -199,7 +199,7 @@ pub fn message(
     Ok(said)
 }
 
-/// A time, or what is wrong with it.
+/// Reads a time. If it cannot be read, returns what is wrong with it.
 fn publish_time(part: &str, time: Option<&str>) -> (Option<Timestamp>, Option<Unreadable>) {
     match time.map(str::parse) {
         None => (None, None),
@@ -221,7 +221,7 @@ fn text(fields: &Map<String, Value>, names: &[&str], within: &str) -> Result<Opt
     Ok(None)
 }
 
-/// Bytes as JSON has them in Google's services: either alphabet, with or without padding.
+/// Decodes bytes as Google's services write them in JSON: either alphabet, with or without padding.
 /// <https://protobuf.dev/programming-guides/json/>
 fn base64(text: &str) -> Result<Vec<u8>, Unreadable> {
     let alphabet = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };

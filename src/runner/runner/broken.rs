@@ -50,7 +50,7 @@ pub(super) struct WatchedPromise {
     until: Instant,
 }
 
-/// What this instance owes to the senders whom it has promised runs.
+/// The debts of this instance to the senders whom it has promised runs.
 #[derive(Default)]
 pub(super) struct Obligations {
     /// Runs that are over, of which no vault says so yet.
@@ -66,7 +66,7 @@ pub(super) struct Obligations {
     pub taken: Vec<WatchedPromise>,
 }
 
-/// What one look at the promises leaves for the next.
+/// The state that one look at the promises leaves for the next.
 pub(super) struct PromiseWatch<'d> {
     /// The vaults, and when each is searched again.
     vaults: Vec<(&'d Address, Instant)>,
@@ -130,7 +130,7 @@ impl Runner {
     fn end_at_once(&self, WatchedPromise { vault, open, .. }: &WatchedPromise, answer: &Answer, ctx: &Context) {
         let mut why = format!("it was not begun, and the service was told to stop: {}", answer.why());
         if let Answer::Before(report) = answer {
-            // What that run did in one vault serves a request that is claimed in another.
+            // The promised run itself served the request: its work in one vault counts for a request that is claimed in another.
             if report.run() == Some(open.run) {
                 return;
             }
@@ -178,7 +178,7 @@ impl Runner {
         // Without a vault there are none.
         let Ok(found) = Vault::find(self.vaults.store(vault)?)? else { return Ok(Vec::new()) };
         let is_new = |open: &OpenPromise| {
-            // What was promised here meanwhile is in good hands.
+            // A run that was promised here meanwhile is in good hands.
             self.progress(open.run).is_none()
                 && !known.iter().any(|known| known.open.name.folder() == open.name.folder())
                 && !self.is_unsettled(open.run)

@@ -24,7 +24,7 @@ use crate::runner::queue::{PromiseState, Queue, QueuedRequest};
 /// The prefix of the identities that are given to requests without one: nobody else can have the same.
 const OWN: &str = "lastgood-request:";
 
-/// What keeps others from serving an event meanwhile.
+/// The ways to keep others from serving an event meanwhile.
 #[derive(Clone)]
 pub(super) enum Claimed {
     /// A claim.
@@ -112,14 +112,14 @@ impl Drop for ClaimingGuard<'_> {
     }
 }
 
-/// What came of settling a claim: the answer, if it is another than the run itself; and the claim, if it does not yet say how the
-/// run ended.
+/// The outcome of settling a claim: the answer, if it is another than the run itself; and the claim, if it does not yet say how
+/// the run ended.
 pub(super) type Settlement = (Option<idempotent::EventOutcome>, Option<Arc<HeldClaim>>);
 
-/// What came of claiming an event: what is held, or the answer if the run is not to serve it.
+/// The outcome of claiming an event: what is held, or the answer if the run is not to serve it.
 type ClaimResult = Result<Claimed, Arc<Answer>>;
 
-/// What the first of several claims finds out for the others, each of which would otherwise have to wait as long.
+/// Findings of the first of several claims for the others, each of which would otherwise have to wait as long.
 #[derive(Default)]
 struct FirstClaimFindings {
     /// Whether a vault was made, as there was none.

@@ -249,7 +249,7 @@ impl Runner {
                         self.give_up(group, (why, hint.into()), dispatch, ctx);
                         return None;
                     }
-                    // What cannot be read now may be readable later.
+                    // A claim that cannot be read now may be readable later.
                     Err(_) => {}
                 }
             }

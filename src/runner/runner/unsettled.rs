@@ -103,8 +103,9 @@ impl Runner {
         !over.is_empty()
     }
 
-    /// What a run of this instance did for an event, as long as no vault says so. This is asked before the vaults are: a vault
-    /// that was away may be back and show nothing but a claim whose time is over, and another vault knows nothing of that claim.
+    /// The answer for an event that a run of this instance served, as long as no vault says so. This is asked before the vaults
+    /// are: a vault that was away may be back and show nothing but a claim whose time is over, and another vault knows nothing of
+    /// that claim.
     pub(super) fn done_here(&self, identity: &str) -> Option<Answer> {
         lock(&self.state).owed.done.get(identity).cloned().map(Answer::Before)
     }
