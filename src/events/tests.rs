@@ -71,7 +71,7 @@ fn fixture(name: &str) -> Wire {
     Wire::parse(FIXTURES.iter().find(|(known, _)| *known == name).unwrap().1)
 }
 
-/// All that came of it, line by line.
+/// Everything that came of a request, line by line.
 fn told(asked: Result<EventDecision, Unreadable>) -> String {
     let request = match asked {
         Ok(EventDecision::Run(request)) => request,
@@ -110,7 +110,7 @@ fn post(path: &str, headers: &[(&str, &str)], body: &str) -> String {
     told(read("POST", path, &map, body.as_bytes()))
 }
 
-/// What Google's services send, and what apps send as CloudEvents.
+/// The requests that Google's services send, and those that apps send as CloudEvents.
 #[test]
 fn what_services_send() {
     let critical = "severity: CRITICAL\nmessage: database disk image is malformed\nservice: orders\n- attempt=3";
@@ -131,7 +131,7 @@ fn what_services_send() {
         ("push-unwrapped-cloudevent", format!("backup critical\n{orders}\n{critical}\n- region=europe-west3")),
         (
             "cloudevent-structured",
-            // Two labels of one name.
+            // There are two labels of one name.
             format!("backup critical\n{orders}\n{critical}\n- left_out=1\n- region=europe-west3\n- retries=2"),
         ),
         (
@@ -180,7 +180,7 @@ fn what_services_send() {
     }
 }
 
-/// A message that is pulled says what it says when it is pushed.
+/// A pulled message says the same as one that is pushed.
 #[test]
 fn pulled_messages() {
     let attributes = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
@@ -224,7 +224,7 @@ fn pulled_messages() {
             message: it is not JSON: expected value at line 1 column 1"
                 .into(),
         ),
-        // Events are told by their fields even where the content type is not.
+        // Events are known by their fields even if the content type does not say what they are.
         (
             &event.to_string(),
             &[("googclient_schemaencoding", "JSON")],
@@ -249,7 +249,7 @@ fn pulled_messages() {
     );
 }
 
-/// What decides, in its order.
+/// The rules that decide, in their order.
 #[test]
 fn what_decides() {
     let event = |kind: &str| {
@@ -260,7 +260,7 @@ fn what_decides() {
     let (none, scheduler) = (Vec::new(), vec![("user-agent", "Google-Cloud-Scheduler; x")]);
     let unknown = "refused: nothing says what it asks for";
     for (path, headers, body, expected) in [
-        // The field, whatever the type and the path say.
+        // The field decides, whatever the type and the path say.
         ("/events/restore", &event(RESTORE_REQUESTED), r#"{"action":"backup"}"#, "backup manual"),
         ("/events/critical", &none, r#"{"action":"verify"}"#, "verify critical"),
         (
@@ -277,14 +277,14 @@ fn what_decides() {
         ),
         ("/events/backup", &none, r#"{"action":["backup"]}"#, "refused: the field action is not text"),
         ("/events/backup", &none, r#"{"action":null}"#, "backup manual"),
-        // The type, whatever the path says.
+        // The type decides, whatever the path says.
         ("/events/restore", &event(BACKUP_REQUESTED), "", "backup manual"),
         ("/events/critical", &event(BACKUP_REQUESTED), "", "backup manual"),
         ("/events/backup", &event(CRITICAL), "", "backup critical"),
         ("/", &event(RESTORE_REQUESTED), "", "restore manual"),
         ("/", &event(VERIFY_REQUESTED), "", "verify manual"),
         ("/", &event(CRITICAL), r#"{"reason":"manual"}"#, "backup critical"),
-        // The path.
+        // The path decides.
         ("/events/backup", &none, "", "backup manual"),
         ("/events/backup/?wait=false", &none, " \n", "backup manual"),
         ("/events/critical", &event("com.example.failed"), "", "backup critical"),
@@ -295,12 +295,12 @@ fn what_decides() {
         ("/events/backup", &none, r#"{"severity":"ERROR","reason":"manual"}"#, "backup critical"),
         ("/events/list", &none, r#"{"action":"backup"}"#, "refused: no events are taken at this path"),
         ("/events//backup", &none, "", "refused: no events are taken at this path"),
-        // Cloud Scheduler, with any body.
+        // Cloud Scheduler decides, with any body.
         ("/", &scheduler, "", "backup schedule"),
         ("/events", &vec![("x-cloudscheduler", "true")], "not JSON", "backup schedule"),
         ("/", &vec![("x-cloudscheduler-jobname", "j")], "{", "backup schedule"),
         ("/", &scheduler, r#"{"severity":"INFO"}"#, "backup schedule"),
-        // The severity.
+        // The severity decides.
         ("/", &none, r#"{"severity":"emergency"}"#, "backup critical"),
         ("/events", &event("com.example.failed"), r#"{"severity":"FATAL"}"#, "backup critical"),
         ("/", &none, r#"{"severity":"Warning"}"#, "ignored: its severity is below ERROR, and it asks for nothing else"),
@@ -309,7 +309,7 @@ fn what_decides() {
         ("/", &none, "", unknown),
         ("/", &none, "{}", unknown),
         ("", &none, r#"{"backup":true}"#, unknown),
-        // Results, and what Google tells of, ask for nothing, whatever they hold.
+        // Results, and events of Google's services, ask for nothing, whatever they hold.
         (
             "/events/backup",
             &event("dev.lastgood.backup.completed"),
@@ -322,7 +322,7 @@ fn what_decides() {
             "{",
             "ignored: an event of the type google.cloud.storage.object.v1.finalized asks for nothing",
         ),
-        // The path says what to do with them, and their data nothing.
+        // The path says what to do with them, and their data says nothing.
         ("/events/backup", &event("google.cloud.storage.object.v1.finalized"), "{", "backup manual"),
         ("/events/critical", &event("google.cloud.audit.log.v1.written"), r#"{"action":"restore"}"#, "backup critical"),
         ("/events/verify", &event("google.firebase.x"), "", "verify manual"),
@@ -332,7 +332,7 @@ fn what_decides() {
     }
 }
 
-/// Who delivers events comes again; who just tells of an error does not.
+/// A system that delivers events sends them again; a program that just tells of an error does not.
 #[test]
 fn who_comes_again() {
     for (name, _) in FIXTURES {
@@ -363,7 +363,7 @@ fn who_comes_again() {
     }
 }
 
-/// However somebody writes it.
+/// A severity is understood however somebody writes it.
 #[test]
 fn severities() {
     let answer = |severity: Value| post("/", &[], &json!({ "severity": severity }).to_string());
@@ -398,7 +398,7 @@ fn severities() {
     }
 }
 
-/// What Google's services publish without saying what it is.
+/// The JSON that Google's services publish without saying what it is.
 #[test]
 fn what_is_published_without_an_envelope() {
     let at = |name: &str, path: &str| {
@@ -424,7 +424,7 @@ fn what_is_published_without_an_envelope() {
         (
             "push-log-json",
             "/",
-            // What the app wrote is a label, whatever its name is.
+            // A word that the app wrote is a label, whatever its name is.
             format!(
                 "backup critical\nkind: log entry\n\
                  id: log projects/demo/logs/run.googleapis.com%252Fstdout 2026-11-05T10:00:02.1Z%20672b0c02000a11aa\n\
@@ -496,7 +496,7 @@ fn what_is_published_without_an_envelope() {
         assert_eq!(at(name, "/").lines().next(), Some(&*refused));
         assert!(at(name, "/events/backup").starts_with("backup manual"));
     }
-    // What is over, or went well, is no trouble.
+    // An incident that is over, or a build that went well, is no trouble.
     let incident = fixture("webhook-incident");
     let closed = String::from_utf8(incident.body).unwrap().replace("\"open\"", "\"closed\"");
     assert_eq!(post("/events/critical", &[], &closed), "ignored: an incident that is closed asks for nothing");
@@ -519,7 +519,7 @@ fn what_is_published_without_an_envelope() {
     );
 }
 
-/// A restore says which snapshot; a backup has none.
+/// A restore says which snapshot is meant; a backup has none.
 #[test]
 fn which_snapshot() {
     let refused = "refused: what it says is the snapshot is no id, name or time";
@@ -537,7 +537,7 @@ fn which_snapshot() {
         assert_eq!(answer, expected, "{snapshot}");
     }
     assert_eq!(post("/events/backup", &[], r#"{"snapshot":"../x"}"#), "backup manual\nkind: request\n- snapshot=../x");
-    // Two that differ are none.
+    // A snapshot that differs between attribute and field is refused.
     let headers = [("x-goog-pubsub-message-id", "1"), ("action", "restore"), ("snapshot", "latest")];
     assert!(post("/", &headers, r#"{"snapshot":"latest"}"#).starts_with("restore manual"));
     let answer = post("/", &headers, r#"{"snapshot":"abc"}"#);
@@ -546,7 +546,7 @@ fn which_snapshot() {
     assert_eq!(answer.lines().next().unwrap(), "refused: the attribute action says one thing and the field another");
 }
 
-/// What no request may choose is a label like any other word.
+/// A thing that no request may choose is a label like any other word.
 #[test]
 fn places_are_labels() {
     let names = ["vault", "data", "target", "accept_shrink", "force", "init", "webhook", "results_topic", "exclude"];
@@ -589,7 +589,7 @@ fn what_is_over_is_cut() {
     check_labels(attached).unwrap();
     check_labels(&event.labels).unwrap();
     assert_eq!((attached.len(), event.labels.len()), (32, 32));
-    // Three that are none or have no fit name, and those over the most.
+    // Three that are not single values or have no fit name, and those over the limit.
     assert_eq!((attached[LEFT_OUT].as_str(), event.labels[LEFT_OUT].as_str()), ("15", "12"));
     assert!(attached["message"].starts_with(r"a\r\nb") && attached["message"].ends_with("… (cut)"));
     assert_eq!(attached["severity"], "CRITICAL");
@@ -601,7 +601,7 @@ fn what_is_over_is_cut() {
     assert_eq!((joined.len(), joined["mine"].as_str(), joined[LEFT_OUT].as_str()), (32, "1", "16"));
 }
 
-/// A redelivery has the same identity, and the same event published twice is one.
+/// A redelivery has the same identity, and an event that is published twice is one.
 #[test]
 fn identities() {
     let id = |headers: &[(&str, &str)], body: &str| {
@@ -631,7 +631,7 @@ fn identities() {
     assert_ne!(long, event("a", &"b".repeat(2001)));
 }
 
-/// Text is an event's message where it is said to be text.
+/// Text is an event's message if it is declared as text.
 #[test]
 fn plain_text() {
     let text = [("content-type", "text/plain; charset=utf-8")];
@@ -641,7 +641,7 @@ fn plain_text() {
         post("/", &[("content-type", "application/cloudevents+json")], &event.to_string()),
         "backup critical\nkind: dev.lastgood.critical\nid: cloudevent s 1\nmessage: disk full"
     );
-    // Whatever it begins with, whatever it is said to be, and however it is encoded.
+    // So is other text, whatever it begins with, whatever it is declared as, and however it is encoded.
     let json = [("content-type", "application/json")];
     let form = [("content-type", "application/x-www-form-urlencoded")];
     for (body, message) in [
@@ -670,7 +670,7 @@ fn plain_text() {
         "backup critical\nkind: request\nmessage: Gr\u{fffd}\u{fffd}e"
     );
     assert_eq!(bytes("/events/critical", b"\x1f\x8b\x08\0\xff"), "backup critical\nkind: request");
-    // Where only JSON could say what is meant, it has to be JSON.
+    // If only JSON could say what is meant, it has to be JSON.
     for (path, body) in
         [("/events/restore", "{\"snapshot\":\"abc"), ("/events/verify", "[x"), ("/", "[ERROR] disk full"), ("/", "{")]
     {
@@ -679,11 +679,11 @@ fn plain_text() {
             "{path} {body}"
         );
     }
-    // What `curl -d '{…}'` sends.
+    // The request that `curl -d '{…}'` sends.
     assert_eq!(post("/", &form, r#"{"action":"backup"}"#), "backup manual\nkind: request");
 }
 
-/// What Python's `json` writes, and what begins with a byte-order mark.
+/// JSON as Python's `json` writes it, and JSON that begins with a byte-order mark.
 #[test]
 fn json_that_is_none_to_the_letter() {
     let critical = "backup critical\nkind: request\nseverity: CRITICAL\nmessage: NaN \\\" Infinity";

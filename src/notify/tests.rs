@@ -25,7 +25,7 @@ fn snapshot() -> SnapshotName {
     SnapshotName { seq: 12, time: time("2026-11-05T10:00:01Z"), id: Hex([0xab; 8]) }
 }
 
-/// The report of a run that ended so, without what was done.
+/// The report of a run that ended with this result, without what was done.
 fn report(action: Action, result: Outcome) -> Report {
     Report {
         format: Report::format(),
@@ -286,7 +286,7 @@ fn chats_are_sent_their_text_alone() {
     assert!(!wants(Outcome::Complete) && !wants(Outcome::Stale));
 }
 
-/// Answers each connection by `answer`, whatever is asked.
+/// Answers each connection with `answer`, whatever is asked.
 fn server(answer: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -295,7 +295,7 @@ fn server(answer: &'static str) -> SocketAddr {
             let mut stream = stream.unwrap();
             let mut got = [0; 1 << 16];
             if answer.is_empty() {
-                // Never answered, until the client goes.
+                // Such a request is never answered, until the client goes.
                 std::thread::spawn(move || while stream.read(&mut got).is_ok_and(|n| n > 0) {});
             } else if stream.read(&mut got).is_ok_and(|n| n > 0) {
                 // The client may have gone.
@@ -317,7 +317,7 @@ fn once_told_to_stop_it_takes_two_seconds() {
     notify.tell(&report(Action::Backup, Outcome::Complete), None, &ctx);
     assert!((LAST_WORDS..TIME).contains(&began.elapsed()), "{:?}", began.elapsed());
 
-    // The same in the middle.
+    // The same if the stop comes in the middle.
     stop.store(false, Ordering::Relaxed);
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -353,7 +353,7 @@ fn an_error_has_slacks_word_and_nothing_of_the_url() {
         assert!(why.what().ends_with(expected), "{why}");
         assert!(why.advice().is_some(), "{why}");
     }
-    // Asked to wait for longer than there is time, it is given up at once.
+    // If the answer asks to wait for longer than there is time, it is given up at once.
     let began = Instant::now();
     let why = post("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n");
     assert!(why.what().contains("it asks to wait for 3600 s") && why.what().contains("tried 1 times"), "{why}");

@@ -38,7 +38,7 @@ fn what_is_written_is_read() {
     order().write(&store).unwrap();
     assert_eq!(DispatchRequest::read(&store, &claim()).unwrap(), Some(order()));
     assert_eq!(order().timeout(), Duration::from_secs(3600));
-    // Again, as when the answer was lost; and something else in its place.
+    // The same again, as when the answer was lost; and something else in its place.
     order().write(&store).unwrap();
     let other = DispatchRequest { reason: BackupReason::Manual, ..order() };
     assert!(other.write(&store).is_err());
@@ -98,7 +98,7 @@ fn one_takes_an_order_and_may_come_again() {
 fn there_is_room_for_many_events_and_not_for_all() {
     let event =
         Event { message: Some("x".repeat(8 << 10)), identity: Some("\u{1}".repeat(1 << 20)), ..Event::default() };
-    // Each is 6 MiB as JSON.
+    // Each event is 6 MiB as JSON.
     assert!(2 * size(&event) < ROOM && 3 * size(&event) > ROOM);
     assert!(2 * size(&event) + 1000 * size(&Event::default()) < ROOM);
 }

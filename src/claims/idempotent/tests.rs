@@ -38,7 +38,7 @@ impl World {
         World { folder, vaults, stop: AtomicBool::new(false), heard: CollectingMonitor::default() }
     }
 
-    /// One whose first vault there is.
+    /// A world whose first vault exists.
     fn made() -> Self {
         let world = World::new(&["one"]);
         world.make(0);
@@ -122,7 +122,7 @@ fn before(answer: EventOutcome) -> ServedBefore {
     }
 }
 
-/// What is never run.
+/// Work that must not be run.
 fn not_again(_: Option<BeforeCommit>) -> FinishedJob {
     panic!("it is run again")
 }
@@ -172,7 +172,7 @@ fn a_backup_that_is_refused_or_finds_damage_is_not_served() {
     // The configuration is put right.
     assert_eq!(now(world.once(2, LIMIT)).report.result, Outcome::Complete);
     assert_eq!(world.snapshots().len(), 1);
-    // What would come to the same again is served.
+    // A run that would only come to the same again counts as served.
     for (action, stays) in [(Action::Backup, false), (Action::Restore, true), (Action::Verify, true)] {
         for outcome in [Outcome::Damaged, Outcome::Refused] {
             assert_eq!(outcome.stays(action), stays);
@@ -184,7 +184,7 @@ fn a_backup_that_is_refused_or_finds_damage_is_not_served() {
 fn a_superseded_run_commits_nothing() {
     let world = World::made();
     let held = world.take(1, LIMIT);
-    // It is taken for lost, and another one does all of it while this one works.
+    // The run is taken for lost, and another one does all of it while this one works.
     let second = now(world.once(2, NO_TIME));
     assert!(second.error.unwrap().what().contains("longer than its limit"));
     assert_eq!(world.snapshots(), []);
@@ -193,7 +193,7 @@ fn a_superseded_run_commits_nothing() {
     assert!(ran.error.as_ref().unwrap().what().contains("taken over"), "{:?}", ran.report);
     assert!(fs::read_dir(world.folder.path().join("one/packs")).unwrap().count() > 0);
     assert_eq!(world.snapshots(), [third.report.snapshot.unwrap()]);
-    // Its answer is that of the run that took over.
+    // The answer is that of the run that took over.
     assert_eq!(before(held.settle(ran, &world.vaults, &world.ctx())).run, run(3));
 }
 
@@ -219,7 +219,7 @@ fn a_snapshot_whose_run_was_killed_is_found() {
         let world = World::made();
         let held = world.take(1, LIMIT);
         let ran = world.work(1, Some(held.gate()));
-        // And no more.
+        // The process does no more.
         drop(held);
         for folder in lost {
             fs::remove_dir_all(world.folder.path().join("one").join(folder)).unwrap();
@@ -238,13 +238,13 @@ fn a_snapshot_whose_run_was_killed_is_found() {
 fn a_claim_that_is_entered_and_not_held_is_given_up() {
     let world = World::made();
     drop(world.take(1, LIMIT));
-    // Whether the first one committed cannot be seen.
+    // It cannot be seen whether the first run committed.
     let snapshots = world.folder.path().join("one/snapshots");
     fs::write(&snapshots, "no folder").unwrap();
     let taken = take(&world.vaults, &asker(2, NO_TIME), &cause(), &world.ctx());
     assert!(taken.err().unwrap().of_store());
     assert!(world.claims().join("2.failed.json").exists());
-    // So that the next one need not wait for its time to be over.
+    // The claim was given up, so that the next run need not wait for its time to be over.
     fs::remove_file(&snapshots).unwrap();
     assert_eq!(now(world.once(3, LIMIT)).report.result, Outcome::Complete);
     assert_eq!(find_served(&world.vaults, "it").unwrap().unwrap().run, run(3));
@@ -268,7 +268,7 @@ fn the_first_backup_of_all_is_noted_when_there_is_a_vault() {
     let world = World::new(&["one"]);
     assert_eq!(now(world.once(1, LIMIT)).report.result, Outcome::Complete);
     assert_eq!(before(world.once(2, LIMIT)).run, run(1));
-    // One that fails makes no vault by its claim.
+    // A run that fails makes no vault by its claim.
     let world = World::new(&["one"]);
     fs::remove_dir_all(world.folder.path().join("data")).unwrap();
     assert_eq!(now(world.once(1, LIMIT)).report.result, Outcome::Failed);
@@ -355,14 +355,14 @@ fn a_restore_whose_report_is_in_another_vault_than_its_claim_is_not_done_again()
         take(&world.vaults, &asker, &cause(), &world.ctx())
     };
     assert!(matches!(restore(1, LIMIT).unwrap(), ClaimAttempt::Held(_)));
-    // The vault of its claim is away meanwhile, and it does not live to settle that.
+    // The vault of its claim is away meanwhile, and it does not live to settle that claim.
     fs::rename(&one, &away).unwrap();
     let job = Job::Restore(crate::restore::options::RestoreOptions::latest(world.folder.path().join("restored")));
     let ran = job::run(run(1), &job, cause(), &world.vaults, &world.ctx());
     assert!(ran.report.result.stays(Action::Restore), "{:?}", ran.report);
     assert_eq!(ran.stored.as_ref().map(|(vault, _)| vault), Some(&world.vaults.addresses()[1]));
     fs::rename(&away, &one).unwrap();
-    // As long as it cannot be seen, nobody restores, however often it is asked for.
+    // As long as that cannot be seen, nobody restores, however often it is asked for.
     fs::rename(&two, &away).unwrap();
     for n in 2..30 {
         let why = restore(n, if n == 2 { NO_TIME } else { LIMIT }).err().expect("it cannot be seen");

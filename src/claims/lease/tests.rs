@@ -18,7 +18,7 @@ enum Lie {
     Existed,
 }
 
-/// A store in memory with a clock that a test sets, and whose answers get lost.
+/// A store in memory with a clock that a test sets, whose answers get lost.
 struct Clock {
     inner: RecordingStore<MemoryStore>,
     now: Mutex<Timestamp>,
@@ -118,7 +118,7 @@ fn a_redelivery_waits_and_is_then_answered() {
     assert_eq!(running(&store, &asker(2)), (run(1), 600));
     store.later(100);
     assert_eq!(running(&store, &asker(2)), (run(1), 500));
-    // The same run asks again: it has what it had, and is as old as it was.
+    // The same run asks again: it has the claim that it had, as old as it was.
     let again = mine(&store, &asker(1));
     assert!(again.number() == 1 && again.age() >= Duration::from_secs(100));
     assert!(!claim.superseded(&store).unwrap());
@@ -146,7 +146,7 @@ fn a_failed_run_is_followed_at_once_and_a_lost_one_after_its_time() {
     let second = mine(&store, &asker(2));
     assert_eq!((second.number(), second.earlier()[0].run), (2, run(1)));
     assert!(first.superseded(&store).unwrap() && !second.superseded(&store).unwrap());
-    // The second is killed.
+    // The second run is killed.
     drop(second);
     store.later(599);
     assert_eq!(running(&store, &asker(3)), (run(2), 1));
@@ -307,7 +307,7 @@ fn a_later_attempt_of_a_task_does_not_wait() {
     let second = mine(&store, &attempt(2, 1));
     assert_eq!((second.number(), second.earlier()[0].run), (2, run(1)));
     assert!(first.superseded(&store).unwrap());
-    // The same attempt a second time does.
+    // The same attempt has to wait when it comes a second time.
     assert_eq!(running(&store, &attempt(3, 1)).0, run(2));
     let served = second.done(&store, "runs/b.json").unwrap();
     assert_eq!(done(&store, &attempt(4, 2)), served);
@@ -322,11 +322,11 @@ fn an_execution_that_has_the_name_of_an_old_one_is_another() {
     assert_eq!((new.number(), new.earlier()), (1, &[][..]));
     // A second one goes on with the newest of the name.
     assert_eq!(mine(&store, &attempt(3, 1)).earlier()[0].run, run(2));
-    // But not with what is too old to be of the same execution: the first attempt ended before it could claim anything.
+    // It does not go on with a claim too old to be of the same execution: the first attempt ended before it could claim anything.
     store.later(9 * 24 * 3600);
     assert_eq!(mine(&store, &attempt(4, 1)).earlier(), []);
     assert_eq!(mine(&store, &attempt(5, 2)).earlier()[0].run, run(4));
-    // Other tasks are others.
+    // Another task has other claims.
     let other = Execution { name: "nightly-x7k2p".into(), task: "1".into(), attempt: 1 };
     let other = Claimant { identity: ClaimIdentity::Execution(other), ..asker(6) };
     assert_eq!(mine(&store, &other).earlier(), []);
@@ -351,7 +351,7 @@ fn promises_are_open_until_something_says_how_they_ended() {
         other => panic!("{other:?}"),
     };
     let claims: Vec<_> = (1..=4).map(|n| mine(&promised(n))).collect();
-    // One that nobody was promised, whose sender sends it again.
+    // A claim without a promise: its sender sends the event again.
     mine(&Claimant { promise: None, ..promised(5) });
     store.later(40);
     claims[0].done(&store, "runs/x.json").unwrap();
@@ -366,7 +366,7 @@ fn promises_are_open_until_something_says_how_they_ended() {
     store.later(600);
     mine(&Claimant { run: run(9), promise: None, ..promised(3) });
     assert_eq!(open(), [(run(4), promise(100), 0)]);
-    // Whatever is written, none is waited for to the end of days.
+    // Whatever is written, no promise is waited for longer than 7 days.
     mine(&Claimant { promise: Some(Box::new(promise(u64::MAX))), ..promised(10) });
     assert_eq!(open()[1].2, 7 * 24 * 3600);
 }

@@ -8,7 +8,7 @@ use super::*;
 const PATHS: [&str; 7] =
     ["/", "/events", "/events/backup", "/events/critical", "/events/restore", "/events/verify", "/x"];
 
-/// What holds for whatever was read.
+/// Checks what holds for every request, whatever was read.
 fn sound(asked: &Result<EventDecision, Unreadable>) {
     let Ok(EventDecision::Run(request)) = asked else { return };
     check_labels(&request.labels).unwrap();
@@ -64,7 +64,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Headers of which some matter, with any values.
+/// Headers with any values; some of them matter.
 fn any_headers() -> impl Strategy<Value = HeaderMap> {
     let name = proptest::sample::select(vec![
         "content-type",
@@ -106,7 +106,7 @@ fn any_headers() -> impl Strategy<Value = HeaderMap> {
     })
 }
 
-/// The action, where a run is asked for.
+/// The action, if a run is asked for.
 fn action(asked: &Result<EventDecision, Unreadable>) -> Option<Action> {
     match asked {
         Ok(EventDecision::Run(request)) => Some(request.action),
@@ -114,7 +114,7 @@ fn action(asked: &Result<EventDecision, Unreadable>) -> Option<Action> {
     }
 }
 
-/// Whether a run is one that the path asks for, or a backup.
+/// Whether a run, if one is asked for, is one that the path asks for, or a backup.
 fn only(asked: &Result<EventDecision, Unreadable>, path: &str) -> bool {
     let may = match path {
         "/events/restore" => Action::Restore,
@@ -124,7 +124,7 @@ fn only(asked: &Result<EventDecision, Unreadable>, path: &str) -> bool {
     action(asked).is_none_or(|done| done == may || done == Action::Backup)
 }
 
-/// Two parts of an identity, and its kind.
+/// An identity of any kind, with any two parts.
 fn any_identity() -> impl Strategy<Value = EventIdentity> {
     (0..4u8, "[ %a-b\u{e9}]{0,3}", "[ %a-b\u{e9}]{0,3}").prop_map(|(kind, a, b)| match kind {
         0 => EventIdentity::CloudEvent { source: a, id: b },
@@ -143,7 +143,7 @@ proptest! {
     ) {
         let asked = read("POST", path, &headers, &body);
         sound(&asked);
-        // Nothing in it says `restore` or `verify` but the path.
+        // Nothing but the path says `restore` or `verify`.
         prop_assert!(only(&asked, path), "{:?}", asked);
     }
 
@@ -176,7 +176,7 @@ proptest! {
         }
         let asked = wire.read();
         sound(&asked);
-        // `action` itself may be hit, which leaves a critical event or a schedule.
+        // A flip may hit `action` itself, which leaves a critical event or a schedule.
         prop_assert!(action(&asked).is_none_or(|done| Some(done) == whole || done == Action::Backup), "{asked:?}");
     }
 
@@ -193,7 +193,7 @@ proptest! {
     }
 }
 
-/// A body that was cut asks for nothing, but where the path, the headers or what is left of it say enough.
+/// A body that was cut asks for nothing, unless the path, the headers or what is left of it say enough.
 #[test]
 fn cut_bodies() {
     for (name, text) in FIXTURES {
@@ -204,19 +204,19 @@ fn cut_bodies() {
             let asked = read(&wire.method, &wire.path, &wire.headers, &wire.body[..cut]);
             sound(&asked);
             match name {
-                // Any body will do, and what is no JSON is not heeded.
+                // Any body will do, and one that is not JSON is ignored.
                 "scheduler" | "scheduler-body" => assert_eq!(action(&asked), Some(Action::Backup), "{name} {cut}"),
-                // Their headers say enough, and what is no JSON is text.
+                // Their headers say enough, and data that is not JSON is text.
                 "cloudevent-binary" | "push-unwrapped" | "push-unwrapped-cloudevent" => {
                     assert_eq!(action(&asked), Some(Action::Backup), "{name} {cut}");
                 }
                 _ if wire.path == "/events/critical" => {
                     assert_eq!(action(&asked), Some(Action::Backup), "{name} {cut}")
                 }
-                // No data at all is data, too.
+                // No data at all counts as data, too.
                 _ if cut == 0 => assert!(action(&asked).is_none_or(|done| Some(done) == action(&whole)), "{name}"),
                 "eventarc-storage" | "eventarc-audit" | "cloudevent-batch" => assert_eq!(asked, whole, "{name} {cut}"),
-                // What says before the cut that it is critical is served.
+                // A body that says before the cut that it is critical is served.
                 _ if is_critical_body(&wire.body[..cut]) => {
                     assert_eq!(action(&asked), Some(Action::Backup), "{name} {cut}");
                 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What cannot be read says which part, and never quotes the body.
+/// The error of a request that cannot be read names the part, and never quotes the body.
 #[test]
 fn what_cannot_be_read() {
     let event = [("ce-specversion", "1.0"), ("ce-type", VERIFY_REQUESTED), ("ce-source", "s"), ("ce-id", "1")];
@@ -72,7 +72,7 @@ fn what_cannot_be_read() {
     ] {
         let answer = post("/events/verify", headers, body);
         if part.is_empty() {
-            // UTF-8 in a header is no error, and a content type that is not known is not heeded.
+            // UTF-8 in a header is no error, and an unknown content type is ignored.
             assert_eq!(answer, "verify manual\nkind: request");
             continue;
         }
@@ -90,7 +90,7 @@ fn what_cannot_be_read() {
     assert_eq!(told(read("POST", "/", &headers, b"")), "unreadable: could not read the header ticket: it is not UTF-8");
 }
 
-/// What is known to be critical is served all the same: what is wrong with it is a label.
+/// An event that is known to be critical is served all the same: what is wrong with it becomes a label.
 #[test]
 fn what_cannot_be_read_of_a_critical_event() {
     let event = [("ce-specversion", "1.0"), ("ce-type", "t"), ("ce-source", "s"), ("ce-id", "1")];
@@ -115,7 +115,7 @@ fn what_cannot_be_read_of_a_critical_event() {
         let answer = post("/events/critical", headers, body);
         let begin = format!("backup critical\nkind: request\nmessage: {body}\n- unread=could not read {why}: ");
         assert!(answer.starts_with(&begin), "{headers:?} {body}: {answer}");
-        // So it is where the type says it.
+        // The same holds if the type says that it is critical.
         if headers.iter().any(|(name, value)| (*name, *value) == ("ce-type", "t")) {
             let mut headers = headers.clone();
             headers.retain(|(name, _)| *name != "ce-type");
@@ -123,7 +123,7 @@ fn what_cannot_be_read_of_a_critical_event() {
             assert!(post("/", &headers, body).starts_with(&begin), "{headers:?}");
         }
     }
-    // Without its time all of it can be read.
+    // Without its time, all of the event can be read.
     let untimely = with("ce-time", "yesterday");
     let time =
         json!({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "time": "yesterday", "data": "boom"});
@@ -133,14 +133,14 @@ fn what_cannot_be_read_of_a_critical_event() {
             let begin = format!("backup {reason}\nkind: t\nid: cloudevent s 1\nmessage: boom\n- unread=");
             assert!(answer.starts_with(&begin) && answer.contains("time"), "{answer}");
         }
-        // What is restored depends on it.
+        // A restore depends on the time.
         assert!(post("/events/restore", headers, body).starts_with("unreadable: "), "{body}");
     }
     let pushed = pushed(json!({"messageId": "7", "publishTime": "soon", "data": "Ym9vbQ=="}));
     let answer = post("/events/critical", &[], &pushed);
     let begin = "backup critical\nkind: Pub/Sub message\nid: pubsub premium 7\nmessage: boom\n- unread=";
     assert!(answer.starts_with(begin), "{answer}");
-    // Several in one are refused aloud.
+    // Several events in one are refused with an error.
     let batch = [("content-type", "application/cloudevents-batch+json")];
     assert!(post("/events/critical", &batch, "[]").starts_with("unreadable: "));
 }
@@ -165,7 +165,7 @@ fn an_action_that_is_none() {
     assert!(post("/events/backup", &[], r#"{"action":"checkout"}"#).starts_with("refused: the action"));
 }
 
-/// A critical event that only its body tells of.
+/// A critical event of which only the body tells.
 #[test]
 fn what_only_the_body_says_is_critical() {
     let structured = [("content-type", "application/cloudevents+json")];
@@ -179,11 +179,11 @@ fn what_only_the_body_says_is_critical() {
             let begin = format!("backup critical\nkind: {CRITICAL}\nmessage: {body}\n- unread=could not read ");
             assert!(answer.starts_with(&begin), "{answer}");
         }
-        // Of another type it is an error, as ever.
+        // An event of another type is an error, as ever.
         let other = body.replace(CRITICAL, BACKUP_REQUESTED);
         assert!(post("/", &structured, &other).starts_with("unreadable: "), "{other}");
     }
-    // Cut off.
+    // The body is cut off.
     let cut = &*format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"{CRITICAL}","data":{{"mess"#);
     assert!(post("/", &structured, cut).starts_with("backup critical\nkind: request\nmessage: {"));
     assert!(post("/events/restore", &structured, cut).starts_with("unreadable: "));
@@ -194,7 +194,7 @@ fn what_only_the_body_says_is_critical() {
         post("/", &[], severe)
     );
     assert!(post("/", &[], &severe.replace("CRITICAL", "INFO")).starts_with("unreadable: "));
-    // A message that says so by its attributes, and is known when it comes again.
+    // A message that says so by its attributes, and is recognised when it comes again.
     let attributes = json!({ "ce-type": CRITICAL, "ce-id": "1" });
     let pushed =
         json!({"subscription": "s", "message": {"messageId": "7", "data": "Ym9vbQ==", "attributes": attributes}});

@@ -6,11 +6,11 @@ struct World {
     queue: Queue,
     began: Instant,
     requests: u64,
-    /// The room that each takes.
+    /// The bytes that each request takes.
     bytes: usize,
 }
 
-/// What came of asking.
+/// The outcome of asking for the next step.
 #[derive(Debug, PartialEq)]
 enum Came {
     Run(Vec<u64>),
@@ -29,7 +29,7 @@ impl World {
         let run = self.queue.shared(action, self.bytes).unwrap_or(Hex(self.requests.to_be_bytes()));
         let (labels, snapshot, event) = Default::default();
         let request = RunRequest { action, reason, labels, snapshot, event };
-        // Its number goes with it as its way back.
+        // The request's number goes with it as its message, by which the test finds out what was served.
         let (answer, _) = oneshot::channel();
         let (way, bytes, promise) = (Channel::Http, self.bytes, PromiseState::None);
         self.queue.push(QueuedRequest { run, request, way, bytes, answer, looked: false, promise });
@@ -46,7 +46,7 @@ impl World {
         self.ask(Action::Backup, BackupReason::Critical)
     }
 
-    /// A claim is being entered for what came last.
+    /// Marks the last request as one for which a claim is being entered.
     fn claiming(&mut self, identity: &str) {
         let last = self.queue.waiting.back_mut().unwrap();
         (last.promise, last.request.event.identity) = (PromiseState::Claiming, Some(identity.into()));
@@ -79,7 +79,7 @@ fn backups_that_wait_share_a_run_and_others_have_their_own() {
     assert!(restore != first && verify != first && again != verify);
     assert_eq!(world.at(0), Came::Run(vec![1]));
     assert_eq!(world.at(0), Came::Run(vec![2, 4, 5]));
-    // What comes when a run has begun waits for the next one.
+    // A request that comes when a run has begun waits for the next one.
     assert_ne!(world.ask(Action::Backup, BackupReason::Manual), first);
     assert_eq!(world.at(0), Came::Run(vec![3]));
     assert_eq!(world.at(0), Came::Run(vec![6]));
@@ -115,7 +115,7 @@ fn of_a_burst_one_runs_at_once_and_the_rest_when_the_window_is_over() {
     assert_eq!(world.at(69), Came::Nothing(Some(70)));
     assert_eq!(world.at(70), Came::Run(vec![2, 3]));
     assert_eq!(world.at(70), Came::Nothing(None));
-    // What else is due does not wait for the window, and takes along what does.
+    // Other requests that are due do not wait for the window, and take along those that do.
     world.critical();
     world.ask(Action::Verify, BackupReason::Manual);
     assert_eq!(world.at(71), Came::Run(vec![5]));
@@ -184,7 +184,7 @@ fn no_run_begins_with_what_is_being_claimed() {
     world.ask(Action::Verify, BackupReason::Manual);
     assert_eq!(world.at(0), Came::Run(vec![4]));
     assert_eq!(world.at(0), Came::Nothing(None));
-    // What comes now would make it wait for longer.
+    // A request that comes now would make it wait for longer.
     let second = world.ask(Action::Backup, BackupReason::Manual);
     assert_ne!(second, first);
     assert_eq!(world.at(0), Came::Nothing(None));
@@ -193,7 +193,7 @@ fn no_run_begins_with_what_is_being_claimed() {
     );
     assert_eq!(world.at(0), Came::Run(vec![1, 2]));
     assert_eq!(world.at(0), Came::Run(vec![5]));
-    // What turns out to be served elsewhere waits no longer.
+    // A request that turns out to be served elsewhere waits no longer.
     assert!(world.queue.withdraw(verify, "b").is_some() && !world.queue.awaits(verify));
     // While it waits for something else, others share its run.
     let third = world.critical();
@@ -209,13 +209,13 @@ fn no_run_begins_with_what_is_being_claimed() {
 #[test]
 fn a_run_that_came_to_nothing_keeps_no_event_from_being_served() {
     let mut world = World::new();
-    // Of two redeliveries that others had served, nothing is left.
+    // After redeliveries that others had served, nothing is left.
     for seconds in [0, 1, 2] {
         let run = world.critical();
         assert!(matches!(world.at(seconds), Came::Run(_)));
         world.queue.not_run(run);
     }
-    // What fails is run again when the window is over, however often it fails.
+    // A run that fails is repeated when the window is over, however often it fails.
     let run = world.critical();
     assert_eq!(world.at(60), Came::Run(vec![4]));
     world.queue.failed(run);
@@ -285,7 +285,7 @@ fn critical_events_that_wait_for_an_hour_keep_nothing_else_out() {
         world.claiming(&n.to_string());
     }
     assert!(world.is_full(BackupReason::Critical, PromiseState::Claiming) && world.queue.long() == WAITING);
-    // Those that are waited for, and whatever is asked for by hand.
+    // Requests that are waited for, and whatever is asked for by hand.
     assert!(
         !world.is_full(BackupReason::Critical, PromiseState::None)
             && !world.is_full(BackupReason::Manual, PromiseState::Claiming)

@@ -1,4 +1,4 @@
-//! Executions of a job that come for an order, in one process.
+//! Executions of a job that come for a dispatch request, in one process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ use crate::vault::root::BackupReason;
 const LIMIT: Duration = Duration::from_secs(600);
 const RUN: RunId = Hex([7; 8]);
 
-/// A data directory, a vault in a folder, and an order of two events.
+/// A data directory, a vault in a folder, and a dispatch request of two events.
 struct World {
     folder: tempfile::TempDir,
     vaults: VaultPool,
@@ -90,7 +90,7 @@ impl World {
             attempt: Some(attempt.to_string()),
             ..RunEnvironment::default()
         };
-        // What the service decides by has no meaning here.
+        // The settings by which the service decides have no meaning here.
         let (run_timeout, coalesce) = (Duration::from_secs(1), Duration::ZERO);
         Rules { run_timeout, coalesce, critical_max: 1, place, ..Rules::plain(self.data()) }
     }
@@ -115,7 +115,7 @@ impl World {
         self.vault().snapshots().unwrap().len()
     }
 
-    /// What a redelivery of both events is answered with.
+    /// The answers to a redelivery of both events.
     fn redelivered(&self) -> Vec<Value> {
         let stop = AtomicBool::new(false);
         let ctx = self.ctx(&stop);
@@ -127,7 +127,7 @@ impl World {
         ["a", "b"].map(again).into()
     }
 
-    /// Removes objects, as if what wrote them had been killed before.
+    /// Removes objects, as if the process that wrote them had been killed before.
     fn lose(&self, names: &[&str]) {
         for name in names {
             fs::remove_file(self.folder.path().join("vault").join(name)).unwrap();
@@ -169,7 +169,7 @@ fn one_execution_does_what_the_order_says_and_settles_all_its_claims() {
     assert_eq!(world.objects(), ["1.json", "1.order.json", "1.taken.json", "done.json"]);
     let told = serde_json::to_value(report).unwrap();
     assert_eq!(world.redelivered(), [told.clone(), told]);
-    // Another one, as when the start's answer was lost; and another attempt of this one.
+    // Another execution, as when the start's answer was lost; and another attempt of this one.
     assert!(nothing(world.run("long-fghij", 0)).contains("long-abcde/0"));
     for attempt in [0, 1] {
         assert!(matches!(world.run("long-abcde", attempt), WorkerOutcome::Before(before) if before.run == RUN));
@@ -180,12 +180,12 @@ fn one_execution_does_what_the_order_says_and_settles_all_its_claims() {
 #[test]
 fn an_attempt_after_one_that_was_killed_goes_on_where_that_was() {
     let world = World::new();
-    // Before the commit: nothing is there but the claims and who has taken them.
+    // Killed before the commit: there is nothing but the claims and who has taken them.
     let taker = TakenBy { run: RUN, by: "long-abcde/0".into() };
     taker.take(&*world.vault().store, &world.order.claims[0]).unwrap();
     let report = ran(world.run("long-abcde", 1)).report;
     assert_eq!((report.run, report.place.attempt.as_deref()), (RUN, Some("1")));
-    // After the commit, between the claims; before them; and before the report.
+    // Killed after the commit, between the claims; before them; and before the report.
     world.lose(&[&world.done(1)]);
     assert!(matches!(world.run("long-abcde", 2), WorkerOutcome::Before(_)));
     assert_eq!(world.redelivered().len(), 2);
@@ -211,7 +211,7 @@ fn an_attempt_after_one_that_failed_enters_the_next_claims() {
     assert_eq!(failed.report.result, Outcome::Failed);
     assert_eq!(world.objects(), ["1.failed.json", "1.json", "1.order.json", "1.taken.json"]);
     fs::rename(world.folder.path().join("away"), world.data()).unwrap();
-    // The first attempt again is none: it cannot know that the failed one was its own.
+    // The first attempt again does nothing: it cannot know that the failed one was its own.
     assert!(nothing(world.run("long-abcde", 0)).contains("given up"));
     let done = ran(world.run("long-abcde", 1)).report;
     assert_eq!((done.run, done.result), (RUN, Outcome::Complete));
@@ -239,7 +239,7 @@ fn who_is_told_to_stop_says_so_in_every_claim() {
 fn what_was_given_up_or_taken_over_is_left_alone() {
     let world = World::new();
     let stop = AtomicBool::new(false);
-    // One of two: the other is served all the same.
+    // One of two claims is lost: the other is served all the same.
     world.held("a", RUN).give_up(&world.vaults, &world.ctx(&stop));
     let other = world.held("a", Hex([8; 8]));
     assert_eq!(other.claim().number(), 2);
@@ -256,7 +256,7 @@ fn what_was_given_up_or_taken_over_is_left_alone() {
     world.held("a", RUN).give_up(&world.vaults, &world.ctx(&stop));
     world.held("b", RUN).give_up(&world.vaults, &world.ctx(&stop));
     assert!(nothing(world.run("long-abcde", 0)).contains("given up"));
-    // Nor is begun what may not be committed.
+    // Nor is a run begun that may not be committed.
     let world = World::of(Action::Backup, Duration::from_secs(1));
     std::thread::sleep(Duration::from_millis(1100));
     assert!(nothing(world.run("long-abcde", 0)).contains("time limit"));
@@ -270,7 +270,7 @@ fn a_restore_has_to_be_allowed_here_too() {
     assert_eq!(refused.report.result, Outcome::Refused);
     assert!(refused.report.error.unwrap().error.contains("--allow-restore"));
     assert_eq!(world.redelivered()[0]["result"], "refused");
-    // And a wrong order stays without effect.
+    // And a wrong dispatch request stays without effect.
     let world = World::new();
     let name = world.order.claims[0].object("order");
     world.lose(&[&name]);

@@ -1,4 +1,4 @@
-//! A desk at a folder: what shares a run, and what each request is told.
+//! A runner at a folder: which requests share a run, and what each request is told.
 
 mod promises;
 mod unkept;
@@ -28,7 +28,7 @@ struct World {
 }
 
 impl World {
-    /// One without a vault.
+    /// A world without a vault.
     fn bare() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("data")).unwrap();
@@ -51,7 +51,7 @@ impl World {
         self.desk_within(LONG)
     }
 
-    /// A desk whose runs may take so long: an instance of the service.
+    /// A runner whose runs may take this long: an instance of the service.
     fn desk_within(&self, run_timeout: Duration) -> Runner {
         let rules = Rules { run_timeout, init: true, ..Rules::plain(self.folder.path().join("data")) };
         Runner::new(rules, Arc::new(self.vaults()), Arc::new(LogMonitor), system_random, Arc::default())
@@ -74,7 +74,7 @@ fn count(vault: &Path, folder: &str) -> usize {
     fs::read_dir(vault.join(folder)).map_or(0, Iterator::count)
 }
 
-/// A request by an event of this id; by none where it is empty.
+/// A request by an event of this id, or without an identity if the id is empty.
 fn request(id: &str) -> RunRequest {
     let identity = Some(id.to_owned()).filter(|id| !id.is_empty());
     RunRequest {
@@ -95,7 +95,7 @@ fn ask(desk: &Runner, request: RunRequest) -> Ticket {
     desk.ask(request, Channel::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
 }
 
-/// Lets a desk work until all of these have their answers.
+/// Lets a runner work until all of these have their answers.
 fn served(desk: &Runner, tickets: Vec<Ticket>) -> Vec<Arc<Answer>> {
     thread::scope(|scope| {
         scope.spawn(|| desk.work());
@@ -105,7 +105,7 @@ fn served(desk: &Runner, tickets: Vec<Ticket>) -> Vec<Arc<Answer>> {
     })
 }
 
-/// The same for one request at a new desk.
+/// Asks a new runner for one request, and lets it work until that has its answer.
 fn serve(desk: &Runner, request: RunRequest) -> Arc<Answer> {
     served(desk, vec![ask(desk, request)]).remove(0)
 }
@@ -136,12 +136,12 @@ fn what_waits_shares_a_run_and_every_event_is_known_by_it_afterwards() {
     assert_eq!(told["run"], run.to_string());
     assert!(matches!(desk.progress(run), Some(RunProgress::Over(_))));
     assert_eq!((world.snapshots(), world.count("runs"), world.count("claims")), (1, 1, 2));
-    // The gravest reason, with its labels.
+    // The snapshot has the gravest reason, with its labels.
     let vault = world.desk().context(|ctx| world.vaults().first(ctx)).unwrap();
     let root = vault.root(vault.snapshots().unwrap()[0]).unwrap();
     assert_eq!((root.reason, root.labels.len(), &*root.labels["message"]), (BackupReason::Critical, 1, "disk"));
 
-    // Redelivered to another instance, one by one and with one that is new.
+    // The requests are redelivered to another instance, one by one and together with one that is new.
     for known in [manual, critical.clone()] {
         let answer = serve(&world.desk(), known);
         assert!(matches!(&*answer, Answer::Before(before) if before.value() == told), "{answer:?}");
@@ -211,9 +211,9 @@ fn told_to_stop_it_runs_nothing_more_and_answers_what_waits() {
     assert_eq!(report(&serve(&world.desk(), request("1")))["result"], "complete");
 }
 
-/// Lets a desk work while something is asked.
+/// Lets a runner work while `ask` is called.
 fn working<T>(desk: &Runner, ask: impl FnOnce() -> T) -> T {
-    /// Also when a test fails.
+    /// Stops the runner, also when a test fails.
     struct Stop<'d>(&'d Runner);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -227,7 +227,7 @@ fn working<T>(desk: &Runner, ask: impl FnOnce() -> T) -> T {
     })
 }
 
-/// What comes of an event that waits for nothing but the worker.
+/// The answer for an event that waits for nothing but the worker.
 fn answered(desk: &Runner, request: RunRequest) -> Arc<Answer> {
     let mut ticket = ask(desk, request);
     let began = Instant::now();
@@ -254,14 +254,14 @@ fn a_redelivery_is_answered_though_others_have_to_wait() {
         let run = again.run;
         assert!(known(&again.answer.blocking_recv().unwrap()));
         assert!(matches!(desk.progress(run), Some(RunProgress::Over(over)) if known(&over)));
-        // One that is new waits for the window; what is served already does not wait with it.
+        // A new event waits for the window; an event that is served already does not wait with it.
         let new = ask(&desk, critical("2"));
         assert!(known(&answered(&desk, critical("1"))));
         assert!(matches!(desk.progress(new.run), Some(RunProgress::Waiting)));
         let manual = answered(&desk, request("3"));
         assert_eq!(report(&new.answer.blocking_recv().unwrap()), report(&manual));
     });
-    // Nor is it put off where there were too many runs.
+    // Nor is an event that is served already put off because there were too many runs.
     let mut desk = world.desk();
     desk.state.get_mut().unwrap().queue = Queue::new(Duration::ZERO, 1);
     working(&desk, || {
@@ -327,7 +327,7 @@ fn a_run_serves_no_more_than_its_report_can_hold() {
         request.event.message = Some("x".repeat(1 << 20));
         request
     };
-    // Whether they wait for the answer or were promised a run.
+    // This is so whether they wait for the answer or were promised a run.
     let tickets: Vec<_> = (0..9).map(|n| ask(&desk, long(n))).collect();
     let promised: Vec<_> =
         (9..17).map(|n| desk.promise(long(n), Channel::Http).ok().expect("it is promised")).collect();
@@ -336,7 +336,7 @@ fn a_run_serves_no_more_than_its_report_can_hold() {
             let answer = ticket.answer.blocking_recv().unwrap();
             assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Complete, .. }), "{answer:?}");
         }
-        // Whatever comes last is served last.
+        // The last request is served last.
         answered(&desk, RunRequest { action: Action::Verify, ..request("verify") });
     });
     let desk = world.desk();
@@ -434,7 +434,7 @@ fn what_its_own_failures_give_rise_to_has_no_run_without_end() {
         request
     };
     working(&desk, || {
-        // What others tell of is tried again.
+        // An alert about another service is tried again.
         for id in ["1", "2", "3"] {
             assert!(matches!(&*answered(&desk, alert(id, "shop")), Answer::Done { outcome: Outcome::Failed, .. }));
         }
@@ -457,7 +457,7 @@ fn no_more_of_large_reports_is_remembered_than_there_is_room_for() {
         state.know(run(n), RunProgress::Over(Arc::new(Answer::Before(large.clone()))));
         assert!(state.bytes <= KEPT_BYTES);
     }
-    // What is not over is never forgotten, and of the others the newest stay.
+    // Runs that are not over are never forgotten, and of the others the newest stay.
     assert_eq!(state.order, [run(0), run(8), run(9)]);
     state.know(run(8), RunProgress::Waiting);
     state.forget(run(9));

@@ -1,4 +1,4 @@
-//! A desk whose runs others do: threads stand for executions of the job.
+//! A runner whose runs others do: threads stand for executions of the job.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -58,7 +58,7 @@ impl World {
         Rules { allow_restore: true, place, ..Rules::plain(self.folder.path().join("data")) }
     }
 
-    /// A desk that starts the job so.
+    /// A runner that starts the job by this function.
     fn desk(
         self: &Arc<Self>,
         start: impl Fn(&Arc<World>, &ClaimName) -> Result<()> + Send + Sync + 'static,
@@ -123,7 +123,7 @@ fn backup(desk: &Runner, id: &str) -> Ticket {
     ask(desk, request(id, Action::Backup))
 }
 
-/// Lets a desk work while something is looked at.
+/// Lets a runner work while `look` is called.
 fn working<T>(desk: &Runner, look: impl FnOnce() -> T) -> T {
     thread::scope(|scope| {
         scope.spawn(|| desk.work());
@@ -134,7 +134,7 @@ fn working<T>(desk: &Runner, look: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Also when a test fails.
+/// Stops the runner, also when a test fails.
 struct Stop<'d>(&'d Runner);
 
 impl Drop for Stop<'_> {
@@ -171,12 +171,12 @@ fn a_job_does_the_run_and_the_answer_is_its_report() {
         let told = report(&answer).clone();
         assert_eq!((&told["run"], &told["place"]["execution"]), (&run.to_string().into(), &"long-00000".into()));
         assert!(matches!(desk.progress(run), Some(RunProgress::Over(over)) if report(&over) == told));
-        // Counted as any other.
+        // The run is counted like any other.
         let (tally, last) = (desk.tally(), desk.last().unwrap());
         assert_eq!((tally.runs[&("backup", "complete")], last.run), (1, run));
         assert!(tally.uploaded > 0 && tally.success.contains_key("backup"));
         assert_eq!(desk.running(), None);
-        // A redelivery, and requests that nothing makes known.
+        // A redelivery, and requests without an identity.
         assert_eq!(report(&self::answer(backup(&desk, "a"))), told);
         for _ in 0..2 {
             assert_eq!(report(&self::answer(backup(&desk, "")))["result"], "complete");
@@ -309,14 +309,14 @@ fn a_job_that_dies_holds_up_others_no_longer_than_the_time_limit() {
         assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
         assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("time limit"));
         assert!(desk.running().is_none());
-        // It has a report, and nobody has to wait for the end of its claim.
+        // The run has a report, and nobody has to wait for the end of its claim.
         let vault = Vault::open(world.vaults().store(&world.vaults().addresses()[0]).unwrap()).unwrap();
         let folder = world.asked.lock().unwrap()[0].folder();
         let objects = vault.store.list(&folder).unwrap();
         assert!(objects.iter().any(|object| object.name.ends_with("/1.failed.json")), "{objects:?}");
         assert_eq!(world.count("runs"), 1);
     });
-    // An instance with more time takes over what is expired for it as well.
+    // An instance with more time takes over what has expired for it as well.
     let desk = world.desk_with(at_once, |rules| rules.run_timeout = Duration::from_secs(1));
     let ticket = backup(&desk, "a");
     let answer = working(&desk, || answer(ticket));
@@ -390,7 +390,7 @@ fn what_was_promised_has_its_whole_time_when_its_job_begins() {
     let run = desk.promise(request("a", Action::Backup), Channel::Http).ok().expect("it is promised");
     let path = fs::read_dir(world.folder.path().join("vault/claims")).unwrap().next().unwrap().unwrap().path();
     let claim = |n: u32| fs::read_to_string(path.join(format!("{n}.json"))).unwrap();
-    // It waits, for longer than a run may take.
+    // It waits for longer than a run may take.
     let first = claim(1);
     let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     let mut old = read(&first);
@@ -449,7 +449,7 @@ fn what_was_promised_in_two_vaults_is_served_in_each() {
     };
     let second = world.folder.path().join("second");
     working(&desk, || wait_for("both are served", || settled(&vault) && settled(&second)));
-    // What the first order did was done after both had been asked for.
+    // The first dispatch request was carried out after both had been asked for.
     assert_eq!(world.asked(), 1);
     for folder in [&vault, &second] {
         let reports = fs::read_dir(folder.join("runs")).unwrap().map(|report| report.unwrap().file_name());

@@ -1,4 +1,4 @@
-//! What becomes of requests whose senders were promised a run.
+//! Requests whose senders were promised a run, and what becomes of them.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -9,7 +9,8 @@ use super::*;
 use crate::job;
 use crate::notify::{Notifier, Webhook, WebhookFilter};
 
-/// Somebody who is told of results, and what there was in the vault each time: reports, and claims of which nothing says the end.
+/// A listener that is told of results, and what there was in the vault each time: reports, and claims of which nothing says the
+/// end.
 fn listener(world: &World) -> (Notifier, Receiver<(usize, usize)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -86,7 +87,7 @@ fn whoever_is_told_of_a_run_finds_its_claim_settled() {
     };
     assert_eq!(report(&serve(&desk(), request("1")))["result"], "complete");
     assert_eq!(seen.recv().unwrap(), (1, 0));
-    // What is run when the service is told to stop: what was promised beside it has its report by then, too.
+    // A run ends when the service is told to stop: what was promised beside it has its report by then, too.
     let mut desk = desk();
     let stop = desk.stop.clone();
     let ticket = ask(&desk, request("2"));
@@ -113,7 +114,7 @@ fn what_is_promised_is_served_however_many_there_are() {
     working(&desk, || {
         let promised = (1..=8).map(|n| desk.promise(event(n), Channel::Http).ok().expect("it is promised"));
         let runs: Vec<_> = promised.collect();
-        // Those beyond the two of an hour wait; a backup that is run anyway takes them along.
+        // Events beyond the two of an hour wait; a backup that is run anyway takes them along.
         answered(&desk, request(""));
         let mut told = Vec::<usize>::new();
         for run in runs {
@@ -136,7 +137,7 @@ fn what_is_promised_is_served_however_many_there_are() {
     assert_eq!((world.count("claims"), open_claims(&world.vault())), (8, 0));
 }
 
-/// The events that nothing says the end of.
+/// The number of events of which nothing says the end.
 pub fn open_claims(vault: &Path) -> usize {
     let folders = fs::read_dir(vault.join("claims")).unwrap();
     folders.filter(|folder| fs::read_dir(folder.as_ref().unwrap().path()).unwrap().count() < 2).count()
@@ -152,7 +153,7 @@ fn what_is_promised_and_may_not_be_served_any_more_has_a_report() {
     let undated = RunRequest { action: Action::Restore, ..request("") };
     let runs = [dated, undated].map(|request| promise(&desk, request));
     let asked = ask(&desk, RunRequest { action: Action::Restore, ..request("") });
-    // They waited for so long.
+    // They have waited for too long.
     desk.rules.restore_age = Duration::ZERO;
     working(&desk, || assert_eq!(report(&answered(&desk, request("2")))["result"], "complete"));
     for run in runs {
@@ -170,14 +171,14 @@ fn what_another_serves_is_not_promised() {
     let desk = world.desk();
     let Err(NotPromised::Answered(Answer::Before(told))) = desk.promise(request("1"), Channel::Http) else { panic!() };
     assert_eq!(told.value(), report(&before));
-    // Nor what another one has promised.
+    // Nor does it report what another instance has promised.
     let other = world.desk();
     other.promise(request("2"), Channel::Http).ok().expect("it is promised");
     let Err(NotPromised::Answered(Answer::Elsewhere(_))) = desk.promise(request("2"), Channel::Http) else { panic!() };
     assert!(lock(&desk.state).queue.clear().next().is_none());
 }
 
-/// Writes into a promise that its time is over, as if the one that made it had been gone for long.
+/// Writes into a promise that its time is over, as if the instance that made it had been gone for long.
 pub fn expire(world: &World, id: &str, n: u32) {
     let claim = claim_of(world, id).join(format!("{n}.json"));
     let mut body: Value = serde_json::from_slice(&fs::read(&claim).unwrap()).unwrap();
@@ -199,7 +200,7 @@ fn a_promise_whose_run_has_a_report_is_settled_by_that() {
         desk.rules.allow_restore = true;
         desk
     };
-    // Killed when its report was stored, and before its claim was settled.
+    // The instance was killed when its report was stored, and before its claim was settled.
     let killed = desk();
     let done = promise(&killed, RunRequest { action: Action::Restore, ..request("1") });
     let failed = promise(&killed, RunRequest { action: Action::Verify, ..request("2") });
@@ -227,7 +228,7 @@ fn a_promise_whose_run_has_a_report_is_settled_by_that() {
         }
     });
     assert_eq!([done, failed, none].map(|run| told(&world, run).0), ["complete", "failed", "failed"]);
-    // One for each run: of the first two nothing is reported anew.
+    // There is one report for each run: of the first two nothing is reported again.
     assert_eq!(world.count("runs"), 4);
     let has = |id: &str, name: &str| claim_of(&world, id).join(name).exists();
     assert!(has("1", "done.json") && has("2", "1.failed.json") && has("3", "1.failed.json"));
@@ -251,14 +252,14 @@ fn a_promise_that_another_instance_has_taken_over_is_not_served_again() {
         desk
     };
     let restore = |id| RunRequest { action: Action::Restore, ..request(id) };
-    // It is suspended, and another one gets the event.
+    // The instance is suspended, and another one gets the event.
     let suspended = restores();
     let runs = ["1", "2", "3"].map(|id| promise(&suspended, restore(id)));
     ["1", "2", "3"].into_iter().for_each(|id| age(&world, id, 1));
     assert_eq!(report(&serve(&restores(), restore("1")))["result"], "complete");
     let other = restores();
     promise(&other, restore("2"));
-    // What nobody has taken over is served, with its whole time.
+    // A promise that nobody has taken over is served, with its whole time.
     let file = world.folder.path().join("data/a");
     fs::write(&file, "newer").unwrap();
     let serve_next = || suspended.serve(suspended.next().expect("a run is due"));
@@ -270,7 +271,7 @@ fn a_promise_that_another_instance_has_taken_over_is_not_served_again() {
     serve_next();
     assert_eq!(report(&over(&suspended, runs[2]))["result"], "complete");
     assert_eq!((world.count("runs"), fs::read_to_string(&file).unwrap()), (3, "one".to_owned()));
-    // Each has a report, when it is clear what it came to.
+    // Each has a report, once it is clear what it came to.
     let mut watch = suspended.watch();
     suspended.look_at_promises(&mut watch, Instant::now());
     assert_eq!(told(&world, runs[0]), ("complete".to_owned(), 1));
@@ -295,7 +296,7 @@ fn what_was_promised_has_its_report_when_its_vault_is_back() {
     fs::create_dir(world.vault()).unwrap();
     desk.serve(desk.next().expect("a run is due"));
     assert_eq!(report(&over(&desk, runs[0]))["result"], "failed");
-    // Nothing was written where no vault is.
+    // Nothing was written, as there is no vault.
     fs::remove_dir(world.vault()).unwrap();
     let mut watch = desk.watch();
     desk.look_at_promises(&mut watch, Instant::now());
@@ -322,7 +323,7 @@ fn promises_are_looked_for_again_and_again() {
     assert_eq!((told(&world, run), open_claims(&world.vault())), (("failed".to_owned(), 1), 0));
 }
 
-/// Another instance finds that the time of all promises is over, and reports them.
+/// Has another instance find that the time of all promises is over, and report them.
 fn reported_elsewhere(world: &World) {
     let other = world.desk();
     let mut watch = other.watch();
@@ -347,7 +348,7 @@ fn what_another_instance_has_reported_as_not_served_is_not_run() {
         suspended.serve(suspended.next().expect("a run is due"));
     }
     assert_eq!((world.snapshots(), fs::read_to_string(&file).unwrap()), (1, "newer".to_owned()));
-    // One report each, and none is owed.
+    // There is one report for each, and none is owed.
     suspended.look_at_promises(&mut suspended.watch(), Instant::now());
     for run in [runs[0], runs[1], backup] {
         assert_eq!(
@@ -375,7 +376,7 @@ fn a_promise_has_a_report_though_its_vault_fails_for_a_moment() {
     let world = World::new();
     let run = promise(&world.desk(), request("1"));
     expire(&world, "1", 1);
-    // Whether its run left a snapshot cannot be seen.
+    // It cannot be seen whether its run left a snapshot.
     let snapshots = world.vault().join("snapshots");
     fs::write(&snapshots, "").unwrap();
     let next = world.desk();
@@ -413,7 +414,7 @@ fn what_waits_for_a_vault_is_stored_when_the_service_ends() {
         let waiting = promise(&desk, RunRequest { action: Action::Verify, ..request("") });
         let away = world.folder.path().join("away");
         fs::rename(world.vault(), &away).unwrap();
-        // One has run in vain, and one is not begun as its claim cannot be seen.
+        // One was run in vain, and one is not begun as its claim cannot be seen.
         desk.serve(desk.next().expect("a run is due"));
         desk.serve(desk.next().expect("a run is due"));
         if is_back {

@@ -1,4 +1,4 @@
-//! What instances say of each other's promises.
+//! Promises that one instance does not keep, and what others say of them.
 
 use super::promises::{claim_of, expire, open_claims, over, promise, told};
 use super::*;

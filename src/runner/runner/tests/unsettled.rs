@@ -1,4 +1,4 @@
-//! What becomes of runs whose vault is away when they end.
+//! Runs whose vault is away when they end, and what becomes of them.
 
 use super::promises::{age, claim_of, over, promise, told};
 use super::*;
@@ -14,7 +14,7 @@ fn restore(id: &str) -> RunRequest {
     RunRequest { action: Action::Restore, ..request(id) }
 }
 
-/// Lets no report be stored as long as the value is kept.
+/// Prevents reports from being stored as long as the value is kept.
 struct Full(PathBuf, PathBuf);
 
 impl Full {
@@ -45,7 +45,7 @@ fn a_restore_whose_report_no_vault_took_is_not_done_again() {
     let done = ticket.answer.blocking_recv().unwrap();
     assert_eq!(report(&done)["result"], "complete");
     fs::write(&file, "newer").unwrap();
-    // Delivered again, it is answered by what is remembered.
+    // If the event is delivered again, it is answered by what is remembered.
     let again = ask(&desk, restore("1"));
     desk.serve(desk.next().expect("a run is due"));
     let again = again.answer.blocking_recv().unwrap();
@@ -54,7 +54,7 @@ fn a_restore_whose_report_no_vault_took_is_not_done_again() {
     assert!(desk.settle_again(|_| true) && claim_of(&world, "1").join("done.json").exists());
     assert_eq!(told(&world, run).0, "complete");
     assert!(matches!(&*serve(&restores(&world), restore("1")), Answer::Before(_)));
-    // Killed when its report was stored, and before its claim said so.
+    // The instance was killed when its report was stored, and before its claim said so.
     fs::remove_file(claim_of(&world, "1").join("done.json")).unwrap();
     age(&world, "1", 1);
     assert!(matches!(&*serve(&restores(&world), restore("1")), Answer::Before(_)));
@@ -73,7 +73,7 @@ fn a_restore_that_no_vault_knows_of_is_not_done_again_when_the_time_of_its_claim
     assert_eq!(report(&done)["result"], "complete");
     fs::write(&file, "newer").unwrap();
     let known = |answer: &Answer| matches!(answer, Answer::Before(before) if before.value() == report(&done));
-    // The vault is away, and it is back, but nothing is noted yet.
+    // The vault was away and is back, but nothing is noted yet.
     let away = world.folder.path().join("vault-away");
     fs::rename(world.vault(), &away).unwrap();
     assert!(known(&desk.served_before("1").expect("it is known")));
@@ -91,7 +91,7 @@ fn a_restore_that_no_vault_knows_of_is_not_done_again_when_the_time_of_its_claim
     }
     assert!(!claim_of(&world, "1").join("2.json").exists());
     drop(full);
-    // When the vault says so, it is asked.
+    // Once the vault says so, it is asked.
     assert!(desk.settle_again(|_| true) && lock(&desk.state).owed.done.is_empty());
     assert!(matches!(&*serve(&desk, restore("1")), Answer::Before(_)));
     assert_eq!(fs::read_to_string(&file).unwrap(), "newer");
@@ -162,7 +162,7 @@ fn a_vault_that_is_away_is_not_waited_for_by_each_run() {
     let began = Instant::now();
     assert!(!desk.settle_again(|_| true));
     assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
-    // What somebody was promised was tried first, and has its turn again after the others.
+    // The promised run was tried first, and has its turn again after the others.
     let state = lock(&desk.state);
     assert_eq!(state.owed.unsettled.len(), 200);
     assert!(state.owed.unsettled.last().is_some_and(|last| last.promised));
