@@ -28,7 +28,7 @@ const TOLD_AT_ONCE: usize = 16;
 pub enum Job {
     /// Take a snapshot.
     Backup {
-        /// The options of the backup: of what, and how.
+        /// The data to back up, and how.
         options: Box<backup::options::BackupOptions>,
         /// Whether a vault may be made if there is none, also elsewhere than at the default place.
         init: bool,

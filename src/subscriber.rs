@@ -352,7 +352,7 @@ impl Puller {
     }
 }
 
-/// The decision what becomes of a message.
+/// How a message is disposed of.
 #[derive(Debug, PartialEq, Eq)]
 enum Disposition {
     /// The message is served.

@@ -140,7 +140,7 @@ pub fn size(event: &Event) -> usize {
     serde_json::to_vec(event).map_or(usize::MAX, |text| text.len().saturating_add(100))
 }
 
-/// The one who does what a dispatch request says: a task of an execution of a job, in all its attempts.
+/// The taker of a dispatch request: a task of an execution of a job, in all its attempts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakenBy {
     /// The dispatch request's run.

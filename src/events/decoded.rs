@@ -57,13 +57,13 @@ impl RunRequest {
 pub struct DecodedEvent {
     /// A CloudEvent's type.
     pub(super) kind: Option<String>,
-    /// The words for what carried it.
+    /// The carrier, in words.
     pub(super) carrier: &'static str,
     /// Extension attributes of a CloudEvent, attributes of a message.
     pub(super) attributes: BTreeMap<String, String>,
     /// The data.
     pub(super) content: EventData,
-    /// The kind of thing that the data tells of, apart from its words.
+    /// The significance that the data has by its kind, apart from its words.
     pub(super) about: Significance,
     /// The identity by which a redelivery is known.
     pub(super) identity: Option<EventIdentity>,
@@ -90,7 +90,7 @@ impl DecodedEvent {
     }
 }
 
-/// The kind of thing that data tells of, apart from its words.
+/// The significance that data has by its kind, apart from its words.
 pub enum Significance {
     /// Anything: its words decide.
     Anything,

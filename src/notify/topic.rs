@@ -20,7 +20,7 @@ impl ResultTopic {
         ResultTopic { topic, cloud }
     }
 
-    /// The words for publishing in errors and log lines.
+    /// Names the operation in errors and log lines.
     pub(super) fn doing(&self) -> String {
         format!("publish to {}", self.topic)
     }

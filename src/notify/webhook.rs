@@ -85,7 +85,7 @@ impl Webhook {
             }
     }
 
-    /// The words for posting in errors and log lines.
+    /// Names the operation in errors and log lines.
     pub(super) fn doing(&self) -> String {
         format!("post to the webhook at {}", self.url.origin().ascii_serialization())
     }

@@ -1,5 +1,5 @@
-//! The part of an execution of a Cloud Run job in a run: it does the run of a dispatch request for the service that started it,
-//! under the claims that the service entered for it.
+//! Does the run of a dispatch request in an execution of a Cloud Run job, for the service that started it, under the claims that
+//! the service entered for it.
 //!
 //! It settles the claims itself, so that the service need not live that long. An execution that finds nothing to do ends
 //! successfully, since another attempt would do no more: a second execution for one dispatch request, an attempt after one that

@@ -37,7 +37,7 @@ pub struct RunStats {
     pub success: BTreeMap<&'static str, Timestamp>,
 }
 
-/// The part of an ended run that is counted.
+/// The facts about an ended run that are counted.
 #[derive(Debug, PartialEq)]
 pub struct EndedRun {
     last: LastRun,

@@ -22,7 +22,7 @@ use crate::events::vocabulary::{CRITICAL, Unreadable};
 const PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
 /// The prefix of the names of headers and attributes.
 pub const PREFIX: &str = "ce-";
-/// The words for the event as a part of a request.
+/// The name of the event as a part of a request, for errors.
 const EVENT: &str = "the CloudEvent";
 /// Attributes of tracing, which do not become labels.
 const TRACING: [&str; 2] = ["traceparent", "tracestate"];

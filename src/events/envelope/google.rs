@@ -13,7 +13,7 @@ use crate::events::decoded::{DecodedEvent, Significance};
 use crate::events::identity::EventIdentity;
 use crate::events::vocabulary::WRITER;
 
-/// The words for a log entry as the carrier of an event.
+/// The carrier of an event that came as a log entry.
 pub const LOG_ENTRY: &str = "log entry";
 /// The label that names the log of an entry.
 pub const LOG: &str = "log";

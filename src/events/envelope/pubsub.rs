@@ -19,7 +19,7 @@ use crate::events::vocabulary::{CRITICAL, Unreadable};
 
 /// The prefix of the headers of a message that is pushed as it is.
 pub const HEADERS: &str = "x-goog-pubsub-";
-/// The words for a message as the carrier of an event.
+/// The carrier of an event that came as a message.
 pub const CARRIER: &str = "Pub/Sub message";
 /// Headers of HTTP itself and of proxies: they are not attributes. So an attribute of such a name is not seen when it comes as a
 /// header.

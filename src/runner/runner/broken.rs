@@ -50,7 +50,7 @@ pub(super) struct WatchedPromise {
     until: Instant,
 }
 
-/// The debts of this instance to the senders whom it has promised runs.
+/// Everything that this instance owes to the senders whom it has promised runs.
 #[derive(Default)]
 pub(super) struct Obligations {
     /// Runs that are over, of which no vault says so yet.

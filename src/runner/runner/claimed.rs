@@ -24,7 +24,7 @@ use crate::runner::queue::{PromiseState, Queue, QueuedRequest};
 /// The prefix of the identities that are given to requests without one: nobody else can have the same.
 const OWN: &str = "lastgood-request:";
 
-/// The ways to keep others from serving an event meanwhile.
+/// How others are kept from serving an event meanwhile.
 #[derive(Clone)]
 pub(super) enum Claimed {
     /// A claim.

@@ -171,7 +171,7 @@ fn what_another_serves_is_not_promised() {
     let desk = world.desk();
     let Err(NotPromised::Answered(Answer::Before(told))) = desk.promise(request("1"), Channel::Http) else { panic!() };
     assert_eq!(told.value(), report(&before));
-    // Nor does it report what another instance has promised.
+    // Nor is a run promised that another instance has promised.
     let other = world.desk();
     other.promise(request("2"), Channel::Http).ok().expect("it is promised");
     let Err(NotPromised::Answered(Answer::Elsewhere(_))) = desk.promise(request("2"), Channel::Http) else { panic!() };
