@@ -1,5 +1,4 @@
-//! Jobs: what is to be done, and the one function that runs it for whoever asks: the command line, a Cloud Run job, a request, a
-//! message.
+//! Jobs and the one function that runs them, for the command line, a Cloud Run job, a request or a message.
 
 use std::time::Instant;
 
@@ -87,7 +86,7 @@ pub struct FinishedJob {
     pub report: Report,
     /// The report's object and the vault that holds it. `None` if the report could not be stored.
     pub stored: Option<(Address, String)>,
-    /// The error itself, of which the report has only the text.
+    /// The error itself; the report only describes it.
     pub error: Option<Error>,
     reason: Option<BackupReason>,
     notify: Notifier,

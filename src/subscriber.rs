@@ -43,8 +43,8 @@ const OUTSTANDING: usize = 100;
 const OUTSTANDING_BYTES: i64 = 16 << 20;
 /// The most bytes of one message, as of a request's body.
 const MAX_MESSAGE: usize = 1 << 20;
-/// For how long a lease is extended, at least. A request that waits for the runner is answered some time, and this process may
-/// die: then the message comes again a minute later.
+/// For how long a lease is extended, at least. A request that waits for the runner is answered at some point, and this process
+/// may die: then the message comes again a minute later.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 /// A stream that has lasted this long was open: a subscription that is not there is reported at once.
 const OPEN: Duration = Duration::from_secs(60);
@@ -121,8 +121,8 @@ async fn remind(access: &PubsubAccess, subscription: &Subscription, mut answered
     std::future::pending().await
 }
 
-/// Looks at the subscription once: while the reason may pass, the stream does not say why it cannot be opened, however long that
-/// takes. An account that may pull need not be allowed to look. Returns whether there was an answer.
+/// Looks at the subscription once. The stream does not say why it cannot be opened as long as the reason may pass, however long
+/// that lasts. An account that may pull need not be allowed to look. Returns whether there was an answer.
 async fn look(access: &PubsubAccess, subscription: &Subscription) -> Result<bool> {
     let asked = async {
         let mut builder = client::SubscriptionAdmin::builder();
@@ -172,7 +172,7 @@ fn code(why: &Cause) -> &'static str {
     }
 }
 
-/// Whether an error's code says that the configuration is wrong, or IAM's.
+/// Whether an error's code says that the configuration is wrong, or that of IAM.
 fn is_wrong(code: &str) -> bool {
     ["NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"].contains(&code)
 }

@@ -6,7 +6,7 @@
 //!
 //! Nothing in a task's environment says which execution it is but the execution's name: the job's name, and five letters and
 //! digits. They are few enough that a job which runs every half hour may see the same name again within months, when the
-//! execution that had it first is forgotten. The claims that that execution left must not be taken for one's own, or a backup
+//! execution that had it first is forgotten. The claims that the old execution left must not be taken for one's own, or a backup
 //! would be left out. So a first attempt never goes on with the claims that it finds, and a later one only if they are not too
 //! old; they leave alone what is not theirs, and number their own.
 

@@ -141,7 +141,7 @@ fn tells_of_a_run(fields: &Map<String, Value>) -> bool {
         || fields.contains_key("text") && fields.get("event").is_some_and(of_webhook)
 }
 
-/// Attributes and fields that are left after the known ones were taken.
+/// Attributes and fields from which the known ones are taken, so that the others are left.
 struct UnclaimedFields {
     attributes: BTreeMap<String, String>,
     fields: Map<String, Value>,

@@ -57,7 +57,7 @@ impl Notification {
     /// The event of a run with this report.
     ///
     /// # Errors
-    /// The report cannot be written as JSON; that of a run always can.
+    /// The event cannot be made; that of a run always can.
     pub fn new(report: &Report, reason: Option<BackupReason>, source: &str) -> Result<Self> {
         let doing = "write the event that tells of the run";
         let data = fit(serde_json::to_value(report).map_err(|why| Error::failed(doing, why))?);

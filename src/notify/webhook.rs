@@ -42,7 +42,7 @@ const WORD: usize = 64;
 /// The results of which the webhook is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WebhookFilter {
-    /// All.
+    /// All results.
     #[default]
     All,
     /// Results that are not complete.

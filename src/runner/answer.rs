@@ -115,17 +115,17 @@ impl Answer {
         }
     }
 
-    /// The answer by a run.
+    /// The answer that a finished run gives.
     pub(super) fn of(ran: &FinishedJob) -> Self {
         Answer::of_report(&ran.report)
     }
 
-    /// The answer by a run with this report.
+    /// The answer that a run with this report gives.
     pub(super) fn of_report(report: &Report) -> Self {
         Answer::done((report.result, report.action), EncodedReport::of(report))
     }
 
-    /// The answer by a run's stored report. `None` if it is not a report.
+    /// The answer that a run's stored report gives. `None` if it is not a report.
     pub(super) fn read(report: EncodedReport) -> Option<Self> {
         Some(Answer::done(report.ended()?, report))
     }

@@ -87,7 +87,8 @@ pub fn binary(
     said(read(attributes).map(|event| (event, None)).or_else(|why| without_time(why, timed, || read(timeless))), depth)
 }
 
-/// Reads an event that could not be read without its time, if the time was the reason.
+/// Tries to read an event without its time after it could not be read. Returns the first error, `why`, if the time was not the
+/// reason.
 fn without_time(
     why: Unreadable,
     timed: bool,

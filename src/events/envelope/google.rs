@@ -1,9 +1,9 @@
 //! Reads what Google's services publish as plain JSON, without any envelope that says what it is: log entries that a sink routes,
 //! incidents of Cloud Monitoring, errors of Error Reporting, builds of Cloud Build.
 //!
-//! A log entry has a severity, which decides as any other does. The others tell of trouble without saying how grave it is: it
-//! counts as critical because they are posted to `/events/critical`. The content of all of these becomes no more than a message
-//! and labels: whoever can write a log must not be able to ask for a restore.
+//! A log entry has a severity, which decides as any other does. The others tell of trouble without saying how grave it is;
+//! posting them to `/events/critical` says it. The content of all of these becomes no more than a message and labels: whoever can
+//! write a log must not be able to ask for a restore.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};

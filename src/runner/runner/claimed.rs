@@ -197,9 +197,9 @@ impl Runner {
         }
     }
 
-    /// Renews the claim of a promise whose run begins now. It may have waited for so long that another instance has reported it
-    /// as not served, or has taken it over as it got the event as well; then the runner looks later for what becomes of it, for
-    /// the report that its sender may ask for.
+    /// Goes on with the claim of a promise whose run begins now. It may have waited for so long that another instance has
+    /// reported it as not served, or has taken it over as it got the event as well; then the runner looks later for what becomes
+    /// of it, for the report that its sender may ask for.
     fn begin_promised(&self, held: &Arc<HeldClaim>, waiting: &QueuedRequest, ctx: &Context) -> ClaimResult {
         let Some(identity) = waiting.request.event.identity.clone() else { return Ok(Claimed::Promised(held.clone())) };
         // Nobody else can have taken it over.
