@@ -1,5 +1,4 @@
-//! Reads JSON that is not quite valid, as some programs write it, and finds out what can be told from data that is not JSON at
-//! all.
+//! Reads JSON that is not quite valid, as some programs write it, and tells what it can of data that is not JSON at all.
 
 use super::vocabulary::{CRITICAL, Severity};
 

@@ -5,7 +5,7 @@
 //!         ──► what it says: attributes and data ──► what it asks for
 //! ```
 //!
-//! **What it asks for** is decided by the first of these that says something:
+//! **The decision** what a request asks for is made by the first of these that says something:
 //! 1. a CloudEvent of a type `dev.lastgood.…` that is not one of the four below (such as the result of a run) is ignored,
 //!    whatever else it holds; so are a run's report that has lost its event, the body that is posted to a webhook, and a line of
 //!    lastgood's own log: no result starts a run. Ignored, too, is whatever tells of no trouble: an incident that is closed, a
