@@ -1,9 +1,10 @@
-//! Work in folders that are held open.
+//! Works in folders that are held open, so that a symlink put on the way leads nowhere else.
 //!
-//! The system looks a path up anew for every call that is given one. Who may write to a folder on the way can put a
-//! symlink there between two calls, and the second one works elsewhere. So only the place that the user named is reached
-//! by its path, symlinks and all ([`Folder::open`]). Everything in it is a name in a folder that is open: nothing is
-//! followed, and what is made, renamed, changed or removed is in that folder, wherever it is by now.
+//! The system looks a path up again for every call that is given one. Anybody who may write to a folder on the way can
+//! put a symlink there between two calls, and the second call then works elsewhere. So only the place that the user
+//! named is reached by its path, symlinks and all ([`Folder::open`]). Everything in it is a name in an open folder: no
+//! symlink is followed, and whatever is made, renamed, changed or removed is in that folder, wherever the folder is by
+//! now.
 
 pub mod beneath;
 pub mod filesystem;
@@ -31,29 +32,29 @@ use rustix::io::{Errno, Result, fcntl_dupfd_cloexec};
 
 /// Never follow a symlink, and never give a descriptor to a child.
 pub const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
-/// For so long a program may take to write into a pipe what is read from it.
+/// How long a program may take to write its content into a pipe that is read here.
 const PIPE: Duration = Duration::from_secs(10);
-/// So many folders of a tree are open at once while it is removed.
+/// Most folders of a tree that are open at once while it is removed.
 const DEEP: usize = 64;
-/// How the names begin that deeper folders get in the folder that is emptied.
+/// Prefix of the names that deeper folders get when they are moved up into the folder that is being emptied.
 pub const DEEP_TREE: &str = ".lastgood-deep-";
-/// The bits of a mode by which others than the owner may write.
+/// The mode bits that let anybody but the owner write.
 pub const WRITE_OF_OTHERS: RawMode = 0o022;
 
 /// Opens a folder in a folder, for reading its names.
 ///
 /// # Errors
-/// As `openat`; what is not a folder is refused.
+/// As `openat`; anything but a folder is refused.
 pub fn open_folder(at: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
     openat(at, name, SAFE | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
 }
 
-/// How long another program may keep a file to itself that it has a lease on: after 45 s the kernel takes it away, unless it is
-/// told otherwise (fcntl(2), `/proc/sys/fs/lease-break-time`).
+/// How long another program may keep a file to itself by a lease on it: the kernel takes the lease away after 45 s,
+/// unless it is told otherwise (fcntl(2), `/proc/sys/fs/lease-break-time`).
 pub const LEASE: Duration = Duration::from_secs(50);
 
-/// Opens what lies in a folder, for reading, and says what it is: who meant a file may have a fifo or a device. Opening does not
-/// wait for somebody to write into a fifo.
+/// Opens what a name in a folder stands for, for reading, and returns its status too: where a file is expected there
+/// may be a fifo or a device. Opening does not wait for somebody to write into a fifo.
 ///
 /// # Errors
 /// As `openat`; a symlink is refused with `LOOP`.
@@ -62,7 +63,7 @@ pub fn open_file(at: impl AsFd, name: &OsStr) -> Result<(File, Stat)> {
     let began = Instant::now();
     loop {
         match openat(&at, name, SAFE | OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
-            // Opening has begun to take the lease away.
+            // The attempt to open it has already begun to take the lease away.
             Err(Errno::AGAIN) if began.elapsed() < LEASE => std::thread::sleep(Duration::from_millis(20)),
             Err(why) => return Err(why),
             Ok(opened) => {
@@ -73,10 +74,11 @@ pub fn open_file(at: impl AsFd, name: &OsStr) -> Result<(File, Stat)> {
     }
 }
 
-/// The content of a small file that a user named; or what a program writes into a pipe, within some seconds. Symlinks are followed.
+/// Reads a small file that a user named, or what a program writes into a pipe within 10 s. Symlinks are followed.
 ///
 /// # Errors
-/// As `open` and `read`; something else than a file or a pipe; more than `most` bytes; a pipe into which nobody writes.
+/// As `open` and `read`; something other than a file or a pipe; more than `most` bytes; a pipe into which nobody
+/// writes.
 pub fn read_named(path: &Path, most: usize) -> io::Result<(Vec<u8>, Stat)> {
     let file: File = openat(CWD, path, OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?.into();
     let stat = fstat(&file)?;
@@ -87,7 +89,7 @@ pub fn read_named(path: &Path, most: usize) -> io::Result<(Vec<u8>, Stat)> {
     let mut bytes = Vec::new();
     let mut rest = file.take(most as u64 + 1);
     while let Err(why) = rest.read_to_end(&mut bytes) {
-        // Of a pipe: what was read so far stays in `bytes`.
+        // For a pipe: what was read so far stays in `bytes`.
         if why.kind() != io::ErrorKind::WouldBlock || began.elapsed() > PIPE {
             return Err(why);
         }
@@ -99,12 +101,12 @@ pub fn read_named(path: &Path, most: usize) -> io::Result<(Vec<u8>, Stat)> {
     }
 }
 
-/// Whether that is a folder, and no symlink to one.
+/// Whether this is a folder, and not a symlink to one.
 pub fn is_folder(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// What lies where a folder or a file is expected, for messages.
+/// Names the kind of what lies where a folder or a file is expected, for messages.
 pub fn what(stat: &Stat) -> &'static str {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Symlink => "a symbolic link",
@@ -114,7 +116,7 @@ pub fn what(stat: &Stat) -> &'static str {
     }
 }
 
-/// Only a single name is looked up in a folder: of a path, what lies before its last name would be followed.
+/// Lets only a single name be looked up in a folder: in a longer path, symlinks before the last name would be followed.
 fn single(name: &OsStr) -> Result<&OsStr> {
     match name.as_bytes() {
         b"" | b"." | b".." => Err(Errno::INVAL),
@@ -123,7 +125,7 @@ fn single(name: &OsStr) -> Result<&OsStr> {
     }
 }
 
-/// A folder that is open. Entering it takes no permission to read it.
+/// An open folder. Entering it takes no permission to read it.
 #[derive(Debug)]
 pub struct Folder {
     fd: OwnedFd,
@@ -137,17 +139,17 @@ impl AsFd for Folder {
 }
 
 impl Folder {
-    /// Opens the folder that a user named: symlinks are followed.
+    /// Opens the folder that a user named; symlinks are followed.
     ///
     /// # Errors
-    /// As `open`; what is not a folder is refused.
+    /// As `open`; anything but a folder is refused.
     pub fn open(path: &Path) -> Result<Folder> {
         let named = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let fd = openat(CWD, named, OFlags::CLOEXEC | OFlags::DIRECTORY | OFlags::PATH, Mode::empty())?;
         Ok(Folder { fd, path: path.to_owned() })
     }
 
-    /// Opens a folder by a path in which there were no symlinks: there must be none now.
+    /// Opens a folder by a path in which there were no symlinks before; there must be none now either.
     ///
     /// # Errors
     /// As [`Folder::enter`]; a path that is not absolute.
@@ -156,27 +158,27 @@ impl Folder {
         Folder::open(Path::new("/"))?.enter_all(below)
     }
 
-    /// The path by which it was opened, for messages.
+    /// The path by which the folder was opened, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether a filesystem is mounted at it; none where the system does not say.
+    /// Whether a filesystem is mounted at this folder; `None` where the system does not say.
     pub fn is_mount(&self) -> Option<bool> {
         crate::fs::is_mount_at(self, Path::new("")).ok().flatten()
     }
 
-    /// Opens a folder in it.
+    /// Opens a folder in this one.
     ///
     /// # Errors
-    /// As `openat`; what is not a folder itself is refused with `NOTDIR`.
+    /// As `openat`; what is not itself a folder is refused with `NOTDIR`.
     pub fn enter(&self, name: impl AsRef<OsStr>) -> Result<Folder> {
         let name = single(name.as_ref())?;
         let fd = openat(self, name, SAFE | OFlags::DIRECTORY | OFlags::PATH, Mode::empty())?;
         Ok(Folder { fd, path: self.path.join(name) })
     }
 
-    /// Opens a folder at any depth in it; itself, where the path is empty.
+    /// Opens a folder at any depth in this one, or this one again if the path is empty.
     ///
     /// # Errors
     /// As [`Folder::enter`].
@@ -189,7 +191,7 @@ impl Folder {
         Ok(at)
     }
 
-    /// Makes a folder in it, which must not exist.
+    /// Makes a folder in this one and opens it; it must not exist yet.
     ///
     /// # Errors
     /// As `mkdirat`.
@@ -198,7 +200,7 @@ impl Folder {
         self.enter(name)
     }
 
-    /// Makes what is missing of a path in it.
+    /// Makes the missing folders of a path in this one, and opens the last of them.
     ///
     /// # Errors
     /// As `mkdirat`, and as [`Folder::enter`].
@@ -214,7 +216,7 @@ impl Folder {
         Ok(at)
     }
 
-    /// What lies there under a name, if anything does.
+    /// The status of what a name in this folder stands for; `None` if nothing is there.
     ///
     /// # Errors
     /// As `fstatat`.
@@ -225,7 +227,7 @@ impl Folder {
         }
     }
 
-    /// The names in it.
+    /// The names in this folder.
     ///
     /// # Errors
     /// A folder that cannot be read.
@@ -240,7 +242,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// The same folder, open for what takes more than to enter it: to be read, locked, changed or made durable.
+    /// Opens the same folder for more than entering it: to be read, locked, changed or made durable.
     ///
     /// # Errors
     /// A folder that may not be read.
@@ -248,7 +250,7 @@ impl Folder {
         openat(self, ".", SAFE | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
     }
 
-    /// Its mode, without its kind.
+    /// The folder's permission bits, without the file type.
     ///
     /// # Errors
     /// As `fstat`.
@@ -256,7 +258,7 @@ impl Folder {
         Ok(fstat(self)?.st_mode & 0o7777)
     }
 
-    /// Sets its mode.
+    /// Sets the folder's permission bits.
     ///
     /// # Errors
     /// As `fchmod`.
@@ -264,8 +266,8 @@ impl Folder {
         let mode = Mode::from_raw_mode(mode);
         match self.readable() {
             Ok(folder) => fchmod(folder, mode),
-            // One that nobody may read is only open to be entered, and there is no fchmod for that: the name of the
-            // descriptor stands for the folder itself.
+            // A folder that nobody may read can be opened only to be entered, and fchmod does not work on such a
+            // descriptor: the path of the descriptor in `/proc` stands for the folder itself.
             Err(why) => match chmod(format!("/proc/self/fd/{}", self.fd.as_raw_fd()), mode) {
                 Err(Errno::NOENT) => Err(why),
                 done => done,
@@ -273,7 +275,7 @@ impl Folder {
         }
     }
 
-    /// Removes a file or a symlink in it.
+    /// Removes a file or a symlink in this folder.
     ///
     /// # Errors
     /// As `unlinkat`.
@@ -281,7 +283,7 @@ impl Folder {
         unlinkat(self, single(name.as_ref())?, AtFlags::empty())
     }
 
-    /// Removes an empty folder in it.
+    /// Removes an empty folder in this one.
     ///
     /// # Errors
     /// As `unlinkat`.
@@ -289,10 +291,11 @@ impl Folder {
         unlinkat(self, single(name.as_ref())?, AtFlags::REMOVEDIR)
     }
 
-    /// Removes all that is in it, also what is in folders without write permission. No symlink is followed.
+    /// Removes everything in this folder, including what is in folders without write permission. No symlink is
+    /// followed.
     ///
     /// # Errors
-    /// What cannot be removed; another filesystem that is mounted inside, of which nothing is removed.
+    /// What cannot be removed; another filesystem that is mounted inside, from which nothing is removed.
     pub fn empty(&self) -> io::Result<()> {
         let device = fstat(self)?.st_dev;
         let mut levels = vec![Level::new(self.enter_all(Path::new(""))?)?];
@@ -317,7 +320,8 @@ impl Folder {
             }
             let next = Level::new(folder)?;
             if levels.len() >= DEEP {
-                // A tree may be deeper than files may be open: the rest of it moves up. Where it cannot, it stays.
+                // A tree may be deeper than the number of files that may be open: the rest of it moves up. If it cannot
+                // be moved, it stays in place.
                 let up = OsString::from(format!("{DEEP_TREE}{moved}"));
                 moved += 1;
                 let above = &levels[levels.len() - 1].folder;
@@ -331,7 +335,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes a folder in it and all that is in that.
+    /// Removes a folder in this one, with everything in it.
     ///
     /// # Errors
     /// As [`Folder::empty`].
@@ -344,7 +348,7 @@ impl Folder {
 /// A folder that is being emptied.
 struct Level {
     folder: Folder,
-    /// What is still to be removed.
+    /// The names that are still to be removed.
     names: Vec<OsString>,
 }
 
@@ -352,7 +356,7 @@ impl Level {
     fn new(folder: Folder) -> Result<Level> {
         let mode = fstat(&folder)?.st_mode & 0o7777;
         if mode & 0o700 != 0o700 {
-            // Whether that was needed is seen at what follows: root needs none of it.
+            // Whether that was needed shows in the calls that follow: root needs none of it.
             let _ = folder.set_mode(mode | 0o700);
         }
         let names = folder.names()?;
@@ -363,24 +367,24 @@ impl Level {
 /// A name in an open folder.
 #[derive(Debug, Clone)]
 pub struct Spot {
-    /// The folder.
+    /// The open folder.
     pub folder: Arc<Folder>,
     /// The name in it.
     pub name: OsString,
 }
 
 impl Spot {
-    /// The name `name` in `folder`.
+    /// Stands for the name `name` in `folder`.
     pub fn new(folder: &Arc<Folder>, name: impl Into<OsString>) -> Spot {
         Spot { folder: folder.clone(), name: name.into() }
     }
 
-    /// The path by which it was reached, for messages.
+    /// The path by which the spot was reached, for messages.
     pub fn path(&self) -> PathBuf {
         self.folder.path.join(&self.name)
     }
 
-    /// What lies there, if anything does.
+    /// The status of what is there; `None` if nothing is.
     ///
     /// # Errors
     /// As [`Folder::look`].
@@ -388,7 +392,7 @@ impl Spot {
         self.folder.look(&self.name)
     }
 
-    /// Opens the folder there.
+    /// Opens the folder that is there.
     ///
     /// # Errors
     /// As [`Folder::enter`].
@@ -397,7 +401,7 @@ impl Spot {
     }
 }
 
-/// Reads from `at` in a file until the buffer is full or the file ends.
+/// Reads a file from offset `at` until the buffer is full or the file ends. Returns how many bytes were read.
 ///
 /// # Errors
 /// What the system refuses.
@@ -414,8 +418,8 @@ pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(read)
 }
 
-/// Whether a filesystem is mounted at a path below an open folder, or, where that is empty, at the folder itself; none where the
-/// system does not say.
+/// Whether a filesystem is mounted at a path below an open folder, or at the folder itself if the path is empty; `None`
+/// where the system does not say.
 ///
 /// # Errors
 /// What cannot be looked at.
@@ -481,7 +485,7 @@ mod tests {
         for (path, mode) in [(&closed, 0o000), (&here.path().join("tree/closed"), 0o500)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        // It is open, and somebody puts a link in its place.
+        // The folder is open, and somebody puts a link in its place.
         let tree = here.enter("tree").unwrap();
         fs::rename(here.path().join("tree"), here.path().join("away")).unwrap();
         symlink(&far, here.path().join("tree")).unwrap();
@@ -535,11 +539,11 @@ mod tests {
             assert_eq!((at("from").exists(), name(&file, "to")), (true, Ok(true)));
             assert_eq!(here.names().unwrap().len(), 2);
 
-            // It has been linked, and the answer was lost.
+            // The file has been linked, and the answer was lost.
             let file = fs::File::create(at("from")).unwrap();
             fs::hard_link(at("from"), at("linked")).unwrap();
             assert_eq!((name(&file, "linked"), at("from").exists()), (Ok(true), false));
-            // It has been renamed, and the answer was lost.
+            // The file has been renamed, and the answer was lost.
             let file = fs::File::create(at("renamed")).unwrap();
             assert_eq!(name(&file, "renamed"), Ok(true));
             assert_eq!(name(&file, "none").unwrap_err(), Errno::NOENT);

@@ -1,8 +1,9 @@
-//! The file that says that a restore into a folder was not finished.
+//! The marker: the file that says that a restore into a folder was not finished.
 //!
-//! What is not put into place in one step is half there in between, and whoever is killed then tells nobody. So the folder is marked from
-//! before the first step until after the last one. The marker says of which paths in it that is so, or of all of it, and where that is
-//! which was there. No backup takes such a folder, `doctor` names it, and the next restore of the same completes it.
+//! A restore that does not put everything into place in one step leaves the folder half restored in between, and a
+//! process that is killed then tells nobody. So the folder is marked from before the first step until after the last
+//! one. The marker says which paths in the folder are affected, or that all of it is, and where the previous content
+//! was moved. No backup takes such a folder, `doctor` names it, and the next restore of the same content completes it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -26,68 +27,71 @@ use crate::fs::{Folder, SAFE, Spot, open_file, what};
 use crate::path::EntryPath;
 use crate::vault::root::SnapshotName;
 
-/// The marker's name.
+/// The marker's file name.
 pub const MARKER: &str = ".lastgood-in-place";
-/// The name under which one is written in a restore's own folder, before it comes into its place whole.
+/// The name under which a marker is written in a restore's own folder, before it is moved into place whole.
 pub const DRAFT: &str = "marker";
-/// No marker is longer, in bytes.
+/// The most bytes of a marker.
 const LONGEST: u64 = 1 << 20;
-/// The bytes in it that are left to all that it says besides the paths of one restore.
+/// Bytes of a marker that are reserved for all that it says besides the paths of one restore.
 const ROOM: u64 = 1 << 14;
-/// So many paths are named to people.
+/// Most paths that are named in a message.
 const NAMED: usize = 3;
 
-/// How a marker begins that is about all of the folder, and one that is about some paths in it. What follows are records, of a word, a
-/// space, a path and a zero byte each.
+/// The first line of a marker for the whole folder, and of one for some paths in it. Records follow, each made of a
+/// word, a space, a path and a zero byte.
 const ALL: &str = "lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n";
 const SOME: &str =
     "lastgood is restoring paths of this folder, or was stopped while it did. Restore them again to complete it.\n";
 const PATH: &[u8] = b"path ";
 const ASIDE: &[u8] = b"aside ";
 const AROUND: &[u8] = b"around mounts";
-/// Programs that do not know it pass over it.
+/// Programs that do not know this record skip it.
 const SNAPSHOT: &[u8] = b"snapshot ";
-/// When the folder was made that it was written for. Where it came there with other files, copied or unpacked, it says nothing of that folder.
+/// When the folder that the marker was written for was made. A marker that was copied or unpacked with other files into
+/// another folder says nothing about that one.
 const FOLDER: &[u8] = b"folder ";
 
-/// What a restore into a folder had not finished.
+/// What a restore into a folder left unfinished.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unfinished {
-    /// The paths that it was about, below the folder; none for all of it.
+    /// The paths that the restore was about, below the folder; empty if it was about all of it.
     pub paths: Vec<EntryPath>,
-    /// Where that is which was there, as far as it had been moved: relative to the folder, in it or beside it.
+    /// Where the previous content is, as far as it had been moved: relative to the folder, in it or beside it.
     pub aside: Vec<PathBuf>,
-    /// Whether something was mounted in what was replaced, and was to stay.
+    /// Whether the restore was to leave alone what was mounted in the content that it replaced.
     pub around: bool,
-    /// The snapshot that was restored, if it was one and an older program has not left it out.
+    /// The snapshot that was restored, if there was one and the marker names it (an older program leaves it out).
     pub snapshot: Option<SnapshotName>,
 }
 
-/// What a marker says, and which folder it was written for, as far as it says that.
+/// What a marker says, and which folder it was written for, if it says that.
 type MarkerContent = (Unfinished, Option<Vec<u8>>);
 
 impl Unfinished {
-    /// What a folder's marker says; `None` where it has none.
+    /// Reads a folder's marker; `None` if it has none.
     ///
     /// # Errors
-    /// What has its name is no marker, or cannot be read: nobody knows then of what the folder has only a half.
+    /// What has the marker's name is not a marker, or cannot be read: then nobody knows which part of the folder is
+    /// half restored.
     pub fn read(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
         Ok(Self::load(folder)?.map(|(unfinished, _)| unfinished))
     }
 
-    /// As [`Unfinished::read`], of a folder in which anybody's files may lie: `None` also where the marker was written for another one.
+    /// As [`Unfinished::read`], for a folder in which anybody's files may lie: also `None` if the marker was written
+    /// for another folder.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Unfinished::read`].
     pub fn read_own(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
-        // Where a filesystem does not tell when a folder was made, nothing tells that it is another one.
+        // On a filesystem that does not tell when a folder was made, nothing shows that the marker is another folder's.
         let own = made(&folder).ok().flatten();
         let said = Self::load(folder)?;
         let is_own = |(_, written_for): &MarkerContent| own.is_none() || *written_for == own;
         Ok(said.filter(is_own).map(|(unfinished, _)| unfinished))
     }
 
-    /// What a folder's marker says, and the folder that it was written for, where an older program has not left that out.
+    /// Reads a folder's marker, and which folder it was written for, unless an older program has left that out.
     fn load(folder: impl AsFd) -> Result<Option<MarkerContent>, Unclear> {
         let unclear = |why: Errno| match statat(&folder, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(None),
@@ -115,15 +119,15 @@ impl Unfinished {
         }
     }
 
-    /// As [`Unfinished::read`], of a folder that is named.
+    /// As [`Unfinished::read`], for a folder that is given by its path.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Unfinished::read`].
     pub fn at(folder: &Path) -> Result<Option<Self>, Unclear> {
         match Folder::open(folder) {
             Ok(opened) => Self::read(opened),
             Err(why) if folder.join(MARKER).symlink_metadata().is_ok() => Err(Unclear::unreadable(why)),
-            // There is no such folder, or none that anybody could look into.
+            // There is no such folder, or nobody could look into it.
             Err(_) => Ok(None),
         }
     }
@@ -162,18 +166,18 @@ impl Unfinished {
         text
     }
 
-    /// Whether a marker could name these paths of a folder, whatever else it says.
+    /// Whether a marker has room for these paths, whatever else it says.
     pub fn can_name(paths: &[EntryPath]) -> bool {
         let text = Unfinished { paths: paths.to_vec(), ..Unfinished::default() }.text();
         text.len() as u64 <= LONGEST - ROOM
     }
 
-    /// Whether it is about all of the folder.
+    /// Whether the restore was about all of the folder.
     pub fn is_all(&self) -> bool {
         self.paths.is_empty()
     }
 
-    /// This and another one that came later.
+    /// Combines this with a later one.
     fn and(&self, other: &Self) -> Self {
         let mut paths = Vec::new();
         if !self.is_all() && !other.is_all() {
@@ -183,14 +187,15 @@ impl Unfinished {
         }
         let mut aside = self.aside.clone();
         aside.extend(other.aside.iter().filter(|aside| !self.aside.contains(aside)).cloned());
-        // Of two snapshots none has what both were to put there, unless the later one has all.
+        // If the two restored different snapshots, neither snapshot has the content of both, unless the later restore
+        // was about all of the folder.
         let same = other.is_all() || self.snapshot == other.snapshot;
         let snapshot = other.snapshot.filter(|_| same);
         Unfinished { paths, aside, around: self.around || other.around, snapshot }
     }
 
-    /// What is left of it when these paths of the folder have been put back, or all of it where there are none, and nothing is there at
-    /// those that are `gone`; `None` if nothing is.
+    /// What is left to do once the paths in `done` have been put back (all of the folder if `done` is empty) and
+    /// nothing is at the paths in `gone`; `None` if nothing is left.
     pub fn without(&self, done: &[EntryPath], gone: &[EntryPath]) -> Option<Self> {
         let is_done = |path: &EntryPath| path.is_in_one_of(done) || gone.contains(path);
         let left: Vec<_> = self.paths.iter().filter(|path| !is_done(path)).cloned().collect();
@@ -198,8 +203,8 @@ impl Unfinished {
         (!nothing).then(|| Unfinished { paths: left, ..self.clone() })
     }
 
-    /// The restore that completes it, as the data directory `data` is now; `folder` is where in it the marker lies. A folder that is no volume
-    /// was a target by itself.
+    /// The restore that completes this one, as the data directory `data` is now; `folder` is where the marker lies in
+    /// it. A folder that is not a volume was a target by itself.
     pub fn command<'v>(&self, vault: Option<&'v str>, data: &Path, folder: &EntryPath) -> RestoreCommand<'v> {
         let at = data.join(folder.as_path());
         match folder.is_root() || is_mount(&at).unwrap_or(false) {
@@ -208,10 +213,10 @@ impl Unfinished {
         }
     }
 
-    /// A restore, so that it completes this one, which was of `folder` in its target.
+    /// Sets up a restore so that it completes this one, which was about `folder` in its target.
     fn of<'v>(&self, mut command: RestoreCommand<'v>, folder: &EntryPath) -> RestoreCommand<'v> {
         let below = |path: &EntryPath| EntryPath::new([folder.bytes(), path.bytes()].join(&b'/')).ok();
-        // Another one may not have these paths.
+        // Another snapshot may not have these paths.
         command.snapshot = self.snapshot.map(|name| name.id.to_string());
         command.around_mounts = self.around;
         command.paths = match (folder.is_root(), self.is_all()) {
@@ -219,14 +224,14 @@ impl Unfinished {
             (false, true) => vec![folder.clone()],
             (false, false) => self.paths.iter().filter_map(below).collect(),
         };
-        // Beside it only what could not be exchanged has moved: that is tried again.
+        // Content is moved beside the folder only if the two could not be exchanged: that way of replacing it is tried again.
         let beside = || self.aside.iter().any(|aside| aside.starts_with(".."));
         command.in_place |= folder.is_root() && self.is_all() && !self.around && !beside();
         command
     }
 
-    /// Where that is which was there, for people, where the folder `at` is marked; nothing where nothing has moved, or an older program
-    /// did not say.
+    /// Where the previous content is, for messages, if the folder `at` is marked; empty if nothing was moved, or an
+    /// older program did not say where to.
     pub fn was_there(&self, at: &Path) -> Vec<PathBuf> {
         let aside = self.aside.iter().filter_map(|aside| match aside.strip_prefix("..") {
             Ok(beside) => Some(at.parent()?.join(beside)),
@@ -236,7 +241,7 @@ impl Unfinished {
     }
 }
 
-/// The records of a marker, and whether it is about some paths; `None` if it is none.
+/// Splits a marker into its records, and tells whether it is about some paths only; `None` if it is not a marker.
 fn records(text: &[u8]) -> Option<(bool, Vec<&[u8]>)> {
     let (some, records) = match (text.strip_prefix(SOME.as_bytes()), text.strip_prefix(ALL.as_bytes())) {
         (Some(records), _) => (true, records),
@@ -246,16 +251,18 @@ fn records(text: &[u8]) -> Option<(bool, Vec<&[u8]>)> {
     Some((some, records.split(|&b| b == 0).filter(|record| !record.is_empty()).collect()))
 }
 
-/// When a folder was made, which no copy of it has, where its filesystem tells. Inode numbers do not last everywhere: an overlay makes some
-/// up each time that it is mounted.
+/// When a folder was made, which no copy of it shares; `None` if its filesystem does not tell. Inode numbers do not
+/// last everywhere: an overlay makes some up each time that it is mounted.
 fn made(folder: impl AsFd) -> io::Result<Option<Vec<u8>>> {
     let told = statx(folder, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
     Ok(born(&told).map(|(seconds, nanos)| format!("{seconds}.{nanos:09}").into_bytes()))
 }
 
-/// A restore that was not finished into a folder around a data directory, of what that directory is or holds: where, and what.
+/// Finds a restore that was not finished into a folder around a data directory, and was about that directory or
+/// something in it. Returns the folder and what is unfinished.
 ///
-/// No more than that is believed of it: whoever may write there could mark what is others'. What is mounted in a target stays.
+/// No more than that is believed of such a marker: anybody who may write there could mark other users' files. What is
+/// mounted in a target stays.
 pub fn above(data: &Path) -> Option<(PathBuf, Unfinished)> {
     let at = data.canonicalize().ok()?;
     let inside = |folder: &&Path| !is_mount(folder).unwrap_or(true);
@@ -272,7 +279,7 @@ pub fn above(data: &Path) -> Option<(PathBuf, Unfinished)> {
     })
 }
 
-/// What of the folder it is about.
+/// Names the paths in the folder that the restore was about.
 impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named: Vec<_> = self.paths.iter().take(NAMED).map(EntryPath::to_string).collect();
@@ -283,14 +290,15 @@ impl fmt::Display for Unfinished {
     }
 }
 
-/// Whether a path is of what a restore moves aside: a name that it gives, in the folder or beside it.
+/// Whether a path is one that a restore moves previous content to: a name that lastgood gives, in the folder or beside
+/// it.
 fn is_aside(path: &Path) -> bool {
     let beside = path.strip_prefix("..").unwrap_or(path);
     let mut parts = beside.components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(name)), None) if is_ours(name.as_bytes()))
 }
 
-/// What has a marker's name, and does not say what is unfinished.
+/// Why a file with the marker's name does not say what is unfinished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unclear {
     why: String,
@@ -333,11 +341,12 @@ fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-/// Marks a folder as one in which this is under way, besides what it says already. It is written in the folder `via`, of the same filesystem
-/// and nobody else's, and comes into its place whole. Gives what the folder said before; `None` if it had no marker.
+/// Marks a folder as one in which this restore is under way, in addition to what its marker says already. The new
+/// marker is written in the folder `via`, which is on the same filesystem and nobody else's, and is moved into place
+/// whole. Returns what the marker said before; `None` if there was none.
 ///
 /// # Errors
-/// What the system refuses; something else under that name. The folder says what it said then.
+/// What the system refuses; something else under that name. The marker then says what it said before.
 pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<Option<Unfinished>> {
     let before =
         Unfinished::read(folder).map_err(|unclear| io::Error::other(format!("{unclear}. {}", unclear.advice)))?;
@@ -346,7 +355,7 @@ pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) ->
             let own = made(folder)?;
             let draft = write(via, own.as_deref(), unfinished)?;
             rename(&draft, &Spot::new(folder, MARKER))?;
-            // An overlay has copied a folder of a lower layer for that: it was made just now.
+            // For that, an overlay has copied a folder of a lower layer, which counts as made just now.
             if made(folder)? != own {
                 replace(folder, via, unfinished)?;
             }
@@ -356,7 +365,7 @@ pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) ->
     Ok(before)
 }
 
-/// Has the marker of a folder say something else, by way of the folder `via` as [`mark`]: `None` removes it.
+/// Replaces a folder's marker by way of the folder `via`, as [`mark`] does; `None` removes the marker.
 ///
 /// # Errors
 /// What the system refuses.
@@ -369,7 +378,7 @@ pub fn set(folder: &Folder, via: &Arc<Folder>, unfinished: Option<&Unfinished>) 
         },
     };
     match set() {
-        // It has the mode already that it is to have.
+        // The folder already has its final mode.
         Err(why) if why.kind() == io::ErrorKind::PermissionDenied => {
             let mode = folder.mode()?;
             folder.set_mode(mode | 0o700)?;
@@ -381,14 +390,16 @@ pub fn set(folder: &Folder, via: &Arc<Folder>, unfinished: Option<&Unfinished>) 
     }
 }
 
-/// Puts a marker into the place of another one, in one step. That one is not written to: it may be another name of some other file.
+/// Puts a marker in the place of another one, in one step. The old file is not written to: it may be another name of
+/// some other file.
 fn replace(folder: &Folder, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<()> {
     let draft = write(via, made(folder)?.as_deref(), unfinished)?;
     renameat(&draft.folder, &draft.name, folder, MARKER)?;
     Ok(())
 }
 
-/// Writes a marker that everybody may read, durably, where it says nothing yet; for a folder that was `made` then.
+/// Writes a marker durably, readable by everybody, to a place where it says nothing yet; `made` is when its folder was
+/// made.
 fn write(via: &Arc<Folder>, made: Option<&[u8]>, unfinished: &Unfinished) -> io::Result<Spot> {
     let mut text = unfinished.text();
     if let Some(made) = made {
@@ -403,7 +414,7 @@ fn write(via: &Arc<Folder>, made: Option<&[u8]>, unfinished: &Unfinished) -> io:
     }
     let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
     let mut draft = File::from(openat(via, DRAFT, flags, Mode::from_raw_mode(0o644))?);
-    // Whoever completes it may be another user than whose mask this is.
+    // The user who completes the restore may be another one than the user whose umask applies here.
     match fchmod(&draft, Mode::from_raw_mode(0o644)) {
         // A filesystem that keeps no modes.
         Ok(()) | Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
@@ -422,13 +433,13 @@ pub mod tests {
     use super::*;
     use crate::vault::hex::Hex;
 
-    /// Marks a folder as one that is half restored as a whole.
+    /// Marks a whole folder as half restored.
     pub fn write_all(folder: &Path) {
         let at = Arc::new(Folder::open(folder).unwrap());
         set(&at, &at, Some(&Unfinished::default())).unwrap();
     }
 
-    /// Makes a folder at another time than any before.
+    /// Makes a folder later than any before it.
     pub fn make_later(folder: &Path) {
         // The clock of a filesystem goes in steps.
         std::thread::sleep(std::time::Duration::from_millis(30));
@@ -443,7 +454,7 @@ pub mod tests {
         Unfinished { paths: paths(names), aside: vec![aside.into()], ..Unfinished::default() }
     }
 
-    /// The options of the restore that completes it.
+    /// The options of the restore that completes the unfinished one.
     fn options(unfinished: &Unfinished, folder: &EntryPath) -> String {
         let command = unfinished.of(RestoreCommand::new(None, "/none".into()), folder).to_string();
         command.strip_prefix("lastgood restore").and_then(|rest| rest.strip_suffix(" /none")).unwrap().to_owned()
@@ -472,7 +483,7 @@ pub mod tests {
         assert_eq!(mark(&at, &via, &Unfinished::default()).unwrap(), Some(both.clone()));
         let all = Unfinished::read(&at).unwrap().unwrap();
         assert_eq!((all.is_all(), &all.aside), (true, &both.aside));
-        // A restore that was undone takes its own part back.
+        // A restore that was undone removes its own part of the marker.
         set(&at, &via, Some(&both)).unwrap();
         assert_eq!(Unfinished::read(&at), Ok(Some(both)));
         assert_eq!(at.names().unwrap(), [MARKER]);
@@ -486,7 +497,7 @@ pub mod tests {
         let left = some(["a/b", "app.db", "app.db-wal"], INSIDE);
         let wal = paths(["app.db-wal"]);
         assert_eq!(left.without(&[], &[]), None);
-        // What lies beside a database is done when it was put back too, or there is none of it any more.
+        // A file beside a database is done once it has been put back too, or no longer exists.
         assert_eq!(left.without(&paths(["a", "app.db"]), &[]), Some(some(["app.db-wal"], INSIDE)));
         assert_eq!(left.without(&paths(["a", "app.db", "app.db-wal"]), &[]), None);
         assert_eq!(left.without(&paths(["a", "app.db"]), &wal), None);
@@ -514,7 +525,7 @@ pub mod tests {
             fs::write(&marker, text).unwrap();
             unclear("not a restore's");
         }
-        // Where it would lead people is nobody's to say but a restore's.
+        // Only a restore may say where people are led to.
         fs::write(&marker, [ALL.as_bytes(), b"aside ../../etc\0aside /x\0aside mine\0"].concat()).unwrap();
         assert_eq!(Unfinished::at(folder.path()), Ok(Some(Unfinished::default())));
         fs::remove_file(&marker).unwrap();
@@ -540,7 +551,7 @@ pub mod tests {
         let all = || Ok(Some(Unfinished::default()));
         assert_eq!(read(&own), [all(), all()]);
         assert_eq!(read(&other), [all(), Ok(None)]);
-        // It goes where its folder goes.
+        // The marker goes where its folder goes.
         fs::rename(&own, folder.path().join("moved")).unwrap();
         assert_eq!(read(&folder.path().join("moved")), [all(), all()]);
         fs::write(other.join(MARKER), ALL).unwrap();
@@ -560,7 +571,7 @@ pub mod tests {
             (&["app1/app.db"], "app1/data", false),
             (&["app2"], "app1", false),
             (&[], "app1/data", true),
-            // The directory itself says it by itself.
+            // The data directory has its own marker for that.
             (&[], "", false),
         ] {
             let paths = names.iter().map(|name| EntryPath::new(*name).unwrap()).collect();
@@ -612,12 +623,12 @@ pub mod tests {
         assert_eq!(Unfinished::parse(&one.text()), Some(one.clone()));
         assert_eq!(options(&one, &root), " --path a --snapshot 0101010101010101");
         assert_eq!(one.and(&of(1, "b")).snapshot, Some(name(1)));
-        // Of two, neither may have all of the paths.
+        // If there are two snapshots, neither may have all of the paths.
         assert_eq!(options(&one.and(&of(2, "b")), &root), " --path a --path b");
         let all = Unfinished { snapshot: Some(name(2)), ..Unfinished::default() };
         assert_eq!(Unfinished { aside: Vec::new(), ..one.and(&all) }, all);
         assert_eq!(options(&all, &root), " --in-place --snapshot 0202020202020202");
-        // As an older program wrote it, and with what a newer one may add.
+        // A marker as an older program wrote it, and with what a newer one may add.
         let text = [SOME.as_bytes(), b"path a\0of tomorrow\0"].concat();
         assert_eq!(Unfinished::parse(&text), Some(Unfinished { paths: paths(["a"]), ..Unfinished::default() }));
     }
