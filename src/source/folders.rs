@@ -1,10 +1,10 @@
-//! The folders of a capture, and the look at them at its end.
+//! Records of the folders of a capture, and the recheck of them at its end.
 //!
-//! An app goes on while its directory is walked. What it moves from a folder that the walk has yet to come to into one that
-//! it has left would be under neither name, and a folder that is replaced meanwhile would be a mixture. So each folder leaves
-//! a record of what it was when it was listed, and when all is read, the folders are looked at once more: one that is another
-//! one now is taken anew, and of one whose times have moved the names are read again, and those that were not there are
-//! taken.
+//! An app goes on while its directory is walked. What it moves from a folder that the walk has yet to come to into one
+//! that the walk has left would be captured under neither name, and a folder that is replaced meanwhile would be a
+//! mixture. So each folder leaves a record of what it was when it was listed, and when everything is read, the folders
+//! are checked once more: a folder that is another one by now is taken again, and where a folder's times have moved its
+//! names are read again, and those that were not there are taken.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -27,10 +27,10 @@ use crate::path::EntryPath;
 use crate::sqlite::side_files;
 use crate::vault::entry::EntryKind;
 
-/// Records that are kept in memory, in bytes; more go into a temporary file.
+/// Bytes of records that are kept in memory; further records go into a temporary file.
 const IN_MEMORY: usize = 16 << 20;
 
-/// Written to the file at a time, in bytes.
+/// Bytes that are written to the file at a time.
 const AT_A_TIME: usize = 1 << 20;
 
 /// A folder as it was when it was listed.
@@ -44,17 +44,18 @@ pub struct FolderRecord {
     ctime: i64,
     /// When its listing began, in ns since 1970.
     at: i64,
-    /// Its ctime when its names had been read; not kept in a spool.
+    /// Its ctime when its names had been read, in ns since 1970; not kept in a spool.
     listed: i64,
-    /// Its names; none if it could not be listed.
+    /// Its names; `None` if it could not be listed.
     names: Option<Names>,
 }
 
-/// Hashes of a folder's names, in order, and what they led to, as they lie in a spool: of most folders nobody asks for them.
+/// Hashes of a folder's names, in order, and what they led to, in the form in which they lie in a spool: for most
+/// folders nobody asks for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Names(Vec<u8>);
 
-/// Bytes of a name's hash and what it led to.
+/// Bytes of one name's hash and of what it led to.
 const NAME: usize = 16;
 
 impl Names {
@@ -63,7 +64,7 @@ impl Names {
         Names(names.iter().flat_map(|(name, what)| [name.to_le_bytes(), what.to_le_bytes()]).flatten().collect())
     }
 
-    /// What a name led to, by its hash.
+    /// What a name led to, found by the name's hash.
     fn get(&self, name: u64) -> Option<u64> {
         let (names, _) = self.0.as_chunks::<NAME>();
         let of = |chunk: &[u8; NAME], half: usize| {
@@ -74,7 +75,7 @@ impl Names {
     }
 }
 
-/// What the system says of each of a folder's names.
+/// The system's answer for each of a folder's names.
 type Stats = [Result<Stat, Errno>];
 
 fn hash(name: &[u8]) -> u64 {
@@ -83,19 +84,19 @@ fn hash(name: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// What a name leads to: the inode's number, which may have come again for something of another kind, with the kind in its
-/// upper bits.
+/// What a name leads to: the inode's number, with the file type in its upper bits, since a number may be used again for
+/// something of another type.
 fn what(stat: &Stat) -> u64 {
     stat.st_ino ^ u64::from(stat.st_mode & 0o170_000) << 48
 }
 
-/// Whether a name led to [`what`] is of the same kind as this.
+/// Whether `what`, which a name led to, has the file type of `stat`.
 fn is_same_kind(what: u64, stat: &Stat) -> bool {
     what >> 48 & 0o170_000 == u64::from(stat.st_mode & 0o170_000)
 }
 
 impl FolderRecord {
-    /// The record of a folder whose listing began `at` a moment, with these names.
+    /// The record of a folder with these names; `at` is when its listing began, and `listed` its ctime after that.
     pub fn new(found: &SourceEntry, at: i64, listed: i64, names: &[Vec<u8>], stats: &Stats) -> Self {
         let inode = |stat: &Result<Stat, Errno>| stat.as_ref().map_or(0, what);
         let names = Names::new(names.iter().zip(stats).map(|(name, stat)| (hash(name), inode(stat))).collect());
@@ -108,9 +109,10 @@ impl FolderRecord {
         FolderRecord { path, device, inode, mtime, ctime, at: 0, listed: 0, names: None }
     }
 
-    /// Whether something may have gone from it after the capture `began`, in ns since 1970, and before it was listed.
+    /// Whether something may have left the folder after the capture `began`, in ns since 1970, and before the folder
+    /// was listed.
     pub fn changed_since(&self, began: i64) -> bool {
-        // A program can set the other time. One that was gone when it was to be listed has no names.
+        // A program can set the mtime, but not the ctime. A folder that was gone when it was to be listed has no names.
         self.names.is_none() || self.listed >= began - tick_of(self.listed)
     }
 
@@ -151,8 +153,8 @@ impl FolderRecord {
     }
 }
 
-/// The records of a capture. They are written once and read once, from first to last: what does not fit into a fixed amount
-/// of memory lies in a file without a name, or, where there is no room for one, in memory all the same.
+/// The records of a capture. They are written once and read once, from first to last: what does not fit into a fixed
+/// amount of memory lies in a file without a name or, where there is no room for one, in memory all the same.
 #[derive(Default)]
 pub struct Folders {
     memory: Vec<u8>,
@@ -161,17 +163,17 @@ pub struct Folders {
     in_file: u64,
     /// Records that come after those in the file.
     tail: Vec<u8>,
-    /// The file takes no more.
+    /// Whether the file takes no more.
     full: bool,
     count: u64,
-    /// Whether something may have gone from one of them before it was listed.
+    /// Whether something may have left one of the folders before it was listed.
     pub stirred: bool,
-    /// Of a round, whose folders are few, which they are.
+    /// The folders that have a record; kept only for a round, which has few folders.
     paths: HashSet<EntryPath>,
 }
 
 impl Folders {
-    /// Adds a record of a round, which takes the place of an older one.
+    /// Adds a record of a round, which replaces an older one.
     pub fn push_newer(&mut self, record: &FolderRecord) {
         self.paths.insert(record.path.clone());
         self.push(record);
@@ -195,7 +197,7 @@ impl Folders {
         }
     }
 
-    /// Writes the tail to the file. What an error leaves of it there does not count.
+    /// Writes the tail to the file. What a failed write leaves there does not count.
     fn spill(&mut self) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
@@ -206,7 +208,7 @@ impl Folders {
         Ok(())
     }
 
-    /// Calls `take` with every record, in the order in which they came.
+    /// Calls `take` with every record, in the order in which they were added.
     ///
     /// # Errors
     /// A temporary file that cannot be read; those of `take`.
@@ -223,13 +225,13 @@ impl Folders {
         (0..self.count).try_for_each(|_| take(FolderRecord::read(&mut from).doing(doing)?))
     }
 
-    /// Whether there is a record of this folder.
+    /// Whether this folder has a record.
     pub fn has(&self, path: &EntryPath) -> bool {
         self.paths.contains(path)
     }
 }
 
-/// A file that may be missing, as if it were empty.
+/// A file that may be missing, and then reads as an empty one.
 struct OptionalFile(Option<BufReader<io::Take<File>>>);
 
 impl Read for OptionalFile {
@@ -238,44 +240,46 @@ impl Read for OptionalFile {
     }
 }
 
-/// How folders are looked at again.
+/// How folders are checked again.
 pub struct FolderRecheck<'a> {
     /// The data directory.
     pub root: &'a Directory,
-    /// What is taken of it.
+    /// Which of its entries are taken.
     pub select: &'a Select,
-    /// A folder that changed this shortly before it was listed, in ns, may have changed since without its time moving.
+    /// If a folder changed at most this long before it was listed, in ns, it may have changed since without its time
+    /// moving.
     pub window: i64,
     /// When the capture began, in ns since 1970.
     pub began: i64,
-    /// When this look began, in ns since 1970.
+    /// When this recheck began, in ns since 1970.
     pub since: i64,
     /// The machine's clock, in ns since 1970.
     pub now: fn() -> i64,
-    /// Whether a folder's times say that nothing was put into it or taken out, and inode numbers mean something.
+    /// Whether an unchanged time of a folder says that nothing was put into it or taken out, and inode numbers mean
+    /// something.
     pub times_tell: bool,
-    /// Set from outside to stop.
+    /// Set from outside to stop the work.
     pub stop: &'a AtomicBool,
 }
 
-/// What is to be taken after a look.
+/// What is to be taken after a recheck.
 #[derive(Debug, Default)]
 pub struct ToTake {
     /// Entries that existed before the capture, or may have, and are not in it under the name that they have now.
     pub lacking: BTreeSet<EntryPath>,
-    /// New entries of files that were born while the capture went on.
+    /// New entries: files that were made while the capture went on.
     pub newborn: BTreeSet<EntryPath>,
-    /// Folders in whose place another filesystem is now.
+    /// Folders in whose place another filesystem is mounted now.
     pub remounted: Vec<EntryPath>,
-    /// Folders whose names were read again.
+    /// Number of folders whose names were read again.
     pub listed: u64,
-    /// Folders that changed during the last look. What was moved out of them may have gone to one that had been looked at
-    /// before.
+    /// Folders that changed during the last recheck. What was moved out of them may have gone to a folder that had been
+    /// checked before.
     pub restless: BTreeSet<EntryPath>,
 }
 
 impl ToTake {
-    /// All that there is to take, in path order, none below another.
+    /// Everything that is to be taken, in path order, none below another.
     pub fn paths(&self) -> Vec<EntryPath> {
         let mut out: Vec<EntryPath> = Vec::new();
         for path in self.lacking.union(&self.newborn) {
@@ -288,11 +292,11 @@ impl ToTake {
 }
 
 impl FolderRecheck<'_> {
-    /// Looks at a folder. Gives its record for the next look.
+    /// Checks a folder. Returns its record for the next recheck.
     pub fn at(&self, record: FolderRecord, out: &mut ToTake) -> FolderRecord {
         let Some(now) = self.folder(&record.path) else {
-            // It went away, or a folder above it did, which shows there: what was captured of it was there. What is there now
-            // is a name of the folder around it, and looked at with that one.
+            // The folder went away, or a folder above it did, which shows there: what was captured of it did exist.
+            // What is there now is a name in the folder around it, and is checked with that folder.
             self.left(&record.path, out);
             return record;
         };
@@ -313,19 +317,19 @@ impl FolderRecheck<'_> {
         }
         out.listed += 1;
         self.list_again(&record.path, known, out).unwrap_or_else(|_| {
-            // One that cannot be listed any more was captured as it could be.
+            // A folder that cannot be listed any more was captured as well as it could be.
             self.left(&record.path, out);
             record
         })
     }
 
-    /// What is at a path now, if it is a folder.
+    /// The folder that is at a path now; `None` if there is none.
     fn folder(&self, path: &EntryPath) -> Option<SourceEntry> {
         let stat = self.root.stat_at(path).ok()?;
         SourceEntry::new(path.clone(), &stat).filter(|now| now.kind == EntryKind::Folder)
     }
 
-    /// Takes down the folder that is left around an entry, if that one may have left it during this look.
+    /// Records the nearest folder around an entry that still exists, if the entry may have left it during this recheck.
     pub fn left(&self, path: &EntryPath, out: &mut ToTake) {
         let mut above = path.folder().unwrap_or_default();
         loop {
@@ -339,23 +343,23 @@ impl FolderRecheck<'_> {
         }
     }
 
-    /// Takes a folder down if it changed during this look.
+    /// Records a folder as restless if it changed during this recheck.
     fn watch(&self, now: SourceEntry, out: &mut ToTake) {
-        // A program can set the other time. One in the future says nothing.
+        // A program can set the mtime, but not the ctime. A time in the future says nothing.
         let tick = tick_of(now.ctime);
         if self.times_tell && (self.since - tick..=(self.now)() + tick).contains(&now.ctime) {
             out.restless.insert(now.path);
         }
     }
 
-    /// Finds what is not among the names that are known.
+    /// Reads a folder's names again and finds those that are not known.
     fn list_again(&self, path: &EntryPath, known: &Names, out: &mut ToTake) -> Result<FolderRecord, Errno> {
         let folder = self.root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let at = (self.now)();
         let found = SourceEntry::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?;
         let names = names(&folder)?;
         let stats: Vec<_> = names.iter().map(|name| status(&folder, name)).collect();
-        // Once more: what is renamed while the names are read may show under neither.
+        // Checked once more: what is renamed while the names are read may show under neither name.
         self.watch(SourceEntry::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?, out);
         let databases = match self.select.sqlite {
             // What lies beside a database comes with it.
@@ -371,7 +375,7 @@ impl FolderRecheck<'_> {
                 true => stat.as_ref().is_ok_and(|stat| what(stat) == was),
                 false => true,
             });
-            // Where another filesystem was mounted already, its own record tells.
+            // If another filesystem was mounted there already, its own record tells.
             let mount = was.is_some() && now.kind == EntryKind::Folder && now.device != found.device;
             let side = now.kind == EntryKind::File && databases.is_side(name);
             if same || mount || side || !self.select.takes(&now) {
@@ -382,9 +386,10 @@ impl FolderRecheck<'_> {
             let new = now.kind != EntryKind::Folder && is_newborn(&now, born(), self.began, self.now);
             match was {
                 None if new => _ = out.newborn.insert(now.path),
-                // A file, or a symlink, that was saved under its name anew: what it was has been captured.
+                // A file or symlink that was saved again under its name: its previous content has been captured.
                 Some(was) if new && stat.as_ref().is_ok_and(|stat| is_same_kind(was, stat)) => {}
-                // What was there in another form, such as a folder that a symlink replaces, is there in none otherwise.
+                // What was there in another form, such as a folder that a symlink has replaced, is not captured in this
+                // form otherwise.
                 _ => _ = out.lacking.insert(now.path),
             }
         }
@@ -392,11 +397,12 @@ impl FolderRecheck<'_> {
     }
 }
 
-/// Whether a file of this birth, seconds and ns since 1970, was made after the capture `began`, in ns. One whose content is
-/// older is none: it was moved here from another filesystem, or copied up into the upper layer of an overlay.
+/// Whether a file that was made at `born` (seconds and ns since 1970) was made after the capture `began`, in ns since
+/// 1970. A file whose content is older was not: it was moved here from another filesystem, or copied up into the upper
+/// layer of an overlay.
 pub fn is_newborn(found: &SourceEntry, born: Option<(i64, u32)>, began: i64, now: fn() -> i64) -> bool {
     let born = born.map(|(seconds, part)| nanos(seconds, part.into()));
-    // A clock that was set back makes old files look as if they were born later than now.
+    // After a clock was set back, old files look as if they were made later than now.
     began <= found.mtime && born.is_some_and(|born| began <= born && born <= now())
 }
 

@@ -1,7 +1,7 @@
-//! What is in the data directory now, in path order.
+//! Walks the data directory as it is now, in path order.
 //!
-//! Folders are listed ahead of the walk by several threads, since on a network mount every answer takes its time; entries
-//! still come in order, and no more than a bounded number wait. The largest single folder is held whole.
+//! Several threads list folders ahead of the walk, since on a network mount every answer takes its time; entries still
+//! come in order, and only a bounded number of them wait. The largest single folder is held whole.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
@@ -27,7 +27,7 @@ use crate::path::EntryPath;
 use crate::sqlite::side_files::{self, Role};
 use crate::vault::entry::EntryKind;
 
-/// Listed entries that may wait for the walk.
+/// Most listed entries that may wait for the walk.
 const AHEAD: usize = 32_768;
 
 /// What to do about a missing data directory.
@@ -39,9 +39,9 @@ pub const MISSING: &str =
 pub enum Met {
     /// An entry for the snapshot.
     Entry(SourceEntry),
-    /// A folder's names, after its entry: for the look at the end.
+    /// A folder's names, after its entry, for the recheck at the end.
     Listed(FolderRecord),
-    /// An entry that was to be walked again and is not there now.
+    /// An entry that was to be walked again and is not there any more.
     Away(EntryPath),
     /// Something that no snapshot holds, and why.
     Skipped(EntryPath, &'static str),
@@ -52,26 +52,26 @@ pub enum Met {
 /// A folder that was listed.
 #[derive(Debug)]
 struct Listing {
-    /// The folder itself, as it was just before.
+    /// The folder itself, as it was just before it was listed.
     folder: SourceEntry,
-    /// For the look at the end.
+    /// For the recheck at the end.
     record: FolderRecord,
-    /// Its children, by name.
+    /// The folder's children, by name.
     children: Vec<Met>,
-    /// What of it a restore has not finished, if that is known.
+    /// What a restore left unfinished in the folder, if there is a marker.
     unfinished: Option<Result<Unfinished, Unclear>>,
 }
 
 #[derive(Default)]
 struct Ahead {
-    /// Folders that nobody has begun to list.
+    /// Folders that no thread has begun to list.
     waiting: BTreeSet<EntryPath>,
-    /// Folders that a thread lists (none yet) or has listed.
+    /// Folders that a thread is listing (`None` so far) or has listed.
     listed: HashMap<EntryPath, Option<std::result::Result<Listing, Errno>>>,
-    /// Entries in listings that are done.
+    /// Entries in listings that are done and wait for the walk.
     entries: usize,
     over: bool,
-    /// A thread that listed folders ended in a panic: what it had begun will not come.
+    /// Whether a thread that listed folders ended in a panic: the listing that it had begun will not come.
     broken: bool,
 }
 
@@ -82,42 +82,44 @@ struct WalkShared<'a> {
     stop: &'a AtomicBool,
     monitor: &'a dyn Monitor,
     restored_from: Option<&'a str>,
-    /// Whether what is told of a folder is told by this walk: some of it may be walked again.
+    /// Whether this walk issues the warnings about folders: some of them may be walked again later.
     tells: bool,
     ahead: Mutex<Ahead>,
     changed: Condvar,
 }
 
-/// How a walk goes.
+/// How a walk is done.
 #[derive(Clone, Copy)]
 pub struct Walker<'a> {
     /// The data directory.
     pub root: &'a Directory,
-    /// What is taken of it.
+    /// Which of its entries are taken.
     pub select: &'a Select,
-    /// Threads that list folders ahead of the walk.
+    /// Number of threads that list folders ahead of the walk.
     pub threads: usize,
     /// The machine's clock, in ns since 1970.
     pub now: fn() -> i64,
-    /// Set from outside to stop.
+    /// Set from outside to stop the walk.
     pub stop: &'a AtomicBool,
-    /// Hears of each folder.
+    /// Is told of each folder.
     pub monitor: &'a dyn Monitor,
-    /// The vault that restores are of. A folder, the data directory itself or any in it, that one has not finished is an error then.
+    /// The vault from which restores are made. If it is set, a folder (the data directory itself or any in it) with an
+    /// unfinished restore is an error.
     pub restored_from: Option<&'a str>,
 }
 
 impl Walker<'_> {
-    /// A walk by one thread of which nobody hears.
+    /// A walk by one thread that reports to nobody.
     pub fn quiet<'w>(root: &'w Directory, select: &'w Select, stop: &'w AtomicBool) -> Walker<'w> {
         Walker { root, select, threads: 1, now: times::now, stop, monitor: &SilentMonitor, restored_from: None }
     }
 
-    /// Walks the whole directory depth first, names in the order of their bytes, and calls `take` with all that it meets. The
-    /// data directory itself comes first.
+    /// Walks the whole directory depth first, names in the order of their bytes, and calls `take` with everything that
+    /// it meets. The data directory itself comes first.
     ///
     /// # Errors
-    /// A data directory that cannot be read; it, or a folder in it, that is half restored, if that matters; those of `take`.
+    /// A data directory that cannot be read; a half restored folder, the data directory or one in it, if that matters;
+    /// those of `take`.
     pub fn whole(self, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(true, |shared| {
             let listing = shared.list(&EntryPath::root());
@@ -126,14 +128,14 @@ impl Walker<'_> {
         })
     }
 
-    /// Walks these entries and what is below them, as [`Walker::whole`] would meet them. They are in path order, and none lies
-    /// below another.
+    /// Walks these entries and what is below them, and meets them as [`Walker::whole`] would. They are in path order,
+    /// and none lies below another.
     ///
     /// # Errors
     /// As [`Walker::whole`].
     pub fn some(self, paths: &[EntryPath], mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(false, |shared| {
-            // Entries of one folder may come apart, but never many folders deep.
+            // Entries of one folder may have others between them, but never those of many nested folders.
             let mut listed: Vec<(EntryPath, Result<Vec<Met>, Errno>)> = Vec::new();
             for path in paths {
                 let above = path.folder().unwrap_or_default();
@@ -141,7 +143,7 @@ impl Walker<'_> {
                 if listed.last().is_none_or(|(folder, _)| *folder != above) {
                     let children = match shared.list(&above) {
                         Ok(listing) => Ok(shared.checked(listing)?.children),
-                        // What was in a folder that is gone is gone.
+                        // If a folder is gone, so is what was in it.
                         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
                         Err(why) => Err(why),
                     };
@@ -201,11 +203,11 @@ impl Drop for ListingGuard<'_> {
     }
 }
 
-/// Looks whether a restore into the data directory, from `vault`, was not finished. Whoever has its lock need not take one that is at work
-/// for that.
+/// Checks that no restore into the data directory, from `vault`, was left unfinished. A caller that holds the
+/// directory's lock cannot mistake a restore at work for an unfinished one.
 ///
 /// # Errors
-/// It was not, or nobody knows.
+/// A restore was not finished, or nobody knows.
 pub fn check_finished(data: &Path, root: &Directory, vault: &str) -> Result<()> {
     match Unfinished::read(root.folder()).transpose() {
         Some(said) => Err(half_restored((data, vault), &EntryPath::root(), &said)),
@@ -213,10 +215,11 @@ pub fn check_finished(data: &Path, root: &Directory, vault: &str) -> Result<()> 
     }
 }
 
-/// Looks whether a restore into a folder around the data directory, which is or holds what that was of, was not finished.
+/// Checks that no restore into a folder around the data directory, of this directory or something in it, was left
+/// unfinished.
 ///
 /// # Errors
-/// It was not.
+/// A restore was not finished.
 pub fn check_above(data: &Path) -> Result<()> {
     let Some((folder, unfinished)) = marker::above(data) else { return Ok(()) };
     let (doing, shown) = (format!("read the data directory {}", data.display()), folder.display());
@@ -228,7 +231,7 @@ pub fn check_above(data: &Path) -> Result<()> {
 /// Opens the data directory.
 ///
 /// # Errors
-/// One that is missing, cannot be read or is no folder.
+/// A data directory that is missing, cannot be read or is not a folder.
 pub fn open(data: &Path) -> Result<Directory> {
     let doing = || format!("read the data directory {}", data.display());
     Directory::open(data).map_err(|why| match why {
@@ -238,7 +241,7 @@ pub fn open(data: &Path) -> Result<Directory> {
     })
 }
 
-/// That a folder, the data directory itself or one in it, has some of two states.
+/// The error that a folder, the data directory itself or one in it, is half restored.
 fn half_restored((data, vault): (&Path, &str), folder: &EntryPath, said: &Result<Unfinished, Unclear>) -> Error {
     let marker = folder.join(MARKER.as_bytes());
     let doing = format!("read the data directory {}", data.display());
@@ -261,7 +264,7 @@ fn descend(shared: &WalkShared, listing: Listing, take: &mut impl FnMut(Met) -> 
 }
 
 impl Met {
-    /// The path that it is about.
+    /// The path that this is about.
     pub fn path(&self) -> &EntryPath {
         match self {
             Met::Entry(found) => &found.path,
@@ -271,7 +274,7 @@ impl Met {
     }
 }
 
-/// Folders that the walk is in, with the children that are still to come.
+/// Folders that the walk is in, each with the children that are still to come.
 type WalkStack = Vec<std::vec::IntoIter<Met>>;
 
 impl WalkShared<'_> {
@@ -279,7 +282,7 @@ impl WalkShared<'_> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes through all that is left of the open folders.
+    /// Walks everything that is left of the open folders.
     fn go(&self, open: &mut WalkStack, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
         while let Some(folder) = open.last_mut() {
             match folder.next() {
@@ -290,7 +293,7 @@ impl WalkShared<'_> {
         Ok(())
     }
 
-    /// Takes a child; a folder with all that is in it, if no folder is open around it.
+    /// Takes one child. If no folder is open around it and it is a folder, takes everything in it too.
     fn child(&self, met: Met, open: &mut WalkStack, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
         let folder = match met {
             Met::Entry(found) if found.kind == EntryKind::Folder => found,
@@ -299,7 +302,7 @@ impl WalkShared<'_> {
         let alone = open.is_empty();
         match self.take(&folder.path)? {
             Ok(listing) => self.enter(listing, open, take)?,
-            // It went away, or something else has its place: the folder around it is looked at again at the end.
+            // The folder went away, or something else has its place: the folder around it is checked again at the end.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => take(Met::Listed(FolderRecord::unlisted(folder)))?,
             Err(why) => {
                 let path = folder.path.clone();
@@ -310,9 +313,10 @@ impl WalkShared<'_> {
         if alone { self.go(open, take) } else { Ok(()) }
     }
 
-    /// What the marker of a restore says of a folder with these names, whatever is taken of it. Any folder may have been a target by itself,
-    /// or a volume where the restore ran. Only in the data directory and the roots of volumes is something else under that name an error, or
-    /// a marker that was written for another folder: elsewhere an app may have been given a file of that name.
+    /// What a restore's marker says about a folder with these names, whatever else of the folder is taken. Any folder
+    /// may have been a restore's target by itself, or a volume where the restore ran. Only in the data directory and
+    /// the roots of volumes does it count if something else has the marker's name (an error), or if the marker was
+    /// written for another folder: elsewhere an app may have been given a file of that name.
     fn unfinished(
         &self,
         (folder, fd): (&EntryPath, &OwnedFd),
@@ -330,7 +334,7 @@ impl WalkShared<'_> {
         own.map(Ok)
     }
 
-    /// A listing, unless it is of a folder that is half restored.
+    /// Returns the listing, unless it is of a folder that is half restored.
     fn checked(&self, listing: Listing) -> Result<Listing> {
         match &listing.unfinished {
             Some(unfinished) => match self.restored_from {
@@ -354,7 +358,7 @@ impl WalkShared<'_> {
     fn list(&self, folder: &EntryPath) -> std::result::Result<Listing, Errno> {
         self.monitor.reached(Moment::Listing, folder);
         let fd = self.root.open_at(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        // Before its names: what changes while they are read shows in its times.
+        // Taken before the names are read: what changes while they are read shows in the folder's times.
         let at = (self.now)();
         let itself = SourceEntry::new(folder.clone(), &fstat(&fd)?).ok_or(Errno::NOTDIR)?;
         let names = names(&fd)?;
@@ -395,7 +399,7 @@ impl WalkShared<'_> {
         Ok(Listing { folder: itself, record, children, unfinished })
     }
 
-    /// Makes the folders among children known to the listing threads.
+    /// Makes the folders among these children known to the listing threads.
     fn announce(&self, children: &[Met]) {
         let mut ahead = self.lock();
         for met in children {
@@ -409,7 +413,8 @@ impl WalkShared<'_> {
         self.changed.notify_all();
     }
 
-    /// One listing thread: the first folder that waits, as long as not too much is ahead of the walk.
+    /// Runs one listing thread: it lists the first waiting folder, as long as not too many entries are ahead of the
+    /// walk.
     fn list_ahead(&self) {
         let mut ahead = self.lock();
         while !ahead.over {
@@ -421,7 +426,7 @@ impl WalkShared<'_> {
             ahead.listed.insert(path.clone(), None);
             drop(ahead);
             let Ok(listing) = catch_unwind(AssertUnwindSafe(|| self.list(&path))) else {
-                // The walk must not wait for the folder.
+                // The walk must not wait for this folder.
                 self.lock().broken = true;
                 self.changed.notify_all();
                 return;
@@ -436,7 +441,7 @@ impl WalkShared<'_> {
         }
     }
 
-    /// The listing of the folder that the walk has come to; lists it here if no thread has begun.
+    /// Returns the listing of the folder that the walk has come to; lists it here if no thread has begun to.
     ///
     /// # Errors
     /// A thread that ended in a panic.
@@ -600,12 +605,12 @@ mod tests {
         for (include, exclude) in [(&[][..], &[][..]), (&["*.csv".to_owned()], &[]), (&[], &[".*".to_owned()])] {
             let data = tree();
             let select = Select::new(data.path(), include, exclude, &[], true).unwrap();
-            // Anybody's file of that name.
+            // A file of that name that may be anybody's.
             fs::write(data.path().join("a").join(MARKER), "some text").unwrap();
             assert!(paths(data.path(), &select, 1).contains(&"a/x.csv".into()));
             let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
             let walker = Walker { now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, &select, &stop) };
-            // A folder that was a target by itself.
+            // A folder that was a restore's target by itself.
             marker::tests::write_all(&data.path().join("a"));
             for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
                 let said = said.unwrap_err();
@@ -615,7 +620,7 @@ mod tests {
                         && said.advice().unwrap().contains("/a` goes")
                 );
             }
-            // One that was copied there says nothing of it.
+            // A marker that was copied there says nothing about this folder.
             let later = data.path().join("later");
             marker::tests::make_later(&later);
             fs::copy(data.path().join("a").join(MARKER), later.join(MARKER)).unwrap();

@@ -1,14 +1,14 @@
-//! One database, read live: a read-only connection and one read transaction at a time.
+//! Reads one database live: over a read-only connection, with one read transaction at a time.
 //!
-//! The state that [`Live::begin`] names is that of one commit: `pages` pages, of which those in `in_wal` come from
-//! [`Live::page`] and all others are the same bytes in [`Live::file`] until [`Live::end`]; beyond the file's end, the page of
-//! SQLite's locks is zeros. Writers are never blocked in WAL mode, but by their own checkpoints that wait for readers (of more than
-//! `PASSIVE`), and in rollback mode from `begin` to `end`.
+//! The state that [`Live::begin`] returns is that of one commit. It has `pages` pages: those in `in_wal` come from
+//! [`Live::page`], and all others are the same bytes in [`Live::file`] until [`Live::end`]; beyond the file's end, the
+//! page of SQLite's locks is zeros. In WAL mode writers are never blocked, except by their own checkpoints that wait
+//! for readers (those that do more than `PASSIVE`); in rollback mode they are blocked from `begin` to `end`.
 //!
-//! Nothing of the source is changed: a read-only connection neither rolls back nor checkpoints, and SQLite may create nothing
-//! beside the database ([`system_calls`]). Where it would have to, since nobody has a WAL database open, it is read [`at_rest`].
-//! While a WAL database that others use is read here, its last writer to close it leaves the log as it is; the next to open it goes
-//! on from there.
+//! Nothing of the source is changed: a read-only connection neither rolls back nor checkpoints, and SQLite may create
+//! nothing beside the database ([`system_calls`]). Where it would have to, because nobody has a WAL database open, the
+//! database is read [`at_rest`]. While a WAL database that others use is read here, the last of its writers to close it
+//! leaves the log as it is; the next program to open it goes on from there.
 
 mod attempt;
 mod basis;
@@ -37,14 +37,15 @@ use super::system_calls;
 use super::wal::PageSet;
 use crate::vault::entry::CheckKind;
 
-/// The longest path that SQLite takes, with a side file's ending, in bytes.
+/// The longest path that SQLite takes, including a side file's ending, in bytes.
 pub const LONGEST_PATH: usize = 504;
-/// The sleep between two attempts. A program that commits without pause leaves the database open to others for a moment of
-/// each commit only, and that has to be met.
+/// The sleep between two attempts. A program that commits without pause leaves the database open to others only for a
+/// moment at each commit, and an attempt has to meet such a moment.
 pub const STEP: Duration = Duration::from_millis(1);
-/// How often the same journal must be met, with sleeps between, before it is nobody's.
+/// How often the same journal must be met, with sleeps in between, before it counts as left by a program that died.
 const HOT: u32 = 3;
-/// How often the shared memory of others must be met with nothing to read by, with sleeps between, before that stays so.
+/// How often a `-shm` that others use must be met with no usable index, with sleeps in between, before the attempt is
+/// given up.
 pub const UNINDEXED: u32 = 200;
 const LOCKED: &str = "another program keeps it locked";
 pub const ELSEWHERE: &str = "a program has it open under another path, or without what it left beside it: its write-ahead log (-wal, \
@@ -54,60 +55,63 @@ const COMES_AND_GOES: &str = "what its programs share beside it (-wal, -shm) com
 const CUT_OFF: &str =
     "a transaction was cut off: a journal lies beside it that no program has rolled back (hot journal)";
 
-/// How to deal with a database that others use.
+/// How to deal with a database that other programs use.
 #[derive(Debug, Clone, Copy)]
 pub struct LiveOptions<'a> {
-    /// How long to wait for locks, in all.
+    /// How long to wait for locks, in total.
     pub patience: Duration,
-    /// Set from outside to stop.
+    /// Set from outside to stop the work.
     pub stop: &'a AtomicBool,
 }
 
-/// What a transaction sees.
+/// The state that a transaction sees.
 #[derive(Debug)]
 pub struct TransactionState {
-    /// In bytes.
+    /// Size of a page, in bytes.
     pub page_size: u32,
-    /// How many pages the database has.
+    /// Number of pages that the database has.
     pub pages: u64,
-    /// Equal in two transactions of one [`Live`]: nothing was committed between them.
+    /// If it is equal in two transactions of one [`Live`], nothing was committed between them.
     pub version: i64,
-    /// Whether it has a write-ahead log when it is written to, so that no writer waits for the transaction's end.
+    /// Whether the database has a write-ahead log when it is written to, so that no writer waits for the transaction's
+    /// end.
     pub logged: bool,
-    /// Pages to be read through SQLite.
+    /// The pages to be read through SQLite.
     pub in_wal: PageSet,
-    /// Of the database, as it was just before the transaction began.
+    /// Status of the database, just before the transaction began.
     pub stat: Stat,
-    /// Of its `-wal`, likewise.
+    /// Status of its `-wal` at the same time.
     pub wal: Option<Stat>,
-    /// Of its `-journal`, likewise.
+    /// Status of its `-journal` at the same time.
     pub journal: Option<Stat>,
-    /// Whether its log has more than the state does. When that is committed, nothing need change that shows.
+    /// Whether the database's log has more than this state does. When the rest is committed, nothing that shows need
+    /// change.
     pub pending: bool,
 }
 
 /// A database that is open for reading.
 pub struct Live<'a> {
-    // SQLite's descriptors are closed before ours, since that drops the locks; the holds go when both are closed.
+    // SQLite's descriptors are closed before ours, since closing drops the locks; the inode locks are released once
+    // both are closed.
     connection: Option<Connection>,
-    /// Of a database that uses a log, and is at rest: reads its file alone.
+    /// For a database that uses a log and is at rest: reads its file alone.
     alone: Option<Connection>,
-    /// Has a reader's lock of a database that uses a log, while others have it open.
+    /// Holds a reader's lock on a database that uses a log, while others have it open.
     lock: Option<Connection>,
     way: AccessMode,
     file: Arc<File>,
-    /// The `-shm`, open and held since before the connection opened it.
+    /// The `-shm`, open under its inode lock since before the connection opened it.
     shm: Option<LockedFile>,
     hold: InodeLock,
     at: Arc<DatabaseLocation>,
     options: LiveOptions<'a>,
-    /// Patience that is left.
+    /// The patience that is left.
     left: Duration,
-    /// Connections so far, since SQLite's version means something within one only.
+    /// Number of connections so far; SQLite's version is comparable only within one connection.
     generation: i64,
-    /// How often somebody came while it was read at rest.
+    /// How often another program came while the database was read at rest.
     met: u32,
-    /// Until when somebody is awaited then.
+    /// Until when such a program is awaited.
     awaited: Option<Instant>,
     /// Whether the connection has the `-shm` open.
     attached: bool,
@@ -121,24 +125,24 @@ pub struct Live<'a> {
 /// How a transaction reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AccessMode {
-    /// With what its programs share beside it.
+    /// By what the database's programs share beside it.
     Shared,
-    /// As a file that nobody has open, and its log if there is one.
+    /// As a file that nobody has open, with its log if there is one.
     AtRest { log: bool },
 }
 
 /// Why one attempt to begin came to nothing.
 enum BeginError {
-    /// Whom to wait for.
+    /// Something else has to be waited for, which the text names.
     Busy(&'static str),
     Journal,
-    /// Its programs have left nothing to read its log by, or not yet.
+    /// The database's programs have left nothing to read its log by, or have not made it yet.
     Index(String),
-    /// What lies beside it is not what was found there a moment ago.
+    /// What lies beside the database is not what was found there a moment ago.
     Changed,
-    /// What its programs share stays there from now on.
+    /// What the database's programs share stays there from now on.
     Again,
-    /// Somebody who was here is awaited again.
+    /// A program that came before is awaited again.
     Awaited,
     Trouble(ReadError),
 }
@@ -154,10 +158,10 @@ fn failed(what: impl std::fmt::Display) -> ReadError {
 }
 
 impl<'a> Live<'a> {
-    /// Opens the database at its place, which must be the file that the caller holds.
+    /// Opens the database at its location, which must be the file whose inode lock the caller passes.
     ///
     /// # Errors
-    /// Why it cannot be read so; nothing has been created then.
+    /// Why it cannot be read live; nothing has been created then.
     pub fn open(at: Arc<DatabaseLocation>, hold: InodeLock, options: LiveOptions<'a>) -> Result<Self, ReadError> {
         if !system_calls::replaced() {
             return Err(ReadError::Raw("this program's SQLite would create files beside it".into()));
@@ -206,8 +210,8 @@ impl<'a> Live<'a> {
         Ok(live)
     }
 
-    /// Our own descriptor of the database, for reading pages with `pread`. It is let go before this is closed or dropped:
-    /// whoever closes it takes away SQLite's locks.
+    /// This program's own descriptor of the database, for reading pages with `pread`. The caller drops it before this
+    /// value is closed or dropped: closing the descriptor takes away SQLite's locks.
     pub fn file(&self) -> Arc<File> {
         self.file.clone()
     }
@@ -215,7 +219,7 @@ impl<'a> Live<'a> {
     /// Begins a transaction.
     ///
     /// # Errors
-    /// Why there is none; locks are waited for as long as patience lasts.
+    /// Why none could begin; locks are waited for as long as the patience lasts.
     pub fn begin(&mut self) -> Result<TransactionState, ReadError> {
         if self.begun {
             return Err(failed("a transaction is open already"));
@@ -236,7 +240,8 @@ impl<'a> Live<'a> {
             let why = match refused {
                 BeginError::Busy(why) => why,
                 BeginError::Journal => {
-                    // A journal that its commit deletes at this moment looks like one whose program died. That one stays.
+                    // A journal that is being deleted by its commit right now looks like one whose program died; only
+                    // the latter stays.
                     let now = self.beside("-journal")?.map(|s| (id(&s), s.st_mtime, s.st_mtime_nsec, s.st_size));
                     let another = journal.is_some() && now != journal;
                     met = if now.is_some() && !another { met + 1 } else { 0 };
@@ -251,7 +256,7 @@ impl<'a> Live<'a> {
                     LOCKED
                 }
                 BeginError::Index(why) => {
-                    // Programs that open it for a moment each leave it so in between.
+                    // Programs that open the database only for a moment each leave it like this in between.
                     unindexed += 1;
                     if unindexed == UNINDEXED {
                         return Err(ReadError::Raw(why));
@@ -265,7 +270,7 @@ impl<'a> Live<'a> {
                     continue;
                 }
                 BeginError::Changed => {
-                    // The next attempt holds first what SQLite opens.
+                    // The next attempt first takes the inode lock of what SQLite opens.
                     self.connection = None;
                     changed += 1;
                     if changed < 3 {
@@ -279,10 +284,10 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Reads a page of the transaction's state, the first being 1, through SQLite. `out` is one page long.
+    /// Reads a page of the transaction's state through SQLite; the first page is 1. `out` is one page long.
     ///
     /// # Errors
-    /// A page that is not there; a transaction that has ended; a file that cannot be read.
+    /// A page that does not exist; a transaction that has ended; a file that cannot be read.
     pub fn page(&self, number: u32, out: &mut [u8]) -> Result<(), ReadError> {
         let connection = self.transaction()?;
         let mut read = || -> rusqlite::Result<bool> {
@@ -302,7 +307,7 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Checks the transaction's state.
+    /// Has SQLite check the transaction's state.
     ///
     /// # Errors
     /// A check that was stopped, or that could not read the file.
@@ -310,12 +315,12 @@ impl<'a> Live<'a> {
         check::check(self.transaction()?, kind, self.options.stop).map_err(|why| self.trouble(&why))
     }
 
-    /// Ends the transaction. Says whether its state was there to the end, as all of it is that was read then.
+    /// Ends the transaction. Returns whether its state stood to the end, and with it everything that was read.
     ///
     /// # Errors
-    /// One that cannot be ended; the connection is closed then, which ends it too.
+    /// A transaction that cannot be ended; the connection is closed then, which ends it too.
     pub fn end(&mut self) -> Result<bool, ReadError> {
-        // A log that was cut meanwhile has not given what it was asked for.
+        // A log that was cut meanwhile has not given what was asked of it.
         let logged = self.way != AccessMode::Shared || self.basis == Basis::Locks || self.is_log_of_index();
         let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.trouble(&why));
         self.begun = false;
@@ -323,12 +328,12 @@ impl<'a> Live<'a> {
         if matches!(stands, Ok(false)) {
             self.somebody_came();
         } else {
-            // Nobody is kept from closing it while what was read is sent.
+            // No program is kept from closing the database while what was read is sent.
             self.lock = None;
         }
         if let Err(why) = ended {
             (self.connection, self.alone) = (None, None);
-            // It may be that very thing which made SQLite fail.
+            // The change may be the very thing that made SQLite fail.
             return if stands? { Err(why) } else { Ok(false) };
         }
         stands
@@ -356,8 +361,8 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Ends what was begun; a connection that cannot is closed. The lock is kept while it waits only for what others share: that
-    /// is there as long as the lock is.
+    /// Ends what was begun; a connection that cannot end it is closed. In shared mode the lock connection is kept: what
+    /// others share exists as long as the lock does.
     fn rollback(&mut self) {
         if self.way != AccessMode::Shared {
             (self.alone, self.lock, self.connection) = (None, None, None);
@@ -367,7 +372,8 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Waits for who is in the way; patience wears away since `clock`, as an attempt may take long by itself.
+    /// Sleeps while something is in the way. The patience shrinks by the time since `clock`, as an attempt may take
+    /// long by itself.
     fn wait(&mut self, why: &str, clock: Instant) -> Result<(), ReadError> {
         if self.options.stop.load(Ordering::Relaxed) {
             return Err(ReadError::Stopped);
