@@ -1,9 +1,9 @@
-//! Whether everything that any snapshot needs is in the vault, and is what was stored.
+//! Verifies that everything that any snapshot needs is in the vault, and is what was stored.
 //!
-//! Every pack that a root or checkpoint lists is read and compared with its size and CRC32C; every hunk, map and list is
-//! decoded, compared with its hash, and must name only packs that its root lists. The entries of every snapshot are checked
-//! as a restore checks them, by the same code. What snapshots share is read once. With `read_data`, files are decoded and
-//! hashed too. Damage is collected: one broken object hides no other.
+//! Every pack that a root or checkpoint lists is read and compared with its size and CRC32C; every hunk, map and list
+//! is decoded, compared with its hash, and must name only packs that its root lists. The entries of every snapshot are
+//! checked as a restore checks them, by the same code. What snapshots share is read once. With `read_data`, files are
+//! decoded and hashed too. Damage is collected: one broken object hides no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
 use std::time::Instant;
@@ -39,13 +39,13 @@ pub use self::doubts::{DoubtedPack, Looked, StandingDoubt};
 pub use self::found::Damage;
 use self::found::DamageBook;
 
-/// So many bytes of roots, as they are stored, are kept until their entries are looked at; further ones are read again.
+/// Bytes of roots, as they are stored, that are kept until their entries are checked; further roots are read again.
 const KEPT: u64 = 32 << 20;
 
-/// How thoroughly to look.
+/// How thoroughly to verify.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VerifyOptions {
-    /// Decode and hash so many percent of the files, chosen at random.
+    /// Decode and hash this percentage of the files, chosen at random.
     pub read_data: Option<f64>,
     /// Restore the databases of this snapshot to a temporary folder, and have SQLite check them.
     pub databases: Option<String>,
@@ -56,56 +56,57 @@ pub struct VerifyOptions {
 pub struct NewestGood {
     /// Its name.
     pub snapshot: SnapshotName,
-    /// Whether damage hurts it.
+    /// Whether some damage concerns it.
     pub hurt: bool,
 }
 
-/// What was looked at and found.
+/// What was verified and found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VerifyReport {
-    /// Snapshots.
+    /// Number of snapshots.
     pub snapshots: u64,
-    /// Checkpoints: what unfinished backups left for the next one.
+    /// Number of checkpoints: what unfinished backups left for the next one.
     pub checkpoints: u64,
-    /// The newest good snapshot of those that can be read: what a restore takes.
+    /// The newest good snapshot of those that can be read, which is the one that a restore takes.
     pub newest_good: Option<NewestGood>,
-    /// Objects that they reach, the roots and vault.json among them.
+    /// Number of objects that they reach, including the roots and `vault.json`.
     pub objects: u64,
     /// Bytes of these objects.
     pub bytes: u64,
-    /// Files that were decoded and hashed.
+    /// Number of files that were decoded and hashed.
     pub files_read: u64,
-    /// Packs that no root and no checkpoint names: of backups that are under way or broke off, and of roots that cannot be read.
-    /// No damage.
+    /// Number of packs that no root and no checkpoint names: from backups that are under way or broke off, and from
+    /// roots that cannot be read. They are not damage.
     pub unused: u64,
     /// Bytes of these packs.
     pub unused_bytes: u64,
-    /// Snapshots that others were made from and that are not here: let go, lost, or never copied here. No damage: no other
-    /// snapshot needs them.
+    /// Snapshots that others were made from and that are not here: let go, lost, or never copied here. They are not
+    /// damage: no other snapshot needs them.
     pub gaps: Vec<SnapshotName>,
     /// What is wrong.
     pub damage: Vec<Damage>,
-    /// The doubts that stand in the vault at the end: hints that packs are damaged, of which those that were wrong are lifted.
+    /// The doubts that stand in the vault at the end: hints that packs are damaged; those that were found wrong have
+    /// been lifted.
     pub doubts: Vec<StandingDoubt>,
     /// The databases that were restored and checked.
     pub databases: Vec<Restored>,
-    /// How long it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
-    /// What was asked of the store since it was opened, where that is counted: of a bucket.
+    /// The requests and bytes of the store since it was opened, if they are counted, as they are for a bucket.
     #[serde(flatten)]
     pub traffic: Option<Traffic>,
 }
 
-/// Verifies the vault in `store`, of which it is not known whether it can be opened: a damaged or missing `vault.json` is
-/// reported as damage.
+/// Verifies the vault in `store`, which may be one that cannot be opened: a damaged or missing `vault.json` is reported
+/// as damage.
 ///
 /// # Errors
-/// As [`verify`]; and where there is no vault at all.
+/// As [`verify`]; and if there is no vault at all.
 pub fn verify_store(store: Box<dyn Store>, options: &VerifyOptions, ctx: &Context) -> Result<VerifyReport> {
     verify_store_for(&VaultUser::default(), store, options, ctx)
 }
 
-/// As [`verify_store`], for `user`, who is named where something is written down about the vault's packs.
+/// As [`verify_store`], for `user`, whose name goes into what is written down about the vault's packs.
 ///
 /// # Errors
 /// As [`verify_store`].
@@ -116,7 +117,7 @@ pub fn verify_store_for(
     ctx: &Context,
 ) -> Result<VerifyReport> {
     let began = Instant::now();
-    // Opening takes the store away, also when it fails; this reads vault.json once more for its text.
+    // Opening takes the store away, even when it fails; verifying reads `vault.json` once more for its text.
     let names: Vec<_> = store.list(SNAPSHOTS).map(|l| l.into_iter().map(|o| o.name).collect()).unwrap_or_default();
     match Vault::open(store) {
         Ok(vault) => verify(&Vault { user: user.clone(), ..vault }, options, ctx),
@@ -146,11 +147,12 @@ pub fn verify_store_for(
     }
 }
 
-/// Verifies all that any snapshot or checkpoint reaches. Packs whose bytes are wrong are doubted, so that the next backup stores
-/// their content anew and builds on them no more, and doubts that are wrong are lifted, where this may be done.
+/// Verifies everything that any snapshot or checkpoint reaches. Packs whose bytes are wrong are doubted, so that the
+/// next backup stores their content again and builds on them no more, and doubts that are wrong are lifted where that is
+/// permitted.
 ///
 /// # Errors
-/// Failed: a store that cannot be read. Damage is no error; it is in the report.
+/// Failed: a store that cannot be read. Damage is not an error; it is in the report.
 pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<VerifyReport> {
     let began = Instant::now();
     let mut state = Verifier {
@@ -265,8 +267,8 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
     })
 }
 
-/// Calls `take` with every root of these folders and names, in order, or why it cannot be read; the next ones are read
-/// meanwhile.
+/// Calls `take` with every root of these folders and names, in order, or with the reason why it cannot be read; the
+/// next roots are read meanwhile.
 fn each_root(
     vault: &Vault,
     names: &[(&str, SnapshotName)],
@@ -298,20 +300,20 @@ struct Verifier<'a> {
     /// Keeps what roots share.
     reader: PackReader<'a>,
     packs: PackBook,
-    /// What other roots say of some of them.
+    /// What other roots say about some of these packs.
     disputed: BTreeMap<PackId, Vec<PackInfo>>,
     /// Packs that were read whole and are not what was stored.
     spoiled: Vec<(PackInfo, String)>,
     /// The hunks that were read.
     hunks: HashMap<FrameRef, CheckedHunk>,
-    /// For maps' frames that were read: so many bytes of a file they cover, and the packs that they name.
+    /// For each frame of a map that was read: how many bytes of a file it covers, and the packs that it names.
     maps: HashMap<FrameRef, (u64, Box<[PackId]>)>,
     /// Decides which files are read.
     sample: data::FileSampler,
     files_read: u64,
 }
 
-/// What is known of a hunk once it was read.
+/// What is known about a hunk once it has been read.
 struct CheckedHunk {
     /// The packs that it names.
     packs: Box<[PackId]>,
@@ -319,7 +321,7 @@ struct CheckedHunk {
 }
 
 impl VerifyReport {
-    /// Whether all is as it should be.
+    /// Whether everything is as it should be.
     pub fn sound(&self) -> bool {
         self.damage.is_empty() && self.databases.iter().all(|database| database.failed.is_none())
     }
@@ -338,13 +340,13 @@ impl Verifier<'_> {
         }
     }
 
-    /// Takes in the packs that a root lists. Says whether the list can be read.
+    /// Records the packs that a root lists. Returns whether the list can be read.
     fn learn(&mut self, name: SnapshotName, root: &Root) -> Result<bool> {
         let packs = match self.reader.for_another(root) {
             Ok(packs) => packs,
             Err(why) => {
                 root.holders().for_each(|pack| _ = self.packs.entry(pack.id).or_insert(*pack));
-                // Which object it is shows when the holders are read; the root is hurt in any case.
+                // Which object is damaged shows when the holders are read; the root is hurt in any case.
                 let object = root.packs.holders.first().map_or(name.object(SNAPSHOTS), PackInfo::name);
                 self.found.add(&object, [name], why)?;
                 return Ok(false);
@@ -362,8 +364,8 @@ impl Verifier<'_> {
         Ok(true)
     }
 
-    /// Finds out who is right where roots do not agree on the size, kind or checksum of a pack: the others are wrong, and the
-    /// pack is not.
+    /// Finds out which root is right where roots do not agree on the size, kind or checksum of a pack: the other roots
+    /// are wrong, and the pack is not.
     fn decide(&mut self) -> Result<()> {
         for (id, others) in &self.disputed {
             let mut claims = self.packs.get(id).into_iter().chain(others);
@@ -379,7 +381,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Reads every pack whole. Gives how many packs no root names, and their bytes.
+    /// Reads every pack whole. Returns the number of packs that no root names, and their bytes.
     fn objects(&mut self) -> Result<(u64, u64)> {
         let store = &*self.vault.store;
         let listed = listed(store)?;
@@ -418,7 +420,7 @@ impl Verifier<'_> {
         })
     }
 
-    /// Reads a snapshot's hunks and maps, and a sample of its files, as far as no other snapshot had them.
+    /// Reads a snapshot's hunks and maps, and a sample of its files, except for what was read for another snapshot.
     fn entries(&mut self, name: SnapshotName, root: &Root) -> Result<()> {
         let object = name.object(if root.covers.is_some() { CHECKPOINTS } else { SNAPSHOTS });
         let opened =
@@ -453,7 +455,7 @@ impl Verifier<'_> {
             match known {
                 Some(known) => match check.hunk(&known.summary, || tree::read_hunk(&packs, hunk, &mut decoder)) {
                     Ok(remarks) => told.extend(remarks),
-                    // It was read before, and is not what it was then.
+                    // The hunk was read before, and is not what it was then.
                     Err(why) => self.found.add(&object, [name], why)?,
                 },
                 None => {
@@ -468,7 +470,7 @@ impl Verifier<'_> {
             }
         }
         files.finish()?;
-        // A checkpoint may end between a database and what lies beside it, and so may what can be read.
+        // A checkpoint may end between a database and what lies beside it, and so may a snapshot's readable part.
         if whole && root.covers.is_none() {
             told.extend(check.finish());
         }
@@ -478,7 +480,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Checks a hunk. Gives its entries when no snapshot before had it.
+    /// Checks a hunk. Returns its entries if no earlier snapshot had it.
     fn hunk(
         &mut self,
         (name, root): (SnapshotName, &str),
@@ -509,7 +511,7 @@ impl Verifier<'_> {
         }
         let Some(known) = self.hunks.get(&hunk.frame) else { return Ok(entries) };
         if !known.summary.fits(hunk.entries, &hunk.first) {
-            // Others that list the hunk as it is are sound.
+            // Roots that list the hunk as it is are sound.
             let why = format!("the hunk of {} does not hold what the root says", hunk.first);
             self.found.add(root, [name], Error::damage("verify a snapshot", why))?;
         }
@@ -555,8 +557,8 @@ impl Verifier<'_> {
         }
     }
 
-    /// Reads the layers of a page map. They, and where a block is that no newer layer hides, lie in packs that the entry
-    /// names.
+    /// Reads the layers of a page map. The layers, and every block that no newer layer hides, must lie in packs that
+    /// the entry names.
     fn pages(&self, packs: &PackReader, entry: &Entry, map: &PageMap, allowed: &HashSet<PackId>) -> Result<()> {
         let named = |pack: PackId| match allowed.contains(&pack) {
             true => Ok(()),
@@ -578,7 +580,7 @@ impl Verifier<'_> {
         })
     }
 
-    /// The damage, each with all snapshots that it hurts.
+    /// Returns the damage, each with all snapshots that it hurts.
     fn hurt(mut self, roots: &[(&str, SnapshotName)]) -> Vec<Damage> {
         let broken: Vec<(PackId, String)> = self
             .packs
@@ -599,7 +601,7 @@ impl Verifier<'_> {
     }
 }
 
-/// Checks that an extent lies in a data pack; a pack that the snapshot does not list is told elsewhere.
+/// Checks that an extent lies in a data pack; a pack that the snapshot does not list is reported elsewhere.
 fn in_range(packs: &PackBook, extent: &Extent, entry: &Entry) -> Result<()> {
     match extent.pack.and_then(|pack| packs.get(&pack)) {
         Some(info) if info.kind != PackKind::Data || extent.end() > info.content => {

@@ -1,4 +1,5 @@
-//! Copying snapshots from a vault to a replica of it: only what is missing there, packs before the roots that name them.
+//! Copies snapshots from a vault to a replica of it: only what is missing there, and packs before the roots that name
+//! them.
 //!
 //! ```text
 //! roots, oldest first ──► their packs ──► those that `to` lacks: read, compared with the root's list, created; several
@@ -6,8 +7,9 @@
 //! ```
 //!
 //! Everything is create-only, and a pack that `to` lists with the right size is not sent again: a copy that was cut off
-//! goes on where it was, and several may run at once. What is damaged or missing in `from` is taken from another replica, where
-//! one is known that has it; else it is named and not copied, and with it the snapshots that need it.
+//! goes on where it was, and several may run at once. What is damaged or missing in `from` is taken from another
+//! replica if one is known that has it; otherwise it is named and not copied, and neither are the snapshots that need
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,13 +32,14 @@ use crate::vault::read::{PackReader, absent, listed};
 use crate::vault::root::{SNAPSHOTS, SnapshotName};
 use crate::vault::state::PackState;
 
-/// Bytes of packs that are in memory at the same time.
+/// Most bytes of packs that are in memory at the same time.
 const IN_FLIGHT: u64 = MAX_PACK;
-/// Roots are created in groups, so that one listing of `to` serves many. A group ends at so many bytes of new packs,
+/// Bytes of new packs at which a group of roots ends. Roots are created in groups, so that one listing of `to` serves
+/// many.
 const GROUP_BYTES: u64 = 256 << 20;
-/// so many roots,
+/// Number of roots at which a group ends.
 const GROUP_ROOTS: usize = 64;
-/// or so many packs that they list, which are held in memory.
+/// Number of listed packs, which are held in memory, at which a group ends.
 const GROUP_LISTED: usize = 1 << 17;
 
 const AGAIN: &str = "What was copied stays, and is not sent again: run the same copy again to go on.";
@@ -44,15 +47,15 @@ const AGAIN: &str = "What was copied stays, and is not sent again: run the same 
 /// What was copied.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CopyReport {
-    /// Snapshots that `to` did not have and has now, oldest first.
+    /// Snapshots that `to` lacked and has now, oldest first.
     pub snapshots: Vec<SnapshotName>,
-    /// Snapshots that it had.
+    /// Number of snapshots that `to` had already.
     pub snapshots_there: u64,
-    /// Objects that were created, packs and roots.
+    /// Number of objects that were created, packs and roots.
     pub objects: u64,
     /// Bytes of these objects.
     pub bytes: u64,
-    /// Packs of the snapshots that it had.
+    /// Number of packs of the snapshots that `to` had already.
     pub objects_there: u64,
     /// Bytes of these packs.
     pub bytes_there: u64,
@@ -60,7 +63,7 @@ pub struct CopyReport {
     pub not_copied: Vec<PassedOver>,
     /// Snapshots that `to` has and cannot give back whole: a pack that they need is damaged there.
     pub hurt: Vec<PassedOver>,
-    /// How long it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 
@@ -73,10 +76,10 @@ pub fn lacking(from: &Vault, to: &Vault) -> Result<Vec<SnapshotName>> {
     Ok(from.snapshots()?.into_iter().filter(|name| !there.contains(name)).collect())
 }
 
-/// The bytes of a pack from another replica, and that replica's address; none where no other one gives them.
+/// Returns the bytes of a pack from another replica, and that replica's address; `None` if no other replica gives them.
 pub type PackFallback<'a> = dyn Fn(&PackInfo) -> Option<(Vec<u8>, String)> + Sync + 'a;
 
-/// Copies snapshots. Of those that `to` has, packs that it has lost are sent again.
+/// Copies snapshots. If `to` has a snapshot already and has lost some of its packs, those are sent again.
 ///
 /// # Errors
 /// As [`copy_with`].
@@ -84,13 +87,13 @@ pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> 
     copy_with(from, (to, &mut Doubts::read(&*to.store)), names, None, ctx)
 }
 
-/// As [`copy`]. Packs that are damaged or missing in `from` are taken from `elsewhere`, and doubted in `from`. Packs that are in
-/// `to` already and doubted there are read whole: a snapshot that needs one that is damaged is copied all the same, since `to` then
-/// has the rest of it, and is named.
+/// As [`copy`]. Packs that are damaged or missing in `from` are taken from `elsewhere`, and doubted in `from`. Packs
+/// that are in `to` already and doubted there are read whole: a snapshot that needs one that is damaged is copied all
+/// the same, since `to` then has the rest of it, and is named in the report.
 ///
 /// # Errors
 /// Usage: the vaults are not replicas of one. A store that fails; being told to stop. What was copied until then stays.
-/// Damage is no error; it is in the report.
+/// Damage is not an error; it is in the report.
 pub fn copy_with(
     from: &Vault,
     (to, doubts): (&Vault, &mut Doubts),
@@ -154,28 +157,29 @@ fn read(from: &Vault, name: SnapshotName) -> Result<Snapshot> {
 struct Copying<'a> {
     from: &'a Vault,
     to: &'a Vault,
-    /// The doubts of `to`, and the packs that they name.
+    /// The doubts of `to`; `doubted` is the packs that they name.
     doubts: &'a mut Doubts,
     doubted: HashSet<PackId>,
     elsewhere: Option<&'a PackFallback<'a>>,
     ctx: &'a Context<'a>,
-    /// The packs of both when the copy began, and in `there` those that were sent since.
+    /// The packs that `from` (`here`) and `to` (`there`) had when the copy began, by name with their size; `there` also
+    /// gets those that were sent since.
     here: HashMap<String, u64>,
     there: HashMap<String, u64>,
     roots_there: HashSet<SnapshotName>,
     /// Packs that were found damaged, and how.
     damaged: HashMap<PackId, String>,
-    /// Packs that `to` has, that are damaged there, and how.
+    /// Packs that `to` has and that are damaged there, and how.
     spoilt_there: HashMap<PackId, String>,
     /// Packs of `from` that were read whole and are not what was stored.
     spoiled: Vec<(PackInfo, String)>,
-    /// Packs that are counted in the report as having been there.
+    /// Packs that the report already counts as having been there.
     counted: HashSet<PackId>,
     group: Vec<Snapshot>,
     /// The packs that the group needs and `to` lacks.
     missing: BTreeMap<PackId, PackInfo>,
     missing_bytes: u64,
-    /// Bytes that are sent or will be, as far as is known.
+    /// Bytes that were sent or will be, as far as is known.
     planned: u64,
     report: CopyReport,
 }
@@ -214,7 +218,7 @@ impl<'a> Copying<'a> {
         self.report.not_copied.push(PassedOver { snapshot, why, damaged: true });
     }
 
-    /// Takes a snapshot into the group, unless it is known that it cannot be copied.
+    /// Adds a snapshot to the group, unless it is known that it cannot be copied.
     fn add(&mut self, snapshot: Snapshot) -> Result<()> {
         let mut missing = Vec::new();
         for pack in &snapshot.packs {
@@ -247,7 +251,7 @@ impl<'a> Copying<'a> {
         if full { self.flush() } else { Ok(()) }
     }
 
-    /// Reads a pack whole that `to` has and that is doubted there. It cannot be replaced: objects are never changed.
+    /// Reads a pack whole if `to` has it and it is doubted there. It cannot be replaced: objects are never changed.
     fn test(&mut self, pack: &PackInfo) -> Result<()> {
         if !self.doubted.contains(&pack.id) || self.there.get(&pack.name()) != Some(&pack.size) {
             return Ok(());
@@ -260,7 +264,7 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// Whether a pack is to be sent; or why it cannot be.
+    /// Returns whether a pack is to be sent, or why it cannot be.
     fn look_at(&self, pack: &PackInfo) -> Result<bool, String> {
         let name = pack.name();
         let wrong = |vault: &Vault, size: u64| {
@@ -284,7 +288,7 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Sends the group's missing packs, looks whether all that it needs is there, and creates its roots.
+    /// Sends the group's missing packs, checks that everything the group needs is there, and creates its roots.
     fn flush(&mut self) -> Result<()> {
         let missing: Vec<_> = std::mem::take(&mut self.missing).into_values().collect();
         self.missing_bytes = 0;
@@ -323,7 +327,7 @@ impl<'a> Copying<'a> {
         let there = self.roots_there.contains(&snapshot.name)
             || match self.to.store.create(&object, &[&snapshot.root]) {
                 Ok(()) => false,
-                // Its name says what its bytes are: another copy made it.
+                // The root's name says what its bytes are: another copy made it.
                 Err(store::StoreError::AlreadyExists { .. }) => true,
                 Err(why) => return Err(why.while_doing(format!("create {object} in {}", self.to.store.url()))),
             };
@@ -342,7 +346,7 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    /// Sends packs, several at once. Those that are damaged are remembered as such.
+    /// Sends packs, several at once, and remembers which of them are damaged.
     fn send(&mut self, packs: &[PackInfo]) -> Result<()> {
         let (next, room, ended) =
             (AtomicUsize::new(0), ByteBudget::new(IN_FLIGHT), Mutex::new(PackCopySummary::default()));
@@ -386,8 +390,8 @@ impl<'a> Copying<'a> {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Reads a pack, compares it with what the root says of it, and creates it. Says also how it is damaged in `from`, if it is
-    /// there.
+    /// Reads a pack, compares it with what the root says about it, and creates it in `to`. Also returns how it is
+    /// damaged in `from`, if it is.
     fn send_one(&self, pack: &PackInfo) -> Result<(PackCopyOutcome, Option<String>)> {
         self.ctx.check("copy packs")?;
         let name = pack.name();
@@ -411,7 +415,8 @@ impl<'a> Copying<'a> {
         };
         let created = match to.create(&name, &[&bytes]) {
             Ok(()) => PackCopyOutcome::Created,
-            // Another copy made it. Whether it is whole, and not released, the listing before the root tells.
+            // Another copy made it. Whether it is whole, and has not been released, shows in the listing before the
+            // root is created.
             Err(store::StoreError::AlreadyExists { .. }) => PackCopyOutcome::There,
             Err(why) => return Err(why.while_doing(format!("create {name} in {}", to.url()))),
         };
@@ -419,7 +424,7 @@ impl<'a> Copying<'a> {
         Ok((created, spoiled))
     }
 
-    /// Doubts what was found damaged in `from`, in `from`: a doubt is of one vault.
+    /// Doubts, in `from`, the packs that were found damaged there: a doubt is about one vault.
     fn doubt(&mut self) {
         if self.spoiled.is_empty() {
             return;
@@ -430,8 +435,8 @@ impl<'a> Copying<'a> {
     }
 }
 
-/// The bytes of a pack as a store has them, if they are what was stored; else what the store has of it. What is wrong is read
-/// once more, from the medium itself.
+/// Returns a pack's bytes in a store if they are what was stored, and otherwise the state of the pack there. Damaged
+/// bytes are read once more, from the medium itself.
 ///
 /// # Errors
 /// A store that fails.
@@ -461,7 +466,7 @@ pub fn right_bytes(store: &dyn Store, pack: &PackInfo) -> Result<Result<Vec<u8>,
     }
 }
 
-/// Asks these replicas in turn for a pack's bytes. One that does not give them is passed over.
+/// Asks these replicas in turn for a pack's bytes. A replica that does not give them is passed over.
 pub fn from_any<'v>(vaults: impl IntoIterator<Item = &'v Vault>, pack: &PackInfo) -> Option<(Vec<u8>, String)> {
     if pack.size > MAX_PACK {
         return None;
@@ -486,12 +491,12 @@ enum PackCopyOutcome {
     Damaged(String),
 }
 
-/// What became of several.
+/// What became of several packs.
 #[derive(Default)]
 struct PackCopySummary {
     created: Vec<PackInfo>,
     damaged: Vec<(PackId, String)>,
-    /// What is damaged in `from`, also where its content came from elsewhere.
+    /// Packs that are damaged in `from`, even if their content came from elsewhere.
     spoiled: Vec<(PackInfo, String)>,
     failure: Option<Error>,
 }
@@ -501,14 +506,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What was copied, and between which places.
+/// What was copied, from where and to where.
 #[derive(Serialize)]
 pub struct Copied {
-    /// Where it came from.
+    /// Address of the vault that it came from.
     pub from: String,
-    /// Where it is now too.
+    /// Address of the vault that has it now too.
     pub to: String,
-    /// Whether the vault there was made for it.
+    /// Whether the vault at `to` was made for the copy.
     pub made: bool,
     /// What was copied.
     #[serde(flatten)]

@@ -135,7 +135,7 @@ impl Walker<'_> {
     /// As [`Walker::whole`].
     pub fn some(self, paths: &[EntryPath], mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(false, |shared| {
-            // Entries of one folder may have others between them, but never those of many nested folders.
+            // Other entries may come between those of one folder, so its listing is kept; never for many folders at a time.
             let mut listed: Vec<(EntryPath, Result<Vec<Met>, Errno>)> = Vec::new();
             for path in paths {
                 let above = path.folder().unwrap_or_default();

@@ -44,8 +44,8 @@ pub const LONGEST_PATH: usize = 504;
 pub const STEP: Duration = Duration::from_millis(1);
 /// How often the same journal must be met, with sleeps in between, before it counts as left by a program that died.
 const HOT: u32 = 3;
-/// How often a `-shm` that others use must be met with no usable index, with sleeps in between, before the attempt is
-/// given up.
+/// How often a `-shm` that others use must be met with no usable index, with sleeps in between, before that is
+/// taken to last.
 pub const UNINDEXED: u32 = 200;
 const LOCKED: &str = "another program keeps it locked";
 pub const ELSEWHERE: &str = "a program has it open under another path, or without what it left beside it: its write-ahead log (-wal, \
